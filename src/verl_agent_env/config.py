@@ -1,0 +1,152 @@
+"""Settings, as frozen value objects. Whoever needs one is given it; only ``cli`` and ``app`` read the process environment."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+ENVIRONMENT_PREFIX = "VERL_AGENT_ENV_"
+
+SettingsT = TypeVar("SettingsT")
+
+
+@dataclass(frozen=True)
+class HostLimits:
+    """What one worker holds and runs."""
+
+    max_envs: int = 1_000_000
+    """Live environments of one worker."""
+    max_envs_per_run: int = 1_000_000
+    """Live environments of one ``run_id``."""
+    default_ttl_s: float = 3600.0
+    """Seconds without a call after which an environment is closed, when its client names none."""
+    max_step_s: float = 30.0
+    """Seconds that one call of an environment may take in a thread or as a coroutine."""
+    max_threads: int = 64
+    """Threads for environments that block."""
+    max_stuck_threads: int = 64
+    """Threads given up because their environment did not return; beyond that, environments that block are refused."""
+    max_journal_bytes: int = 65_536
+    """Actions kept for each environment; one that has more can show no trajectory and cannot be replayed."""
+    closed_memory_s: float = 600.0
+    """How long a closed environment's id is still known as closed."""
+    closed_memory_size: int = 100_000
+    """How many closed ids are known at most."""
+    yield_after_s: float = 0.005
+    """A batch lets other requests through after so many seconds of work."""
+
+    def __post_init__(self) -> None:
+        _require_positive(self)
+
+
+@dataclass(frozen=True)
+class HttpLimits:
+    """What one request may be."""
+
+    max_body_bytes: int = 256 * 1024 * 1024
+    """Bytes of a body; a batch of 100,000 steps takes about 25 MB."""
+    max_batch_size: int = 131_072
+    """Items of a batch."""
+    body_timeout_s: float = 60.0
+    """Seconds in which a body must arrive."""
+    idempotency_memory_s: float = 600.0
+    """How long the answer to an ``Idempotency-Key`` is kept."""
+    idempotency_memory_bytes: int = 64 * 1024 * 1024
+    """Bytes of kept answers, the oldest going first."""
+
+    def __post_init__(self) -> None:
+        _require_positive(self)
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """One server process."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    port: int = 8000
+    """Port to listen on; 0 takes a free one."""
+    auth_tokens: tuple[str, ...] = ()
+    """Accepted bearer tokens; none means that no token is asked for."""
+    log_level: str = "info"
+    """``debug``, ``info``, ``warning`` or ``error``."""
+    log_format: str = "json"
+    """``json`` or ``text``."""
+    access_log: bool = False
+    """Whether every request is logged, not only failed ones."""
+    keep_alive_s: int = 75
+    """Seconds that an idle connection is kept; longer than aiohttp's 15 s, so that the client is the one to close it."""
+    shutdown_grace_s: int = 15
+    """Seconds that running requests get when the server stops."""
+    host_limits: HostLimits = HostLimits()
+    """What the worker holds and runs."""
+    http_limits: HttpLimits = HttpLimits()
+    """What one request may be."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65_535:
+            raise ValueError(f"port must be from 0 to 65535, not {self.port}")
+        if self.log_level not in ("debug", "info", "warning", "error"):
+            raise ValueError(f"log_level must be debug, info, warning or error, not '{self.log_level}'")
+        if self.log_format not in ("json", "text"):
+            raise ValueError(f"log_format must be json or text, not '{self.log_format}'")
+        if any(not token for token in self.auth_tokens):
+            raise ValueError("an auth token is empty")
+        if self.keep_alive_s < 1 or self.shutdown_grace_s < 0:
+            raise ValueError("keep_alive_s must be at least 1 and shutdown_grace_s at least 0")
+
+
+def settings_from_environment(environment: Mapping[str, str]) -> ServerSettings:
+    """Settings from variables such as ``VERL_AGENT_ENV_PORT``; each field of the classes above has one.
+
+    Raises:
+        ValueError: A variable cannot be read as its field's type, or is out of range.
+    """
+    host_limits = _from_environment(HostLimits, environment)
+    http_limits = _from_environment(HttpLimits, environment)
+    return _from_environment(ServerSettings, environment, host_limits=host_limits, http_limits=http_limits)
+
+
+def variable_of(field_name: str) -> str:
+    """Name of the variable that sets a field."""
+    return ENVIRONMENT_PREFIX + field_name.upper()
+
+
+def _from_environment(cls: type[SettingsT], environment: Mapping[str, str], **nested: Any) -> SettingsT:
+    hints = typing.get_type_hints(cls)
+    values: dict[str, Any] = dict(nested)
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        text = environment.get(variable_of(field.name))
+        if text is None or field.name in nested:
+            continue
+        try:
+            values[field.name] = _parse(text, hints[field.name])
+        except ValueError:
+            raise ValueError(
+                f"{variable_of(field.name)}='{text}' cannot be read as {hints[field.name]}"
+            ) from None
+    return cls(**values)
+
+
+def _parse(text: str, kind: Any) -> Any:
+    if kind is bool:
+        if text.casefold() in ("1", "true", "yes", "on"):
+            return True
+        if text.casefold() in ("0", "false", "no", "off", ""):
+            return False
+        raise ValueError
+    if typing.get_origin(kind) is tuple:
+        return tuple(part.strip() for part in text.split(",") if part.strip())
+    if isinstance(kind, types.UnionType):
+        kind = next(option for option in typing.get_args(kind) if option is not type(None))
+    return kind(text)
+
+
+def _require_positive(limits: HostLimits | HttpLimits) -> None:
+    for field in dataclasses.fields(limits):
+        if not getattr(limits, field.name) > 0:
+            raise ValueError(f"{field.name} must be above 0, not {getattr(limits, field.name)}")

@@ -1,0 +1,5 @@
+"""The host: owns live environments inside one worker, runs them, and keeps what it takes to answer a step twice."""
+
+from verl_agent_env.engine.host import CreateRequest, Host
+
+__all__ = ["CreateRequest", "Host"]

@@ -1,0 +1,138 @@
+"""Which environments are alive on a host, which were lately closed, and how many there may be."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from verl_agent_env.config import HostLimits
+from verl_agent_env.engine.instance import Instance
+from verl_agent_env.errors import (
+    AtCapacityError,
+    EnvironmentClosedError,
+    EnvironmentNotFoundError,
+    RunQuotaExceededError,
+)
+
+
+class Directory:
+    """Live instances by id, with the counts that limits and metrics need."""
+
+    def __init__(self, limits: HostLimits, clock: Callable[[], float]) -> None:
+        self.live: Counter[str] = Counter()
+        """Live environments by env name."""
+        self.created: Counter[str] = Counter()
+        """Environments ever created, by env name."""
+        self.closed: Counter[tuple[str, str]] = Counter()
+        """Environments ever closed, by env name and reason (``closed`` or ``idle``)."""
+        self._limits = limits
+        self._clock = clock
+        self._instances: dict[str, Instance] = {}
+        self._runs: dict[str, set[str]] = {}
+        self._reserved = 0
+        self._reserved_runs: Counter[str] = Counter()
+        self._tombstones: dict[str, tuple[float, str]] = {}
+        self._shortest_ttl_s = limits.default_ttl_s
+
+    def __len__(self) -> int:
+        return len(self._instances)
+
+    @property
+    def shortest_ttl_s(self) -> float:
+        """The shortest ttl that any environment was ever given."""
+        return self._shortest_ttl_s
+
+    def get(self, env_id: str) -> Instance | None:
+        """The live instance of this id, if there is one."""
+        return self._instances.get(env_id)
+
+    def find(self, env_id: str) -> Instance:
+        """The live instance of this id.
+
+        Raises:
+            EnvironmentClosedError: It was closed, not long ago.
+            EnvironmentNotFoundError: There is none.
+        """
+        instance = self._instances.get(env_id)
+        if instance is not None:
+            return instance
+        tombstone = self._tombstones.get(env_id)
+        if tombstone is not None and self._clock() - tombstone[0] <= self._limits.closed_memory_s:
+            raise EnvironmentClosedError(env_id, tombstone[1])
+        raise EnvironmentNotFoundError(env_id)
+
+    def was_closed(self, env_id: str) -> bool:
+        """Whether the environment is known to be closed."""
+        return env_id not in self._instances and env_id in self._tombstones
+
+    def ids(self) -> list[str]:
+        """Ids of all live environments, oldest first."""
+        return list(self._instances)
+
+    def of_run(self, run_id: str) -> list[str]:
+        """Ids of a run's live environments."""
+        return list(self._runs.get(run_id, ()))
+
+    def touch(self, instance: Instance) -> None:
+        """Note that somebody uses the environment."""
+        instance.last_used = self._clock()
+
+    @contextmanager
+    def reserved(self, instance: Instance) -> Iterator[None]:
+        """Hold room for an environment while it is being made.
+
+        Raises:
+            AtCapacityError: The host is full.
+            RunQuotaExceededError: The run has as many as it may.
+        """
+        limits, run_id = self._limits, instance.run_id
+        if len(self._instances) + self._reserved >= limits.max_envs:
+            raise AtCapacityError("environments", limits.max_envs)
+        if run_id is not None:
+            in_run = len(self._runs.get(run_id, ())) + self._reserved_runs[run_id]
+            if in_run >= limits.max_envs_per_run:
+                raise RunQuotaExceededError(run_id, limits.max_envs_per_run)
+            self._reserved_runs[run_id] += 1
+        self._reserved += 1
+        try:
+            yield
+        finally:
+            self._reserved -= 1
+            if run_id is not None:
+                self._reserved_runs[run_id] -= 1
+                if not self._reserved_runs[run_id]:
+                    del self._reserved_runs[run_id]
+
+    def add(self, instance: Instance) -> None:
+        """Take in an environment that was made."""
+        instance.created_at = instance.last_used = self._clock()
+        self._instances[instance.env_id] = instance
+        if instance.run_id is not None:
+            self._runs.setdefault(instance.run_id, set()).add(instance.env_id)
+        self._shortest_ttl_s = min(self._shortest_ttl_s, instance.ttl_s)
+        self.live[instance.kind.name] += 1
+        self.created[instance.kind.name] += 1
+
+    def remove(self, instance: Instance, reason: str) -> None:
+        """Take out an environment and remember for a while that it was closed."""
+        del self._instances[instance.env_id]
+        if instance.run_id is not None:
+            members = self._runs[instance.run_id]
+            members.discard(instance.env_id)
+            if not members:
+                del self._runs[instance.run_id]
+        self.live[instance.kind.name] -= 1
+        self.closed[instance.kind.name, reason] += 1
+        self._bury(instance.env_id, reason)
+
+    def _bury(self, env_id: str, reason: str) -> None:
+        now = self._clock()
+        self._tombstones[env_id] = (now, reason)
+        # Oldest first: dictionaries keep the order of insertion.
+        while self._tombstones:
+            oldest = next(iter(self._tombstones))
+            expired = now - self._tombstones[oldest][0] > self._limits.closed_memory_s
+            if not expired and len(self._tombstones) <= self._limits.closed_memory_size:
+                break
+            del self._tombstones[oldest]

@@ -1,0 +1,463 @@
+"""What every environment shares: Gymnasium's contract on the outside, a few small hooks on the inside.
+
+A new environment is one file: a subclass of :class:`ChatEnv` with a class docstring, an :class:`EnvArguments`, its
+tools, and the hooks ``task_prompt_text``, ``begin_episode``, ``act``, ``dump_state`` and ``load_state``.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import gymnasium
+import numpy as np
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from verl_agent_env.envs.rng import EpisodeRandom, following_seed, parse_integers, stringify_integers
+from verl_agent_env.envs.spaces import ActionSpace, ObservationSpace, action_space_for
+from verl_agent_env.envs.turn import Outcome, Turn
+from verl_agent_env.errors import (
+    EpisodeEndedError,
+    EpisodeNotStartedError,
+    InvalidEnvArgumentsError,
+    RenderModeError,
+)
+from verl_agent_env.messages import (
+    Tool,
+    ToolCall,
+    content_text,
+    parse_action,
+    text_part,
+    tool_message,
+    user_message,
+)
+from verl_agent_env.types import Action, Content, Info, Observation, StepResult
+
+Execution = Literal["inline", "thread", "async"]
+
+SNAPSHOT_FORMAT = 1
+MAX_SEED = (1 << 63) - 1
+
+
+class EnvArguments(BaseModel):
+    """Keyword arguments that all environments take; an environment's own class adds to them."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+        hide_input_in_errors=True,
+    )
+
+    max_steps: int = Field(default=100, ge=1, le=1_000_000)
+    """Moves after which the episode is truncated; a turn without a valid move counts as one."""
+    max_actions_per_turn: int = Field(default=1, ge=1, le=1_000)
+    """Moves that one action may hold; above 1, parallel tool calls are allowed."""
+    invalid_action_reward: float = 0.0
+    """Added to the reward of a turn whose action cannot be carried out; usually zero or below."""
+    invalid_action_ends_episode: bool = False
+    """Whether such an action ends the episode (``terminated``)."""
+    include_task_prompt: bool = True
+    """Whether the first observation begins with the task prompt."""
+    task_prompt: str | None = Field(default=None, max_length=65_536)
+    """Replaces the environment's own task prompt."""
+
+
+class ChatEnv(gymnasium.Env[Observation, Action]):
+    """Base class of environments that talk in chat messages.
+
+    ``reset`` and ``step`` are Gymnasium's. An observation is a list of messages, an action is anything that
+    :func:`verl_agent_env.messages.parse_action` reads. An action that cannot be carried out is answered with a
+    message to learn from and never raises.
+
+    An episode is a function of the arguments and its seed alone. ``reset()`` without a seed goes on to the seed that
+    follows from the last one, so a first seed determines all later episodes too.
+    """
+
+    env_name: ClassVar[str] = ""
+    """Registered name, such as ``verl_env/sokoban-v0``."""
+    Arguments: ClassVar[type[EnvArguments]] = EnvArguments
+    """Model of the keyword arguments; validated before anything is built."""
+    tools: ClassVar[tuple[Tool, ...]] = ()
+    """What the model may call."""
+    word_aliases: ClassVar[Mapping[str, str]] = {}
+    """Tools that a bare word stands for in plain text, by lower-case word."""
+    execution: ClassVar[Execution] = "thread"
+    """How a server runs it: ``inline`` (never blocks, at most a few milliseconds), ``thread``, or ``async``."""
+    deterministic: ClassVar[bool] = True
+    """Whether seed and actions determine the episode, so that it can be replayed."""
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"]}  # type: ignore[misc]
+    observation_space = ObservationSpace()
+    action_space = ActionSpace((), parallel=False)
+
+    _tools_by_name: ClassVar[dict[str, Tool]] = {}
+
+    __slots__ = ("_ended", "_numpy_rng", "_rng", "_seed", "_steps", "arguments")
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls._tools_by_name = {tool.name: tool for tool in cls.tools}
+        cls.action_space = action_space_for(cls.tools, parallel=False)
+
+    def __init__(self, render_mode: str | None = None, **kwargs: Any) -> None:
+        """Build an environment; its first episode begins with ``reset``.
+
+        Args:
+            render_mode: What ``render()`` draws; one of ``metadata["render_modes"]``.
+            kwargs: See ``Arguments``; or ``arguments=`` one instance of it, shared between environments.
+
+        Raises:
+            InvalidEnvArgumentsError: An argument is unknown or out of its range.
+            RenderModeError: No such render mode.
+        """
+        arguments = kwargs.pop("arguments", None)
+        self.arguments: EnvArguments = arguments if arguments is not None else self.validate_arguments(kwargs)
+        if render_mode is not None:
+            self._require_render_mode(render_mode)
+            self.render_mode = render_mode
+        if self.arguments.max_actions_per_turn > 1:
+            self.action_space = action_space_for(self.tools, parallel=True)
+        self._seed: int | None = None
+        self._rng: EpisodeRandom | None = None
+        self._numpy_rng: np.random.Generator | None = None
+        self._steps = 0
+        self._ended = False
+
+    @classmethod
+    def validate_arguments(cls, kwargs: Mapping[str, Any]) -> EnvArguments:
+        """The model of these keyword arguments; environments with equal arguments can share it.
+
+        Raises:
+            InvalidEnvArgumentsError: An argument is unknown or out of its range.
+        """
+        try:
+            return cls.Arguments.model_validate(dict(kwargs))
+        except ValidationError as invalid:
+            faults = invalid.errors(include_url=False, include_context=False, include_input=False)
+            raise cls.invalid_arguments(*((list(fault["loc"]), fault["msg"]) for fault in faults)) from None
+
+    @classmethod
+    def invalid_arguments(cls, *faults: tuple[list[int | str], str]) -> InvalidEnvArgumentsError:
+        """The error that tells a caller what is wrong with the arguments: pairs of place and sentence."""
+        errors = [{"loc": loc, "msg": message} for loc, message in faults]
+        return InvalidEnvArgumentsError(cls.env_name or cls.__name__, errors)
+
+    # --- hooks: what an environment's author writes ---------------------------------------------------------
+
+    def task_prompt_text(self) -> str:
+        """What the model has to do and how it acts, in words."""
+        raise NotImplementedError
+
+    def begin_episode(self, options: Mapping[str, Any]) -> None:
+        """Set up a new episode, all randomness from ``self.rng``, ``self.np_random`` or ``self.seed``.
+
+        Raises:
+            InvalidEnvArgumentsError: No episode can be made of the arguments and ``options``; nothing was changed.
+        """
+        raise NotImplementedError
+
+    def look(self) -> Content:
+        """What the model sees of the environment as it stands."""
+        return ""
+
+    def first_look(self) -> Content:
+        """What the model sees at the beginning."""
+        return self.look()
+
+    def act(self, call: ToolCall) -> Outcome:
+        """Carry out one call of a known tool, its required arguments present and of the right type."""
+        raise NotImplementedError
+
+    def dump_state(self) -> Any:
+        """The episode's state as small JSON values; random generators, seed and step count are kept by the base."""
+        raise NotImplementedError
+
+    def load_state(self, state: Any) -> None:
+        """Take over what :meth:`dump_state` gave."""
+        raise NotImplementedError
+
+    def call_from_word(self, word: str) -> ToolCall:
+        """The call that a move written in plain text stands for; with a fault when it stands for none."""
+        name = word.strip(" \t\n.!\"'`*").casefold().replace(" ", "_").replace("-", "_")
+        tool = self.word_aliases.get(name, name)
+        if tool in self._tools_by_name:
+            return ToolCall(tool, {})
+        shown = word if len(word) <= 40 else word[:40] + "…"
+        return ToolCall("", {}, None, f"'{shown}' is not an action.")
+
+    def idle_reward(self) -> float:
+        """Reward of a turn in which nothing was done."""
+        return 0.0
+
+    def draw(self, mode: str) -> Any:
+        """Draw the environment: ``ansi`` and ``svg`` give text, ``rgb_array`` an array (height, width, 3) of uint8.
+
+        Raises:
+            RenderModeError: The environment has no such mode.
+        """
+        self._require_render_mode(mode)
+        if mode != "ansi":
+            raise NotImplementedError
+        return content_text(self.look())
+
+    # --- Gymnasium's interface ------------------------------------------------------------------------------
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, Info]:
+        """Begin an episode.
+
+        Args:
+            seed: From 0 to 2**63 - 1. Without one, the seed that follows from the last episode's; a random one at first.
+            options: As the environment takes them; none by default.
+
+        Returns:
+            The first observation (one user message) and the info, which names the episode's ``seed``.
+
+        Raises:
+            InvalidEnvArgumentsError: The seed or an option is out of range; the running episode is unchanged.
+        """
+        self._start(seed, options)
+        return self.first_observation(), {"seed": self._seed}
+
+    def step(self, action: Action) -> tuple[Observation, float, bool, bool, Info]:
+        """Carry out one action.
+
+        Returns:
+            Observation (a tool message for each tool call, else one user message), reward, terminated, truncated,
+            and the info: ``num_steps``, ``action_is_valid``, ``action_is_effective``, ``success``.
+
+        Raises:
+            EpisodeNotStartedError: ``reset`` was never called.
+            EpisodeEndedError: The episode has ended.
+        """
+        self._require_running()
+        parsed = parse_action(action)
+        calls = parsed.calls
+        if len(calls) == 1:
+            call = calls[0]
+            outcome = self._carry_out(call)
+            content = self._show(outcome)
+            message = user_message(content) if call.id is None else tool_message(call.id, content)
+            return self._finish([message], outcome.reward, [outcome])
+        turn = Turn(self._calls_of(calls, parsed.words, parsed.fault))
+        for call in turn.calls:
+            note = turn.refusal(self._steps, self.arguments.max_steps, self.arguments.max_actions_per_turn)
+            if note is None:
+                outcome = self._carry_out(call)
+                turn.add(call, outcome, self._show(outcome))
+            else:
+                turn.refuse(call, note)
+        return self._finish(turn.messages(), turn.reward, turn.outcomes)
+
+    def render(self) -> Any:
+        """Draw the environment in the mode that it was built with; ``None`` without one."""
+        return None if self.render_mode is None else self.draw(self.render_mode)
+
+    def close(self) -> None:
+        """Free what the environment holds; nothing by default."""
+
+    # --- what a server needs beside it ----------------------------------------------------------------------
+
+    @property
+    def seed(self) -> int:
+        """The running episode's seed.
+
+        Raises:
+            EpisodeNotStartedError: ``reset`` was never called.
+        """
+        if self._seed is None:
+            raise EpisodeNotStartedError
+        return self._seed
+
+    @property
+    def num_steps(self) -> int:
+        """Moves made in this episode."""
+        return self._steps
+
+    @property
+    def ended(self) -> bool:
+        """Whether the episode was terminated or truncated."""
+        return self._ended
+
+    @property
+    def allow_parallel_tool_calls(self) -> bool:
+        """Whether one action may hold several tool calls."""
+        return self.arguments.max_actions_per_turn > 1
+
+    def task_prompt(self) -> str:
+        """What the model has to do and how it acts, as the arguments have it."""
+        replaced = self.arguments.task_prompt
+        return replaced if replaced is not None else self.task_prompt_text()
+
+    def first_observation(self) -> Observation:
+        """What ``reset`` showed, made anew from the state at the beginning of the episode."""
+        content = self.first_look()
+        if self.arguments.include_task_prompt:
+            prompt = self.task_prompt()
+            content = (
+                f"{prompt}\n\n{content}" if isinstance(content, str) else [text_part(prompt + "\n"), *content]
+            )
+        return [user_message(content)]
+
+    def snapshot(self) -> bytes:
+        """The whole episode in a few hundred bytes of JSON: state, random generators, seed, step count.
+
+        Raises:
+            EpisodeNotStartedError: ``reset`` was never called.
+        """
+        numpy_state = None if self._numpy_rng is None else self._numpy_rng.bit_generator.state
+        document = [
+            SNAPSHOT_FORMAT,
+            self.seed,
+            self._steps,
+            self._ended,
+            None if self._rng is None else self._rng.state(),
+            stringify_integers(numpy_state),
+            self.dump_state(),
+        ]
+        return orjson.dumps(document)
+
+    def restore(self, snapshot: bytes) -> None:
+        """Stand exactly where an environment with the same arguments stood at its :meth:`snapshot`.
+
+        Raises:
+            ValueError: The bytes are not a snapshot of this format.
+        """
+        document = orjson.loads(snapshot)
+        if not isinstance(document, list) or len(document) != 7 or document[0] != SNAPSHOT_FORMAT:
+            raise ValueError(f"not a snapshot of format {SNAPSHOT_FORMAT}")
+        _, seed, steps, ended, rng, numpy_state, state = document
+        self.load_state(state)
+        self._seed, self._steps, self._ended = seed, steps, ended
+        self._rng = None if rng is None else EpisodeRandom.from_state(rng)
+        self._numpy_rng = None
+        if numpy_state is not None:
+            self.np_random.bit_generator.state = parse_integers(numpy_state)
+
+    # --- randomness: two views of one seed ------------------------------------------------------------------
+
+    @property
+    def rng(self) -> EpisodeRandom:
+        """The episode's random generator, small and fast; the same stream as ``np_random`` in its ``random()``."""
+        if self._rng is None:
+            self._rng = EpisodeRandom.from_seed(self.seed)
+        return self._rng
+
+    @property
+    def _np_random(self) -> np.random.Generator:
+        # Gymnasium keeps a generator here; ours comes into being when somebody asks, it takes a kilobyte.
+        if self._numpy_rng is None:
+            self._numpy_rng = np.random.Generator(np.random.PCG64(self._seed))
+        return self._numpy_rng
+
+    @_np_random.setter
+    def _np_random(self, value: np.random.Generator) -> None:
+        self._numpy_rng = value
+
+    @property
+    def _np_random_seed(self) -> int | None:
+        return self._seed
+
+    @_np_random_seed.setter
+    def _np_random_seed(self, value: int | None) -> None:
+        """Gymnasium writes -1 here when it is given a generator; the episode's seed stays what it is."""
+
+    # --- inner workings -------------------------------------------------------------------------------------
+
+    def _start(self, seed: int | None, options: dict[str, Any] | None) -> None:
+        if seed is not None and not 0 <= seed <= MAX_SEED:
+            raise self.invalid_arguments((["seed"], f"must be from 0 to {MAX_SEED}"))
+        before = self._seed, self._rng, self._numpy_rng
+        if seed is None:
+            seed = secrets.randbits(53) if self._seed is None else following_seed(self._seed)
+        self._seed, self._rng, self._numpy_rng = int(seed), None, None
+        try:
+            self.begin_episode(options or {})
+        except BaseException:
+            self._seed, self._rng, self._numpy_rng = before
+            raise
+        self._steps = 0
+        self._ended = False
+
+    def _require_running(self) -> None:
+        if self._ended:
+            raise EpisodeEndedError
+        if self._seed is None:
+            raise EpisodeNotStartedError
+
+    def _require_render_mode(self, mode: str) -> None:
+        supported = self.metadata["render_modes"]
+        if mode not in supported:
+            raise RenderModeError(mode, list(supported))
+
+    def _calls_of(self, calls: list[ToolCall], words: list[str], fault: str | None) -> list[ToolCall]:
+        if fault is not None:
+            return [ToolCall("", {}, None, fault)]
+        return (
+            calls
+            or [self.call_from_word(word) for word in words]
+            or [ToolCall("", {}, None, "No action was found.")]
+        )
+
+    def _carry_out(self, call: ToolCall) -> Outcome:
+        self._steps += 1
+        fault = call.fault
+        if fault is None:
+            tool = self._tools_by_name.get(call.name)
+            if tool is None:
+                fault = f"There is no tool '{call.name[:64]}'."
+            else:
+                fault = tool.fault(call.arguments)
+                if fault is None:
+                    outcome = self.act(call)
+                    if outcome.fault is None:
+                        return outcome
+                    fault = outcome.fault
+                    return self._invalid(fault, outcome.reward, outcome.content)
+        return self._invalid(fault, self.idle_reward(), None)
+
+    def _invalid(self, fault: str, reward: float, content: Content | None) -> Outcome:
+        return Outcome(
+            content,
+            reward + self.arguments.invalid_action_reward,
+            terminated=self.arguments.invalid_action_ends_episode,
+            effective=False,
+            fault=fault,
+        )
+
+    def _show(self, outcome: Outcome) -> Content:
+        content = outcome.content if outcome.content is not None else self.look()
+        if outcome.fault is None:
+            return content
+        advice = f"Invalid action: {outcome.fault}{self._tool_hint()}"
+        if not content:
+            return advice
+        return f"{advice}\n{content}" if isinstance(content, str) else [text_part(advice), *content]
+
+    def _tool_hint(self) -> str:
+        return f" Available: {', '.join(self._tools_by_name)}." if self._tools_by_name else ""
+
+    def _finish(
+        self, observation: Observation, reward: float, outcomes: list[Outcome]
+    ) -> tuple[Observation, float, bool, bool, Info]:
+        last = outcomes[-1]
+        terminated = last.terminated
+        truncated = self._steps >= self.arguments.max_steps and not terminated
+        self._ended = terminated or truncated
+        if len(outcomes) == 1:
+            valid, effective = last.fault is None, last.effective
+        else:
+            valid = all(outcome.fault is None for outcome in outcomes)
+            effective = any(outcome.effective for outcome in outcomes)
+        info = {
+            "num_steps": self._steps,
+            "action_is_valid": valid,
+            "action_is_effective": effective,
+            "success": last.success,
+        }
+        return StepResult(observation, reward, terminated, truncated, info)

@@ -1,0 +1,184 @@
+"""Puzzles from a seed, each of them solvable.
+
+First by construction: random numbers are combined at random, and the result is the target. Rules that random results
+rarely meet (a target of exactly 24, say) fall back on drawing the target too and asking the solver.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from verl_agent_env.envs.countdown.puzzle import Puzzle
+from verl_agent_env.envs.countdown.solver import MAX_NUMBERS, SearchLimitError, solve
+from verl_agent_env.envs.rng import EpisodeRandom
+
+_CONSTRUCTIONS = 200
+_SEARCHES = 40
+_MAX_SEARCH_STEPS = 10_000
+_MAX_MAGNITUDE = 10**9
+
+
+class InfeasibleRulesError(ValueError):
+    """No puzzle was found that keeps the rules; the message says which of them to loosen."""
+
+
+@dataclass(frozen=True, slots=True)
+class PuzzleRules:
+    """What puzzles look like. The defaults are six numbers from 1 to 9, as in the first project of this name.
+
+    Raises:
+        ValueError: A range is empty or out of bounds, or an operator is unknown.
+        InfeasibleRulesError: The target range lies beyond what the numbers can reach.
+    """
+
+    num_numbers: tuple[int, int] = (6, 6)
+    """Fewest and most numbers, at most eight."""
+    number_range: tuple[int, int] = (1, 9)
+    """Smallest and largest number."""
+    target_range: tuple[int, int] = (1, 999)
+    """Smallest and largest target."""
+    operators: str = "+-*/"
+    """Operators of the solution, some of ``+ - * /``."""
+    use_all: bool = True
+    """The solution uses every number; otherwise some may be left over."""
+    natural: bool = True
+    """The solution has only whole intermediate results that are not negative; otherwise any rational."""
+    allow_trivial: bool = False
+    """Whether the target may be one of the numbers."""
+
+    def __post_init__(self) -> None:
+        _check_range("num_numbers", self.num_numbers, 2, MAX_NUMBERS)
+        _check_range("number_range", self.number_range, 0, _MAX_MAGNITUDE)
+        _check_range("target_range", self.target_range, -_MAX_MAGNITUDE, _MAX_MAGNITUDE)
+        if not self.operators or not set(self.operators) <= set("+-*/"):
+            raise ValueError("operators must be some of '+-*/'")
+        self._check_reach()
+
+    def _check_reach(self) -> None:
+        """Refuse at once what no numbers can do, whatever the seed."""
+        count, largest = self.num_numbers[1], self.number_range[1]
+        # No operator gives more than a product of two numbers, or a sum if one of them is below two.
+        bound = (
+            max(largest, 2) ** count if "*" in self.operators or "/" in self.operators else largest * count
+        )
+        if self.target_range[0] > bound:
+            raise InfeasibleRulesError(
+                f"{count} numbers up to {largest} reach at most {bound}: lower target_range, raise number_range "
+                "or num_numbers, or allow more operators"
+            )
+        lowest = -bound if "-" in self.operators and not self.natural else 0
+        if self.target_range[1] < lowest:
+            raise InfeasibleRulesError(
+                f"results are never below {lowest} under these rules: raise target_range, or set natural to false "
+                "and allow '-'"
+            )
+
+
+def generate_puzzle(seed: int, rules: PuzzleRules | None = None) -> Puzzle:
+    """The puzzle that ``seed`` (not negative) stands for: the same one in every process.
+
+    Raises:
+        InfeasibleRulesError: None was found within a fixed number of tries.
+    """
+    return draw_puzzle(EpisodeRandom.from_seed(seed), rules or PuzzleRules())
+
+
+def draw_puzzle(random: EpisodeRandom, rules: PuzzleRules) -> Puzzle:
+    """The next puzzle of ``random``.
+
+    Raises:
+        InfeasibleRulesError: None was found within a fixed number of tries.
+    """
+    for _ in range(_CONSTRUCTIONS):
+        numbers = _draw_numbers(random, rules)
+        target = _combine_at_random(random, numbers, rules)
+        if target is not None and _fits(target, numbers, rules):
+            return Puzzle(numbers, target)
+    for _ in range(_SEARCHES):
+        numbers = _draw_numbers(random, rules)
+        target = _between(random, rules.target_range)
+        if _fits(target, numbers, rules) and _is_solvable(Puzzle(numbers, target), rules):
+            return Puzzle(numbers, target)
+    low, high = rules.target_range
+    raise InfeasibleRulesError(
+        f"no puzzle found whose target is from {low} to {high}: widen target_range, number_range or num_numbers, "
+        "allow more operators, or set use_all or natural to false"
+    )
+
+
+def _is_solvable(puzzle: Puzzle, rules: PuzzleRules) -> bool:
+    """Whether the solver finds an answer within few steps: what takes longer is passed over."""
+    try:
+        answer = solve(
+            puzzle,
+            operators=rules.operators,
+            use_all=rules.use_all,
+            natural=rules.natural,
+            max_steps=_MAX_SEARCH_STEPS,
+        )
+    except SearchLimitError:
+        return False
+    return answer is not None
+
+
+def _draw_numbers(random: EpisodeRandom, rules: PuzzleRules) -> tuple[int, ...]:
+    count = _between(random, rules.num_numbers)
+    return tuple(_between(random, rules.number_range) for _ in range(count))
+
+
+def _combine_at_random(random: EpisodeRandom, numbers: tuple[int, ...], rules: PuzzleRules) -> int | None:
+    """A whole number that ``numbers`` can be combined into; ``None`` when the draw leads nowhere.
+
+    Every partial result is whole, also when the rules would take fractions; it may be negative if they allow it.
+    """
+    pool = list(numbers)
+    random.shuffle(pool)
+    if not rules.use_all:
+        # At least two, so that there is something to calculate.
+        del pool[2 + random.randrange(len(pool) - 1) :]
+    while len(pool) > 1:
+        left = pool.pop(random.randrange(len(pool)))
+        right = pool.pop(random.randrange(len(pool)))
+        results = []
+        for operator in rules.operators:
+            result = _apply(operator, left, right, rules.natural)
+            if result is not None:
+                results.append(result)
+        if not results:
+            return None
+        pool.append(random.choice(results))
+    return pool[0]
+
+
+def _apply(operator: str, left: int, right: int, natural: bool) -> int | None:
+    if operator == "+":
+        return left + right
+    if operator == "*":
+        return left * right
+    if operator == "-":
+        return None if natural and left < right else left - right
+    return None if right == 0 or left % right else left // right
+
+
+def _fits(target: int, numbers: tuple[int, ...], rules: PuzzleRules) -> bool:
+    low, high = rules.target_range
+    return low <= target <= high and (rules.allow_trivial or target not in numbers)
+
+
+def _between(random: EpisodeRandom, bounds: tuple[int, int]) -> int:
+    """A number from the first to the second bound, both included."""
+    low, high = bounds
+    return low + random.randrange(high - low + 1)
+
+
+def _check_range(name: str, bounds: tuple[int, int], lowest: int, highest: int) -> None:
+    if not lowest <= bounds[0] <= bounds[1] <= highest:
+        raise ValueError(f"{name} must be a range (low, high) between {lowest} and {highest}")
+
+
+TINYZERO_RULES = PuzzleRules((3, 4), (1, 99), (10, 100), natural=False)
+"""Like the data set that TinyZero trains on: three or four numbers, all of them used."""
+REASONING_GYM_RULES = PuzzleRules((4, 6), (1, 100), (100, 999))
+"""The ranges of ``CountdownConfig`` in reasoning-gym (``reasoning_gym/games/countdown.py``)."""
+TWENTY_FOUR_RULES = PuzzleRules((4, 4), (1, 13), (24, 24), natural=False)
+"""The game of 24: four cards."""

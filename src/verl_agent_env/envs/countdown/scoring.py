@@ -1,0 +1,172 @@
+"""Scores an answer as the known variants of the game do.
+
+Arithmetic is exact and the numbers are counted for all of them, so a profile differs from its model where that one
+can be tricked or rounds; each profile says how.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from types import MappingProxyType
+from typing import Literal, NamedTuple, TypeAlias
+
+from verl_agent_env.envs.countdown.expression import (
+    DEFAULT_LIMITS,
+    Evaluated,
+    ExpressionError,
+    Grammar,
+    Limits,
+    evaluate,
+)
+from verl_agent_env.envs.countdown.puzzle import Puzzle
+
+VerdictKind: TypeAlias = Literal[
+    "correct", "wrong_value", "wrong_numbers", "illegal_step", "undefined", "malformed", "no_answer"
+]
+
+_MAX_SHOWN_CHARS = 40
+_WITH_RESULT = Grammar(allow_result=True)
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreProfile:
+    """What each kind of answer earns."""
+
+    correct: float = 1.0
+    """The right numbers give the target."""
+    wrong_value: float = 0.0
+    """The right numbers give something else."""
+    wrong_numbers: float = 0.0
+    """A number that was not given or is used too often, or, with ``use_all``, one that is missing."""
+    illegal_step: float = 0.0
+    """The right numbers give the target, but through a fraction or a negative number, with ``natural``."""
+    undefined: float = 0.0
+    """The right numbers, but the value does not exist or is beyond the limits."""
+    malformed: float = 0.0
+    """The answer is not an expression."""
+    no_answer: float = 0.0
+    """There is no answer at all."""
+    use_all: bool = True
+    """Each number exactly once; otherwise at most once."""
+    natural: bool = False
+    """Intermediate results must be whole and not negative."""
+    tolerance: float = 0.0
+    """How far the value may be from the target (below it, not at it, unless it is zero)."""
+    grammar: Grammar = _WITH_RESULT
+    """What counts as an expression."""
+    limits: Limits = DEFAULT_LIMITS
+    """How much work one answer may cause."""
+
+
+_DEFAULT = ScoreProfile()
+
+PROFILES: Mapping[str, ScoreProfile] = MappingProxyType(
+    {
+        # The first project of this name: 1 or 0, and the model may try as often as it likes.
+        "default": _DEFAULT,
+        "seed_project": _DEFAULT,
+        # TinyZero, verl/utils/reward_score/countdown.py: whatever stands in <answer> earns 0.1, right to 1e-5 earns 1.
+        # There floats are compared and the digits in "1.5" pass for the numbers 1 and 5; here they do not.
+        "tinyzero": ScoreProfile(
+            wrong_value=0.1,
+            wrong_numbers=0.1,
+            illegal_step=0.1,
+            undefined=0.1,
+            malformed=0.1,
+            tolerance=1e-5,
+            grammar=Grammar(),
+        ),
+        # RAGEN, ragen/env/countdown/env.py: 0.1 needs the right numbers; an invalid action costs 0.1.
+        # There any text that holds the right digits earns 0.1; here it must be an expression.
+        "ragen": ScoreProfile(
+            wrong_value=0.1,
+            illegal_step=0.1,
+            undefined=0.1,
+            no_answer=-0.1,
+            tolerance=1e-5,
+            grammar=Grammar(),
+        ),
+        # reasoning-gym, CountdownDataset.score_answer: 1, 0.05 for any other expression, 0.01 for what is none.
+        # There a number may be used any number of times and 100.5 counts as 100, against its own prompt; not here.
+        "reasoning_gym": ScoreProfile(
+            wrong_value=0.05,
+            wrong_numbers=0.05,
+            illegal_step=0.05,
+            undefined=0.01,
+            malformed=0.01,
+            use_all=False,
+            grammar=Grammar(),
+        ),
+    }
+)
+"""By name. ``seed_project`` is another name of ``default``."""
+
+
+class Verdict(NamedTuple):
+    """What an answer is worth."""
+
+    kind: VerdictKind
+    reward: float
+    message: str
+    """A sentence for the model; never a solution."""
+    value: Fraction | None = None
+    """The exact value of the answer, where it has one."""
+
+
+def score(text: str | None, puzzle: Puzzle, profile: ScoreProfile = _DEFAULT) -> Verdict:
+    """Judge ``text`` (``None``: no answer was found). Numbers are checked before the value; nothing is raised."""
+    if text is None:
+        return Verdict("no_answer", profile.no_answer, "There is no answer.")
+    try:
+        result = evaluate(text, profile.limits, profile.grammar)
+    except ExpressionError as error:
+        fault = _number_fault(error.numbers, puzzle, profile.use_all) if error.numbers is not None else None
+        if fault is not None:
+            return Verdict("wrong_numbers", profile.wrong_numbers, fault)
+        if error.numbers is not None:
+            return Verdict("undefined", profile.undefined, str(error))
+        return Verdict("malformed", profile.malformed, str(error))
+    fault = _number_fault(result.numbers, puzzle, profile.use_all)
+    if fault is not None:
+        return Verdict("wrong_numbers", profile.wrong_numbers, fault, result.value)
+    return _judge_value(result, puzzle, profile)
+
+
+def _judge_value(result: Evaluated, puzzle: Puzzle, profile: ScoreProfile) -> Verdict:
+    shown = _shown(result.value)
+    distance = abs(result.value - puzzle.target)
+    if distance != 0 and distance >= Fraction(profile.tolerance):
+        message = f"The expression equals {shown}, not {puzzle.target}."
+        return Verdict("wrong_value", profile.wrong_value, message, result.value)
+    if profile.natural and not result.natural:
+        message = "An intermediate result is negative or not a whole number."
+        return Verdict("illegal_step", profile.illegal_step, message, result.value)
+    return Verdict("correct", profile.correct, f"Correct: the expression equals {shown}.", result.value)
+
+
+def _number_fault(used: tuple[int, ...], puzzle: Puzzle, use_all: bool) -> str | None:
+    """What is wrong with the numbers, as a sentence; ``None`` when they are right."""
+    given, taken = Counter(puzzle.numbers), Counter(used)
+    for number, times in taken.items():
+        if number not in given:
+            return f"{_shown(Fraction(number))} is not one of the given numbers."
+        if times > given[number]:
+            return f"{number} is used {times} times, but given {given[number]} times."
+    missing = given - taken
+    if use_all and missing:
+        return (
+            f"Not all numbers are used; missing: {', '.join(str(number) for number in missing.elements())}."
+        )
+    return None
+
+
+def _shown(value: Fraction) -> str:
+    """``value`` as text of bounded length."""
+    # 140 bits are some 42 digits: anything longer would be cut anyway.
+    if max(value.numerator.bit_length(), value.denominator.bit_length()) > 140:
+        return "a number with more than 40 digits"
+    text = str(value)
+    return text if len(text) <= _MAX_SHOWN_CHARS else "a number with many digits"

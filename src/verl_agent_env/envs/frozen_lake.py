@@ -1,0 +1,284 @@
+"""FrozenLake: walk over the ice to the goal without falling into a hole."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from verl_agent_env.envs.base import EnvArguments, Execution
+from verl_agent_env.envs.grid import Cell, GridArguments, GridEnv
+from verl_agent_env.envs.rng import EpisodeRandom
+from verl_agent_env.envs.turn import Outcome
+from verl_agent_env.messages import Tool, ToolCall
+
+MAPS: dict[str, tuple[str, ...]] = {
+    "4x4": ("SFFF", "FHFH", "FFFH", "HFFG"),
+    "8x8": ("SFFFFFFF", "FFFFFFFF", "FFFHFFFF", "FFFFFHFF", "FFFHFFFF", "FHHFFFHF", "FHFFHFHF", "FFFHFFFG"),
+}
+"""The named maps of Gymnasium's FrozenLake."""
+
+MAX_SIDE = 64
+_MAX_DRAWN_CELLS = 200_000
+
+_MOVES = ("left", "down", "right", "up")
+_MOVE_OF_TOOL = {f"move_{name}": code for code, name in enumerate(_MOVES)}
+_ROW_STEP = (0, 1, 0, -1)
+_COLUMN_STEP = (-1, 0, 1, 0)
+_TILE_OF = {"S": "start", "F": "frozen", "H": "hole", "G": "goal"}
+_WORD_OF = {"S": "ice", "F": "ice", "H": "hole", "G": "goal"}
+
+
+class LakeGlyphs(BaseModel):
+    """What stands for each kind of cell in text."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    player: str = Field(default="P", min_length=1, max_length=16)
+    """The player, wherever it stands unless a glyph below says otherwise."""
+    start: str = Field(default="F", min_length=1, max_length=16)
+    """The cell where the player began."""
+    frozen: str = Field(default="F", min_length=1, max_length=16)
+    """Ice."""
+    hole: str = Field(default="H", min_length=1, max_length=16)
+    """A hole."""
+    goal: str = Field(default="G", min_length=1, max_length=16)
+    """The goal."""
+    player_on_hole: str | None = Field(default=None, min_length=1, max_length=16)
+    """The player in a hole; as ``player`` when not given."""
+    player_on_goal: str | None = Field(default=None, min_length=1, max_length=16)
+    """The player on the goal; as ``player`` when not given."""
+
+
+class FrozenLakeArguments(GridArguments):
+    """Keyword arguments of FrozenLake."""
+
+    size: int = Field(default=8, ge=2, le=MAX_SIDE)
+    """Side of a random map, in cells."""
+    frozen_prob: float = Field(default=0.8, gt=0.0, le=1.0)
+    """Chance that a cell of a random map is ice."""
+    map_name: Literal["4x4", "8x8"] | None = None
+    """One of Gymnasium's own maps instead of a random one."""
+    desc: list[str] | None = Field(default=None, min_length=1, max_length=MAX_SIDE)
+    """A map of one's own: rows of the letters S (start), F (frozen), H (hole), G (goal)."""
+    random_start_and_goal: bool = False
+    """Whether a random map has its start and goal anywhere instead of in opposite corners."""
+    is_slippery: bool = False
+    """Whether a move may go to either side of where it was meant to go."""
+    success_rate: float = Field(default=1.0 / 3.0, ge=0.0, le=1.0)
+    """On slippery ice, the chance that a move goes where it was meant to go."""
+    reward_schedule: tuple[float, float, float] = (1.0, 0.0, 0.0)
+    """Rewards for reaching the goal, falling into a hole, and stepping on ice."""
+    glyphs: LakeGlyphs = LakeGlyphs()
+    """What stands for each kind of cell in text."""
+
+    @model_validator(mode="after")
+    def _check_map(self) -> FrozenLakeArguments:
+        if self.desc is None:
+            return self
+        if self.map_name is not None:
+            raise ValueError("give either desc or map_name, not both")
+        width = len(self.desc[0])
+        if not 1 <= width <= MAX_SIDE or any(len(row) != width for row in self.desc):
+            raise ValueError(f"all rows of desc must have the same length, from 1 to {MAX_SIDE}")
+        cells = "".join(self.desc)
+        if not set(cells) <= set("SFHG"):
+            raise ValueError("desc may hold only the letters S, F, H and G")
+        if "S" not in cells or "G" not in cells:
+            raise ValueError("desc needs at least one S and one G")
+        return self
+
+    @functools.cached_property
+    def slip_thresholds(self) -> tuple[float, float, float]:
+        """Cumulated chances of going to one side, as meant, to the other side."""
+        aside = (1.0 - self.success_rate) / 2.0
+        return aside, aside + self.success_rate, aside + self.success_rate + aside
+
+    @functools.cached_property
+    def glyph_of(self) -> dict[int, str]:
+        """Glyphs by the code point of a map letter."""
+        glyphs = self.glyphs
+        return {ord("S"): glyphs.start, ord("F"): glyphs.frozen, ord("H"): glyphs.hole, ord("G"): glyphs.goal}
+
+
+class FrozenLakeEnv(GridEnv):
+    """Walk over a frozen lake from the start to the goal without falling into a hole.
+
+    The dynamics are those of Gymnasium's FrozenLake: with the same map and the same seed, a slippery lake gives the
+    same episode as Gymnasium's. A random map equals ``generate_random_map(size, p, seed)`` there.
+
+    ## Action Space
+
+    One of four tools without arguments: ``move_left``, ``move_down``, ``move_right``, ``move_up``. In plain text the
+    words left, down, right and up do as well. A move off the map leaves the player where it is.
+
+    ## Observation
+
+    The map after the move, by default one glyph for each cell: player ``P``, ice ``F``, hole ``H``, goal ``G``.
+
+    ## Rewards
+
+    ``reward_schedule``: 1 for reaching the goal, 0 for falling into a hole, 0 otherwise.
+
+    ## Episode End
+
+    Terminated on the goal (``success`` in the info) or in a hole; truncated after ``max_steps`` moves (100).
+
+    ## Arguments
+
+    See :class:`FrozenLakeArguments`.
+    """
+
+    env_name = "verl_env/frozen_lake-v1"
+    Arguments: ClassVar[type[EnvArguments]] = FrozenLakeArguments
+    execution: ClassVar[Execution] = "inline"
+    tools = tuple(Tool(f"move_{name}", f"Move one cell {name}.") for name in _MOVES)
+    word_aliases: ClassVar[Mapping[str, str]] = {name: f"move_{name}" for name in _MOVES}
+    arguments: FrozenLakeArguments
+
+    __slots__ = ("_cells", "_position", "_width")
+
+    def task_prompt_text(self) -> str:
+        glyphs = self.arguments.glyphs
+        slips = (
+            " The ice is slippery: you may slide to the side of where you meant to go."
+            if self._slips()
+            else ""
+        )
+        return (
+            "You are walking over a frozen lake. Reach the goal without falling into a hole."
+            f" You are {glyphs.player}, ice is {glyphs.frozen}, a hole is {glyphs.hole}, the goal is {glyphs.goal}.{slips}"
+            " Each turn, call one of the tools move_left, move_down, move_right, move_up to move by one cell."
+        )
+
+    def begin_episode(self, options: Mapping[str, Any]) -> None:
+        if options:
+            raise self.invalid_arguments((["options"], "FrozenLake takes no options"))
+        arguments = self.arguments
+        if arguments.desc is not None or arguments.map_name is not None:
+            rows = arguments.desc or MAPS[str(arguments.map_name)]
+            cells, width = "".join(rows), len(rows[0])
+        else:
+            width = arguments.size
+            drawn = random_map(width, arguments.frozen_prob, self.seed, arguments.random_start_and_goal)
+            if drawn is None:
+                raise self.invalid_arguments(
+                    (["frozen_prob"], "too low: no map with a way to the goal was found")
+                )
+            cells = drawn
+        self._cells = cells
+        self._width = width
+        starts = cells.count("S")
+        nth = 0
+        if starts > 1 or self._slips():
+            # Gymnasium draws one number for the start, also when there is only one.
+            nth = min(int(self.rng.random() * starts), starts - 1)
+        position = cells.index("S")
+        for _ in range(nth):
+            position = cells.index("S", position + 1)
+        self._position = position
+
+    def act(self, call: ToolCall) -> Outcome:
+        move = _MOVE_OF_TOOL[call.name]
+        if self._slips():
+            move = self._slip(move)
+        width = self._width
+        row, column = divmod(self._position, width)
+        row += _ROW_STEP[move]
+        column += _COLUMN_STEP[move]
+        if not (0 <= column < width and 0 <= row < len(self._cells) // width):
+            return Outcome(reward=self.arguments.reward_schedule[2], effective=False)
+        self._position = position = row * width + column
+        cell = self._cells[position]
+        if cell == "G":
+            return Outcome(reward=self.arguments.reward_schedule[0], terminated=True, success=True)
+        if cell == "H":
+            return Outcome(reward=self.arguments.reward_schedule[1], terminated=True)
+        return Outcome(reward=self.arguments.reward_schedule[2])
+
+    def dump_state(self) -> Any:
+        return [self._cells, self._width, self._position]
+
+    def load_state(self, state: Any) -> None:
+        self._cells, self._width, self._position = state
+
+    # --- how it looks ---------------------------------------------------------------------------------------
+
+    def glyph_rows(self) -> list[list[str]]:
+        glyph_of = self.arguments.glyph_of
+        glyphs = [glyph_of[ord(cell)] for cell in self._cells]
+        glyphs[self._position] = self._player_glyph()
+        return [glyphs[start : start + self._width] for start in range(0, len(glyphs), self._width)]
+
+    def tile_rows(self) -> list[list[str]]:
+        tiles = [_TILE_OF[cell] for cell in self._cells]
+        tiles[self._position] = f"player_on_{tiles[self._position]}"
+        return [tiles[start : start + self._width] for start in range(0, len(tiles), self._width)]
+
+    def player_cell(self) -> Cell:
+        return divmod(self._position, self._width)
+
+    def cell_word(self, row: int, column: int) -> str:
+        if not (0 <= column < self._width and 0 <= row < len(self._cells) // self._width):
+            return "edge"
+        return _WORD_OF[self._cells[row * self._width + column]]
+
+    def _player_glyph(self) -> str:
+        glyphs = self.arguments.glyphs
+        cell = self._cells[self._position]
+        if cell == "H":
+            return glyphs.player_on_hole or glyphs.player
+        if cell == "G":
+            return glyphs.player_on_goal or glyphs.player
+        return glyphs.player
+
+    # --- slipping -------------------------------------------------------------------------------------------
+
+    def _slips(self) -> bool:
+        return self.arguments.is_slippery
+
+    def _slip(self, move: int) -> int:
+        """Where a move goes: as meant or to a side, drawn as Gymnasium draws it."""
+        drawn = self.rng.random()
+        for turn, threshold in zip((-1, 0, 1), self.arguments.slip_thresholds, strict=True):
+            if drawn < threshold:
+                return (move + turn) % 4
+        # Rounding may leave the last threshold a hair below 1; Gymnasium's argmax then gives the first side.
+        return (move - 1) % 4
+
+
+@functools.lru_cache(maxsize=1024)
+def random_map(size: int, frozen_prob: float, seed: int, random_ends: bool = False) -> str | None:
+    """A random map with a way from start to goal, rows joined; ``None`` when none was found within the effort.
+
+    The samples of one group share a seed: the cache gives them their map for nothing.
+    """
+    random = EpisodeRandom.from_seed(seed)
+    for _ in range(max(1, _MAX_DRAWN_CELLS // (size * size))):
+        cells = ["F" if random.random() < frozen_prob else "H" for _ in range(size * size)]
+        start, goal = 0, size * size - 1
+        if random_ends:
+            start = random.randrange(size * size)
+            goal = (start + 1 + random.randrange(size * size - 1)) % (size * size)
+        cells[start], cells[goal] = "S", "G"
+        if _has_way(cells, size, start):
+            return "".join(cells)
+    return None
+
+
+def _has_way(cells: list[str], width: int, start: int) -> bool:
+    seen = {start}
+    frontier = [start]
+    while frontier:
+        row, column = divmod(frontier.pop(), width)
+        for row_step, column_step in zip(_ROW_STEP, _COLUMN_STEP, strict=True):
+            r, c = row + row_step, column + column_step
+            if 0 <= r < len(cells) // width and 0 <= c < width and (cell := r * width + c) not in seen:
+                if cells[cell] == "G":
+                    return True
+                if cells[cell] != "H":
+                    seen.add(cell)
+                    frontier.append(cell)
+    return False

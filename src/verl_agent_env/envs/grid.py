@@ -1,0 +1,125 @@
+"""Grid worlds: the ways in which a model can be shown one, in words and in pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from verl_agent_env.envs import pictures
+from verl_agent_env.envs.base import ChatEnv, EnvArguments
+from verl_agent_env.messages import image_part, text_part
+from verl_agent_env.types import Content
+
+ObservationStyle = Literal["grid", "coordinates", "local"]
+Cell = tuple[int, int]
+"""Row and column, from 0, the top left cell being (0, 0)."""
+
+DIRECTIONS: tuple[tuple[str, int, int], ...] = (
+    ("left", 0, -1),
+    ("right", 0, 1),
+    ("up", -1, 0),
+    ("down", 1, 0),
+)
+
+
+class GridArguments(EnvArguments):
+    """Arguments of every grid world: how it is shown."""
+
+    observation_mode: Literal["text", "image", "both"] = "text"
+    """Whether an observation holds text, a PNG picture (an ``image_url`` content part), or both."""
+    observation_style: ObservationStyle | list[ObservationStyle] = "grid"
+    """How text shows the world: ``grid`` (a glyph for each cell), ``coordinates`` (each cell with its name),
+    ``local`` (where the player stands and what surrounds it), or a list of these, shown one after the other."""
+    first_observation_style: ObservationStyle | list[ObservationStyle] | None = None
+    """The style of the first observation, when it differs from that of the later ones."""
+    cell_separator: str = Field(default="\t", max_length=8)
+    """Stands between the glyphs of a row."""
+    tile_px: int = Field(default=16, ge=4, le=64)
+    """Side of a cell in pictures, in pixels."""
+
+
+class GridEnv(ChatEnv):
+    """Base class of grid worlds; a subclass says what stands in each cell, and this one shows it."""
+
+    Arguments: ClassVar[type[EnvArguments]] = GridArguments
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi", "rgb_array", "svg"]}  # type: ignore[misc]
+    arguments: GridArguments
+
+    __slots__ = ()
+
+    # --- hooks ----------------------------------------------------------------------------------------------
+
+    def glyph_rows(self) -> Sequence[Sequence[str]]:
+        """A glyph for each cell, row by row."""
+        raise NotImplementedError
+
+    def tile_rows(self) -> Sequence[Sequence[str]]:
+        """The name of a picture (see :mod:`verl_agent_env.envs.pictures`) for each cell, row by row."""
+        raise NotImplementedError
+
+    def player_cell(self) -> Cell:
+        """Where the player stands."""
+        raise NotImplementedError
+
+    def cell_word(self, row: int, column: int) -> str:
+        """What is in a cell, in a word or two; cells outside the grid have a word as well."""
+        raise NotImplementedError
+
+    # --- what the model sees --------------------------------------------------------------------------------
+
+    def look(self) -> Content:
+        return self._view(self.arguments.observation_style)
+
+    def first_look(self) -> Content:
+        return self._view(self.arguments.first_observation_style or self.arguments.observation_style)
+
+    def grid_text(self) -> str:
+        """The world as rows of glyphs."""
+        separator = self.arguments.cell_separator
+        return "\n".join([separator.join(row) for row in self.glyph_rows()])
+
+    def coordinates_text(self) -> str:
+        """The world as rows of named cells: ``a1`` is the top left one, letters are rows, numbers are columns."""
+        return "\n".join(
+            " ".join(f"{cell_name(r, c)}{glyph}" for c, glyph in enumerate(row))
+            for r, row in enumerate(self.glyph_rows())
+        )
+
+    def local_text(self) -> str:
+        """Where the player stands and what surrounds it."""
+        row, column = self.player_cell()
+        around = ", ".join(f"{name} {self.cell_word(row + dr, column + dc)}" for name, dr, dc in DIRECTIONS)
+        return f"You are at {cell_name(row, column)}: {around}."
+
+    def draw(self, mode: str) -> Any:
+        self._require_render_mode(mode)
+        if mode == "svg":
+            return pictures.svg(self.tile_rows(), self.arguments.tile_px)
+        if mode == "rgb_array":
+            return pictures.rgb_array(self.tile_rows(), self.arguments.tile_px)
+        return self.grid_text()
+
+    def _view(self, style: ObservationStyle | list[ObservationStyle]) -> Content:
+        mode = self.arguments.observation_mode
+        if mode == "text":
+            return self._text(style)
+        picture = image_part(pictures.png(self.tile_rows(), self.arguments.tile_px))
+        return [picture] if mode == "image" else [text_part(self._text(style)), picture]
+
+    def _text(self, style: ObservationStyle | list[ObservationStyle]) -> str:
+        if style == "grid":
+            return self.grid_text()
+        writers = {"grid": self.grid_text, "coordinates": self.coordinates_text, "local": self.local_text}
+        return "\n".join(writers[one]() for one in ([style] if isinstance(style, str) else style))
+
+
+def cell_name(row: int, column: int) -> str:
+    """``a1`` for the top left cell; after row ``z`` comes ``aa``."""
+    letters = ""
+    row += 1
+    while row:
+        row, rest = divmod(row - 1, 26)
+        letters = chr(ord("a") + rest) + letters
+    return f"{letters}{column + 1}"

@@ -1,0 +1,92 @@
+"""A registered kind of environment: its class, its preset arguments, and how instances of it are made."""
+
+from __future__ import annotations
+
+import inspect
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any, cast
+
+import gymnasium
+import orjson
+
+from verl_agent_env.envs.base import ChatEnv, Execution
+from verl_agent_env.errors import InvalidEnvArgumentsError
+from verl_agent_env.messages.tools import DRAFT
+
+_MAX_CACHED_ARGUMENTS = 256
+_MAX_CACHED_BYTES = 4096
+
+
+class EnvKind:
+    """What a registered name stands for.
+
+    Besides :class:`ChatEnv` it takes any ``gymnasium.Env`` whose observations and actions are chat messages; such a
+    class gets its keyword arguments as they come and runs in a thread.
+    """
+
+    def __init__(
+        self, name: str, env_class: type[gymnasium.Env[Any, Any]], presets: Mapping[str, Any]
+    ) -> None:
+        self.name = name
+        self.env_class = env_class
+        self.presets = dict(presets)
+        self.is_chat_env = issubclass(env_class, ChatEnv)
+        self.execution: Execution = getattr(env_class, "execution", "thread")
+        self.deterministic: bool = getattr(env_class, "deterministic", False)
+        self._validated: OrderedDict[bytes, Any] = OrderedDict()
+
+    @property
+    def description(self) -> str:
+        """First sentence of the class's docstring."""
+        return (inspect.getdoc(self.env_class) or "").split("\n\n", 1)[0].replace("\n", " ")
+
+    def validate(self, kwargs: Mapping[str, Any]) -> Any:
+        """Check keyword arguments before anything is built; equal ones share one validated object.
+
+        Raises:
+            InvalidEnvArgumentsError: An argument is unknown or out of its range.
+        """
+        merged = {**self.presets, **kwargs}
+        if not self.is_chat_env:
+            return merged
+        chat_class = cast("type[ChatEnv]", self.env_class)
+        key = _cache_key(merged)
+        if key is None:
+            return chat_class.validate_arguments(merged)
+        if key not in self._validated:
+            arguments = chat_class.validate_arguments(merged)
+            if len(self._validated) >= _MAX_CACHED_ARGUMENTS:
+                self._validated.popitem(last=False)
+            self._validated[key] = arguments
+        return self._validated[key]
+
+    def build(self, arguments: Any) -> gymnasium.Env[Any, Any]:
+        """A new environment from what :meth:`validate` gave.
+
+        Raises:
+            InvalidEnvArgumentsError: A class that is no ``ChatEnv`` does not take the arguments.
+        """
+        if self.is_chat_env:
+            return self.env_class(arguments=arguments)  # type: ignore[call-arg]
+        try:
+            return self.env_class(**arguments)
+        except TypeError as unfit:
+            raise InvalidEnvArgumentsError(self.name, [{"loc": [], "msg": str(unfit)}]) from unfit
+
+    def arguments_schema(self) -> dict[str, Any]:
+        """JSON Schema (Draft 2020-12) of the keyword arguments, the presets as defaults."""
+        if not self.is_chat_env:
+            return {"$schema": DRAFT, "type": "object"}
+        schema = cast("type[ChatEnv]", self.env_class).Arguments.model_json_schema()
+        for name, value in self.presets.items():
+            schema["properties"][name] = {**schema["properties"][name], "default": value}
+        return {"$schema": DRAFT, **schema}
+
+
+def _cache_key(kwargs: Mapping[str, Any]) -> bytes | None:
+    try:
+        key = orjson.dumps(kwargs, option=orjson.OPT_SORT_KEYS | orjson.OPT_SERIALIZE_NUMPY)
+    except (TypeError, orjson.JSONEncodeError):
+        return None
+    return key if len(key) <= _MAX_CACHED_BYTES else None

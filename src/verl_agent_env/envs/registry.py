@@ -1,0 +1,167 @@
+"""Which environments there are: built-in ones, named presets, and those of other packages.
+
+Another package registers its environments as entry points, by name::
+
+    [project.entry-points."verl_agent_env.envs"]
+    "acme/coin_flip-v0" = "acme_envs:CoinFlipEnv"
+
+Nothing is imported before it is asked for by name.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib
+import importlib.metadata
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import gymnasium
+
+from verl_agent_env.errors import UnknownEnvNameError
+
+if TYPE_CHECKING:
+    from verl_agent_env.envs.kind import EnvKind
+
+ENTRY_POINT_GROUP = "verl_agent_env.envs"
+
+_NAME = re.compile(r"(?:(?P<namespace>[^/]+)/)?(?P<short>.+?)(?:-v(?P<version>\d+))?")
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """A registered name, and where what it stands for is found."""
+
+    name: str
+    """``namespace/short_name-vN``."""
+    entry_point: str
+    """``module:Class``."""
+    presets: Mapping[str, Any] = field(default_factory=dict)
+    """Keyword arguments that differ from the class's defaults."""
+
+
+_SOKOBAN = "verl_agent_env.envs.sokoban:SokobanEnv"
+_FROZEN_LAKE = "verl_agent_env.envs.frozen_lake:FrozenLakeEnv"
+_COUNTDOWN = "verl_agent_env.envs.countdown:CountdownEnv"
+_SINGLE_TURN_CHAT = "verl_agent_env.envs.single_turn_chat:SingleTurnChatEnv"
+
+BUILT_IN = (
+    EnvSpec("verl_env/sokoban-v0", _SOKOBAN),
+    EnvSpec("verl_env/frozen_lake-v1", _FROZEN_LAKE),
+    EnvSpec("verl_env/countdown-v0", _COUNTDOWN),
+    EnvSpec("verl_env/single_turn_chat-v0", _SINGLE_TURN_CHAT),
+)
+
+
+class Registry:
+    """Names to kinds of environments; built-in ones and entry points, more with :meth:`register`."""
+
+    def __init__(self, specs: Mapping[str, EnvSpec]) -> None:
+        self._specs = dict(specs)
+        self._kinds: dict[str, EnvKind] = {}
+        self._aliases: dict[str, str] = {}
+        self._rebuild_aliases()
+
+    def register(self, spec: EnvSpec) -> None:
+        """Add an environment, also to Gymnasium's registry.
+
+        Raises:
+            ValueError: The name is taken by another entry point.
+        """
+        known = self._specs.get(spec.name)
+        if known is not None and known != spec:
+            raise ValueError(f"'{spec.name}' is registered already, as {known.entry_point}")
+        self._specs[spec.name] = spec
+        self._rebuild_aliases()
+        _register_one(spec)
+
+    def names(self) -> list[str]:
+        """All registered names, sorted."""
+        return sorted(self._specs)
+
+    def specs(self) -> list[EnvSpec]:
+        """All registered environments, by name."""
+        return [self._specs[name] for name in self.names()]
+
+    def resolve(self, name: str) -> str:
+        """The registered name that ``name`` is short for: without namespace, without version, or both.
+
+        Raises:
+            UnknownEnvNameError: There is none; carries what comes near.
+        """
+        full = self._aliases.get(name)
+        if full is None:
+            near = difflib.get_close_matches(name[:128], self._aliases, n=6, cutoff=0.6)
+            suggestions = list(dict.fromkeys(self._aliases[alias] for alias in near))[:3]
+            raise UnknownEnvNameError(name[:128], suggestions)
+        return full
+
+    def kind(self, name: str) -> EnvKind:
+        """The kind of this name, its class imported.
+
+        Raises:
+            UnknownEnvNameError: No such environment.
+            ImportError: The class cannot be imported.
+        """
+        known = self._kinds.get(name)
+        if known is None:
+            # Imported here: whoever only registers names, a client say, loads no environment code.
+            from verl_agent_env.envs.kind import EnvKind
+
+            spec = self._specs[self.resolve(name)]
+            known = self._kinds.get(spec.name)
+            if known is None:
+                known = EnvKind(spec.name, _import_class(spec.entry_point), spec.presets)
+            self._kinds[name] = self._kinds[spec.name] = known
+        return known
+
+    def _rebuild_aliases(self) -> None:
+        aliases: dict[str, str] = {}
+        # Ascending versions: the newest wins its short names. Built-in names win over those of other packages.
+        ordered = sorted(self._specs, key=lambda name: (name.startswith("verl_env/"), *_version_of(name)))
+        for name in ordered:
+            match = _NAME.fullmatch(name)
+            if match is None:
+                continue
+            namespace, short, version = match["namespace"], match["short"], match["version"]
+            for prefix in (f"{namespace}/" if namespace else "", ""):
+                aliases[prefix + short] = name
+                if version is not None:
+                    aliases[f"{prefix}{short}-v{version}"] = name
+        self._aliases = aliases | {name: name for name in self._specs}
+
+
+@functools.cache
+def default_registry() -> Registry:
+    """The registry of this process, filled on first use."""
+    specs = {spec.name: spec for spec in BUILT_IN}
+    for entry in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
+        specs.setdefault(entry.name, EnvSpec(entry.name, entry.value))
+    return Registry(specs)
+
+
+def register_with_gymnasium() -> None:
+    """Make every name known to ``gymnasium.make``; calling it again changes nothing."""
+    for spec in default_registry().specs():
+        _register_one(spec)
+
+
+def _register_one(spec: EnvSpec) -> None:
+    if spec.name not in gymnasium.registry:
+        gymnasium.register(id=spec.name, entry_point=spec.entry_point, kwargs=dict(spec.presets))
+
+
+def _import_class(entry_point: str) -> type[gymnasium.Env[Any, Any]]:
+    module_name, _, class_name = entry_point.partition(":")
+    found = getattr(importlib.import_module(module_name), class_name, None)
+    if not (isinstance(found, type) and issubclass(found, gymnasium.Env)):
+        raise ImportError(f"'{entry_point}' is not a class derived from gymnasium.Env")
+    return found
+
+
+def _version_of(name: str) -> tuple[str, int]:
+    match = _NAME.fullmatch(name)
+    return (match["short"], int(match["version"] or 0)) if match else (name, 0)

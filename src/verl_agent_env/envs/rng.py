@@ -1,0 +1,114 @@
+"""A random generator in 100 bytes: NumPy's default one (PCG64), bit for bit, without its objects.
+
+``numpy.random.Generator`` takes more than a kilobyte for each environment. PCG64 is a 128-bit linear congruential
+generator with an XSL-RR output (O'Neill, "PCG: A Family of Simple Fast Space-Efficient Statistically Good Algorithms
+for Random Number Generation", 2014), which Python's integers do as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import MutableSequence, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+
+T = TypeVar("T")
+
+_MASK_128 = (1 << 128) - 1
+_MASK_64 = (1 << 64) - 1
+_MULTIPLIER = 0x2360ED051FC65DA44385DF649FCCF645
+_DOUBLE = 2.0**-53
+
+
+class EpisodeRandom:
+    """The randomness of one episode: the same numbers as ``numpy.random.default_rng(seed).random()``."""
+
+    __slots__ = ("_increment", "_state")
+
+    def __init__(self, state: int, increment: int) -> None:
+        self._state = state
+        self._increment = increment
+
+    @classmethod
+    def from_seed(cls, seed: int) -> EpisodeRandom:
+        """The generator that ``seed`` (not negative) stands for, on every machine."""
+        inner = np.random.PCG64(seed).state["state"]
+        return cls(int(inner["state"]), int(inner["inc"]))
+
+    def next_uint64(self) -> int:
+        """The next 64 random bits."""
+        state = (self._state * _MULTIPLIER + self._increment) & _MASK_128
+        self._state = state
+        mixed = (state >> 64) ^ (state & _MASK_64)
+        rotation = state >> 122
+        return ((mixed >> rotation) | (mixed << (64 - rotation))) & _MASK_64
+
+    def random(self) -> float:
+        """A float in [0, 1), with 53 random bits."""
+        return (self.next_uint64() >> 11) * _DOUBLE
+
+    def randrange(self, stop: int) -> int:
+        """An integer from 0 to ``stop - 1``, each as likely."""
+        if stop < 1:
+            raise ValueError(f"there is no number below {stop} to choose from")
+        # Reject what would favour small numbers.
+        limit = (1 << 64) - (1 << 64) % stop
+        while (bits := self.next_uint64()) >= limit:
+            pass
+        return bits % stop
+
+    def choice(self, options: Sequence[T]) -> T:
+        """One of ``options``, each as likely."""
+        return options[self.randrange(len(options))]
+
+    def shuffle(self, items: MutableSequence[T]) -> None:
+        """Put ``items`` into a random order, in place."""
+        for i in range(len(items) - 1, 0, -1):
+            j = self.randrange(i + 1)
+            items[i], items[j] = items[j], items[i]
+
+    def state(self) -> list[str]:
+        """The whole state, in a form that JSON keeps exact."""
+        return [f"{self._state:x}", f"{self._increment:x}"]
+
+    @classmethod
+    def from_state(cls, state: Sequence[str]) -> EpisodeRandom:
+        """The generator that :meth:`state` was taken from."""
+        return cls(int(state[0], 16), int(state[1], 16))
+
+    def to_numpy(self) -> np.random.Generator:
+        """A NumPy generator that stands where this one stands and goes its own way from there."""
+        bits = np.random.PCG64()
+        bits.state = {
+            "bit_generator": "PCG64",
+            "state": {"state": self._state, "inc": self._increment},
+            "has_uint32": 0,
+            "uinteger": 0,
+        }
+        return np.random.Generator(bits)
+
+
+def following_seed(seed: int) -> int:
+    """The seed of the episode after that of ``seed``: 53 bits, the integers that every JSON reader keeps exact."""
+    # A stream of its own, apart from what the episode itself draws.
+    return int(np.random.SeedSequence([seed, 0x5EED]).generate_state(1, np.uint64)[0]) & ((1 << 53) - 1)
+
+
+def stringify_integers(value: Any) -> Any:
+    """A NumPy generator's state as JSON values: its 128-bit integers, which JSON readers would round, become text."""
+    if isinstance(value, dict):
+        return {key: stringify_integers(inner) for key, inner in value.items()}
+    if isinstance(value, np.ndarray):
+        return {"array": value.tolist(), "dtype": str(value.dtype)}
+    return {"int": f"{value:x}"} if isinstance(value, int) else value
+
+
+def parse_integers(value: Any) -> Any:
+    """Undo :func:`stringify_integers`."""
+    if isinstance(value, dict):
+        if value.keys() == {"int"}:
+            return int(value["int"], 16)
+        if value.keys() == {"array", "dtype"}:
+            return np.array(value["array"], dtype=value["dtype"])
+        return {key: parse_integers(inner) for key, inner in value.items()}
+    return value

@@ -1,0 +1,494 @@
+"""Every error a caller can meet, each with a stable ``code``.
+
+The server answers them as ``application/problem+json`` (RFC 9457), the client raises the same classes again.
+
+::
+
+    VerlAgentEnvError                     code                       status  retryable
+    ├── RequestError
+    │   ├── MalformedBodyError            malformed_body             400
+    │   ├── UnauthorizedError             unauthorized               401
+    │   ├── RouteNotFoundError            not_found                  404
+    │   ├── MethodNotAllowedError         method_not_allowed         405
+    │   ├── BodyTooLargeError             body_too_large             413
+    │   ├── BatchTooLargeError            batch_too_large            413
+    │   ├── InvalidRequestError           invalid_request            422
+    │   ├── UnknownEnvNameError           unknown_env_name           422
+    │   ├── InvalidEnvArgumentsError      invalid_env_arguments      422
+    │   └── RenderModeError               render_mode_unsupported    422
+    ├── EnvironmentStateError
+    │   ├── EnvironmentNotFoundError      environment_not_found      404
+    │   ├── EnvironmentClosedError        environment_closed         404
+    │   ├── EpisodeNotStartedError        episode_not_started        409
+    │   ├── EpisodeEndedError             episode_ended              409
+    │   ├── SequenceStaleError            sequence_stale             409
+    │   ├── SequenceGapError              sequence_gap               409
+    │   ├── SequenceConflictError         sequence_conflict          409
+    │   └── EnvironmentLostError          environment_lost           410
+    ├── CapacityError
+    │   ├── RunQuotaExceededError         run_quota_exceeded         429     yes
+    │   ├── AtCapacityError               at_capacity                503     yes
+    │   └── ShuttingDownError             shutting_down              503     yes
+    └── ExecutionError
+        ├── EnvironmentFailedError        environment_failed         500
+        ├── EnvironmentTimeoutError       environment_timeout        504
+        └── InternalError                 internal_error             500
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+
+@dataclass(eq=False)
+class VerlAgentEnvError(Exception):
+    """Root of all errors. Fields of a subclass travel in the problem document; ``detail`` is made from them."""
+
+    code: ClassVar[str] = ""
+    """Stable name of the error; part of the public contract. Empty for a class that only groups others."""
+    status: ClassVar[int] = 500
+    """HTTP status that the server answers with."""
+    title: ClassVar[str] = "Error"
+    """What is wrong, in a few words that never change."""
+    retryable: ClassVar[bool] = False
+    """Whether the same request may succeed later."""
+    retry_after_s: ClassVar[int] = 1
+    """How long a client waits before it tries a retryable request again."""
+
+    @property
+    def detail(self) -> str:
+        """One sentence for a person: what happened and what to do next."""
+        return self.title
+
+    def __str__(self) -> str:
+        return self.detail
+
+    def fields(self) -> dict[str, Any]:
+        """The error's own typed fields."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+
+    def to_problem(self) -> dict[str, Any]:
+        """The problem document (RFC 9457) of this error, fields included."""
+        return {
+            "type": f"urn:verl-agent-env:error:{self.code}",
+            "title": self.title,
+            "status": self.status,
+            "detail": self.detail,
+            "code": self.code,
+            "retryable": self.retryable,
+            **self.fields(),
+        }
+
+
+# --- what is wrong with the request itself -----------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class RequestError(VerlAgentEnvError):
+    """The request cannot be served as it is; sending it again will not help."""
+
+
+@dataclass(eq=False)
+class MalformedBodyError(RequestError):
+    """The body is not the JSON that the call expects."""
+
+    code = "malformed_body"
+    status = 400
+    title = "The body is not valid JSON"
+    reason: str = "it could not be parsed"
+
+    @property
+    def detail(self) -> str:
+        return f"The body is not valid JSON: {self.reason}. Send a JSON object encoded as UTF-8."
+
+
+@dataclass(eq=False)
+class UnauthorizedError(RequestError):
+    """No bearer token, or one that the server does not know."""
+
+    code = "unauthorized"
+    status = 401
+    title = "A valid bearer token is required"
+
+    @property
+    def detail(self) -> str:
+        return "A valid bearer token is required: send the header 'Authorization: Bearer <token>'."
+
+
+@dataclass(eq=False)
+class RouteNotFoundError(RequestError):
+    """No call of this path."""
+
+    code = "not_found"
+    status = 404
+    title = "There is no such call"
+    path: str = ""
+
+    @property
+    def detail(self) -> str:
+        return f"There is no call at '{self.path}'; '/docs' lists all of them."
+
+
+@dataclass(eq=False)
+class MethodNotAllowedError(RequestError):
+    """The path exists, with another method."""
+
+    code = "method_not_allowed"
+    status = 405
+    title = "The call takes another method"
+    method: str = ""
+    path: str = ""
+
+    @property
+    def detail(self) -> str:
+        return f"'{self.path}' does not take {self.method}; '/docs' names the method."
+
+
+@dataclass(eq=False)
+class BodyTooLargeError(RequestError):
+    """The body is longer than the server reads."""
+
+    code = "body_too_large"
+    status = 413
+    title = "The body is too large"
+    max_body_bytes: int = 0
+
+    @property
+    def detail(self) -> str:
+        return (
+            f"The body is longer than {self.max_body_bytes} bytes; split the batch or raise max_body_bytes."
+        )
+
+
+@dataclass(eq=False)
+class BatchTooLargeError(RequestError):
+    """The batch has more items than the server takes in one call."""
+
+    code = "batch_too_large"
+    status = 413
+    title = "The batch is too large"
+    size: int = 0
+    max_batch_size: int = 0
+
+    @property
+    def detail(self) -> str:
+        return (
+            f"The batch has {self.size} items, the limit is {self.max_batch_size}; "
+            "split it or raise max_batch_size."
+        )
+
+
+@dataclass(eq=False)
+class InvalidRequestError(RequestError):
+    """The body is JSON but breaks the call's schema."""
+
+    code = "invalid_request"
+    status = 422
+    title = "The request breaks the call's schema"
+    errors: list[dict[str, Any]] = field(default_factory=list)
+    """``{"loc": [...], "msg": str}`` for each fault."""
+
+    @property
+    def detail(self) -> str:
+        return f"The request breaks the call's schema: {_join_faults(self.errors)}. '/docs' shows an example."
+
+
+@dataclass(eq=False)
+class UnknownEnvNameError(RequestError):
+    """No environment is registered under this name."""
+
+    code = "unknown_env_name"
+    status = 422
+    title = "No environment has this name"
+    env_name: str = ""
+    suggestions: list[str] = field(default_factory=list)
+
+    @property
+    def detail(self) -> str:
+        hint = f" Did you mean {' or '.join(repr(s) for s in self.suggestions)}?" if self.suggestions else ""
+        return f"No environment is registered as '{self.env_name}'.{hint} 'GET /api/environments' lists all."
+
+
+@dataclass(eq=False)
+class InvalidEnvArgumentsError(RequestError, ValueError):
+    """The keyword arguments do not fit the environment; nothing was built."""
+
+    code = "invalid_env_arguments"
+    status = 422
+    title = "The environment does not take these arguments"
+    env_name: str = ""
+    errors: list[dict[str, Any]] = field(default_factory=list)
+    """``{"loc": [...], "msg": str}`` for each fault."""
+
+    @property
+    def detail(self) -> str:
+        return f"'{self.env_name}' does not take these arguments: {_join_faults(self.errors)}."
+
+
+@dataclass(eq=False)
+class RenderModeError(RequestError):
+    """The environment cannot draw itself in this way."""
+
+    code = "render_mode_unsupported"
+    status = 422
+    title = "The environment has no such render mode"
+    mode: str = ""
+    supported: list[str] = field(default_factory=list)
+
+    @property
+    def detail(self) -> str:
+        known = ", ".join(self.supported) or "none"
+        return f"This environment does not render as '{self.mode}'; it renders as: {known}."
+
+
+# --- where the environment stands --------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class EnvironmentStateError(VerlAgentEnvError):
+    """The environment is not in a state that allows the call; nothing was changed."""
+
+    status = 409
+    env_id: str = ""
+
+
+@dataclass(eq=False)
+class EnvironmentNotFoundError(EnvironmentStateError):
+    """No environment has this id."""
+
+    code = "environment_not_found"
+    status = 404
+    title = "No environment has this id"
+
+    @property
+    def detail(self) -> str:
+        return f"No environment has the id '{self.env_id}'; initialize one first."
+
+
+@dataclass(eq=False)
+class EnvironmentClosedError(EnvironmentStateError):
+    """The environment existed and was closed, or reaped because nobody used it."""
+
+    code = "environment_closed"
+    status = 404
+    title = "The environment is closed"
+    reason: str = "closed"
+    """``closed`` by a call, or ``idle`` for longer than its ttl."""
+
+    @property
+    def detail(self) -> str:
+        why = "was closed" if self.reason == "closed" else "was reaped after being idle for its whole ttl"
+        return f"The environment '{self.env_id}' {why}; initialize a new one."
+
+
+@dataclass(eq=False)
+class EpisodeNotStartedError(EnvironmentStateError):
+    """A step before the first reset."""
+
+    code = "episode_not_started"
+    title = "No episode has begun"
+
+    @property
+    def detail(self) -> str:
+        return "No episode has begun; call reset before step."
+
+
+@dataclass(eq=False)
+class EpisodeEndedError(EnvironmentStateError):
+    """A step after ``terminated`` or ``truncated``."""
+
+    code = "episode_ended"
+    title = "The episode has ended"
+
+    @property
+    def detail(self) -> str:
+        return "The episode has ended; call reset to begin another, or close the environment."
+
+
+@dataclass(eq=False)
+class SequenceStaleError(EnvironmentStateError):
+    """The step's number lies before the last one that was applied; its answer is no longer kept."""
+
+    code = "sequence_stale"
+    title = "The step was applied long ago"
+    seq: int = 0
+    expected_seq: int = 0
+
+    @property
+    def detail(self) -> str:
+        return f"Step {self.seq} was applied before; the next one is {self.expected_seq}."
+
+
+@dataclass(eq=False)
+class SequenceGapError(EnvironmentStateError):
+    """The step's number lies beyond the next one; steps in between are missing."""
+
+    code = "sequence_gap"
+    title = "Steps before this one are missing"
+    seq: int = 0
+    expected_seq: int = 0
+
+    @property
+    def detail(self) -> str:
+        return f"Step {self.seq} cannot be applied yet: send step {self.expected_seq} first."
+
+
+@dataclass(eq=False)
+class SequenceConflictError(EnvironmentStateError):
+    """The step's number was used already, with another action."""
+
+    code = "sequence_conflict"
+    title = "The step's number was used with another action"
+    seq: int = 0
+    expected_seq: int = 0
+
+    @property
+    def detail(self) -> str:
+        return f"Step {self.seq} was applied with another action; the next one is {self.expected_seq}."
+
+
+@dataclass(eq=False)
+class EnvironmentLostError(EnvironmentStateError):
+    """The environment is gone and cannot come back; a new episode can."""
+
+    code = "environment_lost"
+    status = 410
+    title = "The environment is lost"
+    reason: str = ""
+
+    @property
+    def detail(self) -> str:
+        return (
+            f"The environment '{self.env_id}' is lost ({self.reason}); initialize a new one and play again."
+        )
+
+
+# --- what the server has no room for -----------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class CapacityError(VerlAgentEnvError):
+    """The server has no room at present; try again after ``Retry-After`` seconds."""
+
+    status = 503
+    retryable = True
+
+
+@dataclass(eq=False)
+class RunQuotaExceededError(CapacityError):
+    """The run has as many environments as one run may have."""
+
+    code = "run_quota_exceeded"
+    status = 429
+    title = "The run has too many environments"
+    run_id: str = ""
+    max_envs_per_run: int = 0
+
+    @property
+    def detail(self) -> str:
+        return (
+            f"The run '{self.run_id}' would have more than {self.max_envs_per_run} environments; "
+            "close some or raise max_envs_per_run."
+        )
+
+
+@dataclass(eq=False)
+class AtCapacityError(CapacityError):
+    """The worker holds as many environments as it may, or all its threads are stuck."""
+
+    code = "at_capacity"
+    title = "The server is full"
+    resource: str = "environments"
+    limit: int = 0
+
+    @property
+    def detail(self) -> str:
+        return f"The server is full: the limit is {self.limit} {self.resource}; close some or add workers."
+
+
+@dataclass(eq=False)
+class ShuttingDownError(CapacityError):
+    """The server is stopping and takes no new work."""
+
+    code = "shutting_down"
+    title = "The server is shutting down"
+
+    @property
+    def detail(self) -> str:
+        return "The server is shutting down; retry, another worker will answer."
+
+
+# --- what went wrong while the environment ran -------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class ExecutionError(VerlAgentEnvError):
+    """The call was accepted but could not be carried out."""
+
+
+@dataclass(eq=False)
+class EnvironmentFailedError(ExecutionError):
+    """The environment's own code raised; its state is what it was before the call."""
+
+    code = "environment_failed"
+    title = "The environment raised an error"
+    env_id: str = ""
+    error: str = ""
+    """Type of the exception; its text stays in the server's log."""
+
+    @property
+    def detail(self) -> str:
+        return f"The environment raised {self.error}; the call was not applied. The server's log has the traceback."
+
+
+@dataclass(eq=False)
+class EnvironmentTimeoutError(ExecutionError):
+    """The environment took longer than it may; its state is what it was before the call."""
+
+    code = "environment_timeout"
+    status = 504
+    title = "The environment took too long"
+    env_id: str = ""
+    max_step_s: float = 0.0
+
+    @property
+    def detail(self) -> str:
+        return f"The environment took longer than {self.max_step_s:g} s; the call was not applied."
+
+
+@dataclass(eq=False)
+class InternalError(ExecutionError):
+    """A defect of the server itself."""
+
+    code = "internal_error"
+    title = "The server failed"
+
+    @property
+    def detail(self) -> str:
+        return "The server failed; its log has the traceback under this request's id."
+
+
+def all_errors() -> Iterator[type[VerlAgentEnvError]]:
+    """Every concrete error class of the tree above, depth first."""
+    pending: list[type[VerlAgentEnvError]] = [VerlAgentEnvError]
+    while pending:
+        cls = pending.pop()
+        if cls.code:
+            yield cls
+        pending.extend(reversed(cls.__subclasses__()))
+
+
+def error_from_problem(problem: Mapping[str, Any]) -> VerlAgentEnvError:
+    """The error that a problem document stands for; an unknown code becomes :class:`InternalError`."""
+    by_code = {cls.code: cls for cls in all_errors()}
+    cls = by_code.get(str(problem.get("code", "")), InternalError)
+    return cls(**{f.name: problem[f.name] for f in dataclasses.fields(cls) if f.name in problem})
+
+
+def _join_faults(errors: list[dict[str, Any]]) -> str:
+    shown = [f"{'.'.join(str(part) for part in e['loc']) or 'it'}: {e['msg']}" for e in errors[:3]]
+    more = f" (and {len(errors) - 3} more)" if len(errors) > 3 else ""
+    return "; ".join(shown) + more

@@ -1,0 +1,18 @@
+"""Chat messages and tool calls: what models write, read in every form that they write it in."""
+
+from verl_agent_env.messages.actions import ParsedAction, ToolCall, parse_action
+from verl_agent_env.messages.content import content_text, image_part, text_part, tool_message, user_message
+from verl_agent_env.messages.tools import Tool, action_schema
+
+__all__ = [
+    "ParsedAction",
+    "Tool",
+    "ToolCall",
+    "action_schema",
+    "content_text",
+    "image_part",
+    "parse_action",
+    "text_part",
+    "tool_message",
+    "user_message",
+]

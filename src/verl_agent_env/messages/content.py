@@ -1,0 +1,48 @@
+"""Messages that environments send, and the text inside messages that they get."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+from verl_agent_env.types import Content, Message
+
+
+def user_message(content: Content) -> Message:
+    """What the environment says to the model outside any tool call."""
+    return {"role": "user", "content": content}
+
+
+def tool_message(tool_call_id: str, content: Content) -> Message:
+    """The answer to the tool call of this id."""
+    return {"role": "tool", "tool_call_id": tool_call_id, "content": content}
+
+
+def text_part(text: str) -> dict[str, Any]:
+    """A content part that holds text."""
+    return {"type": "text", "text": text}
+
+
+def image_part(png: bytes) -> dict[str, Any]:
+    """A content part that holds a PNG picture as a ``data:`` URL, as OpenAI's chat API takes it."""
+    return {
+        "type": "image_url",
+        "image_url": {"url": "data:image/png;base64," + base64.b64encode(png).decode()},
+    }
+
+
+def content_text(content: object) -> str:
+    """All text in a message's content, parts joined by line breaks; empty when there is none."""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        return ""
+    texts = [part if isinstance(part, str) else _part_text(part) for part in content]
+    return "\n".join(text for text in texts if text)
+
+
+def _part_text(part: object) -> str:
+    if isinstance(part, dict) and part.get("type", "text") in ("text", "input_text", "output_text"):
+        text = part.get("text")
+        return text if isinstance(text, str) else ""
+    return ""

@@ -1,0 +1,1 @@
+"""What travels over HTTP: the schemas of requests and answers, and their JSON."""

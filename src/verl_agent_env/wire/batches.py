@@ -1,0 +1,86 @@
+"""Bodies of batch answers: columns in request order, and a sparse list of what failed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import orjson
+
+from verl_agent_env.errors import VerlAgentEnvError
+from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
+
+_NULL = b"null"
+_BOOL = (b"false", b"true")
+
+
+def encode_steps(results: Sequence[StepAnswer | VerlAgentEnvError]) -> bytes:
+    """``{observations, rewards, terminations, truncations, infos, errors}``; a failed position holds ``null``."""
+    observations, terminations, truncations, infos = [], [], [], []
+    rewards: list[float | None] = []
+    errors: list[tuple[int, VerlAgentEnvError]] = []
+    for index, result in enumerate(results):
+        if isinstance(result, StepAnswer):
+            observations.append(result.observation)
+            rewards.append(result.reward)
+            terminations.append(_BOOL[result.terminated])
+            truncations.append(_BOOL[result.truncated])
+            infos.append(result.info)
+        else:
+            errors.append((index, result))
+            for column in (observations, terminations, truncations, infos):
+                column.append(_NULL)
+            rewards.append(None)
+    return (
+        b'{"observations":[%b],"rewards":%b,"terminations":[%b],"truncations":[%b],"infos":[%b],"errors":%b}'
+        % (
+            b",".join(observations),
+            orjson.dumps(rewards),
+            b",".join(terminations),
+            b",".join(truncations),
+            b",".join(infos),
+            encode_errors(errors),
+        )
+    )
+
+
+def encode_resets(results: Sequence[ResetAnswer | VerlAgentEnvError]) -> bytes:
+    """``{observations, infos, errors}``."""
+    observations, infos, errors = _split_resets(results)
+    return b'{"observations":[%b],"infos":[%b],"errors":%b}' % (observations, infos, errors)
+
+
+def encode_initialized(results: Sequence[tuple[str, ResetAnswer] | VerlAgentEnvError]) -> bytes:
+    """``{env_ids, observations, infos, errors}``."""
+    env_ids = [None if isinstance(result, VerlAgentEnvError) else result[0] for result in results]
+    resets = [result if isinstance(result, VerlAgentEnvError) else result[1] for result in results]
+    observations, infos, errors = _split_resets(resets)
+    return b'{"env_ids":%b,"observations":[%b],"infos":[%b],"errors":%b}' % (
+        orjson.dumps(env_ids),
+        observations,
+        infos,
+        errors,
+    )
+
+
+def encode_closed(closed: int, errors: Sequence[tuple[int, VerlAgentEnvError]]) -> bytes:
+    """``{closed, errors}``: how many are closed now, and which are not."""
+    return b'{"closed":%d,"errors":%b}' % (closed, encode_errors(errors))
+
+
+def encode_errors(errors: Sequence[tuple[int, VerlAgentEnvError]]) -> bytes:
+    """``[{index, …problem…}]``."""
+    return orjson.dumps([{"index": index, **error.to_problem()} for index, error in errors])
+
+
+def _split_resets(results: Sequence[ResetAnswer | VerlAgentEnvError]) -> tuple[bytes, bytes, bytes]:
+    observations, infos = [], []
+    errors: list[tuple[int, VerlAgentEnvError]] = []
+    for index, result in enumerate(results):
+        if isinstance(result, ResetAnswer):
+            observations.append(result.observation)
+            infos.append(result.info)
+        else:
+            errors.append((index, result))
+            observations.append(_NULL)
+            infos.append(_NULL)
+    return b",".join(observations), b",".join(infos), encode_errors(errors)

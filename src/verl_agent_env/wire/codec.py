@@ -1,0 +1,132 @@
+"""JSON of requests and answers, with orjson."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, TypeVar
+
+import orjson
+from pydantic import ValidationError
+
+from verl_agent_env.errors import InvalidRequestError, MalformedBodyError
+from verl_agent_env.types import StepResult
+from verl_agent_env.wire.requests import Request
+
+RequestT = TypeVar("RequestT", bound=Request)
+
+_OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
+
+
+def decode(body: bytes, model: type[RequestT]) -> RequestT:
+    """Read and check a request's body; an empty one counts as ``{}``.
+
+    Raises:
+        MalformedBodyError: Not JSON, or not an object.
+        InvalidRequestError: The object breaks the schema.
+    """
+    try:
+        document = orjson.loads(body) if body else {}
+    except orjson.JSONDecodeError as malformed:
+        raise MalformedBodyError(str(malformed)) from None
+    if not isinstance(document, dict):
+        raise MalformedBodyError("it is not an object")
+    try:
+        return model.model_validate(document)
+    except ValidationError as invalid:
+        faults = invalid.errors(include_url=False, include_context=False, include_input=False)
+        # A batch can be wrong in each of its items; the first few tell enough.
+        raise InvalidRequestError(
+            [
+                {"loc": list(fault["loc"]), "msg": fault["msg"].removeprefix("Value error, ")}
+                for fault in faults[:20]
+            ]
+        ) from None
+
+
+def encode(value: Any) -> bytes:
+    """JSON of ``value``; NumPy's scalars and arrays are taken as numbers and lists.
+
+    Raises:
+        TypeError: ``value`` holds what JSON cannot express.
+    """
+    return orjson.dumps(value, option=_OPTIONS)
+
+
+class StepAnswer:
+    """A step's result as it travels: encoded once, stored for repeated requests, copied into single and batch answers."""
+
+    __slots__ = ("info", "observation", "reward", "terminated", "truncated")
+
+    def __init__(
+        self, observation: bytes, reward: float, terminated: bool, truncated: bool, info: bytes
+    ) -> None:
+        self.observation = observation
+        self.reward = reward
+        self.terminated = terminated
+        self.truncated = truncated
+        self.info = info
+
+    @classmethod
+    def of(cls, result: StepResult | tuple[Any, Any, Any, Any, Any]) -> StepAnswer:
+        """Encode a result.
+
+        Raises:
+            TypeError: The observation or the info cannot be expressed in JSON, or the reward is not a number.
+            ValueError: The reward is not finite.
+        """
+        observation, reward, terminated, truncated, info = result
+        reward = float(reward)
+        if not math.isfinite(reward):
+            raise ValueError(f"the reward is {reward}")
+        return cls(
+            orjson.dumps(observation, option=_OPTIONS),
+            reward,
+            bool(terminated),
+            bool(truncated),
+            orjson.dumps(info, option=_OPTIONS),
+        )
+
+    def decoded(self) -> StepResult:
+        """The result again."""
+        return StepResult(
+            orjson.loads(self.observation),
+            self.reward,
+            self.terminated,
+            self.truncated,
+            orjson.loads(self.info),
+        )
+
+    def to_json(self) -> bytes:
+        """Body of the answer to a single step."""
+        done = b"true" if self.terminated else b"false"
+        return b'{"observation":%b,"reward":%b,"done":%b,"terminated":%b,"truncated":%b,"info":%b}' % (
+            self.observation,
+            orjson.dumps(self.reward),
+            done,
+            done,
+            b"true" if self.truncated else b"false",
+            self.info,
+        )
+
+
+class ResetAnswer:
+    """The beginning of an episode as it travels."""
+
+    __slots__ = ("info", "observation")
+
+    def __init__(self, observation: bytes, info: bytes) -> None:
+        self.observation = observation
+        self.info = info
+
+    @classmethod
+    def of(cls, observation: Any, info: Any) -> ResetAnswer:
+        """Encode what ``reset`` gave.
+
+        Raises:
+            TypeError: One of them cannot be expressed in JSON.
+        """
+        return cls(encode(observation), encode(info))
+
+    def to_json(self) -> bytes:
+        """Body of the answer to a single reset."""
+        return b'{"observation":%b,"info":%b}' % (self.observation, self.info)

@@ -1,0 +1,195 @@
+"""Bodies of the requests. One model checks a body and documents it in the OpenAPI page."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+MAX_SEED = (1 << 63) - 1
+MAX_TTL_S = 30 * 24 * 3600.0
+
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
+EnvName = Annotated[str, Field(min_length=1, max_length=128)]
+EnvId = Annotated[str, Field(min_length=1, max_length=128)]
+RunId = Annotated[str, Field(min_length=1, max_length=128)]
+Seq = Annotated[int, Field(ge=0)]
+TtlS = Annotated[float, Field(gt=0, le=MAX_TTL_S)]
+
+_TOOL_CALL_ACTION: dict[str, Any] = {
+    "role": "assistant",
+    "content": "",
+    "tool_calls": [
+        {"id": "call_1", "type": "function", "function": {"name": "move_right", "arguments": "{}"}},
+    ],
+}
+_EXAMPLE_ENV_ID = "3fa-0123456789abcdef0123456789abcdef"
+
+
+class Request(BaseModel):
+    """What all bodies share: unknown fields and wrong types are refused."""
+
+    model_config = ConfigDict(
+        strict=True,
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        hide_input_in_errors=True,
+        allow_inf_nan=False,
+    )
+
+
+class InitializeRequest(Request):
+    """Make one environment and begin its first episode."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"env_name": "verl_env/frozen_lake-v1", "seed": 1, "env_kwargs": {"size": 4}}]
+        }
+    )
+
+    env_name: EnvName
+    """Registered name, or a short one such as ``sokoban``."""
+    seed: Seed | None = None
+    """Seed of the first episode; a random one when not given."""
+    env_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments of the environment; ``GET /api/environments`` has their schema."""
+    run_id: RunId | None = None
+    """Names the training job, whose environments can be closed together."""
+    ttl_s: TtlS | None = None
+    """Seconds without a call after which the environment is closed; the server's default when not given."""
+
+
+class ResetRequest(Request):
+    """Begin another episode."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"seed": 2}]})
+
+    seed: Seed | None = None
+    """Without one, the first reset after initialize begins the first episode anew, a later one the next episode."""
+    options: dict[str, Any] | None = None
+    """As the environment takes them."""
+
+
+class StepRequest(Request):
+    """Carry out one action."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"action": _TOOL_CALL_ACTION, "seq": 0}]})
+
+    action: Any = Field(...)
+    """An assistant message (OpenAI or Anthropic), a list that holds some, or the model's raw text."""
+    seq: Seq | None = None
+    """Number of the step within the episode, from 0: makes the step safe to send again."""
+
+
+class BatchInitializeRequest(Request):
+    """Make many environments; lists are columns of one length."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"env_name": "sokoban", "seeds": [1, 2], "env_kwargs": {"dim_room": [6, 6]}}]
+        }
+    )
+
+    env_names: list[EnvName] | None = None
+    """A name for each environment."""
+    env_name: EnvName | None = None
+    """One name for all of them."""
+    num_envs: int | None = Field(default=None, ge=0)
+    """How many, when no list says it."""
+    seeds: list[Seed | None] | None = None
+    """A seed for each environment."""
+    env_kwargs: dict[str, Any] | list[dict[str, Any]] | None = None
+    """Keyword arguments: the same for all, or a list."""
+    run_id: RunId | None = None
+    """Names the training job, whose environments can be closed together."""
+    ttl_s: TtlS | None = None
+    """Seconds without a call after which an environment is closed; the server's default when not given."""
+
+    @model_validator(mode="after")
+    def _check_columns(self) -> BatchInitializeRequest:
+        if (self.env_names is None) == (self.env_name is None):
+            raise ValueError("give either env_names or env_name")
+        lengths = {
+            "env_names": None if self.env_names is None else len(self.env_names),
+            "seeds": None if self.seeds is None else len(self.seeds),
+            "env_kwargs": len(self.env_kwargs) if isinstance(self.env_kwargs, list) else None,
+            "num_envs": self.num_envs,
+        }
+        known = {name: length for name, length in lengths.items() if length is not None}
+        if not known:
+            raise ValueError("say how many: with env_names, seeds, a list of env_kwargs, or num_envs")
+        if len(set(known.values())) > 1:
+            raise ValueError(f"columns differ in length: {known}")
+        return self
+
+    @property
+    def size(self) -> int:
+        """Number of environments asked for."""
+        for column in (self.env_names, self.seeds, self.env_kwargs):
+            if isinstance(column, list):
+                return len(column)
+        return self.num_envs or 0
+
+
+class BatchResetRequest(Request):
+    """Begin another episode in many environments."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"env_ids": [_EXAMPLE_ENV_ID], "seeds": [5]}]})
+
+    env_ids: list[EnvId]
+    """The environments."""
+    seeds: list[Seed | None] | None = None
+    """A seed for each of them."""
+    options: dict[str, Any] | list[dict[str, Any] | None] | None = None
+    """Options: the same for all, or a list."""
+
+    @model_validator(mode="after")
+    def _check_columns(self) -> BatchResetRequest:
+        _require_length(self.env_ids, seeds=self.seeds, options=self.options)
+        return self
+
+
+class BatchStepRequest(Request):
+    """Carry out one action in each of many environments."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"env_ids": [_EXAMPLE_ENV_ID], "actions": [_TOOL_CALL_ACTION], "seqs": [0]}],
+        }
+    )
+
+    env_ids: list[EnvId]
+    """The environments; one that stands twice takes its actions in order."""
+    actions: list[Any]
+    """An action for each of them."""
+    seqs: list[Seq | None] | None = None
+    """Numbers of the steps within their episodes."""
+
+    @model_validator(mode="after")
+    def _check_columns(self) -> BatchStepRequest:
+        _require_length(self.env_ids, actions=self.actions, seqs=self.seqs)
+        return self
+
+
+class BatchCloseRequest(Request):
+    """Close many environments, by id or all of a run."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"run_id": "run-7"}]})
+
+    env_ids: list[EnvId] | None = None
+    """The environments."""
+    run_id: RunId | None = None
+    """The training job whose environments are all closed."""
+
+    @model_validator(mode="after")
+    def _check_choice(self) -> BatchCloseRequest:
+        if (self.env_ids is None) == (self.run_id is None):
+            raise ValueError("give either env_ids or run_id")
+        return self
+
+
+def _require_length(env_ids: list[str], **columns: object) -> None:
+    for name, column in columns.items():
+        if isinstance(column, list) and len(column) != len(env_ids):
+            raise ValueError(f"{name} has {len(column)} items for {len(env_ids)} env_ids")
