@@ -6,7 +6,7 @@ import dataclasses
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 ENVIRONMENT_PREFIX = "VERL_AGENT_ENV_"
@@ -82,9 +82,9 @@ class ServerSettings:
     """Seconds that an idle connection is kept; longer than aiohttp's 15 s, so that the client is the one to close it."""
     shutdown_grace_s: int = 15
     """Seconds that running requests get when the server stops."""
-    host_limits: HostLimits = HostLimits()
+    host_limits: HostLimits = field(default_factory=HostLimits)
     """What the worker holds and runs."""
-    http_limits: HttpLimits = HttpLimits()
+    http_limits: HttpLimits = field(default_factory=HttpLimits)
     """What one request may be."""
 
     def __post_init__(self) -> None:
@@ -119,15 +119,15 @@ def variable_of(field_name: str) -> str:
 def _from_environment(cls: type[SettingsT], environment: Mapping[str, str], **nested: Any) -> SettingsT:
     hints = typing.get_type_hints(cls)
     values: dict[str, Any] = dict(nested)
-    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
-        text = environment.get(variable_of(field.name))
-        if text is None or field.name in nested:
+    for declared in dataclasses.fields(cls):  # type: ignore[arg-type]
+        text = environment.get(variable_of(declared.name))
+        if text is None or declared.name in nested:
             continue
         try:
-            values[field.name] = _parse(text, hints[field.name])
+            values[declared.name] = _parse(text, hints[declared.name])
         except ValueError:
             raise ValueError(
-                f"{variable_of(field.name)}='{text}' cannot be read as {hints[field.name]}"
+                f"{variable_of(declared.name)}='{text}' cannot be read as {hints[declared.name]}"
             ) from None
     return cls(**values)
 
@@ -147,6 +147,6 @@ def _parse(text: str, kind: Any) -> Any:
 
 
 def _require_positive(limits: HostLimits | HttpLimits) -> None:
-    for field in dataclasses.fields(limits):
-        if not getattr(limits, field.name) > 0:
-            raise ValueError(f"{field.name} must be above 0, not {getattr(limits, field.name)}")
+    for declared in dataclasses.fields(limits):
+        if not getattr(limits, declared.name) > 0:
+            raise ValueError(f"{declared.name} must be above 0, not {getattr(limits, declared.name)}")

@@ -10,12 +10,14 @@ The server answers them as ``application/problem+json`` (RFC 9457), the client r
     │   ├── UnauthorizedError             unauthorized               401
     │   ├── RouteNotFoundError            not_found                  404
     │   ├── MethodNotAllowedError         method_not_allowed         405
+    │   ├── BodyTimeoutError              body_timeout               408     yes
     │   ├── BodyTooLargeError             body_too_large             413
     │   ├── BatchTooLargeError            batch_too_large            413
     │   ├── InvalidRequestError           invalid_request            422
     │   ├── UnknownEnvNameError           unknown_env_name           422
     │   ├── InvalidEnvArgumentsError      invalid_env_arguments      422
-    │   └── RenderModeError               render_mode_unsupported    422
+    │   ├── RenderModeError               render_mode_unsupported    422
+    │   └── IdempotencyKeyReusedError     idempotency_key_reused     422
     ├── EnvironmentStateError
     │   ├── EnvironmentNotFoundError      environment_not_found      404
     │   ├── EnvironmentClosedError        environment_closed         404
@@ -148,6 +150,21 @@ class MethodNotAllowedError(RequestError):
 
 
 @dataclass(eq=False)
+class BodyTimeoutError(RequestError):
+    """The body did not arrive in time."""
+
+    code = "body_timeout"
+    status = 408
+    title = "The body did not arrive in time"
+    retryable = True
+    body_timeout_s: float = 0.0
+
+    @property
+    def detail(self) -> str:
+        return f"The body did not arrive within {self.body_timeout_s:g} s; send the request again."
+
+
+@dataclass(eq=False)
 class BodyTooLargeError(RequestError):
     """The body is longer than the server reads."""
 
@@ -242,6 +259,19 @@ class RenderModeError(RequestError):
     def detail(self) -> str:
         known = ", ".join(self.supported) or "none"
         return f"This environment does not render as '{self.mode}'; it renders as: {known}."
+
+
+@dataclass(eq=False)
+class IdempotencyKeyReusedError(RequestError):
+    """The ``Idempotency-Key`` came before, with another body."""
+
+    code = "idempotency_key_reused"
+    status = 422
+    title = "The Idempotency-Key was used with another body"
+
+    @property
+    def detail(self) -> str:
+        return "The Idempotency-Key was used before with another body; take a new key for a new request."
 
 
 # --- where the environment stands --------------------------------------------------------------------------

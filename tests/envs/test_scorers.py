@@ -111,6 +111,22 @@ def test_exact_match_needs_a_reference() -> None:
         parse_scorer({"type": "exact_match", "answer": []})
 
 
+def test_piled_up_combining_marks_match_nothing_at_once() -> None:
+    pile = "a" + "\u0315" * 10_000 + "\u0334" * 10_000
+    started = time.process_time()
+    assert score(pile, type="exact_match", answer="a") == 0
+    assert time.process_time() - started < 0.1
+    with pytest.raises(ValidationError):
+        parse_scorer({"type": "exact_match", "answer": pile})
+    assert score("e\u0301", type="exact_match", answer="\u00e9") == 1
+
+
+def test_answer_of_any_length_is_compared_at_once() -> None:
+    started = time.process_time()
+    assert score("é" * 2_000_000, type="exact_match", answer="é", extract="whole") == 0
+    assert time.process_time() - started < 0.5
+
+
 def test_missing_part_is_wrong() -> None:
     assert score("Paris", type="exact_match", answer="Paris", extract="boxed", wrong_reward=-0.5) == -0.5
 
@@ -241,7 +257,7 @@ def test_callable_sees_only_the_part_that_is_extracted(length_scorer: str) -> No
 
 
 def test_unknown_callable_is_refused_with_a_hint(length_scorer: str) -> None:
-    with pytest.raises(ValidationError, match="did you mean 'tests.length'"):
+    with pytest.raises(ValidationError, match=r"did you mean 'tests\.length'"):
         parse_scorer({"type": "callable", "name": "tests.lenght"})
 
 

@@ -72,7 +72,7 @@ class Host:
         self.directory = Directory(limits, clock)
         self.faults: Counter[tuple[str, str]] = Counter()
         """Calls that failed in the environment's own code, by env name and kind of fault."""
-        self._clock = clock
+        self.clock = clock
         self._pick_slot = pick_slot
         self._threads = ThreadRunner(limits.max_threads, limits.max_stuck_threads)
         self.executor = Executor(self._threads, limits.max_step_s)
@@ -125,7 +125,7 @@ class Host:
         if answer is not None:
             return answer
         instance = self.directory.find(env_id)
-        async with self._turn_of(instance):
+        async with self.turn_of(instance):
             instance.require_alive()
             return await self._begin_apart(instance, _next_seed(instance, seed), options)
 
@@ -149,7 +149,7 @@ class Host:
             return answer
         instance = self.directory.find(env_id)
         encoded = orjson.dumps(action)
-        async with self._turn_of(instance):
+        async with self.turn_of(instance):
             stored = instance.admit(encoded, seq)
             if stored is not None:
                 return stored
@@ -179,7 +179,7 @@ class Host:
         except _ENV_FAULTS as fault:
             self._fail(instance, fault, rebuilding)
         instance.commit(encoded, answer, self.limits.max_journal_bytes)
-        instance.last_used = self._clock()
+        instance.last_used = self.clock()
         return answer
 
     def close(self, env_id: str) -> None:
@@ -209,16 +209,21 @@ class Host:
             How many there were.
         """
         reaped = 0
-        slice_end = self._clock() + self.limits.yield_after_s
+        slice_end = self.clock() + self.limits.yield_after_s
         for env_id in self.directory.ids():
             instance = self.directory.get(env_id)
             if instance is not None and self._is_idle(instance):
                 self._dismiss(instance, "idle")
                 reaped += 1
-            if self._clock() > slice_end:
+            if self.clock() > slice_end:
                 await asyncio.sleep(0)
-                slice_end = self._clock() + self.limits.yield_after_s
+                slice_end = self.clock() + self.limits.yield_after_s
         return reaped
+
+    @property
+    def stuck_threads(self) -> int:
+        """Threads whose environment never returned."""
+        return self._threads.stuck
 
     async def stop(self) -> None:
         """Close all environments and end the threads."""
@@ -285,7 +290,7 @@ class Host:
             raise EnvironmentTimeoutError(instance.env_id, self.limits.max_step_s) from fault
         raise EnvironmentFailedError(instance.env_id, error) from fault
 
-    def _turn_of(self, instance: Instance) -> asyncio.Lock:
+    def turn_of(self, instance: Instance) -> asyncio.Lock:
         """First come, first served: calls on one environment that do not run inline wait for each other."""
         if instance.lock is None:
             instance.lock = asyncio.Lock()
@@ -294,7 +299,7 @@ class Host:
 
     def _is_idle(self, instance: Instance) -> bool:
         busy = instance.lock is not None and instance.lock.locked()
-        return not busy and self._clock() - instance.last_used > instance.ttl_s
+        return not busy and self.clock() - instance.last_used > instance.ttl_s
 
     def _dismiss(self, instance: Instance, reason: str) -> None:
         """Forget an environment and let it free what it holds."""
@@ -318,7 +323,7 @@ class Host:
         task.add_done_callback(self._closing.discard)
 
     async def _close_later(self, instance: Instance, env: Any) -> None:
-        async with self._turn_of(instance):
+        async with self.turn_of(instance):
             try:
                 await self.executor.close(instance, env)
             except _ENV_FAULTS:

@@ -90,7 +90,7 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
     deterministic: ClassVar[bool] = True
     """Whether seed and actions determine the episode, so that it can be replayed."""
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"]}  # type: ignore[misc]
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"], "render_fps": 4}  # type: ignore[misc]
     observation_space = ObservationSpace()
     action_space = ActionSpace((), parallel=False)
 
@@ -153,7 +153,7 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
         raise NotImplementedError
 
     def begin_episode(self, options: Mapping[str, Any]) -> None:
-        """Set up a new episode, all randomness from ``self.rng``, ``self.np_random`` or ``self.seed``.
+        """Set up a new episode, all randomness from ``self.rng``, ``self.np_random`` or ``self.episode_seed``.
 
         Raises:
             InvalidEnvArgumentsError: No episode can be made of the arguments and ``options``; nothing was changed.
@@ -264,7 +264,7 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
     # --- what a server needs beside it ----------------------------------------------------------------------
 
     @property
-    def seed(self) -> int:
+    def episode_seed(self) -> int:
         """The running episode's seed.
 
         Raises:
@@ -313,7 +313,7 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
         numpy_state = None if self._numpy_rng is None else self._numpy_rng.bit_generator.state
         document = [
             SNAPSHOT_FORMAT,
-            self.seed,
+            self.episode_seed,
             self._steps,
             self._ended,
             None if self._rng is None else self._rng.state(),
@@ -345,7 +345,7 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
     def rng(self) -> EpisodeRandom:
         """The episode's random generator, small and fast; the same stream as ``np_random`` in its ``random()``."""
         if self._rng is None:
-            self._rng = EpisodeRandom.from_seed(self.seed)
+            self._rng = EpisodeRandom.from_seed(self.episode_seed)
         return self._rng
 
     @property

@@ -97,10 +97,17 @@ class FrozenLakeArguments(GridArguments):
         return aside, aside + self.success_rate, aside + self.success_rate + aside
 
     @functools.cached_property
-    def glyph_of(self) -> dict[int, str]:
-        """Glyphs by the code point of a map letter."""
+    def glyph_of(self) -> dict[str, str]:
+        """Glyphs by map letter."""
         glyphs = self.glyphs
-        return {ord("S"): glyphs.start, ord("F"): glyphs.frozen, ord("H"): glyphs.hole, ord("G"): glyphs.goal}
+        return {"S": glyphs.start, "F": glyphs.frozen, "H": glyphs.hole, "G": glyphs.goal}
+
+    @functools.cached_property
+    def has_narrow_glyphs(self) -> bool:
+        """Whether every glyph is one character."""
+        glyphs = self.glyphs
+        optional = [glyph for glyph in (glyphs.player_on_hole, glyphs.player_on_goal) if glyph is not None]
+        return all(len(glyph) == 1 for glyph in (*self.glyph_of.values(), glyphs.player, *optional))
 
 
 class FrozenLakeEnv(GridEnv):
@@ -138,7 +145,7 @@ class FrozenLakeEnv(GridEnv):
     word_aliases: ClassVar[Mapping[str, str]] = {name: f"move_{name}" for name in _MOVES}
     arguments: FrozenLakeArguments
 
-    __slots__ = ("_cells", "_position", "_width")
+    __slots__ = ("_board", "_cells", "_position", "_width")
 
     def task_prompt_text(self) -> str:
         glyphs = self.arguments.glyphs
@@ -162,7 +169,9 @@ class FrozenLakeEnv(GridEnv):
             cells, width = "".join(rows), len(rows[0])
         else:
             width = arguments.size
-            drawn = random_map(width, arguments.frozen_prob, self.seed, arguments.random_start_and_goal)
+            drawn = random_map(
+                width, arguments.frozen_prob, self.episode_seed, arguments.random_start_and_goal
+            )
             if drawn is None:
                 raise self.invalid_arguments(
                     (["frozen_prob"], "too low: no map with a way to the goal was found")
@@ -170,6 +179,8 @@ class FrozenLakeEnv(GridEnv):
             cells = drawn
         self._cells = cells
         self._width = width
+        # The map as text without the player, made when it is first looked at.
+        self._board: str | None = None
         starts = cells.count("S")
         nth = 0
         if starts > 1 or self._slips():
@@ -203,13 +214,33 @@ class FrozenLakeEnv(GridEnv):
 
     def load_state(self, state: Any) -> None:
         self._cells, self._width, self._position = state
+        self._board = None
 
     # --- how it looks ---------------------------------------------------------------------------------------
 
+    def grid_text(self) -> str:
+        if not self.arguments.has_narrow_glyphs:
+            return super().grid_text()
+        gap = len(self.arguments.cell_separator)
+        width = self._width
+        board = self._board
+        if board is None:
+            board = self._board = "\n".join(
+                self.arguments.cell_separator.join(row) for row in self._ice_rows()
+            )
+        row, column = divmod(self._position, width)
+        place = row * (width + (width - 1) * gap + 1) + column * (1 + gap)
+        return board[:place] + self._player_glyph() + board[place + 1 :]
+
     def glyph_rows(self) -> list[list[str]]:
+        rows = self._ice_rows()
+        row, column = divmod(self._position, self._width)
+        rows[row][column] = self._player_glyph()
+        return rows
+
+    def _ice_rows(self) -> list[list[str]]:
         glyph_of = self.arguments.glyph_of
-        glyphs = [glyph_of[ord(cell)] for cell in self._cells]
-        glyphs[self._position] = self._player_glyph()
+        glyphs = [glyph_of[cell] for cell in self._cells]
         return [glyphs[start : start + self._width] for start in range(0, len(glyphs), self._width)]
 
     def tile_rows(self) -> list[list[str]]:

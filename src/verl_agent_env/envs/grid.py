@@ -44,7 +44,7 @@ class GridEnv(ChatEnv):
     """Base class of grid worlds; a subclass says what stands in each cell, and this one shows it."""
 
     Arguments: ClassVar[type[EnvArguments]] = GridArguments
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi", "rgb_array", "svg"]}  # type: ignore[misc]
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi", "rgb_array", "svg"], "render_fps": 4}  # type: ignore[misc]
     arguments: GridArguments
 
     __slots__ = ()

@@ -30,10 +30,15 @@ Extraction: TypeAlias = Literal["whole", "last_line", "answer_tag", "boxed", "au
 ``\\boxed{}``, or the first of ``<answer>``, ``\\boxed{}`` and all of it that exists."""
 
 MAX_REFERENCE_CHARS = 20_000
+MAX_REFERENCES = 100
+MAX_COMPARED_CHARS = 40_000
+"""A longer answer equals no reference."""
+MAX_COMBINING_MARKS = 30
+"""In a row, as in Unicode's stream-safe format (UAX #15): sorting more of them takes quadratic time."""
 MAX_PATTERN_CHARS = 1_000
 MAX_PATTERN_PROGRAM = 1_000
 """Instructions of a compiled pattern. RE2's time grows with these times the bytes of the text."""
-MAX_PATTERN_TEXT_BYTES = 16_384
+MAX_PATTERN_TEXT_BYTES = 8_192
 """Only so much of the end of an answer is matched: with the limit above, some 100 ms at the very worst."""
 
 # The library keeps up to 128 compiled patterns: 32 MiB in all.
@@ -112,12 +117,17 @@ class ExactMatchScorer(MatchingScorer):
 
     @field_validator("answer")
     @classmethod
-    def _not_empty(cls, answer: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        if answer == ():
-            raise ValueError("give at least one reference")
+    def _is_comparable(cls, answer: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        references = (answer,) if isinstance(answer, str) else answer
+        if not 1 <= len(references) <= MAX_REFERENCES:
+            raise ValueError(f"give from 1 to {MAX_REFERENCES} references")
+        if not all(_is_stream_safe(reference) for reference in references):
+            raise ValueError(f"a reference has more than {MAX_COMBINING_MARKS} combining marks in a row")
         return answer
 
     def matches(self, answer: str) -> bool:
+        if len(answer) > MAX_COMPARED_CHARS or not _is_stream_safe(answer):
+            return False
         references = (self.answer,) if isinstance(self.answer, str) else self.answer
         normal = self._normal(answer)
         return any(normal == self._normal(reference) for reference in references)
@@ -264,6 +274,17 @@ def extract_answer(text: str, extraction: Extraction) -> str | None:
     if boxed is not None or extraction != "auto":
         return boxed
     return text.strip()
+
+
+def _is_stream_safe(text: str) -> bool:
+    if text.isascii():
+        return True
+    marks = 0
+    for character in text:
+        marks = marks + 1 if unicodedata.combining(character) else 0
+        if marks > MAX_COMBINING_MARKS:
+            return False
+    return True
 
 
 def _exact(value: int | float | str, percent: PercentRule) -> Fraction | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from fractions import Fraction
 from typing import TypeAlias
@@ -184,7 +185,7 @@ def test_syntax_error_points_at_the_character() -> None:
 @pytest.mark.parametrize("text", ["6 * 4 = 24", "6*4=24", "6 * 4 = -24", "6 * 4 = 999"])
 def test_result_is_read_over_where_the_grammar_says_so(text: str) -> None:
     result = evaluate(text, grammar=Grammar(allow_result=True))
-    assert (result.value, result.numbers) == (24, (6, 4))
+    assert (result.value, result.numbers) == (Fraction(24), (6, 4))
 
 
 @pytest.mark.parametrize("text", ["24 = 6 * 4", "6 * 4 =", "6 * 4 = 24 = 24", "= 24", "6 * 4 == 24"])
@@ -223,12 +224,8 @@ def test_natural_tells_whole_results_that_are_not_negative(text: str, natural: b
 @given(st.one_of(st.text(max_size=400), st.text("0123456789+-*/^()x =.\n٣²\ud800", max_size=300)))
 def test_any_text_has_a_value_or_an_expression_error(text: str) -> None:
     for grammar in (Grammar(), Grammar(operators="+-*/^", allow_result=True)):
-        try:
-            result = evaluate(text, grammar=grammar)
-        except ExpressionError as error:
-            assert str(error)
-        else:
-            assert isinstance(result.value, Fraction)
+        with contextlib.suppress(ExpressionError):
+            assert isinstance(evaluate(text, grammar=grammar).value, Fraction)
 
 
 @pytest.mark.parametrize(
@@ -246,10 +243,8 @@ def test_any_text_has_a_value_or_an_expression_error(text: str) -> None:
 )
 def test_hostile_text_is_done_with_at_once(text: str) -> None:
     started = time.process_time()
-    try:
+    with contextlib.suppress(ExpressionError):
         evaluate(text, grammar=POWER)
-    except ExpressionError:
-        pass
     assert time.process_time() - started < 0.25
 
 

@@ -17,15 +17,14 @@ from verl_agent_env.envs.countdown.solver import solve
 
 PUZZLE = Puzzle((4, 4, 3, 2), 24)
 
-ANSWERS = {
-    "correct": "4 * 4 + (3 - 2) * 8",
+ANSWERS: dict[str, str | None] = {
+    "correct": "4 * 3 * 4 / 2",
     "wrong_value": "4 + 4 + 3 + 2",
     "wrong_numbers": "24",
     "undefined": "(3 + 2) / (4 - 4)",
     "malformed": "I think it is 24",
     "no_answer": None,
 }
-ANSWERS["correct"] = "4 * 3 * 4 / 2"
 
 
 @pytest.mark.parametrize(
@@ -56,6 +55,11 @@ def test_numbers_that_were_not_given_never_win(profile: str, answer: str) -> Non
 
 def test_number_used_too_often_is_refused() -> None:
     assert score("2 * 3 * 4 * (4 - 3)", PUZZLE).kind == "wrong_numbers"
+
+
+def test_numbers_are_checked_before_the_value() -> None:
+    assert score("1 / 0", PUZZLE, PROFILES["ragen"]).kind == "wrong_numbers"
+    assert score("4 / (4 - 4)", PUZZLE, PROFILES["ragen"]).kind == "wrong_numbers"
 
 
 def test_left_over_number_is_fine_only_at_most_once() -> None:

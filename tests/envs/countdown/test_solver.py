@@ -109,6 +109,13 @@ def test_known_puzzles_are_solved() -> None:
     assert evaluate(answer).value == 952
 
 
+def test_zero_divided_by_whatever_the_others_give_is_found() -> None:
+    puzzle = Puzzle((0, 1, 2, 3, 4), 0)
+    answer = solve(puzzle, operators="/")
+    assert answer is not None
+    assert_right(answer, puzzle, "/", True, False)
+
+
 def test_fewest_numbers_are_used_when_not_all_are_needed() -> None:
     answer = solve(Puzzle((2, 3, 50, 7), 150), use_all=False)
     assert answer is not None

@@ -1,0 +1,68 @@
+"""Command-line options made from the settings: one for each field, its docstring as help."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from verl_agent_env.config import HostLimits, HttpLimits, ServerSettings, variable_of
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_GROUPS: tuple[type, ...] = (ServerSettings, HostLimits, HttpLimits)
+
+
+def settings_options(command: F) -> F:
+    """Give a command an option for each plain field of the settings, with its default and its documentation."""
+    for group in reversed(_GROUPS):
+        documentation = _field_documentation(group)
+        for field in reversed(dataclasses.fields(group)):
+            if isinstance(field.default, str | int | float | bool | tuple):
+                command = _option(field, documentation.get(field.name, ""))(command)
+    return command
+
+
+def merge_options(settings: ServerSettings, given: dict[str, Any]) -> ServerSettings:
+    """``settings`` with what the command line gave in place of its fields."""
+    chosen = {name: value for name, value in given.items() if value is not None and value != ()}
+
+    def of(group: type) -> dict[str, Any]:
+        return {field.name: chosen[field.name] for field in dataclasses.fields(group) if field.name in chosen}
+
+    return dataclasses.replace(
+        settings,
+        **of(ServerSettings),
+        host_limits=dataclasses.replace(settings.host_limits, **of(HostLimits)),
+        http_limits=dataclasses.replace(settings.http_limits, **of(HttpLimits)),
+    )
+
+
+def _option(field: dataclasses.Field[Any], documentation: str) -> Callable[[F], F]:
+    flag = "--" + field.name.replace("_", "-")
+    shared: dict[str, Any] = {"envvar": variable_of(field.name), "default": None, "help": documentation}
+    if isinstance(field.default, bool):
+        return click.option(f"{flag}/--no-{flag[2:]}", **shared)
+    if isinstance(field.default, tuple):
+        name = flag.removesuffix("s")
+        return click.option(name, field.name, multiple=True, **{**shared, "envvar": None})
+    shared["help"] = f"{documentation}  [default: {field.default}]"
+    return click.option(flag, type=type(field.default), **shared)
+
+
+def _field_documentation(group: type) -> dict[str, str]:
+    """The docstrings under a dataclass's fields, which Python itself does not keep."""
+    body = ast.parse(inspect.getsource(group)).body[0]
+    found = {}
+    for field, text in zip(body.body, body.body[1:], strict=False):  # type: ignore[attr-defined]
+        if (
+            isinstance(field, ast.AnnAssign)
+            and isinstance(text, ast.Expr)
+            and isinstance(text.value, ast.Constant)
+        ):
+            found[field.target.id] = " ".join(str(text.value.value).replace("``", "").split())  # type: ignore[union-attr]
+    return found

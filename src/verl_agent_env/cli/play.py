@@ -1,0 +1,10 @@
+"""``verl-agent-env play``."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command()
+def play() -> None:
+    """Play."""

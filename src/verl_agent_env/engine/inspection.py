@@ -1,0 +1,132 @@
+"""Looks at a live environment without changing it: its state, its tools, a picture, the episode so far."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import orjson
+
+from verl_agent_env.engine.execution import replay
+from verl_agent_env.engine.host import Host
+from verl_agent_env.engine.instance import Instance
+from verl_agent_env.envs.base import ChatEnv
+from verl_agent_env.envs.pictures import to_png
+from verl_agent_env.errors import EnvironmentLostError, RenderModeError
+from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
+
+T = TypeVar("T")
+
+MEDIA_TYPES = {"ansi": "text/plain; charset=utf-8", "svg": "image/svg+xml", "png": "image/png"}
+
+
+def describe(host: Host, env_id: str) -> dict[str, Any]:
+    """Where an environment stands: name, owner, seq, episode, seed, age and ttl in seconds.
+
+    Raises:
+        EnvironmentNotFoundError, EnvironmentClosedError: There is none.
+    """
+    instance = host.directory.find(env_id)
+    now = host.clock()
+    return {
+        "env_id": env_id,
+        "env_name": instance.kind.name,
+        "owner": host.name,
+        "episode": instance.episode,
+        "seed": instance.seed,
+        "seq": instance.seq,
+        "ended": instance.ended,
+        "lost": instance.lost,
+        "run_id": instance.run_id,
+        "age_s": round(now - instance.created_at, 3),
+        "idle_s": round(now - instance.last_used, 3),
+        "ttl_s": instance.ttl_s,
+    }
+
+
+async def read_env(host: Host, env_id: str, read: Callable[[Any], T]) -> T:
+    """What ``read`` says of the environment, which stands still meanwhile.
+
+    Raises:
+        EnvironmentStateError: There is none, or it is lost.
+    """
+    instance = host.directory.find(env_id)
+    instance.require_alive()
+    host.directory.touch(instance)
+    if instance.kind.execution == "inline":
+        if instance.env is None:
+            instance.env = replay(instance)
+        return read(instance.env)
+    async with host.turn_of(instance):
+        instance.require_alive()
+        if instance.env is None:
+            raise EnvironmentLostError(env_id, "its last call failed; the next step brings it back")
+        env = instance.env
+        return await host.executor.run(lambda: read(env))
+
+
+async def render(host: Host, env_id: str, mode: str) -> bytes:
+    """A picture of the environment as ``ansi`` text, ``svg`` or ``png``.
+
+    Raises:
+        EnvironmentStateError: There is none, or it is lost.
+        RenderModeError: It has no such mode.
+    """
+    if mode not in MEDIA_TYPES:
+        raise RenderModeError(mode, list(MEDIA_TYPES))
+
+    def draw(env: Any) -> bytes:
+        modes = ["png" if known == "rgb_array" else known for known in env.metadata.get("render_modes", ())]
+        if mode not in modes or not isinstance(env, ChatEnv):
+            raise RenderModeError(mode, modes if isinstance(env, ChatEnv) else [])
+        if mode == "png":
+            return to_png(env.draw("rgb_array"))
+        return str(env.draw(mode)).encode()
+
+    return await read_env(host, env_id, draw)
+
+
+async def trajectory(host: Host, env_id: str) -> bytes:
+    """The episode so far as JSON: seed, the first observation, and action and answer of each step.
+
+    A deterministic environment is replayed for it. ``complete`` is false, with no steps, when more actions were taken
+    than the host keeps.
+
+    Raises:
+        EnvironmentStateError: There is none, or it is lost.
+    """
+    instance = host.directory.find(env_id)
+    instance.require_alive()
+    if instance.kind.execution == "inline":
+        return _write_trajectory(instance)
+    async with host.turn_of(instance):
+        instance.require_alive()
+        if instance.kind.deterministic and instance.kind.execution == "thread":
+            return await host.executor.run(lambda: _write_trajectory(instance))
+        return _write_trajectory(instance)
+
+
+def _write_trajectory(instance: Instance) -> bytes:
+    actions = instance.actions or []
+    begin: ResetAnswer | None = None
+    answers: list[StepAnswer] = instance.answers or []
+    if instance.replayable and instance.kind.execution != "async":
+        env = instance.kind.build(instance.arguments)
+        begin = ResetAnswer.of(*env.reset(seed=instance.seed, options=instance.options))
+        answers = [StepAnswer.of(env.step(orjson.loads(action))) for action in actions]
+        env.close()
+    steps = [
+        b'{"seq":%d,"action":%b,%b' % (seq, action, answer.to_json()[1:])
+        for seq, (action, answer) in enumerate(zip(actions, answers, strict=False))
+    ]
+    head = orjson.dumps(
+        {
+            "env_id": instance.env_id,
+            "env_name": instance.kind.name,
+            "episode": instance.episode,
+            "seed": instance.seed,
+            "complete": len(steps) == instance.seq,
+        }
+    )
+    observation, info = (begin.observation, begin.info) if begin is not None else (b"null", b"null")
+    return b'%b,"observation":%b,"info":%b,"steps":[%b]}' % (head[:-1], observation, info, b",".join(steps))

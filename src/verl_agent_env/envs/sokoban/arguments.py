@@ -1,0 +1,168 @@
+"""Keyword arguments of Sokoban, checked before any room is made."""
+
+from __future__ import annotations
+
+import functools
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, WithJsonSchema, model_validator
+
+from verl_agent_env.envs.grid import GridArguments
+from verl_agent_env.envs.sokoban.generator import MAX_BOXES, MAX_SEARCH_BUDGET, check_parameters
+from verl_agent_env.envs.sokoban.level import MAX_SIDE, MIN_SIDE, Level
+from verl_agent_env.envs.sokoban.rules import Rewards
+
+_MAX_TEXT = 2 * MAX_SIDE * (MAX_SIDE + 1)
+"""Characters of a room written as text: room for blank lines and trailing spaces around it."""
+
+_GRID_SCHEMA: dict[str, Any] = {
+    "type": "array",
+    "minItems": MIN_SIDE,
+    "maxItems": MAX_SIDE,
+    "items": {
+        "type": "array",
+        "minItems": MIN_SIDE,
+        "maxItems": MAX_SIDE,
+        "items": {"type": "integer", "minimum": 0, "maximum": 5},
+    },
+}
+_ROOM_SETUP_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "room_fixed": _GRID_SCHEMA,
+        "room_state": _GRID_SCHEMA,
+        "box_mapping": {"type": ["object", "null"]},
+    },
+    "required": ["room_fixed", "room_state"],
+}
+_ROOM_TEXT_SCHEMA: dict[str, Any] = {"type": "string", "minLength": 1, "maxLength": _MAX_TEXT}
+
+
+def read_room_setup(room_setup: Any) -> Level:
+    """The level of a ``room_setup`` dictionary as existing data sets hold it.
+
+    Raises:
+        ValueError: It is no valid room, or there is nothing left to do in it.
+    """
+    return _unsolved(Level.from_room_setup(room_setup))
+
+
+def read_room_text(text: Any) -> Level:
+    """The level that XSB text shows.
+
+    Raises:
+        ValueError: It is no valid room, or there is nothing left to do in it.
+    """
+    if not isinstance(text, str) or len(text) > _MAX_TEXT:
+        raise ValueError(f"a room in text is a string of at most {_MAX_TEXT} characters")
+    return _unsolved(Level.from_text(text))
+
+
+def _unsolved(level: Level) -> Level:
+    if level.is_solved:
+        raise ValueError("every box of the room stands on a target already; give a room with something to do")
+    return level
+
+
+# Kept as levels and not as they came: a level takes a few hundred bytes, nested lists take kilobytes.
+_RoomSetup = Annotated[
+    Level,
+    PlainValidator(read_room_setup),
+    PlainSerializer(Level.to_room_setup, return_type=dict[str, Any]),
+    WithJsonSchema(_ROOM_SETUP_SCHEMA),
+]
+_RoomText = Annotated[
+    Level,
+    PlainValidator(read_room_text),
+    PlainSerializer(Level.to_text, return_type=str),
+    WithJsonSchema(_ROOM_TEXT_SCHEMA),
+]
+_Side = Annotated[int, Field(ge=MIN_SIDE, le=MAX_SIDE)]
+
+
+class SokobanGlyphs(BaseModel):
+    """What stands for each kind of cell in text."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    wall: str = Field(default="#", min_length=1, max_length=16)
+    """A wall."""
+    floor: str = Field(default="_", min_length=1, max_length=16)
+    """Empty floor."""
+    target: str = Field(default="O", min_length=1, max_length=16)
+    """A target with nothing on it."""
+    box: str = Field(default="X", min_length=1, max_length=16)
+    """A box that is not on a target."""
+    box_on_target: str = Field(default="√", min_length=1, max_length=16)
+    """A box on a target."""
+    player: str = Field(default="P", min_length=1, max_length=16)
+    """The player."""
+    player_on_target: str = Field(default="S", min_length=1, max_length=16)
+    """The player standing on a target."""
+
+
+class SokobanArguments(GridArguments):
+    """Keyword arguments of Sokoban."""
+
+    max_steps: int = Field(default=120, ge=1, le=1_000_000)
+    """Moves after which the episode is truncated; a turn without a valid move counts as one."""
+
+    dim_room: tuple[_Side, _Side] = (10, 10)
+    """Rows and columns of a generated room, its walls included."""
+    num_boxes: int = Field(default=4, ge=1, le=MAX_BOXES)
+    """Boxes of a generated room, and as many targets."""
+    difficulty: Literal["easy", "medium", "hard"] | Annotated[float, Field(ge=0.0, le=1.0)] = "medium"
+    """How far the boxes of a generated room start from the targets: a word, or a number from 0 (easy) to 1 (hard)."""
+    min_pushes: int | None = Field(default=None, ge=1, le=10_000)
+    """Every solution of a generated room needs at least this many pushes, which is proved for each room."""
+    num_gen_steps: int | None = Field(default=None, ge=1, le=10_000)
+    """Length of the random walk that carves a room; by default ``int(1.7 * (rows + columns))``."""
+    change_direction_probability: float = Field(default=0.35, ge=0.0, le=1.0)
+    """How often that walk turns."""
+    search_budget: int | None = Field(default=None, ge=1, le=MAX_SEARCH_BUDGET)
+    """Positions that the generator may look at for each box; by default ``2 * (rows + columns)``."""
+    room_setup: _RoomSetup | None = None
+    """A given room instead of a generated one, as data sets of gym-sokoban hold it: ``room_fixed`` and ``room_state``,
+    rows of cell codes (0 wall, 1 floor, 2 target, 3 box on target, 4 box, 5 player), and ``box_mapping`` (may be
+    missing). Size and boxes are then the room's; ``dim_room``, ``num_boxes`` and what follows them do nothing."""
+    room: _RoomText | None = None
+    """The same as text in the XSB format: ``#`` wall, ``@`` player, ``+`` player on target, ``$`` box, ``*`` box on
+    target, ``.`` target, space floor."""
+    allow_moves: bool = True
+    """Whether there are the four tools ``move_…``, which never push, beside the four ``push_…``."""
+    reward_step: float = -0.1
+    """For every step, also one in which nothing moves (gym-sokoban's ``penalty_for_step``)."""
+    reward_box_on_target: float = 1.0
+    """Added when a box comes onto a target (gym-sokoban's name)."""
+    reward_box_off_target: float = -1.0
+    """Added when a box leaves the targets (gym-sokoban's ``penalty_box_off_target``)."""
+    reward_solved: float = 10.0
+    """Added when every box stands on a target (gym-sokoban's ``reward_finished``)."""
+    glyphs: SokobanGlyphs = SokobanGlyphs()
+    """What stands for each kind of cell in text."""
+
+    @model_validator(mode="after")
+    def _check_room(self) -> SokobanArguments:
+        if self.room_setup is not None and self.room is not None:
+            raise ValueError("give either room_setup or room, not both")
+        if self.given_level is None:
+            height, width = self.dim_room
+            check_parameters(0, height, width, self.num_boxes)
+        return self
+
+    @property
+    def given_level(self) -> Level | None:
+        """The level of ``room_setup`` or ``room``; ``None`` when levels are generated."""
+        return self.room_setup if self.room_setup is not None else self.room
+
+    @functools.cached_property
+    def rewards(self) -> Rewards:
+        """What a step is worth."""
+        return Rewards(
+            self.reward_step, self.reward_box_on_target, self.reward_box_off_target, self.reward_solved
+        )
+
+    @functools.cached_property
+    def has_narrow_glyphs(self) -> bool:
+        """Whether every glyph is one character."""
+        return all(len(glyph) == 1 for glyph in self.glyphs.model_dump().values())

@@ -1,0 +1,137 @@
+"""The ASGI application: FastAPI for the pages, the lane for the API."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+import orjson
+from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
+from starlette.responses import RedirectResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from verl_agent_env import __version__
+from verl_agent_env.config import ServerSettings
+from verl_agent_env.engine import Host
+from verl_agent_env.envs.registry import Registry, default_registry
+from verl_agent_env.errors import InternalError, MethodNotAllowedError, RouteNotFoundError, VerlAgentEnvError
+from verl_agent_env.server.auth import TokenGuard
+from verl_agent_env.server.batch_calls import BatchCalls
+from verl_agent_env.server.environment_calls import EnvironmentCalls
+from verl_agent_env.server.idempotency import IdempotentAnswers
+from verl_agent_env.server.lane import PROBLEM_JSON, Lane
+from verl_agent_env.server.metrics import Metrics
+from verl_agent_env.server.openapi import document
+from verl_agent_env.server.routes import batch_routes, environment_routes, server_routes
+from verl_agent_env.server.server_calls import ServerCalls
+
+logger = logging.getLogger(__name__)
+
+_DESCRIPTION = (
+    "LLM-agent environments for reinforcement learning: chat messages in, tool calls out, by the batch."
+)
+
+
+class EnvServer(FastAPI):
+    """The server of one worker.
+
+    API calls take the lane, which FastAPI's pages then document; everything else is FastAPI's.
+    """
+
+    def __init__(self, settings: ServerSettings, registry: Registry) -> None:
+        super().__init__(
+            title="verl-agent-env",
+            version=__version__,
+            description=_DESCRIPTION,
+            lifespan=_lifespan,
+            redoc_url=None,
+        )
+        limits = settings.http_limits
+        self.env_host = Host(registry, settings.host_limits, name=f"{settings.host}:{settings.port}")
+        self.metrics = Metrics(self.env_host)
+        idempotent = IdempotentAnswers(
+            limits.idempotency_memory_s, limits.idempotency_memory_bytes, self.env_host.clock
+        )
+        self.server_calls = ServerCalls(self.env_host, self.metrics)
+        self._routes = [
+            *environment_routes(EnvironmentCalls(self.env_host, idempotent)),
+            *batch_routes(BatchCalls(self.env_host, idempotent, self.metrics, limits)),
+            *server_routes(self.server_calls),
+        ]
+        guard = TokenGuard(settings.auth_tokens)
+        self.lane = Lane(self._routes, limits, guard, self.metrics, log_all=settings.access_log)
+        self.add_api_route("/", _front, methods=["GET"], include_in_schema=False)
+        self.add_exception_handler(HTTPException, _http_problem)
+        self._has_tokens = bool(settings.auth_tokens)
+
+    def openapi(self) -> dict[str, Any]:
+        """The OpenAPI document."""
+        return document(self, self._routes, has_tokens=self._has_tokens)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection's event: API calls on the lane, the rest as FastAPI does."""
+        if scope["type"] == "http":
+            found = self.lane.match(scope["path"])
+            if found is not None:
+                await self.lane.serve(*found, scope, receive, send)
+                return
+        await super().__call__(scope, receive, send)
+
+
+def create_app(settings: ServerSettings | None = None, registry: Registry | None = None) -> EnvServer:
+    """The server application with these settings, and the environments of ``registry`` (all installed ones)."""
+    return EnvServer(settings or ServerSettings(), registry or default_registry())
+
+
+@contextlib.asynccontextmanager
+async def _lifespan(app: EnvServer) -> AsyncIterator[None]:
+    # What is alive now stays: the collector need not look at it again. Live environments are many small objects that
+    # seldom die together; with the default thresholds the collector would walk through all of them all the time.
+    gc.collect()
+    gc.freeze()
+    thresholds = gc.get_threshold()
+    gc.set_threshold(50_000, 20, 20)
+    reaper = asyncio.create_task(_reap_forever(app.env_host))
+    app.server_calls.ready = True
+    try:
+        yield
+    finally:
+        app.server_calls.ready = False
+        reaper.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await reaper
+        await app.env_host.stop()
+        gc.set_threshold(*thresholds)
+        gc.unfreeze()
+
+
+async def _reap_forever(host: Host) -> None:
+    while True:
+        # An eighth of the shortest ttl: an idle environment is closed within 1.125 of its ttl.
+        await asyncio.sleep(min(30.0, host.directory.shortest_ttl_s / 8))
+        reaped = await host.reap()
+        if reaped:
+            logger.info("idle environments closed", extra={"count": reaped})
+
+
+async def _front(request: Request) -> Response:
+    """A browser is shown the API's page, anything else that the server runs."""
+    if "text/html" in request.headers.get("accept", ""):
+        return RedirectResponse("/docs")
+    return Response(b'{"status":"running"}', media_type="application/json")
+
+
+async def _http_problem(request: Request, raised: Exception) -> Response:
+    status = raised.status_code if isinstance(raised, HTTPException) else 500
+    error: VerlAgentEnvError = InternalError()
+    if status == 404:
+        error = RouteNotFoundError(request.url.path)
+    elif status == 405:
+        error = MethodNotAllowedError(request.method, request.url.path)
+    headers = dict(raised.headers or {}) if isinstance(raised, HTTPException) else {}
+    return Response(orjson.dumps(error.to_problem()), error.status, headers, PROBLEM_JSON.decode())

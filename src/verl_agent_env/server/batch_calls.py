@@ -1,0 +1,98 @@
+"""Handlers of the calls on many environments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from verl_agent_env.config import HttpLimits
+from verl_agent_env.engine import CreateRequest, Host
+from verl_agent_env.engine.batches import close_many, create_many, reset_many, step_many
+from verl_agent_env.errors import BatchTooLargeError, VerlAgentEnvError
+from verl_agent_env.server.idempotency import IdempotentAnswers
+from verl_agent_env.server.lane import Call
+from verl_agent_env.server.metrics import Metrics
+from verl_agent_env.wire.batches import encode_closed, encode_initialized, encode_resets, encode_steps
+from verl_agent_env.wire.codec import decode
+from verl_agent_env.wire.requests import (
+    BatchCloseRequest,
+    BatchInitializeRequest,
+    BatchResetRequest,
+    BatchStepRequest,
+)
+
+
+class BatchCalls:
+    """What a client asks of many environments at once; each of them fails alone."""
+
+    def __init__(
+        self, host: Host, idempotent: IdempotentAnswers, metrics: Metrics, limits: HttpLimits
+    ) -> None:
+        self._host = host
+        self._idempotent = idempotent
+        self._metrics = metrics
+        self._limits = limits
+
+    async def initialize(self, call: Call) -> bytes:
+        """Make many environments."""
+
+        async def make() -> bytes:
+            wanted = decode(call.body, BatchInitializeRequest)
+            self._require_size(wanted.size)
+            results = await create_many(self._host, _create_requests(wanted))
+            self._count("initialize", results)
+            return encode_initialized(results)
+
+        key = call.headers.get(b"idempotency-key")
+        return await self._idempotent.answer("batch/initialize", key, call.body, make)
+
+    async def reset(self, call: Call) -> bytes:
+        """Begin another episode in many environments."""
+        wanted = decode(call.body, BatchResetRequest)
+        self._require_size(len(wanted.env_ids))
+        options = wanted.options
+        if options is not None and not isinstance(options, list):
+            options = [options] * len(wanted.env_ids)
+        results = await reset_many(self._host, wanted.env_ids, wanted.seeds, options)
+        self._count("reset", results)
+        return encode_resets(results)
+
+    async def step(self, call: Call) -> bytes:
+        """Carry out one action in each of many environments."""
+        wanted = decode(call.body, BatchStepRequest)
+        self._require_size(len(wanted.env_ids))
+        results = await step_many(self._host, wanted.env_ids, wanted.actions, wanted.seqs)
+        self._count("step", results)
+        return encode_steps(results)
+
+    async def close(self, call: Call) -> bytes:
+        """Close many environments."""
+        wanted = decode(call.body, BatchCloseRequest)
+        if wanted.run_id is not None:
+            closed = self._host.close_run(wanted.run_id)
+            self._metrics.observe_batch("close", closed, [])
+            return encode_closed(closed, [])
+        env_ids = wanted.env_ids or []
+        self._require_size(len(env_ids))
+        closed, errors = await close_many(self._host, env_ids)
+        self._metrics.observe_batch("close", len(env_ids), [error.code for _, error in errors])
+        return encode_closed(closed, errors)
+
+    def _require_size(self, size: int) -> None:
+        if size > self._limits.max_batch_size:
+            raise BatchTooLargeError(size, self._limits.max_batch_size)
+
+    def _count(self, route: str, results: Sequence[Any]) -> None:
+        codes = [result.code for result in results if isinstance(result, VerlAgentEnvError)]
+        self._metrics.observe_batch(route, len(results), codes)
+
+
+def _create_requests(wanted: BatchInitializeRequest) -> list[CreateRequest]:
+    size = wanted.size
+    names = wanted.env_names if wanted.env_names is not None else [wanted.env_name or ""] * size
+    seeds: Sequence[int | None] = wanted.seeds if wanted.seeds is not None else [None] * size
+    kwargs = wanted.env_kwargs if isinstance(wanted.env_kwargs, list) else [wanted.env_kwargs or {}] * size
+    return [
+        CreateRequest(name, seed, env_kwargs, wanted.run_id, wanted.ttl_s)
+        for name, seed, env_kwargs in zip(names, seeds, kwargs, strict=True)
+    ]

@@ -1,0 +1,118 @@
+"""Handlers of the calls on one environment."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import parse_qs
+
+import orjson
+
+from verl_agent_env.engine import CreateRequest, Host, inspection
+from verl_agent_env.errors import RenderModeError
+from verl_agent_env.messages import action_schema
+from verl_agent_env.server.idempotency import IdempotentAnswers
+from verl_agent_env.server.lane import Call, Reply
+from verl_agent_env.wire.codec import decode, encode
+from verl_agent_env.wire.requests import InitializeRequest, ResetRequest, StepRequest
+
+_CLOSED = b'{"message":"Environment closed."}'
+
+
+class EnvironmentCalls:
+    """What a client asks of one environment."""
+
+    def __init__(self, host: Host, idempotent: IdempotentAnswers) -> None:
+        self._host = host
+        self._idempotent = idempotent
+
+    async def initialize(self, call: Call) -> bytes:
+        """Make an environment and begin its first episode."""
+
+        async def make() -> bytes:
+            wanted = decode(call.body, InitializeRequest)
+            env_id, begin = await self._host.create(
+                CreateRequest(wanted.env_name, wanted.seed, wanted.env_kwargs, wanted.run_id, wanted.ttl_s)
+            )
+            return b'{"message":"Environment initialized.","env_id":"%b",%b' % (
+                env_id.encode(),
+                begin.to_json()[1:],
+            )
+
+        return await self._idempotent.answer(
+            "initialize", call.headers.get(b"idempotency-key"), call.body, make
+        )
+
+    async def reset(self, call: Call) -> bytes:
+        """Begin another episode."""
+        wanted = decode(call.body, ResetRequest)
+        return (await self._host.reset(call.env_id, wanted.seed, wanted.options)).to_json()
+
+    async def step(self, call: Call) -> bytes:
+        """Carry out one action."""
+        wanted = decode(call.body, StepRequest)
+        answer = self._host.step_now(call.env_id, wanted.action, wanted.seq)
+        if answer is None:
+            answer = await self._host.step(call.env_id, wanted.action, wanted.seq)
+        return answer.to_json()
+
+    async def close(self, call: Call) -> bytes:
+        """Close the environment; closing twice is a success."""
+        self._host.close(call.env_id)
+        return _CLOSED
+
+    async def state(self, call: Call) -> bytes:
+        """Where the environment stands."""
+        return orjson.dumps(inspection.describe(self._host, call.env_id))
+
+    async def action_space(self, call: Call) -> bytes:
+        """JSON Schema of a valid action."""
+
+        def read(env: Any) -> dict[str, Any]:
+            write = getattr(env.action_space, "json_schema", None)
+            return write() if write is not None else action_schema((), parallel=False)
+
+        return encode({"action_space": await inspection.read_env(self._host, call.env_id, read)})
+
+    async def task_prompt(self, call: Call) -> bytes:
+        """What the model has to do."""
+
+        def read(env: Any) -> str:
+            write = getattr(env, "task_prompt", None)
+            return str(write()) if callable(write) else ""
+
+        return encode({"task_prompt": await inspection.read_env(self._host, call.env_id, read)})
+
+    async def allow_parallel_tool_call(self, call: Call) -> bytes:
+        """Whether one action may hold several tool calls."""
+
+        def read(env: Any) -> bool:
+            return bool(getattr(env, "allow_parallel_tool_calls", False))
+
+        return encode({"allow_parallel_tool_call": await inspection.read_env(self._host, call.env_id, read)})
+
+    async def tools_openai(self, call: Call) -> bytes:
+        """The tools, as OpenAI's API takes them."""
+        return await self._tools(call, "openai")
+
+    async def tools_anthropic(self, call: Call) -> bytes:
+        """The tools, as Anthropic's API takes them."""
+        return await self._tools(call, "anthropic")
+
+    async def render(self, call: Call) -> Reply:
+        """A picture of the environment."""
+        query = parse_qs(call.query.decode("latin-1"))
+        mode = query.get("mode", ["ansi"])[-1]
+        if mode not in inspection.MEDIA_TYPES:
+            raise RenderModeError(mode[:64], list(inspection.MEDIA_TYPES))
+        picture = await inspection.render(self._host, call.env_id, mode)
+        return Reply(picture, inspection.MEDIA_TYPES[mode].encode())
+
+    async def trajectory(self, call: Call) -> bytes:
+        """The episode so far."""
+        return await inspection.trajectory(self._host, call.env_id)
+
+    async def _tools(self, call: Call, form: str) -> bytes:
+        def read(env: Any) -> list[dict[str, Any]]:
+            return [getattr(tool, form)() for tool in getattr(env, "tools", ())]
+
+        return encode({"tools_schema": await inspection.read_env(self._host, call.env_id, read)})

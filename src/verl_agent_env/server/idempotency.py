@@ -1,0 +1,84 @@
+"""Answers of requests that carry an ``Idempotency-Key``: the same key is answered once and for all."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from verl_agent_env.errors import IdempotencyKeyReusedError
+
+
+@dataclass(slots=True)
+class _Entry:
+    fingerprint: bytes
+    answer: asyncio.Future[bytes]
+    expires_at: float
+    size: int = 0
+
+
+class IdempotentAnswers:
+    """Keeps successful answers by key for a while, within a bound on bytes; a failed request may be tried again."""
+
+    def __init__(self, memory_s: float, memory_bytes: int, clock: Callable[[], float]) -> None:
+        self._memory_s = memory_s
+        self._memory_bytes = memory_bytes
+        self._clock = clock
+        self._entries: OrderedDict[tuple[str, bytes], _Entry] = OrderedDict()
+        self._size = 0
+
+    async def answer(
+        self, route: str, key: bytes | None, body: bytes, compute: Callable[[], Awaitable[bytes]]
+    ) -> bytes:
+        """The kept answer of ``key``, that of the same request in flight, or what ``compute`` gives; no key, no keeping.
+
+        Raises:
+            IdempotencyKeyReusedError: The key came before with another body.
+        """
+        if key is None:
+            return await compute()
+        self._forget_expired()
+        name = (route, key)
+        fingerprint = hashlib.sha256(body).digest()
+        entry = self._entries.get(name)
+        if entry is not None:
+            if entry.fingerprint != fingerprint:
+                raise IdempotencyKeyReusedError
+            return await asyncio.shield(entry.answer)
+        entry = _Entry(
+            fingerprint, asyncio.get_running_loop().create_future(), self._clock() + self._memory_s
+        )
+        self._entries[name] = entry
+        try:
+            answer = await compute()
+        except BaseException as failure:
+            del self._entries[name]
+            entry.answer.set_exception(failure)
+            # Seen here; without this, a failure that nobody else waited for would be reported as never retrieved.
+            entry.answer.exception()
+            raise
+        entry.answer.set_result(answer)
+        entry.size = len(answer)
+        self._size += entry.size
+        self._forget_oldest()
+        return answer
+
+    def _forget_expired(self) -> None:
+        now = self._clock()
+        while self._entries:
+            name, entry = next(iter(self._entries.items()))
+            if entry.expires_at > now or not entry.answer.done():
+                return
+            self._drop(name)
+
+    def _forget_oldest(self) -> None:
+        for name in list(self._entries):
+            if self._size <= self._memory_bytes:
+                return
+            if self._entries[name].answer.done():
+                self._drop(name)
+
+    def _drop(self, name: tuple[str, bytes]) -> None:
+        self._size -= self._entries.pop(name).size

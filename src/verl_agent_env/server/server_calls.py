@@ -1,0 +1,69 @@
+"""Handlers of the calls on the server itself."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from verl_agent_env.engine import Host
+from verl_agent_env.envs.kind import EnvKind
+from verl_agent_env.envs.registry import Registry
+from verl_agent_env.errors import ShuttingDownError
+from verl_agent_env.server.lane import Call, Reply
+from verl_agent_env.server.metrics import Metrics
+from verl_agent_env.wire.codec import encode
+
+logger = logging.getLogger(__name__)
+
+
+class ServerCalls:
+    """What a client or an operator asks of the server."""
+
+    def __init__(self, host: Host, metrics: Metrics) -> None:
+        self._host = host
+        self._metrics = metrics
+        self._catalogue: bytes | None = None
+        self.ready = False
+        """Whether the server has started and is not about to stop."""
+
+    async def catalogue(self, call: Call) -> bytes:
+        """All registered environments."""
+        if self._catalogue is None:
+            self._catalogue = encode({"environments": list(_describe_all(self._host.registry))})
+        return self._catalogue
+
+    async def alive(self, call: Call) -> bytes:
+        """Whether the process answers."""
+        return b'{"status":"ok"}'
+
+    async def is_ready(self, call: Call) -> bytes:
+        """Whether the server takes work."""
+        if not self.ready:
+            raise ShuttingDownError
+        return b'{"status":"ready"}'
+
+    async def metrics(self, call: Call) -> Reply:
+        """All metrics, for Prometheus."""
+        return Reply(self._metrics.text(), b"text/plain; version=0.0.4; charset=utf-8")
+
+
+def _describe_all(registry: Registry) -> list[dict[str, Any]]:
+    described = []
+    for name in registry.names():
+        try:
+            described.append(_describe(registry.kind(name)))
+        except ImportError:
+            # Another package's entry point is broken: the others are still there.
+            logger.warning("an environment cannot be imported", exc_info=True, extra={"env_name": name})
+    return described
+
+
+def _describe(kind: EnvKind) -> dict[str, Any]:
+    return {
+        "name": kind.name,
+        "description": kind.description,
+        "execution": kind.execution,
+        "deterministic": kind.deterministic,
+        "kwargs_schema": kind.arguments_schema(),
+        "tools": [tool.openai() for tool in getattr(kind.env_class, "tools", ())],
+    }

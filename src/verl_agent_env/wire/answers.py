@@ -1,0 +1,255 @@
+"""Bodies of the answers, as the OpenAPI page documents them. The hot calls write them by hand, see ``codec``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Observation = list[dict[str, Any]]
+
+
+class Answer(BaseModel):
+    """What all bodies share."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+
+class Problem(Answer):
+    """An error (RFC 9457), with the fields of its code."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+    """``urn:verl-agent-env:error:<code>``."""
+    title: str
+    """What is wrong, in a few words."""
+    status: int
+    """The HTTP status."""
+    detail: str
+    """What happened, and what to do next."""
+    code: str
+    """Stable name of the error."""
+    retryable: bool
+    """Whether the same request may succeed later."""
+
+
+class ItemProblem(Problem):
+    """The error of one item of a batch."""
+
+    index: int
+    """Position in the request."""
+
+
+class MessageAnswer(Answer):
+    """A success without more to say."""
+
+    message: str
+    """What was done."""
+
+
+class InitializeAnswer(Answer):
+    """A new environment and the beginning of its first episode."""
+
+    message: str
+    """What was done."""
+    env_id: str
+    """The environment's id, for all later calls."""
+    observation: Observation
+    """Chat messages."""
+    info: dict[str, Any]
+    """Diagnostics; ``seed`` is the episode's."""
+
+
+class ResetAnswer(Answer):
+    """The beginning of an episode."""
+
+    observation: Observation
+    """Chat messages."""
+    info: dict[str, Any]
+    """Diagnostics; ``seed`` is the episode's."""
+
+
+class StepAnswer(Answer):
+    """What an action led to."""
+
+    observation: Observation
+    """Chat messages: a tool message for each tool call, else one user message."""
+    reward: float
+    """Reward of this action."""
+    done: bool
+    """As ``terminated``."""
+    terminated: bool
+    """The episode came to its end."""
+    truncated: bool
+    """The episode ran out of steps."""
+    info: dict[str, Any]
+    """``num_steps``, ``action_is_valid``, ``action_is_effective``, ``success``, and what the environment adds."""
+
+
+class BatchInitializeAnswer(Answer):
+    """New environments, in request order."""
+
+    env_ids: list[str | None]
+    """Ids; ``null`` where it failed."""
+    observations: list[Observation | None]
+    """First observations."""
+    infos: list[dict[str, Any] | None]
+    """Diagnostics."""
+    errors: list[ItemProblem]
+    """What failed."""
+
+
+class BatchResetAnswer(Answer):
+    """Beginnings of episodes, in request order."""
+
+    observations: list[Observation | None]
+    """First observations; ``null`` where it failed."""
+    infos: list[dict[str, Any] | None]
+    """Diagnostics."""
+    errors: list[ItemProblem]
+    """What failed."""
+
+
+class BatchStepAnswer(Answer):
+    """What the actions led to, in request order; a failed position holds ``null`` in every column."""
+
+    observations: list[Observation | None]
+    """Chat messages."""
+    rewards: list[float | None]
+    """Rewards."""
+    terminations: list[bool | None]
+    """Whether the episode came to its end."""
+    truncations: list[bool | None]
+    """Whether the episode ran out of steps."""
+    infos: list[dict[str, Any] | None]
+    """Diagnostics."""
+    errors: list[ItemProblem]
+    """What failed."""
+
+
+class BatchCloseAnswer(Answer):
+    """How the closing went."""
+
+    closed: int
+    """How many of them are closed now."""
+    errors: list[ItemProblem]
+    """What failed."""
+
+
+class EnvironmentState(Answer):
+    """Where an environment stands."""
+
+    env_id: str
+    """Its id."""
+    env_name: str
+    """Its registered name."""
+    owner: str
+    """The worker that holds it."""
+    episode: int
+    """Number of the episode, from 0."""
+    seed: int
+    """The episode's seed."""
+    seq: int
+    """Number of the next step."""
+    ended: bool
+    """Whether the episode has ended."""
+    lost: str | None
+    """Why it cannot go on, if so."""
+    run_id: str | None
+    """The training job it belongs to."""
+    age_s: float
+    """Seconds since it was made."""
+    idle_s: float
+    """Seconds since it was last used."""
+    ttl_s: float
+    """Idle seconds after which it is closed."""
+
+
+class ActionSpaceAnswer(Answer):
+    """The action space."""
+
+    action_space: dict[str, Any]
+    """JSON Schema (Draft 2020-12) of a valid action."""
+
+
+class TaskPromptAnswer(Answer):
+    """The task prompt."""
+
+    task_prompt: str
+    """What the model has to do and how it acts."""
+
+
+class AllowParallelToolCallAnswer(Answer):
+    """Whether one action may hold several tool calls."""
+
+    allow_parallel_tool_call: bool
+    """Whether it may."""
+
+
+class ToolsSchemaAnswer(Answer):
+    """The tools."""
+
+    tools_schema: list[dict[str, Any]]
+    """In the form that the API of that name takes."""
+
+
+class TrajectoryStep(StepAnswer):
+    """One step of an episode."""
+
+    seq: int
+    """Its number, from 0."""
+    action: Any
+    """The action, as it was sent."""
+
+
+class TrajectoryAnswer(Answer):
+    """The episode so far."""
+
+    env_id: str
+    """The environment's id."""
+    env_name: str
+    """Its registered name."""
+    episode: int
+    """Number of the episode, from 0."""
+    seed: int
+    """The episode's seed."""
+    complete: bool
+    """Whether all steps are there: an environment that took more actions than the server keeps has none to show."""
+    observation: Observation | None
+    """The first observation."""
+    info: dict[str, Any] | None
+    """The info of the reset."""
+    steps: list[TrajectoryStep]
+    """The steps, in order."""
+
+
+class EnvironmentKind(Answer):
+    """A registered environment."""
+
+    name: str
+    """Its name."""
+    description: str
+    """What it is, in one sentence."""
+    execution: str
+    """How it runs: ``inline``, ``thread`` or ``async``."""
+    deterministic: bool
+    """Whether seed and actions determine the episode."""
+    kwargs_schema: dict[str, Any]
+    """JSON Schema (Draft 2020-12) of its keyword arguments."""
+    tools: list[dict[str, Any]] = Field(default_factory=list)
+    """Its tools, in OpenAI's form."""
+
+
+class CatalogueAnswer(Answer):
+    """All registered environments."""
+
+    environments: list[EnvironmentKind]
+    """By name."""
+
+
+class StatusAnswer(Answer):
+    """The server's state in a word."""
+
+    status: str
+    """``running``, ``ok`` or ``ready``."""
