@@ -76,6 +76,23 @@ def step_ns(steps: int = 200_000) -> float:
     return (time.process_time() - began) / steps * 1e9
 
 
+def print_table(levels: int, difficulty: str, node_limit: int) -> None:
+    """Measure each size and print its row."""
+    print(
+        f"{'':>10} {'ms per level (CPU)':>26} {'gym-sokoban':>17} {'fewest pushes':>16} {'':>11} {'solver':>9}"
+    )
+    print(
+        f"{'room':>10} {'mean':>8} {'p50':>8} {'p99':>8} {'ms':>9} {'pushes':>7} {'mean':>8} {'median':>7} "
+        f"{'proved':>11} {'ms':>9}"
+    )
+    for height, width, boxes in SIZES:
+        print(
+            bench_size(height, width, boxes, levels, difficulty, node_limit),
+            flush=True,
+        )
+    print(f"one step of the rules: {step_ns():.0f} ns")
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(
@@ -89,19 +106,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.levels < 2:
         parser.error("--levels must be at least 2")
-    print(
-        f"{'':>10} {'ms per level (CPU)':>26} {'gym-sokoban':>17} {'fewest pushes':>16} {'':>11} {'solver':>9}"
-    )
-    print(
-        f"{'room':>10} {'mean':>8} {'p50':>8} {'p99':>8} {'ms':>9} {'pushes':>7} {'mean':>8} {'median':>7} "
-        f"{'proved':>11} {'ms':>9}"
-    )
-    for height, width, boxes in SIZES:
-        print(
-            bench_size(height, width, boxes, options.levels, options.difficulty, options.node_limit),
-            flush=True,
-        )
-    print(f"one step of the rules: {step_ns():.0f} ns")
+    print_table(options.levels, options.difficulty, options.node_limit)
 
 
 if __name__ == "__main__":

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from verl_agent_env.engine.host import CreateRequest, Host
-from verl_agent_env.errors import VerlAgentEnvError
+from verl_agent_env.errors import InternalError, VerlAgentEnvError
 from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_ITEMS_BETWEEN_LOOKS = 32
-"""A look at the clock costs less than a step, but not nothing."""
 _ITEMS_BETWEEN_YIELDS = 1024
 
 
@@ -22,9 +24,7 @@ async def create_many(
     host: Host, requests: Sequence[CreateRequest]
 ) -> list[tuple[str, ResetAnswer] | VerlAgentEnvError]:
     """Make an environment for each request; results in order, an error in place of what failed."""
-    return await _for_each(
-        host, len(requests), lambda i: host.create_now(requests[i]), lambda i: host.create(requests[i])
-    )
+    return await _for_each(host, zip(requests, strict=True), host.create_now, host.create)
 
 
 async def reset_many(
@@ -34,13 +34,8 @@ async def reset_many(
     options: Sequence[dict[str, Any] | None] | None,
 ) -> list[ResetAnswer | VerlAgentEnvError]:
     """Reset each environment; results in order, an error in place of what failed."""
-
-    def arguments(i: int) -> tuple[str, int | None, dict[str, Any] | None]:
-        return env_ids[i], seeds[i] if seeds else None, options[i] if options else None
-
-    return await _for_each(
-        host, len(env_ids), lambda i: host.reset_now(*arguments(i)), lambda i: host.reset(*arguments(i))
-    )
+    calls = zip(env_ids, _column(seeds, env_ids), _column(options, env_ids), strict=True)
+    return await _for_each(host, calls, host.reset_now, host.reset)
 
 
 async def step_many(
@@ -50,13 +45,8 @@ async def step_many(
 
     An environment that stands in ``env_ids`` several times takes its actions in their order.
     """
-    numbers = seqs if seqs is not None else [None] * len(env_ids)
-    return await _for_each(
-        host,
-        len(env_ids),
-        lambda i: host.step_now(env_ids[i], actions[i], numbers[i]),
-        lambda i: host.step(env_ids[i], actions[i], numbers[i]),
-    )
+    calls = zip(env_ids, actions, _column(seqs, env_ids), strict=True)
+    return await _for_each(host, calls, host.step_now, host.step)
 
 
 async def close_many(host: Host, env_ids: Sequence[str]) -> tuple[int, list[tuple[int, VerlAgentEnvError]]]:
@@ -77,24 +67,44 @@ async def close_many(host: Host, env_ids: Sequence[str]) -> tuple[int, list[tupl
 
 
 async def _for_each(
-    host: Host, count: int, run_now: Callable[[int], T | None], run: Callable[[int], Awaitable[T]]
+    host: Host,
+    calls: Iterable[tuple[Any, ...]],
+    run_now: Callable[..., T | None],
+    run: Callable[..., Awaitable[T]],
 ) -> list[T | VerlAgentEnvError]:
-    """``run_now`` on each position in turn, then ``run`` on all those together for which that gave ``None``."""
-    results: list[T | VerlAgentEnvError | None] = [None] * count
-    slice_end = time.perf_counter() + host.limits.yield_after_s
-    for i in range(count):
+    """``run_now`` with each tuple of arguments in turn, then ``run`` with all those together that gave ``None``."""
+    results: list[Any] = []
+    apart: list[tuple[int, tuple[Any, ...]]] = []
+    clock, yield_after_s = time.perf_counter, host.limits.yield_after_s
+    slice_end = clock() + yield_after_s
+    for arguments in calls:
         try:
-            results[i] = run_now(i)
-        except VerlAgentEnvError as error:
-            results[i] = error
-        if i % _ITEMS_BETWEEN_LOOKS == 0 and time.perf_counter() > slice_end:
+            result: Any = run_now(*arguments)
+            if result is None:
+                apart.append((len(results), arguments))
+        except Exception as error:  # noqa: BLE001
+            result = _as_answer(error)
+        results.append(result)
+        if clock() > slice_end:
             # Let single requests through while a large batch is at work.
             await asyncio.sleep(0)
-            slice_end = time.perf_counter() + host.limits.yield_after_s
-    apart = [i for i, result in enumerate(results) if result is None]
-    outcomes = await asyncio.gather(*(run(i) for i in apart), return_exceptions=True)
-    for i, outcome in zip(apart, outcomes, strict=True):
-        if isinstance(outcome, BaseException) and not isinstance(outcome, VerlAgentEnvError):
-            raise outcome
-        results[i] = outcome
-    return [result for result in results if result is not None]
+            slice_end = clock() + yield_after_s
+    if apart:
+        outcomes = await asyncio.gather(*(run(*arguments) for _, arguments in apart), return_exceptions=True)
+        for (position, _), outcome in zip(apart, outcomes, strict=True):
+            results[position] = _as_answer(outcome) if isinstance(outcome, BaseException) else outcome
+    return results
+
+
+def _as_answer(error: BaseException) -> VerlAgentEnvError:
+    """The error of one item; a defect of ours in one item leaves the others what they got."""
+    if isinstance(error, VerlAgentEnvError):
+        return error
+    if not isinstance(error, Exception):
+        raise error
+    logger.error("batch item failed", exc_info=error)
+    return InternalError()
+
+
+def _column(values: Sequence[T] | None, env_ids: Sequence[str]) -> Iterable[T | None]:
+    return itertools.repeat(None, len(env_ids)) if values is None else values

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,15 +34,17 @@ class Directory:
         self._reserved = 0
         self._reserved_runs: Counter[str] = Counter()
         self._tombstones: dict[str, tuple[float, str]] = {}
-        self._shortest_ttl_s = limits.default_ttl_s
+        self._ttls: Counter[float] = Counter()
+        self.shorter_ttl = asyncio.Event()
+        """Set when an environment came in whose ttl is shorter than that of all others."""
 
     def __len__(self) -> int:
         return len(self._instances)
 
     @property
     def shortest_ttl_s(self) -> float:
-        """The shortest ttl that any environment was ever given."""
-        return self._shortest_ttl_s
+        """The shortest ttl of the live environments; the default when there are none."""
+        return min(self._ttls, default=self._limits.default_ttl_s)
 
     def get(self, env_id: str) -> Instance | None:
         """The live instance of this id, if there is one."""
@@ -57,14 +60,14 @@ class Directory:
         instance = self._instances.get(env_id)
         if instance is not None:
             return instance
-        tombstone = self._tombstones.get(env_id)
-        if tombstone is not None and self._clock() - tombstone[0] <= self._limits.closed_memory_s:
-            raise EnvironmentClosedError(env_id, tombstone[1])
+        reason = self._closed_as(env_id)
+        if reason is not None:
+            raise EnvironmentClosedError(env_id, reason)
         raise EnvironmentNotFoundError(env_id)
 
     def was_closed(self, env_id: str) -> bool:
         """Whether the environment is known to be closed."""
-        return env_id not in self._instances and env_id in self._tombstones
+        return self._closed_as(env_id) is not None
 
     def ids(self) -> list[str]:
         """Ids of all live environments, oldest first."""
@@ -110,7 +113,11 @@ class Directory:
         self._instances[instance.env_id] = instance
         if instance.run_id is not None:
             self._runs.setdefault(instance.run_id, set()).add(instance.env_id)
-        self._shortest_ttl_s = min(self._shortest_ttl_s, instance.ttl_s)
+        if instance.ttl_s not in self._ttls:
+            if instance.ttl_s < self.shortest_ttl_s:
+                self.shorter_ttl.set()
+            self._ttls[instance.ttl_s] = 0
+        self._ttls[instance.ttl_s] += 1
         self.live[instance.kind.name] += 1
         self.created[instance.kind.name] += 1
 
@@ -122,9 +129,18 @@ class Directory:
             members.discard(instance.env_id)
             if not members:
                 del self._runs[instance.run_id]
+        self._ttls[instance.ttl_s] -= 1
+        if not self._ttls[instance.ttl_s]:
+            del self._ttls[instance.ttl_s]
         self.live[instance.kind.name] -= 1
         self.closed[instance.kind.name, reason] += 1
         self._bury(instance.env_id, reason)
+
+    def _closed_as(self, env_id: str) -> str | None:
+        tombstone = self._tombstones.get(env_id)
+        if tombstone is None or self._clock() - tombstone[0] > self._limits.closed_memory_s:
+            return None
+        return tombstone[1]
 
     def _bury(self, env_id: str, reason: str) -> None:
         now = self._clock()

@@ -3,113 +3,203 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import copy
+import logging
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 import gymnasium
 import orjson
 
-from verl_agent_env.engine.instance import Instance
-from verl_agent_env.engine.threads import ThreadRunner
+from verl_agent_env.engine.threads import CallTimeoutError, ForeignExitError, ThreadRunner
+from verl_agent_env.envs.kind import EnvKind
 from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Env: TypeAlias = gymnasium.Env[Any, Any]
+Options: TypeAlias = bytes | None
+"""Options of a reset as JSON: each environment reads its own copy, which it may change."""
+
+ENV_FAULTS = (Exception, SystemExit)
+"""What an environment's code may raise without harm to others; a KeyboardInterrupt is the operator's."""
+
+_STEPS_BETWEEN_YIELDS = 32
 
 
 class Executor:
     """Carries out calls of environments and encodes what they return.
 
-    An environment's exceptions come out unchanged; one that takes longer than ``max_step_s`` raises ``TimeoutError``
-    or :class:`~verl_agent_env.engine.threads.StuckCallError`.
+    An environment's exceptions come out unchanged, except those that would end more than the call
+    (:class:`~verl_agent_env.engine.threads.ForeignExitError`). One that takes longer than ``max_step_s`` raises
+    :class:`~verl_agent_env.engine.threads.CallTimeoutError`; if it is a ``StuckCallError``, a thread is at it still and
+    closes the environment should it come back: nobody else may touch it.
+
+    Whatever is built here and does not come out is closed here.
     """
 
     def __init__(self, threads: ThreadRunner, max_step_s: float) -> None:
         self._threads = threads
         self._max_step_s = max_step_s
+        self._closing: set[asyncio.Task[None]] = set()
 
-    async def reset(self, instance: Instance, seed: int, options: dict[str, Any] | None) -> ResetAnswer:
-        """Begin an episode in the instance's environment, building it first if there is none."""
-        env = instance.env
-        if instance.kind.execution == "async":
-            async with asyncio.timeout(self._max_step_s):
-                built: Any = env if env is not None else instance.kind.build(instance.arguments)
-                # Known to the instance before it runs: should it fail, it is closed.
-                instance.env = built
-                answer = ResetAnswer.of(*await built.areset(seed=seed, options=options))
-        else:
-            built, answer = await self._threads.run(
-                lambda: _reset(instance, env, seed, options), self._max_step_s
+    async def reset(
+        self, kind: EnvKind, arguments: Any, env: Env | None, seed: int, options: Options
+    ) -> tuple[Env, ResetAnswer]:
+        """Begin an episode in ``env``, or in a new environment where that is ``None``."""
+        if kind.execution == "inline":
+            return reset_inline(kind, arguments, env, seed, options)
+        if kind.execution == "thread":
+
+            def close_late(outcome: tuple[Env, ResetAnswer] | None) -> None:
+                late = env if outcome is None else outcome[0]
+                if late is not None:
+                    late.close()
+
+            return await self._threads.run(
+                lambda: reset_inline(kind, arguments, env, seed, options), self._max_step_s, close_late
             )
-        instance.env = built
-        return answer
+        built: Any = env if env is not None else build(kind, arguments)
+        try:
+            return built, ResetAnswer.of(
+                *await self._awaited(built.areset(seed=seed, options=_read_options(options)))
+            )
+        except BaseException:
+            if env is None:
+                self.dispose(kind, built)
+            raise
 
-    async def step(self, instance: Instance, action: Any) -> StepAnswer:
-        """Apply ``action`` to the instance's environment, replaying the episode first if need be."""
-        env = instance.env
-        if instance.kind.execution == "async":
-            async with asyncio.timeout(self._max_step_s):
-                built: Any = env if env is not None else await _replay_async(instance)
-                answer = StepAnswer.of(await built.astep(action))
-        else:
-            # The thread changes nothing of the instance: should it be given up, its outcome is dropped whole.
-            built, answer = await self._threads.run(lambda: _step(instance, env, action), self._max_step_s)
-        instance.env = built
-        return answer
+    async def step(self, kind: EnvKind, env: Env, action: Any) -> StepAnswer:
+        """Apply ``action``."""
+        if kind.execution == "async":
+            return StepAnswer.of(await self._awaited(env.astep(action)))  # type: ignore[attr-defined]
+        return await self.call(kind, env, lambda: StepAnswer.of(env.step(action)))
 
-    async def close(self, instance: Instance, env: Env) -> None:
-        """Let the environment free what it holds."""
-        if instance.kind.execution == "async":
-            async with asyncio.timeout(self._max_step_s):
-                await env.aclose()  # type: ignore[attr-defined]
-        else:
-            await self._threads.run(env.close, self._max_step_s)
+    async def call(self, kind: EnvKind, env: Env, call: Callable[[], T]) -> T:
+        """Run any function on ``env``: at once for an inline kind, else in a thread."""
+        if kind.execution == "inline":
+            return call()
+        return await self._threads.run(
+            call, self._max_step_s, (lambda _: env.close()) if kind.execution == "thread" else None
+        )
 
-    async def run(self, call: Callable[[], T]) -> T:
-        """Run any function in a thread, under the same time-out."""
-        return await self._threads.run(call, self._max_step_s)
+    async def replay(
+        self,
+        kind: EnvKind,
+        arguments: Any,
+        seed: int,
+        options: Options,
+        actions: Sequence[bytes],
+        answers: list[StepAnswer] | None = None,
+    ) -> tuple[Env, ResetAnswer]:
+        """A new environment after these actions; each of its calls has the whole time that a call may take.
+
+        Args:
+            answers: Takes the answers of the steps.
+
+        Returns:
+            The environment, and the beginning of the episode.
+        """
+        env, begin = await self.reset(kind, arguments, None, seed, options)
+        try:
+            for nth, action in enumerate(actions, start=1):
+                answer = await self.step(kind, env, orjson.loads(action))
+                if answers is not None:
+                    answers.append(answer)
+                if nth % _STEPS_BETWEEN_YIELDS == 0:
+                    await asyncio.sleep(0)
+        except BaseException as fault:
+            self.dispose(kind, env, fault)
+            raise
+        return env, begin
+
+    def dispose(self, kind: EnvKind, env: Env, fault: BaseException | None = None) -> None:
+        """Let an environment that nobody uses any more free what it holds: in the background if that may block.
+
+        Args:
+            fault: What its last call raised. A thread that is stuck with an environment closes it by itself.
+        """
+        if isinstance(fault, CallTimeoutError) and kind.execution == "thread":
+            return
+        if kind.execution == "inline":
+            close_inline(env)
+            return
+        task = asyncio.get_running_loop().create_task(self._close(kind, env))
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    @property
+    def closing(self) -> set[asyncio.Task[None]]:
+        """What closes environments at present."""
+        return set(self._closing)
+
+    async def _close(self, kind: EnvKind, env: Env) -> None:
+        try:
+            if kind.execution == "async":
+                await self._awaited(env.aclose())  # type: ignore[attr-defined]
+            else:
+                await self._threads.run(env.close, self._max_step_s)
+        except ENV_FAULTS:
+            logger.warning("closing failed", exc_info=True, extra={"env_name": kind.name})
+
+    async def _awaited(self, call: Awaitable[T]) -> T:
+        try:
+            async with asyncio.timeout(self._max_step_s) as limit:
+                return await call
+        except TimeoutError:
+            if limit.expired():
+                raise CallTimeoutError from None
+            raise
+        except SystemExit as leaving:
+            raise ForeignExitError(leaving) from leaving
+        except asyncio.CancelledError as cancelled:
+            # Nobody cancelled this task: it was one of the environment's own that came to its end.
+            task = asyncio.current_task()
+            if task is not None and task.cancelling() == 0:
+                raise ForeignExitError(cancelled) from cancelled
+            raise
 
 
-def reset_inline(instance: Instance, seed: int, options: dict[str, Any] | None) -> ResetAnswer:
-    """Begin an episode, here and now."""
-    instance.env, answer = _reset(instance, instance.env, seed, options)
-    return answer
+def build(kind: EnvKind, arguments: Any) -> Env:
+    """A new environment, which shares nothing that it could change with others."""
+    return kind.build(arguments if kind.is_chat_env else copy.deepcopy(arguments))
 
 
-def step_inline(instance: Instance, action: Any) -> StepAnswer:
-    """Apply an action, here and now."""
-    env = instance.env
-    if env is None:
-        env = instance.env = replay(instance)
-    return StepAnswer.of(env.step(action))
-
-
-def replay(instance: Instance) -> Env:
-    """A new environment that stands where the instance's episode stands."""
-    env = instance.kind.build(instance.arguments)
-    env.reset(seed=instance.seed, options=instance.options)
-    for action in instance.actions or ():
-        env.step(orjson.loads(action))
-    return env
-
-
-def _reset(
-    instance: Instance, env: Env | None, seed: int, options: dict[str, Any] | None
+def reset_inline(
+    kind: EnvKind, arguments: Any, env: Env | None, seed: int, options: Options
 ) -> tuple[Env, ResetAnswer]:
-    if env is None:
-        env = instance.kind.build(instance.arguments)
-    return env, ResetAnswer.of(*env.reset(seed=seed, options=options))
+    """Begin an episode, here and now."""
+    built = env if env is not None else build(kind, arguments)
+    try:
+        return built, ResetAnswer.of(*built.reset(seed=seed, options=_read_options(options)))
+    except BaseException:
+        if env is None:
+            close_inline(built)
+        raise
 
 
-def _step(instance: Instance, env: Env | None, action: Any) -> tuple[Env, StepAnswer]:
-    if env is None:
-        env = replay(instance)
-    return env, StepAnswer.of(env.step(action))
-
-
-async def _replay_async(instance: Instance) -> Any:
-    env: Any = instance.kind.build(instance.arguments)
-    await env.areset(seed=instance.seed, options=instance.options)
-    for action in instance.actions or ():
-        await env.astep(orjson.loads(action))
+def replay_inline(
+    kind: EnvKind, arguments: Any, seed: int, options: Options, actions: Sequence[bytes]
+) -> Env:
+    """A new environment after these actions, here and now."""
+    env, _ = reset_inline(kind, arguments, None, seed, options)
+    try:
+        for action in actions:
+            env.step(orjson.loads(action))
+    except BaseException:
+        close_inline(env)
+        raise
     return env
+
+
+def close_inline(env: Env) -> None:
+    """Let an environment free what it holds, here and now."""
+    try:
+        env.close()
+    except ENV_FAULTS:
+        logger.warning("closing failed", exc_info=True)
+
+
+def _read_options(options: Options) -> dict[str, Any] | None:
+    return None if options is None else orjson.loads(options)

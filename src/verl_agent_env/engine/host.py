@@ -8,35 +8,37 @@ import random
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, NoReturn, TypeVar
 
 import orjson
 
 from verl_agent_env.config import HostLimits
 from verl_agent_env.engine.directory import Directory
-from verl_agent_env.engine.execution import Executor, reset_inline, step_inline
+from verl_agent_env.engine.execution import ENV_FAULTS, Env, Executor, replay_inline, reset_inline
 from verl_agent_env.engine.instance import Instance
-from verl_agent_env.engine.threads import StuckCallError, ThreadRunner
+from verl_agent_env.engine.threads import CallTimeoutError, ForeignExitError, ThreadRunner
 from verl_agent_env.envs.registry import Registry
 from verl_agent_env.envs.rng import following_seed
 from verl_agent_env.errors import (
     AtCapacityError,
+    EnvironmentClosedError,
     EnvironmentFailedError,
     EnvironmentLostError,
     EnvironmentTimeoutError,
     InvalidEnvArgumentsError,
+    InvalidRequestError,
+    ShuttingDownError,
+    VerlAgentEnvError,
 )
 from verl_agent_env.types import NUM_SLOTS, new_env_id
 from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
 
 logger = logging.getLogger(__name__)
 
-Options: TypeAlias = dict[str, Any] | None
-
-# What an environment's code may raise without harm to others; a KeyboardInterrupt is the operator's.
-_ENV_FAULTS = (Exception, SystemExit)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,8 @@ class Host:
     """Live environments and the calls on them; steps of one environment never overlap.
 
     An environment that raises or hangs fails its own call only: one that can be replayed stands afterwards where it
-    stood before, any other one is lost. All methods belong to one event loop.
+    stood before, any other one is lost. A call that has begun is carried out to its end, also when its caller goes
+    away: whoever asks again finds it done. All methods belong to one event loop.
     """
 
     def __init__(
@@ -76,7 +79,8 @@ class Host:
         self._pick_slot = pick_slot
         self._threads = ThreadRunner(limits.max_threads, limits.max_stuck_threads)
         self.executor = Executor(self._threads, limits.max_step_s)
-        self._closing: set[asyncio.Task[None]] = set()
+        self._calls: set[asyncio.Task[Any]] = set()
+        self._stopping = False
 
     # --- calls on one environment ---------------------------------------------------------------------------
 
@@ -88,29 +92,30 @@ class Host:
 
         Raises:
             UnknownEnvNameError, InvalidEnvArgumentsError: Nothing was built.
-            AtCapacityError, RunQuotaExceededError: No room.
+            AtCapacityError, RunQuotaExceededError, ShuttingDownError: No room.
             EnvironmentFailedError, EnvironmentTimeoutError: Its own code raised or hung.
         """
-        created = self.create_now(request)
-        if created is not None:
-            return created
         instance = self._prepare(request)
-        with self.directory.reserved(instance):
-            answer = await self._begin_apart(instance, _first_seed(request), None)
-        self.directory.add(instance)
-        return instance.env_id, answer
+        if instance.kind.execution == "inline":
+            return self._create_inline(instance, request)
+        try:
+            return await self._to_the_end(self._create_apart(instance, request))
+        except asyncio.CancelledError:
+            # Nobody will ever learn its id.
+            if self.directory.get(instance.env_id) is instance:
+                self._dismiss(instance, "closed")
+            else:
+                instance.closed_as = "closed"
+            raise
 
     def create_now(self, request: CreateRequest) -> tuple[str, ResetAnswer] | None:
         """As :meth:`create`, at once; ``None`` for a kind that does not run inline, with nothing done."""
-        if self.registry.kind(request.env_name).execution != "inline":
-            return None
         instance = self._prepare(request)
-        with self.directory.reserved(instance):
-            answer = self._begin_inline(instance, _first_seed(request), None)
-        self.directory.add(instance)
-        return instance.env_id, answer
+        return self._create_inline(instance, request) if instance.kind.execution == "inline" else None
 
-    async def reset(self, env_id: str, seed: int | None = None, options: Options = None) -> ResetAnswer:
+    async def reset(
+        self, env_id: str, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> ResetAnswer:
         """Begin an episode.
 
         Without a seed, an episode in which nothing was done yet begins anew; otherwise the one that follows begins.
@@ -119,17 +124,17 @@ class Host:
         Raises:
             EnvironmentStateError: The environment is unknown, closed or lost.
             InvalidEnvArgumentsError: The environment does not take the options; the episode goes on unchanged.
+            InvalidRequestError: The options cannot be kept as JSON.
             EnvironmentFailedError, EnvironmentTimeoutError: Its own code raised or hung.
         """
         answer = self.reset_now(env_id, seed, options)
         if answer is not None:
             return answer
-        instance = self.directory.find(env_id)
-        async with self.turn_of(instance):
-            instance.require_alive()
-            return await self._begin_apart(instance, _next_seed(instance, seed), options)
+        return await self._to_the_end(self._reset_apart(self.directory.find(env_id), seed, options))
 
-    def reset_now(self, env_id: str, seed: int | None = None, options: Options = None) -> ResetAnswer | None:
+    def reset_now(
+        self, env_id: str, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> ResetAnswer | None:
         """As :meth:`reset`, at once; ``None`` for an environment that does not run inline, with nothing done."""
         instance = self.directory.find(env_id)
         if instance.kind.execution != "inline":
@@ -142,48 +147,55 @@ class Host:
 
         Raises:
             EnvironmentStateError: The environment is unknown, closed, lost, its episode over, or ``seq`` is not next.
+            InvalidRequestError: The action cannot be kept as JSON.
             EnvironmentFailedError, EnvironmentTimeoutError: Its own code raised or hung; the step was not applied.
         """
         answer = self.step_now(env_id, action, seq)
         if answer is not None:
             return answer
-        instance = self.directory.find(env_id)
-        encoded = orjson.dumps(action)
-        async with self.turn_of(instance):
-            stored = instance.admit(encoded, seq)
-            if stored is not None:
-                return stored
-            rebuilding = instance.env is None
-            try:
-                answer = await self.executor.step(instance, action)
-            except AtCapacityError:
-                raise
-            except _ENV_FAULTS as fault:
-                self._fail(instance, fault, rebuilding)
-            instance.commit(encoded, answer, self.limits.max_journal_bytes)
-            self.directory.touch(instance)
-            return answer
+        return await self._to_the_end(self._step_apart(self.directory.find(env_id), action, seq))
 
     def step_now(self, env_id: str, action: Any, seq: int | None = None) -> StepAnswer | None:
         """As :meth:`step`, at once; ``None`` for an environment that does not run inline, with nothing done."""
         instance = self.directory.find(env_id)
         if instance.kind.execution != "inline":
             return None
-        encoded = orjson.dumps(action)
+        instance.last_used = self.clock()
+        encoded = _encode(action, "action")
         stored = instance.admit(encoded, seq)
         if stored is not None:
             return stored
-        rebuilding = instance.env is None
+        env = instance.env if instance.env is not None else self._rebuilt_inline(instance)
         try:
-            answer = step_inline(instance, action)
-        except _ENV_FAULTS as fault:
-            self._fail(instance, fault, rebuilding)
+            answer = StepAnswer.of(env.step(action))
+        except ENV_FAULTS as fault:
+            self._fail(instance, fault)
         instance.commit(encoded, answer, self.limits.max_journal_bytes)
-        instance.last_used = self.clock()
         return answer
 
+    async def read(self, env_id: str, read: Callable[[Any], T]) -> T:
+        """What ``read`` says of the environment, which stands still meanwhile and is not changed.
+
+        Raises:
+            EnvironmentStateError: The environment is unknown, closed or lost.
+            EnvironmentFailedError, EnvironmentTimeoutError: Its own code raised or hung.
+            VerlAgentEnvError: As ``read`` raises it.
+        """
+        instance = self.directory.find(env_id)
+        if instance.kind.execution != "inline":
+            return await self._to_the_end(self._read_apart(instance, read))
+        instance.require_alive()
+        self.directory.touch(instance)
+        env = instance.env if instance.env is not None else self._rebuilt_inline(instance)
+        try:
+            return read(env)
+        except VerlAgentEnvError:
+            raise
+        except ENV_FAULTS as fault:
+            raise self.failure(instance, fault) from fault
+
     def close(self, env_id: str) -> None:
-        """Close an environment; closing twice is a success.
+        """Close an environment; closing twice is a success. A step under way comes to its end.
 
         Raises:
             EnvironmentNotFoundError: The id was never given, or so long ago that it is forgotten.
@@ -202,6 +214,8 @@ class Host:
             self.close(env_id)
         return len(env_ids)
 
+    # --- the host's own care --------------------------------------------------------------------------------
+
     async def reap(self) -> int:
         """Close environments that nobody has used for their whole ttl.
 
@@ -209,15 +223,15 @@ class Host:
             How many there were.
         """
         reaped = 0
-        slice_end = self.clock() + self.limits.yield_after_s
+        slice_end = time.perf_counter() + self.limits.yield_after_s
         for env_id in self.directory.ids():
             instance = self.directory.get(env_id)
             if instance is not None and self._is_idle(instance):
                 self._dismiss(instance, "idle")
                 reaped += 1
-            if self.clock() > slice_end:
+            if time.perf_counter() > slice_end:
                 await asyncio.sleep(0)
-                slice_end = self.clock() + self.limits.yield_after_s
+                slice_end = time.perf_counter() + self.limits.yield_after_s
         return reaped
 
     @property
@@ -225,49 +239,23 @@ class Host:
         """Threads whose environment never returned."""
         return self._threads.stuck
 
-    async def stop(self) -> None:
-        """Close all environments and end the threads."""
+    async def stop(self, grace_s: float = 10.0) -> None:
+        """Close all environments and end the threads; what is not done after ``grace_s`` is left undone."""
+        self._stopping = True
         for env_id in self.directory.ids():
             instance = self.directory.get(env_id)
             if instance is not None:
                 self._dismiss(instance, "closed")
-        while self._closing:
-            await asyncio.wait(self._closing)
+        end = time.monotonic() + grace_s
+        while (running := self._calls | self.executor.closing) and (left := end - time.monotonic()) > 0:
+            await asyncio.wait(running, timeout=left)
+        for task in running:
+            task.cancel()
         self._threads.stop()
 
-    # --- inner workings -------------------------------------------------------------------------------------
-
-    def _prepare(self, request: CreateRequest) -> Instance:
-        kind = self.registry.kind(request.env_name)
-        arguments = kind.validate(request.env_kwargs)
-        ttl_s = request.ttl_s if request.ttl_s is not None else self.limits.default_ttl_s
-        return Instance(new_env_id(self._pick_slot()), kind, arguments, request.run_id, ttl_s)
-
-    def _begin_inline(self, instance: Instance, seed: int, options: Options) -> ResetAnswer:
-        try:
-            answer = reset_inline(instance, seed, options)
-        except InvalidEnvArgumentsError:
-            raise
-        except _ENV_FAULTS as fault:
-            self._fail(instance, fault, rebuilding=False)
-        instance.begin(seed, options)
-        self.directory.touch(instance)
-        return answer
-
-    async def _begin_apart(self, instance: Instance, seed: int, options: Options) -> ResetAnswer:
-        try:
-            answer = await self.executor.reset(instance, seed, options)
-        except (AtCapacityError, InvalidEnvArgumentsError):
-            raise
-        except _ENV_FAULTS as fault:
-            self._fail(instance, fault, rebuilding=False)
-        instance.begin(seed, options)
-        self.directory.touch(instance)
-        return answer
-
-    def _fail(self, instance: Instance, fault: BaseException, rebuilding: bool) -> NoReturn:
-        """Drop the environment of a failed call, and say whether it comes back."""
-        timed_out = isinstance(fault, TimeoutError | StuckCallError)
+    def failure(self, instance: Instance, fault: BaseException) -> VerlAgentEnvError:
+        """The error to answer with when an environment's own code failed, counted and logged."""
+        timed_out = isinstance(fault, CallTimeoutError)
         kind_of_fault = "timeout" if timed_out else "exception"
         self.faults[instance.kind.name, kind_of_fault] += 1
         logger.warning(
@@ -276,58 +264,208 @@ class Host:
             exc_info=None if timed_out else fault,
             extra={"env_id": instance.env_id, "env_name": instance.kind.name},
         )
-        self._release(instance)
-        error = type(fault).__name__
-        if instance.episode >= 0 and (rebuilding or not instance.replayable):
-            reason = (
-                f"it took longer than {self.limits.max_step_s:g} s"
-                if timed_out
-                else f"its code raised {error}"
-            )
-            instance.lost = reason
-            raise EnvironmentLostError(instance.env_id, reason) from fault
         if timed_out:
-            raise EnvironmentTimeoutError(instance.env_id, self.limits.max_step_s) from fault
-        raise EnvironmentFailedError(instance.env_id, error) from fault
+            return EnvironmentTimeoutError(instance.env_id, self.limits.max_step_s)
+        name = fault.name if isinstance(fault, ForeignExitError) else type(fault).__name__
+        return EnvironmentFailedError(instance.env_id, name)
 
-    def turn_of(self, instance: Instance) -> asyncio.Lock:
+    # --- inner workings: inline environments ----------------------------------------------------------------
+
+    def _prepare(self, request: CreateRequest) -> Instance:
+        if self._stopping:
+            raise ShuttingDownError
+        try:
+            kind = self.registry.kind(request.env_name)
+            arguments = kind.validate(request.env_kwargs)
+        except VerlAgentEnvError:
+            raise
+        except ENV_FAULTS as fault:
+            # A module that cannot be imported, a validator that raises what it should not.
+            logger.warning("kind unusable", exc_info=True, extra={"env_name": request.env_name})
+            raise EnvironmentFailedError("", type(fault).__name__) from fault
+        ttl_s = request.ttl_s if request.ttl_s is not None else self.limits.default_ttl_s
+        return Instance(new_env_id(self._pick_slot()), kind, arguments, request.run_id, ttl_s)
+
+    def _create_inline(self, instance: Instance, request: CreateRequest) -> tuple[str, ResetAnswer]:
+        with self.directory.reserved(instance):
+            answer = self._begin_inline(instance, _first_seed(request), None)
+        self.directory.add(instance)
+        return instance.env_id, answer
+
+    def _begin_inline(self, instance: Instance, seed: int, options: dict[str, Any] | None) -> ResetAnswer:
+        encoded = None if options is None else _encode(options, "options")
+        try:
+            instance.env, answer = reset_inline(
+                instance.kind, instance.arguments, instance.env, seed, encoded
+            )
+        except InvalidEnvArgumentsError:
+            raise
+        except ENV_FAULTS as fault:
+            self._fail(instance, fault)
+        self._begun(instance, seed, encoded, answer)
+        return answer
+
+    def _rebuilt_inline(self, instance: Instance) -> Env:
+        try:
+            env = replay_inline(
+                instance.kind, instance.arguments, instance.seed, instance.options, instance.actions or ()
+            )
+        except ENV_FAULTS as fault:
+            self._fail(instance, fault, rebuilding=True)
+        instance.env = env
+        return env
+
+    # --- inner workings: environments in threads, and awaited ones ------------------------------------------
+
+    async def _create_apart(self, instance: Instance, request: CreateRequest) -> tuple[str, ResetAnswer]:
+        with self.directory.reserved(instance):
+            answer = await self._begin_apart(instance, _first_seed(request), None)
+        if instance.closed_as is not None:
+            self._release(instance)
+            raise EnvironmentClosedError(instance.env_id, instance.closed_as)
+        self.directory.add(instance)
+        return instance.env_id, answer
+
+    async def _reset_apart(
+        self, instance: Instance, seed: int | None, options: dict[str, Any] | None
+    ) -> ResetAnswer:
+        async with self._turn(instance):
+            instance.require_alive()
+            return await self._begin_apart(instance, _next_seed(instance, seed), options)
+
+    async def _begin_apart(
+        self, instance: Instance, seed: int, options: dict[str, Any] | None
+    ) -> ResetAnswer:
+        encoded = None if options is None else _encode(options, "options")
+        try:
+            instance.env, answer = await self.executor.reset(
+                instance.kind, instance.arguments, instance.env, seed, encoded
+            )
+        except (AtCapacityError, InvalidEnvArgumentsError):
+            raise
+        except ENV_FAULTS as fault:
+            self._fail(instance, fault)
+        self._begun(instance, seed, encoded, answer)
+        return answer
+
+    async def _step_apart(self, instance: Instance, action: Any, seq: int | None) -> StepAnswer:
+        encoded = _encode(action, "action")
+        async with self._turn(instance):
+            stored = instance.admit(encoded, seq)
+            if stored is not None:
+                return stored
+            env = await self._standing(instance)
+            try:
+                answer = await self.executor.step(instance.kind, env, action)
+            except AtCapacityError:
+                raise
+            except ENV_FAULTS as fault:
+                self._fail(instance, fault)
+            instance.commit(encoded, answer, self.limits.max_journal_bytes)
+            return answer
+
+    async def _read_apart(self, instance: Instance, read: Callable[[Any], T]) -> T:
+        async with self._turn(instance):
+            instance.require_alive()
+            env = await self._standing(instance)
+            try:
+                return await self.executor.call(instance.kind, env, lambda: read(env))
+            except CallTimeoutError as stuck:
+                # Somebody may be at it still: it cannot be used any more.
+                self._fail(instance, stuck)
+            except VerlAgentEnvError:
+                raise
+            except ENV_FAULTS as fault:
+                raise self.failure(instance, fault) from fault
+
+    async def _standing(self, instance: Instance) -> Env:
+        """The instance's environment, built anew after a call that failed."""
+        if instance.env is None:
+            try:
+                instance.env, _ = await self.executor.replay(
+                    instance.kind,
+                    instance.arguments,
+                    instance.seed,
+                    instance.options,
+                    instance.actions or (),
+                )
+            except AtCapacityError:
+                raise
+            except ENV_FAULTS as fault:
+                self._fail(instance, fault, rebuilding=True)
+        return instance.env
+
+    async def _to_the_end(self, call: Coroutine[Any, Any, T]) -> T:
+        """Carry out ``call`` even if the caller is cancelled: half a call leaves an environment that nobody knows."""
+        task = asyncio.get_running_loop().create_task(call)
+        self._calls.add(task)
+        task.add_done_callback(self._calls.discard)
+        return await asyncio.shield(task)
+
+    @asynccontextmanager
+    async def _turn(self, instance: Instance) -> AsyncIterator[None]:
         """First come, first served: calls on one environment that do not run inline wait for each other."""
         if instance.lock is None:
             instance.lock = asyncio.Lock()
         self.directory.touch(instance)
-        return instance.lock
+        async with instance.lock:
+            try:
+                yield
+            finally:
+                self.directory.touch(instance)
+                if instance.closed_as is not None:
+                    self._release(instance)
+
+    # --- inner workings: beginnings and ends ----------------------------------------------------------------
+
+    def _begun(self, instance: Instance, seed: int, options: bytes | None, answer: ResetAnswer) -> None:
+        instance.begin(seed, options, answer, self.limits.max_journal_bytes)
+        self.directory.touch(instance)
+
+    def _fail(self, instance: Instance, fault: BaseException, *, rebuilding: bool = False) -> NoReturn:
+        """Drop the environment of a failed call, and say whether it comes back."""
+        error = self.failure(instance, fault)
+        self._release(instance, fault)
+        self.directory.touch(instance)
+        if instance.episode >= 0 and (rebuilding or not instance.replayable):
+            instance.lost = (
+                f"it took longer than {error.max_step_s:g} s"
+                if isinstance(error, EnvironmentTimeoutError)
+                else f"its code raised {error.fields().get('error')}"
+            )
+            raise EnvironmentLostError(instance.env_id, instance.lost) from fault
+        raise error from fault
 
     def _is_idle(self, instance: Instance) -> bool:
-        busy = instance.lock is not None and instance.lock.locked()
-        return not busy and self.clock() - instance.last_used > instance.ttl_s
+        return not _is_busy(instance) and self.clock() - instance.last_used > instance.ttl_s
 
     def _dismiss(self, instance: Instance, reason: str) -> None:
-        """Forget an environment and let it free what it holds."""
+        """Forget an environment and let it free what it holds, after the call that is at work on it."""
         instance.closed_as = reason
         self.directory.remove(instance, reason)
-        self._release(instance)
+        if not _is_busy(instance):
+            self._release(instance)
 
-    def _release(self, instance: Instance) -> None:
+    def _release(self, instance: Instance, fault: BaseException | None = None) -> None:
         """Part the instance from its environment, which frees what it holds."""
         env, instance.env = instance.env, None
-        if env is None:
-            return
-        if instance.kind.execution == "inline":
-            try:
-                env.close()
-            except _ENV_FAULTS:
-                logger.warning("closing failed", exc_info=True, extra={"env_id": instance.env_id})
-            return
-        task = asyncio.get_running_loop().create_task(self._close_later(instance, env))
-        self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
+        if env is not None:
+            self.executor.dispose(instance.kind, env, fault)
 
-    async def _close_later(self, instance: Instance, env: Any) -> None:
-        async with self.turn_of(instance):
-            try:
-                await self.executor.close(instance, env)
-            except _ENV_FAULTS:
-                logger.warning("closing failed", exc_info=True, extra={"env_id": instance.env_id})
+
+def _is_busy(instance: Instance) -> bool:
+    return instance.lock is not None and instance.lock.locked()
+
+
+def _encode(value: Any, name: str) -> bytes:
+    try:
+        # Copied for the reason that ``encode_kept`` names; what came as JSON needs none of its options.
+        return b"%b" % orjson.dumps(value)
+    except TypeError:
+        # JSON that can be read but not written: nested more than 250 levels deep.
+        raise InvalidRequestError(
+            [{"loc": [name], "msg": "cannot be kept as JSON; nest it less deeply"}]
+        ) from None
 
 
 def _first_seed(request: CreateRequest) -> int:

@@ -7,12 +7,12 @@ from typing import Any, TypeVar
 
 import orjson
 
-from verl_agent_env.engine.execution import replay
+from verl_agent_env.engine.execution import ENV_FAULTS
 from verl_agent_env.engine.host import Host
 from verl_agent_env.engine.instance import Instance
 from verl_agent_env.envs.base import ChatEnv
 from verl_agent_env.envs.pictures import to_png
-from verl_agent_env.errors import EnvironmentLostError, RenderModeError
+from verl_agent_env.errors import AtCapacityError, RenderModeError
 from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
 
 T = TypeVar("T")
@@ -49,20 +49,9 @@ async def read_env(host: Host, env_id: str, read: Callable[[Any], T]) -> T:
 
     Raises:
         EnvironmentStateError: There is none, or it is lost.
+        EnvironmentFailedError, EnvironmentTimeoutError: Its own code raised or hung.
     """
-    instance = host.directory.find(env_id)
-    instance.require_alive()
-    host.directory.touch(instance)
-    if instance.kind.execution == "inline":
-        if instance.env is None:
-            instance.env = replay(instance)
-        return read(instance.env)
-    async with host.turn_of(instance):
-        instance.require_alive()
-        if instance.env is None:
-            raise EnvironmentLostError(env_id, "its last call failed; the next step brings it back")
-        env = instance.env
-        return await host.executor.run(lambda: read(env))
+    return await host.read(env_id, read)
 
 
 async def render(host: Host, env_id: str, mode: str) -> bytes:
@@ -89,44 +78,54 @@ async def render(host: Host, env_id: str, mode: str) -> bytes:
 async def trajectory(host: Host, env_id: str) -> bytes:
     """The episode so far as JSON: seed, the first observation, and action and answer of each step.
 
-    A deterministic environment is replayed for it. ``complete`` is false, with no steps, when more actions were taken
-    than the host keeps.
+    A deterministic environment is replayed for it, on a copy: steps go on meanwhile. ``complete`` is false, with no
+    steps, when more actions were taken than the host keeps.
 
     Raises:
         EnvironmentStateError: There is none, or it is lost.
+        EnvironmentFailedError, EnvironmentTimeoutError: Its own code raised or hung in the replay.
+        AtCapacityError: Too many threads hang.
     """
     instance = host.directory.find(env_id)
     instance.require_alive()
-    if instance.kind.execution == "inline":
-        return _write_trajectory(instance)
-    async with host.turn_of(instance):
-        instance.require_alive()
-        if instance.kind.deterministic and instance.kind.execution == "thread":
-            return await host.executor.run(lambda: _write_trajectory(instance))
-        return _write_trajectory(instance)
-
-
-def _write_trajectory(instance: Instance) -> bytes:
-    actions = instance.actions or []
-    begin: ResetAnswer | None = None
-    answers: list[StepAnswer] = instance.answers or []
-    if instance.replayable and instance.kind.execution != "async":
-        env = instance.kind.build(instance.arguments)
-        begin = ResetAnswer.of(*env.reset(seed=instance.seed, options=instance.options))
-        answers = [StepAnswer.of(env.step(orjson.loads(action))) for action in actions]
-        env.close()
+    host.directory.touch(instance)
+    actions = list(instance.actions or ())
+    head = {
+        "env_id": env_id,
+        "env_name": instance.kind.name,
+        "episode": instance.episode,
+        "seed": instance.seed,
+        "complete": instance.history_complete,
+    }
+    begin: ResetAnswer | None
+    if instance.replayable:
+        begin, answers = await _played_again(host, instance, actions)
+    else:
+        begin, answers = instance.beginning, list(instance.answers or ())
     steps = [
         b'{"seq":%d,"action":%b,%b' % (seq, action, answer.to_json()[1:])
-        for seq, (action, answer) in enumerate(zip(actions, answers, strict=False))
+        for seq, (action, answer) in enumerate(zip(actions, answers, strict=True))
     ]
-    head = orjson.dumps(
-        {
-            "env_id": instance.env_id,
-            "env_name": instance.kind.name,
-            "episode": instance.episode,
-            "seed": instance.seed,
-            "complete": len(steps) == instance.seq,
-        }
-    )
     observation, info = (begin.observation, begin.info) if begin is not None else (b"null", b"null")
-    return b'%b,"observation":%b,"info":%b,"steps":[%b]}' % (head[:-1], observation, info, b",".join(steps))
+    return b'%b,"observation":%b,"info":%b,"steps":[%b]}' % (
+        orjson.dumps(head)[:-1],
+        observation,
+        info,
+        b",".join(steps),
+    )
+
+
+async def _played_again(
+    host: Host, instance: Instance, actions: list[bytes]
+) -> tuple[ResetAnswer, list[StepAnswer]]:
+    answers: list[StepAnswer] = []
+    try:
+        env, begin = await host.executor.replay(
+            instance.kind, instance.arguments, instance.seed, instance.options, actions, answers
+        )
+    except AtCapacityError:
+        raise
+    except ENV_FAULTS as fault:
+        raise host.failure(instance, fault) from fault
+    host.executor.dispose(instance.kind, env)
+    return begin, answers

@@ -16,7 +16,7 @@ from verl_agent_env.errors import (
     SequenceGapError,
     SequenceStaleError,
 )
-from verl_agent_env.wire.codec import StepAnswer
+from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
 
 
 class Instance:
@@ -29,6 +29,7 @@ class Instance:
         "actions",
         "answers",
         "arguments",
+        "beginning",
         "closed_as",
         "created_at",
         "ended",
@@ -62,7 +63,8 @@ class Instance:
         self.lock: asyncio.Lock | None = None
         """Serialises calls that do not run inline."""
         self.seed = 0
-        self.options: dict[str, Any] | None = None
+        self.options: bytes | None = None
+        """Options of the reset, as JSON."""
         self.episode = -1
         self.seq = 0
         self.ended = False
@@ -71,8 +73,9 @@ class Instance:
         """Why the environment cannot come back, if so."""
         self.actions: list[bytes] | None = None
         """Accepted actions, or ``None`` when there are none yet or they outgrew what is kept."""
+        self.beginning: ResetAnswer | None = None
         self.answers: list[StepAnswer] | None = None
-        """Their answers, kept only where a replay would not give them again."""
+        """The answers of the reset and of the actions, kept only where a replay would not give them again."""
         self.history_bytes = 0
         self.last_action: bytes | None = None
         self.last_answer: StepAnswer | None = None
@@ -107,7 +110,8 @@ class Instance:
             SequenceStaleError, SequenceGapError, SequenceConflictError: ``seq`` is not the next number.
             EpisodeEndedError: The episode has ended.
         """
-        self.require_alive()
+        if self.closed_as is not None or self.lost is not None:
+            self.require_alive()
         expected = self.seq
         if seq is not None and seq != expected:
             if seq > expected:
@@ -121,34 +125,41 @@ class Instance:
             raise EpisodeEndedError(self.env_id)
         return None
 
-    def begin(self, seed: int, options: dict[str, Any] | None) -> None:
+    def begin(self, seed: int, options: bytes | None, beginning: ResetAnswer, max_history_bytes: int) -> None:
         """Note that a new episode has begun."""
         self.seed = seed
         self.options = options
         self.episode += 1
         self.seq = 0
         self.ended = False
-        self.actions = self.answers = self.last_action = self.last_answer = None
-        self.history_bytes = 0
+        self.actions = self.answers = self.last_action = self.last_answer = self.beginning = None
+        self.history_bytes = len(options) if options is not None else 0
+        if not self.kind.deterministic:
+            size = len(beginning.observation) + len(beginning.info)
+            if self.history_bytes + size <= max_history_bytes:
+                self.beginning = beginning
+                self.history_bytes += size
 
     def commit(self, action: bytes, answer: StepAnswer, max_history_bytes: int) -> None:
         """Note an applied step."""
-        keep = self.history_complete
-        self.seq += 1
+        actions, seq = self.actions, self.seq
+        self.seq = seq + 1
         self.ended = answer.terminated or answer.truncated
         self.last_action = action
         self.last_answer = answer
-        if not keep:
+        if seq != (0 if actions is None else len(actions)):
+            # The history outgrew its bound before.
             return
         self.history_bytes += len(action)
         if not self.kind.deterministic:
             self.history_bytes += len(answer.observation) + len(answer.info)
         if self.history_bytes > max_history_bytes:
-            self.actions = self.answers = None
+            self.actions = self.answers = self.beginning = None
             return
-        if self.actions is None:
-            self.actions = []
-        self.actions.append(action)
+        if actions is None:
+            self.actions = [action]
+        else:
+            actions.append(action)
         if not self.kind.deterministic:
             if self.answers is None:
                 self.answers = []

@@ -8,37 +8,91 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import queue
 import threading
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from verl_agent_env.errors import AtCapacityError
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 
-class StuckCallError(Exception):
-    """A call did not return in time; its thread was given up."""
+class CallTimeoutError(Exception):
+    """A call did not return in time."""
 
 
-class _Job:
-    __slots__ = ("abandoned", "call", "finish", "started")
+class StuckCallError(CallTimeoutError):
+    """A call did not return in time, and its thread, which may be at it still, was given up."""
 
-    def __init__(self, call: Callable[[], Any], finish: Callable[[Any, BaseException | None], None]) -> None:
+
+class ForeignExitError(Exception):
+    """A call raised what is not an error but a way out: of the process, of a task, of an iteration.
+
+    It came from an environment's code, where it means nothing to the server: as a plain error it harms nobody else.
+    """
+
+    def __init__(self, raised: BaseException) -> None:
+        super().__init__(type(raised).__name__)
+        self.name = type(raised).__name__
+        """Type of what was raised."""
+
+
+class _Job(Generic[T]):
+    """A call, and what became of it; all but the first two fields belong to the runner's lock."""
+
+    __slots__ = ("abandoned", "call", "error", "finished", "late", "notify", "result", "started")
+
+    def __init__(self, call: Callable[[], T], late: Callable[[T | None], None] | None) -> None:
         self.call = call
-        self.finish = finish
-        self.started = False
-        self.abandoned = False
+        self.late = late
+        self.notify: Callable[[], None] | None = None
+        self.result: T | None = None
+        self.error: BaseException | None = None
+        self.started = self.finished = self.abandoned = False
+
+    def run(self) -> None:
+        try:
+            self.result = self.call()
+        # Whatever an environment raises goes to its caller.
+        except BaseException as raised:  # noqa: BLE001
+            self.error = raised
+
+    def run_late(self) -> None:
+        if self.late is None:
+            return
+        try:
+            self.late(self.result)
+        except BaseException:
+            logger.warning("what was to follow a stuck call failed", exc_info=True)
+
+    def outcome(self) -> T:
+        error, self.error = self.error, None
+        if error is None:
+            return self.result  # type: ignore[return-value]
+        try:
+            # No coroutine can pass on a StopIteration; and what would end the server or a task is not for it here.
+            if isinstance(error, Exception) and not isinstance(error, StopIteration):
+                raise error
+            raise ForeignExitError(error) from error
+        finally:
+            # Else the error's traceback, this frame and the error keep each other, and the environment, alive.
+            del error
 
 
 class ThreadRunner:
-    """At most ``max_threads`` threads at work, started as they are needed, and ``max_stuck`` given up."""
+    """At most ``max_threads`` threads at work, started as they are needed; stuck ones are given up and replaced.
+
+    Once ``max_stuck`` threads hang, nothing more is begun; those at work by then may come to hang as well.
+    """
 
     def __init__(self, max_threads: int, max_stuck: int) -> None:
         self._max_stuck = max_stuck
         self._free = asyncio.Semaphore(max_threads)
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._threads = 0
         self._idle = 0
@@ -49,18 +103,26 @@ class ThreadRunner:
         """Threads that were given up and still hang."""
         return self._stuck
 
-    async def run(self, call: Callable[[], T], timeout_s: float) -> T:
+    async def run(
+        self, call: Callable[[], T], timeout_s: float, late: Callable[[T | None], None] | None = None
+    ) -> T:
         """Run ``call`` in a thread, after those that came before it.
 
+        Args:
+            call: What to run.
+            timeout_s: How long it may take, not counting the wait for a free thread.
+            late: Takes what a call that was given up returns in the end (``None`` when it raises), in its thread.
+
         Raises:
-            StuckCallError: It took longer than ``timeout_s``. Should it return later, the outcome is dropped.
-            AtCapacityError: So many threads hang that no more are given up.
+            StuckCallError: It took longer than ``timeout_s``.
+            AtCapacityError: Too many threads hang.
+            ForeignExitError: It raised ``SystemExit`` or the like.
         """
         async with self._free:
             # Only now does the time run: waiting for a free thread is not the environment's fault.
             if self._stuck >= self._max_stuck:
                 raise AtCapacityError("stuck threads", self._max_stuck)
-            return await self._run(call, timeout_s)
+            return await self._run(_Job(call, late), timeout_s)
 
     def stop(self) -> None:
         """Let idle threads end; those at work end after their call."""
@@ -69,73 +131,82 @@ class ThreadRunner:
         for _ in range(count):
             self._jobs.put(None)
 
-    async def _run(self, call: Callable[[], T], timeout_s: float) -> T:
+    async def _run(self, job: _Job[T], timeout_s: float) -> T:
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[T] = loop.create_future()
+        done: asyncio.Future[None] = loop.create_future()
 
-        def settle(result: Any, error: BaseException | None) -> None:
-            if future.done():
-                return
-            if error is None:
-                future.set_result(result)
-            else:
-                future.set_exception(error)
-
-        def finish(result: Any, error: BaseException | None) -> None:
+        def notify() -> None:
             # The loop is gone when the server stopped meanwhile: then nobody waits any more.
             with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(settle, result, error)
+                loop.call_soon_threadsafe(_wake, done)
 
-        job = _Job(call, finish)
+        job.notify = notify
         self._submit(job)
         try:
             async with asyncio.timeout(timeout_s):
-                return await future
+                await done
         except TimeoutError:
-            # The environment's own TimeoutError arrives through the future.
-            if future.done() and not future.cancelled():
-                raise
-            self._give_up(job)
-            raise StuckCallError from None
+            # A call that came to its end in the same moment has its outcome all the same.
+            if self._give_up(job):
+                raise StuckCallError from None
         except asyncio.CancelledError:
-            self._give_up(job)
+            if not self._give_up(job):
+                self._submit(_Job(job.run_late, None))
             raise
+        return job.outcome()
 
-    def _submit(self, job: _Job) -> None:
+    def _submit(self, job: _Job[Any]) -> None:
         with self._lock:
             start = self._idle == 0
             if start:
                 self._threads += 1
             else:
                 self._idle -= 1
-        self._jobs.put(job)
         if start:
-            threading.Thread(target=self._work, name="env-call", daemon=True).start()
+            try:
+                threading.Thread(target=self._work, name="env-call", daemon=True).start()
+            except RuntimeError:
+                with self._lock:
+                    self._threads -= 1
+                raise AtCapacityError("threads of this machine", self._threads) from None
+        self._jobs.put(job)
 
-    def _give_up(self, job: _Job) -> None:
+    def _give_up(self, job: _Job[Any]) -> bool:
+        """Whether the call is given up; ``False`` when it has come to its end."""
         with self._lock:
+            if job.finished:
+                return False
             job.abandoned = True
             if job.started:
                 self._stuck += 1
                 self._threads -= 1
+            return True
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
             with self._lock:
-                if job.abandoned:
+                job.started = not job.abandoned
+            if not job.started:
+                job.run_late()
+                with self._lock:
                     self._idle += 1
-                    continue
-                job.started = True
-            result, error = None, None
-            try:
-                result = job.call()
-            # Whatever an environment raises goes to its caller.
-            except BaseException as raised:  # noqa: BLE001
-                error = raised
+                continue
+            job.run()
             with self._lock:
-                if job.abandoned:
+                job.finished = True
+                given_up = job.abandoned
+                if not given_up:
+                    self._idle += 1
+            if given_up:
+                job.run_late()
+                with self._lock:
                     self._stuck -= 1
-                    return
-                self._idle += 1
-            job.finish(result, error)
-            del job, result, error
+                return
+            if job.notify is not None:
+                job.notify()
+            del job
+
+
+def _wake(done: asyncio.Future[None]) -> None:
+    if not done.done():
+        done.set_result(None)

@@ -6,8 +6,10 @@ tools, and the hooks ``task_prompt_text``, ``begin_episode``, ``act``, ``dump_st
 
 from __future__ import annotations
 
+import contextlib
+import operator
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import gymnasium
@@ -15,7 +17,13 @@ import numpy as np
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from verl_agent_env.envs.rng import EpisodeRandom, following_seed, parse_integers, stringify_integers
+from verl_agent_env.envs.rng import (
+    EpisodeRandom,
+    following_seed,
+    generator_from_state,
+    parse_integers,
+    stringify_integers,
+)
 from verl_agent_env.envs.spaces import ActionSpace, ObservationSpace, action_space_for
 from verl_agent_env.envs.turn import Outcome, Turn
 from verl_agent_env.errors import (
@@ -29,8 +37,8 @@ from verl_agent_env.messages import (
     ToolCall,
     content_text,
     parse_action,
+    read_single_call,
     text_part,
-    tool_message,
     user_message,
 )
 from verl_agent_env.types import Action, Content, Info, Observation, StepResult
@@ -115,7 +123,11 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
             RenderModeError: No such render mode.
         """
         arguments = kwargs.pop("arguments", None)
-        self.arguments: EnvArguments = arguments if arguments is not None else self.validate_arguments(kwargs)
+        if arguments is None:
+            arguments = self.validate_arguments(kwargs)
+        elif kwargs:
+            raise self.invalid_arguments((["arguments"], f"come alone, not with {', '.join(kwargs)}"))
+        self.arguments: EnvArguments = arguments
         if render_mode is not None:
             self._require_render_mode(render_mode)
             self.render_mode = render_mode
@@ -189,9 +201,20 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
         shown = word if len(word) <= 40 else word[:40] + "…"
         return ToolCall("", {}, None, f"'{shown}' is not an action.")
 
+    def secrets(self) -> Sequence[str]:
+        """Texts that give the running episode's solution away; ``check-env`` looks for them in what the model sees."""
+        return ()
+
     def idle_reward(self) -> float:
         """Reward of a turn in which nothing was done."""
         return 0.0
+
+    def solution(self) -> list[Action] | None:
+        """Actions that lead from here to success; ``None`` where none are known.
+
+        For demonstrations, curation and tests; what it gives is never part of an observation or an info.
+        """
+        return None
 
     def draw(self, mode: str) -> Any:
         """Draw the environment: ``ansi`` and ``svg`` give text, ``rgb_array`` an array (height, width, 3) of uint8.
@@ -235,16 +258,18 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
             EpisodeNotStartedError: ``reset`` was never called.
             EpisodeEndedError: The episode has ended.
         """
-        self._require_running()
-        parsed = parse_action(action)
-        calls = parsed.calls
-        if len(calls) == 1:
-            call = calls[0]
+        if self._ended or self._seed is None:
+            self._require_running()
+        call = read_single_call(action)
+        if call is not None:
             outcome = self._carry_out(call)
-            content = self._show(outcome)
-            message = user_message(content) if call.id is None else tool_message(call.id, content)
-            return self._finish([message], outcome.reward, [outcome])
-        turn = Turn(self._calls_of(calls, parsed.words, parsed.fault))
+            content = outcome.content
+            if outcome.fault is not None or content is None:
+                content = self._show(outcome)
+            message = {"role": "tool", "tool_call_id": call.id, "content": content}
+            return self._finish([message], outcome.reward, outcome, outcome.fault is None, outcome.effective)
+        parsed = parse_action(action)
+        turn = Turn(self._calls_of(parsed.calls, parsed.words, parsed.fault))
         for call in turn.calls:
             note = turn.refusal(self._steps, self.arguments.max_steps, self.arguments.max_actions_per_turn)
             if note is None:
@@ -252,7 +277,7 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
                 turn.add(call, outcome, self._show(outcome))
             else:
                 turn.refuse(call, note)
-        return self._finish(turn.messages(), turn.reward, turn.outcomes)
+        return self._finish(turn.messages(), turn.reward, turn.outcomes[-1], turn.valid, turn.effective)
 
     def render(self) -> Any:
         """Draw the environment in the mode that it was built with; ``None`` without one."""
@@ -335,9 +360,7 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
         self.load_state(state)
         self._seed, self._steps, self._ended = seed, steps, ended
         self._rng = None if rng is None else EpisodeRandom.from_state(rng)
-        self._numpy_rng = None
-        if numpy_state is not None:
-            self.np_random.bit_generator.state = parse_integers(numpy_state)
+        self._numpy_rng = None if numpy_state is None else generator_from_state(parse_integers(numpy_state))
 
     # --- randomness: two views of one seed ------------------------------------------------------------------
 
@@ -370,19 +393,35 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
     # --- inner workings -------------------------------------------------------------------------------------
 
     def _start(self, seed: int | None, options: dict[str, Any] | None) -> None:
-        if seed is not None and not 0 <= seed <= MAX_SEED:
-            raise self.invalid_arguments((["seed"], f"must be from 0 to {MAX_SEED}"))
+        with self._new_episode(seed):
+            self.begin_episode(options or {})
+
+    @contextlib.contextmanager
+    def _new_episode(self, seed: int | None) -> Iterator[None]:
+        """Take on the seed of a new episode; go back to the one before when the new one cannot begin."""
+        if seed is not None:
+            seed = self._checked_seed(seed)
         before = self._seed, self._rng, self._numpy_rng
         if seed is None:
             seed = secrets.randbits(53) if self._seed is None else following_seed(self._seed)
-        self._seed, self._rng, self._numpy_rng = int(seed), None, None
+        self._seed, self._rng, self._numpy_rng = seed, None, None
         try:
-            self.begin_episode(options or {})
+            yield
         except BaseException:
             self._seed, self._rng, self._numpy_rng = before
             raise
         self._steps = 0
         self._ended = False
+
+    def _checked_seed(self, seed: object) -> int:
+        try:
+            # NumPy's integers are fine as well.
+            number = operator.index(seed)  # type: ignore[arg-type]
+        except TypeError:
+            number = -1
+        if not 0 <= number <= MAX_SEED:
+            raise self.invalid_arguments((["seed"], f"must be an integer from 0 to {MAX_SEED}"))
+        return number
 
     def _require_running(self) -> None:
         if self._ended:
@@ -400,26 +439,31 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
             return [ToolCall("", {}, None, fault)]
         return (
             calls
-            or [self.call_from_word(word) for word in words]
+            # Of the words beyond the limit one is enough to be refused.
+            or [self.call_from_word(word) for word in words[: self.arguments.max_actions_per_turn + 1]]
             or [ToolCall("", {}, None, "No action was found.")]
         )
 
     def _carry_out(self, call: ToolCall) -> Outcome:
         self._steps += 1
-        fault = call.fault
-        if fault is None:
-            tool = self._tools_by_name.get(call.name)
-            if tool is None:
-                fault = f"There is no tool '{call.name[:64]}'."
-            else:
-                fault = tool.fault(call.arguments)
-                if fault is None:
-                    outcome = self.act(call)
-                    if outcome.fault is None:
-                        return outcome
-                    fault = outcome.fault
-                    return self._invalid(fault, outcome.reward, outcome.content)
-        return self._invalid(fault, self.idle_reward(), None)
+        fault = self._fault_of(call)
+        if fault is not None:
+            return self._invalid(fault, self.idle_reward(), None)
+        outcome = self.act(call)
+        return outcome if outcome.fault is None else self._judged(outcome)
+
+    def _fault_of(self, call: ToolCall) -> str | None:
+        """Why a call cannot be carried out at all."""
+        if call.fault is not None:
+            return call.fault
+        tool = self._tools_by_name.get(call.name)
+        return f"There is no tool '{call.name[:64]}'." if tool is None else tool.fault(call.arguments)
+
+    def _judged(self, outcome: Outcome) -> Outcome:
+        """What ``act`` gave, as an invalid action where it names a fault."""
+        if outcome.fault is None:
+            return outcome
+        return self._invalid(outcome.fault, outcome.reward, outcome.content)
 
     def _invalid(self, fault: str, reward: float, content: Content | None) -> Outcome:
         return Outcome(
@@ -443,17 +487,11 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
         return f" Available: {', '.join(self._tools_by_name)}." if self._tools_by_name else ""
 
     def _finish(
-        self, observation: Observation, reward: float, outcomes: list[Outcome]
+        self, observation: Observation, reward: float, last: Outcome, valid: bool, effective: bool
     ) -> tuple[Observation, float, bool, bool, Info]:
-        last = outcomes[-1]
         terminated = last.terminated
         truncated = self._steps >= self.arguments.max_steps and not terminated
         self._ended = terminated or truncated
-        if len(outcomes) == 1:
-            valid, effective = last.fault is None, last.effective
-        else:
-            valid = all(outcome.fault is None for outcome in outcomes)
-            effective = any(outcome.effective for outcome in outcomes)
         info = {
             "num_steps": self._steps,
             "action_is_valid": valid,

@@ -9,10 +9,12 @@ from typing import Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from verl_agent_env.envs.base import EnvArguments, Execution
+from verl_agent_env.envs.demonstrations import actions_of_calls
 from verl_agent_env.envs.grid import Cell, GridArguments, GridEnv
 from verl_agent_env.envs.rng import EpisodeRandom
 from verl_agent_env.envs.turn import Outcome
 from verl_agent_env.messages import Tool, ToolCall
+from verl_agent_env.types import Action
 
 MAPS: dict[str, tuple[str, ...]] = {
     "4x4": ("SFFF", "FHFH", "FFFH", "HFFG"),
@@ -101,6 +103,23 @@ class FrozenLakeArguments(GridArguments):
         """Glyphs by map letter."""
         glyphs = self.glyphs
         return {"S": glyphs.start, "F": glyphs.frozen, "H": glyphs.hole, "G": glyphs.goal}
+
+    @functools.cached_property
+    def outcome_on(self) -> dict[str, Outcome]:
+        """What a move onto a cell leads to, by map letter."""
+        goal, hole, ice = self.reward_schedule
+        walked = Outcome(reward=ice)
+        return {
+            "S": walked,
+            "F": walked,
+            "H": Outcome(reward=hole, terminated=True),
+            "G": Outcome(reward=goal, terminated=True, success=True),
+        }
+
+    @functools.cached_property
+    def bump(self) -> Outcome:
+        """What a move off the map leads to."""
+        return Outcome(reward=self.reward_schedule[2], effective=False)
 
     @functools.cached_property
     def has_narrow_glyphs(self) -> bool:
@@ -200,14 +219,9 @@ class FrozenLakeEnv(GridEnv):
         row += _ROW_STEP[move]
         column += _COLUMN_STEP[move]
         if not (0 <= column < width and 0 <= row < len(self._cells) // width):
-            return Outcome(reward=self.arguments.reward_schedule[2], effective=False)
+            return self.arguments.bump
         self._position = position = row * width + column
-        cell = self._cells[position]
-        if cell == "G":
-            return Outcome(reward=self.arguments.reward_schedule[0], terminated=True, success=True)
-        if cell == "H":
-            return Outcome(reward=self.arguments.reward_schedule[1], terminated=True)
-        return Outcome(reward=self.arguments.reward_schedule[2])
+        return self.arguments.outcome_on[self._cells[position]]
 
     def dump_state(self) -> Any:
         return [self._cells, self._width, self._position]
@@ -215,6 +229,11 @@ class FrozenLakeEnv(GridEnv):
     def load_state(self, state: Any) -> None:
         self._cells, self._width, self._position = state
         self._board = None
+
+    def solution(self) -> list[Action] | None:
+        """The actions of a shortest way to a goal; ``None`` if there is none, or the ice is slippery."""
+        moves = None if self._slips() else _shortest_way(self._cells, self._width, self._position)
+        return None if moves is None else actions_of_calls(f"move_{_MOVES[move]}" for move in moves)
 
     # --- how it looks ---------------------------------------------------------------------------------------
 
@@ -313,3 +332,24 @@ def _has_way(cells: list[str], width: int, start: int) -> bool:
                     seen.add(cell)
                     frontier.append(cell)
     return False
+
+
+def _shortest_way(cells: str, width: int, start: int) -> list[int] | None:
+    """The moves from ``start`` to the nearest goal, by breadth-first search."""
+    if cells[start] == "H":
+        return None
+    ways: dict[int, list[int]] = {start: []}
+    queue = [start]
+    for position in queue:
+        if cells[position] == "G":
+            return ways[position]
+        row, column = divmod(position, width)
+        for move, (row_step, column_step) in enumerate(zip(_ROW_STEP, _COLUMN_STEP, strict=True)):
+            r, c = row + row_step, column + column_step
+            if not (0 <= r < len(cells) // width and 0 <= c < width):
+                continue
+            cell = r * width + c
+            if cell not in ways and cells[cell] != "H":
+                ways[cell] = [*ways[position], move]
+                queue.append(cell)
+    return None

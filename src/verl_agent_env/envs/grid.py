@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -13,6 +14,7 @@ from verl_agent_env.messages import image_part, text_part
 from verl_agent_env.types import Content
 
 ObservationStyle = Literal["grid", "coordinates", "local"]
+StyleList = Annotated[list[ObservationStyle], Field(min_length=1, max_length=3)]
 Cell = tuple[int, int]
 """Row and column, from 0, the top left cell being (0, 0)."""
 
@@ -29,15 +31,20 @@ class GridArguments(EnvArguments):
 
     observation_mode: Literal["text", "image", "both"] = "text"
     """Whether an observation holds text, a PNG picture (an ``image_url`` content part), or both."""
-    observation_style: ObservationStyle | list[ObservationStyle] = "grid"
+    observation_style: ObservationStyle | StyleList = "grid"
     """How text shows the world: ``grid`` (a glyph for each cell), ``coordinates`` (each cell with its name),
     ``local`` (where the player stands and what surrounds it), or a list of these, shown one after the other."""
-    first_observation_style: ObservationStyle | list[ObservationStyle] | None = None
+    first_observation_style: ObservationStyle | StyleList | None = None
     """The style of the first observation, when it differs from that of the later ones."""
     cell_separator: str = Field(default="\t", max_length=8)
     """Stands between the glyphs of a row."""
     tile_px: int = Field(default=16, ge=4, le=64)
     """Side of a cell in pictures, in pixels."""
+
+    @functools.cached_property
+    def shows_plain_grid(self) -> bool:
+        """Whether an observation is the grid as text, and no more."""
+        return self.observation_mode == "text" and self.observation_style == "grid"
 
 
 class GridEnv(ChatEnv):
@@ -70,6 +77,8 @@ class GridEnv(ChatEnv):
     # --- what the model sees --------------------------------------------------------------------------------
 
     def look(self) -> Content:
+        if self.arguments.shows_plain_grid:
+            return self.grid_text()
         return self._view(self.arguments.observation_style)
 
     def first_look(self) -> Content:
@@ -109,8 +118,6 @@ class GridEnv(ChatEnv):
         return [picture] if mode == "image" else [text_part(self._text(style)), picture]
 
     def _text(self, style: ObservationStyle | list[ObservationStyle]) -> str:
-        if style == "grid":
-            return self.grid_text()
         writers = {"grid": self.grid_text, "coordinates": self.coordinates_text, "local": self.local_text}
         return "\n".join(writers[one]() for one in ([style] if isinstance(style, str) else style))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -41,6 +42,10 @@ class EnvKind:
         """First sentence of the class's docstring."""
         return (inspect.getdoc(self.env_class) or "").split("\n\n", 1)[0].replace("\n", " ")
 
+    @functools.cached_property
+    def _signature(self) -> inspect.Signature:
+        return inspect.signature(self.env_class)
+
     def validate(self, kwargs: Mapping[str, Any]) -> Any:
         """Check keyword arguments before anything is built; equal ones share one validated object.
 
@@ -49,30 +54,28 @@ class EnvKind:
         """
         merged = {**self.presets, **kwargs}
         if not self.is_chat_env:
+            try:
+                self._signature.bind(**merged)
+            except TypeError as unfit:
+                raise InvalidEnvArgumentsError(self.name, [{"loc": [], "msg": str(unfit)}]) from None
             return merged
         chat_class = cast("type[ChatEnv]", self.env_class)
         key = _cache_key(merged)
         if key is None:
             return chat_class.validate_arguments(merged)
-        if key not in self._validated:
+        arguments = self._validated.get(key)
+        if arguments is None:
             arguments = chat_class.validate_arguments(merged)
             if len(self._validated) >= _MAX_CACHED_ARGUMENTS:
                 self._validated.popitem(last=False)
             self._validated[key] = arguments
-        return self._validated[key]
+        return arguments
 
     def build(self, arguments: Any) -> gymnasium.Env[Any, Any]:
-        """A new environment from what :meth:`validate` gave.
-
-        Raises:
-            InvalidEnvArgumentsError: A class that is no ``ChatEnv`` does not take the arguments.
-        """
+        """A new environment from what :meth:`validate` gave."""
         if self.is_chat_env:
             return self.env_class(arguments=arguments)  # type: ignore[call-arg]
-        try:
-            return self.env_class(**arguments)
-        except TypeError as unfit:
-            raise InvalidEnvArgumentsError(self.name, [{"loc": [], "msg": str(unfit)}]) from unfit
+        return self.env_class(**arguments)
 
     def arguments_schema(self) -> dict[str, Any]:
         """JSON Schema (Draft 2020-12) of the keyword arguments, the presets as defaults."""

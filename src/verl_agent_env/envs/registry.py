@@ -15,12 +15,14 @@ import functools
 import importlib
 import importlib.metadata
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import gymnasium
 
+from verl_agent_env.envs import presets
 from verl_agent_env.errors import UnknownEnvNameError
 
 if TYPE_CHECKING:
@@ -53,6 +55,8 @@ BUILT_IN = (
     EnvSpec("verl_env/frozen_lake-v1", _FROZEN_LAKE),
     EnvSpec("verl_env/countdown-v0", _COUNTDOWN),
     EnvSpec("verl_env/single_turn_chat-v0", _SINGLE_TURN_CHAT),
+    *(EnvSpec(name, _SOKOBAN, preset) for name, preset in presets.SOKOBAN.items()),
+    *(EnvSpec(name, _FROZEN_LAKE, preset) for name, preset in presets.FROZEN_LAKE.items()),
 )
 
 
@@ -76,6 +80,8 @@ class Registry:
             raise ValueError(f"'{spec.name}' is registered already, as {known.entry_point}")
         self._specs[spec.name] = spec
         self._rebuild_aliases()
+        # Short names may stand for the new one from now on.
+        self._kinds = {kind.name: kind for kind in self._kinds.values()}
         _register_one(spec)
 
     def names(self) -> list[str]:
@@ -144,9 +150,15 @@ def default_registry() -> Registry:
 
 
 def register_with_gymnasium() -> None:
-    """Make every name known to ``gymnasium.make``; calling it again changes nothing."""
+    """Make every name known to ``gymnasium.make``; calling it again changes nothing.
+
+    A name of another package that Gymnasium refuses is passed over with a warning.
+    """
     for spec in default_registry().specs():
-        _register_one(spec)
+        try:
+            _register_one(spec)
+        except gymnasium.error.Error as refused:
+            warnings.warn(f"'{spec.name}' is unknown to gymnasium.make: {refused}", stacklevel=2)
 
 
 def _register_one(spec: EnvSpec) -> None:

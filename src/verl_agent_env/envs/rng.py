@@ -94,6 +94,21 @@ def following_seed(seed: int) -> int:
     return int(np.random.SeedSequence([seed, 0x5EED]).generate_state(1, np.uint64)[0]) & ((1 << 53) - 1)
 
 
+def generator_from_state(state: dict[str, Any]) -> np.random.Generator:
+    """A NumPy generator in the state that ``generator.bit_generator.state`` gave, of any of NumPy's kinds.
+
+    Raises:
+        ValueError: No such kind.
+    """
+    for kind in (np.random.PCG64, np.random.PCG64DXSM, np.random.MT19937, np.random.Philox, np.random.SFC64):
+        if kind.__name__ == state["bit_generator"]:
+            # The seed spares the call of the system's random source.
+            bits: Any = kind(0)
+            bits.state = state
+            return np.random.Generator(bits)
+    raise ValueError(f"there is no random generator '{state['bit_generator']}'")
+
+
 def stringify_integers(value: Any) -> Any:
     """A NumPy generator's state as JSON values: its 128-bit integers, which JSON readers would round, become text."""
     if isinstance(value, dict):

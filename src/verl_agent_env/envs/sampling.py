@@ -9,11 +9,14 @@ import numpy as np
 _WORDS = ("alpha", "bravo", "charlie", "delta", "echo")
 
 
-def sample_value(schema: dict[str, Any], random: np.random.Generator) -> Any:
+def sample_value(schema: Any, random: np.random.Generator) -> Any:
     """A value that fits ``schema``: one of its ``examples``, ``enum`` or ``const`` if it has any, else by type.
 
     Covers what tool parameters use: objects, arrays, strings, numbers, booleans, ``anyOf``/``oneOf``.
     """
+    if not isinstance(schema, dict):
+        # ``true`` takes anything.
+        schema = {}
     if "const" in schema:
         return schema["const"]
     for key in ("enum", "examples"):
@@ -38,13 +41,14 @@ def _sample_of_type(kind: str, schema: dict[str, Any], random: np.random.Generat
             if name in required or random.random() < 0.5
         }
     if kind == "array":
-        length = int(random.integers(schema.get("minItems", 0), schema.get("maxItems", 3) + 1))
+        low = schema.get("minItems", 0)
+        length = int(random.integers(low, schema.get("maxItems", low + 3) + 1))
         return [sample_value(schema.get("items", {}), random) for _ in range(length)]
     if kind == "integer":
-        low = schema.get("minimum", 0)
+        low = schema.get("minimum", min(0, schema.get("maximum", 0)))
         return int(random.integers(low, schema.get("maximum", low + 100) + 1))
     if kind == "number":
-        low = schema.get("minimum", 0.0)
+        low = schema.get("minimum", min(0.0, schema.get("maximum", 0.0)))
         return float(random.uniform(low, schema.get("maximum", low + 1.0)))
     if kind == "boolean":
         return bool(random.integers(2))

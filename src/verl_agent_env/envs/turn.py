@@ -34,6 +34,16 @@ class Turn:
         self._shown_outcomes: list[Outcome] = []
         self._notes: list[str] = []
 
+    @property
+    def valid(self) -> bool:
+        """Whether every move was carried out."""
+        return all(outcome.fault is None for outcome in self.outcomes)
+
+    @property
+    def effective(self) -> bool:
+        """Whether any move changed anything."""
+        return any(outcome.effective for outcome in self.outcomes)
+
     def refusal(self, num_steps: int, max_steps: int, max_actions: int) -> str | None:
         """Why the next call is not carried out; ``None`` when it is."""
         done = len(self.outcomes)

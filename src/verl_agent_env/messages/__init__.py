@@ -1,6 +1,6 @@
 """Chat messages and tool calls: what models write, read in every form that they write it in."""
 
-from verl_agent_env.messages.actions import ParsedAction, ToolCall, parse_action
+from verl_agent_env.messages.actions import ParsedAction, ToolCall, parse_action, read_single_call
 from verl_agent_env.messages.content import content_text, image_part, text_part, tool_message, user_message
 from verl_agent_env.messages.tools import Tool, action_schema
 
@@ -12,6 +12,7 @@ __all__ = [
     "content_text",
     "image_part",
     "parse_action",
+    "read_single_call",
     "text_part",
     "tool_message",
     "user_message",

@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from verl_agent_env.messages.content import content_text
+from verl_agent_env.messages.content import content_text, well_formed
 from verl_agent_env.messages.text import Sections, read_sections
+
+_SHOWN_NAME_CHARS = 64
 
 
 class ToolCall(NamedTuple):
@@ -41,7 +43,7 @@ def parse_action(action: object) -> ParsedAction:
     if isinstance(action, dict):
         tool_calls = action.get("tool_calls")
         if tool_calls:
-            text = content_text(action.get("content"))
+            text = well_formed(content_text(action.get("content")))
             if not isinstance(tool_calls, list):
                 return ParsedAction(text, [], [], "'tool_calls' is not a list.")
             return ParsedAction(text, [_openai_call(call) for call in tool_calls], [])
@@ -53,8 +55,30 @@ def parse_action(action: object) -> ParsedAction:
     return ParsedAction("", [], [], "The action is neither a message nor text.")
 
 
+def read_single_call(action: object) -> ToolCall | None:
+    """The one call of an OpenAI message that holds exactly one well-formed call; ``None`` for anything else.
+
+    What nearly every action of a training run is, read in a third of the time that :func:`parse_action` takes.
+    """
+    try:
+        (call,) = action["tool_calls"]  # type: ignore[index]
+        call_id, function = call["id"], call["function"]
+        name, arguments = function["name"], function["arguments"]
+    except (TypeError, KeyError, ValueError):
+        return None
+    if arguments == "{}" and type(name) is str and name and type(call_id) is str:
+        # Anything else than ASCII may hold what JSON cannot; the long way sees to it.
+        return ToolCall(name, {}, call_id) if name.isascii() and call_id.isascii() else None
+    return None
+
+
 def parse_arguments(arguments: object) -> dict[str, Any] | None:
-    """A call's arguments as an object: JSON text or an object already; ``None`` when they are neither."""
+    """A call's arguments as an object: JSON text or an object already; ``None`` when they are neither.
+
+    An object must be what JSON can hold: no lone surrogates, no endless nesting, no integers beyond 64 bits.
+    """
+    if arguments is None:
+        return {}
     if isinstance(arguments, str | bytes):
         if arguments in ("{}", ""):
             return {}
@@ -62,19 +86,29 @@ def parse_arguments(arguments: object) -> dict[str, Any] | None:
             arguments = orjson.loads(arguments)
         except orjson.JSONDecodeError:
             return None
-    if arguments is None:
-        return {}
-    return arguments if isinstance(arguments, dict) else None
+        if arguments is None:
+            return {}
+        return arguments if isinstance(arguments, dict) else None
+    if not isinstance(arguments, dict):
+        return None
+    try:
+        orjson.dumps(arguments)
+    except TypeError:
+        return None
+    return arguments
 
 
 def make_call(name: object, arguments: object, call_id: object) -> ToolCall:
     """A call from its untrusted parts, with a fault when they are not what they must be."""
-    known_id = call_id if isinstance(call_id, str) else None
+    known_id = well_formed(call_id) if isinstance(call_id, str) else None
     if not isinstance(name, str) or not name:
         return ToolCall("", {}, known_id, "The tool call has no name.")
+    name = well_formed(name)
     parsed = parse_arguments(arguments)
     if parsed is None:
-        return ToolCall(name, {}, known_id, f"The arguments of '{name}' are not a JSON object.")
+        return ToolCall(
+            name, {}, known_id, f"The arguments of '{name[:_SHOWN_NAME_CHARS]}' are not a JSON object."
+        )
     return ToolCall(name, parsed, known_id)
 
 
@@ -97,7 +131,7 @@ def _parse_content(message: dict[str, Any]) -> ParsedAction:
             if isinstance(part, dict) and part.get("type") == "tool_use"
         ]
         if calls:
-            return ParsedAction(content_text(content), calls, [])
+            return ParsedAction(well_formed(content_text(content)), calls, [])
     return _parse_text(content_text(content))
 
 
@@ -116,11 +150,13 @@ def _parse_messages(messages: list[Any]) -> ParsedAction:
         "\n".join(part.text for part in parsed if part.text),
         calls,
         [] if calls else [word for part in parsed for word in part.words],
-        next((part.fault for part in parsed if part.fault), None),
+        # Calls with an id must all be answered, so what stands beside them cannot undo them.
+        None if calls else next((part.fault for part in parsed if part.fault), None),
     )
 
 
 def _parse_text(text: str) -> ParsedAction:
+    text = well_formed(text)
     sections: Sections = read_sections(text)
     if sections.tool_calls:
         return ParsedAction(text, [_written_call(body) for body in sections.tool_calls], [])

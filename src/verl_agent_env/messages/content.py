@@ -31,6 +31,17 @@ def image_part(png: bytes) -> dict[str, Any]:
     }
 
 
+def well_formed(text: str) -> str:
+    """``text`` with a question mark for each lone surrogate, which neither UTF-8 nor JSON can hold."""
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode(errors="replace").decode()
+    return text
+
+
 def content_text(content: object) -> str:
     """All text in a message's content, parts joined by line breaks; empty when there is none."""
     if isinstance(content, str):

@@ -20,6 +20,7 @@ _PYTHON_TYPES: dict[str, tuple[type, ...]] = {
     "boolean": (bool,),
     "array": (list,),
     "object": (dict,),
+    "null": (type(None),),
 }
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
@@ -46,9 +47,12 @@ class Tool:
                 return f"The tool '{self.name}' needs the argument '{name}'."
         properties = self.parameters.get("properties", {})
         for name, value in arguments.items():
-            expected = properties.get(name, {}).get("type")
-            if expected in _PYTHON_TYPES and not _is_json_type(value, expected):
-                return f"The argument '{name}' of '{self.name}' must be of type {expected}."
+            schema = properties.get(name)
+            # A schema may also be a truth value, and a type a list of them.
+            expected = schema.get("type") if isinstance(schema, dict) else None
+            types = [expected] if isinstance(expected, str) else expected or []
+            if types and not any(_is_json_type(value, one) for one in types):
+                return f"The argument '{name}' of '{self.name}' must be of type {' or '.join(types)}."
         return None
 
     def openai(self) -> dict[str, Any]:

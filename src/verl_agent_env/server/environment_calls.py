@@ -12,8 +12,8 @@ from verl_agent_env.errors import RenderModeError
 from verl_agent_env.messages import action_schema
 from verl_agent_env.server.idempotency import IdempotentAnswers
 from verl_agent_env.server.lane import Call, Reply
-from verl_agent_env.wire.codec import decode, encode
-from verl_agent_env.wire.requests import InitializeRequest, ResetRequest, StepRequest
+from verl_agent_env.wire.codec import decode, decode_step, encode
+from verl_agent_env.wire.requests import InitializeRequest, ResetRequest
 
 _CLOSED = b'{"message":"Environment closed."}'
 
@@ -49,10 +49,10 @@ class EnvironmentCalls:
 
     async def step(self, call: Call) -> bytes:
         """Carry out one action."""
-        wanted = decode(call.body, StepRequest)
-        answer = self._host.step_now(call.env_id, wanted.action, wanted.seq)
+        action, seq = decode_step(call.body)
+        answer = self._host.step_now(call.env_id, action, seq)
         if answer is None:
-            answer = await self._host.step(call.env_id, wanted.action, wanted.seq)
+            answer = await self._host.step(call.env_id, action, seq)
         return answer.to_json()
 
     async def close(self, call: Call) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -23,10 +24,14 @@ from verl_agent_env.errors import (
     BodyTooLargeError,
     InternalError,
     MethodNotAllowedError,
+    RouteNotFoundError,
+    ShuttingDownError,
     UnauthorizedError,
     VerlAgentEnvError,
 )
 from verl_agent_env.server.auth import TokenGuard
+from verl_agent_env.server.body import ClientGoneError, linger, read_body
+from verl_agent_env.server.logs import current_request_id
 from verl_agent_env.server.metrics import Metrics
 
 logger = logging.getLogger("verl_agent_env.server")
@@ -35,7 +40,12 @@ JSON = b"application/json"
 PROBLEM_JSON = b"application/problem+json"
 
 _ENVIRONMENT_PREFIX = "/api/environment/"
-_MAX_REQUEST_ID_BYTES = 128
+_MAX_ENV_ID_LENGTH = 128
+_MAX_SHOWN_PATH = 256
+# Visible ASCII only: it goes into a header and into the logs.
+_REQUEST_ID = re.compile(rb"[!-~]{1,128}")
+OTHER_ROUTES = "other"
+"""Label of requests that reached no route."""
 
 
 @dataclass(slots=True)
@@ -104,7 +114,7 @@ class Lane:
                 (self._by_verb, verb) if prefix == _ENVIRONMENT_PREFIX else (self._by_path, route.path)
             )
             table.setdefault(key, {})[route.method] = route
-        self._request_prefix = secrets.token_hex(4)
+        self._request_prefix = secrets.token_hex(4).encode()
         self._request_numbers = itertools.count(1)
 
     def match(self, path: str) -> tuple[dict[str, Route], str] | None:
@@ -114,7 +124,7 @@ class Lane:
             cut = rest.find("/")
             env_id, verb = (rest, "") if cut < 0 else (rest[:cut], rest[cut:])
             routes = self._by_verb.get(verb)
-            if routes is not None and env_id and env_id != "initialize":
+            if routes is not None and 0 < len(env_id) <= _MAX_ENV_ID_LENGTH and env_id != "initialize":
                 return routes, env_id
         routes = self._by_path.get(path)
         return None if routes is None else (routes, "")
@@ -122,107 +132,109 @@ class Lane:
     async def serve(
         self, routes: dict[str, Route], env_id: str, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        """Answer a request whose path has ``routes``."""
+        """Answer a request whose path has ``routes``; none at all means that there is no such path."""
         started = time.perf_counter()
-        method = scope["method"]
+        method, path = scope["method"], scope["path"]
         headers = dict(scope["headers"])
-        route = routes.get(method)
-        request_id = headers.get(b"x-request-id", b"")
-        if not request_id or len(request_id) > _MAX_REQUEST_ID_BYTES:
-            request_id = b"%b-%x" % (self._request_prefix.encode(), next(self._request_numbers))
+        request_id = self._request_id(headers)
         out_headers = [(b"x-request-id", request_id)]
-        status, media_type, code = 200, JSON, ""
+        status, media_type = 200, JSON
+        error: VerlAgentEnvError | None = None
+        cancelled: asyncio.CancelledError | None = None
+        route = routes.get(method)
         try:
             if route is None:
-                out_headers.append((b"allow", ", ".join(sorted(routes)).encode()))
-                raise MethodNotAllowedError(method, scope["path"])
+                route = _stand_in(routes, method, path)
             if not route.is_open and not self._guard.admits(headers.get(b"authorization")):
-                out_headers.append((b"www-authenticate", b"Bearer"))
                 raise UnauthorizedError
-            body = await self._read_body(receive, headers)
+            body = await read_body(receive, headers, self._limits)
             reply = await route.handler(Call(env_id, body, scope["query_string"], headers))
             if isinstance(reply, Reply):
                 payload, media_type = reply.body, reply.media_type
             else:
                 payload = reply
-        except _ClientGoneError:
+        except ClientGoneError:
             return
-        except VerlAgentEnvError as error:
-            status, payload, code = error.status, orjson.dumps(error.to_problem()), error.code
+        except VerlAgentEnvError as raised:
+            error = raised
+        except asyncio.CancelledError as raised:
+            # The server stops and waits no longer for this call.
+            error, cancelled = ShuttingDownError(), raised
         except Exception:
-            logger.exception("request failed", extra={"request_id": request_id.decode("latin-1")})
-            failure = InternalError()
-            status, payload, code = failure.status, orjson.dumps(failure.to_problem()), failure.code
-        if code:
-            media_type = PROBLEM_JSON
-            out_headers.extend(_error_headers(status))
+            logger.exception("request failed")
+            error = InternalError()
+        if error is not None:
+            status, payload, media_type = error.status, orjson.dumps(error.to_problem()), PROBLEM_JSON
+            out_headers.extend(_error_headers(error, headers))
+        if method == "OPTIONS" or isinstance(error, MethodNotAllowedError):
+            out_headers.append((b"allow", _allowed(routes)))
         out_headers.append((b"content-type", media_type))
         out_headers.append((b"content-length", b"%d" % len(payload)))
         await send({"type": "http.response.start", "status": status, "headers": out_headers})
-        await send({"type": "http.response.body", "body": b"" if method == "HEAD" else payload})
+        shown = b"" if method == "HEAD" else payload
+        if isinstance(error, BodyTooLargeError):
+            await send({"type": "http.response.body", "body": shown, "more_body": True})
+            await linger(receive)
+            shown = b""
+        await send({"type": "http.response.body", "body": shown})
         elapsed = time.perf_counter() - started
-        label = route.path if route is not None else "other"
-        self._metrics.observe(label, elapsed, code)
+        code = error.code if error is not None else ""
+        self._metrics.observe(route.path if route is not None else OTHER_ROUTES, elapsed, code)
         if self._log_all or status >= 500:
-            _log_request(request_id, method, scope["path"], status, code, elapsed)
+            _log_request(method, path, status, code, elapsed)
+        if cancelled is not None:
+            raise cancelled
 
-    async def _read_body(self, receive: Receive, headers: Mapping[bytes, bytes]) -> bytes:
-        limit = self._limits.max_body_bytes
-        declared = headers.get(b"content-length")
-        if declared is not None and declared.isdigit() and int(declared) > limit:
-            raise BodyTooLargeError(limit)
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise _ClientGoneError
-        body: bytes = message.get("body", b"")
-        if message.get("more_body", False):
-            return await self._read_rest(receive, body)
-        if len(body) > limit:
-            raise BodyTooLargeError(limit)
-        return body
-
-    async def _read_rest(self, receive: Receive, first: bytes) -> bytes:
-        limits = self._limits
-        parts, size = [first], len(first)
-        try:
-            async with asyncio.timeout(limits.body_timeout_s):
-                while True:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        raise _ClientGoneError
-                    part = message.get("body", b"")
-                    parts.append(part)
-                    size += len(part)
-                    if size > limits.max_body_bytes:
-                        raise BodyTooLargeError(limits.max_body_bytes)
-                    if not message.get("more_body", False):
-                        return b"".join(parts)
-        except TimeoutError:
-            raise BodyTimeoutError(limits.body_timeout_s) from None
+    def _request_id(self, headers: Mapping[bytes, bytes]) -> bytes:
+        """The client's id of the request if it can be sent back as it is, else a new one; all logs carry it."""
+        request_id = headers.get(b"x-request-id", b"")
+        if _REQUEST_ID.fullmatch(request_id) is None:
+            request_id = b"%b-%x" % (self._request_prefix, next(self._request_numbers))
+        current_request_id.set(request_id)
+        return request_id
 
 
-class _ClientGoneError(Exception):
-    """The client left before its request was whole; nobody waits for an answer."""
+async def _nothing(call: Call) -> bytes:
+    return b""
 
 
-def _error_headers(status: int) -> list[tuple[bytes, bytes]]:
-    headers = []
-    if status in (429, 503):
-        headers.append((b"retry-after", b"%d" % VerlAgentEnvError.retry_after_s))
-    if status in (408, 413):
-        # The rest of the body is not read: the connection cannot be used again.
-        headers.append((b"connection", b"close"))
-    return headers
+_OPTIONS_ROUTE = Route("OPTIONS", OTHER_ROUTES, _nothing, "Which methods there are", is_open=True)
 
 
-def _log_request(request_id: bytes, method: str, path: str, status: int, code: str, elapsed_s: float) -> None:
+def _stand_in(routes: dict[str, Route], method: str, path: str) -> Route:
+    """What serves a method that has no route of its own."""
+    if not routes:
+        raise RouteNotFoundError(path[:_MAX_SHOWN_PATH])
+    if method == "HEAD" and "GET" in routes:
+        return routes["GET"]
+    if method == "OPTIONS":
+        return _OPTIONS_ROUTE
+    raise MethodNotAllowedError(method, path[:_MAX_SHOWN_PATH])
+
+
+def _allowed(routes: dict[str, Route]) -> bytes:
+    return ", ".join(sorted({*routes, "OPTIONS", *(("HEAD",) if "GET" in routes else ())})).encode()
+
+
+def _error_headers(error: VerlAgentEnvError, headers: Mapping[bytes, bytes]) -> list[tuple[bytes, bytes]]:
+    added = []
+    if isinstance(error, UnauthorizedError):
+        added.append((b"www-authenticate", b"Bearer"))
+    if error.status in (429, 503):
+        added.append((b"retry-after", b"%d" % error.retry_after_s))
+    if isinstance(error, BodyTimeoutError | BodyTooLargeError) or b"expect" in headers:
+        # The rest of the body is not read, or may never be sent: the connection cannot be used again.
+        added.append((b"connection", b"close"))
+    return added
+
+
+def _log_request(method: str, path: str, status: int, code: str, elapsed_s: float) -> None:
     logger.log(
         logging.WARNING if status >= 500 else logging.INFO,
         "request",
         extra={
-            "request_id": request_id.decode("latin-1"),
             "method": method,
-            "path": path,
+            "path": path[:_MAX_SHOWN_PATH],
             "status": status,
             "code": code or None,
             "elapsed_ms": round(elapsed_s * 1000, 3),

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
 
 import orjson
 
-_STANDARD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
+_STANDARD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {
+    "message",
+    "asctime",
+    "taskName",
+    "color_message",
+}
+
+
+current_request_id: ContextVar[bytes] = ContextVar("current_request_id", default=b"")
+"""Id of the request at work; every line that is logged for it carries it."""
 
 
 class JsonFormatter(logging.Formatter):
@@ -35,7 +45,7 @@ class TextFormatter(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
-        fields = " ".join(f"{key}={value}" for key, value in _extra_fields(record).items())
+        fields = " ".join(f"{key}={_one_line(value)}" for key, value in _extra_fields(record).items())
         return f"{super().formatMessage(record)} {fields}".rstrip()
 
 
@@ -55,6 +65,15 @@ def configure_logging(level: str, log_format: str) -> None:
 
 
 def _extra_fields(record: logging.LogRecord) -> dict[str, Any]:
-    return {
-        key: value for key, value in vars(record).items() if key not in _STANDARD_FIELDS and value is not None
-    }
+    request_id = current_request_id.get()
+    found = {"request_id": request_id.decode("latin-1")} if request_id else {}
+    found.update(
+        (key, value) for key, value in vars(record).items() if key not in _STANDARD_FIELDS and value is not None
+    )
+    return found
+
+
+def _one_line(value: Any) -> str:
+    """``value`` as text that cannot pass for a line of its own: a path can hold anything."""
+    text = str(value)
+    return text if text.isprintable() else repr(text)

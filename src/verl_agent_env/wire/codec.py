@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from verl_agent_env.errors import InvalidRequestError, MalformedBodyError
 from verl_agent_env.types import StepResult
-from verl_agent_env.wire.requests import Request
+from verl_agent_env.wire.requests import Request, StepRequest
 
 RequestT = TypeVar("RequestT", bound=Request)
 
@@ -24,12 +24,37 @@ def decode(body: bytes, model: type[RequestT]) -> RequestT:
         MalformedBodyError: Not JSON, or not an object.
         InvalidRequestError: The object breaks the schema.
     """
+    return _check(_parse(body), model)
+
+
+def decode_step(body: bytes) -> tuple[Any, int | None]:
+    """Action and ``seq`` of a :class:`StepRequest`; a well-formed one, as nearly all are, is checked by hand.
+
+    Raises:
+        MalformedBodyError, InvalidRequestError: As :func:`decode`.
+    """
+    document = _parse(body)
+    if "action" in document:
+        if len(document) == 1:
+            return document["action"], None
+        seq = document.get("seq")
+        if len(document) == 2 and type(seq) is int and seq >= 0:
+            return document["action"], seq
+    checked = _check(document, StepRequest)
+    return checked.action, checked.seq
+
+
+def _parse(body: bytes) -> dict[str, Any]:
     try:
         document = orjson.loads(body) if body else {}
     except orjson.JSONDecodeError as malformed:
         raise MalformedBodyError(str(malformed)) from None
     if not isinstance(document, dict):
         raise MalformedBodyError("it is not an object")
+    return document
+
+
+def _check(document: dict[str, Any], model: type[RequestT]) -> RequestT:
     try:
         return model.model_validate(document)
     except ValidationError as invalid:
@@ -50,6 +75,15 @@ def encode(value: Any) -> bytes:
         TypeError: ``value`` holds what JSON cannot express.
     """
     return orjson.dumps(value, option=_OPTIONS)
+
+
+def encode_kept(value: Any) -> bytes:
+    """As :func:`encode`, for JSON that stays in memory.
+
+    orjson writes into a buffer of a kilobyte and shrinks it in place, which leaves a hole behind each result that is
+    kept; a copy is packed tightly, takes a third of the memory, and is faster than growing the heap.
+    """
+    return b"%b" % orjson.dumps(value, option=_OPTIONS)
 
 
 class StepAnswer:
@@ -79,11 +113,11 @@ class StepAnswer:
         if not math.isfinite(reward):
             raise ValueError(f"the reward is {reward}")
         return cls(
-            orjson.dumps(observation, option=_OPTIONS),
+            encode_kept(observation),
             reward,
             bool(terminated),
             bool(truncated),
-            orjson.dumps(info, option=_OPTIONS),
+            encode_kept(info),
         )
 
     def decoded(self) -> StepResult:

@@ -1,6 +1,9 @@
 """The rules equal an independent implementation on plain arrays, step by step."""
 
+from __future__ import annotations
+
 from random import Random
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -16,66 +19,20 @@ from verl_agent_env.envs.sokoban.rules import (
     advance,
 )
 
-DELTAS = ((-1, 0), (1, 0), (0, -1), (0, 1))
-
-
-class ArrayGame:
-    """gym-sokoban's rules, written down on its own arrays and without bit boards."""
-
-    def __init__(self, level: Level) -> None:
-        self.fixed = level.room_fixed()
-        self.state = level.room_state()
-        self.on_target = self.count_on_target()
-
-    def count_on_target(self) -> int:
-        return sum(code == 3 for row in self.state for code in row)
-
-    def player(self) -> tuple[int, int]:
-        return next((r, row.index(5)) for r, row in enumerate(self.state) if 5 in row)
-
-    def step(self, action: int) -> float:
-        if action:
-            self.act(action)
-        reward = -0.1
-        now = self.count_on_target()
-        if now > self.on_target:
-            reward += 1
-        elif now < self.on_target:
-            reward -= 1
-        self.on_target = now
-        if not any(code == 4 for row in self.state for code in row):
-            reward += 10
-        return reward
-
-    def act(self, action: int) -> None:
-        row, column = self.player()
-        down, right = DELTAS[(action - 1) % 4]
-        ahead = (row + down, column + right)
-        beyond = (row + 2 * down, column + 2 * right)
-        if self.at(ahead) in (3, 4):
-            if action > 4 or self.at(beyond) not in (1, 2):
-                return
-            self.put(beyond, 3 if self.fixed[beyond[0]][beyond[1]] == 2 else 4)
-        elif self.at(ahead) not in (1, 2):
-            return
-        self.put(ahead, 5)
-        self.put((row, column), self.fixed[row][column])
-
-    def at(self, cell: tuple[int, int]) -> int:
-        return self.state[cell[0]][cell[1]]
-
-    def put(self, cell: tuple[int, int], code: int) -> None:
-        self.state[cell[0]][cell[1]] = code
+if TYPE_CHECKING:
+    from tests.envs.sokoban.conftest import ArrayGame
 
 
 @pytest.mark.parametrize(("height", "width", "boxes"), [(6, 6, 1), (7, 9, 3), (10, 10, 4)])
-def test_random_play_equals_the_array_rules(height: int, width: int, boxes: int) -> None:
+def test_random_play_equals_the_array_rules(
+    array_game: type[ArrayGame], height: int, width: int, boxes: int
+) -> None:
     rewards = Rewards()
     seen = set()
     for seed in range(40):
         random = Random(seed)
         level = generate_level(seed, height, width, boxes)
-        game = ArrayGame(level)
+        game = array_game(level)
         board, player = level.boxes, level.player
         for _ in range(150):
             # Mostly pushes, so that boxes really get about.

@@ -5,15 +5,29 @@ from __future__ import annotations
 import functools
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, WithJsonSchema, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    WithJsonSchema,
+    model_validator,
+)
 
 from verl_agent_env.envs.grid import GridArguments
 from verl_agent_env.envs.sokoban.generator import MAX_BOXES, MAX_SEARCH_BUDGET, check_parameters
 from verl_agent_env.envs.sokoban.level import MAX_SIDE, MIN_SIDE, Level
 from verl_agent_env.envs.sokoban.rules import Rewards
+from verl_agent_env.envs.turn import Outcome
 
 _MAX_TEXT = 2 * MAX_SIDE * (MAX_SIDE + 1)
 """Characters of a room written as text: room for blank lines and trailing spaces around it."""
+
+_MAX_EFFORT = 50_000_000
+"""Cells × boxes × search budget × levels tried; at this bound one reset takes two to three seconds."""
+_LEVELS_FOR_MIN_PUSHES = 8
+"""Levels that the generator makes of a large room before it gives up on ``min_pushes``."""
 
 _GRID_SCHEMA: dict[str, Any] = {
     "type": "array",
@@ -148,6 +162,10 @@ class SokobanArguments(GridArguments):
         if self.given_level is None:
             height, width = self.dim_room
             check_parameters(0, height, width, self.num_boxes)
+            levels = 1 if self.min_pushes is None else _LEVELS_FOR_MIN_PUSHES
+            most = _MAX_EFFORT // (height * width * self.num_boxes * levels)
+            if (self.search_budget or 0) > most:
+                raise ValueError(f"search_budget is too large for this room; give at most {most}")
         return self
 
     @property
@@ -163,6 +181,23 @@ class SokobanArguments(GridArguments):
         )
 
     @functools.cached_property
-    def has_narrow_glyphs(self) -> bool:
-        """Whether every glyph is one character."""
-        return all(len(glyph) == 1 for glyph in self.glyphs.model_dump().values())
+    def walk(self) -> Outcome:
+        """What a step leads to that pushes nothing."""
+        return Outcome(reward=self.reward_step)
+
+    @functools.cached_property
+    def bump(self) -> Outcome:
+        """What a step leads to that cannot be taken."""
+        return Outcome(reward=self.reward_step, effective=False)
+
+    @functools.cached_property
+    def stamps(self) -> tuple[int, tuple[str, str], tuple[str, str]] | None:
+        """What it takes to stamp pieces on the text of an empty room; ``None`` if a glyph is not one character.
+
+        The length of the separator; the glyph of a box off and on a target; the glyph of the player off and on one.
+        """
+        glyphs = self.glyphs
+        if any(len(glyph) > 1 for glyph in glyphs.model_dump().values()):
+            return None
+        box, player = (glyphs.box, glyphs.box_on_target), (glyphs.player, glyphs.player_on_target)
+        return len(self.cell_separator), box, player

@@ -26,7 +26,10 @@ from verl_agent_env.types import Action
 
 _DIRECTIONS = ("up", "down", "left", "right")
 _PUSHES = tuple(
-    Tool(f"push_{name}", f"Step one cell {name}, pushing a box that stands there if the cell behind it is free.")
+    Tool(
+        f"push_{name}",
+        f"Step one cell {name}, pushing a box that stands there if the cell behind it is free.",
+    )
     for name in _DIRECTIONS
 )
 _MOVES = tuple(Tool(f"move_{name}", f"Move one cell {name}; never pushes a box.") for name in _DIRECTIONS)
@@ -117,10 +120,10 @@ class SokobanEnv(GridEnv):
         level = self._level
         boxes, player = advance(level, self._boxes, self._player, _ACTION_OF_TOOL[call.name])
         if player == self._player:
-            return Outcome(reward=self.arguments.reward_step, effective=False)
+            return self.arguments.bump
         self._player = player
         if boxes == self._boxes:
-            return Outcome(reward=self.arguments.reward_step)
+            return self.arguments.walk
         reward = self.arguments.rewards.of(level, self._boxes, boxes)
         self._boxes = boxes
         solved = boxes == level.targets
@@ -158,34 +161,28 @@ class SokobanEnv(GridEnv):
     # --- how it looks ---------------------------------------------------------------------------------------
 
     def grid_text(self) -> str:
-        arguments = self.arguments
-        if not arguments.has_narrow_glyphs:
+        stamps = self.arguments.stamps
+        if stamps is None:
             return super().grid_text()
-        glyphs = arguments.glyphs
+        gap, box_glyphs, player_glyphs = stamps
         level = self._level
         board = self._board
         if board is None:
-            board = self._board = empty_room_text(level, glyphs, arguments.cell_separator)
-        gap = len(arguments.cell_separator)
-        width, targets, player = level.width, level.targets, self._player
-        pieces = self._boxes | 1 << player
-        parts = []
+            board = self._board = empty_room_text(level, self.arguments.glyphs, self.arguments.cell_separator)
+        width, targets, player = level.width, level.targets, 1 << self._player
+        pieces = self._boxes | player
+        text = ""
         done = 0
         while pieces:
-            low = pieces & -pieces
-            pieces ^= low
-            cell = low.bit_length() - 1
-            if cell == player:
-                glyph = glyphs.player_on_target if targets & low else glyphs.player
-            else:
-                glyph = glyphs.box_on_target if targets & low else glyphs.box
+            piece = pieces & -pieces
+            pieces ^= piece
+            cell = piece.bit_length() - 1
+            glyphs = player_glyphs if piece == player else box_glyphs
             # A row ends with a line break in place of the separator.
             place = cell * (1 + gap) + cell // width * (1 - gap)
-            parts.append(board[done:place])
-            parts.append(glyph)
+            text += board[done:place] + glyphs[targets & piece != 0]
             done = place + 1
-        parts.append(board[done:])
-        return "".join(parts)
+        return text + board[done:]
 
     def glyph_rows(self) -> list[list[str]]:
         glyphs = self.arguments.glyphs

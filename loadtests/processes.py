@@ -1,0 +1,104 @@
+"""Servers under test: started on a free port of the loopback, watched through ``/proc``, ended by their id."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+_START_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True)
+class ServerProcess:
+    """A running server."""
+
+    pid: int
+    port: int
+
+    def cpu_s(self) -> float:
+        """Seconds of CPU used so far, user and system."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
+
+    def rss_bytes(self) -> int:
+        """Resident memory."""
+        pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def free_port() -> int:
+    """A port of the loopback that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextlib.contextmanager
+def serving(*arguments: str) -> Iterator[ServerProcess]:
+    """``verl-agent-env serve`` with these options, ready to answer."""
+    port = free_port()
+    command = [
+        sys.executable,
+        "-m",
+        "verl_agent_env.cli",
+        "serve",
+        "--port",
+        str(port),
+        "--log-level",
+        "warning",
+    ]
+    with _running([*command, *arguments], port) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def serving_app(app: str) -> Iterator[ServerProcess]:
+    """An ASGI application under uvicorn, set as the server sets it."""
+    port = free_port()
+    options = ["--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning"]
+    headers = ["--no-server-header", "--no-date-header"]
+    command = [sys.executable, "-m", "uvicorn", app, "--port", str(port), *options, *headers]
+    with _running(command, port) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def _running(command: list[str], port: int) -> Iterator[ServerProcess]:
+    process = subprocess.Popen(command)  # noqa: S603 - our own command
+    try:
+        _await_answer(process, port)
+        yield ServerProcess(process.pid, port)
+    finally:
+        process.terminate()
+        try:
+            process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _await_answer(process: subprocess.Popen[bytes], port: int) -> None:
+    deadline = time.monotonic() + _START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise RuntimeError(f"the server ended with exit code {process.returncode}")
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1)
+        try:
+            connection.request("GET", "/healthz")
+            connection.getresponse().read()
+            return
+        except OSError:
+            time.sleep(0.05)
+        finally:
+            connection.close()
+    raise TimeoutError(f"the server did not answer within {_START_TIMEOUT_S:g} s")

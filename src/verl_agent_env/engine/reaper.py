@@ -1,0 +1,43 @@
+"""Looks for idle environments, often enough that each is closed within 1.25 of its ttl."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+from verl_agent_env.engine.host import Host
+
+logger = logging.getLogger(__name__)
+
+MAX_PAUSE_S = 30.0
+_PAUSES_PER_TTL = 8
+"""One more than it takes: a look may come late on a busy server."""
+_PAUSE_PER_WORK = 9.0
+"""Looking takes at most a tenth of the time, whatever ttl a client asks for."""
+
+
+async def reap_forever(host: Host) -> None:
+    """Close idle environments until cancelled."""
+    took_s = 0.0
+    while True:
+        await _pause(host, took_s * _PAUSE_PER_WORK)
+        started = time.perf_counter()
+        reaped = await host.reap()
+        took_s = time.perf_counter() - started
+        if reaped:
+            logger.info("idle environments closed", extra={"count": reaped})
+
+
+async def _pause(host: Host, at_least_s: float) -> None:
+    """Sleep until the next look is due, which an environment with a shorter ttl brings forward."""
+    started = time.perf_counter()
+    changed = host.directory.shorter_ttl
+    while True:
+        changed.clear()
+        pause_s = max(at_least_s, min(MAX_PAUSE_S, host.directory.shortest_ttl_s / _PAUSES_PER_TTL))
+        try:
+            async with asyncio.timeout(started + pause_s - time.perf_counter()):
+                await changed.wait()
+        except TimeoutError:
+            return

@@ -1,0 +1,173 @@
+"""Environments whose author awaits: tools over a network, browsers, sandboxes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Coroutine, Mapping
+from typing import Any, ClassVar, TypeVar
+
+from verl_agent_env.envs.base import ChatEnv, Execution
+from verl_agent_env.envs.turn import Outcome, Turn
+from verl_agent_env.messages import ToolCall, parse_action
+from verl_agent_env.types import Action, Info, Observation
+
+T = TypeVar("T")
+
+
+class AsyncChatEnv(ChatEnv):
+    """Base class of environments that await instead of blocking; else as :class:`ChatEnv`.
+
+    The hooks ``begin_episode_async`` and ``act_async`` take the place of ``begin_episode`` and ``act``. The calls of
+    one action run side by side: which of them ends the episode makes no difference to the others.
+
+    A server awaits ``areset``, ``astep`` and ``aclose`` on its own event loop. ``reset``, ``step`` and ``close`` do the
+    same on one event loop of the process, in a thread of its own. One environment is used in one of these two ways.
+    """
+
+    execution: ClassVar[Execution] = "async"
+    deterministic: ClassVar[bool] = False
+    """Tools have effects outside, which a replay would have once more. An environment that has none says so."""
+
+    __slots__ = ()
+
+    # --- hooks: what an environment's author writes ---------------------------------------------------------
+
+    async def begin_episode_async(self, options: Mapping[str, Any]) -> None:
+        """As :meth:`ChatEnv.begin_episode`, awaited."""
+        raise NotImplementedError
+
+    async def act_async(self, call: ToolCall) -> Outcome:
+        """As :meth:`ChatEnv.act`, awaited; other calls of the same action may be under way."""
+        raise NotImplementedError
+
+    async def close_async(self) -> None:
+        """Free what the environment holds; nothing by default."""
+
+    # --- Gymnasium's interface, awaited ---------------------------------------------------------------------
+
+    async def areset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, Info]:
+        """As :meth:`ChatEnv.reset`."""
+        with self._new_episode(seed):
+            await self.begin_episode_async(options or {})
+        return self.first_observation(), {"seed": self._seed}
+
+    async def astep(self, action: Action) -> tuple[Observation, float, bool, bool, Info]:
+        """As :meth:`ChatEnv.step`; the messages stand in the order of the calls."""
+        self._require_running()
+        parsed = parse_action(action)
+        turn = Turn(self._calls_of(parsed.calls, parsed.words, parsed.fault))
+        arguments = self.arguments
+        count = min(arguments.max_actions_per_turn, arguments.max_steps - self._steps)
+        begun = turn.calls[:count]
+        for call, outcome in zip(begun, await self._carry_out_all(begun), strict=True):
+            turn.add(call, outcome, self._show(outcome))
+        for call in turn.calls[count:]:
+            note = turn.refusal(self._steps, arguments.max_steps, arguments.max_actions_per_turn)
+            turn.refuse(call, note or "Not carried out.")
+        last = next((outcome for outcome in turn.outcomes if outcome.terminated), turn.outcomes[-1])
+        return self._finish(turn.messages(), turn.reward, last, turn.valid, turn.effective)
+
+    async def aclose(self) -> None:
+        """As :meth:`ChatEnv.close`."""
+        await self.close_async()
+
+    # --- Gymnasium's interface ------------------------------------------------------------------------------
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, Info]:
+        return _wait_for(self.areset(seed=seed, options=options))
+
+    def step(self, action: Action) -> tuple[Observation, float, bool, bool, Info]:
+        return _wait_for(self.astep(action))
+
+    def close(self) -> None:
+        _wait_for(self.aclose())
+
+    # --- inner workings -------------------------------------------------------------------------------------
+
+    async def _carry_out_all(self, calls: list[ToolCall]) -> list[Outcome]:
+        if len(calls) == 1:
+            return [await self._carry_out_async(calls[0])]
+        # All of them come to their end before one that raised is reported: none runs on in an episode gone by.
+        outcomes = await asyncio.gather(*(self._caught(call) for call in calls), return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+        return [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
+
+    async def _caught(self, call: ToolCall) -> Outcome | SystemExit:
+        try:
+            return await self._carry_out_async(call)
+        except SystemExit as leaving:
+            # Raised in a task of its own, it would end the event loop.
+            return leaving
+
+    async def _carry_out_async(self, call: ToolCall) -> Outcome:
+        self._steps += 1
+        fault = self._fault_of(call)
+        if fault is not None:
+            return self._invalid(fault, self.idle_reward(), None)
+        return self._judged(await self.act_async(call))
+
+
+class _LoopThread:
+    """An event loop that runs for ever in a thread of its own."""
+
+    def __init__(self) -> None:
+        self.process_id = os.getpid()
+        self.loop = asyncio.new_event_loop()
+        self.thread = threading.Thread(target=self.loop.run_forever, name="async-envs", daemon=True)
+        self.thread.start()
+
+
+_lock = threading.Lock()
+_running: list[_LoopThread] = []
+
+
+def _loop_thread() -> _LoopThread:
+    with _lock:
+        # A forked process has the loop, but not the thread that runs it.
+        if not _running or _running[-1].process_id != os.getpid():
+            _running[:] = [_LoopThread()]
+        return _running[-1]
+
+
+def _wait_for(call: Coroutine[Any, Any, T]) -> T:
+    """The result of ``call``, run on the process's event loop for environments.
+
+    Raises:
+        RuntimeError: The caller is on that loop itself, and would wait for ever.
+    """
+    runner = _loop_thread()
+    if threading.current_thread() is runner.thread:
+        call.close()
+        raise RuntimeError(
+            "an async environment uses another one through reset, step or close; await areset, astep, aclose"
+        )
+    future = asyncio.run_coroutine_threadsafe(_contained(call), runner.loop)
+    try:
+        outcome = future.result()
+    except BaseException:
+        future.cancel()
+        raise
+    if isinstance(outcome, _Leaving):
+        raise outcome.raised
+    return outcome
+
+
+class _Leaving:
+    def __init__(self, raised: BaseException) -> None:
+        self.raised = raised
+
+
+async def _contained(call: Coroutine[Any, Any, T]) -> T | _Leaving:
+    try:
+        return await call
+    except (SystemExit, KeyboardInterrupt) as leaving:
+        # They would end the loop that all environments share.
+        return _Leaving(leaving)

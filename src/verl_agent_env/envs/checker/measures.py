@@ -1,0 +1,65 @@
+"""Measures what an environment costs."""
+
+from __future__ import annotations
+
+import gc
+import time
+import tracemalloc
+
+from verl_agent_env.envs.checker.subject import Env, Subject
+
+_TIME_BUDGET_S = 0.5
+_MAX_ROUNDS = 2_000
+_MAX_INSTANCES = 200
+
+
+def measure_time(subject: Subject) -> None:
+    """Note the mean time of a step and of a reset, each over half a second or 2,000 of them."""
+    env = subject.build()
+    policy = subject.policy(env, 0)
+    env.reset(seed=0)
+    actions = [policy() for _ in range(64)]
+    step_s, num_steps, num_resets, reset_s = 0.0, 0, 0, 0.0
+    while num_steps < _MAX_ROUNDS and step_s < _TIME_BUDGET_S:
+        before = time.perf_counter()
+        result = env.step(actions[num_steps % len(actions)])
+        step_s += time.perf_counter() - before
+        num_steps += 1
+        if result[2] or result[3]:
+            env.reset(seed=num_steps)
+    while num_resets < _MAX_ROUNDS and reset_s < _TIME_BUDGET_S:
+        # Seeds that nobody used before: caches of levels do not help.
+        before = time.perf_counter()
+        env.reset(seed=1_000_000 + num_resets)
+        reset_s += time.perf_counter() - before
+        num_resets += 1
+    env.close()
+    subject.figures.us_per_step = 1e6 * step_s / num_steps
+    subject.figures.us_per_reset = 1e6 * reset_s / num_resets
+
+
+def measure_memory(subject: Subject) -> None:
+    """Note the memory of an instance, the mean of up to 200 that stand at the beginning of different episodes."""
+    if tracemalloc.is_tracing():
+        # Somebody else measures; what we would see is not ours alone.
+        return
+    warm = subject.build()
+    warm.reset(seed=2_000_000)
+    envs: list[Env] = []
+    deadline = time.perf_counter() + 2 * _TIME_BUDGET_S
+    tracemalloc.start()
+    try:
+        gc.collect()
+        before, _ = tracemalloc.get_traced_memory()
+        while len(envs) < _MAX_INSTANCES and time.perf_counter() < deadline:
+            env = subject.build()
+            env.reset(seed=2_000_001 + len(envs))
+            envs.append(env)
+        gc.collect()
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    if envs:
+        subject.figures.bytes_per_instance = max(0, after - before) // len(envs)
+    for env in [warm, *envs]:
+        env.close()

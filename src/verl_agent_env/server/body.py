@@ -1,0 +1,99 @@
+"""Reads the bodies of requests, within limits on size and time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Generator, Mapping
+from typing import Any
+
+from starlette.types import Message, Receive
+
+from verl_agent_env.config import HttpLimits
+from verl_agent_env.errors import BodyTimeoutError, BodyTooLargeError
+
+_LINGER_S = 2.0
+
+
+class ClientGoneError(Exception):
+    """The client left before its request was whole; nobody waits for an answer."""
+
+
+async def read_body(receive: Receive, headers: Mapping[bytes, bytes], limits: HttpLimits) -> bytes:
+    """The whole body of a request.
+
+    Raises:
+        BodyTooLargeError: It is declared as, or turns out, longer than ``max_body_bytes``.
+        BodyTimeoutError: It did not arrive within ``body_timeout_s``.
+        ClientGoneError: The client left.
+    """
+    declared = headers.get(b"content-length", b"")
+    # Without its leading zeros: Python refuses to read a number of thousands of digits.
+    digits = declared.lstrip(b"0")
+    if digits.isdigit() and (len(digits) > 18 or int(digits) > limits.max_body_bytes):
+        raise BodyTooLargeError(limits.max_body_bytes)
+    first = receive().__await__()
+    try:
+        blocker = next(first)
+    except StopIteration as arrived:
+        # Nearly every body comes in one piece with its head; a timer would cost more than all of this.
+        message: Message = arrived.value
+        if not message.get("more_body", False):
+            return _part_of(message, limits)
+        blocker = None
+    try:
+        async with asyncio.timeout(limits.body_timeout_s):
+            if blocker is not None:
+                message = await _Continued(blocker, first)
+            return await _read_rest(message, receive, limits)
+    except TimeoutError:
+        raise BodyTimeoutError(limits.body_timeout_s) from None
+
+
+async def linger(receive: Receive) -> None:
+    """Take in, for a moment, what a client still sends of a body that was refused.
+
+    Closing at once would reset the connection under the client's hands, often before it has read the answer.
+    """
+    try:
+        async with asyncio.timeout(_LINGER_S):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect" or not message.get("more_body", False):
+                    return
+    except TimeoutError:
+        return
+
+
+class _Continued(Awaitable[Message]):
+    """The rest of an awaitable that was begun by hand and came to wait for ``blocker``."""
+
+    def __init__(self, blocker: Any, rest: Generator[Any, None, Message]) -> None:
+        self._blocker = blocker
+        self._rest = rest
+
+    def __await__(self) -> Generator[Any, None, Message]:
+        try:
+            yield self._blocker
+        except BaseException as raised:
+            self._rest.throw(raised)
+            raise
+        return (yield from self._rest)
+
+
+async def _read_rest(message: Message, receive: Receive, limits: HttpLimits) -> bytes:
+    parts = bytearray(_part_of(message, limits))
+    while message.get("more_body", False):
+        message = await receive()
+        parts += _part_of(message, limits)
+        if len(parts) > limits.max_body_bytes:
+            raise BodyTooLargeError(limits.max_body_bytes)
+    return bytes(parts)
+
+
+def _part_of(message: Message, limits: HttpLimits) -> bytes:
+    if message["type"] == "http.disconnect":
+        raise ClientGoneError
+    part: bytes = message.get("body", b"")
+    if len(part) > limits.max_body_bytes:
+        raise BodyTooLargeError(limits.max_body_bytes)
+    return part

@@ -1,0 +1,94 @@
+"""Hosts over environments that can be told to fail."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.engine import probes
+from verl_agent_env.config import HostLimits
+from verl_agent_env.engine import CreateRequest, Host
+from verl_agent_env.envs.registry import BUILT_IN, EnvSpec, Registry
+
+KINDS = ("inline", "live_inline", "thread", "live", "async", "async_live")
+
+
+class FakeClock:
+    """A clock that goes on when told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def controls() -> Iterator[probes.Controls]:
+    probes.renew()
+    yield probes.controls
+    probes.renew()
+
+
+@pytest.fixture
+def registry() -> Registry:
+    classes = {kind: f"{kind.title().replace('_', '')}Probe" for kind in KINDS}
+    specs = [EnvSpec(f"probe/{kind}-v0", f"{probes.MODULE}:{name}") for kind, name in classes.items()]
+    broken = EnvSpec("probe/missing-v0", "tests.engine.no_such_module:Env")
+    return Registry({spec.name: spec for spec in (*BUILT_IN, *specs, broken)})
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+async def make_host(
+    registry: Registry, controls: probes.Controls, clock: FakeClock
+) -> AsyncIterator[Callable[..., Host]]:
+    """A function that makes a host with these limits; it is stopped in the end."""
+    hosts: list[Host] = []
+
+    def make(**limits: Any) -> Host:
+        host = Host(registry, HostLimits(**{"max_step_s": 5.0, **limits}), clock=clock)
+        hosts.append(host)
+        return host
+
+    yield make
+    controls.broken.clear()
+    controls.gate.set()
+    for host in hosts:
+        await host.stop()
+
+
+@pytest.fixture
+def host(make_host: Callable[..., Host]) -> Host:
+    return make_host()
+
+
+@pytest.fixture
+def create() -> Callable[..., Any]:
+    """A function that makes a probe and gives its id."""
+
+    async def make(host: Host, kind: str, seed: int = 1, **request: Any) -> str:
+        env_id, _ = await host.create(CreateRequest(f"probe/{kind}-v0", seed, **request))
+        return env_id
+
+    return make
+
+
+@pytest.fixture
+def begun(controls: probes.Controls) -> Callable[..., Any]:
+    """A function that returns when so many ``wait`` commands have begun."""
+
+    async def wait(count: int = 1) -> None:
+        async with asyncio.timeout(10):
+            for _ in range(count):
+                while not controls.entered.acquire(blocking=False):
+                    await asyncio.sleep(0.001)
+
+    return wait

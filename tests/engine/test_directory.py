@@ -1,0 +1,150 @@
+"""Live environments, tombstones and limits."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.engine.conftest import FakeClock
+from verl_agent_env.config import HostLimits
+from verl_agent_env.engine.directory import Directory
+from verl_agent_env.engine.instance import Instance
+from verl_agent_env.envs.registry import Registry
+from verl_agent_env.errors import (
+    AtCapacityError,
+    EnvironmentClosedError,
+    EnvironmentNotFoundError,
+    RunQuotaExceededError,
+)
+
+LIMITS = HostLimits(
+    max_envs=3, max_envs_per_run=2, default_ttl_s=100.0, closed_memory_s=50.0, closed_memory_size=2
+)
+
+
+class Shelf:
+    """A directory and instances to put into it."""
+
+    def __init__(self, registry: Registry, clock: FakeClock) -> None:
+        self.directory = Directory(LIMITS, clock)
+        self._kind = registry.kind("probe/inline-v0")
+
+    def instance(self, env_id: str, run_id: str | None = None, ttl_s: float = 100.0) -> Instance:
+        return Instance(env_id, self._kind, {}, run_id, ttl_s)
+
+    def add(self, env_id: str, run_id: str | None = None, ttl_s: float = 100.0) -> Instance:
+        instance = self.instance(env_id, run_id, ttl_s)
+        with self.directory.reserved(instance):
+            pass
+        self.directory.add(instance)
+        return instance
+
+
+@pytest.fixture
+def shelf(registry: Registry, clock: FakeClock) -> Shelf:
+    return Shelf(registry, clock)
+
+
+def test_unknown_id_is_not_found(shelf: Shelf) -> None:
+    with pytest.raises(EnvironmentNotFoundError) as caught:
+        shelf.directory.find("a")
+    assert caught.value.env_id == "a"
+    assert not shelf.directory.was_closed("a")
+
+
+def test_closed_id_is_known_for_a_while(shelf: Shelf, clock: FakeClock) -> None:
+    shelf.directory.remove(shelf.add("a"), "idle")
+    clock.now += 50.0
+    assert shelf.directory.was_closed("a")
+    with pytest.raises(EnvironmentClosedError) as caught:
+        shelf.directory.find("a")
+    assert caught.value.reason == "idle"
+    clock.now += 0.1
+    assert not shelf.directory.was_closed("a")
+    with pytest.raises(EnvironmentNotFoundError):
+        shelf.directory.find("a")
+
+
+def test_only_the_latest_closed_ids_are_known(shelf: Shelf) -> None:
+    for env_id in "abc":
+        shelf.directory.remove(shelf.add(env_id), "closed")
+    assert [shelf.directory.was_closed(env_id) for env_id in "abc"] == [False, True, True]
+
+
+def test_full_directory_refuses(shelf: Shelf) -> None:
+    for env_id in "abc":
+        shelf.add(env_id)
+    with pytest.raises(AtCapacityError) as caught:
+        shelf.add("d")
+    assert caught.value.limit == 3
+    assert len(shelf.directory) == 3
+
+
+def test_room_held_for_others_counts(shelf: Shelf) -> None:
+    shelf.add("a")
+    with (
+        shelf.directory.reserved(shelf.instance("b")),
+        shelf.directory.reserved(shelf.instance("c")),
+        pytest.raises(AtCapacityError),
+        shelf.directory.reserved(shelf.instance("d")),
+    ):
+        pass
+    shelf.add("d")
+
+
+def test_run_quota_counts_members_and_reservations(shelf: Shelf) -> None:
+    shelf.add("a", "run")
+    with shelf.directory.reserved(shelf.instance("b", "run")):
+        with pytest.raises(RunQuotaExceededError) as caught, shelf.directory.reserved(
+            shelf.instance("c", "run")
+        ):
+            pass
+        with shelf.directory.reserved(shelf.instance("c", "other")):
+            pass
+    assert (caught.value.run_id, caught.value.max_envs_per_run) == ("run", 2)
+    shelf.add("b", "run")
+
+
+def test_failed_creation_gives_its_room_back(shelf: Shelf) -> None:
+    for _ in range(5):
+        with pytest.raises(KeyError), shelf.directory.reserved(shelf.instance("a", "run")):
+            raise KeyError
+    shelf.add("a", "run")
+    shelf.add("b", "run")
+
+
+def test_removal_makes_room_in_the_run(shelf: Shelf) -> None:
+    first = shelf.add("a", "run")
+    shelf.add("b", "run")
+    shelf.directory.remove(first, "closed")
+    shelf.add("c", "run")
+    assert sorted(shelf.directory.of_run("run")) == ["b", "c"]
+    assert shelf.directory.of_run("none") == []
+
+
+def test_counts_tell_live_created_and_closed(shelf: Shelf) -> None:
+    first, second = shelf.add("a"), shelf.add("b")
+    shelf.directory.remove(first, "idle")
+    shelf.directory.remove(second, "closed")
+    shelf.add("c")
+    name = "probe/inline-v0"
+    assert shelf.directory.live[name] == 1
+    assert shelf.directory.created[name] == 3
+    assert shelf.directory.closed == {(name, "idle"): 1, (name, "closed"): 1}
+
+
+def test_shortest_ttl_is_that_of_the_live(shelf: Shelf) -> None:
+    assert shelf.directory.shortest_ttl_s == 100.0
+    short = shelf.add("a", ttl_s=5.0)
+    shelf.add("b", ttl_s=300.0)
+    assert shelf.directory.shortest_ttl_s == 5.0
+    shelf.directory.remove(short, "closed")
+    assert shelf.directory.shortest_ttl_s == 300.0
+
+
+def test_only_a_shorter_ttl_is_announced(shelf: Shelf) -> None:
+    shelf.add("a", ttl_s=50.0)
+    assert shelf.directory.shorter_ttl.is_set()
+    shelf.directory.shorter_ttl.clear()
+    shelf.add("b", ttl_s=50.0)
+    shelf.add("c", ttl_s=60.0)
+    assert not shelf.directory.shorter_ttl.is_set()

@@ -1,0 +1,460 @@
+"""Calls on one environment, of every kind."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+import pytest
+
+from tests.engine.conftest import KINDS, FakeClock
+from tests.engine.probes import Controls
+from verl_agent_env.engine import CreateRequest, Host
+from verl_agent_env.envs.rng import following_seed
+from verl_agent_env.errors import (
+    AtCapacityError,
+    EnvironmentClosedError,
+    EnvironmentFailedError,
+    EnvironmentNotFoundError,
+    EpisodeEndedError,
+    InvalidRequestError,
+    RunQuotaExceededError,
+    SequenceConflictError,
+    SequenceGapError,
+    SequenceStaleError,
+    ShuttingDownError,
+    UnknownEnvNameError,
+)
+from verl_agent_env.types import slot_of
+from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
+
+every_kind = pytest.mark.parametrize("kind", KINDS)
+apart = pytest.mark.parametrize("kind", ["thread", "live", "async", "async_live"])
+
+Create = Callable[..., Any]
+
+
+def total(answer: StepAnswer | ResetAnswer) -> int:
+    return int(orjson.loads(answer.observation)[0]["content"])
+
+
+def deep(levels: int) -> Any:
+    return orjson.loads(b"[" * levels + b"]" * levels)
+
+
+# --- create ----------------------------------------------------------------------------------------------------
+
+
+@every_kind
+async def test_create_begins_the_episode_of_the_seed(host: Host, kind: str) -> None:
+    env_id, begin = await host.create(CreateRequest(f"probe/{kind}-v0", 41))
+    assert total(begin) == 41
+    assert host.directory.get(env_id) is not None
+
+
+async def test_create_without_seed_draws_one(host: Host) -> None:
+    seeds = {total((await host.create(CreateRequest("probe/inline-v0")))[1]) for _ in range(8)}
+    assert len(seeds) == 8
+
+
+async def test_ids_lie_in_the_picked_slot(make_host: Callable[..., Host], host: Host) -> None:
+    host._pick_slot = lambda: 0xABC
+    env_id, _ = await host.create(CreateRequest("probe/inline-v0"))
+    assert slot_of(env_id) == 0xABC
+
+
+@pytest.mark.parametrize("kind", ["inline", "thread", "async"])
+@pytest.mark.parametrize("broken", ["build", "reset"])
+async def test_failed_create_leaves_nothing(
+    host: Host, controls: Controls, kind: str, broken: str
+) -> None:
+    controls.broken = {broken}
+    with pytest.raises(EnvironmentFailedError) as caught:
+        await host.create(CreateRequest(f"probe/{kind}-v0", run_id="run"))
+    assert caught.value.error == "RuntimeError"
+    assert len(host.directory) == 0
+    assert host.directory.of_run("run") == []
+    await host.stop()
+    # What was built is closed again.
+    assert controls.counts["close"] == (1 if broken == "reset" else 0)
+    assert host.faults == {(f"probe/{kind}-v0", "exception"): 1}
+
+
+async def test_unknown_name_is_told(host: Host) -> None:
+    with pytest.raises(UnknownEnvNameError) as caught:
+        await host.create(CreateRequest("probe/inlin-v0"))
+    assert "probe/inline-v0" in caught.value.suggestions
+
+
+async def test_kind_that_cannot_be_imported_fails_alone(host: Host) -> None:
+    with pytest.raises(EnvironmentFailedError) as caught:
+        await host.create(CreateRequest("probe/missing-v0"))
+    assert caught.value.error == "ModuleNotFoundError"
+
+
+@pytest.mark.parametrize("kind", ["inline", "thread"])
+async def test_max_envs_refuses_one_more(make_host: Callable[..., Host], create: Create, kind: str) -> None:
+    host = make_host(max_envs=2)
+    first = await create(host, kind)
+    await create(host, kind)
+    with pytest.raises(AtCapacityError):
+        await create(host, kind)
+    host.close(first)
+    await create(host, kind)
+
+
+async def test_slow_environments_created_side_by_side_respect_the_limits(
+    make_host: Callable[..., Host], create: Create
+) -> None:
+    host = make_host(max_envs=5, max_envs_per_run=3)
+    requests = [CreateRequest("probe/thread-v0", i, run_id="run") for i in range(10)]
+    results = await asyncio.gather(*map(host.create, requests), return_exceptions=True)
+    refused = [result for result in results if isinstance(result, RunQuotaExceededError)]
+    assert (len(host.directory.of_run("run")), len(refused)) == (3, 7)
+    others = await asyncio.gather(
+        *(host.create(CreateRequest("probe/async-v0", i)) for i in range(4)), return_exceptions=True
+    )
+    assert sum(isinstance(result, AtCapacityError) for result in others) == 2
+    assert len(host.directory) == 5
+
+
+async def test_environments_share_nothing_that_they_change(host: Host) -> None:
+    kwargs = {"cards": [1, 2, 3]}
+    ids = [(await host.create(CreateRequest("probe/thread-v0", 1, kwargs)))[0] for _ in range(2)]
+    for env_id in ids:
+        answer = await host.step(env_id, "deal")
+        assert orjson.loads(answer.info)["card"] == 3
+    assert kwargs == {"cards": [1, 2, 3]}
+
+
+async def test_options_are_each_environments_own(host: Host, create: Create) -> None:
+    options = {"start": 50}
+    for kind in ("inline", "thread", "async"):
+        env_id = await create(host, kind)
+        assert total(await host.reset(env_id, 1, options)) == 50
+    assert options == {"start": 50}
+
+
+# --- the sequence protocol -----------------------------------------------------------------------------------
+
+
+@every_kind
+async def test_sequence_protocol(host: Host, create: Create, controls: Controls, kind: str) -> None:
+    env_id = await create(host, kind, seed=0)
+    first = await host.step(env_id, "1", 0)
+    second = await host.step(env_id, "2", 1)
+    assert (total(first), total(second)) == (1, 3)
+    assert await host.step(env_id, "2", 1) is second
+    assert controls.counts["2"] == 1
+    with pytest.raises(SequenceStaleError):
+        await host.step(env_id, "1", 0)
+    with pytest.raises(SequenceConflictError):
+        await host.step(env_id, "9", 1)
+    with pytest.raises(SequenceGapError):
+        await host.step(env_id, "9", 3)
+    assert total(await host.step(env_id, "4", 2)) == 7
+
+
+@every_kind
+@pytest.mark.parametrize("last", ["end", "cut"])
+async def test_last_step_can_be_repeated_after_the_end(
+    host: Host, create: Create, kind: str, last: str
+) -> None:
+    env_id = await create(host, kind)
+    answer = await host.step(env_id, last, 0)
+    assert (answer.terminated, answer.truncated) == (last == "end", last == "cut")
+    assert await host.step(env_id, last, 0) is answer
+    with pytest.raises(EpisodeEndedError):
+        await host.step(env_id, "1", 1)
+    with pytest.raises(EpisodeEndedError):
+        await host.step(env_id, "1")
+    await host.reset(env_id)
+    await host.step(env_id, "1", 0)
+
+
+@apart
+async def test_repeat_joins_the_step_in_flight(
+    host: Host, create: Create, controls: Controls, begun: Create, kind: str
+) -> None:
+    env_id = await create(host, kind)
+    first = asyncio.create_task(host.step(env_id, "wait", 0))
+    await begun()
+    again = asyncio.create_task(host.step(env_id, "wait", 0))
+    await asyncio.sleep(0.01)
+    assert not again.done()
+    controls.gate.set()
+    assert await first is await again
+    assert controls.counts["wait"] == 1
+
+
+@apart
+async def test_cancelled_caller_finds_its_step_done(
+    host: Host, create: Create, controls: Controls, begun: Create, kind: str
+) -> None:
+    env_id = await create(host, kind, seed=0)
+    caller = asyncio.create_task(host.step(env_id, "wait", 0))
+    await begun()
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    controls.gate.set()
+    await host.step(env_id, "wait", 0)
+    assert total(await host.step(env_id, "5", 1)) == 5
+    assert controls.counts["wait"] == 1
+    assert controls.overlaps == 0
+
+
+async def test_cancelled_create_leaves_nothing(host: Host, controls: Controls) -> None:
+    caller = asyncio.create_task(host.create(CreateRequest("probe/thread-v0")))
+    await asyncio.sleep(0)
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    await host.stop()
+    assert len(host.directory) == 0
+    assert controls.counts["close"] == controls.counts["build"] == 1
+
+
+@every_kind
+async def test_steps_of_one_environment_never_overlap(
+    host: Host, create: Create, controls: Controls, kind: str
+) -> None:
+    ids = [await create(host, kind, seed=0) for _ in range(3)]
+    calls = [host.step(env_id, "1") for _ in range(15) for env_id in ids]
+    answers = await asyncio.gather(*calls)
+    assert controls.overlaps == 0
+    assert [total(answer) for answer in answers] == [i for i in range(1, 16) for _ in ids]
+
+
+@pytest.mark.parametrize("kind", ["inline", "thread"])
+async def test_action_that_cannot_be_kept_is_refused(host: Host, create: Create, kind: str) -> None:
+    env_id = await create(host, kind)
+    with pytest.raises(InvalidRequestError) as caught:
+        await host.step(env_id, deep(500), 0)
+    assert caught.value.errors[0]["loc"] == ["action"]
+    with pytest.raises(InvalidRequestError):
+        await host.reset(env_id, 1, {"start": deep(500)})
+    await host.step(env_id, "1", 0)
+
+
+# --- reset -----------------------------------------------------------------------------------------------------
+
+
+@every_kind
+async def test_reset_without_seed_repeats_an_untouched_episode_and_then_goes_on(
+    host: Host, create: Create, kind: str
+) -> None:
+    env_id = await create(host, kind, seed=7)
+    assert [total(await host.reset(env_id)) for _ in range(2)] == [7, 7]
+    await host.step(env_id, "1", 0)
+    assert total(await host.reset(env_id)) == following_seed(7)
+    assert total(await host.reset(env_id)) == following_seed(7)
+    assert total(await host.reset(env_id, 3)) == 3
+    await host.step(env_id, "1", 0)
+
+
+@pytest.mark.parametrize("kind", ["inline", "thread", "async"])
+async def test_refused_options_leave_the_episode_as_it_is(host: Host, create: Create, kind: str) -> None:
+    env_id, _ = await host.create(CreateRequest("frozen_lake", 3, {"map_name": "4x4"}))
+    before = await host.step(env_id, "right", 0)
+    with pytest.raises(ValueError, match="options"):
+        await host.reset(env_id, 4, {"no": "such"})
+    assert await host.step(env_id, "right", 0) is before
+    assert orjson.loads((await host.step(env_id, "down", 1)).info)["num_steps"] == 2
+
+
+# --- close -----------------------------------------------------------------------------------------------------
+
+
+@every_kind
+async def test_closing_twice_is_a_success(host: Host, create: Create, controls: Controls, kind: str) -> None:
+    env_id = await create(host, kind)
+    host.close(env_id)
+    host.close(env_id)
+    for call in (host.step(env_id, "1"), host.reset(env_id), host.read(env_id, str)):
+        with pytest.raises(EnvironmentClosedError):
+            await call
+    await host.stop()
+    assert controls.counts["close"] == 1
+    assert controls.overlaps == 0
+
+
+async def test_unknown_id_cannot_be_closed(host: Host) -> None:
+    with pytest.raises(EnvironmentNotFoundError):
+        host.close("000-none")
+
+
+async def test_closed_id_is_forgotten_in_time(host: Host, create: Create, clock: FakeClock) -> None:
+    env_id = await create(host, "inline")
+    host.close(env_id)
+    clock.now += host.limits.closed_memory_s + 1
+    with pytest.raises(EnvironmentNotFoundError):
+        await host.step(env_id, "1")
+    with pytest.raises(EnvironmentNotFoundError):
+        host.close(env_id)
+
+
+@apart
+async def test_close_waits_for_the_step_under_way(
+    host: Host, create: Create, controls: Controls, begun: Create, kind: str
+) -> None:
+    env_id = await create(host, kind, seed=3)
+    step = asyncio.create_task(host.step(env_id, "wait", 0))
+    await begun()
+    behind = asyncio.create_task(host.step(env_id, "1", 1))
+    await asyncio.sleep(0.005)
+    host.close(env_id)
+    controls.gate.set()
+    assert total(await step) == 3
+    with pytest.raises(EnvironmentClosedError):
+        await behind
+    await host.stop()
+    assert controls.counts["close"] == 1
+    assert controls.overlaps == 0
+
+
+@pytest.mark.parametrize("kind", ["thread", "async"])
+async def test_environment_rebuilt_while_it_is_closed_is_closed_too(
+    host: Host, create: Create, controls: Controls, begun: Create, kind: str
+) -> None:
+    env_id = await create(host, kind)
+    with pytest.raises(EnvironmentFailedError):
+        await host.step(env_id, "raise", 0)
+    step = asyncio.create_task(host.step(env_id, "wait", 0))
+    await begun()
+    host.close(env_id)
+    controls.gate.set()
+    await step
+    await host.stop()
+    assert controls.counts["build"] == controls.counts["close"] == 2
+
+
+@every_kind
+async def test_environment_that_fails_to_close_is_gone_all_the_same(
+    host: Host, create: Create, controls: Controls, kind: str
+) -> None:
+    controls.broken = {"close"}
+    env_id = await create(host, kind)
+    host.close(env_id)
+    assert len(host.directory) == 0
+    await host.stop()
+    assert controls.counts["close"] == 1
+
+
+async def test_close_run_closes_its_environments_only(host: Host, create: Create) -> None:
+    for i in range(6):
+        await create(host, "inline" if i % 2 else "thread", run_id="a" if i < 4 else "b")
+    assert host.close_run("a") == 4
+    assert host.close_run("a") == 0
+    assert len(host.directory) == 2
+
+
+async def test_stop_closes_everything_and_takes_nothing_new(
+    host: Host, create: Create, controls: Controls
+) -> None:
+    for kind in KINDS:
+        await create(host, kind)
+    await host.stop()
+    assert len(host.directory) == 0
+    assert controls.counts["close"] == len(KINDS)
+    with pytest.raises(ShuttingDownError):
+        await create(host, "inline")
+
+
+async def test_stop_does_not_wait_for_a_hanging_environment(
+    host: Host, create: Create, controls: Controls, begun: Create
+) -> None:
+    env_id = await create(host, "thread")
+    step = asyncio.create_task(host.step(env_id, "wait"))
+    await begun()
+    async with asyncio.timeout(2):
+        await host.stop(grace_s=0.05)
+    with pytest.raises(asyncio.CancelledError):
+        await step
+
+
+# --- idle environments ---------------------------------------------------------------------------------------
+
+
+@every_kind
+async def test_idle_environment_is_reaped_after_its_ttl(
+    host: Host, create: Create, clock: FakeClock, kind: str
+) -> None:
+    short, long = await create(host, kind, ttl_s=10.0), await create(host, kind, ttl_s=20.0)
+    clock.now += 10.0
+    assert await host.reap() == 0
+    clock.now += 0.1
+    assert await host.reap() == 1
+    with pytest.raises(EnvironmentClosedError) as caught:
+        await host.step(short, "1")
+    assert caught.value.reason == "idle"
+    assert host.directory.ids() == [long]
+    assert host.directory.closed == {(f"probe/{kind}-v0", "idle"): 1}
+
+
+@every_kind
+@pytest.mark.parametrize("use", ["step", "repeat", "reset", "read"])
+async def test_used_environment_is_not_reaped(
+    host: Host, create: Create, clock: FakeClock, kind: str, use: str
+) -> None:
+    env_id = await create(host, kind, ttl_s=10.0)
+    await host.step(env_id, "1", 0)
+    clock.now += 6.0
+    if use == "step":
+        await host.step(env_id, "1", 1)
+    elif use == "repeat":
+        await host.step(env_id, "1", 0)
+    elif use == "reset":
+        await host.reset(env_id)
+    else:
+        await host.read(env_id, lambda env: env.total)
+    clock.now += 6.0
+    assert await host.reap() == 0
+    clock.now += 6.0
+    assert await host.reap() == 1
+
+
+async def test_default_ttl_holds_without_one(
+    make_host: Callable[..., Host], create: Create, clock: FakeClock
+) -> None:
+    host = make_host(default_ttl_s=5.0)
+    await create(host, "inline")
+    clock.now += 5.5
+    assert await host.reap() == 1
+
+
+@apart
+async def test_busy_environment_is_not_reaped(
+    host: Host, create: Create, controls: Controls, clock: FakeClock, begun: Create, kind: str
+) -> None:
+    env_id = await create(host, kind, ttl_s=1.0)
+    step = asyncio.create_task(host.step(env_id, "wait"))
+    await begun()
+    clock.now += 100.0
+    assert await host.reap() == 0
+    controls.gate.set()
+    await step
+    # Its time begins when the step is done.
+    assert await host.reap() == 0
+    clock.now += 1.1
+    assert await host.reap() == 1
+
+
+async def test_reaping_lets_others_through(make_host: Callable[..., Host], create: Create) -> None:
+    host = make_host(yield_after_s=1e-6)
+    for _ in range(50):
+        await create(host, "inline")
+    ticks = 0
+
+    async def tick() -> None:
+        nonlocal ticks
+        while True:
+            ticks += 1
+            await asyncio.sleep(0)
+
+    other = asyncio.create_task(tick())
+    await host.reap()
+    other.cancel()
+    assert ticks > 20

@@ -1,0 +1,56 @@
+"""How often idle environments are looked for, on the real clock."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+
+from verl_agent_env.config import HostLimits
+from verl_agent_env.engine import CreateRequest, Host
+from verl_agent_env.engine.reaper import reap_forever
+from verl_agent_env.envs.registry import Registry
+
+
+@pytest.fixture
+async def reaped_host(registry: Registry) -> AsyncIterator[Host]:
+    host = Host(registry, HostLimits(default_ttl_s=3600.0))
+    reaper = asyncio.create_task(reap_forever(host))
+    # It sleeps already, for half a minute, when the test begins.
+    await asyncio.sleep(0.01)
+    yield host
+    reaper.cancel()
+    await asyncio.wait([reaper])
+    await host.stop()
+
+
+async def test_environment_goes_within_a_quarter_beyond_its_ttl(reaped_host: Host) -> None:
+    ttl_s = 0.4
+    await reaped_host.create(CreateRequest("probe/inline-v0"))
+    await reaped_host.create(CreateRequest("probe/inline-v0", ttl_s=ttl_s))
+    started = time.perf_counter()
+    async with asyncio.timeout(5):
+        while len(reaped_host.directory) == 2:
+            await asyncio.sleep(0.002)
+    assert ttl_s <= time.perf_counter() - started <= 1.25 * ttl_s
+    assert len(reaped_host.directory) == 1
+
+
+async def test_tiny_ttl_does_not_keep_the_reaper_busy(reaped_host: Host) -> None:
+    await reaped_host.create(CreateRequest("probe/inline-v0", ttl_s=1e-9))
+    async with asyncio.timeout(5):
+        while len(reaped_host.directory):
+            await asyncio.sleep(0.002)
+    looks = 0
+    reap = reaped_host.reap
+
+    async def counted() -> int:
+        nonlocal looks
+        looks += 1
+        return await reap()
+
+    reaped_host.reap = counted  # type: ignore[method-assign]
+    await asyncio.sleep(0.1)
+    assert looks == 0

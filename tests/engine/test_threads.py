@@ -1,0 +1,199 @@
+"""Threads that can be given up."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from verl_agent_env.engine.threads import ForeignExitError, StuckCallError, ThreadRunner
+from verl_agent_env.errors import AtCapacityError
+
+
+@pytest.fixture
+def gate() -> Iterator[threading.Event]:
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+async def test_result_comes_from_another_thread() -> None:
+    runner = ThreadRunner(2, 2)
+    assert await runner.run(threading.get_ident, 5.0) != threading.get_ident()
+    runner.stop()
+
+
+async def test_idle_thread_is_used_again() -> None:
+    runner = ThreadRunner(4, 2)
+    names = {await runner.run(threading.get_ident, 5.0) for _ in range(20)}
+    assert len(names) == 1
+    runner.stop()
+
+
+async def test_no_more_threads_at_work_than_allowed(gate: threading.Event) -> None:
+    runner = ThreadRunner(3, 2)
+    lock, at_work, most = threading.Lock(), 0, 0
+
+    def call() -> None:
+        nonlocal at_work, most
+        with lock:
+            at_work += 1
+            most = max(most, at_work)
+        time.sleep(0.005)
+        with lock:
+            at_work -= 1
+
+    await asyncio.gather(*(runner.run(call, 5.0) for _ in range(12)))
+    assert most == 3
+    runner.stop()
+
+
+@pytest.mark.parametrize("raised", [ValueError, TimeoutError, LookupError])
+async def test_error_comes_out_unchanged(raised: type[Exception]) -> None:
+    runner = ThreadRunner(1, 1)
+
+    def call() -> None:
+        raise raised
+
+    with pytest.raises(raised):
+        await runner.run(call, 5.0)
+    assert runner.stuck == 0
+    runner.stop()
+
+
+@pytest.mark.parametrize(
+    "raised", [StopIteration, SystemExit, KeyboardInterrupt, asyncio.CancelledError, GeneratorExit]
+)
+async def test_way_out_becomes_an_error(raised: type[BaseException]) -> None:
+    runner = ThreadRunner(1, 1)
+
+    def call() -> None:
+        raise raised
+
+    with pytest.raises(ForeignExitError) as caught:
+        await runner.run(call, 5.0)
+    assert caught.value.name == raised.__name__
+    assert await runner.run(lambda: 7, 5.0) == 7
+    runner.stop()
+
+
+async def test_stuck_thread_is_replaced_and_counted_until_it_returns(gate: threading.Event) -> None:
+    runner = ThreadRunner(1, 2)
+    with pytest.raises(StuckCallError):
+        await runner.run(gate.wait, 0.02)
+    assert runner.stuck == 1
+    assert await runner.run(lambda: 7, 5.0) == 7
+    gate.set()
+    await until(lambda: runner.stuck == 0)
+    runner.stop()
+
+
+async def test_too_many_stuck_threads_refuse_more(gate: threading.Event) -> None:
+    runner = ThreadRunner(4, 2)
+    for _ in range(2):
+        with pytest.raises(StuckCallError):
+            await runner.run(gate.wait, 0.02)
+    with pytest.raises(AtCapacityError) as caught:
+        await runner.run(lambda: 7, 5.0)
+    assert caught.value.limit == 2
+    gate.set()
+    await until(lambda: runner.stuck == 0)
+    assert await runner.run(lambda: 7, 5.0) == 7
+    runner.stop()
+
+
+async def test_waiting_for_a_free_thread_does_not_count_as_time_out() -> None:
+    runner = ThreadRunner(1, 1)
+    # Four calls of 0.1 s after each other, each allowed 0.25 s.
+    await asyncio.gather(*(runner.run(lambda: time.sleep(0.1), 0.25) for _ in range(4)))
+    assert runner.stuck == 0
+    runner.stop()
+
+
+async def test_late_outcome_is_handed_over_in_its_thread(gate: threading.Event) -> None:
+    runner = ThreadRunner(1, 2)
+    late: list[tuple[str | None, str]] = []
+
+    def call() -> str:
+        gate.wait(10)
+        return "late"
+
+    with pytest.raises(StuckCallError):
+        await runner.run(call, 0.02, lambda result: late.append((result, threading.current_thread().name)))
+    assert late == []
+    gate.set()
+    await until(lambda: runner.stuck == 0)
+    assert late == [("late", "env-call")]
+    runner.stop()
+
+
+async def test_late_error_of_the_follow_up_harms_nobody(gate: threading.Event) -> None:
+    runner = ThreadRunner(1, 2)
+
+    def fail(_: object) -> None:
+        raise SystemExit
+
+    with pytest.raises(StuckCallError):
+        await runner.run(lambda: gate.wait(10), 0.02, fail)
+    gate.set()
+    await until(lambda: runner.stuck == 0)
+    runner.stop()
+
+
+async def test_call_that_ends_in_the_moment_of_its_time_out_has_its_outcome() -> None:
+    runner = ThreadRunner(1, 1)
+    returned = threading.Event()
+
+    def call() -> int:
+        returned.set()
+        return 7
+
+    def hold_the_loop() -> None:
+        # The call ends and its time runs out before the loop sees either.
+        returned.wait(5)
+        time.sleep(0.05)
+
+    asyncio.get_running_loop().call_soon(lambda: asyncio.get_running_loop().call_soon(hold_the_loop))
+    task = asyncio.create_task(runner.run(call, 0.01))
+    assert await task == 7
+    assert runner.stuck == 0
+    assert await runner.run(lambda: 8, 5.0) == 8
+    runner.stop()
+
+
+async def test_cancelled_caller_gives_the_thread_up(gate: threading.Event) -> None:
+    runner = ThreadRunner(1, 2)
+    started, late = threading.Event(), threading.Event()
+
+    def call() -> None:
+        started.set()
+        gate.wait(10)
+
+    task = asyncio.create_task(runner.run(call, 5.0, lambda _: late.set()))
+    await until(started.is_set)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert runner.stuck == 1
+    gate.set()
+    await until(lambda: runner.stuck == 0)
+    assert late.is_set()
+    runner.stop()
+
+
+async def test_stop_ends_the_threads(gate: threading.Event) -> None:
+    runner = ThreadRunner(3, 2)
+    before = threading.active_count()
+    await asyncio.gather(*(runner.run(lambda: time.sleep(0.01), 5.0) for _ in range(3)))
+    assert threading.active_count() == before + 3
+    runner.stop()
+    await until(lambda: threading.active_count() == before)

@@ -1,0 +1,63 @@
+"""The sample third-party package, installed for real."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "packages" / "acme_envs"
+
+
+@pytest.fixture(scope="session")
+def acme_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of installed packages that holds acme-envs, as pip installs it."""
+    folder = tmp_path_factory.mktemp("acme")
+    # Built from a copy: a build leaves files behind.
+    source = shutil.copytree(SOURCE, folder / "source")
+    site = folder / "site"
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"),
+            *("--no-deps", "--no-build-isolation", "--no-index", "--target", str(site), str(source)),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return site
+
+
+@pytest.fixture
+def run_with_acme(acme_site: Path) -> Callable[[str], str]:
+    """Runs Python code in a process that has acme-envs installed; gives what it printed."""
+
+    def run(code: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", code],
+            env={**os.environ, "PYTHONPATH": str(acme_site)},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
+
+
+@pytest.fixture
+def acme_importable(acme_site: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Makes acme-envs importable in this process; its entry points stay unknown, they are read once."""
+    monkeypatch.syspath_prepend(str(acme_site))
+    yield
+    for name in [name for name in sys.modules if name.partition(".")[0] == "acme_envs"]:
+        del sys.modules[name]
