@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import types
+import math
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -70,7 +70,7 @@ class ServerSettings:
     """Address to listen on."""
     port: int = 8000
     """Port to listen on; 0 takes a free one."""
-    auth_tokens: tuple[str, ...] = ()
+    auth_tokens: tuple[str, ...] = field(default=(), repr=False)
     """Accepted bearer tokens; none means that no token is asked for."""
     log_level: str = "info"
     """``debug``, ``info``, ``warning`` or ``error``."""
@@ -94,8 +94,13 @@ class ServerSettings:
             raise ValueError(f"log_level must be debug, info, warning or error, not '{self.log_level}'")
         if self.log_format not in ("json", "text"):
             raise ValueError(f"log_format must be json or text, not '{self.log_format}'")
-        if any(not token for token in self.auth_tokens):
-            raise ValueError("an auth token is empty")
+        if any(
+            not (token.isascii() and token.isprintable() and token.strip() == token != "")
+            for token in self.auth_tokens
+        ):
+            raise ValueError(
+                "an auth token is empty, begins or ends with a space, or holds other than visible ASCII"
+            )
         if self.keep_alive_s < 1 or self.shutdown_grace_s < 0:
             raise ValueError("keep_alive_s must be at least 1 and shutdown_grace_s at least 0")
 
@@ -121,13 +126,14 @@ def _from_environment(cls: type[SettingsT], environment: Mapping[str, str], **ne
     values: dict[str, Any] = dict(nested)
     for declared in dataclasses.fields(cls):  # type: ignore[arg-type]
         text = environment.get(variable_of(declared.name))
-        if text is None or declared.name in nested:
+        # An empty variable is one that is not set: compose files pass on those that they do not know.
+        if not text or declared.name in nested:
             continue
         try:
             values[declared.name] = _parse(text, hints[declared.name])
         except ValueError:
             raise ValueError(
-                f"{variable_of(declared.name)}='{text}' cannot be read as {hints[declared.name]}"
+                f"{variable_of(declared.name)}='{text}' cannot be read as {_name_of(hints[declared.name])}"
             ) from None
     return cls(**values)
 
@@ -136,17 +142,20 @@ def _parse(text: str, kind: Any) -> Any:
     if kind is bool:
         if text.casefold() in ("1", "true", "yes", "on"):
             return True
-        if text.casefold() in ("0", "false", "no", "off", ""):
+        if text.casefold() in ("0", "false", "no", "off"):
             return False
         raise ValueError
     if typing.get_origin(kind) is tuple:
         return tuple(part.strip() for part in text.split(",") if part.strip())
-    if isinstance(kind, types.UnionType):
-        kind = next(option for option in typing.get_args(kind) if option is not type(None))
     return kind(text)
+
+
+def _name_of(kind: Any) -> str:
+    return {int: "a whole number", float: "a number", bool: "true or false"}.get(kind, str(kind))
 
 
 def _require_positive(limits: HostLimits | HttpLimits) -> None:
     for declared in dataclasses.fields(limits):
-        if not getattr(limits, declared.name) > 0:
-            raise ValueError(f"{declared.name} must be above 0, not {getattr(limits, declared.name)}")
+        value = getattr(limits, declared.name)
+        if not (value > 0 and math.isfinite(value)):
+            raise ValueError(f"{declared.name} must be a number above 0, not {value}")

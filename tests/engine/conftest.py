@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -86,9 +85,7 @@ def begun(controls: probes.Controls) -> Callable[..., Any]:
     """A function that returns when so many ``wait`` commands have begun."""
 
     async def wait(count: int = 1) -> None:
-        async with asyncio.timeout(10):
-            for _ in range(count):
-                while not controls.entered.acquire(blocking=False):
-                    await asyncio.sleep(0.001)
+        for _ in range(count):
+            await probes.until(lambda: controls.entered.acquire(blocking=False))
 
     return wait

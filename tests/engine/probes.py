@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import Counter
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import gymnasium
@@ -41,7 +42,15 @@ controls = Controls()
 def renew() -> None:
     """Forget what was told and noted; whoever waits goes on."""
     controls.gate.set()
-    controls.__init__()  # type: ignore[misc]
+    vars(controls).clear()
+    vars(controls).update(vars(Controls()))
+
+
+async def until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
+    """Return when the condition holds, at once or later; it is about threads and so has no event of the loop's."""
+    async with asyncio.timeout(timeout_s):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
 
 
 class Probe(gymnasium.Env[Any, Any]):
@@ -159,8 +168,7 @@ class AsyncProbe(Probe):
             controls.note(str(action))
             if action == "wait":
                 controls.entered.release()
-                while not controls.gate.is_set():
-                    await asyncio.sleep(0.002)
+                await until(controls.gate.is_set, timeout_s=20.0)
             else:
                 await asyncio.sleep(0.002)
             return self._carry_out(str(action))

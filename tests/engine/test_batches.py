@@ -132,7 +132,7 @@ async def test_slow_kinds_run_side_by_side(
 
 
 async def test_large_batch_lets_others_through(make_host: Callable[..., Host], create: Create) -> None:
-    host = make_host(yield_after_s=1e-6)
+    host = make_host(yield_after_s=1e-9)
     env_id = await create(host, "inline", seed=0)
     seen: list[int] = []
 

@@ -94,8 +94,9 @@ def test_room_held_for_others_counts(shelf: Shelf) -> None:
 def test_run_quota_counts_members_and_reservations(shelf: Shelf) -> None:
     shelf.add("a", "run")
     with shelf.directory.reserved(shelf.instance("b", "run")):
-        with pytest.raises(RunQuotaExceededError) as caught, shelf.directory.reserved(
-            shelf.instance("c", "run")
+        with (
+            pytest.raises(RunQuotaExceededError) as caught,
+            shelf.directory.reserved(shelf.instance("c", "run")),
         ):
             pass
         with shelf.directory.reserved(shelf.instance("c", "other")):

@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from tests.engine.conftest import KINDS
-from tests.engine.probes import Controls
+from tests.engine.probes import Controls, until
 from verl_agent_env.engine import CreateRequest, Host
 from verl_agent_env.errors import (
     AtCapacityError,
@@ -40,12 +40,6 @@ Create = Callable[..., Any]
 
 def total(answer: StepAnswer | ResetAnswer) -> int:
     return int(orjson.loads(answer.observation)[0]["content"])
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0.001)
 
 
 # --- raising ---------------------------------------------------------------------------------------------------
@@ -262,7 +256,7 @@ async def test_full_threads_in_the_middle_of_a_rebuild_change_nothing(
             raise AtCapacityError("stuck threads", 1)
         return await original(*arguments)
 
-    host.executor._threads.run = run  # type: ignore[method-assign]
+    host.executor._threads.run = run  # type: ignore[assignment,method-assign]
     with pytest.raises(AtCapacityError):
         await host.step(env_id, "1", 3)
     host.executor._threads.run = original  # type: ignore[method-assign]

@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from tests.engine.conftest import KINDS, FakeClock
-from tests.engine.probes import Controls
+from tests.engine.probes import Controls, until
 from verl_agent_env.engine import CreateRequest, Host
 from verl_agent_env.envs.rng import following_seed
 from verl_agent_env.errors import (
@@ -67,9 +67,7 @@ async def test_ids_lie_in_the_picked_slot(make_host: Callable[..., Host], host: 
 
 @pytest.mark.parametrize("kind", ["inline", "thread", "async"])
 @pytest.mark.parametrize("broken", ["build", "reset"])
-async def test_failed_create_leaves_nothing(
-    host: Host, controls: Controls, kind: str, broken: str
-) -> None:
+async def test_failed_create_leaves_nothing(host: Host, controls: Controls, kind: str, broken: str) -> None:
     controls.broken = {broken}
     with pytest.raises(EnvironmentFailedError) as caught:
         await host.create(CreateRequest(f"probe/{kind}-v0", run_id="run"))
@@ -373,6 +371,10 @@ async def test_stop_does_not_wait_for_a_hanging_environment(
         await host.stop(grace_s=0.05)
     with pytest.raises(asyncio.CancelledError):
         await step
+    controls.gate.set()
+    await until(lambda: host.stuck_threads == 0)
+    assert controls.counts["close"] == 1
+    assert controls.overlaps == 0
 
 
 # --- idle environments ---------------------------------------------------------------------------------------
@@ -443,7 +445,7 @@ async def test_busy_environment_is_not_reaped(
 
 
 async def test_reaping_lets_others_through(make_host: Callable[..., Host], create: Create) -> None:
-    host = make_host(yield_after_s=1e-6)
+    host = make_host(yield_after_s=1e-9)
     for _ in range(50):
         await create(host, "inline")
     ticks = 0

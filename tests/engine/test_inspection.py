@@ -206,9 +206,7 @@ async def test_read_waits_for_the_step_under_way(
     assert await read is False
 
 
-@pytest.mark.parametrize(
-    ("mode", "start"), [("ansi", b"P"), ("svg", b"<svg"), ("png", b"\x89PNG")]
-)
+@pytest.mark.parametrize(("mode", "start"), [("ansi", b"P"), ("svg", b"<svg"), ("png", b"\x89PNG")])
 async def test_lake_is_drawn(host: Host, mode: str, start: bytes) -> None:
     env_id, _ = await host.create(CreateRequest("frozen_lake", 1, {"map_name": "4x4"}))
     assert (await inspection.render(host, env_id, mode)).startswith(start)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
+from tests.engine.probes import until
 from verl_agent_env.engine.threads import ForeignExitError, StuckCallError, ThreadRunner
 from verl_agent_env.errors import AtCapacityError
 
@@ -18,12 +19,6 @@ def gate() -> Iterator[threading.Event]:
     event = threading.Event()
     yield event
     event.set()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0.001)
 
 
 async def test_result_comes_from_another_thread() -> None:

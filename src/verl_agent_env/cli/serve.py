@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import resource
+import signal
 import socket
+import sys
 from typing import Any
 
 import click
@@ -41,6 +44,8 @@ def serve(**given: Any) -> None:
         ws="none",
         log_config=None,
         access_log=False,
+        # Given to listen() once more: the default of 2048 would take the place of ours.
+        backlog=_BACKLOG,
         timeout_keep_alive=settings.keep_alive_s,
         timeout_graceful_shutdown=settings.shutdown_grace_s,
         server_header=False,
@@ -48,7 +53,12 @@ def serve(**given: Any) -> None:
     )
     shown = f"[{host}]" if ":" in host else host
     click.echo(f"Serving on http://{shown}:{port} (API: http://{shown}:{port}/docs). Ctrl-C stops.", err=True)
-    uvicorn.Server(config).run(sockets=[listener])
+    # uvicorn stops in good order on either signal, and then raises it again for those who were there before: us.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    try:
+        uvicorn.Server(config).run(sockets=[listener])
+    except KeyboardInterrupt:
+        sys.exit(0)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -60,9 +70,10 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
-    except OSError as refused:
+    except (OSError, UnicodeError) as refused:
+        reason = getattr(refused, "strerror", None) or refused
         raise click.ClickException(
-            f"Cannot listen on {host}:{port}: {refused.strerror or refused}. Choose another with --host and --port."
+            f"Cannot listen on {host}:{port}: {reason}. Choose another with --host and --port."
         ) from None
     listener.setblocking(False)
     return listener
@@ -71,4 +82,6 @@ def listen(host: str, port: int) -> socket.socket:
 def raise_file_limit() -> None:
     """Let this process open as many files as it may: each connection is one."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    # Some systems name no limit but refuse to be asked for it.
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

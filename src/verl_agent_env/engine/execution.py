@@ -151,8 +151,6 @@ class Executor:
             if limit.expired():
                 raise CallTimeoutError from None
             raise
-        except SystemExit as leaving:
-            raise ForeignExitError(leaving) from leaving
         except asyncio.CancelledError as cancelled:
             # Nobody cancelled this task: it was one of the environment's own that came to its end.
             task = asyncio.current_task()

@@ -411,6 +411,11 @@ class Host:
         async with instance.lock:
             try:
                 yield
+            except asyncio.CancelledError:
+                # The host stops. A thread that is at it still closes it when it comes back.
+                if instance.kind.execution == "thread":
+                    instance.env = None
+                raise
             finally:
                 self.directory.touch(instance)
                 if instance.closed_as is not None:

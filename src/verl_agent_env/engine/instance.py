@@ -142,24 +142,21 @@ class Instance:
 
     def commit(self, action: bytes, answer: StepAnswer, max_history_bytes: int) -> None:
         """Note an applied step."""
-        actions, seq = self.actions, self.seq
-        self.seq = seq + 1
+        self.seq += 1
         self.ended = answer.terminated or answer.truncated
         self.last_action = action
         self.last_answer = answer
-        if seq != (0 if actions is None else len(actions)):
-            # The history outgrew its bound before.
-            return
         self.history_bytes += len(action)
         if not self.kind.deterministic:
             self.history_bytes += len(answer.observation) + len(answer.info)
+        # Once above its bound, it stays above until the next episode.
         if self.history_bytes > max_history_bytes:
             self.actions = self.answers = self.beginning = None
             return
-        if actions is None:
+        if self.actions is None:
             self.actions = [action]
         else:
-            actions.append(action)
+            self.actions.append(action)
         if not self.kind.deterministic:
             if self.answers is None:
                 self.answers = []

@@ -23,7 +23,12 @@ async def reap_forever(host: Host) -> None:
     while True:
         await _pause(host, took_s * _PAUSE_PER_WORK)
         started = time.perf_counter()
-        reaped = await host.reap()
+        reaped = 0
+        try:
+            reaped = await host.reap()
+        except Exception:
+            # One environment's failure must not keep all others alive.
+            logger.exception("closing idle environments failed")
         took_s = time.perf_counter() - started
         if reaped:
             logger.info("idle environments closed", extra={"count": reaped})

@@ -90,13 +90,14 @@ class ThreadRunner:
     """
 
     def __init__(self, max_threads: int, max_stuck: int) -> None:
+        self._max_threads = max_threads
         self._max_stuck = max_stuck
         self._free = asyncio.Semaphore(max_threads)
         self._jobs: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
-        self._threads = 0
         self._idle = 0
         self._stuck = 0
+        self._stopped = False
 
     @property
     def stuck(self) -> int:
@@ -127,8 +128,9 @@ class ThreadRunner:
     def stop(self) -> None:
         """Let idle threads end; those at work end after their call."""
         with self._lock:
-            count, self._threads, self._idle = self._threads, 0, 0
-        for _ in range(count):
+            self._stopped = True
+            idle, self._idle = self._idle, 0
+        for _ in range(idle):
             self._jobs.put(None)
 
     async def _run(self, job: _Job[T], timeout_s: float) -> T:
@@ -158,17 +160,14 @@ class ThreadRunner:
     def _submit(self, job: _Job[Any]) -> None:
         with self._lock:
             start = self._idle == 0
-            if start:
-                self._threads += 1
-            else:
+            if not start:
                 self._idle -= 1
         if start:
             try:
                 threading.Thread(target=self._work, name="env-call", daemon=True).start()
             except RuntimeError:
-                with self._lock:
-                    self._threads -= 1
-                raise AtCapacityError("threads of this machine", self._threads) from None
+                # The machine has no more.
+                raise AtCapacityError("threads", self._max_threads) from None
         self._jobs.put(job)
 
     def _give_up(self, job: _Job[Any]) -> bool:
@@ -179,7 +178,6 @@ class ThreadRunner:
             job.abandoned = True
             if job.started:
                 self._stuck += 1
-                self._threads -= 1
             return True
 
     def _work(self) -> None:
@@ -189,13 +187,17 @@ class ThreadRunner:
             if not job.started:
                 job.run_late()
                 with self._lock:
-                    self._idle += 1
+                    last = self._stopped
+                    self._idle += not last
+                if last:
+                    return
                 continue
             job.run()
             with self._lock:
                 job.finished = True
                 given_up = job.abandoned
-                if not given_up:
+                last = self._stopped
+                if not given_up and not last:
                     self._idle += 1
             if given_up:
                 job.run_late()
@@ -205,6 +207,8 @@ class ThreadRunner:
             if job.notify is not None:
                 job.notify()
             del job
+            if last:
+                return
 
 
 def _wake(done: asyncio.Future[None]) -> None:

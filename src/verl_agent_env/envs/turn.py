@@ -64,7 +64,7 @@ class Turn:
             self._messages.append(tool_message(call.id, content))
             return
         # Moves written as text share one message: of views that follow each other only the last one counts.
-        if self._shown_outcomes and _shows_only_view(self._shown_outcomes[-1]):
+        if outcome.content is None and self._shown_outcomes and _shows_only_view(self._shown_outcomes[-1]):
             self._spoken.pop()
         self._spoken.append(content)
         self._shown_outcomes.append(outcome)

@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import gc
 import logging
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import orjson
@@ -35,6 +36,8 @@ logger = logging.getLogger(__name__)
 _DESCRIPTION = (
     "LLM-agent environments for reinforcement learning: chat messages in, tool calls out, by the batch."
 )
+
+_MIN_REAP_PAUSE_S = 0.1
 
 
 class EnvServer(FastAPI):
@@ -65,8 +68,10 @@ class EnvServer(FastAPI):
         ]
         guard = TokenGuard(settings.auth_tokens)
         self.lane = Lane(self._routes, limits, guard, self.metrics, log_all=settings.access_log)
-        self.add_api_route("/", _front, methods=["GET"], include_in_schema=False)
-        self.add_exception_handler(HTTPException, _http_problem)
+        self.add_api_route("/", _front, methods=["GET", "HEAD"], include_in_schema=False)
+        self.add_exception_handler(HTTPException, _page_problem)
+        self.add_exception_handler(Exception, _page_problem)
+        self.router.default = self._serve_unknown
         self._has_tokens = bool(settings.auth_tokens)
 
     def openapi(self) -> dict[str, Any]:
@@ -81,6 +86,9 @@ class EnvServer(FastAPI):
                 await self.lane.serve(*found, scope, receive, send)
                 return
         await super().__call__(scope, receive, send)
+
+    async def _serve_unknown(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.lane.serve({}, "", scope, receive, send)
 
 
 def create_app(settings: ServerSettings | None = None, registry: Registry | None = None) -> EnvServer:
@@ -111,10 +119,21 @@ async def _lifespan(app: EnvServer) -> AsyncIterator[None]:
 
 
 async def _reap_forever(host: Host) -> None:
+    looked_for_s = 0.0
     while True:
-        # An eighth of the shortest ttl: an idle environment is closed within 1.125 of its ttl.
-        await asyncio.sleep(min(30.0, host.directory.shortest_ttl_s / 8))
-        reaped = await host.reap()
+        # An eighth of the shortest ttl: an idle environment is closed within 1.125 of its ttl. But however short that
+        # is, looking takes a tenth of the time at most: a single ttl of a millisecond would keep the loop busy for ever.
+        await asyncio.sleep(
+            max(_MIN_REAP_PAUSE_S, 9 * looked_for_s, min(30.0, host.directory.shortest_ttl_s / 8))
+        )
+        started = time.perf_counter()
+        try:
+            reaped = await host.reap()
+        except Exception:
+            # One environment's failure must not keep all others alive.
+            logger.exception("closing idle environments failed")
+            reaped = 0
+        looked_for_s = time.perf_counter() - started
         if reaped:
             logger.info("idle environments closed", extra={"count": reaped})
 
@@ -126,12 +145,15 @@ async def _front(request: Request) -> Response:
     return Response(b'{"status":"running"}', media_type="application/json")
 
 
-async def _http_problem(request: Request, raised: Exception) -> Response:
-    status = raised.status_code if isinstance(raised, HTTPException) else 500
+async def _page_problem(request: Request, raised: Exception) -> Response:
+    """What went wrong with a page, as the lane tells it of a call."""
     error: VerlAgentEnvError = InternalError()
-    if status == 404:
-        error = RouteNotFoundError(request.url.path)
-    elif status == 405:
-        error = MethodNotAllowedError(request.method, request.url.path)
-    headers = dict(raised.headers or {}) if isinstance(raised, HTTPException) else {}
+    headers: Mapping[str, str] = {}
+    if isinstance(raised, HTTPException):
+        headers = raised.headers or {}
+        if raised.status_code == 404:
+            error = RouteNotFoundError(request.url.path)
+        elif raised.status_code == 405:
+            error = MethodNotAllowedError(request.method, request.url.path)
+    request.app.metrics.count_error(error.code)
     return Response(orjson.dumps(error.to_problem()), error.status, headers, PROBLEM_JSON.decode())

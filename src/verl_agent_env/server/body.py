@@ -31,19 +31,19 @@ async def read_body(receive: Receive, headers: Mapping[bytes, bytes], limits: Ht
     digits = declared.lstrip(b"0")
     if digits.isdigit() and (len(digits) > 18 or int(digits) > limits.max_body_bytes):
         raise BodyTooLargeError(limits.max_body_bytes)
-    first = receive().__await__()
+    waiting = receive().__await__()
     try:
-        blocker = next(first)
+        rest: Awaitable[Message] | None = _Continued(next(waiting), waiting)
+        message: Message = {"type": "http.request", "more_body": True}
     except StopIteration as arrived:
+        rest, message = None, arrived.value
         # Nearly every body comes in one piece with its head; a timer would cost more than all of this.
-        message: Message = arrived.value
         if not message.get("more_body", False):
             return _part_of(message, limits)
-        blocker = None
     try:
         async with asyncio.timeout(limits.body_timeout_s):
-            if blocker is not None:
-                message = await _Continued(blocker, first)
+            if rest is not None:
+                message = await rest
             return await _read_rest(message, receive, limits)
     except TimeoutError:
         raise BodyTimeoutError(limits.body_timeout_s) from None
@@ -65,7 +65,7 @@ async def linger(receive: Receive) -> None:
 
 
 class _Continued(Awaitable[Message]):
-    """The rest of an awaitable that was begun by hand and came to wait for ``blocker``."""
+    """The rest of an awaitable that was begun by hand and then had to wait, for ``blocker``."""
 
     def __init__(self, blocker: Any, rest: Generator[Any, None, Message]) -> None:
         self._blocker = blocker

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from verl_agent_env.errors import IdempotencyKeyReusedError
+from verl_agent_env.errors import IdempotencyKeyReusedError, InvalidRequestError, ShuttingDownError
+
+_KEY = re.compile(rb"[!-~]{1,256}")
+_ENTRY_BYTES = 1024
+"""What an entry takes besides its answer and its key."""
 
 
 @dataclass(slots=True)
@@ -36,9 +41,14 @@ class IdempotentAnswers:
 
         Raises:
             IdempotencyKeyReusedError: The key came before with another body.
+            InvalidRequestError: The key is empty, too long, or holds other than visible ASCII.
         """
         if key is None:
             return await compute()
+        if _KEY.fullmatch(key) is None:
+            raise InvalidRequestError(
+                [{"loc": ["header", "Idempotency-Key"], "msg": "not 1 to 256 visible ASCII characters"}]
+            )
         self._forget_expired()
         name = (route, key)
         fingerprint = hashlib.sha256(body).digest()
@@ -55,14 +65,16 @@ class IdempotentAnswers:
             answer = await compute()
         except BaseException as failure:
             del self._entries[name]
-            entry.answer.set_exception(failure)
+            # Whoever joined was not cancelled: for them the server is stopping.
+            told = ShuttingDownError() if isinstance(failure, asyncio.CancelledError) else failure
+            entry.answer.set_exception(told)
             # Seen here; without this, a failure that nobody else waited for would be reported as never retrieved.
             entry.answer.exception()
             raise
         entry.answer.set_result(answer)
-        entry.size = len(answer)
+        entry.size = len(answer) + len(key) + _ENTRY_BYTES
         self._size += entry.size
-        self._forget_oldest()
+        self._forget_oldest(name)
         return answer
 
     def _forget_expired(self) -> None:
@@ -73,12 +85,13 @@ class IdempotentAnswers:
                 return
             self._drop(name)
 
-    def _forget_oldest(self) -> None:
-        for name in list(self._entries):
-            if self._size <= self._memory_bytes:
+    def _forget_oldest(self, newest: tuple[str, bytes]) -> None:
+        """Make room; the newest stays even if it fills all of it, or its repetition would make all again."""
+        while self._size > self._memory_bytes:
+            name = next((n for n, e in self._entries.items() if e.answer.done() and n != newest), None)
+            if name is None:
                 return
-            if self._entries[name].answer.done():
-                self._drop(name)
+            self._drop(name)
 
     def _drop(self, name: tuple[str, bytes]) -> None:
         self._size -= self._entries.pop(name).size

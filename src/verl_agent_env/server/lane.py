@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
+from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
 
 from verl_agent_env.config import HttpLimits
@@ -78,13 +79,14 @@ class Route:
     path: str
     handler: Handler
     summary: str
-    request_model: type | None = None
-    response_model: type | None = None
+    request_model: type[BaseModel] | None = None
+    response_model: type[BaseModel] | None = None
     parameters: tuple[dict[str, Any], ...] = ()
     errors: tuple[type[VerlAgentEnvError], ...] = ()
     is_open: bool = False
     """Whether it needs no bearer token."""
-    media_type: str = "application/json"
+    media_types: tuple[str, ...] = ("application/json",)
+    """What a success can be."""
     tags: tuple[str, ...] = field(default=("environment",))
 
 
@@ -171,17 +173,17 @@ class Lane:
         out_headers.append((b"content-type", media_type))
         out_headers.append((b"content-length", b"%d" % len(payload)))
         await send({"type": "http.response.start", "status": status, "headers": out_headers})
+        unread = isinstance(error, BodyTooLargeError)
         shown = b"" if method == "HEAD" else payload
-        if isinstance(error, BodyTooLargeError):
-            await send({"type": "http.response.body", "body": shown, "more_body": True})
-            await linger(receive)
-            shown = b""
-        await send({"type": "http.response.body", "body": shown})
+        await send({"type": "http.response.body", "body": shown, "more_body": unread})
         elapsed = time.perf_counter() - started
         code = error.code if error is not None else ""
         self._metrics.observe(route.path if route is not None else OTHER_ROUTES, elapsed, code)
         if self._log_all or status >= 500:
             _log_request(method, path, status, code, elapsed)
+        if unread:
+            await linger(receive)
+            await send({"type": "http.response.body", "body": b""})
         if cancelled is not None:
             raise cancelled
 
@@ -194,7 +196,7 @@ class Lane:
         return request_id
 
 
-async def _nothing(call: Call) -> bytes:
+async def _nothing(_: Call) -> bytes:
     return b""
 
 

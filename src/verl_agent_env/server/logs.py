@@ -68,7 +68,9 @@ def _extra_fields(record: logging.LogRecord) -> dict[str, Any]:
     request_id = current_request_id.get()
     found = {"request_id": request_id.decode("latin-1")} if request_id else {}
     found.update(
-        (key, value) for key, value in vars(record).items() if key not in _STANDARD_FIELDS and value is not None
+        (key, value)
+        for key, value in vars(record).items()
+        if key not in _STANDARD_FIELDS and value is not None
     )
     return found
 

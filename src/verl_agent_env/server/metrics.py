@@ -72,6 +72,10 @@ class Metrics:
         if code:
             self._errors[code] += 1
 
+    def count_error(self, code: str) -> None:
+        """Count a request that failed outside the timed routes."""
+        self._errors[code] += 1
+
     def observe_batch(self, route: str, size: int, error_codes: list[str]) -> None:
         """Count a batch and the errors of its items."""
         if route not in self._batch_sizes:

@@ -6,6 +6,7 @@ from collections import defaultdict
 from typing import Any
 
 from fastapi import FastAPI
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from verl_agent_env import errors as e
@@ -59,16 +60,32 @@ def _operation(route: Route, *, has_tokens: bool) -> dict[str, Any]:
     if route.request_model is not None:
         operation["requestBody"] = {
             "required": True,
-            "content": {"application/json": {"schema": _reference(route.request_model)}},
+            "content": {
+                "application/json": {
+                    "schema": _reference(route.request_model),
+                    "examples": _examples(route.request_model),
+                }
+            },
         }
     if has_tokens and not route.is_open:
         operation["security"] = [{"bearer": []}]
     return operation
 
 
+def _examples(model: type[BaseModel]) -> dict[str, Any]:
+    extra = model.model_config.get("json_schema_extra")
+    values = extra.get("examples") if isinstance(extra, dict) else None
+    return {f"example_{i}": {"value": value} for i, value in enumerate(values or [], 1)}  # type: ignore[arg-type]
+
+
 def _success(route: Route) -> dict[str, Any]:
-    schema = _reference(route.response_model) if route.response_model is not None else {"type": "string"}
-    return {"description": route.summary, "content": {route.media_type: {"schema": schema}}}
+    schema: dict[str, str] = {"type": "string"}
+    if route.response_model is not None:
+        schema = _reference(route.response_model)
+    return {
+        "description": route.summary,
+        "content": {media_type: {"schema": schema} for media_type in route.media_types},
+    }
 
 
 def _failures(route: Route, *, has_tokens: bool) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def environment_routes(calls: EnvironmentCalls) -> list[Route]:
         Route("GET", f"{_ONE}/tools-schema-anthropic", calls.tools_anthropic,
               "The tools, as Anthropic's API takes them", None, a.ToolsSchemaAnswer, (), _LIVE),
         Route("GET", f"{_ONE}/render", calls.render, "A picture of the environment",
-              None, None, (_RENDER_MODE,), (*_LIVE, e.RenderModeError), media_type="image/svg+xml"),
+              None, None, (_RENDER_MODE,), (*_LIVE, e.RenderModeError), media_types=("text/plain", "image/svg+xml", "image/png")),
         Route("GET", f"{_ONE}/trajectory", calls.trajectory, "The episode so far",
               None, a.TrajectoryAnswer, (), _LIVE),
     ]  # fmt: skip
@@ -84,7 +84,8 @@ def batch_routes(calls: BatchCalls) -> list[Route]:
         Route(
             "POST", "/api/batch/initialize", calls.initialize, "Make many environments",
             r.BatchInitializeRequest, a.BatchInitializeAnswer, (_IDEMPOTENCY_KEY,),
-            (*_BATCH, e.IdempotencyKeyReusedError), tags=("batch",),
+            (*_BATCH, e.IdempotencyKeyReusedError, e.UnknownEnvNameError, e.InvalidEnvArgumentsError),
+            tags=("batch",),
         ),
         Route(
             "POST", "/api/batch/reset", calls.reset, "Begin another episode in many environments",
@@ -111,5 +112,5 @@ def server_routes(calls: ServerCalls) -> list[Route]:
         Route("GET", "/readyz", calls.is_ready, "Whether the server takes work",
               None, a.StatusAnswer, errors=(e.ShuttingDownError,), is_open=True, tags=("server",)),
         Route("GET", "/metrics", calls.metrics, "All metrics, for Prometheus",
-              media_type="text/plain", tags=("server",)),
+              media_types=("text/plain",), tags=("server",)),
     ]  # fmt: skip

@@ -22,15 +22,16 @@ class ServerCalls:
     def __init__(self, host: Host, metrics: Metrics) -> None:
         self._host = host
         self._metrics = metrics
-        self._catalogue: bytes | None = None
+        self._catalogue: tuple[list[str], bytes] | None = None
         self.ready = False
         """Whether the server has started and is not about to stop."""
 
     async def catalogue(self, call: Call) -> bytes:
         """All registered environments."""
-        if self._catalogue is None:
-            self._catalogue = encode({"environments": list(_describe_all(self._host.registry))})
-        return self._catalogue
+        names = self._host.registry.names()
+        if self._catalogue is None or self._catalogue[0] != names:
+            self._catalogue = names, encode({"environments": _describe_all(self._host.registry)})
+        return self._catalogue[1]
 
     async def alive(self, call: Call) -> bytes:
         """Whether the process answers."""
@@ -52,9 +53,9 @@ def _describe_all(registry: Registry) -> list[dict[str, Any]]:
     for name in registry.names():
         try:
             described.append(_describe(registry.kind(name)))
-        except ImportError:
-            # Another package's entry point is broken: the others are still there.
-            logger.warning("an environment cannot be imported", exc_info=True, extra={"env_name": name})
+        except Exception:
+            # Another package's environment is broken, in whatever way: the others are still there.
+            logger.warning("an environment cannot be described", exc_info=True, extra={"env_name": name})
     return described
 
 

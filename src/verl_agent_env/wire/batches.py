@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import orjson
 
 from verl_agent_env.errors import VerlAgentEnvError
 from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
 
+_MAX_ITEM_FAULTS = 3
 _NULL = b"null"
 _BOOL = (b"false", b"true")
 
@@ -69,7 +71,16 @@ def encode_closed(closed: int, errors: Sequence[tuple[int, VerlAgentEnvError]]) 
 
 def encode_errors(errors: Sequence[tuple[int, VerlAgentEnvError]]) -> bytes:
     """``[{index, …problem…}]``."""
-    return orjson.dumps([{"index": index, **error.to_problem()} for index, error in errors])
+    return orjson.dumps([_item_problem(index, error) for index, error in errors])
+
+
+def _item_problem(index: int, error: VerlAgentEnvError) -> dict[str, Any]:
+    problem = {"index": index, **error.to_problem()}
+    faults = problem.get("errors")
+    if isinstance(faults, list) and len(faults) > _MAX_ITEM_FAULTS:
+        # One wrong set of arguments can stand for a hundred thousand items.
+        problem["errors"] = faults[:_MAX_ITEM_FAULTS]
+    return problem
 
 
 def _split_resets(results: Sequence[ResetAnswer | VerlAgentEnvError]) -> tuple[bytes, bytes, bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ from verl_agent_env.wire.requests import Request, StepRequest
 
 RequestT = TypeVar("RequestT", bound=Request)
 
+_MAX_FAULTS = 20
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
 
 
@@ -55,6 +57,12 @@ def _parse(body: bytes) -> dict[str, Any]:
 
 
 def _check(document: dict[str, Any], model: type[RequestT]) -> RequestT:
+    if len(document) > len(model.model_fields):
+        # Before a body of a million fields becomes a million faults.
+        unknown = itertools.islice((name for name in document if name not in model.model_fields), _MAX_FAULTS)
+        raise InvalidRequestError(
+            [{"loc": [_shorten(name)], "msg": "Extra inputs are not permitted"} for name in unknown]
+        )
     try:
         return model.model_validate(document)
     except ValidationError as invalid:
@@ -62,10 +70,18 @@ def _check(document: dict[str, Any], model: type[RequestT]) -> RequestT:
         # A batch can be wrong in each of its items; the first few tell enough.
         raise InvalidRequestError(
             [
-                {"loc": list(fault["loc"]), "msg": fault["msg"].removeprefix("Value error, ")}
-                for fault in faults[:20]
+                {
+                    "loc": [_shorten(part) for part in fault["loc"]],
+                    "msg": fault["msg"].removeprefix("Value error, "),
+                }
+                for fault in faults[:_MAX_FAULTS]
             ]
         ) from None
+
+
+def _shorten(part: str | int) -> str | int:
+    """A part of a fault's place; the name of a field can be as long as the body."""
+    return part if isinstance(part, int) or len(part) <= 64 else part[:63] + "…"
 
 
 def encode(value: Any) -> bytes:

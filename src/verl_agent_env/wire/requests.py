@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.config import JsonDict
+
+T = TypeVar("T")
 
 MAX_SEED = (1 << 63) - 1
 MAX_TTL_S = 30 * 24 * 3600.0
@@ -15,6 +18,10 @@ EnvId = Annotated[str, Field(min_length=1, max_length=128)]
 RunId = Annotated[str, Field(min_length=1, max_length=128)]
 Seq = Annotated[int, Field(ge=0)]
 TtlS = Annotated[float, Field(gt=0, le=MAX_TTL_S)]
+Arguments = Annotated[dict[Annotated[str, Field(max_length=128)], Any], Field(max_length=256)]
+"""Keyword arguments or options; how many there may be bounds what is said about wrong ones."""
+Column: TypeAlias = Annotated[list[T], Field(fail_fast=True)]
+"""Checked up to the first fault: a body can hold a hundred million wrong items."""
 
 _TOOL_CALL_ACTION: dict[str, Any] = {
     "role": "assistant",
@@ -24,6 +31,11 @@ _TOOL_CALL_ACTION: dict[str, Any] = {
     ],
 }
 _EXAMPLE_ENV_ID = "3fa-0123456789abcdef0123456789abcdef"
+
+
+def _given(name: str, kind: str) -> JsonDict:
+    """A schema that asks for one of several fields: ``null`` is as good as not there."""
+    return {"required": [name], "properties": {name: {"type": kind}}}
 
 
 class Request(BaseModel):
@@ -52,7 +64,7 @@ class InitializeRequest(Request):
     """Registered name, or a short one such as ``sokoban``."""
     seed: Seed | None = None
     """Seed of the first episode; a random one when not given."""
-    env_kwargs: dict[str, Any] = Field(default_factory=dict)
+    env_kwargs: Arguments = Field(default_factory=dict)
     """Keyword arguments of the environment; ``GET /api/environments`` has their schema."""
     run_id: RunId | None = None
     """Names the training job, whose environments can be closed together."""
@@ -67,7 +79,7 @@ class ResetRequest(Request):
 
     seed: Seed | None = None
     """Without one, the first reset after initialize begins the first episode anew, a later one the next episode."""
-    options: dict[str, Any] | None = None
+    options: Arguments | None = None
     """As the environment takes them."""
 
 
@@ -87,19 +99,20 @@ class BatchInitializeRequest(Request):
 
     model_config = ConfigDict(
         json_schema_extra={
-            "examples": [{"env_name": "sokoban", "seeds": [1, 2], "env_kwargs": {"dim_room": [6, 6]}}]
+            "examples": [{"env_name": "sokoban", "seeds": [1, 2], "env_kwargs": {"dim_room": [6, 6]}}],
+            "oneOf": [_given("env_names", "array"), _given("env_name", "string")],
         }
     )
 
-    env_names: list[EnvName] | None = None
+    env_names: Column[EnvName] | None = None
     """A name for each environment."""
     env_name: EnvName | None = None
     """One name for all of them."""
     num_envs: int | None = Field(default=None, ge=0)
     """How many, when no list says it."""
-    seeds: list[Seed | None] | None = None
+    seeds: Column[Seed | None] | None = None
     """A seed for each environment."""
-    env_kwargs: dict[str, Any] | list[dict[str, Any]] | None = None
+    env_kwargs: Arguments | Column[Arguments] | None = None
     """Keyword arguments: the same for all, or a list."""
     run_id: RunId | None = None
     """Names the training job, whose environments can be closed together."""
@@ -137,11 +150,11 @@ class BatchResetRequest(Request):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"env_ids": [_EXAMPLE_ENV_ID], "seeds": [5]}]})
 
-    env_ids: list[EnvId]
+    env_ids: Column[EnvId]
     """The environments."""
-    seeds: list[Seed | None] | None = None
+    seeds: Column[Seed | None] | None = None
     """A seed for each of them."""
-    options: dict[str, Any] | list[dict[str, Any] | None] | None = None
+    options: Arguments | Column[Arguments | None] | None = None
     """Options: the same for all, or a list."""
 
     @model_validator(mode="after")
@@ -159,11 +172,11 @@ class BatchStepRequest(Request):
         }
     )
 
-    env_ids: list[EnvId]
+    env_ids: Column[EnvId]
     """The environments; one that stands twice takes its actions in order."""
     actions: list[Any]
     """An action for each of them."""
-    seqs: list[Seq | None] | None = None
+    seqs: Column[Seq | None] | None = None
     """Numbers of the steps within their episodes."""
 
     @model_validator(mode="after")
@@ -175,9 +188,14 @@ class BatchStepRequest(Request):
 class BatchCloseRequest(Request):
     """Close many environments, by id or all of a run."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"run_id": "run-7"}]})
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"run_id": "run-7"}],
+            "oneOf": [_given("env_ids", "array"), _given("run_id", "string")],
+        }
+    )
 
-    env_ids: list[EnvId] | None = None
+    env_ids: Column[EnvId] | None = None
     """The environments."""
     run_id: RunId | None = None
     """The training job whose environments are all closed."""

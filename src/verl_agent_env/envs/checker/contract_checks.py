@@ -106,7 +106,7 @@ def refusals(subject: Subject) -> str:
     subject.chat_class()
     env = cast(ChatEnv, subject.build())
     policy = subject.policy(env, 0)
-    _require_refusal(subject, env, policy(), EpisodeNotStartedError, "a step before the first reset")
+    _require_refusal(env, policy(), EpisodeNotStartedError, "a step before the first reset")
     env.reset(seed=subject.seeds[0])
     for impossible in (-1, 1 << 63):
         before = env.episode_seed, env.num_steps, env.ended
@@ -122,7 +122,7 @@ def refusals(subject: Subject) -> str:
     ended = _play_to_end(subject, env, policy)
     if ended is None:
         return f"refused before reset; no episode ended within {10 * subject.num_steps} steps to try it afterwards"
-    _require_refusal(subject, env, policy(), EpisodeEndedError, "a step after the end of the episode")
+    _require_refusal(env, policy(), EpisodeEndedError, "a step after the end of the episode")
     env.reset()
     require(not env.ended and env.num_steps == 0, "a reset after the end does not begin a new episode")
     env.close()
@@ -202,9 +202,7 @@ def _require_tools(env: ChatEnv) -> None:
         )
 
 
-def _require_refusal(
-    subject: Subject, env: Env, action: Any, expected: type[VerlAgentEnvError], when: str
-) -> None:
+def _require_refusal(env: Env, action: Any, expected: type[VerlAgentEnvError], when: str) -> None:
     try:
         env.step(action)
     except expected:

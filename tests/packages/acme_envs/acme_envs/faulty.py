@@ -62,7 +62,9 @@ class FaultyCoinEnv(CoinFlipEnv):
         if self.arguments.fault == "space_per_instance":
             self.observation_space = ObservationSpace()
         if self.arguments.fault == "bad_schema":
-            self.tools = (Tool("guess", "Guess.", {"type": "object", "properties": {"side": {"type": 5}}}),)
+            self.tools = (  # type: ignore[misc]
+                Tool("guess", "Guess.", {"type": "object", "properties": {"side": {"type": 5}}}),
+            )
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

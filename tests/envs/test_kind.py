@@ -1,0 +1,120 @@
+"""Kinds: arguments checked before anything is built, and shared where they are equal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import pytest
+from jsonschema import Draft202012Validator
+
+from verl_agent_env.envs.frozen_lake import FrozenLakeEnv
+from verl_agent_env.envs.kind import EnvKind
+from verl_agent_env.errors import InvalidEnvArgumentsError
+
+
+class PlainEnv(gymnasium.Env[Any, Any]):
+    """A plain environment
+    over two lines. And more.
+
+    More of it.
+    """
+
+    built = 0
+
+    def __init__(self, size: int = 3, broken: bool = False) -> None:
+        PlainEnv.built += 1
+        self.size = size
+        if broken:
+            raise TypeError("a fault inside")
+
+
+@pytest.fixture
+def lake() -> EnvKind:
+    return EnvKind("a/lake-v0", FrozenLakeEnv, {"size": 5})
+
+
+@pytest.fixture
+def plain() -> EnvKind:
+    return EnvKind("a/plain-v0", PlainEnv, {"size": 4})
+
+
+def test_presets_are_arguments_that_a_caller_overrides(lake: EnvKind, plain: EnvKind) -> None:
+    assert lake.validate({}).size == 5
+    assert lake.validate({"size": 6}).size == 6
+    assert plain.validate({}) == {"size": 4}
+    assert plain.build(plain.validate({"size": 9})).size == 9  # type: ignore[attr-defined]
+
+
+def test_equal_arguments_are_validated_once(lake: EnvKind) -> None:
+    arguments = lake.validate({"desc": ["SFG"], "max_steps": 7})
+    assert lake.validate({"max_steps": 7, "desc": ["SFG"]}) is arguments
+    assert lake.validate({"max_steps": 8, "desc": ["SFG"]}) is not arguments
+    assert lake.build(arguments).arguments is arguments  # type: ignore[attr-defined]
+
+
+def test_arguments_that_came_long_ago_are_let_go(lake: EnvKind) -> None:
+    first = lake.validate({"max_steps": 1})
+    for steps in range(2, 300):
+        lake.validate({"max_steps": steps})
+    assert lake.validate({"max_steps": 1}) is not first
+
+
+def test_large_arguments_are_not_kept(lake: EnvKind) -> None:
+    large = {"task_prompt": "x" * 5000}
+    assert lake.validate(large) is not lake.validate(large)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "loc"),
+    [
+        ({"size": 1_000_000}, ["size"]),
+        ({"nope": 1}, ["nope"]),
+        ({"size": "x"}, ["size"]),
+        ({"glyphs": {"player": ""}}, ["glyphs", "player"]),
+        ({"success_rate": float("nan")}, ["success_rate"]),
+        ({"observation_style": []}, ["observation_style"]),
+        ({"observation_style": ["grid"] * 4}, ["observation_style"]),
+        ({"task_prompt": {1, 2}}, ["task_prompt"]),
+    ],
+)
+def test_wrong_arguments_are_named(lake: EnvKind, kwargs: dict[str, Any], loc: list[str]) -> None:
+    with pytest.raises(InvalidEnvArgumentsError) as caught:
+        lake.validate(kwargs)
+    assert caught.value.errors[0]["loc"][: len(loc)] == loc
+    assert caught.value.env_name == FrozenLakeEnv.env_name
+
+
+def test_arguments_that_a_plain_class_does_not_take_are_refused_before_it_is_built(plain: EnvKind) -> None:
+    before = PlainEnv.built
+    with pytest.raises(InvalidEnvArgumentsError) as caught:
+        plain.validate({"nope": 1})
+    assert caught.value.env_name == "a/plain-v0"
+    assert PlainEnv.built == before
+
+
+def test_type_error_inside_a_plain_class_is_its_own(plain: EnvKind) -> None:
+    with pytest.raises(TypeError, match="a fault inside"):
+        plain.build(plain.validate({"broken": True}))
+
+
+def test_plain_class_runs_in_a_thread_and_claims_nothing(plain: EnvKind, lake: EnvKind) -> None:
+    assert (plain.execution, plain.deterministic, plain.is_chat_env) == ("thread", False, False)
+    assert (lake.execution, lake.deterministic, lake.is_chat_env) == ("inline", True, True)
+
+
+def test_description_is_the_first_paragraph(plain: EnvKind) -> None:
+    assert plain.description == "A plain environment over two lines. And more."
+
+
+def test_schema_of_arguments_is_valid_and_describes_them(lake: EnvKind, plain: EnvKind) -> None:
+    schema = lake.arguments_schema()
+    Draft202012Validator.check_schema(schema)
+    assert schema["properties"]["size"]["default"] == 5
+    # A field that refers to a model is described there.
+    assert all("description" in field or "$ref" in field for field in schema["properties"].values())
+    validator = Draft202012Validator(schema)
+    assert validator.is_valid({"size": 4, "observation_style": ["grid", "local"]})
+    assert not validator.is_valid({"size": 0})
+    assert not validator.is_valid({"nope": 0})
+    Draft202012Validator.check_schema(plain.arguments_schema())

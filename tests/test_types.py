@@ -1,0 +1,33 @@
+"""Environment ids and the slots that they live in."""
+
+from __future__ import annotations
+
+import zlib
+
+import pytest
+
+from verl_agent_env.types import NUM_SLOTS, new_env_id, slot_of
+
+
+@pytest.mark.parametrize("slot", [0, 1, 255, NUM_SLOTS - 1])
+def test_new_id_lives_in_its_slot(slot: int) -> None:
+    env_id = new_env_id(slot)
+    assert slot_of(env_id) == slot
+    assert env_id != new_env_id(slot)
+
+
+@pytest.mark.parametrize(
+    "env_id",
+    [
+        "mine",
+        "",
+        "0ff-short",
+        "FFF-" + "0" * 32,
+        "0g0-" + "0" * 32,
+        "fff_" + "0" * 32,
+        "fff-" + "0" * 33,
+        "naïve",
+    ],
+)
+def test_id_chosen_elsewhere_is_hashed(env_id: str) -> None:
+    assert slot_of(env_id) == zlib.crc32(env_id.encode()) % NUM_SLOTS

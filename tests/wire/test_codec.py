@@ -1,0 +1,173 @@
+"""JSON of requests and answers."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+
+from verl_agent_env.errors import InvalidRequestError, MalformedBodyError
+from verl_agent_env.wire.codec import (
+    ResetAnswer,
+    StepAnswer,
+    decode,
+    decode_step,
+    encode,
+    encode_kept,
+)
+from verl_agent_env.wire.requests import BatchStepRequest, InitializeRequest, ResetRequest
+
+OBSERVATION = [{"role": "user", "content": 'ä\n"quoted"'}]
+
+
+# --- requests ----------------------------------------------------------------------------------------------------
+
+
+def test_empty_body_is_an_empty_object() -> None:
+    assert decode(b"", ResetRequest) == ResetRequest()
+
+
+@pytest.mark.parametrize("body", [b"{", b"nonsense", b'{"a": NaN}', b"\xff", b'{"a":"\\ud800"}', b"[" * 3000])
+def test_body_that_is_no_json_is_malformed(body: bytes) -> None:
+    with pytest.raises(MalformedBodyError):
+        decode(body, ResetRequest)
+    with pytest.raises(MalformedBodyError):
+        decode_step(body)
+
+
+@pytest.mark.parametrize("body", [b"[]", b"null", b"1", b'"text"'])
+def test_body_that_is_no_object_is_malformed(body: bytes) -> None:
+    with pytest.raises(MalformedBodyError):
+        decode(body, ResetRequest)
+    with pytest.raises(MalformedBodyError):
+        decode_step(body)
+
+
+def test_fault_names_its_place() -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        decode(b'{"env_name": "x", "seed": -1}', InitializeRequest)
+    assert [fault["loc"] for fault in caught.value.errors] == [["seed"]]
+
+
+def test_only_the_first_faults_are_told() -> None:
+    body = orjson.dumps({f"unknown_{i}": i for i in range(1000)})
+    with pytest.raises(InvalidRequestError) as caught:
+        decode(body, ResetRequest)
+    assert len(caught.value.errors) == 20
+
+
+def test_long_names_are_not_sent_back() -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        decode(orjson.dumps({"x" * 100_000: 1}), ResetRequest)
+    assert len(orjson.dumps(caught.value.to_problem())) < 1000
+
+
+def test_batch_of_wrong_items_is_told_of_in_brief() -> None:
+    body = orjson.dumps({"env_ids": [7] * 50_000, "actions": []})
+    with pytest.raises(InvalidRequestError) as caught:
+        decode(body, BatchStepRequest)
+    assert len(caught.value.errors) <= 20
+
+
+def test_what_was_sent_is_not_part_of_the_answer() -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        decode(b'{"env_name": "x", "seed": "my secret"}', InitializeRequest)
+    assert b"secret" not in orjson.dumps(caught.value.to_problem())
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ({"action": "up"}, ("up", None)),
+        ({"action": "up", "seq": 3}, ("up", 3)),
+        ({"action": "up", "seq": 0}, ("up", 0)),
+        ({"action": "up", "seq": None}, ("up", None)),
+        ({"action": None}, (None, None)),
+        ({"action": {"role": "assistant"}, "seq": 1}, ({"role": "assistant"}, 1)),
+    ],
+)
+def test_step_is_read(body: Any, expected: Any) -> None:
+    assert decode_step(orjson.dumps(body)) == expected
+
+
+@pytest.mark.parametrize(
+    ("body", "loc"),
+    [
+        ({}, "action"),
+        ({"seq": 1}, "action"),
+        ({"action": "up", "seq": -1}, "seq"),
+        ({"action": "up", "seq": True}, "seq"),
+        ({"action": "up", "seq": "1"}, "seq"),
+        ({"action": "up", "seq": 1.0}, "seq"),
+        ({"action": "up", "number": 1}, "number"),
+        ({"action": "up", "seq": 1, "number": 1}, "number"),
+    ],
+)
+def test_wrong_step_is_refused(body: Any, loc: str) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        decode_step(orjson.dumps(body))
+    assert caught.value.errors[0]["loc"] == [loc]
+
+
+# --- values ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("write", [encode, encode_kept])
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (np.arange(6).reshape(2, 3), [[0, 1, 2], [3, 4, 5]]),
+        ({"a": np.float64(0.5), 3: np.bool_(False)}, {"a": 0.5, "3": False}),
+        (float("nan"), None),
+    ],
+)
+def test_numpy_and_odd_keys_are_written(write: Any, value: Any, expected: Any) -> None:
+    assert orjson.loads(write(value)) == expected
+
+
+@pytest.mark.parametrize("write", [encode, encode_kept])
+def test_what_json_cannot_say_is_a_type_error(write: Any) -> None:
+    with pytest.raises(TypeError):
+        write({"a": object()})
+
+
+# --- answers -----------------------------------------------------------------------------------------------------
+
+
+def test_step_answer_is_what_the_environment_gave() -> None:
+    answer = StepAnswer.of((OBSERVATION, np.float32(0.5), np.bool_(True), 0, {"num_steps": np.int64(3)}))
+    assert orjson.loads(answer.to_json()) == {
+        "observation": OBSERVATION,
+        "reward": 0.5,
+        "done": True,
+        "terminated": True,
+        "truncated": False,
+        "info": {"num_steps": 3},
+    }
+    assert answer.decoded() == (OBSERVATION, 0.5, True, False, {"num_steps": 3})
+
+
+@pytest.mark.parametrize(("terminated", "truncated"), [(False, True), (False, False)])
+def test_done_is_terminated_alone(terminated: bool, truncated: bool) -> None:
+    body = orjson.loads(StepAnswer.of(([], 1, terminated, truncated, {})).to_json())
+    assert (body["done"], body["terminated"], body["truncated"]) == (terminated, terminated, truncated)
+
+
+@pytest.mark.parametrize("reward", [0.1, -0.0, 1e300, 5e-324, 10.9, 1 / 3])
+def test_reward_stays_exact(reward: float) -> None:
+    sent = orjson.loads(StepAnswer.of(([], reward, False, False, {})).to_json())["reward"]
+    assert (sent, math.copysign(1, sent)) == (reward, math.copysign(1, reward))
+
+
+@pytest.mark.parametrize("reward", [float("nan"), float("inf"), -float("inf")])
+def test_reward_must_be_finite(reward: float) -> None:
+    with pytest.raises(ValueError, match="reward"):
+        StepAnswer.of(([], reward, False, False, {}))
+
+
+def test_reset_answer_is_what_the_environment_gave() -> None:
+    answer = ResetAnswer.of(OBSERVATION, {"seed": 3})
+    assert orjson.loads(answer.to_json()) == {"observation": OBSERVATION, "info": {"seed": 3}}
