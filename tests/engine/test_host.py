@@ -11,7 +11,7 @@ import pytest
 
 from tests.engine.conftest import KINDS, FakeClock
 from tests.engine.probes import Controls, until
-from verl_agent_env.engine import CreateRequest, Host
+from verl_agent_env.engine import CreateRequest, Host, inspection
 from verl_agent_env.envs.rng import following_seed
 from verl_agent_env.errors import (
     AtCapacityError,
@@ -397,7 +397,7 @@ async def test_idle_environment_is_reaped_after_its_ttl(
 
 
 @every_kind
-@pytest.mark.parametrize("use", ["step", "repeat", "reset", "read"])
+@pytest.mark.parametrize("use", ["step", "repeat", "reset", "read", "trajectory"])
 async def test_used_environment_is_not_reaped(
     host: Host, create: Create, clock: FakeClock, kind: str, use: str
 ) -> None:
@@ -410,8 +410,10 @@ async def test_used_environment_is_not_reaped(
         await host.step(env_id, "1", 0)
     elif use == "reset":
         await host.reset(env_id)
-    else:
+    elif use == "read":
         await host.read(env_id, lambda env: env.total)
+    else:
+        await inspection.trajectory(host, env_id)
     clock.now += 6.0
     assert await host.reap() == 0
     clock.now += 6.0

@@ -177,6 +177,7 @@ async def test_reset_takes_seeds_and_options_by_column(client: httpx.AsyncClient
     assert set(body) == {"observations", "infos", "errors"}
     assert [info and info["seed"] for info in body["infos"]] == [8, 9, None]
     assert [(error["index"], error["code"]) for error in body["errors"]] == [(2, "environment_not_found")]
+    options: Any
     for options in ({}, [{}, None]):
         answer = await client.post("/api/batch/reset", json={"env_ids": env_ids, "options": options})
         assert answer.json()["errors"] == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,7 @@ async def test_requests_are_served_while_an_environment_blocks(
     gate, entered = tmp_path / "gate", tmp_path / "entered"
     action = {"entered": str(entered), "gate": str(gate)}
     step = asyncio.create_task(client.post(f"/api/environment/{env_id}/step", json={"action": action}))
-    await _appearance(entered)
+    await asyncio.to_thread(_wait_for, entered)
     await initialize(client)
     assert (await client.get(f"/api/environment/{env_id}")).json()["seq"] == 0
     assert not step.done()
@@ -127,7 +128,7 @@ async def test_a_call_that_the_server_waits_for_no_longer_is_told_of_the_shutdow
     body = b'{"action":{"entered":"%b","gate":"%b"}}' % (str(entered).encode(), str(gate).encode())
     sent: list[dict[str, Any]] = []
     task = asyncio.create_task(_call(app_of(client), f"/api/environment/{env_id}/step", body, sent))
-    await _appearance(entered)
+    await asyncio.to_thread(_wait_for, entered)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -136,10 +137,11 @@ async def test_a_call_that_the_server_waits_for_no_longer_is_told_of_the_shutdow
     assert b"shutting_down" in sent[1]["body"]
 
 
-async def _appearance(file: Path) -> None:
-    async with asyncio.timeout(10):
-        while not file.exists():  # noqa: ASYNC110 - another thread makes it, and knows of no loop
-            await asyncio.sleep(0.005)
+def _wait_for(file: Path) -> None:
+    end = time.monotonic() + 10
+    while not file.exists():
+        assert time.monotonic() < end, f"{file} does not appear"
+        time.sleep(0.005)
 
 
 async def _call(app: EnvServer, path: str, body: bytes, sent: list[dict[str, Any]]) -> None:

@@ -23,15 +23,15 @@ _BACKLOG = 16_384
 @settings_options
 def serve(**given: Any) -> None:
     """Serve environments over HTTP: one process, everything in memory, no other software."""
+    try:
+        settings = merge_options(settings_from_environment(os.environ), given)
+    except ValueError as unfit:
+        raise click.UsageError(str(unfit)) from None
     import uvicorn
 
     from verl_agent_env.server import create_app
     from verl_agent_env.server.logs import configure_logging
 
-    try:
-        settings = merge_options(settings_from_environment(os.environ), given)
-    except ValueError as unfit:
-        raise click.UsageError(str(unfit)) from None
     configure_logging(settings.log_level, settings.log_format)
     raise_file_limit()
     listener = listen(settings.host, settings.port)

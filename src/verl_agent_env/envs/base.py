@@ -463,7 +463,12 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
         """What ``act`` gave, as an invalid action where it names a fault."""
         if outcome.fault is None:
             return outcome
-        return self._invalid(outcome.fault, outcome.reward, outcome.content)
+        arguments = self.arguments
+        return outcome._replace(
+            reward=outcome.reward + arguments.invalid_action_reward,
+            terminated=outcome.terminated or arguments.invalid_action_ends_episode,
+            effective=False,
+        )
 
     def _invalid(self, fault: str, reward: float, content: Content | None) -> Outcome:
         return Outcome(

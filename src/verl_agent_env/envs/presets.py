@@ -98,3 +98,39 @@ FROZEN_LAKE: dict[str, Preset] = {
         **_RAGEN,
     },
 }
+
+COUNTDOWN: dict[str, Preset] = {
+    # TinyZero: three or four numbers from 1 to 99, a single answer.
+    "verl_env/countdown_tinyzero-v0": {
+        "num_numbers": [3, 4],
+        "number_range": [1, 99],
+        "target_range": [10, 100],
+        "natural": False,
+        "score_profile": "tinyzero",
+        "max_attempts": 1,
+        "max_steps": 1,
+    },
+    "verl_env/countdown_ragen-v0": {
+        "num_numbers": [3, 4],
+        "number_range": [1, 99],
+        "target_range": [10, 100],
+        "natural": False,
+        "score_profile": "ragen",
+        "max_attempts": 1,
+        "max_steps": 1,
+    },
+    "verl_env/countdown_reasoning_gym-v0": {
+        "num_numbers": [4, 6],
+        "number_range": [1, 100],
+        "target_range": [100, 999],
+        "score_profile": "reasoning_gym",
+        "max_attempts": 1,
+        "max_steps": 1,
+    },
+    "verl_env/countdown_24-v0": {
+        "num_numbers": 4,
+        "number_range": [1, 13],
+        "target_range": [24, 24],
+        "natural": False,
+    },
+}

@@ -57,6 +57,7 @@ BUILT_IN = (
     EnvSpec("verl_env/single_turn_chat-v0", _SINGLE_TURN_CHAT),
     *(EnvSpec(name, _SOKOBAN, preset) for name, preset in presets.SOKOBAN.items()),
     *(EnvSpec(name, _FROZEN_LAKE, preset) for name, preset in presets.FROZEN_LAKE.items()),
+    *(EnvSpec(name, _COUNTDOWN, preset) for name, preset in presets.COUNTDOWN.items()),
 )
 
 

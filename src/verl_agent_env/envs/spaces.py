@@ -27,7 +27,7 @@ class ObservationSpace(gymnasium.Space[Observation]):
         return False
 
     def contains(self, x: Any) -> bool:
-        return isinstance(x, list) and bool(x) and all(_is_message(message) for message in x)
+        return isinstance(x, list) and bool(x) and all(is_message(message) for message in x)
 
     def sample(self, mask: Any | None = None, probability: Any | None = None) -> Observation:
         return [{"role": "user", "content": f"message {int(self.np_random.integers(1000))}"}]
@@ -112,7 +112,8 @@ def _action_space(identity: _Identity, parallel: bool) -> ActionSpace:
     return ActionSpace(identity.tools, parallel=parallel)
 
 
-def _is_message(message: Any) -> bool:
+def is_message(message: Any) -> bool:
+    """Whether ``message`` has a known role, a content of text or parts, and, as a tool's answer, the id of its call."""
     if not isinstance(message, dict) or message.get("role") not in _ROLES:
         return False
     if message["role"] == "tool" and not isinstance(message.get("tool_call_id"), str):

@@ -37,7 +37,7 @@ _DESCRIPTION = (
     "LLM-agent environments for reinforcement learning: chat messages in, tool calls out, by the batch."
 )
 
-_MIN_REAP_PAUSE_S = 0.1
+_TICK_S = 0.1
 
 
 class EnvServer(FastAPI):
@@ -120,12 +120,15 @@ async def _lifespan(app: EnvServer) -> AsyncIterator[None]:
 
 async def _reap_forever(host: Host) -> None:
     looked_for_s = 0.0
+    looked_at = time.perf_counter()
     while True:
-        # An eighth of the shortest ttl: an idle environment is closed within 1.125 of its ttl. But however short that
-        # is, looking takes a tenth of the time at most: a single ttl of a millisecond would keep the loop busy for ever.
-        await asyncio.sleep(
-            max(_MIN_REAP_PAUSE_S, 9 * looked_for_s, min(30.0, host.directory.shortest_ttl_s / 8))
-        )
+        # Short sleeps: an environment with a short ttl can come at any time.
+        await asyncio.sleep(_TICK_S)
+        # An eighth of the shortest ttl: an idle environment is closed within 1.125 of its ttl, and a tick. But however
+        # short that is, looking takes a tenth of the time at most: one ttl of a millisecond would take all of it.
+        pause_s = max(9 * looked_for_s, min(30.0, host.directory.shortest_ttl_s / 8))
+        if time.perf_counter() - looked_at < pause_s:
+            continue
         started = time.perf_counter()
         try:
             reaped = await host.reap()
@@ -133,7 +136,8 @@ async def _reap_forever(host: Host) -> None:
             # One environment's failure must not keep all others alive.
             logger.exception("closing idle environments failed")
             reaped = 0
-        looked_for_s = time.perf_counter() - started
+        looked_at = time.perf_counter()
+        looked_for_s = looked_at - started
         if reaped:
             logger.info("idle environments closed", extra={"count": reaped})
 

@@ -32,18 +32,19 @@ async def read_body(receive: Receive, headers: Mapping[bytes, bytes], limits: Ht
     if digits.isdigit() and (len(digits) > 18 or int(digits) > limits.max_body_bytes):
         raise BodyTooLargeError(limits.max_body_bytes)
     waiting = receive().__await__()
+    message: Message | None = None
+    blocker = None
     try:
-        rest: Awaitable[Message] | None = _Continued(next(waiting), waiting)
-        message: Message = {"type": "http.request", "more_body": True}
+        blocker = next(waiting)
     except StopIteration as arrived:
-        rest, message = None, arrived.value
+        message = arrived.value
         # Nearly every body comes in one piece with its head; a timer would cost more than all of this.
-        if not message.get("more_body", False):
-            return _part_of(message, limits)
+        if not arrived.value.get("more_body", False):
+            return _part_of(arrived.value, limits)
     try:
         async with asyncio.timeout(limits.body_timeout_s):
-            if rest is not None:
-                message = await rest
+            if message is None:
+                message = await _Continued(blocker, waiting)
             return await _read_rest(message, receive, limits)
     except TimeoutError:
         raise BodyTimeoutError(limits.body_timeout_s) from None

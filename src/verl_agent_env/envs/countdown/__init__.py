@@ -1,1 +1,5 @@
-"""Countdown: combine numbers into a target. The pure core: expressions, puzzles, the solver and the scores."""
+"""Countdown: combine the given numbers into the target."""
+
+from verl_agent_env.envs.countdown.env import CountdownArguments, CountdownEnv
+
+__all__ = ["CountdownArguments", "CountdownEnv"]
