@@ -27,12 +27,18 @@ from verl_agent_env.envs.registry import default_registry
 from verl_agent_env.types import Action
 
 KINDS: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("verl_env/sokoban-v0", {"dim_room": [6, 6], "num_boxes": 1, "max_steps": 30}),
-    ("verl_env/sokoban-v0", {"dim_room": [7, 7], "num_boxes": 2, "max_steps": 40}),
+    ("verl_env/sokoban-v0", {"dim_room": [6, 6], "num_boxes": 1, "max_steps": 60}),
+    ("verl_env/sokoban-v0", {"dim_room": [7, 7], "num_boxes": 2, "max_steps": 120}),
     ("verl_env/frozen_lake-v1", {"size": 4, "max_steps": 30}),
     ("verl_env/frozen_lake-v1", {"size": 8, "max_steps": 40}),
     ("verl_env/countdown-v0", {"num_numbers": 4, "max_steps": 3}),
-    ("verl_env/single_turn_chat-v0", {"chat_history": [{"role": "user", "content": "Say something."}]}),
+    (
+        "verl_env/single_turn_chat-v0",
+        {
+            "chat_history": [{"role": "user", "content": "What is 6 times 7?"}],
+            "scorer": {"type": "exact_match", "answer": "42"},
+        },
+    ),
 )
 
 

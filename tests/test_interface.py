@@ -87,7 +87,9 @@ def test_render_draws_and_refuses_unknown_modes(env_id: str) -> None:
 
 
 def test_threads_share_an_environment_without_losing_a_step() -> None:
-    env_id = interface.initialize_environment("frozen_lake", env_kwargs={"desc": ["SFG"], "max_steps": 10_000})
+    env_id = interface.initialize_environment(
+        "frozen_lake", env_kwargs={"desc": ["SFG"], "max_steps": 10_000}
+    )
     interface.reset(env_id)
 
     def push() -> None:

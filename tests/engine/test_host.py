@@ -44,6 +44,14 @@ def deep(levels: int) -> Any:
     return orjson.loads(b"[" * levels + b"]" * levels)
 
 
+def _then(first: Callable[[Any], None], second: Callable[[], object]) -> Callable[[Any], None]:
+    def call(argument: Any) -> None:
+        first(argument)
+        second()
+
+    return call
+
+
 # --- create ----------------------------------------------------------------------------------------------------
 
 
@@ -204,12 +212,19 @@ async def test_cancelled_caller_finds_its_step_done(
     assert controls.overlaps == 0
 
 
-async def test_cancelled_create_leaves_nothing(host: Host, controls: Controls) -> None:
+@pytest.mark.parametrize("when", ["during", "after"])
+async def test_cancelled_create_leaves_nothing(host: Host, controls: Controls, when: str) -> None:
     caller = asyncio.create_task(host.create(CreateRequest("probe/thread-v0")))
     await asyncio.sleep(0)
-    caller.cancel()
+    if when == "after":
+        # It is made, but the caller has not been told yet.
+        host.directory.add = _then(host.directory.add, caller.cancel)  # type: ignore[assignment,method-assign]
+    else:
+        caller.cancel()
     with pytest.raises(asyncio.CancelledError):
         await caller
+    await until(lambda: controls.counts["close"] == 1)
+    assert len(host.directory) == 0
     await host.stop()
     assert len(host.directory) == 0
     assert controls.counts["close"] == controls.counts["build"] == 1
@@ -339,14 +354,6 @@ async def test_environment_that_fails_to_close_is_gone_all_the_same(
     assert len(host.directory) == 0
     await host.stop()
     assert controls.counts["close"] == 1
-
-
-async def test_close_run_closes_its_environments_only(host: Host, create: Create) -> None:
-    for i in range(6):
-        await create(host, "inline" if i % 2 else "thread", run_id="a" if i < 4 else "b")
-    assert host.close_run("a") == 4
-    assert host.close_run("a") == 0
-    assert len(host.directory) == 2
 
 
 async def test_stop_closes_everything_and_takes_nothing_new(

@@ -28,7 +28,7 @@ async def reaped_host(registry: Registry) -> AsyncIterator[Host]:
 
 
 async def test_environment_goes_within_a_quarter_beyond_its_ttl(reaped_host: Host) -> None:
-    ttl_s = 0.4
+    ttl_s = 0.8
     await reaped_host.create(CreateRequest("probe/inline-v0"))
     await reaped_host.create(CreateRequest("probe/inline-v0", ttl_s=ttl_s))
     started = time.perf_counter()

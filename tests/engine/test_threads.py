@@ -185,6 +185,58 @@ async def test_cancelled_caller_gives_the_thread_up(gate: threading.Event) -> No
     runner.stop()
 
 
+async def test_call_cancelled_in_the_moment_it_ends_is_followed_up() -> None:
+    runner = ThreadRunner(1, 1)
+    returned, late = threading.Event(), threading.Event()
+
+    def call() -> int:
+        returned.set()
+        return 7
+
+    def cancel_when_it_ended() -> None:
+        returned.wait(5)
+        time.sleep(0.05)
+        task.cancel()
+
+    task = asyncio.create_task(runner.run(call, 5.0, lambda _: late.set()))
+    asyncio.get_running_loop().call_soon(cancel_when_it_ended)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await until(late.is_set)
+    assert runner.stuck == 0
+    runner.stop()
+
+
+async def test_call_cancelled_before_or_after_it_begins_is_followed_up_once() -> None:
+    runner = ThreadRunner(2, 200)
+    late: list[int] = []
+    for i in range(50):
+        task = asyncio.create_task(runner.run(lambda: None, 5.0, lambda _, i=i: late.append(i)))  # type: ignore[misc]
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    await until(lambda: len(late) >= 50)
+    await until(lambda: runner.stuck == 0)
+    assert sorted(late) == list(range(50))
+    assert await runner.run(lambda: 7, 5.0) == 7
+    runner.stop()
+
+
+async def test_machine_without_threads_is_at_capacity(monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = ThreadRunner(2, 2)
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(AtCapacityError):
+            await runner.run(lambda: 7, 5.0)
+    assert await runner.run(lambda: 7, 5.0) == 7
+    runner.stop()
+
+
 async def test_stop_ends_the_threads(gate: threading.Event) -> None:
     runner = ThreadRunner(3, 2)
     before = threading.active_count()

@@ -199,11 +199,12 @@ async def test_render_draws_in_each_mode(
     assert len(answer.content) > 10
 
 
+@pytest.mark.parametrize("mode", ["x" * 5000, "", "ANSI", "rgb_array", "\x00"])
 async def test_render_in_an_unknown_mode_names_the_known_ones(
-    client: httpx.AsyncClient, initialize: Initialize, problem: Problem
+    client: httpx.AsyncClient, initialize: Initialize, problem: Problem, mode: str
 ) -> None:
     env_id = await initialize(client)
-    answer = await client.get(f"/api/environment/{env_id}/render", params={"mode": "x" * 5000})
+    answer = await client.get(f"/api/environment/{env_id}/render", params={"mode": mode})
     found = problem(answer, 422, "render_mode_unsupported")
     assert {"ansi", "svg", "png"} <= set(found["supported"])
     assert len(answer.content) < 1000

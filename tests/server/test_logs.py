@@ -55,13 +55,13 @@ def chatty(start_server: StartServer) -> ServerProcess:
 
 
 def test_a_failing_request_is_logged_under_its_id_without_secrets(chatty: ServerProcess) -> None:
-    headers = {"authorization": f"Bearer {TOKEN}", "x-request-id": "failing-1"}
+    headers = {"authorization": f"Bearer {TOKEN}"}
     with httpx.Client(base_url=chatty.url, headers=headers) as client:
         made = client.post("/api/environment/initialize", json={"env_name": GATED}).json()
         path = f"/api/environment/{made['env_id']}/step"
         client.post(path, json={"action": ACTION}, headers={"x-request-id": "passing-1"})
         client.get("/%0aforged", headers={"x-request-id": "forged-1"}, params={"q": ACTION})
-        failed = client.post(path, json={"action": "raise"})
+        failed = client.post(path, json={"action": "raise"}, headers={"x-request-id": "failing-1"})
         client.get("/healthz", headers={"authorization": "Bearer wrong-token"})
     assert failed.status_code >= 400
     assert chatty.stop() == 0
@@ -79,6 +79,7 @@ def test_a_failing_request_is_logged_under_its_id_without_secrets(chatty: Server
     assert (requests["passing-1"]["status"], requests["passing-1"]["method"]) == (200, "POST")
     assert requests["failing-1"]["code"] == failed.json()["code"]
     assert requests["forged-1"]["path"] == "/\nforged"
+    assert len(requests) == 5
     assert all({"method", "path", "status", "elapsed_ms"} <= set(r) for r in requests.values())
 
 

@@ -57,6 +57,23 @@ async def test_a_tiny_ttl_does_not_keep_the_reaper_busy(client: httpx.AsyncClien
     assert 1 <= looks <= 6
 
 
+async def test_the_reaper_rests_longer_than_it_works(client: httpx.AsyncClient, initialize: Any) -> None:
+    host = app_of(client).env_host
+    await initialize(client, ttl_s=0.1)
+    looks = 0
+
+    async def slow() -> int:
+        nonlocal looks
+        looks += 1
+        await asyncio.sleep(0.1)
+        return 0
+
+    host.reap = slow  # type: ignore[method-assign]
+    # One look of 0.1 s is followed by a rest of 0.9 s.
+    await asyncio.sleep(0.8)
+    assert looks == 1
+
+
 async def test_reaping_goes_on_after_a_failure(
     make_client: MakeClient, initialize: Any, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -203,17 +203,6 @@ class Host:
         if not self.directory.was_closed(env_id):
             self._dismiss(self.directory.find(env_id), "closed")
 
-    def close_run(self, run_id: str) -> int:
-        """Close all environments of a run.
-
-        Returns:
-            How many there were.
-        """
-        env_ids = self.directory.of_run(run_id)
-        for env_id in env_ids:
-            self.close(env_id)
-        return len(env_ids)
-
     # --- the host's own care --------------------------------------------------------------------------------
 
     async def reap(self) -> int:

@@ -47,6 +47,7 @@ Execution = Literal["inline", "thread", "async"]
 
 SNAPSHOT_FORMAT = 1
 MAX_SEED = (1 << 63) - 1
+_MAX_FAULTS = 20
 
 
 class EnvArguments(BaseModel):
@@ -103,12 +104,14 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
     action_space = ActionSpace((), parallel=False)
 
     _tools_by_name: ClassVar[dict[str, Tool]] = {}
+    _plain_tools: ClassVar[frozenset[str]] = frozenset()
 
     __slots__ = ("_ended", "_numpy_rng", "_rng", "_seed", "_steps", "arguments")
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls._tools_by_name = {tool.name: tool for tool in cls.tools}
+        cls._plain_tools = _plain(cls.tools)
         cls.action_space = action_space_for(cls.tools, parallel=False)
 
     def __init__(self, render_mode: str | None = None, **kwargs: Any) -> None:
@@ -150,7 +153,9 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
             return cls.Arguments.model_validate(dict(kwargs))
         except ValidationError as invalid:
             faults = invalid.errors(include_url=False, include_context=False, include_input=False)
-            raise cls.invalid_arguments(*((list(fault["loc"]), fault["msg"]) for fault in faults)) from None
+            # A list can be wrong in each of its items; the first few tell enough.
+            shown = ((list(fault["loc"]), fault["msg"]) for fault in faults[:_MAX_FAULTS])
+            raise cls.invalid_arguments(*shown) from None
 
     @classmethod
     def invalid_arguments(cls, *faults: tuple[list[int | str], str]) -> InvalidEnvArgumentsError:
@@ -263,8 +268,9 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
         call = read_single_call(action)
         if call is not None:
             outcome = self._carry_out(call)
-            content = outcome.content
-            if outcome.fault is not None or content is None:
+            if outcome.fault is None:
+                content = outcome.content if outcome.content is not None else self.look()
+            else:
                 content = self._show(outcome)
             message = {"role": "tool", "tool_call_id": call.id, "content": content}
             return self._finish([message], outcome.reward, outcome, outcome.fault is None, outcome.effective)
@@ -390,6 +396,13 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
     def _np_random_seed(self, value: int | None) -> None:
         """Gymnasium writes -1 here when it is given a generator; the episode's seed stays what it is."""
 
+    def _offer(self, tools: tuple[Tool, ...]) -> None:
+        """Offer this instance's model other tools than the class's."""
+        self.tools = tools  # type: ignore[misc]
+        self._tools_by_name = {tool.name: tool for tool in tools}  # type: ignore[misc]
+        self._plain_tools = _plain(tools)  # type: ignore[misc]
+        self.action_space = action_space_for(tools, parallel=self.allow_parallel_tool_calls)
+
     # --- inner workings -------------------------------------------------------------------------------------
 
     def _start(self, seed: int | None, options: dict[str, Any] | None) -> None:
@@ -446,9 +459,11 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
 
     def _carry_out(self, call: ToolCall) -> Outcome:
         self._steps += 1
-        fault = self._fault_of(call)
-        if fault is not None:
-            return self._invalid(fault, self.idle_reward(), None)
+        # A call without arguments of a tool that needs none, as of a grid world's moves, has no fault to look for.
+        if call.arguments or call.fault is not None or call.name not in self._plain_tools:
+            fault = self._fault_of(call)
+            if fault is not None:
+                return self._invalid(fault, self.idle_reward(), None)
         outcome = self.act(call)
         return outcome if outcome.fault is None else self._judged(outcome)
 
@@ -504,3 +519,8 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
             "success": last.success,
         }
         return StepResult(observation, reward, terminated, truncated, info)
+
+
+def _plain(tools: Sequence[Tool]) -> frozenset[str]:
+    """Names of the tools that need no argument."""
+    return frozenset(tool.name for tool in tools if not tool.parameters.get("required"))

@@ -99,34 +99,34 @@ FROZEN_LAKE: dict[str, Preset] = {
     },
 }
 
+_PROMPT_COUNTDOWN = (
+    "Write an equation that equals the target. Use + - * / and parentheses, and {rule}. You have one attempt. Think "
+    "first, then give the equation alone, in this form: <think>your thoughts</think><answer>(1 + 2) * 3</answer>"
+)
+# One answer is the whole episode, also one that cannot be read.
+_ONE_ANSWER: Preset = {"max_attempts": 1, "max_steps": 1, "invalid_action_ends_episode": True}
+_TINYZERO: Preset = {
+    "num_numbers": [3, 4],
+    "number_range": [1, 99],
+    "target_range": [10, 100],
+    "natural": False,
+    "task_prompt": _PROMPT_COUNTDOWN.format(rule="each of the numbers exactly once"),
+    **_ONE_ANSWER,
+}
+
 COUNTDOWN: dict[str, Preset] = {
-    # TinyZero: three or four numbers from 1 to 99, a single answer.
-    "verl_env/countdown_tinyzero-v0": {
-        "num_numbers": [3, 4],
-        "number_range": [1, 99],
-        "target_range": [10, 100],
-        "natural": False,
-        "score_profile": "tinyzero",
-        "max_attempts": 1,
-        "max_steps": 1,
-    },
-    "verl_env/countdown_ragen-v0": {
-        "num_numbers": [3, 4],
-        "number_range": [1, 99],
-        "target_range": [10, 100],
-        "natural": False,
-        "score_profile": "ragen",
-        "max_attempts": 1,
-        "max_steps": 1,
-    },
+    "verl_env/countdown_tinyzero-v0": {"score_profile": "tinyzero", **_TINYZERO},
+    # RAGEN plays the puzzles of TinyZero, by scores of its own.
+    "verl_env/countdown_ragen-v0": {"score_profile": "ragen", **_TINYZERO},
     "verl_env/countdown_reasoning_gym-v0": {
         "num_numbers": [4, 6],
         "number_range": [1, 100],
         "target_range": [100, 999],
         "score_profile": "reasoning_gym",
-        "max_attempts": 1,
-        "max_steps": 1,
+        "task_prompt": _PROMPT_COUNTDOWN.format(rule="each of the numbers at most once"),
+        **_ONE_ANSWER,
     },
+    # The game of 24: four cards.
     "verl_env/countdown_24-v0": {
         "num_numbers": 4,
         "number_range": [1, 13],

@@ -1,65 +1,174 @@
-"""Single-turn chat: one answer to a given conversation, scored."""
+"""Single-turn chat: a given conversation, one answer, and a scorer that says what it is worth."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, ClassVar
 
-from pydantic import Field, field_validator
+import orjson
+from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
-from verl_agent_env.envs.base import ChatEnv, EnvArguments, Execution
+from verl_agent_env.envs.base import ChatEnv, EnvArguments
 from verl_agent_env.envs.scorer_registry import ScoreContext
-from verl_agent_env.envs.scorers import AnyScorer, ExactMatchScorer, MatchingScorer, NoScorer
+from verl_agent_env.envs.scorers import (
+    AnyScorer,
+    CallableScorer,
+    ExactMatchScorer,
+    MatchingScorer,
+    NoScorer,
+    NumericScorer,
+    RegexScorer,
+)
 from verl_agent_env.envs.spaces import is_message
 from verl_agent_env.envs.turn import Outcome
-from verl_agent_env.messages import parse_action, user_message
+from verl_agent_env.messages import content_text, parse_action, tool_message, user_message
 from verl_agent_env.types import Action, Info, Message, Observation
 
 MAX_MESSAGES = 1_000
-_FULL_REWARD = 1.0
-_DEFAULT_PROMPT = "Answer in one message."
-_ENDED = "The conversation has ended."
-_SHORTEST_SECRET = 4
+MAX_CHAT_BYTES = 1 << 20
+"""Of all messages together, as JSON."""
+
+_ROLES = ("system", "user", "assistant", "tool")
+_MIN_SECRET_CHARS = 4
+_NOTHING_ASKED = "Answer with one message."
+_END = "The conversation has ended."
+_NO_TOOLS = "There are no tools here."
+
+
+def read_message(message: dict[str, Any]) -> Message:
+    """A copy of ``message`` that an observation can hold.
+
+    Raises:
+        ValueError: It is no chat message.
+    """
+    try:
+        # A copy that nobody else holds, and proof that it can be sent.
+        copied: Message = orjson.loads(orjson.dumps(message))
+    except TypeError:
+        raise ValueError("the message cannot be written as JSON") from None
+    if copied.get("role") not in _ROLES:
+        raise ValueError(f"the role of a message must be one of {', '.join(_ROLES)}")
+    if copied["role"] == "tool" and not isinstance(copied.get("tool_call_id"), str):
+        raise ValueError("a message of the role tool needs the text tool_call_id")
+    content = copied.get("content")
+    if content is None and copied["role"] == "assistant" and copied.get("tool_calls"):
+        # As OpenAI's API writes a message that only calls tools.
+        return {**copied, "content": ""}
+    if not is_message(copied):
+        raise ValueError("the content of a message must be text or a list of content parts")
+    return copied
+
+
+_ChatMessage = Annotated[
+    dict[str, Any],
+    AfterValidator(read_message),
+    WithJsonSchema(
+        {
+            "type": "object",
+            "properties": {
+                "role": {"enum": list(_ROLES)},
+                "content": {
+                    "anyOf": [
+                        {"type": "string"},
+                        {"type": "null"},
+                        {"type": "array", "items": {"type": "object"}},
+                    ]
+                },
+                "tool_call_id": {"type": "string"},
+                "tool_calls": {"type": "array", "items": {"type": "object"}},
+            },
+            "required": ["role"],
+        }
+    ),
+]
 
 
 class SingleTurnChatArguments(EnvArguments):
-    """Keyword arguments of the single-turn chat."""
+    """Keyword arguments of single-turn chat."""
 
     max_steps: int = Field(default=1, ge=1, le=1)
     """There is one turn."""
-    chat_history: list[Message] = Field(default_factory=list, max_length=MAX_MESSAGES)
-    """The conversation so far: messages with a ``role`` and a ``content``."""
+    chat_history: list[_ChatMessage] = Field(default=[], max_length=MAX_MESSAGES)
+    """The conversation so far: chat messages of the roles ``system``, ``user``, ``assistant`` and ``tool``."""
+    task_prompt: str | None = Field(default=None, max_length=MAX_CHAT_BYTES)
+    """What the user says last, after ``chat_history``."""
+    system_prompt: str | None = Field(default=None, max_length=MAX_CHAT_BYTES)
+    """A system message before ``chat_history``, which then may not begin with one."""
+    include_task_prompt: bool = True
+    """Whether the first observation ends with the task prompt."""
     scorer: AnyScorer = NoScorer()
-    """What the answer is worth: ``{"type": "exact_match", "answer": "42"}``, ``numeric``, ``regex``, ``callable``;
-    ``none`` gives 0."""
+    """What an answer is worth: an object with its ``type``, one of ``none`` (always 0), ``exact_match``, ``regex``,
+    ``numeric`` and ``callable`` (registered on the server), and the options of that type."""
+    success_threshold: float | None = None
+    """Reward from which on an answer is a success. When not given: the reward of a right answer; 1 for a ``callable``;
+    never for ``none``."""
 
-    @field_validator("chat_history")
-    @classmethod
-    def _are_messages(cls, messages: list[Message]) -> list[Message]:
-        for number, message in enumerate(messages):
-            if not is_message(message):
-                raise ValueError(f"message {number} is no chat message: it needs a role and a content")
-        return messages
+    @model_validator(mode="after")
+    def _check_chat(self) -> SingleTurnChatArguments:
+        begins_with_system = bool(self.chat_history) and self.chat_history[0]["role"] == "system"
+        if self.system_prompt is not None and begins_with_system:
+            raise ValueError("chat_history begins with a system message; do not give system_prompt as well")
+        try:
+            size = len(self.opening)
+        except TypeError:
+            raise ValueError("a prompt holds half a character (a lone surrogate)") from None
+        if size > MAX_CHAT_BYTES:
+            raise ValueError(f"the conversation is longer than {MAX_CHAT_BYTES} bytes of JSON")
+        return self
+
+    @functools.cached_property
+    def opening(self) -> bytes:
+        """The first observation as JSON, from which each episode makes its own."""
+        messages = list(self.chat_history)
+        if self.system_prompt is not None:
+            messages.insert(0, {"role": "system", "content": self.system_prompt})
+        asked = self.closing_prompt if self.include_task_prompt else ""
+        if asked or not messages:
+            messages.append(user_message(asked))
+        return orjson.dumps(messages)
+
+    @property
+    def closing_prompt(self) -> str:
+        """What the user says last; empty when the history says it all."""
+        if self.task_prompt is not None:
+            return self.task_prompt
+        return "" if self.chat_history else _NOTHING_ASKED
+
+    def is_success(self, reward: float) -> bool:
+        """Whether an answer of this reward is a success."""
+        if self.success_threshold is not None:
+            return reward >= self.success_threshold
+        scorer = self.scorer
+        if isinstance(scorer, MatchingScorer):
+            return reward == scorer.reward != scorer.wrong_reward
+        return isinstance(scorer, CallableScorer) and reward >= 1.0
 
 
 class SingleTurnChatEnv(ChatEnv):
-    """Answer a conversation with one message, which a scorer judges.
+    """Answer a given conversation with one message.
 
     ## Action Space
 
-    Any assistant message, or its text; there are no tools.
+    Any assistant message: its text is the answer, raw text included; thoughts are the scorer's to leave out. There are
+    no tools; a tool call is told so, and the text beside it is the answer.
 
     ## Observation
 
-    The conversation so far, and ``task_prompt`` as the last user message if one is given.
+    At first the system prompt, the chat history and the task prompt as a message of the user, as far as they are
+    given. With neither history nor task prompt the user asks for one message; with ``include_task_prompt=False`` a
+    message without text stands there if nothing else would. After the answer: that the conversation has ended.
 
     ## Rewards
 
-    What ``scorer`` gives; 0 without one.
+    What the ``scorer`` says; 0 without one. A registered callable that fails raises ``ScorerError``, and the answer
+    is not taken: a fault of the server never becomes a reward. It may block, so a server runs the environment in a
+    thread; for a replay it must give the same reward to the same answer.
 
     ## Episode End
 
-    Terminated after one message. ``success`` in the info: the scorer gave its full reward.
+    Terminated after one action (``success`` in the info when the reward is that of a right answer). One without any
+    text, or that is neither a message nor text, is an invalid action: scored as an empty answer, and the end as well.
 
     ## Arguments
 
@@ -68,67 +177,87 @@ class SingleTurnChatEnv(ChatEnv):
 
     env_name = "verl_env/single_turn_chat-v0"
     Arguments: ClassVar[type[EnvArguments]] = SingleTurnChatArguments
-    execution: ClassVar[Execution] = "inline"
     arguments: SingleTurnChatArguments
 
     __slots__ = ()
 
     def task_prompt_text(self) -> str:
-        return _DEFAULT_PROMPT
+        return self.arguments.closing_prompt
 
     def begin_episode(self, options: Mapping[str, Any]) -> None:
         if options:
-            raise self.invalid_arguments((["options"], "the single-turn chat takes no options"))
+            raise self.invalid_arguments((["options"], "single-turn chat takes no options"))
 
     def first_observation(self) -> Observation:
-        """The conversation, copied, and the task prompt after it; the default prompt if there is nothing else."""
-        arguments = self.arguments
-        observation = [dict(message) for message in arguments.chat_history]
-        if not observation or (arguments.task_prompt is not None and arguments.include_task_prompt):
-            observation.append(user_message(self.task_prompt()))
-        return observation
+        messages: Observation = orjson.loads(self.arguments.opening)
+        return messages
 
     def step(self, action: Action) -> tuple[Observation, float, bool, bool, Info]:
         """Score the answer and end the episode; see :meth:`ChatEnv.step`.
 
         Raises:
             EpisodeNotStartedError, EpisodeEndedError: ``reset`` comes first.
-            ScorerError: A registered callable failed.
+            ScorerError: A registered callable failed; the episode goes on.
         """
         self._require_running()
-        answer = parse_action(action)
-        context = ScoreContext(self.arguments.chat_history, self.episode_seed)
-        reward = self.arguments.scorer.score(answer.text, context)
-        self._steps += 1
-        valid = answer.fault is None and bool(answer.text)
+        parsed = parse_action(action)
+        scorer = self.arguments.scorer
+        # Scored before anything is changed: the scorer may raise.
+        history = self.first_observation() if isinstance(scorer, CallableScorer) else ()
+        reward = scorer.score(parsed.text, ScoreContext(chat_history=history, seed=self.episode_seed))
+        valid = parsed.fault is None and bool(parsed.text)
+        success = valid and self.arguments.is_success(reward)
         if not valid:
             reward += self.arguments.invalid_action_reward
-        outcome = Outcome(reward=reward, terminated=True, success=valid and self._is_full(reward))
-        return self._finish([user_message(_ENDED)], reward, outcome, valid, valid)
+        self._steps += 1
+        outcome = Outcome(reward=reward, terminated=True, success=success)
+        replies = [tool_message(call.id, _NO_TOOLS) for call in parsed.calls if call.id is not None]
+        return self._finish([*replies, user_message(_END)], reward, outcome, valid, valid)
 
     def solution(self) -> list[Action] | None:
         """The reference answer of an exact-match scorer, as a message; ``None`` for other scorers."""
         scorer = self.arguments.scorer
-        if not isinstance(scorer, ExactMatchScorer):
+        if self.ended or not isinstance(scorer, ExactMatchScorer):
             return None
         reference = scorer.answer if isinstance(scorer.answer, str) else scorer.answer[0]
         return [{"role": "assistant", "content": reference}]
 
+    def draw(self, mode: str) -> Any:
+        """The conversation as text, the answer left out."""
+        self._require_render_mode(mode)
+        shown = self.first_observation()
+        return "\n\n".join(f"{message['role']}: {content_text(message['content'])}" for message in shown)
+
     def secrets(self) -> Sequence[str]:
-        reference = getattr(self.arguments.scorer, "answer", ())
-        texts = (reference,) if isinstance(reference, str | int | float) else reference
-        # A reference of a character or two stands in any text by chance.
-        return [str(text) for text in texts if len(str(text)) >= _SHORTEST_SECRET]
+        """The references of the scorer, except those that are short or part of the conversation."""
+        shown = "\n".join(content_text(message["content"]) for message in self.first_observation())
+        references = _references(self.arguments.scorer)
+        return [text for text in references if len(text) >= _MIN_SECRET_CHARS and text not in shown]
 
     def dump_state(self) -> Any:
+        # All there is stands in the arguments.
         return None
 
     def load_state(self, state: Any) -> None:
         if state is not None:
-            raise ValueError("the single-turn chat has no state")
+            raise ValueError("a conversation of one turn has no state")
 
-    def _is_full(self, reward: float) -> bool:
-        scorer = self.arguments.scorer
-        if isinstance(scorer, NoScorer):
-            return False
-        return reward >= (scorer.reward if isinstance(scorer, MatchingScorer) else _FULL_REWARD)
+
+def _references(scorer: AnyScorer) -> Iterator[str]:
+    """All texts that a scorer compares answers with."""
+    if isinstance(scorer, ExactMatchScorer):
+        yield from (scorer.answer,) if isinstance(scorer.answer, str) else scorer.answer
+    elif isinstance(scorer, NumericScorer):
+        yield str(scorer.answer)
+    elif isinstance(scorer, RegexScorer):
+        yield scorer.pattern
+    elif isinstance(scorer, CallableScorer):
+        yield from _texts(scorer.arguments)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _texts(inner)

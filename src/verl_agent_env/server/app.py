@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import gc
 import logging
-import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -19,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 from verl_agent_env import __version__
 from verl_agent_env.config import ServerSettings
 from verl_agent_env.engine import Host
+from verl_agent_env.engine.reaper import reap_forever
 from verl_agent_env.envs.registry import Registry, default_registry
 from verl_agent_env.errors import InternalError, MethodNotAllowedError, RouteNotFoundError, VerlAgentEnvError
 from verl_agent_env.server.auth import TokenGuard
@@ -36,8 +36,6 @@ logger = logging.getLogger(__name__)
 _DESCRIPTION = (
     "LLM-agent environments for reinforcement learning: chat messages in, tool calls out, by the batch."
 )
-
-_TICK_S = 0.1
 
 
 class EnvServer(FastAPI):
@@ -104,7 +102,7 @@ async def _lifespan(app: EnvServer) -> AsyncIterator[None]:
     gc.freeze()
     thresholds = gc.get_threshold()
     gc.set_threshold(50_000, 20, 20)
-    reaper = asyncio.create_task(_reap_forever(app.env_host))
+    reaper = asyncio.create_task(reap_forever(app.env_host))
     app.server_calls.ready = True
     try:
         yield
@@ -116,30 +114,6 @@ async def _lifespan(app: EnvServer) -> AsyncIterator[None]:
         await app.env_host.stop()
         gc.set_threshold(*thresholds)
         gc.unfreeze()
-
-
-async def _reap_forever(host: Host) -> None:
-    looked_for_s = 0.0
-    looked_at = time.perf_counter()
-    while True:
-        # Short sleeps: an environment with a short ttl can come at any time.
-        await asyncio.sleep(_TICK_S)
-        # An eighth of the shortest ttl: an idle environment is closed within 1.125 of its ttl, and a tick. But however
-        # short that is, looking takes a tenth of the time at most: one ttl of a millisecond would take all of it.
-        pause_s = max(9 * looked_for_s, min(30.0, host.directory.shortest_ttl_s / 8))
-        if time.perf_counter() - looked_at < pause_s:
-            continue
-        started = time.perf_counter()
-        try:
-            reaped = await host.reap()
-        except Exception:
-            # One environment's failure must not keep all others alive.
-            logger.exception("closing idle environments failed")
-            reaped = 0
-        looked_at = time.perf_counter()
-        looked_for_s = looked_at - started
-        if reaped:
-            logger.info("idle environments closed", extra={"count": reaped})
 
 
 async def _front(request: Request) -> Response:

@@ -12,6 +12,11 @@ class TokenGuard:
     def __init__(self, tokens: Sequence[str]) -> None:
         self._tokens = [token.encode() for token in tokens]
 
+    @property
+    def has_tokens(self) -> bool:
+        """Whether a token is asked for at all."""
+        return bool(self._tokens)
+
     def admits(self, authorization: bytes | None) -> bool:
         """Whether the ``Authorization`` header holds a known token."""
         if not self._tokens:

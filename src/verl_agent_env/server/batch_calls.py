@@ -9,7 +9,7 @@ from typing import Any
 from verl_agent_env.config import HttpLimits
 from verl_agent_env.engine import CreateRequest, Host
 from verl_agent_env.engine.batches import close_many, create_many, reset_many, step_many
-from verl_agent_env.errors import BatchTooLargeError, RequestError, VerlAgentEnvError
+from verl_agent_env.errors import BatchTooLargeError, VerlAgentEnvError
 from verl_agent_env.server.idempotency import IdempotentAnswers
 from verl_agent_env.server.lane import Call
 from verl_agent_env.server.metrics import Metrics
@@ -42,7 +42,6 @@ class BatchCalls:
         async def make() -> bytes:
             wanted = decode(call.body, BatchInitializeRequest)
             self._require_size(wanted.size)
-            self._require_kind(wanted)
             results = await create_many(self._host, _create_requests(wanted))
             self._count("initialize", results)
             return encode_initialized(results)
@@ -73,11 +72,11 @@ class BatchCalls:
         """Close many environments."""
         wanted = decode(call.body, BatchCloseRequest)
         if wanted.run_id is not None:
-            closed = self._host.close_run(wanted.run_id)
-            self._metrics.observe_batch("close", closed, [])
-            return encode_closed(closed, [])
-        env_ids = wanted.env_ids or []
-        self._require_size(len(env_ids))
+            # As many as the run has: the bound on a batch is on what a client sends.
+            env_ids = self._host.directory.of_run(wanted.run_id)
+        else:
+            env_ids = wanted.env_ids or []
+            self._require_size(len(env_ids))
         closed, errors = await close_many(self._host, env_ids)
         self._metrics.observe_batch("close", len(env_ids), [error.code for _, error in errors])
         return encode_closed(closed, errors)
@@ -85,18 +84,6 @@ class BatchCalls:
     def _require_size(self, size: int) -> None:
         if size > self._limits.max_batch_size:
             raise BatchTooLargeError(size, self._limits.max_batch_size)
-
-    def _require_kind(self, wanted: BatchInitializeRequest) -> None:
-        """Check once what is the same for all environments: wrong, it is the request's fault and not an item's."""
-        if wanted.env_name is None or isinstance(wanted.env_kwargs, list):
-            return
-        try:
-            self._host.registry.kind(wanted.env_name).validate(wanted.env_kwargs or {})
-        except RequestError:
-            raise
-        except Exception:
-            # The environment's own code: making it fails too, and says so for each item.
-            logger.warning("arguments cannot be checked", exc_info=True, extra={"env_name": wanted.env_name})
 
     def _count(self, route: str, results: Sequence[Any]) -> None:
         codes = [result.code for result in results if isinstance(result, VerlAgentEnvError)]

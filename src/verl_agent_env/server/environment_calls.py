@@ -100,7 +100,7 @@ class EnvironmentCalls:
 
     async def render(self, call: Call) -> Reply:
         """A picture of the environment."""
-        query = parse_qs(call.query.decode("latin-1"))
+        query = parse_qs(call.query.decode("latin-1"), keep_blank_values=True)
         mode = query.get("mode", ["ansi"])[-1]
         if mode not in inspection.MEDIA_TYPES:
             raise RenderModeError(mode[:64], list(inspection.MEDIA_TYPES))

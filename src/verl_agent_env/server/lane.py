@@ -105,6 +105,7 @@ class Lane:
         self.routes = routes
         self._limits = limits
         self._guard = guard
+        self._is_guarded = guard.has_tokens
         self._metrics = metrics
         self._log_all = log_all
         # Two tables: calls on one environment by what follows its id, and all others by their whole path.
@@ -136,25 +137,21 @@ class Lane:
     ) -> None:
         """Answer a request whose path has ``routes``; none at all means that there is no such path."""
         started = time.perf_counter()
-        method, path = scope["method"], scope["path"]
         headers = dict(scope["headers"])
-        request_id = self._request_id(headers)
-        out_headers = [(b"x-request-id", request_id)]
-        status, media_type = 200, JSON
-        error: VerlAgentEnvError | None = None
+        request_id = self._request_id(headers.get(b"x-request-id"))
+        route = routes.get(scope["method"])
         cancelled: asyncio.CancelledError | None = None
-        route = routes.get(method)
         try:
             if route is None:
-                route = _stand_in(routes, method, path)
-            if not route.is_open and not self._guard.admits(headers.get(b"authorization")):
+                route = _stand_in(routes, scope["method"], scope["path"])
+            if (
+                self._is_guarded
+                and not route.is_open
+                and not self._guard.admits(headers.get(b"authorization"))
+            ):
                 raise UnauthorizedError
-            body = await read_body(receive, headers, self._limits)
+            body = await read_body(receive, headers.get(b"content-length", b""), self._limits)
             reply = await route.handler(Call(env_id, body, scope["query_string"], headers))
-            if isinstance(reply, Reply):
-                payload, media_type = reply.body, reply.media_type
-            else:
-                payload = reply
         except ClientGoneError:
             return
         except VerlAgentEnvError as raised:
@@ -165,35 +162,66 @@ class Lane:
         except Exception:
             logger.exception("request failed")
             error = InternalError()
-        if error is not None:
-            status, payload, media_type = error.status, orjson.dumps(error.to_problem()), PROBLEM_JSON
-            out_headers.extend(_error_headers(error, headers))
-        if method == "OPTIONS" or isinstance(error, MethodNotAllowedError):
-            out_headers.append((b"allow", _allowed(routes)))
-        out_headers.append((b"content-type", media_type))
-        out_headers.append((b"content-length", b"%d" % len(payload)))
-        await send({"type": "http.response.start", "status": status, "headers": out_headers})
-        unread = isinstance(error, BodyTooLargeError)
-        shown = b"" if method == "HEAD" else payload
-        await send({"type": "http.response.body", "body": shown, "more_body": unread})
-        elapsed = time.perf_counter() - started
-        code = error.code if error is not None else ""
-        self._metrics.observe(route.path if route is not None else OTHER_ROUTES, elapsed, code)
-        if self._log_all or status >= 500:
-            _log_request(method, path, status, code, elapsed)
-        if unread:
+        else:
+            await self._accept(reply, request_id, routes, scope, send)
+            self._done(route, scope, 200, "", started)
+            return
+        await self._refuse(error, request_id, routes, scope, send)
+        self._done(route, scope, error.status, error.code, started)
+        if isinstance(error, BodyTooLargeError):
             await linger(receive)
             await send({"type": "http.response.body", "body": b""})
         if cancelled is not None:
             raise cancelled
 
-    def _request_id(self, headers: Mapping[bytes, bytes]) -> bytes:
+    async def _accept(
+        self, reply: bytes | Reply, request_id: bytes, routes: dict[str, Route], scope: Scope, send: Send
+    ) -> None:
+        payload, media_type = (reply.body, reply.media_type) if isinstance(reply, Reply) else (reply, JSON)
+        headers = [
+            (b"content-type", media_type),
+            (b"content-length", b"%d" % len(payload)),
+            (b"x-request-id", request_id),
+        ]
+        method = scope["method"]
+        if method == "OPTIONS":
+            headers.append((b"allow", _allowed(routes)))
+        elif method == "HEAD":
+            payload = b""
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": payload})
+
+    async def _refuse(
+        self, error: VerlAgentEnvError, request_id: bytes, routes: dict[str, Route], scope: Scope, send: Send
+    ) -> None:
+        payload = orjson.dumps(error.to_problem())
+        headers = [
+            (b"content-type", PROBLEM_JSON),
+            (b"content-length", b"%d" % len(payload)),
+            (b"x-request-id", request_id),
+            *_error_headers(error, scope),
+        ]
+        if isinstance(error, MethodNotAllowedError):
+            headers.append((b"allow", _allowed(routes)))
+        await send({"type": "http.response.start", "status": error.status, "headers": headers})
+        shown = b"" if scope["method"] == "HEAD" else payload
+        await send(
+            {"type": "http.response.body", "body": shown, "more_body": isinstance(error, BodyTooLargeError)}
+        )
+
+    def _done(self, route: Route | None, scope: Scope, status: int, code: str, started: float) -> None:
+        """Count the request, and log it if it failed or all are logged."""
+        elapsed = time.perf_counter() - started
+        self._metrics.observe(route.path if route is not None else OTHER_ROUTES, elapsed, code)
+        if self._log_all or status >= 500:
+            _log_request(scope["method"], scope["path"], status, code, elapsed)
+
+    def _request_id(self, given: bytes | None) -> bytes:
         """The client's id of the request if it can be sent back as it is, else a new one; all logs carry it."""
-        request_id = headers.get(b"x-request-id", b"")
-        if _REQUEST_ID.fullmatch(request_id) is None:
-            request_id = b"%b-%x" % (self._request_prefix, next(self._request_numbers))
-        current_request_id.set(request_id)
-        return request_id
+        if given is None or _REQUEST_ID.fullmatch(given) is None:
+            given = b"%b-%x" % (self._request_prefix, next(self._request_numbers))
+        current_request_id.set(given)
+        return given
 
 
 async def _nothing(_: Call) -> bytes:
@@ -218,13 +246,13 @@ def _allowed(routes: dict[str, Route]) -> bytes:
     return ", ".join(sorted({*routes, "OPTIONS", *(("HEAD",) if "GET" in routes else ())})).encode()
 
 
-def _error_headers(error: VerlAgentEnvError, headers: Mapping[bytes, bytes]) -> list[tuple[bytes, bytes]]:
+def _error_headers(error: VerlAgentEnvError, scope: Scope) -> list[tuple[bytes, bytes]]:
     added = []
     if isinstance(error, UnauthorizedError):
         added.append((b"www-authenticate", b"Bearer"))
     if error.status in (429, 503):
         added.append((b"retry-after", b"%d" % error.retry_after_s))
-    if isinstance(error, BodyTimeoutError | BodyTooLargeError) or b"expect" in headers:
+    if isinstance(error, BodyTimeoutError | BodyTooLargeError) or b"expect" in dict(scope["headers"]):
         # The rest of the body is not read, or may never be sent: the connection cannot be used again.
         added.append((b"connection", b"close"))
     return added

@@ -14,6 +14,7 @@ from verl_agent_env.server.lane import Route
 from verl_agent_env.wire.answers import Problem
 
 _REFERENCE = "#/components/schemas/{model}"
+_INITIALIZE = "/api/environment/initialize"
 _ENV_ID: dict[str, Any] = {
     "name": "env_id",
     "in": "path",
@@ -31,6 +32,7 @@ def document(app: FastAPI, routes: list[Route], *, has_tokens: bool) -> dict[str
         paths: dict[str, Any] = defaultdict(dict)
         for route in routes:
             paths[route.path][route.method.lower()] = _operation(route, has_tokens=has_tokens)
+        _link(paths, routes)
         app.openapi_schema = {
             "openapi": "3.1.0",
             "info": {"title": app.title, "version": app.version, "description": app.description},
@@ -52,7 +54,7 @@ def _operation(route: Route, *, has_tokens: bool) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "summary": route.summary,
         "description": (route.handler.__doc__ or "").strip(),
-        "operationId": f"{route.method.lower()}{route.path.replace('{', '').replace('}', '').replace('/', '_')}",
+        "operationId": _operation_id(route),
         "tags": list(route.tags),
         "parameters": parameters,
         "responses": {"200": _success(route), **_failures(route, has_tokens=has_tokens)},
@@ -70,6 +72,22 @@ def _operation(route: Route, *, has_tokens: bool) -> dict[str, Any]:
     if has_tokens and not route.is_open:
         operation["security"] = [{"bearer": []}]
     return operation
+
+
+def _operation_id(route: Route) -> str:
+    return f"{route.method.lower()}{route.path.replace('{', '').replace('}', '').replace('/', '_')}"
+
+
+def _link(paths: dict[str, Any], routes: list[Route]) -> None:
+    """Say that the id which initialize gives is what the calls on one environment take."""
+    paths[_INITIALIZE]["post"]["responses"]["200"]["links"] = {
+        _operation_id(route): {
+            "operationId": _operation_id(route),
+            "parameters": {"env_id": "$response.body#/env_id"},
+        }
+        for route in routes
+        if "{env_id}" in route.path
+    }
 
 
 def _examples(model: type[BaseModel]) -> dict[str, Any]:

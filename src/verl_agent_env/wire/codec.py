@@ -175,7 +175,7 @@ class ResetAnswer:
         Raises:
             TypeError: One of them cannot be expressed in JSON.
         """
-        return cls(encode(observation), encode(info))
+        return cls(encode_kept(observation), encode_kept(info))
 
     def to_json(self) -> bytes:
         """Body of the answer to a single reset."""

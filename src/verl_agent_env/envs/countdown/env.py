@@ -1,130 +1,81 @@
-"""Countdown: combine the given numbers into the target."""
+"""The Countdown environment: numbers and a target, and a tool that tests equations."""
 
 from __future__ import annotations
 
-import dataclasses
 import functools
+import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import orjson
-from pydantic import Field, model_validator
+from pydantic import ValidationError
 
 from verl_agent_env.envs.base import ChatEnv, EnvArguments, Execution
+from verl_agent_env.envs.countdown.arguments import CountdownArguments, GivenPuzzle, fault_of
 from verl_agent_env.envs.countdown.generator import InfeasibleRulesError, PuzzleRules, generate_puzzle
 from verl_agent_env.envs.countdown.puzzle import Puzzle
-from verl_agent_env.envs.countdown.scoring import PROFILES, ScoreProfile, VerdictKind, score
-from verl_agent_env.envs.countdown.solver import MAX_NUMBERS, SearchLimitError, solve
+from verl_agent_env.envs.countdown.scoring import score
+from verl_agent_env.envs.countdown.solver import DEFAULT_MAX_STEPS, SearchLimitError, solve
 from verl_agent_env.envs.turn import Outcome
 from verl_agent_env.messages import Tool, ToolCall
 from verl_agent_env.types import Action, Content
 
-MAX_GIVEN_NUMBERS = 32
-_MAX_MAGNITUDE = 10**9
-
-_SOLVER_STEPS = 200_000
-
-_Number = Annotated[int, Field(ge=0, le=_MAX_MAGNITUDE)]
-
-_EQUATION_SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "properties": {
-        "equation": {
-            "type": "string",
-            "description": "An expression of the given numbers, such as (1 + 2) * 3.",
-            "examples": ["1 + 2 * 3", "(4 + 5) * 6 - 7", "9 / 3 + 8", "2 +", "1 / 0"],
-        }
+_TOOL = "test_equation"
+_TEST_EQUATION = Tool(
+    _TOOL,
+    "Test an equation: says what it equals, and whether it solves the puzzle.",
+    {
+        "type": "object",
+        "properties": {
+            "equation": {
+                "type": "string",
+                "description": "An arithmetic expression of the given numbers, such as (1 + 2) * 3.",
+                # Small numbers: some of these are legal, and none of them uses all of six numbers.
+                "examples": ["(1 + 2) * 3", "8 / 4 - 1", "9 * 7 + 5", "6 * (5 - 3) + 2", "7 - 9 / (4 + 2)"],
+            }
+        },
+        "required": ["equation"],
+        "additionalProperties": False,
     },
-    "required": ["equation"],
-    "additionalProperties": False,
-}
+)
 
-
-class CountdownArguments(EnvArguments):
-    """Keyword arguments of Countdown."""
-
-    max_steps: int = Field(default=1_000_000, ge=1, le=1_000_000)
-    """Attempts after which the episode is truncated; the default stands for as many as one likes."""
-    max_attempts: int | None = Field(default=None, ge=1)
-    """Judged attempts after which the episode ends (``terminated``); any number when not given."""
-    numbers: list[_Number] | None = Field(default=None, min_length=1, max_length=MAX_GIVEN_NUMBERS)
-    """The numbers of a given puzzle, instead of a random one; ``target`` goes with them."""
-    target: int | None = Field(default=None, ge=-_MAX_MAGNITUDE, le=_MAX_MAGNITUDE)
-    """The target of a given puzzle."""
-    num_numbers: int | tuple[int, int] = 6
-    """How many numbers a random puzzle has, or the fewest and the most; from 2 to 8."""
-    number_range: tuple[int, int] = (1, 9)
-    """Smallest and largest number of a random puzzle."""
-    target_range: tuple[int, int] = (1, 999)
-    """Smallest and largest target of a random puzzle."""
-    operators: str = Field(default="+-*/", min_length=1, max_length=4)
-    """The operators that may be used, some of ``+ - * /``."""
-    use_all: bool | None = None
-    """Whether each number must be used exactly once, or at most once; as the score profile has it when not given."""
-    natural: bool = True
-    """Whether a random puzzle has a solution without fractions and negative numbers on the way."""
-    allow_trivial: bool = False
-    """Whether the target of a random puzzle may be one of its numbers."""
-    score_profile: Literal["default", "seed_project", "tinyzero", "ragen", "reasoning_gym"] = "default"
-    """What each kind of answer earns: 1 or 0 by default, or as another project has it."""
-    scores: dict[VerdictKind, float] = Field(default_factory=dict)
-    """Rewards that differ from the profile's, by kind of answer."""
-
-    @model_validator(mode="after")
-    def _check_puzzle(self) -> CountdownArguments:
-        if (self.numbers is None) != (self.target is None):
-            raise ValueError("numbers and target go together: give both or neither")
-        _ = self.rules
-        return self
-
-    @functools.cached_property
-    def profile(self) -> ScoreProfile:
-        """What each kind of answer earns."""
-        profile = PROFILES[self.score_profile]
-        return dataclasses.replace(
-            profile,
-            **self.scores,  # type: ignore[arg-type]
-            use_all=profile.use_all if self.use_all is None else self.use_all,
-            grammar=dataclasses.replace(profile.grammar, operators=self.operators),
-        )
-
-    @functools.cached_property
-    def rules(self) -> PuzzleRules:
-        """What random puzzles look like."""
-        count = self.num_numbers
-        return PuzzleRules(
-            num_numbers=(count, count) if isinstance(count, int) else count,
-            number_range=self.number_range,
-            target_range=self.target_range,
-            operators=self.operators,
-            use_all=self.profile.use_all,
-            natural=self.natural,
-            allow_trivial=self.allow_trivial,
-        )
+_NO_EQUATION = (
+    f"There is no equation. Call {_TOOL}, or write the equation alone, as in <answer>(1 + 2) * 3</answer>."
+)
+# What models put around an equation.
+_WRAPPING = " \t\r\n`$*."
+_LATEX_OPERATOR = re.compile(r"\\(?:times|cdot|div)(?![a-zA-Z])")
+# "x" is a sign of multiplication; any other letter makes it a sentence.
+_PROSE = re.compile(r"[^\W\d_xX]")
+_SEARCH_FOR_SECRETS = 200_000
 
 
 class CountdownEnv(ChatEnv):
-    """Combine the given numbers with + - * / into an expression that equals the target.
+    """Combine numbers with arithmetic so that the result is the target.
 
-    Arithmetic is exact. A random puzzle always has a solution.
+    Random puzzles can always be solved. Or a puzzle is given: as the arguments ``numbers`` and ``target``, or, for one
+    episode, as the options of these names of ``reset``. Arithmetic is exact, nothing is executed as code.
 
     ## Action Space
 
-    One tool, ``test_equation(equation)``. In plain text the expression itself does as well, alone or in ``<answer>``.
+    One tool, ``test_equation(equation)``, with an expression such as ``(1 + 2) * 3``. In plain text the equation alone
+    does as well, also in ``<answer>``, ``<action>`` or ``\\boxed{}``; ``||`` parts several ones, up to
+    ``max_actions_per_turn``. Plain text with words in it is no equation.
 
     ## Observation
 
-    The numbers and the target; after an attempt, what the expression equals or why it does not count.
+    At first the numbers and the target; then what the tested equation equals, or why it does not count.
 
     ## Rewards
 
-    1 for an expression that uses each number exactly once and equals the target, else 0. ``score_profile`` takes the
-    rewards of another project, ``scores`` sets single ones.
+    1 for an equation of the given numbers that equals the target, 0 for any other; ``score_profile`` names the scores
+    of other projects, which pay for partial success too. Such a reward is not paid again and again: of a positive one
+    only what exceeds the best of the episode so far is paid, so all of them together are the best attempt's.
 
     ## Episode End
 
-    Terminated when the puzzle is solved (``success`` in the info) or after ``max_attempts``; any number of attempts by
-    default. Truncated after ``max_steps``.
+    Terminated when the puzzle is solved (``success`` in the info), or after ``max_attempts`` tested equations (any
+    number by default; a turn without an equation is none); truncated after ``max_steps`` moves (1,000,000).
 
     ## Arguments
 
@@ -134,107 +85,153 @@ class CountdownEnv(ChatEnv):
     env_name = "verl_env/countdown-v0"
     Arguments: ClassVar[type[EnvArguments]] = CountdownArguments
     execution: ClassVar[Execution] = "inline"
-    tools = (
-        Tool(
-            "test_equation", "Test whether an expression of the numbers equals the target.", _EQUATION_SCHEMA
-        ),
-    )
+    tools = (_TEST_EQUATION,)
     arguments: CountdownArguments
 
-    __slots__ = ("_attempts", "_puzzle")
+    __slots__ = ("_attempts", "_earned", "_puzzle", "_solved")
+
+    @classmethod
+    def validate_arguments(cls, kwargs: Mapping[str, Any]) -> EnvArguments:
+        """As :meth:`ChatEnv.validate_arguments`; rules that give no puzzle are refused here already."""
+        arguments = super().validate_arguments(kwargs)
+        if isinstance(arguments, CountdownArguments) and arguments.given_puzzle is None:
+            fault = fault_of(arguments.rules)
+            if fault is not None:
+                raise cls.invalid_arguments((["target_range"], fault))
+        return arguments
 
     def task_prompt_text(self) -> str:
-        count = (
-            "each of the numbers exactly once"
-            if self.arguments.profile.use_all
-            else "each number at most once"
+        arguments = self.arguments
+        profile = arguments.profile
+        natural = (
+            " Every intermediate result must be a whole number and not negative." if profile.natural else ""
         )
-        signs = " ".join(self.arguments.operators)
+        limit = f" You have {_counted(arguments.max_attempts)}." if arguments.max_attempts else ""
         return (
-            f"Make an expression that equals the target. Use {count}, the operators {signs} and parentheses."
-            " Call the tool test_equation with your expression, such as (1 + 2) * 3."
+            f"Write an equation of the given numbers that equals the target. You may use {' '.join(arguments.operators)}"
+            f" and parentheses, and each number {'exactly' if profile.use_all else 'at most'} once.{natural} Call the"
+            f" tool {_TOOL} to test an equation; it tells what it equals.{limit}"
         )
 
     def begin_episode(self, options: Mapping[str, Any]) -> None:
-        if options:
-            raise self.invalid_arguments((["options"], "Countdown takes no options"))
-        arguments = self.arguments
-        if arguments.numbers is not None and arguments.target is not None:
-            self._puzzle = Puzzle(tuple(arguments.numbers), arguments.target)
-        else:
-            try:
-                self._puzzle = _puzzle_of(self.episode_seed, arguments.rules)
-            except InfeasibleRulesError as infeasible:
-                raise self.invalid_arguments((["target_range"], str(infeasible))) from None
+        self._puzzle = self._puzzle_of(options)
         self._attempts = 0
+        self._earned = 0.0
+        self._solved = False
 
     def look(self) -> Content:
-        numbers = ", ".join(str(number) for number in self._puzzle.numbers)
-        return f"Numbers: {numbers}\nTarget: {self._puzzle.target}"
+        puzzle = self._puzzle
+        shown = f"Numbers: {', '.join(map(str, puzzle.numbers))}\nTarget: {puzzle.target}"
+        left = self._attempts_left() if self._attempts else ""
+        return f"{shown}\n{left}" if left else shown
 
     def act(self, call: ToolCall) -> Outcome:
         verdict = score(call.arguments["equation"], self._puzzle, self.arguments.profile)
         self._attempts += 1
-        solved = verdict.kind == "correct"
-        is_last = self.arguments.max_attempts is not None and self._attempts >= self.arguments.max_attempts
+        self._solved = verdict.kind == "correct"
+        lost = not self._solved and self._attempts == self.arguments.max_attempts
+        left = "" if self._solved else self._attempts_left()
+        # What is no expression is an invalid action, and an attempt all the same; the fault itself is said by the base.
+        malformed = verdict.kind == "malformed"
+        said = left if malformed else f"{verdict.message} {left}".strip()
         return Outcome(
-            verdict.message if verdict.kind != "malformed" else "",
-            verdict.reward,
-            terminated=solved or is_last,
-            success=solved,
-            effective=solved,
-            fault=verdict.message if verdict.kind == "malformed" else None,
+            said,
+            self._paid(verdict.reward),
+            terminated=self._solved or lost,
+            success=self._solved,
+            effective=self._solved,
+            fault=verdict.message if malformed else None,
         )
 
     def call_from_word(self, word: str) -> ToolCall:
-        return ToolCall("test_equation", {"equation": word})
+        equation = word.strip(_WRAPPING)
+        holds_digit = any(character.isdigit() for character in equation)
+        if not holds_digit or _PROSE.search(_LATEX_OPERATOR.sub("", equation)):
+            return ToolCall("", {}, None, _NO_EQUATION)
+        return ToolCall(_TOOL, {"equation": equation})
 
     def idle_reward(self) -> float:
         return self.arguments.profile.no_answer
 
     def solution(self) -> list[Action] | None:
-        """The call that solves the puzzle; ``None`` if there is none, or the solver gave up."""
-        equation = self._solve()
+        """The call that solves the puzzle; ``None`` if there is none, or none was found within the solver's limit."""
+        if self._solved:
+            return []
+        equation = None if self.ended else self._known_solution(DEFAULT_MAX_STEPS)
         if equation is None:
             return None
-        function = {"name": "test_equation", "arguments": orjson.dumps({"equation": equation}).decode()}
-        return [
-            {
-                "role": "assistant",
-                "content": "",
-                "tool_calls": [{"id": "call_0", "type": "function", "function": function}],
-            }
-        ]
+        arguments = orjson.dumps({"equation": equation}).decode()
+        call = {"id": "call_0", "type": "function", "function": {"name": _TOOL, "arguments": arguments}}
+        return [{"role": "assistant", "content": "", "tool_calls": [call]}]
 
     def secrets(self) -> Sequence[str]:
-        equation = self._solve()
-        return () if equation is None else (equation,)
+        equation = self._known_solution(_SEARCH_FOR_SECRETS)
+        # A lone number is shown anyway, as a number and as the target.
+        return () if equation is None or equation.isdigit() else (equation,)
 
     def dump_state(self) -> Any:
-        return [list(self._puzzle.numbers), self._puzzle.target, self._attempts]
+        puzzle = self._puzzle
+        return [list(puzzle.numbers), puzzle.target, self._attempts, self._earned, self._solved]
 
     def load_state(self, state: Any) -> None:
-        numbers, target, self._attempts = state
+        numbers, target, self._attempts, self._earned, self._solved = state
         self._puzzle = Puzzle(tuple(numbers), target)
 
-    def _solve(self) -> str | None:
-        if len(self._puzzle.numbers) > MAX_NUMBERS:
-            return None
-        arguments = self.arguments
+    # --- inner workings -------------------------------------------------------------------------------------
+
+    def _puzzle_of(self, options: Mapping[str, Any]) -> Puzzle:
+        if options:
+            try:
+                given = GivenPuzzle.model_validate(dict(options))
+            except ValidationError as invalid:
+                faults = invalid.errors(include_url=False, include_context=False, include_input=False)
+                raise self.invalid_arguments(
+                    *((["options", *fault["loc"]], fault["msg"]) for fault in faults)
+                ) from None
+            return Puzzle(given.numbers, given.target)
+        fixed = self.arguments.given_puzzle
+        if fixed is not None:
+            return fixed
         try:
-            return solve(
-                self._puzzle,
-                operators=arguments.operators,
-                use_all=arguments.profile.use_all,
-                # What the generator promises; a given puzzle may need fractions.
-                natural=arguments.natural and arguments.numbers is None,
-                max_steps=_SOLVER_STEPS,
-            )
-        except SearchLimitError:
-            return None
+            return drawn_puzzle(self.episode_seed, self.arguments.rules)
+        except InfeasibleRulesError as infeasible:
+            raise self.invalid_arguments((["target_range"], str(infeasible))) from None
+
+    def _paid(self, reward: float) -> float:
+        """What an attempt of this worth is paid: a positive reward only as far as it is a new best."""
+        if reward <= 0.0:
+            return reward
+        gain = max(0.0, reward - self._earned)
+        self._earned = max(self._earned, reward)
+        return gain
+
+    def _attempts_left(self) -> str:
+        most = self.arguments.max_attempts
+        return "" if most is None else f"You have {_counted(most - self._attempts)} left."
+
+    def _known_solution(self, max_steps: int) -> str | None:
+        arguments = self.arguments
+        profile = arguments.profile
+        return known_solution(self._puzzle, arguments.operators, profile.use_all, profile.natural, max_steps)
 
 
-@functools.lru_cache(maxsize=1024)
-def _puzzle_of(seed: int, rules: PuzzleRules) -> Puzzle:
-    """The samples of one group share a seed: the cache gives them their puzzle for nothing."""
+@functools.lru_cache(maxsize=4096)
+def drawn_puzzle(seed: int, rules: PuzzleRules) -> Puzzle:
+    """The puzzle of a seed (see :func:`generate_puzzle`); the samples of one group share a seed, and so this one."""
     return generate_puzzle(seed, rules)
+
+
+@functools.lru_cache(maxsize=256)
+def known_solution(
+    puzzle: Puzzle, operators: str, use_all: bool, natural: bool, max_steps: int
+) -> str | None:
+    """An equation that solves ``puzzle``; ``None`` if there is none or the solver would take too long."""
+    try:
+        return solve(puzzle, operators=operators, use_all=use_all, natural=natural, max_steps=max_steps)
+    except (SearchLimitError, ValueError):
+        # More numbers than the solver takes are a ValueError.
+        return None
+
+
+def _counted(attempts: int) -> str:
+    return "1 attempt" if attempts == 1 else f"{attempts} attempts"

@@ -19,7 +19,6 @@ from verl_agent_env.envs.sokoban.generator import LevelGenerationError, generate
 from verl_agent_env.envs.sokoban.level import BOX, BOX_ON_TARGET, FLOOR, PLAYER, TARGET, WALL, Level
 from verl_agent_env.envs.sokoban.rules import advance
 from verl_agent_env.envs.sokoban.solver import SearchLimitError, solve
-from verl_agent_env.envs.spaces import action_space_for
 from verl_agent_env.envs.turn import Outcome
 from verl_agent_env.messages import Tool, ToolCall
 from verl_agent_env.types import Action
@@ -34,7 +33,6 @@ _PUSHES = tuple(
 )
 _MOVES = tuple(Tool(f"move_{name}", f"Move one cell {name}; never pushes a box.") for name in _DIRECTIONS)
 _ACTION_OF_TOOL = {tool.name: code for code, tool in enumerate(_PUSHES + _MOVES, start=1)}
-_PUSHES_BY_NAME = {tool.name: tool for tool in _PUSHES}
 
 _TILE_OF = ("wall", "floor", "target", "box_on_target", "box", "player_on_floor")
 _WORD_OF = ("wall", "floor", "target", "box on target", "box", "player")
@@ -86,9 +84,7 @@ class SokobanEnv(GridEnv):
     def __init__(self, render_mode: str | None = None, **kwargs: Any) -> None:
         super().__init__(render_mode, **kwargs)
         if not self.arguments.allow_moves:
-            self.tools = _PUSHES  # type: ignore[misc]
-            self._tools_by_name = _PUSHES_BY_NAME  # type: ignore[misc]
-            self.action_space = action_space_for(_PUSHES, parallel=self.allow_parallel_tool_calls)
+            self._offer(_PUSHES)
 
     def task_prompt_text(self) -> str:
         arguments = self.arguments

@@ -1,0 +1,330 @@
+"""Makes ``docs/environments.md`` and its pictures from the environments' own docstrings, arguments, tools and presets.
+
+``make docs`` runs it; a test fails when the files in the repository differ from what it would write.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, cast, get_args
+
+from verl_agent_env.envs.base import ChatEnv, EnvArguments
+from verl_agent_env.envs.countdown.scoring import PROFILES, VerdictKind
+from verl_agent_env.envs.grid import GridArguments
+from verl_agent_env.envs.kind import EnvKind
+from verl_agent_env.envs.registry import BUILT_IN, default_registry
+from verl_agent_env.messages import content_text
+
+HERE = Path(__file__).parent
+
+SHOWN_ARGUMENTS: Mapping[str, dict[str, Any]] = {
+    "sokoban": {"dim_room": [7, 7], "num_boxes": 2, "tile_px": 32},
+    "frozen_lake": {"size": 5, "tile_px": 32},
+    "single_turn_chat": {
+        "task_prompt": "What is 6 times 7?",
+        "scorer": {"type": "numeric", "answer": 42},
+    },
+}
+"""Of the episode that stands for an environment, where the defaults would show too much or nothing; its seed is 1."""
+
+_INTRODUCTION = """\
+# Environments
+
+This page is made from the code by `make docs`; please change the docstrings, not this file.
+
+An environment is made by its name. The short name does as well: `sokoban` stands for `verl_env/sokoban-v0`.
+`verl-agent-env list` shows all names, those of installed packages included, and `verl-agent-env play sokoban` lets you
+play one. A preset is a name of its own with other defaults; every argument can still be given.
+
+An argument that is unknown or out of its range is refused before anything is built: over HTTP as 422
+`invalid_env_arguments`, in Python as `InvalidEnvArgumentsError`. Equal name, arguments and seed give equal episodes, in
+every process.
+
+{contents}
+
+## How an action is written
+
+All environments read the same forms. What the model thinks in `<think>…</think>` is never an action.
+
+| Form | Example |
+|---|---|
+| OpenAI's assistant message with `tool_calls` | `{{"role": "assistant", "tool_calls": [{{"id": "call_1", "type": "function", "function": {{"name": "push_up", "arguments": "{{}}"}}}}]}}` |
+| Anthropic's message with `tool_use` blocks | `{{"role": "assistant", "content": [{{"type": "tool_use", "id": "t1", "name": "push_up", "input": {{}}}}]}}` |
+| a list that holds such messages | `[{{"role": "assistant", "content": "up"}}]` |
+| text: Hermes' and Qwen's tool call | `<tool_call>{{"name": "push_up", "arguments": {{}}}}</tool_call>` |
+| text: one or several moves | `<answer>Up \\|\\| Left</answer>` |
+| text: a box | `\\boxed{{up}}` |
+| text: an action tag | `<action>up</action>` |
+| text: a bare word | `up` |
+
+In text they are looked for in this order. An action that cannot be read is no error: the model is told what was wrong, and the
+reward is that of a turn in which nothing was done, plus `invalid_action_reward`.
+
+A call with an id is answered by a message of the role `tool` that carries its `tool_call_id`; everything else by one
+message of the role `user`. The info of a step holds `num_steps`, `action_is_valid`, `action_is_effective` and
+`success`, that of a reset the episode's `seed`. It never holds the solution.
+
+## Arguments of all environments
+
+{shared}
+
+### Arguments of grid worlds
+
+Sokoban and FrozenLake take these as well. They can be drawn as `ansi`, `svg` and `rgb_array` (over HTTP `png`); the
+others only as `ansi`.
+
+{grid}
+"""
+
+
+def page() -> str:
+    """The text of ``docs/environments.md``."""
+    kinds = base_kinds()
+    introduction = _INTRODUCTION.format(
+        contents="\n".join(
+            f"- [{kind.name}](#{short_name(kind.name)}): {kind.description}" for kind in kinds
+        ),
+        shared=_arguments_table(EnvArguments.model_json_schema(), {}),
+        grid=_arguments_table(GridArguments.model_json_schema(), EnvArguments.model_json_schema()),
+    )
+    return "\n".join([introduction, *(_section(kind) for kind in kinds)])
+
+
+def pictures() -> dict[str, str]:
+    """The pictures of the environments that can be drawn: file name to SVG."""
+    drawn = {}
+    for kind in base_kinds():
+        if "svg" in kind.env_class.metadata["render_modes"]:
+            env = _shown_episode(kind)
+            drawn[f"{short_name(kind.name)}.svg"] = f"{env.draw('svg')}\n"
+    return drawn
+
+
+def base_kinds() -> list[EnvKind]:
+    """The built-in environments themselves, without the presets."""
+    return [default_registry().kind(spec.name) for spec in BUILT_IN if not spec.presets]
+
+
+def short_name(name: str) -> str:
+    """``sokoban`` of ``verl_env/sokoban-v0``."""
+    return re.sub(r"-v\d+$", "", name.rpartition("/")[2])
+
+
+def main() -> None:
+    """Write the page and the pictures."""
+    (HERE / "environments.md").write_text(page(), encoding="utf-8")
+    (HERE / "images").mkdir(exist_ok=True)
+    for name, svg in pictures().items():
+        (HERE / "images" / name).write_text(svg, encoding="utf-8")
+
+
+# --- one environment ----------------------------------------------------------------------------------------
+
+
+def _section(kind: EnvKind) -> str:
+    env = _shown_episode(kind)
+    short = short_name(kind.name)
+    given = SHOWN_ARGUMENTS.get(short, {})
+    arguments = ", ".join(
+        f"`{name}={json.dumps(value)}`" for name, value in given.items() if name != "tile_px"
+    )
+    shown = "\n\n".join(content_text(message["content"]) for message in env.first_observation())
+    sections = [
+        f"## {short}",
+        f"`{kind.name}` · runs {_EXECUTION_WORDS[kind.execution]} · drawn as "
+        + ", ".join(f"`{mode}`" for mode in kind.env_class.metadata["render_modes"]),
+        *([f"![An episode of {short}](images/{short}.svg)"] if f"{short}.svg" in pictures() else []),
+        _docstring(kind),
+        _all_arguments(kind),
+        *([f"### Tools\n\n{_tools_table(env)}"] if env.tools else []),
+        *([_score_profiles()] if short == "countdown" else []),
+        f"### First observation\n\nWith seed 1{f' and {arguments}' if arguments else ''}:\n\n```text\n{shown}\n```",
+        *_presets(kind),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+_EXECUTION_WORDS = {"inline": "inline", "thread": "in a thread", "async": "as a coroutine"}
+
+
+def _shown_episode(kind: EnvKind) -> ChatEnv:
+    env = cast("ChatEnv", kind.build(kind.validate(SHOWN_ARGUMENTS.get(short_name(kind.name), {}))))
+    env.reset(seed=1)
+    return env
+
+
+def _docstring(kind: EnvKind) -> str:
+    """The class's docstring as Markdown, one level deeper, without its pointer to the arguments."""
+    text = _markdown(inspect.getdoc(kind.env_class) or "")
+    text = re.sub(r"^## Arguments\n+See .*\n?", "", text, flags=re.MULTILINE).strip()
+    return re.sub(r"^## ", "### ", text, flags=re.MULTILINE)
+
+
+def _markdown(text: str) -> str:
+    """Docstring markup as Markdown: literals in single backticks, roles as plain names."""
+    text = re.sub(r":\w+:`~?([^`]+)`", r"`\1`", text)
+    return text.replace("``", "`")
+
+
+def _all_arguments(kind: EnvKind) -> str:
+    schema = cast("type[ChatEnv]", kind.env_class).Arguments.model_json_schema()
+    is_grid = issubclass(cast("type[ChatEnv]", kind.env_class).Arguments, GridArguments)
+    shared = (GridArguments if is_grid else EnvArguments).model_json_schema()
+    above = (
+        "the arguments of all environments and of grid worlds"
+        if is_grid
+        else "the arguments of all environments"
+    )
+    parts = [f"### Arguments\n\nBesides {above}:\n\n{_arguments_table(schema, shared)}"]
+    for name, model in schema.get("$defs", {}).items():
+        if model.get("properties"):
+            description = _cell(model.get("description", "").partition("\n\n")[0])
+            parts.append(f"#### {name}\n\n{description}\n\n{_arguments_table(model, {})}")
+    return "\n\n".join(parts)
+
+
+def _tools_table(env: ChatEnv) -> str:
+    rows = []
+    for tool in env.tools:
+        required = tool.parameters.get("required", [])
+        parameters = [
+            f"`{name}`{'' if name in required else ' (optional)'}: {schema.get('description', '')}"
+            for name, schema in tool.parameters["properties"].items()
+        ]
+        rows.append(f"| `{tool.name}` | {_cell('; '.join(parameters)) or '–'} | {_cell(tool.description)} |")
+    return "\n".join(["| Tool | Arguments | What it does |", "|---|---|---|", *rows])
+
+
+def _score_profiles() -> str:
+    """What Countdown's named profiles pay."""
+    kinds = get_args(VerdictKind)
+    rows = [
+        f"| `{name}` | "
+        + " | ".join(f"{getattr(profile, kind):g}" for kind in kinds)
+        + f" | {'all' if profile.use_all else 'some'} |"
+        for name, profile in PROFILES.items()
+    ]
+    columns = " | ".join(f"`{kind}`" for kind in kinds)
+    head = f"| Profile | {columns} | Numbers to use |\n|---|{'---|' * len(kinds)}---|"
+    return "\n".join(["### Score profiles\n", head, *rows])
+
+
+def _presets(kind: EnvKind) -> Iterator[str]:
+    rows = []
+    for spec in BUILT_IN:
+        if spec.presets and default_registry().kind(spec.name).env_class is kind.env_class:
+            values = (
+                (
+                    f"`{name}`: its own"
+                    if name == "task_prompt"
+                    else f"`{name}={_cell(json.dumps(value, ensure_ascii=False))}`"
+                )
+                for name, value in spec.presets.items()
+            )
+            rows.append(f"| `{spec.name}` | {', '.join(values)} |")
+    if rows:
+        yield "\n".join(["### Presets\n", "| Name | What differs |", "|---|---|", *rows])
+
+
+# --- arguments, from their JSON Schema ----------------------------------------------------------------------
+
+
+def _arguments_table(schema: dict[str, Any], shared: Mapping[str, Any]) -> str:
+    """The properties of ``schema`` that ``shared`` does not have in the same form."""
+    known = shared.get("properties", {})
+    rows = [
+        f"| `{name}` | {_type(declared)} | {_default(name, declared, schema)} | {_meaning(declared, schema)} |"
+        for name, declared in schema["properties"].items()
+        if declared != known.get(name)
+    ]
+    return "\n".join(["| Argument | Type | Default | Meaning |", "|---|---|---|---|", *rows])
+
+
+def _meaning(declared: Mapping[str, Any], schema: dict[str, Any]) -> str:
+    referred = schema.get("$defs", {}).get(declared.get("$ref", "").rpartition("/")[2], {})
+    return _cell(str(declared.get("description") or referred.get("description", "")))
+
+
+def _default(name: str, declared: dict[str, Any], schema: dict[str, Any]) -> str:
+    if "default" not in declared:
+        return "required" if name in schema.get("required", ()) else "–"
+    value = declared["default"]
+    if value is None:
+        return "–"
+    if isinstance(value, float) and value != round(value, 6):
+        return f"`{value:.4g}`"
+    return "see below" if "$ref" in declared else f"`{_cell(json.dumps(value, ensure_ascii=False))}`"
+
+
+def _type(declared: Mapping[str, Any]) -> str:
+    """A schema in words: its type and its bounds."""
+    for union in ("anyOf", "oneOf"):
+        if union in declared:
+            options = [_type(option) for option in declared[union] if option.get("type") != "null"]
+            return " or ".join(dict.fromkeys(options))
+    if "$ref" in declared:
+        name = declared["$ref"].rpartition("/")[2]
+        return "any JSON" if name == "JsonValue" else f"[{name}](#{name.casefold()})"
+    if "const" in declared:
+        return f"`{json.dumps(declared['const'])}`"
+    if "enum" in declared:
+        return ", ".join(f"`{json.dumps(value)}`" for value in declared["enum"])
+    kind = declared.get("type", "any JSON")
+    if kind == "array":
+        return _array(declared)
+    return f"{_TYPE_WORDS.get(kind, kind)}{_bounds(declared)}"
+
+
+_TYPE_WORDS = {"string": "text", "boolean": "true or false"}
+
+
+def _array(declared: Mapping[str, Any]) -> str:
+    if "prefixItems" in declared:
+        items = [_type(item) for item in declared["prefixItems"]]
+        return f"{len(items)} × {items[0]}" if len(set(items)) == 1 else f"[{', '.join(items)}]"
+    least, most = declared.get("minItems"), declared.get("maxItems")
+    count = f" ({_range(least, most, 'items')})" if least is not None or most is not None else ""
+    return f"list of {_type(declared.get('items', {}))}{count}"
+
+
+def _bounds(declared: Mapping[str, Any]) -> str:
+    least, most = declared.get("minimum"), declared.get("maximum")
+    if "exclusiveMinimum" in declared:
+        least = f"above {declared['exclusiveMinimum']:g}"
+    if "pattern" in declared:
+        return f" like `{_cell(declared['pattern'])}`"
+    if declared.get("type") == "string":
+        least, most = declared.get("minLength"), declared.get("maxLength")
+        return f" ({_range(least, most, 'characters')})" if most is not None else ""
+    return f" ({_range(least, most, '')})" if least is not None or most is not None else ""
+
+
+def _range(least: Any, most: Any, unit: str) -> str:
+    low, high = (f"{bound:,}" if isinstance(bound, int) else _plain(bound) for bound in (least, most))
+    if least is None:
+        text = f"at most {high}"
+    elif most is None:
+        text = low if isinstance(least, str) else f"at least {low}"
+    else:
+        text = f"{low} to {high}"
+    return f"{text} {unit}".rstrip()
+
+
+def _plain(bound: Any) -> str:
+    return f"{bound:g}" if isinstance(bound, float) else str(bound)
+
+
+def _cell(text: str) -> str:
+    """``text`` for a cell of a table: one line, no bare bars, no tags outside of code."""
+    line = _markdown(" ".join(text.split())).replace("|", "\\|")
+    return "`".join(
+        part if nth % 2 else part.replace("<", "&lt;") for nth, part in enumerate(line.split("`"))
+    )
+
+
+if __name__ == "__main__":
+    main()

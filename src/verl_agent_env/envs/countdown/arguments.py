@@ -1,0 +1,138 @@
+"""Keyword arguments of Countdown, checked before any puzzle is made."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
+
+from verl_agent_env.envs.base import EnvArguments
+from verl_agent_env.envs.countdown.expression import Grammar, Limits, Signs
+from verl_agent_env.envs.countdown.generator import InfeasibleRulesError, PuzzleRules, generate_puzzle
+from verl_agent_env.envs.countdown.puzzle import Puzzle
+from verl_agent_env.envs.countdown.scoring import PROFILES, ScoreProfile, VerdictKind
+
+MAX_GIVEN_NUMBERS = 32
+_MAX_MAGNITUDE = 10**9
+
+_Number = Annotated[int, Field(ge=0, le=_MAX_MAGNITUDE)]
+_Target = Annotated[int, Field(ge=-_MAX_MAGNITUDE, le=_MAX_MAGNITUDE)]
+
+
+class GivenPuzzle(BaseModel):
+    """A puzzle from a data set, as the options of ``reset`` hold it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    numbers: Annotated[tuple[_Number, ...], FailFast(), Field(min_length=1, max_length=MAX_GIVEN_NUMBERS)]
+    target: _Target
+
+
+class CountdownArguments(EnvArguments):
+    """Keyword arguments of Countdown."""
+
+    max_steps: int = Field(default=1_000_000, ge=1, le=1_000_000)
+    """Moves after which the episode is truncated; a turn without a valid move counts as one. The default, which is
+    also the largest value, stands for any number of attempts."""
+    max_attempts: int | None = Field(default=None, ge=1, le=1_000_000)
+    """Tested equations after which the puzzle is lost (``terminated``); any number when not given."""
+    numbers: (
+        Annotated[tuple[_Number, ...], FailFast(), Field(min_length=1, max_length=MAX_GIVEN_NUMBERS)] | None
+    ) = None
+    """Given numbers instead of random ones, with ``target``. They are taken as they are, solvable or not."""
+    target: _Target | None = None
+    """The target of given ``numbers``."""
+    num_numbers: int | tuple[int, int] = 6
+    """How many numbers a random puzzle has, or the fewest and the most; from 2 to 8."""
+    number_range: tuple[_Number, _Number] = (1, 9)
+    """Smallest and largest number of a random puzzle."""
+    target_range: tuple[_Target, _Target] = (1, 999)
+    """Smallest and largest target of a random puzzle."""
+    operators: str = Field(default="+-*/", min_length=1, max_length=4)
+    """The operators that an answer may use, some of ``+-*/``."""
+    use_all: bool | None = None
+    """Whether an answer must use each number exactly once, or else at most once. When not given, as the score profile
+    has it: all but ``reasoning_gym`` demand it."""
+    natural_answers: bool = False
+    """Whether all intermediate results of an answer must be whole and not negative, as in the television game."""
+    all_numbers_needed: bool = True
+    """Whether each random puzzle has a solution with all of its numbers, even if answers may do with fewer."""
+    natural: bool = True
+    """Whether each random puzzle has a solution without fractions and negative numbers, even if answers may use them."""
+    allow_trivial: bool = False
+    """Whether the target of a random puzzle may be one of its numbers."""
+    score_profile: Literal["default", "seed_project", "tinyzero", "ragen", "reasoning_gym"] = "default"
+    """What each kind of answer earns: 1 or 0 by default, or as another project has it."""
+    scores: dict[VerdictKind, float] = Field(default_factory=dict)
+    """Rewards that differ from the profile's, by kind of answer."""
+    tolerance: float | None = Field(default=None, ge=0.0)
+    """How far the value may be from the target. When not given, as the score profile has it; arithmetic is exact."""
+    signs: Signs = "anywhere"
+    """Where an answer may put a sign in front of a number or a parenthesis."""
+    allow_result: bool | None = None
+    """Whether an answer may end with ``= 24``, which is read over. When not given, as the score profile has it."""
+    max_equation_chars: int = Field(default=256, ge=128, le=4096)
+    """Length of an answer; a longer one is malformed."""
+
+    @model_validator(mode="after")
+    def _check_puzzle(self) -> CountdownArguments:
+        if (self.numbers is None) != (self.target is None):
+            raise ValueError("give numbers and target together, or neither")
+        _ = self.rules
+        return self
+
+    @property
+    def given_puzzle(self) -> Puzzle | None:
+        """The puzzle of ``numbers`` and ``target``; ``None`` when puzzles are random."""
+        if self.numbers is None or self.target is None:
+            return None
+        return Puzzle(self.numbers, self.target)
+
+    @functools.cached_property
+    def rules(self) -> PuzzleRules:
+        """What random puzzles look like.
+
+        Raises:
+            ValueError: The ranges are empty, or no numbers can reach a target.
+        """
+        count = self.num_numbers
+        return PuzzleRules(
+            num_numbers=(count, count) if isinstance(count, int) else count,
+            number_range=self.number_range,
+            target_range=self.target_range,
+            operators=self.operators,
+            # What is demanded of an answer must be possible.
+            use_all=self.all_numbers_needed or self.profile.use_all,
+            natural=self.natural or self.natural_answers,
+            allow_trivial=self.allow_trivial,
+        )
+
+    @functools.cached_property
+    def profile(self) -> ScoreProfile:
+        """What answers earn, with the rules of these arguments."""
+        known = PROFILES[self.score_profile]
+        return dataclasses.replace(
+            known,
+            **self.scores,
+            use_all=known.use_all if self.use_all is None else self.use_all,
+            natural=self.natural_answers,
+            tolerance=known.tolerance if self.tolerance is None else self.tolerance,
+            grammar=Grammar(
+                operators=self.operators,
+                signs=self.signs,
+                allow_result=known.grammar.allow_result if self.allow_result is None else self.allow_result,
+            ),
+            limits=Limits(max_chars=self.max_equation_chars),
+        )
+
+
+@functools.lru_cache(maxsize=256)
+def fault_of(rules: PuzzleRules) -> str | None:
+    """Why these rules give no puzzle, as one trial finds out; 1.7 s at worst, less than a millisecond as a rule."""
+    try:
+        generate_puzzle(0, rules)
+    except InfeasibleRulesError as infeasible:
+        return str(infeasible)
+    return None
