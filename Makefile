@@ -25,7 +25,7 @@ lint: install  ## Check formatting, style, types and the order of the rooms
 	$(BIN)/black --quiet --check .
 	$(BIN)/isort --quiet --check .
 	$(BIN)/ruff check --quiet .
-	$(BIN)/mypy src tests loadtests
+	$(BIN)/mypy src tests loadtests docs
 	$(BIN)/lint-imports --no-logo
 
 format: install  ## Format everything

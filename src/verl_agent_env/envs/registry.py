@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 ENTRY_POINT_GROUP = "verl_agent_env.envs"
 
+_MAX_SUGGESTED = 256
+
 _NAME = re.compile(r"(?:(?P<namespace>[^/]+)/)?(?P<short>.+?)(?:-v(?P<version>\d+))?")
 
 
@@ -68,6 +70,7 @@ class Registry:
         self._specs = dict(specs)
         self._kinds: dict[str, EnvKind] = {}
         self._aliases: dict[str, str] = {}
+        self._suggested: dict[str, list[str]] = {}
         self._rebuild_aliases()
 
     def register(self, spec: EnvSpec) -> None:
@@ -101,10 +104,19 @@ class Registry:
         """
         full = self._aliases.get(name)
         if full is None:
-            near = difflib.get_close_matches(name[:128], self._aliases, n=6, cutoff=0.6)
-            suggestions = list(dict.fromkeys(self._aliases[alias] for alias in near))[:3]
-            raise UnknownEnvNameError(name[:128], suggestions)
+            raise UnknownEnvNameError(name[:128], self._suggestions(name[:128]))
         return full
+
+    def _suggestions(self, name: str) -> list[str]:
+        # A millisecond of work: a batch that has one wrong name ten thousand times does it once.
+        known = self._suggested.get(name)
+        if known is None:
+            near = difflib.get_close_matches(name, self._aliases, n=6, cutoff=0.6)
+            known = list(dict.fromkeys(self._aliases[alias] for alias in near))[:3]
+            if len(self._suggested) >= _MAX_SUGGESTED:
+                self._suggested.clear()
+            self._suggested[name] = known
+        return list(known)
 
     def kind(self, name: str) -> EnvKind:
         """The kind of this name, its class imported.
@@ -139,6 +151,7 @@ class Registry:
                 if version is not None:
                     aliases[f"{prefix}{short}-v{version}"] = name
         self._aliases = aliases | {name: name for name in self._specs}
+        self._suggested = {}
 
 
 @functools.cache

@@ -9,12 +9,12 @@ from typing import Any
 from verl_agent_env.config import HttpLimits
 from verl_agent_env.engine import CreateRequest, Host
 from verl_agent_env.engine.batches import close_many, create_many, reset_many, step_many
-from verl_agent_env.errors import BatchTooLargeError, VerlAgentEnvError
+from verl_agent_env.errors import BatchTooLargeError, RequestError, VerlAgentEnvError
 from verl_agent_env.server.idempotency import IdempotentAnswers
 from verl_agent_env.server.lane import Call
 from verl_agent_env.server.metrics import Metrics
 from verl_agent_env.wire.batches import encode_closed, encode_initialized, encode_resets, encode_steps
-from verl_agent_env.wire.codec import decode
+from verl_agent_env.wire.codec import ResetAnswer, decode
 from verl_agent_env.wire.requests import (
     BatchCloseRequest,
     BatchInitializeRequest,
@@ -42,7 +42,12 @@ class BatchCalls:
         async def make() -> bytes:
             wanted = decode(call.body, BatchInitializeRequest)
             self._require_size(wanted.size)
-            results = await create_many(self._host, _create_requests(wanted))
+            fault = self._common_fault(wanted)
+            results: list[tuple[str, ResetAnswer] | VerlAgentEnvError] = (
+                await create_many(self._host, _create_requests(wanted))
+                if fault is None
+                else [fault] * wanted.size
+            )
             self._count("initialize", results)
             return encode_initialized(results)
 
@@ -84,6 +89,19 @@ class BatchCalls:
     def _require_size(self, size: int) -> None:
         if size > self._limits.max_batch_size:
             raise BatchTooLargeError(size, self._limits.max_batch_size)
+
+    def _common_fault(self, wanted: BatchInitializeRequest) -> RequestError | None:
+        """What is wrong with the name or the arguments that all items share; looked for once and not in each item."""
+        if wanted.env_name is None or isinstance(wanted.env_kwargs, list):
+            return None
+        try:
+            self._host.registry.kind(wanted.env_name).validate(wanted.env_kwargs or {})
+        except RequestError as error:
+            return error
+        except Exception:
+            # The environment's own code: making it fails too, and says so for each item.
+            logger.warning("arguments cannot be checked", exc_info=True, extra={"env_name": wanted.env_name})
+        return None
 
     def _count(self, route: str, results: Sequence[Any]) -> None:
         codes = [result.code for result in results if isinstance(result, VerlAgentEnvError)]

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from verl_agent_env.envs.base import EnvArguments
 from verl_agent_env.envs.countdown.expression import Grammar, Limits, Signs
@@ -26,7 +26,7 @@ class GivenPuzzle(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    numbers: Annotated[tuple[_Number, ...], FailFast(), Field(min_length=1, max_length=MAX_GIVEN_NUMBERS)]
+    numbers: Annotated[tuple[_Number, ...], Field(min_length=1, max_length=MAX_GIVEN_NUMBERS, fail_fast=True)]
     target: _Target
 
 
@@ -39,7 +39,8 @@ class CountdownArguments(EnvArguments):
     max_attempts: int | None = Field(default=None, ge=1, le=1_000_000)
     """Tested equations after which the puzzle is lost (``terminated``); any number when not given."""
     numbers: (
-        Annotated[tuple[_Number, ...], FailFast(), Field(min_length=1, max_length=MAX_GIVEN_NUMBERS)] | None
+        Annotated[tuple[_Number, ...], Field(min_length=1, max_length=MAX_GIVEN_NUMBERS, fail_fast=True)]
+        | None
     ) = None
     """Given numbers instead of random ones, with ``target``. They are taken as they are, solvable or not."""
     target: _Target | None = None
