@@ -6,7 +6,9 @@ RUN python -m venv /opt/venv
 COPY pyproject.toml README.md LICENSE ./
 RUN mkdir -p src/verl_agent_env && touch src/verl_agent_env/__init__.py \
     && /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check . \
-    && /opt/venv/bin/pip uninstall --yes verl-agent-env
+    && /opt/venv/bin/pip uninstall --yes verl-agent-env \
+    # The stand-in for the sources must not be taken for them below.
+    && rm -rf build src
 COPY src src
 RUN /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check --no-deps . \
     && /opt/venv/bin/python -m compileall -q /opt/venv/lib \
