@@ -488,12 +488,12 @@ class WorkerNotAliveError(ClusterError):
     code = "worker_not_alive"
     title = "The worker is not alive"
     incarnation: str = ""
-    buried: bool = False
-    """Whether the incarnation has ended for good; otherwise a heartbeat brings it back."""
+    reason: str = "expired"
+    """``expired``: a heartbeat brings it back; ``ended``: it left or was reported dead, and stays so."""
 
     @property
     def detail(self) -> str:
-        if self.buried:
+        if self.reason == "ended":
             return f"The worker '{self.incarnation}' left or was reported dead; start it anew under another incarnation."
         return f"The worker '{self.incarnation}' has no live lease; it must send a heartbeat first."
 

@@ -239,8 +239,10 @@ async def test_machine_without_threads_is_at_capacity(monkeypatch: pytest.Monkey
 
 async def test_stop_ends_the_threads(gate: threading.Event) -> None:
     runner = ThreadRunner(3, 2)
-    before = threading.active_count()
+    # By identity: threads of earlier tests may end at any moment.
+    before = set(threading.enumerate())
     await asyncio.gather(*(runner.run(lambda: time.sleep(0.01), 5.0) for _ in range(3)))
-    assert threading.active_count() == before + 3
+    started = set(threading.enumerate()) - before
+    assert len(started) == 3
     runner.stop()
-    await until(lambda: threading.active_count() == before)
+    await until(lambda: not any(thread.is_alive() for thread in started))

@@ -163,7 +163,9 @@ class Lane:
             logger.exception("request failed")
             error = InternalError()
         else:
-            await self._accept(reply, request_id, routes, scope, send)
+            start, payload = _success(reply, request_id, routes, scope["method"])
+            await send(start)
+            await send({"type": "http.response.body", "body": payload})
             self._done(route, scope, 200, "", started)
             return
         await self._refuse(error, request_id, routes, scope, send)
@@ -173,23 +175,6 @@ class Lane:
             await send({"type": "http.response.body", "body": b""})
         if cancelled is not None:
             raise cancelled
-
-    async def _accept(
-        self, reply: bytes | Reply, request_id: bytes, routes: dict[str, Route], scope: Scope, send: Send
-    ) -> None:
-        payload, media_type = (reply.body, reply.media_type) if isinstance(reply, Reply) else (reply, JSON)
-        headers = [
-            (b"content-type", media_type),
-            (b"content-length", b"%d" % len(payload)),
-            (b"x-request-id", request_id),
-        ]
-        method = scope["method"]
-        if method == "OPTIONS":
-            headers.append((b"allow", _allowed(routes)))
-        elif method == "HEAD":
-            payload = b""
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": payload})
 
     async def _refuse(
         self, error: VerlAgentEnvError, request_id: bytes, routes: dict[str, Route], scope: Scope, send: Send
@@ -222,6 +207,23 @@ class Lane:
             given = b"%b-%x" % (self._request_prefix, next(self._request_numbers))
         current_request_id.set(given)
         return given
+
+
+def _success(
+    reply: bytes | Reply, request_id: bytes, routes: dict[str, Route], method: str
+) -> tuple[dict[str, Any], bytes]:
+    """The head of a successful answer as an ASGI message, and its body."""
+    payload, media_type = (reply.body, reply.media_type) if isinstance(reply, Reply) else (reply, JSON)
+    headers = [
+        (b"content-type", media_type),
+        (b"content-length", b"%d" % len(payload)),
+        (b"x-request-id", request_id),
+    ]
+    if method == "OPTIONS":
+        headers.append((b"allow", _allowed(routes)))
+    elif method == "HEAD":
+        payload = b""
+    return {"type": "http.response.start", "status": 200, "headers": headers}, payload
 
 
 async def _nothing(_: Call) -> bytes:

@@ -128,12 +128,13 @@ class StepAnswer:
         reward = float(reward)
         if not math.isfinite(reward):
             raise ValueError(f"the reward is {reward}")
+        # As encode_kept; written out, for this is done for every step.
         return cls(
-            encode_kept(observation),
+            b"%b" % orjson.dumps(observation, None, _OPTIONS),
             reward,
             bool(terminated),
             bool(truncated),
-            encode_kept(info),
+            b"%b" % orjson.dumps(info, None, _OPTIONS),
         )
 
     def decoded(self) -> StepResult:
