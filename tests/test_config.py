@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 
 from verl_agent_env.config import (
+    ClusterSettings,
     HostLimits,
     HttpLimits,
     ServerSettings,
@@ -73,3 +75,33 @@ def test_a_token_that_no_header_can_carry_is_refused(token: str) -> None:
 
 def test_tokens_do_not_show_in_what_is_printed() -> None:
     assert "secret" not in repr(ServerSettings(auth_tokens=("secret",)))
+
+
+def test_a_cluster_needs_both_a_name_and_a_redis() -> None:
+    with pytest.raises(ValueError, match="both a name"):
+        settings_from_environment({"VERL_AGENT_ENV_NODE": "n1"})
+    with pytest.raises(ValueError, match="both a name"):
+        settings_from_environment({"VERL_AGENT_ENV_REDIS": "redis://127.0.0.1"})
+
+
+def test_settings_of_a_node_are_read() -> None:
+    cluster = settings_from_environment(
+        {
+            "VERL_AGENT_ENV_NODE": "node-1",
+            "VERL_AGENT_ENV_REDIS": "redis://:secret@127.0.0.1",
+            "VERL_AGENT_ENV_WORKERS": "4",
+            "VERL_AGENT_ENV_WORKER_PORT": "8101",
+        }
+    ).cluster
+    assert (cluster.node, cluster.workers, cluster.worker_port) == ("node-1", 4, 8101)
+    assert cluster.is_pool
+    assert "secret" not in repr(cluster)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"workers": 0}, {"worker_port": 70_000}, {"lease_s": 0.1}, {"node": "a b", "redis": "redis://x"}],
+)
+def test_cluster_settings_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        ClusterSettings(**wrong)

@@ -21,7 +21,7 @@ import pytest
 from docs import make_environments
 from tests.conftest import StartServer
 from verl_agent_env.cli import cli
-from verl_agent_env.config import HostLimits, HttpLimits, ServerSettings, variable_of
+from verl_agent_env.config import ClusterSettings, HostLimits, HttpLimits, ServerSettings, variable_of
 from verl_agent_env.errors import all_errors
 from verl_agent_env.server import create_app
 
@@ -357,7 +357,9 @@ def test_named_modules_exist(page: Path) -> None:
 @each_page
 def test_named_variables_and_limits_exist(page: Path) -> None:
     fields = {
-        name for group in (ServerSettings, HostLimits, HttpLimits) for name in group.__dataclass_fields__
+        name
+        for group in (ServerSettings, ClusterSettings, HostLimits, HttpLimits)
+        for name in group.__dataclass_fields__
     }
     variables = {variable_of(name) for name in fields}
     assert set(re.findall(r"VERL_AGENT_ENV_[A-Z_]*[A-Z]", page.read_text("utf-8"))) <= variables

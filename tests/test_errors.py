@@ -29,6 +29,7 @@ def filled(cls: type[VerlAgentEnvError]) -> VerlAgentEnvError:
     samples: dict[str, Any] = {
         "str": "text",
         "int": 7,
+        "bool": True,
         "float": 1.5,
         "list[str]": ["a", "b"],
         "list[dict[str, Any]]": [{"loc": ["a", 0], "msg": "is wrong"}],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,6 +13,9 @@ from typing import Any, TypeVar
 ENVIRONMENT_PREFIX = "VERL_AGENT_ENV_"
 
 SettingsT = TypeVar("SettingsT")
+
+_MAX_WORKERS = 512
+_HOST_NAME = re.compile(r"[A-Za-z0-9_.-]{1,253}")
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,49 @@ class HttpLimits:
 
 
 @dataclass(frozen=True)
+class ClusterSettings:
+    """The workers of this machine, and the cluster that they belong to."""
+
+    workers: int = 1
+    """Worker processes of this node."""
+    worker_port: int = 0
+    """Port of the first worker's own address, the others follow; 0 takes the one after ``port``."""
+    node: str = ""
+    """Name of this node, unique in the cluster; needed with ``redis``."""
+    advertise: str = ""
+    """Host name or address that the other nodes and nginx reach this node by; the node's name when not given."""
+    redis: str = field(default="", repr=False)
+    """URL of the Redis in which the nodes of a cluster meet."""
+    namespace: str = "verl_agent_env"
+    """Prefix of all keys in Redis: clusters of different namespaces do not see each other."""
+    lease_s: float = 5.0
+    """Seconds after its last heartbeat at which a worker is taken for dead."""
+    peer_timeout_s: float = 120.0
+    """Seconds that a call to another worker may take; more than the longest batch takes."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.workers <= _MAX_WORKERS:
+            raise ValueError(f"workers must be from 1 to {_MAX_WORKERS}, not {self.workers}")
+        if not 0 <= self.worker_port <= 65_535:
+            raise ValueError(f"worker_port must be from 0 to 65535, not {self.worker_port}")
+        if bool(self.redis) != bool(self.node):
+            raise ValueError(
+                "a node of a cluster needs both a name (node) and a Redis to meet the others in (redis)"
+            )
+        for name in ("node", "advertise"):
+            value = getattr(self, name)
+            if value and not _HOST_NAME.fullmatch(value):
+                raise ValueError(f"{name} must be a host name or an address, not '{value}'")
+        if not (self.lease_s >= 0.5 and self.peer_timeout_s > 0):
+            raise ValueError("lease_s must be at least 0.5 and peer_timeout_s above 0")
+
+    @property
+    def is_pool(self) -> bool:
+        """Whether there is more to it than one process with everything in memory."""
+        return self.workers > 1 or bool(self.redis)
+
+
+@dataclass(frozen=True)
 class ServerSettings:
     """One server process."""
 
@@ -86,6 +133,8 @@ class ServerSettings:
     """What the worker holds and runs."""
     http_limits: HttpLimits = field(default_factory=HttpLimits)
     """What one request may be."""
+    cluster: ClusterSettings = field(default_factory=ClusterSettings)
+    """The workers and their cluster."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65_535:
@@ -113,7 +162,10 @@ def settings_from_environment(environment: Mapping[str, str]) -> ServerSettings:
     """
     host_limits = _from_environment(HostLimits, environment)
     http_limits = _from_environment(HttpLimits, environment)
-    return _from_environment(ServerSettings, environment, host_limits=host_limits, http_limits=http_limits)
+    cluster = _from_environment(ClusterSettings, environment)
+    return _from_environment(
+        ServerSettings, environment, host_limits=host_limits, http_limits=http_limits, cluster=cluster
+    )
 
 
 def variable_of(field_name: str) -> str:

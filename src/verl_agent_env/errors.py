@@ -31,6 +31,14 @@ The server answers them as ``application/problem+json`` (RFC 9457), the client r
     │   ├── RunQuotaExceededError         run_quota_exceeded         429     yes
     │   ├── AtCapacityError               at_capacity                503     yes
     │   └── ShuttingDownError             shutting_down              503     yes
+    ├── ClusterError
+    │   ├── StaleTokenError               stale_token                409     yes
+    │   ├── WorkerNotAliveError           worker_not_alive           409
+    │   ├── NameTakenError                worker_name_taken          409
+    │   ├── GenerationChangedError        store_generation_changed   503     yes
+    │   ├── StoreUnavailableError         store_unavailable          503     yes
+    │   ├── MovedError                    moved                      421     yes
+    │   └── WorkerUnreachableError        worker_unreachable         503     yes
     └── ExecutionError
         ├── EnvironmentFailedError        environment_failed         500
         ├── EnvironmentTimeoutError       environment_timeout        504
@@ -449,6 +457,134 @@ class ShuttingDownError(CapacityError):
     @property
     def detail(self) -> str:
         return "The server is shutting down; retry, another worker will answer."
+
+
+# --- who owns what in the cluster --------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class ClusterError(VerlAgentEnvError):
+    """The workers' shared picture of the cluster does not allow the call; nothing was changed."""
+
+    status = 409
+
+
+@dataclass(eq=False)
+class StaleTokenError(ClusterError):
+    """The call was made under an ownership that has ended."""
+
+    code = "stale_token"
+    title = "The slot has another owner"
+    retryable = True
+    slot: int = 0
+
+    @property
+    def detail(self) -> str:
+        return f"Slot {self.slot} has another owner by now; read the map again and retry there."
+
+
+@dataclass(eq=False)
+class WorkerNotAliveError(ClusterError):
+    """The worker's lease has run out, or it left or was reported dead."""
+
+    code = "worker_not_alive"
+    title = "The worker is not alive"
+    incarnation: str = ""
+    reason: str = "expired"
+    """``expired``: a heartbeat brings it back; ``ended``: it left or was reported dead, and stays so."""
+
+    @property
+    def detail(self) -> str:
+        if self.reason == "ended":
+            return f"The worker '{self.incarnation}' left or was reported dead; start it anew under another incarnation."
+        return f"The worker '{self.incarnation}' has no live lease; it must send a heartbeat first."
+
+
+@dataclass(eq=False)
+class NameTakenError(ClusterError):
+    """Another node runs a live worker of this name."""
+
+    code = "worker_name_taken"
+    title = "The worker's name is taken"
+    name: str = ""
+    address: str = ""
+    """Where the worker that has the name listens."""
+
+    @property
+    def detail(self) -> str:
+        return (
+            f"The worker name '{self.name}' is taken by a live worker at '{self.address}'; give this node another "
+            "name, or wait for one lease if it was just restarted."
+        )
+
+
+@dataclass(eq=False)
+class GenerationChangedError(ClusterError):
+    """The store was emptied or replaced since the worker last looked."""
+
+    code = "store_generation_changed"
+    status = 503
+    title = "The store holds another data set"
+    retryable = True
+    expected: str = ""
+    found: str = ""
+
+    @property
+    def detail(self) -> str:
+        return f"The store was emptied or replaced: expected generation '{self.expected}', found '{self.found}'; retry."
+
+
+@dataclass(eq=False)
+class StoreUnavailableError(ClusterError):
+    """The store cannot be reached, or does not take writes."""
+
+    code = "store_unavailable"
+    status = 503
+    title = "The store is not available"
+    retryable = True
+    store: str = ""
+    """Where it should be; never with its password."""
+    reason: str = "it does not answer"
+
+    @property
+    def detail(self) -> str:
+        where = f" at '{self.store}'" if self.store else ""
+        return f"The store{where} is not available: {self.reason}; check that Redis runs there, then retry."
+
+
+@dataclass(eq=False)
+class MovedError(ClusterError):
+    """A worker forwarded the call to another one, which does not own the slot either."""
+
+    code = "moved"
+    status = 421
+    title = "The slot lives elsewhere"
+    retryable = True
+    slot: int = 0
+
+    @property
+    def detail(self) -> str:
+        return f"Slot {self.slot} lives on another worker; read the map again and retry there."
+
+
+@dataclass(eq=False)
+class WorkerUnreachableError(ClusterError):
+    """The worker that owns the environment did not answer."""
+
+    code = "worker_unreachable"
+    status = 503
+    title = "The worker cannot be reached"
+    retryable = True
+    address: str = ""
+    reason: str = "it did not answer"
+    may_have_run: bool = True
+    """Whether the call may have been carried out all the same."""
+
+    @property
+    def detail(self) -> str:
+        where = f" at '{self.address}'" if self.address else ""
+        advice = "retry with the same 'seq'" if self.may_have_run else "nothing was done; retry"
+        return f"The worker{where} that owns the environment cannot be reached: {self.reason}; {advice}."
 
 
 # --- what went wrong while the environment ran -------------------------------------------------------------

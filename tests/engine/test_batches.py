@@ -12,7 +12,7 @@ import pytest
 from tests.engine.conftest import KINDS
 from tests.engine.probes import Controls
 from verl_agent_env.engine import CreateRequest, Host
-from verl_agent_env.engine.batches import close_many, create_many, reset_many, step_many
+from verl_agent_env.engine.batches import Batches
 from verl_agent_env.errors import (
     EnvironmentClosedError,
     EnvironmentFailedError,
@@ -41,7 +41,7 @@ async def ids(host: Host, create: Create) -> list[str]:
 async def test_creates_in_order_and_fails_alone(host: Host, controls: Controls) -> None:
     names = ["inline", "thread", "none", "async", "missing", "live", "inline"]
     requests = [CreateRequest(f"probe/{name}-v0", seed) for seed, name in enumerate(names)]
-    results = await create_many(host, requests)
+    results = await Batches(host).create(requests)
     assert isinstance(results[2], UnknownEnvNameError)
     assert isinstance(results[4], EnvironmentFailedError)
     for position in (0, 1, 3, 5, 6):
@@ -53,7 +53,7 @@ async def test_creates_in_order_and_fails_alone(host: Host, controls: Controls) 
 
 
 async def test_steps_in_order_whatever_the_kind(host: Host, ids: list[str]) -> None:
-    answers = await step_many(host, ids, [str(i) for i in range(12)], None)
+    answers = await Batches(host).step(ids, [str(i) for i in range(12)], None)
     assert [total(answer) for answer in answers] == [11 * i for i in range(12)]
 
 
@@ -62,7 +62,7 @@ async def test_errors_stand_in_their_places(host: Host, ids: list[str]) -> None:
     mixed = [ids[0], "000-none", ids[1], ids[2], ids[3], ids[4], ids[6]]
     deep = orjson.loads(b"[" * 500 + b"]" * 500)
     actions = ["1", "1", "1", "raise", "1", "1", deep]
-    answers = await step_many(host, mixed, actions, [0, 0, 0, 0, 0, 5, 0])
+    answers = await Batches(host).step(mixed, actions, [0, 0, 0, 0, 0, 5, 0])
     kinds = [type(answer) for answer in answers]
     assert kinds == [
         StepAnswer,
@@ -81,7 +81,7 @@ async def test_environment_that_stands_twice_takes_its_actions_in_order(
 ) -> None:
     first, second = await create(host, kind, seed=0), await create(host, kind, seed=0)
     env_ids = [first, second, first, first, second]
-    answers = await step_many(host, env_ids, ["1", "2", "3", "4", "5"], [0, 0, 1, 2, 1])
+    answers = await Batches(host).step(env_ids, ["1", "2", "3", "4", "5"], [0, 0, 1, 2, 1])
     assert [total(answer) for answer in answers] == [1, 2, 4, 8, 7]
 
 
@@ -90,7 +90,7 @@ async def test_resets_in_order(host: Host, ids: list[str]) -> None:
     seeds[4] = None
     options: list[dict[str, Any] | None] = [None] * 12
     options[5] = {"start": 7}
-    answers = await reset_many(host, [*ids, "000-none"], [*seeds, 1], [*options, None])
+    answers = await Batches(host).reset([*ids, "000-none"], [*seeds, 1], [*options, None])
     expected: list[int | None] = [*seeds]
     expected[4], expected[5] = 40, 7
     assert [total(answer) for answer in answers[:12]] == expected
@@ -98,34 +98,34 @@ async def test_resets_in_order(host: Host, ids: list[str]) -> None:
 
 
 async def test_resets_without_columns(host: Host, ids: list[str]) -> None:
-    answers = await reset_many(host, ids, None, None)
+    answers = await Batches(host).reset(ids, None, None)
     assert [total(answer) for answer in answers] == [10 * i for i in range(12)]
 
 
 async def test_closes_what_is_there(host: Host, ids: list[str]) -> None:
     host.close(ids[0])
-    closed, errors = await close_many(host, [*ids, "000-none"])
+    closed, errors = await Batches(host).close([*ids, "000-none"])
     assert closed == 12
     assert [(position, type(error)) for position, error in errors] == [(12, EnvironmentNotFoundError)]
     assert len(host.directory) == 0
 
 
 async def test_nothing_is_answered_with_nothing(host: Host) -> None:
-    assert await create_many(host, []) == []
-    assert await step_many(host, [], [], None) == []
-    assert await close_many(host, []) == (0, [])
+    assert await Batches(host).create([]) == []
+    assert await Batches(host).step([], [], None) == []
+    assert await Batches(host).close([]) == (0, [])
 
 
 async def test_columns_must_have_one_length(host: Host, ids: list[str]) -> None:
     with pytest.raises(ValueError, match="shorter"):
-        await step_many(host, ids, ["1"] * 11, None)
+        await Batches(host).step(ids, ["1"] * 11, None)
 
 
 async def test_slow_kinds_run_side_by_side(
     host: Host, create: Create, controls: Controls, begun: Create
 ) -> None:
     env_ids = [await create(host, kind) for kind in ("thread", "async") * 4]
-    batch = asyncio.create_task(step_many(host, env_ids, ["wait"] * 8, None))
+    batch = asyncio.create_task(Batches(host).step(env_ids, ["wait"] * 8, None))
     await begun(8)
     controls.gate.set()
     assert all(isinstance(answer, StepAnswer) for answer in await batch)
@@ -142,7 +142,7 @@ async def test_large_batch_lets_others_through(make_host: Callable[..., Host], c
             await asyncio.sleep(0)
 
     other = asyncio.create_task(watch())
-    await step_many(host, [env_id] * 200, ["1"] * 200, None)
+    await Batches(host).step([env_id] * 200, ["1"] * 200, None)
     other.cancel()
     assert len(set(seen)) > 100
 
@@ -153,7 +153,7 @@ async def test_defect_of_ours_in_one_item_leaves_the_others(
     for position in (0, 2):
         # No action list, no number: what must never happen.
         host.directory.find(ids[position]).seq = "x"  # type: ignore[assignment]
-    answers = await step_many(host, ids, ["1"] * 12, [0] * 12)
+    answers = await Batches(host).step(ids, ["1"] * 12, [0] * 12)
     assert [i for i, answer in enumerate(answers) if isinstance(answer, InternalError)] == [0, 2]
     assert sum(isinstance(answer, StepAnswer) for answer in answers) == 10
     assert len([record for record in caplog.records if record.message == "batch item failed"]) == 2

@@ -10,11 +10,11 @@ from typing import Any, TypeVar
 
 import click
 
-from verl_agent_env.config import HostLimits, HttpLimits, ServerSettings, variable_of
+from verl_agent_env.config import ClusterSettings, HostLimits, HttpLimits, ServerSettings, variable_of
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_GROUPS: tuple[type, ...] = (ServerSettings, HostLimits, HttpLimits)
+_GROUPS: tuple[type, ...] = (ServerSettings, ClusterSettings, HostLimits, HttpLimits)
 
 
 def settings_options(command: F) -> F:
@@ -38,6 +38,7 @@ def merge_options(settings: ServerSettings, given: dict[str, Any]) -> ServerSett
         settings,
         **of(ServerSettings),
         host_limits=dataclasses.replace(settings.host_limits, **of(HostLimits)),
+        cluster=dataclasses.replace(settings.cluster, **of(ClusterSettings)),
         http_limits=dataclasses.replace(settings.http_limits, **of(HttpLimits)),
     )
 

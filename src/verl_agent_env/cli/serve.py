@@ -1,68 +1,165 @@
-"""``verl-agent-env serve``: one server process with everything in memory."""
+"""``verl-agent-env serve``: one server process with everything in memory, or a node of several workers."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
+import gc
+import logging
 import os
 import resource
+import secrets
 import signal
 import socket
 import sys
+import time
 from typing import Any
 
 import click
 
 from verl_agent_env.cli.options import merge_options, settings_options
-from verl_agent_env.config import settings_from_environment
+from verl_agent_env.config import ServerSettings, settings_from_environment
 
 _BACKLOG = 16_384
+_RETRY_S = 0.25
+
+logger = logging.getLogger(__name__)
 
 
 @click.command()
 @settings_options
 def serve(**given: Any) -> None:
-    """Serve environments over HTTP: one process, everything in memory, no other software."""
+    """Serve environments over HTTP.
+
+    By default one process with everything in memory and no other software. With --workers several processes of this
+    machine share the work; with --node and --redis they are one node of a cluster.
+    """
     try:
         settings = merge_options(settings_from_environment(os.environ), given)
     except ValueError as unfit:
         raise click.UsageError(str(unfit)) from None
-    import uvicorn
-
-    from verl_agent_env.server import create_app
     from verl_agent_env.server.logs import configure_logging
 
     configure_logging(settings.log_level, settings.log_format)
     raise_file_limit()
     listener = listen(settings.host, settings.port)
     host, port = listener.getsockname()[:2]
+    # Asked for a free port, the workers take free ones, too; else the ports that follow.
+    first_worker_port = settings.cluster.worker_port or (settings.port and settings.port + 1)
     settings = dataclasses.replace(settings, port=port)
-    config = uvicorn.Config(
-        create_app(settings),
-        loop="uvloop",
-        http="httptools",
-        ws="none",
-        log_config=None,
-        access_log=False,
-        # Given to listen() once more: the default of 2048 would take the place of ours.
-        backlog=_BACKLOG,
-        timeout_keep_alive=settings.keep_alive_s,
-        timeout_graceful_shutdown=settings.shutdown_grace_s,
-        server_header=False,
-        date_header=False,
-    )
     shown = f"[{host}]" if ":" in host else host
-    click.echo(f"Serving on http://{shown}:{port} (API: http://{shown}:{port}/docs). Ctrl-C stops.", err=True)
-    # uvicorn stops in good order on either signal, and then raises it again for those who were there before: us.
+    # uvicorn and gunicorn stop in good order on either signal; uvicorn then raises it again for those who were there
+    # before: us.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    announcement = f"Serving on http://{shown}:{port} (API: http://{shown}:{port}/docs)"
     try:
-        uvicorn.Server(config).run(sockets=[listener])
+        if settings.cluster.is_pool:
+            _serve_pool(settings, listener, first_worker_port, announcement)
+        else:
+            _serve_alone(settings, listener, announcement)
     except KeyboardInterrupt:
         sys.exit(0)
 
 
-def listen(host: str, port: int) -> socket.socket:
+def _serve_alone(settings: ServerSettings, listener: socket.socket, announcement: str) -> None:
+    import uvicorn
+
+    from verl_agent_env.server import create_app
+    from verl_agent_env.server.pool import UVICORN_OPTIONS
+
+    config = uvicorn.Config(
+        create_app(settings),
+        # Given to listen() once more: the default of 2048 would take the place of ours.
+        backlog=_BACKLOG,
+        timeout_keep_alive=settings.keep_alive_s,
+        timeout_graceful_shutdown=settings.shutdown_grace_s,
+        **UVICORN_OPTIONS,
+    )
+    click.echo(f"{announcement}. Ctrl-C stops.", err=True)
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+def _serve_pool(
+    settings: ServerSettings, listener: socket.socket, first_worker_port: int, announcement: str
+) -> None:
+    # Loaded before the workers are forked: they share its memory, and a new one starts in milliseconds.
+    from verl_agent_env.server import create_app
+    from verl_agent_env.server.cluster_worker import Place
+    from verl_agent_env.server.pool import WorkerPool
+
+    cluster = settings.cluster
+    listeners = _listen_for_workers(settings.host, first_worker_port, cluster.workers)
+    ports = [own.getsockname()[1] for own in listeners]
+    here = "127.0.0.1" if settings.host in ("0.0.0.0", "::", "") else settings.host  # noqa: S104
+    reached_at = cluster.advertise or cluster.node or here
+    pool = tuple(f"{reached_at}:{port}" for port in ports)
+    supervisor = secrets.token_hex(16)
+    if cluster.redis:
+        _require_place(settings, supervisor, [f"{cluster.node}:{port}" for port in ports])
+
+    def make_app(index: int, is_successor: bool) -> Any:
+        return create_app(settings, place=Place(pool[index], pool, supervisor, is_successor))
+
+    click.echo(f"{announcement}, {len(pool)} workers: {', '.join(pool)}. Ctrl-C stops.", err=True)
+    gc.collect()
+    gc.freeze()
+    WorkerPool(settings, [listener, *listeners], make_app).run()
+
+
+def _listen_for_workers(host: str, first_port: int, workers: int) -> list[socket.socket]:
+    """A socket for each worker, on consecutive ports; on free ones from port 0."""
+    if first_port + workers - 1 > 65_535:
+        raise click.ClickException(
+            f"There are no {workers} ports from {first_port}. Choose another --worker-port."
+        )
+    return [listen(host, first_port and first_port + index, "--worker-port") for index in range(workers)]
+
+
+def _require_place(settings: ServerSettings, supervisor: str, names: list[str]) -> None:
+    """Make sure that Redis answers and that nobody else has the workers' names.
+
+    Raises:
+        click.ClickException: Says what is wrong in one sentence.
+    """
+    from verl_agent_env.cluster.keys import Keys
+    from verl_agent_env.cluster.redis_store import RedisStore
+    from verl_agent_env.errors import StoreUnavailableError
+
+    async def look() -> None:
+        cluster = settings.cluster
+        store = await RedisStore.open(cluster.redis, Keys(cluster.namespace))
+        # A node that crashed and comes back meets the leases of its past.
+        end = time.monotonic() + cluster.lease_s + 1.0
+        try:
+            while True:
+                workers = (await store.read_map()).workers.values()
+                rivals = [w for w in workers if w.name in names and w.supervisor != supervisor]
+                if not rivals:
+                    return
+                if time.monotonic() > end:
+                    raise click.ClickException(
+                        f"The worker '{rivals[0].name}' is alive already, at {rivals[0].address}: two nodes cannot have "
+                        f"the name '{cluster.node}'. Choose another --node."
+                    )
+                await asyncio.sleep(_RETRY_S)
+        finally:
+            await store.aclose()
+
+    try:
+        asyncio.run(look())
+    except (ValueError, StoreUnavailableError) as unfit:
+        text = unfit.detail if isinstance(unfit, StoreUnavailableError) else str(unfit)
+        raise click.ClickException(text) from None
+
+
+def listen(host: str, port: int, option: str = "--port") -> socket.socket:
     """A listening socket.
+
+    Args:
+        host: Address to listen on.
+        port: Port to listen on; 0 takes a free one.
+        option: What the port was set by, for the message.
 
     Raises:
         click.ClickException: The address cannot be used; says why in one sentence.
@@ -73,7 +170,7 @@ def listen(host: str, port: int) -> socket.socket:
     except (OSError, UnicodeError) as refused:
         reason = getattr(refused, "strerror", None) or refused
         raise click.ClickException(
-            f"Cannot listen on {host}:{port}: {reason}. Choose another with --host and --port."
+            f"Cannot listen on {host}:{port}: {reason}. Choose another with --host and {option}."
         ) from None
     listener.setblocking(False)
     return listener

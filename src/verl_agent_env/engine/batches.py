@@ -7,7 +7,7 @@ import itertools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from verl_agent_env.engine.host import CreateRequest, Host
 from verl_agent_env.errors import InternalError, VerlAgentEnvError
@@ -20,50 +20,63 @@ T = TypeVar("T")
 _ITEMS_BETWEEN_YIELDS = 1024
 
 
-async def create_many(
-    host: Host, requests: Sequence[CreateRequest]
-) -> list[tuple[str, ResetAnswer] | VerlAgentEnvError]:
-    """Make an environment for each request; results in order, an error in place of what failed."""
-    return await _for_each(host, zip(requests, strict=True), host.create_now, host.create)
+class Closed(NamedTuple):
+    """What a batch of closings came to."""
+
+    closed: int
+    """How many are closed now."""
+    errors: list[tuple[int, VerlAgentEnvError]]
+    """The positions that failed."""
 
 
-async def reset_many(
-    host: Host,
-    env_ids: Sequence[str],
-    seeds: Sequence[int | None] | None,
-    options: Sequence[dict[str, Any] | None] | None,
-) -> list[ResetAnswer | VerlAgentEnvError]:
-    """Reset each environment; results in order, an error in place of what failed."""
-    calls = zip(env_ids, _column(seeds, env_ids), _column(options, env_ids), strict=True)
-    return await _for_each(host, calls, host.reset_now, host.reset)
+class Batches:
+    """The batch calls on one host."""
 
+    def __init__(self, host: Host) -> None:
+        self._host = host
 
-async def step_many(
-    host: Host, env_ids: Sequence[str], actions: Sequence[Any], seqs: Sequence[int | None] | None
-) -> list[StepAnswer | VerlAgentEnvError]:
-    """Step each environment; results in order, an error in place of what failed.
+    async def create(
+        self, requests: Sequence[CreateRequest]
+    ) -> list[tuple[str, ResetAnswer] | VerlAgentEnvError]:
+        """Make an environment for each request; results in order, an error in place of what failed."""
+        host = self._host
+        return await _for_each(host, zip(requests, strict=True), host.create_now, host.create)
 
-    An environment that stands in ``env_ids`` several times takes its actions in their order.
-    """
-    calls = zip(env_ids, actions, _column(seqs, env_ids), strict=True)
-    return await _for_each(host, calls, host.step_now, host.step)
+    async def reset(
+        self,
+        env_ids: Sequence[str],
+        seeds: Sequence[int | None] | None,
+        options: Sequence[dict[str, Any] | None] | None,
+    ) -> list[ResetAnswer | VerlAgentEnvError]:
+        """Reset each environment; results in order, an error in place of what failed."""
+        calls = zip(env_ids, _column(seeds, env_ids), _column(options, env_ids), strict=True)
+        return await _for_each(self._host, calls, self._host.reset_now, self._host.reset)
 
+    async def step(
+        self, env_ids: Sequence[str], actions: Sequence[Any], seqs: Sequence[int | None] | None
+    ) -> list[StepAnswer | VerlAgentEnvError]:
+        """Step each environment; results in order, an error in place of what failed.
 
-async def close_many(host: Host, env_ids: Sequence[str]) -> tuple[int, list[tuple[int, VerlAgentEnvError]]]:
-    """Close each environment.
+        An environment that stands in ``env_ids`` several times takes its actions in their order.
+        """
+        calls = zip(env_ids, actions, _column(seqs, env_ids), strict=True)
+        return await _for_each(self._host, calls, self._host.step_now, self._host.step)
 
-    Returns:
-        How many are closed now, and the positions that failed.
-    """
-    errors: list[tuple[int, VerlAgentEnvError]] = []
-    for i, env_id in enumerate(env_ids):
-        try:
-            host.close(env_id)
-        except VerlAgentEnvError as error:
-            errors.append((i, error))
-        if i % _ITEMS_BETWEEN_YIELDS == 0:
-            await asyncio.sleep(0)
-    return len(env_ids) - len(errors), errors
+    async def close(self, env_ids: Sequence[str]) -> Closed:
+        """Close each environment."""
+        errors: list[tuple[int, VerlAgentEnvError]] = []
+        for i, env_id in enumerate(env_ids):
+            try:
+                self._host.close(env_id)
+            except VerlAgentEnvError as error:
+                errors.append((i, error))
+            if i % _ITEMS_BETWEEN_YIELDS == 0:
+                await asyncio.sleep(0)
+        return Closed(len(env_ids) - len(errors), errors)
+
+    async def close_run(self, run_id: str) -> Closed:
+        """Close all environments of a run."""
+        return await self.close(self._host.directory.of_run(run_id))
 
 
 async def _for_each(

@@ -14,21 +14,41 @@ from verl_agent_env.errors import (
     EnvironmentClosedError,
     EnvironmentNotFoundError,
     RunQuotaExceededError,
+    VerlAgentEnvError,
 )
+from verl_agent_env.types import NUM_SLOTS, slot_of
+
+MOVED = "moved"
+"""Reason of an environment's end on a worker whose slot went to another one."""
 
 
 class Directory:
     """Live instances by id, with the counts that limits and metrics need."""
 
-    def __init__(self, limits: HostLimits, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        limits: HostLimits,
+        clock: Callable[[], float],
+        unknown: Callable[[str], VerlAgentEnvError] = EnvironmentNotFoundError,
+    ) -> None:
+        """An empty directory.
+
+        Args:
+            limits: How many there may be, and how long closed ones are remembered.
+            clock: Seconds.
+            unknown: What to say of an id that is neither alive nor remembered.
+        """
         self.live: Counter[str] = Counter()
         """Live environments by env name."""
         self.created: Counter[str] = Counter()
         """Environments ever created, by env name."""
         self.closed: Counter[tuple[str, str]] = Counter()
-        """Environments ever closed, by env name and reason (``closed`` or ``idle``)."""
+        """Environments ever closed, by env name and reason (``closed``, ``idle`` or ``moved``)."""
+        self.in_slot = [0] * NUM_SLOTS
+        """Environments by slot, those being made included."""
         self._limits = limits
         self._clock = clock
+        self._unknown = unknown
         self._instances: dict[str, Instance] = {}
         self._runs: dict[str, set[str]] = {}
         self._reserved = 0
@@ -55,7 +75,7 @@ class Directory:
 
         Raises:
             EnvironmentClosedError: It was closed, not long ago.
-            EnvironmentNotFoundError: There is none.
+            EnvironmentNotFoundError: There is none, or what else ``unknown`` makes of it.
         """
         instance = self._instances.get(env_id)
         if instance is not None:
@@ -63,7 +83,7 @@ class Directory:
         reason = self._closed_as(env_id)
         if reason is not None:
             raise EnvironmentClosedError(env_id, reason)
-        raise EnvironmentNotFoundError(env_id)
+        raise self._unknown(env_id)
 
     def was_closed(self, env_id: str) -> bool:
         """Whether the environment is known to be closed."""
@@ -98,10 +118,13 @@ class Directory:
                 raise RunQuotaExceededError(run_id, limits.max_envs_per_run)
             self._reserved_runs[run_id] += 1
         self._reserved += 1
+        slot = slot_of(instance.env_id)
+        self.in_slot[slot] += 1
         try:
             yield
         finally:
             self._reserved -= 1
+            self.in_slot[slot] -= 1
             if run_id is not None:
                 self._reserved_runs[run_id] -= 1
                 if not self._reserved_runs[run_id]:
@@ -111,6 +134,7 @@ class Directory:
         """Take in an environment that was made."""
         instance.created_at = instance.last_used = self._clock()
         self._instances[instance.env_id] = instance
+        self.in_slot[slot_of(instance.env_id)] += 1
         if instance.run_id is not None:
             self._runs.setdefault(instance.run_id, set()).add(instance.env_id)
         if instance.ttl_s not in self._ttls:
@@ -122,8 +146,9 @@ class Directory:
         self.created[instance.kind.name] += 1
 
     def remove(self, instance: Instance, reason: str) -> None:
-        """Take out an environment and remember for a while that it was closed."""
+        """Take out an environment and remember for a while that it was closed; not one that only ``moved``."""
         del self._instances[instance.env_id]
+        self.in_slot[slot_of(instance.env_id)] -= 1
         if instance.run_id is not None:
             members = self._runs[instance.run_id]
             members.discard(instance.env_id)
@@ -134,7 +159,8 @@ class Directory:
             del self._ttls[instance.ttl_s]
         self.live[instance.kind.name] -= 1
         self.closed[instance.kind.name, reason] += 1
-        self._bury(instance.env_id, reason)
+        if reason != MOVED:
+            self._bury(instance.env_id, reason)
 
     def _closed_as(self, env_id: str) -> str | None:
         tombstone = self._tombstones.get(env_id)

@@ -8,7 +8,7 @@ import random
 import secrets
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeVar
@@ -16,7 +16,7 @@ from typing import Any, NoReturn, TypeVar
 import orjson
 
 from verl_agent_env.config import HostLimits
-from verl_agent_env.engine.directory import Directory
+from verl_agent_env.engine.directory import MOVED, Directory
 from verl_agent_env.engine.execution import ENV_FAULTS, Env, Executor, replay_inline, reset_inline
 from verl_agent_env.engine.instance import Instance
 from verl_agent_env.engine.threads import CallTimeoutError, ForeignExitError, ThreadRunner
@@ -27,13 +27,14 @@ from verl_agent_env.errors import (
     EnvironmentClosedError,
     EnvironmentFailedError,
     EnvironmentLostError,
+    EnvironmentNotFoundError,
     EnvironmentTimeoutError,
     InvalidEnvArgumentsError,
     InvalidRequestError,
     ShuttingDownError,
     VerlAgentEnvError,
 )
-from verl_agent_env.types import NUM_SLOTS, new_env_id
+from verl_agent_env.types import NUM_SLOTS, new_env_id, slot_of
 from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
 
 logger = logging.getLogger(__name__)
@@ -68,11 +69,12 @@ class Host:
         name: str = "local",
         clock: Callable[[], float] = time.monotonic,
         pick_slot: Callable[[], int] = lambda: random.getrandbits(12) % NUM_SLOTS,
+        unknown: Callable[[str], VerlAgentEnvError] = EnvironmentNotFoundError,
     ) -> None:
         self.name = name
         self.registry = registry
         self.limits = limits
-        self.directory = Directory(limits, clock)
+        self.directory = Directory(limits, clock, unknown)
         self.faults: Counter[tuple[str, str]] = Counter()
         """Calls that failed in the environment's own code, by env name and kind of fault."""
         self.clock = clock
@@ -222,6 +224,19 @@ class Host:
                 await asyncio.sleep(0)
                 slice_end = time.perf_counter() + self.limits.yield_after_s
         return reaped
+
+    def abandon(self, slots: Collection[int]) -> int:
+        """Let go of all environments in slots that another worker owns now.
+
+        Returns:
+            How many there were.
+        """
+        gone = [env_id for env_id in self.directory.ids() if slot_of(env_id) in slots]
+        for env_id in gone:
+            instance = self.directory.get(env_id)
+            if instance is not None:
+                self._dismiss(instance, MOVED)
+        return len(gone)
 
     @property
     def stuck_threads(self) -> int:

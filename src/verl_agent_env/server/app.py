@@ -23,6 +23,7 @@ from verl_agent_env.envs.registry import Registry, default_registry
 from verl_agent_env.errors import InternalError, MethodNotAllowedError, RouteNotFoundError, VerlAgentEnvError
 from verl_agent_env.server.auth import TokenGuard
 from verl_agent_env.server.batch_calls import BatchCalls
+from verl_agent_env.server.cluster_worker import ClusterWorker, Place
 from verl_agent_env.server.environment_calls import EnvironmentCalls
 from verl_agent_env.server.idempotency import IdempotentAnswers
 from verl_agent_env.server.lane import PROBLEM_JSON, Lane
@@ -44,7 +45,7 @@ class EnvServer(FastAPI):
     API calls take the lane, which FastAPI's pages then document; everything else is FastAPI's.
     """
 
-    def __init__(self, settings: ServerSettings, registry: Registry) -> None:
+    def __init__(self, settings: ServerSettings, registry: Registry, place: Place | None = None) -> None:
         super().__init__(
             title="verl-agent-env",
             version=__version__,
@@ -53,19 +54,30 @@ class EnvServer(FastAPI):
             redoc_url=None,
         )
         limits = settings.http_limits
-        self.env_host = Host(registry, settings.host_limits, name=f"{settings.host}:{settings.port}")
-        self.metrics = Metrics(self.env_host)
+        address = f"{settings.host}:{settings.port}"
+        place = place or Place(address, (address,), supervisor="none")
+        self.worker = ClusterWorker(settings.cluster, place, token=next(iter(settings.auth_tokens), ""))
+        self.env_host = Host(
+            registry,
+            settings.host_limits,
+            name=place.address,
+            pick_slot=self.worker.pick_slot,
+            unknown=self.worker.fate_of,
+        )
+        batches, internal_routes = self.worker.attach(self.env_host)
+        self.metrics = Metrics(self.env_host, self.worker.forwarder.forwarded)
         idempotent = IdempotentAnswers(
             limits.idempotency_memory_s, limits.idempotency_memory_bytes, self.env_host.clock
         )
-        self.server_calls = ServerCalls(self.env_host, self.metrics)
+        self.server_calls = ServerCalls(self.env_host, self.metrics, self.worker)
         self._routes = [
             *environment_routes(EnvironmentCalls(self.env_host, idempotent)),
-            *batch_routes(BatchCalls(self.env_host, idempotent, self.metrics, limits)),
+            *batch_routes(BatchCalls(batches, registry, idempotent, self.metrics, limits)),
             *server_routes(self.server_calls),
         ]
+        routes = [*map(self.worker.pin, self._routes), *internal_routes]
         guard = TokenGuard(settings.auth_tokens)
-        self.lane = Lane(self._routes, limits, guard, self.metrics, log_all=settings.access_log)
+        self.lane = Lane(routes, limits, guard, self.metrics, log_all=settings.access_log)
         self.add_api_route("/", _front, methods=["GET", "HEAD"], include_in_schema=False)
         self.add_exception_handler(HTTPException, _page_problem)
         self.add_exception_handler(Exception, _page_problem)
@@ -89,9 +101,17 @@ class EnvServer(FastAPI):
         await self.lane.serve({}, "", scope, receive, send)
 
 
-def create_app(settings: ServerSettings | None = None, registry: Registry | None = None) -> EnvServer:
-    """The server application with these settings, and the environments of ``registry`` (all installed ones)."""
-    return EnvServer(settings or ServerSettings(), registry or default_registry())
+def create_app(
+    settings: ServerSettings | None = None, registry: Registry | None = None, place: Place | None = None
+) -> EnvServer:
+    """The server application.
+
+    Args:
+        settings: The defaults when not given.
+        registry: The environments; all installed ones when not given.
+        place: Which worker of a pool it is; none when not given: a process on its own.
+    """
+    return EnvServer(settings or ServerSettings(), registry or default_registry(), place)
 
 
 @contextlib.asynccontextmanager
@@ -102,6 +122,7 @@ async def _lifespan(app: EnvServer) -> AsyncIterator[None]:
     gc.freeze()
     thresholds = gc.get_threshold()
     gc.set_threshold(50_000, 20, 20)
+    await app.worker.start()
     reaper = asyncio.create_task(reap_forever(app.env_host))
     app.server_calls.ready = True
     try:
@@ -111,6 +132,7 @@ async def _lifespan(app: EnvServer) -> AsyncIterator[None]:
         reaper.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await reaper
+        await app.worker.stop()
         await app.env_host.stop()
         gc.set_threshold(*thresholds)
         gc.unfreeze()

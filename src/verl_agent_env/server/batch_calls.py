@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from verl_agent_env.config import HttpLimits
-from verl_agent_env.engine import CreateRequest, Host
-from verl_agent_env.engine.batches import close_many, create_many, reset_many, step_many
+from verl_agent_env.engine import CreateRequest
+from verl_agent_env.engine.batches import Closed
+from verl_agent_env.envs.registry import Registry
 from verl_agent_env.errors import BatchTooLargeError, RequestError, VerlAgentEnvError
 from verl_agent_env.server.idempotency import IdempotentAnswers
 from verl_agent_env.server.lane import Call
 from verl_agent_env.server.metrics import Metrics
 from verl_agent_env.wire.batches import encode_closed, encode_initialized, encode_resets, encode_steps
-from verl_agent_env.wire.codec import ResetAnswer, decode
+from verl_agent_env.wire.codec import ResetAnswer, StepAnswer, decode
 from verl_agent_env.wire.requests import (
     BatchCloseRequest,
     BatchInitializeRequest,
@@ -25,13 +26,47 @@ from verl_agent_env.wire.requests import (
 logger = logging.getLogger(__name__)
 
 
+class BatchWork(Protocol):
+    """Who carries out a batch: the host here, or many workers."""
+
+    async def create(
+        self, requests: Sequence[CreateRequest]
+    ) -> list[tuple[str, ResetAnswer] | VerlAgentEnvError]:
+        """Make an environment for each request."""
+
+    async def reset(
+        self,
+        env_ids: Sequence[str],
+        seeds: Sequence[int | None] | None,
+        options: Sequence[dict[str, Any] | None] | None,
+    ) -> list[ResetAnswer | VerlAgentEnvError]:
+        """Reset each environment."""
+
+    async def step(
+        self, env_ids: Sequence[str], actions: Sequence[Any], seqs: Sequence[int | None] | None
+    ) -> list[StepAnswer | VerlAgentEnvError]:
+        """Step each environment."""
+
+    async def close(self, env_ids: Sequence[str]) -> Closed:
+        """Close each environment."""
+
+    async def close_run(self, run_id: str) -> Closed:
+        """Close all environments of a run."""
+
+
 class BatchCalls:
     """What a client asks of many environments at once; each of them fails alone."""
 
     def __init__(
-        self, host: Host, idempotent: IdempotentAnswers, metrics: Metrics, limits: HttpLimits
+        self,
+        batches: BatchWork,
+        registry: Registry,
+        idempotent: IdempotentAnswers,
+        metrics: Metrics,
+        limits: HttpLimits,
     ) -> None:
-        self._host = host
+        self._batches = batches
+        self._registry = registry
         self._idempotent = idempotent
         self._metrics = metrics
         self._limits = limits
@@ -44,7 +79,7 @@ class BatchCalls:
             self._require_size(wanted.size)
             fault = self._common_fault(wanted)
             results: list[tuple[str, ResetAnswer] | VerlAgentEnvError] = (
-                await create_many(self._host, _create_requests(wanted))
+                await self._batches.create(create_requests(wanted))
                 if fault is None
                 else [fault] * wanted.size
             )
@@ -61,7 +96,7 @@ class BatchCalls:
         options = wanted.options
         if options is not None and not isinstance(options, list):
             options = [options] * len(wanted.env_ids)
-        results = await reset_many(self._host, wanted.env_ids, wanted.seeds, options)
+        results = await self._batches.reset(wanted.env_ids, wanted.seeds, options)
         self._count("reset", results)
         return encode_resets(results)
 
@@ -69,7 +104,7 @@ class BatchCalls:
         """Carry out one action in each of many environments."""
         wanted = decode(call.body, BatchStepRequest)
         self._require_size(len(wanted.env_ids))
-        results = await step_many(self._host, wanted.env_ids, wanted.actions, wanted.seqs)
+        results = await self._batches.step(wanted.env_ids, wanted.actions, wanted.seqs)
         self._count("step", results)
         return encode_steps(results)
 
@@ -78,12 +113,12 @@ class BatchCalls:
         wanted = decode(call.body, BatchCloseRequest)
         if wanted.run_id is not None:
             # As many as the run has: the bound on a batch is on what a client sends.
-            env_ids = self._host.directory.of_run(wanted.run_id)
+            closed, errors = await self._batches.close_run(wanted.run_id)
         else:
             env_ids = wanted.env_ids or []
             self._require_size(len(env_ids))
-        closed, errors = await close_many(self._host, env_ids)
-        self._metrics.observe_batch("close", len(env_ids), [error.code for _, error in errors])
+            closed, errors = await self._batches.close(env_ids)
+        self._metrics.observe_batch("close", closed + len(errors), [error.code for _, error in errors])
         return encode_closed(closed, errors)
 
     def _require_size(self, size: int) -> None:
@@ -95,7 +130,7 @@ class BatchCalls:
         if wanted.env_name is None or isinstance(wanted.env_kwargs, list):
             return None
         try:
-            self._host.registry.kind(wanted.env_name).validate(wanted.env_kwargs or {})
+            self._registry.kind(wanted.env_name).validate(wanted.env_kwargs or {})
         except RequestError as error:
             return error
         except Exception:
@@ -108,7 +143,8 @@ class BatchCalls:
         self._metrics.observe_batch(route, len(results), codes)
 
 
-def _create_requests(wanted: BatchInitializeRequest) -> list[CreateRequest]:
+def create_requests(wanted: BatchInitializeRequest) -> list[CreateRequest]:
+    """A request for each environment of the batch."""
     size = wanted.size
     names = wanted.env_names if wanted.env_names is not None else [wanted.env_name or ""] * size
     seeds: Sequence[int | None] = wanted.seeds if wanted.seeds is not None else [None] * size

@@ -52,7 +52,14 @@ class Histogram:
 class Metrics:
     """Counts of one server process, written as text on request."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, forwarded: Counter[str]) -> None:
+        """Counts that are all zero.
+
+        Args:
+            host: Whose environments are counted.
+            forwarded: Calls sent on to other workers, by route; somebody else counts them.
+        """
+        self._forwarded = forwarded
         self._latency: dict[str, Histogram] = {}
         self._batch_sizes: dict[str, Histogram] = {}
         self._errors: Counter[str] = Counter()
@@ -103,6 +110,12 @@ class Metrics:
         yield _counter("verl_agent_env_errors", "Requests that failed.", "code", self._errors)
         yield _counter(
             "verl_agent_env_item_errors", "Items of batches that failed.", "code", self._item_errors
+        )
+        yield _counter(
+            "verl_agent_env_forwarded",
+            "Calls sent on to the worker that they were meant for.",
+            "route",
+            self._forwarded,
         )
         directory = host.directory
         live = GaugeMetricFamily(

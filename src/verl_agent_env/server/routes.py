@@ -107,6 +107,8 @@ def server_routes(calls: ServerCalls) -> list[Route]:
     return [
         Route("GET", "/api/environments", calls.catalogue, "All registered environments",
               None, a.CatalogueAnswer, tags=("server",)),
+        Route("GET", "/api/cluster", calls.cluster, "Nodes, workers, and who owns how many slots",
+              None, a.ClusterAnswer, tags=("server",)),
         Route("GET", "/healthz", calls.alive, "Whether the process answers",
               None, a.StatusAnswer, is_open=True, tags=("server",)),
         Route("GET", "/readyz", calls.is_ready, "Whether the server takes work",

@@ -9,6 +9,7 @@ from verl_agent_env.engine import Host
 from verl_agent_env.envs.kind import EnvKind
 from verl_agent_env.envs.registry import Registry
 from verl_agent_env.errors import ShuttingDownError
+from verl_agent_env.server.cluster_worker import ClusterWorker
 from verl_agent_env.server.lane import Call, Reply
 from verl_agent_env.server.metrics import Metrics
 from verl_agent_env.wire.codec import encode
@@ -19,8 +20,9 @@ logger = logging.getLogger(__name__)
 class ServerCalls:
     """What a client or an operator asks of the server."""
 
-    def __init__(self, host: Host, metrics: Metrics) -> None:
+    def __init__(self, host: Host, metrics: Metrics, worker: ClusterWorker) -> None:
         self._host = host
+        self._worker = worker
         self._metrics = metrics
         self._catalogue: tuple[list[str], bytes] | None = None
         self.ready = False
@@ -39,9 +41,13 @@ class ServerCalls:
 
     async def is_ready(self, call: Call) -> bytes:
         """Whether the server takes work."""
-        if not self.ready:
+        if not (self.ready and self._worker.is_ready):
             raise ShuttingDownError
         return b'{"status":"ready"}'
+
+    async def cluster(self, call: Call) -> bytes:
+        """Nodes, workers and who owns how many slots."""
+        return await self._worker.describe()
 
     async def metrics(self, call: Call) -> Reply:
         """All metrics, for Prometheus."""

@@ -248,6 +248,47 @@ class CatalogueAnswer(Answer):
     """By name."""
 
 
+class ClusterWorker(Answer):
+    """One server process."""
+
+    name: str
+    """``node:port``; outlives the process."""
+    address: str
+    """Where it listens, itself alone."""
+    pid: int
+    """Its process on its machine."""
+    state: str
+    """``starting``, ``ready`` or ``draining``."""
+    slots: int
+    """How many slots it owns."""
+    live_envs: int
+    """Its live environments, as of its last heartbeat."""
+    incarnation: str
+    """Random id of this process's life."""
+    started_at: float
+    """Seconds since the epoch."""
+
+
+class ClusterNode(Answer):
+    """One machine's pool of workers."""
+
+    name: str
+    """Its name."""
+    workers: list[ClusterWorker]
+    """By name."""
+
+
+class ClusterAnswer(Answer):
+    """Who is there, and who owns how much."""
+
+    map_version: int
+    """Differs after every change."""
+    num_slots: int
+    """Slices of the hash space, shared out among the workers."""
+    nodes: list[ClusterNode]
+    """By name."""
+
+
 class StatusAnswer(Answer):
     """The server's state in a word."""
 

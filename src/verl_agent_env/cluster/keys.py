@@ -1,0 +1,78 @@
+"""Every Redis key, in one place.
+
+All keys of a namespace carry the same hash tag, ``{namespace}``, so they lie in one hash slot of a Redis Cluster and a
+script may touch any of them. What Redis Cluster needs beyond that:
+
+- *As one data set*, which gives fail-over but no more throughput, nothing: point the URL at the cluster's current
+  primary or at a proxy that follows it. Fail-over is asynchronous and may roll back the last writes
+  (``min-replicas-to-write`` bounds how many); a rolled-back token fences its holder, it never makes two owners.
+- *Spread over shards*: several namespaces (``verl-0``, ``verl-1``, …), each with a store of its own and a part of the
+  slots. No script ever needs two of them; each worker sends one heartbeat to each.
+
+Scripts build the key of another worker's lease themselves, from a prefix in ARGV, because they learn from the data
+whom to look up. Redis Cluster runs that, the tag being the same; a proxy that routes by KEYS sees the tag, too.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_NAMESPACE = re.compile(r"[A-Za-z0-9_.-]+")
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The keys of one data set."""
+
+    namespace: str = "verl_agent_env"
+
+    def __post_init__(self) -> None:
+        # Braces would move the hash tag.
+        if not _NAMESPACE.fullmatch(self.namespace):
+            raise ValueError(
+                f"a namespace is made of letters, digits, '_', '.' and '-'; '{self.namespace}' is not"
+            )
+
+    @property
+    def generation(self) -> str:
+        """String: id of this data set."""
+        return f"{{{self.namespace}}}:gen"
+
+    @property
+    def version(self) -> str:
+        """String: version of the map. Its changes are published on the channel of the same name."""
+        return f"{{{self.namespace}}}:mapv"
+
+    @property
+    def owners(self) -> str:
+        """Hash: slot (three hex digits) to token."""
+        return f"{{{self.namespace}}}:own"
+
+    @property
+    def names(self) -> str:
+        """Hash: worker name to the incarnation that had it last, dead or alive."""
+        return f"{{{self.namespace}}}:names"
+
+    @property
+    def expiries(self) -> str:
+        """Sorted set: worker name by when its lease ends, in ms of Redis' clock. A hint where to look for the dead."""
+        return f"{{{self.namespace}}}:expiries"
+
+    @property
+    def lease_prefix(self) -> str:
+        """Start of :meth:`lease`."""
+        return f"{{{self.namespace}}}:w:"
+
+    def lease(self, incarnation: str) -> str:
+        """Hash with ``record, name, supervisor, shape, address``; lives as long as its worker."""
+        return self.lease_prefix + incarnation
+
+    @property
+    def ended_prefix(self) -> str:
+        """Start of :meth:`ended`."""
+        return f"{{{self.namespace}}}:ended:"
+
+    def ended(self, incarnation: str) -> str:
+        """String, for a while: the incarnation left or was reported dead, its heartbeats are refused."""
+        return self.ended_prefix + incarnation

@@ -1,0 +1,272 @@
+"""A worker's life in the cluster: heartbeats, slots claimed and handed on, and the slot table kept true."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import uuid
+from collections.abc import Callable, Collection
+from typing import Protocol
+
+from verl_agent_env.cluster.leases import LocalLease
+from verl_agent_env.cluster.membership import Membership, Plan
+from verl_agent_env.cluster.slots import SlotTable
+from verl_agent_env.cluster.store import ClusterMap, Store, WorkerRecord
+from verl_agent_env.errors import (
+    GenerationChangedError,
+    NameTakenError,
+    StoreUnavailableError,
+    VerlAgentEnvError,
+    WorkerNotAliveError,
+)
+from verl_agent_env.types import NUM_SLOTS
+
+logger = logging.getLogger(__name__)
+
+_BEATS_PER_LEASE = 4
+_POLL_S = 1.0
+_RETRY_S = 0.25
+
+
+class Residents(Protocol):
+    """The environments of this worker."""
+
+    def count(self) -> int:
+        """How many there are."""
+
+    def count_in(self, slot: int) -> int:
+        """How many there are in a slot, those being made included."""
+
+    def abandon(self, slots: Collection[int]) -> int:
+        """Let go of those in slots that have gone to another worker; returns how many."""
+
+
+class Member:
+    """Keeps one worker alive in the store and its slot table in step with the map.
+
+    Slots that the ring gives to others are handed over when they are empty: no new environment begins in them.
+    """
+
+    def __init__(
+        self,
+        record: WorkerRecord,
+        store: Store,
+        table: SlotTable,
+        lease: LocalLease,
+        residents: Residents,
+        *,
+        lease_s: float = 5.0,
+        is_successor: bool = False,
+        membership: Callable[[str], Membership] = Membership,
+    ) -> None:
+        """A member that has not joined yet.
+
+        Args:
+            record: What it tells about itself.
+            store: Where all meet.
+            table: Kept in step with the map.
+            lease: Renewed by every heartbeat that the store answers.
+            residents: The environments.
+            lease_s: How long a heartbeat is good for.
+            is_successor: Whether another process served under this name before, whose environments are gone.
+            membership: Makes the decisions of an incarnation.
+        """
+        self.record = record
+        self.table = table
+        self._store = store
+        self._lease = lease
+        self._residents = residents
+        self._lease_s = lease_s
+        self._is_successor = is_successor
+        self._make_membership = membership
+        self._membership = membership(record.incarnation)
+        self._foreign: set[int] = set()
+        self._mine: frozenset[int] = frozenset()
+        self._version: int | None = None
+        self._look_now = asyncio.Event()
+        self._looked = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._trouble = ""
+
+    @property
+    def cluster(self) -> ClusterMap | None:
+        """The map seen last."""
+        return self._membership.cluster
+
+    def start(self) -> None:
+        """Join the cluster as soon as the store lets it, and stay in it until :meth:`leave`."""
+        self._tasks = [asyncio.create_task(self._live())]
+
+    @property
+    def has_joined(self) -> bool:
+        """Whether the worker is, or was, part of the cluster."""
+        return self.cluster is not None
+
+    async def leave(self) -> None:
+        """End this membership: the name and the slots are free at once."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._lease.lose()
+        # The lease runs out anyway.
+        with contextlib.suppress(StoreUnavailableError):
+            await self._store.leave(self.record.incarnation)
+
+    async def drain(self) -> None:
+        """Take no new environments and give away the slots."""
+        self.record = dataclasses.replace(self.record, state="draining")
+        with contextlib.suppress(StoreUnavailableError, NameTakenError, WorkerNotAliveError):
+            await self._beat()
+        await self.refresh()
+
+    async def refresh(self, timeout_s: float = 1.0) -> None:
+        """Read the map again, together with all who ask for it meanwhile."""
+        looked = self._looked
+        self._look_now.set()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await looked.wait()
+
+    # --- heartbeats -----------------------------------------------------------------------------------------
+
+    async def _live(self) -> None:
+        while not await self._try_to_beat():  # noqa: ASYNC110 - nothing would set an event
+            await asyncio.sleep(_RETRY_S)
+        self._look_now.set()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._beat_forever())
+            tasks.create_task(self._look_forever())
+
+    async def _beat_forever(self) -> None:
+        while True:
+            await asyncio.sleep(self._lease_s / _BEATS_PER_LEASE)
+            await self._try_to_beat()
+
+    async def _try_to_beat(self) -> bool:
+        """Send a heartbeat; returns whether it was accepted."""
+        try:
+            await self._beat()
+        except StoreUnavailableError as away:
+            self._note_trouble(away)
+        except NameTakenError as taken:
+            self._lease.lose()
+            self._note_trouble(taken)
+        except WorkerNotAliveError:
+            self._begin_anew()
+        else:
+            return True
+        return False
+
+    async def _beat(self) -> None:
+        sent_at = self._lease.sending()
+        record = dataclasses.replace(self.record, live_envs=self._residents.count())
+        beat = await self._store.heartbeat(record, self._lease_s)
+        self._lease.renewed(sent_at)
+        self._note_trouble(None)
+        if beat.map_version != self._version:
+            self._look_now.set()
+
+    def _begin_anew(self) -> None:
+        """The incarnation was ended by others while its process lives: go on under another one."""
+        self._lease.lose()
+        logger.warning("this worker was taken for dead; it joins again", extra={"worker": self.record.name})
+        self.record = dataclasses.replace(self.record, incarnation=uuid.uuid4().hex)
+        self._membership = self._make_membership(self.record.incarnation)
+        self._version = None
+
+    def _note_trouble(self, trouble: VerlAgentEnvError | None) -> None:
+        """Say once that something keeps this worker out of the cluster, and once that it is over."""
+        code = "" if trouble is None else trouble.code
+        if trouble is not None and code != self._trouble:
+            logger.warning("out of touch with the cluster", extra={"detail": trouble.detail})
+        elif trouble is None and self._trouble:
+            logger.info("back in the cluster")
+        self._trouble = code
+
+    # --- the map --------------------------------------------------------------------------------------------
+
+    async def _look_forever(self) -> None:
+        while True:
+            try:
+                await self._look(must_read=await self._wait_for_change())
+            except StoreUnavailableError as away:
+                self._note_trouble(away)
+                await asyncio.sleep(_RETRY_S)
+            except (WorkerNotAliveError, GenerationChangedError):
+                # The next heartbeat sorts it out.
+                await asyncio.sleep(_RETRY_S)
+            except Exception:
+                logger.exception("the map could not be followed")
+                await asyncio.sleep(_POLL_S)
+            finally:
+                self._looked.set()
+                self._looked = asyncio.Event()
+
+    async def _wait_for_change(self) -> bool:
+        """Return when it is time to look: whether the map has changed or somebody asked, not only time gone by."""
+        wait_s = self._membership.wait_s()
+        timeout_s = _POLL_S if wait_s is None else min(wait_s, _POLL_S)
+        change = asyncio.ensure_future(self._store.wait_for_change(self._version or 0, timeout_s))
+        asked = asyncio.ensure_future(self._look_now.wait())
+        try:
+            await asyncio.wait((change, asked), return_when=asyncio.FIRST_COMPLETED)
+            return not change.done() or change.result() != self._version
+        finally:
+            for waiting in (change, asked):
+                waiting.cancel()
+            await asyncio.gather(change, asked, return_exceptions=True)
+
+    async def _look(self, *, must_read: bool = True) -> None:
+        """Read the map, do what it asks of this worker, and read it again if that changed it."""
+        cluster = self._membership.cluster
+        while True:
+            if must_read or cluster is None:
+                self._look_now.clear()
+                cluster = await self._store.read_map()
+                self._membership.observe(cluster)
+                self._version = cluster.version
+                self._take_in(cluster)
+            must_read = await self._carry_out(self._membership.plan(), cluster.generation)
+            if not must_read:
+                return
+
+    async def _carry_out(self, plan: Plan, generation: str) -> bool:
+        """Claim and hand over; returns whether the map has changed by it."""
+        changed = False
+        if plan.claim:
+            granted = await self._store.claim(self.record.incarnation, plan.claim, generation=generation)
+            changed = bool(granted)
+        for incarnation, tokens in plan.hand_off.items():
+            empty = {slot: token for slot, token in tokens.items() if not self._residents.count_in(slot)}
+            if empty:
+                changed |= bool(await self._store.hand_off(empty, incarnation))
+        return changed
+
+    def _take_in(self, cluster: ClusterMap) -> None:
+        me = self.record.incarnation
+        mine = frozenset(cluster.tokens_of(me)) if me in cluster.workers else frozenset()
+        foreign = {slot for slot, own in cluster.owners.items() if own.incarnation != me}
+        self._foreign |= foreign
+        lost = frozenset(slot for slot in self._mine - mine if slot in foreign)
+        if lost:
+            abandoned = self._residents.abandon(lost)
+            if abandoned:
+                logger.warning(
+                    "slots went to other workers with live environments", extra={"count": abandoned}
+                )
+        self._mine = mine
+        addresses: list[str | None] = []
+        for slot in range(NUM_SLOTS):
+            worker = self._membership.forward_to(slot)
+            addresses.append(None if worker is None else worker.address)
+        ready = self.record.state == "ready"
+        peers = [w.address for w in cluster.workers.values() if w.state == "ready" and w.incarnation != me]
+        self.table.assign(
+            addresses,
+            mine,
+            open_slots=[slot for slot in mine if self._membership.keeps(slot)] if ready else (),
+            peers=peers,
+            inherited=range(NUM_SLOTS) if self._is_successor else self._foreign & mine,
+        )

@@ -1,0 +1,200 @@
+"""The store of a single process: everything in dictionaries, no other software."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+
+from verl_agent_env.cluster.leases import boot_time
+from verl_agent_env.cluster.store import (
+    ENDED_MEMORY_S,
+    ClusterMap,
+    Heartbeat,
+    Ownership,
+    WorkerRecord,
+    check_slots,
+    holder_of,
+    token_of,
+)
+from verl_agent_env.errors import GenerationChangedError, NameTakenError, WorkerNotAliveError
+
+_LOOK_S = 0.05
+"""How often somebody who waits looks for changes; a lease that runs out wakes nobody."""
+
+
+def _random_id() -> str:
+    return uuid.uuid4().hex
+
+
+@dataclass(slots=True)
+class _Lease:
+    record: WorkerRecord
+    expires_at: float
+
+
+class MemoryStore:
+    """:class:`~verl_agent_env.cluster.store.Store` for workers that share one event loop.
+
+    No method awaits between looking and changing, so each is atomic.
+
+    Args:
+        clock: Seconds; judges the leases.
+        new_id: Makes generations and nonces.
+    """
+
+    def __init__(
+        self, clock: Callable[[], float] = boot_time, new_id: Callable[[], str] = _random_id
+    ) -> None:
+        self._clock = clock
+        self._new_id = new_id
+        self._generation = new_id()
+        self._version = 0
+        self._leases: dict[str, _Lease] = {}
+        self._ended: dict[str, float] = {}
+        self._tokens: dict[int, str] = {}
+        self._changed = asyncio.Event()
+
+    def clear(self) -> None:
+        """Lose everything, as an emptied Redis does."""
+        self._generation = self._new_id()
+        self._leases.clear()
+        self._ended.clear()
+        self._tokens.clear()
+
+    async def generation(self) -> str:
+        """See :meth:`Store.generation`."""
+        return self._generation
+
+    async def heartbeat(self, record: WorkerRecord, ttl_s: float) -> Heartbeat:
+        """See :meth:`Store.heartbeat`."""
+        now = self._clock()
+        if self._has_ended(record.incarnation):
+            raise WorkerNotAliveError(record.incarnation, "ended")
+        for holder in [lease.record for lease in self._live().values()]:
+            if holder.name == record.name and holder.incarnation != record.incarnation:
+                if holder.supervisor != record.supervisor:
+                    raise NameTakenError(record.name, holder.address)
+                self._end(holder.incarnation)
+        known = self._leases.get(record.incarnation)
+        if known is None or known.record.shape != record.shape:
+            self._bump()
+        self._leases[record.incarnation] = _Lease(record, now + ttl_s)
+        return Heartbeat(self._generation, self._version)
+
+    async def leave(self, incarnation: str) -> None:
+        """See :meth:`Store.leave`."""
+        self._end(incarnation)
+
+    async def report_death(self, incarnation: str) -> None:
+        """See :meth:`Store.report_death`."""
+        self._end(incarnation)
+
+    async def claim(
+        self, incarnation: str, slots: Collection[int], *, generation: str | None = None
+    ) -> dict[int, str]:
+        """See :meth:`Store.claim`."""
+        check_slots(slots)
+        if generation is not None and generation != self._generation:
+            raise GenerationChangedError(generation, self._generation)
+        self._require_alive(incarnation)
+        live = self._live()
+        token = token_of(self._new_id(), incarnation)
+        claimed: dict[int, str] = {}
+        for slot in slots:
+            present = self._tokens.get(slot)
+            if present is not None and holder_of(present) == incarnation:
+                claimed[slot] = present
+            elif present is None or holder_of(present) not in live:
+                claimed[slot] = self._tokens[slot] = token
+        if token in claimed.values():
+            self._bump()
+        return claimed
+
+    async def hand_off(self, tokens: Mapping[int, str], to_incarnation: str) -> dict[int, str]:
+        """See :meth:`Store.hand_off`."""
+        check_slots(tokens)
+        self._require_alive(to_incarnation)
+        new_token = token_of(self._new_id(), to_incarnation)
+        handed = dict.fromkeys(await self.check_tokens(tokens), new_token)
+        if handed:
+            self._tokens.update(handed)
+            self._bump()
+        return handed
+
+    async def release(self, tokens: Mapping[int, str]) -> None:
+        """See :meth:`Store.release`."""
+        check_slots(tokens)
+        released = await self.check_tokens(tokens)
+        for slot in released:
+            del self._tokens[slot]
+        if released:
+            self._bump()
+
+    async def check_tokens(self, tokens: Mapping[int, str]) -> set[int]:
+        """See :meth:`Store.check_tokens`."""
+        check_slots(tokens)
+        return {slot for slot, token in tokens.items() if self._tokens.get(slot) == token}
+
+    async def read_map(self) -> ClusterMap:
+        """See :meth:`Store.read_map`."""
+        return ClusterMap(
+            self._generation,
+            self._version,
+            {slot: Ownership(token, holder_of(token)) for slot, token in self._tokens.items()},
+            {incarnation: lease.record for incarnation, lease in self._live().items()},
+        )
+
+    async def map_version(self) -> int:
+        """See :meth:`Store.map_version`."""
+        self._live()
+        return self._version
+
+    async def wait_for_change(self, version: int, timeout_s: float) -> int:
+        """See :meth:`Store.wait_for_change`."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while await self.map_version() == version:
+                    changed = self._changed
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(_LOOK_S):
+                            await changed.wait()
+        return self._version
+
+    async def aclose(self) -> None:
+        """See :meth:`Store.aclose`."""
+
+    def _live(self) -> dict[str, _Lease]:
+        """Those alive; forgets whose lease has run out."""
+        now = self._clock()
+        over = [incarnation for incarnation, lease in self._leases.items() if lease.expires_at <= now]
+        for incarnation in over:
+            del self._leases[incarnation]
+        if over:
+            self._bump()
+        return self._leases
+
+    def _require_alive(self, incarnation: str) -> None:
+        if incarnation not in self._live():
+            raise WorkerNotAliveError(incarnation, "ended" if self._has_ended(incarnation) else "expired")
+
+    def _has_ended(self, incarnation: str) -> bool:
+        now = self._clock()
+        self._ended = {ended: until for ended, until in self._ended.items() if until > now}
+        return incarnation in self._ended
+
+    def _end(self, incarnation: str) -> None:
+        self._ended[incarnation] = self._clock() + ENDED_MEMORY_S
+        known = self._leases.pop(incarnation, None)
+        slots = [slot for slot, token in self._tokens.items() if holder_of(token) == incarnation]
+        for slot in slots:
+            del self._tokens[slot]
+        if known is not None or slots:
+            self._bump()
+
+    def _bump(self) -> None:
+        self._version += 1
+        self._changed.set()
+        self._changed = asyncio.Event()

@@ -1,0 +1,249 @@
+"""The connection to Redis: bounded in time, with typed errors, made again whenever it broke."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from urllib.parse import parse_qs, urlsplit
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+)
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import (
+    NoPermissionError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from verl_agent_env.cluster.scripts import Script
+from verl_agent_env.errors import StoreUnavailableError
+
+_ResultT = TypeVar("_ResultT")
+
+
+@dataclass(frozen=True)
+class RedisLimits:
+    """How long things may take."""
+
+    connect_s: float = 1.0
+    """Until a connection stands."""
+    call_s: float = 2.0
+    """Until a call of the store has its answer, all included."""
+    poll_s: float = 1.0
+    """How often the map's version is asked for while waiting, in case a notice was lost."""
+    max_connections: int = 8
+    """Connections of one worker."""
+
+    def __post_init__(self) -> None:
+        if min(self.connect_s, self.call_s, self.poll_s, self.max_connections) <= 0:
+            raise ValueError("all limits of the Redis connection must be above 0")
+
+
+class RedisClient:
+    """Calls to the Redis at ``url``, each bounded by ``limits``.
+
+    Raises:
+        ValueError: The URL is none; the message says what one looks like, and never holds a password.
+    """
+
+    def __init__(self, url: str, limits: RedisLimits) -> None:
+        self.limits = limits
+        self.where = _checked(url)
+        """Where Redis is, without the password."""
+        pool = BlockingConnectionPool.from_url(
+            url,
+            max_connections=limits.max_connections,
+            timeout=limits.call_s,
+            socket_connect_timeout=limits.connect_s,
+            socket_timeout=limits.call_s,
+            decode_responses=True,
+            protocol=2,
+            # Our own second try is in `call`, where the time is bounded.
+            retry=Retry(NoBackoff(), 0),
+        )
+        with contextlib.suppress(RedisError):
+            try:
+                # An unknown option of the URL would show itself only in the first call.
+                pool.connection_class(**pool.connection_kwargs)
+            except (TypeError, ValueError):
+                raise ValueError(_NO_URL) from None
+        # Any: its types are those of the synchronous and the asynchronous client at once.
+        self.redis: Any = Redis.from_pool(pool)
+        """For use within :meth:`call` only."""
+
+    def transaction(self) -> Any:
+        """A pipeline whose commands run as one, for use within :meth:`call` only."""
+        return self.redis.pipeline(transaction=True)
+
+    async def run(self, script: Script, keys: list[str], arguments: list[Any]) -> Any:
+        """The answer of a script.
+
+        Raises:
+            StoreUnavailableError: There is none; whether the script ran is unknown.
+        """
+
+        async def ask() -> Any:
+            try:
+                return await self.redis.evalsha(script.sha, len(keys), *keys, *arguments)
+            except NoScriptError:
+                # Redis was restarted or is new; EVAL makes the script known again.
+                return await self.redis.eval(script.text, len(keys), *keys, *arguments)
+
+        return await self.call(ask)
+
+    async def call(self, ask: Callable[[], Awaitable[_ResultT]]) -> _ResultT:
+        """The result of ``ask``, which must give the same when run again.
+
+        It is run a second time when its connection broke, since Redis may be back already.
+
+        Raises:
+            StoreUnavailableError: Redis did not answer in time, or takes no commands.
+        """
+        with _typed_errors(self.where, self.limits.call_s):
+            async with asyncio.timeout(self.limits.call_s):
+                try:
+                    return await ask()
+                except (AuthenticationError, BusyLoadingError):
+                    raise
+                except RedisConnectionError:
+                    return await ask()
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self.redis.aclose()
+
+
+class Notices:
+    """Listens on a channel, from the first time that somebody asks for its next notice.
+
+    Only a help, a lost notice costs its waiter a poll. So whatever goes wrong, it starts over after a pause.
+    """
+
+    def __init__(self, client: RedisClient, channel: str) -> None:
+        self._client = client
+        self._channel = channel
+        self._event = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def next(self) -> asyncio.Event:
+        """Set by the first notice after this moment."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._listen_forever())
+        return self._event
+
+    async def aclose(self) -> None:
+        """Stop listening."""
+        # A cancellation can get lost in the client while it connects, so it is repeated until it is heard.
+        while self._task is not None and not self._task.done():
+            self._task.cancel()
+            await asyncio.wait([self._task], timeout=0.05)
+
+    async def _listen_forever(self) -> None:
+        pause_s = self._client.limits.poll_s
+        while True:
+            with contextlib.suppress(RedisError, OSError, TimeoutError):
+                async with self._subscribed() as pubsub:
+                    # What happened before the subscription stood was not heard of.
+                    self._wake()
+                    while True:
+                        if await pubsub.get_message(ignore_subscribe_messages=True, timeout=pause_s):
+                            self._wake()
+            await asyncio.sleep(pause_s)
+
+    @contextlib.asynccontextmanager
+    async def _subscribed(self) -> AsyncIterator[Any]:
+        pubsub = self._client.redis.pubsub()
+        try:
+            await pubsub.subscribe(self._channel)
+            yield pubsub
+        finally:
+            await pubsub.aclose()
+
+    def _wake(self) -> None:
+        self._event.set()
+        self._event = asyncio.Event()
+
+
+_NO_URL = (
+    "the Redis URL cannot be read: write redis://[user:password@]host:port/0, rediss://… or unix:///path"
+)
+
+
+def _checked(url: str) -> str:
+    """The URL without what is secret.
+
+    Raises:
+        ValueError: It is no URL of a Redis.
+    """
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise ValueError(_NO_URL) from None
+    if not all(option == "db" or option.startswith("ssl_") for option in parse_qs(parts.query)):
+        raise ValueError(_NO_URL)
+    if parts.scheme == "unix" and parts.path:
+        return f"unix://{parts.path}"
+    database = parts.path.strip("/")
+    if parts.scheme not in ("redis", "rediss") or not parts.hostname or not (database or "0").isdecimal():
+        raise ValueError(_NO_URL)
+    return f"{parts.scheme}://{parts.hostname}:{port or 6379}/{database or 0}"
+
+
+@contextlib.contextmanager
+def _typed_errors(where: str, call_s: float) -> Iterator[None]:
+    """Turn the client's errors into ours; a defect of ours (a wrong type, a broken script) stays what it is."""
+    try:
+        yield
+    except (TimeoutError, RedisTimeoutError):
+        raise StoreUnavailableError(where, f"it did not answer within {call_s:g} s") from None
+    except AuthenticationError:
+        raise StoreUnavailableError(where, "it refuses the user or password of the URL") from None
+    except BusyLoadingError:
+        raise StoreUnavailableError(where, "it is still loading its data") from None
+    except RedisConnectionError:
+        raise StoreUnavailableError(where, "it cannot be reached") from None
+    except OSError as error:
+        raise StoreUnavailableError(where, f"it cannot be reached ({error.strerror or error})") from None
+    except ResponseError as error:
+        reason = _refusal(error)
+        if reason is None:
+            raise
+        raise StoreUnavailableError(where, reason) from error
+
+
+def _refusal(error: ResponseError) -> str | None:
+    """Why Redis takes no commands at present, if that is what the answer says."""
+    by_type = {
+        OutOfMemoryError: "it is out of memory",
+        ReadOnlyError: "it is a read-only replica",
+        NoPermissionError: "it does not permit a command to the user of the URL",
+    }
+    text = str(error)
+    by_text = {
+        "OOM": by_type[OutOfMemoryError],
+        "READONLY": by_type[ReadOnlyError],
+        "NOPERM": by_type[NoPermissionError],
+        "NOAUTH": "it asks for a password",
+        "MISCONF": "it cannot save to its disk",
+        "MASTERDOWN": "its primary is down",
+        "CLUSTERDOWN": "its cluster is down",
+        "BUSY": "it is busy with a script",
+        "NOREPLICAS": "it has too few replicas",
+    }
+    for kind, reason in by_type.items():
+        if isinstance(error, kind):
+            return reason
+    return next((reason for start, reason in by_text.items() if text.startswith(start)), None)

@@ -1,0 +1,220 @@
+"""The Lua scripts: every change of membership or ownership is one of them, and so is atomic.
+
+Lua has no rollback, so each script validates everything before its first write. Each gives the same result when it
+runs again after a lost answer. Random ids come from the caller: Redis seeds Lua's generator alike in every run.
+Time is Redis' own, and whether a worker lives is decided by its lease key alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Script:
+    """Lua text and the id that Redis knows it by."""
+
+    name: str
+    text: str = field(repr=False)
+
+    @property
+    def sha(self) -> str:
+        """What ``EVALSHA`` takes."""
+        return hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+
+
+# bump: a new version of the map, made known. Microseconds of Redis' clock, or one more than the last version when that
+# is ahead: so it differs from all earlier ones also after Redis was emptied or went back to an older copy. Lua's
+# numbers and JSON's hold it exactly (below 2^53 until the year 2255).
+_BUMP = """
+local function now_us()
+  local t = redis.call('TIME')
+  return t[1] * 1000000 + t[2]
+end
+local function bump(mapv)
+  local v = math.max(now_us(), tonumber(redis.call('GET', mapv) or '0') + 1)
+  local text = string.format('%.0f', v)
+  redis.call('SET', mapv, text)
+  redis.call('PUBLISH', mapv, text)
+  return text
+end
+"""
+
+# finish: the end of an incarnation. Its lease goes, its slots become free, and it is refused from now on.
+_FINISH = """
+local function finish(inc, own, names, expiries, lease_prefix, ended_prefix, ended_ms)
+  local changed = false
+  local name = redis.call('HGET', lease_prefix .. inc, 'name')
+  redis.call('SET', ended_prefix .. inc, '', 'PX', ended_ms)
+  if redis.call('DEL', lease_prefix .. inc) == 1 then changed = true end
+  if name and redis.call('HGET', names, name) == inc then
+    redis.call('HDEL', names, name)
+    redis.call('ZREM', expiries, name)
+  end
+  local entries = redis.call('HGETALL', own)
+  for i = 1, #entries, 2 do
+    local colon = string.find(entries[i + 1], ':', 1, true)
+    if string.sub(entries[i + 1], colon + 1) == inc then
+      redis.call('HDEL', own, entries[i])
+      changed = true
+    end
+  end
+  return changed
+end
+"""
+
+# KEYS   gen, mapv, own, names, expiries, lease of the caller, mark of the caller's end
+# ARGV   1 lease prefix, 2 ended prefix, 3 how long an end is remembered (ms), 4 new generation, 5 ttl (ms),
+#        6 incarnation, 7 name, 8 supervisor, 9 shape, 10 address, 11 record (JSON)
+# Return {'ok', generation, version} | {'ended'} | {'taken', address of the worker that has the name}
+HEARTBEAT = Script(
+    "heartbeat",
+    _BUMP + _FINISH + """
+local gen, mapv, own, names, expiries, lease, ended = unpack(KEYS)
+local inc, name, supervisor, shape = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
+if redis.call('EXISTS', ended) == 1 then return {'ended'} end
+local holder = redis.call('HGET', names, name)
+local replaced = false
+if holder and holder ~= inc then
+  local seen = redis.call('HMGET', ARGV[1] .. holder, 'supervisor', 'address')
+  if seen[1] and seen[1] ~= supervisor then return {'taken', seen[2]} end
+  replaced = seen[1] and holder
+end
+
+redis.call('SET', gen, ARGV[4], 'NX')
+local changed = false
+if replaced then changed = finish(replaced, own, names, expiries, ARGV[1], ARGV[2], ARGV[3]) end
+if redis.call('HGET', lease, 'shape') ~= shape then changed = true end
+redis.call('HSET', lease, 'record', ARGV[11], 'name', name, 'supervisor', supervisor, 'shape', shape,
+  'address', ARGV[10])
+redis.call('PEXPIRE', lease, ARGV[5])
+redis.call('HSET', names, name, inc)
+local now = math.floor(now_us() / 1000)
+redis.call('ZADD', expiries, now + ARGV[5], name)
+-- Leases that ran out change the map without anybody's doing: whoever comes next notices, a few at a time.
+for _, other in ipairs(redis.call('ZRANGEBYSCORE', expiries, '-inf', now, 'LIMIT', 0, 64)) do
+  local last = redis.call('HGET', names, other)
+  if not last or redis.call('EXISTS', ARGV[1] .. last) == 0 then
+    redis.call('HDEL', names, other)
+    redis.call('ZREM', expiries, other)
+    changed = true
+  end
+end
+local version
+if changed then version = bump(mapv) else version = redis.call('GET', mapv) or '0' end
+return {'ok', redis.call('GET', gen), version}
+""",
+)
+
+# KEYS   mapv, own, names, expiries
+# ARGV   1 lease prefix, 2 ended prefix, 3 how long an end is remembered (ms), 4 incarnation
+# Return 1 when the map changed, 0 when the incarnation had nothing left
+LEAVE = Script(
+    "leave",
+    _BUMP + _FINISH + """
+if finish(ARGV[4], KEYS[2], KEYS[3], KEYS[4], ARGV[1], ARGV[2], ARGV[3]) then
+  bump(KEYS[1])
+  return 1
+end
+return 0
+""",
+)
+
+# KEYS   gen, mapv, own, lease of the caller, mark of the caller's end
+# ARGV   1 lease prefix, 2 expected generation or '', 3 incarnation, 4 new token, 5… slots
+# Return {'ok', token or '' of each slot} | {'expired'} | {'ended'} | {'generation', the one found}
+CLAIM = Script(
+    "claim",
+    _BUMP + """
+local gen, mapv, own, lease, ended = unpack(KEYS)
+local inc, token = ARGV[3], ARGV[4]
+local found = redis.call('GET', gen) or ''
+if ARGV[2] ~= '' and ARGV[2] ~= found then return {'generation', found} end
+if redis.call('EXISTS', lease) == 0 then
+  if redis.call('EXISTS', ended) == 1 then return {'ended'} end
+  return {'expired'}
+end
+local alive, granted, writes = {}, {}, {}
+for i = 5, #ARGV do
+  local present = redis.call('HGET', own, ARGV[i])
+  local grant = token
+  if present then
+    local holder = string.sub(present, string.find(present, ':', 1, true) + 1)
+    if holder == inc then
+      grant = present
+    else
+      if alive[holder] == nil then alive[holder] = redis.call('EXISTS', ARGV[1] .. holder) == 1 end
+      if alive[holder] then grant = '' end
+    end
+  end
+  if grant == token and present ~= token then writes[#writes + 1] = ARGV[i] end
+  granted[#granted + 1] = grant
+end
+
+for _, slot in ipairs(writes) do redis.call('HSET', own, slot, token) end
+if #writes > 0 then bump(mapv) end
+return {'ok', granted}
+""",
+)
+
+# KEYS   mapv, own, lease of the receiver, mark of the receiver's end
+# ARGV   1 new token, then slot and present token by turns
+# Return {'ok', 1 or 0 for each slot} | {'expired'} | {'ended'}
+HAND_OFF = Script(
+    "hand_off",
+    _BUMP + """
+local mapv, own, lease, ended = unpack(KEYS)
+if redis.call('EXISTS', lease) == 0 then
+  if redis.call('EXISTS', ended) == 1 then return {'ended'} end
+  return {'expired'}
+end
+local moved, writes = {}, {}
+for i = 2, #ARGV, 2 do
+  local present = redis.call('HGET', own, ARGV[i])
+  -- The new token is there already when an earlier run's answer was lost.
+  if present == ARGV[i + 1] or present == ARGV[1] then
+    moved[#moved + 1] = 1
+    if present ~= ARGV[1] then writes[#writes + 1] = ARGV[i] end
+  else
+    moved[#moved + 1] = 0
+  end
+end
+
+for _, slot in ipairs(writes) do redis.call('HSET', own, slot, ARGV[1]) end
+if #writes > 0 then bump(mapv) end
+return {'ok', moved}
+""",
+)
+
+# KEYS   mapv, own
+# ARGV   slot and token by turns
+# Return how many slots were freed
+RELEASE = Script(
+    "release",
+    _BUMP + """
+local freed = {}
+for i = 1, #ARGV, 2 do
+  if redis.call('HGET', KEYS[2], ARGV[i]) == ARGV[i + 1] then freed[#freed + 1] = ARGV[i] end
+end
+
+for _, slot in ipairs(freed) do redis.call('HDEL', KEYS[2], slot) end
+if #freed > 0 then bump(KEYS[1]) end
+return #freed
+""",
+)
+
+# KEYS   names
+# ARGV   1 lease prefix
+# Return the records (JSON) of all live workers
+WORKERS = Script(
+    "workers",
+    """
+local records = {}
+for _, inc in ipairs(redis.call('HVALS', KEYS[1])) do
+  local record = redis.call('HGET', ARGV[1] .. inc, 'record')
+  if record then records[#records + 1] = record end
+end
+return records
+""",
+)

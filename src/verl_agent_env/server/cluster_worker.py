@@ -1,0 +1,334 @@
+"""One worker as a part of many: what it shares with the others, and how calls reach the one that they are meant for."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import time
+import uuid
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import orjson
+
+from verl_agent_env.cluster.keys import Keys
+from verl_agent_env.cluster.leases import LocalLease
+from verl_agent_env.cluster.member import Member
+from verl_agent_env.cluster.redis_store import RedisStore
+from verl_agent_env.cluster.ring import Ring
+from verl_agent_env.cluster.slots import SlotTable
+from verl_agent_env.cluster.store import WorkerRecord
+from verl_agent_env.config import ClusterSettings
+from verl_agent_env.engine import Host
+from verl_agent_env.engine.batches import Batches
+from verl_agent_env.errors import (
+    EnvironmentLostError,
+    EnvironmentNotFoundError,
+    ShuttingDownError,
+    VerlAgentEnvError,
+)
+from verl_agent_env.server.batch_calls import BatchWork
+from verl_agent_env.server.forwarding import Forwarder
+from verl_agent_env.server.internal_calls import WORKER_PATH, InternalCalls
+from verl_agent_env.server.lane import Route
+from verl_agent_env.server.peers import Peers
+from verl_agent_env.server.sharded_batches import ShardedBatches
+from verl_agent_env.types import NUM_SLOTS, slot_of
+
+_STATUS_TIMEOUT_S = 1.0
+_LEAVE_S = 2.0
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which worker of which pool a process is."""
+
+    address: str
+    """``host:port`` of its own."""
+    pool: tuple[str, ...]
+    """Addresses of all workers of the pool, its own included."""
+    supervisor: str
+    """Random id of the life of the pool's supervisor."""
+    is_successor: bool = False
+    """Whether another process was here before."""
+
+
+class Cluster(Protocol):
+    """How workers know of each other: by a fixed list, or through a store."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether this worker takes work."""
+
+    def record(self) -> WorkerRecord:
+        """This worker."""
+
+    def start(self) -> None:
+        """Become part of it."""
+
+    async def drain(self) -> None:
+        """Take no new environments."""
+
+    async def leave(self) -> None:
+        """Be no part of it any more."""
+
+    async def refresh(self) -> None:
+        """Bring the slot table up to date."""
+
+    async def describe(self) -> tuple[int, list[WorkerRecord]]:
+        """Version of the map, and all live workers."""
+
+
+class FixedCluster:
+    """The workers of one machine without Redis: the ring over their addresses owns the slots, once and for all."""
+
+    def __init__(
+        self, place: Place, record: WorkerRecord, table: SlotTable, peers: Peers, host: Host
+    ) -> None:
+        self._place = place
+        self._record = record
+        self._peers = peers
+        self._host = host
+        owners = Ring(place.pool).assignments
+        table.assign(
+            owners,
+            [slot for slot in range(NUM_SLOTS) if owners[slot] == place.address],
+            peers=[address for address in place.pool if address != place.address],
+            inherited=range(NUM_SLOTS) if place.is_successor else (),
+        )
+
+    @property
+    def is_ready(self) -> bool:
+        """See :class:`Cluster`."""
+        return True
+
+    def record(self) -> WorkerRecord:
+        """See :class:`Cluster`."""
+        return dataclasses.replace(self._record, live_envs=len(self._host.directory))
+
+    def start(self) -> None:
+        """See :class:`Cluster`."""
+
+    async def drain(self) -> None:
+        """See :class:`Cluster`."""
+
+    async def leave(self) -> None:
+        """See :class:`Cluster`."""
+
+    async def refresh(self) -> None:
+        """See :class:`Cluster`; the list never changes, but a worker may be about to come back."""
+
+    async def describe(self) -> tuple[int, list[WorkerRecord]]:
+        """See :class:`Cluster`; asks each of them, and leaves out who does not answer."""
+        others = [address for address in self._place.pool if address != self._place.address]
+        answers = await asyncio.gather(*map(self._ask, others))
+        return 1, [self.record(), *(answer for answer in answers if answer is not None)]
+
+    async def _ask(self, address: str) -> WorkerRecord | None:
+        try:
+            answer = await self._peers.call(address, "GET", WORKER_PATH, timeout_s=_STATUS_TIMEOUT_S)
+            return WorkerRecord.from_json(answer.body)
+        except VerlAgentEnvError:
+            return None
+
+
+class SharedCluster:
+    """Workers of any number of nodes, which meet in Redis."""
+
+    def __init__(
+        self,
+        settings: ClusterSettings,
+        place: Place,
+        record: WorkerRecord,
+        table: SlotTable,
+        lease: LocalLease,
+        host: Host,
+    ) -> None:
+        self._store = RedisStore(settings.redis, Keys(settings.namespace))
+        self._residents = _Residents(host)
+        self._table = table
+        self._member = Member(
+            record,
+            self._store,
+            table,
+            lease,
+            self._residents,
+            lease_s=settings.lease_s,
+            is_successor=place.is_successor,
+        )
+
+    @property
+    def is_ready(self) -> bool:
+        """See :class:`Cluster`."""
+        return self._member.has_joined and self._member.record.state == "ready"
+
+    def record(self) -> WorkerRecord:
+        """See :class:`Cluster`."""
+        return dataclasses.replace(self._member.record, live_envs=self._residents.count())
+
+    def start(self) -> None:
+        """See :class:`Cluster`."""
+        self._member.start()
+
+    async def drain(self) -> None:
+        """See :class:`Cluster`."""
+        await self._member.drain()
+
+    async def leave(self) -> None:
+        """See :class:`Cluster`."""
+        try:
+            async with asyncio.timeout(_LEAVE_S):
+                await self._member.leave()
+        except TimeoutError:
+            pass
+        await self._store.aclose()
+
+    async def refresh(self) -> None:
+        """See :class:`Cluster`."""
+        await self._member.refresh()
+
+    async def describe(self) -> tuple[int, list[WorkerRecord]]:
+        """See :class:`Cluster`; the numbers of live environments are those of the last heartbeats."""
+        cluster = self._member.cluster
+        if cluster is None:
+            return 0, [self.record()]
+        me = self.record()
+        others = (worker for worker in cluster.workers.values() if worker.incarnation != me.incarnation)
+        return cluster.version, [me, *others]
+
+
+class _Residents:
+    """The host's environments, as a member of a cluster sees them."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    def count(self) -> int:
+        return len(self._host.directory)
+
+    def count_in(self, slot: int) -> int:
+        return self._host.directory.in_slot[slot]
+
+    def abandon(self, slots: Collection[int]) -> int:
+        return self._host.abandon(slots)
+
+
+class ClusterWorker:
+    """What makes a worker one of many."""
+
+    def __init__(self, settings: ClusterSettings, place: Place, token: str = "") -> None:
+        """A worker that is not part of the cluster yet.
+
+        Args:
+            settings: Of the node.
+            place: Of the process.
+            token: What workers show each other, if they ask for a bearer token.
+        """
+        self._settings = settings
+        self._place = place
+        self._lease = LocalLease(settings.lease_s) if settings.redis else None
+        self._is_alone = len(place.pool) == 1 and not settings.redis
+        self.table = SlotTable(place.address, self._lease)
+        self.peers = Peers(settings.peer_timeout_s, token)
+        self._cluster: Cluster
+        self.forwarder = Forwarder(self.table, self.peers, self._refresh)
+
+    def pick_slot(self) -> int:
+        """A slot of this worker for a new environment.
+
+        Raises:
+            ShuttingDownError: It has none to give.
+        """
+        if not self.table.can_create:
+            raise ShuttingDownError
+        return self.table.pick_slot()
+
+    def fate_of(self, env_id: str) -> VerlAgentEnvError:
+        """What to say of an id that nothing is known of."""
+        if env_id[3:4] == "-" and self.table.is_inherited(slot_of(env_id)):
+            return EnvironmentLostError(env_id, "the worker that held it has ended, or it never was")
+        return EnvironmentNotFoundError(env_id)
+
+    def attach(self, host: Host) -> tuple[BatchWork, list[Route]]:
+        """Put the host's environments into the cluster.
+
+        Returns:
+            Who carries out batches, and the calls for the other workers.
+        """
+        place, settings = self._place, self._settings
+        record = WorkerRecord(
+            incarnation=uuid.uuid4().hex,
+            name=f"{settings.node or 'local'}:{place.address.rpartition(':')[2]}",
+            node=settings.node or "local",
+            supervisor=place.supervisor,
+            address=place.address,
+            pid=os.getpid(),
+            state="ready",
+            started_at=time.time(),
+        )
+        if self._lease is not None:
+            self._cluster = SharedCluster(settings, place, record, self.table, self._lease, host)
+        else:
+            self._cluster = FixedCluster(place, record, self.table, self.peers, host)
+        local = Batches(host)
+        if self._is_alone:
+            return local, []
+        internal = InternalCalls(local, self.table, self._cluster.record)
+        return ShardedBatches(local, self.table, self.peers, self._refresh), internal.routes()
+
+    def pin(self, route: Route) -> Route:
+        """The route, carried out by whom it is meant for."""
+        if self._is_alone:
+            return route
+        if "{env_id}" in route.path:
+            return self.forwarder.pin(route)
+        return self.forwarder.pin_to_key(route) if route.path.endswith("/initialize") else route
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether this worker takes work."""
+        return self._cluster.is_ready
+
+    async def start(self) -> None:
+        """Become part of the cluster."""
+        await self.peers.open()
+        self._cluster.start()
+
+    async def stop(self) -> None:
+        """Be no part of it any more."""
+        await self._cluster.leave()
+        await self.peers.close()
+
+    async def drain(self) -> None:
+        """Take no new environments."""
+        await self._cluster.drain()
+
+    async def describe(self) -> bytes:
+        """Nodes, workers and slots, as ``GET /api/cluster`` answers."""
+        version, records = await self._cluster.describe()
+        return describe_cluster(version, records, self.table.slots_by_address())
+
+    async def _refresh(self) -> None:
+        await self._cluster.refresh()
+
+
+def describe_cluster(version: int, records: list[WorkerRecord], slots: dict[str, int]) -> bytes:
+    """``{map_version, num_slots, nodes: [{name, workers: […]}]}``, in order of names."""
+    nodes: dict[str, list[dict[str, Any]]] = {}
+    for record in sorted(records, key=lambda record: record.name):
+        nodes.setdefault(record.node, []).append(
+            {
+                "name": record.name,
+                "address": record.address,
+                "pid": record.pid,
+                "state": record.state,
+                "slots": slots.get(record.address, 0),
+                "live_envs": record.live_envs,
+                "incarnation": record.incarnation,
+                "started_at": record.started_at,
+            }
+        )
+    described = [{"name": name, "workers": workers} for name, workers in sorted(nodes.items())]
+    return orjson.dumps({"map_version": version, "num_slots": NUM_SLOTS, "nodes": described})

@@ -1,0 +1,111 @@
+"""Single calls go to the worker that owns the environment's slot: here if it is this one, else forwarded once."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from urllib.parse import quote
+
+from verl_agent_env.cluster.slots import SlotTable
+from verl_agent_env.errors import (
+    MovedError,
+    StoreUnavailableError,
+    VerlAgentEnvError,
+    WorkerUnreachableError,
+)
+from verl_agent_env.server.lane import Call, Handler, Reply, Route
+from verl_agent_env.server.peers import HOP_HEADER, Peers
+from verl_agent_env.types import slot_of
+
+PATIENCE_S = 5.0
+"""How long a call looks for the owner of a slot that is changing hands."""
+_PAUSE_S = 0.05
+
+
+class Forwarder:
+    """Gives the routes of one environment to whichever worker owns it."""
+
+    def __init__(self, table: SlotTable, peers: Peers, refresh: Callable[[], Awaitable[None]]) -> None:
+        """A forwarder that asks ``table`` who owns a slot.
+
+        Args:
+            table: Where every slot lives.
+            peers: The other workers.
+            refresh: Brings the table up to date after a worker said that it is not.
+        """
+        self.forwarded: Counter[str] = Counter()
+        """Calls sent on to another worker, by route."""
+        self._table = table
+        self._peers = peers
+        self._refresh = refresh
+
+    def pin(self, route: Route) -> Route:
+        """The route of an environment, carried out by its owner."""
+        handle = route.handler
+
+        async def here_or_there(call: Call) -> bytes | Reply:
+            slot = slot_of(call.env_id)
+            if self._table.owns(slot):
+                return await handle(call)
+            return await self._at_owner(slot, route, call, handle)
+
+        return dataclasses.replace(route, handler=here_or_there)
+
+    def pin_to_key(self, route: Route) -> Route:
+        """The route of a call that makes environments: repeated under one ``Idempotency-Key``, it meets one worker.
+
+        Without a key any worker will do, and this one unless it takes no new environments.
+        """
+        handle = route.handler
+
+        async def here_or_there(call: Call) -> bytes | Reply:
+            key = call.headers.get(b"idempotency-key")
+            if key is not None:
+                slot = slot_of(key.decode("latin-1"))
+                if not self._table.owns(slot):
+                    return await self._at_owner(slot, route, call, handle)
+            elif not self._table.can_create and HOP_HEADER not in call.headers and self._table.peers:
+                return await self._send(random.choice(self._table.peers), route, call)
+            return await handle(call)
+
+        return dataclasses.replace(route, handler=here_or_there)
+
+    async def _at_owner(self, slot: int, route: Route, call: Call, handle: Handler) -> bytes | Reply:
+        """Carried out by the owner of ``slot``, whoever that turns out to be."""
+        if HOP_HEADER in call.headers:
+            raise MovedError(slot)
+        end = time.monotonic() + PATIENCE_S
+        while True:
+            address = self._table.address_of(slot)
+            error: VerlAgentEnvError
+            if self._table.owns(slot):
+                return await handle(call)
+            if address == self._table.address:
+                error = StoreUnavailableError("", "this worker's lease is over")
+            elif address is None:
+                error = MovedError(slot)
+            else:
+                try:
+                    return await self._send(address, route, call)
+                except MovedError as moved:
+                    error = moved
+                except WorkerUnreachableError as unreachable:
+                    if unreachable.may_have_run:
+                        raise
+                    error = unreachable
+            if time.monotonic() > end:
+                raise error
+            await self._refresh()
+            if self._table.address_of(slot) == address:
+                await self._table.wait_for_change(_PAUSE_S)
+
+    async def _send(self, address: str, route: Route, call: Call) -> Reply:
+        self.forwarded[route.path] += 1
+        path = route.path.replace("{env_id}", quote(call.env_id, safe=""))
+        if call.query:
+            path = f"{path}?{call.query.decode('latin-1')}"
+        answer = await self._peers.call(address, route.method, path, call.body, call.headers)
+        return Reply(answer.body, answer.media_type)

@@ -1,0 +1,141 @@
+"""What workers ask of each other: parts of batches, and how a worker is doing.
+
+Paths under ``/internal/``; nginx lets no client through to them. They are no part of the API.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from verl_agent_env.cluster.slots import SlotTable
+from verl_agent_env.cluster.store import WorkerRecord
+from verl_agent_env.engine.batches import Batches
+from verl_agent_env.errors import MovedError, VerlAgentEnvError
+from verl_agent_env.server.batch_calls import create_requests
+from verl_agent_env.server.lane import Call, Reply, Route
+from verl_agent_env.server.sharded_batches import INTERNAL_PREFIX
+from verl_agent_env.types import slot_of
+from verl_agent_env.wire.codec import decode
+from verl_agent_env.wire.parts import (
+    MEDIA_TYPE,
+    encode_closed_part,
+    encode_created_part,
+    encode_reset_part,
+    encode_step_part,
+)
+from verl_agent_env.wire.requests import (
+    BatchCloseRequest,
+    BatchInitializeRequest,
+    BatchResetRequest,
+    BatchStepRequest,
+)
+
+T = TypeVar("T")
+
+WORKER_PATH = "/internal/worker"
+
+
+class InternalCalls:
+    """A worker's part of the batches that other workers were asked for; an item of a slot that is not its own moved."""
+
+    def __init__(self, batches: Batches, table: SlotTable, record: Callable[[], WorkerRecord]) -> None:
+        """Calls on this worker only.
+
+        Args:
+            batches: The worker's own.
+            table: Which slots are its own.
+            record: What the worker tells about itself.
+        """
+        self._batches = batches
+        self._table = table
+        self._record = record
+
+    def routes(self) -> list[Route]:
+        """The calls."""
+        return [
+            Route("POST", f"{INTERNAL_PREFIX}initialize", self.initialize, "A part of batch/initialize"),
+            Route("POST", f"{INTERNAL_PREFIX}reset", self.reset, "A part of batch/reset"),
+            Route("POST", f"{INTERNAL_PREFIX}step", self.step, "A part of batch/step"),
+            Route("POST", f"{INTERNAL_PREFIX}close", self.close, "A part of batch/close"),
+            Route("GET", WORKER_PATH, self.worker, "How the worker is doing"),
+        ]
+
+    async def initialize(self, call: Call) -> Reply:
+        """Make environments here."""
+        wanted = decode(call.body, BatchInitializeRequest)
+        if not self._table.can_create:
+            return _reply(encode_created_part([MovedError()] * wanted.size))
+        return _reply(encode_created_part(await self._batches.create(create_requests(wanted))))
+
+    async def reset(self, call: Call) -> Reply:
+        """Reset those environments that live here."""
+        wanted = decode(call.body, BatchResetRequest)
+        mine, foreign = self._sort(wanted.env_ids)
+        options = (
+            wanted.options if isinstance(wanted.options, list) else [wanted.options] * len(wanted.env_ids)
+        )
+        results = await self._batches.reset(
+            _pick(wanted.env_ids, mine), wanted.seeds and _pick(wanted.seeds, mine), _pick(options, mine)
+        )
+        return _reply(encode_reset_part(_merge(mine, results, foreign)))
+
+    async def step(self, call: Call) -> Reply:
+        """Step those environments that live here."""
+        wanted = decode(call.body, BatchStepRequest)
+        mine, foreign = self._sort(wanted.env_ids)
+        results = await self._batches.step(
+            _pick(wanted.env_ids, mine), _pick(wanted.actions, mine), wanted.seqs and _pick(wanted.seqs, mine)
+        )
+        return _reply(encode_step_part(_merge(mine, results, foreign)))
+
+    async def close(self, call: Call) -> Reply:
+        """Close those environments that live here."""
+        wanted = decode(call.body, BatchCloseRequest)
+        if wanted.run_id is not None:
+            done = await self._batches.close_run(wanted.run_id)
+            return _reply(encode_closed_part(done.closed + len(done.errors), done.errors))
+        env_ids = wanted.env_ids or []
+        mine, foreign = self._sort(env_ids)
+        done = await self._batches.close(_pick(env_ids, mine))
+        errors = [(mine[index], error) for index, error in done.errors]
+        return _reply(
+            encode_closed_part(len(env_ids), sorted([*errors, *foreign.items()], key=lambda e: e[0]))
+        )
+
+    async def worker(self, call: Call) -> bytes:
+        """What the worker tells about itself."""
+        return self._record().to_json()
+
+    def _sort(self, env_ids: Sequence[str]) -> tuple[list[int], dict[int, VerlAgentEnvError]]:
+        """Positions of the environments whose slots are this worker's own, and the error of each other one."""
+        mine: list[int] = []
+        foreign: dict[int, VerlAgentEnvError] = {}
+        owned: dict[int, bool] = {}
+        for position, env_id in enumerate(env_ids):
+            slot = slot_of(env_id)
+            if slot not in owned:
+                owned[slot] = self._table.owns(slot)
+            if owned[slot]:
+                mine.append(position)
+            else:
+                foreign[position] = MovedError(slot)
+        return mine, foreign
+
+
+def _merge(
+    positions: list[int], results: Sequence[T | VerlAgentEnvError], foreign: dict[int, VerlAgentEnvError]
+) -> Sequence[T | VerlAgentEnvError]:
+    if not foreign:
+        return results
+    merged: dict[int, T | VerlAgentEnvError] = {**foreign}
+    merged.update(zip(positions, results, strict=True))
+    return [merged[position] for position in range(len(merged))]
+
+
+def _pick(values: Sequence[T], positions: list[int]) -> Sequence[T]:
+    return values if len(positions) == len(values) else [values[position] for position in positions]
+
+
+def _reply(part: bytes) -> Reply:
+    return Reply(part, MEDIA_TYPE)

@@ -1,0 +1,133 @@
+"""Calls from one worker to another, over connections that are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import aiohttp
+import orjson
+from yarl import URL
+
+from verl_agent_env.errors import VerlAgentEnvError, WorkerUnreachableError, error_from_problem
+from verl_agent_env.server.logs import current_request_id
+
+HOP_HEADER = b"x-env-hop"
+"""Marks a call that was forwarded once and is not forwarded again."""
+
+_CONNECT_S = 2.0
+# Shorter than the time that a worker keeps an idle connection, so that it is not closed under a call.
+_IDLE_S = 15.0
+_READ_BUFFER_BYTES = 1 << 20
+_MAX_CONNECTIONS_PER_PEER = 64
+
+
+@dataclass(frozen=True)
+class PeerAnswer:
+    """A success."""
+
+    body: bytes
+    media_type: bytes
+
+
+class Peers:
+    """The other workers, as an HTTP client knows them. Belongs to the event loop that it was opened in."""
+
+    def __init__(self, timeout_s: float, token: str = "") -> None:
+        """Nothing is connected yet.
+
+        Args:
+            timeout_s: Seconds that a call may take altogether.
+            token: What this worker shows the others, if they ask for a bearer token.
+        """
+        self._timeout_s = timeout_s
+        self._own_headers = {HOP_HEADER.decode(): "1", "content-type": "application/json"}
+        if token:
+            self._own_headers["authorization"] = f"Bearer {token}"
+        self._session: aiohttp.ClientSession | None = None
+
+    async def open(self) -> None:
+        """Be ready for calls."""
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                limit=0, limit_per_host=_MAX_CONNECTIONS_PER_PEER, keepalive_timeout=_IDLE_S, ttl_dns_cache=10
+            ),
+            timeout=aiohttp.ClientTimeout(total=self._timeout_s, sock_connect=_CONNECT_S),
+            auto_decompress=False,
+            read_bufsize=_READ_BUFFER_BYTES,
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+
+    async def close(self) -> None:
+        """Close all connections."""
+        if self._session is not None:
+            await self._session.close()
+
+    async def call(
+        self,
+        address: str,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        headers: Mapping[bytes, bytes] | None = None,
+        *,
+        timeout_s: float | None = None,
+    ) -> PeerAnswer:
+        """What the worker at ``address`` answers.
+
+        Args:
+            address: ``host:port``.
+            method: ``GET`` or ``POST``.
+            path: Path and query, quoted.
+            body: As it is sent.
+            headers: Of the client's request: its ``Idempotency-Key`` goes along.
+            timeout_s: Seconds that the call may take, if fewer than all calls may.
+
+        Raises:
+            WorkerUnreachableError: No connection came about, or no answer came in time.
+            VerlAgentEnvError: The worker's own error.
+        """
+        if self._session is None:
+            raise RuntimeError("peers are called before they were opened")
+        timeout = aiohttp.ClientTimeout(total=timeout_s or self._timeout_s, sock_connect=_CONNECT_S)
+        try:
+            async with self._session.request(
+                method,
+                URL(f"http://{address}{path}", encoded=True),
+                data=body,
+                headers=self._own_headers | _passed_on(headers or {}),
+                timeout=timeout,
+                allow_redirects=False,
+            ) as answer:
+                payload = await answer.read()
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as refused:
+            raise WorkerUnreachableError(address, "no connection came about", may_have_run=False) from refused
+        except TimeoutError as late:
+            raise WorkerUnreachableError(address, "it did not answer in time") from late
+        except aiohttp.ClientError as broken:
+            raise WorkerUnreachableError(address, "the connection broke before the answer came") from broken
+        if answer.status != 200:
+            raise _error_of(address, answer.status, payload)
+        return PeerAnswer(payload, answer.headers.get("content-type", "application/json").encode())
+
+
+def _passed_on(given: Mapping[bytes, bytes]) -> dict[str, str]:
+    """What goes along of the client's headers; the client itself was checked here."""
+    headers = {}
+    key = given.get(b"idempotency-key")
+    if key is not None:
+        headers["idempotency-key"] = key.decode("latin-1")
+    request_id = current_request_id.get()
+    if request_id:
+        headers["x-request-id"] = request_id.decode("latin-1")
+    return headers
+
+
+def _error_of(address: str, status: int, payload: bytes) -> VerlAgentEnvError:
+    try:
+        problem = orjson.loads(payload)
+        if isinstance(problem, dict) and "code" in problem:
+            return error_from_problem(problem)
+    except orjson.JSONDecodeError:
+        pass
+    return WorkerUnreachableError(address, f"something else answers there, with status {status}")

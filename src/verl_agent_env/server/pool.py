@@ -1,0 +1,143 @@
+"""A node's pool of workers: gunicorn supervises them, each listens on an address of its own and on the node's.
+
+The supervisor opens all sockets before it forks. A worker that dies leaves its socket open in the supervisor:
+connections wait in its queue until the next worker has taken its place, and none is refused.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
+from starlette.types import ASGIApp
+from uvicorn_worker import UvicornWorker
+
+from verl_agent_env.config import ServerSettings
+
+BACKLOG = 16_384
+"""Connections that wait to be accepted, on each socket."""
+
+UVICORN_OPTIONS: dict[str, Any] = {
+    "loop": "uvloop",
+    "http": "httptools",
+    "ws": "none",
+    "log_config": None,
+    "access_log": False,
+    "server_header": False,
+    "date_header": False,
+}
+"""How uvicorn serves, alone and in a pool."""
+
+_BLOCKED_WORKER_S = 120
+"""A worker whose event loop has not turned for so long is killed."""
+
+
+class AddressWorker(UvicornWorker):  # type: ignore[misc]
+    """uvicorn on two of the supervisor's sockets: the node's, and that of its own index."""
+
+    CONFIG_KWARGS = UVICORN_OPTIONS
+    index = -1
+    is_successor = False
+
+    def take_index(self, index: int, *, is_successor: bool) -> None:
+        """Become the worker of this index, the first one or a later one."""
+        self.index, self.is_successor = index, is_successor
+        listeners: list[Any] = vars(self)["sockets"]
+        self.sockets = [listeners[1 + index], listeners[0]]
+
+    def init_process(self) -> None:
+        """Serve, in the worker's own process."""
+        self.config.timeout_graceful_shutdown = self.cfg.graceful_timeout
+        self.app.begin_worker(self.index, self.is_successor)
+        super().init_process()
+
+
+class _Supervisor(Arbiter):  # type: ignore[misc]
+    """gunicorn's arbiter for a fixed number of workers, each with its own index."""
+
+    def __init__(self, app: Any) -> None:
+        super().__init__(app)
+        self.starts: Counter[int] = Counter()
+
+    def handle_hup(self) -> None:
+        """A reload would run two workers on one address; nodes are restarted one after the other instead."""
+        self.log.warning("reloading is not supported: restart the node")
+
+    def handle_ttin(self) -> None:
+        """The number of workers is part of the plan that nginx has."""
+        self.log.warning("the number of workers is fixed: start another node")
+
+    def handle_ttou(self) -> None:
+        """As :meth:`handle_ttin`."""
+        self.handle_ttin()
+
+    def handle_usr2(self) -> None:
+        """As :meth:`handle_hup`."""
+        self.handle_hup()
+
+
+class WorkerPool(BaseApplication):  # type: ignore[misc]
+    """gunicorn with one address for each worker and one for all."""
+
+    def __init__(
+        self,
+        settings: ServerSettings,
+        listeners: list[socket.socket],
+        make_app: Callable[[int, bool], ASGIApp],
+    ) -> None:
+        """Prepare a pool; ``run()`` serves until a signal ends it.
+
+        Args:
+            settings: Of the server.
+            listeners: The node's socket, then one for each worker; the pool takes them over.
+            make_app: Makes, in a worker's process, the application of the worker with this index; told whether
+                another process had the index before.
+        """
+        self._settings = settings
+        self._binds = [f"fd://{listener.detach()}" for listener in listeners]
+        self._make_app = make_app
+        self._place = (-1, False)
+        super().__init__()
+
+    def load_config(self) -> None:
+        """Tell gunicorn what to do."""
+        settings = self._settings
+        options: dict[str, Any] = {
+            "bind": self._binds,
+            "workers": settings.cluster.workers,
+            "worker_class": AddressWorker,
+            "backlog": BACKLOG,
+            "keepalive": settings.keep_alive_s,
+            "graceful_timeout": settings.shutdown_grace_s,
+            "timeout": _BLOCKED_WORKER_S,
+            "loglevel": "warning" if settings.log_level == "info" else settings.log_level,
+            "pre_fork": _give_index,
+            "control_socket_disable": True,
+        }
+        for name, value in options.items():
+            # The control socket is a novelty of gunicorn 25.
+            if name in self.cfg.settings:
+                self.cfg.set(name, value)
+
+    def begin_worker(self, index: int, is_successor: bool) -> None:
+        """In a worker's process: remember which one it is."""
+        self._place = (index, is_successor)
+
+    def load(self) -> ASGIApp:
+        """In a worker's process: its application."""
+        return self._make_app(*self._place)
+
+    def run(self) -> None:
+        """Supervise the workers until a signal ends them."""
+        _Supervisor(self).run()
+
+
+def _give_index(supervisor: _Supervisor, worker: AddressWorker) -> None:
+    taken = {other.index for other in supervisor.WORKERS.values()}
+    index = next(index for index in range(supervisor.num_workers) if index not in taken)
+    worker.take_index(index, is_successor=supervisor.starts[index] > 0)
+    supervisor.starts[index] += 1

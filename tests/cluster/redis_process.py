@@ -1,0 +1,94 @@
+"""A Redis of one's own: on a free port of the loopback, nothing on disk, ended by its process id."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+_START_S = 15.0
+
+
+def free_port() -> int:
+    """A port of the loopback that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def binary(name: str) -> str:
+    """The path of a program that the tests cannot do without."""
+    found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin:/usr/local/bin")
+    if found is None:
+        raise RuntimeError(f"'{name}' is not installed: apt-get install redis-server nginx")
+    return found
+
+
+class RedisProcess:
+    """``redis-server``; :meth:`stop` and :meth:`start` keep the port and lose the data."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        self._folder = folder
+        self._options = options
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self._process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        command = [
+            binary("redis-server"),
+            *("--bind", "127.0.0.1"),
+            *("--port", str(self.port)),
+            *("--save", ""),
+            *("--appendonly", "no"),
+            *("--dir", str(self._folder)),
+            *self._options,
+        ]
+        with (self._folder / "redis.log").open("ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+        end = time.monotonic() + _START_S
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > end:
+                self.stop()
+                raise RuntimeError(
+                    f"redis-server did not start:\n{(self._folder / 'redis.log').read_text('utf-8')}"
+                )
+            time.sleep(0.01)
+
+    def stop(self) -> None:
+        """Kill it, as a crash would."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(10)
+            self._process = None
+
+    def pause(self) -> None:
+        """Let it hang: connections stand, nothing answers."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """End :meth:`pause`."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    def flush(self) -> None:
+        """Lose all data, as ``FLUSHALL`` by mistake would."""
+        with socket.create_connection(("127.0.0.1", self.port), 5) as connection:
+            connection.sendall(b"FLUSHALL\r\n")
+            assert connection.recv(64).startswith(b"+OK")
+
+    def _answers(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), 1) as connection:
+                connection.sendall(b"PING\r\n")
+                # "-NOAUTH …" is an answer, too.
+                return connection.recv(64)[:1] in (b"+", b"-")
+        except OSError:
+            return False

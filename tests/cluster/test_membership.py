@@ -1,0 +1,288 @@
+"""Plans of workers: disjoint, complete, patient where they should be, and in the end what the ring says."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Mapping
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.cluster.workers import worker
+from verl_agent_env.cluster.membership import Membership, MembershipTimes, Plan
+from verl_agent_env.cluster.memory_store import MemoryStore
+from verl_agent_env.cluster.ring import Ring
+from verl_agent_env.cluster.store import ClusterMap, Ownership, WorkerRecord
+from verl_agent_env.types import NUM_SLOTS
+
+A, B, C = (worker(name) for name in ("a", "b", "c"))
+TIMES = MembershipTimes(settle_s=1.0, grace_s=5.0)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def seen(
+    *workers: WorkerRecord, owners: Mapping[int, str] | None = None, generation: str = "g1"
+) -> ClusterMap:
+    """A map of these workers; the token of a slot is ``t:<owner>``."""
+    owned = {slot: Ownership(f"t:{owner}", owner) for slot, owner in (owners or {}).items()}
+    return ClusterMap(generation, 1, owned, {record.incarnation: record for record in workers})
+
+
+def member(incarnation: str, clock: Clock | None = None) -> Membership:
+    return Membership(incarnation, TIMES, clock or Clock())
+
+
+def slots_of(record: WorkerRecord, *workers: WorkerRecord) -> list[int]:
+    """Slots that the ring over ``workers`` gives to ``record``."""
+    ring = Ring([other.address for other in workers])
+    return [slot for slot, address in enumerate(ring.assignments) if address == record.address]
+
+
+def as_state(record: WorkerRecord, state: str) -> WorkerRecord:
+    return dataclasses.replace(record, state=state)  # type: ignore[arg-type]
+
+
+# --- claims ------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_planned_before_the_first_map_or_without_a_lease() -> None:
+    core = member("a")
+    assert core.plan() == Plan()
+    assert core.forward_to(1) is None
+    assert core.wait_s() is None
+    core.observe(seen(B))
+    assert core.plan() == Plan()
+
+
+def test_workers_claim_all_free_slots_and_none_twice() -> None:
+    claimed: list[int] = []
+    for record in (A, B, C):
+        core = member(record.incarnation)
+        core.observe(seen(A, B, C))
+        assert list(core.plan().claim) == slots_of(record, A, B, C)
+        claimed += core.plan().claim
+    assert sorted(claimed) == list(range(NUM_SLOTS))
+
+
+def test_slots_of_the_living_are_not_claimed_those_of_the_dead_are() -> None:
+    core = member("a")
+    core.observe(seen(A, owners={1: "a", 2: "dead", 3: "dead"}))
+    assert core.plan().claim == tuple(slot for slot in range(NUM_SLOTS) if slot != 1)
+    core.observe(seen(A, as_state(B, "draining"), owners={2: "b", 3: "dead"}))
+    assert core.plan().claim == tuple(slot for slot in range(NUM_SLOTS) if slot != 2)
+
+
+@pytest.mark.parametrize("state", ["starting", "draining"])
+def test_only_the_ready_claim_and_are_claimed_for(state: str) -> None:
+    core = member("a")
+    core.observe(seen(as_state(A, state), B))
+    assert core.plan().claim == ()
+    other = member("b")
+    other.observe(seen(as_state(A, state), B))
+    assert other.plan().claim == tuple(range(NUM_SLOTS))
+
+
+def test_of_two_under_one_address_the_younger_counts() -> None:
+    older, younger = worker("old", address="x:1"), worker("new", address="x:1")
+    for records in ((older, younger), (younger, older)):
+        core = member("new")
+        core.observe(seen(*records))
+        assert len(core.plan().claim) == NUM_SLOTS
+
+
+# --- hand-offs ---------------------------------------------------------------------------------------------
+
+
+def test_newcomer_gets_its_slots_once_it_has_settled() -> None:
+    clock = Clock()
+    core = member("a", clock)
+    mine = dict.fromkeys(range(NUM_SLOTS), "a")
+    core.observe(seen(A, owners=mine))
+    clock.now += 10
+    core.observe(seen(A, B, owners=mine))
+    assert core.plan() == Plan()
+    assert core.wait_s() == pytest.approx(TIMES.settle_s)
+    clock.now += TIMES.settle_s
+    assert core.plan().hand_off == {"b": dict.fromkeys(slots_of(B, A, B), "t:a")}
+    assert core.wait_s() is None
+
+
+def test_newcomer_that_crashed_in_between_settles_anew() -> None:
+    clock = Clock()
+    core = member("a", clock)
+    mine = dict.fromkeys(range(NUM_SLOTS), "a")
+    core.observe(seen(A, B, owners=mine))
+    clock.now += 0.9
+    core.observe(seen(A, owners=mine))
+    core.observe(seen(A, B, owners=mine))
+    clock.now += 0.9
+    assert core.plan().hand_off == {}
+
+
+def test_draining_worker_gives_everything_away_at_once() -> None:
+    core = member("a")
+    core.observe(seen(as_state(A, "draining"), B, C, owners=dict.fromkeys(range(NUM_SLOTS), "a")))
+    assert core.plan().hand_off == {
+        "b": dict.fromkeys(slots_of(B, B, C), "t:a"),
+        "c": dict.fromkeys(slots_of(C, B, C), "t:a"),
+    }
+
+
+def test_last_worker_keeps_its_slots_while_it_drains() -> None:
+    core = member("a")
+    core.observe(seen(as_state(A, "draining"), owners={1: "a"}))
+    assert core.plan() == Plan()
+    assert core.forward_to(1) == as_state(A, "draining")
+
+
+# --- forwarding --------------------------------------------------------------------------------------------
+
+
+def test_requests_go_to_the_live_owner_else_to_whom_the_ring_proposes() -> None:
+    core = member("a")
+    mine, others = slots_of(A, A, B)[0], slots_of(B, A, B)[0]
+    core.observe(seen(A, B, owners={mine: "b", others: "dead"}))
+    assert core.forward_to(mine) == B
+    assert core.forward_to(others) == B
+    core.observe(seen(A, B))
+    assert core.forward_to(mine) == A
+    core.observe(seen(as_state(A, "starting")))
+    assert core.forward_to(mine) is None
+
+
+# --- an emptied store --------------------------------------------------------------------------------------
+
+
+def test_owners_of_old_come_first_after_the_store_was_emptied() -> None:
+    clock = Clock()
+    a, b = member("a", clock), member("b", clock)
+    everything = dict.fromkeys(range(NUM_SLOTS), "a")
+    for core in (a, b):
+        core.observe(seen(A, B, owners=everything))
+        core.observe(seen(A, B, generation="g2"))
+    assert a.plan().claim == tuple(range(NUM_SLOTS))
+    assert b.plan().claim == ()
+    assert b.forward_to(slots_of(B, A, B)[0]) == A
+    assert b.wait_s() == pytest.approx(TIMES.settle_s)
+    clock.now += TIMES.settle_s
+    assert b.wait_s() == pytest.approx(TIMES.grace_s - TIMES.settle_s)
+    clock.now += TIMES.grace_s
+    assert list(b.plan().claim) == slots_of(B, A, B)
+    b.observe(seen(A, B, generation="g2"))
+    assert b.wait_s() is None
+
+
+def test_slots_of_those_long_dead_need_no_grace() -> None:
+    core = member("a")
+    core.observe(seen(A, owners={1: "dead"}))
+    core.observe(seen(A, generation="g2"))
+    assert 1 in core.plan().claim
+
+
+def test_slots_of_an_owner_that_did_not_come_back_wait_for_the_grace() -> None:
+    clock = Clock()
+    core = member("a", clock)
+    core.observe(seen(A, B, owners={1: "b"}))
+    core.observe(seen(A, generation="g2"))
+    assert 1 not in core.plan().claim
+    assert core.forward_to(1) is None
+    clock.now += TIMES.grace_s
+    assert 1 in core.plan().claim
+
+
+@pytest.mark.parametrize("times", [{"settle_s": -1}, {"grace_s": -0.1}])
+def test_negative_patience_is_refused(times: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="must not be negative"):
+        MembershipTimes(**times)
+
+
+# --- all together ------------------------------------------------------------------------------------------
+
+
+class Cluster:
+    """Workers that follow their plans over one memory store, with one clock for all."""
+
+    TTL_S = 5.0
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.store = MemoryStore(clock=self.clock)
+        self.alive: dict[str, tuple[WorkerRecord, Membership]] = {}
+
+    def join(self) -> None:
+        record = worker()
+        self.alive[record.incarnation] = (record, Membership(record.incarnation, TIMES, self.clock))
+
+    def kill(self, incarnation: str) -> None:
+        """It stops without a word."""
+        del self.alive[incarnation]
+
+    def drain(self, incarnation: str) -> None:
+        record, core = self.alive[incarnation]
+        self.alive[incarnation] = (as_state(record, "draining"), core)
+
+    async def act(self, incarnation: str) -> bool:
+        """One turn of a worker: a heartbeat, a look, and what it plans; whether it did anything."""
+        record, core = self.alive[incarnation]
+        await self.store.heartbeat(record, self.TTL_S)
+        core.observe(await self.store.read_map())
+        plan = core.plan()
+        if plan.claim:
+            await self.store.claim(incarnation, plan.claim)
+        for target, tokens in plan.hand_off.items():
+            # The receiver may have died since the map was read.
+            if target in (await self.store.read_map()).workers:
+                await self.store.hand_off(tokens, target)
+        return plan != Plan()
+
+    async def settle(self) -> None:
+        """Let everything time out and everybody act until nobody wants to."""
+        for _ in range(12):
+            self.clock.now += 1.25
+            busy = [await self.act(incarnation) for incarnation in list(self.alive)]
+        assert not any(busy)
+
+
+steps = st.lists(
+    st.tuples(st.sampled_from(["join", "kill", "drain", "act", "act", "tick", "empty"]), st.integers(0, 7)),
+    max_size=12,
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(steps)
+def test_any_history_ends_with_every_slot_where_the_ring_has_it(history: list[tuple[str, int]]) -> None:
+    async def play() -> None:
+        cluster = Cluster()
+        cluster.join()
+        for action, number in history:
+            names = sorted(cluster.alive, key=lambda name: cluster.alive[name][0].started_at)
+            chosen = names[number % len(names)] if names else ""
+            if action == "join" and len(names) < 6:
+                cluster.join()
+            elif action == "tick":
+                cluster.clock.now += number / 4
+            elif action == "empty":
+                cluster.store.clear()
+            elif action in ("kill", "drain") and len(names) > 1:
+                getattr(cluster, action)(chosen)
+            elif action == "act":
+                await cluster.act(chosen)
+        await cluster.settle()
+        ready = [record for record, _ in cluster.alive.values() if record.state == "ready"]
+        final = await cluster.store.read_map()
+        if ready:
+            wanted = Ring([record.address for record in ready]).assignments
+            held = [final.owner_of(slot) for slot in range(NUM_SLOTS)]
+            assert [owner and owner.address for owner in held] == list(wanted)
+
+    asyncio.run(play())

@@ -1,0 +1,53 @@
+"""The ring picks what a real nginx picks, for every slot, with dead upstreams too."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cluster.nginx_process import NginxProcess, Upstreams
+from verl_agent_env.cluster.ring import MAX_SKIPS, Ring
+from verl_agent_env.types import NUM_SLOTS
+
+SLOTS = [f"{slot:03x}" for slot in range(NUM_SLOTS)]
+
+
+@pytest.fixture(scope="module")
+def upstreams() -> Iterator[Upstreams]:
+    servers = Upstreams(8)
+    yield servers
+    servers.close()
+
+
+@pytest.fixture
+def nginx(upstreams: Upstreams, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NginxProcess]:
+    """An nginx that has not yet met a dead upstream."""
+    process = NginxProcess(tmp_path_factory.mktemp("nginx"), upstreams.addresses)
+    yield process
+    process.stop()
+
+
+@pytest.mark.parametrize("dead", [0, 2, 5])
+async def test_ring_agrees_with_nginx_on_every_slot(
+    upstreams: Upstreams, nginx: NginxProcess, dead: int
+) -> None:
+    ring = Ring(upstreams.addresses)
+    choices = list(itertools.combinations(upstreams.addresses, 8 - dead))
+    random.Random(dead).shuffle(choices)
+    # Beyond so many points of dead upstreams nginx takes any: which one says nothing about the ring.
+    alive = next(choice for choice in choices if ring.most_skips(choice) <= MAX_SKIPS)
+    upstreams.keep(alive)
+    assert await nginx.assignment(SLOTS) == ring.assignment(alive)
+    assert await nginx.assignment(SLOTS) == ring.assignment(alive)
+
+
+async def test_ring_of_other_addresses_disagrees(upstreams: Upstreams, nginx: NginxProcess) -> None:
+    """The comparison can fail."""
+    upstreams.keep(upstreams.addresses)
+    others = Ring([address.replace("127.0.0.1", "127.0.0.2") for address in upstreams.addresses])
+    picked = await nginx.assignment(SLOTS)
+    other = [address.replace("127.0.0.2", "127.0.0.1") for address in others.assignments]
+    assert sum(a == b for a, b in zip(picked, other, strict=True)) < NUM_SLOTS / 2

@@ -1,0 +1,27 @@
+"""Workers that exist only as records."""
+
+from __future__ import annotations
+
+import itertools
+import uuid
+from typing import Any
+
+from verl_agent_env.cluster.store import WorkerRecord
+
+_numbers = itertools.count(1)
+
+
+def worker(incarnation: str = "", **fields: Any) -> WorkerRecord:
+    """A worker that is ready, alone under its name and address, and younger than all before."""
+    number = next(_numbers)
+    defaults: dict[str, Any] = {
+        "incarnation": incarnation or uuid.uuid4().hex,
+        "name": f"node-a:{8000 + number}",
+        "node": "node-a",
+        "supervisor": "supervisor-a",
+        "address": f"127.0.0.1:{8000 + number}",
+        "pid": 100 + number,
+        "state": "ready",
+        "started_at": float(number),
+    }
+    return WorkerRecord(**{**defaults, **fields})

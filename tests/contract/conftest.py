@@ -1,0 +1,57 @@
+"""Every store, behind the same fixture."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+import pytest
+
+from tests.cluster.redis_process import RedisProcess
+from verl_agent_env.cluster.keys import Keys
+from verl_agent_env.cluster.memory_store import MemoryStore
+from verl_agent_env.cluster.redis_store import RedisStore
+from verl_agent_env.cluster.store import Store
+
+
+@dataclass(frozen=True)
+class StoreCase:
+    """One data set, with a way to reach it as another process would, and to lose it."""
+
+    connect: Callable[[], Store]
+    empty: Callable[[], None]
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisProcess]:
+    """A Redis shared by all tests of a process."""
+    process = RedisProcess(tmp_path_factory.mktemp("redis"))
+    yield process
+    process.stop()
+
+
+@pytest.fixture(params=["memory", "redis"])
+async def case(request: pytest.FixtureRequest) -> AsyncIterator[StoreCase]:
+    """Each store in turn; without data in the beginning."""
+    async with AsyncExitStack() as stack:
+        if request.param == "memory":
+            memory = MemoryStore()
+            yield StoreCase(lambda: memory, memory.clear)
+            return
+        server: RedisProcess = request.getfixturevalue("redis_server")
+        keys = Keys(uuid.uuid4().hex)
+
+        def connect() -> Store:
+            store = RedisStore(server.url, keys)
+            stack.push_async_callback(store.aclose)
+            return store
+
+        yield StoreCase(connect, server.flush)
+
+
+@pytest.fixture
+def store(case: StoreCase) -> Store:
+    """A connection to the store under test."""
+    return case.connect()

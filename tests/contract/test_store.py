@@ -1,0 +1,430 @@
+"""What every store promises: the same tests for each."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from tests.cluster.workers import worker
+from tests.contract.conftest import StoreCase
+from verl_agent_env.cluster.store import ClusterMap, Store, WorkerRecord, holder_of
+from verl_agent_env.errors import GenerationChangedError, NameTakenError, WorkerNotAliveError
+from verl_agent_env.types import NUM_SLOTS
+
+TTL_S = 20.0
+SHORT_S = 0.15
+_PATIENCE_S = 5.0
+
+
+async def until(holds: Callable[[], Awaitable[bool]]) -> None:
+    """Wait for a condition, at most five seconds."""
+    end = time.monotonic() + _PATIENCE_S
+    while not await holds():
+        assert time.monotonic() < end, "the condition did not come true"
+        await asyncio.sleep(0.01)
+
+
+async def until_dead(store: Store, *incarnations: str) -> None:
+    async def gone() -> bool:
+        return not set(incarnations) & set((await store.read_map()).workers)
+
+    await until(gone)
+
+
+async def joined(store: Store, ttl_s: float = TTL_S, **fields: object) -> WorkerRecord:
+    """A worker that has sent its first heartbeat."""
+    record = worker(**fields)  # type: ignore[arg-type]
+    await store.heartbeat(record, ttl_s)
+    return record
+
+
+def owners(cluster: ClusterMap) -> dict[int, str]:
+    return {slot: owner.incarnation for slot, owner in cluster.owners.items()}
+
+
+# --- membership --------------------------------------------------------------------------------------------
+
+
+async def test_empty_store_has_a_generation_and_nothing_else(store: Store) -> None:
+    generation = await store.generation()
+    assert generation
+    cluster = await store.read_map()
+    assert (cluster.generation, cluster.version) == (generation, 0)
+    assert not cluster.owners
+    assert not cluster.workers
+    assert await store.map_version() == 0
+
+
+async def test_all_see_the_same_generation(case: StoreCase) -> None:
+    seen = await asyncio.gather(*(case.connect().generation() for _ in range(8)))
+    assert len(set(seen)) == 1
+
+
+async def test_heartbeat_shows_the_worker_to_all(case: StoreCase) -> None:
+    here, there = case.connect(), case.connect()
+    record = worker(state="starting", live_envs=7, started_at=123.5)
+    answer = await here.heartbeat(record, TTL_S)
+    cluster = await there.read_map()
+    assert cluster.workers == {record.incarnation: record}
+    assert (cluster.generation, cluster.version) == answer
+
+
+async def test_heartbeat_without_news_keeps_the_version_and_takes_in_figures(store: Store) -> None:
+    record = await joined(store)
+    version = await store.map_version()
+    busier = dataclasses.replace(record, live_envs=41)
+    assert (await store.heartbeat(busier, TTL_S)).map_version == version
+    assert (await store.read_map()).workers[record.incarnation].live_envs == 41
+
+
+@pytest.mark.parametrize("change", [{"state": "draining"}, {"address": "127.0.0.9:1"}])
+async def test_change_of_state_or_address_is_a_new_version(store: Store, change: dict[str, str]) -> None:
+    record = await joined(store)
+    version = await store.map_version()
+    assert (await store.heartbeat(dataclasses.replace(record, **change), TTL_S)).map_version > version  # type: ignore[arg-type]
+
+
+async def test_worker_dies_when_its_lease_runs_out(store: Store) -> None:
+    short = await joined(store, SHORT_S)
+    long = await joined(store)
+    await until_dead(store, short.incarnation)
+    assert set((await store.read_map()).workers) == {long.incarnation}
+
+
+async def test_renewed_lease_does_not_run_out(store: Store) -> None:
+    record = await joined(store, SHORT_S)
+    end = time.monotonic() + 4 * SHORT_S
+    while time.monotonic() < end:
+        await store.heartbeat(record, 10 * SHORT_S)
+        assert record.incarnation in (await store.read_map()).workers
+        await asyncio.sleep(SHORT_S / 5)
+
+
+async def test_next_heartbeat_of_anybody_makes_a_death_a_new_version(store: Store) -> None:
+    other = await joined(store)
+    await joined(store, SHORT_S)
+    version = await store.map_version()
+
+    async def noticed() -> bool:
+        return (await store.heartbeat(other, TTL_S)).map_version != version
+
+    await until(noticed)
+    settled = await store.map_version()
+    assert (await store.heartbeat(other, TTL_S)).map_version == settled
+
+
+async def test_expired_worker_comes_back_by_a_heartbeat_and_keeps_what_nobody_claimed(store: Store) -> None:
+    record = await joined(store, SHORT_S)
+    tokens = await store.claim(record.incarnation, [1, 2])
+    await until_dead(store, record.incarnation)
+    with pytest.raises(WorkerNotAliveError) as caught:
+        await store.claim(record.incarnation, [3])
+    assert (caught.value.incarnation, caught.value.reason) == (record.incarnation, "expired")
+    await store.heartbeat(record, TTL_S)
+    assert await store.check_tokens(tokens) == {1, 2}
+    assert await store.claim(record.incarnation, [1, 2]) == tokens
+
+
+# --- names -------------------------------------------------------------------------------------------------
+
+
+async def test_second_node_of_a_name_is_refused_and_changes_nothing(store: Store) -> None:
+    first = await joined(store, name="node-a:1", supervisor="one", address="127.0.0.1:1")
+    tokens = await store.claim(first.incarnation, [5])
+    before = await store.read_map()
+    second = worker(name="node-a:1", supervisor="two", address="127.0.0.2:1")
+    with pytest.raises(NameTakenError) as caught:
+        await store.heartbeat(second, TTL_S)
+    assert (caught.value.name, caught.value.address) == ("node-a:1", "127.0.0.1:1")
+    assert await store.read_map() == before
+    assert await store.check_tokens(tokens) == {5}
+
+
+async def test_name_of_a_dead_worker_is_free(store: Store) -> None:
+    first = await joined(store, SHORT_S, name="node-a:1", supervisor="one")
+    second = worker(name="node-a:1", supervisor="two")
+    await until_dead(store, first.incarnation)
+    await store.heartbeat(second, TTL_S)
+    assert set((await store.read_map()).workers) == {second.incarnation}
+    with pytest.raises(NameTakenError):
+        await store.heartbeat(first, TTL_S)
+
+
+async def test_respawned_worker_replaces_its_live_predecessor(store: Store) -> None:
+    first = await joined(store, name="node-a:1")
+    tokens = await store.claim(first.incarnation, [5, 6])
+    second = await joined(store, name="node-a:1")
+    cluster = await store.read_map()
+    assert set(cluster.workers) == {second.incarnation}
+    assert not cluster.owners
+    assert await store.check_tokens(tokens) == set()
+    with pytest.raises(WorkerNotAliveError) as caught:
+        await store.heartbeat(first, TTL_S)
+    assert caught.value.reason == "ended"
+
+
+# --- the end of a worker -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("call", ["leave", "report_death"])
+async def test_end_frees_name_and_slots_at_once(store: Store, call: str) -> None:
+    record = await joined(store, name="node-a:1", supervisor="one")
+    other = await joined(store)
+    await store.claim(record.incarnation, [1, 2])
+    kept = await store.claim(other.incarnation, [3])
+    version = await store.map_version()
+    await getattr(store, call)(record.incarnation)
+    cluster = await store.read_map()
+    assert cluster.version > version
+    assert set(cluster.workers) == {other.incarnation}
+    assert owners(cluster) == {3: other.incarnation}
+    assert await store.check_tokens(kept) == {3}
+    await joined(store, name="node-a:1", supervisor="two")
+    await getattr(store, call)(record.incarnation)
+
+
+async def test_late_heartbeat_does_not_revive_who_was_reported_dead(store: Store) -> None:
+    record = await joined(store)
+    await store.report_death(record.incarnation)
+    for attempt in (store.heartbeat(record, TTL_S), store.claim(record.incarnation, [1])):
+        with pytest.raises(WorkerNotAliveError) as caught:
+            await attempt
+        assert caught.value.reason == "ended"
+    assert not (await store.read_map()).workers
+
+
+async def test_report_of_an_unknown_worker_is_no_new_version(store: Store) -> None:
+    await joined(store)
+    version = await store.map_version()
+    await store.report_death("nobody")
+    assert await store.map_version() == version
+
+
+# --- ownership ---------------------------------------------------------------------------------------------
+
+
+async def test_claim_takes_free_slots_in_one_version(store: Store) -> None:
+    record = await joined(store)
+    version = await store.map_version()
+    tokens = await store.claim(record.incarnation, range(NUM_SLOTS))
+    assert set(tokens) == set(range(NUM_SLOTS))
+    assert {holder_of(token) for token in tokens.values()} == {record.incarnation}
+    cluster = await store.read_map()
+    assert cluster.version > version
+    assert cluster.tokens_of(record.incarnation) == tokens
+    assert cluster.slot_counts() == {record.incarnation: NUM_SLOTS}
+    assert cluster.owner_of(77) == record
+
+
+async def test_claim_leaves_what_a_live_worker_owns(store: Store) -> None:
+    first, second = await joined(store), await joined(store)
+    tokens = await store.claim(first.incarnation, [1, 2])
+    version = await store.map_version()
+    assert await store.claim(second.incarnation, [1, 2]) == {}
+    assert await store.map_version() == version
+    assert set(await store.claim(second.incarnation, [2, 3])) == {3}
+    assert await store.check_tokens(tokens) == {1, 2}
+
+
+async def test_claim_repeated_gives_the_same_tokens(store: Store) -> None:
+    record = await joined(store)
+    tokens = await store.claim(record.incarnation, [1, 2])
+    version = await store.map_version()
+    assert await store.claim(record.incarnation, [2, 1]) == tokens
+    assert await store.map_version() == version
+
+
+async def test_claim_takes_the_slots_of_the_dead_and_fences_them(store: Store) -> None:
+    dead, heir = await joined(store, SHORT_S), await joined(store)
+    old = await store.claim(dead.incarnation, [1, 2])
+    await until_dead(store, dead.incarnation)
+    assert set((await store.read_map()).owners) == {1, 2}
+    assert (await store.read_map()).owner_of(1) is None
+    new = await store.claim(heir.incarnation, [1])
+    assert new[1] != old[1]
+    assert await store.check_tokens(old) == {2}
+    assert await store.check_tokens(new) == {1}
+
+
+async def test_stranger_cannot_claim(store: Store) -> None:
+    with pytest.raises(WorkerNotAliveError):
+        await store.claim("stranger", [1])
+    assert not (await store.read_map()).owners
+
+
+async def test_every_ownership_has_a_token_of_its_own(store: Store) -> None:
+    record = await joined(store)
+    seen = set()
+    for _ in range(5):
+        tokens = await store.claim(record.incarnation, [9])
+        seen.add(tokens[9])
+        await store.release(tokens)
+    assert len(seen) == 5
+
+
+async def test_of_many_racing_claimers_one_wins_each_slot(case: StoreCase) -> None:
+    stores = [case.connect() for _ in range(20)]
+    records = [await joined(store) for store in stores]
+    slots = list(range(0, NUM_SLOTS, 16))
+    won = await asyncio.gather(
+        *(store.claim(r.incarnation, slots) for store, r in zip(stores, records, strict=True))
+    )
+    assert sorted(slot for tokens in won for slot in tokens) == slots
+    cluster = await stores[0].read_map()
+    for record, tokens in zip(records, won, strict=True):
+        assert cluster.tokens_of(record.incarnation) == tokens
+
+
+async def test_racing_claims_of_single_slots_never_share_one(case: StoreCase) -> None:
+    stores = [case.connect() for _ in range(20)]
+    records = [await joined(store) for store in stores]
+    slots = list(range(24))
+
+    async def claim_one_by_one(number: int) -> list[int]:
+        incarnation = records[number].incarnation
+        won: list[int] = []
+        for slot in slots[number:] + slots[:number]:
+            won += await stores[number].claim(incarnation, [slot])
+        return won
+
+    won = await asyncio.gather(*(claim_one_by_one(number) for number in range(20)))
+    assert sorted(slot for part in won for slot in part) == slots
+
+
+async def test_hand_off_moves_ownership_under_new_tokens(store: Store) -> None:
+    giver, taker = await joined(store), await joined(store)
+    tokens = await store.claim(giver.incarnation, [1, 2, 3])
+    version = await store.map_version()
+    moved = await store.hand_off({1: tokens[1], 2: tokens[2]}, taker.incarnation)
+    assert set(moved) == {1, 2}
+    assert await store.map_version() > version
+    assert await store.check_tokens(tokens) == {3}
+    assert await store.check_tokens(moved) == {1, 2}
+    assert owners(await store.read_map()) == {
+        1: taker.incarnation,
+        2: taker.incarnation,
+        3: giver.incarnation,
+    }
+
+
+async def test_hand_off_leaves_out_stale_tokens(store: Store) -> None:
+    giver, taker = await joined(store), await joined(store)
+    tokens = await store.claim(giver.incarnation, [1, 2])
+    await store.release({1: tokens[1]})
+    again = await store.claim(giver.incarnation, [1])
+    assert set(await store.hand_off({**tokens, 7: "never:was"}, taker.incarnation)) == {2}
+    assert await store.check_tokens(again) == {1}
+
+
+async def test_hand_off_to_the_dead_moves_nothing(store: Store) -> None:
+    giver, dead = await joined(store), await joined(store)
+    tokens = await store.claim(giver.incarnation, [1])
+    await store.leave(dead.incarnation)
+    for receiver, reason in ((dead.incarnation, "ended"), ("nobody", "expired")):
+        with pytest.raises(WorkerNotAliveError) as caught:
+            await store.hand_off(tokens, receiver)
+        assert (caught.value.incarnation, caught.value.reason) == (receiver, reason)
+    assert await store.check_tokens(tokens) == {1}
+
+
+async def test_release_frees_only_under_the_right_token(store: Store) -> None:
+    record = await joined(store)
+    tokens = await store.claim(record.incarnation, [1, 2])
+    version = await store.map_version()
+    await store.release({1: tokens[1] + "x", 2: tokens[2][:-1]})
+    assert await store.map_version() == version
+    await store.release({1: tokens[1]})
+    await store.release({1: tokens[1]})
+    assert owners(await store.read_map()) == {2: record.incarnation}
+
+
+async def test_tokens_match_by_equality_only(store: Store) -> None:
+    record = await joined(store)
+    tokens = await store.claim(record.incarnation, [1])
+    token = tokens[1]
+    for near in (token[:-1], token + " ", token.upper(), token[::-1], f"{'0' * 32}:{record.incarnation}", ""):
+        assert await store.check_tokens({1: near}) == set()
+    assert await store.check_tokens({2: token}) == set()
+    assert await store.check_tokens({1: token}) == {1}
+    assert await store.check_tokens({}) == set()
+
+
+@pytest.mark.parametrize("slot", [-1, NUM_SLOTS])
+async def test_numbers_that_are_no_slots_are_refused(store: Store, slot: int) -> None:
+    record = await joined(store)
+    for attempt in (
+        store.claim(record.incarnation, [0, slot]),
+        store.hand_off({slot: "a:b"}, record.incarnation),
+        store.release({slot: "a:b"}),
+        store.check_tokens({slot: "a:b"}),
+    ):
+        with pytest.raises(ValueError, match="slot must be"):
+            await attempt
+    assert not (await store.read_map()).owners
+
+
+# --- an emptied store --------------------------------------------------------------------------------------
+
+
+async def test_emptied_store_is_another_generation_with_later_versions(case: StoreCase) -> None:
+    store = case.connect()
+    record = await joined(store)
+    tokens = await store.claim(record.incarnation, [1, 2])
+    before = await store.read_map()
+    case.empty()
+    with pytest.raises(WorkerNotAliveError):
+        await store.claim(record.incarnation, [1])
+    after = await store.heartbeat(record, TTL_S)
+    assert after.generation != before.generation
+    assert after.generation == await store.generation()
+    assert after.map_version > before.version
+    assert await store.check_tokens(tokens) == set()
+    assert not (await store.read_map()).owners
+
+
+async def test_claim_under_another_generation_takes_nothing(case: StoreCase) -> None:
+    store = case.connect()
+    record = worker()
+    old = (await store.heartbeat(record, TTL_S)).generation
+    assert await store.claim(record.incarnation, [1], generation=old)
+    case.empty()
+    new = (await store.heartbeat(record, TTL_S)).generation
+    with pytest.raises(GenerationChangedError) as caught:
+        await store.claim(record.incarnation, [1], generation=old)
+    assert (caught.value.expected, caught.value.found) == (old, new)
+    assert set(await store.claim(record.incarnation, [1], generation=new)) == {1}
+
+
+# --- waiting -----------------------------------------------------------------------------------------------
+
+
+async def test_wait_ends_with_the_change_of_another(case: StoreCase) -> None:
+    here, there = case.connect(), case.connect()
+    record = await joined(there)
+    version = await here.map_version()
+    waiting = [asyncio.create_task(here.wait_for_change(version, 30)) for _ in range(3)]
+    await asyncio.sleep(0.05)
+    assert not any(task.done() for task in waiting)
+    began = time.monotonic()
+    await there.claim(record.incarnation, [1])
+    seen = await asyncio.wait_for(asyncio.gather(*waiting), _PATIENCE_S)
+    assert time.monotonic() - began < 0.5
+    assert set(seen) == {await there.map_version()}
+
+
+async def test_wait_for_a_known_change_ends_at_once(store: Store) -> None:
+    await joined(store)
+    version = await store.map_version()
+    assert await asyncio.wait_for(store.wait_for_change(version - 1, 30), 1) == version
+
+
+async def test_wait_without_a_change_ends_in_time(store: Store) -> None:
+    await joined(store)
+    version = await store.map_version()
+    began = time.monotonic()
+    assert await store.wait_for_change(version, 0.2) == version
+    assert 0.15 < time.monotonic() - began < 2
