@@ -14,6 +14,7 @@ ENVIRONMENT_PREFIX = "VERL_AGENT_ENV_"
 
 SettingsT = TypeVar("SettingsT")
 
+DURABILITIES = ("journal", "snapshot", "relaxed", "none")
 _MAX_WORKERS = 512
 _HOST_NAME = re.compile(r"[A-Za-z0-9_.-]{1,253}")
 
@@ -84,6 +85,9 @@ class ClusterSettings:
     """Prefix of all keys in Redis: clusters of different namespaces do not see each other."""
     lease_s: float = 5.0
     """Seconds after its last heartbeat at which a worker is taken for dead."""
+    durability: tuple[str, ...] = ()
+    """How environments of a name outlive their worker, as ``verl_env/sokoban-v0=relaxed``: ``journal``, ``snapshot``,
+    ``relaxed`` or ``none``."""
     peer_timeout_s: float = 120.0
     """Seconds that a call to another worker may take; more than the longest batch takes."""
 
@@ -100,6 +104,10 @@ class ClusterSettings:
             value = getattr(self, name)
             if value and not _HOST_NAME.fullmatch(value):
                 raise ValueError(f"{name} must be a host name or an address, not '{value}'")
+        for item in self.durability:
+            name, _, durability = item.partition("=")
+            if not name or durability not in DURABILITIES:
+                raise ValueError(f"durability must be name=one of {', '.join(DURABILITIES)}, not '{item}'")
         if not (self.lease_s >= 0.5 and self.peer_timeout_s > 0):
             raise ValueError("lease_s must be at least 0.5 and peer_timeout_s above 0")
 

@@ -26,7 +26,8 @@ The server answers them as ``application/problem+json`` (RFC 9457), the client r
     │   ├── SequenceStaleError            sequence_stale             409
     │   ├── SequenceGapError              sequence_gap               409
     │   ├── SequenceConflictError         sequence_conflict          409
-    │   └── EnvironmentLostError          environment_lost           410
+    │   ├── EnvironmentLostError          environment_lost           410
+    │   └── ReplayDivergedError           replay_diverged            410
     ├── CapacityError
     │   ├── RunQuotaExceededError         run_quota_exceeded         429     yes
     │   ├── AtCapacityError               at_capacity                503     yes
@@ -48,6 +49,7 @@ The server answers them as ``application/problem+json`` (RFC 9457), the client r
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -404,6 +406,24 @@ class EnvironmentLostError(EnvironmentStateError):
         )
 
 
+@dataclass(eq=False)
+class ReplayDivergedError(EnvironmentStateError):
+    """The environment cannot come back: played again, its steps gave other results than they did."""
+
+    code = "replay_diverged"
+    status = 410
+    title = "The environment does not replay"
+    seq: int = 0
+    """The first step that gave another result."""
+
+    @property
+    def detail(self) -> str:
+        return (
+            f"The environment '{self.env_id}' cannot come back: played again, step {self.seq} gave another result than "
+            "it did. Its kind is not deterministic, or its code has changed; initialize a new one and play again."
+        )
+
+
 # --- what the server has no room for -----------------------------------------------------------------------
 
 
@@ -545,6 +565,8 @@ class StoreUnavailableError(ClusterError):
     store: str = ""
     """Where it should be; never with its password."""
     reason: str = "it does not answer"
+    may_have_run: bool = False
+    """Whether the call may have been carried out all the same."""
 
     @property
     def detail(self) -> str:
@@ -649,9 +671,15 @@ def all_errors() -> Iterator[type[VerlAgentEnvError]]:
 
 def error_from_problem(problem: Mapping[str, Any]) -> VerlAgentEnvError:
     """The error that a problem document stands for; an unknown code becomes :class:`InternalError`."""
-    by_code = {cls.code: cls for cls in all_errors()}
-    cls = by_code.get(str(problem.get("code", "")), InternalError)
-    return cls(**{f.name: problem[f.name] for f in dataclasses.fields(cls) if f.name in problem})
+    cls, names = _class_and_fields(str(problem.get("code", "")))
+    return cls(**{name: problem[name] for name in names if name in problem})
+
+
+# A batch can fail in each of its items: looking for the class is what takes the time.
+@functools.lru_cache(maxsize=256)
+def _class_and_fields(code: str) -> tuple[type[VerlAgentEnvError], tuple[str, ...]]:
+    cls = next((cls for cls in all_errors() if cls.code == code), InternalError)
+    return cls, tuple(field.name for field in dataclasses.fields(cls))
 
 
 def _join_faults(errors: list[dict[str, Any]]) -> str:

@@ -11,7 +11,11 @@ import pytest
 
 from tests.cluster.redis_process import RedisProcess
 from verl_agent_env.cluster.keys import Keys
+from verl_agent_env.wire.log import Log
+from verl_agent_env.cluster.memory_log import MemoryLog
 from verl_agent_env.cluster.memory_store import MemoryStore
+from verl_agent_env.cluster.redis_client import RedisClient, RedisLimits
+from verl_agent_env.cluster.redis_log import RedisLog
 from verl_agent_env.cluster.redis_store import RedisStore
 from verl_agent_env.cluster.store import Store
 
@@ -22,6 +26,7 @@ class StoreCase:
 
     connect: Callable[[], Store]
     empty: Callable[[], None]
+    log: Log
 
 
 @pytest.fixture(scope="session")
@@ -38,7 +43,13 @@ async def case(request: pytest.FixtureRequest) -> AsyncIterator[StoreCase]:
     async with AsyncExitStack() as stack:
         if request.param == "memory":
             memory = MemoryStore()
-            yield StoreCase(lambda: memory, memory.clear)
+            memory_log = MemoryLog(memory)
+
+            def empty() -> None:
+                memory.clear()
+                memory_log.clear()
+
+            yield StoreCase(lambda: memory, empty, memory_log)
             return
         server: RedisProcess = request.getfixturevalue("redis_server")
         keys = Keys(uuid.uuid4().hex)
@@ -48,7 +59,9 @@ async def case(request: pytest.FixtureRequest) -> AsyncIterator[StoreCase]:
             stack.push_async_callback(store.aclose)
             return store
 
-        yield StoreCase(connect, server.flush)
+        client = RedisClient(server.url, RedisLimits())
+        stack.push_async_callback(client.aclose)
+        yield StoreCase(connect, server.flush, RedisLog(client, keys))
 
 
 @pytest.fixture

@@ -58,7 +58,7 @@ async def test_steps_in_order_whatever_the_kind(host: Host, ids: list[str]) -> N
 
 
 async def test_errors_stand_in_their_places(host: Host, ids: list[str]) -> None:
-    host.close(ids[3])
+    host.close_now(ids[3])
     mixed = [ids[0], "000-none", ids[1], ids[2], ids[3], ids[4], ids[6]]
     deep = orjson.loads(b"[" * 500 + b"]" * 500)
     actions = ["1", "1", "1", "raise", "1", "1", deep]
@@ -103,7 +103,7 @@ async def test_resets_without_columns(host: Host, ids: list[str]) -> None:
 
 
 async def test_closes_what_is_there(host: Host, ids: list[str]) -> None:
-    host.close(ids[0])
+    host.close_now(ids[0])
     closed, errors = await Batches(host).close([*ids, "000-none"])
     assert closed == 12
     assert [(position, type(error)) for position, error in errors] == [(12, EnvironmentNotFoundError)]

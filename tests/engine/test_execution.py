@@ -80,7 +80,7 @@ async def test_failed_step_loses_what_cannot_be_replayed(
         with pytest.raises(EnvironmentLostError):
             await call
     await host.step(other, "1", 0)
-    host.close(env_id)
+    host.close_now(env_id)
     await host.stop()
     assert controls.counts["close"] == 2
 
@@ -322,7 +322,7 @@ async def test_hanging_close_harms_nobody(
             controls.gate.wait(10)
 
     controls.note = slow  # type: ignore[method-assign]
-    host.close(env_id)
+    host.close_now(env_id)
     await until(lambda: host.stuck_threads == 1)
     await host.step(other, "1", 0)
     controls.gate.set()

@@ -107,7 +107,7 @@ async def test_max_envs_refuses_one_more(make_host: Callable[..., Host], create:
     await create(host, kind)
     with pytest.raises(AtCapacityError):
         await create(host, kind)
-    host.close(first)
+    host.close_now(first)
     await create(host, kind)
 
 
@@ -284,8 +284,8 @@ async def test_refused_options_leave_the_episode_as_it_is(host: Host, create: Cr
 @every_kind
 async def test_closing_twice_is_a_success(host: Host, create: Create, controls: Controls, kind: str) -> None:
     env_id = await create(host, kind)
-    host.close(env_id)
-    host.close(env_id)
+    host.close_now(env_id)
+    host.close_now(env_id)
     for call in (host.step(env_id, "1"), host.reset(env_id), host.read(env_id, str)):
         with pytest.raises(EnvironmentClosedError):
             await call
@@ -296,17 +296,17 @@ async def test_closing_twice_is_a_success(host: Host, create: Create, controls: 
 
 async def test_unknown_id_cannot_be_closed(host: Host) -> None:
     with pytest.raises(EnvironmentNotFoundError):
-        host.close("000-none")
+        host.close_now("000-none")
 
 
 async def test_closed_id_is_forgotten_in_time(host: Host, create: Create, clock: FakeClock) -> None:
     env_id = await create(host, "inline")
-    host.close(env_id)
+    host.close_now(env_id)
     clock.now += host.limits.closed_memory_s + 1
     with pytest.raises(EnvironmentNotFoundError):
         await host.step(env_id, "1")
     with pytest.raises(EnvironmentNotFoundError):
-        host.close(env_id)
+        host.close_now(env_id)
 
 
 @apart
@@ -318,7 +318,7 @@ async def test_close_waits_for_the_step_under_way(
     await begun()
     behind = asyncio.create_task(host.step(env_id, "1", 1))
     await asyncio.sleep(0.005)
-    host.close(env_id)
+    host.close_now(env_id)
     controls.gate.set()
     assert total(await step) == 3
     with pytest.raises(EnvironmentClosedError):
@@ -337,7 +337,7 @@ async def test_environment_rebuilt_while_it_is_closed_is_closed_too(
         await host.step(env_id, "raise", 0)
     step = asyncio.create_task(host.step(env_id, "wait", 0))
     await begun()
-    host.close(env_id)
+    host.close_now(env_id)
     controls.gate.set()
     await step
     await host.stop()
@@ -350,7 +350,7 @@ async def test_environment_that_fails_to_close_is_gone_all_the_same(
 ) -> None:
     controls.broken = {"close"}
     env_id = await create(host, kind)
-    host.close(env_id)
+    host.close_now(env_id)
     assert len(host.directory) == 0
     await host.stop()
     assert controls.counts["close"] == 1

@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Collection
 from typing import Any
 
 import click
@@ -67,6 +68,7 @@ def _serve_alone(settings: ServerSettings, listener: socket.socket, announcement
 
     from verl_agent_env.server import create_app
     from verl_agent_env.server.pool import UVICORN_OPTIONS
+    from verl_agent_env.server.protocol import QuickProtocol
 
     config = uvicorn.Config(
         create_app(settings),
@@ -74,7 +76,7 @@ def _serve_alone(settings: ServerSettings, listener: socket.socket, announcement
         backlog=_BACKLOG,
         timeout_keep_alive=settings.keep_alive_s,
         timeout_graceful_shutdown=settings.shutdown_grace_s,
-        **UVICORN_OPTIONS,
+        **UVICORN_OPTIONS | {"http": QuickProtocol},
     )
     click.echo(f"{announcement}. Ctrl-C stops.", err=True)
     uvicorn.Server(config).run(sockets=[listener])
@@ -91,12 +93,14 @@ def _serve_pool(
     cluster = settings.cluster
     listeners = _listen_for_workers(settings.host, first_worker_port, cluster.workers)
     ports = [own.getsockname()[1] for own in listeners]
-    here = "127.0.0.1" if settings.host in ("0.0.0.0", "::", "") else settings.host  # noqa: S104
-    reached_at = cluster.advertise or cluster.node or here
+    here = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(
+        settings.host, settings.host
+    )  # noqa: S104
+    reached_at = cluster.advertise or cluster.node or (f"[{here}]" if ":" in here else here)
     pool = tuple(f"{reached_at}:{port}" for port in ports)
     supervisor = secrets.token_hex(16)
     if cluster.redis:
-        _require_place(settings, supervisor, [f"{cluster.node}:{port}" for port in ports])
+        _require_place(settings, supervisor, pool)
 
     def make_app(index: int, is_successor: bool) -> Any:
         return create_app(settings, place=Place(pool[index], pool, supervisor, is_successor))
@@ -116,8 +120,8 @@ def _listen_for_workers(host: str, first_port: int, workers: int) -> list[socket
     return [listen(host, first_port and first_port + index, "--worker-port") for index in range(workers)]
 
 
-def _require_place(settings: ServerSettings, supervisor: str, names: list[str]) -> None:
-    """Make sure that Redis answers and that nobody else has the workers' names.
+def _require_place(settings: ServerSettings, supervisor: str, pool: Collection[str]) -> None:
+    """Make sure that Redis answers and that nobody else has the node's name or its workers' addresses.
 
     Raises:
         click.ClickException: Says what is wrong in one sentence.
@@ -134,14 +138,25 @@ def _require_place(settings: ServerSettings, supervisor: str, names: list[str]) 
         try:
             while True:
                 workers = (await store.read_map()).workers.values()
-                rivals = [w for w in workers if w.name in names and w.supervisor != supervisor]
-                if not rivals:
+                others = [w for w in workers if w.supervisor != supervisor]
+                problem = next(
+                    (
+                        (
+                            f"The worker '{w.name}' is alive already, at {w.address}: two nodes cannot have "
+                            f"the name '{cluster.node}'. Choose another --node."
+                            if w.node == cluster.node
+                            else f"The worker '{w.name}' is reached at {w.address} already: two nodes cannot have one "
+                            "address. Choose another --advertise, under which the others reach this node."
+                        )
+                        for w in others
+                        if w.node == cluster.node or w.address in pool
+                    ),
+                    None,
+                )
+                if problem is None:
                     return
                 if time.monotonic() > end:
-                    raise click.ClickException(
-                        f"The worker '{rivals[0].name}' is alive already, at {rivals[0].address}: two nodes cannot have "
-                        f"the name '{cluster.node}'. Choose another --node."
-                    )
+                    raise click.ClickException(problem)
                 await asyncio.sleep(_RETRY_S)
         finally:
             await store.aclose()

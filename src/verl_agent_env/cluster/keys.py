@@ -76,3 +76,12 @@ class Keys:
     def ended(self, incarnation: str) -> str:
         """String, for a while: the incarnation left or was reported dead, its heartbeats are refused."""
         return self.ended_prefix + incarnation
+
+    @property
+    def base(self) -> str:
+        """Start of all keys; what follows in those of environments is described at :data:`scripts.COMMIT`."""
+        return f"{{{self.namespace}}}:"
+
+    def members(self, slot: int) -> str:
+        """Set: environments of a slot."""
+        return f"{self.base}e:{slot:03x}"

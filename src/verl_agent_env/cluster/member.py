@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import logging
 import uuid
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Protocol
 
 from verl_agent_env.cluster.leases import LocalLease
@@ -39,8 +39,19 @@ class Residents(Protocol):
     def count_in(self, slot: int) -> int:
         """How many there are in a slot, those being made included."""
 
-    def abandon(self, slots: Collection[int]) -> int:
-        """Let go of those in slots that have gone to another worker; returns how many."""
+    def count_bound_to(self, slot: int) -> int:
+        """How many there are in a slot that would be lost if it went to another worker."""
+
+    async def before_hand_over(self) -> None:
+        """Return when all that was acknowledged, or soon will be, can be read by the next owner."""
+
+    def abandon(self, slots: Collection[int], *, but_bound: bool = False) -> int:
+        """Let go of those in slots that are, or were meanwhile, another worker's; returns how many.
+
+        Args:
+            slots: The slots.
+            but_bound: Whether to keep those that are nowhere else.
+        """
 
 
 class Member:
@@ -83,8 +94,8 @@ class Member:
         self._make_membership = membership
         self._membership = membership(record.incarnation)
         self._foreign: set[int] = set()
-        self._mine: frozenset[int] = frozenset()
         self._version: int | None = None
+        self._times_away = 0
         self._look_now = asyncio.Event()
         self._looked = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -122,7 +133,7 @@ class Member:
         await self.refresh()
 
     async def refresh(self, timeout_s: float = 1.0) -> None:
-        """Read the map again, together with all who ask for it meanwhile."""
+        """See whether the map has changed, together with all who ask for it meanwhile."""
         looked = self._looked
         self._look_now.set()
         with contextlib.suppress(TimeoutError):
@@ -155,6 +166,9 @@ class Member:
             self._note_trouble(taken)
         except WorkerNotAliveError:
             self._begin_anew()
+        except Exception:
+            # Without heartbeats the worker would be lost for good: whatever it is, it may pass.
+            logger.exception("a heartbeat could not be sent")
         else:
             return True
         return False
@@ -163,10 +177,20 @@ class Member:
         sent_at = self._lease.sending()
         record = dataclasses.replace(self.record, live_envs=self._residents.count())
         beat = await self._store.heartbeat(record, self._lease_s)
+        if not self._lease.valid:
+            # Its slots may belong to others by now: it acts for none until it has read the map.
+            self._come_back()
         self._lease.renewed(sent_at)
         self._note_trouble(None)
         if beat.map_version != self._version:
             self._look_now.set()
+
+    def _come_back(self) -> None:
+        """The lease was over, or there was none yet, and is about to be good again."""
+        self._times_away += 1
+        self.table.let_go(range(NUM_SLOTS))
+        self._membership.came_back()
+        self._read_again()
 
     def _begin_anew(self) -> None:
         """The incarnation was ended by others while its process lives: go on under another one."""
@@ -174,7 +198,6 @@ class Member:
         logger.warning("this worker was taken for dead; it joins again", extra={"worker": self.record.name})
         self.record = dataclasses.replace(self.record, incarnation=uuid.uuid4().hex)
         self._membership = self._make_membership(self.record.incarnation)
-        self._version = None
 
     def _note_trouble(self, trouble: VerlAgentEnvError | None) -> None:
         """Say once that something keeps this worker out of the cluster, and once that it is over."""
@@ -190,7 +213,7 @@ class Member:
     async def _look_forever(self) -> None:
         while True:
             try:
-                await self._look(must_read=await self._wait_for_change())
+                await self._look(has_changed=await self._wait_for_change())
             except StoreUnavailableError as away:
                 self._note_trouble(away)
                 await asyncio.sleep(_RETRY_S)
@@ -205,32 +228,47 @@ class Member:
                 self._looked = asyncio.Event()
 
     async def _wait_for_change(self) -> bool:
-        """Return when it is time to look: whether the map has changed or somebody asked, not only time gone by."""
+        """Return when it is time to look: whether the map has changed, not only time gone by or somebody asked."""
         wait_s = self._membership.wait_s()
         timeout_s = _POLL_S if wait_s is None else min(wait_s, _POLL_S)
         change = asyncio.ensure_future(self._store.wait_for_change(self._version or 0, timeout_s))
         asked = asyncio.ensure_future(self._look_now.wait())
         try:
             await asyncio.wait((change, asked), return_when=asyncio.FIRST_COMPLETED)
-            return not change.done() or change.result() != self._version
+            self._look_now.clear()
+            return self._version != (change.result() if change.done() else await self._store.map_version())
         finally:
             for waiting in (change, asked):
                 waiting.cancel()
             await asyncio.gather(change, asked, return_exceptions=True)
 
-    async def _look(self, *, must_read: bool = True) -> None:
+    def _read_again(self) -> None:
+        """Have the map read soon, changed or not."""
+        self._version = None
+        self._look_now.set()
+
+    async def _look(self, *, has_changed: bool = True) -> None:
         """Read the map, do what it asks of this worker, and read it again if that changed it."""
-        cluster = self._membership.cluster
+        known = None if has_changed else self._membership.cluster
         while True:
-            if must_read or cluster is None:
-                self._look_now.clear()
-                cluster = await self._store.read_map()
+            cluster = known or await self._read()
+            plan = self._membership.plan()
+            if known is None or plan != Plan():
+                # Time alone can change a plan, and with it where new environments may begin.
+                self._take_in(cluster)
+            if not await self._carry_out(plan, cluster.generation):
+                return
+            known = None
+
+    async def _read(self) -> ClusterMap:
+        """The map; none that was on its way while the lease was over."""
+        while True:
+            times_away = self._times_away
+            cluster = await self._store.read_map()
+            if times_away == self._times_away:
                 self._membership.observe(cluster)
                 self._version = cluster.version
-                self._take_in(cluster)
-            must_read = await self._carry_out(self._membership.plan(), cluster.generation)
-            if not must_read:
-                return
+                return cluster
 
     async def _carry_out(self, plan: Plan, generation: str) -> bool:
         """Claim and hand over; returns whether the map has changed by it."""
@@ -239,34 +277,64 @@ class Member:
             granted = await self._store.claim(self.record.incarnation, plan.claim, generation=generation)
             changed = bool(granted)
         for incarnation, tokens in plan.hand_off.items():
-            empty = {slot: token for slot, token in tokens.items() if not self._residents.count_in(slot)}
-            if empty:
-                changed |= bool(await self._store.hand_off(empty, incarnation))
+            free = {slot: token for slot, token in tokens.items() if not self._residents.count_bound_to(slot)}
+            if free:
+                # First: once the other one has a slot, its new environments must not be called unknown here. And
+                # whatever comes of it, even if no answer does, the map tells whose they are now.
+                self.table.let_go(free)
+                self._read_again()
+                await self._residents.before_hand_over()
+                changed |= bool(await self._store.hand_off(free, incarnation))
         return changed
 
     def _take_in(self, cluster: ClusterMap) -> None:
         me = self.record.incarnation
-        mine = frozenset(cluster.tokens_of(me)) if me in cluster.workers else frozenset()
+        mine = cluster.tokens_of(me) if me in cluster.workers else {}
         foreign = {slot for slot, own in cluster.owners.items() if own.incarnation != me}
         self._foreign |= foreign
-        lost = frozenset(slot for slot in self._mine - mine if slot in foreign)
+        lost = [slot for slot in foreign if self._residents.count_in(slot)]
         if lost:
-            abandoned = self._residents.abandon(lost)
+            abandoned = self._residents.abandon(frozenset(lost))
             if abandoned:
                 logger.warning(
                     "slots went to other workers with live environments", extra={"count": abandoned}
                 )
-        self._mine = mine
+        self._abandon_outdated(cluster.generation, mine)
         addresses: list[str | None] = []
         for slot in range(NUM_SLOTS):
             worker = self._membership.forward_to(slot)
             addresses.append(None if worker is None else worker.address)
         ready = self.record.state == "ready"
-        peers = [w.address for w in cluster.workers.values() if w.state == "ready" and w.incarnation != me]
+        # Who has just joined has no slots yet and could only pass new environments on.
+        slots = cluster.slot_counts()
+        peers = [
+            worker.address
+            for worker in cluster.workers.values()
+            if worker.state == "ready" and worker.incarnation != me and slots[worker.incarnation]
+        ]
         self.table.assign(
             addresses,
             mine,
             open_slots=[slot for slot in mine if self._membership.keeps(slot)] if ready else (),
             peers=peers,
-            inherited=range(NUM_SLOTS) if self._is_successor else self._foreign & mine,
+            inherited=range(NUM_SLOTS) if self._is_successor else self._foreign & mine.keys(),
+            generation=cluster.generation,
+            tokens=mine,
+            foreign=frozenset(slot for slot in foreign if cluster.owner_of(slot) is not None),
         )
+
+    def _abandon_outdated(self, generation: str, tokens: Mapping[int, str]) -> None:
+        """Let go of environments in slots that were another worker's since this one had them last.
+
+        A slot that comes back comes with another token. In an emptied store all tokens are new, and what is in memory
+        is all there is.
+        """
+        before = self.table.tokens
+        if self.table.generation == generation:
+            outdated = [
+                slot
+                for slot, token in tokens.items()
+                if before.get(slot) != token and self._residents.count_in(slot)
+            ]
+            if outdated:
+                self._residents.abandon(frozenset(outdated), but_bound=True)

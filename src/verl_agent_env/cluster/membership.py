@@ -33,7 +33,7 @@ class MembershipTimes:
     settle_s: float = 1.0
     """How long a worker must have been ready before others hand it slots: one that keeps crashing gets none."""
     grace_s: float = 5.0
-    """How long the owners of old have the first claim after the store was emptied: they still hold the state."""
+    """How long owners of old have the first claim after the store was emptied or away: they still hold the state."""
 
     def __post_init__(self) -> None:
         if self.settle_s < 0 or self.grace_s < 0:
@@ -57,21 +57,35 @@ class Membership:
         self._ready_since: dict[str, float] = {}
         self._former: dict[int, str] = {}
         self._grace_until = 0.0
+        self._was_away = False
 
     @property
     def cluster(self) -> ClusterMap | None:
         """The map seen last."""
         return self._map
 
+    def came_back(self) -> None:
+        """The worker was out of touch, or is new: an owner without a lease may only not have come back yet.
+
+        When the store was away for longer than a lease, all leases are over; who is back first must not take what the
+        others still hold.
+        """
+        self._was_away = True
+
     def observe(self, cluster: ClusterMap) -> None:
         """Take in a map that was just read."""
         now, last = self._clock(), self._map
+        if now >= self._grace_until:
+            self._former = {}
         if last is not None and last.generation != cluster.generation:
             # Emptied twice in a row: what the second loss took away is on top of the first.
             self._former |= {s: owner.incarnation for s in last.owners if (owner := last.owner_of(s))}
             self._grace_until = now + self._times.grace_s
-        elif now >= self._grace_until:
-            self._former = {}
+        if self._was_away:
+            self._was_away = False
+            live = cluster.workers
+            self._former |= {s: o.incarnation for s, o in cluster.owners.items() if o.incarnation not in live}
+            self._grace_until = now + self._times.grace_s
         ready = {incarnation for incarnation, worker in cluster.workers.items() if worker.state == "ready"}
         self._ready_since = {incarnation: self._ready_since.get(incarnation, now) for incarnation in ready}
         if last is None or _listeners(last) != _listeners(cluster):

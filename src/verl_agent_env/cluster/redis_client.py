@@ -27,6 +27,7 @@ from redis.exceptions import (
 )
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from verl_agent_env.cluster.redis_pipe import Endpoint, RedisPipe
 from verl_agent_env.cluster.scripts import Script
 from verl_agent_env.errors import StoreUnavailableError
 
@@ -79,6 +80,7 @@ class RedisClient:
                 pool.connection_class(**pool.connection_kwargs)
             except (TypeError, ValueError):
                 raise ValueError(_NO_URL) from None
+        self._pipe = RedisPipe(_endpoint_of(pool), limits.connect_s)
         # Any: its types are those of the synchronous and the asynchronous client at once.
         self.redis: Any = Redis.from_pool(pool)
         """For use within :meth:`call` only."""
@@ -96,10 +98,14 @@ class RedisClient:
 
         async def ask() -> Any:
             try:
-                return await self.redis.evalsha(script.sha, len(keys), *keys, *arguments)
+                return await self._pipe.call("EVALSHA", script.sha, len(keys), *keys, *arguments)
             except NoScriptError:
                 # Redis was restarted or is new; EVAL makes the script known again.
-                return await self.redis.eval(script.text, len(keys), *keys, *arguments)
+                return await self._pipe.call("EVAL", script.text, len(keys), *keys, *arguments)
+            except asyncio.CancelledError:
+                # Out of patience: the connection may be half open, so the next call gets a new one.
+                self._pipe.close()
+                raise
 
         return await self.call(ask)
 
@@ -122,6 +128,7 @@ class RedisClient:
 
     async def aclose(self) -> None:
         """Close all connections."""
+        self._pipe.close()
         await self.redis.aclose()
 
 
@@ -174,6 +181,22 @@ class Notices:
     def _wake(self) -> None:
         self._event.set()
         self._event = asyncio.Event()
+
+
+def _endpoint_of(pool: Any) -> Endpoint:
+    """Where the pool's connections go."""
+    options = pool.connection_kwargs
+    connection = pool.connection_class(**options)
+    context = getattr(connection, "ssl_context", None)
+    return Endpoint(
+        host=options.get("host", "localhost"),
+        port=options.get("port", 6379),
+        path=options.get("path", ""),
+        username=options.get("username") or "",
+        password=options.get("password") or "",
+        db=int(options.get("db") or 0),
+        tls=None if context is None else context.get(),
+    )
 
 
 _NO_URL = (

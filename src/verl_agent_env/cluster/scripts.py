@@ -218,3 +218,153 @@ end
 return records
 """,
 )
+
+# known: why nothing is kept of an environment: it was closed, or the store lost it.
+_KNOWN = """
+local base = ARGV[2]
+local function why_unknown(env)
+  if redis.call('EXISTS', base .. 'd:' .. env) == 1 then return 'closed' end
+  return 'gone'
+end
+local function episode_of(header) return tonumber(string.match(header, '^%d+')) end
+local function journal(env, episode) return base .. 'j:' .. env .. ':' .. episode end
+"""
+
+# KEYS   gen, own
+# ARGV   1 expected generation, 2 start of all keys, 3 how long an end is remembered (ms), 4 number of tokens n,
+#        then n tokens that the caller holds, then the writes: kind (its first letter), env, episode, seq, data; for
+#        'p' data is followed by as many entries as its seq says. The first three digits of an env are its slot.
+# Return {'ok', index of a refused write (from 0), reason, …} | {'generation', the one found}
+#
+# m:<env>             string: episode, line break, header
+# j:<env>:<episode>   list: an empty element, so that the list is there, then one entry for each step
+# s:<env>             string: episode, colon, seq, line break, snapshot
+# d:<env>             string: why the environment was closed; for a while
+# e:<slot>            set: environments of the slot
+COMMIT = Script(
+    "commit",
+    _KNOWN + """
+local found = redis.call('GET', KEYS[1]) or ''
+if found ~= ARGV[1] then return {'generation', found} end
+local n = tonumber(ARGV[4])
+local held, owned = {}, {}
+for i = 5, 4 + n do held[ARGV[i]] = true end
+local function slot_of(env) return string.sub(env, 1, 3) end
+local function is_owned(slot)
+  if owned[slot] == nil then owned[slot] = held[redis.call('HGET', KEYS[2], slot)] == true end
+  return owned[slot]
+end
+
+local function append(env, episode, seq, data)
+  local key = journal(env, episode)
+  local length = redis.call('RPUSHX', key, data)
+  if length == seq + 2 then return nil end
+  if length == 0 then
+    local header = redis.call('GET', base .. 'm:' .. env)
+    if not header then return why_unknown(env) end
+    if episode_of(header) > tonumber(episode) then return 'stale' end
+    return 'short'
+  end
+  -- Not the next one. It was put at the end for nothing, and nobody has seen it there: a script runs alone.
+  redis.call('RPOP', key)
+  if length < seq + 2 then return 'short' end
+  if redis.call('LINDEX', key, seq + 1) ~= data then return 'conflict' end
+end
+
+local function save(env, episode, seq, data)
+  local header = redis.call('GET', base .. 'm:' .. env)
+  if not header then return why_unknown(env) end
+  local present = episode_of(header)
+  if present > tonumber(episode) then return 'stale' end
+  if present < tonumber(episode) then return 'short' end
+  local last = redis.call('GETRANGE', base .. 's:' .. env, 0, 40)
+  local last_episode, last_seq = string.match(last, '^(%d+):(%d+)\\n')
+  -- A late copy of an earlier state changes nothing.
+  if last_episode == episode and tonumber(last_seq) > seq then return nil end
+  redis.call('SET', base .. 's:' .. env, episode .. ':' .. seq .. '\\n' .. data)
+end
+
+local function create(env, episode, seq, data)
+  if redis.call('EXISTS', base .. 'd:' .. env) == 1 then return 'closed' end
+  if redis.call('SET', base .. 'm:' .. env, episode .. '\\n' .. data, 'NX') then
+    redis.call('RPUSH', journal(env, episode), '')
+    redis.call('SADD', base .. 'e:' .. slot_of(env), env)
+  end
+end
+
+local function begin(env, episode, seq, data)
+  local header = redis.call('GET', base .. 'm:' .. env)
+  if not header then return why_unknown(env) end
+  local present, wanted = episode_of(header), tonumber(episode)
+  if present == wanted then
+    if header == episode .. '\\n' .. data then return nil end
+    return 'conflict'
+  end
+  if present > wanted then return 'stale' end
+  if present < wanted - 1 then return 'short' end
+  redis.call('DEL', journal(env, present), base .. 's:' .. env)
+  redis.call('SET', base .. 'm:' .. env, episode .. '\\n' .. data)
+  redis.call('RPUSH', journal(env, episode), '')
+end
+
+local function close(env, episode, seq, data)
+  local header = redis.call('GET', base .. 'm:' .. env)
+  if header then
+    redis.call('DEL', base .. 'm:' .. env, base .. 's:' .. env, journal(env, episode_of(header)))
+    redis.call('SREM', base .. 'e:' .. slot_of(env), env)
+  end
+  redis.call('SET', base .. 'd:' .. env, data, 'PX', ARGV[3])
+end
+
+local function put(env, episode, count, data, at)
+  if redis.call('EXISTS', base .. 'd:' .. env) == 1 then return 'closed' end
+  local header = redis.call('GET', base .. 'm:' .. env)
+  if header then
+    if episode_of(header) > tonumber(episode) then return 'stale' end
+    redis.call('DEL', journal(env, episode_of(header)), base .. 's:' .. env)
+  end
+  redis.call('SET', base .. 'm:' .. env, episode .. '\\n' .. data)
+  redis.call('RPUSH', journal(env, episode), '')
+  for i = at, at + count - 1 do redis.call('RPUSH', journal(env, episode), ARGV[i]) end
+  redis.call('SADD', base .. 'e:' .. slot_of(env), env)
+end
+
+local kinds = {a = append, s = save, c = create, b = begin, d = close, p = put}
+local answer = {'ok'}
+local at, index = 5 + n, 0
+while at <= #ARGV do
+  local kind, env, seq = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 3])
+  local reason = 'moved'
+  if is_owned(slot_of(env)) then reason = kinds[kind](env, ARGV[at + 2], seq, ARGV[at + 4], at + 5) end
+  if reason then
+    answer[#answer + 1] = index
+    answer[#answer + 1] = reason
+  end
+  at = at + 5
+  if kind == 'p' then at = at + seq end
+  index = index + 1
+end
+return answer
+""",
+)
+
+# KEYS   gen, which only says where the data set is
+# ARGV   1 nothing, 2 start of all keys, 3… environments
+# Return {header or nil, entries, snapshot or nil, reason of its end or nil} of each environment
+LOAD = Script(
+    "load",
+    _KNOWN + """
+local answer = {}
+for i = 3, #ARGV do
+  local env = ARGV[i]
+  local header = redis.call('GET', base .. 'm:' .. env)
+  if header then
+    local entries = redis.call('LRANGE', journal(env, episode_of(header)), 1, -1)
+    answer[#answer + 1] = {header, entries, redis.call('GET', base .. 's:' .. env), false}
+  else
+    answer[#answer + 1] = {false, {}, false, redis.call('GET', base .. 'd:' .. env)}
+  end
+end
+return answer
+""",
+)

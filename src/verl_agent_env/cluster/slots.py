@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from typing import TypeVar
 
 from verl_agent_env.cluster.leases import LocalLease
+from verl_agent_env.errors import WorkerUnreachableError
 from verl_agent_env.types import NUM_SLOTS
+
+T = TypeVar("T")
 
 
 class SlotTable:
@@ -32,6 +36,11 @@ class SlotTable:
         self._is_mine = bytearray(NUM_SLOTS)
         self._open: Sequence[int] = ()
         self._inherited: Collection[int] = frozenset()
+        self.generation = ""
+        """The data set in which the worker owns its slots; empty where ownership is not shared through a store."""
+        self.tokens: Mapping[int, str] = {}
+        """What proves that this worker owns its slots."""
+        self._foreign: Collection[int] = frozenset()
         self._changed = asyncio.Event()
 
     def assign(
@@ -42,6 +51,9 @@ class SlotTable:
         open_slots: Sequence[int] | None = None,
         peers: Sequence[str] = (),
         inherited: Collection[int] = frozenset(),
+        generation: str = "",
+        tokens: Mapping[int, str] | None = None,
+        foreign: Collection[int] = frozenset(),
     ) -> None:
         """Take in a new picture.
 
@@ -51,6 +63,9 @@ class SlotTable:
             open_slots: Those of them in which new environments may begin; all of them if not given.
             peers: The other workers that take new environments.
             inherited: Slots in which another worker may have had environments that are gone now.
+            generation: The data set in which the worker owns its slots.
+            tokens: What proves that it does.
+            foreign: Slots that other workers own.
         """
         is_mine = bytearray(NUM_SLOTS)
         for slot in mine:
@@ -59,8 +74,15 @@ class SlotTable:
         self._open = tuple(mine if open_slots is None else open_slots)
         self.peers = tuple(peers)
         self._inherited = inherited
+        self.generation, self.tokens, self._foreign = generation, tokens or {}, foreign
         self._changed.set()
         self._changed = asyncio.Event()
+
+    def let_go(self, slots: Collection[int]) -> None:
+        """Act for these slots no more, and begin no environments in them, until the next :meth:`assign`."""
+        for slot in slots:
+            self._is_mine[slot] = 0
+        self._open = tuple(slot for slot in self._open if self._is_mine[slot])
 
     def owns(self, slot: int) -> bool:
         """Whether this worker may act for the slot now."""
@@ -69,6 +91,14 @@ class SlotTable:
     def address_of(self, slot: int) -> str | None:
         """Who should be asked about the slot; None if nobody is known."""
         return self.address if self._is_mine[slot] else self._addresses[slot]
+
+    def token_of(self, slot: int) -> str | None:
+        """What proves that this worker owns the slot; None if it does not, or not at the moment."""
+        return self.tokens.get(slot)
+
+    def has_gone(self, slot: int) -> bool:
+        """Whether another worker owns the slot."""
+        return slot in self._foreign
 
     def is_inherited(self, slot: int) -> bool:
         """Whether another worker may have had environments in the slot that are gone now."""
@@ -88,6 +118,38 @@ class SlotTable:
         if not self._open:
             raise LookupError("this worker has no slot for new environments")
         return choose(self._open)
+
+    def slots_for_new(self) -> dict[str, list[int]]:
+        """Slots in which new environments may begin, by the address of their owner."""
+        slots: dict[str, list[int]] = {address: [] for address in self.peers}
+        for slot, address in enumerate(self._addresses):
+            if address in slots:
+                slots[address].append(slot)
+        if self.can_create:
+            slots[self.address] = list(self._open)
+        return {address: found for address, found in slots.items() if found}
+
+    async def while_at(self, address: str, slots: Collection[int], call: Awaitable[T]) -> T:
+        """The result of a call to ``address``, given up as soon as all of ``slots`` have gone from there.
+
+        A worker that is stopped, or cut off, does not answer; what it was asked is then asked of its successors.
+
+        Raises:
+            WorkerUnreachableError: They have; whether the call is carried out is unknown.
+        """
+        task = asyncio.ensure_future(call)
+        try:
+            while True:
+                changed = asyncio.ensure_future(self._changed.wait())
+                await asyncio.wait((task, changed), return_when=asyncio.FIRST_COMPLETED)
+                changed.cancel()
+                if task.done():
+                    return task.result()
+                if all(self.address_of(slot) != address for slot in slots):
+                    raise WorkerUnreachableError(address, "its slots went to other workers meanwhile")
+        finally:
+            if not task.done():
+                task.cancel()
 
     def slots_by_address(self) -> dict[str, int]:
         """How many slots each address has."""

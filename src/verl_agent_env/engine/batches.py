@@ -6,11 +6,12 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from verl_agent_env.engine.host import CreateRequest, Host
-from verl_agent_env.errors import InternalError, VerlAgentEnvError
+from verl_agent_env.engine.journal import Group
+from verl_agent_env.errors import InternalError, StoreUnavailableError, VerlAgentEnvError
 from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
 
 logger = logging.getLogger(__name__)
@@ -39,8 +40,10 @@ class Batches:
         self, requests: Sequence[CreateRequest]
     ) -> list[tuple[str, ResetAnswer] | VerlAgentEnvError]:
         """Make an environment for each request; results in order, an error in place of what failed."""
-        host = self._host
-        return await _for_each(host, zip(requests, strict=True), host.create_now, host.create)
+        host, writes = self._host, _Writes(self._host)
+        results = await _for_each(host, zip(requests, strict=True), host.create_now, host.create, writes)
+        env_ids = [result[0] if isinstance(result, tuple) else "" for result in results]
+        return _with_refusals(env_ids, results, await writes.settle())
 
     async def reset(
         self,
@@ -49,34 +52,104 @@ class Batches:
         options: Sequence[dict[str, Any] | None] | None,
     ) -> list[ResetAnswer | VerlAgentEnvError]:
         """Reset each environment; results in order, an error in place of what failed."""
+        host = self._host
+        await host.ensure(env_ids)
+        writes = _Writes(host)
         calls = zip(env_ids, _column(seeds, env_ids), _column(options, env_ids), strict=True)
-        return await _for_each(self._host, calls, self._host.reset_now, self._host.reset)
+        results = await _for_each(host, calls, host.reset_now, host.reset, writes)
+        return _with_refusals(env_ids, results, await writes.settle())
 
     async def step(
-        self, env_ids: Sequence[str], actions: Sequence[Any], seqs: Sequence[int | None] | None
+        self,
+        env_ids: Sequence[str],
+        actions: Sequence[Any],
+        seqs: Sequence[int | None] | None,
+        operations: Sequence[bytes] | None = None,
     ) -> list[StepAnswer | VerlAgentEnvError]:
         """Step each environment; results in order, an error in place of what failed.
 
         An environment that stands in ``env_ids`` several times takes its actions in their order.
         """
-        calls = zip(env_ids, actions, _column(seqs, env_ids), strict=True)
-        return await _for_each(self._host, calls, self._host.step_now, self._host.step)
+        host = self._host
+        await host.ensure(env_ids)
+        writes = _Writes(host)
+        ids = itertools.repeat(b"", len(env_ids)) if operations is None else operations
+        calls = zip(env_ids, actions, _column(seqs, env_ids), ids, strict=True)
+        results = await _for_each(host, calls, host.step_now, host.step, writes)
+        return _with_refusals(env_ids, results, await writes.settle())
 
     async def close(self, env_ids: Sequence[str]) -> Closed:
         """Close each environment."""
-        errors: list[tuple[int, VerlAgentEnvError]] = []
+        await self._host.ensure(env_ids)
+        writes = _Writes(self._host)
+        errors: dict[int, VerlAgentEnvError] = {}
         for i, env_id in enumerate(env_ids):
             try:
-                self._host.close(env_id)
+                self._host.close_now(env_id)
             except VerlAgentEnvError as error:
-                errors.append((i, error))
+                errors[i] = error
             if i % _ITEMS_BETWEEN_YIELDS == 0:
+                writes.note()
                 await asyncio.sleep(0)
-        return Closed(len(env_ids) - len(errors), errors)
+        refused = await writes.settle()
+        if refused is not None:
+            for i, env_id in enumerate(env_ids):
+                refusal = refused.of(env_id)
+                if refusal is not None:
+                    errors[i] = refusal
+        return Closed(len(env_ids) - len(errors), sorted(errors.items(), key=lambda item: item[0]))
 
     async def close_run(self, run_id: str) -> Closed:
         """Close all environments of a run."""
         return await self.close(self._host.directory.of_run(run_id))
+
+
+class _Refusals(NamedTuple):
+    """What could not be written."""
+
+    by_env: Mapping[str, VerlAgentEnvError]
+    of_all: VerlAgentEnvError | None
+    """That the log did not answer."""
+
+    def of(self, env_id: str) -> VerlAgentEnvError | None:
+        """The error of an environment, if it has one."""
+        return self.of_all or self.by_env.get(env_id)
+
+
+class _Writes:
+    """What a batch has written: it is answered when all of that is in the log."""
+
+    def __init__(self, host: Host) -> None:
+        self._journal = None if host.keeper is None else host.keeper.journal
+        self._groups: dict[Group, None] = {}
+        self.note()
+
+    def note(self) -> None:
+        """Before others get their turn: what was written until now goes with the last group there is."""
+        if self._journal is not None and self._journal.last is not None:
+            self._groups[self._journal.last] = None
+
+    async def settle(self) -> _Refusals | None:
+        """Wait for all writes; gives what was refused, None if nothing was."""
+        self.note()
+        by_env: dict[str, VerlAgentEnvError] = {}
+        for group in self._groups:
+            try:
+                await group.wait()
+            except StoreUnavailableError as away:
+                return _Refusals({}, away)
+            by_env |= group.errors
+        return _Refusals(by_env, None) if by_env else None
+
+
+def _with_refusals(env_ids: Sequence[str], results: list[Any], refused: _Refusals | None) -> list[Any]:
+    """The results, an error in place of those whose writes were refused."""
+    if refused is None:
+        return results
+    return [
+        result if isinstance(result, VerlAgentEnvError) else refused.of(env_id) or result
+        for env_id, result in zip(env_ids, results, strict=True)
+    ]
 
 
 async def _for_each(
@@ -84,6 +157,7 @@ async def _for_each(
     calls: Iterable[tuple[Any, ...]],
     run_now: Callable[..., T | None],
     run: Callable[..., Awaitable[T]],
+    writes: _Writes,
 ) -> list[T | VerlAgentEnvError]:
     """``run_now`` with each tuple of arguments in turn, then ``run`` with all those together that gave ``None``."""
     results: list[Any] = []
@@ -100,6 +174,7 @@ async def _for_each(
         results.append(result)
         if clock() > slice_end:
             # Let single requests through while a large batch is at work.
+            writes.note()
             await asyncio.sleep(0)
             slice_end = clock() + yield_after_s
     if apart:

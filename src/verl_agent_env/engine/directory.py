@@ -46,6 +46,8 @@ class Directory:
         """Environments ever closed, by env name and reason (``closed``, ``idle`` or ``moved``)."""
         self.in_slot = [0] * NUM_SLOTS
         """Environments by slot, those being made included."""
+        self.bound_to_slot = [0] * NUM_SLOTS
+        """Of these, those that are kept nowhere else, those being made included."""
         self._limits = limits
         self._clock = clock
         self._unknown = unknown
@@ -120,21 +122,25 @@ class Directory:
         self._reserved += 1
         slot = slot_of(instance.env_id)
         self.in_slot[slot] += 1
+        self.bound_to_slot[slot] += 1
         try:
             yield
         finally:
             self._reserved -= 1
             self.in_slot[slot] -= 1
+            self.bound_to_slot[slot] -= 1
             if run_id is not None:
                 self._reserved_runs[run_id] -= 1
                 if not self._reserved_runs[run_id]:
                     del self._reserved_runs[run_id]
 
-    def add(self, instance: Instance) -> None:
-        """Take in an environment that was made."""
+    def add(self, instance: Instance, *, is_new: bool = True) -> None:
+        """Take in an environment that was made, here or on the worker that had it before."""
         instance.created_at = instance.last_used = self._clock()
         self._instances[instance.env_id] = instance
-        self.in_slot[slot_of(instance.env_id)] += 1
+        slot = slot_of(instance.env_id)
+        self.in_slot[slot] += 1
+        self.bound_to_slot[slot] += instance.is_bound
         if instance.run_id is not None:
             self._runs.setdefault(instance.run_id, set()).add(instance.env_id)
         if instance.ttl_s not in self._ttls:
@@ -143,12 +149,15 @@ class Directory:
             self._ttls[instance.ttl_s] = 0
         self._ttls[instance.ttl_s] += 1
         self.live[instance.kind.name] += 1
-        self.created[instance.kind.name] += 1
+        if is_new:
+            self.created[instance.kind.name] += 1
 
     def remove(self, instance: Instance, reason: str) -> None:
         """Take out an environment and remember for a while that it was closed; not one that only ``moved``."""
         del self._instances[instance.env_id]
-        self.in_slot[slot_of(instance.env_id)] -= 1
+        slot = slot_of(instance.env_id)
+        self.in_slot[slot] -= 1
+        self.bound_to_slot[slot] -= instance.is_bound
         if instance.run_id is not None:
             members = self._runs[instance.run_id]
             members.discard(instance.env_id)
@@ -160,7 +169,7 @@ class Directory:
         self.live[instance.kind.name] -= 1
         self.closed[instance.kind.name, reason] += 1
         if reason != MOVED:
-            self._bury(instance.env_id, reason)
+            self.bury(instance.env_id, reason)
 
     def _closed_as(self, env_id: str) -> str | None:
         tombstone = self._tombstones.get(env_id)
@@ -168,7 +177,8 @@ class Directory:
             return None
         return tombstone[1]
 
-    def _bury(self, env_id: str, reason: str) -> None:
+    def bury(self, env_id: str, reason: str) -> None:
+        """Remember for a while that an environment was closed."""
         now = self._clock()
         self._tombstones[env_id] = (now, reason)
         # Oldest first: dictionaries keep the order of insertion.

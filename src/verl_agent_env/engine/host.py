@@ -8,7 +8,7 @@ import random
 import secrets
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeVar
@@ -19,7 +19,10 @@ from verl_agent_env.config import HostLimits
 from verl_agent_env.engine.directory import MOVED, Directory
 from verl_agent_env.engine.execution import ENV_FAULTS, Env, Executor, replay_inline, reset_inline
 from verl_agent_env.engine.instance import Instance
+from verl_agent_env.engine.journal import Journal, Tenure
+from verl_agent_env.engine.keeper import Keeper
 from verl_agent_env.engine.threads import CallTimeoutError, ForeignExitError, ThreadRunner
+from verl_agent_env.envs.base import Durability
 from verl_agent_env.envs.registry import Registry
 from verl_agent_env.envs.rng import following_seed
 from verl_agent_env.errors import (
@@ -36,6 +39,7 @@ from verl_agent_env.errors import (
 )
 from verl_agent_env.types import NUM_SLOTS, new_env_id, slot_of
 from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
+from verl_agent_env.wire.log import Log
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +55,9 @@ class CreateRequest:
     env_kwargs: Mapping[str, Any] = field(default_factory=dict)
     run_id: str | None = None
     ttl_s: float | None = None
+    env_id: str | None = None
+    """Id of the environment, in a slot of this worker; a new one if not given. An id that lives already is answered
+    as it was when it was made."""
 
 
 class Host:
@@ -79,10 +86,21 @@ class Host:
         """Calls that failed in the environment's own code, by env name and kind of fault."""
         self.clock = clock
         self._pick_slot = pick_slot
+        self.keeper: Keeper | None = None
+        """Keeps the environments outside this process, if they are kept."""
         self._threads = ThreadRunner(limits.max_threads, limits.max_stuck_threads)
         self.executor = Executor(self._threads, limits.max_step_s)
         self._calls: set[asyncio.Task[Any]] = set()
         self._stopping = False
+
+    def keep(self, log: Log, tenure: Tenure, durabilities: Mapping[str, Durability]) -> Journal:
+        """Keep the environments in ``log`` from now on, as far as ``tenure`` gives their slots to this worker.
+
+        Returns:
+            The journal, which somebody has to run.
+        """
+        self.keeper = Keeper(log, tenure, self, durabilities)
+        return self.keeper.journal
 
     # --- calls on one environment ---------------------------------------------------------------------------
 
@@ -97,9 +115,13 @@ class Host:
             AtCapacityError, RunQuotaExceededError, ShuttingDownError: No room.
             EnvironmentFailedError, EnvironmentTimeoutError: Its own code raised or hung.
         """
+        if request.env_id is not None and self.directory.get(request.env_id) is not None:
+            return request.env_id, await self._beginning(self.directory.find(request.env_id))
         instance = self._prepare(request)
         if instance.kind.execution == "inline":
-            return self._create_inline(instance, request)
+            created = self._create_inline(instance, request)
+            await self._kept(instance)
+            return created
         try:
             return await self._to_the_end(self._create_apart(instance, request))
         except asyncio.CancelledError:
@@ -111,7 +133,9 @@ class Host:
             raise
 
     def create_now(self, request: CreateRequest) -> tuple[str, ResetAnswer] | None:
-        """As :meth:`create`, at once; ``None`` for a kind that does not run inline, with nothing done."""
+        """As :meth:`create`, at once; ``None`` if that cannot be, with nothing done."""
+        if request.env_id is not None and self.directory.get(request.env_id) is not None:
+            return None
         instance = self._prepare(request)
         return self._create_inline(instance, request) if instance.kind.execution == "inline" else None
 
@@ -129,51 +153,55 @@ class Host:
             InvalidRequestError: The options cannot be kept as JSON.
             EnvironmentFailedError, EnvironmentTimeoutError: Its own code raised or hung.
         """
-        answer = self.reset_now(env_id, seed, options)
-        if answer is not None:
+        instance = await self._found(env_id)
+        if instance.kind.execution == "inline":
+            answer = self._reset_inline(instance, seed, options)
+            await self._kept(instance)
             return answer
-        return await self._to_the_end(self._reset_apart(self.directory.find(env_id), seed, options))
+        return await self._to_the_end(self._reset_apart(instance, seed, options))
 
     def reset_now(
         self, env_id: str, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> ResetAnswer | None:
         """As :meth:`reset`, at once; ``None`` for an environment that does not run inline, with nothing done."""
         instance = self.directory.find(env_id)
-        if instance.kind.execution != "inline":
-            return None
-        instance.require_alive()
-        return self._begin_inline(instance, _next_seed(instance, seed), options)
+        return self._reset_inline(instance, seed, options) if instance.kind.execution == "inline" else None
 
-    async def step(self, env_id: str, action: Any, seq: int | None = None) -> StepAnswer:
-        """Apply an action; one that was applied as ``seq`` before is answered as it was then.
+    async def step(
+        self, env_id: str, action: Any, seq: int | None = None, operation: bytes = b""
+    ) -> StepAnswer:
+        """Apply an action; one that was applied before, as ``seq`` or by the same ``operation``, is answered as then.
+
+        Args:
+            env_id: The environment.
+            action: JSON.
+            seq: Number of the step within the episode, if the client numbers them.
+            operation: Id of the request, the same when it is sent again; empty if it has none.
 
         Raises:
             EnvironmentStateError: The environment is unknown, closed, lost, its episode over, or ``seq`` is not next.
             InvalidRequestError: The action cannot be kept as JSON.
             EnvironmentFailedError, EnvironmentTimeoutError: Its own code raised or hung; the step was not applied.
         """
-        answer = self.step_now(env_id, action, seq)
-        if answer is not None:
+        if self.keeper is None:
+            answer = self.step_now(env_id, action, seq, operation)
+            if answer is not None:
+                return answer
+        instance = await self._found(env_id)
+        if instance.kind.execution == "inline":
+            answer = self._step_inline(instance, action, seq, operation)
+            await self._kept(instance)
             return answer
-        return await self._to_the_end(self._step_apart(self.directory.find(env_id), action, seq))
+        return await self._to_the_end(self._step_apart(instance, action, seq, operation))
 
-    def step_now(self, env_id: str, action: Any, seq: int | None = None) -> StepAnswer | None:
+    def step_now(
+        self, env_id: str, action: Any, seq: int | None = None, operation: bytes = b""
+    ) -> StepAnswer | None:
         """As :meth:`step`, at once; ``None`` for an environment that does not run inline, with nothing done."""
         instance = self.directory.find(env_id)
         if instance.kind.execution != "inline":
             return None
-        instance.last_used = self.clock()
-        encoded = _encode(action, "action")
-        stored = instance.admit(encoded, seq)
-        if stored is not None:
-            return stored
-        env = instance.env if instance.env is not None else self._rebuilt_inline(instance)
-        try:
-            answer = StepAnswer.of(env.step(action))
-        except ENV_FAULTS as fault:
-            self._fail(instance, fault)
-        instance.commit(encoded, answer, self.limits.max_journal_bytes)
-        return answer
+        return self._step_inline(instance, action, seq, operation)
 
     async def read(self, env_id: str, read: Callable[[Any], T]) -> T:
         """What ``read`` says of the environment, which stands still meanwhile and is not changed.
@@ -183,7 +211,7 @@ class Host:
             EnvironmentFailedError, EnvironmentTimeoutError: Its own code raised or hung.
             VerlAgentEnvError: As ``read`` raises it.
         """
-        instance = self.directory.find(env_id)
+        instance = await self._found(env_id)
         if instance.kind.execution != "inline":
             return await self._to_the_end(self._read_apart(instance, read))
         instance.require_alive()
@@ -196,7 +224,15 @@ class Host:
         except ENV_FAULTS as fault:
             raise self.failure(instance, fault) from fault
 
-    def close(self, env_id: str) -> None:
+    async def close(self, env_id: str) -> None:
+        """As :meth:`close_now`, also of an environment that another worker held; it stays closed."""
+        await self.ensure([env_id])
+        instance = self.directory.get(env_id)
+        self.close_now(env_id)
+        if instance is not None:
+            await self._kept(instance)
+
+    def close_now(self, env_id: str) -> None:
         """Close an environment; closing twice is a success. A step under way comes to its end.
 
         Raises:
@@ -204,6 +240,38 @@ class Host:
         """
         if not self.directory.was_closed(env_id):
             self._dismiss(self.directory.find(env_id), "closed")
+
+    async def ensure(self, env_ids: Sequence[str]) -> None:
+        """Bring back those of these environments that another worker held before.
+
+        Raises:
+            StoreUnavailableError: What is kept of them cannot be read.
+        """
+        if self.keeper is not None:
+            find, is_closed = self.directory.get, self.directory.was_closed
+            missing = [env_id for env_id in env_ids if find(env_id) is None and not is_closed(env_id)]
+            if missing:
+                await self.keeper.recover(missing)
+
+    # --- as the keeper sees it ------------------------------------------------------------------------------
+
+    def get(self, env_id: str) -> Instance | None:
+        """The live environment of this id, if there is one."""
+        return self.directory.get(env_id)
+
+    def take_in(self, instance: Instance) -> None:
+        """Make a recovered environment live; limits on how many there may be held when it was made."""
+        self.directory.add(instance, is_new=False)
+
+    def note_closed(self, env_id: str, reason: str) -> None:
+        """Remember that an environment was closed, on whatever worker."""
+        self.directory.bury(env_id, reason)
+
+    def let_go(self, env_id: str) -> None:
+        """Forget an environment that another worker owns."""
+        instance = self.directory.get(env_id)
+        if instance is not None:
+            self._dismiss(instance, MOVED)
 
     # --- the host's own care --------------------------------------------------------------------------------
 
@@ -225,18 +293,23 @@ class Host:
                 slice_end = time.perf_counter() + self.limits.yield_after_s
         return reaped
 
-    def abandon(self, slots: Collection[int]) -> int:
-        """Let go of all environments in slots that another worker owns now.
+    def abandon(self, slots: Collection[int], *, but_bound: bool = False) -> int:
+        """Let go of environments in slots that are, or were meanwhile, another worker's.
+
+        Args:
+            slots: The slots.
+            but_bound: Whether to keep those that are nowhere else.
 
         Returns:
             How many there were.
         """
-        gone = [env_id for env_id in self.directory.ids() if slot_of(env_id) in slots]
-        for env_id in gone:
+        gone = 0
+        for env_id in self.directory.ids():
             instance = self.directory.get(env_id)
-            if instance is not None:
+            if instance is not None and slot_of(env_id) in slots and not (but_bound and instance.is_bound):
                 self._dismiss(instance, MOVED)
-        return len(gone)
+                gone += 1
+        return gone
 
     @property
     def stuck_threads(self) -> int:
@@ -244,12 +317,15 @@ class Host:
         return self._threads.stuck
 
     async def stop(self, grace_s: float = 10.0) -> None:
-        """Close all environments and end the threads; what is not done after ``grace_s`` is left undone."""
+        """End all environments and the threads; what is not done after ``grace_s`` is left undone.
+
+        Environments that are kept live on elsewhere.
+        """
         self._stopping = True
         for env_id in self.directory.ids():
             instance = self.directory.get(env_id)
             if instance is not None:
-                self._dismiss(instance, "closed")
+                self._dismiss(instance, "closed" if self.keeper is None else MOVED)
         end = time.monotonic() + grace_s
         while (running := self._calls | self.executor.closing) and (left := end - time.monotonic()) > 0:
             await asyncio.wait(running, timeout=left)
@@ -288,13 +364,39 @@ class Host:
             logger.warning("kind unusable", exc_info=True, extra={"env_name": request.env_name})
             raise EnvironmentFailedError("", type(fault).__name__) from fault
         ttl_s = request.ttl_s if request.ttl_s is not None else self.limits.default_ttl_s
-        return Instance(new_env_id(self._pick_slot()), kind, arguments, request.run_id, ttl_s)
+        env_id = request.env_id or new_env_id(self._pick_slot())
+        instance = Instance(env_id, kind, arguments, request.run_id, ttl_s)
+        if self.keeper is not None:
+            instance.durability, instance.env_kwargs = self.keeper.durability_of(kind), request.env_kwargs
+        return instance
 
     def _create_inline(self, instance: Instance, request: CreateRequest) -> tuple[str, ResetAnswer]:
         with self.directory.reserved(instance):
             answer = self._begin_inline(instance, _first_seed(request), None)
-        self.directory.add(instance)
+        self._add(instance)
         return instance.env_id, answer
+
+    def _reset_inline(
+        self, instance: Instance, seed: int | None, options: dict[str, Any] | None
+    ) -> ResetAnswer:
+        instance.require_alive()
+        return self._begin_inline(instance, _next_seed(instance, seed), options)
+
+    def _step_inline(self, instance: Instance, action: Any, seq: int | None, operation: bytes) -> StepAnswer:
+        instance.last_used = self.clock()
+        encoded = _encode(action, "action")
+        stored = instance.admit(encoded, seq, operation)
+        if stored is not None:
+            return stored
+        env = instance.env if instance.env is not None else self._rebuilt_inline(instance)
+        try:
+            answer = StepAnswer.of(env.step(action))
+        except ENV_FAULTS as fault:
+            self._fail(instance, fault)
+        instance.commit(encoded, answer, self.limits.max_journal_bytes, operation)
+        if self.keeper is not None:
+            self.keeper.stepped(instance, encoded, answer)
+        return answer
 
     def _begin_inline(self, instance: Instance, seed: int, options: dict[str, Any] | None) -> ResetAnswer:
         encoded = None if options is None else _encode(options, "options")
@@ -327,7 +429,8 @@ class Host:
         if instance.closed_as is not None:
             self._release(instance)
             raise EnvironmentClosedError(instance.env_id, instance.closed_as)
-        self.directory.add(instance)
+        self._add(instance)
+        await self._kept(instance)
         return instance.env_id, answer
 
     async def _reset_apart(
@@ -335,7 +438,9 @@ class Host:
     ) -> ResetAnswer:
         async with self._turn(instance):
             instance.require_alive()
-            return await self._begin_apart(instance, _next_seed(instance, seed), options)
+            answer = await self._begin_apart(instance, _next_seed(instance, seed), options)
+        await self._kept(instance)
+        return answer
 
     async def _begin_apart(
         self, instance: Instance, seed: int, options: dict[str, Any] | None
@@ -352,21 +457,25 @@ class Host:
         self._begun(instance, seed, encoded, answer)
         return answer
 
-    async def _step_apart(self, instance: Instance, action: Any, seq: int | None) -> StepAnswer:
+    async def _step_apart(
+        self, instance: Instance, action: Any, seq: int | None, operation: bytes
+    ) -> StepAnswer:
         encoded = _encode(action, "action")
         async with self._turn(instance):
-            stored = instance.admit(encoded, seq)
-            if stored is not None:
-                return stored
-            env = await self._standing(instance)
-            try:
-                answer = await self.executor.step(instance.kind, env, action)
-            except AtCapacityError:
-                raise
-            except ENV_FAULTS as fault:
-                self._fail(instance, fault)
-            instance.commit(encoded, answer, self.limits.max_journal_bytes)
-            return answer
+            answer = instance.admit(encoded, seq, operation)
+            if answer is None:
+                env = await self._standing(instance)
+                try:
+                    answer = await self.executor.step(instance.kind, env, action)
+                except AtCapacityError:
+                    raise
+                except ENV_FAULTS as fault:
+                    self._fail(instance, fault)
+                instance.commit(encoded, answer, self.limits.max_journal_bytes, operation)
+                if self.keeper is not None:
+                    self.keeper.stepped(instance, encoded, answer)
+        await self._kept(instance)
+        return answer
 
     async def _read_apart(self, instance: Instance, read: Callable[[Any], T]) -> T:
         async with self._turn(instance):
@@ -427,9 +536,56 @@ class Host:
 
     # --- inner workings: beginnings and ends ----------------------------------------------------------------
 
+    async def _beginning(self, instance: Instance) -> ResetAnswer:
+        """The beginning of the present episode once more; of an environment that nobody has stepped, as it stands."""
+        answer = instance.beginning
+        if answer is None:
+            env, answer = await self.executor.replay(
+                instance.kind, instance.arguments, instance.seed, instance.options, ()
+            )
+            self.executor.dispose(instance.kind, env)
+        await self._kept(instance)
+        return answer
+
+    async def _found(self, env_id: str) -> Instance:
+        """The live environment, brought back if another worker held it before.
+
+        Raises:
+            EnvironmentStateError: There is none.
+            StoreUnavailableError: What is kept of it cannot be read.
+        """
+        if self.keeper is not None and self.directory.get(env_id) is None:
+            await self.ensure([env_id])
+        return self.directory.find(env_id)
+
+    async def _kept(self, instance: Instance) -> None:
+        """Return when all that happened to the environment is written down.
+
+        Raises:
+            MovedError: Another worker owns the environment: nothing happened to it, whoever asks again meets the owner.
+            StoreUnavailableError: It cannot be written; whether it will is unknown.
+        """
+        group = None if self.keeper is None else self.keeper.group_of(instance)
+        if group is not None:
+            await group.wait()
+            error = group.errors.get(instance.env_id)
+            if error is not None:
+                raise error
+
+    def _add(self, instance: Instance) -> None:
+        """Make a new environment live; one that came back meanwhile, and is the same, stays."""
+        if self.directory.get(instance.env_id) is not None:
+            self._release(instance)
+            return
+        self.directory.add(instance)
+        if self.keeper is not None:
+            self.keeper.created(instance)
+
     def _begun(self, instance: Instance, seed: int, options: bytes | None, answer: ResetAnswer) -> None:
         instance.begin(seed, options, answer, self.limits.max_journal_bytes)
         self.directory.touch(instance)
+        if self.keeper is not None and instance.episode:
+            self.keeper.begun(instance)
 
     def _fail(self, instance: Instance, fault: BaseException, *, rebuilding: bool = False) -> NoReturn:
         """Drop the environment of a failed call, and say whether it comes back."""
@@ -452,6 +608,8 @@ class Host:
         """Forget an environment and let it free what it holds, after the call that is at work on it."""
         instance.closed_as = reason
         self.directory.remove(instance, reason)
+        if self.keeper is not None and reason != MOVED:
+            self.keeper.closed(instance, reason)
         if not _is_busy(instance):
             self._release(instance)
 

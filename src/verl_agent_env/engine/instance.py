@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
 
@@ -12,11 +13,16 @@ from verl_agent_env.errors import (
     EnvironmentClosedError,
     EnvironmentLostError,
     EpisodeEndedError,
+    ReplayDivergedError,
     SequenceConflictError,
     SequenceGapError,
     SequenceStaleError,
 )
 from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
+from verl_agent_env.wire.records import digest_of
+
+if TYPE_CHECKING:
+    from verl_agent_env.engine.journal import Group
 
 
 class Instance:
@@ -32,14 +38,20 @@ class Instance:
         "beginning",
         "closed_as",
         "created_at",
+        "digests",
+        "diverged_at",
+        "durability",
         "ended",
         "env",
         "env_id",
+        "env_kwargs",
         "episode",
+        "group",
         "history_bytes",
         "kind",
         "last_action",
         "last_answer",
+        "last_operation",
         "last_used",
         "lock",
         "lost",
@@ -79,6 +91,18 @@ class Instance:
         self.history_bytes = 0
         self.last_action: bytes | None = None
         self.last_answer: StepAnswer | None = None
+        self.last_operation = b""
+        """Id of the request that asked for the last step, if it had one."""
+        self.durability = ""
+        """How the environment is kept outside this process; empty if it is not."""
+        self.env_kwargs: Mapping[str, Any] | None = None
+        """Keyword arguments as they were asked for, where they are kept."""
+        self.digests: list[bytes] | None = None
+        """Of the answers to :attr:`actions`, where they are kept."""
+        self.group: Group | None = None
+        """The writes that tell of its last change."""
+        self.diverged_at: int | None = None
+        """The step that gave another result when it was played again, if so: it is lost."""
 
     @property
     def history_complete(self) -> bool:
@@ -90,6 +114,11 @@ class Instance:
         """Whether the environment can be built anew as it stands."""
         return self.kind.deterministic and self.history_complete
 
+    @property
+    def is_bound(self) -> bool:
+        """Whether the environment is nowhere but here, and would be lost with this process."""
+        return self.durability in ("", "none")
+
     def require_alive(self) -> None:
         """Raise when the environment was closed or lost meanwhile.
 
@@ -99,11 +128,18 @@ class Instance:
         """
         if self.closed_as is not None:
             raise EnvironmentClosedError(self.env_id, self.closed_as)
+        if self.diverged_at is not None:
+            raise ReplayDivergedError(self.env_id, self.diverged_at)
         if self.lost is not None:
             raise EnvironmentLostError(self.env_id, self.lost)
 
-    def admit(self, action: bytes, seq: int | None) -> StepAnswer | None:
+    def admit(self, action: bytes, seq: int | None, operation: bytes = b"") -> StepAnswer | None:
         """Decide what to do with a step: ``None`` to apply it, or the stored answer of a repeated one.
+
+        Args:
+            action: As JSON.
+            seq: Number of the step, if the client numbers them.
+            operation: Id of the request, the same when it is sent again; tells a repetition where ``seq`` does not.
 
         Raises:
             EnvironmentClosedError, EnvironmentLostError: As :meth:`require_alive`.
@@ -121,6 +157,8 @@ class Instance:
             if action != self.last_action:
                 raise SequenceConflictError(self.env_id, seq, expected)
             return self.last_answer
+        if seq is None and operation and operation == self.last_operation and action == self.last_action:
+            return self.last_answer
         if self.ended:
             raise EpisodeEndedError(self.env_id)
         return None
@@ -132,7 +170,10 @@ class Instance:
         self.episode += 1
         self.seq = 0
         self.ended = False
-        self.actions = self.answers = self.last_action = self.last_answer = self.beginning = None
+        self.actions = self.answers = self.last_action = self.last_answer = self.beginning = self.digests = (
+            None
+        )
+        self.last_operation = b""
         self.history_bytes = len(options) if options is not None else 0
         if not self.kind.deterministic:
             size = len(beginning.observation) + len(beginning.info)
@@ -140,23 +181,30 @@ class Instance:
                 self.beginning = beginning
                 self.history_bytes += size
 
-    def commit(self, action: bytes, answer: StepAnswer, max_history_bytes: int) -> None:
+    def commit(
+        self, action: bytes, answer: StepAnswer, max_history_bytes: int, operation: bytes = b""
+    ) -> None:
         """Note an applied step."""
         self.seq += 1
         self.ended = answer.terminated or answer.truncated
         self.last_action = action
         self.last_answer = answer
+        self.last_operation = operation
         self.history_bytes += len(action)
         if not self.kind.deterministic:
             self.history_bytes += len(answer.observation) + len(answer.info)
         # Once above its bound, it stays above until the next episode.
         if self.history_bytes > max_history_bytes:
-            self.actions = self.answers = self.beginning = None
+            self.actions = self.answers = self.beginning = self.digests = None
             return
         if self.actions is None:
             self.actions = [action]
         else:
             self.actions.append(action)
+        if self.durability:
+            if self.digests is None:
+                self.digests = []
+            self.digests.append(digest_of(answer))
         if not self.kind.deterministic:
             if self.answers is None:
                 self.answers = []

@@ -44,6 +44,12 @@ from verl_agent_env.messages import (
 from verl_agent_env.types import Action, Content, Info, Observation, StepResult
 
 Execution = Literal["inline", "thread", "async"]
+Durability = Literal["journal", "snapshot", "relaxed", "none"]
+"""How the environments of a kind outlive their worker.
+
+``journal``: their steps are kept, and played again; ``snapshot``: their state after each step is kept; ``relaxed``: as
+``journal``, but a step is answered before it is kept, so the last ones can be lost; ``none``: they do not.
+"""
 
 SNAPSHOT_FORMAT = 1
 MAX_SEED = (1 << 63) - 1
@@ -98,6 +104,9 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
     """How a server runs it: ``inline`` (never blocks, at most a few milliseconds), ``thread``, or ``async``."""
     deterministic: ClassVar[bool] = True
     """Whether seed and actions determine the episode, so that it can be replayed."""
+
+    durability: ClassVar[Durability | None] = None
+    """How a cluster keeps it; not given, ``journal`` if it is deterministic, else ``snapshot`` if it has a state."""
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"], "render_fps": 4}  # type: ignore[misc]
     observation_space = ObservationSpace()

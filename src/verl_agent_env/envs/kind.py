@@ -11,7 +11,7 @@ from typing import Any, cast
 import gymnasium
 import orjson
 
-from verl_agent_env.envs.base import ChatEnv, Execution
+from verl_agent_env.envs.base import ChatEnv, Durability, Execution
 from verl_agent_env.errors import InvalidEnvArgumentsError
 from verl_agent_env.messages.tools import DRAFT
 
@@ -36,6 +36,23 @@ class EnvKind:
         self.execution: Execution = getattr(env_class, "execution", "thread")
         self.deterministic: bool = getattr(env_class, "deterministic", False)
         self._validated: OrderedDict[bytes, Any] = OrderedDict()
+
+    @property
+    def durability(self) -> Durability:
+        """How its environments are kept where they can be: as their class says, else in the cheapest exact way.
+
+        A step of the journal is what was sent and a digest; a snapshot has to be made after each step. So the journal
+        is cheaper for whatever can be played again.
+        """
+        declared: Durability | None = getattr(self.env_class, "durability", None)
+        if declared is not None:
+            return declared
+        if self.deterministic:
+            return "journal"
+        has_state = (
+            issubclass(self.env_class, ChatEnv) and self.env_class.dump_state is not ChatEnv.dump_state
+        )
+        return "snapshot" if has_state else "none"
 
     @property
     def description(self) -> str:

@@ -14,6 +14,7 @@ from verl_agent_env.errors import BatchTooLargeError, RequestError, VerlAgentEnv
 from verl_agent_env.server.idempotency import IdempotentAnswers
 from verl_agent_env.server.lane import Call
 from verl_agent_env.server.metrics import Metrics
+from verl_agent_env.server.peers import OPERATION_HEADER
 from verl_agent_env.wire.batches import encode_closed, encode_initialized, encode_resets, encode_steps
 from verl_agent_env.wire.codec import ResetAnswer, StepAnswer, decode
 from verl_agent_env.wire.requests import (
@@ -43,7 +44,11 @@ class BatchWork(Protocol):
         """Reset each environment."""
 
     async def step(
-        self, env_ids: Sequence[str], actions: Sequence[Any], seqs: Sequence[int | None] | None
+        self,
+        env_ids: Sequence[str],
+        actions: Sequence[Any],
+        seqs: Sequence[int | None] | None,
+        operations: Sequence[bytes] | None = None,
     ) -> list[StepAnswer | VerlAgentEnvError]:
         """Step each environment."""
 
@@ -104,7 +109,11 @@ class BatchCalls:
         """Carry out one action in each of many environments."""
         wanted = decode(call.body, BatchStepRequest)
         self._require_size(len(wanted.env_ids))
-        results = await self._batches.step(wanted.env_ids, wanted.actions, wanted.seqs)
+        operation = call.headers.get(OPERATION_HEADER)
+        operations = None
+        if operation is not None and wanted.seqs is None and len(set(wanted.env_ids)) == len(wanted.env_ids):
+            operations = [b"%b-%d" % (operation, position) for position in range(len(wanted.env_ids))]
+        results = await self._batches.step(wanted.env_ids, wanted.actions, wanted.seqs, operations)
         self._count("step", results)
         return encode_steps(results)
 

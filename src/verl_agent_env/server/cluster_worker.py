@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import os
 import time
 import uuid
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import orjson
 
 from verl_agent_env.cluster.keys import Keys
 from verl_agent_env.cluster.leases import LocalLease
 from verl_agent_env.cluster.member import Member
+from verl_agent_env.cluster.redis_client import RedisClient, RedisLimits
+from verl_agent_env.cluster.redis_log import RedisLog
 from verl_agent_env.cluster.redis_store import RedisStore
 from verl_agent_env.cluster.ring import Ring
 from verl_agent_env.cluster.slots import SlotTable
@@ -23,10 +26,12 @@ from verl_agent_env.cluster.store import WorkerRecord
 from verl_agent_env.config import ClusterSettings
 from verl_agent_env.engine import Host
 from verl_agent_env.engine.batches import Batches
+from verl_agent_env.envs.base import Durability
 from verl_agent_env.errors import (
     EnvironmentLostError,
     EnvironmentNotFoundError,
     ShuttingDownError,
+    StoreUnavailableError,
     VerlAgentEnvError,
 )
 from verl_agent_env.server.batch_calls import BatchWork
@@ -35,6 +40,7 @@ from verl_agent_env.server.internal_calls import WORKER_PATH, InternalCalls
 from verl_agent_env.server.lane import Route
 from verl_agent_env.server.peers import Peers
 from verl_agent_env.server.sharded_batches import ShardedBatches
+from verl_agent_env.server.take_over import TakeOver
 from verl_agent_env.types import NUM_SLOTS, slot_of
 
 _STATUS_TIMEOUT_S = 1.0
@@ -130,7 +136,8 @@ class FixedCluster:
         try:
             answer = await self._peers.call(address, "GET", WORKER_PATH, timeout_s=_STATUS_TIMEOUT_S)
             return WorkerRecord.from_json(answer.body)
-        except VerlAgentEnvError:
+        except (VerlAgentEnvError, ValueError, TypeError):
+            # Not there, or something else is.
             return None
 
 
@@ -146,7 +153,13 @@ class SharedCluster:
         lease: LocalLease,
         host: Host,
     ) -> None:
-        self._store = RedisStore(settings.redis, Keys(settings.namespace))
+        keys = Keys(settings.namespace)
+        self._store = RedisStore(settings.redis, keys)
+        self._log_client = RedisClient(settings.redis, RedisLimits())
+        self._journal = host.keep(RedisLog(self._log_client, keys), table, durabilities_of(settings))
+        assert host.keeper is not None  # noqa: S101 - it was given just now
+        self._take_over = TakeOver(host, host.keeper, table)
+        self._tasks: list[asyncio.Task[None]] = []
         self._residents = _Residents(host)
         self._table = table
         self._member = Member(
@@ -171,6 +184,10 @@ class SharedCluster:
     def start(self) -> None:
         """See :class:`Cluster`."""
         self._member.start()
+        self._tasks = [
+            asyncio.create_task(self._journal.run()),
+            asyncio.create_task(self._take_over.run()),
+        ]
 
     async def drain(self) -> None:
         """See :class:`Cluster`."""
@@ -178,11 +195,14 @@ class SharedCluster:
 
     async def leave(self) -> None:
         """See :class:`Cluster`."""
-        try:
+        with contextlib.suppress(TimeoutError, StoreUnavailableError):
             async with asyncio.timeout(_LEAVE_S):
+                await self._journal.flush()
                 await self._member.leave()
-        except TimeoutError:
-            pass
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._log_client.aclose()
         await self._store.aclose()
 
     async def refresh(self) -> None:
@@ -194,6 +214,9 @@ class SharedCluster:
         cluster = self._member.cluster
         if cluster is None:
             return 0, [self.record()]
+        # A member reads the map only when it has changed, which these numbers do not do.
+        with contextlib.suppress(StoreUnavailableError):
+            cluster = await self._store.read_map()
         me = self.record()
         others = (worker for worker in cluster.workers.values() if worker.incarnation != me.incarnation)
         return cluster.version, [me, *others]
@@ -211,8 +234,17 @@ class _Residents:
     def count_in(self, slot: int) -> int:
         return self._host.directory.in_slot[slot]
 
-    def abandon(self, slots: Collection[int]) -> int:
-        return self._host.abandon(slots)
+    def count_bound_to(self, slot: int) -> int:
+        return self._host.directory.bound_to_slot[slot]
+
+    async def before_hand_over(self) -> None:
+        if self._host.keeper is not None:
+            # Out of patience: the next owner fences off what is not written by then, and nobody was told of it.
+            with contextlib.suppress(StoreUnavailableError):
+                await self._host.keeper.journal.flush()
+
+    def abandon(self, slots: Collection[int], *, but_bound: bool = False) -> int:
+        return self._host.abandon(slots, but_bound=but_bound)
 
 
 class ClusterWorker:
@@ -240,14 +272,18 @@ class ClusterWorker:
 
         Raises:
             ShuttingDownError: It has none to give.
+            StoreUnavailableError: It may act for none at present.
         """
+        if self._lease is not None and not self._lease.valid:
+            raise StoreUnavailableError("", "the worker's lease is over")
         if not self.table.can_create:
             raise ShuttingDownError
         return self.table.pick_slot()
 
     def fate_of(self, env_id: str) -> VerlAgentEnvError:
         """What to say of an id that nothing is known of."""
-        if env_id[3:4] == "-" and self.table.is_inherited(slot_of(env_id)):
+        # What is kept was looked for before: if the log does not know the id, nobody does.
+        if not self._settings.redis and env_id[3:4] == "-" and self.table.is_inherited(slot_of(env_id)):
             return EnvironmentLostError(env_id, "the worker that held it has ended, or it never was")
         return EnvironmentNotFoundError(env_id)
 
@@ -312,6 +348,15 @@ class ClusterWorker:
 
     async def _refresh(self) -> None:
         await self._cluster.refresh()
+
+
+def durabilities_of(settings: ClusterSettings) -> dict[str, Durability]:
+    """How to keep environments of each name that the settings say something of."""
+    found: dict[str, Durability] = {}
+    for item in settings.durability:
+        name, _, durability = item.partition("=")
+        found[name] = cast("Durability", durability)
+    return found
 
 
 def describe_cluster(version: int, records: list[WorkerRecord], slots: dict[str, int]) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import secrets
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -17,7 +18,7 @@ from verl_agent_env.errors import (
     WorkerUnreachableError,
 )
 from verl_agent_env.server.lane import Call, Handler, Reply, Route
-from verl_agent_env.server.peers import HOP_HEADER, Peers
+from verl_agent_env.server.peers import HOP_HEADER, OPERATION_HEADER, Peers
 from verl_agent_env.types import slot_of
 
 PATIENCE_S = 5.0
@@ -49,7 +50,11 @@ class Forwarder:
         async def here_or_there(call: Call) -> bytes | Reply:
             slot = slot_of(call.env_id)
             if self._table.owns(slot):
-                return await handle(call)
+                try:
+                    return await handle(call)
+                except MovedError:
+                    # Another worker took the slot meanwhile: nothing happened here.
+                    pass
             return await self._at_owner(slot, route, call, handle)
 
         return dataclasses.replace(route, handler=here_or_there)
@@ -67,39 +72,67 @@ class Forwarder:
                 slot = slot_of(key.decode("latin-1"))
                 if not self._table.owns(slot):
                     return await self._at_owner(slot, route, call, handle)
-            elif not self._table.can_create and HOP_HEADER not in call.headers and self._table.peers:
-                return await self._send(random.choice(self._table.peers), route, call)
+            elif not self._table.can_create:
+                return await self._elsewhere(0, self._any_taker, route, call, handle, is_repeatable=False)
             return await handle(call)
 
         return dataclasses.replace(route, handler=here_or_there)
 
     async def _at_owner(self, slot: int, route: Route, call: Call, handle: Handler) -> bytes | Reply:
         """Carried out by the owner of ``slot``, whoever that turns out to be."""
+
+        def owner() -> str | None:
+            # A slot of this worker's own whose lease is over is nobody's at present.
+            address = self._table.address_of(slot)
+            return None if address == self._table.address and not self._table.owns(slot) else address
+
+        return await self._elsewhere(slot, owner, route, call, handle, is_repeatable=True)
+
+    def _any_taker(self) -> str | None:
+        """A worker that takes new environments; itself if it does by now."""
+        if self._table.can_create:
+            return self._table.address
+        return random.choice(self._table.peers) if self._table.peers else None
+
+    async def _elsewhere(
+        self,
+        slot: int,
+        whom: Callable[[], str | None],
+        route: Route,
+        call: Call,
+        handle: Handler,
+        *,
+        is_repeatable: bool,
+    ) -> bytes | Reply:
+        """Carried out by the worker that ``whom`` names; asked again for another one until patience ends.
+
+        A call that is repeatable may be sent again after its answer got lost.
+        """
         if HOP_HEADER in call.headers:
             raise MovedError(slot)
+        if OPERATION_HEADER not in call.headers:
+            # A step without a number is known by this when it is sent again.
+            call.headers = {**call.headers, OPERATION_HEADER: secrets.token_hex(8).encode()}
         end = time.monotonic() + PATIENCE_S
         while True:
-            address = self._table.address_of(slot)
-            error: VerlAgentEnvError
-            if self._table.owns(slot):
-                return await handle(call)
-            if address == self._table.address:
-                error = StoreUnavailableError("", "this worker's lease is over")
-            elif address is None:
-                error = MovedError(slot)
-            else:
+            address = whom()
+            error: VerlAgentEnvError = nobody()
+            if address is not None:
                 try:
-                    return await self._send(address, route, call)
-                except MovedError as moved:
-                    error = moved
+                    if address == self._table.address:
+                        return await handle(call)
+                    return await self._table.while_at(address, (slot,), self._send(address, route, call))
+                except MovedError:
+                    # Who refuses has an older map than this worker, or a newer one: both look again.
+                    pass
                 except WorkerUnreachableError as unreachable:
-                    if unreachable.may_have_run:
+                    if unreachable.may_have_run and not is_repeatable:
                         raise
                     error = unreachable
             if time.monotonic() > end:
                 raise error
             await self._refresh()
-            if self._table.address_of(slot) == address:
+            if whom() in (address, None):
                 await self._table.wait_for_change(_PAUSE_S)
 
     async def _send(self, address: str, route: Route, call: Call) -> Reply:
@@ -109,3 +142,8 @@ class Forwarder:
             path = f"{path}?{call.query.decode('latin-1')}"
         answer = await self._peers.call(address, route.method, path, call.body, call.headers)
         return Reply(answer.body, answer.media_type)
+
+
+def nobody() -> StoreUnavailableError:
+    """What to say when no worker may act, and none came up while patience lasted."""
+    return StoreUnavailableError("", "no worker owns the slot at present")

@@ -5,6 +5,7 @@ Paths under ``/internal/``; nginx lets no client through to them. They are no pa
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -26,9 +27,9 @@ from verl_agent_env.wire.parts import (
 )
 from verl_agent_env.wire.requests import (
     BatchCloseRequest,
-    BatchInitializeRequest,
     BatchResetRequest,
-    BatchStepRequest,
+    InternalInitializeRequest,
+    InternalStepRequest,
 )
 
 T = TypeVar("T")
@@ -63,10 +64,14 @@ class InternalCalls:
 
     async def initialize(self, call: Call) -> Reply:
         """Make environments here."""
-        wanted = decode(call.body, BatchInitializeRequest)
-        if not self._table.can_create:
-            return _reply(encode_created_part([MovedError()] * wanted.size))
-        return _reply(encode_created_part(await self._batches.create(create_requests(wanted))))
+        wanted = decode(call.body, InternalInitializeRequest)
+        mine, foreign = self._sort(wanted.env_ids)
+        requests = [
+            dataclasses.replace(request, env_id=env_id)
+            for request, env_id in zip(create_requests(wanted), wanted.env_ids, strict=True)
+        ]
+        results = await self._batches.create(_pick(requests, mine))
+        return _reply(encode_created_part(_merge(mine, results, foreign)))
 
     async def reset(self, call: Call) -> Reply:
         """Reset those environments that live here."""
@@ -82,10 +87,16 @@ class InternalCalls:
 
     async def step(self, call: Call) -> Reply:
         """Step those environments that live here."""
-        wanted = decode(call.body, BatchStepRequest)
+        wanted = decode(call.body, InternalStepRequest)
         mine, foreign = self._sort(wanted.env_ids)
+        operations = None
+        if wanted.operations is not None:
+            operations = [wanted.operations[position].encode("latin-1") for position in mine]
         results = await self._batches.step(
-            _pick(wanted.env_ids, mine), _pick(wanted.actions, mine), wanted.seqs and _pick(wanted.seqs, mine)
+            _pick(wanted.env_ids, mine),
+            _pick(wanted.actions, mine),
+            wanted.seqs and _pick(wanted.seqs, mine),
+            operations,
         )
         return _reply(encode_step_part(_merge(mine, results, foreign)))
 

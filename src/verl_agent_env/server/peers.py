@@ -15,6 +15,9 @@ from verl_agent_env.server.logs import current_request_id
 HOP_HEADER = b"x-env-hop"
 """Marks a call that was forwarded once and is not forwarded again."""
 
+OPERATION_HEADER = b"x-operation-id"
+"""Names a request for good: one that is sent again, by nginx or by a worker, has the same."""
+
 _CONNECT_S = 2.0
 # Shorter than the time that a worker keeps an idle connection, so that it is not closed under a call.
 _IDLE_S = 15.0
@@ -80,7 +83,7 @@ class Peers:
             method: ``GET`` or ``POST``.
             path: Path and query, quoted.
             body: As it is sent.
-            headers: Of the client's request: its ``Idempotency-Key`` goes along.
+            headers: Of the client's request: what makes it repeatable goes along.
             timeout_s: Seconds that the call may take, if fewer than all calls may.
 
         Raises:
@@ -113,10 +116,11 @@ class Peers:
 
 def _passed_on(given: Mapping[bytes, bytes]) -> dict[str, str]:
     """What goes along of the client's headers; the client itself was checked here."""
-    headers = {}
-    key = given.get(b"idempotency-key")
-    if key is not None:
-        headers["idempotency-key"] = key.decode("latin-1")
+    headers = {
+        name.decode(): given[name].decode("latin-1")
+        for name in (b"idempotency-key", OPERATION_HEADER)
+        if name in given
+    }
     request_id = current_request_id.get()
     if request_id:
         headers["x-request-id"] = request_id.decode("latin-1")

@@ -6,17 +6,23 @@ connections wait in its queue until the next worker has taken its place, and non
 
 from __future__ import annotations
 
+import logging
+import os
+import signal
 import socket
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
+from gunicorn.glogging import Logger
 from starlette.types import ASGIApp
 from uvicorn_worker import UvicornWorker
 
 from verl_agent_env.config import ServerSettings
+
+logger = logging.getLogger(__name__)
 
 BACKLOG = 16_384
 """Connections that wait to be accepted, on each socket."""
@@ -34,26 +40,57 @@ UVICORN_OPTIONS: dict[str, Any] = {
 
 _BLOCKED_WORKER_S = 120
 """A worker whose event loop has not turned for so long is killed."""
+_ENDING_S = 15
+"""Seconds that a worker gets, after running requests had theirs, to leave the cluster and to close its environments."""
+_NOTIFY_S = 1
+
+
+class _Log(Logger):  # type: ignore[misc]
+    """gunicorn's own lines, written as all others are."""
+
+    def setup(self, cfg: Any) -> None:
+        """Leave the writing to the root's handler."""
+        super().setup(cfg)
+        self.error_log.handlers.clear()
+        self.error_log.propagate = True
 
 
 class AddressWorker(UvicornWorker):  # type: ignore[misc]
     """uvicorn on two of the supervisor's sockets: the node's, and that of its own index."""
 
-    CONFIG_KWARGS = UVICORN_OPTIONS
+    CONFIG_KWARGS: ClassVar[dict[str, Any]] = {**UVICORN_OPTIONS, "timeout_notify": _NOTIFY_S}
     index = -1
     is_successor = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._others: list[Any] = []
+        # The base class gives it the handlers of gunicorn's log, which has none.
+        logging.getLogger("uvicorn.error").propagate = True
 
     def take_index(self, index: int, *, is_successor: bool) -> None:
         """Become the worker of this index, the first one or a later one."""
         self.index, self.is_successor = index, is_successor
         listeners: list[Any] = vars(self)["sockets"]
         self.sockets = [listeners[1 + index], listeners[0]]
+        self._others = [listener for listener in listeners if listener not in self.sockets]
 
     def init_process(self) -> None:
         """Serve, in the worker's own process."""
-        self.config.timeout_graceful_shutdown = self.cfg.graceful_timeout
+        # As long as one process holds a socket, connections to it are taken: when the pool ends, who calls a worker
+        # that is gone must be refused, and not wait for its neighbours to end, too.
+        for listener in self._others:
+            listener.close()
+        self.config.timeout_graceful_shutdown = self.cfg.graceful_timeout - _ENDING_S
         self.app.begin_worker(self.index, self.is_successor)
         super().init_process()
+
+    async def callback_notify(self) -> None:
+        """Tell the supervisor that the worker lives; end with it, for nobody would replace a worker any more."""
+        self.notify()
+        if os.getppid() != self.ppid:
+            logger.error("the supervisor is gone: the worker ends")
+            signal.raise_signal(signal.SIGTERM)
 
 
 class _Supervisor(Arbiter):  # type: ignore[misc]
@@ -62,6 +99,14 @@ class _Supervisor(Arbiter):  # type: ignore[misc]
     def __init__(self, app: Any) -> None:
         super().__init__(app)
         self.starts: Counter[int] = Counter()
+
+    def handle_int(self) -> None:
+        """In good order, as SIGTERM; a second one is not waited for so long. The base class would wait in vain."""
+        self.handle_term()
+
+    def handle_quit(self) -> None:
+        """As :meth:`handle_int`."""
+        self.handle_term()
 
     def handle_hup(self) -> None:
         """A reload would run two workers on one address; nodes are restarted one after the other instead."""
@@ -112,9 +157,10 @@ class WorkerPool(BaseApplication):  # type: ignore[misc]
             "worker_class": AddressWorker,
             "backlog": BACKLOG,
             "keepalive": settings.keep_alive_s,
-            "graceful_timeout": settings.shutdown_grace_s,
+            "graceful_timeout": settings.shutdown_grace_s + _ENDING_S,
             "timeout": _BLOCKED_WORKER_S,
             "loglevel": "warning" if settings.log_level == "info" else settings.log_level,
+            "logger_class": _Log,
             "pre_fork": _give_index,
             "control_socket_disable": True,
         }

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import logging
+import random
+import secrets
 import time
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 import orjson
 
@@ -14,15 +18,17 @@ from verl_agent_env.cluster.slots import SlotTable
 from verl_agent_env.engine import CreateRequest
 from verl_agent_env.engine.batches import Batches, Closed
 from verl_agent_env.errors import (
+    InternalError,
+    InvalidRequestError,
     MovedError,
     ShuttingDownError,
     StoreUnavailableError,
     VerlAgentEnvError,
     WorkerUnreachableError,
 )
-from verl_agent_env.server.forwarding import PATIENCE_S
+from verl_agent_env.server.forwarding import PATIENCE_S, nobody
 from verl_agent_env.server.peers import Peers
-from verl_agent_env.types import slot_of
+from verl_agent_env.types import NUM_SLOTS, new_env_id, slot_of
 from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
 from verl_agent_env.wire.parts import (
     decode_closed_part,
@@ -31,10 +37,9 @@ from verl_agent_env.wire.parts import (
     decode_step_part,
 )
 
-T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
-_Split: TypeAlias = "Callable[[list[int], Collection[str]], dict[str | None, list[int]]]"
-"""Positions and the addresses that refused before, to positions by address; None for those that nobody owns."""
+T = TypeVar("T")
 
 INTERNAL_PREFIX = "/internal/batch/"
 _PAUSE_S = 0.05
@@ -51,6 +56,8 @@ class _Work:
     """What to send to another worker for the items at these positions."""
     decode: Callable[[bytes], Sequence[Any]]
     """Reads its answer."""
+    is_repeatable: bool = True
+    """Whether items that may have been carried out may be sent again: what they did is not done twice."""
 
 
 class ShardedBatches:
@@ -81,15 +88,32 @@ class ShardedBatches:
     ) -> list[tuple[str, ResetAnswer] | VerlAgentEnvError]:
         """Make an environment for each request, on all workers alike.
 
-        Shares are contiguous: neighbours in the batch, such as the samples of one group, stay together.
+        Shares are contiguous: neighbours in the batch, such as the samples of one group, stay together. Ids and seeds
+        are given here: a part whose answer got lost is sent again, and makes nothing twice.
         """
+        named = self._named(requests)
         work = _Work(
             "initialize",
-            lambda positions: self._local.create(_pick(requests, positions)),
-            lambda positions: _columns_of(_pick(requests, positions)),
+            lambda positions: self._local.create(_pick(named, positions)),
+            lambda positions: _columns_of(_pick(named, positions)),
             decode_created_part,
         )
-        return await self._carry_out(work, len(requests), self._shares)
+        return await self._carry_out(work, [request.env_id or "" for request in named])
+
+    def _named(self, requests: Sequence[CreateRequest]) -> list[CreateRequest]:
+        """The requests with an id and a seed each; the ids in equal shares in the slots of all takers."""
+        slots = self._table.slots_for_new()
+        shares = [slots[address] for address in sorted(slots)]
+        named = []
+        for position, request in enumerate(requests):
+            env_id = request.env_id
+            if env_id is None:
+                # Without any taker the request meets whoever owns some slot, or nobody, and says so.
+                share = shares[len(shares) * position // len(requests)] if shares else range(NUM_SLOTS)
+                env_id = new_env_id(random.choice(share))
+            seed = request.seed if request.seed is not None else secrets.randbits(53)
+            named.append(dataclasses.replace(request, env_id=env_id, seed=seed))
+        return named
 
     async def reset(
         self,
@@ -106,29 +130,54 @@ class ShardedBatches:
             lambda positions: {
                 "env_ids": _pick(env_ids, positions),
                 "seeds": _picked(seeds, positions),
-                "options": _picked(options, positions),
+                "options": _shared_or_picked(options, positions),
             },
             decode_reset_part,
         )
-        return await self._carry_out(work, len(env_ids), self._by_owner(env_ids))
+        return await self._carry_out(work, env_ids)
 
     async def step(
-        self, env_ids: Sequence[str], actions: Sequence[Any], seqs: Sequence[int | None] | None
+        self,
+        env_ids: Sequence[str],
+        actions: Sequence[Any],
+        seqs: Sequence[int | None] | None,
+        operations: Sequence[bytes] | None = None,
     ) -> list[StepAnswer | VerlAgentEnvError]:
-        """Step each environment where it lives."""
+        """Step each environment where it lives.
+
+        Args:
+            env_ids: The environments.
+            actions: An action for each.
+            seqs: Numbers of the steps within their episodes.
+            operations: Ids of the steps, the same when they are sent again.
+        """
+        # Only the last step of an environment is known by its id: one that stands here twice needs numbers.
+        is_repeatable = (seqs is not None and None not in seqs) or len(set(env_ids)) == len(env_ids)
+        if operations is None and seqs is None and is_repeatable:
+            batch = secrets.token_hex(8).encode()
+            operations = [b"%b-%d" % (batch, position) for position in range(len(env_ids))]
         work = _Work(
             "step",
             lambda positions: self._local.step(
-                _pick(env_ids, positions), _pick(actions, positions), _picked(seqs, positions)
+                _pick(env_ids, positions),
+                _pick(actions, positions),
+                _picked(seqs, positions),
+                _picked(operations, positions),
             ),
             lambda positions: {
                 "env_ids": _pick(env_ids, positions),
                 "actions": _pick(actions, positions),
                 "seqs": _picked(seqs, positions),
+                "operations": (
+                    None
+                    if operations is None
+                    else [operations[position].decode("latin-1") for position in positions]
+                ),
             },
             decode_step_part,
+            is_repeatable,
         )
-        return await self._carry_out(work, len(env_ids), self._by_owner(env_ids))
+        return await self._carry_out(work, env_ids)
 
     async def close(self, env_ids: Sequence[str]) -> Closed:
         """Close each environment where it lives."""
@@ -145,7 +194,7 @@ class ShardedBatches:
             lambda positions: {"env_ids": _pick(env_ids, positions)},
             decode_closed_part,
         )
-        results = await self._carry_out(work, len(env_ids), self._by_owner(env_ids))
+        results = await self._carry_out(work, env_ids)
         errors = [(i, result) for i, result in enumerate(results) if result is not None]
         return Closed(len(env_ids) - len(errors), errors)
 
@@ -174,33 +223,25 @@ class ShardedBatches:
 
     # --- split, send, merge ---------------------------------------------------------------------------------
 
-    async def _carry_out(
-        self,
-        work: _Work,
-        size: int,
-        split: _Split,
-    ) -> list[Any]:
+    async def _carry_out(self, work: _Work, env_ids: Sequence[str]) -> list[Any]:
         """Results in order of position."""
-        results: list[Any] = [None] * size
-        positions = list(range(size))
+        results: list[Any] = [None] * len(env_ids)
+        slots = [slot_of(env_id) for env_id in env_ids]
+        positions = list(range(len(env_ids)))
         end = time.monotonic() + PATIENCE_S
-        refused: set[str] = set()
         while positions:
-            parts = split(positions, refused)
+            parts = self._by_owner(positions, slots)
             # The others first: they are at work while this worker does its own part.
             order = sorted(parts, key=lambda address: address == self._table.address)
-            calls = (self._part(work, address, parts[address]) for address in order)
-            outcomes = await asyncio.gather(*calls)
+            outcomes = await asyncio.gather(
+                *(self._part(work, address, parts[address], slots) for address in order)
+            )
             again: list[int] = []
             for address, outcome in zip(order, outcomes, strict=True):
                 for position, result in zip(parts[address], outcome, strict=True):
                     results[position] = result
-                missed = [
-                    p for p, result in zip(parts[address], outcome, strict=True) if _was_not_run(result)
-                ]
-                if missed and address is not None:
-                    refused.add(address)
-                again += missed
+                    if isinstance(result, VerlAgentEnvError) and _passes(result, work):
+                        again.append(position)
             if not again or time.monotonic() > end:
                 break
             positions = sorted(again)
@@ -208,62 +249,72 @@ class ShardedBatches:
             await self._table.wait_for_change(_PAUSE_S)
         return results
 
-    async def _part(self, work: _Work, address: str | None, positions: list[int]) -> Sequence[Any]:
+    async def _part(
+        self, work: _Work, address: str | None, positions: list[int], slots: Sequence[int]
+    ) -> Sequence[Any]:
         """The results of one worker's part; an error in place of each if that worker fails."""
         if address is None:
-            return [StoreUnavailableError("", "no worker owns the slot at present")] * len(positions)
+            return [nobody()] * len(positions)
+        error: VerlAgentEnvError
         try:
             if address == self._table.address:
                 return await work.here(positions)
+            return await self._there(work, address, positions, slots)
+        except VerlAgentEnvError as raised:
+            error = raised
+        except Exception:
+            # A defect in one part: the others are carried out, and their results must not get lost.
+            logger.exception("a part of a batch failed", extra={"address": address})
+            error = InternalError()
+        return [error] * len(positions)
+
+    async def _there(
+        self, work: _Work, address: str, positions: list[int], slots: Sequence[int]
+    ) -> Sequence[Any]:
+        """The results of another worker's part."""
+        try:
             body = orjson.dumps(work.body(positions), option=orjson.OPT_NON_STR_KEYS)
-            answer = await self._peers.call(address, "POST", INTERNAL_PREFIX + work.name, body)
+        except TypeError:
+            if len(positions) == 1:
+                raise InvalidRequestError(
+                    [{"loc": [], "msg": "cannot be sent on; nest it less deeply"}]
+                ) from None
+            # JSON that can be read but not written, in one item at least: look for it by halves.
+            middle = len(positions) // 2
+            first = await self._part(work, address, positions[:middle], slots)
+            return [*first, *await self._part(work, address, positions[middle:], slots)]
+        call = self._peers.call(address, "POST", INTERNAL_PREFIX + work.name, body)
+        wanted = {slots[position] for position in positions}
+        answer = await self._table.while_at(address, wanted, call)
+        try:
             results = work.decode(answer.body)
-        except VerlAgentEnvError as error:
-            return [error] * len(positions)
+        except ValueError as unreadable:
+            raise WorkerUnreachableError(address, "its answer cannot be read") from unreadable
         if len(results) != len(positions):
-            raise RuntimeError(f"{address} answered {len(results)} items where {len(positions)} were asked")
+            raise WorkerUnreachableError(address, "its answer has another number of items")
         return results
 
-    def _by_owner(self, env_ids: Sequence[str]) -> _Split:
-        slots = [slot_of(env_id) for env_id in env_ids]
-
-        def split(positions: list[int], _: Collection[str]) -> dict[str | None, list[int]]:
-            parts: dict[str | None, list[int]] = {}
-            address_of, owners = self._table.address_of, {}
-            for position in positions:
-                slot = slots[position]
-                if slot not in owners:
-                    owners[slot] = address_of(slot)
-                    if owners[slot] == self._table.address and not self._table.owns(slot):
-                        # Its lease is over: nobody may act for the slot.
-                        owners[slot] = None
-                parts.setdefault(owners[slot], []).append(position)
-            return parts
-
-        return split
-
-    def _shares(self, positions: list[int], refused: Collection[str]) -> dict[str | None, list[int]]:
-        """Equal shares for all workers that take new environments and have not refused this batch already."""
-        takers = [address for address in self._table.peers if address not in refused]
-        if self._table.can_create:
-            takers.append(self._table.address)
-        if not takers:
-            return {None: positions}
-        shares: dict[str | None, list[int]] = {}
-        for index, address in enumerate(sorted(takers)):
-            share = positions[
-                len(positions) * index // len(takers) : len(positions) * (index + 1) // len(takers)
-            ]
-            if share:
-                shares[address] = share
-        return shares
+    def _by_owner(self, positions: list[int], slots: Sequence[int]) -> dict[str | None, list[int]]:
+        """Positions by the address of their slots' owners; None for slots that nobody may act for."""
+        parts: dict[str | None, list[int]] = {}
+        address_of, owners = self._table.address_of, {}
+        for position in positions:
+            slot = slots[position]
+            if slot not in owners:
+                owners[slot] = address_of(slot)
+                if owners[slot] == self._table.address and not self._table.owns(slot):
+                    # Its lease is over: nobody may act for the slot.
+                    owners[slot] = None
+            parts.setdefault(owners[slot], []).append(position)
+        return parts
 
 
-def _was_not_run(result: Any) -> bool:
-    """Whether the item was certainly not carried out for a reason that passes: it may be sent again."""
-    return isinstance(result, MovedError | StoreUnavailableError | ShuttingDownError) or (
-        isinstance(result, WorkerUnreachableError) and not result.may_have_run
-    )
+def _passes(error: VerlAgentEnvError, work: _Work) -> bool:
+    """Whether the item may be sent again, and may then succeed."""
+    if isinstance(error, StoreUnavailableError | WorkerUnreachableError):
+        return work.is_repeatable or not error.may_have_run
+    # Who ends gives its environments away.
+    return isinstance(error, MovedError | ShuttingDownError)
 
 
 def _columns_of(requests: Sequence[CreateRequest]) -> dict[str, Any]:
@@ -278,6 +329,7 @@ def _columns_of(requests: Sequence[CreateRequest]) -> dict[str, Any]:
         "seeds": [request.seed for request in requests],
         "run_id": first.run_id,
         "ttl_s": first.ttl_s,
+        "env_ids": [request.env_id for request in requests],
     }
 
 
@@ -287,3 +339,9 @@ def _pick(values: Sequence[T], positions: list[int]) -> list[T]:
 
 def _picked(values: Sequence[T] | None, positions: list[int]) -> list[T] | None:
     return None if values is None else _pick(values, positions)
+
+
+def _shared_or_picked(values: Sequence[T] | None, positions: list[int]) -> T | list[T] | None:
+    """As :func:`_picked`; what all items share is sent once, and not ten thousand times."""
+    picked = _picked(values, positions)
+    return picked[0] if picked and all(value is picked[0] for value in picked) else picked

@@ -6,7 +6,8 @@ behind the other. The header holds what is small, and how long each piece is. Fa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -17,6 +18,7 @@ from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
 MEDIA_TYPE = b"application/vnd.verl-agent-env.part"
 
 _LENGTH_BYTES = 4
+_MAX_ITEMS = 1 << 24
 
 
 def encode_step_part(results: Sequence[StepAnswer | VerlAgentEnvError]) -> bytes:
@@ -36,13 +38,12 @@ def decode_step_part(part: bytes) -> list[StepAnswer | VerlAgentEnvError]:
     Raises:
         ValueError: The bytes are no such part.
     """
-    header, pieces = _decode(part)
-    columns = zip(pieces, header["rewards"], header["terminated"], header["truncated"], strict=True)
+    rows, errors = _decode(part, {"rewards": float, "terminated": bool, "truncated": bool})
     answers = [
         StepAnswer(observation, reward, terminated, truncated, info)
-        for (observation, info), reward, terminated, truncated in columns
+        for reward, terminated, truncated, observation, info in rows
     ]
-    return _with_errors(header, answers)
+    return _with_errors(answers, errors)
 
 
 def encode_reset_part(results: Sequence[ResetAnswer | VerlAgentEnvError]) -> bytes:
@@ -57,8 +58,8 @@ def decode_reset_part(part: bytes) -> list[ResetAnswer | VerlAgentEnvError]:
     Raises:
         ValueError: The bytes are no such part.
     """
-    header, pieces = _decode(part)
-    return _with_errors(header, [ResetAnswer(*piece) for piece in pieces])
+    rows, errors = _decode(part, {})
+    return _with_errors([ResetAnswer(*row) for row in rows], errors)
 
 
 def encode_created_part(results: Sequence[tuple[str, ResetAnswer] | VerlAgentEnvError]) -> bytes:
@@ -74,9 +75,8 @@ def decode_created_part(part: bytes) -> list[tuple[str, ResetAnswer] | VerlAgent
     Raises:
         ValueError: The bytes are no such part.
     """
-    header, pieces = _decode(part)
-    created = zip(header["env_ids"], pieces, strict=True)
-    return _with_errors(header, [(env_id, ResetAnswer(*piece)) for env_id, piece in created])
+    rows, errors = _decode(part, {"env_ids": str})
+    return _with_errors([(env_id, ResetAnswer(*pieces)) for env_id, *pieces in rows], errors)
 
 
 def encode_closed_part(size: int, errors: Sequence[tuple[int, VerlAgentEnvError]]) -> bytes:
@@ -85,12 +85,17 @@ def encode_closed_part(size: int, errors: Sequence[tuple[int, VerlAgentEnvError]
 
 
 def decode_closed_part(part: bytes) -> list[VerlAgentEnvError | None]:
-    """An error or ``None`` for each closing."""
+    """An error or ``None`` for each closing.
+
+    Raises:
+        ValueError: The bytes are no such part.
+    """
     header = orjson.loads(part)
-    results: list[VerlAgentEnvError | None] = [None] * header["size"]
-    for index, problem in header["errors"]:
-        results[index] = error_from_problem(problem)
-    return results
+    with _malformed():
+        size, errors = header["size"], _errors_of(header)
+        if type(size) is not int or not len(errors) <= size <= _MAX_ITEMS:
+            raise ValueError(f"a part of {size} closings with {len(errors)} errors")
+        return _with_errors([None] * (size - len(errors)), errors)
 
 
 def _encode(header: dict[str, Any], results: Sequence[Any], pieces: list[tuple[bytes, bytes]]) -> bytes:
@@ -106,22 +111,54 @@ def _encode(header: dict[str, Any], results: Sequence[Any], pieces: list[tuple[b
     )
 
 
-def _decode(part: bytes) -> tuple[dict[str, Any], list[tuple[bytes, bytes]]]:
+def _decode(
+    part: bytes, columns: Mapping[str, type]
+) -> tuple[list[tuple[Any, ...]], dict[int, VerlAgentEnvError]]:
+    """The rows of what succeeded, each with its value of every column, observation and info; and the errors."""
     start = _LENGTH_BYTES + int.from_bytes(part[:_LENGTH_BYTES], "big")
     header = orjson.loads(part[_LENGTH_BYTES:start])
-    lengths = header["lengths"]
-    if start + sum(lengths) != len(part):
+    with _malformed():
+        values = [_column(header[name], kind) for name, kind in columns.items()]
+        pieces = iter(_pieces(part, start, _column(header["lengths"], int)))
+        return list(zip(*values, pieces, pieces, strict=True)), _errors_of(header)
+
+
+def _pieces(part: bytes, start: int, lengths: list[int]) -> list[bytes]:
+    if min(lengths, default=0) < 0 or start + sum(lengths) != len(part):
         raise ValueError(f"a part of {len(part)} bytes, where {start + sum(lengths)} were announced")
     pieces: list[bytes] = []
     for length in lengths:
         pieces.append(part[start : start + length])
         start += length
-    return header, list(zip(pieces[::2], pieces[1::2], strict=True))
+    return pieces
 
 
-def _with_errors(header: dict[str, Any], answers: list[Any]) -> list[Any]:
+def _column(values: Any, kind: type) -> list[Any]:
+    if not isinstance(values, list) or any(type(value) is not kind for value in values):
+        raise ValueError(f"a part with a column that is no list of {kind.__name__}")
+    return values
+
+
+def _errors_of(header: dict[str, Any]) -> dict[int, VerlAgentEnvError]:
+    """The errors by position."""
+    return {index: error_from_problem(problem) for index, problem in header["errors"]}
+
+
+def _with_errors(answers: list[Any], errors: dict[int, VerlAgentEnvError]) -> list[Any]:
     """The answers with the errors set in between, at their positions."""
-    results = answers
-    for index, problem in header["errors"]:
-        results.insert(index, error_from_problem(problem))
-    return results
+    if not errors:
+        return answers
+    succeeded = iter(answers)
+    positions = range(len(answers) + len(errors))
+    if not errors.keys() <= set(positions):
+        raise ValueError("a part with an error at a position that it does not have")
+    return [errors[position] if position in errors else next(succeeded) for position in positions]
+
+
+@contextlib.contextmanager
+def _malformed() -> Iterator[None]:
+    """Call a header that is no such header a wrong value, whatever it breaks."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError) as broken:
+        raise ValueError("a part with a header that lacks something") from broken

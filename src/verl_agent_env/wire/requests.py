@@ -207,6 +207,20 @@ class BatchCloseRequest(Request):
         return self
 
 
+class InternalInitializeRequest(BatchInitializeRequest):
+    """A part of a batch, from one worker to another: the asker names the environments."""
+
+    env_ids: Column[EnvId]
+    """Their ids."""
+
+
+class InternalStepRequest(BatchStepRequest):
+    """A part of a batch, from one worker to another."""
+
+    operations: Column[str] | None = None
+    """Ids of the steps, the same when they are sent again."""
+
+
 def _require_length(env_ids: list[str], **columns: object) -> None:
     for name, column in columns.items():
         if isinstance(column, list) and len(column) != len(env_ids):

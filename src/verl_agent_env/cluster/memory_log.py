@@ -1,0 +1,114 @@
+"""The log of a single process, beside its :class:`~verl_agent_env.cluster.memory_store.MemoryStore`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from verl_agent_env.cluster.memory_store import MemoryStore
+from verl_agent_env.errors import GenerationChangedError
+from verl_agent_env.wire.records import Refusal, RefusalReason, Saved, Write
+
+
+@dataclass(slots=True)
+class _Kept:
+    slot: int
+    episode: int
+    header: bytes
+    entries: list[bytes] = field(default_factory=list)
+    snapshot: bytes | None = None
+    snapshot_seq: int = 0
+
+
+class MemoryLog:
+    """:class:`~verl_agent_env.wire.log.Log` in dictionaries; each write is atomic, for nothing awaits in between."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self._store = store
+        self._kept: dict[str, _Kept] = {}
+        self._closed: dict[str, str] = {}
+
+    def clear(self) -> None:
+        """Lose everything, as an emptied Redis does."""
+        self._kept.clear()
+        self._closed.clear()
+
+    async def commit(
+        self, generation: str, tokens: Mapping[int, str], writes: Sequence[Write]
+    ) -> list[Refusal]:
+        """See :meth:`Log.commit`."""
+        present = await self._store.generation()
+        if generation != present:
+            raise GenerationChangedError(generation, present)
+        owned = await self._store.check_tokens(tokens)
+        refusals = []
+        for index, write in enumerate(writes):
+            reason = self._make(write) if write.slot in owned else "moved"
+            if reason is not None:
+                refusals.append(Refusal(index, reason))
+        return refusals
+
+    async def load(self, env_ids: Sequence[str]) -> list[Saved]:
+        """See :meth:`Log.load`."""
+        loaded = []
+        for env_id in env_ids:
+            kept = self._kept.get(env_id)
+            if kept is None:
+                loaded.append(Saved(None, [], None, self._closed.get(env_id)))
+            else:
+                loaded.append(Saved(kept.header, list(kept.entries), kept.snapshot, None))
+        return loaded
+
+    async def env_ids(self, slots: Sequence[int]) -> list[str]:
+        """See :meth:`Log.env_ids`."""
+        wanted = set(slots)
+        return [env_id for env_id, kept in self._kept.items() if kept.slot in wanted]
+
+    def _make(self, write: Write) -> RefusalReason | None:
+        kept = self._kept.get(write.env_id)
+        if write.kind == "close":
+            if kept is not None:
+                del self._kept[write.env_id]
+            self._closed[write.env_id] = write.data.decode()
+            return None
+        if write.env_id in self._closed:
+            return "closed"
+        if write.kind == "put":
+            if kept is not None and kept.episode > write.episode:
+                return "stale"
+            self._kept[write.env_id] = _Kept(write.slot, write.episode, write.data, list(write.entries))
+            return None
+        if write.kind == "create":
+            if kept is None:
+                self._kept[write.env_id] = _Kept(write.slot, write.episode, write.data)
+            return None
+        return "gone" if kept is None else _change(kept, write)
+
+
+def _change(kept: _Kept, write: Write) -> RefusalReason | None:
+    if write.kind == "begin":
+        return _begin(kept, write)
+    if kept.episode != write.episode:
+        return "stale" if kept.episode > write.episode else "short"
+    if write.kind == "save":
+        # A late copy of an earlier state changes nothing.
+        if kept.snapshot is None or write.seq >= kept.snapshot_seq:
+            kept.snapshot, kept.snapshot_seq = write.data, write.seq
+        return None
+    if len(kept.entries) < write.seq:
+        return "short"
+    if len(kept.entries) > write.seq:
+        return None if kept.entries[write.seq] == write.data else "conflict"
+    kept.entries.append(write.data)
+    return None
+
+
+def _begin(kept: _Kept, write: Write) -> RefusalReason | None:
+    if kept.episode == write.episode:
+        return None if kept.header == write.data else "conflict"
+    if kept.episode > write.episode:
+        return "stale"
+    if kept.episode < write.episode - 1:
+        return "short"
+    kept.episode, kept.header, kept.entries, kept.snapshot = write.episode, write.data, [], None
+    return None

@@ -1,0 +1,70 @@
+"""The log in Redis, beside the :class:`~verl_agent_env.cluster.redis_store.RedisStore`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from verl_agent_env.cluster import scripts
+from verl_agent_env.cluster.keys import Keys
+from verl_agent_env.wire.log import CLOSED_MEMORY_S
+from verl_agent_env.cluster.redis_client import RedisClient
+from verl_agent_env.errors import GenerationChangedError
+from verl_agent_env.wire.records import Refusal, Saved, Write
+
+_CLOSED_MS = int(CLOSED_MEMORY_S * 1000)
+_LOAD_AT_ONCE = 256
+_KINDS = {"create": "c", "append": "a", "save": "s", "begin": "b", "close": "d", "put": "p"}
+
+
+class RedisLog:
+    """:class:`~verl_agent_env.wire.log.Log` in Redis 6.2 or later."""
+
+    def __init__(self, client: RedisClient, keys: Keys) -> None:
+        self._client = client
+        self._keys = keys
+
+    async def commit(
+        self, generation: str, tokens: Mapping[int, str], writes: Sequence[Write]
+    ) -> list[Refusal]:
+        """See :meth:`Log.commit`."""
+        held = set(tokens.values())
+        arguments: list[Any] = [generation, self._keys.base, _CLOSED_MS, len(held), *held]
+        for kind, env_id, _, episode, seq, data, entries in writes:
+            arguments += (_KINDS[kind], env_id, episode, seq, data)
+            if entries:
+                arguments += entries
+        answer = await self._client.run(scripts.COMMIT, [self._keys.generation, self._keys.owners], arguments)
+        if answer[0] == "generation":
+            raise GenerationChangedError(generation, answer[1])
+        return [Refusal(index, reason) for index, reason in zip(answer[1::2], answer[2::2], strict=True)]
+
+    async def load(self, env_ids: Sequence[str]) -> list[Saved]:
+        """See :meth:`Log.load`."""
+        loaded: list[Saved] = []
+        for start in range(0, len(env_ids), _LOAD_AT_ONCE):
+            arguments = ["", self._keys.base, *env_ids[start : start + _LOAD_AT_ONCE]]
+            loaded += map(_saved, await self._client.run(scripts.LOAD, [self._keys.generation], arguments))
+        return loaded
+
+    async def env_ids(self, slots: Sequence[int]) -> list[str]:
+        """See :meth:`Log.env_ids`."""
+
+        async def ask() -> list[list[str]]:
+            async with self._client.redis.pipeline(transaction=False) as pipe:
+                for slot in slots:
+                    pipe.smembers(self._keys.members(slot))
+                answers: list[list[str]] = await pipe.execute()
+                return answers
+
+        return [env_id for members in await self._client.call(ask) for env_id in members] if slots else []
+
+
+def _saved(answer: Sequence[Any]) -> Saved:
+    header, entries, snapshot, closed_as = answer
+    return Saved(
+        None if header is None else header.partition("\n")[2].encode(),
+        [entry.encode() for entry in entries],
+        None if snapshot is None else snapshot.partition("\n")[2].encode(),
+        closed_as,
+    )

@@ -1,0 +1,164 @@
+"""One connection to Redis for the hot path: commands go out as they come, answers come back in order.
+
+A general client takes a connection out of a pool, arms timers and makes tasks for each command, which costs ten times
+what the bare exchange does. Commits are few kinds of commands, many a second, from one place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import hiredis
+from redis.exceptions import AuthenticationError, BusyLoadingError, NoScriptError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where Redis is, and who we are there."""
+
+    host: str = "localhost"
+    port: int = 6379
+    path: str = ""
+    """Of a Unix socket, in place of host and port."""
+    username: str = field(default="", repr=False)
+    password: str = field(default="", repr=False)
+    db: int = 0
+    tls: ssl.SSLContext | None = None
+
+
+class RedisPipe:
+    """A connection that is made when needed, and made again after it broke."""
+
+    def __init__(self, endpoint: Endpoint, connect_s: float) -> None:
+        """Nothing is connected yet.
+
+        Args:
+            endpoint: Where to.
+            connect_s: Seconds until a connection stands.
+        """
+        self._endpoint = endpoint
+        self._connect_s = connect_s
+        self._link: _Link | None = None
+        self._connecting = asyncio.Lock()
+
+    async def call(self, *command: Any) -> Any:
+        """The answer to a command.
+
+        Raises:
+            redis.exceptions.ConnectionError: The connection broke; whether the command ran is unknown.
+            redis.exceptions.ResponseError: Redis refuses it.
+            OSError, TimeoutError: No connection came about.
+        """
+        link = self._link
+        if link is None or link.is_lost:
+            link = await self._connected()
+        return await link.send(*command)
+
+    def close(self) -> None:
+        """Close the connection; commands under way fail."""
+        if self._link is not None:
+            self._link.close()
+            self._link = None
+
+    async def _connected(self) -> _Link:
+        async with self._connecting:
+            if self._link is None or self._link.is_lost:
+                async with asyncio.timeout(self._connect_s):
+                    self._link = await self._open()
+            return self._link
+
+    async def _open(self) -> _Link:
+        loop, endpoint = asyncio.get_running_loop(), self._endpoint
+        link: _Link
+        if endpoint.path:
+            _, link = await loop.create_unix_connection(_Link, endpoint.path)
+        else:
+            _, link = await loop.create_connection(_Link, endpoint.host, endpoint.port, ssl=endpoint.tls)
+        try:
+            if endpoint.password:
+                await link.send("AUTH", *filter(None, (endpoint.username, endpoint.password)))
+            if endpoint.db:
+                await link.send("SELECT", endpoint.db)
+        except BaseException:
+            link.close()
+            raise
+        return link
+
+
+class _Link(asyncio.Protocol):
+    """One connection, while it lasts."""
+
+    def __init__(self) -> None:
+        self.is_lost = False
+        self._reader = hiredis.Reader(encoding="utf-8", replyError=_error_of)
+        self._waiting: deque[asyncio.Future[Any]] = deque()
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # What create_connection gives can write; uvloop's is none of asyncio's classes.
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._reader.feed(data)
+        while True:
+            try:
+                answer = self._reader.gets()
+            except hiredis.ProtocolError as malformed:
+                self._fail(malformed)
+                self.close()
+                return
+            if answer is False:
+                return
+            self._resolve(answer)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.is_lost = True
+        self._fail(exc)
+
+    def send(self, *command: Any) -> asyncio.Future[Any]:
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        if self._transport is None or self.is_lost:
+            answer.set_exception(RedisConnectionError("the connection is closed"))
+            return answer
+        self._waiting.append(answer)
+        self._transport.write(hiredis.pack_command(command))
+        return answer
+
+    def close(self) -> None:
+        self.is_lost = True
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _resolve(self, answer: Any) -> None:
+        waiting = self._waiting.popleft()
+        # Whoever waited may have given up.
+        if waiting.done():
+            return
+        if isinstance(answer, Exception):
+            waiting.set_exception(answer)
+        else:
+            waiting.set_result(answer)
+
+    def _fail(self, cause: Exception | None) -> None:
+        while self._waiting:
+            waiting = self._waiting.popleft()
+            if not waiting.done():
+                waiting.set_exception(
+                    RedisConnectionError(f"the connection broke: {cause or 'closed by Redis'}")
+                )
+
+
+def _error_of(text: str) -> Exception:
+    """The exception that redis-py has for an error."""
+    known: dict[str, Callable[[str], Exception]] = {
+        "NOSCRIPT": NoScriptError,
+        "LOADING": BusyLoadingError,
+        "WRONGPASS": AuthenticationError,
+    }
+    return known.get(text.partition(" ")[0], ResponseError)(text)

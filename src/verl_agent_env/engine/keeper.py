@@ -1,0 +1,305 @@
+"""Keeps live environments in the log as they change, and brings back those that another worker held."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import gymnasium
+import orjson
+
+from verl_agent_env import __version__
+from verl_agent_env.engine.execution import ENV_FAULTS, Executor
+from verl_agent_env.engine.instance import Instance
+from verl_agent_env.engine.journal import Group, Journal, Tenure
+from verl_agent_env.envs.base import Durability
+from verl_agent_env.envs.kind import EnvKind
+from verl_agent_env.envs.registry import Registry
+from verl_agent_env.errors import EnvironmentLostError, ReplayDivergedError, VerlAgentEnvError
+from verl_agent_env.types import slot_of
+from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
+from verl_agent_env.wire.log import Log
+from verl_agent_env.wire.records import Entry, Header, RefusalReason, Saved, Snapshot, Write, digest_of
+
+logger = logging.getLogger(__name__)
+
+_RECOVERED_BETWEEN_YIELDS = 8
+_RECOVER_AT_ONCE = 256
+
+
+class Residence(Protocol):
+    """Where recovered environments go: the host."""
+
+    executor: Executor
+    registry: Registry
+
+    def get(self, env_id: str) -> Instance | None:
+        """The live environment of this id, if there is one."""
+
+    def take_in(self, instance: Instance) -> None:
+        """Make a recovered environment live."""
+
+    def note_closed(self, env_id: str, reason: str) -> None:
+        """Remember that an environment was closed elsewhere."""
+
+    def let_go(self, env_id: str) -> None:
+        """Forget an environment that another worker owns."""
+
+
+class Keeper:
+    """The kept history of one host's environments.
+
+    How an environment is kept depends on its kind (:class:`~verl_agent_env.envs.kind.EnvKind`): its steps
+    (``journal``), its state after each step (``snapshot``), its steps without waiting for them to be written
+    (``relaxed``), or only that it exists (``none``).
+    """
+
+    def __init__(
+        self, log: Log, tenure: Tenure, residence: Residence, durabilities: Mapping[str, Durability]
+    ) -> None:
+        """A keeper of nothing yet.
+
+        Args:
+            log: Where to write.
+            tenure: The slots that this worker owns.
+            residence: The environments.
+            durabilities: How to keep environments of these names, where it is not as their kinds have it.
+        """
+        self._log = log
+        self._tenure = tenure
+        self._residence = residence
+        self._durabilities = dict(durabilities)
+        self.journal = Journal(log, tenure, self.restate, self._refused)
+        self._recovering: dict[str, asyncio.Future[None]] = {}
+        self.recovered = 0
+        """Environments brought back."""
+
+    def durability_of(self, kind: EnvKind) -> Durability:
+        """How environments of this kind are kept."""
+        return self._durabilities.get(kind.name, kind.durability)
+
+    # --- what happens is written ----------------------------------------------------------------------------
+
+    def created(self, instance: Instance) -> None:
+        """An environment has begun its first episode."""
+        self._write(instance, "create", _header(instance))
+
+    def begun(self, instance: Instance) -> None:
+        """Another episode has begun."""
+        self._write(instance, "begin", _header(instance))
+
+    def stepped(self, instance: Instance, action: bytes, answer: StepAnswer) -> None:
+        """A step was applied: ``instance`` stands after it."""
+        seq = instance.seq - 1
+        if instance.durability == "snapshot":
+            self._write(instance, "save", _snapshot(instance), instance.seq)
+        elif instance.durability != "none":
+            digest = instance.digests[-1] if instance.digests else digest_of(answer)
+            entry = b"%b\n%b\n%b" % (instance.last_operation, digest, action)
+            self._write(instance, "append", entry, seq)
+
+    def closed(self, instance: Instance, reason: str) -> None:
+        """An environment has come to its end."""
+        self._write(instance, "close", reason.encode())
+
+    def restate(self, env_id: str) -> Write | None:
+        """All of a live environment in one write; None if it is not here, or its history was not kept."""
+        instance = self._residence.get(env_id)
+        if instance is None or instance.lost is not None:
+            return None
+        entries: tuple[bytes, ...] = ()
+        if instance.durability in ("journal", "relaxed"):
+            if not instance.history_complete or instance.digests is None:
+                return None
+            entries = tuple(
+                Entry(instance.last_operation if seq == instance.seq - 1 else b"", digest, action).to_bytes()
+                for seq, (digest, action) in enumerate(
+                    zip(instance.digests, instance.actions or (), strict=True)
+                )
+            )
+        header = _header(instance)
+        return Write("put", env_id, slot_of(env_id), instance.episode, len(entries), header, entries)
+
+    def restate_all(self, env_ids: Iterable[str]) -> None:
+        """State everything again, in a store that was emptied."""
+        for env_id in env_ids:
+            write = self.restate(env_id)
+            instance = self._residence.get(env_id)
+            if write is not None and instance is not None:
+                self.journal.write(write)
+                if instance.durability == "snapshot" and instance.seq:
+                    self._write(instance, "save", _snapshot(instance), instance.seq)
+
+    def group_of(self, instance: Instance) -> Group | None:
+        """The group that answers about the environment have to wait for; None when all is written."""
+        group = instance.group
+        return None if group is None or group.is_done or instance.durability == "relaxed" else group
+
+    def _write(self, instance: Instance, kind: Any, data: bytes, seq: int = 0) -> None:
+        env_id = instance.env_id
+        instance.group = self.journal.write(
+            Write(kind, env_id, int(env_id[:3], 16), instance.episode, seq, data)
+        )
+
+    def _refused(self, env_id: str, reason: RefusalReason) -> None:
+        """The environment lives elsewhere, or nowhere: what is here of it is worthless."""
+        logger.warning("an environment was taken away", extra={"env_id": env_id, "reason": reason})
+        self._residence.let_go(env_id)
+
+    # --- what was written comes back ------------------------------------------------------------------------
+
+    async def recover(self, env_ids: Sequence[str]) -> None:
+        """Bring back those of these environments that are kept; what cannot come back is live, and lost.
+
+        Raises:
+            StoreUnavailableError: The log does not answer.
+        """
+        wanted = [env_id for env_id in dict.fromkeys(env_ids) if env_id not in self._recovering]
+        joined = [self._recovering[env_id] for env_id in env_ids if env_id in self._recovering]
+        loop = asyncio.get_running_loop()
+        for env_id in wanted:
+            self._recovering[env_id] = loop.create_future()
+        try:
+            for start in range(0, len(wanted), _RECOVER_AT_ONCE):
+                await self._recover(wanted[start : start + _RECOVER_AT_ONCE])
+        finally:
+            for env_id in wanted:
+                self._recovering.pop(env_id).set_result(None)
+        for other in joined:
+            await asyncio.shield(other)
+
+    async def recover_slots(self, slots: Sequence[int]) -> int:
+        """Bring back all environments of slots that were taken over; returns how many there are."""
+        env_ids = await self._log.env_ids(slots)
+        await self.recover([env_id for env_id in env_ids if self._residence.get(env_id) is None])
+        return len(env_ids)
+
+    async def _recover(self, env_ids: Sequence[str]) -> None:
+        for nth, (env_id, saved) in enumerate(zip(env_ids, await self._log.load(env_ids), strict=True)):
+            # Meanwhile it may have come, or its slot gone.
+            if self._residence.get(env_id) is not None or self._tenure.token_of(slot_of(env_id)) is None:
+                continue
+            if saved.header is None:
+                if saved.closed_as is not None:
+                    self._residence.note_closed(env_id, saved.closed_as)
+                continue
+            instance = await self._rebuilt(env_id, saved)
+            if instance is not None and self._residence.get(env_id) is None:
+                self._residence.take_in(instance)
+                self.recovered += 1
+            if nth % _RECOVERED_BETWEEN_YIELDS == 0:
+                await asyncio.sleep(0)
+
+    async def _rebuilt(self, env_id: str, saved: Saved) -> Instance | None:
+        """The environment as it stood."""
+        instance = None
+        try:
+            header = Header.from_json(saved.header or b"")
+            kind = self._residence.registry.kind(header.env_name)
+            arguments = kind.validate(header.env_kwargs)
+            instance = Instance(env_id, kind, arguments, header.run_id, header.ttl_s)
+            _restore_header(instance, header)
+            if header.durability == "none":
+                instance.lost = "the worker that held it has ended, and its kind cannot be brought back"
+            elif header.durability == "snapshot":
+                await self._restore(instance, saved)
+            else:
+                await self._replay(instance, [Entry.from_bytes(entry) for entry in saved.entries])
+        except ReplayDivergedError as diverged:
+            logger.error("a replay diverged", extra={"env_id": env_id, "seq": diverged.seq})  # noqa: TRY400
+            if instance is not None:
+                instance.lost = diverged.detail
+                instance.diverged_at = diverged.seq
+        except (*ENV_FAULTS, VerlAgentEnvError) as fault:
+            logger.warning("an environment did not come back", exc_info=True, extra={"env_id": env_id})
+            if instance is not None:
+                instance.lost = f"it could not be brought back: {type(fault).__name__}"
+        return instance
+
+    async def _replay(self, instance: Instance, entries: Sequence[Entry]) -> None:
+        """Play the journal again, and compare what it gives."""
+        answers: list[StepAnswer] = []
+        kind, executor = instance.kind, self._residence.executor
+        env, begin = await executor.replay(
+            kind,
+            instance.arguments,
+            instance.seed,
+            instance.options,
+            [entry.action for entry in entries],
+            answers,
+        )
+        for seq, (entry, answer) in enumerate(zip(entries, answers, strict=True)):
+            if digest_of(answer) != entry.digest:
+                executor.dispose(kind, env)
+                raise ReplayDivergedError(instance.env_id, seq)
+        instance.env = env
+        _set_history(instance, entries, answers, begin)
+
+    async def _restore(self, instance: Instance, saved: Saved) -> None:
+        """Stand where the last snapshot stands, or at the beginning of the episode."""
+        kind, executor = instance.kind, self._residence.executor
+        instance.env, _ = await executor.reset(
+            kind, instance.arguments, None, instance.seed, instance.options
+        )
+        if saved.snapshot is None:
+            return
+        snapshot = Snapshot.from_json(saved.snapshot)
+        env: Any = instance.env
+        await executor.call(kind, env, lambda: env.restore(snapshot.state))
+        instance.seq, instance.last_action, instance.last_answer = (
+            snapshot.seq,
+            snapshot.action,
+            snapshot.answer,
+        )
+        instance.last_operation = snapshot.operation
+        instance.ended = snapshot.answer.terminated or snapshot.answer.truncated
+
+
+def _header(instance: Instance) -> bytes:
+    return Header(
+        env_name=instance.kind.name,
+        env_kwargs=instance.env_kwargs or {},
+        run_id=instance.run_id,
+        ttl_s=instance.ttl_s,
+        durability=instance.durability,
+        episode=instance.episode,
+        seed=instance.seed,
+        options=None if instance.options is None else orjson.Fragment(instance.options),
+        created_at=round(time.time(), 3),
+        version=__version__,
+    ).to_json()
+
+
+def _restore_header(instance: Instance, header: Header) -> None:
+    instance.env_kwargs = header.env_kwargs
+    instance.durability = header.durability
+    instance.episode = header.episode
+    instance.seed = header.seed
+    instance.options = None if header.options is None else orjson.dumps(header.options)
+
+
+def _set_history(
+    instance: Instance, entries: Sequence[Entry], answers: Sequence[StepAnswer], begin: ResetAnswer
+) -> None:
+    instance.seq = len(entries)
+    if not entries:
+        return
+    last = answers[-1]
+    instance.actions = [entry.action for entry in entries]
+    instance.digests = [entry.digest for entry in entries]
+    instance.history_bytes = sum(len(entry.action) for entry in entries)
+    instance.last_action, instance.last_operation = entries[-1].action, entries[-1].operation
+    instance.last_answer = last
+    instance.ended = last.terminated or last.truncated
+
+
+def _snapshot(instance: Instance) -> bytes:
+    env: Any = instance.env
+    if instance.last_answer is None or instance.last_action is None:
+        raise ValueError("an environment that took no step has nothing to save")
+    return Snapshot(
+        instance.seq, env.snapshot(), instance.last_operation, instance.last_action, instance.last_answer
+    ).to_json()

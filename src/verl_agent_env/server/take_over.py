@@ -1,0 +1,73 @@
+"""Brings environments back in slots that came to this worker, before anybody asks for them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+
+from verl_agent_env.cluster.slots import SlotTable
+from verl_agent_env.engine import Host
+from verl_agent_env.engine.keeper import Keeper
+from verl_agent_env.errors import StoreUnavailableError
+
+logger = logging.getLogger(__name__)
+
+_SLOTS_AT_ONCE = 64
+_RETRY_S = 0.25
+_LOOK_S = 1.0
+
+
+class TakeOver:
+    """Follows the slot table of one worker.
+
+    An environment that is asked for comes back at once; this is for all the others, so that they are reaped and closed
+    with their run like any other. In a store that was emptied, what is in memory is stated again.
+    """
+
+    def __init__(self, host: Host, keeper: Keeper, table: SlotTable) -> None:
+        self._host = host
+        self._keeper = keeper
+        self._table = table
+        self._warm: dict[int, str] = {}
+        """Token under which the environments of a slot were brought back."""
+        self._generation = ""
+
+    async def run(self) -> None:
+        """Follow the table, until cancelled."""
+        while True:
+            try:
+                await self.catch_up()
+            except StoreUnavailableError:
+                await asyncio.sleep(_RETRY_S)
+                continue
+            except Exception:
+                logger.exception("environments could not be taken over")
+                await asyncio.sleep(_LOOK_S)
+            await self._table.wait_for_change(_LOOK_S)
+
+    async def catch_up(self) -> None:
+        """Return when everything in this worker's slots is live here.
+
+        Raises:
+            StoreUnavailableError: The store is away.
+        """
+        generation, tokens = self._table.generation, dict(self._table.tokens)
+        if not generation:
+            return
+        if generation != self._generation:
+            if self._generation and tokens:
+                logger.warning("the store was emptied: all environments are stated again")
+                self._keeper.restate_all(self._host.directory.ids())
+                self._warm = tokens
+            if tokens or not self._generation:
+                self._generation = generation
+        await self._warm_up(tokens)
+
+    async def _warm_up(self, tokens: Mapping[int, str]) -> None:
+        self._warm = {slot: token for slot, token in self._warm.items() if tokens.get(slot) == token}
+        cold = [slot for slot in tokens if slot not in self._warm]
+        for start in range(0, len(cold), _SLOTS_AT_ONCE):
+            slots = cold[start : start + _SLOTS_AT_ONCE]
+            await self._keeper.recover_slots(slots)
+            self._warm |= {slot: tokens[slot] for slot in slots}

@@ -1,0 +1,178 @@
+"""What is kept of a live environment outside its worker, so that another worker can bring it back."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import orjson
+
+from verl_agent_env.wire.codec import StepAnswer
+
+WriteKind = Literal["create", "append", "save", "begin", "close", "put"]
+"""
+- ``create``: an environment and its first episode; ``data`` is its :class:`Header`.
+- ``append``: one step to the episode's journal; ``data`` is its :class:`Entry`.
+- ``save``: the environment's state after a step, in place of the last one; ``data`` is a :class:`Snapshot`.
+- ``begin``: another episode; ``data`` is the new :class:`Header`, the journal becomes empty.
+- ``close``: the environment's end; ``data`` is the reason.
+- ``put``: all of it at once, whatever was there: ``data`` is the :class:`Header`, ``entries`` the journal.
+"""
+
+RefusalReason = Literal["moved", "gone", "short", "stale", "closed", "conflict"]
+"""
+- ``moved``: the slot has another owner.
+- ``gone``: nothing is known of the environment: the store lost it.
+- ``short``: the journal has fewer entries than it should: the store lost some.
+- ``stale``: a later episode has begun.
+- ``closed``: the environment was closed.
+- ``conflict``: there is another entry in this place.
+"""
+
+
+class Write(NamedTuple):
+    """One change; it gives the same result when it is made twice."""
+
+    kind: WriteKind
+    env_id: str
+    slot: int
+    episode: int
+    seq: int
+    """Number of the step that is appended or saved; the number of entries for ``put``; else 0."""
+    data: bytes
+    entries: tuple[bytes, ...] = ()
+
+
+class Refusal(NamedTuple):
+    """A write that was not made."""
+
+    position: int
+    """Its position."""
+    reason: RefusalReason
+
+
+class Saved(NamedTuple):
+    """All that is kept of an environment."""
+
+    header: bytes | None
+    """None when there is no such environment, or it was closed."""
+    entries: list[bytes]
+    snapshot: bytes | None
+    closed_as: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What it takes to begin an environment's present episode again."""
+
+    env_name: str
+    env_kwargs: Mapping[str, Any]
+    """As they were asked for."""
+    run_id: str | None
+    ttl_s: float
+    durability: str
+    episode: int
+    seed: int
+    options: Any
+    """Options of the reset."""
+    created_at: float
+    """Seconds since the epoch."""
+    version: str
+    """Of the software that wrote it."""
+
+    def to_json(self) -> bytes:
+        """As it is kept."""
+        return orjson.dumps(self, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
+
+    @classmethod
+    def from_json(cls, text: bytes) -> Header:
+        """Undo :meth:`to_json`.
+
+        Raises:
+            ValueError: It is none.
+        """
+        fields = orjson.loads(text)
+        try:
+            return cls(**{name: fields[name] for name in cls.__slots__})
+        except (KeyError, TypeError):
+            raise ValueError("not the header of an environment") from None
+
+
+class Entry(NamedTuple):
+    """One applied step."""
+
+    operation: bytes
+    """Id of the request that asked for it; empty if it had none."""
+    digest: bytes
+    action: bytes
+    """As JSON."""
+
+    def to_bytes(self) -> bytes:
+        """As it is kept: id and digest hold no line break."""
+        return b"%b\n%b\n%b" % self
+
+    @classmethod
+    def from_bytes(cls, text: bytes) -> Entry:
+        """Undo :meth:`to_bytes`.
+
+        Raises:
+            ValueError: It is none.
+        """
+        parts = text.split(b"\n", 2)
+        if len(parts) != 3:
+            raise ValueError("not an entry of a journal")
+        return cls(*parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Where an environment stands, and the answer that it gave last."""
+
+    seq: int
+    """Steps taken."""
+    state: bytes
+    """What the environment's ``snapshot`` gave: JSON."""
+    operation: bytes
+    action: bytes
+    answer: StepAnswer
+
+    def to_json(self) -> bytes:
+        """As it is kept."""
+        answer = self.answer
+        return orjson.dumps(
+            [
+                self.seq,
+                self.state.decode(),
+                self.operation.decode("latin-1"),
+                orjson.Fragment(self.action),
+                orjson.Fragment(answer.observation),
+                answer.reward,
+                answer.terminated,
+                answer.truncated,
+                orjson.Fragment(answer.info),
+            ]
+        )
+
+    @classmethod
+    def from_json(cls, text: bytes) -> Snapshot:
+        """Undo :meth:`to_json`.
+
+        Raises:
+            ValueError: It is none.
+        """
+        try:
+            seq, state, operation, action, observation, reward, terminated, truncated, info = orjson.loads(
+                text
+            )
+        except (ValueError, TypeError):
+            raise ValueError("not the snapshot of an environment") from None
+        answer = StepAnswer(orjson.dumps(observation), reward, terminated, truncated, orjson.dumps(info))
+        return cls(seq, state.encode(), operation.encode("latin-1"), orjson.dumps(action), answer)
+
+
+def digest_of(answer: StepAnswer) -> bytes:
+    """Tells one answer from another: a replay that gives other answers is found out."""
+    flags = b"%r %d%d" % (answer.reward, answer.terminated, answer.truncated)
+    return b"%08x" % zlib.crc32(answer.info, zlib.crc32(answer.observation, zlib.crc32(flags)))

@@ -1,0 +1,233 @@
+"""What every log promises: the same tests for each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from tests.cluster.workers import worker
+from tests.contract.conftest import StoreCase
+from verl_agent_env.cluster.store import Store
+from verl_agent_env.errors import GenerationChangedError
+from verl_agent_env.wire.records import Refusal, RefusalReason, Saved, Write, WriteKind
+
+TTL_S = 20.0
+SLOT, OTHER_SLOT = 7, 0xFFF
+ENV = "007-a"
+NOTHING = Saved(None, [], None, None)
+
+
+class Owner:
+    """A worker that owns both slots."""
+
+    def __init__(self, case: StoreCase, generation: str, tokens: dict[int, str]) -> None:
+        self._case = case
+        self.generation = generation
+        self.tokens = tokens
+
+    @classmethod
+    async def of(cls, case: StoreCase) -> Owner:
+        store = case.connect()
+        record = worker()
+        await store.heartbeat(record, TTL_S)
+        tokens = await store.claim(record.incarnation, [SLOT, OTHER_SLOT])
+        return cls(case, await store.generation(), tokens)
+
+    async def write(self, *writes: Write) -> list[RefusalReason | None]:
+        """What became of each: None, or why it was refused."""
+        refusals = await self._case.log.commit(self.generation, self.tokens, writes)
+        reasons: list[RefusalReason | None] = [None] * len(writes)
+        for index, reason in refusals:
+            reasons[index] = reason
+        return reasons
+
+
+@pytest.fixture
+async def owner(case: StoreCase) -> Owner:
+    return await Owner.of(case)
+
+
+def write(
+    kind: WriteKind,
+    data: bytes = b"",
+    *,
+    episode: int = 0,
+    seq: int = 0,
+    env_id: str = ENV,
+    slot: int = SLOT,
+    entries: Sequence[bytes] = (),
+) -> Write:
+    return Write(kind, env_id, slot, episode, seq, data, tuple(entries))
+
+
+async def loaded(case: StoreCase, env_id: str = ENV) -> Saved:
+    (saved,) = await case.log.load([env_id])
+    return saved
+
+
+async def test_created_and_appended_is_what_is_loaded(case: StoreCase, owner: Owner) -> None:
+    steps = [write("append", b"step %d \xc3\xa4\n\n" % seq, seq=seq) for seq in range(3)]
+    assert await owner.write(write("create", b'{"a": 1}\n'), *steps) == [None] * 4
+    assert await loaded(case) == Saved(b'{"a": 1}\n', [step.data for step in steps], None, None)
+    assert await case.log.env_ids([SLOT, OTHER_SLOT]) == [ENV]
+    assert await case.log.env_ids([OTHER_SLOT]) == []
+    assert await case.log.env_ids([]) == []
+
+
+async def test_unknown_environments_are_nothing(case: StoreCase) -> None:
+    assert await case.log.load(["000-x", "000-y"]) == [NOTHING, NOTHING]
+    assert await case.log.load([]) == []
+
+
+async def test_every_write_may_be_made_again_and_late_copies_do_no_harm(
+    case: StoreCase, owner: Owner
+) -> None:
+    history = [
+        write("create", b"first"),
+        write("append", b"zero"),
+        write("append", b"one", seq=1),
+        write("begin", b"second", episode=1),
+        write("append", b"nil", episode=1),
+    ]
+    for done in range(1, len(history) + 1):
+        assert await owner.write(history[done - 1]) == [None]
+        expected = await loaded(case)
+        for earlier in history[:done]:
+            await owner.write(earlier)
+            assert await loaded(case) == expected
+    assert await loaded(case) == Saved(b"second", [b"nil"], None, None)
+    assert await owner.write(history[4], history[3]) == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("late", "reason"),
+    [
+        (write("append", b"zero"), "conflict"),
+        (write("append", b"two", seq=2), "short"),
+        (write("append", b"one", seq=1, episode=1), "short"),
+        (write("begin", b"third", episode=2), "short"),
+        (write("begin", b"other", episode=0), "conflict"),
+        (write("save", b"state", episode=1), "short"),
+    ],
+)
+async def test_what_does_not_follow_is_refused_and_changes_nothing(
+    case: StoreCase, owner: Owner, late: Write, reason: str
+) -> None:
+    assert await owner.write(write("create", b"first"), write("append", b"ZERO")) == [None, None]
+    before = await loaded(case)
+    assert await owner.write(late) == [reason]
+    assert await loaded(case) == before
+
+
+async def test_writes_of_an_earlier_episode_are_stale(case: StoreCase, owner: Owner) -> None:
+    await owner.write(write("create", b"first"), write("begin", b"second", episode=1))
+    late = [write("append", b"x"), write("save", b"x"), write("begin", b"first"), write("put", b"first")]
+    assert await owner.write(*late) == ["stale"] * 4
+    assert await loaded(case) == Saved(b"second", [], None, None)
+
+
+async def test_writes_to_nothing_are_refused_as_gone(case: StoreCase, owner: Owner) -> None:
+    assert (
+        await owner.write(write("append", b"x"), write("save", b"x"), write("begin", b"x", episode=1))
+        == ["gone"] * 3
+    )
+    assert await loaded(case) == NOTHING
+
+
+async def test_closed_environment_is_remembered_and_stays_closed(case: StoreCase, owner: Owner) -> None:
+    await owner.write(write("create", b"first"), write("append", b"zero"), write("save", b"state", seq=1))
+    assert await owner.write(write("close", b"idle"), write("close", b"idle")) == [None, None]
+    assert await loaded(case) == Saved(None, [], None, "idle")
+    assert await case.log.env_ids([SLOT]) == []
+    late = [
+        write("create", b"first"),
+        write("append", b"one", seq=1),
+        write("save", b"state"),
+        write("begin", b"second", episode=1),
+        write("put", b"first"),
+    ]
+    assert await owner.write(*late) == ["closed"] * 5
+    assert await loaded(case) == Saved(None, [], None, "idle")
+
+
+async def test_put_replaces_whatever_was_there(case: StoreCase, owner: Owner) -> None:
+    await owner.write(write("create", b"first"), write("append", b"old"), write("save", b"state", seq=1))
+    whole = write("put", b"second", episode=1, seq=2, entries=[b"a", b"b"])
+    after = write("append", b"c", episode=1, seq=2)
+    assert await owner.write(whole, after) == [None, None]
+    assert await loaded(case) == Saved(b"second", [b"a", b"b", b"c"], None, None)
+    new = write("put", b"new", env_id="007-b", seq=1, entries=[b"n"])
+    empty = write("put", b"empty", env_id="007-c")
+    assert await owner.write(new, empty, write("append", b"m", env_id="007-b", seq=1)) == [None] * 3
+    assert await loaded(case, "007-b") == Saved(b"new", [b"n", b"m"], None, None)
+    assert await loaded(case, "007-c") == Saved(b"empty", [], None, None)
+    assert sorted(await case.log.env_ids([SLOT])) == [ENV, "007-b", "007-c"]
+
+
+async def test_last_saved_state_is_the_one_that_is_kept(case: StoreCase, owner: Owner) -> None:
+    await owner.write(
+        write("create", b"first"), write("save", b"one", seq=1), write("save", b"two\n2", seq=2)
+    )
+    assert (await loaded(case)).snapshot == b"two\n2"
+    await owner.write(write("save", b"one", seq=1))
+    assert (await loaded(case)).snapshot == b"two\n2"
+    await owner.write(write("begin", b"second", episode=1))
+    assert (await loaded(case)).snapshot is None
+
+
+async def test_only_the_owner_writes(case: StoreCase, owner: Owner) -> None:
+    assert await owner.write(write("create", b"first")) == [None]
+    heir = worker()
+    store = case.connect()
+    await store.heartbeat(heir, TTL_S)
+    await store.hand_off({SLOT: owner.tokens[SLOT]}, heir.incarnation)
+    other = write("create", b"x", env_id="fff-x", slot=OTHER_SLOT)
+    every: list[Write] = [
+        write("append", b"zero"),
+        write("create", b"x", env_id="007-new"),
+        write("begin", b"second", episode=1),
+        write("save", b"state"),
+        write("put", b"other"),
+        write("close", b"closed"),
+    ]
+    assert await owner.write(*every, other) == ["moved"] * 6 + [None]
+    assert await loaded(case) == Saved(b"first", [], None, None)
+    assert await loaded(case, "fff-x") == Saved(b"x", [], None, None)
+    assert await case.log.env_ids([SLOT]) == [ENV]
+
+
+async def test_refused_writes_stop_no_others(case: StoreCase, owner: Owner) -> None:
+    writes = [
+        write("create", b"first"),
+        write("append", b"x", env_id="007-none"),
+        write("append", b"zero"),
+        write("append", b"two", seq=2),
+        write("put", b"p", env_id="007-p", seq=1, entries=[b"e"]),
+        write("append", b"one", seq=1),
+    ]
+    assert await owner.write(*writes) == [None, "gone", None, "short", None, None]
+    assert (await loaded(case)).entries == [b"zero", b"one"]
+
+
+async def test_emptied_store_takes_no_writes_of_before(case: StoreCase, owner: Owner, store: Store) -> None:
+    await owner.write(write("create", b"first"))
+    case.empty()
+    present = await store.generation()
+    with pytest.raises(GenerationChangedError) as raised:
+        await owner.write(write("append", b"zero"))
+    assert (raised.value.expected, raised.value.found) == (owner.generation, present)
+    assert await loaded(case) == NOTHING
+
+
+async def test_a_thousand_writes_in_all_slots_at_once(case: StoreCase, store: Store) -> None:
+    record = worker()
+    await store.heartbeat(record, TTL_S)
+    tokens = await store.claim(record.incarnation, range(4096))
+    writes = [write("create", b"x", env_id=f"{slot:03x}-n", slot=slot) for slot in range(4096)]
+    assert await case.log.commit(await store.generation(), tokens, writes) == []
+    assert len(await case.log.env_ids(range(4096))) == 4096
+
+
+def test_refusals_name_positions() -> None:
+    assert Refusal(3, "gone").position == 3

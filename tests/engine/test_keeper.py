@@ -1,0 +1,414 @@
+"""Environments outlive their host: what is kept, and what comes back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from typing import Any
+
+import orjson
+import pytest
+
+from tests.cluster.workers import worker
+from verl_agent_env.cluster.memory_log import MemoryLog
+from verl_agent_env.cluster.memory_store import MemoryStore
+from verl_agent_env.config import HostLimits
+from verl_agent_env.engine import CreateRequest, Host
+from verl_agent_env.engine.batches import Batches
+from verl_agent_env.envs.base import Durability
+from verl_agent_env.envs.registry import BUILT_IN, EnvSpec, Registry
+from verl_agent_env.errors import (
+    EnvironmentClosedError,
+    EnvironmentLostError,
+    EnvironmentNotFoundError,
+    MovedError,
+    ReplayDivergedError,
+    SequenceStaleError,
+    StoreUnavailableError,
+    VerlAgentEnvError,
+)
+from verl_agent_env.types import NUM_SLOTS
+from verl_agent_env.wire.codec import StepAnswer
+from verl_agent_env.wire.records import Entry, Refusal, Saved, Write
+
+LAKE = CreateRequest(
+    "frozen_lake",
+    7,
+    {"desc": ["SFFFFFFF", *["FFFFFFFF"] * 6, "FFFFFFFG"], "is_slippery": True, "max_steps": 500},
+)
+SOKOBAN = CreateRequest("sokoban", 7, {"dim_room": [6, 6], "num_boxes": 1})
+COUNTDOWN = CreateRequest("countdown", 7)
+CHAT = CreateRequest("single_turn_chat", 7)
+MOVES = ["right", "down", "right", "up", "left", "down"]
+
+SPECS = BUILT_IN
+
+
+class Cluster:
+    """Hosts that share one log; a slot belongs to the last one that took it."""
+
+    def __init__(self) -> None:
+        self.store = MemoryStore()
+        self.log = FlakyLog(self.store)
+        self._stack = AsyncExitStack()
+
+    async def host(self, durabilities: dict[str, Durability] | None = None) -> Host:
+        """A new host that takes all slots from whoever has them."""
+        record = worker()
+        await self.store.heartbeat(record, 1000.0)
+        cluster = await self.store.read_map()
+        for incarnation in cluster.workers:
+            if incarnation != record.incarnation:
+                await self.store.hand_off(cluster.tokens_of(incarnation), record.incarnation)
+        await self.store.claim(record.incarnation, range(NUM_SLOTS))
+        tenure = Owned(self.store, record.incarnation)
+        await tenure.look()
+        host = Host(Registry({spec.name: spec for spec in SPECS}), HostLimits())
+        journal = asyncio.create_task(host.keep(self.log, tenure, durabilities or {}).run())
+        self._stack.push_async_callback(_end, host, journal)
+        host.tenure = tenure  # type: ignore[attr-defined]
+        return host
+
+    async def aclose(self) -> None:
+        await self._stack.aclose()
+
+
+async def _end(host: Host, journal: asyncio.Task[None]) -> None:
+    journal.cancel()
+    await asyncio.gather(journal, return_exceptions=True)
+    await host.stop()
+
+
+class Owned:
+    """The slots of one worker, as it saw them last."""
+
+    def __init__(self, store: MemoryStore, incarnation: str) -> None:
+        self._store = store
+        self._incarnation = incarnation
+        self.generation = ""
+        self._tokens: dict[int, str] = {}
+
+    async def look(self) -> None:
+        cluster = await self._store.read_map()
+        self.generation = cluster.generation
+        self._tokens = cluster.tokens_of(self._incarnation)
+
+    def token_of(self, slot: int) -> str | None:
+        return self._tokens.get(slot)
+
+    def has_gone(self, slot: int) -> bool:
+        return False
+
+
+class FlakyLog(MemoryLog):
+    """A log that can be away, and can lose its answers."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        super().__init__(store)
+        self.is_away = False
+        self.loses_answers = 0
+        self.commits: list[list[Write]] = []
+
+    async def commit(self, generation: str, tokens: Any, writes: Sequence[Write]) -> list[Refusal]:
+        await asyncio.sleep(0)
+        if self.is_away:
+            raise StoreUnavailableError("memory")
+        refusals = await super().commit(generation, tokens, writes)
+        self.commits.append(list(writes))
+        if self.loses_answers:
+            self.loses_answers -= 1
+            raise StoreUnavailableError("memory")
+        return refusals
+
+    async def load(self, env_ids: Sequence[str]) -> list[Saved]:
+        if self.is_away:
+            raise StoreUnavailableError("memory")
+        return await super().load(env_ids)
+
+
+@pytest.fixture
+async def cluster() -> AsyncIterator[Cluster]:
+    several = Cluster()
+    yield several
+    await several.aclose()
+
+
+async def played(host: Host, request: CreateRequest, moves: Sequence[Any]) -> tuple[str, list[bytes]]:
+    env_id, _ = await host.create(request)
+    return env_id, await go_on(host, env_id, moves)
+
+
+async def go_on(host: Host, env_id: str, moves: Sequence[Any], first_seq: int = 0) -> list[bytes]:
+    return [(await host.step(env_id, move, seq)).to_json() for seq, move in enumerate(moves, start=first_seq)]
+
+
+ALL_KINDS = pytest.mark.parametrize(
+    ("request_", "moves"),
+    [(LAKE, MOVES), (SOKOBAN, MOVES), (COUNTDOWN, ["1+1", "2", "3"]), (CHAT, ["hi", "ho", "hu"])],
+    ids=["frozen_lake", "sokoban", "countdown", "chat"],
+)
+
+
+@ALL_KINDS
+@pytest.mark.parametrize("durability", ["journal", "snapshot", "relaxed"])
+async def test_episode_goes_on_elsewhere_as_if_nothing_had_happened(
+    cluster: Cluster, request_: CreateRequest, moves: list[str], durability: Durability
+) -> None:
+    alone = Host(Registry({spec.name: spec for spec in SPECS}), HostLimits())
+    _, expected = await played_until_end(alone, request_, moves)
+    await alone.stop()
+    name = alone.registry.kind(request_.env_name).name
+    for cut in range(len(expected) + 1):
+        first = await cluster.host({name: durability})
+        env_id, _ = await first.create(request_)
+        before = await go_on(first, env_id, moves[:cut])
+        await first.keeper.journal.flush()  # type: ignore[union-attr]
+        second = await cluster.host({name: durability})
+        if cut:
+            repeated = await second.step(env_id, moves[cut - 1], cut - 1)
+            assert repeated.to_json() == before[-1]
+        after = await go_on(second, env_id, moves[cut : len(expected)], cut)
+        assert before + after == expected
+
+
+async def played_until_end(
+    host: Host, request: CreateRequest, moves: Sequence[Any]
+) -> tuple[str, list[bytes]]:
+    env_id, _ = await host.create(request)
+    answers = []
+    for move in moves:
+        answer = await host.step(env_id, move)
+        answers.append(answer.to_json())
+        if answer.terminated or answer.truncated:
+            break
+    return env_id, answers
+
+
+async def test_later_episodes_come_back_with_their_seed_and_options(cluster: Cluster) -> None:
+    first = await cluster.host()
+    env_id, _ = await played(first, LAKE, MOVES[:2])
+    await first.reset(env_id, seed=99)
+    answers = await go_on(first, env_id, MOVES[:2])
+    second = await cluster.host()
+    assert (await second.step(env_id, MOVES[1], 1)).to_json() == answers[1]
+    instance = second.directory.find(env_id)
+    assert (instance.seed, instance.episode, instance.seq) == (99, 1, 2)
+    assert instance.run_id == LAKE.run_id
+    with pytest.raises(SequenceStaleError):
+        await second.step(env_id, MOVES[0], 0)
+
+
+async def test_reset_right_after_the_move_follows_on(cluster: Cluster) -> None:
+    first = await cluster.host()
+    env_id, _ = await played(first, LAKE, MOVES[:2])
+    second = await cluster.host()
+    await second.reset(env_id)
+    third = await cluster.host()
+    assert (await third.reset(env_id)).to_json()
+    assert third.directory.find(env_id).episode == 2
+
+
+async def test_closed_environments_stay_closed_everywhere(cluster: Cluster) -> None:
+    first = await cluster.host()
+    env_id, _ = await played(first, LAKE, MOVES[:1])
+    await first.close(env_id)
+    second = await cluster.host()
+    await second.close(env_id)
+    with pytest.raises(EnvironmentClosedError):
+        await second.step(env_id, "right")
+    with pytest.raises(EnvironmentNotFoundError):
+        await second.close("000-" + "0" * 32)
+
+
+async def test_environments_of_another_host_can_be_closed_here(cluster: Cluster) -> None:
+    first = await cluster.host()
+    env_id, _ = await played(first, LAKE, MOVES[:1])
+    second = await cluster.host()
+    await second.close(env_id)
+    third = await cluster.host()
+    with pytest.raises(EnvironmentClosedError):
+        await third.step(env_id, "right")
+
+
+async def test_host_that_lost_its_slots_is_never_acknowledged(cluster: Cluster) -> None:
+    first = await cluster.host()
+    env_id, _ = await played(first, LAKE, MOVES[:2])
+    second = await cluster.host()
+    with pytest.raises(MovedError):
+        await first.step(env_id, "up", 2)
+    assert first.directory.get(env_id) is None
+    expected = await second.step(env_id, MOVES[2], 2)
+    third = await cluster.host()
+    assert (await third.step(env_id, MOVES[2], 2)).to_json() == expected.to_json()
+
+
+async def test_batch_of_a_fenced_host_fails_and_runs_on_the_owner(cluster: Cluster) -> None:
+    first = await cluster.host()
+    created = await Batches(first).create([LAKE] * 50)
+    env_ids = [result[0] for result in created if isinstance(result, tuple)]
+    second = await cluster.host()
+    refused = await Batches(first).step(env_ids, ["right"] * 50, [0] * 50)
+    assert all(isinstance(result, MovedError) for result in refused)
+    done = await Batches(second).step(env_ids, ["right"] * 50, [0] * 50)
+    assert all(isinstance(result, StepAnswer) for result in done)
+    assert {second.directory.find(env_id).seq for env_id in env_ids} == {1}
+
+
+async def test_whole_batch_goes_on_elsewhere(cluster: Cluster) -> None:
+    first = await cluster.host()
+    created = await Batches(first).create([LAKE, SOKOBAN, COUNTDOWN] * 20)
+    env_ids = [result[0] for result in created if isinstance(result, tuple)]
+    answers = await Batches(first).step(env_ids, ["right"] * 60, [0] * 60)
+    second = await cluster.host()
+    again = await Batches(second).step(env_ids, ["right"] * 60, [0] * 60)
+    assert [_json(answer) for answer in again] == [_json(answer) for answer in answers]
+    assert second.keeper is not None
+    assert second.keeper.recovered == 60
+    assert (await Batches(second).close(env_ids)).closed == 60
+
+
+def _json(answer: StepAnswer | VerlAgentEnvError) -> bytes:
+    assert isinstance(answer, StepAnswer), answer
+    return answer.to_json()
+
+
+async def test_answers_wait_until_they_are_written(cluster: Cluster) -> None:
+    host = await cluster.host()
+    env_id, _ = await host.create(LAKE)
+    cluster.log.is_away = True
+    step = asyncio.create_task(host.step(env_id, "right", 0))
+    again = asyncio.create_task(host.step(env_id, "right", 0))
+    done, _ = await asyncio.wait((step, again), timeout=0.3)
+    assert not done
+    cluster.log.is_away = False
+    assert (await step).to_json() == (await again).to_json()
+    assert [write.kind for group in cluster.log.commits for write in group] == ["create", "append"]
+
+
+async def test_relaxed_answers_do_not_wait(cluster: Cluster) -> None:
+    host = await cluster.host({"verl_env/frozen_lake-v1": "relaxed"})
+    env_id, _ = await host.create(LAKE)
+    cluster.log.is_away = True
+    assert await asyncio.wait_for(host.step(env_id, "right", 0), 2)
+
+
+async def test_patience_ends_with_a_typed_error_and_the_write_is_made_all_the_same(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("verl_agent_env.engine.journal.PATIENCE_S", 0.2)
+    host = await cluster.host()
+    env_id, _ = await host.create(LAKE)
+    cluster.log.is_away = True
+    with pytest.raises(StoreUnavailableError) as raised:
+        await host.step(env_id, "right", 0)
+    assert raised.value.may_have_run
+    refused = await Batches(host).step([env_id], ["down"], [1])
+    assert isinstance(refused[0], StoreUnavailableError)
+    assert refused[0].may_have_run
+    cluster.log.is_away = False
+    expected = await host.step(env_id, "down", 1)
+    second = await cluster.host()
+    assert (await second.step(env_id, "down", 1)).to_json() == expected.to_json()
+
+
+async def test_lost_answers_of_the_log_apply_nothing_twice(cluster: Cluster) -> None:
+    host = await cluster.host()
+    env_id, _ = await host.create(LAKE)
+    cluster.log.loses_answers = 3
+    await go_on(host, env_id, MOVES)
+    second = await cluster.host()
+    await second.ensure([env_id])
+    assert second.directory.find(env_id).seq == len(MOVES)
+
+
+async def test_repeated_operation_is_answered_once_also_elsewhere(cluster: Cluster) -> None:
+    first = await cluster.host()
+    env_id, _ = await first.create(LAKE)
+    answer = await first.step(env_id, "right", None, b"op-1")
+    assert await first.step(env_id, "right", None, b"op-1") is answer
+    second = await cluster.host()
+    assert (await second.step(env_id, "right", None, b"op-1")).to_json() == answer.to_json()
+    assert second.directory.find(env_id).seq == 1
+    await second.step(env_id, "right", None, b"op-2")
+    assert second.directory.find(env_id).seq == 2
+
+
+async def test_what_the_log_lost_is_stated_again(cluster: Cluster) -> None:
+    host = await cluster.host()
+    env_id, _ = await played(host, LAKE, MOVES[:3])
+    cluster.log.clear()
+    await go_on(host, env_id, MOVES[3:5], 3)
+    second = await cluster.host()
+    await second.ensure([env_id])
+    assert second.directory.find(env_id).seq == 5
+
+
+async def test_emptied_store_is_filled_from_memory(cluster: Cluster) -> None:
+    host = await cluster.host()
+    env_id, _ = await played(host, LAKE, MOVES[:3])
+    idle_id, _ = await played(host, SOKOBAN, MOVES[:2])
+    cluster.log.clear()
+    cluster.store.clear()
+    step = asyncio.create_task(host.step(env_id, MOVES[3], 3))
+    await asyncio.sleep(0.05)
+    record = worker()
+    await cluster.store.heartbeat(record, 1000.0)
+    await cluster.store.claim(record.incarnation, range(NUM_SLOTS))
+    tenure = host.tenure  # type: ignore[attr-defined]
+    tenure._incarnation = record.incarnation
+    await tenure.look()
+    await step
+    assert host.keeper is not None
+    host.keeper.restate_all(host.directory.ids())
+    await host.keeper.journal.flush()
+    second = await cluster.host()
+    await second.ensure([env_id, idle_id])
+    assert [second.directory.find(each).seq for each in (env_id, idle_id)] == [4, 2]
+
+
+async def test_kinds_that_cannot_come_back_are_lost_with_a_typed_error(cluster: Cluster) -> None:
+    first = await cluster.host({"verl_env/frozen_lake-v1": "none"})
+    env_id, _ = await played(first, LAKE, MOVES[:2])
+    second = await cluster.host()
+    with pytest.raises(EnvironmentLostError):
+        await second.step(env_id, "right", 2)
+    await second.close(env_id)
+
+
+async def test_replay_that_gives_something_else_is_found_out(cluster: Cluster) -> None:
+    first = await cluster.host()
+    env_id, _ = await played(first, LAKE, MOVES[:3])
+    kept = cluster.log._kept[env_id]
+    entry = Entry.from_bytes(kept.entries[1])
+    kept.entries[1] = entry._replace(digest=b"00000000").to_bytes()
+    second = await cluster.host()
+    for _ in range(2):
+        with pytest.raises(ReplayDivergedError) as raised:
+            await second.step(env_id, "right", 3)
+        assert raised.value.seq == 1
+
+
+async def test_slots_are_warmed_up_at_once(cluster: Cluster) -> None:
+    first = await cluster.host()
+    created = await Batches(first).create([LAKE] * 30)
+    second = await cluster.host()
+    assert second.keeper is not None
+    assert await second.keeper.recover_slots(range(NUM_SLOTS)) == 30
+    assert {result[0] for result in created if isinstance(result, tuple)} == set(second.directory.ids())
+    assert sum(second.directory.created.values()) == 0
+
+
+async def test_two_who_ask_for_a_lost_environment_recover_it_once(cluster: Cluster) -> None:
+    first = await cluster.host()
+    env_id, _ = await played(first, SOKOBAN, MOVES[:3])
+    second = await cluster.host()
+    answers = await asyncio.gather(*(second.step(env_id, MOVES[3], 3) for _ in range(5)))
+    assert len({answer.to_json() for answer in answers}) == 1
+    assert second.keeper is not None
+    assert second.keeper.recovered == 1
+
+
+def test_entry_survives_any_action() -> None:
+    entry = Entry(b"op", b"0123abcd", orjson.dumps("a\nb\n\nc"))
+    assert Entry.from_bytes(entry.to_bytes()) == entry
