@@ -164,18 +164,25 @@ class Player:
 
 
 def read_metrics(client: httpx.Client) -> Counter[tuple[str, str]]:
-    """The server's counts of environments: what (created, closed, live) and env name to number."""
+    """The counts of all workers: what (created, closed, live) and env name to number."""
     names = {
         "verl_agent_env_created_total": "created",
         "verl_agent_env_closed_total": "closed",
         "verl_agent_env_live_environments": "live",
     }
     counts: Counter[tuple[str, str]] = Counter()
-    for family in text_string_to_metric_families(client.get("/metrics").text):
-        for sample in family.samples:
-            if sample.name in names:
-                counts[names[sample.name], sample.labels["env_name"]] += int(sample.value)
+    for url in worker_urls(client):
+        for family in text_string_to_metric_families(client.get(f"{url}/metrics").text):
+            for sample in family.samples:
+                if sample.name in names:
+                    counts[names[sample.name], sample.labels["env_name"]] += int(sample.value)
     return counts
+
+
+def worker_urls(client: httpx.Client) -> list[str]:
+    """Where each worker of the server answers itself: every one counts what it does."""
+    workers = [worker for node in client.get("/api/cluster").json()["nodes"] for worker in node["workers"]]
+    return [""] if len(workers) == 1 else [f"http://{worker['address']}" for worker in workers]
 
 
 def find_disagreements(

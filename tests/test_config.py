@@ -78,10 +78,11 @@ def test_tokens_do_not_show_in_what_is_printed() -> None:
 
 
 def test_a_cluster_needs_both_a_name_and_a_redis() -> None:
-    with pytest.raises(ValueError, match="both a name"):
-        settings_from_environment({"VERL_AGENT_ENV_NODE": "n1"})
-    with pytest.raises(ValueError, match="both a name"):
-        settings_from_environment({"VERL_AGENT_ENV_REDIS": "redis://127.0.0.1"})
+    for name, value in (("NODE", "n1"), ("REDIS", "redis://127.0.0.1")):
+        cluster = settings_from_environment({f"VERL_AGENT_ENV_{name}": value}).cluster
+        with pytest.raises(ValueError, match="both a name"):
+            cluster.require_whole()
+    ClusterSettings(node="n1", redis="redis://127.0.0.1").require_whole()
 
 
 def test_settings_of_a_node_are_read() -> None:

@@ -96,10 +96,6 @@ class ClusterSettings:
             raise ValueError(f"workers must be from 1 to {_MAX_WORKERS}, not {self.workers}")
         if not 0 <= self.worker_port <= 65_535:
             raise ValueError(f"worker_port must be from 0 to 65535, not {self.worker_port}")
-        if bool(self.redis) != bool(self.node):
-            raise ValueError(
-                "a node of a cluster needs both a name (node) and a Redis to meet the others in (redis)"
-            )
         for name in ("node", "advertise"):
             value = getattr(self, name)
             if value and not _HOST_NAME.fullmatch(value):
@@ -110,6 +106,17 @@ class ClusterSettings:
                 raise ValueError(f"durability must be name=one of {', '.join(DURABILITIES)}, not '{item}'")
         if not (self.lease_s >= 0.5 and self.peer_timeout_s > 0):
             raise ValueError("lease_s must be at least 0.5 and peer_timeout_s above 0")
+
+    def require_whole(self) -> None:
+        """Make sure that what belongs together was given together, in whatever places.
+
+        Raises:
+            ValueError: It was not.
+        """
+        if bool(self.redis) != bool(self.node):
+            raise ValueError(
+                "a node of a cluster needs both a name (--node) and a Redis to meet the others in (--redis)"
+            )
 
     @property
     def is_pool(self) -> bool:

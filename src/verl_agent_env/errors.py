@@ -38,6 +38,7 @@ The server answers them as ``application/problem+json`` (RFC 9457), the client r
     │   ├── NameTakenError                worker_name_taken          409
     │   ├── GenerationChangedError        store_generation_changed   503     yes
     │   ├── StoreUnavailableError         store_unavailable          503     yes
+    │   ├── NodeNotFoundError             node_not_found             404
     │   ├── MovedError                    moved                      421     yes
     │   └── WorkerUnreachableError        worker_unreachable         503     yes
     └── ExecutionError
@@ -572,6 +573,22 @@ class StoreUnavailableError(ClusterError):
     def detail(self) -> str:
         where = f" at '{self.store}'" if self.store else ""
         return f"The store{where} is not available: {self.reason}; check that Redis runs there, then retry."
+
+
+@dataclass(eq=False)
+class NodeNotFoundError(ClusterError):
+    """No node has this name."""
+
+    code = "node_not_found"
+    status = 404
+    title = "There is no such node"
+    node: str = ""
+    nodes: list[str] = field(default_factory=list)
+    """Those that there are."""
+
+    @property
+    def detail(self) -> str:
+        return f"No node is called '{self.node}'; there are {', '.join(self.nodes) or 'none'}."
 
 
 @dataclass(eq=False)

@@ -11,9 +11,13 @@ import click
 
 from verl_agent_env import __version__
 from verl_agent_env.cli.check import check_env
+from verl_agent_env.cli.cluster import cluster
+from verl_agent_env.cli.drain import drain
 from verl_agent_env.cli.listing import list_environments
+from verl_agent_env.cli.nginx_config import nginx_config_command
 from verl_agent_env.cli.play import play
 from verl_agent_env.cli.serve import serve
+from verl_agent_env.cli.status import status
 from verl_agent_env.config import ENVIRONMENT_PREFIX
 from verl_agent_env.errors import VerlAgentEnvError
 
@@ -31,6 +35,10 @@ def cli() -> None:
 
 
 cli.add_command(serve)
+cli.add_command(cluster)
+cli.add_command(nginx_config_command)
+cli.add_command(status)
+cli.add_command(drain)
 cli.add_command(play)
 cli.add_command(check_env)
 cli.add_command(list_environments)

@@ -38,6 +38,7 @@ def serve(**given: Any) -> None:
     """
     try:
         settings = merge_options(settings_from_environment(os.environ), given)
+        settings.cluster.require_whole()
     except ValueError as unfit:
         raise click.UsageError(str(unfit)) from None
     from verl_agent_env.server.logs import configure_logging

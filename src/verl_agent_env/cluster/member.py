@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
+import time
 import uuid
 from collections.abc import Callable, Collection, Mapping
 from typing import Protocol
@@ -13,7 +14,7 @@ from typing import Protocol
 from verl_agent_env.cluster.leases import LocalLease
 from verl_agent_env.cluster.membership import Membership, Plan
 from verl_agent_env.cluster.slots import SlotTable
-from verl_agent_env.cluster.store import ClusterMap, Store, WorkerRecord
+from verl_agent_env.cluster.store import ClusterMap, Store, WorkerRecord, WorkerState
 from verl_agent_env.errors import (
     GenerationChangedError,
     NameTakenError,
@@ -28,6 +29,7 @@ logger = logging.getLogger(__name__)
 _BEATS_PER_LEASE = 4
 _POLL_S = 1.0
 _RETRY_S = 0.25
+_DRAIN_LOOK_S = 0.05
 
 
 class Residents(Protocol):
@@ -125,12 +127,29 @@ class Member:
         with contextlib.suppress(StoreUnavailableError):
             await self._store.leave(self.record.incarnation)
 
-    async def drain(self) -> None:
-        """Take no new environments and give away the slots."""
-        self.record = dataclasses.replace(self.record, state="draining")
+    async def drain(self, timeout_s: float = 10.0) -> None:
+        """Take no new environments and give away all slots, but those whose environments are nowhere else.
+
+        Returns when they are given away, nobody is there to take them, or after ``timeout_s``.
+        """
+        await self._set_state("draining")
+        end = time.monotonic() + timeout_s
+        while time.monotonic() < end:
+            await self.refresh()
+            left = [slot for slot in self.table.tokens if not self._residents.count_bound_to(slot)]
+            if not left or not self.table.peers:
+                return
+            await asyncio.sleep(_DRAIN_LOOK_S)
+
+    async def undrain(self) -> None:
+        """Take environments and slots again."""
+        await self._set_state("ready")
+
+    async def _set_state(self, state: WorkerState) -> None:
+        self.record = dataclasses.replace(self.record, state=state)
         with contextlib.suppress(StoreUnavailableError, NameTakenError, WorkerNotAliveError):
             await self._beat()
-        await self.refresh()
+        self._read_again()
 
     async def refresh(self, timeout_s: float = 1.0) -> None:
         """See whether the map has changed, together with all who ask for it meanwhile."""

@@ -7,9 +7,9 @@ from typing import Any
 
 from verl_agent_env.cluster import scripts
 from verl_agent_env.cluster.keys import Keys
-from verl_agent_env.wire.log import CLOSED_MEMORY_S
 from verl_agent_env.cluster.redis_client import RedisClient
 from verl_agent_env.errors import GenerationChangedError
+from verl_agent_env.wire.log import CLOSED_MEMORY_S
 from verl_agent_env.wire.records import Refusal, Saved, Write
 
 _CLOSED_MS = int(CLOSED_MEMORY_S * 1000)

@@ -18,9 +18,9 @@ from verl_agent_env.engine.journal import Group, Journal, Tenure
 from verl_agent_env.envs.base import Durability
 from verl_agent_env.envs.kind import EnvKind
 from verl_agent_env.envs.registry import Registry
-from verl_agent_env.errors import EnvironmentLostError, ReplayDivergedError, VerlAgentEnvError
+from verl_agent_env.errors import ReplayDivergedError, VerlAgentEnvError
 from verl_agent_env.types import slot_of
-from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
+from verl_agent_env.wire.codec import StepAnswer
 from verl_agent_env.wire.log import Log
 from verl_agent_env.wire.records import Entry, Header, RefusalReason, Saved, Snapshot, Write, digest_of
 
@@ -209,7 +209,7 @@ class Keeper:
             else:
                 await self._replay(instance, [Entry.from_bytes(entry) for entry in saved.entries])
         except ReplayDivergedError as diverged:
-            logger.error("a replay diverged", extra={"env_id": env_id, "seq": diverged.seq})  # noqa: TRY400
+            logger.error("a replay diverged", extra={"env_id": env_id, "seq": diverged.seq})
             if instance is not None:
                 instance.lost = diverged.detail
                 instance.diverged_at = diverged.seq
@@ -223,7 +223,7 @@ class Keeper:
         """Play the journal again, and compare what it gives."""
         answers: list[StepAnswer] = []
         kind, executor = instance.kind, self._residence.executor
-        env, begin = await executor.replay(
+        env, _ = await executor.replay(
             kind,
             instance.arguments,
             instance.seed,
@@ -236,7 +236,7 @@ class Keeper:
                 executor.dispose(kind, env)
                 raise ReplayDivergedError(instance.env_id, seq)
         instance.env = env
-        _set_history(instance, entries, answers, begin)
+        _set_history(instance, entries, answers)
 
     async def _restore(self, instance: Instance, saved: Saved) -> None:
         """Stand where the last snapshot stands, or at the beginning of the episode."""
@@ -281,9 +281,7 @@ def _restore_header(instance: Instance, header: Header) -> None:
     instance.options = None if header.options is None else orjson.dumps(header.options)
 
 
-def _set_history(
-    instance: Instance, entries: Sequence[Entry], answers: Sequence[StepAnswer], begin: ResetAnswer
-) -> None:
+def _set_history(instance: Instance, entries: Sequence[Entry], answers: Sequence[StepAnswer]) -> None:
     instance.seq = len(entries)
     if not entries:
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import gc
 import logging
 from collections.abc import AsyncIterator, Mapping
@@ -26,11 +27,12 @@ from verl_agent_env.server.batch_calls import BatchCalls
 from verl_agent_env.server.cluster_worker import ClusterWorker, Place
 from verl_agent_env.server.environment_calls import EnvironmentCalls
 from verl_agent_env.server.idempotency import IdempotentAnswers
-from verl_agent_env.server.lane import PROBLEM_JSON, Lane
+from verl_agent_env.server.lane import LANE_STATE, PROBLEM_JSON, Call, Lane, Route
 from verl_agent_env.server.metrics import Metrics
 from verl_agent_env.server.openapi import document
 from verl_agent_env.server.routes import batch_routes, environment_routes, server_routes
 from verl_agent_env.server.server_calls import ServerCalls
+from verl_agent_env.types import slot_of
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +77,7 @@ class EnvServer(FastAPI):
             *batch_routes(BatchCalls(batches, registry, idempotent, self.metrics, limits)),
             *server_routes(self.server_calls),
         ]
-        routes = [*map(self.worker.pin, self._routes), *internal_routes]
+        routes = [*map(self._pinned, self._routes), *internal_routes]
         guard = TokenGuard(settings.auth_tokens)
         self.lane = Lane(routes, limits, guard, self.metrics, log_all=settings.access_log)
         self.add_api_route("/", _front, methods=["GET", "HEAD"], include_in_schema=False)
@@ -97,6 +99,17 @@ class EnvServer(FastAPI):
                 return
         await super().__call__(scope, receive, send)
 
+    def _pinned(self, route: Route) -> Route:
+        """The route, carried out by whom it is meant for; at once only where that is this worker."""
+        pinned, answer_now = self.worker.pin(route), route.answer_now
+        if pinned is route or answer_now is None:
+            return pinned
+
+        def answer_own(call: Call) -> bytes | None:
+            return answer_now(call) if self.worker.table.owns(slot_of(call.env_id)) else None
+
+        return dataclasses.replace(pinned, answer_now=answer_own)
+
     async def _serve_unknown(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self.lane.serve({}, "", scope, receive, send)
 
@@ -115,7 +128,7 @@ def create_app(
 
 
 @contextlib.asynccontextmanager
-async def _lifespan(app: EnvServer) -> AsyncIterator[None]:
+async def _lifespan(app: EnvServer) -> AsyncIterator[dict[str, Any]]:
     # What is alive now stays: the collector need not look at it again. Live environments are many small objects that
     # seldom die together; with the default thresholds the collector would walk through all of them all the time.
     gc.collect()
@@ -126,7 +139,7 @@ async def _lifespan(app: EnvServer) -> AsyncIterator[None]:
     reaper = asyncio.create_task(reap_forever(app.env_host))
     app.server_calls.ready = True
     try:
-        yield
+        yield {LANE_STATE: app.lane}
     finally:
         app.server_calls.ready = False
         reaper.cancel()

@@ -30,13 +30,15 @@ from verl_agent_env.envs.base import Durability
 from verl_agent_env.errors import (
     EnvironmentLostError,
     EnvironmentNotFoundError,
+    InvalidRequestError,
+    NodeNotFoundError,
     ShuttingDownError,
     StoreUnavailableError,
     VerlAgentEnvError,
 )
 from verl_agent_env.server.batch_calls import BatchWork
 from verl_agent_env.server.forwarding import Forwarder
-from verl_agent_env.server.internal_calls import WORKER_PATH, InternalCalls
+from verl_agent_env.server.internal_calls import DRAIN_PATH, WORKER_PATH, InternalCalls
 from verl_agent_env.server.lane import Route
 from verl_agent_env.server.peers import Peers
 from verl_agent_env.server.sharded_batches import ShardedBatches
@@ -75,7 +77,10 @@ class Cluster(Protocol):
         """Become part of it."""
 
     async def drain(self) -> None:
-        """Take no new environments."""
+        """Take no new environments, and give those that there are to others."""
+
+    async def undrain(self) -> None:
+        """Take environments again."""
 
     async def leave(self) -> None:
         """Be no part of it any more."""
@@ -118,6 +123,9 @@ class FixedCluster:
         """See :class:`Cluster`."""
 
     async def drain(self) -> None:
+        """See :class:`Cluster`; there is nobody to give them to."""
+
+    async def undrain(self) -> None:
         """See :class:`Cluster`."""
 
     async def leave(self) -> None:
@@ -192,6 +200,10 @@ class SharedCluster:
     async def drain(self) -> None:
         """See :class:`Cluster`."""
         await self._member.drain()
+
+    async def undrain(self) -> None:
+        """See :class:`Cluster`."""
+        await self._member.undrain()
 
     async def leave(self) -> None:
         """See :class:`Cluster`."""
@@ -311,7 +323,7 @@ class ClusterWorker:
         local = Batches(host)
         if self._is_alone:
             return local, []
-        internal = InternalCalls(local, self.table, self._cluster.record)
+        internal = InternalCalls(local, self.table, self._cluster)
         return ShardedBatches(local, self.table, self.peers, self._refresh), internal.routes()
 
     def pin(self, route: Route) -> Route:
@@ -338,8 +350,31 @@ class ClusterWorker:
         await self.peers.close()
 
     async def drain(self) -> None:
-        """Take no new environments."""
+        """Take no new environments, and give those that there are to others."""
         await self._cluster.drain()
+
+    async def drain_node(self, node: str, *, undo: bool) -> int:
+        """Drain all workers of a node, or have them take environments again.
+
+        Returns:
+            How many workers it has.
+
+        Raises:
+            InvalidRequestError: There is no Redis, and so no other node.
+            NodeNotFoundError: There is no such node.
+            WorkerUnreachableError: One of its workers does not answer.
+        """
+        if not self._settings.redis:
+            raise InvalidRequestError(
+                [{"loc": ["node"], "msg": "without Redis no other node could take its environments"}]
+            )
+        _, records = await self._cluster.describe()
+        addresses = [record.address for record in records if record.node == node]
+        if not addresses:
+            raise NodeNotFoundError(node, sorted({record.node for record in records}))
+        body = orjson.dumps({"undo": undo})
+        await asyncio.gather(*(self.peers.call(address, "POST", DRAIN_PATH, body) for address in addresses))
+        return len(addresses)
 
     async def describe(self) -> bytes:
         """Nodes, workers and slots, as ``GET /api/cluster`` answers."""

@@ -12,6 +12,7 @@ from verl_agent_env.errors import RenderModeError
 from verl_agent_env.messages import action_schema
 from verl_agent_env.server.idempotency import IdempotentAnswers
 from verl_agent_env.server.lane import Call, Reply
+from verl_agent_env.server.peers import OPERATION_HEADER
 from verl_agent_env.wire.codec import decode, decode_step, encode
 from verl_agent_env.wire.requests import InitializeRequest, ResetRequest
 
@@ -47,21 +48,48 @@ class EnvironmentCalls:
         wanted = decode(call.body, ResetRequest)
         return (await self._host.reset(call.env_id, wanted.seed, wanted.options)).to_json()
 
+    def reset_now(self, call: Call) -> bytes | None:
+        """As :meth:`reset`, at once; ``None``, with nothing done, where that cannot be."""
+        if self._has_to_wait:
+            return None
+        wanted = decode(call.body, ResetRequest)
+        answer = self._host.reset_now(call.env_id, wanted.seed, wanted.options)
+        return None if answer is None else answer.to_json()
+
     async def step(self, call: Call) -> bytes:
         """Carry out one action."""
         action, seq = decode_step(call.body)
-        answer = self._host.step_now(call.env_id, action, seq)
-        if answer is None:
-            answer = await self._host.step(call.env_id, action, seq)
-        return answer.to_json()
+        operation = call.headers.get(OPERATION_HEADER, b"")
+        return (await self._host.step(call.env_id, action, seq, operation)).to_json()
+
+    def step_now(self, call: Call) -> bytes | None:
+        """As :meth:`step`, at once; ``None``, with nothing done, where that cannot be."""
+        if self._has_to_wait:
+            return None
+        action, seq = decode_step(call.body)
+        answer = self._host.step_now(call.env_id, action, seq, call.headers.get(OPERATION_HEADER, b""))
+        return None if answer is None else answer.to_json()
 
     async def close(self, call: Call) -> bytes:
         """Close the environment; closing twice is a success."""
-        self._host.close(call.env_id)
+        await self._host.close(call.env_id)
+        return _CLOSED
+
+    def close_now(self, call: Call) -> bytes | None:
+        """As :meth:`close`, at once; ``None``, with nothing done, where that cannot be."""
+        if self._has_to_wait:
+            return None
+        self._host.close_now(call.env_id)
         return _CLOSED
 
     async def state(self, call: Call) -> bytes:
         """Where the environment stands."""
+        return orjson.dumps(inspection.describe(self._host, call.env_id))
+
+    def state_now(self, call: Call) -> bytes | None:
+        """As :meth:`state`, at once; ``None`` where that cannot be."""
+        if self._has_to_wait:
+            return None
         return orjson.dumps(inspection.describe(self._host, call.env_id))
 
     async def action_space(self, call: Call) -> bytes:
@@ -110,6 +138,11 @@ class EnvironmentCalls:
     async def trajectory(self, call: Call) -> bytes:
         """The episode so far."""
         return await inspection.trajectory(self._host, call.env_id)
+
+    @property
+    def _has_to_wait(self) -> bool:
+        # Who keeps a log answers when it is written, and may have to read in it first.
+        return self._host.keeper is not None
 
     async def _tools(self, call: Call, form: str) -> bytes:
         def read(env: Any) -> list[dict[str, Any]]:

@@ -6,8 +6,8 @@ Paths under ``/internal/``; nginx lets no client through to them. They are no pa
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
+from typing import Protocol, TypeVar
 
 from verl_agent_env.cluster.slots import SlotTable
 from verl_agent_env.cluster.store import WorkerRecord
@@ -28,6 +28,7 @@ from verl_agent_env.wire.parts import (
 from verl_agent_env.wire.requests import (
     BatchCloseRequest,
     BatchResetRequest,
+    InternalDrainRequest,
     InternalInitializeRequest,
     InternalStepRequest,
 )
@@ -35,22 +36,36 @@ from verl_agent_env.wire.requests import (
 T = TypeVar("T")
 
 WORKER_PATH = "/internal/worker"
+DRAIN_PATH = "/internal/drain"
+
+
+class SelfInCluster(Protocol):
+    """What a worker is in the cluster."""
+
+    def record(self) -> WorkerRecord:
+        """What it tells about itself."""
+
+    async def drain(self) -> None:
+        """Take no new environments, and give those that there are to others."""
+
+    async def undrain(self) -> None:
+        """Take environments again."""
 
 
 class InternalCalls:
     """A worker's part of the batches that other workers were asked for; an item of a slot that is not its own moved."""
 
-    def __init__(self, batches: Batches, table: SlotTable, record: Callable[[], WorkerRecord]) -> None:
+    def __init__(self, batches: Batches, table: SlotTable, self_in_cluster: SelfInCluster) -> None:
         """Calls on this worker only.
 
         Args:
             batches: The worker's own.
             table: Which slots are its own.
-            record: What the worker tells about itself.
+            self_in_cluster: The worker's part in the cluster.
         """
         self._batches = batches
         self._table = table
-        self._record = record
+        self._self = self_in_cluster
 
     def routes(self) -> list[Route]:
         """The calls."""
@@ -60,6 +75,7 @@ class InternalCalls:
             Route("POST", f"{INTERNAL_PREFIX}step", self.step, "A part of batch/step"),
             Route("POST", f"{INTERNAL_PREFIX}close", self.close, "A part of batch/close"),
             Route("GET", WORKER_PATH, self.worker, "How the worker is doing"),
+            Route("POST", DRAIN_PATH, self.drain, "Give all environments to other workers"),
         ]
 
     async def initialize(self, call: Call) -> Reply:
@@ -116,7 +132,15 @@ class InternalCalls:
 
     async def worker(self, call: Call) -> bytes:
         """What the worker tells about itself."""
-        return self._record().to_json()
+        return self._self.record().to_json()
+
+    async def drain(self, call: Call) -> bytes:
+        """Give all environments to other workers, or take some again."""
+        if decode(call.body, InternalDrainRequest).undo:
+            await self._self.undrain()
+        else:
+            await self._self.drain()
+        return self._self.record().to_json()
 
     def _sort(self, env_ids: Sequence[str]) -> tuple[list[int], dict[int, VerlAgentEnvError]]:
         """Positions of the environments whose slots are this worker's own, and the error of each other one."""

@@ -39,10 +39,13 @@ logger = logging.getLogger("verl_agent_env.server")
 
 JSON = b"application/json"
 PROBLEM_JSON = b"application/problem+json"
+LANE_STATE = "verl_agent_env.lane"
+"""Under this name the application's lifespan hands its lane to the server's protocol."""
 
 _ENVIRONMENT_PREFIX = "/api/environment/"
 _MAX_ENV_ID_LENGTH = 128
 _MAX_SHOWN_PATH = 256
+_MAX_QUICK_DIGITS = 5
 # Visible ASCII only: it goes into a header and into the logs.
 _REQUEST_ID = re.compile(rb"[!-~]{1,128}")
 OTHER_ROUTES = "other"
@@ -69,6 +72,8 @@ class Reply:
 
 
 Handler = Callable[[Call], Awaitable[bytes | Reply]]
+QuickHandler = Callable[[Call], "bytes | None"]
+Headers = list[tuple[bytes, bytes]]
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,17 @@ class Route:
     media_types: tuple[str, ...] = ("application/json",)
     """What a success can be."""
     tags: tuple[str, ...] = field(default=("environment",))
+    answer_now: QuickHandler | None = None
+    """Gives the handler's answer without waiting; ``None``, with nothing done, where only the handler can give it."""
+
+
+@dataclass(slots=True)
+class Answer:
+    """What goes back to the client."""
+
+    status: int
+    headers: Headers
+    payload: bytes
 
 
 class Lane:
@@ -132,6 +148,22 @@ class Lane:
         routes = self._by_path.get(path)
         return None if routes is None else (routes, "")
 
+    def find_now(self, method: str, path: str, headers: Mapping[bytes, bytes]) -> tuple[Route, str] | None:
+        """The route of a request that may be answered at once, and the environment's id; ``None`` for all others.
+
+        A body of unusual size is none that could be answered at once: :meth:`serve` says whether it is too large.
+        """
+        length = headers.get(b"content-length", b"0")
+        is_usual = len(length) <= _MAX_QUICK_DIGITS and length.isdigit()
+        if not is_usual or int(length) > self._limits.max_body_bytes:
+            return None
+        found = self.match(path)
+        if found is None:
+            return None
+        routes, env_id = found
+        route = routes.get(method)
+        return None if route is None or route.answer_now is None else (route, env_id)
+
     async def serve(
         self, routes: dict[str, Route], env_id: str, scope: Scope, receive: Receive, send: Send
     ) -> None:
@@ -139,17 +171,15 @@ class Lane:
         started = time.perf_counter()
         headers = dict(scope["headers"])
         request_id = self._request_id(headers.get(b"x-request-id"))
-        route = routes.get(scope["method"])
+        current_request_id.set(request_id)
+        method, path = scope["method"], scope["path"]
+        route = routes.get(method)
+        error: VerlAgentEnvError | None = None
         cancelled: asyncio.CancelledError | None = None
         try:
             if route is None:
-                route = _stand_in(routes, scope["method"], scope["path"])
-            if (
-                self._is_guarded
-                and not route.is_open
-                and not self._guard.admits(headers.get(b"authorization"))
-            ):
-                raise UnauthorizedError
+                route = _stand_in(routes, method, path)
+            self._admit(route, headers)
             body = await read_body(receive, headers.get(b"content-length", b""), self._limits)
             reply = await route.handler(Call(env_id, body, scope["query_string"], headers))
         except ClientGoneError:
@@ -162,68 +192,99 @@ class Lane:
         except Exception:
             logger.exception("request failed")
             error = InternalError()
-        else:
-            start, payload = _success(reply, request_id, routes, scope["method"])
-            await send(start)
-            await send({"type": "http.response.body", "body": payload})
-            self._done(route, scope, 200, "", started)
-            return
-        await self._refuse(error, request_id, routes, scope, send)
-        self._done(route, scope, error.status, error.code, started)
-        if isinstance(error, BodyTooLargeError):
+        answer = _success(reply, request_id) if error is None else _failure(error, request_id, headers)
+        if isinstance(error, MethodNotAllowedError) or (method == "OPTIONS" and error is None):
+            answer.headers.append((b"allow", _allowed(routes)))
+        is_refused = isinstance(error, BodyTooLargeError)
+        shown = b"" if method == "HEAD" else answer.payload
+        await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
+        await send({"type": "http.response.body", "body": shown, "more_body": is_refused})
+        self._done(route, method, path, error, started)
+        if is_refused:
             await linger(receive)
             await send({"type": "http.response.body", "body": b""})
         if cancelled is not None:
             raise cancelled
 
-    async def _refuse(
-        self, error: VerlAgentEnvError, request_id: bytes, routes: dict[str, Route], scope: Scope, send: Send
-    ) -> None:
-        payload = orjson.dumps(error.to_problem())
-        headers = [
-            (b"content-type", PROBLEM_JSON),
-            (b"content-length", b"%d" % len(payload)),
-            (b"x-request-id", request_id),
-            *_error_headers(error, scope),
-        ]
-        if isinstance(error, MethodNotAllowedError):
-            headers.append((b"allow", _allowed(routes)))
-        await send({"type": "http.response.start", "status": error.status, "headers": headers})
-        shown = b"" if scope["method"] == "HEAD" else payload
-        await send(
-            {"type": "http.response.body", "body": shown, "more_body": isinstance(error, BodyTooLargeError)}
-        )
+    def serve_now(
+        self, route: Route, env_id: str, method: str, path: str, headers: dict[bytes, bytes], body: bytes
+    ) -> Answer | None:
+        """As :meth:`serve`, for a whole request and a route of :meth:`find_now`; never raises.
 
-    def _done(self, route: Route | None, scope: Scope, status: int, code: str, started: float) -> None:
+        Returns:
+            The answer, or ``None``, with nothing done, where the request must be served the long way.
+        """
+        started = time.perf_counter()
+        answer_now = route.answer_now
+        request_id = self._request_id(headers.get(b"x-request-id"))
+        # Put back afterwards: all requests of a connection share one context here; serve() has one for each.
+        before = current_request_id.set(request_id)
+        error: VerlAgentEnvError | None = None
+        try:
+            try:
+                self._admit(route, headers)
+                payload = answer_now(Call(env_id, body, b"", headers)) if answer_now is not None else None
+                if payload is None:
+                    return None
+                answer = _success(payload, request_id)
+            except VerlAgentEnvError as raised:
+                error = raised
+                answer = _failure(error, request_id, headers)
+            except BaseException:
+                # Also what would end the server: nobody above expects it, and it came from an environment's code.
+                logger.exception("request failed")
+                error = InternalError()
+                answer = _failure(error, request_id, headers)
+            self._done(route, method, path, error, started)
+            return answer
+        finally:
+            current_request_id.reset(before)
+
+    def _admit(self, route: Route, headers: Mapping[bytes, bytes]) -> None:
+        if self._is_guarded and not route.is_open and not self._guard.admits(headers.get(b"authorization")):
+            raise UnauthorizedError
+
+    def _done(
+        self, route: Route | None, method: str, path: str, error: VerlAgentEnvError | None, started: float
+    ) -> None:
         """Count the request, and log it if it failed or all are logged."""
         elapsed = time.perf_counter() - started
+        status, code = (200, "") if error is None else (error.status, error.code)
         self._metrics.observe(route.path if route is not None else OTHER_ROUTES, elapsed, code)
         if self._log_all or status >= 500:
-            _log_request(scope["method"], scope["path"], status, code, elapsed)
+            _log_request(method, path, status, code, elapsed)
 
     def _request_id(self, given: bytes | None) -> bytes:
-        """The client's id of the request if it can be sent back as it is, else a new one; all logs carry it."""
+        """The client's id of the request if it can be sent back as it is, else a new one."""
         if given is None or _REQUEST_ID.fullmatch(given) is None:
             given = b"%b-%x" % (self._request_prefix, next(self._request_numbers))
-        current_request_id.set(given)
         return given
 
 
-def _success(
-    reply: bytes | Reply, request_id: bytes, routes: dict[str, Route], method: str
-) -> tuple[dict[str, Any], bytes]:
-    """The head of a successful answer as an ASGI message, and its body."""
+def _success(reply: bytes | Reply, request_id: bytes) -> Answer:
     payload, media_type = (reply.body, reply.media_type) if isinstance(reply, Reply) else (reply, JSON)
-    headers = [
+    return Answer(200, _headers(media_type, payload, request_id), payload)
+
+
+def _failure(error: VerlAgentEnvError, request_id: bytes, request_headers: Mapping[bytes, bytes]) -> Answer:
+    payload = orjson.dumps(error.to_problem())
+    headers = _headers(PROBLEM_JSON, payload, request_id)
+    if isinstance(error, UnauthorizedError):
+        headers.append((b"www-authenticate", b"Bearer"))
+    if error.status in (429, 503):
+        headers.append((b"retry-after", b"%d" % error.retry_after_s))
+    if isinstance(error, BodyTimeoutError | BodyTooLargeError) or b"expect" in request_headers:
+        # The rest of the body is not read, or may never be sent: the connection cannot be used again.
+        headers.append((b"connection", b"close"))
+    return Answer(error.status, headers, payload)
+
+
+def _headers(media_type: bytes, payload: bytes, request_id: bytes) -> Headers:
+    return [
         (b"content-type", media_type),
         (b"content-length", b"%d" % len(payload)),
         (b"x-request-id", request_id),
     ]
-    if method == "OPTIONS":
-        headers.append((b"allow", _allowed(routes)))
-    elif method == "HEAD":
-        payload = b""
-    return {"type": "http.response.start", "status": 200, "headers": headers}, payload
 
 
 async def _nothing(_: Call) -> bytes:
@@ -246,18 +307,6 @@ def _stand_in(routes: dict[str, Route], method: str, path: str) -> Route:
 
 def _allowed(routes: dict[str, Route]) -> bytes:
     return ", ".join(sorted({*routes, "OPTIONS", *(("HEAD",) if "GET" in routes else ())})).encode()
-
-
-def _error_headers(error: VerlAgentEnvError, scope: Scope) -> list[tuple[bytes, bytes]]:
-    added = []
-    if isinstance(error, UnauthorizedError):
-        added.append((b"www-authenticate", b"Bearer"))
-    if error.status in (429, 503):
-        added.append((b"retry-after", b"%d" % error.retry_after_s))
-    if isinstance(error, BodyTimeoutError | BodyTooLargeError) or b"expect" in dict(scope["headers"]):
-        # The rest of the body is not read, or may never be sent: the connection cannot be used again.
-        added.append((b"connection", b"close"))
-    return added
 
 
 def _log_request(method: str, path: str, status: int, code: str, elapsed_s: float) -> None:

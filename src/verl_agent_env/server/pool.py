@@ -6,21 +6,26 @@ connections wait in its queue until the next worker has taken its place, and non
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import math
 import os
 import signal
 import socket
+import sys
 from collections import Counter
 from collections.abc import Callable
+from types import FrameType
 from typing import Any, ClassVar
 
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
-from starlette.types import ASGIApp
+from uvicorn import Config, Server
 from uvicorn_worker import UvicornWorker
 
 from verl_agent_env.config import ServerSettings
+from verl_agent_env.server.app import EnvServer
 
 logger = logging.getLogger(__name__)
 
@@ -85,12 +90,55 @@ class AddressWorker(UvicornWorker):  # type: ignore[misc]
         self.app.begin_worker(self.index, self.is_successor)
         super().init_process()
 
+    async def _serve(self) -> None:
+        self.config.app = self.wsgi
+        server = _DrainingServer(self.config, self.wsgi)
+        self._install_sigquit_handler()
+        await server.serve(sockets=self.sockets)
+        if not server.started:
+            sys.exit(Arbiter.WORKER_BOOT_ERROR)
+
     async def callback_notify(self) -> None:
         """Tell the supervisor that the worker lives; end with it, for nobody would replace a worker any more."""
         self.notify()
         if os.getppid() != self.ppid:
             logger.error("the supervisor is gone: the worker ends")
             signal.raise_signal(signal.SIGTERM)
+
+
+class _DrainingServer(Server):
+    """Gives its environments to other workers before it closes its doors; a second signal is not waited for."""
+
+    def __init__(self, config: Config, app: EnvServer) -> None:
+        super().__init__(config)
+        self._app = app
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._leaving: asyncio.Task[None] | None = None
+        self._was_told = False
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to serve."""
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Leave, at a signal."""
+        if self._loop is None or self._was_told:
+            super().handle_exit(sig, frame)
+            return
+        self._was_told = True
+        # A signal comes between any two instructions.
+        self._loop.call_soon_threadsafe(self._leave, sig, frame)
+
+    def _leave(self, sig: int, frame: FrameType | None) -> None:
+        async def leave() -> None:
+            try:
+                await self._app.worker.drain()
+            except Exception:
+                logger.exception("draining failed")
+            Server.handle_exit(self, sig, frame)
+
+        self._leaving = asyncio.create_task(leave())
 
 
 class _Supervisor(Arbiter):  # type: ignore[misc]
@@ -132,7 +180,7 @@ class WorkerPool(BaseApplication):  # type: ignore[misc]
         self,
         settings: ServerSettings,
         listeners: list[socket.socket],
-        make_app: Callable[[int, bool], ASGIApp],
+        make_app: Callable[[int, bool], EnvServer],
     ) -> None:
         """Prepare a pool; ``run()`` serves until a signal ends it.
 
@@ -158,7 +206,7 @@ class WorkerPool(BaseApplication):  # type: ignore[misc]
             "backlog": BACKLOG,
             "keepalive": settings.keep_alive_s,
             "graceful_timeout": settings.shutdown_grace_s + _ENDING_S,
-            "timeout": _BLOCKED_WORKER_S,
+            "timeout": self._blocked_s(),
             "loglevel": "warning" if settings.log_level == "info" else settings.log_level,
             "logger_class": _Log,
             "pre_fork": _give_index,
@@ -169,11 +217,19 @@ class WorkerPool(BaseApplication):  # type: ignore[misc]
             if name in self.cfg.settings:
                 self.cfg.set(name, value)
 
+    def _blocked_s(self) -> int:
+        """Seconds without a sign of life after which a worker is killed.
+
+        When its lease is over, others take its slots: what it does after that is in vain.
+        """
+        cluster = self._settings.cluster
+        return math.ceil(cluster.lease_s) + 1 if cluster.redis else _BLOCKED_WORKER_S
+
     def begin_worker(self, index: int, is_successor: bool) -> None:
         """In a worker's process: remember which one it is."""
         self._place = (index, is_successor)
 
-    def load(self) -> ASGIApp:
+    def load(self) -> EnvServer:
         """In a worker's process: its application."""
         return self._make_app(*self._place)
 

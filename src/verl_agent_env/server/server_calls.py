@@ -12,7 +12,8 @@ from verl_agent_env.errors import ShuttingDownError
 from verl_agent_env.server.cluster_worker import ClusterWorker
 from verl_agent_env.server.lane import Call, Reply
 from verl_agent_env.server.metrics import Metrics
-from verl_agent_env.wire.codec import encode
+from verl_agent_env.wire.codec import decode, encode
+from verl_agent_env.wire.requests import DrainRequest
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,17 @@ class ServerCalls:
     async def cluster(self, call: Call) -> bytes:
         """Nodes, workers and who owns how many slots."""
         return await self._worker.describe()
+
+    async def drain(self, call: Call) -> bytes:
+        """Empty a node."""
+        wanted = decode(call.body, DrainRequest)
+        workers = await self._worker.drain_node(wanted.node, undo=wanted.undo)
+        return encode(
+            {
+                "message": "Node is taking environments." if wanted.undo else "Node drained.",
+                "workers": workers,
+            }
+        )
 
     async def metrics(self, call: Call) -> Reply:
         """All metrics, for Prometheus."""

@@ -289,6 +289,15 @@ class ClusterAnswer(Answer):
     """By name."""
 
 
+class DrainAnswer(Answer):
+    """A node was drained, or takes environments again."""
+
+    message: str
+    """Which of the two."""
+    workers: int
+    """How many workers it has."""
+
+
 class StatusAnswer(Answer):
     """The server's state in a word."""
 

@@ -221,6 +221,24 @@ class InternalStepRequest(BatchStepRequest):
     """Ids of the steps, the same when they are sent again."""
 
 
+class InternalDrainRequest(Request):
+    """Give all environments to other workers."""
+
+    undo: bool = False
+    """Take some again instead."""
+
+
+class DrainRequest(Request):
+    """Empty a node, so that it can be stopped."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"node": "node-2"}]})
+
+    node: Annotated[str, Field(min_length=1, max_length=253)]
+    """Its name."""
+    undo: bool = False
+    """Have it take environments again."""
+
+
 def _require_length(env_ids: list[str], **columns: object) -> None:
     for name, column in columns.items():
         if isinstance(column, list) and len(column) != len(env_ids):

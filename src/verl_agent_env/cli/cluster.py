@@ -1,0 +1,98 @@
+"""``verl-agent-env cluster``: Redis, nodes and nginx on this machine, without Docker."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from verl_agent_env.cli.local_cluster import LocalCluster, Program
+from verl_agent_env.cli.serve import raise_file_limit
+
+_LOOK_S = 0.25
+
+
+@click.command(context_settings={"ignore_unknown_options": True})
+@click.option("--nodes", type=click.IntRange(1, 64), default=2, show_default=True, help="How many nodes.")
+@click.option(
+    "--workers", type=click.IntRange(1, 64), default=2, show_default=True, help="Workers of each node."
+)
+@click.option("--port", type=click.IntRange(0, 65_535), default=8080, show_default=True, help="Where nginx listens; 0 takes a free port.")  # fmt: skip
+@click.option("--redis", default="", help="URL of a Redis that runs already; one is started when not given.")
+@click.option(
+    "--folder", type=click.Path(file_okay=False, path_type=Path), help="For logs and data; a temporary one when not given."
+)  # fmt: skip
+@click.argument("serve_options", nargs=-1, type=click.UNPROCESSED)
+def cluster(
+    nodes: int, workers: int, port: int, redis: str, folder: Path | None, serve_options: tuple[str, ...]
+) -> None:
+    """Run a whole cluster on this machine: Redis, nodes of several workers, nginx in front.
+
+    Needs redis-server and nginx (Debian: apt-get install redis-server nginx). SERVE_OPTIONS go to every node's
+    `serve`. Ctrl-C ends everything.
+    """
+    console = Console(stderr=True)
+    raise_file_limit()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    with tempfile.TemporaryDirectory(prefix="verl-agent-env-") as temporary:
+        with console.status("Starting") as status:
+            parts = LocalCluster(
+                folder or Path(temporary),
+                nodes=nodes,
+                workers=workers,
+                port=port,
+                redis=redis,
+                serve_options=serve_options,
+                say=lambda part: status.update(f"Starting: {part}"),
+            )
+            try:
+                parts.start()
+            except BaseException:
+                parts.stop()
+                raise
+        try:
+            console.print(_summary(parts), highlight=False)
+            _watch(parts, console)
+        except KeyboardInterrupt:
+            pass
+        finally:
+            with console.status("Stopping"):
+                parts.stop()
+
+
+def _summary(parts: LocalCluster) -> str:
+    lines = [f"  {node.name}: {', '.join(node.addresses)}" for node in parts.nodes]
+    return "\n".join(
+        [
+            f"Serving on {parts.url} (API: {parts.url}/docs), {len(parts.addresses)} workers:",
+            *lines,
+            f"Logs: {parts.folder}. 'verl-agent-env status {parts.url}' shows how it is doing. Ctrl-C stops.",
+        ]
+    )
+
+
+def _watch(parts: LocalCluster, console: Console) -> None:
+    """Return never; say which node has ended.
+
+    Raises:
+        click.ClickException: Redis or nginx has ended, without which nothing goes.
+    """
+    gone: set[str] = set()
+    while True:
+        failed = parts.failed()
+        if failed is not None:
+            raise click.ClickException(f"{_epitaph(failed)}\n{failed.last_words()}")
+        for node in parts.nodes:
+            if node.exit_code is not None and node.name not in gone:
+                gone.add(node.name)
+                console.print(f"{_epitaph(node)} The others go on.")
+        time.sleep(_LOOK_S)
+
+
+def _epitaph(part: Program) -> str:
+    return f"{part.name} has ended with exit code {part.exit_code}."

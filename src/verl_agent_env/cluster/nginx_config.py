@@ -1,0 +1,296 @@
+"""The configuration of the nginx that stands before all workers.
+
+A call on one environment carries its slot in the path, and goes to the worker that the ring names: nginx hashes the
+slot over the same addresses as :mod:`verl_agent_env.cluster.ring`. Every other call goes to the least busy worker.
+What nginx itself has to refuse is a problem document, as from a worker.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+
+import orjson
+
+from verl_agent_env.cluster.ring import Ring
+from verl_agent_env.errors import (
+    BodyTooLargeError,
+    RouteNotFoundError,
+    VerlAgentEnvError,
+    WorkerUnreachableError,
+)
+
+_WORD = re.compile(r"[A-Za-z0-9_./:@\[\]*-]+")
+_ADDRESS = re.compile(r"([A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
+_OTHER_FILES = 1024
+"""Files that a process of nginx opens beside its connections: temporary ones, listening sockets."""
+
+
+@dataclass(frozen=True)
+class NginxSettings:
+    """One nginx and the workers behind it."""
+
+    addresses: tuple[str, ...]
+    """``host:port`` of every planned worker, as it names itself; without any, every call is answered 503."""
+    folder: Path
+    """Where nginx keeps its process id and temporary files; who starts it must be able to write there."""
+    port: int = 8080
+    """Port to listen on."""
+    host: str = "*"
+    """Address to listen on; ``*`` for all."""
+    error_log: str = "stderr"
+    """Where nginx reports errors: ``stderr`` or a file."""
+    user: str = ""
+    """Account of nginx's processes when root starts it; nginx's own choice when not given."""
+    processes: int = 0
+    """nginx's processes; 0 for one for each core."""
+    max_connections: int = 16_384
+    """Connections of clients at one time. Any one process can hold all of them, however the kernel spreads them."""
+    max_body_bytes: int = 256 * 1024 * 1024
+    """Bytes of a body, as the workers' own limit."""
+    header_timeout_s: int = 15
+    """Seconds in which a request's headers must arrive."""
+    body_timeout_s: int = 60
+    """Seconds that may pass between two parts of a body, in either direction."""
+    connect_timeout_s: int = 2
+    """Seconds until a worker has taken a connection: one lost packet is forgiven, a lost machine is passed over."""
+    answer_timeout_s: int = 150
+    """Seconds until a worker begins to answer; longer than workers wait for each other (``peer_timeout_s``)."""
+    retry_timeout_s: int = 10
+    """Seconds after which a call is not given to another worker any more."""
+    keep_alive_s: int = 75
+    """Seconds that a client's idle connection is kept."""
+    notes: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """Remarks by address, such as what its name resolves to. Another remark is another text, so nginx reads it anew."""
+
+    def __post_init__(self) -> None:
+        for address in self.addresses:
+            if not is_address(address):
+                raise ValueError(f"'{address}' is no address: write host:port")
+        Ring(self.addresses)  # Refuses an address that is there twice.
+        for name in ("host", "error_log", "user", "folder"):
+            value = str(getattr(self, name))
+            if value and not _WORD.fullmatch(value):
+                raise ValueError(
+                    f"{name} must not hold other than letters, digits and _./:@-, unlike '{value}'"
+                )
+        if not 1 <= self.port <= 65_535:
+            raise ValueError(f"port must be from 1 to 65535, not {self.port}")
+        if self.processes < 0:
+            raise ValueError(f"processes must be at least 0, not {self.processes}")
+        limits = (
+            "max_connections", "max_body_bytes", "header_timeout_s", "body_timeout_s", "connect_timeout_s",
+            "answer_timeout_s", "retry_timeout_s", "keep_alive_s",
+        )  # fmt: skip
+        for name in limits:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+
+
+def is_address(text: str) -> bool:
+    """Whether this is ``host:port`` and nothing that nginx would read otherwise."""
+    return _ADDRESS.fullmatch(text) is not None and 0 < int(text.rpartition(":")[2]) <= 65_535
+
+
+def nginx_config(settings: NginxSettings) -> str:
+    """A complete ``nginx.conf``, for ``nginx -c FILE -e stderr`` in the foreground; any account may run it.
+
+    The order of the addresses does not matter. The same settings always give the same text.
+    """
+    # Each client has a connection of its own and one to a worker; besides, both groups of workers keep idle ones.
+    connections = 2 * (settings.max_connections + _kept_connections(settings))
+    user = f"user {settings.user};\n" if settings.user else ""
+    return f"""\
+# Written by 'verl-agent-env nginx-config'. Changes made by hand are lost.
+daemon off;
+{user}worker_processes {settings.processes or "auto"};
+worker_rlimit_nofile {connections + _OTHER_FILES};
+pid {settings.folder}/nginx.pid;
+error_log {settings.error_log} error;
+
+events {{
+  worker_connections {connections};
+  multi_accept on;
+}}
+
+http {{
+{_indented(_http(settings), 2)}
+}}
+"""
+
+
+def write_nginx_config(settings: NginxSettings, path: Path) -> None:
+    """Put the configuration in ``path`` at one stroke, and make the folders that nginx needs."""
+    settings.folder.mkdir(parents=True, exist_ok=True)
+    replace_file(path, nginx_config(settings))
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Put ``text`` in ``path`` at one stroke: who reads it meanwhile sees the old text or the new one.
+
+    Raises:
+        OSError: It cannot be written; the old text is still there.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        # Other accounts read it, such as nginx in a container of its own.
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+        raise
+
+
+def _http(settings: NginxSettings) -> str:
+    # Answers are never put on a disk: what does not fit into the buffers waits in the worker, which holds it anyway.
+    return f"""\
+access_log off;
+server_tokens off;
+gzip off;
+tcp_nodelay on;
+default_type application/octet-stream;
+client_body_temp_path {settings.folder}/body;
+proxy_temp_path {settings.folder}/proxy;
+fastcgi_temp_path {settings.folder}/fastcgi;
+uwsgi_temp_path {settings.folder}/uwsgi;
+scgi_temp_path {settings.folder}/scgi;
+
+# The slot of a call on one environment; empty for any other call.
+map $uri $env_slot {{
+  "~^/api/environment/(?<env_slot_digits>[0-9a-f]{{3}})-[0-9a-f]{{32}}(?:/|$)" $env_slot_digits;
+}}
+map $env_slot $env_workers {{
+  "" env_any_worker;
+  default env_owner;
+}}
+# The id in logs: the client's own, where a worker would take it, or a new one.
+map $http_x_request_id $env_request_id {{
+  "~^[!-~]{{1,128}}$" $http_x_request_id;
+  default $request_id;
+}}
+
+{_upstream("env_owner", "hash $env_slot consistent;", settings)}
+{_upstream("env_any_worker", "least_conn;", settings)}
+
+server {{
+{_indented(_server(settings), 2)}
+}}"""
+
+
+def _upstream(name: str, method: str, settings: NginxSettings) -> str:
+    servers = "\n".join(
+        f"  server {address} max_fails=1 fail_timeout=2s;{_note(settings.notes.get(address, ''))}"
+        # In the order in which the workers make their ring: where two points fall together, the first one counts.
+        for address in sorted(settings.addresses)
+    )
+    return f"""\
+upstream {name} {{
+  # All processes of nginx share what they know of the workers.
+  zone {name} {256 + 2 * len(settings.addresses)}k;
+  {method}
+{servers or "  server 127.0.0.1:1 down;"}
+  keepalive {_kept_connections(settings)};
+  keepalive_requests 1000000;
+  keepalive_timeout 60s;
+}}"""
+
+
+def _server(settings: NginxSettings) -> str:
+    return f"""\
+listen {settings.host}:{settings.port} default_server reuseport backlog=16384;
+server_name _;
+keepalive_timeout {settings.keep_alive_s}s;
+keepalive_requests 1000000;
+
+# Slow clients are waited for here; a worker gets whole requests.
+client_header_timeout {settings.header_timeout_s}s;
+client_body_timeout {settings.body_timeout_s}s;
+send_timeout {settings.body_timeout_s}s;
+client_max_body_size {settings.max_body_bytes};
+client_body_buffer_size 256k;
+proxy_request_buffering on;
+proxy_buffering on;
+proxy_buffer_size 16k;
+proxy_buffers 16 16k;
+proxy_busy_buffers_size 64k;
+proxy_max_temp_file_size 0;
+
+proxy_http_version 1.1;
+proxy_set_header Connection "";
+proxy_set_header Host $http_host;
+proxy_set_header X-Request-Id $env_request_id;
+# The same for all tries of one request, and for no other request: workers take a step that comes again as taken.
+proxy_set_header X-Operation-Id $request_id;
+proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+proxy_set_header X-Forwarded-Proto $scheme;
+# What only workers may say to each other.
+proxy_set_header X-Env-Hop "";
+
+proxy_connect_timeout {settings.connect_timeout_s}s;
+proxy_send_timeout {settings.body_timeout_s}s;
+proxy_read_timeout {settings.answer_timeout_s}s;
+# A repeated step is safe: its id or its seq tells the worker that it has been taken.
+proxy_next_upstream error timeout http_502 non_idempotent;
+proxy_next_upstream_tries 3;
+proxy_next_upstream_timeout {settings.retry_timeout_s}s;
+
+location / {{
+  proxy_pass http://$env_workers;
+}}
+location ^~ /internal {{
+  return 404;
+}}
+{_problems(settings)}"""
+
+
+def _problems(settings: NginxSettings) -> str:
+    """Answers to what nginx refuses itself; those of workers pass as they are."""
+    unreachable = WorkerUnreachableError(reason="no worker that nginx knows of answered in time")
+    errors: dict[str, VerlAgentEnvError] = {
+        "404": RouteNotFoundError("/internal"),
+        "413": BodyTooLargeError(settings.max_body_bytes),
+        "500 502 503 504": unreachable,
+    }
+    parts = []
+    for statuses, error in errors.items():
+        retry = f"\n  add_header Retry-After {error.retry_after_s} always;" if error.status == 503 else ""
+        parts.append(f"""\
+error_page {statuses} ={error.status} @{error.code};
+location @{error.code} {{
+  internal;
+  default_type application/problem+json;
+  add_header X-Request-Id $env_request_id always;{retry}
+  return {error.status} {_quoted(orjson.dumps(error.to_problem()).decode())};
+}}""")
+    return "\n".join(parts)
+
+
+def _kept_connections(settings: NginxSettings) -> int:
+    """Idle connections to workers that each process of nginx keeps, over all workers."""
+    return min(4096, max(512, 32 * len(settings.addresses)))
+
+
+def _note(text: str) -> str:
+    return f"  # {' '.join(text.split())}" if text else ""
+
+
+def _quoted(text: str) -> str:
+    """A word of the configuration that stands for ``text`` exactly."""
+    if "$" in text:
+        raise ValueError("nginx would take a '$' for a variable")
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def _indented(text: str, spaces: int) -> str:
+    return "\n".join(" " * spaces + line if line else line for line in text.split("\n"))
