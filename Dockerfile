@@ -15,7 +15,8 @@ RUN /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check --no-de
     && /opt/venv/bin/pip uninstall --yes --quiet setuptools pip
 
 FROM python:3.11-slim-bookworm
-RUN useradd --system --uid 10001 --create-home agent
+# The folder gives its owner to the volume that is mounted there when it is new.
+RUN useradd --system --uid 10001 --create-home agent && install --directory --owner=agent /var/lib/nginx-config
 COPY --from=build /opt/venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \

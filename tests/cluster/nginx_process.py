@@ -22,7 +22,7 @@ _CONFIGURATION = """
 daemon off;
 worker_processes 1;
 pid {folder}/nginx.pid;
-error_log {folder}/error.log warn;
+error_log stderr warn;
 events {{ worker_connections 1024; }}
 http {{
   access_log off;
@@ -123,31 +123,52 @@ class Upstreams:
 
 
 class NginxProcess:
-    """nginx with ``hash $slot consistent`` over these upstreams; ended by its process id."""
+    """nginx in the foreground with the configuration in ``folder``; ended by its process id."""
 
-    def __init__(self, folder: Path, upstreams: Sequence[str]) -> None:
-        self.port = free_port()
-        servers = "\n".join(f"    server {address} max_fails=1 fail_timeout=60s;" for address in upstreams)
-        (folder / "nginx.conf").write_text(
-            _CONFIGURATION.format(folder=folder, servers=servers, port=self.port), "utf-8"
-        )
+    def __init__(self, folder: Path, port: int) -> None:
+        """Start it.
+
+        Args:
+            folder: Holds ``nginx.conf``; errors go to ``error.log`` beside it until the configuration says otherwise.
+            port: Where it will listen.
+        """
+        self.port = port
         log = folder / "error.log"
-        self._process = subprocess.Popen(
-            [binary("nginx"), "-e", str(log), "-c", str(folder / "nginx.conf"), "-p", str(folder)],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        with log.open("ab") as output:
+            self.process = subprocess.Popen(
+                [binary("nginx"), "-e", "stderr", "-c", str(folder / "nginx.conf"), "-p", str(folder)],
+                stdout=subprocess.DEVNULL,
+                stderr=output,
+            )
         end = time.monotonic() + _START_S
         while not self._listens():
-            if self._process.poll() is not None or time.monotonic() > end:
+            if self.process.poll() is not None or time.monotonic() > end:
                 self.stop()
                 raise RuntimeError(f"nginx did not start:\n{log.read_text('utf-8')}")
             time.sleep(0.01)
 
     def stop(self) -> None:
         """End it."""
-        self._process.send_signal(signal.SIGTERM)
-        self._process.wait(10)
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(10)
+
+    def _listens(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), 1):
+                return True
+        except OSError:
+            return False
+
+
+class HashingNginx(NginxProcess):
+    """nginx with ``hash $slot consistent`` over these upstreams, and nothing else."""
+
+    def __init__(self, folder: Path, upstreams: Sequence[str]) -> None:
+        port = free_port()
+        servers = "\n".join(f"    server {address} max_fails=1 fail_timeout=60s;" for address in upstreams)
+        text = _CONFIGURATION.format(folder=folder, servers=servers, port=port)
+        (folder / "nginx.conf").write_text(text, "utf-8")
+        super().__init__(folder, port)
 
     async def assignment(self, slots: Sequence[str]) -> tuple[str, ...]:
         """The address that answers for each slot's text, asked through nginx over a few connections."""
@@ -173,10 +194,3 @@ class NginxProcess:
             await writer.wait_closed()
         assert [status for status, _ in answers] == [b"200"] * len(slots)
         return [f"127.0.0.1:{int(port)}" for _, port in answers]
-
-    def _listens(self) -> bool:
-        try:
-            with socket.create_connection(("127.0.0.1", self.port), 1):
-                return True
-        except OSError:
-            return False

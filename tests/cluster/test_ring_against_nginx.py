@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.cluster.nginx_process import NginxProcess, Upstreams
+from tests.cluster.nginx_process import HashingNginx, Upstreams
 from verl_agent_env.cluster.ring import MAX_SKIPS, Ring
 from verl_agent_env.types import NUM_SLOTS
 
@@ -23,16 +23,16 @@ def upstreams() -> Iterator[Upstreams]:
 
 
 @pytest.fixture
-def nginx(upstreams: Upstreams, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NginxProcess]:
+def nginx(upstreams: Upstreams, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HashingNginx]:
     """An nginx that has not yet met a dead upstream."""
-    process = NginxProcess(tmp_path_factory.mktemp("nginx"), upstreams.addresses)
+    process = HashingNginx(tmp_path_factory.mktemp("nginx"), upstreams.addresses)
     yield process
     process.stop()
 
 
 @pytest.mark.parametrize("dead", [0, 2, 5])
 async def test_ring_agrees_with_nginx_on_every_slot(
-    upstreams: Upstreams, nginx: NginxProcess, dead: int
+    upstreams: Upstreams, nginx: HashingNginx, dead: int
 ) -> None:
     ring = Ring(upstreams.addresses)
     choices = list(itertools.combinations(upstreams.addresses, 8 - dead))
@@ -44,7 +44,7 @@ async def test_ring_agrees_with_nginx_on_every_slot(
     assert await nginx.assignment(SLOTS) == ring.assignment(alive)
 
 
-async def test_ring_of_other_addresses_disagrees(upstreams: Upstreams, nginx: NginxProcess) -> None:
+async def test_ring_of_other_addresses_disagrees(upstreams: Upstreams, nginx: HashingNginx) -> None:
     """The comparison can fail."""
     upstreams.keep(upstreams.addresses)
     others = Ring([address.replace("127.0.0.1", "127.0.0.2") for address in upstreams.addresses])

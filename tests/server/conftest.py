@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from typing import Any
@@ -27,6 +28,52 @@ RIGHT = {
 
 MakeClient = Callable[..., Awaitable[httpx.AsyncClient]]
 Problem = Callable[..., dict[str, Any]]
+
+
+class Wire:
+    """A raw connection."""
+
+    def __init__(self, port: int) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout=10)
+        self._received = b""
+
+    def send(self, data: bytes) -> bool:
+        """Send as it is; ``False`` when the server closed the connection before it had taken all."""
+        try:
+            self._socket.sendall(data)
+        except ConnectionError:
+            return False
+        return True
+
+    def answer(self) -> tuple[int, dict[bytes, bytes], bytes]:
+        """The next answer: status, headers, body."""
+        while b"\r\n\r\n" not in self._received:
+            self._receive()
+        head, self._received = self._received.split(b"\r\n\r\n", 1)
+        status, *lines = head.split(b"\r\n")
+        headers = {name.lower(): value for name, value in (line.split(b": ", 1) for line in lines)}
+        length = int(headers.get(b"content-length", b"0"))
+        while len(self._received) < length:
+            self._receive()
+        body, self._received = self._received[:length], self._received[length:]
+        return int(status.split()[1]), headers, body
+
+    def is_closed(self) -> bool:
+        """Whether the server ends the connection within the time limit, with nothing more to say."""
+        try:
+            return self._socket.recv(1) == b""
+        except ConnectionError:
+            return True
+
+    def close(self) -> None:
+        """Leave."""
+        self._socket.close()
+
+    def _receive(self) -> None:
+        data = self._socket.recv(65_536)
+        if not data:
+            raise AssertionError(f"the connection ended after {self._received!r}")
+        self._received += data
 
 
 def app_of(client: httpx.AsyncClient) -> EnvServer:

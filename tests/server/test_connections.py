@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
 from collections.abc import Iterator
 
@@ -13,55 +12,9 @@ import orjson
 import pytest
 
 from tests.conftest import ServerProcess, StartServer
-from tests.server.conftest import LAKE, Problem
+from tests.server.conftest import LAKE, Problem, Wire
 
 INITIALIZE = b"POST /api/environment/initialize HTTP/1.1\r\nHost: x\r\n"
-
-
-class Wire:
-    """A raw connection."""
-
-    def __init__(self, server: ServerProcess) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", server.port), timeout=10)
-        self._received = b""
-
-    def send(self, data: bytes) -> bool:
-        """Send as it is; ``False`` when the server closed the connection before it had taken all."""
-        try:
-            self._socket.sendall(data)
-        except ConnectionError:
-            return False
-        return True
-
-    def answer(self) -> tuple[int, dict[bytes, bytes], bytes]:
-        """The next answer: status, headers, body."""
-        while b"\r\n\r\n" not in self._received:
-            self._receive()
-        head, self._received = self._received.split(b"\r\n\r\n", 1)
-        status, *lines = head.split(b"\r\n")
-        headers = {name.lower(): value for name, value in (line.split(b": ", 1) for line in lines)}
-        length = int(headers.get(b"content-length", b"0"))
-        while len(self._received) < length:
-            self._receive()
-        body, self._received = self._received[:length], self._received[length:]
-        return int(status.split()[1]), headers, body
-
-    def is_closed(self) -> bool:
-        """Whether the server ends the connection within the time limit, with nothing more to say."""
-        try:
-            return self._socket.recv(1) == b""
-        except ConnectionError:
-            return True
-
-    def close(self) -> None:
-        """Leave."""
-        self._socket.close()
-
-    def _receive(self) -> None:
-        data = self._socket.recv(65_536)
-        if not data:
-            raise AssertionError(f"the connection ended after {self._received!r}")
-        self._received += data
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +29,7 @@ def impatient(plugin_path: str) -> Iterator[ServerProcess]:
 
 @pytest.fixture
 def wire(impatient: ServerProcess) -> Iterator[Wire]:
-    made = Wire(impatient)
+    made = Wire(impatient.port)
     yield made
     made.close()
 
@@ -203,7 +156,7 @@ def test_clients_that_leave_amid_their_request_leave_no_trace(
 ) -> None:
     before = httpx.get(f"{impatient.url}/metrics").text.count("internal_error")
     for _ in range(50):
-        leaver = Wire(impatient)
+        leaver = Wire(impatient.port)
         leaver.send(INITIALIZE + b'Content-Length: 100\r\n\r\n{"env_name":')
         leaver.close()
     answer = httpx.get(f"{impatient.url}/metrics")
@@ -223,7 +176,7 @@ def test_a_keep_alive_connection_serves_many_requests(http: httpx.Client, proble
 
 def test_an_idle_connection_is_kept_for_as_long_as_set(start_server: StartServer) -> None:
     server = start_server("--keep-alive-s", "1")
-    wire = Wire(server)
+    wire = Wire(server.port)
     wire.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
     assert wire.answer()[0] == 200
     started = time.monotonic()

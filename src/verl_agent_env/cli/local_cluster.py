@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import getpass
 import http.client
 import os
 import shutil
@@ -207,7 +208,12 @@ class LocalCluster:
     def configure_nginx(self) -> None:
         """Write nginx's configuration anew and have it read, if nginx runs."""
         settings = NginxSettings(
-            addresses=tuple(self.addresses), port=self.port, host=_HOST, folder=self.folder
+            addresses=tuple(self.addresses),
+            port=self.port,
+            host=_HOST,
+            folder=self.folder,
+            # Started by root, nginx would run as nobody, who cannot write in the folder.
+            user=getpass.getuser() if os.geteuid() == 0 else "",
         )
         write_nginx_config(settings, self._config)
         self.nginx.signal(signal.SIGHUP)

@@ -69,7 +69,6 @@ def _serve_alone(settings: ServerSettings, listener: socket.socket, announcement
 
     from verl_agent_env.server import create_app
     from verl_agent_env.server.pool import UVICORN_OPTIONS
-    from verl_agent_env.server.protocol import QuickProtocol
 
     config = uvicorn.Config(
         create_app(settings),
@@ -77,7 +76,7 @@ def _serve_alone(settings: ServerSettings, listener: socket.socket, announcement
         backlog=_BACKLOG,
         timeout_keep_alive=settings.keep_alive_s,
         timeout_graceful_shutdown=settings.shutdown_grace_s,
-        **UVICORN_OPTIONS | {"http": QuickProtocol},
+        **UVICORN_OPTIONS,
     )
     click.echo(f"{announcement}. Ctrl-C stops.", err=True)
     uvicorn.Server(config).run(sockets=[listener])

@@ -119,12 +119,13 @@ class RedisClient:
         """
         with _typed_errors(self.where, self.limits.call_s):
             async with asyncio.timeout(self.limits.call_s):
-                try:
-                    return await ask()
-                except (AuthenticationError, BusyLoadingError):
-                    raise
-                except RedisConnectionError:
-                    return await ask()
+                with _heeding_cancellation():
+                    try:
+                        return await ask()
+                    except (AuthenticationError, BusyLoadingError):
+                        raise
+                    except RedisConnectionError:
+                        return await ask()
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -223,6 +224,22 @@ def _checked(url: str) -> str:
     if parts.scheme not in ("redis", "rediss") or not parts.hostname or not (database or "0").isdecimal():
         raise ValueError(_NO_URL)
     return f"{parts.scheme}://{parts.hostname}:{port or 6379}/{database or 0}"
+
+
+@contextlib.contextmanager
+def _heeding_cancellation() -> Iterator[None]:
+    """Let no cancellation get lost: ``asyncio.wait_for``, which the client uses, forgets one at a bad moment.
+
+    It does so until Python 3.12, when what it waits for ends in the same turn of the event loop. The task would go on
+    for ever.
+    """
+    task = asyncio.current_task()
+    before = 0 if task is None else task.cancelling()
+    try:
+        yield
+    finally:
+        if task is not None and task.cancelling() > before:
+            raise asyncio.CancelledError
 
 
 @contextlib.contextmanager

@@ -26,6 +26,7 @@ from uvicorn_worker import UvicornWorker
 
 from verl_agent_env.config import ServerSettings
 from verl_agent_env.server.app import EnvServer
+from verl_agent_env.server.protocol import QuickProtocol
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ BACKLOG = 16_384
 
 UVICORN_OPTIONS: dict[str, Any] = {
     "loop": "uvloop",
-    "http": "httptools",
+    "http": QuickProtocol,
     "ws": "none",
     "log_config": None,
     "access_log": False,

@@ -1,0 +1,92 @@
+"""Applications under uvicorn in a thread of this process: on real sockets, and yet to be looked into."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+import time
+from typing import Any, ClassVar
+
+import orjson
+import uvicorn
+
+from tests.server import rude_env, slow_env
+from tests.server.conftest import GATED, Wire
+from verl_agent_env.config import HttpLimits, ServerSettings
+from verl_agent_env.envs.registry import BUILT_IN, EnvSpec, Registry
+from verl_agent_env.server import create_app
+from verl_agent_env.server.pool import UVICORN_OPTIONS
+from verl_agent_env.server.protocol import QuickProtocol
+
+RUDE = "rude/raising-v0"
+MAX_BODY_BYTES = 50_000
+
+
+class WatchedProtocol(QuickProtocol):
+    """Notes which requests took the long way."""
+
+    long_ways: ClassVar[list[bytes]] = []
+
+    def _take_long_way(self) -> None:
+        self.long_ways.append(self.url)
+        super()._take_long_way()
+
+
+class Served:
+    """An application under uvicorn, until it is stopped."""
+
+    def __init__(
+        self,
+        http: str | type[asyncio.Protocol] = WatchedProtocol,
+        uvicorn_options: dict[str, Any] | None = None,
+        http_limits: dict[str, Any] | None = None,
+        **settings: Any,
+    ) -> None:
+        specs = (*BUILT_IN, EnvSpec(RUDE, rude_env.ENTRY_POINT), EnvSpec(GATED, slow_env.ENTRY_POINT))
+        limits = HttpLimits(**{"max_body_bytes": MAX_BODY_BYTES, **(http_limits or {})})
+        self.app = create_app(
+            ServerSettings(http_limits=limits, **settings), Registry({spec.name: spec for spec in specs})
+        )
+        listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+        self.port: int = listener.getsockname()[1]
+        options = {**UVICORN_OPTIONS, "http": http, **(uvicorn_options or {})}
+        self.server = uvicorn.Server(uvicorn.Config(self.app, **options))
+        self._thread = threading.Thread(target=self.server.run, args=([listener],), daemon=True)
+        self._thread.start()
+        end = time.monotonic() + 20
+        while not self.server.started:
+            assert self._thread.is_alive()
+            assert time.monotonic() < end
+            time.sleep(0.005)
+
+    def initialize(self, env_name: str = "frozen_lake", **request: Any) -> str:
+        """The id of a new environment."""
+        answer = self.call("/api/environment/initialize", {"env_name": env_name, "seed": 1, **request})
+        return str(answer["env_id"])
+
+    def call(self, path: str, document: Any) -> Any:
+        """The JSON answer to a JSON body."""
+        wire = Wire(self.port)
+        wire.send(post(path, orjson.dumps(document)))
+        status, _, body = wire.answer()
+        wire.close()
+        assert status == 200, body
+        return orjson.loads(body)
+
+    def stop(self) -> None:
+        """End it in good order."""
+        self.server.should_exit = True
+        self._thread.join(20)
+        assert not self._thread.is_alive()
+
+
+def post(path: str, body: bytes, *headers: str) -> bytes:
+    """A whole POST request."""
+    return http_request("POST", path, body, *headers, f"Content-Length: {len(body)}")
+
+
+def http_request(method: str, path: str, body: bytes = b"", *headers: str, version: str = "1.1") -> bytes:
+    """A request, with no other headers than these and a host."""
+    lines = [f"{method} {path} HTTP/{version}", "Host: x", *headers, "", ""]
+    return "\r\n".join(lines).encode("latin-1") + body
