@@ -274,7 +274,7 @@ async def test_host_awaits_it(host: Host) -> None:
     assert [said["content"] for said in orjson.loads(answer.observation)] == ["met", "met"]
     relay = await host.read(env_id, lambda env: env)
     assert set(relay.threads) == {threading.current_thread().name}
-    host.close(env_id)
+    host.close_now(env_id)
     await host.stop()
     assert relay.is_open is False
 

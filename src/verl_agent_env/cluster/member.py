@@ -26,7 +26,7 @@ from verl_agent_env.types import NUM_SLOTS
 
 logger = logging.getLogger(__name__)
 
-_BEATS_PER_LEASE = 4
+_BEATS_PER_LEASE = 8
 _POLL_S = 1.0
 _RETRY_S = 0.25
 _DRAIN_LOOK_S = 0.05
@@ -96,6 +96,8 @@ class Member:
         self._make_membership = membership
         self._membership = membership(record.incarnation)
         self._foreign: set[int] = set()
+        self._held: dict[int, tuple[str, str]] = {}
+        """Generation and token under which this worker had a slot last."""
         self._version: int | None = None
         self._times_away = 0
         self._look_now = asyncio.Event()
@@ -130,9 +132,10 @@ class Member:
     async def drain(self, timeout_s: float = 10.0) -> None:
         """Take no new environments and give away all slots, but those whose environments are nowhere else.
 
-        Returns when they are given away, nobody is there to take them, or after ``timeout_s``.
+        Returns when they are given away, nobody is there to take them, the store is away, or after ``timeout_s``.
         """
-        await self._set_state("draining")
+        if not await self._set_state("draining"):
+            return
         end = time.monotonic() + timeout_s
         while time.monotonic() < end:
             await self.refresh()
@@ -145,11 +148,12 @@ class Member:
         """Take environments and slots again."""
         await self._set_state("ready")
 
-    async def _set_state(self, state: WorkerState) -> None:
+    async def _set_state(self, state: WorkerState) -> bool:
+        """Tell the others of it; returns whether they can know."""
         self.record = dataclasses.replace(self.record, state=state)
-        with contextlib.suppress(StoreUnavailableError, NameTakenError, WorkerNotAliveError):
-            await self._beat()
+        is_told = await self._try_to_beat()
         self._read_again()
+        return is_told
 
     async def refresh(self, timeout_s: float = 1.0) -> None:
         """See whether the map has changed, together with all who ask for it meanwhile."""
@@ -315,9 +319,7 @@ class Member:
         if lost:
             abandoned = self._residents.abandon(frozenset(lost))
             if abandoned:
-                logger.warning(
-                    "slots went to other workers with live environments", extra={"count": abandoned}
-                )
+                logger.info("environments went to other workers", extra={"count": abandoned})
         self._abandon_outdated(cluster.generation, mine)
         addresses: list[str | None] = []
         for slot in range(NUM_SLOTS):
@@ -348,12 +350,11 @@ class Member:
         A slot that comes back comes with another token. In an emptied store all tokens are new, and what is in memory
         is all there is.
         """
-        before = self.table.tokens
-        if self.table.generation == generation:
-            outdated = [
-                slot
-                for slot, token in tokens.items()
-                if before.get(slot) != token and self._residents.count_in(slot)
-            ]
-            if outdated:
-                self._residents.abandon(frozenset(outdated), but_bound=True)
+        outdated = set()
+        for slot, token in tokens.items():
+            held_in, held = self._held.get(slot, (generation, token))
+            if held_in == generation and held != token and self._residents.count_in(slot):
+                outdated.add(slot)
+        if outdated:
+            self._residents.abandon(outdated, but_bound=True)
+        self._held.update((slot, (generation, token)) for slot, token in tokens.items())

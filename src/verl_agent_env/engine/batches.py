@@ -6,12 +6,19 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from verl_agent_env.engine.host import CreateRequest, Host
 from verl_agent_env.engine.journal import Group
-from verl_agent_env.errors import InternalError, StoreUnavailableError, VerlAgentEnvError
+from verl_agent_env.errors import (
+    EnvironmentNotFoundError,
+    InternalError,
+    MovedError,
+    StoreUnavailableError,
+    VerlAgentEnvError,
+)
+from verl_agent_env.types import slot_of
 from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
 
 logger = logging.getLogger(__name__)
@@ -53,8 +60,7 @@ class Batches:
     ) -> list[ResetAnswer | VerlAgentEnvError]:
         """Reset each environment; results in order, an error in place of what failed."""
         host = self._host
-        await host.ensure(env_ids)
-        writes = _Writes(host)
+        writes = _Writes(host, await host.ensure(env_ids))
         calls = zip(env_ids, _column(seeds, env_ids), _column(options, env_ids), strict=True)
         results = await _for_each(host, calls, host.reset_now, host.reset, writes)
         return _with_refusals(env_ids, results, await writes.settle())
@@ -71,8 +77,7 @@ class Batches:
         An environment that stands in ``env_ids`` several times takes its actions in their order.
         """
         host = self._host
-        await host.ensure(env_ids)
-        writes = _Writes(host)
+        writes = _Writes(host, await host.ensure(env_ids))
         ids = itertools.repeat(b"", len(env_ids)) if operations is None else operations
         calls = zip(env_ids, actions, _column(seqs, env_ids), ids, strict=True)
         results = await _for_each(host, calls, host.step_now, host.step, writes)
@@ -80,23 +85,22 @@ class Batches:
 
     async def close(self, env_ids: Sequence[str]) -> Closed:
         """Close each environment."""
-        await self._host.ensure(env_ids)
-        writes = _Writes(self._host)
+        writes = _Writes(self._host, await self._host.ensure(env_ids))
         errors: dict[int, VerlAgentEnvError] = {}
         for i, env_id in enumerate(env_ids):
             try:
                 self._host.close_now(env_id)
-            except VerlAgentEnvError as error:
-                errors[i] = error
+            except VerlAgentEnvError as raised:
+                errors[i] = raised
             if i % _ITEMS_BETWEEN_YIELDS == 0:
                 writes.note()
                 await asyncio.sleep(0)
         refused = await writes.settle()
         if refused is not None:
             for i, env_id in enumerate(env_ids):
-                refusal = refused.of(env_id)
-                if refusal is not None:
-                    errors[i] = refusal
+                error = refused.instead_of(errors.get(i), env_id)
+                if error is not None:
+                    errors[i] = error
         return Closed(len(env_ids) - len(errors), sorted(errors.items(), key=lambda item: item[0]))
 
     async def close_run(self, run_id: str) -> Closed:
@@ -110,16 +114,31 @@ class _Refusals(NamedTuple):
     by_env: Mapping[str, VerlAgentEnvError]
     of_all: VerlAgentEnvError | None
     """That the log did not answer."""
+    unknown: Collection[str]
+    """Environments that there certainly are not; any other that is not here has gone to another worker."""
 
     def of(self, env_id: str) -> VerlAgentEnvError | None:
         """The error of an environment, if it has one."""
-        return self.of_all or self.by_env.get(env_id)
+        return self.by_env.get(env_id) or self.of_all
+
+    def instead_of(self, result: Any, env_id: str) -> Any:
+        """The result of an environment, or the error that takes its place."""
+        if isinstance(result, EnvironmentNotFoundError):
+            return result if env_id in self.unknown else MovedError(slot_of(env_id))
+        return result if isinstance(result, VerlAgentEnvError) else self.of(env_id) or result
 
 
 class _Writes:
     """What a batch has written: it is answered when all of that is in the log."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, unknown: Collection[str] = ()) -> None:
+        """Nothing is written yet.
+
+        Args:
+            host: Whose batch it is.
+            unknown: Environments that there certainly are not.
+        """
+        self._unknown = unknown
         self._journal = None if host.keeper is None else host.keeper.journal
         self._groups: dict[Group, None] = {}
         self.note()
@@ -130,26 +149,29 @@ class _Writes:
             self._groups[self._journal.last] = None
 
     async def settle(self) -> _Refusals | None:
-        """Wait for all writes; gives what was refused, None if nothing was."""
+        """Wait for all writes; gives what was refused, None where nothing is written."""
+        if self._journal is None:
+            return None
         self.note()
         by_env: dict[str, VerlAgentEnvError] = {}
         for group in self._groups:
             try:
                 await group.wait()
             except StoreUnavailableError as away:
-                return _Refusals({}, away)
+                return _Refusals(by_env, away, self._unknown)
             by_env |= group.errors
-        return _Refusals(by_env, None) if by_env else None
+        return _Refusals(by_env, None, self._unknown)
 
 
 def _with_refusals(env_ids: Sequence[str], results: list[Any], refused: _Refusals | None) -> list[Any]:
     """The results, an error in place of those whose writes were refused."""
     if refused is None:
         return results
-    return [
-        result if isinstance(result, VerlAgentEnvError) else refused.of(env_id) or result
-        for env_id, result in zip(env_ids, results, strict=True)
-    ]
+    if not (refused.by_env or refused.of_all or refused.unknown) and not any(
+        isinstance(result, VerlAgentEnvError) for result in results
+    ):
+        return results
+    return [refused.instead_of(result, env_id) for env_id, result in zip(env_ids, results, strict=True)]
 
 
 async def _for_each(

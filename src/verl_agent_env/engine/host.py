@@ -34,6 +34,7 @@ from verl_agent_env.errors import (
     EnvironmentTimeoutError,
     InvalidEnvArgumentsError,
     InvalidRequestError,
+    MovedError,
     ShuttingDownError,
     VerlAgentEnvError,
 )
@@ -226,7 +227,8 @@ class Host:
 
     async def close(self, env_id: str) -> None:
         """As :meth:`close_now`, also of an environment that another worker held; it stays closed."""
-        await self.ensure([env_id])
+        if self.keeper is not None:
+            self._require_said(env_id, await self.ensure([env_id]))
         instance = self.directory.get(env_id)
         self.close_now(env_id)
         if instance is not None:
@@ -241,8 +243,12 @@ class Host:
         if not self.directory.was_closed(env_id):
             self._dismiss(self.directory.find(env_id), "closed")
 
-    async def ensure(self, env_ids: Sequence[str]) -> None:
+    async def ensure(self, env_ids: Sequence[str]) -> Collection[str]:
         """Bring back those of these environments that another worker held before.
+
+        Returns:
+            Those of which certainly nothing is kept. Of all that are neither live now nor closed nor among these, nothing
+            can be said: their slots went to other workers meanwhile.
 
         Raises:
             StoreUnavailableError: What is kept of them cannot be read.
@@ -251,7 +257,8 @@ class Host:
             find, is_closed = self.directory.get, self.directory.was_closed
             missing = [env_id for env_id in env_ids if find(env_id) is None and not is_closed(env_id)]
             if missing:
-                await self.keeper.recover(missing)
+                return await self.keeper.recover(missing)
+        return ()
 
     # --- as the keeper sees it ------------------------------------------------------------------------------
 
@@ -552,11 +559,23 @@ class Host:
 
         Raises:
             EnvironmentStateError: There is none.
+            MovedError: Its slot went to another worker.
             StoreUnavailableError: What is kept of it cannot be read.
         """
         if self.keeper is not None and self.directory.get(env_id) is None:
-            await self.ensure([env_id])
+            unknown = await self.ensure([env_id])
+            self._require_said(env_id, unknown)
         return self.directory.find(env_id)
+
+    def _require_said(self, env_id: str, unknown: Collection[str]) -> None:
+        """Raise when nothing can be said of the environment here.
+
+        Raises:
+            MovedError: Its slot went to another worker.
+        """
+        directory = self.directory
+        if directory.get(env_id) is None and not directory.was_closed(env_id) and env_id not in unknown:
+            raise MovedError(slot_of(env_id))
 
     async def _kept(self, instance: Instance) -> None:
         """Return when all that happened to the environment is written down.

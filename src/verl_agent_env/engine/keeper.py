@@ -73,7 +73,7 @@ class Keeper:
         self._residence = residence
         self._durabilities = dict(durabilities)
         self.journal = Journal(log, tenure, self.restate, self._refused)
-        self._recovering: dict[str, asyncio.Future[None]] = {}
+        self._recovering: dict[str, asyncio.Future[bool]] = {}
         self.recovered = 0
         """Environments brought back."""
 
@@ -151,25 +151,38 @@ class Keeper:
 
     # --- what was written comes back ------------------------------------------------------------------------
 
-    async def recover(self, env_ids: Sequence[str]) -> None:
+    async def recover(self, env_ids: Sequence[str]) -> set[str]:
         """Bring back those of these environments that are kept; what cannot come back is live, and lost.
+
+        Returns:
+            Those of which certainly nothing is kept. Of all that are neither live now nor closed nor among these, nothing
+            can be said: their slots went to other workers meanwhile.
 
         Raises:
             StoreUnavailableError: The log does not answer.
         """
-        wanted = [env_id for env_id in dict.fromkeys(env_ids) if env_id not in self._recovering]
-        joined = [self._recovering[env_id] for env_id in env_ids if env_id in self._recovering]
+        unknown: set[str] = set()
+        missing = list(dict.fromkeys(env_ids))
+        while missing:
+            mine = [env_id for env_id in missing if env_id not in self._recovering]
+            others = {e: self._recovering[e] for e in missing if e in self._recovering}
+            for start in range(0, len(mine), _RECOVER_AT_ONCE):
+                unknown |= await self._recover_alone(mine[start : start + _RECOVER_AT_ONCE])
+            # Who is at it already may fail, or find nothing: then it is looked for once more.
+            missing = [env_id for env_id, done in others.items() if not await asyncio.shield(done)]
+        return unknown
+
+    async def _recover_alone(self, env_ids: Sequence[str]) -> set[str]:
+        """As :meth:`recover`; whoever asks for them meanwhile waits."""
         loop = asyncio.get_running_loop()
-        for env_id in wanted:
+        for env_id in env_ids:
             self._recovering[env_id] = loop.create_future()
         try:
-            for start in range(0, len(wanted), _RECOVER_AT_ONCE):
-                await self._recover(wanted[start : start + _RECOVER_AT_ONCE])
+            return await self._recover(env_ids)
         finally:
-            for env_id in wanted:
-                self._recovering.pop(env_id).set_result(None)
-        for other in joined:
-            await asyncio.shield(other)
+            for env_id in env_ids:
+                is_done = self._residence.get(env_id) is not None
+                self._recovering.pop(env_id).set_result(is_done)
 
     async def recover_slots(self, slots: Sequence[int]) -> int:
         """Bring back all environments of slots that were taken over; returns how many there are."""
@@ -177,21 +190,33 @@ class Keeper:
         await self.recover([env_id for env_id in env_ids if self._residence.get(env_id) is None])
         return len(env_ids)
 
-    async def _recover(self, env_ids: Sequence[str]) -> None:
+    async def _recover(self, env_ids: Sequence[str]) -> set[str]:
+        unknown = set()
+        tokens = {env_id: self._tenure.token_of(slot_of(env_id)) for env_id in env_ids}
         for nth, (env_id, saved) in enumerate(zip(env_ids, await self._log.load(env_ids), strict=True)):
-            # Meanwhile it may have come, or its slot gone.
-            if self._residence.get(env_id) is not None or self._tenure.token_of(slot_of(env_id)) is None:
+            if self._residence.get(env_id) is not None:
+                continue
+            if not self._is_still_ours(env_id, tokens[env_id]):
+                # What was read may be outdated: its owner goes on.
                 continue
             if saved.header is None:
                 if saved.closed_as is not None:
                     self._residence.note_closed(env_id, saved.closed_as)
+                else:
+                    unknown.add(env_id)
                 continue
             instance = await self._rebuilt(env_id, saved)
-            if instance is not None and self._residence.get(env_id) is None:
+            is_wanted = instance is not None and self._residence.get(env_id) is None
+            if instance is not None and is_wanted and self._is_still_ours(env_id, tokens[env_id]):
                 self._residence.take_in(instance)
                 self.recovered += 1
             if nth % _RECOVERED_BETWEEN_YIELDS == 0:
                 await asyncio.sleep(0)
+        return unknown
+
+    def _is_still_ours(self, env_id: str, token: str | None) -> bool:
+        """Whether this worker has owned the slot all the time since it had ``token``."""
+        return token is not None and self._tenure.token_of(slot_of(env_id)) == token
 
     async def _rebuilt(self, env_id: str, saved: Saved) -> Instance | None:
         """The environment as it stood."""

@@ -73,7 +73,7 @@ class Forwarder:
                 if not self._table.owns(slot):
                     return await self._at_owner(slot, route, call, handle)
             elif not self._table.can_create:
-                return await self._elsewhere(0, self._any_taker, route, call, handle, is_repeatable=False)
+                return await self._elsewhere(None, self._any_taker, route, call, handle)
             return await handle(call)
 
         return dataclasses.replace(route, handler=here_or_there)
@@ -86,7 +86,7 @@ class Forwarder:
             address = self._table.address_of(slot)
             return None if address == self._table.address and not self._table.owns(slot) else address
 
-        return await self._elsewhere(slot, owner, route, call, handle, is_repeatable=True)
+        return await self._elsewhere(slot, owner, route, call, handle)
 
     def _any_taker(self) -> str | None:
         """A worker that takes new environments; itself if it does by now."""
@@ -95,21 +95,15 @@ class Forwarder:
         return random.choice(self._table.peers) if self._table.peers else None
 
     async def _elsewhere(
-        self,
-        slot: int,
-        whom: Callable[[], str | None],
-        route: Route,
-        call: Call,
-        handle: Handler,
-        *,
-        is_repeatable: bool,
+        self, slot: int | None, whom: Callable[[], str | None], route: Route, call: Call, handle: Handler
     ) -> bytes | Reply:
         """Carried out by the worker that ``whom`` names; asked again for another one until patience ends.
 
-        A call that is repeatable may be sent again after its answer got lost.
+        A call that is meant for a slot may be sent again after its answer got lost; one that any worker may carry out
+        would make a second environment.
         """
         if HOP_HEADER in call.headers:
-            raise MovedError(slot)
+            raise MovedError(slot or 0)
         if OPERATION_HEADER not in call.headers:
             # A step without a number is known by this when it is sent again.
             call.headers = {**call.headers, OPERATION_HEADER: secrets.token_hex(8).encode()}
@@ -121,12 +115,13 @@ class Forwarder:
                 try:
                     if address == self._table.address:
                         return await handle(call)
-                    return await self._table.while_at(address, (slot,), self._send(address, route, call))
+                    sent = self._send(address, route, call)
+                    return await (sent if slot is None else self._table.while_at(address, (slot,), sent))
                 except MovedError:
                     # Who refuses has an older map than this worker, or a newer one: both look again.
                     pass
                 except WorkerUnreachableError as unreachable:
-                    if unreachable.may_have_run and not is_repeatable:
+                    if unreachable.may_have_run and slot is None:
                         raise
                     error = unreachable
             if time.monotonic() > end:

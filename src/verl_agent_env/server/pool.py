@@ -224,7 +224,7 @@ class WorkerPool(BaseApplication):  # type: ignore[misc]
         When its lease is over, others take its slots: what it does after that is in vain.
         """
         cluster = self._settings.cluster
-        return math.ceil(cluster.lease_s) + 1 if cluster.redis else _BLOCKED_WORKER_S
+        return math.ceil(cluster.lease_s) if cluster.redis else _BLOCKED_WORKER_S
 
     def begin_worker(self, index: int, is_successor: bool) -> None:
         """In a worker's process: remember which one it is."""

@@ -239,7 +239,8 @@ class ShardedBatches:
             again: list[int] = []
             for address, outcome in zip(order, outcomes, strict=True):
                 for position, result in zip(parts[address], outcome, strict=True):
-                    results[position] = result
+                    # Where the owner is looked for until patience ends, that it is elsewhere is no answer.
+                    results[position] = nobody() if isinstance(result, MovedError) else result
                     if isinstance(result, VerlAgentEnvError) and _passes(result, work):
                         again.append(position)
             if not again or time.monotonic() > end:

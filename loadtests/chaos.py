@@ -1,0 +1,270 @@
+"""Break a cluster under load in every way that it promises to survive, and print what its clients noticed.
+
+    python -m loadtests.chaos --episodes 10000
+
+Redis, two nodes of two workers and nginx run as processes of this machine. After each fault every environment is
+stepped twice more. In the end the answers of a sample are compared with those of a single process, one by one, and the
+server's count of steps with the clients'.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import random
+import signal
+import sys
+import tempfile
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from loadtests.chaos_load import Ledger, Load, differs_from_reference
+from verl_agent_env.cli.local_cluster import LocalCluster, Node
+
+_SETTLE_S = 30.0
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something that goes wrong, and what clients may notice of it."""
+
+    name: str
+    strike: Callable[[LocalCluster], Awaitable[None]]
+    max_stall_s: float
+    may_refuse: bool = False
+    """Whether tries may fail with a typed error that says to try again."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one fault came to."""
+
+    fault: Fault
+    ledger: Ledger
+
+    @property
+    def faults(self) -> list[str]:
+        """What was promised and not kept."""
+        ledger, found = self.ledger, []
+        if ledger.unretryable:
+            found.append("lost: " + ", ".join(f"{n} {code}" for code, n in ledger.unretryable.items()))
+        if ledger.longest_s > self.fault.max_stall_s:
+            found.append(f"stalled {ledger.longest_s:.1f} s")
+        if ledger.refused and not self.fault.may_refuse:
+            found.append("refused: " + ", ".join(f"{n} {code}" for code, n in ledger.refused.items()))
+        return found
+
+
+async def nothing(_: LocalCluster) -> None:
+    """No fault, for comparison."""
+    await asyncio.sleep(2)
+
+
+async def kill_worker(cluster: LocalCluster) -> None:
+    """``kill -9`` of one worker."""
+    os.kill(await _worker_pid(cluster), signal.SIGKILL)
+
+
+async def kill_every_worker(cluster: LocalCluster) -> None:
+    """``kill -9`` of each worker in turn, so of whoever coordinates a batch, too."""
+    for address in cluster.addresses:
+        os.kill(await _worker_pid(cluster, address), signal.SIGKILL)
+        await asyncio.sleep(1.0)
+        await _settled(cluster)
+
+
+async def stop_worker(cluster: LocalCluster) -> None:
+    """A worker that stands still for twenty seconds, and wakes up."""
+    pid = await _worker_pid(cluster)
+    os.kill(pid, signal.SIGSTOP)
+    await asyncio.sleep(20)
+    try:
+        os.kill(pid, signal.SIGCONT)
+    except ProcessLookupError:
+        # Its supervisor has replaced it, as it should.
+        return
+
+
+async def kill_node(cluster: LocalCluster) -> None:
+    """The loss of a whole node, which comes back ten seconds later."""
+    node = cluster.nodes[-1]
+    await asyncio.to_thread(node.kill)
+    await asyncio.sleep(10)
+    await _start(node, cluster)
+
+
+async def restart_redis(cluster: LocalCluster) -> None:
+    """Redis killed and started again, with its file of appended commands."""
+    await asyncio.to_thread(cluster.redis.kill)
+    cluster.redis.start()
+
+
+async def redis_away(cluster: LocalCluster) -> None:
+    """Redis away for thirty seconds."""
+    await asyncio.to_thread(cluster.redis.kill)
+    await asyncio.sleep(30)
+    cluster.redis.start()
+
+
+async def flush_redis(cluster: LocalCluster) -> None:
+    """All data of Redis gone, with the owners alive."""
+    import redis.asyncio
+
+    client = redis.asyncio.from_url(cluster.redis_url)
+    await client.flushall()
+    await client.aclose()
+
+
+async def rolling_restart(cluster: LocalCluster) -> None:
+    """Every node stopped and started, one after the other."""
+    for node in list(cluster.nodes):
+        await asyncio.to_thread(node.stop)
+        await _start(node, cluster)
+
+
+async def grow_and_shrink(cluster: LocalCluster) -> None:
+    """From two nodes to four and back."""
+    for _ in range(2):
+        await asyncio.to_thread(cluster.add_node)
+        cluster.configure_nginx()
+        await _settled(cluster)
+    for _ in range(2):
+        node = cluster.nodes[-1]
+        await asyncio.to_thread(node.stop)
+        cluster.nodes.remove(node)
+        cluster.configure_nginx()
+        await _settled(cluster)
+
+
+async def reload_nginx(cluster: LocalCluster) -> None:
+    """nginx told twenty times to read its configuration anew."""
+    for _ in range(20):
+        cluster.nginx.signal(signal.SIGHUP)
+        await asyncio.sleep(0.2)
+
+
+LEASE_S = 5.0
+FAULTS = (
+    Fault("nothing", nothing, 2.0),
+    Fault("kill -9 of a worker", kill_worker, 2.0),
+    Fault("kill -9 of every worker in turn", kill_every_worker, 2.0),
+    Fault("SIGSTOP of a worker for 20 s", stop_worker, LEASE_S + 2.0, may_refuse=True),
+    Fault("whole node killed", kill_node, LEASE_S + 2.0, may_refuse=True),
+    Fault("rolling restart of all nodes", rolling_restart, 2.0),
+    Fault("2 to 4 to 2 nodes", grow_and_shrink, 2.0),
+    Fault("nginx reloaded 20 times", reload_nginx, 2.0, may_refuse=True),
+    Fault("Redis killed and restarted", restart_redis, LEASE_S + 2.0, may_refuse=True),
+    Fault("Redis emptied", flush_redis, LEASE_S + 2.0, may_refuse=True),
+    Fault("Redis away for 30 s", redis_away, 30.0 + LEASE_S + 2.0, may_refuse=True),
+)
+
+
+async def run(faults: list[Fault], episodes: int, sample: int, folder: Path, console: Console) -> int:
+    """Strike with every fault; gives how many promises were broken."""
+    cluster = LocalCluster(folder, nodes=2, workers=2)
+    load = Load("", episodes)
+    with console.status("starting") as status:
+        try:
+            await asyncio.to_thread(cluster.start)
+            load.url = cluster.url
+            await load.start()
+            await load.rounds(1)
+            findings = []
+            for fault in faults:
+                status.update(fault.name)
+                await _settled(cluster)
+                load.renew()
+                await fault.strike(cluster)
+                await load.rounds(2)
+                findings.append(Finding(fault, load.renew()))
+                if findings[-1].faults:
+                    console.print(f"[red]{fault.name}: {'; '.join(findings[-1].faults)}[/red]")
+            status.update("comparing")
+            await load.stop()
+            wrong = await compare(load, sample)
+            closed = await load.close()
+        finally:
+            await asyncio.to_thread(cluster.stop)
+    _print(findings, console)
+    console.print(
+        f"{len(load.episodes):,} environments, {sum(e.steps for e in load.episodes):,} steps; {closed:,} closed in the "
+        f"end. Of a sample of {min(sample, len(load.episodes))}: {wrong} differ from the reference or in their count."
+    )
+    return sum(len(finding.faults) for finding in findings) + wrong
+
+
+async def compare(load: Load, sample: int) -> int:
+    """How many environments of a sample gave another answer than a single process, or took another number of steps."""
+    chosen = random.sample(load.episodes, min(sample, len(load.episodes)))
+    living = [episode for episode in chosen if not episode.lost]
+    counts = await load.server_seqs(living)
+    miscounted = sum(count != episode.seq for count, episode in zip(counts, living, strict=True))
+    return miscounted + sum(differs_from_reference(episode) for episode in chosen)
+
+
+def _print(findings: list[Finding], console: Console) -> None:
+    table = Table(title="What clients noticed", header_style="bold")
+    for column in ("fault", "steps", "tries refused", "lost", "p99, s", "longest, s", "allowed, s", ""):
+        table.add_column(column, justify="left" if column in ("fault", "") else "right")
+    for finding in findings:
+        ledger = finding.ledger
+        table.add_row(
+            finding.fault.name,
+            f"{ledger.steps:,}",
+            ", ".join(f"{count} {code}" for code, count in ledger.refused.items()) or "0",
+            str(ledger.unretryable.total()),
+            f"{ledger.p99_s():.2f}",
+            f"{ledger.longest_s:.2f}",
+            f"{finding.fault.max_stall_s:g}",
+            "[red]no[/red]" if finding.faults else "kept",
+        )
+    console.print(table)
+
+
+async def _worker_pid(cluster: LocalCluster, address: str = "") -> int:
+    """Process id of the worker at ``address``; of any worker of the last node if not given."""
+    address = address or cluster.nodes[-1].addresses[0]
+    described = await asyncio.to_thread(cluster.describe)
+    workers = [worker for node in described["nodes"] for worker in node["workers"]]
+    return next(int(worker["pid"]) for worker in workers if worker["address"] == address)
+
+
+async def _start(node: Node, cluster: LocalCluster) -> None:
+    node.start()
+    await _settled(cluster)
+
+
+async def _settled(cluster: LocalCluster) -> None:
+    """Wait until every slot is where it belongs, at most half a minute."""
+    async with asyncio.timeout(_SETTLE_S):
+        while True:
+            try:
+                if await asyncio.to_thread(cluster.is_settled):
+                    return
+            except (OSError, ValueError):
+                pass
+            await asyncio.sleep(0.1)
+
+
+def main() -> None:
+    """Run the chosen faults; exit code 1 when a promise was broken."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--episodes", type=int, default=10_000, help="live environments (default: 10000)")
+    parser.add_argument("--sample", type=int, default=500, help="compared in the end (default: 500)")
+    parser.add_argument("--only", default="", help="faults whose names hold this text")
+    options = parser.parse_args()
+    faults = [fault for fault in FAULTS if options.only in fault.name]
+    with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
+        broken = asyncio.run(run(faults, options.episodes, options.sample, Path(folder), Console()))
+    sys.exit(1 if broken else 0)
+
+
+if __name__ == "__main__":
+    main()
