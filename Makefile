@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 
-.PHONY: help install serve test test-packages lint format types bench docs clean
+.PHONY: help install serve cluster programs test lint format bench loadtest chaos docs clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -21,6 +21,15 @@ install: $(VENV)/.installed  ## Install the package and its development tools in
 serve: install  ## Run the server: one process, everything in memory
 	$(BIN)/verl-agent-env serve $(ARGS)
 
+# redis-server and nginx, as Debian has them, where they are missing.
+programs:
+	@PATH="$$PATH:/usr/sbin:/usr/local/sbin"; \
+	command -v redis-server >/dev/null && command -v nginx >/dev/null || \
+	{ $(SUDO) apt-get update -qq && DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -qq -y --no-install-recommends redis-server nginx; }
+
+cluster: install programs  ## Run a whole cluster on this machine: Redis, two nodes of two workers, nginx
+	$(BIN)/verl-agent-env cluster $(ARGS)
+
 lint: install  ## Check formatting, style, types and the order of the rooms
 	$(BIN)/black --quiet --check .
 	$(BIN)/isort --quiet --check .
@@ -32,11 +41,14 @@ format: install  ## Format everything
 	$(BIN)/black --quiet .
 	$(BIN)/isort --quiet .
 
-test: install lint  ## Run all checks and tests, as CI does
+test: install programs lint  ## Run all checks and tests, as CI does
 	$(BIN)/pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered --durations=10 $(ARGS)
 
 bench: install  ## Print the figures: cost of a step against a bare echo, memory, level generation
 	$(BIN)/python -m loadtests.bench $(ARGS)
+
+chaos: install programs  ## Break a cluster under load in every way it promises to survive
+	$(BIN)/python -m loadtests.chaos $(ARGS)
 
 docs: install  ## Write docs/environments.md from the environments' docstrings
 	$(BIN)/python docs/make_environments.py

@@ -1,15 +1,21 @@
-"""All figures of the single-node server: ``make bench``, or ``python -m loadtests.bench steps memory``."""
+"""All figures: ``make bench``, or ``python -m loadtests.bench steps memory``."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import signal
+import sys
 
-from loadtests import bench_sokoban
+from rich.console import Console
+
+from loadtests import bench_ring, bench_sokoban
+from loadtests.bench_cluster import bench_cluster
 from loadtests.bench_http import bench_large_calls, bench_steps
 from loadtests.bench_memory import bench_memory, show_a_million
 
 _PARTS = ("steps", "large", "memory", "levels")
+_MORE = ("million", "cluster", "ring")
 
 
 def main() -> None:
@@ -17,13 +23,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("parts", nargs="*", choices=[*_PARTS, "million"], help="default: all but the million")
+    parser.add_argument("parts", nargs="*", choices=[*_PARTS, *_MORE], help="default: those of one worker")
     parser.add_argument("--rounds", type=int, default=9, help="rounds of the step measurement (default: 9)")
     parser.add_argument("--steps", type=int, default=8000, help="single steps per round (default: 8000)")
     parser.add_argument("--batch-size", type=int, default=10_000, help="steps per batch (default: 10000)")
     parser.add_argument("--environments", type=int, default=20_000, help="for memory (default: 20000)")
     parser.add_argument("--levels", type=int, default=300, help="levels per size (default: 300)")
     options = parser.parse_args()
+    # So that whatever was started is ended.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     parts = options.parts or _PARTS
     if "steps" in parts:
         asyncio.run(bench_steps(options.rounds, options.steps, options.batch_size))
@@ -33,6 +41,10 @@ def main() -> None:
         asyncio.run(bench_memory(options.environments))
     if "levels" in parts:
         bench_sokoban.print_table(options.levels, "medium", 20_000)
+    if "cluster" in parts:
+        asyncio.run(bench_cluster(options.rounds, options.batch_size, options.steps))
+    if "ring" in parts:
+        Console().print(bench_ring.ring_table(50))
     if "million" in parts:
         asyncio.run(show_a_million())
 

@@ -20,7 +20,7 @@ from loadtests.processes import ServerProcess, serving, serving_app
 from loadtests.raw_client import Connection, connect, post
 
 _CONNECTIONS = 16
-_LAKE: dict[str, Any] = {"desc": ["SFFFFFFF", *["FFFFFFFF"] * 6, "FFFFFFFG"], "max_steps": 1_000_000}
+LAKE: dict[str, Any] = {"desc": ["SFFFFFFF", *["FFFFFFFF"] * 6, "FFFFFFFG"], "max_steps": 1_000_000}
 _ROOM: dict[str, Any] = {"dim_room": [6, 6], "num_boxes": 1, "max_steps": 1_000_000}
 
 
@@ -44,8 +44,8 @@ async def bench_steps(rounds: int, steps_per_round: int, batch_size: int) -> dic
     with serving_app("loadtests.echo_app:app") as echo, serving() as server:
         echo_clients = [await connect(echo.port) for _ in range(_CONNECTIONS)]
         clients = [await connect(server.port) for _ in range(_CONNECTIONS)]
-        lakes = await _initialize(clients[0], "frozen_lake", _LAKE, batch_size)
-        rooms = await _initialize(clients[0], "sokoban", _ROOM, batch_size)
+        lakes = await initialize(clients[0], "frozen_lake", LAKE, batch_size)
+        rooms = await initialize(clients[0], "sokoban", _ROOM, batch_size)
         for number in track(range(rounds), description="rounds"):
             measured = {
                 "echo, single": await _single(echo, echo_clients, lakes, steps_per_round, number),
@@ -66,12 +66,12 @@ async def bench_large_calls() -> None:
     with serving() as server:
         client = await connect(server.port)
         began = time.perf_counter()
-        await _initialize(client, "sokoban", {"dim_room": [6, 6], "num_boxes": 1}, 10_000)
+        await initialize(client, "sokoban", {"dim_room": [6, 6], "num_boxes": 1}, 10_000)
         console = Console()
         console.print(
             f"batch/initialize of 10,000 Sokoban 6x6/1: {time.perf_counter() - began:.2f} s (bar: 5 s)"
         )
-        lakes = await _initialize(client, "frozen_lake", _LAKE, 100_000)
+        lakes = await initialize(client, "frozen_lake", LAKE, 100_000)
         body = orjson.dumps({"env_ids": lakes, "actions": [tool_call("move_right")] * len(lakes)})
         began, cpu = time.perf_counter(), server.cpu_s()
         answer = await client.send(post("/api/batch/step", body))
@@ -84,7 +84,8 @@ async def bench_large_calls() -> None:
         client.close()
 
 
-async def _initialize(client: Connection, env_name: str, env_kwargs: dict[str, Any], count: int) -> list[str]:
+async def initialize(client: Connection, env_name: str, env_kwargs: dict[str, Any], count: int) -> list[str]:
+    """Make environments with the seeds from 0; gives their ids."""
     document = {"env_name": env_name, "env_kwargs": env_kwargs, "seeds": list(range(count))}
     answer = await client.call("/api/batch/initialize", document)
     if answer["errors"]:

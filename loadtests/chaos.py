@@ -27,6 +27,7 @@ from loadtests.chaos_load import Ledger, Load, differs_from_reference
 from verl_agent_env.cli.local_cluster import LocalCluster, Node
 
 _SETTLE_S = 30.0
+_NGINX_NOTICES_S = 2.5
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Fault:
     max_stall_s: float
     may_refuse: bool = False
     """Whether tries may fail with a typed error that says to try again."""
+    max_added_p99_s: float | None = None
+    """How much longer the slowest hundredth of steps may take than without any fault."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,8 @@ class Finding:
 
     fault: Fault
     ledger: Ledger
+    calm_p99_s: float
+    """The slowest hundredth of steps without any fault, in the same run."""
 
     @property
     def faults(self) -> list[str]:
@@ -55,6 +60,9 @@ class Finding:
             found.append("lost: " + ", ".join(f"{n} {code}" for code, n in ledger.unretryable.items()))
         if ledger.longest_s > self.fault.max_stall_s:
             found.append(f"stalled {ledger.longest_s:.1f} s")
+        added_s = ledger.p99_s() - self.calm_p99_s
+        if self.fault.max_added_p99_s is not None and added_s > self.fault.max_added_p99_s:
+            found.append(f"p99 {added_s:.2f} s longer")
         if ledger.refused and not self.fault.may_refuse:
             found.append("refused: " + ", ".join(f"{n} {code}" for code, n in ledger.refused.items()))
         return found
@@ -121,24 +129,21 @@ async def flush_redis(cluster: LocalCluster) -> None:
 
 
 async def rolling_restart(cluster: LocalCluster) -> None:
-    """Every node stopped and started, one after the other."""
+    """Every node stopped and started, one after the other; nginx has noticed that one is back before the next goes."""
     for node in list(cluster.nodes):
         await asyncio.to_thread(node.stop)
         await _start(node, cluster)
+        await asyncio.sleep(_NGINX_NOTICES_S)
 
 
 async def grow_and_shrink(cluster: LocalCluster) -> None:
-    """From two nodes to four and back."""
-    for _ in range(2):
-        await asyncio.to_thread(cluster.add_node)
-        cluster.configure_nginx()
-        await _settled(cluster)
-    for _ in range(2):
-        node = cluster.nodes[-1]
+    """From two nodes to four and back; nginx knows all four by plan."""
+    for node in cluster.planned:
+        await _start(node, cluster)
+    for node in reversed(cluster.planned):
         await asyncio.to_thread(node.stop)
-        cluster.nodes.remove(node)
-        cluster.configure_nginx()
         await _settled(cluster)
+        await asyncio.sleep(_NGINX_NOTICES_S)
 
 
 async def reload_nginx(cluster: LocalCluster) -> None:
@@ -155,8 +160,8 @@ FAULTS = (
     Fault("kill -9 of every worker in turn", kill_every_worker, 2.0),
     Fault("SIGSTOP of a worker for 20 s", stop_worker, LEASE_S + 2.0, may_refuse=True),
     Fault("whole node killed", kill_node, LEASE_S + 2.0, may_refuse=True),
-    Fault("rolling restart of all nodes", rolling_restart, 2.0),
-    Fault("2 to 4 to 2 nodes", grow_and_shrink, 2.0),
+    Fault("rolling restart of all nodes", rolling_restart, LEASE_S, max_added_p99_s=0.25),
+    Fault("2 to 4 to 2 nodes", grow_and_shrink, LEASE_S, max_added_p99_s=0.25),
     Fault("nginx reloaded 20 times", reload_nginx, 2.0, may_refuse=True),
     Fault("Redis killed and restarted", restart_redis, LEASE_S + 2.0, may_refuse=True),
     Fault("Redis emptied", flush_redis, LEASE_S + 2.0, may_refuse=True),
@@ -166,7 +171,7 @@ FAULTS = (
 
 async def run(faults: list[Fault], episodes: int, sample: int, folder: Path, console: Console) -> int:
     """Strike with every fault; gives how many promises were broken."""
-    cluster = LocalCluster(folder, nodes=2, workers=2)
+    cluster = LocalCluster(folder, nodes=2, workers=2, planned_nodes=2)
     load = Load("", episodes)
     with console.status("starting") as status:
         try:
@@ -174,14 +179,15 @@ async def run(faults: list[Fault], episodes: int, sample: int, folder: Path, con
             load.url = cluster.url
             await load.start()
             await load.rounds(1)
-            findings = []
+            findings: list[Finding] = []
             for fault in faults:
                 status.update(fault.name)
                 await _settled(cluster)
                 load.renew()
                 await fault.strike(cluster)
                 await load.rounds(2)
-                findings.append(Finding(fault, load.renew()))
+                ledger = load.renew()
+                findings.append(Finding(fault, ledger, (findings[0].ledger if findings else ledger).p99_s()))
                 if findings[-1].faults:
                     console.print(f"[red]{fault.name}: {'; '.join(findings[-1].faults)}[/red]")
             status.update("comparing")
@@ -260,7 +266,9 @@ def main() -> None:
     parser.add_argument("--sample", type=int, default=500, help="compared in the end (default: 500)")
     parser.add_argument("--only", default="", help="faults whose names hold this text")
     options = parser.parse_args()
-    faults = [fault for fault in FAULTS if options.only in fault.name]
+    # So that whatever was started is ended.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    faults = [FAULTS[0], *(fault for fault in FAULTS[1:] if options.only in fault.name)]
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
         broken = asyncio.run(run(faults, options.episodes, options.sample, Path(folder), Console()))
     sys.exit(1 if broken else 0)

@@ -68,6 +68,11 @@ class Program:
         """How it ended; None while it runs."""
         return None if self._process is None else self._process.poll()
 
+    @property
+    def is_running(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self._process is not None and self._process.poll() is None
+
     def signal(self, number: signal.Signals) -> None:
         """Send a signal, if it still runs."""
         if self._process is not None and self._process.poll() is None:
@@ -124,6 +129,7 @@ class LocalCluster:
         nodes: int = 2,
         workers: int = 2,
         port: int = 0,
+        planned_nodes: int = 0,
         redis: str = "",
         serve_options: Sequence[str] = (),
         say: Callable[[str], None] = lambda _: None,
@@ -135,6 +141,7 @@ class LocalCluster:
             nodes: How many nodes.
             workers: How many workers each of them has.
             port: Where nginx listens; 0 takes a free one.
+            planned_nodes: How many more nodes nginx knows of, which are not started.
             redis: URL of a Redis that runs already; one of its own when not given.
             serve_options: What else the nodes are given on their command line.
             say: Is told what happens.
@@ -154,6 +161,7 @@ class LocalCluster:
         self.redis_url = redis or f"redis://{_HOST}:{redis_port}/0"
         self.redis = self._program("redis", [program("redis-server"), *_redis_options(redis_port, folder)])
         self.nodes = [self._node(f"node-{number + 1}") for number in range(nodes)]
+        self.planned = [self._node(f"node-{nodes + number + 1}") for number in range(planned_nodes)]
         self._config = folder / "nginx.conf"
         command = [program("nginx"), "-c", str(self._config), "-p", str(folder), "-e", "stderr"]
         self.nginx = self._program("nginx", command)
@@ -165,7 +173,7 @@ class LocalCluster:
 
     @property
     def addresses(self) -> list[str]:
-        """Of all workers of all nodes."""
+        """Of all workers of all nodes, without those that are only planned."""
         return [address for node in self.nodes for address in node.addresses]
 
     def start(self) -> None:
@@ -199,7 +207,7 @@ class LocalCluster:
         Raises:
             click.ClickException: It did not start.
         """
-        node = self._node(f"node-{len(self.nodes) + 1}")
+        node = self._node(f"node-{len(self.nodes) + len(self.planned) + 1}")
         self.nodes.append(node)
         node.start()
         self._await(node, functools.partial(is_ready, node.port))
@@ -208,7 +216,7 @@ class LocalCluster:
     def configure_nginx(self) -> None:
         """Write nginx's configuration anew and have it read, if nginx runs."""
         settings = NginxSettings(
-            addresses=tuple(self.addresses),
+            addresses=(*self.addresses, *(a for node in self.planned for a in node.addresses)),
             port=self.port,
             host=_HOST,
             folder=self.folder,
@@ -226,7 +234,8 @@ class LocalCluster:
     def is_settled(self) -> bool:
         """Whether the workers of all running nodes are ready, and every slot is where the ring puts it."""
         workers = [worker for node in self.describe()["nodes"] for worker in node["workers"]]
-        expected = [address for node in self.nodes if node.exit_code is None for address in node.addresses]
+        running = [node for node in (*self.nodes, *self.planned) if node.is_running]
+        expected = [address for node in running for address in node.addresses]
         if {worker["address"] for worker in workers} != set(expected):
             return False
         slots = {worker["address"]: worker["slots"] for worker in workers if worker["state"] == "ready"}
@@ -240,9 +249,9 @@ class LocalCluster:
     def stop(self) -> None:
         """End everything, in the order in which nothing is missed."""
         self.nginx.stop()
-        for node in self.nodes:
+        for node in (*self.nodes, *self.planned):
             node.signal(signal.SIGTERM)
-        for node in self.nodes:
+        for node in (*self.nodes, *self.planned):
             node.stop()
         self.redis.stop()
 

@@ -14,16 +14,21 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Collection, Iterable
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from verl_agent_env.cli.options import merge_options, settings_options
 from verl_agent_env.config import ServerSettings, settings_from_environment
 
+if TYPE_CHECKING:
+    from verl_agent_env.cluster.store import WorkerRecord
+
 _BACKLOG = 16_384
 _RETRY_S = 0.25
+# Where a process that listens everywhere reaches itself.
+_OWN_ADDRESSES = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
 
 logger = logging.getLogger(__name__)
 
@@ -93,9 +98,7 @@ def _serve_pool(
     cluster = settings.cluster
     listeners = _listen_for_workers(settings.host, first_worker_port, cluster.workers)
     ports = [own.getsockname()[1] for own in listeners]
-    here = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(
-        settings.host, settings.host
-    )  # noqa: S104
+    here = _OWN_ADDRESSES.get(settings.host, settings.host)
     reached_at = cluster.advertise or cluster.node or (f"[{here}]" if ":" in here else here)
     pool = tuple(f"{reached_at}:{port}" for port in ports)
     supervisor = secrets.token_hex(16)
@@ -138,22 +141,9 @@ def _require_place(settings: ServerSettings, supervisor: str, pool: Collection[s
         try:
             while True:
                 workers = (await store.read_map()).workers.values()
-                others = [w for w in workers if w.supervisor != supervisor]
-                problem = next(
-                    (
-                        (
-                            f"The worker '{w.name}' is alive already, at {w.address}: two nodes cannot have "
-                            f"the name '{cluster.node}'. Choose another --node."
-                            if w.node == cluster.node
-                            else f"The worker '{w.name}' is reached at {w.address} already: two nodes cannot have one "
-                            "address. Choose another --advertise, under which the others reach this node."
-                        )
-                        for w in others
-                        if w.node == cluster.node or w.address in pool
-                    ),
-                    None,
-                )
-                if problem is None:
+                others = [worker for worker in workers if worker.supervisor != supervisor]
+                problem = _rivalry(others, cluster.node, pool)
+                if not problem:
                     return
                 if time.monotonic() > end:
                     raise click.ClickException(problem)
@@ -166,6 +156,22 @@ def _require_place(settings: ServerSettings, supervisor: str, pool: Collection[s
     except (ValueError, StoreUnavailableError) as unfit:
         text = unfit.detail if isinstance(unfit, StoreUnavailableError) else str(unfit)
         raise click.ClickException(text) from None
+
+
+def _rivalry(others: Iterable[WorkerRecord], node: str, pool: Collection[str]) -> str:
+    """Why this node cannot be beside the others, in one or two sentences; empty if it can."""
+    for other in others:
+        if other.node == node:
+            return (
+                f"The worker '{other.name}' is alive already, at {other.address}: two nodes cannot have the name "
+                f"'{node}'. Choose another --node."
+            )
+        if other.address in pool:
+            return (
+                f"The worker '{other.name}' is reached at {other.address} already: two nodes cannot have one address. "
+                "Choose another --advertise, under which the others reach this node."
+            )
+    return ""
 
 
 def listen(host: str, port: int, option: str = "--port") -> socket.socket:

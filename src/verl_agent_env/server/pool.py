@@ -48,7 +48,7 @@ _BLOCKED_WORKER_S = 120
 """A worker whose event loop has not turned for so long is killed."""
 _ENDING_S = 15
 """Seconds that a worker gets, after running requests had theirs, to leave the cluster and to close its environments."""
-_NOTIFY_S = 1
+_NOTIFY_S = 0.5
 
 
 class _Log(Logger):  # type: ignore[misc]
@@ -64,7 +64,7 @@ class _Log(Logger):  # type: ignore[misc]
 class AddressWorker(UvicornWorker):  # type: ignore[misc]
     """uvicorn on two of the supervisor's sockets: the node's, and that of its own index."""
 
-    CONFIG_KWARGS: ClassVar[dict[str, Any]] = {**UVICORN_OPTIONS, "timeout_notify": _NOTIFY_S}
+    CONFIG_KWARGS: ClassVar[dict[str, Any]] = {**UVICORN_OPTIONS, "callback_notify": None}
     index = -1
     is_successor = False
 
@@ -95,16 +95,23 @@ class AddressWorker(UvicornWorker):  # type: ignore[misc]
         self.config.app = self.wsgi
         server = _DrainingServer(self.config, self.wsgi)
         self._install_sigquit_handler()
-        await server.serve(sockets=self.sockets)
+        # uvicorn's own way would call every tenth time that it turns, which a busy loop seldom does, and no more once
+        # the server stops.
+        notifying = asyncio.create_task(self._notify_forever())
+        try:
+            await server.serve(sockets=self.sockets)
+        finally:
+            notifying.cancel()
         if not server.started:
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
 
-    async def callback_notify(self) -> None:
+    async def _notify_forever(self) -> None:
         """Tell the supervisor that the worker lives; end with it, for nobody would replace a worker any more."""
-        self.notify()
-        if os.getppid() != self.ppid:
-            logger.error("the supervisor is gone: the worker ends")
-            signal.raise_signal(signal.SIGTERM)
+        while os.getppid() == self.ppid:
+            self.notify()
+            await asyncio.sleep(_NOTIFY_S)
+        logger.error("the supervisor is gone: the worker ends")
+        signal.raise_signal(signal.SIGTERM)
 
 
 class _DrainingServer(Server):
