@@ -47,6 +47,9 @@ test: install programs lint  ## Run all checks and tests, as CI does
 bench: install  ## Print the figures: cost of a step against a bare echo, memory, level generation
 	$(BIN)/python -m loadtests.bench $(ARGS)
 
+loadtest: install  ## Load a running cluster (make cluster): climb to 16,384 concurrent episodes; reports in out/loadtest
+	$(BIN)/python -m loadtests.run $(or $(ARGS),climb --max-p99-ms 1000)
+
 chaos: install programs  ## Break a cluster under load in every way it promises to survive
 	$(BIN)/python -m loadtests.chaos $(ARGS)
 

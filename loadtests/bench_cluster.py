@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import orjson
-import psutil
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from loadtests.bench_http import LAKE, initialize, tool_call
-from loadtests.processes import serving
+from loadtests.processes import cpu_of_tree, serving
 from loadtests.raw_client import Connection, connect, post
 from verl_agent_env.cli.local_cluster import LocalCluster, consecutive_free_ports
 
@@ -40,14 +39,7 @@ class Subject:
 
     def cpu_s(self) -> float:
         """Seconds of CPU that all of its processes have used."""
-        total = 0.0
-        for pid in self.pids():
-            root = psutil.Process(pid)
-            for process in (root, *root.children(recursive=True)):
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    times = process.cpu_times()
-                    total += times.user + times.system
-        return total
+        return sum(map(cpu_of_tree, self.pids()))
 
 
 @contextlib.contextmanager

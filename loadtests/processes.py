@@ -79,12 +79,7 @@ def _running(command: list[str], port: int) -> Iterator[ServerProcess]:
         _await_answer(process, port)
         yield ServerProcess(process.pid, port)
     finally:
-        process.terminate()
-        try:
-            process.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        _end(process)
 
 
 def _await_answer(process: subprocess.Popen[bytes], port: int) -> None:
@@ -102,3 +97,38 @@ def _await_answer(process: subprocess.Popen[bytes], port: int) -> None:
         finally:
             connection.close()
     raise TimeoutError(f"the server did not answer within {_START_TIMEOUT_S:g} s")
+
+
+def cpu_of_tree(pid: int) -> float:
+    """Seconds of CPU that a process and all its descendants have used so far, those included that have ended.
+
+    Raises:
+        ProcessLookupError: There is no such process.
+    """
+    stats: dict[int, list[str]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            # A process may end while it is looked at.
+            with contextlib.suppress(OSError):
+                stats[int(entry.name)] = (entry / "stat").read_text().rsplit(")", 1)[1].split()
+    if pid not in stats:
+        raise ProcessLookupError(f"no process {pid}")
+    children: dict[int, list[int]] = {}
+    for child, fields in stats.items():
+        children.setdefault(int(fields[1]), []).append(child)
+    ticks, waiting = 0, [pid]
+    while waiting:
+        current = waiting.pop()
+        # Its own, user and system, and that of its children that it has waited for.
+        ticks += sum(map(int, stats[current][11:15]))
+        waiting += children.get(current, [])
+    return ticks / _TICKS_PER_S
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(timeout=30)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

@@ -1,0 +1,69 @@
+"""A shape that climbs to so many concurrent episodes, stage by stage: ``locust -f loadtests/locustfile.py,loadtests/climb.py``.
+
+A file of its own, because locust follows a shape wherever it finds one, and takes no ``--users`` then.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+
+from locust import LoadTestShape
+
+from loadtests.options import parse_stages
+from loadtests.users.api_user import ApiUser
+
+_PATIENCE_S = 300.0
+
+
+class Climb(LoadTestShape):
+    """Adds users until the stage's episodes are alive, keeps them for its time, and goes on to the next one."""
+
+    abstract = False
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._stage = 0
+        self._began = time.perf_counter()
+        self._full_at: float | None = None
+        """When all of the stage's episodes were alive."""
+        self._goal: tuple[int, int] | None = None
+        self._rate = 1.0
+
+    def reset_time(self) -> None:
+        """The test begins, maybe not for the first time."""
+        super().reset_time()  # type: ignore[no-untyped-call]
+        self._stage, self._began, self._full_at, self._goal = 0, time.perf_counter(), None, None
+
+    def tick(self) -> tuple[int, float] | None:
+        """Users, and how many to add in a second; None at the end."""
+        assert self.runner is not None
+        assert self.runner.environment.parsed_options is not None
+        options = self.runner.environment.parsed_options
+        stages = parse_stages(options.stages)
+        now = time.perf_counter()
+        stage = stages[self._stage]
+        if self._full_at is None and ApiUser.boards.total().alive >= stage.episodes:
+            self._full_at = now
+        # Where episodes cannot all be begun the test is to end as well; its failures tell why.
+        given_up = now - self._began > options.ramp_s + stage.hold_s + _PATIENCE_S
+        if given_up or (self._full_at is not None and now - self._full_at >= stage.hold_s):
+            self._stage += 1
+            self._full_at, self._began = None, now
+            if self._stage == len(stages):
+                return None
+        return self._users(options.ramp_s, stages[self._stage].episodes)
+
+    def _users(self, ramp_s: float, episodes: int) -> tuple[int, float]:
+        assert self.runner is not None
+        options = self.runner.environment.parsed_options
+        assert options is not None
+        user_class, *_ = self.runner.user_classes
+        assert issubclass(user_class, ApiUser)
+        users = math.ceil(episodes / user_class.episodes_of_one(options))
+        # The rate must not change within a stage: locust takes another pair for another goal.
+        if self._goal != (self._stage, users):
+            missing = users - self.get_current_user_count()  # type: ignore[no-untyped-call]
+            self._goal = (self._stage, users)
+            self._rate = max(1.0, missing / max(ramp_s, 1.0))
+        return users, self._rate

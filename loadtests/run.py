@@ -1,0 +1,98 @@
+"""Run a load test without locust's page, with its reports and pictures in one folder.
+
+    python -m loadtests.run climb --host http://127.0.0.1:8080 --max-p99-ms 1000
+    python -m loadtests.run rollout --episodes 2000 --run-time 30s
+    python -m loadtests.run batch --episodes 10000 --rounds 1
+    python -m loadtests.run episode --episodes 500 --run-time 30s
+
+Options that are not named here go to locust. The exit code is 0 when all thresholds held and 1 when one did not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import resource
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from loadtests.options import DEFAULT_OUT
+from loadtests.plots import draw
+
+_HERE = Path(__file__).parent
+_USERS = {"climb": "RolloutUser", "rollout": "RolloutUser", "batch": "BatchUser", "episode": "EpisodeUser"}
+_RAMP_S = 10
+_UNUSABLE = 2
+
+
+def main() -> None:
+    """Run, draw, and exit as locust did."""
+    parser = _parser()
+    options, others = parser.parse_known_args()
+    if not _answers(options.host):
+        parser.exit(
+            _UNUSABLE,
+            f"Nothing takes work at {options.host}. Start a server first, as with 'make cluster'.\n",
+        )
+    options.out.mkdir(parents=True, exist_ok=True)
+    raise_file_limit()
+    ended = subprocess.run(locust_command(options, others), check=False)  # noqa: S603 - our own command
+    try:
+        pictures = draw(options.out)
+    except (ImportError, FileNotFoundError) as missing:
+        print(f"No pictures: {missing}")
+    else:
+        print(f"Reports: {options.out / 'report.html'}, {', '.join(path.name for path in pictures)}")
+    sys.exit(ended.returncode)
+
+
+def locust_command(options: argparse.Namespace, others: list[str]) -> list[str]:
+    """What to run for these options; ``others`` are locust's own."""
+    files = [_HERE / "locustfile.py", *([_HERE / "climb.py"] if options.what == "climb" else [])]
+    command = [
+        *(sys.executable, "-m", "locust", "-f", ",".join(map(str, files)), "--headless", "--only-summary"),
+        *("--host", options.host, "--out", str(options.out), "--html", str(options.out / "report.html")),
+        *("--episodes-per-user", str(options.episodes_per_user)),
+    ]
+    if options.what == "batch":
+        command += ["--batch-size", str(options.episodes), "--users", "1"]
+    elif options.what != "climb":
+        one = options.episodes_per_user if options.what == "rollout" else 1
+        users = math.ceil(options.episodes / one)
+        command += ["--users", str(users), "--spawn-rate", str(max(1, users // _RAMP_S))]
+    return [*command, *others, _USERS[options.what]]
+
+
+def raise_file_limit() -> None:
+    """Allow as many connections as the system lets."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _answers(host: str) -> bool:
+    if not host.startswith(("http://", "https://")):
+        return False
+    try:
+        with urllib.request.urlopen(f"{host}/readyz", timeout=10):  # noqa: S310 - its scheme was looked at
+            return True
+    except (OSError, urllib.error.URLError):
+        return False
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("what", choices=list(_USERS), nargs="?", default="climb", help="default: climb")
+    parser.add_argument("--host", default="http://127.0.0.1:8080", help="default: %(default)s")
+    parser.add_argument("--episodes", type=int, default=10_000, help="at once; climb has --stages (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--episodes-per-user", type=int, default=512, help="of climb and rollout (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--out", type=Path, default=Path(DEFAULT_OUT), help="folder of the reports (default: %(default)s)")  # fmt: skip
+    return parser
+
+
+if __name__ == "__main__":
+    main()
