@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from verl_agent_env.envs.kind import EnvKind
 
 ENTRY_POINT_GROUP = "verl_agent_env.envs"
+REMOTE = "verl_env/remote-v0"
+"""Gymnasium's name for an environment that lives on a server."""
 
 _MAX_SUGGESTED = 256
 
@@ -168,11 +170,22 @@ def register_with_gymnasium() -> None:
 
     A name of another package that Gymnasium refuses is passed over with a warning.
     """
+    _register_remote()
     for spec in default_registry().specs():
         try:
             _register_one(spec)
         except gymnasium.error.Error as refused:
             warnings.warn(f"'{spec.name}' is unknown to gymnasium.make: {refused}", stacklevel=2)
+
+
+def _register_remote() -> None:
+    """Environments of a server, by their URL; not of this registry, as a server has no use for them."""
+    if REMOTE not in gymnasium.registry:
+        gymnasium.register(
+            id=REMOTE,
+            entry_point="verl_agent_env.client.remote_env:RemoteEnv",
+            vector_entry_point="verl_agent_env.client.remote_vector_env:RemoteVectorEnv",
+        )
 
 
 def _register_one(spec: EnvSpec) -> None:

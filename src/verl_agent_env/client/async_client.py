@@ -1,0 +1,217 @@
+"""The client: makes environments on a server, alone and by the thousand."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar
+
+import orjson
+
+from verl_agent_env.client.async_env import AsyncEnv
+from verl_agent_env.client.calls import Beginning, InitializeItem
+from verl_agent_env.client.connection import Connection
+from verl_agent_env.client.dispatch import Dispatch, Settings
+from verl_agent_env.errors import VerlAgentEnvError
+from verl_agent_env.types import Action, StepResult
+
+T = TypeVar("T")
+
+
+class AsyncEnvClient:
+    """A client of one server, or of the cluster behind one URL; belongs to the event loop in which it is used.
+
+    Calls that are made side by side share requests, are sent again when they got lost, and are carried out once all
+    the same. Closing the client closes the environments that it made.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: str | None = None,
+        timeout_s: float = 60.0,
+        deadline_s: float = 120.0,
+        close_deadline_s: float = 10.0,
+        micro_batching: bool = True,
+        max_batch: int = 4096,
+        linger_s: float = 0.0,
+        max_delay_s: float = 0.05,
+        max_connections: int = 64,
+        direct: Literal["auto", "never"] = "never",
+    ) -> None:
+        """A client that has not connected yet.
+
+        Args:
+            url: Of the server, ``http://host:port``.
+            token: Bearer token, if the server asks for one.
+            timeout_s: Seconds that the server may be silent during one attempt.
+            deadline_s: Seconds after which a call is given up, attempts and pauses together.
+            close_deadline_s: The same for closing.
+            micro_batching: Whether single calls that are made side by side share requests.
+            max_batch: Calls that share one request at most.
+            linger_s: How long a call waits for company when nothing is under way.
+            max_delay_s: How long a call waits for a request that is under way, before it goes beside it.
+            max_connections: Open connections at most.
+            direct: ``auto`` sends calls straight to the worker that owns the environment, where it can be reached.
+
+        Raises:
+            ValueError: The URL is none, or a number is out of its range.
+        """
+        settings = Settings(
+            timeout_s=timeout_s,
+            deadline_s=deadline_s,
+            close_deadline_s=close_deadline_s,
+            micro_batching=micro_batching,
+            max_batch=max_batch,
+            linger_s=linger_s,
+            max_delay_s=max_delay_s,
+            max_connections=max_connections,
+            direct=direct,
+        )
+        self._connection = Connection(url, token, timeout_s, max_connections)
+        self._dispatch = Dispatch(self._connection, settings)
+        self.run_id = f"client-{uuid.uuid4().hex}"
+        """Run of the environments that are made without one."""
+
+    @property
+    def url(self) -> str:
+        """URL of the server."""
+        return self._connection.url
+
+    # --- one environment ------------------------------------------------------------------------------------
+
+    def make(
+        self,
+        env_name: str,
+        *,
+        seed: int | None = None,
+        run_id: str | None = None,
+        ttl_s: float | None = None,
+        env_kwargs: Mapping[str, Any] | None = None,
+        **more_kwargs: Any,
+    ) -> AsyncEnv:
+        """An environment, which is made by ``async with`` or ``await``, and its first episode begun.
+
+        Args:
+            env_name: Registered name, or a short one such as ``sokoban``.
+            seed: Of the first episode.
+            run_id: Run that it belongs to; the client's own if not given.
+            ttl_s: Seconds without a call after which the server closes it.
+            env_kwargs: Keyword arguments of the environment.
+            **more_kwargs: More of them.
+        """
+        encoded = orjson.dumps({**(env_kwargs or {}), **more_kwargs})
+        return AsyncEnv(self._dispatch, InitializeItem(env_name, seed, encoded, run_id or self.run_id, ttl_s))
+
+    async def attach(self, env_id: str) -> AsyncEnv:
+        """An environment that exists already, to go on with its episode where it stands.
+
+        The client does not close it unless it is told to.
+
+        Raises:
+            EnvironmentNotFoundError, EnvironmentClosedError: There is none.
+        """
+        env = AsyncEnv(self._dispatch, None, env_id)
+        state = await env.state()
+        return AsyncEnv(self._dispatch, None, env_id, int(state["seq"]))
+
+    def run(self, run_id: str | None = None) -> Run:
+        """A run: environments made in it are closed together at the end of its ``async with``."""
+        return Run(self, run_id or f"run-{uuid.uuid4().hex}")
+
+    # --- many environments ----------------------------------------------------------------------------------
+
+    async def initialize_batch(self, envs: Iterable[AsyncEnv]) -> list[AsyncEnv | VerlAgentEnvError]:
+        """Make all environments that :meth:`make` gave; each fails alone."""
+        return await _each(env.open(gathered=True) for env in envs)
+
+    async def reset_batch(
+        self, envs: Sequence[AsyncEnv], seeds: Sequence[int | None] | None = None
+    ) -> list[Beginning | VerlAgentEnvError]:
+        """Begin an episode in each environment; each fails alone."""
+        chosen = seeds if seeds is not None else [None] * len(envs)
+        return await _each(
+            env.reset(seed=seed, gathered=True) for env, seed in zip(envs, chosen, strict=True)
+        )
+
+    async def step_batch(
+        self, envs: Sequence[AsyncEnv], actions: Sequence[Action]
+    ) -> list[StepResult | VerlAgentEnvError]:
+        """Carry out one action in each environment; each fails alone."""
+        return await _each(env.step(action, gathered=True) for env, action in zip(envs, actions, strict=True))
+
+    async def close_batch(self, envs: Iterable[AsyncEnv]) -> list[VerlAgentEnvError | None]:
+        """Close each environment."""
+        return await _each(env.close(gathered=True) for env in envs)
+
+    async def close_run(self, run_id: str) -> int:
+        """Close all environments of a run, whoever made them; how many there were."""
+        return await self._dispatch.close_run(run_id)
+
+    # --- the server -----------------------------------------------------------------------------------------
+
+    async def catalogue(self) -> list[dict[str, Any]]:
+        """All environments that the server knows: names, descriptions, JSON Schema of the arguments, tools."""
+        found: list[dict[str, Any]] = (await self._dispatch.get("/api/environments"))["environments"]
+        return found
+
+    async def cluster(self) -> dict[str, Any]:
+        """Nodes, workers and how many slots each has."""
+        return await self._dispatch.get("/api/cluster")
+
+    async def close(self) -> None:
+        """Close the environments made here and all connections; what is under way is given up."""
+        await self._dispatch.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+
+class Run:
+    """Environments that belong together, such as those of one training job or one batch of rollouts."""
+
+    def __init__(self, client: AsyncEnvClient, run_id: str) -> None:
+        self.run_id = run_id
+        """Its name on the server."""
+        self._client = client
+
+    def make(self, env_name: str, **arguments: Any) -> AsyncEnv:
+        """As :meth:`AsyncEnvClient.make`, in this run."""
+        return self._client.make(env_name, run_id=self.run_id, **arguments)
+
+    async def close(self) -> int:
+        """Close all environments of the run; how many were still open."""
+        return await self._client.close_run(self.run_id)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+
+async def _each(calls: Iterable[Awaitable[T]]) -> list[T | VerlAgentEnvError]:
+    """What each call gives, or its error; any other exception is one for all."""
+    outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    results: list[T | VerlAgentEnvError] = []
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException) and not isinstance(outcome, VerlAgentEnvError):
+            raise outcome
+        results.append(outcome)
+    return results

@@ -1,0 +1,339 @@
+"""One environment on a server, and the protocol that has each of its steps taken exactly once."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import time
+import uuid
+from collections.abc import Generator
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import orjson
+
+from verl_agent_env.client.calls import (
+    CLOSE,
+    INITIALIZE,
+    RESET,
+    STEP,
+    Beginning,
+    CloseItem,
+    InitializeItem,
+    ResetItem,
+    StepItem,
+    path_of,
+)
+from verl_agent_env.client.errors import ClientClosedError, StepUndecidedError
+from verl_agent_env.client.patience import Patience, is_undecided
+from verl_agent_env.errors import (
+    EnvironmentClosedError,
+    EnvironmentNotFoundError,
+    SequenceGapError,
+    VerlAgentEnvError,
+)
+from verl_agent_env.types import Action, StepResult
+
+if TYPE_CHECKING:
+    from verl_agent_env.client.dispatch import Dispatch
+
+logger = logging.getLogger(__name__)
+
+_UNDECIDED_RESET = -1
+
+
+class AsyncEnv:
+    """An environment that lives on the server; made by :meth:`AsyncEnvClient.make`.
+
+    Steps carry their number, so a step that is sent again is not taken twice, and the episode's actions are kept, so a
+    server that lost the end of an episode gets it again. Calls on one environment wait for each other.
+    """
+
+    __slots__ = (
+        "_beginning",
+        "_closed",
+        "_dispatch",
+        "_first_seq",
+        "_history",
+        "_lock",
+        "_pending",
+        "_request",
+        "_seq",
+        "env_id",
+    )
+
+    def __init__(
+        self, dispatch: Dispatch, request: InitializeItem | None, env_id: str = "", seq: int = 0
+    ) -> None:
+        self.env_id = env_id
+        """Its id on the server; empty before it is made."""
+        self._dispatch = dispatch
+        self._request = request
+        self._beginning: Beginning | None = None
+        self._seq = seq
+        self._history: list[bytes] = []
+        """The episode's actions, from step :attr:`_first_seq` on."""
+        self._first_seq = seq
+        self._pending: bytes | None = None
+        """The action of a step whose answer never came."""
+        self._lock = asyncio.Lock()
+        self._closed = False
+
+    @property
+    def seq(self) -> int:
+        """Number of the episode's next step."""
+        return max(self._seq, 0)
+
+    @property
+    def beginning(self) -> Beginning | None:
+        """Observation and info of the first episode, until it is stepped or reset."""
+        return self._beginning
+
+    # --- the life of an environment -------------------------------------------------------------------------
+
+    async def open(self, *, gathered: bool | None = None) -> Self:
+        """Make the environment on the server, and begin its first episode; done by ``await`` and ``async with``.
+
+        Raises:
+            UnknownEnvNameError, InvalidEnvArgumentsError: There is no such environment; nothing was made.
+            VerlAgentEnvError: No room, or no server, until the deadline.
+        """
+        async with self._lock:
+            if self.env_id or self._request is None:
+                return self
+            dispatch, request = self._dispatch, self._request
+            patience = Patience(time.monotonic() + dispatch.deadline_s)
+            with dispatch.making(request.run_id):
+                while True:
+                    # A new key each time: that of an attempt that failed stands for the failure.
+                    item = dataclasses.replace(request, deadline=patience.deadline, key=uuid.uuid4().hex)
+                    try:
+                        made = await dispatch.ask(INITIALIZE, item, gathered=gathered)
+                        break
+                    except VerlAgentEnvError as error:
+                        if is_undecided(error):
+                            dispatch.suspect_orphans(request.run_id)
+                        await patience.pause_after(error)
+                    except asyncio.CancelledError:
+                        if item.sent:
+                            dispatch.suspect_orphans(request.run_id)
+                        raise
+            self.env_id, self._beginning = made
+            dispatch.open_envs[self.env_id] = request.run_id
+            return self
+
+    async def reset(
+        self,
+        *,
+        seed: int | None = None,
+        options: dict[str, Any] | None = None,
+        gathered: bool | None = None,
+    ) -> Beginning:
+        """Begin an episode; the first one, if nothing was done in it and nothing is asked for, costs no call.
+
+        Args:
+            seed: Of the episode; without one, the episode that follows.
+            options: As the environment takes them.
+            gathered: Whether to share requests with other calls; as the client is set, if not said.
+
+        Returns:
+            Observation and info.
+
+        Raises:
+            InvalidEnvArgumentsError: The environment does not take these; the episode goes on unchanged.
+            EnvironmentStateError: The environment is closed or lost.
+            ServerUnreachableError: No answer until the deadline.
+        """
+        await self.open()
+        encoded = orjson.dumps(options)
+        async with self._lock:
+            self._require_open()
+            if self._beginning is not None and seed is None and options is None:
+                beginning, self._beginning = self._beginning, None
+                return beginning
+            patience = Patience(time.monotonic() + self._dispatch.deadline_s)
+            before, self._seq = self._seq, _UNDECIDED_RESET
+            item = ResetItem(self.env_id, seed, encoded, patience.deadline)
+            while True:
+                try:
+                    begun = await self._dispatch.ask(RESET, item, gathered=gathered)
+                    break
+                except VerlAgentEnvError as error:
+                    if not is_undecided(error):
+                        self._seq = before
+                    await patience.pause_after(error)
+                except asyncio.CancelledError:
+                    if not item.sent:
+                        self._seq = before
+                    raise
+            self._beginning = self._pending = None
+            self._seq = 0
+            self._first_seq = 0
+            self._history.clear()
+            return begun
+
+    async def step(self, action: Action, *, gathered: bool | None = None) -> StepResult:
+        """Carry out one action, exactly once.
+
+        Args:
+            action: Assistant message, a list that holds some, or the model's raw text.
+            gathered: Whether to share requests with other calls; as the client is set, if not said.
+
+        Returns:
+            Observation, reward, terminated, truncated, info.
+
+        Raises:
+            EpisodeEndedError: The episode is over.
+            EnvironmentLostError, ReplayDivergedError: The environment is gone, and the episode with it.
+            StepUndecidedError: The answer to the step before never came; only the same action may follow.
+            ServerUnreachableError: No answer until the deadline; call again with the same action.
+        """
+        encoded = orjson.dumps(action)
+        async with self._lock:
+            if self._closed or not self.env_id:
+                self._require_open()
+            seq = self._seq
+            if seq < 0 or (self._pending is not None and self._pending != encoded):
+                raise StepUndecidedError(self.env_id, seq)
+            item = StepItem(self.env_id, encoded, seq, time.monotonic() + self._dispatch.deadline_s)
+            try:
+                result = await self._dispatch.ask(STEP, item, gathered=gathered)
+            except VerlAgentEnvError as error:
+                result = await self._insist(item, error, gathered)
+            except asyncio.CancelledError:
+                if item.sent:
+                    self._pending = encoded
+                raise
+            self._beginning = self._pending = None
+            self._history.append(encoded)
+            self._seq = seq + 1
+            return result
+
+    async def _insist(self, item: StepItem, error: VerlAgentEnvError, gathered: bool | None) -> StepResult:
+        """The result of a step whose first attempt failed."""
+        patience = Patience(item.deadline)
+        # Whatever happens from here on: an attempt that failed may have been carried out.
+        self._pending = item.action
+        while True:
+            try:
+                if isinstance(error, SequenceGapError) and self._can_fill(error):
+                    await self._fill(error, item, gathered)
+                else:
+                    await patience.pause_after(error)
+                return await self._dispatch.ask(STEP, item, gathered=gathered)
+            except SequenceGapError as gap:
+                if not self._can_fill(gap) or time.monotonic() > patience.deadline:
+                    self._pending = None
+                    raise
+                error = gap
+            except VerlAgentEnvError as failed:
+                if not is_undecided(failed):
+                    self._pending = None
+                if failed is error:
+                    raise
+                error = failed
+
+    def _can_fill(self, gap: SequenceGapError) -> bool:
+        return self._first_seq <= gap.expected_seq < gap.seq <= self._first_seq + len(self._history)
+
+    async def _fill(self, gap: SequenceGapError, item: StepItem, gathered: bool | None) -> None:
+        """Send the steps again that the server lost: its answers to them are known already."""
+        logger.warning(
+            "the server lost the end of an episode: sending steps %d to %d of %s again",
+            gap.expected_seq,
+            gap.seq - 1,
+            self.env_id,
+        )
+        for seq in range(gap.expected_seq, gap.seq):
+            lost = StepItem(self.env_id, self._history[seq - self._first_seq], seq, item.deadline)
+            await self._dispatch.ask(STEP, lost, gathered=gathered)
+
+    async def close(self, *, gathered: bool | None = None) -> None:
+        """Close the environment; one that is gone already, for whatever reason, is as good as closed."""
+        if self._closed:
+            return
+        self._closed = True
+        if not self.env_id:
+            return
+        self._dispatch.open_envs.pop(self.env_id, None)
+        patience = Patience(time.monotonic() + self._dispatch.close_deadline_s)
+        while True:
+            try:
+                item = CloseItem(self.env_id, patience.deadline)
+                await self._dispatch.ask(CLOSE, item, gathered=gathered)
+                return
+            except (EnvironmentNotFoundError, EnvironmentClosedError, ClientClosedError):
+                return
+            except VerlAgentEnvError as error:
+                await patience.pause_after(error)
+
+    def __await__(self) -> Generator[Any, None, Self]:
+        return self.open().__await__()
+
+    async def __aenter__(self) -> Self:
+        return await self.open()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            await self.close()
+        except VerlAgentEnvError:
+            if error is None:
+                raise
+            # What went wrong first is what the caller has to see.
+            logger.warning("environment %s could not be closed", self.env_id, exc_info=True)
+
+    # --- what can be asked of it ----------------------------------------------------------------------------
+
+    async def state(self) -> dict[str, Any]:
+        """Where it stands on the server: name, owner, episode, seed, seq and more."""
+        return await self._get("")
+
+    async def task_prompt(self) -> str:
+        """What the model has to do and how it acts."""
+        return str((await self._get("task-prompt"))["task_prompt"])
+
+    async def tools(
+        self, format: Literal["openai", "anthropic"] = "openai"  # noqa: A002 - as the API's paths say it
+    ) -> list[dict[str, Any]]:
+        """The tools, as OpenAI's or Anthropic's API takes them."""
+        schema: list[dict[str, Any]] = (await self._get(f"tools-schema-{format}"))["tools_schema"]
+        return schema
+
+    async def allow_parallel_tool_call(self) -> bool:
+        """Whether one action may hold several tool calls."""
+        return bool((await self._get("allow-parallel-tool-call"))["allow_parallel_tool_call"])
+
+    async def action_space(self) -> dict[str, Any]:
+        """JSON Schema of a valid action."""
+        schema: dict[str, Any] = (await self._get("action-space"))["action_space"]
+        return schema
+
+    async def trajectory(self) -> dict[str, Any]:
+        """The episode so far, as the server knows it."""
+        return await self._get("trajectory")
+
+    async def render(self, mode: Literal["ansi", "svg", "png"] = "ansi") -> str | bytes:
+        """A picture: text for ``ansi`` and ``svg``, bytes for ``png``.
+
+        Raises:
+            RenderModeError: The environment has no such mode.
+        """
+        self._require_open()
+        picture = await self._dispatch.get_bytes(path_of(self.env_id, f"render?mode={mode}"), self.env_id)
+        return picture if mode == "png" else picture.decode()
+
+    async def _get(self, call: str) -> dict[str, Any]:
+        self._require_open()
+        return await self._dispatch.get(path_of(self.env_id, call), self.env_id)
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise ClientClosedError("environment")
+        if not self.env_id:
+            raise ClientClosedError("environment (or never opened: await it first)")

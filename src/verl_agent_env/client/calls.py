@@ -1,0 +1,230 @@
+"""The calls that can be made alone or in a batch: what is sent for them, and what is read from the answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import orjson
+
+from verl_agent_env.client.connection import decode_object
+from verl_agent_env.client.errors import NoServerError
+from verl_agent_env.errors import VerlAgentEnvError, error_from_problem
+from verl_agent_env.types import Info, Observation, StepResult
+
+
+class Beginning(NamedTuple):
+    """What ``reset`` gives."""
+
+    observation: Observation
+    info: Info
+
+
+class Initialized(NamedTuple):
+    """A new environment."""
+
+    env_id: str
+    beginning: Beginning
+
+
+class Closed(NamedTuple):
+    """An environment is gone."""
+
+
+@dataclass(slots=True)
+class InitializeItem:
+    """Make an environment."""
+
+    env_name: str
+    seed: int | None
+    env_kwargs: bytes
+    """JSON."""
+    run_id: str
+    ttl_s: float | None
+    deadline: float = 0.0
+    sent: bool = False
+    key: str = ""
+    """Idempotency-Key when it is sent alone."""
+
+
+@dataclass(slots=True)
+class ResetItem:
+    """Begin an episode."""
+
+    env_id: str
+    seed: int | None
+    options: bytes
+    """JSON."""
+    deadline: float = 0.0
+    sent: bool = False
+
+
+@dataclass(slots=True)
+class StepItem:
+    """Carry out an action."""
+
+    env_id: str
+    action: bytes
+    """JSON."""
+    seq: int
+    deadline: float = 0.0
+    sent: bool = False
+
+
+@dataclass(slots=True)
+class CloseItem:
+    """Close an environment."""
+
+    env_id: str
+    deadline: float = 0.0
+    sent: bool = False
+
+
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
+
+
+@dataclass(frozen=True, slots=True)
+class Verb(Generic[ItemT, ResultT]):
+    """One kind of call."""
+
+    name: str
+    single_path: Callable[[ItemT], str]
+    single_body: Callable[[ItemT], bytes]
+    read_single: Callable[[dict[str, Any]], ResultT]
+    """Raises KeyError or TypeError for an answer that is none."""
+    batch_body: Callable[[Sequence[ItemT]], bytes]
+    read_batch: Callable[[dict[str, Any], int], list[Any]]
+    """Of the answer and the number of items; a failed one has anything in its place."""
+
+    def decode_single(self, origin: str, payload: bytes) -> ResultT:
+        """The result in an answer.
+
+        Raises:
+            NoServerError: It is the answer to something else.
+        """
+        try:
+            return self.read_single(decode_object(origin, payload))
+        except (KeyError, TypeError):
+            raise NoServerError(origin, "its answer has another form") from None
+
+    def decode_batch(self, origin: str, payload: bytes, size: int) -> list[ResultT | VerlAgentEnvError]:
+        """A result or an error for each item.
+
+        Raises:
+            NoServerError: It is the answer to something else.
+        """
+        document = decode_object(origin, payload)
+        try:
+            results = self.read_batch(document, size)
+            for problem in document["errors"]:
+                results[problem["index"]] = error_from_problem(problem)
+        except (KeyError, TypeError, IndexError):
+            results = []
+        if len(results) != size:
+            raise NoServerError(origin, "its answer has another form")
+        return results
+
+
+def _initialize_single(item: InitializeItem) -> bytes:
+    return orjson.dumps(
+        {
+            "env_name": item.env_name,
+            "seed": item.seed,
+            "env_kwargs": orjson.Fragment(item.env_kwargs),
+            "run_id": item.run_id,
+            "ttl_s": item.ttl_s,
+        }
+    )
+
+
+def _initialize_batch(items: Sequence[InitializeItem]) -> bytes:
+    first = items[0]
+    body: dict[str, Any] = {"run_id": first.run_id, "ttl_s": first.ttl_s}
+    if all(item.env_name == first.env_name for item in items):
+        body["env_name"] = first.env_name
+    else:
+        body["env_names"] = [item.env_name for item in items]
+    body["seeds"] = [item.seed for item in items]
+    if all(item.env_kwargs == first.env_kwargs for item in items):
+        # Sent and checked once.
+        body["env_kwargs"] = orjson.Fragment(first.env_kwargs)
+    else:
+        body["env_kwargs"] = [orjson.Fragment(item.env_kwargs) for item in items]
+    return orjson.dumps(body)
+
+
+def _reset_batch(items: Sequence[ResetItem]) -> bytes:
+    body: dict[str, Any] = {
+        "env_ids": [item.env_id for item in items],
+        "seeds": [item.seed for item in items],
+    }
+    if any(item.options != b"null" for item in items):
+        body["options"] = [orjson.Fragment(item.options) for item in items]
+    return orjson.dumps(body)
+
+
+def _step_batch(items: Sequence[StepItem]) -> bytes:
+    return orjson.dumps(
+        {
+            "env_ids": [item.env_id for item in items],
+            "actions": [orjson.Fragment(item.action) for item in items],
+            "seqs": [item.seq for item in items],
+        }
+    )
+
+
+def _read_step(answer: dict[str, Any]) -> StepResult:
+    return StepResult(
+        answer["observation"], answer["reward"], answer["terminated"], answer["truncated"], answer["info"]
+    )
+
+
+def _read_steps(answer: dict[str, Any], _: int) -> list[Any]:
+    columns = ("observations", "rewards", "terminations", "truncations", "infos")
+    return list(map(StepResult, *(answer[column] for column in columns)))
+
+
+INITIALIZE: Verb[InitializeItem, Initialized] = Verb(
+    "initialize",
+    lambda _: "/api/environment/initialize",
+    _initialize_single,
+    lambda answer: Initialized(answer["env_id"], Beginning(answer["observation"], answer["info"])),
+    _initialize_batch,
+    lambda answer, _: list(
+        map(Initialized, answer["env_ids"], map(Beginning, answer["observations"], answer["infos"]))
+    ),
+)
+
+RESET: Verb[ResetItem, Beginning] = Verb(
+    "reset",
+    lambda item: path_of(item.env_id, "reset"),
+    lambda item: orjson.dumps({"seed": item.seed, "options": orjson.Fragment(item.options)}),
+    lambda answer: Beginning(answer["observation"], answer["info"]),
+    _reset_batch,
+    lambda answer, _: list(map(Beginning, answer["observations"], answer["infos"])),
+)
+
+STEP: Verb[StepItem, StepResult] = Verb(
+    "step",
+    lambda item: path_of(item.env_id, "step"),
+    lambda item: b'{"action":%b,"seq":%d}' % (item.action, item.seq),
+    _read_step,
+    _step_batch,
+    _read_steps,
+)
+
+CLOSE: Verb[CloseItem, Closed] = Verb(
+    "close",
+    lambda item: path_of(item.env_id, "close"),
+    lambda _: b"",
+    lambda _: Closed(),
+    lambda items: orjson.dumps({"env_ids": [item.env_id for item in items]}),
+    lambda _, size: [Closed()] * size,
+)
+
+
+def path_of(env_id: str, call: str = "") -> str:
+    """Path of a call on one environment. Ids are given out by the server and need no quoting."""
+    return f"/api/environment/{env_id}/{call}" if call else f"/api/environment/{env_id}"

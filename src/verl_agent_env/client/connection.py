@@ -1,0 +1,147 @@
+"""Requests and answers over a bounded number of kept connections."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import aiohttp
+import orjson
+from yarl import URL
+
+from verl_agent_env.client.errors import ClientClosedError, NoServerError, ServerUnreachableError
+from verl_agent_env.errors import VerlAgentEnvError, error_from_problem
+
+_CONNECT_S = 5.0
+# Shorter than the 75 s of the server: the side that asks is the one to close an idle connection.
+_IDLE_S = 15.0
+_READ_BUFFER_BYTES = 1 << 20
+# What a proxy says when the server behind it cannot be reached, restarts, or gave the slot away.
+_PASSING_STATUSES = frozenset({408, 421, 429, 502, 503, 504})
+
+
+class Connection:
+    """An HTTP client of one server (and of its workers), of the event loop that first uses it."""
+
+    def __init__(self, url: str, token: str | None, timeout_s: float, max_connections: int) -> None:
+        """Nothing is connected yet.
+
+        Args:
+            url: Of the server, ``http://host:port``.
+            token: Bearer token, if the server asks for one.
+            timeout_s: Seconds that the server may be silent during one attempt.
+            max_connections: Bound on open connections; what has none free waits.
+        """
+        self.url = url.rstrip("/")
+        if URL(self.url).scheme not in ("http", "https") or not URL(self.url).host:
+            raise ValueError(f"'{url}' is no URL of a server: write http://host:port")
+        self.has_answered = False
+        """Whether the server ever did; before that, a connection that is refused means a wrong URL."""
+        self._headers = {"content-type": "application/json"}
+        if token:
+            self._headers["authorization"] = f"Bearer {token}"
+        self._timeout_s = timeout_s
+        self._max_connections = max_connections
+        self._session: aiohttp.ClientSession | None = None
+        self._closed = False
+
+    async def send(
+        self,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        *,
+        base: str | None = None,
+        deadline: float | None = None,
+    ) -> bytes:
+        """The body of a success: one attempt.
+
+        Args:
+            method: ``GET`` or ``POST``.
+            path: Path and query, quoted.
+            body: JSON.
+            headers: More headers.
+            base: URL to ask instead of the server's, one of its workers.
+            deadline: On the clock of :func:`time.monotonic`.
+
+        Raises:
+            ServerUnreachableError: No answer, or none of the server's own.
+            VerlAgentEnvError: What the server says.
+        """
+        origin = base or self.url
+        left_s = None if deadline is None else max(0.001, deadline - time.monotonic())
+        # Time spent waiting for a free connection counts towards the deadline only.
+        timeout = aiohttp.ClientTimeout(total=left_s, sock_connect=_CONNECT_S, sock_read=self._timeout_s)
+        try:
+            async with self._opened().request(
+                method,
+                URL(origin + path, encoded=True),
+                data=body or None,
+                headers=self._headers if headers is None else {**self._headers, **headers},
+                timeout=timeout,
+                allow_redirects=False,
+            ) as answer:
+                payload = await answer.read()
+        except TimeoutError as late:
+            raise ServerUnreachableError(origin, "it did not answer in time") from late
+        except aiohttp.ClientConnectorError as refused:
+            reason = f"no connection ({refused.os_error.strerror or refused.os_error})"
+            raise ServerUnreachableError(origin, reason, may_have_run=False) from refused
+        except (aiohttp.ClientError, OSError) as broken:
+            raise ServerUnreachableError(origin, "the connection broke before the answer came") from broken
+        error = None if answer.status == 200 else _error_of(origin, answer.status, payload)
+        if base is None and not isinstance(error, ServerUnreachableError):
+            self.has_answered = True
+        if error is not None:
+            raise error
+        return payload
+
+    async def close(self) -> None:
+        """Close all connections; nothing can be sent any more."""
+        self._closed = True
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    def _opened(self) -> aiohttp.ClientSession:
+        if self._closed:
+            raise ClientClosedError
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(
+                    limit=self._max_connections, keepalive_timeout=_IDLE_S, ttl_dns_cache=10
+                ),
+                read_bufsize=_READ_BUFFER_BYTES,
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
+        return self._session
+
+
+def decode_object(origin: str, payload: bytes) -> dict[str, Any]:
+    """A JSON object that the server answered.
+
+    Raises:
+        NoServerError: It is none: something else answers.
+    """
+    try:
+        document = orjson.loads(payload)
+    except orjson.JSONDecodeError:
+        document = None
+    if not isinstance(document, dict):
+        raise NoServerError(origin, "what answers there does not speak JSON")
+    return document
+
+
+def _error_of(origin: str, status: int, payload: bytes) -> VerlAgentEnvError:
+    """The server's own error, or what the answer of anything between it and here means."""
+    try:
+        problem = orjson.loads(payload)
+    except orjson.JSONDecodeError:
+        problem = None
+    if isinstance(problem, dict) and "code" in problem:
+        return error_from_problem(problem)
+    if status in _PASSING_STATUSES:
+        return ServerUnreachableError(origin, f"a proxy answers for it, with status {status}")
+    return NoServerError(origin, f"something else answers there, with status {status}")

@@ -1,0 +1,296 @@
+"""Sends calls: alone or gathered, to the server or straight to an owner, until they are answered."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+import orjson
+
+from verl_agent_env.client.calls import (
+    CLOSE,
+    INITIALIZE,
+    Closed,
+    CloseItem,
+    Initialized,
+    InitializeItem,
+    ResetItem,
+    StepItem,
+    Verb,
+)
+from verl_agent_env.client.connection import Connection, decode_object
+from verl_agent_env.client.errors import ClientClosedError, NoServerError, ServerUnreachableError
+from verl_agent_env.client.gathering import Gatherer
+from verl_agent_env.client.owners import Owners
+from verl_agent_env.client.patience import persist
+from verl_agent_env.errors import MovedError, VerlAgentEnvError, WorkerUnreachableError
+
+logger = logging.getLogger(__name__)
+
+ItemT = TypeVar("ItemT", bound="InitializeItem | ResetItem | StepItem | CloseItem")
+ResultT = TypeVar("ResultT")
+
+_FIRST_CONTACT_S = 5.0
+"""How long a server that was never there is waited for."""
+_PROBE_S = 2.0
+_MAX_GATHERERS = 256
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a client behaves."""
+
+    timeout_s: float = 60.0
+    """Seconds that the server may be silent during one attempt."""
+    deadline_s: float = 120.0
+    """Seconds after which a call is given up, attempts and pauses together."""
+    close_deadline_s: float = 10.0
+    """The same for closing."""
+    micro_batching: bool = True
+    """Whether single calls that are made side by side share requests."""
+    max_batch: int = 4096
+    """Calls that share one request at most."""
+    linger_s: float = 0.0
+    """How long a call waits for company when nothing is under way."""
+    max_delay_s: float = 0.05
+    """How long a call waits for a request that is under way, before it goes beside it."""
+    max_connections: int = 64
+    """Open connections at most."""
+    direct: Literal["auto", "never"] = "never"
+    """Whether calls go straight to the worker that owns the environment, where it can be reached from here."""
+
+    def __post_init__(self) -> None:
+        if not (self.timeout_s > 0 and self.deadline_s > 0 and self.close_deadline_s > 0):
+            raise ValueError("timeout_s, deadline_s and close_deadline_s must be above 0")
+        if self.max_batch < 1 or self.max_connections < 1:
+            raise ValueError("max_batch and max_connections must be at least 1")
+        if self.linger_s < 0 or self.max_delay_s <= 0:
+            raise ValueError("linger_s must be at least 0, max_delay_s above 0")
+        if self.direct not in ("auto", "never"):
+            raise ValueError(f"direct must be 'auto' or 'never', not '{self.direct}'")
+
+
+class Dispatch:
+    """The way of all calls of one client, and what they leave to be closed."""
+
+    def __init__(self, connection: Connection, settings: Settings) -> None:
+        self.settings = settings
+        self.deadline_s = settings.deadline_s
+        self.close_deadline_s = settings.close_deadline_s
+        self.open_envs: dict[str, str] = {}
+        """Environments made here and not closed yet, with their runs."""
+        self._connection = connection
+        self._owners = Owners(self._fetch_map) if settings.direct == "auto" else None
+        self._gatherers: dict[tuple[Any, ...], Gatherer[Any, Any]] = {}
+        self._making: Counter[str] = Counter()
+        self._orphaned: set[str] = set()
+        """Runs in which there may be environments that nobody here knows."""
+        self._closed = False
+
+    # --- calls ----------------------------------------------------------------------------------------------
+
+    async def ask(self, verb: Verb[ItemT, ResultT], item: ItemT, *, gathered: bool | None = None) -> ResultT:
+        """The result of one call.
+
+        Raises:
+            VerlAgentEnvError: What the server says of it, or that it cannot be reached.
+        """
+        if self._closed:
+            raise ClientClosedError
+        url = None
+        if self._owners is not None and not isinstance(item, InitializeItem):
+            url = self._owners.url_for(item.env_id)
+        if self.settings.micro_batching if gathered is None else gathered:
+            return await self._gatherer(verb, item, url).submit(item)
+        item.sent = True
+        headers = {"idempotency-key": item.key} if isinstance(item, InitializeItem) else None
+        payload = await self.call(
+            "POST", verb.single_path(item), verb.single_body(item), headers, url=url, deadline=item.deadline
+        )
+        return verb.decode_single(self._connection.url, payload)
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        *,
+        url: str | None = None,
+        deadline: float | None = None,
+    ) -> bytes:
+        """The answer to one request, which must be safe to send again.
+
+        Args:
+            method: ``GET`` or ``POST``.
+            path: Path and query.
+            body: JSON.
+            headers: More headers.
+            url: A worker to try first.
+            deadline: On the clock of :func:`time.monotonic`; as the client is set, if not given.
+
+        Raises:
+            VerlAgentEnvError: What the server says, or that it cannot be reached.
+        """
+        began = time.monotonic()
+        deadline = began + self.deadline_s if deadline is None else deadline
+
+        async def attempt(number: int) -> bytes:
+            base = url if number == 0 else None
+            try:
+                return await self._connection.send(method, path, body, headers, base=base, deadline=deadline)
+            except (MovedError, ServerUnreachableError) as error:
+                if base is not None and self._owners is not None:
+                    self._owners.avoid(base)
+                    if isinstance(error, NoServerError):
+                        raise ServerUnreachableError(base, error.reason) from error
+                elif self._was_never_there(error) and time.monotonic() - began > _FIRST_CONTACT_S:
+                    reason = str(error.fields()["reason"])
+                    raise NoServerError(self._connection.url, reason, may_have_run=False) from error
+                raise
+
+        return await persist(attempt, deadline)
+
+    async def get_bytes(self, path: str, env_id: str | None = None) -> bytes:
+        """The answer to a GET."""
+        if self._closed:
+            raise ClientClosedError
+        url = self._owners.url_for(env_id) if self._owners is not None and env_id else None
+        return await self.call("GET", path, url=url)
+
+    async def get(self, path: str, env_id: str | None = None) -> dict[str, Any]:
+        """The JSON object that answers a GET."""
+        return decode_object(self._connection.url, await self.get_bytes(path, env_id))
+
+    def _was_never_there(self, error: VerlAgentEnvError) -> bool:
+        refused = isinstance(error, ServerUnreachableError) and not error.may_have_run
+        return refused and not self._connection.has_answered
+
+    # --- batches --------------------------------------------------------------------------------------------
+
+    def _gatherer(self, verb: Verb[ItemT, ResultT], item: ItemT, url: str | None) -> Gatherer[ItemT, ResultT]:
+        key: tuple[Any, ...] = (verb.name, url)
+        if isinstance(item, InitializeItem):
+            # These are said once for a whole batch.
+            key = (verb.name, item.run_id, item.ttl_s)
+        gatherer = self._gatherers.get(key)
+        if gatherer is None:
+            if len(self._gatherers) >= _MAX_GATHERERS:
+                self._gatherers = {k: kept for k, kept in self._gatherers.items() if not kept.is_idle}
+
+            async def send(items: list[ItemT]) -> Sequence[ResultT | VerlAgentEnvError]:
+                return await self._send_batch(verb, items, url)
+
+            gatherer = self._gatherers[key] = Gatherer(
+                send,
+                max_batch=self.settings.max_batch,
+                linger_s=self.settings.linger_s,
+                max_delay_s=self.settings.max_delay_s,
+                on_unclaimed=self._close_unclaimed if key[0] == INITIALIZE.name else None,
+            )
+        return gatherer
+
+    async def _send_batch(
+        self, verb: Verb[ItemT, ResultT], items: list[ItemT], url: str | None
+    ) -> Sequence[ResultT | VerlAgentEnvError]:
+        headers = {"idempotency-key": uuid.uuid4().hex} if isinstance(items[0], InitializeItem) else None
+        payload = await self.call(
+            "POST",
+            f"/api/batch/{verb.name}",
+            verb.batch_body(items),
+            headers,
+            url=url,
+            deadline=min(item.deadline for item in items),
+        )
+        results = verb.decode_batch(self._connection.url, payload, len(items))
+        strayed = any(isinstance(result, MovedError | WorkerUnreachableError) for result in results)
+        if strayed and url is not None and self._owners is not None:
+            self._owners.avoid(url)
+        return results
+
+    # --- what is left to be closed --------------------------------------------------------------------------
+
+    @contextmanager
+    def making(self, run_id: str) -> Iterator[None]:
+        """While an environment of this run is being made."""
+        self._making[run_id] += 1
+        try:
+            yield
+        finally:
+            self._making[run_id] -= 1
+
+    def suspect_orphans(self, run_id: str) -> None:
+        """Note that there may be an environment of this run that nobody here knows."""
+        self._orphaned.add(run_id)
+
+    async def close_run(self, run_id: str) -> int:
+        """Close all environments of a run, known here or not.
+
+        Returns:
+            How many there were.
+
+        Raises:
+            VerlAgentEnvError: It could not be done until the deadline for closing.
+        """
+        deadline = time.monotonic() + self.close_deadline_s
+        payload = await self.call(
+            "POST", "/api/batch/close", orjson.dumps({"run_id": run_id}), deadline=deadline
+        )
+        self.open_envs = {env_id: run for env_id, run in self.open_envs.items() if run != run_id}
+        self._orphaned.discard(run_id)
+        return int(decode_object(self._connection.url, payload).get("closed", 0))
+
+    async def close(self) -> None:
+        """Give up what is under way, close all environments made here, then all connections."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            for gatherer in list(self._gatherers.values()):
+                await gatherer.close()
+            self._orphaned |= {run_id for run_id, count in self._making.items() if count}
+            await self._close_environments()
+        except VerlAgentEnvError as error:
+            # Their idle time ends them; there is nobody to tell but the log.
+            logger.warning("%d environments could not be closed: %s", len(self.open_envs), error)
+        finally:
+            if self._owners is not None:
+                await self._owners.close()
+            await self._connection.close()
+
+    async def _close_environments(self) -> None:
+        deadline = time.monotonic() + self.close_deadline_s
+        env_ids = list(self.open_envs)
+        for start in range(0, len(env_ids), self.settings.max_batch):
+            part = env_ids[start : start + self.settings.max_batch]
+            body = CLOSE.batch_body([CloseItem(env_id) for env_id in part])
+            await self.call("POST", "/api/batch/close", body, deadline=deadline)
+            for env_id in part:
+                self.open_envs.pop(env_id, None)
+        for run_id in list(self._orphaned):
+            await self.close_run(run_id)
+
+    def _close_unclaimed(self, made: Initialized) -> None:
+        """Close an environment that came when nobody waited for it any more."""
+        self.open_envs[made.env_id] = ""
+
+        def note(closed: asyncio.Future[Closed]) -> None:
+            if not closed.cancelled() and closed.exception() is None:
+                self.open_envs.pop(made.env_id, None)
+
+        item = CloseItem(made.env_id, time.monotonic() + self.close_deadline_s)
+        self._gatherer(CLOSE, item, None).submit(item).add_done_callback(note)
+
+    async def _fetch_map(self, url: str | None) -> dict[str, Any]:
+        if url is None:
+            return decode_object(self._connection.url, await self.call("GET", "/api/cluster"))
+        deadline = time.monotonic() + _PROBE_S
+        payload = await self._connection.send("GET", "/api/cluster", base=url, deadline=deadline)
+        return decode_object(url, payload)

@@ -1,0 +1,81 @@
+"""Errors of the client itself; all that the server says is raised as the classes of :mod:`verl_agent_env.errors`.
+
+::
+
+    VerlAgentEnvError
+    ├── ServerUnreachableError       no answer came until the deadline
+    │   └── NoServerError            what answers at the URL is no server of ours, or nothing ever did
+    ├── StepUndecidedError           an earlier step may or may not have been applied: ask for it again first
+    └── ClientClosedError            the client or the environment was closed here
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from verl_agent_env.errors import VerlAgentEnvError
+
+
+@dataclass(eq=False)
+class ServerUnreachableError(VerlAgentEnvError):
+    """No answer came; the call may have been carried out all the same."""
+
+    status = 503
+    title = "The server cannot be reached"
+    retryable = True
+    url: str = ""
+    reason: str = "it does not answer"
+    may_have_run: bool = True
+    """Whether the call may have been carried out all the same."""
+
+    @property
+    def detail(self) -> str:
+        return f"The server at '{self.url}' cannot be reached: {self.reason}."
+
+
+@dataclass(eq=False)
+class NoServerError(ServerUnreachableError):
+    """At this URL there is no server of environments."""
+
+    title = "There is no server of environments"
+    retryable = False
+
+    @property
+    def detail(self) -> str:
+        return (
+            f"No server of environments at '{self.url}': {self.reason}. "
+            "Is 'verl-agent-env serve' running there, and is the URL right?"
+        )
+
+
+@dataclass(eq=False)
+class StepUndecidedError(VerlAgentEnvError):
+    """Nobody knows whether an earlier call on the environment was carried out; this one was not sent."""
+
+    status = 409
+    title = "An earlier call is undecided"
+    env_id: str = ""
+    seq: int = 0
+    """The step whose answer never came; -1 when it was a reset."""
+
+    @property
+    def detail(self) -> str:
+        if self.seq < 0:
+            return f"The answer to the last reset of '{self.env_id}' never came; reset again."
+        return (
+            f"The answer to step {self.seq} of '{self.env_id}' never came: call step with the same action to get it, "
+            "or reset."
+        )
+
+
+@dataclass(eq=False)
+class ClientClosedError(VerlAgentEnvError):
+    """The client, or the environment, was closed by this program."""
+
+    status = 409
+    title = "It was closed"
+    what: str = "client"
+
+    @property
+    def detail(self) -> str:
+        return f"The {self.what} was closed; make a new one."

@@ -1,0 +1,171 @@
+"""Gathers calls that are made side by side into batches.
+
+The first call goes out at once. What comes while it is under way goes together with the next, so the size of batches
+follows the load by itself: alone, a call waits for nobody; ten thousand share a few requests. A call that takes long
+does not hold up the others: they wait ``max_delay_s`` at most for one that is out, twice as long for two, and so on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Generic, Protocol, TypeVar
+
+from verl_agent_env.client.errors import ClientClosedError
+from verl_agent_env.errors import RequestError, UnauthorizedError, VerlAgentEnvError
+
+
+class Item(Protocol):
+    """One call of many."""
+
+    sent: bool
+    """Whether it went out, so that it may have been carried out."""
+
+
+ItemT = TypeVar("ItemT", bound=Item)
+ResultT = TypeVar("ResultT")
+
+_MAX_FULL_BATCHES = 4
+"""Batches of full size that may be under way before others wait."""
+
+
+class Gatherer(Generic[ItemT, ResultT]):
+    """Batches of one kind of call to one place; belongs to the event loop in which it is used."""
+
+    def __init__(
+        self,
+        send: Callable[[list[ItemT]], Awaitable[Sequence[ResultT | VerlAgentEnvError]]],
+        *,
+        max_batch: int,
+        linger_s: float,
+        max_delay_s: float,
+        on_unclaimed: Callable[[ResultT], None] | None = None,
+    ) -> None:
+        """A gatherer without calls.
+
+        Args:
+            send: Carries out a batch; a result or an error for each item.
+            max_batch: Items of a batch at most.
+            linger_s: How long the first item waits for company.
+            max_delay_s: How long an item waits for a batch that is under way.
+            on_unclaimed: Told the result of an item that nobody waits for any more.
+        """
+        self._send = send
+        self._max_batch = max_batch
+        self._linger_s = linger_s
+        self._max_delay_s = max_delay_s
+        self._on_unclaimed = on_unclaimed
+        self._waiting: deque[tuple[ItemT, asyncio.Future[ResultT]]] = deque()
+        self._under_way: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.Handle | None = None
+        self._is_urgent = False
+        self._closed = False
+
+    def submit(self, item: ItemT) -> asyncio.Future[ResultT]:
+        """Have ``item`` carried out with others; cancelled before it went out, it never does."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[ResultT] = loop.create_future()
+        if self._closed:
+            future.set_exception(ClientClosedError())
+            return future
+        self._waiting.append((item, future))
+        if self._timer is None or (not self._is_urgent and self._may_go_now()):
+            self._plan(loop)
+        return future
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits and nothing is under way."""
+        return not self._waiting and not self._under_way
+
+    async def close(self) -> None:
+        """Give up what is under way and what waits."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        _give_up(self._waiting)
+        self._waiting.clear()
+        for task in self._under_way:
+            task.cancel()
+        await asyncio.gather(*self._under_way, return_exceptions=True)
+
+    def _may_go_now(self) -> bool:
+        if not self._under_way:
+            return True
+        return len(self._waiting) >= self._max_batch and len(self._under_way) < _MAX_FULL_BATCHES
+
+    def _plan(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Set the time at which what waits goes."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._is_urgent = self._may_go_now()
+        if not self._is_urgent:
+            self._timer = loop.call_later(self._max_delay_s * len(self._under_way), self._go)
+        elif self._linger_s and len(self._waiting) < self._max_batch:
+            self._timer = loop.call_later(self._linger_s, self._go)
+        else:
+            # Not here: whoever is woken in the same turn of the loop still joins.
+            self._timer = loop.call_soon(self._go)
+
+    def _go(self) -> None:
+        self._timer, self._is_urgent = None, False
+        loop = asyncio.get_running_loop()
+        while True:
+            batch = self._take()
+            if not batch:
+                return
+            task = loop.create_task(self._carry_out(batch))
+            self._under_way.add(task)
+            task.add_done_callback(self._done)
+            if not self._may_go_now():
+                break
+        if self._waiting:
+            self._plan(loop)
+
+    def _take(self) -> list[tuple[ItemT, asyncio.Future[ResultT]]]:
+        batch: list[tuple[ItemT, asyncio.Future[ResultT]]] = []
+        while self._waiting and len(batch) < self._max_batch:
+            item, future = self._waiting.popleft()
+            if not future.done():
+                item.sent = True
+                batch.append((item, future))
+        return batch
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._under_way.discard(task)
+        if self._waiting and not self._is_urgent:
+            self._plan(task.get_loop())
+
+    async def _carry_out(self, batch: list[tuple[ItemT, asyncio.Future[ResultT]]]) -> None:
+        results: Sequence[ResultT | BaseException]
+        try:
+            results = await self._send([item for item, _ in batch])
+        except RequestError as refused:
+            if len(batch) > 1 and not isinstance(refused, UnauthorizedError):
+                # One item spoils the request, or there are too many of them: the halves tell.
+                middle = len(batch) // 2
+                await asyncio.gather(self._carry_out(batch[:middle]), self._carry_out(batch[middle:]))
+                return
+            results = [refused] * len(batch)
+        except asyncio.CancelledError:
+            _give_up(batch)
+            raise
+        except Exception as failure:  # noqa: BLE001 - whatever it is, each of those who wait is told
+            results = [failure] * len(batch)
+        for (_, future), result in zip(batch, results, strict=True):
+            if isinstance(result, BaseException):
+                if not future.done():
+                    # A copy for each: an error that is raised in many places collects all their tracebacks.
+                    future.set_exception(copy.copy(result))
+            elif not future.done():
+                future.set_result(result)
+            elif self._on_unclaimed is not None:
+                self._on_unclaimed(result)
+
+
+def _give_up(batch: Iterable[tuple[ItemT, asyncio.Future[ResultT]]]) -> None:
+    for _, future in batch:
+        if not future.done():
+            future.set_exception(ClientClosedError())

@@ -1,0 +1,98 @@
+"""Which worker owns an environment, so that calls on it can go there without a detour.
+
+A guess that is wrong costs a detour within the cluster, no more: any worker takes any call. The guess is the hash that
+nginx and the workers share, over the workers that are ready and reachable from here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from verl_agent_env.cluster.ring import Ring
+from verl_agent_env.errors import VerlAgentEnvError
+from verl_agent_env.types import NUM_SLOTS, slot_of
+
+_MAP_AGE_S = 10.0
+"""How old the map may be before it is fetched again beside the calls."""
+_AVOIDED_S = 5.0
+"""How long a worker that did not answer is not asked directly."""
+
+
+class Owners:
+    """Where environments live; knows nothing, and says so, until the map has come."""
+
+    def __init__(self, fetch_map: Callable[[str | None], Awaitable[dict[str, Any]]]) -> None:
+        """Owners that nothing is known of yet.
+
+        Args:
+            fetch_map: Gives what ``GET /api/cluster`` answers, at the server or at a worker's own URL.
+        """
+        self._fetch_map = fetch_map
+        self._urls: list[str | None] = [None] * NUM_SLOTS
+        self._fetched_at = float("-inf")
+        self._task: asyncio.Task[None] | None = None
+        self._reachable: dict[str, bool] = {}
+        """What came of asking each incarnation at its address."""
+        self._avoided: dict[str, float] = {}
+
+    def url_for(self, env_id: str) -> str | None:
+        """URL of the worker that owns ``env_id``; ``None`` if it is unknown or cannot be reached from here."""
+        if time.monotonic() - self._fetched_at > _MAP_AGE_S:
+            self._refresh()
+        url = self._urls[slot_of(env_id)]
+        if url is not None and self._avoided and self._avoided.get(url, 0.0) > time.monotonic():
+            return None
+        return url
+
+    def avoid(self, url: str) -> None:
+        """Note that a worker did not answer as an owner: it is left alone for a while, and the map is fetched anew."""
+        self._avoided[url] = time.monotonic() + _AVOIDED_S
+        self._refresh()
+
+    async def settle(self) -> None:
+        """Wait for the map that is being fetched, if one is."""
+        if self._task is not None:
+            await asyncio.wait([self._task])
+
+    async def close(self) -> None:
+        """Stop fetching."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def _refresh(self) -> None:
+        if self._task is None or self._task.done():
+            self._fetched_at = time.monotonic()
+            self._task = asyncio.get_running_loop().create_task(self._fetch())
+
+    async def _fetch(self) -> None:
+        try:
+            nodes = (await self._fetch_map(None))["nodes"]
+            workers = [worker for node in nodes for worker in node["workers"] if worker["state"] == "ready"]
+            known = {str(worker["address"]): str(worker["incarnation"]) for worker in workers}
+        except (VerlAgentEnvError, KeyError, TypeError):
+            return
+        if len(known) < 2:
+            # A single worker is where the server's own URL leads anyway.
+            self._urls = [None] * NUM_SLOTS
+            return
+        await asyncio.gather(
+            *(self._probe(address, mark) for address, mark in known.items() if mark not in self._reachable)
+        )
+        self._reachable = {mark: self._reachable[mark] for mark in known.values()}
+        urls = {
+            address: f"http://{address}" if self._reachable[known[address]] else None for address in known
+        }
+        self._urls = [urls[address] for address in Ring(sorted(known)).assignments]
+
+    async def _probe(self, address: str, incarnation: str) -> None:
+        """Find out whether the worker answers at its address, and not something else."""
+        try:
+            seen = await self._fetch_map(f"http://{address}")
+            marks = {worker["incarnation"] for node in seen["nodes"] for worker in node["workers"]}
+            self._reachable[incarnation] = incarnation in marks
+        except (VerlAgentEnvError, KeyError, TypeError):
+            self._reachable[incarnation] = False

@@ -1,0 +1,70 @@
+"""Plays an episode with any chat-completions function."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple, TypeAlias
+
+from verl_agent_env.client.async_client import AsyncEnvClient
+from verl_agent_env.types import Info, Message
+
+ChatFunction: TypeAlias = Callable[[list[Message], list[dict[str, Any]]], Awaitable[Message]]
+"""Gives the assistant message that follows these messages; the tools are in OpenAI's schema."""
+
+
+class Played(NamedTuple):
+    """An episode."""
+
+    messages: list[Message]
+    """The whole conversation, as OpenAI's API takes it."""
+    reward: float
+    """Sum of all rewards."""
+    terminated: bool
+    truncated: bool
+    """Also when it was ended by ``max_turns``."""
+    num_turns: int
+    info: Info
+    """Of the last step; of the reset, if there was none."""
+
+
+async def play(
+    client: AsyncEnvClient,
+    llm: ChatFunction,
+    env_name: str,
+    *,
+    seed: int | None = None,
+    max_turns: int | None = None,
+    system_prompt: str | None = None,
+    **make_arguments: Any,
+) -> Played:
+    """Let ``llm`` play one episode.
+
+    Args:
+        client: Of the server.
+        llm: Asked for each turn; it gets the messages so far, which it must not change, and the tools.
+        env_name: Registered name, or a short one.
+        seed: Of the episode.
+        max_turns: Turns after which it is left; none means until the environment ends it.
+        system_prompt: A first message of role ``system``.
+        **make_arguments: As :meth:`AsyncEnvClient.make` takes them.
+
+    Raises:
+        VerlAgentEnvError: What making or stepping the environment raises.
+    """
+    async with client.make(env_name, seed=seed, **make_arguments) as env:
+        tools = await env.tools()
+        observation, info = await env.reset()
+        messages: list[Message] = [{"role": "system", "content": system_prompt}] if system_prompt else []
+        messages.extend(observation)
+        reward, turns, terminated, truncated = 0.0, 0, False, False
+        while not (terminated or truncated):
+            if max_turns is not None and turns >= max_turns:
+                truncated = True
+                break
+            answer = await llm(messages, tools)
+            messages.append(answer)
+            observation, step_reward, terminated, truncated, info = await env.step(answer)
+            messages.extend(observation)
+            reward += step_reward
+            turns += 1
+        return Played(messages, reward, terminated, truncated, turns, info)

@@ -1,0 +1,113 @@
+"""A Gymnasium environment that lives on a server."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import gymnasium
+
+from verl_agent_env.client.spaces import RemoteActionSpace, RemoteObservationSpace
+from verl_agent_env.client.sync_client import Env, EnvClient
+from verl_agent_env.types import Action, Info, Observation
+
+
+class RemoteEnv(gymnasium.Env[Observation, Action]):
+    """One environment of a server, as Gymnasium knows environments.
+
+    ``gymnasium.make("verl_env/remote-v0", url="http://127.0.0.1:8000", env_name="sokoban")`` makes it as well.
+
+    ### Action Space
+
+    As of the environment on the server: an assistant message with tool calls, a list that holds some, or raw text.
+
+    ### Observation
+
+    A list of chat messages.
+
+    ### Rewards and Episode End
+
+    As of the environment on the server.
+
+    ### Arguments
+
+    ``url`` and ``token`` of the server, or a ``client`` that several environments share; ``env_name``; ``env_kwargs``
+    and any other keyword arguments go to the environment.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi", "svg"], "render_fps": 4}  # type: ignore[misc]
+
+    def __init__(
+        self,
+        url: str = "http://127.0.0.1:8000",
+        env_name: str = "",
+        *,
+        token: str | None = None,
+        client: EnvClient | None = None,
+        env_kwargs: dict[str, Any] | None = None,
+        render_mode: str | None = None,
+        **more_kwargs: Any,
+    ) -> None:
+        """Make the environment on the server.
+
+        Raises:
+            ValueError: The render mode is none.
+            VerlAgentEnvError: It could not be made.
+        """
+        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
+            raise ValueError(
+                f"render_mode must be one of {self.metadata['render_modes']}, not '{render_mode}'"
+            )
+        self.render_mode = render_mode
+        self._owns_client = client is None
+        self._client = client or EnvClient(url, token=token)
+        self._closed = False
+        try:
+            self._env: Env = self._client.make(env_name, env_kwargs={**(env_kwargs or {}), **more_kwargs})
+            self.observation_space = RemoteObservationSpace()
+            self.action_space = RemoteActionSpace(self._env.tools())
+        except BaseException:
+            if self._owns_client:
+                self._client.close()
+            raise
+
+    @property
+    def env_id(self) -> str:
+        """Its id on the server."""
+        return self._env.env_id
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, Info]:
+        """Begin an episode: of this seed, or the one that follows the last one."""
+        super().reset(seed=seed)
+        observation, info = self._env.reset(seed=seed, options=options)
+        return observation, info
+
+    def step(self, action: Action) -> tuple[Observation, float, bool, bool, Info]:
+        """Carry out one action, exactly once.
+
+        Raises:
+            VerlAgentEnvError: As :meth:`verl_agent_env.client.AsyncEnv.step`.
+        """
+        return tuple(self._env.step(action))  # type: ignore[return-value]
+
+    def render(self) -> str | None:
+        """The picture that ``render_mode`` names, as text."""
+        if self.render_mode is None:
+            return None
+        return str(self._env.render(self.render_mode))  # type: ignore[arg-type]
+
+    def task_prompt(self) -> str:
+        """What the model has to do and how it acts."""
+        return self._env.task_prompt()
+
+    def close(self) -> None:
+        """Close the environment on the server; once is enough."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            self._env.close()
+        finally:
+            if self._owns_client:
+                self._client.close()

@@ -1,0 +1,237 @@
+"""Thousands of Gymnasium environments on a server, stepped by batch calls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from gymnasium.vector import AutoresetMode, VectorEnv
+
+from verl_agent_env.client.calls import Beginning
+from verl_agent_env.client.spaces import RemoteActionSpace, RemoteObservationSpace, RepeatedSpace
+from verl_agent_env.client.sync_client import Env, EnvClient
+from verl_agent_env.errors import VerlAgentEnvError
+from verl_agent_env.types import Action, Info, Observation, StepResult
+
+T = TypeVar("T")
+Observations = tuple[Observation, ...]
+Bools = npt.NDArray[np.bool_]
+
+
+class RemoteVectorEnv(VectorEnv[Observations, Sequence[Action], npt.NDArray[Any]]):
+    """``num_envs`` environments of one kind, as Gymnasium knows vectors of them.
+
+    Observations are a tuple, rewards float64, terminations and truncations boolean arrays of length ``num_envs``; in
+    ``infos`` each key has an array, and its name with ``_`` before it the mask of those who have it. What happens
+    after an episode's end is said by ``autoreset_mode``, in the words of :class:`gymnasium.vector.AutoresetMode`.
+    """
+
+    def __init__(
+        self,
+        url: str = "http://127.0.0.1:8000",
+        env_name: str = "",
+        num_envs: int = 1,
+        *,
+        token: str | None = None,
+        client: EnvClient | None = None,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+        env_kwargs: dict[str, Any] | None = None,
+        **more_kwargs: Any,
+    ) -> None:
+        """Make all environments on the server.
+
+        Args:
+            url: Of the server.
+            env_name: Registered name, or a short one.
+            num_envs: How many.
+            token: Bearer token, if the server asks for one.
+            client: To use instead of a new one; not closed with the environments.
+            autoreset_mode: What happens after an episode's end.
+            env_kwargs: Keyword arguments of each environment.
+            **more_kwargs: More of them.
+
+        Raises:
+            VerlAgentEnvError: One of them could not be made; then there are none.
+        """
+        self.num_envs = num_envs
+        self.autoreset_mode = AutoresetMode(autoreset_mode)
+        self.metadata = {"autoreset_mode": self.autoreset_mode}
+        self._owns_client = client is None
+        self._client = client or EnvClient(url, token=token)
+        arguments = {**(env_kwargs or {}), **more_kwargs}
+        self._envs: list[Env] = []
+        try:
+            made = self._client.make_many(env_name, [None] * num_envs, env_kwargs=arguments)
+            self._envs = [env for env in made if isinstance(env, Env)]
+            _demand(made)
+            tools = self._envs[0].tools() if self._envs else []
+        except BaseException:
+            self.close()
+            raise
+        self.single_observation_space = RemoteObservationSpace()
+        self.single_action_space = RemoteActionSpace(tools)
+        self.observation_space = RepeatedSpace(self.single_observation_space, num_envs)
+        self.action_space = RepeatedSpace(self.single_action_space, num_envs)
+        self._observations: list[Observation] = [[] for _ in range(num_envs)]
+        self._ended: Bools = np.zeros(num_envs, dtype=np.bool_)
+
+    @property
+    def env_ids(self) -> list[str]:
+        """Their ids on the server."""
+        return [env.env_id for env in self._envs]
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observations, dict[str, Any]]:
+        """Begin an episode in all environments, or in those of ``options["reset_mask"]``.
+
+        Args:
+            seed: Of the first environment, the others take those that follow; or one for each.
+            options: ``reset_mask`` is a boolean array of length ``num_envs``.
+
+        Raises:
+            ValueError: There is another number of seeds, or the mask is none.
+        """
+        seeds: list[int | None] = (
+            [None if seed is None else seed + i for i in range(self.num_envs)]
+            if seed is None or isinstance(seed, int)
+            else list(seed)
+        )
+        if len(seeds) != self.num_envs:
+            raise ValueError(f"there are {len(seeds)} seeds for {self.num_envs} environments")
+        mask = self._mask_of(options)
+        infos: list[Info | None] = [None] * self.num_envs
+        positions = np.flatnonzero(mask).tolist()
+        self._reset(positions, [seeds[position] for position in positions], infos)
+        return tuple(self._observations), self._columns(infos)
+
+    def step(
+        self, actions: Sequence[Action]
+    ) -> tuple[Observations, npt.NDArray[np.float64], Bools, Bools, dict[str, Any]]:
+        """Carry out one action in each environment.
+
+        Raises:
+            ValueError: There is another number of actions, or, without autoreset, an episode is over.
+            VerlAgentEnvError: Of the first environment that failed; the others were stepped.
+        """
+        if len(actions) != self.num_envs:
+            raise ValueError(f"there are {len(actions)} actions for {self.num_envs} environments")
+        if self.autoreset_mode == AutoresetMode.DISABLED and self._ended.any():
+            raise ValueError(
+                f"the episode of environment {int(np.flatnonzero(self._ended)[0])} is over: reset it first"
+            )
+        rewards = np.zeros(self.num_envs, dtype=np.float64)
+        terminations = np.zeros(self.num_envs, dtype=np.bool_)
+        truncations = np.zeros(self.num_envs, dtype=np.bool_)
+        infos: list[Info | None] = [None] * self.num_envs
+        # Those whose episode ended in the last step take no action in this one.
+        begun = np.flatnonzero(self._ended).tolist()
+        stepped = np.flatnonzero(~self._ended).tolist()
+        results = self._client.step_batch(
+            [self._envs[position] for position in stepped], [actions[position] for position in stepped]
+        )
+        for position, result in zip(stepped, _demand(results), strict=True):
+            self._observations[position] = result.observation
+            rewards[position] = result.reward
+            terminations[position] = result.terminated
+            truncations[position] = result.truncated
+            infos[position] = result.info
+        self._reset(begun, [None] * len(begun), infos)
+        self._ended = terminations | truncations
+        final: dict[str, Any] = {}
+        if self.autoreset_mode == AutoresetMode.SAME_STEP and self._ended.any():
+            final = self._begin_again(infos)
+        return (
+            tuple(self._observations),
+            rewards,
+            terminations,
+            truncations,
+            {**self._columns(infos), **final},
+        )
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Close all environments on the server."""
+        try:
+            self._client.close_batch(self._envs)
+        finally:
+            if self._owns_client:
+                self._client.close()
+
+    def _begin_again(self, infos: list[Info | None]) -> dict[str, Any]:
+        """Reset at once what ended, and say how it ended."""
+        positions = np.flatnonzero(self._ended).tolist()
+        final_observations = np.full(self.num_envs, None, dtype=object)
+        final_infos: list[Info | None] = [None] * self.num_envs
+        for position in positions:
+            final_observations[position] = self._observations[position]
+            final_infos[position] = infos[position]
+        mask = self._ended.copy()
+        self._reset(positions, [None] * len(positions), infos)
+        self._ended = np.zeros(self.num_envs, dtype=np.bool_)
+        return {
+            "final_obs": final_observations,
+            "_final_obs": mask,
+            "final_info": self._columns(final_infos),
+            "_final_info": mask.copy(),
+        }
+
+    def _reset(self, positions: list[int], seeds: list[int | None], infos: list[Info | None]) -> None:
+        if not positions:
+            return
+        results: list[Beginning | VerlAgentEnvError] = self._client.reset_batch(
+            [self._envs[position] for position in positions], seeds
+        )
+        for position, begun in zip(positions, _demand(results), strict=True):
+            self._observations[position], infos[position] = begun
+            self._ended[position] = False
+
+    def _mask_of(self, options: dict[str, Any] | None) -> Bools:
+        if not options:
+            return np.ones(self.num_envs, dtype=np.bool_)
+        unknown = set(options) - {"reset_mask"}
+        if unknown:
+            raise ValueError(f"unknown options {sorted(unknown)}: there is only 'reset_mask'")
+        mask = np.asarray(options["reset_mask"])
+        if mask.dtype != np.bool_ or mask.shape != (self.num_envs,) or not mask.any():
+            raise ValueError(f"reset_mask must be {self.num_envs} truth values, one of them true at least")
+        return mask
+
+    def _columns(self, infos: Sequence[Info | None]) -> dict[str, Any]:
+        """An array for each key, and the mask of who has it."""
+        columns: dict[str, Any] = {}
+        keys = dict.fromkeys(key for info in infos if info for key in info)
+        for key in keys:
+            has = np.fromiter((info is not None and key in info for info in infos), np.bool_, self.num_envs)
+            values = [info[key] if info is not None and key in info else None for info in infos]
+            columns[key], columns[f"_{key}"] = _column_of(values, has), has
+        return columns
+
+
+def _column_of(values: list[Any], has: Bools) -> npt.NDArray[Any]:
+    """Values as an array: of numbers or truth values if all are, of objects otherwise."""
+    kinds = {type(value) for value, present in zip(values, has.tolist(), strict=True) if present}
+    if len(kinds) == 1 and kinds <= {bool, int, float}:
+        (kind,) = kinds
+        try:
+            return np.array([kind() if value is None else value for value in values], dtype=kind)
+        except OverflowError:
+            # A seed may need more than 64 bits with a sign.
+            pass
+    column = np.empty(len(values), dtype=object)
+    column[:] = values
+    return column
+
+
+def _demand(results: Iterable[T | VerlAgentEnvError]) -> list[T]:
+    """The results, if all are some."""
+    demanded: list[T] = []
+    for result in results:
+        if isinstance(result, VerlAgentEnvError):
+            raise result
+        demanded.append(result)
+    return demanded
+
+
+__all__ = ["AutoresetMode", "RemoteVectorEnv", "StepResult"]

@@ -1,0 +1,273 @@
+"""The client without ``await``: an event loop in a thread of its own does the work."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar
+
+from verl_agent_env.client.async_client import AsyncEnvClient
+from verl_agent_env.client.async_env import AsyncEnv
+from verl_agent_env.client.calls import Beginning
+from verl_agent_env.client.errors import ClientClosedError
+from verl_agent_env.client.playing import ChatFunction, Played, play
+from verl_agent_env.errors import VerlAgentEnvError
+from verl_agent_env.types import Action, StepResult
+
+T = TypeVar("T")
+
+
+class EnvClient:
+    """As :class:`AsyncEnvClient`, for code without an event loop; may be used from several threads.
+
+    Calls of several threads share requests like those of several coroutines.
+    """
+
+    def __init__(self, url: str, **options: Any) -> None:
+        """A client that has not connected yet; takes what :class:`AsyncEnvClient` takes.
+
+        Raises:
+            ValueError: The URL is none, or an option is out of its range.
+        """
+        self._client = AsyncEnvClient(url, **options)
+        self._loop = asyncio.new_event_loop()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    @property
+    def url(self) -> str:
+        """URL of the server."""
+        return self._client.url
+
+    @property
+    def run_id(self) -> str:
+        """Run of the environments that are made without one."""
+        return self._client.run_id
+
+    # --- environments ---------------------------------------------------------------------------------------
+
+    def make(
+        self,
+        env_name: str,
+        *,
+        seed: int | None = None,
+        run_id: str | None = None,
+        ttl_s: float | None = None,
+        env_kwargs: Mapping[str, Any] | None = None,
+        **more_kwargs: Any,
+    ) -> Env:
+        """An environment, its first episode begun; as :meth:`AsyncEnvClient.make`, but made at once.
+
+        Raises:
+            VerlAgentEnvError: It could not be made.
+        """
+        arguments = {**(env_kwargs or {}), **more_kwargs}
+        made = self._client.make(env_name, seed=seed, run_id=run_id, ttl_s=ttl_s, env_kwargs=arguments)
+        return Env(self, self.wait(made.open()))
+
+    def make_many(
+        self,
+        env_name: str,
+        seeds: Sequence[int | None],
+        *,
+        run_id: str | None = None,
+        ttl_s: float | None = None,
+        env_kwargs: Mapping[str, Any] | None = None,
+    ) -> list[Env | VerlAgentEnvError]:
+        """An environment for each seed, made by as few requests as possible; each fails alone."""
+        envs = [
+            self._client.make(env_name, seed=seed, run_id=run_id, ttl_s=ttl_s, env_kwargs=env_kwargs)
+            for seed in seeds
+        ]
+        made = self.wait(self._client.initialize_batch(envs))
+        return [env if isinstance(env, VerlAgentEnvError) else Env(self, env) for env in made]
+
+    def attach(self, env_id: str) -> Env:
+        """As :meth:`AsyncEnvClient.attach`."""
+        return Env(self, self.wait(self._client.attach(env_id)))
+
+    def reset_batch(
+        self, envs: Iterable[Env], seeds: Sequence[int | None] | None = None
+    ) -> list[Beginning | VerlAgentEnvError]:
+        """As :meth:`AsyncEnvClient.reset_batch`."""
+        return self.wait(self._client.reset_batch([env.remote for env in envs], seeds))
+
+    def step_batch(
+        self, envs: Iterable[Env], actions: Sequence[Action]
+    ) -> list[StepResult | VerlAgentEnvError]:
+        """As :meth:`AsyncEnvClient.step_batch`."""
+        return self.wait(self._client.step_batch([env.remote for env in envs], actions))
+
+    def close_batch(self, envs: Iterable[Env]) -> list[VerlAgentEnvError | None]:
+        """As :meth:`AsyncEnvClient.close_batch`."""
+        return self.wait(self._client.close_batch([env.remote for env in envs]))
+
+    def run(self, run_id: str | None = None) -> SyncRun:
+        """As :meth:`AsyncEnvClient.run`."""
+        return SyncRun(self, self._client.run(run_id).run_id)
+
+    def close_run(self, run_id: str) -> int:
+        """As :meth:`AsyncEnvClient.close_run`."""
+        return self.wait(self._client.close_run(run_id))
+
+    def play(self, llm: ChatFunction, env_name: str, **arguments: Any) -> Played:
+        """As :func:`verl_agent_env.client.play`."""
+        return self.wait(play(self._client, llm, env_name, **arguments))
+
+    # --- the server -----------------------------------------------------------------------------------------
+
+    def catalogue(self) -> list[dict[str, Any]]:
+        """As :meth:`AsyncEnvClient.catalogue`."""
+        return self.wait(self._client.catalogue())
+
+    def cluster(self) -> dict[str, Any]:
+        """As :meth:`AsyncEnvClient.cluster`."""
+        return self.wait(self._client.cluster())
+
+    # --- the thread -----------------------------------------------------------------------------------------
+
+    def wait(self, call: Coroutine[Any, Any, T]) -> T:
+        """What a coroutine of the client's loop gives; an interrupted wait cancels it.
+
+        Raises:
+            ClientClosedError: The client is closed.
+        """
+        with self._lock:
+            if self._closed:
+                call.close()
+                raise ClientClosedError
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._loop.run_forever, name="verl-agent-env-client", daemon=True
+                )
+                self._thread.start()
+            future = asyncio.run_coroutine_threadsafe(call, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def close(self) -> None:
+        """As :meth:`AsyncEnvClient.close`; the thread ends."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        if self._thread is not None:
+            asyncio.run_coroutine_threadsafe(self._client.close(), self._loop).result()
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+        self._loop.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Env:
+    """As :class:`AsyncEnv`, without ``await``."""
+
+    def __init__(self, client: EnvClient, remote: AsyncEnv) -> None:
+        self.remote = remote
+        """The environment as the client's event loop knows it."""
+        self._client = client
+
+    @property
+    def env_id(self) -> str:
+        """Its id on the server."""
+        return self.remote.env_id
+
+    @property
+    def seq(self) -> int:
+        """Number of the episode's next step."""
+        return self.remote.seq
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Beginning:
+        """As :meth:`AsyncEnv.reset`."""
+        return self._client.wait(self.remote.reset(seed=seed, options=options))
+
+    def step(self, action: Action) -> StepResult:
+        """As :meth:`AsyncEnv.step`."""
+        return self._client.wait(self.remote.step(action))
+
+    def close(self) -> None:
+        """As :meth:`AsyncEnv.close`."""
+        self._client.wait(self.remote.close())
+
+    def state(self) -> dict[str, Any]:
+        """As :meth:`AsyncEnv.state`."""
+        return self._client.wait(self.remote.state())
+
+    def task_prompt(self) -> str:
+        """As :meth:`AsyncEnv.task_prompt`."""
+        return self._client.wait(self.remote.task_prompt())
+
+    def tools(self, format: Literal["openai", "anthropic"] = "openai") -> list[dict[str, Any]]:  # noqa: A002
+        """As :meth:`AsyncEnv.tools`."""
+        return self._client.wait(self.remote.tools(format))
+
+    def allow_parallel_tool_call(self) -> bool:
+        """As :meth:`AsyncEnv.allow_parallel_tool_call`."""
+        return self._client.wait(self.remote.allow_parallel_tool_call())
+
+    def action_space(self) -> dict[str, Any]:
+        """As :meth:`AsyncEnv.action_space`."""
+        return self._client.wait(self.remote.action_space())
+
+    def trajectory(self) -> dict[str, Any]:
+        """As :meth:`AsyncEnv.trajectory`."""
+        return self._client.wait(self.remote.trajectory())
+
+    def render(self, mode: Literal["ansi", "svg", "png"] = "ansi") -> str | bytes:
+        """As :meth:`AsyncEnv.render`."""
+        return self._client.wait(self.remote.render(mode))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._client.wait(self.remote.__aexit__(kind, error, traceback))
+
+
+class SyncRun:
+    """As :class:`Run`, without ``await``."""
+
+    def __init__(self, client: EnvClient, run_id: str) -> None:
+        self.run_id = run_id
+        """Its name on the server."""
+        self._client = client
+
+    def make(self, env_name: str, **arguments: Any) -> Env:
+        """As :meth:`EnvClient.make`, in this run."""
+        return self._client.make(env_name, run_id=self.run_id, **arguments)
+
+    def close(self) -> int:
+        """Close all environments of the run; how many were still open."""
+        return self._client.close_run(self.run_id)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,97 @@
+"""A TCP proxy that loses what it should carry, as networks, proxies and dying servers do."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from types import TracebackType
+from typing import Self
+
+_CHUNK_BYTES = 1 << 16
+
+
+class LossyProxy:
+    """Carries bytes to a server and back; by the rates it is given, it cuts connections instead."""
+
+    def __init__(self, port: int, *, lose_requests: float = 0.0, lose_answers: float = 0.0) -> None:
+        """A proxy that does not listen yet.
+
+        Args:
+            port: Of the server, on the loopback.
+            lose_requests: Share of the chunks from the client at which the connection is cut: nothing arrives.
+            lose_answers: Share of the chunks from the server at which it is cut: what was asked is done, and unknown.
+        """
+        self.lose_requests = lose_requests
+        self.lose_answers = lose_answers
+        self.lost_requests = 0
+        self.lost_answers = 0
+        self.connections = 0
+        """Open at present."""
+        self.most_connections = 0
+        self._port = port
+        self._random = random.Random(11)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        assert self._server is not None
+        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        assert self._server is not None
+        self._server.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        self.connections += 1
+        self.most_connections = max(self.most_connections, self.connections)
+        upstream: asyncio.StreamWriter | None = None
+        try:
+            answers, upstream = await asyncio.open_connection("127.0.0.1", self._port)
+            there = asyncio.ensure_future(self._carry(reader, upstream, is_answer=False))
+            back = asyncio.ensure_future(self._carry(answers, writer, is_answer=True))
+            try:
+                await asyncio.wait({there, back}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                there.cancel()
+                back.cancel()
+                await asyncio.gather(there, back, return_exceptions=True)
+        finally:
+            self.connections -= 1
+            self._tasks.discard(task)
+            for end in (writer, upstream):
+                if end is not None:
+                    end.transport.abort()
+
+    async def _carry(
+        self, source: asyncio.StreamReader, target: asyncio.StreamWriter, *, is_answer: bool
+    ) -> None:
+        """Until one side ends, or the dice say so."""
+        while chunk := await source.read(_CHUNK_BYTES):
+            if is_answer and self._random.random() < self.lose_answers:
+                self.lost_answers += 1
+                # Half an answer is worse than none: it must not be taken for a whole one.
+                target.write(chunk[: len(chunk) // 2])
+                await target.drain()
+                return
+            if not is_answer and self._random.random() < self.lose_requests:
+                self.lost_requests += 1
+                return
+            target.write(chunk)
+            await target.drain()

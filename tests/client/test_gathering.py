@@ -1,0 +1,218 @@
+"""How calls that are made side by side become batches."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+
+from verl_agent_env.client.errors import ClientClosedError
+from verl_agent_env.client.gathering import Gatherer
+from verl_agent_env.errors import (
+    BatchTooLargeError,
+    InvalidRequestError,
+    UnauthorizedError,
+    VerlAgentEnvError,
+)
+
+BAD = 5013
+"""A value that the server refuses, with the whole batch."""
+
+
+@dataclass
+class Number:
+    """A call that gives its double."""
+
+    value: int
+    sent: bool = False
+
+
+class Server:
+    """Answers batches when it is told to."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.at_once = 0
+        self.most_at_once = 0
+
+    async def send(self, items: list[Number]) -> list[int | VerlAgentEnvError]:
+        values = [item.value for item in items]
+        self.batches.append(values)
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        await self.gate.wait()
+        self.at_once -= 1
+        if len(values) > 100:
+            raise BatchTooLargeError(len(values), 100)
+        if any(value == BAD for value in values):
+            raise InvalidRequestError([{"loc": ["seeds"], "msg": "bad"}])
+        return [2 * value if value >= 0 else BatchTooLargeError(value) for value in values]
+
+
+Gather = Callable[..., Gatherer[Number, int]]
+
+
+@pytest.fixture
+async def server() -> Server:
+    return Server()
+
+
+@pytest.fixture
+def gather(server: Server) -> Gather:
+    def make(
+        max_batch: int = 1000,
+        linger_s: float = 0.0,
+        max_delay_s: float = 60.0,
+        on_unclaimed: Callable[[int], None] | None = None,
+    ) -> Gatherer[Number, int]:
+        return Gatherer(
+            server.send,
+            max_batch=max_batch,
+            linger_s=linger_s,
+            max_delay_s=max_delay_s,
+            on_unclaimed=on_unclaimed,
+        )
+
+    return make
+
+
+async def ask(gatherer: Gatherer[Number, int], value: int) -> int:
+    return await gatherer.submit(Number(value))
+
+
+async def test_call_alone_goes_at_once_and_what_comes_meanwhile_goes_together(
+    server: Server, gather: Gather
+) -> None:
+    gatherer = gather()
+    server.gate.clear()
+    first = asyncio.create_task(ask(gatherer, 0))
+    await asyncio.sleep(0.01)
+    rest = [asyncio.create_task(ask(gatherer, value)) for value in range(1, 50)]
+    await asyncio.sleep(0.01)
+    assert server.batches == [[0]]
+    server.gate.set()
+    assert await asyncio.gather(first, *rest) == [2 * value for value in range(50)]
+    assert server.batches == [[0], list(range(1, 50))]
+    assert gatherer.is_idle
+
+
+async def test_calls_of_one_turn_of_the_loop_share_the_first_batch(server: Server, gather: Gather) -> None:
+    gatherer = gather()
+    await asyncio.gather(*(ask(gatherer, value) for value in range(20)))
+    assert server.batches == [list(range(20))]
+
+
+async def test_batches_are_bounded_in_size_and_number(server: Server, gather: Gather) -> None:
+    gatherer = gather(max_batch=10)
+    server.gate.clear()
+    asked = asyncio.gather(*(ask(gatherer, value) for value in range(14, 114)))
+    await asyncio.sleep(0.05)
+    assert server.at_once == 4
+    server.gate.set()
+    assert await asked == [2 * value for value in range(14, 114)]
+    assert [len(batch) for batch in server.batches] == [10] * 10
+    assert server.most_at_once <= 4
+
+
+async def test_batch_that_takes_long_is_waited_for_max_delay_s_only(server: Server, gather: Gather) -> None:
+    gatherer = gather(max_delay_s=0.02)
+    server.gate.clear()
+    tasks = [asyncio.create_task(ask(gatherer, 1))]
+    await asyncio.sleep(0.005)
+    tasks += [asyncio.create_task(ask(gatherer, value)) for value in (2, 3)]
+    async with asyncio.timeout(5):
+        while len(server.batches) < 2:  # noqa: ASYNC110 - bounded
+            await asyncio.sleep(0.005)
+    assert server.batches == [[1], [2, 3]]
+    server.gate.set()
+    assert await asyncio.gather(*tasks) == [2, 4, 6]
+
+
+async def test_lingering_lets_later_calls_join(server: Server, gather: Gather) -> None:
+    gatherer = gather(linger_s=0.1)
+    first = asyncio.create_task(ask(gatherer, 1))
+    await asyncio.sleep(0.01)
+    assert list(await asyncio.gather(first, ask(gatherer, 2))) == [2, 4]
+    assert server.batches == [[1, 2]]
+
+
+async def test_item_that_is_refused_fails_alone(gather: Gather) -> None:
+    gatherer = gather()
+    outcomes = await asyncio.gather(
+        *(ask(gatherer, value) for value in range(BAD - 3, BAD + 7)), return_exceptions=True
+    )
+    assert isinstance(outcomes.pop(3), InvalidRequestError)
+    assert outcomes == [2 * value for value in range(BAD - 3, BAD + 7) if value != BAD]
+
+
+async def test_batch_that_the_server_finds_too_large_is_split(server: Server, gather: Gather) -> None:
+    gatherer = gather()
+    assert len(await asyncio.gather(*(ask(gatherer, value) for value in range(1000, 1301)))) == 301
+    assert max(len(batch) for batch in server.batches[1:]) <= 151
+
+
+async def test_errors_of_items_are_raised_to_those_who_asked_and_not_shared(gather: Gather) -> None:
+    gatherer = gather()
+    outcomes = await asyncio.gather(
+        ask(gatherer, 1), ask(gatherer, -2), ask(gatherer, -2), return_exceptions=True
+    )
+    assert outcomes[0] == 2
+    assert all(isinstance(outcome, BatchTooLargeError) and outcome.size == -2 for outcome in outcomes[1:])
+    assert outcomes[1] is not outcomes[2]
+
+
+async def test_unauthorized_batch_is_not_tried_by_halves() -> None:
+    calls = []
+
+    async def refuse(items: list[Number]) -> list[int]:
+        calls.append(len(items))
+        raise UnauthorizedError
+
+    gatherer: Gatherer[Number, int] = Gatherer(refuse, max_batch=10, linger_s=0, max_delay_s=1)
+    outcomes = await asyncio.gather(*(ask(gatherer, value) for value in range(4)), return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [UnauthorizedError] * 4
+    assert calls == [4]
+
+
+async def test_call_that_was_cancelled_before_it_went_is_not_sent(server: Server, gather: Gather) -> None:
+    gatherer = gather()
+    server.gate.clear()
+    first = asyncio.create_task(ask(gatherer, 1))
+    await asyncio.sleep(0.01)
+    item = Number(2)
+    gatherer.submit(item).cancel()
+    server.gate.set()
+    assert list(await asyncio.gather(first, ask(gatherer, 3))) == [2, 6]
+    assert not item.sent
+    assert server.batches == [[1], [3]]
+
+
+async def test_result_that_nobody_waits_for_is_handed_over(server: Server, gather: Gather) -> None:
+    unclaimed: list[int] = []
+    gatherer = gather(on_unclaimed=unclaimed.append)
+    server.gate.clear()
+    item = Number(4)
+    future = gatherer.submit(item)
+    await asyncio.sleep(0.01)
+    assert item.sent
+    future.cancel()
+    server.gate.set()
+    assert await ask(gatherer, 5) == 10
+    assert unclaimed == [8]
+
+
+async def test_closing_tells_those_who_wait_and_leaves_no_task(server: Server, gather: Gather) -> None:
+    gatherer = gather()
+    server.gate.clear()
+    tasks = [asyncio.create_task(ask(gatherer, 1))]
+    await asyncio.sleep(0.01)
+    tasks.append(asyncio.create_task(ask(gatherer, 2)))
+    await asyncio.sleep(0)
+    await gatherer.close()
+    outcomes = await asyncio.gather(*tasks, ask(gatherer, 3), return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [ClientClosedError] * 3
+    assert asyncio.all_tasks() == {asyncio.current_task()}

@@ -1,0 +1,226 @@
+"""When the client gives up, and what it says then."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.client.conftest import GATED, LAKE, MakeClient
+from tests.client.lossy_proxy import LossyProxy
+from tests.conftest import ServerProcess, StartServer
+from verl_agent_env.client import (
+    AsyncEnvClient,
+    ClientClosedError,
+    NoServerError,
+    ServerUnreachableError,
+    StepUndecidedError,
+)
+from verl_agent_env.errors import (
+    AtCapacityError,
+    EpisodeEndedError,
+    InvalidEnvArgumentsError,
+    RenderModeError,
+    UnauthorizedError,
+    UnknownEnvNameError,
+)
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+async def test_url_without_a_server_is_one_clear_error(free_port: int, make_client: MakeClient) -> None:
+    client = make_client(f"http://127.0.0.1:{free_port}")
+    began = time.monotonic()
+    with pytest.raises(NoServerError) as caught:
+        await client.catalogue()
+    assert time.monotonic() - began < 15
+    assert caught.value.url == f"http://127.0.0.1:{free_port}"
+    assert "verl-agent-env serve" in str(caught.value)
+
+
+@pytest.mark.parametrize("answer", [b"<html>", b"[1]"], ids=["html", "list"])
+@pytest.mark.parametrize("status", [b"200 OK", b"404 Not Found"])
+async def test_something_else_at_the_url_is_one_clear_error(
+    make_client: MakeClient, status: bytes, answer: bytes
+) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 %b\r\nContent-Length: %d\r\n\r\n%b" % (status, len(answer), answer))
+        await writer.drain()
+        writer.close()
+
+    other = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        url = f"http://127.0.0.1:{other.sockets[0].getsockname()[1]}"
+        with pytest.raises(NoServerError) as caught:
+            await make_client(url).make("sokoban")
+        assert caught.value.url == url
+    finally:
+        other.close()
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://host", ""])
+def test_text_that_is_no_url_is_refused_at_once(url: str) -> None:
+    with pytest.raises(ValueError, match="write http://host:port"):
+        AsyncEnvClient(url)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [{"timeout_s": 0}, {"max_batch": 0}, {"linger_s": -1.0}, {"max_delay_s": 0}, {"direct": "always"}],
+)
+def test_option_out_of_range_is_refused(option: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(option))):
+        AsyncEnvClient("http://host", **option)
+
+
+async def test_token_is_sent_and_a_wrong_one_told(start_server: StartServer, make_client: MakeClient) -> None:
+    server = start_server("--auth-token", "secret-1")
+    async with make_client(server.url, token="secret-1").make(**LAKE) as env:
+        assert (await env.state())["seq"] == 0
+    for wrong in (None, "secret-2"):
+        with pytest.raises(UnauthorizedError):
+            await make_client(server.url, token=wrong).make(**LAKE)
+
+
+async def test_silent_server_is_given_up_at_the_deadline_and_the_step_is_undecided(
+    server: ServerProcess, make_client: MakeClient
+) -> None:
+    async with LossyProxy(server.port) as proxy:
+        client = make_client(proxy.url, deadline_s=0.5, close_deadline_s=0.2)
+        env = await client.make(**LAKE)
+        proxy.lose_answers = 1.0
+        with pytest.raises(ServerUnreachableError):
+            await env.step("right")
+        # It may have been taken: no other action can follow before that is known.
+        with pytest.raises(StepUndecidedError) as caught:
+            await env.step("left")
+        assert (caught.value.env_id, caught.value.seq) == (env.env_id, 0)
+        proxy.lose_answers = 0.0
+        await env.step("right")
+        await env.step("left")
+        assert [s["action"] for s in (await env.trajectory())["steps"]] == ["right", "left"]
+
+
+async def test_reset_makes_an_end_of_what_is_undecided(
+    server: ServerProcess, make_client: MakeClient
+) -> None:
+    async with LossyProxy(server.port) as proxy:
+        client = make_client(proxy.url, deadline_s=0.5, close_deadline_s=0.2)
+        env = await client.make(**LAKE)
+        proxy.lose_answers = 1.0
+        with pytest.raises(ServerUnreachableError):
+            await env.step("right")
+        with pytest.raises(ServerUnreachableError):
+            await env.reset(seed=9)
+        with pytest.raises(StepUndecidedError) as caught:
+            await env.step("right")
+        assert caught.value.seq == -1
+        proxy.lose_answers = 0.0
+        await env.reset(seed=9)
+        await env.step("left")
+        assert ((await env.state())["seed"], env.seq) == (9, 1)
+
+
+@pytest.mark.parametrize("micro_batching", [True, False], ids=["shared", "plain"])
+async def test_cancelled_step_can_be_taken_up_again(
+    make_client: MakeClient, tmp_path: Path, micro_batching: bool
+) -> None:
+    client = make_client(micro_batching=micro_batching)
+    action = {"entered": str(tmp_path / "entered"), "gate": str(tmp_path / "gate")}
+    async with client.make(GATED) as env:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.3):
+                await env.step(action)
+        with pytest.raises(StepUndecidedError):
+            await env.step("another")
+        (tmp_path / "gate").touch()
+        result = await env.step(action)
+        assert result.reward == 1.0
+        assert (await env.state())["seq"] == env.seq == 1
+
+
+async def test_step_that_never_went_out_was_never_taken(make_client: MakeClient) -> None:
+    client = make_client(linger_s=5.0)
+    env = await client.make(**LAKE).open(gathered=False)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await env.step("right")
+    await env.step("left", gathered=False)
+    assert [s["action"] for s in (await env.trajectory())["steps"]] == ["left"]
+    await env.close(gathered=False)
+
+
+async def test_slow_environment_does_not_hold_up_the_others(client: AsyncEnvClient, tmp_path: Path) -> None:
+    action = {"entered": str(tmp_path / "entered"), "gate": str(tmp_path / "gate")}
+    async with client.make(GATED) as slow, client.make(**LAKE) as quick:
+        waiting = asyncio.create_task(slow.step(action))
+        await asyncio.sleep(0.1)
+        async with asyncio.timeout(10):
+            await quick.step("right")
+        assert not waiting.done()
+        (tmp_path / "gate").touch()
+        assert (await waiting).reward == 1.0
+
+
+async def test_full_server_is_tried_again_until_there_is_room(
+    start_server: StartServer, make_client: MakeClient
+) -> None:
+    client = make_client(start_server("--max-envs", "1").url)
+    first = await client.make(**LAKE)
+    second = asyncio.create_task(client.make(**LAKE).open())
+    await asyncio.sleep(0.2)
+    assert not second.done()
+    await first.close()
+    assert (await second).env_id
+    impatient = make_client(client.url, deadline_s=0.2)
+    with pytest.raises(AtCapacityError) as caught:
+        await impatient.make(**LAKE)
+    assert caught.value.limit == 1
+
+
+async def test_errors_of_the_server_come_as_their_own_classes(client: AsyncEnvClient) -> None:
+    with pytest.raises(UnknownEnvNameError) as unknown:
+        await client.make("sokobna")
+    assert "verl_env/sokoban-v0" in unknown.value.suggestions
+    with pytest.raises(InvalidEnvArgumentsError):
+        await client.make("sokoban", num_boxes=-1)
+    async with client.make(**{**LAKE, "env_kwargs": {"max_steps": 1}}) as env:
+        await env.step("right")
+        with pytest.raises(EpisodeEndedError):
+            await env.step("right")
+        with pytest.raises(RenderModeError):
+            await env.render("gif")  # type: ignore[arg-type]
+
+
+async def test_item_that_spoils_a_batch_fails_alone(client: AsyncEnvClient) -> None:
+    envs = [client.make(**LAKE, seed=seed) for seed in (1, -1, 2, 3)]
+    made = await client.initialize_batch(envs)
+    assert [isinstance(env, Exception) for env in made] == [False, True, False, False]
+    assert await envs[3].step("right")
+
+
+async def test_closed_client_and_environment_refuse_calls(make_client: MakeClient) -> None:
+    client = make_client()
+    env = await client.make(**LAKE)
+    await env.close()
+    await env.close()
+    with pytest.raises(ClientClosedError):
+        await env.step("right")
+    await client.close()
+    await client.close()
+    with pytest.raises(ClientClosedError):
+        await client.make(**LAKE)
+    with pytest.raises(ClientClosedError):
+        await client.catalogue()

@@ -1,0 +1,224 @@
+"""Code that was written for Gymnasium runs against a server unchanged."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+from gymnasium.vector import AutoresetMode
+
+import verl_agent_env  # noqa: F401 - registers the names
+from tests.conftest import ServerProcess
+from verl_agent_env.client import EnvClient
+from verl_agent_env.client.remote_env import RemoteEnv
+from verl_agent_env.client.remote_vector_env import RemoteVectorEnv
+from verl_agent_env.errors import SequenceConflictError, UnknownEnvNameError
+
+ROOM: dict[str, Any] = {"dim_room": [6, 6], "num_boxes": 1}
+ROW: dict[str, Any] = {"desc": ["SFFG"], "is_slippery": False, "include_task_prompt": False}
+"""Three steps to the right, and the episode is over."""
+
+
+@pytest.mark.parametrize("env_name", ["sokoban", "frozen_lake", "countdown"])
+@pytest.mark.filterwarnings("ignore:.*WARN.*:UserWarning")
+def test_gymnasium_finds_no_fault(server: ServerProcess, env_name: str) -> None:
+    env = gymnasium.make("verl_env/remote-v0", url=server.url, env_name=env_name)
+    check_env(env.unwrapped, skip_render_check=True)
+    env.close()
+
+
+def test_remote_environment_is_the_local_one(server: ServerProcess) -> None:
+    local = gymnasium.make("verl_env/sokoban-v0", **ROOM)
+    remote = gymnasium.make("verl_env/remote-v0", url=server.url, env_name="sokoban", **ROOM)
+    assert remote.reset(seed=5) == local.reset(seed=5)
+    local.action_space.seed(1)
+    for _ in range(20):
+        action = local.action_space.sample()
+        result = local.step(action)
+        assert remote.step(action) == result
+        if result[2] or result[3]:
+            assert remote.reset() == local.reset()
+    remote.close()
+    remote.close()
+    local.close()
+
+
+def test_render_mode_is_drawn_and_an_unknown_one_refused(server: ServerProcess) -> None:
+    with EnvClient(server.url) as client:
+        env = RemoteEnv(env_name="sokoban", client=client, render_mode="ansi", **ROOM)
+        env.reset(seed=1)
+        assert str(env.render()).startswith("#")
+        assert "Sokoban" in env.task_prompt()
+        env.close()
+        # The client is its owner's.
+        assert client.catalogue()
+        with pytest.raises(ValueError, match="render_mode"):
+            RemoteEnv(env_name="sokoban", client=client, render_mode="human")
+
+
+def test_unknown_name_is_told_and_leaves_nothing(server: ServerProcess) -> None:
+    with pytest.raises(UnknownEnvNameError):
+        RemoteEnv(server.url, "nothing_like_it")
+    with pytest.raises(UnknownEnvNameError):
+        RemoteVectorEnv(server.url, "nothing_like_it", 3)
+
+
+def test_action_space_samples_calls_that_the_server_takes(server: ServerProcess) -> None:
+    env = RemoteEnv(server.url, "sokoban", **ROOM)
+    env.reset(seed=1)
+    env.action_space.seed(3)
+    for _ in range(10):
+        action = env.action_space.sample()
+        assert env.action_space.contains(action)
+        *_, info = env.step(action)
+        assert info["action_is_valid"]
+    assert "not a message" not in env.observation_space
+    env.close()
+
+
+# --- vectors ------------------------------------------------------------------------------------------------
+
+
+def vector_of(server: ServerProcess, mode: AutoresetMode, num_envs: int = 3, **more: Any) -> RemoteVectorEnv:
+    return RemoteVectorEnv(
+        server.url, "frozen_lake", num_envs, autoreset_mode=mode, env_kwargs={**ROW, **more}
+    )
+
+
+def step_first(env: RemoteVectorEnv) -> tuple[Any, ...]:
+    """The first environment goes right, the others stay where they are."""
+    return env.step(["right", *["up"] * (env.num_envs - 1)])
+
+
+def position(observation: Any) -> int:
+    return str(observation[0]["content"]).replace("\t", "").splitlines()[-1].find("P")
+
+
+def test_next_step_resets_in_the_step_after_the_end(server: ServerProcess) -> None:
+    env = vector_of(server, AutoresetMode.NEXT_STEP)
+    env.reset(seed=1)
+    step_first(env)
+    step_first(env)
+    _, rewards, terminations, truncations, _ = step_first(env)
+    assert rewards.tolist() == [1.0, 0.0, 0.0]
+    assert terminations.tolist() == [True, False, False]
+    assert not truncations.any()
+    observations, rewards, terminations, _, infos = step_first(env)
+    assert position(observations[0]) == 0
+    assert (rewards.tolist(), terminations.tolist()) == ([0.0] * 3, [False] * 3)
+    assert infos["_seed"].tolist() == [True, False, False]
+    assert infos["_num_steps"].tolist() == [False, True, True]
+    assert position(step_first(env)[0][0]) == 1
+    env.close()
+
+
+def test_same_step_resets_at_once_and_keeps_the_end(server: ServerProcess) -> None:
+    env = vector_of(server, AutoresetMode.SAME_STEP)
+    env.reset(seed=1)
+    step_first(env)
+    step_first(env)
+    observations, rewards, terminations, _, infos = step_first(env)
+    assert (rewards[0], terminations[0], position(observations[0])) == (1.0, True, 0)
+    assert infos["_final_obs"].tolist() == [True, False, False]
+    assert position(infos["final_obs"][0]) == 3
+    assert infos["final_obs"][1] is None
+    assert infos["final_info"]["success"].tolist() == [True, False, False]
+    assert infos["final_info"]["_success"].tolist() == [True, False, False]
+    assert infos["_seed"].tolist() == [True, False, False]
+    assert position(step_first(env)[0][0]) == 1
+    env.close()
+
+
+def test_without_autoreset_the_masked_ones_are_reset_by_hand(server: ServerProcess) -> None:
+    env = vector_of(server, AutoresetMode.DISABLED)
+    env.reset(seed=1)
+    for _ in range(3):
+        ended = step_first(env)[2]
+    with pytest.raises(ValueError, match="environment 0"):
+        step_first(env)
+    observations, infos = env.reset(options={"reset_mask": ended})
+    assert position(observations[0]) == 0
+    assert infos["_seed"].tolist() == [True, False, False]
+    assert step_first(env)[4]["num_steps"].tolist() == [1, 4, 4]
+    env.close()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"reset_mask": np.array([True])},
+        {"reset_mask": np.zeros(3, dtype=np.bool_)},
+        {"reset_mask": np.array([1, 0, 0])},
+        {"other": 1},
+    ],
+)
+def test_mask_that_is_none_is_refused(server: ServerProcess, options: dict[str, Any]) -> None:
+    env = vector_of(server, AutoresetMode.DISABLED)
+    with pytest.raises(ValueError, match=r"reset_mask"):
+        env.reset(options=options)
+    env.close()
+
+
+def test_seeds_count_up_or_are_given(server: ServerProcess) -> None:
+    env = vector_of(server, AutoresetMode.NEXT_STEP)
+    assert env.reset(seed=7)[1]["seed"].tolist() == [7, 8, 9]
+    assert env.reset(seed=[3, 1, 2])[1]["seed"].tolist() == [3, 1, 2]
+    with pytest.raises(ValueError, match="2 seeds for 3"):
+        env.reset(seed=[1, 2])
+    with pytest.raises(ValueError, match="1 actions for 3"):
+        env.step(["up"])
+    env.close()
+
+
+def test_vector_is_made_by_gymnasium_and_its_spaces_fit(server: ServerProcess) -> None:
+    env = gymnasium.make_vec(
+        "verl_env/remote-v0", num_envs=4, url=server.url, env_name="sokoban", env_kwargs=ROOM
+    )
+    assert isinstance(env.unwrapped, RemoteVectorEnv)
+    assert env.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP
+    observations, _ = env.reset(seed=1)
+    assert env.observation_space.contains(observations)
+    actions = env.action_space.sample()
+    assert env.action_space.contains(actions)
+    observations, *_ = env.step(actions)
+    assert env.observation_space.contains(observations)
+    env.close()
+
+
+def test_vector_is_the_same_as_its_environments_alone(server: ServerProcess) -> None:
+    vector = RemoteVectorEnv(server.url, "sokoban", 3, env_kwargs=ROOM)
+    alone = [gymnasium.make("verl_env/sokoban-v0", **ROOM) for _ in range(3)]
+    observations, _ = vector.reset(seed=5)
+    assert list(observations) == [env.reset(seed=5 + n)[0] for n, env in enumerate(alone)]
+    vector.action_space.seed(2)
+    for _ in range(5):
+        actions = vector.action_space.sample()
+        observations, rewards, *_ = vector.step(actions)
+        expected = [env.step(action) for env, action in zip(alone, actions, strict=True)]
+        assert list(observations) == [result[0] for result in expected]
+        assert rewards.tolist() == [result[1] for result in expected]
+    vector.close()
+
+
+def test_error_of_an_environment_is_raised(server: ServerProcess) -> None:
+    env = vector_of(server, AutoresetMode.NEXT_STEP, max_steps=1)
+    env.reset(seed=1)
+    # Somebody else takes the only step.
+    with EnvClient(server.url) as other:
+        other.attach(env.env_ids[1]).step("right")
+    with pytest.raises(SequenceConflictError) as caught:
+        env.step(["up"] * 3)
+    assert caught.value.env_id == env.env_ids[1]
+    env.close()
+
+
+def test_ten_thousand_environments_are_stepped_together(server: ServerProcess) -> None:
+    env = vector_of(server, AutoresetMode.SAME_STEP, 10_000)
+    env.reset(seed=0)
+    _, _, _, _, infos = env.step(["right"] * 10_000)
+    assert infos["num_steps"].tolist() == [1] * 10_000
+    assert len(set(env.env_ids)) == 10_000
+    env.close()
