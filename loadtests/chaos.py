@@ -28,6 +28,7 @@ from verl_agent_env.cli.local_cluster import LocalCluster, Node
 
 _SETTLE_S = 30.0
 _NGINX_NOTICES_S = 2.5
+_BETWEEN_KILLS_S = 3.0
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ async def kill_every_worker(cluster: LocalCluster) -> None:
     """``kill -9`` of each worker in turn, so of whoever coordinates a batch, too."""
     for address in cluster.addresses:
         os.kill(await _worker_pid(cluster, address), signal.SIGKILL)
-        await asyncio.sleep(1.0)
+        await asyncio.sleep(_BETWEEN_KILLS_S)
         await _settled(cluster)
 
 
@@ -156,8 +157,8 @@ async def reload_nginx(cluster: LocalCluster) -> None:
 LEASE_S = 5.0
 FAULTS = (
     Fault("nothing", nothing, 2.0),
-    Fault("kill -9 of a worker", kill_worker, 2.0),
-    Fault("kill -9 of every worker in turn", kill_every_worker, 2.0),
+    Fault("kill -9 of a worker", kill_worker, 2.0, may_refuse=True),
+    Fault("kill -9 of every worker in turn", kill_every_worker, 2.0, may_refuse=True),
     Fault("SIGSTOP of a worker for 20 s", stop_worker, LEASE_S + 2.0, may_refuse=True),
     Fault("whole node killed", kill_node, LEASE_S + 2.0, may_refuse=True),
     Fault("rolling restart of all nodes", rolling_restart, LEASE_S, max_added_p99_s=0.25),

@@ -41,7 +41,7 @@ class ServerProcess:
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        line = self.wait_for_line(r"http://[\d.]+:(\d+)", _START_S)
+        line = self.wait_for_line(r"http://(?:[\d.]+|\[[\d:]+\]):(\d+)", _START_S)
         self.port = int(line[1])
         self.url = f"http://127.0.0.1:{self.port}"
 
@@ -79,7 +79,8 @@ class ServerProcess:
             raise
         finally:
             self._reader.join(5)
-            if self.process.stderr is not None:
+            # While a child that outlived it may still write, the reader holds it, and closing would wait for ever.
+            if self.process.stderr is not None and not self._reader.is_alive():
                 self.process.stderr.close()
         return code
 

@@ -11,13 +11,13 @@ import pytest
 
 from tests.cluster.redis_process import RedisProcess
 from verl_agent_env.cluster.keys import Keys
-from verl_agent_env.wire.log import Log
 from verl_agent_env.cluster.memory_log import MemoryLog
 from verl_agent_env.cluster.memory_store import MemoryStore
 from verl_agent_env.cluster.redis_client import RedisClient, RedisLimits
 from verl_agent_env.cluster.redis_log import RedisLog
 from verl_agent_env.cluster.redis_store import RedisStore
 from verl_agent_env.cluster.store import Store
+from verl_agent_env.wire.log import Log
 
 
 @dataclass(frozen=True)

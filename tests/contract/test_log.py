@@ -165,6 +165,26 @@ async def test_put_replaces_whatever_was_there(case: StoreCase, owner: Owner) ->
     assert sorted(await case.log.env_ids([SLOT])) == [ENV, "007-b", "007-c"]
 
 
+async def test_late_copy_of_a_put_takes_nothing_away_that_followed(case: StoreCase, owner: Owner) -> None:
+    whole = write("put", b"first", seq=2, entries=[b"\nd\na", b"\nd\nb"])
+    assert await owner.write(whole, write("append", b"op\nd\nc", seq=2)) == [None, None]
+    after = Saved(b"first", [b"\nd\na", b"\nd\nb", b"op\nd\nc"], None, None)
+    assert await owner.write(whole, write("put", b"first")) == [None, None]
+    # Operations are not stated again; any other difference is one.
+    assert await owner.write(write("put", b"first", seq=1, entries=[b"op\nd\na"])) == [None]
+    assert await owner.write(write("put", b"first", seq=1, entries=[b"\nd\nx"])) == ["conflict"]
+    assert await loaded(case) == after
+    longer = write("put", b"first", seq=4, entries=[*after.entries, b"\nd\nd"])
+    assert await owner.write(longer) == [None]
+    assert (await loaded(case)).entries == list(longer.entries)
+
+
+async def test_late_copy_of_a_put_leaves_the_state_that_followed(case: StoreCase, owner: Owner) -> None:
+    whole = write("put", b"first")
+    assert await owner.write(whole, write("save", b"state", seq=1), whole) == [None] * 3
+    assert (await loaded(case)).snapshot == b"state"
+
+
 async def test_last_saved_state_is_the_one_that_is_kept(case: StoreCase, owner: Owner) -> None:
     await owner.write(
         write("create", b"first"), write("save", b"one", seq=1), write("save", b"two\n2", seq=2)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import re
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -14,10 +15,11 @@ from tests.cluster.workers import worker
 from verl_agent_env.cluster.memory_log import MemoryLog
 from verl_agent_env.cluster.memory_store import MemoryStore
 from verl_agent_env.config import HostLimits
-from verl_agent_env.engine import CreateRequest, Host
+from verl_agent_env.engine import CreateRequest, Host, inspection
 from verl_agent_env.engine.batches import Batches
 from verl_agent_env.envs.base import Durability
-from verl_agent_env.envs.registry import BUILT_IN, EnvSpec, Registry
+from verl_agent_env.envs.frozen_lake import FrozenLakeEnv
+from verl_agent_env.envs.registry import BUILT_IN, Registry
 from verl_agent_env.errors import (
     EnvironmentClosedError,
     EnvironmentLostError,
@@ -389,6 +391,57 @@ async def test_replay_that_gives_something_else_is_found_out(cluster: Cluster) -
         assert raised.value.seq == 1
 
 
+async def test_long_episode_comes_back_without_being_played_from_its_beginning(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env_id, _ = await played(await cluster.host(), LAKE, MOVES * 5)
+    second, played_again = await cluster.host(), count_steps(monkeypatch)
+    await second.ensure([env_id])
+    assert len(played_again) == 30 % 8
+    assert len(orjson.loads(await inspection.trajectory(second, env_id))["steps"]) == 30
+
+
+SPOILED_SNAPSHOTS: dict[str, Callable[[bytes], bytes]] = {
+    "no snapshot": lambda _: b"[]",
+    "another state": lambda whole: re.sub(rb'\\",(\d+),', lambda at: b'\\",%d,' % (int(at[1]) ^ 32), whole),
+    "another answer": lambda whole: whole.replace(b",false,false,", b",true,false,"),
+    "further than the journal": lambda whole: b"[88" + whole[2:],
+    "a later format": lambda whole: whole.replace(b'"[', b'"[9'),
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILED_SNAPSHOTS.values(), ids=list(SPOILED_SNAPSHOTS))
+async def test_snapshot_that_leads_nowhere_costs_time_and_nothing_else(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[bytes], bytes]
+) -> None:
+    alone = Host(Registry({spec.name: spec for spec in SPECS}), HostLimits())
+    _, expected = await played(alone, LAKE, MOVES * 2)
+    env_id, answers = await played(await cluster.host(), LAKE, MOVES + MOVES[:4])
+    kept = cluster.log._kept[env_id]
+    assert kept.snapshot is not None
+    spoiled = spoil(kept.snapshot)
+    assert spoiled != kept.snapshot
+    kept.snapshot = spoiled
+    second, played_again = await cluster.host(), count_steps(monkeypatch)
+    answers += await go_on(second, env_id, MOVES[4:], 10)
+    assert answers == expected
+    assert len(played_again) >= 10
+    await alone.stop()
+
+
+def count_steps(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The actions of all steps that FrozenLake takes from now on."""
+    taken: list[Any] = []
+    step = FrozenLakeEnv.step
+
+    def noted(env: FrozenLakeEnv, action: Any) -> Any:
+        taken.append(action)
+        return step(env, action)
+
+    monkeypatch.setattr(FrozenLakeEnv, "step", noted)
+    return taken
+
+
 async def test_slots_are_warmed_up_at_once(cluster: Cluster) -> None:
     first = await cluster.host()
     created = await Batches(first).create([LAKE] * 30)
@@ -407,6 +460,22 @@ async def test_two_who_ask_for_a_lost_environment_recover_it_once(cluster: Clust
     assert len({answer.to_json() for answer in answers}) == 1
     assert second.keeper is not None
     assert second.keeper.recovered == 1
+
+
+async def test_a_batch_and_the_warm_up_recover_thousands_of_environments_once_each(cluster: Cluster) -> None:
+    first = await cluster.host()
+    await Batches(first).create([LAKE] * 600)
+    env_ids = first.directory.ids()
+    second = await cluster.host()
+    assert second.keeper is not None
+    # In another order: each of them meets environments that the other one is about to reach.
+    _, answers, backwards = await asyncio.gather(
+        second.keeper.recover_slots(range(NUM_SLOTS)),
+        Batches(second).step(env_ids, ["right"] * len(env_ids), None),
+        Batches(second).reset(env_ids[::-1], None, None),
+    )
+    assert not [error for error in (*answers, *backwards) if isinstance(error, VerlAgentEnvError)]
+    assert second.keeper.recovered == len(env_ids)
 
 
 def test_entry_survives_any_action() -> None:

@@ -47,7 +47,7 @@ class Program:
         """Start it, or start it again after its end."""
         with self.log.open("ab") as log:
             # In a session of its own: Ctrl-C reaches this program alone, which ends the others in order.
-            self._process = subprocess.Popen(
+            self._process = subprocess.Popen(  # noqa: S603 - our own programs
                 self._command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import itertools
 import logging
 import time
 import uuid
@@ -30,6 +31,7 @@ _BEATS_PER_LEASE = 8
 _POLL_S = 1.0
 _RETRY_S = 0.25
 _DRAIN_LOOK_S = 0.05
+_HAND_OVER_AT_ONCE = 128
 
 
 class Residents(Protocol):
@@ -301,6 +303,8 @@ class Member:
             changed = bool(granted)
         for incarnation, tokens in plan.hand_off.items():
             free = {slot: token for slot, token in tokens.items() if not self._residents.count_bound_to(slot)}
+            # A few at a time: what is handed over stands still until its next owner has brought it back.
+            free = dict(itertools.islice(free.items(), _HAND_OVER_AT_ONCE))
             if free:
                 # First: once the other one has a slot, its new environments must not be called unknown here. And
                 # whatever comes of it, even if no answer does, the map tells whose they are now.

@@ -76,6 +76,8 @@ class MemoryLog:
         if write.kind == "put":
             if kept is not None and kept.episode > write.episode:
                 return "stale"
+            if kept is not None and kept.episode == write.episode and len(kept.entries) >= write.seq:
+                return _compare(kept, write)
             self._kept[write.env_id] = _Kept(write.slot, write.episode, write.data, list(write.entries))
             return None
         if write.kind == "create":
@@ -101,6 +103,17 @@ def _change(kept: _Kept, write: Write) -> RefusalReason | None:
         return None if kept.entries[write.seq] == write.data else "conflict"
     kept.entries.append(write.data)
     return None
+
+
+def _compare(kept: _Kept, write: Write) -> RefusalReason | None:
+    """A late copy of a ``put`` takes nothing away that has followed; operations are not stated again."""
+    if write.seq and _result_of(kept.entries[write.seq - 1]) != _result_of(write.entries[-1]):
+        return "conflict"
+    return None
+
+
+def _result_of(entry: bytes) -> bytes:
+    return entry.split(b"\n", 1)[-1]
 
 
 def _begin(kept: _Kept, write: Write) -> RefusalReason | None:

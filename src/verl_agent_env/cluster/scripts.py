@@ -316,12 +316,22 @@ local function close(env, episode, seq, data)
   redis.call('SET', base .. 'd:' .. env, data, 'PX', ARGV[3])
 end
 
+local function result_of(entry) return (string.gsub(entry, '^[^\\n]*\\n', '', 1)) end
+
 local function put(env, episode, count, data, at)
   if redis.call('EXISTS', base .. 'd:' .. env) == 1 then return 'closed' end
   local header = redis.call('GET', base .. 'm:' .. env)
   if header then
-    if episode_of(header) > tonumber(episode) then return 'stale' end
-    redis.call('DEL', journal(env, episode_of(header)), base .. 's:' .. env)
+    local present = episode_of(header)
+    if present > tonumber(episode) then return 'stale' end
+    if present == tonumber(episode) and redis.call('LLEN', journal(env, episode)) > count then
+      -- A late copy takes nothing away that has followed; operations are not stated again.
+      if count == 0 or
+        result_of(redis.call('LINDEX', journal(env, episode), count)) == result_of(ARGV[at + count - 1])
+      then return nil end
+      return 'conflict'
+    end
+    redis.call('DEL', journal(env, present), base .. 's:' .. env)
   end
   redis.call('SET', base .. 'm:' .. env, episode .. '\\n' .. data)
   redis.call('RPUSH', journal(env, episode), '')

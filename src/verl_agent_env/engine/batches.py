@@ -47,7 +47,9 @@ class Batches:
         self, requests: Sequence[CreateRequest]
     ) -> list[tuple[str, ResetAnswer] | VerlAgentEnvError]:
         """Make an environment for each request; results in order, an error in place of what failed."""
-        host, writes = self._host, _Writes(self._host)
+        host = self._host
+        named = [request.env_id for request in requests if request.env_id is not None]
+        writes = _Writes(host, await host.ensure(named))
         results = await _for_each(host, zip(requests, strict=True), host.create_now, host.create, writes)
         env_ids = [result[0] if isinstance(result, tuple) else "" for result in results]
         return _with_refusals(env_ids, results, await writes.settle())

@@ -6,7 +6,7 @@ import asyncio
 import copy
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar, cast
 
 import gymnasium
 import orjson
@@ -84,35 +84,46 @@ class Executor:
             call, self._max_step_s, (lambda _: env.close()) if kind.execution == "thread" else None
         )
 
+    async def restore(self, kind: EnvKind, arguments: Any, snapshot: bytes) -> Env:
+        """A new environment that stands where another one stood at its ``snapshot``."""
+
+        def restored() -> Env:
+            env: Any = build(kind, arguments)
+            env.restore(snapshot)
+            return cast("Env", env)
+
+        if kind.execution == "inline":
+            return restored()
+
+        def close_late(env: Env | None) -> None:
+            if env is not None:
+                env.close()
+
+        return await self._threads.run(restored, self._max_step_s, close_late)
+
     async def replay(
-        self,
-        kind: EnvKind,
-        arguments: Any,
-        seed: int,
-        options: Options,
-        actions: Sequence[bytes],
-        answers: list[StepAnswer] | None = None,
+        self, kind: EnvKind, arguments: Any, seed: int, options: Options, actions: Sequence[bytes]
     ) -> tuple[Env, ResetAnswer]:
-        """A new environment after these actions; each of its calls has the whole time that a call may take.
-
-        Args:
-            answers: Takes the answers of the steps.
-
-        Returns:
-            The environment, and the beginning of the episode.
-        """
+        """A new environment after these actions, and the beginning of its episode."""
         env, begin = await self.reset(kind, arguments, None, seed, options)
+        await self.play(kind, env, actions)
+        return env, begin
+
+    async def play(self, kind: EnvKind, env: Env, actions: Sequence[bytes]) -> list[StepAnswer]:
+        """Apply actions (JSON) one after the other; each has the whole time that a call may take.
+
+        The environment is disposed of if any of them fails.
+        """
+        answers: list[StepAnswer] = []
         try:
             for nth, action in enumerate(actions, start=1):
-                answer = await self.step(kind, env, orjson.loads(action))
-                if answers is not None:
-                    answers.append(answer)
+                answers.append(await self.step(kind, env, orjson.loads(action)))
                 if nth % _STEPS_BETWEEN_YIELDS == 0:
                     await asyncio.sleep(0)
         except BaseException as fault:
             self.dispose(kind, env, fault)
             raise
-        return env, begin
+        return answers
 
     def dispose(self, kind: EnvKind, env: Env, fault: BaseException | None = None) -> None:
         """Let an environment that nobody uses any more free what it holds: in the background if that may block.

@@ -32,6 +32,7 @@ from verl_agent_env.errors import (
     EnvironmentLostError,
     EnvironmentNotFoundError,
     EnvironmentTimeoutError,
+    IdempotencyKeyReusedError,
     InvalidEnvArgumentsError,
     InvalidRequestError,
     MovedError,
@@ -113,11 +114,15 @@ class Host:
 
         Raises:
             UnknownEnvNameError, InvalidEnvArgumentsError: Nothing was built.
+            IdempotencyKeyReusedError, EnvironmentClosedError: Under this id there is another one, or was one.
             AtCapacityError, RunQuotaExceededError, ShuttingDownError: No room.
             EnvironmentFailedError, EnvironmentTimeoutError: Its own code raised or hung.
         """
-        if request.env_id is not None and self.directory.get(request.env_id) is not None:
-            return request.env_id, await self._beginning(self.directory.find(request.env_id))
+        if request.env_id is not None:
+            if self.keeper is not None:
+                self._require_said(request.env_id, await self.ensure([request.env_id]))
+            if self._is_known(request.env_id):
+                return request.env_id, await self._beginning(self.directory.find(request.env_id), request)
         instance = self._prepare(request)
         if instance.kind.execution == "inline":
             created = self._create_inline(instance, request)
@@ -135,7 +140,7 @@ class Host:
 
     def create_now(self, request: CreateRequest) -> tuple[str, ResetAnswer] | None:
         """As :meth:`create`, at once; ``None`` if that cannot be, with nothing done."""
-        if request.env_id is not None and self.directory.get(request.env_id) is not None:
+        if request.env_id is not None and self._is_known(request.env_id):
             return None
         instance = self._prepare(request)
         return self._create_inline(instance, request) if instance.kind.execution == "inline" else None
@@ -543,8 +548,20 @@ class Host:
 
     # --- inner workings: beginnings and ends ----------------------------------------------------------------
 
-    async def _beginning(self, instance: Instance) -> ResetAnswer:
-        """The beginning of the present episode once more; of an environment that nobody has stepped, as it stands."""
+    def _is_known(self, env_id: str) -> bool:
+        return self.directory.get(env_id) is not None or self.directory.was_closed(env_id)
+
+    async def _beginning(self, instance: Instance, request: CreateRequest) -> ResetAnswer:
+        """The beginning of the present episode once more, if it is what ``request`` asks for.
+
+        Raises:
+            IdempotencyKeyReusedError: It is something else.
+        """
+        kwargs = instance.env_kwargs
+        if instance.kind.name != self.registry.kind(request.env_name).name or (
+            kwargs is not None and kwargs != request.env_kwargs
+        ):
+            raise IdempotencyKeyReusedError
         answer = instance.beginning
         if answer is None:
             env, answer = await self.executor.replay(

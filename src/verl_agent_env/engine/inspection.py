@@ -118,11 +118,11 @@ async def trajectory(host: Host, env_id: str) -> bytes:
 async def _played_again(
     host: Host, instance: Instance, actions: list[bytes]
 ) -> tuple[ResetAnswer, list[StepAnswer]]:
-    answers: list[StepAnswer] = []
     try:
-        env, begin = await host.executor.replay(
-            instance.kind, instance.arguments, instance.seed, instance.options, actions, answers
+        env, begin = await host.executor.reset(
+            instance.kind, instance.arguments, None, instance.seed, instance.options
         )
+        answers = await host.executor.play(instance.kind, env, actions)
     except AtCapacityError:
         raise
     except ENV_FAULTS as fault:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from verl_agent_env.errors import (
@@ -103,7 +103,7 @@ class Journal:
         self,
         log: Log,
         tenure: Tenure,
-        restate: Callable[[str], Write | None],
+        restate: Callable[[str], Sequence[Write]],
         refused: Callable[[str, RefusalReason], None],
     ) -> None:
         """A journal that writes nothing until :meth:`run`.
@@ -111,7 +111,7 @@ class Journal:
         Args:
             log: Where to write.
             tenure: The slots that may be written.
-            restate: All of an environment in one write; None if that cannot be said.
+            restate: Writes that say all of an environment; none if that cannot be said.
             refused: Is told that an environment cannot be written any more, and why.
         """
         self._log = log
@@ -223,12 +223,12 @@ class Journal:
         return owned, undecided, tokens
 
     def _restated(self, writes: list[Write], group: Group) -> list[Write]:
-        """One write for each environment, which says all of it."""
-        restated = []
+        """For each environment, all of it."""
+        restated: list[Write] = []
         for env_id in dict.fromkeys(write.env_id for write in writes):
             whole = self._restate(env_id)
-            if whole is not None:
-                restated.append(whole)
+            if whole:
+                restated += whole
             elif any(write.env_id == env_id and write.kind != "close" for write in writes):
                 self._give_up(env_id, "gone", group)
         return restated

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-import gymnasium
 import orjson
 
 from verl_agent_env import __version__
-from verl_agent_env.engine.execution import ENV_FAULTS, Executor
+from verl_agent_env.engine.execution import ENV_FAULTS, Env, Executor
 from verl_agent_env.engine.instance import Instance
 from verl_agent_env.engine.journal import Group, Journal, Tenure
 from verl_agent_env.envs.base import Durability
@@ -20,7 +20,7 @@ from verl_agent_env.envs.kind import EnvKind
 from verl_agent_env.envs.registry import Registry
 from verl_agent_env.errors import ReplayDivergedError, VerlAgentEnvError
 from verl_agent_env.types import slot_of
-from verl_agent_env.wire.codec import StepAnswer
+from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
 from verl_agent_env.wire.log import Log
 from verl_agent_env.wire.records import Entry, Header, RefusalReason, Saved, Snapshot, Write, digest_of
 
@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 _RECOVERED_BETWEEN_YIELDS = 8
 _RECOVER_AT_ONCE = 256
+# So many steps are played again at most, however long the episode is.
+_STEPS_BETWEEN_SNAPSHOTS = 8
 
 
 class Residence(Protocol):
@@ -73,7 +75,7 @@ class Keeper:
         self._residence = residence
         self._durabilities = dict(durabilities)
         self.journal = Journal(log, tenure, self.restate, self._refused)
-        self._recovering: dict[str, asyncio.Future[bool]] = {}
+        self._recovering: dict[str, asyncio.Future[None]] = {}
         self.recovered = 0
         """Environments brought back."""
 
@@ -100,38 +102,39 @@ class Keeper:
             digest = instance.digests[-1] if instance.digests else digest_of(answer)
             entry = b"%b\n%b\n%b" % (instance.last_operation, digest, action)
             self._write(instance, "append", entry, seq)
+            if instance.kind.has_state and instance.seq % _STEPS_BETWEEN_SNAPSHOTS == 0:
+                self._write(instance, "save", _snapshot(instance), instance.seq)
 
     def closed(self, instance: Instance, reason: str) -> None:
         """An environment has come to its end."""
         self._write(instance, "close", reason.encode())
 
-    def restate(self, env_id: str) -> Write | None:
-        """All of a live environment in one write; None if it is not here, or its history was not kept."""
+    def restate(self, env_id: str) -> tuple[Write, ...]:
+        """Writes that say all of a live environment; none if it is not here, or its history was not kept."""
         instance = self._residence.get(env_id)
         if instance is None or instance.lost is not None:
-            return None
+            return ()
         entries: tuple[bytes, ...] = ()
         if instance.durability in ("journal", "relaxed"):
-            if not instance.history_complete or instance.digests is None:
-                return None
+            if not instance.history_complete or (instance.seq and instance.digests is None):
+                return ()
             entries = tuple(
                 Entry(instance.last_operation if seq == instance.seq - 1 else b"", digest, action).to_bytes()
                 for seq, (digest, action) in enumerate(
-                    zip(instance.digests, instance.actions or (), strict=True)
+                    zip(instance.digests or (), instance.actions or (), strict=True)
                 )
             )
-        header = _header(instance)
-        return Write("put", env_id, slot_of(env_id), instance.episode, len(entries), header, entries)
+        slot, episode = slot_of(env_id), instance.episode
+        whole = Write("put", env_id, slot, episode, len(entries), _header(instance), entries)
+        if instance.durability == "snapshot" and instance.seq:
+            return whole, Write("save", env_id, slot, episode, instance.seq, _snapshot(instance))
+        return (whole,)
 
     def restate_all(self, env_ids: Iterable[str]) -> None:
         """State everything again, in a store that was emptied."""
         for env_id in env_ids:
-            write = self.restate(env_id)
-            instance = self._residence.get(env_id)
-            if write is not None and instance is not None:
+            for write in self.restate(env_id):
                 self.journal.write(write)
-                if instance.durability == "snapshot" and instance.seq:
-                    self._write(instance, "save", _snapshot(instance), instance.seq)
 
     def group_of(self, instance: Instance) -> Group | None:
         """The group that answers about the environment have to wait for; None when all is written."""
@@ -146,7 +149,7 @@ class Keeper:
 
     def _refused(self, env_id: str, reason: RefusalReason) -> None:
         """The environment lives elsewhere, or nowhere: what is here of it is worthless."""
-        logger.warning("an environment was taken away", extra={"env_id": env_id, "reason": reason})
+        logger.debug("an environment was taken away", extra={"env_id": env_id, "reason": reason})
         self._residence.let_go(env_id)
 
     # --- what was written comes back ------------------------------------------------------------------------
@@ -164,25 +167,27 @@ class Keeper:
         unknown: set[str] = set()
         missing = list(dict.fromkeys(env_ids))
         while missing:
-            mine = [env_id for env_id in missing if env_id not in self._recovering]
-            others = {e: self._recovering[e] for e in missing if e in self._recovering}
-            for start in range(0, len(mine), _RECOVER_AT_ONCE):
-                unknown |= await self._recover_alone(mine[start : start + _RECOVER_AT_ONCE])
+            # Looked at anew for each few: others begin with some of them meanwhile.
+            free = (env_id for env_id in missing if env_id not in self._recovering)
+            mine = set(itertools.islice(free, _RECOVER_AT_ONCE))
+            if mine:
+                unknown |= await self._recover_alone(list(mine))
+            else:
+                await asyncio.wait({self._recovering[env_id] for env_id in missing})
             # Who is at it already may fail, or find nothing: then it is looked for once more.
-            missing = [env_id for env_id, done in others.items() if not await asyncio.shield(done)]
+            missing = [e for e in missing if e not in mine and self._residence.get(e) is None]
         return unknown
 
     async def _recover_alone(self, env_ids: Sequence[str]) -> set[str]:
         """As :meth:`recover`; whoever asks for them meanwhile waits."""
-        loop = asyncio.get_running_loop()
-        for env_id in env_ids:
-            self._recovering[env_id] = loop.create_future()
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._recovering |= dict.fromkeys(env_ids, done)
         try:
             return await self._recover(env_ids)
         finally:
             for env_id in env_ids:
-                is_done = self._residence.get(env_id) is not None
-                self._recovering.pop(env_id).set_result(is_done)
+                del self._recovering[env_id]
+            done.set_result(None)
 
     async def recover_slots(self, slots: Sequence[int]) -> int:
         """Bring back all environments of slots that were taken over; returns how many there are."""
@@ -232,7 +237,7 @@ class Keeper:
             elif header.durability == "snapshot":
                 await self._restore(instance, saved)
             else:
-                await self._replay(instance, [Entry.from_bytes(entry) for entry in saved.entries])
+                await self._play_on(instance, saved)
         except ReplayDivergedError as diverged:
             logger.error("a replay diverged", extra={"env_id": env_id, "seq": diverged.seq})
             if instance is not None:
@@ -244,36 +249,41 @@ class Keeper:
                 instance.lost = f"it could not be brought back: {type(fault).__name__}"
         return instance
 
-    async def _replay(self, instance: Instance, entries: Sequence[Entry]) -> None:
-        """Play the journal again, and compare what it gives."""
-        answers: list[StepAnswer] = []
+    async def _play_on(self, instance: Instance, saved: Saved) -> None:
+        """Play the journal again from the last snapshot on; from the beginning if that cannot be."""
+        entries = [Entry.from_bytes(entry) for entry in saved.entries]
+        if saved.snapshot is not None:
+            try:
+                snapshot = Snapshot.from_json(saved.snapshot)
+                if _is_of(snapshot, entries):
+                    env = await self._restored(instance, snapshot)
+                    await self._replay(instance, env, entries, snapshot.seq, snapshot.answer)
+                    return
+            except (*ENV_FAULTS, VerlAgentEnvError):
+                logger.warning("a snapshot leads nowhere", exc_info=True, extra={"env_id": instance.env_id})
+        env, _ = await self._begun_again(instance)
+        await self._replay(instance, env, entries, 0, None)
+
+    async def _replay(
+        self, instance: Instance, env: Env, entries: Sequence[Entry], done: int, last: StepAnswer | None
+    ) -> None:
+        """Play what follows after the first ``done`` entries in ``env``, and compare what it gives."""
         kind, executor = instance.kind, self._residence.executor
-        env, _ = await executor.replay(
-            kind,
-            instance.arguments,
-            instance.seed,
-            instance.options,
-            [entry.action for entry in entries],
-            answers,
-        )
-        for seq, (entry, answer) in enumerate(zip(entries, answers, strict=True)):
-            if digest_of(answer) != entry.digest:
+        answers = await executor.play(kind, env, [entry.action for entry in entries[done:]])
+        for seq, answer in enumerate(answers, start=done):
+            if digest_of(answer) != entries[seq].digest:
                 executor.dispose(kind, env)
                 raise ReplayDivergedError(instance.env_id, seq)
         instance.env = env
-        _set_history(instance, entries, answers)
+        _set_history(instance, entries, answers[-1] if answers else last)
 
     async def _restore(self, instance: Instance, saved: Saved) -> None:
         """Stand where the last snapshot stands, or at the beginning of the episode."""
-        kind, executor = instance.kind, self._residence.executor
-        instance.env, _ = await executor.reset(
-            kind, instance.arguments, None, instance.seed, instance.options
-        )
         if saved.snapshot is None:
+            instance.env, _ = await self._begun_again(instance)
             return
         snapshot = Snapshot.from_json(saved.snapshot)
-        env: Any = instance.env
-        await executor.call(kind, env, lambda: env.restore(snapshot.state))
+        instance.env = await self._restored(instance, snapshot)
         instance.seq, instance.last_action, instance.last_answer = (
             snapshot.seq,
             snapshot.action,
@@ -281,6 +291,19 @@ class Keeper:
         )
         instance.last_operation = snapshot.operation
         instance.ended = snapshot.answer.terminated or snapshot.answer.truncated
+
+    async def _begun_again(self, instance: Instance) -> tuple[Env, ResetAnswer]:
+        executor = self._residence.executor
+        return await executor.reset(instance.kind, instance.arguments, None, instance.seed, instance.options)
+
+    async def _restored(self, instance: Instance, snapshot: Snapshot) -> Env:
+        return await self._residence.executor.restore(instance.kind, instance.arguments, snapshot.state)
+
+
+def _is_of(snapshot: Snapshot, entries: Sequence[Entry]) -> bool:
+    """Whether the snapshot stands somewhere in this journal."""
+    seq = snapshot.seq
+    return 0 < seq <= len(entries) and digest_of(snapshot.answer) == entries[seq - 1].digest
 
 
 def _header(instance: Instance) -> bytes:
@@ -306,11 +329,10 @@ def _restore_header(instance: Instance, header: Header) -> None:
     instance.options = None if header.options is None else orjson.dumps(header.options)
 
 
-def _set_history(instance: Instance, entries: Sequence[Entry], answers: Sequence[StepAnswer]) -> None:
+def _set_history(instance: Instance, entries: Sequence[Entry], last: StepAnswer | None) -> None:
     instance.seq = len(entries)
-    if not entries:
+    if last is None:
         return
-    last = answers[-1]
     instance.actions = [entry.action for entry in entries]
     instance.digests = [entry.digest for entry in entries]
     instance.history_bytes = sum(len(entry.action) for entry in entries)

@@ -35,24 +35,23 @@ class EnvKind:
         self.is_chat_env = issubclass(env_class, ChatEnv)
         self.execution: Execution = getattr(env_class, "execution", "thread")
         self.deterministic: bool = getattr(env_class, "deterministic", False)
+        self.has_state = issubclass(env_class, ChatEnv) and env_class.dump_state is not ChatEnv.dump_state
+        """Whether its environments have a ``snapshot``."""
         self._validated: OrderedDict[bytes, Any] = OrderedDict()
 
     @property
     def durability(self) -> Durability:
         """How its environments are kept where they can be: as their class says, else in the cheapest exact way.
 
-        A step of the journal is what was sent and a digest; a snapshot has to be made after each step. So the journal
-        is cheaper for whatever can be played again.
+        A step of the journal is what was sent and a digest; a snapshot has to be written after each step. So the
+        journal, with a snapshot now and then, is cheaper for whatever can be played again.
         """
         declared: Durability | None = getattr(self.env_class, "durability", None)
         if declared is not None:
             return declared
         if self.deterministic:
             return "journal"
-        has_state = (
-            issubclass(self.env_class, ChatEnv) and self.env_class.dump_state is not ChatEnv.dump_state
-        )
-        return "snapshot" if has_state else "none"
+        return "snapshot" if self.has_state else "none"
 
     @property
     def description(self) -> str:

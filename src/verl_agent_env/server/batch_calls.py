@@ -11,7 +11,7 @@ from verl_agent_env.engine import CreateRequest
 from verl_agent_env.engine.batches import Closed
 from verl_agent_env.envs.registry import Registry
 from verl_agent_env.errors import BatchTooLargeError, RequestError, VerlAgentEnvError
-from verl_agent_env.server.idempotency import IdempotentAnswers
+from verl_agent_env.server.idempotency import IdempotentAnswers, named_by
 from verl_agent_env.server.lane import Call
 from verl_agent_env.server.metrics import Metrics
 from verl_agent_env.server.peers import OPERATION_HEADER
@@ -78,20 +78,20 @@ class BatchCalls:
 
     async def initialize(self, call: Call) -> bytes:
         """Make many environments."""
+        key = call.headers.get(b"idempotency-key")
 
         async def make() -> bytes:
             wanted = decode(call.body, BatchInitializeRequest)
             self._require_size(wanted.size)
             fault = self._common_fault(wanted)
             results: list[tuple[str, ResetAnswer] | VerlAgentEnvError] = (
-                await self._batches.create(create_requests(wanted))
+                await self._batches.create(named_by(key, create_requests(wanted)))
                 if fault is None
                 else [fault] * wanted.size
             )
             self._count("initialize", results)
             return encode_initialized(results)
 
-        key = call.headers.get(b"idempotency-key")
         return await self._idempotent.answer("batch/initialize", key, call.body, make)
 
     async def reset(self, call: Call) -> bytes:

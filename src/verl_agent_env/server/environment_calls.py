@@ -10,7 +10,7 @@ import orjson
 from verl_agent_env.engine import CreateRequest, Host, inspection
 from verl_agent_env.errors import RenderModeError
 from verl_agent_env.messages import action_schema
-from verl_agent_env.server.idempotency import IdempotentAnswers
+from verl_agent_env.server.idempotency import IdempotentAnswers, named_by
 from verl_agent_env.server.lane import Call, Reply
 from verl_agent_env.server.peers import OPERATION_HEADER
 from verl_agent_env.wire.codec import decode, decode_step, encode
@@ -28,20 +28,20 @@ class EnvironmentCalls:
 
     async def initialize(self, call: Call) -> bytes:
         """Make an environment and begin its first episode."""
+        key = call.headers.get(b"idempotency-key")
 
         async def make() -> bytes:
             wanted = decode(call.body, InitializeRequest)
-            env_id, begin = await self._host.create(
-                CreateRequest(wanted.env_name, wanted.seed, wanted.env_kwargs, wanted.run_id, wanted.ttl_s)
+            request = CreateRequest(
+                wanted.env_name, wanted.seed, wanted.env_kwargs, wanted.run_id, wanted.ttl_s
             )
+            env_id, begin = await self._host.create(*named_by(key, [request]))
             return b'{"message":"Environment initialized.","env_id":"%b",%b' % (
                 env_id.encode(),
                 begin.to_json()[1:],
             )
 
-        return await self._idempotent.answer(
-            "initialize", call.headers.get(b"idempotency-key"), call.body, make
-        )
+        return await self._idempotent.answer("initialize", key, call.body, make)
 
     async def reset(self, call: Call) -> bytes:
         """Begin another episode."""

@@ -17,6 +17,7 @@ from verl_agent_env.errors import (
     VerlAgentEnvError,
     WorkerUnreachableError,
 )
+from verl_agent_env.server.idempotency import require_key
 from verl_agent_env.server.lane import Call, Handler, Reply, Route
 from verl_agent_env.server.peers import HOP_HEADER, OPERATION_HEADER, Peers
 from verl_agent_env.types import slot_of
@@ -69,7 +70,8 @@ class Forwarder:
         async def here_or_there(call: Call) -> bytes | Reply:
             key = call.headers.get(b"idempotency-key")
             if key is not None:
-                slot = slot_of(key.decode("latin-1"))
+                require_key(key)
+                slot = slot_of(key.decode("ascii"))
                 if not self._table.owns(slot):
                     return await self._at_owner(slot, route, call, handle)
             elif not self._table.can_create:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import hashlib
 import re
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
+from verl_agent_env.engine import CreateRequest
 from verl_agent_env.errors import IdempotencyKeyReusedError, InvalidRequestError, ShuttingDownError
+from verl_agent_env.types import NUM_SLOTS, slot_of
 
 _KEY = re.compile(rb"[!-~]{1,256}")
+_SEED_SHIFT = 64 - 53
 _ENTRY_BYTES = 1024
 """What an entry takes besides its answer and its key."""
 
@@ -22,6 +26,37 @@ class _Entry:
     answer: asyncio.Future[bytes]
     expires_at: float
     size: int = 0
+
+
+def require_key(key: bytes) -> None:
+    """Raise when a key is none.
+
+    Raises:
+        InvalidRequestError: It is empty, too long, or holds other than visible ASCII.
+    """
+    if _KEY.fullmatch(key) is None:
+        raise InvalidRequestError(
+            [{"loc": ["header", "Idempotency-Key"], "msg": "not 1 to 256 visible ASCII characters"}]
+        )
+
+
+def named_by(key: bytes | None, requests: Sequence[CreateRequest]) -> list[CreateRequest]:
+    """The requests, with ids and seeds that follow from ``key``: whoever carries them out makes the same environments.
+
+    So a key holds even if the worker that knew the answer is gone. The ids lie evenly in all slots; that of a single
+    one lies in the slot of the key, whose owner is asked for it.
+    """
+    if key is None:
+        return list(requests)
+    require_key(key)
+    slot, size = slot_of(key.decode("ascii")), len(requests)
+    named = []
+    for position, request in enumerate(requests):
+        digest = hashlib.blake2b(b"%b %d" % (key, position), digest_size=24).digest()
+        env_id = f"{(slot + position * NUM_SLOTS // size) % NUM_SLOTS:03x}-{digest[:16].hex()}"
+        seed = request.seed if request.seed is not None else int.from_bytes(digest[16:]) >> _SEED_SHIFT
+        named.append(dataclasses.replace(request, env_id=env_id, seed=seed))
+    return named
 
 
 class IdempotentAnswers:
@@ -41,14 +76,11 @@ class IdempotentAnswers:
 
         Raises:
             IdempotencyKeyReusedError: The key came before with another body.
-            InvalidRequestError: The key is empty, too long, or holds other than visible ASCII.
+            InvalidRequestError: As :func:`require_key`.
         """
         if key is None:
             return await compute()
-        if _KEY.fullmatch(key) is None:
-            raise InvalidRequestError(
-                [{"loc": ["header", "Idempotency-Key"], "msg": "not 1 to 256 visible ASCII characters"}]
-            )
+        require_key(key)
         self._forget_expired()
         name = (route, key)
         fingerprint = hashlib.sha256(body).digest()

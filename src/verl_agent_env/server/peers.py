@@ -22,7 +22,8 @@ _CONNECT_S = 2.0
 # Shorter than the time that a worker keeps an idle connection, so that it is not closed under a call.
 _IDLE_S = 15.0
 _READ_BUFFER_BYTES = 1 << 20
-_MAX_CONNECTIONS_PER_PEER = 64
+# Each call takes one until it is answered: slow environments must not hold up the others' calls, nor parts of batches.
+_MAX_CONNECTIONS_PER_PEER = 1024
 
 
 @dataclass(frozen=True)

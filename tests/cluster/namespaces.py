@@ -1,0 +1,105 @@
+"""Machines of their own, as far as the network goes: namespaces on one switch, which the test makes and removes."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+import uuid
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
+
+_CLONE_NEWNET = 0x40000000
+
+
+def can_make_namespaces() -> bool:
+    """Whether this account may make network namespaces."""
+    if shutil.which("ip") is None or os.geteuid() != 0:
+        return False
+    name = f"probe-{uuid.uuid4().hex[:6]}"
+    made = subprocess.run(["ip", "netns", "add", name], check=False, capture_output=True).returncode == 0
+    if made:
+        _ip("netns", "del", name)
+    return made
+
+
+class Network:
+    """A switch, and machines on it with addresses 10.77.0.1, 10.77.0.2, …"""
+
+    def __init__(self, machines: Sequence[str]) -> None:
+        self._prefix = uuid.uuid4().hex[:6]
+        self._switch = f"{self._prefix}-switch"
+        self._names: list[str] = []
+        self.addresses = {name: f"10.77.0.{number}" for number, name in enumerate(machines, start=1)}
+        try:
+            self._add(self._switch)
+            _ip("-n", self._switch, "link", "add", "bridge", "type", "bridge")
+            _ip("-n", self._switch, "link", "set", "bridge", "up")
+            for number, (name, address) in enumerate(self.addresses.items()):
+                self._connect(name, address, f"p{number}")
+        except BaseException:
+            self.remove()
+            raise
+
+    def command(self, machine: str, *words: str) -> list[str]:
+        """A command that runs on a machine."""
+        return ["ip", "netns", "exec", self._namespace(machine), *words]
+
+    def cut(self, machine: str) -> None:
+        """Take a machine off the net; its processes go on."""
+        self._set(machine, "down")
+
+    def mend(self, machine: str) -> None:
+        """Put it back."""
+        self._set(machine, "up")
+
+    def on(self, machine: str, call: Callable[[], T]) -> T:
+        """What ``call`` gives when it runs on a machine, in a thread of its own."""
+        descriptor = os.open(Path("/run/netns") / self._namespace(machine), os.O_RDONLY)
+
+        def enter() -> T:
+            libc = ctypes.CDLL(None, use_errno=True)
+            if libc.setns(descriptor, _CLONE_NEWNET) != 0:
+                raise OSError(ctypes.get_errno(), "setns")
+            return call()
+
+        try:
+            # The thread ends with the pool: no other one is touched by its namespace.
+            with ThreadPoolExecutor(1) as pool:
+                return pool.submit(enter).result()
+        finally:
+            os.close(descriptor)
+
+    def remove(self) -> None:
+        """Take everything away; processes on it must have ended."""
+        for name in self._names:
+            subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
+
+    def _connect(self, machine: str, address: str, port: str) -> None:
+        namespace = self._namespace(machine)
+        self._add(namespace)
+        _ip("link", "add", f"{port}{self._prefix}", "netns", self._switch, "type", "veth", "peer", "name", "eth0", "netns", namespace)  # fmt: skip
+        _ip("-n", self._switch, "link", "set", f"{port}{self._prefix}", "master", "bridge", "up")
+        _ip("-n", namespace, "addr", "add", f"{address}/24", "dev", "eth0")
+        _ip("-n", namespace, "link", "set", "eth0", "up")
+        _ip("-n", namespace, "link", "set", "lo", "up")
+
+    def _set(self, machine: str, state: str) -> None:
+        port = f"p{list(self.addresses).index(machine)}{self._prefix}"
+        _ip("-n", self._switch, "link", "set", port, state)
+
+    def _namespace(self, machine: str) -> str:
+        return f"{self._prefix}-{machine}"
+
+    def _add(self, namespace: str) -> None:
+        _ip("netns", "add", namespace)
+        self._names.append(namespace)
+
+
+def _ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True, capture_output=True)

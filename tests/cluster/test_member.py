@@ -1,0 +1,665 @@
+"""A worker's life in the cluster, on a clock that the tests turn: nothing is lost, and no two act for one slot."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from typing import Any, cast
+
+import pytest
+
+from tests.cluster.workers import worker
+from verl_agent_env.cluster.leases import LocalLease
+from verl_agent_env.cluster.member import Member
+from verl_agent_env.cluster.membership import Membership, MembershipTimes
+from verl_agent_env.cluster.memory_store import MemoryStore
+from verl_agent_env.cluster.ring import Ring
+from verl_agent_env.cluster.slots import SlotTable
+from verl_agent_env.cluster.store import Store, WorkerRecord
+from verl_agent_env.errors import StoreUnavailableError
+from verl_agent_env.types import NUM_SLOTS
+
+# By the tests' clock, but heartbeats come every quarter of it by the real one.
+LEASE_S = 0.08
+TIMES = MembershipTimes(settle_s=1.0, grace_s=5.0)
+ALL = frozenset(range(NUM_SLOTS))
+
+
+class Clock:
+    """Stands still but for a trifle: no two moments are the same."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        self.now += 1e-12
+        return self.now
+
+
+class Residents:
+    """Environments that are only counted."""
+
+    def __init__(self) -> None:
+        self.in_slot: Counter[int] = Counter()
+        self.bound: Counter[int] = Counter()
+        """Those of them that would be lost elsewhere."""
+        self.abandoned: list[int] = []
+        self.hand_overs = 0
+
+    def count(self) -> int:
+        return self.in_slot.total()
+
+    def count_in(self, slot: int) -> int:
+        return self.in_slot[slot]
+
+    def count_bound_to(self, slot: int) -> int:
+        return self.bound[slot]
+
+    async def before_hand_over(self) -> None:
+        self.hand_overs += 1
+
+    def bind(self, *slots: int) -> None:
+        """Make environments that are nowhere else."""
+        self.in_slot.update(slots)
+        self.bound.update(slots)
+
+    def abandon(self, slots: Collection[int], *, but_bound: bool = False) -> int:
+        gone = [slot for slot in slots for _ in range(self.in_slot[slot] - but_bound * self.bound[slot])]
+        self.in_slot.subtract(gone)
+        if not but_bound:
+            for slot in slots:
+                del self.bound[slot]
+        self.abandoned += gone
+        return len(gone)
+
+
+class Wire:
+    """One worker's way to the store, which can be cut, held up, or break."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self.is_cut = False
+        self.held: set[str] = set()
+        """Calls whose answers do not come; they are carried out all the same."""
+        self.broken: list[str] = []
+        """Calls that fail once each, in a way that nobody foresaw."""
+        self.calls: Counter[str] = Counter()
+        self.waiting: Counter[str] = Counter()
+        self._store = store
+
+    def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
+        call = getattr(self._store, name)
+
+        async def through(*args: Any, **kwargs: Any) -> Any:
+            self.calls[name] += 1
+            if name in self.broken:
+                self.broken.remove(name)
+                raise RuntimeError("a defect of the store")
+            if self.is_cut:
+                await asyncio.sleep(0.001)
+                raise StoreUnavailableError("", "cut")
+            answer = await call(*args, **kwargs)
+            self.waiting[name] += 1
+            while name in self.held:  # noqa: ASYNC110 - a set has no event
+                await asyncio.sleep(0.001)
+            self.waiting[name] -= 1
+            if self.is_cut:
+                raise StoreUnavailableError("", "cut")
+            return answer
+
+        return through
+
+
+class Node:
+    """A member with all that belongs to it."""
+
+    def __init__(self, rig: Rig, record: WorkerRecord, *, is_successor: bool = False) -> None:
+        self.wire = Wire(rig.store)
+        self.lease = LocalLease(LEASE_S, rig.clock)
+        self.table = SlotTable(record.address, self.lease)
+        self.residents = Residents()
+        self.address = record.address
+        self.member = Member(
+            record,
+            cast(Store, self.wire),
+            self.table,
+            self.lease,
+            self.residents,
+            lease_s=LEASE_S,
+            is_successor=is_successor,
+            membership=lambda incarnation: Membership(incarnation, TIMES, rig.clock),
+        )
+        self.member.start()
+
+    @property
+    def owned(self) -> frozenset[int]:
+        """Slots that it would act for."""
+        return frozenset(slot for slot in range(NUM_SLOTS) if self.table.owns(slot))
+
+    @property
+    def open(self) -> frozenset[int]:
+        """Slots in which it would begin new environments."""
+        seen: list[int] = []
+
+        def look(slots: Sequence[int]) -> int:
+            seen.extend(slots)
+            return slots[0]
+
+        if self.table.can_create:
+            self.table.pick_slot(look)
+        return frozenset(seen)
+
+
+class Rig:
+    """A cluster in one process."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.store = MemoryStore(clock=self.clock)
+        self.nodes: list[Node] = []
+
+    def join(self, record: WorkerRecord | None = None, *, is_successor: bool = False) -> Node:
+        """Another worker."""
+        self.nodes.append(Node(self, record or worker(), is_successor=is_successor))
+        return self.nodes[-1]
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Let everybody act until ``condition`` holds."""
+        async with asyncio.timeout(10):
+            while not condition():
+                for node in self.nodes:
+                    await node.member.refresh(0.05)
+                await asyncio.sleep(0.002)
+
+    async def beats(self, node: Node, number: int = 2) -> None:
+        """Let so many heartbeats of a node begin and one of them end; looks take place meanwhile."""
+        before = node.wire.calls["heartbeat"]
+        await self.until(lambda: node.wire.calls["heartbeat"] >= before + number)
+
+    async def pass_time(self, seconds: float) -> None:
+        """Let time go by with everybody's heartbeats in it, so that no lease ends."""
+        end = self.clock.now + seconds
+        while self.clock.now < end:
+            self.clock.now = min(end, self.clock.now + LEASE_S / 4)
+            for node in self.nodes:
+                if node.lease.valid and not node.wire.is_cut:
+                    await node.member._beat()
+
+    async def pair(self) -> tuple[Node, Node]:
+        """Two workers with their shares."""
+        a = self.join()
+        await self.until(lambda: a.owned == ALL)
+        b = self.join()
+        await self.until(lambda: a.member.cluster is not None and len(a.member.cluster.workers) == 2)
+        await self.pass_time(TIMES.settle_s)
+        await self.until(lambda: self.is_balanced(a, b))
+        return a, b
+
+    def is_balanced(self, *nodes: Node) -> bool:
+        """Whether each owns exactly what the ring over them gives it."""
+        return all(node.owned == share_of(node, *nodes) for node in nodes)
+
+
+def share_of(node: Node, *nodes: Node) -> frozenset[int]:
+    """Slots that the ring over ``nodes`` gives to ``node``."""
+    owners = Ring([other.address for other in nodes]).assignments
+    return frozenset(slot for slot in range(NUM_SLOTS) if owners[slot] == node.address)
+
+
+@pytest.fixture
+async def rig() -> AsyncIterator[Rig]:
+    made = Rig()
+    yield made
+    for node in made.nodes:
+        node.wire.held.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(5):
+                await node.member.leave()
+
+
+# --- joining -----------------------------------------------------------------------------------------------
+
+
+async def test_the_first_worker_takes_everything_and_opens_it(rig: Rig) -> None:
+    node = rig.join()
+    assert not node.member.has_joined
+    assert not node.table.can_create
+    await rig.until(lambda: node.owned == ALL)
+    assert node.member.has_joined
+    assert node.open == ALL
+    assert not node.table.is_inherited(0)
+
+
+async def test_another_worker_gets_its_share_once_it_has_settled(rig: Rig) -> None:
+    a = rig.join()
+    await rig.until(lambda: a.owned == ALL)
+    b = rig.join()
+    await rig.until(lambda: a.member.cluster is not None and len(a.member.cluster.workers) == 2)
+    await rig.pass_time(TIMES.settle_s * 0.9)
+    await rig.beats(a)
+    assert a.owned == ALL
+    assert not b.owned
+    assert a.table.peers == ()
+    await rig.pass_time(TIMES.settle_s * 0.2)
+    await rig.until(lambda: rig.is_balanced(a, b))
+    assert b.table.address_of(min(a.owned)) == a.address
+    assert a.table.address_of(min(b.owned)) == b.address
+    await rig.until(lambda: a.table.peers == (b.address,) and b.table.peers == (a.address,))
+    assert all(map(b.table.is_inherited, b.owned))
+
+
+async def test_slots_with_environments_that_are_nowhere_else_stay_and_take_no_new_ones(rig: Rig) -> None:
+    a = rig.join()
+    await rig.until(lambda: a.owned == ALL)
+    b_record = worker()
+    owners = Ring([a.address, b_record.address]).assignments
+    full = [slot for slot in range(NUM_SLOTS) if owners[slot] == b_record.address][:3]
+    a.residents.bind(*full)
+    b = rig.join(b_record)
+    await rig.until(lambda: a.member.cluster is not None and len(a.member.cluster.workers) == 2)
+    # Not handed over yet, but closed for new environments already.
+    assert a.owned == ALL
+    assert a.open == share_of(a, a, b)
+    await rig.pass_time(TIMES.settle_s)
+    await rig.until(lambda: b.owned == share_of(b, a, b) - set(full))
+    await rig.beats(a)
+    assert a.owned == share_of(a, a, b) | set(full)
+    assert a.open == share_of(a, a, b)
+    assert a.residents.abandoned == []
+    a.residents.bound.clear()
+    # Still there, but no longer bound: the others bring them back, and here they are let go.
+    await rig.until(lambda: rig.is_balanced(a, b))
+    assert sorted(a.residents.abandoned) == sorted(full)
+    assert a.residents.hand_overs > 0
+
+
+async def test_a_worker_without_slots_is_not_asked_for_new_environments(rig: Rig) -> None:
+    a = rig.join()
+    await rig.until(lambda: a.owned == ALL)
+    b = rig.join()
+    await rig.until(lambda: b.table.peers == (a.address,))
+    assert a.table.peers == ()
+    assert not b.table.can_create
+
+
+async def test_a_taken_name_keeps_a_worker_out_until_it_is_free(rig: Rig) -> None:
+    first = rig.join(worker(name="node-a:1"))
+    await rig.until(lambda: first.owned == ALL)
+    second = rig.join(worker(name="node-a:1", supervisor="another"))
+    await rig.beats(second)
+    assert not second.member.has_joined
+    assert not second.owned
+    assert first.owned == ALL
+    await first.member.leave()
+    await rig.until(lambda: second.owned == ALL)
+
+
+async def test_a_successor_says_of_every_slot_that_environments_may_be_gone(rig: Rig) -> None:
+    first = rig.join(worker(name="node-a:1"))
+    await rig.until(lambda: first.owned == ALL)
+    first.wire.is_cut = True
+    second = rig.join(worker(name="node-a:1"), is_successor=True)
+    await rig.until(lambda: second.owned == ALL)
+    assert all(map(second.table.is_inherited, ALL))
+
+
+# --- leaving -----------------------------------------------------------------------------------------------
+
+
+async def test_whoever_leaves_frees_name_and_slots_at_once(rig: Rig) -> None:
+    a, b = await rig.pair()
+    await b.member.leave()
+    assert not b.owned
+    cluster = await rig.store.read_map()
+    assert set(cluster.workers) == {a.member.record.incarnation}
+    # Without a tick of the clock.
+    await rig.until(lambda: a.owned == ALL)
+
+
+async def test_leaving_ends_with_the_store_away(rig: Rig) -> None:
+    node = rig.join()
+    await rig.until(lambda: node.owned == ALL)
+    node.wire.is_cut = True
+    async with asyncio.timeout(5):
+        await node.member.leave()
+    assert not node.owned
+
+
+async def test_draining_gives_away_all_that_is_empty_and_begins_nothing_new(rig: Rig) -> None:
+    a, b = await rig.pair()
+    kept = min(a.owned)
+    a.residents.bind(kept)
+    await a.member.drain()
+    await rig.until(lambda: b.owned == ALL - {kept})
+    assert a.owned == {kept}
+    assert not a.table.can_create
+    assert b.table.peers == ()
+
+
+async def test_draining_ends_at_once_where_the_store_is_away(rig: Rig) -> None:
+    a, _ = await rig.pair()
+    a.wire.is_cut = True
+    async with asyncio.timeout(5):
+        await a.member.drain(timeout_s=60)
+
+
+async def test_after_draining_a_worker_can_be_taken_back(rig: Rig) -> None:
+    a, b = await rig.pair()
+    await a.member.drain()
+    await rig.until(lambda: b.owned == ALL)
+    await a.member.undrain()
+    await rig.until(lambda: a.member.record.state == "ready" and b.member.cluster is not None)
+    await rig.beats(b)
+    await rig.pass_time(TIMES.settle_s)
+    await rig.until(lambda: rig.is_balanced(a, b))
+
+
+async def test_a_killed_worker_s_slots_are_taken_over_when_its_lease_is_over(rig: Rig) -> None:
+    a, b = await rig.pair()
+    for task in b.member._tasks:
+        task.cancel()
+    rig.nodes.remove(b)
+    await rig.beats(a)
+    assert rig.is_balanced(a, b)
+    await rig.pass_time(LEASE_S * 1.1)
+    await rig.until(lambda: a.owned == ALL)
+    assert all(map(a.table.is_inherited, share_of(b, a, b)))
+    assert not any(map(a.table.is_inherited, share_of(a, a, b)))
+
+
+# --- the lease ---------------------------------------------------------------------------------------------
+
+
+async def test_with_the_store_away_slots_are_owned_until_the_lease_is_over_and_again_when_it_is_back(
+    rig: Rig,
+) -> None:
+    node = rig.join()
+    await rig.until(lambda: node.owned == ALL)
+    node.residents.in_slot[7] = 1
+    node.wire.is_cut = True
+    await rig.beats(node)
+    assert node.owned == ALL
+    rig.clock.now += LEASE_S
+    assert not node.owned
+    assert not node.table.can_create
+    await rig.beats(node)
+    assert not node.owned
+    node.wire.is_cut = False
+    await rig.until(lambda: node.owned == ALL)
+    assert node.open == ALL
+    assert node.residents.abandoned == []
+
+
+async def test_a_worker_that_was_away_acts_for_nothing_before_it_has_read_the_map(rig: Rig) -> None:
+    a, b = await rig.pair()
+    b.residents.in_slot[min(b.owned)] = 1
+    b.wire.is_cut = True
+    await rig.beats(b)
+    rig.clock.now += LEASE_S * 0.7
+    await a.member._beat()
+    rig.clock.now += LEASE_S * 0.5
+    await rig.until(lambda: a.owned == ALL)
+    b.wire.held.add("read_map")
+    b.wire.is_cut = False
+    await rig.until(lambda: b.lease.valid and b.wire.waiting["read_map"] > 0)
+    assert not b.owned
+    assert not b.open
+    b.wire.held.clear()
+    await rig.until(lambda: b.residents.abandoned != [])
+
+
+async def test_a_map_that_was_read_before_the_lease_ended_is_not_believed_afterwards(rig: Rig) -> None:
+    a, b = await rig.pair()
+    b.wire.held.add("read_map")
+    b.member._read_again()
+    await rig.until(lambda: b.wire.waiting["read_map"] > 0)
+    for task in b.member._tasks:
+        # As if the process had been stopped: its heartbeats are late.
+        assert not task.done()
+    b.wire.held.add("heartbeat")
+    await rig.until(lambda: b.wire.waiting["heartbeat"] > 0)
+    rig.clock.now += LEASE_S * 0.7
+    await a.member._beat()
+    rig.clock.now += LEASE_S * 0.5
+    await rig.until(lambda: a.owned == ALL)
+    b.wire.held.remove("heartbeat")
+    await rig.beats(b)
+    assert b.lease.valid
+    reads = b.wire.calls["read_map"]
+    overlaps: list[frozenset[int]] = []
+
+    def has_read_again() -> bool:
+        overlaps.append(a.owned & b.owned)
+        return b.wire.calls["read_map"] > reads
+
+    b.wire.held.clear()
+    async with asyncio.timeout(10):
+        while not has_read_again():  # noqa: ASYNC110 - in every turn of the loop
+            await asyncio.sleep(0)
+    assert not any(overlaps)
+
+
+async def test_when_all_leases_ended_the_first_one_back_leaves_the_others_what_they_hold(rig: Rig) -> None:
+    a, b = await rig.pair()
+    held = min(b.owned)
+    b.residents.in_slot[held] = 1
+    for node in (a, b):
+        node.wire.is_cut = True
+    rig.clock.now += 10 * LEASE_S
+    a.wire.is_cut = False
+    await rig.until(lambda: a.owned == share_of(a, a, b))
+    await rig.beats(a, 4)
+    assert a.owned == share_of(a, a, b)
+    assert a.table.address_of(held) is None
+    b.wire.is_cut = False
+    await rig.until(lambda: rig.is_balanced(a, b))
+    assert b.residents.abandoned == []
+    assert b.residents.in_slot[held] == 1
+
+
+async def test_a_newcomer_leaves_to_the_silent_what_they_may_still_hold_for_a_while(rig: Rig) -> None:
+    a = rig.join()
+    await rig.until(lambda: a.owned == ALL)
+    a.wire.is_cut = True
+    await rig.beats(a)
+    rig.clock.now += 10 * LEASE_S
+    b = rig.join()
+    await rig.until(lambda: b.member.has_joined)
+    await rig.beats(b, 4)
+    assert not b.owned
+    await rig.pass_time(TIMES.grace_s)
+    await rig.until(lambda: b.owned == ALL)
+    assert all(map(b.table.is_inherited, ALL))
+
+
+# --- taken for dead ----------------------------------------------------------------------------------------
+
+
+async def test_taken_for_dead_a_worker_joins_again_under_another_incarnation(rig: Rig) -> None:
+    node = rig.join()
+    await rig.until(lambda: node.owned == ALL)
+    node.residents.bind(7)
+    node.residents.in_slot[8] = 1
+    before = node.member.record.incarnation
+    await rig.store.report_death(before)
+    await rig.until(lambda: node.owned == ALL and node.member.record.incarnation != before)
+    cluster = await rig.store.read_map()
+    assert set(cluster.workers) == {node.member.record.incarnation}
+    # Another worker may have had the slots meanwhile: what is kept in the store is read from there again.
+    assert node.residents.abandoned == [8]
+    assert node.residents.bound[7] == 1
+
+
+async def test_taken_for_dead_a_worker_lets_go_of_what_others_have_taken(rig: Rig) -> None:
+    a, b = await rig.pair()
+    held = min(b.owned)
+    b.residents.in_slot[held] = 1
+    b.wire.held.add("heartbeat")
+    await rig.until(lambda: b.wire.waiting["heartbeat"] > 0)
+    await rig.store.report_death(b.member.record.incarnation)
+    await rig.until(lambda: a.owned == ALL)
+    b.wire.held.add("read_map")
+    b.wire.held.remove("heartbeat")
+    before = b.member.record.incarnation
+    await rig.until(lambda: b.member.record.incarnation != before and b.lease.valid)
+    assert not b.owned
+    b.wire.held.clear()
+    await rig.until(lambda: b.residents.abandoned == [held])
+
+
+# --- an emptied store --------------------------------------------------------------------------------------
+
+
+async def test_a_slot_that_went_and_came_back_is_read_from_the_store_again(rig: Rig) -> None:
+    a, b = await rig.pair()
+    held, bound = sorted(b.owned)[:2]
+    b.residents.in_slot[held] = 1
+    b.residents.bind(bound)
+    cluster = await rig.store.read_map()
+    tokens = {slot: cluster.owners[slot].token for slot in (held, bound)}
+    # There and back before it looks.
+    there = await rig.store.hand_off(tokens, a.member.record.incarnation)
+    await rig.store.hand_off(there, b.member.record.incarnation)
+    await rig.until(lambda: b.residents.abandoned != [])
+    assert b.residents.abandoned == [held]
+    assert b.residents.bound[bound] == 1
+    assert rig.is_balanced(a, b)
+
+
+async def test_after_the_store_was_emptied_everybody_takes_back_what_it_had(rig: Rig) -> None:
+    a, b = await rig.pair()
+    for node in (a, b):
+        node.residents.in_slot[min(node.owned)] = 1
+    rig.store.clear()
+    generation = await rig.store.generation()
+    await rig.until(
+        lambda: rig.is_balanced(a, b)
+        and all(n.member.cluster is not None and n.member.cluster.generation == generation for n in (a, b))
+    )
+    assert a.residents.abandoned == b.residents.abandoned == []
+
+
+async def test_environments_whose_slots_were_given_away_while_the_store_was_empty_are_let_go(
+    rig: Rig,
+) -> None:
+    a, b = await rig.pair()
+    held = min(b.owned)
+    b.residents.in_slot[held] = 1
+    # It sees the empty store, but cannot claim: its slots are nobody's when it looks, and another one's later.
+    b.wire.broken += ["claim"] * 100
+    rig.store.clear()
+    await rig.until(lambda: a.owned == share_of(a, a, b) and not b.owned)
+    a.residents.bind(held)
+    await rig.store.claim(a.member.record.incarnation, [held])
+    b.wire.broken.clear()
+    await rig.until(lambda: b.residents.abandoned == [held])
+
+
+# --- handing over ------------------------------------------------------------------------------------------
+
+
+async def test_a_slot_is_let_go_before_the_other_worker_has_it(rig: Rig) -> None:
+    a = rig.join()
+    await rig.until(lambda: a.owned == ALL)
+    b = rig.join()
+    await rig.until(lambda: a.member.cluster is not None and len(a.member.cluster.workers) == 2)
+    a.wire.held.add("hand_off")
+    await rig.pass_time(TIMES.settle_s)
+    await rig.until(lambda: a.wire.waiting["hand_off"] > 0 and bool(b.owned))
+    assert not a.owned & b.owned
+    a.wire.held.clear()
+    await rig.until(lambda: rig.is_balanced(a, b))
+
+
+@pytest.mark.parametrize("fault", ["cut", "broken"])
+async def test_a_hand_over_that_failed_leaves_the_slots_with_their_owner(rig: Rig, fault: str) -> None:
+    a = rig.join()
+    await rig.until(lambda: a.owned == ALL)
+    b = rig.join()
+    await rig.until(lambda: a.member.cluster is not None and len(a.member.cluster.workers) == 2)
+    if fault == "broken":
+        a.wire.broken.append("hand_off")
+    else:
+        # The receiver ends just then.
+        a.wire.held.add("read_map")
+    await rig.pass_time(TIMES.settle_s)
+    if fault == "cut":
+        await b.member.leave()
+        rig.nodes.remove(b)
+        a.wire.held.clear()
+        await rig.until(lambda: a.owned == ALL)
+    else:
+        await rig.until(lambda: not a.wire.broken)
+        await rig.until(lambda: rig.is_balanced(a, b))
+
+
+async def test_where_new_environments_begin_follows_a_plan_that_only_time_has_changed(rig: Rig) -> None:
+    a = rig.join()
+    await rig.until(lambda: a.owned == ALL)
+    b = rig.join()
+    await rig.until(lambda: a.member.cluster is not None and len(a.member.cluster.workers) == 2)
+    # All that the other one should get is bound, so nothing else will make this one look at the map.
+    a.residents.bind(*share_of(b, a, b))
+    rig.store.clear()
+    generation = await rig.store.generation()
+    # Its own of old come first for a while, and are open again.
+    await rig.until(lambda: a.open == ALL and a.table.generation == generation)
+    await rig.pass_time(TIMES.grace_s)
+    await rig.until(lambda: a.open == share_of(a, a, b))
+    assert a.owned == ALL
+
+
+# --- trouble -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("call", ["heartbeat", "read_map", "wait_for_change", "claim"])
+async def test_a_defect_in_one_call_ends_neither_heartbeats_nor_looks(rig: Rig, call: str) -> None:
+    node = rig.join()
+    if call != "claim":
+        await rig.until(lambda: node.owned == ALL)
+    node.wire.broken.append(call)
+    node.member._read_again()
+    await rig.until(lambda: call not in node.wire.broken)
+    await rig.until(lambda: node.owned == ALL)
+    rig.join()
+    await rig.until(lambda: node.member.cluster is not None and len(node.member.cluster.workers) == 2)
+    beats = node.wire.calls["heartbeat"]
+    await rig.until(lambda: node.wire.calls["heartbeat"] > beats + 1)
+
+
+async def test_a_defect_in_the_first_heartbeat_does_not_keep_a_worker_out(rig: Rig) -> None:
+    node = rig.join()
+    node.wire.broken.append("heartbeat")
+    await rig.until(lambda: node.owned == ALL)
+    assert node.wire.broken == []
+
+
+async def test_a_map_that_has_not_changed_is_not_read_again(rig: Rig) -> None:
+    node = rig.join()
+    await rig.until(lambda: node.owned == ALL)
+    await rig.beats(node)
+    reads = node.wire.calls["read_map"]
+    for _ in range(20):
+        await node.member.refresh()
+    assert node.wire.calls["read_map"] == reads
+    await rig.store.heartbeat(worker(), 10)
+    await node.member.refresh()
+    await node.member.refresh()
+    assert node.wire.calls["read_map"] > reads
+
+
+async def test_asking_for_a_look_ends_in_time_with_the_store_away(rig: Rig) -> None:
+    node = rig.join()
+    node.wire.is_cut = True
+    async with asyncio.timeout(5):
+        await node.member.refresh(0.05)
+
+
+async def test_live_environments_are_told_with_the_heartbeats(rig: Rig) -> None:
+    node = rig.join()
+    await rig.until(lambda: node.owned == ALL)
+    node.residents.in_slot.update([1, 1, 2])
+    await rig.beats(node)
+    (record,) = (await rig.store.read_map()).workers.values()
+    assert record.live_envs == 3

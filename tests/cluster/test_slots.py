@@ -1,0 +1,134 @@
+"""The slot table: who is asked, what is one's own, and that neither outlives the lease."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Sequence
+
+import pytest
+
+from verl_agent_env.cluster.leases import LocalLease
+from verl_agent_env.cluster.slots import SlotTable
+from verl_agent_env.types import NUM_SLOTS
+
+HERE, THERE = "here:1", "there:2"
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def halves() -> list[str | None]:
+    """Even slots here, odd ones there."""
+    return [HERE if slot % 2 == 0 else THERE for slot in range(NUM_SLOTS)]
+
+
+def open_slots(table: SlotTable) -> list[int]:
+    seen: list[int] = []
+
+    def look(slots: Sequence[int]) -> int:
+        seen.extend(slots)
+        return slots[0]
+
+    table.pick_slot(look)
+    return seen
+
+
+def test_nobody_owns_anything_in_a_new_table() -> None:
+    table = SlotTable(HERE)
+    assert not any(map(table.owns, range(NUM_SLOTS)))
+    assert {table.address_of(slot) for slot in range(NUM_SLOTS)} == {None}
+    assert table.slots_by_address() == {}
+    assert not table.can_create
+    with pytest.raises(LookupError):
+        table.pick_slot()
+
+
+def test_own_slots_are_owned_and_others_are_asked_for() -> None:
+    table = SlotTable(HERE)
+    table.assign(halves(), range(0, NUM_SLOTS, 2), peers=[THERE])
+    assert [slot for slot in range(NUM_SLOTS) if table.owns(slot)] == list(range(0, NUM_SLOTS, 2))
+    assert (table.address_of(2), table.address_of(3)) == (HERE, THERE)
+    assert table.slots_by_address() == {HERE: NUM_SLOTS // 2, THERE: NUM_SLOTS // 2}
+    assert table.peers == (THERE,)
+
+
+def test_a_slot_of_ones_own_is_found_here_whatever_the_addresses_say() -> None:
+    table = SlotTable(HERE)
+    table.assign([THERE] * NUM_SLOTS, [7])
+    assert (table.address_of(7), table.address_of(8)) == (HERE, THERE)
+
+
+def test_another_picture_takes_the_place_of_the_last_one_altogether() -> None:
+    table = SlotTable(HERE)
+    table.assign(halves(), [0, 2], open_slots=[0], peers=[THERE], inherited={2})
+    table.assign([None] * NUM_SLOTS, [4])
+    assert [slot for slot in range(NUM_SLOTS) if table.owns(slot)] == [4]
+    assert open_slots(table) == [4]
+    assert table.peers == ()
+    assert not table.is_inherited(2)
+
+
+def test_new_environments_begin_in_open_slots_only_and_in_all_of_them() -> None:
+    table = SlotTable(HERE)
+    table.assign(halves(), range(10), open_slots=[1, 3, 5])
+    assert open_slots(table) == [1, 3, 5]
+    assert Counter(table.pick_slot() for _ in range(300)).keys() == {1, 3, 5}
+    table.assign(halves(), range(10), open_slots=[])
+    assert not table.can_create
+
+
+def test_a_slot_let_go_is_neither_owned_nor_open_until_the_next_picture() -> None:
+    table = SlotTable(HERE)
+    table.assign(halves(), [0, 2, 4], open_slots=[0, 2])
+    table.let_go([2, 3])
+    assert [slot for slot in range(6) if table.owns(slot)] == [0, 4]
+    assert open_slots(table) == [0]
+    table.assign(halves(), [0, 2, 4])
+    assert table.owns(2)
+    assert open_slots(table) == [0, 2, 4]
+
+
+def test_nothing_is_ones_own_after_the_lease_and_everything_again_when_it_is_renewed() -> None:
+    clock = Clock()
+    lease = LocalLease(5.0, clock)
+    table = SlotTable(HERE, lease)
+    table.assign(halves(), [0])
+    assert not table.owns(0)
+    lease.renewed(lease.sending())
+    assert table.owns(0)
+    assert table.can_create
+    clock.now += 4.1
+    assert not table.owns(0)
+    assert not table.can_create
+    assert table.address_of(0) == HERE
+    lease.renewed(lease.sending())
+    assert table.owns(0)
+
+
+def test_inherited_slots_are_known_as_such() -> None:
+    table = SlotTable(HERE)
+    table.assign(halves(), [0, 1], inherited={1})
+    assert [table.is_inherited(slot) for slot in (0, 1)] == [False, True]
+
+
+async def test_whoever_waits_for_a_change_is_woken_by_it() -> None:
+    table = SlotTable(HERE)
+    waiting = [asyncio.create_task(table.wait_for_change(20)) for _ in range(3)]
+    await asyncio.sleep(0)
+    assert not any(task.done() for task in waiting)
+    table.assign(halves(), [0])
+    async with asyncio.timeout(5):
+        await asyncio.gather(*waiting)
+
+
+async def test_waiting_for_a_change_ends_in_time_without_one() -> None:
+    started = time.monotonic()
+    await SlotTable(HERE).wait_for_change(0.01)
+    assert time.monotonic() - started < 5

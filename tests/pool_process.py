@@ -1,0 +1,155 @@
+"""A pool of workers as real processes, and what one asks of it from outside."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import httpx
+
+from tests.conftest import ServerProcess
+
+LASTING = {"desc": ["SFFF", "FFFF", "FFFF", "FFFG"], "is_slippery": False, "max_steps": 10_000}
+"""Arguments of a FrozenLake in which going left and right ends nothing."""
+START_S = 40.0
+"""Seconds within which a pool is up, on a busy machine."""
+
+
+def eventually(condition: Callable[[], bool], timeout_s: float = 20.0, what: str = "it") -> float:
+    """Ask again and again until ``condition`` holds; returns the seconds that it took."""
+    started = time.monotonic()
+    while not condition():
+        assert time.monotonic() - started < timeout_s, f"{what} did not come about within {timeout_s:g} s"
+        time.sleep(0.02)
+    return time.monotonic() - started
+
+
+def is_running(pid: int) -> bool:
+    """Whether there is such a process, and it is not only waiting to be reaped."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as stat:  # noqa: PTH123
+            return stat.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+class Pool:
+    """The workers of one ``serve`` process."""
+
+    def __init__(self, server: ServerProcess, name: str = "local") -> None:
+        """Wait until every worker takes work.
+
+        Args:
+            server: The supervisor.
+            name: Of the node.
+        """
+        self.server = server
+        self.name = name
+        self._clients = ExitStack()
+        self.any = self._client(server.url)
+        """A client of the pool's own port, behind which is any worker."""
+        found = re.search(r" workers: ([^ ]+(?:, [^ ]+)*)\. Ctrl-C", server.lines[0])
+        assert found is not None, server.lines[0]
+        self.addresses = found[1].split(", ")
+        self.at = [self._client(f"http://{address}") for address in self.addresses]
+        """A client of each worker, in order of their addresses."""
+        eventually(self.is_ready, START_S, "the pool")
+
+    def is_ready(self) -> bool:
+        """Whether all workers take work."""
+        try:
+            return all(client.get("/readyz").status_code == 200 for client in self.at)
+        except httpx.TransportError:
+            return False
+
+    def workers(self, asked: httpx.Client | None = None) -> list[dict[str, Any]]:
+        """This pool's workers as ``/api/cluster`` shows them, in order of their addresses."""
+        by_address = {worker["address"]: worker for worker in all_workers(asked or self.any)}
+        return [by_address[address] for address in self.addresses if address in by_address]
+
+    def pid(self, index: int) -> int:
+        """Process id of a worker."""
+        return next(
+            int(worker["pid"])
+            for worker in self.workers(self.at[index])
+            if worker["address"] == self.addresses[index]
+        )
+
+    def pids(self) -> list[int]:
+        """Process ids of all workers."""
+        return [self.pid(index) for index in range(len(self.addresses))]
+
+    def kill(self, index: int) -> int:
+        """End a worker as a crash would, and return the process id that it had."""
+        pid = self.pid(index)
+        os.kill(pid, signal.SIGKILL)
+        return pid
+
+    def kill_all(self) -> None:
+        """End the supervisor and all workers as the loss of a machine would."""
+        pids = self.pids()
+        # The supervisor first, or it would start new workers.
+        self.server.process.kill()
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        self.server.wait()
+
+    @contextmanager
+    def hung(self, index: int) -> Iterator[None]:
+        """Let a worker hang: connections stand, nothing answers."""
+        pid = self.pid(index)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+    def owner_of(self, env_id: str) -> int:
+        """Index of the worker that holds an environment."""
+        owner = self.any.get(f"/api/environment/{env_id}").json()["owner"]
+        return self.addresses.index(owner)
+
+    def close(self) -> None:
+        """Close the clients; the processes are ended by whoever started them."""
+        self._clients.close()
+
+    def _client(self, url: str) -> httpx.Client:
+        # A new connection each time: one that is kept would go on meeting the same worker.
+        limits = httpx.Limits(max_keepalive_connections=0)
+        return self._clients.enter_context(httpx.Client(base_url=url, timeout=30, limits=limits))
+
+
+def all_workers(client: httpx.Client) -> list[dict[str, Any]]:
+    """The workers of all nodes."""
+    nodes = client.get("/api/cluster").json()["nodes"]
+    return [worker for node in nodes for worker in node["workers"]]
+
+
+def initialize(client: httpx.Client, env_name: str = "frozen_lake", **request: Any) -> str:
+    """The id of a new environment; a FrozenLake's episode lasts."""
+    if env_name == "frozen_lake":
+        request.setdefault("env_kwargs", LASTING)
+    answer = client.post("/api/environment/initialize", json={"env_name": env_name, **request})
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["env_id"])
+
+
+def initialize_many(client: httpx.Client, number: int, **request: Any) -> list[str]:
+    """The ids of new environments, on all workers that there are; as :func:`initialize`."""
+    body = {"env_name": "frozen_lake", "seeds": list(range(number)), **request}
+    if body["env_name"] == "frozen_lake":
+        body.setdefault("env_kwargs", LASTING)
+    answer = client.post("/api/batch/initialize", json=body).json()
+    assert answer["errors"] == []
+    env_ids: list[str] = answer["env_ids"]
+    return env_ids
+
+
+def step(client: httpx.Client, env_id: str, action: Any = "right", **request: Any) -> httpx.Response:
+    """The answer to one step."""
+    return client.post(f"/api/environment/{env_id}/step", json={"action": action, **request})

@@ -1,0 +1,210 @@
+"""Forwarded calls while slots change hands, with workers that exist only as answers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import cast
+
+import pytest
+
+from verl_agent_env.cluster.slots import SlotTable
+from verl_agent_env.errors import EpisodeEndedError, MovedError, WorkerUnreachableError
+from verl_agent_env.server.forwarding import Forwarder
+from verl_agent_env.server.lane import Call, Reply, Route
+from verl_agent_env.server.peers import HOP_HEADER, OPERATION_HEADER, PeerAnswer, Peers
+from verl_agent_env.types import NUM_SLOTS
+
+HERE, B, C = "here:1", "b:2", "c:3"
+ENV_ID = "00a-" + "0" * 32
+SLOT = 0x00A
+
+Answer = Callable[[str], Awaitable[PeerAnswer]]
+
+
+class Workers:
+    """The other workers; each call is answered by ``answer``, which is told whom it met."""
+
+    def __init__(self, answer: Answer) -> None:
+        self.answer = answer
+        self.asked: list[str] = []
+        self.headers: list[Mapping[bytes, bytes]] = []
+
+    async def call(
+        self, address: str, method: str, path: str, body: bytes, headers: Mapping[bytes, bytes]
+    ) -> PeerAnswer:
+        self.asked.append(address)
+        self.headers.append(headers)
+        return await self.answer(address)
+
+
+async def handled_here(call: Call) -> bytes:
+    return b"here"
+
+
+STEP = Route("POST", "/api/environment/{env_id}/step", handled_here, "")
+INITIALIZE = Route("POST", "/api/environment/initialize", handled_here, "")
+
+
+def table_with(owner: str | None, *, peers: tuple[str, ...] = (B, C)) -> SlotTable:
+    """This worker owns nothing; all slots are ``owner``'s."""
+    table = SlotTable(HERE)
+    table.assign([owner] * NUM_SLOTS, (), peers=peers)
+    return table
+
+
+def forwarder(table: SlotTable, workers: Workers) -> Forwarder:
+    async def refresh() -> None:
+        await asyncio.sleep(0)
+
+    return Forwarder(table, cast(Peers, workers), refresh)
+
+
+def a_call(**headers: bytes) -> Call:
+    return Call(
+        ENV_ID, b"{}", b"", {name.replace("_", "-").encode(): value for name, value in headers.items()}
+    )
+
+
+def body_of(reply: bytes | Reply) -> bytes:
+    return reply.body if isinstance(reply, Reply) else reply
+
+
+async def test_a_call_goes_to_the_owner_of_its_slot_and_no_further() -> None:
+    async def answer(address: str) -> PeerAnswer:
+        return PeerAnswer(address.encode(), b"text/plain")
+
+    workers = Workers(answer)
+    pinned = forwarder(table_with(C), workers).pin(STEP)
+    reply = await pinned.handler(a_call())
+    assert (body_of(reply), workers.asked) == (C.encode(), [C])
+    assert isinstance(reply, Reply)
+    assert reply.media_type == b"text/plain"
+    with pytest.raises(MovedError) as moved:
+        await pinned.handler(Call(ENV_ID, b"", b"", {HOP_HEADER: b"1"}))
+    assert moved.value.slot == SLOT
+    assert workers.asked == [C]
+
+
+async def test_a_call_follows_a_slot_that_moves_and_keeps_its_operation() -> None:
+    table = table_with(B)
+
+    async def answer(address: str) -> PeerAnswer:
+        if address == B:
+            table.assign([C] * NUM_SLOTS, ())
+            raise MovedError(SLOT)
+        return PeerAnswer(b"there", b"application/json")
+
+    workers = Workers(answer)
+    assert body_of(await forwarder(table, workers).pin(STEP).handler(a_call())) == b"there"
+    assert workers.asked == [B, C]
+    operations = {headers[OPERATION_HEADER] for headers in workers.headers}
+    assert len(operations) == 1
+
+
+async def test_a_call_comes_home_when_its_slot_does() -> None:
+    table = table_with(B)
+
+    async def answer(address: str) -> PeerAnswer:
+        table.assign([HERE] * NUM_SLOTS, range(NUM_SLOTS))
+        raise WorkerUnreachableError(address, "gone")
+
+    assert body_of(await forwarder(table, Workers(answer)).pin(STEP).handler(a_call())) == b"here"
+
+
+async def test_a_worker_that_hangs_is_given_up_when_its_slot_goes_to_another_one() -> None:
+    table = table_with(B)
+    entered = asyncio.Event()
+
+    async def answer(address: str) -> PeerAnswer:
+        if address == B:
+            entered.set()
+            await asyncio.sleep(60)
+        return PeerAnswer(b"there", b"application/json")
+
+    calling = asyncio.ensure_future(forwarder(table, Workers(answer)).pin(STEP).handler(a_call()))
+    await entered.wait()
+    # Any other change does not matter to it.
+    table.assign([B] * NUM_SLOTS, (), peers=(C,))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert not calling.done()
+    table.assign([C] * NUM_SLOTS, ())
+    async with asyncio.timeout(5):
+        assert body_of(await calling) == b"there"
+
+
+async def test_the_owners_own_error_is_the_answer() -> None:
+    async def answer(_: str) -> PeerAnswer:
+        raise EpisodeEndedError(ENV_ID)
+
+    workers = Workers(answer)
+    with pytest.raises(EpisodeEndedError):
+        await forwarder(table_with(B), workers).pin(STEP).handler(a_call())
+    assert workers.asked == [B]
+
+
+async def test_a_new_environment_is_made_by_whoever_takes_some_whatever_moves_meanwhile() -> None:
+    table = table_with(C, peers=(B,))
+
+    async def answer(_: str) -> PeerAnswer:
+        table.assign([HERE] * NUM_SLOTS, (), peers=(B,))
+        for _turn in range(5):
+            await asyncio.sleep(0)
+        return PeerAnswer(b"made", b"application/json")
+
+    workers = Workers(answer)
+    assert body_of(await forwarder(table, workers).pin_to_key(INITIALIZE).handler(a_call())) == b"made"
+    assert workers.asked == [B]
+
+
+async def test_a_worker_that_takes_none_is_followed_by_another_one() -> None:
+    async def answer(address: str) -> PeerAnswer:
+        if address == B:
+            raise MovedError()
+        return PeerAnswer(b"made", b"application/json")
+
+    workers = Workers(answer)
+    assert (
+        body_of(await forwarder(table_with(B), workers).pin_to_key(INITIALIZE).handler(a_call())) == b"made"
+    )
+    assert workers.asked[-1] == C
+
+
+async def test_a_new_environment_that_may_be_there_already_is_not_made_again() -> None:
+    async def answer(address: str) -> PeerAnswer:
+        raise WorkerUnreachableError(address, "broken", may_have_run=True)
+
+    workers = Workers(answer)
+    with pytest.raises(WorkerUnreachableError):
+        await forwarder(table_with(B), workers).pin_to_key(INITIALIZE).handler(a_call())
+    assert len(workers.asked) == 1
+
+
+async def test_a_new_environment_begins_here_as_soon_as_there_is_a_slot() -> None:
+    table = table_with(B, peers=())
+
+    async def answer(_: str) -> PeerAnswer:
+        raise AssertionError("nobody is there to ask")
+
+    pinned = forwarder(table, Workers(answer)).pin_to_key(INITIALIZE)
+    calling = asyncio.ensure_future(pinned.handler(a_call()))
+    await asyncio.sleep(0)
+    assert not calling.done()
+    table.assign([HERE] * NUM_SLOTS, range(NUM_SLOTS))
+    async with asyncio.timeout(5):
+        assert body_of(await calling) == b"here"
+
+
+async def test_a_key_is_answered_for_by_the_owner_of_its_slot() -> None:
+    async def answer(address: str) -> PeerAnswer:
+        return PeerAnswer(address.encode(), b"application/json")
+
+    workers = Workers(answer)
+    table = SlotTable(HERE)
+    # It could make environments itself.
+    table.assign([C] * NUM_SLOTS, [SLOT], peers=(B, C))
+    pinned = forwarder(table, workers).pin_to_key(INITIALIZE)
+    assert body_of(await pinned.handler(a_call())) == b"here"
+    assert body_of(await pinned.handler(a_call(idempotency_key=b"key"))) == C.encode()
+    assert workers.headers[-1][b"idempotency-key"] == b"key"

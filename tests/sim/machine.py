@@ -1,0 +1,212 @@
+"""Everything that may happen to a simulated cluster, in any order."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from tests.sim.episodes import Client
+from tests.sim.world import NUM_SLOTS, Worker, World
+
+_EXAMPLES = "SIM_EXAMPLES"
+_AFTERWARDS = st.sampled_from([0, 1, 2, 3, 5, 8, 0.0015, 0.0025, 0.05, 0.05, 0.5, 1.5])
+_PLACES = st.integers(0, 5)
+_FATES = st.sampled_from(
+    ["lose_request", "lose_answer", "copy", "late_copy", "lose_answer_and_copy", "slow", "too_slow"]
+)
+_CALLS = st.sampled_from(["commit", "commit", "commit", "load", "heartbeat", "claim", "hand_off", "read_map"])
+MAX_WORKERS, MAX_CLIENTS = 3, 4
+
+
+def examples_of(share: float, **others: Any) -> settings:
+    """How much to try: that share of all, which ``SIM_EXAMPLES`` can raise."""
+    wanted = os.environ.get(_EXAMPLES)
+    return settings(
+        max_examples=round(int(wanted or 2000) * share),
+        # The same runs each time in the tests; others whenever more are asked for.
+        derandomize=wanted is None,
+        deadline=None,
+        database=None,
+        stateful_step_count=14,
+        # A failure of the tests is printed as it was found; who asks for more has the time to make it smaller.
+        phases=(Phase.generate,) if wanted is None else (Phase.generate, Phase.shrink),
+        suppress_health_check=list(HealthCheck),
+        **others,
+    )
+
+
+class ClusterMachine(RuleBasedStateMachine):
+    """Workers are killed, stopped and cut off; messages are late, lost and doubled; nothing is ever lost."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = World()
+
+    @initialize(slots=st.lists(st.integers(0, NUM_SLOTS - 1), min_size=1, max_size=2))
+    def begin(self, slots: list[int]) -> None:
+        """Two workers with their shares, and some environments."""
+        self.world.start()
+        self.world.start()
+        self.world.run(1.1)
+        for nth, slot in enumerate(slots):
+            client = self.world.create(slot, is_snapshot=nth % 2 == 1)
+            self.world.ask(client, self.world.worker_for(client), "create")
+        self.world.run(0.01)
+
+    # --- clients --------------------------------------------------------------------------------------------
+
+    @precondition(lambda self: len(self.world.clients) < MAX_CLIENTS)
+    @rule(slot=st.integers(0, NUM_SLOTS - 1), is_snapshot=st.booleans(), after=_AFTERWARDS)
+    def create(self, slot: int, is_snapshot: bool, after: float) -> None:
+        """Another environment."""
+        client = self.world.create(slot, is_snapshot=is_snapshot)
+        self.world.ask(client, self.world.worker_for(client), "create")
+        self._pass(after)
+
+    @rule(place=_PLACES, back=st.sampled_from([0, 0, 0, 0, 1, 2]), stray=_PLACES, after=_AFTERWARDS)
+    def step(self, place: int, back: int, stray: int, after: float) -> None:
+        """The next step, or an earlier one once more; now and then to somebody who cannot know."""
+        client = self._client(place)
+        if client.can_step:
+            worker = self.world.worker_for(client)
+            if stray == 0:
+                worker = self.world.workers[place % len(self.world.workers)]
+            self.world.ask(client, worker, "step", max(0, client.confirmed - back))
+        elif client.pending:
+            self.world.ask(client, self.world.worker_for(client), client.pending)
+        self._pass(after)
+
+    @rule(place=_PLACES, number=st.integers(2, 4))
+    def play(self, place: int, number: int) -> None:
+        """Some steps in a row."""
+        client = self._client(place)
+        for _ in range(number):
+            if client.can_step:
+                self.world.ask(client, self.world.worker_for(client), "step", client.confirmed)
+                self.world.run(0.01)
+
+    @rule(place=_PLACES, after=_AFTERWARDS)
+    def step_out_of_order(self, place: int, after: float) -> None:
+        """The step after the next one comes first."""
+        client = self._client(place)
+        if client.can_step:
+            worker = self.world.worker_for(client)
+            self.world.ask(client, worker, "step", client.confirmed + 1)
+            self.world.ask(client, worker, "step", client.confirmed)
+        self._pass(after)
+
+    @rule(after=_AFTERWARDS)
+    def step_together(self, after: float) -> None:
+        """A batch."""
+        clients = [client for client in self.world.clients if client.can_step]
+        if clients:
+            self.world.ask_batch(clients, self.world.worker_for(clients[0]))
+        self._pass(after)
+
+    @rule(place=_PLACES, verb=st.sampled_from(["reset", "reset", "close"]), after=_AFTERWARDS)
+    def reset_or_close(self, place: int, verb: str, after: float) -> None:
+        """Another episode, or none any more; nobody does that while steps are on their way."""
+        client = self._client(place)
+        if client.can_step and not client.is_busy:
+            self.world.ask(client, self.world.worker_for(client), verb)
+        self._pass(after)
+
+    # --- workers --------------------------------------------------------------------------------------------
+
+    @precondition(lambda self: len(self.world.workers) > 1)
+    @rule(place=_PLACES, is_reported=st.booleans(), after=_AFTERWARDS)
+    def kill(self, place: int, is_reported: bool, after: float) -> None:
+        """A process ends at once."""
+        self.world.kill(self._worker(place), is_reported=is_reported)
+        self._pass(after)
+
+    @precondition(lambda self: len(self.world.workers) < MAX_WORKERS)
+    @rule(after=_AFTERWARDS)
+    def start(self, after: float) -> None:
+        """Another worker."""
+        self.world.start()
+        self._pass(after)
+
+    @rule(place=_PLACES, after=_AFTERWARDS)
+    def pause(self, place: int, after: float) -> None:
+        """A process is stopped."""
+        self.world.pause(self._worker(place))
+        self._pass(after)
+
+    @rule(place=_PLACES, after=_AFTERWARDS)
+    def partition(self, place: int, after: float) -> None:
+        """A worker is cut off from the store."""
+        self.world.partition(self._worker(place))
+        self._pass(after)
+
+    @rule(after=_AFTERWARDS)
+    def heal(self, after: float) -> None:
+        """All are woken and reconnected."""
+        self.world.heal()
+        self._pass(after)
+
+    @precondition(lambda self: len(self.world.workers) > 1)
+    @rule(place=_PLACES, after=_AFTERWARDS)
+    def drain(self, place: int, after: float) -> None:
+        """A worker gives its slots to others, and takes them again."""
+        self.world.disturbed()
+        worker = self._worker(place)
+        is_ready = worker.member.record.state == "ready"
+        worker.spawn(worker.member.drain(2.0) if is_ready else worker.member.undrain())
+        self._pass(after)
+
+    @rule(place=_PLACES, call=_CALLS, kind=_FATES)
+    def disturb(self, place: int, call: str, kind: str) -> None:
+        """Something will happen to a worker's next message of a kind."""
+        self.world.disturbed()
+        self._worker(place).wire.fates[call].append(self.world.fate(kind))
+
+    @rule(seconds=st.sampled_from([0.002, 0.1, 0.7, 1.5, 2.5, 5.0]))
+    def tick(self, seconds: float) -> None:
+        """Time passes."""
+        self.world.run(seconds)
+
+    def teardown(self) -> None:
+        """In the end everything answers again."""
+        try:
+            self.world.finish()
+        finally:
+            self.world.end()
+
+    def _client(self, place: int) -> Client:
+        return self.world.clients[place % len(self.world.clients)]
+
+    def _worker(self, place: int) -> Worker:
+        return self.world.workers[place % len(self.world.workers)]
+
+    def _pass(self, after: float) -> None:
+        """Some turns of the loop, or some time."""
+        if isinstance(after, int):
+            self.world.turns(after)
+        else:
+            self.world.run(after)
+
+
+class LosingMachine(ClusterMachine):
+    """As :class:`ClusterMachine`, over a store that may be emptied, or turn back to an earlier copy."""
+
+    @rule()
+    def remember(self) -> None:
+        """The store writes itself to a disk."""
+        self.world.note_copy()
+
+    @rule(after=_AFTERWARDS)
+    def roll_back(self, after: float) -> None:
+        """The store comes back as it was then."""
+        self.world.roll_back()
+        self._pass(after)
+
+    @rule(after=_AFTERWARDS)
+    def empty(self, after: float) -> None:
+        """The store comes back with nothing."""
+        self.world.empty()
+        self._pass(after)

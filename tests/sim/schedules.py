@@ -1,0 +1,273 @@
+"""Sequences of events that once went wrong, or would without a certain guard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tests.sim.episodes import Client
+from tests.sim.wires import Fate
+from tests.sim.world import LEASE_S, NUM_SLOTS, Worker, World
+from verl_agent_env.errors import ReplayDivergedError
+from verl_agent_env.types import slot_of
+
+
+def _created(world: World, *, is_snapshot: bool = False, steps: int = 2) -> tuple[Client, Worker, Worker]:
+    """An environment that took some steps; its owner, and the other worker."""
+    client = world.create(_slot_in_use(world), is_snapshot=is_snapshot)
+    world.ask(client, world.worker_for(client), "create")
+    world.run(0.05)
+    _play(world, client, steps)
+    owner = world.worker_for(client)
+    (other,) = (worker for worker in world.workers if worker is not owner)
+    return client, owner, other
+
+
+def _slot_in_use(world: World) -> int:
+    """A slot that the second worker owns."""
+    return next(slot for slot in range(NUM_SLOTS) if world.workers[1].table.owns(slot))
+
+
+def _play(world: World, client: Client, steps: int) -> None:
+    for _ in range(steps):
+        confirmed = client.confirmed
+        world.ask(client, world.worker_for(client), "step", confirmed)
+        world.run(0.05)
+        assert client.confirmed == confirmed + 1
+
+
+def _until_moved(world: World, client: Client, heir: Worker) -> None:
+    for _ in range(100):
+        if heir.table.owns(slot_of(client.env_id)):
+            return
+        world.run(0.1)
+    raise AssertionError("the slot did not move")
+
+
+def stopped_before_the_append(world: World) -> None:
+    """Stopped with a step applied and not written; its heir plays on; woken, it must not write or answer."""
+    client, owner, heir = _created(world)
+    owner.wire.fates["commit"].append(Fate(delay_s=LEASE_S * 3))
+    world.ask(client, owner, "step", client.confirmed)
+    world.turns(3)
+    world.pause(owner)
+    _until_moved(world, client, heir)
+    _play(world, client, 2)
+    world.heal()
+    world.run(LEASE_S * 4)
+    _play(world, client, 1)
+
+
+def stopped_with_an_answer_on_the_way(world: World) -> None:
+    """Stopped after the append; woken when its heir has gone on, it may repeat what is written, and no more."""
+    client, owner, heir = _created(world)
+    world.ask(client, owner, "step", client.confirmed)
+    world.run(0.0015)
+    world.pause(owner)
+    _until_moved(world, client, heir)
+    _play(world, client, 3)
+    world.heal()
+    world.turns(2)
+    world.ask(client, owner, "step", client.confirmed)
+    world.run(0.5)
+
+
+def woken_owner_is_asked_at_once(world: World) -> None:
+    """Calls that wait for a stopped worker find its lease over: what it remembers is old."""
+    client, owner, heir = _created(world)
+    world.pause(owner)
+    world.ask(client, owner, "step", client.confirmed - 1)
+    world.ask(client, owner, "step", client.confirmed)
+    _until_moved(world, client, heir)
+    _play(world, client, 3)
+    owner.wire.is_cut = True
+    world.loop.wake(owner.process)
+    for back in (1, 0):
+        world.ask(client, owner, "step", client.confirmed - back)
+    world.run(0.02)
+
+
+def step_of_an_earlier_episode_arrives_late(world: World) -> None:
+    """A copy of an append comes after the reset, when the new episode is as long as the old one was."""
+    client, owner, _ = _created(world, steps=0)
+    owner.wire.fates["commit"].append(Fate(copy_after_s=1.0))
+    _play(world, client, 1)
+    world.ask(client, owner, "reset")
+    world.run(2.0)
+    assert client.epoch == 1
+    _die_and_check(world, client, owner)
+
+
+def late_copies_of_appends(world: World) -> None:
+    """Copies of appends come when others have followed."""
+    client, owner, _ = _created(world)
+    owner.wire.fates["commit"] += [Fate(copy_after_s=1.0), Fate(copy_after_s=1.3), Fate(copy_after_s=0.02)]
+    _play(world, client, 4)
+    world.run(2.0)
+    _die_and_check(world, client, owner)
+
+
+def lost_answer_of_an_append(world: World) -> None:
+    """Whether an append was made is not known; it is sent again and must count once."""
+    client, owner, _ = _created(world)
+    owner.wire.fates["commit"] += [Fate(loses_answer=True), Fate(loses_answer=True)]
+    world.ask(client, owner, "step", client.confirmed)
+    world.run(3.5)
+    assert client.confirmed == 3
+    _play(world, client, 2)
+    _die_and_check(world, client, owner)
+
+
+def request_lost_then_killed(world: World) -> None:
+    """The append is lost on the way, and then the worker: nobody was told of the step."""
+    client, owner, _ = _created(world)
+    owner.wire.fates["commit"].append(Fate(loses_request=True))
+    world.ask(client, owner, "step", client.confirmed)
+    world.run(0.01)
+    _die_and_check(world, client, owner)
+
+
+def slot_comes_back(world: World) -> None:
+    """Cut off, the slot goes to another worker, which plays on and dies before the old one looks: what it holds is old."""
+    client, owner, heir = _created(world)
+    world.pause(owner)
+    _until_moved(world, client, heir)
+    _play(world, client, 3)
+    owner.wire.is_cut = True
+    world.loop.wake(owner.process)
+    world.run(0.1)
+    world.kill(heir, is_reported=True)
+    # Whatever the old owner sees next, the slot has no owner, or is its own again.
+    owner.wire.is_cut = False
+    world.run(LEASE_S * 3)
+    _play(world, client, 1)
+
+
+def emptied_and_taken_by_the_next(world: World) -> None:
+    """The store is emptied; a worker that is back first must not take what the others still hold."""
+    clients = []
+    for _ in range(2):
+        clients.append(_created(world)[0])
+    owner = world.worker_for(clients[0])
+    world.run(3.0)
+    world.empty()
+    assert not clients[0].is_forgiven
+    # Its owner's heartbeat comes a little later than the other's.
+    owner.wire.fates["heartbeat"].append(Fate(delay_s=0.4))
+    world.run(LEASE_S * 3)
+    for client in clients:
+        _play(world, client, 1)
+
+
+def emptied_before_the_first_step(world: World) -> None:
+    """An environment that took no step is in memory, too, when the store is emptied."""
+    client, owner, _ = _created(world, steps=0)
+    world.run(3.0)
+    world.empty()
+    world.run(LEASE_S * 6)
+    assert not client.is_forgiven
+    _die_and_check(world, client, owner)
+
+
+def two_answers_for_one_step(world: World) -> None:
+    """A step that could not be written is sent to the heir with another action; then the slot comes back."""
+    client, owner, heir = _created(world)
+    client.is_void = True
+    owner.wire.fates["commit"].append(Fate(loses_request=True))
+    first = owner.spawn(owner.host.step(client.env_id, "one", 2))
+    world.turns(3)
+    world.pause(owner)
+    _until_moved(world, client, heir)
+    second = heir.spawn(heir.host.step(client.env_id, "other", 2))
+    world.run(0.1)
+    assert second.done()
+    world.kill(heir, is_reported=True)
+    world.heal()
+    world.run(LEASE_S * 3)
+    assert first.exception() is not None, "two different answers for one step"
+
+
+def snapshot_in_a_store_that_forgot_it(world: World) -> None:
+    """A state that the store lost is stated again, whole: its owner dies right after."""
+    client, owner, _ = _created(world, is_snapshot=True)
+    world.run(3.0)
+    world.simulated.log.clear()
+    _play(world, client, 1)
+    _die_and_check(world, client, owner)
+
+
+def late_copy_of_a_restatement(world: World) -> None:
+    """All of an environment is stated again; a copy of that comes when more steps have followed."""
+    client, owner, _ = _created(world)
+    world.simulated.log.clear()
+    owner.wire.fates["commit"] += [Fate(), Fate(copy_after_s=1.0)]
+    _play(world, client, 3)
+    world.run(1.5)
+    _die_and_check(world, client, owner)
+
+
+def late_copy_of_a_restated_snapshot(world: World) -> None:
+    """The same for an environment that is kept as its state."""
+    client, owner, _ = _created(world, is_snapshot=True)
+    world.simulated.log.clear()
+    owner.wire.fates["commit"] += [Fate(), Fate(copy_after_s=1.0)]
+    _play(world, client, 3)
+    world.run(1.5)
+    _die_and_check(world, client, owner)
+
+
+def journal_of_another_version(world: World) -> None:
+    """What is kept does not play as it did: it is refused, not played differently."""
+    client, owner, _ = _created(world)
+    confirmed = client.confirmed
+    world.kill(owner, is_reported=True)
+    world.spoil(client)
+    client.is_void = True
+    world.run(LEASE_S * 2)
+    heir = world.worker_for(client)
+    call = heir.spawn(heir.host.step(client.env_id, client.action(confirmed), confirmed))
+    world.run(0.5)
+    assert isinstance(call.exception(), ReplayDivergedError), "what plays differently was played on"
+
+
+def killed_right_after_the_answer(world: World) -> None:
+    """Whatever was answered is there, though its worker dies within the same instant."""
+    client, owner, _ = _created(world)
+    owner.wire.fates["commit"].append(Fate(delay_s=0.3))
+    world.ask(client, owner, "step", client.confirmed)
+    world.turns(4)
+    confirmed = client.confirmed
+    owner.wire.is_cut = True
+    world.run(0.4)
+    _die_and_check(world, client, owner, at_least=confirmed)
+
+
+def _die_and_check(world: World, client: Client, owner: Worker, at_least: int | None = None) -> None:
+    """The owner dies; its heir knows all that was acknowledged."""
+    confirmed = client.confirmed if at_least is None else at_least
+    world.kill(owner, is_reported=True)
+    world.run(LEASE_S * 2)
+    assert client.confirmed >= confirmed
+    _play(world, client, 1)
+
+
+SCHEDULES: dict[str, Callable[[World], None]] = {
+    schedule.__name__: schedule
+    for schedule in (
+        stopped_before_the_append,
+        stopped_with_an_answer_on_the_way,
+        woken_owner_is_asked_at_once,
+        step_of_an_earlier_episode_arrives_late,
+        late_copies_of_appends,
+        lost_answer_of_an_append,
+        request_lost_then_killed,
+        slot_comes_back,
+        emptied_and_taken_by_the_next,
+        emptied_before_the_first_step,
+        two_answers_for_one_step,
+        snapshot_in_a_store_that_forgot_it,
+        late_copy_of_a_restatement,
+        late_copy_of_a_restated_snapshot,
+        journal_of_another_version,
+        killed_right_after_the_answer,
+    )
+}

@@ -1,0 +1,130 @@
+"""The mutation gate: without any one of its guards, the cluster fails a schedule."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from tests.sim import world as sim
+from tests.sim.schedules import SCHEDULES
+from verl_agent_env.cluster import memory_log
+from verl_agent_env.cluster.member import Member
+from verl_agent_env.cluster.membership import MembershipTimes
+from verl_agent_env.cluster.memory_log import MemoryLog, _Kept
+from verl_agent_env.cluster.slots import SlotTable
+from verl_agent_env.engine import keeper
+from verl_agent_env.engine.journal import Group
+from verl_agent_env.engine.keeper import Keeper
+from verl_agent_env.wire.records import Refusal, RefusalReason, Write
+
+_change, _make = memory_log._change, MemoryLog._make
+
+
+async def commit_of_anybody(
+    log: MemoryLog, generation: str, tokens: Mapping[int, str], writes: Sequence[Write]
+) -> list[Refusal]:
+    """Writes whoever sends them."""
+    made = [(position, log._make(write)) for position, write in enumerate(writes)]
+    return [Refusal(position, reason) for position, reason in made if reason is not None]
+
+
+def change_of_any_episode(kept: _Kept, write: Write) -> RefusalReason | None:
+    """Takes every step for one of the present episode."""
+    return _change(kept, write if write.kind == "begin" else write._replace(episode=kept.episode))
+
+
+def change_at_any_place(kept: _Kept, write: Write) -> RefusalReason | None:
+    """Appends whatever comes."""
+    return _change(kept, write._replace(seq=len(kept.entries)) if write.kind == "append" else write)
+
+
+def change_without_comparison(kept: _Kept, write: Write) -> RefusalReason | None:
+    """Takes any entry in the same place for the same one."""
+    reason = _change(kept, write)
+    return None if reason == "conflict" else reason
+
+
+def change_once(kept: _Kept, write: Write) -> RefusalReason | None:
+    """Does not know an entry again that was written before its answer was lost."""
+    return "conflict" if write.kind == "append" and len(kept.entries) > write.seq else _change(kept, write)
+
+
+def put_whatever_followed(log: MemoryLog, write: Write) -> RefusalReason | None:
+    """Lets a late copy of a statement take away what has followed."""
+    if write.kind == "put":
+        log._kept.pop(write.env_id, None)
+    return _make(log, write)
+
+
+def wait_for_nothing(_: Group) -> asyncio.Future[None]:
+    """Answers before the write is made."""
+    done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    done.set_result(None)
+    return done
+
+
+def owns_without_a_lease(table: SlotTable, slot: int) -> bool:
+    """Believes in a slot for ever."""
+    return bool(table._is_mine[slot])
+
+
+class _AnyDigest(bytes):
+    __hash__ = bytes.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    def __ne__(self, other: object) -> bool:
+        return False
+
+
+def restate_the_header_alone(kept: Keeper, env_id: str) -> Any:
+    """States an environment again without its state."""
+    return _restate(kept, env_id)[:1]
+
+
+_restate = Keeper.restate
+
+MUTATIONS: list[tuple[str, Any, str, Any, str]] = [
+    ("token", MemoryLog, "commit", commit_of_anybody, "stopped_before_the_append"),
+    ("episode", memory_log, "_change", change_of_any_episode, "step_of_an_earlier_episode_arrives_late"),
+    ("seq", memory_log, "_change", change_at_any_place, "late_copies_of_appends"),
+    ("append before answer", Group, "wait", wait_for_nothing, "request_lost_then_killed"),
+    ("comparison", memory_log, "_change", change_without_comparison, "two_answers_for_one_step"),
+    ("repeated append", memory_log, "_change", change_once, "lost_answer_of_an_append"),
+    ("late put", MemoryLog, "_make", put_whatever_followed, "late_copy_of_a_restatement"),
+    ("lease", SlotTable, "owns", owns_without_a_lease, "woken_owner_is_asked_at_once"),
+    ("outdated", Member, "_abandon_outdated", lambda *_: None, "slot_comes_back"),
+    ("digest", keeper, "digest_of", lambda _: _AnyDigest(), "journal_of_another_version"),
+    ("grace", sim, "TIMES", MembershipTimes(settle_s=0.3, grace_s=0.0), "emptied_and_taken_by_the_next"),
+    ("state", Keeper, "restate", restate_the_header_alone, "snapshot_in_a_store_that_forgot_it"),
+]
+
+
+@pytest.mark.usefixtures("few_slots")
+@pytest.mark.parametrize(
+    ("target", "guard", "mutant", "schedule"), [m[1:] for m in MUTATIONS], ids=[m[0] for m in MUTATIONS]
+)
+def test_schedule_fails_without_its_guard(
+    target: Any, guard: str, mutant: Any, schedule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(SCHEDULES[schedule])
+    monkeypatch.setattr(target, guard, mutant)
+    with pytest.raises(AssertionError):
+        run(SCHEDULES[schedule])
+
+
+def run(schedule: Callable[[sim.World], None]) -> None:
+    """A schedule in a world of its own."""
+    world = sim.World()
+    try:
+        world.start()
+        world.start()
+        world.run(2.0)
+        schedule(world)
+        world.finish()
+    finally:
+        world.end()

@@ -1,0 +1,179 @@
+"""One store for all, and one worker's way to it: slow, cut, or losing and doubling messages."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import itertools
+from collections import defaultdict
+from collections.abc import Coroutine, Mapping, Sequence
+from contextvars import Context
+from dataclasses import dataclass
+from typing import Any
+
+from tests.sim.virtual_loop import VirtualLoop
+from verl_agent_env.cluster.memory_log import MemoryLog
+from verl_agent_env.cluster.memory_store import MemoryStore
+from verl_agent_env.errors import StoreUnavailableError
+from verl_agent_env.wire.records import Refusal, Write
+
+TIMEOUT_S = 1.0
+"""How long a worker waits for an answer of the store."""
+_TRAVEL_S = 0.001
+_LOOK_S = 0.1
+
+
+@dataclass(frozen=True)
+class Fate:
+    """What becomes of one call."""
+
+    delay_s: float = _TRAVEL_S
+    loses_request: bool = False
+    loses_answer: bool = False
+    copy_after_s: float | None = None
+    """A second copy of the request arrives so much later."""
+
+
+class SimulatedStore:
+    """Membership and journals of all workers, which can be lost, or turn back in time."""
+
+    def __init__(self, loop: VirtualLoop) -> None:
+        numbers = itertools.count(1)
+        self.loop = loop
+        self.store = MemoryStore(loop.time, lambda: f"id{next(numbers)}")
+        self.log = MemoryLog(self.store)
+        self.writers: dict[tuple[str, int, str], str] = {}
+        """Who has written under a token of a slot and generation."""
+        self.violations: list[str] = []
+
+    def empty(self) -> None:
+        """Lose everything."""
+        self.store.clear()
+        self.log.clear()
+
+    def copy(self) -> dict[str, Any]:
+        """Everything, for :meth:`roll_back`."""
+        state: Any = self.store
+        kept = ("_generation", "_version", "_leases", "_ended", "_tokens")
+        return {
+            **{name: copy.deepcopy(getattr(state, name)) for name in kept},
+            "log": (copy.deepcopy(self.log._kept), dict(self.log._closed)),
+        }
+
+    def roll_back(self, earlier: dict[str, Any]) -> None:
+        """Be as at the time of a copy; what was written since is lost."""
+        state = copy.deepcopy(earlier)
+        self.log._kept, self.log._closed = state.pop("log")
+        vars(self.store).update(state)
+
+    def commit(
+        self, sender: str, generation: str, tokens: Mapping[int, str], writes: Sequence[Write]
+    ) -> list[Refusal]:
+        """Make writes, and see to it that only the owner does."""
+        refusals: list[Refusal] = at_once(self.log.commit(generation, tokens, writes))
+        refused = {refusal.position for refusal in refusals}
+        present = self.store._tokens
+        for position, write in enumerate(writes):
+            if position in refused:
+                continue
+            token = tokens[write.slot]
+            if present.get(write.slot) != token:
+                self.violations.append(f"{sender} wrote to {write.env_id} without owning its slot")
+            writer = self.writers.setdefault((generation, write.slot, token), sender)
+            if writer != sender:
+                self.violations.append(f"{sender} and {writer} wrote under one token")
+        return refusals
+
+
+class Wire:
+    """A worker's store and log."""
+
+    def __init__(self, simulated: SimulatedStore, sender: str) -> None:
+        self.is_cut = False
+        self.fates: dict[str, list[Fate]] = defaultdict(list)
+        """Of the next calls, by name."""
+        self._simulated = simulated
+        self._sender = sender
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+
+        async def through(*args: Any, **kwargs: Any) -> Any:
+            return await self._call(name, args, kwargs)
+
+        return through
+
+    async def wait_for_change(self, version: int, timeout_s: float) -> int:
+        """As the store has it, looking now and then."""
+        loop = self._simulated.loop
+        end = loop.time() + timeout_s
+        while True:
+            found: int = await self._call("map_version", (), {})
+            if found != version or loop.time() >= end:
+                return found
+            await asyncio.sleep(_LOOK_S)
+
+    async def _call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        loop = self._simulated.loop
+        fates = self.fates[name]
+        fate = fates.pop(0) if fates else Fate()
+        answer: asyncio.Future[Any] = loop.create_future()
+        nobody = Context()
+        if not (self.is_cut or fate.loses_request):
+            loop.call_later(
+                fate.delay_s, self._arrive, name, args, kwargs, answer, fate.loses_answer, context=nobody
+            )
+        if fate.copy_after_s is not None:
+            loop.call_later(
+                fate.copy_after_s,
+                self._arrive,
+                name,
+                args,
+                kwargs,
+                loop.create_future(),
+                True,
+                context=nobody,
+            )
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                return await answer
+        except TimeoutError:
+            raise StoreUnavailableError("", "no answer") from None
+
+    def _arrive(
+        self, name: str, args: Any, kwargs: Any, answer: asyncio.Future[Any], loses_answer: bool
+    ) -> None:
+        """The request is carried out; its answer arrives, unless it is lost or nobody waits any more."""
+        simulated = self._simulated
+        result, error = None, None
+        try:
+            if name == "commit":
+                result = simulated.commit(self._sender, *args, **kwargs)
+            else:
+                target = simulated.log if name in ("load", "env_ids") else simulated.store
+                result = at_once(getattr(target, name)(*args, **kwargs))
+        except Exception as raised:  # noqa: BLE001 - it goes to the caller
+            error = raised
+        if loses_answer or self.is_cut:
+            return
+        simulated.loop.call_later(_TRAVEL_S, _settle, answer, result, error, context=Context())
+
+
+def _settle(answer: asyncio.Future[Any], result: Any, error: Exception | None) -> None:
+    if answer.done():
+        return
+    if error is not None:
+        answer.set_exception(error)
+    else:
+        answer.set_result(result)
+
+
+def at_once(call: Coroutine[Any, Any, Any]) -> Any:
+    """The result of a coroutine that waits for nothing."""
+    try:
+        call.send(None)
+    except StopIteration as done:
+        return done.value
+    call.close()
+    raise AssertionError("the store has waited for something")

@@ -1,0 +1,386 @@
+"""Workers over one simulated store, clients that remember what they were told, and what must hold of both."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import Callable, Collection, Coroutine, Mapping
+from contextvars import Context
+from typing import Any, cast
+
+from tests.sim.counting import JOURNAL, SNAPSHOT, counting_registry
+from tests.sim.episodes import Client
+from tests.sim.virtual_loop import VirtualLoop
+from tests.sim.wires import Fate, SimulatedStore, Wire
+from verl_agent_env.cluster.leases import LocalLease
+from verl_agent_env.cluster.member import Member
+from verl_agent_env.cluster.membership import Membership, MembershipTimes
+from verl_agent_env.cluster.slots import SlotTable
+from verl_agent_env.cluster.store import Store, WorkerRecord
+from verl_agent_env.config import HostLimits
+from verl_agent_env.engine import CreateRequest, Host
+from verl_agent_env.engine.batches import Batches
+from verl_agent_env.errors import MovedError, StoreUnavailableError
+from verl_agent_env.server.take_over import TakeOver
+from verl_agent_env.types import slot_of
+from verl_agent_env.wire.log import Log
+from verl_agent_env.wire.records import Entry
+
+NUM_SLOTS = 8
+LEASE_S = 2.0
+TIMES = MembershipTimes(settle_s=0.3, grace_s=2.0)
+TTL_S = 3600.0
+HEALING_S = 40.0
+"""In which everything answers again, once nothing is broken any more."""
+
+
+class Residents:
+    """A host's environments, as its member sees them."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    def count(self) -> int:
+        """See :class:`~verl_agent_env.cluster.member.Residents`."""
+        return len(self._host.directory)
+
+    def count_in(self, slot: int) -> int:
+        """See :class:`~verl_agent_env.cluster.member.Residents`."""
+        return self._host.directory.in_slot[slot]
+
+    def count_bound_to(self, slot: int) -> int:
+        """See :class:`~verl_agent_env.cluster.member.Residents`."""
+        return self._host.directory.bound_to_slot[slot]
+
+    async def before_hand_over(self) -> None:
+        """See :class:`~verl_agent_env.cluster.member.Residents`."""
+        if self._host.keeper is not None:
+            with contextlib.suppress(StoreUnavailableError):
+                await self._host.keeper.journal.flush()
+
+    def abandon(self, slots: Collection[int], *, but_bound: bool = False) -> int:
+        """See :class:`~verl_agent_env.cluster.member.Residents`."""
+        return self._host.abandon(slots, but_bound=but_bound)
+
+
+class Worker:
+    """One worker process, put together as the server does it."""
+
+    def __init__(self, world: World, number: int) -> None:
+        self.process = world.loop.process(f"worker-{number}")
+        self.wire = Wire(world.simulated, self.process.name)
+        self.lease = LocalLease(LEASE_S, world.loop.time)
+        address = f"10.0.0.{number}:80"
+        self.table = SlotTable(address, self.lease)
+        self.host = Host(counting_registry(), HostLimits(yield_after_s=1e6), clock=world.loop.time)
+        self.record = WorkerRecord(
+            incarnation=f"life{number}",
+            name=f"node:{number}",
+            node="node",
+            supervisor="supervisor",
+            address=address,
+            pid=number,
+            state="ready",
+            started_at=float(number),
+        )
+        self._tasks: list[asyncio.Task[None]] = []
+        self._world = world
+        world.loop.call_soon(self._start, context=self.process.context.copy())
+
+    def _start(self) -> None:
+        loop = self._world.loop
+        journal = self.host.keep(cast(Log, self.wire), self.table, {SNAPSHOT: "snapshot"})
+        assert self.host.keeper is not None
+        self.member = Member(
+            self.record,
+            cast(Store, self.wire),
+            self.table,
+            self.lease,
+            Residents(self.host),
+            lease_s=LEASE_S,
+            membership=lambda incarnation: Membership(incarnation, TIMES, loop.time),
+        )
+        take_over = TakeOver(self.host, self.host.keeper, self.table)
+        self.member.start()
+        self._tasks = [loop.create_task(journal.run()), loop.create_task(take_over.run())]
+
+    @property
+    def is_up(self) -> bool:
+        """Whether it runs."""
+        return not (self.process.is_dead or self.process.is_paused)
+
+    def spawn(self, call: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Let the process carry out a call."""
+        return self._world.loop.create_task(call, context=self.process.context.copy())
+
+    async def serve(self, env_id: str, call: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+        """A call on one environment, if its slot is here."""
+        if not self.table.owns(slot_of(env_id)):
+            raise MovedError(slot_of(env_id))
+        return await call()
+
+    async def serve_batch(self, env_ids: list[str], actions: list[Any], seqs: list[int | None]) -> Any:
+        """A step of several environments, those whose slots are not here left out."""
+        here = [nth for nth, env_id in enumerate(env_ids) if self.table.owns(slot_of(env_id))]
+        results: list[Any] = [MovedError(slot_of(env_id)) for env_id in env_ids]
+        done = await Batches(self.host).step(
+            [env_ids[nth] for nth in here], [actions[nth] for nth in here], [seqs[nth] for nth in here]
+        )
+        for nth, result in zip(here, done, strict=True):
+            results[nth] = result
+        return results
+
+
+class World:
+    """All of it."""
+
+    def __init__(self) -> None:
+        self.loop = VirtualLoop()
+        self.loop.set_exception_handler(self._failed)
+        self.simulated = SimulatedStore(self.loop)
+        self.workers: list[Worker] = []
+        self.clients: list[Client] = []
+        self.violations = self.simulated.violations
+        self._numbers = itertools.count(1)
+        self._copy: tuple[dict[str, Any], list[Any]] | None = None
+        self._fragile_until = 0.0
+
+    # --- what happens to workers ----------------------------------------------------------------------------
+
+    def start(self) -> Worker:
+        """Another worker."""
+        # It does not know whose the slots were, and takes its share at once.
+        self.disturbed()
+        worker = Worker(self, next(self._numbers))
+        self.turns(1)
+        self.workers.append(worker)
+        return worker
+
+    def kill(self, worker: Worker, *, is_reported: bool = False) -> None:
+        """End a process at once; its supervisor may tell the store."""
+        self.disturbed()
+        worker.process.is_dead = True
+        self.workers.remove(worker)
+        if is_reported:
+            self.loop.run_until_complete(self.simulated.store.report_death(worker.member.record.incarnation))
+
+    def pause(self, worker: Worker) -> None:
+        """Stop a process, as SIGSTOP does."""
+        self.disturbed()
+        worker.process.is_paused = True
+
+    def partition(self, worker: Worker) -> None:
+        """Cut a worker off from the store."""
+        self.disturbed()
+        worker.wire.is_cut = True
+
+    def heal(self) -> None:
+        """Wake all, reconnect all."""
+        for worker in self.workers:
+            worker.wire.is_cut = False
+            worker.wire.fates.clear()
+            if worker.process.is_paused:
+                self.loop.wake(worker.process)
+
+    def run(self, seconds: float) -> None:
+        """Let time pass."""
+        self.loop.run_until_complete(asyncio.sleep(seconds))
+        self.check()
+
+    def turns(self, number: int) -> None:
+        """Let everybody act a little, in no time."""
+
+        async def turn() -> None:
+            for _ in range(number):
+                await asyncio.sleep(0)
+
+        self.loop.run_until_complete(turn())
+        self.check()
+
+    # --- what happens to the store --------------------------------------------------------------------------
+
+    def empty(self) -> None:
+        """The store loses everything; whoever holds something states it again, if nothing else goes wrong."""
+        if self.is_calm:
+            self._fragile_until = self.loop.now + LEASE_S + TIMES.grace_s + 4.0
+        else:
+            self._forgive_all()
+        self.simulated.empty()
+        self._copy = None
+
+    def note_copy(self) -> None:
+        """Remember the store as it is, for :meth:`roll_back`."""
+        self._copy = self.simulated.copy(), [client.mark() for client in self.clients]
+
+    def roll_back(self) -> None:
+        """The store turns back; what was acknowledged since may be lost."""
+        if self._copy is not None:
+            copied, marks = self._copy
+            self.disturbed()
+            self.simulated.roll_back(copied)
+            for client, mark in itertools.zip_longest(self.clients, marks):
+                client.forgive(mark)
+
+    @property
+    def is_calm(self) -> bool:
+        """Whether all workers are well and all slots have owners who know it."""
+        if self.loop.now < self._fragile_until or not all(
+            worker.is_up and not worker.wire.is_cut and not any(worker.wire.fates.values())
+            # Who drains claims nothing, not even what it holds.
+            and worker.member.record.state == "ready"
+            for worker in self.workers
+        ):
+            return False
+        owners = [sum(worker.table.owns(slot) for worker in self.workers) for slot in range(NUM_SLOTS)]
+        generation = self.simulated.store._generation
+        return owners == [1] * NUM_SLOTS and all(w.table.generation == generation for w in self.workers)
+
+    def disturbed(self) -> None:
+        """Something happens to a worker; in a store that was emptied just now, its environments may be lost by it."""
+        if self.loop.now < self._fragile_until:
+            self._forgive_all()
+
+    def _forgive_all(self) -> None:
+        for client in self.clients:
+            client.forgive(None)
+
+    # --- clients --------------------------------------------------------------------------------------------
+
+    def create(self, slot: int, *, is_snapshot: bool = False) -> Client:
+        """A client with an environment of its own, which it has asked for."""
+        number = len(self.clients)
+        env_id = f"{slot:03x}-{number:032x}"
+        self.clients.append(Client(env_id, SNAPSHOT if is_snapshot else JOURNAL, number, self.violations))
+        return self.clients[-1]
+
+    def ask(self, client: Client, worker: Worker, verb: str, seq: int = 0) -> None:
+        """Send a client's call to a worker."""
+        host, env_id = worker.host, client.env_id
+        calls: Mapping[str, Any] = {
+            "create": lambda: host.create(
+                CreateRequest(client.env_name, client.seed, ttl_s=TTL_S, env_id=env_id)
+            ),
+            "step": lambda: host.step(env_id, client.action(seq), seq),
+            "reset": lambda: host.reset(env_id, client.next_seed),
+            "close": lambda: host.close(env_id),
+        }
+        call = worker.spawn(worker.serve(env_id, calls[verb]))
+        client.sent(verb, seq)
+        asked = (client.epoch, client.losses)
+        client.calls.add((call, worker.process))
+
+        def answered(done: asyncio.Task[Any]) -> None:
+            client.calls.discard((call, worker.process))
+            client.answered(verb, seq, asked, _outcome(done))
+
+        call.add_done_callback(answered, context=Context())
+
+    def ask_batch(self, clients: list[Client], worker: Worker) -> None:
+        """Send the next step of several clients together."""
+        seqs: list[int | None] = [client.confirmed for client in clients]
+        actions = [client.action(client.confirmed) for client in clients]
+        call = worker.spawn(worker.serve_batch([client.env_id for client in clients], actions, seqs))
+        asked = [(client.epoch, client.losses) for client in clients]
+        for client in clients:
+            client.sent("step", client.confirmed)
+            client.calls.add((call, worker.process))
+
+        def answered(done: asyncio.Task[Any]) -> None:
+            results = _outcome(done)
+            for nth, client in enumerate(clients):
+                client.calls.discard((call, worker.process))
+                result = results if isinstance(results, BaseException) else results[nth]
+                client.answered("step", seqs[nth] or 0, asked[nth], result)
+
+        call.add_done_callback(answered, context=Context())
+
+    def worker_for(self, client: Client) -> Worker:
+        """Whom the client would be sent to: who says that the slot is its own, or anybody."""
+        slot = slot_of(client.env_id)
+        owners = [worker for worker in self.workers if worker.is_up and worker.table.owns(slot)]
+        return (owners or self.workers)[0]
+
+    def spoil(self, client: Client) -> None:
+        """Let the journal say that the first step gave something else."""
+        entries = self.simulated.log._kept[client.env_id].entries
+        entries[0] = Entry.from_bytes(entries[0])._replace(digest=b"00000000").to_bytes()
+
+    # --- what must hold -------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Raise if somebody was told something wrong."""
+        assert not self.violations, self.violations
+        kept = self.simulated.log._kept
+        for client in self.clients:
+            journal = kept.get(client.env_id)
+            if journal is not None and not client.is_void and client.env_name == JOURNAL:
+                client.check_journal(journal.episode, journal.entries)
+        assert not self.violations, self.violations
+
+    def finish(self) -> None:
+        """Heal everything; then every environment answers in bounded time, where its client left it."""
+        self.heal()
+        for worker in self.workers:
+            worker.spawn(worker.member.undrain())
+        if not self.workers:
+            self.start()
+        end = self.loop.now + HEALING_S
+        waiting = list(self.clients)
+        while waiting and self.loop.now < end:
+            for client in waiting:
+                if not client.is_busy:
+                    verb = client.next_verb
+                    if verb is not None:
+                        self.ask(client, self.worker_for(client), verb, client.confirmed)
+                        client.probed = client.confirmed
+            self.run(0.25)
+            waiting = [client for client in waiting if not client.is_settled]
+        left = [(client.env_id, client.last_error) for client in waiting]
+        assert not left, f"no answer for {HEALING_S:g} s: {left}"
+        self.check()
+        self._check_balance()
+
+    def _check_balance(self) -> None:
+        """Each environment that was created is open, closed, or lost with the store."""
+        log = self.simulated.log
+        for client in self.clients:
+            if client.is_void or client.is_forgiven or not client.is_created:
+                continue
+            is_open, is_closed = client.env_id in log._kept, client.env_id in log._closed
+            assert is_open != is_closed, f"{client.env_id} is open and closed, or neither"
+            assert is_closed == client.is_closed, f"{client.env_id}: closed {is_closed}"
+            homes = [worker for worker in self.workers if worker.host.get(client.env_id) is not None]
+            owners = [w for w in homes if w.table.owns(slot_of(client.env_id))]
+            assert len(owners) <= 1, f"{client.env_id} lives on several owners"
+
+    def end(self) -> None:
+        """Throw it away."""
+        self.loop.set_exception_handler(lambda *_: None)
+        self.loop.end()
+
+    def _failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        self.violations.append(f"{context.get('message')}: {context.get('exception')!r}")
+
+    @staticmethod
+    def fate(kind: str) -> Fate:
+        """What to do to a message, by name."""
+        return {
+            "lose_request": Fate(loses_request=True),
+            "lose_answer": Fate(loses_answer=True),
+            "copy": Fate(copy_after_s=0.5),
+            "late_copy": Fate(copy_after_s=4.0),
+            "lose_answer_and_copy": Fate(loses_answer=True, copy_after_s=3.0),
+            "slow": Fate(delay_s=0.6),
+            "too_slow": Fate(delay_s=2.5),
+        }[kind]
+
+
+def _outcome(done: asyncio.Task[Any]) -> Any:
+    """The result of a call, or the error; one that is no answer is a defect."""
+    if done.cancelled():
+        return StoreUnavailableError("", "the worker ends")
+    error = done.exception()
+    if error is None:
+        return done.result()
+    return error
