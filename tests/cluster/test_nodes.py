@@ -172,7 +172,7 @@ def test_an_idempotency_key_holds_after_the_worker_that_knew_the_answer_is_gone(
 ) -> None:
     a, b = both(start_node)
     body = {"env_name": "frozen_lake", "env_kwargs": LASTING, **size}
-    request = {"json": body, "headers": {"Idempotency-Key": "one-and-only"}}
+    request: dict[str, Any] = {"json": body, "headers": {"Idempotency-Key": "one-and-only"}}
     first = a.any.post(f"/api/{path}/initialize", **request).json()
     env_ids = first["env_ids"] if size else [first["env_id"]]
     assert step(a.any, env_ids[0]).status_code == 200

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import random
-from collections.abc import Awaitable, Callable
+import signal
+import uuid
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
 
 import pytest
 
 from tests.cluster.redis_process import RedisProcess
 from verl_agent_env.cluster.keys import Keys
+from verl_agent_env.cluster.redis_client import Notices, RedisClient, RedisLimits
 from verl_agent_env.cluster.redis_store import RedisStore
 
 Ask = Callable[[RedisStore], Awaitable[object]]
@@ -48,3 +53,46 @@ async def test_a_task_that_asks_redis_all_the_time_ends_at_its_first_cancellatio
             assert task.cancelled()
     finally:
         await store.aclose()
+
+
+@pytest.fixture
+def interrupted_if_it_never_waits() -> Iterator[None]:
+    """A loop that is never given back cannot be timed by itself."""
+
+    def interrupt(*_: Any) -> None:
+        raise RuntimeError("the event loop stood still")
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.alarm(10)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.usefixtures("interrupted_if_it_never_waits")
+async def test_notices_go_on_after_the_network_gave_a_connection_up(
+    redis_server: RedisProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = RedisClient(redis_server.url, RedisLimits(poll_s=0.05))
+    channel, pubsub, made = uuid.uuid4().hex, client.redis.pubsub, []
+
+    def noted() -> Any:
+        made.append(pubsub())
+        return made[-1]
+
+    monkeypatch.setattr(client.redis, "pubsub", noted)
+    notices = Notices(client, channel)
+    try:
+        async with asyncio.timeout(5):
+            await notices.next().wait()
+            again = notices.next()
+            # As the kernel reports it when nothing was heard of the other side for long.
+            made[0].connection._reader.set_exception(TimeoutError(errno.ETIMEDOUT, "Connection timed out"))
+            await again.wait()
+            assert len(made) == 2
+            heard = notices.next()
+            await client.redis.publish(channel, "now")
+            await heard.wait()
+    finally:
+        await notices.aclose()
+        await client.aclose()

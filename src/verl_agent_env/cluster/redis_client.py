@@ -163,12 +163,21 @@ class Notices:
         while True:
             with contextlib.suppress(RedisError, OSError, TimeoutError):
                 async with self._subscribed() as pubsub:
-                    # What happened before the subscription stood was not heard of.
-                    self._wake()
-                    while True:
-                        if await pubsub.get_message(ignore_subscribe_messages=True, timeout=pause_s):
-                            self._wake()
+                    # The first message says that the subscription stands: what happened before was not heard of.
+                    while await self._next_message(pubsub, pause_s):
+                        pass
             await asyncio.sleep(pause_s)
+
+    async def _next_message(self, pubsub: Any, timeout_s: float) -> bool:
+        """Wait for a message; gives whether the connection still stands."""
+        clock = asyncio.get_running_loop().time
+        end = clock() + timeout_s / 2
+        if await pubsub.get_message(timeout=timeout_s):
+            self._wake()
+            return True
+        # redis-py takes a connection that the network gave up (ETIMEDOUT) for one that is silent, again and again
+        # and without ever waiting.
+        return clock() > end
 
     @contextlib.asynccontextmanager
     async def _subscribed(self) -> AsyncIterator[Any]:
