@@ -23,12 +23,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from loadtests import bad_env
 from loadtests.chaos_load import Ledger, Load, differs_from_reference
 from verl_agent_env.cli.local_cluster import LocalCluster, Node
 
 _SETTLE_S = 30.0
 _NGINX_NOTICES_S = 2.5
 _BETWEEN_KILLS_S = 3.0
+_MISBEHAVE_S = 35.0
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,14 @@ class Fault:
     """Something that goes wrong, and what clients may notice of it."""
 
     name: str
-    strike: Callable[[LocalCluster], Awaitable[None]]
+    strike: Callable[[LocalCluster, Load], Awaitable[None]]
     max_stall_s: float
     may_refuse: bool = False
     """Whether tries may fail with a typed error that says to try again."""
     max_added_p99_s: float | None = None
     """How much longer the slowest hundredth of steps may take than without any fault."""
+    max_p99_ratio: float | None = None
+    """How many times as long it may take as in the same time just before."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,11 @@ class Finding:
     """The slowest hundredth of steps without any fault, in the same run."""
 
     @property
+    def p99_ratio(self) -> float:
+        """How many times as long the slowest hundredth of steps took."""
+        return self.ledger.p99_s() / self.calm_p99_s
+
+    @property
     def faults(self) -> list[str]:
         """What was promised and not kept."""
         ledger, found = self.ledger, []
@@ -62,6 +71,8 @@ class Finding:
         if ledger.longest_s > self.fault.max_stall_s:
             found.append(f"stalled {ledger.longest_s:.1f} s")
         added_s = ledger.p99_s() - self.calm_p99_s
+        if self.fault.max_p99_ratio is not None and self.p99_ratio > self.fault.max_p99_ratio:
+            found.append(f"p99 {self.p99_ratio:.2f} times as long")
         if self.fault.max_added_p99_s is not None and added_s > self.fault.max_added_p99_s:
             found.append(f"p99 {added_s:.2f} s longer")
         if ledger.refused and not self.fault.may_refuse:
@@ -69,17 +80,17 @@ class Finding:
         return found
 
 
-async def nothing(_: LocalCluster) -> None:
+async def nothing(*_: object) -> None:
     """No fault, for comparison."""
-    await asyncio.sleep(2)
+    await asyncio.sleep(10)
 
 
-async def kill_worker(cluster: LocalCluster) -> None:
+async def kill_worker(cluster: LocalCluster, _: Load) -> None:
     """``kill -9`` of one worker."""
     os.kill(await _worker_pid(cluster), signal.SIGKILL)
 
 
-async def kill_every_worker(cluster: LocalCluster) -> None:
+async def kill_every_worker(cluster: LocalCluster, _: Load) -> None:
     """``kill -9`` of each worker in turn, so of whoever coordinates a batch, too."""
     for address in cluster.addresses:
         os.kill(await _worker_pid(cluster, address), signal.SIGKILL)
@@ -87,7 +98,7 @@ async def kill_every_worker(cluster: LocalCluster) -> None:
         await _settled(cluster)
 
 
-async def stop_worker(cluster: LocalCluster) -> None:
+async def stop_worker(cluster: LocalCluster, _: Load) -> None:
     """A worker that stands still for twenty seconds, and wakes up."""
     pid = await _worker_pid(cluster)
     os.kill(pid, signal.SIGSTOP)
@@ -99,7 +110,7 @@ async def stop_worker(cluster: LocalCluster) -> None:
         return
 
 
-async def kill_node(cluster: LocalCluster) -> None:
+async def kill_node(cluster: LocalCluster, _: Load) -> None:
     """The loss of a whole node, which comes back ten seconds later."""
     node = cluster.nodes[-1]
     await asyncio.to_thread(node.kill)
@@ -107,20 +118,20 @@ async def kill_node(cluster: LocalCluster) -> None:
     await _start(node, cluster)
 
 
-async def restart_redis(cluster: LocalCluster) -> None:
+async def restart_redis(cluster: LocalCluster, _: Load) -> None:
     """Redis killed and started again, with its file of appended commands."""
     await asyncio.to_thread(cluster.redis.kill)
     cluster.redis.start()
 
 
-async def redis_away(cluster: LocalCluster) -> None:
+async def redis_away(cluster: LocalCluster, _: Load) -> None:
     """Redis away for thirty seconds."""
     await asyncio.to_thread(cluster.redis.kill)
     await asyncio.sleep(30)
     cluster.redis.start()
 
 
-async def flush_redis(cluster: LocalCluster) -> None:
+async def flush_redis(cluster: LocalCluster, _: Load) -> None:
     """All data of Redis gone, with the owners alive."""
     import redis.asyncio
 
@@ -129,7 +140,7 @@ async def flush_redis(cluster: LocalCluster) -> None:
     await client.aclose()
 
 
-async def rolling_restart(cluster: LocalCluster) -> None:
+async def rolling_restart(cluster: LocalCluster, _: Load) -> None:
     """Every node stopped and started, one after the other; nginx has noticed that one is back before the next goes."""
     for node in list(cluster.nodes):
         await asyncio.to_thread(node.stop)
@@ -137,7 +148,7 @@ async def rolling_restart(cluster: LocalCluster) -> None:
         await asyncio.sleep(_NGINX_NOTICES_S)
 
 
-async def grow_and_shrink(cluster: LocalCluster) -> None:
+async def grow_and_shrink(cluster: LocalCluster, _: Load) -> None:
     """From two nodes to four and back; nginx knows all four by plan."""
     for node in cluster.planned:
         await _start(node, cluster)
@@ -147,9 +158,14 @@ async def grow_and_shrink(cluster: LocalCluster) -> None:
         await asyncio.sleep(_NGINX_NOTICES_S)
 
 
-async def reload_nginx(cluster: LocalCluster) -> None:
+async def misbehave(_: LocalCluster, load: Load) -> None:
+    """Environments that block for thirty seconds, raise, and leak, beside the others."""
+    await load.misbehave(_MISBEHAVE_S)
+
+
+async def reload_nginx(cluster: LocalCluster, _: Load) -> None:
     """nginx told twenty times to read its configuration anew."""
-    for _ in range(20):
+    for _reload in range(20):
         cluster.nginx.signal(signal.SIGHUP)
         await asyncio.sleep(0.2)
 
@@ -166,14 +182,16 @@ FAULTS = (
     Fault("nginx reloaded 20 times", reload_nginx, 2.0, may_refuse=True),
     Fault("Redis killed and restarted", restart_redis, LEASE_S + 2.0, may_refuse=True),
     Fault("Redis emptied", flush_redis, LEASE_S + 2.0, may_refuse=True),
+    Fault("environments that block, raise, leak", misbehave, 2.0, max_p99_ratio=1.1),
     Fault("Redis away for 30 s", redis_away, 30.0 + LEASE_S + 2.0, may_refuse=True),
 )
 
 
-async def run(faults: list[Fault], episodes: int, sample: int, folder: Path, console: Console) -> int:
+async def run(faults: list[Fault], options: argparse.Namespace, folder: Path, console: Console) -> int:
     """Strike with every fault; gives how many promises were broken."""
+    os.environ["PYTHONPATH"] = bad_env.write_package(folder / "bad")
     cluster = LocalCluster(folder, nodes=2, workers=2, planned_nodes=2)
-    load = Load("", episodes)
+    load = Load("", options.episodes, think_s=options.think_s)
     with console.status("starting") as status:
         try:
             await asyncio.to_thread(cluster.start)
@@ -185,22 +203,26 @@ async def run(faults: list[Fault], episodes: int, sample: int, folder: Path, con
                 status.update(fault.name)
                 await _settled(cluster)
                 load.renew()
-                await fault.strike(cluster)
+                calm: Ledger | None = findings[0].ledger if findings else None
+                if fault.max_p99_ratio is not None:
+                    await asyncio.sleep(_MISBEHAVE_S)
+                    calm = load.renew()
+                await fault.strike(cluster, load)
                 await load.rounds(2)
                 ledger = load.renew()
-                findings.append(Finding(fault, ledger, (findings[0].ledger if findings else ledger).p99_s()))
+                findings.append(Finding(fault, ledger, (calm or ledger).p99_s()))
                 if findings[-1].faults:
                     console.print(f"[red]{fault.name}: {'; '.join(findings[-1].faults)}[/red]")
             status.update("comparing")
             await load.stop()
-            wrong = await compare(load, sample)
+            wrong = await compare(load, options.sample)
             closed = await load.close()
         finally:
             await asyncio.to_thread(cluster.stop)
     _print(findings, console)
     console.print(
         f"{len(load.episodes):,} environments, {sum(e.steps for e in load.episodes):,} steps; {closed:,} closed in the "
-        f"end. Of a sample of {min(sample, len(load.episodes))}: {wrong} differ from the reference or in their count."
+        f"end. Of a sample of {min(options.sample, len(load.episodes))}: {wrong} differ from the reference or in their count."
     )
     return sum(len(finding.faults) for finding in findings) + wrong
 
@@ -216,7 +238,17 @@ async def compare(load: Load, sample: int) -> int:
 
 def _print(findings: list[Finding], console: Console) -> None:
     table = Table(title="What clients noticed", header_style="bold")
-    for column in ("fault", "steps", "tries refused", "lost", "p99, s", "longest, s", "allowed, s", ""):
+    for column in (
+        "fault",
+        "steps",
+        "tries refused",
+        "lost",
+        "p99, s",
+        "× calm",
+        "longest, s",
+        "allowed, s",
+        "",
+    ):
         table.add_column(column, justify="left" if column in ("fault", "") else "right")
     for finding in findings:
         ledger = finding.ledger
@@ -226,6 +258,7 @@ def _print(findings: list[Finding], console: Console) -> None:
             ", ".join(f"{count} {code}" for code, count in ledger.refused.items()) or "0",
             str(ledger.unretryable.total()),
             f"{ledger.p99_s():.2f}",
+            f"{finding.p99_ratio:.2f}",
             f"{ledger.longest_s:.2f}",
             f"{finding.fault.max_stall_s:g}",
             "[red]no[/red]" if finding.faults else "kept",
@@ -264,6 +297,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--episodes", type=int, default=10_000, help="live environments (default: 10000)")
+    parser.add_argument(
+        "--think-s",
+        type=float,
+        default=0.5,
+        help="pause of clients between calls, in the mean (default: 0.5)",
+    )
     parser.add_argument("--sample", type=int, default=500, help="compared in the end (default: 500)")
     parser.add_argument("--only", default="", help="faults whose names hold this text")
     options = parser.parse_args()
@@ -271,7 +310,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     faults = [FAULTS[0], *(fault for fault in FAULTS[1:] if options.only in fault.name)]
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
-        broken = asyncio.run(run(faults, options.episodes, options.sample, Path(folder), Console()))
+        broken = asyncio.run(run(faults, options, Path(folder), Console()))
     sys.exit(1 if broken else 0)
 
 

@@ -14,6 +14,7 @@ import aiohttp
 import orjson
 
 import verl_agent_env.interface as interface
+from loadtests import bad_env
 
 ENV_NAME = "frozen_lake"
 KWARGS: dict[str, Any] = {
@@ -25,6 +26,7 @@ KWARGS: dict[str, Any] = {
 STEPS_PER_EPISODE = 50
 _MOVES = ("left", "down", "up", "left")
 _PAUSE_S = 0.05
+_MISBEHAVE_EVERY_S = 0.5
 _TIMEOUT_S = 60.0
 
 
@@ -100,12 +102,15 @@ class Ledger:
 class Load:
     """Clients that step all environments over and over, some alone, most in batches."""
 
-    def __init__(self, url: str, episodes: int, *, singles: int = 16, batches: int = 4) -> None:
+    def __init__(
+        self, url: str, episodes: int, *, think_s: float = 0.5, singles: int = 16, batches: int = 4
+    ) -> None:
         """Nothing runs yet.
 
         Args:
             url: Of the cluster.
             episodes: How many environments.
+            think_s: How long a client thinks, in the mean, between an answer and its next calls.
             singles: How many clients step their environments one by one; each has up to fifty.
             batches: How many clients step all others in calls of equal shares.
         """
@@ -113,6 +118,7 @@ class Load:
         self.ledger = Ledger()
         self.episodes: list[Episode] = []
         self._size = episodes
+        self._think_s = think_s
         self._singles = singles
         self._batches = batches
         self._session: aiohttp.ClientSession | None = None
@@ -196,6 +202,7 @@ class Load:
                 keys = ("observation", "reward", "terminated", "truncated", "info")
                 episode.acknowledge([answer[key] for key in keys])
                 self._note(time.perf_counter() - began, 1)
+            await self._think()
 
     async def _together(self, episodes: list[Episode]) -> None:
         while not self._is_stopping:
@@ -209,6 +216,7 @@ class Load:
                 left = await self._step_together(left, began)
                 if left:
                     await asyncio.sleep(_PAUSE_S)
+            await self._think()
 
     async def _begin_together(self, episodes: list[Episode]) -> None:
         """Begin another episode in all of them."""
@@ -251,20 +259,44 @@ class Load:
         self._note(time.perf_counter() - began, len(episodes) - len(again))
         return again
 
-    async def _call(self, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
-        """The answer, after as many tries as it takes; a problem document if it says that trying is in vain."""
+    async def misbehave(self, seconds: float, neighbours: int = 4) -> None:
+        """Have so many environments block, as many raise and as many leak all the time."""
+        made = await self._call(
+            "/api/batch/initialize", {"env_name": bad_env.ENV_NAME, "num_envs": 3 * neighbours}
+        )
+        if made["errors"]:
+            raise RuntimeError(str(made["errors"][0]))
+        end = time.perf_counter() + seconds
+
+        async def one(env_id: str, action: str) -> None:
+            while time.perf_counter() < end:
+                await self._call(f"/api/environment/{env_id}/step", {"action": action}, patient=False)
+                await asyncio.sleep(_MISBEHAVE_EVERY_S)
+
+        actions = ["block", "raise", "leak"] * neighbours
+        await asyncio.gather(*map(one, made["env_ids"], actions))
+        await self._call("/api/batch/close", {"env_ids": made["env_ids"]})
+
+    async def _call(self, path: str, body: dict[str, Any] | None, *, patient: bool = True) -> dict[str, Any]:
+        """The answer, after as many tries as it takes; a problem document if it says that trying is in vain.
+
+        Args:
+            path: Of the call.
+            body: As JSON; none asks with ``GET``.
+            patient: Whether it is tried again; what is not is not counted either.
+        """
         if self._session is None:
             raise RuntimeError("the load was not started")
         method = "GET" if body is None else "POST"
         headers = {"Idempotency-Key": random.randbytes(16).hex()} if path.endswith("initialize") else {}
         while True:
-            self.ledger.calls += 1
+            self.ledger.calls += patient
             try:
                 async with self._session.request(
                     method, self.url + path, json=body, headers=headers
                 ) as answer:
                     document: dict[str, Any] = orjson.loads(await answer.read())
-                    if answer.status == 200 or not document.get("retryable"):
+                    if answer.status == 200 or not patient or not document.get("retryable"):
                         return document
                     self.ledger.refused[document["code"]] += 1
             except (aiohttp.ClientError, TimeoutError) as broken:
@@ -272,6 +304,9 @@ class Load:
             except orjson.JSONDecodeError:
                 self.ledger.refused["not JSON"] += 1
             await asyncio.sleep(_PAUSE_S)
+
+    async def _think(self) -> None:
+        await asyncio.sleep(self._think_s * random.uniform(0.5, 1.5))
 
     def _note(self, elapsed_s: float, steps: int) -> None:
         ledger = self.ledger

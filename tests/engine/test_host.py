@@ -11,7 +11,9 @@ import pytest
 
 from tests.engine.conftest import KINDS, FakeClock
 from tests.engine.probes import Controls, until
+from verl_agent_env.config import HostLimits
 from verl_agent_env.engine import CreateRequest, Host, inspection
+from verl_agent_env.envs.registry import Registry
 from verl_agent_env.envs.rng import following_seed
 from verl_agent_env.errors import (
     AtCapacityError,
@@ -67,10 +69,11 @@ async def test_create_without_seed_draws_one(host: Host) -> None:
     assert len(seeds) == 8
 
 
-async def test_ids_lie_in_the_picked_slot(make_host: Callable[..., Host], host: Host) -> None:
-    host._pick_slot = lambda: 0xABC
+async def test_ids_lie_in_the_picked_slot(registry: Registry) -> None:
+    host = Host(registry, HostLimits(), pick_slot=lambda: 0xABC)
     env_id, _ = await host.create(CreateRequest("probe/inline-v0"))
     assert slot_of(env_id) == 0xABC
+    await host.stop()
 
 
 @pytest.mark.parametrize("kind", ["inline", "thread", "async"])

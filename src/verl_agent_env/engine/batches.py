@@ -9,8 +9,9 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from verl_agent_env.engine.host import CreateRequest, Host
+from verl_agent_env.engine.host import Host
 from verl_agent_env.engine.journal import Group
+from verl_agent_env.engine.lives import CreateRequest
 from verl_agent_env.errors import (
     EnvironmentNotFoundError,
     InternalError,

@@ -1,0 +1,50 @@
+"""An environment that behaves badly on request: what it does to the others on its server is what matters."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any, ClassVar
+
+import gymnasium
+
+ENV_NAME = "bad_neighbour"
+_LEAK_BYTES = 1 << 20
+_leaked: list[bytes] = []
+
+
+class BadNeighbourEnv(gymnasium.Env[Any, Any]):
+    """Does what its action says: ``block`` for thirty seconds, ``raise`` an error, or ``leak`` a megabyte."""
+
+    execution: ClassVar[str] = "thread"
+    deterministic: ClassVar[bool] = False
+
+    def __init__(self) -> None:
+        self.action_space = gymnasium.spaces.Text(1000)
+        self.observation_space = gymnasium.spaces.Text(1000)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        """Begin; there is nothing to see."""
+        return [{"role": "user", "content": "What now?"}], {}
+
+    def step(self, action: Any) -> tuple[list[dict[str, Any]], float, bool, bool, dict[str, Any]]:
+        """Misbehave."""
+        if action == "raise":
+            raise RuntimeError("as it was told")
+        if action == "block":
+            time.sleep(30)
+        elif action == "leak":
+            _leaked.append(bytes(_LEAK_BYTES))
+        return [{"role": "user", "content": "What now?"}], 0.0, False, False, {}
+
+
+def write_package(folder: Path) -> str:
+    """Make an installed package of it; gives the entry for ``PYTHONPATH`` with which servers find it."""
+    about = folder / "bad_neighbour-1.dist-info"
+    about.mkdir(parents=True)
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: bad-neighbour\nVersion: 1\n", "utf-8")
+    entry = f"[verl_agent_env.envs]\n{ENV_NAME} = {__name__}:{BadNeighbourEnv.__name__}\n"
+    (about / "entry_points.txt").write_text(entry, "utf-8")
+    return f"{folder}:{Path(__file__).parents[1]}"

@@ -1,0 +1,164 @@
+"""Calls on environments whose code runs in threads or is awaited: one after the other, each to its end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+from verl_agent_env.engine.execution import ENV_FAULTS, Env
+from verl_agent_env.engine.instance import Instance
+from verl_agent_env.engine.lives import CreateRequest, Lives, encode, first_seed, next_seed
+from verl_agent_env.engine.threads import CallTimeoutError
+from verl_agent_env.errors import (
+    AtCapacityError,
+    EnvironmentClosedError,
+    InvalidEnvArgumentsError,
+    VerlAgentEnvError,
+)
+from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
+
+T = TypeVar("T")
+
+
+class ApartCalls:
+    """The calls; one that has begun is carried out to its end, also when its caller goes away."""
+
+    def __init__(self, lives: Lives) -> None:
+        self._lives = lives
+        self.under_way: set[asyncio.Task[Any]] = set()
+        """Calls that have not come to their end."""
+
+    async def create(self, instance: Instance, request: CreateRequest) -> tuple[str, ResetAnswer]:
+        """Make the environment, and begin its first episode."""
+        try:
+            return await self._to_the_end(self._create(instance, request))
+        except asyncio.CancelledError:
+            # Nobody will ever learn its id.
+            if self._lives.directory.get(instance.env_id) is instance:
+                self._lives.dismiss(instance, "closed")
+            else:
+                instance.closed_as = "closed"
+            raise
+
+    async def reset(
+        self, instance: Instance, seed: int | None, options: dict[str, Any] | None
+    ) -> ResetAnswer:
+        """Begin another episode."""
+        return await self._to_the_end(self._reset(instance, seed, options))
+
+    async def step(self, instance: Instance, action: Any, seq: int | None, operation: bytes) -> StepAnswer:
+        """Apply an action."""
+        return await self._to_the_end(self._step(instance, action, seq, operation))
+
+    async def read(self, instance: Instance, read: Callable[[Any], T]) -> T:
+        """What ``read`` says of the environment, which stands still meanwhile."""
+        return await self._to_the_end(self._read(instance, read))
+
+    async def _create(self, instance: Instance, request: CreateRequest) -> tuple[str, ResetAnswer]:
+        with self._lives.directory.reserved(instance):
+            answer = await self._begin(instance, first_seed(request), None)
+        if instance.closed_as is not None:
+            self._lives.release(instance)
+            raise EnvironmentClosedError(instance.env_id, instance.closed_as)
+        self._lives.add(instance)
+        await self._lives.kept(instance)
+        return instance.env_id, answer
+
+    async def _reset(
+        self, instance: Instance, seed: int | None, options: dict[str, Any] | None
+    ) -> ResetAnswer:
+        async with self._turn(instance):
+            instance.require_alive()
+            answer = await self._begin(instance, next_seed(instance, seed), options)
+        await self._lives.kept(instance)
+        return answer
+
+    async def _begin(self, instance: Instance, seed: int, options: dict[str, Any] | None) -> ResetAnswer:
+        encoded = None if options is None else encode(options, "options")
+        try:
+            instance.env, answer = await self._lives.executor.reset(
+                instance.kind, instance.arguments, instance.env, seed, encoded
+            )
+        except (AtCapacityError, InvalidEnvArgumentsError):
+            raise
+        except ENV_FAULTS as fault:
+            self._lives.fail(instance, fault)
+        self._lives.begun(instance, seed, encoded, answer)
+        return answer
+
+    async def _step(self, instance: Instance, action: Any, seq: int | None, operation: bytes) -> StepAnswer:
+        encoded = encode(action, "action")
+        async with self._turn(instance):
+            answer = instance.admit(encoded, seq, operation)
+            if answer is None:
+                env = await self._standing(instance)
+                try:
+                    answer = await self._lives.executor.step(instance.kind, env, action)
+                except AtCapacityError:
+                    raise
+                except ENV_FAULTS as fault:
+                    self._lives.fail(instance, fault)
+                instance.commit(encoded, answer, self._lives.limits.max_journal_bytes, operation)
+                if self._lives.keeper is not None:
+                    self._lives.keeper.stepped(instance, encoded, answer)
+        await self._lives.kept(instance)
+        return answer
+
+    async def _read(self, instance: Instance, read: Callable[[Any], T]) -> T:
+        async with self._turn(instance):
+            instance.require_alive()
+            env = await self._standing(instance)
+            try:
+                return await self._lives.executor.call(instance.kind, env, lambda: read(env))
+            except CallTimeoutError as stuck:
+                # Somebody may be at it still: it cannot be used any more.
+                self._lives.fail(instance, stuck)
+            except VerlAgentEnvError:
+                raise
+            except ENV_FAULTS as fault:
+                raise self._lives.failure(instance, fault) from fault
+
+    async def _standing(self, instance: Instance) -> Env:
+        """The instance's environment, built anew after a call that failed."""
+        if instance.env is None:
+            try:
+                instance.env, _ = await self._lives.executor.replay(
+                    instance.kind,
+                    instance.arguments,
+                    instance.seed,
+                    instance.options,
+                    instance.actions or (),
+                )
+            except AtCapacityError:
+                raise
+            except ENV_FAULTS as fault:
+                self._lives.fail(instance, fault, rebuilding=True)
+        return instance.env
+
+    async def _to_the_end(self, call: Coroutine[Any, Any, T]) -> T:
+        """Carry out ``call`` even if the caller is cancelled: half a call leaves an environment that nobody knows."""
+        task = asyncio.get_running_loop().create_task(call)
+        self.under_way.add(task)
+        task.add_done_callback(self.under_way.discard)
+        return await asyncio.shield(task)
+
+    @asynccontextmanager
+    async def _turn(self, instance: Instance) -> AsyncIterator[None]:
+        """First come, first served: calls on one environment that do not run inline wait for each other."""
+        if instance.lock is None:
+            instance.lock = asyncio.Lock()
+        self._lives.directory.touch(instance)
+        async with instance.lock:
+            try:
+                yield
+            except asyncio.CancelledError:
+                # The host stops. A thread that is at it still closes it when it comes back.
+                if instance.kind.execution == "thread":
+                    instance.env = None
+                raise
+            finally:
+                self._lives.directory.touch(instance)
+                if instance.closed_as is not None:
+                    self._lives.release(instance)

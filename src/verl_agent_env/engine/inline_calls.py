@@ -1,0 +1,85 @@
+"""Calls on environments whose code runs at once, on the event loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from verl_agent_env.engine.execution import ENV_FAULTS, Env, replay_inline, reset_inline
+from verl_agent_env.engine.instance import Instance
+from verl_agent_env.engine.lives import CreateRequest, Lives, encode, first_seed, next_seed
+from verl_agent_env.errors import InvalidEnvArgumentsError, VerlAgentEnvError
+from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
+
+T = TypeVar("T")
+
+
+class InlineCalls:
+    """The calls, none of which waits for anything: nothing can come between."""
+
+    def __init__(self, lives: Lives) -> None:
+        self._lives = lives
+
+    def create(self, instance: Instance, request: CreateRequest) -> tuple[str, ResetAnswer]:
+        """Make the environment, and begin its first episode."""
+        with self._lives.directory.reserved(instance):
+            answer = self._begin(instance, first_seed(request), None)
+        self._lives.add(instance)
+        return instance.env_id, answer
+
+    def reset(self, instance: Instance, seed: int | None, options: dict[str, Any] | None) -> ResetAnswer:
+        """Begin another episode."""
+        instance.require_alive()
+        return self._begin(instance, next_seed(instance, seed), options)
+
+    def step(self, instance: Instance, action: Any, seq: int | None, operation: bytes) -> StepAnswer:
+        """Apply an action, or answer it again as it was."""
+        instance.last_used = self._lives.clock()
+        encoded = encode(action, "action")
+        stored = instance.admit(encoded, seq, operation)
+        if stored is not None:
+            return stored
+        env = instance.env if instance.env is not None else self._rebuilt(instance)
+        try:
+            answer = StepAnswer.of(env.step(action))
+        except ENV_FAULTS as fault:
+            self._lives.fail(instance, fault)
+        instance.commit(encoded, answer, self._lives.limits.max_journal_bytes, operation)
+        if self._lives.keeper is not None:
+            self._lives.keeper.stepped(instance, encoded, answer)
+        return answer
+
+    def read(self, instance: Instance, read: Callable[[Any], T]) -> T:
+        """What ``read`` says of the environment."""
+        instance.require_alive()
+        self._lives.directory.touch(instance)
+        env = instance.env if instance.env is not None else self._rebuilt(instance)
+        try:
+            return read(env)
+        except VerlAgentEnvError:
+            raise
+        except ENV_FAULTS as fault:
+            raise self._lives.failure(instance, fault) from fault
+
+    def _begin(self, instance: Instance, seed: int, options: dict[str, Any] | None) -> ResetAnswer:
+        encoded = None if options is None else encode(options, "options")
+        try:
+            instance.env, answer = reset_inline(
+                instance.kind, instance.arguments, instance.env, seed, encoded
+            )
+        except InvalidEnvArgumentsError:
+            raise
+        except ENV_FAULTS as fault:
+            self._lives.fail(instance, fault)
+        self._lives.begun(instance, seed, encoded, answer)
+        return answer
+
+    def _rebuilt(self, instance: Instance) -> Env:
+        try:
+            env = replay_inline(
+                instance.kind, instance.arguments, instance.seed, instance.options, instance.actions or ()
+            )
+        except ENV_FAULTS as fault:
+            self._lives.fail(instance, fault, rebuilding=True)
+        instance.env = env
+        return env

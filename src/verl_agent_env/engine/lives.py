@@ -1,0 +1,232 @@
+"""How environments begin and end on a host, and what their failures come to."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import orjson
+
+from verl_agent_env.config import HostLimits
+from verl_agent_env.engine.directory import MOVED, Directory
+from verl_agent_env.engine.execution import ENV_FAULTS, Executor
+from verl_agent_env.engine.instance import Instance
+from verl_agent_env.engine.keeper import Keeper
+from verl_agent_env.engine.threads import CallTimeoutError, ForeignExitError
+from verl_agent_env.envs.registry import Registry
+from verl_agent_env.envs.rng import following_seed
+from verl_agent_env.errors import (
+    EnvironmentFailedError,
+    EnvironmentLostError,
+    EnvironmentTimeoutError,
+    IdempotencyKeyReusedError,
+    InvalidRequestError,
+    ShuttingDownError,
+    VerlAgentEnvError,
+)
+from verl_agent_env.types import new_env_id
+from verl_agent_env.wire.codec import ResetAnswer
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class CreateRequest:
+    """What it takes to make one environment."""
+
+    env_name: str
+    seed: int | None = None
+    env_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    run_id: str | None = None
+    ttl_s: float | None = None
+    env_id: str | None = None
+    """Id of the environment, in a slot of this worker; a new one if not given. An id that lives already is answered
+    as it was when it was made."""
+
+
+class Lives:
+    """Beginnings and ends of one host's environments."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        limits: HostLimits,
+        directory: Directory,
+        executor: Executor,
+        clock: Callable[[], float],
+        pick_slot: Callable[[], int],
+    ) -> None:
+        self.limits = limits
+        self.directory = directory
+        self.executor = executor
+        self.clock = clock
+        self.keeper: Keeper | None = None
+        """Keeps the environments outside this process, if they are kept."""
+        self.faults: Counter[tuple[str, str]] = Counter()
+        """Calls that failed in the environment's own code, by env name and kind of fault."""
+        self.is_stopping = False
+        """Whether no more environments may begin."""
+        self._registry = registry
+        self._pick_slot = pick_slot
+
+    def prepare(self, request: CreateRequest) -> Instance:
+        """An instance without an environment yet, once what is asked for was checked.
+
+        Raises:
+            UnknownEnvNameError, InvalidEnvArgumentsError: It cannot be built.
+            EnvironmentFailedError: Its module or its check of arguments raised.
+            ShuttingDownError: The host stops.
+        """
+        if self.is_stopping:
+            raise ShuttingDownError
+        try:
+            kind = self._registry.kind(request.env_name)
+            arguments = kind.validate(request.env_kwargs)
+        except VerlAgentEnvError:
+            raise
+        except ENV_FAULTS as fault:
+            # A module that cannot be imported, a validator that raises what it should not.
+            logger.warning("kind unusable", exc_info=True, extra={"env_name": request.env_name})
+            raise EnvironmentFailedError("", type(fault).__name__) from fault
+        ttl_s = request.ttl_s if request.ttl_s is not None else self.limits.default_ttl_s
+        env_id = request.env_id or new_env_id(self._pick_slot())
+        instance = Instance(env_id, kind, arguments, request.run_id, ttl_s)
+        if self.keeper is not None:
+            instance.durability, instance.env_kwargs = self.keeper.durability_of(kind), request.env_kwargs
+        return instance
+
+    def add(self, instance: Instance) -> None:
+        """Make a new environment live; one that came back meanwhile, and is the same, stays."""
+        if self.directory.get(instance.env_id) is not None:
+            self.release(instance)
+            return
+        self.directory.add(instance)
+        if self.keeper is not None:
+            self.keeper.created(instance)
+
+    def begun(self, instance: Instance, seed: int, options: bytes | None, answer: ResetAnswer) -> None:
+        """Note that an episode has begun."""
+        instance.begin(seed, options, answer, self.limits.max_journal_bytes)
+        self.directory.touch(instance)
+        if self.keeper is not None and instance.episode:
+            self.keeper.begun(instance)
+
+    async def beginning_of(self, instance: Instance, request: CreateRequest) -> ResetAnswer:
+        """The beginning of the present episode once more, if it is what ``request`` asks for.
+
+        Raises:
+            IdempotencyKeyReusedError: It is something else.
+        """
+        kwargs = instance.env_kwargs
+        if instance.kind.name != self._registry.kind(request.env_name).name or (
+            kwargs is not None and kwargs != request.env_kwargs
+        ):
+            raise IdempotencyKeyReusedError
+        answer = instance.beginning
+        if answer is None:
+            env, answer = await self.executor.replay(
+                instance.kind, instance.arguments, instance.seed, instance.options, ()
+            )
+            self.executor.dispose(instance.kind, env)
+        await self.kept(instance)
+        return answer
+
+    async def kept(self, instance: Instance) -> None:
+        """Return when all that happened to the environment is written down.
+
+        Raises:
+            MovedError: Another worker owns the environment: nothing happened to it, whoever asks again meets the owner.
+            StoreUnavailableError: It cannot be written; whether it will is unknown.
+        """
+        group = None if self.keeper is None else self.keeper.group_of(instance)
+        if group is not None:
+            await group.wait()
+            error = group.errors.get(instance.env_id)
+            if error is not None:
+                raise error
+
+    def fail(self, instance: Instance, fault: BaseException, *, rebuilding: bool = False) -> NoReturn:
+        """Drop the environment of a failed call, and say whether it comes back."""
+        error = self.failure(instance, fault)
+        self.release(instance, fault)
+        self.directory.touch(instance)
+        if instance.episode >= 0 and (rebuilding or not instance.replayable):
+            instance.lost = (
+                f"it took longer than {error.max_step_s:g} s"
+                if isinstance(error, EnvironmentTimeoutError)
+                else f"its code raised {error.fields().get('error')}"
+            )
+            raise EnvironmentLostError(instance.env_id, instance.lost) from fault
+        raise error from fault
+
+    def failure(self, instance: Instance, fault: BaseException) -> VerlAgentEnvError:
+        """The error to answer with when an environment's own code failed, counted and logged."""
+        timed_out = isinstance(fault, CallTimeoutError)
+        kind_of_fault = "timeout" if timed_out else "exception"
+        self.faults[instance.kind.name, kind_of_fault] += 1
+        logger.warning(
+            "environment call failed: %s",
+            kind_of_fault,
+            exc_info=None if timed_out else fault,
+            extra={"env_id": instance.env_id, "env_name": instance.kind.name},
+        )
+        if timed_out:
+            return EnvironmentTimeoutError(instance.env_id, self.limits.max_step_s)
+        name = fault.name if isinstance(fault, ForeignExitError) else type(fault).__name__
+        return EnvironmentFailedError(instance.env_id, name)
+
+    def is_idle(self, instance: Instance) -> bool:
+        """Whether nobody has used the environment for its whole ttl."""
+        return not is_busy(instance) and self.clock() - instance.last_used > instance.ttl_s
+
+    def dismiss(self, instance: Instance, reason: str) -> None:
+        """Forget an environment and let it free what it holds, after the call that is at work on it."""
+        instance.closed_as = reason
+        self.directory.remove(instance, reason)
+        if self.keeper is not None and reason != MOVED:
+            self.keeper.closed(instance, reason)
+        if not is_busy(instance):
+            self.release(instance)
+
+    def release(self, instance: Instance, fault: BaseException | None = None) -> None:
+        """Part the instance from its environment, which frees what it holds."""
+        env, instance.env = instance.env, None
+        if env is not None:
+            self.executor.dispose(instance.kind, env, fault)
+
+
+def is_busy(instance: Instance) -> bool:
+    """Whether a call is at work on the environment."""
+    return instance.lock is not None and instance.lock.locked()
+
+
+def encode(value: Any, name: str) -> bytes:
+    """JSON of what a client sent, to be kept.
+
+    Raises:
+        InvalidRequestError: It is nested too deeply; names it as ``name``.
+    """
+    try:
+        # Copied for the reason that ``encode_kept`` names; what came as JSON needs none of its options.
+        return b"%b" % orjson.dumps(value)
+    except TypeError:
+        # JSON that can be read but not written: nested more than 250 levels deep.
+        raise InvalidRequestError(
+            [{"loc": [name], "msg": "cannot be kept as JSON; nest it less deeply"}]
+        ) from None
+
+
+def first_seed(request: CreateRequest) -> int:
+    """Seed of the first episode: the one asked for, or any."""
+    return request.seed if request.seed is not None else secrets.randbits(53)
+
+
+def next_seed(instance: Instance, seed: int | None) -> int:
+    """Seed of the next episode: the one asked for, the same again if nothing was done, or the one that follows."""
+    if seed is not None:
+        return seed
+    return instance.seed if instance.seq == 0 else following_seed(instance.seed)
