@@ -1,8 +1,8 @@
 """What a step costs when ten thousand coroutines await their own: requests shared by themselves, against one each.
 
-``python -m loadtests.bench_client --url http://127.0.0.1:8000 --episodes 10000`` measures both ways in turns in one
-run. With ``--pid`` (of the server's or the cluster's process; its children count as well) the server's CPU is counted;
-without ``--url`` a server of one process is started for the measurement.
+``python -m loadtests.bench_client --cluster`` measures all ways in turns in one run, against a cluster of two nodes with
+two workers each that it starts, the CPU of all its processes counted. ``--url`` measures a server that runs already; with
+``--pid`` its CPU is counted as well. Without either a server of one process is started.
 """
 
 from __future__ import annotations
@@ -10,19 +10,31 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import signal
 import statistics
+import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
 from loadtests.processes import cpu_of_tree, serving
+from verl_agent_env.cli.local_cluster import LocalCluster
 from verl_agent_env.client import AsyncEnv, AsyncEnvClient
 from verl_agent_env.errors import VerlAgentEnvError
 
 _LAKE: dict[str, Any] = {"desc": ["SFFFFFFF", *["FFFFFFFF"] * 6, "FFFFFFFG"], "max_steps": 1_000_000}
+WAYS: dict[str, tuple[bool, Literal["auto", "never"]]] = {
+    "shared": (True, "never"),
+    "shared, straight to owners": (True, "auto"),
+    "plain": (False, "never"),
+}
+"""Whether calls are gathered, and whether they go to the owners directly."""
 BAR = 0.35
 """Share of the CPU of plain requests that shared ones may take."""
 
@@ -86,47 +98,70 @@ async def _play(
 
 
 async def measure(
-    url: str, episodes: int, steps: int, rounds: int, think_s: float, pids: Sequence[int], direct: bool
+    url: str, episodes: int, steps: int, rounds: int, think_s: float, pids: Sequence[int]
 ) -> float:
-    """Measure both ways in turns and print the table.
+    """Measure all ways in turns and print the table.
 
     Returns:
         CPU of shared requests as a share of that of plain ones, the median of all rounds.
     """
     console = Console()
-    shared: list[Measured] = []
-    plain: list[Measured] = []
-    async with AsyncEnvClient(url, direct="auto" if direct else "never", deadline_s=300) as client:
-        envs = [client.make("frozen_lake", seed=seed, env_kwargs=_LAKE) for seed in range(episodes)]
-        for made in await client.initialize_batch(envs):
-            if isinstance(made, VerlAgentEnvError):
-                raise made
-        for _ in range(rounds):
-            shared.append(await _play(envs, steps, think_s, pids, gathered=True))
-            plain.append(await _play(envs, steps, think_s, pids, gathered=False))
+    runs: dict[str, list[Measured]] = {way: [] for way in WAYS}
+    async with contextlib.AsyncExitStack() as stack:
+        envs = {
+            way: await _made(
+                await stack.enter_async_context(AsyncEnvClient(url, direct=direct, deadline_s=300)), episodes
+            )
+            for way, (_, direct) in WAYS.items()
+        }
+        for _ in track(range(rounds), "rounds", console=Console(stderr=True)):
+            for way, (gathered, _) in WAYS.items():
+                runs[way].append(await _play(envs[way], steps, think_s, pids, gathered=gathered))
     table = Table(title=f"{episodes:,} episodes, {steps} steps each, medians of {rounds} rounds")
     for column in ("requests", "client µs", "server µs", "total µs", "wall s", "p50 ms", "p99 ms"):
         table.add_column(column, justify="left" if column == "requests" else "right")
-    for name, runs in (("shared", shared), ("plain", plain)):
-        figures = Measured(*(statistics.median(column) for column in zip(*runs, strict=True)))
+    for way, measured in runs.items():
+        figures = Measured(*(statistics.median(column) for column in zip(*measured, strict=True)))
         table.add_row(
-            name,
+            way,
             *(f"{value:.1f}" for value in (figures.client_us, figures.server_us, figures.total_us)),
             f"{figures.wall_s:.2f}",
             f"{1000 * figures.p50_s:.0f}",
             f"{1000 * figures.p99_s:.0f}",
         )
     console.print(table)
-    ratio = statistics.median(s.total_us / p.total_us for s, p in zip(shared, plain, strict=True))
-    console.print(f"CPU of shared requests: {ratio:.2f} of that of plain ones (bar: {BAR})")
-    return ratio
+    *shared, plain = WAYS
+    ratios = [
+        statistics.median(s.total_us / p.total_us for s, p in zip(runs[way], runs[plain], strict=True))
+        for way in shared
+    ]
+    for way, ratio in zip(shared, ratios, strict=True):
+        console.print(f"CPU of requests that are {way}: {ratio:.2f} of that of plain ones (bar: {BAR})")
+    return ratios[0]
+
+
+async def _made(client: AsyncEnvClient, episodes: int) -> list[AsyncEnv]:
+    envs = [client.make("frozen_lake", seed=seed, env_kwargs=_LAKE) for seed in range(episodes)]
+    for made in await client.initialize_batch(envs):
+        if isinstance(made, VerlAgentEnvError):
+            raise made
+    return envs
 
 
 @contextlib.contextmanager
-def _server(url: str | None, pids: list[int]) -> Iterator[tuple[str, list[int]]]:
+def _server(url: str | None, pids: list[int], cluster: bool) -> Iterator[tuple[str, list[int]]]:
     """The server to measure, and the processes that it consists of."""
     if url is not None:
         yield url, pids
+        return
+    if cluster:
+        with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+            local = LocalCluster(Path(folder), nodes=2, workers=2)
+            try:
+                local.start()
+                yield local.url, [part.pid for part in (local.redis, *local.nodes, local.nginx)]
+            finally:
+                local.stop()
         return
     with serving() as started:
         yield f"http://127.0.0.1:{started.port}", [started.pid]
@@ -145,14 +180,12 @@ def main() -> None:
     parser.add_argument(
         "--think-s", type=float, default=0.0, help="pause after each step (default: %(default)s)"
     )
-    parser.add_argument("--direct", action="store_true", help="go straight to the owners")
+    parser.add_argument("--cluster", action="store_true", help="start a cluster, and measure that")
     options = parser.parse_args()
-    with _server(options.url, options.pid) as (url, pids):
-        asyncio.run(
-            measure(
-                url, options.episodes, options.steps, options.rounds, options.think_s, pids, options.direct
-            )
-        )
+    # So that whatever was started is ended.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    with _server(options.url, options.pid, options.cluster) as (url, pids):
+        asyncio.run(measure(url, options.episodes, options.steps, options.rounds, options.think_s, pids))
 
 
 if __name__ == "__main__":
