@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -30,6 +30,9 @@ from verl_agent_env.errors import (
     StoreUnavailableError,
     VerlAgentEnvError,
 )
+from verl_agent_env.server.environment_calls import EnvironmentCalls
+from verl_agent_env.server.idempotency import IdempotentAnswers
+from verl_agent_env.server.lane import Call
 from verl_agent_env.types import NUM_SLOTS
 from verl_agent_env.wire.codec import StepAnswer
 from verl_agent_env.wire.records import Entry, Refusal, Saved, Write
@@ -450,6 +453,26 @@ async def test_slots_are_warmed_up_at_once(cluster: Cluster) -> None:
     assert await second.keeper.recover_slots(range(NUM_SLOTS)) == 30
     assert {result[0] for result in created if isinstance(result, tuple)} == set(second.directory.ids())
     assert sum(second.directory.created.values()) == 0
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda host, env_id: inspection.trajectory(host, env_id),
+        lambda host, env_id: inspection.render(host, env_id, "ansi"),
+        lambda host, env_id: EnvironmentCalls(host, IdempotentAnswers(1, 1, host.clock)).state(
+            Call(env_id, b"", b"", {})
+        ),
+        lambda host, env_id: host.close(env_id),
+        lambda host, env_id: host.reset(env_id),
+    ],
+    ids=["trajectory", "render", "state", "close", "reset"],
+)
+async def test_any_call_brings_an_environment_back(
+    cluster: Cluster, ask: Callable[[Host, str], Awaitable[Any]]
+) -> None:
+    env_id, _ = await played(await cluster.host(), SOKOBAN, MOVES[:3])
+    await ask(await cluster.host(), env_id)
 
 
 async def test_two_who_ask_for_a_lost_environment_recover_it_once(cluster: Cluster) -> None:

@@ -122,7 +122,7 @@ class Host:
             InvalidRequestError: The options cannot be kept as JSON.
             EnvironmentFailedError, EnvironmentTimeoutError: Its own code raised or hung.
         """
-        instance = await self._found(env_id)
+        instance = await self.find(env_id)
         if instance.kind.execution == "inline":
             answer = self._inline.reset(instance, seed, options)
             await self._lives.kept(instance)
@@ -156,7 +156,7 @@ class Host:
             answer = self.step_now(env_id, action, seq, operation)
             if answer is not None:
                 return answer
-        instance = await self._found(env_id)
+        instance = await self.find(env_id)
         if instance.kind.execution == "inline":
             answer = self._inline.step(instance, action, seq, operation)
             await self._lives.kept(instance)
@@ -180,7 +180,7 @@ class Host:
             EnvironmentFailedError, EnvironmentTimeoutError: Its own code raised or hung.
             VerlAgentEnvError: As ``read`` raises it.
         """
-        instance = await self._found(env_id)
+        instance = await self.find(env_id)
         if instance.kind.execution != "inline":
             return await self._apart.read(instance, read)
         return self._inline.read(instance, read)
@@ -219,6 +219,19 @@ class Host:
             if missing:
                 return await self.keeper.recover(missing)
         return ()
+
+    async def find(self, env_id: str) -> Instance:
+        """The live environment, brought back if another worker held it before.
+
+        Raises:
+            EnvironmentStateError: There is none.
+            MovedError: Its slot went to another worker.
+            StoreUnavailableError: What is kept of it cannot be read.
+        """
+        if self.keeper is not None and self.directory.get(env_id) is None:
+            unknown = await self.ensure([env_id])
+            self._require_said(env_id, unknown)
+        return self.directory.find(env_id)
 
     # --- as the keeper sees it ------------------------------------------------------------------------------
 
@@ -304,19 +317,6 @@ class Host:
 
     def _is_known(self, env_id: str) -> bool:
         return self.directory.get(env_id) is not None or self.directory.was_closed(env_id)
-
-    async def _found(self, env_id: str) -> Instance:
-        """The live environment, brought back if another worker held it before.
-
-        Raises:
-            EnvironmentStateError: There is none.
-            MovedError: Its slot went to another worker.
-            StoreUnavailableError: What is kept of it cannot be read.
-        """
-        if self.keeper is not None and self.directory.get(env_id) is None:
-            unknown = await self.ensure([env_id])
-            self._require_said(env_id, unknown)
-        return self.directory.find(env_id)
 
     def _require_said(self, env_id: str, unknown: Collection[str]) -> None:
         """Raise when nothing can be said of the environment here.

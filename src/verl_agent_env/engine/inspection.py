@@ -86,7 +86,7 @@ async def trajectory(host: Host, env_id: str) -> bytes:
         EnvironmentFailedError, EnvironmentTimeoutError: Its own code raised or hung in the replay.
         AtCapacityError: Too many threads hang.
     """
-    instance = host.directory.find(env_id)
+    instance = await host.find(env_id)
     instance.require_alive()
     host.directory.touch(instance)
     actions = list(instance.actions or ())

@@ -84,6 +84,7 @@ class EnvironmentCalls:
 
     async def state(self, call: Call) -> bytes:
         """Where the environment stands."""
+        await self._host.find(call.env_id)
         return orjson.dumps(inspection.describe(self._host, call.env_id))
 
     def state_now(self, call: Call) -> bytes | None:
