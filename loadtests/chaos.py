@@ -16,7 +16,8 @@ import random
 import signal
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -191,7 +192,7 @@ async def run(faults: list[Fault], options: argparse.Namespace, folder: Path, co
     """Strike with every fault; gives how many promises were broken."""
     os.environ["PYTHONPATH"] = bad_env.write_package(folder / "bad")
     cluster = LocalCluster(folder, nodes=2, workers=2, planned_nodes=2)
-    load = Load("", options.episodes, think_s=options.think_s)
+    load = Load("", options.episodes, think_s=options.think_s, sample=options.sample)
     with console.status("starting") as status:
         try:
             await asyncio.to_thread(cluster.start)
@@ -199,8 +200,8 @@ async def run(faults: list[Fault], options: argparse.Namespace, folder: Path, co
             await load.start()
             await load.rounds(1)
             findings: list[Finding] = []
-            for fault in faults:
-                status.update(fault.name)
+            for nth, fault in enumerate(_in_turn(faults, options.soak_min)):
+                status.update(f"{nth}: {fault.name}")
                 await _settled(cluster)
                 load.renew()
                 calm: Ledger | None = findings[0].ledger if findings else None
@@ -215,7 +216,7 @@ async def run(faults: list[Fault], options: argparse.Namespace, folder: Path, co
                     console.print(f"[red]{fault.name}: {'; '.join(findings[-1].faults)}[/red]")
             status.update("comparing")
             await load.stop()
-            wrong = await compare(load, options.sample)
+            wrong = await compare(load)
             closed = await load.close()
         finally:
             await asyncio.to_thread(cluster.stop)
@@ -227,19 +228,45 @@ async def run(faults: list[Fault], options: argparse.Namespace, folder: Path, co
     return sum(len(finding.faults) for finding in findings) + wrong
 
 
-async def compare(load: Load, sample: int) -> int:
+async def compare(load: Load) -> int:
     """How many environments of a sample gave another answer than a single process, or took another number of steps."""
-    chosen = random.sample(load.episodes, min(sample, len(load.episodes)))
+    chosen = [episode for episode in load.episodes if episode.is_sampled]
     living = [episode for episode in chosen if not episode.lost]
     counts = await load.server_seqs(living)
     miscounted = sum(count != episode.seq for count, episode in zip(counts, living, strict=True))
     return miscounted + sum(differs_from_reference(episode) for episode in chosen)
 
 
+def _in_turn(faults: list[Fault], soak_min: float) -> Iterator[Fault]:
+    """Each fault once; or, after the first, any of them until the time is over."""
+    if not soak_min:
+        yield from faults
+        return
+    end = time.monotonic() + 60 * soak_min
+    yield faults[0]
+    while time.monotonic() < end:
+        yield random.choice(faults[1:])
+
+
+def _by_fault(findings: list[Finding]) -> list[tuple[Finding, int]]:
+    """One finding for each fault, and how often it struck."""
+    found: dict[str, tuple[Finding, int]] = {}
+    for finding in findings:
+        name = finding.fault.name
+        if name in found:
+            whole, times = found[name]
+            calm_p99_s = max(whole.calm_p99_s, finding.calm_p99_s)
+            found[name] = Finding(finding.fault, whole.ledger.plus(finding.ledger), calm_p99_s), times + 1
+        else:
+            found[name] = finding, 1
+    return list(found.values())
+
+
 def _print(findings: list[Finding], console: Console) -> None:
     table = Table(title="What clients noticed", header_style="bold")
     for column in (
         "fault",
+        "times",
         "steps",
         "tries refused",
         "lost",
@@ -250,10 +277,11 @@ def _print(findings: list[Finding], console: Console) -> None:
         "",
     ):
         table.add_column(column, justify="left" if column in ("fault", "") else "right")
-    for finding in findings:
+    for finding, times in _by_fault(findings):
         ledger = finding.ledger
         table.add_row(
             finding.fault.name,
+            str(times),
             f"{ledger.steps:,}",
             ", ".join(f"{count} {code}" for code, count in ledger.refused.items()) or "0",
             str(ledger.unretryable.total()),
@@ -261,7 +289,7 @@ def _print(findings: list[Finding], console: Console) -> None:
             f"{finding.p99_ratio:.2f}",
             f"{ledger.longest_s:.2f}",
             f"{finding.fault.max_stall_s:g}",
-            "[red]no[/red]" if finding.faults else "kept",
+            "[red]no[/red]" if any(f.faults for f in findings if f.fault is finding.fault) else "kept",
         )
     console.print(table)
 
@@ -304,6 +332,9 @@ def main() -> None:
         help="pause of clients between calls, in the mean (default: 0.5)",
     )
     parser.add_argument("--sample", type=int, default=500, help="compared in the end (default: 500)")
+    parser.add_argument(
+        "--soak-min", type=float, default=0.0, help="minutes of faults at random, instead of each once"
+    )
     parser.add_argument("--only", default="", help="faults whose names hold this text")
     options = parser.parse_args()
     # So that whatever was started is ended.

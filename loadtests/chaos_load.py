@@ -36,6 +36,10 @@ class Episode:
 
     env_id: str
     seed: int
+    is_sampled: bool = True
+    """Whether its answers are remembered, to be compared in the end."""
+    seq: int = 0
+    """Number of the next step."""
     actions: list[str] = field(default_factory=list)
     """Acknowledged ones."""
     digests: list[bytes] = field(default_factory=list)
@@ -54,14 +58,11 @@ class Episode:
 
     def begin(self) -> None:
         """Note that the next episode has begun."""
-        self.earlier.append((self.seed, self.actions, self.digests))
+        if self.is_sampled:
+            self.earlier.append((self.seed, self.actions, self.digests))
         self.seed += 1
+        self.seq = 0
         self.actions, self.digests = [], []
-
-    @property
-    def seq(self) -> int:
-        """Number of the next step."""
-        return len(self.actions)
 
     def next_action(self) -> str:
         """What to do next; the same until it is acknowledged."""
@@ -69,8 +70,10 @@ class Episode:
 
     def acknowledge(self, answer: list[Any]) -> None:
         """Note the answer ``[observation, reward, terminated, truncated, info]`` to :meth:`next_action`."""
-        self.actions.append(self.next_action())
-        self.digests.append(digest_of(answer))
+        if self.is_sampled:
+            self.actions.append(self.next_action())
+            self.digests.append(digest_of(answer))
+        self.seq += 1
         self.steps += 1
 
 
@@ -93,6 +96,17 @@ class Ledger:
     """From the first try of a step to its answer."""
     latencies_s: list[float] = field(default_factory=list)
 
+    def plus(self, other: Ledger) -> Ledger:
+        """Both together."""
+        return Ledger(
+            self.calls + other.calls,
+            self.steps + other.steps,
+            self.refused + other.refused,
+            self.unretryable + other.unretryable,
+            max(self.longest_s, other.longest_s),
+            self.latencies_s + other.latencies_s,
+        )
+
     def p99_s(self) -> float:
         """The 99th percentile of a step's time, tries included."""
         ordered = sorted(self.latencies_s)
@@ -103,7 +117,14 @@ class Load:
     """Clients that step all environments over and over, some alone, most in batches."""
 
     def __init__(
-        self, url: str, episodes: int, *, think_s: float = 0.5, singles: int = 16, batches: int = 4
+        self,
+        url: str,
+        episodes: int,
+        *,
+        think_s: float = 0.5,
+        sample: int = 500,
+        singles: int = 16,
+        batches: int = 4,
     ) -> None:
         """Nothing runs yet.
 
@@ -111,6 +132,7 @@ class Load:
             url: Of the cluster.
             episodes: How many environments.
             think_s: How long a client thinks, in the mean, between an answer and its next calls.
+            sample: Of how many environments all answers are remembered.
             singles: How many clients step their environments one by one; each has up to fifty.
             batches: How many clients step all others in calls of equal shares.
         """
@@ -119,6 +141,7 @@ class Load:
         self.episodes: list[Episode] = []
         self._size = episodes
         self._think_s = think_s
+        self._sample = sample
         self._singles = singles
         self._batches = batches
         self._session: aiohttp.ClientSession | None = None
@@ -136,7 +159,11 @@ class Load:
         made = await self._call("/api/batch/initialize", body)
         if made["errors"]:
             raise RuntimeError(str(made["errors"][0]))
-        self.episodes = [Episode(env_id, seed) for env_id, seed in zip(made["env_ids"], seeds, strict=True)]
+        sampled = set(random.sample(range(self._size), min(self._sample, self._size)))
+        self.episodes = [
+            Episode(env_id, seed, number in sampled)
+            for number, (env_id, seed) in enumerate(zip(made["env_ids"], seeds, strict=True))
+        ]
         alone = min(self._singles * 50, self._size // 5)
         shares = [self.episodes[:alone][number :: self._singles] for number in range(self._singles)]
         self._clients = [asyncio.create_task(self._one_by_one(share)) for share in shares if share]

@@ -194,6 +194,27 @@ def test_an_idempotency_key_holds_after_the_worker_that_knew_the_answer_is_gone(
     assert codes == {"idempotency_key_reused"}
 
 
+def test_a_run_is_closed_whoever_died_with_its_environments(start_node: StartNode) -> None:
+    a, b = both(start_node)
+    env_ids = initialize_many(a.any, 200, run_id="dead")
+    b.kill_all()
+    closed = 0
+
+    def is_closed() -> bool:
+        nonlocal closed
+        answer = a.any.post("/api/batch/close", json={"run_id": "dead"})
+        if answer.status_code != 200:
+            assert answer.json()["retryable"]
+            return False
+        closed += answer.json()["closed"]
+        return True
+
+    # Whatever those who answered have closed before one did not is not counted again.
+    eventually(is_closed)
+    assert closed >= 1
+    assert {step(a.any, env_id).json()["code"] for env_id in env_ids} == {"environment_closed"}
+
+
 # --- leaving and dying -------------------------------------------------------------------------------------
 
 

@@ -132,3 +132,14 @@ async def test_waiting_for_a_change_ends_in_time_without_one() -> None:
     started = time.monotonic()
     await SlotTable(HERE).wait_for_change(0.01)
     assert time.monotonic() - started < 5
+
+
+def test_table_is_whole_when_every_slot_has_an_owner() -> None:
+    table = SlotTable(HERE)
+    assert table.is_whole
+    table.assign(halves(), [0], generation="g", foreign=frozenset(range(1, NUM_SLOTS - 1)))
+    assert not table.is_whole
+    table.assign(halves(), [0], generation="g", foreign=frozenset(range(1, NUM_SLOTS)))
+    assert table.is_whole
+    table.let_go([0])
+    assert not table.is_whole

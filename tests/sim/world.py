@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
-from collections.abc import Callable, Collection, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextvars import Context
 from typing import Any, cast
 
@@ -22,6 +21,7 @@ from verl_agent_env.config import HostLimits
 from verl_agent_env.engine import CreateRequest, Host
 from verl_agent_env.engine.batches import Batches
 from verl_agent_env.errors import MovedError, StoreUnavailableError
+from verl_agent_env.server.residents import Residents
 from verl_agent_env.server.take_over import TakeOver
 from verl_agent_env.types import slot_of
 from verl_agent_env.wire.log import Log
@@ -33,35 +33,6 @@ TIMES = MembershipTimes(settle_s=0.3, grace_s=2.0)
 TTL_S = 3600.0
 HEALING_S = 40.0
 """In which everything answers again, once nothing is broken any more."""
-
-
-class Residents:
-    """A host's environments, as its member sees them."""
-
-    def __init__(self, host: Host) -> None:
-        self._host = host
-
-    def count(self) -> int:
-        """See :class:`~verl_agent_env.cluster.member.Residents`."""
-        return len(self._host.directory)
-
-    def count_in(self, slot: int) -> int:
-        """See :class:`~verl_agent_env.cluster.member.Residents`."""
-        return self._host.directory.in_slot[slot]
-
-    def count_bound_to(self, slot: int) -> int:
-        """See :class:`~verl_agent_env.cluster.member.Residents`."""
-        return self._host.directory.bound_to_slot[slot]
-
-    async def before_hand_over(self) -> None:
-        """See :class:`~verl_agent_env.cluster.member.Residents`."""
-        if self._host.keeper is not None:
-            with contextlib.suppress(StoreUnavailableError):
-                await self._host.keeper.journal.flush()
-
-    def abandon(self, slots: Collection[int], *, but_bound: bool = False) -> int:
-        """See :class:`~verl_agent_env.cluster.member.Residents`."""
-        return self._host.abandon(slots, but_bound=but_bound)
 
 
 class Worker:

@@ -6,8 +6,9 @@ from typing import Any, ClassVar
 
 import gymnasium
 
-from verl_agent_env.client.spaces import RemoteActionSpace, RemoteObservationSpace
+from verl_agent_env.client.spaces import action_space_of
 from verl_agent_env.client.sync_client import Env, EnvClient
+from verl_agent_env.envs.spaces import ObservationSpace
 from verl_agent_env.types import Action, Info, Observation
 
 
@@ -63,8 +64,10 @@ class RemoteEnv(gymnasium.Env[Observation, Action]):
         self._closed = False
         try:
             self._env: Env = self._client.make(env_name, env_kwargs={**(env_kwargs or {}), **more_kwargs})
-            self.observation_space = RemoteObservationSpace()
-            self.action_space = RemoteActionSpace(self._env.tools())
+            self.observation_space = ObservationSpace()
+            self.action_space = action_space_of(
+                self._env.tools(), parallel=self._env.allow_parallel_tool_call()
+            )
         except BaseException:
             if self._owns_client:
                 self._client.close()

@@ -10,8 +10,9 @@ import numpy.typing as npt
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from verl_agent_env.client.calls import Beginning
-from verl_agent_env.client.spaces import RemoteActionSpace, RemoteObservationSpace, RepeatedSpace
+from verl_agent_env.client.spaces import RepeatedSpace, action_space_of
 from verl_agent_env.client.sync_client import Env, EnvClient
+from verl_agent_env.envs.spaces import ObservationSpace
 from verl_agent_env.errors import VerlAgentEnvError
 from verl_agent_env.types import Action, Info, Observation, StepResult
 
@@ -66,12 +67,12 @@ class RemoteVectorEnv(VectorEnv[Observations, Sequence[Action], npt.NDArray[Any]
             made = self._client.make_many(env_name, [None] * num_envs, env_kwargs=arguments)
             self._envs = [env for env in made if isinstance(env, Env)]
             _demand(made)
-            tools = self._envs[0].tools() if self._envs else []
+            one = self._envs[0]
+            self.single_action_space = action_space_of(one.tools(), parallel=one.allow_parallel_tool_call())
         except BaseException:
             self.close()
             raise
-        self.single_observation_space = RemoteObservationSpace()
-        self.single_action_space = RemoteActionSpace(tools)
+        self.single_observation_space = ObservationSpace()
         self.observation_space = RepeatedSpace(self.single_observation_space, num_envs)
         self.action_space = RepeatedSpace(self.single_action_space, num_envs)
         self._observations: list[Observation] = [[] for _ in range(num_envs)]

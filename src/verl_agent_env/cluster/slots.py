@@ -100,6 +100,11 @@ class SlotTable:
         """Whether another worker owns the slot."""
         return slot in self._foreign
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether every slot has an owner that lives, as far as this worker knows."""
+        return not self.generation or all(self.owns(slot) or self.has_gone(slot) for slot in range(NUM_SLOTS))
+
     def is_inherited(self, slot: int) -> bool:
         """Whether another worker may have had environments in the slot that are gone now."""
         return slot in self._inherited

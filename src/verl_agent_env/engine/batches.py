@@ -107,7 +107,13 @@ class Batches:
         return Closed(len(env_ids) - len(errors), sorted(errors.items(), key=lambda item: item[0]))
 
     async def close_run(self, run_id: str) -> Closed:
-        """Close all environments of a run."""
+        """Close all environments of a run, those of slots that came to this worker just now included.
+
+        Raises:
+            StoreUnavailableError: It cannot be read which there are.
+        """
+        if self._host.keeper is not None:
+            await self._host.keeper.recover_all()
         return await self.close(self._host.directory.of_run(run_id))
 
 

@@ -19,7 +19,7 @@ from verl_agent_env.envs.base import Durability
 from verl_agent_env.envs.kind import EnvKind
 from verl_agent_env.envs.registry import Registry
 from verl_agent_env.errors import ReplayDivergedError, VerlAgentEnvError
-from verl_agent_env.types import slot_of
+from verl_agent_env.types import NUM_SLOTS, slot_of
 from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
 from verl_agent_env.wire.log import Log
 from verl_agent_env.wire.records import Entry, Header, RefusalReason, Saved, Snapshot, Write, digest_of
@@ -194,6 +194,15 @@ class Keeper:
         env_ids = await self._log.env_ids(slots)
         await self.recover([env_id for env_id in env_ids if self._residence.get(env_id) is None])
         return len(env_ids)
+
+    async def recover_all(self) -> None:
+        """Bring back all environments of all slots that this worker owns.
+
+        Raises:
+            StoreUnavailableError: The log does not answer.
+        """
+        owned = [slot for slot in range(NUM_SLOTS) if self._tenure.token_of(slot) is not None]
+        await self.recover_slots(owned)
 
     async def _recover(self, env_ids: Sequence[str]) -> set[str]:
         unknown = set()

@@ -8,7 +8,6 @@ import dataclasses
 import os
 import time
 import uuid
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -41,6 +40,7 @@ from verl_agent_env.server.forwarding import Forwarder
 from verl_agent_env.server.internal_calls import DRAIN_PATH, WORKER_PATH, InternalCalls
 from verl_agent_env.server.lane import Route
 from verl_agent_env.server.peers import Peers
+from verl_agent_env.server.residents import Residents
 from verl_agent_env.server.sharded_batches import ShardedBatches
 from verl_agent_env.server.take_over import TakeOver
 from verl_agent_env.types import NUM_SLOTS, slot_of
@@ -168,7 +168,7 @@ class SharedCluster:
         assert host.keeper is not None  # noqa: S101 - it was given just now
         self._take_over = TakeOver(host, host.keeper, table)
         self._tasks: list[asyncio.Task[None]] = []
-        self._residents = _Residents(host)
+        self._residents = Residents(host)
         self._table = table
         self._member = Member(
             record,
@@ -232,31 +232,6 @@ class SharedCluster:
         me = self.record()
         others = (worker for worker in cluster.workers.values() if worker.incarnation != me.incarnation)
         return cluster.version, [me, *others]
-
-
-class _Residents:
-    """The host's environments, as a member of a cluster sees them."""
-
-    def __init__(self, host: Host) -> None:
-        self._host = host
-
-    def count(self) -> int:
-        return len(self._host.directory)
-
-    def count_in(self, slot: int) -> int:
-        return self._host.directory.in_slot[slot]
-
-    def count_bound_to(self, slot: int) -> int:
-        return self._host.directory.bound_to_slot[slot]
-
-    async def before_hand_over(self) -> None:
-        if self._host.keeper is not None:
-            # Out of patience: the next owner fences off what is not written by then, and nobody was told of it.
-            with contextlib.suppress(StoreUnavailableError):
-                await self._host.keeper.journal.flush()
-
-    def abandon(self, slots: Collection[int], *, but_bound: bool = False) -> int:
-        return self._host.abandon(slots, but_bound=but_bound)
 
 
 class ClusterWorker:

@@ -203,7 +203,14 @@ class ShardedBatches:
 
         Raises:
             WorkerUnreachableError: One of the workers does not answer; the others have closed theirs.
+            StoreUnavailableError: Slots have no owner at present, who could close what is in them.
         """
+        end = time.monotonic() + PATIENCE_S
+        while not self._table.is_whole:
+            if time.monotonic() > end:
+                raise nobody()
+            await self._refresh()
+            await self._table.wait_for_change(_PAUSE_S)
         body = orjson.dumps({"run_id": run_id})
 
         async def there(address: str) -> Closed:
