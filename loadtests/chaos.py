@@ -2,7 +2,8 @@
 
     python -m loadtests.chaos --episodes 10000
 
-Redis, two nodes of two workers and nginx run as processes of this machine. After each fault every environment is
+Redis, two nodes of two workers and nginx run as processes of this machine; as root, each in a network namespace of its
+own, so that a node can be cut off. After each fault every environment is
 stepped twice more. In the end the answers of a sample are compared with those of a single process, one by one, and the
 server's count of steps with the clients'.
 """
@@ -11,13 +12,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import os
 import random
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,10 +28,16 @@ from rich.table import Table
 
 from loadtests import bad_env
 from loadtests.chaos_load import Ledger, Load, differs_from_reference
-from verl_agent_env.cli.local_cluster import LocalCluster, Node
+from loadtests.namespaces import Network, can_make_namespaces
+from verl_agent_env.cli.local_cluster import LocalCluster, Machine, Node
+from verl_agent_env.cluster.nginx_config import KERNEL_SETTINGS
+
+Strike = Callable[[LocalCluster, Load], Awaitable[None]]
 
 _SETTLE_S = 30.0
 _NGINX_NOTICES_S = 2.5
+# The first one is the clients'.
+_MACHINES = ("clients", "redis", "nginx", "node-1", "node-2", "node-3", "node-4")
 _BETWEEN_KILLS_S = 3.0
 _MISBEHAVE_S = 35.0
 
@@ -39,7 +47,7 @@ class Fault:
     """Something that goes wrong, and what clients may notice of it."""
 
     name: str
-    strike: Callable[[LocalCluster, Load], Awaitable[None]]
+    strike: Strike
     max_stall_s: float
     may_refuse: bool = False
     """Whether tries may fail with a typed error that says to try again."""
@@ -171,6 +179,18 @@ async def reload_nginx(cluster: LocalCluster, _: Load) -> None:
         await asyncio.sleep(0.2)
 
 
+def cut_off(network: Network) -> Strike:
+    """The last node of two taken off the net for twenty seconds; its processes go on and know nothing."""
+
+    async def strike(cluster: LocalCluster, _: Load) -> None:
+        network.cut(cluster.nodes[-1].name)
+        await asyncio.sleep(20)
+        network.mend(cluster.nodes[-1].name)
+        await _settled(cluster)
+
+    return strike
+
+
 LEASE_S = 5.0
 FAULTS = (
     Fault("nothing", nothing, 2.0),
@@ -188,10 +208,16 @@ FAULTS = (
 )
 
 
-async def run(faults: list[Fault], options: argparse.Namespace, folder: Path, console: Console) -> int:
+async def run(
+    faults: list[Fault],
+    options: argparse.Namespace,
+    folder: Path,
+    console: Console,
+    machines: Mapping[str, Machine],
+) -> int:
     """Strike with every fault; gives how many promises were broken."""
     os.environ["PYTHONPATH"] = bad_env.write_package(folder / "bad")
-    cluster = LocalCluster(folder, nodes=2, workers=2, planned_nodes=2)
+    cluster = LocalCluster(folder, nodes=2, workers=2, planned_nodes=2, machines=machines)
     load = Load("", options.episodes, think_s=options.think_s, sample=options.sample)
     with console.status("starting") as status:
         try:
@@ -339,9 +365,19 @@ def main() -> None:
     options = parser.parse_args()
     # So that whatever was started is ended.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    faults = [FAULTS[0], *(fault for fault in FAULTS[1:] if options.only in fault.name)]
-    with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
-        broken = asyncio.run(run(faults, options, Path(folder), Console()))
+    console = Console()
+    with tempfile.TemporaryDirectory(prefix="chaos-") as folder, contextlib.ExitStack() as stack:
+        faults, machines = list(FAULTS), dict[str, Machine]()
+        if can_make_namespaces():
+            network = stack.enter_context(contextlib.closing(Network(_MACHINES)))
+            machines = {name: Machine(network.addresses[name], network.enter(name)) for name in _MACHINES}
+            faults.append(Fault("node cut off for 20 s", cut_off(network), LEASE_S + 2.0, may_refuse=True))
+            network.tune("nginx", KERNEL_SETTINGS)
+            network.move_here(_MACHINES[0])
+        else:
+            console.print("Without root and iproute2 no node can be cut off.")
+        chosen = [faults[0], *(fault for fault in faults[1:] if options.only in fault.name)]
+        broken = asyncio.run(run(chosen, options, Path(folder), console, machines))
     sys.exit(1 if broken else 0)
 
 

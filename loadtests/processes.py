@@ -74,7 +74,7 @@ def serving_app(app: str) -> Iterator[ServerProcess]:
 
 @contextlib.contextmanager
 def _running(command: list[str], port: int) -> Iterator[ServerProcess]:
-    process = subprocess.Popen(command)  # noqa: S603 - our own command
+    process = subprocess.Popen(command)
     try:
         _await_answer(process, port)
         yield ServerProcess(process.pid, port)

@@ -39,7 +39,7 @@ def main() -> None:
         )
     options.out.mkdir(parents=True, exist_ok=True)
     raise_file_limit()
-    ended = subprocess.run(locust_command(options, others), check=False)  # noqa: S603 - our own command
+    ended = subprocess.run(locust_command(options, others), check=False)
     try:
         pictures = draw(options.out)
     except (ImportError, FileNotFoundError) as missing:

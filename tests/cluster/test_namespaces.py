@@ -13,9 +13,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.cluster.namespaces import Network, can_make_namespaces
+from loadtests.namespaces import Network, can_make_namespaces
 from tests.cluster.redis_process import binary
-from verl_agent_env.cluster.nginx_config import NginxSettings, write_nginx_config
+from verl_agent_env.cluster.nginx_config import KERNEL_SETTINGS, NginxSettings, write_nginx_config
 from verl_agent_env.cluster.ring import Ring
 
 MACHINES = ("redis", "nginx", "node1", "node2", "client")
@@ -97,6 +97,7 @@ class Hosts:
 @pytest.fixture
 def hosts(tmp_path: Path) -> Iterator[Hosts]:
     network = Network(MACHINES)
+    network.tune("nginx", KERNEL_SETTINGS)
     at = network.addresses
     running: list[subprocess.Popen[bytes]] = []
 
@@ -134,7 +135,7 @@ def hosts(tmp_path: Path) -> Iterator[Hosts]:
                 process.wait(20)
             process.kill()
             process.wait()
-        network.remove()
+        network.close()
 
 
 def test_ten_thousand_environments_live_on_two_hosts_and_outlive_one_that_is_cut_off(hosts: Hosts) -> None:

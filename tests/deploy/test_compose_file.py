@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from tests.conftest import ROOT
 from verl_agent_env.cli import cli
 from verl_agent_env.cli.nginx_config import nginx_config_command
+from verl_agent_env.cluster.nginx_config import KERNEL_SETTINGS
 from verl_agent_env.config import settings_from_environment
 
 NODES = ("node-1", "node-2", "node-3")
@@ -59,6 +60,10 @@ def test_without_a_profile_there_are_redis_two_nodes_and_nginx(compose: dict[str
         profile for service in compose["services"].values() for profile in service.get("profiles", ())
     }
     assert profiles == PROFILES
+
+
+def test_nginx_gives_up_hosts_that_fell_silent(compose: dict[str, Any]) -> None:
+    assert compose["services"]["nginx"]["sysctls"] == KERNEL_SETTINGS
 
 
 def test_services_and_volumes_that_are_named_exist(compose: dict[str, Any]) -> None:

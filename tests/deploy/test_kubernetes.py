@@ -15,6 +15,7 @@ import yaml
 from click.testing import CliRunner
 
 from verl_agent_env.cli import cli
+from verl_agent_env.cluster.nginx_config import KERNEL_SETTINGS
 from verl_agent_env.config import settings_from_environment
 
 VERSION = "1.31.0"
@@ -62,6 +63,13 @@ def test_the_validator_finds_faults(objects: dict[tuple[str, str], Any]) -> None
     broken = {**objects["StatefulSet", "nodes"], "spec": {"replica": 2}}
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate(broken, VERSION, strict=True)
+
+
+def test_nginx_gives_up_hosts_that_fell_silent(objects: dict[tuple[str, str], Any]) -> None:
+    pod = objects["Deployment", "nginx"]["spec"]["template"]["spec"]
+    settings = {one["name"]: int(one["value"]) for one in pod["securityContext"]["sysctls"]}
+    # The other one is not allowed by default.
+    assert settings == {name: value for name, value in KERNEL_SETTINGS.items() if "keepalive" in name}
 
 
 def test_the_kustomization_takes_in_every_file(deploy: Path) -> None:

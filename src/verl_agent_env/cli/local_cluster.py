@@ -15,6 +15,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,16 @@ _HOST = "127.0.0.1"
 _START_S = 60.0
 _STOP_S = 20.0
 _POLL_S = 0.05
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where a program runs."""
+
+    host: str = _HOST
+    """Address of it."""
+    enter: tuple[str, ...] = ()
+    """What stands before a command so that it runs there."""
 
 
 class Program:
@@ -109,10 +120,13 @@ class Node(Program):
         command: Sequence[str],
         folder: Path,
         environment: Mapping[str, str],
+        host: str,
         port: int,
         addresses: list[str],
     ) -> None:
         super().__init__(name, command, folder, environment)
+        self.host = host
+        """Address of its machine."""
         self.port = port
         """Where any of its workers answers."""
         self.addresses = addresses
@@ -132,6 +146,7 @@ class LocalCluster:
         planned_nodes: int = 0,
         redis: str = "",
         serve_options: Sequence[str] = (),
+        machines: Mapping[str, Machine] | None = None,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
         """A cluster that is not started yet.
@@ -144,22 +159,30 @@ class LocalCluster:
             planned_nodes: How many more nodes nginx knows of, which are not started.
             redis: URL of a Redis that runs already; one of its own when not given.
             serve_options: What else the nodes are given on their command line.
+            machines: Where programs run, by name (``redis``, ``nginx``, ``node-1`` …), if not on the loopback.
             say: Is told what happens.
 
         Raises:
             click.ClickException: A program is not installed, or the port is in use.
         """
         self.folder = folder
+        self._machines = machines or {}
         self.port = port or free_port()
-        require_free(self.port)
+        self.host = self._machine("nginx").host
+        """Where nginx listens."""
+        if not self._machines:
+            require_free(self.port)
         self._say = say
         self._workers = workers
         self._serve_options = tuple(serve_options)
         self._environment = _clean(os.environ)
         self._own_redis = not redis
         redis_port = free_port()
-        self.redis_url = redis or f"redis://{_HOST}:{redis_port}/0"
-        self.redis = self._program("redis", [program("redis-server"), *_redis_options(redis_port, folder)])
+        redis_host = self._machine("redis").host
+        self.redis_url = redis or f"redis://{redis_host}:{redis_port}/0"
+        self._redis_address = (redis_host, redis_port)
+        options = _redis_options(redis_host, redis_port, folder)
+        self.redis = self._program("redis", [program("redis-server"), *options])
         self.nodes = [self._node(f"node-{number + 1}") for number in range(nodes)]
         self.planned = [self._node(f"node-{nodes + number + 1}") for number in range(planned_nodes)]
         self._config = folder / "nginx.conf"
@@ -169,7 +192,7 @@ class LocalCluster:
     @property
     def url(self) -> str:
         """Where clients go."""
-        return f"http://{_HOST}:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     @property
     def addresses(self) -> list[str]:
@@ -186,18 +209,16 @@ class LocalCluster:
         if self._own_redis:
             self._say("Redis")
             self.redis.start()
-            self._await(
-                self.redis, lambda: _accepts(int(self.redis_url.rpartition(":")[2].partition("/")[0]))
-            )
+            self._await(self.redis, functools.partial(_accepts, self._redis_address))
         for node in self.nodes:
             self._say(node.name)
             node.start()
         for node in self.nodes:
-            self._await(node, functools.partial(is_ready, node.port))
+            self._await(node, functools.partial(is_ready, node.host, node.port))
         self._say("nginx")
         self.configure_nginx()
         self.nginx.start()
-        self._await(self.nginx, functools.partial(is_ready, self.port))
+        self._await(self.nginx, functools.partial(is_ready, self.host, self.port))
         self._say("slots")
         self._await(self.nginx, self.is_settled)
 
@@ -210,7 +231,7 @@ class LocalCluster:
         node = self._node(f"node-{len(self.nodes) + len(self.planned) + 1}")
         self.nodes.append(node)
         node.start()
-        self._await(node, functools.partial(is_ready, node.port))
+        self._await(node, functools.partial(is_ready, node.host, node.port))
         return node
 
     def configure_nginx(self) -> None:
@@ -218,7 +239,7 @@ class LocalCluster:
         settings = NginxSettings(
             addresses=(*self.addresses, *(a for node in self.planned for a in node.addresses)),
             port=self.port,
-            host=_HOST,
+            host=self.host,
             folder=self.folder,
             # Started by root, nginx would run as nobody, who cannot write in the folder.
             user=getpass.getuser() if os.geteuid() == 0 else "",
@@ -228,7 +249,7 @@ class LocalCluster:
 
     def describe(self) -> dict[str, Any]:
         """What ``GET /api/cluster`` says."""
-        answer: dict[str, Any] = orjson.loads(get(self.port, "/api/cluster"))
+        answer: dict[str, Any] = orjson.loads(get(self.host, self.port, "/api/cluster"))
         return answer
 
     def is_settled(self) -> bool:
@@ -256,21 +277,25 @@ class LocalCluster:
         self.redis.stop()
 
     def _node(self, name: str) -> Node:
-        ports = consecutive_free_ports(1 + self._workers)
+        ports, machine = consecutive_free_ports(1 + self._workers), self._machine(name)
         command = [
+            *machine.enter,
             *(sys.executable, "-m", "verl_agent_env.cli", "serve"),
-            *("--host", _HOST, "--port", str(ports[0]), "--worker-port", str(ports[1])),
-            *("--node", name, "--advertise", _HOST, "--workers", str(self._workers)),
+            *("--host", machine.host, "--port", str(ports[0]), "--worker-port", str(ports[1])),
+            *("--node", name, "--advertise", machine.host, "--workers", str(self._workers)),
             *self._serve_options,
         ]
         # Through the environment: a command line is for all to see, and the URL may hold a password.
         environment = self._environment | {variable_of("redis"): self.redis_url}
-        return Node(
-            name, command, self.folder, environment, ports[0], [f"{_HOST}:{port}" for port in ports[1:]]
-        )
+        addresses = [f"{machine.host}:{port}" for port in ports[1:]]
+        return Node(name, command, self.folder, environment, machine.host, ports[0], addresses)
 
     def _program(self, name: str, command: Sequence[str]) -> Program:
+        command = [*self._machine(name).enter, *command]
         return Program(name, command, self.folder, self._environment)
+
+    def _machine(self, name: str) -> Machine:
+        return self._machines.get(name, Machine())
 
     def _await(self, part: Program, is_done: Callable[[], bool]) -> None:
         end = time.monotonic() + _START_S
@@ -331,14 +356,14 @@ def require_free(port: int) -> None:
         ) from None
 
 
-def get(port: int, path: str) -> bytes:
-    """What the server at this port of the loopback answers.
+def get(host: str, port: int, path: str) -> bytes:
+    """What the server at this port answers.
 
     Raises:
         OSError, http.client.HTTPException: It does not.
         ValueError: It refuses.
     """
-    connection = http.client.HTTPConnection(_HOST, port, timeout=5)
+    connection = http.client.HTTPConnection(host, port, timeout=5)
     with contextlib.closing(connection):
         connection.request("GET", path)
         answer = connection.getresponse()
@@ -348,20 +373,22 @@ def get(port: int, path: str) -> bytes:
     return body
 
 
-def is_ready(port: int) -> bool:
+def is_ready(host: str, port: int) -> bool:
     """Whether the server at this port takes work."""
-    get(port, "/readyz")
+    get(host, port, "/readyz")
     return True
 
 
-def _accepts(port: int) -> bool:
-    with socket.create_connection((_HOST, port), timeout=1):
+def _accepts(address: tuple[str, int]) -> bool:
+    with socket.create_connection(address, timeout=1):
         return True
 
 
-def _redis_options(port: int, folder: Path) -> list[str]:
+def _redis_options(host: str, port: int, folder: Path) -> list[str]:
     return [
-        *("--bind", _HOST, "--port", str(port), "--dir", str(folder)),
+        *("--bind", host, "--port", str(port), "--dir", str(folder)),
+        # Without a password it would else take nobody from another machine.
+        *(() if host == _HOST else ("--protected-mode", "no")),
         *("--save", "", "--appendonly", "yes", "--appendfsync", "everysec", "--daemonize", "no"),
     ]
 

@@ -32,6 +32,15 @@ _OTHER_FILES = 1024
 """Files that a process of nginx opens beside its connections: temporary ones, listening sockets."""
 
 
+KERNEL_SETTINGS = {
+    "net.ipv4.tcp_keepalive_time": 1,
+    "net.ipv4.tcp_keepalive_intvl": 1,
+    "net.ipv4.tcp_keepalive_probes": 3,
+    "net.ipv4.tcp_retries2": 3,
+}
+"""Of nginx's machine: four seconds after a worker's machine fell silent, what it was asked is asked of another one."""
+
+
 @dataclass(frozen=True)
 class NginxSettings:
     """One nginx and the workers behind it."""
@@ -226,6 +235,9 @@ proxy_buffers 16 16k;
 proxy_busy_buffers_size 64k;
 proxy_max_temp_file_size 0;
 
+# Together with the settings of its kernel that docs/cluster.md tells of: a worker whose machine is cut off says nothing,
+# not even that it is gone.
+proxy_socket_keepalive on;
 proxy_http_version 1.1;
 proxy_set_header Connection "";
 proxy_set_header Host $http_host;

@@ -1,4 +1,4 @@
-"""Machines of their own, as far as the network goes: namespaces on one switch, which the test makes and removes."""
+"""Machines of their own, as far as the network goes: namespaces on one switch, made and removed again."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -43,12 +43,32 @@ class Network:
             for number, (name, address) in enumerate(self.addresses.items()):
                 self._connect(name, address, f"p{number}")
         except BaseException:
-            self.remove()
+            self.close()
             raise
 
     def command(self, machine: str, *words: str) -> list[str]:
         """A command that runs on a machine."""
-        return ["ip", "netns", "exec", self._namespace(machine), *words]
+        return [*self.enter(machine), *words]
+
+    def enter(self, machine: str) -> tuple[str, ...]:
+        """What stands before a command so that it runs on a machine."""
+        return ("ip", "netns", "exec", self._namespace(machine))
+
+    def move_here(self, machine: str) -> None:
+        """Have this thread, and those that it starts from now on, be on a machine."""
+        descriptor = os.open(Path("/run/netns") / self._namespace(machine), os.O_RDONLY)
+        try:
+            libc = ctypes.CDLL(None, use_errno=True)
+            if libc.setns(descriptor, _CLONE_NEWNET) != 0:
+                raise OSError(ctypes.get_errno(), "setns")
+        finally:
+            os.close(descriptor)
+
+    def tune(self, machine: str, settings: Mapping[str, int]) -> None:
+        """Set what a machine's kernel does."""
+        for name, value in settings.items():
+            write = f"echo {value} > /proc/sys/{name.replace('.', '/')}"
+            subprocess.run(self.command(machine, "sh", "-c", write), check=True, capture_output=True)
 
     def cut(self, machine: str) -> None:
         """Take a machine off the net; its processes go on."""
@@ -60,22 +80,16 @@ class Network:
 
     def on(self, machine: str, call: Callable[[], T]) -> T:
         """What ``call`` gives when it runs on a machine, in a thread of its own."""
-        descriptor = os.open(Path("/run/netns") / self._namespace(machine), os.O_RDONLY)
 
-        def enter() -> T:
-            libc = ctypes.CDLL(None, use_errno=True)
-            if libc.setns(descriptor, _CLONE_NEWNET) != 0:
-                raise OSError(ctypes.get_errno(), "setns")
+        def moved() -> T:
+            self.move_here(machine)
             return call()
 
-        try:
-            # The thread ends with the pool: no other one is touched by its namespace.
-            with ThreadPoolExecutor(1) as pool:
-                return pool.submit(enter).result()
-        finally:
-            os.close(descriptor)
+        # The thread ends with the pool: no other one is touched by its namespace.
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(moved).result()
 
-    def remove(self) -> None:
+    def close(self) -> None:
         """Take everything away; processes on it must have ended."""
         for name in self._names:
             subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
