@@ -17,8 +17,8 @@ _QUICK = ("--think-s", "0.1", "--gather-s", "0.02")
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("rollout", "--episodes", "60", "--episodes-per-user", "20", "--run-time", "2s", *_QUICK),
-        ("episode", "--episodes", "30", "--spawn-rate", "100", "--run-time", "2s", *_QUICK),
+        ("rollout", "--episodes", "60", "--episodes-per-user", "20", "--run-time", "5s", *_QUICK),
+        ("episode", "--episodes", "30", "--spawn-rate", "100", "--run-time", "5s", *_QUICK),
         ("batch", "--episodes", "200", "--rounds", "1"),
         ("climb", "--stages", "20:0.5,40:0.5", "--ramp-s", "1", "--episodes-per-user", "10", *_QUICK),
     ],

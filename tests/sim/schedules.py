@@ -241,6 +241,18 @@ def killed_right_after_the_answer(world: World) -> None:
     _die_and_check(world, client, owner, at_least=confirmed)
 
 
+def closing_is_forgotten(world: World) -> None:
+    """The store turns back to where an environment lived that was closed since: nobody will ever ask for it."""
+    client, owner, _ = _created(world)
+    world.note_copy()
+    world.ask(client, owner, "close")
+    world.run(0.1)
+    assert client.is_closed
+    world.roll_back()
+    world.run(40.0)
+    assert client.env_id not in world.simulated.log._kept
+
+
 def _die_and_check(world: World, client: Client, owner: Worker, at_least: int | None = None) -> None:
     """The owner dies; its heir knows all that was acknowledged."""
     confirmed = client.confirmed if at_least is None else at_least
@@ -269,5 +281,6 @@ SCHEDULES: dict[str, Callable[[World], None]] = {
         late_copy_of_a_restated_snapshot,
         journal_of_another_version,
         killed_right_after_the_answer,
+        closing_is_forgotten,
     )
 }

@@ -18,6 +18,7 @@ from verl_agent_env.cluster.slots import SlotTable
 from verl_agent_env.engine import keeper
 from verl_agent_env.engine.journal import Group
 from verl_agent_env.engine.keeper import Keeper
+from verl_agent_env.server import take_over
 from verl_agent_env.wire.records import Refusal, RefusalReason, Write
 
 _change, _make = memory_log._change, MemoryLog._make
@@ -100,6 +101,7 @@ MUTATIONS: list[tuple[str, Any, str, Any, str]] = [
     ("outdated", Member, "_abandon_outdated", lambda *_: None, "slot_comes_back"),
     ("digest", keeper, "digest_of", lambda _: _AnyDigest(), "journal_of_another_version"),
     ("grace", sim, "TIMES", MembershipTimes(settle_s=0.3, grace_s=0.0), "emptied_and_taken_by_the_next"),
+    ("sweep", take_over, "_SWEEP_S", float("inf"), "closing_is_forgotten"),
     ("state", Keeper, "restate", restate_the_header_alone, "snapshot_in_a_store_that_forgot_it"),
 ]
 

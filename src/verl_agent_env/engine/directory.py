@@ -82,14 +82,14 @@ class Directory:
         instance = self._instances.get(env_id)
         if instance is not None:
             return instance
-        reason = self._closed_as(env_id)
+        reason = self.closed_as(env_id)
         if reason is not None:
             raise EnvironmentClosedError(env_id, reason)
         raise self._unknown(env_id)
 
     def was_closed(self, env_id: str) -> bool:
         """Whether the environment is known to be closed."""
-        return self._closed_as(env_id) is not None
+        return self.closed_as(env_id) is not None
 
     def ids(self) -> list[str]:
         """Ids of all live environments, oldest first."""
@@ -171,7 +171,8 @@ class Directory:
         if reason != MOVED:
             self.bury(instance.env_id, reason)
 
-    def _closed_as(self, env_id: str) -> str | None:
+    def closed_as(self, env_id: str) -> str | None:
+        """Why an environment was closed, if it is known to be."""
         tombstone = self._tombstones.get(env_id)
         if tombstone is None or self._clock() - tombstone[0] > self._limits.closed_memory_s:
             return None

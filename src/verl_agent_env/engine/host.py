@@ -239,6 +239,10 @@ class Host:
         """The live environment of this id, if there is one."""
         return self.directory.get(env_id)
 
+    def closed_as(self, env_id: str) -> str | None:
+        """Why an environment was closed, if it is known to be."""
+        return self.directory.closed_as(env_id)
+
     def take_in(self, instance: Instance) -> None:
         """Make a recovered environment live; limits on how many there may be held when it was made."""
         self.directory.add(instance, is_new=False)

@@ -41,6 +41,9 @@ class Residence(Protocol):
     def get(self, env_id: str) -> Instance | None:
         """The live environment of this id, if there is one."""
 
+    def closed_as(self, env_id: str) -> str | None:
+        """Why an environment was closed, if it is known to be."""
+
     def take_in(self, instance: Instance) -> None:
         """Make a recovered environment live."""
 
@@ -190,9 +193,17 @@ class Keeper:
             done.set_result(None)
 
     async def recover_slots(self, slots: Sequence[int]) -> int:
-        """Bring back all environments of slots that were taken over; returns how many there are."""
+        """Bring back all environments of slots that this worker owns; returns how many there are.
+
+        Those that were closed here are closed once more: a store that lost the end of its data may have forgotten it.
+        """
         env_ids = await self._log.env_ids(slots)
-        await self.recover([env_id for env_id in env_ids if self._residence.get(env_id) is None])
+        missing = [env_id for env_id in env_ids if self._residence.get(env_id) is None]
+        for env_id in missing:
+            reason = self._residence.closed_as(env_id)
+            if reason is not None:
+                self.journal.write(Write("close", env_id, slot_of(env_id), 0, 0, reason.encode()))
+        await self.recover([env_id for env_id in missing if self._residence.closed_as(env_id) is None])
         return len(env_ids)
 
     async def recover_all(self) -> None:

@@ -16,6 +16,8 @@ logger = logging.getLogger(__name__)
 _SLOTS_AT_ONCE = 64
 _RETRY_S = 0.25
 _LOOK_S = 1.0
+# What a store forgot that nobody writes any more, such as the end of an environment, is found by looking at everything.
+_SWEEP_S = 20.0
 
 
 class TakeOver:
@@ -32,6 +34,7 @@ class TakeOver:
         self._warm: dict[int, str] = {}
         """Token under which the environments of a slot were brought back."""
         self._generation = ""
+        self._swept_at = float("-inf")
 
     async def run(self) -> None:
         """Follow the table, until cancelled."""
@@ -62,6 +65,9 @@ class TakeOver:
                 self._warm = tokens
             if tokens or not self._generation:
                 self._generation = generation
+        now = asyncio.get_running_loop().time()
+        if now - self._swept_at > _SWEEP_S:
+            self._swept_at, self._warm = now, {}
         await self._warm_up(tokens)
 
     async def _warm_up(self, tokens: Mapping[int, str]) -> None:
