@@ -144,6 +144,11 @@ class ServerSettings:
     """Seconds that an idle connection is kept; longer than aiohttp's 15 s, so that the client is the one to close it."""
     shutdown_grace_s: int = 15
     """Seconds that running requests get when the server stops."""
+    mcp_config: str = ""
+    """File with the MCP servers that environments may use (``mcpServers``)."""
+    mcp_allow_commands: bool = False
+    """Whether clients may define MCP servers of their own, commands included; passed over unless only this machine
+    reaches the server."""
     host_limits: HostLimits = field(default_factory=HostLimits)
     """What the worker holds and runs."""
     http_limits: HttpLimits = field(default_factory=HttpLimits)

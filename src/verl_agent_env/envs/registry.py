@@ -53,12 +53,14 @@ _SOKOBAN = "verl_agent_env.envs.sokoban:SokobanEnv"
 _FROZEN_LAKE = "verl_agent_env.envs.frozen_lake:FrozenLakeEnv"
 _COUNTDOWN = "verl_agent_env.envs.countdown:CountdownEnv"
 _SINGLE_TURN_CHAT = "verl_agent_env.envs.single_turn_chat:SingleTurnChatEnv"
+_MCP_CHAT = "verl_agent_env.envs.mcp_chat:McpChatEnv"
 
 BUILT_IN = (
     EnvSpec("verl_env/sokoban-v0", _SOKOBAN),
     EnvSpec("verl_env/frozen_lake-v1", _FROZEN_LAKE),
     EnvSpec("verl_env/countdown-v0", _COUNTDOWN),
     EnvSpec("verl_env/single_turn_chat-v0", _SINGLE_TURN_CHAT),
+    EnvSpec("verl_env/mcp_chat-v0", _MCP_CHAT),
     *(EnvSpec(name, _SOKOBAN, preset) for name, preset in presets.SOKOBAN.items()),
     *(EnvSpec(name, _FROZEN_LAKE, preset) for name, preset in presets.FROZEN_LAKE.items()),
     *(EnvSpec(name, _COUNTDOWN, preset) for name, preset in presets.COUNTDOWN.items()),

@@ -28,6 +28,7 @@ from verl_agent_env.server.cluster_worker import ClusterWorker, Place
 from verl_agent_env.server.environment_calls import EnvironmentCalls
 from verl_agent_env.server.idempotency import IdempotentAnswers
 from verl_agent_env.server.lane import LANE_STATE, PROBLEM_JSON, Call, Lane, Route
+from verl_agent_env.server.mcp_route import MCP_PATH, McpRoute, configure_mcp
 from verl_agent_env.server.metrics import Metrics
 from verl_agent_env.server.openapi import document
 from verl_agent_env.server.routes import batch_routes, environment_routes, server_routes
@@ -80,11 +81,13 @@ class EnvServer(FastAPI):
         routes = [*map(self._pinned, self._routes), *internal_routes]
         guard = TokenGuard(settings.auth_tokens)
         self.lane = Lane(routes, limits, guard, self.metrics, log_all=settings.access_log)
+        self.mcp_route = McpRoute(self.lane, guard, limits.max_body_bytes)
         self.add_api_route("/", _front, methods=["GET", "HEAD"], include_in_schema=False)
         self.add_exception_handler(HTTPException, _page_problem)
         self.add_exception_handler(Exception, _page_problem)
         self.router.default = self._serve_unknown
         self._has_tokens = bool(settings.auth_tokens)
+        configure_mcp(settings)
 
     def openapi(self) -> dict[str, Any]:
         """The OpenAPI document."""
@@ -96,6 +99,9 @@ class EnvServer(FastAPI):
             found = self.lane.match(scope["path"])
             if found is not None:
                 await self.lane.serve(*found, scope, receive, send)
+                return
+            if scope["path"] == MCP_PATH:
+                await self.mcp_route(scope, receive, send)
                 return
         await super().__call__(scope, receive, send)
 
@@ -145,6 +151,7 @@ async def _lifespan(app: EnvServer) -> AsyncIterator[dict[str, Any]]:
         reaper.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await reaper
+        await app.mcp_route.aclose()
         await app.worker.stop()
         await app.env_host.stop()
         gc.set_threshold(*thresholds)

@@ -1,0 +1,60 @@
+"""Keyword arguments of MCP chat."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, StringConstraints, field_validator
+
+from verl_agent_env.envs.mcp_chat.definition import MAX_NAME_CHARS, ServerDefinition
+from verl_agent_env.envs.single_turn_chat import SingleTurnChatArguments
+
+MAX_SERVERS = 32
+
+_NOTHING_ASKED = "Use the tools as you like, then answer with a message."
+
+_ServerName = Annotated[str, StringConstraints(pattern=rf"^[A-Za-z0-9_-]{{1,{MAX_NAME_CHARS}}}$")]
+# What only the operator says of a server.
+_PRIVILEGES = ("shared", "instances", "idle_s", "max_sessions", "log_stderr", "max_restarts")
+
+
+class McpChatArguments(SingleTurnChatArguments):
+    """Keyword arguments of MCP chat."""
+
+    servers: list[_ServerName | ServerDefinition] | None = Field(default=None, max_length=MAX_SERVERS)
+    """The MCP servers: names from the operator's configuration, all of it if not given. On a server for one user that
+    was told to take commands, also definitions with a ``name``."""
+    max_steps: int = Field(default=50, ge=1, le=100_000)
+    """Tool calls after which the episode is truncated; a turn that cannot be read counts as one."""
+    max_actions_per_turn: int = Field(default=16, ge=1, le=1_000)
+    """Calls that one message may hold; they are carried out side by side."""
+    max_result_chars: int = Field(default=50_000, ge=100, le=10_000_000)
+    """So much text of one answer is shown."""
+    tool_error_reward: float = 0.0
+    """Added for each call that a tool answered with an error; usually zero or below."""
+    raise_on_server_failure: bool = False
+    """Whether a server that ends or hangs makes the step fail and loses the environment (``environment_lost``), so that
+    no trajectory holds it; else the model is told, and goes on with the server started again."""
+
+    @field_validator("servers")
+    @classmethod
+    def _are_different(
+        cls, value: list[str | ServerDefinition] | None
+    ) -> list[str | ServerDefinition] | None:
+        names = [server if isinstance(server, str) else server.name for server in value or ()]
+        if len(set(names)) < len(names):
+            raise ValueError("a server stands there twice")
+        for server in value or ():
+            if isinstance(server, ServerDefinition):
+                default = ServerDefinition.model_fields
+                for field in _PRIVILEGES:
+                    if getattr(server, field) != default[field].default:
+                        raise ValueError(f"'{field}' of a server is for the operator's configuration only")
+        return value
+
+    @property
+    def closing_prompt(self) -> str:
+        """What the user says last; empty when the history says it all."""
+        if self.task_prompt is not None:
+            return self.task_prompt
+        return "" if self.chat_history else _NOTHING_ASKED

@@ -1,0 +1,167 @@
+"""Which MCP servers there are: the operator's file, in the usual ``mcpServers`` form, and what it allows.
+
+A client of the HTTP API names servers of this file and can choose nothing of what is run. The file is found through
+``VERL_AGENT_ENV_MCP_CONFIG``, so that it is known wherever environments live: in a server, in each worker of a pool,
+and in a program that makes environments itself. Values may refer to variables, ``${TOKEN}`` or ``${PORT:-8080}``.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+from pydantic import ValidationError
+
+from verl_agent_env.envs.mcp_chat.definition import MAX_NAME_CHARS, ServerDefinition
+from verl_agent_env.envs.mcp_chat.errors import ConfigurationError
+
+CONFIG_VARIABLE = "VERL_AGENT_ENV_MCP_CONFIG"
+"""Path of the configuration file."""
+COMMANDS_VARIABLE = "VERL_AGENT_ENV_MCP_ALLOW_COMMANDS"
+"""Set to ``1``, it lets whoever makes an environment bring server definitions, commands included."""
+
+_NAME = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_NAME_CHARS}}}")
+_REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """The servers that environments may use."""
+
+    servers: Mapping[str, ServerDefinition] = field(default_factory=dict)
+    """By name."""
+    commands_allowed: bool = False
+    """Whether an environment's arguments may define servers of their own."""
+
+
+def read_configuration(
+    path: Path, variables: Mapping[str, str], *, commands_allowed: bool = False
+) -> Configuration:
+    """The configuration that a file holds.
+
+    Args:
+        path: A JSON file with ``mcpServers``.
+        variables: What ``${…}`` refers to.
+        commands_allowed: As in :class:`Configuration`.
+
+    Raises:
+        ConfigurationError: The file cannot be read, is not of this form, or refers to a variable that is not set.
+    """
+    try:
+        document = orjson.loads(path.read_bytes())
+    except OSError as unreadable:
+        raise ConfigurationError(f"{path} cannot be read: {unreadable.strerror}") from None
+    except orjson.JSONDecodeError:
+        # The decoder's message may hold a part of the file.
+        raise ConfigurationError(f"{path} is not JSON") from None
+    found = document.get("mcpServers") if isinstance(document, dict) else None
+    if not isinstance(found, dict):
+        raise ConfigurationError(f'{path} has no object "mcpServers"')
+    servers = {}
+    for name, value in found.items():
+        if not _NAME.fullmatch(name):
+            raise ConfigurationError(
+                f"{path}: the name of a server is 1 to {MAX_NAME_CHARS} letters, digits, '_' and '-', not '{name[:64]}'"
+            )
+        if not (isinstance(value, dict) and value.get("disabled") is True):
+            servers[name] = _definition(f"{path}: mcpServers.{name}", name, value, variables)
+    return Configuration(servers, commands_allowed)
+
+
+class _InUse:
+    """What environments of this process go by."""
+
+    def __init__(self) -> None:
+        self.chosen: Configuration | None = None
+        self.source: tuple[str, bool] | None = None
+        self.read: Configuration | None = None
+        self.refuses_commands = False
+
+    def configuration(self) -> Configuration:
+        if self.chosen is None and self.read is None:
+            path, commands_allowed = self.source or _source_by_variables()
+            self.read = (
+                read_configuration(Path(path), os.environ, commands_allowed=commands_allowed)
+                if path
+                else Configuration(commands_allowed=commands_allowed)
+            )
+        found = self.chosen or self.read or Configuration()
+        return Configuration(found.servers) if self.refuses_commands else found
+
+
+_in_use = _InUse()
+
+
+def configuration_in_use() -> Configuration:
+    """What environments go by: what was chosen, or the file, which is read on first use.
+
+    Raises:
+        ConfigurationError: The file cannot be used.
+    """
+    return _in_use.configuration()
+
+
+def use_configuration(configuration: Configuration | None) -> None:
+    """Go by this configuration in place of a file; ``None`` goes back to the file, which is read anew."""
+    _in_use.chosen, _in_use.read, _in_use.refuses_commands = configuration, None, False
+
+
+def use_file(path: str | None, *, commands_allowed: bool = False) -> None:
+    """Go by this file in place of the one that the variables name; ``None`` goes back to that one."""
+    _in_use.source = None if path is None else (path, commands_allowed)
+    _in_use.chosen = _in_use.read = None
+
+
+def refuse_commands(reason: str) -> None:
+    """Take no commands from arguments, whatever the operator's flag says: this process is not for one user alone."""
+    _, asked_for = _in_use.source or _source_by_variables()
+    if asked_for and not _in_use.refuses_commands:
+        logger.warning("%s is passed over: %s", COMMANDS_VARIABLE, reason)
+    _in_use.refuses_commands = True
+
+
+def _source_by_variables() -> tuple[str, bool]:
+    commands_allowed = os.environ.get(COMMANDS_VARIABLE, "").casefold() in ("1", "true", "yes", "on")
+    return os.environ.get(CONFIG_VARIABLE, ""), commands_allowed
+
+
+def _definition(place: str, name: str, value: Any, variables: Mapping[str, str]) -> ServerDefinition:
+    expanded: list[str] = []
+    filled = _filled(value, variables, place, expanded)
+    if not isinstance(filled, dict):
+        raise ConfigurationError(f"{place} is not an object")
+    try:
+        return ServerDefinition.model_validate({**filled, "name": name}).hiding(expanded)
+    except ValidationError as invalid:
+        faults = invalid.errors(include_url=False, include_context=False, include_input=False)
+        shown = "; ".join(
+            f"{'.'.join(str(part) for part in fault['loc']) or 'it'}: {fault['msg']}" for fault in faults[:5]
+        )
+        raise ConfigurationError(f"{place}: {shown}") from None
+
+
+def _filled(value: Any, variables: Mapping[str, str], place: str, expanded: list[str]) -> Any:
+    """``value`` with its references replaced; what they stood for is added to ``expanded``."""
+    if isinstance(value, dict):
+        return {key: _filled(inner, variables, f"{place}.{key}", expanded) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_filled(inner, variables, place, expanded) for inner in value]
+    if not isinstance(value, str):
+        return value
+
+    def fill(match: re.Match[str]) -> str:
+        found = variables.get(match[1]) or match[2]
+        if found is None:
+            raise ConfigurationError(f"{place} refers to the variable {match[1]}, which is not set")
+        expanded.append(found)
+        return found
+
+    return _REFERENCE.sub(fill, value)

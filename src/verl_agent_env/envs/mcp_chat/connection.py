@@ -1,0 +1,235 @@
+"""One MCP session: opened, kept and closed by one task of its own, as the SDK's contexts need it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Any
+
+import httpx2
+from mcp import Client, MCPError
+from mcp.types import (
+    CONNECTION_CLOSED,
+    INVALID_REQUEST,
+    REQUEST_TIMEOUT,
+    CallToolResult,
+    Implementation,
+    Tool,
+)
+
+from verl_agent_env import __version__
+from verl_agent_env.envs.mcp_chat.definition import ServerDefinition
+from verl_agent_env.envs.mcp_chat.errors import (
+    CallTimeoutError,
+    ConnectionLostError,
+    ServerStartError,
+    ToolRefusedError,
+)
+from verl_agent_env.envs.mcp_chat.http import http_transport
+from verl_agent_env.envs.mcp_chat.processes import Launcher
+from verl_agent_env.envs.mcp_chat.stdio import StandardError, stdio_transport
+
+if TYPE_CHECKING:
+    from mcp.client._transport import TransportStreams
+
+logger = logging.getLogger("verl_agent_env.mcp")
+
+_MAX_PAGES = 100
+_PROBE_S = 2.0
+_LATE_S = 1.0
+_CLOSE_S = 15.0
+_MAX_REASON_CHARS = 300
+_SESSION_TERMINATED = "Session terminated"
+"""What the SDK says when an HTTP server does not know the session any more."""
+
+
+class Connection:
+    """A live session with one server."""
+
+    def __init__(self, definition: ServerDefinition, launcher: Callable[[], Launcher]) -> None:
+        self._definition = definition
+        self._launcher = launcher
+        self._errors = StandardError(definition)
+        self._leaving = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._is_hurried = False
+        self._client: Client | None = None
+        self.is_open = False
+        """Whether it can be asked anything; false as soon as a stdio server is seen to have ended."""
+        self.tools: list[Tool] = []
+        """What the server offered when the session began."""
+
+    async def open(self) -> None:
+        """Start or reach the server and ask what it offers.
+
+        Raises:
+            ServerStartError: It cannot be run or reached, or did not answer in time.
+        """
+        definition = self._definition
+        ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._task = asyncio.create_task(self._live(ready), name=f"mcp-{definition.name}")
+        reason = ""
+        try:
+            async with asyncio.timeout(definition.start_timeout_s):
+                await ready
+            return
+        except TimeoutError:
+            reason = f"it did not answer within {definition.start_timeout_s:g} s"
+        except ServerStartError as refused:
+            reason = str(refused)
+        except BaseException:
+            await self.close(at_once=True)
+            raise
+        await self.close(at_once=True)
+        said = self._errors.tail()
+        logger.warning(
+            "an MCP server did not start: %s", reason, extra={"mcp_server": definition.name, "stderr": said}
+        )
+        raise ServerStartError(f"The MCP server '{definition.name}' did not start: {reason}.")
+
+    async def call(self, tool: str, arguments: dict[str, Any]) -> CallToolResult:
+        """Call a tool; a caller that is cancelled cancels the call.
+
+        Raises:
+            CallTimeoutError: No answer in time.
+            ConnectionLostError: The session ended.
+            ToolRefusedError: The server refused the call; the message is for the model.
+        """
+        if not self.is_open or self._client is None:
+            raise ConnectionLostError
+        timeout_s = self._definition.call_timeout_s
+        try:
+            # The client's own limit tells the server; the other one holds where the server does not even read.
+            async with asyncio.timeout(timeout_s + _LATE_S):
+                return await self._client.call_tool(tool, arguments, read_timeout_seconds=timeout_s)
+        except TimeoutError:
+            raise CallTimeoutError from None
+        except MCPError as error:
+            if error.code == REQUEST_TIMEOUT:
+                raise CallTimeoutError from None
+            if not self.is_open or _is_lost(error):
+                self._lost()
+                raise ConnectionLostError from None
+            raise ToolRefusedError(self._definition.redactor.hide(error.message)) from None
+        except Exception as error:  # noqa: BLE001 - whatever the SDK raises is told to the model
+            if not self.is_open or isinstance(_first(error), OSError | httpx2.TransportError):
+                self._lost()
+                raise ConnectionLostError from None
+            # A result that breaks the protocol or the tool's own schema, a question to the user, …
+            raise ToolRefusedError(
+                f"the server's answer cannot be used ({type(_first(error)).__name__})"
+            ) from None
+
+    async def answers(self) -> bool:
+        """Whether the server still answers at all."""
+        if not self.is_open or self._client is None:
+            return False
+        try:
+            async with asyncio.timeout(_PROBE_S):
+                await self._client.list_tools()
+        except (TimeoutError, Exception):  # noqa: BLE001 - whatever it is, it is no answer
+            return False
+        return True
+
+    async def close(self, *, at_once: bool = False) -> None:
+        """End the session, and the process of a stdio server; takes bounded time and raises nothing.
+
+        Args:
+            at_once: Whether the server gets no time: it hangs, or nobody waits for it.
+        """
+        self.is_open = False
+        self._leaving.set()
+        task = self._task
+        if task is None:
+            return
+        if at_once:
+            self._is_hurried = True
+            task.cancel()
+        done, _ = await asyncio.wait([task], timeout=_CLOSE_S)
+        if not done:
+            task.cancel()
+            await asyncio.wait([task], timeout=_CLOSE_S)
+
+    async def _live(self, ready: asyncio.Future[None]) -> None:
+        definition = self._definition
+        try:
+            async with Client(
+                self._transport(),
+                mode=definition.protocol,
+                read_timeout_seconds=definition.start_timeout_s,
+                client_info=Implementation(name="verl-agent-env", version=__version__),
+                cache=None,
+            ) as client:
+                self.tools = await _list_tools(client)
+                self._client = client
+                self.is_open = not self._leaving.is_set()
+                if not ready.done():
+                    ready.set_result(None)
+                await self._leaving.wait()
+        except Exception as error:  # noqa: BLE001 - it is told to whoever waits for the session
+            if not ready.done():
+                ready.set_exception(ServerStartError(self._reason(error)))
+        finally:
+            self._client = None
+            self._lost()
+            if not ready.done():
+                ready.set_exception(ServerStartError("it ended at once"))
+            if not ready.cancelled():
+                # Looked at by nobody else if its opener was cancelled.
+                ready.exception()
+
+    def _grace_s(self) -> float:
+        return 0.0 if self._is_hurried else self._definition.stop_grace_s
+
+    def _lost(self) -> None:
+        self.is_open = False
+        self._leaving.set()
+
+    def _transport(self) -> AbstractAsyncContextManager[TransportStreams]:
+        if self._definition.type == "stdio":
+            return stdio_transport(self._definition, self._launcher, self._errors, self._lost, self._grace_s)
+        return http_transport(self._definition)
+
+    def _reason(self, error: BaseException) -> str:
+        """Why the session could not begin, without anything that may be a secret."""
+        first = _first(error)
+        if isinstance(first, ServerStartError):
+            return str(first)
+        if isinstance(first, MCPError):
+            if first.code == CONNECTION_CLOSED:
+                return "it ended, or closed the connection"
+            return self._definition.redactor.hide(first.message)[:_MAX_REASON_CHARS]
+        if isinstance(first, httpx2.HTTPStatusError):
+            return f"it answered with HTTP status {first.response.status_code}"
+        if isinstance(first, httpx2.TransportError | OSError):
+            return f"it cannot be reached ({type(first).__name__})"
+        return f"the session could not begin ({type(first).__name__})"
+
+
+async def _list_tools(client: Client) -> list[Tool]:
+    tools: list[Tool] = []
+    cursor: str | None = None
+    if client.server_capabilities.tools is None:
+        return tools
+    for _ in range(_MAX_PAGES):
+        page = await client.list_tools(cursor=cursor)
+        tools += page.tools
+        cursor = page.next_cursor
+        if not cursor:
+            break
+    return tools
+
+
+def _is_lost(error: MCPError) -> bool:
+    return error.code == CONNECTION_CLOSED or (
+        error.code == INVALID_REQUEST and error.message == _SESSION_TERMINATED
+    )
+
+
+def _first(error: BaseException) -> BaseException:
+    """The first error inside groups of them."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

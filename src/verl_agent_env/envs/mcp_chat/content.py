@@ -1,0 +1,121 @@
+"""What a tool answered, as the content of a chat message."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from verl_agent_env.envs.mcp_chat.redaction import Redactor
+from verl_agent_env.messages import text_part
+from verl_agent_env.messages.content import well_formed
+from verl_agent_env.types import Content
+
+if TYPE_CHECKING:
+    from mcp.types import CallToolResult
+
+MAX_MEDIA_CHARS = 16 * 1024 * 1024
+"""Of a picture or a sound in base64; a larger one is only named."""
+
+_AUDIO_FORMATS = {"audio/wav": "wav", "audio/x-wav": "wav", "audio/mpeg": "mp3", "audio/mp3": "mp3"}
+
+
+def content_of(result: CallToolResult, redactor: Redactor, max_chars: int) -> Content:
+    """All that ``result`` holds: text where there is nothing else, or content parts in the order of the result.
+
+    Pictures become ``image_url``, WAV and MP3 ``input_audio``. Of resources, text is shown under its URI and pictures
+    as pictures; what cannot be shown is named. Structured content is added as JSON unless a text says the same.
+
+    Args:
+        result: Of the SDK.
+        redactor: Takes the server's secrets out of all texts.
+        max_chars: So much text is shown in all; the rest is cut off, which is said.
+    """
+    parts = [_part_of(block) for block in result.content]
+    structured = result.structured_content
+    if structured is not None and not _is_said(structured, parts):
+        parts.append(text_part(_as_json(structured)))
+    shown: list[dict[str, Any]] = []
+    left = max_chars
+    for part in parts:
+        if part["type"] == "text":
+            text = redactor.hide(well_formed(part["text"]))
+            if len(text) > left:
+                text = f"{text[:left]}\n[{len(text) - left} more characters are not shown.]"
+            left = max(0, left - len(text))
+            part = text_part(text)
+        shown.append(part)
+    text = "\n".join(part["text"] for part in shown if part["type"] == "text")
+    if result.is_error and not text:
+        shown.append(text_part("Error: the tool failed and does not say why."))
+        text = shown[-1]["text"]
+    return text if all(part["type"] == "text" for part in shown) else shown
+
+
+def _part_of(block: Any) -> dict[str, Any]:
+    if block.type == "text":
+        return text_part(block.text)
+    if block.type == "image":
+        return _media(block.data, block.mime_type, "picture")
+    if block.type == "audio":
+        return _media(block.data, block.mime_type, "sound")
+    if block.type == "resource":
+        return _resource(block.resource)
+    if block.type == "resource_link":
+        about = f": {block.description}" if block.description else ""
+        kind = f" ({block.mime_type})" if block.mime_type else ""
+        return text_part(f"[Resource {block.uri}{kind}, '{block.name}'{about}]")
+    return text_part(f"[Content of the type '{str(block.type)[:64]}', which cannot be shown]")
+
+
+def _resource(resource: Any) -> dict[str, Any]:
+    text = getattr(resource, "text", None)
+    if text is not None:
+        return text_part(f"[Resource {resource.uri}]\n{text}")
+    mime_type = resource.mime_type or "application/octet-stream"
+    if mime_type.startswith("image/") or mime_type in _AUDIO_FORMATS:
+        return _media(resource.blob, mime_type, f"resource {resource.uri}")
+    return text_part(
+        f"[Resource {resource.uri} ({mime_type}), {_num_bytes(resource.blob)} bytes that are no text]"
+    )
+
+
+def _media(data: str, mime_type: str, name: str) -> dict[str, Any]:
+    if len(data) > MAX_MEDIA_CHARS:
+        return text_part(f"[A {name} ({mime_type}) of {_num_bytes(data)} bytes, too large to be shown]")
+    if mime_type.startswith("image/"):
+        return {"type": "image_url", "image_url": {"url": f"data:{mime_type};base64,{data}"}}
+    if mime_type in _AUDIO_FORMATS:
+        return {"type": "input_audio", "input_audio": {"data": data, "format": _AUDIO_FORMATS[mime_type]}}
+    return text_part(f"[A {name} ({mime_type}) of {_num_bytes(data)} bytes, which cannot be shown]")
+
+
+def _num_bytes(encoded: str) -> int:
+    return len(encoded) * 3 // 4 - encoded[-2:].count("=")
+
+
+def _is_said(structured: Any, parts: list[dict[str, Any]]) -> bool:
+    """Whether a text holds the structured content already, as the protocol advises."""
+    said = [part["text"] for part in parts if part["type"] == "text"]
+    # Servers that wrap a plain value, as {"result": value}, say the value itself.
+    values = [structured]
+    if isinstance(structured, dict) and len(structured) == 1:
+        values += structured.values()
+    if any(value in said for value in values if isinstance(value, str)):
+        return True
+    return any(_parsed(text) in values for text in said)
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        # Equal to nothing.
+        return _parsed
+
+
+def _as_json(value: Any) -> str:
+    try:
+        return orjson.dumps(value, option=orjson.OPT_INDENT_2).decode()
+    except TypeError:
+        return "[Structured content that cannot be shown]"

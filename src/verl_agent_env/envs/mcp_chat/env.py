@@ -1,0 +1,261 @@
+"""MCP chat: a conversation with tools that live in MCP servers."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import orjson
+
+from verl_agent_env.envs.async_env import AsyncChatEnv
+from verl_agent_env.envs.base import Durability, EnvArguments
+from verl_agent_env.envs.mcp_chat.arguments import McpChatArguments
+from verl_agent_env.envs.mcp_chat.configuration import CONFIG_VARIABLE, configuration_in_use
+from verl_agent_env.envs.mcp_chat.definition import ServerDefinition
+from verl_agent_env.envs.mcp_chat.errors import ServerLostError
+from verl_agent_env.envs.mcp_chat.pool import Pool, pool_here
+from verl_agent_env.envs.mcp_chat.session import Session
+from verl_agent_env.envs.mcp_chat.tools import Offer, offer_of
+from verl_agent_env.envs.scorer_registry import ScoreContext
+from verl_agent_env.envs.scorers import CallableScorer, NoScorer
+from verl_agent_env.envs.turn import Outcome
+from verl_agent_env.errors import InvalidEnvArgumentsError
+from verl_agent_env.messages import ToolCall, content_text, parse_action, user_message
+from verl_agent_env.messages.actions import ParsedAction
+from verl_agent_env.types import Action, Info, Message, Observation, StepResult
+
+EXTRA = "pip install 'verl-agent-env[mcp]'"
+
+_END = "The conversation has ended."
+
+
+class McpChatEnv(AsyncChatEnv):
+    """Answer a conversation with the help of tools that MCP servers offer.
+
+    The servers are those of the operator's configuration (see ``docs/mcp.md``); the arguments name them. Each episode
+    has sessions of its own, from its reset to its end; only servers that are configured as ``shared`` are used by
+    several episodes at a time.
+
+    ## Action Space
+
+    The tools of the servers, as far as they may offer them. A name that several servers use gets the server's name
+    before it, in all of them: ``time_now`` and ``clock_now``. The calls of one message run side by side. A message
+    without a call is the answer.
+
+    ## Observation
+
+    At first the system prompt, the chat history and the task prompt as a message of the user, as far as they are
+    given. Then what the tools answer: text, or content parts where there are pictures or sounds. A tool that fails,
+    does not answer in time or whose server ended says so in its message, as an error; the server is started again.
+
+    ## Rewards
+
+    What the ``scorer`` says of the answer; 0 without one, and when the episode is truncated. ``tool_error_reward`` for
+    each call that a tool answered with an error.
+
+    ## Episode End
+
+    Terminated by a message without a tool call (``success`` in the info when the reward is that of a right answer).
+    One without any text is an invalid action: scored as an empty answer, and the end as well. Truncated after
+    ``max_steps`` calls.
+
+    The info of a step also holds ``tool_errors``, calls of this step that were answered with an error, and
+    ``server_failures``, calls of this episode that met a server that ended, hung or was started again. What tools do
+    outside cannot be done again: the environment is lost with its worker (durability ``none``).
+
+    ## Arguments
+
+    See :class:`McpChatArguments`.
+    """
+
+    env_name = "verl_env/mcp_chat-v0"
+    Arguments: ClassVar[type[EnvArguments]] = McpChatArguments
+    durability: ClassVar[Durability | None] = "none"
+    arguments: McpChatArguments
+
+    __slots__ = ("_conversation", "_failures", "_offered", "_pool", "_sessions", "_tool_errors")
+
+    def __init__(self, render_mode: str | None = None, **kwargs: Any) -> None:
+        super().__init__(render_mode, **kwargs)
+        self._pool: Pool | None = None
+        self._sessions: dict[str, Session] = {}
+        self._offered = Offer((), {})
+        self._conversation: list[Message] = []
+        self._failures = 0
+        self._tool_errors = 0
+
+    @classmethod
+    def validate_arguments(cls, kwargs: Mapping[str, Any]) -> EnvArguments:
+        """As :meth:`ChatEnv.validate_arguments`; the servers must be known, and the SDK must be there."""
+        if importlib.util.find_spec("mcp") is None:
+            raise cls.invalid_arguments(([], f"MCP needs an extra that is not installed here; {EXTRA} does"))
+        arguments = super().validate_arguments(kwargs)
+        if isinstance(arguments, McpChatArguments):
+            cls._definitions(arguments)
+        return arguments
+
+    # --- hooks ----------------------------------------------------------------------------------------------
+
+    def task_prompt_text(self) -> str:
+        return self.arguments.closing_prompt
+
+    async def begin_episode_async(self, options: Mapping[str, Any]) -> None:
+        if options:
+            raise self.invalid_arguments((["options"], "MCP chat takes no options"))
+        definitions = self._definitions(self.arguments)
+        await self.close_async()
+        # Until the new episode stands there is none: its sessions are those of the one before, and they are closed.
+        self._ended = True
+        self._pool = pool_here()
+        self._sessions = await _acquire(self._pool, definitions)
+        self._offered = offer_of([(each, self._sessions[each.name].tools) for each in definitions])
+        self._offer(self._offered.tools)
+        self._conversation = []
+        self._failures = self._tool_errors = 0
+
+    def first_observation(self) -> Observation:
+        messages: Observation = orjson.loads(self.arguments.opening)
+        return messages
+
+    async def act_async(self, call: ToolCall) -> Outcome:
+        target = self._offered.targets[call.name]
+        session = self._sessions[target.server]
+        reply = await session.call(target.tool, call.arguments, self.arguments.max_result_chars)
+        if reply.has_failed:
+            self._failures += 1
+            if self.arguments.raise_on_server_failure:
+                raise ServerLostError(f"The MCP server '{target.server}' failed.")
+        if not reply.is_error:
+            return Outcome(reply.content)
+        self._tool_errors += 1
+        return Outcome(reply.content, reward=self.arguments.tool_error_reward, effective=False)
+
+    async def astep(self, action: Action) -> tuple[Observation, float, bool, bool, Info]:
+        """Carry out the calls of a message, or score the answer; see :meth:`ChatEnv.step`.
+
+        Raises:
+            EpisodeNotStartedError, EpisodeEndedError: ``reset`` comes first.
+            ServerLostError: A server is gone and does not come back.
+            ScorerError: A registered callable failed; the episode goes on.
+        """
+        self._require_running()
+        self._tool_errors = 0
+        parsed = parse_action(action)
+        if parsed.calls or parsed.fault is not None:
+            result = StepResult(*await super().astep(action))
+        else:
+            result = StepResult(*await self._answer(parsed))
+        result.info["tool_errors"] = self._tool_errors
+        result.info["server_failures"] = self._failures
+        if isinstance(self.arguments.scorer, CallableScorer):
+            self._conversation += [_said(parsed), *result.observation]
+        if self._ended:
+            self._release()
+        return result
+
+    async def close_async(self) -> None:
+        """End the sessions; a closed environment can be reset."""
+        pool, sessions = self._pool, list(self._sessions.values())
+        self._sessions = {}
+        if pool is not None and sessions:
+            await asyncio.gather(*(pool.release(session) for session in sessions))
+
+    def draw(self, mode: str) -> Any:
+        """The beginning of the conversation as text."""
+        self._require_render_mode(mode)
+        return "\n\n".join(
+            f"{message['role']}: {content_text(message['content'])}" for message in self.first_observation()
+        )
+
+    # --- inner workings -------------------------------------------------------------------------------------
+
+    async def _answer(self, parsed: ParsedAction) -> tuple[Observation, float, bool, bool, Info]:
+        """Score the model's last message."""
+        scorer = self.arguments.scorer
+        reward = 0.0
+        if not isinstance(scorer, NoScorer):
+            history = [*self.first_observation(), *self._conversation]
+            context = ScoreContext(history, self.episode_seed, {"num_steps": self._steps})
+            # Scorers may block, and long texts take them a while.
+            reward = await asyncio.to_thread(scorer.score, parsed.text, context)
+        valid = bool(parsed.text)
+        success = valid and self.arguments.is_success(reward)
+        if not valid:
+            reward += self.arguments.invalid_action_reward
+        self._steps += 1
+        outcome = Outcome(reward=reward, terminated=True, success=success)
+        return self._finish([user_message(_END)], reward, outcome, valid, valid)
+
+    def _release(self) -> None:
+        """Give the sessions back without waiting for their end."""
+        sessions, self._sessions = self._sessions, {}
+        if self._pool is not None:
+            for session in sessions.values():
+                self._pool.release_soon(session)
+
+    @classmethod
+    def _definitions(cls, arguments: McpChatArguments) -> list[ServerDefinition]:
+        """The servers of these arguments.
+
+        Raises:
+            InvalidEnvArgumentsError: One of them is not known, or may not be brought.
+            ConfigurationError: The operator's configuration cannot be used.
+        """
+        configuration = configuration_in_use()
+        if arguments.servers is None:
+            return list(configuration.servers.values())
+        found = []
+        for place, server in enumerate(arguments.servers):
+            if isinstance(server, ServerDefinition):
+                if not configuration.commands_allowed:
+                    raise cls._refused(
+                        place, "must be a name: this server takes no definitions from arguments"
+                    )
+                if server.name in configuration.servers:
+                    raise cls._refused(place, "has the name of a configured server")
+                found.append(server)
+            elif server in configuration.servers:
+                found.append(configuration.servers[server])
+            else:
+                known = (
+                    ", ".join(configuration.servers)
+                    or f"none; {CONFIG_VARIABLE} names the file that lists them"
+                )
+                raise cls._refused(place, f"no MCP server is configured as '{server}'; there are: {known}")
+        return found
+
+    @classmethod
+    def _refused(cls, place: int, message: str) -> InvalidEnvArgumentsError:
+        return cls.invalid_arguments((["servers", place], message))
+
+
+async def _acquire(pool: Pool, definitions: list[ServerDefinition]) -> dict[str, Session]:
+    """A session with each server, all begun side by side; none if one of them fails."""
+    tasks = [asyncio.create_task(pool.acquire(definition)) for definition in definitions]
+    try:
+        sessions = await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        for outcome in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(outcome, Session):
+                pool.release_soon(outcome)
+        raise
+    return {definition.name: session for definition, session in zip(definitions, sessions, strict=True)}
+
+
+def _said(parsed: ParsedAction) -> Message:
+    """What the model said, as a message of the conversation."""
+    message: Message = {"role": "assistant", "content": parsed.text}
+    if parsed.calls:
+        message["tool_calls"] = [
+            {
+                "id": call.id or "",
+                "type": "function",
+                "function": {"name": call.name, "arguments": orjson.dumps(call.arguments).decode()},
+            }
+            for call in parsed.calls
+        ]
+    return message

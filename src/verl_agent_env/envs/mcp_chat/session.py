@@ -1,0 +1,175 @@
+"""A server as an environment sees it: calls with answers, whatever happens to the process behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from verl_agent_env.envs.mcp_chat.content import content_of
+from verl_agent_env.envs.mcp_chat.definition import ServerDefinition
+from verl_agent_env.envs.mcp_chat.errors import (
+    CallTimeoutError,
+    ConnectionLostError,
+    ServerLostError,
+    ServerStartError,
+    ToolRefusedError,
+)
+from verl_agent_env.types import Content
+
+if TYPE_CHECKING:
+    from mcp.types import CallToolResult, Tool
+
+_RESTART_WINDOW_S = 60.0
+
+
+class Link(Protocol):
+    """A live connection, as :class:`~verl_agent_env.envs.mcp_chat.connection.Connection` is one."""
+
+    is_open: bool
+    tools: list[Tool]
+
+    async def open(self) -> None:
+        """Begin."""
+
+    async def call(self, tool: str, arguments: dict[str, Any]) -> CallToolResult:
+        """Call a tool."""
+
+    async def answers(self) -> bool:
+        """Whether the server answers at all."""
+
+    async def close(self, *, at_once: bool = False) -> None:
+        """End."""
+
+
+class Reply(NamedTuple):
+    """What became of a call."""
+
+    content: Content
+    is_error: bool = False
+    """Whether the tool reported an error, or there is no answer of the tool at all."""
+    has_failed: bool = False
+    """Whether the server failed: it ended, forgot the session, or did not answer in time."""
+
+
+class Session:
+    """One session with one server, begun anew when the server goes away.
+
+    A call that was under way when that happened is not made again: it may have been carried out. A shared session is
+    used by several environments at a time.
+    """
+
+    def __init__(
+        self,
+        definition: ServerDefinition,
+        connect: Callable[[], Link],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.definition = definition
+        self._connect = connect
+        self._clock = clock
+        self._link: Link | None = None
+        self._restarting = asyncio.Lock()
+        self._restarts: deque[float] = deque()
+        self._closed = False
+
+    @property
+    def tools(self) -> list[Tool]:
+        """What the server offers."""
+        return [] if self._link is None else self._link.tools
+
+    async def open(self) -> None:
+        """Begin, unless it has begun.
+
+        Raises:
+            ServerStartError: The server cannot be started or reached.
+        """
+        async with self._restarting:
+            if self._link is None:
+                link = self._connect()
+                await link.open()
+                self._link = link
+
+    async def call(self, tool: str, arguments: dict[str, Any], max_chars: int) -> Reply:
+        """Call a tool.
+
+        Raises:
+            ServerLostError: The server is gone and does not come back.
+        """
+        name, link = self.definition.name, self._link
+        note = ""
+        if link is None or not link.is_open:
+            link = await self._reopened(link)
+            if not self.definition.shared:
+                note = f"[A new session with the server '{name}' was begun before this call; what it remembered is gone.]"
+        try:
+            result = await link.call(tool, arguments)
+        except ToolRefusedError as refused:
+            return Reply(_noted(note, f"Error: {refused}"), is_error=True, has_failed=bool(note))
+        except CallTimeoutError:
+            text = f"The tool '{tool}' did not answer within {self.definition.call_timeout_s:g} s; the call was given up."
+            if await link.answers():
+                return Reply(_noted(note, f"Error: {text}"), is_error=True, has_failed=True)
+            await self._reopened(link)
+            return Reply(f"Error: {text} {self._renewal()}", is_error=True, has_failed=True)
+        except ConnectionLostError:
+            await self._reopened(link)
+            text = f"The server '{name}' ended during the call; whether it was carried out is unknown."
+            return Reply(f"Error: {text} {self._renewal()}", is_error=True, has_failed=True)
+        content = content_of(result, self.definition.redactor, max_chars)
+        return Reply(_noted(note, content), is_error=result.is_error, has_failed=bool(note))
+
+    async def close(self) -> None:
+        """End it; raises nothing."""
+        self._closed = True
+        async with self._restarting:
+            link, self._link = self._link, None
+            if link is not None:
+                await link.close()
+
+    async def _reopened(self, dead: Link | None) -> Link:
+        """A connection in place of ``dead``: a new one, or the one that another call has made meanwhile.
+
+        Raises:
+            ServerLostError: There is none.
+        """
+        name = self.definition.name
+        async with self._restarting:
+            if self._closed:
+                raise ServerLostError(f"The session with the MCP server '{name}' was closed.")
+            link = self._link
+            if link is not None and link is not dead and link.is_open:
+                return link
+            now = self._clock()
+            while self._restarts and now - self._restarts[0] > _RESTART_WINDOW_S:
+                self._restarts.popleft()
+            if len(self._restarts) >= self.definition.max_restarts:
+                raise ServerLostError(
+                    f"The MCP server '{name}' ended again, after {len(self._restarts)} restarts within a minute."
+                )
+            self._restarts.append(now)
+            if link is not None:
+                await link.close(at_once=True)
+            fresh = self._connect()
+            try:
+                await fresh.open()
+            except ServerStartError as refused:
+                raise ServerLostError(
+                    f"The MCP server '{name}' ended and did not come back: {refused}"
+                ) from None
+            self._link = fresh
+            return fresh
+
+    def _renewal(self) -> str:
+        kept = "" if self.definition.shared else "; what the server remembered is gone"
+        return f"A new session was begun{kept}."
+
+
+def _noted(note: str, content: Content) -> Content:
+    if not note:
+        return content
+    if isinstance(content, str):
+        return f"{note}\n{content}"
+    return [{"type": "text", "text": note}, *content]

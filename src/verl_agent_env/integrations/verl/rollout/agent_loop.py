@@ -1,0 +1,232 @@
+"""The agent loop: plays the episode of a row, token by token, in an environment on the server."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+from uuid import uuid4
+
+from omegaconf import OmegaConf
+from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, AgentLoopOutput
+from verl.utils.rollout_trace import rollout_trace_op
+
+from verl_agent_env.client import AsyncEnvClient
+from verl_agent_env.integrations.verl.errors import EpisodeFailedError, TrainingSetupError
+from verl_agent_env.integrations.verl.options import DATA_KEY, RolloutOptions
+from verl_agent_env.integrations.verl.rollout.answers import AnswerReader
+from verl_agent_env.integrations.verl.rollout.episode import DivergedError, Episode
+from verl_agent_env.integrations.verl.rollout.played import Played
+from verl_agent_env.integrations.verl.rollout.shared import shared
+from verl_agent_env.integrations.verl.rollout.template_messages import with_names
+from verl_agent_env.integrations.verl.rollout.transcript import Transcript
+from verl_agent_env.integrations.verl.row import EpisodeSpec
+
+logger = logging.getLogger(__name__)
+
+_GREEDY = {"temperature": 0.0, "top_p": 1.0, "top_k": -1}
+
+
+class EnvAgentLoop(AgentLoopBase):  # type: ignore[misc]
+    """Plays one episode and gives one training sample: the whole conversation, the environment's words masked.
+
+    verl makes an instance for each sample. The rewards of all turns add up to the sample's reward; those of the single
+    turns are in ``extra_fields``. Nothing that a model writes raises: it is an answer of the environment to learn
+    from. What the server does wrong is mended, here or in the client; what cannot be mended raises, so that verl
+    leaves the sample out: no reward is made of it.
+    """
+
+    continuous_token_builder: Any
+
+    def __init__(
+        self,
+        trainer_config: Any,
+        server_manager: Any,
+        tokenizer: Any,
+        processor: Any,
+        dataset_cls: Any,
+        data_config: Any,
+        hf_model_type: str | None = None,
+        tools: Any = None,
+        name: str | None = None,
+        **options: Any,
+    ) -> None:
+        """As verl makes it.
+
+        Args:
+            trainer_config, server_manager, tokenizer, processor, dataset_cls, data_config, hf_model_type: verl's.
+            tools: verl's own tools, which are not used: an environment brings its own.
+            name: Of the entry in the YAML file, which verl hands over with the options.
+            options: As in :class:`RolloutOptions`; they win over those in ``data.env``.
+
+        Raises:
+            TrainingSetupError: An option is wrong, or the model has no chat template.
+        """
+        require_chat_template(tokenizer, processor)
+        super().__init__(
+            trainer_config, server_manager, tokenizer, processor, dataset_cls, data_config, hf_model_type
+        )
+        self.options = RolloutOptions.from_mapping(options_in(self.data_config), options)
+        uses_tools = self.options.action_format == "auto"
+        self._reader = AnswerReader(
+            self.rollout_config.multi_turn.format if uses_tools else None, self.tokenizer
+        )
+        limits = (self.options.max_turns, self.rollout_config.multi_turn.max_assistant_turns)
+        self._max_turns = min((limit for limit in limits if limit), default=None)
+        self._end_ids = {self.tokenizer.eos_token_id, *self._reader.stop_token_ids}
+
+    @rollout_trace_op  # type: ignore[untyped-decorator]
+    async def run(self, sampling_params: dict[str, Any], **row: Any) -> AgentLoopOutput:
+        """Play the episode of ``row``.
+
+        Raises:
+            TrainingSetupError, RequestError: The data or the set-up is wrong.
+            EpisodeFailedError: The environment is lost for good; the sample is to be left out.
+        """
+        # Here and not where the loop is made: what is shared belongs to the event loop that runs it.
+        self.continuous_token_builder = shared().builder(self.continuous_token_builder)
+        spec = EpisodeSpec.from_row(row)
+        if spec.greedy:
+            sampling_params = {**sampling_params, **_GREEDY}
+        attempts = 0
+        while True:
+            episode = Episode(self.client(), spec, self.options)
+            played = Played()
+            try:
+                await self._play(episode, spec, sampling_params, self._request_id(row), played)
+                return self._output(played, episode, attempts)
+            except DivergedError:
+                # What was said so far does not fit the environment any more: it is played from the beginning.
+                attempts += 1
+                if attempts >= self.options.max_attempts:
+                    reason = "the environment goes another way each time."
+                    raise EpisodeFailedError(spec.env_name, spec.seed, attempts, reason) from None
+                logger.warning("an episode of '%s' begins anew", spec.env_name)
+            finally:
+                await episode.close()
+
+    def client(self) -> AsyncEnvClient:
+        """The client that all episodes of this process share."""
+        return shared().client(self.options)
+
+    async def _play(
+        self,
+        episode: Episode,
+        spec: EpisodeSpec,
+        sampling_params: dict[str, Any],
+        request_id: str,
+        played: Played,
+    ) -> None:
+        observation = await episode.begin()
+        tools: list[dict[str, Any]] = []
+        if self.options.action_format == "auto":
+            tools = spec.tools if spec.tools is not None else await episode.tools()
+        transcript = played.transcript = Transcript(self, tools)
+        system_prompt = spec.system_prompt or self.options.system_prompt
+        system = [{"role": "system", "content": system_prompt}] if system_prompt else []
+        await transcript.begin([*system, *observation])
+        while played.ended_by is None:
+            was_cut_off = await self._ask_model(transcript, sampling_params, request_id, played)
+            if was_cut_off and transcript.tokens_left < 1:
+                # Half an answer is no action.
+                played.ended_by = "tokens"
+                break
+            action, said = await self._reader.read(played.last_answer, played.num_turns, tools)
+            result = await episode.step(action)
+            played.note(result, len(transcript.mask))
+            if played.ended_by is not None:
+                break
+            if self._max_turns is not None and played.num_turns >= self._max_turns:
+                played.ended_by = "turns"
+            elif await transcript.add_messages(
+                said, with_names(result.observation, said), self.options.min_tokens_per_turn
+            ):
+                played.num_messages += 1
+            else:
+                played.ended_by = "tokens"
+
+    async def _ask_model(
+        self, transcript: Transcript, sampling_params: dict[str, Any], request_id: str, played: Played
+    ) -> bool:
+        """Have the model write its next answer.
+
+        Returns:
+            Whether it was cut off.
+        """
+        limit = min(transcript.tokens_left, self.options.max_tokens_per_turn or transcript.tokens_left)
+        params = {**sampling_params, "max_tokens": limit}
+        if self._reader.stop_token_ids:
+            stops = [*(sampling_params.get("stop_token_ids") or []), *self._reader.stop_token_ids]
+            params["stop_token_ids"] = sorted(set(stops))
+        began = time.perf_counter()
+        output = await self.server_manager.generate(
+            request_id=request_id,
+            prompt_ids=transcript.token_ids,
+            sampling_params=params,
+            image_data=transcript.images or None,
+        )
+        played.note_output(output, time.perf_counter() - began)
+        await transcript.add_answer(output)
+        ends = bool(output.token_ids) and output.token_ids[-1] in self._end_ids
+        if ends or len(output.token_ids) < limit:
+            return False
+        if transcript.tokens_left >= 1:
+            transcript.close_answer(self.tokenizer.eos_token_id)
+        return True
+
+    def _output(self, played: Played, episode: Episode, attempts: int) -> AgentLoopOutput:
+        transcript = played.transcript
+        if not transcript.mask:
+            # verl puts the reward on the last token; there must be one.
+            transcript.close_answer(self.tokenizer.eos_token_id)
+        budget = transcript.budget
+        log_probs = transcript.known_log_probs
+        return AgentLoopOutput(
+            prompt_ids=transcript.prompt_ids,
+            response_ids=transcript.response_ids[:budget],
+            response_mask=transcript.mask[:budget],
+            response_logprobs=log_probs[:budget] if log_probs is not None else None,
+            routed_experts=played.routed_experts_of(len(transcript.prompt_ids) + budget),
+            multi_modal_data={"images": transcript.images} if transcript.images else {},
+            reward_score=played.reward,
+            num_turns=played.num_messages,
+            metrics=AgentLoopMetrics(
+                generate_sequences=played.generated_s,
+                tool_calls=episode.waited_s,
+                num_preempted=played.num_preempted,
+            ),
+            extra_fields=played.extra_fields(episode.waited_s, episode.attempts + attempts),
+        )
+
+    def _request_id(self, row: Mapping[str, Any]) -> str:
+        """A name for the conversation, by which its turns find the server that has its prefix in the cache."""
+        if self.rollout_config.full_determinism:
+            return f"det-{row.get('priority', row.get('index', 0))}-{row.get('session_id', 0)}"
+        return uuid4().hex
+
+
+def require_chat_template(tokenizer: Any, processor: Any) -> None:
+    """Make sure that the model can be talked to.
+
+    Raises:
+        TrainingSetupError: It has no chat template.
+    """
+    if not any(getattr(one, "chat_template", None) for one in (tokenizer, processor)):
+        raise TrainingSetupError(
+            "The model has no chat template: take an instruction-tuned model, or set "
+            "actor_rollout_ref.model.custom_chat_template."
+        )
+
+
+def options_in(data_config: Any) -> dict[str, Any]:
+    """The options of the rollout in verl's ``data`` configuration.
+
+    Raises:
+        TrainingSetupError: What stands there is something else.
+    """
+    found = data_config.get(DATA_KEY)
+    options = OmegaConf.to_container(found, resolve=True) if OmegaConf.is_config(found) else found or {}
+    if not isinstance(options, dict):
+        raise TrainingSetupError(f"data.{DATA_KEY} holds options, such as +data.{DATA_KEY}.url=http://….")
+    return {str(name): value for name, value in options.items()}

@@ -1,0 +1,140 @@
+"""The data sets that verl reads: as its own, from local files alone, and checked before the training starts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import datasets
+import orjson
+import pyarrow
+import pyarrow.parquet
+from verl.utils.dataset.multiturn_sft_dataset import MultiTurnSFTDataset
+from verl.utils.dataset.rl_dataset import RLHFDataset
+
+from verl_agent_env.integrations.verl.errors import TrainingSetupError
+from verl_agent_env.integrations.verl.options import RolloutOptions
+from verl_agent_env.integrations.verl.rollout.agent_loop import options_in, require_chat_template
+from verl_agent_env.integrations.verl.rollout.preflight import check_server
+from verl_agent_env.integrations.verl.row import AGENT_NAME, HOW_TO_MAKE, EpisodeSpec
+
+logger = logging.getLogger(__name__)
+
+
+class EnvDataset(RLHFDataset):  # type: ignore[misc]
+    """verl's data set over the files that ``verl-agent-env curate`` makes.
+
+    Nothing is fetched from anywhere, no cache is written, and what would go wrong in the training is said when the
+    data set is made: before anything is loaded onto a device.
+    """
+
+    def _read_files_and_tokenize(self) -> None:
+        """Read the files; called by verl's constructor.
+
+        Raises:
+            TrainingSetupError: Data, model, budgets or server do not fit; one sentence says what to do.
+        """
+        require_chat_template(self.tokenizer, self.processor)
+        table = pyarrow.concat_tables([_read(path) for path in self.data_files])
+        if not table.num_rows:
+            raise TrainingSetupError(f"There are no rows in {', '.join(self.data_files)}: {HOW_TO_MAKE}.")
+        data = datasets.Dataset(table)
+        if 0 < self.max_samples < len(data):
+            data = data.select(range(self.max_samples))
+        options = RolloutOptions.from_mapping(options_in(self.config))
+        specs = [EpisodeSpec.from_row(row) for row in data.select_columns("extra_info")]
+        self._require_eyes(specs)
+        self.dataframe = self._fitting(data, specs, options)
+        if options.check_server:
+            check_server(options, specs)
+
+    def __getitem__(self, item: int) -> dict[str, Any]:
+        """A row as verl hands it to the agent loop."""
+        row: dict[str, Any] = super().__getitem__(item)
+        row.setdefault("agent_name", AGENT_NAME)
+        return row
+
+    def _require_eyes(self, specs: Sequence[EpisodeSpec]) -> None:
+        blind = self.processor is None
+        for spec in specs:
+            if blind and spec.takes_images:
+                raise TrainingSetupError(
+                    f"'{spec.env_name}' shows pictures, but the model takes none: curate with "
+                    '--env-kwargs \'{"observation_mode": "text"}\', or train a vision-language model.'
+                )
+
+    def _fitting(
+        self, data: datasets.Dataset, specs: Sequence[EpisodeSpec], options: RolloutOptions
+    ) -> datasets.Dataset:
+        """The rows whose prompt has room in the budget; all of them, or verl is told to filter.
+
+        Pictures are not counted: how many tokens one takes is known when it is shown.
+        """
+        budget = int(self.max_prompt_length)
+        lengths = [
+            self._prompt_length(row[self.prompt_key], spec, options)
+            for row, spec in zip(data.select_columns(self.prompt_key), specs, strict=True)
+        ]
+        longest = max(lengths)
+        fitting = [number for number, length in enumerate(lengths) if length <= budget]
+        if len(fitting) == len(lengths):
+            return data
+        advice = f"set data.max_prompt_length={longest}"
+        if not self.filter_overlong_prompts:
+            raise TrainingSetupError(
+                f"{len(lengths) - len(fitting):,} of {len(lengths):,} prompts are longer than the budget of {budget:,} "
+                f"tokens: {advice}, or leave them out with data.filter_overlong_prompts=True."
+            )
+        if not fitting:
+            raise TrainingSetupError(
+                f"Every prompt is longer than the budget of {budget:,} tokens: {advice}."
+            )
+        logger.warning(
+            "left out %d of %d rows: their prompts are too long", len(lengths) - len(fitting), len(lengths)
+        )
+        return data.select(fitting)
+
+    def _prompt_length(
+        self, messages: list[dict[str, Any]], spec: EpisodeSpec, options: RolloutOptions
+    ) -> int:
+        if options.system_prompt and not spec.system_prompt:
+            messages = [{"role": "system", "content": options.system_prompt}, *messages]
+        template = {
+            name: value
+            for name, value in self.apply_chat_template_kwargs.items()
+            if name not in ("tokenize", "return_dict", "return_tensors")
+        }
+        text = (self.processor or self.tokenizer).apply_chat_template(
+            messages,
+            tools=(spec.tools or None) if options.action_format == "auto" else None,
+            add_generation_prompt=True,
+            tokenize=False,
+            **template,
+        )
+        return len(self.tokenizer.encode(text, add_special_tokens=False))
+
+
+class EnvSFTDataset(MultiTurnSFTDataset):  # type: ignore[misc]
+    """verl's data set for supervised fine-tuning over curated demonstrations, the tools in the prompt."""
+
+    def _read_files_and_process(self) -> None:
+        super()._read_files_and_process()
+        if "tools_json" in self.dataframe.columns:
+            self.tools = [orjson.loads(text) or None for text in self.dataframe["tools_json"]]
+
+
+def _read(path: str) -> pyarrow.Table:
+    """The rows of a file.
+
+    Raises:
+        TrainingSetupError: It is none of ours.
+    """
+    try:
+        table = pyarrow.parquet.read_table(path)
+    except (OSError, pyarrow.ArrowException) as broken:
+        raise TrainingSetupError(f"'{path}' cannot be read as parquet ({broken}): {HOW_TO_MAKE}.") from None
+    for column in ("prompt", "extra_info"):
+        if column not in table.column_names:
+            raise TrainingSetupError(f"'{path}' has no column '{column}': {HOW_TO_MAKE}.")
+    return table

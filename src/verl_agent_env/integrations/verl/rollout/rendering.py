@@ -1,0 +1,94 @@
+"""Renderings that are remembered: what an environment says is often said again, in the same words.
+
+verl renders each message with its chat template twice, once without and once with it, the tools in both; on a few
+thousand episodes at once that takes longer than anything else in an agent loop.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from typing import Any
+
+import orjson
+
+_MAX_RENDERED = 8192
+
+
+class RememberedRenderings:
+    """Mixed into verl's builders of tokens for text: a rendering is a function of what is rendered, and nothing else."""
+
+    _memory: OrderedDict[bytes, list[int]]
+    _lock: threading.Lock
+
+    def _render_tokens(
+        self,
+        messages: list[dict[str, Any]],
+        *,
+        add_generation_prompt: bool,
+        tools: list[dict[str, Any]] | None = None,
+    ) -> list[int]:
+        # Whole conversations come once; the few messages that stand before what is said come every time.
+        if add_generation_prompt:
+            return self._anew("_render_tokens", messages, add_generation_prompt=True, tools=tools)
+        key = orjson.dumps(["prefix", messages, tools])
+        return self._recall(key) or self._remember(
+            key, self._anew("_render_tokens", messages, add_generation_prompt=False, tools=tools)
+        )
+
+    def render_delta_token_id(
+        self,
+        prefix_messages: list[dict[str, Any]],
+        appended_messages: list[dict[str, Any]],
+        *,
+        add_generation_prompt: bool = False,
+        tools: list[dict[str, Any]] | None = None,
+    ) -> list[int]:
+        """The tokens by which ``appended_messages`` make the conversation longer."""
+        key = orjson.dumps(["delta", prefix_messages, appended_messages, add_generation_prompt, tools])
+        return self._recall(key) or self._remember(
+            key,
+            self._anew(
+                "render_delta_token_id",
+                prefix_messages,
+                appended_messages,
+                add_generation_prompt=add_generation_prompt,
+                tools=tools,
+            ),
+        )
+
+    def _anew(self, name: str, *arguments: Any, **options: Any) -> list[int]:
+        """What the builder itself makes of it."""
+        ids: list[int] = getattr(super(), name)(*arguments, **options)
+        return ids
+
+    def _recall(self, key: bytes) -> list[int] | None:
+        with self._lock:
+            found = self._memory.get(key)
+            if found is None:
+                return None
+            self._memory.move_to_end(key)
+            return list(found)
+
+    def _remember(self, key: bytes, ids: list[int]) -> list[int]:
+        with self._lock:
+            self._memory[key] = ids
+            if len(self._memory) > _MAX_RENDERED:
+                self._memory.popitem(last=False)
+        return list(ids)
+
+
+_classes: dict[type, type] = {}
+
+
+def remembering(builder: Any) -> Any:
+    """A builder of verl's that remembers its renderings; one of pictures is given back as it is."""
+    if builder.supports_multimodal():
+        return builder
+    kind = type(builder)
+    made = _classes.get(kind)
+    if made is None:
+        made = _classes[kind] = type(f"Remembering{kind.__name__}", (RememberedRenderings, kind), {})
+    new = made(builder.tokenizer, chat_template_kwargs=builder.chat_template_kwargs)
+    new._memory, new._lock = OrderedDict(), threading.Lock()  # noqa: SLF001 - of the mixin above
+    return new

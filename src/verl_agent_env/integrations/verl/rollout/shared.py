@@ -1,0 +1,85 @@
+"""What all episodes of a process share: the client, so that their steps go in batches, and first prompts."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Any
+
+from verl_agent_env.client import AsyncEnvClient
+from verl_agent_env.integrations.verl.options import RolloutOptions
+from verl_agent_env.integrations.verl.rollout.rendering import remembering
+
+_MAX_PROMPTS = 4096
+
+
+class Shared:
+    """Belongs to one event loop; :func:`shared` gives that of the running one."""
+
+    def __init__(self) -> None:
+        self._clients: dict[tuple[object, ...], AsyncEnvClient] = {}
+        self._prompts: OrderedDict[Hashable, asyncio.Future[list[int]]] = OrderedDict()
+        self._builders: dict[Hashable, Any] = {}
+
+    def client(self, options: RolloutOptions) -> AsyncEnvClient:
+        """The client of these options; loops that differ in other options share it too."""
+        settings = {
+            "token": options.token,
+            "timeout_s": options.timeout_s,
+            "deadline_s": options.deadline_s,
+            "close_deadline_s": options.close_deadline_s,
+            "micro_batching": options.micro_batching,
+            "direct": options.direct,
+        }
+        key = (options.url, *settings.values())
+        client = self._clients.get(key)
+        if client is None:
+            client = self._clients[key] = AsyncEnvClient(options.url, **settings)  # type: ignore[arg-type]
+        return client
+
+    def builder(self, fresh: Any) -> Any:
+        """The builder of tokens that does what ``fresh`` does, and remembers what it rendered."""
+        key = (type(fresh), fresh.tokenizer, repr(fresh.chat_template_kwargs))
+        known = self._builders.get(key)
+        if known is None:
+            known = self._builders[key] = remembering(fresh)
+        return known
+
+    async def prompt(self, key: Hashable, render: Callable[[], list[int]]) -> list[int]:
+        """The tokens that ``render`` gives, which takes a thread's time only once for each key.
+
+        The samples of a group begin with the same prompt, at the same moment.
+        """
+        rendered = self._prompts.get(key)
+        if rendered is None:
+            rendered = asyncio.get_running_loop().run_in_executor(None, render)
+            self._prompts[key] = rendered
+            if len(self._prompts) > _MAX_PROMPTS:
+                self._prompts.popitem(last=False)
+        try:
+            return list(await asyncio.shield(rendered))
+        except Exception:
+            self._prompts.pop(key, None)
+            raise
+
+    async def close(self) -> None:
+        """Close all clients, and with them the environments that are still open; forget what was rendered."""
+        self._prompts.clear()
+        self._builders.clear()
+        clients, self._clients = self._clients, {}
+        for client in clients.values():
+            await client.close()
+
+
+_of_loop: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Shared] = weakref.WeakKeyDictionary()
+
+
+def shared() -> Shared:
+    """What the episodes of the running event loop share."""
+    loop = asyncio.get_running_loop()
+    found = _of_loop.get(loop)
+    if found is None:
+        found = _of_loop[loop] = Shared()
+    return found

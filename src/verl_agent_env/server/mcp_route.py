@@ -1,0 +1,145 @@
+"""``/mcp``: the environments for MCP clients, over streamable HTTP.
+
+Without sessions, so that any worker of a cluster can answer any request: what a client holds is the environment's id,
+and each call goes to whichever worker owns it. The SDK is an extra and is loaded by the first request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.util
+import logging
+from typing import Any
+from urllib.parse import urlsplit
+
+import orjson
+from starlette.types import Receive, Scope, Send
+
+from verl_agent_env.config import ServerSettings
+from verl_agent_env.errors import (
+    InvalidRequestError,
+    RouteNotFoundError,
+    UnauthorizedError,
+    VerlAgentEnvError,
+)
+from verl_agent_env.server.auth import TokenGuard
+from verl_agent_env.server.lane import PROBLEM_JSON, Call, Lane, Reply
+
+MCP_PATH = "/mcp"
+_LOCAL = ("127.0.0.1", "::1", "localhost")
+NEEDS_EXTRA = "MCP needs an extra that is not installed here; pip install 'verl-agent-env[mcp]' does"
+
+
+class McpRoute:
+    """An ASGI application; open from the first request until :meth:`aclose`."""
+
+    def __init__(self, lane: Lane, guard: TokenGuard, max_body_bytes: int) -> None:
+        self._lane = lane
+        self._guard = guard
+        self._max_body_bytes = max_body_bytes
+        self._manager: Any = None
+        self._leaving = asyncio.Event()
+        self._starting: asyncio.Future[None] | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        headers = dict(scope["headers"])
+        if not self._guard.admits(headers.get(b"authorization")):
+            await _refuse(send, UnauthorizedError(), [(b"www-authenticate", b"Bearer")])
+        elif _is_foreign(headers):
+            # A page in a browser on this machine must not play here by a name that it points to this address.
+            await _refuse(send, InvalidRequestError([{"loc": ["Origin"], "msg": "is not this server"}]))
+        elif importlib.util.find_spec("mcp") is None:
+            await _refuse(send, InvalidRequestError([{"loc": [MCP_PATH], "msg": NEEDS_EXTRA}]))
+        else:
+            await self._start()
+            await self._manager.handle_request(scope, receive, send)
+
+    async def aclose(self) -> None:
+        """End what is under way."""
+        self._leaving.set()
+        if self._task is not None:
+            await self._task
+
+    async def _start(self) -> None:
+        if self._starting is None:
+            self._starting = asyncio.get_running_loop().create_future()
+            self._task = asyncio.create_task(self._run(self._starting), name="mcp-route")
+        await asyncio.shield(self._starting)
+
+    async def _run(self, started: asyncio.Future[None]) -> None:
+        # Half a second of imports: not on the event loop.
+        make_manager = await asyncio.to_thread(_manager_maker)
+        self._manager = make_manager(api_of(self._lane), self._max_body_bytes)
+        async with self._manager.run():
+            started.set_result(None)
+            await self._leaving.wait()
+
+
+def configure_mcp(settings: ServerSettings) -> None:
+    """Name the operator's MCP servers, and take commands from arguments only where one user is alone with the server."""
+    if settings.mcp_config or settings.mcp_allow_commands:
+        from verl_agent_env.envs.mcp_chat.configuration import use_file
+
+        use_file(settings.mcp_config, commands_allowed=settings.mcp_allow_commands)
+    if settings.cluster.redis or settings.host not in _LOCAL:
+        from verl_agent_env.envs.mcp_chat.configuration import refuse_commands
+
+        refuse_commands("this server is part of a cluster, or can be reached from other machines")
+
+
+def api_of(lane: Lane) -> Any:
+    """The HTTP API as a function, without HTTP: see :data:`~verl_agent_env.server.mcp_tools.ApiCall`."""
+
+    async def call(method: str, target: str, body: dict[str, Any] | None) -> Any:
+        path, _, query = target.partition("?")
+        found = lane.match(path)
+        route = found[0].get(method) if found is not None else None
+        if found is None or route is None:
+            raise RouteNotFoundError(path)
+        encoded = b"" if body is None else orjson.dumps(body)
+        reply = await route.handler(Call(found[1], encoded, query.encode(), {}))
+        if not isinstance(reply, Reply):
+            return orjson.loads(reply)
+        is_json = reply.media_type.startswith(b"application/json")
+        return orjson.loads(reply.body) if is_json else reply.body.decode()
+
+    return call
+
+
+def _manager_maker() -> Any:
+    from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+
+    from verl_agent_env.server.mcp_tools import make_mcp_server
+
+    # Several lines for each request otherwise.
+    logging.getLogger("mcp.server").setLevel(logging.WARNING)
+
+    def make(api: Any, max_body_bytes: int) -> StreamableHTTPSessionManager:
+        server = make_mcp_server(api)
+        return StreamableHTTPSessionManager(
+            server, json_response=True, stateless=True, max_request_body_size=max_body_bytes
+        )
+
+    return make
+
+
+def _is_foreign(headers: dict[bytes, bytes]) -> bool:
+    """Whether a browser sent the request for a page of another site."""
+    origin = headers.get(b"origin")
+    if origin is None:
+        return False
+    with contextlib.suppress(ValueError):
+        return urlsplit(origin.decode("latin-1")).netloc != headers.get(b"host", b"").decode("latin-1")
+    return True
+
+
+async def _refuse(
+    send: Send, error: VerlAgentEnvError, headers: list[tuple[bytes, bytes]] | None = None
+) -> None:
+    body = orjson.dumps(error.to_problem())
+    told = [(b"content-type", PROBLEM_JSON), (b"content-length", b"%d" % len(body)), *(headers or [])]
+    await send({"type": "http.response.start", "status": error.status, "headers": told})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,82 @@
+"""What a tool answers becomes the content of a message, whatever it is made of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from mcp.types import CallToolResult, ContentBlock, ImageContent, TextContent
+
+from tests.envs.mcp_chat.server_program import PNG, everything
+from verl_agent_env.envs.mcp_chat.content import MAX_MEDIA_CHARS, content_of
+from verl_agent_env.envs.mcp_chat.redaction import Redactor
+from verl_agent_env.envs.spaces import is_message
+
+NOTHING_HIDDEN = Redactor(())
+
+
+def shown(*blocks: ContentBlock, max_chars: int = 1000, **fields: Any) -> Any:
+    return content_of(CallToolResult(content=list(blocks), **fields), NOTHING_HIDDEN, max_chars)
+
+
+def test_every_type_of_content_has_its_part() -> None:
+    content = content_of(everything(), NOTHING_HIDDEN, 1000)
+    assert is_message({"role": "tool", "tool_call_id": "c", "content": content})
+    assert isinstance(content, list)
+    url = f"data:image/png;base64,{PNG}"
+    assert content == [
+        {"type": "text", "text": "a text"},
+        {"type": "image_url", "image_url": {"url": url}},
+        {"type": "input_audio", "input_audio": {"data": "UklGRg==", "format": "wav"}},
+        {"type": "text", "text": "[A sound (audio/ogg) of 4 bytes, which cannot be shown]"},
+        {"type": "text", "text": "[Resource file:///a.txt]\nin a file"},
+        {"type": "image_url", "image_url": {"url": url}},
+        {"type": "text", "text": "[Resource file:///a.zip (application/zip), 3 bytes that are no text]"},
+        {"type": "text", "text": "[Resource file:///b.txt (text/plain), 'b': more of it]"},
+        {"type": "text", "text": '{\n  "kind": "everything"\n}'},
+    ]
+
+
+def test_text_alone_is_plain_text() -> None:
+    assert shown(TextContent(text="a"), TextContent(text="b")) == "a\nb"
+
+
+@pytest.mark.parametrize(
+    ("text", "structured"),
+    [('{"a": 1}', {"a": 1}), ("3", {"result": 3}), ("sunny", {"content": "sunny"}), ("[1,2]", [1, 2])],
+)
+def test_structured_content_that_a_text_holds_is_not_said_twice(text: str, structured: Any) -> None:
+    assert shown(TextContent(text=text), structured_content=structured) == text
+
+
+def test_structured_content_that_no_text_holds_is_added() -> None:
+    assert shown(TextContent(text="Done."), structured_content={"a": 1}) == 'Done.\n{\n  "a": 1\n}'
+
+
+def test_nothing_at_all_is_empty_text() -> None:
+    assert shown() == ""
+
+
+def test_error_without_a_word_says_that_it_is_one() -> None:
+    assert shown(is_error=True).startswith("Error:")
+
+
+def test_text_is_cut_in_all_not_in_each_block() -> None:
+    said = shown(TextContent(text="x" * 80), TextContent(text="y" * 80), max_chars=100)
+    assert said.count("x") == 80
+    assert said.count("y") == 20
+    assert "60 more characters" in said
+
+
+def test_secrets_are_hidden_before_text_is_cut() -> None:
+    result = CallToolResult(content=[TextContent(text="12345 the-secret")])
+    assert "the" not in content_of(result, Redactor(["the-secret"]), 12)
+
+
+def test_picture_beyond_the_limit_is_named_only() -> None:
+    said = shown(ImageContent(data="A" * (MAX_MEDIA_CHARS + 4), mime_type="image/png"))
+    assert "too large" in said
+
+
+def test_half_characters_become_question_marks() -> None:
+    assert shown(TextContent(text="a\ud800b")) == "a?b"
