@@ -40,6 +40,7 @@ _NGINX_NOTICES_S = 2.5
 _MACHINES = ("clients", "redis", "nginx", "node-1", "node-2", "node-3", "node-4")
 _BETWEEN_KILLS_S = 3.0
 _MISBEHAVE_S = 35.0
+_CALM_S = 20.0
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Fault:
     max_added_p99_s: float | None = None
     """How much longer the slowest hundredth of steps may take than without any fault."""
     max_p99_ratio: float | None = None
-    """How many times as long it may take as in the same time just before."""
+    """How many times as long it may take as just before and after."""
 
 
 @dataclass(frozen=True)
@@ -232,11 +233,13 @@ async def run(
                 load.renew()
                 calm: Ledger | None = findings[0].ledger if findings else None
                 if fault.max_p99_ratio is not None:
-                    await asyncio.sleep(_MISBEHAVE_S)
-                    calm = load.renew()
+                    calm = await _calm(load)
                 await fault.strike(cluster, load)
                 await load.rounds(2)
                 ledger = load.renew()
+                if fault.max_p99_ratio is not None and calm is not None:
+                    # The machine may be busier or less busy now than before.
+                    calm = calm.plus(await _calm(load))
                 findings.append(Finding(fault, ledger, (calm or ledger).p99_s()))
                 if findings[-1].faults:
                     console.print(f"[red]{fault.name}: {'; '.join(findings[-1].faults)}[/red]")
@@ -261,6 +264,12 @@ async def compare(load: Load) -> int:
     counts = await load.server_seqs(living)
     miscounted = sum(count != episode.seq for count, episode in zip(counts, living, strict=True))
     return miscounted + sum(differs_from_reference(episode) for episode in chosen)
+
+
+async def _calm(load: Load) -> Ledger:
+    """What clients see while nothing goes wrong."""
+    await asyncio.sleep(_CALM_S)
+    return load.renew()
 
 
 def _in_turn(faults: list[Fault], soak_min: float) -> Iterator[Fault]:

@@ -67,8 +67,8 @@ class NginxSettings:
     """Seconds in which a request's headers must arrive."""
     body_timeout_s: int = 60
     """Seconds that may pass between two parts of a body, in either direction."""
-    connect_timeout_s: int = 2
-    """Seconds until a worker has taken a connection: one lost packet is forgiven, a lost machine is passed over."""
+    connect_timeout_s: int = 1
+    """Seconds until a worker has taken a connection; after that another one is asked."""
     answer_timeout_s: int = 150
     """Seconds until a worker begins to answer; longer than workers wait for each other (``peer_timeout_s``)."""
     retry_timeout_s: int = 10
