@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 _RECOVERED_BETWEEN_YIELDS = 8
 _RECOVER_AT_ONCE = 256
 # So many steps are played again at most, however long the episode is.
-_STEPS_BETWEEN_SNAPSHOTS = 8
+_STEPS_BETWEEN_SNAPSHOTS = 16
 
 
 class Residence(Protocol):
