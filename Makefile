@@ -35,6 +35,7 @@ lint: install  ## Check formatting, style, types and the order of the rooms
 	$(BIN)/isort --quiet --check .
 	$(BIN)/ruff check --quiet .
 	$(BIN)/mypy src tests loadtests docs
+	MYPYPATH=src:examples $(BIN)/mypy examples/*.py
 	$(BIN)/lint-imports --no-logo
 
 format: install  ## Format everything
