@@ -14,6 +14,7 @@ from verl_agent_env.cli.check import check_env
 from verl_agent_env.cli.cluster import cluster
 from verl_agent_env.cli.curate import curate_command
 from verl_agent_env.cli.drain import drain
+from verl_agent_env.cli.eval import eval_command
 from verl_agent_env.cli.listing import list_environments
 from verl_agent_env.cli.mcp import mcp
 from verl_agent_env.cli.nginx_config import nginx_config_command
@@ -43,6 +44,7 @@ cli.add_command(status)
 cli.add_command(drain)
 cli.add_command(play)
 cli.add_command(mcp)
+cli.add_command(eval_command)
 cli.add_command(curate_command)
 cli.add_command(check_env)
 cli.add_command(list_environments)

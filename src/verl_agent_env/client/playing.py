@@ -25,6 +25,8 @@ class Played(NamedTuple):
     num_turns: int
     info: Info
     """Of the last step; of the reset, if there was none."""
+    num_invalid: int = 0
+    """Turns whose action was invalid."""
 
 
 async def play(
@@ -56,7 +58,7 @@ async def play(
         observation, info = await env.reset()
         messages: list[Message] = [{"role": "system", "content": system_prompt}] if system_prompt else []
         messages.extend(observation)
-        reward, turns, terminated, truncated = 0.0, 0, False, False
+        reward, turns, invalid, terminated, truncated = 0.0, 0, 0, False, False
         while not (terminated or truncated):
             if max_turns is not None and turns >= max_turns:
                 truncated = True
@@ -67,4 +69,5 @@ async def play(
             messages.extend(observation)
             reward += step_reward
             turns += 1
-        return Played(messages, reward, terminated, truncated, turns, info)
+            invalid += info.get("action_is_valid") is False
+        return Played(messages, reward, terminated, truncated, turns, info, invalid)

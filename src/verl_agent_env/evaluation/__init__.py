@@ -1,0 +1,16 @@
+"""How well a model plays: many episodes against a server, with any OpenAI-compatible endpoint."""
+
+from verl_agent_env.evaluation.episodes import Episode, Plan
+from verl_agent_env.evaluation.model import ChatModel, ModelRefusedError, ModelUnavailableError
+from verl_agent_env.evaluation.run import evaluate
+from verl_agent_env.evaluation.summary import Summary
+
+__all__ = [
+    "ChatModel",
+    "Episode",
+    "ModelRefusedError",
+    "ModelUnavailableError",
+    "Plan",
+    "Summary",
+    "evaluate",
+]

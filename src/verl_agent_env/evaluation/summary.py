@@ -1,0 +1,76 @@
+"""Figures of many episodes."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from verl_agent_env.evaluation.episodes import Episode
+
+_Z95 = 1.959963984540054
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a model fared; all but :attr:`not_played` is about episodes that were played."""
+
+    played: int
+    not_played: int
+    """Because the server or the endpoint failed."""
+    successes: int
+    out_of_turns: int
+    success_low: float
+    success_high: float
+    """Wilson's interval of 95 % for the success rate."""
+    mean_reward: float
+    mean_turns: float
+    invalid_share: float
+    """Of all turns, those whose action was invalid."""
+    prompt_tokens: int
+    completion_tokens: int
+
+    @property
+    def success_rate(self) -> float:
+        """Successes of those that were played; 0 when none was."""
+        return self.successes / self.played if self.played else 0.0
+
+    @classmethod
+    def of(cls, episodes: Sequence[Episode]) -> Summary:
+        """The figures of these episodes."""
+        played = [episode for episode in episodes if episode.outcome != "not_played"]
+        outcomes = Counter(episode.outcome for episode in episodes)
+        turns = sum(episode.turns for episode in played)
+        low, high = wilson(outcomes["success"], len(played))
+        return cls(
+            played=len(played),
+            not_played=outcomes["not_played"],
+            successes=outcomes["success"],
+            out_of_turns=outcomes["out_of_turns"],
+            success_low=low,
+            success_high=high,
+            mean_reward=_share(sum(episode.reward for episode in played), len(played)),
+            mean_turns=_share(turns, len(played)),
+            invalid_share=_share(sum(episode.invalid_actions for episode in played), turns),
+            prompt_tokens=sum(episode.prompt_tokens for episode in episodes),
+            completion_tokens=sum(episode.completion_tokens for episode in episodes),
+        )
+
+
+def wilson(successes: int, trials: int) -> tuple[float, float]:
+    """Wilson's score interval of 95 %; everything is possible when nothing was tried.
+
+    Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference", 1927.
+    """
+    if not trials:
+        return 0.0, 1.0
+    rate, square = successes / trials, _Z95 * _Z95
+    centre = rate + square / (2 * trials)
+    reach = _Z95 * math.sqrt(rate * (1 - rate) / trials + square / (4 * trials * trials))
+    whole = 1 + square / trials
+    return max(0.0, (centre - reach) / whole), min(1.0, (centre + reach) / whole)
+
+
+def _share(total: float, count: int) -> float:
+    return total / count if count else 0.0

@@ -1,0 +1,110 @@
+"""Evaluations against a real server: played, interrupted, gone on with, read."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import httpx
+import orjson
+import pytest
+
+from tests.conftest import ServerProcess
+from tests.examples.model_server import serving_model
+from verl_agent_env.client import AsyncEnvClient
+from verl_agent_env.evaluation import ChatModel, Episode, ModelRefusedError, Plan, Summary, evaluate
+from verl_agent_env.evaluation.page import write_page
+from verl_agent_env.evaluation.run import EPISODES_FILE, open_folder
+
+RIGHT = {"role": "assistant", "content": "<action>right</action>"}
+LAKE: dict[str, Any] = {"desc": ["SFG"], "is_slippery": False, "max_steps": 4}
+PLAN = Plan("m", "frozen_lake", 6, 10, LAKE)
+
+
+async def played(
+    server: ServerProcess, out: Path, said: Any, plan: Plan = PLAN, **troubles: Any
+) -> list[Episode]:
+    with serving_model(said, **troubles) as endpoint:
+        async with AsyncEnvClient(server.url) as client, ChatModel(f"{endpoint.url}/v1", "m") as model:
+            return await evaluate(plan, client, model, out, concurrency=3)
+
+
+async def test_episodes_are_played_with_their_seeds_and_nothing_stays_open(
+    server: ServerProcess, tmp_path: Path
+) -> None:
+    episodes = await played(server, tmp_path / "e", itertools.repeat(RIGHT))
+    assert [episode.seed for episode in episodes] == list(range(10, 16))
+    summary = Summary.of(episodes)
+    assert (summary.successes, summary.mean_reward, summary.mean_turns) == (6, 1.0, 2.0)
+    assert (summary.prompt_tokens, summary.completion_tokens) == (120, 24)
+    lines = (tmp_path / "e" / EPISODES_FILE).read_bytes().splitlines()
+    assert sorted(orjson.loads(line)["seed"] for line in lines) == list(range(10, 16))
+    async with httpx.AsyncClient() as http:
+        live = (await http.get(f"{server.url}/metrics")).text
+    assert 'verl_agent_env_live_environments{env_name="verl_env/frozen_lake-v1"} 0' in live.replace(
+        ".0\n", "\n"
+    )
+
+
+async def test_nonsense_is_an_invalid_action_and_no_failure_of_the_server(
+    server: ServerProcess, tmp_path: Path
+) -> None:
+    nonsense = {"role": "assistant", "content": "I would rather not say."}
+    episodes = await played(server, tmp_path / "e", itertools.repeat(nonsense))
+    assert {episode.outcome for episode in episodes} == {"out_of_turns"}
+    assert Summary.of(episodes).invalid_share == 1.0
+
+
+async def test_interrupted_run_plays_only_what_is_missing(server: ServerProcess, tmp_path: Path) -> None:
+    out = tmp_path / "e"
+    with pytest.raises(ModelRefusedError):
+        await played(server, out, itertools.repeat(RIGHT), troubles=[200] * 6 + [401] * 50)
+    kept = open_folder(PLAN, out)
+    assert 0 < len(kept) < 6
+    with (out / EPISODES_FILE).open("ab") as file:
+        file.write(b'{"seed": 99, "outc')
+    with serving_model(itertools.repeat(RIGHT)) as endpoint:
+        async with AsyncEnvClient(server.url) as client, ChatModel(f"{endpoint.url}/v1", "m") as model:
+            told: list[int] = []
+            episodes = await evaluate(PLAN, client, model, out, on_episode=lambda e: told.append(e.seed))
+    assert Summary.of(episodes).successes == 6
+    assert sorted(told) == list(range(10, 16))
+    assert len(endpoint.requests) == 2 * (6 - len(kept))
+
+
+async def test_what_could_not_be_played_is_no_failure_of_the_model_and_tried_again(
+    server: ServerProcess, tmp_path: Path
+) -> None:
+    unknown = Plan("m", "no_such_lake", 2)
+    episodes = await played(server, tmp_path / "e", itertools.repeat(RIGHT), plan=unknown)
+    assert {episode.outcome for episode in episodes} == {"not_played"}
+    assert "no_such_lake" in episodes[0].error
+    assert Summary.of(episodes).played == 0
+    assert open_folder(unknown, tmp_path / "e") == {}
+
+
+def test_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+    open_folder(PLAN, tmp_path / "e")
+    with pytest.raises(ValueError, match="other arguments"):
+        open_folder(Plan("another", "frozen_lake", 6, 10, LAKE), tmp_path / "e")
+    (tmp_path / "f").mkdir()
+    (tmp_path / "f" / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match="other files"):
+        open_folder(PLAN, tmp_path / "f")
+
+
+def test_page_shows_every_episode_and_runs_nothing_that_a_model_wrote() -> None:
+    attack = "<script>alert(1)</script>"
+    call = {"function": {"name": attack, "arguments": attack}}
+    messages = [
+        {"role": "user", "content": [{"type": "text", "text": attack}]},
+        {"role": "assistant", "content": attack, "tool_calls": [call]},
+    ]
+    page = write_page(
+        PLAN, [Episode(1, "success", 1.0, 2, messages=messages), Episode(2, "not_played", error=attack)]
+    )
+    assert attack not in page
+    assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") == 5
+    assert page.count("<details") == 2
+    assert "http" not in page.replace("https://www.w3.org", "")
