@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import signal
 import sys
+from collections.abc import Sequence
 
 from rich.console import Console
 
@@ -18,18 +19,24 @@ _PARTS = ("steps", "large", "memory", "levels")
 _MORE = ("million", "cluster", "ring")
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run the chosen parts."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("parts", nargs="*", choices=[*_PARTS, *_MORE], help="default: those of one worker")
+    parser.add_argument(
+        "parts", nargs="*", metavar="PART", help=f"of {', '.join((*_PARTS, *_MORE))}; default: the first four"
+    )
     parser.add_argument("--rounds", type=int, default=9, help="rounds of the step measurement (default: 9)")
     parser.add_argument("--steps", type=int, default=8000, help="single steps per round (default: 8000)")
     parser.add_argument("--batch-size", type=int, default=10_000, help="steps per batch (default: 10000)")
     parser.add_argument("--environments", type=int, default=20_000, help="for memory (default: 20000)")
     parser.add_argument("--levels", type=int, default=300, help="levels per size (default: 300)")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
+    # Not as choices: Python 3.11 would refuse to be given none.
+    unknown = set(options.parts) - {*_PARTS, *_MORE}
+    if unknown:
+        parser.error(f"there is no part '{min(unknown)}'")
     # So that whatever was started is ended.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     parts = options.parts or _PARTS

@@ -1,0 +1,43 @@
+"""``make bench`` runs the parts that are asked for, and those of one worker when none is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from loadtests import bench
+
+
+@pytest.fixture
+def parts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The parts that ran."""
+    ran: list[str] = []
+
+    def note(name: str) -> Any:
+        async def part(*_: Any) -> None:
+            ran.append(name)
+
+        return part
+
+    for name in ("bench_steps", "bench_large_calls", "bench_memory", "bench_cluster", "show_a_million"):
+        monkeypatch.setattr(bench, name, note(name))
+    monkeypatch.setattr(bench.bench_sokoban, "print_table", lambda *_: ran.append("levels"))
+    return ran
+
+
+def test_without_names_the_parts_of_one_worker_run(parts: list[str]) -> None:
+    bench.main([])
+    assert parts == ["bench_steps", "bench_large_calls", "bench_memory", "levels"]
+
+
+def test_named_parts_run_and_no_others(parts: list[str]) -> None:
+    bench.main(["cluster", "memory"])
+    assert parts == ["bench_memory", "bench_cluster"]
+
+
+def test_unknown_part_is_told(parts: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        bench.main(["everything"])
+    assert "there is no part 'everything'" in capsys.readouterr().err
+    assert parts == []
