@@ -11,8 +11,8 @@ import httpx
 import pytest
 
 from tests.client.conftest import LAKE, MakeClient
-from tests.client.lossy_proxy import LossyProxy
 from tests.conftest import ServerProcess, StartServer
+from tests.lossy_proxy import LossyProxy
 from tests.pool_process import Pool
 from verl_agent_env.client import AsyncEnv, AsyncEnvClient
 from verl_agent_env.errors import (

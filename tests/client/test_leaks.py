@@ -12,8 +12,8 @@ import httpx
 import pytest
 
 from tests.client.conftest import GATED, LAKE
-from tests.client.lossy_proxy import LossyProxy
 from tests.conftest import ServerProcess
+from tests.lossy_proxy import LossyProxy
 from verl_agent_env.client import AsyncEnvClient, ClientClosedError, EnvClient
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from tests.client.conftest import GATED, LAKE, MakeClient
-from tests.client.lossy_proxy import LossyProxy
 from tests.conftest import ServerProcess, StartServer
+from tests.lossy_proxy import LossyProxy
 from verl_agent_env.client import (
     AsyncEnvClient,
     ClientClosedError,

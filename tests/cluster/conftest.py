@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from tests.cluster.redis_process import RedisProcess
+from tests.conftest import StartServer
+from tests.pool_process import Pool
 from verl_agent_env.cluster.keys import Keys
+
+LEASE_S = 3.0
+
+StartNode = Callable[..., Pool]
 
 
 @pytest.fixture(scope="session")
@@ -31,3 +37,32 @@ def own_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisProcess
 def keys() -> Keys:
     """A namespace that nobody else uses."""
     return Keys(uuid.uuid4().hex)
+
+
+@pytest.fixture
+def namespace() -> str:
+    """A cluster of a test's own."""
+    return uuid.uuid4().hex
+
+
+@pytest.fixture
+def start_node(start_server: StartServer, redis_server: RedisProcess, namespace: str) -> Iterator[StartNode]:
+    """A function that starts a node of the test's cluster."""
+    started: list[Pool] = []
+
+    def start(name: str, *options: str, workers: int = 2, redis: str = "", lease_s: float = LEASE_S) -> Pool:
+        arguments = {
+            "--node": name,
+            "--advertise": "127.0.0.1",
+            "--redis": redis or redis_server.url,
+            "--namespace": namespace,
+            "--workers": str(workers),
+            "--lease-s": str(lease_s),
+        }
+        flat = [part for pair in arguments.items() for part in pair]
+        started.append(Pool(start_server(*flat, *options), name))
+        return started[-1]
+
+    yield start
+    for pool in started:
+        pool.close()

@@ -9,9 +9,8 @@ import socket
 import subprocess
 import sys
 import time
-import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,6 +20,7 @@ import aiohttp
 import httpx
 import pytest
 
+from tests.cluster.conftest import LEASE_S, StartNode
 from tests.cluster.redis_process import RedisProcess, free_port
 from tests.conftest import ROOT, StartServer
 from tests.pool_process import LASTING, Pool, all_workers, eventually, initialize, initialize_many, step
@@ -31,39 +31,6 @@ from verl_agent_env.cluster.ring import Ring
 from verl_agent_env.cluster.store import WorkerRecord
 from verl_agent_env.server.forwarding import PATIENCE_S
 from verl_agent_env.types import NUM_SLOTS, slot_of
-
-LEASE_S = 3.0
-
-StartNode = Callable[..., Pool]
-
-
-@pytest.fixture
-def namespace() -> str:
-    """A cluster of a test's own."""
-    return uuid.uuid4().hex
-
-
-@pytest.fixture
-def start_node(start_server: StartServer, redis_server: RedisProcess, namespace: str) -> Iterator[StartNode]:
-    """A function that starts a node of the test's cluster."""
-    started: list[Pool] = []
-
-    def start(name: str, *options: str, workers: int = 2, redis: str = "", lease_s: float = LEASE_S) -> Pool:
-        arguments = {
-            "--node": name,
-            "--advertise": "127.0.0.1",
-            "--redis": redis or redis_server.url,
-            "--namespace": namespace,
-            "--workers": str(workers),
-            "--lease-s": str(lease_s),
-        }
-        flat = [part for pair in arguments.items() for part in pair]
-        started.append(Pool(start_server(*flat, *options), name))
-        return started[-1]
-
-    yield start
-    for pool in started:
-        pool.close()
 
 
 def both(start_node: StartNode, **options: Any) -> tuple[Pool, Pool]:

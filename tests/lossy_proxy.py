@@ -1,4 +1,4 @@
-"""A TCP proxy that loses what it should carry, as networks, proxies and dying servers do."""
+"""A TCP proxy that loses, delays or swallows what it should carry, as networks, proxies and dying servers do."""
 
 from __future__ import annotations
 
@@ -25,19 +25,41 @@ class LossyProxy:
         self.lose_answers = lose_answers
         self.lost_requests = 0
         self.lost_answers = 0
+        self.delay_s = 0.0
+        """How long each chunk takes."""
         self.connections = 0
         """Open at present."""
         self.most_connections = 0
         self._port = port
         self._random = random.Random(11)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._flows = asyncio.Event()
+        self._flows.set()
         self._server: asyncio.Server | None = None
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        assert self._server is not None
+        return int(self._server.sockets[0].getsockname()[1])
+
+    def freeze(self) -> None:
+        """Carry nothing any more, and close nothing: connections are open, and nobody is at the other end."""
+        self._flows.clear()
+
+    def thaw(self) -> None:
+        """Carry again, what was held back as well."""
+        self._flows.set()
+
+    def cut(self) -> None:
+        """Break all connections that there are."""
+        for task in self._tasks:
+            task.cancel()
 
     @property
     def url(self) -> str:
         """Where it listens."""
-        assert self._server is not None
-        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return f"http://127.0.0.1:{self.port}"
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
@@ -84,6 +106,9 @@ class LossyProxy:
     ) -> None:
         """Until one side ends, or the dice say so."""
         while chunk := await source.read(_CHUNK_BYTES):
+            if self.delay_s:
+                await asyncio.sleep(self.delay_s)
+            await self._flows.wait()
             if is_answer and self._random.random() < self.lose_answers:
                 self.lost_answers += 1
                 # Half an answer is worse than none: it must not be taken for a whole one.
