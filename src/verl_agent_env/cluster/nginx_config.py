@@ -199,7 +199,7 @@ server {{
 
 def _upstream(name: str, method: str, settings: NginxSettings) -> str:
     servers = "\n".join(
-        f"  server {address} max_fails=1 fail_timeout=2s;{_note(settings.notes.get(address, ''))}"
+        f"  server {address} max_fails=2 fail_timeout=2s;{_note(settings.notes.get(address, ''))}"
         # In the order in which the workers make their ring: where two points fall together, the first one counts.
         for address in sorted(settings.addresses)
     )
