@@ -10,7 +10,7 @@ import httpx
 import orjson
 import pytest
 
-from tests.conftest import ServerProcess
+from tests.conftest import ServerProcess, StartServer
 from tests.examples.model_server import serving_model
 from verl_agent_env.client import AsyncEnvClient
 from verl_agent_env.evaluation import ChatModel, Episode, ModelRefusedError, Plan, Summary, evaluate
@@ -31,8 +31,9 @@ async def played(
 
 
 async def test_episodes_are_played_with_their_seeds_and_nothing_stays_open(
-    server: ServerProcess, tmp_path: Path
+    start_server: StartServer, tmp_path: Path
 ) -> None:
+    server = start_server()
     episodes = await played(server, tmp_path / "e", itertools.repeat(RIGHT))
     assert [episode.seed for episode in episodes] == list(range(10, 16))
     summary = Summary.of(episodes)

@@ -86,7 +86,8 @@ def test_model_that_knows_the_way_succeeds_despite_troubles_and_a_bad_answer(
     assert last["tools"]
 
 
-def test_service_is_played_and_no_environment_stays(server: ServerProcess) -> None:
+def test_service_is_played_and_no_environment_stays(start_server: StartServer) -> None:
+    server = start_server()
     way = solution("sokoban-v0", ROOM)
     with serving_model(way) as model:
         played = run(
