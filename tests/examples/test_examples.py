@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 import verl_agent_env
-from tests.conftest import ROOT, ServerProcess
+from tests.conftest import ROOT, ServerProcess, StartServer
 from tests.examples.model_server import ModelServer, serving_model
 from verl_agent_env.envs.base import ChatEnv
 
