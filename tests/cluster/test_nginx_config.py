@@ -252,6 +252,20 @@ def test_no_worker_at_all_is_a_problem_document_that_says_retry(own_front: Front
         assert (answer.headers["retry-after"], answer.headers["x-request-id"]) == ("1", "mine")
 
 
+def test_the_only_worker_that_runs_is_found_among_many_that_were_planned(tmp_path: Path) -> None:
+    front = Front(tmp_path, 9)
+    try:
+        living = front.workers.addresses[4]
+        front.workers.keep([living])
+        # Slots all around the ring, so that some pass by all the others; and a call that any worker may answer.
+        paths = [step_path(slot) for slot in range(0, 4096, 256)] + ["/api/batch/step"]
+        answers = [front.client.post(path, json={}) for path in paths]
+        assert [answer.status_code for answer in answers] == [200] * len(paths)
+        assert {answer.json()["address"] for answer in answers} == {living}
+    finally:
+        front.stop()
+
+
 def test_a_worker_that_comes_back_is_found_again(own_front: Front) -> None:
     own_front.workers.keep(())
     assert own_front.client.get("/healthz").status_code == 503

@@ -254,7 +254,8 @@ proxy_send_timeout {settings.body_timeout_s}s;
 proxy_read_timeout {settings.answer_timeout_s}s;
 # A repeated step is safe: its id or its seq tells the worker that it has been taken.
 proxy_next_upstream error timeout http_502 non_idempotent;
-proxy_next_upstream_tries 5;
+# Each worker once: most of those that were planned may not run.
+proxy_next_upstream_tries 0;
 proxy_next_upstream_timeout {settings.retry_timeout_s}s;
 
 location / {{
