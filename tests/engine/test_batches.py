@@ -97,6 +97,15 @@ async def test_resets_in_order(host: Host, ids: list[str]) -> None:
     assert isinstance(answers[12], EnvironmentNotFoundError)
 
 
+async def test_each_reset_is_known_by_its_own_id(host: Host, ids: list[str]) -> None:
+    operations = [b"op-%d" % number for number in range(len(ids))]
+    await Batches(host).reset(ids, [1] * 12, None, operations)
+    await Batches(host).step(ids, ["1"] * 12, [0] * 12)
+    operations[3] = b"another"
+    await Batches(host).reset(ids, [1] * 12, None, operations)
+    assert [host.directory.find(env_id).seq for env_id in ids] == [1] * 3 + [0] + [1] * 8
+
+
 async def test_resets_without_columns(host: Host, ids: list[str]) -> None:
     answers = await Batches(host).reset(ids, None, None)
     assert [total(answer) for answer in answers] == [10 * i for i in range(12)]

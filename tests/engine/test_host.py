@@ -271,6 +271,24 @@ async def test_reset_without_seed_repeats_an_untouched_episode_and_then_goes_on(
     await host.step(env_id, "1", 0)
 
 
+@every_kind
+async def test_a_late_copy_of_a_reset_takes_no_step_away(host: Host, create: Create, kind: str) -> None:
+    env_id = await create(host, kind, seed=7)
+    assert total(await host.reset(env_id, 3, None, b"op-1")) == 3
+    await host.step(env_id, "1", 0)
+    assert total(await host.reset(env_id, 3, None, b"op-1")) == 3
+    assert total(await host.step(env_id, "1", 1)) == 5
+    assert total(await host.reset(env_id, 4, None, b"op-2")) == 4
+    await host.step(env_id, "1", 0)
+    with pytest.raises(SequenceStaleError):
+        await host.reset(env_id, 3, None, b"op-1")
+    assert total(await host.step(env_id, "1", 1)) == 6
+    # Another one, and those without an id, begin whatever they are asked to.
+    for operation in (b"op-3", b"", b""):
+        await host.step(env_id, "1")
+        assert total(await host.reset(env_id, 5, None, operation)) == 5
+
+
 @pytest.mark.parametrize("kind", ["inline", "thread", "async"])
 async def test_refused_options_leave_the_episode_as_it_is(host: Host, create: Create, kind: str) -> None:
     env_id, _ = await host.create(CreateRequest("frozen_lake", 3, {"map_name": "4x4"}))

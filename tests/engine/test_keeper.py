@@ -339,6 +339,25 @@ async def test_repeated_operation_is_answered_once_also_elsewhere(cluster: Clust
     assert second.directory.find(env_id).seq == 2
 
 
+@pytest.mark.parametrize("durability", ["journal", "snapshot", "relaxed"])
+async def test_a_late_copy_of_a_reset_takes_no_step_away_elsewhere(
+    cluster: Cluster, durability: Durability
+) -> None:
+    name = "verl_env/frozen_lake-v1"
+    first = await cluster.host({name: durability})
+    env_id, _ = await played(first, LAKE, MOVES[:2])
+    for number in range(6):
+        await first.reset(env_id, number, None, b"op-%d" % number)
+    beginning = await first.reset(env_id, 9, None, b"op-9")
+    await go_on(first, env_id, MOVES[:2])
+    await first.keeper.journal.flush()  # type: ignore[union-attr]
+    second = await cluster.host({name: durability})
+    assert (await second.reset(env_id, 9, None, b"op-9")).to_json() == beginning.to_json()
+    with pytest.raises(SequenceStaleError):
+        await second.reset(env_id, 4, None, b"op-4")
+    assert second.directory.find(env_id).seq == 2
+
+
 async def test_what_the_log_lost_is_stated_again(cluster: Cluster) -> None:
     host = await cluster.host()
     env_id, _ = await played(host, LAKE, MOVES[:3])

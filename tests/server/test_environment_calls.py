@@ -104,6 +104,18 @@ async def test_reset_begins_another_episode(client: httpx.AsyncClient, initializ
     assert (state["episode"], state["seq"], state["seed"]) == (1, 0, 4)
 
 
+async def test_reset_that_nginx_sends_again_takes_no_step_away(
+    client: httpx.AsyncClient, initialize: Initialize
+) -> None:
+    env_id = await initialize(client, env_kwargs=MAPPED)
+    path, sent = f"/api/environment/{env_id}", {"X-Operation-Id": "a"}
+    first = await client.post(f"{path}/reset", json={"seed": 4}, headers=sent)
+    await client.post(f"{path}/step", json={"action": RIGHT, "seq": 0})
+    again = await client.post(f"{path}/reset", json={"seed": 4}, headers=sent)
+    assert again.content == first.content
+    assert (await client.get(path)).json()["seq"] == 1
+
+
 async def test_reset_with_an_empty_body_is_a_reset_without_seed(
     client: httpx.AsyncClient, initialize: Initialize
 ) -> None:

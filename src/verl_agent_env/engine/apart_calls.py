@@ -43,10 +43,10 @@ class ApartCalls:
             raise
 
     async def reset(
-        self, instance: Instance, seed: int | None, options: dict[str, Any] | None
+        self, instance: Instance, seed: int | None, options: dict[str, Any] | None, operation: bytes
     ) -> ResetAnswer:
-        """Begin another episode."""
-        return await self._to_the_end(self._reset(instance, seed, options))
+        """Begin another episode, or answer again how the present one began."""
+        return await self._to_the_end(self._reset(instance, seed, options, operation))
 
     async def step(self, instance: Instance, action: Any, seq: int | None, operation: bytes) -> StepAnswer:
         """Apply an action."""
@@ -67,15 +67,19 @@ class ApartCalls:
         return instance.env_id, answer
 
     async def _reset(
-        self, instance: Instance, seed: int | None, options: dict[str, Any] | None
+        self, instance: Instance, seed: int | None, options: dict[str, Any] | None, operation: bytes
     ) -> ResetAnswer:
         async with self._turn(instance):
-            instance.require_alive()
-            answer = await self._begin(instance, next_seed(instance, seed), options)
+            if instance.admit_reset(operation):
+                answer = await self._lives.present_beginning(instance)
+            else:
+                answer = await self._begin(instance, next_seed(instance, seed), options, operation)
         await self._lives.kept(instance)
         return answer
 
-    async def _begin(self, instance: Instance, seed: int, options: dict[str, Any] | None) -> ResetAnswer:
+    async def _begin(
+        self, instance: Instance, seed: int, options: dict[str, Any] | None, operation: bytes = b""
+    ) -> ResetAnswer:
         encoded = None if options is None else encode(options, "options")
         try:
             instance.env, answer = await self._lives.executor.reset(
@@ -85,7 +89,7 @@ class ApartCalls:
             raise
         except ENV_FAULTS as fault:
             self._lives.fail(instance, fault)
-        self._lives.begun(instance, seed, encoded, answer)
+        self._lives.begun(instance, seed, encoded, answer, operation)
         return answer
 
     async def _step(self, instance: Instance, action: Any, seq: int | None, operation: bytes) -> StepAnswer:

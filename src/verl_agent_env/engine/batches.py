@@ -60,11 +60,13 @@ class Batches:
         env_ids: Sequence[str],
         seeds: Sequence[int | None] | None,
         options: Sequence[dict[str, Any] | None] | None,
+        operations: Sequence[bytes] | None = None,
     ) -> list[ResetAnswer | VerlAgentEnvError]:
         """Reset each environment; results in order, an error in place of what failed."""
         host = self._host
         writes = _Writes(host, await host.ensure(env_ids))
-        calls = zip(env_ids, _column(seeds, env_ids), _column(options, env_ids), strict=True)
+        ids = itertools.repeat(b"", len(env_ids)) if operations is None else operations
+        calls = zip(env_ids, _column(seeds, env_ids), _column(options, env_ids), ids, strict=True)
         results = await _for_each(host, calls, host.reset_now, host.reset, writes)
         return _with_refusals(env_ids, results, await writes.settle())
 

@@ -109,32 +109,49 @@ class Host:
         return self._inline.create(instance, request) if instance.kind.execution == "inline" else None
 
     async def reset(
-        self, env_id: str, seed: int | None = None, options: dict[str, Any] | None = None
+        self,
+        env_id: str,
+        seed: int | None = None,
+        options: dict[str, Any] | None = None,
+        operation: bytes = b"",
     ) -> ResetAnswer:
-        """Begin an episode.
+        """Begin an episode; one that the same ``operation`` began goes on, and is answered as it began.
 
         Without a seed, an episode in which nothing was done yet begins anew; otherwise the one that follows begins.
         So a repeated reset does no harm.
 
+        Args:
+            env_id: The environment.
+            seed: Of the episode.
+            options: Of the environment.
+            operation: Id of the request, the same when it is sent again; empty if it has none.
+
         Raises:
             EnvironmentStateError: The environment is unknown, closed or lost.
+            SequenceStaleError: The same ``operation`` began an episode that is over.
             InvalidEnvArgumentsError: The environment does not take the options; the episode goes on unchanged.
             InvalidRequestError: The options cannot be kept as JSON.
             EnvironmentFailedError, EnvironmentTimeoutError: Its own code raised or hung.
         """
         instance = await self.find(env_id)
         if instance.kind.execution == "inline":
-            answer = self._inline.reset(instance, seed, options)
+            answer = self._inline.reset(instance, seed, options, operation)
             await self._lives.kept(instance)
             return answer
-        return await self._apart.reset(instance, seed, options)
+        return await self._apart.reset(instance, seed, options, operation)
 
     def reset_now(
-        self, env_id: str, seed: int | None = None, options: dict[str, Any] | None = None
+        self,
+        env_id: str,
+        seed: int | None = None,
+        options: dict[str, Any] | None = None,
+        operation: bytes = b"",
     ) -> ResetAnswer | None:
         """As :meth:`reset`, at once; ``None`` for an environment that does not run inline, with nothing done."""
         instance = self.directory.find(env_id)
-        return self._inline.reset(instance, seed, options) if instance.kind.execution == "inline" else None
+        if instance.kind.execution != "inline":
+            return None
+        return self._inline.reset(instance, seed, options, operation)
 
     async def step(
         self, env_id: str, action: Any, seq: int | None = None, operation: bytes = b""

@@ -27,10 +27,13 @@ class InlineCalls:
         self._lives.add(instance)
         return instance.env_id, answer
 
-    def reset(self, instance: Instance, seed: int | None, options: dict[str, Any] | None) -> ResetAnswer:
-        """Begin another episode."""
-        instance.require_alive()
-        return self._begin(instance, next_seed(instance, seed), options)
+    def reset(
+        self, instance: Instance, seed: int | None, options: dict[str, Any] | None, operation: bytes
+    ) -> ResetAnswer:
+        """Begin another episode, or answer again how the present one began."""
+        if instance.admit_reset(operation):
+            return self._present_beginning(instance)
+        return self._begin(instance, next_seed(instance, seed), options, operation)
 
     def step(self, instance: Instance, action: Any, seq: int | None, operation: bytes) -> StepAnswer:
         """Apply an action, or answer it again as it was."""
@@ -61,7 +64,21 @@ class InlineCalls:
         except ENV_FAULTS as fault:
             raise self._lives.failure(instance, fault) from fault
 
-    def _begin(self, instance: Instance, seed: int, options: dict[str, Any] | None) -> ResetAnswer:
+    def _present_beginning(self, instance: Instance) -> ResetAnswer:
+        if instance.beginning is not None:
+            return instance.beginning
+        try:
+            env, answer = reset_inline(
+                instance.kind, instance.arguments, None, instance.seed, instance.options
+            )
+        except ENV_FAULTS as fault:
+            raise self._lives.failure(instance, fault) from fault
+        self._lives.executor.dispose(instance.kind, env)
+        return answer
+
+    def _begin(
+        self, instance: Instance, seed: int, options: dict[str, Any] | None, operation: bytes = b""
+    ) -> ResetAnswer:
         encoded = None if options is None else encode(options, "options")
         try:
             instance.env, answer = reset_inline(
@@ -71,7 +88,7 @@ class InlineCalls:
             raise
         except ENV_FAULTS as fault:
             self._lives.fail(instance, fault)
-        self._lives.begun(instance, seed, encoded, answer)
+        self._lives.begun(instance, seed, encoded, answer, operation)
         return answer
 
     def _rebuilt(self, instance: Instance) -> Env:

@@ -24,6 +24,9 @@ from verl_agent_env.wire.records import digest_of
 if TYPE_CHECKING:
     from verl_agent_env.engine.journal import Group
 
+_KNOWN_RESETS = 4
+"""Episodes after which a copy of a reset is not known any more."""
+
 
 class Instance:
     """A live environment with its episode's history.
@@ -56,6 +59,7 @@ class Instance:
         "lock",
         "lost",
         "options",
+        "resets",
         "run_id",
         "seed",
         "seq",
@@ -93,6 +97,8 @@ class Instance:
         self.last_answer: StepAnswer | None = None
         self.last_operation = b""
         """Id of the request that asked for the last step, if it had one."""
+        self.resets: tuple[bytes, ...] = ()
+        """Ids of the requests that began the last few episodes, the present one's last; empty where none had one."""
         self.durability = ""
         """How the environment is kept outside this process; empty if it is not."""
         self.env_kwargs: Mapping[str, Any] | None = None
@@ -163,8 +169,37 @@ class Instance:
             raise EpisodeEndedError(self.env_id)
         return None
 
-    def begin(self, seed: int, options: bytes | None, beginning: ResetAnswer, max_history_bytes: int) -> None:
+    def admit_reset(self, operation: bytes) -> bool:
+        """Decide what to do with a reset: ``False`` to begin an episode, ``True`` to answer once more how the present one
+        began.
+
+        A copy that was held up on its way takes nothing away of what has happened since.
+
+        Args:
+            operation: Id of the request, the same when it is sent again; empty if it has none.
+
+        Raises:
+            EnvironmentClosedError, EnvironmentLostError: As :meth:`require_alive`.
+            SequenceStaleError: It was carried out, and another episode has begun since.
+        """
+        self.require_alive()
+        if not operation or operation not in self.resets:
+            return False
+        if operation != self.resets[-1]:
+            raise SequenceStaleError(self.env_id, 0, self.seq)
+        return True
+
+    def begin(
+        self,
+        seed: int,
+        options: bytes | None,
+        beginning: ResetAnswer,
+        max_history_bytes: int,
+        operation: bytes = b"",
+    ) -> None:
         """Note that a new episode has begun."""
+        if operation or self.resets:
+            self.resets = (*self.resets, operation)[-_KNOWN_RESETS:]
         self.seed = seed
         self.options = options
         self.episode += 1

@@ -338,6 +338,7 @@ def _header(instance: Instance) -> bytes:
         options=None if instance.options is None else orjson.Fragment(instance.options),
         created_at=round(time.time(), 3),
         version=__version__,
+        resets=[operation.decode("latin-1") for operation in instance.resets],
     ).to_json()
 
 
@@ -347,6 +348,7 @@ def _restore_header(instance: Instance, header: Header) -> None:
     instance.episode = header.episode
     instance.seed = header.seed
     instance.options = None if header.options is None else orjson.dumps(header.options)
+    instance.resets = tuple(operation.encode("latin-1") for operation in header.resets)
 
 
 def _set_history(instance: Instance, entries: Sequence[Entry], last: StepAnswer | None) -> None:

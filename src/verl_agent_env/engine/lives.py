@@ -108,9 +108,16 @@ class Lives:
         if self.keeper is not None:
             self.keeper.created(instance)
 
-    def begun(self, instance: Instance, seed: int, options: bytes | None, answer: ResetAnswer) -> None:
+    def begun(
+        self,
+        instance: Instance,
+        seed: int,
+        options: bytes | None,
+        answer: ResetAnswer,
+        operation: bytes = b"",
+    ) -> None:
         """Note that an episode has begun."""
-        instance.begin(seed, options, answer, self.limits.max_journal_bytes)
+        instance.begin(seed, options, answer, self.limits.max_journal_bytes, operation)
         self.directory.touch(instance)
         if self.keeper is not None and instance.episode:
             self.keeper.begun(instance)
@@ -126,13 +133,18 @@ class Lives:
             kwargs is not None and kwargs != request.env_kwargs
         ):
             raise IdempotencyKeyReusedError
-        answer = instance.beginning
-        if answer is None:
-            env, answer = await self.executor.replay(
-                instance.kind, instance.arguments, instance.seed, instance.options, ()
-            )
-            self.executor.dispose(instance.kind, env)
+        answer = await self.present_beginning(instance)
         await self.kept(instance)
+        return answer
+
+    async def present_beginning(self, instance: Instance) -> ResetAnswer:
+        """How the present episode began, once more."""
+        if instance.beginning is not None:
+            return instance.beginning
+        env, answer = await self.executor.replay(
+            instance.kind, instance.arguments, instance.seed, instance.options, ()
+        )
+        self.executor.dispose(instance.kind, env)
         return answer
 
     async def kept(self, instance: Instance) -> None:

@@ -40,6 +40,7 @@ class BatchWork(Protocol):
         env_ids: Sequence[str],
         seeds: Sequence[int | None] | None,
         options: Sequence[dict[str, Any] | None] | None,
+        operations: Sequence[bytes] | None = None,
     ) -> list[ResetAnswer | VerlAgentEnvError]:
         """Reset each environment."""
 
@@ -101,7 +102,8 @@ class BatchCalls:
         options = wanted.options
         if options is not None and not isinstance(options, list):
             options = [options] * len(wanted.env_ids)
-        results = await self._batches.reset(wanted.env_ids, wanted.seeds, options)
+        operations = _operations(call, wanted.env_ids)
+        results = await self._batches.reset(wanted.env_ids, wanted.seeds, options, operations)
         self._count("reset", results)
         return encode_resets(results)
 
@@ -109,10 +111,7 @@ class BatchCalls:
         """Carry out one action in each of many environments."""
         wanted = decode(call.body, BatchStepRequest)
         self._require_size(len(wanted.env_ids))
-        operation = call.headers.get(OPERATION_HEADER)
-        operations = None
-        if operation is not None and wanted.seqs is None and len(set(wanted.env_ids)) == len(wanted.env_ids):
-            operations = [b"%b-%d" % (operation, position) for position in range(len(wanted.env_ids))]
+        operations = _operations(call, wanted.env_ids) if wanted.seqs is None else None
         results = await self._batches.step(wanted.env_ids, wanted.actions, wanted.seqs, operations)
         self._count("step", results)
         return encode_steps(results)
@@ -162,3 +161,11 @@ def create_requests(wanted: BatchInitializeRequest) -> list[CreateRequest]:
         CreateRequest(name, seed, env_kwargs, wanted.run_id, wanted.ttl_s)
         for name, seed, env_kwargs in zip(names, seeds, kwargs, strict=True)
     ]
+
+
+def _operations(call: Call, env_ids: Sequence[str]) -> list[bytes] | None:
+    """An id for each item, if the call has one; not where an environment stands twice: which is meant is not known."""
+    operation = call.headers.get(OPERATION_HEADER)
+    if operation is None or len(set(env_ids)) != len(env_ids):
+        return None
+    return [b"%b-%d" % (operation, position) for position in range(len(env_ids))]

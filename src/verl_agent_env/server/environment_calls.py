@@ -46,14 +46,16 @@ class EnvironmentCalls:
     async def reset(self, call: Call) -> bytes:
         """Begin another episode."""
         wanted = decode(call.body, ResetRequest)
-        return (await self._host.reset(call.env_id, wanted.seed, wanted.options)).to_json()
+        operation = call.headers.get(OPERATION_HEADER, b"")
+        return (await self._host.reset(call.env_id, wanted.seed, wanted.options, operation)).to_json()
 
     def reset_now(self, call: Call) -> bytes | None:
         """As :meth:`reset`, at once; ``None``, with nothing done, where that cannot be."""
         if self._has_to_wait:
             return None
         wanted = decode(call.body, ResetRequest)
-        answer = self._host.reset_now(call.env_id, wanted.seed, wanted.options)
+        operation = call.headers.get(OPERATION_HEADER, b"")
+        answer = self._host.reset_now(call.env_id, wanted.seed, wanted.options, operation)
         return None if answer is None else answer.to_json()
 
     async def step(self, call: Call) -> bytes:

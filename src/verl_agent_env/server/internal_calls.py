@@ -27,9 +27,9 @@ from verl_agent_env.wire.parts import (
 )
 from verl_agent_env.wire.requests import (
     BatchCloseRequest,
-    BatchResetRequest,
     InternalDrainRequest,
     InternalInitializeRequest,
+    InternalResetRequest,
     InternalStepRequest,
 )
 
@@ -91,13 +91,16 @@ class InternalCalls:
 
     async def reset(self, call: Call) -> Reply:
         """Reset those environments that live here."""
-        wanted = decode(call.body, BatchResetRequest)
+        wanted = decode(call.body, InternalResetRequest)
         mine, foreign = self._sort(wanted.env_ids)
         options = (
             wanted.options if isinstance(wanted.options, list) else [wanted.options] * len(wanted.env_ids)
         )
         results = await self._batches.reset(
-            _pick(wanted.env_ids, mine), wanted.seeds and _pick(wanted.seeds, mine), _pick(options, mine)
+            _pick(wanted.env_ids, mine),
+            wanted.seeds and _pick(wanted.seeds, mine),
+            _pick(options, mine),
+            _encoded(wanted.operations, mine),
         )
         return _reply(encode_reset_part(_merge(mine, results, foreign)))
 
@@ -105,14 +108,11 @@ class InternalCalls:
         """Step those environments that live here."""
         wanted = decode(call.body, InternalStepRequest)
         mine, foreign = self._sort(wanted.env_ids)
-        operations = None
-        if wanted.operations is not None:
-            operations = [wanted.operations[position].encode("latin-1") for position in mine]
         results = await self._batches.step(
             _pick(wanted.env_ids, mine),
             _pick(wanted.actions, mine),
             wanted.seqs and _pick(wanted.seqs, mine),
-            operations,
+            _encoded(wanted.operations, mine),
         )
         return _reply(encode_step_part(_merge(mine, results, foreign)))
 
@@ -174,3 +174,7 @@ def _pick(values: Sequence[T], positions: list[int]) -> Sequence[T]:
 
 def _reply(part: bytes) -> Reply:
     return Reply(part, MEDIA_TYPE)
+
+
+def _encoded(operations: Sequence[str] | None, positions: Sequence[int]) -> list[bytes] | None:
+    return None if operations is None else [operations[position].encode("latin-1") for position in positions]

@@ -52,7 +52,7 @@ def environment_routes(calls: EnvironmentCalls) -> list[Route]:
         ),
         Route(
             "POST", f"{_ONE}/reset", calls.reset, "Begin another episode",
-            r.ResetRequest, a.ResetAnswer, (), (*_BODY, *_LIVE, e.InvalidEnvArgumentsError, *_RUN),
+            r.ResetRequest, a.ResetAnswer, (), (*_BODY, *_LIVE, e.InvalidEnvArgumentsError, e.SequenceStaleError, *_RUN),
             answer_now=calls.reset_now,
         ),
         Route(

@@ -120,17 +120,31 @@ class ShardedBatches:
         env_ids: Sequence[str],
         seeds: Sequence[int | None] | None,
         options: Sequence[dict[str, Any] | None] | None,
+        operations: Sequence[bytes] | None = None,
     ) -> list[ResetAnswer | VerlAgentEnvError]:
-        """Reset each environment where it lives."""
+        """Reset each environment where it lives.
+
+        Args:
+            env_ids: The environments.
+            seeds: Of their episodes.
+            options: Of the environments.
+            operations: Ids of the resets, the same when they are sent again.
+        """
+        if operations is None and len(set(env_ids)) == len(env_ids):
+            operations = _new_operations(len(env_ids))
         work = _Work(
             "reset",
             lambda positions: self._local.reset(
-                _pick(env_ids, positions), _picked(seeds, positions), _picked(options, positions)
+                _pick(env_ids, positions),
+                _picked(seeds, positions),
+                _picked(options, positions),
+                _picked(operations, positions),
             ),
             lambda positions: {
                 "env_ids": _pick(env_ids, positions),
                 "seeds": _picked(seeds, positions),
                 "options": _shared_or_picked(options, positions),
+                "operations": _as_text(operations, positions),
             },
             decode_reset_part,
         )
@@ -154,8 +168,7 @@ class ShardedBatches:
         # Only the last step of an environment is known by its id: one that stands here twice needs numbers.
         is_repeatable = (seqs is not None and None not in seqs) or len(set(env_ids)) == len(env_ids)
         if operations is None and seqs is None and is_repeatable:
-            batch = secrets.token_hex(8).encode()
-            operations = [b"%b-%d" % (batch, position) for position in range(len(env_ids))]
+            operations = _new_operations(len(env_ids))
         work = _Work(
             "step",
             lambda positions: self._local.step(
@@ -168,11 +181,7 @@ class ShardedBatches:
                 "env_ids": _pick(env_ids, positions),
                 "actions": _pick(actions, positions),
                 "seqs": _picked(seqs, positions),
-                "operations": (
-                    None
-                    if operations is None
-                    else [operations[position].decode("latin-1") for position in positions]
-                ),
+                "operations": _as_text(operations, positions),
             },
             decode_step_part,
             is_repeatable,
@@ -353,3 +362,13 @@ def _shared_or_picked(values: Sequence[T] | None, positions: list[int]) -> T | l
     """As :func:`_picked`; what all items share is sent once, and not ten thousand times."""
     picked = _picked(values, positions)
     return picked[0] if picked and all(value is picked[0] for value in picked) else picked
+
+
+def _new_operations(count: int) -> list[bytes]:
+    """Ids for the items of a batch that has none."""
+    batch = secrets.token_hex(8).encode()
+    return [b"%b-%d" % (batch, position) for position in range(count)]
+
+
+def _as_text(operations: Sequence[bytes] | None, positions: Sequence[int]) -> list[str] | None:
+    return None if operations is None else [operations[position].decode("latin-1") for position in positions]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -81,6 +81,8 @@ class Header:
     """Seconds since the epoch."""
     version: str
     """Of the software that wrote it."""
+    resets: Sequence[str] = ()
+    """Ids of the requests that began the last few episodes, the present one's last."""
 
     def to_json(self) -> bytes:
         """As it is kept."""
@@ -95,7 +97,7 @@ class Header:
         """
         fields = orjson.loads(text)
         try:
-            return cls(**{name: fields[name] for name in cls.__slots__})
+            return cls(**{name: fields[name] for name in cls.__slots__ if name in fields})
         except (KeyError, TypeError):
             raise ValueError("not the header of an environment") from None
 

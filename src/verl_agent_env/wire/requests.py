@@ -214,6 +214,13 @@ class InternalInitializeRequest(BatchInitializeRequest):
     """Their ids."""
 
 
+class InternalResetRequest(BatchResetRequest):
+    """A part of a batch, from one worker to another."""
+
+    operations: Column[str] | None = None
+    """Ids of the resets, the same when they are sent again."""
+
+
 class InternalStepRequest(BatchStepRequest):
     """A part of a batch, from one worker to another."""
 
