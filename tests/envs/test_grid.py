@@ -17,6 +17,7 @@ from verl_agent_env.errors import RenderModeError
 DESC = ["SFH", "FFG"]
 GRID = "P\tF\tH\nF\tF\tG"
 COORDINATES = "a1P a2F a3H\nb1F b2F b3G"
+OBJECTS = "Objects: goal at b3, hole at a3."
 LOCAL = "You are at a1: left edge, right ice, up edge, down ice."
 
 
@@ -29,10 +30,11 @@ def lake(**kwargs: Any) -> FrozenLakeEnv:
     [
         ("grid", GRID),
         ("coordinates", COORDINATES),
+        ("objects", OBJECTS),
         ("local", LOCAL),
         (["local"], LOCAL),
         (["grid", "local"], f"{GRID}\n{LOCAL}"),
-        (["local", "coordinates", "grid"], f"{LOCAL}\n{COORDINATES}\n{GRID}"),
+        (["local", "coordinates", "objects", "grid"], f"{LOCAL}\n{COORDINATES}\n{OBJECTS}\n{GRID}"),
     ],
 )
 def test_style_says_how_the_world_is_told(style: Any, shown: str) -> None:

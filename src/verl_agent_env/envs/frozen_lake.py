@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -274,6 +274,12 @@ class FrozenLakeEnv(GridEnv):
         if not (0 <= column < self._width and 0 <= row < len(self._cells) // self._width):
             return "edge"
         return _WORD_OF[self._cells[row * self._width + column]]
+
+    def objects(self) -> Iterator[tuple[str, Cell]]:
+        for kind in "GH":
+            for position, cell in enumerate(self._cells):
+                if cell == kind:
+                    yield _WORD_OF[kind], divmod(position, self._width)
 
     def _player_glyph(self) -> str:
         glyphs = self.arguments.glyphs

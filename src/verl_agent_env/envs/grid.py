@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -13,8 +13,8 @@ from verl_agent_env.envs.base import ChatEnv, EnvArguments
 from verl_agent_env.messages import image_part, text_part
 from verl_agent_env.types import Content
 
-ObservationStyle = Literal["grid", "coordinates", "local"]
-StyleList = Annotated[list[ObservationStyle], Field(min_length=1, max_length=3)]
+ObservationStyle = Literal["grid", "coordinates", "objects", "local"]
+StyleList = Annotated[list[ObservationStyle], Field(min_length=1, max_length=4)]
 Cell = tuple[int, int]
 """Row and column, from 0, the top left cell being (0, 0)."""
 
@@ -33,7 +33,8 @@ class GridArguments(EnvArguments):
     """Whether an observation holds text, a PNG picture (an ``image_url`` content part), or both."""
     observation_style: ObservationStyle | StyleList = "grid"
     """How text shows the world: ``grid`` (a glyph for each cell), ``coordinates`` (each cell with its name),
-    ``local`` (where the player stands and what surrounds it), or a list of these, shown one after the other."""
+    ``objects`` (what lies where), ``local`` (where the player stands and what surrounds it), or a list of these, shown
+    one after the other."""
     first_observation_style: ObservationStyle | StyleList | None = None
     """The style of the first observation, when it differs from that of the later ones."""
     cell_separator: str = Field(default="\t", max_length=8)
@@ -74,6 +75,10 @@ class GridEnv(ChatEnv):
         """What is in a cell, in a word or two; cells outside the grid have a word as well."""
         raise NotImplementedError
 
+    def objects(self) -> Iterator[tuple[str, Cell]]:
+        """What matters in this world and where it is, in words, the player left out; always in the same order."""
+        raise NotImplementedError
+
     # --- what the model sees --------------------------------------------------------------------------------
 
     def look(self) -> Content:
@@ -95,6 +100,10 @@ class GridEnv(ChatEnv):
             " ".join(f"{cell_name(r, c)}{glyph}" for c, glyph in enumerate(row))
             for r, row in enumerate(self.glyph_rows())
         )
+
+    def objects_text(self) -> str:
+        """What lies where, by names of cells."""
+        return f"Objects: {', '.join(f'{word} at {cell_name(*cell)}' for word, cell in self.objects())}."
 
     def local_text(self) -> str:
         """Where the player stands and what surrounds it."""
@@ -118,7 +127,12 @@ class GridEnv(ChatEnv):
         return [picture] if mode == "image" else [text_part(self._text(style)), picture]
 
     def _text(self, style: ObservationStyle | list[ObservationStyle]) -> str:
-        writers = {"grid": self.grid_text, "coordinates": self.coordinates_text, "local": self.local_text}
+        writers = {
+            "grid": self.grid_text,
+            "coordinates": self.coordinates_text,
+            "objects": self.objects_text,
+            "local": self.local_text,
+        }
         return "\n".join(writers[one]() for one in ([style] if isinstance(style, str) else style))
 
 

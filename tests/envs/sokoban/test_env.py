@@ -354,6 +354,11 @@ def test_the_local_style_names_targets() -> None:
     )
 
 
+def test_the_style_of_objects_knows_what_the_player_stands_on() -> None:
+    env = started(room="######\n#+$* #\n######", observation_style="objects")
+    assert env.look() == "Objects: box at b3, box on target at b4, target at b2."
+
+
 @pytest.mark.parametrize("separator", ["", " ", "\t", ", "])
 def test_text_is_patched_at_the_right_cells_for_every_separator(separator: str) -> None:
     random = Random(4)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
 from verl_agent_env.envs.base import EnvArguments, Execution
@@ -15,6 +15,7 @@ from verl_agent_env.envs.sokoban.arguments import (
     read_room_setup,
     read_room_text,
 )
+from verl_agent_env.envs.sokoban.boards import cells_of
 from verl_agent_env.envs.sokoban.generator import LevelGenerationError, generate_level
 from verl_agent_env.envs.sokoban.level import BOX, BOX_ON_TARGET, FLOOR, PLAYER, TARGET, WALL, Level
 from verl_agent_env.envs.sokoban.rules import advance
@@ -205,6 +206,16 @@ class SokobanEnv(GridEnv):
         if level.walls & bit:
             return _WORD_OF[WALL]
         return _WORD_OF[TARGET if level.targets & bit else FLOOR]
+
+    def objects(self) -> Iterator[tuple[str, Cell]]:
+        level = self._level
+        for kind, bits in (
+            (BOX, self._boxes & ~level.targets),
+            (BOX_ON_TARGET, self._boxes & level.targets),
+            (TARGET, level.targets & ~self._boxes),
+        ):
+            for cell in cells_of(bits):
+                yield _WORD_OF[kind], level.position(cell)
 
     def _rows(self, by_code: tuple[str, ...], player_on_target: str) -> list[list[str]]:
         """What stands for each cell, by gym-sokoban's cell codes."""
