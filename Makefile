@@ -2,9 +2,13 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+VERL_VENV := .venv-verl
+VERL_BIN := $(VERL_VENV)/bin
+# The PyTorch that verl was run with here; named first, so that nothing else chooses one.
+TORCH := torch==2.13.0
 SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 
-.PHONY: help install serve cluster programs test lint format bench loadtest chaos docs clean
+.PHONY: help install serve cluster programs test lint format bench loadtest chaos docs verl verl-test clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -17,6 +21,22 @@ $(VENV)/.installed: pyproject.toml
 	touch $@
 
 install: $(VENV)/.installed  ## Install the package and its development tools into .venv
+
+# PyTorch, verl and what they bring lie apart: they weigh two gigabytes, and pin what nothing else needs pinned.
+$(VERL_VENV)/.installed: pyproject.toml
+	test -x $(VERL_BIN)/python || $(PYTHON) -m venv $(VERL_VENV)
+	$(VERL_BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	$(VERL_BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
+	echo "$(TORCH)" > $(VERL_VENV)/constraints.txt
+	$(VERL_BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(VERL_VENV)/constraints.txt \
+		--editable ".[verl-cpu]" pytest pytest-asyncio
+	touch $@
+
+verl: $(VERL_VENV)/.installed  ## Train a tiny model with verl on this machine's CPU: ARGS="sokoban --method ppo"
+	$(VERL_BIN)/python examples/verl/train.py $(or $(ARGS),frozen_lake)
+
+verl-test: $(VERL_VENV)/.installed programs  ## Run the tests that need verl, trainings of two steps among them
+	$(VERL_BIN)/python -m pytest tests/integrations/verl --durations=5 $(ARGS)
 
 serve: install  ## Run the server: one process, everything in memory
 	$(BIN)/verl-agent-env serve $(ARGS)
@@ -35,7 +55,7 @@ lint: install  ## Check formatting, style, types and the order of the rooms
 	$(BIN)/isort --quiet --check .
 	$(BIN)/ruff check --quiet .
 	$(BIN)/mypy src tests loadtests docs
-	MYPYPATH=src:examples $(BIN)/mypy examples/*.py
+	MYPYPATH=src:examples $(BIN)/mypy examples/*.py examples/verl/*.py
 	$(BIN)/lint-imports --no-logo
 
 format: install  ## Format everything
@@ -58,4 +78,4 @@ docs: install  ## Write docs/environments.md from the environments' docstrings
 	$(BIN)/python docs/make_environments.py
 
 clean:  ## Remove what install and the tests made
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage* out
+	rm -rf $(VENV) $(VERL_VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage* out

@@ -27,7 +27,8 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from verl.workers.rollout.replica import TokenOutput
 
-    from loadtests.verl_stand_ins import agent_loop, data_config, make_tokenizer, trainer_config
+    from loadtests.verl_stand_ins import agent_loop, data_config, trainer_config
+    from verl_agent_env.integrations.verl.tiny.tokenizer import byte_tokenizer
     from verl_agent_env.integrations.verl.rollout.agent_loop import EnvAgentLoop
     from verl_agent_env.integrations.verl.rollout.shared import shared
 
@@ -118,7 +119,7 @@ async def measure(url: str, pid: int | None, episodes: int, turns: int) -> list[
         def client(self) -> AsyncEnvClient:
             return memory  # type: ignore[no-any-return]
 
-    tokenizer = make_tokenizer()
+    tokenizer = byte_tokenizer()
     encoded = {"env_kwargs": orjson.dumps(_LAKE).decode(), "tools": orjson.dumps(tools).decode()}
     rows = [
         {"index": i, "extra_info": {"index": i, "seed": i, "env_name": "frozen_lake", **encoded}}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import operator
+import random
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
@@ -229,6 +230,14 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
         For demonstrations, curation and tests; what it gives is never part of an observation or an info.
         """
         return None
+
+    def guess(self, dice: random.Random) -> Action:
+        """What a player without a plan might do: an action that is carried out, most of the time.
+
+        For demonstrations that err; actions are sampled from ``dice`` alone.
+        """
+        self.action_space.seed(dice.getrandbits(32))
+        return self.action_space.sample()
 
     def draw(self, mode: str) -> Any:
         """Draw the environment: ``ansi`` and ``svg`` give text, ``rgb_array`` an array (height, width, 3) of uint8.

@@ -37,9 +37,9 @@ def verl() -> None:
 @pytest.fixture(scope="session")
 def tokenizer(verl: None) -> Any:
     """A tokenizer of bytes, with Qwen's scaffold and a chat template that takes tools."""
-    from tests.integrations.verl.fakes import make_tokenizer
+    from tests.integrations.verl.fakes import byte_tokenizer
 
-    return make_tokenizer()
+    return byte_tokenizer()
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ import orjson
 from verl.workers.rollout.replica import TokenOutput
 
 from loadtests import verl_stand_ins
-from loadtests.verl_stand_ins import CHAT_TEMPLATE, make_tokenizer
 from verl_agent_env.integrations.verl.rollout.agent_loop import EnvAgentLoop
+from verl_agent_env.integrations.verl.tiny.tokenizer import CHAT_TEMPLATE, byte_tokenizer
 
-__all__ = ["CHAT_TEMPLATE", "FakeModel", "agent_loop", "call", "make_tokenizer", "row"]
+__all__ = ["CHAT_TEMPLATE", "FakeModel", "agent_loop", "byte_tokenizer", "call", "row"]
 
 
 def call(name: str, **arguments: Any) -> str:

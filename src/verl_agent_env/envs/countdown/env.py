@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import random
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -158,11 +159,16 @@ class CountdownEnv(ChatEnv):
         if self._solved:
             return []
         equation = None if self.ended else self._known_solution(DEFAULT_MAX_STEPS)
-        if equation is None:
-            return None
-        arguments = orjson.dumps({"equation": equation}).decode()
-        call = {"id": "call_0", "type": "function", "function": {"name": _TOOL, "arguments": arguments}}
-        return [{"role": "assistant", "content": "", "tool_calls": [call]}]
+        return None if equation is None else [_call_with(equation)]
+
+    def guess(self, dice: random.Random) -> Action:
+        """An equation of all the numbers, joined at random."""
+        parts = [str(number) for number in self._puzzle.numbers]
+        while len(parts) > 1:
+            left, right = (parts.pop(dice.randrange(len(parts))) for _ in range(2))
+            joined = f"{left} {dice.choice(self.arguments.operators)} {right}"
+            parts.append(f"({joined})" if parts else joined)
+        return _call_with(parts[0])
 
     def secrets(self) -> Sequence[str]:
         equation = self._known_solution(_SEARCH_FOR_SECRETS)
@@ -231,6 +237,12 @@ def known_solution(
     except (SearchLimitError, ValueError):
         # More numbers than the solver takes are a ValueError.
         return None
+
+
+def _call_with(equation: str) -> Action:
+    arguments = orjson.dumps({"equation": equation}).decode()
+    call = {"id": "call_0", "type": "function", "function": {"name": _TOOL, "arguments": arguments}}
+    return {"role": "assistant", "content": "", "tool_calls": [call]}
 
 
 def _counted(attempts: int) -> str:

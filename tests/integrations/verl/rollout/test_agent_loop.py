@@ -317,7 +317,7 @@ async def test_options_and_parsers_that_do_not_exist_are_named(make_loop: MakeLo
 
 
 async def test_a_model_without_chat_template_is_refused(server: ServerProcess, verl: None) -> None:
-    tokenizer = fakes().make_tokenizer()
+    tokenizer = fakes().byte_tokenizer()
     tokenizer.chat_template = None
     with pytest.raises(TrainingSetupError, match="chat template"):
         fakes().agent_loop(fakes().FakeModel(""), tokenizer, {"url": server.url})

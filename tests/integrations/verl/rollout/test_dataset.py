@@ -169,9 +169,9 @@ def test_the_length_that_is_checked_is_that_of_the_rollout(
 
 
 def test_a_model_without_chat_template_is_refused(read_data: ReadData) -> None:
-    from tests.integrations.verl.fakes import make_tokenizer
+    from tests.integrations.verl.fakes import byte_tokenizer
 
-    mute = make_tokenizer()
+    mute = byte_tokenizer()
     mute.chat_template = None
     with pytest.raises(TrainingSetupError, match="chat template"):
         read_data(tokenizer=mute)

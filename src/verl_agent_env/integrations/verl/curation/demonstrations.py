@@ -38,7 +38,6 @@ def demonstrate(plan: CurationPlan, env_name: str, problem: Problem) -> Demonstr
     if not isinstance(env, ChatEnv):
         raise CurationError(f"'{env_name}' has no solver; make no demonstrations of it.")
     env.reset(seed=problem.seed)
-    env.action_space.seed(problem.seed)
     dice = random.Random(problem.seed)
     messages = [*system_messages(plan.system_prompt), *problem.prompt]
     plan_ahead = env.solution()
@@ -50,7 +49,7 @@ def demonstrate(plan: CurationPlan, env_name: str, problem: Problem) -> Demonstr
             action, plan_ahead = plan_ahead[0], plan_ahead[1:]
         else:
             # Astray, perhaps for good: then what follows is random as well.
-            action, plan_ahead = env.action_space.sample(), None
+            action, plan_ahead = env.guess(dice), None
         said, played = written(action, plan.demonstration_format)
         messages.append({"role": "assistant", "content": said})
         observation, reward, terminated, truncated, info = env.step(played)

@@ -1,0 +1,244 @@
+"""Trains a tiny model with verl on this machine's CPU, from curated data to a learning curve.
+
+    python examples/verl/train.py frozen_lake
+    python examples/verl/train.py sokoban --method ppo --seed 2 trainer.total_training_steps=60
+
+It starts a server, curates data, makes a tokenizer and a model of some hundred thousand parameters, teaches it to play
+badly, trains it with ``verl.trainer.main_ppo`` over HTTP, and draws how its success on held-out problems went. What
+each task and method is lies in ``config/``; whatever follows the task is an override for verl.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import orjson
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from verl_agent_env.integrations.verl.curation import Component, CurationPlan, curate
+from verl_agent_env.integrations.verl.tiny.learning_curve import Curve, curve_of, draw, read_log, success_in
+from verl_agent_env.integrations.verl.tiny.warm_start import (
+    TinyModel,
+    WarmStart,
+    make_model,
+    read_demonstrations,
+)
+
+CONFIG = Path(__file__).with_name("config")
+AGENT_LOOP = Path(__file__).with_name("agent_loop.yaml")
+TASKS = sorted(path.stem for path in (CONFIG / "task").glob("*.yaml"))
+METHODS = sorted(path.stem for path in (CONFIG / "method").glob("*.yaml"))
+
+_ENVIRONMENT = {
+    "VERL_PLATFORM": "cpu",
+    "HF_HUB_OFFLINE": "1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+console = Console()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run it; returns the exit status of verl."""
+    options = _parse(arguments)
+    folder = options.out or Path("out/verl") / f"{options.task}-{options.method}-{options.seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    choices = [f"task={options.task}", f"method={options.method}", "device=cpu"]
+    config = composed([*choices, *options.overrides])
+    with progress_bar() as progress:
+        make_data(config, folder / "data", options.seed, options.workers, progress)
+        warm_start(config, folder, options.seed, progress)
+        with serving(options.url) as url:
+            overrides = [
+                *choices,
+                f"data.train_files={(folder / 'data/train.parquet').absolute()}",
+                f"data.val_files={(folder / 'data/test.parquet').absolute()}",
+                f"data.env.url={url}",
+                f"data.seed={options.seed}",
+                f"actor_rollout_ref.model.path={(folder / 'model').absolute()}",
+                f"actor_rollout_ref.rollout.agent.agent_loop_config_path={AGENT_LOOP.absolute()}",
+                f"trainer.default_local_dir={(folder / 'checkpoints').absolute()}",
+                *options.overrides,
+            ]
+            status = train(overrides, folder, config.trainer.total_training_steps, progress)
+            still_open = open_environments(url)
+    curve = curve_of(read_log(folder / "log.jsonl"))
+    report(curve, folder, f"{options.task}, {options.method}", still_open)
+    return status
+
+
+def composed(overrides: Sequence[str]) -> Any:
+    """The configuration as verl will see it."""
+    with initialize_config_dir(str(CONFIG.absolute()), version_base=None):
+        return compose("train", list(overrides))
+
+
+def make_data(config: Any, folder: Path, seed: int, workers: int, progress: Progress) -> None:
+    """Curate: rows to train on, rows of other layouts to test with, and demonstrations with errors."""
+    wanted = config.curation
+    plan = CurationPlan(
+        (
+            Component(
+                wanted.env_name,
+                env_kwargs=OmegaConf.to_container(wanted.env_kwargs),
+                max_difficulty=wanted.get("max_difficulty"),
+            ),
+        ),
+        train=wanted.train,
+        test=wanted.test,
+        seed=seed,
+        repeat_layouts=True,
+        test_greedy=True,
+        demonstrations=wanted.demonstrations,
+        noise=wanted.noise,
+        max_turns=wanted.env_kwargs.get("max_steps", 1),
+    )
+    task = progress.add_task("curating", total=plan.train + plan.test + plan.demonstrations)
+    made = curate(plan, folder, workers=workers, progress=lambda count: progress.advance(task, count))
+    progress.update(task, description=f"curated; demonstrations succeed {made.success_rate:.2f}")
+
+
+def warm_start(config: Any, folder: Path, seed: int, progress: Progress) -> None:
+    """Make the model, and teach it to play badly."""
+    wanted = OmegaConf.to_container(config.warm_start)
+    shape = TinyModel(**wanted.pop("model", {}))
+    training = WarmStart(**{**wanted, "vocabulary": tuple(wanted["vocabulary"])})
+    task = progress.add_task("warm start", total=training.steps)
+
+    def on_step(step: int, loss: float) -> None:
+        progress.update(task, completed=step, description=f"warm start, loss {loss:.2f}")
+
+    size = make_model(
+        read_demonstrations(folder / "data/sft.parquet"), shape, training, folder / "model", seed, on_step
+    )
+    progress.update(task, description=f"warm start of {size:,} parameters")
+
+
+@contextlib.contextmanager
+def serving(url: str | None) -> Iterator[str]:
+    """A server of its own on a free port, unless there is one at ``url``."""
+    if url is not None:
+        yield url
+        return
+    command = [sys.executable, "-m", "verl_agent_env.cli", "serve", "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+        try:
+            for line in server.stderr or ():
+                found = re.search(r"http://[\d.]+:\d+", line)
+                if found:
+                    break
+            else:
+                raise SystemExit("The server did not start.")
+            yield found.group()
+        finally:
+            server.send_signal(signal.SIGINT)
+            server.communicate(timeout=30)
+
+
+def train(overrides: Sequence[str], folder: Path, steps: int, progress: Progress) -> int:
+    """Run verl; what it says goes to ``train.log``, what it measures to ``log.jsonl``."""
+    command = [sys.executable, "-m", "verl.trainer.main_ppo", "--config-path", str(CONFIG.absolute())]
+    command += ["--config-name", "train", f"hydra.run.dir={folder.absolute()}", *overrides]
+    log = folder / "log.jsonl"
+    log.unlink(missing_ok=True)
+    environment = {**os.environ, **_ENVIRONMENT, "VERL_FILE_LOGGER_PATH": str(log.absolute())}
+    environment.setdefault("OMP_NUM_THREADS", "2")
+    task = progress.add_task("verl starts", total=steps)
+    with (folder / "train.log").open("wb") as out:
+        process = subprocess.Popen(
+            command, env=environment, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            while process.poll() is None:
+                time.sleep(1)
+                _show(read_log(log), task, progress)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                # Ray's processes are of its session.
+                os.killpg(process.pid, signal.SIGTERM)
+    _show(read_log(log), task, progress)
+    if process.returncode:
+        console.print(f"verl ended with {process.returncode}; what it said last, of {folder / 'train.log'}:")
+        console.print(
+            "\n".join((folder / "train.log").read_text(errors="replace").splitlines()[-20:]), markup=False
+        )
+    return process.returncode
+
+
+def open_environments(url: str) -> int:
+    """How many environments the server still has."""
+    text = httpx.get(f"{url}/metrics").text
+    return round(
+        sum(
+            float(value)
+            for value in re.findall(r"^verl_agent_env_live_environments\{.*\} (\S+)$", text, re.M)
+        )
+    )
+
+
+def report(curve: Curve, folder: Path, name: str, still_open: int) -> None:
+    """Write the curve as numbers and as a picture, and say how it went."""
+    draw({name: curve}, folder / "curve.png")
+    result = {
+        "steps": curve.steps,
+        "sampled": curve.sampled,
+        "greedy": curve.greedy,
+        "training_rewards": curve.train_rewards,
+        "seconds_of_steps": curve.step_s,
+        "rollout_probs_diff_max": curve.probability_gap,
+        "open_environments": still_open,
+    }
+    (folder / "result.json").write_bytes(orjson.dumps(result, option=orjson.OPT_INDENT_2))
+    for step, sampled, greedy in zip(curve.steps, curve.sampled, curve.greedy, strict=True):
+        console.print(f"step {step:4d}: success {sampled:.3f} sampled, {greedy:.3f} greedy", highlight=False)
+    console.print(f"{still_open} environments left open; see {folder / 'curve.png'}", highlight=False)
+
+
+def _show(lines: Sequence[dict[str, Any]], task: Any, progress: Progress) -> None:
+    if not lines:
+        return
+    known = [sampled for sampled, _ in (success_in(line["data"]) for line in lines) if sampled is not None]
+    said = f"training, held-out success {known[-1]:.2f}" if known else "training"
+    progress.update(task, completed=int(lines[-1]["step"]), description=said)
+
+
+def progress_bar() -> Progress:
+    """For all that takes a while."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=console)
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("task", choices=TASKS)
+    parser.add_argument("--method", choices=METHODS, default="grpo")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--out", type=Path, help="folder of everything; out/verl/TASK-METHOD-SEED if not given"
+    )
+    parser.add_argument("--url", help="of a server that runs already")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that curate")
+    parser.add_argument("overrides", nargs="*", help="for verl, such as trainer.total_training_steps=60")
+    return parser.parse_intermixed_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,100 @@
+"""What verl wrote down during a training, as numbers and as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from verl_agent_env.integrations.verl.curation.tables import GREEDY_SUFFIX
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """One training; steps and values of equal length."""
+
+    steps: list[int]
+    """At which the held-out problems were played; 0 is before the training."""
+    sampled: list[float]
+    """Success with tokens sampled as in training."""
+    greedy: list[float]
+    """Success with the likeliest tokens."""
+    train_steps: list[int]
+    train_rewards: list[float]
+    """Mean reward of the episodes of each training step."""
+    step_s: list[float]
+    """Seconds of each training step."""
+    probability_gap: float
+    """Largest difference between the probability of a token where it was sampled and where it is trained on."""
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The lines of verl's ``file`` logger that are complete: ``step`` and ``data``."""
+    if not path.exists():
+        return []
+    return [orjson.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
+
+
+def curve_of(lines: Sequence[dict[str, Any]]) -> Curve:
+    """The curve in a log."""
+    curve = Curve([], [], [], [], [], [], 0.0)
+    gaps = [0.0]
+    for line in lines:
+        step, data = int(line["step"]), line["data"]
+        sampled, greedy = success_in(data)
+        if sampled is not None:
+            curve.steps.append(step)
+            curve.sampled.append(sampled)
+            curve.greedy.append(sampled if greedy is None else greedy)
+        if "critic/score/mean" in data:
+            curve.train_steps.append(step)
+            curve.train_rewards.append(float(data["critic/score/mean"]))
+            curve.step_s.append(float(data.get("timing_s/step", 0.0)))
+        gaps.append(float(data.get("training/rollout_probs_diff_max", 0.0)))
+    return Curve(
+        curve.steps,
+        curve.sampled,
+        curve.greedy,
+        curve.train_steps,
+        curve.train_rewards,
+        curve.step_s,
+        max(gaps),
+    )
+
+
+def success_in(data: dict[str, Any]) -> tuple[float | None, float | None]:
+    """Held-out success in one line of a log, sampled and greedy; ``None`` where there was no validation."""
+    found: dict[bool, float] = {}
+    for name, value in data.items():
+        # val-aux/<data source>/success/mean@<samples>
+        parts = name.split("/")
+        if parts[0].startswith("val") and parts[-2:-1] == ["success"] and parts[-1].startswith("mean@"):
+            found["/".join(parts[1:-2]).endswith(GREEDY_SUFFIX)] = float(value)
+    return found.get(False), found.get(True)
+
+
+def draw(curves: dict[str, Curve], path: Path) -> None:
+    """Success over steps, one line for each curve, sampled and greedy; the format is the path's suffix."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8.0, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    for number, (name, curve) in enumerate(curves.items()):
+        colour = f"C{number}"
+        axes.plot(curve.steps, curve.sampled, "o-", color=colour, label=f"{name}, sampled")
+        axes.plot(curve.steps, curve.greedy, "s--", color=colour, alpha=0.6, label=f"{name}, greedy")
+        axes.plot(
+            curve.train_steps,
+            curve.train_rewards,
+            ":",
+            color=colour,
+            alpha=0.5,
+            label=f"{name}, training reward",
+        )
+    axes.set(xlabel="training step", ylabel="success on held-out problems", ylim=(-0.02, 1.02))
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    figure.savefig(path, dpi=120)

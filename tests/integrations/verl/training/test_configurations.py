@@ -1,0 +1,94 @@
+"""Every choice of ``examples/verl/config`` gives a configuration that verl itself takes."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+
+from tests.conftest import ROOT
+
+pytest.importorskip("verl", reason="verl is not installed: make verl-test")
+hydra = pytest.importorskip("hydra", reason="verl is not installed: make verl-test")
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+CONFIG = ROOT / "examples/verl/config"
+TASKS, METHODS, SIZES = (
+    sorted(path.stem for path in (CONFIG / group).glob("*.yaml")) for group in ("task", "method", "size")
+)
+
+
+def composed(**choices: str) -> Any:
+    with hydra.initialize_config_dir(str(CONFIG), version_base=None):
+        return hydra.compose("train", [f"{group}={choice}" for group, choice in choices.items()])
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What verl reads of a model before it loads it, for those that are not on this machine."""
+    from transformers import Qwen2Config
+
+    from verl_agent_env.integrations.verl.tiny.tokenizer import byte_tokenizer
+
+    folder = tmp_path_factory.mktemp("model")
+    Qwen2Config(architectures=["Qwen2ForCausalLM"]).save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+def accepted_by_verl(config: Any, model: str) -> None:
+    """As verl's trainer looks at it before it starts anything."""
+    from omegaconf import OmegaConf
+    from verl.trainer.ppo.utils import need_critic, need_reference_policy
+    from verl.utils.config import omega_conf_to_dataclass, validate_config
+
+    config.actor_rollout_ref.model.path = model
+    if need_critic(config):
+        assert config.critic.model.path == model
+    config.critic.model.path = config.critic.model.tokenizer_path = model
+    OmegaConf.resolve(config)
+    validate_config(config, need_reference_policy(config), need_critic(config))
+    for part in (config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout, config.critic):
+        omega_conf_to_dataclass(part)
+
+
+@pytest.mark.parametrize(("task", "method"), list(itertools.product(TASKS, METHODS)))
+def test_cpu_recipes(task: str, method: str, model: str) -> None:
+    config = composed(device="cpu", size="tiny", task=task, method=method)
+    accepted_by_verl(config, model)
+    assert config.actor_rollout_ref.rollout.name == "cpu"
+    assert config.data.custom_cls.name == "EnvDataset"
+
+
+@pytest.mark.parametrize(
+    ("device", "size", "method"),
+    list(itertools.product(["vllm", "sglang"], [size for size in SIZES if size != "tiny"], METHODS)),
+)
+def test_gpu_recipes(device: str, size: str, method: str, model: str) -> None:
+    config = composed(device=device, size=size, task="sokoban_ragen", method=method)
+    assert config.actor_rollout_ref.model.path.endswith("-Instruct")
+    accepted_by_verl(config, model)
+    assert config.actor_rollout_ref.rollout.name == device
+    assert config.data.env.action_format == "text"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_critic_is_there_for_ppo_alone(method: str) -> None:
+    from verl.trainer.ppo.utils import need_critic
+
+    assert need_critic(composed(method=method)) == (method == "ppo")
+
+
+def test_tasks_differ_only_in_what_is_played_and_how_much() -> None:
+    """Everything that is not the task's own is the same for all."""
+    from omegaconf import OmegaConf
+
+    own = ("curation", "warm_start", "data", "trainer")
+    rest = []
+    for task in ("frozen_lake", "countdown", "sokoban"):
+        config = OmegaConf.to_container(composed(task=task), resolve=False)
+        for part in own:
+            config.pop(part)
+        rest.append(config)
+    assert rest[0] == rest[1] == rest[2]

@@ -1,0 +1,166 @@
+"""verl's own trainer on this machine's CPU, over HTTP, for two steps: the numbers fit, and nothing is left open."""
+
+from __future__ import annotations
+
+import importlib.util
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import orjson
+import pyarrow as arrow
+import pytest
+
+from tests.conftest import ROOT
+from verl_agent_env.cli.local_cluster import LocalCluster
+
+parquet = pytest.importorskip("pyarrow.parquet")
+pytest.importorskip("verl", reason="verl is not installed: make verl-test")
+pytest.importorskip("ray", reason="verl is not installed: make verl-test")
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+SMALL = [
+    "curation.train=1024",
+    "curation.test=16",
+    "curation.demonstrations=1024",
+    "warm_start.steps=150",
+    "trainer.total_training_steps=2",
+    "trainer.test_freq=2",
+    "actor_rollout_ref.rollout.n=4",
+    "data.train_batch_size=8",
+]
+
+
+@pytest.fixture(scope="session")
+def trainer() -> ModuleType:
+    """``examples/verl/train.py``."""
+    spec = importlib.util.spec_from_file_location("train", ROOT / "examples/verl/train.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def trained(trainer: ModuleType, folder: Path, *arguments: str) -> dict[str, Any]:
+    """What came of a training."""
+    status = trainer.main(["frozen_lake", "--out", str(folder), "--workers", "1", *SMALL, *arguments])
+    assert status == 0, (folder / "train.log").read_text(errors="replace")[-4000:]
+    result: dict[str, Any] = orjson.loads((folder / "result.json").read_bytes())
+    return result
+
+
+@pytest.mark.parametrize("method", ["grpo", "ppo"])
+def test_two_steps_train_on_what_was_played_and_leave_nothing_open(
+    trainer: ModuleType, tmp_path: Path, method: str
+) -> None:
+    result = trained(trainer, tmp_path, "--method", method)
+    assert result["steps"] == [0, 2]
+    assert all(0.0 < reward < 1.0 for reward in result["training_rewards"])
+    assert 0.0 < result["rollout_probs_diff_max"] < 1e-4
+    assert result["open_environments"] == 0
+    assert (tmp_path / "curve.png").stat().st_size > 1_000
+    if method == "ppo":
+        last = trainer.read_log(tmp_path / "log.jsonl")[-1]["data"]
+        assert last["critic/vf_loss"] > 0
+
+
+class Disturbance(threading.Thread):
+    """Kills a node whenever it has environments, and starts it again, so often."""
+
+    def __init__(self, cluster: LocalCluster, times: int) -> None:
+        super().__init__()
+        self._cluster, self._times = cluster, times
+        self._ended = threading.Event()
+        self.killed_with: list[int] = []
+        """Live environments of each node that was killed."""
+
+    def run(self) -> None:
+        """Until it is told to end, or has struck often enough."""
+        while len(self.killed_with) < self._times and not self._ended.wait(0.05):
+            live = self._live()
+            name = max(live, key=lambda node: live[node], default=None)
+            if name is None or live[name] < 4:
+                continue
+            node = next(node for node in self._cluster.nodes if node.name == name)
+            node.kill()
+            self.killed_with.append(live[name])
+            node.start()
+            self._ended.wait(8)
+
+    def _live(self) -> dict[str, int]:
+        try:
+            nodes = self._cluster.describe()["nodes"]
+        except (OSError, ValueError, KeyError):
+            return {}
+        return {node["name"]: sum(worker["live_envs"] for worker in node["workers"]) for node in nodes}
+
+    def end(self) -> None:
+        """Do nothing more."""
+        self._ended.set()
+        self.join()
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[LocalCluster]:
+    made = LocalCluster(tmp_path / "cluster", nodes=2, workers=1)
+    try:
+        made.start()
+        yield made
+    finally:
+        made.stop()
+
+
+def played(folder: Path) -> list[tuple[str, str, float]]:
+    """Every training sample: the step it belongs to, what was said in it, its reward."""
+    samples = [
+        (file.stem, sample["input"] + sample["output"], sample["score"])
+        for file in sorted((folder / "samples").glob("*.jsonl"))
+        for sample in map(orjson.loads, file.read_bytes().splitlines())
+    ]
+    return sorted(samples)
+
+
+def test_a_training_whose_node_is_killed_has_the_rewards_of_one_that_was_left_alone(
+    trainer: ModuleType, tmp_path: Path, cluster: LocalCluster
+) -> None:
+    config = trainer.composed(["task=frozen_lake", *SMALL, "curation.test=48"])
+    with trainer.progress_bar() as progress:
+        trainer.make_data(config, tmp_path / "data", 1, 1, progress)
+    rows = parquet.read_table(tmp_path / "data/test.parquet")
+    greedy = [extra["greedy"] for extra in rows.column("extra_info").to_pylist()]
+    parquet.write_table(rows.filter(arrow.array(greedy)), tmp_path / "greedy.parquet")
+
+    def samples_of(name: str, *arguments: str) -> list[tuple[str, str, float]]:
+        """Of three steps that take the likeliest tokens and leave the weights as they are."""
+        result = trained(
+            trainer,
+            tmp_path / name,
+            f"--url={cluster.url}",
+            f"data.train_files={tmp_path}/greedy.parquet",
+            f"trainer.rollout_data_dir={tmp_path}/{name}/samples",
+            "data.shuffle=False",
+            "data.train_batch_size=24",
+            "actor_rollout_ref.actor.optim.lr=0",
+            "trainer.val_before_train=False",
+            "trainer.test_freq=-1",
+            "trainer.total_training_steps=3",
+            *arguments,
+        )
+        assert result["open_environments"] == 0
+        return played(tmp_path / name)
+
+    undisturbed = samples_of("undisturbed")
+    assert len(undisturbed) == 3 * 24 * 4
+    assert 0.0 < sum(reward for _, _, reward in undisturbed) < len(undisturbed)
+
+    disturbance = Disturbance(cluster, times=2)
+    disturbance.start()
+    try:
+        disturbed = samples_of("disturbed", f"actor_rollout_ref.model.path={tmp_path}/undisturbed/model")
+    finally:
+        disturbance.end()
+    assert disturbance.killed_with
+    assert disturbed == undisturbed
