@@ -23,6 +23,7 @@ $(VENV)/.installed: pyproject.toml
 install: $(VENV)/.installed  ## Install the package and its development tools into .venv
 
 # PyTorch, verl and what they bring lie apart: they weigh two gigabytes, and pin what nothing else needs pinned.
+# Of trl only the chat templates are read; verl would import it, and takes old ones only, so it lies where it cannot.
 $(VERL_VENV)/.installed: pyproject.toml
 	test -x $(VERL_BIN)/python || $(PYTHON) -m venv $(VERL_VENV)
 	$(VERL_BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
@@ -30,6 +31,8 @@ $(VERL_VENV)/.installed: pyproject.toml
 	echo "$(TORCH)" > $(VERL_VENV)/constraints.txt
 	$(VERL_BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(VERL_VENV)/constraints.txt \
 		--editable ".[verl-cpu]" pytest pytest-asyncio
+	$(VERL_BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
+		--target $(VERL_VENV)/share/chat_templates trl==1.16.0
 	touch $@
 
 verl: $(VERL_VENV)/.installed  ## Train a tiny model with verl on this machine's CPU: ARGS="sokoban --method ppo"

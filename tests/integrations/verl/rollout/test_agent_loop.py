@@ -74,27 +74,6 @@ async def test_each_request_holds_the_tokens_of_the_one_before_unchanged(
     assert len({request["request_id"] for request in model.requests}) == 1
 
 
-async def test_tokens_equal_those_of_the_whole_conversation_rendered_at_once(
-    make_loop: MakeLoop, tokenizer: Any, server: ServerProcess
-) -> None:
-    model = fakes().FakeModel(fakes().call("move_right"))
-    await play(make_loop, model, fakes().row("frozen_lake", **LAKE))
-    async with (
-        AsyncEnvClient(server.url) as client,
-        client.make("frozen_lake", seed=3, env_kwargs=LAKE) as env,
-    ):
-        tools = await env.tools()
-        messages = list((await env.reset()).observation)
-        for turn in range(2):
-            function = {"name": "move_right", "arguments": {}}
-            shown = {"id": f"call_{turn}_0", "type": "function", "function": function}
-            said = {"role": "assistant", "content": "", "tool_calls": [shown]}
-            sent = {**said, "tool_calls": [{**shown, "function": {**function, "arguments": "{}"}}]}
-            messages += [said, *(await env.step(sent)).observation]
-    whole = tokenizer.apply_chat_template(messages, tools=tools, add_generation_prompt=True, tokenize=False)
-    assert model.prompts()[-1] == whole
-
-
 @pytest.mark.parametrize("action_format", ["auto", "text"])
 async def test_actions_in_text_are_played(make_loop: MakeLoop, action_format: str) -> None:
     model = fakes().FakeModel("I go. <answer>right || right || right</answer>")
