@@ -229,6 +229,16 @@ def test_options_that_all_items_share_reach_all_workers(pool: Pool) -> None:
     assert answer["errors"] == []
 
 
+def test_a_batch_of_resets_that_arrives_again_takes_no_step_away_on_any_worker(pool: Pool) -> None:
+    env_ids = on_each(pool, env_name="frozen_lake")
+    wanted, sent = {"env_ids": env_ids, "seeds": [4] * len(env_ids)}, {"X-Operation-Id": "once"}
+    first = pool.at[0].post("/api/batch/reset", json=wanted, headers=sent).json()
+    pool.any.post("/api/batch/step", json={"env_ids": env_ids, "actions": ["right"] * len(env_ids)})
+    again = pool.at[1].post("/api/batch/reset", json=wanted, headers=sent).json()
+    assert again == first
+    assert {state_of(pool, env_id)["seq"] for env_id in env_ids} == {1}
+
+
 def test_an_action_that_cannot_be_sent_on_fails_alone(pool: Pool) -> None:
     env_ids = initialize_many(pool.any, 30)
     actions = ['"right"'] * 30
