@@ -77,7 +77,10 @@ def success_in(data: dict[str, Any]) -> tuple[float | None, float | None]:
 
 
 def draw(curves: dict[str, Curve], path: Path) -> None:
-    """Success over steps, one line for each curve, sampled and greedy; the format is the path's suffix."""
+    """Success over steps, sampled and greedy, and training rewards where they are from 0 to 1 as well.
+
+    The format is the path's suffix.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8.0, 4.5), layout="constrained")
@@ -86,14 +89,15 @@ def draw(curves: dict[str, Curve], path: Path) -> None:
         colour = f"C{number}"
         axes.plot(curve.steps, curve.sampled, "o-", color=colour, label=f"{name}, sampled")
         axes.plot(curve.steps, curve.greedy, "s--", color=colour, alpha=0.6, label=f"{name}, greedy")
-        axes.plot(
-            curve.train_steps,
-            curve.train_rewards,
-            ":",
-            color=colour,
-            alpha=0.5,
-            label=f"{name}, training reward",
-        )
+        if all(0 <= reward <= 1 for reward in curve.train_rewards):
+            axes.plot(
+                curve.train_steps,
+                curve.train_rewards,
+                ":",
+                color=colour,
+                alpha=0.5,
+                label=f"{name}, training reward",
+            )
     axes.set(xlabel="training step", ylabel="success on held-out problems", ylim=(-0.02, 1.02))
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
