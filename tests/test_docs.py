@@ -351,6 +351,8 @@ def options_of(command: click.Command) -> set[str]:
 def test_named_modules_exist(page: Path) -> None:
     for command in commands_of(page):
         if run := re.search(r"python -m ([\w.]+)", command):
+            if run[1].startswith("verl.") and importlib.util.find_spec("verl") is None:
+                continue  # tests/integrations/verl/training runs it where verl is installed
             assert importlib.util.find_spec(run[1]) is not None, command
 
 
