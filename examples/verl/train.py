@@ -40,7 +40,8 @@ from verl_agent_env.integrations.verl.tiny.warm_start import (
 
 CONFIG = Path(__file__).with_name("config")
 AGENT_LOOP = Path(__file__).with_name("agent_loop.yaml")
-TASKS = sorted(path.stem for path in (CONFIG / "task").glob("*.yaml"))
+# A task without a warm start is for a model that can play already.
+TASKS = sorted(path.stem for path in (CONFIG / "task").glob("*.yaml") if "warm_start" in OmegaConf.load(path))
 METHODS = sorted(path.stem for path in (CONFIG / "method").glob("*.yaml"))
 
 _ENVIRONMENT = {
