@@ -42,7 +42,7 @@ from verl_agent_env.messages import (
     text_part,
     user_message,
 )
-from verl_agent_env.types import Action, Content, Info, Observation, StepResult
+from verl_agent_env.types import Action, Content, Info, Observation
 
 Execution = Literal["inline", "thread", "async"]
 Durability = Literal["journal", "snapshot", "relaxed", "none"]
@@ -286,12 +286,13 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
         call = read_single_call(action)
         if call is not None:
             outcome = self._carry_out(call)
-            if outcome.fault is None:
-                content = outcome.content if outcome.content is not None else self.look()
-            else:
+            content, reward, _, _, effective, fault = outcome
+            if fault is not None:
                 content = self._show(outcome)
+            elif content is None:
+                content = self.look()
             message = {"role": "tool", "tool_call_id": call.id, "content": content}
-            return self._finish([message], outcome.reward, outcome, outcome.fault is None, outcome.effective)
+            return self._finish([message], reward, outcome, fault is None, effective)
         parsed = parse_action(action)
         turn = Turn(self._calls_of(parsed.calls, parsed.words, parsed.fault))
         for call in turn.calls:
@@ -478,7 +479,8 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
     def _carry_out(self, call: ToolCall) -> Outcome:
         self._steps += 1
         # A call without arguments of a tool that needs none, as of a grid world's moves, has no fault to look for.
-        if call.arguments or call.fault is not None or call.name not in self._plain_tools:
+        name, arguments, _, fault = call
+        if arguments or fault is not None or name not in self._plain_tools:
             fault = self._fault_of(call)
             if fault is not None:
                 return self._invalid(fault, self.idle_reward(), None)
@@ -536,7 +538,7 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
             "action_is_effective": effective,
             "success": last.success,
         }
-        return StepResult(observation, reward, terminated, truncated, info)
+        return observation, reward, terminated, truncated, info
 
 
 def _plain(tools: Sequence[Tool]) -> frozenset[str]:

@@ -122,11 +122,26 @@ class FrozenLakeArguments(GridArguments):
         return Outcome(reward=self.reward_schedule[2], effective=False)
 
     @functools.cached_property
-    def has_narrow_glyphs(self) -> bool:
-        """Whether every glyph is one character."""
+    def player_on(self) -> dict[str, str]:
+        """Glyphs of the player by the map letter of its cell."""
         glyphs = self.glyphs
-        optional = [glyph for glyph in (glyphs.player_on_hole, glyphs.player_on_goal) if glyph is not None]
-        return all(len(glyph) == 1 for glyph in (*self.glyph_of.values(), glyphs.player, *optional))
+        player = glyphs.player
+        return {
+            "S": player,
+            "F": player,
+            "H": glyphs.player_on_hole or player,
+            "G": glyphs.player_on_goal or player,
+        }
+
+    @functools.cached_property
+    def stamps(self) -> tuple[int, dict[str, str]] | None:
+        """What it takes to stamp the player on the text of a lake; ``None`` if a glyph is not one character.
+
+        The length of the separator; the glyph of the player by the map letter of its cell.
+        """
+        if any(len(glyph) > 1 for glyph in (*self.glyph_of.values(), *self.player_on.values())):
+            return None
+        return len(self.cell_separator), self.player_on
 
 
 class FrozenLakeEnv(GridEnv):
@@ -238,23 +253,24 @@ class FrozenLakeEnv(GridEnv):
     # --- how it looks ---------------------------------------------------------------------------------------
 
     def grid_text(self) -> str:
-        if not self.arguments.has_narrow_glyphs:
+        stamps = self.arguments.stamps
+        if stamps is None:
             return super().grid_text()
-        gap = len(self.arguments.cell_separator)
-        width = self._width
+        gap, player_on = stamps
         board = self._board
         if board is None:
             board = self._board = "\n".join(
                 self.arguments.cell_separator.join(row) for row in self._ice_rows()
             )
-        row, column = divmod(self._position, width)
-        place = row * (width + (width - 1) * gap + 1) + column * (1 + gap)
-        return board[:place] + self._player_glyph() + board[place + 1 :]
+        position = self._position
+        # A row ends with a line break in place of the separator.
+        place = position * (1 + gap) + position // self._width * (1 - gap)
+        return f"{board[:place]}{player_on[self._cells[position]]}{board[place + 1:]}"
 
     def glyph_rows(self) -> list[list[str]]:
         rows = self._ice_rows()
         row, column = divmod(self._position, self._width)
-        rows[row][column] = self._player_glyph()
+        rows[row][column] = self.arguments.player_on[self._cells[self._position]]
         return rows
 
     def _ice_rows(self) -> list[list[str]]:
@@ -280,15 +296,6 @@ class FrozenLakeEnv(GridEnv):
             for position, cell in enumerate(self._cells):
                 if cell == kind:
                     yield _WORD_OF[kind], divmod(position, self._width)
-
-    def _player_glyph(self) -> str:
-        glyphs = self.arguments.glyphs
-        cell = self._cells[self._position]
-        if cell == "H":
-            return glyphs.player_on_hole or glyphs.player
-        if cell == "G":
-            return glyphs.player_on_goal or glyphs.player
-        return glyphs.player
 
     # --- slipping -------------------------------------------------------------------------------------------
 

@@ -66,10 +66,13 @@ def read_single_call(action: object) -> ToolCall | None:
         name, arguments = function["name"], function["arguments"]
     except (TypeError, KeyError, ValueError):
         return None
-    if arguments == "{}" and type(name) is str and name and type(call_id) is str:
-        # Anything else than ASCII may hold what JSON cannot; the long way sees to it.
-        return ToolCall(name, {}, call_id) if name.isascii() and call_id.isascii() else None
-    return None
+    if not (arguments == "{}" and type(name) is str and name and type(call_id) is str):
+        return None
+    # Anything else than ASCII may hold what JSON cannot; the long way sees to it.
+    if not (name.isascii() and call_id.isascii()):
+        return None
+    # As ToolCall(name, {}, call_id), in half the time.
+    return tuple.__new__(ToolCall, (name, {}, call_id, None))
 
 
 def parse_arguments(arguments: object) -> dict[str, Any] | None:

@@ -12,34 +12,26 @@ from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
 
 _MAX_ITEM_FAULTS = 3
 _NULL = b"null"
-_BOOL = (b"false", b"true")
+_FAILED = StepAnswer(_NULL, None, None, None, _NULL)  # type: ignore[arg-type]
+"""What a failed position holds."""
 
 
 def encode_steps(results: Sequence[StepAnswer | VerlAgentEnvError]) -> bytes:
     """``{observations, rewards, terminations, truncations, infos, errors}``; a failed position holds ``null``."""
-    observations, terminations, truncations, infos = [], [], [], []
-    rewards: list[float | None] = []
-    errors: list[tuple[int, VerlAgentEnvError]] = []
-    for index, result in enumerate(results):
-        if isinstance(result, StepAnswer):
-            observations.append(result.observation)
-            rewards.append(result.reward)
-            terminations.append(_BOOL[result.terminated])
-            truncations.append(_BOOL[result.truncated])
-            infos.append(result.info)
-        else:
-            errors.append((index, result))
-            for column in (observations, terminations, truncations, infos):
-                column.append(_NULL)
-            rewards.append(None)
+    errors = [
+        (index, result) for index, result in enumerate(results) if isinstance(result, VerlAgentEnvError)
+    ]
+    answers: Sequence[Any] = results
+    if errors:
+        answers = [_FAILED if isinstance(result, VerlAgentEnvError) else result for result in results]
     return (
-        b'{"observations":[%b],"rewards":%b,"terminations":[%b],"truncations":[%b],"infos":[%b],"errors":%b}'
+        b'{"observations":[%b],"rewards":%b,"terminations":%b,"truncations":%b,"infos":[%b],"errors":%b}'
         % (
-            b",".join(observations),
-            orjson.dumps(rewards),
-            b",".join(terminations),
-            b",".join(truncations),
-            b",".join(infos),
+            b",".join([answer.observation for answer in answers]),
+            orjson.dumps([answer.reward for answer in answers]),
+            orjson.dumps([answer.terminated for answer in answers]),
+            orjson.dumps([answer.truncated for answer in answers]),
+            b",".join([answer.info for answer in answers]),
             encode_errors(errors),
         )
     )

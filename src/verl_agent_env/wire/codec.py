@@ -90,7 +90,11 @@ def encode(value: Any) -> bytes:
     Raises:
         TypeError: ``value`` holds what JSON cannot express.
     """
-    return orjson.dumps(value, option=_OPTIONS)
+    try:
+        # Without the options, which nearly no value needs, it is written in half the time.
+        return orjson.dumps(value)
+    except TypeError:
+        return orjson.dumps(value, None, _OPTIONS)
 
 
 def encode_kept(value: Any) -> bytes:
@@ -99,7 +103,7 @@ def encode_kept(value: Any) -> bytes:
     orjson writes into a buffer of a kilobyte and shrinks it in place, which leaves a hole behind each result that is
     kept; a copy is packed tightly, takes a third of the memory, and is faster than growing the heap.
     """
-    return b"%b" % orjson.dumps(value, option=_OPTIONS)
+    return b"%b" % encode(value)
 
 
 class StepAnswer:
@@ -128,14 +132,12 @@ class StepAnswer:
         reward = float(reward)
         if not math.isfinite(reward):
             raise ValueError(f"the reward is {reward}")
-        # As encode_kept; written out, for this is done for every step.
-        return cls(
-            b"%b" % orjson.dumps(observation, None, _OPTIONS),
-            reward,
-            bool(terminated),
-            bool(truncated),
-            b"%b" % orjson.dumps(info, None, _OPTIONS),
-        )
+        try:
+            # As encode_kept; written out, for this is done for every step.
+            seen, known = b"%b" % orjson.dumps(observation), b"%b" % orjson.dumps(info)
+        except TypeError:
+            seen, known = encode_kept(observation), encode_kept(info)
+        return cls(seen, reward, bool(terminated), bool(truncated), known)
 
     def decoded(self) -> StepResult:
         """The result again."""
