@@ -27,6 +27,7 @@ class Number:
 
     value: int
     sent: bool = False
+    retries: int = 0
 
 
 class Server:

@@ -61,6 +61,7 @@ class AsyncEnv:
         "_request",
         "_seq",
         "env_id",
+        "num_retries",
     )
 
     def __init__(
@@ -68,6 +69,8 @@ class AsyncEnv:
     ) -> None:
         self.env_id = env_id
         """Its id on the server; empty before it is made."""
+        self.num_retries = 0
+        """How often a call was made again, by itself or in a shared request, since an attempt had failed."""
         self._dispatch = dispatch
         self._request = request
         self._beginning: Beginning | None = None
@@ -115,10 +118,13 @@ class AsyncEnv:
                         if is_undecided(error):
                             dispatch.suspect_orphans(request.run_id)
                         await patience.pause_after(error)
+                        self.num_retries += 1
                     except asyncio.CancelledError:
                         if item.sent:
                             dispatch.suspect_orphans(request.run_id)
                         raise
+                    finally:
+                        self.num_retries += item.retries
             self.env_id, self._beginning = made
             dispatch.open_envs[self.env_id] = request.run_id
             return self
@@ -163,10 +169,12 @@ class AsyncEnv:
                     if not is_undecided(error):
                         self._seq = before
                     await patience.pause_after(error)
+                    self.num_retries += 1
                 except asyncio.CancelledError:
                     if not item.sent:
                         self._seq = before
                     raise
+            self.num_retries += item.retries
             self._beginning = self._pending = None
             self._seq = 0
             self._first_seq = 0
@@ -205,6 +213,7 @@ class AsyncEnv:
                 if item.sent:
                     self._pending = encoded
                 raise
+            self.num_retries += item.retries
             self._beginning = self._pending = None
             self._history.append(encoded)
             self._seq = seq + 1
@@ -221,6 +230,7 @@ class AsyncEnv:
                     await self._fill(error, item, gathered)
                 else:
                     await patience.pause_after(error)
+                self.num_retries += 1
                 return await self._dispatch.ask(STEP, item, gathered=gathered)
             except SequenceGapError as gap:
                 if not self._can_fill(gap) or time.monotonic() > patience.deadline:

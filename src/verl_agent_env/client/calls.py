@@ -44,6 +44,7 @@ class InitializeItem:
     ttl_s: float | None
     deadline: float = 0.0
     sent: bool = False
+    retries: int = 0
     key: str = ""
     """Idempotency-Key when it is sent alone."""
 
@@ -58,6 +59,7 @@ class ResetItem:
     """JSON."""
     deadline: float = 0.0
     sent: bool = False
+    retries: int = 0
 
 
 @dataclass(slots=True)
@@ -70,6 +72,7 @@ class StepItem:
     seq: int
     deadline: float = 0.0
     sent: bool = False
+    retries: int = 0
 
 
 @dataclass(slots=True)
@@ -79,6 +82,7 @@ class CloseItem:
     env_id: str
     deadline: float = 0.0
     sent: bool = False
+    retries: int = 0
 
 
 ItemT = TypeVar("ItemT")

@@ -27,7 +27,7 @@ from verl_agent_env.client.calls import (
 )
 from verl_agent_env.client.connection import Connection, decode_object
 from verl_agent_env.client.errors import ClientClosedError, NoServerError, ServerUnreachableError
-from verl_agent_env.client.gathering import Gatherer
+from verl_agent_env.client.gathering import Gatherer, Item
 from verl_agent_env.client.owners import Owners
 from verl_agent_env.client.patience import persist
 from verl_agent_env.errors import MovedError, VerlAgentEnvError, WorkerUnreachableError
@@ -112,7 +112,13 @@ class Dispatch:
         item.sent = True
         headers = {"idempotency-key": item.key} if isinstance(item, InitializeItem) else None
         payload = await self.call(
-            "POST", verb.single_path(item), verb.single_body(item), headers, url=url, deadline=item.deadline
+            "POST",
+            verb.single_path(item),
+            verb.single_body(item),
+            headers,
+            url=url,
+            deadline=item.deadline,
+            items=[item],
         )
         return verb.decode_single(self._connection.url, payload)
 
@@ -125,6 +131,7 @@ class Dispatch:
         *,
         url: str | None = None,
         deadline: float | None = None,
+        items: Sequence[Item] = (),
     ) -> bytes:
         """The answer to one request, which must be safe to send again.
 
@@ -135,6 +142,7 @@ class Dispatch:
             headers: More headers.
             url: A worker to try first.
             deadline: On the clock of :func:`time.monotonic`; as the client is set, if not given.
+            items: The calls that it carries, whose retries are counted.
 
         Raises:
             VerlAgentEnvError: What the server says, or that it cannot be reached.
@@ -144,6 +152,9 @@ class Dispatch:
 
         async def attempt(number: int) -> bytes:
             base = url if number == 0 else None
+            if number:
+                for item in items:
+                    item.retries += 1
             try:
                 return await self._connection.send(method, path, body, headers, base=base, deadline=deadline)
             except (MovedError, ServerUnreachableError) as error:
@@ -208,6 +219,7 @@ class Dispatch:
             headers,
             url=url,
             deadline=min(item.deadline for item in items),
+            items=items,
         )
         results = verb.decode_batch(self._connection.url, payload, len(items))
         strayed = any(isinstance(result, MovedError | WorkerUnreachableError) for result in results)

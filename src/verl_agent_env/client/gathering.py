@@ -22,6 +22,8 @@ class Item(Protocol):
 
     sent: bool
     """Whether it went out, so that it may have been carried out."""
+    retries: int
+    """How often it was sent again."""
 
 
 ItemT = TypeVar("ItemT", bound=Item)

@@ -10,6 +10,7 @@ import pytest
 from loadtests.processes import free_port
 from tests.conftest import ServerProcess, StartServer
 from tests.integrations.verl.conftest import RUN_ID, MakeLoop
+from tests.lossy_proxy import LossyProxy
 from verl_agent_env.client import AsyncEnvClient
 from verl_agent_env.errors import EnvironmentLostError
 from verl_agent_env.integrations.verl.errors import EpisodeFailedError
@@ -49,6 +50,20 @@ async def test_an_environment_that_was_closed_by_others_is_made_anew_and_the_epi
     assert tokens(disturbed) == tokens(undisturbed)
     assert disturbed.extra_fields["reward_extra_info"]["env_restarts"] == 1.0
     assert undisturbed.extra_fields["reward_extra_info"]["env_restarts"] == 0.0
+    assert undisturbed.extra_fields["reward_extra_info"]["env_retries"] == 0.0
+
+
+async def test_a_lossy_network_costs_retries_and_nothing_else(
+    make_loop: MakeLoop, server: ServerProcess
+) -> None:
+    row = fakes().row("frozen_lake", **SLIPPERY)
+    undisturbed = await make_loop(fakes().FakeModel("right", "down", "left")).run({}, **row)
+    async with LossyProxy(server.port, lose_requests=0.4, lose_answers=0.4) as proxy:
+        disturbed = await make_loop(fakes().FakeModel("right", "down", "left"), url=proxy.url).run({}, **row)
+        lost = proxy.lost_requests + proxy.lost_answers
+    assert tokens(disturbed) == tokens(undisturbed)
+    assert 0 < disturbed.extra_fields["reward_extra_info"]["env_retries"] <= lost
+    assert disturbed.extra_fields["reward_extra_info"]["env_restarts"] == 0.0
 
 
 async def test_a_server_that_is_killed_and_started_again_costs_no_sample(
@@ -93,6 +108,7 @@ class ScriptedEnv:
     """An environment of a client: says what it is told to, or raises it."""
 
     env_id = "scripted"
+    num_retries = 0
 
     def __init__(self, first: str, *steps: StepResult | Exception) -> None:
         self.first = [{"role": "user", "content": first}]

@@ -196,7 +196,9 @@ class EnvAgentLoop(AgentLoopBase):  # type: ignore[misc]
                 tool_calls=episode.waited_s,
                 num_preempted=played.num_preempted,
             ),
-            extra_fields=played.extra_fields(episode.waited_s, episode.attempts + attempts),
+            extra_fields=played.extra_fields(
+                episode.waited_s, episode.attempts + attempts, episode.num_retries
+            ),
         )
 
     def _request_id(self, row: Mapping[str, Any]) -> str:

@@ -42,6 +42,7 @@ class Episode:
         """Environments that were lost."""
         self.waited_s = 0.0
         """Seconds spent on the environment."""
+        self._retries = 0
 
     async def begin(self) -> Observation:
         """Make the environment.
@@ -71,10 +72,16 @@ class Episode:
         """Close the environment; a server that cannot be told now closes it when it has been idle long enough."""
         env, self._env = self._env, None
         if env is not None:
+            self._retries += env.num_retries
             try:
                 await env.close()
             except VerlAgentEnvError as error:
                 logger.warning("environment %s could not be closed: %s", env.env_id, error)
+
+    @property
+    def num_retries(self) -> int:
+        """Calls that the client had to make again, in the environments that were lost too."""
+        return self._retries + (0 if self._env is None else self._env.num_retries)
 
     async def _persist(self, call: Callable[[AsyncEnv], Awaitable[T]]) -> T:
         began = time.perf_counter()

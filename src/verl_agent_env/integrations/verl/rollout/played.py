@@ -82,7 +82,7 @@ class Played:
         """The experts of the first ``length`` tokens, of a model that has some."""
         return None if self._routed_experts is None else self._routed_experts[:length]
 
-    def extra_fields(self, env_s: float, restarts: int) -> dict[str, Any]:
+    def extra_fields(self, env_s: float, restarts: int, retries: int) -> dict[str, Any]:
         """What verl keeps beside the tokens; ``reward_extra_info`` appears among its validation metrics."""
         turns = self.num_turns
         return {
@@ -101,5 +101,6 @@ class Played:
                 "out_of_tokens": float(self.ended_by == "tokens"),
                 "env_seconds": env_s,
                 "env_restarts": float(restarts),
+                "env_retries": float(retries),
             },
         }
