@@ -80,6 +80,23 @@ def test_critic_is_there_for_ppo_alone(method: str) -> None:
     assert need_critic(composed(method=method)) == (method == "ppo")
 
 
+@pytest.mark.parametrize("task", ["frozen_lake", "countdown", "sokoban"])
+def test_methods_learn_from_equally_many_episodes(task: str) -> None:
+    """Of one step and of one update; PPO plays each problem once."""
+    counts = []
+    for method in METHODS:
+        config = composed(task=task, method=method)
+        training = config.actor_rollout_ref
+        counts.append(
+            [
+                size * training.rollout.n
+                for size in (config.data.train_batch_size, training.actor.ppo_mini_batch_size)
+            ]
+        )
+        assert (training.rollout.n == 1) == (method == "ppo")
+    assert counts[0] == counts[1]
+
+
 def test_tasks_differ_only_in_what_is_played_how_much_and_how_fast_it_is_learnt() -> None:
     """Everything that is not the task's own, and no constant of its optimisation, is the same for all."""
     from omegaconf import OmegaConf
@@ -95,5 +112,6 @@ def test_tasks_differ_only_in_what_is_played_how_much_and_how_fast_it_is_learnt(
             training["actor"].pop(constant)
         training["actor"]["optim"].pop("lr")
         training["rollout"].pop("n")
+        config.pop("episodes")
         rest.append(config)
     assert rest[0] == rest[1] == rest[2]

@@ -28,9 +28,9 @@ SMALL = [
     "warm_start.steps=150",
     "trainer.total_training_steps=2",
     "trainer.test_freq=2",
-    "actor_rollout_ref.rollout.n=4",
-    "data.train_batch_size=8",
 ]
+GROUPS = ["actor_rollout_ref.rollout.n=4", "data.train_batch_size=8"]
+SINGLES = ["episodes.per_step=32", "episodes.per_update=16"]
 
 
 @pytest.fixture(scope="session")
@@ -56,7 +56,8 @@ def trained(trainer: ModuleType, folder: Path, *arguments: str) -> dict[str, Any
 def test_two_steps_train_on_what_was_played_and_leave_nothing_open(
     trainer: ModuleType, tmp_path: Path, method: str
 ) -> None:
-    result = trained(trainer, tmp_path, "--method", method)
+    size = GROUPS if method == "grpo" else SINGLES
+    result = trained(trainer, tmp_path, "--method", method, *size)
     assert result["steps"] == [0, 2]
     assert all(0.0 < reward < 1.0 for reward in result["training_rewards"])
     assert 0.0 < result["rollout_probs_diff_max"] < 1e-4
@@ -142,6 +143,7 @@ def test_a_training_whose_node_is_killed_has_the_rewards_of_one_that_was_left_al
             f"data.train_files={tmp_path}/greedy.parquet",
             f"trainer.rollout_data_dir={tmp_path}/{name}/samples",
             "data.shuffle=False",
+            *GROUPS,
             "data.train_batch_size=24",
             "actor_rollout_ref.actor.optim.lr=0",
             "trainer.val_before_train=False",
