@@ -80,7 +80,7 @@ class SokobanEnv(GridEnv):
     word_aliases: ClassVar[Mapping[str, str]] = {name: f"push_{name}" for name in _DIRECTIONS}
     arguments: SokobanArguments
 
-    __slots__ = ("_board", "_boxes", "_level", "_player")
+    __slots__ = ("_board", "_boxes", "_empty", "_level", "_player")
 
     def __init__(self, render_mode: str | None = None, **kwargs: Any) -> None:
         super().__init__(render_mode, **kwargs)
@@ -110,7 +110,8 @@ class SokobanEnv(GridEnv):
         self._level = level
         self._boxes = level.boxes
         self._player = level.player
-        # The room as text without boxes and player, made when it is first looked at.
+        # The room as text, made when it is looked at: without boxes and player; with boxes, until one is pushed.
+        self._empty: str | None = None
         self._board: str | None = None
 
     def act(self, call: ToolCall) -> Outcome:
@@ -123,6 +124,7 @@ class SokobanEnv(GridEnv):
             return self.arguments.walk
         reward = self.arguments.rewards.of(level, self._boxes, boxes)
         self._boxes = boxes
+        self._board = None
         solved = boxes == level.targets
         return Outcome(reward=reward, terminated=solved, success=solved)
 
@@ -153,7 +155,7 @@ class SokobanEnv(GridEnv):
         self._level = Level(height, width, int(walls, 16), int(targets, 16), int(boxes, 16), player)
         self._boxes = self._level.boxes
         self._player = player
-        self._board = None
+        self._empty = self._board = None
 
     # --- how it looks ---------------------------------------------------------------------------------------
 
@@ -162,24 +164,26 @@ class SokobanEnv(GridEnv):
         if stamps is None:
             return super().grid_text()
         gap, box_glyphs, player_glyphs = stamps
-        level = self._level
+        level, player = self._level, self._player
         board = self._board
         if board is None:
-            board = self._board = empty_room_text(level, self.arguments.glyphs, self.arguments.cell_separator)
-        width, targets, player = level.width, level.targets, 1 << self._player
-        pieces = self._boxes | player
+            board = self._board = self._text_without_player(gap, box_glyphs)
+        # A row ends with a line break in place of the separator.
+        place = player * (1 + gap) + player // level.width * (1 - gap)
+        return f"{board[:place]}{player_glyphs[level.targets >> player & 1]}{board[place + 1:]}"
+
+    def _text_without_player(self, gap: int, box_glyphs: tuple[str, str]) -> str:
+        level = self._level
+        empty = self._empty
+        if empty is None:
+            empty = self._empty = empty_room_text(level, self.arguments.glyphs, self.arguments.cell_separator)
         text = ""
         done = 0
-        while pieces:
-            piece = pieces & -pieces
-            pieces ^= piece
-            cell = piece.bit_length() - 1
-            glyphs = player_glyphs if piece == player else box_glyphs
-            # A row ends with a line break in place of the separator.
-            place = cell * (1 + gap) + cell // width * (1 - gap)
-            text += board[done:place] + glyphs[targets & piece != 0]
+        for cell in cells_of(self._boxes):
+            place = cell * (1 + gap) + cell // level.width * (1 - gap)
+            text += empty[done:place] + box_glyphs[level.targets >> cell & 1]
             done = place + 1
-        return text + board[done:]
+        return text + empty[done:]
 
     def glyph_rows(self) -> list[list[str]]:
         glyphs = self.arguments.glyphs
