@@ -18,6 +18,7 @@ DESC = ["SFH", "FFG"]
 GRID = "P\tF\tH\nF\tF\tG"
 COORDINATES = "a1P a2F a3H\nb1F b2F b3G"
 OBJECTS = "Objects: goal at b3, hole at a3."
+EGOCENTRIC = "From you: goal 1 down 2 right, hole 2 right."
 LOCAL = "You are at a1: left edge, right ice, up edge, down ice."
 
 
@@ -31,10 +32,14 @@ def lake(**kwargs: Any) -> FrozenLakeEnv:
         ("grid", GRID),
         ("coordinates", COORDINATES),
         ("objects", OBJECTS),
+        ("egocentric", EGOCENTRIC),
         ("local", LOCAL),
         (["local"], LOCAL),
         (["grid", "local"], f"{GRID}\n{LOCAL}"),
-        (["local", "coordinates", "objects", "grid"], f"{LOCAL}\n{COORDINATES}\n{OBJECTS}\n{GRID}"),
+        (
+            ["local", "coordinates", "objects", "egocentric", "grid"],
+            f"{LOCAL}\n{COORDINATES}\n{OBJECTS}\n{EGOCENTRIC}\n{GRID}",
+        ),
     ],
 )
 def test_style_says_how_the_world_is_told(style: Any, shown: str) -> None:
@@ -56,6 +61,14 @@ def test_local_style_names_what_is_around() -> None:
     env.reset(seed=1)
     assert env.step("right")[0][0]["content"] == "You are at a2: left ice, right hole, up edge, down ice."
     assert env.step("down")[0][0]["content"] == "You are at b2: left ice, right goal, up ice, down edge."
+
+
+def test_egocentric_style_says_the_way() -> None:
+    env = FrozenLakeEnv(desc=["GFF", "FSF", "FHF"], observation_style="egocentric")
+    env.reset(seed=1)
+    assert env.look() == "From you: goal 1 up 1 left, hole 1 down."
+    env.step("up")
+    assert env.look() == "From you: goal 1 left, hole 2 down."
 
 
 def picture(part: dict[str, Any]) -> np.ndarray[Any, Any]:

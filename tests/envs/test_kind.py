@@ -74,7 +74,7 @@ def test_large_arguments_are_not_kept(lake: EnvKind) -> None:
         ({"glyphs": {"player": ""}}, ["glyphs", "player"]),
         ({"success_rate": float("nan")}, ["success_rate"]),
         ({"observation_style": []}, ["observation_style"]),
-        ({"observation_style": ["grid"] * 5}, ["observation_style"]),
+        ({"observation_style": ["grid"] * 6}, ["observation_style"]),
         ({"task_prompt": {1, 2}}, ["task_prompt"]),
     ],
 )

@@ -13,8 +13,8 @@ from verl_agent_env.envs.base import ChatEnv, EnvArguments
 from verl_agent_env.messages import image_part, text_part
 from verl_agent_env.types import Content
 
-ObservationStyle = Literal["grid", "coordinates", "objects", "local"]
-StyleList = Annotated[list[ObservationStyle], Field(min_length=1, max_length=4)]
+ObservationStyle = Literal["grid", "coordinates", "objects", "egocentric", "local"]
+StyleList = Annotated[list[ObservationStyle], Field(min_length=1, max_length=5)]
 Cell = tuple[int, int]
 """Row and column, from 0, the top left cell being (0, 0)."""
 
@@ -33,8 +33,8 @@ class GridArguments(EnvArguments):
     """Whether an observation holds text, a PNG picture (an ``image_url`` content part), or both."""
     observation_style: ObservationStyle | StyleList = "grid"
     """How text shows the world: ``grid`` (a glyph for each cell), ``coordinates`` (each cell with its name),
-    ``objects`` (what lies where), ``local`` (where the player stands and what surrounds it), or a list of these, shown
-    one after the other."""
+    ``objects`` (what lies where), ``egocentric`` (how far from the player it lies, and in which direction), ``local``
+    (where the player stands and what surrounds it), or a list of these, shown one after the other."""
     first_observation_style: ObservationStyle | StyleList | None = None
     """The style of the first observation, when it differs from that of the later ones."""
     cell_separator: str = Field(default="\t", max_length=8)
@@ -105,6 +105,12 @@ class GridEnv(ChatEnv):
         """What lies where, by names of cells."""
         return f"Objects: {', '.join(f'{word} at {cell_name(*cell)}' for word, cell in self.objects())}."
 
+    def egocentric_text(self) -> str:
+        """How far from the player things lie, and in which direction."""
+        row, column = self.player_cell()
+        seen = ", ".join(f"{word} {_way(r - row, c - column)}" for word, (r, c) in self.objects())
+        return f"From you: {seen}."
+
     def local_text(self) -> str:
         """Where the player stands and what surrounds it."""
         row, column = self.player_cell()
@@ -131,9 +137,20 @@ class GridEnv(ChatEnv):
             "grid": self.grid_text,
             "coordinates": self.coordinates_text,
             "objects": self.objects_text,
+            "egocentric": self.egocentric_text,
             "local": self.local_text,
         }
         return "\n".join(writers[one]() for one in ([style] if isinstance(style, str) else style))
+
+
+def _way(rows: int, columns: int) -> str:
+    """``2 up 1 left``: how to get there, or ``here``."""
+    steps = []
+    if rows:
+        steps.append(f"{abs(rows)} {'down' if rows > 0 else 'up'}")
+    if columns:
+        steps.append(f"{abs(columns)} {'right' if columns > 0 else 'left'}")
+    return " ".join(steps) or "here"
 
 
 def cell_name(row: int, column: int) -> str:

@@ -357,6 +357,8 @@ def test_the_local_style_names_targets() -> None:
 def test_the_style_of_objects_knows_what_the_player_stands_on() -> None:
     env = started(room="######\n#+$* #\n######", observation_style="objects")
     assert env.look() == "Objects: box at b3, box on target at b4, target at b2."
+    env = started(room="######\n#+$* #\n######", observation_style="egocentric")
+    assert env.look() == "From you: box 1 right, box on target 2 right, target here."
 
 
 @pytest.mark.parametrize("separator", ["", " ", "\t", ", "])
