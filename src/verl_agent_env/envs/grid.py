@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Field
 
@@ -14,7 +14,7 @@ from verl_agent_env.messages import image_part, text_part
 from verl_agent_env.types import Content
 
 ObservationStyle = Literal["grid", "coordinates", "objects", "egocentric", "local"]
-StyleList = Annotated[list[ObservationStyle], Field(min_length=1, max_length=5)]
+StyleList = Annotated[list[ObservationStyle], Field(min_length=1, max_length=len(get_args(ObservationStyle)))]
 Cell = tuple[int, int]
 """Row and column, from 0, the top left cell being (0, 0)."""
 
@@ -145,12 +145,9 @@ class GridEnv(ChatEnv):
 
 def _way(rows: int, columns: int) -> str:
     """``2 up 1 left``: how to get there, or ``here``."""
-    steps = []
-    if rows:
-        steps.append(f"{abs(rows)} {'down' if rows > 0 else 'up'}")
-    if columns:
-        steps.append(f"{abs(columns)} {'right' if columns > 0 else 'left'}")
-    return " ".join(steps) or "here"
+    # Rows first: DIRECTIONS has them last.
+    ways = ((name, rows * dr + columns * dc) for name, dr, dc in reversed(DIRECTIONS))
+    return " ".join(f"{cells} {name}" for name, cells in ways if cells > 0) or "here"
 
 
 def cell_name(row: int, column: int) -> str:

@@ -168,8 +168,7 @@ class SokobanEnv(GridEnv):
         board = self._board
         if board is None:
             board = self._board = self._text_without_player(gap, box_glyphs)
-        # A row ends with a line break in place of the separator.
-        place = player * (1 + gap) + player // level.width * (1 - gap)
+        place = _place(player, level.width, gap)
         return f"{board[:place]}{player_glyphs[level.targets >> player & 1]}{board[place + 1:]}"
 
     def _text_without_player(self, gap: int, box_glyphs: tuple[str, str]) -> str:
@@ -180,7 +179,7 @@ class SokobanEnv(GridEnv):
         text = ""
         done = 0
         for cell in cells_of(self._boxes):
-            place = cell * (1 + gap) + cell // level.width * (1 - gap)
+            place = _place(cell, level.width, gap)
             text += empty[done:place] + box_glyphs[level.targets >> cell & 1]
             done = place + 1
         return text + empty[done:]
@@ -296,6 +295,12 @@ def generated_level(
         change_direction_probability=change_direction_probability,
         search_budget=search_budget,
     )
+
+
+def _place(cell: int, width: int, gap: int) -> int:
+    """Where a cell's glyph, of one character, stands in the room's text."""
+    # A row ends with a line break in place of the separator.
+    return cell * (1 + gap) + cell // width * (1 - gap)
 
 
 @functools.lru_cache(maxsize=1024)
