@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
 
 from verl_agent_env import __version__
-from verl_agent_env.integrations.verl.curation.demonstrations import demonstrate
+from verl_agent_env.integrations.verl.curation.demonstrations import Demonstration, Manner, demonstrate
 from verl_agent_env.integrations.verl.curation.histogram import Series, histogram_svg
 from verl_agent_env.integrations.verl.curation.plan import CurationPlan, Split
-from verl_agent_env.integrations.verl.curation.selection import Chosen, Progress, choose
+from verl_agent_env.integrations.verl.curation.selection import Chosen, Progress, begin_process, choose
 from verl_agent_env.integrations.verl.curation.tables import (
     demonstration_rows,
+    mixed,
     require_arrow,
     rows_of,
     write_demonstrations,
     write_rows,
 )
+from verl_agent_env.integrations.verl.curation.workers import Workers
 
 REPORT = "curation.json"
 PICTURE = "difficulty.svg"
@@ -47,7 +50,9 @@ def curate(plan: CurationPlan, out: Path, *, workers: int = 1, progress: Progres
     """
     require_arrow()
     report_progress = progress or (lambda _: None)
-    chosen = choose(plan, workers, report_progress)
+    with Workers(workers, begin_process, plan) as pool:
+        chosen = choose(plan, pool, report_progress)
+        demonstrations = _demonstrated(plan, chosen, pool, report_progress)
     out.mkdir(parents=True, exist_ok=True)
     files = []
     splits: tuple[Split, ...] = ("train", "test")
@@ -59,28 +64,24 @@ def curate(plan: CurationPlan, out: Path, *, workers: int = 1, progress: Progres
     success_rate = None
     if plan.demonstrations:
         files.append(out / "sft.parquet")
-        success_rate = _write_demonstrations(plan, chosen, files[-1], report_progress)
+        write_demonstrations(demonstration_rows(demonstrations), files[-1])
+        success_rate = sum(one.success for one in demonstrations) / len(demonstrations)
     files += [out / PICTURE, out / REPORT]
     (out / PICTURE).write_text(histogram_svg([_series(part) for part in chosen]), "utf-8")
     (out / REPORT).write_bytes(_report(plan, chosen, success_rate))
     return Curated(files, chosen, success_rate)
 
 
-def _write_demonstrations(plan: CurationPlan, chosen: list[Chosen], path: Path, progress: Progress) -> float:
+def _demonstrated(
+    plan: CurationPlan, chosen: list[Chosen], workers: Workers, progress: Progress
+) -> list[Demonstration]:
+    """Episodes on the first rows to train on, as many as the plan wants."""
+    named = mixed(chosen, "train")[: plan.demonstrations]
     demonstrations = []
-    rows = rows_of(plan, "train", chosen)[: plan.demonstrations]
-    problems = {
-        (part.env_name, problem.env_kwargs, problem.seed): problem
-        for part in chosen
-        for problem in part.train
-    }
-    for row in rows:
-        extra = row["extra_info"]
-        problem = problems[extra["env_name"], extra["env_kwargs"], extra["seed"]]
-        demonstrations.append(demonstrate(plan, extra["env_name"], problem))
+    for demonstration in workers.map(partial(demonstrate, Manner.of(plan)), named):
+        demonstrations.append(demonstration)
         progress(1)
-    write_demonstrations(demonstration_rows(demonstrations), path)
-    return sum(one.success for one in demonstrations) / len(demonstrations)
+    return demonstrations
 
 
 def _series(part: Chosen) -> Series:

@@ -27,30 +27,49 @@ class Demonstration(NamedTuple):
     success: bool
 
 
-def demonstrate(plan: CurationPlan, env_name: str, problem: Problem) -> Demonstration:
-    """Play an episode with the environment's solver, and with as many random actions as the plan wants.
+class Manner(NamedTuple):
+    """How demonstrations are played and written; see the plan's fields of the same names."""
+
+    demonstration_format: str
+    noise: float
+    max_turns: int
+    system_prompt: str | None
+
+    @classmethod
+    def of(cls, plan: CurationPlan) -> Manner:
+        """As the plan wants it."""
+        return cls(plan.demonstration_format, plan.noise, plan.max_turns, plan.system_prompt)
+
+
+def demonstrate(manner: Manner, named: tuple[str, Problem]) -> Demonstration:
+    """Play an episode with the environment's solver, and with as many random actions as its manner wants.
+
+    Args:
+        manner: Of playing.
+        named: The environment's name, and the problem.
 
     Raises:
         CurationError: The environment has no solver for it.
     """
+    env_name, problem = named
     kind = default_registry().kind(env_name)
     env = make(kind, orjson.loads(problem.env_kwargs))
     if not isinstance(env, ChatEnv):
         raise CurationError(f"'{env_name}' has no solver; make no demonstrations of it.")
     env.reset(seed=problem.seed)
     dice = random.Random(problem.seed)
-    messages = [*system_messages(plan.system_prompt), *problem.prompt]
+    messages = [*system_messages(manner.system_prompt), *problem.prompt]
     plan_ahead = env.solution()
     if plan_ahead is None:
         raise CurationError(f"No solution of '{env_name}' with seed {problem.seed} is known; leave it out.")
     total, success = 0.0, False
-    for _ in range(plan.max_turns):
-        if plan_ahead and dice.random() >= plan.noise:
+    for _ in range(manner.max_turns):
+        if plan_ahead and dice.random() >= manner.noise:
             action, plan_ahead = plan_ahead[0], plan_ahead[1:]
         else:
             # Astray, perhaps for good: then what follows is random as well.
             action, plan_ahead = env.guess(dice), None
-        said, played = written(action, plan.demonstration_format)
+        said, played = written(action, manner.demonstration_format)
         messages.append({"role": "assistant", "content": said})
         observation, reward, terminated, truncated, info = env.step(played)
         total += reward

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import itertools
-import multiprocessing
-from collections import Counter, deque
-from collections.abc import Callable, Generator
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 
+from verl_agent_env.envs.registry import default_registry
 from verl_agent_env.integrations.verl.curation.layouts import position_of
 from verl_agent_env.integrations.verl.curation.plan import Component, CurationPlan, Split
 from verl_agent_env.integrations.verl.curation.problems import Examiner, Problem, Refused
+from verl_agent_env.integrations.verl.curation.workers import Workers
 from verl_agent_env.integrations.verl.errors import CurationError
-
-_CHUNK = 32
-"""Problems that a process looks at in one go."""
-_CHUNKS_AHEAD = 3
-"""Chunks that are under way for each process."""
 
 Progress = Callable[[int], None]
 """Told how many more rows were chosen."""
@@ -41,27 +37,24 @@ class Chosen:
         return self.train if split == "train" else self.test
 
 
-def choose(plan: CurationPlan, workers: int, progress: Progress) -> list[Chosen]:
+def choose(plan: CurationPlan, workers: Workers, progress: Progress) -> list[Chosen]:
     """Choose the rows of all components.
 
     Args:
         plan: What is to be made.
-        workers: Processes to use; their number changes nothing but the time.
+        workers: Begun with :func:`begin_process`.
         progress: Told of each row.
 
     Raises:
-        UnknownEnvNameError, InvalidEnvArgumentsError: There is no such environment.
         CurationError: There are not as many different problems as were asked for.
     """
-    # Also the check of all arguments, before a process is started.
-    examiners = [Examiner(plan, component) for component in plan.components]
     seen: set[str] = set()
     chosen = []
-    with _Lookout(plan, examiners, workers) as lookout:
-        for index, examiner in enumerate(examiners):
-            wanted = {"train": plan.wanted("train")[index], "test": plan.wanted("test")[index]}
-            with closing(lookout.looks(index)) as looks:
-                chosen.append(_choose_of(plan, index, examiner.env_name, looks, wanted, seen, progress))
+    for index, component in enumerate(plan.components):
+        env_name = default_registry().kind(component.env_name).name
+        wanted = {"train": plan.wanted("train")[index], "test": plan.wanted("test")[index]}
+        with closing(workers.map(partial(_examine, index), _numbers_of(component))) as looks:
+            chosen.append(_choose_of(plan, index, env_name, looks, wanted, seen, progress))
     return chosen
 
 
@@ -126,56 +119,22 @@ def _shortage(
     )
 
 
-class _Lookout:
-    """Looks at problems in this process or in several, and gives what it saw in the order of their numbers."""
-
-    def __init__(self, plan: CurationPlan, examiners: list[Examiner], workers: int) -> None:
-        self._plan = plan
-        self._examiners = examiners
-        self._workers = workers
-        self._pool: ProcessPoolExecutor | None = None
-
-    def __enter__(self) -> _Lookout:
-        if self._workers > 1:
-            # Not forked: a process that has threads, a test runner say, cannot be forked safely.
-            context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(self._workers, context, _begin_process, (self._plan,))
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
-
-    def looks(self, index: int) -> Looks:
-        """All problems of a component, in order."""
-        problems = self._plan.components[index].problems
-        numbers = itertools.count() if problems is None else iter(range(len(problems)))
-        if self._pool is None:
-            yield from map(self._examiners[index].examine, numbers)
-            return
-        ahead: deque[Future[list[Problem | Refused]]] = deque()
-        try:
-            while True:
-                while len(ahead) < _CHUNKS_AHEAD * self._workers:
-                    chunk = list(itertools.islice(numbers, _CHUNK))
-                    if not chunk:
-                        break
-                    ahead.append(self._pool.submit(_examine, index, chunk))
-                if not ahead:
-                    return
-                yield from ahead.popleft().result()
-        finally:
-            for future in ahead:
-                future.cancel()
+_examiners: list[Examiner] = []
+"""Of this process; one for each component."""
 
 
-_process_examiners: list[Examiner] = []
-"""Of a process of the pool; one for each component."""
+def begin_process(plan: CurationPlan) -> None:
+    """Make a process ready to look at problems; a component's arguments are checked before the first look.
+
+    Raises:
+        UnknownEnvNameError, InvalidEnvArgumentsError: There is no such environment.
+    """
+    _examiners[:] = [Examiner(plan, component) for component in plan.components]
 
 
-def _begin_process(plan: CurationPlan) -> None:
-    _process_examiners[:] = [Examiner(plan, component) for component in plan.components]
+def _examine(index: int, number: int) -> Problem | Refused:
+    return _examiners[index].examine(number)
 
 
-def _examine(index: int, numbers: list[int]) -> list[Problem | Refused]:
-    return [_process_examiners[index].examine(number) for number in numbers]
+def _numbers_of(component: Component) -> Iterable[int]:
+    return itertools.count() if component.problems is None else range(len(component.problems))

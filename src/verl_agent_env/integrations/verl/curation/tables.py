@@ -22,13 +22,18 @@ GREEDY_SUFFIX = "-greedy"
 
 def rows_of(plan: CurationPlan, split: Split, chosen: Sequence[Chosen]) -> list[dict[str, Any]]:
     """The rows of a split, the components mixed evenly from the first row to the last."""
-    mixed = list(_interleaved([[(part.env_name, problem) for problem in part.of(split)] for part in chosen]))
-    rows = [_row(plan, split, env_name, problem, greedy=False) for env_name, problem in mixed]
+    problems = mixed(chosen, split)
+    rows = [_row(plan, split, env_name, problem, greedy=False) for env_name, problem in problems]
     if split == "test" and plan.test_greedy:
-        rows += [_row(plan, split, env_name, problem, greedy=True) for env_name, problem in mixed]
+        rows += [_row(plan, split, env_name, problem, greedy=True) for env_name, problem in problems]
     for index, row in enumerate(rows):
         row["extra_info"]["index"] = index
     return rows
+
+
+def mixed(chosen: Sequence[Chosen], split: Split) -> list[tuple[str, Problem]]:
+    """The problems of a split in the order of its rows, each with the name of its environment."""
+    return list(_interleaved([[(part.env_name, problem) for problem in part.of(split)] for part in chosen]))
 
 
 def demonstration_rows(demonstrations: Sequence[Demonstration]) -> list[dict[str, Any]]:
