@@ -2,6 +2,7 @@
 
     python examples/verl/train.py frozen_lake
     python examples/verl/train.py sokoban --method ppo --seed 2 trainer.total_training_steps=60
+    python examples/verl/train.py sokoban --method ppo --start out/verl/sokoban-grpo-1
 
 It starts a server, curates data, makes a tokenizer and a model of some hundred thousand parameters, teaches it to play
 badly, trains it with ``verl.trainer.main_ppo`` over HTTP, and draws how its success on held-out problems went. What
@@ -31,12 +32,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from verl_agent_env.integrations.verl.curation import Component, CurationPlan, curate
 from verl_agent_env.integrations.verl.tiny.learning_curve import Curve, curve_of, draw, read_log, success_in
-from verl_agent_env.integrations.verl.tiny.warm_start import (
-    TinyModel,
-    WarmStart,
-    make_model,
-    read_demonstrations,
-)
 
 CONFIG = Path(__file__).with_name("config")
 AGENT_LOOP = Path(__file__).with_name("agent_loop.yaml")
@@ -62,17 +57,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     choices = [f"task={options.task}", f"method={options.method}", "device=cpu"]
     config = composed([*choices, *options.overrides])
+    # Threads that wait for each other spin for microseconds, then sleep. By default they spin for milliseconds, and
+    # wherever another process wants one of the cores, a step takes many times as long.
+    os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+    start = options.start or folder
     with progress_bar() as progress:
-        make_data(config, folder / "data", options.seed, options.workers, progress)
-        warm_start(config, folder, options.seed, progress)
+        if options.start is None:
+            make_data(config, folder / "data", options.seed, options.workers, progress)
+            warm_start(config, folder, options.seed, progress)
         with serving(options.url) as url:
             overrides = [
                 *choices,
-                f"data.train_files={(folder / 'data/train.parquet').absolute()}",
-                f"data.val_files={(folder / 'data/test.parquet').absolute()}",
+                f"data.train_files={(start / 'data/train.parquet').absolute()}",
+                f"data.val_files={(start / 'data/test.parquet').absolute()}",
                 f"data.env.url={url}",
                 f"data.seed={options.seed}",
-                f"actor_rollout_ref.model.path={(folder / 'model').absolute()}",
+                f"actor_rollout_ref.model.path={(start / 'model').absolute()}",
                 f"actor_rollout_ref.rollout.agent.agent_loop_config_path={AGENT_LOOP.absolute()}",
                 f"trainer.default_local_dir={(folder / 'checkpoints').absolute()}",
                 *options.overrides,
@@ -117,6 +117,14 @@ def make_data(config: Any, folder: Path, seed: int, workers: int, progress: Prog
 
 def warm_start(config: Any, folder: Path, seed: int, progress: Progress) -> None:
     """Make the model, and teach it to play badly."""
+    # Not before: OpenMP looks at the variable that main sets when PyTorch is loaded.
+    from verl_agent_env.integrations.verl.tiny.warm_start import (
+        TinyModel,
+        WarmStart,
+        make_model,
+        read_demonstrations,
+    )
+
     wanted = OmegaConf.to_container(config.warm_start)
     shape = TinyModel(**wanted.pop("model", {}))
     training = WarmStart(**{**wanted, "vocabulary": tuple(wanted["vocabulary"])})
@@ -235,10 +243,18 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--out", type=Path, help="folder of everything; out/verl/TASK-METHOD-SEED if not given"
     )
+    parser.add_argument(
+        "--start", type=Path, help="folder of another run: begin with its data and model, make none"
+    )
     parser.add_argument("--url", help="of a server that runs already")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that curate")
     parser.add_argument("overrides", nargs="*", help="for verl, such as trainer.total_training_steps=60")
-    return parser.parse_intermixed_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
+    if options.start is not None:
+        for made in ("data/train.parquet", "data/test.parquet", "model/config.json"):
+            if not (options.start / made).exists():
+                parser.error(f"--start {options.start} holds no {made}: name the folder of a run that began.")
+    return options
 
 
 if __name__ == "__main__":

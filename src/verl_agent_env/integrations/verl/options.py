@@ -33,6 +33,8 @@ class RolloutOptions:
     action_format: Literal["auto", "text"] = "auto"
     """``auto``: the tools stand in the prompt, and tool calls are read by verl's parser, else the text is the action;
     ``text``: no tools in the prompt, the text is the action (``<answer>Up || Left</answer>``)."""
+    tool_format: str | None = None
+    """Name of verl's parser; ``rollout.multi_turn.format`` if not given, which the data set cannot see, and so not check."""
     system_prompt: str | None = None
     """First message of a conversation whose row brings none."""
     max_attempts: int = 3
@@ -64,6 +66,10 @@ class RolloutOptions:
         for field, known in (("action_format", ("auto", "text")), ("direct", ("auto", "never"))):
             if getattr(self, field) not in known:
                 raise TrainingSetupError(f"The option '{field}' must be {' or '.join(known)}.")
+
+    def parser_name(self, otherwise: str | None = None) -> str | None:
+        """The parser of tool calls, ``otherwise`` if none is named here; none where text alone is an action."""
+        return (self.tool_format or otherwise) if self.action_format == "auto" else None
 
     @classmethod
     def from_mapping(cls, *given: Mapping[str, Any] | None) -> RolloutOptions:

@@ -293,6 +293,8 @@ async def test_options_and_parsers_that_do_not_exist_are_named(make_loop: MakeLo
         make_loop(
             fakes().FakeModel(""), rollout={"multi_turn": {"format": "elvish", "max_assistant_turns": 1}}
         )
+    with pytest.raises(TrainingSetupError, match=r"'elvish'.*data\.env\.tool_format"):
+        make_loop(fakes().FakeModel(""), tool_format="elvish")
 
 
 async def test_a_model_without_chat_template_is_refused(server: ServerProcess, verl: None) -> None:

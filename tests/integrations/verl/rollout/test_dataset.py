@@ -177,6 +177,13 @@ def test_a_model_without_chat_template_is_refused(read_data: ReadData) -> None:
         read_data(tokenizer=mute)
 
 
+def test_a_parser_that_verl_has_not_is_said_before_the_training(read_data: ReadData) -> None:
+    with pytest.raises(TrainingSetupError, match="'hermse'"):
+        read_data(env={"tool_format": "hermse"})
+    assert len(read_data(env={"tool_format": "hermse", "action_format": "text"})) == 12
+    assert len(read_data(env={"tool_format": "hermes"})) == 12
+
+
 def test_pictures_need_a_model_that_sees(read_data: ReadData, tmp_path: Path) -> None:
     seen = Component("frozen_lake", 1.0, {"size": 4, "observation_mode": "image"})
     curate(CurationPlan((seen,), train=2, test=0), tmp_path)

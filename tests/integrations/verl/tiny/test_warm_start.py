@@ -60,6 +60,6 @@ def test_model_that_was_taught_answers_in_the_right_form(demonstrations: Path, t
         return_dict=False,
     )
     stop = frozenset({tokenizer.eos_token_id})
-    (answer,) = generator.generate([Request("a", list(ids), 8, 0.0, stop)])
+    (answer,) = generator.generate([Request(list(ids), 8, 0.0, stop)])
     assert answer.is_complete
     assert tokenizer.decode(answer.token_ids).startswith('<tool_call>\n{"name": "move_')

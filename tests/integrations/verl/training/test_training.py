@@ -21,9 +21,10 @@ pytest.importorskip("verl", reason="verl is not installed: make verl-test")
 pytest.importorskip("ray", reason="verl is not installed: make verl-test")
 pytestmark = pytest.mark.filterwarnings("ignore")
 
+ROWS = 24
 SMALL = [
     "curation.train=1024",
-    "curation.test=16",
+    f"curation.test={ROWS}",
     "curation.demonstrations=1024",
     "warm_start.steps=150",
     "trainer.total_training_steps=2",
@@ -52,20 +53,42 @@ def trained(trainer: ModuleType, folder: Path, *arguments: str) -> dict[str, Any
     return result
 
 
-@pytest.mark.parametrize("method", ["grpo", "ppo"])
-def test_two_steps_train_on_what_was_played_and_leave_nothing_open(
-    trainer: ModuleType, tmp_path: Path, method: str
-) -> None:
-    size = GROUPS if method == "grpo" else SINGLES
-    result = trained(trainer, tmp_path, "--method", method, *size)
+@pytest.fixture(scope="module")
+def begun(trainer: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a training from nothing, with GRPO; others begin with its data and model."""
+    folder = tmp_path_factory.mktemp("begun")
+    trained(trainer, folder, *GROUPS)
+    return folder
+
+
+def check_two_steps(folder: Path) -> None:
+    result = orjson.loads((folder / "result.json").read_bytes())
     assert result["steps"] == [0, 2]
     assert all(0.0 < reward < 1.0 for reward in result["training_rewards"])
     assert 0.0 < result["rollout_probs_diff_max"] < 1e-4
     assert result["open_environments"] == 0
-    assert (tmp_path / "curve.png").stat().st_size > 1_000
-    if method == "ppo":
-        last = trainer.read_log(tmp_path / "log.jsonl")[-1]["data"]
-        assert last["critic/vf_loss"] > 0
+    assert (folder / "curve.png").stat().st_size > 1_000
+
+
+def test_two_steps_of_grpo_train_on_what_was_played_and_leave_nothing_open(begun: Path) -> None:
+    check_two_steps(begun)
+
+
+def test_two_steps_of_ppo_train_a_critic_too(trainer: ModuleType, tmp_path: Path, begun: Path) -> None:
+    trained(trainer, tmp_path, "--method", "ppo", "--start", str(begun), *SINGLES)
+    check_two_steps(tmp_path)
+    assert not (tmp_path / "model").exists()
+    last = trainer.read_log(tmp_path / "log.jsonl")[-1]["data"]
+    assert last["critic/vf_loss"] > 0
+
+
+def test_a_start_without_a_model_is_refused_before_anything_is_made(
+    trainer: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        trainer.main(["frozen_lake", "--out", str(tmp_path / "out"), "--start", str(tmp_path)])
+    assert "holds no data/train.parquet" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 class Disturbance(threading.Thread):
@@ -125,43 +148,40 @@ def played(folder: Path) -> list[tuple[str, str, float]]:
 
 
 def test_a_training_whose_node_is_killed_has_the_rewards_of_one_that_was_left_alone(
-    trainer: ModuleType, tmp_path: Path, cluster: LocalCluster
+    trainer: ModuleType, tmp_path: Path, begun: Path, cluster: LocalCluster
 ) -> None:
-    config = trainer.composed(["task=frozen_lake", *SMALL, "curation.test=48"])
-    with trainer.progress_bar() as progress:
-        trainer.make_data(config, tmp_path / "data", 1, 1, progress)
-    rows = parquet.read_table(tmp_path / "data/test.parquet")
+    rows = parquet.read_table(begun / "data/test.parquet")
     greedy = [extra["greedy"] for extra in rows.column("extra_info").to_pylist()]
     parquet.write_table(rows.filter(arrow.array(greedy)), tmp_path / "greedy.parquet")
 
-    def samples_of(name: str, *arguments: str) -> list[tuple[str, str, float]]:
+    def samples_of(name: str) -> list[tuple[str, str, float]]:
         """Of three steps that take the likeliest tokens and leave the weights as they are."""
         result = trained(
             trainer,
             tmp_path / name,
+            f"--start={begun}",
             f"--url={cluster.url}",
             f"data.train_files={tmp_path}/greedy.parquet",
             f"trainer.rollout_data_dir={tmp_path}/{name}/samples",
             "data.shuffle=False",
             *GROUPS,
-            "data.train_batch_size=24",
+            f"data.train_batch_size={ROWS}",
             "actor_rollout_ref.actor.optim.lr=0",
             "trainer.val_before_train=False",
             "trainer.test_freq=-1",
             "trainer.total_training_steps=3",
-            *arguments,
         )
         assert result["open_environments"] == 0
         return played(tmp_path / name)
 
     undisturbed = samples_of("undisturbed")
-    assert len(undisturbed) == 3 * 24 * 4
+    assert len(undisturbed) == 3 * ROWS * 4
     assert 0.0 < sum(reward for _, _, reward in undisturbed) < len(undisturbed)
 
     disturbance = Disturbance(cluster, times=2)
     disturbance.start()
     try:
-        disturbed = samples_of("disturbed", f"actor_rollout_ref.model.path={tmp_path}/undisturbed/model")
+        disturbed = samples_of("disturbed")
     finally:
         disturbance.end()
     assert disturbance.killed_with

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache
+
+from verl_agent_env.integrations.verl.cpu.prefix_cache import PrefixCache
 
 KeysAndValues = list[tuple[torch.Tensor, torch.Tensor]]
 """Of each layer, of shape (heads, tokens, head size)."""
@@ -18,10 +19,8 @@ KeysAndValues = list[tuple[torch.Tensor, torch.Tensor]]
 class Request:
     """An answer that is wanted."""
 
-    conversation: str
-    """Name of the conversation; its earlier tokens need not be run again."""
     prompt_ids: list[int]
-    """All its tokens so far."""
+    """All tokens of the conversation so far."""
     max_tokens: int
     """Length of the answer at most."""
     temperature: float = 1.0
@@ -42,9 +41,9 @@ class Answer:
 
 
 class Generator:
-    """A model, and what it remembers of the conversations that it took part in.
+    """A model, and what it remembers of the conversations that it took part in: their tokens are not run again.
 
-    The memory holds for the weights that filled it: :meth:`load_weights` empties it.
+    Conversations are known by their tokens, since verl names each turn anew. The memory holds for the weights that filled it: :meth:`load_weights` empties it.
     """
 
     def __init__(self, model: torch.nn.Module, max_conversations: int = 2_048) -> None:
@@ -55,8 +54,7 @@ class Generator:
             max_conversations: That are remembered; the longest unused are forgotten first.
         """
         self._model: Any = model
-        self._max_conversations = max_conversations
-        self._memory: OrderedDict[str, tuple[list[int], KeysAndValues]] = OrderedDict()
+        self._memory: PrefixCache[KeysAndValues] = PrefixCache(max_conversations)
 
     @classmethod
     def from_pretrained(cls, path: str, **named: Any) -> Generator:
@@ -86,7 +84,7 @@ class Generator:
         Rows are aligned at their ends twice over: what is remembered, then what is new, each with padding before it.
         Positions are given, and padding is masked, so that a row computes the same whatever stands beside it.
         """
-        remembered = [self._recall(request) for request in requests]
+        remembered = [self._memory.longest_prefix(request.prompt_ids) for request in requests]
         past, past_mask = self._joined([memory for _, memory in remembered])
         new = [request.prompt_ids[known:] for request, (known, _) in zip(requests, remembered, strict=True)]
         width = max(map(len, new))
@@ -141,17 +139,6 @@ class Generator:
         tokens = torch.where(greedy, logits.argmax(-1), sampled)
         return tokens, log_probs.gather(1, tokens.unsqueeze(1)).squeeze(1)
 
-    def _recall(self, request: Request) -> tuple[int, KeysAndValues | None]:
-        """How many tokens of the prompt are remembered, and what of them."""
-        remembered = self._memory.get(request.conversation)
-        if remembered is None:
-            return 0, None
-        ids, keys_and_values = remembered
-        # At least one token must be run, to know what comes after it.
-        if len(ids) >= len(request.prompt_ids) or request.prompt_ids[: len(ids)] != ids:
-            return 0, None
-        return len(ids), keys_and_values
-
     def _joined(self, memories: Sequence[KeysAndValues | None]) -> tuple[DynamicCache, torch.Tensor]:
         """The memories of all rows as one cache, and the mask over it."""
         cache = DynamicCache()
@@ -182,7 +169,4 @@ class Generator:
             ids = [*request.prompt_ids, *answer.token_ids[:-1]]
             kept = columns[row]
             memory = [(layer.keys[row][:, kept], layer.values[row][:, kept]) for layer in past.layers]
-            self._memory[request.conversation] = (ids, memory)
-            self._memory.move_to_end(request.conversation)
-        while len(self._memory) > self._max_conversations:
-            self._memory.popitem(last=False)
+            self._memory.remember(ids, memory)

@@ -58,13 +58,12 @@ class ModelServer:
         """Answered as soon as the model is loaded."""
 
     async def generate(
-        self, prompt_ids: list[int], sampling_params: dict[str, Any], request_id: str, **unused: Any
+        self, prompt_ids: list[int], sampling_params: dict[str, Any], **unused: Any
     ) -> TokenOutput:
         """Write an answer. Of the sampling parameters, temperature, length and stop tokens count."""
         params = sampling_params
         limit = params.get("max_tokens") or params.get("max_new_tokens") or self._max_model_len
         request = Request(
-            request_id,
             list(prompt_ids),
             max(1, min(int(limit), self._max_model_len - len(prompt_ids))),
             float(params.get("temperature", 1.0)),

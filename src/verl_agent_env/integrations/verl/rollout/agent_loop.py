@@ -68,9 +68,8 @@ class EnvAgentLoop(AgentLoopBase):  # type: ignore[misc]
             trainer_config, server_manager, tokenizer, processor, dataset_cls, data_config, hf_model_type
         )
         self.options = RolloutOptions.from_mapping(options_in(self.data_config), options)
-        uses_tools = self.options.action_format == "auto"
         self._reader = AnswerReader(
-            self.rollout_config.multi_turn.format if uses_tools else None, self.tokenizer
+            self.options.parser_name(self.rollout_config.multi_turn.format), self.tokenizer
         )
         limits = (self.options.max_turns, self.rollout_config.multi_turn.max_assistant_turns)
         self._max_turns = min((limit for limit in limits if limit), default=None)

@@ -39,7 +39,7 @@ class AnswerReader:
                 self._parser = ToolParser.get_tool_parser(parser_name, tokenizer)
             except ValueError:
                 raise TrainingSetupError(
-                    f"verl has no parser of tool calls named '{parser_name}': set "
+                    f"verl has no parser of tool calls named '{parser_name}': set data.env.tool_format or "
                     "actor_rollout_ref.rollout.multi_turn.format, for Qwen to hermes."
                 ) from None
 

@@ -16,6 +16,7 @@ from verl.utils.dataset.rl_dataset import RLHFDataset
 from verl_agent_env.integrations.verl.errors import TrainingSetupError
 from verl_agent_env.integrations.verl.options import RolloutOptions
 from verl_agent_env.integrations.verl.rollout.agent_loop import options_in, require_chat_template
+from verl_agent_env.integrations.verl.rollout.answers import AnswerReader
 from verl_agent_env.integrations.verl.rollout.preflight import check_server
 from verl_agent_env.integrations.verl.row import AGENT_NAME, HOW_TO_MAKE, EpisodeSpec
 
@@ -43,6 +44,8 @@ class EnvDataset(RLHFDataset):  # type: ignore[misc]
         if 0 < self.max_samples < len(data):
             data = data.select(range(self.max_samples))
         options = RolloutOptions.from_mapping(options_in(self.config))
+        # Only to see that there is such a parser.
+        AnswerReader(options.parser_name(), self.tokenizer)
         specs = [EpisodeSpec.from_row(row) for row in data.select_columns("extra_info")]
         self._require_eyes(specs)
         self.dataframe = self._fitting(data, specs, options)
