@@ -52,36 +52,87 @@ console = Console()
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run it; returns the exit status of verl."""
-    options = _parse(arguments)
+    began = time.monotonic()
+    parser = _parser()
+    options = parser.parse_intermixed_args(arguments)
     folder = options.out or Path("out/verl") / f"{options.task}-{options.method}-{options.seed}"
-    folder.mkdir(parents=True, exist_ok=True)
-    choices = [f"task={options.task}", f"method={options.method}", "device=cpu"]
-    config = composed([*choices, *options.overrides])
+    start = options.start or folder
+    overrides = overrides_of(options, folder, start)
+    # Also the check of all overrides, before anything is made.
+    config = composed(overrides)
+    fault = fault_of(options, folder, config)
+    if fault is not None:
+        parser.error(fault)
     # Threads that wait for each other spin for microseconds, then sleep. By default they spin for milliseconds, and
     # wherever another process wants one of the cores, a step takes many times as long.
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
-    start = options.start or folder
+    folder.mkdir(parents=True, exist_ok=True)
     with progress_bar() as progress:
         if options.start is None:
             make_data(config, folder / "data", options.seed, options.workers, progress)
             warm_start(config, folder, options.seed, progress)
-        with serving(options.url) as url:
-            overrides = [
-                *choices,
-                f"data.train_files={(start / 'data/train.parquet').absolute()}",
-                f"data.val_files={(start / 'data/test.parquet').absolute()}",
-                f"data.env.url={url}",
-                f"data.seed={options.seed}",
-                f"actor_rollout_ref.model.path={(start / 'model').absolute()}",
-                f"actor_rollout_ref.rollout.agent.agent_loop_config_path={AGENT_LOOP.absolute()}",
-                f"trainer.default_local_dir={(folder / 'checkpoints').absolute()}",
-                *options.overrides,
-            ]
+        with serving(options.url, folder / "server.log") as url:
+            overrides.append(f"data.env.url={_quoted(url)}")
             status = train(overrides, folder, config.trainer.total_training_steps, progress)
             still_open = open_environments(url)
     curve = curve_of(read_log(folder / "log.jsonl"))
-    report(curve, folder, f"{options.task}, {options.method}", still_open)
+    if curve.steps:
+        name = f"{options.task}, {options.method}"
+        report(curve, folder, name, still_open, time.monotonic() - began)
     return status
+
+
+def overrides_of(options: argparse.Namespace, folder: Path, start: Path) -> list[str]:
+    """What verl is told, the server's address excepted."""
+    paths = {
+        "data.train_files": start / "data/train.parquet",
+        "data.val_files": start / "data/test.parquet",
+        "actor_rollout_ref.model.path": start / "model",
+        "actor_rollout_ref.rollout.agent.agent_loop_config_path": AGENT_LOOP,
+        "trainer.default_local_dir": folder / "checkpoints",
+    }
+    return [
+        f"task={options.task}",
+        f"method={options.method}",
+        "device=cpu",
+        *(f"{name}={_quoted(path.absolute())}" for name, path in paths.items()),
+        f"data.seed={options.seed}",
+        # A checkpoint of an earlier training is of another model.
+        "trainer.resume_mode=disable",
+        *options.overrides,
+    ]
+
+
+def fault_of(options: argparse.Namespace, folder: Path, config: Any) -> str | None:
+    """What would go wrong later, or destroy an earlier training, in one sentence."""
+    if (folder / "result.json").exists():
+        return f"{folder} holds a training already: name another folder with --out."
+    if options.url is not None:
+        try:
+            live_environments(options.url)
+        except (httpx.HTTPError, ValueError, LookupError) as error:
+            return (
+                f"--url {options.url} is no server of environments ({error!r}): start one, or leave it out."
+            )
+    if options.start is None:
+        return None
+    start = f"--start {options.start}"
+    for made in ("data/curation.json", "data/train.parquet", "data/test.parquet", "model/config.json"):
+        if not (options.start / made).exists():
+            return (
+                f"{start} holds no {made}: name the folder of a training that made its data and model itself."
+            )
+    (component,) = orjson.loads((options.start / "data/curation.json").read_bytes())["plan"]["components"]
+    wanted = config.curation
+    if (component["env_name"], component["env_kwargs"]) != (
+        wanted.env_name,
+        OmegaConf.to_container(wanted.env_kwargs),
+    ):
+        return f"{start} is of another environment, or of other arguments, than the task '{options.task}'."
+    for override in options.overrides:
+        if override.lstrip("+~").startswith(("curation.", "warm_start.")):
+            return f"'{override}' changes nothing with --start: its data and model are made already."
+    return None
 
 
 def composed(overrides: Sequence[str]) -> Any:
@@ -140,30 +191,35 @@ def warm_start(config: Any, folder: Path, seed: int, progress: Progress) -> None
 
 
 @contextlib.contextmanager
-def serving(url: str | None) -> Iterator[str]:
-    """A server of its own on a free port, unless there is one at ``url``."""
+def serving(url: str | None, log: Path) -> Iterator[str]:
+    """A server of its own on a free port, unless there is one at ``url``; what it says goes to ``log``."""
     if url is not None:
         yield url
         return
     command = [sys.executable, "-m", "verl_agent_env.cli", "serve", "--port", "0"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+    with log.open("wb") as out, subprocess.Popen(command, stderr=out) as server:
         try:
-            for line in server.stderr or ():
-                found = re.search(r"http://[\d.]+:\d+", line)
-                if found:
-                    break
-            else:
-                raise SystemExit("The server did not start.")
-            yield found.group()
+            yield _address_of(server, log)
         finally:
             server.send_signal(signal.SIGINT)
-            server.communicate(timeout=30)
+            server.wait(timeout=30)
+
+
+def _address_of(server: subprocess.Popen[bytes], log: Path) -> str:
+    """Where a server that is starting listens, which it says in its log."""
+    deadline = time.monotonic() + 60
+    while server.poll() is None and time.monotonic() < deadline:
+        found = re.search(r"http://[\d.]+:\d+(?=\s)", log.read_text())
+        if found:
+            return found.group()
+        time.sleep(0.1)
+    raise SystemExit(f"The server did not start; what it said last:\n{_end_of(log)}")
 
 
 def train(overrides: Sequence[str], folder: Path, steps: int, progress: Progress) -> int:
     """Run verl; what it says goes to ``train.log``, what it measures to ``log.jsonl``."""
     command = [sys.executable, "-m", "verl.trainer.main_ppo", "--config-path", str(CONFIG.absolute())]
-    command += ["--config-name", "train", f"hydra.run.dir={folder.absolute()}", *overrides]
+    command += ["--config-name", "train", f"hydra.run.dir={_quoted(folder.absolute())}", *overrides]
     log = folder / "log.jsonl"
     log.unlink(missing_ok=True)
     environment = {**os.environ, **_ENVIRONMENT, "VERL_FILE_LOGGER_PATH": str(log.absolute())}
@@ -178,30 +234,44 @@ def train(overrides: Sequence[str], folder: Path, steps: int, progress: Progress
                 time.sleep(1)
                 _show(read_log(log), task, progress)
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                # Ray's processes are of its session.
-                os.killpg(process.pid, signal.SIGTERM)
+            _end(process)
     _show(read_log(log), task, progress)
     if process.returncode:
         console.print(f"verl ended with {process.returncode}; what it said last, of {folder / 'train.log'}:")
-        console.print(
-            "\n".join((folder / "train.log").read_text(errors="replace").splitlines()[-20:]), markup=False
-        )
+        console.print(_end_of(folder / "train.log"), markup=False)
     return process.returncode
 
 
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the trainer and Ray's daemons, which are of its group and take Ray's workers with them."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    try:
+        # The server goes after it: whatever closes environments has to find one.
+        process.wait(timeout=30)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def live_environments(url: str) -> int:
+    """How many environments the server has, all workers of a cluster together.
+
+    Raises:
+        httpx.HTTPError, ValueError, LookupError: It is no server of environments.
+    """
+    cluster = httpx.get(f"{url}/api/cluster").raise_for_status().json()
+    return sum(int(worker["live_envs"]) for node in cluster["nodes"] for worker in node["workers"])
+
+
 def open_environments(url: str) -> int:
-    """How many environments the server still has."""
-    text = httpx.get(f"{url}/metrics").text
-    return round(
-        sum(
-            float(value)
-            for value in re.findall(r"^verl_agent_env_live_environments\{.*\} (\S+)$", text, re.M)
-        )
-    )
+    """How many environments stay live; workers of a cluster tell each other every second or so."""
+    deadline = time.monotonic() + 5
+    while (live := live_environments(url)) and time.monotonic() < deadline:
+        time.sleep(0.25)
+    return live
 
 
-def report(curve: Curve, folder: Path, name: str, still_open: int) -> None:
+def report(curve: Curve, folder: Path, name: str, still_open: int, seconds: float) -> None:
     """Write the curve as numbers and as a picture, and say how it went."""
     draw({name: curve}, folder / "curve.png")
     result = {
@@ -209,6 +279,7 @@ def report(curve: Curve, folder: Path, name: str, still_open: int) -> None:
         "sampled": curve.sampled,
         "greedy": curve.greedy,
         "training_rewards": curve.train_rewards,
+        "seconds": seconds,
         "seconds_of_steps": curve.step_s,
         "rollout_probs_diff_max": curve.probability_gap,
         "open_environments": still_open,
@@ -216,7 +287,10 @@ def report(curve: Curve, folder: Path, name: str, still_open: int) -> None:
     (folder / "result.json").write_bytes(orjson.dumps(result, option=orjson.OPT_INDENT_2))
     for step, sampled, greedy in zip(curve.steps, curve.sampled, curve.greedy, strict=True):
         console.print(f"step {step:4d}: success {sampled:.3f} sampled, {greedy:.3f} greedy", highlight=False)
-    console.print(f"{still_open} environments left open; see {folder / 'curve.png'}", highlight=False)
+    console.print(
+        f"{still_open} environments left open after {seconds / 60:.1f} min; see {folder / 'curve.png'}",
+        highlight=False,
+    )
 
 
 def _show(lines: Sequence[dict[str, Any]], task: Any, progress: Progress) -> None:
@@ -233,7 +307,16 @@ def progress_bar() -> Progress:
     return Progress(*columns, console=console)
 
 
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+def _quoted(value: object) -> str:
+    """As a value in an override: Hydra reads some signs of paths as its own."""
+    return "'" + str(value).replace("'", "\\'") + "'"
+
+
+def _end_of(log: Path) -> str:
+    return "\n".join(log.read_text(errors="replace").splitlines()[-20:])
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -249,12 +332,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--url", help="of a server that runs already")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that curate")
     parser.add_argument("overrides", nargs="*", help="for verl, such as trainer.total_training_steps=60")
-    options = parser.parse_intermixed_args(arguments)
-    if options.start is not None:
-        for made in ("data/train.parquet", "data/test.parquet", "model/config.json"):
-            if not (options.start / made).exists():
-                parser.error(f"--start {options.start} holds no {made}: name the folder of a run that began.")
-    return options
+    return parser
 
 
 if __name__ == "__main__":

@@ -31,6 +31,12 @@ def image_part(png: bytes) -> dict[str, Any]:
     }
 
 
+def shows_picture(message: Message) -> bool:
+    """Whether a message holds a picture."""
+    content = message.get("content")
+    return isinstance(content, list) and any(part.get("type") == "image_url" for part in content)
+
+
 def well_formed(text: str) -> str:
     """``text`` with a question mark for each lone surrogate, which neither UTF-8 nor JSON can hold."""
     if text.isascii():

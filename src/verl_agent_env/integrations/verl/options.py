@@ -11,7 +11,7 @@ from typing import Any, Literal
 from verl_agent_env.integrations.verl.errors import TrainingSetupError
 
 DATA_KEY = "env"
-"""Key of the options in verl's ``data`` configuration: ``+data.env.url=http://…``."""
+"""Key of the options in verl's ``data`` configuration: ``++data.env.url=http://…``."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class RolloutOptions:
     """``auto``: the tools stand in the prompt, and tool calls are read by verl's parser, else the text is the action;
     ``text``: no tools in the prompt, the text is the action (``<answer>Up || Left</answer>``)."""
     tool_format: str | None = None
-    """Name of verl's parser; ``rollout.multi_turn.format`` if not given, which the data set cannot see, and so not check."""
+    """Name of verl's parser; ``rollout.multi_turn.format`` if not given, which the data set cannot see and check."""
     system_prompt: str | None = None
     """First message of a conversation whose row brings none."""
     max_attempts: int = 3

@@ -129,9 +129,9 @@ def test_a_stop_token_ends_one_answer_and_the_limit_the_other(generator: Generat
     assert len(both[1].token_ids) == 8 or both[1].is_complete
 
 
-def test_no_more_conversations_are_remembered_than_told() -> None:
+def test_no_more_sequences_are_remembered_than_told() -> None:
     from verl_agent_env.integrations.verl.cpu.generator import Generator
 
-    generator = Generator(model(), max_conversations=2)
+    generator = Generator(model(), max_sequences=2)
     ask(generator, PROMPTS)
     assert len(generator._memory) == 2

@@ -162,6 +162,21 @@ async def test_an_answer_cut_off_within_the_budget_is_ended_and_played(
     assert (output.response_mask[:6], output.response_logprobs[5]) == ([1, 1, 1, 1, 1, 0], 0.0)
 
 
+async def test_the_last_token_of_the_budget_may_end_an_answer(make_loop: MakeLoop) -> None:
+    row = fakes().row("frozen_lake", **LAKE)
+    for budget, turns in ((5, 0), (6, 1)):
+        output = await play(
+            make_loop,
+            fakes().FakeModel("right and much more"),
+            row,
+            max_tokens_per_turn=5,
+            rollout={"response_length": budget},
+        )
+        assert output.extra_fields["reward_extra_info"]["turns"] == turns
+        assert output.extra_fields["ended_by"] == "tokens"
+        assert len(output.response_ids) == budget
+
+
 async def test_a_server_without_log_probabilities_gives_none(make_loop: MakeLoop) -> None:
     model = fakes().FakeModel("right")
     model.gives_log_probs = False

@@ -97,8 +97,12 @@ def test_reading_asks_no_hub_and_writes_no_cache(
         asked.append(address)
         return connect(self, address)
 
+    import datasets
+
     monkeypatch.setattr(socket.socket, "connect", watched)
     monkeypatch.setenv("HOME", str(tmp_path))
+    # Where the library would write was settled when it was imported.
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
     assert len(read_data(env={"check_server": False})) == 12
     assert [address for address in asked if isinstance(address, tuple)] == []
     assert list(tmp_path.iterdir()) == []

@@ -13,6 +13,7 @@ import orjson
 import pyarrow as arrow
 import pytest
 
+from loadtests.processes import free_port
 from tests.conftest import ROOT
 from verl_agent_env.cli.local_cluster import LocalCluster
 
@@ -22,14 +23,13 @@ pytest.importorskip("ray", reason="verl is not installed: make verl-test")
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 ROWS = 24
-SMALL = [
+MADE = [
     "curation.train=1024",
     f"curation.test={ROWS}",
     "curation.demonstrations=1024",
     "warm_start.steps=150",
-    "trainer.total_training_steps=2",
-    "trainer.test_freq=2",
 ]
+STEPS = ["trainer.total_training_steps=2", "trainer.test_freq=2"]
 GROUPS = ["actor_rollout_ref.rollout.n=4", "data.train_batch_size=8"]
 SINGLES = ["episodes.per_step=32", "episodes.per_update=16"]
 
@@ -47,7 +47,7 @@ def trainer() -> ModuleType:
 
 def trained(trainer: ModuleType, folder: Path, *arguments: str) -> dict[str, Any]:
     """What came of a training."""
-    status = trainer.main(["frozen_lake", "--out", str(folder), "--workers", "1", *SMALL, *arguments])
+    status = trainer.main(["frozen_lake", "--out", str(folder), "--workers", "1", *STEPS, *arguments])
     assert status == 0, (folder / "train.log").read_text(errors="replace")[-4000:]
     result: dict[str, Any] = orjson.loads((folder / "result.json").read_bytes())
     return result
@@ -57,7 +57,7 @@ def trained(trainer: ModuleType, folder: Path, *arguments: str) -> dict[str, Any
 def begun(trainer: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a training from nothing, with GRPO; others begin with its data and model."""
     folder = tmp_path_factory.mktemp("begun")
-    trained(trainer, folder, *GROUPS)
+    trained(trainer, folder, *MADE, *GROUPS)
     return folder
 
 
@@ -82,13 +82,54 @@ def test_two_steps_of_ppo_train_a_critic_too(trainer: ModuleType, tmp_path: Path
     assert last["critic/vf_loss"] > 0
 
 
-def test_a_start_without_a_model_is_refused_before_anything_is_made(
+def refused(trainer: ModuleType, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """What is said of arguments that are refused before anything is made."""
+    with pytest.raises(SystemExit):
+        trainer.main(arguments)
+    return capsys.readouterr().err
+
+
+def test_starts_that_do_not_fit_are_refused_before_anything_is_made(
+    trainer: ModuleType, tmp_path: Path, begun: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = ["--out", str(tmp_path / "out")]
+    lake = ["frozen_lake", *out, "--start"]
+    assert "holds no data/curation.json" in refused(trainer, capsys, *lake, str(tmp_path))
+    assert "of another environment" in refused(trainer, capsys, "sokoban", *out, "--start", str(begun))
+    told = refused(trainer, capsys, *lake, str(begun), "curation.noise=0.1")
+    assert "'curation.noise=0.1' changes nothing" in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_training_is_not_written_over(
+    trainer: ModuleType, begun: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (begun / "log.jsonl").read_bytes()
+    assert "holds a training already" in refused(trainer, capsys, "frozen_lake", "--out", str(begun))
+    again = ["frozen_lake", "--out", str(begun), "--start", str(begun)]
+    assert "holds a training already" in refused(trainer, capsys, *again)
+    assert (begun / "log.jsonl").read_bytes() == before
+
+
+def test_a_server_that_is_not_there_is_said_before_anything_is_made(
     trainer: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit):
-        trainer.main(["frozen_lake", "--out", str(tmp_path / "out"), "--start", str(tmp_path)])
-    assert "holds no data/train.parquet" in capsys.readouterr().err
+    url = f"http://127.0.0.1:{free_port()}"
+    told = refused(trainer, capsys, "frozen_lake", "--out", str(tmp_path / "out"), "--url", url)
+    assert f"--url {url} is no server of environments" in told
     assert not (tmp_path / "out").exists()
+
+
+def test_a_training_that_fails_is_shown_and_its_status_returned(
+    trainer: ModuleType, tmp_path: Path, begun: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a folder whose name has signs that Hydra would read as its own."""
+    folder = tmp_path / "lr=1,(a)"
+    faulty = ["frozen_lake", "--out", str(folder), "--start", str(begun), "algorithm.adv_estimator=guess"]
+    assert trainer.main(faulty) != 0
+    assert "guess" in capsys.readouterr().out
+    assert "http://127.0.0.1" in (folder / "server.log").read_text()
+    assert not (folder / "result.json").exists()
 
 
 class Disturbance(threading.Thread):

@@ -43,18 +43,19 @@ class Answer:
 class Generator:
     """A model, and what it remembers of the conversations that it took part in: their tokens are not run again.
 
-    Conversations are known by their tokens, since verl names each turn anew. The memory holds for the weights that filled it: :meth:`load_weights` empties it.
+    Conversations are known by their tokens, since verl names each turn anew. The memory holds for the weights that
+    filled it: :meth:`load_weights` empties it.
     """
 
-    def __init__(self, model: torch.nn.Module, max_conversations: int = 2_048) -> None:
+    def __init__(self, model: torch.nn.Module, max_sequences: int = 2_048) -> None:
         """Around ``model``, a causal language model of transformers in evaluation mode.
 
         Args:
             model: The model.
-            max_conversations: That are remembered; the longest unused are forgotten first.
+            max_sequences: That are remembered, one for each turn; the longest unused are forgotten first.
         """
         self._model: Any = model
-        self._memory: PrefixCache[KeysAndValues] = PrefixCache(max_conversations)
+        self._memory: PrefixCache[KeysAndValues] = PrefixCache(max_sequences)
 
     @classmethod
     def from_pretrained(cls, path: str, **named: Any) -> Generator:

@@ -9,7 +9,6 @@ from verl_agent_env.integrations.verl.curation.layouts import Measure
 from verl_agent_env.integrations.verl.errors import CurationError
 
 Split = Literal["train", "test"]
-SPLITS: tuple[Split, ...] = ("train", "test")
 
 
 @dataclass(frozen=True)

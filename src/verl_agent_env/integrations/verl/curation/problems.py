@@ -13,6 +13,7 @@ from verl_agent_env.errors import InvalidEnvArgumentsError
 from verl_agent_env.integrations.verl.curation.layouts import difficulty, layout_arguments, layout_hash
 from verl_agent_env.integrations.verl.curation.plan import Component, CurationPlan
 from verl_agent_env.messages import content_text
+from verl_agent_env.messages.content import shows_picture
 from verl_agent_env.types import Message
 
 
@@ -83,7 +84,7 @@ class Examiner:
                 {"role": message["role"], "content": content_text(message["content"])}
                 for message in observation
             ],
-            any(holds_image(message) for message in observation),
+            any(map(shows_picture, observation)),
         )
 
 
@@ -95,9 +96,3 @@ def make(kind: EnvKind, env_kwargs: dict[str, Any]) -> gymnasium.Env[Any, Any]:
 def tools_of(env: gymnasium.Env[Any, Any]) -> list[dict[str, Any]]:
     """The tools of an environment, in OpenAI's schema."""
     return [tool.openai() for tool in getattr(env, "tools", ())]
-
-
-def holds_image(message: Message) -> bool:
-    """Whether a message shows a picture."""
-    content = message.get("content")
-    return isinstance(content, list) and any(part.get("type") == "image_url" for part in content)

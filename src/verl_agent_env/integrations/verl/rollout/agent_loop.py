@@ -126,8 +126,7 @@ class EnvAgentLoop(AgentLoopBase):  # type: ignore[misc]
         system = [{"role": "system", "content": system_prompt}] if system_prompt else []
         await transcript.begin([*system, *observation])
         while played.ended_by is None:
-            was_cut_off = await self._ask_model(transcript, sampling_params, request_id, played)
-            if was_cut_off and transcript.tokens_left < 1:
+            if not await self._ask_model(transcript, sampling_params, request_id, played):
                 # Half an answer is no action.
                 played.ended_by = "tokens"
                 break
@@ -151,7 +150,7 @@ class EnvAgentLoop(AgentLoopBase):  # type: ignore[misc]
         """Have the model write its next answer.
 
         Returns:
-            Whether it was cut off.
+            Whether it can be played; one that the response budget cut off cannot.
         """
         limit = min(transcript.tokens_left, self.options.max_tokens_per_turn or transcript.tokens_left)
         params = {**sampling_params, "max_tokens": limit}
@@ -169,9 +168,10 @@ class EnvAgentLoop(AgentLoopBase):  # type: ignore[misc]
         await transcript.add_answer(output)
         ends = bool(output.token_ids) and output.token_ids[-1] in self._end_ids
         if ends or len(output.token_ids) < limit:
+            return True
+        if transcript.tokens_left < 1:
             return False
-        if transcript.tokens_left >= 1:
-            transcript.close_answer(self.tokenizer.eos_token_id)
+        transcript.close_answer(self.tokenizer.eos_token_id)
         return True
 
     def _output(self, played: Played, episode: Episode, attempts: int) -> AgentLoopOutput:
@@ -229,5 +229,5 @@ def options_in(data_config: Any) -> dict[str, Any]:
     found = data_config.get(DATA_KEY)
     options = OmegaConf.to_container(found, resolve=True) if OmegaConf.is_config(found) else found or {}
     if not isinstance(options, dict):
-        raise TrainingSetupError(f"data.{DATA_KEY} holds options, such as +data.{DATA_KEY}.url=http://….")
+        raise TrainingSetupError(f"data.{DATA_KEY} holds options, such as ++data.{DATA_KEY}.url=http://….")
     return {str(name): value for name, value in options.items()}

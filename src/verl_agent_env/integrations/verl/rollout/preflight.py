@@ -34,7 +34,7 @@ def check_server(options: RolloutOptions, specs: Sequence[EpisodeSpec]) -> None:
                     tools = env.tools() if spec.tools is not None else None
             except ServerUnreachableError as error:
                 raise TrainingSetupError(
-                    f"{error} Start one, and say where it is with +data.{DATA_KEY}.url=http://host:port."
+                    f"{error} Start one, and say where it is with ++data.{DATA_KEY}.url=http://host:port."
                 ) from error
             except VerlAgentEnvError as error:
                 raise TrainingSetupError(

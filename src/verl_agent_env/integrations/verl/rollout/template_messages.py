@@ -10,6 +10,7 @@ from PIL import Image
 
 from verl_agent_env.messages import content_text
 from verl_agent_env.messages.actions import parse_arguments
+from verl_agent_env.messages.content import shows_picture
 from verl_agent_env.types import Message
 
 
@@ -27,12 +28,6 @@ def for_template(message: Message) -> Message:
             for function in [call["function"]]
         ]
     return shown
-
-
-def shows_picture(message: Message) -> bool:
-    """Whether a message holds a picture."""
-    content = message.get("content")
-    return isinstance(content, list) and any(part.get("type") == "image_url" for part in content)
 
 
 def pictures_in(message: Message) -> list[Image.Image]:

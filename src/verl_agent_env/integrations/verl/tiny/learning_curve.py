@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,15 +54,7 @@ def curve_of(lines: Sequence[dict[str, Any]]) -> Curve:
             curve.train_rewards.append(float(data["critic/score/mean"]))
             curve.step_s.append(float(data.get("timing_s/step", 0.0)))
         gaps.append(float(data.get("training/rollout_probs_diff_max", 0.0)))
-    return Curve(
-        curve.steps,
-        curve.sampled,
-        curve.greedy,
-        curve.train_steps,
-        curve.train_rewards,
-        curve.step_s,
-        max(gaps),
-    )
+    return replace(curve, probability_gap=max(gaps))
 
 
 def success_in(data: dict[str, Any]) -> tuple[float | None, float | None]:
