@@ -329,8 +329,12 @@ def test_named_commands_and_options_exist(page: Path) -> None:
             name = part.split()[1]
             assert name in cli.commands, command
             assert_options(part, cli.commands[name])
-    # Options that are named alone, or handed to 'make serve', are those of the server or of another command.
+    # Options that are named alone, or handed to 'make serve', are those of the server, another command or an example.
     every = {option for command in cli.commands.values() for option in options_of(command)}
+    for script in (ROOT / "examples").rglob("*.py"):
+        every |= set(
+            re.findall(r'^ +(?:parser\.add_argument\()?"(--[a-z-]+)"', script.read_text(), re.MULTILINE)
+        )
     for alone in re.findall(r"`(--[a-z-]+)[^`]*`", prose_of(page)):
         assert alone in every, alone
 
