@@ -110,7 +110,8 @@ def test_tasks_differ_only_in_what_is_played_how_much_and_how_fast_it_is_learnt(
         training = config["actor_rollout_ref"]
         for constant in ("ppo_mini_batch_size", "entropy_coeff"):
             training["actor"].pop(constant)
-        training["actor"]["optim"].pop("lr")
+        for constant in ("lr", "lr_warmup_steps"):
+            training["actor"]["optim"].pop(constant)
         training["rollout"].pop("n")
         config.pop("episodes")
         rest.append(config)
