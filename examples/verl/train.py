@@ -75,10 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             overrides.append(f"data.env.url={_quoted(url)}")
             status = train(overrides, folder, config.trainer.total_training_steps, progress)
             still_open = open_environments(url)
-    curve = curve_of(read_log(folder / "log.jsonl"))
-    if curve.steps:
-        name = f"{options.task}, {options.method}"
-        report(curve, folder, name, still_open, time.monotonic() - began)
+    if status == 0:
+        curve = curve_of(read_log(folder / "log.jsonl"))
+        report(curve, folder, f"{options.task}, {options.method}", still_open, time.monotonic() - began)
     return status
 
 
