@@ -66,6 +66,8 @@ class Recorded(NamedTuple):
 class RememberedEnv:
     """Answers as an environment did that is here no more."""
 
+    num_retries = 0
+
     def __init__(self, episode: Recorded) -> None:
         self._first = episode.first
         self._results = iter(episode.results)
