@@ -15,9 +15,9 @@ from verl_agent_env.cluster.member import Member
 from verl_agent_env.cluster.membership import MembershipTimes
 from verl_agent_env.cluster.memory_log import MemoryLog, _Kept
 from verl_agent_env.cluster.slots import SlotTable
-from verl_agent_env.engine import keeper
 from verl_agent_env.engine.journal import Group
-from verl_agent_env.engine.keeper import Keeper
+from verl_agent_env.engine.persistence import recovery
+from verl_agent_env.engine.persistence.recorder import Recorder
 from verl_agent_env.server import take_over
 from verl_agent_env.wire.records import Refusal, RefusalReason, Write
 
@@ -82,12 +82,12 @@ class _AnyDigest(bytes):
         return False
 
 
-def restate_the_header_alone(kept: Keeper, env_id: str) -> Any:
+def restate_the_header_alone(kept: Recorder, env_id: str) -> Any:
     """States an environment again without its state."""
     return _restate(kept, env_id)[:1]
 
 
-_restate = Keeper.restate
+_restate = Recorder.restate
 
 MUTATIONS: list[tuple[str, Any, str, Any, str]] = [
     ("token", MemoryLog, "commit", commit_of_anybody, "stopped_before_the_append"),
@@ -99,10 +99,10 @@ MUTATIONS: list[tuple[str, Any, str, Any, str]] = [
     ("late put", MemoryLog, "_make", put_whatever_followed, "late_copy_of_a_restatement"),
     ("lease", SlotTable, "owns", owns_without_a_lease, "woken_owner_is_asked_at_once"),
     ("outdated", Member, "_abandon_outdated", lambda *_: None, "slot_comes_back"),
-    ("digest", keeper, "digest_of", lambda _: _AnyDigest(), "journal_of_another_version"),
+    ("digest", recovery, "digest_of", lambda _: _AnyDigest(), "journal_of_another_version"),
     ("grace", sim, "TIMES", MembershipTimes(settle_s=0.3, grace_s=0.0), "emptied_and_taken_by_the_next"),
     ("sweep", take_over, "_SWEEP_S", float("inf"), "closing_is_forgotten"),
-    ("state", Keeper, "restate", restate_the_header_alone, "snapshot_in_a_store_that_forgot_it"),
+    ("state", Recorder, "restate", restate_the_header_alone, "snapshot_in_a_store_that_forgot_it"),
 ]
 
 

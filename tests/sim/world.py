@@ -61,8 +61,7 @@ class Worker:
 
     def _start(self) -> None:
         loop = self._world.loop
-        journal = self.host.keep(cast(Log, self.wire), self.table, {SNAPSHOT: "snapshot"})
-        assert self.host.keeper is not None
+        persistence = self.host.keep(cast(Log, self.wire), self.table, {SNAPSHOT: "snapshot"})
         self.member = Member(
             self.record,
             cast(Store, self.wire),
@@ -72,9 +71,12 @@ class Worker:
             lease_s=LEASE_S,
             membership=lambda incarnation: Membership(incarnation, TIMES, loop.time),
         )
-        take_over = TakeOver(self.host, self.host.keeper, self.table)
+        take_over = TakeOver(self.host, persistence, self.table)
         self.member.start()
-        self._tasks = [loop.create_task(journal.run()), loop.create_task(take_over.run())]
+        self._tasks = [
+            loop.create_task(persistence.recorder.journal.run()),
+            loop.create_task(take_over.run()),
+        ]
 
     @property
     def is_up(self) -> bool:

@@ -105,8 +105,8 @@ class ApartCalls:
                 except ENV_FAULTS as fault:
                     self._lives.fail(instance, fault)
                 instance.commit(encoded, answer, self._lives.limits.max_journal_bytes, operation)
-                if self._lives.keeper is not None:
-                    self._lives.keeper.stepped(instance, encoded, answer)
+                if self._lives.recorder is not None:
+                    self._lives.recorder.stepped(instance, encoded, answer)
         await self._lives.kept(instance)
         return answer
 

@@ -114,8 +114,8 @@ class Batches:
         Raises:
             StoreUnavailableError: It cannot be read which there are.
         """
-        if self._host.keeper is not None:
-            await self._host.keeper.recover_all()
+        if self._host.recovery is not None:
+            await self._host.recovery.recover_all()
         return await self.close(self._host.directory.of_run(run_id))
 
 
@@ -150,7 +150,7 @@ class _Writes:
             unknown: Environments that there certainly are not.
         """
         self._unknown = unknown
-        self._journal = None if host.keeper is None else host.keeper.journal
+        self._journal = None if host.recorder is None else host.recorder.journal
         self._groups: dict[Group, None] = {}
         self.note()
 

@@ -14,9 +14,11 @@ from verl_agent_env.engine.directory import MOVED, Directory
 from verl_agent_env.engine.execution import Executor
 from verl_agent_env.engine.inline_calls import InlineCalls
 from verl_agent_env.engine.instance import Instance
-from verl_agent_env.engine.journal import Journal, Tenure
-from verl_agent_env.engine.keeper import Keeper
+from verl_agent_env.engine.journal import Tenure
 from verl_agent_env.engine.lives import CreateRequest, Lives
+from verl_agent_env.engine.persistence import Persistence
+from verl_agent_env.engine.persistence.recorder import Recorder
+from verl_agent_env.engine.persistence.recovery import Recovery
 from verl_agent_env.engine.threads import ThreadRunner
 from verl_agent_env.envs.base import Durability
 from verl_agent_env.envs.registry import Registry
@@ -56,22 +58,29 @@ class Host:
         self._lives = Lives(registry, limits, self.directory, self.executor, clock, pick_slot)
         self._inline = InlineCalls(self._lives)
         self._apart = ApartCalls(self._lives)
+        self._recovery: Recovery | None = None
         self.faults = self._lives.faults
         self.failure = self._lives.failure
 
-    def keep(self, log: Log, tenure: Tenure, durabilities: Mapping[str, Durability]) -> Journal:
+    def keep(self, log: Log, tenure: Tenure, durabilities: Mapping[str, Durability]) -> Persistence:
         """Keep the environments in ``log`` from now on, as far as ``tenure`` gives their slots to this worker.
 
         Returns:
-            The journal, which somebody has to run.
+            What records them, with a journal that somebody has to run, and what brings them back.
         """
-        keeper = self._lives.keeper = Keeper(log, tenure, self, durabilities)
-        return keeper.journal
+        recorder = self._lives.recorder = Recorder(log, tenure, self, durabilities)
+        self._recovery = Recovery(log, tenure, self, recorder.journal)
+        return Persistence(recorder, self._recovery)
 
     @property
-    def keeper(self) -> Keeper | None:
-        """Keeps the environments outside this process, if they are kept."""
-        return self._lives.keeper
+    def recorder(self) -> Recorder | None:
+        """Records the environments outside this process, if they are kept."""
+        return self._lives.recorder
+
+    @property
+    def recovery(self) -> Recovery | None:
+        """Brings back environments that another worker held, if they are kept outside this process."""
+        return self._recovery
 
     # --- calls on one environment ---------------------------------------------------------------------------
 
@@ -88,7 +97,7 @@ class Host:
             EnvironmentFailedError, EnvironmentTimeoutError: Its own code raised or hung.
         """
         if request.env_id is not None:
-            if self.keeper is not None:
+            if self.recovery is not None:
                 self._require_said(request.env_id, await self.ensure([request.env_id]))
             if self._is_known(request.env_id):
                 return request.env_id, await self._lives.beginning_of(
@@ -169,7 +178,7 @@ class Host:
             InvalidRequestError: The action cannot be kept as JSON.
             EnvironmentFailedError, EnvironmentTimeoutError: Its own code raised or hung; the step was not applied.
         """
-        if self.keeper is None:
+        if self.recorder is None:
             answer = self.step_now(env_id, action, seq, operation)
             if answer is not None:
                 return answer
@@ -204,7 +213,7 @@ class Host:
 
     async def close(self, env_id: str) -> None:
         """As :meth:`close_now`, also of an environment that another worker held; it stays closed."""
-        if self.keeper is not None:
+        if self.recovery is not None:
             self._require_said(env_id, await self.ensure([env_id]))
         instance = self.directory.get(env_id)
         self.close_now(env_id)
@@ -230,11 +239,11 @@ class Host:
         Raises:
             StoreUnavailableError: What is kept of them cannot be read.
         """
-        if self.keeper is not None:
+        if self.recovery is not None:
             find, is_closed = self.directory.get, self.directory.was_closed
             missing = [env_id for env_id in env_ids if find(env_id) is None and not is_closed(env_id)]
             if missing:
-                return await self.keeper.recover(missing)
+                return await self.recovery.recover(missing)
         return ()
 
     async def find(self, env_id: str) -> Instance:
@@ -245,12 +254,12 @@ class Host:
             MovedError: Its slot went to another worker.
             StoreUnavailableError: What is kept of it cannot be read.
         """
-        if self.keeper is not None and self.directory.get(env_id) is None:
+        if self.recovery is not None and self.directory.get(env_id) is None:
             unknown = await self.ensure([env_id])
             self._require_said(env_id, unknown)
         return self.directory.find(env_id)
 
-    # --- as the keeper sees it ------------------------------------------------------------------------------
+    # --- as its persistence sees it ---------------------------------------------------------------------------
 
     def get(self, env_id: str) -> Instance | None:
         """The live environment of this id, if there is one."""
@@ -326,7 +335,7 @@ class Host:
         for env_id in self.directory.ids():
             instance = self.directory.get(env_id)
             if instance is not None:
-                self._lives.dismiss(instance, "closed" if self.keeper is None else MOVED)
+                self._lives.dismiss(instance, "closed" if self.recorder is None else MOVED)
         end = time.monotonic() + grace_s
         while (running := self._apart.under_way | self.executor.closing) and (
             left := end - time.monotonic()

@@ -48,8 +48,8 @@ class InlineCalls:
         except ENV_FAULTS as fault:
             self._lives.fail(instance, fault)
         instance.commit(encoded, answer, self._lives.limits.max_journal_bytes, operation)
-        if self._lives.keeper is not None:
-            self._lives.keeper.stepped(instance, encoded, answer)
+        if self._lives.recorder is not None:
+            self._lives.recorder.stepped(instance, encoded, answer)
         return answer
 
     def read(self, instance: Instance, read: Callable[[Any], T]) -> T:

@@ -15,7 +15,7 @@ from verl_agent_env.config import HostLimits
 from verl_agent_env.engine.directory import MOVED, Directory
 from verl_agent_env.engine.execution import ENV_FAULTS, Executor
 from verl_agent_env.engine.instance import Instance
-from verl_agent_env.engine.keeper import Keeper
+from verl_agent_env.engine.persistence.recorder import Recorder
 from verl_agent_env.engine.threads import CallTimeoutError, ForeignExitError
 from verl_agent_env.envs.registry import Registry
 from verl_agent_env.envs.rng import following_seed
@@ -64,8 +64,8 @@ class Lives:
         self.directory = directory
         self.executor = executor
         self.clock = clock
-        self.keeper: Keeper | None = None
-        """Keeps the environments outside this process, if they are kept."""
+        self.recorder: Recorder | None = None
+        """Records what happens to the environments, if they are kept outside this process."""
         self.faults: Counter[tuple[str, str]] = Counter()
         """Calls that failed in the environment's own code, by env name and kind of fault."""
         self.is_stopping = False
@@ -95,8 +95,8 @@ class Lives:
         ttl_s = request.ttl_s if request.ttl_s is not None else self.limits.default_ttl_s
         env_id = request.env_id or new_env_id(self._pick_slot())
         instance = Instance(env_id, kind, arguments, request.run_id, ttl_s)
-        if self.keeper is not None:
-            instance.durability, instance.env_kwargs = self.keeper.durability_of(kind), request.env_kwargs
+        if self.recorder is not None:
+            instance.durability, instance.env_kwargs = self.recorder.durability_of(kind), request.env_kwargs
         return instance
 
     def add(self, instance: Instance) -> None:
@@ -105,8 +105,8 @@ class Lives:
             self.release(instance)
             return
         self.directory.add(instance)
-        if self.keeper is not None:
-            self.keeper.created(instance)
+        if self.recorder is not None:
+            self.recorder.created(instance)
 
     def begun(
         self,
@@ -119,8 +119,8 @@ class Lives:
         """Note that an episode has begun."""
         instance.begin(seed, options, answer, self.limits.max_journal_bytes, operation)
         self.directory.touch(instance)
-        if self.keeper is not None and instance.episode:
-            self.keeper.begun(instance)
+        if self.recorder is not None and instance.episode:
+            self.recorder.begun(instance)
 
     async def beginning_of(self, instance: Instance, request: CreateRequest) -> ResetAnswer:
         """The beginning of the present episode once more, if it is what ``request`` asks for.
@@ -154,7 +154,7 @@ class Lives:
             MovedError: Another worker owns the environment: nothing happened to it, whoever asks again meets the owner.
             StoreUnavailableError: It cannot be written; whether it will is unknown.
         """
-        group = None if self.keeper is None else self.keeper.group_of(instance)
+        group = None if self.recorder is None else self.recorder.group_of(instance)
         if group is not None:
             await group.wait()
             error = group.errors.get(instance.env_id)
@@ -199,8 +199,8 @@ class Lives:
         """Forget an environment and let it free what it holds, after the call that is at work on it."""
         instance.closed_as = reason
         self.directory.remove(instance, reason)
-        if self.keeper is not None and reason != MOVED:
-            self.keeper.closed(instance, reason)
+        if self.recorder is not None and reason != MOVED:
+            self.recorder.closed(instance, reason)
         if not is_busy(instance):
             self.release(instance)
 

@@ -164,9 +164,9 @@ class SharedCluster:
         keys = Keys(settings.namespace)
         self._store = RedisStore(settings.redis, keys)
         self._log_client = RedisClient(settings.redis, RedisLimits())
-        self._journal = host.keep(RedisLog(self._log_client, keys), table, durabilities_of(settings))
-        assert host.keeper is not None  # noqa: S101 - it was given just now
-        self._take_over = TakeOver(host, host.keeper, table)
+        persistence = host.keep(RedisLog(self._log_client, keys), table, durabilities_of(settings))
+        self._journal = persistence.recorder.journal
+        self._take_over = TakeOver(host, persistence, table)
         self._tasks: list[asyncio.Task[None]] = []
         self._residents = Residents(host)
         self._table = table

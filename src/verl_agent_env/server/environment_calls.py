@@ -145,7 +145,7 @@ class EnvironmentCalls:
     @property
     def _has_to_wait(self) -> bool:
         # Who keeps a log answers when it is written, and may have to read in it first.
-        return self._host.keeper is not None
+        return self._host.recorder is not None
 
     async def _tools(self, call: Call, form: str) -> bytes:
         def read(env: Any) -> list[dict[str, Any]]:

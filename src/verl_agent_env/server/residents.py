@@ -29,10 +29,10 @@ class Residents:
 
     async def before_hand_over(self) -> None:
         """See :class:`~verl_agent_env.cluster.member.Residents`."""
-        if self._host.keeper is not None:
+        if self._host.recorder is not None:
             # Out of patience: the next owner fences off what is not written by then, and nobody was told of it.
             with contextlib.suppress(StoreUnavailableError):
-                await self._host.keeper.journal.flush()
+                await self._host.recorder.journal.flush()
 
     def abandon(self, slots: Collection[int], *, but_bound: bool = False) -> int:
         """See :class:`~verl_agent_env.cluster.member.Residents`."""

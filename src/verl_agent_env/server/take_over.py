@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from verl_agent_env.cluster.slots import SlotTable
 from verl_agent_env.engine import Host
-from verl_agent_env.engine.keeper import Keeper
+from verl_agent_env.engine.persistence import Persistence
 from verl_agent_env.errors import StoreUnavailableError
 
 logger = logging.getLogger(__name__)
@@ -27,9 +27,9 @@ class TakeOver:
     with their run like any other. In a store that was emptied, what is in memory is stated again.
     """
 
-    def __init__(self, host: Host, keeper: Keeper, table: SlotTable) -> None:
+    def __init__(self, host: Host, persistence: Persistence, table: SlotTable) -> None:
         self._host = host
-        self._keeper = keeper
+        self._recorder, self._recovery = persistence
         self._table = table
         self._warm: dict[int, str] = {}
         """Token under which the environments of a slot were brought back."""
@@ -61,7 +61,7 @@ class TakeOver:
         if generation != self._generation:
             if self._generation and tokens:
                 logger.warning("the store was emptied: all environments are stated again")
-                self._keeper.restate_all(self._host.directory.ids())
+                self._recorder.restate_all(self._host.directory.ids())
                 self._warm = tokens
             if tokens or not self._generation:
                 self._generation = generation
@@ -75,5 +75,5 @@ class TakeOver:
         cold = [slot for slot in tokens if slot not in self._warm]
         for start in range(0, len(cold), _SLOTS_AT_ONCE):
             slots = cold[start : start + _SLOTS_AT_ONCE]
-            await self._keeper.recover_slots(slots)
+            await self._recovery.recover_slots(slots)
             self._warm |= {slot: tokens[slot] for slot in slots}

@@ -70,7 +70,7 @@ class Cluster:
         tenure = Owned(self.store, record.incarnation)
         await tenure.look()
         host = Host(Registry({spec.name: spec for spec in SPECS}), HostLimits())
-        journal = asyncio.create_task(host.keep(self.log, tenure, durabilities or {}).run())
+        journal = asyncio.create_task(host.keep(self.log, tenure, durabilities or {}).recorder.journal.run())
         self._stack.push_async_callback(_end, host, journal)
         host.tenure = tenure  # type: ignore[attr-defined]
         return host
@@ -168,7 +168,7 @@ async def test_episode_goes_on_elsewhere_as_if_nothing_had_happened(
         first = await cluster.host({name: durability})
         env_id, _ = await first.create(request_)
         before = await go_on(first, env_id, moves[:cut])
-        await first.keeper.journal.flush()  # type: ignore[union-attr]
+        await first.recorder.journal.flush()  # type: ignore[union-attr]
         second = await cluster.host({name: durability})
         if cut:
             repeated = await second.step(env_id, moves[cut - 1], cut - 1)
@@ -268,8 +268,8 @@ async def test_whole_batch_goes_on_elsewhere(cluster: Cluster) -> None:
     second = await cluster.host()
     again = await Batches(second).step(env_ids, ["right"] * 60, [0] * 60)
     assert [_json(answer) for answer in again] == [_json(answer) for answer in answers]
-    assert second.keeper is not None
-    assert second.keeper.recovered == 60
+    assert second.recovery is not None
+    assert second.recovery.recovered == 60
     assert (await Batches(second).close(env_ids)).closed == 60
 
 
@@ -350,7 +350,7 @@ async def test_a_late_copy_of_a_reset_takes_no_step_away_elsewhere(
         await first.reset(env_id, number, None, b"op-%d" % number)
     beginning = await first.reset(env_id, 9, None, b"op-9")
     await go_on(first, env_id, MOVES[:2])
-    await first.keeper.journal.flush()  # type: ignore[union-attr]
+    await first.recorder.journal.flush()  # type: ignore[union-attr]
     second = await cluster.host({name: durability})
     assert (await second.reset(env_id, 9, None, b"op-9")).to_json() == beginning.to_json()
     with pytest.raises(SequenceStaleError):
@@ -383,9 +383,9 @@ async def test_emptied_store_is_filled_from_memory(cluster: Cluster) -> None:
     tenure._incarnation = record.incarnation
     await tenure.look()
     await step
-    assert host.keeper is not None
-    host.keeper.restate_all(host.directory.ids())
-    await host.keeper.journal.flush()
+    assert host.recorder is not None
+    host.recorder.restate_all(host.directory.ids())
+    await host.recorder.journal.flush()
     second = await cluster.host()
     await second.ensure([env_id, idle_id])
     assert [second.directory.find(each).seq for each in (env_id, idle_id)] == [4, 2]
@@ -468,8 +468,8 @@ async def test_slots_are_warmed_up_at_once(cluster: Cluster) -> None:
     first = await cluster.host()
     created = await Batches(first).create([LAKE] * 30)
     second = await cluster.host()
-    assert second.keeper is not None
-    assert await second.keeper.recover_slots(range(NUM_SLOTS)) == 30
+    assert second.recovery is not None
+    assert await second.recovery.recover_slots(range(NUM_SLOTS)) == 30
     assert {result[0] for result in created if isinstance(result, tuple)} == set(second.directory.ids())
     assert sum(second.directory.created.values()) == 0
 
@@ -500,8 +500,8 @@ async def test_two_who_ask_for_a_lost_environment_recover_it_once(cluster: Clust
     second = await cluster.host()
     answers = await asyncio.gather(*(second.step(env_id, MOVES[3], 3) for _ in range(5)))
     assert len({answer.to_json() for answer in answers}) == 1
-    assert second.keeper is not None
-    assert second.keeper.recovered == 1
+    assert second.recovery is not None
+    assert second.recovery.recovered == 1
 
 
 async def test_a_batch_and_the_warm_up_recover_thousands_of_environments_once_each(cluster: Cluster) -> None:
@@ -509,15 +509,15 @@ async def test_a_batch_and_the_warm_up_recover_thousands_of_environments_once_ea
     await Batches(first).create([LAKE] * 600)
     env_ids = first.directory.ids()
     second = await cluster.host()
-    assert second.keeper is not None
+    assert second.recovery is not None
     # In another order: each of them meets environments that the other one is about to reach.
     _, answers, backwards = await asyncio.gather(
-        second.keeper.recover_slots(range(NUM_SLOTS)),
+        second.recovery.recover_slots(range(NUM_SLOTS)),
         Batches(second).step(env_ids, ["right"] * len(env_ids), None),
         Batches(second).reset(env_ids[::-1], None, None),
     )
     assert not [error for error in (*answers, *backwards) if isinstance(error, VerlAgentEnvError)]
-    assert second.keeper.recovered == len(env_ids)
+    assert second.recovery.recovered == len(env_ids)
 
 
 def test_entry_survives_any_action() -> None:
