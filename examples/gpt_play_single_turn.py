@@ -1,6 +1,6 @@
 """A GPT model answers one question, and the answer is scored.
 
-export OPENAI_KEY=...        # or a file ./OPENAI_KEY; OPENAI_BASE_URL for another service
+export OPENAI_KEY=...        # or a file ./OPENAI_KEY; none is needed with --base-url
 pip install openai
 python examples/gpt_play_single_turn.py --question "What is 6 times 7?" --answer 42
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 
-from conversation import gpt, play
+from conversation import add_model_options, gpt, play
 
 import verl_agent_env.interface as interface
 
@@ -19,7 +19,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", default="gpt-4o-mini")
+    add_model_options(parser, default="gpt-4o-mini")
     parser.add_argument("--question", default="What is 6 times 7?")
     parser.add_argument("--answer", default="42", help="the right one")
     options = parser.parse_args()
@@ -31,7 +31,7 @@ def main() -> None:
     env_id = interface.initialize_environment("verl_env/single_turn_chat-v0", env_kwargs=conversation)
     try:
         observation, _ = interface.reset(env_id)
-        play(gpt(options.model, []), observation, lambda action: interface.step(env_id, action))
+        play(gpt(options, []), observation, lambda action: interface.step(env_id, action))
     finally:
         interface.close_environment(env_id)
 

@@ -14,6 +14,7 @@ from tests.conftest import ServerProcess, StartServer
 from tests.examples.model_server import serving_model
 from verl_agent_env.client import AsyncEnvClient
 from verl_agent_env.evaluation import ChatModel, Episode, ModelRefusedError, Plan, Summary, evaluate
+from verl_agent_env.evaluation import run as run_module
 from verl_agent_env.evaluation.page import write_page
 from verl_agent_env.evaluation.run import EPISODES_FILE, open_folder
 
@@ -109,3 +110,76 @@ def test_page_shows_every_episode_and_runs_nothing_that_a_model_wrote() -> None:
     assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") == 5
     assert page.count("<details") == 2
     assert "http" not in page.replace("https://www.w3.org", "")
+
+
+TOO_LONG = {
+    "status": 400,
+    "body": {"error": {"code": "context_length_exceeded", "message": "too many tokens"}},
+}
+FILTERED = {"status": 400, "body": {"error": {"code": "content_filter", "message": "filtered"}}}
+CUT = {
+    "choices": [
+        {"finish_reason": "length", "message": {"content": "<action>right", "reasoning_content": "go <on>"}}
+    ],
+    "usage": {"prompt_tokens": 5, "completion_tokens": 3},
+}
+
+
+async def test_conversation_that_is_refused_ends_its_own_episode_only(
+    server: ServerProcess, tmp_path: Path
+) -> None:
+    out = tmp_path / "e"
+    plan = Plan("m", "frozen_lake", 4, 10, LAKE)
+    # One at a time: the first takes a step and becomes too long, the second is filtered, the others go on.
+    said = [RIGHT, TOO_LONG, FILTERED, RIGHT, RIGHT, RIGHT, RIGHT]
+    with serving_model(said) as endpoint:
+        async with AsyncEnvClient(server.url) as client, ChatModel(f"{endpoint.url}/v1", "m") as model:
+            episodes = await evaluate(plan, client, model, out, concurrency=1)
+            again = await evaluate(plan, client, model, out, concurrency=1)
+    assert [episode.outcome for episode in episodes] == ["out_of_context", "not_played", "success", "success"]
+    assert again == episodes
+    assert len(endpoint.requests) == len(said)
+    summary = Summary.of(episodes)
+    assert (summary.played, summary.not_played, summary.refused, summary.out_of_context) == (3, 1, 1, 1)
+    assert episodes[0].turns == 1
+    assert "context_length_exceeded" in write_page(plan, episodes)
+
+
+async def test_cut_answers_are_counted_and_their_reasoning_shown(
+    server: ServerProcess, tmp_path: Path
+) -> None:
+    plan = Plan("m", "frozen_lake", 1, 10, LAKE, max_turns=2)
+    episodes = await played(server, tmp_path / "e", itertools.repeat(CUT), plan)
+    assert episodes[0].cut_off == episodes[0].turns
+    assert Summary.of(episodes).cut_off_share == 1.0
+    assert "go &lt;on&gt;" in write_page(plan, episodes)
+
+
+async def test_second_evaluation_in_a_folder_is_refused_while_the_first_is_at_work(
+    server: ServerProcess, tmp_path: Path
+) -> None:
+    out = tmp_path / "e"
+    refused: list[str] = []
+
+    def intrude(_: Episode) -> None:
+        if not refused:
+            try:
+                with run_module._alone_in(out):
+                    pass
+            except ValueError as error:
+                refused.append(str(error))
+
+    with serving_model(itertools.repeat(RIGHT)) as endpoint:
+        async with AsyncEnvClient(server.url) as client, ChatModel(f"{endpoint.url}/v1", "m") as model:
+            await evaluate(PLAN, client, model, out, on_episode=intrude)
+            await evaluate(PLAN, client, model, out)
+    assert "another evaluation is writing" in refused[0]
+
+
+def test_plan_of_an_earlier_version_is_the_same_plan(tmp_path: Path) -> None:
+    open_folder(PLAN, tmp_path / "e")
+    kept = tmp_path / "e" / "plan.json"
+    fields = orjson.loads(kept.read_bytes())
+    del fields["max_tokens"], fields["answer_format"]
+    kept.write_bytes(orjson.dumps(fields))
+    assert open_folder(PLAN, tmp_path / "e") == {}

@@ -14,7 +14,10 @@ from verl_agent_env.messages import to_anthropic
 
 
 class ModelServer(ThreadingHTTPServer):
-    """Answers with these assistant messages (OpenAI's form) in turn; troubles come before the first of them."""
+    """Answers with these assistant messages (OpenAI's form) in turn; troubles come before the first of them.
+
+    An answer that has ``choices`` is a whole body; one that has a ``status`` is a refusal with its ``body``.
+    """
 
     def __init__(self, answers: Iterable[dict[str, Any]], troubles: Iterable[int | None] = ()) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -46,6 +49,10 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if status != 200:
             self._send(status, {"type": "error", "error": {"type": "overloaded", "message": "slow down"}})
+        elif "status" in said:
+            self._send(said["status"], said["body"])
+        elif "choices" in said:
+            self._send(200, said)
         elif self.path.endswith("/chat/completions"):
             choice = {"index": 0, "finish_reason": "stop", "message": said}
             usage = {"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 12}

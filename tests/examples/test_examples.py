@@ -133,6 +133,19 @@ def test_key_is_read_from_a_file(tmp_path: Path) -> None:
     assert "=== success" in played.stdout, played.stderr
 
 
+@pytest.mark.parametrize(
+    "example", sorted(path.name for path in (ROOT / "examples").glob("gpt_*.py") if "mcp" not in path.name)
+)
+def test_service_of_ones_own_is_asked_without_a_key(
+    example: str, server: ServerProcess, tmp_path: Path
+) -> None:
+    where = ["--url", server.url] if "service" in example else []
+    with serving_model([], troubles=[401]) as model:
+        played = run(example, "--base-url", f"{model.url}/v1", "--model", "own", *where, folder=tmp_path)
+    assert played.stderr.startswith("The model did not answer: ")
+    assert [request["model"] for _, request in model.requests] == ["own"]
+
+
 def test_server_that_is_not_there_is_said_in_one_sentence() -> None:
     with serving_model([]) as model:
         played = run("gpt_play_sokoban_service.py", "--url", "http://127.0.0.1:9", variables=keys_for(model))

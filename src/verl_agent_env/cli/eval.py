@@ -14,6 +14,7 @@ from rich.table import Table
 from verl_agent_env.cli.play import parse_kwargs
 from verl_agent_env.client import AsyncEnvClient
 from verl_agent_env.evaluation import ChatModel, Episode, ModelRefusedError, Plan, Summary, evaluate
+from verl_agent_env.evaluation.model import AnswerFormat
 from verl_agent_env.evaluation.page import rows_of, write_page
 from verl_agent_env.evaluation.run import PAGE_FILE
 
@@ -37,6 +38,19 @@ from verl_agent_env.evaluation.run import PAGE_FILE
     "--concurrency", type=click.IntRange(min=1), default=16, show_default=True, help="Episodes at once."
 )
 @click.option("--max-turns", type=click.IntRange(min=1), default=100, show_default=True)
+@click.option(
+    "--max-tokens",
+    type=click.IntRange(min=1),
+    help="Tokens of one answer; the endpoint's own limit if not given.",
+)
+@click.option(
+    "--answer-format",
+    type=click.Choice(["tools", "text", "json"]),
+    default="tools",
+    show_default=True,
+    help="tools: the model calls the environment's tools. text: it gets none and writes. json: it gets none, and its answer "
+    "is held to a JSON Schema of one call (response_format).",
+)
 @click.option("--temperature", type=float, help="Of sampling; the endpoint's own if not given.")
 @click.option("--system-prompt", help="A first message of role system.")
 @click.option(
@@ -57,19 +71,39 @@ def eval_command(
     seed_start: int,
     concurrency: int,
     max_turns: int,
+    max_tokens: int | None,
+    answer_format: AnswerFormat,
     temperature: float | None,
     system_prompt: str | None,
     out: Path,
 ) -> None:
     """Let a model play many episodes, and say how it fared."""
     kwargs = parse_kwargs(env_kwargs)
-    plan = Plan(model, env_name, episodes, seed_start, kwargs, max_turns, temperature, system_prompt)
+    plan = Plan(
+        model,
+        env_name,
+        episodes,
+        seed_start,
+        kwargs,
+        max_turns,
+        temperature,
+        system_prompt,
+        max_tokens,
+        answer_format,
+    )
     endpoint = base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
     key = os.environ.get("OPENAI_KEY") or os.environ.get("OPENAI_API_KEY") or ""
     console = Console(stderr=True)
 
     async def run() -> list[Episode]:
-        asked = ChatModel(endpoint, model, key=key, temperature=temperature)
+        asked = ChatModel(
+            endpoint,
+            model,
+            key=key,
+            temperature=temperature,
+            max_tokens=max_tokens,
+            answer_format=answer_format,
+        )
         async with AsyncEnvClient(url, token=token) as client, asked:
             # A wrong server or name is said at once, and not once for each episode.
             async with client.make(env_name, env_kwargs=kwargs):

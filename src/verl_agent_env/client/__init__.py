@@ -18,7 +18,7 @@ from verl_agent_env.client.errors import (
     ServerUnreachableError,
     StepUndecidedError,
 )
-from verl_agent_env.client.playing import Played, play
+from verl_agent_env.client.playing import LeaveEpisodeError, Played, play
 from verl_agent_env.client.sync_client import Env, EnvClient, SyncRun
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "ClientClosedError",
     "Env",
     "EnvClient",
+    "LeaveEpisodeError",
     "NoServerError",
     "Played",
     "Run",

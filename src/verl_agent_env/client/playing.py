@@ -12,6 +12,10 @@ ChatFunction: TypeAlias = Callable[[list[Message], list[dict[str, Any]]], Awaita
 """Gives the assistant message that follows these messages; the tools are in OpenAI's schema."""
 
 
+class LeaveEpisodeError(Exception):
+    """Raised by a chat function that does not go on: :func:`play` returns what was played until then."""
+
+
 class Played(NamedTuple):
     """An episode."""
 
@@ -21,12 +25,14 @@ class Played(NamedTuple):
     """Sum of all rewards."""
     terminated: bool
     truncated: bool
-    """Also when it was ended by ``max_turns``."""
+    """Also when it was ended by ``max_turns`` or by the chat function."""
     num_turns: int
     info: Info
     """Of the last step; of the reset, if there was none."""
     num_invalid: int = 0
     """Turns whose action was invalid."""
+    left_because: str = ""
+    """What the chat function gave as its reason to leave, if it left."""
 
 
 async def play(
@@ -43,7 +49,8 @@ async def play(
 
     Args:
         client: Of the server.
-        llm: Asked for each turn; it gets the messages so far, which it must not change, and the tools.
+        llm: Asked for each turn; it gets the messages so far, which it must not change, and the tools. May
+            raise :class:`LeaveEpisodeError`.
         env_name: Registered name, or a short one.
         seed: Of the episode.
         max_turns: Turns after which it is left; none means until the environment ends it.
@@ -58,16 +65,20 @@ async def play(
         observation, info = await env.reset()
         messages: list[Message] = [{"role": "system", "content": system_prompt}] if system_prompt else []
         messages.extend(observation)
-        reward, turns, invalid, terminated, truncated = 0.0, 0, 0, False, False
+        reward, turns, invalid, terminated, truncated, left_because = 0.0, 0, 0, False, False, ""
         while not (terminated or truncated):
             if max_turns is not None and turns >= max_turns:
                 truncated = True
                 break
-            answer = await llm(messages, tools)
+            try:
+                answer = await llm(messages, tools)
+            except LeaveEpisodeError as left:
+                truncated, left_because = True, str(left)
+                break
             messages.append(answer)
             observation, step_reward, terminated, truncated, info = await env.step(answer)
             messages.extend(observation)
             reward += step_reward
             turns += 1
             invalid += info.get("action_is_valid") is False
-        return Played(messages, reward, terminated, truncated, turns, info, invalid)
+        return Played(messages, reward, terminated, truncated, turns, info, invalid, left_because)

@@ -4,17 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import aiohttp
 import orjson
 
+from verl_agent_env.evaluation.replies import Answer, read_answer, refusal_of
 from verl_agent_env.types import Message
+
+AnswerFormat = Literal["tools", "text", "json"]
+"""How the model is asked to act.
+
+- ``tools``: the environment's tools are offered, and the model calls them.
+- ``text``: no tools are offered; the environment reads the text.
+- ``json``: no tools are offered; ``response_format`` holds a JSON Schema of one call of one tool.
+"""
 
 _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 30.0
 _SHOWN_CHARS = 300
+# Too slow, a conflict, too early, too many: these pass.
+_PASSES = frozenset({408, 409, 425, 429})
+# A wrong key, a wrong path, an unknown model: no conversation would fare better.
+_REFUSES_ALL = frozenset({401, 403, 404, 405})
+# So many conversations are refused before the first answer until the endpoint is taken to refuse them all.
+_REFUSALS_BEFORE_ANSWER = 4
 
 
 class ModelUnavailableError(Exception):
@@ -22,17 +38,27 @@ class ModelUnavailableError(Exception):
 
 
 class ModelRefusedError(Exception):
-    """The endpoint refuses what it is asked: a wrong key, an unknown model, a request that it cannot read."""
+    """The endpoint refuses whatever it is asked: a wrong key, an unknown model, an option that it does not know."""
 
 
-class Answer(NamedTuple):
-    """What a model said."""
+class ConversationRefusedError(Exception):
+    """The endpoint, or the model, does not go on with this conversation; others are not concerned."""
 
-    message: Message
-    """Of role ``assistant``."""
-    prompt_tokens: int
-    completion_tokens: int
-    """0 where the endpoint does not say."""
+    def __init__(self, text: str, *, out_of_context: bool = False) -> None:
+        super().__init__(text)
+        self.out_of_context = out_of_context
+        """Whether the conversation has become too long for the model."""
+
+
+class _Reply(NamedTuple):
+    status: int
+    pause_s: float
+    """Seconds that the endpoint asks to wait before the next try."""
+    payload: bytes
+
+    @property
+    def problem(self) -> str:
+        return f"status {self.status}: {self.payload[:_SHOWN_CHARS].decode('utf-8', 'replace')}"
 
 
 class ChatModel:
@@ -45,16 +71,20 @@ class ChatModel:
         *,
         key: str = "",
         temperature: float | None = None,
+        max_tokens: int | None = None,
+        answer_format: AnswerFormat = "tools",
         max_tries: int = 8,
         timeout_s: float = 300.0,
     ) -> None:
-        """A model that is not connected yet: use it with ``async with``.
+        """Describe a model; use it with ``async with``.
 
         Args:
             base_url: Of the endpoint, such as ``https://api.openai.com/v1``.
             model: Its name there.
             key: API key, if the endpoint asks for one.
             temperature: Of sampling; the endpoint's own if not given.
+            max_tokens: Tokens of one answer at most; the endpoint's own limit if not given.
+            answer_format: How the model is asked to act.
             max_tries: How often a question is asked at most.
             timeout_s: Seconds that an answer may take.
         """
@@ -62,51 +92,90 @@ class ChatModel:
         self._options: dict[str, Any] = {"model": model}
         if temperature is not None:
             self._options["temperature"] = temperature
+        if max_tokens is not None:
+            self._options["max_tokens"] = max_tokens
+        self._answer_format = answer_format
         self._headers = {"content-type": "application/json"}
         if key:
             self._headers["authorization"] = f"Bearer {key}"
         self._max_tries = max_tries
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
         self._session: aiohttp.ClientSession | None = None
+        self._has_answered = False
+        self._refusals = 0
 
-    async def ask(self, messages: list[Message], tools: list[dict[str, Any]]) -> Answer:
-        """The message that follows.
+    async def ask(self, messages: Sequence[Message], tools: list[dict[str, Any]]) -> Answer:
+        """Return the message that follows.
 
         Raises:
-            ModelUnavailableError: No answer, after all tries.
-            ModelRefusedError: Asking again would not help.
+            ModelUnavailableError: No answer came, after all tries.
+            ConversationRefusedError: This conversation cannot go on.
+            ModelRefusedError: No conversation can.
         """
-        body = orjson.dumps({**self._options, "messages": messages, **({"tools": tools} if tools else {})})
+        question = {"messages": messages, **self._ways_to_act(tools)}
         pause_s, problem = _FIRST_PAUSE_S, ""
         for number in range(self._max_tries):
             if number:
                 await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
             try:
-                status, wanted_pause_s, payload = await self._post(body)
+                reply = await self._post(orjson.dumps({**self._options, **question}))
+                if reply.status == 400 and self._rename_max_tokens(reply.payload):
+                    reply = await self._post(orjson.dumps({**self._options, **question}))
             except (aiohttp.ClientError, TimeoutError) as broken:
                 problem = str(broken) or type(broken).__name__
                 continue
-            if status == 200:
-                answer = _read(payload)
+            if reply.status == 200:
+                answer = read_answer(reply.payload)
                 if answer is not None:
-                    return answer
+                    self._has_answered = True
+                    return _accepted(answer)
                 problem = "its answer is no chat completion"
             else:
-                problem = f"status {status}: {payload[:_SHOWN_CHARS].decode('utf-8', 'replace')}"
-                if status not in (408, 409, 429) and status < 500:
-                    raise ModelRefusedError(f"The model at '{self._url}' refuses: {problem}")
-                pause_s = max(pause_s, min(wanted_pause_s, _LONGEST_PAUSE_S))
+                problem = reply.problem
+                self._raise_refusal(reply)
+                pause_s = max(pause_s, min(reply.pause_s, _LONGEST_PAUSE_S))
         raise ModelUnavailableError(
             f"The model at '{self._url}' did not answer, asked {self._max_tries} times: {problem}"
         )
 
-    async def _post(self, body: bytes) -> tuple[int, float, bytes]:
-        """Status, seconds to wait before the next try, and body."""
+    def _ways_to_act(self, tools: list[dict[str, Any]]) -> dict[str, Any]:
+        if not tools or self._answer_format == "text":
+            return {}
+        if self._answer_format == "json":
+            schema = {"name": "action", "schema": call_schema(tools)}
+            return {"response_format": {"type": "json_schema", "json_schema": schema}}
+        return {"tools": tools}
+
+    def _raise_refusal(self, reply: _Reply) -> None:
+        """Raise where asking again would not help.
+
+        What is wrong with an unexplained refusal is not known: before the first answer it may be the option that every
+        question carries, so a few of them count as a refusal of all.
+        """
+        if reply.status in _PASSES:
+            return
+        reason = refusal_of(reply.payload)
+        if reply.status >= 500 and reason != "context":
+            return
+        if reason is None:
+            self._refusals += not self._has_answered
+            if reply.status in _REFUSES_ALL or self._refusals >= _REFUSALS_BEFORE_ANSWER:
+                raise ModelRefusedError(f"The model at '{self._url}' refuses: {reply.problem}")
+        raise ConversationRefusedError(reply.problem, out_of_context=reason == "context")
+
+    def _rename_max_tokens(self, payload: bytes) -> bool:
+        """Use the newer name of the option, which some models demand; return whether it was the older one."""
+        if b"max_completion_tokens" not in payload or "max_tokens" not in self._options:
+            return False
+        self._options["max_completion_tokens"] = self._options.pop("max_tokens")
+        return True
+
+    async def _post(self, body: bytes) -> _Reply:
         if self._session is None:
             raise RuntimeError("use the model with 'async with'")
         async with self._session.post(self._url, data=body, headers=self._headers) as answer:
-            return answer.status, _seconds(answer.headers.get("retry-after", "")), await answer.read()
+            return _Reply(answer.status, _seconds(answer.headers.get("retry-after", "")), await answer.read())
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
@@ -123,19 +192,34 @@ class ChatModel:
             await self._session.close()
 
 
-def _read(payload: bytes) -> Answer | None:
-    try:
-        document = orjson.loads(payload)
-        said = document["choices"][0]["message"]
-        usage = document.get("usage") or {}
-    except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError):
-        return None
-    if not isinstance(said, dict) or not isinstance(usage, dict):
-        return None
-    message = {"role": "assistant", "content": said.get("content") or ""}
-    if said.get("tool_calls"):
-        message["tool_calls"] = said["tool_calls"]
-    return Answer(message, int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0))
+def call_schema(tools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the JSON Schema of one call of one of these tools (OpenAI's form): ``{"name", "arguments"}``."""
+    calls = [
+        {
+            "type": "object",
+            "properties": {
+                "name": {"const": tool["function"]["name"]},
+                "arguments": tool["function"]["parameters"],
+            },
+            "required": ["name", "arguments"],
+            "additionalProperties": False,
+        }
+        for tool in tools
+    ]
+    return calls[0] if len(calls) == 1 else {"anyOf": calls}
+
+
+def _accepted(answer: Answer) -> Answer:
+    """Return the answer, unless it says that there is none.
+
+    Raises:
+        ConversationRefusedError: A filter or the model itself refused.
+    """
+    if answer.finish_reason == "content_filter":
+        raise ConversationRefusedError("a content filter withheld the answer")
+    if answer.refusal:
+        raise ConversationRefusedError(f"the model refused: {answer.refusal[:_SHOWN_CHARS]}")
+    return answer
 
 
 def _seconds(text: str) -> float:

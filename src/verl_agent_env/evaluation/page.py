@@ -15,6 +15,7 @@ NAMES = {
     "success": "success",
     "failure": "no success",
     "out_of_turns": "out of turns",
+    "out_of_context": "out of context",
     "not_played": "not played",
 }
 
@@ -34,7 +35,7 @@ pre { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; font: 13px/1.35
 """
 _SCRIPT = """
 document.querySelectorAll("nav input").forEach(box => box.onchange = () =>
-  document.querySelectorAll("details." + box.value).forEach(one => one.hidden = !box.checked));
+  document.querySelectorAll("body > details." + box.value).forEach(one => one.hidden = !box.checked));
 """
 
 
@@ -64,9 +65,15 @@ def rows_of(summary: Summary) -> list[tuple[str, str]]:
         ("reward, mean", f"{summary.mean_reward:.3f}"),
         ("turns, mean", f"{summary.mean_turns:.1f}"),
         ("out of turns", str(summary.out_of_turns)),
+        ("out of context", f"{summary.out_of_context} (the conversation became too long for the model)"),
         ("invalid actions", f"{100 * summary.invalid_share:.1f} % of turns"),
+        ("answers cut off", f"{100 * summary.cut_off_share:.1f} % of turns"),
         ("tokens", f"{summary.prompt_tokens:,} read, {summary.completion_tokens:,} written"),
-        ("not played", f"{summary.not_played} (the server or the endpoint failed)"),
+        (
+            "not played",
+            f"{summary.not_played} (conversations refused: {summary.refused}; the others: "
+            "the server or the endpoint failed)",
+        ),
     ]
 
 
@@ -91,7 +98,15 @@ def _episode(episode: Episode) -> str:
 def _messages(messages: Iterable[Message]) -> Iterable[str]:
     for message in messages:
         role = escape(str(message.get("role", "")), quote=True)
-        yield f'<article class="{role}"><h2>{role}</h2>{_content(message.get("content"))}{_calls(message)}</article>'
+        yield (
+            f'<article class="{role}"><h2>{role}</h2>{_reasoning(message)}{_content(message.get("content"))}'
+            f"{_calls(message)}</article>"
+        )
+
+
+def _reasoning(message: Message) -> str:
+    thought = message.get("reasoning_content")
+    return f"<details><summary>reasoning</summary><pre>{escape(thought)}</pre></details>" if thought else ""
 
 
 def _content(content: Any) -> str:
@@ -99,10 +114,13 @@ def _content(content: Any) -> str:
         return f"<pre>{escape(content)}</pre>" if content else ""
     parts = []
     for part in content if isinstance(content, list) else ():
-        url = part.get("image_url", {}).get("url", "") if isinstance(part, dict) else ""
+        if not isinstance(part, dict):
+            continue
+        image = part.get("image_url")
+        url = str(image.get("url")) if isinstance(image, dict) else ""
         if url.startswith("data:image/"):
             parts.append(f'<img alt="" src="{escape(url, quote=True)}">')
-        elif isinstance(part, dict):
+        else:
             parts.append(f"<pre>{escape(str(part.get('text', '')))}</pre>")
     return "".join(parts)
 
@@ -110,7 +128,11 @@ def _content(content: Any) -> str:
 def _calls(message: Message) -> str:
     calls = message.get("tool_calls")
     functions = (
-        [call.get("function", {}) for call in calls if isinstance(call, dict)]
+        [
+            call["function"]
+            for call in calls
+            if isinstance(call, dict) and isinstance(call.get("function"), dict)
+        ]
         if isinstance(calls, list)
         else []
     )

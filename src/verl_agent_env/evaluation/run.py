@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import fcntl
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-
-import orjson
 
 from verl_agent_env.client import AsyncEnvClient
 from verl_agent_env.evaluation.episodes import Episode, Plan, play_one
 from verl_agent_env.evaluation.model import ChatModel, ModelRefusedError
 
 PLAN_FILE, EPISODES_FILE, PAGE_FILE = "plan.json", "episodes.jsonl", "episodes.html"
+_LOCK_FILE = ".lock"
 
 
 async def evaluate(
@@ -26,7 +27,8 @@ async def evaluate(
 ) -> list[Episode]:
     """Play what is not played yet; gives all episodes in order of their seeds.
 
-    Each is written to ``out`` as it ends. Those that could not be played are tried again by the next run.
+    Each is written to ``out`` as it ends. Those in which the server or the endpoint failed are tried again by the next
+    run; those that were refused are not.
 
     Args:
         plan: What to play.
@@ -37,9 +39,21 @@ async def evaluate(
         on_episode: Told each episode, those of earlier runs first.
 
     Raises:
-        ValueError: The folder holds another plan.
+        ValueError: The folder holds another plan, or another process is at work in it.
         ModelRefusedError: The endpoint refuses; what was played is kept.
     """
+    with _alone_in(out):
+        return await _evaluate(plan, client, model, out, concurrency, on_episode)
+
+
+async def _evaluate(
+    plan: Plan,
+    client: AsyncEnvClient,
+    model: ChatModel,
+    out: Path,
+    concurrency: int,
+    on_episode: Callable[[Episode], None],
+) -> list[Episode]:
     done = open_folder(plan, out)
     for episode in done.values():
         on_episode(episode)
@@ -72,11 +86,11 @@ def open_folder(plan: Plan, out: Path) -> dict[int, Episode]:
     out.mkdir(parents=True, exist_ok=True)
     kept, episodes = out / PLAN_FILE, out / EPISODES_FILE
     if not kept.exists():
-        if any(out.iterdir()):
+        if any(file.name != _LOCK_FILE for file in out.iterdir()):
             raise ValueError(f"'{out}' holds other files: choose an empty folder")
         kept.write_bytes(plan.to_json())
         return {}
-    if orjson.loads(kept.read_bytes()) != orjson.loads(plan.to_json()):
+    if Plan.from_json(kept.read_bytes()).to_json() != plan.to_json():
         raise ValueError(
             f"'{out}' holds an evaluation with other arguments, see {kept}: choose another folder"
         )
@@ -87,10 +101,28 @@ def open_folder(plan: Plan, out: Path) -> dict[int, Episode]:
         except ValueError:
             # The run was ended while it wrote this.
             continue
-        if episode.outcome != "not_played":
+        if episode.is_final:
             played[episode.seed] = episode
     text = b"".join(episode.to_json() + b"\n" for episode in played.values())
     part = episodes.with_suffix(".part")
     part.write_bytes(text)
     part.replace(episodes)
     return played
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Make the folder and keep other processes out of it: two would play the same episodes.
+
+    Raises:
+        ValueError: Another process is at work in it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / _LOCK_FILE).open("wb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ValueError(
+                f"another evaluation is writing to '{folder}': wait for its end, or choose another folder"
+            ) from None
+        yield

@@ -14,13 +14,17 @@ _Z95 = 1.959963984540054
 
 @dataclass(frozen=True)
 class Summary:
-    """How a model fared; all but :attr:`not_played` is about episodes that were played."""
+    """How a model fared; all but :attr:`not_played` and :attr:`refused` is about episodes that were played."""
 
     played: int
     not_played: int
-    """Because the server or the endpoint failed."""
+    """Because the server or the endpoint failed, or the conversation was refused."""
+    refused: int
+    """Of those not played: the endpoint or the model refused the conversation."""
     successes: int
     out_of_turns: int
+    out_of_context: int
+    """The conversation became too long for the model: no successes."""
     success_low: float
     success_high: float
     """Wilson's interval of 95 % for the success rate."""
@@ -30,6 +34,8 @@ class Summary:
     """Of all turns, those whose action was invalid."""
     prompt_tokens: int
     completion_tokens: int
+    cut_off_share: float
+    """Of all turns, those whose answer was cut off by the limit of tokens."""
 
     @property
     def success_rate(self) -> float:
@@ -46,8 +52,10 @@ class Summary:
         return cls(
             played=len(played),
             not_played=outcomes["not_played"],
+            refused=sum(episode.is_refused for episode in episodes),
             successes=outcomes["success"],
             out_of_turns=outcomes["out_of_turns"],
+            out_of_context=outcomes["out_of_context"],
             success_low=low,
             success_high=high,
             mean_reward=_share(sum(episode.reward for episode in played), len(played)),
@@ -55,6 +63,7 @@ class Summary:
             invalid_share=_share(sum(episode.invalid_actions for episode in played), turns),
             prompt_tokens=sum(episode.prompt_tokens for episode in episodes),
             completion_tokens=sum(episode.completion_tokens for episode in episodes),
+            cut_off_share=_share(sum(episode.cut_off for episode in played), turns),
         )
 
 

@@ -1,0 +1,104 @@
+"""Reading of what chat-completions endpoints send: answers, and why there is none."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import orjson
+
+from verl_agent_env.types import Message
+
+# How endpoints say that a conversation is too long, as a code or in words: OpenAI, Azure, vLLM, SGLang, llama.cpp, TGI,
+# Anthropic's and Gemini's compatible endpoints, LiteLLM.
+_TOO_LONG = re.compile(
+    r"context_length_exceeded|exceed_context_size|context.?window|context.{0,20}(?:length|size)"
+    r"|(?:prompt|input|request|conversation)[^.]{0,60}(?:too long|too large|exceed)"
+    r"|(?:exceed|longer than|greater than|more than)[^.]{0,60}(?:context|maximum.{0,20}tokens|token (?:count|limit))"
+    r"|maximum number of tokens|string_above_max_length",
+    re.IGNORECASE | re.DOTALL,
+)
+_FILTERED = re.compile(
+    r"content.?filter|content.?(?:management.)?policy|ResponsibleAI|safety|moderation|flagged|data_inspection"
+    r"|invalid_prompt|prohibited",
+    re.IGNORECASE,
+)
+_MAX_READ_CHARS = 4096
+
+
+class Answer(NamedTuple):
+    """What a model said."""
+
+    message: Message
+    """Of role ``assistant``, as it can be sent back: without the reasoning."""
+    prompt_tokens: int
+    completion_tokens: int
+    """0 where the endpoint does not say."""
+    finish_reason: str = ""
+    """As the endpoint says it; ``length`` when the answer was cut off."""
+    reasoning: str = ""
+    """What the endpoint tells apart from the answer."""
+    refusal: str = ""
+    """Why the model says nothing, in its own words."""
+
+
+def read_answer(payload: bytes) -> Answer | None:
+    """Read the body of a successful reply; ``None`` if it is no chat completion.
+
+    Of several choices the first that calls a tool is taken, else the first that says something: some endpoints put the
+    text and the calls of one answer into two choices.
+    """
+    try:
+        document = orjson.loads(payload)
+        choices = [choice for choice in document["choices"] if isinstance(choice.get("message"), dict)]
+        usage = document.get("usage") or {}
+        prompt_tokens, completion_tokens = (
+            int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens")
+        )
+    except (orjson.JSONDecodeError, LookupError, TypeError, ValueError, AttributeError):
+        return None
+    if not choices:
+        return None
+    choice = _best(choices)
+    said = choice["message"]
+    content = said.get("content")
+    message: Message = {
+        "role": "assistant",
+        "content": content if isinstance(content, str | list) and content else "",
+    }
+    if isinstance(said.get("tool_calls"), list) and said["tool_calls"]:
+        message["tool_calls"] = said["tool_calls"]
+    elif isinstance(said.get("function_call"), dict):
+        message["function_call"] = said["function_call"]
+    is_silent = not message["content"] and len(message) == 2
+    return Answer(
+        message,
+        prompt_tokens,
+        completion_tokens,
+        str(choice.get("finish_reason") or ""),
+        _text_of(said.get("reasoning_content")) or _text_of(said.get("reasoning")),
+        _text_of(said.get("refusal")) if is_silent else "",
+    )
+
+
+def refusal_of(payload: bytes) -> Literal["context", "filter"] | None:
+    """Return why this conversation is refused, as far as the body of an error says it."""
+    text = payload[:_MAX_READ_CHARS].decode("utf-8", "replace")
+    if _TOO_LONG.search(text):
+        return "context"
+    return "filter" if _FILTERED.search(text) else None
+
+
+def _best(choices: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    def acts(choice: Mapping[str, Any]) -> bool:
+        return bool(choice["message"].get("tool_calls") or choice["message"].get("function_call"))
+
+    def speaks(choice: Mapping[str, Any]) -> bool:
+        return bool(choice["message"].get("content"))
+
+    return next(filter(acts, choices), None) or next(filter(speaks, choices), choices[0])
+
+
+def _text_of(value: Any) -> str:
+    return value if isinstance(value, str) else ""
