@@ -18,7 +18,7 @@ from verl_agent_env.evaluation import run as run_module
 from verl_agent_env.evaluation.page import write_page
 from verl_agent_env.evaluation.run import EPISODES_FILE, open_folder
 
-RIGHT = {"role": "assistant", "content": "<action>right</action>"}
+RIGHT: dict[str, Any] = {"role": "assistant", "content": "<action>right</action>"}
 LAKE: dict[str, Any] = {"desc": ["SFG"], "is_slippery": False, "max_steps": 4}
 PLAN = Plan("m", "frozen_lake", 6, 10, LAKE)
 
@@ -116,8 +116,11 @@ TOO_LONG = {
     "status": 400,
     "body": {"error": {"code": "context_length_exceeded", "message": "too many tokens"}},
 }
-FILTERED = {"status": 400, "body": {"error": {"code": "content_filter", "message": "filtered"}}}
-CUT = {
+FILTERED: dict[str, Any] = {
+    "status": 400,
+    "body": {"error": {"code": "content_filter", "message": "filtered"}},
+}
+CUT: dict[str, Any] = {
     "choices": [
         {"finish_reason": "length", "message": {"content": "<action>right", "reasoning_content": "go <on>"}}
     ],

@@ -93,4 +93,4 @@ def test_example_plays_an_episode(model: HTTPServer) -> None:
         "convert_time",
     ]
     assert "→ convert_time(" in played.stdout
-    assert "=== over after 2 turns, reward 0" in played.stdout
+    assert "after 2 turns, reward 0" in played.stdout
