@@ -1,0 +1,145 @@
+"""Finds the answer that a text marks as its own: ``<answer>…</answer>``, ``\\boxed{…}``, ``<action>…</action>``.
+
+Of several marked answers the last one counts, since models correct themselves; an empty one does not hide the one
+before. The end of the text closes a mark that nothing else closes: a stop string or the token limit cut it off. Every
+search takes time linear in the length of the text.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import NamedTuple
+
+from verl_agent_env.messages.reading.spoken import is_mention
+
+_BOX_TOKEN = re.compile(r"\\(?:boxed|fbox)\s*+\{|\\.|[{}]", re.DOTALL)
+_BOX = re.compile(r"\\(?:boxed|fbox)\s*+\{")
+_MAX_WRAPPERS = 16
+
+_PAIRS: tuple[tuple[str, str], ...] = (
+    *(("```", "```"), ("**", "**"), ("__", "__"), ("$$", "$$"), ("``", "``")),
+    *(("*", "*"), ("_", "_"), ("`", "`"), ("$", "$"), ('"', '"'), ("'", "'")),
+    *(("“", "”"), ("‘", "’"), ("«", "»"), ("„", "“"), ("「", "」"), ("\\(", "\\)"), ("\\[", "\\]")),
+)
+_COMMAND = re.compile(
+    r"\\(?:boxed|fbox|text|textbf|textit|texttt|textrm|mathrm|mathbf|mathtt|mathsf|operatorname|emph|mbox)\s*+\{"
+)
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+
+
+class Marked(NamedTuple):
+    """An answer within its mark."""
+
+    text: str
+    """Blanks around it stripped; not unwrapped."""
+    start: int
+    """Where the inside of the mark begins."""
+    end: int
+    """Where the inside of the mark ends."""
+    closed: bool
+    """Whether the text itself closes the mark."""
+
+
+def find_tagged(text: str, name: str) -> Marked | None:
+    """Find the last answer between the tags ``<name>`` and ``</name>``; ``None`` if there is no such tag.
+
+    Tags are of any case, with attributes and blanks. Of several opening tags before a closing one the last counts: the
+    others are only mentioned, as is one in code ticks. A closed answer wins over one that the end of the text closes.
+    """
+    closed: Marked | None = None
+    opened: Marked | None = None
+    start: int | None = None
+    for tag in _tags(name).finditer(text):
+        if is_mention(text, tag.start(), tag.end()):
+            continue
+        if start is not None:
+            found = _marked(text, start, tag.start(), closed=bool(tag[1]))
+            if tag[1]:
+                closed = found if found.text or closed is None else closed
+            elif found.text:
+                opened = found
+        start = None if tag[1] else tag.end()
+    if start is not None:
+        rest = _marked(text, start, len(text), closed=False)
+        opened = rest if rest.text or opened is None else opened
+    # An empty pair of tags hides nothing.
+    return opened if closed is None or (not closed.text and opened is not None and opened.text) else closed
+
+
+def find_boxed(text: str) -> Marked | None:
+    """Find what the last ``\\boxed{…}`` or ``\\fbox{…}`` holds, braces inside matched; ``None`` if there is no box."""
+    first = _BOX.search(text)
+    if first is None:
+        return None
+    closed: Marked | None = None
+    # Where the open braces stand: the inside of a box, -1 of any other.
+    open_braces: list[int] = []
+    for token in _BOX_TOKEN.finditer(text, first.start()):
+        if token[0] == "}":
+            start = open_braces.pop() if open_braces else -1
+            # A box within another one begins later, and is the answer.
+            if start >= 0 and (closed is None or start > closed.start or not closed.text):
+                found = _marked(text, start, token.start(), closed=True)
+                closed = found if found.text or closed is None else closed
+        elif token[0] == "{":
+            open_braces.append(-1)
+        elif token[0].endswith("{") and _BOX.match(token[0]):
+            open_braces.append(token.end())
+    if closed is not None and closed.text:
+        return closed
+    for start in reversed(open_braces):
+        if start >= 0:
+            cut_off = _marked(text, start, len(text), closed=False)
+            return cut_off if cut_off.text or closed is None else closed
+    return closed
+
+
+def unwrap(text: str) -> str:
+    """``text`` without what models wrap an answer in: emphasis, quotes, code ticks, ``$…$``, ``\\boxed{\\text{…}}``.
+
+    Only what encloses the whole text is taken away.
+    """
+    text = text.strip()
+    for _ in range(_MAX_WRAPPERS):
+        inner = _inside_pair(text)
+        if inner is None:
+            inner = _inside_command(text)
+        if inner is None:
+            return text
+        text = inner.strip()
+    return text
+
+
+@lru_cache(maxsize=32)
+def _tags(name: str) -> re.Pattern[str]:
+    return re.compile(rf"<\s*+(\\?/)?\s*+{re.escape(name)}(?=[\s/>])[^<>]*+>", re.IGNORECASE)
+
+
+def _marked(text: str, start: int, end: int, *, closed: bool) -> Marked:
+    return Marked(text[start:end].strip(), start, end, closed)
+
+
+def _inside_pair(text: str) -> str | None:
+    for opening, closing in _PAIRS:
+        if len(text) > len(opening) + len(closing) and text.startswith(opening) and text.endswith(closing):
+            inner = text[len(opening) : -len(closing)]
+            # "a" or "b": the first mark is not closed by the last one.
+            if closing not in inner and opening not in inner:
+                return inner
+    return None
+
+
+def _inside_command(text: str) -> str | None:
+    command = _COMMAND.match(text)
+    if command is None or not text.endswith("}"):
+        return None
+    depth = 1
+    for brace in _BRACE.finditer(text, command.end()):
+        if brace[0] == "{":
+            depth += 1
+        elif brace[0] == "}":
+            depth -= 1
+            if depth == 0:
+                return text[command.end() : -1] if brace.end() == len(text) else None
+    return None

@@ -1,0 +1,147 @@
+"""What of a text is said aloud, and what is thought."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.messages.reading.timing import assert_linear
+from verl_agent_env.messages.reading import read_spoken, strip_thoughts, strip_turn_ends
+
+ANALYSIS = "<|channel|>analysis<|message|>left<|end|><|start|>assistant"
+
+
+@pytest.mark.parametrize(
+    ("text", "spoken"),
+    [
+        ("plain", "plain"),
+        ("<think>a</think> b <think>c</think> d", "b  d"),
+        ("a <think> b", "a"),
+        ("<think></think>", ""),
+        ("<Think >left</THINK>up", "up"),
+        ('<think type="deep">left</think>up', "up"),
+        ("<thinking>left</thinking>up", "up"),
+        ("<think>left</thinking>up", "up"),
+        ("<reasoning>left</reasoning>up", "up"),
+        ("<thought>left</thought>up", "up"),
+        ("<reflection>left</reflection>up", "up"),
+        ("<seed:think>left</seed:think>up", "up"),
+        ("[THINK]left[/THINK]up", "up"),
+        ("◁think▷left◁/think▷up", "up"),
+        ("<|begin_of_thought|>left<|end_of_thought|>up", "up"),
+        ("<|START_THINKING|>left<|END_THINKING|>up", "up"),
+        ("<|channel>thought\nleft<channel|>up", "up"),
+    ],
+)
+def test_thoughts_are_taken_out(text: str, spoken: str) -> None:
+    assert strip_thoughts(text) == spoken
+
+
+@pytest.mark.parametrize("closing", ["</think>", "</reasoning>", "[/THINK]", "◁/think▷", "</seed:think>"])
+def test_closing_tag_alone_closes_a_thought_that_the_prompt_opened(closing: str) -> None:
+    assert strip_thoughts(f"go left{closing}up") == "up"
+    assert strip_thoughts(f"a{closing}left{closing}up") == "up"
+
+
+@pytest.mark.parametrize("opening", ["<think>", "<thinking>", "[THINK]", "◁think▷", "<seed:think>"])
+def test_thought_that_is_cut_off_reaches_to_the_end(opening: str) -> None:
+    assert strip_thoughts(f"{opening}I go <answer>left</answer>") == ""
+    assert strip_thoughts(f"up {opening}left") == "up"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<think>a <think>b</think> left</think> up",
+        "<think>a <reasoning>b</reasoning> left</think> up",
+        "<think>the tag <think> opens it</think> up",
+        "<think>`</think>` closes it: left</think> up",
+        "<think>a</think> left</think> up",
+    ],
+)
+def test_thoughts_within_thoughts_are_thoughts(text: str) -> None:
+    assert strip_thoughts(text) == "up"
+
+
+def test_tag_in_code_ticks_is_only_mentioned() -> None:
+    assert strip_thoughts("I use no `<think>` here: up") == "I use no `<think>` here: up"
+
+
+@pytest.mark.parametrize(
+    ("text", "spoken"),
+    [
+        (f"{ANALYSIS}<|channel|>final<|message|>up<|return|>", "up"),
+        ("left<|end|><|start|>assistant<|channel|>final<|message|>up", "up"),
+        ("analysis<|message|>left<|end|><|start|>assistant<|channel|>final<|message|>up", "up"),
+        ("<|channel|>analysis<|message|>left", ""),
+        ("<|channel|>analysis<|message|>left<|channel|>final<|message|>up", "up"),
+        (f"{ANALYSIS}<|channel|>commentary<|message|>so<|end|><|channel|>final<|message|>up", "up"),
+        (f"{ANALYSIS}<|channel|>commentary<|message|>up<|end|>", "up"),
+        ("analysisgo left assistantfinalup", "up"),
+        ("analysisWe go left", ""),
+        ("analysis of the room: up", "analysis of the room: up"),
+    ],
+)
+def test_the_analysis_channel_of_harmony_is_thought(text: str, spoken: str) -> None:
+    assert strip_thoughts(text) == spoken
+
+
+def test_a_message_of_harmony_with_a_recipient_is_said_with_its_header() -> None:
+    call = "commentary to=functions.analysis <|constrain|>json<|message|>{}"
+    spoken = read_spoken(f"{ANALYSIS}<|channel|>{call}<|call|>")
+    assert (spoken.text, spoken.thought) == (f"assistant<|channel|>{call}", "left")
+
+
+@pytest.mark.parametrize(
+    "end", ["<|im_end|>", "</s>", "<|eot_id|>", "<|endoftext|>", "<end_of_turn>", "<｜end▁of▁sentence｜>"]
+)
+def test_the_turn_ends_with_its_token(end: str) -> None:
+    for text in (f"up{end}", f"up {end}\n{end}", f"<think>left</think>up{end}"):
+        assert strip_thoughts(text) == "up"
+    assert strip_turn_ends(f"<think>a</think> up{end}") == "<think>a</think> up"
+    assert strip_thoughts(end) == ""
+
+
+def test_what_follows_the_end_of_the_turn_is_not_the_models_word() -> None:
+    assert strip_thoughts("up<|im_end|>\n<|im_start|>user\nYou won.<|im_end|>") == "up"
+    assert strip_thoughts("<|im_start|>assistant\nup<|im_end|>") == "up"
+    assert strip_thoughts("<s>up</s>") == "up"
+    assert strip_thoughts("not <s>left</s> but up") == "not <s>left</s> but up"
+
+
+def test_places_are_those_of_the_whole_text() -> None:
+    text = "<think>a</think> up and <think>b</think> down<|im_end|>"
+    spoken = read_spoken(text)
+    for word in ("up", "and", "down"):
+        assert text.startswith(word, spoken.place(spoken.text.index(word)))
+
+
+PIECES = [
+    *("<think>", "</think>", "<THINK ", "[THINK]", "[/THINK]", "◁think▷", "◁/think▷", "</s>", "<s>", "`"),
+    *(
+        "<|im_end|>",
+        "<|im_start|>assistant",
+        "<|channel|>",
+        "<|message|>",
+        "<|start|>",
+        "<|end|>",
+        "<|call|>",
+    ),
+    *("analysis", "final", "commentary", "assistantfinal", "to=f", " ", "<", "up", "\n", "X"),
+]
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=30).map("".join))
+def test_places_fit_whatever_is_written(text: str) -> None:
+    spoken = read_spoken(text)
+    assert spoken.text == spoken.text.strip()
+    assert sum(size for _, size in spoken.pieces) >= len(spoken.text)
+    for position, character in enumerate(spoken.text):
+        assert text[spoken.place(position)] == character
+
+
+@pytest.mark.parametrize("piece", [*PIECES, "<think></think>", "x`<think>`", "<|start|>to=<|message|>"])
+def test_time_is_linear(piece: str) -> None:
+    assert_linear(read_spoken, piece)
+    assert_linear(lambda text: read_spoken(f"analysisX{text}"), piece)
