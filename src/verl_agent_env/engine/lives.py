@@ -13,9 +13,9 @@ import orjson
 
 from verl_agent_env.config import HostLimits
 from verl_agent_env.engine.directory import MOVED, Directory
-from verl_agent_env.engine.execution import ENV_FAULTS, Executor
+from verl_agent_env.engine.execution import ENV_FAULTS, Env, Executor
 from verl_agent_env.engine.instance import Instance
-from verl_agent_env.engine.persistence.recorder import Recorder
+from verl_agent_env.engine.persistence.recorder import NO_MARK, Mark, Recorder
 from verl_agent_env.engine.threads import CallTimeoutError, ForeignExitError
 from verl_agent_env.envs.registry import Registry
 from verl_agent_env.envs.rng import following_seed
@@ -77,7 +77,7 @@ class Lives:
         """An instance without an environment yet, once what is asked for was checked.
 
         Raises:
-            UnknownEnvNameError, InvalidEnvArgumentsError: It cannot be built.
+            UnknownEnvNameError, InvalidEnvArgumentsError: It cannot be built, or not be kept.
             EnvironmentFailedError: Its module or its check of arguments raised.
             ShuttingDownError: The host stops.
         """
@@ -96,7 +96,7 @@ class Lives:
         env_id = request.env_id or new_env_id(self._pick_slot())
         instance = Instance(env_id, kind, arguments, request.run_id, ttl_s)
         if self.recorder is not None:
-            instance.durability, instance.env_kwargs = self.recorder.durability_of(kind), request.env_kwargs
+            self.recorder.prepare(instance, request.env_kwargs)
         return instance
 
     def add(self, instance: Instance) -> None:
@@ -114,13 +114,20 @@ class Lives:
         seed: int,
         options: bytes | None,
         answer: ResetAnswer,
+        mark: Mark,
         operation: bytes = b"",
     ) -> None:
         """Note that an episode has begun."""
-        instance.begin(seed, options, answer, self.limits.max_journal_bytes, operation)
+        instance.begin(seed, options, answer, self.limits.max_journal_bytes, operation, mark.state)
         self.directory.touch(instance)
-        if self.recorder is not None and instance.episode:
-            self.recorder.begun(instance)
+        if self.recorder is not None:
+            self.recorder.note_fault(instance, mark)
+            if instance.episode:
+                self.recorder.begun(instance)
+
+    def mark_beginning(self, instance: Instance, env: Env) -> Mark:
+        """Read of an episode that has just begun what is recorded of it."""
+        return NO_MARK if self.recorder is None else self.recorder.mark_beginning(instance, env)
 
     async def beginning_of(self, instance: Instance, request: CreateRequest) -> ResetAnswer:
         """The beginning of the present episode once more, if it is what ``request`` asks for.
@@ -141,8 +148,8 @@ class Lives:
         """How the present episode began, once more."""
         if instance.beginning is not None:
             return instance.beginning
-        env, answer = await self.executor.replay(
-            instance.kind, instance.arguments, instance.seed, instance.options, ()
+        env, answer = await self.executor.reset(
+            instance.kind, instance.arguments, None, instance.seed, instance.options
         )
         self.executor.dispose(instance.kind, env)
         return answer
