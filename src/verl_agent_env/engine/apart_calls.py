@@ -9,7 +9,14 @@ from typing import Any, TypeVar
 
 from verl_agent_env.engine.execution import ENV_FAULTS, Env
 from verl_agent_env.engine.instance import Instance
-from verl_agent_env.engine.lives import CreateRequest, Lives, encode, first_seed, next_seed
+from verl_agent_env.engine.lives import (
+    CreateRequest,
+    Lives,
+    encode_action,
+    encode_options,
+    first_seed,
+    next_seed,
+)
 from verl_agent_env.engine.persistence.recorder import NO_MARK
 from verl_agent_env.engine.rebuilding import rebuilt
 from verl_agent_env.engine.threads import CallTimeoutError
@@ -82,7 +89,7 @@ class ApartCalls:
     async def _begin(
         self, instance: Instance, seed: int, options: dict[str, Any] | None, operation: bytes = b""
     ) -> ResetAnswer:
-        encoded = None if options is None else encode(options, "options")
+        encoded = encode_options(options, self._lives.limits.max_arguments_bytes)
         try:
             instance.env, answer, mark = await self._lives.executor.begin(
                 instance.kind,
@@ -100,7 +107,7 @@ class ApartCalls:
         return answer
 
     async def _step(self, instance: Instance, action: Any, seq: int | None, operation: bytes) -> StepAnswer:
-        encoded = encode(action, "action")
+        encoded = encode_action(action, self._lives.limits.max_action_bytes)
         async with self._turn(instance):
             answer = instance.admit(encoded, seq, operation)
             if answer is None:

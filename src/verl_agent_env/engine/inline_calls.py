@@ -7,7 +7,14 @@ from typing import Any, TypeVar
 
 from verl_agent_env.engine.execution import ENV_FAULTS, Env, begin_inline, reset_inline
 from verl_agent_env.engine.instance import Instance
-from verl_agent_env.engine.lives import CreateRequest, Lives, encode, first_seed, next_seed
+from verl_agent_env.engine.lives import (
+    CreateRequest,
+    Lives,
+    encode_action,
+    encode_options,
+    first_seed,
+    next_seed,
+)
 from verl_agent_env.engine.persistence.recorder import NO_MARK
 from verl_agent_env.engine.rebuilding import rebuilt_inline
 from verl_agent_env.errors import InvalidEnvArgumentsError, VerlAgentEnvError
@@ -40,7 +47,7 @@ class InlineCalls:
     def step(self, instance: Instance, action: Any, seq: int | None, operation: bytes) -> StepAnswer:
         """Apply an action, or answer it again as it was."""
         instance.last_used = self._lives.clock()
-        encoded = encode(action, "action")
+        encoded = encode_action(action, self._lives.limits.max_action_bytes)
         stored = instance.admit(encoded, seq, operation)
         if stored is not None:
             return stored
@@ -83,7 +90,7 @@ class InlineCalls:
     def _begin(
         self, instance: Instance, seed: int, options: dict[str, Any] | None, operation: bytes = b""
     ) -> ResetAnswer:
-        encoded = None if options is None else encode(options, "options")
+        encoded = encode_options(options, self._lives.limits.max_arguments_bytes)
         try:
             instance.env, answer, mark = begin_inline(
                 instance.kind,

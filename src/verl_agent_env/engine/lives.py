@@ -20,6 +20,8 @@ from verl_agent_env.engine.threads import CallTimeoutError, ForeignExitError
 from verl_agent_env.envs.registry import Registry
 from verl_agent_env.envs.rng import following_seed
 from verl_agent_env.errors import (
+    ActionTooLargeError,
+    ArgumentsTooLargeError,
     EnvironmentFailedError,
     EnvironmentLostError,
     EnvironmentTimeoutError,
@@ -77,7 +79,7 @@ class Lives:
         """An instance without an environment yet, once what is asked for was checked.
 
         Raises:
-            UnknownEnvNameError, InvalidEnvArgumentsError: It cannot be built, or not be kept.
+            UnknownEnvNameError, InvalidEnvArgumentsError, ArgumentsTooLargeError: It cannot be built, or not be kept.
             EnvironmentFailedError: Its module or its check of arguments raised.
             ShuttingDownError: The host stops.
         """
@@ -96,7 +98,7 @@ class Lives:
         env_id = request.env_id or new_env_id(self._pick_slot())
         instance = Instance(env_id, kind, arguments, request.run_id, ttl_s)
         if self.recorder is not None:
-            self.recorder.prepare(instance, request.env_kwargs)
+            self.recorder.prepare(instance, request.env_kwargs, self.limits.max_arguments_bytes)
         return instance
 
     def add(self, instance: Instance) -> None:
@@ -223,12 +225,35 @@ def is_busy(instance: Instance) -> bool:
     return instance.lock is not None and instance.lock.locked()
 
 
-def encode(value: Any, name: str) -> bytes:
-    """JSON of what a client sent, to be kept.
+def encode_action(action: Any, max_bytes: int) -> bytes:
+    """Write an action as JSON, to be kept.
 
     Raises:
-        InvalidRequestError: It is nested too deeply; names it as ``name``.
+        InvalidRequestError: It is nested too deeply.
+        ActionTooLargeError: It takes more than ``max_bytes``.
     """
+    encoded = _encode(action, "action")
+    if len(encoded) > max_bytes:
+        raise ActionTooLargeError(len(encoded), max_bytes)
+    return encoded
+
+
+def encode_options(options: Mapping[str, Any] | None, max_bytes: int) -> bytes | None:
+    """Write the options of a reset as JSON, to be kept; ``None`` where there are none.
+
+    Raises:
+        InvalidRequestError: They are nested too deeply.
+        ArgumentsTooLargeError: They take more than ``max_bytes``.
+    """
+    if options is None:
+        return None
+    encoded = _encode(options, "options")
+    if len(encoded) > max_bytes:
+        raise ArgumentsTooLargeError(len(encoded), max_bytes)
+    return encoded
+
+
+def _encode(value: Any, name: str) -> bytes:
     try:
         # Copied for the reason that ``encode_kept`` names; what came as JSON needs none of its options.
         return b"%b" % orjson.dumps(value)

@@ -12,7 +12,7 @@ import pytest
 from tests.engine.persistence.hosts import Cluster
 from tests.engine.persistence.ledger import LIVE, PLAYED_AGAIN, SPECS, Ledger
 from verl_agent_env.engine import CreateRequest, Host
-from verl_agent_env.errors import EnvironmentFailedError, InvalidEnvArgumentsError
+from verl_agent_env.errors import ArgumentsTooLargeError, EnvironmentFailedError, InvalidEnvArgumentsError
 
 BROKEN = pytest.mark.parametrize(
     "broken",
@@ -137,6 +137,14 @@ async def test_kind_without_a_state_cannot_be_kept_by_it(cluster: Cluster) -> No
     with pytest.raises(InvalidEnvArgumentsError):
         await host.create(CreateRequest("mcp_chat"))
     assert not host.directory.ids()
+
+
+async def test_arguments_too_large_to_be_kept_make_nothing(cluster: Cluster) -> None:
+    host = await cluster.host(specs=SPECS, max_arguments_bytes=50)
+    with pytest.raises(ArgumentsTooLargeError):
+        await host.create(CreateRequest("ledger/inline-v0", 1, {"text": "x" * 50}))
+    assert not host.directory.ids()
+    await host.create(CreateRequest("ledger/inline-v0", 1, {"text": "x" * 30}))
 
 
 async def test_arguments_that_cannot_be_kept_make_nothing(cluster: Cluster) -> None:

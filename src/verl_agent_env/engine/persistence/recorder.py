@@ -16,7 +16,7 @@ from verl_agent_env.engine.instance import Instance
 from verl_agent_env.engine.journal import Group, Journal, Tenure
 from verl_agent_env.envs.base import Durability
 from verl_agent_env.envs.kind import EnvKind
-from verl_agent_env.errors import InvalidEnvArgumentsError
+from verl_agent_env.errors import ArgumentsTooLargeError, InvalidEnvArgumentsError
 from verl_agent_env.types import slot_of
 from verl_agent_env.wire.codec import StepAnswer
 from verl_agent_env.wire.log import Log
@@ -94,11 +94,12 @@ class Recorder:
         """How environments of this kind are kept."""
         return self._durabilities.get(kind.name, kind.durability)
 
-    def prepare(self, instance: Instance, env_kwargs: Mapping[str, Any]) -> None:
+    def prepare(self, instance: Instance, env_kwargs: Mapping[str, Any], max_bytes: int) -> None:
         """Make sure that an environment can be kept, before it is built.
 
         Raises:
             InvalidEnvArgumentsError: It cannot, be it by its kind or by its keyword arguments.
+            ArgumentsTooLargeError: The keyword arguments take more than ``max_bytes`` of JSON.
         """
         kind = instance.kind
         durability = self.durability_of(kind)
@@ -108,12 +109,14 @@ class Recorder:
                 [{"loc": [], "msg": "is kept by its state (durability 'snapshot'), but has no snapshot"}],
             )
         try:
-            orjson.dumps(env_kwargs, option=HEADER_OPTIONS)
+            size = len(orjson.dumps(env_kwargs, option=HEADER_OPTIONS))
         except TypeError:
             # JSON that can be read but not written: nested more than 250 levels deep.
             raise InvalidEnvArgumentsError(
                 kind.name, [{"loc": [], "msg": "cannot be kept as JSON; nest them less deeply"}]
             ) from None
+        if size > max_bytes:
+            raise ArgumentsTooLargeError(size, max_bytes)
         instance.durability, instance.env_kwargs = durability, env_kwargs
 
     def mark_beginning(self, instance: Instance, env: Env) -> Mark:
