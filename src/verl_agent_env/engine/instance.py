@@ -63,8 +63,6 @@ class Instance:
         "run_id",
         "seed",
         "seq",
-        "state",
-        "state_seq",
         "ttl_s",
     )
 
@@ -107,9 +105,6 @@ class Instance:
         """Keyword arguments as they were asked for, where they are kept."""
         self.digests: list[bytes] | None = None
         """Of the answers to :attr:`actions`, where they are kept."""
-        self.state: bytes | None = None
-        """What the environment's ``snapshot`` gave after :attr:`state_seq` steps, where states are kept."""
-        self.state_seq = 0
         self.group: Group | None = None
         """The writes that tell of its last change."""
         self.diverged_at: int | None = None
@@ -122,9 +117,7 @@ class Instance:
 
     @property
     def replayable(self) -> bool:
-        """Whether the environment can be built anew as it stands: from its state, or by playing its actions again."""
-        if self.state is not None and self.state_seq == self.seq:
-            return True
+        """Whether the environment can be built anew as it stands."""
         return self.kind.deterministic and self.history_complete
 
     @property
@@ -203,9 +196,8 @@ class Instance:
         beginning: ResetAnswer,
         max_history_bytes: int,
         operation: bytes = b"",
-        state: bytes | None = None,
     ) -> None:
-        """Note that a new episode has begun, in this state where states are kept."""
+        """Note that a new episode has begun."""
         if operation or self.resets:
             self.resets = (*self.resets, operation)[-_KNOWN_RESETS:]
         self.seed = seed
@@ -213,7 +205,6 @@ class Instance:
         self.episode += 1
         self.seq = 0
         self.ended = False
-        self.state, self.state_seq = state, 0
         self.actions = self.answers = self.last_action = self.last_answer = self.beginning = self.digests = (
             None
         )
@@ -226,17 +217,10 @@ class Instance:
                 self.history_bytes += size
 
     def commit(
-        self,
-        action: bytes,
-        answer: StepAnswer,
-        max_history_bytes: int,
-        operation: bytes = b"",
-        state: bytes | None = None,
+        self, action: bytes, answer: StepAnswer, max_history_bytes: int, operation: bytes = b""
     ) -> None:
-        """Note an applied step, and the state after it where that is kept."""
+        """Note an applied step."""
         self.seq += 1
-        if state is not None:
-            self.state, self.state_seq = state, self.seq
         self.ended = answer.terminated or answer.truncated
         self.last_action = action
         self.last_answer = answer

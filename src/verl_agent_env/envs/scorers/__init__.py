@@ -1,0 +1,62 @@
+"""Scorers: what a free-text answer is worth.
+
+An environment's arguments name a scorer by its ``type`` and give it its options; each scorer is a frozen pydantic
+model, so that the JSON Schema of the arguments comes from it. A caller can refer to Python code only by the name
+under which the server registered it.
+
+The reference answer never appears in an error message, in a ``repr`` or in what :meth:`Scorer.score` returns.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeAlias
+
+from pydantic import ConfigDict, Field, TypeAdapter
+
+from verl_agent_env.envs.scorers.base import (
+    ExtractingScorer,
+    FinalAnswerScorer,
+    MatchingScorer,
+    NoScorer,
+    Scorer,
+    ScorerError,
+)
+from verl_agent_env.envs.scorers.exact_match import ExactMatchScorer
+from verl_agent_env.envs.scorers.extraction import Extraction, extract_answer
+from verl_agent_env.envs.scorers.function import CallableScorer
+from verl_agent_env.envs.scorers.numeric import NumericScorer
+from verl_agent_env.envs.scorers.regex import RegexScorer
+
+__all__ = [
+    "AnyScorer",
+    "CallableScorer",
+    "ExactMatchScorer",
+    "ExtractingScorer",
+    "Extraction",
+    "FinalAnswerScorer",
+    "MatchingScorer",
+    "NoScorer",
+    "NumericScorer",
+    "RegexScorer",
+    "Scorer",
+    "ScorerError",
+    "extract_answer",
+    "parse_scorer",
+]
+
+AnyScorer: TypeAlias = Annotated[
+    NoScorer | ExactMatchScorer | RegexScorer | NumericScorer | CallableScorer, Field(discriminator="type")
+]
+"""For a field of an environment's arguments."""
+
+_ADAPTER: TypeAdapter[AnyScorer] = TypeAdapter(AnyScorer, config=ConfigDict(hide_input_in_errors=True))
+
+
+def parse_scorer(value: object) -> AnyScorer:
+    """The scorer that ``value`` describes: ``{"type": …, …}``, or a scorer itself.
+
+    Raises:
+        pydantic.ValidationError: It describes none. Show ``errors(include_input=False)`` only: the input of an
+            error may be the reference.
+    """
+    return _ADAPTER.validate_python(value)

@@ -1,0 +1,96 @@
+"""Finds the final answer of a text that marks none, where the text itself says that it is one.
+
+What says so: ``#### 42`` (GSM8K), "The final answer is 42", "Answer: 42", "Result = 42" and the same in some other languages, of
+which the last in the text counts; else, for a number or an expression, the end of the last line behind its last ``=``,
+or the last line where it is nothing else.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+MAX_SEARCHED_CHARS = 4096
+"""Only the end of a text is searched: a final answer stands there."""
+
+_CUE = re.compile(
+    r"^[ \t>]*####[ \t]*(?=\S)"
+    r"|(?<!\w)(?:answers?|ans|results?|solutions?|conclusion|r[ée]ponse|antwort|ergebnis|respuesta|resultado|resposta|risposta)"
+    r"(?!\w)[^\n.:=≈]{0,80}?(?:[:=≈]|\\approx|(?<!\w)(?:is|are|equals|be|was|comes to|ist|lautet|est|es|é|è)(?!\w):?)"
+    r"|(?:答案|答え|答|정답|ответ)[^\n.:：=0-9]{0,12}?(?:是|为|為|は|은|[:：=])",
+    re.IGNORECASE | re.MULTILINE,
+)
+# What is said about an answer, and is none.
+_COMMENT = re.compile(
+    r"(?:indeed |also |now |most |very |quite |therefore |thus )*(?:correct|right|reasonable|valid|consistent|verified|plausible"
+    r"|confirmed|as expected|expected|given|shown|found|obtained|what|that|because|as follows|the following|below|above)(?!\w)",
+    re.IGNORECASE,
+)
+_OPENED = re.compile(r"[\s:*_>]*+")
+_DISPLAYS = {"\\[": "\\]", "$$": "$$", "```": "```"}
+# Not behind the dot of an abbreviation.
+_SENTENCE_END = re.compile(
+    r"(?<!\bapprox)(?<!\bca)(?<!\b[Rr]s)(?<!\bFr)(?<!\b[Nn]o)(?<!\bsq)(?<!\bcu)(?<!\bvs)(?<!\b[A-Za-z])[.?](?=[\s*_`]|$)|[。？]"
+)
+_CLAUSE_END = re.compile(
+    r"[,;]\s+(?=[^\W\d])|\s(?:because|since|as|which|so|hence|therefore)(?!\w)|\s[–—-]\s(?=[^\W\d])|，(?=\D)",
+    re.IGNORECASE,
+)
+_CHANGES = re.compile(
+    r"[\s,;–—-]*(?:or|and|but|not|maybe|perhaps|possibly|unless|if|else|plus|minus|times)(?!\w)",
+    re.IGNORECASE,
+)
+# "x = 42 or x = 43", "x = 1, y = 2"; not "6 * 7 = 42, so x = 42".
+_ANOTHER = re.compile(
+    r"(?:[,;&]|(?<!\w)(?:or|and)(?!\w)|\\(?:text|quad|qquad))"
+    r"(?!\s*(?:so|thus|hence|therefore|then|giving|gives|we|which|that|i\.e\.|and (?:so|thus|therefore))(?!\w))",
+    re.IGNORECASE,
+)
+_IS_DECORATION = re.compile(r"[\s`$\\\[\]()*_#=~|-]*")
+
+
+def stated_answers(text: str) -> tuple[str, ...]:
+    """What ``text`` says its answer is, as long as it may be and then without what is added to it; empty if nothing."""
+    tail = text[-MAX_SEARCHED_CHARS:]
+    found = None
+    for cue in _CUE.finditer(tail):
+        sentence = _sentence(tail, cue.end())
+        if sentence and not _COMMENT.match(sentence):
+            found = sentence
+    return () if found is None else tuple(_shortened(found))
+
+
+def closing_answers(text: str) -> tuple[str, ...]:
+    """What the last line of ``text`` comes to: the line, and what stands behind its last ``=``."""
+    for line in reversed(text[-MAX_SEARCHED_CHARS:].splitlines()):
+        if _IS_DECORATION.fullmatch(line) is None:
+            break
+    else:
+        return ()
+    line = line.strip()
+    before, sign, result = line.rpartition("=")
+    _, is_second, between = before.rpartition("=")
+    return (line, result) if sign and not (is_second and _ANOTHER.search(between)) else (line,)
+
+
+def _sentence(text: str, start: int) -> str:
+    """The sentence, or the displayed formula, that begins at ``start``, and at most goes on to the end of a line."""
+    opened = _OPENED.match(text, start)
+    start = start if opened is None else opened.end()
+    closing = _DISPLAYS.get(text[start : start + 2]) or _DISPLAYS.get(text[start : start + 3])
+    if closing is not None:
+        end = text.find(closing, start + len(closing))
+        return text[start + len(closing) : end if end != -1 else len(text)].strip()
+    line = text[start:].partition("\n")[0]
+    end_of_sentence = _SENTENCE_END.search(line)
+    sentence = line if end_of_sentence is None else line[: end_of_sentence.start()]
+    # The emphasis that began before the sentence ends behind it.
+    return sentence.strip(" \t*_`") if opened is not None and "*" in opened[0] else sentence.rstrip(" \t*_")
+
+
+def _shortened(sentence: str) -> Iterator[str]:
+    """``sentence``, and the same without a reason or a remark behind it; an alternative is no remark."""
+    yield sentence
+    end = _CLAUSE_END.search(sentence)
+    if end is not None and not _CHANGES.match(sentence, end.start()):
+        yield sentence[: end.start()].strip()
