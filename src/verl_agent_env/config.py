@@ -35,6 +35,10 @@ class HostLimits:
     """Threads for environments that block."""
     max_stuck_threads: int = 64
     """Threads given up because their environment did not return; beyond that, environments that block are refused."""
+    max_action_bytes: int = 262_144
+    """Bytes of one action as JSON; a longer one is refused and changes nothing."""
+    max_arguments_bytes: int = 2_097_152
+    """Bytes, as JSON, of the options of a reset, and of an environment's keyword arguments where they are kept in Redis."""
     max_journal_bytes: int = 65_536
     """Actions kept for each environment; one that has more can show no trajectory and cannot be replayed."""
     closed_memory_s: float = 600.0

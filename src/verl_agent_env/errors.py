@@ -13,6 +13,8 @@ The server answers them as ``application/problem+json`` (RFC 9457), the client r
     │   ├── BodyTimeoutError              body_timeout               408     yes
     │   ├── BodyTooLargeError             body_too_large             413
     │   ├── BatchTooLargeError            batch_too_large            413
+    │   ├── ActionTooLargeError           action_too_large           413
+    │   ├── ArgumentsTooLargeError        arguments_too_large        413
     │   ├── InvalidRequestError           invalid_request            422
     │   ├── UnknownEnvNameError           unknown_env_name           422
     │   ├── InvalidEnvArgumentsError      invalid_env_arguments      422
@@ -206,6 +208,44 @@ class BatchTooLargeError(RequestError):
         return (
             f"The batch has {self.size} items, the limit is {self.max_batch_size}; "
             "split it or raise max_batch_size."
+        )
+
+
+@dataclass(eq=False)
+class ActionTooLargeError(RequestError):
+    """The action is longer than what is kept of one; it was not applied."""
+
+    code = "action_too_large"
+    status = 413
+    title = "The action is too large"
+    size: int = 0
+    """Bytes of its JSON."""
+    max_action_bytes: int = 0
+
+    @property
+    def detail(self) -> str:
+        return (
+            f"The action is {self.size} bytes of JSON, the limit is {self.max_action_bytes}; nothing was applied. "
+            "Send less text or raise max_action_bytes."
+        )
+
+
+@dataclass(eq=False)
+class ArgumentsTooLargeError(RequestError):
+    """Keyword arguments or options are longer than what is kept of them; nothing was built or changed."""
+
+    code = "arguments_too_large"
+    status = 413
+    title = "The arguments are too large"
+    size: int = 0
+    """Bytes of their JSON."""
+    max_arguments_bytes: int = 0
+
+    @property
+    def detail(self) -> str:
+        return (
+            f"The arguments are {self.size} bytes of JSON, the limit is {self.max_arguments_bytes}; nothing was built. "
+            "Send less or raise max_arguments_bytes."
         )
 
 

@@ -57,6 +57,43 @@ async def test_a_batch_over_the_limit_is_too_large(
     assert app_of(client).env_host.directory.created.total() == 0
 
 
+async def test_an_action_over_the_limit_changes_nothing(
+    make_client: MakeClient, problem: Problem, initialize: Any
+) -> None:
+    client = await make_client(host={"max_action_bytes": 40})
+    env_id = await initialize(client)
+    step = f"/api/environment/{env_id}/step"
+    refused = problem(
+        await client.post(step, json={"action": "right" * 8, "seq": 0}), 413, "action_too_large"
+    )
+    assert (refused["size"], refused["max_action_bytes"]) == (42, 40)
+    assert app_of(client).env_host.directory.find(env_id).seq == 0
+    # As long as may be, its quotes included.
+    assert (await client.post(step, json={"action": "x" * 38, "seq": 0})).status_code == 200
+
+
+async def test_an_action_over_the_limit_fails_alone_in_its_batch(
+    make_client: MakeClient, initialize: Any
+) -> None:
+    client = await make_client(host={"max_action_bytes": 40})
+    env_ids = [await initialize(client) for _ in range(3)]
+    actions = ["right", "right" * 8, "right"]
+    batch = (await client.post("/api/batch/step", json={"env_ids": env_ids, "actions": actions})).json()
+    assert [(error["index"], error["code"]) for error in batch["errors"]] == [(1, "action_too_large")]
+    assert [app_of(client).env_host.directory.find(env_id).seq for env_id in env_ids] == [1, 0, 1]
+
+
+async def test_options_over_the_limit_begin_nothing(
+    make_client: MakeClient, problem: Problem, initialize: Any
+) -> None:
+    client = await make_client(host={"max_arguments_bytes": 40})
+    env_id = await initialize(client)
+    reset = f"/api/environment/{env_id}/reset"
+    refused = problem(await client.post(reset, json={"options": {"x": "y" * 40}}), 413, "arguments_too_large")
+    assert (refused["size"], refused["max_arguments_bytes"]) == (48, 40)
+    assert app_of(client).env_host.directory.find(env_id).episode == 0
+
+
 async def test_a_batch_at_the_limit_is_served(make_client: MakeClient) -> None:
     client = await make_client(http={"max_batch_size": 4})
     answer = await client.post("/api/batch/initialize", json={"env_name": LAKE, "num_envs": 4})

@@ -9,7 +9,16 @@ from typing import Any, TypeVar
 
 from verl_agent_env.engine.execution import ENV_FAULTS, Env
 from verl_agent_env.engine.instance import Instance
-from verl_agent_env.engine.lives import CreateRequest, Lives, encode, first_seed, next_seed
+from verl_agent_env.engine.lives import (
+    CreateRequest,
+    Lives,
+    encode_action,
+    encode_options,
+    first_seed,
+    next_seed,
+)
+from verl_agent_env.engine.persistence.recorder import NO_MARK
+from verl_agent_env.engine.rebuilding import rebuilt
 from verl_agent_env.engine.threads import CallTimeoutError
 from verl_agent_env.errors import (
     AtCapacityError,
@@ -80,33 +89,44 @@ class ApartCalls:
     async def _begin(
         self, instance: Instance, seed: int, options: dict[str, Any] | None, operation: bytes = b""
     ) -> ResetAnswer:
-        encoded = None if options is None else encode(options, "options")
+        encoded = encode_options(options, self._lives.limits.max_arguments_bytes)
         try:
-            instance.env, answer = await self._lives.executor.reset(
-                instance.kind, instance.arguments, instance.env, seed, encoded
+            instance.env, answer, mark = await self._lives.executor.begin(
+                instance.kind,
+                instance.arguments,
+                instance.env,
+                seed,
+                encoded,
+                lambda env: self._lives.mark_beginning(instance, env),
             )
         except (AtCapacityError, InvalidEnvArgumentsError):
             raise
         except ENV_FAULTS as fault:
             self._lives.fail(instance, fault)
-        self._lives.begun(instance, seed, encoded, answer, operation)
+        self._lives.begun(instance, seed, encoded, answer, mark, operation)
         return answer
 
     async def _step(self, instance: Instance, action: Any, seq: int | None, operation: bytes) -> StepAnswer:
-        encoded = encode(action, "action")
+        encoded = encode_action(action, self._lives.limits.max_action_bytes)
         async with self._turn(instance):
             answer = instance.admit(encoded, seq, operation)
             if answer is None:
                 env = await self._standing(instance)
+                recorder = self._lives.recorder
                 try:
-                    answer = await self._lives.executor.step(instance.kind, env, action)
+                    answer, mark = await self._lives.executor.step(
+                        instance.kind,
+                        env,
+                        action,
+                        lambda env: NO_MARK if recorder is None else recorder.mark(instance, env),
+                    )
                 except AtCapacityError:
                     raise
                 except ENV_FAULTS as fault:
                     self._lives.fail(instance, fault)
-                instance.commit(encoded, answer, self._lives.limits.max_journal_bytes, operation)
-                if self._lives.recorder is not None:
-                    self._lives.recorder.stepped(instance, encoded, answer)
+                instance.commit(encoded, answer, self._lives.limits.max_journal_bytes, operation, mark.state)
+                if recorder is not None:
+                    recorder.stepped(instance, encoded, answer, mark)
         await self._lives.kept(instance)
         return answer
 
@@ -128,13 +148,7 @@ class ApartCalls:
         """The instance's environment, built anew after a call that failed."""
         if instance.env is None:
             try:
-                instance.env, _ = await self._lives.executor.replay(
-                    instance.kind,
-                    instance.arguments,
-                    instance.seed,
-                    instance.options,
-                    instance.actions or (),
-                )
+                instance.env = await rebuilt(self._lives.executor, instance)
             except AtCapacityError:
                 raise
             except ENV_FAULTS as fault:

@@ -48,33 +48,57 @@ class Executor:
         self, kind: EnvKind, arguments: Any, env: Env | None, seed: int, options: Options
     ) -> tuple[Env, ResetAnswer]:
         """Begin an episode in ``env``, or in a new environment where that is ``None``."""
+        built, answer, _ = await self.begin(kind, arguments, env, seed, options, _see_nothing)
+        return built, answer
+
+    async def begin(
+        self,
+        kind: EnvKind,
+        arguments: Any,
+        env: Env | None,
+        seed: int,
+        options: Options,
+        observe: Callable[[Env], T],
+    ) -> tuple[Env, ResetAnswer, T]:
+        """As :meth:`reset`, together with what ``observe`` says of the environment, as a part of the same call."""
         if kind.execution == "inline":
-            return reset_inline(kind, arguments, env, seed, options)
+            return begin_inline(kind, arguments, env, seed, options, observe)
         if kind.execution == "thread":
 
-            def close_late(outcome: tuple[Env, ResetAnswer] | None) -> None:
+            def close_late(outcome: tuple[Env, ResetAnswer, T] | None) -> None:
                 late = env if outcome is None else outcome[0]
                 if late is not None:
                     late.close()
 
             return await self._threads.run(
-                lambda: reset_inline(kind, arguments, env, seed, options), self._max_step_s, close_late
+                lambda: begin_inline(kind, arguments, env, seed, options, observe),
+                self._max_step_s,
+                close_late,
             )
         built: Any = env if env is not None else build(kind, arguments)
         try:
-            return built, ResetAnswer.of(
+            answer = ResetAnswer.of(
                 *await self._awaited(built.areset(seed=seed, options=_read_options(options)))
             )
+            return built, answer, observe(built)
         except BaseException:
             if env is None:
                 self.dispose(kind, built)
             raise
 
-    async def step(self, kind: EnvKind, env: Env, action: Any) -> StepAnswer:
-        """Apply ``action``."""
+    async def step(
+        self, kind: EnvKind, env: Env, action: Any, observe: Callable[[Env], T]
+    ) -> tuple[StepAnswer, T]:
+        """Apply ``action``; gives as well what ``observe`` says of the environment after it, as a part of the same call."""
+
+        def stepped() -> tuple[StepAnswer, T]:
+            answer = StepAnswer.of(env.step(action))
+            return answer, observe(env)
+
         if kind.execution == "async":
-            return StepAnswer.of(await self._awaited(env.astep(action)))  # type: ignore[attr-defined]
-        return await self.call(kind, env, lambda: StepAnswer.of(env.step(action)))
+            answer = StepAnswer.of(await self._awaited(env.astep(action)))  # type: ignore[attr-defined]
+            return answer, observe(env)
+        return await self.call(kind, env, stepped)
 
     async def call(self, kind: EnvKind, env: Env, call: Callable[[], T]) -> T:
         """Run any function on ``env``: at once for an inline kind, else in a thread."""
@@ -87,27 +111,16 @@ class Executor:
     async def restore(self, kind: EnvKind, arguments: Any, snapshot: bytes) -> Env:
         """A new environment that stands where another one stood at its ``snapshot``."""
 
-        def restored() -> Env:
-            env: Any = build(kind, arguments)
-            env.restore(snapshot)
-            return cast("Env", env)
-
         if kind.execution == "inline":
-            return restored()
+            return restore_inline(kind, arguments, snapshot)
 
         def close_late(env: Env | None) -> None:
             if env is not None:
                 env.close()
 
-        return await self._threads.run(restored, self._max_step_s, close_late)
-
-    async def replay(
-        self, kind: EnvKind, arguments: Any, seed: int, options: Options, actions: Sequence[bytes]
-    ) -> tuple[Env, ResetAnswer]:
-        """A new environment after these actions, and the beginning of its episode."""
-        env, begin = await self.reset(kind, arguments, None, seed, options)
-        await self.play(kind, env, actions)
-        return env, begin
+        return await self._threads.run(
+            lambda: restore_inline(kind, arguments, snapshot), self._max_step_s, close_late
+        )
 
     async def play(self, kind: EnvKind, env: Env, actions: Sequence[bytes]) -> list[StepAnswer]:
         """Apply actions (JSON) one after the other; each has the whole time that a call may take.
@@ -117,7 +130,8 @@ class Executor:
         answers: list[StepAnswer] = []
         try:
             for nth, action in enumerate(actions, start=1):
-                answers.append(await self.step(kind, env, orjson.loads(action)))
+                answer, _ = await self.step(kind, env, orjson.loads(action), _see_nothing)
+                answers.append(answer)
                 if nth % _STEPS_BETWEEN_YIELDS == 0:
                     await asyncio.sleep(0)
         except BaseException as fault:
@@ -188,18 +202,43 @@ def reset_inline(
         raise
 
 
-def replay_inline(
-    kind: EnvKind, arguments: Any, seed: int, options: Options, actions: Sequence[bytes]
-) -> Env:
-    """A new environment after these actions, here and now."""
-    env, _ = reset_inline(kind, arguments, None, seed, options)
+def begin_inline(
+    kind: EnvKind,
+    arguments: Any,
+    env: Env | None,
+    seed: int,
+    options: Options,
+    observe: Callable[[Env], T],
+) -> tuple[Env, ResetAnswer, T]:
+    """Begin an episode, and see what ``observe`` says of it, here and now."""
+    built, answer = reset_inline(kind, arguments, env, seed, options)
+    try:
+        return built, answer, observe(built)
+    except BaseException:
+        if env is None:
+            close_inline(built)
+        raise
+
+
+def restore_inline(kind: EnvKind, arguments: Any, state: bytes) -> Env:
+    """Build an environment that stands where another one stood at its ``state``, here and now."""
+    env: Any = build(kind, arguments)
+    try:
+        env.restore(state)
+    except BaseException:
+        close_inline(env)
+        raise
+    return cast("Env", env)
+
+
+def play_inline(env: Env, actions: Sequence[bytes]) -> None:
+    """Apply actions (JSON) one after the other, here and now; the environment is closed if any of them fails."""
     try:
         for action in actions:
             env.step(orjson.loads(action))
     except BaseException:
         close_inline(env)
         raise
-    return env
 
 
 def close_inline(env: Env) -> None:
@@ -208,6 +247,10 @@ def close_inline(env: Env) -> None:
         env.close()
     except ENV_FAULTS:
         logger.warning("closing failed", exc_info=True)
+
+
+def _see_nothing(*_: Any) -> None:
+    """Observe nothing."""
 
 
 def _read_options(options: Options) -> dict[str, Any] | None:

@@ -5,9 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from verl_agent_env.engine.execution import ENV_FAULTS, Env, replay_inline, reset_inline
+from verl_agent_env.engine.execution import ENV_FAULTS, Env, begin_inline, reset_inline
 from verl_agent_env.engine.instance import Instance
-from verl_agent_env.engine.lives import CreateRequest, Lives, encode, first_seed, next_seed
+from verl_agent_env.engine.lives import (
+    CreateRequest,
+    Lives,
+    encode_action,
+    encode_options,
+    first_seed,
+    next_seed,
+)
+from verl_agent_env.engine.persistence.recorder import NO_MARK
+from verl_agent_env.engine.rebuilding import rebuilt_inline
 from verl_agent_env.errors import InvalidEnvArgumentsError, VerlAgentEnvError
 from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
 
@@ -38,18 +47,20 @@ class InlineCalls:
     def step(self, instance: Instance, action: Any, seq: int | None, operation: bytes) -> StepAnswer:
         """Apply an action, or answer it again as it was."""
         instance.last_used = self._lives.clock()
-        encoded = encode(action, "action")
+        encoded = encode_action(action, self._lives.limits.max_action_bytes)
         stored = instance.admit(encoded, seq, operation)
         if stored is not None:
             return stored
         env = instance.env if instance.env is not None else self._rebuilt(instance)
+        recorder = self._lives.recorder
         try:
             answer = StepAnswer.of(env.step(action))
+            mark = NO_MARK if recorder is None else recorder.mark(instance, env)
         except ENV_FAULTS as fault:
             self._lives.fail(instance, fault)
-        instance.commit(encoded, answer, self._lives.limits.max_journal_bytes, operation)
-        if self._lives.recorder is not None:
-            self._lives.recorder.stepped(instance, encoded, answer)
+        instance.commit(encoded, answer, self._lives.limits.max_journal_bytes, operation, mark.state)
+        if recorder is not None:
+            recorder.stepped(instance, encoded, answer, mark)
         return answer
 
     def read(self, instance: Instance, read: Callable[[Any], T]) -> T:
@@ -79,23 +90,26 @@ class InlineCalls:
     def _begin(
         self, instance: Instance, seed: int, options: dict[str, Any] | None, operation: bytes = b""
     ) -> ResetAnswer:
-        encoded = None if options is None else encode(options, "options")
+        encoded = encode_options(options, self._lives.limits.max_arguments_bytes)
         try:
-            instance.env, answer = reset_inline(
-                instance.kind, instance.arguments, instance.env, seed, encoded
+            instance.env, answer, mark = begin_inline(
+                instance.kind,
+                instance.arguments,
+                instance.env,
+                seed,
+                encoded,
+                lambda env: self._lives.mark_beginning(instance, env),
             )
         except InvalidEnvArgumentsError:
             raise
         except ENV_FAULTS as fault:
             self._lives.fail(instance, fault)
-        self._lives.begun(instance, seed, encoded, answer, operation)
+        self._lives.begun(instance, seed, encoded, answer, mark, operation)
         return answer
 
     def _rebuilt(self, instance: Instance) -> Env:
         try:
-            env = replay_inline(
-                instance.kind, instance.arguments, instance.seed, instance.options, instance.actions or ()
-            )
+            env = rebuilt_inline(instance)
         except ENV_FAULTS as fault:
             self._lives.fail(instance, fault, rebuilding=True)
         instance.env = env

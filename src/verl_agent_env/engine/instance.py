@@ -63,6 +63,8 @@ class Instance:
         "run_id",
         "seed",
         "seq",
+        "state",
+        "state_seq",
         "ttl_s",
     )
 
@@ -105,6 +107,9 @@ class Instance:
         """Keyword arguments as they were asked for, where they are kept."""
         self.digests: list[bytes] | None = None
         """Of the answers to :attr:`actions`, where they are kept."""
+        self.state: bytes | None = None
+        """What the environment's ``snapshot`` gave after :attr:`state_seq` steps, where states are kept."""
+        self.state_seq = 0
         self.group: Group | None = None
         """The writes that tell of its last change."""
         self.diverged_at: int | None = None
@@ -117,7 +122,9 @@ class Instance:
 
     @property
     def replayable(self) -> bool:
-        """Whether the environment can be built anew as it stands."""
+        """Whether the environment can be built anew as it stands: from its state, or by playing its actions again."""
+        if self.state is not None and self.state_seq == self.seq:
+            return True
         return self.kind.deterministic and self.history_complete
 
     @property
@@ -196,8 +203,9 @@ class Instance:
         beginning: ResetAnswer,
         max_history_bytes: int,
         operation: bytes = b"",
+        state: bytes | None = None,
     ) -> None:
-        """Note that a new episode has begun."""
+        """Note that a new episode has begun, in this state where states are kept."""
         if operation or self.resets:
             self.resets = (*self.resets, operation)[-_KNOWN_RESETS:]
         self.seed = seed
@@ -205,6 +213,7 @@ class Instance:
         self.episode += 1
         self.seq = 0
         self.ended = False
+        self.state, self.state_seq = state, 0
         self.actions = self.answers = self.last_action = self.last_answer = self.beginning = self.digests = (
             None
         )
@@ -217,10 +226,17 @@ class Instance:
                 self.history_bytes += size
 
     def commit(
-        self, action: bytes, answer: StepAnswer, max_history_bytes: int, operation: bytes = b""
+        self,
+        action: bytes,
+        answer: StepAnswer,
+        max_history_bytes: int,
+        operation: bytes = b"",
+        state: bytes | None = None,
     ) -> None:
-        """Note an applied step."""
+        """Note an applied step, and the state after it where that is kept."""
         self.seq += 1
+        if state is not None:
+            self.state, self.state_seq = state, self.seq
         self.ended = answer.terminated or answer.truncated
         self.last_action = action
         self.last_answer = answer

@@ -13,13 +13,15 @@ import orjson
 
 from verl_agent_env.config import HostLimits
 from verl_agent_env.engine.directory import MOVED, Directory
-from verl_agent_env.engine.execution import ENV_FAULTS, Executor
+from verl_agent_env.engine.execution import ENV_FAULTS, Env, Executor
 from verl_agent_env.engine.instance import Instance
-from verl_agent_env.engine.persistence.recorder import Recorder
+from verl_agent_env.engine.persistence.recorder import NO_MARK, Mark, Recorder
 from verl_agent_env.engine.threads import CallTimeoutError, ForeignExitError
 from verl_agent_env.envs.registry import Registry
 from verl_agent_env.envs.rng import following_seed
 from verl_agent_env.errors import (
+    ActionTooLargeError,
+    ArgumentsTooLargeError,
     EnvironmentFailedError,
     EnvironmentLostError,
     EnvironmentTimeoutError,
@@ -77,7 +79,7 @@ class Lives:
         """An instance without an environment yet, once what is asked for was checked.
 
         Raises:
-            UnknownEnvNameError, InvalidEnvArgumentsError: It cannot be built.
+            UnknownEnvNameError, InvalidEnvArgumentsError, ArgumentsTooLargeError: It cannot be built, or not be kept.
             EnvironmentFailedError: Its module or its check of arguments raised.
             ShuttingDownError: The host stops.
         """
@@ -96,7 +98,7 @@ class Lives:
         env_id = request.env_id or new_env_id(self._pick_slot())
         instance = Instance(env_id, kind, arguments, request.run_id, ttl_s)
         if self.recorder is not None:
-            instance.durability, instance.env_kwargs = self.recorder.durability_of(kind), request.env_kwargs
+            self.recorder.prepare(instance, request.env_kwargs, self.limits.max_arguments_bytes)
         return instance
 
     def add(self, instance: Instance) -> None:
@@ -114,13 +116,20 @@ class Lives:
         seed: int,
         options: bytes | None,
         answer: ResetAnswer,
+        mark: Mark,
         operation: bytes = b"",
     ) -> None:
         """Note that an episode has begun."""
-        instance.begin(seed, options, answer, self.limits.max_journal_bytes, operation)
+        instance.begin(seed, options, answer, self.limits.max_journal_bytes, operation, mark.state)
         self.directory.touch(instance)
-        if self.recorder is not None and instance.episode:
-            self.recorder.begun(instance)
+        if self.recorder is not None:
+            self.recorder.note_fault(instance, mark)
+            if instance.episode:
+                self.recorder.begun(instance)
+
+    def mark_beginning(self, instance: Instance, env: Env) -> Mark:
+        """Read of an episode that has just begun what is recorded of it."""
+        return NO_MARK if self.recorder is None else self.recorder.mark_beginning(instance, env)
 
     async def beginning_of(self, instance: Instance, request: CreateRequest) -> ResetAnswer:
         """The beginning of the present episode once more, if it is what ``request`` asks for.
@@ -141,8 +150,8 @@ class Lives:
         """How the present episode began, once more."""
         if instance.beginning is not None:
             return instance.beginning
-        env, answer = await self.executor.replay(
-            instance.kind, instance.arguments, instance.seed, instance.options, ()
+        env, answer = await self.executor.reset(
+            instance.kind, instance.arguments, None, instance.seed, instance.options
         )
         self.executor.dispose(instance.kind, env)
         return answer
@@ -216,12 +225,35 @@ def is_busy(instance: Instance) -> bool:
     return instance.lock is not None and instance.lock.locked()
 
 
-def encode(value: Any, name: str) -> bytes:
-    """JSON of what a client sent, to be kept.
+def encode_action(action: Any, max_bytes: int) -> bytes:
+    """Write an action as JSON, to be kept.
 
     Raises:
-        InvalidRequestError: It is nested too deeply; names it as ``name``.
+        InvalidRequestError: It is nested too deeply.
+        ActionTooLargeError: It takes more than ``max_bytes``.
     """
+    encoded = _encode(action, "action")
+    if len(encoded) > max_bytes:
+        raise ActionTooLargeError(len(encoded), max_bytes)
+    return encoded
+
+
+def encode_options(options: Mapping[str, Any] | None, max_bytes: int) -> bytes | None:
+    """Write the options of a reset as JSON, to be kept; ``None`` where there are none.
+
+    Raises:
+        InvalidRequestError: They are nested too deeply.
+        ArgumentsTooLargeError: They take more than ``max_bytes``.
+    """
+    if options is None:
+        return None
+    encoded = _encode(options, "options")
+    if len(encoded) > max_bytes:
+        raise ArgumentsTooLargeError(len(encoded), max_bytes)
+    return encoded
+
+
+def _encode(value: Any, name: str) -> bytes:
     try:
         # Copied for the reason that ``encode_kept`` names; what came as JSON needs none of its options.
         return b"%b" % orjson.dumps(value)

@@ -35,7 +35,12 @@ class EnvKind:
         self.is_chat_env = issubclass(env_class, ChatEnv)
         self.execution: Execution = getattr(env_class, "execution", "thread")
         self.deterministic: bool = getattr(env_class, "deterministic", False)
-        self.has_state = issubclass(env_class, ChatEnv) and env_class.dump_state is not ChatEnv.dump_state
+        self.has_state = (
+            env_class.dump_state is not ChatEnv.dump_state
+            if issubclass(env_class, ChatEnv)
+            else callable(getattr(env_class, "snapshot", None))
+            and callable(getattr(env_class, "restore", None))
+        )
         """Whether its environments have a ``snapshot``."""
         self._validated: OrderedDict[bytes, Any] = OrderedDict()
 

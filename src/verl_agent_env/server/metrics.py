@@ -141,6 +141,17 @@ class Metrics:
         for (name, fault), count in host.faults.items():
             faults.add_metric([name, fault], count)
         yield faults
+        yield _counter(
+            "verl_agent_env_failed_snapshots",
+            "Snapshots that failed; the environments are kept without them.",
+            "env_name",
+            Counter() if host.recorder is None else host.recorder.failed_snapshots,
+        )
+        yield CounterMetricFamily(
+            "verl_agent_env_recovered",
+            "Environments that another worker held and that were brought back here.",
+            value=0 if host.recovery is None else host.recovery.recovered,
+        )
         yield GaugeMetricFamily("verl_agent_env_stuck_threads", "Threads given up.", value=host.stuck_threads)
 
 

@@ -34,6 +34,7 @@ _RUN = (e.EnvironmentFailedError, e.EnvironmentTimeoutError, e.AtCapacityError)
 _MAKE = (
     e.UnknownEnvNameError,
     e.InvalidEnvArgumentsError,
+    e.ArgumentsTooLargeError,
     e.RunQuotaExceededError,
     e.IdempotencyKeyReusedError,
     *_RUN,
@@ -52,12 +53,12 @@ def environment_routes(calls: EnvironmentCalls) -> list[Route]:
         ),
         Route(
             "POST", f"{_ONE}/reset", calls.reset, "Begin another episode",
-            r.ResetRequest, a.ResetAnswer, (), (*_BODY, *_LIVE, e.InvalidEnvArgumentsError, e.SequenceStaleError, *_RUN),
+            r.ResetRequest, a.ResetAnswer, (), (*_BODY, *_LIVE, e.InvalidEnvArgumentsError, e.ArgumentsTooLargeError, e.SequenceStaleError, *_RUN),
             answer_now=calls.reset_now,
         ),
         Route(
             "POST", f"{_ONE}/step", calls.step, "Carry out one action",
-            r.StepRequest, a.StepAnswer, (), (*_BODY, *_LIVE, *_SEQUENCE, *_RUN),
+            r.StepRequest, a.StepAnswer, (), (*_BODY, e.ActionTooLargeError, *_LIVE, *_SEQUENCE, *_RUN),
             answer_now=calls.step_now,
         ),
         Route("POST", f"{_ONE}/close", calls.close, "Close the environment; closing twice is a success",

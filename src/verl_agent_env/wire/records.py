@@ -32,6 +32,10 @@ RefusalReason = Literal["moved", "gone", "short", "stale", "closed", "conflict"]
 """
 
 
+HEADER_OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
+"""Of orjson: what may stand in a header."""
+
+
 class Write(NamedTuple):
     """One change; it gives the same result when it is made twice."""
 
@@ -83,10 +87,12 @@ class Header:
     """Of the software that wrote it."""
     resets: Sequence[str] = ()
     """Ids of the requests that began the last few episodes, the present one's last."""
+    state: str | None = None
+    """What the environment's ``snapshot`` gave at the beginning of the episode, where it has one."""
 
     def to_json(self) -> bytes:
         """As it is kept."""
-        return orjson.dumps(self, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
+        return orjson.dumps(self, option=HEADER_OPTIONS)
 
     @classmethod
     def from_json(cls, text: bytes) -> Header:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import orjson
 import pytest
 
 from tests.cluster.workers import worker
-from verl_agent_env.cluster.memory_log import MemoryLog
-from verl_agent_env.cluster.memory_store import MemoryStore
+from tests.engine.persistence.hosts import Cluster
 from verl_agent_env.config import HostLimits
 from verl_agent_env.engine import CreateRequest, Host, inspection
 from verl_agent_env.engine.batches import Batches
@@ -35,7 +33,7 @@ from verl_agent_env.server.idempotency import IdempotentAnswers
 from verl_agent_env.server.lane import Call
 from verl_agent_env.types import NUM_SLOTS
 from verl_agent_env.wire.codec import StepAnswer
-from verl_agent_env.wire.records import Entry, Refusal, Saved, Write
+from verl_agent_env.wire.records import Entry
 
 LAKE = CreateRequest(
     "frozen_lake",
@@ -46,97 +44,6 @@ SOKOBAN = CreateRequest("sokoban", 7, {"dim_room": [6, 6], "num_boxes": 1})
 COUNTDOWN = CreateRequest("countdown", 7)
 CHAT = CreateRequest("single_turn_chat", 7)
 MOVES = ["right", "down", "right", "up", "left", "down"]
-
-SPECS = BUILT_IN
-
-
-class Cluster:
-    """Hosts that share one log; a slot belongs to the last one that took it."""
-
-    def __init__(self) -> None:
-        self.store = MemoryStore()
-        self.log = FlakyLog(self.store)
-        self._stack = AsyncExitStack()
-
-    async def host(self, durabilities: dict[str, Durability] | None = None) -> Host:
-        """A new host that takes all slots from whoever has them."""
-        record = worker()
-        await self.store.heartbeat(record, 1000.0)
-        cluster = await self.store.read_map()
-        for incarnation in cluster.workers:
-            if incarnation != record.incarnation:
-                await self.store.hand_off(cluster.tokens_of(incarnation), record.incarnation)
-        await self.store.claim(record.incarnation, range(NUM_SLOTS))
-        tenure = Owned(self.store, record.incarnation)
-        await tenure.look()
-        host = Host(Registry({spec.name: spec for spec in SPECS}), HostLimits())
-        journal = asyncio.create_task(host.keep(self.log, tenure, durabilities or {}).recorder.journal.run())
-        self._stack.push_async_callback(_end, host, journal)
-        host.tenure = tenure  # type: ignore[attr-defined]
-        return host
-
-    async def aclose(self) -> None:
-        await self._stack.aclose()
-
-
-async def _end(host: Host, journal: asyncio.Task[None]) -> None:
-    journal.cancel()
-    await asyncio.gather(journal, return_exceptions=True)
-    await host.stop()
-
-
-class Owned:
-    """The slots of one worker, as it saw them last."""
-
-    def __init__(self, store: MemoryStore, incarnation: str) -> None:
-        self._store = store
-        self._incarnation = incarnation
-        self.generation = ""
-        self._tokens: dict[int, str] = {}
-
-    async def look(self) -> None:
-        cluster = await self._store.read_map()
-        self.generation = cluster.generation
-        self._tokens = cluster.tokens_of(self._incarnation)
-
-    def token_of(self, slot: int) -> str | None:
-        return self._tokens.get(slot)
-
-    def has_gone(self, slot: int) -> bool:
-        return False
-
-
-class FlakyLog(MemoryLog):
-    """A log that can be away, and can lose its answers."""
-
-    def __init__(self, store: MemoryStore) -> None:
-        super().__init__(store)
-        self.is_away = False
-        self.loses_answers = 0
-        self.commits: list[list[Write]] = []
-
-    async def commit(self, generation: str, tokens: Any, writes: Sequence[Write]) -> list[Refusal]:
-        await asyncio.sleep(0)
-        if self.is_away:
-            raise StoreUnavailableError("memory")
-        refusals = await super().commit(generation, tokens, writes)
-        self.commits.append(list(writes))
-        if self.loses_answers:
-            self.loses_answers -= 1
-            raise StoreUnavailableError("memory")
-        return refusals
-
-    async def load(self, env_ids: Sequence[str]) -> list[Saved]:
-        if self.is_away:
-            raise StoreUnavailableError("memory")
-        return await super().load(env_ids)
-
-
-@pytest.fixture
-async def cluster() -> AsyncIterator[Cluster]:
-    several = Cluster()
-    yield several
-    await several.aclose()
 
 
 async def played(host: Host, request: CreateRequest, moves: Sequence[Any]) -> tuple[str, list[bytes]]:
@@ -160,7 +67,7 @@ ALL_KINDS = pytest.mark.parametrize(
 async def test_episode_goes_on_elsewhere_as_if_nothing_had_happened(
     cluster: Cluster, request_: CreateRequest, moves: list[str], durability: Durability
 ) -> None:
-    alone = Host(Registry({spec.name: spec for spec in SPECS}), HostLimits())
+    alone = Host(Registry({spec.name: spec for spec in BUILT_IN}), HostLimits())
     _, expected = await played_until_end(alone, request_, moves)
     await alone.stop()
     name = alone.registry.kind(request_.env_name).name
@@ -436,7 +343,7 @@ SPOILED_SNAPSHOTS: dict[str, Callable[[bytes], bytes]] = {
 async def test_snapshot_that_leads_nowhere_costs_time_and_nothing_else(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[bytes], bytes]
 ) -> None:
-    alone = Host(Registry({spec.name: spec for spec in SPECS}), HostLimits())
+    alone = Host(Registry({spec.name: spec for spec in BUILT_IN}), HostLimits())
     _, expected = await played(alone, LAKE, MOVES * 4)
     env_id, answers = await played(await cluster.host(), LAKE, MOVES * 3)
     kept = cluster.log._kept[env_id]

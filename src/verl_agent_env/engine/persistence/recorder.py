@@ -4,25 +4,51 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import orjson
 
 from verl_agent_env import __version__
+from verl_agent_env.engine.execution import ENV_FAULTS, Env
 from verl_agent_env.engine.instance import Instance
 from verl_agent_env.engine.journal import Group, Journal, Tenure
 from verl_agent_env.envs.base import Durability
 from verl_agent_env.envs.kind import EnvKind
+from verl_agent_env.errors import ArgumentsTooLargeError, InvalidEnvArgumentsError
 from verl_agent_env.types import slot_of
 from verl_agent_env.wire.codec import StepAnswer
 from verl_agent_env.wire.log import Log
-from verl_agent_env.wire.records import Entry, Header, RefusalReason, Snapshot, Write, digest_of
+from verl_agent_env.wire.records import (
+    HEADER_OPTIONS,
+    Entry,
+    Header,
+    RefusalReason,
+    Snapshot,
+    Write,
+    digest_of,
+)
 
 logger = logging.getLogger(__name__)
 
 # So many steps are played again at most, however long the episode is.
 _STEPS_BETWEEN_SNAPSHOTS = 16
+
+
+class Mark(NamedTuple):
+    """What is read of an environment right after a step or a reset, as a part of the same call.
+
+    Whatever of it fails and cannot be done without fails the call, before anything is noted or answered.
+    """
+
+    state: bytes | None = None
+    """What its ``snapshot`` gave, where it was asked for."""
+    fault: BaseException | None = None
+    """What its ``snapshot`` raised, where the environment is kept without it as well."""
+
+
+NO_MARK = Mark()
 
 
 class LiveEnvironments(Protocol):
@@ -61,10 +87,79 @@ class Recorder:
         self._environments = environments
         self._durabilities = dict(durabilities)
         self.journal = Journal(log, tenure, self.restate, self._refused)
+        self.failed_snapshots: Counter[str] = Counter()
+        """Snapshots that failed and were done without, by env name."""
 
     def durability_of(self, kind: EnvKind) -> Durability:
         """How environments of this kind are kept."""
         return self._durabilities.get(kind.name, kind.durability)
+
+    def prepare(self, instance: Instance, env_kwargs: Mapping[str, Any], max_bytes: int) -> None:
+        """Make sure that an environment can be kept, before it is built.
+
+        Raises:
+            InvalidEnvArgumentsError: It cannot, be it by its kind or by its keyword arguments.
+            ArgumentsTooLargeError: The keyword arguments take more than ``max_bytes`` of JSON.
+        """
+        kind = instance.kind
+        durability = self.durability_of(kind)
+        if durability == "snapshot" and not kind.has_state:
+            raise InvalidEnvArgumentsError(
+                kind.name,
+                [{"loc": [], "msg": "is kept by its state (durability 'snapshot'), but has no snapshot"}],
+            )
+        try:
+            size = len(orjson.dumps(env_kwargs, option=HEADER_OPTIONS))
+        except TypeError:
+            # JSON that can be read but not written: nested more than 250 levels deep.
+            raise InvalidEnvArgumentsError(
+                kind.name, [{"loc": [], "msg": "cannot be kept as JSON; nest them less deeply"}]
+            ) from None
+        if size > max_bytes:
+            raise ArgumentsTooLargeError(size, max_bytes)
+        instance.durability, instance.env_kwargs = durability, env_kwargs
+
+    def mark_beginning(self, instance: Instance, env: Env) -> Mark:
+        """Read of an episode that has just begun what is recorded of it.
+
+        Raises:
+            Exception: Its state is what it is kept by, and cannot be had.
+        """
+        if instance.durability == "none" or not instance.kind.has_state:
+            return NO_MARK
+        return _mark(instance, env)
+
+    def mark(self, instance: Instance, env: Env) -> Mark:
+        """Read of an environment that has just taken a step what is recorded of it.
+
+        Raises:
+            Exception: Its state is what it is kept by, and cannot be had.
+        """
+        durability = instance.durability
+        if durability == "snapshot":
+            return _mark(instance, env)
+        if (
+            (instance.seq + 1) % _STEPS_BETWEEN_SNAPSHOTS
+            or durability == "none"
+            or not instance.kind.has_state
+        ):
+            return NO_MARK
+        return _mark(instance, env)
+
+    def note_fault(self, instance: Instance, mark: Mark) -> None:
+        """Count and log a snapshot that failed, if one did."""
+        if mark.fault is None:
+            return
+        name = instance.kind.name
+        self.failed_snapshots[name] += 1
+        # Once for each kind: a snapshot that fails does so for all of them, and every few steps.
+        level = logging.WARNING if self.failed_snapshots[name] == 1 else logging.DEBUG
+        logger.log(
+            level,
+            "snapshots of this kind fail; its environments are kept by their actions alone",
+            exc_info=mark.fault,
+            extra={"env_id": instance.env_id, "env_name": name},
+        )
 
     def created(self, instance: Instance) -> None:
         """An environment has begun its first episode."""
@@ -74,8 +169,11 @@ class Recorder:
         """Another episode has begun."""
         self._write(instance, "begin", _header(instance))
 
-    def stepped(self, instance: Instance, action: bytes, answer: StepAnswer) -> None:
-        """A step was applied: ``instance`` stands after it."""
+    def stepped(self, instance: Instance, action: bytes, answer: StepAnswer, mark: Mark) -> None:
+        """Record a step that was applied and noted, with what was read of the environment after it.
+
+        Nothing here raises: what can was done before the step was noted.
+        """
         seq = instance.seq - 1
         if instance.durability == "snapshot":
             self._write(instance, "save", _snapshot(instance), instance.seq)
@@ -83,8 +181,10 @@ class Recorder:
             digest = instance.digests[-1] if instance.digests else digest_of(answer)
             entry = b"%b\n%b\n%b" % (instance.last_operation, digest, action)
             self._write(instance, "append", entry, seq)
-            if instance.kind.has_state and instance.seq % _STEPS_BETWEEN_SNAPSHOTS == 0:
-                self._write(instance, "save", _snapshot(instance), instance.seq)
+            if mark is not NO_MARK:
+                self.note_fault(instance, mark)
+                if mark.state is not None:
+                    self._write(instance, "save", _snapshot(instance), instance.seq)
 
     def closed(self, instance: Instance, reason: str) -> None:
         """An environment has come to its end."""
@@ -146,14 +246,38 @@ def _header(instance: Instance) -> bytes:
         options=None if instance.options is None else orjson.Fragment(instance.options),
         created_at=round(time.time(), 3),
         version=__version__,
+        # Of an episode that goes on, what followed is kept as a snapshot beside it.
+        state=None if instance.state is None or instance.state_seq else instance.state.decode(),
         resets=[operation.decode("latin-1") for operation in instance.resets],
     ).to_json()
 
 
 def _snapshot(instance: Instance) -> bytes:
-    env: Any = instance.env
-    if instance.last_answer is None or instance.last_action is None:
+    """Write the state that the instance holds, which is the one after its last step."""
+    if instance.state is None or instance.last_answer is None or instance.last_action is None:
         raise ValueError("an environment that took no step has nothing to save")
     return Snapshot(
-        instance.seq, env.snapshot(), instance.last_operation, instance.last_action, instance.last_answer
+        instance.seq, instance.state, instance.last_operation, instance.last_action, instance.last_answer
     ).to_json()
+
+
+def _mark(instance: Instance, env: Env) -> Mark:
+    try:
+        return Mark(_state_of(env))
+    except ENV_FAULTS as fault:
+        if instance.durability == "snapshot":
+            raise
+        return Mark(fault=fault)
+
+
+def _state_of(env: Any) -> bytes:
+    """Read the state of an environment, in a form that can be written.
+
+    Raises:
+        Exception: Whatever its code raises, or that what it gave is no text as bytes.
+    """
+    state = env.snapshot()
+    if not isinstance(state, bytes):
+        raise TypeError(f"snapshot() gave {type(state).__name__}, not bytes")
+    state.decode()
+    return state

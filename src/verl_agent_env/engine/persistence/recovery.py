@@ -184,7 +184,7 @@ class Recovery:
             try:
                 snapshot = Snapshot.from_json(saved.snapshot)
                 if _is_of(snapshot, entries):
-                    env = await self._restored(instance, snapshot)
+                    env = await self._restored(instance, snapshot.state)
                     await self._replay(instance, env, entries, snapshot.seq, snapshot.answer)
                     return
             except (*ENV_FAULTS, VerlAgentEnvError):
@@ -208,10 +208,13 @@ class Recovery:
     async def _restore(self, instance: Instance, saved: Saved) -> None:
         """Stand where the last snapshot stands, or at the beginning of the episode."""
         if saved.snapshot is None:
-            instance.env, _ = await self._begun_again(instance)
+            if instance.state is None:
+                raise ValueError("no state was kept")
+            instance.env = await self._restored(instance, instance.state)
             return
         snapshot = Snapshot.from_json(saved.snapshot)
-        instance.env = await self._restored(instance, snapshot)
+        instance.env = await self._restored(instance, snapshot.state)
+        instance.state, instance.state_seq = snapshot.state, snapshot.seq
         instance.seq, instance.last_action, instance.last_answer = (
             snapshot.seq,
             snapshot.action,
@@ -224,8 +227,8 @@ class Recovery:
         executor = self._table.executor
         return await executor.reset(instance.kind, instance.arguments, None, instance.seed, instance.options)
 
-    async def _restored(self, instance: Instance, snapshot: Snapshot) -> Env:
-        return await self._table.executor.restore(instance.kind, instance.arguments, snapshot.state)
+    async def _restored(self, instance: Instance, state: bytes) -> Env:
+        return await self._table.executor.restore(instance.kind, instance.arguments, state)
 
 
 def _is_of(snapshot: Snapshot, entries: Sequence[Entry]) -> bool:
@@ -239,6 +242,7 @@ def _restore_header(instance: Instance, header: Header) -> None:
     instance.durability = header.durability
     instance.episode = header.episode
     instance.seed = header.seed
+    instance.state = None if header.state is None else header.state.encode()
     instance.options = None if header.options is None else orjson.dumps(header.options)
     instance.resets = tuple(operation.encode("latin-1") for operation in header.resets)
 

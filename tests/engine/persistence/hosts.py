@@ -1,0 +1,107 @@
+"""Hosts that share one log, and can take each other's slots."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from typing import Any
+
+from tests.cluster.workers import worker
+from verl_agent_env.cluster.memory_log import MemoryLog
+from verl_agent_env.cluster.memory_store import MemoryStore
+from verl_agent_env.config import HostLimits
+from verl_agent_env.engine import Host
+from verl_agent_env.envs.base import Durability
+from verl_agent_env.envs.registry import BUILT_IN, EnvSpec, Registry
+from verl_agent_env.errors import StoreUnavailableError
+from verl_agent_env.types import NUM_SLOTS
+from verl_agent_env.wire.records import Refusal, Saved, Write
+
+
+class Cluster:
+    """Hosts that share one log; a slot belongs to the last one that took it."""
+
+    def __init__(self) -> None:
+        self.store = MemoryStore()
+        self.log = FlakyLog(self.store)
+        self._stack = AsyncExitStack()
+
+    async def host(
+        self,
+        durabilities: dict[str, Durability] | None = None,
+        *,
+        specs: Sequence[EnvSpec] = BUILT_IN,
+        **limits: Any,
+    ) -> Host:
+        """A new host of these environments that takes all slots from whoever has them."""
+        record = worker()
+        await self.store.heartbeat(record, 1000.0)
+        cluster = await self.store.read_map()
+        for incarnation in cluster.workers:
+            if incarnation != record.incarnation:
+                await self.store.hand_off(cluster.tokens_of(incarnation), record.incarnation)
+        await self.store.claim(record.incarnation, range(NUM_SLOTS))
+        tenure = Owned(self.store, record.incarnation)
+        await tenure.look()
+        host = Host(Registry({spec.name: spec for spec in specs}), HostLimits(**limits))
+        journal = asyncio.create_task(host.keep(self.log, tenure, durabilities or {}).recorder.journal.run())
+        self._stack.push_async_callback(_end, host, journal)
+        host.tenure = tenure  # type: ignore[attr-defined]
+        return host
+
+    async def aclose(self) -> None:
+        await self._stack.aclose()
+
+
+async def _end(host: Host, journal: asyncio.Task[None]) -> None:
+    journal.cancel()
+    await asyncio.gather(journal, return_exceptions=True)
+    await host.stop()
+
+
+class Owned:
+    """The slots of one worker, as it saw them last."""
+
+    def __init__(self, store: MemoryStore, incarnation: str) -> None:
+        self._store = store
+        self._incarnation = incarnation
+        self.generation = ""
+        self._tokens: dict[int, str] = {}
+
+    async def look(self) -> None:
+        cluster = await self._store.read_map()
+        self.generation = cluster.generation
+        self._tokens = cluster.tokens_of(self._incarnation)
+
+    def token_of(self, slot: int) -> str | None:
+        return self._tokens.get(slot)
+
+    def has_gone(self, slot: int) -> bool:
+        return False
+
+
+class FlakyLog(MemoryLog):
+    """A log that can be away, and can lose its answers."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        super().__init__(store)
+        self.is_away = False
+        self.loses_answers = 0
+        self.commits: list[list[Write]] = []
+
+    async def commit(self, generation: str, tokens: Any, writes: Sequence[Write]) -> list[Refusal]:
+        await asyncio.sleep(0)
+        if self.is_away:
+            raise StoreUnavailableError("memory")
+        refusals = await super().commit(generation, tokens, writes)
+        self.commits.append(list(writes))
+        if self.loses_answers:
+            self.loses_answers -= 1
+            raise StoreUnavailableError("memory")
+        return refusals
+
+    async def load(self, env_ids: Sequence[str]) -> list[Saved]:
+        if self.is_away:
+            raise StoreUnavailableError("memory")
+        return await super().load(env_ids)

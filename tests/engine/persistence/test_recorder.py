@@ -1,0 +1,158 @@
+"""What is recorded of a step, and what a step comes to when that fails."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import orjson
+import pytest
+
+from tests.engine.persistence.hosts import Cluster
+from tests.engine.persistence.ledger import LIVE, PLAYED_AGAIN, SPECS, Ledger
+from verl_agent_env.engine import CreateRequest, Host
+from verl_agent_env.errors import ArgumentsTooLargeError, EnvironmentFailedError, InvalidEnvArgumentsError
+
+BROKEN = pytest.mark.parametrize(
+    "broken",
+    [ValueError("told to"), SystemExit(3), {"no": "bytes"}, "text", b"\xff no text"],
+    ids=["raises", "exits", "no_bytes", "text", "no_utf8"],
+)
+
+
+@pytest.fixture(autouse=True)
+def _mended() -> Iterator[None]:
+    yield
+    Ledger.broken = None
+
+
+async def made(host: Host, kind: str, seed: int = 1) -> str:
+    env_id, _ = await host.create(CreateRequest(f"ledger/{kind}-v0", seed))
+    return env_id
+
+
+async def added(host: Host, env_id: str, *numbers: int, first_seq: int = 0) -> list[Any]:
+    """What the environment shows after each of the numbers."""
+    answers = [await host.step(env_id, number, seq) for seq, number in enumerate(numbers, start=first_seq)]
+    return [int(orjson.loads(answer.observation)[0]["content"]) for answer in answers]
+
+
+@BROKEN
+@pytest.mark.parametrize("kind", PLAYED_AGAIN)
+async def test_snapshot_that_fails_costs_a_journalled_episode_nothing(
+    cluster: Cluster, kind: str, broken: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = await cluster.host(specs=SPECS)
+    Ledger.broken = broken
+    env_id = await made(first, kind)
+    with caplog.at_level(logging.WARNING):
+        # Two snapshots are due within these.
+        assert await added(first, env_id, *[1] * 40) == list(range(2, 42))
+    assert first.recorder is not None
+    assert first.recorder.failed_snapshots == {f"ledger/{kind}-v0": 3}
+    assert len([record for record in caplog.records if record.exc_info]) == 1
+    second = await cluster.host(specs=SPECS)
+    assert await added(second, env_id, 1, first_seq=39) == [41]
+    assert await added(second, env_id, 5, first_seq=40) == [46]
+
+
+@BROKEN
+@pytest.mark.parametrize("kind", [*PLAYED_AGAIN, *LIVE])
+async def test_step_whose_state_cannot_be_kept_fails_and_leaves_everything_as_it_was(
+    cluster: Cluster, kind: str, broken: Any
+) -> None:
+    durabilities: dict[str, Any] = {f"ledger/{kind}-v0": "snapshot"}
+    first = await cluster.host(durabilities, specs=SPECS)
+    env_id = await made(first, kind)
+    assert await added(first, env_id, 1, 1) == [2, 3]
+    Ledger.broken = broken
+    with pytest.raises(EnvironmentFailedError):
+        await first.step(env_id, 100, 2)
+    with pytest.raises(EnvironmentFailedError):
+        await first.reset(env_id, 50)
+    assert first.directory.find(env_id).seq == 2
+    Ledger.broken = None
+    assert await added(first, env_id, 1, first_seq=1) == [3]
+    assert await added(first, env_id, 1, first_seq=2) == [4]
+    second = await cluster.host(durabilities, specs=SPECS)
+    assert await added(second, env_id, 1, 1, first_seq=2) == [4, 5]
+
+
+@pytest.mark.parametrize("kind", [*PLAYED_AGAIN, *LIVE])
+async def test_environment_whose_state_cannot_be_kept_is_not_made(cluster: Cluster, kind: str) -> None:
+    host = await cluster.host({f"ledger/{kind}-v0": "snapshot"}, specs=SPECS)
+    Ledger.broken = ValueError("told to")
+    with pytest.raises(EnvironmentFailedError):
+        await made(host, kind)
+    assert not host.directory.ids()
+    assert not cluster.log.commits
+
+
+@pytest.mark.parametrize("kind", LIVE)
+async def test_live_episode_survives_a_step_that_raises_where_its_state_is_kept(
+    cluster: Cluster, kind: str
+) -> None:
+    host = await cluster.host(specs=SPECS)
+    env_id = await made(host, kind)
+    with pytest.raises(EnvironmentFailedError):
+        await host.step(env_id, "raise", 0)
+    assert await added(host, env_id, 1, 1) == [2, 3]
+    with pytest.raises(EnvironmentFailedError):
+        await host.step(env_id, "raise", 2)
+    assert await added(host, env_id, 1, first_seq=2) == [4]
+
+
+@pytest.mark.parametrize("kind", LIVE)
+async def test_live_episode_that_took_no_step_goes_on_elsewhere_as_it_began(
+    cluster: Cluster, kind: str
+) -> None:
+    first = await cluster.host(specs=SPECS)
+    env_id = await made(first, kind, seed=7)
+    second = await cluster.host(specs=SPECS)
+    assert await added(second, env_id, 1) == [8]
+
+
+async def test_state_of_a_broken_environment_is_written_to_a_store_that_was_emptied(cluster: Cluster) -> None:
+    host = await cluster.host({"ledger/inline-v0": "snapshot"}, specs=SPECS)
+    broken, fresh, whole = [await made(host, "inline") for _ in range(3)]
+    await added(host, broken, 1, 1)
+    await added(host, whole, 1, 1)
+    with pytest.raises(EnvironmentFailedError):
+        await host.step(broken, "raise", 2)
+    with pytest.raises(EnvironmentFailedError):
+        await host.step(fresh, "raise", 0)
+    cluster.log.clear()
+    assert host.recorder is not None
+    host.recorder.restate_all(host.directory.ids())
+    await host.recorder.journal.flush()
+    second = await cluster.host({"ledger/inline-v0": "snapshot"}, specs=SPECS)
+    assert await added(second, broken, 1, 1, first_seq=1) == [3, 4]
+    assert await added(second, whole, 1, 1, first_seq=1) == [3, 4]
+    assert await added(second, fresh, 1) == [2]
+
+
+async def test_kind_without_a_state_cannot_be_kept_by_it(cluster: Cluster) -> None:
+    host = await cluster.host({"verl_env/mcp_chat-v0": "snapshot"})
+    with pytest.raises(InvalidEnvArgumentsError):
+        await host.create(CreateRequest("mcp_chat"))
+    assert not host.directory.ids()
+
+
+async def test_arguments_too_large_to_be_kept_make_nothing(cluster: Cluster) -> None:
+    host = await cluster.host(specs=SPECS, max_arguments_bytes=50)
+    with pytest.raises(ArgumentsTooLargeError):
+        await host.create(CreateRequest("ledger/inline-v0", 1, {"text": "x" * 50}))
+    assert not host.directory.ids()
+    await host.create(CreateRequest("ledger/inline-v0", 1, {"text": "x" * 30}))
+
+
+async def test_arguments_that_cannot_be_kept_make_nothing(cluster: Cluster) -> None:
+    host = await cluster.host(specs=SPECS)
+    nested: Any = []
+    for _ in range(300):
+        nested = [nested]
+    with pytest.raises(InvalidEnvArgumentsError):
+        await host.create(CreateRequest("ledger/inline-v0", 1, {"nested": nested}))
+    assert not host.directory.ids()
+    assert await added(host, await made(host, "inline"), 1) == [2]
