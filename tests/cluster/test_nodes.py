@@ -29,7 +29,7 @@ from verl_agent_env.cluster.keys import Keys
 from verl_agent_env.cluster.redis_store import RedisStore
 from verl_agent_env.cluster.ring import Ring
 from verl_agent_env.cluster.store import WorkerRecord
-from verl_agent_env.server.forwarding import PATIENCE_S
+from verl_agent_env.server.owner_search import PATIENCE_S
 from verl_agent_env.types import NUM_SLOTS, slot_of
 
 

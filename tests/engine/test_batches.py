@@ -20,9 +20,11 @@ from verl_agent_env.errors import (
     InternalError,
     InvalidRequestError,
     SequenceGapError,
+    SequenceStaleError,
     UnknownEnvNameError,
 )
 from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
+from verl_agent_env.wire.operations import operations_of
 
 Create = Callable[..., Any]
 
@@ -166,3 +168,69 @@ async def test_defect_of_ours_in_one_item_leaves_the_others(
     assert [i for i, answer in enumerate(answers) if isinstance(answer, InternalError)] == [0, 2]
     assert sum(isinstance(answer, StepAnswer) for answer in answers) == 10
     assert len([record for record in caplog.records if record.message == "batch item failed"]) == 2
+
+
+# --- a part that is sent again ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("seqs", [None, [None] * 6, [0, None, 1, None, 2, None], [0, 0, 1, 1, 2, 2]])
+async def test_an_environment_that_stands_twice_takes_each_step_once_however_often_it_is_sent(
+    host: Host, create: Create, kind: str, seqs: list[int | None] | None
+) -> None:
+    pair = [await create(host, kind, seed=0) for _ in range(2)]
+    env_ids, actions = pair * 3, ["1", "10", "100", "1000", "10000", "100000"]
+    operations = operations_of(b"call", env_ids)
+    answers = await Batches(host).step(env_ids, actions, seqs, operations)
+    assert [total(answer) for answer in answers] == [1, 10, 101, 1010, 10101, 101010]
+    # As a whole, in a part, and with the first answer lost of those that are at work still.
+    again = await Batches(host).step(env_ids, actions, seqs, operations)
+    assert [total(answer) for answer in again] == [total(answer) for answer in answers]
+    rest = await Batches(host).step(env_ids[1:], actions[1:], seqs and seqs[1:], operations[1:])
+    assert [total(answer) for answer in rest] == [total(answer) for answer in answers[1:]]
+    assert [host.directory.find(env_id).seq for env_id in pair] == [3, 3]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_copies_of_a_part_that_are_at_work_side_by_side_take_each_step_once(
+    make_host: Callable[..., Host], create: Create, kind: str
+) -> None:
+    host = make_host(yield_after_s=1e-9)
+    env_ids = [await create(host, kind, seed=0) for _ in range(20)] * 2
+    operations = operations_of(b"call", env_ids)
+    copies = await asyncio.gather(
+        *(Batches(host).step(env_ids, ["1"] * 40, None, operations) for _ in range(3))
+    )
+    for answers in copies:
+        assert [total(answer) for answer in answers] == [1] * 20 + [2] * 20
+    assert {host.directory.find(env_id).seq for env_id in env_ids} == {2}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_an_environment_that_is_reset_twice_shows_both_beginnings_again(
+    host: Host, create: Create, kind: str
+) -> None:
+    env_ids = [await create(host, kind)] * 3
+    operations = operations_of(b"call", env_ids)
+    options = [{"start": 7}, None, {"start": 9}]
+    answers = await Batches(host).reset(env_ids, [1, 2, 3], options, operations)
+    assert [total(answer) for answer in answers] == [7, 2, 9]
+    await host.step(env_ids[0], "1")
+    again = await Batches(host).reset(env_ids, [1, 2, 3], options, operations)
+    assert [total(answer) for answer in again] == [7, 2, 9]
+    instance = host.directory.find(env_ids[0])
+    assert (instance.episode, instance.seq) == (3, 1)
+
+
+async def test_what_failed_in_a_part_is_not_done_after_what_followed(
+    host: Host, create: Create, controls: Controls
+) -> None:
+    env_id = await create(host, "inline", seed=0)
+    controls.broken.add("1")
+    operations = operations_of(b"call", [env_id] * 2)
+    first, second = await Batches(host).step([env_id] * 2, ["1", "10"], None, operations)
+    assert isinstance(first, EnvironmentFailedError)
+    controls.broken.clear()
+    first, again = await Batches(host).step([env_id] * 2, ["1", "10"], None, operations)
+    assert isinstance(first, SequenceStaleError)
+    assert total(again) == total(second) == 10

@@ -154,3 +154,143 @@ def test_answers_count_towards_the_bound(registry: Registry) -> None:
     instance.commit(b"1", answer_of(1), 9)
     assert instance.answers is None
     assert not instance.history_complete
+
+
+# --- what one call asked for more than once ------------------------------------------------------------------
+
+
+def asked(instance: Instance, *operations: bytes) -> list[StepAnswer]:
+    """Steps that these operations ask for; their actions are their ids."""
+    answers = [answer_of(instance.seq + i) for i in range(len(operations))]
+    for operation, answer in zip(operations, answers, strict=True):
+        assert instance.admit(operation, None, operation) is None
+        instance.commit(operation, answer, LIMIT, operation)
+    return answers
+
+
+def test_all_steps_of_the_last_call_are_answered_again(instance: Instance) -> None:
+    asked(instance, b"before")
+    answers = asked(instance, b"a", b"a 1", b"a 2")
+    for operation, answer in zip((b"a", b"a 1", b"a 2"), answers, strict=True):
+        assert instance.admit(operation, None, operation) is answer
+    assert instance.seq == 4
+
+
+def test_numbered_steps_of_the_last_call_are_answered_again(instance: Instance) -> None:
+    for seq, operation in enumerate((b"a", b"a 1", b"a 2")):
+        instance.commit(b"%d" % seq, answer_of(seq), LIMIT, operation)
+    assert [instance.admit(b"%d" % seq, seq) for seq in range(3)] == [
+        instance.admit(b"%d" % seq, None, operation) for seq, operation in enumerate((b"a", b"a 1", b"a 2"))
+    ]
+    with pytest.raises(SequenceConflictError):
+        instance.admit(b"other", 0)
+
+
+def test_an_operation_with_another_action_is_not_applied(instance: Instance) -> None:
+    asked(instance, b"a", b"a 1")
+    for operation in (b"a", b"a 1"):
+        with pytest.raises(SequenceConflictError):
+            instance.admit(b"other", None, operation)
+
+
+def test_steps_of_a_call_that_followed_are_new(instance: Instance) -> None:
+    asked(instance, b"a", b"a 1")
+    asked(instance, b"b", b"b 1", b"b 2")
+    asked(instance, b"c")
+    assert instance.seq == 6
+
+
+@pytest.mark.parametrize("late", [b"a", b"a 1", b"a 2", b"b", b"c 1"])
+def test_a_late_copy_of_an_earlier_call_is_not_applied(instance: Instance, late: bytes) -> None:
+    asked(instance, b"a", b"a 1", b"a 2")
+    asked(instance, b"b")
+    asked(instance, b"c", b"c 1")
+    asked(instance, b"d")
+    with pytest.raises(SequenceStaleError):
+        instance.admit(late, None, late)
+    instance.begin(2, None, BEGINNING, LIMIT)
+    with pytest.raises(SequenceStaleError):
+        instance.admit(late, None, late)
+
+
+def test_a_step_that_another_call_came_before_is_applied_once(instance: Instance) -> None:
+    asked(instance, b"a", b"b", b"a 1")
+    with pytest.raises(SequenceStaleError):
+        instance.admit(b"a", None, b"a")
+    assert instance.admit(b"a 1", None, b"a 1") is instance.last_answer
+    asked(instance, b"a 2")
+
+
+def test_a_step_that_failed_is_not_applied_after_those_that_followed(instance: Instance) -> None:
+    instance.commit(b"a 1", answer_of(0), LIMIT, b"a 1")
+    with pytest.raises(SequenceStaleError):
+        instance.admit(b"a", None, b"a")
+    assert instance.admit(b"a 2", None, b"a 2") is None
+
+
+def test_answers_of_one_call_are_kept_within_a_bound(instance: Instance) -> None:
+    large = StepAnswer(b"x" * 100_000, 0.0, False, False, b"{}")
+    operations = [b"a", *(b"a %d" % number for number in range(1, 10))]
+    for operation in operations:
+        instance.commit(b"1", large, LIMIT, operation)
+    outcomes = []
+    for operation in operations:
+        try:
+            outcomes.append(instance.admit(b"1", None, operation) is large)
+        except SequenceStaleError:
+            outcomes.append(False)
+    assert outcomes == [False] * 7 + [True] * 3
+
+
+def test_many_calls_leave_little_behind(instance: Instance) -> None:
+    for number in range(100):
+        asked(instance, b"%d" % number, b"%d 1" % number)
+    assert len(instance.past_operations) == 8
+    assert instance.earlier_steps is not None
+    assert len(list(instance.earlier_steps)) == 1
+
+
+def reset(instance: Instance, seed: int, operation: bytes) -> None:
+    assert instance.admit_reset(operation) is None
+    instance.begin(seed, b'{"n":%d}' % seed, BEGINNING, LIMIT, operation)
+
+
+def test_all_resets_of_the_last_call_are_shown_again(instance: Instance) -> None:
+    reset(instance, 1, b"before")
+    for seed, operation in enumerate((b"a", b"a 1", b"a 2"), start=5):
+        reset(instance, seed, operation)
+    asked(instance, b"step")
+    for seed, operation in enumerate((b"a", b"a 1", b"a 2"), start=5):
+        begun = instance.admit_reset(operation)
+        assert begun is not None
+        assert (begun.seed, begun.options) == (seed, b'{"n":%d}' % seed)
+    with pytest.raises(SequenceStaleError):
+        instance.admit_reset(b"before")
+    reset(instance, 9, b"b")
+    for operation in (b"a", b"a 1", b"a 2"):
+        with pytest.raises(SequenceStaleError):
+            instance.admit_reset(operation)
+
+
+def test_a_reset_that_another_call_came_before_is_carried_out_once(instance: Instance) -> None:
+    for seed, operation in enumerate((b"a", b"b", b"a 1")):
+        reset(instance, seed, operation)
+    with pytest.raises(SequenceStaleError):
+        instance.admit_reset(b"a")
+    assert instance.admit_reset(b"a 1") is not None
+    reset(instance, 9, b"a 2")
+
+
+def test_resets_of_one_call_are_known_within_a_bound(instance: Instance) -> None:
+    reset(instance, 0, b"a")
+    for number in range(1, 40):
+        reset(instance, number, b"a %d" % number)
+    assert len(instance.earlier_resets) == 16
+    with pytest.raises(SequenceStaleError):
+        instance.admit_reset(b"a")
+    assert instance.admit_reset(b"a 30") is not None
+    large = b'{"x":"%b"}' % (b"y" * 5000)
+    for operation in (b"b", b"b 1"):
+        instance.begin(1, large, BEGINNING, LIMIT, operation)
+    with pytest.raises(SequenceStaleError):
+        instance.admit_reset(b"b")

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Awaitable, Callable, Mapping
 from typing import cast
 
 import pytest
 
+from tests.sim.virtual_loop import VirtualLoop
 from verl_agent_env.cluster.slots import SlotTable
-from verl_agent_env.errors import EpisodeEndedError, MovedError, WorkerUnreachableError
+from verl_agent_env.errors import EpisodeEndedError, MovedError, VerlAgentEnvError, WorkerUnreachableError
 from verl_agent_env.server.forwarding import Forwarder
 from verl_agent_env.server.lane import Call, Reply, Route
+from verl_agent_env.server.owner_search import PATIENCE_S
 from verl_agent_env.server.peers import HOP_HEADER, OPERATION_HEADER, PeerAnswer, Peers
 from verl_agent_env.types import NUM_SLOTS
 
@@ -100,6 +103,67 @@ async def test_a_call_follows_a_slot_that_moves_and_keeps_its_operation() -> Non
     assert workers.asked == [B, C]
     operations = {headers[OPERATION_HEADER] for headers in workers.headers}
     assert len(operations) == 1
+
+
+async def test_a_call_that_was_tried_here_first_keeps_its_operation() -> None:
+    table = table_with(HERE)
+    table.assign([HERE] * NUM_SLOTS, range(NUM_SLOTS))
+    tried: list[bytes] = []
+
+    async def refused_here(call: Call) -> bytes:
+        tried.append(call.headers[OPERATION_HEADER])
+        table.assign([C] * NUM_SLOTS, ())
+        raise MovedError(SLOT)
+
+    async def answer(address: str) -> PeerAnswer:
+        return PeerAnswer(b"there", b"application/json")
+
+    workers = Workers(answer)
+    pinned = forwarder(table, workers).pin(dataclasses.replace(STEP, handler=refused_here))
+    assert body_of(await pinned.handler(a_call())) == b"there"
+    assert [headers[OPERATION_HEADER] for headers in workers.headers] == tried
+    assert len(tried) == 1
+
+
+@pytest.mark.parametrize(
+    "error", [MovedError(SLOT), WorkerUnreachableError(B, "it broke", may_have_run=True)]
+)
+def test_a_call_follows_its_slot_however_long_the_last_owner_was_at_work_on_it(
+    error: VerlAgentEnvError,
+) -> None:
+    loop = VirtualLoop()
+    table = table_with(B)
+
+    async def answer(address: str) -> PeerAnswer:
+        if address == B:
+            await asyncio.sleep(20)
+            # Not at once: the next owner has to be found.
+            asyncio.get_running_loop().call_later(1, table.assign, [C] * NUM_SLOTS, ())
+            raise error
+        return PeerAnswer(b"there", b"application/json")
+
+    try:
+        calling = forwarder(table, Workers(answer)).pin(STEP).handler(a_call())
+        assert body_of(loop.run_until_complete(calling)) == b"there"
+    finally:
+        loop.end()
+
+
+def test_a_call_without_an_owner_ends_with_patience() -> None:
+    loop = VirtualLoop()
+    began = loop.time()
+
+    async def answer(address: str) -> PeerAnswer:
+        await asyncio.sleep(2)
+        raise WorkerUnreachableError(address, "no connection came about", may_have_run=False)
+
+    try:
+        calling = forwarder(table_with(B), Workers(answer)).pin(STEP).handler(a_call())
+        with pytest.raises(WorkerUnreachableError):
+            loop.run_until_complete(calling)
+        assert PATIENCE_S <= loop.time() - began < PATIENCE_S + 3
+    finally:
+        loop.end()
 
 
 async def test_a_call_comes_home_when_its_slot_does() -> None:

@@ -30,7 +30,7 @@ from tests.pool_process import (
 )
 from tests.server.conftest import GATED, Problem
 from verl_agent_env.cluster.ring import Ring
-from verl_agent_env.server.forwarding import PATIENCE_S
+from verl_agent_env.server.owner_search import PATIENCE_S
 from verl_agent_env.types import NUM_SLOTS, slot_of
 
 UNKNOWN = "-" + "0" * 32

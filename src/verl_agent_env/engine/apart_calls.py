@@ -79,8 +79,9 @@ class ApartCalls:
         self, instance: Instance, seed: int | None, options: dict[str, Any] | None, operation: bytes
     ) -> ResetAnswer:
         async with self._turn(instance):
-            if instance.admit_reset(operation):
-                answer = await self._lives.present_beginning(instance)
+            begun = instance.admit_reset(operation)
+            if begun is not None:
+                answer = await self._lives.shown_again(instance, begun)
             else:
                 answer = await self._begin(instance, next_seed(instance, seed), options, operation)
         await self._lives.kept(instance)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from verl_agent_env.engine.execution import ENV_FAULTS, Env, begin_inline, reset_inline
-from verl_agent_env.engine.instance import Instance
+from verl_agent_env.engine.instance import Beginning, Instance
 from verl_agent_env.engine.lives import (
     CreateRequest,
     Lives,
@@ -40,8 +40,9 @@ class InlineCalls:
         self, instance: Instance, seed: int | None, options: dict[str, Any] | None, operation: bytes
     ) -> ResetAnswer:
         """Begin another episode, or answer again how the present one began."""
-        if instance.admit_reset(operation):
-            return self._present_beginning(instance)
+        begun = instance.admit_reset(operation)
+        if begun is not None:
+            return self._shown_again(instance, begun)
         return self._begin(instance, next_seed(instance, seed), options, operation)
 
     def step(self, instance: Instance, action: Any, seq: int | None, operation: bytes) -> StepAnswer:
@@ -75,13 +76,11 @@ class InlineCalls:
         except ENV_FAULTS as fault:
             raise self._lives.failure(instance, fault) from fault
 
-    def _present_beginning(self, instance: Instance) -> ResetAnswer:
-        if instance.beginning is not None:
-            return instance.beginning
+    def _shown_again(self, instance: Instance, begun: Beginning) -> ResetAnswer:
+        if begun.answer is not None:
+            return begun.answer
         try:
-            env, answer = reset_inline(
-                instance.kind, instance.arguments, None, instance.seed, instance.options
-            )
+            env, answer = reset_inline(instance.kind, instance.arguments, None, begun.seed, begun.options)
         except ENV_FAULTS as fault:
             raise self._lives.failure(instance, fault) from fault
         self._lives.executor.dispose(instance.kind, env)

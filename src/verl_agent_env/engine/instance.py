@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import gymnasium
 
+from verl_agent_env.engine.repeats import EarlierSteps
 from verl_agent_env.envs.kind import EnvKind
 from verl_agent_env.errors import (
     EnvironmentClosedError,
@@ -19,13 +20,32 @@ from verl_agent_env.errors import (
     SequenceStaleError,
 )
 from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
-from verl_agent_env.wire.records import digest_of
+from verl_agent_env.wire.operations import split
+from verl_agent_env.wire.records import AppliedStep, digest_of
 
 if TYPE_CHECKING:
     from verl_agent_env.engine.journal import Group
 
 _KNOWN_RESETS = 4
 """Episodes after which a copy of a reset is not known any more."""
+_KNOWN_STEPS = 8
+"""Operations kept of the calls that came before the one of the last step; of a call there are two at most."""
+_REPEATABLE_RESETS = 16
+"""Resets of one call on one environment, before its last one, that can be answered again."""
+_MAX_OPTIONS_BYTES = 1024
+"""Of each of them."""
+
+
+class Beginning(NamedTuple):
+    """What it takes to show again how an episode began."""
+
+    operation: bytes
+    """Id of what asked for it."""
+    seed: int
+    options: bytes | None
+    """Options of the reset, as JSON."""
+    answer: ResetAnswer | None = None
+    """What was answered, where beginning it again would not give the same."""
 
 
 class Instance:
@@ -44,6 +64,8 @@ class Instance:
         "digests",
         "diverged_at",
         "durability",
+        "earlier_resets",
+        "earlier_steps",
         "ended",
         "env",
         "env_id",
@@ -59,6 +81,7 @@ class Instance:
         "lock",
         "lost",
         "options",
+        "past_operations",
         "resets",
         "run_id",
         "seed",
@@ -98,9 +121,16 @@ class Instance:
         self.last_action: bytes | None = None
         self.last_answer: StepAnswer | None = None
         self.last_operation = b""
-        """Id of the request that asked for the last step, if it had one."""
+        """What asked for the last step, if it had an id (:mod:`~verl_agent_env.wire.operations`)."""
+        self.earlier_steps: EarlierSteps | None = None
+        """Steps right before the last one that the same call asked for, if any."""
+        self.past_operations: tuple[bytes, ...] = ()
+        """Operations of the last few calls before that of the last step, of earlier episodes as well: the first of each
+        call, and the last."""
         self.resets: tuple[bytes, ...] = ()
-        """Ids of the requests that began the last few episodes, the present one's last; empty where none had one."""
+        """Operations that began the last few episodes, the present one's last; empty where none had an id."""
+        self.earlier_resets: tuple[Beginning, ...] = ()
+        """Episodes right before the present one that the same call began, if any."""
         self.durability = ""
         """How the environment is kept outside this process; empty if it is not."""
         self.env_kwargs: Mapping[str, Any] | None = None
@@ -152,49 +182,90 @@ class Instance:
         Args:
             action: As JSON.
             seq: Number of the step, if the client numbers them.
-            operation: Id of the request, the same when it is sent again; tells a repetition where ``seq`` does not.
+            operation: Id of what asks for it, the same when it is sent again; tells a repetition where ``seq`` does not.
 
         Raises:
             EnvironmentClosedError, EnvironmentLostError: As :meth:`require_alive`.
-            SequenceStaleError, SequenceGapError, SequenceConflictError: ``seq`` is not the next number.
+            SequenceStaleError, SequenceGapError, SequenceConflictError: ``seq`` is not the next number, or the operation
+                was carried out and its answer is no longer kept, or was another one.
             EpisodeEndedError: The episode has ended.
         """
         if self.closed_as is not None or self.lost is not None:
             self.require_alive()
-        expected = self.seq
-        if seq is not None and seq != expected:
-            if seq > expected:
-                raise SequenceGapError(self.env_id, seq, expected)
-            if seq < expected - 1 or self.last_answer is None:
-                raise SequenceStaleError(self.env_id, seq, expected)
-            if action != self.last_action:
-                raise SequenceConflictError(self.env_id, seq, expected)
-            return self.last_answer
-        if seq is None and operation and operation == self.last_operation and action == self.last_action:
-            return self.last_answer
+        if seq is None:
+            if operation and (answer := self._answer_to(operation, action)) is not None:
+                return answer
+        elif seq != self.seq:
+            return self._answer_at(seq, action)
         if self.ended:
             raise EpisodeEndedError(self.env_id)
         return None
 
-    def admit_reset(self, operation: bytes) -> bool:
-        """Decide what to do with a reset: ``False`` to begin an episode, ``True`` to answer once more how the present one
-        began.
+    def _answer_at(self, seq: int, action: bytes) -> StepAnswer:
+        """Find what was answered to the step of this number, which is not the next one."""
+        expected = self.seq
+        if seq > expected:
+            raise SequenceGapError(self.env_id, seq, expected)
+        if seq == expected - 1:
+            last_action, answer = self.last_action, self.last_answer
+        else:
+            step = self.earlier_steps and self.earlier_steps.before_last(expected - 1 - seq)
+            last_action, answer = (step.action, step.answer) if step else (None, None)
+        if answer is None:
+            raise SequenceStaleError(self.env_id, seq, expected)
+        if action != last_action:
+            raise SequenceConflictError(self.env_id, seq, expected)
+        return answer
+
+    def _answer_to(self, operation: bytes, action: bytes) -> StepAnswer | None:
+        """Find what was answered to the step that ``operation`` asked for; ``None`` if it was not carried out."""
+        last, step = self.last_operation, None
+        if operation == last and self.last_action is not None and self.last_answer is not None:
+            step = AppliedStep(last, self.last_action, self.last_answer)
+        elif self.earlier_steps is not None:
+            step = self.earlier_steps.of(operation)
+        if step is not None:
+            if action != step.action:
+                raise SequenceConflictError(self.env_id, self.seq - 1, self.seq)
+            return step.answer
+        if self._has_passed(operation):
+            raise SequenceStaleError(self.env_id, max(0, self.seq - 1), self.seq)
+        return None
+
+    def _has_passed(self, operation: bytes) -> bool:
+        """Whether this operation on the environment was carried out, or one that its call asked for after it."""
+        if operation in self.past_operations:
+            return True
+        if b" " not in operation and b" " not in self.last_operation:
+            return False
+        call, number = split(operation)
+        known = map(split, (*self.past_operations, self.last_operation))
+        return any(call == known_call and number <= known_number for known_call, known_number in known)
+
+    def admit_reset(self, operation: bytes) -> Beginning | None:
+        """Decide what to do with a reset: ``None`` to begin an episode, or the episode that it began before.
 
         A copy that was held up on its way takes nothing away of what has happened since.
 
         Args:
-            operation: Id of the request, the same when it is sent again; empty if it has none.
+            operation: Id of what asks for it, the same when it is sent again; empty if it has none.
 
         Raises:
             EnvironmentClosedError, EnvironmentLostError: As :meth:`require_alive`.
-            SequenceStaleError: It was carried out, and another episode has begun since.
+            SequenceStaleError: It was carried out, and another call has begun an episode since.
         """
         self.require_alive()
-        if not operation or operation not in self.resets:
-            return False
-        if operation != self.resets[-1]:
+        if not operation or not self.resets:
+            return None
+        if operation == self.resets[-1]:
+            return Beginning(operation, self.seed, self.options, self.beginning)
+        for begun in self.earlier_resets:
+            if begun.operation == operation:
+                return begun
+        call, number = split(operation)
+        if any(call == known and number <= last for known, last in map(split, self.resets)):
             raise SequenceStaleError(self.env_id, 0, self.seq)
-        return True
+        return None
 
     def begin(
         self,
@@ -207,7 +278,9 @@ class Instance:
     ) -> None:
         """Note that a new episode has begun, in this state where states are kept."""
         if operation or self.resets:
-            self.resets = (*self.resets, operation)[-_KNOWN_RESETS:]
+            self._follow_reset(operation)
+        if self.last_operation:
+            self._follow_step(b"")
         self.seed = seed
         self.options = options
         self.episode += 1
@@ -237,10 +310,7 @@ class Instance:
         self.seq += 1
         if state is not None:
             self.state, self.state_seq = state, self.seq
-        self.ended = answer.terminated or answer.truncated
-        self.last_action = action
-        self.last_answer = answer
-        self.last_operation = operation
+        self.set_last(action, answer, operation)
         self.history_bytes += len(action)
         if not self.kind.deterministic:
             self.history_bytes += len(answer.observation) + len(answer.info)
@@ -260,3 +330,38 @@ class Instance:
             if self.answers is None:
                 self.answers = []
             self.answers.append(answer)
+
+    def set_last(self, action: bytes, answer: StepAnswer, operation: bytes) -> None:
+        """Note what was done last, so that it is not done again."""
+        if operation or self.last_operation:
+            self._follow_step(operation)
+        self.last_action = action
+        self.last_answer = answer
+        self.last_operation = operation
+        self.ended = answer.terminated or answer.truncated
+
+    def _follow_step(self, operation: bytes) -> None:
+        """Keep the last step as an earlier one of the same call, or only the id of another call."""
+        last = self.last_operation
+        call = split(last)[0]
+        if last and b" " in operation and split(operation)[0] == call:
+            if self.last_action is not None and self.last_answer is not None:
+                self.earlier_steps = self.earlier_steps or EarlierSteps()
+                self.earlier_steps.add(AppliedStep(last, self.last_action, self.last_answer))
+            return
+        self.earlier_steps = None
+        if last:
+            known = (call,) if last == call else (call, last)
+            self.past_operations = (*self.past_operations, *known)[-_KNOWN_STEPS:]
+
+    def _follow_reset(self, operation: bytes) -> None:
+        """Keep how the present episode began, if the same call begins the next one; of other calls only the ids."""
+        last = self.resets[-1] if self.resets else b""
+        if last and b" " in operation and split(operation)[0] == split(last)[0]:
+            if self.options is None or len(self.options) <= _MAX_OPTIONS_BYTES:
+                begun = Beginning(last, self.seed, self.options, self.beginning)
+                self.earlier_resets = (*self.earlier_resets, begun)[-_REPEATABLE_RESETS:]
+            self.resets = (*self.resets[:-1], operation)
+            return
+        self.earlier_resets = ()
+        self.resets = (*self.resets, operation)[-_KNOWN_RESETS:]

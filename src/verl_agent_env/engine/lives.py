@@ -14,7 +14,7 @@ import orjson
 from verl_agent_env.config import HostLimits
 from verl_agent_env.engine.directory import MOVED, Directory
 from verl_agent_env.engine.execution import ENV_FAULTS, Env, Executor
-from verl_agent_env.engine.instance import Instance
+from verl_agent_env.engine.instance import Beginning, Instance
 from verl_agent_env.engine.persistence.recorder import NO_MARK, Mark, Recorder
 from verl_agent_env.engine.threads import CallTimeoutError, ForeignExitError
 from verl_agent_env.envs.registry import Registry
@@ -142,16 +142,18 @@ class Lives:
             kwargs is not None and kwargs != request.env_kwargs
         ):
             raise IdempotencyKeyReusedError
-        answer = await self.present_beginning(instance)
+        answer = await self.shown_again(
+            instance, Beginning(b"", instance.seed, instance.options, instance.beginning)
+        )
         await self.kept(instance)
         return answer
 
-    async def present_beginning(self, instance: Instance) -> ResetAnswer:
-        """How the present episode began, once more."""
-        if instance.beginning is not None:
-            return instance.beginning
+    async def shown_again(self, instance: Instance, begun: Beginning) -> ResetAnswer:
+        """Give once more what was answered when an episode of the environment began."""
+        if begun.answer is not None:
+            return begun.answer
         env, answer = await self.executor.reset(
-            instance.kind, instance.arguments, None, instance.seed, instance.options
+            instance.kind, instance.arguments, None, begun.seed, begun.options
         )
         self.executor.dispose(instance.kind, env)
         return answer

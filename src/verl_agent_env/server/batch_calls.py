@@ -17,6 +17,7 @@ from verl_agent_env.server.metrics import Metrics
 from verl_agent_env.server.peers import OPERATION_HEADER
 from verl_agent_env.wire.batches import encode_closed, encode_initialized, encode_resets, encode_steps
 from verl_agent_env.wire.codec import ResetAnswer, StepAnswer, decode
+from verl_agent_env.wire.operations import call_of, operations_of, steps_of
 from verl_agent_env.wire.requests import (
     BatchCloseRequest,
     BatchInitializeRequest,
@@ -102,7 +103,8 @@ class BatchCalls:
         options = wanted.options
         if options is not None and not isinstance(options, list):
             options = [options] * len(wanted.env_ids)
-        operations = _operations(call, wanted.env_ids)
+        operation = call_of(call.headers.get(OPERATION_HEADER))
+        operations = operations_of(operation, wanted.env_ids) if operation else None
         results = await self._batches.reset(wanted.env_ids, wanted.seeds, options, operations)
         self._count("reset", results)
         return encode_resets(results)
@@ -111,7 +113,8 @@ class BatchCalls:
         """Carry out one action in each of many environments."""
         wanted = decode(call.body, BatchStepRequest)
         self._require_size(len(wanted.env_ids))
-        operations = _operations(call, wanted.env_ids) if wanted.seqs is None else None
+        operation = call_of(call.headers.get(OPERATION_HEADER))
+        operations = steps_of(operation, wanted.env_ids, wanted.seqs) if operation else None
         results = await self._batches.step(wanted.env_ids, wanted.actions, wanted.seqs, operations)
         self._count("step", results)
         return encode_steps(results)
@@ -161,11 +164,3 @@ def create_requests(wanted: BatchInitializeRequest) -> list[CreateRequest]:
         CreateRequest(name, seed, env_kwargs, wanted.run_id, wanted.ttl_s)
         for name, seed, env_kwargs in zip(names, seeds, kwargs, strict=True)
     ]
-
-
-def _operations(call: Call, env_ids: Sequence[str]) -> list[bytes] | None:
-    """An id for each item, if the call has one; not where an environment stands twice: which is meant is not known."""
-    operation = call.headers.get(OPERATION_HEADER)
-    if operation is None or len(set(env_ids)) != len(env_ids):
-        return None
-    return [b"%b-%d" % (operation, position) for position in range(len(env_ids))]

@@ -14,6 +14,7 @@ from verl_agent_env.server.idempotency import IdempotentAnswers, named_by
 from verl_agent_env.server.lane import Call, Reply
 from verl_agent_env.server.peers import OPERATION_HEADER
 from verl_agent_env.wire.codec import decode, decode_step, encode
+from verl_agent_env.wire.operations import call_of
 from verl_agent_env.wire.requests import InitializeRequest, ResetRequest
 
 _CLOSED = b'{"message":"Environment closed."}'
@@ -46,7 +47,7 @@ class EnvironmentCalls:
     async def reset(self, call: Call) -> bytes:
         """Begin another episode."""
         wanted = decode(call.body, ResetRequest)
-        operation = call.headers.get(OPERATION_HEADER, b"")
+        operation = call_of(call.headers.get(OPERATION_HEADER))
         return (await self._host.reset(call.env_id, wanted.seed, wanted.options, operation)).to_json()
 
     def reset_now(self, call: Call) -> bytes | None:
@@ -54,22 +55,21 @@ class EnvironmentCalls:
         if self._has_to_wait:
             return None
         wanted = decode(call.body, ResetRequest)
-        operation = call.headers.get(OPERATION_HEADER, b"")
+        operation = call_of(call.headers.get(OPERATION_HEADER))
         answer = self._host.reset_now(call.env_id, wanted.seed, wanted.options, operation)
         return None if answer is None else answer.to_json()
 
     async def step(self, call: Call) -> bytes:
         """Carry out one action."""
         action, seq = decode_step(call.body)
-        operation = call.headers.get(OPERATION_HEADER, b"")
-        return (await self._host.step(call.env_id, action, seq, operation)).to_json()
+        return (await self._host.step(call.env_id, action, seq, _step_operation(call, seq))).to_json()
 
     def step_now(self, call: Call) -> bytes | None:
         """As :meth:`step`, at once; ``None``, with nothing done, where that cannot be."""
         if self._has_to_wait:
             return None
         action, seq = decode_step(call.body)
-        answer = self._host.step_now(call.env_id, action, seq, call.headers.get(OPERATION_HEADER, b""))
+        answer = self._host.step_now(call.env_id, action, seq, _step_operation(call, seq))
         return None if answer is None else answer.to_json()
 
     async def close(self, call: Call) -> bytes:
@@ -152,3 +152,8 @@ class EnvironmentCalls:
             return [getattr(tool, form)() for tool in getattr(env, "tools", ())]
 
         return encode({"tools_schema": await inspection.read_env(self._host, call.env_id, read)})
+
+
+def _step_operation(call: Call, seq: int | None) -> bytes:
+    """The id of a step that has no number, if its call has one."""
+    return call_of(call.headers.get(OPERATION_HEADER)) if seq is None else b""

@@ -4,27 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import random
-import secrets
-import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from urllib.parse import quote
 
 from verl_agent_env.cluster.slots import SlotTable
-from verl_agent_env.errors import (
-    MovedError,
-    StoreUnavailableError,
-    VerlAgentEnvError,
-    WorkerUnreachableError,
-)
+from verl_agent_env.errors import MovedError, VerlAgentEnvError, WorkerUnreachableError
 from verl_agent_env.server.idempotency import require_key
 from verl_agent_env.server.lane import Call, Handler, Reply, Route
+from verl_agent_env.server.owner_search import PAUSE_S, OwnerSearch, no_owner_error
 from verl_agent_env.server.peers import HOP_HEADER, OPERATION_HEADER, Peers
 from verl_agent_env.types import slot_of
-
-PATIENCE_S = 5.0
-"""How long a call looks for the owner of a slot that is changing hands."""
-_PAUSE_S = 0.05
+from verl_agent_env.wire.operations import new_call
 
 
 class Forwarder:
@@ -50,6 +41,10 @@ class Forwarder:
 
         async def here_or_there(call: Call) -> bytes | Reply:
             slot = slot_of(call.env_id)
+            if OPERATION_HEADER not in call.headers:
+                # From the first try on: one that was written may be refused all the same, when the slot has moved before
+                # the answer to the write came.
+                call.headers = {**call.headers, OPERATION_HEADER: new_call()}
             if self._table.owns(slot):
                 try:
                     return await handle(call)
@@ -106,31 +101,30 @@ class Forwarder:
         """
         if HOP_HEADER in call.headers:
             raise MovedError(slot or 0)
-        if OPERATION_HEADER not in call.headers:
-            # A step without a number is known by this when it is sent again.
-            call.headers = {**call.headers, OPERATION_HEADER: secrets.token_hex(8).encode()}
-        end = time.monotonic() + PATIENCE_S
+        search = OwnerSearch.begin()
         while True:
             address = whom()
-            error: VerlAgentEnvError = nobody()
+            error: VerlAgentEnvError = no_owner_error()
+            search = search.sent()
             if address is not None:
                 try:
                     if address == self._table.address:
                         return await handle(call)
                     sent = self._send(address, route, call)
                     return await (sent if slot is None else self._table.while_at(address, (slot,), sent))
-                except MovedError:
+                except MovedError as moved:
                     # Who refuses has an older map than this worker, or a newer one: both look again.
-                    pass
+                    search = search.after(moved)
                 except WorkerUnreachableError as unreachable:
                     if unreachable.may_have_run and slot is None:
                         raise
                     error = unreachable
-            if time.monotonic() > end:
+                    search = search.after(unreachable)
+            if search.is_over:
                 raise error
             await self._refresh()
             if whom() in (address, None):
-                await self._table.wait_for_change(_PAUSE_S)
+                await self._table.wait_for_change(PAUSE_S)
 
     async def _send(self, address: str, route: Route, call: Call) -> Reply:
         self.forwarded[route.path] += 1
@@ -139,8 +133,3 @@ class Forwarder:
             path = f"{path}?{call.query.decode('latin-1')}"
         answer = await self._peers.call(address, route.method, path, call.body, call.headers)
         return Reply(answer.body, answer.media_type)
-
-
-def nobody() -> StoreUnavailableError:
-    """What to say when no worker may act, and none came up while patience lasted."""
-    return StoreUnavailableError("", "no worker owns the slot at present")

@@ -176,5 +176,8 @@ def _reply(part: bytes) -> Reply:
     return Reply(part, MEDIA_TYPE)
 
 
-def _encoded(operations: Sequence[str] | None, positions: Sequence[int]) -> list[bytes] | None:
-    return None if operations is None else [operations[position].encode("latin-1") for position in positions]
+def _encoded(operations: str | Sequence[str] | None, positions: Sequence[int]) -> list[bytes] | None:
+    if isinstance(operations, str):
+        # The same object for all: instances keep it.
+        return [operations.encode()] * len(positions)
+    return None if operations is None else [operations[position].encode() for position in positions]

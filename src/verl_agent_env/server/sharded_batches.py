@@ -7,7 +7,6 @@ import dataclasses
 import logging
 import random
 import secrets
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -26,10 +25,11 @@ from verl_agent_env.errors import (
     VerlAgentEnvError,
     WorkerUnreachableError,
 )
-from verl_agent_env.server.forwarding import PATIENCE_S, nobody
+from verl_agent_env.server.owner_search import PAUSE_S, OwnerSearch, no_owner_error
 from verl_agent_env.server.peers import Peers
 from verl_agent_env.types import NUM_SLOTS, new_env_id, slot_of
 from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
+from verl_agent_env.wire.operations import new_call, operations_of, steps_of
 from verl_agent_env.wire.parts import (
     decode_closed_part,
     decode_created_part,
@@ -41,13 +41,15 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_PASSING = (StoreUnavailableError, WorkerUnreachableError, MovedError, ShuttingDownError)
+"""Errors of items that may succeed with the next owner; who shuts down gives its environments away."""
+
 INTERNAL_PREFIX = "/internal/batch/"
-_PAUSE_S = 0.05
 
 
 @dataclass(frozen=True)
 class _Work:
-    """One batch call, in a form of which any part can be carried out anywhere."""
+    """One batch call, in a form of which any part can be carried out anywhere, and again: nothing is done twice."""
 
     name: str
     here: Callable[[list[int]], Awaitable[Sequence[Any]]]
@@ -56,15 +58,14 @@ class _Work:
     """What to send to another worker for the items at these positions."""
     decode: Callable[[bytes], Sequence[Any]]
     """Reads its answer."""
-    is_repeatable: bool = True
-    """Whether items that may have been carried out may be sent again: what they did is not done twice."""
 
 
 class ShardedBatches:
     """The batch calls on a cluster, from the worker that was asked.
 
-    A worker that cannot be reached fails its own items only. Items whose slot is changing hands are sent again, until
-    they meet the owner or patience ends.
+    A worker that cannot be reached fails its own items only. Items whose slot is changing hands, and those of a worker
+    that died or whose answer got lost, are sent again, until they meet an owner or patience ends. Whatever was done is
+    known by its operation, and answered as it was.
     """
 
     def __init__(
@@ -130,8 +131,8 @@ class ShardedBatches:
             options: Of the environments.
             operations: Ids of the resets, the same when they are sent again.
         """
-        if operations is None and len(set(env_ids)) == len(env_ids):
-            operations = _new_operations(len(env_ids))
+        if operations is None:
+            operations = operations_of(new_call(), env_ids)
         work = _Work(
             "reset",
             lambda positions: self._local.reset(
@@ -144,7 +145,7 @@ class ShardedBatches:
                 "env_ids": _pick(env_ids, positions),
                 "seeds": _picked(seeds, positions),
                 "options": _shared_or_picked(options, positions),
-                "operations": _as_text(operations, positions),
+                "operations": _as_text(_picked(operations, positions)),
             },
             decode_reset_part,
         )
@@ -165,10 +166,8 @@ class ShardedBatches:
             seqs: Numbers of the steps within their episodes.
             operations: Ids of the steps, the same when they are sent again.
         """
-        # Only the last step of an environment is known by its id: one that stands here twice needs numbers.
-        is_repeatable = (seqs is not None and None not in seqs) or len(set(env_ids)) == len(env_ids)
-        if operations is None and seqs is None and is_repeatable:
-            operations = _new_operations(len(env_ids))
+        if operations is None:
+            operations = steps_of(new_call(), env_ids, seqs)
         work = _Work(
             "step",
             lambda positions: self._local.step(
@@ -181,10 +180,9 @@ class ShardedBatches:
                 "env_ids": _pick(env_ids, positions),
                 "actions": _pick(actions, positions),
                 "seqs": _picked(seqs, positions),
-                "operations": _as_text(operations, positions),
+                "operations": _as_text(_picked(operations, positions)),
             },
             decode_step_part,
-            is_repeatable,
         )
         return await self._carry_out(work, env_ids)
 
@@ -214,12 +212,12 @@ class ShardedBatches:
             WorkerUnreachableError: One of the workers does not answer; the others have closed theirs.
             StoreUnavailableError: Slots have no owner at present, who could close what is in them.
         """
-        end = time.monotonic() + PATIENCE_S
+        search = OwnerSearch.begin()
         while not self._table.is_whole:
-            if time.monotonic() > end:
-                raise nobody()
+            if search.is_over:
+                raise no_owner_error()
             await self._refresh()
-            await self._table.wait_for_change(_PAUSE_S)
+            await self._table.wait_for_change(PAUSE_S)
         body = orjson.dumps({"run_id": run_id})
 
         async def there(address: str) -> Closed:
@@ -243,35 +241,60 @@ class ShardedBatches:
         """Results in order of position."""
         results: list[Any] = [None] * len(env_ids)
         slots = [slot_of(env_id) for env_id in env_ids]
-        positions = list(range(len(env_ids)))
-        end = time.monotonic() + PATIENCE_S
-        while positions:
-            parts = self._by_owner(positions, slots)
-            # The others first: they are at work while this worker does its own part.
-            order = sorted(parts, key=lambda address: address == self._table.address)
-            outcomes = await asyncio.gather(
-                *(self._part(work, address, parts[address], slots) for address in order)
-            )
-            again: list[int] = []
-            for address, outcome in zip(order, outcomes, strict=True):
-                for position, result in zip(parts[address], outcome, strict=True):
-                    # Where the owner is looked for until patience ends, that it is elsewhere is no answer.
-                    results[position] = nobody() if isinstance(result, MovedError) else result
-                    if isinstance(result, VerlAgentEnvError) and _passes(result, work):
-                        again.append(position)
-            if not again or time.monotonic() > end:
-                break
-            positions = sorted(again)
-            await self._refresh()
-            await self._table.wait_for_change(_PAUSE_S)
+        await self._settle(work, list(range(len(env_ids))), slots, results, OwnerSearch.begin())
         return results
+
+    async def _settle(
+        self,
+        work: _Work,
+        positions: list[int],
+        slots: Sequence[int],
+        results: list[Any],
+        search: OwnerSearch,
+    ) -> None:
+        """Put the results of these positions into ``results``."""
+        parts = self._by_owner(positions, slots)
+        # The others first: they are at work while this worker does its own part.
+        order = sorted(parts, key=lambda address: address == self._table.address)
+        await asyncio.gather(
+            *(self._settle_part(work, address, parts[address], slots, results, search) for address in order)
+        )
+
+    async def _settle_part(
+        self,
+        work: _Work,
+        address: str | None,
+        positions: list[int],
+        slots: Sequence[int],
+        results: list[Any],
+        search: OwnerSearch,
+    ) -> None:
+        """Have one worker carry out its part; what comes to nothing is sent to whoever owns it then."""
+        search = search.sent()
+        again: list[int] = []
+        passing: dict[type, VerlAgentEnvError] = {}
+        for position, result in zip(
+            positions, await self._part(work, address, positions, slots), strict=True
+        ):
+            # Where the owner is looked for until patience ends, that it is elsewhere is no answer.
+            results[position] = no_owner_error() if isinstance(result, MovedError) else result
+            if isinstance(result, _PASSING):
+                again.append(position)
+                passing[type(result)] = result
+        search = max(
+            (search.after(error) for error in passing.values()), key=lambda after: after.until, default=search
+        )
+        if again and not search.is_over:
+            await self._refresh()
+            await self._table.wait_for_change(PAUSE_S)
+            await self._settle(work, again, slots, results, search)
 
     async def _part(
         self, work: _Work, address: str | None, positions: list[int], slots: Sequence[int]
     ) -> Sequence[Any]:
         """The results of one worker's part; an error in place of each if that worker fails."""
         if address is None:
-            return [nobody()] * len(positions)
+            return [no_owner_error()] * len(positions)
         error: VerlAgentEnvError
         try:
             if address == self._table.address:
@@ -326,14 +349,6 @@ class ShardedBatches:
         return parts
 
 
-def _passes(error: VerlAgentEnvError, work: _Work) -> bool:
-    """Whether the item may be sent again, and may then succeed."""
-    if isinstance(error, StoreUnavailableError | WorkerUnreachableError):
-        return work.is_repeatable or not error.may_have_run
-    # Who ends gives its environments away.
-    return isinstance(error, MovedError | ShuttingDownError)
-
-
 def _columns_of(requests: Sequence[CreateRequest]) -> dict[str, Any]:
     """What the internal call takes; as of the API, but a name and arguments for each, and one run for all."""
     first = requests[0]
@@ -364,11 +379,10 @@ def _shared_or_picked(values: Sequence[T] | None, positions: list[int]) -> T | l
     return picked[0] if picked and all(value is picked[0] for value in picked) else picked
 
 
-def _new_operations(count: int) -> list[bytes]:
-    """Ids for the items of a batch that has none."""
-    batch = secrets.token_hex(8).encode()
-    return [b"%b-%d" % (batch, position) for position in range(count)]
-
-
-def _as_text(operations: Sequence[bytes] | None, positions: Sequence[int]) -> list[str] | None:
-    return None if operations is None else [operations[position].decode("latin-1") for position in positions]
+def _as_text(operations: Sequence[bytes] | None) -> str | list[str] | None:
+    """As it is sent; the id of all of them once."""
+    if operations is None:
+        return None
+    if all(operation is operations[0] for operation in operations):
+        return operations[0].decode()
+    return [operation.decode() for operation in operations]

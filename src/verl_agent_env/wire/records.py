@@ -86,9 +86,13 @@ class Header:
     version: str
     """Of the software that wrote it."""
     resets: Sequence[str] = ()
-    """Ids of the requests that began the last few episodes, the present one's last."""
+    """Operations that began the last few episodes, the present one's last."""
     state: str | None = None
     """What the environment's ``snapshot`` gave at the beginning of the episode, where it has one."""
+    earlier_resets: Sequence[Sequence[Any]] = ()
+    """Operation, seed and options of the episodes right before, as far as the same call began them."""
+    past_operations: Sequence[str] = ()
+    """Operations that asked for steps of earlier episodes, the last few."""
 
     def to_json(self) -> bytes:
         """As it is kept."""
@@ -112,7 +116,7 @@ class Entry(NamedTuple):
     """One applied step."""
 
     operation: bytes
-    """Id of the request that asked for it; empty if it had none."""
+    """What asked for it; empty if that had no id."""
     digest: bytes
     action: bytes
     """As JSON."""
@@ -134,6 +138,16 @@ class Entry(NamedTuple):
         return cls(*parts)
 
 
+class AppliedStep(NamedTuple):
+    """A step with what it takes to answer it once more."""
+
+    operation: bytes
+    """What asked for it, see :mod:`~verl_agent_env.wire.operations`; empty if that had no id."""
+    action: bytes
+    """As JSON."""
+    answer: StepAnswer
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """Where an environment stands, and the answer that it gave last."""
@@ -142,26 +156,19 @@ class Snapshot:
     """Steps taken."""
     state: bytes
     """What the environment's ``snapshot`` gave: JSON."""
-    operation: bytes
-    action: bytes
-    answer: StepAnswer
+    last: AppliedStep
+    earlier: tuple[AppliedStep, ...] = ()
+    """Steps right before the last one that the same call asked for, if any."""
+    past_operations: tuple[bytes, ...] = ()
+    """Operations of the last few calls before that one."""
 
     def to_json(self) -> bytes:
         """As it is kept."""
-        answer = self.answer
-        return orjson.dumps(
-            [
-                self.seq,
-                self.state.decode(),
-                self.operation.decode("latin-1"),
-                orjson.Fragment(self.action),
-                orjson.Fragment(answer.observation),
-                answer.reward,
-                answer.terminated,
-                answer.truncated,
-                orjson.Fragment(answer.info),
-            ]
-        )
+        fields = [self.seq, self.state.decode(), *_step_fields(self.last)]
+        if self.earlier or self.past_operations:
+            fields.append([_step_fields(step) for step in self.earlier])
+            fields.append([operation.decode("latin-1") for operation in self.past_operations])
+        return orjson.dumps(fields)
 
     @classmethod
     def from_json(cls, text: bytes) -> Snapshot:
@@ -171,13 +178,37 @@ class Snapshot:
             ValueError: It is none.
         """
         try:
-            seq, state, operation, action, observation, reward, terminated, truncated, info = orjson.loads(
-                text
+            fields = orjson.loads(text)
+            seq, state, *last = fields[:9]
+            earlier, past = fields[9:] or ((), ())
+            return cls(
+                seq,
+                state.encode(),
+                _step_from(last),
+                tuple(map(_step_from, earlier)),
+                tuple(operation.encode("latin-1") for operation in past),
             )
-        except (ValueError, TypeError):
+        except (AttributeError, KeyError, TypeError, ValueError):
             raise ValueError("not the snapshot of an environment") from None
-        answer = StepAnswer(orjson.dumps(observation), reward, terminated, truncated, orjson.dumps(info))
-        return cls(seq, state.encode(), operation.encode("latin-1"), orjson.dumps(action), answer)
+
+
+def _step_fields(step: AppliedStep) -> list[Any]:
+    operation, action, answer = step
+    return [
+        operation.decode("latin-1"),
+        orjson.Fragment(action),
+        orjson.Fragment(answer.observation),
+        answer.reward,
+        answer.terminated,
+        answer.truncated,
+        orjson.Fragment(answer.info),
+    ]
+
+
+def _step_from(fields: Sequence[Any]) -> AppliedStep:
+    operation, action, observation, reward, terminated, truncated, info = fields
+    answer = StepAnswer(orjson.dumps(observation), reward, terminated, truncated, orjson.dumps(info))
+    return AppliedStep(operation.encode("latin-1"), orjson.dumps(action), answer)
 
 
 def digest_of(answer: StepAnswer) -> bytes:

@@ -217,15 +217,15 @@ class InternalInitializeRequest(BatchInitializeRequest):
 class InternalResetRequest(BatchResetRequest):
     """A part of a batch, from one worker to another."""
 
-    operations: Column[str] | None = None
-    """Ids of the resets, the same when they are sent again."""
+    operations: str | Column[str] | None = None
+    """Ids of the resets, the same when they are sent again; one id where no environment stands twice."""
 
 
 class InternalStepRequest(BatchStepRequest):
     """A part of a batch, from one worker to another."""
 
-    operations: Column[str] | None = None
-    """Ids of the steps, the same when they are sent again."""
+    operations: str | Column[str] | None = None
+    """Ids of the steps, as of resets; None where their numbers say enough."""
 
 
 class InternalDrainRequest(Request):

@@ -33,6 +33,7 @@ from verl_agent_env.server.idempotency import IdempotentAnswers
 from verl_agent_env.server.lane import Call
 from verl_agent_env.types import NUM_SLOTS
 from verl_agent_env.wire.codec import StepAnswer
+from verl_agent_env.wire.operations import operations_of
 from verl_agent_env.wire.records import Entry
 
 LAKE = CreateRequest(
@@ -263,6 +264,78 @@ async def test_a_late_copy_of_a_reset_takes_no_step_away_elsewhere(
     with pytest.raises(SequenceStaleError):
         await second.reset(env_id, 4, None, b"op-4")
     assert second.directory.find(env_id).seq == 2
+
+
+@pytest.mark.parametrize("durability", ["journal", "snapshot", "relaxed"])
+@pytest.mark.parametrize("before", [0, 1, 13, 14, 15, 16])
+@pytest.mark.parametrize("is_emptied", [False, True])
+async def test_a_batch_is_answered_again_elsewhere_as_it_was(
+    cluster: Cluster, durability: Durability, before: int, is_emptied: bool
+) -> None:
+    name = "verl_env/frozen_lake-v1"
+    first = await cluster.host({name: durability})
+    env_id, _ = await first.create(LAKE)
+    for number in range(before):
+        await first.step(env_id, MOVES[number % 6], None, b"op-%d" % number)
+    env_ids, operations = [env_id] * 6, operations_of(b"call", [env_id] * 6)
+    seqs: list[int | None] = [None, None, before + 2, None, before + 4, before + 5]
+    answers = [step.to_json() for step in await steps(first, env_ids, seqs, operations)]
+    if is_emptied:
+        # Written anew from memory with the next change, which here is refused.
+        cluster.log.clear()
+        for write in first.recorder.restate(env_id):  # type: ignore[union-attr]
+            first.recorder.journal.write(write)  # type: ignore[union-attr]
+    await first.recorder.journal.flush()  # type: ignore[union-attr]
+    second = await cluster.host({name: durability})
+    assert [step.to_json() for step in await steps(second, env_ids, seqs, operations)] == answers
+    assert second.directory.find(env_id).seq == before + 6
+    for number in range(max(0, before - 3), before):
+        with pytest.raises(SequenceStaleError):
+            await second.step(env_id, MOVES[number % 6], None, b"op-%d" % number)
+
+
+async def steps(
+    host: Host, env_ids: list[str], seqs: list[int | None], operations: list[bytes]
+) -> list[StepAnswer]:
+    results = await Batches(host).step(env_ids, MOVES[: len(env_ids)], seqs, operations)
+    answers = [result for result in results if isinstance(result, StepAnswer)]
+    assert len(answers) == len(env_ids), results
+    return answers
+
+
+@pytest.mark.parametrize("durability", ["journal", "snapshot"])
+async def test_a_batch_that_was_done_in_part_goes_on_elsewhere(
+    cluster: Cluster, durability: Durability
+) -> None:
+    name = "verl_env/frozen_lake-v1"
+    first = await cluster.host({name: durability})
+    env_id, _ = await first.create(LAKE)
+    env_ids, operations = [env_id] * 5, operations_of(b"call", [env_id] * 5)
+    begun = await steps(first, env_ids[:3], [None] * 3, operations[:3])
+    second = await cluster.host({name: durability})
+    answers = await steps(second, env_ids, [None] * 5, operations)
+    assert [step.to_json() for step in answers[:3]] == [step.to_json() for step in begun]
+    assert second.directory.find(env_id).seq == 5
+
+
+@pytest.mark.parametrize("durability", ["journal", "snapshot", "relaxed"])
+async def test_a_batch_of_resets_is_answered_again_elsewhere_as_it_was(
+    cluster: Cluster, durability: Durability
+) -> None:
+    name = "verl_env/frozen_lake-v1"
+    first = await cluster.host({name: durability})
+    env_id, _ = await first.create(CreateRequest("frozen_lake", 7, {"size": 5}))
+    await first.step(env_id, "right", None, b"step")
+    env_ids, operations = [env_id] * 3, operations_of(b"call", [env_id] * 3)
+    beginnings = await Batches(first).reset(env_ids, [1, 2, 3], None, operations)
+    await first.recorder.journal.flush()  # type: ignore[union-attr]
+    second = await cluster.host({name: durability})
+    again = await Batches(second).reset(env_ids, [1, 2, 3], None, operations)
+    assert [b.to_json() for b in again] == [b.to_json() for b in beginnings]  # type: ignore[union-attr]
+    assert len({b.to_json() for b in again}) == 3  # type: ignore[union-attr]
+    assert second.directory.find(env_id).episode == 3
+    with pytest.raises(SequenceStaleError):
+        await second.step(env_id, "right", None, b"step")
 
 
 async def test_what_the_log_lost_is_stated_again(cluster: Cluster) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import orjson
@@ -22,6 +22,7 @@ from verl_agent_env.wire.codec import StepAnswer
 from verl_agent_env.wire.log import Log
 from verl_agent_env.wire.records import (
     HEADER_OPTIONS,
+    AppliedStep,
     Entry,
     Header,
     RefusalReason,
@@ -199,12 +200,7 @@ class Recorder:
         if instance.durability in ("journal", "relaxed"):
             if not instance.history_complete or (instance.seq and instance.digests is None):
                 return ()
-            entries = tuple(
-                Entry(instance.last_operation if seq == instance.seq - 1 else b"", digest, action).to_bytes()
-                for seq, (digest, action) in enumerate(
-                    zip(instance.digests or (), instance.actions or (), strict=True)
-                )
-            )
+            entries = _entries(instance)
         slot, episode = slot_of(env_id), instance.episode
         whole = Write("put", env_id, slot, episode, len(entries), _header(instance), entries)
         if instance.durability == "snapshot" and instance.seq:
@@ -243,12 +239,17 @@ def _header(instance: Instance) -> bytes:
         durability=instance.durability,
         episode=instance.episode,
         seed=instance.seed,
-        options=None if instance.options is None else orjson.Fragment(instance.options),
+        options=_fragment(instance.options),
         created_at=round(time.time(), 3),
         version=__version__,
         # Of an episode that goes on, what followed is kept as a snapshot beside it.
         state=None if instance.state is None or instance.state_seq else instance.state.decode(),
-        resets=[operation.decode("latin-1") for operation in instance.resets],
+        resets=_as_text(instance.resets),
+        earlier_resets=[
+            (begun.operation.decode(), begun.seed, _fragment(begun.options))
+            for begun in instance.earlier_resets
+        ],
+        past_operations=_as_text(instance.past_operations),
     ).to_json()
 
 
@@ -257,8 +258,31 @@ def _snapshot(instance: Instance) -> bytes:
     if instance.state is None or instance.last_answer is None or instance.last_action is None:
         raise ValueError("an environment that took no step has nothing to save")
     return Snapshot(
-        instance.seq, instance.state, instance.last_operation, instance.last_action, instance.last_answer
+        instance.seq,
+        instance.state,
+        AppliedStep(instance.last_operation, instance.last_action, instance.last_answer),
+        tuple(instance.earlier_steps or ()),
+        instance.past_operations,
     ).to_json()
+
+
+def _entries(instance: Instance) -> tuple[bytes, ...]:
+    """The episode's steps; of their operations only those of the last call are known."""
+    steps = list(zip(instance.digests or (), instance.actions or (), strict=True))
+    known = [*(step.operation for step in instance.earlier_steps or ()), instance.last_operation]
+    operations = [b""] * (len(steps) - len(known)) + known
+    # Without a step there is no last operation.
+    return tuple(
+        Entry(operation, *step).to_bytes() for operation, step in zip(operations, steps, strict=False)
+    )
+
+
+def _fragment(options: bytes | None) -> orjson.Fragment | None:
+    return None if options is None else orjson.Fragment(options)
+
+
+def _as_text(operations: Sequence[bytes]) -> list[str]:
+    return [operation.decode() for operation in operations]
 
 
 def _mark(instance: Instance, env: Env) -> Mark:

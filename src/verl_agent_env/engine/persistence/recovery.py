@@ -11,12 +11,12 @@ from typing import Protocol
 import orjson
 
 from verl_agent_env.engine.execution import ENV_FAULTS, Env, Executor
-from verl_agent_env.engine.instance import Instance
+from verl_agent_env.engine.instance import Beginning, Instance
 from verl_agent_env.engine.journal import Journal, Tenure
 from verl_agent_env.envs.registry import Registry
 from verl_agent_env.errors import ReplayDivergedError, VerlAgentEnvError
 from verl_agent_env.types import NUM_SLOTS, slot_of
-from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
+from verl_agent_env.wire.codec import ResetAnswer
 from verl_agent_env.wire.log import Log
 from verl_agent_env.wire.records import Entry, Header, Saved, Snapshot, Write, digest_of
 
@@ -185,25 +185,35 @@ class Recovery:
                 snapshot = Snapshot.from_json(saved.snapshot)
                 if _is_of(snapshot, entries):
                     env = await self._restored(instance, snapshot.state)
-                    await self._replay(instance, env, entries, snapshot.seq, snapshot.answer)
+                    await self._replay(instance, env, entries, snapshot)
                     return
             except (*ENV_FAULTS, VerlAgentEnvError):
                 logger.warning("a snapshot leads nowhere", exc_info=True, extra={"env_id": instance.env_id})
         env, _ = await self._begun_again(instance)
-        await self._replay(instance, env, entries, 0, None)
+        await self._replay(instance, env, entries, None)
 
     async def _replay(
-        self, instance: Instance, env: Env, entries: Sequence[Entry], done: int, last: StepAnswer | None
+        self, instance: Instance, env: Env, entries: Sequence[Entry], snapshot: Snapshot | None
     ) -> None:
-        """Play what follows after the first ``done`` entries in ``env``, and compare what it gives."""
+        """Play in ``env`` what follows after the snapshot, and compare what it gives."""
         kind, executor = instance.kind, self._table.executor
+        done = 0 if snapshot is None else snapshot.seq
         answers = await executor.play(kind, env, [entry.action for entry in entries[done:]])
         for seq, answer in enumerate(answers, start=done):
             if digest_of(answer) != entries[seq].digest:
                 executor.dispose(kind, env)
                 raise ReplayDivergedError(instance.env_id, seq)
         instance.env = env
-        _set_history(instance, entries, answers[-1] if answers else last)
+        instance.seq = len(entries)
+        if not entries:
+            return
+        instance.actions = [entry.action for entry in entries]
+        instance.digests = [entry.digest for entry in entries]
+        instance.history_bytes = sum(len(entry.action) for entry in entries)
+        if snapshot is not None:
+            _restore_steps(instance, snapshot)
+        for entry, answer in zip(entries[done:], answers, strict=True):
+            instance.set_last(entry.action, answer, entry.operation)
 
     async def _restore(self, instance: Instance, saved: Saved) -> None:
         """Stand where the last snapshot stands, or at the beginning of the episode."""
@@ -215,13 +225,8 @@ class Recovery:
         snapshot = Snapshot.from_json(saved.snapshot)
         instance.env = await self._restored(instance, snapshot.state)
         instance.state, instance.state_seq = snapshot.state, snapshot.seq
-        instance.seq, instance.last_action, instance.last_answer = (
-            snapshot.seq,
-            snapshot.action,
-            snapshot.answer,
-        )
-        instance.last_operation = snapshot.operation
-        instance.ended = snapshot.answer.terminated or snapshot.answer.truncated
+        instance.seq = snapshot.seq
+        _restore_steps(instance, snapshot)
 
     async def _begun_again(self, instance: Instance) -> tuple[Env, ResetAnswer]:
         executor = self._table.executor
@@ -234,7 +239,7 @@ class Recovery:
 def _is_of(snapshot: Snapshot, entries: Sequence[Entry]) -> bool:
     """Whether the snapshot stands somewhere in this journal."""
     seq = snapshot.seq
-    return 0 < seq <= len(entries) and digest_of(snapshot.answer) == entries[seq - 1].digest
+    return 0 < seq <= len(entries) and digest_of(snapshot.last.answer) == entries[seq - 1].digest
 
 
 def _restore_header(instance: Instance, header: Header) -> None:
@@ -244,16 +249,20 @@ def _restore_header(instance: Instance, header: Header) -> None:
     instance.seed = header.seed
     instance.state = None if header.state is None else header.state.encode()
     instance.options = None if header.options is None else orjson.dumps(header.options)
-    instance.resets = tuple(operation.encode("latin-1") for operation in header.resets)
+    instance.resets = _as_bytes(header.resets)
+    instance.earlier_resets = tuple(
+        Beginning(operation.encode("latin-1"), seed, None if options is None else orjson.dumps(options))
+        for operation, seed, options in header.earlier_resets
+    )
+    instance.past_operations = _as_bytes(header.past_operations)
 
 
-def _set_history(instance: Instance, entries: Sequence[Entry], last: StepAnswer | None) -> None:
-    instance.seq = len(entries)
-    if last is None:
-        return
-    instance.actions = [entry.action for entry in entries]
-    instance.digests = [entry.digest for entry in entries]
-    instance.history_bytes = sum(len(entry.action) for entry in entries)
-    instance.last_action, instance.last_operation = entries[-1].action, entries[-1].operation
-    instance.last_answer = last
-    instance.ended = last.terminated or last.truncated
+def _restore_steps(instance: Instance, snapshot: Snapshot) -> None:
+    """Know the steps of the last call as the snapshot does."""
+    instance.past_operations = snapshot.past_operations
+    for operation, action, answer in (*snapshot.earlier, snapshot.last):
+        instance.set_last(action, answer, operation)
+
+
+def _as_bytes(operations: Sequence[str]) -> tuple[bytes, ...]:
+    return tuple(operation.encode("latin-1") for operation in operations)
