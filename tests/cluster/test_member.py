@@ -46,6 +46,8 @@ class Residents:
         self.bound: Counter[int] = Counter()
         """Those of them that would be lost elsewhere."""
         self.abandoned: list[int] = []
+        self.forgotten: set[int] = set()
+        """Slots of which nothing is remembered any more."""
         self.hand_overs = 0
 
     def count(self) -> int:
@@ -68,6 +70,7 @@ class Residents:
     def abandon(self, slots: Collection[int], *, but_bound: bool = False) -> int:
         gone = [slot for slot in slots for _ in range(self.in_slot[slot] - but_bound * self.bound[slot])]
         self.in_slot.subtract(gone)
+        self.forgotten.update(slots)
         if not but_bound:
             for slot in slots:
                 del self.bound[slot]
@@ -114,7 +117,7 @@ class Wire:
 class Node:
     """A member with all that belongs to it."""
 
-    def __init__(self, rig: Rig, record: WorkerRecord, *, is_successor: bool = False) -> None:
+    def __init__(self, rig: Rig, record: WorkerRecord) -> None:
         self.wire = Wire(rig.store)
         self.lease = LocalLease(LEASE_S, rig.clock)
         self.table = SlotTable(record.address, self.lease)
@@ -127,7 +130,6 @@ class Node:
             self.lease,
             self.residents,
             lease_s=LEASE_S,
-            is_successor=is_successor,
             membership=lambda incarnation: Membership(incarnation, TIMES, rig.clock),
         )
         self.member.start()
@@ -159,9 +161,9 @@ class Rig:
         self.store = MemoryStore(clock=self.clock)
         self.nodes: list[Node] = []
 
-    def join(self, record: WorkerRecord | None = None, *, is_successor: bool = False) -> Node:
+    def join(self, record: WorkerRecord | None = None) -> Node:
         """Another worker."""
-        self.nodes.append(Node(self, record or worker(), is_successor=is_successor))
+        self.nodes.append(Node(self, record or worker()))
         return self.nodes[-1]
 
     async def until(self, condition: Callable[[], bool]) -> None:
@@ -228,7 +230,6 @@ async def test_the_first_worker_takes_everything_and_opens_it(rig: Rig) -> None:
     await rig.until(lambda: node.owned == ALL)
     assert node.member.has_joined
     assert node.open == ALL
-    assert not node.table.is_inherited(0)
 
 
 async def test_another_worker_gets_its_share_once_it_has_settled(rig: Rig) -> None:
@@ -246,7 +247,6 @@ async def test_another_worker_gets_its_share_once_it_has_settled(rig: Rig) -> No
     assert b.table.address_of(min(a.owned)) == a.address
     assert a.table.address_of(min(b.owned)) == b.address
     await rig.until(lambda: a.table.peers == (b.address,) and b.table.peers == (a.address,))
-    assert all(map(b.table.is_inherited, b.owned))
 
 
 async def test_slots_with_environments_that_are_nowhere_else_stay_and_take_no_new_ones(rig: Rig) -> None:
@@ -293,15 +293,6 @@ async def test_a_taken_name_keeps_a_worker_out_until_it_is_free(rig: Rig) -> Non
     assert first.owned == ALL
     await first.member.leave()
     await rig.until(lambda: second.owned == ALL)
-
-
-async def test_a_successor_says_of_every_slot_that_environments_may_be_gone(rig: Rig) -> None:
-    first = rig.join(worker(name="node-a:1"))
-    await rig.until(lambda: first.owned == ALL)
-    first.wire.is_cut = True
-    second = rig.join(worker(name="node-a:1"), is_successor=True)
-    await rig.until(lambda: second.owned == ALL)
-    assert all(map(second.table.is_inherited, ALL))
 
 
 # --- leaving -----------------------------------------------------------------------------------------------
@@ -364,8 +355,6 @@ async def test_a_killed_worker_s_slots_are_taken_over_when_its_lease_is_over(rig
     assert rig.is_balanced(a, b)
     await rig.pass_time(LEASE_S * 1.1)
     await rig.until(lambda: a.owned == ALL)
-    assert all(map(a.table.is_inherited, share_of(b, a, b)))
-    assert not any(map(a.table.is_inherited, share_of(a, a, b)))
 
 
 # --- the lease ---------------------------------------------------------------------------------------------
@@ -470,7 +459,6 @@ async def test_a_newcomer_leaves_to_the_silent_what_they_may_still_hold_for_a_wh
     assert not b.owned
     await rig.pass_time(TIMES.grace_s)
     await rig.until(lambda: b.owned == ALL)
-    assert all(map(b.table.is_inherited, ALL))
 
 
 # --- taken for dead ----------------------------------------------------------------------------------------
@@ -524,7 +512,22 @@ async def test_a_slot_that_went_and_came_back_is_read_from_the_store_again(rig: 
     await rig.until(lambda: b.residents.abandoned != [])
     assert b.residents.abandoned == [held]
     assert b.residents.bound[bound] == 1
+    assert b.residents.forgotten == {held, bound}
     assert rig.is_balanced(a, b)
+
+
+async def test_what_is_remembered_of_an_empty_slot_is_forgotten_as_well_when_it_went_to_another_worker(
+    rig: Rig,
+) -> None:
+    a, b = await rig.pair()
+    share = share_of(b, a, b)
+    assert b.residents.forgotten.isdisjoint(share)
+    b.wire.is_cut = True
+    await rig.beats(b)
+    await rig.pass_time(LEASE_S * 1.1)
+    await rig.until(lambda: a.owned == ALL)
+    b.wire.is_cut = False
+    await rig.until(lambda: share <= b.residents.forgotten)
 
 
 async def test_after_the_store_was_emptied_everybody_takes_back_what_it_had(rig: Rig) -> None:

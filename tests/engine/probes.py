@@ -20,10 +20,12 @@ class Controls:
     def __init__(self) -> None:
         self.gate = threading.Event()
         """``wait`` goes through once this is set."""
+        self.holds_resets = False
+        """Whether a reset waits for the gate as well."""
         self.broken: set[str] = set()
-        """Commands, or ``reset``, ``build``, ``close``, that raise."""
+        """Commands, or ``reset``, ``build``, ``close``, that raise; ``woken`` is the end of a ``wait``."""
         self.entered: threading.Semaphore = threading.Semaphore(0)
-        """Released for each ``wait`` that has begun."""
+        """Released for each ``wait``, or reset that is held, that has begun."""
         self.events: list[str] = []
         self.overlaps = 0
         self.counts: Counter[str] = Counter()
@@ -32,6 +34,10 @@ class Controls:
         """Remember an event; raise if it is to fail."""
         self.events.append(event)
         self.counts[event] += 1
+        self.require(event)
+
+    def require(self, event: str) -> None:
+        """Raise if an event is to fail."""
         if event in self.broken:
             raise RuntimeError(f"{event} is broken")
 
@@ -70,6 +76,9 @@ class Probe(gymnasium.Env[Any, Any]):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, Any]:
         with _Busy(self):
             controls.note("reset")
+            if controls.holds_resets and not controls.gate.is_set():
+                controls.entered.release()
+                controls.gate.wait(timeout=20.0)
             if options:
                 # Takes its options apart, as some do.
                 self.total = options.pop("start")
@@ -84,6 +93,7 @@ class Probe(gymnasium.Env[Any, Any]):
             if command == "wait":
                 controls.entered.release()
                 controls.gate.wait(timeout=20.0)
+                controls.require("woken")
             return self._carry_out(command)
 
     def close(self) -> None:
@@ -161,6 +171,9 @@ class AsyncProbe(Probe):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, Any]:
         await asyncio.sleep(0)
+        if controls.holds_resets:
+            controls.entered.release()
+            await until(controls.gate.is_set, timeout_s=20.0)
         return self.reset(seed=seed, options=options)
 
     async def astep(self, action: Any) -> tuple[Any, Any, Any, Any, Any]:
@@ -169,6 +182,7 @@ class AsyncProbe(Probe):
             if action == "wait":
                 controls.entered.release()
                 await until(controls.gate.is_set, timeout_s=20.0)
+                controls.require("woken")
             else:
                 await asyncio.sleep(0.002)
             return self._carry_out(str(action))

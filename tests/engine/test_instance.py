@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from verl_agent_env.engine.instance import Instance
+from verl_agent_env.engine.instance import MOVED, Instance
 from verl_agent_env.envs.registry import Registry
 from verl_agent_env.errors import (
     EnvironmentClosedError,
     EnvironmentLostError,
     EpisodeEndedError,
+    MovedError,
     SequenceConflictError,
     SequenceGapError,
     SequenceStaleError,
 )
+from verl_agent_env.types import slot_of
 from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
 
 BEGINNING = ResetAnswer(b"[]", b"{}")
@@ -294,3 +296,12 @@ def test_resets_of_one_call_are_known_within_a_bound(instance: Instance) -> None
         instance.begin(1, large, BEGINNING, LIMIT, operation)
     with pytest.raises(SequenceStaleError):
         instance.admit_reset(b"b")
+
+
+def test_what_moved_is_never_said_to_be_closed(instance: Instance) -> None:
+    instance.closed_as = MOVED
+    for ask in (instance.require_alive, lambda: instance.admit(b"1", 0), lambda: instance.admit_reset(b"")):
+        with pytest.raises(MovedError) as caught:
+            ask()
+        assert caught.value.retryable
+        assert caught.value.slot == slot_of(instance.env_id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -25,16 +25,29 @@ from verl_agent_env.wire.records import Entry, digest_of
 _TRY_AGAIN = (MovedError, StoreUnavailableError)
 
 
+class Asked(NamedTuple):
+    """Where a client stood when it sent a call."""
+
+    epoch: int
+    losses: int
+    at: float
+
+
 class Client:
     """Numbers its steps, repeats what was not answered, and begins nothing new before that.
 
     The action of a step is a function of environment, episode and number: whatever is lost can be sent again.
     """
 
-    def __init__(self, env_id: str, env_name: str, seed: int, violations: list[str]) -> None:
+    def __init__(
+        self, env_id: str, env_name: str, seed: int, violations: list[str], ttl_s: float = 3600.0
+    ) -> None:
         self.env_id = env_id
         self.env_name = env_name
         self.seed = seed
+        self.ttl_s = ttl_s
+        self.used_at = float("-inf")
+        """When the last call that was answered was sent: the environment was used then, or later."""
         self.epoch = 0
         """Resets that were answered."""
         self.losses = 0
@@ -122,22 +135,31 @@ class Client:
 
     # --- answers --------------------------------------------------------------------------------------------
 
-    def answered(self, verb: str, seq: int, asked: tuple[int, int], answer: Any) -> None:
+    def answered(self, verb: str, seq: int, asked: Asked, answer: Any, now: float) -> None:
         """An answer has come; one that must not be is a violation."""
         if self.is_void:
             return
+        if isinstance(answer, EnvironmentClosedError) and self.may_be_idle(now):
+            self.is_void = True
+            return
+        if not isinstance(answer, BaseException):
+            self.used_at = max(self.used_at, asked.at)
         if isinstance(answer, _TRY_AGAIN):
             self.last_error = answer
             return
-        if asked[1] != self.losses and isinstance(answer, Exception):
+        if asked.losses != self.losses and isinstance(answer, Exception):
             # About a time before the loss.
             return
         if isinstance(answer, BaseException):
-            self._take_error(verb, seq, asked[0], answer)
+            self._take_error(verb, seq, asked.epoch, answer)
         elif verb == "step":
-            self._take_step(seq, asked[0], answer)
+            self._take_step(seq, asked.epoch, answer)
         else:
-            self._take_other(verb, asked[0], answer)
+            self._take_other(verb, asked.epoch, answer)
+
+    def may_be_idle(self, now: float) -> bool:
+        """Whether nobody may have used the environment for its whole ttl."""
+        return now - self.used_at > self.ttl_s
 
     def _take_step(self, seq: int, epoch: int, answer: StepAnswer) -> None:
         if epoch != self.epoch:

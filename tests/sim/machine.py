@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from tests.sim.episodes import Client
-from tests.sim.world import NUM_SLOTS, Worker, World
+from tests.sim.world import NUM_SLOTS, SHORT_TTL_S, TTL_S, Worker, World
 
 _EXAMPLES = "SIM_EXAMPLES"
 _AFTERWARDS = st.sampled_from([0, 1, 2, 3, 5, 8, 0.0015, 0.0025, 0.05, 0.05, 0.5, 1.5])
 _PLACES = st.integers(0, 5)
+_TTLS = st.sampled_from([TTL_S, TTL_S, SHORT_TTL_S])
 _FATES = st.sampled_from(
     ["lose_request", "lose_answer", "copy", "late_copy", "lose_answer_and_copy", "slow", "too_slow"]
 )
@@ -53,17 +54,17 @@ class ClusterMachine(RuleBasedStateMachine):
         self.world.start()
         self.world.run(1.1)
         for nth, slot in enumerate(slots):
-            client = self.world.create(slot, is_snapshot=nth % 2 == 1)
+            client = self.world.create(slot, is_snapshot=nth % 2 == 1, ttl_s=SHORT_TTL_S if nth else TTL_S)
             self.world.ask(client, self.world.worker_for(client), "create")
         self.world.run(0.01)
 
     # --- clients --------------------------------------------------------------------------------------------
 
     @precondition(lambda self: len(self.world.clients) < MAX_CLIENTS)
-    @rule(slot=st.integers(0, NUM_SLOTS - 1), is_snapshot=st.booleans(), after=_AFTERWARDS)
-    def create(self, slot: int, is_snapshot: bool, after: float) -> None:
+    @rule(slot=st.integers(0, NUM_SLOTS - 1), is_snapshot=st.booleans(), ttl_s=_TTLS, after=_AFTERWARDS)
+    def create(self, slot: int, is_snapshot: bool, ttl_s: float, after: float) -> None:
         """Another environment."""
-        client = self.world.create(slot, is_snapshot=is_snapshot)
+        client = self.world.create(slot, is_snapshot=is_snapshot, ttl_s=ttl_s)
         self.world.ask(client, self.world.worker_for(client), "create")
         self._pass(after)
 
@@ -141,6 +142,22 @@ class ClusterMachine(RuleBasedStateMachine):
     def partition(self, place: int, after: float) -> None:
         """A worker is cut off from the store."""
         self.world.partition(self._worker(place))
+        self._pass(after)
+
+    @rule(place=_PLACES, looks=st.integers(6, 20), is_stopped=st.booleans(), after=_AFTERWARDS)
+    def stay_away(self, place: int, looks: int, is_stopped: bool, after: float) -> None:
+        """A worker is away for so long that others go on with its environments, and comes back."""
+        worker = self._worker(place)
+        if is_stopped:
+            self.world.pause(worker)
+        else:
+            self.world.partition(worker)
+        for _ in range(looks):
+            for client in self.world.clients:
+                if client.can_step and not client.is_busy:
+                    self.world.ask(client, self.world.worker_for(client), "step", client.confirmed)
+            self.world.run(0.5)
+        self.world.heal()
         self._pass(after)
 
     @rule(after=_AFTERWARDS)

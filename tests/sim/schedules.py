@@ -6,14 +6,16 @@ from collections.abc import Callable
 
 from tests.sim.episodes import Client
 from tests.sim.wires import Fate
-from tests.sim.world import LEASE_S, NUM_SLOTS, Worker, World
+from tests.sim.world import LEASE_S, NUM_SLOTS, SHORT_TTL_S, TTL_S, Worker, World
 from verl_agent_env.errors import ReplayDivergedError
 from verl_agent_env.types import slot_of
 
 
-def _created(world: World, *, is_snapshot: bool = False, steps: int = 2) -> tuple[Client, Worker, Worker]:
+def _created(
+    world: World, *, is_snapshot: bool = False, steps: int = 2, ttl_s: float = TTL_S
+) -> tuple[Client, Worker, Worker]:
     """An environment that took some steps; its owner, and the other worker."""
-    client = world.create(_slot_in_use(world), is_snapshot=is_snapshot)
+    client = world.create(_slot_in_use(world), is_snapshot=is_snapshot, ttl_s=ttl_s)
     world.ask(client, world.worker_for(client), "create")
     world.run(0.05)
     _play(world, client, steps)
@@ -241,6 +243,50 @@ def killed_right_after_the_answer(world: World) -> None:
     _die_and_check(world, client, owner, at_least=confirmed)
 
 
+def stale_owner_finds_what_lives_elsewhere_idle(world: World) -> None:
+    """Cut off for longer than the ttl; the client goes on at the heir; the slots come home."""
+    client, owner, heir = _created(world, ttl_s=SHORT_TTL_S)
+    world.partition(owner)
+    _until_moved(world, client, heir)
+    for _ in range(round(2.5 * SHORT_TTL_S)):
+        _play(world, client, 2)
+        world.run(0.9)
+    world.heal()
+    _until_moved(world, client, owner)
+    _play(world, client, 2)
+
+
+def end_that_was_not_written_in_time(world: World) -> None:
+    """Idle, its owner writes its end, which does not arrive; the client goes on at the heir, which dies."""
+    client, owner, heir = _created(world, ttl_s=SHORT_TTL_S)
+    world.run(SHORT_TTL_S - 0.2)
+    world.partition(owner)
+    _until_moved(world, client, heir)
+    _play(world, client, 2)
+    world.kill(heir, is_reported=True)
+    world.heal()
+    # Its next try gets lost, and for the one after that the slot is its own again.
+    owner.wire.fates["commit"].append(Fate(loses_request=True))
+    _until_moved(world, client, owner)
+    world.run(2.2)
+    owner.wire.fates.clear()
+    _play(world, client, 2)
+
+
+def forgotten_with_a_write_on_its_way(world: World) -> None:
+    """A worker drops its copy while a step of it is on its way; the step is asked for once more, as another one."""
+    client, owner, _ = _created(world)
+    client.is_void = True
+    owner.wire.fates["commit"].append(Fate(delay_s=0.3))
+    first = owner.spawn(owner.host.step(client.env_id, "one", 2))
+    world.turns(3)
+    owner.host.let_go(client.env_id)
+    second = owner.spawn(owner.host.step(client.env_id, "other", 2))
+    world.run(1.0)
+    assert first.exception() is None
+    assert second.exception() is not None, "two different answers for one step"
+
+
 def closing_is_forgotten(world: World) -> None:
     """The store turns back to where an environment lived that was closed since: nobody will ever ask for it."""
     client, owner, _ = _created(world)
@@ -281,6 +327,9 @@ SCHEDULES: dict[str, Callable[[World], None]] = {
         late_copy_of_a_restated_snapshot,
         journal_of_another_version,
         killed_right_after_the_answer,
+        stale_owner_finds_what_lives_elsewhere_idle,
+        end_that_was_not_written_in_time,
+        forgotten_with_a_write_on_its_way,
         closing_is_forgotten,
     )
 }

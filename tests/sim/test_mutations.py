@@ -15,7 +15,7 @@ from verl_agent_env.cluster.member import Member
 from verl_agent_env.cluster.membership import MembershipTimes
 from verl_agent_env.cluster.memory_log import MemoryLog, _Kept
 from verl_agent_env.cluster.slots import SlotTable
-from verl_agent_env.engine.journal import Group
+from verl_agent_env.engine.journal import Group, Journal
 from verl_agent_env.engine.persistence import recovery
 from verl_agent_env.engine.persistence.recorder import Recorder
 from verl_agent_env.server import take_over
@@ -94,11 +94,12 @@ MUTATIONS: list[tuple[str, Any, str, Any, str]] = [
     ("episode", memory_log, "_change", change_of_any_episode, "step_of_an_earlier_episode_arrives_late"),
     ("seq", memory_log, "_change", change_at_any_place, "late_copies_of_appends"),
     ("append before answer", Group, "wait", wait_for_nothing, "request_lost_then_killed"),
-    ("comparison", memory_log, "_change", change_without_comparison, "two_answers_for_one_step"),
+    ("comparison", memory_log, "_change", change_without_comparison, "forgotten_with_a_write_on_its_way"),
+    ("discard", Journal, "discard", lambda *_: None, "end_that_was_not_written_in_time"),
     ("repeated append", memory_log, "_change", change_once, "lost_answer_of_an_append"),
     ("late put", MemoryLog, "_make", put_whatever_followed, "late_copy_of_a_restatement"),
     ("lease", SlotTable, "owns", owns_without_a_lease, "woken_owner_is_asked_at_once"),
-    ("outdated", Member, "_abandon_outdated", lambda *_: None, "slot_comes_back"),
+    ("outdated", Member, "_forget_outdated", lambda *_: None, "slot_comes_back"),
     ("digest", recovery, "digest_of", lambda _: _AnyDigest(), "journal_of_another_version"),
     ("grace", sim, "TIMES", MembershipTimes(settle_s=0.3, grace_s=0.0), "emptied_and_taken_by_the_next"),
     ("sweep", take_over, "_SWEEP_S", float("inf"), "closing_is_forgotten"),

@@ -9,7 +9,7 @@ from contextvars import Context
 from typing import Any, cast
 
 from tests.sim.counting import JOURNAL, SNAPSHOT, counting_registry
-from tests.sim.episodes import Client
+from tests.sim.episodes import Asked, Client
 from tests.sim.virtual_loop import VirtualLoop
 from tests.sim.wires import Fate, SimulatedStore, Wire
 from verl_agent_env.cluster.leases import LocalLease
@@ -20,6 +20,7 @@ from verl_agent_env.cluster.store import Store, WorkerRecord
 from verl_agent_env.config import HostLimits
 from verl_agent_env.engine import CreateRequest, Host
 from verl_agent_env.engine.batches import Batches
+from verl_agent_env.engine.reaper import reap_forever
 from verl_agent_env.errors import MovedError, StoreUnavailableError
 from verl_agent_env.server.residents import Residents
 from verl_agent_env.server.take_over import TakeOver
@@ -31,6 +32,7 @@ NUM_SLOTS = 8
 LEASE_S = 2.0
 TIMES = MembershipTimes(settle_s=0.3, grace_s=2.0)
 TTL_S = 3600.0
+SHORT_TTL_S = 3.0
 HEALING_S = 40.0
 """In which everything answers again, once nothing is broken any more."""
 
@@ -76,6 +78,7 @@ class Worker:
         self._tasks = [
             loop.create_task(persistence.recorder.journal.run()),
             loop.create_task(take_over.run()),
+            loop.create_task(reap_forever(self.host)),
         ]
 
     @property
@@ -220,11 +223,12 @@ class World:
 
     # --- clients --------------------------------------------------------------------------------------------
 
-    def create(self, slot: int, *, is_snapshot: bool = False) -> Client:
+    def create(self, slot: int, *, is_snapshot: bool = False, ttl_s: float = TTL_S) -> Client:
         """A client with an environment of its own, which it has asked for."""
         number = len(self.clients)
         env_id = f"{slot:03x}-{number:032x}"
-        self.clients.append(Client(env_id, SNAPSHOT if is_snapshot else JOURNAL, number, self.violations))
+        name = SNAPSHOT if is_snapshot else JOURNAL
+        self.clients.append(Client(env_id, name, number, self.violations, ttl_s))
         return self.clients[-1]
 
     def ask(self, client: Client, worker: Worker, verb: str, seq: int = 0) -> None:
@@ -232,7 +236,7 @@ class World:
         host, env_id = worker.host, client.env_id
         calls: Mapping[str, Any] = {
             "create": lambda: host.create(
-                CreateRequest(client.env_name, client.seed, ttl_s=TTL_S, env_id=env_id)
+                CreateRequest(client.env_name, client.seed, ttl_s=client.ttl_s, env_id=env_id)
             ),
             "step": lambda: host.step(env_id, client.action(seq), seq),
             "reset": lambda: host.reset(env_id, client.next_seed),
@@ -240,12 +244,12 @@ class World:
         }
         call = worker.spawn(worker.serve(env_id, calls[verb]))
         client.sent(verb, seq)
-        asked = (client.epoch, client.losses)
+        asked = self._asked(client)
         client.calls.add((call, worker.process))
 
         def answered(done: asyncio.Task[Any]) -> None:
             client.calls.discard((call, worker.process))
-            client.answered(verb, seq, asked, _outcome(done))
+            client.answered(verb, seq, asked, _outcome(done), self.loop.now)
 
         call.add_done_callback(answered, context=Context())
 
@@ -254,7 +258,7 @@ class World:
         seqs: list[int | None] = [client.confirmed for client in clients]
         actions = [client.action(client.confirmed) for client in clients]
         call = worker.spawn(worker.serve_batch([client.env_id for client in clients], actions, seqs))
-        asked = [(client.epoch, client.losses) for client in clients]
+        asked = [self._asked(client) for client in clients]
         for client in clients:
             client.sent("step", client.confirmed)
             client.calls.add((call, worker.process))
@@ -264,9 +268,12 @@ class World:
             for nth, client in enumerate(clients):
                 client.calls.discard((call, worker.process))
                 result = results if isinstance(results, BaseException) else results[nth]
-                client.answered("step", seqs[nth] or 0, asked[nth], result)
+                client.answered("step", seqs[nth] or 0, asked[nth], result, self.loop.now)
 
         call.add_done_callback(answered, context=Context())
+
+    def _asked(self, client: Client) -> Asked:
+        return Asked(client.epoch, client.losses, self.loop.now)
 
     def worker_for(self, client: Client) -> Worker:
         """Whom the client would be sent to: who says that the slot is its own, or anybody."""
@@ -319,6 +326,8 @@ class World:
         log = self.simulated.log
         for client in self.clients:
             if client.is_void or client.is_forgiven or not client.is_created:
+                continue
+            if client.may_be_idle(self.loop.now):
                 continue
             is_open, is_closed = client.env_id in log._kept, client.env_id in log._closed
             assert is_open != is_closed, f"{client.env_id} is open and closed, or neither"

@@ -50,11 +50,14 @@ class Residents(Protocol):
         """Return when all that was acknowledged, or soon will be, can be read by the next owner."""
 
     def abandon(self, slots: Collection[int], *, but_bound: bool = False) -> int:
-        """Let go of those in slots that are, or were meanwhile, another worker's; returns how many.
+        """Forget all that is known of slots that are, or were meanwhile, another worker's.
 
         Args:
             slots: The slots.
-            but_bound: Whether to keep those that are nowhere else.
+            but_bound: Whether to keep environments that are nowhere else.
+
+        Returns:
+            How many environments there were.
         """
 
 
@@ -73,7 +76,6 @@ class Member:
         residents: Residents,
         *,
         lease_s: float = 5.0,
-        is_successor: bool = False,
         membership: Callable[[str], Membership] = Membership,
     ) -> None:
         """A member that has not joined yet.
@@ -85,7 +87,6 @@ class Member:
             lease: Renewed by every heartbeat that the store answers.
             residents: The environments.
             lease_s: How long a heartbeat is good for.
-            is_successor: Whether another process served under this name before, whose environments are gone.
             membership: Makes the decisions of an incarnation.
         """
         self.record = record
@@ -94,10 +95,8 @@ class Member:
         self._lease = lease
         self._residents = residents
         self._lease_s = lease_s
-        self._is_successor = is_successor
         self._make_membership = membership
         self._membership = membership(record.incarnation)
-        self._foreign: set[int] = set()
         self._held: dict[int, tuple[str, str]] = {}
         """Generation and token under which this worker had a slot last."""
         self._version: int | None = None
@@ -318,13 +317,8 @@ class Member:
         me = self.record.incarnation
         mine = cluster.tokens_of(me) if me in cluster.workers else {}
         foreign = {slot for slot, own in cluster.owners.items() if own.incarnation != me}
-        self._foreign |= foreign
-        lost = [slot for slot in foreign if self._residents.count_in(slot)]
-        if lost:
-            abandoned = self._residents.abandon(frozenset(lost))
-            if abandoned:
-                logger.info("environments went to other workers", extra={"count": abandoned})
-        self._abandon_outdated(cluster.generation, mine)
+        self._forget_lost(foreign)
+        self._forget_outdated(cluster.generation, mine)
         addresses: list[str | None] = []
         for slot in range(NUM_SLOTS):
             worker = self._membership.forward_to(slot)
@@ -342,14 +336,23 @@ class Member:
             mine,
             open_slots=[slot for slot in mine if self._membership.keeps(slot)] if ready else (),
             peers=peers,
-            inherited=range(NUM_SLOTS) if self._is_successor else self._foreign & mine.keys(),
             generation=cluster.generation,
             tokens=mine,
             foreign=frozenset(slot for slot in foreign if cluster.owner_of(slot) is not None),
         )
 
-    def _abandon_outdated(self, generation: str, tokens: Mapping[int, str]) -> None:
-        """Let go of environments in slots that were another worker's since this one had them last.
+    def _forget_lost(self, foreign: Collection[int]) -> None:
+        """Forget what was remembered of slots that other workers own."""
+        lost = frozenset(slot for slot in foreign if slot in self._held or self._residents.count_in(slot))
+        for slot in lost:
+            self._held.pop(slot, None)
+        if lost:
+            gone = self._residents.abandon(lost)
+            if gone:
+                logger.info("environments went to other workers", extra={"count": gone})
+
+    def _forget_outdated(self, generation: str, tokens: Mapping[int, str]) -> None:
+        """Forget what was remembered of slots that were another worker's since this one had them last.
 
         A slot that comes back comes with another token. In an emptied store all tokens are new, and what is in memory
         is all there is.
@@ -357,7 +360,7 @@ class Member:
         outdated = set()
         for slot, token in tokens.items():
             held_in, held = self._held.get(slot, (generation, token))
-            if held_in == generation and held != token and self._residents.count_in(slot):
+            if held_in == generation and held != token:
                 outdated.add(slot)
         if outdated:
             self._residents.abandon(outdated, but_bound=True)

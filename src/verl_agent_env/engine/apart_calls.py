@@ -46,7 +46,7 @@ class ApartCalls:
         except asyncio.CancelledError:
             # Nobody will ever learn its id.
             if self._lives.directory.get(instance.env_id) is instance:
-                self._lives.dismiss(instance, "closed")
+                self._lives.end(instance, "closed")
             else:
                 instance.closed_as = "closed"
             raise
@@ -104,6 +104,7 @@ class ApartCalls:
             raise
         except ENV_FAULTS as fault:
             self._lives.fail(instance, fault)
+        self._lives.require_counted(instance)
         self._lives.begun(instance, seed, encoded, answer, mark, operation)
         return answer
 
@@ -125,6 +126,7 @@ class ApartCalls:
                     raise
                 except ENV_FAULTS as fault:
                     self._lives.fail(instance, fault)
+                self._lives.require_counted(instance)
                 instance.commit(encoded, answer, self._lives.limits.max_journal_bytes, operation, mark.state)
                 if recorder is not None:
                     recorder.stepped(instance, encoded, answer, mark)
@@ -171,6 +173,7 @@ class ApartCalls:
         self._lives.directory.touch(instance)
         async with instance.lock:
             try:
+                self._lives.require_here(instance)
                 yield
             except asyncio.CancelledError:
                 # The host stops. A thread that is at it still closes it when it comes back.

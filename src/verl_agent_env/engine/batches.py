@@ -96,7 +96,7 @@ class Batches:
             try:
                 self._host.close_now(env_id)
             except VerlAgentEnvError as raised:
-                errors[i] = raised
+                errors[i] = self._host.as_owner(raised)
             if i % _ITEMS_BETWEEN_YIELDS == 0:
                 writes.note()
                 await asyncio.sleep(0)
@@ -104,7 +104,7 @@ class Batches:
         if refused is not None:
             for i, env_id in enumerate(env_ids):
                 error = refused.instead_of(errors.get(i), env_id)
-                if error is not None:
+                if error is not None and not self._host.directory.was_closed(env_id):
                     errors[i] = error
         return Closed(len(env_ids) - len(errors), sorted(errors.items(), key=lambda item: item[0]))
 
@@ -203,7 +203,7 @@ async def _for_each(
             if result is None:
                 apart.append((len(results), arguments))
         except Exception as error:  # noqa: BLE001
-            result = _as_answer(error)
+            result = host.as_owner(_as_answer(error))
         results.append(result)
         if clock() > slice_end:
             # Let single requests through while a large batch is at work.

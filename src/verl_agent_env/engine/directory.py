@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from verl_agent_env.config import HostLimits
-from verl_agent_env.engine.instance import Instance
+from verl_agent_env.engine.instance import MOVED, Instance
 from verl_agent_env.errors import (
     AtCapacityError,
     EnvironmentClosedError,
@@ -18,8 +19,12 @@ from verl_agent_env.errors import (
 )
 from verl_agent_env.types import NUM_SLOTS, slot_of
 
-MOVED = "moved"
-"""Reason of an environment's end on a worker whose slot went to another one."""
+
+class _Tombstone(NamedTuple):
+    buried_at: float
+    reason: str
+    tenure: int
+    """What the slot's counter of owners showed then."""
 
 
 class Directory:
@@ -55,7 +60,9 @@ class Directory:
         self._runs: dict[str, set[str]] = {}
         self._reserved = 0
         self._reserved_runs: Counter[str] = Counter()
-        self._tombstones: dict[str, tuple[float, str]] = {}
+        self._tombstones: dict[str, _Tombstone] = {}
+        self._tenure = [0] * NUM_SLOTS
+        """Times that a slot went to another worker."""
         self._ttls: Counter[float] = Counter()
         self.shorter_ttl = asyncio.Event()
         """Set when an environment came in whose ttl is shorter than that of all others."""
@@ -174,18 +181,25 @@ class Directory:
     def closed_as(self, env_id: str) -> str | None:
         """Why an environment was closed, if it is known to be."""
         tombstone = self._tombstones.get(env_id)
-        if tombstone is None or self._clock() - tombstone[0] > self._limits.closed_memory_s:
+        if tombstone is None or tombstone.tenure != self._tenure[slot_of(env_id)]:
             return None
-        return tombstone[1]
+        return (
+            None if self._clock() - tombstone.buried_at > self._limits.closed_memory_s else tombstone.reason
+        )
+
+    def forget_closed(self, slots: Collection[int]) -> None:
+        """Forget which environments of these slots were closed: others owned them and know it better."""
+        for slot in slots:
+            self._tenure[slot] += 1
 
     def bury(self, env_id: str, reason: str) -> None:
         """Remember for a while that an environment was closed."""
         now = self._clock()
-        self._tombstones[env_id] = (now, reason)
+        self._tombstones[env_id] = _Tombstone(now, reason, self._tenure[slot_of(env_id)])
         # Oldest first: dictionaries keep the order of insertion.
         while self._tombstones:
             oldest = next(iter(self._tombstones))
-            expired = now - self._tombstones[oldest][0] > self._limits.closed_memory_s
+            expired = now - self._tombstones[oldest].buried_at > self._limits.closed_memory_s
             if not expired and len(self._tombstones) <= self._limits.closed_memory_size:
                 break
             del self._tombstones[oldest]

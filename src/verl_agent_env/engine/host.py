@@ -10,11 +10,11 @@ from typing import Any, TypeVar
 
 from verl_agent_env.config import HostLimits
 from verl_agent_env.engine.apart_calls import ApartCalls
-from verl_agent_env.engine.directory import MOVED, Directory
+from verl_agent_env.engine.directory import Directory
 from verl_agent_env.engine.execution import Executor
 from verl_agent_env.engine.inline_calls import InlineCalls
-from verl_agent_env.engine.instance import Instance
-from verl_agent_env.engine.journal import Tenure
+from verl_agent_env.engine.instance import MOVED, Instance
+from verl_agent_env.engine.journal import Group, Tenure
 from verl_agent_env.engine.lives import CreateRequest, Lives
 from verl_agent_env.engine.persistence import Persistence
 from verl_agent_env.engine.persistence.recorder import Recorder
@@ -22,7 +22,12 @@ from verl_agent_env.engine.persistence.recovery import Recovery
 from verl_agent_env.engine.threads import ThreadRunner
 from verl_agent_env.envs.base import Durability
 from verl_agent_env.envs.registry import Registry
-from verl_agent_env.errors import EnvironmentNotFoundError, MovedError, VerlAgentEnvError
+from verl_agent_env.errors import (
+    EnvironmentNotFoundError,
+    EnvironmentStateError,
+    MovedError,
+    VerlAgentEnvError,
+)
 from verl_agent_env.types import NUM_SLOTS, slot_of
 from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
 from verl_agent_env.wire.log import Log
@@ -70,6 +75,7 @@ class Host:
         """
         recorder = self._lives.recorder = Recorder(log, tenure, self, durabilities)
         self._recovery = Recovery(log, tenure, self, recorder.journal)
+        self._lives.owns = tenure.owns
         return Persistence(recorder, self._recovery)
 
     @property
@@ -212,22 +218,40 @@ class Host:
         return self._inline.read(instance, read)
 
     async def close(self, env_id: str) -> None:
-        """As :meth:`close_now`, also of an environment that another worker held; it stays closed."""
-        if self.recovery is not None:
-            self._require_said(env_id, await self.ensure([env_id]))
-        instance = self.directory.get(env_id)
-        self.close_now(env_id)
-        if instance is not None:
-            await self._lives.kept(instance)
+        """Close an environment, also one that another worker held; returns when that is written.
 
-    def close_now(self, env_id: str) -> None:
-        """Close an environment; closing twice is a success. A step under way comes to its end.
+        Closing twice is a success. A step under way comes to its end.
 
         Raises:
             EnvironmentNotFoundError: The id was never given, or so long ago that it is forgotten.
+            MovedError: Its slot went to another worker; it lives on there.
+            StoreUnavailableError: The end cannot be written; whether it will be is unknown.
         """
-        if not self.directory.was_closed(env_id):
-            self._lives.dismiss(self.directory.find(env_id), "closed")
+        if self.recovery is not None:
+            self._require_said(env_id, await self.ensure([env_id]))
+        group = self.close_now(env_id)
+        if group is not None:
+            await group.wait()
+            error = group.errors.get(env_id)
+            if error is not None and not self.directory.was_closed(env_id):
+                raise error
+
+    def close_now(self, env_id: str) -> Group | None:
+        """As :meth:`close`, without waiting; for an environment that is live or was closed here.
+
+        Returns:
+            What the end is written with; None when the environment is closed already.
+        """
+        if self.directory.was_closed(env_id):
+            return None
+        return self._lives.end(self.directory.find(env_id), "closed")
+
+    def as_owner(self, error: VerlAgentEnvError) -> VerlAgentEnvError:
+        """The error; or that the environment is another worker's, where this one may not speak for it any more."""
+        if isinstance(error, EnvironmentStateError):
+            slot = slot_of(error.env_id)
+            return error if self._lives.owns(slot) else MovedError(slot)
+        return error
 
     async def ensure(self, env_ids: Sequence[str]) -> Collection[str]:
         """Bring back those of these environments that another worker held before.
@@ -274,8 +298,12 @@ class Host:
         self.directory.add(instance, is_new=False)
 
     def note_closed(self, env_id: str, reason: str) -> None:
-        """Remember that an environment was closed, on whatever worker."""
-        self.directory.bury(env_id, reason)
+        """Take in that an environment was closed, on whatever worker."""
+        instance = self.directory.get(env_id)
+        if instance is not None:
+            self._lives.dismiss(instance, reason)
+        else:
+            self.directory.bury(env_id, reason)
 
     def let_go(self, env_id: str) -> None:
         """Forget an environment that another worker owns."""
@@ -288,15 +316,19 @@ class Host:
     async def reap(self) -> int:
         """Close environments that nobody has used for their whole ttl.
 
+        Time in which this worker may not act for an environment does not count: nobody could use it here.
+
         Returns:
-            How many there were.
+            How many there were; where environments are kept, they are closed as soon as that is written.
         """
         reaped = 0
         slice_end = time.perf_counter() + self.limits.yield_after_s
         for env_id in self.directory.ids():
             instance = self.directory.get(env_id)
-            if instance is not None and self._lives.is_idle(instance):
-                self._lives.dismiss(instance, "idle")
+            if instance is not None and not self._lives.owns(slot_of(env_id)):
+                self.directory.touch(instance)
+            elif instance is not None and self._lives.is_idle(instance):
+                self._lives.end(instance, "idle")
                 reaped += 1
             if time.perf_counter() > slice_end:
                 await asyncio.sleep(0)
@@ -304,21 +336,26 @@ class Host:
         return reaped
 
     def abandon(self, slots: Collection[int], *, but_bound: bool = False) -> int:
-        """Let go of environments in slots that are, or were meanwhile, another worker's.
+        """Forget all that is known of slots that are, or were meanwhile, another worker's.
+
+        Their environments, which of them were closed, and what was still to be written of them.
 
         Args:
             slots: The slots.
             but_bound: Whether to keep those that are nowhere else.
 
         Returns:
-            How many there were.
+            How many environments there were.
         """
         gone = 0
+        self.directory.forget_closed(slots)
         for env_id in self.directory.ids():
             instance = self.directory.get(env_id)
             if instance is not None and slot_of(env_id) in slots and not (but_bound and instance.is_bound):
                 self._lives.dismiss(instance, MOVED)
                 gone += 1
+        if self.recorder is not None:
+            self.recorder.journal.discard(slots)
         return gone
 
     @property
@@ -349,11 +386,11 @@ class Host:
         return self.directory.get(env_id) is not None or self.directory.was_closed(env_id)
 
     def _require_said(self, env_id: str, unknown: Collection[str]) -> None:
-        """Raise when nothing can be said of the environment here.
+        """Raise when nothing can be said of the environment here, as far as it was looked for.
 
         Raises:
-            MovedError: Its slot went to another worker.
+            MovedError: Its slot went to another worker, or may have.
         """
-        directory = self.directory
-        if directory.get(env_id) is None and not directory.was_closed(env_id) and env_id not in unknown:
-            raise MovedError(slot_of(env_id))
+        slot = slot_of(env_id)
+        if not self._lives.owns(slot) or not (self._is_known(env_id) or env_id in unknown):
+            raise MovedError(slot)

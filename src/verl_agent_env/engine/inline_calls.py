@@ -52,6 +52,9 @@ class InlineCalls:
         stored = instance.admit(encoded, seq, operation)
         if stored is not None:
             return stored
+        if instance.durability == "relaxed":
+            # Its answer waits for no write that would be refused.
+            self._lives.require_here(instance)
         env = instance.env if instance.env is not None else self._rebuilt(instance)
         recorder = self._lives.recorder
         try:

@@ -14,17 +14,22 @@ from verl_agent_env.errors import (
     EnvironmentClosedError,
     EnvironmentLostError,
     EpisodeEndedError,
+    MovedError,
     ReplayDivergedError,
     SequenceConflictError,
     SequenceGapError,
     SequenceStaleError,
 )
+from verl_agent_env.types import slot_of
 from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
 from verl_agent_env.wire.operations import split
 from verl_agent_env.wire.records import AppliedStep, digest_of
 
 if TYPE_CHECKING:
     from verl_agent_env.engine.journal import Group
+
+MOVED = "moved"
+"""Reason of an environment's end on a worker whose slot went to another one: it lives on there."""
 
 _KNOWN_RESETS = 4
 """Episodes after which a copy of a reset is not known any more."""
@@ -163,12 +168,15 @@ class Instance:
         return self.durability in ("", "none")
 
     def require_alive(self) -> None:
-        """Raise when the environment was closed or lost meanwhile.
+        """Raise when the environment moved, was closed or got lost meanwhile.
 
         Raises:
+            MovedError: It lives on another worker.
             EnvironmentClosedError: It was closed.
             EnvironmentLostError: It cannot come back.
         """
+        if self.closed_as == MOVED:
+            raise MovedError(slot_of(self.env_id))
         if self.closed_as is not None:
             raise EnvironmentClosedError(self.env_id, self.closed_as)
         if self.diverged_at is not None:
@@ -185,7 +193,7 @@ class Instance:
             operation: Id of what asks for it, the same when it is sent again; tells a repetition where ``seq`` does not.
 
         Raises:
-            EnvironmentClosedError, EnvironmentLostError: As :meth:`require_alive`.
+            MovedError, EnvironmentClosedError, EnvironmentLostError: As :meth:`require_alive`.
             SequenceStaleError, SequenceGapError, SequenceConflictError: ``seq`` is not the next number, or the operation
                 was carried out and its answer is no longer kept, or was another one.
             EpisodeEndedError: The episode has ended.
@@ -251,7 +259,7 @@ class Instance:
             operation: Id of what asks for it, the same when it is sent again; empty if it has none.
 
         Raises:
-            EnvironmentClosedError, EnvironmentLostError: As :meth:`require_alive`.
+            MovedError, EnvironmentClosedError, EnvironmentLostError: As :meth:`require_alive`.
             SequenceStaleError: It was carried out, and another call has begun an episode since.
         """
         self.require_alive()

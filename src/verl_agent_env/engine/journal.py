@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 from verl_agent_env.errors import (
@@ -19,7 +19,7 @@ from verl_agent_env.errors import (
     VerlAgentEnvError,
 )
 from verl_agent_env.wire.log import Log
-from verl_agent_env.wire.records import RefusalReason, Write
+from verl_agent_env.wire.records import Refusal, RefusalReason, Write
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +41,9 @@ class Tenure(Protocol):
 
     def token_of(self, slot: int) -> str | None:
         """What proves that it owns the slot; None if it does not, or not at the moment."""
+
+    def owns(self, slot: int) -> bool:
+        """Whether it may act for the slot now: it owns it, and its lease is good."""
 
     def has_gone(self, slot: int) -> bool:
         """Whether another worker owns the slot."""
@@ -105,6 +108,7 @@ class Journal:
         tenure: Tenure,
         restate: Callable[[str], Sequence[Write]],
         refused: Callable[[str, RefusalReason], None],
+        closed: Callable[[str, str], None],
     ) -> None:
         """A journal that writes nothing until :meth:`run`.
 
@@ -113,11 +117,15 @@ class Journal:
             tenure: The slots that may be written.
             restate: Writes that say all of an environment; none if that cannot be said.
             refused: Is told that an environment cannot be written any more, and why.
+            closed: Is told that the end of an environment is written, and its reason.
         """
         self._log = log
         self._tenure = tenure
         self._restate = restate
         self._refused = refused
+        self._closed = closed
+        self._void: set[int] = set()
+        """Slots that went to another worker since the group under way was put together."""
         self._queue: list[Write] = []
         self._next = Group()
         self._running: Group | None = None
@@ -140,6 +148,17 @@ class Journal:
             self._wake.set()
         return self._next
 
+    def discard(self, slots: Collection[int]) -> None:
+        """Give up writes of slots that went to another worker: they must not be made, not even if the slots come back."""
+        self._void.update(slots)
+        kept = []
+        for write in self._queue:
+            if write.slot in self._void:
+                self._give_up(write.env_id, "moved", self._next)
+            else:
+                kept.append(write)
+        self._queue = kept
+
     async def flush(self) -> None:
         """Return when everything is written.
 
@@ -156,6 +175,7 @@ class Journal:
             await self._wake.wait()
             self._wake.clear()
             writes, self._queue = self._queue, []
+            self._void.clear()
             self._running, self._next = self._next, Group()
             for start in range(0, len(writes), _MAX_GROUP):
                 await self._commit(writes[start : start + _MAX_GROUP], self._running)
@@ -196,6 +216,7 @@ class Journal:
             self._note(None)
             self.written += len(owned)
             self.groups += 1
+            self._note_ends(owned, refusals)
             lost = [owned[position] for position, reason in refusals if reason in _LOST]
             for position, reason in refusals:
                 if reason not in _LOST:
@@ -209,6 +230,9 @@ class Journal:
         undecided: list[Write] = []
         for write in writes:
             slot = write.slot
+            if slot in self._void:
+                self._give_up(write.env_id, "moved", group)
+                continue
             if slot in tokens:
                 owned.append(write)
                 continue
@@ -223,15 +247,23 @@ class Journal:
         return owned, undecided, tokens
 
     def _restated(self, writes: list[Write], group: Group) -> list[Write]:
-        """For each environment, all of it."""
+        """For each environment, all of it; of one that was to end, its end."""
         restated: list[Write] = []
+        ends = {write.env_id: write for write in writes if write.kind == "close"}
         for env_id in dict.fromkeys(write.env_id for write in writes):
-            whole = self._restate(env_id)
+            whole = (ends[env_id],) if env_id in ends else self._restate(env_id)
             if whole:
                 restated += whole
-            elif any(write.env_id == env_id and write.kind != "close" for write in writes):
+            else:
                 self._give_up(env_id, "gone", group)
         return restated
+
+    def _note_ends(self, made: Sequence[Write], refusals: Sequence[Refusal]) -> None:
+        """Tell of the ends that were written."""
+        refused = {position for position, _ in refusals}
+        for position, write in enumerate(made):
+            if write.kind == "close" and position not in refused:
+                self._closed(write.env_id, write.data.decode())
 
     def _give_up(self, env_id: str, reason: RefusalReason, group: Group) -> None:
         if env_id not in group.errors:

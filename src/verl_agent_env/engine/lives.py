@@ -12,9 +12,10 @@ from typing import Any, NoReturn
 import orjson
 
 from verl_agent_env.config import HostLimits
-from verl_agent_env.engine.directory import MOVED, Directory
+from verl_agent_env.engine.directory import Directory
 from verl_agent_env.engine.execution import ENV_FAULTS, Env, Executor
-from verl_agent_env.engine.instance import Beginning, Instance
+from verl_agent_env.engine.instance import MOVED, Beginning, Instance
+from verl_agent_env.engine.journal import Group
 from verl_agent_env.engine.persistence.recorder import NO_MARK, Mark, Recorder
 from verl_agent_env.engine.threads import CallTimeoutError, ForeignExitError
 from verl_agent_env.envs.registry import Registry
@@ -27,10 +28,11 @@ from verl_agent_env.errors import (
     EnvironmentTimeoutError,
     IdempotencyKeyReusedError,
     InvalidRequestError,
+    MovedError,
     ShuttingDownError,
     VerlAgentEnvError,
 )
-from verl_agent_env.types import new_env_id
+from verl_agent_env.types import new_env_id, slot_of
 from verl_agent_env.wire.codec import ResetAnswer
 
 logger = logging.getLogger(__name__)
@@ -68,6 +70,8 @@ class Lives:
         self.clock = clock
         self.recorder: Recorder | None = None
         """Records what happens to the environments, if they are kept outside this process."""
+        self.owns: Callable[[int], bool] = lambda _: True
+        """Whether this worker may act for a slot now: it is its own, and the lease is good."""
         self.faults: Counter[tuple[str, str]] = Counter()
         """Calls that failed in the environment's own code, by env name and kind of fault."""
         self.is_stopping = False
@@ -102,7 +106,14 @@ class Lives:
         return instance
 
     def add(self, instance: Instance) -> None:
-        """Make a new environment live; one that came back meanwhile, and is the same, stays."""
+        """Make a new environment live; one that came back meanwhile, and is the same, stays.
+
+        Raises:
+            MovedError: Its slot went to another worker while it was made; it is nowhere.
+        """
+        if not self.owns(slot_of(instance.env_id)):
+            self.release(instance)
+            raise MovedError(slot_of(instance.env_id))
         if self.directory.get(instance.env_id) is not None:
             self.release(instance)
             return
@@ -173,9 +184,17 @@ class Lives:
                 raise error
 
     def fail(self, instance: Instance, fault: BaseException, *, rebuilding: bool = False) -> NoReturn:
-        """Drop the environment of a failed call, and say whether it comes back."""
+        """Drop the environment of a failed call, and say whether it comes back.
+
+        Raises:
+            MovedError: Another worker owns the environment by now, or may: what failed here says nothing of it.
+            EnvironmentLostError: It does not come back.
+            EnvironmentFailedError, EnvironmentTimeoutError: It does.
+        """
         error = self.failure(instance, fault)
         self.release(instance, fault)
+        if instance.closed_as == MOVED or not (instance.is_bound or self.owns(slot_of(instance.env_id))):
+            self._send_away(instance)
         self.directory.touch(instance)
         if instance.episode >= 0 and (rebuilding or not instance.replayable):
             instance.lost = (
@@ -185,6 +204,34 @@ class Lives:
             )
             raise EnvironmentLostError(instance.env_id, instance.lost) from fault
         raise error from fault
+
+    def require_here(self, instance: Instance) -> None:
+        """Raise when this worker may not act for the environment at present; asked after every wait, before it is used.
+
+        Raises:
+            MovedError: Another worker owns it by now, or may.
+        """
+        slot = slot_of(instance.env_id)
+        if not self.owns(slot):
+            raise MovedError(slot)
+
+    def require_counted(self, instance: Instance) -> None:
+        """Raise when what the environment's code has done just now does not count.
+
+        Where the answer waits for a write, the log refuses that if need be; any other answer only the owner may give.
+
+        Raises:
+            MovedError: Another worker owns the environment by now, or may.
+        """
+        is_relaxed = instance.durability == "relaxed"
+        if instance.closed_as == MOVED or (is_relaxed and not self.owns(slot_of(instance.env_id))):
+            self._send_away(instance)
+
+    def _send_away(self, instance: Instance) -> NoReturn:
+        """Forget an environment whose code has run in vain: in memory it does not stand where the log stands."""
+        if self.directory.get(instance.env_id) is instance:
+            self.dismiss(instance, MOVED)
+        raise MovedError(slot_of(instance.env_id))
 
     def failure(self, instance: Instance, fault: BaseException) -> VerlAgentEnvError:
         """The error to answer with when an environment's own code failed, counted and logged."""
@@ -206,12 +253,22 @@ class Lives:
         """Whether nobody has used the environment for its whole ttl."""
         return not is_busy(instance) and self.clock() - instance.last_used > instance.ttl_s
 
+    def end(self, instance: Instance, reason: str) -> Group | None:
+        """Close an environment: at once, or where environments are kept, when that is written.
+
+        Returns:
+            What it is written with; None when it is closed already.
+        """
+        if self.recorder is None:
+            self.dismiss(instance, reason)
+            return None
+        self.directory.touch(instance)
+        return self.recorder.closed(instance, reason)
+
     def dismiss(self, instance: Instance, reason: str) -> None:
         """Forget an environment and let it free what it holds, after the call that is at work on it."""
         instance.closed_as = reason
         self.directory.remove(instance, reason)
-        if self.recorder is not None and reason != MOVED:
-            self.recorder.closed(instance, reason)
         if not is_busy(instance):
             self.release(instance)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 
 from verl_agent_env.engine.host import Host
 
@@ -20,29 +19,30 @@ _PAUSE_PER_WORK = 9.0
 async def reap_forever(host: Host) -> None:
     """Close idle environments until cancelled."""
     took_s = 0.0
+    clock = asyncio.get_running_loop().time
     while True:
         await _pause(host, took_s * _PAUSE_PER_WORK)
-        started = time.perf_counter()
+        started = clock()
         reaped = 0
         try:
             reaped = await host.reap()
         except Exception:
             # One environment's failure must not keep all others alive.
             logger.exception("closing idle environments failed")
-        took_s = time.perf_counter() - started
+        took_s = clock() - started
         if reaped:
             logger.info("idle environments closed", extra={"count": reaped})
 
 
 async def _pause(host: Host, at_least_s: float) -> None:
     """Sleep until the next look is due, which an environment with a shorter ttl brings forward."""
-    started = time.perf_counter()
+    started = asyncio.get_running_loop().time()
     changed = host.directory.shorter_ttl
     while True:
         changed.clear()
         pause_s = max(at_least_s, min(MAX_PAUSE_S, host.directory.shortest_ttl_s / _PAUSES_PER_TTL))
         try:
-            async with asyncio.timeout(started + pause_s - time.perf_counter()):
+            async with asyncio.timeout_at(started + pause_s):
                 await changed.wait()
         except TimeoutError:
             return

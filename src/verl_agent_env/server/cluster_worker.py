@@ -177,7 +177,6 @@ class SharedCluster:
             lease,
             self._residents,
             lease_s=settings.lease_s,
-            is_successor=place.is_successor,
         )
 
     @property

@@ -67,6 +67,8 @@ class Owned:
         self._store = store
         self._incarnation = incarnation
         self.generation = ""
+        self.has_lease = True
+        """Whether it may act for them at present."""
         self._tokens: dict[int, str] = {}
 
     async def look(self) -> None:
@@ -76,6 +78,9 @@ class Owned:
 
     def token_of(self, slot: int) -> str | None:
         return self._tokens.get(slot)
+
+    def owns(self, slot: int) -> bool:
+        return self.has_lease and slot in self._tokens
 
     def has_gone(self, slot: int) -> bool:
         return False

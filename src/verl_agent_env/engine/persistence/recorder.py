@@ -61,6 +61,9 @@ class LiveEnvironments(Protocol):
     def let_go(self, env_id: str) -> None:
         """Forget an environment that another worker owns."""
 
+    def note_closed(self, env_id: str, reason: str) -> None:
+        """Take in that an environment was closed, on whatever worker."""
+
 
 class Recorder:
     """Records one host's environments.
@@ -87,7 +90,7 @@ class Recorder:
         """
         self._environments = environments
         self._durabilities = dict(durabilities)
-        self.journal = Journal(log, tenure, self.restate, self._refused)
+        self.journal = Journal(log, tenure, self.restate, self._refused, environments.note_closed)
         self.failed_snapshots: Counter[str] = Counter()
         """Snapshots that failed and were done without, by env name."""
 
@@ -187,9 +190,13 @@ class Recorder:
                 if mark.state is not None:
                     self._write(instance, "save", _snapshot(instance), instance.seq)
 
-    def closed(self, instance: Instance, reason: str) -> None:
-        """An environment has come to its end."""
-        self._write(instance, "close", reason.encode())
+    def closed(self, instance: Instance, reason: str) -> Group:
+        """Write the end of an environment, which lives until that is written.
+
+        Returns:
+            What it is written with.
+        """
+        return self._write(instance, "close", reason.encode())
 
     def restate(self, env_id: str) -> tuple[Write, ...]:
         """Writes that say all of a live environment; none if it is not here, or its history was not kept."""
@@ -218,11 +225,12 @@ class Recorder:
         group = instance.group
         return None if group is None or group.is_done or instance.durability == "relaxed" else group
 
-    def _write(self, instance: Instance, kind: Any, data: bytes, seq: int = 0) -> None:
+    def _write(self, instance: Instance, kind: Any, data: bytes, seq: int = 0) -> Group:
         env_id = instance.env_id
-        instance.group = self.journal.write(
+        group = instance.group = self.journal.write(
             Write(kind, env_id, int(env_id[:3], 16), instance.episode, seq, data)
         )
+        return group
 
     def _refused(self, env_id: str, reason: RefusalReason) -> None:
         """The environment lives elsewhere, or nowhere: what is here of it is worthless."""
