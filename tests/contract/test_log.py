@@ -179,6 +179,57 @@ async def test_late_copy_of_a_put_takes_nothing_away_that_followed(case: StoreCa
     assert (await loaded(case)).entries == list(longer.entries)
 
 
+async def test_long_history_is_stated_in_parts_which_may_all_be_made_again(
+    case: StoreCase, owner: Owner
+) -> None:
+    entries = [b"\nd\n%d" % seq for seq in range(7)]
+    parts = [
+        write("put", b"first", seq=3, entries=entries[:3]),
+        write("extend", seq=3, entries=entries[3:5]),
+        write("extend", seq=5, entries=entries[5:]),
+    ]
+    other = write("create", b"other", env_id="007-b")
+    assert await owner.write(parts[0], other, *parts[1:], write("append", b"op\nd\n7", seq=7)) == [None] * 5
+    whole = Saved(b"first", [*entries, b"op\nd\n7"], None, None)
+    assert await loaded(case) == whole
+    for part in parts:
+        assert await owner.write(part) == [None]
+        assert await loaded(case) == whole
+
+
+async def test_statement_in_parts_takes_nothing_away_of_a_longer_history_that_is_there(
+    case: StoreCase, owner: Owner
+) -> None:
+    kept = [b"op-%d\nd\n%d" % (seq, seq) for seq in range(4)]
+    stated = [b"\nd\n%d" % seq for seq in range(6)]
+    appended = [write("append", entry, seq=seq) for seq, entry in enumerate(kept)]
+    assert await owner.write(write("create", b"first"), *appended) == [None] * 5
+    assert await owner.write(write("put", b"first", seq=2, entries=stated[:2])) == [None]
+    assert (await loaded(case)).entries == kept
+    assert await owner.write(write("extend", seq=2, entries=stated[2:])) == [None]
+    assert (await loaded(case)).entries == [*kept, *stated[4:]]
+
+
+@pytest.mark.parametrize(
+    ("late", "reason"),
+    [
+        (write("extend", seq=3, entries=[b"x"]), "short"),
+        (write("extend", seq=1, entries=[b"\nd\nother", b"\nd\n2"]), "conflict"),
+        (write("extend", seq=1, entries=[b"op-2\nd\n1", b"\nd\n2"]), "conflict"),
+        (write("extend", seq=2, entries=[b"x"], episode=1), "short"),
+        (write("extend", seq=2, entries=[b"x"], env_id="007-none"), "gone"),
+    ],
+)
+async def test_extension_that_does_not_follow_changes_nothing(
+    case: StoreCase, owner: Owner, late: Write, reason: str
+) -> None:
+    steps = [write("append", b"op-%d\nd\n%d" % (seq, seq), seq=seq) for seq in range(2)]
+    await owner.write(write("create", b"first"), *steps)
+    before = await loaded(case)
+    assert await owner.write(late) == [reason]
+    assert await loaded(case) == before
+
+
 async def test_late_copy_of_a_put_leaves_the_state_that_followed(case: StoreCase, owner: Owner) -> None:
     whole = write("put", b"first")
     assert await owner.write(whole, write("save", b"state", seq=1), whole) == [None] * 3

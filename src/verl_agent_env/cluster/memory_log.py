@@ -97,23 +97,30 @@ def _change(kept: _Kept, write: Write) -> RefusalReason | None:
         if kept.snapshot is None or write.seq >= kept.snapshot_seq:
             kept.snapshot, kept.snapshot_seq = write.data, write.seq
         return None
-    if len(kept.entries) < write.seq:
+    entries = kept.entries
+    if len(entries) < write.seq:
         return "short"
-    if len(kept.entries) > write.seq:
-        return None if kept.entries[write.seq] == write.data else "conflict"
-    kept.entries.append(write.data)
+    news = write.entries if write.kind == "extend" else (write.data,)
+    known = entries[write.seq : write.seq + len(news)]
+    if not all(map(_is_same, known, news)):
+        return "conflict"
+    entries += news[len(known) :]
     return None
 
 
 def _compare(kept: _Kept, write: Write) -> RefusalReason | None:
-    """A late copy of a ``put`` takes nothing away that has followed; operations are not stated again."""
-    if write.seq and _result_of(kept.entries[write.seq - 1]) != _result_of(write.entries[-1]):
+    """A late copy of a ``put`` takes nothing away that has followed."""
+    if write.seq and not _is_same(kept.entries[write.seq - 1], write.entries[-1]):
         return "conflict"
     return None
 
 
-def _result_of(entry: bytes) -> bytes:
-    return entry.split(b"\n", 1)[-1]
+def _is_same(one: bytes, other: bytes) -> bool:
+    """Whether two entries tell of one step: operations are not stated again, only the last one's is."""
+    if one == other:
+        return True
+    (operation, _, result), (other_operation, _, other_result) = one.partition(b"\n"), other.partition(b"\n")
+    return result == other_result and not (operation and other_operation)
 
 
 def _begin(kept: _Kept, write: Write) -> RefusalReason | None:

@@ -14,7 +14,7 @@ from verl_agent_env.wire.records import Refusal, Saved, Write
 
 _CLOSED_MS = int(CLOSED_MEMORY_S * 1000)
 _LOAD_AT_ONCE = 256
-_KINDS = {"create": "c", "append": "a", "save": "s", "begin": "b", "close": "d", "put": "p"}
+_KINDS = {"create": "c", "append": "a", "extend": "x", "save": "s", "begin": "b", "close": "d", "put": "p"}
 
 
 class RedisLog:
@@ -31,7 +31,7 @@ class RedisLog:
         held = set(tokens.values())
         arguments: list[Any] = [generation, self._keys.base, _CLOSED_MS, len(held), *held]
         for kind, env_id, _, episode, seq, data, entries in writes:
-            arguments += (_KINDS[kind], env_id, episode, seq, data)
+            arguments += (_KINDS[kind], env_id, episode, seq, data if kind != "extend" else len(entries))
             if entries:
                 arguments += entries
         answer = await self._client.run(scripts.COMMIT, [self._keys.generation, self._keys.owners], arguments)

@@ -232,8 +232,8 @@ local function journal(env, episode) return base .. 'j:' .. env .. ':' .. episod
 
 # KEYS   gen, own
 # ARGV   1 expected generation, 2 start of all keys, 3 how long an end is remembered (ms), 4 number of tokens n,
-#        then n tokens that the caller holds, then the writes: kind (its first letter), env, episode, seq, data; for
-#        'p' data is followed by as many entries as its seq says. The first three digits of an env are its slot.
+#        then n tokens that the caller holds, then the writes: kind (a letter), env, episode, seq, data. Entries follow:
+#        for 'p' as many as its seq says, for 'x' as many as its data says. The first three digits of an env are its slot.
 # Return {'ok', index of a refused write (from 0), reason, …} | {'generation', the one found}
 #
 # m:<env>             string: episode, line break, header
@@ -255,6 +255,14 @@ local function is_owned(slot)
   return owned[slot]
 end
 
+-- Whether two entries tell of one step: operations are not stated again, only the last one's is.
+local function is_same(one, other)
+  if one == other then return true end
+  local operation, result = string.match(one, '^([^\\n]*)\\n(.*)$')
+  local other_operation, other_result = string.match(other, '^([^\\n]*)\\n(.*)$')
+  return result ~= nil and result == other_result and (operation == '' or other_operation == '')
+end
+
 local function append(env, episode, seq, data)
   local key = journal(env, episode)
   local length = redis.call('RPUSHX', key, data)
@@ -268,7 +276,15 @@ local function append(env, episode, seq, data)
   -- Not the next one. It was put at the end for nothing, and nobody has seen it there: a script runs alone.
   redis.call('RPOP', key)
   if length < seq + 2 then return 'short' end
-  if redis.call('LINDEX', key, seq + 1) ~= data then return 'conflict' end
+  if not is_same(redis.call('LINDEX', key, seq + 1), data) then return 'conflict' end
+end
+
+local function extend(env, episode, seq, count, at)
+  -- What is there already comes first: nothing is appended before all of it was compared.
+  for i = 0, count - 1 do
+    local reason = append(env, episode, seq + i, ARGV[at + i])
+    if reason then return reason end
+  end
 end
 
 local function save(env, episode, seq, data)
@@ -316,8 +332,6 @@ local function close(env, episode, seq, data)
   redis.call('SET', base .. 'd:' .. env, data, 'PX', ARGV[3])
 end
 
-local function result_of(entry) return (string.gsub(entry, '^[^\\n]*\\n', '', 1)) end
-
 local function put(env, episode, count, data, at)
   if redis.call('EXISTS', base .. 'd:' .. env) == 1 then return 'closed' end
   local header = redis.call('GET', base .. 'm:' .. env)
@@ -325,10 +339,10 @@ local function put(env, episode, count, data, at)
     local present = episode_of(header)
     if present > tonumber(episode) then return 'stale' end
     if present == tonumber(episode) and redis.call('LLEN', journal(env, episode)) > count then
-      -- A late copy takes nothing away that has followed; operations are not stated again.
-      if count == 0 or
-        result_of(redis.call('LINDEX', journal(env, episode), count)) == result_of(ARGV[at + count - 1])
-      then return nil end
+      -- A late copy takes nothing away that has followed.
+      if count == 0 or is_same(redis.call('LINDEX', journal(env, episode), count), ARGV[at + count - 1]) then
+        return nil
+      end
       return 'conflict'
     end
     redis.call('DEL', journal(env, present), base .. 's:' .. env)
@@ -339,7 +353,7 @@ local function put(env, episode, count, data, at)
   redis.call('SADD', base .. 'e:' .. slot_of(env), env)
 end
 
-local kinds = {a = append, s = save, c = create, b = begin, d = close, p = put}
+local kinds = {a = append, x = extend, s = save, c = create, b = begin, d = close, p = put}
 local answer = {'ok'}
 local at, index = 5 + n, 0
 while at <= #ARGV do
@@ -351,7 +365,7 @@ while at <= #ARGV do
     answer[#answer + 1] = reason
   end
   at = at + 5
-  if kind == 'p' then at = at + seq end
+  if kind == 'p' then at = at + seq elseif kind == 'x' then at = at + ARGV[at - 1] end
   index = index + 1
 end
 return answer

@@ -26,7 +26,7 @@ from verl_agent_env.wire.operations import split
 from verl_agent_env.wire.records import AppliedStep, digest_of
 
 if TYPE_CHECKING:
-    from verl_agent_env.engine.journal import Group
+    from verl_agent_env.engine.persistence.groups import Group
 
 MOVED = "moved"
 """Reason of an environment's end on a worker whose slot went to another one: it lives on there."""
@@ -146,7 +146,7 @@ class Instance:
         """What the environment's ``snapshot`` gave after :attr:`state_seq` steps, where states are kept."""
         self.state_seq = 0
         self.group: Group | None = None
-        """The writes that tell of its last change."""
+        """The writes that answers about it have to wait for: those that tell of its last change."""
         self.diverged_at: int | None = None
         """The step that gave another result when it was played again, if so: it is lost."""
 

@@ -15,7 +15,7 @@ from verl_agent_env.config import HostLimits
 from verl_agent_env.engine.directory import Directory
 from verl_agent_env.engine.execution import ENV_FAULTS, Env, Executor
 from verl_agent_env.engine.instance import MOVED, Beginning, Instance
-from verl_agent_env.engine.journal import Group
+from verl_agent_env.engine.persistence.groups import Group
 from verl_agent_env.engine.persistence.recorder import NO_MARK, Mark, Recorder
 from verl_agent_env.engine.threads import CallTimeoutError, ForeignExitError
 from verl_agent_env.envs.registry import Registry
@@ -176,12 +176,8 @@ class Lives:
             MovedError: Another worker owns the environment: nothing happened to it, whoever asks again meets the owner.
             StoreUnavailableError: It cannot be written; whether it will is unknown.
         """
-        group = None if self.recorder is None else self.recorder.group_of(instance)
-        if group is not None:
-            await group.wait()
-            error = group.errors.get(instance.env_id)
-            if error is not None:
-                raise error
+        if self.recorder is not None and instance.group is not None:
+            await self.recorder.journal.settle(instance.env_id, instance.group)
 
     def fail(self, instance: Instance, fault: BaseException, *, rebuilding: bool = False) -> NoReturn:
         """Drop the environment of a failed call, and say whether it comes back.

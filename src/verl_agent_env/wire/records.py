@@ -11,17 +11,18 @@ import orjson
 
 from verl_agent_env.wire.codec import StepAnswer
 
-WriteKind = Literal["create", "append", "save", "begin", "close", "put"]
+WriteKind = Literal["create", "append", "extend", "save", "begin", "close", "put"]
 """
 - ``create``: an environment and its first episode; ``data`` is its :class:`Header`.
 - ``append``: one step to the episode's journal; ``data`` is its :class:`Entry`.
+- ``extend``: the steps from ``seq`` on; ``entries`` are their entries.
 - ``save``: the environment's state after a step, in place of the last one; ``data`` is a :class:`Snapshot`.
 - ``begin``: another episode; ``data`` is the new :class:`Header`, the journal becomes empty.
 - ``close``: the environment's end; ``data`` is the reason.
 - ``put``: all of it at once, whatever was there: ``data`` is the :class:`Header`, ``entries`` the journal.
 """
 
-RefusalReason = Literal["moved", "gone", "short", "stale", "closed", "conflict"]
+RefusalReason = Literal["moved", "gone", "short", "stale", "closed", "conflict", "broken"]
 """
 - ``moved``: the slot has another owner.
 - ``gone``: nothing is known of the environment: the store lost it.
@@ -29,6 +30,7 @@ RefusalReason = Literal["moved", "gone", "short", "stale", "closed", "conflict"]
 - ``stale``: a later episode has begun.
 - ``closed``: the environment was closed.
 - ``conflict``: there is another entry in this place.
+- ``broken``: the store does not take the write, for a reason that nobody thought of.
 """
 
 
@@ -44,7 +46,8 @@ class Write(NamedTuple):
     slot: int
     episode: int
     seq: int
-    """Number of the step that is appended or saved; the number of entries for ``put``; else 0."""
+    """Number of the step that is appended or saved, the first one for ``extend``; the number of entries for ``put``; else
+    0."""
     data: bytes
     entries: tuple[bytes, ...] = ()
 

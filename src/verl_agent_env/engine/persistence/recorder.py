@@ -10,10 +10,11 @@ from typing import Any, NamedTuple, Protocol
 
 import orjson
 
-from verl_agent_env import __version__
+from verl_agent_env import __version__, waits
 from verl_agent_env.engine.execution import ENV_FAULTS, Env
 from verl_agent_env.engine.instance import Instance
-from verl_agent_env.engine.journal import Group, Journal, Tenure
+from verl_agent_env.engine.persistence.groups import Group
+from verl_agent_env.engine.persistence.journal import Journal, Tenure
 from verl_agent_env.envs.base import Durability
 from verl_agent_env.envs.kind import EnvKind
 from verl_agent_env.errors import ArgumentsTooLargeError, InvalidEnvArgumentsError
@@ -33,6 +34,8 @@ from verl_agent_env.wire.records import (
 
 logger = logging.getLogger(__name__)
 
+_AWAITED = ("journal", "snapshot")
+"""Modes in which calls are answered only when what they did is written."""
 # So many steps are played again at most, however long the episode is.
 _STEPS_BETWEEN_SNAPSHOTS = 16
 
@@ -79,6 +82,7 @@ class Recorder:
         tenure: Tenure,
         environments: LiveEnvironments,
         durabilities: Mapping[str, Durability],
+        patience_s: float = waits.STORE_S,
     ) -> None:
         """Make a recorder that has recorded nothing yet.
 
@@ -87,10 +91,11 @@ class Recorder:
             tenure: The slots that this worker owns.
             environments: What is recorded.
             durabilities: How to keep environments of these names, where it is not as their kinds have it.
+            patience_s: How long an answer waits until what it tells of is written.
         """
         self._environments = environments
         self._durabilities = dict(durabilities)
-        self.journal = Journal(log, tenure, self.restate, self._refused, environments.note_closed)
+        self.journal = Journal(log, tenure, self, patience_s=patience_s)
         self.failed_snapshots: Counter[str] = Counter()
         """Snapshots that failed and were done without, by env name."""
 
@@ -198,10 +203,12 @@ class Recorder:
         """
         return self._write(instance, "close", reason.encode())
 
-    def restate(self, env_id: str) -> tuple[Write, ...]:
-        """Writes that say all of a live environment; none if it is not here, or its history was not kept."""
+    def restate(self, env_id: str) -> tuple[Write, ...] | None:
+        """Writes that say all of a live environment; none if its history was not kept, None if it is not here."""
         instance = self._environments.get(env_id)
-        if instance is None or instance.lost is not None:
+        if instance is None:
+            return None
+        if instance.lost is not None:
             return ()
         entries: tuple[bytes, ...] = ()
         if instance.durability in ("journal", "relaxed"):
@@ -214,26 +221,33 @@ class Recorder:
             return whole, Write("save", env_id, slot, episode, instance.seq, _snapshot(instance))
         return (whole,)
 
+    def ended(self, env_id: str, reason: str) -> None:
+        """Take in that the end of an environment is written: only now it is closed."""
+        self._environments.note_closed(env_id, reason)
+
     def restate_all(self, env_ids: Iterable[str]) -> None:
         """State everything again, in a store that was emptied."""
-        for env_id in env_ids:
-            for write in self.restate(env_id):
-                self.journal.write(write)
+        self.journal.restate(env_ids)
 
-    def group_of(self, instance: Instance) -> Group | None:
-        """The group that answers about the environment have to wait for; None when all is written."""
-        group = instance.group
-        return None if group is None or group.is_done or instance.durability == "relaxed" else group
+    def answers_early(self, env_id: str) -> bool:
+        """Whether calls on the environment are answered before they are written; not of one that is not here."""
+        instance = self._environments.get(env_id)
+        return instance is not None and instance.durability not in _AWAITED
 
     def _write(self, instance: Instance, kind: Any, data: bytes, seq: int = 0) -> Group:
         env_id = instance.env_id
-        group = instance.group = self.journal.write(
-            Write(kind, env_id, int(env_id[:3], 16), instance.episode, seq, data)
-        )
+        group = self.journal.write(Write(kind, env_id, int(env_id[:3], 16), instance.episode, seq, data))
+        if instance.durability in _AWAITED:
+            instance.group = group
         return group
 
-    def _refused(self, env_id: str, reason: RefusalReason) -> None:
-        """The environment lives elsewhere, or nowhere: what is here of it is worthless."""
+    def refused(self, env_id: str, reason: RefusalReason) -> None:
+        """Forget an environment that lives elsewhere, or nowhere: what is here of it is worthless.
+
+        One that is answered early is forgotten only if it is another worker's: nobody relies on what is kept of it.
+        """
+        if reason == "gone" and self.answers_early(env_id):
+            return
         logger.debug("an environment was taken away", extra={"env_id": env_id, "reason": reason})
         self._environments.let_go(env_id)
 

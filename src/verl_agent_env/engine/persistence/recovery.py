@@ -12,7 +12,7 @@ import orjson
 
 from verl_agent_env.engine.execution import ENV_FAULTS, Env, Executor
 from verl_agent_env.engine.instance import Beginning, Instance
-from verl_agent_env.engine.journal import Journal, Tenure
+from verl_agent_env.engine.persistence.journal import Journal, Tenure
 from verl_agent_env.envs.registry import Registry
 from verl_agent_env.errors import ReplayDivergedError, VerlAgentEnvError
 from verl_agent_env.types import NUM_SLOTS, slot_of
