@@ -7,7 +7,10 @@ The server answers them as ``application/problem+json`` (RFC 9457), the client r
     VerlAgentEnvError                     code                       status  retryable
     ├── RequestError
     │   ├── MalformedBodyError            malformed_body             400
+    │   ├── MalformedHeadError            malformed_head             400
     │   ├── UnauthorizedError             unauthorized               401
+    │   ├── HostNotAllowedError           host_not_allowed           403
+    │   ├── OriginNotAllowedError         origin_not_allowed         403
     │   ├── RouteNotFoundError            not_found                  404
     │   ├── MethodNotAllowedError         method_not_allowed         405
     │   ├── BodyTimeoutError              body_timeout               408     yes
@@ -15,6 +18,7 @@ The server answers them as ``application/problem+json`` (RFC 9457), the client r
     │   ├── BatchTooLargeError            batch_too_large            413
     │   ├── ActionTooLargeError           action_too_large           413
     │   ├── ArgumentsTooLargeError        arguments_too_large        413
+    │   ├── ContentTypeNotAllowedError    content_type_not_allowed   415
     │   ├── InvalidRequestError           invalid_request            422
     │   ├── UnknownEnvNameError           unknown_env_name           422
     │   ├── InvalidEnvArgumentsError      invalid_env_arguments      422
@@ -121,6 +125,22 @@ class MalformedBodyError(RequestError):
 
 
 @dataclass(eq=False)
+class MalformedHeadError(RequestError):
+    """The request line or a header is not as HTTP wants it."""
+
+    code = "malformed_head"
+    status = 400
+    title = "The head of the request is malformed"
+    reason: str = "it could not be parsed"
+
+    @property
+    def detail(self) -> str:
+        return (
+            f"The head of the request is malformed: {self.reason}. Send it as HTTP/1.1 (RFC 9112) wants it."
+        )
+
+
+@dataclass(eq=False)
 class UnauthorizedError(RequestError):
     """No bearer token, or one that the server does not know."""
 
@@ -131,6 +151,40 @@ class UnauthorizedError(RequestError):
     @property
     def detail(self) -> str:
         return "A valid bearer token is required: send the header 'Authorization: Bearer <token>'."
+
+
+@dataclass(eq=False)
+class HostNotAllowedError(RequestError):
+    """The server is called by a name that is not one of its own: a web page may have made the name up."""
+
+    code = "host_not_allowed"
+    status = 403
+    title = "The server is not known by this host"
+    host: str = ""
+
+    @property
+    def detail(self) -> str:
+        return (
+            f"The server is not known by the host '{self.host}'; call it by its own name or address, or have the "
+            "operator list the host with --allowed-hosts."
+        )
+
+
+@dataclass(eq=False)
+class OriginNotAllowedError(RequestError):
+    """A browser sent the request for a page of another site."""
+
+    code = "origin_not_allowed"
+    status = 403
+    title = "Pages of this origin may not use the server"
+    origin: str = ""
+
+    @property
+    def detail(self) -> str:
+        return (
+            f"Pages of the origin '{self.origin}' may not use this server; have the operator list the origin with "
+            "--allowed-origins."
+        )
 
 
 @dataclass(eq=False)
@@ -246,6 +300,23 @@ class ArgumentsTooLargeError(RequestError):
         return (
             f"The arguments are {self.size} bytes of JSON, the limit is {self.max_arguments_bytes}; nothing was built. "
             "Send less or raise max_arguments_bytes."
+        )
+
+
+@dataclass(eq=False)
+class ContentTypeNotAllowedError(RequestError):
+    """A browser sent a body that is not declared as JSON."""
+
+    code = "content_type_not_allowed"
+    status = 415
+    title = "A browser's request needs a JSON content type"
+    content_type: str = ""
+
+    @property
+    def detail(self) -> str:
+        return (
+            f"A browser's request has to declare its body as JSON, and not as '{self.content_type}': send the header "
+            "'Content-Type: application/json'."
         )
 
 
