@@ -18,7 +18,7 @@ import orjson
 import pytest
 
 ROOT = Path(__file__).parents[1]
-_START_S = 40.0
+_START_S = 120.0
 
 
 class ServerProcess:

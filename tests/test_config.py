@@ -60,7 +60,10 @@ def test_an_empty_variable_is_one_that_is_not_set() -> None:
     ("name", "text"),
     [("PORT", "x"), ("PORT", "1.5"), ("PORT", "-1"), ("MAX_ENVS", "0"), ("MAX_STEP_S", "nan"), ("MAX_STEP_S", "inf"),
      ("ACCESS_LOG", "maybe"), ("LOG_LEVEL", "loud"), ("LOG_FORMAT", "xml"), ("KEEP_ALIVE_S", "0"),
-     ("AUTH_TOKENS", "sécret"), ("AUTH_TOKENS", "a\x00b")],
+     ("AUTH_TOKENS", "sécret"), ("AUTH_TOKENS", "a\x00b"),
+     *(("ALLOWED_HOSTS", host) for host in ("a:80", "http://a", "a b", "*.", "a*", "[::1]:80", "[a]")),
+     *(("ALLOWED_ORIGINS", origin) for origin in ("*", "null", "a.example", "https://a.example/", "ftp://a.example",
+                                                  "https://*.example", "https://a.example:x", "https://"))],
 )  # fmt: skip
 def test_a_bad_variable_is_named(name: str, text: str) -> None:
     with pytest.raises(ValueError, match=f"(?i){name.rstrip('S')}|auth token"):
@@ -71,6 +74,17 @@ def test_a_bad_variable_is_named(name: str, text: str) -> None:
 def test_a_token_that_no_header_can_carry_is_refused(token: str) -> None:
     with pytest.raises(ValueError, match="auth token"):
         ServerSettings(auth_tokens=(token,))
+
+
+def test_hosts_and_origins_are_lists() -> None:
+    settings = settings_from_environment(
+        {
+            "VERL_AGENT_ENV_ALLOWED_HOSTS": "a.example, *.b.example,[::1],*",
+            "VERL_AGENT_ENV_ALLOWED_ORIGINS": "https://a.example,http://[::1]:3000",
+        }
+    )
+    assert settings.allowed_hosts == ("a.example", "*.b.example", "[::1]", "*")
+    assert settings.allowed_origins == ("https://a.example", "http://[::1]:3000")
 
 
 def test_tokens_do_not_show_in_what_is_printed() -> None:

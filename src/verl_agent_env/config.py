@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 import math
 import re
 import typing
@@ -14,9 +15,13 @@ ENVIRONMENT_PREFIX = "VERL_AGENT_ENV_"
 
 SettingsT = TypeVar("SettingsT")
 
+VERBATIM = "is_verbatim"
+"""Mark, in a field's metadata, of lists whose items may hold commas on the command line."""
+
 DURABILITIES = ("journal", "snapshot", "relaxed", "none")
 _MAX_WORKERS = 512
 _HOST_NAME = re.compile(r"[A-Za-z0-9_.-]{1,253}")
+_ORIGIN = re.compile(r"https?://(?:[A-Za-z0-9_.-]{1,253}|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 
 
 @dataclass(frozen=True)
@@ -40,10 +45,7 @@ class HostLimits:
     max_arguments_bytes: int = 2_097_152
     """Bytes, as JSON, of the options of a reset, and of an environment's keyword arguments where they are kept in Redis."""
     max_journal_bytes: int = 65_536
-    """Actions kept for each environment. Beyond it, one that is in memory alone can show no trajectory and cannot be
-    replayed; one that is kept in Redis begins its history anew from its state, if its kind has one."""
-    max_kept_bytes: int = 8_388_608
-    """Actions kept for an environment in Redis whose kind has no state to begin anew from; then its steps are refused."""
+    """Actions kept for each environment; one that has more can show no trajectory and cannot be replayed."""
     closed_memory_s: float = 600.0
     """How long a closed environment's id is still known as closed."""
     closed_memory_size: int = 100_000
@@ -139,8 +141,13 @@ class ServerSettings:
     """Address to listen on."""
     port: int = 8000
     """Port to listen on; 0 takes a free one."""
-    auth_tokens: tuple[str, ...] = field(default=(), repr=False)
+    auth_tokens: tuple[str, ...] = field(default=(), repr=False, metadata={VERBATIM: True})
     """Accepted bearer tokens; none means that no token is asked for."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Host names and addresses that clients call the server by, beside those of this machine; ``*.example.org`` stands
+    for all below it, ``*`` for all. Needed behind a proxy on this machine that passes its own name on."""
+    allowed_origins: tuple[str, ...] = ()
+    """Other sites whose web pages may use the server, as ``https://app.example.org``."""
     log_level: str = "info"
     """``debug``, ``info``, ``warning`` or ``error``."""
     log_format: str = "json"
@@ -177,6 +184,15 @@ class ServerSettings:
             raise ValueError(
                 "an auth token is empty, begins or ends with a space, or holds other than visible ASCII"
             )
+        for host in self.allowed_hosts:
+            if not _is_host_pattern(host):
+                raise ValueError(f"allowed_hosts takes names and addresses without a port, not '{host}'")
+        for origin in self.allowed_origins:
+            # Neither "null", which pages of any site can have, nor "*".
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    f"allowed_origins takes origins such as https://app.example.org, not '{origin}'"
+                )
         if self.keep_alive_s < 1 or self.shutdown_grace_s < 0:
             raise ValueError("keep_alive_s must be at least 1 and shutdown_grace_s at least 0")
 
@@ -227,6 +243,15 @@ def _parse(text: str, kind: Any) -> Any:
     if typing.get_origin(kind) is tuple:
         return tuple(part.strip() for part in text.split(",") if part.strip())
     return kind(text)
+
+
+def _is_host_pattern(text: str) -> bool:
+    if text == "*" or _HOST_NAME.fullmatch(text.removeprefix("*.")):
+        return True
+    try:
+        return ipaddress.ip_address(text.removeprefix("[").removesuffix("]")).version == 6
+    except ValueError:
+        return False
 
 
 def _name_of(kind: Any) -> str:

@@ -7,7 +7,10 @@ The server answers them as ``application/problem+json`` (RFC 9457), the client r
     VerlAgentEnvError                     code                       status  retryable
     ├── RequestError
     │   ├── MalformedBodyError            malformed_body             400
+    │   ├── MalformedHeadError            malformed_head             400
     │   ├── UnauthorizedError             unauthorized               401
+    │   ├── HostNotAllowedError           host_not_allowed           403
+    │   ├── OriginNotAllowedError         origin_not_allowed         403
     │   ├── RouteNotFoundError            not_found                  404
     │   ├── MethodNotAllowedError         method_not_allowed         405
     │   ├── BodyTimeoutError              body_timeout               408     yes
@@ -15,6 +18,7 @@ The server answers them as ``application/problem+json`` (RFC 9457), the client r
     │   ├── BatchTooLargeError            batch_too_large            413
     │   ├── ActionTooLargeError           action_too_large           413
     │   ├── ArgumentsTooLargeError        arguments_too_large        413
+    │   ├── ContentTypeNotAllowedError    content_type_not_allowed   415
     │   ├── InvalidRequestError           invalid_request            422
     │   ├── UnknownEnvNameError           unknown_env_name           422
     │   ├── InvalidEnvArgumentsError      invalid_env_arguments      422
@@ -28,10 +32,8 @@ The server answers them as ``application/problem+json`` (RFC 9457), the client r
     │   ├── SequenceStaleError            sequence_stale             409
     │   ├── SequenceGapError              sequence_gap               409
     │   ├── SequenceConflictError         sequence_conflict          409
-    │   ├── HistoryFullError              history_full               413
     │   ├── EnvironmentLostError          environment_lost           410
-    │   ├── ReplayDivergedError           replay_diverged            410
-    │   └── IncompatibleVersionError      incompatible_version       503     yes
+    │   └── ReplayDivergedError           replay_diverged            410
     ├── CapacityError
     │   ├── RunQuotaExceededError         run_quota_exceeded         429     yes
     │   ├── AtCapacityError               at_capacity                503     yes
@@ -123,6 +125,22 @@ class MalformedBodyError(RequestError):
 
 
 @dataclass(eq=False)
+class MalformedHeadError(RequestError):
+    """The request line or a header is not as HTTP wants it."""
+
+    code = "malformed_head"
+    status = 400
+    title = "The head of the request is malformed"
+    reason: str = "it could not be parsed"
+
+    @property
+    def detail(self) -> str:
+        return (
+            f"The head of the request is malformed: {self.reason}. Send it as HTTP/1.1 (RFC 9112) wants it."
+        )
+
+
+@dataclass(eq=False)
 class UnauthorizedError(RequestError):
     """No bearer token, or one that the server does not know."""
 
@@ -133,6 +151,40 @@ class UnauthorizedError(RequestError):
     @property
     def detail(self) -> str:
         return "A valid bearer token is required: send the header 'Authorization: Bearer <token>'."
+
+
+@dataclass(eq=False)
+class HostNotAllowedError(RequestError):
+    """The server is called by a name that is not one of its own: a web page may have made the name up."""
+
+    code = "host_not_allowed"
+    status = 403
+    title = "The server is not known by this host"
+    host: str = ""
+
+    @property
+    def detail(self) -> str:
+        return (
+            f"The server is not known by the host '{self.host}'; call it by its own name or address, or have the "
+            "operator list the host with --allowed-hosts."
+        )
+
+
+@dataclass(eq=False)
+class OriginNotAllowedError(RequestError):
+    """A browser sent the request for a page of another site."""
+
+    code = "origin_not_allowed"
+    status = 403
+    title = "Pages of this origin may not use the server"
+    origin: str = ""
+
+    @property
+    def detail(self) -> str:
+        return (
+            f"Pages of the origin '{self.origin}' may not use this server; have the operator list the origin with "
+            "--allowed-origins."
+        )
 
 
 @dataclass(eq=False)
@@ -248,6 +300,23 @@ class ArgumentsTooLargeError(RequestError):
         return (
             f"The arguments are {self.size} bytes of JSON, the limit is {self.max_arguments_bytes}; nothing was built. "
             "Send less or raise max_arguments_bytes."
+        )
+
+
+@dataclass(eq=False)
+class ContentTypeNotAllowedError(RequestError):
+    """A browser sent a body that is not declared as JSON."""
+
+    code = "content_type_not_allowed"
+    status = 415
+    title = "A browser's request needs a JSON content type"
+    content_type: str = ""
+
+    @property
+    def detail(self) -> str:
+        return (
+            f"A browser's request has to declare its body as JSON, and not as '{self.content_type}': send the header "
+            "'Content-Type: application/json'."
         )
 
 
@@ -434,23 +503,6 @@ class SequenceConflictError(EnvironmentStateError):
 
 
 @dataclass(eq=False)
-class HistoryFullError(EnvironmentStateError):
-    """The episode's actions take all the room that an episode may have; the action was not applied."""
-
-    code = "history_full"
-    status = 413
-    title = "The episode's history is full"
-    max_kept_bytes: int = 0
-
-    @property
-    def detail(self) -> str:
-        return (
-            f"The actions of this episode of '{self.env_id}' take {self.max_kept_bytes} bytes, and its kind has no state to "
-            "begin anew from; nothing was applied. Reset it, or raise max_kept_bytes."
-        )
-
-
-@dataclass(eq=False)
 class EnvironmentLostError(EnvironmentStateError):
     """The environment is gone and cannot come back; a new episode can."""
 
@@ -481,31 +533,6 @@ class ReplayDivergedError(EnvironmentStateError):
         return (
             f"The environment '{self.env_id}' cannot come back: played again, step {self.seq} gave another result than "
             "it did. Its kind is not deterministic, or its code has changed; initialize a new one and play again."
-        )
-
-
-@dataclass(eq=False)
-class IncompatibleVersionError(EnvironmentStateError):
-    """The environment's state was written by another version of its kind, which this worker does not have.
-
-    Nothing is lost: it goes on at a worker of that version, and moves there if one is alive.
-    """
-
-    code = "incompatible_version"
-    status = 503
-    title = "No version of the environment's kind here reads its state"
-    retryable = True
-    env_name: str = ""
-    written_as: str = ""
-    """Format of the state, or what else is missing here."""
-    readable: str = ""
-    """Format that this worker's kind reads."""
-
-    @property
-    def detail(self) -> str:
-        return (
-            f"The environment '{self.env_id}' was written by another version of '{self.env_name}' (state {self.written_as}; "
-            f"this worker reads {self.readable}). Keep or start a worker of that version, or close the environment."
         )
 
 

@@ -49,6 +49,8 @@ class Residents:
         self.forgotten: set[int] = set()
         """Slots of which nothing is remembered any more."""
         self.hand_overs = 0
+        self.unwritten: set[int] = set()
+        """Slots of which something is not written yet."""
 
     def count(self) -> int:
         return self.in_slot.total()
@@ -59,8 +61,9 @@ class Residents:
     def count_bound_to(self, slot: int) -> int:
         return self.bound[slot]
 
-    async def before_hand_over(self) -> None:
+    async def before_hand_over(self, slots: Collection[int]) -> Collection[int]:
         self.hand_overs += 1
+        return [slot for slot in slots if slot not in self.unwritten]
 
     def bind(self, *slots: int) -> None:
         """Make environments that are nowhere else."""
@@ -272,6 +275,22 @@ async def test_slots_with_environments_that_are_nowhere_else_stay_and_take_no_ne
     await rig.until(lambda: rig.is_balanced(a, b))
     assert sorted(a.residents.abandoned) == sorted(full)
     assert a.residents.hand_overs > 0
+
+
+async def test_slots_are_handed_over_when_all_that_is_known_of_them_is_written(rig: Rig) -> None:
+    a = rig.join()
+    await rig.until(lambda: a.owned == ALL)
+    b_record = worker()
+    owners = Ring([a.address, b_record.address]).assignments
+    held = [slot for slot in range(NUM_SLOTS) if owners[slot] == b_record.address][:3]
+    a.residents.unwritten.update(held)
+    b = rig.join(b_record)
+    await rig.until(lambda: a.member.cluster is not None and len(a.member.cluster.workers) == 2)
+    await rig.pass_time(TIMES.settle_s)
+    await rig.until(lambda: b.owned == share_of(b, a, b) - set(held))
+    await rig.until(lambda: a.owned == share_of(a, a, b) | set(held))
+    a.residents.unwritten.clear()
+    await rig.until(lambda: rig.is_balanced(a, b))
 
 
 async def test_a_worker_without_slots_is_not_asked_for_new_environments(rig: Rig) -> None:

@@ -260,11 +260,10 @@ async def test_end_that_could_not_be_written_in_time_is_never_written(
 # --- closing ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("durability", ["journal", "relaxed", "none"])
 async def test_close_is_acknowledged_when_it_is_written_and_not_before(
-    owners: Owners, create: Create, durability: Any
+    owners: Owners, create: Create
 ) -> None:
-    owner = await owners.join({"probe/inline-v0": durability})
+    owner = await owners.join()
     env_ids = [await create(owner.host, "inline", 10) for _ in range(2)]
     await owner.journal.flush()
     owner.log.is_cut = True

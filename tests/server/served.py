@@ -88,5 +88,5 @@ def post(path: str, body: bytes, *headers: str) -> bytes:
 
 def http_request(method: str, path: str, body: bytes = b"", *headers: str, version: str = "1.1") -> bytes:
     """A request, with no other headers than these and a host."""
-    lines = [f"{method} {path} HTTP/{version}", "Host: x", *headers, "", ""]
+    lines = [f"{method} {path} HTTP/{version}", "Host: localhost", *headers, "", ""]
     return "\r\n".join(lines).encode("latin-1") + body

@@ -14,7 +14,7 @@ import pytest
 from tests.conftest import ServerProcess, StartServer
 from tests.server.conftest import LAKE, Problem, Wire
 
-INITIALIZE = b"POST /api/environment/initialize HTTP/1.1\r\nHost: x\r\n"
+INITIALIZE = b"POST /api/environment/initialize HTTP/1.1\r\nHost: localhost\r\n"
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,9 @@ def test_an_expectation_is_answered_before_the_body(wire: Wire) -> None:
 
 
 def test_a_refused_expectation_closes_the_connection(wire: Wire) -> None:
-    wire.send(b"POST /nothing HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n")
+    wire.send(
+        b"POST /nothing HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n"
+    )
     status, headers, _ = wire.answer()
     assert (status, headers[b"connection"]) == (404, b"close")
     assert wire.is_closed()
@@ -102,14 +104,14 @@ def test_a_refused_expectation_closes_the_connection(wire: Wire) -> None:
 
 @pytest.mark.parametrize("path", [b"/nothing", b"/healthz"])
 def test_an_error_leaves_the_connection_usable(wire: Wire, path: bytes) -> None:
-    wire.send(b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello" % path)
+    wire.send(b"POST %b HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nhello" % path)
     assert wire.answer()[0] in (404, 405)
-    wire.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+    wire.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
     assert wire.answer()[0] == 200
 
 
 def test_pipelined_requests_are_answered_in_order(wire: Wire) -> None:
-    wire.send(b"".join(b"GET /x%d HTTP/1.1\r\nHost: x\r\n\r\n" % i for i in range(50)))
+    wire.send(b"".join(b"GET /x%d HTTP/1.1\r\nHost: localhost\r\n\r\n" % i for i in range(50)))
     assert [orjson.loads(wire.answer()[2])["path"] for _ in range(50)] == [f"/x{i}" for i in range(50)]
 
 
@@ -121,19 +123,19 @@ def test_pipelined_requests_are_answered_in_order(wire: Wire) -> None:
         b"GET / HTTP/9.9\r\n\r\n",
         b"GET / HTTP/1.1\r\nBad Header: x\r\n\r\n",
         b"GET / HTTP/1.1\r\nX-Request-Id: a\x00b\r\n\r\n",
-        b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Request-Id: a\x01b\x7f\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: a\x01b\x7f\r\n\r\n",
         INITIALIZE + b"Content-Length: -1\r\n\r\n",
         INITIALIZE + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\nab",
         INITIALIZE + b"Content-Length: " + b"9" * 5000 + b"\r\n\r\n",
         INITIALIZE + b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         INITIALIZE + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n\r\n",
-        b"GET /healthz HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
-        b"CONNECT x:80 HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"GET http://elsewhere/healthz HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"GET /%ff%fe%00 HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"GET /api/environment/%ed%a0%80/render?mode=%ff HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"GET /" + b"x" * 60_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+        b"CONNECT x:80 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET http://elsewhere/healthz HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /%ff%fe%00 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /api/environment/%ed%a0%80/render?mode=%ff HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /" + b"x" * 60_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
     ],
     ids=lambda request_: repr(request_[-30:]),
 )
@@ -177,7 +179,7 @@ def test_a_keep_alive_connection_serves_many_requests(http: httpx.Client, proble
 def test_an_idle_connection_is_kept_for_as_long_as_set(start_server: StartServer) -> None:
     server = start_server("--keep-alive-s", "1")
     wire = Wire(server.port)
-    wire.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+    wire.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
     assert wire.answer()[0] == 200
     started = time.monotonic()
     assert wire.is_closed()

@@ -22,10 +22,11 @@ from tests.server.conftest import RIGHT, Wire
 from tests.server.served import RUDE, Served, WatchedProtocol, http_request, post
 from verl_agent_env.config import HttpLimits, ServerSettings
 from verl_agent_env.server import create_app
-from verl_agent_env.server.auth import TokenGuard
+from verl_agent_env.server.admission import Admission
 from verl_agent_env.server.cluster_worker import Place
 from verl_agent_env.server.lane import LANE_STATE, Call, Lane, Route
 from verl_agent_env.server.logs import JsonFormatter
+from verl_agent_env.server.peer import Peer
 from verl_agent_env.types import new_env_id
 
 MAPPED = {"desc": ["SFF", "FFF", "FFG"], "is_slippery": False, "max_steps": 1_000_000}
@@ -307,8 +308,8 @@ def test_a_short_answer_never_raises(served: Served, raised: type[BaseException]
         raise raised
 
     route = Route("POST", "/api/environment/{env_id}/step", handler, "", answer_now=answer_now)
-    lane = Lane([route], HttpLimits(), TokenGuard(()), served.app.metrics)
-    answer = lane.serve_now(route, "x", "POST", "/api/environment/x/step", {}, b"")
+    lane = Lane([route], HttpLimits(), Admission.by_settings(ServerSettings()), served.app.metrics)
+    answer = lane.serve_now(route, "x", "POST", "/api/environment/x/step", {}, Peer(), b"")
     assert answer is not None
     assert (answer.status, orjson.loads(answer.payload)["code"]) == (500, "internal_error")
 
@@ -321,7 +322,7 @@ def test_only_the_owner_of_an_environment_answers_at_once() -> None:
         env_id = new_env_id(slot)
         found = app.lane.find_now("POST", path_of(env_id), {})
         assert found is not None
-        answer = app.lane.serve_now(*found, "POST", path_of(env_id), {}, STEP)
+        answer = app.lane.serve_now(*found, "POST", path_of(env_id), {}, Peer(), STEP)
         answers[app.worker.table.owns(slot), None if answer is None else answer.status] = slot
     assert set(answers) == {(True, 404), (False, None)}
 

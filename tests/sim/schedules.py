@@ -170,9 +170,9 @@ def emptied_before_the_first_step(world: World) -> None:
     _die_and_check(world, client, owner)
 
 
-def two_answers_for_one_step(world: World) -> None:
+def two_answers_for_one_step(world: World, *, is_snapshot: bool = False) -> None:
     """A step that could not be written is sent to the heir with another action; then the slot comes back."""
-    client, owner, heir = _created(world)
+    client, owner, heir = _created(world, is_snapshot=is_snapshot)
     client.is_void = True
     owner.wire.fates["commit"].append(Fate(loses_request=True))
     first = owner.spawn(owner.host.step(client.env_id, "one", 2))
@@ -186,6 +186,11 @@ def two_answers_for_one_step(world: World) -> None:
     world.heal()
     world.run(LEASE_S * 3)
     assert first.exception() is not None, "two different answers for one step"
+
+
+def two_states_after_one_step(world: World) -> None:
+    """The same for an environment that is kept as its state, which could simply be written over."""
+    two_answers_for_one_step(world, is_snapshot=True)
 
 
 def snapshot_in_a_store_that_forgot_it(world: World) -> None:
@@ -322,6 +327,7 @@ SCHEDULES: dict[str, Callable[[World], None]] = {
         emptied_and_taken_by_the_next,
         emptied_before_the_first_step,
         two_answers_for_one_step,
+        two_states_after_one_step,
         snapshot_in_a_store_that_forgot_it,
         late_copy_of_a_restatement,
         late_copy_of_a_restated_snapshot,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,8 +14,9 @@ from verl_agent_env.cluster.member import Member
 from verl_agent_env.cluster.membership import MembershipTimes
 from verl_agent_env.cluster.memory_log import MemoryLog, _Kept
 from verl_agent_env.cluster.slots import SlotTable
-from verl_agent_env.engine.journal import Group, Journal
-from verl_agent_env.engine.persistence import restoring
+from verl_agent_env.engine.persistence import recovery
+from verl_agent_env.engine.persistence.groups import Group
+from verl_agent_env.engine.persistence.journal import Journal
 from verl_agent_env.engine.persistence.recorder import Recorder
 from verl_agent_env.server import take_over
 from verl_agent_env.wire.records import Refusal, RefusalReason, Write
@@ -60,11 +60,15 @@ def put_whatever_followed(log: MemoryLog, write: Write) -> RefusalReason | None:
     return _make(log, write)
 
 
-def wait_for_nothing(_: Group) -> asyncio.Future[None]:
+def written_under_any_token(journal: Journal, slot: int, token: str | None, group: Group) -> str:
+    """Makes writes also of a time before the slot was another worker's."""
+    present = journal._tenure.token_of(slot)
+    group.tokens[slot] = present
+    return "undecided" if present is None else "ours"
+
+
+async def wait_for_nothing(journal: Journal, env_id: str, group: Any) -> None:
     """Answers before the write is made."""
-    done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    done.set_result(None)
-    return done
 
 
 def owns_without_a_lease(table: SlotTable, slot: int) -> bool:
@@ -72,9 +76,20 @@ def owns_without_a_lease(table: SlotTable, slot: int) -> bool:
     return bool(table._is_mine[slot])
 
 
+class _AnyDigest(bytes):
+    __hash__ = bytes.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    def __ne__(self, other: object) -> bool:
+        return False
+
+
 def restate_the_header_alone(kept: Recorder, env_id: str) -> Any:
     """States an environment again without its state."""
-    return _restate(kept, env_id)[:1]
+    whole = _restate(kept, env_id)
+    return whole and whole[:1]
 
 
 _restate = Recorder.restate
@@ -83,14 +98,15 @@ MUTATIONS: list[tuple[str, Any, str, Any, str]] = [
     ("token", MemoryLog, "commit", commit_of_anybody, "stopped_before_the_append"),
     ("episode", memory_log, "_change", change_of_any_episode, "step_of_an_earlier_episode_arrives_late"),
     ("seq", memory_log, "_change", change_at_any_place, "late_copies_of_appends"),
-    ("append before answer", Group, "wait", wait_for_nothing, "request_lost_then_killed"),
+    ("append before answer", Journal, "settle", wait_for_nothing, "request_lost_then_killed"),
     ("comparison", memory_log, "_change", change_without_comparison, "forgotten_with_a_write_on_its_way"),
-    ("discard", Journal, "discard", lambda *_: None, "end_that_was_not_written_in_time"),
+    ("void", Journal, "_fate_of", written_under_any_token, "end_that_was_not_written_in_time"),
+    ("void state", Journal, "_fate_of", written_under_any_token, "two_states_after_one_step"),
     ("repeated append", memory_log, "_change", change_once, "lost_answer_of_an_append"),
     ("late put", MemoryLog, "_make", put_whatever_followed, "late_copy_of_a_restatement"),
     ("lease", SlotTable, "owns", owns_without_a_lease, "woken_owner_is_asked_at_once"),
     ("outdated", Member, "_forget_outdated", lambda *_: None, "slot_comes_back"),
-    ("digest", restoring, "agrees", lambda *_: True, "journal_of_another_version"),
+    ("digest", recovery, "digest_of", lambda _: _AnyDigest(), "journal_of_another_version"),
     ("grace", sim, "TIMES", MembershipTimes(settle_s=0.3, grace_s=0.0), "emptied_and_taken_by_the_next"),
     ("sweep", take_over, "_SWEEP_S", float("inf"), "closing_is_forgotten"),
     ("state", Recorder, "restate", restate_the_header_alone, "snapshot_in_a_store_that_forgot_it"),

@@ -10,7 +10,14 @@ from typing import Any, TypeVar
 
 import click
 
-from verl_agent_env.config import ClusterSettings, HostLimits, HttpLimits, ServerSettings, variable_of
+from verl_agent_env.config import (
+    VERBATIM,
+    ClusterSettings,
+    HostLimits,
+    HttpLimits,
+    ServerSettings,
+    variable_of,
+)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -49,10 +56,17 @@ def _option(field: dataclasses.Field[Any], documentation: str) -> Callable[[F], 
     if isinstance(field.default, bool):
         return click.option(f"{flag}/--no-{flag[2:]}", **shared)
     if isinstance(field.default, tuple):
-        name = flag.removesuffix("s")
-        return click.option(name, field.name, multiple=True, **{**shared, "envvar": None})
+        # One value each time as --allowed-host, or all of them with commas between as --allowed-hosts.
+        names = (flag.removesuffix("s"), *(() if field.metadata.get(VERBATIM) else (flag,)))
+        callback = None if field.metadata.get(VERBATIM) else _split_at_commas
+        shared = {**shared, "envvar": None, "callback": callback, "multiple": True}
+        return click.option(*dict.fromkeys(names), field.name, **shared)
     shared["help"] = f"{documentation}  [default: {field.default}]"
     return click.option(flag, type=type(field.default), **shared)
+
+
+def _split_at_commas(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(part.strip() for value in values for part in value.split(",") if part.strip())
 
 
 def _field_documentation(group: type) -> dict[str, str]:

@@ -32,6 +32,7 @@ _POLL_S = 1.0
 _RETRY_S = 0.25
 _DRAIN_LOOK_S = 0.05
 _HAND_OVER_AT_ONCE = 128
+_UNWRITTEN_S = 3.0
 
 
 class Residents(Protocol):
@@ -46,8 +47,12 @@ class Residents(Protocol):
     def count_bound_to(self, slot: int) -> int:
         """How many there are in a slot that would be lost if it went to another worker."""
 
-    async def before_hand_over(self) -> None:
-        """Return when all that was acknowledged, or soon will be, can be read by the next owner."""
+    async def before_hand_over(self, slots: Collection[int]) -> Collection[int]:
+        """Wait, for a while, until all that is known of these slots can be read by their next owner.
+
+        Returns:
+            The slots of which it can.
+        """
 
     def abandon(self, slots: Collection[int], *, but_bound: bool = False) -> int:
         """Forget all that is known of slots that are, or were meanwhile, another worker's.
@@ -99,6 +104,8 @@ class Member:
         self._membership = membership(record.incarnation)
         self._held: dict[int, tuple[str, str]] = {}
         """Generation and token under which this worker had a slot last."""
+        self._unwritten: dict[int, float] = {}
+        """When slots may be handed over that could not be written, in seconds of the loop's clock."""
         self._version: int | None = None
         self._times_away = 0
         self._look_now = asyncio.Event()
@@ -301,7 +308,13 @@ class Member:
             granted = await self._store.claim(self.record.incarnation, plan.claim, generation=generation)
             changed = bool(granted)
         for incarnation, tokens in plan.hand_off.items():
-            free = {slot: token for slot, token in tokens.items() if not self._residents.count_bound_to(slot)}
+            now = asyncio.get_running_loop().time()
+            self._unwritten = {slot: at for slot, at in self._unwritten.items() if at > now}
+            free = {
+                slot: token
+                for slot, token in tokens.items()
+                if slot not in self._unwritten and not self._residents.count_bound_to(slot)
+            }
             # A few at a time: what is handed over stands still until its next owner has brought it back.
             free = dict(itertools.islice(free.items(), _HAND_OVER_AT_ONCE))
             if free:
@@ -309,7 +322,12 @@ class Member:
                 # whatever comes of it, even if no answer does, the map tells whose they are now.
                 self.table.let_go(free)
                 self._read_again()
-                await self._residents.before_hand_over()
+                written = await self._residents.before_hand_over(free)
+                # The others serve here for a while before they are let go of once more.
+                again_at = asyncio.get_running_loop().time() + _UNWRITTEN_S
+                self._unwritten |= {slot: again_at for slot in free if slot not in written}
+                free = {slot: token for slot, token in free.items() if slot in written}
+            if free:
                 changed |= bool(await self._store.hand_off(free, incarnation))
         return changed
 

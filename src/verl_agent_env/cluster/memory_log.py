@@ -48,7 +48,7 @@ class MemoryLog:
                 refusals.append(Refusal(index, reason))
         return refusals
 
-    async def load(self, env_ids: Sequence[str], *, whole: bool = False) -> list[Saved]:
+    async def load(self, env_ids: Sequence[str]) -> list[Saved]:
         """See :meth:`Log.load`."""
         loaded = []
         for env_id in env_ids:
@@ -56,10 +56,7 @@ class MemoryLog:
             if kept is None:
                 loaded.append(Saved(None, [], None, self._closed.get(env_id)))
             else:
-                first = 0
-                if kept.snapshot is not None and not whole and kept.snapshot_seq <= len(kept.entries):
-                    first = max(kept.snapshot_seq - 1, 0)
-                loaded.append(Saved(kept.header, kept.entries[first:], kept.snapshot, None, first))
+                loaded.append(Saved(kept.header, list(kept.entries), kept.snapshot, None))
         return loaded
 
     async def env_ids(self, slots: Sequence[int]) -> list[str]:
@@ -79,9 +76,9 @@ class MemoryLog:
         if write.kind == "put":
             if kept is not None and kept.episode > write.episode:
                 return "stale"
-            if kept is not None and kept.episode == write.episode and _is_late(kept, write):
+            if kept is not None and kept.episode == write.episode and len(kept.entries) >= write.seq:
                 return _compare(kept, write)
-            self._kept[write.env_id] = _replacement(kept, write)
+            self._kept[write.env_id] = _Kept(write.slot, write.episode, write.data, list(write.entries))
             return None
         if write.kind == "create":
             if kept is None:
@@ -100,37 +97,30 @@ def _change(kept: _Kept, write: Write) -> RefusalReason | None:
         if kept.snapshot is None or write.seq >= kept.snapshot_seq:
             kept.snapshot, kept.snapshot_seq = write.data, write.seq
         return None
-    if len(kept.entries) < write.seq:
+    entries = kept.entries
+    if len(entries) < write.seq:
         return "short"
-    if len(kept.entries) > write.seq:
-        return None if kept.entries[write.seq] in (b"", write.data) else "conflict"
-    kept.entries.append(write.data)
+    news = write.entries if write.kind == "extend" else (write.data,)
+    known = entries[write.seq : write.seq + len(news)]
+    if not all(map(_is_same, known, news)):
+        return "conflict"
+    entries += news[len(known) :]
     return None
 
 
-def _is_late(kept: _Kept, write: Write) -> bool:
-    """Whether what is kept includes what a ``put`` says."""
-    steps = len(kept.entries)
-    return steps > write.seq or (steps == write.seq == len(write.entries))
-
-
-def _replacement(kept: _Kept | None, write: Write) -> _Kept:
-    """What a ``put`` makes; what was saved of a later step than the header's own state holds on."""
-    first = write.seq - len(write.entries)
-    made = _Kept(write.slot, write.episode, write.data, [*[b""] * first, *write.entries])
-    if kept is not None and first and kept.episode == write.episode and kept.snapshot_seq >= first:
-        made.snapshot, made.snapshot_seq = kept.snapshot, kept.snapshot_seq
-    return made
-
-
 def _compare(kept: _Kept, write: Write) -> RefusalReason | None:
-    """A late copy of a ``put`` takes nothing away that has followed; operations are not stated again."""
-    last = kept.entries[write.seq - 1] if write.entries else b""
-    return None if not last or _result_of(last) == _result_of(write.entries[-1]) else "conflict"
+    """A late copy of a ``put`` takes nothing away that has followed."""
+    if write.seq and not _is_same(kept.entries[write.seq - 1], write.entries[-1]):
+        return "conflict"
+    return None
 
 
-def _result_of(entry: bytes) -> bytes:
-    return entry.split(b"\n", 1)[-1]
+def _is_same(one: bytes, other: bytes) -> bool:
+    """Whether two entries tell of one step: operations are not stated again, only the last one's is."""
+    if one == other:
+        return True
+    (operation, _, result), (other_operation, _, other_result) = one.partition(b"\n"), other.partition(b"\n")
+    return result == other_result and not (operation and other_operation)
 
 
 def _begin(kept: _Kept, write: Write) -> RefusalReason | None:

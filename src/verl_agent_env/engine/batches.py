@@ -6,12 +6,12 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from verl_agent_env.engine.host import Host
-from verl_agent_env.engine.journal import Group
 from verl_agent_env.engine.lives import CreateRequest
+from verl_agent_env.engine.persistence.groups import Group
 from verl_agent_env.errors import (
     EnvironmentNotFoundError,
     InternalError,
@@ -49,11 +49,8 @@ class Batches:
     ) -> list[tuple[str, ResetAnswer] | VerlAgentEnvError]:
         """Make an environment for each request; results in order, an error in place of what failed."""
         host = self._host
-        named = [request.env_id for request in requests if request.env_id is not None]
-        writes = _Writes(host, await host.ensure(named))
-        results = await _for_each(host, zip(requests, strict=True), host.create_now, host.create, writes)
-        env_ids = [result[0] if isinstance(result, tuple) else "" for result in results]
-        return _with_refusals(env_ids, results, await writes.settle())
+        env_ids = [request.env_id or "" for request in requests]
+        return await _for_each(host, env_ids, zip(requests, strict=True), host.create_now, host.create)
 
     async def reset(
         self,
@@ -64,11 +61,9 @@ class Batches:
     ) -> list[ResetAnswer | VerlAgentEnvError]:
         """Reset each environment; results in order, an error in place of what failed."""
         host = self._host
-        writes = _Writes(host, await host.ensure(env_ids))
         ids = itertools.repeat(b"", len(env_ids)) if operations is None else operations
         calls = zip(env_ids, _column(seeds, env_ids), _column(options, env_ids), ids, strict=True)
-        results = await _for_each(host, calls, host.reset_now, host.reset, writes)
-        return _with_refusals(env_ids, results, await writes.settle())
+        return await _for_each(host, env_ids, calls, host.reset_now, host.reset)
 
     async def step(
         self,
@@ -82,30 +77,30 @@ class Batches:
         An environment that stands in ``env_ids`` several times takes its actions in their order.
         """
         host = self._host
-        writes = _Writes(host, await host.ensure(env_ids))
         ids = itertools.repeat(b"", len(env_ids)) if operations is None else operations
         calls = zip(env_ids, actions, _column(seqs, env_ids), ids, strict=True)
-        results = await _for_each(host, calls, host.step_now, host.step, writes)
-        return _with_refusals(env_ids, results, await writes.settle())
+        return await _for_each(host, env_ids, calls, host.step_now, host.step)
 
     async def close(self, env_ids: Sequence[str]) -> Closed:
         """Close each environment."""
-        writes = _Writes(self._host, await self._host.ensure(env_ids))
+        host = self._host
+        absent, writes = _Absent(host), _Writes(host)
+        await absent.look_for(env_ids)
         errors: dict[int, VerlAgentEnvError] = {}
-        for i, env_id in enumerate(env_ids):
-            try:
-                self._host.close_now(env_id)
-            except VerlAgentEnvError as raised:
-                errors[i] = self._host.as_owner(raised)
-            if i % _ITEMS_BETWEEN_YIELDS == 0:
-                writes.note()
+        for position, env_id in enumerate(env_ids):
+            error = absent.error_of(env_id)
+            if error is None:
+                try:
+                    writes.note(position, env_id, host.close_now(env_id))
+                except VerlAgentEnvError as raised:
+                    error = absent.explained(raised, env_id)
+            if error is not None:
+                errors[position] = error
+            if position % _ITEMS_BETWEEN_YIELDS == 0:
                 await asyncio.sleep(0)
-        refused = await writes.settle()
-        if refused is not None:
-            for i, env_id in enumerate(env_ids):
-                error = refused.instead_of(errors.get(i), env_id)
-                if error is not None and not self._host.directory.was_closed(env_id):
-                    errors[i] = error
+        for position, refused in (await writes.settle()).items():
+            if not host.directory.was_closed(env_ids[position]):
+                errors[position] = refused
         return Closed(len(env_ids) - len(errors), sorted(errors.items(), key=lambda item: item[0]))
 
     async def close_run(self, run_id: str) -> Closed:
@@ -119,101 +114,109 @@ class Batches:
         return await self.close(self._host.directory.of_run(run_id))
 
 
-class _Refusals(NamedTuple):
-    """What could not be written."""
-
-    by_env: Mapping[str, VerlAgentEnvError]
-    of_all: VerlAgentEnvError | None
-    """That the log did not answer."""
-    unknown: Collection[str]
-    """Environments that there certainly are not; any other that is not here has gone to another worker."""
-
-    def of(self, env_id: str) -> VerlAgentEnvError | None:
-        """The error of an environment, if it has one."""
-        return self.by_env.get(env_id) or self.of_all
-
-    def instead_of(self, result: Any, env_id: str) -> Any:
-        """The result of an environment, or the error that takes its place."""
-        if isinstance(result, EnvironmentNotFoundError):
-            return result if env_id in self.unknown else MovedError(slot_of(env_id))
-        return result if isinstance(result, VerlAgentEnvError) else self.of(env_id) or result
-
-
 class _Writes:
-    """What a batch has written: it is answered when all of that is in the log."""
+    """What the items of a batch have written: each is answered when its own writes are in the store."""
 
-    def __init__(self, host: Host, unknown: Collection[str] = ()) -> None:
-        """Nothing is written yet.
+    def __init__(self, host: Host) -> None:
+        self._recorder = host.recorder
+        self._waiting: dict[Group, list[tuple[int, str]]] = {}
+        """Positions and environments by the group that their answers have to wait for."""
 
-        Args:
-            host: Whose batch it is.
-            unknown: Environments that there certainly are not.
-        """
-        self._unknown = unknown
-        self._journal = None if host.recorder is None else host.recorder.journal
-        self._groups: dict[Group, None] = {}
-        self.note()
+    def note(self, position: int, env_id: str, group: Group | None) -> None:
+        """Have the answer at ``position`` wait for the writes of its environment in ``group``, if there are any."""
+        if group is not None:
+            self._waiting.setdefault(group, []).append((position, env_id))
 
-    def note(self) -> None:
-        """Before others get their turn: what was written until now goes with the last group there is."""
-        if self._journal is not None and self._journal.last is not None:
-            self._groups[self._journal.last] = None
-
-    async def settle(self) -> _Refusals | None:
-        """Wait for all writes; gives what was refused, None where nothing is written."""
-        if self._journal is None:
-            return None
-        self.note()
-        by_env: dict[str, VerlAgentEnvError] = {}
-        for group in self._groups:
-            try:
-                await group.wait()
-            except StoreUnavailableError as away:
-                return _Refusals(by_env, away, self._unknown)
-            by_env |= group.errors
-        return _Refusals(by_env, None, self._unknown)
+    async def settle(self) -> dict[int, VerlAgentEnvError]:
+        """Wait for the writes; returns the errors that take the place of answers, by position."""
+        if self._recorder is None or not self._waiting:
+            return {}
+        return await self._recorder.journal.settle_all(self._waiting)
 
 
-def _with_refusals(env_ids: Sequence[str], results: list[Any], refused: _Refusals | None) -> list[Any]:
-    """The results, an error in place of those whose writes were refused."""
-    if refused is None:
-        return results
-    if not (refused.by_env or refused.of_all or refused.unknown) and not any(
-        isinstance(result, VerlAgentEnvError) for result in results
-    ):
-        return results
-    return [refused.instead_of(result, env_id) for env_id, result in zip(env_ids, results, strict=True)]
+class _Absent:
+    """Environments of a batch that are not here, although they were looked for."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._unknown: Collection[str] = ()
+        self._errors: dict[str, VerlAgentEnvError] = {}
+
+    async def look_for(self, env_ids: Sequence[str]) -> None:
+        """Bring back those that another worker held; if they cannot be read, all others go on without them."""
+        host = self._host
+        missing = host.missing(env_ids)
+        if not missing:
+            return
+        unread: StoreUnavailableError | None = None
+        try:
+            self._unknown = await host.ensure(missing)
+        except StoreUnavailableError as away:
+            unread = away
+        left = set(host.missing(missing)).difference(self._unknown)
+        self._errors = {env_id: unread or _moved(env_id) for env_id in left}
+
+    def error_of(self, env_id: str) -> VerlAgentEnvError | None:
+        """Why nothing can be done with an environment, if so."""
+        return self._errors.get(env_id) if self._errors else None
+
+    def explained(self, error: VerlAgentEnvError, env_id: str) -> VerlAgentEnvError:
+        """The error of an item: one that was here when the batch began, and is gone, has moved."""
+        if isinstance(error, EnvironmentNotFoundError) and env_id not in self._unknown:
+            return _moved(env_id) if self._host.recorder is not None else error
+        return self._host.as_owner(error)
+
+
+def _moved(env_id: str) -> VerlAgentEnvError:
+    return MovedError(slot_of(env_id))
 
 
 async def _for_each(
     host: Host,
+    env_ids: Sequence[str],
     calls: Iterable[tuple[Any, ...]],
     run_now: Callable[..., T | None],
     run: Callable[..., Awaitable[T]],
-    writes: _Writes,
 ) -> list[T | VerlAgentEnvError]:
-    """``run_now`` with each tuple of arguments in turn, then ``run`` with all those together that gave ``None``."""
+    """``run_now`` with each tuple of arguments in turn, then ``run`` with all those together that gave ``None``.
+
+    Args:
+        host: Whose environments they are.
+        env_ids: The environments; empty where the result of a call names it first.
+        calls: Arguments for each.
+        run_now: Gives the result at once, or ``None`` with nothing done.
+        run: Gives the result when all that it tells of is in the store.
+    """
+    absent, writes = _Absent(host), _Writes(host)
+    await absent.look_for(env_ids)
     results: list[Any] = []
     apart: list[tuple[int, tuple[Any, ...]]] = []
-    clock, yield_after_s = time.perf_counter, host.limits.yield_after_s
+    find, clock, yield_after_s = host.directory.get, time.perf_counter, host.limits.yield_after_s
     slice_end = clock() + yield_after_s
-    for arguments in calls:
+    for position, (env_id, arguments) in enumerate(zip(env_ids, calls, strict=True)):
         try:
-            result: Any = run_now(*arguments)
+            result: Any = absent.error_of(env_id)
             if result is None:
-                apart.append((len(results), arguments))
+                result = run_now(*arguments)
+                if result is None:
+                    apart.append((position, arguments))
+                else:
+                    instance = find(env_id or result[0])
+                    if instance is not None:
+                        writes.note(position, instance.env_id, instance.group)
         except Exception as error:  # noqa: BLE001
-            result = host.as_owner(_as_answer(error))
+            result = absent.explained(_as_answer(error), env_id)
         results.append(result)
         if clock() > slice_end:
             # Let single requests through while a large batch is at work.
-            writes.note()
             await asyncio.sleep(0)
             slice_end = clock() + yield_after_s
     if apart:
         outcomes = await asyncio.gather(*(run(*arguments) for _, arguments in apart), return_exceptions=True)
         for (position, _), outcome in zip(apart, outcomes, strict=True):
             results[position] = _as_answer(outcome) if isinstance(outcome, BaseException) else outcome
+    for position, refused in (await writes.settle()).items():
+        results[position] = refused
     return results
 
 

@@ -8,15 +8,17 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
+from verl_agent_env import waits
 from verl_agent_env.config import HostLimits
 from verl_agent_env.engine.apart_calls import ApartCalls
 from verl_agent_env.engine.directory import Directory
 from verl_agent_env.engine.execution import Executor
 from verl_agent_env.engine.inline_calls import InlineCalls
 from verl_agent_env.engine.instance import MOVED, Instance
-from verl_agent_env.engine.journal import Group, Tenure
 from verl_agent_env.engine.lives import CreateRequest, Lives
 from verl_agent_env.engine.persistence import Persistence
+from verl_agent_env.engine.persistence.groups import Group
+from verl_agent_env.engine.persistence.journal import Tenure
 from verl_agent_env.engine.persistence.recorder import Recorder
 from verl_agent_env.engine.persistence.recovery import Recovery
 from verl_agent_env.engine.threads import ThreadRunner
@@ -67,15 +69,26 @@ class Host:
         self.faults = self._lives.faults
         self.failure = self._lives.failure
 
-    def keep(self, log: Log, tenure: Tenure, durabilities: Mapping[str, Durability]) -> Persistence:
+    def keep(
+        self,
+        log: Log,
+        tenure: Tenure,
+        durabilities: Mapping[str, Durability],
+        *,
+        patience_s: float = waits.STORE_S,
+    ) -> Persistence:
         """Keep the environments in ``log`` from now on, as far as ``tenure`` gives their slots to this worker.
+
+        Args:
+            log: Where to.
+            tenure: The slots of this worker.
+            durabilities: How to keep environments of these names, where it is not as their kinds have it.
+            patience_s: How long an answer waits until what it tells of is in the log.
 
         Returns:
             What records them, with a journal that somebody has to run, and what brings them back.
         """
-        recorder = self._lives.recorder = Recorder(
-            log, tenure, self, durabilities, self.limits.max_journal_bytes
-        )
+        recorder = self._lives.recorder = Recorder(log, tenure, self, durabilities, patience_s)
         self._recovery = Recovery(log, tenure, self, recorder.journal)
         self._lives.owns = tenure.owns
         return Persistence(recorder, self._recovery)
@@ -232,21 +245,27 @@ class Host:
         if self.recovery is not None:
             self._require_said(env_id, await self.ensure([env_id]))
         group = self.close_now(env_id)
-        if group is not None:
-            await group.wait()
-            error = group.errors.get(env_id)
-            if error is not None and not self.directory.was_closed(env_id):
-                raise error
+        if group is not None and self.recorder is not None:
+            try:
+                await self.recorder.journal.settle(env_id, group)
+            except VerlAgentEnvError:
+                if not self.directory.was_closed(env_id):
+                    raise
 
     def close_now(self, env_id: str) -> Group | None:
         """As :meth:`close`, without waiting; for an environment that is live or was closed here.
 
         Returns:
-            What the end is written with; None when the environment is closed already.
+            What the end is written with, if it has to be waited for; the environment is closed when that is done.
         """
         if self.directory.was_closed(env_id):
             return None
-        return self._lives.end(self.directory.find(env_id), "closed")
+        instance = self.directory.find(env_id)
+        group = self._lives.end(instance, "closed")
+        if group is not None and self.recorder is not None and self.recorder.answers_early(env_id):
+            self._lives.dismiss(instance, "closed")
+            return None
+        return group
 
     def as_owner(self, error: VerlAgentEnvError) -> VerlAgentEnvError:
         """The error; or that the environment is another worker's, where this one may not speak for it any more."""
@@ -265,12 +284,15 @@ class Host:
         Raises:
             StoreUnavailableError: What is kept of them cannot be read.
         """
-        if self.recovery is not None:
-            find, is_closed = self.directory.get, self.directory.was_closed
-            missing = [env_id for env_id in env_ids if find(env_id) is None and not is_closed(env_id)]
-            if missing:
-                return await self.recovery.recover(missing)
-        return ()
+        missing = self.missing(env_ids)
+        return await self._recovery.recover(missing) if missing and self._recovery is not None else ()
+
+    def missing(self, env_ids: Sequence[str]) -> list[str]:
+        """Those of these environments that another worker may have held before: neither live here nor closed."""
+        if self._recovery is None:
+            return []
+        find, is_closed = self.directory.get, self.directory.was_closed
+        return [env_id for env_id in env_ids if env_id and find(env_id) is None and not is_closed(env_id)]
 
     async def find(self, env_id: str) -> Instance:
         """The live environment, brought back if another worker held it before.
@@ -340,7 +362,8 @@ class Host:
     def abandon(self, slots: Collection[int], *, but_bound: bool = False) -> int:
         """Forget all that is known of slots that are, or were meanwhile, another worker's.
 
-        Their environments, which of them were closed, and what was still to be written of them.
+        Their environments, and which of them were closed. What was still to be written of them is never written: it was meant
+        for another token.
 
         Args:
             slots: The slots.
@@ -356,8 +379,6 @@ class Host:
             if instance is not None and slot_of(env_id) in slots and not (but_bound and instance.is_bound):
                 self._lives.dismiss(instance, MOVED)
                 gone += 1
-        if self.recorder is not None:
-            self.recorder.journal.discard(slots)
         return gone
 
     @property

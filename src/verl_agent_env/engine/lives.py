@@ -15,9 +15,8 @@ from verl_agent_env.config import HostLimits
 from verl_agent_env.engine.directory import Directory
 from verl_agent_env.engine.execution import ENV_FAULTS, Env, Executor
 from verl_agent_env.engine.instance import MOVED, Beginning, Instance
-from verl_agent_env.engine.journal import Group
-from verl_agent_env.engine.marks import NO_MARK, Mark
-from verl_agent_env.engine.persistence.recorder import Recorder
+from verl_agent_env.engine.persistence.groups import Group
+from verl_agent_env.engine.persistence.recorder import NO_MARK, Mark, Recorder
 from verl_agent_env.engine.threads import CallTimeoutError, ForeignExitError
 from verl_agent_env.envs.registry import Registry
 from verl_agent_env.envs.rng import following_seed
@@ -27,7 +26,6 @@ from verl_agent_env.errors import (
     EnvironmentFailedError,
     EnvironmentLostError,
     EnvironmentTimeoutError,
-    HistoryFullError,
     IdempotencyKeyReusedError,
     InvalidRequestError,
     MovedError,
@@ -140,15 +138,6 @@ class Lives:
             if instance.episode:
                 self.recorder.begun(instance)
 
-    def require_room(self, instance: Instance) -> None:
-        """Make sure that the episode may have another step.
-
-        Raises:
-            HistoryFullError: It may not: it goes to a journal, which has as much of it as may be.
-        """
-        if instance.history_bytes > self.limits.max_kept_bytes and instance.is_journalled:
-            raise HistoryFullError(instance.env_id, self.limits.max_kept_bytes)
-
     def mark_beginning(self, instance: Instance, env: Env) -> Mark:
         """Read of an episode that has just begun what is recorded of it."""
         return NO_MARK if self.recorder is None else self.recorder.mark_beginning(instance, env)
@@ -187,12 +176,8 @@ class Lives:
             MovedError: Another worker owns the environment: nothing happened to it, whoever asks again meets the owner.
             StoreUnavailableError: It cannot be written; whether it will is unknown.
         """
-        group = None if self.recorder is None else self.recorder.group_of(instance)
-        if group is not None:
-            await group.wait()
-            error = group.errors.get(instance.env_id)
-            if error is not None:
-                raise error
+        if self.recorder is not None and instance.group is not None:
+            await self.recorder.journal.settle(instance.env_id, instance.group)
 
     def fail(self, instance: Instance, fault: BaseException, *, rebuilding: bool = False) -> NoReturn:
         """Drop the environment of a failed call, and say whether it comes back.

@@ -4,46 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from verl_agent_env.engine.execution import (
-    Env,
-    Executor,
-    play_inline,
-    reset_inline,
-    restore_inline,
-    see_nothing,
-)
+from verl_agent_env.engine.execution import Env, Executor, play_inline, reset_inline, restore_inline
 from verl_agent_env.engine.instance import Instance
 
 
 def rebuilt_inline(instance: Instance) -> Env:
     """Build the environment of an inline kind anew."""
-    kind, arguments = instance.kind, instance.arguments
-    state, actions = _beginning(instance)
+    state = _present_state(instance)
     if state is not None:
-        env = restore_inline(kind, arguments, state)
-    else:
-        env, _ = reset_inline(kind, arguments, None, instance.seed, instance.options)
-    play_inline(env, actions)
+        return restore_inline(instance.kind, instance.arguments, state)
+    env, _ = reset_inline(instance.kind, instance.arguments, None, instance.seed, instance.options)
+    play_inline(env, _actions(instance))
     return env
 
 
 async def rebuilt(executor: Executor, instance: Instance) -> Env:
     """Build the environment of any kind anew."""
     kind, arguments = instance.kind, instance.arguments
-    state, actions = _beginning(instance)
+    state = _present_state(instance)
     if state is not None:
-        env = await executor.restore(kind, arguments, state)
-    else:
-        env, _ = await executor.reset(kind, arguments, None, instance.seed, instance.options)
-    await executor.play(kind, env, actions, see_nothing)
+        return await executor.restore(kind, arguments, state)
+    env, _ = await executor.reset(kind, arguments, None, instance.seed, instance.options)
+    await executor.play(kind, env, _actions(instance))
     return env
 
 
-def _beginning(instance: Instance) -> tuple[bytes | None, Sequence[bytes]]:
-    """The state to begin with, or None for the episode's beginning, and the actions that followed."""
-    actions = instance.actions or ()
-    if instance.state is not None and instance.state_seq == instance.seq:
-        return instance.state, ()
-    if instance.replays_from_state:
-        return instance.state, actions[instance.state_seq - instance.first_seq :]
-    return None, actions
+def _present_state(instance: Instance) -> bytes | None:
+    return instance.state if instance.state_seq == instance.seq else None
+
+
+def _actions(instance: Instance) -> Sequence[bytes]:
+    return instance.actions or ()

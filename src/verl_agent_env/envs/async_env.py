@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypeVar
 
 from verl_agent_env.envs.base import ChatEnv, Execution
 from verl_agent_env.envs.turn import Outcome, Turn
-from verl_agent_env.messages import ToolCall
+from verl_agent_env.messages import ToolCall, parse_action
 from verl_agent_env.types import Action, Info, Observation
 
 T = TypeVar("T")
@@ -58,12 +58,8 @@ class AsyncChatEnv(ChatEnv):
     async def astep(self, action: Action) -> tuple[Observation, float, bool, bool, Info]:
         """As :meth:`ChatEnv.step`; the messages stand in the order of the calls."""
         self._require_running()
-        return await self.atake_turn(self._read(action))
-
-    async def atake_turn(self, calls: list[ToolCall]) -> tuple[Observation, float, bool, bool, Info]:
-        """As :meth:`ChatEnv.take_turn`."""
-        self._require_running()
-        turn = Turn(calls)
+        parsed = parse_action(action)
+        turn = Turn(self._calls_of(parsed.calls, parsed.words, parsed.fault))
         arguments = self.arguments
         count = min(arguments.max_actions_per_turn, arguments.max_steps - self._steps)
         begun = turn.calls[:count]
@@ -88,9 +84,6 @@ class AsyncChatEnv(ChatEnv):
 
     def step(self, action: Action) -> tuple[Observation, float, bool, bool, Info]:
         return _wait_for(self.astep(action))
-
-    def take_turn(self, calls: list[ToolCall]) -> tuple[Observation, float, bool, bool, Info]:
-        return _wait_for(self.atake_turn(calls))
 
     def close(self) -> None:
         _wait_for(self.aclose())

@@ -10,7 +10,6 @@ import contextlib
 import operator
 import random
 import secrets
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -109,9 +108,6 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
 
     durability: ClassVar[Durability | None] = None
     """How a cluster keeps it; not given, ``journal`` if it is deterministic, else ``snapshot`` if it has a state."""
-    state_version: ClassVar[int] = 1
-    """Version of what :meth:`dump_state` gives. Raised whenever the same state is written differently than before, or
-    means something else: an episode goes on only where its state is of the same version."""
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"], "render_fps": 4}  # type: ignore[misc]
     observation_space = ObservationSpace()
@@ -212,10 +208,7 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
         raise NotImplementedError
 
     def call_from_word(self, word: str) -> ToolCall:
-        """The call that a move written in plain text stands for; with a fault when it stands for none.
-
-        Depends on the word alone: an episode that is played again is not asked again.
-        """
+        """The call that a move written in plain text stands for; with a fault when it stands for none."""
         name = word.strip(" \t\n.!\"'`*").casefold().replace(" ", "_").replace("-", "_")
         tool = self.word_aliases.get(name, name)
         if tool in self._tools_by_name:
@@ -300,28 +293,8 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
                 content = self.look()
             message = {"role": "tool", "tool_call_id": call.id, "content": content}
             return self._finish([message], reward, outcome, fault is None, effective)
-        return self.take_turn(self._read(action))
-
-    def read_action(self, action: Action) -> list[ToolCall]:
-        """Read an action into the calls that it asks for, at least one; nothing is changed.
-
-        Calls that cannot be carried out are left with their id and their fault. ``step(action)`` is
-        ``take_turn(read_action(action))``, so what was read is enough to play a step again.
-        """
-        read = []
-        for call in self._read(action):
-            fault = self._fault_of(call)
-            read.append(call if fault is None else ToolCall("", {}, call.id, fault))
-        return read
-
-    def take_turn(self, calls: list[ToolCall]) -> tuple[Observation, float, bool, bool, Info]:
-        """Carry out the calls of one action, as :meth:`step` does.
-
-        Raises:
-            EpisodeNotStartedError, EpisodeEndedError: As :meth:`step`.
-        """
-        self._require_running()
-        turn = Turn(calls)
+        parsed = parse_action(action)
+        turn = Turn(self._calls_of(parsed.calls, parsed.words, parsed.fault))
         for call in turn.calls:
             note = turn.refusal(self._steps, self.arguments.max_steps, self.arguments.max_actions_per_turn)
             if note is None:
@@ -414,16 +387,6 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
         self._rng = None if rng is None else EpisodeRandom.from_state(rng)
         self._numpy_rng = None if numpy_state is None else generator_from_state(parse_integers(numpy_state))
 
-    def state_digest(self) -> int:
-        """Tell the episode's state from others, in 32 bits; how it is shown makes no difference.
-
-        Raises:
-            Exception: As :meth:`dump_state` raises, or its state is not JSON.
-        """
-        rng = self._rng
-        state = (self._steps, self._ended, None if rng is None else rng.low_bits, self.dump_state())
-        return zlib.crc32(orjson.dumps(state))
-
     # --- randomness: two views of one seed ------------------------------------------------------------------
 
     @property
@@ -502,10 +465,6 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
         supported = self.metadata["render_modes"]
         if mode not in supported:
             raise RenderModeError(mode, list(supported))
-
-    def _read(self, action: Action) -> list[ToolCall]:
-        parsed = parse_action(action)
-        return self._calls_of(parsed.calls, parsed.words, parsed.fault)
 
     def _calls_of(self, calls: list[ToolCall], words: list[str], fault: str | None) -> list[ToolCall]:
         if fault is not None:

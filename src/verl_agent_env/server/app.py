@@ -22,7 +22,7 @@ from verl_agent_env.engine import Host
 from verl_agent_env.engine.reaper import reap_forever
 from verl_agent_env.envs.registry import Registry, default_registry
 from verl_agent_env.errors import InternalError, MethodNotAllowedError, RouteNotFoundError, VerlAgentEnvError
-from verl_agent_env.server.auth import TokenGuard
+from verl_agent_env.server.admission import Admission
 from verl_agent_env.server.batch_calls import BatchCalls
 from verl_agent_env.server.cluster_worker import ClusterWorker, Place
 from verl_agent_env.server.environment_calls import EnvironmentCalls
@@ -79,9 +79,9 @@ class EnvServer(FastAPI):
             *server_routes(self.server_calls),
         ]
         routes = [*map(self._pinned, self._routes), *internal_routes]
-        guard = TokenGuard(settings.auth_tokens)
-        self.lane = Lane(routes, limits, guard, self.metrics, log_all=settings.access_log)
-        self.mcp_route = McpRoute(self.lane, guard, limits.max_body_bytes)
+        self._admission = Admission.by_settings(settings)
+        self.lane = Lane(routes, limits, self._admission, self.metrics, log_all=settings.access_log)
+        self.mcp_route = McpRoute(self.lane, limits.max_body_bytes)
         self.add_api_route("/", _front, methods=["GET", "HEAD"], include_in_schema=False)
         self.add_exception_handler(HTTPException, _page_problem)
         self.add_exception_handler(Exception, _page_problem)
@@ -99,11 +99,14 @@ class EnvServer(FastAPI):
             found = self.lane.match(scope["path"])
             if found is not None:
                 await self.lane.serve(*found, scope, receive, send)
-                return
-            if scope["path"] == MCP_PATH:
-                await self.mcp_route(scope, receive, send)
-                return
-        await super().__call__(scope, receive, send)
+            elif scope["path"] == MCP_PATH:
+                await self.lane.serve_page(self.mcp_route, scope, receive, send, is_open=False)
+            else:
+                await self.lane.serve_page(super().__call__, scope, receive, send)
+        elif scope["type"] == "websocket":
+            await self.lane.refuse_websocket(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
 
     def _pinned(self, route: Route) -> Route:
         """The route, carried out by whom it is meant for; at once only where that is this worker."""

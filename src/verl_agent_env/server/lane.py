@@ -17,7 +17,7 @@ from typing import Any
 
 import orjson
 from pydantic import BaseModel
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from verl_agent_env.config import HttpLimits
 from verl_agent_env.errors import (
@@ -30,10 +30,11 @@ from verl_agent_env.errors import (
     UnauthorizedError,
     VerlAgentEnvError,
 )
-from verl_agent_env.server.auth import TokenGuard
+from verl_agent_env.server.admission import Admission, require_well_formed
 from verl_agent_env.server.body import ClientGoneError, linger, read_body
 from verl_agent_env.server.logs import current_request_id
 from verl_agent_env.server.metrics import Metrics
+from verl_agent_env.server.peer import Peer
 
 logger = logging.getLogger("verl_agent_env.server")
 
@@ -48,6 +49,8 @@ _MAX_SHOWN_PATH = 256
 _MAX_QUICK_DIGITS = 5
 # Visible ASCII only: it goes into a header and into the logs.
 _REQUEST_ID = re.compile(rb"[!-~]{1,128}")
+_POLICY_VIOLATION = 1008
+_NO_CONTENT = (b"content-length", b"0")
 OTHER_ROUTES = "other"
 """Label of requests that reached no route."""
 
@@ -113,15 +116,14 @@ class Lane:
         self,
         routes: list[Route],
         limits: HttpLimits,
-        guard: TokenGuard,
+        admission: Admission,
         metrics: Metrics,
         *,
         log_all: bool = False,
     ) -> None:
         self.routes = routes
         self._limits = limits
-        self._guard = guard
-        self._is_guarded = guard.has_tokens
+        self._admission = admission
         self._metrics = metrics
         self._log_all = log_all
         # Two tables: calls on one environment by what follows its id, and all others by their whole path.
@@ -172,14 +174,17 @@ class Lane:
         headers = dict(scope["headers"])
         request_id = self._request_id(headers.get(b"x-request-id"))
         current_request_id.set(request_id)
-        method, path = scope["method"], scope["path"]
+        method, path, peer = scope["method"], scope["path"], Peer.of_scope(scope)
         route = routes.get(method)
         error: VerlAgentEnvError | None = None
         cancelled: asyncio.CancelledError | None = None
         try:
+            require_well_formed(scope["headers"], headers, scope.get("http_version", ""))
             if route is None:
+                # Who may not ask is not told what there is.
+                self._admission.admit(method, headers, peer, is_open=True)
                 route = _stand_in(routes, method, path)
-            self._admit(route, headers)
+            self._admission.admit(method, headers, peer, is_open=route.is_open)
             body = await read_body(receive, headers.get(b"content-length", b""), self._limits)
             reply = await route.handler(Call(env_id, body, scope["query_string"], headers))
         except ClientGoneError:
@@ -195,6 +200,8 @@ class Lane:
         answer = _success(reply, request_id) if error is None else _failure(error, request_id, headers)
         if isinstance(error, MethodNotAllowedError) or (method == "OPTIONS" and error is None):
             answer.headers.append((b"allow", _allowed(routes)))
+        if b"origin" in headers:
+            answer.headers += self._admission.policy.grants(method, headers)
         is_refused = isinstance(error, BodyTooLargeError)
         shown = b"" if method == "HEAD" else answer.payload
         await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
@@ -207,9 +214,16 @@ class Lane:
             raise cancelled
 
     def serve_now(
-        self, route: Route, env_id: str, method: str, path: str, headers: dict[bytes, bytes], body: bytes
+        self,
+        route: Route,
+        env_id: str,
+        method: str,
+        path: str,
+        headers: dict[bytes, bytes],
+        peer: Peer,
+        body: bytes,
     ) -> Answer | None:
-        """As :meth:`serve`, for a whole request and a route of :meth:`find_now`; never raises.
+        """As :meth:`serve`, for a whole request with a well-formed head and a route of :meth:`find_now`; never raises.
 
         Returns:
             The answer, or ``None``, with nothing done, where the request must be served the long way.
@@ -222,7 +236,7 @@ class Lane:
         error: VerlAgentEnvError | None = None
         try:
             try:
-                self._admit(route, headers)
+                self._admission.admit(method, headers, peer, is_open=route.is_open)
                 payload = answer_now(Call(env_id, body, b"", headers)) if answer_now is not None else None
                 if payload is None:
                     return None
@@ -235,14 +249,79 @@ class Lane:
                 logger.exception("request failed")
                 error = InternalError()
                 answer = _failure(error, request_id, headers)
+            if b"origin" in headers:
+                answer.headers += self._admission.policy.grants(method, headers)
             self._done(route, method, path, error, started)
             return answer
         finally:
             current_request_id.reset(before)
 
-    def _admit(self, route: Route, headers: Mapping[bytes, bytes]) -> None:
-        if self._is_guarded and not route.is_open and not self._guard.admits(headers.get(b"authorization")):
-            raise UnauthorizedError
+    async def serve_page(
+        self, page: ASGIApp, scope: Scope, receive: Receive, send: Send, *, is_open: bool = True
+    ) -> None:
+        """Have ``page``, which is no call of the API, answer a request that is admitted as calls are."""
+        headers = dict(scope["headers"])
+        method, policy = scope["method"], self._admission.policy
+        try:
+            require_well_formed(scope["headers"], headers, scope.get("http_version", ""))
+            # Browsers ask first whether they may ask, and show no token for that.
+            is_preflight = method == "OPTIONS" and b"access-control-request-method" in headers
+            self._admission.admit(method, headers, Peer.of_scope(scope), is_open=is_open or is_preflight)
+        except VerlAgentEnvError as error:
+            self._metrics.count_error(error.code)
+            answer = _failure(error, self._request_id(headers.get(b"x-request-id")), headers)
+            await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
+            await send({"type": "http.response.body", "body": b"" if method == "HEAD" else answer.payload})
+            return
+        granted = policy.grants(method, headers) if b"origin" in headers else []
+        if granted and is_preflight:
+            await send({"type": "http.response.start", "status": 200, "headers": [*granted, _NO_CONTENT]})
+            await send({"type": "http.response.body", "body": b""})
+            return
+
+        async def send_granted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                # A path that no page has is answered as a call of the API, which has them already.
+                given = [header for header in message.get("headers", ()) if header not in granted]
+                message = {**message, "headers": [*given, *granted]}
+            await send(message)
+
+        await page(scope, receive, send_granted if granted else send)
+
+    def admit_websocket(self, scope: Scope) -> None:
+        """Raise unless the handshake of a WebSocket is admitted, as a call that needs a token is.
+
+        Browsers let any page open a WebSocket to anywhere: its ``Origin`` is all that tells pages apart.
+
+        Raises:
+            VerlAgentEnvError: As :meth:`~verl_agent_env.server.admission.Admission.admit`.
+        """
+        headers = dict(scope["headers"])
+        require_well_formed(scope["headers"], headers, scope.get("http_version", ""))
+        self._admission.admit("GET", headers, Peer.of_scope(scope))
+
+    async def refuse_websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer the handshake of a WebSocket: there is no route for one."""
+        try:
+            self.admit_websocket(scope)
+            error: VerlAgentEnvError = RouteNotFoundError(scope["path"][:_MAX_SHOWN_PATH])
+        except VerlAgentEnvError as raised:
+            error = raised
+        self._metrics.count_error(error.code)
+        headers = dict(scope["headers"])
+        answer = _failure(error, self._request_id(headers.get(b"x-request-id")), headers)
+        await receive()
+        if "websocket.http.response" not in scope.get("extensions", {}):
+            await send({"type": "websocket.close", "code": _POLICY_VIOLATION})
+            return
+        await send(
+            {
+                "type": "websocket.http.response.start",
+                "status": answer.status,
+                "headers": answer.headers,
+            }
+        )
+        await send({"type": "websocket.http.response.body", "body": answer.payload})
 
     def _done(
         self, route: Route | None, method: str, path: str, error: VerlAgentEnvError | None, started: float

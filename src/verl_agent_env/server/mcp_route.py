@@ -7,11 +7,9 @@ and each call goes to whichever worker owns it. The SDK is an extra and is loade
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import importlib.util
 import logging
 from typing import Any
-from urllib.parse import urlsplit
 
 import orjson
 from starlette.types import Receive, Scope, Send
@@ -20,10 +18,8 @@ from verl_agent_env.config import ServerSettings
 from verl_agent_env.errors import (
     InvalidRequestError,
     RouteNotFoundError,
-    UnauthorizedError,
     VerlAgentEnvError,
 )
-from verl_agent_env.server.auth import TokenGuard
 from verl_agent_env.server.lane import PROBLEM_JSON, Call, Lane, Reply
 
 MCP_PATH = "/mcp"
@@ -34,9 +30,8 @@ NEEDS_EXTRA = "MCP needs an extra that is not installed here; pip install 'verl-
 class McpRoute:
     """An ASGI application; open from the first request until :meth:`aclose`."""
 
-    def __init__(self, lane: Lane, guard: TokenGuard, max_body_bytes: int) -> None:
+    def __init__(self, lane: Lane, max_body_bytes: int) -> None:
         self._lane = lane
-        self._guard = guard
         self._max_body_bytes = max_body_bytes
         self._manager: Any = None
         self._leaving = asyncio.Event()
@@ -44,18 +39,12 @@ class McpRoute:
         self._task: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        headers = dict(scope["headers"])
-        if not self._guard.admits(headers.get(b"authorization")):
-            await _refuse(send, UnauthorizedError(), [(b"www-authenticate", b"Bearer")])
-        elif _is_foreign(headers):
-            # A page in a browser on this machine must not play here by a name that it points to this address.
-            await _refuse(send, InvalidRequestError([{"loc": ["Origin"], "msg": "is not this server"}]))
-        elif importlib.util.find_spec("mcp") is None:
+        """Answer one request, which was admitted."""
+        if importlib.util.find_spec("mcp") is None:
             await _refuse(send, InvalidRequestError([{"loc": [MCP_PATH], "msg": NEEDS_EXTRA}]))
-        else:
-            await self._start()
-            await self._manager.handle_request(scope, receive, send)
+            return
+        await self._start()
+        await self._manager.handle_request(scope, receive, send)
 
     async def aclose(self) -> None:
         """End what is under way."""
@@ -126,20 +115,8 @@ def _manager_maker() -> Any:
     return make
 
 
-def _is_foreign(headers: dict[bytes, bytes]) -> bool:
-    """Whether a browser sent the request for a page of another site."""
-    origin = headers.get(b"origin")
-    if origin is None:
-        return False
-    with contextlib.suppress(ValueError):
-        return urlsplit(origin.decode("latin-1")).netloc != headers.get(b"host", b"").decode("latin-1")
-    return True
-
-
-async def _refuse(
-    send: Send, error: VerlAgentEnvError, headers: list[tuple[bytes, bytes]] | None = None
-) -> None:
+async def _refuse(send: Send, error: VerlAgentEnvError) -> None:
     body = orjson.dumps(error.to_problem())
-    told = [(b"content-type", PROBLEM_JSON), (b"content-length", b"%d" % len(body)), *(headers or [])]
-    await send({"type": "http.response.start", "status": error.status, "headers": told})
+    headers = [(b"content-type", PROBLEM_JSON), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -41,6 +41,8 @@ UVICORN_OPTIONS: dict[str, Any] = {
     "access_log": False,
     "server_header": False,
     "date_header": False,
+    # Who is at the other end decides about commands and failed tokens: no header may say otherwise.
+    "proxy_headers": False,
 }
 """How uvicorn serves, alone and in a pool."""
 

@@ -7,17 +7,21 @@ request for a route that answers at once goes the long way, which is uvicorn's o
 
 from __future__ import annotations
 
+import asyncio
 import math
+import re
 from asyncio import AbstractEventLoop, TimerHandle
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from verl_agent_env.server.admission import has_ambiguous_headers
 from verl_agent_env.server.lane import LANE_STATE, Answer, Lane
+from verl_agent_env.server.peer import Peer
 
 _BODY_PATIENCE_S = 0.05
 """A body that is not there by then is waited for on the long way, where the lane limits how long that may take."""
@@ -42,6 +46,7 @@ class QuickProtocol(HttpToolsProtocol):
         # These settings of uvicorn concern every request; the short way does without them.
         is_plain = not config.access_log and self.limit_concurrency is None and not self.root_path
         self._lane: Lane | None = app_state.get(LANE_STATE) if is_plain else None
+        self._peer = Peer()
         self._answer_now: Callable[[bytes], Answer | None] | None = None
         """Answers the request whose head was read, given its body; ``None`` on the long way."""
         self._body = b""
@@ -54,6 +59,10 @@ class QuickProtocol(HttpToolsProtocol):
         self._idle_timer: TimerHandle | None = None
 
     # --- what the transport and the server say --------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(cast("asyncio.Transport", transport))
+        self._peer = Peer.of(self.client, self.server)
 
     def data_received(self, data: bytes) -> None:
         self._is_fresh = True
@@ -118,12 +127,17 @@ class QuickProtocol(HttpToolsProtocol):
         headers = dict(self.headers)
         if not _LONG_WAY_HEADERS.isdisjoint(headers) or not parser.should_keep_alive():
             return None
+        # What is wrong with such a head is said on the long way.
+        if b"host" not in headers or (
+            len(headers) != len(self.headers) and has_ambiguous_headers(self.headers)
+        ):
+            return None
         # uvicorn ends the connection after a request of HTTP/1.0, whatever its client wants.
         if b"connection" in headers and parser.get_http_version() != "1.1":
             return None
         method, path = parser.get_method().decode(), url.decode()
         found = lane.find_now(method, path, headers)
-        return None if found is None else partial(lane.serve_now, *found, method, path, headers)
+        return None if found is None else partial(lane.serve_now, *found, method, path, headers, self._peer)
 
     def _write(self, answer: Answer) -> None:
         lines = [STATUS_LINE[answer.status]]
@@ -161,7 +175,7 @@ class QuickProtocol(HttpToolsProtocol):
         url, headers, expects = self.url, self.headers, self.expect_100_continue
         super().on_message_begin()
         self.url, self.expect_100_continue = url, expects
-        self.headers.extend(headers)
+        self.headers.extend(headers if url[:1] == b"/" else _with_host_of(url, headers))
         super().on_headers_complete()
         if body:
             super().on_body(body)
@@ -170,3 +184,12 @@ class QuickProtocol(HttpToolsProtocol):
         if self._body_timer is not None:
             self._body_timer.cancel()
             self._body_timer = None
+
+
+def _with_host_of(target: bytes, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """The headers with the host of an absolute request target in place of ``Host``, as RFC 9112 (3.2.2) has it."""
+    _, is_absolute, rest = target.partition(b"://")
+    if not is_absolute:
+        return headers
+    host = re.split(rb"[/?#]", rest, maxsplit=1)[0].rpartition(b"@")[2]
+    return [(b"host", host), *(header for header in headers if header[0] != b"host")]

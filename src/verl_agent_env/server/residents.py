@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Collection
 
+from verl_agent_env import waits
 from verl_agent_env.engine import Host
 from verl_agent_env.errors import StoreUnavailableError
 
@@ -27,12 +28,14 @@ class Residents:
         """See :class:`~verl_agent_env.cluster.member.Residents`."""
         return self._host.directory.bound_to_slot[slot]
 
-    async def before_hand_over(self) -> None:
+    async def before_hand_over(self, slots: Collection[int]) -> Collection[int]:
         """See :class:`~verl_agent_env.cluster.member.Residents`."""
-        if self._host.recorder is not None:
-            # Out of patience: the next owner fences off what is not written by then, and nobody was told of it.
-            with contextlib.suppress(StoreUnavailableError):
-                await self._host.recorder.journal.flush()
+        if self._host.recorder is None:
+            return slots
+        journal = self._host.recorder.journal
+        with contextlib.suppress(StoreUnavailableError):
+            await journal.flush(slots, patience_s=waits.HAND_OVER_S)
+        return frozenset(slots).difference(journal.slots_pending())
 
     def abandon(self, slots: Collection[int], *, but_bound: bool = False) -> int:
         """See :class:`~verl_agent_env.cluster.member.Residents`."""

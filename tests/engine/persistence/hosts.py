@@ -32,9 +32,13 @@ class Cluster:
         durabilities: dict[str, Durability] | None = None,
         *,
         specs: Sequence[EnvSpec] = BUILT_IN,
+        patience_s: float = 30.0,
         **limits: Any,
     ) -> Host:
-        """A new host of these environments that takes all slots from whoever has them."""
+        """A new host of these environments that takes all slots from whoever has them.
+
+        Its answers wait for the log for ``patience_s``.
+        """
         record = worker()
         await self.store.heartbeat(record, 1000.0)
         cluster = await self.store.read_map()
@@ -45,10 +49,22 @@ class Cluster:
         tenure = Owned(self.store, record.incarnation)
         await tenure.look()
         host = Host(Registry({spec.name: spec for spec in specs}), HostLimits(**limits))
-        journal = asyncio.create_task(host.keep(self.log, tenure, durabilities or {}).recorder.journal.run())
+        recorder, _ = host.keep(self.log, tenure, durabilities or {}, patience_s=patience_s)
+        journal = asyncio.create_task(recorder.journal.run())
         self._stack.push_async_callback(_end, host, journal)
         host.tenure = tenure  # type: ignore[attr-defined]
         return host
+
+    async def empty(self, host: Host) -> None:
+        """Lose everything; the host takes all slots again, in the new data set."""
+        self.log.clear()
+        self.store.clear()
+        record = worker()
+        await self.store.heartbeat(record, 1000.0)
+        await self.store.claim(record.incarnation, range(NUM_SLOTS))
+        tenure = host.tenure  # type: ignore[attr-defined]
+        tenure.incarnation = record.incarnation
+        await tenure.look()
 
     async def aclose(self) -> None:
         await self._stack.aclose()
@@ -65,7 +81,7 @@ class Owned:
 
     def __init__(self, store: MemoryStore, incarnation: str) -> None:
         self._store = store
-        self._incarnation = incarnation
+        self.incarnation = incarnation
         self.generation = ""
         self.has_lease = True
         """Whether it may act for them at present."""
@@ -74,7 +90,7 @@ class Owned:
     async def look(self) -> None:
         cluster = await self._store.read_map()
         self.generation = cluster.generation
-        self._tokens = cluster.tokens_of(self._incarnation)
+        self._tokens = cluster.tokens_of(self.incarnation)
 
     def token_of(self, slot: int) -> str | None:
         return self._tokens.get(slot)
@@ -92,6 +108,7 @@ class FlakyLog(MemoryLog):
     def __init__(self, store: MemoryStore) -> None:
         super().__init__(store)
         self.is_away = False
+        self.is_unreadable = False
         self.loses_answers = 0
         self.commits: list[list[Write]] = []
 
@@ -106,7 +123,7 @@ class FlakyLog(MemoryLog):
             raise StoreUnavailableError("memory")
         return refusals
 
-    async def load(self, env_ids: Sequence[str], *, whole: bool = False) -> list[Saved]:
-        if self.is_away:
+    async def load(self, env_ids: Sequence[str]) -> list[Saved]:
+        if self.is_away or self.is_unreadable:
             raise StoreUnavailableError("memory")
-        return await super().load(env_ids, whole=whole)
+        return await super().load(env_ids)

@@ -10,7 +10,6 @@ from typing import Any
 import orjson
 import pytest
 
-from tests.cluster.workers import worker
 from tests.engine.persistence.hosts import Cluster
 from verl_agent_env.config import HostLimits
 from verl_agent_env.engine import CreateRequest, Host, inspection
@@ -206,11 +205,8 @@ async def test_relaxed_answers_do_not_wait(cluster: Cluster) -> None:
     assert await asyncio.wait_for(host.step(env_id, "right", 0), 2)
 
 
-async def test_patience_ends_with_a_typed_error_and_the_write_is_made_all_the_same(
-    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("verl_agent_env.engine.journal.PATIENCE_S", 0.2)
-    host = await cluster.host()
+async def test_patience_ends_with_a_typed_error_and_the_write_is_made_all_the_same(cluster: Cluster) -> None:
+    host = await cluster.host(patience_s=0.2)
     env_id, _ = await host.create(LAKE)
     cluster.log.is_away = True
     with pytest.raises(StoreUnavailableError) as raised:
@@ -356,12 +352,7 @@ async def test_emptied_store_is_filled_from_memory(cluster: Cluster) -> None:
     cluster.store.clear()
     step = asyncio.create_task(host.step(env_id, MOVES[3], 3))
     await asyncio.sleep(0.05)
-    record = worker()
-    await cluster.store.heartbeat(record, 1000.0)
-    await cluster.store.claim(record.incarnation, range(NUM_SLOTS))
-    tenure = host.tenure  # type: ignore[attr-defined]
-    tenure._incarnation = record.incarnation
-    await tenure.look()
+    await cluster.empty(host)
     await step
     assert host.recorder is not None
     host.recorder.restate_all(host.directory.ids())
@@ -374,6 +365,7 @@ async def test_emptied_store_is_filled_from_memory(cluster: Cluster) -> None:
 async def test_kinds_that_cannot_come_back_are_lost_with_a_typed_error(cluster: Cluster) -> None:
     first = await cluster.host({"verl_env/frozen_lake-v1": "none"})
     env_id, _ = await played(first, LAKE, MOVES[:2])
+    await first.recorder.journal.flush()  # type: ignore[union-attr]
     second = await cluster.host()
     with pytest.raises(EnvironmentLostError):
         await second.step(env_id, "right", 2)

@@ -1,0 +1,58 @@
+"""The two ends of a connection, as far as they decide what a request may do."""
+
+from __future__ import annotations
+
+import functools
+import ipaddress
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.types import Scope
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Who is at the other end of a connection, and at which address of ours it arrived."""
+
+    address: str = ""
+    """IP address of the other end; empty for a Unix socket and for a call in this process."""
+    own_address: str = ""
+    """IP address at which the connection arrived; empty as above."""
+
+    @classmethod
+    def of(cls, client: Sequence[Any] | None, server: Sequence[Any] | None) -> Peer:
+        """Make one from the ``client`` and ``server`` of an ASGI scope, or of uvicorn's protocol."""
+        return _peer(str(client[0]) if client else "", str(server[0]) if server else "")
+
+    @classmethod
+    def of_scope(cls, scope: Scope) -> Peer:
+        """Make one from an ASGI scope."""
+        return cls.of(scope.get("client"), scope.get("server"))
+
+    @property
+    def arrived_on_loopback(self) -> bool:
+        """Whether the connection was made to a loopback address: a browser of this machine can make one."""
+        return is_loopback(self.own_address)
+
+
+@functools.lru_cache(maxsize=4096)
+def _peer(client: str, server: str) -> Peer:
+    return Peer(client if _parsed(client) else "", server if _parsed(server) else "")
+
+
+@functools.lru_cache(maxsize=4096)
+def is_loopback(address: str) -> bool:
+    """Whether this is an IP address that only this machine reaches; not one by name."""
+    parsed = _parsed(address)
+    if parsed is None:
+        return False
+    mapped = getattr(parsed, "ipv4_mapped", None)
+    return bool((mapped or parsed).is_loopback)
+
+
+def _parsed(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(address)
+    except ValueError:
+        return None

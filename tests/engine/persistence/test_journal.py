@@ -1,0 +1,428 @@
+"""Nobody's write waits for another's, and everybody who waits has a deadline."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from tests.cluster.workers import worker
+from verl_agent_env.cluster.memory_log import MemoryLog
+from verl_agent_env.cluster.memory_store import MemoryStore
+from verl_agent_env.engine.persistence.groups import Group
+from verl_agent_env.engine.persistence.journal import Journal
+from verl_agent_env.engine.persistence.packing import LIMITS, size_of
+from verl_agent_env.errors import EnvironmentLostError, MovedError, StoreUnavailableError
+from verl_agent_env.types import NUM_SLOTS, slot_of
+from verl_agent_env.wire.records import Refusal, RefusalReason, Write, WriteKind
+
+HANG_S = 60.0
+PATIENCE_S = 0.5
+LIMBO, CALM = 1, 2
+
+
+def env(slot: int, number: int = 0) -> str:
+    """An environment of a slot."""
+    return f"{slot:03x}-{number:032x}"
+
+
+class Slots:
+    """What the journal knows of its worker's slots."""
+
+    def __init__(self, generation: str, tokens: Mapping[int, str]) -> None:
+        self.generation = generation
+        self.tokens = dict(tokens)
+        self.foreign: Collection[int] = ()
+
+    def token_of(self, slot: int) -> str | None:
+        return self.tokens.get(slot)
+
+    def owns(self, slot: int) -> bool:
+        return slot in self.tokens
+
+    def has_gone(self, slot: int) -> bool:
+        return slot in self.foreign
+
+
+class Environments:
+    """What the writes are about."""
+
+    def __init__(self) -> None:
+        self.live: dict[str, list[Write]] = {}
+        self.broken: set[str] = set()
+        self.refusals: dict[str, RefusalReason] = {}
+        self.ends: dict[str, str] = {}
+
+    def restate(self, env_id: str) -> Sequence[Write] | None:
+        if env_id in self.broken:
+            raise AttributeError("'NoneType' object has no attribute 'snapshot'")
+        return self.live.get(env_id)
+
+    def refused(self, env_id: str, reason: RefusalReason) -> None:
+        self.refusals[env_id] = reason
+        self.live.pop(env_id, None)
+
+    def ended(self, env_id: str, reason: str) -> None:
+        self.ends[env_id] = reason
+        self.live.pop(env_id, None)
+
+    def answers_early(self, env_id: str) -> bool:
+        return False
+
+
+class UnsteadyLog(MemoryLog):
+    """A log that fails as it is told to."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        super().__init__(store)
+        self.failure: Exception | None = None
+        self.poison: set[str] = set()
+        self.calls: list[list[Write]] = []
+        self.gate = asyncio.Event()
+        """Calls are on their way until it is set."""
+        self.gate.set()
+
+    async def called(self, times: int) -> None:
+        """Return when it was called so often."""
+        async with asyncio.timeout(HANG_S):
+            while len(self.calls) < times:  # noqa: ASYNC110 - a list has no event
+                await asyncio.sleep(0)
+
+    async def commit(self, generation: str, tokens: Any, writes: Sequence[Write]) -> list[Refusal]:
+        await asyncio.sleep(0)
+        if self.failure is not None:
+            raise self.failure
+        if any(write.env_id in self.poison for write in writes):
+            raise ValueError("WRONGTYPE Operation against a key holding the wrong kind of value")
+        self.calls.append(list(writes))
+        await self.gate.wait()
+        return await super().commit(generation, tokens, writes)
+
+
+class Case:
+    """A journal at work."""
+
+    def __init__(self, store: MemoryStore, slots: Slots, patience_s: float) -> None:
+        self.store = store
+        self.slots = slots
+        self.log = UnsteadyLog(store)
+        self.environments = Environments()
+        self.journal = Journal(self.log, slots, self.environments, patience_s=patience_s)
+
+    def write(self, kind: WriteKind, env_id: str, data: bytes = b"", seq: int = 0) -> Group:
+        return self.journal.write(Write(kind, env_id, slot_of(env_id), 0, seq, data))
+
+    async def settled(self, env_id: str, group: Group) -> None:
+        async with asyncio.timeout(HANG_S):
+            await self.journal.settle(env_id, group)
+
+    async def made(self, env_id: str, group: Group) -> None:
+        """As :meth:`settled`, however often patience ends: the machine may be busy."""
+        async with asyncio.timeout(HANG_S):
+            while True:
+                with contextlib.suppress(StoreUnavailableError):
+                    await self.journal.settle(env_id, group)
+                    return
+
+    async def create(self, *env_ids: str) -> None:
+        for env_id in env_ids:
+            self.environments.live[env_id] = [Write("put", env_id, slot_of(env_id), 0, 0, b"header")]
+            await self.made(env_id, self.write("create", env_id, b"header"))
+
+    async def flush(self) -> None:
+        """Return when all is written."""
+        async with asyncio.timeout(HANG_S):
+            while self.journal.slots_pending():
+                try:
+                    await self.journal.flush()
+                except StoreUnavailableError:
+                    continue
+
+    async def kept(self, env_id: str) -> list[bytes]:
+        (saved,) = await self.log.load([env_id])
+        return saved.entries
+
+    async def empty(self) -> None:
+        """Lose everything, and take all slots again in the new data set."""
+        self.log.clear()
+        self.store.clear()
+        record = worker()
+        await self.store.heartbeat(record, 1000.0)
+        self.slots.tokens = await self.store.claim(record.incarnation, range(NUM_SLOTS))
+        self.slots.generation = await self.store.generation()
+
+
+@contextlib.asynccontextmanager
+async def at_work(patience_s: float) -> AsyncIterator[Case]:
+    store = MemoryStore()
+    record = worker()
+    await store.heartbeat(record, 1000.0)
+    tokens = await store.claim(record.incarnation, range(NUM_SLOTS))
+    case = Case(store, Slots(await store.generation(), tokens), patience_s)
+    running = asyncio.create_task(case.journal.run())
+    yield case
+    assert not running.done()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+@pytest.fixture
+async def case() -> AsyncIterator[Case]:
+    """Everybody waits as long as it takes."""
+    async with at_work(HANG_S) as made:
+        yield made
+
+
+@pytest.fixture
+async def hasty() -> AsyncIterator[Case]:
+    """Nobody waits long."""
+    async with at_work(PATIENCE_S) as made:
+        yield made
+
+
+# --- slots do not wait for each other -----------------------------------------------------------------------
+
+
+async def test_writes_of_a_slot_without_a_known_owner_hold_up_no_others(hasty: Case) -> None:
+    await hasty.create(env(LIMBO), env(CALM))
+    token = hasty.slots.tokens.pop(LIMBO)
+    # In one group: that of the slot in limbo first.
+    held, passed = hasty.write("append", env(LIMBO), b"0"), hasty.write("append", env(CALM), b"0")
+    await hasty.made(env(CALM), passed)
+    for seq in range(1, 4):
+        hasty.write("append", env(LIMBO), b"%d" % seq, seq)
+        await hasty.made(env(CALM), hasty.write("append", env(CALM), b"%d" % seq, seq))
+    assert await hasty.kept(env(LIMBO)) == []
+    with pytest.raises(StoreUnavailableError) as raised:
+        await hasty.settled(env(LIMBO), held)
+    assert raised.value.may_have_run
+    hasty.slots.tokens[LIMBO] = token
+    await hasty.made(env(LIMBO), held)
+    await hasty.flush()
+    assert await hasty.kept(env(LIMBO)) == [b"0", b"1", b"2", b"3"]
+
+
+async def test_writes_of_a_slot_that_turns_out_to_be_another_workers_are_refused(case: Case) -> None:
+    await case.create(env(LIMBO))
+    del case.slots.tokens[LIMBO]
+    held = case.write("append", env(LIMBO), b"0")
+    waiting = asyncio.create_task(case.settled(env(LIMBO), held))
+    await case.create(env(CALM))
+    assert not waiting.done()
+    case.slots.foreign = {LIMBO}
+    with pytest.raises(MovedError):
+        await waiting
+    assert case.environments.refusals == {env(LIMBO): "moved"}
+
+
+async def test_writes_from_before_a_slot_was_another_workers_are_never_made(case: Case) -> None:
+    await case.create(env(LIMBO))
+    case.log.failure = StoreUnavailableError("memory")
+    held, close = case.write("append", env(LIMBO), b"0"), case.write("close", env(LIMBO), b"idle")
+    heir, back = worker(), worker()
+    slot = LIMBO
+    await case.store.heartbeat(heir, 1000.0)
+    await case.store.heartbeat(back, 1000.0)
+    moved = await case.store.hand_off({slot: case.slots.tokens[slot]}, heir.incarnation)
+    case.slots.tokens |= await case.store.hand_off(moved, back.incarnation)
+    case.log.failure = None
+    for group in (held, close):
+        with pytest.raises(MovedError):
+            await case.settled(env(LIMBO), group)
+    (saved,) = await case.log.load([env(LIMBO)])
+    assert (saved.header, saved.entries) == (b"header", [])
+
+
+async def test_batch_gets_the_answers_of_all_slots_but_the_one_in_limbo(hasty: Case) -> None:
+    env_ids = [env(LIMBO), env(CALM), env(CALM, 1)]
+    await hasty.create(*env_ids)
+    token = hasty.slots.tokens.pop(LIMBO)
+    group, *_ = [hasty.write("append", env_id, b"0") for env_id in env_ids]
+    waiting = {group: list(enumerate(env_ids))}
+    async with asyncio.timeout(HANG_S):
+        # On a busy machine the others may be late as well.
+        while len(errors := await hasty.journal.settle_all(waiting)) > 1:
+            pass
+        assert {number: type(error) for number, error in errors.items()} == {0: StoreUnavailableError}
+        hasty.slots.tokens[LIMBO] = token
+        while await hasty.journal.settle_all(waiting):
+            pass
+
+
+# --- everybody has a deadline --------------------------------------------------------------------------------
+
+
+async def test_whoever_comes_while_the_store_is_away_is_told_so_after_a_time_of_their_own(
+    hasty: Case,
+) -> None:
+    env_ids = [env(CALM, nth) for nth in range(3)]
+    await hasty.create(*env_ids)
+    hasty.log.failure = StoreUnavailableError("memory", "it cannot be reached")
+    loop = asyncio.get_running_loop()
+    told: dict[str, float] = {}
+
+    async def wait(env_id: str) -> None:
+        began = loop.time()
+        with pytest.raises(StoreUnavailableError) as raised:
+            await hasty.settled(env_id, hasty.write("append", env_id, b"0"))
+        assert "cannot be reached" in raised.value.reason
+        told[env_id] = loop.time() - began
+
+    waiting = []
+    for env_id in env_ids:
+        waiting.append(asyncio.create_task(wait(env_id)))
+        await asyncio.sleep(PATIENCE_S / 3)
+    await asyncio.gather(*waiting)
+    assert min(told.values()) >= PATIENCE_S
+    # Whoever asks again has a deadline of their own, too.
+    again = asyncio.create_task(wait(env_ids[0]))
+    await asyncio.sleep(PATIENCE_S / 3)
+    assert not again.done()
+    await again
+    hasty.log.failure = None
+    await hasty.flush()
+    assert [await hasty.kept(env_id) for env_id in env_ids] == [[b"0"]] * 3
+
+
+async def test_whoever_is_no_longer_waited_for_leaves_the_others_waiting(case: Case) -> None:
+    await case.create(env(CALM))
+    case.log.failure = StoreUnavailableError("memory")
+    group = case.write("append", env(CALM), b"0")
+    gone, stays = (asyncio.create_task(case.settled(env(CALM), group)) for _ in range(2))
+    await asyncio.sleep(0)
+    gone.cancel()
+    await asyncio.wait([gone])
+    case.log.failure = None
+    await stays
+
+
+async def test_flush_of_some_slots_waits_for_no_others(hasty: Case) -> None:
+    await hasty.create(env(LIMBO), env(CALM))
+    del hasty.slots.tokens[LIMBO]
+    hasty.write("append", env(LIMBO), b"0")
+    hasty.write("append", env(CALM), b"0")
+    async with asyncio.timeout(HANG_S):
+        await hasty.journal.flush([CALM], patience_s=HANG_S)
+        assert hasty.journal.slots_pending() == {LIMBO}
+        with pytest.raises(StoreUnavailableError):
+            await hasty.journal.flush([LIMBO])
+
+
+# --- one environment's failure stays its own -----------------------------------------------------------------
+
+
+async def test_environment_that_cannot_say_itself_keeps_no_other_out_of_an_emptied_store(case: Case) -> None:
+    env_ids = [env(CALM, nth) for nth in range(21)]
+    await case.create(*env_ids)
+    case.environments.broken.add(env_ids[3])
+    await case.empty()
+    case.journal.restate(env_ids)
+    await case.flush()
+    whole = [env_id for env_id in env_ids if env_id != env_ids[3]]
+    assert sorted(await case.log.env_ids(range(NUM_SLOTS))) == whole
+    # Nobody asked for it: it lives on in memory.
+    assert case.environments.refusals == {}
+    with pytest.raises(EnvironmentLostError):
+        await case.settled(env_ids[3], case.write("append", env_ids[3], b"0"))
+
+
+async def test_write_that_breaks_the_log_is_refused_and_all_others_are_made(case: Case) -> None:
+    env_ids = [env(CALM, nth) for nth in range(20)]
+    await case.create(*env_ids)
+    case.log.poison = {env_ids[7]}
+    groups = [case.write("append", env_id, b"0") for env_id in env_ids]
+    for env_id, group in zip(env_ids, groups, strict=True):
+        if env_id == env_ids[7]:
+            with pytest.raises(EnvironmentLostError):
+                await case.settled(env_id, group)
+        else:
+            await case.settled(env_id, group)
+            assert await case.kept(env_id) == [b"0"]
+
+
+async def test_log_that_refuses_everything_loses_nothing(hasty: Case) -> None:
+    env_ids = [env(CALM, nth) for nth in range(5)]
+    await hasty.create(*env_ids)
+    hasty.log.failure = RuntimeError("ERR unknown command 'EVALSHA'")
+    groups = [hasty.write("append", env_id, b"0") for env_id in env_ids]
+    with pytest.raises(StoreUnavailableError, match="unknown command"):
+        await hasty.settled(env_ids[0], groups[0])
+    hasty.log.failure = None
+    for env_id, group in zip(env_ids, groups, strict=True):
+        await hasty.made(env_id, group)
+    assert hasty.environments.refusals == {}
+
+
+# --- what is stated again ------------------------------------------------------------------------------------
+
+
+async def test_emptied_store_is_filled_in_calls_that_keep_the_limits(case: Case) -> None:
+    env_ids = [env(slot) for slot in range(1200)]
+    await case.create(env_ids[0])
+    entries = tuple(b"\nd\n%d" % seq for seq in range(1000))
+    for env_id in env_ids:
+        whole = Write("put", env_id, slot_of(env_id), 0, len(entries), b"header", entries)
+        case.environments.live[env_id] = [whole]
+    await case.empty()
+    case.log.calls.clear()
+    case.journal.restate(env_ids)
+    # Whoever steps meanwhile does not wait for all of it.
+    step = case.write("append", env_ids[-1], b"op\nd\n1000", len(entries))
+    await case.settled(env_ids[-1], step)
+    assert len(await case.log.env_ids(range(NUM_SLOTS))) < len(env_ids)
+    await case.flush()
+    assert len(await case.log.env_ids(range(NUM_SLOTS))) == len(env_ids)
+    for call in case.log.calls:
+        assert len(call) <= LIMITS.writes
+        assert sum(len(write.entries) for write in call) <= LIMITS.entries
+        assert sum(map(size_of, call)) <= LIMITS.size
+
+
+async def test_history_too_large_for_one_call_is_stated_whole(case: Case) -> None:
+    env_id = env(CALM)
+    await case.create(env_id)
+    entries = tuple(b"\nd\n" + b"%d" % seq * 4000 for seq in range(2500))
+    case.environments.live[env_id] = [Write("put", env_id, slot_of(env_id), 0, 2500, b"header", entries)]
+    await case.empty()
+    await case.settled(env_id, case.write("append", env_id, entries[-1], 2499))
+    assert await case.kept(env_id) == list(entries)
+    assert len(case.log.calls) > 5
+
+
+async def test_writes_that_a_statement_includes_do_not_contradict_it(case: Case) -> None:
+    env_id = env(CALM)
+    await case.create(env_id)
+    await case.empty()
+    # What is said of the environment includes the second episode already, and its step.
+    whole = Write("put", env_id, slot_of(env_id), 1, 1, b"second, once more", (b"\nd\nnew",))
+    case.environments.live[env_id] = [whole]
+    case.log.gate.clear()
+    groups = [case.write("append", env_id, b"old")]
+    await case.log.called(2)
+    groups += [
+        case.journal.write(Write("begin", env_id, slot_of(env_id), 1, 0, b"second")),
+        case.journal.write(Write("append", env_id, slot_of(env_id), 1, 0, b"op\nd\nnew")),
+    ]
+    case.log.gate.set()
+    for group in groups:
+        await case.settled(env_id, group)
+    assert case.environments.refusals == {}
+    assert await case.kept(env_id) == [b"\nd\nnew"]
+
+
+async def test_statements_go_on_after_the_store_was_emptied_once_more(case: Case) -> None:
+    env_ids = [env(slot) for slot in range(3000)]
+    await case.create(env_ids[0])
+    for env_id in env_ids:
+        case.environments.live[env_id] = [Write("put", env_id, slot_of(env_id), 0, 0, b"header")]
+    await case.empty()
+    case.log.calls.clear()
+    case.journal.restate(env_ids)
+    await case.log.called(1)
+    await case.empty()
+    case.journal.restate(env_ids)
+    await case.flush()
+    assert sorted(await case.log.env_ids(range(NUM_SLOTS))) == env_ids
