@@ -44,6 +44,7 @@ The server answers them as ``application/problem+json`` (RFC 9457), the client r
     │   ├── NameTakenError                worker_name_taken          409
     │   ├── GenerationChangedError        store_generation_changed   503     yes
     │   ├── StoreUnavailableError         store_unavailable          503     yes
+    │   │   └── StoreFullError            store_full                 503     yes
     │   ├── NodeNotFoundError             node_not_found             404
     │   ├── MovedError                    moved                      421     yes
     │   └── WorkerUnreachableError        worker_unreachable         503     yes
@@ -684,6 +685,24 @@ class StoreUnavailableError(ClusterError):
     def detail(self) -> str:
         where = f" at '{self.store}'" if self.store else ""
         return f"The store{where} is not available: {self.reason}; check that Redis runs there, then retry."
+
+
+@dataclass(eq=False)
+class StoreFullError(StoreUnavailableError):
+    """The store has no room for more; closing environments makes some."""
+
+    code = "store_full"
+    title = "The store is full"
+    retry_after_s = 5
+    reason: str = "it is out of memory"
+
+    @property
+    def detail(self) -> str:
+        where = f" at '{self.store}'" if self.store else ""
+        return (
+            f"The store{where} is full: {self.reason}; raise the limit of Redis ('maxmemory') or close environments,"
+            " then retry."
+        )
 
 
 @dataclass(eq=False)

@@ -80,8 +80,15 @@ class RedisProcess:
 
     def flush(self) -> None:
         """Lose all data, as ``FLUSHALL`` by mistake would."""
-        with socket.create_connection(("127.0.0.1", self.port), 5) as connection:
-            connection.sendall(b"FLUSHALL\r\n")
+        self._tell(b"FLUSHALL")
+
+    def fill(self, is_full: bool = True) -> None:
+        """Have more in it than it may hold, or no limit again."""
+        self._tell(b"CONFIG SET maxmemory %d" % is_full)
+
+    def _tell(self, command: bytes) -> None:
+        with socket.create_connection(("127.0.0.1", self.port), 60) as connection:
+            connection.sendall(command + b"\r\n")
             assert connection.recv(64).startswith(b"+OK")
 
     def _answers(self) -> bool:

@@ -15,9 +15,11 @@ from redis.exceptions import ResponseError
 from tests.cluster.redis_process import RedisProcess, free_port
 from tests.cluster.workers import worker
 from verl_agent_env.cluster.keys import Keys
-from verl_agent_env.cluster.redis_client import RedisLimits
+from verl_agent_env.cluster.redis_client import RedisClient, RedisLimits
 from verl_agent_env.cluster.redis_store import RedisStore
-from verl_agent_env.errors import StoreUnavailableError
+from verl_agent_env.cluster.scripts import Script
+from verl_agent_env.errors import StoreFullError, StoreUnavailableError, WorkerNotAliveError
+from verl_agent_env.types import NUM_SLOTS
 
 QUICK = RedisLimits(connect_s=0.3, call_s=0.5, poll_s=0.1)
 
@@ -133,14 +135,72 @@ async def test_wrong_password_is_a_typed_error(tmp_path_factory: pytest.TempPath
         process.stop()
 
 
-async def test_full_redis_is_a_typed_error(own_redis: RedisProcess) -> None:
-    client: Redis = Redis.from_url(own_redis.url)
-    await client.config_set("maxmemory", "1")
-    await client.aclose()
+async def test_full_redis_keeps_a_cluster_together(own_redis: RedisProcess) -> None:
+    own_redis.fill()
     async with connected(own_redis.url) as store:
+        generation = await store.generation()
+        a, b = worker(), worker()
+        for record in (a, b):
+            assert (await store.heartbeat(record, 5)).generation == generation
+        tokens = await store.claim(a.incarnation, range(NUM_SLOTS))
+        assert len(tokens) == NUM_SLOTS
+        moved = await store.hand_off({slot: tokens[slot] for slot in range(9)}, b.incarnation)
+        await store.release({9: tokens[9]})
+        cluster = await store.read_map()
+        assert cluster.tokens_of(b.incarnation) == moved
+        assert len(cluster.tokens_of(a.incarnation)) == NUM_SLOTS - 10
+        assert await store.wait_for_change(cluster.version - 1, 5) == cluster.version
+        await store.leave(a.incarnation)
+        with pytest.raises(WorkerNotAliveError):
+            await store.heartbeat(a, 5)
+        assert len(await store.claim(b.incarnation, range(NUM_SLOTS))) == NUM_SLOTS
+        # Other workers' ends are remembered as well.
+        successor = dataclasses.replace(b, incarnation="next")
+        await store.heartbeat(successor, 5)
+        assert not (await store.read_map()).tokens_of(b.incarnation)
+
+
+async def test_full_redis_is_a_typed_error(own_redis: RedisProcess) -> None:
+    own_redis.fill()
+    client = RedisClient(own_redis.url, QUICK)
+    grow = Script("grow", "return redis.call('SET', KEYS[1], '')")
+    try:
+        with pytest.raises(StoreFullError) as caught:
+            await client.run(grow, ["key"], [])
+        with pytest.raises(StoreFullError):
+            await client.call(lambda: client.redis.set("key", ""))
+    finally:
+        await client.aclose()
+    assert "maxmemory" in caught.value.detail
+    assert (caught.value.status, caught.value.retryable) == (503, True)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "OOM command not allowed when used memory > 'maxmemory'. script: 0a9, on @user_script:1.",
+        "Error running script (call to f_0a9): @user_script:1: @user_script: 1: -OOM command not allowed.",
+        "@user_script: 1: -OOM command not allowed when used memory > 'maxmemory'.",
+    ],
+    ids=["redis_7", "redis_6_raised", "redis_6_returned"],
+)
+async def test_refusals_within_scripts_are_understood_in_all_versions(
+    redis_server: RedisProcess, text: str
+) -> None:
+    client = RedisClient(redis_server.url, QUICK)
+
+    async def refuse() -> None:
+        raise ResponseError(text)
+
+    try:
+        with pytest.raises(StoreFullError):
+            await client.call(refuse)
+        text = text.replace("OOM", "READONLY")
         with pytest.raises(StoreUnavailableError) as caught:
-            await store.heartbeat(worker(), 5)
-    assert "memory" in caught.value.reason
+            await client.call(refuse)
+    finally:
+        await client.aclose()
+    assert "read-only" in caught.value.reason
 
 
 async def test_foreign_data_under_our_keys_is_not_taken_for_an_outage(

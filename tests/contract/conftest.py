@@ -19,6 +19,9 @@ from verl_agent_env.cluster.redis_store import RedisStore
 from verl_agent_env.cluster.store import Store
 from verl_agent_env.wire.log import Log
 
+PATIENT = RedisLimits(connect_s=60.0, call_s=60.0)
+"""The machine may be busy."""
+
 
 @dataclass(frozen=True)
 class StoreCase:
@@ -26,6 +29,8 @@ class StoreCase:
 
     connect: Callable[[], Store]
     empty: Callable[[], None]
+    fill: Callable[[bool], None]
+    """Leaves no room in it, or makes some again."""
     log: Log
 
 
@@ -49,19 +54,23 @@ async def case(request: pytest.FixtureRequest) -> AsyncIterator[StoreCase]:
                 memory.clear()
                 memory_log.clear()
 
-            yield StoreCase(lambda: memory, empty, memory_log)
+            def fill(is_full: bool) -> None:
+                memory_log.is_full = is_full
+
+            yield StoreCase(lambda: memory, empty, fill, memory_log)
             return
         server: RedisProcess = request.getfixturevalue("redis_server")
         keys = Keys(uuid.uuid4().hex)
 
         def connect() -> Store:
-            store = RedisStore(server.url, keys)
+            store = RedisStore(server.url, keys, PATIENT)
             stack.push_async_callback(store.aclose)
             return store
 
-        client = RedisClient(server.url, RedisLimits())
+        client = RedisClient(server.url, PATIENT)
         stack.push_async_callback(client.aclose)
-        yield StoreCase(connect, server.flush, RedisLog(client, keys))
+        stack.callback(server.fill, False)
+        yield StoreCase(connect, server.flush, server.fill, RedisLog(client, keys))
 
 
 @pytest.fixture

@@ -291,6 +291,45 @@ async def test_emptied_store_takes_no_writes_of_before(case: StoreCase, owner: O
     assert await loaded(case) == NOTHING
 
 
+async def test_full_store_takes_ends_and_nothing_else(case: StoreCase, owner: Owner, store: Store) -> None:
+    others = ["007-b", "007-c"]
+    await owner.write(write("create", b"first"), *(write("create", b"x", env_id=each) for each in others))
+    await owner.write(write("append", b"\nd\nzero"), write("save", b"state", seq=1))
+    before = await loaded(case)
+    case.fill(True)
+    growing = [
+        write("append", b"one", seq=1),
+        write("extend", seq=1, entries=[b"one"]),
+        write("save", b"more", seq=2),
+        write("begin", b"second", episode=1),
+        write("put", b"other", seq=1, entries=[b"e"]),
+        write("create", b"new", env_id="007-new"),
+    ]
+    close, forgotten = write("close", b"idle", env_id=others[0]), write("close", b"idle", env_id="007-none")
+    assert await owner.write(*growing) == ["full"] * 6
+    assert await owner.write(forgotten) == [None]
+    # Also behind what made room, and with others before and after it.
+    assert await owner.write(growing[0], close, *growing) == ["full", None, *["full"] * 6]
+    assert await loaded(case) == before
+    assert (await loaded(case, others[0])).closed_as == "idle"
+    assert (await loaded(case, "007-none")).closed_as == "idle"
+    assert await loaded(case, "007-new") == NOTHING
+    assert sorted(await case.log.env_ids([SLOT])) == [ENV, others[1]]
+    case.fill(False)
+    assert await owner.write(growing[0], growing[5]) == [None, None]
+    assert len((await loaded(case)).entries) == 2
+
+
+async def test_only_the_owner_ends_environments_in_a_full_store(case: StoreCase, owner: Owner) -> None:
+    await owner.write(write("create", b"first"))
+    heir, store = worker(), case.connect()
+    await store.heartbeat(heir, TTL_S)
+    await store.hand_off({SLOT: owner.tokens[SLOT]}, heir.incarnation)
+    case.fill(True)
+    assert await owner.write(write("close", b"idle"), write("append", b"x")) == ["moved", "moved"]
+    assert (await loaded(case)).header == b"first"
+
+
 async def test_a_thousand_writes_in_all_slots_at_once(case: StoreCase, store: Store) -> None:
     record = worker()
     await store.heartbeat(record, TTL_S)

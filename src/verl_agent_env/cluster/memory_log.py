@@ -27,6 +27,8 @@ class MemoryLog:
         self._store = store
         self._kept: dict[str, _Kept] = {}
         self._closed: dict[str, str] = {}
+        self.is_full = False
+        """Whether it takes no more than the ends of environments, as a full Redis does."""
 
     def clear(self) -> None:
         """Lose everything, as an emptied Redis does."""
@@ -43,7 +45,12 @@ class MemoryLog:
         owned = await self._store.check_tokens(tokens)
         refusals = []
         for index, write in enumerate(writes):
-            reason = self._make(write) if write.slot in owned else "moved"
+            if write.slot not in owned:
+                reason: RefusalReason | None = "moved"
+            elif self.is_full and write.kind != "close":
+                reason = "full"
+            else:
+                reason = self._make(write)
             if reason is not None:
                 refusals.append(Refusal(index, reason))
         return refusals

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -29,7 +30,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from verl_agent_env.cluster.redis_pipe import Endpoint, RedisPipe
 from verl_agent_env.cluster.scripts import Script
-from verl_agent_env.errors import StoreUnavailableError
+from verl_agent_env.errors import StoreFullError, StoreUnavailableError
 
 _ResultT = TypeVar("_ResultT")
 
@@ -84,10 +85,6 @@ class RedisClient:
         # Any: its types are those of the synchronous and the asynchronous client at once.
         self.redis: Any = Redis.from_pool(pool)
         """For use within :meth:`call` only."""
-
-    def transaction(self) -> Any:
-        """A pipeline whose commands run as one, for use within :meth:`call` only."""
-        return self.redis.pipeline(transaction=True)
 
     async def run(self, script: Script, keys: list[str], arguments: list[Any]) -> Any:
         """The answer of a script.
@@ -267,32 +264,32 @@ def _typed_errors(where: str, call_s: float) -> Iterator[None]:
     except OSError as error:
         raise StoreUnavailableError(where, f"it cannot be reached ({error.strerror or error})") from None
     except ResponseError as error:
-        reason = _refusal(error)
-        if reason is None:
+        refusal = _refusal(where, error)
+        if refusal is None:
             raise
-        raise StoreUnavailableError(where, reason) from error
+        raise refusal from error
 
 
-def _refusal(error: ResponseError) -> str | None:
+_REFUSALS = {
+    "OOM": "it is out of memory",
+    "READONLY": "it is a read-only replica",
+    "NOPERM": "it does not permit a command to the user of the URL",
+    "NOAUTH": "it asks for a password",
+    "MISCONF": "it cannot save to its disk",
+    "MASTERDOWN": "its primary is down",
+    "CLUSTERDOWN": "its cluster is down",
+    "BUSY": "it is busy with a script",
+    "NOREPLICAS": "it has too few replicas",
+}
+_TYPED_REFUSALS = {OutOfMemoryError: "OOM", ReadOnlyError: "READONLY", NoPermissionError: "NOPERM"}
+# Within a script, Redis before 7 puts the error of a command behind words of its own.
+_REFUSAL = re.compile(rf"(?:^|: -)({'|'.join(_REFUSALS)})\b")
+
+
+def _refusal(where: str, error: ResponseError) -> StoreUnavailableError | None:
     """Why Redis takes no commands at present, if that is what the answer says."""
-    by_type = {
-        OutOfMemoryError: "it is out of memory",
-        ReadOnlyError: "it is a read-only replica",
-        NoPermissionError: "it does not permit a command to the user of the URL",
-    }
-    text = str(error)
-    by_text = {
-        "OOM": by_type[OutOfMemoryError],
-        "READONLY": by_type[ReadOnlyError],
-        "NOPERM": by_type[NoPermissionError],
-        "NOAUTH": "it asks for a password",
-        "MISCONF": "it cannot save to its disk",
-        "MASTERDOWN": "its primary is down",
-        "CLUSTERDOWN": "its cluster is down",
-        "BUSY": "it is busy with a script",
-        "NOREPLICAS": "it has too few replicas",
-    }
-    for kind, reason in by_type.items():
-        if isinstance(error, kind):
-            return reason
-    return next((reason for start, reason in by_text.items() if text.startswith(start)), None)
+    named = _REFUSAL.search(str(error))
+    code = named[1] if named is not None else _TYPED_REFUSALS.get(type(error))
+    if code is None:
+        return None
+    return StoreFullError(where) if code == "OOM" else StoreUnavailableError(where, _REFUSALS[code])

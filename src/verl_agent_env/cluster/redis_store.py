@@ -6,9 +6,6 @@ import asyncio
 import contextlib
 import uuid
 from collections.abc import Collection, Mapping
-from typing import Any
-
-from redis.exceptions import NoScriptError
 
 from verl_agent_env.cluster import scripts
 from verl_agent_env.cluster.keys import Keys
@@ -65,15 +62,7 @@ class RedisStore:
 
     async def generation(self) -> str:
         """See :meth:`Store.generation`."""
-        key, fresh = self._keys.generation, uuid.uuid4().hex
-
-        async def ask() -> str:
-            async with self._client.transaction() as pipe:
-                pipe.set(key, fresh, nx=True)
-                pipe.get(key)
-                return str((await pipe.execute())[1])
-
-        return await self._client.call(ask)
+        return (await self.read_map()).generation
 
     async def heartbeat(self, record: WorkerRecord, ttl_s: float) -> Heartbeat:
         """See :meth:`Store.heartbeat`."""
@@ -191,31 +180,20 @@ class RedisStore:
 
     async def read_map(self) -> ClusterMap:
         """See :meth:`Store.read_map`."""
-        keys, fresh = self._keys, uuid.uuid4().hex
-
-        async def ask() -> list[Any]:
-            async with self._client.transaction() as pipe:
-                pipe.set(keys.generation, fresh, nx=True)
-                pipe.get(keys.generation)
-                pipe.get(keys.version)
-                pipe.hgetall(keys.owners)
-                pipe.evalsha(scripts.WORKERS.sha, 1, keys.names, keys.lease_prefix)
-                answers: list[Any] = await pipe.execute()
-                return answers
-
-        async def ask_loading_the_script() -> list[Any]:
-            try:
-                return await ask()
-            except NoScriptError:
-                await self._client.redis.script_load(scripts.WORKERS.text)
-                return await ask()
-
-        _, generation, version, owners, records = await self._client.call(ask_loading_the_script)
+        keys = self._keys
+        generation, version, owners, records = await self._client.run(
+            scripts.MAP,
+            [keys.generation, keys.version, keys.owners, keys.names],
+            [keys.lease_prefix, uuid.uuid4().hex],
+        )
         workers = [WorkerRecord.from_json(record) for record in records]
         return ClusterMap(
             generation,
             int(version or 0),
-            {int(slot, 16): Ownership(token, holder_of(token)) for slot, token in owners.items()},
+            {
+                int(slot, 16): Ownership(token, holder_of(token))
+                for slot, token in zip(owners[::2], owners[1::2], strict=True)
+            },
             {worker.incarnation: worker for worker in workers},
         )
 

@@ -3,6 +3,11 @@
 Lua has no rollback, so each script validates everything before its first write. Each gives the same result when it
 runs again after a lost answer. Random ids come from the caller: Redis seeds Lua's generator alike in every run.
 Time is Redis' own, and whether a worker lives is decided by its lease key alone.
+
+A full Redis (``maxmemory`` with ``noeviction``) refuses the first command of a script that may take room, and nothing after
+a first write that was allowed. What a cluster cannot live without, which is a few bytes for each worker and slot, therefore
+begins by deleting a key that does not exist. That holds in all versions, from 2.6 on; the flag ``allow-oom`` is none before
+Redis 7, and would let everything in.
 """
 
 from __future__ import annotations
@@ -24,10 +29,12 @@ class Script:
         return hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
 
+# allow_when_full: what follows is written in a full Redis, too.
 # bump: a new version of the map, made known. Microseconds of Redis' clock, or one more than the last version when that
 # is ahead: so it differs from all earlier ones also after Redis was emptied or went back to an older copy. Lua's
 # numbers and JSON's hold it exactly (below 2^53 until the year 2255).
 _BUMP = """
+local function allow_when_full(mapv) redis.call('DEL', mapv .. ':none') end
 local function now_us()
   local t = redis.call('TIME')
   return t[1] * 1000000 + t[2]
@@ -82,6 +89,7 @@ if holder and holder ~= inc then
   replaced = seen[1] and holder
 end
 
+allow_when_full(mapv)
 redis.call('SET', gen, ARGV[4], 'NX')
 local changed = false
 if replaced then changed = finish(replaced, own, names, expiries, ARGV[1], ARGV[2], ARGV[3]) end
@@ -113,6 +121,7 @@ return {'ok', redis.call('GET', gen), version}
 LEAVE = Script(
     "leave",
     _BUMP + _FINISH + """
+allow_when_full(KEYS[1])
 if finish(ARGV[4], KEYS[2], KEYS[3], KEYS[4], ARGV[1], ARGV[2], ARGV[3]) then
   bump(KEYS[1])
   return 1
@@ -152,6 +161,7 @@ for i = 5, #ARGV do
   granted[#granted + 1] = grant
 end
 
+allow_when_full(mapv)
 for _, slot in ipairs(writes) do redis.call('HSET', own, slot, token) end
 if #writes > 0 then bump(mapv) end
 return {'ok', granted}
@@ -181,6 +191,7 @@ for i = 2, #ARGV, 2 do
   end
 end
 
+allow_when_full(mapv)
 for _, slot in ipairs(writes) do redis.call('HSET', own, slot, ARGV[1]) end
 if #writes > 0 then bump(mapv) end
 return {'ok', moved}
@@ -204,18 +215,23 @@ return #freed
 """,
 )
 
-# KEYS   names
-# ARGV   1 lease prefix
-# Return the records (JSON) of all live workers
-WORKERS = Script(
-    "workers",
-    """
+# KEYS   gen, mapv, own, names
+# ARGV   1 lease prefix, 2 new generation
+# Return {generation, version or nil, slot and token by turns, the records (JSON) of all live workers}
+MAP = Script(
+    "map",
+    _BUMP + """
+local gen, mapv, own, names = unpack(KEYS)
+if redis.call('EXISTS', gen) == 0 then
+  allow_when_full(mapv)
+  redis.call('SET', gen, ARGV[2])
+end
 local records = {}
-for _, inc in ipairs(redis.call('HVALS', KEYS[1])) do
+for _, inc in ipairs(redis.call('HVALS', names)) do
   local record = redis.call('HGET', ARGV[1] .. inc, 'record')
   if record then records[#records + 1] = record end
 end
-return records
+return {redis.call('GET', gen), redis.call('GET', mapv), redis.call('HGETALL', own), records}
 """,
 )
 
@@ -236,6 +252,8 @@ local function journal(env, episode) return base .. 'j:' .. env .. ':' .. episod
 #        for 'p' as many as its seq says, for 'x' as many as its data says. The first three digits of an env are its slot.
 # Return {'ok', index of a refused write (from 0), reason, …} | {'generation', the one found}
 #
+# A full Redis takes the ends of environments, which free room, and refuses everything else as 'full'.
+#
 # m:<env>             string: episode, line break, header
 # j:<env>:<episode>   list: an empty element, so that the list is there, then one entry for each step
 # s:<env>             string: episode, colon, seq, line break, snapshot
@@ -246,6 +264,10 @@ COMMIT = Script(
     _KNOWN + """
 local found = redis.call('GET', KEYS[1]) or ''
 if found ~= ARGV[1] then return {'generation', found} end
+-- A command that may take room, and here does nothing.
+local probe = redis.pcall('RPUSHX', base .. 'none', '')
+local is_full = type(probe) == 'table' and string.find(probe.err, 'OOM ', 1, true) ~= nil
+if type(probe) == 'table' and not is_full then return probe end
 local n = tonumber(ARGV[4])
 local held, owned = {}, {}
 for i = 5, 4 + n do held[ARGV[i]] = true end
@@ -325,8 +347,10 @@ end
 
 local function close(env, episode, seq, data)
   local header = redis.call('GET', base .. 'm:' .. env)
+  -- First of all, and also where there is nothing: in a full Redis a script has to begin by freeing something.
+  redis.call('DEL', base .. 'm:' .. env, base .. 's:' .. env)
   if header then
-    redis.call('DEL', base .. 'm:' .. env, base .. 's:' .. env, journal(env, episode_of(header)))
+    redis.call('DEL', journal(env, episode_of(header)))
     redis.call('SREM', base .. 'e:' .. slot_of(env), env)
   end
   redis.call('SET', base .. 'd:' .. env, data, 'PX', ARGV[3])
@@ -359,7 +383,13 @@ local at, index = 5 + n, 0
 while at <= #ARGV do
   local kind, env, seq = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 3])
   local reason = 'moved'
-  if is_owned(slot_of(env)) then reason = kinds[kind](env, ARGV[at + 2], seq, ARGV[at + 4], at + 5) end
+  if is_owned(slot_of(env)) then
+    if is_full and kind ~= 'd' then
+      reason = 'full'
+    else
+      reason = kinds[kind](env, ARGV[at + 2], seq, ARGV[at + 4], at + 5)
+    end
+  end
   if reason then
     answer[#answer + 1] = index
     answer[#answer + 1] = reason

@@ -21,6 +21,7 @@ from verl_agent_env.errors import (
     InvalidRequestError,
     MovedError,
     ShuttingDownError,
+    StoreFullError,
     StoreUnavailableError,
     VerlAgentEnvError,
     WorkerUnreachableError,
@@ -278,7 +279,8 @@ class ShardedBatches:
         ):
             # Where the owner is looked for until patience ends, that it is elsewhere is no answer.
             results[position] = no_owner_error() if isinstance(result, MovedError) else result
-            if isinstance(result, _PASSING):
+            # A full store is not one that is back in a moment.
+            if isinstance(result, _PASSING) and not isinstance(result, StoreFullError):
                 again.append(position)
                 passing[type(result)] = result
         search = max(

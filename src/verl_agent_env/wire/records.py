@@ -22,7 +22,7 @@ WriteKind = Literal["create", "append", "extend", "save", "begin", "close", "put
 - ``put``: all of it at once, whatever was there: ``data`` is the :class:`Header`, ``entries`` the journal.
 """
 
-RefusalReason = Literal["moved", "gone", "short", "stale", "closed", "conflict", "broken"]
+RefusalReason = Literal["moved", "gone", "short", "stale", "closed", "conflict", "full", "broken"]
 """
 - ``moved``: the slot has another owner.
 - ``gone``: nothing is known of the environment: the store lost it.
@@ -30,6 +30,7 @@ RefusalReason = Literal["moved", "gone", "short", "stale", "closed", "conflict",
 - ``stale``: a later episode has begun.
 - ``closed``: the environment was closed.
 - ``conflict``: there is another entry in this place.
+- ``full``: the store has no room; ends of environments are written all the same.
 - ``broken``: the store does not take the write, for a reason that nobody thought of.
 """
 

@@ -15,7 +15,7 @@ from verl_agent_env.cluster.memory_store import MemoryStore
 from verl_agent_env.engine.persistence.groups import Group
 from verl_agent_env.engine.persistence.journal import Journal
 from verl_agent_env.engine.persistence.packing import LIMITS, size_of
-from verl_agent_env.errors import EnvironmentLostError, MovedError, StoreUnavailableError
+from verl_agent_env.errors import EnvironmentLostError, MovedError, StoreFullError, StoreUnavailableError
 from verl_agent_env.types import NUM_SLOTS, slot_of
 from verl_agent_env.wire.records import Refusal, RefusalReason, Write, WriteKind
 
@@ -55,6 +55,7 @@ class Environments:
         self.broken: set[str] = set()
         self.refusals: dict[str, RefusalReason] = {}
         self.ends: dict[str, str] = {}
+        self.early: set[str] = set()
 
     def restate(self, env_id: str) -> Sequence[Write] | None:
         if env_id in self.broken:
@@ -70,7 +71,7 @@ class Environments:
         self.live.pop(env_id, None)
 
     def answers_early(self, env_id: str) -> bool:
-        return False
+        return env_id in self.early
 
 
 class UnsteadyLog(MemoryLog):
@@ -426,3 +427,112 @@ async def test_statements_go_on_after_the_store_was_emptied_once_more(case: Case
     case.journal.restate(env_ids)
     await case.flush()
     assert sorted(await case.log.env_ids(range(NUM_SLOTS))) == env_ids
+
+
+# --- a full store --------------------------------------------------------------------------------------------
+
+
+async def test_ends_overtake_what_a_full_store_does_not_take(hasty: Case) -> None:
+    env_ids = [env(CALM, nth) for nth in range(4)]
+    await hasty.create(*env_ids)
+    hasty.log.is_full = True
+    held = [hasty.write("append", env_id, b"0") for env_id in env_ids[:2]]
+    with pytest.raises(StoreFullError) as raised:
+        await hasty.settled(env_ids[0], held[0])
+    assert raised.value.may_have_run
+    ends = [hasty.write("close", env_id, b"idle") for env_id in env_ids[2:]]
+    for env_id, end in zip(env_ids[2:], ends, strict=True):
+        await hasty.made(env_id, end)
+    assert hasty.environments.ends == dict.fromkeys(env_ids[2:], "idle")
+    assert await hasty.kept(env_ids[0]) == []
+    # Room was made.
+    hasty.log.is_full = False
+    for env_id, group in zip(env_ids, held, strict=False):
+        await hasty.made(env_id, group)
+        assert await hasty.kept(env_id) == [b"0"]
+    assert hasty.environments.refusals == {}
+
+
+async def test_environment_that_a_full_store_does_not_take_is_nowhere(case: Case) -> None:
+    env_id = env(CALM)
+    case.log.is_full = True
+    case.environments.live[env_id] = []
+    group = case.write("create", env_id, b"header")
+    with pytest.raises(StoreFullError) as raised:
+        await case.settled(env_id, group)
+    assert not raised.value.may_have_run
+    assert case.environments.refusals == {env_id: "full"}
+    case.log.is_full = False
+    await case.create(env(CALM, 1))
+    assert await case.log.env_ids([CALM]) == [env(CALM, 1)]
+
+
+async def test_environment_that_was_answered_already_is_kept_when_the_store_has_room(case: Case) -> None:
+    env_id = env(CALM)
+    case.environments.early.add(env_id)
+    case.log.is_full = True
+    group = case.write("create", env_id, b"header")
+    await case.log.called(3)
+    case.log.is_full = False
+    await case.settled(env_id, group)
+    assert await case.log.env_ids([CALM]) == [env_id]
+
+
+async def test_full_store_is_asked_with_little(case: Case) -> None:
+    env_ids = [env(CALM, nth) for nth in range(50)]
+    await case.create(*env_ids)
+    case.log.is_full = True
+    groups = [case.write("append", env_id, b"x" * 50_000) for env_id in env_ids]
+    await case.log.called(len(case.log.calls) + 1)
+    before = len(case.log.calls)
+    await case.log.called(before + 3)
+    assert {len(call) for call in case.log.calls[before:]} == {1}
+    case.log.is_full = False
+    for env_id, group in zip(env_ids, groups, strict=True):
+        await case.settled(env_id, group)
+
+
+async def test_emptied_store_that_is_full_is_filled_when_it_has_room(case: Case) -> None:
+    env_ids = [env(CALM, nth) for nth in range(30)]
+    await case.create(*env_ids)
+    await case.empty()
+    case.log.is_full = True
+    case.journal.restate(env_ids)
+    calls = len(case.log.calls)
+    await case.log.called(calls + 3)
+    assert await case.log.env_ids([CALM]) == []
+    case.log.is_full = False
+    await case.flush()
+    assert sorted(await case.log.env_ids([CALM])) == env_ids
+
+
+async def test_writes_that_nobody_waits_for_take_bounded_room_while_nothing_can_be_written(
+    case: Case,
+) -> None:
+    early, other = env(CALM), env(CALM, 1)
+    await case.create(early, other)
+    case.environments.early.add(early)
+    case.log.failure = StoreUnavailableError("memory")
+    waited_for = case.write("append", other, b"0")
+    for seq in range(100):
+        case.write("append", early, b"x" * 1_000_000, seq)
+    while case.journal.backlog_bytes > 64 * 1024 * 1024:  # noqa: ASYNC110 - the journal looks now and then
+        await asyncio.sleep(0.01)
+    case.environments.live[early] = [Write("put", early, CALM, 0, 2, b"header", (b"a", b"b"))]
+    case.log.failure = None
+    await case.settled(other, waited_for)
+    await case.flush()
+    assert await case.kept(early) == [b"a", b"b"]
+    assert await case.kept(other) == [b"0"]
+
+
+async def test_full_store_refuses_new_environments_at_once_whatever_waits_before_them(case: Case) -> None:
+    await case.create(env(CALM))
+    case.log.is_full = True
+    held = case.write("append", env(CALM), b"0")
+    await case.log.called(len(case.log.calls) + 2)
+    with pytest.raises(StoreFullError):
+        await case.settled(env(CALM, 1), case.write("create", env(CALM, 1), b"header"))
+    assert not held.is_done
+    case.log.is_full = False
+    await case.settled(env(CALM), held)

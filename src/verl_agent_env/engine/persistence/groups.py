@@ -20,10 +20,10 @@ class Group:
     __slots__ = (
         "errors",
         "generation",
-        "has_ends",
         "is_asked_for",
         "is_done",
         "later",
+        "overtakes",
         "size",
         "tokens",
         "waiting",
@@ -35,8 +35,9 @@ class Group:
         self.generation = generation
         self.writes: list[Write] = []
         """Those that are not made yet."""
-        self.has_ends = False
-        """Whether any of them is an environment's end; these have groups of their own as long as all owners are known."""
+        self.overtakes = False
+        """Whether it ends or begins environments: a full store takes the one, and says of the other at once that it does not.
+        These have groups of their own, as long as the owners of all slots are known."""
         self.size = 0
         """Bytes of the writes."""
         self.tokens: dict[int, str | None] = {}

@@ -24,6 +24,7 @@ from verl_agent_env.errors import (
     EnvironmentLostError,
     GenerationChangedError,
     MovedError,
+    StoreFullError,
     StoreUnavailableError,
     VerlAgentEnvError,
 )
@@ -33,8 +34,10 @@ from verl_agent_env.wire.records import Refusal, RefusalReason, Write
 logger = logging.getLogger(__name__)
 
 _RETRY_S = 0.1
+_MAX_BACKLOG_BYTES = 64 * 1024 * 1024
 _EXPIRY_S = 0.05
 """Waiters are looked through at most so often."""
+_OVERTAKING = ("close", "create")
 _LOST: tuple[RefusalReason, ...] = ("gone", "short")
 """Reasons for which everything is stated again."""
 
@@ -124,23 +127,28 @@ class Journal:
         self.groups = 0
         """Calls of the log."""
 
+    @property
+    def backlog_bytes(self) -> int:
+        """Bytes that wait to be written."""
+        return sum(group.size for group in self._queue)
+
     # --- who writes -----------------------------------------------------------------------------------------
 
     def write(self, write: Write) -> Group:
         """Put a write in the queue; returns the group that it goes with."""
         slot = write.slot
-        is_end = write.kind == "close"
+        overtakes = write.kind in _OVERTAKING
         group = self._parked.get(slot)
         if group is None:
             group = self._queue[-1] if self._queue else None
-            if group is None or group.is_full or group.has_ends != is_end:
+            if group is None or group.is_full or group.overtakes != overtakes:
                 group = Group(self._tenure.generation)
                 self._queue.append(group)
         if slot not in group.tokens:
             group.tokens[slot] = self._tenure.token_of(slot) or self._proven.get(slot)
         group.add(write)
-        if is_end:
-            group.has_ends = True
+        if overtakes:
+            group.overtakes = True
         self._wake.set()
         return group
 
@@ -269,7 +277,7 @@ class Journal:
     def _lateness(self) -> StoreUnavailableError:
         """What to say to those who have waited long enough."""
         trouble = self._trouble or StoreUnavailableError("", "no worker may write to the slot at present")
-        return StoreUnavailableError(
+        return type(trouble)(
             trouble.store, f"{trouble.reason}, for {self._patience_s:g} s", may_have_run=True
         )
 
@@ -286,12 +294,31 @@ class Journal:
                 has_stated = await self._state_some()
             except (StoreUnavailableError, GenerationChangedError) as trouble:
                 self._note(trouble)
-                await asyncio.sleep(_RETRY_S)
-                continue
-            if has_written or has_stated:
-                self._note(None)
             else:
-                await self._pause()
+                if not (has_written or has_stated or self._is_full):
+                    await self._pause()
+                    continue
+                self._note(StoreFullError() if self._is_full else None)
+            if self._trouble is not None:
+                self._shed()
+                await asyncio.sleep(_RETRY_S)
+
+    def _shed(self) -> None:
+        """While nothing can be written, forget writes that nobody waits for once there are too many of them.
+
+        Their environments are stated again instead, from what is in memory anyway.
+        """
+        if self.backlog_bytes <= _MAX_BACKLOG_BYTES:
+            return
+        for group in self._queue:
+            kept = []
+            for write in group.writes:
+                if write.kind == "close" or not self._recorded.answers_early(write.env_id):
+                    kept.append(write)
+                else:
+                    self._lost.setdefault(write.env_id, None)
+            group.writes = kept
+            group.size = sum(len(write.data) for write in kept)
 
     async def _pause(self) -> None:
         """Wait until slots have found their owners, or something else is to be written."""
@@ -310,9 +337,14 @@ class Journal:
         try:
             for group in groups:
                 self._sort(group, tokens)
-            writes = [write for group in groups for write in group.writes]
+            # While the store is full, one write is enough to see that it is.
+            attempts = [
+                group.writes[:1] if self._is_full and not group.overtakes else group.writes
+                for group in groups
+            ]
+            writes = [write for attempt in attempts for write in attempt]
             if writes:
-                self._note_refusals(groups, await self._made(tokens, writes))
+                self._note_refusals(groups, attempts, await self._made(tokens, writes))
             return bool(writes)
         except GenerationChangedError:
             # The slots are claimed anew, in the new data set; what was in the old one is stated there.
@@ -328,7 +360,10 @@ class Journal:
                     group.finish()
 
     def _take(self) -> list[Group]:
-        """The groups of the next call."""
+        """Take the groups of the next call out of the queue."""
+        if self._is_full:
+            # Ends make room, and who wants to begin something need not wait to hear that there is none.
+            self._queue = deque(sorted(self._queue, key=lambda group: not group.overtakes))
         taken: list[Group] = []
         count = size = 0
         for group in self._queue:
@@ -337,6 +372,8 @@ class Journal:
             if taken and (count > LIMITS.writes or size > LIMITS.size):
                 break
             taken.append(group)
+            if self._is_full and not group.overtakes:
+                break
         for _ in taken:
             self._queue.popleft()
         return taken
@@ -382,7 +419,7 @@ class Journal:
             parked = self._parked[write.slot] = Group(group.generation)
             parked.tokens[write.slot] = group.tokens[write.slot]
         parked.add(write)
-        parked.has_ends |= write.kind == "close"
+        parked.overtakes |= write.kind in _OVERTAKING
         group.later[write.env_id] = parked
 
     def _unpark(self) -> None:
@@ -424,18 +461,39 @@ class Journal:
         except Exception:  # noqa: BLE001 - it is the one that was seen already
             raise StoreUnavailableError("", f"it refuses all writes ({defect})") from defect
 
-    def _note_refusals(self, groups: Sequence[Group], refusals: Sequence[Refusal]) -> None:
+    def _note_refusals(
+        self, groups: Sequence[Group], attempts: Sequence[Sequence[Write]], refusals: Sequence[Refusal]
+    ) -> None:
         """Take out of the groups what was written, and see to what was not."""
         reasons = dict(refusals)
-        start = 0
-        for group in groups:
-            writes, group.writes = group.writes, []
-            for position, write in enumerate(writes, start) if reasons or group.has_ends else ():
-                if position in reasons:
-                    self._note_refusal(write, reasons[position], group)
-                elif write.kind == "close":
+        start, has_grown = 0, False
+        for group, attempt in zip(groups, attempts, strict=True):
+            left = group.writes[len(attempt) :]
+            if reasons or group.overtakes:
+                left = self._refused(group, attempt, start, reasons) + left
+            group.writes = left
+            start += len(attempt)
+            has_grown |= bool(attempt) and attempt[0].kind != "close"
+        if "full" in reasons.values():
+            self._is_full = True
+        elif has_grown:
+            self._is_full = False
+
+    def _refused(
+        self, group: Group, attempt: Sequence[Write], start: int, reasons: Mapping[int, RefusalReason]
+    ) -> list[Write]:
+        """See to what was not written; returns what is to be tried again, as it is."""
+        again: list[Write] = []
+        for position, write in enumerate(attempt, start):
+            reason = reasons.get(position)
+            if reason is None:
+                if write.kind == "close":
                     self._note_end(write)
-            start += len(writes)
+            elif reason == "full" and (write.kind != "create" or self._recorded.answers_early(write.env_id)):
+                again.append(write)
+            else:
+                self._note_refusal(write, reason, group)
+        return again
 
     def _note_end(self, write: Write) -> None:
         try:
@@ -485,7 +543,13 @@ class Journal:
             self._state_again(statement)
             return True
         call = statement.calls[0]
-        refusals = await self._made(statement.tokens, call)
+        attempt = call[:1] if self._is_full else call
+        refusals = await self._made(statement.tokens, attempt)
+        was_full = self._is_full
+        self._is_full = any(reason == "full" for _, reason in refusals)
+        if self._is_full or was_full:
+            # All of it once more, which does no harm.
+            return True
         statement.calls.popleft()
         for position, reason in refusals:
             env_id = call[position].env_id
@@ -600,6 +664,8 @@ def error_of(env_id: str, reason: RefusalReason) -> VerlAgentEnvError:
         return EnvironmentClosedError(env_id, "closed")
     if reason == "gone":
         return EnvironmentLostError(env_id, "the store lost it, and this worker cannot state it again")
+    if reason == "full":
+        return StoreFullError()
     if reason == "broken":
         return EnvironmentLostError(env_id, "the store does not take what is to be kept of it")
     # Whatever else: somebody else owns the environment, or did. Whoever asks again meets the owner.
