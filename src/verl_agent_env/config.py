@@ -68,9 +68,10 @@ class HttpLimits:
     body_timeout_s: float = 60.0
     """Seconds in which a body must arrive."""
     idempotency_memory_s: float = 600.0
-    """How long the answer to an ``Idempotency-Key`` is kept."""
+    """How long the answer to an ``Idempotency-Key`` is kept; which request a key belongs to is known for an hour at
+    least."""
     idempotency_memory_bytes: int = 64 * 1024 * 1024
-    """Bytes of kept answers, the oldest going first."""
+    """Bytes of kept answers, the oldest going first; without Redis a quarter as much again holds the keys."""
 
     def __post_init__(self) -> None:
         _require_positive(self)

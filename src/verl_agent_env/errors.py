@@ -386,15 +386,15 @@ class RenderModeError(RequestError):
 
 @dataclass(eq=False)
 class IdempotencyKeyReusedError(RequestError):
-    """The ``Idempotency-Key`` came before, with another body."""
+    """The ``Idempotency-Key`` came before, with another body or on another call."""
 
     code = "idempotency_key_reused"
     status = 422
-    title = "The Idempotency-Key was used with another body"
+    title = "The Idempotency-Key was used for another request"
 
     @property
     def detail(self) -> str:
-        return "The Idempotency-Key was used before with another body; take a new key for a new request."
+        return "The Idempotency-Key was used before for another request; take a new key for a new one."
 
 
 # --- where the environment stands --------------------------------------------------------------------------

@@ -33,10 +33,14 @@ from verl_agent_env.server.owner_search import PATIENCE_S
 from verl_agent_env.types import NUM_SLOTS, slot_of
 
 
-def both(start_node: StartNode, **options: Any) -> tuple[Pool, Pool]:
-    """Two nodes, started side by side, with their shares."""
+def both(
+    start_node: StartNode, *options: str, headers: dict[str, str] | None = None, **settings: Any
+) -> tuple[Pool, Pool]:
+    """Two nodes, started side by side, with their shares; all that is asked of them has these headers."""
     with ThreadPoolExecutor(2) as threads:
-        a, b = threads.map(lambda name: start_node(name, **options), ("a", "b"))
+        a, b = threads.map(lambda name: start_node(name, *options, **settings), ("a", "b"))
+    for client in (a.any, *a.at, b.any, *b.at):
+        client.headers.update(headers or {})
     settle(a, b)
     return a, b
 
@@ -131,6 +135,80 @@ def test_one_idempotency_key_makes_one_environment_on_two_nodes(start_node: Star
             for client in (*a.at, *b.at)
         ]
         assert len({answer.json()["env_id"] for answer in answers}) == 1
+
+
+@pytest.mark.parametrize("path", ["environment", "batch"])
+def test_of_requests_under_one_key_at_once_one_is_the_first_whatever_workers_they_meet(
+    start_node: StartNode, path: str
+) -> None:
+    a, b = both(start_node)
+    clients = [*a.at, *b.at]
+    extra = {} if path == "environment" else {"num_envs": 20}
+    with ThreadPoolExecutor(8) as threads:
+        for number in range(5):
+
+            def send(nth: int, key: str = f"key-{number}") -> httpx.Response:
+                body = {"env_name": "frozen_lake", "ttl_s": 600 + nth % 2, **extra}
+                headers = {"Idempotency-Key": key}
+                return clients[nth // 2].post(f"/api/{path}/initialize", json=body, headers=headers)
+
+            answers = list(threads.map(send, range(8)))
+            first = next(nth for nth, answer in enumerate(answers) if answer.status_code == 200)
+            for nth, answer in enumerate(answers):
+                if nth % 2 == first % 2:
+                    assert answer.json() == answers[first].json()
+                else:
+                    assert (answer.status_code, answer.json()["code"]) == (422, "idempotency_key_reused")
+    live = 5 * (20 if extra else 1)
+    eventually(lambda: sum(worker["live_envs"] for worker in all_workers(a.any)) == live)
+
+
+def test_a_key_is_known_after_all_workers_were_restarted_and_its_answer_was_forgotten(
+    start_node: StartNode,
+) -> None:
+    a, b = both(start_node, "--idempotency-memory-s", "0.001")
+    requests: dict[str, dict[str, Any]] = {
+        "environment": {"env_name": "frozen_lake", "seed": 1},
+        "batch": {"env_name": "frozen_lake", "seeds": [1, 2, 3]},
+    }
+    headers = {path: {"Idempotency-Key": f"key-{path}"} for path in requests}
+    made = {
+        path: a.any.post(f"/api/{path}/initialize", json=body, headers=headers[path]).json()
+        for path, body in requests.items()
+    }
+    for pool in (a, b):
+        for index in range(2):
+            pool.kill(index)
+    settle(a, b)
+    for path, body in requests.items():
+        for client in (*a.at, *b.at):
+            again = client.post(f"/api/{path}/initialize", json=body, headers=headers[path])
+            assert again.json() == made[path]
+            others = [
+                client.post(f"/api/{path}/initialize", json={**body, "ttl_s": 9}, headers=headers[path]),
+                client.post(
+                    "/api/batch/initialize",
+                    json={"env_name": "frozen_lake", "num_envs": 1},
+                    headers=headers[path],
+                ),
+            ]
+            codes = {(other.status_code, other.json()["code"]) for other in others}
+            assert codes == {(422, "idempotency_key_reused")}
+
+
+def test_holders_of_different_tokens_have_keys_of_their_own_on_every_worker(start_node: StartNode) -> None:
+    tokens = ("--auth-token", "token-a", "--auth-token", "token-b")
+    a, b = both(start_node, *tokens, headers={"Authorization": "Bearer token-a"})
+    made: dict[str, set[str]] = {"token-a": set(), "token-b": set()}
+    for token, env_ids in made.items():
+        headers = {"Idempotency-Key": "key", "Authorization": f"Bearer {token}"}
+        for client in (*a.at, *b.at):
+            answer = client.post(
+                "/api/environment/initialize", json={"env_name": "frozen_lake"}, headers=headers
+            )
+            env_ids.add(answer.json()["env_id"])
+    assert [len(env_ids) for env_ids in made.values()] == [1, 1]
+    assert made["token-a"] != made["token-b"]
 
 
 @pytest.mark.parametrize(("path", "size"), [("environment", {}), ("batch", {"num_envs": 40})])

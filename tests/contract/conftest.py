@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
@@ -10,10 +11,13 @@ from dataclasses import dataclass
 import pytest
 
 from tests.cluster.redis_process import RedisProcess
+from verl_agent_env.cluster.idempotency import IdempotencyRecords
 from verl_agent_env.cluster.keys import Keys
+from verl_agent_env.cluster.memory_idempotency import MemoryIdempotencyRecords
 from verl_agent_env.cluster.memory_log import MemoryLog
 from verl_agent_env.cluster.memory_store import MemoryStore
 from verl_agent_env.cluster.redis_client import RedisClient, RedisLimits
+from verl_agent_env.cluster.redis_idempotency import RedisIdempotencyRecords
 from verl_agent_env.cluster.redis_log import RedisLog
 from verl_agent_env.cluster.redis_store import RedisStore
 from verl_agent_env.cluster.store import Store
@@ -32,6 +36,7 @@ class StoreCase:
     fill: Callable[[bool], None]
     """Leaves no room in it, or makes some again."""
     log: Log
+    records: IdempotencyRecords
 
 
 @pytest.fixture(scope="session")
@@ -57,7 +62,8 @@ async def case(request: pytest.FixtureRequest) -> AsyncIterator[StoreCase]:
             def fill(is_full: bool) -> None:
                 memory_log.is_full = is_full
 
-            yield StoreCase(lambda: memory, empty, fill, memory_log)
+            records = MemoryIdempotencyRecords(60.0, 1 << 20, time.monotonic)
+            yield StoreCase(lambda: memory, empty, fill, memory_log, records)
             return
         server: RedisProcess = request.getfixturevalue("redis_server")
         keys = Keys(uuid.uuid4().hex)
@@ -70,7 +76,8 @@ async def case(request: pytest.FixtureRequest) -> AsyncIterator[StoreCase]:
         client = RedisClient(server.url, PATIENT)
         stack.push_async_callback(client.aclose)
         stack.callback(server.fill, False)
-        yield StoreCase(connect, server.flush, server.fill, RedisLog(client, keys))
+        records_of_redis = RedisIdempotencyRecords(client, keys, 60.0)
+        yield StoreCase(connect, server.flush, server.fill, RedisLog(client, keys), records_of_redis)
 
 
 @pytest.fixture

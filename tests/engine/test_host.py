@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,7 @@ from verl_agent_env.errors import (
     EnvironmentFailedError,
     EnvironmentNotFoundError,
     EpisodeEndedError,
+    IdempotencyKeyReusedError,
     InvalidRequestError,
     RunQuotaExceededError,
     SequenceConflictError,
@@ -490,3 +492,55 @@ async def test_reaping_lets_others_through(make_host: Callable[..., Host], creat
     await host.reap()
     other.cancel()
     assert ticks > 20
+
+
+# --- environments under a given id ---------------------------------------------------------------------------
+
+GIVEN = "00a-" + "0" * 32
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_an_environment_that_is_asked_for_twice_at_once_is_made_once(
+    host: Host, controls: Controls, kind: str
+) -> None:
+    request = CreateRequest(f"probe/{kind}-v0", 7, env_id=GIVEN)
+    made = await asyncio.gather(*(host.create(request) for _ in range(4)))
+    assert {env_id for env_id, _ in made} == {GIVEN}
+    assert {total(answer) for _, answer in made} == {7}
+    assert len(host.directory) == 1
+    assert total(await host.step(GIVEN, "1")) == 8
+
+
+@pytest.mark.parametrize("kind", ["live", "async_live"])
+async def test_a_given_id_is_made_though_its_first_asker_went_away(
+    host: Host, controls: Controls, kind: str
+) -> None:
+    request = CreateRequest(f"probe/{kind}-v0", 7, env_id=GIVEN)
+    first = asyncio.create_task(host.create(request))
+    await asyncio.sleep(0)
+    second = asyncio.create_task(host.create(request))
+    await asyncio.sleep(0)
+    first.cancel()
+    env_id, _ = await second
+    assert controls.counts["build"] == 1
+    assert host.directory.get(env_id) is not None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_what_was_made_is_answered_as_it_was_made_whatever_followed(host: Host, kind: str) -> None:
+    request = CreateRequest(f"probe/{kind}-v0", 7, env_id=GIVEN)
+    await host.create(request)
+    await host.step(GIVEN, "1")
+    assert total((await host.create(request))[1]) == 7
+    await host.reset(GIVEN, 20)
+    assert total((await host.create(request))[1]) == 7
+    assert host.directory.find(GIVEN).episode == 1
+
+
+@pytest.mark.parametrize(
+    "other", [CreateRequest("probe/thread-v0", 7), CreateRequest("probe/inline-v0", 8)], ids=["name", "seed"]
+)
+async def test_another_environment_is_not_given_for_an_id(host: Host, other: CreateRequest) -> None:
+    await host.create(CreateRequest("probe/inline-v0", 7, env_id=GIVEN))
+    with pytest.raises(IdempotencyKeyReusedError):
+        await host.create(dataclasses.replace(other, env_id=GIVEN))

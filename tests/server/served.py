@@ -16,6 +16,7 @@ from tests.server.conftest import GATED, Wire
 from verl_agent_env.config import HttpLimits, ServerSettings
 from verl_agent_env.envs.registry import BUILT_IN, EnvSpec, Registry
 from verl_agent_env.server import create_app
+from verl_agent_env.server.cluster_worker import Place
 from verl_agent_env.server.pool import UVICORN_OPTIONS
 from verl_agent_env.server.protocol import QuickProtocol
 
@@ -41,14 +42,18 @@ class Served:
         http: str | type[asyncio.Protocol] = WatchedProtocol,
         uvicorn_options: dict[str, Any] | None = None,
         http_limits: dict[str, Any] | None = None,
+        listener: socket.socket | None = None,
+        place: Place | None = None,
         **settings: Any,
     ) -> None:
         specs = (*BUILT_IN, EnvSpec(RUDE, rude_env.ENTRY_POINT), EnvSpec(GATED, slow_env.ENTRY_POINT))
         limits = HttpLimits(**{"max_body_bytes": MAX_BODY_BYTES, **(http_limits or {})})
         self.app = create_app(
-            ServerSettings(http_limits=limits, **settings), Registry({spec.name: spec for spec in specs})
+            ServerSettings(http_limits=limits, **settings),
+            Registry({spec.name: spec for spec in specs}),
+            place,
         )
-        listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+        listener = listener or socket.create_server(("127.0.0.1", 0), backlog=128)
         self.port: int = listener.getsockname()[1]
         options = {**UVICORN_OPTIONS, "http": http, **(uvicorn_options or {})}
         self.server = uvicorn.Server(uvicorn.Config(self.app, **options))

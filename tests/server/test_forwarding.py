@@ -12,7 +12,9 @@ import pytest
 from tests.sim.virtual_loop import VirtualLoop
 from verl_agent_env.cluster.slots import SlotTable
 from verl_agent_env.errors import EpisodeEndedError, MovedError, VerlAgentEnvError, WorkerUnreachableError
+from verl_agent_env.server.auth import TokenGuard
 from verl_agent_env.server.forwarding import Forwarder
+from verl_agent_env.server.idempotency import KEY_HEADER, KeyNames
 from verl_agent_env.server.lane import Call, Reply, Route
 from verl_agent_env.server.owner_search import PATIENCE_S
 from verl_agent_env.server.peers import HOP_HEADER, OPERATION_HEADER, PeerAnswer, Peers
@@ -60,7 +62,7 @@ def forwarder(table: SlotTable, workers: Workers) -> Forwarder:
     async def refresh() -> None:
         await asyncio.sleep(0)
 
-    return Forwarder(table, cast(Peers, workers), refresh)
+    return Forwarder(table, cast(Peers, workers), KeyNames(TokenGuard(["token"])), refresh)
 
 
 def a_call(**headers: bytes) -> Call:
@@ -270,5 +272,27 @@ async def test_a_key_is_answered_for_by_the_owner_of_its_slot() -> None:
     table.assign([C] * NUM_SLOTS, [SLOT], peers=(B, C))
     pinned = forwarder(table, workers).pin_to_key(INITIALIZE)
     assert body_of(await pinned.handler(a_call())) == b"here"
-    assert body_of(await pinned.handler(a_call(idempotency_key=b"key"))) == C.encode()
-    assert workers.headers[-1][b"idempotency-key"] == b"key"
+    for token in (b"a", b"b"):
+        call = a_call(idempotency_key=b"key", authorization=b"Bearer " + token)
+        assert body_of(await pinned.handler(call)) == C.encode()
+    # The owner learns whose key it is by its name, and nothing else.
+    names = [headers[KEY_HEADER] for headers in workers.headers]
+    assert len(set(names)) == 2
+    for name in names:
+        own_names = KeyNames(TokenGuard(["token"]))
+        assert own_names.name_of({KEY_HEADER: name, HOP_HEADER: b"1"}) == name.decode()
+
+
+async def test_a_key_comes_home_as_its_client_gave_it() -> None:
+    table = table_with(B)
+
+    async def answer(address: str) -> PeerAnswer:
+        table.assign([HERE] * NUM_SLOTS, range(NUM_SLOTS))
+        raise WorkerUnreachableError(address, "gone")
+
+    async def handled(call: Call) -> bytes:
+        return call.headers[KEY_HEADER]
+
+    route = dataclasses.replace(INITIALIZE, handler=handled)
+    pinned = forwarder(table, Workers(answer)).pin_to_key(route)
+    assert body_of(await pinned.handler(a_call(idempotency_key=b"key"))) == b"key"

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import httpx
 import pytest
 
 from tests.server.conftest import LAKE, MakeClient, Problem, app_of
+from verl_agent_env.cluster.idempotency import IdempotencyRecord
+from verl_agent_env.engine import CreateRequest
 from verl_agent_env.errors import (
     AtCapacityError,
     IdempotencyKeyReusedError,
     InvalidRequestError,
     ShuttingDownError,
 )
-from verl_agent_env.server.idempotency import IdempotentAnswers
+from verl_agent_env.server.auth import TokenGuard
+from verl_agent_env.server.idempotency import KEY_HEADER, KeptAnswers, KeyNames, fingerprint_of, named_by
+from verl_agent_env.types import NUM_SLOTS, slot_of
 
 
 class Clock:
@@ -49,63 +54,53 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def answers(clock: Clock) -> IdempotentAnswers:
-    return IdempotentAnswers(60.0, 10_000, clock)
+def answers(clock: Clock) -> KeptAnswers:
+    return KeptAnswers(60.0, 10_000, clock)
 
 
-async def test_without_a_key_the_work_is_done_each_time(answers: IdempotentAnswers) -> None:
+async def test_the_same_key_is_answered_once_and_for_all(answers: KeptAnswers) -> None:
     work = Work()
-    assert [await answers.answer("r", None, b"", work) for _ in range(2)] == [b"done 1", b"done 2"]
+    assert [await answers.answer("k", "f", work) for _ in range(3)] == [b"done 1"] * 3
 
 
-async def test_the_same_key_is_answered_once_and_for_all(answers: IdempotentAnswers) -> None:
+async def test_the_same_key_with_another_request_is_refused(answers: KeptAnswers) -> None:
     work = Work()
-    assert [await answers.answer("r", b"k", b"", work) for _ in range(3)] == [b"done 1"] * 3
-
-
-async def test_keys_of_different_routes_are_different(answers: IdempotentAnswers) -> None:
-    work = Work()
-    assert await answers.answer("a", b"k", b"", work) != await answers.answer("b", b"k", b"", work)
-
-
-async def test_the_same_key_with_another_body_is_refused(answers: IdempotentAnswers) -> None:
-    work = Work()
-    await answers.answer("r", b"k", b"1", work)
+    await answers.answer("k", "f1", work)
     with pytest.raises(IdempotencyKeyReusedError):
-        await answers.answer("r", b"k", b"2", work)
+        await answers.answer("k", "f2", work)
     assert work.times == 1
 
 
-async def test_requests_in_flight_are_joined(answers: IdempotentAnswers) -> None:
+async def test_requests_in_flight_are_joined(answers: KeptAnswers) -> None:
     work = Work()
     work.gate.clear()
-    tasks = [asyncio.create_task(answers.answer("r", b"k", b"", work)) for _ in range(5)]
+    tasks = [asyncio.create_task(answers.answer("k", "f", work)) for _ in range(5)]
     await asyncio.sleep(0)
     with pytest.raises(IdempotencyKeyReusedError):
-        await answers.answer("r", b"k", b"other", work)
+        await answers.answer("k", "other", work)
     work.gate.set()
     assert await asyncio.gather(*tasks) == [b"done 1"] * 5
 
 
-async def test_a_failure_reaches_all_who_joined_and_is_not_kept(answers: IdempotentAnswers) -> None:
+async def test_a_failure_reaches_all_who_joined_and_is_not_kept(answers: KeptAnswers) -> None:
     work = Work()
     work.gate.clear()
     work.failure = AtCapacityError("environments", 1)
-    tasks = [asyncio.create_task(answers.answer("r", b"k", b"", work)) for _ in range(3)]
+    tasks = [asyncio.create_task(answers.answer("k", "f", work)) for _ in range(3)]
     await asyncio.sleep(0)
     work.gate.set()
     outcomes = await asyncio.gather(*tasks, return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [AtCapacityError] * 3
     work.failure = None
-    assert await answers.answer("r", b"k", b"", work) == b"done 2"
+    assert await answers.answer("k", "f", work) == b"done 2"
 
 
-async def test_a_cancelled_request_tells_those_who_joined_to_try_again(answers: IdempotentAnswers) -> None:
+async def test_a_cancelled_request_tells_those_who_joined_to_try_again(answers: KeptAnswers) -> None:
     work = Work()
     work.gate.clear()
-    first = asyncio.create_task(answers.answer("r", b"k", b"", work))
+    first = asyncio.create_task(answers.answer("k", "f", work))
     await asyncio.sleep(0)
-    second = asyncio.create_task(answers.answer("r", b"k", b"", work))
+    second = asyncio.create_task(answers.answer("k", "f", work))
     await asyncio.sleep(0)
     first.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -113,65 +108,125 @@ async def test_a_cancelled_request_tells_those_who_joined_to_try_again(answers: 
     with pytest.raises(ShuttingDownError):
         await second
     work.gate.set()
-    assert await answers.answer("r", b"k", b"", work) == b"done 2"
+    assert await answers.answer("k", "f", work) == b"done 2"
 
 
-async def test_a_joined_request_that_is_cancelled_leaves_the_others(answers: IdempotentAnswers) -> None:
+async def test_a_joined_request_that_is_cancelled_leaves_the_others(answers: KeptAnswers) -> None:
     work = Work()
     work.gate.clear()
-    first = asyncio.create_task(answers.answer("r", b"k", b"", work))
+    first = asyncio.create_task(answers.answer("k", "f", work))
     await asyncio.sleep(0)
-    second = asyncio.create_task(answers.answer("r", b"k", b"", work))
+    second = asyncio.create_task(answers.answer("k", "f", work))
     await asyncio.sleep(0)
     second.cancel()
     work.gate.set()
     assert await first == b"done 1"
 
 
-async def test_an_answer_is_forgotten_after_its_time(answers: IdempotentAnswers, clock: Clock) -> None:
+async def test_an_answer_is_forgotten_after_its_time(answers: KeptAnswers, clock: Clock) -> None:
     work = Work()
-    await answers.answer("r", b"k", b"", work)
+    await answers.answer("k", "f", work)
     clock.now = 59.0
-    assert await answers.answer("r", b"k", b"", work) == b"done 1"
+    assert await answers.answer("k", "f", work) == b"done 1"
     clock.now = 61.0
-    assert await answers.answer("r", b"k", b"", work) == b"done 2"
+    assert await answers.answer("k", "f", work) == b"done 2"
 
 
-async def test_memory_is_bounded_the_oldest_going_first(answers: IdempotentAnswers) -> None:
+async def test_memory_is_bounded_the_oldest_going_first(answers: KeptAnswers) -> None:
     work = Work(b"x" * 1000)
     for i in range(100):
-        await answers.answer("r", b"key-%d" % i, b"", work)
+        await answers.answer(f"key-{i}", "f", work)
     assert answers._size <= 10_000
     assert len(answers._entries) < 10
-    assert (await answers.answer("r", b"key-99", b"", work)).endswith(b" 100")
-    assert (await answers.answer("r", b"key-0", b"", work)).endswith(b" 101")
+    assert (await answers.answer("key-99", "f", work)).endswith(b" 100")
+    assert (await answers.answer("key-0", "f", work)).endswith(b" 101")
 
 
-async def test_tiny_answers_are_bounded_too(answers: IdempotentAnswers) -> None:
+async def test_tiny_answers_are_bounded_too(answers: KeptAnswers) -> None:
     work = Work(b"")
     for i in range(1000):
-        await answers.answer("r", b"%d" % i, b"", work)
+        await answers.answer(str(i), "f", work)
     assert len(answers._entries) <= 10
 
 
-async def test_an_answer_larger_than_the_memory_is_kept_until_the_next(answers: IdempotentAnswers) -> None:
+async def test_an_answer_larger_than_the_memory_is_not_kept(answers: KeptAnswers) -> None:
+    small = await answers.answer("small", "f", Work())
     work = Work(b"x" * 50_000)
-    first = await answers.answer("r", b"large", b"", work)
-    assert await answers.answer("r", b"large", b"", work) == first
-    await answers.answer("r", b"next", b"", Work())
-    assert len(answers._entries) == 1
+    await answers.answer("large", "f", work)
+    assert answers._size <= 10_000
+    assert await answers.answer("large", "f", work) == b"x" * 50_000 + b" 2"
+    assert small == b"done 1"
+
+
+# --- names ---------------------------------------------------------------------------------------------------
+
+
+def name_of(names: KeyNames, key: bytes | None, **headers: bytes) -> str | None:
+    given = {name.replace("_", "-").encode(): value for name, value in headers.items()}
+    return names.name_of(given if key is None else {**given, KEY_HEADER: key})
 
 
 @pytest.mark.parametrize("key", [b"", b"x" * 257, b"a b", b"\x00", b"\xff"])
-async def test_a_key_that_is_no_token_is_refused(answers: IdempotentAnswers, key: bytes) -> None:
-    work = Work()
+def test_a_key_that_is_none_is_refused(key: bytes) -> None:
     with pytest.raises(InvalidRequestError) as caught:
-        await answers.answer("r", key, b"", work)
+        name_of(KeyNames(TokenGuard([])), key)
     assert caught.value.errors[0]["loc"] == ["header", "Idempotency-Key"]
-    assert work.times == 0
 
 
-Send = Callable[[], Awaitable[httpx.Response]]
+def test_keys_live_within_their_token() -> None:
+    names = KeyNames(TokenGuard(["token-a", "token-b"]))
+    a, b = (
+        [name_of(names, key, authorization=b"Bearer " + token) for key in (b"k", b"l")]
+        for token in (b"token-a", b"token-b")
+    )
+    assert len({*a, *b}) == 4
+    assert name_of(names, b"k", authorization=b"bearer   token-a ") == a[0]
+    assert name_of(names, None) is None
+
+
+def test_where_no_token_is_asked_for_none_counts() -> None:
+    names = KeyNames(TokenGuard([]))
+    assert name_of(names, b"k", authorization=b"Bearer x") == name_of(names, b"k")
+
+
+def test_a_name_that_another_worker_gave_is_kept() -> None:
+    names = KeyNames(TokenGuard(["token-a"]))
+    name = name_of(names, b"k", authorization=b"Bearer token-a")
+    assert name is not None
+    assert name_of(names, name.encode(), x_env_hop=b"1", authorization=b"Bearer other") == name
+    # From a client it is a key like any other.
+    assert name_of(names, name.encode(), authorization=b"Bearer token-a") != name
+
+
+def test_ids_follow_from_the_record_and_not_from_the_key() -> None:
+    requests = [CreateRequest(LAKE), CreateRequest(LAKE, 5)]
+    name = "abc" + "0" * 29
+    one, other = (IdempotencyRecord("f", nonce) for nonce in ("1", "2"))
+    named = named_by(name, one, requests)
+    assert named == named_by(name, one, requests)
+    assert [slot_of(request.env_id or "") for request in named] == [
+        0xABC,
+        (0xABC + NUM_SLOTS // 2) % NUM_SLOTS,
+    ]
+    assert named[1].seed == 5
+    assert {r.env_id for r in named}.isdisjoint({r.env_id for r in named_by(name, other, requests)})
+    assert named[0].seed != named_by(name, other, requests)[0].seed
+
+
+def test_a_request_is_told_from_others_by_its_call_and_its_body() -> None:
+    fingerprints = [fingerprint_of(route, body) for route in ("a", "b") for body in (b"", b"x")]
+    assert len(set(fingerprints)) == 4
+    assert fingerprint_of("a", b"x") == fingerprints[1]
+
+
+# --- calls ---------------------------------------------------------------------------------------------------
+
+
+SINGLE, BATCH = "/api/environment/initialize", "/api/batch/initialize"
+
+
+def keyed(key: str, body: dict[str, Any]) -> dict[str, Any]:
+    return {"json": body, "headers": {"idempotency-key": key}}
 
 
 @pytest.mark.parametrize(
@@ -184,16 +239,13 @@ Send = Callable[[], Awaitable[httpx.Response]]
 async def test_a_repeated_initialize_makes_one_environment(
     client: httpx.AsyncClient, problem: Problem, path: str, body: dict[str, object]
 ) -> None:
-    headers = {"idempotency-key": "key-1"}
-    answers = await asyncio.gather(*(client.post(path, json=body, headers=headers) for _ in range(4)))
+    answers = await asyncio.gather(*(client.post(path, **keyed("key-1", body)) for _ in range(4)))
     assert {answer.status_code for answer in answers} == {200}
     assert len({answer.content for answer in answers}) == 1
     assert len(app_of(client).env_host.directory) == body.get("num_envs", 1)
-    other = await client.post(
-        path, json={**body, "seed" if "num_envs" not in body else "ttl_s": 5}, headers=headers
-    )
+    other = await client.post(path, **keyed("key-1", {**body, "ttl_s": 5}))
     problem(other, 422, "idempotency_key_reused")
-    problem(await client.post(path, json=body, headers={"idempotency-key": "a b"}), 422, "invalid_request")
+    problem(await client.post(path, **keyed("a b", body)), 422, "invalid_request")
 
 
 async def test_a_failed_initialize_may_be_sent_again_under_its_key(
@@ -201,8 +253,98 @@ async def test_a_failed_initialize_may_be_sent_again_under_its_key(
 ) -> None:
     client = await make_client(host={"max_envs": 1})
     env_id = await initialize(client)
-    request = {"json": {"env_name": LAKE}, "headers": {"idempotency-key": "key-1"}}
-    path = "/api/environment/initialize"
-    problem(await client.post(path, **request), 503, "at_capacity")  # type: ignore[arg-type]
+    request = keyed("key-1", {"env_name": LAKE})
+    problem(await client.post(SINGLE, **request), 503, "at_capacity")
     await client.post(f"/api/environment/{env_id}/close")
-    assert (await client.post(path, **request)).status_code == 200  # type: ignore[arg-type]
+    assert (await client.post(SINGLE, **request)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"env_name": "nonsense"},
+        {"env_name": LAKE, "env_kwargs": {"size": -1}},
+        {"env_name": LAKE, "colour": "blue"},
+    ],
+)
+async def test_what_is_refused_before_anything_began_leaves_its_key_free(
+    client: httpx.AsyncClient, wrong: dict[str, Any]
+) -> None:
+    assert (await client.post(SINGLE, **keyed("key-1", wrong))).status_code == 422
+    assert (await client.post(SINGLE, **keyed("key-1", {"env_name": LAKE}))).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ((SINGLE, {"env_name": LAKE, "seed": 1}), (SINGLE, {"env_name": LAKE, "seed": 2})),
+        ((SINGLE, {"env_name": LAKE}), (SINGLE, {"env_name": LAKE, "env_kwargs": {"size": 4}})),
+        ((SINGLE, {"env_name": LAKE}), (BATCH, {"env_name": LAKE, "num_envs": 1})),
+        ((BATCH, {"env_name": LAKE, "seeds": [1]}), (SINGLE, {"env_name": LAKE, "seed": 1})),
+        ((BATCH, {"env_name": LAKE, "num_envs": 2}), (BATCH, {"env_name": LAKE, "num_envs": 3})),
+    ],
+)
+@pytest.mark.parametrize("is_forgotten", [False, True])
+async def test_a_key_never_gives_what_another_request_made(
+    make_client: MakeClient,
+    problem: Problem,
+    first: tuple[str, dict[str, Any]],
+    second: tuple[str, dict[str, Any]],
+    is_forgotten: bool,
+) -> None:
+    client = await make_client(http={"idempotency_memory_s": 1e-9 if is_forgotten else 600.0})
+    made = await client.post(first[0], **keyed("key-1", first[1]))
+    assert made.status_code == 200
+    problem(await client.post(second[0], **keyed("key-1", second[1])), 422, "idempotency_key_reused")
+    # The request itself may come again, whoever has forgotten the answer.
+    again = await client.post(first[0], **keyed("key-1", first[1]))
+    assert again.json() == made.json()
+    assert len(app_of(client).env_host.directory) == len(made.json().get("env_ids", [0]))
+
+
+async def test_a_key_that_is_forgotten_altogether_makes_another_environment(make_client: MakeClient) -> None:
+    client = await make_client(http={"idempotency_memory_bytes": 1})
+    made = [
+        (await client.post(SINGLE, **keyed(key, {"env_name": LAKE, "seed": seed}))).json()
+        for key, seed in (("key-1", 1), ("key-2", 1), ("key-1", 2))
+    ]
+    assert len({answer["env_id"] for answer in made}) == 3
+    assert made[2]["info"]["seed"] == 2
+
+
+async def test_an_answer_that_is_forgotten_is_given_again_as_it_was_after_steps_and_resets(
+    make_client: MakeClient,
+) -> None:
+    client = await make_client(http={"idempotency_memory_s": 1e-9})
+    request = keyed("key-1", {"env_name": LAKE, "seeds": [1, None]})
+    made = (await client.post(BATCH, **request)).json()
+    for env_id in made["env_ids"]:
+        await client.post(f"/api/environment/{env_id}/step", json={"action": "down"})
+    await client.post(f"/api/environment/{made['env_ids'][1]}/reset", json={"seed": 77})
+    assert (await client.post(BATCH, **request)).json() == made
+
+
+async def test_items_that_failed_are_tried_again_when_the_answer_is_forgotten(
+    make_client: MakeClient, initialize: Callable[..., Awaitable[str]]
+) -> None:
+    client = await make_client(http={"idempotency_memory_s": 1e-9}, host={"max_envs": 2})
+    other = await initialize(client)
+    request = keyed("key-1", {"env_name": LAKE, "seeds": [1, 2]})
+    first = (await client.post(BATCH, **request)).json()
+    assert [error["code"] for error in first["errors"]] == ["at_capacity"]
+    await client.post(f"/api/environment/{other}/close")
+    again = (await client.post(BATCH, **request)).json()
+    assert again["errors"] == []
+    assert again["env_ids"][0] == first["env_ids"][0]
+    assert again["infos"][1] == {"seed": 2}
+
+
+async def test_holders_of_different_tokens_have_keys_of_their_own(make_client: MakeClient) -> None:
+    client = await make_client(auth_tokens=("token-a", "token-b"))
+    made = {}
+    for token in ("token-a", "token-b"):
+        headers = {"idempotency-key": "key-1", "authorization": f"Bearer {token}"}
+        answers = [await client.post(SINGLE, json={"env_name": LAKE}, headers=headers) for _ in range(2)]
+        assert answers[0].content == answers[1].content
+        made[token] = answers[0].json()["env_id"]
+    assert made["token-a"] != made["token-b"]

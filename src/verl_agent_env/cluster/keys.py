@@ -85,3 +85,7 @@ class Keys:
     def members(self, slot: int) -> str:
         """Set: environments of a slot."""
         return f"{self.base}e:{slot:03x}"
+
+    def idempotency_record(self, name: str) -> str:
+        """String, for a while: what is known of an ``Idempotency-Key``, by a digest of it and of whose it is."""
+        return f"{self.base}i:{name}"

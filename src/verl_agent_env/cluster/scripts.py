@@ -422,3 +422,16 @@ end
 return answer
 """,
 )
+
+# KEYS   the record of an idempotency key
+# ARGV   1 the record to keep if there is none, 2 how long (ms)
+# Return the record that is kept
+CLAIM_KEY = Script(
+    "claim_key",
+    """
+local kept = redis.call('GET', KEYS[1])
+if kept then return kept end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return ARGV[1]
+""",
+)

@@ -38,9 +38,18 @@ class ApartCalls:
         self._lives = lives
         self.under_way: set[asyncio.Task[Any]] = set()
         """Calls that have not come to their end."""
+        self._making: dict[str, asyncio.Task[tuple[str, ResetAnswer]]] = {}
+        """Environments that are being made under an id that was given: whoever asks again knows it too."""
 
     async def create(self, instance: Instance, request: CreateRequest) -> tuple[str, ResetAnswer]:
-        """Make the environment, and begin its first episode."""
+        """Make the environment, and begin its first episode; one that is being made under a given id is waited for."""
+        env_id = request.env_id
+        if env_id is not None:
+            making = self._making.get(env_id)
+            if making is None:
+                making = self._making[env_id] = self._begin_task(self._create(instance, request))
+                making.add_done_callback(lambda _: self._making.pop(env_id))
+            return await asyncio.shield(making)
         try:
             return await self._to_the_end(self._create(instance, request))
         except asyncio.CancelledError:
@@ -71,7 +80,9 @@ class ApartCalls:
         if instance.closed_as is not None:
             self._lives.release(instance)
             raise EnvironmentClosedError(instance.env_id, instance.closed_as)
-        self._lives.add(instance)
+        if not self._lives.add(instance):
+            there = self._lives.directory.find(instance.env_id)
+            return instance.env_id, await self._lives.beginning_of(there, request)
         await self._lives.kept(instance)
         return instance.env_id, answer
 
@@ -160,10 +171,13 @@ class ApartCalls:
 
     async def _to_the_end(self, call: Coroutine[Any, Any, T]) -> T:
         """Carry out ``call`` even if the caller is cancelled: half a call leaves an environment that nobody knows."""
+        return await asyncio.shield(self._begin_task(call))
+
+    def _begin_task(self, call: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.get_running_loop().create_task(call)
         self.under_way.add(task)
         task.add_done_callback(self.under_way.discard)
-        return await asyncio.shield(task)
+        return task
 
     @asynccontextmanager
     async def _turn(self, instance: Instance) -> AsyncIterator[None]:

@@ -105,8 +105,8 @@ class Lives:
             self.recorder.prepare(instance, request.env_kwargs, self.limits.max_arguments_bytes)
         return instance
 
-    def add(self, instance: Instance) -> None:
-        """Make a new environment live; one that came back meanwhile, and is the same, stays.
+    def add(self, instance: Instance) -> bool:
+        """Make a new environment live; returns whether it is: one that came back meanwhile under its id stays.
 
         Raises:
             MovedError: Its slot went to another worker while it was made; it is nowhere.
@@ -116,10 +116,11 @@ class Lives:
             raise MovedError(slot_of(instance.env_id))
         if self.directory.get(instance.env_id) is not None:
             self.release(instance)
-            return
+            return False
         self.directory.add(instance)
         if self.recorder is not None:
             self.recorder.created(instance)
+        return True
 
     def begun(
         self,
@@ -143,18 +144,21 @@ class Lives:
         return NO_MARK if self.recorder is None else self.recorder.mark_beginning(instance, env)
 
     async def beginning_of(self, instance: Instance, request: CreateRequest) -> ResetAnswer:
-        """The beginning of the present episode once more, if it is what ``request`` asks for.
+        """How the environment's first episode began, if it is the one that ``request`` asks for.
 
         Raises:
-            IdempotencyKeyReusedError: It is something else.
+            IdempotencyKeyReusedError: It is another environment.
         """
-        kwargs = instance.env_kwargs
-        if instance.kind.name != self._registry.kind(request.env_name).name or (
-            kwargs is not None and kwargs != request.env_kwargs
+        kwargs, is_first = instance.env_kwargs, instance.episode == 0
+        seed = request.seed if request.seed is not None else instance.seed
+        if (
+            instance.kind.name != self._registry.kind(request.env_name).name
+            or (kwargs is not None and kwargs != request.env_kwargs)
+            or (is_first and seed != instance.seed)
         ):
             raise IdempotencyKeyReusedError
         answer = await self.shown_again(
-            instance, Beginning(b"", instance.seed, instance.options, instance.beginning)
+            instance, Beginning(b"", seed, None, instance.beginning if is_first else None)
         )
         await self.kept(instance)
         return answer

@@ -23,10 +23,11 @@ from verl_agent_env.engine.reaper import reap_forever
 from verl_agent_env.envs.registry import Registry, default_registry
 from verl_agent_env.errors import InternalError, MethodNotAllowedError, RouteNotFoundError, VerlAgentEnvError
 from verl_agent_env.server.admission import Admission
+from verl_agent_env.server.auth import TokenGuard
 from verl_agent_env.server.batch_calls import BatchCalls
 from verl_agent_env.server.cluster_worker import ClusterWorker, Place
 from verl_agent_env.server.environment_calls import EnvironmentCalls
-from verl_agent_env.server.idempotency import IdempotentAnswers
+from verl_agent_env.server.idempotency import IdempotentCalls, KeptAnswers, KeyNames
 from verl_agent_env.server.lane import LANE_STATE, PROBLEM_JSON, Call, Lane, Route
 from verl_agent_env.server.mcp_route import MCP_PATH, McpRoute, configure_mcp
 from verl_agent_env.server.metrics import Metrics
@@ -59,7 +60,10 @@ class EnvServer(FastAPI):
         limits = settings.http_limits
         address = f"{settings.host}:{settings.port}"
         place = place or Place(address, (address,), supervisor="none")
-        self.worker = ClusterWorker(settings.cluster, place, token=next(iter(settings.auth_tokens), ""))
+        names = KeyNames(TokenGuard(settings.auth_tokens))
+        self.worker = ClusterWorker(
+            settings.cluster, place, limits, names, token=next(iter(settings.auth_tokens), "")
+        )
         self.env_host = Host(
             registry,
             settings.host_limits,
@@ -69,9 +73,10 @@ class EnvServer(FastAPI):
         )
         batches, internal_routes = self.worker.attach(self.env_host)
         self.metrics = Metrics(self.env_host, self.worker.forwarder.forwarded)
-        idempotent = IdempotentAnswers(
+        answers = KeptAnswers(
             limits.idempotency_memory_s, limits.idempotency_memory_bytes, self.env_host.clock
         )
+        idempotent = IdempotentCalls(names, self.worker.idempotency_records, answers)
         self.server_calls = ServerCalls(self.env_host, self.metrics, self.worker)
         self._routes = [
             *environment_routes(EnvironmentCalls(self.env_host, idempotent)),

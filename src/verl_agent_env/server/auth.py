@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 from collections.abc import Sequence
 
@@ -21,9 +22,21 @@ class TokenGuard:
         """Whether the ``Authorization`` header holds a known token."""
         if not self._tokens:
             return True
-        scheme, _, given = (authorization or b"").partition(b" ")
-        if scheme.lower() != b"bearer":
+        given = _bearer_token(authorization)
+        if given is None:
             return False
-        given = given.strip()
         # All tokens are compared, in constant time each: how long it takes says nothing of which one is near.
         return sum(hmac.compare_digest(given, token) for token in self._tokens) > 0
+
+    def scope_of(self, authorization: bytes | None) -> bytes:
+        """Whose a request is, told from all other holders of tokens; nobody's in particular where none is asked for.
+
+        A digest of the token: only who has the token can know it.
+        """
+        given = _bearer_token(authorization) if self._tokens else None
+        return b"" if given is None else hashlib.sha256(given).digest()
+
+
+def _bearer_token(authorization: bytes | None) -> bytes | None:
+    scheme, _, given = (authorization or b"").partition(b" ")
+    return given.strip() if scheme.lower() == b"bearer" else None

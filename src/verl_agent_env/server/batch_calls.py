@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -11,7 +10,8 @@ from verl_agent_env.engine import CreateRequest
 from verl_agent_env.engine.batches import Closed
 from verl_agent_env.envs.registry import Registry
 from verl_agent_env.errors import BatchTooLargeError, RequestError, VerlAgentEnvError
-from verl_agent_env.server.idempotency import IdempotentAnswers, named_by
+from verl_agent_env.server.create_requests import create_requests, fault_of
+from verl_agent_env.server.idempotency import IdempotentCalls, Named
 from verl_agent_env.server.lane import Call
 from verl_agent_env.server.metrics import Metrics
 from verl_agent_env.server.peers import OPERATION_HEADER
@@ -24,8 +24,6 @@ from verl_agent_env.wire.requests import (
     BatchResetRequest,
     BatchStepRequest,
 )
-
-logger = logging.getLogger(__name__)
 
 
 class BatchWork(Protocol):
@@ -68,7 +66,7 @@ class BatchCalls:
         self,
         batches: BatchWork,
         registry: Registry,
-        idempotent: IdempotentAnswers,
+        idempotent: IdempotentCalls,
         metrics: Metrics,
         limits: HttpLimits,
     ) -> None:
@@ -80,21 +78,23 @@ class BatchCalls:
 
     async def initialize(self, call: Call) -> bytes:
         """Make many environments."""
-        key = call.headers.get(b"idempotency-key")
 
-        async def make() -> bytes:
+        def read() -> BatchInitializeRequest:
             wanted = decode(call.body, BatchInitializeRequest)
             self._require_size(wanted.size)
+            return wanted
+
+        async def make(wanted: BatchInitializeRequest, named: Named) -> bytes:
             fault = self._common_fault(wanted)
             results: list[tuple[str, ResetAnswer] | VerlAgentEnvError] = (
-                await self._batches.create(named_by(key, create_requests(wanted)))
+                await self._batches.create(named(create_requests(wanted)))
                 if fault is None
                 else [fault] * wanted.size
             )
             self._count("initialize", results)
             return encode_initialized(results)
 
-        return await self._idempotent.answer("batch/initialize", key, call.body, make)
+        return await self._idempotent.answer("batch/initialize", call, read, make)
 
     async def reset(self, call: Call) -> bytes:
         """Begin another episode in many environments."""
@@ -140,27 +140,8 @@ class BatchCalls:
         """What is wrong with the name or the arguments that all items share; looked for once and not in each item."""
         if wanted.env_name is None or isinstance(wanted.env_kwargs, list):
             return None
-        try:
-            self._registry.kind(wanted.env_name).validate(wanted.env_kwargs or {})
-        except RequestError as error:
-            return error
-        except Exception:
-            # The environment's own code: making it fails too, and says so for each item.
-            logger.warning("arguments cannot be checked", exc_info=True, extra={"env_name": wanted.env_name})
-        return None
+        return fault_of(self._registry, wanted.env_name, wanted.env_kwargs or {})
 
     def _count(self, route: str, results: Sequence[Any]) -> None:
         codes = [result.code for result in results if isinstance(result, VerlAgentEnvError)]
         self._metrics.observe_batch(route, len(results), codes)
-
-
-def create_requests(wanted: BatchInitializeRequest) -> list[CreateRequest]:
-    """A request for each environment of the batch."""
-    size = wanted.size
-    names = wanted.env_names if wanted.env_names is not None else [wanted.env_name or ""] * size
-    seeds: Sequence[int | None] = wanted.seeds if wanted.seeds is not None else [None] * size
-    kwargs = wanted.env_kwargs if isinstance(wanted.env_kwargs, list) else [wanted.env_kwargs or {}] * size
-    return [
-        CreateRequest(name, seed, env_kwargs, wanted.run_id, wanted.ttl_s)
-        for name, seed, env_kwargs in zip(names, seeds, kwargs, strict=True)
-    ]

@@ -13,16 +13,19 @@ from typing import Any, Protocol, cast
 
 import orjson
 
+from verl_agent_env.cluster.idempotency import KNOWN_S, IdempotencyRecords
 from verl_agent_env.cluster.keys import Keys
 from verl_agent_env.cluster.leases import LocalLease
 from verl_agent_env.cluster.member import Member
+from verl_agent_env.cluster.memory_idempotency import MemoryIdempotencyRecords
 from verl_agent_env.cluster.redis_client import RedisClient, RedisLimits
+from verl_agent_env.cluster.redis_idempotency import RedisIdempotencyRecords
 from verl_agent_env.cluster.redis_log import RedisLog
 from verl_agent_env.cluster.redis_store import RedisStore
 from verl_agent_env.cluster.ring import Ring
 from verl_agent_env.cluster.slots import SlotTable
 from verl_agent_env.cluster.store import WorkerRecord
-from verl_agent_env.config import ClusterSettings
+from verl_agent_env.config import ClusterSettings, HttpLimits
 from verl_agent_env.engine import Host
 from verl_agent_env.engine.batches import Batches
 from verl_agent_env.envs.base import Durability
@@ -37,6 +40,7 @@ from verl_agent_env.errors import (
 )
 from verl_agent_env.server.batch_calls import BatchWork
 from verl_agent_env.server.forwarding import Forwarder
+from verl_agent_env.server.idempotency import KeyNames
 from verl_agent_env.server.internal_calls import DRAIN_PATH, WORKER_PATH, InternalCalls
 from verl_agent_env.server.lane import Route
 from verl_agent_env.server.peers import Peers
@@ -236,12 +240,16 @@ class SharedCluster:
 class ClusterWorker:
     """What makes a worker one of many."""
 
-    def __init__(self, settings: ClusterSettings, place: Place, token: str = "") -> None:
+    def __init__(
+        self, settings: ClusterSettings, place: Place, limits: HttpLimits, names: KeyNames, token: str = ""
+    ) -> None:
         """A worker that is not part of the cluster yet.
 
         Args:
             settings: Of the node.
             place: Of the process.
+            limits: How much is known of idempotency keys.
+            names: Of these keys.
             token: What workers show each other, if they ask for a bearer token.
         """
         self._settings = settings
@@ -251,7 +259,8 @@ class ClusterWorker:
         self.table = SlotTable(place.address, self._lease)
         self.peers = Peers(settings.peer_timeout_s, token)
         self._cluster: Cluster
-        self.forwarder = Forwarder(self.table, self.peers, self._refresh)
+        self.forwarder = Forwarder(self.table, self.peers, names, self._refresh)
+        self.idempotency_records = _idempotency_records(settings, limits)
 
     def pick_slot(self) -> int:
         """A slot of this worker for a new environment.
@@ -321,6 +330,7 @@ class ClusterWorker:
     async def stop(self) -> None:
         """Be no part of it any more."""
         await self._cluster.leave()
+        await self.idempotency_records.aclose()
         await self.peers.close()
 
     async def drain(self) -> None:
@@ -357,6 +367,15 @@ class ClusterWorker:
 
     async def _refresh(self) -> None:
         await self._cluster.refresh()
+
+
+def _idempotency_records(settings: ClusterSettings, limits: HttpLimits) -> IdempotencyRecords:
+    """What is known of keys, by all workers of the cluster; without Redis by the worker that answers for a key."""
+    known_s = max(KNOWN_S, limits.idempotency_memory_s)
+    if settings.redis:
+        client = RedisClient(settings.redis, RedisLimits())
+        return RedisIdempotencyRecords(client, Keys(settings.namespace), known_s)
+    return MemoryIdempotencyRecords(known_s, limits.idempotency_memory_bytes // 4, time.monotonic)
 
 
 def durabilities_of(settings: ClusterSettings) -> dict[str, Durability]:

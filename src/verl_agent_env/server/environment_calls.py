@@ -10,7 +10,8 @@ import orjson
 from verl_agent_env.engine import CreateRequest, Host, inspection
 from verl_agent_env.errors import RenderModeError
 from verl_agent_env.messages import action_schema
-from verl_agent_env.server.idempotency import IdempotentAnswers, named_by
+from verl_agent_env.server.create_requests import fault_of
+from verl_agent_env.server.idempotency import KEY_HEADER, IdempotentCalls, Named
 from verl_agent_env.server.lane import Call, Reply
 from verl_agent_env.server.peers import OPERATION_HEADER
 from verl_agent_env.wire.codec import decode, decode_step, encode
@@ -23,26 +24,29 @@ _CLOSED = b'{"message":"Environment closed."}'
 class EnvironmentCalls:
     """What a client asks of one environment."""
 
-    def __init__(self, host: Host, idempotent: IdempotentAnswers) -> None:
+    def __init__(self, host: Host, idempotent: IdempotentCalls) -> None:
         self._host = host
         self._idempotent = idempotent
 
     async def initialize(self, call: Call) -> bytes:
         """Make an environment and begin its first episode."""
-        key = call.headers.get(b"idempotency-key")
 
-        async def make() -> bytes:
+        def read() -> CreateRequest:
             wanted = decode(call.body, InitializeRequest)
-            request = CreateRequest(
-                wanted.env_name, wanted.seed, wanted.env_kwargs, wanted.run_id, wanted.ttl_s
-            )
-            env_id, begin = await self._host.create(*named_by(key, [request]))
+            if KEY_HEADER in call.headers:
+                fault = fault_of(self._host.registry, wanted.env_name, wanted.env_kwargs)
+                if fault is not None:
+                    raise fault
+            return CreateRequest(wanted.env_name, wanted.seed, wanted.env_kwargs, wanted.run_id, wanted.ttl_s)
+
+        async def make(request: CreateRequest, named: Named) -> bytes:
+            env_id, begin = await self._host.create(*named([request]))
             return b'{"message":"Environment initialized.","env_id":"%b",%b' % (
                 env_id.encode(),
                 begin.to_json()[1:],
             )
 
-        return await self._idempotent.answer("initialize", key, call.body, make)
+        return await self._idempotent.answer("initialize", call, read, make)
 
     async def reset(self, call: Call) -> bytes:
         """Begin another episode."""

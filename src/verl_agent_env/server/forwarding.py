@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from verl_agent_env.cluster.slots import SlotTable
 from verl_agent_env.errors import MovedError, VerlAgentEnvError, WorkerUnreachableError
-from verl_agent_env.server.idempotency import require_key
+from verl_agent_env.server.idempotency import KEY_HEADER, KeyNames, slot_of_key
 from verl_agent_env.server.lane import Call, Handler, Reply, Route
 from verl_agent_env.server.owner_search import PAUSE_S, OwnerSearch, no_owner_error
 from verl_agent_env.server.peers import HOP_HEADER, OPERATION_HEADER, Peers
@@ -21,14 +21,18 @@ from verl_agent_env.wire.operations import new_call
 class Forwarder:
     """Gives the routes of one environment to whichever worker owns it."""
 
-    def __init__(self, table: SlotTable, peers: Peers, refresh: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self, table: SlotTable, peers: Peers, names: KeyNames, refresh: Callable[[], Awaitable[None]]
+    ) -> None:
         """A forwarder that asks ``table`` who owns a slot.
 
         Args:
             table: Where every slot lives.
             peers: The other workers.
+            names: Of idempotency keys.
             refresh: Brings the table up to date after a worker said that it is not.
         """
+        self._names = names
         self.forwarded: Counter[str] = Counter()
         """Calls sent on to another worker, by route."""
         self._table = table
@@ -63,12 +67,14 @@ class Forwarder:
         handle = route.handler
 
         async def here_or_there(call: Call) -> bytes | Reply:
-            key = call.headers.get(b"idempotency-key")
-            if key is not None:
-                require_key(key)
-                slot = slot_of(key.decode("ascii"))
+            name = self._names.name_of(call.headers)
+            if name is not None:
+                slot = slot_of_key(name)
                 if not self._table.owns(slot):
-                    return await self._at_owner(slot, route, call, handle)
+                    # Who owns the slot does not see the token that the key belongs to, and is told the name instead.
+                    headers = {**call.headers, KEY_HEADER: name.encode()}
+                    named = dataclasses.replace(call, headers=headers)
+                    return await self._at_owner(slot, route, named, lambda _: handle(call))
             elif not self._table.can_create:
                 return await self._elsewhere(None, self._any_taker, route, call, handle)
             return await handle(call)

@@ -1,4 +1,4 @@
-"""Answers of requests that carry an ``Idempotency-Key``: the same key is answered once and for all."""
+"""Calls that carry an ``Idempotency-Key``: the same key is answered once and for all."""
 
 from __future__ import annotations
 
@@ -6,84 +6,111 @@ import asyncio
 import dataclasses
 import hashlib
 import re
+import secrets
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
+from verl_agent_env.cluster.idempotency import IdempotencyRecord, IdempotencyRecords
 from verl_agent_env.engine import CreateRequest
 from verl_agent_env.errors import IdempotencyKeyReusedError, InvalidRequestError, ShuttingDownError
-from verl_agent_env.types import NUM_SLOTS, slot_of
+from verl_agent_env.server.auth import TokenGuard
+from verl_agent_env.server.lane import Call
+from verl_agent_env.server.peers import HOP_HEADER
+from verl_agent_env.types import NUM_SLOTS
+
+KEY_HEADER = b"idempotency-key"
+
+T = TypeVar("T")
+Named = Callable[[Sequence[CreateRequest]], Sequence[CreateRequest]]
+"""Gives requests the ids and seeds of their key; without a key, none."""
 
 _KEY = re.compile(rb"[!-~]{1,256}")
+_NAME = re.compile(rb"[0-9a-f]{32}")
+_NAME_BYTES = 16
 _SEED_SHIFT = 64 - 53
 _ENTRY_BYTES = 1024
-"""What an entry takes besides its answer and its key."""
+"""What a kept answer takes besides itself."""
 
 
-@dataclass(slots=True)
-class _Entry:
-    fingerprint: bytes
-    answer: asyncio.Future[bytes]
-    expires_at: float
-    size: int = 0
+class KeyNames:
+    """Names of keys: a digest of a key and of whose it is, for keys live within the token that they came with."""
+
+    def __init__(self, guard: TokenGuard) -> None:
+        self._guard = guard
+
+    def name_of(self, headers: Mapping[bytes, bytes]) -> str | None:
+        """The name of a call's key, 32 hex digits; None if it has no key.
+
+        Raises:
+            InvalidRequestError: The key is empty, too long, or holds other than visible ASCII.
+        """
+        key = headers.get(KEY_HEADER)
+        if key is None:
+            return None
+        if HOP_HEADER in headers and _NAME.fullmatch(key):
+            # Another worker, which saw the token, has named it.
+            return key.decode()
+        if _KEY.fullmatch(key) is None:
+            raise InvalidRequestError(
+                [{"loc": ["header", "Idempotency-Key"], "msg": "not 1 to 256 visible ASCII characters"}]
+            )
+        scope = self._guard.scope_of(headers.get(b"authorization"))
+        return hashlib.blake2b(scope + b"\0" + key, digest_size=_NAME_BYTES).hexdigest()
 
 
-def require_key(key: bytes) -> None:
-    """Raise when a key is none.
-
-    Raises:
-        InvalidRequestError: It is empty, too long, or holds other than visible ASCII.
-    """
-    if _KEY.fullmatch(key) is None:
-        raise InvalidRequestError(
-            [{"loc": ["header", "Idempotency-Key"], "msg": "not 1 to 256 visible ASCII characters"}]
-        )
+def slot_of_key(name: str) -> int:
+    """The slot whose owner answers for a key."""
+    return int(name[:3], 16)
 
 
-def named_by(key: bytes | None, requests: Sequence[CreateRequest]) -> list[CreateRequest]:
-    """The requests, with ids and seeds that follow from ``key``: whoever carries them out makes the same environments.
+def fingerprint_of(route: str, body: bytes) -> str:
+    """Tells a request from all others."""
+    return hashlib.blake2b(route.encode() + b"\0" + body, digest_size=_NAME_BYTES).hexdigest()
+
+
+def named_by(name: str, record: IdempotencyRecord, requests: Sequence[CreateRequest]) -> list[CreateRequest]:
+    """Give the requests ids and seeds that follow from the record: whoever carries them out makes the same environments.
 
     So a key holds even if the worker that knew the answer is gone. The ids lie evenly in all slots; that of a single
     one lies in the slot of the key, whose owner is asked for it.
     """
-    if key is None:
-        return list(requests)
-    require_key(key)
-    slot, size = slot_of(key.decode("ascii")), len(requests)
+    slot, size = slot_of_key(name), len(requests)
     named = []
     for position, request in enumerate(requests):
-        digest = hashlib.blake2b(b"%b %d" % (key, position), digest_size=24).digest()
+        digest = hashlib.blake2b(b"%d" % position, digest_size=24, key=record.nonce.encode()).digest()
         env_id = f"{(slot + position * NUM_SLOTS // size) % NUM_SLOTS:03x}-{digest[:16].hex()}"
         seed = request.seed if request.seed is not None else int.from_bytes(digest[16:]) >> _SEED_SHIFT
         named.append(dataclasses.replace(request, env_id=env_id, seed=seed))
     return named
 
 
-class IdempotentAnswers:
+@dataclass(slots=True)
+class _Entry:
+    fingerprint: str
+    answer: asyncio.Future[bytes]
+    expires_at: float
+    size: int = 0
+
+
+class KeptAnswers:
     """Keeps successful answers by key for a while, within a bound on bytes; a failed request may be tried again."""
 
     def __init__(self, memory_s: float, memory_bytes: int, clock: Callable[[], float]) -> None:
         self._memory_s = memory_s
         self._memory_bytes = memory_bytes
         self._clock = clock
-        self._entries: OrderedDict[tuple[str, bytes], _Entry] = OrderedDict()
+        self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self._size = 0
 
-    async def answer(
-        self, route: str, key: bytes | None, body: bytes, compute: Callable[[], Awaitable[bytes]]
-    ) -> bytes:
-        """The kept answer of ``key``, that of the same request in flight, or what ``compute`` gives; no key, no keeping.
+    async def answer(self, name: str, fingerprint: str, compute: Callable[[], Awaitable[bytes]]) -> bytes:
+        """Give the kept answer of a key, that of the same request in flight, or what ``compute`` gives.
 
         Raises:
-            IdempotencyKeyReusedError: The key came before with another body.
-            InvalidRequestError: As :func:`require_key`.
+            IdempotencyKeyReusedError: The key came before with another request.
         """
-        if key is None:
-            return await compute()
-        require_key(key)
         self._forget_expired()
-        name = (route, key)
-        fingerprint = hashlib.sha256(body).digest()
         entry = self._entries.get(name)
         if entry is not None:
             if entry.fingerprint != fingerprint:
@@ -104,9 +131,9 @@ class IdempotentAnswers:
             entry.answer.exception()
             raise
         entry.answer.set_result(answer)
-        entry.size = len(answer) + len(key) + _ENTRY_BYTES
+        entry.size = len(answer) + _ENTRY_BYTES
         self._size += entry.size
-        self._forget_oldest(name)
+        self._forget_oldest()
         return answer
 
     def _forget_expired(self) -> None:
@@ -117,13 +144,56 @@ class IdempotentAnswers:
                 return
             self._drop(name)
 
-    def _forget_oldest(self, newest: tuple[str, bytes]) -> None:
-        """Make room; the newest stays even if it fills all of it, or its repetition would make all again."""
+    def _forget_oldest(self) -> None:
+        """Make room; an answer that is larger than all of it goes at once, for its environments can be asked again."""
         while self._size > self._memory_bytes:
-            name = next((n for n, e in self._entries.items() if e.answer.done() and n != newest), None)
-            if name is None:
-                return
-            self._drop(name)
+            self._drop(next(name for name, entry in self._entries.items() if entry.answer.done()))
 
-    def _drop(self, name: tuple[str, bytes]) -> None:
+    def _drop(self, name: str) -> None:
         self._size -= self._entries.pop(name).size
+
+
+class IdempotentCalls:
+    """Carries out calls that make environments; those of one key once."""
+
+    def __init__(self, names: KeyNames, records: IdempotencyRecords, answers: KeptAnswers) -> None:
+        """Make environments under keys.
+
+        Args:
+            names: Of the keys.
+            records: What is known of each key, by all workers.
+            answers: What this worker has answered.
+        """
+        self._names = names
+        self._records = records
+        self._answers = answers
+
+    async def answer(
+        self, route: str, call: Call, read: Callable[[], T], make: Callable[[T, Named], Awaitable[bytes]]
+    ) -> bytes:
+        """Give the answer to a call, the same to all calls of its key.
+
+        Args:
+            route: Which call it is.
+            call: The call.
+            read: Reads and checks what is asked for. What it refuses leaves the key free.
+            make: Makes it.
+
+        Raises:
+            IdempotencyKeyReusedError: The key came before with another request.
+            InvalidRequestError: The key is none.
+            StoreUnavailableError: What is known of the key cannot be read.
+        """
+        name = self._names.name_of(call.headers)
+        if name is None:
+            return await make(read(), lambda requests: requests)
+        fingerprint = fingerprint_of(route, call.body)
+
+        async def begin() -> bytes:
+            wanted = read()
+            record = await self._records.claim(name, IdempotencyRecord(fingerprint, secrets.token_hex(16)))
+            if record.fingerprint != fingerprint:
+                raise IdempotencyKeyReusedError
+            return await make(wanted, lambda requests: named_by(name, record, requests))
+
+        return await self._answers.answer(name, fingerprint, begin)

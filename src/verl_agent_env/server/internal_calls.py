@@ -13,7 +13,7 @@ from verl_agent_env.cluster.slots import SlotTable
 from verl_agent_env.cluster.store import WorkerRecord
 from verl_agent_env.engine.batches import Batches
 from verl_agent_env.errors import MovedError, VerlAgentEnvError
-from verl_agent_env.server.batch_calls import create_requests
+from verl_agent_env.server.create_requests import create_requests
 from verl_agent_env.server.lane import Call, Reply, Route
 from verl_agent_env.server.sharded_batches import INTERNAL_PREFIX
 from verl_agent_env.types import slot_of

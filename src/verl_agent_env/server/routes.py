@@ -16,7 +16,7 @@ _IDEMPOTENCY_KEY: dict[str, Any] = {
     "name": "Idempotency-Key",
     "in": "header",
     "required": False,
-    "description": "The same key and body are answered once and for all: makes the call safe to send again.",
+    "description": "The same request under the same key is answered once and for all: makes it safe to send again.",
     "schema": {"type": "string", "minLength": 1, "maxLength": 256, "pattern": "^[!-~]+$"},
 }
 _RENDER_MODE: dict[str, Any] = {

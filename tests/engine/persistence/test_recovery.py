@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import orjson
 import pytest
@@ -28,7 +28,7 @@ from verl_agent_env.errors import (
     VerlAgentEnvError,
 )
 from verl_agent_env.server.environment_calls import EnvironmentCalls
-from verl_agent_env.server.idempotency import IdempotentAnswers
+from verl_agent_env.server.idempotency import IdempotentCalls
 from verl_agent_env.server.lane import Call
 from verl_agent_env.types import NUM_SLOTS
 from verl_agent_env.wire.codec import StepAnswer
@@ -451,7 +451,7 @@ async def test_slots_are_warmed_up_at_once(cluster: Cluster) -> None:
     [
         lambda host, env_id: inspection.trajectory(host, env_id),
         lambda host, env_id: inspection.render(host, env_id, "ansi"),
-        lambda host, env_id: EnvironmentCalls(host, IdempotentAnswers(1, 1, host.clock)).state(
+        lambda host, env_id: EnvironmentCalls(host, cast(IdempotentCalls, None)).state(
             Call(env_id, b"", b"", {})
         ),
         lambda host, env_id: host.close(env_id),

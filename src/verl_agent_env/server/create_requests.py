@@ -1,0 +1,38 @@
+"""What a client asks for when it makes environments, as the engine takes it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from verl_agent_env.engine import CreateRequest
+from verl_agent_env.envs.registry import Registry
+from verl_agent_env.errors import RequestError
+from verl_agent_env.wire.requests import BatchInitializeRequest
+
+logger = logging.getLogger(__name__)
+
+
+def create_requests(wanted: BatchInitializeRequest) -> list[CreateRequest]:
+    """Make a request for each environment of the batch."""
+    size = wanted.size
+    names = wanted.env_names if wanted.env_names is not None else [wanted.env_name or ""] * size
+    seeds: Sequence[int | None] = wanted.seeds if wanted.seeds is not None else [None] * size
+    kwargs = wanted.env_kwargs if isinstance(wanted.env_kwargs, list) else [wanted.env_kwargs or {}] * size
+    return [
+        CreateRequest(name, seed, env_kwargs, wanted.run_id, wanted.ttl_s)
+        for name, seed, env_kwargs in zip(names, seeds, kwargs, strict=True)
+    ]
+
+
+def fault_of(registry: Registry, env_name: str, env_kwargs: Mapping[str, Any]) -> RequestError | None:
+    """Find what is wrong with a name or its arguments, before anything is made of them."""
+    try:
+        registry.kind(env_name).validate(env_kwargs)
+    except RequestError as error:
+        return error
+    except Exception:
+        # The environment's own code: making it fails too, and says so.
+        logger.warning("arguments cannot be checked", exc_info=True, extra={"env_name": env_name})
+    return None
