@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from verl_agent_env.messages import ParsedAction, ToolCall, parse_action
-from verl_agent_env.messages.actions import parse_arguments, read_single_call
+from tests.messages.reading.timing import assert_linear
+from verl_agent_env.messages import ParsedAction, Tool, ToolCall, parse_action
+from verl_agent_env.messages.actions import read_single_call
+from verl_agent_env.messages.reading import FORMAT_NAMES, read_arguments
 
 
 def openai(name: Any = "move", arguments: Any = "{}", call_id: Any = "c1") -> dict[str, Any]:
@@ -35,7 +36,8 @@ def only_call(action: object) -> ToolCall:
 
 def test_openai_message_gives_its_calls_in_order_with_ids() -> None:
     parsed = parse_action(message(openai("a"), openai("b", '{"x": 1}', "c2"), content="I think"))
-    assert parsed == ParsedAction("I think", [ToolCall("a", {}, "c1"), ToolCall("b", {"x": 1}, "c2")], [])
+    calls = [ToolCall("a", {}, "c1"), ToolCall("b", {"x": 1}, "c2")]
+    assert parsed == ParsedAction("I think", calls, [], form="tool_calls")
 
 
 def test_anthropic_message_gives_its_tool_uses() -> None:
@@ -61,12 +63,16 @@ def test_two_assistant_messages_are_one_action() -> None:
     assert parsed.words == []
 
 
-def test_a_bad_message_beside_a_good_one_leaves_its_calls_to_be_answered() -> None:
+def test_a_bad_message_beside_a_good_one_is_told_and_leaves_its_calls_to_be_answered() -> None:
     parsed = parse_action(
         [message(openai("a"), openai("b", call_id="c2")), {"role": "assistant", "tool_calls": "x"}]
     )
     assert parsed.fault is None
-    assert [call.id for call in parsed.calls] == ["c1", "c2"]
+    assert [(call.id, call.fault is None) for call in parsed.calls] == [
+        ("c1", True),
+        ("c2", True),
+        (None, False),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -87,9 +93,10 @@ def test_a_bad_message_beside_a_good_one_leaves_its_calls_to_be_answered() -> No
     ],
 )
 def test_raw_text_gives_words(text: str, words: list[str]) -> None:
-    assert parse_action(text) == ParsedAction(text, [], words)
-    assert parse_action({"role": "assistant", "content": text}) == ParsedAction(text, [], words)
-    assert parse_action({"role": "assistant", "content": [{"type": "text", "text": text}]}).words == words
+    parsed = parse_action(text)
+    assert (parsed.text, parsed.calls, parsed.words, parsed.fault) == (text, [], words, None)
+    assert parse_action({"role": "assistant", "content": text}) == parsed
+    assert parse_action({"role": "assistant", "content": [{"type": "text", "text": text}]}) == parsed
 
 
 def test_hermes_text_gives_calls_without_ids() -> None:
@@ -142,9 +149,26 @@ def test_faulty_call_keeps_its_id() -> None:
     assert only_call(message(openai("a", "{no", "c9"))).id == "c9"
 
 
-@pytest.mark.parametrize("call_id", [None, 5, {"a": 1}, ["c"]])
-def test_id_that_is_no_text_is_none(call_id: Any) -> None:
-    assert only_call(message(openai("a", call_id=call_id))).id is None
+@pytest.mark.parametrize("call_id", [None, 5, "", {"a": 1}, ["c"]])
+def test_id_that_is_no_text_is_replaced_by_one_of_ours(call_id: Any) -> None:
+    action = message(
+        openai("a", call_id=call_id), openai("b", call_id="call_0_0"), openai("c", "{no", call_id)
+    )
+    assert [call.id for call in parse_action(action, turn=7).calls] == ["call_7_0", "call_0_0", "call_7_2"]
+
+
+def test_ids_are_told_apart() -> None:
+    action = message(openai("a"), openai("b"), openai("c", call_id="call_0_1"), None, openai("d"))
+    assert [call.id for call in calls_of(action)] == ["c1", "call_0_1_", "call_0_1", "call_0_3", "call_0_4"]
+
+
+def test_a_call_without_an_id_gets_one_in_every_form() -> None:
+    without = {"type": "function", "function": {"name": "a", "arguments": "{}"}}
+    assert only_call(message(without)).id == "call_0_0"
+    assert only_call({"role": "assistant", "content": [{"type": "tool_use", "name": "a"}]}).id == "call_0_0"
+    assert (
+        only_call({"role": "assistant", "function_call": {"name": "a", "arguments": "{}"}}).id == "call_0_0"
+    )
 
 
 @pytest.mark.parametrize("arguments", ["{", "[]", "5", '"x"', "\ud800", b"\xff", 5, [1], True, "[" * 9999])
@@ -156,12 +180,12 @@ def test_arguments_that_are_no_object_are_a_fault(arguments: Any) -> None:
 
 @pytest.mark.parametrize("arguments", ["", "{}", "null", None, {}, b"{}"])
 def test_no_arguments_are_an_empty_object(arguments: Any) -> None:
-    assert parse_arguments(arguments) == {}
+    assert read_arguments(arguments) == {}
 
 
 @pytest.mark.parametrize("arguments", [{"a": "\ud800"}, {"a": 1 << 70}, {1: 2}, {"a": {1, 2}}])
 def test_objects_that_json_cannot_hold_are_no_arguments(arguments: Any) -> None:
-    assert parse_arguments(arguments) is None
+    assert read_arguments(arguments) is None
 
 
 def test_lone_surrogates_are_replaced_where_they_come_back() -> None:
@@ -190,9 +214,15 @@ def test_tool_calls_that_are_no_list_are_a_fault(tool_calls: Any) -> None:
 
 
 def test_short_way_reads_one_plain_call() -> None:
-    assert read_single_call(message(openai("a"))) == ToolCall("a", {}, "c1")
+    assert read_single_call(message(openai("a")), {"a"}) == ToolCall("a", {}, "c1")
 
 
+def test_short_way_leaves_what_is_unusual() -> None:
+    for unusual in (openai("b"), openai(" a "), openai("a", "{ }"), openai("a", call_id=""), openai([])):
+        assert read_single_call(message(unusual), {"a"}) is None
+
+
+NAMES = {"name", "role", "{}", "text"}
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=20),
     lambda inner: st.lists(inner, max_size=4)
@@ -206,23 +236,66 @@ JSON = st.recursive(
     max_leaves=25,
 )
 PIECES = [
-    "<tool_call>",
-    "</tool_call>",
-    "<answer>",
-    "</answer>",
-    "<think>",
-    "</think>",
-    "\\boxed{",
-    "}",
-    "{",
-    "||",
+    *(
+        "<tool_call>",
+        "</tool_call>",
+        "<answer>",
+        "</answer>",
+        "<think>",
+        "</think>",
+        "\\boxed{",
+        "}",
+        "{",
+        "||",
+    ),
+    *(
+        "<tools>",
+        "<function=a>",
+        "</function>",
+        "<parameter=x>",
+        "</parameter>",
+        "<invoke name='a'>",
+        "</invoke>",
+    ),
+    *("[TOOL_CALLS]", "[ARGS]", "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<|tool_call_argument_begin|>"),
+    *("<|tool_call_begin|>", "<|tool_call_end|>", "a<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>"),
+    *(
+        "<|channel|>",
+        "<|message|>",
+        "to=a",
+        "<|python_tag|>",
+        "```tool_code\n",
+        "```json\n",
+        "\n```\n",
+        "[a(",
+        ")",
+    ),
+    *(
+        "x=1",
+        ",",
+        "]",
+        "'",
+        '"',
+        "\\",
+        "\nAction: a",
+        "\nAction Input:",
+        "\nThought:",
+        "\na\n",
+        "<|im_end|>",
+        "`",
+    ),
+    *('<|tool_call>call:a{x:<|"|>', '<|"|>', "}<tool_call|>", "functools[", "commentary to=a json", "[[[["),
+    *('{"name":"a","arguments":{}}', '{"function":{"name":"a"}}', "<tool_code>", "print(", "#", "-", "1"),
 ]
 TAGGED = st.lists(st.sampled_from([*PIECES, "up", '{"name":"a"}', "\ud800", " "]), max_size=30).map("".join)
 
 
-@given(JSON | TAGGED)
-def test_nothing_raises_and_calls_exclude_words(action: Any) -> None:
-    parsed = parse_action(action)
+TOOLS = {"a": Tool("a", "", {"type": "object", "properties": {"x": {"type": "integer"}}})}
+
+
+@given(JSON | TAGGED, st.sampled_from([{}, TOOLS]), st.sampled_from(["auto", *FORMAT_NAMES]))
+def test_nothing_raises_and_calls_exclude_words(action: Any, tools: Any, action_format: Any) -> None:
+    parsed = parse_action(action, tools, action_format)
     assert not (parsed.calls and parsed.words)
     assert all(word and word == word.strip() for word in parsed.words)
 
@@ -231,23 +304,27 @@ def test_nothing_raises_and_calls_exclude_words(action: Any) -> None:
 def test_short_way_agrees_with_the_long_one(action: Any) -> None:
     wrapped = {"tool_calls": [{"id": "c", "function": action}]}
     for one in (action, wrapped):
-        call = read_single_call(one)
+        call = read_single_call(one, NAMES)
         if call is not None:
             assert calls_of(one) == [call]
 
 
+@pytest.mark.parametrize("before", ["", "<tool_call>", '<tool_call>{"name":"', "[TOOL_CALLS]", "f("])
 @pytest.mark.parametrize(
-    "piece", [*PIECES, "x", " ", "\\", "<", "é", '<tool_call>{"a":', "<answer>a||</answer>"]
+    "piece",
+    [
+        *PIECES,
+        "x",
+        " ",
+        "<",
+        "é",
+        '<tool_call>{"a":',
+        "<answer>a||</answer>",
+        '{"a":',
+        "f(1)\n",
+        "\n{",
+        "\nf(",
+    ],
 )
-def test_time_is_linear_in_the_length_of_the_text(piece: str) -> None:
-    def seconds(length: int) -> float:
-        text = piece * (length // len(piece))
-        best = float("inf")
-        for _ in range(3):
-            before = time.perf_counter()
-            parse_action(text)
-            best = min(best, time.perf_counter() - before)
-        return best
-
-    # Sixteen times as long; a quadratic search would take 256 times as long.
-    assert seconds(320_000) < 80 * max(seconds(20_000), 1e-4)
+def test_time_is_linear_in_the_length_of_the_text(piece: str, before: str) -> None:
+    assert_linear(lambda text: parse_action(f"{before}{text}", TOOLS), piece)

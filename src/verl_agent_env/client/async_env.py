@@ -33,6 +33,7 @@ from verl_agent_env.errors import (
     SequenceGapError,
     VerlAgentEnvError,
 )
+from verl_agent_env.messages.forms import plain_value
 from verl_agent_env.types import Action, StepResult
 
 if TYPE_CHECKING:
@@ -185,7 +186,7 @@ class AsyncEnv:
         """Carry out one action, exactly once.
 
         Args:
-            action: Assistant message, a list that holds some, or the model's raw text.
+            action: Assistant message, a list that holds some, the model's raw text, or what an SDK gives as its answer.
             gathered: Whether to share requests with other calls; as the client is set, if not said.
 
         Returns:
@@ -197,7 +198,7 @@ class AsyncEnv:
             StepUndecidedError: The answer to the step before never came; only the same action may follow.
             ServerUnreachableError: No answer until the deadline; call again with the same action.
         """
-        encoded = orjson.dumps(action)
+        encoded = orjson.dumps(action, default=plain_value)
         async with self._lock:
             if self._closed or not self.env_id:
                 self._require_open()

@@ -6,10 +6,12 @@ from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple, TypeAlias
 
 from verl_agent_env.client.async_client import AsyncEnvClient
+from verl_agent_env.messages import assistant_message, sendable
 from verl_agent_env.types import Info, Message
 
-ChatFunction: TypeAlias = Callable[[list[Message], list[dict[str, Any]]], Awaitable[Message]]
-"""Gives the assistant message that follows these messages; the tools are in OpenAI's schema."""
+ChatFunction: TypeAlias = Callable[[list[Message], list[dict[str, Any]]], Awaitable[Any]]
+"""Gives the answer that follows these messages: an assistant message, raw text, or what an SDK gives; the tools are in
+OpenAI's schema."""
 
 
 class LeaveEpisodeError(Exception):
@@ -20,7 +22,7 @@ class Played(NamedTuple):
     """An episode."""
 
     messages: list[Message]
-    """The whole conversation, as OpenAI's API takes it."""
+    """The whole conversation, as OpenAI's API and vLLM take it: every call has an id, and is answered by it."""
     reward: float
     """Sum of all rewards."""
     terminated: bool
@@ -71,11 +73,11 @@ async def play(
                 truncated = True
                 break
             try:
-                answer = await llm(messages, tools)
+                answer = assistant_message(await llm(messages, tools), turns)
             except LeaveEpisodeError as left:
                 truncated, left_because = True, str(left)
                 break
-            messages.append(answer)
+            messages.append(sendable(answer))
             observation, step_reward, terminated, truncated, info = await env.step(answer)
             messages.extend(observation)
             reward += step_reward

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypeVar
 
 from verl_agent_env.envs.base import ChatEnv, Execution
 from verl_agent_env.envs.turn import Outcome, Turn
-from verl_agent_env.messages import ToolCall, parse_action
+from verl_agent_env.messages import ToolCall
 from verl_agent_env.types import Action, Info, Observation
 
 T = TypeVar("T")
@@ -58,8 +58,7 @@ class AsyncChatEnv(ChatEnv):
     async def astep(self, action: Action) -> tuple[Observation, float, bool, bool, Info]:
         """As :meth:`ChatEnv.step`; the messages stand in the order of the calls."""
         self._require_running()
-        parsed = parse_action(action)
-        turn = Turn(self._calls_of(parsed.calls, parsed.words, parsed.fault))
+        turn = Turn(self._calls_of(self.read_action(action)))
         arguments = self.arguments
         count = min(arguments.max_actions_per_turn, arguments.max_steps - self._steps)
         begun = turn.calls[:count]

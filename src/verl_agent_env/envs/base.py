@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal
 import gymnasium
 import numpy as np
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from verl_agent_env.envs.rng import (
     EpisodeRandom,
@@ -34,6 +34,9 @@ from verl_agent_env.errors import (
     RenderModeError,
 )
 from verl_agent_env.messages import (
+    FORMATS,
+    ActionFormat,
+    ParsedAction,
     Tool,
     ToolCall,
     content_text,
@@ -80,6 +83,16 @@ class EnvArguments(BaseModel):
     """Whether the first observation begins with the task prompt."""
     task_prompt: str | None = Field(default=None, max_length=65_536)
     """Replaces the environment's own task prompt."""
+    action_format: ActionFormat = "auto"
+    """Formats in which an action in text is read: one name, a list of names, or ``auto`` for all of them. Structured tool
+    calls are always read."""
+
+    @field_validator("action_format")
+    @classmethod
+    def _names_a_format(cls, action_format: ActionFormat) -> ActionFormat:
+        if not action_format:
+            raise ValueError("name at least one format, or 'auto'")
+        return action_format
 
 
 class ChatEnv(gymnasium.Env[Observation, Action]):
@@ -283,7 +296,7 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
         """
         if self._ended or self._seed is None:
             self._require_running()
-        call = read_single_call(action)
+        call = read_single_call(action, self._tools_by_name)
         if call is not None:
             outcome = self._carry_out(call)
             content, reward, _, _, effective, fault = outcome
@@ -293,8 +306,7 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
                 content = self.look()
             message = {"role": "tool", "tool_call_id": call.id, "content": content}
             return self._finish([message], reward, outcome, fault is None, effective)
-        parsed = parse_action(action)
-        turn = Turn(self._calls_of(parsed.calls, parsed.words, parsed.fault))
+        turn = Turn(self._calls_of(self.read_action(action)))
         for call in turn.calls:
             note = turn.refusal(self._steps, self.arguments.max_steps, self.arguments.max_actions_per_turn)
             if note is None:
@@ -353,6 +365,10 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
                 f"{prompt}\n\n{content}" if isinstance(content, str) else [text_part(prompt + "\n"), *content]
             )
         return [user_message(content)]
+
+    def read_action(self, action: object) -> ParsedAction:
+        """Read an action as :meth:`step` does, without carrying it out."""
+        return parse_action(action, self._tools_by_name, self.arguments.action_format, self._steps)
 
     def snapshot(self) -> bytes:
         """The whole episode in a few hundred bytes of JSON: state, random generators, seed, step count.
@@ -466,15 +482,22 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
         if mode not in supported:
             raise RenderModeError(mode, list(supported))
 
-    def _calls_of(self, calls: list[ToolCall], words: list[str], fault: str | None) -> list[ToolCall]:
-        if fault is not None:
-            return [ToolCall("", {}, None, fault)]
-        return (
-            calls
-            # Of the words beyond the limit one is enough to be refused.
-            or [self.call_from_word(word) for word in words[: self.arguments.max_actions_per_turn + 1]]
-            or [ToolCall("", {}, None, "No action was found.")]
-        )
+    def _calls_of(self, parsed: ParsedAction) -> list[ToolCall]:
+        if parsed.fault is not None:
+            return [ToolCall("", {}, None, parsed.fault)]
+        if parsed.calls:
+            return parsed.calls
+        # Of the words beyond the limit one is enough to be refused.
+        words = parsed.words[: self.arguments.max_actions_per_turn + 1]
+        return [self.call_from_word(word) for word in words] or [ToolCall("", {}, None, self._no_action())]
+
+    def _no_action(self) -> str:
+        formats = self.arguments.action_format
+        if formats == "auto":
+            return "No action was found."
+        names = (formats,) if isinstance(formats, str) else formats
+        examples = [each.examples[0] for each in FORMATS if each.name in names]
+        return f"No action was found. It is read in forms such as {' or '.join(examples)}."
 
     def _carry_out(self, call: ToolCall) -> Outcome:
         self._steps += 1

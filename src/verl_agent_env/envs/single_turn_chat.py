@@ -22,7 +22,7 @@ from verl_agent_env.envs.scorers import (
 )
 from verl_agent_env.envs.spaces import is_message
 from verl_agent_env.envs.turn import Outcome
-from verl_agent_env.messages import content_text, parse_action, tool_message, user_message
+from verl_agent_env.messages import content_text, tool_message, user_message
 from verl_agent_env.types import Action, Info, Message, Observation
 
 MAX_MESSAGES = 1_000
@@ -200,7 +200,7 @@ class SingleTurnChatEnv(ChatEnv):
             ScorerError: A registered callable failed; the episode goes on.
         """
         self._require_running()
-        parsed = parse_action(action)
+        parsed = self.read_action(action)
         scorer = self.arguments.scorer
         # Scored before anything is changed: the scorer may raise.
         history = self.first_observation() if isinstance(scorer, CallableScorer) else ()

@@ -70,7 +70,11 @@ class Turn:
         self._shown_outcomes.append(outcome)
 
     def refuse(self, call: ToolCall, note: str) -> None:
-        """Note that ``call`` is not carried out; one with an id still gets its tool message."""
+        """Note that ``call`` is not carried out; one with an id still gets its tool message.
+
+        What is wrong with a call is said even so: the model learns to write it.
+        """
+        note = note if call.fault is None else f"Not carried out: {call.fault}"
         if call.id is not None:
             self._messages.append(tool_message(call.id, note))
         elif note not in self._notes:

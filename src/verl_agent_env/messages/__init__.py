@@ -1,21 +1,28 @@
 """Chat messages and tool calls: what models write, read in every form that they write it in."""
 
-from verl_agent_env.messages.actions import ParsedAction, ToolCall, parse_action, read_single_call
+from verl_agent_env.messages.actions import ParsedAction, parse_action, read_single_call
 from verl_agent_env.messages.anthropic import AnthropicPrompt, from_anthropic, to_anthropic
+from verl_agent_env.messages.calls import ToolCall
 from verl_agent_env.messages.content import content_text, image_part, text_part, tool_message, user_message
+from verl_agent_env.messages.conversation import assistant_message, sendable
+from verl_agent_env.messages.reading import FORMATS, ActionFormat
 from verl_agent_env.messages.tools import Tool, action_schema
 
 __all__ = [
+    "FORMATS",
+    "ActionFormat",
     "AnthropicPrompt",
     "ParsedAction",
     "Tool",
     "ToolCall",
     "action_schema",
+    "assistant_message",
     "content_text",
     "from_anthropic",
     "image_part",
     "parse_action",
     "read_single_call",
+    "sendable",
     "text_part",
     "to_anthropic",
     "tool_message",

@@ -1,177 +1,121 @@
 """Reads an action, in whatever form a model or its serving stack wrote it, into tool calls and words.
 
-Nothing here raises: what cannot be read is a fault that the environment tells the model about.
+The one reader of all ways in: HTTP, MCP, the client, the evaluation and verl's agent loop read with it, so that the same
+text is the same action everywhere. Nothing here raises: what cannot be read is a fault that the environment tells the
+model about.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Container
+from types import MappingProxyType
+from typing import NamedTuple
 
-import orjson
+from verl_agent_env.messages.calls import ToolCall, call_ids, make_call
+from verl_agent_env.messages.forms import Heard, hear
+from verl_agent_env.messages.reading import (
+    ActionFormat,
+    Tools,
+    WrittenCall,
+    read_action_text,
+    read_spoken,
+    strip_turn_ends,
+)
 
-from verl_agent_env.messages.content import content_text, well_formed
-from verl_agent_env.messages.text import Sections, read_sections
-
-_SHOWN_NAME_CHARS = 64
-
-
-class ToolCall(NamedTuple):
-    """One call that the model asks for."""
-
-    name: str
-    arguments: dict[str, Any]
-    id: str | None = None
-    """The call's id, which the answering tool message carries; ``None`` for a call written in plain text."""
-    fault: str | None = None
-    """Why the call cannot be carried out, for the model to read."""
+NO_TOOLS: Tools = MappingProxyType({})
 
 
 class ParsedAction(NamedTuple):
-    """What one action asks for; at most one of ``calls`` and ``words`` holds something."""
+    """What one action asks for, and how it was read; at most one of ``calls`` and ``words`` holds something."""
 
     text: str
-    """The model's words outside structured tool calls."""
+    """The model's words outside structured tool calls; thoughts written in the text are kept."""
     calls: list[ToolCall]
     words: list[str]
     """Moves written in plain text, in order, for the environment to interpret."""
     fault: str | None = None
     """Why the action as a whole could not be read."""
+    form: str = "text"
+    """What it was read as: a format of text (``hermes``, ``answer``, …) or a form of message (``tool_calls``, …)."""
+    thought: str = ""
+    place: tuple[int, int] | None = None
+    """Where the action stands in the text of a single message, from and to; ``None`` for a structured call."""
 
 
-def parse_action(action: object) -> ParsedAction:
-    """Read ``action``: an OpenAI or Anthropic assistant message, a list that holds some, or raw text."""
-    if isinstance(action, dict):
-        tool_calls = action.get("tool_calls")
-        if tool_calls:
-            text = well_formed(content_text(action.get("content")))
-            if not isinstance(tool_calls, list):
-                return ParsedAction(text, [], [], "'tool_calls' is not a list.")
-            return ParsedAction(text, [_openai_call(call) for call in tool_calls], [])
-        return _parse_content(action)
-    if isinstance(action, str):
-        return _parse_text(action)
-    if isinstance(action, list):
-        return _parse_messages(action)
-    return ParsedAction("", [], [], "The action is neither a message nor text.")
+def parse_action(
+    action: object, tools: Tools = NO_TOOLS, action_format: ActionFormat = "auto", turn: int = 0
+) -> ParsedAction:
+    """Read ``action``: a message in any form of :mod:`verl_agent_env.messages.forms`, a list of such, or raw text.
+
+    Args:
+        action: What the model said.
+        tools: What may be called, by name; with them texts become arguments of the right types.
+        action_format: Which formats of text are read.
+        turn: Part of the ids that calls get which have none of their own.
+    """
+    parts = [_parse_part(heard, tools, action_format) for heard in hear(action)]
+    structured = [call for part in parts if part.is_structured for call in part.calls]
+    ids = iter(call_ids(structured, turn))
+    calls: list[ToolCall] = []
+    for part in parts:
+        calls += [make_call(call, next(ids) if part.is_structured else None, tools) for call in part.calls]
+        if part.heard.fault is not None and len(parts) > 1:
+            calls.append(ToolCall("", {}, None, part.heard.fault))
+    if len(parts) == 1:
+        (only,) = parts
+        heard = only.heard
+        return ParsedAction(heard.text, calls, only.words, heard.fault, only.form, heard.thought, only.place)
+    has_calls = any(part.calls for part in parts)
+    return ParsedAction(
+        "\n".join(part.heard.text for part in parts if part.heard.text),
+        calls,
+        [] if calls else [word for part in parts for word in part.words],
+        None,
+        next((part.form for part in parts if bool(part.calls) == has_calls), "none"),
+        "\n".join(part.heard.thought for part in parts if part.heard.thought),
+    )
 
 
-def read_single_call(action: object) -> ToolCall | None:
-    """The one call of an OpenAI message that holds exactly one well-formed call; ``None`` for anything else.
+def read_single_call(action: object, names: Container[str]) -> ToolCall | None:
+    """The one call of an OpenAI message that holds exactly one call, of a tool in ``names`` and without arguments.
 
-    What nearly every action of a training run is, read in a third of the time that :func:`parse_action` takes.
+    What nearly every action of a training run is, read in a third of the time that :func:`parse_action` takes; ``None``
+    for anything else.
     """
     try:
         (call,) = action["tool_calls"]  # type: ignore[index]
         call_id, function = call["id"], call["function"]
         name, arguments = function["name"], function["arguments"]
+        if not (arguments == "{}" and name in names):
+            return None
     except (TypeError, KeyError, ValueError):
         return None
-    if not (arguments == "{}" and type(name) is str and name and type(call_id) is str):
-        return None
     # Anything else than ASCII may hold what JSON cannot; the long way sees to it.
-    if not (name.isascii() and call_id.isascii()):
+    if not (type(call_id) is str and call_id and call_id.isascii()):
         return None
     # As ToolCall(name, {}, call_id), in half the time.
     return tuple.__new__(ToolCall, (name, {}, call_id, None))
 
 
-def parse_arguments(arguments: object) -> dict[str, Any] | None:
-    """A call's arguments as an object: JSON text or an object already; ``None`` when they are neither.
+class _Part(NamedTuple):
+    """A message and what was read of it."""
 
-    An object must be what JSON can hold: no lone surrogates, no endless nesting, no integers beyond 64 bits.
-    """
-    if arguments is None:
-        return {}
-    if isinstance(arguments, str | bytes):
-        if arguments in ("{}", ""):
-            return {}
-        try:
-            arguments = orjson.loads(arguments)
-        except orjson.JSONDecodeError:
-            return None
-        if arguments is None:
-            return {}
-        return arguments if isinstance(arguments, dict) else None
-    if not isinstance(arguments, dict):
-        return None
-    try:
-        orjson.dumps(arguments)
-    except TypeError:
-        return None
-    return arguments
+    heard: Heard
+    form: str
+    calls: list[WrittenCall]
+    words: list[str]
+    is_structured: bool
+    place: tuple[int, int] | None = None
 
 
-def make_call(name: object, arguments: object, call_id: object) -> ToolCall:
-    """A call from its untrusted parts, with a fault when they are not what they must be."""
-    known_id = well_formed(call_id) if isinstance(call_id, str) else None
-    if not isinstance(name, str) or not name:
-        return ToolCall("", {}, known_id, "The tool call has no name.")
-    name = well_formed(name)
-    parsed = parse_arguments(arguments)
-    if parsed is None:
-        return ToolCall(
-            name, {}, known_id, f"The arguments of '{name[:_SHOWN_NAME_CHARS]}' are not a JSON object."
-        )
-    return ToolCall(name, parsed, known_id)
-
-
-def _openai_call(call: object) -> ToolCall:
-    if isinstance(call, dict):
-        function = call.get("function")
-        if isinstance(function, dict):
-            return make_call(function.get("name"), function.get("arguments"), call.get("id"))
-        # The flat form of some parsers: {"name", "arguments", "id"?}.
-        return make_call(call.get("name"), call.get("arguments"), call.get("id"))
-    return ToolCall("", {}, None, "The tool call is not an object.")
-
-
-def _parse_content(message: dict[str, Any]) -> ParsedAction:
-    content = message.get("content")
-    if isinstance(content, list):
-        calls = [
-            make_call(part.get("name"), part.get("input"), part.get("id"))
-            for part in content
-            if isinstance(part, dict) and part.get("type") == "tool_use"
-        ]
-        if calls:
-            return ParsedAction(well_formed(content_text(content)), calls, [])
-    return _parse_text(content_text(content))
-
-
-def _parse_messages(messages: list[Any]) -> ParsedAction:
-    """All assistant messages of the list as one action; other roles are passed over."""
-    parsed = [
-        parse_action(message)
-        for message in messages
-        if not isinstance(message, list)
-        and not (isinstance(message, dict) and message.get("role", "assistant") != "assistant")
-    ]
-    if len(parsed) == 1:
-        return parsed[0]
-    calls = [call for part in parsed for call in part.calls]
-    return ParsedAction(
-        "\n".join(part.text for part in parsed if part.text),
-        calls,
-        [] if calls else [word for part in parsed for word in part.words],
-        # Calls with an id must all be answered, so what stands beside them cannot undo them.
-        None if calls else next((part.fault for part in parsed if part.fault), None),
-    )
-
-
-def _parse_text(text: str) -> ParsedAction:
-    text = well_formed(text)
-    sections: Sections = read_sections(text)
-    if sections.tool_calls:
-        return ParsedAction(text, [_written_call(body) for body in sections.tool_calls], [])
-    return ParsedAction(text, [], sections.words)
-
-
-def _written_call(body: str) -> ToolCall:
-    try:
-        call = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return ToolCall("", {}, None, "The text in <tool_call> is not valid JSON.")
-    if not isinstance(call, dict):
-        return ToolCall("", {}, None, "The JSON in <tool_call> is not an object.")
-    arguments = call["arguments"] if "arguments" in call else call.get("parameters")
-    return make_call(call.get("name"), arguments, None)
+def _parse_part(heard: Heard, tools: Tools, action_format: ActionFormat) -> _Part:
+    if heard.calls is not None:
+        return _Part(heard, heard.form, heard.calls, [], is_structured=True)
+    spoken = read_spoken(heard.text)
+    thought = "\n".join(filter(None, (heard.thought, spoken.thought)))
+    heard = heard._replace(text=strip_turn_ends(heard.text), thought=thought)
+    found = read_action_text(spoken.text, tools, action_format) if spoken.text else None
+    if found is None:
+        return _Part(heard, heard.form, [], [], is_structured=False)
+    place = (spoken.place(found.start), spoken.place(found.end - 1) + 1) if found.end > found.start else None
+    return _Part(heard, found.form, found.calls, found.words, is_structured=False, place=place)

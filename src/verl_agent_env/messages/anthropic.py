@@ -12,10 +12,9 @@ from typing import Any, NamedTuple
 import orjson
 
 from verl_agent_env.messages.content import content_text
+from verl_agent_env.messages.conversation import RAW_ARGUMENTS
 from verl_agent_env.types import Content, Message
 
-_RAW_ARGUMENTS = "raw_arguments"
-"""Holds what a model wrote as arguments where it is no JSON object: Anthropic's API takes nothing else."""
 _DATA_URL = re.compile(r"data:([\w.+-]+/[\w.+-]+);base64,")
 
 
@@ -128,7 +127,7 @@ def _input_of(arguments: object) -> dict[str, Any]:
         read = orjson.loads(arguments or "{}") if isinstance(arguments, str | None) else None
     except orjson.JSONDecodeError:
         read = None
-    return read if isinstance(read, dict) else {_RAW_ARGUMENTS: str(arguments)}
+    return read if isinstance(read, dict) else {RAW_ARGUMENTS: str(arguments)}
 
 
 # --- to OpenAI's form ---------------------------------------------------------------------------------------
@@ -153,8 +152,8 @@ def _assistant_message(content: object) -> Message:
 
 
 def _arguments_of(given: object) -> str:
-    if isinstance(given, dict) and given.keys() == {_RAW_ARGUMENTS}:
-        return str(given[_RAW_ARGUMENTS])
+    if isinstance(given, dict) and given.keys() == {RAW_ARGUMENTS}:
+        return str(given[RAW_ARGUMENTS])
     return orjson.dumps(given or {}).decode()
 
 

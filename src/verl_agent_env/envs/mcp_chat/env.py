@@ -22,8 +22,7 @@ from verl_agent_env.envs.scorer_registry import ScoreContext
 from verl_agent_env.envs.scorers import CallableScorer, NoScorer
 from verl_agent_env.envs.turn import Outcome
 from verl_agent_env.errors import InvalidEnvArgumentsError
-from verl_agent_env.messages import ToolCall, content_text, parse_action, user_message
-from verl_agent_env.messages.actions import ParsedAction
+from verl_agent_env.messages import ParsedAction, ToolCall, content_text, user_message
 from verl_agent_env.types import Action, Info, Message, Observation, StepResult
 
 EXTRA = "pip install 'verl-agent-env[mcp]'"
@@ -142,7 +141,7 @@ class McpChatEnv(AsyncChatEnv):
         """
         self._require_running()
         self._tool_errors = 0
-        parsed = parse_action(action)
+        parsed = self.read_action(action)
         if parsed.calls or parsed.fault is not None:
             result = StepResult(*await super().astep(action))
         else:
@@ -247,15 +246,16 @@ async def _acquire(pool: Pool, definitions: list[ServerDefinition]) -> dict[str,
 
 
 def _said(parsed: ParsedAction) -> Message:
-    """What the model said, as a message of the conversation."""
+    """What the model said, as a message of the conversation; calls that are written as text stay text."""
     message: Message = {"role": "assistant", "content": parsed.text}
-    if parsed.calls:
+    calls = [call for call in parsed.calls if call.id is not None]
+    if calls:
         message["tool_calls"] = [
             {
-                "id": call.id or "",
+                "id": call.id,
                 "type": "function",
                 "function": {"name": call.name, "arguments": orjson.dumps(call.arguments).decode()},
             }
-            for call in parsed.calls
+            for call in calls
         ]
     return message

@@ -1,13 +1,41 @@
 """Reads a model's text: what of it is spoken, the tool calls written in it, and the marked answers."""
 
+from verl_agent_env.messages.reading.arguments import (
+    Tools,
+    WrittenCall,
+    calls_in,
+    clean_name,
+    is_call,
+    read_arguments,
+)
+from verl_agent_env.messages.reading.envelopes import Found
+from verl_agent_env.messages.reading.formats import (
+    FORMAT_NAMES,
+    FORMATS,
+    ActionFormat,
+    FormatName,
+    read_action_text,
+)
 from verl_agent_env.messages.reading.marks import Marked, find_boxed, find_tagged, unwrap
 from verl_agent_env.messages.reading.spoken import Spoken, read_spoken, strip_thoughts, strip_turn_ends
 
 __all__ = [
+    "FORMATS",
+    "FORMAT_NAMES",
+    "ActionFormat",
+    "FormatName",
+    "Found",
     "Marked",
     "Spoken",
+    "Tools",
+    "WrittenCall",
+    "calls_in",
+    "clean_name",
     "find_boxed",
     "find_tagged",
+    "is_call",
+    "read_action_text",
+    "read_arguments",
     "read_spoken",
     "strip_thoughts",
     "strip_turn_ends",

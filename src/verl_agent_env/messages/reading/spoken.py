@@ -44,7 +44,7 @@ _TURN_END = re.compile(
 _TURN_BEGIN = re.compile(
     r"(?:\s*+(?:<\|im_start\|>(?:assistant)?|<\|start_header_id\|>assistant<\|end_header_id\|>|<\|begin_of_text\|>"
     r"|<｜begin▁of▁sentence｜>|<｜Assistant｜>|<\|assistant\|>|<start_of_turn>(?:model)?|<bos>|<s>"
-    rf"|{'|'.join(map(re.escape, _TURN_ENDS))}|</s>))*+\s*+"
+    rf"|{'|'.join(map(re.escape, _TURN_ENDS))}|</s>))*+"
 )
 
 
@@ -90,11 +90,11 @@ def strip_thoughts(text: str) -> str:
 
 
 def strip_turn_ends(text: str) -> str:
-    """``text`` up to the token that ends the model's turn, without blanks around it; thoughts are kept."""
+    """``text`` without the tokens that begin and end the model's turn, and without all that follows it."""
     if harmony.is_written_in(text):
         # Its tokens tell the thoughts.
-        return text.strip()
-    return "".join(text[start:end] for start, end in _within_turn(text, [(0, len(text))])).strip()
+        return text
+    return "".join(text[start:end] for start, end in _within_turn(text, [(0, len(text))]))
 
 
 def _split(text: str) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
@@ -150,7 +150,7 @@ def _within_turn(text: str, spoken: list[tuple[int, int]]) -> list[tuple[int, in
         if not kept:
             begin = _TURN_BEGIN.match(text, start, end)
             start = begin.end() if begin is not None else start
-            if start >= end:
+            if start == end:
                 continue
         ends = _TURN_END.search(text, start, end)
         if ends is not None:

@@ -9,8 +9,8 @@ from typing import Any
 from PIL import Image
 
 from verl_agent_env.messages import content_text
-from verl_agent_env.messages.actions import parse_arguments
 from verl_agent_env.messages.content import shows_picture
+from verl_agent_env.messages.reading import read_arguments
 from verl_agent_env.types import Message
 
 
@@ -23,7 +23,7 @@ def for_template(message: Message) -> Message:
     shown = {**message, "content": _parts(message) if shows_picture(message) else content_text(content)}
     if message.get("tool_calls"):
         shown["tool_calls"] = [
-            {**call, "function": {**function, "arguments": parse_arguments(function.get("arguments")) or {}}}
+            {**call, "function": {**function, "arguments": read_arguments(function.get("arguments")) or {}}}
             for call in message["tool_calls"]
             for function in [call["function"]]
         ]

@@ -1,0 +1,63 @@
+"""Tool calls that a model asks for, and what is wrong with them."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from verl_agent_env.messages.content import well_formed
+from verl_agent_env.messages.reading import Tools, WrittenCall, clean_name, read_arguments
+
+_SHOWN_CHARS = 64
+
+
+class ToolCall(NamedTuple):
+    """One call that the model asks for."""
+
+    name: str
+    arguments: dict[str, Any]
+    id: str | None = None
+    """The call's id, which the answering tool message carries; ``None`` for a call written in plain text."""
+    fault: str | None = None
+    """Why the call cannot be carried out, for the model to read."""
+
+
+def make_call(written: WrittenCall, call_id: str | None, tools: Tools) -> ToolCall:
+    """The call that is written, with a fault where its parts are not what they must be."""
+    name = well_formed(clean_name(written.name, tools))
+    if not name:
+        text = written.arguments
+        fault = (
+            f"The tool call cannot be read: {_shown(text)}"
+            if isinstance(text, str) and text.strip()
+            else "The tool call has no name."
+        )
+        return ToolCall("", {}, call_id, fault)
+    arguments = read_arguments(written.arguments)
+    if arguments is None:
+        return ToolCall(name, {}, call_id, f"The arguments of '{_shown(name)}' are not a JSON object.")
+    return ToolCall(name, arguments, call_id)
+
+
+def call_ids(written: list[WrittenCall], turn: int) -> list[str]:
+    """An id for each call: its own, or one of ours where it has none, one that is no text, or another call's.
+
+    Those of ours are ``call_<turn>_<number of the call>``.
+    """
+    own = [well_formed(call.id) if isinstance(call.id, str) else "" for call in written]
+    known = set(own)
+    seen: set[str] = set()
+    ids = []
+    for number, call_id in enumerate(own):
+        if not call_id or call_id in seen:
+            call_id = f"call_{turn}_{number}"
+            while call_id in known:
+                call_id += "_"
+            known.add(call_id)
+        seen.add(call_id)
+        ids.append(call_id)
+    return ids
+
+
+def _shown(text: str) -> str:
+    text = well_formed(text)
+    return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}…"

@@ -1,0 +1,207 @@
+"""Reduces a model's answer, in whatever form its serving stack gives it, to calls, text and thought.
+
+Read are messages of OpenAI's chat completions, also with ``function_call``, of Anthropic and Gemini, items of OpenAI's
+Responses, whole answers of these APIs, lists of them, and objects of SDKs, which tell
+their content by ``model_dump``. Of several choices the first that calls a tool counts, else the first that says something.
+Nothing raises.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from verl_agent_env.messages.content import content_text, well_formed
+from verl_agent_env.messages.reading import WrittenCall, calls_in, is_call
+
+_MAX_LAYERS = 6
+_THOUGHT_KEYS = ("reasoning_content", "reasoning", "thinking")
+_SPEAKERS = ("assistant", "model")
+_NO_MESSAGE = "The action is neither a message nor text."
+
+
+class Heard(NamedTuple):
+    """One message of the model."""
+
+    form: str
+    """Name of its form."""
+    text: str = ""
+    calls: list[WrittenCall] | None = None
+    """``None`` where the text alone is the action."""
+    thought: str = ""
+    fault: str | None = None
+
+
+def hear(action: object) -> list[Heard]:
+    """The model's messages in ``action``, in order; those of other roles are passed over."""
+    action = plain(action)
+    if isinstance(action, str):
+        return [Heard("text", well_formed(action))]
+    if isinstance(action, dict):
+        return _hear_object(action, _MAX_LAYERS)
+    if isinstance(action, list):
+        return _hear_list(action, _MAX_LAYERS)
+    return [Heard("none", fault=_NO_MESSAGE)]
+
+
+def plain(value: object) -> object:
+    """``value``, or the dictionary that an SDK's object is."""
+    dump: Callable[[], object] | None = getattr(value, "model_dump", None)
+    if dump is None or isinstance(value, type):
+        return value
+    try:
+        return dump()
+    except Exception:  # noqa: BLE001 - whatever somebody else's object raises, it cannot be read
+        return None
+
+
+def plain_value(value: object) -> object:
+    """What JSON can hold of an SDK's object, for ``orjson.dumps(…, default=plain_value)``.
+
+    Raises:
+        TypeError: It is no such object.
+    """
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    told = plain(value)
+    if told is value:
+        raise TypeError(f"an action cannot hold a {type(value).__name__}")
+    return told
+
+
+def _hear_list(items: list[Any], layers: int) -> list[Heard]:
+    items = [plain(item) for item in items]
+    if items and all(map(_is_choice, items)):
+        return _hear_choices(items, layers)
+    heard: list[Heard] = []
+    for item in items:
+        if isinstance(item, str):
+            heard.append(Heard("text", well_formed(item)))
+        elif isinstance(item, dict):
+            if item.get("role", "assistant") in _SPEAKERS:
+                heard += _hear_object(item, layers)
+        elif not isinstance(item, list):
+            heard.append(Heard("none", fault=_NO_MESSAGE))
+    return heard
+
+
+def _hear_choices(choices: list[Any], layers: int) -> list[Heard]:
+    """The one of several answers that is the action: the first that calls a tool, else the first that says something."""
+    answers = [_hear_object(choice, layers) for choice in map(plain, choices) if isinstance(choice, dict)]
+    if not answers:
+        return [Heard("none", fault=_NO_MESSAGE)]
+    acting = (answer for answer in answers if any(heard.calls for heard in answer))
+    speaking = (answer for answer in answers if any(heard.text for heard in answer))
+    return next(acting, None) or next(speaking, answers[0])
+
+
+def _hear_object(message: dict[str, Any], layers: int) -> list[Heard]:
+    """The messages in a message, in a part of one, or in the whole answer of an API."""
+    if not layers or "role" in message:
+        return [_hear_message(message)]
+    for key in ("choices", "candidates", "output", "message", "content"):
+        inner = plain(message.get(key))
+        if isinstance(inner, list) and inner and key in ("choices", "candidates"):
+            return _hear_choices(inner, layers - 1)
+        if isinstance(inner, dict) and (key != "content" or "parts" in inner):
+            return _hear_object(inner, layers - 1)
+        if isinstance(inner, list) and inner and key == "output":
+            return _hear_list(inner, layers - 1)
+    if "content" in message or "tool_calls" in message:
+        return [_hear_message(message)]
+    if is_call(message, {}):
+        return [Heard(_FORM_OF_TYPE.get(_type_of(message), "call"), calls=_calls_in([message]))]
+    if isinstance(message.get("text"), str) or _type_of(message):
+        return [_hear_parts([message])]
+    return [_hear_message(message)]
+
+
+def _hear_message(message: dict[str, Any]) -> Heard:
+    content = message.get("parts") if isinstance(message.get("parts"), list) else message.get("content")
+    parts = _hear_parts(content) if isinstance(content, list) else None
+    text = well_formed(content_text(content)) if parts is None else parts.text
+    thought = _thought_of(message) or (parts.thought if parts is not None else "")
+    for form in ("tool_calls", "function_call"):
+        calls = plain(message.get(form))
+        if not calls:
+            continue
+        if form == "function_call":
+            calls = [calls]
+        if not isinstance(calls, list):
+            return Heard(form, text, [], thought, "'tool_calls' is not a list.")
+        return Heard(form, text, _calls_in(calls), thought)
+    if parts is not None and parts.calls:
+        return parts._replace(thought=thought)
+    return Heard("text", text, None, thought)
+
+
+def _hear_parts(content: list[Any]) -> Heard:
+    """A message of parts: texts, thoughts and calls."""
+    form = "text"
+    texts: list[Any] = []
+    thoughts: list[str] = []
+    calls: list[WrittenCall] = []
+    for part in map(plain, content):
+        if not isinstance(part, dict):
+            texts.append(part)
+            continue
+        kind = _type_of(part)
+        inner = next((call for key in _PART_CALLS if isinstance(call := plain(part.get(key)), dict)), None)
+        if kind in _FORM_OF_TYPE:
+            form = _FORM_OF_TYPE[kind]
+            calls += _calls_in([part])
+        elif inner is not None:
+            form = "gemini"
+            calls += _calls_in([inner])
+        elif kind in ("thinking", "reasoning") or part.get("thought") is True:
+            thoughts.append(_text_in(part))
+        else:
+            texts.append(part)
+    text = well_formed(content_text(texts))
+    return Heard(form, text, calls or None, "\n".join(thought for thought in thoughts if thought))
+
+
+_PART_CALLS = ("functionCall", "function_call", "toolUse")
+_FORM_OF_TYPE = {"tool_use": "anthropic", "function_call": "responses", "custom_tool_call": "responses"}
+
+
+def _calls_in(calls: list[Any]) -> list[WrittenCall]:
+    """The calls of a message; each item is one, whatever it holds."""
+    written = []
+    for item in map(plain, calls):
+        if isinstance(item, dict) and hasattr(item.get("function"), "model_dump"):
+            item = {**item, "function": plain(item["function"])}
+        found = list(calls_in(item))
+        written.append(found[0] if len(found) == 1 else WrittenCall(None, None))
+    return written
+
+
+def _type_of(part: dict[str, Any]) -> str:
+    kind = part.get("type")
+    return kind if isinstance(kind, str) else ""
+
+
+def _is_choice(item: object) -> bool:
+    return isinstance(item, dict) and "role" not in item and "finish_reason" in item
+
+
+def _thought_of(message: dict[str, Any]) -> str:
+    for key in _THOUGHT_KEYS:
+        thought = message.get(key)
+        if isinstance(thought, str) and thought:
+            return well_formed(thought)
+    return ""
+
+
+def _text_in(part: dict[str, Any]) -> str:
+    """What a thought says, as text or as parts."""
+    for key in ("thinking", "text", "summary", "content"):
+        value = part.get(key)
+        if isinstance(value, str):
+            return well_formed(value)
+        if isinstance(value, list):
+            return well_formed(
+                "\n".join(str(each.get("text", "")) for each in value if isinstance(each, dict))
+            )
+    return ""

@@ -1,0 +1,272 @@
+"""Reads the parts of a call: its name, its arguments, and values that are written as bare text.
+
+What a model adds by habit is taken away: namespaces, tokens that ran into a name, JSON within JSON, code fences. What is
+missing is not made up.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple, TypeAlias
+
+import orjson
+
+from verl_agent_env.messages.reading.literals import MalformedError, read_value, scan_value
+from verl_agent_env.messages.tools import Tool
+
+Tools: TypeAlias = Mapping[str, Tool]
+"""The tools that may be called, by name; empty where they are not known."""
+
+_NAMESPACE = re.compile(r"(?:functions?|tools?|default_api|api)[./]")
+_FENCE = re.compile(r"\A```\w*+[ \t]*+\n?(.*?)\n?[ \t]*+```\Z", re.DOTALL)
+_SEPARATORS = re.compile(r"[\s,;]*+")
+_INTEGER = re.compile(r"[+-]?\d{1,19}(?:\.0*+)?+")
+
+MAX_CALLS = 1_024
+"""Calls and moves of a text that are read: more than one turn may hold. What follows is passed over."""
+_MAX_LAYERS = 4
+_OTHER_NAME_KEYS = ("function", "tool_name", "tool", "function_name", "recipient_name", "action")
+_ARGUMENT_KEYS = ("arguments", "parameters", "args", "input", "action_input", "tool_input", "params")
+_WRAPPER_KEYS = (
+    *("function", "tool_calls", "function_calls", "tool_uses", "tool_call", "function_call"),
+    *("toolUse", "functionCall", "custom"),
+)
+_PARALLEL = "multi_tool_use.parallel"
+
+
+class WrittenCall(NamedTuple):
+    """A call as it is written, whatever its parts are worth."""
+
+    name: object
+    arguments: object
+    """An object, JSON text, or what could not be read; ``None`` where there are none."""
+    id: object = None
+
+
+# --- names --------------------------------------------------------------------------------------------------
+
+
+def clean_name(name: object, tools: Tools) -> str:
+    """The tool's name in what is written as one; empty if there is none.
+
+    ``functions.up``, `` up ``, ``up()`` and ``up<|channel|>commentary`` name ``up``, unless a tool has that very name.
+    """
+    if not isinstance(name, str):
+        return ""
+    if name in tools:
+        return name
+    name = name.partition("<|")[0].strip().strip("`\"'").removesuffix("()")
+    namespace = _NAMESPACE.match(name)
+    if name not in tools and namespace is not None:
+        name = name[namespace.end() :]
+    return name
+
+
+# --- arguments ----------------------------------------------------------------------------------------------
+
+
+def read_arguments(arguments: object) -> dict[str, Any] | None:
+    """A call's arguments as an object; ``None`` if they are none.
+
+    They may be an object, JSON text, JSON text within JSON text, or text in a code fence; blank text and ``null`` are
+    an empty object. An object must be what JSON can hold: no lone surrogates, no integers beyond 64 bits.
+    """
+    for _ in range(_MAX_LAYERS):
+        if arguments is None or arguments in ("{}", ""):
+            return {}
+        if isinstance(arguments, bytes):
+            arguments = arguments.decode(errors="replace")
+        if not isinstance(arguments, str):
+            break
+        text = unfence(arguments)
+        if not text:
+            return {}
+        try:
+            arguments = read_value(text)
+        except MalformedError:
+            return None
+    if not isinstance(arguments, dict):
+        return None
+    try:
+        orjson.dumps(arguments)
+    except TypeError:
+        return None
+    return arguments
+
+
+def unfence(text: str) -> str:
+    """``text`` without blanks around it, and without the code fence that encloses it."""
+    text = text.strip()
+    fence = _FENCE.match(text) if text.startswith("```") else None
+    return text if fence is None else fence[1].strip()
+
+
+# --- calls in JSON ------------------------------------------------------------------------------------------
+
+
+def calls_in(value: object, layers: int = _MAX_LAYERS) -> Iterator[WrittenCall]:
+    """The calls that a JSON value stands for: an object with a name, one that wraps such a one, or a list of them."""
+    if isinstance(value, list):
+        for each in value:
+            yield from calls_in(each, layers - 1) if layers else [WrittenCall(None, each)]
+        return
+    if not isinstance(value, dict):
+        yield WrittenCall(None, value)
+        return
+    inner = next((value[key] for key in _WRAPPER_KEYS if isinstance(value.get(key), dict | list)), None)
+    if inner is not None and layers and not isinstance(value.get("name"), str):
+        for call in calls_in(inner, layers - 1):
+            yield call if call.id is not None else call._replace(id=_id_of(value))
+        return
+    arguments = next((value[key] for key in _ARGUMENT_KEYS if key in value), None)
+    name = value.get("name")
+    if name is None and arguments is not None:
+        # Words that may mean anything, except beside arguments.
+        name = next((value[key] for key in _OTHER_NAME_KEYS if isinstance(value.get(key), str)), None)
+    if name == _PARALLEL and layers:
+        yield from calls_in((read_arguments(arguments) or {}).get("tool_uses"), layers - 1)
+        return
+    yield WrittenCall(name, arguments, _id_of(value))
+
+
+def is_call(value: object, tools: Tools) -> bool:
+    """Whether a JSON value has the shape of a call, or is a list of such: a name, and arguments or a tool of the name."""
+    calls = list(calls_in(value)) if isinstance(value, dict | list) else []
+    return bool(calls) and all(
+        isinstance(call.name, str) and (call.arguments is not None or clean_name(call.name, tools) in tools)
+        for call in calls
+    )
+
+
+def read_calls(text: str) -> list[WrittenCall]:
+    """The calls in a text that holds JSON: one value, or several in a row, prose behind them passed over.
+
+    What is malformed is a call without a name.
+    """
+    return scan_calls(text)[0]
+
+
+def scan_calls(text: str) -> tuple[list[WrittenCall], bool]:
+    """As :func:`read_calls`, and whether there is prose too."""
+    text = unfence(text)
+    try:
+        return list(calls_in(read_value(text))) or [WrittenCall(None, text)], False
+    except MalformedError:
+        pass
+    calls: list[WrittenCall] = []
+    has_prose = False
+    position = 0
+    failures = 0
+    while position < len(text) and len(calls) < MAX_CALLS:
+        begin = position
+        try:
+            value, position = scan_value(text, position)
+            calls += calls_in(value)
+        except MalformedError:
+            # The next line may hold a whole one again.
+            failures += 1
+            line = text.find("\n{", begin + 1) if failures < _MAX_LAYERS else -1
+            position = len(text) if line == -1 else line + 1
+            if not calls or text.startswith(("{", "["), begin):
+                calls.append(WrittenCall(None, text[begin:position].strip()))
+            else:
+                has_prose = True
+        position = _end_of_separators(text, position)
+    return calls or [WrittenCall(None, text)], has_prose
+
+
+def first_value(text: str) -> object:
+    """The JSON value that ``text`` begins with; the text itself where it begins with none."""
+    try:
+        return scan_value(text, 0)[0]
+    except MalformedError:
+        return text
+
+
+def _end_of_separators(text: str, position: int) -> int:
+    separators = _SEPARATORS.match(text, position)
+    return position if separators is None else separators.end()
+
+
+def _id_of(value: dict[str, Any]) -> object:
+    for key in ("call_id", "id", "toolUseId", "tool_call_id"):
+        if value.get(key) is not None:
+            return value[key]
+    return None
+
+
+# --- values as bare text ------------------------------------------------------------------------------------
+
+
+def read_texts(texts: Mapping[str, str], tool: Tool | None) -> dict[str, Any]:
+    """Arguments that are written as bare texts, each as the tool's JSON Schema wants it."""
+    schema = tool.parameters if tool is not None else {}
+    properties = schema.get("properties")
+    known = properties if isinstance(properties, dict) else {}
+    return {name: read_text_as(text, known.get(name), schema) for name, text in texts.items()}
+
+
+def read_text_as(text: str, schema: object, root: object = None) -> Any:
+    """A value of the type that ``schema`` wants, from its bare text; the text itself where it is no such value.
+
+    Of several types the narrowest that fits counts: null, boolean, integer, number, object or array, text. References
+    lead into ``root``.
+    """
+    types = _types_of(schema, root, _MAX_LAYERS)
+    # The line breaks after the opening and before the closing tag belong to the layout.
+    text = text.removeprefix("\n").removesuffix("\n")
+    bare = text.strip()
+    if "null" in types and bare.casefold() in ("null", "none"):
+        return None
+    if "boolean" in types and bare.casefold() in ("true", "false"):
+        return bare.casefold() == "true"
+    if types & {"integer", "number"} and _INTEGER.fullmatch(bare):
+        return int(bare.partition(".")[0])
+    for wanted, kind in (("number", float), ("object", dict), ("array", list)):
+        if wanted in types:
+            try:
+                value = read_value(bare)
+            except MalformedError:
+                continue
+            if isinstance(value, kind):
+                return value
+    return text
+
+
+def _types_of(schema: object, root: object, layers: int) -> set[str]:
+    if not isinstance(schema, dict) or not layers:
+        return set()
+    reference = schema.get("$ref")
+    if isinstance(reference, str) and reference.startswith("#/"):
+        return _types_of(_referred(reference, root), root, layers - 1)
+    declared = schema.get("type")
+    types = {declared} if isinstance(declared, str) else set()
+    if isinstance(declared, list):
+        types |= {one for one in declared if isinstance(one, str)}
+    for key in ("anyOf", "oneOf", "allOf"):
+        options = schema.get(key)
+        if isinstance(options, list):
+            types = types.union(*(_types_of(option, root, layers - 1) for option in options))
+    if not types:
+        values = [schema["const"]] if "const" in schema else schema.get("enum")
+        if isinstance(values, list):
+            types = {_TYPE_OF[type(value)] for value in values if type(value) in _TYPE_OF}
+    return types
+
+
+def _referred(reference: str, root: object) -> object:
+    for step in reference[2:].split("/"):
+        root = root.get(step) if isinstance(root, dict) else None
+    return root
+
+
+_TYPE_OF: dict[type, str] = {
+    str: "string",
+    bool: "boolean",
+    int: "integer",
+    float: "number",
+    type(None): "null",
+    dict: "object",
+    list: "array",
+}

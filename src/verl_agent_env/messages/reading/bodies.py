@@ -1,0 +1,214 @@
+"""Reads what stands between the marks of a tool call: JSON, XML with named parts, key and value tags, Python.
+
+Each reader gives the calls that it finds, or ``None`` where the text is not of its kind. A call of its kind that is cut
+off or malformed is given without a name, or with what was written in place of its arguments.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
+
+from verl_agent_env.messages.reading.arguments import (
+    MAX_CALLS,
+    Tools,
+    WrittenCall,
+    clean_name,
+    first_value,
+    read_calls,
+    read_texts,
+    unfence,
+)
+from verl_agent_env.messages.reading.literals import MalformedError, PythonCall, scan_call, skip_blanks
+from verl_agent_env.messages.reading.tagged_calls import function_calls, invoke_calls
+
+
+class Body(NamedTuple):
+    """What stands between the marks of a call."""
+
+    text: str
+    closed: bool
+    """Whether the closing mark is there; else the text ends here."""
+
+
+BodyReader: TypeAlias = Callable[[Body, Tools], "list[WrittenCall] | None"]
+
+_KEY_TOKEN = re.compile(r"<(/?)arg_(key|value)>")
+_IDENTIFIER = re.compile(r"[^\W\d][\w.\-]*+")
+_SEPARATOR = re.compile(r"<[｜|]tool[▁_]sep[｜|]>")
+_HARMONY_CALL = re.compile(r"to=([^\s<{]++)(?:[^{]{0,80}?<\|message\|>|\s*+(?:json|code)?\s*+(?=\{))")
+_GEMMA_CALL = re.compile(r"\s*+call:([\w.\-]++)\s*+\{")
+_GEMMA_ITEM = re.compile(
+    r"\s*+([\w.\-]++)\s*+:\s*+(?:<(?P<mark>\|\"\||escape)>(?P<text>.*?)<(?P=mark)>|(?P<bare>[^,{}\[\]<]*+))\s*+,?+",
+    re.DOTALL,
+)
+
+
+def json_body(body: Body, _: Tools) -> list[WrittenCall] | None:
+    """``{"name": "f", "arguments": {…}}``, one, several in a row, or a list of them."""
+    text = unfence(body.text)
+    return read_calls(text) if text[:1] in ("{", "[", '"') and not begins_python(text) else None
+
+
+def function_body(body: Body, tools: Tools) -> list[WrittenCall] | None:
+    """``<function=f><parameter=x>1</parameter></function>``, the values as bare texts; or JSON in place of them."""
+    return function_calls(body.text, tools, closed=body.closed)
+
+
+def json_function_body(body: Body, tools: Tools) -> list[WrittenCall] | None:
+    """``<function=f>{…}</function>``."""
+    return None if "<parameter=" in body.text else function_calls(body.text, tools, closed=body.closed)
+
+
+def invoke_body(body: Body, tools: Tools) -> list[WrittenCall] | None:
+    """``<invoke name="f"><parameter name="x">1</parameter></invoke>``, the values as bare texts; or JSON in place of them."""
+    return invoke_calls(body.text, tools, closed=body.closed)
+
+
+def key_body(body: Body, tools: Tools) -> list[WrittenCall] | None:
+    """``f<arg_key>x</arg_key><arg_value>1</arg_value>``, the values as bare texts; a name alone is a call of nothing."""
+    text = body.text.strip()
+    head = text.partition("<arg_key>")[0].strip()
+    if _IDENTIFIER.fullmatch(head) is None:
+        return [WrittenCall(None, text)] if "<arg_key>" in text else None
+    name = clean_name(head, tools)
+    if head == text and not body.closed and name not in tools:
+        # A word behind a mark that is only mentioned.
+        return None
+    values: dict[str, str] = {}
+    key: str | None = None
+    opened: re.Match[str] | None = None
+    for token in _KEY_TOKEN.finditer(text, len(head)):
+        closes, kind = bool(token[1]), token[2]
+        if opened is None:
+            if closes or (kind == "key") != (key is None):
+                return [WrittenCall(name, text)]
+            opened = token
+        elif closes and kind == opened[2]:
+            inside = text[opened.end() : token.start()]
+            if kind == "key":
+                key = inside.strip()
+            elif key is not None:
+                values[key], key = inside, None
+            opened = None
+    if opened is not None or key is not None:
+        return [WrittenCall(name, text)]
+    return [WrittenCall(name, read_texts(values, tools.get(name)))]
+
+
+def python_body(body: Body, tools: Tools) -> list[WrittenCall] | None:
+    """``[f(x=1), g()]``, ``f(x=1)`` or several such lines; without names the arguments are in the schema's order."""
+    text = unfence(body.text)
+    if not begins_python(text):
+        return None
+    calls, rest = python_calls(text, tools)
+    return [*calls, WrittenCall(None, rest)] if begins_python(rest) or not calls else calls
+
+
+def separated_body(body: Body, tools: Tools) -> list[WrittenCall] | None:
+    """DeepSeek's ``function<｜tool▁sep｜>f`` and JSON in a fence (V3), or ``f<｜tool▁sep｜>`` and JSON (V3.1)."""
+    separator = _SEPARATOR.search(body.text)
+    if separator is None:
+        return None
+    head, rest = body.text[: separator.start()].strip(), body.text[separator.end() :]
+    if head in ("", "function"):
+        steps = invoke_calls(rest, tools, closed=body.closed)
+        if steps is not None:
+            return steps
+        head, _, rest = rest.strip().partition("\n")
+    return [WrittenCall(head, rest)]
+
+
+def kimi_body(body: Body, _: Tools) -> list[WrittenCall] | None:
+    """Kimi's ``functions.f:0<|tool_call_argument_begin|>{…}``."""
+    head, mark, rest = body.text.partition("<|tool_call_argument_begin|>")
+    if not mark:
+        return None
+    name, colon, number = head.strip().rpartition(":")
+    return [WrittenCall(name if colon and number.isdigit() else head, rest)]
+
+
+def mistral_body(body: Body, _: Tools) -> list[WrittenCall] | None:
+    """Mistral's ``f[ARGS]{…}``, or ``f{…}``; words may follow."""
+    head, mark, rest = body.text.partition("[ARGS]")
+    if not mark:
+        head, mark, rest = body.text.partition("{")
+        rest = mark + rest
+    name = head.partition("[CALL_ID]")[0].strip()
+    if _IDENTIFIER.fullmatch(name) is None:
+        return None
+    return [WrittenCall(name, first_value(rest))]
+
+
+def harmony_body(body: Body, _: Tools) -> list[WrittenCall] | None:
+    """Harmony's ``to=functions.f <|constrain|>json<|message|>{…}``."""
+    message = _HARMONY_CALL.match(body.text)
+    return None if message is None else [WrittenCall(message[1], first_value(body.text[message.end() :]))]
+
+
+def gemma_body(body: Body, tools: Tools) -> list[WrittenCall] | None:
+    """Gemma's ``call:f{x:<|"|>text<|"|>,n:1}``."""
+    text = body.text
+    call = _GEMMA_CALL.match(text)
+    if call is None:
+        return None
+    name = clean_name(call[1], tools)
+    quoted: dict[str, str] = {}
+    bare: dict[str, str] = {}
+    position = call.end()
+    while (item := _GEMMA_ITEM.match(text, position)) is not None:
+        if item["text"] is not None:
+            quoted[item[1]] = item["text"]
+        else:
+            bare[item[1]] = item["bare"].strip()
+        position = item.end()
+    if text[position:].strip() != "}":
+        return [WrittenCall(name, text)]
+    return [WrittenCall(name, {**read_texts(bare, tools.get(name)), **quoted})]
+
+
+# --- calls of Python ----------------------------------------------------------------------------------------
+
+
+def begins_python(text: str) -> bool:
+    """Whether a text begins as calls of Python do: with ``f(`` or ``[f(``."""
+    begin = skip_blanks(text, 1) if text.startswith("[") else 0
+    name = _IDENTIFIER.match(text, begin)
+    if name is None:
+        return False
+    end = skip_blanks(text, name.end())
+    return text[end : end + 1] == "("
+
+
+def python_calls(text: str, tools: Tools) -> tuple[list[WrittenCall], str]:
+    """The calls that ``text`` begins with, in a list or not, and what follows the last of them."""
+    in_list = text.startswith("[")
+    position = int(in_list)
+    calls: list[WrittenCall] = []
+    while len(calls) < MAX_CALLS:
+        try:
+            call, end = scan_call(text, position)
+        except MalformedError:
+            break
+        calls.append(_python_call(call, tools))
+        position = skip_blanks(text, end)
+        if text[position : position + 1] in (",", ";"):
+            position = skip_blanks(text, position + 1)
+        if in_list and text[position : position + 1] == "]":
+            return calls, text[position + 1 :].strip()
+    rest = text[position:].strip()
+    # A list that is cut off is none.
+    return calls, rest or ("[" if in_list else "")
+
+
+def _python_call(call: PythonCall, tools: Tools) -> WrittenCall:
+    name = clean_name(call.name, tools)
+    if not call.positional:
+        return WrittenCall(name, call.keywords)
+    tool = tools.get(name)
+    parameters = list(tool.parameters.get("properties") or ()) if tool is not None else []
+    given = dict(zip(parameters, call.positional, strict=False))
+    if len(call.positional) > len(parameters) or given.keys() & call.keywords.keys():
+        return WrittenCall(name, call.positional)
+    return WrittenCall(name, {**given, **call.keywords})

@@ -1,0 +1,241 @@
+"""Finds tool calls that stand between marks of their own, such as ``<tool_call>`` and ``</tool_call>``.
+
+Several formats share marks; what stands between them tells which one it is. The end of the text closes a mark that
+nothing else closes. Time is linear in the length of the text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from itertools import islice
+from typing import NamedTuple
+
+from verl_agent_env.messages.reading.arguments import (
+    MAX_CALLS,
+    Tools,
+    WrittenCall,
+    clean_name,
+    read_arguments,
+)
+from verl_agent_env.messages.reading.bodies import (
+    Body,
+    BodyReader,
+    function_body,
+    gemma_body,
+    harmony_body,
+    invoke_body,
+    json_body,
+    json_function_body,
+    key_body,
+    kimi_body,
+    mistral_body,
+    python_body,
+    separated_body,
+)
+from verl_agent_env.messages.reading.spoken import is_mention
+
+
+class Found(NamedTuple):
+    """What is read of a text, and where it stands."""
+
+    form: str
+    """Name of the format."""
+    calls: list[WrittenCall]
+    words: list[str]
+    """Moves in words; empty where there are calls."""
+    start: int
+    end: int
+
+
+class Envelope(NamedTuple):
+    """Marks of a tool call, and the formats that use them."""
+
+    mark: str
+    """Stands in every text that holds such a call."""
+    opening: re.Pattern[str]
+    closing: re.Pattern[str] | None
+    """``None`` where only the next opening or the end of the text ends it."""
+    bodies: tuple[tuple[str, BodyReader], ...]
+    """Formats by name, in the order in which they are tried."""
+
+    def restricted_to(self, formats: frozenset[str]) -> Envelope:
+        """The same marks for these formats only."""
+        return self._replace(bodies=tuple(body for body in self.bodies if body[0] in formats))
+
+    def read(self, text: str, tools: Tools) -> Found | None:
+        """All calls between such marks; ``None`` if there are none."""
+        if self.mark not in text:
+            return None
+        form = ""
+        calls: list[WrittenCall] = []
+        start, end = -1, 0
+        tried_to_last_closing = False
+        for section in self._sections(text):
+            if section.start < end:
+                continue
+            if len(calls) >= MAX_CALLS:
+                break
+            found = self._read_section(text[section.body : section.body_end], section.closed, tools)
+            if found is not None and not found.is_whole and section.closed and not tried_to_last_closing:
+                # Once, to stay linear: a text within the call may hold the closing mark.
+                tried_to_last_closing = True
+                closing = self._last_closing(text)
+                longer = self._read_section(text[section.body : closing.start()], True, tools)
+                if longer is not None and longer.is_whole:
+                    found, section = longer, section._replace(end=closing.end())
+            if found is not None:
+                form = form or found.form
+                calls += found.calls
+                start, end = section.start if start < 0 else start, section.end
+        return Found(form, calls, [], start, end) if start >= 0 else None
+
+    def _sections(self, text: str) -> Iterator[_Section]:
+        position = 0
+        while (opening := self.opening.search(text, position)) is not None:
+            position = max(opening.end(), position + 1)
+            if is_mention(text, opening.start(), opening.end()):
+                continue
+            closing = None if self.closing is None else self.closing.search(text, opening.end())
+            if closing is None:
+                # To the end of the text; further openings part it.
+                yield _Section(opening.start(), opening.end(), len(text), len(text), False)
+                return
+            yield _Section(opening.start(), opening.end(), closing.start(), closing.end(), True)
+            position = max(position, closing.end())
+
+    def _read_section(self, body: str, closed: bool, tools: Tools) -> _Read | None:
+        """The calls of a section, those behind each opening within it too; ``None`` where its opening is only mentioned."""
+        spans = (opening.span() for opening in self.opening.finditer(body) if opening.end() > 0)
+        ends = list(islice(spans, MAX_CALLS))
+        begins = [0, *(end for _, end in ends)]
+        stops = [*(start for start, _ in ends), len(body)]
+        pieces = [
+            self._read_piece(body[begin:stop], closed and stop == len(body), stop == len(body), tools)
+            for begin, stop in zip(begins, stops, strict=True)
+        ]
+        found = [piece for piece in pieces if piece is not None]
+        if ends and pieces[0] is not None and not pieces[0].is_whole:
+            # A text within the first call may hold the opening mark.
+            all_of_it = self._read_piece(body, closed, True, tools)
+            if all_of_it is not None and all_of_it.is_whole:
+                return all_of_it
+        if not found:
+            return None
+        calls = [call for piece in found for call in piece.calls]
+        return _Read(found[0].form, calls, all(piece.is_whole for piece in found))
+
+    def _read_piece(self, body: str, closed: bool, is_last: bool, tools: Tools) -> _Read | None:
+        for form, read in self.bodies:
+            calls = read(Body(body, closed), tools)
+            if calls is not None:
+                return _Read(form, calls, _are_whole(calls, tools))
+        begun = body.strip()[:1]
+        # Words behind an opening that nothing closes only mention it.
+        if closed or (is_last and not begun) or (begun and begun in "{[<\"'`"):
+            return _Read(self.bodies[0][0], [WrittenCall(None, body.strip())], False)
+        return None
+
+    def _last_closing(self, text: str) -> re.Match[str]:
+        *_, last = (self.closing or self.opening).finditer(text)
+        return last
+
+
+class _Section(NamedTuple):
+    start: int
+    body: int
+    body_end: int
+    end: int
+    closed: bool
+
+
+class _Read(NamedTuple):
+    form: str
+    calls: list[WrittenCall]
+    is_whole: bool
+    """Whether every call is well-formed."""
+
+
+def _are_whole(calls: list[WrittenCall], tools: Tools) -> bool:
+    return all(clean_name(call.name, tools) and read_arguments(call.arguments) is not None for call in calls)
+
+
+def _between(opening: str, closing: str | None, *bodies: tuple[str, BodyReader]) -> Envelope:
+    closes = None if closing is None else re.compile(re.escape(closing))
+    return Envelope(opening, re.compile(re.escape(opening)), closes, bodies)
+
+
+ENVELOPES: tuple[Envelope, ...] = (
+    _between(
+        *("<tool_call>", "</tool_call>"),
+        *(("hermes", json_body), ("qwen3_coder", function_body), ("minimax", invoke_body), ("glm", key_body)),
+    ),
+    _between("<tools>", "</tools>", ("qwen2_5_coder", json_body)),
+    _between("<seed:tool_call>", "</seed:tool_call>", ("seed", function_body)),
+    _between("<minimax:tool_call>", "</minimax:tool_call>", ("minimax", invoke_body), ("minimax", json_body)),
+    _between("<tool_calls>", "</tool_calls>", ("minimax", json_body)),
+    Envelope(
+        "｜DSML｜",
+        re.compile(r"<｜DSML｜(?:function|tool)_calls>"),
+        re.compile(r"</｜DSML｜(?:function|tool)_calls>"),
+        (("deepseek", invoke_body),),
+    ),
+    Envelope(
+        "call",
+        re.compile(r"<[｜|]tool▁call▁begin[｜|]>|<｜tool_call_begin｜>"),
+        re.compile(r"<[｜|]tool▁calls?▁end[｜|]>|<｜tool_calls?_end｜>"),
+        (("deepseek", separated_body), ("deepseek", json_body)),
+    ),
+    _between(
+        *("<function_calls>", "</function_calls>"),
+        *(("anthropic_xml", json_body), ("pythonic", python_body), ("anthropic_xml", invoke_body)),
+    ),
+    Envelope(
+        "invoke",
+        re.compile(r"(?=<(?:｜DSML｜|antml:|minimax:)?invoke[\s>])"),
+        re.compile(r"</(?:｜DSML｜|antml:|minimax:)?invoke>"),
+        (("anthropic_xml", invoke_body),),
+    ),
+    Envelope(
+        "<|tool_call_begin|>",
+        re.compile(r"<\|tool_call_begin\|>"),
+        re.compile(r"<\|tool_calls?_(?:section_)?end\|>"),
+        (("kimi", kimi_body), ("kimi", json_body)),
+    ),
+    _between("[TOOL_CALLS]", None, ("mistral", json_body), ("mistral", mistral_body)),
+    _between("<|python_tag|>", None, ("llama", json_body), ("llama", python_body)),
+    Envelope(
+        "<function=",
+        re.compile(r"(?=<function=)"),
+        re.compile(r"</function>"),
+        (("llama", json_function_body), ("qwen3_coder", function_body)),
+    ),
+    Envelope(
+        "to=",
+        re.compile(
+            r"(?=\bto=[^\s<{]++[^{]{0,80}?<\|message\|>)|(?<=commentary )(?=to=[^\s<{]++\s*+(?:json|code)?\s*+\{)"
+        ),
+        None,
+        (("harmony", harmony_body),),
+    ),
+    _between("<|tool_call>", "<tool_call|>", ("gemma", gemma_body)),
+    _between("<start_function_call>", "<end_function_call>", ("gemma", gemma_body)),
+    _between("<|python_start|>", "<|python_end|>", ("pythonic", python_body)),
+    _between(
+        "<|tool_call_start|>", "<|tool_call_end|>", ("pythonic", python_body), ("other_tags", json_body)
+    ),
+    _between("<TOOLCALL>", "</TOOLCALL>", ("other_tags", json_body)),
+    _between("<|tool_call|>", "<|/tool_call|>", ("other_tags", json_body)),
+    _between("<longcat_tool_call>", "</longcat_tool_call>", ("other_tags", json_body)),
+    _between("<|START_ACTION|>", "<|END_ACTION|>", ("other_tags", json_body)),
+    _between("<|action_start|><|plugin|>", "<|action_end|>", ("other_tags", json_body)),
+    _between("<function_call>", "</function_call>", ("other_tags", json_body)),
+    Envelope("functools", re.compile(r"functools(?=\[)"), None, (("other_tags", json_body),)),
+    Envelope(
+        "tool_code",
+        re.compile(r"```tool_code[ \t]*+\n|<tool_code>"),
+        re.compile(r"```|</tool_code>"),
+        (("tool_code", python_body), ("tool_code", json_body)),
+    ),
+)
+"""In the order in which they are looked for."""

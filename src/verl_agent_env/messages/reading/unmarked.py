@@ -1,0 +1,209 @@
+"""Finds actions that nothing encloses: ReAct's lines, JSON, calls of Python, a name above JSON, words.
+
+JSON and Python count where they are all that is said, or the last lines of it, so that an example within prose is none.
+"""
+
+from __future__ import annotations
+
+import re
+
+from verl_agent_env.messages.reading.arguments import (
+    MAX_CALLS,
+    Tools,
+    WrittenCall,
+    clean_name,
+    first_value,
+    is_call,
+    scan_calls,
+    unfence,
+)
+from verl_agent_env.messages.reading.bodies import python_calls
+from verl_agent_env.messages.reading.envelopes import Found
+from verl_agent_env.messages.reading.literals import MalformedError, read_value
+from verl_agent_env.messages.reading.marks import find_boxed, find_tagged, unwrap
+
+MOVE_SEPARATOR = "||"
+"""Parts several moves in words."""
+MARKS = ("answer", "boxed", "action")
+"""What encloses an answer, in the order in which it is looked for."""
+
+_REACT_KEYS = "Action Input|Action|Observation|Thought|Final Answer"
+_REACT = re.compile(
+    rf"^[ \t>#-]*+(?:(?:\*\*|__)(?P<bold>{_REACT_KEYS})(?:(?:\*\*|__)[ \t]*+:|:(?:\*\*|__))|(?P<plain>{_REACT_KEYS})[ \t]*+:)",
+    re.MULTILINE | re.IGNORECASE,
+)
+_FENCE = re.compile(r"^[ \t]*+```(\w*+)[ \t]*+$", re.MULTILINE)
+_FENCED = frozenset({"", "json", "tool_call", "tool_calls", "tool"})
+_LINE_OF_JSON = re.compile(r"^[ \t]*+[{\[]", re.MULTILINE)
+_LINE_OF_PYTHON = re.compile(r"^[ \t]*+(?=\[?[ \t]*+[^\W\d][\w.]*+[ \t]*+\()", re.MULTILINE)
+_NAME_ABOVE_JSON = re.compile(r"([^\W\d][\w.\-]*+)[ \t]*+\n(?=\s*+\{)")
+_MAX_TRIES = 8
+
+
+def read_react(text: str, tools: Tools, *, alone: bool = False) -> Found | None:
+    """``Action: f`` and ``Action Input: {…}``: the last pair before anything that the model takes for an observation.
+
+    An action without an input counts where a ``Thought:`` stands before it, or with ``alone``.
+    """
+    action: re.Match[str] | None = None
+    parts: dict[str, tuple[int, int]] = {}
+    lines = list(_REACT.finditer(text))
+    for line, end in zip(lines, [*(line.start() for line in lines[1:]), len(text)], strict=False):
+        key = (line["bold"] or line["plain"]).casefold()
+        if key == "observation":
+            break
+        if key == "thought":
+            alone = True
+        elif key == "action":
+            action, parts = line, {"action": (line.end(), end)}
+        elif key == "action input" and "action" in parts:
+            parts[key] = (line.end(), end)
+    if action is None:
+        return None
+    begin, end = parts["action"]
+    if "action input" in parts:
+        name = unwrap(text[begin:end])
+        begin, end = parts["action input"]
+        call = WrittenCall(clean_name(name, tools), _react_input(text[begin:end], name, tools))
+        return Found("react", [call], [], action.start(), end)
+    if not alone:
+        return None
+    inner = read_marks(text[begin:end], tools) or read_bare(text[begin:end], tools)
+    return inner._replace(form="react", start=action.start(), end=end)
+
+
+def read_marks(text: str, tools: Tools, marks: tuple[str, ...] = MARKS) -> Found | None:
+    """What the first of the ``marks`` encloses that the text holds; one that encloses nothing counts only alone."""
+    empty: Found | None = None
+    for number, mark in enumerate(marks):
+        marked = find_boxed(text) if mark == "boxed" else find_tagged(text, mark)
+        if marked is None:
+            continue
+        if marked.text:
+            within = None
+            if MOVE_SEPARATOR not in marked.text:
+                within = read_marks(marked.text, tools, marks[number + 1 :])
+            inner = within or read_bare(marked.text, tools)
+            return inner._replace(form=mark, start=marked.start, end=marked.end)
+        empty = empty or Found(mark, [], [], marked.start, marked.end)
+    return empty
+
+
+def read_fence(text: str, tools: Tools) -> Found | None:
+    """Calls in JSON in code fences, each the whole of its fence."""
+    if "```" not in text:
+        return None
+    calls: list[WrittenCall] = []
+    place: tuple[int, int] | None = None
+    opening: re.Match[str] | None = None
+    for fence in _FENCE.finditer(text):
+        if opening is None:
+            opening = fence
+            continue
+        if opening[1].casefold() in _FENCED:
+            found = _calls_of_shape(text[opening.end() : fence.start()], tools)
+            if found:
+                calls += found
+                place = (opening.start() if place is None else place[0], fence.end())
+        opening = None
+    if opening is not None and opening[1].casefold() in _FENCED:
+        # Cut off behind the call.
+        found = _calls_of_shape(text[opening.end() :], tools)
+        if found:
+            calls += found
+            place = (opening.start() if place is None else place[0], len(text))
+    return None if place is None else Found("json", calls, [], *place)
+
+
+def read_json(text: str, tools: Tools) -> Found | None:
+    """Calls in JSON that are all of the text, or its last lines."""
+    for number, line in enumerate(_LINE_OF_JSON.finditer(text)):
+        if number == _MAX_TRIES:
+            break
+        # Some models explain a call that they have made.
+        calls = _calls_of_shape(text[line.start() :], tools, with_prose=line.start() == 0)
+        if calls:
+            return Found("json", calls, [], line.start(), len(text))
+    return None
+
+
+def read_python(text: str, tools: Tools) -> Found | None:
+    """Calls of Python that are all of the text, or its last lines: in a list, or of tools that there are."""
+    for number, line in enumerate(_LINE_OF_PYTHON.finditer(text)):
+        if number == _MAX_TRIES:
+            break
+        written = text[line.end() :].strip()
+        calls, rest = python_calls(written, tools)
+        in_list = written.startswith("[")
+        if calls and not rest and (in_list or all(call.name in tools for call in calls)):
+            return Found("pythonic", calls, [], line.end(), len(text))
+    return None
+
+
+def read_name_above_json(text: str, tools: Tools) -> Found | None:
+    """GLM-4's name of a tool on a line of its own, and JSON below it."""
+    head = _NAME_ABOVE_JSON.match(text)
+    if head is None or (tools and clean_name(head[1], tools) not in tools):
+        return None
+    try:
+        arguments = read_value(text[head.end() :])
+    except MalformedError:
+        arguments = text[head.end() :]
+    return Found("glm", [WrittenCall(head[1], arguments)], [], 0, len(text))
+
+
+def read_bare(text: str, tools: Tools) -> Found:
+    """What a mark encloses, or a text without marks: a call in JSON or Python, else moves in words."""
+    for read in (read_json, read_name_above_json, read_python):
+        found = read(unfence(text), tools)
+        if found is not None:
+            return found._replace(start=0, end=len(text))
+    return read_words(text, tools)
+
+
+def read_words(text: str, _: Tools) -> Found:
+    """The whole text as moves in words."""
+    return Found("words", [], words_in(text), 0, len(text))
+
+
+def words_in(text: str) -> list[str]:
+    """The moves in a text, without what wraps them; empty ones left out.
+
+    >>> words_in("**Up** || \\\\boxed{\\\\text{Left}}")
+    ['Up', 'Left']
+    """
+    text = unwrap(text)
+    if MOVE_SEPARATOR not in text:
+        return [word] if (word := _word(text)) else []
+    boxed = find_boxed(text)
+    if boxed is not None and MOVE_SEPARATOR in boxed.text:
+        text = unwrap(boxed.text)
+    return [word for part in text.split(MOVE_SEPARATOR, MAX_CALLS)[:MAX_CALLS] if (word := _word(part))]
+
+
+def _word(text: str) -> str:
+    """A move: what a box within the text holds, or all of it."""
+    boxed = find_boxed(text)
+    return unwrap(text if boxed is None or not boxed.text else boxed.text)
+
+
+def _calls_of_shape(text: str, tools: Tools, *, with_prose: bool = False) -> list[WrittenCall]:
+    """The calls that a text of JSON is, if its first value has the shape of a call; else none."""
+    text = text.strip()
+    if text[:1] not in ("{", "[") or not is_call(first_value(text), tools):
+        return []
+    calls, has_prose = scan_calls(text)
+    return [] if has_prose and not with_prose else calls
+
+
+def _react_input(text: str, name: str, tools: Tools) -> object:
+    """An object, or the only argument of a tool that takes one, as bare text."""
+    text = unfence(text)
+    tool = tools.get(clean_name(name, tools))
+    parameters = list(tool.parameters.get("properties") or ()) if tool is not None else []
+    value = first_value(text)
+    if isinstance(value, dict):
+        return value
+    if not text or len(parameters) != 1 or text.startswith("{"):
+        return text
+    return {parameters[0]: unwrap(text)}
