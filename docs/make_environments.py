@@ -17,7 +17,7 @@ from verl_agent_env.envs.countdown.scoring import PROFILES, VerdictKind
 from verl_agent_env.envs.grid import GridArguments
 from verl_agent_env.envs.kind import EnvKind
 from verl_agent_env.envs.registry import BUILT_IN, default_registry
-from verl_agent_env.messages import content_text
+from verl_agent_env.messages import FORMATS, content_text
 
 HERE = Path(__file__).parent
 
@@ -48,24 +48,53 @@ every process.
 
 ## How an action is written
 
-All environments read the same forms. What the model thinks in `<think>…</think>` is never an action.
+All environments read the same, whichever way an action comes: over HTTP, in process, by the client, in MCP, in an
+evaluation, in verl's agent loop. First the form of what is sent:
 
 | Form | Example |
 |---|---|
 | OpenAI's assistant message with `tool_calls` | `{{"role": "assistant", "tool_calls": [{{"id": "call_1", "type": "function", "function": {{"name": "push_up", "arguments": "{{}}"}}}}]}}` |
+| its predecessor, with `function_call` | `{{"role": "assistant", "function_call": {{"name": "push_up", "arguments": "{{}}"}}}}` |
+| items of OpenAI's Responses | `[{{"type": "function_call", "call_id": "call_1", "name": "push_up", "arguments": "{{}}"}}]` |
 | Anthropic's message with `tool_use` blocks | `{{"role": "assistant", "content": [{{"type": "tool_use", "id": "t1", "name": "push_up", "input": {{}}}}]}}` |
+| Gemini's content with `functionCall` parts | `{{"role": "model", "parts": [{{"functionCall": {{"name": "push_up", "args": {{}}}}}}]}}` |
+| a whole answer of such an API | `{{"choices": [{{"message": {{"role": "assistant", "content": "up"}}}}]}}`; of several choices the first that calls a tool, else the first that says something |
 | a list that holds such messages | `[{{"role": "assistant", "content": "up"}}]` |
-| text: Hermes' and Qwen's tool call | `<tool_call>{{"name": "push_up", "arguments": {{}}}}</tool_call>` |
-| text: one or several moves | `<answer>Up \\|\\| Left</answer>` |
-| text: a box | `\\boxed{{up}}` |
-| text: an action tag | `<action>up</action>` |
-| text: a bare word | `up` |
+| an object of an SDK | anything with `model_dump`, as the dictionary that it gives |
+| text | `up`, or a message with such a `content` |
 
-In text they are looked for in this order. An action that cannot be read is no error: the model is told what was wrong, and the
+Then, where no tool is called, the text: without its thoughts, up to the token that ends the model's turn
+(`<|im_end|>`, `</s>`, `<|eot_id|>`, `<|endoftext|>` and others). A thought stands in `<think>`, `<thinking>`,
+`<reasoning>`, `<thought>`, `<reflection>`, `[THINK]`, `◁think▷`, `<seed:think>` or the like, or on harmony's channel
+`analysis`; it is never an action. A thought that is not closed reaches to the end. A closing tag without an opening one
+closes a thought that the prompt opened: all before it is thought.
+
+The formats of text, in the order in which they are looked for; the first that a text holds is read, and nothing else.
+The examples call a tool `go` with the argument `to`, or say the word `up`:
+
+| `action_format` | Written by | Examples |
+|---|---|---|
+{formats}
+
+- The argument `action_format` chooses one of these names, or a list of them; `auto` stands for all. The order is always
+  this one. JSON alone, a name above JSON, calls of Python and words come last, also those of `llama`, `glm` and `react`.
+- Tags are of any case, with attributes and blanks. Of several opening tags before a closing one the last counts; a tag in
+  code ticks is none. Of several marked answers the last one counts that is not empty. The end of the text closes a tag.
+- Within a mark an action may be wrapped again: `<answer>\\boxed{{\\text{{up}}}}</answer>`, `**up**`, quotes, code ticks,
+  `$…$`. `||` parts several moves.
+- Names are freed of blanks, of `functions.` and of tokens that ran into them. Arguments may be JSON within JSON, in a code
+  fence, with a trailing comma, in single quotes; blank ones are `{{}}`. Values that are written as bare text
+  (`qwen3_coder`, `glm`, `minimax` and the like) get the type that the tool's JSON Schema wants. What is cut off is not
+  made up.
+- A malformed call beside a good one is told to the model.
+
+An action that cannot be read is no error: the model is told what was wrong, and the
 reward is that of a turn in which nothing was done, plus `invalid_action_reward`.
 
-A call with an id is answered by a message of the role `tool` that carries its `tool_call_id`; everything else by one
-message of the role `user`. The info of a step holds `num_steps`, `action_is_valid`, `action_is_effective` and
+Each call of a structured message is answered by a message of the role `tool` that carries its `tool_call_id`, text by
+one message of the role `user`. A call whose id is missing, no text, or another call's gets the id
+`call_<moves so far>_<number>`; `verl_agent_env.messages.assistant_message` gives the message with ids beforehand, so that
+the conversation holds them too, and `sendable` makes it one that OpenAI's API and vLLM take back. The info of a step holds `num_steps`, `action_is_valid`, `action_is_effective` and
 `success`, that of a reset the episode's `seed`. It never holds the solution.
 
 ## Arguments of all environments
@@ -87,6 +116,9 @@ def page() -> str:
     introduction = _INTRODUCTION.format(
         contents="\n".join(
             f"- [{kind.name}](#{short_name(kind.name)}): {kind.description}" for kind in kinds
+        ),
+        formats="\n".join(
+            f"| `{each.name}` | {each.writers} | {'; '.join(map(_code, each.examples))} |" for each in FORMATS
         ),
         shared=_arguments_table(EnvArguments.model_json_schema(), {}),
         grid=_arguments_table(GridArguments.model_json_schema(), EnvArguments.model_json_schema()),
@@ -242,6 +274,12 @@ def _arguments_table(schema: dict[str, Any], shared: Mapping[str, Any]) -> str:
         if declared != known.get(name)
     ]
     return "\n".join(["| Argument | Type | Default | Meaning |", "|---|---|---|---|", *rows])
+
+
+def _code(text: str) -> str:
+    """A text as code in the cell of a table, each line for itself."""
+    lines = (line.replace("|", "\\|") for line in text.split("\n"))
+    return "<br>".join(f"`` {line} ``" if "`" in line else f"`{line}`" for line in lines)
 
 
 def _meaning(declared: Mapping[str, Any], schema: dict[str, Any]) -> str:

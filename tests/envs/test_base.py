@@ -19,7 +19,7 @@ from verl_agent_env.errors import (
     InvalidEnvArgumentsError,
     RenderModeError,
 )
-from verl_agent_env.messages import Tool, ToolCall
+from verl_agent_env.messages import Tool, ToolCall, assistant_message
 from verl_agent_env.types import Content
 
 ADD = Tool(
@@ -148,6 +148,76 @@ def test_calls_beyond_the_limit_are_refused_each_under_its_id() -> None:
     assert contents(observation)[0] == "count 1"
     assert all("Not carried out" in content for content in contents(observation)[1:])
     assert (reward, info["num_steps"]) == (1.0, 1)
+
+
+@pytest.mark.parametrize("call_id", [None, 7, "", "id0"])
+def test_every_call_is_answered_under_an_id_of_its_own(call_id: Any) -> None:
+    env = started(max_actions_per_turn=3, goal=9)
+    env.step("up")
+    action = calls("up", "up", "up")
+    action["tool_calls"][1]["id"] = action["tool_calls"][2]["id"] = call_id
+    observation = env.step(action)[0]
+    assert [message["tool_call_id"] for message in observation] == ["id0", "call_1_1", "call_1_2"]
+    assert contents(observation) == ["count 2", "count 3", "count 4"]
+
+
+def test_a_conversation_with_ids_of_ours_is_answered_by_them() -> None:
+    action = calls("up", "say")
+    for call in action["tool_calls"]:
+        del call["id"]
+    said = assistant_message(action, turn=5)
+    observation = started(max_actions_per_turn=2).step(said)[0]
+    assert [m["tool_call_id"] for m in observation] == [call["id"] for call in said["tool_calls"]]
+    assert [m["tool_call_id"] for m in observation] == ["call_5_0", "call_5_1"]
+
+
+def test_a_malformed_call_beside_a_good_one_is_told() -> None:
+    action = calls("up", "add")
+    action["tool_calls"][1]["function"]["arguments"] = "{no"
+    observation, reward, *_ = started().step(action)
+    assert reward == 1.0
+    assert "not a JSON object" in observation[1]["content"]
+    [message] = started().step('<tool_call>{"name": "up"}</tool_call><tool_call>{"name": </tool_call>')[0]
+    assert "cannot be read" in message["content"]
+
+
+@pytest.mark.parametrize("name", ["functions.up", " up ", "up<|channel|>commentary", "up()"])
+def test_what_runs_into_the_name_of_a_tool_does_not_matter(name: str) -> None:
+    assert started().step(calls(name))[0] == [{"role": "tool", "tool_call_id": "id0", "content": "count 1"}]
+
+
+def test_values_in_bare_text_get_the_types_of_the_tool() -> None:
+    for text in (
+        "<tool_call><function=add><parameter=number>\n2\n</parameter></function></tool_call>",
+        "<tool_call>add<arg_key>number</arg_key><arg_value>2</arg_value></tool_call>",
+        '<invoke name="add"><parameter name="number">2</parameter></invoke>',
+    ):
+        assert contents(started().step(text)[0]) == ["count 2"]
+
+
+def test_only_the_chosen_formats_of_text_are_read() -> None:
+    text = '<answer>say</answer> <action>up</action> <tool_call>{"name": "add", "arguments": {"number": 2}}</tool_call>'
+    assert contents(started().step(text)[0]) == ["count 2"]
+    assert contents(started(action_format="answer").step(text)[0]) == ["said"]
+    assert contents(started(action_format=["boxed", "action"]).step(text)[0]) == ["count 1"]
+    refused = started(action_format="boxed").step(text)
+    assert refused[4]["action_is_valid"] is False
+    assert "\\boxed{up}" in contents(refused[0])[0]
+    # A structured call is no text.
+    assert contents(started(action_format="boxed").step(calls("up"))[0]) == ["count 1"]
+
+
+@pytest.mark.parametrize("action_format", ["xml", [], ["answer", "xml"], 5, None])
+def test_a_format_that_does_not_exist_is_refused(action_format: Any) -> None:
+    with pytest.raises(InvalidEnvArgumentsError):
+        CounterEnv(action_format=action_format)
+
+
+def test_an_action_can_be_read_without_being_carried_out() -> None:
+    env = started()
+    parsed = env.read_action("<think>2?</think><answer>up</answer>")
+    assert (parsed.words, parsed.form, parsed.thought) == (["up"], "answer", "2?")
+    assert env.num_steps == 0
 
 
 def test_moves_in_text_show_the_last_view_and_one_note() -> None:
