@@ -45,7 +45,10 @@ class HostLimits:
     max_arguments_bytes: int = 2_097_152
     """Bytes, as JSON, of the options of a reset, and of an environment's keyword arguments where they are kept in Redis."""
     max_journal_bytes: int = 65_536
-    """Actions kept for each environment; one that has more can show no trajectory and cannot be replayed."""
+    """Actions kept for each environment. Beyond it, one that is in memory alone can show no trajectory and cannot be
+    replayed; one that is kept in Redis begins its history anew from its state, if its kind has one."""
+    max_kept_bytes: int = 8_388_608
+    """Actions kept for an environment in Redis whose kind has no state to begin anew from; then its steps are refused."""
     closed_memory_s: float = 600.0
     """How long a closed environment's id is still known as closed."""
     closed_memory_size: int = 100_000

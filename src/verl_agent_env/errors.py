@@ -32,8 +32,10 @@ The server answers them as ``application/problem+json`` (RFC 9457), the client r
     │   ├── SequenceStaleError            sequence_stale             409
     │   ├── SequenceGapError              sequence_gap               409
     │   ├── SequenceConflictError         sequence_conflict          409
+    │   ├── HistoryFullError              history_full               413
     │   ├── EnvironmentLostError          environment_lost           410
-    │   └── ReplayDivergedError           replay_diverged            410
+    │   ├── ReplayDivergedError           replay_diverged            410
+    │   └── IncompatibleVersionError      incompatible_version       503     yes
     ├── CapacityError
     │   ├── RunQuotaExceededError         run_quota_exceeded         429     yes
     │   ├── AtCapacityError               at_capacity                503     yes
@@ -504,6 +506,23 @@ class SequenceConflictError(EnvironmentStateError):
 
 
 @dataclass(eq=False)
+class HistoryFullError(EnvironmentStateError):
+    """The episode's actions take all the room that an episode may have; the action was not applied."""
+
+    code = "history_full"
+    status = 413
+    title = "The episode's history is full"
+    max_kept_bytes: int = 0
+
+    @property
+    def detail(self) -> str:
+        return (
+            f"The actions of this episode of '{self.env_id}' take {self.max_kept_bytes} bytes, and its kind has no state to "
+            "begin anew from; nothing was applied. Reset it, or raise max_kept_bytes."
+        )
+
+
+@dataclass(eq=False)
 class EnvironmentLostError(EnvironmentStateError):
     """The environment is gone and cannot come back; a new episode can."""
 
@@ -534,6 +553,31 @@ class ReplayDivergedError(EnvironmentStateError):
         return (
             f"The environment '{self.env_id}' cannot come back: played again, step {self.seq} gave another result than "
             "it did. Its kind is not deterministic, or its code has changed; initialize a new one and play again."
+        )
+
+
+@dataclass(eq=False)
+class IncompatibleVersionError(EnvironmentStateError):
+    """The environment's state was written by another version of its kind, which this worker does not have.
+
+    Nothing is lost: it goes on at a worker of that version, and moves there if one is alive.
+    """
+
+    code = "incompatible_version"
+    status = 503
+    title = "No version of the environment's kind here reads its state"
+    retryable = True
+    env_name: str = ""
+    written_as: str = ""
+    """Format of the state, or what else is missing here."""
+    readable: str = ""
+    """Format that this worker's kind reads."""
+
+    @property
+    def detail(self) -> str:
+        return (
+            f"The environment '{self.env_id}' was written by another version of '{self.env_name}' (state {self.written_as}; "
+            f"this worker reads {self.readable}). Keep or start a worker of that version, or close the environment."
         )
 
 

@@ -236,6 +236,84 @@ async def test_late_copy_of_a_put_leaves_the_state_that_followed(case: StoreCase
     assert (await loaded(case)).snapshot == b"state"
 
 
+async def test_load_gives_what_follows_on_the_saved_state(case: StoreCase, owner: Owner) -> None:
+    steps = [write("append", b"step %d" % seq, seq=seq) for seq in range(5)]
+    await owner.write(write("create", b"first"), *steps, write("save", b"state", seq=3))
+    assert await loaded(case) == Saved(b"first", [b"step 2", b"step 3", b"step 4"], b"state", None, first=2)
+    (whole,) = await case.log.load([ENV], whole=True)
+    assert whole == Saved(b"first", [step.data for step in steps], b"state", None)
+    await owner.write(write("save", b"end", seq=5))
+    assert await loaded(case) == Saved(b"first", [b"step 4"], b"end", None, first=4)
+    # One that no step leads to is no place to begin at.
+    await owner.write(write("save", b"ahead", seq=6))
+    assert (await loaded(case)).entries == whole.entries
+
+
+async def test_load_of_an_environment_without_a_journal_gives_its_state(
+    case: StoreCase, owner: Owner
+) -> None:
+    await owner.write(write("create", b"first"), write("save", b"state", seq=1000))
+    assert await loaded(case) == Saved(b"first", [], b"state", None)
+
+
+async def test_one_load_carries_a_bounded_number_of_bytes_and_at_least_one_environment(
+    case: StoreCase, owner: Owner
+) -> None:
+    env_ids = [f"007-{number}" for number in range(5)]
+    for env_id in env_ids:
+        large = write("append", b"x" * 600_000, env_id=env_id)
+        await owner.write(write("create", b"first", env_id=env_id), large)
+    left, calls = env_ids, 0
+    while left:
+        saved = await case.log.load(left)
+        assert saved
+        assert all(len(one.entries[0]) == 600_000 for one in saved)
+        left, calls = left[len(saved) :], calls + 1
+    assert calls in (1, 3)
+
+
+async def test_put_of_the_end_of_a_journal_counts_the_steps_before_it(case: StoreCase, owner: Owner) -> None:
+    whole = write("put", b"first", seq=5000, entries=[b"\nd\na", b"\nd\nb"])
+    after = write("append", b"op\nd\nc", seq=5000)
+    assert await owner.write(whole, after) == [None, None]
+    saved = await loaded(case)
+    assert saved.first + len(saved.entries) == 5001
+    assert saved.entries[-4:] == [b"", b"\nd\na", b"\nd\nb", b"op\nd\nc"]
+    # Late copies of what came before: of the steps only the number is kept, nobody can say that they differ.
+    assert await owner.write(write("append", b"op\nd\nx", seq=7), write("append", b"x", seq=4998)) == [
+        None,
+        "conflict",
+    ]
+    assert await owner.write(whole, write("put", b"first", seq=7, entries=[b"\nd\nx"] * 7)) == [None, None]
+    assert await owner.write(write("append", b"x", seq=5002)) == ["short"]
+    assert await loaded(case) == saved
+
+
+async def test_history_that_begins_anew_keeps_the_state_that_it_begins_with(
+    case: StoreCase, owner: Owner
+) -> None:
+    steps = [write("append", b"step %d" % seq, seq=seq) for seq in range(3)]
+    anew = [write("save", b"state", seq=3), write("put", b"state of 3", seq=3)]
+    assert await owner.write(write("create", b"first"), *steps, *anew) == [None] * 6
+    expected = Saved(b"state of 3", [b""], b"state", None, first=2)
+    assert await loaded(case) == expected
+    # Everything arrives once more, in any parts.
+    assert await owner.write(*steps, *anew) == [None] * 5
+    assert await owner.write(anew[1]) == [None]
+    assert await owner.write(anew[0]) == [None]
+    assert await loaded(case) == expected
+    following = write("append", b"step 3", seq=3)
+    assert await owner.write(following, anew[1], *steps, anew[0]) == [None] * 6
+    assert await loaded(case) == expected._replace(entries=[b"", b"step 3"])
+    # An older state does not survive a beginning that follows it.
+    later = write("put", b"state of 6", seq=6)
+    assert (
+        await owner.write(write("append", b"step 4", seq=4), write("append", b"step 5", seq=5), later)
+        == [None] * 3
+    )
+    assert await loaded(case) == Saved(b"state of 6", [b""] * 6, None, None)
+
+
 async def test_last_saved_state_is_the_one_that_is_kept(case: StoreCase, owner: Owner) -> None:
     await owner.write(
         write("create", b"first"), write("save", b"one", seq=1), write("save", b"two\n2", seq=2)

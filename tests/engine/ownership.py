@@ -39,9 +39,9 @@ class CutLog:
         self.commits += 1
         return await self._log.commit(generation, tokens, writes)
 
-    async def load(self, env_ids: Sequence[str]) -> list[Saved]:
+    async def load(self, env_ids: Sequence[str], *, whole: bool = False) -> list[Saved]:
         await self._travel()
-        return await self._log.load(env_ids)
+        return await self._log.load(env_ids, whole=whole)
 
     async def env_ids(self, slots: Sequence[int]) -> list[str]:
         await self._travel()

@@ -14,7 +14,7 @@ from verl_agent_env.cluster.member import Member
 from verl_agent_env.cluster.membership import MembershipTimes
 from verl_agent_env.cluster.memory_log import MemoryLog, _Kept
 from verl_agent_env.cluster.slots import SlotTable
-from verl_agent_env.engine.persistence import recovery
+from verl_agent_env.engine.persistence import restoring
 from verl_agent_env.engine.persistence.groups import Group
 from verl_agent_env.engine.persistence.journal import Journal
 from verl_agent_env.engine.persistence.recorder import Recorder
@@ -76,16 +76,6 @@ def owns_without_a_lease(table: SlotTable, slot: int) -> bool:
     return bool(table._is_mine[slot])
 
 
-class _AnyDigest(bytes):
-    __hash__ = bytes.__hash__
-
-    def __eq__(self, other: object) -> bool:
-        return True
-
-    def __ne__(self, other: object) -> bool:
-        return False
-
-
 def restate_the_header_alone(kept: Recorder, env_id: str) -> Any:
     """States an environment again without its state."""
     whole = _restate(kept, env_id)
@@ -106,7 +96,7 @@ MUTATIONS: list[tuple[str, Any, str, Any, str]] = [
     ("late put", MemoryLog, "_make", put_whatever_followed, "late_copy_of_a_restatement"),
     ("lease", SlotTable, "owns", owns_without_a_lease, "woken_owner_is_asked_at_once"),
     ("outdated", Member, "_forget_outdated", lambda *_: None, "slot_comes_back"),
-    ("digest", recovery, "digest_of", lambda _: _AnyDigest(), "journal_of_another_version"),
+    ("digest", restoring, "agrees", lambda *_: True, "journal_of_another_version"),
     ("grace", sim, "TIMES", MembershipTimes(settle_s=0.3, grace_s=0.0), "emptied_and_taken_by_the_next"),
     ("sweep", take_over, "_SWEEP_S", float("inf"), "closing_is_forgotten"),
     ("state", Recorder, "restate", restate_the_header_alone, "snapshot_in_a_store_that_forgot_it"),

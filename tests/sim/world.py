@@ -284,7 +284,7 @@ class World:
     def spoil(self, client: Client) -> None:
         """Let the journal say that the first step gave something else."""
         entries = self.simulated.log._kept[client.env_id].entries
-        entries[0] = Entry.from_bytes(entries[0])._replace(digest=b"00000000").to_bytes()
+        entries[0] = Entry.from_bytes(entries[0])._replace(digest=b"0" * 23).to_bytes()
 
     # --- what must hold -------------------------------------------------------------------------------------
 

@@ -55,7 +55,7 @@ class MemoryLog:
                 refusals.append(Refusal(index, reason))
         return refusals
 
-    async def load(self, env_ids: Sequence[str]) -> list[Saved]:
+    async def load(self, env_ids: Sequence[str], *, whole: bool = False) -> list[Saved]:
         """See :meth:`Log.load`."""
         loaded = []
         for env_id in env_ids:
@@ -63,7 +63,10 @@ class MemoryLog:
             if kept is None:
                 loaded.append(Saved(None, [], None, self._closed.get(env_id)))
             else:
-                loaded.append(Saved(kept.header, list(kept.entries), kept.snapshot, None))
+                first = 0
+                if kept.snapshot is not None and not whole and kept.snapshot_seq <= len(kept.entries):
+                    first = max(kept.snapshot_seq - 1, 0)
+                loaded.append(Saved(kept.header, kept.entries[first:], kept.snapshot, None, first))
         return loaded
 
     async def env_ids(self, slots: Sequence[int]) -> list[str]:
@@ -83,9 +86,9 @@ class MemoryLog:
         if write.kind == "put":
             if kept is not None and kept.episode > write.episode:
                 return "stale"
-            if kept is not None and kept.episode == write.episode and len(kept.entries) >= write.seq:
+            if kept is not None and kept.episode == write.episode and _is_late(kept, write):
                 return _compare(kept, write)
-            self._kept[write.env_id] = _Kept(write.slot, write.episode, write.data, list(write.entries))
+            self._kept[write.env_id] = _replacement(kept, write)
             return None
         if write.kind == "create":
             if kept is None:
@@ -115,16 +118,33 @@ def _change(kept: _Kept, write: Write) -> RefusalReason | None:
     return None
 
 
+def _is_late(kept: _Kept, write: Write) -> bool:
+    """Whether what is kept includes what a ``put`` says."""
+    steps = len(kept.entries)
+    return steps > write.seq or (steps == write.seq == len(write.entries))
+
+
+def _replacement(kept: _Kept | None, write: Write) -> _Kept:
+    """What a ``put`` makes; what was saved of a later step than the header's own state holds on."""
+    first = write.seq - len(write.entries)
+    made = _Kept(write.slot, write.episode, write.data, [*[b""] * first, *write.entries])
+    if kept is not None and first and kept.episode == write.episode and kept.snapshot_seq >= first:
+        made.snapshot, made.snapshot_seq = kept.snapshot, kept.snapshot_seq
+    return made
+
+
 def _compare(kept: _Kept, write: Write) -> RefusalReason | None:
     """A late copy of a ``put`` takes nothing away that has followed."""
-    if write.seq and not _is_same(kept.entries[write.seq - 1], write.entries[-1]):
-        return "conflict"
-    return None
+    last = kept.entries[write.seq - 1] if write.entries else b""
+    return None if not last or _is_same(last, write.entries[-1]) else "conflict"
 
 
 def _is_same(one: bytes, other: bytes) -> bool:
-    """Whether two entries tell of one step: operations are not stated again, only the last one's is."""
-    if one == other:
+    """Whether two entries tell of one step: operations are not stated again, only the last one's is.
+
+    Of a step of which only the number is kept nothing else can be said.
+    """
+    if one == other or not one:
         return True
     (operation, _, result), (other_operation, _, other_result) = one.partition(b"\n"), other.partition(b"\n")
     return result == other_result and not (operation and other_operation)

@@ -14,6 +14,9 @@ from verl_agent_env.wire.records import Refusal, Saved, Write
 
 _CLOSED_MS = int(CLOSED_MEMORY_S * 1000)
 _LOAD_AT_ONCE = 256
+"""Environments of one call."""
+_LOAD_BYTES = 1 << 20
+"""Bytes at which the answer to one call is long enough; the store answers nobody else meanwhile."""
 _KINDS = {"create": "c", "append": "a", "extend": "x", "save": "s", "begin": "b", "close": "d", "put": "p"}
 
 
@@ -32,6 +35,8 @@ class RedisLog:
         arguments: list[Any] = [generation, self._keys.base, _CLOSED_MS, len(held), *held]
         for kind, env_id, _, episode, seq, data, entries in writes:
             arguments += (_KINDS[kind], env_id, episode, seq, data if kind != "extend" else len(entries))
+            if kind == "put":
+                arguments.append(len(entries))
             if entries:
                 arguments += entries
         answer = await self._client.run(scripts.COMMIT, [self._keys.generation, self._keys.owners], arguments)
@@ -39,13 +44,12 @@ class RedisLog:
             raise GenerationChangedError(generation, answer[1])
         return [Refusal(index, reason) for index, reason in zip(answer[1::2], answer[2::2], strict=True)]
 
-    async def load(self, env_ids: Sequence[str]) -> list[Saved]:
+    async def load(self, env_ids: Sequence[str], *, whole: bool = False) -> list[Saved]:
         """See :meth:`Log.load`."""
-        loaded: list[Saved] = []
-        for start in range(0, len(env_ids), _LOAD_AT_ONCE):
-            arguments = ["", self._keys.base, *env_ids[start : start + _LOAD_AT_ONCE]]
-            loaded += map(_saved, await self._client.run(scripts.LOAD, [self._keys.generation], arguments))
-        return loaded
+        if not env_ids:
+            return []
+        arguments = [_LOAD_BYTES, self._keys.base, "1" if whole else "", *env_ids[:_LOAD_AT_ONCE]]
+        return [*map(_saved, await self._client.run(scripts.LOAD, [self._keys.generation], arguments))]
 
     async def env_ids(self, slots: Sequence[int]) -> list[str]:
         """See :meth:`Log.env_ids`."""
@@ -61,10 +65,11 @@ class RedisLog:
 
 
 def _saved(answer: Sequence[Any]) -> Saved:
-    header, entries, snapshot, closed_as = answer
+    header, entries, snapshot, closed_as, first = answer
     return Saved(
         None if header is None else header.partition("\n")[2].encode(),
         [entry.encode() for entry in entries],
         None if snapshot is None else snapshot.partition("\n")[2].encode(),
         closed_as,
+        first,
     )

@@ -248,14 +248,16 @@ local function journal(env, episode) return base .. 'j:' .. env .. ':' .. episod
 
 # KEYS   gen, own
 # ARGV   1 expected generation, 2 start of all keys, 3 how long an end is remembered (ms), 4 number of tokens n,
-#        then n tokens that the caller holds, then the writes: kind (a letter), env, episode, seq, data. Entries follow:
-#        for 'p' as many as its seq says, for 'x' as many as its data says. The first three digits of an env are its slot.
+#        then n tokens that the caller holds, then the writes: kind (a letter), env, episode, seq, data. For 'p' follow a
+#        number and so many entries, the last ones of seq steps; for 'x' as many entries as its data says. The first
+#        three digits of an env are its slot.
 # Return {'ok', index of a refused write (from 0), reason, …} | {'generation', the one found}
 #
 # A full Redis takes the ends of environments, which free room, and refuses everything else as 'full'.
 #
 # m:<env>             string: episode, line break, header
-# j:<env>:<episode>   list: an empty element, so that the list is there, then one entry for each step
+# j:<env>:<episode>   list: an empty element, so that the list is there, then one entry for each step: an empty one
+#                     for each step before the state that the header holds, if that is not of the beginning
 # s:<env>             string: episode, colon, seq, line break, snapshot
 # d:<env>             string: why the environment was closed; for a while
 # e:<slot>            set: environments of the slot
@@ -277,9 +279,10 @@ local function is_owned(slot)
   return owned[slot]
 end
 
--- Whether two entries tell of one step: operations are not stated again, only the last one's is.
+-- Whether two entries tell of one step: operations are not stated again, only the last one's is. Of a step of which only
+-- the number is kept nothing else can be said.
 local function is_same(one, other)
-  if one == other then return true end
+  if one == other or one == '' then return true end
   local operation, result = string.match(one, '^([^\\n]*)\\n(.*)$')
   local other_operation, other_result = string.match(other, '^([^\\n]*)\\n(.*)$')
   return result ~= nil and result == other_result and (operation == '' or other_operation == '')
@@ -309,14 +312,17 @@ local function extend(env, episode, seq, count, at)
   end
 end
 
+local function saved_at(env)
+  return string.match(redis.call('GETRANGE', base .. 's:' .. env, 0, 40), '^(%d+):(%d+)\\n')
+end
+
 local function save(env, episode, seq, data)
   local header = redis.call('GET', base .. 'm:' .. env)
   if not header then return why_unknown(env) end
   local present = episode_of(header)
   if present > tonumber(episode) then return 'stale' end
   if present < tonumber(episode) then return 'short' end
-  local last = redis.call('GETRANGE', base .. 's:' .. env, 0, 40)
-  local last_episode, last_seq = string.match(last, '^(%d+):(%d+)\\n')
+  local last_episode, last_seq = saved_at(env)
   -- A late copy of an earlier state changes nothing.
   if last_episode == episode and tonumber(last_seq) > seq then return nil end
   redis.call('SET', base .. 's:' .. env, episode .. ':' .. seq .. '\\n' .. data)
@@ -356,24 +362,41 @@ local function close(env, episode, seq, data)
   redis.call('SET', base .. 'd:' .. env, data, 'PX', ARGV[3])
 end
 
-local function put(env, episode, count, data, at)
+-- As many empty entries as there are steps of which nothing else is kept; a few at a time, as Lua's stack has an end.
+local function pad(key, number)
+  local blanks = {}
+  for i = 1, math.min(number, 4000) do blanks[i] = '' end
+  while number > 0 do
+    redis.call('RPUSH', key, unpack(blanks, 1, math.min(number, 4000)))
+    number = number - 4000
+  end
+end
+
+local function put(env, episode, seq, data, at)
   if redis.call('EXISTS', base .. 'd:' .. env) == 1 then return 'closed' end
+  local count = tonumber(ARGV[at])
   local header = redis.call('GET', base .. 'm:' .. env)
   if header then
-    local present = episode_of(header)
+    local present, steps = episode_of(header), redis.call('LLEN', journal(env, episode)) - 1
     if present > tonumber(episode) then return 'stale' end
-    if present == tonumber(episode) and redis.call('LLEN', journal(env, episode)) > count then
+    if present == tonumber(episode) and (steps > seq or (steps == seq and count == seq)) then
       -- A late copy takes nothing away that has followed.
-      if count == 0 or is_same(redis.call('LINDEX', journal(env, episode), count), ARGV[at + count - 1]) then
-        return nil
-      end
+      if count == 0 then return nil end
+      local last = redis.call('LINDEX', journal(env, episode), seq)
+      if is_same(last, ARGV[at + count]) then return nil end
       return 'conflict'
     end
-    redis.call('DEL', journal(env, present), base .. 's:' .. env)
+    redis.call('DEL', journal(env, present))
+    -- What was saved of a later step than the header's own state holds on.
+    local saved_episode, saved_seq = saved_at(env)
+    if count == seq or saved_episode ~= episode or tonumber(saved_seq) < seq - count then
+      redis.call('DEL', base .. 's:' .. env)
+    end
   end
   redis.call('SET', base .. 'm:' .. env, episode .. '\\n' .. data)
   redis.call('RPUSH', journal(env, episode), '')
-  for i = at, at + count - 1 do redis.call('RPUSH', journal(env, episode), ARGV[i]) end
+  pad(journal(env, episode), seq - count)
+  for i = at + 1, at + count do redis.call('RPUSH', journal(env, episode), ARGV[i]) end
   redis.call('SADD', base .. 'e:' .. slot_of(env), env)
 end
 
@@ -395,7 +418,7 @@ while at <= #ARGV do
     answer[#answer + 1] = reason
   end
   at = at + 5
-  if kind == 'p' then at = at + seq elseif kind == 'x' then at = at + ARGV[at - 1] end
+  if kind == 'p' then at = at + 1 + ARGV[at] elseif kind == 'x' then at = at + ARGV[at - 1] end
   index = index + 1
 end
 return answer
@@ -403,20 +426,29 @@ return answer
 )
 
 # KEYS   gen, which only says where the data set is
-# ARGV   1 nothing, 2 start of all keys, 3… environments
-# Return {header or nil, entries, snapshot or nil, reason of its end or nil} of each environment
+# ARGV   1 bytes at which the answer is long enough, 2 start of all keys, 3 '1' for whole journals, 4… environments
+# Return {header or nil, entries, snapshot or nil, reason of its end or nil, number of the first entry} of each of the
+#        first few environments: at least one. The entries are those from the step that led to the snapshot on.
 LOAD = Script(
     "load",
     _KNOWN + """
-local answer = {}
-for i = 3, #ARGV do
+local answer, size, enough = {}, 0, tonumber(ARGV[1])
+for i = 4, #ARGV do
   local env = ARGV[i]
   local header = redis.call('GET', base .. 'm:' .. env)
   if header then
-    local entries = redis.call('LRANGE', journal(env, episode_of(header)), 1, -1)
-    answer[#answer + 1] = {header, entries, redis.call('GET', base .. 's:' .. env), false}
+    local key, snapshot, first = journal(env, episode_of(header)), redis.call('GET', base .. 's:' .. env), 0
+    if snapshot and ARGV[3] ~= '1' then
+      local seq = tonumber(string.match(snapshot, '^%d+:(%d+)\\n'))
+      if seq < redis.call('LLEN', key) then first = math.max(seq - 1, 0) end
+    end
+    local entries = redis.call('LRANGE', key, first + 1, -1)
+    answer[#answer + 1] = {header, entries, snapshot, false, first}
+    size = size + #header + (snapshot and #snapshot or 0)
+    for _, entry in ipairs(entries) do size = size + #entry end
+    if size >= enough then break end
   else
-    answer[#answer + 1] = {false, {}, false, redis.call('GET', base .. 'd:' .. env)}
+    answer[#answer + 1] = {false, {}, false, redis.call('GET', base .. 'd:' .. env), 0}
   end
 end
 return answer

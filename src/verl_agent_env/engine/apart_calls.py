@@ -17,7 +17,7 @@ from verl_agent_env.engine.lives import (
     first_seed,
     next_seed,
 )
-from verl_agent_env.engine.persistence.recorder import NO_MARK
+from verl_agent_env.engine.marks import NO_MARK
 from verl_agent_env.engine.rebuilding import rebuilt
 from verl_agent_env.engine.threads import CallTimeoutError
 from verl_agent_env.errors import (
@@ -26,6 +26,7 @@ from verl_agent_env.errors import (
     InvalidEnvArgumentsError,
     VerlAgentEnvError,
 )
+from verl_agent_env.wire.actions import identity_of
 from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
 
 T = TypeVar("T")
@@ -120,27 +121,33 @@ class ApartCalls:
         return answer
 
     async def _step(self, instance: Instance, action: Any, seq: int | None, operation: bytes) -> StepAnswer:
-        encoded = encode_action(action, self._lives.limits.max_action_bytes)
+        limits, recorder = self._lives.limits, self._lives.recorder
+        encoded = encode_action(action, limits.max_action_bytes)
+        identity = identity_of(encoded)
         async with self._turn(instance):
-            answer = instance.admit(encoded, seq, operation)
+            answer = instance.admit(identity, seq, operation)
             if answer is None:
+                self._lives.require_room(instance)
                 env = await self._standing(instance)
-                recorder = self._lives.recorder
                 try:
-                    answer, mark = await self._lives.executor.step(
+                    encoded, answer, mark = await self._lives.executor.step(
                         instance.kind,
                         env,
                         action,
-                        lambda env: NO_MARK if recorder is None else recorder.mark(instance, env),
+                        encoded,
+                        lambda env, answer: (
+                            NO_MARK if recorder is None else recorder.mark(instance, env, answer)
+                        ),
+                        briefly=identity is not encoded and instance.records_calls,
                     )
                 except AtCapacityError:
                     raise
                 except ENV_FAULTS as fault:
                     self._lives.fail(instance, fault)
                 self._lives.require_counted(instance)
-                instance.commit(encoded, answer, self._lives.limits.max_journal_bytes, operation, mark.state)
+                instance.commit(identity, answer, limits.max_journal_bytes, operation, mark, encoded)
                 if recorder is not None:
-                    recorder.stepped(instance, encoded, answer, mark)
+                    recorder.stepped(instance, encoded, mark)
         await self._lives.kept(instance)
         return answer
 

@@ -13,6 +13,7 @@ import orjson
 
 from verl_agent_env.engine.threads import CallTimeoutError, ForeignExitError, ThreadRunner
 from verl_agent_env.envs.kind import EnvKind
+from verl_agent_env.wire.actions import brief, calls_in
 from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
 
 logger = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ class Executor:
         self, kind: EnvKind, arguments: Any, env: Env | None, seed: int, options: Options
     ) -> tuple[Env, ResetAnswer]:
         """Begin an episode in ``env``, or in a new environment where that is ``None``."""
-        built, answer, _ = await self.begin(kind, arguments, env, seed, options, _see_nothing)
+        built, answer, _ = await self.begin(kind, arguments, env, seed, options, see_nothing)
         return built, answer
 
     async def begin(
@@ -87,17 +88,46 @@ class Executor:
             raise
 
     async def step(
-        self, kind: EnvKind, env: Env, action: Any, observe: Callable[[Env], T]
-    ) -> tuple[StepAnswer, T]:
-        """Apply ``action``; gives as well what ``observe`` says of the environment after it, as a part of the same call."""
+        self,
+        kind: EnvKind,
+        env: Env,
+        action: Any,
+        encoded: bytes,
+        observe: Callable[[Env, StepAnswer], T],
+        *,
+        briefly: bool,
+    ) -> tuple[bytes, StepAnswer, T]:
+        """Apply an action.
 
-        def stepped() -> tuple[StepAnswer, T]:
-            answer = StepAnswer.of(env.step(action))
-            return answer, observe(env)
+        Args:
+            kind: The environment's.
+            env: The environment.
+            action: What to apply.
+            encoded: The action as JSON.
+            observe: Says something of the environment after the step, as a part of the same call.
+            briefly: Whether to record what is read of the action, and not what was sent.
+
+        Returns:
+            The action as it is recorded, the answer, and what ``observe`` said.
+        """
+
+        def stepped() -> tuple[bytes, StepAnswer, T]:
+            if briefly:
+                recorded, answer = step_briefly(env, action, encoded)
+            else:
+                recorded, answer = encoded, StepAnswer.of(env.step(action))
+            return recorded, answer, observe(env, answer)
 
         if kind.execution == "async":
-            answer = StepAnswer.of(await self._awaited(env.astep(action)))  # type: ignore[attr-defined]
-            return answer, observe(env)
+            waiting: Any = env
+            recorded = encoded
+            if briefly:
+                calls = waiting.calls_of(action)
+                recorded, turn = brief(encoded, calls), waiting.atake_turn(calls)
+            else:
+                turn = waiting.astep(action)
+            answer = StepAnswer.of(await self._awaited(turn))
+            return recorded, answer, observe(env, answer)
         return await self.call(kind, env, stepped)
 
     async def call(self, kind: EnvKind, env: Env, call: Callable[[], T]) -> T:
@@ -122,22 +152,41 @@ class Executor:
             lambda: restore_inline(kind, arguments, snapshot), self._max_step_s, close_late
         )
 
-    async def play(self, kind: EnvKind, env: Env, actions: Sequence[bytes]) -> list[StepAnswer]:
-        """Apply actions (JSON) one after the other; each has the whole time that a call may take.
+    async def play(
+        self, kind: EnvKind, env: Env, actions: Sequence[bytes], observe: Callable[[Env, StepAnswer], T]
+    ) -> list[tuple[StepAnswer, T]]:
+        """Apply recorded actions one after the other; each has the whole time that a call may take.
 
         The environment is disposed of if any of them fails.
+
+        Returns:
+            Of each the answer, and what ``observe`` says of the environment after it.
         """
-        answers: list[StepAnswer] = []
+        played: list[tuple[StepAnswer, T]] = []
         try:
             for nth, action in enumerate(actions, start=1):
-                answer, _ = await self.step(kind, env, orjson.loads(action), _see_nothing)
-                answers.append(answer)
+                played.append(await self._step_again(kind, env, action, observe))
                 if nth % _STEPS_BETWEEN_YIELDS == 0:
                     await asyncio.sleep(0)
         except BaseException as fault:
             self.dispose(kind, env, fault)
             raise
-        return answers
+        return played
+
+    async def _step_again(
+        self, kind: EnvKind, env: Env, recorded: bytes, observe: Callable[[Env, StepAnswer], T]
+    ) -> tuple[StepAnswer, T]:
+        def stepped() -> tuple[StepAnswer, T]:
+            answer = step_again(env, recorded)
+            return answer, observe(env, answer)
+
+        if kind.execution == "async":
+            waiting: Any = env
+            calls = calls_in(recorded)
+            turn = waiting.astep(orjson.loads(recorded)) if calls is None else waiting.atake_turn(calls)
+            answer = StepAnswer.of(await self._awaited(turn))
+            return answer, observe(env, answer)
+        return await self.call(kind, env, stepped)
 
     def dispose(self, kind: EnvKind, env: Env, fault: BaseException | None = None) -> None:
         """Let an environment that nobody uses any more free what it holds: in the background if that may block.
@@ -231,11 +280,23 @@ def restore_inline(kind: EnvKind, arguments: Any, state: bytes) -> Env:
     return cast("Env", env)
 
 
+def step_briefly(env: Any, action: Any, encoded: bytes) -> tuple[bytes, StepAnswer]:
+    """Apply an action, here and now; gives what was read of it, to be recorded, and the answer."""
+    calls = env.calls_of(action)
+    return brief(encoded, calls), StepAnswer.of(env.take_turn(calls))
+
+
+def step_again(env: Any, recorded: bytes) -> StepAnswer:
+    """Apply a recorded action, here and now."""
+    calls = calls_in(recorded)
+    return StepAnswer.of(env.step(orjson.loads(recorded)) if calls is None else env.take_turn(calls))
+
+
 def play_inline(env: Env, actions: Sequence[bytes]) -> None:
-    """Apply actions (JSON) one after the other, here and now; the environment is closed if any of them fails."""
+    """Apply recorded actions one after the other, here and now; the environment is closed if any of them fails."""
     try:
         for action in actions:
-            env.step(orjson.loads(action))
+            step_again(env, action)
     except BaseException:
         close_inline(env)
         raise
@@ -249,7 +310,7 @@ def close_inline(env: Env) -> None:
         logger.warning("closing failed", exc_info=True)
 
 
-def _see_nothing(*_: Any) -> None:
+def see_nothing(*_: Any) -> None:
     """Observe nothing."""
 
 

@@ -88,7 +88,9 @@ class Host:
         Returns:
             What records them, with a journal that somebody has to run, and what brings them back.
         """
-        recorder = self._lives.recorder = Recorder(log, tenure, self, durabilities, patience_s)
+        recorder = self._lives.recorder = Recorder(
+            log, tenure, self, durabilities, self.limits.max_journal_bytes, patience_s
+        )
         self._recovery = Recovery(log, tenure, self, recorder.journal)
         self._lives.owns = tenure.owns
         return Persistence(recorder, self._recovery)

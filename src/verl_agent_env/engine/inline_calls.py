@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from verl_agent_env.engine.execution import ENV_FAULTS, Env, begin_inline, reset_inline
+from verl_agent_env.engine.execution import ENV_FAULTS, Env, begin_inline, reset_inline, step_briefly
 from verl_agent_env.engine.instance import Beginning, Instance
 from verl_agent_env.engine.lives import (
     CreateRequest,
@@ -15,9 +15,10 @@ from verl_agent_env.engine.lives import (
     first_seed,
     next_seed,
 )
-from verl_agent_env.engine.persistence.recorder import NO_MARK
+from verl_agent_env.engine.marks import NO_MARK
 from verl_agent_env.engine.rebuilding import rebuilt_inline
 from verl_agent_env.errors import InvalidEnvArgumentsError, VerlAgentEnvError
+from verl_agent_env.wire.actions import MAX_WHOLE_BYTES, identity_of
 from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
 
 T = TypeVar("T")
@@ -48,23 +49,29 @@ class InlineCalls:
     def step(self, instance: Instance, action: Any, seq: int | None, operation: bytes) -> StepAnswer:
         """Apply an action, or answer it again as it was."""
         instance.last_used = self._lives.clock()
-        encoded = encode_action(action, self._lives.limits.max_action_bytes)
-        stored = instance.admit(encoded, seq, operation)
+        limits, recorder = self._lives.limits, self._lives.recorder
+        encoded = encode_action(action, limits.max_action_bytes)
+        identity = encoded if len(encoded) <= MAX_WHOLE_BYTES else identity_of(encoded)
+        stored = instance.admit(identity, seq, operation)
         if stored is not None:
             return stored
         if instance.durability == "relaxed":
             # Its answer waits for no write that would be refused.
             self._lives.require_here(instance)
+        if instance.history_bytes > limits.max_kept_bytes:
+            self._lives.require_room(instance)
         env = instance.env if instance.env is not None else self._rebuilt(instance)
-        recorder = self._lives.recorder
         try:
-            answer = StepAnswer.of(env.step(action))
-            mark = NO_MARK if recorder is None else recorder.mark(instance, env)
+            if identity is not encoded and instance.records_calls:
+                encoded, answer = step_briefly(env, action, encoded)
+            else:
+                answer = StepAnswer.of(env.step(action))
+            mark = NO_MARK if recorder is None else recorder.mark(instance, env, answer)
         except ENV_FAULTS as fault:
             self._lives.fail(instance, fault)
-        instance.commit(encoded, answer, self._lives.limits.max_journal_bytes, operation, mark.state)
+        instance.commit(identity, answer, limits.max_journal_bytes, operation, mark, encoded)
         if recorder is not None:
-            recorder.stepped(instance, encoded, answer, mark)
+            recorder.stepped(instance, encoded, mark)
         return answer
 
     def read(self, instance: Instance, read: Callable[[Any], T]) -> T:

@@ -7,12 +7,13 @@ from typing import Any, TypeVar
 
 import orjson
 
-from verl_agent_env.engine.execution import ENV_FAULTS
+from verl_agent_env.engine.execution import ENV_FAULTS, see_nothing
 from verl_agent_env.engine.host import Host
 from verl_agent_env.engine.instance import Instance
 from verl_agent_env.envs.base import ChatEnv
 from verl_agent_env.envs.pictures import to_png
 from verl_agent_env.errors import AtCapacityError, RenderModeError
+from verl_agent_env.wire.actions import shown
 from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
 
 T = TypeVar("T")
@@ -79,32 +80,35 @@ async def trajectory(host: Host, env_id: str) -> bytes:
     """The episode so far as JSON: seed, the first observation, and action and answer of each step.
 
     A deterministic environment is replayed for it, on a copy: steps go on meanwhile. ``complete`` is false, with no
-    steps, when more actions were taken than the host keeps.
+    steps, when more actions were taken than are kept. Of a long action that goes to a journal, what was read of it
+    stands there.
 
     Raises:
         EnvironmentStateError: There is none, or it is lost.
         EnvironmentFailedError, EnvironmentTimeoutError: Its own code raised or hung in the replay.
         AtCapacityError: Too many threads hang.
+        StoreUnavailableError: A part of it is in the store, which does not answer.
     """
     instance = await host.find(env_id)
     instance.require_alive()
     host.directory.touch(instance)
-    actions = list(instance.actions or ())
+    actions = await _all_actions(host, instance)
+    complete = actions is not None
     head = {
         "env_id": env_id,
         "env_name": instance.kind.name,
         "episode": instance.episode,
         "seed": instance.seed,
-        "complete": instance.history_complete,
+        "complete": complete,
     }
     begin: ResetAnswer | None
-    if instance.replayable:
+    if actions is not None and instance.kind.deterministic:
         begin, answers = await _played_again(host, instance, actions)
     else:
         begin, answers = instance.beginning, list(instance.answers or ())
     steps = [
-        b'{"seq":%d,"action":%b,%b' % (seq, action, answer.to_json()[1:])
-        for seq, (action, answer) in enumerate(zip(actions, answers, strict=True))
+        b'{"seq":%d,"action":%b,%b' % (seq, shown(action), answer.to_json()[1:])
+        for seq, (action, answer) in enumerate(zip(actions or (), answers, strict=True))
     ]
     observation, info = (begin.observation, begin.info) if begin is not None else (b"null", b"null")
     return b'%b,"observation":%b,"info":%b,"steps":[%b]}' % (
@@ -115,6 +119,13 @@ async def trajectory(host: Host, env_id: str) -> bytes:
     )
 
 
+async def _all_actions(host: Host, instance: Instance) -> list[bytes] | None:
+    """The episode's actions as they are recorded, those that only the log has included; None if some are gone."""
+    if instance.first_seq and host.recovery is not None:
+        return await host.recovery.all_actions(instance)
+    return list(instance.actions or ()) if instance.history_complete else None
+
+
 async def _played_again(
     host: Host, instance: Instance, actions: list[bytes]
 ) -> tuple[ResetAnswer, list[StepAnswer]]:
@@ -122,10 +133,10 @@ async def _played_again(
         env, begin = await host.executor.reset(
             instance.kind, instance.arguments, None, instance.seed, instance.options
         )
-        answers = await host.executor.play(instance.kind, env, actions)
+        played = await host.executor.play(instance.kind, env, actions, see_nothing)
     except AtCapacityError:
         raise
     except ENV_FAULTS as fault:
         raise host.failure(instance, fault) from fault
     host.executor.dispose(instance.kind, env)
-    return begin, answers
+    return begin, [answer for answer, _ in played]

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import gymnasium
 
+from verl_agent_env.engine.marks import NO_MARK, Mark
 from verl_agent_env.engine.repeats import EarlierSteps
 from verl_agent_env.envs.kind import EnvKind
 from verl_agent_env.errors import (
     EnvironmentClosedError,
     EnvironmentLostError,
     EpisodeEndedError,
+    IncompatibleVersionError,
     MovedError,
     ReplayDivergedError,
     SequenceConflictError,
@@ -23,7 +25,7 @@ from verl_agent_env.errors import (
 from verl_agent_env.types import slot_of
 from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
 from verl_agent_env.wire.operations import split
-from verl_agent_env.wire.records import AppliedStep, digest_of
+from verl_agent_env.wire.records import AppliedStep
 
 if TYPE_CHECKING:
     from verl_agent_env.engine.persistence.groups import Group
@@ -53,6 +55,9 @@ class Beginning(NamedTuple):
     """What was answered, where beginning it again would not give the same."""
 
 
+_JOURNALLED = ("journal", "relaxed")
+
+
 class Instance:
     """A live environment with its episode's history.
 
@@ -76,8 +81,10 @@ class Instance:
         "env_id",
         "env_kwargs",
         "episode",
+        "first_seq",
         "group",
         "history_bytes",
+        "is_journalled",
         "kind",
         "last_action",
         "last_answer",
@@ -91,9 +98,11 @@ class Instance:
         "run_id",
         "seed",
         "seq",
+        "slot",
         "state",
         "state_seq",
         "ttl_s",
+        "unreadable",
     )
 
     def __init__(self, env_id: str, kind: EnvKind, arguments: Any, run_id: str | None, ttl_s: float) -> None:
@@ -118,12 +127,16 @@ class Instance:
         self.lost: str | None = None
         """Why the environment cannot come back, if so."""
         self.actions: list[bytes] | None = None
-        """Accepted actions, or ``None`` when there are none yet or they outgrew what is kept."""
+        """Accepted actions as they are recorded (:mod:`~verl_agent_env.wire.actions`), or ``None`` when there are none yet
+        or they outgrew what is kept."""
+        self.first_seq = 0
+        """Number of the step that the first of the actions was, or will be: earlier ones are not in memory."""
         self.beginning: ResetAnswer | None = None
         self.answers: list[StepAnswer] | None = None
         """The answers of the reset and of the actions, kept only where a replay would not give them again."""
         self.history_bytes = 0
         self.last_action: bytes | None = None
+        """Tells it from others (:func:`~verl_agent_env.wire.actions.identity_of`)."""
         self.last_answer: StepAnswer | None = None
         self.last_operation = b""
         """What asked for the last step, if it had an id (:mod:`~verl_agent_env.wire.operations`)."""
@@ -138,10 +151,14 @@ class Instance:
         """Episodes right before the present one that the same call began, if any."""
         self.durability = ""
         """How the environment is kept outside this process; empty if it is not."""
+        self.is_journalled = False
+        """Whether its steps go to a journal."""
+        self.slot = 0
+        """Where it lives, if it is kept outside this process."""
         self.env_kwargs: Mapping[str, Any] | None = None
         """Keyword arguments as they were asked for, where they are kept."""
         self.digests: list[bytes] | None = None
-        """Of the answers to :attr:`actions`, where they are kept."""
+        """Of the steps of :attr:`actions`, where they go to a journal."""
         self.state: bytes | None = None
         """What the environment's ``snapshot`` gave after :attr:`state_seq` steps, where states are kept."""
         self.state_seq = 0
@@ -149,23 +166,45 @@ class Instance:
         """The writes that answers about it have to wait for: those that tell of its last change."""
         self.diverged_at: int | None = None
         """The step that gave another result when it was played again, if so: it is lost."""
+        self.unreadable: str | None = None
+        """Which version of its kind can read its state, if this worker's cannot."""
+
+    @property
+    def records_calls(self) -> bool:
+        """Whether what is read of an action is recorded where that is shorter than the action."""
+        return self.is_journalled and self.kind.reads_calls
 
     @property
     def history_complete(self) -> bool:
-        """Whether all accepted actions of the episode are kept."""
-        return self.seq == (0 if self.actions is None else len(self.actions))
+        """Whether all accepted actions of the episode are in memory."""
+        return self.first_seq == 0 and self._reaches_present
 
     @property
     def replayable(self) -> bool:
         """Whether the environment can be built anew as it stands: from its state, or by playing its actions again."""
         if self.state is not None and self.state_seq == self.seq:
             return True
-        return self.kind.deterministic and self.history_complete
+        return self.kind.deterministic and (self.replays_from_state or self.history_complete)
+
+    @property
+    def replays_from_state(self) -> bool:
+        """Whether the actions that followed on its state are in memory."""
+        return self.state is not None and self.first_seq <= self.state_seq and self._reaches_present
+
+    @property
+    def _reaches_present(self) -> bool:
+        return self.seq == self.first_seq + (0 if self.actions is None else len(self.actions))
 
     @property
     def is_bound(self) -> bool:
         """Whether the environment is nowhere but here, and would be lost with this process."""
         return self.durability in ("", "none")
+
+    def keep(self, durability: str, env_kwargs: Mapping[str, Any]) -> None:
+        """Note how the environment is kept outside this process, and what it was made with."""
+        self.durability, self.env_kwargs = durability, env_kwargs
+        self.is_journalled = durability in _JOURNALLED
+        self.slot = slot_of(self.env_id)
 
     def require_alive(self) -> None:
         """Raise when the environment moved, was closed or got lost meanwhile.
@@ -179,6 +218,10 @@ class Instance:
             raise MovedError(slot_of(self.env_id))
         if self.closed_as is not None:
             raise EnvironmentClosedError(self.env_id, self.closed_as)
+        if self.unreadable is not None:
+            raise IncompatibleVersionError(
+                self.env_id, self.kind.name, self.unreadable, self.kind.state_format or "none"
+            )
         if self.diverged_at is not None:
             raise ReplayDivergedError(self.env_id, self.diverged_at)
         if self.lost is not None:
@@ -294,7 +337,7 @@ class Instance:
         self.episode += 1
         self.seq = 0
         self.ended = False
-        self.state, self.state_seq = state, 0
+        self.state, self.state_seq, self.first_seq = state, 0, 0
         self.actions = self.answers = self.last_action = self.last_answer = self.beginning = self.digests = (
             None
         )
@@ -312,28 +355,41 @@ class Instance:
         answer: StepAnswer,
         max_history_bytes: int,
         operation: bytes = b"",
-        state: bytes | None = None,
+        mark: Mark = NO_MARK,
+        recorded: bytes | None = None,
     ) -> None:
-        """Note an applied step, and the state after it where that is kept."""
+        """Note an applied step.
+
+        Args:
+            action: Tells the action from others.
+            answer: What is answered.
+            max_history_bytes: How much is kept of an episode that is in memory alone.
+            operation: Id of the request, if it has one.
+            mark: What was read of the environment after it.
+            recorded: The action as it is recorded, if that is not the same.
+        """
         self.seq += 1
-        if state is not None:
-            self.state, self.state_seq = state, self.seq
+        if mark.state is not None:
+            self.state, self.state_seq = mark.state, self.seq
+        if recorded is None:
+            recorded = action
         self.set_last(action, answer, operation)
-        self.history_bytes += len(action)
+        self.history_bytes += len(recorded)
         if not self.kind.deterministic:
             self.history_bytes += len(answer.observation) + len(answer.info)
-        # Once above its bound, it stays above until the next episode.
-        if self.history_bytes > max_history_bytes:
+        # Once above its bound, it stays above until the next episode. What goes to a journal has another bound, and is
+        # kept: a store that lost it is filled from here.
+        if self.history_bytes > max_history_bytes and not self.is_journalled:
             self.actions = self.answers = self.beginning = self.digests = None
             return
         if self.actions is None:
-            self.actions = [action]
+            self.actions = [recorded]
         else:
-            self.actions.append(action)
-        if self.durability:
+            self.actions.append(recorded)
+        if mark.digest is not None:
             if self.digests is None:
                 self.digests = []
-            self.digests.append(digest_of(answer))
+            self.digests.append(mark.digest)
         if not self.kind.deterministic:
             if self.answers is None:
                 self.answers = []
@@ -373,3 +429,17 @@ class Instance:
             return
         self.earlier_resets = ()
         self.resets = (*self.resets, operation)[-_KNOWN_RESETS:]
+
+    def forget_before_state(self) -> None:
+        """Forget the actions that led to the present state: it is what the history begins with from now on."""
+        done = self.state_seq - self.first_seq
+        self.answers = self.beginning = None
+        if self.actions is not None and self.digests is not None:
+            self.actions, self.digests = self.actions[done:], self.digests[done:]
+        self.first_seq = self.state_seq
+        self.history_bytes = sum(map(len, self.actions or ()))
+
+    def note_unreadable(self, written_as: str) -> None:
+        """Note that this worker's kind cannot read the environment's state: it is of the format ``written_as``."""
+        self.unreadable = written_as
+        self.lost = "its state was written by another version of its kind"

@@ -15,8 +15,9 @@ from verl_agent_env.config import HostLimits
 from verl_agent_env.engine.directory import Directory
 from verl_agent_env.engine.execution import ENV_FAULTS, Env, Executor
 from verl_agent_env.engine.instance import MOVED, Beginning, Instance
+from verl_agent_env.engine.marks import NO_MARK, Mark
 from verl_agent_env.engine.persistence.groups import Group
-from verl_agent_env.engine.persistence.recorder import NO_MARK, Mark, Recorder
+from verl_agent_env.engine.persistence.recorder import Recorder
 from verl_agent_env.engine.threads import CallTimeoutError, ForeignExitError
 from verl_agent_env.envs.registry import Registry
 from verl_agent_env.envs.rng import following_seed
@@ -26,6 +27,7 @@ from verl_agent_env.errors import (
     EnvironmentFailedError,
     EnvironmentLostError,
     EnvironmentTimeoutError,
+    HistoryFullError,
     IdempotencyKeyReusedError,
     InvalidRequestError,
     MovedError,
@@ -138,6 +140,15 @@ class Lives:
             self.recorder.note_fault(instance, mark)
             if instance.episode:
                 self.recorder.begun(instance)
+
+    def require_room(self, instance: Instance) -> None:
+        """Make sure that the episode may have another step.
+
+        Raises:
+            HistoryFullError: It may not: it goes to a journal, which has as much of it as may be.
+        """
+        if instance.history_bytes > self.limits.max_kept_bytes and instance.is_journalled:
+            raise HistoryFullError(instance.env_id, self.limits.max_kept_bytes)
 
     def mark_beginning(self, instance: Instance, env: Env) -> Mark:
         """Read of an episode that has just begun what is recorded of it."""

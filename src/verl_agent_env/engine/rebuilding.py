@@ -4,34 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from verl_agent_env.engine.execution import Env, Executor, play_inline, reset_inline, restore_inline
+from verl_agent_env.engine.execution import (
+    Env,
+    Executor,
+    play_inline,
+    reset_inline,
+    restore_inline,
+    see_nothing,
+)
 from verl_agent_env.engine.instance import Instance
 
 
 def rebuilt_inline(instance: Instance) -> Env:
     """Build the environment of an inline kind anew."""
-    state = _present_state(instance)
+    kind, arguments = instance.kind, instance.arguments
+    state, actions = _beginning(instance)
     if state is not None:
-        return restore_inline(instance.kind, instance.arguments, state)
-    env, _ = reset_inline(instance.kind, instance.arguments, None, instance.seed, instance.options)
-    play_inline(env, _actions(instance))
+        env = restore_inline(kind, arguments, state)
+    else:
+        env, _ = reset_inline(kind, arguments, None, instance.seed, instance.options)
+    play_inline(env, actions)
     return env
 
 
 async def rebuilt(executor: Executor, instance: Instance) -> Env:
     """Build the environment of any kind anew."""
     kind, arguments = instance.kind, instance.arguments
-    state = _present_state(instance)
+    state, actions = _beginning(instance)
     if state is not None:
-        return await executor.restore(kind, arguments, state)
-    env, _ = await executor.reset(kind, arguments, None, instance.seed, instance.options)
-    await executor.play(kind, env, _actions(instance))
+        env = await executor.restore(kind, arguments, state)
+    else:
+        env, _ = await executor.reset(kind, arguments, None, instance.seed, instance.options)
+    await executor.play(kind, env, actions, see_nothing)
     return env
 
 
-def _present_state(instance: Instance) -> bytes | None:
-    return instance.state if instance.state_seq == instance.seq else None
-
-
-def _actions(instance: Instance) -> Sequence[bytes]:
-    return instance.actions or ()
+def _beginning(instance: Instance) -> tuple[bytes | None, Sequence[bytes]]:
+    """The state to begin with, or None for the episode's beginning, and the actions that followed."""
+    actions = instance.actions or ()
+    if instance.state is not None and instance.state_seq == instance.seq:
+        return instance.state, ()
+    if instance.replays_from_state:
+        return instance.state, actions[instance.state_seq - instance.first_seq :]
+    return None, actions

@@ -58,7 +58,12 @@ class AsyncChatEnv(ChatEnv):
     async def astep(self, action: Action) -> tuple[Observation, float, bool, bool, Info]:
         """As :meth:`ChatEnv.step`; the messages stand in the order of the calls."""
         self._require_running()
-        turn = Turn(self._calls_of(self.read_action(action)))
+        return await self.atake_turn(self._calls_of(self.read_action(action)))
+
+    async def atake_turn(self, calls: list[ToolCall]) -> tuple[Observation, float, bool, bool, Info]:
+        """As :meth:`ChatEnv.take_turn`."""
+        self._require_running()
+        turn = Turn(calls)
         arguments = self.arguments
         count = min(arguments.max_actions_per_turn, arguments.max_steps - self._steps)
         begun = turn.calls[:count]
@@ -83,6 +88,9 @@ class AsyncChatEnv(ChatEnv):
 
     def step(self, action: Action) -> tuple[Observation, float, bool, bool, Info]:
         return _wait_for(self.astep(action))
+
+    def take_turn(self, calls: list[ToolCall]) -> tuple[Observation, float, bool, bool, Info]:
+        return _wait_for(self.atake_turn(calls))
 
     def close(self) -> None:
         _wait_for(self.aclose())

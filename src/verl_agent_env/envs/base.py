@@ -10,6 +10,7 @@ import contextlib
 import operator
 import random
 import secrets
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -121,6 +122,9 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
 
     durability: ClassVar[Durability | None] = None
     """How a cluster keeps it; not given, ``journal`` if it is deterministic, else ``snapshot`` if it has a state."""
+    state_version: ClassVar[int] = 1
+    """Version of what :meth:`dump_state` gives. Raised whenever the same state is written differently than before, or
+    means something else: an episode goes on only where its state is of the same version."""
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"], "render_fps": 4}  # type: ignore[misc]
     observation_space = ObservationSpace()
@@ -221,7 +225,10 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
         raise NotImplementedError
 
     def call_from_word(self, word: str) -> ToolCall:
-        """The call that a move written in plain text stands for; with a fault when it stands for none."""
+        """The call that a move written in plain text stands for; with a fault when it stands for none.
+
+        Depends on the word alone: an episode that is played again is not asked again.
+        """
         name = word.strip(" \t\n.!\"'`*").casefold().replace(" ", "_").replace("-", "_")
         tool = self.word_aliases.get(name, name)
         if tool in self._tools_by_name:
@@ -306,7 +313,19 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
                 content = self.look()
             message = {"role": "tool", "tool_call_id": call.id, "content": content}
             return self._finish([message], reward, outcome, fault is None, effective)
-        turn = Turn(self._calls_of(self.read_action(action)))
+        return self.take_turn(self._calls_of(self.read_action(action)))
+
+    def take_turn(self, calls: list[ToolCall]) -> tuple[Observation, float, bool, bool, Info]:
+        """Carry out the calls of one action, as :meth:`step` does.
+
+        Args:
+            calls: As :meth:`calls_of` gives them.
+
+        Raises:
+            EpisodeNotStartedError, EpisodeEndedError: As :meth:`step`.
+        """
+        self._require_running()
+        turn = Turn(calls)
         for call in turn.calls:
             note = turn.refusal(self._steps, self.arguments.max_steps, self.arguments.max_actions_per_turn)
             if note is None:
@@ -370,6 +389,18 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
         """Read an action as :meth:`step` does, without carrying it out."""
         return parse_action(action, self._tools_by_name, self.arguments.action_format, self._steps)
 
+    def calls_of(self, action: Action) -> list[ToolCall]:
+        """Read an action into the calls that it asks for, at least one; nothing is changed.
+
+        Calls that cannot be carried out are left with their id and their fault. ``step(action)`` is
+        ``take_turn(calls_of(action))``, so they are enough to play a step again.
+        """
+        read = []
+        for call in self._calls_of(self.read_action(action)):
+            fault = self._fault_of(call)
+            read.append(call if fault is None else ToolCall("", {}, call.id, fault))
+        return read
+
     def snapshot(self) -> bytes:
         """The whole episode in a few hundred bytes of JSON: state, random generators, seed, step count.
 
@@ -402,6 +433,16 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
         self._seed, self._steps, self._ended = seed, steps, ended
         self._rng = None if rng is None else EpisodeRandom.from_state(rng)
         self._numpy_rng = None if numpy_state is None else generator_from_state(parse_integers(numpy_state))
+
+    def state_digest(self) -> int:
+        """Tell the episode's state from others, in 32 bits; how it is shown makes no difference.
+
+        Raises:
+            Exception: As :meth:`dump_state` raises, or its state is not JSON.
+        """
+        rng = self._rng
+        state = (self._steps, self._ended, None if rng is None else rng.low_bits, self.dump_state())
+        return zlib.crc32(orjson.dumps(state))
 
     # --- randomness: two views of one seed ------------------------------------------------------------------
 

@@ -11,7 +11,9 @@ from typing import Any, cast
 import gymnasium
 import orjson
 
-from verl_agent_env.envs.base import ChatEnv, Durability, Execution
+from verl_agent_env.envs.async_env import AsyncChatEnv
+from verl_agent_env.envs.base import SNAPSHOT_FORMAT, ChatEnv, Durability, Execution
+from verl_agent_env.envs.fingerprint import fingerprint_of
 from verl_agent_env.errors import InvalidEnvArgumentsError
 from verl_agent_env.messages.tools import DRAFT
 
@@ -42,6 +44,12 @@ class EnvKind:
             and callable(getattr(env_class, "restore", None))
         )
         """Whether its environments have a ``snapshot``."""
+        self.digests_state = self.is_chat_env and self.has_state
+        """Whether its environments have a ``state_digest``."""
+        self.state_format = _state_format(env_class) if self.has_state else None
+        """Of its snapshots: only kinds of the same format can read them."""
+        self.reads_calls = issubclass(env_class, ChatEnv) and _reads_calls(env_class)
+        """Whether an action means no more than what ``calls_of`` gives."""
         self._validated: OrderedDict[bytes, Any] = OrderedDict()
 
     @property
@@ -57,6 +65,11 @@ class EnvKind:
         if self.deterministic:
             return "journal"
         return "snapshot" if self.has_state else "none"
+
+    @functools.cached_property
+    def code(self) -> bytes:
+        """Fingerprint of its code: kinds of the same code show an environment in the same words."""
+        return fingerprint_of(self.env_class)
 
     @property
     def description(self) -> str:
@@ -106,6 +119,27 @@ class EnvKind:
         for name, value in self.presets.items():
             schema["properties"][name] = {**schema["properties"][name], "default": value}
         return {"$schema": DRAFT, **schema}
+
+
+class _Unavailable(gymnasium.Env[Any, Any]):
+    """An environment of a kind that is not installed here."""
+
+
+def unavailable_kind(name: str) -> EnvKind:
+    """Stand in for a kind that is not installed, for environments that others made of it."""
+    return EnvKind(name, _Unavailable, {})
+
+
+def _state_format(env_class: type[gymnasium.Env[Any, Any]]) -> str:
+    version: object = getattr(env_class, "state_version", 1)
+    return f"{SNAPSHOT_FORMAT}.{version}" if issubclass(env_class, ChatEnv) else f"{version}"
+
+
+def _reads_calls(env_class: type[ChatEnv]) -> bool:
+    """Whether the class leaves the reading of actions to its base."""
+    if issubclass(env_class, AsyncChatEnv):
+        return env_class.astep is AsyncChatEnv.astep and env_class.step is AsyncChatEnv.step
+    return env_class.step is ChatEnv.step
 
 
 def _cache_key(kwargs: Mapping[str, Any]) -> bytes | None:

@@ -67,6 +67,11 @@ class EpisodeRandom:
             j = self.randrange(i + 1)
             items[i], items[j] = items[j], items[i]
 
+    @property
+    def low_bits(self) -> int:
+        """The lower 64 bits of the state: enough to tell two generators of one seed apart."""
+        return self._state & _MASK_64
+
     def state(self) -> list[str]:
         """The whole state, in a form that JSON keeps exact."""
         return [f"{self._state:x}", f"{self._increment:x}"]

@@ -29,7 +29,12 @@ _RENDER_MODE: dict[str, Any] = {
 
 _BODY = (e.MalformedBodyError, e.BodyTimeoutError, e.BodyTooLargeError, e.InvalidRequestError)
 _BATCH = (*_BODY, e.BatchTooLargeError)
-_LIVE = (e.EnvironmentNotFoundError, e.EnvironmentClosedError, e.EnvironmentLostError)
+_LIVE = (
+    e.EnvironmentNotFoundError,
+    e.EnvironmentClosedError,
+    e.EnvironmentLostError,
+    e.IncompatibleVersionError,
+)
 _RUN = (e.EnvironmentFailedError, e.EnvironmentTimeoutError, e.AtCapacityError)
 _MAKE = (
     e.UnknownEnvNameError,
@@ -39,7 +44,13 @@ _MAKE = (
     e.IdempotencyKeyReusedError,
     *_RUN,
 )
-_SEQUENCE = (e.SequenceStaleError, e.SequenceGapError, e.SequenceConflictError, e.EpisodeEndedError)
+_SEQUENCE = (
+    e.SequenceStaleError,
+    e.SequenceGapError,
+    e.SequenceConflictError,
+    e.EpisodeEndedError,
+    e.HistoryFullError,
+)
 
 _ONE = "/api/environment/{env_id}"
 

@@ -38,8 +38,13 @@ class Log(Protocol):
             GenerationChangedError: The store was emptied; nothing was written.
         """
 
-    async def load(self, env_ids: Sequence[str]) -> list[Saved]:
-        """All that is kept of each environment."""
+    async def load(self, env_ids: Sequence[str], *, whole: bool = False) -> list[Saved]:
+        """What is kept of the first few of these environments: as many as one call carries, at least one.
+
+        Args:
+            env_ids: The environments.
+            whole: Whether to give the whole journals, and not only what follows the snapshots.
+        """
 
     async def env_ids(self, slots: Sequence[int]) -> list[str]:
         """The environments of these slots of which something is kept."""

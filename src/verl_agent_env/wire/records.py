@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import zlib
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
+from zlib import crc32
 
 import orjson
 
@@ -19,7 +20,8 @@ WriteKind = Literal["create", "append", "extend", "save", "begin", "close", "put
 - ``save``: the environment's state after a step, in place of the last one; ``data`` is a :class:`Snapshot`.
 - ``begin``: another episode; ``data`` is the new :class:`Header`, the journal becomes empty.
 - ``close``: the environment's end; ``data`` is the reason.
-- ``put``: all of it at once, whatever was there: ``data`` is the :class:`Header`, ``entries`` the journal.
+- ``put``: all of it at once, whatever was there: ``data`` is the :class:`Header`, ``entries`` the end of the journal; of
+  steps before those only the number is kept, and the header has the state after them.
 """
 
 RefusalReason = Literal["moved", "gone", "short", "stale", "closed", "conflict", "full", "broken"]
@@ -47,8 +49,8 @@ class Write(NamedTuple):
     slot: int
     episode: int
     seq: int
-    """Number of the step that is appended or saved, the first one for ``extend``; the number of entries for ``put``; else
-    0."""
+    """Number of the step that is appended or saved, the first one for ``extend``; the number of steps taken for ``put``;
+    else 0."""
     data: bytes
     entries: tuple[bytes, ...] = ()
 
@@ -62,13 +64,17 @@ class Refusal(NamedTuple):
 
 
 class Saved(NamedTuple):
-    """All that is kept of an environment."""
+    """What is kept of an environment."""
 
     header: bytes | None
     """None when there is no such environment, or it was closed."""
     entries: list[bytes]
+    """The end of the journal, from the step that led to the snapshot on, or all of it; empty ones of steps of which only
+    the number is kept."""
     snapshot: bytes | None
     closed_as: str | None
+    first: int = 0
+    """Number of the step that is the first of the entries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +98,17 @@ class Header:
     resets: Sequence[str] = ()
     """Operations that began the last few episodes, the present one's last."""
     state: str | None = None
-    """What the environment's ``snapshot`` gave at the beginning of the episode, where it has one."""
+    """What the environment's ``snapshot`` gave at the beginning of the episode, or after ``state_seq`` steps."""
     earlier_resets: Sequence[Sequence[Any]] = ()
     """Operation, seed and options of the episodes right before, as far as the same call began them."""
     past_operations: Sequence[str] = ()
     """Operations that asked for steps of earlier episodes, the last few."""
+    state_seq: int = 0
+    """Steps of which only the number is kept: the journal begins with the state after them."""
+    code: str = ""
+    """Fingerprint of the code of the environment's kind."""
+    state_format: str | None = None
+    """Of the environment's snapshots, where it has any."""
 
     def to_json(self) -> bytes:
         """As it is kept."""
@@ -122,8 +134,9 @@ class Entry(NamedTuple):
     operation: bytes
     """What asked for it; empty if that had no id."""
     digest: bytes
+    """See :func:`digest_of`."""
     action: bytes
-    """As JSON."""
+    """As :mod:`~verl_agent_env.wire.actions` records it."""
 
     def to_bytes(self) -> bytes:
         """As it is kept: id and digest hold no line break."""
@@ -215,7 +228,40 @@ def _step_from(fields: Sequence[Any]) -> AppliedStep:
     return AppliedStep(operation.encode("latin-1"), orjson.dumps(action), answer)
 
 
-def digest_of(answer: StepAnswer) -> bytes:
-    """Tells one answer from another: a replay that gives other answers is found out."""
-    flags = b"%r %d%d" % (answer.reward, answer.terminated, answer.truncated)
-    return b"%08x" % zlib.crc32(answer.info, zlib.crc32(answer.observation, zlib.crc32(flags)))
+_OUTCOME = struct.Struct("<dBQ").pack
+_CODE = slice(17, 23)
+
+
+def digest_of(answer: StepAnswer, seq: int, state: int | None, code: bytes) -> bytes:
+    """Tell one step from another: a replay that comes to something else is found out.
+
+    What the rules gave (reward, flags, number of the step, and the state after it, as ``s`` says), what was shown, and the
+    fingerprint of the code are parts of it by themselves, all in hex digits.
+
+    Args:
+        answer: What was answered.
+        seq: Number of the step.
+        state: The environment's ``state_digest`` after it, where it has one.
+        code: Fingerprint of its kind's code, six digits.
+    """
+    outcome = _OUTCOME(answer.reward, answer.terminated + 2 * answer.truncated, seq)
+    shown = crc32(answer.info, crc32(answer.observation))
+    if state is None:
+        return b"%08x-%08x%b" % (crc32(outcome), shown, code)
+    return b"%08xs%08x%b" % (crc32(outcome, state), shown, code)
+
+
+def agrees(recorded: bytes, answer: StepAnswer, seq: int, state: int | None, code: bytes) -> bool:
+    """Whether a step that was played again came to what was recorded of it, in what the rules gave and in state.
+
+    How it is shown belongs to the code: that is compared where it is the same. A state that could not be had when the step
+    was recorded is not compared.
+    """
+    if recorded[8:9] == b"-":
+        state = None
+    replayed = digest_of(answer, seq, state, code)
+    if recorded == replayed:
+        return True
+    return (
+        recorded[:9] == replayed[:9] and recorded[_CODE] != replayed[_CODE] and len(recorded) == len(replayed)
+    )

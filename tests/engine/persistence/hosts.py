@@ -123,7 +123,7 @@ class FlakyLog(MemoryLog):
             raise StoreUnavailableError("memory")
         return refusals
 
-    async def load(self, env_ids: Sequence[str]) -> list[Saved]:
+    async def load(self, env_ids: Sequence[str], *, whole: bool = False) -> list[Saved]:
         if self.is_away or self.is_unreadable:
             raise StoreUnavailableError("memory")
-        return await super().load(env_ids)
+        return await super().load(env_ids, whole=whole)

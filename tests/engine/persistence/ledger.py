@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import gymnasium
@@ -20,6 +21,8 @@ class Ledger(gymnasium.Env[Any, Any]):
     metadata: ClassVar[dict[str, Any]] = {"render_modes": []}  # type: ignore[misc]
     broken: ClassVar[Any] = None
     """What ``snapshot`` raises or gives in place of the state, for all of them."""
+    on_restore: ClassVar[Callable[[], object]] = staticmethod(lambda: None)
+    """Called while one of them is restored."""
 
     def __init__(self, **kwargs: Any) -> None:
         self.total = 0
@@ -46,6 +49,7 @@ class Ledger(gymnasium.Env[Any, Any]):
 
     def restore(self, state: bytes) -> None:
         """Go on from a sum."""
+        Ledger.on_restore()
         self.total = orjson.loads(state)
 
     def _look(self) -> list[dict[str, str]]:

@@ -11,8 +11,14 @@ import pytest
 
 from tests.engine.persistence.hosts import Cluster
 from tests.engine.persistence.ledger import LIVE, PLAYED_AGAIN, SPECS, Ledger
-from verl_agent_env.engine import CreateRequest, Host
-from verl_agent_env.errors import ArgumentsTooLargeError, EnvironmentFailedError, InvalidEnvArgumentsError
+from verl_agent_env.engine import CreateRequest, Host, inspection
+from verl_agent_env.errors import (
+    ArgumentsTooLargeError,
+    EnvironmentFailedError,
+    HistoryFullError,
+    InvalidEnvArgumentsError,
+    SequenceConflictError,
+)
 
 BROKEN = pytest.mark.parametrize(
     "broken",
@@ -32,7 +38,7 @@ async def made(host: Host, kind: str, seed: int = 1) -> str:
     return env_id
 
 
-async def added(host: Host, env_id: str, *numbers: int, first_seq: int = 0) -> list[Any]:
+async def added(host: Host, env_id: str, *numbers: int | str, first_seq: int = 0) -> list[Any]:
     """What the environment shows after each of the numbers."""
     answers = [await host.step(env_id, number, seq) for seq, number in enumerate(numbers, start=first_seq)]
     return [int(orjson.loads(answer.observation)[0]["content"]) for answer in answers]
@@ -130,6 +136,118 @@ async def test_state_of_a_broken_environment_is_written_to_a_store_that_was_empt
     assert await added(second, broken, 1, 1, first_seq=1) == [3, 4]
     assert await added(second, whole, 1, 1, first_seq=1) == [3, 4]
     assert await added(second, fresh, 1) == [2]
+
+
+LONG = 60_000
+LAKE = CreateRequest(
+    "frozen_lake",
+    7,
+    {"desc": ["SFFFFFFF", *["FFFFFFFF"] * 6, "FFFFFFFG"], "is_slippery": True, "max_steps": 500},
+)
+
+
+def kept_bytes(cluster: Cluster, env_id: str) -> int:
+    return sum(map(len, cluster.log._kept[env_id].entries))
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        "x" * LONG,
+        "<think>" + "so " * LONG + "</think><answer>right</answer>",
+        {"role": "assistant", "content": "x" * LONG, "tool_calls": []},
+        {
+            "role": "assistant",
+            "content": "y" * LONG,
+            "tool_calls": [
+                {"id": "c1", "type": "function", "function": {"name": "move_down", "arguments": "{}"}}
+            ],
+        },
+        {"tool_calls": [{"id": "c2", "function": {"name": "fly", "arguments": {"to": "x" * LONG}}}]},
+        {"tool_calls": [{"id": "c3", "function": {"name": "move_down", "arguments": "x" * LONG}}]},
+    ],
+    ids=["text", "thoughts", "message", "call", "unknown tool", "malformed call"],
+)
+async def test_long_action_is_kept_as_what_was_read_of_it(cluster: Cluster, action: Any) -> None:
+    first = await cluster.host()
+    alone = Host(first.registry, first.limits)
+    env_id, _ = await first.create(LAKE)
+    twin, _ = await alone.create(LAKE)
+    # Eighteen: one of the snapshots stands among them.
+    expected = [(await alone.step(twin, action, seq)).to_json() for seq in range(18)]
+    assert [(await first.step(env_id, action, seq)).to_json() for seq in range(18)] == expected
+    assert kept_bytes(cluster, env_id) < 18 * 400
+    second = await cluster.host()
+    # The last one is known again, and told from another one.
+    assert (await second.step(env_id, action, 17)).to_json() == expected[-1]
+    with pytest.raises(SequenceConflictError):
+        await second.step(env_id, "z" * LONG, 17)
+    assert (await second.step(env_id, "right", 18)).to_json() == (
+        await alone.step(twin, "right", 18)
+    ).to_json()
+    trajectory = orjson.loads(await inspection.trajectory(second, env_id))
+    assert trajectory["complete"]
+    assert [step["observation"] for step in trajectory["steps"][:18]] == [
+        orjson.loads(answer)["observation"] for answer in expected
+    ]
+    await alone.stop()
+
+
+async def test_actions_of_which_nothing_is_read_are_kept_as_they_are(cluster: Cluster) -> None:
+    first = await cluster.host(specs=SPECS)
+    env_id = await made(first, "inline")
+    await added(first, env_id, *["1".rjust(2_000)] * 3)
+    assert kept_bytes(cluster, env_id) > 6_000
+    second = await cluster.host(specs=SPECS)
+    assert await added(second, env_id, "1".rjust(2_000), 5, first_seq=2) == [4, 9]
+
+
+@pytest.mark.parametrize("kind", PLAYED_AGAIN)
+async def test_long_history_begins_anew_with_its_state(cluster: Cluster, kind: str) -> None:
+    action = "1".rjust(2_000)
+    first = await cluster.host(specs=SPECS, max_journal_bytes=20_000)
+    env_id = await made(first, kind)
+    assert await added(first, env_id, *[action] * 40) == list(range(2, 42))
+    # Of forty steps two times sixteen are said by the state.
+    assert kept_bytes(cluster, env_id) < 9 * 2_100
+    instance = first.directory.find(env_id)
+    assert (instance.first_seq, len(instance.actions or ())) == (32, 8)
+    assert instance.history_bytes < 9 * 2_100
+    with pytest.raises(EnvironmentFailedError):
+        await first.step(env_id, "raise", 40)
+    assert await added(first, env_id, 1, first_seq=40) == [42]
+    assert not orjson.loads(await inspection.trajectory(first, env_id))["complete"]
+    cluster.log.clear()
+    assert first.recorder is not None
+    first.recorder.restate_all([env_id])
+    await first.recorder.journal.flush()
+    second = await cluster.host(specs=SPECS)
+    assert await added(second, env_id, 1, 7, first_seq=40) == [42, 49]
+    assert not orjson.loads(await inspection.trajectory(second, env_id))["complete"]
+
+
+async def test_history_begins_anew_right_before_its_end(cluster: Cluster) -> None:
+    first = await cluster.host(specs=SPECS, max_journal_bytes=20_000)
+    env_id = await made(first, "inline")
+    await added(first, env_id, *["1".rjust(2_000)] * 16)
+    assert kept_bytes(cluster, env_id) == 0
+    second = await cluster.host(specs=SPECS)
+    assert await added(second, env_id, "1".rjust(2_000), 5, first_seq=15) == [17, 22]
+
+
+async def test_step_that_a_full_history_has_no_room_for_changes_nothing(cluster: Cluster) -> None:
+    Ledger.broken = ValueError("told to")
+    host = await cluster.host(specs=SPECS, max_journal_bytes=1_000, max_kept_bytes=9_000)
+    for kind in PLAYED_AGAIN:
+        env_id = await made(host, kind)
+        await added(host, env_id, *["1".rjust(2_000)] * 5)
+        with pytest.raises(HistoryFullError) as full:
+            await host.step(env_id, 1, 5)
+        assert full.value.max_kept_bytes == 9_000
+        # What was done is known, and another episode has room.
+        assert await added(host, env_id, "1".rjust(2_000), first_seq=4) == [6]
+        await host.reset(env_id, 1)
+        assert await added(host, env_id, 1) == [2]
 
 
 async def test_kind_without_a_state_cannot_be_kept_by_it(cluster: Cluster) -> None:

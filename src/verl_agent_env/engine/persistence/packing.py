@@ -57,12 +57,14 @@ def _cut(writes: Iterable[Write], limits: CallLimits) -> Iterator[Write]:
         if kept == len(write.entries):
             yield write
             continue
-        yield write._replace(seq=kept, entries=write.entries[:kept])
+        # Of the steps before the entries only the number is kept.
+        first = write.seq - len(write.entries)
+        yield write._replace(seq=first + kept, entries=write.entries[:kept])
         while kept < len(write.entries):
             # At least one, however large it is.
             count = max(1, _fitting(write.entries, kept, limits.entries, limits.size))
             part = write.entries[kept : kept + count]
-            yield write._replace(kind="extend", seq=kept, data=b"", entries=part)
+            yield write._replace(kind="extend", seq=first + kept, data=b"", entries=part)
             kept += count
 
 

@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-import orjson
-
-from verl_agent_env.engine.execution import ENV_FAULTS, Env, Executor
-from verl_agent_env.engine.instance import Beginning, Instance
+from verl_agent_env.config import HostLimits
+from verl_agent_env.engine.execution import Executor
+from verl_agent_env.engine.instance import Instance
 from verl_agent_env.engine.persistence.journal import Journal, Tenure
+from verl_agent_env.engine.persistence.restoring import Restorer
 from verl_agent_env.envs.registry import Registry
-from verl_agent_env.errors import ReplayDivergedError, VerlAgentEnvError
+from verl_agent_env.errors import AtCapacityError, StoreUnavailableError
 from verl_agent_env.types import NUM_SLOTS, slot_of
-from verl_agent_env.wire.codec import ResetAnswer
 from verl_agent_env.wire.log import Log
-from verl_agent_env.wire.records import Entry, Header, Saved, Snapshot, Write, digest_of
+from verl_agent_env.wire.records import Entry, Saved, Write
 
 logger = logging.getLogger(__name__)
 
-_RECOVERED_BETWEEN_YIELDS = 8
-_RECOVER_AT_ONCE = 256
+_CLAIMED_AT_ONCE = 256
+"""Environments that one caller reads together; others that want one of them wait for it."""
 
 
 class EnvironmentTable(Protocol):
@@ -31,6 +30,7 @@ class EnvironmentTable(Protocol):
 
     executor: Executor
     registry: Registry
+    limits: HostLimits
 
     def get(self, env_id: str) -> Instance | None:
         """The live environment of this id, if there is one."""
@@ -46,7 +46,11 @@ class EnvironmentTable(Protocol):
 
 
 class Recovery:
-    """Brings back the environments of one host's slots."""
+    """Brings back the environments of one host's slots.
+
+    Those that run inline come back one after the other, with pauses in which others get their turn; the others side by
+    side, as many as there are threads. Nobody waits for an environment that somebody else has asked for.
+    """
 
     def __init__(self, log: Log, tenure: Tenure, table: EnvironmentTable, journal: Journal) -> None:
         """Make a recovery that has brought back nothing yet.
@@ -61,16 +65,22 @@ class Recovery:
         self._tenure = tenure
         self._table = table
         self._journal = journal
+        limits = table.limits
+        self._restorer = Restorer(table.registry, table.executor, log, limits.default_ttl_s)
+        self._room = asyncio.Semaphore(limits.max_threads)
+        self._yield_after_s = limits.yield_after_s
+        self._slice_end = 0.0
         self._recovering: dict[str, asyncio.Future[None]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
         self.recovered = 0
         """Environments brought back."""
 
-    async def recover(self, env_ids: Sequence[str]) -> set[str]:
+    async def recover(self, env_ids: Iterable[str]) -> set[str]:
         """Bring back those of these environments that are kept; what cannot come back is live, and lost.
 
         Returns:
             Those of which certainly nothing is kept. Of all that are neither live now nor closed nor among these, nothing
-            can be said: their slots went to other workers meanwhile.
+            can be said: their slots went to other workers meanwhile, or there was no room for them.
 
         Raises:
             StoreUnavailableError: The log does not answer.
@@ -78,27 +88,26 @@ class Recovery:
         unknown: set[str] = set()
         missing = list(dict.fromkeys(env_ids))
         while missing:
-            # Looked at anew for each few: others begin with some of them meanwhile.
-            free = (env_id for env_id in missing if env_id not in self._recovering)
-            mine = set(itertools.islice(free, _RECOVER_AT_ONCE))
-            if mine:
-                unknown |= await self._recover_alone(list(mine))
-            else:
-                await asyncio.wait({self._recovering[env_id] for env_id in missing})
-            # Who is at it already may fail, or find nothing: then it is looked for once more.
-            missing = [e for e in missing if e not in mine and self._table.get(e) is None]
+            under_way: list[str] = []
+            waiting: set[asyncio.Future[None]] = set()
+            mine: list[str] = []
+            for env_id in missing:
+                if self._table.get(env_id) is not None:
+                    continue
+                if env_id in self._recovering:
+                    under_way.append(env_id)
+                    continue
+                mine.append(env_id)
+                if len(mine) == _CLAIMED_AT_ONCE:
+                    waiting |= await self._recover(mine, unknown)
+                    mine = []
+            waiting |= await self._recover(mine, unknown)
+            waiting |= {self._recovering[env_id] for env_id in under_way if env_id in self._recovering}
+            if waiting:
+                await asyncio.wait(waiting)
+            # Who was at it may have failed, or found nothing: then it is looked for once more.
+            missing = under_way
         return unknown
-
-    async def _recover_alone(self, env_ids: Sequence[str]) -> set[str]:
-        """As :meth:`recover`; whoever asks for them meanwhile waits."""
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._recovering |= dict.fromkeys(env_ids, done)
-        try:
-            return await self._recover(env_ids)
-        finally:
-            for env_id in env_ids:
-                del self._recovering[env_id]
-            done.set_result(None)
 
     async def recover_slots(self, slots: Sequence[int]) -> int:
         """Bring back all environments of slots that this worker owns; returns how many there are.
@@ -123,146 +132,107 @@ class Recovery:
         owned = [slot for slot in range(NUM_SLOTS) if self._tenure.token_of(slot) is not None]
         await self.recover_slots(owned)
 
-    async def _recover(self, env_ids: Sequence[str]) -> set[str]:
-        unknown = set()
-        tokens = {env_id: self._tenure.token_of(slot_of(env_id)) for env_id in env_ids}
-        for nth, (env_id, saved) in enumerate(zip(env_ids, await self._log.load(env_ids), strict=True)):
-            if self._table.get(env_id) is not None:
-                continue
-            if not self._is_still_ours(env_id, tokens[env_id]):
-                # What was read may be outdated: its owner goes on.
-                continue
-            if saved.header is None:
-                if saved.closed_as is not None:
-                    self._table.note_closed(env_id, saved.closed_as)
-                else:
-                    unknown.add(env_id)
-                continue
-            instance = await self._rebuilt(env_id, saved)
-            is_wanted = instance is not None and self._table.get(env_id) is None
-            if instance is not None and is_wanted and self._is_still_ours(env_id, tokens[env_id]):
+    async def all_actions(self, instance: Instance) -> list[bytes] | None:
+        """Read all actions of an episode of which memory has the last ones; None if the first are kept nowhere.
+
+        Raises:
+            StoreUnavailableError: The log does not answer.
+        """
+        episode, first = instance.episode, instance.first_seq
+        (saved,) = await self._log.load([instance.env_id], whole=True)
+        early = saved.entries[:first]
+        if len(early) < first or not all(early) or (episode, first) != (instance.episode, instance.first_seq):
+            return None
+        return [*(Entry.from_bytes(entry).action for entry in early), *(instance.actions or ())]
+
+    async def _recover(self, env_ids: Sequence[str], unknown: set[str]) -> set[asyncio.Future[None]]:
+        """Bring back environments that nobody else is at; whoever asks for one of them meanwhile waits for it.
+
+        Returns:
+            What is done when those have come back that go on in the background.
+        """
+        loop = asyncio.get_running_loop()
+        self._recovering.update((env_id, loop.create_future()) for env_id in env_ids)
+        tokens = [self._tenure.token_of(slot_of(env_id)) for env_id in env_ids]
+        waiting = set()
+        done = 0
+        try:
+            while done < len(env_ids):
+                for saved in await self._log.load(env_ids[done:]):
+                    env_id, token = env_ids[done], tokens[done]
+                    instance = self._read(env_id, saved, token, unknown)
+                    if instance is not None and instance.kind.execution != "inline":
+                        waiting.add(self._recovering[env_id])
+                        await self._bring_back_aside(instance, saved, token)
+                    elif instance is not None:
+                        await self._bring_back(instance, saved, token)
+                    else:
+                        self._finish(env_id)
+                    done += 1
+                    await self._let_others_through()
+        finally:
+            for env_id in env_ids[done:]:
+                self._finish(env_id)
+        return waiting
+
+    def _read(self, env_id: str, saved: Saved, token: str | None, unknown: set[str]) -> Instance | None:
+        """What to bring back, if anything."""
+        # What was read may be outdated: the slot's owner goes on.
+        if self._table.get(env_id) is not None or not self._is_still_ours(env_id, token):
+            return None
+        if saved.header is not None:
+            return self._restorer.read(env_id, saved)
+        if saved.closed_as is not None:
+            self._table.note_closed(env_id, saved.closed_as)
+        else:
+            unknown.add(env_id)
+        return None
+
+    async def _bring_back_aside(self, instance: Instance, saved: Saved, token: str | None) -> None:
+        """As :meth:`_bring_back`, in the background; returns when there is room for it."""
+        await self._room.acquire()
+
+        async def bring_back() -> None:
+            try:
+                await self._bring_back(instance, saved, token)
+            except StoreUnavailableError:
+                # It is looked for once more by whoever wants it.
+                logger.debug("an environment could not be read", extra={"env_id": instance.env_id})
+            finally:
+                self._room.release()
+
+        task = asyncio.get_running_loop().create_task(bring_back())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _bring_back(self, instance: Instance, saved: Saved, token: str | None) -> None:
+        env_id = instance.env_id
+        try:
+            await self._restorer.restore(instance, saved)
+            if self._table.get(env_id) is None and self._is_still_ours(env_id, token):
                 self._table.take_in(instance)
                 self.recovered += 1
-            if nth % _RECOVERED_BETWEEN_YIELDS == 0:
-                await asyncio.sleep(0)
-        return unknown
+            elif instance.env is not None:
+                self._table.executor.dispose(instance.kind, instance.env)
+        except AtCapacityError as full:
+            logger.warning(
+                "no room to bring an environment back", extra={"env_id": env_id, "detail": full.detail}
+            )
+        finally:
+            self._finish(env_id)
+
+    def _finish(self, env_id: str) -> None:
+        """Let those go on who wait for the environment, wherever it is now."""
+        waiting = self._recovering.pop(env_id, None)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(None)
+
+    async def _let_others_through(self) -> None:
+        now = time.perf_counter()
+        if now > self._slice_end:
+            await asyncio.sleep(0)
+            self._slice_end = time.perf_counter() + self._yield_after_s
 
     def _is_still_ours(self, env_id: str, token: str | None) -> bool:
         """Whether this worker has owned the slot all the time since it had ``token``."""
         return token is not None and self._tenure.token_of(slot_of(env_id)) == token
-
-    async def _rebuilt(self, env_id: str, saved: Saved) -> Instance | None:
-        """The environment as it stood."""
-        instance = None
-        try:
-            header = Header.from_json(saved.header or b"")
-            kind = self._table.registry.kind(header.env_name)
-            arguments = kind.validate(header.env_kwargs)
-            instance = Instance(env_id, kind, arguments, header.run_id, header.ttl_s)
-            _restore_header(instance, header)
-            if header.durability == "none":
-                instance.lost = "the worker that held it has ended, and its kind cannot be brought back"
-            elif header.durability == "snapshot":
-                await self._restore(instance, saved)
-            else:
-                await self._play_on(instance, saved)
-        except ReplayDivergedError as diverged:
-            logger.error("a replay diverged", extra={"env_id": env_id, "seq": diverged.seq})
-            if instance is not None:
-                instance.lost = diverged.detail
-                instance.diverged_at = diverged.seq
-        except (*ENV_FAULTS, VerlAgentEnvError) as fault:
-            logger.warning("an environment did not come back", exc_info=True, extra={"env_id": env_id})
-            if instance is not None:
-                instance.lost = f"it could not be brought back: {type(fault).__name__}"
-        return instance
-
-    async def _play_on(self, instance: Instance, saved: Saved) -> None:
-        """Play the journal again from the last snapshot on; from the beginning if that cannot be."""
-        entries = [Entry.from_bytes(entry) for entry in saved.entries]
-        if saved.snapshot is not None:
-            try:
-                snapshot = Snapshot.from_json(saved.snapshot)
-                if _is_of(snapshot, entries):
-                    env = await self._restored(instance, snapshot.state)
-                    await self._replay(instance, env, entries, snapshot)
-                    return
-            except (*ENV_FAULTS, VerlAgentEnvError):
-                logger.warning("a snapshot leads nowhere", exc_info=True, extra={"env_id": instance.env_id})
-        env, _ = await self._begun_again(instance)
-        await self._replay(instance, env, entries, None)
-
-    async def _replay(
-        self, instance: Instance, env: Env, entries: Sequence[Entry], snapshot: Snapshot | None
-    ) -> None:
-        """Play in ``env`` what follows after the snapshot, and compare what it gives."""
-        kind, executor = instance.kind, self._table.executor
-        done = 0 if snapshot is None else snapshot.seq
-        answers = await executor.play(kind, env, [entry.action for entry in entries[done:]])
-        for seq, answer in enumerate(answers, start=done):
-            if digest_of(answer) != entries[seq].digest:
-                executor.dispose(kind, env)
-                raise ReplayDivergedError(instance.env_id, seq)
-        instance.env = env
-        instance.seq = len(entries)
-        if not entries:
-            return
-        instance.actions = [entry.action for entry in entries]
-        instance.digests = [entry.digest for entry in entries]
-        instance.history_bytes = sum(len(entry.action) for entry in entries)
-        if snapshot is not None:
-            _restore_steps(instance, snapshot)
-        for entry, answer in zip(entries[done:], answers, strict=True):
-            instance.set_last(entry.action, answer, entry.operation)
-
-    async def _restore(self, instance: Instance, saved: Saved) -> None:
-        """Stand where the last snapshot stands, or at the beginning of the episode."""
-        if saved.snapshot is None:
-            if instance.state is None:
-                raise ValueError("no state was kept")
-            instance.env = await self._restored(instance, instance.state)
-            return
-        snapshot = Snapshot.from_json(saved.snapshot)
-        instance.env = await self._restored(instance, snapshot.state)
-        instance.state, instance.state_seq = snapshot.state, snapshot.seq
-        instance.seq = snapshot.seq
-        _restore_steps(instance, snapshot)
-
-    async def _begun_again(self, instance: Instance) -> tuple[Env, ResetAnswer]:
-        executor = self._table.executor
-        return await executor.reset(instance.kind, instance.arguments, None, instance.seed, instance.options)
-
-    async def _restored(self, instance: Instance, state: bytes) -> Env:
-        return await self._table.executor.restore(instance.kind, instance.arguments, state)
-
-
-def _is_of(snapshot: Snapshot, entries: Sequence[Entry]) -> bool:
-    """Whether the snapshot stands somewhere in this journal."""
-    seq = snapshot.seq
-    return 0 < seq <= len(entries) and digest_of(snapshot.last.answer) == entries[seq - 1].digest
-
-
-def _restore_header(instance: Instance, header: Header) -> None:
-    instance.env_kwargs = header.env_kwargs
-    instance.durability = header.durability
-    instance.episode = header.episode
-    instance.seed = header.seed
-    instance.state = None if header.state is None else header.state.encode()
-    instance.options = None if header.options is None else orjson.dumps(header.options)
-    instance.resets = _as_bytes(header.resets)
-    instance.earlier_resets = tuple(
-        Beginning(operation.encode("latin-1"), seed, None if options is None else orjson.dumps(options))
-        for operation, seed, options in header.earlier_resets
-    )
-    instance.past_operations = _as_bytes(header.past_operations)
-
-
-def _restore_steps(instance: Instance, snapshot: Snapshot) -> None:
-    """Know the steps of the last call as the snapshot does."""
-    instance.past_operations = snapshot.past_operations
-    for operation, action, answer in (*snapshot.earlier, snapshot.last):
-        instance.set_last(action, answer, operation)
-
-
-def _as_bytes(operations: Sequence[str]) -> tuple[bytes, ...]:
-    return tuple(operation.encode("latin-1") for operation in operations)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
@@ -147,8 +148,20 @@ class SokobanEnv(GridEnv):
     def dump_state(self) -> Any:
         # The whole room: a later version may generate another one from the seed. 64 bits at most fit JSON's integers.
         level = self._level
-        boards = [f"{board:x}" for board in (level.walls, level.targets, self._boxes)]
-        return [level.height, level.width, *boards, self._player]
+        return [
+            level.height,
+            level.width,
+            f"{level.walls:x}",
+            f"{level.targets:x}",
+            f"{self._boxes:x}",
+            self._player,
+        ]
+
+    def state_digest(self) -> int:
+        # As the base has it, of the same numbers, in a quarter of the time: it is asked for after every step.
+        level = self._level
+        state = (self._steps, self._ended, level.walls, level.targets, self._boxes, self._player)
+        return zlib.crc32(b"%d %d %x %x %x %d" % state)
 
     def load_state(self, state: Any) -> None:
         height, width, walls, targets, boxes, player = state

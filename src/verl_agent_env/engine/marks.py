@@ -1,0 +1,22 @@
+"""What is read of an environment right after a step or a reset, to be recorded."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Mark(NamedTuple):
+    """What was read of an environment as a part of the call that ran its code.
+
+    Whatever of it fails and cannot be done without fails the call, before anything is noted or answered.
+    """
+
+    digest: bytes | None = None
+    """Of a step that goes to a journal."""
+    state: bytes | None = None
+    """What the environment's ``snapshot`` gave, where it was asked for."""
+    fault: BaseException | None = None
+    """What its state raised, where the environment is kept without it as well."""
+
+
+NO_MARK = Mark()
