@@ -102,7 +102,7 @@ async def test_token_is_asked_for(start_server: StartServer) -> None:
         assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
     headers = {"Authorization": "Bearer the-token"}
     async with (
-        httpx2.AsyncClient(headers=headers) as known,
+        httpx2.AsyncClient(headers=headers, timeout=60) as known,
         Client(streamable_http_client(f"{guarded.url}/mcp", http_client=known)) as client,
     ):
         await play(client)

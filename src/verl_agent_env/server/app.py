@@ -26,10 +26,11 @@ from verl_agent_env.server.admission import Admission
 from verl_agent_env.server.auth import TokenGuard
 from verl_agent_env.server.batch_calls import BatchCalls
 from verl_agent_env.server.cluster_worker import ClusterWorker, Place
+from verl_agent_env.server.commands import configure_commands, watch_sockets
 from verl_agent_env.server.environment_calls import EnvironmentCalls
 from verl_agent_env.server.idempotency import IdempotentCalls, KeptAnswers, KeyNames
 from verl_agent_env.server.lane import LANE_STATE, PROBLEM_JSON, Call, Lane, Route
-from verl_agent_env.server.mcp_route import MCP_PATH, McpRoute, configure_mcp
+from verl_agent_env.server.mcp_route import MCP_PATH, McpRoute
 from verl_agent_env.server.metrics import Metrics
 from verl_agent_env.server.openapi import document
 from verl_agent_env.server.routes import batch_routes, environment_routes, server_routes
@@ -57,6 +58,7 @@ class EnvServer(FastAPI):
             lifespan=_lifespan,
             redoc_url=None,
         )
+        self.settings = settings
         limits = settings.http_limits
         address = f"{settings.host}:{settings.port}"
         place = place or Place(address, (address,), supervisor="none")
@@ -92,7 +94,7 @@ class EnvServer(FastAPI):
         self.add_exception_handler(Exception, _page_problem)
         self.router.default = self._serve_unknown
         self._has_tokens = bool(settings.auth_tokens)
-        configure_mcp(settings)
+        configure_commands(settings)
 
     def openapi(self) -> dict[str, Any]:
         """The OpenAPI document."""
@@ -150,15 +152,18 @@ async def _lifespan(app: EnvServer) -> AsyncIterator[dict[str, Any]]:
     thresholds = gc.get_threshold()
     gc.set_threshold(50_000, 20, 20)
     await app.worker.start()
-    reaper = asyncio.create_task(reap_forever(app.env_host))
+    background = [asyncio.create_task(reap_forever(app.env_host))]
+    if app.settings.mcp_allow_commands:
+        background.append(asyncio.create_task(watch_sockets()))
     app.server_calls.ready = True
     try:
         yield {LANE_STATE: app.lane}
     finally:
         app.server_calls.ready = False
-        reaper.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await reaper
+        for task in background:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
         await app.mcp_route.aclose()
         await app.worker.stop()
         await app.env_host.stop()

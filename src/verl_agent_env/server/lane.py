@@ -32,6 +32,7 @@ from verl_agent_env.errors import (
 )
 from verl_agent_env.server.admission import Admission, require_well_formed
 from verl_agent_env.server.body import ClientGoneError, linger, read_body
+from verl_agent_env.server.commands import note_source
 from verl_agent_env.server.logs import current_request_id
 from verl_agent_env.server.metrics import Metrics
 from verl_agent_env.server.peer import Peer
@@ -185,6 +186,7 @@ class Lane:
                 self._admission.admit(method, headers, peer, is_open=True)
                 route = _stand_in(routes, method, path)
             self._admission.admit(method, headers, peer, is_open=route.is_open)
+            note_source(peer, headers)
             body = await read_body(receive, headers.get(b"content-length", b""), self._limits)
             reply = await route.handler(Call(env_id, body, scope["query_string"], headers))
         except ClientGoneError:
@@ -261,7 +263,7 @@ class Lane:
     ) -> None:
         """Have ``page``, which is no call of the API, answer a request that is admitted as calls are."""
         headers = dict(scope["headers"])
-        method, policy = scope["method"], self._admission.policy
+        method, policy, peer = scope["method"], self._admission.policy, Peer.of_scope(scope)
         try:
             require_well_formed(scope["headers"], headers, scope.get("http_version", ""))
             # Browsers ask first whether they may ask, and show no token for that.
@@ -273,6 +275,7 @@ class Lane:
             await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
             await send({"type": "http.response.body", "body": b"" if method == "HEAD" else answer.payload})
             return
+        note_source(peer, headers)
         granted = policy.grants(method, headers) if b"origin" in headers else []
         if granted and is_preflight:
             await send({"type": "http.response.start", "status": 200, "headers": [*granted, _NO_CONTENT]})

@@ -14,7 +14,6 @@ from typing import Any
 import orjson
 from starlette.types import Receive, Scope, Send
 
-from verl_agent_env.config import ServerSettings
 from verl_agent_env.errors import (
     InvalidRequestError,
     RouteNotFoundError,
@@ -23,7 +22,6 @@ from verl_agent_env.errors import (
 from verl_agent_env.server.lane import PROBLEM_JSON, Call, Lane, Reply
 
 MCP_PATH = "/mcp"
-_LOCAL = ("127.0.0.1", "::1", "localhost")
 NEEDS_EXTRA = "MCP needs an extra that is not installed here; pip install 'verl-agent-env[mcp]' does"
 
 
@@ -65,18 +63,6 @@ class McpRoute:
         async with self._manager.run():
             started.set_result(None)
             await self._leaving.wait()
-
-
-def configure_mcp(settings: ServerSettings) -> None:
-    """Name the operator's MCP servers, and take commands from arguments only where one user is alone with the server."""
-    if settings.mcp_config or settings.mcp_allow_commands:
-        from verl_agent_env.envs.mcp_chat.configuration import use_file
-
-        use_file(settings.mcp_config, commands_allowed=settings.mcp_allow_commands)
-    if settings.cluster.redis or settings.host not in _LOCAL:
-        from verl_agent_env.envs.mcp_chat.configuration import refuse_commands
-
-        refuse_commands("this server is part of a cluster, or can be reached from other machines")
 
 
 def api_of(lane: Lane) -> Any:

@@ -10,6 +10,7 @@ import orjson
 from yarl import URL
 
 from verl_agent_env.errors import VerlAgentEnvError, WorkerUnreachableError, error_from_problem
+from verl_agent_env.server.commands import is_from_elsewhere
 from verl_agent_env.server.logs import current_request_id
 
 HOP_HEADER = b"x-env-hop"
@@ -125,6 +126,9 @@ def _passed_on(given: Mapping[bytes, bytes]) -> dict[str, str]:
     request_id = current_request_id.get()
     if request_id:
         headers["x-request-id"] = request_id.decode("latin-1")
+    if is_from_elsewhere():
+        # The other worker sees this one, which is of its own machine.
+        headers["x-forwarded-for"] = "elsewhere"
     return headers
 
 

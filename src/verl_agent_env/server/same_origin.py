@@ -72,8 +72,7 @@ class SameOriginPolicy:
         hosts = {host.lower().rstrip(".") for host in allowed_hosts}
         self._allows_any_host = _ANY in hosts
         self._is_strict = bool(hosts) and not self._allows_any_host
-        # Browsers resolve names below "localhost" themselves: no name server can let them point elsewhere.
-        self._suffixes = (f".{_LOOPBACK_NAME}", *(host[1:] for host in hosts if host.startswith("*.")))
+        self._suffixes = tuple(host[1:] for host in hosts if host.startswith("*."))
         self._hosts = {normalized_host(host) for host in (*hosts, *own_names, socket.gethostname())} - {""}
         self._origins = frozenset(map(normalized_origin, allowed_origins))
         self._has_tokens = has_tokens
@@ -147,9 +146,7 @@ class SameOriginPolicy:
     def _is_known(self, host: str, peer: Peer) -> bool:
         return (
             host in self._hosts
-            or host == _LOOPBACK_NAME
-            or is_loopback(host)
-            or host in _UNSPECIFIED
+            or _is_local(host)
             or host == normalized_host(peer.own_address)
             or host.endswith(self._suffixes)
         )
@@ -191,6 +188,18 @@ def normalized_origin(origin: str) -> str:
         return ""
     scheme = found[1].lower()
     return f"{scheme}://{page.host}:{page.port or _DEFAULT_PORTS[scheme]}"
+
+
+def is_local_host(host: str) -> bool:
+    """Whether this names the loopback interface, as an address or as ``Host`` of a request."""
+    parsed = parse_host(host.encode("latin-1", "replace"))
+    return _is_local(normalized_host(host) if parsed is None else parsed.host)
+
+
+def _is_local(host: str) -> bool:
+    # Browsers resolve names below "localhost" themselves: no name server can let them point elsewhere.
+    is_name = host == _LOOPBACK_NAME or host.endswith(f".{_LOOPBACK_NAME}")
+    return is_name or is_loopback(host) or host in _UNSPECIFIED
 
 
 def _is_link(method: str, headers: Mapping[bytes, bytes]) -> bool:

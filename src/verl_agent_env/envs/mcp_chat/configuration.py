@@ -18,6 +18,7 @@ from typing import Any
 import orjson
 from pydantic import ValidationError
 
+from verl_agent_env.envs.commands import reason_against_commands
 from verl_agent_env.envs.mcp_chat.definition import MAX_NAME_CHARS, ServerDefinition
 from verl_agent_env.envs.mcp_chat.errors import ConfigurationError
 
@@ -94,7 +95,9 @@ class _InUse:
                 else Configuration(commands_allowed=commands_allowed)
             )
         found = self.chosen or self.read or Configuration()
-        return Configuration(found.servers) if self.refuses_commands else found
+        if found.commands_allowed and (self.refuses_commands or reason_against_commands()):
+            return Configuration(found.servers)
+        return found
 
 
 _in_use = _InUse()
