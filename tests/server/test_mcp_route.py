@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import sys
+from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx
 import httpx2
@@ -14,6 +18,7 @@ from mcp.types import ImageContent, TextContent
 from tests.conftest import ServerProcess, StartServer
 from verl_agent_env.config import ServerSettings
 from verl_agent_env.server import create_app
+from verl_agent_env.server.mcp_route import McpRoute
 
 ROOM = {"dim_room": [6, 6], "num_boxes": 1}
 
@@ -121,3 +126,35 @@ async def test_without_the_extra_the_answer_says_what_to_install(monkeypatch: py
         answer = await client.post("/mcp", json={})
     assert answer.status_code == 422
     assert "pip install 'verl-agent-env[mcp]'" in answer.json()["detail"]
+
+
+async def test_start_that_fails_is_told_and_the_next_request_starts_again() -> None:
+    app = create_app(ServerSettings())
+    failures = [OSError("no more threads"), ImportError("half an SDK")]
+
+    def load() -> Any:
+        if failures:
+            raise failures.pop()
+        return lambda *_: Manager()
+
+    route = McpRoute(app.lane, 1000, load)
+    for expected in (ImportError, OSError):
+        with pytest.raises(expected):
+            await asyncio.wait_for(route({}, _nothing, _nothing), 60)
+    await asyncio.wait_for(route({}, _nothing, _nothing), 60)
+    await route.aclose()
+
+
+class Manager:
+    """Serves whatever it is asked."""
+
+    @contextlib.asynccontextmanager
+    async def run(self) -> AsyncIterator[None]:
+        yield
+
+    async def handle_request(self, scope: Any, receive: Any, send: Any) -> None:
+        """Say nothing."""
+
+
+async def _nothing(*_: Any) -> Any:
+    return None

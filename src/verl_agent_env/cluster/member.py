@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable, Collection, Mapping
 from typing import Protocol
 
+from verl_agent_env import background
 from verl_agent_env.cluster.leases import LocalLease
 from verl_agent_env.cluster.membership import Membership, Plan
 from verl_agent_env.cluster.slots import SlotTable
@@ -120,7 +121,7 @@ class Member:
 
     def start(self) -> None:
         """Join the cluster as soon as the store lets it, and stay in it until :meth:`leave`."""
-        self._tasks = [asyncio.create_task(self._live())]
+        self._tasks = [background.start("membership", self._live)]
 
     @property
     def has_joined(self) -> bool:
@@ -178,8 +179,8 @@ class Member:
             await asyncio.sleep(_RETRY_S)
         self._look_now.set()
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._beat_forever())
-            tasks.create_task(self._look_forever())
+            tasks.create_task(background.keep_running("heartbeats", self._beat_forever))
+            tasks.create_task(background.keep_running("map", self._look_forever))
 
     async def _beat_forever(self) -> None:
         while True:

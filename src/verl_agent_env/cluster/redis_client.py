@@ -28,6 +28,7 @@ from redis.exceptions import (
 )
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from verl_agent_env import background
 from verl_agent_env.cluster.redis_pipe import Endpoint, RedisPipe
 from verl_agent_env.cluster.scripts import Script
 from verl_agent_env.errors import StoreFullError, StoreUnavailableError
@@ -145,7 +146,7 @@ class Notices:
     def next(self) -> asyncio.Event:
         """Set by the first notice after this moment."""
         if self._task is None:
-            self._task = asyncio.create_task(self._listen_forever())
+            self._task = background.start("map notices", self._listen_forever)
         return self._event
 
     async def aclose(self) -> None:

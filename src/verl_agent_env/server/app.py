@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from verl_agent_env import __version__
+from verl_agent_env import __version__, background
 from verl_agent_env.config import ServerSettings
 from verl_agent_env.engine import Host
 from verl_agent_env.engine.reaper import reap_forever
@@ -152,15 +152,15 @@ async def _lifespan(app: EnvServer) -> AsyncIterator[dict[str, Any]]:
     thresholds = gc.get_threshold()
     gc.set_threshold(50_000, 20, 20)
     await app.worker.start()
-    background = [asyncio.create_task(reap_forever(app.env_host))]
+    tasks = [background.start("reaper", lambda: reap_forever(app.env_host))]
     if app.settings.mcp_allow_commands:
-        background.append(asyncio.create_task(watch_sockets()))
+        tasks.append(asyncio.create_task(watch_sockets()))
     app.server_calls.ready = True
     try:
         yield {LANE_STATE: app.lane}
     finally:
         app.server_calls.ready = False
-        for task in background:
+        for task in tasks:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task

@@ -13,6 +13,7 @@ from typing import Any, Protocol, cast
 
 import orjson
 
+from verl_agent_env import background
 from verl_agent_env.cluster.idempotency import KNOWN_S, IdempotencyRecords
 from verl_agent_env.cluster.keys import Keys
 from verl_agent_env.cluster.leases import LocalLease
@@ -196,8 +197,8 @@ class SharedCluster:
         """See :class:`Cluster`."""
         self._member.start()
         self._tasks = [
-            asyncio.create_task(self._journal.run()),
-            asyncio.create_task(self._take_over.run()),
+            background.start("journal", self._journal.run),
+            background.start("take-over", self._take_over.run),
         ]
 
     async def drain(self) -> None:
@@ -210,10 +211,10 @@ class SharedCluster:
 
     async def leave(self) -> None:
         """See :class:`Cluster`."""
-        with contextlib.suppress(TimeoutError, StoreUnavailableError):
-            async with asyncio.timeout(_LEAVE_S):
-                await self._journal.flush()
-                await self._member.leave()
+        for last in (self._journal.flush, self._member.leave):
+            with contextlib.suppress(TimeoutError, StoreUnavailableError):
+                async with asyncio.timeout(_LEAVE_S):
+                    await last()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

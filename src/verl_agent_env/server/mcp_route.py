@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -21,15 +22,29 @@ from verl_agent_env.errors import (
 )
 from verl_agent_env.server.lane import PROBLEM_JSON, Call, Lane, Reply
 
+logger = logging.getLogger(__name__)
+
 MCP_PATH = "/mcp"
+ManagerMaker = Callable[[Any, int], Any]
+"""Makes the SDK's session manager for an API and a limit on bodies."""
 NEEDS_EXTRA = "MCP needs an extra that is not installed here; pip install 'verl-agent-env[mcp]' does"
 
 
 class McpRoute:
     """An ASGI application; open from the first request until :meth:`aclose`."""
 
-    def __init__(self, lane: Lane, max_body_bytes: int) -> None:
+    def __init__(
+        self, lane: Lane, max_body_bytes: int, load: Callable[[], ManagerMaker] | None = None
+    ) -> None:
+        """An application that has loaded nothing yet.
+
+        Args:
+            lane: The API that its tools call.
+            max_body_bytes: Of a request.
+            load: Loads the SDK, in a thread.
+        """
         self._lane = lane
+        self._load = load or _manager_maker
         self._max_body_bytes = max_body_bytes
         self._manager: Any = None
         self._leaving = asyncio.Event()
@@ -57,12 +72,21 @@ class McpRoute:
         await asyncio.shield(self._starting)
 
     async def _run(self, started: asyncio.Future[None]) -> None:
-        # Half a second of imports: not on the event loop.
-        make_manager = await asyncio.to_thread(_manager_maker)
-        self._manager = make_manager(api_of(self._lane), self._max_body_bytes)
-        async with self._manager.run():
-            started.set_result(None)
-            await self._leaving.wait()
+        try:
+            # Half a second of imports: not on the event loop.
+            make_manager = await asyncio.to_thread(self._load)
+            self._manager = make_manager(api_of(self._lane), self._max_body_bytes)
+            async with self._manager.run():
+                started.set_result(None)
+                await self._leaving.wait()
+        except Exception as failure:
+            logger.exception("serving MCP came to its end; the next request begins again")
+            if not started.done():
+                started.set_exception(failure)
+                # Seen here, in case that whoever asked is gone by now.
+                started.exception()
+        finally:
+            self._starting = None
 
 
 def api_of(lane: Lane) -> Any:
@@ -84,7 +108,7 @@ def api_of(lane: Lane) -> Any:
     return call
 
 
-def _manager_maker() -> Any:
+def _manager_maker() -> ManagerMaker:
     from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 
     from verl_agent_env.server.mcp_tools import make_mcp_server

@@ -24,6 +24,7 @@ from gunicorn.glogging import Logger
 from uvicorn import Config, Server
 from uvicorn_worker import UvicornWorker
 
+from verl_agent_env import background
 from verl_agent_env.config import ServerSettings
 from verl_agent_env.server.app import EnvServer
 from verl_agent_env.server.protocol import QuickProtocol
@@ -99,7 +100,7 @@ class AddressWorker(UvicornWorker):  # type: ignore[misc]
         self._install_sigquit_handler()
         # uvicorn's own way would call every tenth time that it turns, which a busy loop seldom does, and no more once
         # the server stops.
-        notifying = asyncio.create_task(self._notify_forever())
+        notifying = background.start("signs of life", self._notify_forever, pause_s=_NOTIFY_S)
         try:
             await server.serve(sockets=self.sockets)
         finally:
@@ -114,6 +115,8 @@ class AddressWorker(UvicornWorker):  # type: ignore[misc]
             await asyncio.sleep(_NOTIFY_S)
         logger.error("the supervisor is gone: the worker ends")
         signal.raise_signal(signal.SIGTERM)
+        # Until the server has ended: a second signal would hurry it.
+        await asyncio.Event().wait()
 
 
 class _DrainingServer(Server):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from tests.cluster.workers import worker
+from verl_agent_env import background
 from verl_agent_env.cluster.memory_log import MemoryLog
 from verl_agent_env.cluster.memory_store import MemoryStore
 from verl_agent_env.engine.persistence.groups import Group
@@ -355,6 +356,26 @@ async def test_log_that_refuses_everything_loses_nothing(hasty: Case) -> None:
     for env_id, group in zip(env_ids, groups, strict=True):
         await hasty.made(env_id, group)
     assert hasty.environments.refusals == {}
+
+
+async def test_defect_of_the_writing_itself_costs_a_new_start_and_no_write() -> None:
+    store = MemoryStore()
+    record = worker()
+    await store.heartbeat(record, 1000.0)
+    slots = Slots(await store.generation(), await store.claim(record.incarnation, range(NUM_SLOTS)))
+    case = Case(store, slots, HANG_S)
+    running = background.start("journal", case.journal.run, pause_s=0.01)
+    await case.create(env(CALM))
+    tokens, slots.tokens = slots.tokens, {}
+    case.write("append", env(CALM), b"0")
+    # What no slot table ever does.
+    slots.tokens = cast("dict[int, str]", None)
+    await asyncio.sleep(0.1)
+    slots.tokens = tokens
+    await case.settled(env(CALM), case.write("append", env(CALM), b"1", 1))
+    assert await case.kept(env(CALM)) == [b"0", b"1"]
+    running.cancel()
+    await asyncio.wait([running])
 
 
 # --- what is stated again ------------------------------------------------------------------------------------
