@@ -202,12 +202,11 @@ def test_steps_of_a_call_that_followed_are_new(instance: Instance) -> None:
     assert instance.seq == 6
 
 
-@pytest.mark.parametrize("late", [b"a", b"a 1", b"a 2", b"b", b"c 1"])
+@pytest.mark.parametrize("late", [b"a", b"a 1", b"a 2", b"b"])
 def test_a_late_copy_of_an_earlier_call_is_not_applied(instance: Instance, late: bytes) -> None:
     asked(instance, b"a", b"a 1", b"a 2")
     asked(instance, b"b")
-    asked(instance, b"c", b"c 1")
-    asked(instance, b"d")
+    asked(instance, b"c")
     with pytest.raises(SequenceStaleError):
         instance.admit(late, None, late)
     instance.begin(2, None, BEGINNING, LIMIT)
@@ -247,7 +246,8 @@ def test_answers_of_one_call_are_kept_within_a_bound(instance: Instance) -> None
 def test_many_calls_leave_little_behind(instance: Instance) -> None:
     for number in range(100):
         asked(instance, b"%d" % number, b"%d 1" % number)
-    assert len(instance.past_operations) == 8
+    assert instance.past_operations is not None
+    assert len(instance.past_operations) == 4
     assert instance.earlier_steps is not None
     assert len(list(instance.earlier_steps)) == 1
 

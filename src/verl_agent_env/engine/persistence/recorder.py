@@ -284,7 +284,7 @@ def _header(instance: Instance) -> bytes:
             (begun.operation.decode(), begun.seed, _fragment(begun.options))
             for begun in instance.earlier_resets
         ],
-        past_operations=_as_text(instance.past_operations),
+        past_operations=_as_text(instance.past_operations or ()),
     ).to_json()
 
 
@@ -297,7 +297,7 @@ def _snapshot(instance: Instance) -> bytes:
         instance.state,
         AppliedStep(instance.last_operation, instance.last_action, instance.last_answer),
         tuple(instance.earlier_steps or ()),
-        instance.past_operations,
+        tuple(instance.past_operations or ()),
     ).to_json()
 
 

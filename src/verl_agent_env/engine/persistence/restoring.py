@@ -266,12 +266,12 @@ def _restore_header(instance: Instance, header: Header) -> None:
         Beginning(operation.encode("latin-1"), seed, None if options is None else orjson.dumps(options))
         for operation, seed, options in header.earlier_resets
     )
-    instance.past_operations = _as_bytes(header.past_operations)
+    instance.past_operations = list(_as_bytes(header.past_operations)) or None
 
 
 def _restore_steps(instance: Instance, snapshot: Snapshot) -> None:
     """Know the steps of the last call as the snapshot does."""
-    instance.past_operations = snapshot.past_operations
+    instance.past_operations = list(snapshot.past_operations) or None
     for operation, action, answer in (*snapshot.earlier, snapshot.last):
         instance.set_last(action, answer, operation)
 
