@@ -127,6 +127,29 @@ async def test_a_call_that_was_tried_here_first_keeps_its_operation() -> None:
     assert len(tried) == 1
 
 
+async def test_an_operation_is_the_same_here_and_at_any_other_worker() -> None:
+    table = table_with(HERE)
+    seen: list[bytes] = []
+
+    async def handled(call: Call) -> bytes:
+        seen.append(call.headers[OPERATION_HEADER])
+        return b"here"
+
+    async def answer(address: str) -> PeerAnswer:
+        return PeerAnswer(b"there", b"application/json")
+
+    workers = Workers(answer)
+    pinned = forwarder(table, workers).pin(dataclasses.replace(STEP, handler=handled))
+    for given in (b"0123456789abcdef", "h\u00e9 llo".encode("latin-1"), b"x" * 10_000):
+        table.assign([HERE] * NUM_SLOTS, range(NUM_SLOTS))
+        await pinned.handler(a_call(x_operation_id=given))
+        table.assign([C] * NUM_SLOTS, ())
+        await pinned.handler(a_call(x_operation_id=given))
+        assert workers.headers[-1][OPERATION_HEADER] == seen[-1]
+        assert seen[-1].isascii()
+        assert len(seen[-1]) <= 64
+
+
 @pytest.mark.parametrize(
     "error", [MovedError(SLOT), WorkerUnreachableError(B, "it broke", may_have_run=True)]
 )

@@ -15,7 +15,7 @@ from verl_agent_env.server.lane import Call, Handler, Reply, Route
 from verl_agent_env.server.owner_search import PAUSE_S, OwnerSearch, no_owner_error
 from verl_agent_env.server.peers import HOP_HEADER, OPERATION_HEADER, Peers
 from verl_agent_env.types import slot_of
-from verl_agent_env.wire.operations import new_call
+from verl_agent_env.wire.operations import call_of, new_call
 
 
 class Forwarder:
@@ -45,10 +45,10 @@ class Forwarder:
 
         async def here_or_there(call: Call) -> bytes | Reply:
             slot = slot_of(call.env_id)
-            if OPERATION_HEADER not in call.headers:
-                # From the first try on: one that was written may be refused all the same, when the slot has moved before
-                # the answer to the write came.
-                call.headers = {**call.headers, OPERATION_HEADER: new_call()}
+            # From the first try on: one that was written may be refused all the same, when the slot has moved before the
+            # answer to the write came. And in the form in which it reaches any worker unchanged.
+            operation = call_of(call.headers.get(OPERATION_HEADER)) or new_call()
+            call.headers = {**call.headers, OPERATION_HEADER: operation}
             if self._table.owns(slot):
                 try:
                     return await handle(call)
