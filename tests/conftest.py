@@ -1,4 +1,4 @@
-"""A real server process for tests that need one."""
+"""How tests are run, and a real server process for those that need one."""
 
 from __future__ import annotations
 
@@ -10,15 +10,57 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from asyncio import AbstractEventLoop
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import orjson
 import pytest
 
-ROOT = Path(__file__).parents[1]
-_START_S = 120.0
+from tests import depth, surroundings
+from tests.children import ROOT
+from tests.sim.virtual_loop import VirtualLoop
+from tests.steered import SteeredLoop
+from tests.waiting import HANG_S
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Say how thoroughly the tests look."""
+    parser.addoption(
+        "--depth",
+        type=int,
+        default=1,
+        metavar="TIMES",
+        help="try so many times as much where faults are looked for at random; above 1, run the longest tests, too",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before any test is looked at: the same surroundings for all, and the depth that was asked for."""
+    config.addinivalue_line("markers", "virtual_time: waits for nothing but timers, which are due at once")
+    config.addinivalue_line("markers", "deep: so long that it runs with a --depth above 1 only (make deep)")
+    surroundings.settle_variables(os.environ)
+    depth.choose(config.getoption("--depth"))
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], AbstractEventLoop]]:
+    """Have coroutines be tested in a loop whose clock can be put forward, or one that never waits."""
+    return {"virtual": VirtualLoop} if item.get_closest_marker("virtual_time") else {"steered": SteeredLoop}
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip what is too long for every day."""
+    if depth.is_shallow():
+        for item in items:
+            if "deep" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="make deep runs it"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _signals() -> None:
+    # Not in pytest_configure: what distributes the tests must let its children, who run them, survive a hang-up, too.
+    surroundings.handle_ignored_signals()
 
 
 class ServerProcess:
@@ -27,25 +69,30 @@ class ServerProcess:
     def __init__(
         self, arguments: list[str], variables: dict[str, str], command: list[str] | None = None
     ) -> None:
-        inherited = {key: value for key, value in os.environ.items() if not key.startswith("VERL_AGENT_ENV_")}
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self.lines: list[str] = []
         """What it wrote to standard error, so far."""
         self.process = subprocess.Popen(
             command or [sys.executable, "-m", "verl_agent_env.cli", "serve", "--port", "0", *arguments],
             cwd=ROOT,
-            env={**inherited, **variables},
-            stderr=subprocess.PIPE,
+            env={**os.environ, **variables},
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
             text=True,
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        line = self.wait_for_line(r"http://(?:[\d.]+|\[[\d:]+\]):(\d+)", _START_S)
+        try:
+            line = self.wait_for_line(r"http://(?:[\d.]+|\[[\d:]+\]):(\d+)")
+        except BaseException:
+            self.process.kill()
+            self.wait()
+            raise
         self.port = int(line[1])
         self.url = f"http://127.0.0.1:{self.port}"
 
-    def wait_for_line(self, pattern: str, timeout_s: float = 15.0) -> re.Match[str]:
+    def wait_for_line(self, pattern: str, timeout_s: float = HANG_S) -> re.Match[str]:
         """The first match among the lines written from now on (and those not looked at yet)."""
         end = time.monotonic() + timeout_s
         while True:
@@ -63,23 +110,24 @@ class ServerProcess:
         """The log lines that are JSON; complete after :meth:`stop`."""
         return [orjson.loads(line) for line in self.lines if line.startswith("{")]
 
-    def stop(self, signal_number: int = signal.SIGTERM, timeout_s: float = 25.0) -> int:
+    def stop(self, signal_number: int = signal.SIGTERM, timeout_s: float = HANG_S) -> int:
         """End the process and give its exit code."""
         if self.process.poll() is None:
             self.process.send_signal(signal_number)
         return self.wait(timeout_s)
 
-    def wait(self, timeout_s: float = 25.0) -> int:
+    def wait(self, timeout_s: float = HANG_S) -> int:
         """Wait for its end."""
         try:
             code = self.process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             self.process.kill()
-            self.process.wait(5)
+            self.process.wait()
             raise
         finally:
-            self._reader.join(5)
-            # While a child that outlived it may still write, the reader holds it, and closing would wait for ever.
+            # Its workers end soon after it. While one may still write, the reader holds the pipe, and closing it would
+            # wait for ever.
+            self._reader.join(HANG_S)
             if self.process.stderr is not None and not self._reader.is_alive():
                 self.process.stderr.close()
         return code
@@ -111,15 +159,14 @@ def plugin_path(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture
 def start_server(plugin_path: str) -> Iterator[StartServer]:
     """A function that starts a server with these options (and variables); all are ended after the test."""
-    started: list[ServerProcess] = []
+    with ExitStack() as stack:
 
-    def start(*arguments: str, command: list[str] | None = None, **variables: str) -> ServerProcess:
-        started.append(ServerProcess(list(arguments), {"PYTHONPATH": plugin_path, **variables}, command))
-        return started[-1]
+        def start(*arguments: str, command: list[str] | None = None, **variables: str) -> ServerProcess:
+            server = ServerProcess(list(arguments), {"PYTHONPATH": plugin_path, **variables}, command)
+            stack.callback(server.stop)
+            return server
 
-    yield start
-    for server in started:
-        server.stop()
+        yield start
 
 
 @pytest.fixture(scope="session")

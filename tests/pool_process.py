@@ -5,28 +5,17 @@ from __future__ import annotations
 import os
 import re
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import httpx
 
 from tests.conftest import ServerProcess
+from tests.waiting import HANG_S, eventually
 
 LASTING = {"desc": ["SFFF", "FFFF", "FFFF", "FFFG"], "is_slippery": False, "max_steps": 10_000}
 """Arguments of a FrozenLake in which going left and right ends nothing."""
-START_S = 40.0
-"""Seconds within which a pool is up, on a busy machine."""
-
-
-def eventually(condition: Callable[[], bool], timeout_s: float = 20.0, what: str = "it") -> float:
-    """Ask again and again until ``condition`` holds; returns the seconds that it took."""
-    started = time.monotonic()
-    while not condition():
-        assert time.monotonic() - started < timeout_s, f"{what} did not come about within {timeout_s:g} s"
-        time.sleep(0.02)
-    return time.monotonic() - started
 
 
 def is_running(pid: int) -> bool:
@@ -58,7 +47,7 @@ class Pool:
         self.addresses = found[1].split(", ")
         self.at = [self._client(f"http://{address}") for address in self.addresses]
         """A client of each worker, in order of their addresses."""
-        eventually(self.is_ready, START_S, "the pool")
+        eventually(self.is_ready, what="the pool")
 
     def is_ready(self) -> bool:
         """Whether all workers take work."""
@@ -121,7 +110,7 @@ class Pool:
     def _client(self, url: str) -> httpx.Client:
         # A new connection each time: one that is kept would go on meeting the same worker.
         limits = httpx.Limits(max_keepalive_connections=0)
-        return self._clients.enter_context(httpx.Client(base_url=url, timeout=30, limits=limits))
+        return self._clients.enter_context(httpx.Client(base_url=url, timeout=HANG_S, limits=limits))
 
 
 def all_workers(client: httpx.Client) -> list[dict[str, Any]]:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
-import os
 import re
-import subprocess
-import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +16,9 @@ import orjson
 import pytest
 
 from docs import make_environments
+from tests.children import python, run
 from tests.conftest import StartServer
+from tests.waiting import HANG_S
 from verl_agent_env.cli import cli
 from verl_agent_env.config import ClusterSettings, HostLimits, HttpLimits, ServerSettings, variable_of
 from verl_agent_env.errors import all_errors
@@ -33,6 +32,13 @@ PAGES = [
 MADE = ROOT / "docs" / "environments.md"
 HTTP_API = ROOT / "docs" / "http-api.md"
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
+
+COMMANDS = {
+    name: command
+    for context in [click.Context(cli)]
+    for name in cli.list_commands(context)
+    if (command := cli.get_command(context, name)) is not None
+}
 
 ENV_ID = re.compile(r"[0-9a-f]{3}-[0-9a-f]{32}")
 LEFT_OUT = "…"
@@ -71,14 +77,7 @@ def commands_of(page: Path) -> Iterator[str]:
 
 
 def run_python(code: str, **variables: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
-        env={**os.environ, **variables},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = python("-W", "error", "-c", code, variables=variables)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -173,20 +172,20 @@ def test_shell_session_of_the_readme_runs(start_server: StartServer) -> None:
     server = start_server()
     session = next(block.text for block in blocks_of(ROOT / "README.md") if "curl" in block.text)
     script = "set -euo pipefail\n" + session.replace("http://127.0.0.1:8000", server.url)
-    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    done = run("bash", "-c", script)
     assert done.returncode == 0, done.stderr
-    first, second, closed, batch, run = [orjson.loads(line) for line in done.stdout.splitlines()]
+    first, second, closed, batch, run_ = [orjson.loads(line) for line in done.stdout.splitlines()]
     assert (first["reward"], second["reward"], second["done"]) == (-0.1, 10.9, True)
     assert closed == {"message": "Environment closed."}
     assert len(batch["rewards"]) == 3
     assert batch["errors"] == []
-    assert run == {"closed": 3, "errors": []}
+    assert run_ == {"closed": 3, "errors": []}
 
 
 def test_http_examples_are_answered_as_shown(start_server: StartServer) -> None:
     blocks = blocks_of(HTTP_API)
     known: dict[str, str] = {}
-    with httpx.Client(base_url=start_server().url, timeout=20) as client:
+    with httpx.Client(base_url=start_server().url, timeout=HANG_S) as client:
         for asked, shown in zip(blocks[::2], blocks[1::2], strict=True):
             assert asked.language == "http"
             head, _, body = with_ids(asked.text, known).partition("\n\n")
@@ -256,15 +255,9 @@ def guess_number_site(tmp_path: Path) -> Path:
     source.mkdir()
     (source / "guess_number.py").write_text(blocks["python"])
     (source / "pyproject.toml").write_text(blocks["toml"])
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"),
-            *("--no-deps", "--no-build-isolation", "--no-index", "--target", str(site), str(source)),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
+    done = python(
+        *("-m", "pip", "install", "--quiet", "--disable-pip-version-check"),
+        *("--no-deps", "--no-build-isolation", "--no-index", "--target", str(site), str(source)),
     )
     assert done.returncode == 0, done.stderr
     return site
@@ -327,10 +320,10 @@ def test_named_commands_and_options_exist(page: Path) -> None:
             if not re.match(r"verl-agent-env [a-z]", part):
                 continue
             name = part.split()[1]
-            assert name in cli.commands, command
-            assert_options(part, cli.commands[name])
+            assert name in COMMANDS, command
+            assert_options(part, COMMANDS[name])
     # Options that are named alone, or handed to 'make serve', are those of the server, another command or an example.
-    every = {option for command in cli.commands.values() for option in options_of(command)}
+    every = {option for command in COMMANDS.values() for option in options_of(command)}
     for script in (ROOT / "examples").rglob("*.py"):
         every |= set(
             re.findall(r'^ +(?:parser\.add_argument\()?"(--[a-z-]+)"', script.read_text(), re.MULTILINE)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 from click.testing import CliRunner, Result
 
+from tests.children import cli as cli_process
 from verl_agent_env.cli import cli
 
 ROOM = '{"dim_room": [6, 6], "num_boxes": 1}'
@@ -78,8 +76,7 @@ def test_check_env_without_a_name_is_a_usage_error() -> None:
 
 
 def test_an_unknown_name_is_one_sentence_and_exit_code_one() -> None:
-    command = [sys.executable, "-m", "verl_agent_env.cli", "play", "sokobn"]
-    finished = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    finished = cli_process("play", "sokobn")
     assert finished.returncode == 1
     assert finished.stderr.count("\n") == 1
     assert "Did you mean" in finished.stderr

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import orjson
 
+from tests.children import cli
 from tests.conftest import ServerProcess
 from tests.examples.model_server import serving_model
 
@@ -18,14 +17,7 @@ LAKE = '{"desc": ["SFG"], "is_slippery": false}'
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "verl_agent_env.cli", "eval", *arguments],
-        env={**os.environ, "COLUMNS": "120"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    return cli("eval", *arguments)
 
 
 def test_figures_are_printed_and_the_page_written(server: ServerProcess, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 import threading
@@ -13,9 +12,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from tests.children import ROOT, end
 from tests.cluster.redis_process import RedisProcess
-from tests.conftest import ROOT
-from tests.pool_process import eventually
+from tests.waiting import eventually
 from verl_agent_env.cli import cli
 from verl_agent_env.cluster.keys import Keys
 from verl_agent_env.cluster.redis_store import RedisStore
@@ -59,6 +58,7 @@ class Watcher:
         self.process = subprocess.Popen(
             [*command, "--redis", redis_url, "--reload", note, "--poll-s", "0.05", *arguments],
             cwd=ROOT,
+            stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -80,13 +80,12 @@ class Watcher:
 
     def stop(self) -> int:
         """End it and give its exit code."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-        code = self.process.wait(15)
-        self._reader.join(5)
-        assert self.process.stderr is not None
-        self.process.stderr.close()
-        return code
+        try:
+            return end(self.process)
+        finally:
+            self._reader.join()
+            assert self.process.stderr is not None
+            self.process.stderr.close()
 
     def _read(self) -> None:
         assert self.process.stderr is not None

@@ -5,12 +5,11 @@ from __future__ import annotations
 import inspect
 import itertools
 import re
-import subprocess
-import sys
 
 import pytest
 
-from tests.conftest import ROOT, ServerProcess
+from tests.children import ROOT, python
+from tests.conftest import ServerProcess
 from verl_agent_env.client import AsyncEnvClient
 from verl_agent_env.client import errors as client_errors
 from verl_agent_env.client.dispatch import Settings
@@ -32,13 +31,7 @@ def test_no_example_is_left_out() -> None:
 
 @pytest.mark.parametrize(("code", "printed"), EXAMPLES)
 def test_example_prints_what_is_shown(server: ServerProcess, code: str, printed: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code.replace("http://127.0.0.1:8000", server.url)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = python("-W", "error", "-c", code.replace("http://127.0.0.1:8000", server.url))
     assert done.returncode == 0, done.stderr
     assert (done.stdout, done.stderr) == (printed, "")
 

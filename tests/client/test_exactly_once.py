@@ -14,6 +14,7 @@ from tests.client.conftest import LAKE, MakeClient
 from tests.conftest import ServerProcess, StartServer
 from tests.lossy_proxy import LossyProxy
 from tests.pool_process import Pool
+from tests.waiting import HANG_S
 from verl_agent_env.client import AsyncEnv, AsyncEnvClient
 from verl_agent_env.errors import (
     EnvironmentLostError,
@@ -44,7 +45,7 @@ async def kept_by_server(env: AsyncEnv) -> list[tuple[int, str, float, Any]]:
 
 def count(url: str, metric: str) -> int:
     """The sum of a server's metric."""
-    text = httpx.get(f"{url}/metrics").text
+    text = httpx.get(f"{url}/metrics", timeout=HANG_S).text
     return sum(int(float(value)) for value in re.findall(rf"^{metric}{{.*}} (\S+)$", text, re.MULTILINE))
 
 

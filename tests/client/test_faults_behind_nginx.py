@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.client.conftest import LAKE
+from tests.waiting import eventually
 from verl_agent_env.cli.local_cluster import LocalCluster
 from verl_agent_env.client import AsyncEnv, AsyncEnvClient
 
@@ -31,15 +32,14 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
 
 def settle(cluster: LocalCluster) -> None:
     """Wait until every slot is where it belongs, and nginx has noticed who is back."""
-    end = time.monotonic() + 40
-    while True:
+
+    def is_settled() -> bool:
         try:
-            if cluster.is_settled():
-                break
+            return cluster.is_settled()
         except (OSError, ValueError):
-            pass
-        assert time.monotonic() < end, "the cluster did not settle"
-        time.sleep(0.1)
+            return False
+
+    eventually(is_settled, what="a settled cluster")
 
 
 def reload_nginx(cluster: LocalCluster) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from tests.steered import pass_time
 from verl_agent_env.client.errors import ClientClosedError
 from verl_agent_env.client.gathering import Gatherer
 from verl_agent_env.errors import (
@@ -91,9 +92,9 @@ async def test_call_alone_goes_at_once_and_what_comes_meanwhile_goes_together(
     gatherer = gather()
     server.gate.clear()
     first = asyncio.create_task(ask(gatherer, 0))
-    await asyncio.sleep(0.01)
+    await pass_time(0.01)
     rest = [asyncio.create_task(ask(gatherer, value)) for value in range(1, 50)]
-    await asyncio.sleep(0.01)
+    await pass_time(10.0)
     assert server.batches == [[0]]
     server.gate.set()
     assert await asyncio.gather(first, *rest) == [2 * value for value in range(50)]
@@ -111,7 +112,7 @@ async def test_batches_are_bounded_in_size_and_number(server: Server, gather: Ga
     gatherer = gather(max_batch=10)
     server.gate.clear()
     asked = asyncio.gather(*(ask(gatherer, value) for value in range(14, 114)))
-    await asyncio.sleep(0.05)
+    await pass_time(10.0)
     assert server.at_once == 4
     server.gate.set()
     assert await asked == [2 * value for value in range(14, 114)]
@@ -120,24 +121,28 @@ async def test_batches_are_bounded_in_size_and_number(server: Server, gather: Ga
 
 
 async def test_batch_that_takes_long_is_waited_for_max_delay_s_only(server: Server, gather: Gather) -> None:
-    gatherer = gather(max_delay_s=0.02)
+    gatherer = gather(max_delay_s=60.0)
     server.gate.clear()
     tasks = [asyncio.create_task(ask(gatherer, 1))]
-    await asyncio.sleep(0.005)
+    await pass_time(50.0)
     tasks += [asyncio.create_task(ask(gatherer, value)) for value in (2, 3)]
-    async with asyncio.timeout(5):
-        while len(server.batches) < 2:  # noqa: ASYNC110 - bounded
-            await asyncio.sleep(0.005)
+    await pass_time(5.0)
+    assert server.batches == [[1]]
+    await pass_time(60.0)
     assert server.batches == [[1], [2, 3]]
     server.gate.set()
     assert await asyncio.gather(*tasks) == [2, 4, 6]
 
 
 async def test_lingering_lets_later_calls_join(server: Server, gather: Gather) -> None:
-    gatherer = gather(linger_s=0.1)
+    gatherer = gather(linger_s=60.0)
     first = asyncio.create_task(ask(gatherer, 1))
-    await asyncio.sleep(0.01)
-    assert list(await asyncio.gather(first, ask(gatherer, 2))) == [2, 4]
+    await pass_time(50.0)
+    second = asyncio.create_task(ask(gatherer, 2))
+    await pass_time(5.0)
+    assert server.batches == []
+    await pass_time(5.0)
+    assert list(await asyncio.gather(first, second)) == [2, 4]
     assert server.batches == [[1, 2]]
 
 
@@ -183,7 +188,7 @@ async def test_call_that_was_cancelled_before_it_went_is_not_sent(server: Server
     gatherer = gather()
     server.gate.clear()
     first = asyncio.create_task(ask(gatherer, 1))
-    await asyncio.sleep(0.01)
+    await pass_time(0.01)
     item = Number(2)
     gatherer.submit(item).cancel()
     server.gate.set()
@@ -198,7 +203,7 @@ async def test_result_that_nobody_waits_for_is_handed_over(server: Server, gathe
     server.gate.clear()
     item = Number(4)
     future = gatherer.submit(item)
-    await asyncio.sleep(0.01)
+    await pass_time(0.01)
     assert item.sent
     future.cancel()
     server.gate.set()
@@ -210,7 +215,7 @@ async def test_closing_tells_those_who_wait_and_leaves_no_task(server: Server, g
     gatherer = gather()
     server.gate.clear()
     tasks = [asyncio.create_task(ask(gatherer, 1))]
-    await asyncio.sleep(0.01)
+    await pass_time(0.01)
     tasks.append(asyncio.create_task(ask(gatherer, 2)))
     await asyncio.sleep(0)
     await gatherer.close()

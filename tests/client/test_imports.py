@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import verl_agent_env.client
+from tests.children import python
 
 
 def run_python(code: str) -> list[str]:
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=60, check=False
-    )
+    done = python("-W", "error", "-c", code)
     assert done.returncode == 0, done.stderr
     return done.stdout.split()
 

@@ -14,12 +14,13 @@ import pytest
 from tests.client.conftest import GATED, LAKE
 from tests.conftest import ServerProcess
 from tests.lossy_proxy import LossyProxy
+from tests.waiting import HANG_S, until
 from verl_agent_env.client import AsyncEnvClient, ClientClosedError, EnvClient
 
 
 def live_envs(server: ServerProcess, run_id: str) -> int:
     """How many environments of a run there were, all closed now."""
-    answer = httpx.post(f"{server.url}/api/batch/close", json={"run_id": run_id}).json()
+    answer = httpx.post(f"{server.url}/api/batch/close", json={"run_id": run_id}, timeout=HANG_S).json()
     return int(answer["closed"])
 
 
@@ -36,9 +37,7 @@ async def test_closed_client_leaves_no_task_no_connection_and_no_environment(
             await asyncio.gather(*(env.step("right") for env in envs))
             assert 0 < proxy.most_connections <= 8
             await client.close()
-            async with asyncio.timeout(5):
-                while proxy.connections:  # noqa: ASYNC110 - bounded
-                    await asyncio.sleep(0.01)
+            await until(lambda: not proxy.connections)
             await asyncio.sleep(0)
             assert asyncio.all_tasks() <= tasks
             assert live_envs(server, client.run_id) == 0
@@ -54,9 +53,7 @@ async def test_client_that_is_closed_while_calls_are_under_way_leaves_nothing(
     env = await client.make(GATED)
     action = {"entered": str(tmp_path / "entered"), "gate": str(tmp_path / "gate")}
     step = asyncio.create_task(env.step(action))
-    async with asyncio.timeout(10):
-        while not (tmp_path / "entered").exists():  # noqa: ASYNC110 - another process makes it
-            await asyncio.sleep(0.01)
+    await until((tmp_path / "entered").exists)
     makes = [asyncio.create_task(client.make(**LAKE).open()) for _ in range(10)]
     await asyncio.sleep(0)
     (tmp_path / "gate").touch()

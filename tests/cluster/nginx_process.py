@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import re
-import signal
 import socket
 import subprocess
 import threading
-import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from tests.cluster.redis_process import binary, free_port
+from tests.children import end
+from tests.cluster.redis_process import binary
+from tests.ports import free_port
+from tests.waiting import HANG_S, eventually, no_hang
 
 _CONNECTIONS = 8
-_START_S = 15.0
 _BODY = re.compile(rb"HTTP/1\.1 (\d{3}).*?\r\n\r\n(\d+)\n", re.DOTALL)
 
 _CONFIGURATION = """
@@ -59,9 +59,9 @@ class Upstreams:
         self._thread.start()
         self._servers: dict[int, asyncio.Server] = {}
         self._open: dict[int, set[asyncio.StreamWriter]] = {}
-        for _ in range(count):
-            self._run(0)
-        self.ports = sorted(self._servers)
+        # Theirs while they are stopped, too.
+        self.ports = sorted(free_port() for _ in range(count))
+        self.keep(self.addresses)
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -74,18 +74,18 @@ class Upstreams:
             if address in addresses and port not in self._servers:
                 self._run(port)
             elif address not in addresses and port in self._servers:
-                asyncio.run_coroutine_threadsafe(self._end(port), self._loop).result(5)
+                asyncio.run_coroutine_threadsafe(self._end(port), self._loop).result(HANG_S)
 
     def close(self) -> None:
         """End all."""
         self.keep(())
-        asyncio.run_coroutine_threadsafe(self._finish(), self._loop).result(5)
+        asyncio.run_coroutine_threadsafe(self._finish(), self._loop).result(HANG_S)
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(5)
+        self._thread.join()
         self._loop.close()
 
     def _run(self, port: int) -> None:
-        asyncio.run_coroutine_threadsafe(self._start(port), self._loop).result(5)
+        asyncio.run_coroutine_threadsafe(self._start(port), self._loop).result(HANG_S)
 
     async def _start(self, port: int) -> None:
         server = await asyncio.start_server(self._serve, "127.0.0.1", port)
@@ -140,21 +140,21 @@ class NginxProcess:
                 stdout=subprocess.DEVNULL,
                 stderr=output,
             )
-        end = time.monotonic() + _START_S
-        while not self._listens():
-            if self.process.poll() is not None or time.monotonic() > end:
-                self.stop()
+        try:
+            eventually(lambda: self._listens() or self.process.poll() is not None, what="nginx")
+            if self.process.poll() is not None:
                 raise RuntimeError(f"nginx did not start:\n{log.read_text('utf-8')}")
-            time.sleep(0.01)
+        except BaseException:
+            self.stop()
+            raise
 
     def stop(self) -> None:
         """End it."""
-        self.process.send_signal(signal.SIGTERM)
-        self.process.wait(10)
+        end(self.process)
 
     def _listens(self) -> bool:
         try:
-            with socket.create_connection(("127.0.0.1", self.port), 1):
+            with socket.create_connection(("127.0.0.1", self.port), HANG_S):
                 return True
         except OSError:
             return False
@@ -187,7 +187,7 @@ class HashingNginx(NginxProcess):
             last = "Connection: close\r\n" if index == len(slots) - 1 else ""
             writer.write(f"GET /{slot} HTTP/1.1\r\nHost: ring\r\n{last}\r\n".encode())
         try:
-            async with asyncio.timeout(30):
+            async with no_hang():
                 answers = _BODY.findall(await reader.read(-1))
         finally:
             writer.close()

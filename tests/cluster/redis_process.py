@@ -6,18 +6,10 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
 from pathlib import Path
 
-_START_S = 15.0
-
-
-def free_port() -> int:
-    """A port of the loopback that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+from tests.ports import free_port
+from tests.waiting import HANG_S, eventually
 
 
 def binary(name: str) -> str:
@@ -52,20 +44,21 @@ class RedisProcess:
         ]
         with (self._folder / "redis.log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
-        end = time.monotonic() + _START_S
-        while not self._answers():
-            if self._process.poll() is not None or time.monotonic() > end:
-                self.stop()
-                raise RuntimeError(
-                    f"redis-server did not start:\n{(self._folder / 'redis.log').read_text('utf-8')}"
-                )
-            time.sleep(0.01)
+        process = self._process
+        try:
+            eventually(lambda: self._answers() or process.poll() is not None, what="redis-server")
+            if process.poll() is not None:
+                said = (self._folder / "redis.log").read_text("utf-8")
+                raise RuntimeError(f"redis-server did not start:\n{said}")
+        except BaseException:
+            self.stop()
+            raise
 
     def stop(self) -> None:
         """Kill it, as a crash would."""
         if self._process is not None:
             self._process.kill()
-            self._process.wait(10)
+            self._process.wait()
             self._process = None
 
     def pause(self) -> None:
@@ -87,13 +80,13 @@ class RedisProcess:
         self._tell(b"CONFIG SET maxmemory %d" % is_full)
 
     def _tell(self, command: bytes) -> None:
-        with socket.create_connection(("127.0.0.1", self.port), 60) as connection:
+        with socket.create_connection(("127.0.0.1", self.port), HANG_S) as connection:
             connection.sendall(command + b"\r\n")
             assert connection.recv(64).startswith(b"+OK")
 
     def _answers(self) -> bool:
         try:
-            with socket.create_connection(("127.0.0.1", self.port), 1) as connection:
+            with socket.create_connection(("127.0.0.1", self.port), HANG_S) as connection:
                 connection.sendall(b"PING\r\n")
                 # "-NOAUTH …" is an answer, too.
                 return connection.recv(64)[:1] in (b"+", b"-")

@@ -8,7 +8,8 @@ import httpx
 
 from tests.cluster.conftest import LEASE_S, StartNode
 from tests.cluster.redis_process import RedisProcess
-from tests.pool_process import all_workers, eventually, initialize, initialize_many, step
+from tests.pool_process import all_workers, initialize, initialize_many, step
+from tests.waiting import eventually
 from verl_agent_env.types import NUM_SLOTS
 from verl_agent_env.waits import MAX_WAIT_S
 

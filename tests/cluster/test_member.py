@@ -11,6 +11,8 @@ from typing import Any, cast
 import pytest
 
 from tests.cluster.workers import worker
+from tests.sim.virtual_loop import VirtualLoop
+from tests.waiting import NEVER_S, no_hang
 from verl_agent_env.cluster.leases import LocalLease
 from verl_agent_env.cluster.member import Member
 from verl_agent_env.cluster.membership import Membership, MembershipTimes
@@ -21,7 +23,8 @@ from verl_agent_env.cluster.store import Store, WorkerRecord
 from verl_agent_env.errors import StoreUnavailableError
 from verl_agent_env.types import NUM_SLOTS
 
-# By the tests' clock, but heartbeats come every quarter of it by the real one.
+# Timers are due at once, and leases end by the tests' clock alone.
+pytestmark = pytest.mark.virtual_time
 LEASE_S = 0.08
 TIMES = MembershipTimes(settle_s=1.0, grace_s=5.0)
 ALL = frozenset(range(NUM_SLOTS))
@@ -171,7 +174,7 @@ class Rig:
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Let everybody act until ``condition`` holds."""
-        async with asyncio.timeout(10):
+        async with no_hang():
             while not condition():
                 for node in self.nodes:
                     await node.member.refresh(0.05)
@@ -219,7 +222,7 @@ async def rig() -> AsyncIterator[Rig]:
     for node in made.nodes:
         node.wire.held.clear()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(5):
+            async with no_hang():
                 await node.member.leave()
 
 
@@ -331,7 +334,7 @@ async def test_leaving_ends_with_the_store_away(rig: Rig) -> None:
     node = rig.join()
     await rig.until(lambda: node.owned == ALL)
     node.wire.is_cut = True
-    async with asyncio.timeout(5):
+    async with no_hang():
         await node.member.leave()
     assert not node.owned
 
@@ -350,8 +353,8 @@ async def test_draining_gives_away_all_that_is_empty_and_begins_nothing_new(rig:
 async def test_draining_ends_at_once_where_the_store_is_away(rig: Rig) -> None:
     a, _ = await rig.pair()
     a.wire.is_cut = True
-    async with asyncio.timeout(5):
-        await a.member.drain(timeout_s=60)
+    async with no_hang():
+        await a.member.drain(timeout_s=NEVER_S)
 
 
 async def test_after_draining_a_worker_can_be_taken_back(rig: Rig) -> None:
@@ -436,15 +439,12 @@ async def test_a_map_that_was_read_before_the_lease_ended_is_not_believed_afterw
     assert b.lease.valid
     reads = b.wire.calls["read_map"]
     overlaps: list[frozenset[int]] = []
-
-    def has_read_again() -> bool:
-        overlaps.append(a.owned & b.owned)
-        return b.wire.calls["read_map"] > reads
-
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop)
+    loop.after_turn = lambda: overlaps.append(a.owned & b.owned)
     b.wire.held.clear()
-    async with asyncio.timeout(10):
-        while not has_read_again():  # noqa: ASYNC110 - in every turn of the loop
-            await asyncio.sleep(0)
+    await rig.until(lambda: b.wire.calls["read_map"] > reads)
+    assert overlaps
     assert not any(overlaps)
 
 
@@ -674,7 +674,7 @@ async def test_a_map_that_has_not_changed_is_not_read_again(rig: Rig) -> None:
 async def test_asking_for_a_look_ends_in_time_with_the_store_away(rig: Rig) -> None:
     node = rig.join()
     node.wire.is_cut = True
-    async with asyncio.timeout(5):
+    async with no_hang():
         await node.member.refresh(0.05)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,14 @@ import httpx
 import pytest
 
 from loadtests.namespaces import Network, can_make_namespaces
+from tests.children import end
 from tests.cluster.redis_process import binary
+from tests.waiting import HANG_S, eventually
 from verl_agent_env.cluster.nginx_config import KERNEL_SETTINGS, NginxSettings, write_nginx_config
 from verl_agent_env.cluster.ring import Ring
 
 MACHINES = ("redis", "nginx", "node1", "node2", "client")
 LEASE_S = 1.5
-PATIENCE_S = 40.0
 LAKE = {"desc": ["SFFFFFFF", *["FFFFFFFF"] * 6, "FFFFFFFG"], "is_slippery": True, "max_steps": 1000}
 
 pytestmark = pytest.mark.skipif(
@@ -80,14 +80,11 @@ class Hosts:
 
     def eventually(self, holds: Callable[[], bool]) -> None:
         """Wait for a condition."""
-        end = time.monotonic() + PATIENCE_S
-        while not holds():
-            assert time.monotonic() < end, "the condition did not come true"
-            time.sleep(0.1)
+        eventually(holds)
 
     def _call(self, call: Callable[[httpx.Client], httpx.Response]) -> dict[str, Any]:
         def ask() -> dict[str, Any]:
-            with httpx.Client(base_url=self._url, timeout=20) as client:
+            with httpx.Client(base_url=self._url, timeout=HANG_S) as client:
                 answer: dict[str, Any] = call(client).json()
                 return answer
 
@@ -130,11 +127,8 @@ def hosts(tmp_path: Path) -> Iterator[Hosts]:
     finally:
         # Redis last: nodes that end give what they have to others.
         for process in reversed(running):
-            process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(20)
-            process.kill()
-            process.wait()
+                end(process)
         network.close()
 
 

@@ -6,7 +6,6 @@ import getpass
 import os
 import re
 import socket
-import subprocess
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,10 +14,12 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.children import run
 from tests.cluster.echo_servers import EchoServers
 from tests.cluster.nginx_process import NginxProcess
-from tests.cluster.redis_process import binary, free_port
-from tests.pool_process import eventually
+from tests.cluster.redis_process import binary
+from tests.ports import free_port
+from tests.waiting import HANG_S, eventually
 from verl_agent_env.cluster.nginx_config import NginxSettings, nginx_config, write_nginx_config
 from verl_agent_env.cluster.ring import Ring
 
@@ -39,7 +40,7 @@ class Front:
         )  # fmt: skip
         write_nginx_config(settings, folder / "nginx.conf")
         self.nginx = NginxProcess(folder, port)
-        self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20)
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=HANG_S)
 
     def stop(self) -> None:
         """End all of it."""
@@ -76,8 +77,7 @@ def settings_with(**options: Any) -> NginxSettings:
 def test_nginx_accepts_the_text(tmp_path: Path, options: dict[str, Any]) -> None:
     options = {"folder": tmp_path / "deep" / "down", "port": free_port(), **options}
     write_nginx_config(settings_with(**options), tmp_path / "nginx.conf")
-    command = [binary("nginx"), "-t", "-e", "stderr", "-c", str(tmp_path / "nginx.conf")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    done = run(binary("nginx"), "-t", "-e", "stderr", "-c", str(tmp_path / "nginx.conf"))
     assert done.returncode == 0, done.stderr
 
 
@@ -278,7 +278,10 @@ def test_no_declared_worker_is_a_problem_document_too(tmp_path: Path) -> None:
     write_nginx_config(NginxSettings((), tmp_path, port=port, host="127.0.0.1"), tmp_path / "nginx.conf")
     nginx = NginxProcess(tmp_path, port)
     try:
-        answers = [httpx.post(f"http://127.0.0.1:{port}{path}") for path in ("/api/batch/step", step_path(3))]
+        answers = [
+            httpx.post(f"http://127.0.0.1:{port}{path}", timeout=HANG_S)
+            for path in ("/api/batch/step", step_path(3))
+        ]
     finally:
         nginx.stop()
     assert [(answer.status_code, answer.json()["code"]) for answer in answers] == [
@@ -293,7 +296,7 @@ def test_a_worker_that_does_not_answer_in_time_is_a_problem_document(tmp_path: P
         write_nginx_config(settings, tmp_path / "nginx.conf")
         nginx = NginxProcess(tmp_path, port)
         try:
-            answer = httpx.post(f"http://127.0.0.1:{port}/api/batch/step", timeout=20)
+            answer = httpx.post(f"http://127.0.0.1:{port}/api/batch/step", timeout=HANG_S)
         finally:
             nginx.stop()
     assert (answer.status_code, answer.json()["code"]) == (503, "worker_unreachable")

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.cluster.redis_process import RedisProcess
+from tests.waiting import HANG_S, no_hang
 from verl_agent_env.cluster.keys import Keys
 from verl_agent_env.cluster.redis_client import Notices, RedisClient, RedisLimits
 from verl_agent_env.cluster.redis_store import RedisStore
@@ -48,7 +49,7 @@ async def test_a_task_that_asks_redis_all_the_time_ends_at_its_first_cancellatio
             task = asyncio.create_task(ask_forever())
             await asyncio.sleep(random.uniform(0, 0.003))
             task.cancel()
-            done, _ = await asyncio.wait([task], timeout=2)
+            done, _ = await asyncio.wait([task], timeout=HANG_S)
             assert done, "the cancellation got lost"
             assert task.cancelled()
     finally:
@@ -63,7 +64,7 @@ def interrupted_if_it_never_waits() -> Iterator[None]:
         raise RuntimeError("the event loop stood still")
 
     before = signal.signal(signal.SIGALRM, interrupt)
-    signal.alarm(10)
+    signal.alarm(int(HANG_S))
     yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)
@@ -83,7 +84,7 @@ async def test_notices_go_on_after_the_network_gave_a_connection_up(
     monkeypatch.setattr(client.redis, "pubsub", noted)
     notices = Notices(client, channel)
     try:
-        async with asyncio.timeout(5):
+        async with no_hang():
             await notices.next().wait()
             again = notices.next()
             # As the kernel reports it when nothing was heard of the other side for long.

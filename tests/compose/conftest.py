@@ -12,9 +12,10 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.cluster.redis_process import free_port
-from tests.conftest import ROOT
-from tests.pool_process import all_workers, eventually
+from tests.children import ROOT
+from tests.pool_process import all_workers
+from tests.ports import free_port
+from tests.waiting import HANG_S, eventually
 
 BUILD_S = 1500.0
 READY_S = 120.0
@@ -35,7 +36,7 @@ class Project:
         }
         # A new connection each time: one that is kept would be reset by a reload of nginx.
         limits = httpx.Limits(max_keepalive_connections=0)
-        self.client = httpx.Client(base_url=self.url, timeout=30, limits=limits)
+        self.client = httpx.Client(base_url=self.url, timeout=HANG_S, limits=limits)
 
     def run(self, *words: str, timeout_s: float = 120.0) -> str:
         """What a compose command prints; it must succeed."""

@@ -10,10 +10,11 @@ from collections import Counter
 import httpx
 import pytest
 
-from tests.cluster.redis_process import free_port
+from tests.children import ROOT
 from tests.compose.conftest import Project
-from tests.conftest import ROOT
-from tests.pool_process import eventually, initialize, initialize_many, step
+from tests.pool_process import initialize, initialize_many, step
+from tests.ports import free_port
+from tests.waiting import HANG_S, eventually
 from verl_agent_env.cluster.ring import Ring
 
 pytestmark = pytest.mark.skipif(
@@ -101,7 +102,7 @@ def test_the_image_alone_is_a_single_process(project: Project) -> None:
     run = ["docker", "run", "--detach", "--rm", "--publish", f"127.0.0.1:{port}:8000", "verl-agent-env"]
     started = subprocess.run(run, capture_output=True, text=True, timeout=60, check=True)
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=HANG_S) as client:
 
             def is_ready() -> bool:
                 try:

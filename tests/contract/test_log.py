@@ -8,11 +8,12 @@ import pytest
 
 from tests.cluster.workers import worker
 from tests.contract.conftest import StoreCase
+from tests.waiting import NEVER_S
 from verl_agent_env.cluster.store import Store
 from verl_agent_env.errors import GenerationChangedError
 from verl_agent_env.wire.records import Refusal, RefusalReason, Saved, Write, WriteKind
 
-TTL_S = 20.0
+TTL_S = NEVER_S
 SLOT, OTHER_SLOT = 7, 0xFFF
 ENV = "007-a"
 NOTHING = Saved(None, [], None, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import time
 from collections.abc import Awaitable, Callable
@@ -11,21 +12,22 @@ import pytest
 
 from tests.cluster.workers import worker
 from tests.contract.conftest import StoreCase
+from tests.waiting import NEVER_S, no_hang
 from verl_agent_env.cluster.store import ClusterMap, Store, WorkerRecord, holder_of
 from verl_agent_env.errors import GenerationChangedError, NameTakenError, WorkerNotAliveError
 from verl_agent_env.types import NUM_SLOTS
 
-TTL_S = 20.0
+TTL_S = NEVER_S
 SHORT_S = 0.15
-_PATIENCE_S = 5.0
+LEASES_S = (0.5, 2.0, 8.0, 32.0)
+"""Leases to try one after the other where one must be renewed in time, by a machine of whatever speed."""
 
 
 async def until(holds: Callable[[], Awaitable[bool]]) -> None:
-    """Wait for a condition, at most five seconds."""
-    end = time.monotonic() + _PATIENCE_S
-    while not await holds():
-        assert time.monotonic() < end, "the condition did not come true"
-        await asyncio.sleep(0.01)
+    """Wait for a condition."""
+    async with no_hang():
+        while not await holds():  # noqa: ASYNC110 - the store tells nobody
+            await asyncio.sleep(0.01)
 
 
 async def until_dead(store: Store, *incarnations: str) -> None:
@@ -96,12 +98,13 @@ async def test_worker_dies_when_its_lease_runs_out(store: Store) -> None:
 
 
 async def test_renewed_lease_does_not_run_out(store: Store) -> None:
-    record = await joined(store, SHORT_S)
-    end = time.monotonic() + 4 * SHORT_S
-    while time.monotonic() < end:
-        await store.heartbeat(record, 10 * SHORT_S)
-        assert record.incarnation in (await store.read_map()).workers
-        await asyncio.sleep(SHORT_S / 5)
+    for lease_s in LEASES_S:
+        record = await joined(store, lease_s)
+        with contextlib.suppress(WorkerNotAliveError):
+            await store.heartbeat(record, TTL_S)
+            break
+    await asyncio.sleep(1.5 * lease_s)
+    assert record.incarnation in (await store.read_map()).workers
 
 
 async def test_next_heartbeat_of_anybody_makes_a_death_a_new_version(store: Store) -> None:
@@ -406,20 +409,20 @@ async def test_wait_ends_with_the_change_of_another(case: StoreCase) -> None:
     here, there = case.connect(), case.connect()
     record = await joined(there)
     version = await here.map_version()
-    waiting = [asyncio.create_task(here.wait_for_change(version, 30)) for _ in range(3)]
+    waiting = [asyncio.create_task(here.wait_for_change(version, NEVER_S)) for _ in range(3)]
     await asyncio.sleep(0.05)
     assert not any(task.done() for task in waiting)
-    began = time.monotonic()
     await there.claim(record.incarnation, [1])
-    seen = await asyncio.wait_for(asyncio.gather(*waiting), _PATIENCE_S)
-    assert time.monotonic() - began < 0.5
+    async with no_hang():
+        seen = await asyncio.gather(*waiting)
     assert set(seen) == {await there.map_version()}
 
 
 async def test_wait_for_a_known_change_ends_at_once(store: Store) -> None:
     await joined(store)
     version = await store.map_version()
-    assert await asyncio.wait_for(store.wait_for_change(version - 1, 30), 1) == version
+    async with no_hang():
+        assert await store.wait_for_change(version - 1, NEVER_S) == version
 
 
 async def test_wait_without_a_change_ends_in_time(store: Store) -> None:
@@ -427,4 +430,4 @@ async def test_wait_without_a_change_ends_in_time(store: Store) -> None:
     version = await store.map_version()
     began = time.monotonic()
     assert await store.wait_for_change(version, 0.2) == version
-    assert 0.15 < time.monotonic() - began < 2
+    assert time.monotonic() - began > 0.15

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.conftest import ROOT
+from tests.children import ROOT
 
 
 @pytest.fixture(scope="session")

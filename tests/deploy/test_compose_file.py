@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 from itertools import product
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
-from tests.conftest import ROOT
+from tests.children import ROOT, run
 from verl_agent_env.cli import cli
 from verl_agent_env.cli.nginx_config import nginx_config_command
 from verl_agent_env.cluster.nginx_config import KERNEL_SETTINGS
@@ -39,17 +38,14 @@ def test_compose_itself_accepts_the_file() -> None:
         (
             words
             for words in (["docker", "compose"], ["docker-compose"])
-            if shutil.which(words[0])
-            and subprocess.run([*words, "version"], capture_output=True, check=False).returncode == 0
+            if shutil.which(words[0]) and run(*words, "version").returncode == 0
         ),
         None,
     )
     if words is None:
         pytest.skip("there is no docker compose here")
     profiles = [word for profile in sorted(PROFILES) for word in ("--profile", profile)]
-    done = subprocess.run(
-        [*words, *profiles, "config", "--quiet"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    done = run(*words, *profiles, "config", "--quiet")
     assert done.returncode == 0, done.stderr
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from tests.children import run
 from verl_agent_env.cli import cli
 from verl_agent_env.cluster.nginx_config import KERNEL_SETTINGS
 from verl_agent_env.config import settings_from_environment
@@ -82,8 +82,7 @@ def test_kubectl_builds_the_whole(deploy: Path) -> None:
     kubectl = shutil.which("kubectl")
     if kubectl is None:
         pytest.skip("there is no kubectl here")
-    command = [kubectl, "kustomize", str(deploy / "kubernetes")]
-    built = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    built = run(kubectl, "kustomize", str(deploy / "kubernetes"))
     assert built.returncode == 0, built.stderr
     whole = list(yaml.safe_load_all(built.stdout))
     for one in whole:

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from tests.conftest import ServerProcess
+from tests.waiting import HANG_S
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,7 @@ def expressions(dashboard: dict[str, Any]) -> list[str]:
 def test_the_dashboard_asks_for_what_the_server_counts(
     dashboard: dict[str, Any], server: ServerProcess
 ) -> None:
-    with httpx.Client(base_url=server.url) as client:
+    with httpx.Client(base_url=server.url, timeout=HANG_S) as client:
         client.post("/api/batch/initialize", json={"env_names": ["frozen_lake"]})
         text = client.get("/metrics").text
     known = set()
@@ -53,7 +54,7 @@ def test_the_dashboard_asks_for_what_the_server_counts(
 def test_routes_of_the_dashboard_are_routes_of_the_server(
     dashboard: dict[str, Any], server: ServerProcess
 ) -> None:
-    with httpx.Client(base_url=server.url) as client:
+    with httpx.Client(base_url=server.url, timeout=HANG_S) as client:
         env_id = client.post("/api/environment/initialize", json={"env_name": "frozen_lake"}).json()["env_id"]
         client.post(f"/api/environment/{env_id}/step", json={"action": "up"})
         client.post("/api/batch/step", json={"env_ids": [env_id], "actions": ["up"]})

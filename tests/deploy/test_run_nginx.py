@@ -14,8 +14,10 @@ import httpx
 import pytest
 
 from tests.cluster.echo_servers import EchoServers
-from tests.cluster.redis_process import binary, free_port
-from tests.pool_process import eventually, is_running
+from tests.cluster.redis_process import binary
+from tests.pool_process import is_running
+from tests.ports import free_port
+from tests.waiting import HANG_S, eventually
 from verl_agent_env.cluster.nginx_config import NginxSettings, write_nginx_config
 
 
@@ -50,7 +52,7 @@ class Container:
         """The workers that answer a few calls."""
         url = f"http://127.0.0.1:{self.port}/healthz"
         try:
-            return {httpx.get(url, timeout=5).json()["address"] for _ in range(4)}
+            return {httpx.get(url, timeout=HANG_S).json()["address"] for _ in range(4)}
         except httpx.TransportError:
             return set()
 
@@ -64,7 +66,7 @@ class Container:
         # The session outlives its first process when that was killed.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait(5)
+        self.process.wait()
         self.workers.close()
 
 
@@ -103,18 +105,18 @@ def test_a_signal_ends_nginx_in_good_order(container: Container, number: signal.
     eventually(lambda: container.answers() != set())
     pid = container.nginx_pid
     container.process.send_signal(number)
-    assert container.process.wait(10) == 0
+    assert container.process.wait(HANG_S) == 0
     assert not is_running(pid)
 
 
 def test_a_signal_ends_the_wait_for_a_file(container: Container) -> None:
     eventually(lambda: container.process.poll() is None)
     container.process.send_signal(signal.SIGTERM)
-    assert container.process.wait(10) in (0, -signal.SIGTERM)
+    assert container.process.wait(HANG_S) in (0, -signal.SIGTERM)
 
 
 def test_the_container_ends_with_nginx(container: Container) -> None:
     container.write(*container.workers.addresses)
     eventually(lambda: container.answers() != set())
     os.kill(container.nginx_pid, signal.SIGKILL)
-    assert container.process.wait(10) != 0
+    assert container.process.wait(HANG_S) != 0

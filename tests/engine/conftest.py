@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
 
 from tests.engine import probes
+from tests.waiting import NEVER_S, until
 from verl_agent_env.config import HostLimits
 from verl_agent_env.engine import CreateRequest, Host
 from verl_agent_env.envs.registry import BUILT_IN, EnvSpec, Registry
@@ -53,7 +55,7 @@ async def make_host(
     hosts: list[Host] = []
 
     def make(**limits: Any) -> Host:
-        host = Host(registry, HostLimits(**{"max_step_s": 5.0, **limits}), clock=clock)
+        host = Host(registry, HostLimits(**{"max_step_s": NEVER_S, **limits}), clock=clock)
         hosts.append(host)
         return host
 
@@ -81,11 +83,23 @@ def create() -> Callable[..., Any]:
 
 
 @pytest.fixture
+def hang(begun: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that begins a step which waits for the gate; gives its task."""
+
+    async def step(host: Host, env_id: str, seq: int) -> asyncio.Task[Any]:
+        hanging = asyncio.create_task(host.step(env_id, "wait", seq))
+        await begun()
+        return hanging
+
+    return step
+
+
+@pytest.fixture
 def begun(controls: probes.Controls) -> Callable[..., Any]:
     """A function that returns when so many ``wait`` commands have begun."""
 
     async def wait(count: int = 1) -> None:
         for _ in range(count):
-            await probes.until(lambda: controls.entered.acquire(blocking=False))
+            await until(lambda: controls.entered.acquire(blocking=False))
 
     return wait

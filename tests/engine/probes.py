@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import Counter
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
+
+from tests.waiting import NEVER_S, until
 
 MODULE = "tests.engine.probes"
 
@@ -52,13 +53,6 @@ def renew() -> None:
     vars(controls).update(vars(Controls()))
 
 
-async def until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
-    """Return when the condition holds, at once or later; it is about threads and so has no event of the loop's."""
-    async with asyncio.timeout(timeout_s):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.001)
-
-
 class Probe(gymnasium.Env[Any, Any]):
     """Adds up numbers that start from its seed; commands make it fail in every known way."""
 
@@ -78,7 +72,7 @@ class Probe(gymnasium.Env[Any, Any]):
             controls.note("reset")
             if controls.holds_resets and not controls.gate.is_set():
                 controls.entered.release()
-                controls.gate.wait(timeout=20.0)
+                controls.gate.wait(timeout=NEVER_S)
             if options:
                 # Takes its options apart, as some do.
                 self.total = options.pop("start")
@@ -92,7 +86,7 @@ class Probe(gymnasium.Env[Any, Any]):
             controls.note(command)
             if command == "wait":
                 controls.entered.release()
-                controls.gate.wait(timeout=20.0)
+                controls.gate.wait(timeout=NEVER_S)
                 controls.require("woken")
             return self._carry_out(command)
 
@@ -173,7 +167,7 @@ class AsyncProbe(Probe):
         await asyncio.sleep(0)
         if controls.holds_resets:
             controls.entered.release()
-            await until(controls.gate.is_set, timeout_s=20.0)
+            await until(controls.gate.is_set)
         return self.reset(seed=seed, options=options)
 
     async def astep(self, action: Any) -> tuple[Any, Any, Any, Any, Any]:
@@ -181,7 +175,7 @@ class AsyncProbe(Probe):
             controls.note(str(action))
             if action == "wait":
                 controls.entered.release()
-                await until(controls.gate.is_set, timeout_s=20.0)
+                await until(controls.gate.is_set)
                 controls.require("woken")
             else:
                 await asyncio.sleep(0.002)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +10,9 @@ import orjson
 import pytest
 
 from tests.engine.conftest import KINDS
-from tests.engine.probes import Controls, until
+from tests.engine.probes import Controls
+from tests.steered import SteeredLoop, pass_time
+from tests.waiting import NEVER_S, until
 from verl_agent_env.engine import CreateRequest, Host
 from verl_agent_env.errors import (
     AtCapacityError,
@@ -34,6 +35,9 @@ FAULTS = {
     "short": "ValueError",
 }
 WAYS_OUT = {"interrupt": "KeyboardInterrupt", "cancel": "CancelledError"}
+
+LIMIT_S = 100.0
+"""Of a step: nobody waits so long, tests put the clock forward."""
 
 Create = Callable[..., Any]
 
@@ -181,16 +185,19 @@ async def test_outgrown_history_means_a_failure_loses_the_environment(
 
 @pytest.mark.parametrize("kind", ["thread", "async"])
 async def test_hanging_step_times_out_and_is_not_applied(
-    make_host: Callable[..., Host], create: Create, controls: Controls, kind: str
+    make_host: Callable[..., Host], create: Create, hang: Create, controls: Controls, kind: str
 ) -> None:
-    host = make_host(max_step_s=0.1)
+    host = make_host(max_step_s=LIMIT_S)
     env_id, other = await create(host, kind, seed=10), await create(host, kind)
     await host.step(env_id, "1", 0)
-    hanging = asyncio.create_task(host.step(env_id, "wait", 1))
+    hanging = await hang(host, env_id, 1)
     await host.step(other, "1", 0)
+    await pass_time(0.9 * LIMIT_S)
+    assert not hanging.done()
+    await pass_time(0.2 * LIMIT_S)
     with pytest.raises(EnvironmentTimeoutError) as caught:
         await hanging
-    assert (caught.value.env_id, caught.value.max_step_s) == (env_id, 0.1)
+    assert (caught.value.env_id, caught.value.max_step_s) == (env_id, LIMIT_S)
     assert host.faults == {(f"probe/{kind}-v0", "timeout"): 1}
     assert total(await host.step(env_id, "2", 1)) == 13
     controls.gate.set()
@@ -204,23 +211,27 @@ async def test_hanging_step_times_out_and_is_not_applied(
 
 @pytest.mark.parametrize("kind", ["live", "async_live"])
 async def test_hanging_step_loses_what_cannot_be_replayed(
-    make_host: Callable[..., Host], create: Create, kind: str
+    make_host: Callable[..., Host], create: Create, hang: Create, kind: str
 ) -> None:
-    host = make_host(max_step_s=0.1)
+    host = make_host(max_step_s=LIMIT_S)
     env_id = await create(host, kind)
+    hanging = await hang(host, env_id, 0)
+    await pass_time(LIMIT_S)
     with pytest.raises(EnvironmentLostError) as caught:
-        await host.step(env_id, "wait", 0)
-    assert "0.1 s" in caught.value.reason
+        await hanging
+    assert f"{LIMIT_S:g} s" in caught.value.reason
 
 
 async def test_stuck_threads_are_replaced_until_there_are_too_many(
-    make_host: Callable[..., Host], create: Create, controls: Controls
+    make_host: Callable[..., Host], create: Create, hang: Create, controls: Controls
 ) -> None:
-    host = make_host(max_step_s=0.05, max_threads=1, max_stuck_threads=2)
+    host = make_host(max_step_s=LIMIT_S, max_threads=1, max_stuck_threads=2)
     ids = [await create(host, "thread", seed=0) for _ in range(3)]
     for env_id in ids[:2]:
+        hanging = await hang(host, env_id, 0)
+        await pass_time(LIMIT_S)
         with pytest.raises(EnvironmentTimeoutError):
-            await host.step(env_id, "wait", 0)
+            await hanging
     assert host.stuck_threads == 2
     with pytest.raises(AtCapacityError):
         await host.step(ids[2], "1", 0)
@@ -237,7 +248,7 @@ async def test_stuck_threads_are_replaced_until_there_are_too_many(
 async def test_full_threads_in_the_middle_of_a_rebuild_change_nothing(
     make_host: Callable[..., Host], create: Create, controls: Controls, begun: Create
 ) -> None:
-    host = make_host(max_step_s=0.3, max_threads=2, max_stuck_threads=1)
+    host = make_host(max_threads=2, max_stuck_threads=1)
     env_id, hanging = await create(host, "thread", seed=0), await create(host, "thread")
     for seq in range(3):
         await host.step(env_id, "1", seq)
@@ -265,23 +276,31 @@ async def test_full_threads_in_the_middle_of_a_rebuild_change_nothing(
     await stuck
 
 
-async def test_waiting_for_a_thread_is_no_time_out(make_host: Callable[..., Host], create: Create) -> None:
-    host = make_host(max_step_s=0.25, max_threads=1)
+async def test_waiting_for_a_thread_is_no_time_out(
+    make_host: Callable[..., Host], create: Create, hang: Create, controls: Controls
+) -> None:
+    host = make_host(max_step_s=LIMIT_S, max_threads=1)
     ids = [await create(host, "thread") for _ in range(4)]
-    await asyncio.gather(*(host.read(env_id, lambda _: time.sleep(0.1)) for env_id in ids))
+    first = await hang(host, ids[0], 0)
+    others = [asyncio.create_task(host.step(env_id, "1", 0)) for env_id in ids[1:]]
+    # All together take longer than any of them may.
+    await pass_time(0.9 * LIMIT_S)
+    controls.gate.set()
+    await first
+    await asyncio.gather(*others)
     assert not host.faults
 
 
 async def test_each_call_of_a_rebuild_has_its_own_time(
     make_host: Callable[..., Host], create: Create, controls: Controls
 ) -> None:
-    host = make_host(max_step_s=0.2)
+    host = make_host(max_step_s=LIMIT_S)
     env_id = await create(host, "thread", seed=0)
-    # Each waits its 0.06 s: nobody opens the gate, so it is opened and shut by the test.
-    original = controls.gate.wait
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, SteeredLoop)
 
     def slow(timeout: float | None = None) -> bool:
-        time.sleep(0.06)
+        loop.put_forward(0.3 * LIMIT_S)
         return True
 
     controls.gate.wait = slow  # type: ignore[method-assign]
@@ -290,20 +309,22 @@ async def test_each_call_of_a_rebuild_has_its_own_time(
     with pytest.raises(EnvironmentFailedError):
         await host.step(env_id, "raise", 5)
     assert total(await host.step(env_id, "3", 5)) == 3
-    controls.gate.wait = original  # type: ignore[method-assign]
 
 
 async def test_stuck_create_leaves_nothing(make_host: Callable[..., Host], controls: Controls) -> None:
-    host = make_host(max_step_s=0.05)
+    host = make_host(max_step_s=LIMIT_S)
 
     def slow(event: str) -> None:
         Controls.note(controls, event)
         if event == "reset":
-            controls.gate.wait(10)
+            controls.gate.wait(NEVER_S)
 
     controls.note = slow  # type: ignore[method-assign]
+    creating = asyncio.create_task(host.create(CreateRequest("probe/thread-v0")))
+    await until(lambda: controls.counts["reset"] == 1)
+    await pass_time(LIMIT_S)
     with pytest.raises(EnvironmentTimeoutError):
-        await host.create(CreateRequest("probe/thread-v0"))
+        await creating
     assert len(host.directory) == 0
     controls.gate.set()
     await until(lambda: host.stuck_threads == 0)
@@ -313,16 +334,18 @@ async def test_stuck_create_leaves_nothing(make_host: Callable[..., Host], contr
 async def test_hanging_close_harms_nobody(
     make_host: Callable[..., Host], create: Create, controls: Controls
 ) -> None:
-    host = make_host(max_step_s=0.05)
+    host = make_host(max_step_s=LIMIT_S)
     env_id, other = await create(host, "thread"), await create(host, "thread")
 
     def slow(event: str) -> None:
         Controls.note(controls, event)
         if event == "close":
-            controls.gate.wait(10)
+            controls.gate.wait(NEVER_S)
 
     controls.note = slow  # type: ignore[method-assign]
     host.close_now(env_id)
+    await until(lambda: controls.counts["close"] == 1)
+    await pass_time(LIMIT_S)
     await until(lambda: host.stuck_threads == 1)
     await host.step(other, "1", 0)
     controls.gate.set()

@@ -11,7 +11,8 @@ import orjson
 import pytest
 
 from tests.engine.conftest import KINDS, FakeClock
-from tests.engine.probes import Controls, until
+from tests.engine.probes import Controls
+from tests.waiting import no_hang, until
 from verl_agent_env.config import HostLimits
 from verl_agent_env.engine import CreateRequest, Host, inspection
 from verl_agent_env.envs.registry import Registry
@@ -397,7 +398,7 @@ async def test_stop_does_not_wait_for_a_hanging_environment(
     env_id = await create(host, "thread")
     step = asyncio.create_task(host.step(env_id, "wait"))
     await begun()
-    async with asyncio.timeout(2):
+    async with no_hang():
         await host.stop(grace_s=0.05)
     with pytest.raises(asyncio.CancelledError):
         await step

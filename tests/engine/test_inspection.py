@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,8 @@ import pytest
 
 from tests.engine.conftest import KINDS, FakeClock
 from tests.engine.probes import Controls
+from tests.steered import pass_time
+from tests.waiting import NEVER_S, until
 from verl_agent_env.engine import CreateRequest, Host, inspection
 from verl_agent_env.errors import (
     EnvironmentClosedError,
@@ -183,10 +186,19 @@ async def test_read_that_raises_changes_nothing(
 async def test_read_that_hangs_costs_the_environment_only(
     make_host: Callable[..., Host], create: Create, controls: Controls
 ) -> None:
-    host = make_host(max_step_s=0.05)
+    host = make_host(max_step_s=100.0)
     env_id = await create(host, "thread", seed=2)
+    begun = threading.Event()
+
+    def hang(_: Any) -> None:
+        begun.set()
+        controls.gate.wait(NEVER_S)
+
+    reading = asyncio.create_task(inspection.read_env(host, env_id, hang))
+    await until(begun.is_set)
+    await pass_time(100.0)
     with pytest.raises(EnvironmentTimeoutError):
-        await inspection.read_env(host, env_id, lambda _: controls.gate.wait(10))
+        await reading
     await host.step(env_id, "1", 0)
     assert controls.overlaps == 0
     assert controls.counts["build"] == 2

@@ -10,7 +10,8 @@ import pytest
 
 from tests.engine.conftest import FakeClock
 from tests.engine.ownership import Owner, Owners
-from tests.engine.probes import Controls, until
+from tests.engine.probes import Controls
+from tests.waiting import until
 from verl_agent_env.engine import CreateRequest, Host, inspection
 from verl_agent_env.engine.batches import Batches
 from verl_agent_env.envs.registry import Registry

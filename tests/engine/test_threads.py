@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.engine.probes import until
+from tests.steered import SteeredLoop, pass_time
+from tests.waiting import NEVER_S, until
 from verl_agent_env.engine.threads import ForeignExitError, StuckCallError, ThreadRunner
 from verl_agent_env.errors import AtCapacityError
+
+LIMIT_S = 100.0
+"""Of a call: nobody waits so long, tests put the clock forward."""
 
 
 @pytest.fixture
@@ -21,15 +25,32 @@ def gate() -> Iterator[threading.Event]:
     event.set()
 
 
+async def get_stuck(
+    runner: ThreadRunner, gate: threading.Event, late: Callable[[object], None] | None = None
+) -> None:
+    """Have a call exceed its time, which returns ``True`` when the gate opens."""
+    begun = threading.Event()
+
+    def call() -> bool:
+        begun.set()
+        return gate.wait(NEVER_S)
+
+    running = asyncio.create_task(runner.run(call, LIMIT_S, late))
+    await until(begun.is_set)
+    await pass_time(LIMIT_S)
+    with pytest.raises(StuckCallError):
+        await running
+
+
 async def test_result_comes_from_another_thread() -> None:
     runner = ThreadRunner(2, 2)
-    assert await runner.run(threading.get_ident, 5.0) != threading.get_ident()
+    assert await runner.run(threading.get_ident, NEVER_S) != threading.get_ident()
     runner.stop()
 
 
 async def test_idle_thread_is_used_again() -> None:
     runner = ThreadRunner(4, 2)
-    names = {await runner.run(threading.get_ident, 5.0) for _ in range(20)}
+    names = {await runner.run(threading.get_ident, NEVER_S) for _ in range(20)}
     assert len(names) == 1
     runner.stop()
 
@@ -47,7 +68,7 @@ async def test_no_more_threads_at_work_than_allowed(gate: threading.Event) -> No
         with lock:
             at_work -= 1
 
-    await asyncio.gather(*(runner.run(call, 5.0) for _ in range(12)))
+    await asyncio.gather(*(runner.run(call, NEVER_S) for _ in range(12)))
     assert most == 3
     runner.stop()
 
@@ -60,7 +81,7 @@ async def test_error_comes_out_unchanged(raised: type[Exception]) -> None:
         raise raised
 
     with pytest.raises(raised):
-        await runner.run(call, 5.0)
+        await runner.run(call, NEVER_S)
     assert runner.stuck == 0
     runner.stop()
 
@@ -75,18 +96,17 @@ async def test_way_out_becomes_an_error(raised: type[BaseException]) -> None:
         raise raised
 
     with pytest.raises(ForeignExitError) as caught:
-        await runner.run(call, 5.0)
+        await runner.run(call, NEVER_S)
     assert caught.value.name == raised.__name__
-    assert await runner.run(lambda: 7, 5.0) == 7
+    assert await runner.run(lambda: 7, NEVER_S) == 7
     runner.stop()
 
 
 async def test_stuck_thread_is_replaced_and_counted_until_it_returns(gate: threading.Event) -> None:
     runner = ThreadRunner(1, 2)
-    with pytest.raises(StuckCallError):
-        await runner.run(gate.wait, 0.02)
+    await get_stuck(runner, gate)
     assert runner.stuck == 1
-    assert await runner.run(lambda: 7, 5.0) == 7
+    assert await runner.run(lambda: 7, NEVER_S) == 7
     gate.set()
     await until(lambda: runner.stuck == 0)
     runner.stop()
@@ -95,39 +115,36 @@ async def test_stuck_thread_is_replaced_and_counted_until_it_returns(gate: threa
 async def test_too_many_stuck_threads_refuse_more(gate: threading.Event) -> None:
     runner = ThreadRunner(4, 2)
     for _ in range(2):
-        with pytest.raises(StuckCallError):
-            await runner.run(gate.wait, 0.02)
+        await get_stuck(runner, gate)
     with pytest.raises(AtCapacityError) as caught:
-        await runner.run(lambda: 7, 5.0)
+        await runner.run(lambda: 7, NEVER_S)
     assert caught.value.limit == 2
     gate.set()
     await until(lambda: runner.stuck == 0)
-    assert await runner.run(lambda: 7, 5.0) == 7
+    assert await runner.run(lambda: 7, NEVER_S) == 7
     runner.stop()
 
 
-async def test_waiting_for_a_free_thread_does_not_count_as_time_out() -> None:
+async def test_waiting_for_a_free_thread_does_not_count_as_time_out(gate: threading.Event) -> None:
     runner = ThreadRunner(1, 1)
-    # Four calls of 0.1 s after each other, each allowed 0.25 s.
-    await asyncio.gather(*(runner.run(lambda: time.sleep(0.1), 0.25) for _ in range(4)))
+    first = asyncio.create_task(runner.run(gate.wait, 10 * LIMIT_S))
+    others = [asyncio.create_task(runner.run(lambda: 7, LIMIT_S)) for _ in range(3)]
+    await pass_time(5 * LIMIT_S)
+    gate.set()
+    assert await asyncio.gather(first, *others) == [True, 7, 7, 7]
     assert runner.stuck == 0
     runner.stop()
 
 
 async def test_late_outcome_is_handed_over_in_its_thread(gate: threading.Event) -> None:
     runner = ThreadRunner(1, 2)
-    late: list[tuple[str | None, str]] = []
+    late: list[tuple[object, str]] = []
 
-    def call() -> str:
-        gate.wait(10)
-        return "late"
-
-    with pytest.raises(StuckCallError):
-        await runner.run(call, 0.02, lambda result: late.append((result, threading.current_thread().name)))
+    await get_stuck(runner, gate, lambda result: late.append((result, threading.current_thread().name)))
     assert late == []
     gate.set()
     await until(lambda: runner.stuck == 0)
-    assert late == [("late", "env-call")]
+    assert late == [(True, "env-call")]
     runner.stop()
 
 
@@ -137,8 +154,7 @@ async def test_late_error_of_the_follow_up_harms_nobody(gate: threading.Event) -
     def fail(_: object) -> None:
         raise SystemExit
 
-    with pytest.raises(StuckCallError):
-        await runner.run(lambda: gate.wait(10), 0.02, fail)
+    await get_stuck(runner, gate, fail)
     gate.set()
     await until(lambda: runner.stuck == 0)
     runner.stop()
@@ -152,16 +168,20 @@ async def test_call_that_ends_in_the_moment_of_its_time_out_has_its_outcome() ->
         returned.set()
         return 7
 
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, SteeredLoop)
+
     def hold_the_loop() -> None:
         # The call ends and its time runs out before the loop sees either.
-        returned.wait(5)
+        returned.wait(NEVER_S)
         time.sleep(0.05)
+        loop.put_forward(LIMIT_S)
 
-    asyncio.get_running_loop().call_soon(lambda: asyncio.get_running_loop().call_soon(hold_the_loop))
-    task = asyncio.create_task(runner.run(call, 0.01))
+    loop.call_soon(lambda: loop.call_soon(hold_the_loop))
+    task = asyncio.create_task(runner.run(call, LIMIT_S))
     assert await task == 7
     assert runner.stuck == 0
-    assert await runner.run(lambda: 8, 5.0) == 8
+    assert await runner.run(lambda: 8, NEVER_S) == 8
     runner.stop()
 
 
@@ -171,9 +191,9 @@ async def test_cancelled_caller_gives_the_thread_up(gate: threading.Event) -> No
 
     def call() -> None:
         started.set()
-        gate.wait(10)
+        gate.wait(NEVER_S)
 
-    task = asyncio.create_task(runner.run(call, 5.0, lambda _: late.set()))
+    task = asyncio.create_task(runner.run(call, NEVER_S, lambda _: late.set()))
     await until(started.is_set)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -194,11 +214,11 @@ async def test_call_cancelled_in_the_moment_it_ends_is_followed_up() -> None:
         return 7
 
     def cancel_when_it_ended() -> None:
-        returned.wait(5)
+        returned.wait(NEVER_S)
         time.sleep(0.05)
         task.cancel()
 
-    task = asyncio.create_task(runner.run(call, 5.0, lambda _: late.set()))
+    task = asyncio.create_task(runner.run(call, NEVER_S, lambda _: late.set()))
     asyncio.get_running_loop().call_soon(cancel_when_it_ended)
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -211,7 +231,7 @@ async def test_call_cancelled_before_or_after_it_begins_is_followed_up_once() ->
     runner = ThreadRunner(2, 200)
     late: list[int] = []
     for i in range(50):
-        task = asyncio.create_task(runner.run(lambda: None, 5.0, lambda _, i=i: late.append(i)))  # type: ignore[misc]
+        task = asyncio.create_task(runner.run(lambda: None, NEVER_S, lambda _, i=i: late.append(i)))  # type: ignore[misc]
         await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -219,7 +239,7 @@ async def test_call_cancelled_before_or_after_it_begins_is_followed_up_once() ->
     await until(lambda: len(late) >= 50)
     await until(lambda: runner.stuck == 0)
     assert sorted(late) == list(range(50))
-    assert await runner.run(lambda: 7, 5.0) == 7
+    assert await runner.run(lambda: 7, NEVER_S) == 7
     runner.stop()
 
 
@@ -232,8 +252,8 @@ async def test_machine_without_threads_is_at_capacity(monkeypatch: pytest.Monkey
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", refuse)
         with pytest.raises(AtCapacityError):
-            await runner.run(lambda: 7, 5.0)
-    assert await runner.run(lambda: 7, 5.0) == 7
+            await runner.run(lambda: 7, NEVER_S)
+    assert await runner.run(lambda: 7, NEVER_S) == 7
     runner.stop()
 
 
@@ -241,7 +261,7 @@ async def test_stop_ends_the_threads(gate: threading.Event) -> None:
     runner = ThreadRunner(3, 2)
     # By identity: threads of earlier tests may end at any moment.
     before = set(threading.enumerate())
-    await asyncio.gather(*(runner.run(lambda: time.sleep(0.01), 5.0) for _ in range(3)))
+    await asyncio.gather(*(runner.run(lambda: time.sleep(0.01), NEVER_S) for _ in range(3)))
     started = set(threading.enumerate()) - before
     assert len(started) == 3
     runner.stop()

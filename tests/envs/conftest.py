@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.children import python
 
 SOURCE = Path(__file__).parents[1] / "packages" / "acme_envs"
 
@@ -21,15 +21,9 @@ def acme_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # Built from a copy: a build leaves files behind.
     source = shutil.copytree(SOURCE, folder / "source")
     site = folder / "site"
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"),
-            *("--no-deps", "--no-build-isolation", "--no-index", "--target", str(site), str(source)),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
+    done = python(
+        *("-m", "pip", "install", "--quiet", "--disable-pip-version-check"),
+        *("--no-deps", "--no-build-isolation", "--no-index", "--target", str(site), str(source)),
     )
     assert done.returncode == 0, done.stderr
     return site
@@ -40,14 +34,7 @@ def run_with_acme(acme_site: Path) -> Callable[[str], str]:
     """Runs Python code in a process that has acme-envs installed; gives what it printed."""
 
     def run(code: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-W", "error", "-c", code],
-            env={**os.environ, "PYTHONPATH": str(acme_site)},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        done = python("-W", "error", "-c", code, variables={"PYTHONPATH": str(acme_site)})
         assert done.returncode == 0, done.stderr
         return done.stdout
 

@@ -11,6 +11,7 @@ import gymnasium
 import orjson
 import pytest
 
+from tests.waiting import NEVER_S, no_hang
 from verl_agent_env.config import HostLimits
 from verl_agent_env.engine import CreateRequest, Host
 from verl_agent_env.envs.async_env import AsyncChatEnv
@@ -70,7 +71,7 @@ class RelayEnv(AsyncChatEnv):
             self.meeting += 1
             if self.meeting == 2:
                 self.both.set()
-            async with asyncio.timeout(5):
+            async with no_hang():
                 await self.both.wait()
             return Outcome("met")
         if call.name == "fail":
@@ -263,7 +264,7 @@ async def host() -> AsyncIterator[Host]:
     registry = Registry({NAME: EnvSpec(NAME, "nowhere:None")})
     # A test module has no name to import it by.
     registry._kinds[NAME] = EnvKind(NAME, RelayEnv, {})
-    made = Host(registry, HostLimits(max_step_s=5.0))
+    made = Host(registry, HostLimits(max_step_s=NEVER_S))
     yield made
     await made.stop()
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import itertools
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from xml.etree import ElementTree
 
@@ -14,6 +12,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
+from tests.children import python
 from verl_agent_env.envs import pictures
 from verl_agent_env.envs.pictures import Circle, Polygon, Rect
 
@@ -209,4 +208,4 @@ def test_to_png_refuses_what_is_no_picture(array: npt.NDArray[np.generic]) -> No
 
 def test_importing_the_module_does_not_load_pillow() -> None:
     code = "import sys, verl_agent_env.envs.pictures; sys.exit('PIL' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    assert python("-c", code).returncode == 0

@@ -12,6 +12,7 @@ import pytest
 
 from tests.conftest import ServerProcess, StartServer
 from tests.examples.model_server import serving_model
+from tests.waiting import HANG_S
 from verl_agent_env.client import AsyncEnvClient
 from verl_agent_env.evaluation import ChatModel, Episode, ModelRefusedError, Plan, Summary, evaluate
 from verl_agent_env.evaluation import run as run_module
@@ -42,7 +43,7 @@ async def test_episodes_are_played_with_their_seeds_and_nothing_stays_open(
     assert (summary.prompt_tokens, summary.completion_tokens) == (120, 24)
     lines = (tmp_path / "e" / EPISODES_FILE).read_bytes().splitlines()
     assert sorted(orjson.loads(line)["seed"] for line in lines) == list(range(10, 16))
-    async with httpx.AsyncClient() as http:
+    async with httpx.AsyncClient(timeout=HANG_S) as http:
         live = (await http.get(f"{server.url}/metrics")).text
     assert 'verl_agent_env_live_environments{env_name="verl_env/frozen_lake-v1"} 0' in live.replace(
         ".0\n", "\n"

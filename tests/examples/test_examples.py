@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,8 +11,10 @@ import httpx
 import pytest
 
 import verl_agent_env
-from tests.conftest import ROOT, ServerProcess, StartServer
+from tests.children import ROOT, python
+from tests.conftest import ServerProcess, StartServer
 from tests.examples.model_server import ModelServer, serving_model
+from tests.waiting import HANG_S
 from verl_agent_env.envs.base import ChatEnv
 
 assert verl_agent_env
@@ -44,18 +44,7 @@ def run(
     example: str, *arguments: str, variables: dict[str, str] | None = None, folder: Path = ROOT
 ) -> Played:
     """The example in a process of its own, without any key but those given."""
-    clean = {
-        name: value for name, value in os.environ.items() if not name.startswith(("OPENAI", "ANTHROPIC"))
-    }
-    return subprocess.run(
-        [sys.executable, str(ROOT / "examples" / example), *arguments],
-        cwd=folder,
-        env={**clean, **(variables or {})},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    return python(str(ROOT / "examples" / example), *arguments, variables=variables, cwd=folder)
 
 
 def keys_for(model: ModelServer) -> dict[str, str]:
@@ -95,7 +84,7 @@ def test_service_is_played_and_no_environment_stays(start_server: StartServer) -
         )
     assert played.returncode == 0, played.stderr
     assert "=== success" in played.stdout
-    metrics = httpx.get(f"{server.url}/metrics").text
+    metrics = httpx.get(f"{server.url}/metrics", timeout=HANG_S).text
     assert 'verl_agent_env_live_environments{env_name="verl_env/sokoban-v0"} 0' in metrics.replace(".0", "")
 
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import orjson
 
-from tests.conftest import ROOT
+from tests.children import ROOT, python
 
 
 def curves(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "examples/verl/curves.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return python(str(ROOT / "examples/verl/curves.py"), *arguments)
 
 
 def training(folder: Path, *success: float) -> str:

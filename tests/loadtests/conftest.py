@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +13,8 @@ import pytest
 
 from loadtests.play_batch import read_metrics
 from loadtests.processes import ServerProcess, serving
-
-ROOT = Path(__file__).parents[2]
+from tests.children import python
+from tests.waiting import HANG_S
 
 
 @dataclass(frozen=True)
@@ -55,10 +53,10 @@ def run_load_test(load_server: ServerProcess, tmp_path: Path) -> RunLoadTest:
     # Not in this process: locust replaces much of the standard library's blocking calls when it is imported.
     def run(*arguments: str) -> Ran:
         url = f"http://127.0.0.1:{load_server.port}"
-        command = [sys.executable, "-m", "loadtests.run", *arguments, "--host", url, "--out", str(tmp_path)]
-        with httpx.Client(base_url=url) as client:
+        command = ["-m", "loadtests.run", *arguments, "--host", url, "--out", str(tmp_path)]
+        with httpx.Client(base_url=url, timeout=HANG_S) as client:
             before = read_metrics(client)
-            ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+            ended = python(*command)
             after = read_metrics(client)
 
         def counted(what: str) -> int:

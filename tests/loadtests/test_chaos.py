@@ -2,38 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections import Counter
 
 import pytest
 
 from loadtests.chaos import FAULTS, Finding
 from loadtests.chaos_load import KWARGS, Episode, Ledger, differs_from_reference, digest_of
-from tests.conftest import ROOT
+from tests.children import python
 from verl_agent_env import interface
 
 
 def test_killed_worker_costs_nobody_an_episode() -> None:
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "loadtests.chaos",
-            "--episodes",
-            "300",
-            "--sample",
-            "100",
-            "--only",
-            "kill -9 of a",
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-        env={**os.environ, "COLUMNS": "200"},
+    done = python(
+        *("-m", "loadtests.chaos", "--episodes", "300", "--sample", "100", "--only", "kill -9 of a"),
+        timeout_s=600,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("kept") == 2

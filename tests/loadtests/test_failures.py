@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +9,7 @@ import orjson
 import pytest
 
 from loadtests.processes import ServerProcess, serving
-from tests.loadtests.conftest import ROOT
+from tests.children import python
 
 
 @pytest.fixture(scope="module")
@@ -24,11 +22,10 @@ def full_server() -> Iterator[ServerProcess]:
 def test_items_that_fail_in_an_answer_of_200_are_failures_named_by_their_code(
     full_server: ServerProcess, tmp_path: Path
 ) -> None:
-    command = [
-        *(sys.executable, "-m", "loadtests.run", "batch", "--episodes", "40", "--rounds", "1"),
+    ended = python(
+        *("-m", "loadtests.run", "batch", "--episodes", "40", "--rounds", "1"),
         *("--host", f"http://127.0.0.1:{full_server.port}", "--out", str(tmp_path)),
-    ]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    )
     summary = orjson.loads((tmp_path / "summary.json").read_bytes())
     assert ended.returncode == 1
     assert summary["failures"] == 10

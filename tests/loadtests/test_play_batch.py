@@ -9,10 +9,14 @@ from rich.progress import Progress
 
 from loadtests.play_batch import Player, Tally, find_disagreements, plan_episodes, read_metrics
 from loadtests.processes import serving
+from tests.waiting import HANG_S
 
 
 def test_mixed_episodes_play_to_their_end_and_the_metrics_agree() -> None:
-    with serving() as server, httpx.Client(base_url=f"http://127.0.0.1:{server.port}", timeout=60) as client:
+    with (
+        serving() as server,
+        httpx.Client(base_url=f"http://127.0.0.1:{server.port}", timeout=HANG_S) as client,
+    ):
         player = Player(client, batch_size=50)
         before = read_metrics(client)
         with Progress(disable=True) as progress:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from loadtests.processes import free_port
-from tests.loadtests.conftest import ROOT, RunLoadTest
+from tests.children import python
+from tests.loadtests.conftest import RunLoadTest
+from tests.ports import free_port
 
 _QUICK = ("--think-s", "0.1", "--gather-s", "0.02")
 
@@ -59,7 +58,6 @@ def test_a_slower_step_than_allowed_fails_the_test_and_the_reports_show_it(
 
 def test_a_server_that_is_not_there_is_said_at_once(tmp_path: Path) -> None:
     host = f"http://127.0.0.1:{free_port()}"
-    command = [sys.executable, "-m", "loadtests.run", "batch", "--host", host, "--out", str(tmp_path)]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
+    ended = python("-m", "loadtests.run", "batch", "--host", host, "--out", str(tmp_path))
     assert ended.returncode == 2
     assert host in ended.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
@@ -12,6 +13,7 @@ import pytest
 
 from tests.conftest import ServerProcess
 from tests.server import slow_env
+from tests.waiting import HANG_S
 from verl_agent_env.config import HostLimits, HttpLimits, ServerSettings
 from verl_agent_env.envs.registry import BUILT_IN, EnvSpec, Registry
 from verl_agent_env.server import EnvServer, create_app
@@ -34,7 +36,7 @@ class Wire:
     """A raw connection."""
 
     def __init__(self, port: int) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", port), timeout=10)
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout=HANG_S)
         self._received = b""
 
     def send(self, data: bytes) -> bool:
@@ -103,10 +105,12 @@ async def make_client() -> AsyncIterator[MakeClient]:
                 ),
                 Registry({spec.name: spec for spec in specs}),
             )
+            # The application collects garbage when it begins: its own, not that of all tests.
+            gc.freeze()
             await stack.enter_async_context(app.router.lifespan_context(app))
             transport = httpx.ASGITransport(app)
             return await stack.enter_async_context(
-                httpx.AsyncClient(transport=transport, base_url="http://server", timeout=20)
+                httpx.AsyncClient(transport=transport, base_url="http://server", timeout=HANG_S)
             )
 
         yield make
@@ -121,7 +125,7 @@ async def client(make_client: MakeClient) -> httpx.AsyncClient:
 @pytest.fixture
 def http(server: ServerProcess) -> Iterator[httpx.Client]:
     """A client of the shared server process."""
-    with httpx.Client(base_url=server.url, timeout=20) as connected:
+    with httpx.Client(base_url=server.url, timeout=HANG_S) as connected:
         yield connected
 
 

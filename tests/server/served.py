@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import threading
-import time
 from typing import Any, ClassVar
 
 import orjson
@@ -13,6 +13,7 @@ import uvicorn
 
 from tests.server import rude_env, slow_env
 from tests.server.conftest import GATED, Wire
+from tests.waiting import HANG_S, eventually
 from verl_agent_env.config import HttpLimits, ServerSettings
 from verl_agent_env.envs.registry import BUILT_IN, EnvSpec, Registry
 from verl_agent_env.server import create_app
@@ -57,13 +58,12 @@ class Served:
         self.port: int = listener.getsockname()[1]
         options = {**UVICORN_OPTIONS, "http": http, **(uvicorn_options or {})}
         self.server = uvicorn.Server(uvicorn.Config(self.app, **options))
+        # The application collects garbage when it begins: its own, not that of all tests.
+        gc.freeze()
         self._thread = threading.Thread(target=self.server.run, args=([listener],), daemon=True)
         self._thread.start()
-        end = time.monotonic() + 20
-        while not self.server.started:
-            assert self._thread.is_alive()
-            assert time.monotonic() < end
-            time.sleep(0.005)
+        eventually(lambda: self.server.started or not self._thread.is_alive(), what="the server")
+        assert self.server.started
 
     def initialize(self, env_name: str = "frozen_lake", **request: Any) -> str:
         """The id of a new environment."""
@@ -82,7 +82,7 @@ class Served:
     def stop(self) -> None:
         """End it in good order."""
         self.server.should_exit = True
-        self._thread.join(20)
+        self._thread.join(HANG_S)
         assert not self._thread.is_alive()
 
 

@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 
 import gymnasium
 
+from tests.waiting import NEVER_S
+
 ENTRY_POINT = f"{__name__}:GatedEnv"
 
 
@@ -34,7 +36,7 @@ class GatedEnv(gymnasium.Env[Any, Any]):
             raise RuntimeError("told to raise")
         if isinstance(action, dict) and "gate" in action:
             Path(action["entered"]).touch()
-            end = time.monotonic() + 20
+            end = time.monotonic() + NEVER_S
             while not Path(action["gate"]).exists() and time.monotonic() < end:
                 time.sleep(0.005)
         return [{"role": "user", "content": "done"}], 1.0, False, False, {}

@@ -13,6 +13,7 @@ import pytest
 from tests.conftest import ServerProcess, StartServer
 from tests.server.conftest import LAKE, MakeClient, Problem, Wire, app_of
 from tests.server.served import Served, WatchedProtocol, http_request, post
+from tests.waiting import HANG_S
 
 EVIL = "https://evil.example"
 PATHS = [
@@ -90,7 +91,9 @@ async def test_pages_of_a_listed_origin_may_ask_and_read(make_client: MakeClient
 def test_curl_needs_no_content_type(server: ServerProcess) -> None:
     body = b'{"env_name":"frozen_lake"}'
     headers = {"content-type": "application/x-www-form-urlencoded", "user-agent": "curl/8", "accept": "*/*"}
-    made = httpx.post(f"{server.url}/api/environment/initialize", content=body, headers=headers, timeout=20)
+    made = httpx.post(
+        f"{server.url}/api/environment/initialize", content=body, headers=headers, timeout=HANG_S
+    )
     assert made.status_code == 200
 
 
@@ -224,17 +227,20 @@ def test_any_server_that_runs_the_application_is_closed_to_pages(
     server = start_server(command=command)
     for headers in ({"origin": EVIL}, {"host": "evil.example"}):
         answer = httpx.post(
-            f"{server.url}/api/environment/initialize", json={"env_name": LAKE}, headers=headers, timeout=20
+            f"{server.url}/api/environment/initialize",
+            json={"env_name": LAKE},
+            headers=headers,
+            timeout=HANG_S,
         )
         assert answer.status_code == 403
-    assert httpx.get(f"{server.url}/healthz", timeout=20).status_code == 200
+    assert httpx.get(f"{server.url}/healthz", timeout=HANG_S).status_code == 200
 
 
 def test_all_workers_of_a_pool_are_closed_to_pages_and_call_each_other(start_server: StartServer) -> None:
     pool = start_server(
         "--workers", "2", "--host", "0.0.0.0", "--allowed-hosts", "server.example, other.example"
     )
-    with httpx.Client(base_url=pool.url, timeout=20) as client:
+    with httpx.Client(base_url=pool.url, timeout=HANG_S) as client:
         made = client.post("/api/batch/initialize", json={"env_name": LAKE, "num_envs": 8}).json()
         assert made["errors"] == []
         workers = [worker["address"] for worker in client.get("/api/cluster").json()["nodes"][0]["workers"]]

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.waiting import no_hang
 from verl_agent_env.config import HttpLimits
 from verl_agent_env.errors import BodyTimeoutError, BodyTooLargeError
 from verl_agent_env.server.body import ClientGoneError, linger, read_body
@@ -84,7 +85,7 @@ async def test_a_declared_length_within_the_limit_or_none_is_read(declared: byte
 )
 async def test_a_body_that_stalls_times_out(messages: list[dict[str, Any]]) -> None:
     with pytest.raises(BodyTimeoutError) as caught:
-        async with asyncio.timeout(5):
+        async with no_hang():
             await read_body(sender(*messages), b"", LIMITS)
     assert caught.value.body_timeout_s == 0.05
 
@@ -118,5 +119,5 @@ async def test_cancelling_a_waiting_read_ends_what_it_waits_for() -> None:
     "messages", [[GONE], [part(b"x", more=True), part(b"x")], [part(b"x", more=True), GONE]]
 )
 async def test_lingering_ends_with_the_body_or_the_client(messages: list[dict[str, Any]]) -> None:
-    async with asyncio.timeout(1):
+    async with no_hang():
         await linger(sender(*messages))

@@ -13,6 +13,7 @@ import pytest
 
 from tests.conftest import ServerProcess, StartServer
 from tests.server.conftest import LAKE, Problem, Wire
+from tests.waiting import HANG_S, no_hang
 
 INITIALIZE = b"POST /api/environment/initialize HTTP/1.1\r\nHost: localhost\r\n"
 
@@ -46,7 +47,7 @@ def test_a_body_that_stalls_is_a_timeout(wire: Wire, head: bytes, begun: bytes) 
     assert headers[b"connection"] == b"close"
     problem = orjson.loads(body)
     assert (problem["code"], problem["retryable"], problem["body_timeout_s"]) == ("body_timeout", True, 0.5)
-    assert 0.4 < time.monotonic() - started < 5
+    assert time.monotonic() - started > 0.4
     assert wire.is_closed()
 
 
@@ -150,18 +151,18 @@ def test_nonsense_is_answered_below_500_or_hung_up_on(
     except TimeoutError:
         pytest.fail("neither an answer nor an end of the connection")
     assert status < 500
-    assert httpx.get(f"{impatient.url}/healthz").status_code == 200
+    assert httpx.get(f"{impatient.url}/healthz", timeout=HANG_S).status_code == 200
 
 
 def test_clients_that_leave_amid_their_request_leave_no_trace(
     impatient: ServerProcess, http: httpx.Client
 ) -> None:
-    before = httpx.get(f"{impatient.url}/metrics").text.count("internal_error")
+    before = httpx.get(f"{impatient.url}/metrics", timeout=HANG_S).text.count("internal_error")
     for _ in range(50):
         leaver = Wire(impatient.port)
         leaver.send(INITIALIZE + b'Content-Length: 100\r\n\r\n{"env_name":')
         leaver.close()
-    answer = httpx.get(f"{impatient.url}/metrics")
+    answer = httpx.get(f"{impatient.url}/metrics", timeout=HANG_S)
     assert answer.text.count("internal_error") == before
 
 
@@ -183,7 +184,7 @@ def test_an_idle_connection_is_kept_for_as_long_as_set(start_server: StartServer
     assert wire.answer()[0] == 200
     started = time.monotonic()
     assert wire.is_closed()
-    assert 0.8 < time.monotonic() - started < 5
+    assert time.monotonic() - started > 0.8
     wire.close()
 
 
@@ -211,6 +212,6 @@ async def test_a_thousand_connections_at_once_are_kept_and_served(server: Server
             async with session.post(f"/api/environment/{env_id}/close") as answer:
                 return answer.status
 
-        async with asyncio.timeout(40):
+        async with no_hang():
             statuses = await asyncio.gather(*(play() for _ in range(1000)))
     assert statuses == [200] * 1000

@@ -10,6 +10,7 @@ from typing import cast
 import pytest
 
 from tests.sim.virtual_loop import VirtualLoop
+from tests.waiting import NEVER_S, no_hang
 from verl_agent_env.cluster.slots import SlotTable
 from verl_agent_env.errors import EpisodeEndedError, MovedError, VerlAgentEnvError, WorkerUnreachableError
 from verl_agent_env.server.auth import TokenGuard
@@ -208,7 +209,7 @@ async def test_a_worker_that_hangs_is_given_up_when_its_slot_goes_to_another_one
     async def answer(address: str) -> PeerAnswer:
         if address == B:
             entered.set()
-            await asyncio.sleep(60)
+            await asyncio.sleep(NEVER_S)
         return PeerAnswer(b"there", b"application/json")
 
     calling = asyncio.ensure_future(forwarder(table, Workers(answer)).pin(STEP).handler(a_call()))
@@ -219,7 +220,7 @@ async def test_a_worker_that_hangs_is_given_up_when_its_slot_goes_to_another_one
         await asyncio.sleep(0)
     assert not calling.done()
     table.assign([C] * NUM_SLOTS, ())
-    async with asyncio.timeout(5):
+    async with no_hang():
         assert body_of(await calling) == b"there"
 
 
@@ -281,7 +282,7 @@ async def test_a_new_environment_begins_here_as_soon_as_there_is_a_slot() -> Non
     await asyncio.sleep(0)
     assert not calling.done()
     table.assign([HERE] * NUM_SLOTS, range(NUM_SLOTS))
-    async with asyncio.timeout(5):
+    async with no_hang():
         assert body_of(await calling) == b"here"
 
 

@@ -1,13 +1,11 @@
 """Fuzzing over HTTP: no 500, no hang, every error a problem document.
 
-``FUZZ_EXAMPLES=2000 pytest tests/server/test_fuzz.py`` looks longer than the suite does.
+``pytest tests/server/test_fuzz.py --depth 50`` looks longer than the suite does.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,11 +18,13 @@ import schemathesis
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from tests.children import run
 from tests.conftest import ServerProcess, StartServer
+from tests.depth import examples
+from tests.waiting import HANG_S
 from verl_agent_env.envs.registry import BUILT_IN
 
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "40"))
-TIMEOUT_S = 5.0
+EXAMPLES = examples(40)
 TOKEN = "fuzz"
 ENV_NAMES = sorted({spec.entry_point: spec.name for spec in reversed(BUILT_IN)}.values())
 # Fixtures here are shared by all examples: they hold a server and a connection, and nothing of an example.
@@ -85,7 +85,7 @@ ACTION = JSON | TEXT | MESSAGE | st.lists(MESSAGE | TEXT, max_size=3)
 
 @pytest.fixture(scope="module")
 def fuzzed(server: ServerProcess) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=server.url, timeout=TIMEOUT_S) as client:
+    with httpx.Client(base_url=server.url, timeout=HANG_S) as client:
         yield client
 
 
@@ -173,15 +173,13 @@ def test_the_api_does_what_its_document_says(start_server: StartServer, tmp_path
         "[checks.positive_data_acceptance]\n"
         'expected-statuses = ["2xx", "401", "404", "409", "413", "422", "429", "503"]\n'
     )
-    command = [
+    done = run(
         shutil.which("schemathesis", path=str(Path(sys.executable).parent)) or "schemathesis",
         "run", f"{server.url}/openapi.json", "--checks", "all", "--header", f"Authorization: Bearer {TOKEN}",
-        "--max-examples", str(EXAMPLES), "--seed", "1", "--request-timeout", str(TIMEOUT_S),
-        "--max-response-time", str(TIMEOUT_S), "--generation-database", "none", "--no-color", "--warnings", "off",
-    ]  # fmt: skip
-    done = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, timeout=60 + EXAMPLES * 5, check=False
-    )
+        "--max-examples", str(EXAMPLES), "--seed", "1", "--request-timeout", str(HANG_S),
+        "--max-response-time", str(HANG_S), "--generation-database", "none", "--no-color", "--warnings", "off",
+        cwd=tmp_path, timeout_s=600 + EXAMPLES * 5,
+    )  # fmt: skip
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     for phase in ("Examples", "Coverage", "Fuzzing", "Stateful"):
         assert phase in done.stdout

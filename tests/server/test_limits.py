@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,8 @@ import httpx
 import pytest
 
 from tests.server.conftest import GATED, LAKE, RIGHT, MakeClient, Problem, app_of
+from tests.steered import pass_time
+from tests.waiting import until
 from verl_agent_env.server.app import EnvServer
 
 INITIALIZE = "/api/environment/initialize"
@@ -131,11 +132,14 @@ async def test_a_full_server_is_told_so_and_takes_more_after_a_close(
 async def test_the_step_over_its_time_is_a_timeout(
     make_client: MakeClient, problem: Problem, initialize: Any, tmp_path: Path
 ) -> None:
-    client = await make_client(host={"max_step_s": 0.1})
+    client = await make_client(host={"max_step_s": 1000.0})
     env_id = await initialize(client, GATED)
-    gate = tmp_path / "gate"
-    action = {"entered": str(tmp_path / "entered"), "gate": str(gate)}
-    answer = await client.post(f"/api/environment/{env_id}/step", json={"action": action})
+    gate, entered = tmp_path / "gate", tmp_path / "entered"
+    action = {"entered": str(entered), "gate": str(gate)}
+    step = asyncio.create_task(client.post(f"/api/environment/{env_id}/step", json={"action": action}))
+    await until(entered.exists)
+    await pass_time(1000.0)
+    answer = await step
     assert answer.json()["code"] in ("environment_timeout", "environment_lost")
     problem(answer, answer.status_code, answer.json()["code"])
     assert (await client.get("/healthz")).status_code == 200
@@ -149,7 +153,7 @@ async def test_requests_are_served_while_an_environment_blocks(
     gate, entered = tmp_path / "gate", tmp_path / "entered"
     action = {"entered": str(entered), "gate": str(gate)}
     step = asyncio.create_task(client.post(f"/api/environment/{env_id}/step", json={"action": action}))
-    await asyncio.to_thread(_wait_for, entered)
+    await until(entered.exists)
     await initialize(client)
     assert (await client.get(f"/api/environment/{env_id}")).json()["seq"] == 0
     assert not step.done()
@@ -165,20 +169,13 @@ async def test_a_call_that_the_server_waits_for_no_longer_is_told_of_the_shutdow
     body = b'{"action":{"entered":"%b","gate":"%b"}}' % (str(entered).encode(), str(gate).encode())
     sent: list[dict[str, Any]] = []
     task = asyncio.create_task(_call(app_of(client), f"/api/environment/{env_id}/step", body, sent))
-    await asyncio.to_thread(_wait_for, entered)
+    await until(entered.exists)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     gate.touch()
     assert sent[0]["status"] == 503
     assert b"shutting_down" in sent[1]["body"]
-
-
-def _wait_for(file: Path) -> None:
-    end = time.monotonic() + 10
-    while not file.exists():
-        assert time.monotonic() < end, f"{file} does not appear"
-        time.sleep(0.005)
 
 
 async def _call(app: EnvServer, path: str, body: bytes, sent: list[dict[str, Any]]) -> None:

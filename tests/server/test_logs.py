@@ -11,6 +11,7 @@ import pytest
 
 from tests.conftest import ServerProcess, StartServer
 from tests.server.conftest import GATED
+from tests.waiting import HANG_S
 from verl_agent_env.server.logs import JsonFormatter, TextFormatter, current_request_id
 
 TOKEN = "token-that-nobody-may-read"
@@ -56,7 +57,7 @@ def chatty(start_server: StartServer) -> ServerProcess:
 
 def test_a_failing_request_is_logged_under_its_id_without_secrets(chatty: ServerProcess) -> None:
     headers = {"authorization": f"Bearer {TOKEN}"}
-    with httpx.Client(base_url=chatty.url, headers=headers) as client:
+    with httpx.Client(base_url=chatty.url, headers=headers, timeout=HANG_S) as client:
         made = client.post("/api/environment/initialize", json={"env_name": GATED}).json()
         path = f"/api/environment/{made['env_id']}/step"
         client.post(path, json={"action": ACTION}, headers={"x-request-id": "passing-1"})
@@ -85,7 +86,7 @@ def test_a_failing_request_is_logged_under_its_id_without_secrets(chatty: Server
 
 def test_text_lines_are_for_people(start_server: StartServer) -> None:
     server = start_server("--access-log", "--log-format", "text")
-    httpx.get(f"{server.url}/%0aforged", headers={"x-request-id": "text-1"})
+    httpx.get(f"{server.url}/%0aforged", headers={"x-request-id": "text-1"}, timeout=HANG_S)
     line = server.wait_for_line("request_id=text-1")
     assert "status=404" in line.string
     assert "path='/\\nforged'" in line.string
@@ -93,7 +94,7 @@ def test_text_lines_are_for_people(start_server: StartServer) -> None:
 
 def test_by_default_only_failures_of_the_server_are_logged(start_server: StartServer) -> None:
     server = start_server()
-    httpx.get(f"{server.url}/healthz")
-    httpx.get(f"{server.url}/nothing")
+    httpx.get(f"{server.url}/healthz", timeout=HANG_S)
+    httpx.get(f"{server.url}/nothing", timeout=HANG_S)
     server.stop()
     assert [r for r in server.records() if r["message"] == "request"] == []

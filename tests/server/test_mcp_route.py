@@ -16,6 +16,7 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.types import ImageContent, TextContent
 
 from tests.conftest import ServerProcess, StartServer
+from tests.waiting import HANG_S
 from verl_agent_env.config import ServerSettings
 from verl_agent_env.server import create_app
 from verl_agent_env.server.mcp_route import McpRoute
@@ -102,7 +103,7 @@ async def test_any_worker_of_a_pool_reaches_every_environment(start_server: Star
 
 async def test_token_is_asked_for(start_server: StartServer) -> None:
     guarded = start_server("--auth-token", "the-token")
-    async with httpx.AsyncClient() as plain:
+    async with httpx.AsyncClient(timeout=HANG_S) as plain:
         answer = await plain.post(f"{guarded.url}/mcp", json={})
         assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
     headers = {"Authorization": "Bearer the-token"}
@@ -114,7 +115,7 @@ async def test_token_is_asked_for(start_server: StartServer) -> None:
 
 
 async def test_page_of_another_site_is_refused(server: ServerProcess) -> None:
-    async with httpx.AsyncClient() as browser:
+    async with httpx.AsyncClient(timeout=HANG_S) as browser:
         answer = await browser.post(f"{server.url}/mcp", json={}, headers={"Origin": "https://evil.example"})
     assert (answer.status_code, answer.json()["code"]) == (403, "origin_not_allowed")
 
@@ -122,7 +123,7 @@ async def test_page_of_another_site_is_refused(server: ServerProcess) -> None:
 async def test_without_the_extra_the_answer_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mcp", None)
     transport = httpx.ASGITransport(create_app(ServerSettings()))
-    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=HANG_S) as client:
         answer = await client.post("/mcp", json={})
     assert answer.status_code == 422
     assert "pip install 'verl-agent-env[mcp]'" in answer.json()["detail"]

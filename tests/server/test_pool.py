@@ -3,34 +3,32 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
-import subprocess
-import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.conftest import ROOT, ServerProcess, StartServer
+from tests.children import cli
+from tests.conftest import ServerProcess, StartServer
 from tests.pool_process import (
     LASTING,
     Pool,
-    eventually,
     initialize,
     initialize_many,
     is_running,
     step,
 )
+from tests.ports import free_ports
 from tests.server.conftest import GATED, Problem
+from tests.waiting import HANG_S, NEVER_S, eventually
 from verl_agent_env.cluster.ring import Ring
-from verl_agent_env.server.owner_search import PATIENCE_S
 from verl_agent_env.types import NUM_SLOTS, slot_of
 
 UNKNOWN = "-" + "0" * 32
@@ -42,27 +40,23 @@ StartPool = Callable[..., Pool]
 @pytest.fixture(scope="module")
 def pool(plugin_path: str) -> Iterator[Pool]:
     """A pool shared by all tests that leave its processes alone."""
-    server = ServerProcess(
-        ["--workers", str(WORKERS), "--max-body-bytes", "8000000"], {"PYTHONPATH": plugin_path}
-    )
-    made = Pool(server)
-    yield made
-    made.close()
-    server.stop()
+    with ExitStack() as stack:
+        server = ServerProcess(
+            ["--workers", str(WORKERS), "--max-body-bytes", "8000000"], {"PYTHONPATH": plugin_path}
+        )
+        stack.callback(server.stop)
+        yield stack.enter_context(closing(Pool(server)))
 
 
 @pytest.fixture
 def start_pool(start_server: StartServer) -> Iterator[StartPool]:
     """A function that starts a pool of a test's own, with these options."""
-    started: list[Pool] = []
+    with ExitStack() as stack:
 
-    def start(*arguments: str, workers: int = WORKERS) -> Pool:
-        started.append(Pool(start_server("--workers", str(workers), *arguments)))
-        return started[-1]
+        def start(*arguments: str, workers: int = WORKERS) -> Pool:
+            return stack.enter_context(closing(Pool(start_server("--workers", str(workers), *arguments))))
 
-    yield start
-    for pool in started:
-        pool.close()
+        yield start
 
 
 def others(pool: Pool, index: int) -> list[int]:
@@ -172,7 +166,7 @@ def test_a_batch_gives_what_single_calls_give(pool: Pool, server: ServerProcess)
     env_ids = initialize_many(pool.any, 12, env_kwargs={})
     body = {"env_ids": env_ids, "actions": ["right", "down"] * 6}
     got = pool.at[0].post("/api/batch/step", json=body).json()
-    with httpx.Client(base_url=server.url) as alone:
+    with httpx.Client(base_url=server.url, timeout=HANG_S) as alone:
         alone_ids = [initialize(alone, seed=seed, env_kwargs={}) for seed in range(12)]
         single = [step(alone, i, a).json() for i, a in zip(alone_ids, ["right", "down"] * 6, strict=True)]
     assert got["errors"] == []
@@ -399,11 +393,10 @@ def test_slow_calls_on_one_worker_do_not_hold_up_quick_ones_that_are_forwarded(
         ]
         # As many as a worker has threads; the others wait for one of these.
         eventually(lambda: len(list(tmp_path.iterdir())) == 64, what="all threads at work")
-        answer = step(pool.at[1], quick)
+        # The gate is still shut.
+        assert step(pool.at[1], quick).status_code == 200
         gate.touch()
         assert {done.result().status_code for done in waiting} == {200}
-    assert answer.status_code == 200
-    assert answer.elapsed.total_seconds() < 5
 
 
 # --- a worker ends -----------------------------------------------------------------------------------------
@@ -415,10 +408,8 @@ def test_a_killed_worker_is_replaced_with_nobody_refused_and_only_its_environmen
     pool = start_pool()
     lost, kept, also_kept = on_each(pool)
     old = pool.kill(0)
-    started = time.monotonic()
     # To its own address: the connection waits until the next one has taken its place.
     assert initialize(pool.at[0])
-    assert time.monotonic() - started < 10
     assert not is_running(old)
     for client in pool.at:
         assert problem(step(client, lost), 410, "environment_lost")["env_id"] == lost
@@ -503,8 +494,6 @@ def test_a_hung_worker_fails_its_own_items_only_and_in_time(start_pool: StartPoo
         assert [e["code"] for e in made.result().json()["errors"]] == ["worker_unreachable"]
         assert sum(env_id is not None for env_id in made.result().json()["env_ids"]) == 2
         problem(run.result(), 503, "worker_unreachable")
-        for done in (batch, single, made, run):
-            assert done.result().elapsed.total_seconds() < PATIENCE_S + 3
     eventually(lambda: len(pool.workers(pool.at[1])) == WORKERS)
 
 
@@ -513,12 +502,11 @@ def test_a_hung_worker_fails_its_own_items_only_and_in_time(start_pool: StartPoo
 
 @pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
 def test_a_signal_ends_all_processes_in_good_order(start_pool: StartPool, signal_number: int) -> None:
-    pool = start_pool("--shutdown-grace-s", "20")
+    pool = start_pool("--shutdown-grace-s", str(NEVER_S))
     on_each(pool)
     pids = pool.pids()
-    started = time.monotonic()
+    # There is nothing to wait for.
     assert pool.server.stop(signal_number) == 0
-    assert time.monotonic() - started < 8
     assert not any(map(is_running, pids))
     assert not [record for record in pool.server.records() if record["level"] in ("error", "critical")]
 
@@ -602,23 +590,16 @@ def test_all_that_a_pool_writes_is_json(start_pool: StartPool) -> None:
 
 def refusal(*arguments: str, **variables: str) -> tuple[int, list[str]]:
     """Exit code and lines of a server that does not come up."""
-    done = subprocess.run(
-        [sys.executable, "-m", "verl_agent_env.cli", "serve", *arguments],
-        cwd=ROOT,
-        env={**os.environ, **variables},
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+    done = cli("serve", *arguments, variables=variables)
     return done.returncode, done.stderr.splitlines()
 
 
 @pytest.fixture
 def taken() -> Iterator[int]:
-    """A port that somebody else listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        yield listener.getsockname()[1]
+    """A port that somebody else listens on; the one below it is free."""
+    _, second = free_ports(2)
+    with socket.create_server(("127.0.0.1", second)):
+        yield second
 
 
 def test_a_port_in_use_is_said_in_one_sentence(taken: int) -> None:
@@ -637,10 +618,9 @@ def test_ports_beyond_the_last_are_said_in_one_sentence() -> None:
 
 
 def test_workers_listen_where_they_are_told(start_pool: StartPool) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        first = min(probe.getsockname()[1], 60_000) + 1000
-    pool = start_pool("--worker-port", str(first), workers=2)
-    assert pool.addresses == [f"127.0.0.1:{first}", f"127.0.0.1:{first + 1}"]
+    ports = free_ports(2)
+    pool = start_pool("--worker-port", str(ports[0]), workers=2)
+    assert pool.addresses == [f"127.0.0.1:{port}" for port in ports]
 
 
 def test_on_ipv6_workers_reach_each_other(start_server: StartServer) -> None:

@@ -20,6 +20,7 @@ from uvicorn.server import ServerState
 from tests.conftest import StartServer
 from tests.server.conftest import RIGHT, Wire
 from tests.server.served import RUDE, Served, WatchedProtocol, http_request, post
+from tests.waiting import HANG_S, eventually, no_hang
 from verl_agent_env.config import HttpLimits, ServerSettings
 from verl_agent_env.server import create_app
 from verl_agent_env.server.admission import Admission
@@ -39,14 +40,6 @@ def path_of(env_id: str, verb: str = "/step") -> str:
 
 def step(env_id: str, body: bytes = STEP, *headers: str) -> bytes:
     return post(path_of(env_id), body, *headers)
-
-
-def await_true(condition: Callable[[], bool]) -> None:
-    """Return as soon as something is so."""
-    end = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.002)
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +153,7 @@ def test_a_request_in_many_packets_is_one_request(wire: Wire, lake: str) -> None
 def test_a_body_that_comes_late_is_waited_for_on_the_long_way(wire: Wire, lake: str) -> None:
     request = step(lake, b'{"action":"down","seq":0}')
     wire.send(request[:-10])
-    await_true(lambda: WatchedProtocol.long_ways == [path_of(lake).encode()])
+    eventually(lambda: WatchedProtocol.long_ways == [path_of(lake).encode()])
     wire.send(request[-10:])
     assert wire.answer()[0] == 200
     wire.send(step(lake, b'{"action":"down","seq":1}'))
@@ -204,7 +197,7 @@ def test_a_client_that_leaves_before_its_answer_leaves_no_trace(served: Served, 
         leaver.send(piece)
         leaver.close()
     state = served.server.server_state
-    await_true(lambda: not state.connections and not state.tasks)
+    eventually(lambda: not state.connections and not state.tasks)
 
 
 # --- what is counted and logged -------------------------------------------------------------------------------
@@ -343,7 +336,7 @@ def test_an_idle_connection_is_closed_and_every_answer_counts_anew(serve: Callab
     answered = time.monotonic()
     for wire, _ in talks:
         assert wire.is_closed()
-        assert 0.6 < time.monotonic() - answered < 5
+        assert time.monotonic() - answered > 0.6
         wire.close()
 
 
@@ -381,7 +374,7 @@ def test_a_client_that_does_not_read_is_not_read_from(served: Served, wire: Wire
     assert wire.send(request * 3)
     (connection,) = state.connections
     assert isinstance(connection, WatchedProtocol)
-    await_true(lambda: connection.flow.read_paused)
+    eventually(lambda: connection.flow.read_paused)
     assert connection.flow.write_paused
     assert connection.transport.get_write_buffer_size() < 200_000
     for _ in range(sent + 4):
@@ -391,7 +384,7 @@ def test_a_client_that_does_not_read_is_not_read_from(served: Served, wire: Wire
 
 def test_a_server_that_stops_leaves_no_answer_half(start_server: StartServer) -> None:
     server = start_server()
-    with httpx.Client(base_url=server.url) as client:
+    with httpx.Client(base_url=server.url, timeout=HANG_S) as client:
         made = client.post(
             "/api/environment/initialize", json={"env_name": "frozen_lake", "env_kwargs": MAPPED}
         )
@@ -423,7 +416,7 @@ def test_a_server_that_stops_leaves_no_answer_half(start_server: StartServer) ->
         time.sleep(0.005)
     assert server.stop(signal.SIGTERM) == 0
     for player in players:
-        player.join(10)
+        player.join(HANG_S)
     assert faults == []
 
 
@@ -460,7 +453,7 @@ class Pipe(asyncio.Transport):
 
     async def written_up_to(self, end: bytes, answers: int = 1) -> bytes:
         """All that was written, once it is so many answers and ends so."""
-        async with asyncio.timeout(5):
+        async with no_hang():
             while True:
                 written = b"".join(self.written)
                 if written.count(b"HTTP/1.1 ") == answers and written.endswith(end):

@@ -9,11 +9,12 @@ import httpx
 import pytest
 
 from tests.server.conftest import LAKE, MakeClient, Problem, app_of
+from tests.waiting import no_hang
 
 
 async def closed(client: httpx.AsyncClient, env_id: str) -> httpx.Response:
     """The answer about an environment once it is gone; looking does not keep it alive."""
-    async with asyncio.timeout(10):
+    async with no_hang():
         while (answer := await client.get(f"/api/environment/{env_id}")).status_code == 200:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
     return answer

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
+from tests import depth
 from tests.sim.episodes import Client
 from tests.sim.world import NUM_SLOTS, SHORT_TTL_S, TTL_S, Worker, World
 
-_EXAMPLES = "SIM_EXAMPLES"
 _AFTERWARDS = st.sampled_from([0, 1, 2, 3, 5, 8, 0.0015, 0.0025, 0.05, 0.05, 0.5, 1.5])
 _PLACES = st.integers(0, 5)
 _TTLS = st.sampled_from([TTL_S, TTL_S, SHORT_TTL_S])
@@ -23,18 +22,18 @@ _CALLS = st.sampled_from(["commit", "commit", "commit", "load", "heartbeat", "cl
 MAX_WORKERS, MAX_CLIENTS = 3, 4
 
 
-def examples_of(share: float, **others: Any) -> settings:
-    """How much to try: that share of all, which ``SIM_EXAMPLES`` can raise."""
-    wanted = os.environ.get(_EXAMPLES)
+def examples_of(count: int, **others: Any) -> settings:
+    """How much to try: so many runs every day, and as many times more as ``--depth`` says."""
+    is_shallow = depth.is_shallow()
     return settings(
-        max_examples=round(int(wanted or 2000) * share),
+        max_examples=depth.examples(count),
         # The same runs each time in the tests; others whenever more are asked for.
-        derandomize=wanted is None,
+        derandomize=is_shallow,
         deadline=None,
         database=None,
         stateful_step_count=14,
         # A failure of the tests is printed as it was found; who asks for more has the time to make it smaller.
-        phases=(Phase.generate,) if wanted is None else (Phase.generate, Phase.shrink),
+        phases=(Phase.generate,) if is_shallow else (Phase.generate, Phase.shrink),
         suppress_health_check=list(HealthCheck),
         **others,
     )

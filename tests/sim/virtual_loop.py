@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections import deque
+from collections.abc import Callable
 from contextvars import ContextVar, copy_context
 from typing import Any
 
@@ -36,6 +37,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
         super().__init__()
         self.now = 1000.0
         self.processes: list[Process] = []
+        self.after_turn: Callable[[], None] = lambda: None
+        """Called whenever all that was ready has run."""
 
     def time(self) -> float:
         """Seconds."""
@@ -75,6 +78,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
                 process.held.append(handle)
             else:
                 handle._run()
+        self.after_turn()
 
     def _process_events(self, event_list: Any) -> None:
         """There are none."""

@@ -5,27 +5,50 @@ Every option can also be given as a variable, ``VERL_AGENT_ENV_`` and its name: 
 
 from __future__ import annotations
 
+import importlib
 import sys
 
 import click
 
 from verl_agent_env import __version__
-from verl_agent_env.cli.check import check_env
-from verl_agent_env.cli.cluster import cluster
-from verl_agent_env.cli.curate import curate_command
-from verl_agent_env.cli.drain import drain
-from verl_agent_env.cli.eval import eval_command
-from verl_agent_env.cli.listing import list_environments
-from verl_agent_env.cli.mcp import mcp
-from verl_agent_env.cli.nginx_config import nginx_config_command
-from verl_agent_env.cli.play import play
-from verl_agent_env.cli.serve import serve
-from verl_agent_env.cli.status import status
 from verl_agent_env.config import ENVIRONMENT_PREFIX
 from verl_agent_env.errors import VerlAgentEnvError
 
+_COMMANDS = {
+    "serve": "serve.serve",
+    "cluster": "cluster.cluster",
+    "nginx-config": "nginx_config.nginx_config_command",
+    "status": "status.status",
+    "drain": "drain.drain",
+    "play": "play.play",
+    "mcp": "mcp.mcp",
+    "eval": "eval.eval_command",
+    "curate": "curate.curate_command",
+    "check-env": "check.check_env",
+    "list": "listing.list_environments",
+}
+"""Name of each command, and where in this package it is."""
+
+
+class _LazyGroup(click.Group):
+    """Knows its commands by name, and imports one when it is needed: a server starts without what curation needs."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names of all commands."""
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of this name, if there is one."""
+        place = _COMMANDS.get(cmd_name)
+        if place is None:
+            return None
+        module, _, attribute = place.partition(".")
+        command: click.Command = getattr(importlib.import_module(f"{__name__}.{module}"), attribute)
+        return command
+
 
 @click.group(
+    cls=_LazyGroup,
     context_settings={
         "auto_envvar_prefix": ENVIRONMENT_PREFIX.rstrip("_"),
         "help_option_names": ["-h", "--help"],
@@ -35,19 +58,6 @@ from verl_agent_env.errors import VerlAgentEnvError
 @click.version_option(__version__, prog_name="verl-agent-env")
 def cli() -> None:
     """Environments for LLM agents: serve them over HTTP, play them here, check your own."""
-
-
-cli.add_command(serve)
-cli.add_command(cluster)
-cli.add_command(nginx_config_command)
-cli.add_command(status)
-cli.add_command(drain)
-cli.add_command(play)
-cli.add_command(mcp)
-cli.add_command(eval_command)
-cli.add_command(curate_command)
-cli.add_command(check_env)
-cli.add_command(list_environments)
 
 
 def main() -> None:

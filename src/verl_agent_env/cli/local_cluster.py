@@ -27,7 +27,7 @@ from verl_agent_env.cluster.ring import Ring
 from verl_agent_env.config import ENVIRONMENT_PREFIX, variable_of
 
 _HOST = "127.0.0.1"
-_START_S = 60.0
+_START_S = 120.0
 _STOP_S = 20.0
 _POLL_S = 0.05
 

@@ -11,6 +11,7 @@ import orjson
 import pytest
 
 from tests.engine.persistence.hosts import Cluster
+from tests.waiting import HANG_S
 from verl_agent_env.config import HostLimits
 from verl_agent_env.engine import CreateRequest, Host, inspection
 from verl_agent_env.engine.batches import Batches
@@ -202,7 +203,7 @@ async def test_relaxed_answers_do_not_wait(cluster: Cluster) -> None:
     host = await cluster.host({"verl_env/frozen_lake-v1": "relaxed"})
     env_id, _ = await host.create(LAKE)
     cluster.log.is_away = True
-    assert await asyncio.wait_for(host.step(env_id, "right", 0), 2)
+    assert await asyncio.wait_for(host.step(env_id, "right", 0), HANG_S)
 
 
 async def test_patience_ends_with_a_typed_error_and_the_write_is_made_all_the_same(cluster: Cluster) -> None:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.children import python
 from verl_agent_env.envs.countdown.generator import (
     REASONING_GYM_RULES,
     TINYZERO_RULES,
@@ -54,15 +51,8 @@ def test_puzzle_keeps_its_rules_and_is_solvable(name: str, seed: int) -> None:
 def test_puzzles_are_the_same_whatever_the_hash_seed() -> None:
     printed = set()
     for hash_seed in ("0", "1", "4242"):
-        environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
-        done = subprocess.run(
-            [sys.executable, "-c", SCRIPT],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=60,
-        )
+        done = python("-c", SCRIPT, variables={"PYTHONHASHSEED": hash_seed})
+        assert done.returncode == 0, done.stderr
         printed.add(done.stdout)
     assert len(printed) == 1
     assert repr(generate_puzzle(0)) in printed.pop()

@@ -33,6 +33,8 @@ PNG = base64.b64encode(b"\x89PNG\r\n\x1a\nnot much of one").decode()
 NOTHING: dict[str, Any] = {"type": "object", "properties": {}}
 TEXT: dict[str, Any] = {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}
 
+BEGUN = {"type": "object", "properties": {"begun": {"type": "string"}}}
+"""Of calls that never end: a file to make when they have begun."""
 TOOLS = {
     "echo": TEXT,
     "add": {
@@ -42,14 +44,14 @@ TOOLS = {
     },
     "remember": TEXT,
     "recall": NOTHING,
-    "wait": {"type": "object", "properties": {"seconds": {"type": "number"}}, "required": ["seconds"]},
+    "wait": BEGUN,
     "meet": NOTHING,
     "everything": NOTHING,
     "structured": NOTHING,
     "fail": NOTHING,
     "raise": NOTHING,
     "die": NOTHING,
-    "hang": NOTHING,
+    "hang": BEGUN,
     "variables": NOTHING,
     "pid": NOTHING,
     "long": NOTHING,
@@ -77,14 +79,14 @@ class Programme:
             return said("remembered")
         if name == "recall":
             return said(self.remembered)
+        note_begin(arguments)
         if name == "wait":
-            await asyncio.sleep(arguments["seconds"])
-            return said("waited")
+            await asyncio.Event().wait()
         if name == "meet":
             self.waiting += 1
             if self.waiting == 2:
                 self.met.set()
-            await asyncio.wait_for(self.met.wait(), 5)
+            await self.met.wait()
             return said("met")
         if name == "everything":
             return everything()
@@ -104,6 +106,12 @@ class Programme:
         if name == "pid":
             return said(str(os.getpid()))
         return said("0123456789" * 1000)
+
+
+def note_begin(arguments: dict[str, Any]) -> None:
+    """Make the file that the caller waits for, if there is one."""
+    if "begun" in arguments:
+        Path(arguments["begun"]).touch()
 
 
 def said(text: str) -> CallToolResult:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+from tests.waiting import HANG_S, until
 from verl_agent_env.envs.mcp_chat.definition import ServerDefinition
 from verl_agent_env.types import Observation
 
 PROGRAM = Path(__file__).with_name("server_program.py")
+PATIENT = {"start_timeout_s": HANG_S, "call_timeout_s": HANG_S}
+"""Limits of a server that a busy machine does not make it exceed."""
 SECRET = 't0p-s3cret/with "quotes"'
 
 
@@ -23,6 +24,7 @@ def probe(*options: str, name: str = "probe", **fields: Any) -> ServerDefinition
         "command": sys.executable,
         "args": (str(PROGRAM), "stdio", *options),
         "stop_grace_s": 1.0,
+        **PATIENT,
         **fields,
     }
     return ServerDefinition.model_validate({"name": name, **given})
@@ -55,13 +57,9 @@ def is_running(pid: int) -> bool:
     return state != "Z"
 
 
-async def ended(*pids: int, within_s: float = 5.0) -> bool:
-    """Whether all of these processes end in time."""
-    end = time.monotonic() + within_s
-    while any(map(is_running, pids)):
-        if time.monotonic() > end:
-            return False
-        await asyncio.sleep(0.01)
+async def ended(*pids: int) -> bool:
+    """Whether all of these processes end."""
+    await until(lambda: not any(map(is_running, pids)), what=f"the end of {pids}")
     return True
 
 

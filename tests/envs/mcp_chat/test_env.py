@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +14,8 @@ import pytest
 from tests.envs.mcp_chat.conftest import Started
 from tests.envs.mcp_chat.server_program import TOOLS
 from tests.envs.mcp_chat.support import SECRET, ended, is_running, message, probe, told
+from tests.steered import pass_time
+from tests.waiting import HANG_S, no_hang, until
 from verl_agent_env.envs.mcp_chat import McpChatEnv
 from verl_agent_env.envs.mcp_chat.errors import ServerLostError, ServerStartError
 from verl_agent_env.envs.mcp_chat.pool import pool_here
@@ -30,9 +32,7 @@ async def call(env: McpChatEnv, name: str, **arguments: Any) -> Any:
 async def has_noticed(env: McpChatEnv) -> None:
     """Wait until the end of the server's process has reached this one."""
     link = env._sessions["probe"]._link
-    async with asyncio.timeout(5):
-        while link is not None and link.is_open:  # noqa: ASYNC110 - nothing tells of it
-            await asyncio.sleep(0.01)
+    await until(lambda: link is None or not link.is_open)
 
 
 # --- an episode -------------------------------------------------------------------------------------------------
@@ -199,28 +199,32 @@ async def test_server_killed_between_calls_is_started_again_and_the_loss_is_told
 
 async def test_all_calls_under_way_survive_the_death_of_their_server(started: Started) -> None:
     env = await started()
-    step = asyncio.create_task(
-        env.astep(message(("wait", {"seconds": 30}), ("wait", {"seconds": 30}), ("die", {})))
-    )
-    async with asyncio.timeout(20):
+    step = asyncio.create_task(env.astep(message(("wait", {}), ("wait", {}), ("die", {}))))
+    async with no_hang():
         observation, *_ = await step
     assert all("ended during the call" in said for said in told(observation))
     assert await call(env, "echo", text="x") == "x"
 
 
-async def test_slow_call_is_given_up_and_the_session_goes_on(started: Started) -> None:
-    env = await started(probe(call_timeout_s=0.3))
+async def test_slow_call_is_given_up_and_the_session_goes_on(started: Started, tmp_path: Path) -> None:
+    env = await started()
     await call(env, "remember", text="blue")
-    assert "did not answer within 0.3 s" in await call(env, "wait", seconds=60)
+    waiting = asyncio.create_task(call(env, "wait", begun=str(tmp_path / "begun")))
+    await until((tmp_path / "begun").exists)
+    await pass_time(HANG_S)
+    assert f"did not answer within {HANG_S:g} s" in await waiting
     assert await call(env, "recall") == "blue"
 
 
-async def test_server_that_hangs_is_killed_and_started_again(started: Started) -> None:
-    env = await started(probe(call_timeout_s=0.3, stop_grace_s=30))
+async def test_server_that_hangs_is_killed_and_started_again(started: Started, tmp_path: Path) -> None:
+    env = await started(probe(stop_grace_s=60.0))
     pid = int(await call(env, "pid"))
-    begun = time.monotonic()
-    assert "new session" in await call(env, "hang")
-    assert time.monotonic() - begun < 15
+    hanging = asyncio.create_task(call(env, "hang", begun=str(tmp_path / "begun")))
+    await until((tmp_path / "begun").exists)
+    # The tool is no longer waited for, nor is the server for its own end.
+    await pass_time(HANG_S)
+    async with no_hang():
+        assert "new session" in await hanging
     assert not is_running(pid)
     assert await call(env, "echo", text="x") == "x"
 
@@ -237,22 +241,22 @@ async def test_failure_raises_where_the_arguments_say_so(started: Started) -> No
         await env.astep(message(("die", {})))
 
 
-async def test_cancelled_step_leaves_a_session_that_works(started: Started) -> None:
+async def test_cancelled_step_leaves_a_session_that_works(started: Started, tmp_path: Path) -> None:
     env = await started()
-    step = asyncio.create_task(env.astep(message(("wait", {"seconds": 60}))))
-    await asyncio.sleep(0.1)
+    step = asyncio.create_task(env.astep(message(("wait", {"begun": str(tmp_path / "begun")}))))
+    await until((tmp_path / "begun").exists)
     step.cancel()
     with pytest.raises(asyncio.CancelledError):
         await step
     assert await call(env, "echo", text="x") == "x"
 
 
-async def test_close_during_a_call_returns_and_ends_the_server(started: Started) -> None:
+async def test_close_during_a_call_returns_and_ends_the_server(started: Started, tmp_path: Path) -> None:
     env = await started()
     pid = int(await call(env, "pid"))
-    step = asyncio.create_task(env.astep(message(("wait", {"seconds": 60}))))
-    await asyncio.sleep(0.1)
-    async with asyncio.timeout(20):
+    step = asyncio.create_task(env.astep(message(("wait", {"begun": str(tmp_path / "begun")}))))
+    await until((tmp_path / "begun").exists)
+    async with no_hang():
         await env.aclose()
         with pytest.raises(ServerLostError):
             await step
@@ -265,7 +269,7 @@ async def test_close_during_a_call_returns_and_ends_the_server(started: Started)
         {"command": "/nowhere/at-all"},
         {"args": ("-c", "raise SystemExit(3)")},
         {"args": ("-c", "print('not a protocol')")},
-        {"args": ("-c", "import time; time.sleep(60)"), "start_timeout_s": 0.5},
+        {"args": ("-c", "import time; time.sleep(3600)"), "start_timeout_s": 0.5},
         {"type": "http", "command": None, "args": (), "url": "http://127.0.0.1:9/mcp?key=" + "k" * 20},
         {"type": "sse", "command": None, "args": (), "url": "http://127.0.0.1:9/sse?key=" + "k" * 20},
     ],

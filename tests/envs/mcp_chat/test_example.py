@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -14,7 +11,7 @@ from typing import Any
 import orjson
 import pytest
 
-from tests.conftest import ROOT
+from tests.children import ROOT, python
 
 EXAMPLE = ROOT / "examples" / "gpt_play_mcp_chat.py"
 
@@ -79,13 +76,7 @@ def test_example_plays_an_episode(model: HTTPServer) -> None:
         if importlib.util.find_spec(needed) is None:
             pytest.skip(f"{needed} is not installed")
     variables = {"OPENAI_KEY": "k", "OPENAI_BASE_URL": f"http://127.0.0.1:{model.server_port}/v1"}
-    played = subprocess.run(
-        [sys.executable, str(EXAMPLE)],
-        env={**os.environ, **variables},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    played = python(str(EXAMPLE), variables=variables)
     assert played.returncode == 0, played.stderr
     assert [request["messages"][-1]["role"] for request in Model.requests] == ["user", "user", "tool"]
     assert [tool["function"]["name"] for tool in Model.requests[-1]["tools"]] == [

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.envs.mcp_chat.conftest import Started
-from tests.envs.mcp_chat.support import PROGRAM, message, told
+from tests.envs.mcp_chat.support import PATIENT, PROGRAM, message, told
+from tests.ports import free_port
+from tests.steered import pass_time
+from tests.waiting import HANG_S, eventually, until
 from verl_agent_env.envs.mcp_chat.definition import ServerDefinition
 from verl_agent_env.envs.mcp_chat.errors import ServerLostError
 
@@ -32,13 +35,8 @@ def serve() -> Iterator[Serve]:
             [sys.executable, str(PROGRAM), transport, str(port)], stderr=subprocess.DEVNULL
         )
         running.append(process)
-        end = time.monotonic() + 20
-        while time.monotonic() < end:
-            with contextlib.suppress(OSError):
-                socket.create_connection(("127.0.0.1", port)).close()
-                return process
-            time.sleep(0.05)
-        raise TimeoutError("the test server did not start")
+        eventually(lambda: listens(port), what="the test server")
+        return process
 
     yield run
     for process in running:
@@ -46,28 +44,35 @@ def serve() -> Iterator[Serve]:
         process.wait()
 
 
-def free_port() -> int:
-    with socket.socket() as probing:
-        probing.bind(("127.0.0.1", 0))
-        return int(probing.getsockname()[1])
+def listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port)).close()
+    except ConnectionRefusedError:
+        return False
+    return True
 
 
 def reached(transport: str, port: int, **fields: Any) -> ServerDefinition:
     url = f"http://127.0.0.1:{port}{PATHS[transport]}?key={KEY}"
     headers = {"Authorization": "Bearer a-token-in-a-header"}
-    return ServerDefinition.model_validate({"name": "remote", "url": url, "headers": headers, **fields})
+    return ServerDefinition.model_validate(
+        {"name": "remote", "url": url, "headers": headers, **PATIENT, **fields}
+    )
 
 
 @pytest.mark.parametrize("transport", PATHS)
-async def test_episode_over_http(started: Started, serve: Serve, transport: str) -> None:
+async def test_episode_over_http(started: Started, serve: Serve, transport: str, tmp_path: Path) -> None:
     port = free_port()
     serve(transport, port)
-    env = await started(reached(transport, port, callTimeoutS=0.5))
+    env = await started(reached(transport, port))
     observation, *_ = await env.astep(
         message(("meet", {}), ("meet", {}), ("fail", {}), ("echo", {"text": KEY}))
     )
     assert told(observation) == ["met", "met", "the printer is on fire", "[hidden]"]
-    observation, *_ = await env.astep(message(("wait", {"seconds": 60})))
+    step = asyncio.create_task(env.astep(message(("wait", {"begun": str(tmp_path / "begun")}))))
+    await until((tmp_path / "begun").exists)
+    await pass_time(HANG_S)
+    observation, *_ = await step
     assert "did not answer" in told(observation)[0]
     observation, *_ = await env.astep(message(("echo", {"text": "x"})))
     assert told(observation) == ["x"]

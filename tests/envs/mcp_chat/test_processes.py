@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.envs.mcp_chat.support import ended, is_running, open_descriptors
+from tests.waiting import NEVER_S, no_hang
 from verl_agent_env.envs.mcp_chat.errors import ServerStartError
 from verl_agent_env.envs.mcp_chat.processes import Launcher, ServerProcess
 
@@ -52,7 +53,8 @@ async def test_server_speaks_through_its_pipes_and_its_end_is_known(launcher: La
     process = await run(launcher, "print(input().upper()); raise SystemExit(7)")
     os.write(process.stdin, b"hello\n")
     assert await line_of(process) == "HELLO"
-    assert await asyncio.wait_for(process.exited, 5) == 7
+    async with no_hang():
+        assert await process.exited == 7
     close(process)
 
 
@@ -69,7 +71,7 @@ async def test_program_that_cannot_be_run_is_a_typed_error_and_costs_no_descript
 async def test_stop_lets_a_server_end_by_itself_first(launcher: Launcher) -> None:
     process = await run(launcher, "import sys; sys.stdin.read(); raise SystemExit(0)")
     os.close(process.stdin)
-    await process.stop(5.0)
+    await process.stop(NEVER_S)
     assert process.exited.result() == 0
     os.close(process.stdout)
     os.close(process.stderr)
@@ -108,7 +110,8 @@ async def test_end_of_the_launcher_ends_all_servers_and_is_seen() -> None:
     process = await run(launcher, STUBBORN)
     await line_of(process)
     os.kill(launcher.pid, signal.SIGKILL)
-    assert await asyncio.wait_for(process.exited, 5) == -signal.SIGKILL
+    async with no_hang():
+        assert await process.exited == -signal.SIGKILL
     assert await ended(process.pid)
     assert not launcher.is_alive
     with pytest.raises(ServerStartError):

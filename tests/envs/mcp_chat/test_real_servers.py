@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import importlib.util
 import shutil
 import subprocess
@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.children import ROOT, run
 from tests.envs.mcp_chat.conftest import Started
-from tests.envs.mcp_chat.support import message, told
+from tests.envs.mcp_chat.support import PATIENT, message, told
+from tests.waiting import no_hang
 from verl_agent_env.envs.mcp_chat import McpChatEnv
 from verl_agent_env.envs.mcp_chat.definition import ServerDefinition
 
@@ -32,6 +33,7 @@ def python_server(module: str, *options: str, **fields: Any) -> ServerDefinition
         "name": module.rpartition("_")[2],
         "command": sys.executable,
         "args": ("-m", module, *options),
+        **PATIENT,
         **fields,
     }
     return ServerDefinition.model_validate(given)
@@ -47,20 +49,21 @@ def node_commands() -> Path:
     if not (commands / "mcp-server-everything").exists():
         quick = ["--fetch-retries", "0", "--fetch-timeout", "20000", "--no-audit", "--no-fund"]
         NODE_PREFIX.mkdir(parents=True, exist_ok=True)
-        try:
-            subprocess.run(
-                [npm, "install", "--prefix", str(NODE_PREFIX), *quick, *NODE_PACKAGES],
-                check=True,
-                capture_output=True,
-                timeout=240,
-            )
-        except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
-            pytest.skip(f"npm cannot install {' and '.join(NODE_PACKAGES)}")
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            run(npm, "install", "--prefix", str(NODE_PREFIX), *quick, *NODE_PACKAGES, timeout_s=240)
+    if not (commands / "mcp-server-everything").exists():
+        pytest.skip(f"npm cannot install {' and '.join(NODE_PACKAGES)}")
     return commands
 
 
 def node_server(commands: Path, name: str, *arguments: str, **fields: Any) -> ServerDefinition:
-    given = {"name": name, "command": str(commands / f"mcp-server-{name}"), "args": arguments, **fields}
+    given = {
+        "name": name,
+        "command": str(commands / f"mcp-server-{name}"),
+        "args": arguments,
+        **PATIENT,
+        **fields,
+    }
     return ServerDefinition.model_validate(given)
 
 
@@ -166,7 +169,7 @@ async def test_four_servers_at_once(started: Started, node_commands: Path, tmp_p
         node_server(node_commands, "filesystem", str(tmp_path)),
         node_server(node_commands, "everything"),
     )
-    async with asyncio.timeout(20):
+    async with no_hang():
         observation, *_ = await env.astep(
             message(
                 ("get_current_time", {"timezone": "UTC"}),

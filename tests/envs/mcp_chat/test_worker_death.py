@@ -14,6 +14,7 @@ import pytest
 
 from tests.conftest import ServerProcess, StartServer
 from tests.envs.mcp_chat.support import PROGRAM, ended, is_running
+from tests.waiting import HANG_S
 from verl_agent_env.envs.mcp_chat.configuration import COMMANDS_VARIABLE, CONFIG_VARIABLE
 
 SECRET = "a-secret-of-the-operator"
@@ -33,7 +34,7 @@ def server(start_server: StartServer, tmp_path: Path) -> ServerProcess:
 
 
 async def initialize(server: ServerProcess, **env_kwargs: Any) -> httpx.Response:
-    async with httpx.AsyncClient(base_url=server.url, timeout=30) as client:
+    async with httpx.AsyncClient(base_url=server.url, timeout=HANG_S) as client:
         body = {"env_name": "mcp_chat", "env_kwargs": env_kwargs}
         return await client.post("/api/environment/initialize", json=body)
 
@@ -57,7 +58,7 @@ async def test_no_process_outlives_its_worker(
 async def test_episode_over_the_api_shows_no_secret(server: ServerProcess, tmp_path: Path) -> None:
     begun = (await initialize(server, servers=["probe"])).json()
     async with httpx.AsyncClient(
-        base_url=f"{server.url}/api/environment/{begun['env_id']}", timeout=30
+        base_url=f"{server.url}/api/environment/{begun['env_id']}", timeout=HANG_S
     ) as client:
         schema = (await client.get("/tools-schema-openai")).json()["tools_schema"]
         assert "echo" in [tool["function"]["name"] for tool in schema]
@@ -75,7 +76,7 @@ async def test_episode_over_the_api_shows_no_secret(server: ServerProcess, tmp_p
 async def test_lost_server_is_a_typed_error_of_the_api(server: ServerProcess) -> None:
     begun = (await initialize(server, servers=["probe"], raise_on_server_failure=True)).json()
     async with httpx.AsyncClient(
-        base_url=f"{server.url}/api/environment/{begun['env_id']}", timeout=30
+        base_url=f"{server.url}/api/environment/{begun['env_id']}", timeout=HANG_S
     ) as client:
         answer = await client.post("/step", json={"action": '<tool_call>{"name": "die"}</tool_call>'})
     assert (answer.status_code, answer.json()["code"]) == (410, "environment_lost")

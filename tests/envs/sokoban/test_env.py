@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import subprocess
-import sys
 import warnings
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -18,6 +16,7 @@ from gymnasium.utils.env_checker import check_env
 from PIL import Image
 
 import verl_agent_env  # noqa: F401 - registers the names with Gymnasium
+from tests.children import python
 from verl_agent_env.envs.sokoban import SokobanEnv
 from verl_agent_env.envs.sokoban.generator import generate_level
 from verl_agent_env.envs.sokoban.level import Level
@@ -429,19 +428,10 @@ def test_a_seed_gives_the_same_room_in_another_process() -> None:
         "from verl_agent_env.envs.sokoban import SokobanEnv\n"
         "print(ascii(SokobanEnv(dim_room=[8, 8], num_boxes=2, difficulty='hard').reset(seed=77)[0]))"
     )
-    shown = {
-        subprocess.run(
-            [sys.executable, "-c", program],
-            env={"PYTHONHASHSEED": seed},
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=60,
-        ).stdout.strip()
-        for seed in ("1", "2")
-    }
+    done = [python("-c", program, variables={"PYTHONHASHSEED": seed}) for seed in ("1", "2")]
     env = SokobanEnv(dim_room=[8, 8], num_boxes=2, difficulty="hard")
-    assert shown == {ascii(env.reset(seed=77)[0])}
+    shown = ascii(env.reset(seed=77)[0])
+    assert [(each.stdout.strip(), each.returncode) for each in done] == [(shown, 0)] * 2
 
 
 def test_min_pushes_is_honoured() -> None:

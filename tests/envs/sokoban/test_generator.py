@@ -1,6 +1,5 @@
 """Generated levels: solvable, equal everywhere for a seed, no easier than gym-sokoban's, bounded in effort."""
 
-import subprocess
 import sys
 import time
 from statistics import fmean
@@ -10,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.children import python
 from verl_agent_env.envs.sokoban.boards import flood
 from verl_agent_env.envs.sokoban.generator import (
     MAX_BOXES,
@@ -106,18 +106,12 @@ def test_any_legal_request_gives_a_sound_level_or_the_typed_error(
 
 
 def test_seed_gives_the_same_levels_in_processes_with_other_hash_seeds() -> None:
-    prints = {
-        subprocess.run(
-            [sys.executable, "-c", FINGERPRINT],
-            env={"PYTHONHASHSEED": hash_seed, "PYTHONPATH": ":".join(sys.path)},
-            capture_output=True,
-            check=True,
-            text=True,
-            timeout=60,
-        ).stdout
+    done = [
+        python("-c", FINGERPRINT, variables={"PYTHONHASHSEED": hash_seed, "PYTHONPATH": ":".join(sys.path)})
         for hash_seed in ("0", "1", "4711")
-    }
-    assert len(prints) == 1
+    ]
+    assert [each.returncode for each in done] == [0, 0, 0], done
+    assert len({each.stdout for each in done}) == 1
 
 
 def test_the_levels_of_a_seed_never_change() -> None:

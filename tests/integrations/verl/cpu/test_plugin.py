@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from tests.waiting import HANG_S
+
 pytest.importorskip("verl", reason="verl is not installed: pip install 'verl-agent-env[verl-cpu]'")
 
 ASK = """
@@ -27,7 +29,8 @@ def seen(before: str = "", **variables: str) -> list[str]:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        stdin=subprocess.DEVNULL,
+        timeout=HANG_S,
         check=False,
     )
     assert done.returncode == 0, done.stderr

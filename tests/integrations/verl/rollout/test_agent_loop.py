@@ -9,6 +9,7 @@ import pytest
 
 from tests.conftest import ServerProcess
 from tests.integrations.verl.conftest import RUN_ID, MakeLoop
+from tests.waiting import no_hang
 from verl_agent_env.client import AsyncEnvClient
 from verl_agent_env.errors import UnknownEnvNameError
 from verl_agent_env.integrations.verl.errors import TrainingSetupError
@@ -275,7 +276,8 @@ async def test_a_cancelled_episode_leaves_no_environment_behind(
             await asyncio.Event().wait()
 
     task = asyncio.create_task(play(make_loop, Slow("right"), fakes().row("frozen_lake", **LAKE)))
-    await asyncio.wait_for(asked.wait(), 20)
+    async with no_hang():
+        await asked.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from loadtests.processes import free_port
 from tests.conftest import ServerProcess
+from tests.ports import free_port
 from verl_agent_env.integrations.verl.curation import Component, CurationPlan, curate
 from verl_agent_env.integrations.verl.errors import TrainingSetupError
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from loadtests.processes import free_port
 from tests.conftest import ServerProcess, StartServer
 from tests.integrations.verl.conftest import RUN_ID, MakeLoop
 from tests.lossy_proxy import LossyProxy
+from tests.ports import free_port
 from verl_agent_env.client import AsyncEnvClient
 from verl_agent_env.errors import EnvironmentLostError
 from verl_agent_env.integrations.verl.errors import EpisodeFailedError

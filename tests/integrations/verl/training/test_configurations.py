@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.children import ROOT
 
 pytest.importorskip("verl", reason="verl is not installed: make verl-test")
 hydra = pytest.importorskip("hydra", reason="verl is not installed: make verl-test")

@@ -13,8 +13,8 @@ import orjson
 import pyarrow as arrow
 import pytest
 
-from loadtests.processes import free_port
-from tests.conftest import ROOT
+from tests.children import ROOT
+from tests.ports import free_port
 from verl_agent_env.cli.local_cluster import LocalCluster
 
 parquet = pytest.importorskip("pyarrow.parquet")

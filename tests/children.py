@@ -1,0 +1,90 @@
+"""Other programs that tests start: each has an end, whatever becomes of the test."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from tests.waiting import HANG_S
+
+ROOT = Path(__file__).parents[1]
+_GRACE_S = 30.0
+
+
+def run(
+    *command: str,
+    variables: Mapping[str, str] | None = None,
+    cwd: Path = ROOT,
+    timeout_s: float = HANG_S,
+) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end, with nothing to read, and give what it wrote.
+
+    Args:
+        command: The program and its arguments.
+        variables: What its environment has beside this process's.
+        cwd: Where it runs.
+        timeout_s: Beyond this it hangs.
+
+    Raises:
+        subprocess.TimeoutExpired: It hung, and was ended.
+    """
+    with subprocess.Popen(
+        command,
+        cwd=cwd,
+        env={**os.environ, **(variables or {})},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            stdout, stderr = process.communicate(timeout=timeout_s)
+        except BaseException:
+            end_group(process)
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
+
+
+def python(
+    *arguments: str,
+    variables: Mapping[str, str] | None = None,
+    cwd: Path = ROOT,
+    timeout_s: float = HANG_S,
+) -> subprocess.CompletedProcess[str]:
+    """As :func:`run`, with this Python as the program."""
+    return run(sys.executable, *arguments, variables=variables, cwd=cwd, timeout_s=timeout_s)
+
+
+def cli(*arguments: str, variables: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """As :func:`run`, with ``verl-agent-env`` as the program."""
+    return python("-m", "verl_agent_env.cli", *arguments, variables=variables)
+
+
+def end_group(process: subprocess.Popen[str] | subprocess.Popen[bytes]) -> None:
+    """End a program that leads its own session, and what it started there: asked first, killed in the end."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_GRACE_S)
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def end(process: subprocess.Popen[str] | subprocess.Popen[bytes], timeout_s: float = HANG_S) -> int:
+    """End a program and give its exit code: asked first, killed if it does not listen.
+
+    Raises:
+        subprocess.TimeoutExpired: It did not.
+    """
+    process.terminate()
+    try:
+        return process.wait(timeout_s)
+    finally:
+        process.kill()
+        process.wait()

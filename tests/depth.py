@@ -1,0 +1,33 @@
+"""How thoroughly tests look for faults at random: bounded in ``make test``, many times as long in ``make deep``."""
+
+from __future__ import annotations
+
+from hypothesis import HealthCheck, settings
+
+_PROFILE = "tests"
+_times = 1
+
+
+def choose(times: int) -> None:
+    """Try so many times as much; called once, before the tests are looked at.
+
+    Raises:
+        ValueError: It is less than once.
+    """
+    global _times
+    if times < 1:
+        raise ValueError("--depth must be 1 or more")
+    _times = times
+    # How long an example takes is the machine's affair.
+    settings.register_profile(_PROFILE, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile(_PROFILE)
+
+
+def is_shallow() -> bool:
+    """Whether only as much is tried as belongs to every day."""
+    return _times == 1
+
+
+def examples(count: int) -> int:
+    """How many examples to try where ``count`` are tried every day."""
+    return count * _times
