@@ -11,15 +11,13 @@ import pytest
 
 from tests.engine.persistence.hosts import Cluster
 from tests.engine.persistence.ledger import SPECS, Ledger
-from tests.engine.probes import until
+from tests.waiting import NEVER_S, no_hang, until
 from verl_agent_env.engine import CreateRequest, Host
 from verl_agent_env.engine.batches import Batches
 from verl_agent_env.engine.instance import Instance
 from verl_agent_env.engine.persistence.recovery import Recovery
 from verl_agent_env.types import NUM_SLOTS
 from verl_agent_env.wire.codec import StepAnswer
-
-HANG_S = 60.0
 
 
 @pytest.fixture(autouse=True)
@@ -41,8 +39,8 @@ async def test_environments_that_block_come_back_side_by_side_in_one_batch(
     env_ids = await made(first, kind, 12)
     together = threading.Barrier(6)
     # Goes through only when six of them are at it.
-    Ledger.on_restore = staticmethod(lambda: together.wait(HANG_S))
-    second = await cluster.host(specs=SPECS, max_threads=6, max_step_s=HANG_S)
+    Ledger.on_restore = staticmethod(lambda: together.wait(NEVER_S))
+    second = await cluster.host(specs=SPECS, max_threads=6, max_step_s=NEVER_S)
     results = await Batches(second).step(env_ids, [1] * 12, [0] * 12)
     assert all(isinstance(result, StepAnswer) for result in results)
 
@@ -55,14 +53,14 @@ async def test_nobody_waits_for_an_environment_that_somebody_else_asked_for(clus
     def block() -> None:
         if threading.current_thread() is not threading.main_thread():
             entered.set()
-            gate.wait(HANG_S)
+            gate.wait(NEVER_S)
 
     Ledger.on_restore = staticmethod(block)
-    second = await cluster.host(specs=SPECS, max_step_s=HANG_S)
+    second = await cluster.host(specs=SPECS, max_step_s=NEVER_S)
     assert second.recovery is not None
     warm_up = asyncio.create_task(second.recovery.recover([*fast[:10], *slow, *fast[10:]]))
-    await until(entered.is_set, HANG_S)
-    async with asyncio.timeout(HANG_S / 2):
+    await until(entered.is_set)
+    async with no_hang():
         for env_id in fast:
             await second.step(env_id, 1, 0)
     assert not warm_up.done()
@@ -78,13 +76,13 @@ async def test_environment_that_went_elsewhere_while_it_was_built_is_closed(clus
 
     def block() -> None:
         entered.set()
-        gate.wait(HANG_S)
+        gate.wait(NEVER_S)
 
     Ledger.on_restore = staticmethod(block)
-    second = await cluster.host(specs=SPECS, max_step_s=HANG_S)
+    second = await cluster.host(specs=SPECS, max_step_s=NEVER_S)
     assert second.recovery is not None
     recovery = asyncio.create_task(second.recovery.recover([env_id]))
-    await until(entered.is_set, HANG_S)
+    await until(entered.is_set)
     Ledger.on_restore = staticmethod(lambda: None)
     third = await cluster.host(specs=SPECS)
     await second.tenure.look()  # type: ignore[attr-defined]
