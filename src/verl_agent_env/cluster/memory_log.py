@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from verl_agent_env.cluster.memory_store import MemoryStore
 from verl_agent_env.errors import GenerationChangedError
+from verl_agent_env.wire.log import ENOUGH_LOADED_BYTES, MAX_LOADED
 from verl_agent_env.wire.records import Refusal, RefusalReason, Saved, Write
 
 
@@ -57,16 +58,15 @@ class MemoryLog:
 
     async def load(self, env_ids: Sequence[str], *, whole: bool = False) -> list[Saved]:
         """See :meth:`Log.load`."""
-        loaded = []
-        for env_id in env_ids:
+        loaded: list[Saved] = []
+        size = 0
+        for env_id in env_ids[:MAX_LOADED]:
             kept = self._kept.get(env_id)
-            if kept is None:
-                loaded.append(Saved(None, [], None, self._closed.get(env_id)))
-            else:
-                first = 0
-                if kept.snapshot is not None and not whole and kept.snapshot_seq <= len(kept.entries):
-                    first = max(kept.snapshot_seq - 1, 0)
-                loaded.append(Saved(kept.header, kept.entries[first:], kept.snapshot, None, first))
+            saved = Saved(None, [], None, self._closed.get(env_id)) if kept is None else _saved(kept, whole)
+            loaded.append(saved)
+            size += len(saved.header or b"") + len(saved.snapshot or b"") + sum(map(len, saved.entries))
+            if size >= ENOUGH_LOADED_BYTES:
+                break
         return loaded
 
     async def env_ids(self, slots: Sequence[int]) -> list[str]:
@@ -95,6 +95,13 @@ class MemoryLog:
                 self._kept[write.env_id] = _Kept(write.slot, write.episode, write.data)
             return None
         return "gone" if kept is None else _change(kept, write)
+
+
+def _saved(kept: _Kept, whole: bool) -> Saved:
+    first = 0
+    if kept.snapshot is not None and not whole and kept.snapshot_seq <= len(kept.entries):
+        first = max(kept.snapshot_seq - 1, 0)
+    return Saved(kept.header, kept.entries[first:], kept.snapshot, None, first)
 
 
 def _change(kept: _Kept, write: Write) -> RefusalReason | None:

@@ -9,14 +9,10 @@ from verl_agent_env.cluster import scripts
 from verl_agent_env.cluster.keys import Keys
 from verl_agent_env.cluster.redis_client import RedisClient
 from verl_agent_env.errors import GenerationChangedError
-from verl_agent_env.wire.log import CLOSED_MEMORY_S
+from verl_agent_env.wire.log import CLOSED_MEMORY_S, ENOUGH_LOADED_BYTES, MAX_LOADED
 from verl_agent_env.wire.records import Refusal, Saved, Write
 
 _CLOSED_MS = int(CLOSED_MEMORY_S * 1000)
-_LOAD_AT_ONCE = 256
-"""Environments of one call."""
-_LOAD_BYTES = 1 << 20
-"""Bytes at which the answer to one call is long enough; the store answers nobody else meanwhile."""
 _KINDS = {"create": "c", "append": "a", "extend": "x", "save": "s", "begin": "b", "close": "d", "put": "p"}
 
 
@@ -48,7 +44,7 @@ class RedisLog:
         """See :meth:`Log.load`."""
         if not env_ids:
             return []
-        arguments = [_LOAD_BYTES, self._keys.base, "1" if whole else "", *env_ids[:_LOAD_AT_ONCE]]
+        arguments = [ENOUGH_LOADED_BYTES, self._keys.base, "1" if whole else "", *env_ids[:MAX_LOADED]]
         return [*map(_saved, await self._client.run(scripts.LOAD, [self._keys.generation], arguments))]
 
     async def env_ids(self, slots: Sequence[int]) -> list[str]:

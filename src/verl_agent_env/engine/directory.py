@@ -102,6 +102,14 @@ class Directory:
         """Ids of all live environments, oldest first."""
         return list(self._instances)
 
+    def in_slots(self, slots: Collection[int]) -> list[Instance]:
+        """Find the live environments of slots, among those that are kept outside this process."""
+        return [
+            instance
+            for instance in self._instances.values()
+            if instance.slot in slots and instance.durability
+        ]
+
     def of_run(self, run_id: str) -> list[str]:
         """Ids of a run's live environments."""
         return list(self._runs.get(run_id, ()))

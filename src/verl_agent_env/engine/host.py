@@ -21,6 +21,7 @@ from verl_agent_env.engine.persistence.groups import Group
 from verl_agent_env.engine.persistence.journal import Tenure
 from verl_agent_env.engine.persistence.recorder import Recorder
 from verl_agent_env.engine.persistence.recovery import Recovery
+from verl_agent_env.engine.persistence.saving import StateSaver
 from verl_agent_env.engine.threads import ThreadRunner
 from verl_agent_env.envs.base import Durability
 from verl_agent_env.envs.registry import Registry
@@ -382,6 +383,15 @@ class Host:
                 self._lives.dismiss(instance, MOVED)
                 gone += 1
         return gone
+
+    async def save_states(self, slots: Collection[int], timeout_s: float) -> None:
+        """Record the states of environments whose slots are about to move, as far as they can be had in time.
+
+        The next owner begins with them: it plays nothing again, and so it does not matter how it would.
+        """
+        if self.recorder is not None:
+            saving = StateSaver(self.recorder, self.executor, self.limits.yield_after_s)
+            await saving.save(self.directory.in_slots(slots), timeout_s)
 
     @property
     def stuck_threads(self) -> int:

@@ -137,7 +137,8 @@ class Lives:
         instance.begin(seed, options, answer, self.limits.max_journal_bytes, operation, mark.state)
         self.directory.touch(instance)
         if self.recorder is not None:
-            self.recorder.note_fault(instance, mark)
+            if mark.fault is not None:
+                self.recorder.note_fault(instance, mark.fault)
             if instance.episode:
                 self.recorder.begun(instance)
 

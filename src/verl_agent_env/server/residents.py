@@ -32,6 +32,7 @@ class Residents:
         """See :class:`~verl_agent_env.cluster.member.Residents`."""
         if self._host.recorder is None:
             return slots
+        await self._host.save_states(slots, waits.HAND_OVER_S)
         journal = self._host.recorder.journal
         with contextlib.suppress(StoreUnavailableError):
             await journal.flush(slots, patience_s=waits.HAND_OVER_S)

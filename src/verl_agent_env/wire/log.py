@@ -7,6 +7,10 @@ from typing import Protocol
 
 from verl_agent_env.wire.records import Refusal, Saved, Write
 
+MAX_LOADED = 256
+"""Environments of one call of :meth:`Log.load`."""
+ENOUGH_LOADED_BYTES = 1 << 20
+"""Bytes at which the answer to one call is long enough; the store answers nobody else meanwhile."""
 CLOSED_MEMORY_S = 600.0
 """How long it is known that an environment was closed."""
 

@@ -43,6 +43,7 @@ async def test_environments_that_block_come_back_side_by_side_in_one_batch(
     second = await cluster.host(specs=SPECS, max_threads=6, max_step_s=NEVER_S)
     results = await Batches(second).step(env_ids, [1] * 12, [0] * 12)
     assert all(isinstance(result, StepAnswer) for result in results)
+    assert not together.broken
 
 
 async def test_nobody_waits_for_an_environment_that_somebody_else_asked_for(cluster: Cluster) -> None:

@@ -11,10 +11,12 @@ import orjson
 import pytest
 
 from tests.engine.persistence.hosts import Cluster
+from tests.engine.persistence.ledger import SPECS, Ledger
 from tests.wayfarer import ENV_NAME, write_package
 from verl_agent_env.engine import CreateRequest, Host
 from verl_agent_env.envs.registry import EnvSpec
 from verl_agent_env.errors import IncompatibleVersionError, ReplayDivergedError
+from verl_agent_env.types import NUM_SLOTS
 from verl_agent_env.wire.records import Header
 
 _numbers = itertools.count()
@@ -161,3 +163,48 @@ async def test_versions_are_a_part_of_the_record(cluster: Cluster, version: Make
         headers.append(Header.from_json(cluster.log._kept[env_id].header))
     assert [header.state_format for header in headers] == ["1.1", "1.1"]
     assert headers[0].code != headers[1].code
+
+
+@pytest.mark.parametrize("execution", ["inline", "thread"])
+async def test_episode_that_is_handed_over_by_its_state_is_played_by_no_other_rules(
+    cluster: Cluster, version: MakeVersion, execution: str
+) -> None:
+    old = version(execution=execution)
+    new = version(execution=execution, stride=100, reward="1.0", prompt="New")
+    first = await cluster.host(specs=[old])
+    env_id = await begun(first, 3)
+    fresh, _ = await first.create(CreateRequest(ENV_NAME, 7))
+    await first.save_states(range(NUM_SLOTS), 60.0)
+    assert first.recorder is not None
+    await first.recorder.journal.flush()
+    second = await cluster.host(specs=[new])
+    # What was answered last is answered as it was, and the rest by the new rules.
+    assert (await shown(second, env_id, WALK[2], 2)).startswith("You walk")
+    assert await shown(second, env_id, "walk", 3) == "New, at -91"
+    assert (await shown(second, fresh, "walk", 0)).startswith("New")
+
+
+async def test_hand_over_waits_for_no_environment_that_is_busy_or_fails(cluster: Cluster) -> None:
+    first = await cluster.host(specs=SPECS)
+    busy, broken, fine = [
+        (await first.create(CreateRequest(f"ledger/{kind}-v0", 1)))[0]
+        for kind in ("thread", "inline", "inline")
+    ]
+    for env_id in (busy, broken, fine):
+        await first.step(env_id, 1, 0)
+    instance = first.directory.find(busy)
+    assert instance.lock is not None
+    async with instance.lock:
+        first.directory.find(broken).env = None
+        await first.save_states(range(NUM_SLOTS), 60.0)
+    saved = {env_id: first.directory.find(env_id).state_seq for env_id in (busy, broken, fine)}
+    assert saved == {busy: 0, broken: 0, fine: 1}
+    Ledger.broken = ValueError("told to")
+    await first.step(fine, 1, 1)
+    await first.save_states(range(NUM_SLOTS), 60.0)
+    Ledger.broken = None
+    assert first.recorder is not None
+    assert first.recorder.failed_snapshots.total() == 2
+    second = await cluster.host(specs=SPECS)
+    for env_id, seq in ((busy, 1), (broken, 1), (fine, 2)):
+        await second.step(env_id, 1, seq)

@@ -128,7 +128,7 @@ class Recorder:
         if instance.durability == "none" or not instance.kind.has_state:
             return NO_MARK
         try:
-            return Mark(state=_state_of(env))
+            return Mark(state=state_of(env))
         except ENV_FAULTS as fault:
             if instance.durability == "snapshot":
                 raise
@@ -141,23 +141,21 @@ class Recorder:
             Exception: Its state is what it is kept by, and cannot be had.
         """
         if not instance.is_journalled:
-            return Mark(state=_state_of(env)) if instance.durability == "snapshot" else NO_MARK
+            return Mark(state=state_of(env)) if instance.durability == "snapshot" else NO_MARK
         kind, seq = instance.kind, instance.seq
         digest = state = fault = None
         try:
             if kind.digests_state:
                 digest = cast("ChatEnv", env).state_digest()
             if (seq + 1) % _STEPS_BETWEEN_SNAPSHOTS == 0 and kind.has_state:
-                state = _state_of(env)
+                state = state_of(env)
         except ENV_FAULTS as raised:
             fault = raised
         # As Mark(…), in half the time.
         return tuple.__new__(Mark, (digest_of(answer, seq, digest, kind.code), state, fault))
 
-    def note_fault(self, instance: Instance, mark: Mark) -> None:
-        """Count and log a snapshot that failed, if one did."""
-        if mark.fault is None:
-            return
+    def note_fault(self, instance: Instance, fault: BaseException) -> None:
+        """Count and log that a state could not be had."""
         name = instance.kind.name
         self.failed_snapshots[name] += 1
         # Once for each kind: a snapshot that fails does so for all of them, and every few steps.
@@ -165,7 +163,7 @@ class Recorder:
         logger.log(
             level,
             "snapshots of this kind fail; its environments are kept by their actions alone",
-            exc_info=mark.fault,
+            exc_info=fault,
             extra={"env_id": instance.env_id, "env_name": name},
         )
 
@@ -192,7 +190,12 @@ class Recorder:
                 instance.forget_before_state()
                 self.journal.write(_whole(instance))
         if mark.fault is not None:
-            self.note_fault(instance, mark)
+            self.note_fault(instance, mark.fault)
+
+    def save(self, instance: Instance, state: bytes) -> None:
+        """Record the present state of an environment that took its last step some time ago."""
+        instance.state, instance.state_seq = state, instance.seq
+        self._write(instance, "save", _snapshot(instance), instance.seq)
 
     def closed(self, instance: Instance, reason: str) -> Group:
         """Write the end of an environment, which lives until that is written.
@@ -323,7 +326,7 @@ def _as_text(operations: Sequence[bytes]) -> list[str]:
     return [operation.decode() for operation in operations]
 
 
-def _state_of(env: Any) -> bytes:
+def state_of(env: Any) -> bytes:
     """Read the state of an environment, in a form that can be written.
 
     Raises:

@@ -1,0 +1,74 @@
+"""Records the states of environments that are about to move to another worker."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+from verl_agent_env.engine.execution import ENV_FAULTS, Env, Executor
+from verl_agent_env.engine.instance import Instance
+from verl_agent_env.engine.persistence.recorder import Recorder, state_of
+from verl_agent_env.engine.threads import CallTimeoutError
+
+
+class StateSaver:
+    """Saves states, each of an environment that nobody is at work on.
+
+    What has no state, is busy, broken, or fails goes without: the next owner plays it on from an earlier state.
+    """
+
+    def __init__(self, recorder: Recorder, executor: Executor, yield_after_s: float) -> None:
+        self._recorder = recorder
+        self._executor = executor
+        self._yield_after_s = yield_after_s
+
+    async def save(self, instances: Sequence[Instance], timeout_s: float) -> None:
+        """Record the states of these environments; those that block go on after ``timeout_s``, and come too late."""
+        blocking = []
+        slice_end = time.perf_counter() + self._yield_after_s
+        for instance in instances:
+            if instance.env is None or not _is_worth_saving(instance):
+                continue
+            if instance.kind.execution == "thread":
+                blocking.append(asyncio.ensure_future(self._save_aside(instance, instance.env)))
+                continue
+            self._save_now(instance, instance.env)
+            if time.perf_counter() > slice_end:
+                await asyncio.sleep(0)
+                slice_end = time.perf_counter() + self._yield_after_s
+        if blocking:
+            await asyncio.wait(blocking, timeout=timeout_s)
+
+    def _save_now(self, instance: Instance, env: Env) -> None:
+        try:
+            state = state_of(env)
+        except ENV_FAULTS as fault:
+            self._recorder.note_fault(instance, fault)
+        else:
+            self._recorder.save(instance, state)
+
+    async def _save_aside(self, instance: Instance, env: Env) -> None:
+        if instance.lock is None:
+            instance.lock = asyncio.Lock()
+        async with instance.lock:
+            try:
+                state = await self._executor.call(instance.kind, env, lambda: state_of(env))
+            except CallTimeoutError as stuck:
+                # Its thread is at it still, and closes the environment: it is built anew if anybody asks.
+                instance.env = None
+                self._recorder.note_fault(instance, stuck)
+            except ENV_FAULTS as fault:
+                self._recorder.note_fault(instance, fault)
+            else:
+                self._recorder.save(instance, state)
+
+
+def _is_worth_saving(instance: Instance) -> bool:
+    return (
+        instance.is_journalled
+        and instance.kind.has_state
+        and instance.lost is None
+        and instance.state_seq < instance.seq
+        and not (instance.lock is not None and instance.lock.locked())
+    )
