@@ -128,6 +128,20 @@ def initialize(client: httpx.Client, env_name: str = "frozen_lake", **request: A
     return str(answer.json()["env_id"])
 
 
+def initialize_at(client: httpx.Client, env_name: str = "frozen_lake", **request: Any) -> str:
+    """The id of a new environment on the worker that ``client`` asks; as :func:`initialize`.
+
+    New environments go to any worker: those that lie elsewhere are closed again.
+    """
+    address = f"{client.base_url.host}:{client.base_url.port}"
+    for _ in range(1000):
+        env_id = initialize(client, env_name, **request)
+        if client.get(f"/api/environment/{env_id}").json()["owner"] == address:
+            return env_id
+        assert client.post(f"/api/environment/{env_id}/close").status_code == 200
+    raise AssertionError(f"no new environment came to {address}")
+
+
 def initialize_many(client: httpx.Client, number: int, **request: Any) -> list[str]:
     """The ids of new environments, on all workers that there are; as :func:`initialize`."""
     body = {"env_name": "frozen_lake", "seeds": list(range(number)), **request}

@@ -98,6 +98,9 @@ class ClusterSettings:
     """Prefix of all keys in Redis: clusters of different namespaces do not see each other."""
     lease_s: float = 5.0
     """Seconds after its last heartbeat at which a worker is taken for dead."""
+    expected_nodes: int = 1
+    """Nodes that are started together. ``/readyz`` says yes when so many are there and every slot is in its place, or 15
+    seconds after the worker has joined the cluster."""
     durability: tuple[str, ...] = ()
     """How environments of a name outlive their worker, as ``verl_env/sokoban-v0=relaxed``: ``journal``, ``snapshot``,
     ``relaxed`` or ``none``."""
@@ -117,6 +120,8 @@ class ClusterSettings:
             name, _, durability = item.partition("=")
             if not name or durability not in DURABILITIES:
                 raise ValueError(f"durability must be name=one of {', '.join(DURABILITIES)}, not '{item}'")
+        if self.expected_nodes < 1:
+            raise ValueError(f"expected_nodes must be at least 1, not {self.expected_nodes}")
         if not (self.lease_s >= 0.5 and self.peer_timeout_s > 0):
             raise ValueError("lease_s must be at least 0.5 and peer_timeout_s above 0")
 

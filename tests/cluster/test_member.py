@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from typing import Any, cast
 
 import pytest
@@ -26,7 +26,7 @@ from verl_agent_env.types import NUM_SLOTS
 # Timers are due at once, and leases end by the tests' clock alone.
 pytestmark = pytest.mark.virtual_time
 LEASE_S = 0.08
-TIMES = MembershipTimes(settle_s=1.0, grace_s=5.0)
+TIMES = MembershipTimes(settle_s=1.0, grace_s=5.0, arrive_s=15.0)
 ALL = frozenset(range(NUM_SLOTS))
 
 
@@ -123,7 +123,7 @@ class Wire:
 class Node:
     """A member with all that belongs to it."""
 
-    def __init__(self, rig: Rig, record: WorkerRecord) -> None:
+    def __init__(self, rig: Rig, record: WorkerRecord, **awaited: Any) -> None:
         self.wire = Wire(rig.store)
         self.lease = LocalLease(LEASE_S, rig.clock)
         self.table = SlotTable(record.address, self.lease)
@@ -137,6 +137,7 @@ class Node:
             self.residents,
             lease_s=LEASE_S,
             membership=lambda incarnation: Membership(incarnation, TIMES, rig.clock),
+            **awaited,
         )
         self.member.start()
 
@@ -147,16 +148,8 @@ class Node:
 
     @property
     def open(self) -> frozenset[int]:
-        """Slots in which it would begin new environments."""
-        seen: list[int] = []
-
-        def look(slots: Sequence[int]) -> int:
-            seen.extend(slots)
-            return slots[0]
-
-        if self.table.can_create:
-            self.table.pick_slot(look)
-        return frozenset(seen)
+        """Slots in which new environments begin for it, as it knows."""
+        return frozenset(self.table.for_new.get(self.address, ()))
 
 
 class Rig:
@@ -167,9 +160,9 @@ class Rig:
         self.store = MemoryStore(clock=self.clock)
         self.nodes: list[Node] = []
 
-    def join(self, record: WorkerRecord | None = None) -> Node:
+    def join(self, record: WorkerRecord | None = None, **awaited: Any) -> Node:
         """Another worker."""
-        self.nodes.append(Node(self, record or worker()))
+        self.nodes.append(Node(self, record or worker(), **awaited))
         return self.nodes[-1]
 
     async def until(self, condition: Callable[[], bool]) -> None:
@@ -215,6 +208,11 @@ def share_of(node: Node, *nodes: Node) -> frozenset[int]:
     return frozenset(slot for slot in range(NUM_SLOTS) if owners[slot] == node.address)
 
 
+def open_at(seen_by: Node, node: Node) -> frozenset[int]:
+    """Slots in which new environments begin for ``node``, as another one knows."""
+    return frozenset(seen_by.table.for_new.get(node.address, ()))
+
+
 @pytest.fixture
 async def rig() -> AsyncIterator[Rig]:
     made = Rig()
@@ -232,7 +230,7 @@ async def rig() -> AsyncIterator[Rig]:
 async def test_the_first_worker_takes_everything_and_opens_it(rig: Rig) -> None:
     node = rig.join()
     assert not node.member.has_joined
-    assert not node.table.can_create
+    assert not node.open
     await rig.until(lambda: node.owned == ALL)
     assert node.member.has_joined
     assert node.open == ALL
@@ -247,12 +245,14 @@ async def test_another_worker_gets_its_share_once_it_has_settled(rig: Rig) -> No
     await rig.beats(a)
     assert a.owned == ALL
     assert not b.owned
-    assert a.table.peers == ()
+    # New environments are for both already: those of the newcomer are in slots on their way to it.
+    assert (a.open, open_at(a, b)) == (share_of(a, a, b), share_of(b, a, b))
     await rig.pass_time(TIMES.settle_s * 0.2)
     await rig.until(lambda: rig.is_balanced(a, b))
     assert b.table.address_of(min(a.owned)) == a.address
     assert a.table.address_of(min(b.owned)) == b.address
-    await rig.until(lambda: a.table.peers == (b.address,) and b.table.peers == (a.address,))
+    for node in (a, b):
+        await rig.until(lambda node=node: open_at(node, a) | open_at(node, b) == ALL)  # type: ignore[misc]
 
 
 async def test_slots_with_environments_that_are_nowhere_else_stay_and_take_no_new_ones(rig: Rig) -> None:
@@ -296,13 +296,62 @@ async def test_slots_are_handed_over_when_all_that_is_known_of_them_is_written(r
     await rig.until(lambda: rig.is_balanced(a, b))
 
 
-async def test_a_worker_without_slots_is_not_asked_for_new_environments(rig: Rig) -> None:
+async def test_a_worker_that_does_not_get_its_slots_is_given_no_new_environments_in_the_end(rig: Rig) -> None:
+    a = rig.join()
+    await rig.until(lambda: a.owned == ALL)
+    b_record = worker()
+    owners = Ring([a.address, b_record.address]).assignments
+    a.residents.bind(*(slot for slot in range(NUM_SLOTS) if owners[slot] == b_record.address))
+    b = rig.join(b_record)
+    # For a while they may be on their way. What is full stays full if new ones come all the time.
+    await rig.until(lambda: open_at(a, b) == share_of(b, a, b))
+    await rig.pass_time(TIMES.arrive_s)
+    await rig.until(lambda: not open_at(a, b) and not open_at(b, b))
+    assert open_at(a, a) == open_at(b, a) == share_of(a, a, b)
+
+
+async def test_a_worker_alone_is_settled_when_nobody_else_came_for_a_moment(rig: Rig) -> None:
+    node = rig.join()
+    await rig.until(lambda: node.owned == ALL)
+    assert not node.member.has_settled
+    await rig.pass_time(TIMES.settle_s)
+    await rig.until(lambda: node.member.has_settled)
+
+
+async def test_nobody_is_settled_while_the_first_one_holds_what_is_meant_for_the_others(rig: Rig) -> None:
     a = rig.join()
     await rig.until(lambda: a.owned == ALL)
     b = rig.join()
-    await rig.until(lambda: b.table.peers == (a.address,))
-    assert a.table.peers == ()
-    assert not b.table.can_create
+    await rig.until(lambda: a.member.cluster is not None and len(a.member.cluster.workers) == 2)
+    a.wire.broken += ["hand_off"] * 1000
+    await rig.pass_time(TIMES.settle_s * 2)
+    await rig.beats(b)
+    assert not a.member.has_settled
+    assert not b.member.has_settled
+    a.wire.broken.clear()
+    await rig.until(lambda: rig.is_balanced(a, b) and a.member.has_settled and b.member.has_settled)
+
+
+@pytest.mark.parametrize("awaited", [{"expected_nodes": 2}, {"pool": ["127.0.0.1:1"]}])
+async def test_whoever_is_awaited_and_does_not_come_is_waited_for_for_a_while(
+    rig: Rig, awaited: dict[str, Any]
+) -> None:
+    node = rig.join(**awaited)
+    await rig.until(lambda: node.owned == ALL)
+    await rig.pass_time(TIMES.arrive_s * 0.9)
+    await rig.beats(node)
+    assert not node.member.has_settled
+    await rig.pass_time(TIMES.arrive_s * 0.2)
+    await rig.until(lambda: node.member.has_settled)
+
+
+async def test_settled_is_settled_whoever_comes_later(rig: Rig) -> None:
+    a, _ = await rig.pair()
+    await rig.pass_time(TIMES.settle_s)
+    await rig.until(lambda: a.member.has_settled)
+    rig.join()
+    await rig.until(lambda: a.member.cluster is not None and len(a.member.cluster.workers) == 3)
+    assert a.member.has_settled
 
 
 async def test_a_taken_name_keeps_a_worker_out_until_it_is_free(rig: Rig) -> None:
@@ -346,8 +395,8 @@ async def test_draining_gives_away_all_that_is_empty_and_begins_nothing_new(rig:
     await a.member.drain()
     await rig.until(lambda: b.owned == ALL - {kept})
     assert a.owned == {kept}
-    assert not a.table.can_create
-    assert b.table.peers == ()
+    for node in (a, b):
+        await rig.until(lambda node=node: node.table.for_new.keys() == {b.address})  # type: ignore[misc]
 
 
 async def test_draining_ends_at_once_where_the_store_is_away(rig: Rig) -> None:
@@ -393,7 +442,7 @@ async def test_with_the_store_away_slots_are_owned_until_the_lease_is_over_and_a
     assert node.owned == ALL
     rig.clock.now += LEASE_S
     assert not node.owned
-    assert not node.table.can_create
+    assert node.table.slots_for_new(1) == []
     await rig.beats(node)
     assert not node.owned
     node.wire.is_cut = False

@@ -21,7 +21,7 @@ from tests.children import cli
 from tests.cluster.conftest import LEASE_S, StartNode
 from tests.cluster.redis_process import RedisProcess
 from tests.conftest import StartServer
-from tests.pool_process import LASTING, Pool, all_workers, initialize, initialize_many, step
+from tests.pool_process import LASTING, Pool, all_workers, initialize, initialize_at, initialize_many, step
 from tests.ports import free_port
 from tests.server.conftest import GATED
 from tests.waiting import HANG_S, NEVER_S, eventually
@@ -102,7 +102,7 @@ def test_two_nodes_share_the_slots_as_the_ring_says_and_work_as_one(start_node: 
     }
     assert len(ports) == 4
     made = [
-        (initialize(client), address)
+        (initialize_at(client), address)
         for pool in (a, b)
         for client, address in zip(pool.at, pool.addresses, strict=True)
     ]
@@ -267,8 +267,8 @@ async def test_a_node_that_leaves_gives_everything_to_the_other_one_and_no_call_
     start_node: StartNode,
 ) -> None:
     a, b = both(start_node)
-    env_ids = [initialize(client) for client in (*a.at, *b.at) for _ in range(4)]
-    bound = initialize(b.at[0], GATED)
+    env_ids = [initialize_at(client) for client in (*a.at, *b.at) for _ in range(4)]
+    bound = initialize_at(b.at[0], GATED)
     async with steady_steps(a.server.url, env_ids) as outcomes:
         await asyncio.to_thread(eventually, lambda: outcomes["ok"] > 20)
         b.server.process.send_signal(signal.SIGTERM)
@@ -292,9 +292,9 @@ def test_slots_of_a_node_that_leaves_move_without_waiting_for_the_lease(start_no
 
 async def test_slots_of_a_node_that_was_killed_are_taken_over_after_the_lease(start_node: StartNode) -> None:
     a, b = both(start_node)
-    kept = [initialize(client) for client in a.at for _ in range(4)]
-    moving = [initialize(client) for client in b.at for _ in range(2)]
-    bound = initialize(b.at[0], GATED)
+    kept = [initialize_at(client) for client in a.at for _ in range(4)]
+    moving = [initialize_at(client) for client in b.at for _ in range(2)]
+    bound = initialize_at(b.at[0], GATED)
     assert {step(b.any, env_id).json()["info"]["num_steps"] for env_id in moving} == {1}
     async with steady_steps(a.server.url, kept) as outcomes:
         await asyncio.to_thread(b.kill_all)
@@ -311,7 +311,7 @@ async def test_slots_of_a_node_that_was_killed_are_taken_over_after_the_lease(st
 
 def test_a_node_that_was_killed_comes_back_under_its_name(start_node: StartNode) -> None:
     a, b = both(start_node)
-    kept = initialize(a.at[0])
+    kept = initialize_at(a.at[0])
     b.kill_all()
     again = start_node("b", "--worker-port", b.addresses[0].rpartition(":")[2], workers=1)
     settle(a, again)
@@ -320,10 +320,10 @@ def test_a_node_that_was_killed_comes_back_under_its_name(start_node: StartNode)
 
 def test_a_worker_that_was_killed_comes_back_to_its_slots(start_node: StartNode) -> None:
     a, b = both(start_node)
-    env_ids = [initialize(a.at[0]), initialize(a.at[1]), initialize(b.at[0])]
-    bound = initialize(a.at[0], GATED)
+    env_ids = [initialize_at(a.at[0]), initialize_at(a.at[1]), initialize_at(b.at[0])]
+    bound = initialize_at(a.at[0], GATED)
     old = a.kill(0)
-    assert initialize(a.at[0])
+    assert initialize_at(a.at[0])
     settle(a, b)
     assert a.pid(0) != old
     for client in (*a.at, *b.at):

@@ -18,16 +18,18 @@ from tests.pool_process import Pool, initialize_many
 from tests.waiting import no_hang, until
 
 ENVS = 24
+TTL_S = 6.0
 
 
 @asynccontextmanager
 async def two_nodes(
-    start_node: StartNode, redis: RedisProcess
+    start_node: StartNode, redis: RedisProcess, lease_s: float = LEASE_S
 ) -> AsyncIterator[tuple[Pool, Pool, LossyProxy]]:
     """A node that reaches Redis directly, one that does so through the proxy, and the proxy."""
     async with LossyProxy(redis.port) as proxy:
-        near = await asyncio.to_thread(start_node, "near", redis=redis.url)
-        far = await asyncio.to_thread(start_node, "far", redis=f"redis://127.0.0.1:{proxy.port}/0")
+        far_url = f"redis://127.0.0.1:{proxy.port}/0"
+        near = await asyncio.to_thread(start_node, "near", redis=redis.url, lease_s=lease_s)
+        far = await asyncio.to_thread(start_node, "far", redis=far_url, lease_s=lease_s)
         await asyncio.to_thread(settle, near, far)
         yield near, far, proxy
         proxy.thaw()
@@ -138,3 +140,30 @@ async def test_node_whose_redis_says_nothing_gives_way_and_comes_back(
         await players.play_during(strike)
         assert set(players.codes) <= {"store_unavailable", "worker_unreachable", "moved"}
         await asyncio.to_thread(settle, near, far)
+
+
+async def test_node_cut_from_redis_alone_closes_nothing_that_lives_elsewhere(
+    start_node: StartNode, own_redis: RedisProcess
+) -> None:
+    async with two_nodes(start_node, own_redis, lease_s=1.5) as (near, far, proxy):
+        env_ids = await asyncio.to_thread(initialize_many, near.any, ENVS, ttl_s=TTL_S)
+        players = Players([near.server.url], env_ids)
+
+        async def strike() -> None:
+            proxy.freeze()
+            # Longer than the lease and the ttl: the cut node has looked for idle environments meanwhile.
+            await asyncio.sleep(1.5 + 1.25 * TTL_S + 1)
+            proxy.thaw()
+            # Its slots come home to it.
+            await asyncio.to_thread(settle, near, far)
+
+        await players.play_during(strike)
+        assert min(players.seqs.values()) > 10
+        assert set(players.codes) <= {"store_unavailable", "worker_unreachable", "moved"}
+        at_home = Players([far.server.url], [])
+        at_home.seqs = players.seqs
+        await at_home.play_during(lambda: asyncio.sleep(0))
+        closed = [
+            line for client in far.at for line in client.get("/metrics").text.splitlines() if "idle" in line
+        ]
+        assert closed == []

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import Counter
-from collections.abc import Sequence
-
-import pytest
 
 from tests.waiting import NEVER_S, no_hang
 from verl_agent_env.cluster.leases import LocalLease
@@ -29,34 +27,20 @@ def halves() -> list[str | None]:
     return [HERE if slot % 2 == 0 else THERE for slot in range(NUM_SLOTS)]
 
 
-def open_slots(table: SlotTable) -> list[int]:
-    seen: list[int] = []
-
-    def look(slots: Sequence[int]) -> int:
-        seen.extend(slots)
-        return slots[0]
-
-    table.pick_slot(look)
-    return seen
-
-
 def test_nobody_owns_anything_in_a_new_table() -> None:
     table = SlotTable(HERE)
     assert not any(map(table.owns, range(NUM_SLOTS)))
     assert {table.address_of(slot) for slot in range(NUM_SLOTS)} == {None}
     assert table.slots_by_address() == {}
-    assert not table.can_create
-    with pytest.raises(LookupError):
-        table.pick_slot()
+    assert table.slots_for_new(3) == []
 
 
 def test_own_slots_are_owned_and_others_are_asked_for() -> None:
     table = SlotTable(HERE)
-    table.assign(halves(), range(0, NUM_SLOTS, 2), peers=[THERE])
+    table.assign(halves(), range(0, NUM_SLOTS, 2))
     assert [slot for slot in range(NUM_SLOTS) if table.owns(slot)] == list(range(0, NUM_SLOTS, 2))
     assert (table.address_of(2), table.address_of(3)) == (HERE, THERE)
     assert table.slots_by_address() == {HERE: NUM_SLOTS // 2, THERE: NUM_SLOTS // 2}
-    assert table.peers == (THERE,)
 
 
 def test_a_slot_of_ones_own_is_found_here_whatever_the_addresses_say() -> None:
@@ -67,46 +51,55 @@ def test_a_slot_of_ones_own_is_found_here_whatever_the_addresses_say() -> None:
 
 def test_another_picture_takes_the_place_of_the_last_one_altogether() -> None:
     table = SlotTable(HERE)
-    table.assign(halves(), [0, 2], open_slots=[0], peers=[THERE], inherited={2})
+    table.assign(halves(), [0, 2], for_new={HERE: [0], THERE: [1]}, inherited={2})
     table.assign([None] * NUM_SLOTS, [4])
     assert [slot for slot in range(NUM_SLOTS) if table.owns(slot)] == [4]
-    assert open_slots(table) == [4]
-    assert table.peers == ()
+    assert table.slots_for_new(1) == []
     assert not table.is_inherited(2)
 
 
-def test_new_environments_begin_in_open_slots_only_and_in_all_of_them() -> None:
+def test_new_environments_begin_in_equal_shares_whoever_owns_the_slots() -> None:
     table = SlotTable(HERE)
-    table.assign(halves(), range(10), open_slots=[1, 3, 5])
-    assert open_slots(table) == [1, 3, 5]
-    assert Counter(table.pick_slot() for _ in range(300)).keys() == {1, 3, 5}
-    table.assign(halves(), range(10), open_slots=[])
-    assert not table.can_create
+    # All slots are here at present; half of them are on their way.
+    table.assign([HERE] * NUM_SLOTS, range(NUM_SLOTS), for_new={HERE: [1, 3, 5], THERE: [2, 4]})
+    chosen = table.slots_for_new(1000)
+    assert Counter(slot % 2 for slot in chosen) == {0: 500, 1: 500}
+    assert set(chosen) == {1, 2, 3, 4, 5}
+    # Neighbours stay together.
+    assert sum(a % 2 != b % 2 for a, b in itertools.pairwise(chosen)) == 1
 
 
-def test_a_slot_let_go_is_neither_owned_nor_open_until_the_next_picture() -> None:
+def test_new_environments_one_by_one_begin_on_all_workers() -> None:
     table = SlotTable(HERE)
-    table.assign(halves(), [0, 2, 4], open_slots=[0, 2])
-    table.let_go([2, 3])
-    assert [slot for slot in range(6) if table.owns(slot)] == [0, 4]
-    assert open_slots(table) == [0]
-    table.assign(halves(), [0, 2, 4])
+    table.assign(halves(), range(0, NUM_SLOTS, 2), for_new={HERE: [0], THERE: [1], "third:3": [2]})
+    chosen = Counter(table.slots_for_new(1)[0] for _ in range(3000))
+    assert all(800 < count < 1200 for count in chosen.values())
+    assert len(chosen) == 3
+
+
+def test_a_slot_let_go_is_neither_owned_nor_for_new_ones_until_the_next_picture() -> None:
+    table = SlotTable(HERE)
+    table.assign(halves(), [0, 2, 4], for_new={HERE: [0, 2], THERE: [4]})
+    table.let_go([2, 3, 4])
+    assert [slot for slot in range(6) if table.owns(slot)] == [0]
+    assert table.for_new == {HERE: [0]}
+    table.assign(halves(), [0, 2, 4], for_new={HERE: [0, 2, 4]})
     assert table.owns(2)
-    assert open_slots(table) == [0, 2, 4]
+    assert table.for_new == {HERE: [0, 2, 4]}
 
 
 def test_nothing_is_ones_own_after_the_lease_and_everything_again_when_it_is_renewed() -> None:
     clock = Clock()
     lease = LocalLease(5.0, clock)
     table = SlotTable(HERE, lease)
-    table.assign(halves(), [0])
+    table.assign(halves(), [0], for_new={HERE: [0], THERE: [1]})
     assert not table.owns(0)
     lease.renewed(lease.sending())
     assert table.owns(0)
-    assert table.can_create
+    assert set(table.slots_for_new(10)) == {0, 1}
     clock.now += 4.1
     assert not table.owns(0)
-    assert not table.can_create
+    assert set(table.slots_for_new(10)) == {1}
     assert table.address_of(0) == HERE
     lease.renewed(lease.sending())
     assert table.owns(0)

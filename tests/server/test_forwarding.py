@@ -52,10 +52,10 @@ STEP = Route("POST", "/api/environment/{env_id}/step", handled_here, "")
 INITIALIZE = Route("POST", "/api/environment/initialize", handled_here, "")
 
 
-def table_with(owner: str | None, *, peers: tuple[str, ...] = (B, C)) -> SlotTable:
+def table_with(owner: str | None) -> SlotTable:
     """This worker owns nothing; all slots are ``owner``'s."""
     table = SlotTable(HERE)
-    table.assign([owner] * NUM_SLOTS, (), peers=peers)
+    table.assign([owner] * NUM_SLOTS, ())
     return table
 
 
@@ -215,7 +215,7 @@ async def test_a_worker_that_hangs_is_given_up_when_its_slot_goes_to_another_one
     calling = asyncio.ensure_future(forwarder(table, Workers(answer)).pin(STEP).handler(a_call()))
     await entered.wait()
     # Any other change does not matter to it.
-    table.assign([B] * NUM_SLOTS, (), peers=(C,))
+    table.assign([B] * NUM_SLOTS, (), for_new={C: [1]})
     for _ in range(3):
         await asyncio.sleep(0)
     assert not calling.done()
@@ -234,66 +234,14 @@ async def test_the_owners_own_error_is_the_answer() -> None:
     assert workers.asked == [B]
 
 
-async def test_a_new_environment_is_made_by_whoever_takes_some_whatever_moves_meanwhile() -> None:
-    table = table_with(C, peers=(B,))
-
-    async def answer(_: str) -> PeerAnswer:
-        table.assign([HERE] * NUM_SLOTS, (), peers=(B,))
-        for _turn in range(5):
-            await asyncio.sleep(0)
-        return PeerAnswer(b"made", b"application/json")
-
-    workers = Workers(answer)
-    assert body_of(await forwarder(table, workers).pin_to_key(INITIALIZE).handler(a_call())) == b"made"
-    assert workers.asked == [B]
-
-
-async def test_a_worker_that_takes_none_is_followed_by_another_one() -> None:
-    async def answer(address: str) -> PeerAnswer:
-        if address == B:
-            raise MovedError()
-        return PeerAnswer(b"made", b"application/json")
-
-    workers = Workers(answer)
-    assert (
-        body_of(await forwarder(table_with(B), workers).pin_to_key(INITIALIZE).handler(a_call())) == b"made"
-    )
-    assert workers.asked[-1] == C
-
-
-async def test_a_new_environment_that_may_be_there_already_is_not_made_again() -> None:
-    async def answer(address: str) -> PeerAnswer:
-        raise WorkerUnreachableError(address, "broken", may_have_run=True)
-
-    workers = Workers(answer)
-    with pytest.raises(WorkerUnreachableError):
-        await forwarder(table_with(B), workers).pin_to_key(INITIALIZE).handler(a_call())
-    assert len(workers.asked) == 1
-
-
-async def test_a_new_environment_begins_here_as_soon_as_there_is_a_slot() -> None:
-    table = table_with(B, peers=())
-
-    async def answer(_: str) -> PeerAnswer:
-        raise AssertionError("nobody is there to ask")
-
-    pinned = forwarder(table, Workers(answer)).pin_to_key(INITIALIZE)
-    calling = asyncio.ensure_future(pinned.handler(a_call()))
-    await asyncio.sleep(0)
-    assert not calling.done()
-    table.assign([HERE] * NUM_SLOTS, range(NUM_SLOTS))
-    async with no_hang():
-        assert body_of(await calling) == b"here"
-
-
 async def test_a_key_is_answered_for_by_the_owner_of_its_slot() -> None:
     async def answer(address: str) -> PeerAnswer:
         return PeerAnswer(address.encode(), b"application/json")
 
     workers = Workers(answer)
     table = SlotTable(HERE)
-    # It could make environments itself.
-    table.assign([C] * NUM_SLOTS, [SLOT], peers=(B, C))
+    # Without a key, any worker sees to it.
+    table.assign([C] * NUM_SLOTS, ())
     pinned = forwarder(table, workers).pin_to_key(INITIALIZE)
     assert body_of(await pinned.handler(a_call())) == b"here"
     for token in (b"a", b"b"):

@@ -21,6 +21,7 @@ from tests.pool_process import (
     LASTING,
     Pool,
     initialize,
+    initialize_at,
     initialize_many,
     is_running,
     step,
@@ -66,7 +67,7 @@ def others(pool: Pool, index: int) -> list[int]:
 
 def on_each(pool: Pool, **request: Any) -> list[str]:
     """An environment of each worker, in order of the workers."""
-    env_ids = [initialize(client, **request) for client in pool.at]
+    env_ids = [initialize_at(client, **request) for client in pool.at]
     assert [pool.owner_of(env_id) for env_id in env_ids] == list(range(len(pool.at)))
     return env_ids
 
@@ -266,7 +267,7 @@ def test_an_action_that_cannot_be_sent_on_fails_alone(pool: Pool) -> None:
     ],
 )
 def test_a_look_at_an_environment_is_the_same_from_everywhere(pool: Pool, path: str, media_type: str) -> None:
-    env_id = initialize(pool.at[0], seed=5)
+    env_id = initialize_at(pool.at[0], seed=5)
     step(pool.at[0], env_id)
     answers = [client.get(f"/api/environment/{env_id}/{path}") for client in pool.at]
     assert [answer.status_code for answer in answers] == [200] * WORKERS
@@ -276,10 +277,10 @@ def test_a_look_at_an_environment_is_the_same_from_everywhere(pool: Pool, path: 
 
 
 def test_errors_are_the_same_from_everywhere(pool: Pool, problem: Problem) -> None:
-    env_id = initialize(pool.at[0], seed=5)
-    closed = initialize(pool.at[0])
+    env_id = initialize_at(pool.at[0], seed=5)
+    closed = initialize_at(pool.at[0])
     pool.at[0].post(f"/api/environment/{closed}/close")
-    ended = initialize(pool.at[0], env_kwargs={**LASTING, "max_steps": 1})
+    ended = initialize_at(pool.at[0], env_kwargs={**LASTING, "max_steps": 1})
     step(pool.at[0], ended)
     cases: list[tuple[str, str, Any, int, str]] = [
         ("POST", f"{env_id}/step", {"action": "x", "seq": 4}, 409, "sequence_gap"),
@@ -300,7 +301,7 @@ def test_errors_are_the_same_from_everywhere(pool: Pool, problem: Problem) -> No
 
 
 def test_a_forwarded_request_keeps_its_id(pool: Pool) -> None:
-    env_id = initialize(pool.at[0])
+    env_id = initialize_at(pool.at[0])
     for client in pool.at:
         answer = client.get(f"/api/environment/{env_id}", headers={"X-Request-ID": "mine-1"})
         assert answer.headers["x-request-id"] == "mine-1"
@@ -314,7 +315,7 @@ def test_strange_ids_are_forwarded_as_they_are(pool: Pool, problem: Problem, env
 
 
 def test_a_head_request_is_answered_without_a_body_from_everywhere(pool: Pool) -> None:
-    env_id = initialize(pool.at[0])
+    env_id = initialize_at(pool.at[0])
     for client in pool.at:
         answer = client.head(f"/api/environment/{env_id}/trajectory")
         assert (answer.status_code, answer.content) == (200, b"")
@@ -322,7 +323,7 @@ def test_a_head_request_is_answered_without_a_body_from_everywhere(pool: Pool) -
 
 
 def test_a_call_that_was_forwarded_once_is_not_forwarded_again(pool: Pool, problem: Problem) -> None:
-    env_id = initialize(pool.at[0])
+    env_id = initialize_at(pool.at[0])
     hop = {"X-Env-Hop": "1"}
     assert pool.at[0].get(f"/api/environment/{env_id}", headers=hop).status_code == 200
     for index in others(pool, 0):
@@ -331,7 +332,7 @@ def test_a_call_that_was_forwarded_once_is_not_forwarded_again(pool: Pool, probl
 
 
 def test_forwarded_calls_are_counted(pool: Pool) -> None:
-    env_id = initialize(pool.at[0])
+    env_id = initialize_at(pool.at[0])
 
     def count() -> float:
         lines = pool.at[1].get("/metrics").text.splitlines()
@@ -384,8 +385,8 @@ def test_slow_calls_on_one_worker_do_not_hold_up_quick_ones_that_are_forwarded(
     pool: Pool, tmp_path: Path
 ) -> None:
     gate = tmp_path / "gate"
-    slow = [initialize(pool.at[0], GATED) for _ in range(80)]
-    quick = initialize(pool.at[0])
+    slow = [initialize_at(pool.at[0], GATED) for _ in range(80)]
+    quick = initialize_at(pool.at[0])
     with ThreadPoolExecutor(len(slow)) as threads:
         waiting = [
             threads.submit(step, pool.at[1], env_id, {"gate": str(gate), "entered": str(tmp_path / env_id)})
@@ -409,7 +410,7 @@ def test_a_killed_worker_is_replaced_with_nobody_refused_and_only_its_environmen
     lost, kept, also_kept = on_each(pool)
     old = pool.kill(0)
     # To its own address: the connection waits until the next one has taken its place.
-    assert initialize(pool.at[0])
+    assert initialize_at(pool.at[0])
     assert not is_running(old)
     for client in pool.at:
         assert problem(step(client, lost), 410, "environment_lost")["env_id"] == lost
@@ -430,7 +431,7 @@ def test_calls_in_flight_at_a_worker_that_is_killed_fail_with_a_typed_error_and_
 ) -> None:
     pool = start_pool()
     gate = tmp_path / "gate"
-    slow, kept = initialize(pool.at[0], GATED), initialize(pool.at[1])
+    slow, kept = initialize_at(pool.at[0], GATED), initialize_at(pool.at[1])
     hold = {"entered": str(tmp_path / "entered"), "gate": str(gate)}
     with ThreadPoolExecutor(2) as threads:
         single = threads.submit(step, pool.at[1], slow, hold)
@@ -513,7 +514,7 @@ def test_a_signal_ends_all_processes_in_good_order(start_pool: StartPool, signal
 
 def test_running_calls_are_carried_out_before_the_pool_ends(start_pool: StartPool, tmp_path: Path) -> None:
     pool = start_pool()
-    slow = initialize(pool.at[0], GATED)
+    slow = initialize_at(pool.at[0], GATED)
     hold = {"entered": str(tmp_path / "entered"), "gate": str(tmp_path / "gate")}
     with ThreadPoolExecutor(1) as threads:
         # Forwarded: two workers are at it.
@@ -535,7 +536,7 @@ def test_calls_that_outlast_the_grace_are_told_and_workers_end_themselves(
     start_pool: StartPool, tmp_path: Path
 ) -> None:
     pool = start_pool("--shutdown-grace-s", "1")
-    slow = initialize(pool.at[0], GATED)
+    slow = initialize_at(pool.at[0], GATED)
     hold = {"entered": str(tmp_path / "entered"), "gate": str(tmp_path / "gate")}
     with ThreadPoolExecutor(1) as threads:
         running = threads.submit(step, pool.at[0], slow, hold)
@@ -578,7 +579,7 @@ def test_all_that_a_pool_writes_is_json(start_pool: StartPool) -> None:
     old = pool.kill(0)
     eventually(lambda: any(str(old) in line for line in pool.server.lines), what="the news of its end")
     pool.server.process.send_signal(signal.SIGHUP)
-    initialize(pool.at[0])
+    initialize_at(pool.at[0])
     pool.server.stop()
     # The first line is for the person at the terminal.
     assert all(line.startswith("{") for line in pool.server.lines[1:]), pool.server.lines
@@ -630,7 +631,7 @@ def test_on_ipv6_workers_reach_each_other(start_server: StartServer) -> None:
         server = start_server("--workers", "2", "--host", host)
         server.url = f"http://[::1]:{server.port}"
         pool = Pool(server)
-        env_id = initialize(pool.at[0])
+        env_id = initialize_at(pool.at[0])
         assert all(step(client, env_id).status_code == 200 for client in pool.at)
         pool.close()
         assert server.stop() == 0

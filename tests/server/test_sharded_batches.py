@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, cast
 
@@ -17,6 +18,7 @@ from verl_agent_env.engine.batches import Batches
 from verl_agent_env.envs.registry import Registry, default_registry
 from verl_agent_env.errors import (
     EnvironmentNotFoundError,
+    ShuttingDownError,
     StoreUnavailableError,
     WorkerUnreachableError,
 )
@@ -25,7 +27,7 @@ from verl_agent_env.server.lane import Call, Reply
 from verl_agent_env.server.owner_search import PATIENCE_S
 from verl_agent_env.server.peers import PeerAnswer, Peers
 from verl_agent_env.server.sharded_batches import ShardedBatches
-from verl_agent_env.types import NUM_SLOTS, new_env_id
+from verl_agent_env.types import NUM_SLOTS, new_env_id, slot_of
 from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
 
 HERE, B, C = "here:1", "b:2", "c:3"
@@ -89,7 +91,7 @@ class World:
         """Have one worker own all slots."""
         for address, worker in self.workers.items():
             mine = range(NUM_SLOTS) if address == owner else ()
-            worker.table.assign([owner] * NUM_SLOTS, mine, peers=[owner] if address != owner else [])
+            worker.table.assign([owner] * NUM_SLOTS, mine, for_new={owner: range(NUM_SLOTS)})
 
     async def _refresh(self) -> None:
         self.refreshed += 1
@@ -298,12 +300,49 @@ def test_a_worker_that_is_always_at_work_until_it_breaks_is_given_up_too() -> No
     in_virtual_time(play)
 
 
+async def test_new_environments_are_for_all_workers_alike_though_one_has_all_slots_still(
+    world: World,
+) -> None:
+    even, odd = range(0, NUM_SLOTS, 2), range(1, NUM_SLOTS, 2)
+    # All slots are B's at present; half of them are on their way to C.
+    for address, worker in world.workers.items():
+        mine = range(NUM_SLOTS) if address == B else ()
+        worker.table.assign([B] * NUM_SLOTS, mine, for_new={B: even, C: odd})
+    env_ids = await world.create(100)
+    assert Counter(slot_of(env_id) % 2 for env_id in env_ids) == {0: 50, 1: 50}
+    assert world.seqs(env_ids) == [0] * 100
+    single = [(await world.batches.create_one(CreateRequest("frozen_lake", 7, LAKE)))[0] for _ in range(60)]
+    assert 15 <= sum(slot_of(env_id) % 2 for env_id in single) <= 45
+    assert world.seqs(single) == [0] * 60
+
+
+async def test_a_single_new_environment_whose_answer_got_lost_is_made_once(world: World) -> None:
+    world.net.lose = 2
+    env_id, _ = await world.batches.create_one(CreateRequest("frozen_lake", 7, LAKE))
+    assert world.workers[B].host.directory.ids() == [env_id]
+
+
+def test_new_environments_wait_for_a_worker_that_takes_some() -> None:
+    async def play(world: World, loop: VirtualLoop) -> None:
+        world.asked.table.assign([B] * NUM_SLOTS, ())
+        refused = await world.batches.create([CreateRequest("frozen_lake", 7, LAKE)] * 2)
+        assert [type(result) for result in refused] == [ShuttingDownError] * 2
+        with pytest.raises(ShuttingDownError):
+            await world.batches.create_one(CreateRequest("frozen_lake", 7, LAKE))
+        assert 2 * PATIENCE_S <= loop.time() - 1000.0 < 2 * PATIENCE_S + 1
+        loop.call_later(1, world.give_all_to, B)
+        assert len(await world.create(2)) == 2
+
+    in_virtual_time(play)
+
+
 def test_a_part_that_is_sent_again_does_not_wait_for_the_others() -> None:
     async def play(world: World, loop: VirtualLoop) -> None:
         owners = [B if slot % 2 else C for slot in range(NUM_SLOTS)]
         for address, worker in world.workers.items():
             mine = [slot for slot in range(NUM_SLOTS) if owners[slot] == address]
-            worker.table.assign(owners, mine, peers=[B, C])
+            shares = {other: [slot for slot in range(NUM_SLOTS) if owners[slot] == other] for other in (B, C)}
+            worker.table.assign(owners, mine, for_new=shares)
         done: dict[str, list[float]] = {B: [], C: []}
 
         async def slow_or_lost(address: str, answer: Awaitable[PeerAnswer]) -> PeerAnswer:

@@ -174,6 +174,7 @@ class LocalCluster:
             require_free(self.port)
         self._say = say
         self._workers = workers
+        self._nodes = nodes
         self._serve_options = tuple(serve_options)
         self._environment = _clean(os.environ)
         self._own_redis = not redis
@@ -283,6 +284,7 @@ class LocalCluster:
             *(sys.executable, "-m", "verl_agent_env.cli", "serve"),
             *("--host", machine.host, "--port", str(ports[0]), "--worker-port", str(ports[1])),
             *("--node", name, "--advertise", machine.host, "--workers", str(self._workers)),
+            *("--expected-nodes", str(self._nodes)),
             *self._serve_options,
         ]
         # Through the environment: a command line is for all to see, and the URL may hold a password.

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from verl_agent_env import background
 from verl_agent_env.cluster.leases import LocalLease
-from verl_agent_env.cluster.membership import Membership, Plan
+from verl_agent_env.cluster.membership import Membership, Placement, Plan
 from verl_agent_env.cluster.slots import SlotTable
 from verl_agent_env.cluster.store import ClusterMap, Store, WorkerRecord, WorkerState
 from verl_agent_env.errors import (
@@ -82,6 +82,8 @@ class Member:
         residents: Residents,
         *,
         lease_s: float = 5.0,
+        pool: Collection[str] = (),
+        expected_nodes: int = 1,
         membership: Callable[[str], Membership] = Membership,
     ) -> None:
         """A member that has not joined yet.
@@ -93,6 +95,8 @@ class Member:
             lease: Renewed by every heartbeat that the store answers.
             residents: The environments.
             lease_s: How long a heartbeat is good for.
+            pool: Addresses of the workers that are started together with this one, its own included.
+            expected_nodes: How many nodes there will be, as far as is known.
             membership: Makes the decisions of an incarnation.
         """
         self.record = record
@@ -103,6 +107,11 @@ class Member:
         self._lease_s = lease_s
         self._make_membership = membership
         self._membership = membership(record.incarnation)
+        self._pool = frozenset(pool)
+        self._expected_nodes = expected_nodes
+        self.has_settled = False
+        """Whether, at some time since it joined, everybody who is awaited was there and every slot in its place."""
+        self._placement: Placement | None = None
         self._held: dict[int, tuple[str, str]] = {}
         """Generation and token under which this worker had a slot last."""
         self._unwritten: dict[int, float] = {}
@@ -149,7 +158,7 @@ class Member:
         while time.monotonic() < end:
             await self.refresh()
             left = [slot for slot in self.table.tokens if not self._residents.count_bound_to(slot)]
-            if not left or not self.table.peers:
+            if not left or not self._membership.has_heirs:
                 return
             await asyncio.sleep(_DRAIN_LOOK_S)
 
@@ -284,10 +293,12 @@ class Member:
         known = None if has_changed else self._membership.cluster
         while True:
             cluster = known or await self._read()
-            plan = self._membership.plan()
-            if known is None or plan != Plan():
-                # Time alone can change a plan, and with it where new environments may begin.
-                self._take_in(cluster)
+            plan, placement = self._membership.plan(), self._membership.placement()
+            if known is None or plan != Plan() or placement is not self._placement:
+                # Time alone can change both.
+                self._take_in(cluster, placement)
+            if not self.has_settled:
+                self.has_settled = self._membership.has_settled(self._pool, self._expected_nodes)
             if not await self._carry_out(plan, cluster.generation):
                 return
             known = None
@@ -332,7 +343,8 @@ class Member:
                 changed |= bool(await self._store.hand_off(free, incarnation))
         return changed
 
-    def _take_in(self, cluster: ClusterMap) -> None:
+    def _take_in(self, cluster: ClusterMap, placement: Placement) -> None:
+        self._placement = placement
         me = self.record.incarnation
         mine = cluster.tokens_of(me) if me in cluster.workers else {}
         foreign = {slot for slot, own in cluster.owners.items() if own.incarnation != me}
@@ -342,19 +354,10 @@ class Member:
         for slot in range(NUM_SLOTS):
             worker = self._membership.forward_to(slot)
             addresses.append(None if worker is None else worker.address)
-        ready = self.record.state == "ready"
-        # Who has just joined has no slots yet and could only pass new environments on.
-        slots = cluster.slot_counts()
-        peers = [
-            worker.address
-            for worker in cluster.workers.values()
-            if worker.state == "ready" and worker.incarnation != me and slots[worker.incarnation]
-        ]
         self.table.assign(
             addresses,
             mine,
-            open_slots=[slot for slot in mine if self._membership.keeps(slot)] if ready else (),
-            peers=peers,
+            for_new=placement.slots,
             generation=cluster.generation,
             tokens=mine,
             foreign=frozenset(slot for slot in foreign if cluster.owner_of(slot) is not None),

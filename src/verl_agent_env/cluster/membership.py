@@ -7,7 +7,7 @@ differ for a moment the store decides, and the loser reads it again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from verl_agent_env.cluster.leases import boot_time
@@ -27,6 +27,16 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class Placement:
+    """Where new environments begin, as far as the map tells."""
+
+    slots: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """By the address of each worker that takes some, slots that the ring means for it."""
+    is_balanced: bool = False
+    """Whether every slot is where the ring means it to be."""
+
+
+@dataclass(frozen=True)
 class MembershipTimes:
     """How patient a worker is."""
 
@@ -34,10 +44,13 @@ class MembershipTimes:
     """How long a worker must have been ready before others hand it slots: one that keeps crashing gets none."""
     grace_s: float = 5.0
     """How long owners of old have the first claim after the store was emptied or away: they still hold the state."""
+    arrive_s: float = 15.0
+    """How long a worker that has joined is given slots for new environments that are still on their way to it, and how
+    long it waits for the map to be balanced, before it says that it is ready."""
 
     def __post_init__(self) -> None:
-        if self.settle_s < 0 or self.grace_s < 0:
-            raise ValueError("settle_s and grace_s must not be negative")
+        if self.settle_s < 0 or self.grace_s < 0 or self.arrive_s < 0:
+            raise ValueError("settle_s, grace_s and arrive_s must not be negative")
 
 
 class Membership:
@@ -55,6 +68,12 @@ class Membership:
         self._map: ClusterMap | None = None
         self._proposals: tuple[str, ...] = ()
         self._ready_since: dict[str, float] = {}
+        self._joined_at: float | None = None
+        self._unchanged_since = 0.0
+        """When the ring changed last."""
+        self._placement = Placement()
+        self._placed_in: tuple[object, ...] | None = None
+        """What the placement was made from."""
         self._former: dict[int, str] = {}
         self._grace_until = 0.0
         self._was_away = False
@@ -90,6 +109,9 @@ class Membership:
         self._ready_since = {incarnation: self._ready_since.get(incarnation, now) for incarnation in ready}
         if last is None or _listeners(last) != _listeners(cluster):
             self._proposals = _proposals(_listeners(cluster))
+            self._unchanged_since = now
+        if self._joined_at is None and self.incarnation in cluster.workers:
+            self._joined_at = now
         self._map = cluster
 
     def plan(self) -> Plan:
@@ -107,7 +129,7 @@ class Membership:
         return Plan(claim, self._hand_offs(self._map, leaving=me.state == "draining"))
 
     def wait_s(self) -> float | None:
-        """Seconds until time alone changes the plan, None when it will not."""
+        """Seconds until time alone changes the plan, None when it will not; changes of the placement can wait."""
         now = self._clock()
         moments = [since + self._times.settle_s for since in self._ready_since.values()]
         if self._former:
@@ -122,9 +144,69 @@ class Membership:
         proposed = self._proposed(slot)
         return owner or (None if proposed is None else self._map.workers.get(proposed))
 
-    def keeps(self, slot: int) -> bool:
-        """Whether the ring means the slot for this worker."""
-        return self._proposed(slot) == self.incarnation
+    def placement(self) -> Placement:
+        """Where new environments begin: on each ready worker, in slots that the ring means for it.
+
+        In those that it owns. A worker that has just come owns none yet; it gets such that are on their way to it, which
+        for now are made, and kept, by their present owner. What stays with another worker for longer, because of
+        environments that are nowhere else, is given no new ones, so that it becomes free.
+        """
+        if self._map is None:
+            return Placement()
+        now = self._clock()
+        newcomers = {
+            worker for worker, since in self._ready_since.items() if now < since + self._times.arrive_s
+        }
+        state = (self._map, newcomers, self._has_former(now))
+        if self._placed_in != state:
+            self._placed_in, self._placement = state, self._place(self._map, newcomers)
+        return self._placement
+
+    def _place(self, cluster: ClusterMap, newcomers: Collection[str]) -> Placement:
+        settled: dict[str, list[int]] = {}
+        coming: dict[str, list[int]] = {}
+        for slot in range(NUM_SLOTS):
+            owner, target = cluster.owner_of(slot), self._proposed(slot)
+            if owner is None or target is None:
+                continue
+            if owner.incarnation == target:
+                settled.setdefault(target, []).append(slot)
+            elif owner.state == "ready" and target in newcomers:
+                coming.setdefault(target, []).append(slot)
+        slots = {
+            worker.address: found
+            for incarnation, worker in cluster.workers.items()
+            if worker.state == "ready" and (found := settled.get(incarnation) or coming.get(incarnation))
+        }
+        is_balanced = not self._has_former(self._clock()) and sum(map(len, settled.values())) == NUM_SLOTS
+        return Placement(slots, is_balanced)
+
+    def has_settled(self, pool: Collection[str], nodes: int) -> bool:
+        """Whether everybody who is awaited has come and has its slots, or was waited for long enough.
+
+        Args:
+            pool: Addresses of workers that are started together with this one.
+            nodes: How many nodes are expected.
+        """
+        if self._map is None or self._joined_at is None:
+            return False
+        now, listeners = self._clock(), _listeners(self._map)
+        if now >= self._joined_at + self._times.arrive_s:
+            return True
+        present = {self._map.workers[incarnation].node for incarnation in listeners.values()}
+        has_all = listeners.keys() >= set(pool) and len(present) >= nodes
+        return (
+            has_all and self.placement().is_balanced and now >= self._unchanged_since + self._times.settle_s
+        )
+
+    @property
+    def has_heirs(self) -> bool:
+        """Whether another worker takes slots."""
+        return any(incarnation != self.incarnation for incarnation in self._ready_since)
+
+    def _has_former(self, now: float) -> bool:
+        """Whether owners of old have precedence."""
+        return bool(self._former) and now < self._grace_until
 
     def _proposed(self, slot: int) -> str | None:
         """The incarnation that should own ``slot``; it may be dead while the owners of old have precedence."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Mapping, Sequence
 from typing import TypeVar
 
 from verl_agent_env.cluster.leases import LocalLease
@@ -29,12 +29,11 @@ class SlotTable:
             lease: While it is over, no slot counts as the worker's own; None for ownership that never ends.
         """
         self.address = address
-        self.peers: tuple[str, ...] = ()
-        """Addresses of the other workers that take new environments."""
         self._lease = lease
         self._addresses: Sequence[str | None] = [None] * NUM_SLOTS
         self._is_mine = bytearray(NUM_SLOTS)
-        self._open: Sequence[int] = ()
+        self.for_new: Mapping[str, Sequence[int]] = {}
+        """Slots in which new environments begin, by the address of the worker that they are for."""
         self._inherited: Collection[int] = frozenset()
         self.generation = ""
         """The data set in which the worker owns its slots; empty where ownership is not shared through a store."""
@@ -48,8 +47,7 @@ class SlotTable:
         addresses: Sequence[str | None],
         mine: Collection[int],
         *,
-        open_slots: Sequence[int] | None = None,
-        peers: Sequence[str] = (),
+        for_new: Mapping[str, Sequence[int]] | None = None,
         inherited: Collection[int] = frozenset(),
         generation: str = "",
         tokens: Mapping[int, str] | None = None,
@@ -60,8 +58,7 @@ class SlotTable:
         Args:
             addresses: Whom to ask, by slot; None where nobody is known.
             mine: Slots that this worker owns.
-            open_slots: Those of them in which new environments may begin; all of them if not given.
-            peers: The other workers that take new environments.
+            for_new: Slots in which new environments begin, by the address of the worker that they are for.
             inherited: Slots in which another worker may have had environments that are gone now.
             generation: The data set in which the worker owns its slots.
             tokens: What proves that it does.
@@ -71,8 +68,7 @@ class SlotTable:
         for slot in mine:
             is_mine[slot] = 1
         self._addresses, self._is_mine = addresses, is_mine
-        self._open = tuple(mine if open_slots is None else open_slots)
-        self.peers = tuple(peers)
+        self.for_new = for_new or {}
         self._inherited = inherited
         self.generation, self.tokens, self._foreign = generation, tokens or {}, foreign
         self._changed.set()
@@ -82,7 +78,9 @@ class SlotTable:
         """Act for these slots no more, and begin no environments in them, until the next :meth:`assign`."""
         for slot in slots:
             self._is_mine[slot] = 0
-        self._open = tuple(slot for slot in self._open if self._is_mine[slot])
+        gone = frozenset(slots)
+        left = {address: [s for s in found if s not in gone] for address, found in self.for_new.items()}
+        self.for_new = {address: found for address, found in left.items() if found}
 
     def owns(self, slot: int) -> bool:
         """Whether this worker may act for the slot now."""
@@ -109,30 +107,23 @@ class SlotTable:
         """Whether another worker may have had environments in the slot that are gone now."""
         return slot in self._inherited
 
-    @property
-    def can_create(self) -> bool:
-        """Whether new environments may begin here."""
-        return bool(self._open) and (self._lease is None or self._lease.valid)
+    def slots_for_new(self, count: int) -> list[int]:
+        """Choose a slot for each of ``count`` new environments: equal shares for all workers that take some.
 
-    def pick_slot(self, choose: Callable[[Sequence[int]], int] = random.choice) -> int:
-        """A slot for a new environment.
-
-        Raises:
-            LookupError: There is none; see :attr:`can_create`.
+        Shares are contiguous: neighbours stay together. Empty when nobody takes any at present.
         """
-        if not self._open:
-            raise LookupError("this worker has no slot for new environments")
-        return choose(self._open)
+        shares = [found for address, found in sorted(self.for_new.items()) if self._can_take(address)]
+        if not shares:
+            return []
+        # Few new ones must not all go to the first workers.
+        first = random.randrange(len(shares))
+        return [
+            random.choice(shares[(first + len(shares) * position // count) % len(shares)])
+            for position in range(count)
+        ]
 
-    def slots_for_new(self) -> dict[str, list[int]]:
-        """Slots in which new environments may begin, by the address of their owner."""
-        slots: dict[str, list[int]] = {address: [] for address in self.peers}
-        for slot, address in enumerate(self._addresses):
-            if address in slots:
-                slots[address].append(slot)
-        if self.can_create:
-            slots[self.address] = list(self._open)
-        return {address: found for address, found in slots.items() if found}
+    def _can_take(self, address: str) -> bool:
+        return address != self.address or self._lease is None or self._lease.valid
 
     async def while_at(self, address: str, slots: Collection[int], call: Awaitable[T]) -> T:
         """The result of a call to ``address``, given up as soon as all of ``slots`` have gone from there.

@@ -70,10 +70,9 @@ class EnvServer(FastAPI):
             registry,
             settings.host_limits,
             name=place.address,
-            pick_slot=self.worker.pick_slot,
             unknown=self.worker.fate_of,
         )
-        batches, internal_routes = self.worker.attach(self.env_host)
+        batches, create, internal_routes = self.worker.attach(self.env_host)
         self.metrics = Metrics(self.env_host, self.worker.forwarder.forwarded)
         answers = KeptAnswers(
             limits.idempotency_memory_s, limits.idempotency_memory_bytes, self.env_host.clock
@@ -81,7 +80,7 @@ class EnvServer(FastAPI):
         idempotent = IdempotentCalls(names, self.worker.idempotency_records, answers)
         self.server_calls = ServerCalls(self.env_host, self.metrics, self.worker)
         self._routes = [
-            *environment_routes(EnvironmentCalls(self.env_host, idempotent)),
+            *environment_routes(EnvironmentCalls(self.env_host, create, idempotent)),
             *batch_routes(BatchCalls(batches, registry, idempotent, self.metrics, limits)),
             *server_routes(self.server_calls),
         ]

@@ -35,11 +35,11 @@ from verl_agent_env.errors import (
     EnvironmentNotFoundError,
     InvalidRequestError,
     NodeNotFoundError,
-    ShuttingDownError,
     StoreUnavailableError,
     VerlAgentEnvError,
 )
 from verl_agent_env.server.batch_calls import BatchWork
+from verl_agent_env.server.environment_calls import Create
 from verl_agent_env.server.forwarding import Forwarder
 from verl_agent_env.server.idempotency import KeyNames
 from verl_agent_env.server.internal_calls import DRAIN_PATH, WORKER_PATH, InternalCalls
@@ -111,7 +111,10 @@ class FixedCluster:
         table.assign(
             owners,
             [slot for slot in range(NUM_SLOTS) if owners[slot] == place.address],
-            peers=[address for address in place.pool if address != place.address],
+            for_new={
+                address: [slot for slot in range(NUM_SLOTS) if owners[slot] == address]
+                for address in place.pool
+            },
             inherited=range(NUM_SLOTS) if place.is_successor else (),
         )
 
@@ -182,12 +185,14 @@ class SharedCluster:
             lease,
             self._residents,
             lease_s=settings.lease_s,
+            pool=place.pool,
+            expected_nodes=settings.expected_nodes,
         )
 
     @property
     def is_ready(self) -> bool:
         """See :class:`Cluster`."""
-        return self._member.has_joined and self._member.record.state == "ready"
+        return self._member.has_settled and self._member.record.state == "ready"
 
     def record(self) -> WorkerRecord:
         """See :class:`Cluster`."""
@@ -263,19 +268,6 @@ class ClusterWorker:
         self.forwarder = Forwarder(self.table, self.peers, names, self._refresh)
         self.idempotency_records = _idempotency_records(settings, limits)
 
-    def pick_slot(self) -> int:
-        """A slot of this worker for a new environment.
-
-        Raises:
-            ShuttingDownError: It has none to give.
-            StoreUnavailableError: It may act for none at present.
-        """
-        if self._lease is not None and not self._lease.valid:
-            raise StoreUnavailableError("", "the worker's lease is over")
-        if not self.table.can_create:
-            raise ShuttingDownError
-        return self.table.pick_slot()
-
     def fate_of(self, env_id: str) -> VerlAgentEnvError:
         """What to say of an id that nothing is known of."""
         # What is kept was looked for before: if the log does not know the id, nobody does.
@@ -283,11 +275,11 @@ class ClusterWorker:
             return EnvironmentLostError(env_id, "the worker that held it has ended, or it never was")
         return EnvironmentNotFoundError(env_id)
 
-    def attach(self, host: Host) -> tuple[BatchWork, list[Route]]:
+    def attach(self, host: Host) -> tuple[BatchWork, Create, list[Route]]:
         """Put the host's environments into the cluster.
 
         Returns:
-            Who carries out batches, and the calls for the other workers.
+            Who carries out batches, who makes single environments, and the calls for the other workers.
         """
         place, settings = self._place, self._settings
         record = WorkerRecord(
@@ -306,9 +298,10 @@ class ClusterWorker:
             self._cluster = FixedCluster(place, record, self.table, self.peers, host)
         local = Batches(host)
         if self._is_alone:
-            return local, []
+            return local, host.create, []
         internal = InternalCalls(local, self.table, self._cluster)
-        return ShardedBatches(local, self.table, self.peers, self._refresh), internal.routes()
+        batches = ShardedBatches(local, self.table, self.peers, self._refresh)
+        return batches, batches.create_one, internal.routes()
 
     def pin(self, route: Route) -> Route:
         """The route, carried out by whom it is meant for."""

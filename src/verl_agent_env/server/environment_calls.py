@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -14,9 +15,12 @@ from verl_agent_env.server.create_requests import fault_of
 from verl_agent_env.server.idempotency import KEY_HEADER, IdempotentCalls, Named
 from verl_agent_env.server.lane import Call, Reply
 from verl_agent_env.server.peers import OPERATION_HEADER
-from verl_agent_env.wire.codec import decode, decode_step, encode
+from verl_agent_env.wire.codec import ResetAnswer, decode, decode_step, encode
 from verl_agent_env.wire.operations import call_of
 from verl_agent_env.wire.requests import InitializeRequest, ResetRequest
+
+Create = Callable[[CreateRequest], Awaitable[tuple[str, ResetAnswer]]]
+"""Makes an environment, here or on another worker."""
 
 _CLOSED = b'{"message":"Environment closed."}'
 
@@ -24,8 +28,9 @@ _CLOSED = b'{"message":"Environment closed."}'
 class EnvironmentCalls:
     """What a client asks of one environment."""
 
-    def __init__(self, host: Host, idempotent: IdempotentCalls) -> None:
+    def __init__(self, host: Host, create: Create, idempotent: IdempotentCalls) -> None:
         self._host = host
+        self._create = create
         self._idempotent = idempotent
 
     async def initialize(self, call: Call) -> bytes:
@@ -40,7 +45,7 @@ class EnvironmentCalls:
             return CreateRequest(wanted.env_name, wanted.seed, wanted.env_kwargs, wanted.run_id, wanted.ttl_s)
 
         async def make(request: CreateRequest, named: Named) -> bytes:
-            env_id, begin = await self._host.create(*named([request]))
+            env_id, begin = await self._create(*named([request]))
             return b'{"message":"Environment initialized.","env_id":"%b",%b' % (
                 env_id.encode(),
                 begin.to_json()[1:],

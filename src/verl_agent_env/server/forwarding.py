@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from urllib.parse import quote
@@ -62,7 +61,7 @@ class Forwarder:
     def pin_to_key(self, route: Route) -> Route:
         """The route of a call that makes environments: repeated under one ``Idempotency-Key``, it meets one worker.
 
-        Without a key any worker will do, and this one unless it takes no new environments.
+        Without a key any worker will do.
         """
         handle = route.handler
 
@@ -75,61 +74,40 @@ class Forwarder:
                     headers = {**call.headers, KEY_HEADER: name.encode()}
                     named = dataclasses.replace(call, headers=headers)
                     return await self._at_owner(slot, route, named, lambda _: handle(call))
-            elif not self._table.can_create:
-                return await self._elsewhere(None, self._any_taker, route, call, handle)
             return await handle(call)
 
         return dataclasses.replace(route, handler=here_or_there)
 
     async def _at_owner(self, slot: int, route: Route, call: Call, handle: Handler) -> bytes | Reply:
-        """Carried out by the owner of ``slot``, whoever that turns out to be."""
+        """Have the owner of ``slot`` carry out the call, whoever that turns out to be until patience ends."""
 
         def owner() -> str | None:
             # A slot of this worker's own whose lease is over is nobody's at present.
             address = self._table.address_of(slot)
             return None if address == self._table.address and not self._table.owns(slot) else address
 
-        return await self._elsewhere(slot, owner, route, call, handle)
-
-    def _any_taker(self) -> str | None:
-        """A worker that takes new environments; itself if it does by now."""
-        if self._table.can_create:
-            return self._table.address
-        return random.choice(self._table.peers) if self._table.peers else None
-
-    async def _elsewhere(
-        self, slot: int | None, whom: Callable[[], str | None], route: Route, call: Call, handle: Handler
-    ) -> bytes | Reply:
-        """Carried out by the worker that ``whom`` names; asked again for another one until patience ends.
-
-        A call that is meant for a slot may be sent again after its answer got lost; one that any worker may carry out
-        would make a second environment.
-        """
         if HOP_HEADER in call.headers:
-            raise MovedError(slot or 0)
+            raise MovedError(slot)
         search = OwnerSearch.begin()
         while True:
-            address = whom()
+            address = owner()
             error: VerlAgentEnvError = no_owner_error()
             search = search.sent()
             if address is not None:
                 try:
                     if address == self._table.address:
                         return await handle(call)
-                    sent = self._send(address, route, call)
-                    return await (sent if slot is None else self._table.while_at(address, (slot,), sent))
+                    return await self._table.while_at(address, (slot,), self._send(address, route, call))
                 except MovedError as moved:
                     # Who refuses has an older map than this worker, or a newer one: both look again.
                     search = search.after(moved)
                 except WorkerUnreachableError as unreachable:
-                    if unreachable.may_have_run and slot is None:
-                        raise
                     error = unreachable
                     search = search.after(unreachable)
             if search.is_over:
                 raise error
             await self._refresh()
-            if whom() in (address, None):
+            if owner() in (address, None):
                 await self._table.wait_for_change(PAUSE_S)
 
     async def _send(self, address: str, route: Route, call: Call) -> Reply:

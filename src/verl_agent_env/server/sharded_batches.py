@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-import random
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from verl_agent_env.errors import (
 )
 from verl_agent_env.server.owner_search import PAUSE_S, OwnerSearch, no_owner_error
 from verl_agent_env.server.peers import Peers
-from verl_agent_env.types import NUM_SLOTS, new_env_id, slot_of
+from verl_agent_env.types import new_env_id, slot_of
 from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
 from verl_agent_env.wire.operations import new_call, operations_of, steps_of
 from verl_agent_env.wire.parts import (
@@ -93,7 +92,10 @@ class ShardedBatches:
         Shares are contiguous: neighbours in the batch, such as the samples of one group, stay together. Ids and seeds
         are given here: a part whose answer got lost is sent again, and makes nothing twice.
         """
-        named = self._named(requests)
+        try:
+            named = await self._named(requests)
+        except VerlAgentEnvError as nobody:
+            return [nobody] * len(requests)
         work = _Work(
             "initialize",
             lambda positions: self._local.create(_pick(named, positions)),
@@ -102,20 +104,44 @@ class ShardedBatches:
         )
         return await self._carry_out(work, [request.env_id or "" for request in named])
 
-    def _named(self, requests: Sequence[CreateRequest]) -> list[CreateRequest]:
-        """The requests with an id and a seed each; the ids in equal shares in the slots of all takers."""
-        slots = self._table.slots_for_new()
-        shares = [slots[address] for address in sorted(slots)]
-        named = []
-        for position, request in enumerate(requests):
-            env_id = request.env_id
-            if env_id is None:
-                # Without any taker the request meets whoever owns some slot, or nobody, and says so.
-                share = shares[len(shares) * position // len(requests)] if shares else range(NUM_SLOTS)
-                env_id = new_env_id(random.choice(share))
-            seed = request.seed if request.seed is not None else secrets.randbits(53)
-            named.append(dataclasses.replace(request, env_id=env_id, seed=seed))
-        return named
+    async def create_one(self, request: CreateRequest) -> tuple[str, ResetAnswer]:
+        """Make one environment, on any worker.
+
+        Raises:
+            VerlAgentEnvError: As :meth:`~verl_agent_env.engine.host.Host.create`.
+            StoreUnavailableError, ShuttingDownError: No worker makes any at present.
+        """
+        (result,) = await self.create([request])
+        if isinstance(result, VerlAgentEnvError):
+            raise result
+        return result
+
+    async def _named(self, requests: Sequence[CreateRequest]) -> list[CreateRequest]:
+        """Give each request an id and a seed; ids that they do not have lie in equal shares on all workers.
+
+        Raises:
+            StoreUnavailableError: Nobody may act for any slot at present.
+            ShuttingDownError: All workers are about to end.
+        """
+        needs_ids = any(request.env_id is None for request in requests)
+        slots = await self._slots_for_new(len(requests)) if needs_ids else [0] * len(requests)
+        return [
+            dataclasses.replace(
+                request,
+                env_id=new_env_id(slot) if request.env_id is None else request.env_id,
+                seed=secrets.randbits(53) if request.seed is None else request.seed,
+            )
+            for request, slot in zip(requests, slots, strict=True)
+        ]
+
+    async def _slots_for_new(self, count: int) -> list[int]:
+        search = OwnerSearch.begin()
+        while not (slots := self._table.slots_for_new(count)):
+            if search.is_over:
+                raise ShuttingDownError if self._table.is_whole else no_owner_error()
+            await self._refresh()
+            await self._table.wait_for_change(PAUSE_S)
+        return slots
 
     async def reset(
         self,
@@ -226,8 +252,7 @@ class ShardedBatches:
             results = decode_closed_part(answer.body)
             return Closed(sum(result is None for result in results), [])
 
-        addresses = set(self._table.slots_by_address()) | set(self._table.peers)
-        addresses.discard(self._table.address)
+        addresses = self._table.slots_by_address().keys() - {self._table.address}
         outcomes = await asyncio.gather(
             self._local.close_run(run_id), *map(there, addresses), return_exceptions=True
         )

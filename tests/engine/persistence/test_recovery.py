@@ -452,7 +452,7 @@ async def test_slots_are_warmed_up_at_once(cluster: Cluster) -> None:
     [
         lambda host, env_id: inspection.trajectory(host, env_id),
         lambda host, env_id: inspection.render(host, env_id, "ansi"),
-        lambda host, env_id: EnvironmentCalls(host, cast(IdempotentCalls, None)).state(
+        lambda host, env_id: EnvironmentCalls(host, host.create, cast(IdempotentCalls, None)).state(
             Call(env_id, b"", b"", {})
         ),
         lambda host, env_id: host.close(env_id),
