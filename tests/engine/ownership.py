@@ -28,6 +28,8 @@ class CutLog:
 
     def __init__(self, log: MemoryLog) -> None:
         self.is_cut = False
+        self.is_held = False
+        """Whether answers do not come for now; calls arrive."""
         self.commits = 0
         """Groups that came through."""
         self._log = log
@@ -45,7 +47,10 @@ class CutLog:
 
     async def env_ids(self, slots: Sequence[int]) -> list[str]:
         await self._travel()
-        return await self._log.env_ids(slots)
+        found = await self._log.env_ids(slots)
+        while self.is_held:  # noqa: ASYNC110 - nobody waits for long
+            await asyncio.sleep(0.001)
+        return found
 
     async def _travel(self) -> None:
         await asyncio.sleep(0)

@@ -21,7 +21,7 @@ from verl_agent_env.errors import (
     EnvironmentNotFoundError,
     MovedError,
 )
-from verl_agent_env.types import new_env_id, slot_of
+from verl_agent_env.types import NUM_SLOTS, new_env_id, slot_of
 from verl_agent_env.wire.codec import StepAnswer
 
 TTL_S = 8.0
@@ -330,6 +330,36 @@ async def test_environment_whose_end_is_on_its_way_is_restated_as_ended_in_an_em
     assert (await owners.log.load([env_id]))[0].closed_as == "closed"
     with pytest.raises(EnvironmentClosedError):
         await owner.host.step(env_id, "1", 0)
+
+
+async def test_run_is_closed_in_the_slots_that_stay_and_in_no_others(owners: Owners, create: Create) -> None:
+    old, new = await owners.join(), await owners.join()
+    env_ids = [await create(old.host, "inline", 10, run_id="run") for _ in range(8)]
+    done = await Batches(old.host).close_run_of_slots("run")
+    assert (done.closed, len(done.slots)) == (8, NUM_SLOTS)
+    env_ids = [await create(old.host, "inline", 10, run_id="run") for _ in range(8)]
+    # Its copies are old: it says of no slot that the run is over there.
+    await owners.move_to(new)
+    done = await Batches(old.host).close_run_of_slots("run")
+    assert done.closed == 0
+    assert {slot_of(env_id) for env_id in env_ids}.isdisjoint(done.slots)
+    await old.hear()
+    assert (await Batches(old.host).close_run_of_slots("run")).slots == set()
+    assert await Batches(new.host).close_run_of_slots("run") == (8, set(range(NUM_SLOTS)))
+
+
+async def test_run_is_not_over_in_slots_that_came_or_went_meanwhile(owners: Owners, create: Create) -> None:
+    old, new = await owners.join(), await owners.join()
+    env_id = await create(old.host, "inline", 10, run_id="run")
+    await owners.move_to(new)
+    new.log.is_held = True
+    closing = asyncio.create_task(Batches(new.host).close_run_of_slots("run"))
+    await still_waiting(closing)
+    await owners.move_to(old)
+    await new.hear()
+    new.log.is_held = False
+    assert (await closing).slots == set()
+    await old.host.step(env_id, "1", 0)
 
 
 # --- verdicts --------------------------------------------------------------------------------------------------

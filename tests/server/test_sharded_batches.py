@@ -29,6 +29,7 @@ from verl_agent_env.server.peers import PeerAnswer, Peers
 from verl_agent_env.server.sharded_batches import ShardedBatches
 from verl_agent_env.types import NUM_SLOTS, new_env_id, slot_of
 from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
+from verl_agent_env.wire.parts import encode_run_part
 
 HERE, B, C = "here:1", "b:2", "c:3"
 LAKE = {"desc": ["SFFFFFFF", *["FFFFFFFF"] * 6, "FFFFFFFG"], "is_slippery": False, "max_steps": 500}
@@ -298,6 +299,25 @@ def test_a_worker_that_is_always_at_work_until_it_breaks_is_given_up_too() -> No
         assert 600 <= loop.time() - 1000.0 < 800
 
     in_virtual_time(play)
+
+
+async def test_run_is_closed_by_whoever_owned_each_slot_all_the_while(world: World) -> None:
+    half = NUM_SLOTS // 2
+    asked: list[str] = []
+
+    class Others:
+        """Another one's first answer leaves out slots that were changing hands."""
+
+        async def call(self, address: str, method: str, path: str, body: bytes = b"") -> PeerAnswer:
+            asked.append(address)
+            slots = range(half, NUM_SLOTS - 3 if len(asked) == 1 else NUM_SLOTS)
+            return PeerAnswer(encode_run_part(5, slots), b"")
+
+    batches = ShardedBatches(world.asked.batches, world.asked.table, cast(Peers, Others()), world._refresh)
+    owners = [HERE if slot < half else B for slot in range(NUM_SLOTS)]
+    world.asked.table.assign(owners, range(half))
+    assert await batches.close_run("run") == (10, [])
+    assert asked == [B, B]
 
 
 async def test_new_environments_are_for_all_workers_alike_though_one_has_all_slots_still(

@@ -26,10 +26,12 @@ from verl_agent_env.wire.parts import (
     decode_closed_part,
     decode_created_part,
     decode_reset_part,
+    decode_run_part,
     decode_step_part,
     encode_closed_part,
     encode_created_part,
     encode_reset_part,
+    encode_run_part,
     encode_step_part,
 )
 
@@ -163,6 +165,27 @@ def test_what_is_no_part_of_steps_is_a_value_error(part: bytes) -> None:
 def test_what_is_no_part_of_closings_is_a_value_error(header: Any) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - as above
         decode_closed_part(orjson.dumps(header))
+
+
+def test_part_of_a_run_comes_back() -> None:
+    assert decode_run_part(encode_run_part(7, {4095, 0, 12})) == (7, {0, 12, 4095})
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        [],
+        {"closed": 1},
+        {"slots": []},
+        {"closed": True, "slots": []},
+        {"closed": -1, "slots": []},
+        {"closed": 1, "slots": ["1"]},
+        {"closed": 1, "slots": None},
+    ],
+)
+def test_what_is_no_part_of_a_run_is_a_value_error(header: Any) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - as above
+        decode_run_part(orjson.dumps(header))
 
 
 @given(st.binary(max_size=60))

@@ -38,6 +38,15 @@ class Closed(NamedTuple):
     """The positions that failed."""
 
 
+class RunClosed(NamedTuple):
+    """What closing a run came to on one worker."""
+
+    closed: int
+    """How many environments were closed."""
+    slots: Collection[int]
+    """Slots in which there certainly are none of the run any more."""
+
+
 class Batches:
     """The batch calls on one host."""
 
@@ -104,14 +113,26 @@ class Batches:
         return Closed(len(env_ids) - len(errors), sorted(errors.items(), key=lambda item: item[0]))
 
     async def close_run(self, run_id: str) -> Closed:
-        """Close all environments of a run, those of slots that came to this worker just now included.
+        """Close all environments of a run that are here."""
+        return await self.close(self._host.directory.of_run(run_id))
+
+    async def close_run_of_slots(self, run_id: str) -> RunClosed:
+        """Close all environments of a run in this worker's slots, those that came to it just now included.
 
         Raises:
             StoreUnavailableError: It cannot be read which there are.
         """
-        if self._host.recovery is not None:
-            await self._host.recovery.recover_all()
-        return await self.close(self._host.directory.of_run(run_id))
+        host = self._host
+        before = host.owned_slots()
+        if host.recovery is not None:
+            await host.recovery.recover_all()
+        env_ids = [env_id for env_id in host.directory.of_run(run_id) if slot_of(env_id) in before]
+        done = await self.close(env_ids)
+        failed = {slot_of(env_ids[position]) for position, _ in done.errors}
+        after = host.owned_slots()
+        # What came here, or went away, meanwhile is closed by its owner of then.
+        slots = {slot for slot, token in before.items() if after.get(slot) == token and slot not in failed}
+        return RunClosed(done.closed, slots)
 
 
 class _Writes:

@@ -67,6 +67,7 @@ class Host:
         self._inline = InlineCalls(self._lives)
         self._apart = ApartCalls(self._lives)
         self._recovery: Recovery | None = None
+        self._tenure: Tenure | None = None
         self.faults = self._lives.faults
         self.failure = self._lives.failure
 
@@ -94,6 +95,7 @@ class Host:
         )
         self._recovery = Recovery(log, tenure, self, recorder.journal)
         self._lives.owns = tenure.owns
+        self._tenure = tenure
         return Persistence(recorder, self._recovery)
 
     @property
@@ -269,6 +271,13 @@ class Host:
             self._lives.dismiss(instance, "closed")
             return None
         return group
+
+    def owned_slots(self) -> dict[int, str]:
+        """Slots that this worker may act for now, with what proves it; empty where that is not shared with others."""
+        if self._tenure is None:
+            return dict.fromkeys(range(NUM_SLOTS), "")
+        owns, token_of = self._tenure.owns, self._tenure.token_of
+        return {slot: token_of(slot) or "" for slot in range(NUM_SLOTS) if owns(slot)}
 
     def as_owner(self, error: VerlAgentEnvError) -> VerlAgentEnvError:
         """The error; or that the environment is another worker's, where this one may not speak for it any more."""

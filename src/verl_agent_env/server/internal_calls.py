@@ -23,10 +23,12 @@ from verl_agent_env.wire.parts import (
     encode_closed_part,
     encode_created_part,
     encode_reset_part,
+    encode_run_part,
     encode_step_part,
 )
 from verl_agent_env.wire.requests import (
     BatchCloseRequest,
+    InternalCloseRunRequest,
     InternalDrainRequest,
     InternalInitializeRequest,
     InternalResetRequest,
@@ -74,6 +76,7 @@ class InternalCalls:
             Route("POST", f"{INTERNAL_PREFIX}reset", self.reset, "A part of batch/reset"),
             Route("POST", f"{INTERNAL_PREFIX}step", self.step, "A part of batch/step"),
             Route("POST", f"{INTERNAL_PREFIX}close", self.close, "A part of batch/close"),
+            Route("POST", f"{INTERNAL_PREFIX}close-run", self.close_run, "A part of the end of a run"),
             Route("GET", WORKER_PATH, self.worker, "How the worker is doing"),
             Route("POST", DRAIN_PATH, self.drain, "Give all environments to other workers"),
         ]
@@ -119,9 +122,6 @@ class InternalCalls:
     async def close(self, call: Call) -> Reply:
         """Close those environments that live here."""
         wanted = decode(call.body, BatchCloseRequest)
-        if wanted.run_id is not None:
-            done = await self._batches.close_run(wanted.run_id)
-            return _reply(encode_closed_part(done.closed + len(done.errors), done.errors))
         env_ids = wanted.env_ids or []
         mine, foreign = self._sort(env_ids)
         done = await self._batches.close(_pick(env_ids, mine))
@@ -129,6 +129,12 @@ class InternalCalls:
         return _reply(
             encode_closed_part(len(env_ids), sorted([*errors, *foreign.items()], key=lambda e: e[0]))
         )
+
+    async def close_run(self, call: Call) -> Reply:
+        """Close those environments of a run that live here."""
+        wanted = decode(call.body, InternalCloseRunRequest)
+        closed, slots = await self._batches.close_run_of_slots(wanted.run_id)
+        return _reply(encode_run_part(closed, [slot for slot in slots if self._table.owns(slot)]))
 
     async def worker(self, call: Call) -> bytes:
         """What the worker tells about itself."""

@@ -14,7 +14,7 @@ import orjson
 
 from verl_agent_env.cluster.slots import SlotTable
 from verl_agent_env.engine import CreateRequest
-from verl_agent_env.engine.batches import Batches, Closed
+from verl_agent_env.engine.batches import Batches, Closed, RunClosed
 from verl_agent_env.errors import (
     InternalError,
     InvalidRequestError,
@@ -27,13 +27,14 @@ from verl_agent_env.errors import (
 )
 from verl_agent_env.server.owner_search import PAUSE_S, OwnerSearch, no_owner_error
 from verl_agent_env.server.peers import Peers
-from verl_agent_env.types import new_env_id, slot_of
+from verl_agent_env.types import NUM_SLOTS, new_env_id, slot_of
 from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
 from verl_agent_env.wire.operations import new_call, operations_of, steps_of
 from verl_agent_env.wire.parts import (
     decode_closed_part,
     decode_created_part,
     decode_reset_part,
+    decode_run_part,
     decode_step_part,
 )
 
@@ -233,33 +234,45 @@ class ShardedBatches:
         return Closed(len(env_ids) - len(errors), errors)
 
     async def close_run(self, run_id: str) -> Closed:
-        """Close all environments of a run, on every worker.
+        """Close all environments of a run, on every worker: in each slot once, by whoever owned it all the while.
 
         Raises:
             WorkerUnreachableError: One of the workers does not answer; the others have closed theirs.
-            StoreUnavailableError: Slots have no owner at present, who could close what is in them.
+            StoreUnavailableError: Slots have no owner, who could close what is in them.
         """
         search = OwnerSearch.begin()
-        while not self._table.is_whole:
+        closed, left = 0, set(range(NUM_SLOTS))
+        while True:
+            error: VerlAgentEnvError = no_owner_error()
+            owners = {address for slot in left if (address := self._table.address_of(slot)) is not None}
+            outcomes = await asyncio.gather(*(self._run_closed_at(address, run_id) for address in owners))
+            for outcome in outcomes:
+                if isinstance(outcome, VerlAgentEnvError):
+                    error = outcome
+                else:
+                    closed += outcome.closed
+                    left -= set(outcome.slots)
+            if not left:
+                return Closed(closed, [])
             if search.is_over:
-                raise no_owner_error()
+                raise error
             await self._refresh()
             await self._table.wait_for_change(PAUSE_S)
-        body = orjson.dumps({"run_id": run_id})
 
-        async def there(address: str) -> Closed:
-            answer = await self._peers.call(address, "POST", f"{INTERNAL_PREFIX}close", body)
-            results = decode_closed_part(answer.body)
-            return Closed(sum(result is None for result in results), [])
-
-        addresses = self._table.slots_by_address().keys() - {self._table.address}
-        outcomes = await asyncio.gather(
-            self._local.close_run(run_id), *map(there, addresses), return_exceptions=True
-        )
-        for outcome in outcomes:
-            if isinstance(outcome, BaseException):
-                raise outcome
-        return Closed(sum(outcome.closed for outcome in outcomes if isinstance(outcome, Closed)), [])
+    async def _run_closed_at(self, address: str, run_id: str) -> RunClosed | VerlAgentEnvError:
+        """What closing a run came to on one worker."""
+        try:
+            if address == self._table.address:
+                closed, slots = await self._local.close_run_of_slots(run_id)
+                return RunClosed(closed, [slot for slot in slots if self._table.owns(slot)])
+            body = orjson.dumps({"run_id": run_id})
+            answer = await self._peers.call(address, "POST", f"{INTERNAL_PREFIX}close-run", body)
+            closed, gone = decode_run_part(answer.body)
+            return RunClosed(closed, gone)
+        except VerlAgentEnvError as error:
+            return error
+        except ValueError:
+            return WorkerUnreachableError(address, "its answer cannot be read")
 
     # --- split, send, merge ---------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ behind the other. The header holds what is small, and how long each piece is. Fa
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -96,6 +96,25 @@ def decode_closed_part(part: bytes) -> list[VerlAgentEnvError | None]:
         if type(size) is not int or not len(errors) <= size <= _MAX_ITEMS:
             raise ValueError(f"a part of {size} closings with {len(errors)} errors")
         return _with_errors([None] * (size - len(errors)), errors)
+
+
+def encode_run_part(closed: int, slots: Collection[int]) -> bytes:
+    """Encode how many environments of a run were closed, and the slots that hold none any more."""
+    return orjson.dumps({"closed": closed, "slots": sorted(slots)})
+
+
+def decode_run_part(part: bytes) -> tuple[int, set[int]]:
+    """Undo :func:`encode_run_part`.
+
+    Raises:
+        ValueError: The bytes are no such part.
+    """
+    header = orjson.loads(part)
+    with _malformed():
+        closed, slots = header["closed"], _column(header["slots"], int)
+        if type(closed) is not int or closed < 0:
+            raise ValueError(f"a part of {closed} closed environments")
+        return closed, set(slots)
 
 
 def _encode(header: dict[str, Any], results: Sequence[Any], pieces: list[tuple[bytes, bytes]]) -> bytes:

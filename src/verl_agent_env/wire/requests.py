@@ -207,6 +207,12 @@ class BatchCloseRequest(Request):
         return self
 
 
+class InternalCloseRunRequest(Request):
+    """A part of the end of a run, from one worker to another."""
+
+    run_id: RunId
+
+
 class InternalInitializeRequest(BatchInitializeRequest):
     """A part of a batch, from one worker to another: the asker names the environments."""
 
