@@ -126,6 +126,23 @@ def test_two_nodes_share_the_slots_as_the_ring_says_and_work_as_one(start_node: 
     eventually(lambda: sum(worker["live_envs"] for worker in all_workers(a.any)) == len(made))
 
 
+@pytest.mark.parametrize("headers", [{}, {"Idempotency-Key": "k"}], ids=["plain", "keyed"])
+def test_as_soon_as_the_nodes_are_ready_new_environments_lie_on_all_workers_alike(
+    start_node: StartNode, headers: dict[str, str]
+) -> None:
+    with ThreadPoolExecutor(2) as threads:
+        a, b = threads.map(lambda name: start_node(name, "--expected-nodes", "2"), ("a", "b"))
+    # Whoever asked /readyz has waited for the others, and for the slots to be in their places.
+    assert settled(a, b)
+    body = {"env_name": "frozen_lake", "env_kwargs": LASTING, "seeds": list(range(2000))}
+    answer = a.at[0].post("/api/batch/initialize", json=body, headers=headers).json()
+    assert answer["errors"] == []
+    owners = Ring(sorted((*a.addresses, *b.addresses))).assignments
+    assert set(Counter(owners[slot_of(env_id)] for env_id in answer["env_ids"]).values()) == {500}
+    single = Counter(owners[slot_of(initialize(a.at[0]))] for _ in range(80))
+    assert len(single) == 4
+
+
 def test_one_idempotency_key_makes_one_environment_on_two_nodes(start_node: StartNode) -> None:
     a, b = both(start_node)
     for number in range(4):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 
 from tests.server.conftest import LAKE, MakeClient, Problem, app_of
 from verl_agent_env.cluster.idempotency import IdempotencyRecord
+from verl_agent_env.cluster.ring import Ring
 from verl_agent_env.engine import CreateRequest
 from verl_agent_env.errors import (
     AtCapacityError,
@@ -196,6 +199,23 @@ def test_a_name_that_another_worker_gave_is_kept() -> None:
     assert name_of(names, name.encode(), x_env_hop=b"1", authorization=b"Bearer other") == name
     # From a client it is a key like any other.
     assert name_of(names, name.encode(), authorization=b"Bearer token-a") != name
+
+
+def test_environments_of_a_key_lie_in_equal_shares_on_the_workers_of_its_record() -> None:
+    workers = ("a:1", "b:2", "c:3", "d:4")
+    owners = Ring(workers).assignments
+    record = IdempotencyRecord("f", "n", workers)
+    assert IdempotencyRecord.from_text(record.to_text()) == record
+    named = named_by("abc" + "0" * 29, record, [CreateRequest(LAKE)] * 1000)
+    assert len({request.env_id for request in named}) == 1000
+    homes = [owners[slot_of(request.env_id or "")] for request in named]
+    assert Counter(homes) == dict.fromkeys(workers, 250)
+    # Neighbours stay together, and they lie in many slots.
+    assert sum(a != b for a, b in itertools.pairwise(homes)) == 3
+    assert len({slot_of(request.env_id or "") for request in named}) > 700
+    # Small ones do not all go to the same workers.
+    few = [named_by(f"{n:03x}" + "0" * 29, record, [CreateRequest(LAKE)] * 2) for n in range(64)]
+    assert len({owners[slot_of(named[0].env_id or "")] for named in few}) == 4
 
 
 def test_ids_follow_from_the_record_and_not_from_the_key() -> None:

@@ -19,16 +19,18 @@ class IdempotencyRecord(NamedTuple):
     """Tells the request that it belongs to from all others; without a space."""
     nonce: str
     """Random: who knows the key does not know the ids."""
+    workers: tuple[str, ...] = ()
+    """Addresses of the workers that its environments were for, in equal shares; empty where it makes a single one."""
 
     def to_text(self) -> str:
         """As it is kept."""
-        return f"{self.fingerprint} {self.nonce}"
+        return " ".join((self.fingerprint, self.nonce, *self.workers))
 
     @classmethod
     def from_text(cls, text: str) -> IdempotencyRecord:
         """Undo :meth:`to_text`."""
-        fingerprint, _, nonce = text.partition(" ")
-        return cls(fingerprint, nonce)
+        fingerprint, nonce, *workers = text.split(" ")
+        return cls(fingerprint, nonce, tuple(workers))
 
 
 class IdempotencyRecords(Protocol):

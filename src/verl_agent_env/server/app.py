@@ -81,7 +81,9 @@ class EnvServer(FastAPI):
         self.server_calls = ServerCalls(self.env_host, self.metrics, self.worker)
         self._routes = [
             *environment_routes(EnvironmentCalls(self.env_host, create, idempotent)),
-            *batch_routes(BatchCalls(batches, registry, idempotent, self.metrics, limits)),
+            *batch_routes(
+                BatchCalls(batches, registry, idempotent, self.metrics, limits, self.worker.workers_for_new)
+            ),
             *server_routes(self.server_calls),
         ]
         routes = [*map(self._pinned, self._routes), *internal_routes]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol
 
 from verl_agent_env.config import HttpLimits
@@ -69,12 +69,24 @@ class BatchCalls:
         idempotent: IdempotentCalls,
         metrics: Metrics,
         limits: HttpLimits,
+        workers: Callable[[], Collection[str]],
     ) -> None:
+        """Batch calls of one server.
+
+        Args:
+            batches: Carries them out.
+            registry: The environments.
+            idempotent: Answers calls of one key once.
+            metrics: Counts.
+            limits: On a request.
+            workers: Addresses of the workers that new environments are for.
+        """
         self._batches = batches
         self._registry = registry
         self._idempotent = idempotent
         self._metrics = metrics
         self._limits = limits
+        self._workers = workers
 
     async def initialize(self, call: Call) -> bytes:
         """Make many environments."""
@@ -94,7 +106,7 @@ class BatchCalls:
             self._count("initialize", results)
             return encode_initialized(results)
 
-        return await self._idempotent.answer("batch/initialize", call, read, make)
+        return await self._idempotent.answer("batch/initialize", call, read, make, workers=self._workers())
 
     async def reset(self, call: Call) -> bytes:
         """Begin another episode in many environments."""

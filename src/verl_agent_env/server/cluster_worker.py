@@ -8,6 +8,7 @@ import dataclasses
 import os
 import time
 import uuid
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -302,6 +303,10 @@ class ClusterWorker:
         internal = InternalCalls(local, self.table, self._cluster)
         batches = ShardedBatches(local, self.table, self.peers, self._refresh)
         return batches, batches.create_one, internal.routes()
+
+    def workers_for_new(self) -> Collection[str]:
+        """Addresses of the workers that new environments are for."""
+        return self.table.for_new.keys()
 
     def pin(self, route: Route) -> Route:
         """The route, carried out by whom it is meant for."""

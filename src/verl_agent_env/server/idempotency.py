@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import hashlib
 import re
 import secrets
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from verl_agent_env.cluster.idempotency import IdempotencyRecord, IdempotencyRecords
+from verl_agent_env.cluster.ring import ring_over
 from verl_agent_env.engine import CreateRequest
 from verl_agent_env.errors import IdempotencyKeyReusedError, InvalidRequestError, ShuttingDownError
 from verl_agent_env.server.auth import TokenGuard
@@ -73,17 +75,32 @@ def fingerprint_of(route: str, body: bytes) -> str:
 def named_by(name: str, record: IdempotencyRecord, requests: Sequence[CreateRequest]) -> list[CreateRequest]:
     """Give the requests ids and seeds that follow from the record: whoever carries them out makes the same environments.
 
-    So a key holds even if the worker that knew the answer is gone. The ids lie evenly in all slots; that of a single
-    one lies in the slot of the key, whose owner is asked for it.
+    So a key holds even if the worker that knew the answer is gone. The ids lie in equal shares in the slots that the
+    ring means for each of the record's workers; without workers evenly in all slots, and that of a single one in the
+    slot of the key, whose owner is asked for it.
     """
-    slot, size = slot_of_key(name), len(requests)
+    shares, first, size = _shares_of(record.workers), slot_of_key(name), len(requests)
     named = []
     for position, request in enumerate(requests):
-        digest = hashlib.blake2b(b"%d" % position, digest_size=24, key=record.nonce.encode()).digest()
-        env_id = f"{(slot + position * NUM_SLOTS // size) % NUM_SLOTS:03x}-{digest[:16].hex()}"
-        seed = request.seed if request.seed is not None else int.from_bytes(digest[16:]) >> _SEED_SHIFT
+        digest = hashlib.blake2b(b"%d" % position, digest_size=28, key=record.nonce.encode()).digest()
+        slot = (first + position * NUM_SLOTS // size) % NUM_SLOTS
+        if shares:
+            share = shares[(first + len(shares) * position // size) % len(shares)]
+            slot = share[int.from_bytes(digest[24:]) % len(share)]
+        env_id = f"{slot:03x}-{digest[:16].hex()}"
+        seed = request.seed if request.seed is not None else int.from_bytes(digest[16:24]) >> _SEED_SHIFT
         named.append(dataclasses.replace(request, env_id=env_id, seed=seed))
     return named
+
+
+@functools.lru_cache(maxsize=64)
+def _shares_of(workers: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
+    """The slots of each of these workers on the ring over them; those that have some."""
+    shares: dict[str, list[int]] = {}
+    if workers:
+        for slot, address in enumerate(ring_over(workers).assignments):
+            shares.setdefault(address, []).append(slot)
+    return tuple(tuple(shares[address]) for address in sorted(shares))
 
 
 @dataclass(slots=True)
@@ -169,7 +186,13 @@ class IdempotentCalls:
         self._answers = answers
 
     async def answer(
-        self, route: str, call: Call, read: Callable[[], T], make: Callable[[T, Named], Awaitable[bytes]]
+        self,
+        route: str,
+        call: Call,
+        read: Callable[[], T],
+        make: Callable[[T, Named], Awaitable[bytes]],
+        *,
+        workers: Collection[str] = (),
     ) -> bytes:
         """Give the answer to a call, the same to all calls of its key.
 
@@ -178,6 +201,7 @@ class IdempotentCalls:
             call: The call.
             read: Reads and checks what is asked for. What it refuses leaves the key free.
             make: Makes it.
+            workers: Addresses of the workers that the environments are for; none where it is a single one.
 
         Raises:
             IdempotencyKeyReusedError: The key came before with another request.
@@ -191,7 +215,8 @@ class IdempotentCalls:
 
         async def begin() -> bytes:
             wanted = read()
-            record = await self._records.claim(name, IdempotencyRecord(fingerprint, secrets.token_hex(16)))
+            fresh = IdempotencyRecord(fingerprint, secrets.token_hex(16), tuple(sorted(workers)))
+            record = await self._records.claim(name, fresh)
             if record.fingerprint != fingerprint:
                 raise IdempotencyKeyReusedError
             return await make(wanted, lambda requests: named_by(name, record, requests))
