@@ -164,6 +164,9 @@ async def test_node_cut_from_redis_alone_closes_nothing_that_lives_elsewhere(
         at_home.seqs = players.seqs
         await at_home.play_during(lambda: asyncio.sleep(0))
         closed = [
-            line for client in far.at for line in client.get("/metrics").text.splitlines() if "idle" in line
+            line
+            for client in far.at
+            for line in client.get("/metrics").text.splitlines()
+            if 'reason="idle"' in line
         ]
         assert closed == []
