@@ -133,7 +133,7 @@ def initialize_at(client: httpx.Client, env_name: str = "frozen_lake", **request
 
     New environments go to any worker: those that lie elsewhere are closed again.
     """
-    address = f"{client.base_url.host}:{client.base_url.port}"
+    address = client.base_url.netloc.decode()
     for _ in range(1000):
         env_id = initialize(client, env_name, **request)
         if client.get(f"/api/environment/{env_id}").json()["owner"] == address:
