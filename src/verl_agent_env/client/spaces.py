@@ -18,11 +18,7 @@ def action_space_of(tools: Iterable[dict[str, Any]], *, parallel: bool) -> Actio
         tools: As the server gives them.
         parallel: Whether one action may hold several calls.
     """
-    functions = [tool["function"] for tool in tools]
-    return ActionSpace(
-        [Tool(f["name"], f.get("description", ""), f.get("parameters", {})) for f in functions],
-        parallel=parallel,
-    )
+    return ActionSpace([Tool.from_openai(tool) for tool in tools], parallel=parallel)
 
 
 class RepeatedSpace(gymnasium.Space[Any]):

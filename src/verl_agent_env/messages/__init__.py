@@ -4,7 +4,7 @@ from verl_agent_env.messages.actions import ParsedAction, parse_action, read_sin
 from verl_agent_env.messages.anthropic import AnthropicPrompt, from_anthropic, to_anthropic
 from verl_agent_env.messages.calls import ToolCall
 from verl_agent_env.messages.content import content_text, image_part, text_part, tool_message, user_message
-from verl_agent_env.messages.conversation import assistant_message, sendable
+from verl_agent_env.messages.conversation import assistant_message, message_of_text, sendable
 from verl_agent_env.messages.reading import FORMATS, ActionFormat
 from verl_agent_env.messages.tools import Tool, action_schema
 
@@ -20,6 +20,7 @@ __all__ = [
     "content_text",
     "from_anthropic",
     "image_part",
+    "message_of_text",
     "parse_action",
     "read_single_call",
     "sendable",

@@ -10,7 +10,16 @@ import orjson
 from verl_agent_env.messages.calls import call_ids
 from verl_agent_env.messages.content import well_formed
 from verl_agent_env.messages.forms import hear
-from verl_agent_env.messages.reading import WrittenCall, read_arguments
+from verl_agent_env.messages.reading import (
+    ActionFormat,
+    Tools,
+    WrittenCall,
+    clean_name,
+    read_action_text,
+    read_arguments,
+    read_spoken,
+    strip_turn_ends,
+)
 from verl_agent_env.types import Action, Message
 
 RAW_ARGUMENTS = "raw_arguments"
@@ -48,6 +57,24 @@ def assistant_message(answer: Action | Any, turn: int = 0) -> Message:
     return message
 
 
+def message_of_text(
+    text: str, tools: Tools, action_format: ActionFormat = "auto", turn: int = 0
+) -> Message | None:
+    """The message with tool calls that stands for a text in which calls are written; ``None`` where there are none.
+
+    It asks for what :func:`verl_agent_env.messages.parse_action` reads in the text itself. Its content is the text around
+    the calls, thoughts included.
+    """
+    spoken = read_spoken(text)
+    found = read_action_text(spoken.text, tools, action_format) if spoken.text else None
+    if found is None or not found.calls:
+        return None
+    around = (text[: spoken.place(found.start)], strip_turn_ends(text[spoken.place(found.end - 1) + 1 :]))
+    written = [_cleaned(call, tools) for call in found.calls]
+    content = well_formed("".join(around).strip())
+    return {"role": "assistant", "content": content, "tool_calls": message_calls(written, turn)}
+
+
 def message_calls(written: list[WrittenCall], turn: int) -> list[dict[str, Any]]:
     """Calls as a message of OpenAI's holds them, each with an id."""
     return [
@@ -72,6 +99,14 @@ def sendable(message: Message) -> Message:
     if not calls or all(_is_sendable(call["function"]) for call in calls):
         return message
     return {**message, "tool_calls": [_sendable_call(call) for call in calls]}
+
+
+def _cleaned(call: WrittenCall, tools: Tools) -> WrittenCall:
+    """A call that is well-formed in its plain form, without an id of its own; another one as it is written."""
+    name, arguments = clean_name(call.name, tools), read_arguments(call.arguments)
+    if not name or arguments is None:
+        return call._replace(id=None)
+    return WrittenCall(name, arguments)
 
 
 def _is_complete(message: dict[str, Any]) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,6 +54,12 @@ class Tool:
             if types and not any(_is_json_type(value, one) for one in types):
                 return f"The argument '{name}' of '{self.name}' must be of type {' or '.join(types)}."
         return None
+
+    @classmethod
+    def from_openai(cls, schema: Mapping[str, Any]) -> Tool:
+        """The tool that :meth:`openai` gave the schema of."""
+        function = schema["function"]
+        return cls(function["name"], function.get("description", ""), function.get("parameters", {}))
 
     def openai(self) -> dict[str, Any]:
         """The tool as OpenAI's chat-completions API takes it."""

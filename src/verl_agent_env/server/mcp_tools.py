@@ -57,8 +57,8 @@ class ActArguments(_Arguments):
     """The id that start_environment gave."""
     tool: str | None = None
     """Which of the environment's tools to call."""
-    arguments: dict[str, Any] = Field(default_factory=dict)
-    """What to call it with."""
+    arguments: dict[str, Any] | str | None = None
+    """What to call it with: an object, or its JSON."""
     text: str | None = None
     """What to say instead of calling a tool: an answer, or a move as a word."""
 
@@ -183,7 +183,8 @@ def make_mcp_server(api: ApiCall) -> Server[Any]:
 def _action(wanted: ActArguments) -> Action:
     if wanted.tool is None:
         return wanted.text or ""
-    function = {"name": wanted.tool, "arguments": orjson.dumps(wanted.arguments).decode()}
+    arguments = wanted.arguments if isinstance(wanted.arguments, str) else _json(wanted.arguments or {})
+    function = {"name": wanted.tool, "arguments": arguments}
     return {
         "role": "assistant",
         "content": "",

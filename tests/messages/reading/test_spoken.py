@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.messages.reading.timing import assert_linear
-from verl_agent_env.messages.reading import read_spoken, strip_thoughts, strip_turn_ends
+from verl_agent_env.messages.reading import opened_thought, read_spoken, strip_thoughts, strip_turn_ends
 
 ANALYSIS = "<|channel|>analysis<|message|>left<|end|><|start|>assistant"
 
@@ -115,6 +115,21 @@ def test_places_are_those_of_the_whole_text() -> None:
     spoken = read_spoken(text)
     for word in ("up", "and", "down"):
         assert text.startswith(word, spoken.place(spoken.text.index(word)))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "opened"),
+    [
+        ("<|im_start|>assistant\n<think>\n", "<think>"),
+        ("[THINK]", "[THINK]"),
+        ("<|im_start|>assistant\n<think>\n\n</think>\n\n", ""),
+        ("Think in <think> tags.\n", ""),
+        ("<|im_start|>assistant\n", ""),
+        ("", ""),
+    ],
+)
+def test_a_thought_that_a_prompt_opens_is_seen(prompt: str, opened: str) -> None:
+    assert opened_thought(prompt) == opened
 
 
 PIECES = [

@@ -31,10 +31,11 @@ class RolloutOptions:
     min_tokens_per_turn: int = 16
     """With fewer tokens left in the response budget, no further turn is begun."""
     action_format: Literal["auto", "text"] = "auto"
-    """``auto``: the tools stand in the prompt, and tool calls are read by verl's parser, else the text is the action;
-    ``text``: no tools in the prompt, the text is the action (``<answer>Up || Left</answer>``)."""
+    """``auto``: the tools stand in the prompt, and calls of them are read as environments read text, else the text is the
+    action; ``text``: no tools in the prompt, the text is the action (``<answer>Up || Left</answer>``)."""
     tool_format: str | None = None
-    """Name of verl's parser; ``rollout.multi_turn.format`` if not given, which the data set cannot see and check."""
+    """Name of verl's parser, which says what tokens end an answer; it reads the answers only if environments do not know its
+    format. ``rollout.multi_turn.format`` if not given, which the data set cannot see and check."""
     system_prompt: str | None = None
     """First message of a conversation whose row brings none."""
     max_attempts: int = 3

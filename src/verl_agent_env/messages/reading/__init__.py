@@ -17,7 +17,13 @@ from verl_agent_env.messages.reading.formats import (
     read_action_text,
 )
 from verl_agent_env.messages.reading.marks import Marked, find_boxed, find_tagged, unwrap
-from verl_agent_env.messages.reading.spoken import Spoken, read_spoken, strip_thoughts, strip_turn_ends
+from verl_agent_env.messages.reading.spoken import (
+    Spoken,
+    opened_thought,
+    read_spoken,
+    strip_thoughts,
+    strip_turn_ends,
+)
 
 __all__ = [
     "FORMATS",
@@ -34,6 +40,7 @@ __all__ = [
     "find_boxed",
     "find_tagged",
     "is_call",
+    "opened_thought",
     "read_action_text",
     "read_arguments",
     "read_spoken",

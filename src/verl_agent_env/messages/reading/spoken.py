@@ -97,6 +97,14 @@ def strip_turn_ends(text: str) -> str:
     return "".join(text[start:end] for start, end in _within_turn(text, [(0, len(text))]))
 
 
+def opened_thought(prompt: str) -> str:
+    """The tag of a thought that ``prompt`` opens for the model to go on with; empty if it ends with none."""
+    tags = list(_THOUGHT_TAG.finditer(prompt))
+    if not tags or prompt[tags[-1].end() :].strip() or not _kind_of(tags[-1])[0]:
+        return ""
+    return tags[-1][0]
+
+
 def _split(text: str) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
     """Spans of what is said and of what is thought."""
     spoken: list[tuple[int, int]] = []

@@ -15,13 +15,14 @@ from verl.utils.rollout_trace import rollout_trace_op
 from verl_agent_env.client import AsyncEnvClient
 from verl_agent_env.integrations.verl.errors import EpisodeFailedError, TrainingSetupError
 from verl_agent_env.integrations.verl.options import DATA_KEY, RolloutOptions
-from verl_agent_env.integrations.verl.rollout.answers import AnswerReader
+from verl_agent_env.integrations.verl.rollout.answers import PROMPT_TAIL, AnswerReader
 from verl_agent_env.integrations.verl.rollout.episode import DivergedError, Episode
 from verl_agent_env.integrations.verl.rollout.played import Played
 from verl_agent_env.integrations.verl.rollout.shared import shared
 from verl_agent_env.integrations.verl.rollout.template_messages import with_names
 from verl_agent_env.integrations.verl.rollout.transcript import Transcript
 from verl_agent_env.integrations.verl.row import EpisodeSpec
+from verl_agent_env.messages import ActionFormat
 
 logger = logging.getLogger(__name__)
 
@@ -125,12 +126,16 @@ class EnvAgentLoop(AgentLoopBase):  # type: ignore[misc]
         system_prompt = spec.system_prompt or self.options.system_prompt
         system = [{"role": "system", "content": system_prompt}] if system_prompt else []
         await transcript.begin([*system, *observation])
+        action_format = format_of(spec)
         while played.ended_by is None:
+            asked = transcript.token_ids[-PROMPT_TAIL:]
             if not await self._ask_model(transcript, sampling_params, request_id, played):
                 # Half an answer is no action.
                 played.ended_by = "tokens"
                 break
-            action, said = await self._reader.read(played.last_answer, played.num_turns, tools)
+            action, said = await self._reader.read(
+                played.last_answer, played.num_turns, tools, action_format, asked
+            )
             result = await episode.step(action)
             played.note(result, len(transcript.mask))
             if played.ended_by is not None:
@@ -218,6 +223,12 @@ def require_chat_template(tokenizer: Any, processor: Any) -> None:
             "The model has no chat template: take an instruction-tuned model, or set "
             "actor_rollout_ref.model.custom_chat_template."
         )
+
+
+def format_of(spec: EpisodeSpec) -> ActionFormat:
+    """Which formats of text the environment of an episode reads, as its arguments say; presets are not looked up."""
+    given = spec.env_kwargs.get("action_format", "auto")
+    return tuple(given) if isinstance(given, list) else given
 
 
 def options_in(data_config: Any) -> dict[str, Any]:

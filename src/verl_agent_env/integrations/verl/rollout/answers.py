@@ -1,8 +1,9 @@
-"""What the model wrote, as an action for the environment and as a message of the conversation."""
+"""Reads what the model wrote: as an action for the environment, and as a message of the conversation."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -12,36 +13,53 @@ from verl.tools.schemas import OpenAIFunctionToolSchema
 
 from verl_agent_env.integrations.verl.errors import TrainingSetupError
 from verl_agent_env.integrations.verl.rollout.template_messages import for_template
+from verl_agent_env.messages import ActionFormat, Tool, message_of_text
 from verl_agent_env.messages.content import well_formed
+from verl_agent_env.messages.reading import FORMAT_NAMES, opened_thought, strip_thoughts, strip_turn_ends
 from verl_agent_env.types import Action, Message
 
 if TYPE_CHECKING:
     from verl.experimental.agent_loop.tool_parser import FunctionCall
 
+READ_HERE = frozenset({*FORMAT_NAMES, "gpt-oss", "gemma4", "deepseek_v4"})
+"""Parsers of verl's whose formats the environments' reader knows; it reads all of them, whichever is named."""
+PROMPT_TAIL = 64
+"""Tokens at the end of a prompt that can open a thought."""
+
 
 class AnswerReader:
-    """Reads answers with one of verl's parsers of tool calls."""
+    """Reads answers as the environments read text, so that the same text is the same action in a training and elsewhere.
+
+    verl's own parsers search the thoughts too, and leave out calls that are malformed. Of a parser that the environments'
+    reader knows only the tokens are used that end an answer; another one, registered with verl, reads what is said aloud.
+    """
 
     def __init__(self, parser_name: str | None, tokenizer: Any) -> None:
-        """A reader.
+        """Make a reader.
 
         Args:
             parser_name: verl's name of the format; without one, an answer is only text.
             tokenizer: Turns tokens into text.
 
         Raises:
-            TrainingSetupError: verl has no such parser.
+            TrainingSetupError: Neither verl nor the environments' reader knows it.
         """
         self._tokenizer = tokenizer
-        self._parser = None
-        if parser_name is not None:
-            try:
-                self._parser = ToolParser.get_tool_parser(parser_name, tokenizer)
-            except ValueError:
+        self._takes_calls = parser_name is not None
+        self._parser: ToolParser | None = None
+        self._foreign: ToolParser | None = None
+        if parser_name is None:
+            return
+        try:
+            self._parser = ToolParser.get_tool_parser(parser_name, tokenizer)
+        except ValueError:
+            if parser_name not in READ_HERE:
                 raise TrainingSetupError(
                     f"verl has no parser of tool calls named '{parser_name}': set data.env.tool_format or "
                     "actor_rollout_ref.rollout.multi_turn.format, for Qwen to hermes."
                 ) from None
+        if parser_name not in READ_HERE:
+            self._foreign = self._parser
 
     @property
     def stop_token_ids(self) -> list[int]:
@@ -49,27 +67,67 @@ class AnswerReader:
         return list(self._parser.stop_token_ids) if self._parser is not None else []
 
     async def read(
-        self, token_ids: list[int], turn: int, tools: list[dict[str, Any]]
+        self,
+        token_ids: Sequence[int],
+        turn: int,
+        tools: list[dict[str, Any]],
+        action_format: ActionFormat = "auto",
+        prompt_ids: Sequence[int] = (),
     ) -> tuple[Action, Message]:
         """The action in an answer, and the message that stands for it in the conversation.
 
-        What the parser cannot read stays text: the environment tells the model what is wrong with it.
+        Args:
+            token_ids: The answer.
+            turn: Its number, part of the ids of its calls.
+            tools: What may be called, in OpenAI's schema.
+            action_format: Which formats the environment reads.
+            prompt_ids: The end of what the model was shown: a thought that it opened is one of the answer too.
         """
-        calls: list[FunctionCall] = []
-        content = ""
-        if self._parser is not None:
-            content, calls = await self._parser.extract_tool_calls(token_ids, _schemas(orjson.dumps(tools)))
+        text = self._text_of(token_ids)
+        opened = opened_thought(self._decode(prompt_ids[-PROMPT_TAIL:]))
+        said: Message | None = None
+        if self._takes_calls and tools:
+            said = (
+                message_of_text(opened + text, _tools_of(orjson.dumps(tools)), action_format, turn)
+                if self._foreign is None
+                else await self._parsed(self._foreign, opened + text, turn, tools)
+            )
+        if said is None:
+            return opened + text, {"role": "assistant", "content": text}
+        return said, for_template({**said, "content": said["content"].removeprefix(opened)})
+
+    def _text_of(self, token_ids: Sequence[int]) -> str:
+        """The text of an answer, with the tokens that mark calls and thoughts, without those that end it."""
+        ends = (self._tokenizer.eos_token_id, self._tokenizer.pad_token_id)
+        length = len(token_ids)
+        while length and token_ids[length - 1] in ends:
+            length -= 1
+        return strip_turn_ends(self._decode(token_ids[:length]))
+
+    def _decode(self, token_ids: Sequence[int]) -> str:
+        return well_formed(self._tokenizer.decode(list(token_ids), skip_special_tokens=False))
+
+    async def _parsed(
+        self, parser: ToolParser, text: str, turn: int, tools: list[dict[str, Any]]
+    ) -> Message | None:
+        """What a parser of verl's finds in what is said aloud."""
+        spoken = self._tokenizer.encode(strip_thoughts(text), add_special_tokens=False)
+        calls: list[FunctionCall]
+        content, calls = await parser.extract_tool_calls(spoken, _schemas(orjson.dumps(tools)))
         if not calls:
-            text = well_formed(self._tokenizer.decode(token_ids, skip_special_tokens=True))
-            return text, {"role": "assistant", "content": text}
+            return None
         written = []
         for number, call in enumerate(calls):
             function = {"name": well_formed(call.name), "arguments": well_formed(call.arguments)}
             call_id = well_formed(call.tool_call_id) if call.tool_call_id else f"call_{turn}_{number}"
             written.append({"id": call_id, "type": "function", "function": function})
-        content = well_formed(content)
-        action = {"role": "assistant", "content": content, "tool_calls": written}
-        return action, for_template(action)
+        return {"role": "assistant", "content": well_formed(content), "tool_calls": written}
+
+
+@functools.lru_cache(maxsize=256)
+def _tools_of(tools: bytes) -> Mapping[str, Tool]:
+    """The tools as the environments' reader takes them, by name."""
+    return {tool.name: tool for tool in map(Tool.from_openai, orjson.loads(tools))}
 
 
 @functools.lru_cache(maxsize=256)
