@@ -46,7 +46,8 @@ The server answers them as ``application/problem+json`` (RFC 9457), the client r
     │   ├── NameTakenError                worker_name_taken          409
     │   ├── GenerationChangedError        store_generation_changed   503     yes
     │   ├── StoreUnavailableError         store_unavailable          503     yes
-    │   │   └── StoreFullError            store_full                 503     yes
+    │   │   ├── StoreFullError            store_full                 503     yes
+    │   │   └── RecoveryPendingError      recovery_pending           503     yes
     │   ├── NodeNotFoundError             node_not_found             404
     │   ├── MovedError                    moved                      421     yes
     │   └── WorkerUnreachableError        worker_unreachable         503     yes
@@ -747,6 +748,19 @@ class StoreFullError(StoreUnavailableError):
             f"The store{where} is full: {self.reason}; raise the limit of Redis ('maxmemory') or close environments,"
             " then retry."
         )
+
+
+@dataclass(eq=False)
+class RecoveryPendingError(StoreUnavailableError):
+    """The environment is still being brought back from what its last worker left; that goes on meanwhile."""
+
+    code = "recovery_pending"
+    title = "The environment is being brought back"
+    waited_s: float = 0.0
+
+    @property
+    def detail(self) -> str:
+        return f"The environment is still being brought back after {self.waited_s:g} s, which goes on; retry."
 
 
 @dataclass(eq=False)

@@ -8,6 +8,12 @@ no more than that. A call that meets a limit fails with a typed, retryable error
 MAX_WAIT_S = 30.0
 """The most that one call may wait."""
 
+PLACE_S = 8.0
+"""How long a call waits for a thread, or to be brought back, while others' calls have all the places for that."""
+
+RUN_S = 20.0
+"""How long the closing of a run waits until all environments are back that may belong to it."""
+
 STORE_S = 5.0
 """How long an answer waits until what it tells of is in the store."""
 

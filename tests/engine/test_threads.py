@@ -12,6 +12,7 @@ import pytest
 from tests.steered import SteeredLoop, pass_time
 from tests.waiting import NEVER_S, until
 from verl_agent_env.engine.threads import ForeignExitError, StuckCallError, ThreadRunner
+from verl_agent_env.engine.turns import Caller, current_caller
 from verl_agent_env.errors import AtCapacityError
 
 LIMIT_S = 100.0
@@ -70,6 +71,29 @@ async def test_no_more_threads_at_work_than_allowed(gate: threading.Event) -> No
 
     await asyncio.gather(*(runner.run(call, NEVER_S) for _ in range(12)))
     assert most == 3
+    runner.stop()
+
+
+async def test_one_call_does_not_wait_for_a_whole_batch(gate: threading.Event) -> None:
+    runner = ThreadRunner(1, 1)
+    ended: list[str] = []
+
+    def call(name: str) -> None:
+        gate.wait(20.0)
+        ended.append(name)
+
+    async def batch() -> None:
+        current_caller.set(Caller())
+        await asyncio.gather(*(runner.run(lambda: call("of the batch"), 60.0) for _ in range(50)))
+
+    many = asyncio.create_task(batch())
+    await asyncio.sleep(0.01)
+    single = asyncio.create_task(runner.run(lambda: call("single"), 60.0))
+    await asyncio.sleep(0.01)
+    gate.set()
+    await asyncio.gather(many, single)
+    assert ended.index("single") <= 2
+    assert len(ended) == 51
     runner.stop()
 
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 from verl_agent_env.engine.host import Host
 from verl_agent_env.engine.lives import CreateRequest
 from verl_agent_env.engine.persistence.groups import Group
+from verl_agent_env.engine.turns import Caller, current_caller
 from verl_agent_env.errors import (
     EnvironmentNotFoundError,
     InternalError,
@@ -124,8 +125,7 @@ class Batches:
         """
         host = self._host
         before = host.owned_slots()
-        if host.recovery is not None:
-            await host.recovery.recover_all()
+        await host.ensure_all()
         env_ids = [env_id for env_id in host.directory.of_run(run_id) if slot_of(env_id) in before]
         done = await self.close(env_ids)
         failed = {slot_of(env_ids[position]) for position, _ in done.errors}
@@ -210,6 +210,8 @@ async def _for_each(
     """
     absent, writes = _Absent(host), _Writes(host)
     await absent.look_for(env_ids)
+    # Its items wait for each other, but not for those of others.
+    current_caller.set(Caller())
     results: list[Any] = []
     apart: list[tuple[int, tuple[Any, ...]]] = []
     find, clock, yield_after_s = host.directory.get, time.perf_counter, host.limits.yield_after_s

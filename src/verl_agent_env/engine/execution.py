@@ -12,6 +12,7 @@ import gymnasium
 import orjson
 
 from verl_agent_env.engine.threads import CallTimeoutError, ForeignExitError, ThreadRunner
+from verl_agent_env.engine.turns import patiently
 from verl_agent_env.envs.kind import EnvKind
 from verl_agent_env.wire.actions import brief, calls_in
 from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
@@ -199,7 +200,7 @@ class Executor:
         if kind.execution == "inline":
             close_inline(env)
             return
-        task = asyncio.get_running_loop().create_task(self._close(kind, env))
+        task = asyncio.get_running_loop().create_task(self._close(kind, env), context=patiently())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 

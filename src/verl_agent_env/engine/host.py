@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 from verl_agent_env import waits
@@ -23,12 +23,14 @@ from verl_agent_env.engine.persistence.recorder import Recorder
 from verl_agent_env.engine.persistence.recovery import Recovery
 from verl_agent_env.engine.persistence.saving import StateSaver
 from verl_agent_env.engine.threads import ThreadRunner
+from verl_agent_env.engine.turns import patiently
 from verl_agent_env.envs.base import Durability
 from verl_agent_env.envs.registry import Registry
 from verl_agent_env.errors import (
     EnvironmentNotFoundError,
     EnvironmentStateError,
     MovedError,
+    RecoveryPendingError,
     VerlAgentEnvError,
 )
 from verl_agent_env.types import NUM_SLOTS, slot_of
@@ -61,6 +63,7 @@ class Host:
         self.limits = limits
         self.directory = Directory(limits, clock, unknown)
         self.clock = clock
+        self._recoveries: set[asyncio.Task[Any]] = set()
         self._threads = ThreadRunner(limits.max_threads, limits.max_stuck_threads)
         self.executor = Executor(self._threads, limits.max_step_s)
         self._lives = Lives(registry, limits, self.directory, self.executor, clock, pick_slot)
@@ -297,7 +300,39 @@ class Host:
             StoreUnavailableError: What is kept of them cannot be read.
         """
         missing = self.missing(env_ids)
-        return await self._recovery.recover(missing) if missing and self._recovery is not None else ()
+        if not missing or self._recovery is None:
+            return ()
+        recovering = self._in_background(self._recovery.recover(missing))
+        while True:
+            done, _ = await asyncio.wait((recovering,), timeout=waits.PLACE_S)
+            if done:
+                return recovering.result()
+            left = self.missing(missing)
+            if len(left) == len(missing):
+                raise RecoveryPendingError(waited_s=waits.PLACE_S)
+            missing = left
+
+    async def ensure_all(self) -> None:
+        """Bring back all environments of this worker's slots that another worker held before.
+
+        Raises:
+            StoreUnavailableError: What is kept of them cannot be read, or it takes too long.
+        """
+        if self._recovery is not None:
+            recovering = self._in_background(self._recovery.recover_all())
+            done, _ = await asyncio.wait((recovering,), timeout=waits.RUN_S)
+            if not done:
+                raise RecoveryPendingError(waited_s=waits.RUN_S)
+            recovering.result()
+
+    def _in_background(self, recovery: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Carry a recovery to its end, whoever stops waiting for it."""
+        task = asyncio.get_running_loop().create_task(recovery, context=patiently())
+        self._recoveries.add(task)
+        task.add_done_callback(self._recoveries.discard)
+        # Looked at here, in case that nobody waits for it any more.
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return task
 
     def missing(self, env_ids: Sequence[str]) -> list[str]:
         """Those of these environments that another worker may have held before: neither live here nor closed."""
@@ -418,7 +453,7 @@ class Host:
             if instance is not None:
                 self._lives.dismiss(instance, "closed" if self.recorder is None else MOVED)
         end = time.monotonic() + grace_s
-        while (running := self._apart.under_way | self.executor.closing) and (
+        while (running := self._apart.under_way | self.executor.closing | self._recoveries) and (
             left := end - time.monotonic()
         ) > 0:
             await asyncio.wait(running, timeout=left)

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
+from verl_agent_env.engine.turns import Turns
 from verl_agent_env.errors import AtCapacityError
 
 logger = logging.getLogger(__name__)
@@ -92,7 +93,7 @@ class ThreadRunner:
     def __init__(self, max_threads: int, max_stuck: int) -> None:
         self._max_threads = max_threads
         self._max_stuck = max_stuck
-        self._free = asyncio.Semaphore(max_threads)
+        self._turns = Turns(max_threads, "threads")
         self._jobs: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._idle = 0
@@ -107,7 +108,7 @@ class ThreadRunner:
     async def run(
         self, call: Callable[[], T], timeout_s: float, late: Callable[[T | None], None] | None = None
     ) -> T:
-        """Run ``call`` in a thread, after those that came before it.
+        """Run ``call`` in a thread, as soon as it is the caller's turn (:mod:`~verl_agent_env.engine.turns`).
 
         Args:
             call: What to run.
@@ -116,10 +117,10 @@ class ThreadRunner:
 
         Raises:
             StuckCallError: It took longer than ``timeout_s``.
-            AtCapacityError: Too many threads hang.
+            AtCapacityError: Too many threads hang, or others have had them all for too long.
             ForeignExitError: It raised ``SystemExit`` or the like.
         """
-        async with self._free:
+        async with self._turns.place():
             # Only now does the time run: waiting for a free thread is not the environment's fault.
             if self._stuck >= self._max_stuck:
                 raise AtCapacityError("stuck threads", self._max_stuck)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from verl_agent_env.cluster.slots import SlotTable
 from verl_agent_env.engine import Host
 from verl_agent_env.engine.persistence import Persistence
+from verl_agent_env.engine.turns import Caller, current_caller
 from verl_agent_env.errors import StoreUnavailableError
 
 logger = logging.getLogger(__name__)
@@ -38,6 +39,8 @@ class TakeOver:
 
     async def run(self) -> None:
         """Follow the table, until cancelled."""
+        # Nobody waits for what it brings back.
+        current_caller.set(Caller(patience_s=None))
         while True:
             try:
                 await self.catch_up()

@@ -13,6 +13,7 @@ from verl_agent_env.engine.execution import Executor
 from verl_agent_env.engine.instance import Instance
 from verl_agent_env.engine.persistence.journal import Journal, Tenure
 from verl_agent_env.engine.persistence.restoring import Restorer
+from verl_agent_env.engine.turns import Turns
 from verl_agent_env.envs.registry import Registry
 from verl_agent_env.errors import AtCapacityError, StoreUnavailableError
 from verl_agent_env.types import NUM_SLOTS, slot_of
@@ -67,7 +68,7 @@ class Recovery:
         self._journal = journal
         limits = table.limits
         self._restorer = Restorer(table.registry, table.executor, log, limits.default_ttl_s)
-        self._room = asyncio.Semaphore(limits.max_threads)
+        self._room = Turns(limits.max_threads, "recoveries")
         self._yield_after_s = limits.yield_after_s
         self._slice_end = 0.0
         self._recovering: dict[str, asyncio.Future[None]] = {}
@@ -190,7 +191,7 @@ class Recovery:
 
     async def _bring_back_aside(self, instance: Instance, saved: Saved, token: str | None) -> None:
         """As :meth:`_bring_back`, in the background; returns when there is room for it."""
-        await self._room.acquire()
+        caller = await self._room.take()
 
         async def bring_back() -> None:
             try:
@@ -199,7 +200,7 @@ class Recovery:
                 # It is looked for once more by whoever wants it.
                 logger.debug("an environment could not be read", extra={"env_id": instance.env_id})
             finally:
-                self._room.release()
+                self._room.give_back(caller)
 
         task = asyncio.get_running_loop().create_task(bring_back())
         self._tasks.add(task)
