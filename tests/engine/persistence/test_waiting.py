@@ -99,8 +99,8 @@ def test_batch_goes_on_without_those_that_do_not_come_back(moved: Moved) -> None
 
 def test_run_is_not_closed_before_all_that_may_belong_to_it_is_back(moved: Moved) -> None:
     moved.reads_take(3 * waits.RUN_S)
-    outcome, took_s = moved.run(moved.timed(Batches(moved.host).close_run("run")))
+    outcome, took_s = moved.run(moved.timed(Batches(moved.host).close_run_of_slots("run")))
     assert isinstance(outcome, RecoveryPendingError)
     assert took_s == waits.RUN_S
     moved.run(asyncio.sleep(3 * waits.RUN_S))
-    assert moved.run(Batches(moved.host).close_run("run")).closed == 6
+    assert moved.run(Batches(moved.host).close_run_of_slots("run")).closed == 6
