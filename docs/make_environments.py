@@ -237,11 +237,11 @@ def _score_profiles() -> str:
     rows = [
         f"| `{name}` | "
         + " | ".join(f"{getattr(profile, kind):g}" for kind in kinds)
-        + f" | {'all' if profile.use_all else 'some'} |"
+        + f" | {'all' if profile.use_all else 'some'} | `{profile.grammar.notation}` | {profile.source or '–'} |"
         for name, profile in PROFILES.items()
     ]
     columns = " | ".join(f"`{kind}`" for kind in kinds)
-    head = f"| Profile | {columns} | Numbers to use |\n|---|{'---|' * len(kinds)}---|"
+    head = f"| Profile | {columns} | Numbers to use | Notation | Source |\n|---|{'---|' * len(kinds)}---|---|---|"
     return "\n".join(["### Score profiles\n", head, *rows])
 
 
@@ -257,9 +257,9 @@ def _presets(kind: EnvKind) -> Iterator[str]:
                 )
                 for name, value in spec.presets.items()
             )
-            rows.append(f"| `{spec.name}` | {', '.join(values)} |")
+            rows.append(f"| `{spec.name}` | {', '.join(values)} | {spec.source or '–'} |")
     if rows:
-        yield "\n".join(["### Presets\n", "| Name | What differs |", "|---|---|", *rows])
+        yield "\n".join(["### Presets\n", "| Name | What differs | Source |", "|---|---|---|", *rows])
 
 
 # --- arguments, from their JSON Schema ----------------------------------------------------------------------

@@ -61,7 +61,9 @@ def test_the_schema_of_arguments_has_the_presets_as_defaults(name: str) -> None:
         ("sokoban_huge-v0", 13, 13, 5, 300),
         ("sokoban_8x8-v0", 8, 8, 2, 120),
         ("sokoban_ragen-v0", 6, 6, 1, 10),
+        ("sokoban_ragen-v1", 6, 6, 1, 10),
         ("sokoban_ragen_3box-v0", 6, 6, 3, 10),
+        ("sokoban_ragen_3box-v1", 6, 6, 3, 10),
         ("sokoban_gem_easy-v0", 6, 6, 2, 20),
         ("sokoban_gem_hard-v0", 8, 8, 4, 50),
         ("sokoban_verl_agent-v0", 6, 6, 1, 15),
@@ -124,7 +126,7 @@ def test_lakes_of_gymnasium_are_its_maps_and_slippery() -> None:
 
 
 def test_lakes_of_ragen_have_its_glyphs() -> None:
-    env = built("frozen_lake_ragen-v1")
+    env = built("frozen_lake_ragen")
     seen: set[str] = set()
     for seed in range(60):
         env.reset(seed=seed)
@@ -135,6 +137,58 @@ def test_lakes_of_ragen_have_its_glyphs() -> None:
     assert seen == set("P_OGX√\n")
     env.reset(seed=0)
     assert env.step("hello")[1] == pytest.approx(-0.1)
+
+
+def test_lakes_of_ragen_are_as_they_are_now_and_the_former_ones_keep_their_version() -> None:
+    for short, frozen, success, most in (
+        ("frozen_lake_ragen", 0.9, 0.8, 2),
+        ("frozen_lake_ragen-v2", 0.9, 0.8, 2),
+        ("frozen_lake_ragen-v1", 0.8, 1 / 3, 5),
+    ):
+        arguments = built(short).arguments
+        assert (arguments.frozen_prob, arguments.success_rate, arguments.is_slippery) == (
+            frozen,
+            success,
+            True,
+        )
+        assert (arguments.size, arguments.max_steps, arguments.max_actions_per_turn) == (4, 10, most)
+        assert f"at most {most} in an answer" in built(short).task_prompt()
+
+
+def test_rooms_of_ragen_take_two_moves_in_an_answer_now() -> None:
+    assert built("sokoban_ragen").arguments.max_actions_per_turn == 2
+    assert built("sokoban_ragen_3box").arguments.max_actions_per_turn == 2
+    assert "at most 2 in an answer" in built("sokoban_ragen").task_prompt()
+
+
+def test_lake_of_ragen_slips_and_freezes_as_its_source_does() -> None:
+    """As ``generate_random_map(size=4, p=0.9)`` and Gymnasium's lake with ``success_rate=0.8`` do."""
+    env = built("frozen_lake_ragen")
+    holes = meant = moves = 0
+    for seed in range(1000):
+        env.reset(seed=seed)
+        cells = env.grid_text().replace("\n", "")
+        holes += cells.count("O")
+        row, column = divmod(cells.index("P"), 4)
+        if row < 3 and 0 < column < 3:
+            env.step("<answer>Down</answer>")
+            moves += 1
+            after = env.grid_text().replace("\n", "")
+            at = next(place for place, glyph in enumerate(after) if glyph in "PX√")
+            meant += at == 4 * (row + 1) + column
+    # 14 cells of 16 are drawn, and lakes without a way are drawn anew.
+    assert 0.08 < holes / (1000 * 14) < 0.12
+    assert 0.7 < meant / moves < 0.9
+
+
+@pytest.mark.parametrize("name", [name for name in presets.SOURCES if "ragen" in name or "countdown" in name])
+def test_presets_of_changing_projects_name_their_source(name: str) -> None:
+    assert default_registry().kind(name).name == name
+    assert next(spec.source for spec in default_registry().specs() if spec.name == name)
+
+
+def test_every_source_is_that_of_a_preset() -> None:
+    assert set(presets.SOURCES) <= {*presets.SOKOBAN, *presets.FROZEN_LAKE, *presets.COUNTDOWN}
 
 
 def test_arguments_of_a_caller_win_over_the_preset() -> None:

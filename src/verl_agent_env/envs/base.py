@@ -236,6 +236,10 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
         shown = word if len(word) <= 40 else word[:40] + "…"
         return ToolCall("", {}, None, f"'{shown}' is not an action.")
 
+    def call_from_marked_word(self, word: str) -> ToolCall:
+        """The call that a move stands for which the text marks as its answer; any other move's by default."""
+        return self.call_from_word(word)
+
     def secrets(self) -> Sequence[str]:
         """Texts that give the running episode's solution away; ``check-env`` looks for them in what the model sees."""
         return ()
@@ -530,7 +534,8 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
             return parsed.calls
         # Of the words beyond the limit one is enough to be refused.
         words = parsed.words[: self.arguments.max_actions_per_turn + 1]
-        return [self.call_from_word(word) for word in words] or [ToolCall("", {}, None, self._no_action())]
+        call_from = self.call_from_marked_word if parsed.is_marked else self.call_from_word
+        return [call_from(word) for word in words] or [ToolCall("", {}, None, self._no_action())]
 
     def _no_action(self) -> str:
         formats = self.arguments.action_format

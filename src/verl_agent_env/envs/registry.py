@@ -16,7 +16,7 @@ import importlib
 import importlib.metadata
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +47,8 @@ class EnvSpec:
     """``module:Class``."""
     presets: Mapping[str, Any] = field(default_factory=dict)
     """Keyword arguments that differ from the class's defaults."""
+    source: str = ""
+    """The project whose variant a preset is, and in which version."""
 
 
 _SOKOBAN = "verl_agent_env.envs.sokoban:SokobanEnv"
@@ -55,15 +57,21 @@ _COUNTDOWN = "verl_agent_env.envs.countdown:CountdownEnv"
 _SINGLE_TURN_CHAT = "verl_agent_env.envs.single_turn_chat:SingleTurnChatEnv"
 _MCP_CHAT = "verl_agent_env.envs.mcp_chat:McpChatEnv"
 
+
+def _presets(entry_point: str, variants: Mapping[str, presets.Preset]) -> Iterator[EnvSpec]:
+    for name, preset in variants.items():
+        yield EnvSpec(name, entry_point, preset, presets.SOURCES.get(name, ""))
+
+
 BUILT_IN = (
     EnvSpec("verl_env/sokoban-v0", _SOKOBAN),
     EnvSpec("verl_env/frozen_lake-v1", _FROZEN_LAKE),
     EnvSpec("verl_env/countdown-v0", _COUNTDOWN),
     EnvSpec("verl_env/single_turn_chat-v0", _SINGLE_TURN_CHAT),
     EnvSpec("verl_env/mcp_chat-v0", _MCP_CHAT),
-    *(EnvSpec(name, _SOKOBAN, preset) for name, preset in presets.SOKOBAN.items()),
-    *(EnvSpec(name, _FROZEN_LAKE, preset) for name, preset in presets.FROZEN_LAKE.items()),
-    *(EnvSpec(name, _COUNTDOWN, preset) for name, preset in presets.COUNTDOWN.items()),
+    *_presets(_SOKOBAN, presets.SOKOBAN),
+    *_presets(_FROZEN_LAKE, presets.FROZEN_LAKE),
+    *_presets(_COUNTDOWN, presets.COUNTDOWN),
 )
 
 

@@ -16,6 +16,7 @@ from verl_agent_env.envs.scorers import (
     CallableScorer,
     ExactMatchScorer,
     MatchingScorer,
+    MathScorer,
     NoScorer,
     NumericScorer,
     RegexScorer,
@@ -99,7 +100,7 @@ class SingleTurnChatArguments(EnvArguments):
     """Whether the first observation ends with the task prompt."""
     scorer: AnyScorer = NoScorer()
     """What an answer is worth: an object with its ``type``, one of ``none`` (always 0), ``exact_match``, ``regex``,
-    ``numeric`` and ``callable`` (registered on the server), and the options of that type."""
+    ``numeric``, ``math`` and ``callable`` (registered on the server), and the options of that type."""
     success_threshold: float | None = None
     """Reward from which on an answer is a success. When not given: the reward of a right answer; 1 for a ``callable``;
     never for ``none``."""
@@ -187,6 +188,10 @@ class SingleTurnChatEnv(ChatEnv):
     def begin_episode(self, options: Mapping[str, Any]) -> None:
         if options:
             raise self.invalid_arguments((["options"], "single-turn chat takes no options"))
+        try:
+            self.arguments.scorer.prepare()
+        except ValueError as unfit:
+            raise self.invalid_arguments((["scorer"], str(unfit))) from None
 
     def first_observation(self) -> Observation:
         messages: Observation = orjson.loads(self.arguments.opening)
@@ -245,8 +250,8 @@ class SingleTurnChatEnv(ChatEnv):
 
 def _references(scorer: AnyScorer) -> Iterator[str]:
     """All texts that a scorer compares answers with."""
-    if isinstance(scorer, ExactMatchScorer):
-        yield from (scorer.answer,) if isinstance(scorer.answer, str) else scorer.answer
+    if isinstance(scorer, ExactMatchScorer | MathScorer):
+        yield from map(str, scorer.answer) if isinstance(scorer.answer, tuple) else (str(scorer.answer),)
     elif isinstance(scorer, NumericScorer):
         yield str(scorer.answer)
     elif isinstance(scorer, RegexScorer):

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from verl_agent_env.messages.calls import ToolCall, call_ids, make_call
 from verl_agent_env.messages.forms import Heard, hear
 from verl_agent_env.messages.reading import (
+    MARKS,
     ActionFormat,
     Tools,
     WrittenCall,
@@ -40,6 +41,11 @@ class ParsedAction(NamedTuple):
     thought: str = ""
     place: tuple[int, int] | None = None
     """Where the action stands in the text of a single message, from and to; ``None`` for a structured call."""
+
+    @property
+    def is_marked(self) -> bool:
+        """Whether the text marks its words as the answer, as in ``<answer>up</answer>``."""
+        return self.form in MARKS
 
 
 def parse_action(

@@ -14,12 +14,15 @@ from verl_agent_env.envs.checker.malformed import malformed_actions
 from verl_agent_env.envs.countdown import CountdownEnv
 from verl_agent_env.envs.countdown.expression import evaluate
 from verl_agent_env.envs.countdown.generator import (
+    RAGEN_RULES,
     REASONING_GYM_RULES,
     TINYZERO_RULES,
     TWENTY_FOUR_RULES,
     PuzzleRules,
 )
+from verl_agent_env.envs.countdown.puzzle import Puzzle
 from verl_agent_env.envs.countdown.scoring import PROFILES
+from verl_agent_env.envs.countdown.solver import solve
 from verl_agent_env.envs.registry import default_registry
 from verl_agent_env.errors import InvalidEnvArgumentsError
 from verl_agent_env.types import Action
@@ -104,6 +107,13 @@ def test_the_last_attempt_ends_the_episode_right_or_wrong() -> None:
         "<answer>(1+2)*3</answer>",
         "\\boxed{(1 + 2) × 3}",
         "<think>1+1</think><action>(1+2)*3</action>",
+        "The answer is (1 + 2) * 3.",
+        "<answer>The answer is (1 + 2) * 3 = 9</answer>",
+        r"<answer>\(\left(1+2\right)\times 3\)</answer>",
+        r"I get \boxed{9 = (1+2) \times 3}",
+        "<answer>\n```\n(1+2)&times;3\n```\n</answer>",
+        "（1＋2）×3",
+        "<answer>(1+2)*3<|im_end|>",
     ],
 )
 def test_plain_text_is_an_attempt(text: str) -> None:
@@ -121,6 +131,7 @@ def test_plain_text_is_an_attempt(text: str) -> None:
         ("ragen", "1 + 2 + 3", 0.1),
         ("ragen", "9", 0.0),
         ("reasoning_gym", "1 + 2 + 3", 0.05),
+        ("ragen", "(1 + 2) x 3", 0.1),
         ("reasoning_gym", "3 * 3", 0.05),
     ],
 )
@@ -207,7 +218,7 @@ ANSWERS = {
     "wrong_value": "1 + 2 + 3",
     "wrong_numbers": "9",
     "undefined": "1 / (1 + 2 - 3)",
-    "malformed": "(1 + 2",
+    "malformed": "(1 + 2 * 3",
 }
 
 
@@ -221,12 +232,20 @@ def test_every_profile_pays_through_the_environment_what_it_says(profile: str, k
 
 
 @pytest.mark.parametrize("profile", sorted(PROFILES))
-@pytest.mark.parametrize("text", ["", "I give up.", "The answer is (1 + 2) * 3"])
+@pytest.mark.parametrize("text", ["", "I give up.", "The answer is 9", "I take sqrt(4) + 2"])
 def test_prose_is_no_answer_and_no_attempt(profile: str, text: str) -> None:
     env = started(score_profile=profile, max_attempts=1)
     _, reward, terminated, _, info = env.step(text)
     assert (reward, terminated, info["action_is_valid"]) == (PROFILES[profile].no_answer, False, False)
     assert env.step(attempt("(1 + 2) * 3"))[2] is True
+
+
+@pytest.mark.parametrize("profile", sorted(PROFILES))
+def test_what_is_marked_as_an_answer_is_an_attempt_whatever_it_is(profile: str) -> None:
+    env = started(score_profile=profile, max_attempts=1)
+    _, reward, terminated, _, info = env.step("<answer>(1 + 2 * 3 it is</answer>")
+    assert (terminated, info["action_is_valid"]) == (True, False)
+    assert reward == PROFILES[profile].malformed
 
 
 # --- rules ------------------------------------------------------------------------------------------------------
@@ -316,8 +335,11 @@ def test_the_same_seed_draws_the_same_puzzle_and_others_differ() -> None:
     [
         ("countdown", PuzzleRules()),
         ("countdown_tinyzero", TINYZERO_RULES),
-        ("countdown_ragen", TINYZERO_RULES),
+        ("countdown_tinyzero-v0", TINYZERO_RULES),
+        ("countdown_ragen", RAGEN_RULES),
+        ("countdown_ragen-v0", TINYZERO_RULES),
         ("countdown_reasoning_gym", REASONING_GYM_RULES),
+        ("countdown_reasoning_gym-v0", PuzzleRules((4, 6), (1, 100), (100, 999))),
         ("countdown_24", TWENTY_FOUR_RULES),
     ],
 )
@@ -332,6 +354,39 @@ def test_one_answer_is_the_whole_episode_of_a_single_turn_preset(name: str, acti
     env = kind.build(kind.validate({}))
     env.reset(seed=2)
     assert env.step(action)[2:4] == (True, False)
+
+
+def test_puzzles_of_ragen_are_solved_by_sums_and_differences_and_answers_may_use_all_operators() -> None:
+    kind = default_registry().kind("countdown_ragen")
+    env = kind.build(kind.validate({}))
+    assert isinstance(env, CountdownEnv)
+    for seed in range(20):
+        env.reset(seed=seed)
+        numbers, target = env.dump_state()[:2]
+        assert solve(Puzzle(tuple(numbers), target), operators="+-") is not None
+    assert "*" in env.arguments.operators
+
+
+def test_operators_of_puzzles_are_operators_of_answers() -> None:
+    with pytest.raises(InvalidEnvArgumentsError):
+        CountdownEnv(operators="+-", puzzle_operators="*")
+
+
+@pytest.mark.parametrize("name", ["countdown_tinyzero", "countdown_ragen", "countdown_reasoning_gym"])
+def test_a_preset_reads_the_tags_alone_as_its_source_does(name: str) -> None:
+    kind = default_registry().kind(name)
+    profile = PROFILES[name.removeprefix("countdown_")]
+    for text, paid in (
+        ("<think>hm</think><answer>(1+2)*3</answer>", 1.0),
+        ("<answer>1+2+3</answer>", profile.wrong_value),
+        (r"<answer>(1+2)\times 3</answer>", profile.malformed),
+        ("(1+2)*3", profile.no_answer),
+        (r"\boxed{(1+2)*3}", profile.no_answer),
+        ("The answer is (1+2)*3", profile.no_answer),
+    ):
+        env = kind.build(kind.validate(GIVEN))
+        env.reset(seed=0)
+        assert env.step(text)[1] == paid, text
 
 
 # --- demonstrations and secrets ---------------------------------------------------------------------------------

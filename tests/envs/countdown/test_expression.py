@@ -8,10 +8,16 @@ from fractions import Fraction
 from typing import TypeAlias
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from verl_agent_env.envs.countdown.expression import ExpressionError, Grammar, Limits, evaluate
+from verl_agent_env.envs.countdown.expression import (
+    ExpressionError,
+    Grammar,
+    Limits,
+    evaluate,
+    holds_equation,
+)
 
 Tree: TypeAlias = "int | tuple[str, Tree, Tree] | tuple[str, Tree]"
 
@@ -55,6 +61,7 @@ def tree_numbers(tree: Tree) -> tuple[int, ...]:
     return tuple(number for part in tree[1:] if not isinstance(part, str) for number in tree_numbers(part))
 
 
+@settings(deadline=None)
 @given(trees, st.sampled_from(["", " ", "\t\n"]))
 def test_value_and_numbers_equal_those_of_the_tree(tree: Tree, blank: str) -> None:
     text = tree_text(tree, blank)
@@ -71,6 +78,7 @@ def test_value_and_numbers_equal_those_of_the_tree(tree: Tree, blank: str) -> No
     assert result.numbers == tree_numbers(tree)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("+-*"), st.integers(0, 99)), min_size=1, max_size=12))
 def test_flat_chains_follow_the_usual_precedence(chain: list[tuple[str, int]]) -> None:
     # Sums of products, folded by hand: the oracle has no parser of its own.
@@ -136,7 +144,6 @@ def test_powers_bind_to_the_right_and_stay_exact(text: str, expected: Fraction) 
         ("07 + 1", "syntax"),
         ("1 + 2 = 3", "syntax"),
         ("__import__('os')", "syntax"),
-        ("٣ + 4", "syntax"),
         ("² + 4", "syntax"),
         ("2 ** 3", "operator_not_allowed"),
         ("2 ^ 3", "operator_not_allowed"),
@@ -188,8 +195,10 @@ def test_result_is_read_over_where_the_grammar_says_so(text: str) -> None:
     assert (result.value, result.numbers) == (Fraction(24), (6, 4))
 
 
-@pytest.mark.parametrize("text", ["24 = 6 * 4", "6 * 4 =", "6 * 4 = 24 = 24", "= 24", "6 * 4 == 24"])
-def test_anything_but_one_number_behind_the_equals_sign_is_refused(text: str) -> None:
+@pytest.mark.parametrize(
+    "text", ["6 * 4 =", "= 24", "24 = 24", "6 * 4 = 3 * 4", "6 * 4 = 2 +", "6 * 4 = 24 + (", "=", "6 = * 4"]
+)
+def test_equation_with_a_broken_or_a_different_side_is_refused(text: str) -> None:
     with pytest.raises(ExpressionError) as caught:
         evaluate(text, grammar=Grammar(allow_result=True))
     assert caught.value.kind == "syntax"
@@ -221,6 +230,7 @@ def test_natural_tells_whole_results_that_are_not_negative(text: str, natural: b
     assert evaluate(text).natural is natural
 
 
+@settings(deadline=None)
 @given(st.one_of(st.text(max_size=400), st.text("0123456789+-*/^()x =.\n٣²\ud800", max_size=300)))
 def test_any_text_has_a_value_or_an_expression_error(text: str) -> None:
     for grammar in (Grammar(), Grammar(operators="+-*/^", allow_result=True)):
@@ -260,3 +270,313 @@ def test_limits_out_of_bounds_are_refused(field: str) -> None:
 def test_unknown_operators_are_refused(operators: str) -> None:
     with pytest.raises(ValueError, match="operators"):
         Grammar(operators=operators)
+
+
+# --- what models write -----------------------------------------------------------------------------------------
+
+EQUATION = Grammar(allow_result=True)
+
+NINE = [
+    # operators and brackets
+    *(
+        "(1+2)*3",
+        "(1 + 2) × 3",
+        "(1 + 2) x 3",
+        "(1+2)X3",
+        "(1 + 2) ✕ 3",
+        "(1 + 2) ∗ 3",
+        "(1 + 2)·3",
+        "(1 + 2) ✖️ 3",
+        "（1＋2）＊3",
+    ),
+    *(
+        "[1+2]*3",
+        "{1+2}*3",
+        "【1+2】×3",
+        "⟨1+2⟩·3",
+        "(1 ➕ 2) * 3",
+        "(１+２)*３",
+        "(١+٢)*٣",
+        "-(1+2)*(-3)",
+        "(1 − -2) × 3",
+        "(1.0 + 2) * 3",
+    ),
+    # LaTeX
+    *(
+        r"\left(1+2\right)\times 3",
+        r"\((1+2)\times 3\)",
+        r"\[(1+2)\times 3\]",
+        r"$(1+2)\times 3$",
+        r"$$(1+2) \cdot 3$$",
+        r"(1+2)\ast 3",
+    ),
+    *(
+        r"\{1+2\}\times 3",
+        r"\boxed{(1+2)\times 3}",
+        r"\mathbf{(1+2)\times 3}",
+        r"\text{Answer: } (1+2)\times 3",
+        r"\big(1+2\big)\,\times\,3",
+    ),
+    *(
+        r"\frac{3}{1}\times(1+2)",
+        r"\frac{(1+2)\times 3}{1}",
+        r"\dfrac31\cdot(1+2)",
+        r"\frac{\frac{9}{1}}{1}",
+        r"3 \times \frac{6}{2}",
+    ),
+    # around it
+    *(
+        "(1+2)*3.",
+        "(1+2)*3,",
+        "(1+2)*3;",
+        "\u200b(1+2)\u200b*3\ufeff",
+        "`(1+2)*3`",
+        "**(1+2)*3**",
+        '"(1+2)*3"',
+        "```\n(1+2)*3\n```",
+    ),
+    *(
+        "```python\n(1+2)*3\n```",
+        "(1+2)&times;3",
+        "(1&#43;2)*3",
+        "(1+2)&nbsp;*&nbsp;3",
+        "1. (1+2)*3",
+        "(1+2)\n*3",
+    ),
+    # a result
+    *(
+        "(1+2)*3 = 9",
+        "(1+2)*3 == 9",
+        "(1+2)*3=9.0",
+        "(1+2)*3 ≈ 9",
+        "(1+2)*3 → 9",
+        "(1+2)*3 -> 9",
+        "(1+2)*3 => 9",
+        "(1+2)*3 ⇒ 9",
+    ),
+    *(
+        r"(1+2)*3 \approx 9",
+        r"(1+2)*3 \Rightarrow 9",
+        "9 = (1+2)*3",
+        "9 == (1+2)*3",
+        "= (1+2)*3",
+        "(1+2)*3 = 3*3 = 9",
+        "(1+2)*3 = 10",
+    ),
+    # words
+    *(
+        "The answer is (1+2)*3",
+        "The answer is (1+2)*3.",
+        "Answer: (1+2)*3",
+        "**Answer:** (1+2)*3",
+        "Answer: **(1+2)*3**",
+        "Target = (1+2)*3",
+    ),
+    *(
+        "So the final answer is `(1+2)*3`.",
+        r"The answer is: \[ (1+2) \times 3 = 9 \]",
+        "(1 + 2) * 3 is the answer",
+        "答案是 (1+2)*3",
+    ),
+    *(
+        "We can use (1+2)*3 = 9.",
+        "Using the numbers 1, 2 and 3: (1+2)*3",
+        "The equation (1+2)*3 equals 9",
+        "(1+2)*3 (which equals 9)",
+    ),
+    *(
+        "Here it is:\n- (1+2)*3",
+        "Here it is:\n* (1+2)*3 = 9",
+        "(using (1+2)*3 = 9)",
+        "((1+2)*3 works)",
+        "I have it!\n\n(1+2)*3",
+    ),
+    "(1+2)*3 = 9 because 1+2=3 and 3*3=9",
+    "Final equation: (1+2)*3 = 9. Check: 1+2=3, 3*3=9",
+    "I tried 1+2+3 = 6 but (1+2)*3 = 9 works",
+    "It is not 1+2+3. It is (1+2)*3",
+    "The answer is (1+2)*3, the other way 1*2*3 fails",
+]
+
+
+@pytest.mark.parametrize("text", NINE)
+def test_equation_is_read_as_models_write_it(text: str) -> None:
+    assert evaluate(text, grammar=EQUATION).value == 9
+    assert holds_equation(text, grammar=EQUATION)
+
+
+@pytest.mark.parametrize("sign", ["÷", "➗", "∕", "⁄", r"\div ", "／", "/"])
+def test_division_is_read_as_models_write_it(sign: str) -> None:
+    assert evaluate(f"6 {sign} 4").value == Fraction(3, 2)
+
+
+@pytest.mark.parametrize("sign", ["−", "–", "—", "－", "➖", "‐", "-"])
+def test_subtraction_is_read_as_models_write_it(sign: str) -> None:
+    assert evaluate(f"6 {sign} 4").value == 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "I give up",
+            "the answer is 9",
+            "three plus two",
+            "1 + two",
+            "1 + 2 + three",
+            "1+2+x",
+            "(1+2)*y",
+            "2x+3",
+            "a+b",
+            "2 of 3",
+        ),
+        *(
+            "sqrt(4)+2",
+            "max(1,2)+3",
+            "f(1)+2",
+            "foo(1+2)*3",
+            "(1+2)*3x",
+            "2+3! is it",
+            "1+2% of",
+            "(1+2",
+            "1,234 + 2 is it",
+            "3.5 + 2 is it",
+        ),
+        *(
+            "(1, 2) + 3 as",
+            "It is not (1+2)*3",
+            "07+1 is it",
+            "1+2 = 3*3 it is",
+            "2(3) is it",
+            "x)(1+2)*3",
+            "2^3 is it",
+            "__import__('os')",
+        ),
+        *(
+            "1 + 2 = 3; 3 * 3 = 9",
+            "1+2=3\n3*3=9",
+            "\\frac{1}{2",
+            "\\frac{1}",
+            "\\frac",
+            "1 + \\frac12 3",
+            "²+4",
+            "½+1",
+        ),
+    ],
+)
+def test_piece_of_something_else_is_no_equation(text: str) -> None:
+    with pytest.raises(ExpressionError):
+        evaluate(text, grammar=EQUATION)
+
+
+@pytest.mark.parametrize("text", ["I give up", "", "the answer is 9", "no + way", "sqrt(4)+2", "x" * 10_000])
+def test_words_alone_hold_no_equation(text: str) -> None:
+    assert not holds_equation(text, grammar=EQUATION)
+
+
+def test_answer_at_the_end_of_a_long_text_is_read() -> None:
+    text = "I try 1+1. " * 2000 + "The answer is (1+2)*3."
+    assert evaluate(text, grammar=EQUATION).value == 9
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("7 // 2", 3),
+        ("7 % 4", 3),
+        ("2 ** 3", 8),
+        ("4 ** .5", 2),
+        ("1.5 * 2", 3),
+        ("00 + 1", 1),
+        (".5 + 2.", Fraction(5, 2)),
+        ("-2**2", -4),
+    ],
+)
+def test_notation_of_python_is_its_arithmetic(text: str, value: Fraction) -> None:
+    python = Grammar(notation="python", more_operators=frozenset({"^", "//", "%"}))
+    assert evaluate(text, grammar=python).value == value
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1 × 2",
+        "1 x 2",
+        "[1]",
+        "1 = 1",
+        "07",
+        "1,5",
+        "The answer is 1+2",
+        "$1$",
+        "1 2",
+        "2(3)",
+        "()",
+        "1_0",
+        "1e3",
+        "٣",
+    ],
+)
+def test_notation_of_python_is_nothing_else(text: str) -> None:
+    python = Grammar(notation="python", more_operators=frozenset({"^", "//", "%"}))
+    with pytest.raises(ExpressionError) as caught:
+        evaluate(text, grammar=python)
+    assert (caught.value.kind, caught.value.is_undefined) == ("syntax", False)
+
+
+def test_numbers_of_python_are_all_runs_of_digits() -> None:
+    python = Grammar(notation="python")
+    assert evaluate("1.5 + 22", grammar=python).numbers == (1, 5, 22)
+    with pytest.raises(ExpressionError) as caught:
+        evaluate("a1 + 22 = " + "9" * 5000, grammar=python)
+    assert caught.value.numbers is not None
+    assert caught.value.numbers[:2] == (1, 22)
+
+
+WRITTEN = [
+    *"0123456789+-*/^()[]{}=≈→.,;:!?×÷x`*$&\n ",
+    "answer",
+    "because",
+    "not",
+    "is",
+    "\\frac",
+    "\\times",
+    "\\left(",
+    "**",
+    "(1+2)*3",
+    "\u200b",
+]
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from(WRITTEN), max_size=60).map("".join))
+def test_any_writing_has_a_value_or_an_expression_error(text: str) -> None:
+    for grammar in (EQUATION, Grammar(notation="python", more_operators=frozenset({"^", "//", "%"}))):
+        holds_equation(text, grammar=grammar)
+        with contextlib.suppress(ExpressionError):
+            assert isinstance(evaluate(text, grammar=grammar).value, Fraction)
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "1+1 ",
+        "(",
+        "a(1)+",
+        "answer is 1+1\n",
+        "1=",
+        "**1+1**",
+        "-",
+        "\\frac{",
+        "because 1+1 ",
+        "&times;",
+        "1+1=2 or ",
+    ],
+)
+@pytest.mark.parametrize("length", [8_000, 1_000_000])
+def test_hostile_prose_is_done_with_at_once(piece: str, length: int) -> None:
+    text = piece * (length // len(piece))
+    started = time.process_time()
+    holds_equation(text, grammar=EQUATION)
+    with contextlib.suppress(ExpressionError):
+        evaluate(text, grammar=EQUATION)
+    assert time.process_time() - started < 1.0

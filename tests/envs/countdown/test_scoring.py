@@ -6,7 +6,7 @@ from dataclasses import replace
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from verl_agent_env.envs.countdown.expression import Grammar
@@ -22,7 +22,7 @@ ANSWERS: dict[str, str | None] = {
     "wrong_value": "4 + 4 + 3 + 2",
     "wrong_numbers": "24",
     "undefined": "(3 + 2) / (4 - 4)",
-    "malformed": "I think it is 24",
+    "malformed": "(4 * 3 * 4 / 2",
     "no_answer": None,
 }
 
@@ -33,8 +33,11 @@ ANSWERS: dict[str, str | None] = {
         ("default", (1, 0, 0, 0, 0, 0)),
         ("seed_project", (1, 0, 0, 0, 0, 0)),
         ("tinyzero", (1, 0.1, 0.1, 0.1, 0.1, 0)),
-        ("ragen", (1, 0.1, 0, 0.1, 0, -0.1)),
-        ("reasoning_gym", (1, 0.05, 0.05, 0.01, 0.01, 0)),
+        ("tinyzero_v0", (1, 0.1, 0.1, 0.1, 0.1, 0)),
+        ("ragen", (1, 0.1, 0, 0.1, 0.1, -0.1)),
+        ("ragen_v0", (1, 0.1, 0, 0.1, 0, -0.1)),
+        ("reasoning_gym", (1, 0.05, 0.05, 0.01, 0.01, 0.01)),
+        ("reasoning_gym_v0", (1, 0.05, 0.05, 0.01, 0.01, 0)),
     ],
 )
 def test_profile_pays_what_its_model_pays(profile: str, rewards: tuple[float, ...]) -> None:
@@ -65,12 +68,13 @@ def test_numbers_are_checked_before_the_value() -> None:
 def test_left_over_number_is_fine_only_at_most_once() -> None:
     answer = "4 * 3 * 2"
     assert score(answer, PUZZLE, PROFILES["default"]).kind == "wrong_numbers"
-    assert score(answer, PUZZLE, PROFILES["reasoning_gym"]).kind == "correct"
+    assert score(answer, PUZZLE, PROFILES["reasoning_gym_v0"]).kind == "correct"
+    assert score(answer, PUZZLE, PROFILES["reasoning_gym"]).kind == "wrong_numbers"
 
 
 def test_number_equal_to_the_target_counts_as_given_when_it_is() -> None:
     puzzle = Puzzle((24, 3), 24)
-    assert score("24", puzzle, PROFILES["reasoning_gym"]).kind == "correct"
+    assert score("24", puzzle, PROFILES["reasoning_gym_v0"]).kind == "correct"
     assert score("24", puzzle, PROFILES["default"]).kind == "wrong_numbers"
 
 
@@ -86,8 +90,23 @@ def test_arithmetic_is_exact() -> None:
 def test_trailing_result_is_read_over_where_the_profile_says_so() -> None:
     answer = "4 * 3 * 4 / 2 = 24"
     assert score(answer, PUZZLE, PROFILES["default"]).kind == "correct"
-    assert score(answer, PUZZLE, PROFILES["tinyzero"]).kind == "malformed"
+    assert score(answer, PUZZLE, PROFILES["tinyzero_v0"]).kind == "malformed"
+    assert score(answer, PUZZLE, PROFILES["tinyzero"]).reward == 0.1
     assert score("4 + 3 + 4 + 2 = 24", PUZZLE).kind == "wrong_value"
+
+
+def test_words_around_an_equation_matter_to_those_profiles_whose_sources_they_stop() -> None:
+    answer = "The answer is 4 × 3 × 4 / 2 = 24."
+    paid = {"tinyzero": 0.1, "ragen": 0, "reasoning_gym": 0.01}
+    for name, profile in PROFILES.items():
+        expected = paid.get(name, 1 if profile.grammar.allow_result else profile.malformed)
+        assert score(answer, PUZZLE, profile).reward == expected, name
+
+
+def test_value_is_close_enough_for_reasoning_gym_by_a_share_of_the_target() -> None:
+    puzzle = Puzzle((500, 1, 1, 250), 500)
+    assert score("500 + 1 * 1 / 250", puzzle, PROFILES["reasoning_gym"]).kind == "correct"
+    assert score("500 + 1 * 1 / 250", puzzle).kind == "wrong_value"
 
 
 def test_natural_profile_refuses_fractions_on_the_way() -> None:
@@ -105,12 +124,14 @@ def test_every_reward_is_an_argument() -> None:
     assert score(ANSWERS["wrong_value"], PUZZLE, profile).reward == -2.0
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**6), st.sampled_from(sorted(PROFILES)))
 def test_solution_of_a_generated_puzzle_wins_under_every_profile(seed: int, profile: str) -> None:
     puzzle = generate_puzzle(seed, PuzzleRules((3, 5)))
     assert score(solve(puzzle), puzzle, PROFILES[profile]).kind == "correct"
 
 
+@settings(deadline=None)
 @given(st.one_of(st.none(), st.text(max_size=300)), st.sampled_from(sorted(PROFILES)))
 def test_any_text_is_judged_and_the_message_stays_short(text: str | None, profile: str) -> None:
     verdict = score(text, PUZZLE, PROFILES[profile])

@@ -198,7 +198,13 @@ def test_final_answer_of_an_unmarked_text_counts(text: str) -> None:
             "The answer is 42. No wait. The answer is 43.",
             "My first answer was 42, but it is wrong.",
         ),
-        *("Step 42", "No answer, 42 times", "We had 42 of them and lost them all", ""),
+        *(
+            "Step 42",
+            "No answer, 42 times",
+            "We had 42 of them and lost them all",
+            "The answer is 43.\nx = 42",
+            "",
+        ),
     ],
 )
 def test_number_that_no_text_gives_as_its_answer_does_not_count(text: str) -> None:
@@ -231,4 +237,5 @@ def test_answer_of_a_megabyte_is_scored_at_once(piece: str) -> None:
     text = piece * (1_000_000 // len(piece))
     started = time.process_time()
     scorer.score(text)
-    assert time.process_time() - started < 0.5
+    # A quadratic search would take minutes.
+    assert time.process_time() - started < 2.0

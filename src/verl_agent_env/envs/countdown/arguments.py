@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -13,6 +13,7 @@ from verl_agent_env.envs.countdown.expression import Grammar, Limits, Signs
 from verl_agent_env.envs.countdown.generator import InfeasibleRulesError, PuzzleRules, generate_puzzle
 from verl_agent_env.envs.countdown.puzzle import Puzzle
 from verl_agent_env.envs.countdown.scoring import PROFILES, ScoreProfile, VerdictKind
+from verl_agent_env.envs.countdown.tokens import Notation
 
 MAX_GIVEN_NUMBERS = 32
 _MAX_MAGNITUDE = 10**9
@@ -53,9 +54,12 @@ class CountdownArguments(EnvArguments):
     """Smallest and largest target of a random puzzle."""
     operators: str = Field(default="+-*/", min_length=1, max_length=4)
     """The operators that an answer may use, some of ``+-*/``."""
+    puzzle_operators: str | None = Field(default=None, min_length=1, max_length=4)
+    """The operators with which each random puzzle can be solved; all that an answer may use when not given."""
     use_all: bool | None = None
     """Whether an answer must use each number exactly once, or else at most once. When not given, as the score profile
-    has it: all but ``reasoning_gym`` demand it."""
+    has it: all but
+    ``reasoning_gym_v0`` demand it."""
     natural_answers: bool = False
     """Whether all intermediate results of an answer must be whole and not negative, as in the television game."""
     all_numbers_needed: bool = True
@@ -64,23 +68,39 @@ class CountdownArguments(EnvArguments):
     """Whether each random puzzle has a solution without fractions and negative numbers, even if answers may use them."""
     allow_trivial: bool = False
     """Whether the target of a random puzzle may be one of its numbers."""
-    score_profile: Literal["default", "seed_project", "tinyzero", "ragen", "reasoning_gym"] = "default"
-    """What each kind of answer earns: 1 or 0 by default, or as another project has it."""
+    score_profile: Literal[
+        "default",
+        "seed_project",
+        "tinyzero",
+        "ragen",
+        "reasoning_gym",
+        "tinyzero_v0",
+        "ragen_v0",
+        "reasoning_gym_v0",
+    ] = "default"
+    """What each kind of answer earns: 1 or 0 by default, or as another project has it. A version in the name stands for
+    what this project paid before, under the other's name."""
     scores: dict[VerdictKind, float] = Field(default_factory=dict)
     """Rewards that differ from the profile's, by kind of answer."""
     tolerance: float | None = Field(default=None, ge=0.0)
     """How far the value may be from the target. When not given, as the score profile has it; arithmetic is exact."""
+    notation: Notation | None = None
+    """How an answer may be written: as models write (``lenient``), or as Python's arithmetic alone (``python``). When not
+    given, as the score profile has it."""
     signs: Signs = "anywhere"
     """Where an answer may put a sign in front of a number or a parenthesis."""
     allow_result: bool | None = None
-    """Whether an answer may end with ``= 24``, which is read over. When not given, as the score profile has it."""
+    """Whether an answer may be an equation, with a result such as ``= 24`` on its other side, which means nothing. When not
+    given, as the score profile has it; in the notation ``python`` never."""
     max_equation_chars: int = Field(default=256, ge=128, le=4096)
-    """Length of an answer; a longer one is malformed."""
+    """Length of an expression; a longer one is malformed."""
 
     @model_validator(mode="after")
     def _check_puzzle(self) -> CountdownArguments:
         if (self.numbers is None) != (self.target is None):
             raise ValueError("give numbers and target together, or neither")
+        if not set(self.puzzle_operators or "") <= set(self.operators):
+            raise ValueError("puzzle_operators must be some of the operators")
         _ = self.rules
         return self
 
@@ -103,7 +123,7 @@ class CountdownArguments(EnvArguments):
             num_numbers=(count, count) if isinstance(count, int) else count,
             number_range=self.number_range,
             target_range=self.target_range,
-            operators=self.operators,
+            operators=self.puzzle_operators or self.operators,
             # What is demanded of an answer must be possible.
             use_all=self.all_numbers_needed or self.profile.use_all,
             natural=self.natural or self.natural_answers,
@@ -114,16 +134,22 @@ class CountdownArguments(EnvArguments):
     def profile(self) -> ScoreProfile:
         """What answers earn, with the rules of these arguments."""
         known = PROFILES[self.score_profile]
+        grammar = known.grammar
+        scores: dict[str, Any] = {kind: reward for kind, reward in self.scores.items()}  # noqa: C416
         return dataclasses.replace(
             known,
-            **self.scores,
+            **scores,
             use_all=known.use_all if self.use_all is None else self.use_all,
             natural=self.natural_answers,
             tolerance=known.tolerance if self.tolerance is None else self.tolerance,
+            rel_tolerance=known.rel_tolerance if self.tolerance is None else 0.0,
             grammar=Grammar(
                 operators=self.operators,
                 signs=self.signs,
-                allow_result=known.grammar.allow_result if self.allow_result is None else self.allow_result,
+                allow_result=grammar.allow_result if self.allow_result is None else self.allow_result,
+                notation=grammar.notation if self.notation is None else self.notation,
+                # Whoever names the operators means these alone.
+                more_operators=grammar.more_operators if self.operators == "+-*/" else frozenset(),
             ),
             limits=Limits(max_chars=self.max_equation_chars),
         )

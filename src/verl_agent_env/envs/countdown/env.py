@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import random
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -13,6 +12,7 @@ from pydantic import ValidationError
 
 from verl_agent_env.envs.base import ChatEnv, EnvArguments, Execution
 from verl_agent_env.envs.countdown.arguments import CountdownArguments, GivenPuzzle, fault_of
+from verl_agent_env.envs.countdown.expression import holds_equation
 from verl_agent_env.envs.countdown.generator import InfeasibleRulesError, PuzzleRules, generate_puzzle
 from verl_agent_env.envs.countdown.puzzle import Puzzle
 from verl_agent_env.envs.countdown.scoring import score
@@ -43,11 +43,6 @@ _TEST_EQUATION = Tool(
 _NO_EQUATION = (
     f"There is no equation. Call {_TOOL}, or write the equation alone, as in <answer>(1 + 2) * 3</answer>."
 )
-# What models put around an equation.
-_WRAPPING = " \t\r\n`$*."
-_LATEX_OPERATOR = re.compile(r"\\(?:times|cdot|div)(?![a-zA-Z])")
-# "x" is a sign of multiplication; any other letter makes it a sentence.
-_PROSE = re.compile(r"[^\W\d_xX]")
 _SEARCH_FOR_SECRETS = 200_000
 
 
@@ -59,9 +54,10 @@ class CountdownEnv(ChatEnv):
 
     ## Action Space
 
-    One tool, ``test_equation(equation)``, with an expression such as ``(1 + 2) * 3``. In plain text the equation alone
-    does as well, also in ``<answer>``, ``<action>`` or ``\\boxed{}``; ``||`` parts several ones, up to
-    ``max_actions_per_turn``. Plain text with words in it is no equation.
+    One tool, ``test_equation(equation)``, with an expression such as ``(1 + 2) * 3``. In plain text the equation does as
+    well, also in ``<answer>``, ``<action>`` or ``\\boxed{}``; ``||`` parts several ones, up to ``max_actions_per_turn``. It is
+    read in all spellings (``\\left(1+2\\right)\\times 3 = 9``) and with words around it ("The answer is (1 + 2) * 3"). What is marked
+    as an answer is an attempt, even if it is no expression; plain text without an equation is none.
 
     ## Observation
 
@@ -144,12 +140,15 @@ class CountdownEnv(ChatEnv):
             fault=verdict.message if malformed else None,
         )
 
+    def call_from_marked_word(self, word: str) -> ToolCall:
+        # An answer, even if it is no expression.
+        return ToolCall(_TOOL, {"equation": word})
+
     def call_from_word(self, word: str) -> ToolCall:
-        equation = word.strip(_WRAPPING)
-        holds_digit = any(character.isdigit() for character in equation)
-        if not holds_digit or _PROSE.search(_LATEX_OPERATOR.sub("", equation)):
+        profile = self.arguments.profile
+        if not holds_equation(word, profile.limits, profile.grammar):
             return ToolCall("", {}, None, _NO_EQUATION)
-        return ToolCall(_TOOL, {"equation": equation})
+        return ToolCall(_TOOL, {"equation": word})
 
     def idle_reward(self) -> float:
         return self.arguments.profile.no_answer

@@ -1,360 +1,318 @@
-"""Reads and evaluates arithmetic that a model wrote, exactly and within fixed bounds.
+"""Reads the expression that an answer holds: alone, as one side of an equation, or with words around it.
 
-The grammar, from weakest to strongest binding; ``^`` exists only where a :class:`Grammar` names it::
-
-    equation = sum ["=" ["-"] number]
-    sum      = product {("+" | "-") product}
-    product  = signed {("*" | "/") signed}
-    signed   = [("-" | "+")] signed | power
-    power    = atom ["^" signed]
-    atom     = number | "(" sum ")"
-
-A number is a run of ASCII digits. Other ways of writing an operator are read as well: ``× · ⋅ ∙ ∗ x X \\times \\cdot``
-for ``*``, ``÷ ∕ \\div`` for ``/``, ``− – —`` for ``-`` and ``**`` for ``^``. Nothing is ever executed as Python.
+In the notation ``lenient`` a text without words is its equation. Of a text with words it is what follows the last "answer" or
+"equation", else the last one in it; reasons behind a "because" are left out. Only what stands alone between words and stops
+counts, never a piece: not ``(4) + 2`` of ``sqrt(4) + 2``. Of an equation, one side is the expression, and the others are its result:
+numbers, or steps that have the same value.
 """
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
-from fractions import Fraction
-from typing import Literal, NamedTuple, TypeAlias
+from collections.abc import Iterator
+from typing import NamedTuple
 
-ErrorKind: TypeAlias = Literal[
-    "empty",
-    "syntax",
-    "operator_not_allowed",
-    "too_long",
-    "too_deep",
-    "number_too_large",
-    "exponent_too_large",
-    "exponent_not_integer",
-    "division_by_zero",
+from verl_agent_env.envs.countdown.parser import Parsed, parse
+from verl_agent_env.envs.countdown.rules import (
+    ErrorKind,
+    Evaluated,
+    ExpressionError,
+    Grammar,
+    Limits,
+    Signs,
+)
+from verl_agent_env.envs.countdown.tokens import (
+    EQUATION_SYMBOLS,
+    FRACTION,
+    NUMBER,
+    OPERATOR_SYMBOLS,
+    RELATION,
+    WORD,
+    Token,
+    digit_runs,
+    lenient_lines,
+    python_tokens,
+)
+from verl_agent_env.messages.reading import unwrap
+
+__all__ = [
+    "ErrorKind",
+    "Evaluated",
+    "ExpressionError",
+    "Grammar",
+    "Limits",
+    "Signs",
+    "evaluate",
+    "holds_equation",
 ]
 
-Signs: TypeAlias = Literal["forbid", "leading", "anywhere"]
-"""Where a number may carry a sign: nowhere, at the start of the text or of a pair of parentheses, or anywhere."""
-
-OPERATORS = "+-*/^"
-"""All that a grammar can allow."""
-
-# What is parsed is kept in postfix order: numbers, the binary operators, and "~" which changes the sign.
-_Postfix: TypeAlias = "list[int | str]"
-
-_ALIASES = str.maketrans(
-    {"×": "*", "·": "*", "⋅": "*", "∙": "*", "∗": "*", "x": "*", "X": "*", "÷": "/", "∕": "/"}
-    | {"−": "-", "–": "-", "—": "-"}
-)
-_WORDS = {"\\times": "*", "\\cdot": "*", "\\div": "/", "**": "^"}
-# Longest first, one alternative per character class: linear in the length of the text.
-_TOKEN = re.compile(r"([0-9]+)|(\*\*|\\times(?![a-z])|\\cdot(?![a-z])|\\div(?![a-z])|\S)")
-
-
-class ExpressionError(ValueError):
-    """The text is not an expression with a value; the message tells the model what to change.
-
-    ``kind`` is stable. ``position`` counts characters of the stripped text, from 0. ``numbers`` holds the literals
-    of an expression that is well formed but has no value (or one beyond the limits), else ``None``.
-    """
-
-    def __init__(
-        self,
-        kind: ErrorKind,
-        message: str,
-        position: int | None = None,
-        numbers: tuple[int, ...] | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.kind = kind
-        self.position = position
-        self.numbers = numbers
-
-
-def _check_range(name: str, value: int, lowest: int, highest: int) -> None:
-    if not lowest <= value <= highest:
-        raise ValueError(f"{name} must be from {lowest} to {highest}")
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How much work one expression may cause."""
-
-    max_chars: int = 256
-    """Length of the text, outer blanks not counted."""
-    max_depth: int = 32
-    """Parentheses, signs and exponents inside each other."""
-    max_digits: int = 18
-    """Digits of one number."""
-    max_exponent: int = 64
-    """Absolute value of an exponent."""
-    max_bits: int = 4096
-    """Bits of the numerator and of the denominator of any intermediate result."""
-
-    def __post_init__(self) -> None:
-        # The parser takes at most five Python frames per level; 100 levels stay far from the recursion limit.
-        _check_range("max_depth", self.max_depth, 1, 100)
-        _check_range("max_chars", self.max_chars, 1, 100_000)
-        _check_range("max_digits", self.max_digits, 1, 1_000)
-        _check_range("max_exponent", self.max_exponent, 0, 10_000)
-        _check_range("max_bits", self.max_bits, 64, 1_000_000)
-
-
-@dataclass(frozen=True, slots=True)
-class Grammar:
-    """Which expressions are well formed."""
-
-    operators: str = "+-*/"
-    """The operators that may occur, as characters of :data:`OPERATORS`."""
-    signs: Signs = "anywhere"
-    """Where a number or a pair of parentheses may carry a sign."""
-    allow_result: bool = False
-    """Whether a trailing ``= 24`` is read over; the number behind ``=`` means nothing."""
-
-    def __post_init__(self) -> None:
-        if not self.operators or not set(self.operators) <= set(OPERATORS):
-            raise ValueError(f"operators must be some of '{OPERATORS}'")
-
-
-class Evaluated(NamedTuple):
-    """An expression's exact value."""
-
-    value: Fraction
-    numbers: tuple[int, ...]
-    """The literals, in the order in which they were written."""
-    natural: bool
-    """Whether every intermediate result is a whole number and not negative, as the television game demands."""
-
+MAX_TEXT_CHARS = 4096
+"""Only so much of the end of a text is read: its answer stands there."""
 
 DEFAULT_LIMITS = Limits()
 DEFAULT_GRAMMAR = Grammar()
 
+_CUES = frozenset(
+    {
+        "answer",
+        "equation",
+        "expression",
+        "solution",
+        "result",
+        "formula",
+        "final",
+        "antwort",
+        "réponse",
+        "respuesta",
+    }
+)
+_REASONS = frozenset(
+    {
+        "because",
+        "since",
+        "check",
+        "checking",
+        "verify",
+        "verification",
+        "verifying",
+        "indeed",
+        "explanation",
+        "where",
+    }
+)
+_INTRODUCING = frozenset({"is", "be", "are", "was", ":", "est", "es", "ist"})
+_DENYING = frozenset({"not", "never", "isn't", "except", "without"})
+_DECORATION = frozenset({"`", "$", '"', "'", "“", "*", "**", "_", "="})
+_BEGINNINGS = frozenset({NUMBER, FRACTION, "(", WORD})
+_EMPHASIS = frozenset({"*", "**"})
+_SEEN_TOKENS = 64
+"""So far around an expression the emphasis and the brackets are looked for that it stands in."""
+_STOPS = frozenset(".,;:?\"'`$_|“”")
+
 
 def evaluate(text: str, limits: Limits = DEFAULT_LIMITS, grammar: Grammar = DEFAULT_GRAMMAR) -> Evaluated:
-    """The exact value of ``text`` and the number literals in it.
+    """The exact value of the expression that ``text`` holds, and the number literals in it.
+
+    In the notation ``python`` all of the text is the expression, and its numbers are its runs of digits.
 
     Raises:
         ExpressionError: The text breaks the grammar or a limit, or has no value.
     """
-    postfix = _Parser(text, limits, grammar).parse()
-    numbers = tuple(item for item in postfix if isinstance(item, int))
-    try:
-        value, natural = _compute(postfix, limits)
-    except ExpressionError as error:
-        error.numbers = numbers
-        raise
-    return Evaluated(Fraction(value), numbers, natural)
-
-
-class _Token(NamedTuple):
-    symbol: str
-    """An operator, a parenthesis, ``=``, any other character, ``"0"`` for a number, ``""`` for the end."""
-    number: int
-    position: int
-
-
-class _Parser:
-    """Recursive descent; the depth of recursion is bounded by ``limits.max_depth``."""
-
-    __slots__ = ("_depth", "_grammar", "_index", "_limits", "_output", "_tokens")
-
-    def __init__(self, text: str, limits: Limits, grammar: Grammar) -> None:
-        self._limits = limits
-        self._grammar = grammar
-        self._tokens = _tokenize(text, limits)
-        self._index = 0
-        self._depth = 0
-        self._output: _Postfix = []
-
-    def parse(self) -> _Postfix:
-        self._sum()
-        token = self._tokens[self._index]
-        if token.symbol == "=":
-            self._result(token)
-            token = self._tokens[self._index]
-        if token.symbol == ")":
-            raise ExpressionError("syntax", "A closing parenthesis has no opening one.", token.position)
-        if token.symbol:
-            raise _unexpected(token, "an operator")
-        return self._output
-
-    def _result(self, token: _Token) -> None:
-        if not self._grammar.allow_result:
-            message = "Write only the expression, without '='."
-            raise ExpressionError("syntax", message, token.position)
-        self._index += 1
-        if self._tokens[self._index].symbol == "-":
-            self._index += 1
-        if self._tokens[self._index].symbol != "0":
-            raise _unexpected(self._tokens[self._index], "one number behind '='")
-        self._index += 1
-
-    def _sum(self) -> None:
-        self._product(leading=True)
-        while (symbol := self._operator("+-")) is not None:
-            self._product(leading=False)
-            self._output.append(symbol)
-
-    def _product(self, leading: bool) -> None:
-        self._signed(leading)
-        while (symbol := self._operator("*/")) is not None:
-            self._signed(leading=False)
-            self._output.append(symbol)
-
-    def _signed(self, leading: bool) -> None:
-        token = self._tokens[self._index]
-        if token.symbol not in ("-", "+"):
-            self._power()
-            return
-        if self._grammar.signs == "forbid" or (self._grammar.signs == "leading" and not leading):
-            message = f"'{token.symbol}' needs a number in front of it here."
-            raise ExpressionError("syntax", message, token.position)
-        self._index += 1
-        self._enter(token)
-        self._signed(leading=False)
-        self._depth -= 1
-        if token.symbol == "-":
-            self._output.append("~")
-
-    def _power(self) -> None:
-        self._atom()
-        token = self._tokens[self._index]
-        if self._operator("^") is not None:
-            self._enter(token)
-            self._signed(leading=False)
-            self._depth -= 1
-            self._output.append("^")
-
-    def _atom(self) -> None:
-        token = self._tokens[self._index]
-        if token.symbol == "0":
-            self._output.append(token.number)
-        elif token.symbol == "(":
-            self._index += 1
-            self._enter(token)
-            self._sum()
-            self._depth -= 1
-            if self._tokens[self._index].symbol != ")":
-                raise _unexpected(self._tokens[self._index], "an operator or ')'")
-        else:
-            raise _unexpected(token, "a number or '('")
-        self._index += 1
-
-    def _operator(self, symbols: str) -> str | None:
-        """Consume the next token if it is one of ``symbols``."""
-        token = self._tokens[self._index]
-        if not token.symbol or token.symbol not in symbols:
-            return None
-        if token.symbol not in self._grammar.operators:
-            allowed = " ".join(self._grammar.operators)
-            message = f"The operator '{token.symbol}' is not allowed; use {allowed}"
-            raise ExpressionError("operator_not_allowed", message, token.position)
-        self._index += 1
-        return token.symbol
-
-    def _enter(self, token: _Token) -> None:
-        self._depth += 1
-        if self._depth > self._limits.max_depth:
-            message = f"The expression is nested deeper than {self._limits.max_depth} levels."
-            raise ExpressionError("too_deep", message, token.position)
-
-
-def _tokenize(text: str, limits: Limits) -> list[_Token]:
-    """Cut ``text`` into tokens, an end mark behind the last."""
     text = text.strip()
     if not text:
         raise ExpressionError("empty", "There is no expression.")
+    if grammar.notation == "python":
+        return _evaluate_python(text, limits, grammar)
+    lines = _lines_of(text)
+    if _has_words(lines):
+        equation = _equation_among_words(lines, limits, grammar)
+        if equation is None:
+            raise ExpressionError("syntax", "There is no expression among the words; write it alone.")
+        return equation.evaluate()
     if len(text) > limits.max_chars:
-        raise ExpressionError("too_long", f"The expression is longer than {limits.max_chars} characters.")
-    # One character for one: positions stay those of the text.
-    text = text.translate(_ALIASES)
-    tokens = []
-    for match in _TOKEN.finditer(text):
-        digits, symbol = match.groups()
-        if digits is None:
-            tokens.append(_Token(_WORDS.get(symbol, symbol), 0, match.start()))
-            continue
-        if len(digits) > limits.max_digits:
-            message = f"A number has more than {limits.max_digits} digits."
-            raise ExpressionError("number_too_large", message, match.start())
-        if len(digits) > 1 and digits[0] == "0":
-            raise ExpressionError("syntax", "Write numbers without leading zeros.", match.start())
-        tokens.append(_Token("0", int(digits), match.start()))
-    tokens.append(_Token("", 0, len(text)))
+        raise _too_long(limits.max_chars)
+    return _equation([token for line in lines for token in line], limits, grammar).evaluate()
+
+
+def holds_equation(text: str, limits: Limits = DEFAULT_LIMITS, grammar: Grammar = DEFAULT_GRAMMAR) -> bool:
+    """Whether ``text`` tries to be an equation: digits without words, or, if ``lenient``, an expression among words."""
+    lines = _lines_of(text)
+    if _has_words(lines):
+        return grammar.notation == "lenient" and _equation_among_words(lines, limits, grammar) is not None
+    return any(token.symbol == NUMBER for line in lines for token in line)
+
+
+def _evaluate_python(text: str, limits: Limits, grammar: Grammar) -> Evaluated:
+    numbers = digit_runs(text)
+    try:
+        if len(text) > limits.max_chars:
+            raise _too_long(limits.max_chars)
+        value = parse(python_tokens(text), limits, grammar).evaluate()
+    except ExpressionError as error:
+        error.numbers = numbers
+        raise
+    return value._replace(numbers=numbers)
+
+
+def _lines_of(text: str) -> list[list[Token]]:
+    """The lines of ``text`` as tokens, without what wraps all of it and without stops at its end."""
+    if len(text) > MAX_TEXT_CHARS:
+        # Not from within a number.
+        text = text[-MAX_TEXT_CHARS:].partition(" ")[2]
+    for _ in range(4):
+        inner = unwrap(text).strip().rstrip(".,;")
+        if inner == text:
+            break
+        text = inner
+    return [_unnumbered(line) for line in lenient_lines(text)]
+
+
+def _unnumbered(line: list[Token]) -> list[Token]:
+    """``line`` without the number of an item in a list: ``1. (1 + 2) * 3``."""
+    is_item = len(line) > 2 and line[0].symbol == NUMBER and line[1].text == "." and line[2].is_apart
+    return line[2:] if is_item and line[2].symbol in _BEGINNINGS else line
+
+
+def _has_words(lines: list[list[Token]]) -> bool:
+    return any(token.symbol == WORD for line in lines for token in line)
+
+
+# --- equations ------------------------------------------------------------------------------------------------
+
+
+def _equation(tokens: list[Token], limits: Limits, grammar: Grammar) -> Parsed:
+    """The expression of an equation: the one side of it that is more than a number, or its only side."""
+    if not tokens:
+        raise ExpressionError("empty", "There is no expression.")
+    if sum(len(token.text) + token.is_apart for token in tokens) > limits.max_chars:
+        raise _too_long(limits.max_chars)
+    sides = list(_sides(tokens))
+    if len(sides) == 1 or not grammar.allow_result:
+        return parse(tokens, limits, grammar)
+    if not sides[0]:
+        # "= (1 + 2) * 3"
+        del sides[0]
+    parsed = [_side(side, limits, grammar) for side in sides]
+    expressions = [each for each in parsed if not each.is_number]
+    if not expressions:
+        raise ExpressionError("syntax", "Expected an expression on one side of '='.", tokens[0].position)
+    if len(expressions) > 1 and len({each.evaluate().value for each in expressions}) > 1:
+        raise ExpressionError("syntax", "The sides of '=' are different expressions.", tokens[0].position)
+    return expressions[0]
+
+
+def _sides(tokens: list[Token]) -> Iterator[list[Token]]:
+    side: list[Token] = []
+    for token in tokens:
+        if token.symbol == RELATION:
+            yield side
+            side = []
+        else:
+            side.append(token)
+    yield side
+
+
+def _side(tokens: list[Token], limits: Limits, grammar: Grammar) -> Parsed:
+    """A side of an equation; a number there may be anything, as it means nothing."""
+    signed = tokens[1:] if tokens and tokens[0].symbol in ("-", "+") else tokens
+    if len(signed) == 1 and signed[0].symbol == NUMBER:
+        return Parsed([0], limits)
+    return parse(tokens, limits, grammar)
+
+
+# --- equations among words ------------------------------------------------------------------------------------
+
+
+class _Found(NamedTuple):
+    equation: Parsed
+    is_introduced: bool
+    """Whether the text says that it is the answer."""
+    is_reason: bool
+    """Whether it stands behind a "because" or the like, and another equation before that."""
+
+
+def _equation_among_words(lines: list[list[Token]], limits: Limits, grammar: Grammar) -> Parsed | None:
+    """The equation that a text with words gives as its answer, else the last one in it; ``None`` if it holds none."""
+    found: list[_Found] = []
+    has_cue = has_reason = False
+    for line in lines:
+        start = 0
+        for run in (*_runs(line), range(len(line), len(line))):
+            words = {token.text.casefold() for token in line[start : run.start] if token.symbol == WORD}
+            if found and words & _REASONS:
+                has_cue, has_reason = False, True
+            has_cue = has_cue or bool(words & _CUES)
+            equation = _standing_alone(line, run, limits, grammar) if run else None
+            if equation is not None:
+                found.append(_Found(equation, has_cue and _introduces(line, run.start), has_reason))
+            start = run.stop
+    for wanted in (
+        [each for each in found if each.is_introduced],
+        [each for each in found if not each.is_reason],
+        found,
+    ):
+        if wanted:
+            return wanted[-1].equation
+    return None
+
+
+def _runs(line: list[Token]) -> Iterator[range]:
+    """Where ``line`` has no words: the longest stretches of numbers, operators and brackets."""
+    start: int | None = None
+    for index, token in enumerate(line):
+        if token.symbol in EQUATION_SYMBOLS:
+            start = index if start is None else start
+        elif start is not None:
+            yield range(start, index)
+            start = None
+    if start is not None:
+        yield range(start, len(line))
+
+
+def _introduces(line: list[Token], start: int) -> bool:
+    """Whether a "is" or a colon stands before ``start``, or the line begins there."""
+    before = [token for token in line[:start] if token.text not in _DECORATION]
+    return not before or before[-1].text.casefold() in _INTRODUCING
+
+
+def _standing_alone(line: list[Token], run: range, limits: Limits, grammar: Grammar) -> Parsed | None:
+    """The equation of a run; ``None`` if it is none, has no operator, or touches what is not part of it."""
+    first, last = line[run.start], line[run.stop - 1]
+    if run.start > 0 and line[run.start - 1].text.casefold() in _DENYING:
+        return None
+    if (
+        run.start > 0
+        and not first.is_apart
+        and first.symbol != ")"
+        and line[run.start - 1].text not in _STOPS
+    ):
+        return None
+    if run.stop < len(line) and last.symbol != "(":
+        behind = line[run.stop]
+        if not behind.is_apart and behind.text not in _STOPS:
+            return None
+    tokens = _undecorated(line, run)
+    if not any(token.symbol in OPERATOR_SYMBOLS or token.symbol == FRACTION for token in tokens):
+        return None
+    try:
+        equation = _equation(tokens, limits, grammar)
+    except ExpressionError:
+        return None
+    return None if equation.is_number else equation
+
+
+def _undecorated(line: list[Token], run: range) -> list[Token]:
+    """The tokens of a run without a list's mark, emphasis, and brackets that belong to words."""
+    tokens = line[run.start : run.stop]
+    if run.start == 0 and len(tokens) > 2:
+        if tokens[0].text in ("*", "×", "-", "+") and tokens[1].is_apart:
+            del tokens[0]
+        elif tokens[0].symbol == NUMBER and tokens[1].symbol == ")":
+            del tokens[:2]
+    before = line[max(0, run.start - _SEEN_TOKENS) : run.start]
+    behind = line[run.stop : run.stop + _SEEN_TOKENS]
+    for marker in _EMPHASIS:
+        is_open = [token.text for token in before].count(marker) % 2 == 1
+        if tokens and tokens[0].text == marker:
+            # It ends what is emphasised before, or begins it here.
+            del tokens[0]
+            is_open = not is_open
+        if is_open and tokens and tokens[-1].text == marker:
+            del tokens[-1]
+    depth = sum((token.symbol == "(") - (token.symbol == ")") for token in tokens)
+    if depth == 1 and behind and behind[0].symbol == WORD and ")" in (token.symbol for token in behind):
+        # "(1 + 2) * 3 (which is 9)", "((1 + 2) * 3 it is)"
+        if tokens[-1].symbol == "(" and tokens[-1].is_apart:
+            del tokens[-1]
+        elif tokens[0].symbol == "(":
+            del tokens[0]
+    elif depth == -1 and before and before[-1].symbol == WORD and "(" in (token.symbol for token in before):
+        # "(so) (1 + 2) * 3", "(that is (1 + 2) * 3)"
+        if tokens[0].symbol == ")" and tokens[1:] and tokens[1].is_apart:
+            del tokens[0]
+        elif tokens[-1].symbol == ")":
+            del tokens[-1]
     return tokens
 
 
-def _unexpected(token: _Token, wanted: str) -> ExpressionError:
-    if not token.symbol:
-        return ExpressionError("syntax", f"The expression ends where {wanted} should follow.", token.position)
-    found = str(token.number) if token.symbol == "0" else token.symbol
-    shown = found if found.isprintable() else "a character that cannot be shown"
-    message = f"Expected {wanted} at character {token.position + 1}, found '{shown}'."
-    return ExpressionError("syntax", message, token.position)
-
-
-def _compute(postfix: _Postfix, limits: Limits) -> tuple[int | Fraction, bool]:
-    """Value and :attr:`Evaluated.natural`. Whole numbers stay ``int``, which is ten times as fast as ``Fraction``."""
-    stack: list[int | Fraction] = []
-    natural = True
-    for item in postfix:
-        if isinstance(item, int):
-            stack.append(item)
-            continue
-        value: int | Fraction
-        if item == "~":
-            value = -stack.pop()
-        else:
-            right = stack.pop()
-            value = _apply(item, stack.pop(), right, limits)
-        if natural and (value < 0 or not isinstance(value, int)):
-            natural = False
-        _check_bits(value, limits)
-        stack.append(value)
-    return stack[0], natural
-
-
-def _apply(operator: str, left: int | Fraction, right: int | Fraction, limits: Limits) -> int | Fraction:
-    value: int | Fraction
-    if operator == "+":
-        value = left + right
-    elif operator == "-":
-        value = left - right
-    elif operator == "*":
-        value = left * right
-    elif operator == "/":
-        if right == 0:
-            raise ExpressionError("division_by_zero", "The expression divides by zero.")
-        whole = isinstance(left, int) and isinstance(right, int) and left % right == 0
-        value = left // right if whole else Fraction(left) / right
-    else:
-        value = _raise_to(left, right, limits)
-    if isinstance(value, Fraction) and value.denominator == 1:
-        return value.numerator
-    return value
-
-
-def _raise_to(base: int | Fraction, exponent: int | Fraction, limits: Limits) -> int | Fraction:
-    if not isinstance(exponent, int):
-        raise ExpressionError("exponent_not_integer", "An exponent is not a whole number.")
-    if abs(exponent) > limits.max_exponent:
-        message = f"An exponent is larger than {limits.max_exponent}."
-        raise ExpressionError("exponent_too_large", message)
-    if exponent < 0 and base == 0:
-        raise ExpressionError("division_by_zero", "Zero has no negative power.")
-    exact = Fraction(base)
-    # Before the power is taken: it has at least (bits - 1) * exponent bits.
-    bits = max(exact.numerator.bit_length(), exact.denominator.bit_length())
-    if (bits - 1) * abs(exponent) > limits.max_bits:
-        raise _too_large()
-    if exponent < 0:
-        exact, exponent = 1 / exact, -exponent
-    return Fraction(exact.numerator**exponent, exact.denominator**exponent)
-
-
-def _check_bits(value: int | Fraction, limits: Limits) -> None:
-    if value.numerator.bit_length() > limits.max_bits or value.denominator.bit_length() > limits.max_bits:
-        raise _too_large()
-
-
-def _too_large() -> ExpressionError:
-    return ExpressionError("number_too_large", "An intermediate result is too large.")
+def _too_long(limit: int) -> ExpressionError:
+    return ExpressionError("too_long", f"An expression has at most {limit} characters.")

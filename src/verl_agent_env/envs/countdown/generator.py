@@ -178,7 +178,9 @@ def _check_range(name: str, bounds: tuple[int, int], lowest: int, highest: int) 
 
 TINYZERO_RULES = PuzzleRules((3, 4), (1, 99), (10, 100), natural=False)
 """Like the data set that TinyZero trains on: three or four numbers, all of them used."""
-REASONING_GYM_RULES = PuzzleRules((4, 6), (1, 100), (100, 999))
+RAGEN_RULES = PuzzleRules((3, 4), (1, 99), (10, 100), operators="+-", natural=False)
+"""What RAGEN keeps of that data set (``has_solution`` in ``ragen/env/countdown/env.py``): what sums and differences solve."""
+REASONING_GYM_RULES = PuzzleRules((4, 6), (1, 100), (100, 999), natural=False, allow_trivial=True)
 """The ranges of ``CountdownConfig`` in reasoning-gym (``reasoning_gym/games/countdown.py``)."""
 TWENTY_FOUR_RULES = PuzzleRules((4, 4), (1, 13), (24, 24), natural=False)
 """The game of 24: four cards."""

@@ -1,7 +1,9 @@
 """Scores an answer as the known variants of the game do.
 
-Arithmetic is exact and the numbers are counted for all of them, so a profile differs from its model where that one
-can be tricked or rounds; each profile says how.
+A profile that is named after a project pays what the project's own function pays, for every text: it reads Python's arithmetic,
+takes all runs of digits for the numbers, and compares within the project's tolerance, as the function does. It says what it
+leaves out. The profiles with a version in their name keep what this project took for those functions before: exact arithmetic, counted
+literals, and all spellings.
 """
 
 from __future__ import annotations
@@ -55,22 +57,67 @@ class ScoreProfile:
     """Intermediate results must be whole and not negative."""
     tolerance: float = 0.0
     """How far the value may be from the target (below it, not at it, unless it is zero)."""
+    rel_tolerance: float = 0.0
+    """What is added to it, as a share of the target."""
+    value_first: bool = False
+    """Whether an answer without a value is ``malformed`` or ``undefined`` even if its numbers are wrong as well."""
     grammar: Grammar = _WITH_RESULT
     """What counts as an expression."""
     limits: Limits = DEFAULT_LIMITS
     """How much work one answer may cause."""
+    source: str = ""
+    """Whose scores these are: project, version and file."""
 
 
 _DEFAULT = ScoreProfile()
+
+_PYTHON = frozenset({"^", "//"})
+_PYTHON_AND_MODULO = _PYTHON | {"%"}
 
 PROFILES: Mapping[str, ScoreProfile] = MappingProxyType(
     {
         # The first project of this name: 1 or 0, and the model may try as often as it likes.
         "default": _DEFAULT,
         "seed_project": _DEFAULT,
-        # TinyZero, verl/utils/reward_score/countdown.py: whatever stands in <answer> earns 0.1, right to 1e-5 earns 1.
-        # There floats are compared and the digits in "1.5" pass for the numbers 1 and 5; here they do not.
+        # Whatever stands in the tags earns 0.1. There the tags must be on the last line, and an empty pair earns 0.1, too.
         "tinyzero": ScoreProfile(
+            wrong_value=0.1,
+            wrong_numbers=0.1,
+            illegal_step=0.1,
+            undefined=0.1,
+            malformed=0.1,
+            tolerance=1e-5,
+            grammar=Grammar(notation="python", more_operators=_PYTHON),
+            source="TinyZero 95df88f (2026-02-27), verl/utils/reward_score/countdown.py",
+        ),
+        # Without the right digits 0, with them 0.1; an answer that is not in the tags costs 0.1. There eval() runs any Python,
+        # comments included.
+        "ragen": ScoreProfile(
+            wrong_value=0.1,
+            illegal_step=0.1,
+            undefined=0.1,
+            malformed=0.1,
+            no_answer=-0.1,
+            tolerance=1e-5,
+            grammar=Grammar(notation="python", more_operators=_PYTHON_AND_MODULO),
+            source="RAGEN 20daedc (2026-04-14), ragen/env/countdown/env.py",
+        ),
+        # SymPy reads the answer first, then the digits are compared. There names and functions of SymPy count,
+        # too (4!, sqrt(4)), and 0 / 0 is a wrong value.
+        "reasoning_gym": ScoreProfile(
+            wrong_value=0.05,
+            wrong_numbers=0.05,
+            illegal_step=0.05,
+            undefined=0.01,
+            malformed=0.01,
+            no_answer=0.01,
+            tolerance=1e-6,
+            rel_tolerance=1e-5,
+            value_first=True,
+            grammar=Grammar(notation="python", more_operators=_PYTHON_AND_MODULO),
+            source="reasoning-gym 49b0713 (2026-04-17), reasoning_gym/games/countdown.py",
+        ),
+        "tinyzero_v0": ScoreProfile(
             wrong_value=0.1,
             wrong_numbers=0.1,
             illegal_step=0.1,
@@ -79,9 +126,7 @@ PROFILES: Mapping[str, ScoreProfile] = MappingProxyType(
             tolerance=1e-5,
             grammar=Grammar(),
         ),
-        # RAGEN, ragen/env/countdown/env.py: 0.1 needs the right numbers; an invalid action costs 0.1.
-        # There any text that holds the right digits earns 0.1; here it must be an expression.
-        "ragen": ScoreProfile(
+        "ragen_v0": ScoreProfile(
             wrong_value=0.1,
             illegal_step=0.1,
             undefined=0.1,
@@ -89,9 +134,7 @@ PROFILES: Mapping[str, ScoreProfile] = MappingProxyType(
             tolerance=1e-5,
             grammar=Grammar(),
         ),
-        # reasoning-gym, CountdownDataset.score_answer: 1, 0.05 for any other expression, 0.01 for what is none.
-        # There a number may be used any number of times and 100.5 counts as 100, against its own prompt; not here.
-        "reasoning_gym": ScoreProfile(
+        "reasoning_gym_v0": ScoreProfile(
             wrong_value=0.05,
             wrong_numbers=0.05,
             illegal_step=0.05,
@@ -117,16 +160,16 @@ class Verdict(NamedTuple):
 
 
 def score(text: str | None, puzzle: Puzzle, profile: ScoreProfile = _DEFAULT) -> Verdict:
-    """Judge ``text`` (``None``: no answer was found). Numbers are checked before the value; nothing is raised."""
+    """Judge ``text`` (``None``: no answer was found); nothing is raised."""
     if text is None:
         return Verdict("no_answer", profile.no_answer, "There is no answer.")
     try:
         result = evaluate(text, profile.limits, profile.grammar)
     except ExpressionError as error:
         fault = _number_fault(error.numbers, puzzle, profile.use_all) if error.numbers is not None else None
-        if fault is not None:
+        if fault is not None and not profile.value_first:
             return Verdict("wrong_numbers", profile.wrong_numbers, fault)
-        if error.numbers is not None:
+        if error.is_undefined:
             return Verdict("undefined", profile.undefined, str(error))
         return Verdict("malformed", profile.malformed, str(error))
     fault = _number_fault(result.numbers, puzzle, profile.use_all)
@@ -138,7 +181,8 @@ def score(text: str | None, puzzle: Puzzle, profile: ScoreProfile = _DEFAULT) ->
 def _judge_value(result: Evaluated, puzzle: Puzzle, profile: ScoreProfile) -> Verdict:
     shown = _shown(result.value)
     distance = abs(result.value - puzzle.target)
-    if distance != 0 and distance >= Fraction(profile.tolerance):
+    allowed = Fraction(profile.tolerance) + Fraction(profile.rel_tolerance) * abs(puzzle.target)
+    if distance != 0 and distance >= allowed:
         message = f"The expression equals {shown}, not {puzzle.target}."
         return Verdict("wrong_value", profile.wrong_value, message, result.value)
     if profile.natural and not result.natural:

@@ -103,6 +103,11 @@ class McpChatEnv(AsyncChatEnv):
     async def begin_episode_async(self, options: Mapping[str, Any]) -> None:
         if options:
             raise self.invalid_arguments((["options"], "MCP chat takes no options"))
+        try:
+            # It may start a process.
+            await asyncio.to_thread(self.arguments.scorer.prepare)
+        except ValueError as unfit:
+            raise self.invalid_arguments((["scorer"], str(unfit))) from None
         definitions = self._definitions(self.arguments)
         await self.close_async()
         # Until the new episode stands there is none: its sessions are those of the one before, and they are closed.

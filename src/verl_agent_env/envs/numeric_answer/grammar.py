@@ -23,6 +23,7 @@ from verl_agent_env.envs.numeric_answer.tokens import (
     MAX_EXPONENT,
     Token,
     fraction_value,
+    has_decimal_comma,
     numeral_value,
     tokenize,
 )
@@ -269,10 +270,8 @@ class _Parser:
             return base
         if abs(exponent) > MAX_EXPONENT or (base == 0 and exponent < 0):
             raise NotANumberError
-        bits = max(base.numerator.bit_length(), base.denominator.bit_length())
-        if (bits - 1) * abs(exponent) > MAX_BITS:
-            raise NotANumberError
-        return base**exponent
+        # A bounded base and exponent: some milliseconds at most.
+        return _bounded(base**exponent)
 
     def _exponent(self) -> int | None:
         token = self._token
@@ -315,6 +314,10 @@ class _Parser:
         if token.text in _FRACTIONS:
             return self._latex_fraction()
         if token.text in _CLOSING:
+            inside = self._tokens[self._index + 1]
+            if inside.kind == "numeral" and has_decimal_comma(inside.text):
+                # (1,2) is a pair, and \{1,2\} a set.
+                raise NotANumberError
             return self._bracketed()
         raise NotANumberError
 

@@ -12,7 +12,7 @@ import re
 from fractions import Fraction
 from typing import Literal, TypeAlias
 
-from verl_agent_env.envs.numeric_answer.characters import plain_text
+from verl_agent_env.envs.plain_text import plain_text
 from verl_agent_env.envs.numeric_answer.grammar import Quantity, parse_quantity
 
 PercentRule: TypeAlias = Literal["divide", "ignore", "either"]
@@ -85,6 +85,16 @@ def read_quantity(text: str, *, uncertain: bool = False) -> Quantity | None:
             break
         plain = _unquoted(stripped)
     return _chain(plain)
+
+
+def without_labels(text: str) -> str:
+    """``text`` without labels such as ``x =``, ``Answer:`` and ``The length is``."""
+    for _ in range(_MAX_LABELS):
+        stripped = _without_label(text)
+        if stripped is None:
+            break
+        text = stripped
+    return text.strip()
 
 
 def _unquoted(text: str) -> str:

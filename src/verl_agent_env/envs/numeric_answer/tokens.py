@@ -87,6 +87,11 @@ def numeral_value(text: str) -> Fraction | None:
     return None if digits is None else Fraction(digits) * Fraction(10) ** int(exponent or "0")
 
 
+def has_decimal_comma(text: str) -> bool:
+    """Whether a comma is the decimal mark of a numeral token, so that it could also part two numbers."""
+    return text.count(",") == 1 and not _WESTERN_GROUPS.fullmatch(text.partition(".")[0].replace(",", "S"))
+
+
 def fraction_value(character: str) -> Fraction:
     """The value of a character such as ``½``."""
     _, _, codes = unicodedata.decomposition(character).partition(" ")

@@ -26,6 +26,7 @@ from verl_agent_env.envs.scorers.extraction import Extraction, extract_answer
 from verl_agent_env.envs.scorers.function import CallableScorer
 from verl_agent_env.envs.scorers.numeric import NumericScorer
 from verl_agent_env.envs.scorers.regex import RegexScorer
+from verl_agent_env.envs.scorers.symbolic import MathScorer
 
 __all__ = [
     "AnyScorer",
@@ -35,6 +36,7 @@ __all__ = [
     "Extraction",
     "FinalAnswerScorer",
     "MatchingScorer",
+    "MathScorer",
     "NoScorer",
     "NumericScorer",
     "RegexScorer",
@@ -45,7 +47,8 @@ __all__ = [
 ]
 
 AnyScorer: TypeAlias = Annotated[
-    NoScorer | ExactMatchScorer | RegexScorer | NumericScorer | CallableScorer, Field(discriminator="type")
+    NoScorer | ExactMatchScorer | RegexScorer | NumericScorer | MathScorer | CallableScorer,
+    Field(discriminator="type"),
 ]
 """For a field of an environment's arguments."""
 

@@ -24,10 +24,12 @@ from verl_agent_env.messages.reading.spoken import (
     strip_thoughts,
     strip_turn_ends,
 )
+from verl_agent_env.messages.reading.unmarked import MARKS
 
 __all__ = [
     "FORMATS",
     "FORMAT_NAMES",
+    "MARKS",
     "ActionFormat",
     "FormatName",
     "Found",

@@ -1,4 +1,4 @@
-"""Rewrites the characters and the LaTeX around a number in one plain form, before it is cut into tokens.
+"""Rewrites the characters and the LaTeX of a formula in one plain form, before it is cut into tokens.
 
 Only spelling changes here: full-width and other decimal digits become ASCII digits, all dashes ``-``, all blanks one
 blank, and LaTeX that only sets type (``\\text{cm}``, ``\\left(``, ``1{,}234``) gives way to what it shows. Superscripts
@@ -55,12 +55,16 @@ _BLANKS = re.compile(r"\s+")
 
 def plain_text(text: str) -> str:
     """``text`` with one spelling for each thing; linear in its length, and never an error."""
-    if not text.isascii():
-        text = "".join(map(_plain_character, text))
+    text = plain_characters(text)
     if "\\" in text or "{" in text or "~" in text:
         text = _without_typesetting(text)
     text = _BLANKS.sub(" ", text).strip()
     return _SUBSCRIPT.sub(_attached_digits, text) if not text.isascii() or "_" in text else text
+
+
+def plain_characters(text: str) -> str:
+    """``text`` with typographic characters in their plain form, and all else as it is."""
+    return text if text.isascii() else "".join(map(_plain_character, text))
 
 
 @lru_cache(maxsize=4096)

@@ -1,0 +1,116 @@
+"""Cuts an answer into the tokens of the expression grammar, in one of two notations.
+
+``lenient`` reads what models write: operators and brackets of all kinds, typographic, full-width or in LaTeX. ``python`` reads
+what Python's arithmetic does, as the projects that evaluate answers with it.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from fractions import Fraction
+from typing import Literal, NamedTuple, TypeAlias
+
+from verl_agent_env.envs.plain_text import plain_text
+
+Notation: TypeAlias = Literal["lenient", "python"]
+
+NUMBER = "0"
+FRACTION = "\\frac"
+RELATION = "="
+WORD = "w"
+END = ""
+
+OPERATOR_SYMBOLS = frozenset({"+", "-", "*", "/", "^", "//", "%"})
+EQUATION_SYMBOLS = OPERATOR_SYMBOLS | {NUMBER, FRACTION, RELATION, "(", ")"}
+
+
+class Token(NamedTuple):
+    """A piece of the text."""
+
+    symbol: str
+    """An operator, a bracket as ``(`` or ``)``, :data:`NUMBER`, :data:`FRACTION`, :data:`RELATION`, :data:`WORD`, :data:`END`, or any
+    other character."""
+    text: str
+    """As it is written, in plain text."""
+    position: int
+    """Of its first character in its line of plain text, from 0."""
+    is_apart: bool
+    """Whether a blank, or the beginning of a line, stands before it."""
+
+
+_LENIENT = re.compile(
+    r"(?P<blank>\s*)(?:(?P<number>[0-9]+(?:[.,:'_][0-9]+)*)"
+    r"|(?P<relation>=+>?|--?>|[≈→⇒⟶⟹↦≡≃⇔]|\\(?:approx|to|rightarrow|Rightarrow|implies|longrightarrow|equiv|simeq|iff)(?![A-Za-z]))"
+    r"|(?P<operator>\*\*|[-+*/^×÷➗]|\\(?:times|cdot|cdotp|ast|star|bullet|div)(?![A-Za-z]))"
+    r"|(?P<times>[xX](?=\s*(?:[0-9(\[{]|\\[dtc]?frac)))"
+    r"|(?P<open>[(\[{【〔]|\\(?:lbrace|lbrack|lparen)(?![A-Za-z]))|(?P<close>[)\]}】〕]|\\(?:rbrace|rbrack|rparen)(?![A-Za-z]))"
+    r"|(?P<fraction>\\[dtc]?frac(?![A-Za-z]))"
+    r"|(?P<word>\\[A-Za-z]+|[^\W\d]+(?:'[^\W\d]+)?)|(?P<other>\S))"
+)
+_PYTHON = re.compile(
+    r"(?P<blank>\s*)(?:(?P<number>[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+)|(?P<operator>\*\*|//|[-+*/%])"
+    r"|(?P<open>\()|(?P<close>\))|(?P<word>[^\W\d]\w*)|(?P<other>\S))"
+)
+_MEANT = {
+    **dict.fromkeys(("×", "\\times", "\\cdot", "\\cdotp", "\\ast", "\\star", "\\bullet"), "*"),
+    **dict.fromkeys(("÷", "➗", "\\div"), "/"),
+    "**": "^",
+}
+_SYMBOLS = {
+    "number": NUMBER,
+    "relation": RELATION,
+    "times": "*",
+    "open": "(",
+    "close": ")",
+    "fraction": FRACTION,
+    "word": WORD,
+}
+_MAX_RUN_CHARS = 30
+_WHOLE = re.compile(r"[0-9]+(?:\.0+)?")
+
+
+def lenient_lines(text: str) -> list[list[Token]]:
+    """The tokens of each line of ``text``, lines without any left out."""
+    if "&" in text:
+        text = html.unescape(text)
+    lines = (_cut(_LENIENT, plain_text(line)) for line in text.splitlines())
+    return [line for line in lines if line]
+
+
+def python_tokens(text: str) -> list[Token]:
+    """The tokens of ``text`` as Python's arithmetic has them."""
+    return _cut(_PYTHON, text)
+
+
+def digit_runs(text: str) -> tuple[int, ...]:
+    """The numbers that a pattern for digits finds in ``text``, wherever they stand."""
+    # No given number is as long as what is cut here.
+    return tuple(int(run[:_MAX_RUN_CHARS]) for run in re.findall(r"\d+", text))
+
+
+def literal_value(token: Token, notation: Notation) -> int | Fraction | None:
+    """The value of a number; ``None`` when it is none: with a leading zero, or, in ``lenient``, not whole."""
+    digits = token.text
+    if notation == "lenient":
+        if _WHOLE.fullmatch(digits) is None:
+            return None
+        digits = digits.partition(".")[0]
+    if "." in digits:
+        return Fraction(f"0{digits}".rstrip("."))
+    if len(digits) > 1 and digits[0] == "0" and (notation == "lenient" or digits.strip("0")):
+        return None
+    return int(digits)
+
+
+def _cut(pattern: re.Pattern[str], text: str) -> list[Token]:
+    tokens: list[Token] = []
+    for match in pattern.finditer(text):
+        kind = match.lastgroup or "other"
+        written = match[kind]
+        if kind == "times" and not (tokens and tokens[-1].symbol in (NUMBER, ")")):
+            kind = "word"
+        symbol = _SYMBOLS.get(kind) or (_MEANT.get(written, written) if kind == "operator" else written)
+        is_apart = bool(match["blank"]) or not tokens
+        tokens.append(Token(symbol, written, match.end() - len(written), is_apart))
+    return tokens

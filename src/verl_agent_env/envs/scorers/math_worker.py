@@ -1,0 +1,102 @@
+"""Compares expressions with math-verify, in a process of its own; :mod:`.math_pool` starts it as a script.
+
+One request a line on standard input, one answer a line on standard output, both JSON. SymPy can take any time and any memory
+for a text of a few characters, inside of C code as well, so the kernel limits both: too much time ends the process, whose
+parent starts another one. Nothing of the package is imported here.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import signal
+import sys
+from typing import Any
+
+MEMORY_BYTES = 2 << 30
+READY = {"ready": True}
+TOO_LARGE = {"too_large": True}
+
+
+def main() -> None:
+    """Answer requests until the standard input ends."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    # Its default action ends the process, whatever code it runs.
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    comparison = Comparison()
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    _answer(READY)
+    for line in sys.stdin.buffer:
+        request = json.loads(line)
+        signal.setitimer(signal.ITIMER_PROF, request["cpu_s"])
+        try:
+            answer: dict[str, Any] = comparison.answer(request)
+        except MemoryError:
+            answer = TOO_LARGE
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
+        _answer(answer)
+        if answer is TOO_LARGE:
+            return
+
+
+class Comparison:
+    """math-verify, imported once, with its own time-outs off: they need the main thread and yield to C code."""
+
+    def __init__(self) -> None:
+        import logging
+
+        import math_verify
+
+        logging.disable(logging.CRITICAL)
+        self._library = math_verify
+        # A box is read as a whole: the patterns for bare numbers would take a piece of what is no expression.
+        self._extraction = [math_verify.LatexExtractionConfig(boxed_match_priority=0)]
+
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Whether one of ``references`` equals ``answer``; without one, whether each can be read."""
+        references = [self._read(text) for text in request["references"]]
+        if "answer" not in request:
+            return {"readable": all(map(_is_expression, references))}
+        given = self._read(request["answer"])
+        if not given:
+            return {"equal": False}
+        return {"equal": any(self._equal(reference, given, request["rounding"]) for reference in references)}
+
+    def _read(self, text: str) -> list[Any]:
+        try:
+            found: list[Any] = self._library.parse(
+                f"\\boxed{{{text}}}",
+                extraction_config=self._extraction,
+                fallback_mode="first_match",
+                parsing_timeout=0,
+            )
+        except MemoryError:
+            raise
+        # Whatever SymPy makes of a text of a model.
+        except Exception:  # noqa: BLE001
+            return []
+        return found
+
+    def _equal(self, reference: list[Any], given: list[Any], rounding: int) -> bool:
+        try:
+            return bool(self._library.verify(reference, given, float_rounding=rounding, timeout_seconds=0))
+        except MemoryError:
+            raise
+        except Exception:  # noqa: BLE001
+            return False
+
+
+def _is_expression(found: list[Any]) -> bool:
+    return any(not isinstance(each, str) for each in found)
+
+
+def _answer(answer: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(answer) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,182 @@
+"""The answer must be an expression that is equal to the reference, as math-verify sees it."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import re
+from fractions import Fraction
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from verl_agent_env.envs.numeric_answer import Quantity, read_quantity, values_of, without_labels
+from verl_agent_env.envs.plain_text import plain_characters
+from verl_agent_env.envs.scorers.base import FinalAnswerScorer, ScorerError
+from verl_agent_env.envs.scorers.math_pool import PoolError, TooHardError, math_pool
+from verl_agent_env.envs.scorers.stated import closing_answers, stated_answers
+from verl_agent_env.messages.reading import unwrap
+
+EXTRA = "pip install 'verl-agent-env[math]'"
+MAX_EXPRESSION_CHARS = 1_024
+"""A longer answer equals no reference."""
+MAX_REFERENCES = 16
+_MAX_PLACES = 30
+
+_COMMANDS = {
+    "π": "pi",
+    "∞": "infty",
+    "×": "times",
+    "·": "cdot",
+    "÷": "div",
+    "≤": "le",
+    "≥": "ge",
+    "≠": "ne",
+    "∪": "cup",
+    "∩": "cap",
+    "∈": "in",
+    "∅": "emptyset",
+    "±": "pm",
+    "α": "alpha",
+    "β": "beta",
+    "θ": "theta",
+    "λ": "lambda",
+    "μ": "mu",
+    "σ": "sigma",
+    "φ": "phi",
+}
+_LATEX_OF = {**{typed: f"\\{command} " for typed, command in _COMMANDS.items()}, "°": "^\\circ ", "**": "^"}
+_TYPED = re.compile("|".join(map(re.escape, _LATEX_OF)))
+_SUPERSCRIPT = re.compile(r"[⁺⁻]?[⁰¹²³⁴-⁹]+")
+_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-")
+_ROOT = re.compile(r"√\s*(?:\(([^()]*)\)|([0-9.]+|[A-Za-z]))")
+
+_RATIO = re.compile(r"[0-9] ?: ?[0-9]")
+_LIST = re.compile(r"[^0-9]*[0-9]+,(?![0-9]{3}(?![0-9]))[0-9]+[^0-9]*")
+
+_Reference = Annotated[str, Field(min_length=1, max_length=MAX_EXPRESSION_CHARS)]
+
+
+class MathScorer(FinalAnswerScorer):
+    """The answer must be an expression that is equal to the reference, in whatever form.
+
+    Numbers are read as ``numeric`` reads them. Everything else (roots, powers of variables, intervals, sets, matrices, equations)
+    is compared by math-verify, an extra, in a process of its own. Where no answer is marked, the final one counts that the
+    text gives, as with ``numeric``. An answer that takes longer to compare than ``timeout_s`` is wrong.
+    """
+
+    type: Literal["math"] = "math"
+    answer: (
+        int
+        | float
+        | _Reference
+        | Annotated[tuple[_Reference, ...], Field(min_length=1, max_length=MAX_REFERENCES)]
+    ) = Field(
+        repr=False,
+        description="The reference, in LaTeX or plain ('3\\sqrt{2}', '(x+1)^2', '[0,1)'), or several.",
+    )
+    rounding: int = Field(default=6, ge=0, le=15, description="Decimal places to which numbers must agree.")
+    timeout_s: float = Field(
+        default=5.0, ge=0.1, le=30.0, description="Seconds of computing that one answer may take."
+    )
+
+    @field_validator("answer")
+    @classmethod
+    def _is_possible(cls, answer: Any) -> Any:
+        if importlib.util.find_spec("math_verify") is None:
+            raise ValueError(f"the scorer 'math' needs an extra that is not installed here; {EXTRA} does")
+        return answer
+
+    def prepare(self) -> None:
+        """Check that the references can be read; it may block.
+
+        Raises:
+            ValueError: One of them cannot.
+            ScorerError: Nobody could check them.
+        """
+        symbolic = [reference for reference in self._references if _number(reference) is None]
+        if symbolic and not _are_readable(tuple(symbolic), self.timeout_s):
+            raise ValueError("a reference is not an expression that can be read")
+
+    def unmarked(self, text: str) -> tuple[str, ...]:
+        return stated_answers(text) or closing_answers(text)
+
+    def matches(self, answer: str) -> bool:
+        if len(answer) > MAX_EXPRESSION_CHARS:
+            return False
+        given = _number(answer)
+        others = []
+        for reference in self._references:
+            quantity = _number(reference)
+            if quantity is None or given is None:
+                others.append(reference)
+            elif abs(values_of(quantity, "divide")[0] - values_of(given, "divide")[0]) <= self._allowed:
+                return True
+        return bool(others) and self._is_equal(others, answer if given is None else _plain_number(answer))
+
+    @functools.cached_property
+    def _references(self) -> tuple[str, ...]:
+        return self.answer if isinstance(self.answer, tuple) else (str(self.answer),)
+
+    @property
+    def _allowed(self) -> Fraction:
+        return Fraction(1, 2 * 10**self.rounding)
+
+    def _is_equal(self, references: list[str], answer: str) -> bool:
+        """Whether math-verify finds ``answer`` equal to one of ``references``."""
+        if "=" in answer and not any("=" in reference for reference in references):
+            # "x = 5" may be 5, "3x = 12" is not 12.
+            answer = without_labels(answer)
+            if "=" in answer:
+                return False
+        if _RATIO.search(answer) and not any(_RATIO.search(reference) for reference in references):
+            # The library divides; 10:30 is a time.
+            return False
+        request = {
+            "references": [_latex(reference) for reference in references],
+            "answer": _latex(answer),
+            "rounding": self.rounding,
+            "cpu_s": self.timeout_s,
+        }
+        return bool(_ask(request).get("equal"))
+
+
+def _number(text: str) -> Quantity | None:
+    """The number that ``text`` is; a decimal comma parts two expressions here, as in LaTeX."""
+    return None if _LIST.fullmatch(text) else read_quantity(text)
+
+
+@functools.lru_cache(maxsize=4096)
+def _are_readable(references: tuple[str, ...], timeout_s: float) -> bool:
+    request = {"references": [_latex(reference) for reference in references], "cpu_s": timeout_s}
+    return bool(_ask(request).get("readable"))
+
+
+def _ask(request: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return math_pool().ask(request)
+    except TooHardError:
+        return {}
+    except PoolError as error:
+        raise ScorerError(f"the scorer 'math' failed: {error}") from None
+
+
+def _latex(text: str) -> str:
+    """``text`` with LaTeX for the characters that people type instead."""
+    text = unwrap(plain_characters(text)).rstrip(".,;")
+    text = _ROOT.sub(lambda root: f"\\sqrt{{{root[1] or root[2]}}}", text)
+    text = _SUPERSCRIPT.sub(lambda power: f"^{{{power[0].translate(_SUPERSCRIPTS)}}}", text)
+    return _TYPED.sub(lambda typed: _LATEX_OF[typed[0]], text)
+
+
+def _plain_number(text: str) -> str:
+    """A number in a spelling that every parser reads: a decimal if it is one, else a fraction."""
+    quantity = _number(text)
+    value = Fraction(0) if quantity is None else values_of(quantity, "divide")[0]
+    scaled = value * 10**_MAX_PLACES
+    if scaled.denominator != 1:
+        sign = "-" if value < 0 else ""
+        return f"{sign}\\frac{{{abs(value.numerator)}}}{{{value.denominator}}}"
+    whole, decimals = divmod(abs(scaled.numerator), 10**_MAX_PLACES)
+    shown = f"{whole}.{decimals:0{_MAX_PLACES}d}".rstrip("0").rstrip(".")
+    return f"-{shown}" if value < 0 else shown
