@@ -12,8 +12,8 @@ import re
 from fractions import Fraction
 from typing import Literal, TypeAlias
 
-from verl_agent_env.envs.plain_text import plain_text
 from verl_agent_env.envs.numeric_answer.grammar import Quantity, parse_quantity
+from verl_agent_env.envs.plain_text import plain_text
 
 PercentRule: TypeAlias = Literal["divide", "ignore", "either"]
 """What ``50%`` is worth: 0.5, or 50, or either of them."""
