@@ -11,7 +11,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 MODEL_VENV := .venv-model
 MODEL_BIN := $(MODEL_VENV)/bin
 
-.PHONY: help install serve cluster programs test lint format bench loadtest chaos docs verl verl-test model eval-real clean
+.PHONY: help install serve cluster programs test lint format bench loadtest chaos docs verl verl-test model clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -54,9 +54,6 @@ $(MODEL_VENV)/.installed: pyproject.toml
 
 model: $(MODEL_VENV)/.installed  ## Serve SmolLM2-135M on this machine's CPU at http://127.0.0.1:8080/v1, as OpenAI's API
 	$(MODEL_BIN)/python examples/local_model.py $(ARGS)
-
-eval-real: $(MODEL_VENV)/.installed  ## Let that model play the environments; pages of what it wrote and how it was read in out/eval-real
-	$(MODEL_BIN)/python examples/eval_real.py $(ARGS)
 
 serve: install  ## Run the server: one process, everything in memory
 	$(BIN)/verl-agent-env serve $(ARGS)
