@@ -502,7 +502,7 @@ def test_a_hung_worker_fails_its_own_items_only_and_in_time(start_pool: StartPoo
 
 @pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
 def test_a_signal_ends_all_processes_in_good_order(start_pool: StartPool, signal_number: int) -> None:
-    pool = start_pool("--shutdown-grace-s", str(NEVER_S))
+    pool = start_pool("--shutdown-grace-s", str(int(NEVER_S)))
     on_each(pool)
     pids = pool.pids()
     # There is nothing to wait for.
