@@ -41,12 +41,12 @@ _SUBSCRIPT = re.compile(r"(?<=[^\W\d_])[₀-₉]+|(?<=[^\W\d_])_(?:\{([0-9]{1,3}
 
 # LaTeX that leaves its argument as it is.
 _WRAPPING_COMMANDS = (
-    r"(?:text(?:rm|bf|it|sf|tt|normal|up|md)?|math(?:rm|bf|it|sf|tt|bb|cal|normal)|operatorname\*?|mbox|hbox|emph|bm"
+    r"(?:text(?:rm|bf|it|sf|tt|normal|up|md)?|math(?:rm|bf|it|sf|tt|bb|cal|normal)|operatorname\*?|mbox|hbox|emph|underline|bm"
     r"|boldsymbol|textcolor\{[a-z]*\}|boxed|fbox|unit|si|SI|qty|num|ensuremath)"
 )
 _LATEX = re.compile(
     rf"\\{_WRAPPING_COMMANDS}\s*(?=\{{)|(?P<drop>\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|scriptstyle"
-    r"|limits|rm|bf|it)(?![A-Za-z])|\\[()\[\]!]|\\\\)"
+    r"|limits|rm|bf|it|tiny|small|large|Large|LARGE|huge|Huge)(?![A-Za-z])|\\[()\[\]!]|\\\\)"
     r"|(?P<blank>\\(?:quad|qquad|thinspace|enspace|space|hspace\{[^{}]*\})(?![A-Za-z])|\\[,;:> ]|(?<=[0-9A-Za-z{}])~)"
     r"|(?P<mark>\{[,.]\})|(?P<escaped>\\[%$#&_{}])|(?P<brace>[{}])"
 )

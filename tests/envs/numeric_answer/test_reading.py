@@ -13,6 +13,17 @@ from verl_agent_env.envs.numeric_answer import read_number, read_quantity, value
 from verl_agent_env.envs.numeric_answer.reading import MAX_ANSWER_CHARS
 
 NUMBERS: dict[str, tuple[str, ...]] = {
+    "5.2": (
+        "5.2 (2 s.f.)",
+        "5.2 (or 26/5)",
+        "5.2 (2 dp)",
+        "Therefore, 5.2.",
+        "So 5.2 m",
+        "We get 5.2",
+        "It's 5.2.",
+        "### 5.2",
+        "* 5.2",
+    ),
     "7": (
         "7",
         "+7",
@@ -227,6 +238,16 @@ NUMBERS: dict[str, tuple[str, ...]] = {
 
 UNITS = (
     *(
+        "5 W/(m·K)",
+        "5 J/(kg·°C)",
+        r"5\ \mathrm{J/(kg\cdot K)}",
+        "5 kg/m^3",
+        "5 mg/dL",
+        "5 mol dm^{-3}",
+        "5 rev/min",
+        r"\Large 5",
+    ),
+    *(
         "5 cm^2",
         "5 m²",
         "5 m2",
@@ -349,6 +370,8 @@ NO_NUMBERS = (
         "2(3)",
         "5 (3)",
         "2 (x + 1)",
+        "2 (x + y)",
+        "2 (x)",
         "2(x+1)",
         "5 squared",
         "6÷2",

@@ -257,18 +257,16 @@ def _introduces(line: list[Token], start: int) -> bool:
 def _standing_alone(line: list[Token], run: range, limits: Limits, grammar: Grammar) -> Parsed | None:
     """The equation of a run; ``None`` if it is none, has no operator, or touches what is not part of it."""
     first, last = line[run.start], line[run.stop - 1]
-    if run.start > 0 and line[run.start - 1].text.casefold() in _DENYING:
-        return None
-    if (
-        run.start > 0
-        and not first.is_apart
-        and first.symbol != ")"
-        and line[run.start - 1].text not in _STOPS
-    ):
-        return None
-    if run.stop < len(line) and last.symbol != "(":
+    if run.start > 0:
+        before = line[run.start - 1]
+        is_parted = first.is_apart or before.text in _STOPS or first.symbol in (RELATION, ")")
+        if before.text.casefold() in _DENYING or not is_parted:
+            return None
+    if run.stop < len(line):
         behind = line[run.stop]
-        if not behind.is_apart and behind.text not in _STOPS:
+        is_parted = behind.is_apart or behind.text in _STOPS or last.symbol in (RELATION, "(")
+        # "= 9!" is said with joy.
+        if not is_parted and not (behind.text == "!" and line[run.stop - 2].symbol == RELATION):
             return None
     tokens = _undecorated(line, run)
     if not any(token.symbol in OPERATOR_SYMBOLS or token.symbol == FRACTION for token in tokens):
@@ -290,6 +288,9 @@ def _undecorated(line: list[Token], run: range) -> list[Token]:
             del tokens[:2]
     before = line[max(0, run.start - _SEEN_TOKENS) : run.start]
     behind = line[run.stop : run.stop + _SEEN_TOKENS]
+    if tokens[-1].symbol == RELATION and behind and behind[0].symbol == WORD:
+        # "(1 + 2) * 3 = target"
+        del tokens[-1]
     for marker in _EMPHASIS:
         is_open = [token.text for token in before].count(marker) % 2 == 1
         if tokens and tokens[0].text == marker:

@@ -108,6 +108,9 @@ def _cut(pattern: re.Pattern[str], text: str) -> list[Token]:
     for match in pattern.finditer(text):
         kind = match.lastgroup or "other"
         written = match[kind]
+        if kind == "other" and not written.isascii():
+            # A check mark, say, or a root: it stands among the words.
+            kind = "word"
         if kind == "times" and not (tokens and tokens[-1].symbol in (NUMBER, ")")):
             kind = "word"
         symbol = _SYMBOLS.get(kind) or (_MEANT.get(written, written) if kind == "operator" else written)

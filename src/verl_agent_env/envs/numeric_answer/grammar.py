@@ -2,7 +2,7 @@
 
 ::
 
-    quantity = {hedge} [sign] {currency} [sign] value ["±" value] {scale} [percent] [unit] [remark]
+    quantity = {conclusion} {hedge} [sign] {currency} [sign] value ["±" value] {scale} [percent] [unit] [remark]
     value    = whole ["and"] fraction | product
     product  = power ["/" [sign] power | times "10" exponent]
     power    = atom [exponent]
@@ -31,6 +31,7 @@ from verl_agent_env.envs.numeric_answer.unit_grammar import skip_remark, skip_un
 from verl_agent_env.envs.numeric_answer.units import (
     APPROXIMATELY,
     ATTACHED_SCALES,
+    CONCLUSIONS,
     CURRENCY_CODES,
     CURRENCY_SIGNS,
     MONEY_SCALES,
@@ -113,6 +114,9 @@ class _Parser:
         return Quantity(_bounded((sign or 1) * value * scale), divisor, uncertainty)
 
     def _hedges(self) -> None:
+        while self._token.text.casefold() in CONCLUSIONS:
+            self._index += 1
+            self._index += self._token.text == ","
         while self._token.text in ("≈", "~", "=", "\\approx", "\\sim", "\\simeq") or (
             self._token.kind == "word" and self._token.text.casefold() in APPROXIMATELY
         ):

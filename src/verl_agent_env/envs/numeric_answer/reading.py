@@ -39,8 +39,8 @@ _LABEL = re.compile(
     # No character can be matched in two ways, so nothing is tried twice.
     r"(?P<label>(?:[^\W\d_][0-9]{0,2}(?![0-9])|\([0-9]{1,3}\)"
     r"|_(?:[0-9]{1,3}(?![0-9])|\{[0-9]{1,3}\}|(?![0-9{]))|(?:_?\{|\()(?![0-9])|[ \\})|'\"*^,./#-])*?)"
-    r"(?P<says>=|:|≈|\\approx|(?<![^\W_])(?:is|are|was|equals|equal|be|comes|gives|makes|becomes)(?![^\W_])"
-    r"(?: (?:equal|up|out))?(?: to)?(?![^\W_])[:=]?|是|为|為|等于)"
+    r"(?P<says>=|:|≈|\\approx|(?<![^\W_])(?:is|are|was|equals|equal|be|comes|gives|makes|becomes|get|obtain|yields)(?![^\W_])"
+    r"(?: (?:equal|up|out))?(?: to)?(?![^\W_])[:=]?|(?<=[^\W\d_])'s(?= )|是|为|為|等于)"
 )
 _NO_LABELS = frozenset(
     {"not", "never", "wrong", "incorrect", "false", "except", "previous", "unless", "if", "isn't", "instead"}
@@ -48,6 +48,8 @@ _NO_LABELS = frozenset(
 _WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")
 # "**42** apples"; "2**10" is a power.
 _EMPHASIS = re.compile(r"(?<![^\s\"'(])\*\*([^*]{1,200})\*\*(?![\w({*])")
+# A heading, or an item of a list; "- 5" is a number.
+_BULLET = re.compile(r"(?:#{1,6}|[*×•]) (?=\S)")
 _EQUAL = re.compile(r"=|≈|\\approx|\\simeq")
 _NEARLY = Fraction(1, 100)
 
@@ -99,7 +101,7 @@ def without_labels(text: str) -> str:
 
 def _unquoted(text: str) -> str:
     """``text`` without quotes and emphasis."""
-    text = _EMPHASIS.sub(r"\1", text)
+    text = _EMPHASIS.sub(r"\1", _BULLET.sub("", text, count=1) if _BULLET.match(text) else text)
     for _ in range(len(_QUOTES)):
         inner = text.strip().rstrip(".,;").rstrip()
         for opening, closing in _QUOTES:

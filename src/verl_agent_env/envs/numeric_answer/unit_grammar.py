@@ -17,6 +17,8 @@ MAX_UNIT_TOKENS = 24
 _CLOSING = {"(": ")", "[": "]"}
 _UNIT_SIGNS = frozenset({"°", "Ω", "Å", "′", "″", "'", '"', *CURRENCY_SIGNS})
 _MULTIPLIED = frozenset({"×", "*", "\\cdot", "\\times"})
+_REMARKS = frozenset({"or", "sf", "dp", "ie", "eg", "to"})
+_OPERATORS = frozenset({"+", "-", "*", "/", "×", "^"})
 _UNIT_FRACTIONS = frozenset({"\\frac", "\\dfrac", "\\tfrac"})
 
 
@@ -82,22 +84,24 @@ def _unit_factor(tokens: list[Token], index: int, has_unit: bool) -> int:
         if tokens[sign].text not in UNIT_COMMANDS and tokens[sign].text != "°":
             return index
         return sign + 2 if braced and tokens[sign + 1].text == "}" else sign + 1
-    if token.text in _UNIT_FRACTIONS or token.text == "{":
+    is_divided = token.text == "(" and tokens[index - 1].text in ("/", "×", "\\per")
+    if token.text in _UNIT_FRACTIONS or token.text == "{" or is_divided:
         return _skip_braced(tokens, index)
     return index
 
 
 def _skip_braced(tokens: list[Token], index: int) -> int:
-    """The index behind ``{unit}`` or ``\\frac{unit}{unit}``; ``index`` itself where it is something else."""
+    """The index behind ``{unit}``, ``(unit)`` or ``\\frac{unit}{unit}``; ``index`` itself where it is something else."""
     start = index
     groups = 1
     if tokens[index].text in _UNIT_FRACTIONS:
         groups, index = 2, index + 1
     for _ in range(groups):
-        if tokens[index].text != "{":
+        closing = {"{": "}", "(": ")"}.get(tokens[index].text)
+        if closing is None:
             return start
         inner = skip_unit(tokens, index + 1)
-        if inner == index + 1 or tokens[inner].text != "}":
+        if inner == index + 1 or tokens[inner].text != closing:
             return start
         index = inner + 1
     return _skip_exponent(tokens, index)
@@ -133,4 +137,7 @@ def _is_remark(inside: list[Token]) -> bool:
     words = [token.text for token in inside if token.kind == "word"]
     if any(word.casefold() in CALCULATIONS for word in words):
         return False
-    return any(len(word) >= 3 or is_unit(word) for word in words)
+    if any(len(word) >= 3 or is_unit(word) or word in _REMARKS for word in words):
+        return True
+    # "(2 s.f.)" is a remark, "(x + y)" a factor.
+    return len(words) >= 2 and not any(token.text in _OPERATORS for token in inside)

@@ -71,6 +71,9 @@ APPROXIMATELY = frozenset(
 )
 """Words before a number that do not make it another number."""
 
+CONCLUSIONS = frozenset({"so", "thus", "hence", "therefore", "finally"})
+"""Words with which a text comes to its number."""
+
 _PREFIXED = _words("m g s l L A V W N J Pa Hz eV B bit mol cal C F H T Wh VA bar rad lm lx Ω M")
 _PREFIXES = ("", *_words("k M G T m μ u n p c d h"))
 _PLAIN_SYMBOLS = _words(
