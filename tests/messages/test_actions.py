@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.messages.reading.timing import assert_linear
 from verl_agent_env.messages import ParsedAction, Tool, ToolCall, parse_action
 from verl_agent_env.messages.actions import read_single_call
-from verl_agent_env.messages.reading import FORMAT_NAMES, read_arguments
+from verl_agent_env.messages.reading import FORMAT_NAMES, read_arguments, read_usual
 
 
 def openai(name: Any = "move", arguments: Any = "{}", call_id: Any = "c1") -> dict[str, Any]:
@@ -217,8 +217,13 @@ def test_short_way_reads_one_plain_call() -> None:
     assert read_single_call(message(openai("a")), {"a"}) == ToolCall("a", {}, "c1")
 
 
+def test_short_way_reads_arguments_too() -> None:
+    assert read_single_call(message(openai("a", '{"x": 1}')), {"a"}) == ToolCall("a", {"x": 1}, "c1")
+
+
 def test_short_way_leaves_what_is_unusual() -> None:
-    for unusual in (openai("b"), openai(" a "), openai("a", "{ }"), openai("a", call_id=""), openai([])):
+    malformed = (openai("a", "{"), openai("a", "[]"), openai("a", ""), openai("a", {}), openai("a", None))
+    for unusual in (openai("b"), openai(" a "), openai("a", call_id=""), openai([]), *malformed):
         assert read_single_call(message(unusual), {"a"}) is None
 
 
@@ -298,6 +303,77 @@ def test_nothing_raises_and_calls_exclude_words(action: Any, tools: Any, action_
     parsed = parse_action(action, tools, action_format)
     assert not (parsed.calls and parsed.words)
     assert all(word and word == word.strip() for word in parsed.words)
+
+
+USUAL = [
+    *(
+        "<think>",
+        "</think>",
+        "<answer>",
+        "</answer>",
+        "<action>",
+        "</action>",
+        "<tool_call>",
+        "</tool_call>",
+        " ",
+        "||",
+    ),
+    *(
+        "up",
+        "push_up",
+        "Up",
+        "(1 + 2) * 3",
+        "9",
+        "_",
+        ".",
+        "analysis",
+        "commentary",
+        "X",
+        "\n",
+        "*",
+        "`",
+        "<|im_end|>",
+    ),
+    *(
+        '{"name": "a", "arguments": {"x": 1}}',
+        '{"name": "b", "arguments": {}}',
+        '{"name": "a"}',
+        "\\boxed{up}",
+        "[",
+        "(",
+    ),
+    *(
+        "<think>left</think>",
+        "<answer>up</answer>",
+        "<answer>Up || push_left</answer>",
+        "f(1)",
+        "- 1",
+        "</answer>.",
+    ),
+]
+
+
+@given(st.lists(st.sampled_from(USUAL), max_size=6).map("".join), st.sampled_from([{}, TOOLS]))
+def test_usual_texts_are_read_as_by_the_whole_reader(text: str, tools: Any) -> None:
+    whole = parse_action(text, tools, FORMAT_NAMES)
+    assert parse_action(text, tools) == whole
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "up",
+            " push_up.\n",
+            "Up || Left",
+            "<answer>up</answer>",
+            "<think>a</think>\n<answer>\n(1 + 2) * 3\n</answer>\n",
+        ),
+        *("<action>up</action>", '<think>a</think><tool_call>\n{"name": "a", "arguments": {}}\n</tool_call>'),
+    ],
+)
+def test_usual_texts_take_the_short_way(text: str) -> None:
+    assert read_usual(text, TOOLS) is not None
 
 
 @given(JSON)

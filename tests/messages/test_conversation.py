@@ -7,9 +7,12 @@ from typing import Any
 
 import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from tests.messages.test_actions import PIECES, TOOLS, USUAL
 from tests.messages.test_forms import FORMS, ID_OF
-from verl_agent_env.messages import assistant_message, parse_action, sendable
+from verl_agent_env.messages import assistant_message, message_of_text, parse_action, sendable
 
 
 def call(call_id: Any = "c1", name: Any = "go", arguments: Any = "{}") -> dict[str, Any]:
@@ -80,3 +83,23 @@ def test_an_answer_that_cannot_be_read_is_a_call_that_is_answered() -> None:
     for answer in ({"role": "assistant", "tool_calls": "x"}, object()):
         [only] = parse_action(assistant_message(answer)).calls
         assert (only.id, only.fault is None) == ("call_0_0", False)
+
+
+@given(st.lists(st.sampled_from([*PIECES, *USUAL]), max_size=12).map("".join))
+def test_a_text_and_the_message_that_stands_for_it_ask_for_the_same(text: str) -> None:
+    read = parse_action(text, TOOLS)
+    said = message_of_text(text, TOOLS, turn=2)
+    assert (said is None) == (not read.calls)
+    if said is not None:
+        again = parse_action(said, TOOLS).calls
+        assert [(c.name, c.arguments, c.fault) for c in again] == [
+            (c.name, c.arguments, c.fault) for c in read.calls
+        ]
+        assert [c.id for c in again] == [f"call_2_{number}" for number in range(len(again))]
+        orjson.dumps(sendable(said))
+
+
+def test_the_text_around_the_calls_is_the_content() -> None:
+    said = message_of_text('<think>hm</think>So: <tool_call>{"name": "a"}</tool_call> done<|im_end|>', TOOLS)
+    assert said is not None
+    assert said["content"] == "<think>hm</think>So:  done"

@@ -7,9 +7,12 @@ model about.
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Iterable
+from itertools import repeat
 from types import MappingProxyType
 from typing import NamedTuple
+
+import orjson
 
 from verl_agent_env.messages.calls import ToolCall, call_ids, make_call
 from verl_agent_env.messages.forms import Heard, hear
@@ -20,7 +23,7 @@ from verl_agent_env.messages.reading import (
     WrittenCall,
     read_action_text,
     read_spoken,
-    strip_turn_ends,
+    read_usual,
 )
 
 NO_TOOLS: Tools = MappingProxyType({})
@@ -60,17 +63,30 @@ def parse_action(
         turn: Part of the ids that calls get which have none of their own.
     """
     parts = [_parse_part(heard, tools, action_format) for heard in hear(action)]
+    if len(parts) == 1:
+        (only,) = parts
+        ids: Iterable[str | None] = call_ids(only.calls, turn) if only.is_structured else repeat(None)
+        return ParsedAction(
+            only.heard.text,
+            [make_call(call, call_id, tools) for call, call_id in zip(only.calls, ids, strict=False)],
+            only.words,
+            only.heard.fault,
+            only.form,
+            only.heard.thought,
+            only.place,
+        )
+    return _joined(parts, tools, turn)
+
+
+def _joined(parts: list[_Part], tools: Tools, turn: int) -> ParsedAction:
+    """Several messages as one action."""
     structured = [call for part in parts if part.is_structured for call in part.calls]
     ids = iter(call_ids(structured, turn))
     calls: list[ToolCall] = []
     for part in parts:
         calls += [make_call(call, next(ids) if part.is_structured else None, tools) for call in part.calls]
-        if part.heard.fault is not None and len(parts) > 1:
+        if part.heard.fault is not None:
             calls.append(ToolCall("", {}, None, part.heard.fault))
-    if len(parts) == 1:
-        (only,) = parts
-        heard = only.heard
-        return ParsedAction(heard.text, calls, only.words, heard.fault, only.form, heard.thought, only.place)
     has_calls = any(part.calls for part in parts)
     return ParsedAction(
         "\n".join(part.heard.text for part in parts if part.heard.text),
@@ -83,24 +99,25 @@ def parse_action(
 
 
 def read_single_call(action: object, names: Container[str]) -> ToolCall | None:
-    """The one call of an OpenAI message that holds exactly one call, of a tool in ``names`` and without arguments.
+    """The one call of an OpenAI message that holds exactly one well-formed call, of a tool in ``names``.
 
-    What nearly every action of a training run is, read in a third of the time that :func:`parse_action` takes; ``None``
+    What nearly every action of a training run is, read in a fraction of the time that :func:`parse_action` takes; ``None``
     for anything else.
     """
     try:
         (call,) = action["tool_calls"]  # type: ignore[index]
         call_id, function = call["id"], call["function"]
-        name, arguments = function["name"], function["arguments"]
-        if not (arguments == "{}" and name in names):
+        name, text = function["name"], function["arguments"]
+        if name not in names:
             return None
+        arguments = {} if text == "{}" else orjson.loads(text)
     except (TypeError, KeyError, ValueError):
         return None
     # Anything else than ASCII may hold what JSON cannot; the long way sees to it.
-    if not (type(call_id) is str and call_id and call_id.isascii()):
+    if not (type(call_id) is str and call_id and call_id.isascii() and type(arguments) is dict):
         return None
-    # As ToolCall(name, {}, call_id), in half the time.
-    return tuple.__new__(ToolCall, (name, {}, call_id, None))
+    # As ToolCall(name, arguments, call_id), in half the time.
+    return tuple.__new__(ToolCall, (name, arguments, call_id, None))
 
 
 class _Part(NamedTuple):
@@ -117,9 +134,20 @@ class _Part(NamedTuple):
 def _parse_part(heard: Heard, tools: Tools, action_format: ActionFormat) -> _Part:
     if heard.calls is not None:
         return _Part(heard, heard.form, heard.calls, [], is_structured=True)
+    if heard.fault is not None:
+        return _Part(heard, heard.form, [], [], is_structured=False)
+    usual = read_usual(heard.text, tools) if action_format == "auto" else None
+    if usual is not None and not heard.thought:
+        read, thought = usual
+        heard = Heard(heard.form, heard.text, None, thought)
+        return _Part(heard, read.form, read.calls, read.words, False, (read.start, read.end))
     spoken = read_spoken(heard.text)
-    thought = "\n".join(filter(None, (heard.thought, spoken.thought)))
-    heard = heard._replace(text=strip_turn_ends(heard.text), thought=thought)
+    thought = (
+        f"{heard.thought}\n{spoken.thought}"
+        if heard.thought and spoken.thought
+        else heard.thought or spoken.thought
+    )
+    heard = Heard(heard.form, heard.text[slice(*spoken.turn)], None, thought)
     found = read_action_text(spoken.text, tools, action_format) if spoken.text else None
     if found is None:
         return _Part(heard, heard.form, [], [], is_structured=False)

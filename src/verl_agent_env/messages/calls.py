@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import orjson
+
 from verl_agent_env.messages.content import well_formed
 from verl_agent_env.messages.reading import Tools, WrittenCall, clean_name, read_arguments
 
@@ -24,18 +26,30 @@ class ToolCall(NamedTuple):
 def make_call(written: WrittenCall, call_id: str | None, tools: Tools) -> ToolCall:
     """The call that is written, with a fault where its parts are not what they must be."""
     name = well_formed(clean_name(written.name, tools))
-    if not name:
-        text = written.arguments
+    arguments = read_arguments(written.arguments)
+    if not name and arguments is None:
+        fault = f"The tool call cannot be read: {_shown(arguments_text(written.arguments))}"
+        return ToolCall("", {}, call_id, fault)
+    if not name or arguments is None:
         fault = (
-            f"The tool call cannot be read: {_shown(text)}"
-            if isinstance(text, str) and text.strip()
+            f"The arguments of '{_shown(name)}' are not a JSON object."
+            if name
             else "The tool call has no name."
         )
-        return ToolCall("", {}, call_id, fault)
-    arguments = read_arguments(written.arguments)
-    if arguments is None:
-        return ToolCall(name, {}, call_id, f"The arguments of '{_shown(name)}' are not a JSON object.")
+        return ToolCall(name, {}, call_id, fault)
     return ToolCall(name, arguments, call_id)
+
+
+def arguments_text(arguments: object) -> str:
+    """Arguments as a message of OpenAI's holds them: as JSON text, or as they are written."""
+    if isinstance(arguments, str):
+        return well_formed(arguments)
+    if arguments is None:
+        return "{}"
+    try:
+        return orjson.dumps(arguments).decode()
+    except TypeError:
+        return "not JSON"
 
 
 def call_ids(written: list[WrittenCall], turn: int) -> list[str]:
@@ -43,6 +57,8 @@ def call_ids(written: list[WrittenCall], turn: int) -> list[str]:
 
     Those of ours are ``call_<turn>_<number of the call>``.
     """
+    if len(written) == 1 and type(written[0].id) is str and written[0].id:
+        return [well_formed(written[0].id)]
     own = [well_formed(call.id) if isinstance(call.id, str) else "" for call in written]
     known = set(own)
     seen: set[str] = set()

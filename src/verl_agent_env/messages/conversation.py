@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from verl_agent_env.messages.calls import call_ids
+from verl_agent_env.messages.calls import arguments_text, call_ids
 from verl_agent_env.messages.content import well_formed
 from verl_agent_env.messages.forms import hear
 from verl_agent_env.messages.reading import (
@@ -18,7 +18,6 @@ from verl_agent_env.messages.reading import (
     read_action_text,
     read_arguments,
     read_spoken,
-    strip_turn_ends,
 )
 from verl_agent_env.types import Action, Message
 
@@ -69,7 +68,8 @@ def message_of_text(
     found = read_action_text(spoken.text, tools, action_format) if spoken.text else None
     if found is None or not found.calls:
         return None
-    around = (text[: spoken.place(found.start)], strip_turn_ends(text[spoken.place(found.end - 1) + 1 :]))
+    begin, end = spoken.turn
+    around = (text[begin : spoken.place(found.start)], text[spoken.place(found.end - 1) + 1 : end])
     written = [_cleaned(call, tools) for call in found.calls]
     content = well_formed("".join(around).strip())
     return {"role": "assistant", "content": content, "tool_calls": message_calls(written, turn)}
@@ -83,7 +83,7 @@ def message_calls(written: list[WrittenCall], turn: int) -> list[dict[str, Any]]
             "type": "function",
             "function": {
                 "name": well_formed(call.name) if isinstance(call.name, str) else "",
-                "arguments": _arguments_text(call.arguments),
+                "arguments": arguments_text(call.arguments),
             },
         }
         for call, call_id in zip(written, call_ids(written, turn), strict=True)
@@ -152,14 +152,3 @@ def _sendable_call(call: dict[str, Any]) -> dict[str, Any]:
         **call,
         "function": {**function, "name": name, "arguments": orjson.dumps(arguments).decode()},
     }
-
-
-def _arguments_text(arguments: object) -> str:
-    if isinstance(arguments, str):
-        return well_formed(arguments)
-    if arguments is None:
-        return "{}"
-    try:
-        return orjson.dumps(arguments).decode()
-    except TypeError:
-        return "not JSON"

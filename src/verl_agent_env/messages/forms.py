@@ -35,7 +35,8 @@ class Heard(NamedTuple):
 
 def hear(action: object) -> list[Heard]:
     """The model's messages in ``action``, in order; those of other roles are passed over."""
-    action = plain(action)
+    if type(action) is not dict and type(action) is not str:
+        action = plain(action)
     if isinstance(action, str):
         return [Heard("text", well_formed(action))]
     if isinstance(action, dict):
@@ -169,12 +170,30 @@ _FORM_OF_TYPE = {"tool_use": "anthropic", "function_call": "responses", "custom_
 def _calls_in(calls: list[Any]) -> list[WrittenCall]:
     """The calls of a message; each item is one, whatever it holds."""
     written = []
-    for item in map(plain, calls):
+    for item in calls:
+        usual = _usual_call(item)
+        if usual is not None:
+            written.append(usual)
+            continue
+        item = plain(item)
         if isinstance(item, dict) and hasattr(item.get("function"), "model_dump"):
             item = {**item, "function": plain(item["function"])}
         found = list(calls_in(item))
         written.append(found[0] if len(found) == 1 else WrittenCall(None, None))
     return written
+
+
+def _usual_call(item: object) -> WrittenCall | None:
+    """A call of OpenAI's form, read at once; ``None`` for anything else."""
+    if type(item) is not dict or "name" in item:
+        return None
+    function = item.get("function")
+    if type(function) is not dict:
+        return None
+    name = function.get("name")
+    if type(name) is not str or "." in name or "arguments" not in function:
+        return None
+    return WrittenCall(name, function["arguments"], item.get("id"))
 
 
 def _type_of(part: dict[str, Any]) -> str:

@@ -25,6 +25,7 @@ from verl_agent_env.messages.reading.spoken import (
     strip_turn_ends,
 )
 from verl_agent_env.messages.reading.unmarked import MARKS
+from verl_agent_env.messages.reading.usual import read_usual
 
 __all__ = [
     "FORMATS",
@@ -46,6 +47,7 @@ __all__ = [
     "read_action_text",
     "read_arguments",
     "read_spoken",
+    "read_usual",
     "strip_thoughts",
     "strip_turn_ends",
     "unwrap",

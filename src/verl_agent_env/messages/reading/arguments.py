@@ -18,7 +18,8 @@ from verl_agent_env.messages.tools import Tool
 Tools: TypeAlias = Mapping[str, Tool]
 """The tools that may be called, by name; empty where they are not known."""
 
-_NAMESPACE = re.compile(r"(?:functions?|tools?|default_api|api)[./]")
+_NAMESPACE = re.compile(r"(?:(?:functions?|tools?|default_api|api)[./][\s`\"']*+)++")
+_AROUND_NAMES = " \t\r\n`\"'"
 _FENCE = re.compile(r"\A```\w*+[ \t]*+\n?(.*?)\n?[ \t]*+```\Z", re.DOTALL)
 _SEPARATORS = re.compile(r"[\s,;]*+")
 _INTEGER = re.compile(r"[+-]?\d{1,19}(?:\.0*+)?+")
@@ -56,7 +57,7 @@ def clean_name(name: object, tools: Tools) -> str:
         return ""
     if name in tools:
         return name
-    name = name.partition("<|")[0].strip().strip("`\"'").removesuffix("()")
+    name = name.partition("<|")[0].strip(_AROUND_NAMES).removesuffix("()").rstrip(_AROUND_NAMES)
     namespace = _NAMESPACE.match(name)
     if name not in tools and namespace is not None:
         name = name[namespace.end() :]
@@ -72,8 +73,15 @@ def read_arguments(arguments: object) -> dict[str, Any] | None:
     They may be an object, JSON text, JSON text within JSON text, or text in a code fence; blank text and ``null`` are
     an empty object. An object must be what JSON can hold: no lone surrogates, no integers beyond 64 bits.
     """
+    if type(arguments) is str:
+        try:
+            value = orjson.loads(arguments)
+        except orjson.JSONDecodeError:
+            value = None
+        if type(value) is dict:
+            return value
     for _ in range(_MAX_LAYERS):
-        if arguments is None or arguments in ("{}", ""):
+        if arguments is None or arguments == "":
             return {}
         if isinstance(arguments, bytes):
             arguments = arguments.decode(errors="replace")
@@ -107,6 +115,12 @@ def unfence(text: str) -> str:
 
 def calls_in(value: object, layers: int = _MAX_LAYERS) -> Iterator[WrittenCall]:
     """The calls that a JSON value stands for: an object with a name, one that wraps such a one, or a list of them."""
+    if type(value) is dict and "arguments" in value:
+        # Nearly always.
+        name = value.get("name")
+        if type(name) is str and name != _PARALLEL:
+            yield WrittenCall(name, value["arguments"], _id_of(value))
+            return
     if isinstance(value, list):
         for each in value:
             yield from calls_in(each, layers - 1) if layers else [WrittenCall(None, each)]
@@ -162,7 +176,10 @@ def scan_calls(text: str) -> tuple[list[WrittenCall], bool]:
         begin = position
         try:
             value, position = scan_value(text, position)
-            calls += calls_in(value)
+            if isinstance(value, dict | list) or not calls:
+                calls += calls_in(value)
+            else:
+                has_prose = True
         except MalformedError:
             # The next line may hold a whole one again.
             failures += 1

@@ -65,8 +65,6 @@ class Envelope(NamedTuple):
 
     def read(self, text: str, tools: Tools) -> Found | None:
         """All calls between such marks; ``None`` if there are none."""
-        if self.mark not in text:
-            return None
         form = ""
         calls: list[WrittenCall] = []
         start, end = -1, 0
@@ -77,13 +75,15 @@ class Envelope(NamedTuple):
             if len(calls) >= MAX_CALLS:
                 break
             found = self._read_section(text[section.body : section.body_end], section.closed, tools)
-            if found is not None and not found.is_whole and section.closed and not tried_to_last_closing:
-                # Once, to stay linear: a text within the call may hold the closing mark.
-                tried_to_last_closing = True
-                closing = self._last_closing(text)
-                longer = self._read_section(text[section.body : closing.start()], True, tools)
-                if longer is not None and longer.is_whole:
-                    found, section = longer, section._replace(end=closing.end())
+            if found is not None and section.closed and not tried_to_last_closing:
+                has_more = self.closing is not None and self.closing.search(text, section.end) is not None
+                if has_more and not _are_whole(found.calls, tools):
+                    # Once, to stay linear: a text within the call may hold the closing mark.
+                    tried_to_last_closing = True
+                    *_, closing = (self.closing or self.opening).finditer(text, section.end)
+                    longer = self._read_section(text[section.body : closing.start()], True, tools)
+                    if longer is not None and _are_whole(longer.calls, tools):
+                        found, section = longer, section._replace(end=closing.end())
             if found is not None:
                 form = form or found.form
                 calls += found.calls
@@ -114,31 +114,24 @@ class Envelope(NamedTuple):
             self._read_piece(body[begin:stop], closed and stop == len(body), stop == len(body), tools)
             for begin, stop in zip(begins, stops, strict=True)
         ]
-        found = [piece for piece in pieces if piece is not None]
-        if ends and pieces[0] is not None and not pieces[0].is_whole:
+        if ends and pieces[0] is not None and not _are_whole(pieces[0].calls, tools):
             # A text within the first call may hold the opening mark.
             all_of_it = self._read_piece(body, closed, True, tools)
-            if all_of_it is not None and all_of_it.is_whole:
+            if all_of_it is not None and _are_whole(all_of_it.calls, tools):
                 return all_of_it
-        if not found:
-            return None
-        calls = [call for piece in found for call in piece.calls]
-        return _Read(found[0].form, calls, all(piece.is_whole for piece in found))
+        found = [piece for piece in pieces if piece is not None]
+        return _Read(found[0].form, [call for piece in found for call in piece.calls]) if found else None
 
     def _read_piece(self, body: str, closed: bool, is_last: bool, tools: Tools) -> _Read | None:
         for form, read in self.bodies:
             calls = read(Body(body, closed), tools)
             if calls is not None:
-                return _Read(form, calls, _are_whole(calls, tools))
+                return _Read(form, calls)
         begun = body.strip()[:1]
         # Words behind an opening that nothing closes only mention it.
         if closed or (is_last and not begun) or (begun and begun in "{[<\"'`"):
-            return _Read(self.bodies[0][0], [WrittenCall(None, body.strip())], False)
+            return _Read(self.bodies[0][0], [WrittenCall(None, body.strip())])
         return None
-
-    def _last_closing(self, text: str) -> re.Match[str]:
-        *_, last = (self.closing or self.opening).finditer(text)
-        return last
 
 
 class _Section(NamedTuple):
@@ -152,11 +145,10 @@ class _Section(NamedTuple):
 class _Read(NamedTuple):
     form: str
     calls: list[WrittenCall]
-    is_whole: bool
-    """Whether every call is well-formed."""
 
 
 def _are_whole(calls: list[WrittenCall], tools: Tools) -> bool:
+    """Whether every call is well-formed."""
     return all(clean_name(call.name, tools) and read_arguments(call.arguments) is not None for call in calls)
 
 

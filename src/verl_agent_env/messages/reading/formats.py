@@ -183,31 +183,34 @@ FORMATS: tuple[Format, ...] = (
 
 def read_action_text(text: str, tools: Tools, action_format: ActionFormat = "auto") -> Found | None:
     """Read what is said aloud of a model's text: calls or words, in the first of the formats that it holds."""
-    for read in _readers(action_format):
-        found = read(text, tools)
-        if found is not None:
-            return found
+    for mark, read in _readers(action_format):
+        if mark in text:
+            found = read(text, tools)
+            if found is not None:
+                return found
     return None
 
 
 @lru_cache(maxsize=256)
-def _readers(action_format: ActionFormat) -> tuple[Read, ...]:
-    """The readers of the chosen formats, in their order."""
+def _readers(action_format: ActionFormat) -> tuple[tuple[str, Read], ...]:
+    """The readers of the chosen formats, in their order, each with what a text must hold for it."""
     if action_format == "auto":
         chosen: frozenset[str] = frozenset(FORMAT_NAMES)
     else:
         chosen = frozenset((action_format,) if isinstance(action_format, str) else action_format)
     envelopes = [envelope.restricted_to(chosen) for envelope in ENVELOPES]
-    readers: list[Read] = [envelope.read for envelope in envelopes if envelope.bodies]
+    readers: list[tuple[str, Read]] = [
+        (envelope.mark, envelope.read) for envelope in envelopes if envelope.bodies
+    ]
     marks = tuple(mark for mark in MARKS if mark in chosen)
-    further: tuple[tuple[bool, Read], ...] = (
-        ("react" in chosen, read_react),
-        (bool(marks), partial(read_marks, marks=marks)),
-        ("react" in chosen, partial(read_react, alone=True)),
-        ("json" in chosen, read_fence),
-        (not chosen.isdisjoint(("json", "llama")), read_json),
-        ("glm" in chosen, read_name_above_json),
-        ("pythonic" in chosen, read_python),
-        ("words" in chosen, read_words),
+    further: tuple[tuple[bool, str, Read], ...] = (
+        ("react" in chosen, ":", read_react),
+        (bool(marks), "", partial(read_marks, marks=marks)),
+        ("react" in chosen, ":", partial(read_react, alone=True)),
+        ("json" in chosen, "```", read_fence),
+        (not chosen.isdisjoint(("json", "llama")), "{", read_json),
+        ("glm" in chosen, "{", read_name_above_json),
+        ("pythonic" in chosen, "(", read_python),
+        ("words" in chosen, "", read_words),
     )
-    return (*readers, *(read for is_chosen, read in further if is_chosen))
+    return (*readers, *((mark, read) for is_chosen, mark, read in further if is_chosen))

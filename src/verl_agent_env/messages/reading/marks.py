@@ -22,6 +22,7 @@ _PAIRS: tuple[tuple[str, str], ...] = (
     *(("*", "*"), ("_", "_"), ("`", "`"), ("$", "$"), ('"', '"'), ("'", "'")),
     *(("“", "”"), ("‘", "’"), ("«", "»"), ("„", "“"), ("「", "」"), ("\\(", "\\)"), ("\\[", "\\]")),
 )
+_OPENERS = frozenset(opening[0] for opening, _ in _PAIRS)
 _COMMAND = re.compile(
     r"\\(?:boxed|fbox|text|textbf|textit|texttt|textrm|mathrm|mathbf|mathtt|mathsf|operatorname|emph|mbox)\s*+\{"
 )
@@ -47,6 +48,8 @@ def find_tagged(text: str, name: str) -> Marked | None:
     Tags are of any case, with attributes and blanks. Of several opening tags before a closing one the last counts: the
     others are only mentioned, as is one in code ticks. A closed answer wins over one that the end of the text closes.
     """
+    if "<" not in text:
+        return None
     closed: Marked | None = None
     opened: Marked | None = None
     start: int | None = None
@@ -69,7 +72,7 @@ def find_tagged(text: str, name: str) -> Marked | None:
 
 def find_boxed(text: str) -> Marked | None:
     """Find what the last ``\\boxed{…}`` or ``\\fbox{…}`` holds, braces inside matched; ``None`` if there is no box."""
-    first = _BOX.search(text)
+    first = _BOX.search(text) if "box" in text else None
     if first is None:
         return None
     closed: Marked | None = None
@@ -102,6 +105,8 @@ def unwrap(text: str) -> str:
     """
     text = text.strip()
     for _ in range(_MAX_WRAPPERS):
+        if text[:1] not in _OPENERS:
+            return text
         inner = _inside_pair(text)
         if inner is None:
             inner = _inside_command(text)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from verl_agent_env.messages.reading import harmony
@@ -18,14 +19,16 @@ _NAMES = (
     *("analysis", "scratchpad", "inner_monologue", "inner_thoughts", "antthinking"),
     *("seed:think", "mm:think", "longcat_think", "cot"),
 )
+# Every branch begins with a character of its own, so that the search leaps from one of them to the next.
 _THOUGHT_TAG = re.compile(
     rf"<(?P<slash>/?)\s*(?P<name>{'|'.join(sorted(_NAMES, key=len, reverse=True))})(?=[\s/>])[^<>]*>"
     r"|\[(?P<square_slash>/?)THINK\]"
     r"|◁(?P<triangle_slash>/?)think▷"
     r"|<\|(?P<edge>begin_of_thought|end_of_thought|start_thinking|end_thinking|inner_prefix|inner_suffix)\|>"
-    r"|(?P<channel><\|channel>thought|<channel\|>)",
+    r"|<(?P<channel>\|channel>thought|channel\|>)",
     re.IGNORECASE,
 )
+_MARKUP = re.compile(r"[<\[◁]")
 _OPENING_EDGES = frozenset({"begin_of_thought", "start_thinking", "inner_prefix"})
 # Models mix the words of a family: a thought that <think> opens is also closed by </thinking>.
 _THINK_FAMILY = frozenset({"think", "thinking", "thought", "thoughts"})
@@ -57,6 +60,8 @@ class Spoken(NamedTuple):
     """The thoughts, parted by line breaks; empty if there are none."""
     pieces: tuple[tuple[int, int], ...]
     """Where the parts of :attr:`text` stand in the original: start there, length."""
+    turn: tuple[int, int]
+    """Where the model's turn begins and ends in the original, thoughts included."""
 
     def place(self, position: int) -> int:
         """Where a position of :attr:`text` stands in the original text."""
@@ -77,11 +82,18 @@ def read_spoken(text: str) -> Spoken:
     A closing tag without an opening one closes a thought that the prompt opened, or one within another: all up to
     the last such tag is thought. A thought that is never closed reaches to the end.
     """
-    if harmony.is_written_in(text):
+    is_harmony = harmony.is_written_in(text)
+    if not is_harmony and _MARKUP.search(text) is None:
+        stripped = text.strip()
+        pieces = ((text.find(stripped), len(stripped)),) if stripped else ()
+        return Spoken(stripped, "", pieces, (0, len(text)))
+    if is_harmony:
         spoken, thoughts = harmony.split(text)
-    else:
-        spoken, thoughts = _split(text)
-    return _joined(text, _within_turn(text, spoken), thoughts)
+        # Its tokens tell the thoughts, so that they stay.
+        return _joined(text, _within_turn(text, spoken)[0], thoughts, (0, len(text)))
+    spoken, thoughts = _split(text)
+    kept, turn = _within_turn(text, spoken)
+    return _joined(text, kept, thoughts, turn)
 
 
 def strip_thoughts(text: str) -> str:
@@ -91,10 +103,7 @@ def strip_thoughts(text: str) -> str:
 
 def strip_turn_ends(text: str) -> str:
     """``text`` without the tokens that begin and end the model's turn, and without all that follows it."""
-    if harmony.is_written_in(text):
-        # Its tokens tell the thoughts.
-        return text
-    return "".join(text[start:end] for start, end in _within_turn(text, [(0, len(text))]))
+    return text[slice(*read_spoken(text).turn)]
 
 
 def opened_thought(prompt: str) -> str:
@@ -111,7 +120,7 @@ def _split(text: str) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
     thoughts: list[tuple[int, int]] = []
     family: str | None = None
     position = 0
-    for tag in _THOUGHT_TAG.finditer(text):
+    for tag in _matches(_THOUGHT_TAG, text, 0, len(text)):
         opens, kind = _kind_of(tag)
         if is_mention(text, tag.start(), tag.end()):
             continue
@@ -151,24 +160,49 @@ def is_mention(text: str, start: int, end: int) -> bool:
     return start > 0 and text[start - 1] == "`" and text[end : end + 1] == "`"
 
 
-def _within_turn(text: str, spoken: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The spans without what begins and what ends a turn, and without all that follows."""
+def _within_turn(text: str, spoken: list[tuple[int, int]]) -> tuple[list[tuple[int, int]], tuple[int, int]]:
+    """The spans without what begins and what ends a turn, and without all that follows; and where the turn stands."""
     kept: list[tuple[int, int]] = []
+    turn_begins = 0
     for start, end in spoken:
         if not kept:
             begin = _TURN_BEGIN.match(text, start, end)
-            start = begin.end() if begin is not None else start
+            after = begin.end() if begin is not None else start
+            turn_begins = after if start == 0 else turn_begins
+            start = after
             if start == end:
                 continue
-        ends = _TURN_END.search(text, start, end)
+        ends = next(_matches(_TURN_END, text, start, end), None)
         if ends is not None:
             kept.append((start, ends.start()))
-            break
+            return kept, (turn_begins, ends.start())
         kept.append((start, end))
-    return kept
+    return kept, (turn_begins, len(text))
 
 
-def _joined(text: str, spoken: list[tuple[int, int]], thoughts: list[tuple[int, int]]) -> Spoken:
+def _matches(pattern: re.Pattern[str], text: str, start: int, end: int) -> Iterator[re.Match[str]]:
+    """As ``pattern.finditer``, for patterns whose matches begin as :data:`_MARKUP` does: several times as fast."""
+    if "[" in text or "◁" in text:
+        yield from pattern.finditer(text, start, end)
+        return
+    position = text.find("<", start, end)
+    while position != -1:
+        found = pattern.match(text, position, end)
+        if found is not None:
+            yield found
+        position = text.find("<", position + 1 if found is None else found.end(), end)
+
+
+def _joined(
+    text: str, spoken: list[tuple[int, int]], thoughts: list[tuple[int, int]], turn: tuple[int, int]
+) -> Spoken:
+    if len(spoken) == 1:
+        # Nearly always: one thought, and what is said after it.
+        start, end = spoken[0]
+        stripped = text[start:end].strip()
+        start = text.find(stripped, start)
+        pieces = [(start, len(stripped))] if stripped else []
+        return Spoken(stripped, _thought_in(text, thoughts), tuple(pieces), turn)
     joined = "".join(text[start:end] for start, end in spoken)
     stripped = joined.strip()
     skipped = len(joined) - len(joined.lstrip())
@@ -179,5 +213,8 @@ def _joined(text: str, spoken: list[tuple[int, int]], thoughts: list[tuple[int, 
         skipped -= cut
         if size > cut:
             pieces.append((start + cut, size - cut))
-    thought = "\n".join(piece for start, end in thoughts if (piece := text[start:end].strip()))
-    return Spoken(stripped, thought, tuple(pieces))
+    return Spoken(stripped, _thought_in(text, thoughts), tuple(pieces), turn)
+
+
+def _thought_in(text: str, thoughts: list[tuple[int, int]]) -> str:
+    return "\n".join(piece for start, end in thoughts if (piece := text[start:end].strip()))

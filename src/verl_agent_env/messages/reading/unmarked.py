@@ -91,8 +91,6 @@ def read_marks(text: str, tools: Tools, marks: tuple[str, ...] = MARKS) -> Found
 
 def read_fence(text: str, tools: Tools) -> Found | None:
     """Calls in JSON in code fences, each the whole of its fence."""
-    if "```" not in text:
-        return None
     calls: list[WrittenCall] = []
     place: tuple[int, int] | None = None
     opening: re.Match[str] | None = None
@@ -154,8 +152,9 @@ def read_name_above_json(text: str, tools: Tools) -> Found | None:
 
 def read_bare(text: str, tools: Tools) -> Found:
     """What a mark encloses, or a text without marks: a call in JSON or Python, else moves in words."""
-    for read in (read_json, read_name_above_json, read_python):
-        found = read(unfence(text), tools)
+    unfenced = unfence(text)
+    for mark, read in (("{", read_json), ("{", read_name_above_json), ("(", read_python)):
+        found = read(unfenced, tools) if mark in unfenced else None
         if found is not None:
             return found._replace(start=0, end=len(text))
     return read_words(text, tools)
