@@ -29,8 +29,8 @@ from verl_agent_env.cluster.keys import Keys
 from verl_agent_env.cluster.redis_store import RedisStore
 from verl_agent_env.cluster.ring import Ring
 from verl_agent_env.cluster.store import WorkerRecord
-from verl_agent_env.server.owner_search import PATIENCE_S
 from verl_agent_env.types import NUM_SLOTS, slot_of
+from verl_agent_env.waits import OWNER_S
 
 
 def both(
@@ -509,7 +509,7 @@ async def test_an_owner_that_cannot_be_reached_is_a_typed_error_in_bounded_time(
         )
         assert (single.status_code, single.json()["code"]) == (503, "worker_unreachable"), single.text
         assert not single.json()["may_have_run"]
-        assert single.elapsed.total_seconds() > PATIENCE_S * 0.9
+        assert single.elapsed.total_seconds() > OWNER_S * 0.9
         # What is not meant for it is done.
         assert [(e["index"], e["code"]) for e in batch.json()["errors"]] == [(0, "worker_unreachable")]
         assert batch.json()["infos"][1]["num_steps"] == 1

@@ -17,6 +17,8 @@ from tests.waiting import HANG_S, no_hang
 from verl_agent_env.cluster.keys import Keys
 from verl_agent_env.cluster.redis_client import Notices, RedisClient, RedisLimits
 from verl_agent_env.cluster.redis_store import RedisStore
+from verl_agent_env.cluster.scripts import Script
+from verl_agent_env.errors import StoreUnavailableError
 
 Ask = Callable[[RedisStore], Awaitable[object]]
 
@@ -97,3 +99,35 @@ async def test_notices_go_on_after_the_network_gave_a_connection_up(
     finally:
         await notices.aclose()
         await client.aclose()
+
+
+async def test_large_call_has_the_time_that_its_bytes_take(redis_server: RedisProcess) -> None:
+    arrives_s = 0.6
+
+    async def pass_on_slowly(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        upstream, to_redis = await asyncio.open_connection("127.0.0.1", redis_server.port)
+        command = b"*"
+        while len(command) < size or not command.endswith(b"\r\n"):
+            command += await reader.read(1 << 20)
+        await asyncio.sleep(arrives_s)
+        to_redis.write(command[1:])
+        writer.write(await upstream.read(1 << 16))
+        to_redis.close()
+        writer.close()
+
+    size = 3_000_000
+    proxy = await asyncio.start_server(pass_on_slowly, "127.0.0.1", 0)
+    url = f"redis://127.0.0.1:{proxy.sockets[0].getsockname()[1]}/0"
+    length = Script("length", "return #ARGV[1]")
+    seed = RedisClient(redis_server.url, RedisLimits())
+    hurried = RedisClient(url, RedisLimits(call_s=arrives_s / 2, bytes_per_s=1e12))
+    patient = RedisClient(url, RedisLimits(call_s=arrives_s / 2, bytes_per_s=50_000.0))
+    try:
+        assert await seed.run(length, [], ["x"]) == 1
+        with pytest.raises(StoreUnavailableError):
+            await hurried.run(length, [], ["x" * size])
+        assert await patient.run(length, [], ["x" * size]) == size
+    finally:
+        for client in (seed, hurried, patient):
+            await client.aclose()
+        proxy.close()

@@ -29,6 +29,7 @@ from tests.pool_process import (
 from tests.ports import free_ports
 from tests.server.conftest import GATED, Problem
 from tests.waiting import HANG_S, NEVER_S, eventually
+from verl_agent_env import waits
 from verl_agent_env.cluster.ring import Ring
 from verl_agent_env.types import NUM_SLOTS, slot_of
 
@@ -494,6 +495,29 @@ def test_a_hung_worker_fails_its_own_items_only_and_in_time(start_pool: StartPoo
         assert [e["code"] for e in made.result().json()["errors"]] == ["worker_unreachable"]
         assert sum(env_id is not None for env_id in made.result().json()["env_ids"]) == 2
         problem(run.result(), 503, "worker_unreachable")
+    eventually(lambda: len(pool.workers(pool.at[1])) == WORKERS)
+
+
+def test_nobody_waits_for_a_hung_worker_longer_than_for_a_sign_of_life(
+    start_pool: StartPool, problem: Problem
+) -> None:
+    pool = start_pool()
+    env_ids = on_each(pool)
+    asked = pool.at[1]
+    with pool.hung(0), ThreadPoolExecutor(3) as threads:
+        body = {"env_ids": env_ids, "actions": ["left"] * 3}
+        batch = threads.submit(asked.post, "/api/batch/step", json=body, timeout=120)
+        single = threads.submit(
+            asked.post, f"/api/environment/{env_ids[0]}/step", json={"action": "left"}, timeout=120
+        )
+        run = threads.submit(asked.post, "/api/batch/close", json={"run_id": "r"}, timeout=120)
+        assert [(e["index"], e["code"]) for e in batch.result().json()["errors"]] == [
+            (0, "worker_unreachable")
+        ]
+        problem(single.result(), 503, "worker_unreachable")
+        problem(run.result(), 503, "worker_unreachable")
+        for answer in (batch, single, run):
+            assert waits.PEER_LOOK_S < answer.result().elapsed.total_seconds() < waits.MAX_WAIT_S
     eventually(lambda: len(pool.workers(pool.at[1])) == WORKERS)
 
 

@@ -29,7 +29,7 @@ from redis.exceptions import (
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from verl_agent_env import background
-from verl_agent_env.cluster.redis_pipe import Endpoint, RedisPipe
+from verl_agent_env.cluster.redis_pipe import Endpoint, RedisPipe, pack
 from verl_agent_env.cluster.scripts import Script
 from verl_agent_env.errors import StoreFullError, StoreUnavailableError
 
@@ -43,14 +43,16 @@ class RedisLimits:
     connect_s: float = 1.0
     """Until a connection stands."""
     call_s: float = 2.0
-    """Until a call of the store has its answer, all included."""
+    """Until a call of the store has its answer, all included, but for what its bytes take."""
+    bytes_per_s: float = 1024.0 * 1024.0
+    """Bytes that Redis is given a second for."""
     poll_s: float = 1.0
     """How often the map's version is asked for while waiting, in case a notice was lost."""
     max_connections: int = 8
     """Connections of one worker."""
 
     def __post_init__(self) -> None:
-        if min(self.connect_s, self.call_s, self.poll_s, self.max_connections) <= 0:
+        if min(self.connect_s, self.call_s, self.bytes_per_s, self.poll_s, self.max_connections) <= 0:
             raise ValueError("all limits of the Redis connection must be above 0")
 
 
@@ -94,29 +96,37 @@ class RedisClient:
             StoreUnavailableError: There is none; whether the script ran is unknown.
         """
 
+        inputs = (len(keys), *keys, *arguments)
+        packed = pack("EVALSHA", script.sha, *inputs)
+
         async def ask() -> Any:
             try:
-                return await self._pipe.call("EVALSHA", script.sha, len(keys), *keys, *arguments)
+                return await self._pipe.call(packed)
             except NoScriptError:
                 # Redis was restarted or is new; EVAL makes the script known again.
-                return await self._pipe.call("EVAL", script.text, len(keys), *keys, *arguments)
+                return await self._pipe.call(pack("EVAL", script.text, *inputs))
             except asyncio.CancelledError:
                 # Out of patience: the connection may be half open, so the next call gets a new one.
                 self._pipe.close()
                 raise
 
-        return await self.call(ask)
+        return await self.call(ask, len(packed))
 
-    async def call(self, ask: Callable[[], Awaitable[_ResultT]]) -> _ResultT:
+    async def call(self, ask: Callable[[], Awaitable[_ResultT]], size: int = 0) -> _ResultT:
         """The result of ``ask``, which must give the same when run again.
 
         It is run a second time when its connection broke, since Redis may be back already.
 
+        Args:
+            ask: What to do.
+            size: Bytes that go to Redis, where they are many: they take their time on a slow network.
+
         Raises:
             StoreUnavailableError: Redis did not answer in time, or takes no commands.
         """
-        with _typed_errors(self.where, self.limits.call_s):
-            async with asyncio.timeout(self.limits.call_s):
+        call_s = self.limits.call_s + size / self.limits.bytes_per_s
+        with _typed_errors(self.where, call_s):
+            async with asyncio.timeout(call_s):
                 with _heeding_cancellation():
                     try:
                         return await ask()
@@ -255,7 +265,7 @@ def _typed_errors(where: str, call_s: float) -> Iterator[None]:
     try:
         yield
     except (TimeoutError, RedisTimeoutError):
-        raise StoreUnavailableError(where, f"it did not answer within {call_s:g} s") from None
+        raise StoreUnavailableError(where, f"it did not answer within {round(call_s, 1):g} s") from None
     except AuthenticationError:
         raise StoreUnavailableError(where, "it refuses the user or password of the URL") from None
     except BusyLoadingError:

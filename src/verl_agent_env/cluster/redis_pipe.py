@@ -33,6 +33,12 @@ class Endpoint:
     tls: ssl.SSLContext | None = None
 
 
+def pack(*command: Any) -> bytes:
+    """A command as it goes to Redis."""
+    packed: bytes = hiredis.pack_command(cast("Any", command))
+    return packed
+
+
 class RedisPipe:
     """A connection that is made when needed, and made again after it broke."""
 
@@ -48,8 +54,8 @@ class RedisPipe:
         self._link: _Link | None = None
         self._connecting = asyncio.Lock()
 
-    async def call(self, *command: Any) -> Any:
-        """The answer to a command.
+    async def call(self, packed: bytes) -> Any:
+        """The answer to a command, which :func:`pack` made.
 
         Raises:
             redis.exceptions.ConnectionError: The connection broke; whether the command ran is unknown.
@@ -59,7 +65,7 @@ class RedisPipe:
         link = self._link
         if link is None or link.is_lost:
             link = await self._connected()
-        return await link.send(*command)
+        return await link.send(packed)
 
     def close(self) -> None:
         """Close the connection; commands under way fail."""
@@ -83,9 +89,10 @@ class RedisPipe:
             _, link = await loop.create_connection(_Link, endpoint.host, endpoint.port, ssl=endpoint.tls)
         try:
             if endpoint.password:
-                await link.send("AUTH", *filter(None, (endpoint.username, endpoint.password)))
+                credentials = filter(None, (endpoint.username, endpoint.password))
+                await link.send(pack("AUTH", *credentials))
             if endpoint.db:
-                await link.send("SELECT", endpoint.db)
+                await link.send(pack("SELECT", endpoint.db))
         except BaseException:
             link.close()
             raise
@@ -122,13 +129,13 @@ class _Link(asyncio.Protocol):
         self.is_lost = True
         self._fail(exc)
 
-    def send(self, *command: Any) -> asyncio.Future[Any]:
+    def send(self, packed: bytes) -> asyncio.Future[Any]:
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         if self._transport is None or self.is_lost:
             answer.set_exception(RedisConnectionError("the connection is closed"))
             return answer
         self._waiting.append(answer)
-        self._transport.write(hiredis.pack_command(command))
+        self._transport.write(packed)
         return answer
 
     def close(self) -> None:

@@ -304,12 +304,12 @@ class Host:
             return ()
         recovering = self._in_background(self._recovery.recover(missing))
         while True:
-            done, _ = await asyncio.wait((recovering,), timeout=waits.PLACE_S)
+            done, _ = await asyncio.wait((recovering,), timeout=waits.RECOVERY_S)
             if done:
                 return recovering.result()
             left = self.missing(missing)
             if len(left) == len(missing):
-                raise RecoveryPendingError(waited_s=waits.PLACE_S)
+                raise RecoveryPendingError(waited_s=waits.RECOVERY_S)
             missing = left
 
     async def ensure_all(self) -> None:

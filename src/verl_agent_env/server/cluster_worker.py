@@ -43,9 +43,9 @@ from verl_agent_env.server.batch_calls import BatchWork
 from verl_agent_env.server.environment_calls import Create
 from verl_agent_env.server.forwarding import Forwarder
 from verl_agent_env.server.idempotency import KeyNames
-from verl_agent_env.server.internal_calls import DRAIN_PATH, WORKER_PATH, InternalCalls
+from verl_agent_env.server.internal_calls import DRAIN_PATH, InternalCalls
 from verl_agent_env.server.lane import Route
-from verl_agent_env.server.peers import Peers
+from verl_agent_env.server.peers import WORKER_PATH, Peers
 from verl_agent_env.server.residents import Residents
 from verl_agent_env.server.sharded_batches import ShardedBatches
 from verl_agent_env.server.take_over import TakeOver

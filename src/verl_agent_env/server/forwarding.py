@@ -103,7 +103,7 @@ class Forwarder:
                     search = search.after(moved)
                 except WorkerUnreachableError as unreachable:
                     error = unreachable
-                    search = search.after(unreachable)
+                    search = search.after(unreachable, self._peers.heard_at(address))
             if search.is_over:
                 raise error
             await self._refresh()

@@ -15,6 +15,7 @@ from verl_agent_env.engine.batches import Batches
 from verl_agent_env.errors import MovedError, VerlAgentEnvError
 from verl_agent_env.server.create_requests import create_requests
 from verl_agent_env.server.lane import Call, Reply, Route
+from verl_agent_env.server.peers import WORKER_PATH
 from verl_agent_env.server.sharded_batches import INTERNAL_PREFIX
 from verl_agent_env.types import slot_of
 from verl_agent_env.wire.codec import decode
@@ -37,7 +38,6 @@ from verl_agent_env.wire.requests import (
 
 T = TypeVar("T")
 
-WORKER_PATH = "/internal/worker"
 DRAIN_PATH = "/internal/drain"
 
 

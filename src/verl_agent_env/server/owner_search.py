@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 from dataclasses import dataclass
 
+from verl_agent_env import waits
 from verl_agent_env.errors import (
     MovedError,
     ShuttingDownError,
@@ -14,8 +15,6 @@ from verl_agent_env.errors import (
     WorkerUnreachableError,
 )
 
-PATIENCE_S = 5.0
-"""How long a call looks for an owner; time that a worker was at work on it does not count."""
 PAUSE_S = 0.05
 """Until it looks again, if nothing changes before."""
 _LONGEST_S = 600.0
@@ -28,27 +27,42 @@ class OwnerSearch:
 
     until: float
     never_after: float
+    silence_left_s: float
+    """How long workers may still be silent while they have the call, without that counting as looking."""
     sent_at: float = 0.0
 
     @classmethod
     def begin(cls) -> OwnerSearch:
         """Begin to look for the owner of a call's slots."""
         now = _now()
-        return cls(now + PATIENCE_S, now + _LONGEST_S)
+        return cls(now + waits.OWNER_S, now + _LONGEST_S, waits.PEER_SILENCE_S)
 
     def sent(self) -> OwnerSearch:
         """Note that the call is sent to a worker now."""
         return dataclasses.replace(self, sent_at=_now())
 
-    def after(self, error: VerlAgentEnvError) -> OwnerSearch:
+    def after(self, error: VerlAgentEnvError, heard_at: float | None = None) -> OwnerSearch:
         """Go on after the call that was sent last failed with ``error``.
 
-        Where a worker had the call, until it died or lost the slot, that time was not spent on looking.
+        Where a worker had the call, until it died or lost the slot, that time was not spent on looking. Of a worker that
+        fell silent it is known only until it was heard of last.
+
+        Args:
+            error: Why nothing came of it.
+            heard_at: When the worker was heard of last.
         """
-        was_at_work = isinstance(error, MovedError | ShuttingDownError) or (
-            isinstance(error, WorkerUnreachableError) and error.may_have_run
+        now, silent_s = _now(), 0.0
+        if isinstance(error, WorkerUnreachableError) and error.may_have_run:
+            heard_at = self.sent_at if heard_at is None else min(max(heard_at, self.sent_at), now)
+            silent_s = min(now - heard_at, self.silence_left_s)
+            at_work_s = heard_at - self.sent_at + silent_s
+        elif isinstance(error, MovedError | ShuttingDownError):
+            at_work_s = now - self.sent_at
+        else:
+            return self
+        return dataclasses.replace(
+            self, until=self.until + at_work_s, silence_left_s=self.silence_left_s - silent_s
         )
-        return dataclasses.replace(self, until=self.until + _now() - self.sent_at) if was_at_work else self
 
     @property
     def is_over(self) -> bool:

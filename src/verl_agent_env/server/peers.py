@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -9,9 +11,16 @@ import aiohttp
 import orjson
 from yarl import URL
 
+from verl_agent_env import waits
 from verl_agent_env.errors import VerlAgentEnvError, WorkerUnreachableError, error_from_problem
 from verl_agent_env.server.commands import is_from_elsewhere
 from verl_agent_env.server.logs import current_request_id
+from verl_agent_env.server.peer_watch import ANSWER_S, PeerWatch
+
+logger = logging.getLogger(__name__)
+
+WORKER_PATH = "/internal/worker"
+"""Where a worker tells of itself."""
 
 HOP_HEADER = b"x-env-hop"
 """Marks a call that was forwarded once and is not forwarded again."""
@@ -50,6 +59,8 @@ class Peers:
         if token:
             self._own_headers["authorization"] = f"Bearer {token}"
         self._session: aiohttp.ClientSession | None = None
+        self._watches: dict[str, PeerWatch] = {}
+        self._watching: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
         """Be ready for calls."""
@@ -65,8 +76,16 @@ class Peers:
 
     async def close(self) -> None:
         """Close all connections."""
+        for task in self._watching:
+            task.cancel()
+        await asyncio.gather(*self._watching, return_exceptions=True)
         if self._session is not None:
             await self._session.close()
+
+    def heard_at(self, address: str) -> float | None:
+        """When a worker was heard of last, on the event loop's clock; None if that is long ago."""
+        watch = self._watches.get(address)
+        return None if watch is None else watch.heard_at
 
     async def call(
         self,
@@ -89,31 +108,70 @@ class Peers:
             timeout_s: Seconds that the call may take, if fewer than all calls may.
 
         Raises:
-            WorkerUnreachableError: No connection came about, or no answer came in time.
+            WorkerUnreachableError: No connection came about, the worker fell silent, or no answer came in time.
             VerlAgentEnvError: The worker's own error.
         """
         if self._session is None:
             raise RuntimeError("peers are called before they were opened")
         timeout = aiohttp.ClientTimeout(total=timeout_s or self._timeout_s, sock_connect=_CONNECT_S)
+        watch = self._watch_of(address)
         try:
-            async with self._session.request(
-                method,
-                URL(f"http://{address}{path}", encoded=True),
-                data=body,
-                headers=self._own_headers | _passed_on(headers or {}),
-                timeout=timeout,
-                allow_redirects=False,
-            ) as answer:
-                payload = await answer.read()
+            async with asyncio.timeout(None) as silence:
+                with watch.during(silence):
+                    async with self._session.request(
+                        method,
+                        URL(f"http://{address}{path}", encoded=True),
+                        data=body,
+                        headers=self._own_headers | _passed_on(headers or {}),
+                        timeout=timeout,
+                        allow_redirects=False,
+                    ) as answer:
+                        payload = await answer.read()
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as refused:
             raise WorkerUnreachableError(address, "no connection came about", may_have_run=False) from refused
         except TimeoutError as late:
-            raise WorkerUnreachableError(address, "it did not answer in time") from late
+            reason = (
+                f"it gave no sign of life for {waits.PEER_SILENCE_S:g} s"
+                if silence.expired()
+                else "it did not answer in time"
+            )
+            raise WorkerUnreachableError(address, reason) from late
         except aiohttp.ClientError as broken:
             raise WorkerUnreachableError(address, "the connection broke before the answer came") from broken
         if answer.status != 200:
             raise _error_of(address, answer.status, payload)
         return PeerAnswer(payload, answer.headers.get("content-type", "application/json").encode())
+
+    def _watch_of(self, address: str) -> PeerWatch:
+        watch = self._watches.get(address)
+        if watch is None:
+            watch = self._watches[address] = PeerWatch(lambda: self._is_there(address))
+            task = asyncio.get_running_loop().create_task(watch.run(), name=f"watch {address}")
+            self._watching.add(task)
+            task.add_done_callback(lambda done: self._forget(address, done))
+        return watch
+
+    def _forget(self, address: str, task: asyncio.Task[None]) -> None:
+        self._watching.discard(task)
+        self._watches.pop(address, None)
+        if not task.cancelled() and (failure := task.exception()) is not None:
+            # The next call begins another one.
+            logger.error("watching a worker failed", exc_info=failure, extra={"address": address})
+
+    async def _is_there(self, address: str) -> bool:
+        """Whether the worker gives a sign of life: any but silence. One that refuses may still be at work on its last calls."""
+        if self._session is None:
+            return False
+        timeout = aiohttp.ClientTimeout(total=ANSWER_S)
+        url = URL(f"http://{address}{WORKER_PATH}", encoded=True)
+        try:
+            async with self._session.get(url, headers=self._own_headers, timeout=timeout) as answer:
+                await answer.read()
+        except TimeoutError:
+            return False
+        except (aiohttp.ClientError, OSError):
+            return True
+        return True
 
 
 def _passed_on(given: Mapping[bytes, bytes]) -> dict[str, str]:

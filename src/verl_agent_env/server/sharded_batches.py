@@ -321,8 +321,11 @@ class ShardedBatches:
             if isinstance(result, _PASSING) and not isinstance(result, StoreFullError):
                 again.append(position)
                 passing[type(result)] = result
+        heard_at = None if address is None else self._peers.heard_at(address)
         search = max(
-            (search.after(error) for error in passing.values()), key=lambda after: after.until, default=search
+            (search.after(error, heard_at) for error in passing.values()),
+            key=lambda after: after.until,
+            default=search,
         )
         if again and not search.is_over:
             await self._refresh()

@@ -67,29 +67,29 @@ def moved() -> Iterator[Moved]:
 
 
 def test_single_call_is_told_that_its_environment_is_on_its_way_and_finds_it_later(moved: Moved) -> None:
-    moved.reads_take(3 * waits.PLACE_S)
+    moved.reads_take(3 * waits.RECOVERY_S)
     env_id = moved.env_ids[0]
     outcome, took_s = moved.run(moved.timed(moved.host.step(env_id, 1, 1)))
     assert isinstance(outcome, RecoveryPendingError)
     assert (outcome.status, outcome.retryable, outcome.may_have_run) == (503, True, False)
-    assert took_s == waits.PLACE_S
-    moved.run(asyncio.sleep(2 * waits.PLACE_S))
+    assert took_s == waits.RECOVERY_S
+    moved.run(asyncio.sleep(2 * waits.RECOVERY_S))
     assert moved.host.directory.get(env_id) is not None
     assert isinstance(moved.run(moved.host.step(env_id, 1, 1)), StepAnswer)
 
 
 def test_batch_waits_as_long_as_its_environments_come_back(moved: Moved) -> None:
-    moved.reads_take(waits.PLACE_S * 0.6, at_once=1)
+    moved.reads_take(waits.RECOVERY_S * 0.6, at_once=1)
     answers, took_s = moved.run(moved.timed(Batches(moved.host).step(moved.env_ids, [1] * 6, [1] * 6)))
     assert isinstance(answers, list)
     assert all(isinstance(answer, StepAnswer) for answer in answers)
-    assert took_s > 3 * waits.PLACE_S
+    assert took_s > 3 * waits.RECOVERY_S
 
 
 def test_batch_goes_on_without_those_that_do_not_come_back(moved: Moved) -> None:
     here, *others = moved.env_ids
     moved.run(moved.host.step(here, 1, 1))
-    moved.reads_take(3 * waits.PLACE_S)
+    moved.reads_take(3 * waits.RECOVERY_S)
     batch = Batches(moved.host).step([others[0], here, others[1]], [1] * 3, [1, 2, 1])
     answers, took_s = moved.run(moved.timed(batch))
     assert isinstance(answers, list)
