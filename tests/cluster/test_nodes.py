@@ -499,13 +499,14 @@ async def test_an_owner_that_cannot_be_reached_is_a_typed_error_in_bounded_time(
         )
         slot = next(s for s, own in (await store.read_map()).owners.items() if own.incarnation == "ghost")
         env_id = f"{slot:03x}-{'0' * 32}"
-        here = await asyncio.to_thread(initialize, a.any)
-        pair = {"env_ids": [env_id, here], "actions": ["left", "left"]}
         four = {"env_name": "frozen_lake", "num_envs": 4}
-        single, batch, made = await asyncio.gather(
+        made = await asyncio.to_thread(a.any.post, "/api/batch/initialize", json=four)
+        # One of those whose slots are not the ghost's.
+        here = next(made_id for made_id in made.json()["env_ids"] if made_id is not None)
+        pair = {"env_ids": [env_id, here], "actions": ["left", "left"]}
+        single, batch = await asyncio.gather(
             asyncio.to_thread(step, a.any, env_id),
             asyncio.to_thread(a.any.post, "/api/batch/step", json=pair),
-            asyncio.to_thread(a.any.post, "/api/batch/initialize", json=four),
         )
         assert (single.status_code, single.json()["code"]) == (503, "worker_unreachable"), single.text
         assert not single.json()["may_have_run"]
