@@ -6,8 +6,10 @@ from collections import Counter
 
 import pytest
 
-from loadtests.chaos import FAULTS, Finding
-from loadtests.chaos_load import KWARGS, Episode, Ledger, differs_from_reference, digest_of
+from loadtests.chaos.episode import KWARGS, Episode, differs_from_reference, digest_of
+from loadtests.chaos.faults import faults_of
+from loadtests.chaos.ledger import Ledger
+from loadtests.chaos.table import Finding
 from tests.children import python
 from verl_agent_env import interface
 
@@ -55,4 +57,4 @@ def test_true_answers_do_not_differ_from_the_reference_and_false_ones_do() -> No
     ],
 )
 def test_broken_promises_are_told(ledger: Ledger, told: str) -> None:
-    assert "; ".join(Finding(FAULTS[0], ledger, 0.1).faults) == told
+    assert "; ".join(Finding(faults_of(None)[0], ledger, 0.1).faults) == told

@@ -1,0 +1,37 @@
+"""What clients noticed during one fault."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Ledger:
+    """What a client saw during one fault."""
+
+    calls: int = 0
+    steps: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+    """Tries that failed, by code; all of them were made again."""
+    unretryable: Counter[str] = field(default_factory=Counter)
+    """Errors that cannot be mended: lost environments, wrong sequences."""
+    longest_s: float = 0.0
+    """From the first try of a step to its answer."""
+    latencies_s: list[float] = field(default_factory=list)
+
+    def plus(self, other: Ledger) -> Ledger:
+        """Both together."""
+        return Ledger(
+            self.calls + other.calls,
+            self.steps + other.steps,
+            self.refused + other.refused,
+            self.unretryable + other.unretryable,
+            max(self.longest_s, other.longest_s),
+            self.latencies_s + other.latencies_s,
+        )
+
+    def p99_s(self) -> float:
+        """The 99th percentile of a step's time, tries included."""
+        ordered = sorted(self.latencies_s)
+        return ordered[int(0.99 * (len(ordered) - 1))] if ordered else 0.0
