@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.messages.reading.timing import assert_linear
@@ -376,7 +376,15 @@ def test_usual_texts_take_the_short_way(text: str) -> None:
     assert read_usual(text, TOOLS) is not None
 
 
+@pytest.mark.parametrize("text", ["analysisWe go left", "analysisWe go left assistantfinal up", "_up_"])
+def test_texts_that_look_usual_are_read_by_the_whole_reader(text: str) -> None:
+    assert parse_action(text) == parse_action(text, action_format=FORMAT_NAMES)
+    assert parse_action(text).words != [text]
+
+
 @given(JSON)
+@example({"id": "assistant", "name": "{}", "arguments": "{}"})
+@example({"tool_calls": [{"id": "assistant", "function": {"name": "{}", "arguments": "{}", "id": "c"}}]})
 def test_short_way_agrees_with_the_long_one(action: Any) -> None:
     wrapped = {"tool_calls": [{"id": "c", "function": action}]}
     for one in (action, wrapped):
