@@ -20,7 +20,14 @@ from tests.children import python, run
 from tests.conftest import StartServer
 from tests.waiting import HANG_S
 from verl_agent_env.cli import cli
-from verl_agent_env.config import ClusterSettings, HostLimits, HttpLimits, ServerSettings, variable_of
+from verl_agent_env.config import (
+    ClusterSettings,
+    ConnectionLimits,
+    HostLimits,
+    HttpLimits,
+    ServerSettings,
+    variable_of,
+)
 from verl_agent_env.errors import all_errors
 from verl_agent_env.server import create_app
 
@@ -357,7 +364,7 @@ def test_named_modules_exist(page: Path) -> None:
 def test_named_variables_and_limits_exist(page: Path) -> None:
     fields = {
         name
-        for group in (ServerSettings, ClusterSettings, HostLimits, HttpLimits)
+        for group in (ServerSettings, ClusterSettings, HostLimits, HttpLimits, ConnectionLimits)
         for name in group.__dataclass_fields__
     }
     variables = {variable_of(name) for name in fields}

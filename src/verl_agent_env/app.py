@@ -7,5 +7,5 @@ from verl_agent_env.server import create_app
 from verl_agent_env.server.logs import configure_logging
 
 _settings = settings_from_environment(os.environ)
-configure_logging(_settings.log_level, _settings.log_format)
+configure_logging(_settings.log_level, _settings.log_format, _settings.max_log_lines_per_s)
 app = create_app(_settings)

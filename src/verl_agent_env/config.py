@@ -81,6 +81,30 @@ class HttpLimits:
 
 
 @dataclass(frozen=True)
+class ConnectionLimits:
+    """What one connection may do, and how many there may be, where ``serve`` is reached without a proxy."""
+
+    max_connections: int = 32_768
+    """Connections of a worker at one time; fewer where the system lets it open fewer files."""
+    max_connections_per_address: int = 16_384
+    """Of these, connections from one address (from one /64 network of IPv6) that is not this machine's own and not one of
+    ``trusted_proxies``."""
+    header_timeout_s: float = 15.0
+    """Seconds in which the head of a request must arrive, from the opening of the connection or its first byte on."""
+    max_header_bytes: int = 65_536
+    """Bytes of the head of a request, and of the trailers after its body."""
+    max_headers: int = 128
+    """Headers of a request."""
+    max_url_bytes: int = 8_192
+    """Bytes of a request's target."""
+    send_timeout_s: float = 60.0
+    """A client that takes in next to nothing of its answer for so many seconds is hung up on."""
+
+    def __post_init__(self) -> None:
+        _require_positive(self)
+
+
+@dataclass(frozen=True)
 class ClusterSettings:
     """The workers of this machine, and the cluster that they belong to."""
 
@@ -157,10 +181,15 @@ class ServerSettings:
     for all below it, ``*`` for all. Needed behind a proxy on this machine that passes its own name on."""
     allowed_origins: tuple[str, ...] = ()
     """Other sites whose web pages may use the server, as ``https://app.example.org``."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses or networks (``10.0.0.0/8``) of proxies on other machines: their connections have no limit for one
+    address, and the client that they name in ``X-Forwarded-For`` counts in their place."""
     log_level: str = "info"
     """``debug``, ``info``, ``warning`` or ``error``."""
     log_format: str = "json"
     """``json`` or ``text``."""
+    max_log_lines_per_s: float = 20.0
+    """Warnings and errors of one kind that are written in a second; the next one that is written says how many were not."""
     access_log: bool = False
     """Whether every request is logged, not only failed ones."""
     keep_alive_s: int = 75
@@ -176,6 +205,8 @@ class ServerSettings:
     """What the worker holds and runs."""
     http_limits: HttpLimits = field(default_factory=HttpLimits)
     """What one request may be."""
+    connection_limits: ConnectionLimits = field(default_factory=ConnectionLimits)
+    """What one connection may do."""
     cluster: ClusterSettings = field(default_factory=ClusterSettings)
     """The workers and their cluster."""
 
@@ -202,6 +233,13 @@ class ServerSettings:
                 raise ValueError(
                     f"allowed_origins takes origins such as https://app.example.org, not '{origin}'"
                 )
+        for proxy in self.trusted_proxies:
+            if not _is_network(proxy):
+                raise ValueError(
+                    f"trusted_proxies takes addresses and networks such as 10.0.0.0/8, not '{proxy}'"
+                )
+        if not self.max_log_lines_per_s > 0:
+            raise ValueError(f"max_log_lines_per_s must be above 0, not {self.max_log_lines_per_s}")
         if self.keep_alive_s < 1 or self.shutdown_grace_s < 0:
             raise ValueError("keep_alive_s must be at least 1 and shutdown_grace_s at least 0")
 
@@ -214,9 +252,13 @@ def settings_from_environment(environment: Mapping[str, str]) -> ServerSettings:
     """
     host_limits = _from_environment(HostLimits, environment)
     http_limits = _from_environment(HttpLimits, environment)
-    cluster = _from_environment(ClusterSettings, environment)
     return _from_environment(
-        ServerSettings, environment, host_limits=host_limits, http_limits=http_limits, cluster=cluster
+        ServerSettings,
+        environment,
+        host_limits=host_limits,
+        http_limits=http_limits,
+        connection_limits=_from_environment(ConnectionLimits, environment),
+        cluster=_from_environment(ClusterSettings, environment),
     )
 
 
@@ -263,11 +305,19 @@ def _is_host_pattern(text: str) -> bool:
         return False
 
 
+def _is_network(text: str) -> bool:
+    try:
+        ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        return False
+    return True
+
+
 def _name_of(kind: Any) -> str:
     return {int: "a whole number", float: "a number", bool: "true or false"}.get(kind, str(kind))
 
 
-def _require_positive(limits: HostLimits | HttpLimits) -> None:
+def _require_positive(limits: HostLimits | HttpLimits | ConnectionLimits) -> None:
     for declared in dataclasses.fields(limits):
         value = getattr(limits, declared.name)
         if not (value > 0 and math.isfinite(value)):

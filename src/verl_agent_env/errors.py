@@ -13,11 +13,14 @@ The server answers them as ``application/problem+json`` (RFC 9457), the client r
     │   ├── OriginNotAllowedError         origin_not_allowed         403
     │   ├── RouteNotFoundError            not_found                  404
     │   ├── MethodNotAllowedError         method_not_allowed         405
+    │   ├── HeaderTimeoutError            header_timeout             408     yes
     │   ├── BodyTimeoutError              body_timeout               408     yes
     │   ├── BodyTooLargeError             body_too_large             413
     │   ├── BatchTooLargeError            batch_too_large            413
     │   ├── ActionTooLargeError           action_too_large           413
     │   ├── ArgumentsTooLargeError        arguments_too_large        413
+    │   ├── UrlTooLongError               url_too_long               414
+    │   ├── HeadersTooLargeError          headers_too_large          431
     │   ├── ContentTypeNotAllowedError    content_type_not_allowed   415
     │   ├── InvalidRequestError           invalid_request            422
     │   ├── UnknownEnvNameError           unknown_env_name           422
@@ -221,6 +224,21 @@ class MethodNotAllowedError(RequestError):
 
 
 @dataclass(eq=False)
+class HeaderTimeoutError(RequestError):
+    """The head of the request did not arrive in time."""
+
+    code = "header_timeout"
+    status = 408
+    title = "The head of the request did not arrive in time"
+    retryable = True
+    header_timeout_s: float = 0.0
+
+    @property
+    def detail(self) -> str:
+        return f"The head of the request did not arrive within {self.header_timeout_s:g} s; send the request again."
+
+
+@dataclass(eq=False)
 class BodyTimeoutError(RequestError):
     """The body did not arrive in time."""
 
@@ -305,6 +323,35 @@ class ArgumentsTooLargeError(RequestError):
             f"The arguments are {self.size} bytes of JSON, the limit is {self.max_arguments_bytes}; nothing was built. "
             "Send less or raise max_arguments_bytes."
         )
+
+
+@dataclass(eq=False)
+class UrlTooLongError(RequestError):
+    """The request's target is longer than the server reads."""
+
+    code = "url_too_long"
+    status = 414
+    title = "The request's target is too long"
+    max_url_bytes: int = 0
+
+    @property
+    def detail(self) -> str:
+        return f"The request's target is longer than {self.max_url_bytes} bytes; '/docs' lists all calls."
+
+
+@dataclass(eq=False)
+class HeadersTooLargeError(RequestError):
+    """The request has more headers, or longer ones, than the server reads."""
+
+    code = "headers_too_large"
+    status = 431
+    title = "The headers are too large"
+    max_header_bytes: int = 0
+    max_headers: int = 0
+
+    @property
+    def detail(self) -> str:
+        return f"The request has more than {self.max_headers} headers or {self.max_header_bytes} bytes of them; send fewer."
 
 
 @dataclass(eq=False)

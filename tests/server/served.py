@@ -14,7 +14,7 @@ import uvicorn
 from tests.server import rude_env, slow_env
 from tests.server.conftest import GATED, Wire
 from tests.waiting import HANG_S, eventually
-from verl_agent_env.config import HttpLimits, ServerSettings
+from verl_agent_env.config import ConnectionLimits, HttpLimits, ServerSettings
 from verl_agent_env.envs.registry import BUILT_IN, EnvSpec, Registry
 from verl_agent_env.server import create_app
 from verl_agent_env.server.cluster_worker import Place
@@ -43,6 +43,7 @@ class Served:
         http: str | type[asyncio.Protocol] = WatchedProtocol,
         uvicorn_options: dict[str, Any] | None = None,
         http_limits: dict[str, Any] | None = None,
+        connection_limits: dict[str, Any] | None = None,
         listener: socket.socket | None = None,
         place: Place | None = None,
         **settings: Any,
@@ -50,7 +51,11 @@ class Served:
         specs = (*BUILT_IN, EnvSpec(RUDE, rude_env.ENTRY_POINT), EnvSpec(GATED, slow_env.ENTRY_POINT))
         limits = HttpLimits(**{"max_body_bytes": MAX_BODY_BYTES, **(http_limits or {})})
         self.app = create_app(
-            ServerSettings(http_limits=limits, **settings),
+            ServerSettings(
+                http_limits=limits,
+                connection_limits=ConnectionLimits(**(connection_limits or {})),
+                **settings,
+            ),
             Registry({spec.name: spec for spec in specs}),
             place,
         )

@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import ServerProcess, StartServer
 from tests.server.conftest import GATED
 from tests.waiting import HANG_S
-from verl_agent_env.server.logs import JsonFormatter, TextFormatter, current_request_id
+from verl_agent_env.server.logs import JsonFormatter, RepeatFilter, TextFormatter, current_request_id
 
 TOKEN = "token-that-nobody-may-read"
 ACTION = "action-that-nobody-may-read"
@@ -98,3 +98,35 @@ def test_by_default_only_failures_of_the_server_are_logged(start_server: StartSe
     httpx.get(f"{server.url}/nothing", timeout=HANG_S)
     server.stop()
     assert [r for r in server.records() if r["message"] == "request"] == []
+
+
+def passes(kept: RepeatFilter, count: int, **fields: Any) -> list[logging.LogRecord]:
+    """Those of so many equal records that are written."""
+    return [each for each in (record(**fields) for _ in range(count)) if kept.filter(each)]
+
+
+def test_warnings_of_one_kind_are_limited_and_those_left_out_are_counted() -> None:
+    now = [100.0]
+    kept = RepeatFilter(2.0, clock=lambda: now[0])
+    assert len(passes(kept, 1000, message="connection refused: %s")) == 6
+    # Others are none of its business.
+    assert len(passes(kept, 3, message="something else")) == 3
+    assert len(passes(kept, 3, name="another.logger", message="connection refused: %s")) == 3
+    now[0] += 0.5
+    (written,) = passes(kept, 1, message="connection refused: %s")
+    assert orjson.loads(JsonFormatter().format(written))["suppressed"] == 994
+    now[0] += 1000.0
+    assert len(passes(kept, 1000, message="connection refused: %s")) == 6
+
+
+def test_what_is_no_warning_is_written_in_full() -> None:
+    kept = RepeatFilter(1.0, clock=lambda: 0.0)
+    lines = [logging.makeLogRecord({"msg": "request", "levelno": logging.INFO}) for _ in range(1000)]
+    assert all(map(kept.filter, lines))
+
+
+def test_kinds_are_remembered_within_a_bound() -> None:
+    kept = RepeatFilter(1.0, clock=lambda: 0.0)
+    for nth in range(5000):
+        kept.filter(record(f"made up {nth}"))
+    assert len(kept._kinds) <= 512

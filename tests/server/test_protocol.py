@@ -21,13 +21,15 @@ from tests.conftest import StartServer
 from tests.server.conftest import RIGHT, Wire
 from tests.server.served import RUDE, Served, WatchedProtocol, http_request, post
 from tests.waiting import HANG_S, eventually, no_hang
-from verl_agent_env.config import HttpLimits, ServerSettings
+from verl_agent_env.config import ConnectionLimits, HttpLimits, ServerSettings
 from verl_agent_env.server import create_app
 from verl_agent_env.server.admission import Admission
 from verl_agent_env.server.cluster_worker import Place
+from verl_agent_env.server.connections import Connections
 from verl_agent_env.server.lane import LANE_STATE, Call, Lane, Route
 from verl_agent_env.server.logs import JsonFormatter
 from verl_agent_env.server.peer import Peer
+from verl_agent_env.server.proxies import TrustedProxies
 from verl_agent_env.types import new_env_id
 
 MAPPED = {"desc": ["SFF", "FFF", "FFG"], "is_slippery": False, "max_steps": 1_000_000}
@@ -301,7 +303,10 @@ def test_a_short_answer_never_raises(served: Served, raised: type[BaseException]
         raise raised
 
     route = Route("POST", "/api/environment/{env_id}/step", handler, "", answer_now=answer_now)
-    lane = Lane([route], HttpLimits(), Admission.by_settings(ServerSettings()), served.app.metrics)
+    admission, connections = Admission.by_settings(ServerSettings()), Connections(
+        ConnectionLimits(), TrustedProxies()
+    )
+    lane = Lane([route], HttpLimits(), admission, served.app.metrics, connections)
     answer = lane.serve_now(route, "x", "POST", "/api/environment/x/step", {}, Peer(), b"")
     assert answer is not None
     assert (answer.status, orjson.loads(answer.payload)["code"]) == (500, "internal_error")
@@ -442,6 +447,15 @@ class Pipe(asyncio.Transport):
     def close(self) -> None:
         self._closing = True
 
+    def abort(self) -> None:
+        self._closing = True
+
+    def can_write_eof(self) -> bool:
+        return False
+
+    def get_write_buffer_size(self) -> int:
+        return sum(map(len, self.written))
+
     def pause_reading(self) -> None:
         pass
 
@@ -516,6 +530,30 @@ async def test_a_connection_that_is_lost_leaves_no_timer() -> None:
     timers = protocol._idle_timer, protocol._body_timer
     protocol.connection_lost(ConnectionResetError())
     assert [timer is not None and timer.cancelled() for timer in timers] == [True, True]
+
+
+class CountingEvent(asyncio.Event):
+    """Counts how often it is set."""
+
+    count = 0
+
+    def set(self) -> None:
+        self.count += 1
+        super().set()
+
+
+async def test_the_tiny_chunks_of_a_piece_are_put_together_once() -> None:
+    protocol, transport = quick()
+    head = http_request("POST", "/api/environment/nobody/step", b"", "Transfer-Encoding: chunked")
+    protocol.data_received(head)
+    protocol.cycle.message_event = event = CountingEvent()
+    protocol.data_received(b"".join(b"1\r\n%c\r\n" % byte for byte in STEP * 100 + b" " * 40_000))
+    # uvicorn copies all that there is of a body each time.
+    assert event.count == 1
+    assert protocol.cycle.body == STEP * 100 + b" " * 40_000
+    protocol.data_received(b"0\r\n\r\n")
+    assert b" 400 " in await transport.written_up_to(b"}")
+    protocol.connection_lost(None)
 
 
 async def test_nothing_is_answered_at_once_while_the_client_does_not_read() -> None:

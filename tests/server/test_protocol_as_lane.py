@@ -65,6 +65,9 @@ class Twin:
 
     def _even(self, answer: tuple[int, dict[bytes, bytes], bytes]) -> tuple[int, dict[bytes, bytes], bytes]:
         status, headers, body = answer
+        if body == b"Invalid HTTP request received." or b'"code":"malformed_head"' in body:
+            # What the parser refuses is said in uvicorn's own words by its protocol, and as a problem by ours.
+            return status, {b"connection": headers[b"connection"]}, b"refused by the parser"
         for name, shown in NAMES.items():
             body = body.replace(self.env_ids[name].encode(), shown.encode())
         body, ages = re.subn(rb'(age_s|idle_s)":[0-9.]+', rb'\1":0', body)

@@ -37,7 +37,7 @@ def mcp(log_level: str) -> None:
     from verl_agent_env.server.logs import configure_logging
 
     # To standard error: standard output is the client's.
-    configure_logging(log_level, settings.log_format)
+    configure_logging(log_level, settings.log_format, settings.max_log_lines_per_s)
     # A process for one client belongs to no cluster, whatever the variables of this machine say.
     asyncio.run(_serve(dataclasses.replace(settings, cluster=ClusterSettings(), host="127.0.0.1")))
 

@@ -13,6 +13,7 @@ import click
 from verl_agent_env.config import (
     VERBATIM,
     ClusterSettings,
+    ConnectionLimits,
     HostLimits,
     HttpLimits,
     ServerSettings,
@@ -21,7 +22,7 @@ from verl_agent_env.config import (
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_GROUPS: tuple[type, ...] = (ServerSettings, ClusterSettings, HostLimits, HttpLimits)
+_GROUPS: tuple[type, ...] = (ServerSettings, ClusterSettings, HostLimits, HttpLimits, ConnectionLimits)
 
 
 def settings_options(command: F) -> F:
@@ -47,6 +48,7 @@ def merge_options(settings: ServerSettings, given: dict[str, Any]) -> ServerSett
         host_limits=dataclasses.replace(settings.host_limits, **of(HostLimits)),
         cluster=dataclasses.replace(settings.cluster, **of(ClusterSettings)),
         http_limits=dataclasses.replace(settings.http_limits, **of(HttpLimits)),
+        connection_limits=dataclasses.replace(settings.connection_limits, **of(ConnectionLimits)),
     )
 
 

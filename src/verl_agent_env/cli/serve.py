@@ -48,7 +48,7 @@ def serve(**given: Any) -> None:
         raise click.UsageError(str(unfit)) from None
     from verl_agent_env.server.logs import configure_logging
 
-    configure_logging(settings.log_level, settings.log_format)
+    configure_logging(settings.log_level, settings.log_format, settings.max_log_lines_per_s)
     raise_file_limit()
     listener = listen(settings.host, settings.port)
     host, port = listener.getsockname()[:2]

@@ -27,12 +27,14 @@ from verl_agent_env.server.auth import TokenGuard
 from verl_agent_env.server.batch_calls import BatchCalls
 from verl_agent_env.server.cluster_worker import ClusterWorker, Place
 from verl_agent_env.server.commands import configure_commands, watch_sockets
+from verl_agent_env.server.connections import Connections
 from verl_agent_env.server.environment_calls import EnvironmentCalls
 from verl_agent_env.server.idempotency import IdempotentCalls, KeptAnswers, KeyNames
 from verl_agent_env.server.lane import LANE_STATE, PROBLEM_JSON, Call, Lane, Route
 from verl_agent_env.server.mcp_route import MCP_PATH, McpRoute
 from verl_agent_env.server.metrics import Metrics
 from verl_agent_env.server.openapi import document
+from verl_agent_env.server.proxies import TrustedProxies
 from verl_agent_env.server.routes import batch_routes, environment_routes, server_routes
 from verl_agent_env.server.server_calls import ServerCalls
 from verl_agent_env.types import slot_of
@@ -73,7 +75,8 @@ class EnvServer(FastAPI):
             unknown=self.worker.fate_of,
         )
         batches, create, internal_routes = self.worker.attach(self.env_host)
-        self.metrics = Metrics(self.env_host, self.worker.forwarder.forwarded)
+        connections = Connections(settings.connection_limits, TrustedProxies(settings.trusted_proxies))
+        self.metrics = Metrics(self.env_host, self.worker.forwarder.forwarded, connections)
         answers = KeptAnswers(
             limits.idempotency_memory_s, limits.idempotency_memory_bytes, self.env_host.clock
         )
@@ -88,7 +91,9 @@ class EnvServer(FastAPI):
         ]
         routes = [*map(self._pinned, self._routes), *internal_routes]
         self._admission = Admission.by_settings(settings)
-        self.lane = Lane(routes, limits, self._admission, self.metrics, log_all=settings.access_log)
+        self.lane = Lane(
+            routes, limits, self._admission, self.metrics, connections, log_all=settings.access_log
+        )
         self.mcp_route = McpRoute(self.lane, limits.max_body_bytes)
         self.add_api_route("/", _front, methods=["GET", "HEAD"], include_in_schema=False)
         self.add_exception_handler(HTTPException, _page_problem)

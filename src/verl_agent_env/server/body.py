@@ -55,6 +55,17 @@ def _require_allowed(declared: bytes, limits: HttpLimits) -> None:
         raise BodyTooLargeError(limits.max_body_bytes)
 
 
+def has_arrived(receive: Receive) -> bool:
+    """Take in what is there of a body that nobody has read from; whether that is all of it. Waits for nothing."""
+    waiting = receive().__await__()
+    try:
+        next(waiting)
+    except StopIteration as arrived:
+        return arrived.value["type"] == "http.disconnect" or not arrived.value.get("more_body", False)
+    waiting.close()
+    return False
+
+
 async def linger(receive: Receive) -> None:
     """Take in, for a moment, what a client still sends of a body that was refused.
 

@@ -31,8 +31,9 @@ from verl_agent_env.errors import (
     VerlAgentEnvError,
 )
 from verl_agent_env.server.admission import Admission, require_well_formed
-from verl_agent_env.server.body import ClientGoneError, linger, read_body
+from verl_agent_env.server.body import ClientGoneError, has_arrived, linger, read_body
 from verl_agent_env.server.commands import note_source
+from verl_agent_env.server.connections import Connections
 from verl_agent_env.server.logs import current_request_id
 from verl_agent_env.server.metrics import Metrics
 from verl_agent_env.server.peer import Peer
@@ -51,6 +52,7 @@ _MAX_QUICK_DIGITS = 5
 # Visible ASCII only: it goes into a header and into the logs.
 _REQUEST_ID = re.compile(rb"[!-~]{1,128}")
 _POLICY_VIOLATION = 1008
+_CLOSE = (b"connection", b"close")
 _NO_CONTENT = (b"content-length", b"0")
 OTHER_ROUTES = "other"
 """Label of requests that reached no route."""
@@ -119,10 +121,14 @@ class Lane:
         limits: HttpLimits,
         admission: Admission,
         metrics: Metrics,
+        connections: Connections,
         *,
         log_all: bool = False,
     ) -> None:
         self.routes = routes
+        self.connections = connections
+        """Of this worker, as its protocol counts them."""
+        self.body_timeout_s = limits.body_timeout_s
         self._limits = limits
         self._admission = admission
         self._metrics = metrics
@@ -179,6 +185,7 @@ class Lane:
         route = routes.get(method)
         error: VerlAgentEnvError | None = None
         cancelled: asyncio.CancelledError | None = None
+        is_read = False
         try:
             require_well_formed(scope["headers"], headers, scope.get("http_version", ""))
             if route is None:
@@ -188,6 +195,7 @@ class Lane:
             self._admission.admit(method, headers, peer, is_open=route.is_open)
             note_source(peer, headers)
             body = await read_body(receive, headers.get(b"content-length", b""), self._limits)
+            is_read = True
             reply = await route.handler(Call(env_id, body, scope["query_string"], headers))
         except ClientGoneError:
             return
@@ -204,14 +212,8 @@ class Lane:
             answer.headers.append((b"allow", _allowed(routes)))
         if b"origin" in headers:
             answer.headers += self._admission.policy.grants(method, headers)
-        is_refused = isinstance(error, BodyTooLargeError)
-        shown = b"" if method == "HEAD" else answer.payload
-        await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
-        await send({"type": "http.response.body", "body": shown, "more_body": is_refused})
         self._done(route, method, path, error, started)
-        if is_refused:
-            await linger(receive)
-            await send({"type": "http.response.body", "body": b""})
+        await _send(answer, method, receive, send, is_read=is_read)
         if cancelled is not None:
             raise cancelled
 
@@ -258,6 +260,13 @@ class Lane:
         finally:
             current_request_id.reset(before)
 
+    def refusal(self, error: VerlAgentEnvError) -> Answer:
+        """What a connection is told that is closed with this error; counted."""
+        self._metrics.count_error(error.code)
+        answer = _failure(error, self._request_id(None), {})
+        answer.headers = [header for header in answer.headers if header != _CLOSE] + [_CLOSE]
+        return answer
+
     async def serve_page(
         self, page: ASGIApp, scope: Scope, receive: Receive, send: Send, *, is_open: bool = True
     ) -> None:
@@ -272,8 +281,7 @@ class Lane:
         except VerlAgentEnvError as error:
             self._metrics.count_error(error.code)
             answer = _failure(error, self._request_id(headers.get(b"x-request-id")), headers)
-            await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
-            await send({"type": "http.response.body", "body": b"" if method == "HEAD" else answer.payload})
+            await _send(answer, method, receive, send, is_read=False)
             return
         note_source(peer, headers)
         granted = policy.grants(method, headers) if b"origin" in headers else []
@@ -343,6 +351,20 @@ class Lane:
         return given
 
 
+async def _send(answer: Answer, method: str, receive: Receive, send: Send, *, is_read: bool) -> None:
+    """Send an answer. If the request's body is not whole, the rest is not waited for, and the connection ends."""
+    # Asked for it, a client that expects to be would send the body: then the answer says already that this is the end.
+    is_whole = is_read or (_CLOSE not in answer.headers and has_arrived(receive))
+    if not is_whole and _CLOSE not in answer.headers:
+        answer.headers.append(_CLOSE)
+    payload = b"" if method == "HEAD" else answer.payload
+    await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
+    await send({"type": "http.response.body", "body": payload, "more_body": not is_whole})
+    if not is_whole:
+        await linger(receive)
+        await send({"type": "http.response.body", "body": b""})
+
+
 def _success(reply: bytes | Reply, request_id: bytes) -> Answer:
     payload, media_type = (reply.body, reply.media_type) if isinstance(reply, Reply) else (reply, JSON)
     return Answer(200, _headers(media_type, payload, request_id), payload)
@@ -357,7 +379,7 @@ def _failure(error: VerlAgentEnvError, request_id: bytes, request_headers: Mappi
         headers.append((b"retry-after", b"%d" % error.retry_after_s))
     if isinstance(error, BodyTimeoutError | BodyTooLargeError) or b"expect" in request_headers:
         # The rest of the body is not read, or may never be sent: the connection cannot be used again.
-        headers.append((b"connection", b"close"))
+        headers.append(_CLOSE)
     return Answer(error.status, headers, payload)
 
 

@@ -5,11 +5,18 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import time
+from collections import OrderedDict
+from collections.abc import Callable
 from contextvars import ContextVar
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import orjson
+
+_BURST_S = 3.0
+_MAX_KINDS = 512
 
 _STANDARD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {
     "message",
@@ -54,9 +61,66 @@ class TextFormatter(logging.Formatter):
         return f"{super().formatMessage(record)} {fields}".rstrip()
 
 
-def configure_logging(level: str, log_format: str) -> None:
-    """Send the logs of this process to standard error, as ``json`` or ``text``."""
+class RepeatFilter(logging.Filter):
+    """Lets so many warnings of one kind pass in a second; the next one that passes says how many did not.
+
+    A kind is a logger, a level and a message without its values. What is asked for at lower levels, such as the access
+    log, is written in full.
+    """
+
+    def __init__(self, per_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._per_s = per_s
+        # Several seconds' worth at once: what belongs to one event often comes together.
+        self._burst = max(1.0, _BURST_S * per_s)
+        self._clock = clock
+        self._kinds: OrderedDict[tuple[str, int, object], _Repeats] = OrderedDict()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record is written."""
+        if record.levelno < logging.WARNING:
+            return True
+        now, kind = self._clock(), (
+            record.name,
+            record.levelno,
+            record.msg if isinstance(record.msg, str) else "",
+        )
+        repeats = self._kinds.get(kind)
+        if repeats is None:
+            repeats = self._kinds[kind] = _Repeats(self._burst, now)
+            if len(self._kinds) > _MAX_KINDS:
+                self._kinds.popitem(last=False)
+        repeats.allowed = min(self._burst, repeats.allowed + (now - repeats.at) * self._per_s)
+        repeats.at = now
+        if repeats.allowed < 1:
+            repeats.suppressed += 1
+            return False
+        repeats.allowed -= 1
+        if repeats.suppressed:
+            record.suppressed = repeats.suppressed
+            repeats.suppressed = 0
+        return True
+
+
+@dataclass(slots=True)
+class _Repeats:
+    """What is known of one kind of record."""
+
+    allowed: float
+    at: float
+    suppressed: int = 0
+
+
+def configure_logging(level: str, log_format: str, max_lines_per_s: float) -> None:
+    """Send the logs of this process to standard error.
+
+    Args:
+        level: The lowest that is written.
+        log_format: ``json`` or ``text``.
+        max_lines_per_s: Warnings of one kind in a second.
+    """
     handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(RepeatFilter(max_lines_per_s))
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]

@@ -17,6 +17,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from verl_agent_env.engine import Host
+from verl_agent_env.server.connections import Connections
 
 LATENCY_BUCKETS_S = (
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
@@ -52,14 +53,16 @@ class Histogram:
 class Metrics:
     """Counts of one server process, written as text on request."""
 
-    def __init__(self, host: Host, forwarded: Counter[str]) -> None:
+    def __init__(self, host: Host, forwarded: Counter[str], connections: Connections) -> None:
         """Counts that are all zero.
 
         Args:
             host: Whose environments are counted.
             forwarded: Calls sent on to other workers, by route; somebody else counts them.
+            connections: Those of this worker; somebody else counts them.
         """
         self._forwarded = forwarded
+        self._connections = connections
         self._latency: dict[str, Histogram] = {}
         self._batch_sizes: dict[str, Histogram] = {}
         self._errors: Counter[str] = Counter()
@@ -116,6 +119,15 @@ class Metrics:
             "Calls sent on to the worker that they were meant for.",
             "route",
             self._forwarded,
+        )
+        yield GaugeMetricFamily(
+            "verl_agent_env_connections", "Open connections.", value=self._connections.open
+        )
+        yield _counter(
+            "verl_agent_env_connections_closed",
+            "Connections closed against their clients' will.",
+            "reason",
+            self._connections.closed,
         )
         directory = host.directory
         live = GaugeMetricFamily(

@@ -7,29 +7,27 @@ request for a route that answers at once goes the long way, which is uvicorn's o
 
 from __future__ import annotations
 
-import asyncio
 import math
 import re
 from asyncio import AbstractEventLoop, TimerHandle
 from collections.abc import Callable
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from verl_agent_env.server.admission import has_ambiguous_headers
 from verl_agent_env.server.lane import LANE_STATE, Answer, Lane
-from verl_agent_env.server.peer import Peer
+from verl_agent_env.server.limited_protocol import HEAD, IDLE, LimitedProtocol
 
 _BODY_PATIENCE_S = 0.05
 """A body that is not there by then is waited for on the long way, where the lane limits how long that may take."""
 _LONG_WAY_HEADERS = frozenset({b"expect", b"transfer-encoding", b"upgrade"})
 
 
-class QuickProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP on httptools; answers at once what the application's lane can answer at once.
+class QuickProtocol(LimitedProtocol):
+    """uvicorn's HTTP on httptools, with limits; answers at once what the application's lane can answer at once.
 
     The lane comes from the application's lifespan, as :data:`~verl_agent_env.server.lane.LANE_STATE`. Under any other
     application this is uvicorn's own protocol.
@@ -46,29 +44,15 @@ class QuickProtocol(HttpToolsProtocol):
         # These settings of uvicorn concern every request; the short way does without them.
         is_plain = not config.access_log and self.limit_concurrency is None and not self.root_path
         self._lane: Lane | None = app_state.get(LANE_STATE) if is_plain else None
-        self._peer = Peer()
         self._answer_now: Callable[[bytes], Answer | None] | None = None
         """Answers the request whose head was read, given its body; ``None`` on the long way."""
         self._body = b""
         self._body_timer: TimerHandle | None = None
-        # A stream of requests in one piece must not keep the loop from everybody else.
-        self._is_fresh = False
-        """Whether nothing was answered yet of what came in last."""
         self._idle_since = math.inf
         """When the last short answer was given; infinite as soon as another request begins."""
         self._idle_timer: TimerHandle | None = None
 
     # --- what the transport and the server say --------------------------------------------------------------
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(cast("asyncio.Transport", transport))
-        self._peer = Peer.of(self.client, self.server)
-
-    def data_received(self, data: bytes) -> None:
-        self._is_fresh = True
-        super().data_received(data)
-        if self._answer_now is not None and self._body_timer is None:
-            self._body_timer = self.loop.call_later(_BODY_PATIENCE_S, self._take_long_way)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._answer_now = None
@@ -84,6 +68,14 @@ class QuickProtocol(HttpToolsProtocol):
             self._take_long_way()
         super().shutdown()
 
+    def note_partial(self) -> None:
+        super().note_partial()
+        if self._answer_now is not None and self._body_timer is None:
+            self._body_timer = self.loop.call_later(_BODY_PATIENCE_S, self._take_long_way)
+
+    def is_watched(self) -> bool:
+        return self._idle_timer is not None or super().is_watched()
+
     # --- what the parser says -------------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
@@ -91,20 +83,26 @@ class QuickProtocol(HttpToolsProtocol):
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
+        self.phase = HEAD
         self._idle_since = math.inf
 
     def on_headers_complete(self) -> None:
+        self.end_head()
         self._answer_now = self._find_short_way()
         if self._answer_now is None:
             self._take_long_way()
 
     def on_body(self, body: bytes) -> None:
+        self.silent_bytes = -self.piece_bytes
         if self._answer_now is None:
             super().on_body(body)
         else:
             self._body += body
 
     def on_message_complete(self) -> None:
+        self.phase = IDLE
+        if self.deadline is not None:
+            self.clear_deadline()
         if self._answer_now is not None:
             answer = self._answer_now(self._body)
             if answer is not None:
@@ -118,7 +116,7 @@ class QuickProtocol(HttpToolsProtocol):
     def _find_short_way(self) -> Callable[[bytes], Answer | None] | None:
         """What answers the request whose head was read, if that can be done at once."""
         lane, url, parser = self._lane, self.url, self.parser
-        if lane is None or not self._is_fresh or self.flow.write_paused:
+        if lane is None or not self.is_fresh or self.flow.write_paused:
             return None
         if self.cycle is not None and not self.cycle.response_complete:
             return None
@@ -137,17 +135,14 @@ class QuickProtocol(HttpToolsProtocol):
             return None
         method, path = parser.get_method().decode(), url.decode()
         found = lane.find_now(method, path, headers)
-        return None if found is None else partial(lane.serve_now, *found, method, path, headers, self._peer)
+        return None if found is None else partial(lane.serve_now, *found, method, path, headers, self.peer)
 
     def _write(self, answer: Answer) -> None:
-        lines = [STATUS_LINE[answer.status]]
-        lines += [b"%b: %b\r\n" % header for header in (*self.server_state.default_headers, *answer.headers)]
-        lines += (b"\r\n", answer.payload)
-        self.transport.write(b"".join(lines))
+        self.transport.write(self.rendered(answer))
         self._answer_now = None
         self._body = b""
         self._stop_body_timer()
-        self._is_fresh = False
+        self.is_fresh = False
         self.server_state.total_requests += 1
         # uvicorn starts and cancels a timer for each request; this one runs on and then looks what happened meanwhile.
         self._idle_since = self.loop.time()
@@ -179,6 +174,7 @@ class QuickProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         if body:
             super().on_body(body)
+            self.hand_over_body()
 
     def _stop_body_timer(self) -> None:
         if self._body_timer is not None:
