@@ -13,10 +13,12 @@ from typing import Any
 import click
 import httpx
 import pytest
+from click.testing import CliRunner
 
-from tests.children import cli
+from tests import children
 from tests.conftest import ServerProcess, StartServer
 from tests.waiting import HANG_S, eventually
+from verl_agent_env.cli import cli
 from verl_agent_env.cli.options import merge_options
 from verl_agent_env.cli.serve import listen, serve
 from verl_agent_env.config import HttpLimits, ServerSettings
@@ -26,7 +28,7 @@ GATED = "slow/gated-v0"
 
 def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run the command line to its end."""
-    return cli(*arguments, variables=variables)
+    return children.cli(*arguments, variables=variables)
 
 
 class GatedStep:
@@ -139,18 +141,18 @@ def test_listening_on_ipv6() -> None:
     ],
 )
 def test_a_bad_value_is_a_usage_error(arguments: list[str], variables: dict[str, str], named: str) -> None:
-    done = run("serve", "--host", "256.0.0.1", *arguments, **variables)
-    assert done.returncode == 2
-    assert named in done.stderr
-    assert "Traceback" not in done.stderr
+    done = CliRunner().invoke(cli, ["serve", "--host", "256.0.0.1", *arguments], env=variables)
+    assert done.exit_code == 2
+    assert named in done.output
+    assert "Traceback" not in done.output
 
 
 def test_help_names_every_option_with_its_default() -> None:
-    done = run("serve", "--help")
-    assert done.returncode == 0
+    done = CliRunner().invoke(cli, ["serve", "--help"])
+    assert done.exit_code == 0
     for option in ("--port", "--auth-token", "--max-envs-per-run", "--max-batch-size", "--keep-alive-s"):
-        assert option in done.stdout
-    assert "[default: 8000]" in done.stdout
+        assert option in done.output
+    assert "[default: 8000]" in done.output
 
 
 def test_options_come_from_variables_and_the_command_line_wins(start_server: StartServer) -> None:

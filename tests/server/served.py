@@ -13,6 +13,7 @@ import uvicorn
 
 from tests.server import rude_env, slow_env
 from tests.server.conftest import GATED, Wire
+from tests.steered import SteeredLoop
 from tests.waiting import HANG_S, eventually
 from verl_agent_env.config import ConnectionLimits, HttpLimits, ServerSettings
 from verl_agent_env.envs.registry import BUILT_IN, EnvSpec, Registry
@@ -23,6 +24,8 @@ from verl_agent_env.server.protocol import QuickProtocol
 
 RUDE = "rude/raising-v0"
 MAX_BODY_BYTES = 50_000
+STEERED = {"loop": "tests.steered:SteeredLoop"}
+"""Options of uvicorn with which :meth:`Served.pass_time` goes."""
 
 
 class WatchedProtocol(QuickProtocol):
@@ -33,6 +36,16 @@ class WatchedProtocol(QuickProtocol):
     def _take_long_way(self) -> None:
         self.long_ways.append(self.url)
         super()._take_long_way()
+
+
+class _Server(uvicorn.Server):
+    """Says which loop it runs in."""
+
+    loop: asyncio.AbstractEventLoop | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self.loop = asyncio.get_running_loop()
+        await super().startup(sockets)
 
 
 class Served:
@@ -62,7 +75,7 @@ class Served:
         listener = listener or socket.create_server(("127.0.0.1", 0), backlog=128)
         self.port: int = listener.getsockname()[1]
         options = {**UVICORN_OPTIONS, "http": http, **(uvicorn_options or {})}
-        self.server = uvicorn.Server(uvicorn.Config(self.app, **options))
+        self.server = _Server(uvicorn.Config(self.app, **options))
         # The application collects garbage when it begins: its own, not that of all tests.
         gc.freeze()
         self._thread = threading.Thread(target=self.server.run, args=([listener],), daemon=True)
@@ -83,6 +96,12 @@ class Served:
         wire.close()
         assert status == 200, body
         return orjson.loads(body)
+
+    def pass_time(self, seconds: float) -> None:
+        """Let so much time pass on the server, in no time; its loop is a ``SteeredLoop``."""
+        loop = self.server.loop
+        assert isinstance(loop, SteeredLoop)
+        loop.call_soon_threadsafe(loop.put_forward, seconds)
 
     def stop(self) -> None:
         """End it in good order."""

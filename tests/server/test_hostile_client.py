@@ -13,14 +13,14 @@ import pytest
 
 from tests.conftest import ServerProcess, StartServer
 from tests.server.conftest import LAKE, Problem, Wire
-from tests.waiting import HANG_S, no_hang
+from tests.waiting import HANG_S, NEVER_S, no_hang
 
 INITIALIZE = b"POST /api/environment/initialize HTTP/1.1\r\nHost: localhost\r\n"
 
 
 @pytest.fixture(scope="module")
 def impatient(plugin_path: str) -> Iterator[ServerProcess]:
-    """A server with small limits."""
+    """A server that waits for no body for long."""
     process = ServerProcess(
         ["--body-timeout-s", "0.5", "--max-body-bytes", "1000000"], {"PYTHONPATH": plugin_path}
     )
@@ -28,8 +28,24 @@ def impatient(plugin_path: str) -> Iterator[ServerProcess]:
     process.stop()
 
 
+@pytest.fixture(scope="module")
+def patient(plugin_path: str) -> Iterator[ServerProcess]:
+    """A server that takes small bodies only, at any pace."""
+    limits = ["--body-timeout-s", str(NEVER_S), "--max-body-bytes", "1000000"]
+    process = ServerProcess(limits, {"PYTHONPATH": plugin_path})
+    yield process
+    process.stop()
+
+
 @pytest.fixture
-def wire(impatient: ServerProcess) -> Iterator[Wire]:
+def wire(patient: ServerProcess) -> Iterator[Wire]:
+    made = Wire(patient.port)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def hasty_wire(impatient: ServerProcess) -> Iterator[Wire]:
     made = Wire(impatient.port)
     yield made
     made.close()
@@ -37,7 +53,8 @@ def wire(impatient: ServerProcess) -> Iterator[Wire]:
 
 @pytest.mark.parametrize("begun", [b"", b'{"env_name"'])
 @pytest.mark.parametrize("head", [b"Content-Length: 100\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n"])
-def test_a_body_that_stalls_is_a_timeout(wire: Wire, head: bytes, begun: bytes) -> None:
+def test_a_body_that_stalls_is_a_timeout(hasty_wire: Wire, head: bytes, begun: bytes) -> None:
+    wire = hasty_wire
     chunk = b"%x\r\n%b\r\n" % (len(begun), begun) if b"chunked" in head and begun else begun
     started = time.monotonic()
     wire.send(INITIALIZE + head + chunk)
@@ -51,7 +68,8 @@ def test_a_body_that_stalls_is_a_timeout(wire: Wire, head: bytes, begun: bytes) 
     assert wire.is_closed()
 
 
-def test_a_body_that_drips_is_a_timeout(wire: Wire) -> None:
+def test_a_body_that_drips_is_a_timeout(hasty_wire: Wire) -> None:
+    wire = hasty_wire
     wire.send(INITIALIZE + b"Content-Length: 100\r\n\r\n")
     end = time.monotonic() + 1.0
     while time.monotonic() < end:
@@ -141,8 +159,9 @@ def test_pipelined_requests_are_answered_in_order(wire: Wire) -> None:
     ids=lambda request_: repr(request_[-30:]),
 )
 def test_nonsense_is_answered_below_500_or_hung_up_on(
-    wire: Wire, impatient: ServerProcess, request_: bytes
+    hasty_wire: Wire, impatient: ServerProcess, request_: bytes
 ) -> None:
+    wire = hasty_wire
     wire.send(request_)
     try:
         status, _, _ = wire.answer()

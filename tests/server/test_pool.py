@@ -474,7 +474,7 @@ def test_batches_go_on_while_workers_are_killed_one_after_the_other(start_pool: 
 
 
 def test_a_hung_worker_fails_its_own_items_only_and_in_time(start_pool: StartPool, problem: Problem) -> None:
-    pool = start_pool("--peer-timeout-s", "0.6")
+    pool = start_pool("--peer-timeout-s", "3")
     env_ids = on_each(pool)
     asked = pool.at[1]
     with pool.hung(0), ThreadPoolExecutor(4) as threads:

@@ -9,6 +9,7 @@ import httpx
 import orjson
 import pytest
 
+from tests.cpu import slowness
 from tests.server.conftest import GATED, LAKE, RIGHT, MakeClient, Problem, app_of
 
 INITIALIZE = "/api/environment/initialize"
@@ -127,27 +128,27 @@ async def test_a_million_unknown_fields_are_refused_quickly_and_briefly(
     client: httpx.AsyncClient, problem: Problem
 ) -> None:
     body = orjson.dumps({f"{'field' * 20}{i}": i for i in range(300_000)})
-    started = time.perf_counter()
+    started = time.process_time()
     answer = await client.post(INITIALIZE, content=body)
-    elapsed = time.perf_counter() - started
+    cpu_s = time.process_time() - started
     found = problem(answer, 422, "invalid_request")
     assert len(found["errors"]) == 20
     # Refused for their number: not even the missing field was looked for.
     assert all(fault["loc"][0].startswith("field") for fault in found["errors"])
     assert len(answer.content) < 5000
-    assert elapsed < 2
+    assert cpu_s < 2 * slowness()
 
 
 async def test_a_million_wrong_items_are_refused_quickly_and_briefly(
     client: httpx.AsyncClient, problem: Problem
 ) -> None:
     body = b'{"env_ids":[' + b"1," * 2_000_000 + b'1],"actions":[]}'
-    started = time.perf_counter()
+    started = time.process_time()
     answer = await client.post("/api/batch/step", content=body)
-    elapsed = time.perf_counter() - started
+    cpu_s = time.process_time() - started
     problem(answer, 422, "invalid_request")
     assert len(answer.content) < 5000
-    assert elapsed < 2
+    assert cpu_s < 2 * slowness()
 
 
 @pytest.mark.parametrize(
@@ -170,11 +171,11 @@ async def test_arguments_out_of_range_are_refused_before_anything_is_built(
     client: httpx.AsyncClient, problem: Problem, env_name: str, env_kwargs: dict[str, Any]
 ) -> None:
     await client.post(INITIALIZE, json={"env_name": env_name})
-    started = time.perf_counter()
+    started = time.process_time()
     answer = await client.post(INITIALIZE, json={"env_name": env_name, "env_kwargs": env_kwargs})
-    elapsed = time.perf_counter() - started
+    cpu_s = time.process_time() - started
     assert problem(answer, 422, "invalid_env_arguments")["errors"]
-    assert elapsed < 1
+    assert cpu_s < slowness()
     assert len(app_of(client).env_host.directory) == 1
 
 

@@ -19,7 +19,7 @@ from uvicorn.server import ServerState
 
 from tests.conftest import StartServer
 from tests.server.conftest import RIGHT, Wire
-from tests.server.served import RUDE, Served, WatchedProtocol, http_request, post
+from tests.server.served import RUDE, STEERED, Served, WatchedProtocol, http_request, post
 from tests.waiting import HANG_S, eventually, no_hang
 from verl_agent_env.config import ConnectionLimits, HttpLimits, ServerSettings
 from verl_agent_env.server import create_app
@@ -329,32 +329,38 @@ def test_only_the_owner_of_an_environment_answers_at_once() -> None:
 
 
 def test_an_idle_connection_is_closed_and_every_answer_counts_anew(serve: Callable[..., Served]) -> None:
-    served = serve(uvicorn_options={"timeout_keep_alive": 0.8})
+    served = serve(uvicorn_options={"timeout_keep_alive": 1000, **STEERED})
     short, long = step("x"), http_request("GET", "/healthz")
-    talks = [(Wire(served.port), requests) for requests in ((short, short), (short, long), (long, short))]
-    for nth in range(2):
+    talks = [
+        (Wire(served.port), requests)
+        for requests in ((short, short, short), (short, long, short), (long, short, long))
+    ]
+    for nth in range(3):
         # More than half of the time that it may be idle: it does not end while it is used.
-        time.sleep(0.5)
+        served.pass_time(600)
         for wire, requests in talks:
             wire.send(requests[nth])
             assert wire.answer()[0] in (200, 404)
-    answered = time.monotonic()
+    served.pass_time(1000)
     for wire, _ in talks:
         assert wire.is_closed()
-        assert time.monotonic() - answered > 0.6
         wire.close()
 
 
 def test_a_request_under_way_is_not_idle(serve: Callable[..., Served], lines: list[dict[str, Any]]) -> None:
-    served = serve(uvicorn_options={"timeout_keep_alive": 0.2})
+    served = serve(uvicorn_options={"timeout_keep_alive": 1000, **STEERED})
     wire = Wire(served.port)
     wire.send(step("x"))
     assert wire.answer()[0] == 404
     request = step("x")
+    (connection,) = served.server.server_state.connections
+    assert isinstance(connection, WatchedProtocol)
     wire.send(request[:30])
-    time.sleep(0.5)
+    eventually(lambda: connection.timeout_keep_alive_task is None, what="the beginning of a request")
+    served.pass_time(2000)
     wire.send(request[30:])
     assert wire.answer()[0] == 404
+    served.pass_time(1000)
     assert wire.is_closed()
     wire.close()
 
@@ -364,12 +370,14 @@ def test_a_client_that_does_not_read_is_not_read_from(served: Served, wire: Wire
     state = served.server.server_state
     request = step(env_id, b'{"action":"left"}')
     sent = 0
+    eventually(lambda: len(state.connections) == 1, what="this connection alone")
+    (connection,) = state.connections
+    assert isinstance(connection, WatchedProtocol)
 
     def is_answered() -> bool:
-        before, end = state.total_requests, time.monotonic() + 0.5
+        before = state.total_requests
         assert wire.send(request)
-        while state.total_requests == before and time.monotonic() < end:
-            time.sleep(0.0001)
+        eventually(lambda: state.total_requests > before or connection.flow.write_paused, what="an answer")
         return state.total_requests > before
 
     # One after the other until the answers have filled the buffers of both ends, and then a few more.
@@ -377,8 +385,6 @@ def test_a_client_that_does_not_read_is_not_read_from(served: Served, wire: Wire
         sent += 1
         assert sent < 20_000
     assert wire.send(request * 3)
-    (connection,) = state.connections
-    assert isinstance(connection, WatchedProtocol)
     eventually(lambda: connection.flow.read_paused)
     assert connection.flow.write_paused
     assert connection.transport.get_write_buffer_size() < 200_000

@@ -8,27 +8,18 @@ from __future__ import annotations
 import argparse
 import asyncio
 import base64
+import json
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mcp.server.lowlevel import Server
-from mcp.types import (
-    AudioContent,
-    BlobResourceContents,
-    CallToolResult,
-    EmbeddedResource,
-    ImageContent,
-    ListToolsResult,
-    ResourceLink,
-    TextContent,
-    TextResourceContents,
-    Tool,
-)
+Handler = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 
+_METHOD_NOT_FOUND, _INTERNAL_ERROR = -32601, -32603
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\nnot much of one").decode()
 NOTHING: dict[str, Any] = {"type": "object", "properties": {}}
 TEXT: dict[str, Any] = {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}
@@ -66,14 +57,13 @@ class Programme:
         self.waiting = 0
         self.met = asyncio.Event()
 
-    async def call(self, name: str, arguments: dict[str, Any]) -> CallToolResult:
+    async def call(self, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        """What a tool answers, as the protocol has it."""
         if name == "echo":
             return said(arguments["text"])
         if name == "add":
-            return CallToolResult(
-                content=[TextContent(text=str(arguments["a"] + arguments["b"]))],
-                structured_content={"result": arguments["a"] + arguments["b"]},
-            )
+            total = arguments["a"] + arguments["b"]
+            return {**said(str(total)), "structuredContent": {"result": total}}
         if name == "remember":
             self.remembered = arguments["text"]
             return said("remembered")
@@ -91,9 +81,9 @@ class Programme:
         if name == "everything":
             return everything()
         if name == "structured":
-            return CallToolResult(content=[], structured_content={"degrees": 21, "sky": "blue"})
+            return {"content": [], "structuredContent": {"degrees": 21, "sky": "blue"}}
         if name == "fail":
-            return CallToolResult(content=[TextContent(text="the printer is on fire")], is_error=True)
+            return {**said("the printer is on fire"), "isError": True}
         if name == "raise":
             raise ValueError("an error of the programme")
         if name == "die":
@@ -107,6 +97,14 @@ class Programme:
             return said(str(os.getpid()))
         return said("0123456789" * 1000)
 
+    async def list_tools(self, _: dict[str, Any]) -> dict[str, Any]:
+        """All tools."""
+        return {"tools": [{"name": n, "description": f"To {n}.", "inputSchema": s} for n, s in TOOLS.items()]}
+
+    async def call_tool(self, params: dict[str, Any]) -> dict[str, Any]:
+        """As :meth:`call`."""
+        return await self.call(params["name"], params.get("arguments") or {})
+
 
 def note_begin(arguments: dict[str, Any]) -> None:
     """Make the file that the caller waits for, if there is one."""
@@ -114,43 +112,36 @@ def note_begin(arguments: dict[str, Any]) -> None:
         Path(arguments["begun"]).touch()
 
 
-def said(text: str) -> CallToolResult:
-    return CallToolResult(content=[TextContent(text=text)])
+def said(text: str) -> dict[str, Any]:
+    return {"content": [{"type": "text", "text": text}]}
 
 
-def everything() -> CallToolResult:
-    return CallToolResult(
-        content=[
-            TextContent(text="a text"),
-            ImageContent(data=PNG, mime_type="image/png"),
-            AudioContent(data="UklGRg==", mime_type="audio/wav"),
-            AudioContent(data="T2dnUw==", mime_type="audio/ogg"),
-            EmbeddedResource(resource=TextResourceContents(uri="file:///a.txt", text="in a file")),
-            EmbeddedResource(
-                resource=BlobResourceContents(uri="file:///a.png", mime_type="image/png", blob=PNG)
-            ),
-            EmbeddedResource(
-                resource=BlobResourceContents(uri="file:///a.zip", mime_type="application/zip", blob="AAAA")
-            ),
-            ResourceLink(uri="file:///b.txt", name="b", mime_type="text/plain", description="more of it"),
+def everything() -> dict[str, Any]:
+    return {
+        "content": [
+            {"type": "text", "text": "a text"},
+            {"type": "image", "data": PNG, "mimeType": "image/png"},
+            {"type": "audio", "data": "UklGRg==", "mimeType": "audio/wav"},
+            {"type": "audio", "data": "T2dnUw==", "mimeType": "audio/ogg"},
+            {"type": "resource", "resource": {"uri": "file:///a.txt", "text": "in a file"}},
+            {
+                "type": "resource",
+                "resource": {"uri": "file:///a.png", "mimeType": "image/png", "blob": PNG},
+            },
+            {
+                "type": "resource",
+                "resource": {"uri": "file:///a.zip", "mimeType": "application/zip", "blob": "AAAA"},
+            },
+            {
+                "type": "resource_link",
+                "uri": "file:///b.txt",
+                "name": "b",
+                "mimeType": "text/plain",
+                "description": "more of it",
+            },
         ],
-        structured_content={"kind": "everything"},
-    )
-
-
-def make_server() -> Server[Any]:
-    programme = Programme()
-
-    async def list_tools(context: Any, params: Any) -> ListToolsResult:
-        tools = [
-            Tool(name=name, description=f"To {name}.", input_schema=schema) for name, schema in TOOLS.items()
-        ]
-        return ListToolsResult(tools=tools)
-
-    async def call_tool(context: Any, params: Any) -> CallToolResult:
-        return await programme.call(params.name, params.arguments or {})
-
-    return Server("probe", on_list_tools=list_tools, on_call_tool=call_tool)
+        "structuredContent": {"kind": "everything"},
+    }
 
 
 def main() -> None:
@@ -182,12 +173,77 @@ def main() -> None:
         serve_http(options.transport, options.port)
 
 
-async def serve_stdio() -> None:
-    from mcp.server.stdio import stdio_server
+class StdioServer:
+    """The transport as far as tests need it: a server without the SDK is there in a tenth of the time.
 
-    server = make_server()
-    async with stdio_server() as (reading, writing):
-        await server.run(reading, writing, server.create_initialization_options())
+    Answers requests side by side, each in a task of its own, until the end of its input.
+    """
+
+    def __init__(self, name: str, methods: Mapping[str, Handler]) -> None:
+        self._name = name
+        self._methods = {"initialize": self._initialize, "ping": _ping, **methods}
+        self._running: dict[Any, asyncio.Task[None]] = {}
+
+    async def run(self) -> None:
+        """Serve."""
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader(limit=1 << 26)
+        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+        while line := await reader.readline():
+            message = json.loads(line)
+            if message.get("method") == "notifications/cancelled":
+                task = self._running.get(message["params"]["requestId"])
+                if task is not None:
+                    task.cancel()
+            elif "id" in message and "method" in message:
+                task = asyncio.create_task(self._answer(message))
+                self._running[message["id"]] = task
+
+    async def _answer(self, request: dict[str, Any]) -> None:
+        method = self._methods.get(request["method"])
+        answer: dict[str, Any] = {"jsonrpc": "2.0", "id": request["id"]}
+        if method is None:
+            answer["error"] = {"code": _METHOD_NOT_FOUND, "message": f"no method {request['method']}"}
+        else:
+            try:
+                answer["result"] = await method(request.get("params") or {})
+            except Exception:  # noqa: BLE001 - as the SDK tells whatever a tool raises
+                answer["error"] = {"code": _INTERNAL_ERROR, "message": "Internal server error"}
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+        del self._running[request["id"]]
+
+    async def _initialize(self, params: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "protocolVersion": params["protocolVersion"],
+            "capabilities": {"tools": {}},
+            "serverInfo": {"name": self._name, "version": "1"},
+        }
+
+
+async def _ping(_: dict[str, Any]) -> dict[str, Any]:
+    return {}
+
+
+async def serve_stdio() -> None:
+    programme = Programme()
+    await StdioServer("probe", {"tools/list": programme.list_tools, "tools/call": programme.call_tool}).run()
+
+
+def make_server() -> Any:
+    """The same over the SDK, for the transports that it has."""
+    from mcp.server.lowlevel import Server
+    from mcp.types import CallToolResult, ListToolsResult
+
+    programme = Programme()
+
+    async def list_tools(context: Any, params: Any) -> ListToolsResult:
+        return ListToolsResult.model_validate(await programme.list_tools({}))
+
+    async def call_tool(context: Any, params: Any) -> CallToolResult:
+        return CallToolResult.model_validate(await programme.call(params.name, params.arguments or {}))
+
+    return Server("probe", on_list_tools=list_tools, on_call_tool=call_tool)
 
 
 def serve_http(transport: str, port: int) -> None:

@@ -20,7 +20,7 @@ def shown(*blocks: ContentBlock, max_chars: int = 1000, **fields: Any) -> Any:
 
 
 def test_every_type_of_content_has_its_part() -> None:
-    content = content_of(everything(), NOTHING_HIDDEN, 1000)
+    content = content_of(CallToolResult.model_validate(everything()), NOTHING_HIDDEN, 1000)
     assert is_message({"role": "tool", "tool_call_id": "c", "content": content})
     assert isinstance(content, list)
     url = f"data:image/png;base64,{PNG}"

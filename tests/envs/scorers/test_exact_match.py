@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import time
+import functools
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
+from tests.cpu import assert_within
 from verl_agent_env.envs.scorers import NoScorer, parse_scorer
 
 
@@ -48,18 +49,17 @@ def test_exact_match_needs_a_reference() -> None:
 
 def test_piled_up_combining_marks_match_nothing_at_once() -> None:
     pile = "a" + "\u0315" * 10_000 + "\u0334" * 10_000
-    started = time.process_time()
     assert score(pile, type="exact_match", answer="a") == 0
-    assert time.process_time() - started < 0.1
+    assert_within(0.1, lambda: score(pile, type="exact_match", answer="a"))
     with pytest.raises(ValidationError):
         parse_scorer({"type": "exact_match", "answer": pile})
     assert score("e\u0301", type="exact_match", answer="\u00e9") == 1
 
 
 def test_answer_of_any_length_is_compared_at_once() -> None:
-    started = time.process_time()
-    assert score("é" * 2_000_000, type="exact_match", answer="é", extract="whole") == 0
-    assert time.process_time() - started < 0.5
+    text = "é" * 2_000_000
+    assert score(text, type="exact_match", answer="é", extract="whole") == 0
+    assert_within(0.5, lambda: score(text, type="exact_match", answer="é", extract="whole"))
 
 
 def test_missing_part_is_wrong() -> None:
@@ -161,6 +161,5 @@ def test_long_answer_and_many_references_take_no_time(piece: str) -> None:
     )
     for length in (40_000, 1_000_000):
         text = piece * (length // len(piece))
-        started = time.process_time()
         assert scorer.score(text) == 0
-        assert time.process_time() - started < 0.5
+        assert_within(0.5, functools.partial(scorer.score, text))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import time
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
+from tests.cpu import assert_within
 from verl_agent_env.envs.scorers import parse_scorer
 
 
@@ -235,7 +235,5 @@ def test_reference_with_an_uncertainty_sets_the_tolerance_and_lets_answers_have_
 def test_answer_of_a_megabyte_is_scored_at_once(piece: str) -> None:
     scorer = parse_scorer({"type": "numeric", "answer": 42})
     text = piece * (1_000_000 // len(piece))
-    started = time.process_time()
-    scorer.score(text)
     # A quadratic search would take minutes.
-    assert time.process_time() - started < 2.0
+    assert_within(2.0, lambda: scorer.score(text))

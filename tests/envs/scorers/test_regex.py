@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
+from tests.cpu import assert_within
 from verl_agent_env.envs.scorers import parse_scorer
 
 
@@ -65,9 +65,7 @@ def test_unusable_pattern_is_refused(pattern: str) -> None:
 )
 def test_catastrophic_patterns_end_soon(pattern: str) -> None:
     scorer = parse_scorer({"type": "regex", "pattern": pattern})
-    started = time.process_time()
-    scorer.score("ab" * 500_000 + "é!")
-    assert time.process_time() - started < 1.0
+    assert_within(1.0, lambda: scorer.score("ab" * 500_000 + "é!"))
 
 
 def test_only_the_end_of_a_long_answer_is_searched() -> None:
