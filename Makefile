@@ -11,7 +11,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 MODEL_VENV := .venv-model
 MODEL_BIN := $(MODEL_VENV)/bin
 
-.PHONY: help install serve cluster programs test lint format bench loadtest chaos docs verl verl-test model clean
+.PHONY: help install serve cluster programs test pytest deep lint format bench loadtest chaos docs verl verl-test model clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -33,7 +33,7 @@ $(VERL_VENV)/.installed: pyproject.toml
 	$(VERL_BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
 	echo "$(TORCH)" > $(VERL_VENV)/constraints.txt
 	$(VERL_BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(VERL_VENV)/constraints.txt \
-		--editable ".[verl-cpu]" pytest pytest-asyncio
+		--editable ".[verl-cpu]" hypothesis pytest pytest-asyncio
 	$(VERL_BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
 		--target $(VERL_VENV)/share/chat_templates trl==1.16.0
 	touch $@
@@ -71,16 +71,22 @@ lint: install  ## Check formatting, style, types and the order of the rooms
 	$(BIN)/black --quiet --check .
 	$(BIN)/isort --quiet --check .
 	$(BIN)/ruff check --quiet .
-	$(BIN)/mypy src tests loadtests docs
-	MYPYPATH=src:examples $(BIN)/mypy examples/*.py examples/verl/*.py
+	MYPYPATH=src:examples $(BIN)/mypy src tests loadtests docs examples/*.py examples/verl/*.py
 	$(BIN)/lint-imports --no-logo
 
 format: install  ## Format everything
 	$(BIN)/black --quiet .
 	$(BIN)/isort --quiet .
 
-test: install programs lint  ## Run all checks and tests, as CI does
-	$(BIN)/pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered --durations=10 $(ARGS)
+# Side by side: tests often wait, for a lease or a process, and the gates take what they leave of the processor.
+test: install programs  ## Run all checks and tests, as CI does
+	$(MAKE) --no-print-directory --jobs 2 lint pytest
+
+pytest: install programs
+	$(BIN)/pytest -n 2 --dist worksteal --cov --cov-report=term:skip-covered --durations=10 $(ARGS)
+
+deep: install programs  ## Run the tests with much more chance and the longest ones, for hours: DEPTH=200 times as much
+	$(BIN)/pytest -n 2 --dist worksteal --depth $(or $(DEPTH),200) --durations=20 $(ARGS)
 
 bench: install  ## Print the figures: cost of a step against a bare echo, memory, level generation
 	$(BIN)/python -m loadtests.bench $(ARGS)

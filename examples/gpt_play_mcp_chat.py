@@ -36,7 +36,13 @@ def main() -> None:
     if options.config:
         os.environ[CONFIG_VARIABLE] = options.config
     else:
-        time = ServerDefinition(name="time", command=sys.executable, args=("-m", "mcp_server_time"))
+        time = ServerDefinition(
+            name="time",
+            command=sys.executable,
+            args=("-m", "mcp_server_time"),
+            start_timeout_s=60,
+            call_timeout_s=60,
+        )
         use_configuration(Configuration({"time": time}))
     env_id = interface.initialize_environment(
         "mcp_chat", env_kwargs={"task_prompt": options.question, "max_steps": options.max_steps}

@@ -24,6 +24,9 @@ from tests.sim.virtual_loop import VirtualLoop
 from tests.steered import SteeredLoop
 from tests.waiting import HANG_S
 
+_MEASURED = tuple(f"tests/{folder}/" for folder in ("cluster", "contract", "engine", "envs"))
+"""Whose tests are those of the packages whose coverage of branches is shown: tracing doubles the time of a test."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Say how thoroughly the tests look."""
@@ -50,11 +53,13 @@ def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip what is too long for every day."""
-    if depth.is_shallow():
-        for item in items:
-            if "deep" in item.keywords:
-                item.add_marker(pytest.mark.skip(reason="make deep runs it"))
+    """Skip what is too long for every day; measure the coverage of a package by its own tests only."""
+    is_measuring = config.pluginmanager.hasplugin("_cov")
+    for item in items:
+        if depth.is_shallow() and "deep" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="make deep runs it"))
+        if is_measuring and not item.nodeid.startswith(_MEASURED):
+            item.add_marker("no_cover")
 
 
 @pytest.fixture(scope="session", autouse=True)

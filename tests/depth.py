@@ -28,6 +28,7 @@ def is_shallow() -> bool:
     return _times == 1
 
 
-def examples(count: int) -> int:
-    """How many examples to try where ``count`` are tried every day."""
-    return count * _times
+def examples(count: int, at_most: int | None = None) -> int:
+    """How many examples to try where ``count`` are tried every day, and never more than ``at_most``."""
+    wanted = count * _times
+    return wanted if at_most is None else min(wanted, at_most)

@@ -6,12 +6,10 @@ import os
 import signal
 from collections.abc import MutableMapping
 
-from verl_agent_env.config import ENVIRONMENT_PREFIX
-
 WIDTH = 200
 """Columns of every terminal: what a command prints on one line is not wrapped."""
 
-_FOREIGN = (ENVIRONMENT_PREFIX, "OPENAI", "ANTHROPIC", "PYTHONWARNINGS", "PYTHONDEVMODE")
+_FOREIGN = ("VERL_", "OPENAI", "ANTHROPIC", "PYTHONWARNINGS", "PYTHONDEVMODE")
 """Beginnings of variables that would change what the code under test does or prints."""
 _FORCED = ("FORCE_COLOR", "CLICOLOR_FORCE", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
 """Variables that make programs write as if to a terminal."""

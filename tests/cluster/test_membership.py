@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.cluster.workers import worker
+from tests.depth import examples
 from verl_agent_env.cluster.membership import Membership, MembershipTimes, Plan
 from verl_agent_env.cluster.memory_store import MemoryStore
 from verl_agent_env.cluster.ring import Ring
@@ -258,7 +259,7 @@ steps = st.lists(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(8, at_most=1000))
 @given(steps)
 def test_any_history_ends_with_every_slot_where_the_ring_has_it(history: list[tuple[str, int]]) -> None:
     async def play() -> None:

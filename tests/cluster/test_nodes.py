@@ -403,6 +403,10 @@ async def test_a_node_joins_under_load_and_no_call_fails(start_node: StartNode) 
 # --- Redis away --------------------------------------------------------------------------------------------
 
 
+LEASES_S = (4.0, 16.0, 64.0)
+"""Leases to try one after the other where calls must be made within half of one, by a machine of whatever speed."""
+
+
 @pytest.fixture
 def kept_redis(tmp_path: Path) -> Iterator[RedisProcess]:
     """A Redis that keeps its data when it is killed."""
@@ -414,19 +418,21 @@ def kept_redis(tmp_path: Path) -> Iterator[RedisProcess]:
 def test_without_redis_calls_succeed_until_the_lease_is_over_and_go_on_when_it_is_back(
     start_node: StartNode, kept_redis: RedisProcess
 ) -> None:
-    lease_s = 4.0
-    a, b = both(start_node, workers=1, redis=kept_redis.url, lease_s=lease_s)
-    kept = initialize_many(a.any, 20)
-    bound = [initialize(pool.any, GATED) for pool in (a, b)]
-    kept_redis.stop()
-    stopped = time.monotonic()
-    for env_id in bound:
-        # Nothing of these is kept in Redis.
-        assert step(a.any, env_id).status_code == 200
-        assert step(b.any, env_id).status_code == 200
-    for env_id in kept:
-        assert a.any.get(f"/api/environment/{env_id}").status_code == 200
-    assert time.monotonic() - stopped < lease_s / 2, "the machine is too slow for this test"
+    for lease_s in LEASES_S:
+        a, b = both(start_node, workers=1, redis=kept_redis.url, lease_s=lease_s)
+        kept = initialize_many(a.any, 20)
+        bound = [initialize(pool.any, GATED) for pool in (a, b)]
+        kept_redis.stop()
+        end = time.monotonic() + lease_s / 2
+        # Nothing of the bound ones is kept in Redis.
+        answers = [step(pool.any, env_id) for env_id in bound for pool in (a, b)]
+        answers += [a.any.get(f"/api/environment/{env_id}") for env_id in kept]
+        if time.monotonic() < end:
+            break
+        for pool in (a, b):
+            pool.server.stop()
+        kept_redis.start()
+    assert {answer.status_code for answer in answers} == {200}
     eventually(lambda: not a.at[0].post(f"/api/environment/{bound[0]}/reset", json={}).is_success)
     # Each of these ends when patience does, though Redis does not come back.
     batch = {"env_ids": kept, "actions": ["left"] * 20, "seqs": [0] * 20}

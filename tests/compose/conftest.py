@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.children import ROOT
+from tests.children import run
 from tests.pool_process import all_workers
 from tests.ports import free_port
 from tests.waiting import HANG_S, eventually
@@ -30,7 +29,6 @@ class Project:
         self._name = f"verlagentenvtest{os.getpid()}"
         self._command = [*_compose(), "--project-name", self._name]
         self._environment = {
-            **os.environ,
             "VERL_AGENT_ENV_PORT": str(self.port),
             "VERL_AGENT_ENV_WORKERS": "2",
         }
@@ -38,17 +36,9 @@ class Project:
         limits = httpx.Limits(max_keepalive_connections=0)
         self.client = httpx.Client(base_url=self.url, timeout=HANG_S, limits=limits)
 
-    def run(self, *words: str, timeout_s: float = 120.0) -> str:
+    def run(self, *words: str, timeout_s: float = HANG_S) -> str:
         """What a compose command prints; it must succeed."""
-        done = subprocess.run(
-            [*self._command, *words],
-            cwd=ROOT,
-            env=self._environment,
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
-            check=False,
-        )
+        done = run(*self._command, *words, variables=self._environment, timeout_s=timeout_s)
         assert done.returncode == 0, f"{' '.join(words)}:\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
@@ -59,9 +49,8 @@ class Project:
     def published(self) -> set[str]:
         """The ports of this machine that lead into a container."""
         command = ["docker", "ps", "--filter", f"label=com.docker.compose.project={self._name}"]
-        done = subprocess.run(
-            [*command, "--format", "{{.Ports}}"], capture_output=True, text=True, timeout=60, check=True
-        )
+        done = run(*command, "--format", "{{.Ports}}")
+        assert done.returncode == 0, done.stderr
         return set(re.findall(r":(\d+)->", done.stdout))
 
     def ready_workers(self) -> dict[str, dict[str, Any]]:
@@ -96,7 +85,7 @@ def _compose() -> list[str]:
     """
     for words in (["docker", "compose"], ["docker-compose"]):
         try:
-            found = subprocess.run([*words, "version"], capture_output=True, timeout=30, check=False)
+            found = run(*words, "version")
         except FileNotFoundError:
             continue
         if found.returncode == 0:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 from collections import Counter
 
 import httpx
 import pytest
 
-from tests.children import ROOT
+from tests.children import ROOT, run
 from tests.compose.conftest import Project
 from tests.pool_process import initialize, initialize_many, step
 from tests.ports import free_port
@@ -34,7 +33,7 @@ def test_the_calls_of_the_readme_work_on_the_published_port(project: Project) ->
     )
     session = next(block for block in blocks if "curl" in block)
     script = "set -eu\n" + re.sub(r"^api=.*$", f"api={project.url}/api", session, flags=re.MULTILINE)
-    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    done = run("bash", "-c", script)
     assert done.returncode == 0, done.stderr
     assert '"code"' not in done.stdout
     assert '"reward":10.9' in done.stdout
@@ -66,9 +65,7 @@ def test_a_killed_container_takes_only_its_own_environments_along(project: Proje
         if project.client.get(f"/api/environment/{env_id}").json()["owner"].startswith("node-1:")
     ]
     assert kept
-    subprocess.run(
-        ["docker", "kill", project.container("node-2")], capture_output=True, timeout=60, check=True
-    )
+    assert run("docker", "kill", project.container("node-2")).returncode == 0
     answer = project.client.post("/api/batch/step", json={"env_ids": kept, "actions": ["right"] * len(kept)})
     assert answer.json()["errors"] == []
     project.await_nodes("node-1")
@@ -99,8 +96,10 @@ def test_a_node_that_nobody_had_planned_is_taken_in(project: Project) -> None:
 
 def test_the_image_alone_is_a_single_process(project: Project) -> None:
     port = free_port()
-    run = ["docker", "run", "--detach", "--rm", "--publish", f"127.0.0.1:{port}:8000", "verl-agent-env"]
-    started = subprocess.run(run, capture_output=True, text=True, timeout=60, check=True)
+    started = run(
+        "docker", "run", "--detach", "--rm", "--publish", f"127.0.0.1:{port}:8000", "verl-agent-env"
+    )
+    assert started.returncode == 0, started.stderr
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=HANG_S) as client:
 
@@ -110,11 +109,11 @@ def test_the_image_alone_is_a_single_process(project: Project) -> None:
                 except httpx.TransportError:
                     return False
 
-            eventually(is_ready, 60, "the server")
+            eventually(is_ready, what="the server")
             assert step(client, initialize(client)).status_code == 200
             assert (
                 len([w for node in client.get("/api/cluster").json()["nodes"] for w in node["workers"]]) == 1
             )
     finally:
         container = started.stdout.strip()
-        subprocess.run(["docker", "stop", container], capture_output=True, timeout=60, check=True)
+        assert run("docker", "stop", container).returncode == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 from collections import Counter
@@ -581,6 +582,9 @@ def test_signals_that_would_change_the_workers_change_nothing(start_pool: StartP
         lambda: all(sum(text in line for line in pool.server.lines) == 2 for text in warnings),
         what="warnings for HUP, USR2, TTIN and TTOU",
     )
+    # A terminal that hangs up tells every process.
+    for pid in pids:
+        os.kill(pid, signal.SIGHUP)
     assert pool.pids() == pids
     assert all(step(pool.any, env_id).status_code == 200 for env_id in env_ids)
     assert pool.server.stop() == 0

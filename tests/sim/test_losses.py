@@ -10,4 +10,4 @@ from tests.sim.machine import LosingMachine, examples_of
 
 @pytest.mark.usefixtures("few_slots")
 def test_a_store_that_forgets_costs_at_most_what_was_not_durable() -> None:
-    run_state_machine_as_test(LosingMachine, settings=examples_of(1000))
+    run_state_machine_as_test(LosingMachine, settings=examples_of(250))

@@ -84,6 +84,12 @@ class AddressWorker(UvicornWorker):  # type: ignore[misc]
         self.sockets = [listeners[1 + index], listeners[0]]
         self._others = [listener for listener in listeners if listener not in self.sockets]
 
+    def init_signals(self) -> None:
+        """Outlive a hang-up of the terminal, as the supervisor does, which alone decides when a worker ends."""
+        super().init_signals()
+        # Not ignored but handled: what is ignored stays so in whatever a worker starts.
+        signal.signal(signal.SIGHUP, lambda *_: None)
+
     def init_process(self) -> None:
         """Serve, in the worker's own process."""
         # As long as one process holds a socket, connections to it are taken: when the pool ends, who calls a worker

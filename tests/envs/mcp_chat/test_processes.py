@@ -135,6 +135,23 @@ async def test_start_that_nobody_waits_for_leaves_no_process(launcher: Launcher,
     assert not started.exists() or not started.read_text() or await ended(int(started.read_text()))
 
 
+async def test_server_takes_signals_that_its_worker_was_told_to_ignore() -> None:
+    told = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
+    before = [signal.signal(number, signal.SIG_IGN) for number in told]
+    try:
+        launcher = Launcher()
+        process = await run(
+            launcher,
+            f"import signal; print([signal.getsignal(n) is signal.SIG_IGN for n in {[*map(int, told)]}], flush=True)",
+        )
+        assert await line_of(process) == "[False, False, False]"
+        await launcher.aclose()
+        close(process)
+    finally:
+        for number, handler in zip(told, before, strict=True):
+            signal.signal(number, handler)
+
+
 async def test_signals_of_the_terminal_do_not_end_the_launcher(launcher: Launcher) -> None:
     process = await run(launcher, SLEEP)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

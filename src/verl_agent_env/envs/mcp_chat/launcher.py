@@ -185,7 +185,8 @@ class Launcher:
 
 def _die_with(parent: int) -> Any:
     def prepare() -> None:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
+        # Those too that whoever started the worker had it ignore, as nohup and a shell's & do.
+        for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
             signal.signal(number, signal.SIG_DFL)
         _control(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 
-from tests.waiting import HANG_S
+from tests.children import python
 
 pytest.importorskip("verl", reason="verl is not installed: pip install 'verl-agent-env[verl-cpu]'")
 
@@ -23,16 +19,7 @@ print("SAW", *names, get_platform().device_name, get_rollout_class("cpu").__name
 
 
 def seen(before: str = "", **variables: str) -> list[str]:
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("VERL_")} | variables
-    done = subprocess.run(
-        [sys.executable, "-c", before + ASK],
-        env=environment,
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        timeout=HANG_S,
-        check=False,
-    )
+    done = python("-c", before + ASK, variables=variables)
     assert done.returncode == 0, done.stderr
     assert "could not be set up" not in done.stderr
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("SAW")]
