@@ -14,7 +14,7 @@ import pytest
 
 from tests.server.conftest import Wire
 from tests.server.served import Served, http_request, post
-from tests.waiting import HANG_S, eventually
+from tests.waiting import HANG_S, NEVER_S, eventually
 
 STEP = "/api/environment/nobody/step"
 CHUNKED = "Transfer-Encoding: chunked"
@@ -155,17 +155,14 @@ def test_a_body_that_drips_ends(wire: Wire, path: str, framing: str) -> None:
 
 
 def test_an_unauthorised_body_is_not_waited_for() -> None:
-    served = Served(auth_tokens=(TOKEN,))
+    served = Served(auth_tokens=(TOKEN,), http_limits={"body_timeout_s": NEVER_S})
     try:
         for path in (STEP, "/api/batch/step", "/mcp", "/api/environment/initialize"):
             for framing in ("Content-Length: 40000", CHUNKED):
                 wire = Wire(served.port)
-                began = time.monotonic()
                 wire.send(http_request("POST", path, b"", "Authorization: Bearer wrong", framing))
                 status, headers, _ = wire.answer()
                 assert (status, headers[b"connection"]) == (401, b"close")
-                # A small part of the time that a body may take.
-                assert time.monotonic() - began < 30
                 wire.close()
         # One that is there already does no harm to the connection.
         wire = Wire(served.port)
