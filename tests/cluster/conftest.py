@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -46,11 +48,20 @@ def namespace() -> str:
 
 
 @pytest.fixture
-def start_node(start_server: StartServer, redis_server: RedisProcess, namespace: str) -> Iterator[StartNode]:
+def start_node(
+    start_server: StartServer, redis_server: RedisProcess, namespace: str, plugin_path: str
+) -> Iterator[StartNode]:
     """A function that starts a node of the test's cluster."""
     started: list[Pool] = []
 
-    def start(name: str, *options: str, workers: int = 2, redis: str = "", lease_s: float = LEASE_S) -> Pool:
+    def start(
+        name: str,
+        *options: str,
+        workers: int = 2,
+        redis: str = "",
+        lease_s: float = LEASE_S,
+        python_path: Path | None = None,
+    ) -> Pool:
         arguments = {
             "--node": name,
             "--advertise": "127.0.0.1",
@@ -60,7 +71,9 @@ def start_node(start_server: StartServer, redis_server: RedisProcess, namespace:
             "--lease-s": str(lease_s),
         }
         flat = [part for pair in arguments.items() for part in pair]
-        started.append(Pool(start_server(*flat, *options), name))
+        # What stands here is found before what is installed.
+        installed = {} if python_path is None else {"PYTHONPATH": f"{python_path}{os.pathsep}{plugin_path}"}
+        started.append(Pool(start_server(*flat, *options, **installed), name))
         return started[-1]
 
     yield start

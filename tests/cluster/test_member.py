@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from typing import Any, cast
 
 import pytest
@@ -52,6 +52,18 @@ class Residents:
         self.forgotten: set[int] = set()
         """Slots of which nothing is remembered any more."""
         self.hand_overs = 0
+        self.installed: dict[str, str] = {}
+        """Kinds, and the formats of their states."""
+        self.known: set[str] = set()
+        """Those of them that were asked for."""
+        self.made: defaultdict[int, set[str]] = defaultdict(set)
+        """Kinds of the environments in each slot."""
+        self.cold: set[int] = set()
+        """Slots of which it is not known yet what is in them."""
+        self.written_as = "1"
+        """Format of their states."""
+        self.left: dict[int, dict[str, str]] = {}
+        """Slots with environments that cannot go on here."""
         self.unwritten: set[int] = set()
         """Slots of which something is not written yet."""
 
@@ -67,6 +79,22 @@ class Residents:
     async def before_hand_over(self, slots: Collection[int]) -> Collection[int]:
         self.hand_overs += 1
         return [slot for slot in slots if slot not in self.unwritten]
+
+    def reads(self) -> Mapping[str, str]:
+        return {name: self.installed[name] for name in self.known}
+
+    def learn(self, names: Collection[str]) -> None:
+        self.known.update(self.installed.keys() & set(names))
+
+    def unreadable_by(self, slots: Collection[int], reader: WorkerRecord) -> Collection[int]:
+        return [
+            slot
+            for slot in slots
+            if slot in self.cold or not reader.can_read(dict.fromkeys(self.made[slot], self.written_as))
+        ]
+
+    def stranded(self) -> Mapping[int, Mapping[str, str]]:
+        return self.left
 
     def bind(self, *slots: int) -> None:
         """Make environments that are nowhere else."""
@@ -253,6 +281,57 @@ async def test_another_worker_gets_its_share_once_it_has_settled(rig: Rig) -> No
     assert a.table.address_of(min(b.owned)) == b.address
     for node in (a, b):
         await rig.until(lambda node=node: open_at(node, a) | open_at(node, b) == ALL)  # type: ignore[misc]
+
+
+async def test_slots_move_once_the_other_worker_knows_what_is_in_them(rig: Rig) -> None:
+    a = rig.join()
+    await rig.until(lambda: a.owned == ALL)
+    a.residents.installed, a.residents.known = {"road": "1"}, {"road"}
+    a.residents.made.update({slot: {"road"} for slot in range(NUM_SLOTS)})
+    b = rig.join()
+    b.residents.installed = {"road": "1", "sea": "1"}
+    await rig.until(lambda: a.member.cluster is not None and len(a.member.cluster.workers) == 2)
+    await rig.pass_time(TIMES.settle_s)
+    await rig.until(lambda: rig.is_balanced(a, b))
+    assert b.residents.known == {"road"}
+
+
+@pytest.mark.parametrize("installed", [{}, {"road": "2"}], ids=["not installed", "another version"])
+async def test_slots_with_what_the_other_worker_cannot_read_stay(rig: Rig, installed: dict[str, str]) -> None:
+    a = rig.join()
+    await rig.until(lambda: a.owned == ALL)
+    a.residents.installed, a.residents.known = {"road": "1"}, {"road"}
+    b_record = worker()
+    owners = Ring([a.address, b_record.address]).assignments
+    full = [slot for slot in range(NUM_SLOTS) if owners[slot] == b_record.address][:3]
+    a.residents.made.update({slot: {"road"} for slot in full})
+    b = rig.join(b_record)
+    b.residents.installed = installed
+    await rig.until(lambda: a.member.cluster is not None and len(a.member.cluster.workers) == 2)
+    await rig.pass_time(TIMES.settle_s)
+    await rig.until(lambda: b.owned == share_of(b, a, b) - set(full))
+    await rig.beats(a)
+    assert a.owned == share_of(a, a, b) | set(full)
+    # They are gone: the slots may go as well.
+    a.residents.made.clear()
+    await rig.until(lambda: rig.is_balanced(a, b))
+
+
+async def test_what_cannot_go_on_here_goes_where_it_can(rig: Rig) -> None:
+    a, b = await rig.pair()
+    for node, state_format in ((a, "1"), (b, "2")):
+        node.residents.installed, node.residents.known = {"road": state_format}, {"road"}
+    # As if a worker of the older version had died before the first one came.
+    slot, other = sorted(b.owned)[:2]
+    b.residents.left = {slot: {"road": "1"}, other: {"road": ""}}
+    a.residents.cold = {slot}
+    await rig.until(lambda: slot in a.owned)
+    b.residents.left.pop(slot)
+    a.residents.made[slot], a.residents.cold = {"road"}, set()
+    await rig.beats(a)
+    await rig.beats(b)
+    assert slot in a.owned
+    assert other in b.owned
 
 
 async def test_slots_with_environments_that_are_nowhere_else_stay_and_take_no_new_ones(rig: Rig) -> None:

@@ -18,7 +18,7 @@ from verl_agent_env.cluster.ring import Ring
 from verl_agent_env.cluster.store import ClusterMap, Ownership, WorkerRecord
 from verl_agent_env.types import NUM_SLOTS
 
-A, B, C = (worker(name) for name in ("a", "b", "c"))
+A, B, C, D = (worker(name) for name in ("a", "b", "c", "d"))
 TIMES = MembershipTimes(settle_s=1.0, grace_s=5.0)
 
 
@@ -72,6 +72,47 @@ def test_workers_claim_all_free_slots_and_none_twice() -> None:
         assert list(core.plan().claim) == slots_of(record, A, B, C)
         claimed += core.plan().claim
     assert sorted(claimed) == list(range(NUM_SLOTS))
+
+
+def test_slots_of_the_dead_are_claimed_by_those_who_can_read_what_was_theirs() -> None:
+    old, other_old, new, newer = (
+        dataclasses.replace(record, reads={"road": state_format, **more})
+        for record, state_format, more in ((A, "1", {}), (B, "1", {"sea": "1"}), (C, "2", {}), (D, "2", {}))
+    )
+    owners = dict.fromkeys(range(NUM_SLOTS), "a")
+    claims = {}
+    for record in (other_old, new, newer):
+        core = member(record.incarnation)
+        core.observe(seen(old, other_old, new, newer, owners=owners))
+        core.observe(seen(other_old, new, newer, owners=owners))
+        claims[record.incarnation] = core.plan().claim
+        assert core.forward_to(7) == other_old
+    assert claims == {"b": tuple(range(NUM_SLOTS)), "c": (), "d": ()}
+    # Where nobody can, the ring says.
+    core.observe(seen(new, newer, owners=owners))
+    assert list(core.plan().claim) == slots_of(newer, new, newer)
+
+
+def test_who_does_not_say_what_it_can_read_can_read_everything() -> None:
+    old, new = dataclasses.replace(A, reads={"road": "1"}), dataclasses.replace(C, reads={"road": "2"})
+    owners = dict.fromkeys(range(NUM_SLOTS), "a")
+    core = member("b")
+    core.observe(seen(old, B, new, owners=owners))
+    core.observe(seen(B, new, owners=owners))
+    assert len(core.plan().claim) == NUM_SLOTS
+    core.observe(seen(B, new, owners=dict.fromkeys(range(NUM_SLOTS), "unknown")))
+    assert list(core.plan().claim) == slots_of(B, B, new)
+
+
+def test_reader_is_found_among_those_who_are_ready() -> None:
+    old, new = dataclasses.replace(A, reads={"road": "1"}), dataclasses.replace(B, reads={"road": "2"})
+    core = member("b")
+    assert core.reader_of(7, {"road": "1"}) is None
+    core.observe(seen(old, new))
+    assert core.reader_of(7, {"road": "1"}) == "a"
+    assert core.reader_of(7, {"road": "1", "sea": "1"}) is None
+    core.observe(seen(as_state(old, "draining"), new))
+    assert core.reader_of(7, {"road": "1"}) is None
 
 
 def test_slots_of_the_living_are_not_claimed_those_of_the_dead_are() -> None:

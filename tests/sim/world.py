@@ -64,16 +64,16 @@ class Worker:
     def _start(self) -> None:
         loop = self._world.loop
         persistence = self.host.keep(cast(Log, self.wire), self.table, {SNAPSHOT: "snapshot"})
+        take_over = TakeOver(self.host, persistence, self.table)
         self.member = Member(
             self.record,
             cast(Store, self.wire),
             self.table,
             self.lease,
-            Residents(self.host),
+            Residents(self.host, take_over.is_warm),
             lease_s=LEASE_S,
             membership=lambda incarnation: Membership(incarnation, TIMES, loop.time),
         )
-        take_over = TakeOver(self.host, persistence, self.table)
         self.member.start()
         self._tasks = [
             loop.create_task(persistence.recorder.journal.run()),

@@ -55,6 +55,22 @@ class Residents(Protocol):
             The slots of which it can.
         """
 
+    def reads(self) -> Mapping[str, str]:
+        """The kinds that are known here so far, with the format of their states."""
+
+    def learn(self, names: Collection[str]) -> None:
+        """Get to know these kinds, as far as they are installed here."""
+
+    def unreadable_by(self, slots: Collection[int], reader: WorkerRecord) -> Collection[int]:
+        """Find those of these slots in which there is something that the worker cannot go on with."""
+
+    def stranded(self) -> Mapping[int, Mapping[str, str]]:
+        """Find slots in which there is something that this worker cannot go on with.
+
+        Returns:
+            By slot, the kinds of all environments in it, with the formats of their states.
+        """
+
     def abandon(self, slots: Collection[int], *, but_bound: bool = False) -> int:
         """Forget all that is known of slots that are, or were meanwhile, another worker's.
 
@@ -216,7 +232,8 @@ class Member:
 
     async def _beat(self) -> None:
         sent_at = self._lease.sending()
-        record = dataclasses.replace(self.record, live_envs=self._residents.count())
+        residents = self._residents
+        record = dataclasses.replace(self.record, live_envs=residents.count(), reads=residents.reads())
         beat = await self._store.heartbeat(record, self._lease_s)
         if not self._lease.valid:
             # Its slots may belong to others by now: it acts for none until it has read the map.
@@ -308,6 +325,8 @@ class Member:
         while True:
             times_away = self._times_away
             cluster = await self._store.read_map()
+            # What others have may come here. Until this worker has said that it can read it, they keep it.
+            self._residents.learn({name for other in cluster.workers.values() for name in other.reads or ()})
             if times_away == self._times_away:
                 self._membership.observe(cluster)
                 self._version = cluster.version
@@ -319,7 +338,7 @@ class Member:
         if plan.claim:
             granted = await self._store.claim(self.record.incarnation, plan.claim, generation=generation)
             changed = bool(granted)
-        for incarnation, tokens in plan.hand_off.items():
+        for incarnation, tokens in self._moves(plan).items():
             now = asyncio.get_running_loop().time()
             self._unwritten = {slot: at for slot, at in self._unwritten.items() if at > now}
             free = {
@@ -342,6 +361,22 @@ class Member:
             if free:
                 changed |= bool(await self._store.hand_off(free, incarnation))
         return changed
+
+    def _moves(self, plan: Plan) -> dict[str, dict[int, str]]:
+        """What to hand over: as planned, where the receiver can go on with it; and what only others can go on with."""
+        moves: dict[str, dict[int, str]] = {}
+        cluster = self._membership.cluster
+        if cluster is None:
+            return moves
+        for incarnation, tokens in plan.hand_off.items():
+            stay = self._residents.unreadable_by(tokens, cluster.workers[incarnation])
+            moves[incarnation] = {slot: token for slot, token in tokens.items() if slot not in stay}
+        mine = cluster.tokens_of(self.record.incarnation)
+        for slot, needed in self._residents.stranded().items():
+            reader = self._membership.reader_of(slot, needed)
+            if slot in mine and reader not in (None, self.record.incarnation):
+                moves.setdefault(str(reader), {})[slot] = mine[slot]
+        return moves
 
     def _take_in(self, cluster: ClusterMap, placement: Placement) -> None:
         self._placement = placement

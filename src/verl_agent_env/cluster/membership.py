@@ -77,6 +77,10 @@ class Membership:
         self._former: dict[int, str] = {}
         self._grace_until = 0.0
         self._was_away = False
+        self._records: dict[str, WorkerRecord] = {}
+        """Workers that live or own slots, as they were seen last."""
+        self._successions: dict[str, tuple[str, ...]] = {}
+        """By a dead worker that owns slots: who should own each slot now, where that is not as for all others."""
 
     @property
     def cluster(self) -> ClusterMap | None:
@@ -113,6 +117,24 @@ class Membership:
         if self._joined_at is None and self.incarnation in cluster.workers:
             self._joined_at = now
         self._map = cluster
+        self._note_records(cluster)
+
+    def _note_records(self, cluster: ClusterMap) -> None:
+        """Remember what dead workers could read that own slots, and who can go on with their environments."""
+        owners = {owner.incarnation for owner in cluster.owners.values()}
+        dead = {incarnation: self._records[incarnation] for incarnation in owners & self._records.keys()}
+        self._records = dead | dict(cluster.workers)
+        self._successions = {}
+        for incarnation, record in dead.items():
+            if incarnation not in cluster.workers:
+                readers = _listeners(cluster, record.reads)
+                if readers and readers != _listeners(cluster):
+                    self._successions[incarnation] = _proposals(readers)
+
+    def reader_of(self, slot: int, needed: Mapping[str, str]) -> str | None:
+        """The incarnation that can go on with environments of these kinds in ``slot``, if there is one."""
+        readers = {} if self._map is None else _listeners(self._map, needed)
+        return _proposals(readers)[slot] if readers else None
 
     def plan(self) -> Plan:
         """What to do now. Under an unchanged map a later plan can hold more; look again after :meth:`wait_s`."""
@@ -212,6 +234,11 @@ class Membership:
         """The incarnation that should own ``slot``; it may be dead while the owners of old have precedence."""
         if self._former and slot in self._former and self._clock() < self._grace_until:
             return self._former[slot]
+        if self._successions and self._map is not None and slot in self._map.owners:
+            # Workers of another version are preferred only to none.
+            succession = self._successions.get(self._map.owners[slot].incarnation)
+            if succession is not None:
+                return succession[slot]
         return self._proposals[slot] if self._proposals else None
 
     def _hand_offs(self, cluster: ClusterMap, *, leaving: bool) -> dict[str, dict[int, str]]:
@@ -226,10 +253,14 @@ class Membership:
         return plan
 
 
-def _listeners(cluster: ClusterMap) -> dict[str, str]:
-    """Address to incarnation of the workers that are ready; of two under one address, the younger."""
+def _listeners(cluster: ClusterMap, needed: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Address to incarnation of the workers that are ready and can read these kinds; of two under one address, the younger."""
     workers = sorted(cluster.workers.values(), key=lambda worker: (worker.started_at, worker.incarnation))
-    return {worker.address: worker.incarnation for worker in workers if worker.state == "ready"}
+    return {
+        worker.address: worker.incarnation
+        for worker in workers
+        if worker.state == "ready" and worker.can_read(needed)
+    }
 
 
 def _proposals(listeners: Mapping[str, str]) -> tuple[str, ...]:

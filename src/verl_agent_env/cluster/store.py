@@ -53,6 +53,8 @@ class WorkerRecord:
     live_envs: int = 0
     started_at: float = 0.0
     """Seconds since the epoch."""
+    reads: Mapping[str, str] | None = None
+    """Kinds of environments that it knows so far, with the format of their states; None of software that does not say."""
 
     def __post_init__(self) -> None:
         for field in ("incarnation", "name", "node", "supervisor", "address"):
@@ -62,7 +64,15 @@ class WorkerRecord:
     @property
     def shape(self) -> str:
         """What others act upon; a change of it is a change of the map."""
-        return f"{self.state} {self.address}"
+        reads = "" if self.reads is None else orjson.dumps(self.reads, option=orjson.OPT_SORT_KEYS).decode()
+        return f"{self.state} {self.address} {reads}"
+
+    def can_read(self, needed: Mapping[str, str] | None) -> bool:
+        """Whether it can go on with environments of these kinds, as far as both are known."""
+        reads = self.reads
+        if needed is None or reads is None:
+            return True
+        return all(reads.get(name) == state_format for name, state_format in needed.items())
 
     def to_json(self) -> bytes:
         """The record as it is kept."""

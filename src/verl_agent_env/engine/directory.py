@@ -53,6 +53,8 @@ class Directory:
         """Environments by slot, those being made included."""
         self.bound_to_slot = [0] * NUM_SLOTS
         """Of these, those that are kept nowhere else, those being made included."""
+        self.unreadable: set[str] = set()
+        """Ids of live environments that this worker's version of their kind cannot go on with."""
         self._limits = limits
         self._clock = clock
         self._unknown = unknown
@@ -164,12 +166,15 @@ class Directory:
             self._ttls[instance.ttl_s] = 0
         self._ttls[instance.ttl_s] += 1
         self.live[instance.kind.name] += 1
+        if instance.unreadable is not None:
+            self.unreadable.add(instance.env_id)
         if is_new:
             self.created[instance.kind.name] += 1
 
     def remove(self, instance: Instance, reason: str) -> None:
         """Take out an environment and remember for a while that it was closed; not one that only ``moved``."""
         del self._instances[instance.env_id]
+        self.unreadable.discard(instance.env_id)
         slot = slot_of(instance.env_id)
         self.in_slot[slot] -= 1
         self.bound_to_slot[slot] -= instance.is_bound

@@ -149,6 +149,10 @@ class Registry:
             self._kinds[name] = self._kinds[spec.name] = known
         return known
 
+    def known(self) -> list[EnvKind]:
+        """The kinds that were asked for so far, each once."""
+        return [*{kind.name: kind for kind in list(self._kinds.values())}.values()]
+
     def _rebuild_aliases(self) -> None:
         aliases: dict[str, str] = {}
         # Ascending versions: the newest wins its short names. Built-in names win over those of other packages.

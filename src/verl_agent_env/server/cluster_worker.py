@@ -177,7 +177,7 @@ class SharedCluster:
         self._journal = persistence.recorder.journal
         self._take_over = TakeOver(host, persistence, table)
         self._tasks: list[asyncio.Task[None]] = []
-        self._residents = Residents(host)
+        self._residents = Residents(host, self._take_over.is_warm)
         self._table = table
         self._member = Member(
             record,

@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection
+import logging
+from collections.abc import Callable, Collection, Mapping
 
 from verl_agent_env import waits
+from verl_agent_env.cluster.store import WorkerRecord
 from verl_agent_env.engine import Host
+from verl_agent_env.engine.execution import ENV_FAULTS
+from verl_agent_env.engine.instance import Instance
 from verl_agent_env.errors import StoreUnavailableError
+
+logger = logging.getLogger(__name__)
+
+NO_STATE = "none"
+"""Format of kinds without a state."""
 
 
 class Residents:
     """See :class:`verl_agent_env.cluster.member.Residents`."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, is_warm: Callable[[int], bool]) -> None:
+        """Look at a host's environments.
+
+        Args:
+            host: The host.
+            is_warm: Whether all environments of a slot that this worker owns have been brought back.
+        """
         self._host = host
+        self._is_warm = is_warm
+        self._asked: set[str] = set()
 
     def count(self) -> int:
         """See :class:`~verl_agent_env.cluster.member.Residents`."""
@@ -38,6 +55,55 @@ class Residents:
             await journal.flush(slots, patience_s=waits.HAND_OVER_S)
         return frozenset(slots).difference(journal.slots_pending())
 
+    def reads(self) -> Mapping[str, str]:
+        """See :class:`~verl_agent_env.cluster.member.Residents`."""
+        return {kind.name: kind.state_format or NO_STATE for kind in self._host.registry.known()}
+
+    def learn(self, names: Collection[str]) -> None:
+        """See :class:`~verl_agent_env.cluster.member.Residents`."""
+        unknown = set(names) - self._asked
+        self._asked |= unknown
+        for name in sorted(unknown):
+            try:
+                self._host.registry.kind(name)
+            except ENV_FAULTS as fault:
+                logger.warning(
+                    "a kind that other workers have is not usable here; they keep its environments",
+                    extra={"env_name": name, "error": repr(fault)},
+                )
+
+    def unreadable_by(self, slots: Collection[int], reader: WorkerRecord) -> Collection[int]:
+        """See :class:`~verl_agent_env.cluster.member.Residents`."""
+        directory = self._host.directory
+        if not directory.unreadable and reader.can_read(self.reads()):
+            return ()
+        unreadable = {
+            instance.slot
+            for instance in directory.in_slots(slots)
+            if not reader.can_read({instance.kind.name: _format_of(instance)})
+        }
+        # What is in a slot is known when it was brought back.
+        return unreadable.union(slot for slot in slots if not self._is_warm(slot))
+
+    def stranded(self) -> Mapping[int, Mapping[str, str]]:
+        """See :class:`~verl_agent_env.cluster.member.Residents`."""
+        directory = self._host.directory
+        found = (directory.get(env_id) for env_id in directory.unreadable)
+        slots = {instance.slot for instance in found if instance is not None}
+        needed: dict[int, dict[str, str]] = {slot: {} for slot in slots}
+        for instance in directory.in_slots(slots) if slots else ():
+            kind, state_format = instance.kind.name, _format_of(instance)
+            # Of two formats of one kind nobody reads both.
+            needed[instance.slot][kind] = (
+                state_format if needed[instance.slot].get(kind, state_format) == state_format else ""
+            )
+        return needed
+
     def abandon(self, slots: Collection[int], *, but_bound: bool = False) -> int:
         """See :class:`~verl_agent_env.cluster.member.Residents`."""
         return self._host.abandon(slots, but_bound=but_bound)
+
+
+def _format_of(instance: Instance) -> str:
+    """The format of an environment's state."""
+    return instance.unreadable or instance.kind.state_format or NO_STATE

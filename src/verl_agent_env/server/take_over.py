@@ -52,6 +52,10 @@ class TakeOver:
                 await asyncio.sleep(_LOOK_S)
             await self._table.wait_for_change(_LOOK_S)
 
+    def is_warm(self, slot: int) -> bool:
+        """Whether all environments of a slot that this worker owns are live here."""
+        return self._warm.get(slot) == self._table.tokens.get(slot) is not None
+
     async def catch_up(self) -> None:
         """Return when everything in this worker's slots is live here.
 
