@@ -19,7 +19,7 @@ from verl_agent_env.cluster.membership import Membership, MembershipTimes
 from verl_agent_env.cluster.memory_store import MemoryStore
 from verl_agent_env.cluster.ring import Ring
 from verl_agent_env.cluster.slots import SlotTable
-from verl_agent_env.cluster.store import Store, WorkerRecord
+from verl_agent_env.cluster.store import Formats, Store, WorkerRecord
 from verl_agent_env.errors import StoreUnavailableError
 from verl_agent_env.types import NUM_SLOTS
 
@@ -62,8 +62,8 @@ class Residents:
         """Slots of which it is not known yet what is in them."""
         self.written_as = "1"
         """Format of their states."""
-        self.left: dict[int, dict[str, str]] = {}
-        """Slots with environments that cannot go on here."""
+        self.left: dict[int, set[tuple[str, str]]] = {}
+        """Slots with environments that cannot go on here, and what one has to read for them."""
         self.unwritten: set[int] = set()
         """Slots of which something is not written yet."""
 
@@ -86,15 +86,18 @@ class Residents:
     def learn(self, names: Collection[str]) -> None:
         self.known.update(self.installed.keys() & set(names))
 
-    def unreadable_by(self, slots: Collection[int], reader: WorkerRecord) -> Collection[int]:
-        return [
-            slot
-            for slot in slots
-            if slot in self.cold or not reader.can_read(dict.fromkeys(self.made[slot], self.written_as))
-        ]
+    def stranded(self) -> frozenset[int]:
+        return frozenset(self.left)
 
-    def stranded(self) -> Mapping[int, Mapping[str, str]]:
-        return self.left
+    def formats_in(self, slots: Collection[int]) -> Mapping[int, Formats]:
+        return {
+            slot: frozenset(
+                {(name, self.written_as) for name in self.made[slot]}
+                | self.left.get(slot, set())
+                | (self.reads().items() if slot in self.cold else set())
+            )
+            for slot in slots
+        }
 
     def bind(self, *slots: int) -> None:
         """Make environments that are nowhere else."""
@@ -323,7 +326,7 @@ async def test_what_cannot_go_on_here_goes_where_it_can(rig: Rig) -> None:
         node.residents.installed, node.residents.known = {"road": state_format}, {"road"}
     # As if a worker of the older version had died before the first one came.
     slot, other = sorted(b.owned)[:2]
-    b.residents.left = {slot: {"road": "1"}, other: {"road": ""}}
+    b.residents.left = {slot: {("road", "1")}, other: {("road", "1"), ("road", "2")}}
     a.residents.cold = {slot}
     await rig.until(lambda: slot in a.owned)
     b.residents.left.pop(slot)
@@ -332,6 +335,31 @@ async def test_what_cannot_go_on_here_goes_where_it_can(rig: Rig) -> None:
     await rig.beats(b)
     assert slot in a.owned
     assert other in b.owned
+
+
+@pytest.mark.parametrize("has_reader", [True, False])
+async def test_who_drains_gives_slots_to_those_who_can_read_them_and_keeps_none(
+    rig: Rig, has_reader: bool
+) -> None:
+    a, b = await rig.pair()
+    nodes = [a, b, *([rig.join()] if has_reader else [])]
+    await rig.until(
+        lambda: all(n.member.cluster and len(n.member.cluster.workers) == len(nodes) for n in nodes)
+    )
+    await rig.pass_time(TIMES.settle_s)
+    await rig.until(lambda: rig.is_balanced(*nodes))
+    for node, state_format in zip(nodes, "121", strict=False):
+        node.residents.installed, node.residents.known = {"road": state_format}, {"road"}
+    full = sorted(a.owned)[:3]
+    reader = nodes[-1]
+    for node in (a, reader):
+        node.residents.made.update({slot: {"road"} for slot in full})
+    for node in nodes:
+        await rig.beats(node)
+    await a.member.drain(timeout_s=NEVER_S)
+    assert not a.owned
+    await rig.until(lambda: reader.owned >= set(full))
+    assert sum(len(node.owned) for node in nodes) == NUM_SLOTS
 
 
 async def test_slots_with_environments_that_are_nowhere_else_stay_and_take_no_new_ones(rig: Rig) -> None:

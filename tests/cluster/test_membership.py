@@ -88,9 +88,50 @@ def test_slots_of_the_dead_are_claimed_by_those_who_can_read_what_was_theirs() -
         claims[record.incarnation] = core.plan().claim
         assert core.forward_to(7) == other_old
     assert claims == {"b": tuple(range(NUM_SLOTS)), "c": (), "d": ()}
-    # Where nobody can, the ring says.
+
+
+def test_slots_of_the_dead_go_by_the_ring_where_nobody_or_everybody_can_read_what_was_theirs() -> None:
+    old, also_old, new, newer = (
+        dataclasses.replace(record, reads={"road": state_format})
+        for record, state_format in ((A, "1"), (B, "1"), (C, "2"), (D, "2"))
+    )
+    owners = dict.fromkeys(range(NUM_SLOTS), "a")
+    core = member("d")
+    core.observe(seen(old, new, newer, owners=owners))
     core.observe(seen(new, newer, owners=owners))
     assert list(core.plan().claim) == slots_of(newer, new, newer)
+    core = member("b")
+    core.observe(seen(old, also_old, owners=owners))
+    core.observe(seen(also_old, owners=owners))
+    assert len(core.plan().claim) == NUM_SLOTS
+    # Nobody has precedence who would hold up anything.
+    assert core.wait_s() == TIMES.settle_s
+
+
+@pytest.mark.parametrize("how", ["never saw the owner", "died as well"])
+def test_slots_of_the_dead_are_not_left_to_a_reader_that_does_not_claim_them(how: str) -> None:
+    old, reader, new = (
+        dataclasses.replace(record, reads={"road": state_format})
+        for record, state_format in ((A, "1"), (B, "1"), (C, "2"))
+    )
+    owners = dict.fromkeys(range(NUM_SLOTS), "a")
+    clock = Clock()
+    core, late = member("c", clock), member("b", clock)
+    core.observe(seen(old, new, owners=owners))
+    after = seen(reader, new, owners=owners)
+    core.observe(after)
+    late.observe(after)
+    assert core.plan().claim == ()
+    if how == "died as well":
+        # The slots had come to it.
+        core.observe(seen(reader, new, owners=dict.fromkeys(range(NUM_SLOTS), "b")))
+        core.observe(seen(new, owners=dict.fromkeys(range(NUM_SLOTS), "b")))
+        assert len(core.plan().claim) == NUM_SLOTS
+        return
+    wait_s = core.wait_s()
+    assert wait_s is not None
+    clock.now += TIMES.grace_s
+    assert sorted(core.plan().claim + late.plan().claim) == list(range(NUM_SLOTS))
 
 
 def test_who_does_not_say_what_it_can_read_can_read_everything() -> None:
@@ -100,6 +141,7 @@ def test_who_does_not_say_what_it_can_read_can_read_everything() -> None:
     core.observe(seen(old, B, new, owners=owners))
     core.observe(seen(B, new, owners=owners))
     assert len(core.plan().claim) == NUM_SLOTS
+    core = member("b")
     core.observe(seen(B, new, owners=dict.fromkeys(range(NUM_SLOTS), "unknown")))
     assert list(core.plan().claim) == slots_of(B, B, new)
 
@@ -107,12 +149,12 @@ def test_who_does_not_say_what_it_can_read_can_read_everything() -> None:
 def test_reader_is_found_among_those_who_are_ready() -> None:
     old, new = dataclasses.replace(A, reads={"road": "1"}), dataclasses.replace(B, reads={"road": "2"})
     core = member("b")
-    assert core.reader_of(7, {"road": "1"}) is None
+    assert core.reader_of(7, frozenset({("road", "1")})) is None
     core.observe(seen(old, new))
-    assert core.reader_of(7, {"road": "1"}) == "a"
-    assert core.reader_of(7, {"road": "1", "sea": "1"}) is None
+    assert core.reader_of(7, frozenset({("road", "1")})) == "a"
+    assert core.reader_of(7, frozenset({("road", "1"), ("sea", "1")})) is None
     core.observe(seen(as_state(old, "draining"), new))
-    assert core.reader_of(7, {"road": "1"}) is None
+    assert core.reader_of(7, frozenset({("road", "1")})) is None
 
 
 def test_slots_of_the_living_are_not_claimed_those_of_the_dead_are() -> None:

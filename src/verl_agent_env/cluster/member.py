@@ -16,7 +16,7 @@ from verl_agent_env import background
 from verl_agent_env.cluster.leases import LocalLease
 from verl_agent_env.cluster.membership import Membership, Placement, Plan
 from verl_agent_env.cluster.slots import SlotTable
-from verl_agent_env.cluster.store import ClusterMap, Store, WorkerRecord, WorkerState
+from verl_agent_env.cluster.store import ClusterMap, Formats, Store, WorkerRecord, WorkerState
 from verl_agent_env.errors import (
     GenerationChangedError,
     NameTakenError,
@@ -61,15 +61,11 @@ class Residents(Protocol):
     def learn(self, names: Collection[str]) -> None:
         """Get to know these kinds, as far as they are installed here."""
 
-    def unreadable_by(self, slots: Collection[int], reader: WorkerRecord) -> Collection[int]:
-        """Find those of these slots in which there is something that the worker cannot go on with."""
+    def stranded(self) -> frozenset[int]:
+        """Find the slots in which there is something that this worker cannot go on with."""
 
-    def stranded(self) -> Mapping[int, Mapping[str, str]]:
-        """Find slots in which there is something that this worker cannot go on with.
-
-        Returns:
-            By slot, the kinds of all environments in it, with the formats of their states.
-        """
+    def formats_in(self, slots: Collection[int]) -> Mapping[int, Formats]:
+        """Find out what one has to read to go on with these slots; all that is known here, where their content is not."""
 
     def abandon(self, slots: Collection[int], *, but_bound: bool = False) -> int:
         """Forget all that is known of slots that are, or were meanwhile, another worker's.
@@ -316,7 +312,7 @@ class Member:
                 self._take_in(cluster, placement)
             if not self.has_settled:
                 self.has_settled = self._membership.has_settled(self._pool, self._expected_nodes)
-            if not await self._carry_out(plan, cluster.generation):
+            if not await self._carry_out(plan, cluster):
                 return
             known = None
 
@@ -332,13 +328,13 @@ class Member:
                 self._version = cluster.version
                 return cluster
 
-    async def _carry_out(self, plan: Plan, generation: str) -> bool:
+    async def _carry_out(self, plan: Plan, cluster: ClusterMap) -> bool:
         """Claim and hand over; returns whether the map has changed by it."""
         changed = False
         if plan.claim:
-            granted = await self._store.claim(self.record.incarnation, plan.claim, generation=generation)
-            changed = bool(granted)
-        for incarnation, tokens in self._moves(plan).items():
+            claim, incarnation = plan.claim, self.record.incarnation
+            changed = bool(await self._store.claim(incarnation, claim, generation=cluster.generation))
+        for incarnation, tokens in self._moves(plan, cluster).items():
             now = asyncio.get_running_loop().time()
             self._unwritten = {slot: at for slot, at in self._unwritten.items() if at > now}
             free = {
@@ -362,20 +358,30 @@ class Member:
                 changed |= bool(await self._store.hand_off(free, incarnation))
         return changed
 
-    def _moves(self, plan: Plan) -> dict[str, dict[int, str]]:
-        """What to hand over: as planned, where the receiver can go on with it; and what only others can go on with."""
+    def _moves(self, plan: Plan, cluster: ClusterMap) -> Mapping[str, Mapping[int, str]]:
+        """Choose who gets which slots: the planned ones, but no slot goes to a worker that cannot go on with it.
+
+        It stays here instead, or goes to one that can, if there is one. A worker that leaves keeps nothing.
+
+        Returns:
+            As :attr:`Plan.hand_off`.
+        """
+        stranded, known = self._residents.stranded(), frozenset(self._residents.reads().items())
+        if not stranded and all(cluster.workers[target].can_read(known) for target in plan.hand_off):
+            return plan.hand_off
+        tokens = cluster.tokens_of(self.record.incarnation)
+        planned = {slot: target for target, slots in plan.hand_off.items() for slot in slots}
         moves: dict[str, dict[int, str]] = {}
-        cluster = self._membership.cluster
-        if cluster is None:
-            return moves
-        for incarnation, tokens in plan.hand_off.items():
-            stay = self._residents.unreadable_by(tokens, cluster.workers[incarnation])
-            moves[incarnation] = {slot: token for slot, token in tokens.items() if slot not in stay}
-        mine = cluster.tokens_of(self.record.incarnation)
-        for slot, needed in self._residents.stranded().items():
-            reader = self._membership.reader_of(slot, needed)
-            if slot in mine and reader not in (None, self.record.incarnation):
-                moves.setdefault(str(reader), {})[slot] = mine[slot]
+        for slot, formats in self._residents.formats_in(tokens.keys() & (planned.keys() | stranded)).items():
+            target = planned.get(slot)
+            if target is None or not cluster.workers[target].can_read(formats):
+                reader = self._membership.reader_of(slot, formats)
+                if self.record.state == "draining":
+                    target = reader or target
+                else:
+                    target = None if formats <= known else reader
+            if target is not None and target != self.record.incarnation:
+                moves.setdefault(target, {})[slot] = tokens[slot]
         return moves
 
     def _take_in(self, cluster: ClusterMap, placement: Placement) -> None:

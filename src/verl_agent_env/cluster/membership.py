@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from verl_agent_env.cluster.leases import boot_time
 from verl_agent_env.cluster.ring import ring_over
-from verl_agent_env.cluster.store import ClusterMap, WorkerRecord
+from verl_agent_env.cluster.store import ClusterMap, Formats, WorkerRecord
 from verl_agent_env.types import NUM_SLOTS
 
 
@@ -43,7 +44,8 @@ class MembershipTimes:
     settle_s: float = 1.0
     """How long a worker must have been ready before others hand it slots: one that keeps crashing gets none."""
     grace_s: float = 5.0
-    """How long owners of old have the first claim after the store was emptied or away: they still hold the state."""
+    """How long owners of old have the first claim after the store was emptied or away, because they still hold the state;
+    and those who can read what a dead worker's slots hold, where not all can."""
     arrive_s: float = 15.0
     """How long a worker that has joined is given slots for new environments that are still on their way to it, and how
     long it waits for the map to be balanced, before it says that it is ready."""
@@ -51,6 +53,13 @@ class MembershipTimes:
     def __post_init__(self) -> None:
         if self.settle_s < 0 or self.grace_s < 0 or self.arrive_s < 0:
             raise ValueError("settle_s, grace_s and arrive_s must not be negative")
+
+
+class _Preference(NamedTuple):
+    """Who has precedence over the ring's worker in a slot, and until when."""
+
+    incarnation: str
+    until: float
 
 
 class Membership:
@@ -74,13 +83,9 @@ class Membership:
         self._placement = Placement()
         self._placed_in: tuple[object, ...] | None = None
         """What the placement was made from."""
-        self._former: dict[int, str] = {}
-        self._grace_until = 0.0
+        self._preferred: dict[int, _Preference] = {}
+        self._readers: dict[Formats, tuple[str, ...]] = {}
         self._was_away = False
-        self._records: dict[str, WorkerRecord] = {}
-        """Workers that live or own slots, as they were seen last."""
-        self._successions: dict[str, tuple[str, ...]] = {}
-        """By a dead worker that owns slots: who should own each slot now, where that is not as for all others."""
 
     @property
     def cluster(self) -> ClusterMap | None:
@@ -98,43 +103,55 @@ class Membership:
     def observe(self, cluster: ClusterMap) -> None:
         """Take in a map that was just read."""
         now, last = self._clock(), self._map
-        if now >= self._grace_until:
-            self._former = {}
-        if last is not None and last.generation != cluster.generation:
-            # Emptied twice in a row: what the second loss took away is on top of the first.
-            self._former |= {s: owner.incarnation for s in last.owners if (owner := last.owner_of(s))}
-            self._grace_until = now + self._times.grace_s
-        if self._was_away:
-            self._was_away = False
-            live = cluster.workers
-            self._former |= {s: o.incarnation for s, o in cluster.owners.items() if o.incarnation not in live}
-            self._grace_until = now + self._times.grace_s
         ready = {incarnation for incarnation, worker in cluster.workers.items() if worker.state == "ready"}
         self._ready_since = {incarnation: self._ready_since.get(incarnation, now) for incarnation in ready}
         if last is None or _listeners(last) != _listeners(cluster):
             self._proposals = _proposals(_listeners(cluster))
             self._unchanged_since = now
+        self._readers = {}
+        self._preferred = {slot: who for slot, who in self._preferred.items() if now < who.until}
+        if last is not None and last.workers.keys() - cluster.workers.keys():
+            self._prefer(self._heirs(last, cluster), now)
+        if last is not None and last.generation != cluster.generation:
+            # Emptied twice in a row: what the second loss took away is on top of the first.
+            self._prefer({s: owner.incarnation for s in last.owners if (owner := last.owner_of(s))}, now)
+        if self._was_away:
+            self._was_away = False
+            live = cluster.workers
+            self._prefer(
+                {s: o.incarnation for s, o in cluster.owners.items() if o.incarnation not in live}, now
+            )
         if self._joined_at is None and self.incarnation in cluster.workers:
             self._joined_at = now
         self._map = cluster
-        self._note_records(cluster)
 
-    def _note_records(self, cluster: ClusterMap) -> None:
-        """Remember what dead workers could read that own slots, and who can go on with their environments."""
-        owners = {owner.incarnation for owner in cluster.owners.values()}
-        dead = {incarnation: self._records[incarnation] for incarnation in owners & self._records.keys()}
-        self._records = dead | dict(cluster.workers)
-        self._successions = {}
-        for incarnation, record in dead.items():
-            if incarnation not in cluster.workers:
-                readers = _listeners(cluster, record.reads)
-                if readers and readers != _listeners(cluster):
-                    self._successions[incarnation] = _proposals(readers)
+    def _prefer(self, incarnations: Mapping[int, str], now: float) -> None:
+        """Give workers precedence over the ring's, by slot, for a while: what they do not claim is not left unowned."""
+        until = now + self._times.grace_s
+        self._preferred |= {slot: _Preference(who, until) for slot, who in incarnations.items()}
 
-    def reader_of(self, slot: int, needed: Mapping[str, str]) -> str | None:
-        """The incarnation that can go on with environments of these kinds in ``slot``, if there is one."""
-        readers = {} if self._map is None else _listeners(self._map, needed)
-        return _proposals(readers)[slot] if readers else None
+    def _heirs(self, last: ClusterMap, cluster: ClusterMap) -> dict[int, str]:
+        """Choose who should claim each slot whose owner has gone, where not every worker can read what that one could."""
+        heirs = {}
+        for slot in last.owners:
+            gone = last.owner_of(slot)
+            if gone is None or gone.reads is None or cluster.owner_of(slot) is not None:
+                continue
+            heir = self._reader_in(cluster, slot, frozenset(gone.reads.items()))
+            self._preferred.pop(slot, None)
+            if heir is not None and heir != self._proposals[slot]:
+                heirs[slot] = heir
+        return heirs
+
+    def reader_of(self, slot: int, formats: Formats) -> str | None:
+        """The ready worker that should own ``slot`` of all that can read these formats, if any can."""
+        return None if self._map is None else self._reader_in(self._map, slot, formats)
+
+    def _reader_in(self, cluster: ClusterMap, slot: int, formats: Formats) -> str | None:
+        if formats not in self._readers:
+            self._readers[formats] = _proposals(_listeners(cluster, formats))
+        readers = self._readers[formats]
+        return readers[slot] if readers else None
 
     def plan(self) -> Plan:
         """What to do now. Under an unchanged map a later plan can hold more; look again after :meth:`wait_s`."""
@@ -154,8 +171,7 @@ class Membership:
         """Seconds until time alone changes the plan, None when it will not; changes of the placement can wait."""
         now = self._clock()
         moments = [since + self._times.settle_s for since in self._ready_since.values()]
-        if self._former:
-            moments.append(self._grace_until)
+        moments += {who.until for who in self._preferred.values()}
         return min((moment - now for moment in moments if moment > now), default=None)
 
     def forward_to(self, slot: int) -> WorkerRecord | None:
@@ -179,7 +195,7 @@ class Membership:
         newcomers = {
             worker for worker, since in self._ready_since.items() if now < since + self._times.arrive_s
         }
-        state = (self._map, newcomers, self._has_former(now))
+        state = (self._map, newcomers, self._preferences(now))
         if self._placed_in != state:
             self._placed_in, self._placement = state, self._place(self._map, newcomers)
         return self._placement
@@ -200,7 +216,7 @@ class Membership:
             for incarnation, worker in cluster.workers.items()
             if worker.state == "ready" and (found := settled.get(incarnation) or coming.get(incarnation))
         }
-        is_balanced = not self._has_former(self._clock()) and sum(map(len, settled.values())) == NUM_SLOTS
+        is_balanced = not self._preferences(self._clock()) and sum(map(len, settled.values())) == NUM_SLOTS
         return Placement(slots, is_balanced)
 
     def has_settled(self, pool: Collection[str], nodes: int) -> bool:
@@ -226,19 +242,15 @@ class Membership:
         """Whether another worker takes slots."""
         return any(incarnation != self.incarnation for incarnation in self._ready_since)
 
-    def _has_former(self, now: float) -> bool:
-        """Whether owners of old have precedence."""
-        return bool(self._former) and now < self._grace_until
+    def _preferences(self, now: float) -> int:
+        """Count the slots in which a worker has precedence over the ring's."""
+        return sum(now < who.until for who in self._preferred.values())
 
     def _proposed(self, slot: int) -> str | None:
-        """The incarnation that should own ``slot``; it may be dead while the owners of old have precedence."""
-        if self._former and slot in self._former and self._clock() < self._grace_until:
-            return self._former[slot]
-        if self._successions and self._map is not None and slot in self._map.owners:
-            # Workers of another version are preferred only to none.
-            succession = self._successions.get(self._map.owners[slot].incarnation)
-            if succession is not None:
-                return succession[slot]
+        """The incarnation that should own ``slot``; one with precedence may be dead."""
+        preferred = self._preferred.get(slot)
+        if preferred is not None and self._clock() < preferred.until:
+            return preferred.incarnation
         return self._proposals[slot] if self._proposals else None
 
     def _hand_offs(self, cluster: ClusterMap, *, leaving: bool) -> dict[str, dict[int, str]]:
@@ -253,13 +265,13 @@ class Membership:
         return plan
 
 
-def _listeners(cluster: ClusterMap, needed: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Address to incarnation of the workers that are ready and can read these kinds; of two under one address, the younger."""
+def _listeners(cluster: ClusterMap, formats: Formats = frozenset()) -> dict[str, str]:
+    """Address to incarnation of the workers that are ready and read these formats; of two at one address, the younger."""
     workers = sorted(cluster.workers.values(), key=lambda worker: (worker.started_at, worker.incarnation))
     return {
         worker.address: worker.incarnation
         for worker in workers
-        if worker.state == "ready" and worker.can_read(needed)
+        if worker.state == "ready" and worker.can_read(formats)
     }
 
 

@@ -34,6 +34,10 @@ ENDED_MEMORY_S = 600.0
 """How long an incarnation that left or was reported dead is refused; a late heartbeat must not revive it."""
 
 
+Formats = frozenset[tuple[str, str]]
+"""Kinds of environments, each with a format of its states. Nobody reads two formats of one kind."""
+
+
 @dataclass(frozen=True, slots=True)
 class WorkerRecord:
     """What a worker tells about itself with every heartbeat."""
@@ -67,12 +71,9 @@ class WorkerRecord:
         reads = "" if self.reads is None else orjson.dumps(self.reads, option=orjson.OPT_SORT_KEYS).decode()
         return f"{self.state} {self.address} {reads}"
 
-    def can_read(self, needed: Mapping[str, str] | None) -> bool:
-        """Whether it can go on with environments of these kinds, as far as both are known."""
-        reads = self.reads
-        if needed is None or reads is None:
-            return True
-        return all(reads.get(name) == state_format for name, state_format in needed.items())
+    def can_read(self, formats: Formats) -> bool:
+        """Whether it can go on with environments of all these kinds and formats; True where it does not say."""
+        return self.reads is None or formats <= self.reads.items()
 
     def to_json(self) -> bytes:
         """The record as it is kept."""

@@ -7,11 +7,12 @@ import logging
 from collections.abc import Callable, Collection, Mapping
 
 from verl_agent_env import waits
-from verl_agent_env.cluster.store import WorkerRecord
+from verl_agent_env.cluster.store import Formats
 from verl_agent_env.engine import Host
 from verl_agent_env.engine.execution import ENV_FAULTS
 from verl_agent_env.engine.instance import Instance
 from verl_agent_env.errors import StoreUnavailableError
+from verl_agent_env.types import slot_of
 
 logger = logging.getLogger(__name__)
 
@@ -72,32 +73,20 @@ class Residents:
                     extra={"env_name": name, "error": repr(fault)},
                 )
 
-    def unreadable_by(self, slots: Collection[int], reader: WorkerRecord) -> Collection[int]:
+    def stranded(self) -> frozenset[int]:
         """See :class:`~verl_agent_env.cluster.member.Residents`."""
-        directory = self._host.directory
-        if not directory.unreadable and reader.can_read(self.reads()):
-            return ()
-        unreadable = {
-            instance.slot
-            for instance in directory.in_slots(slots)
-            if not reader.can_read({instance.kind.name: _format_of(instance)})
-        }
-        # What is in a slot is known when it was brought back.
-        return unreadable.union(slot for slot in slots if not self._is_warm(slot))
+        return frozenset(map(slot_of, self._host.directory.unreadable))
 
-    def stranded(self) -> Mapping[int, Mapping[str, str]]:
+    def formats_in(self, slots: Collection[int]) -> Mapping[int, Formats]:
         """See :class:`~verl_agent_env.cluster.member.Residents`."""
-        directory = self._host.directory
-        found = (directory.get(env_id) for env_id in directory.unreadable)
-        slots = {instance.slot for instance in found if instance is not None}
-        needed: dict[int, dict[str, str]] = {slot: {} for slot in slots}
-        for instance in directory.in_slots(slots) if slots else ():
-            kind, state_format = instance.kind.name, _format_of(instance)
-            # Of two formats of one kind nobody reads both.
-            needed[instance.slot][kind] = (
-                state_format if needed[instance.slot].get(kind, state_format) == state_format else ""
-            )
-        return needed
+        found: dict[int, set[tuple[str, str]]] = {slot: set() for slot in slots}
+        for instance in self._host.directory.in_slots(slots):
+            found[instance.slot].add((instance.kind.name, _format_of(instance)))
+        known = self.reads().items()
+        return {
+            slot: frozenset(formats if self._is_warm(slot) else formats | known)
+            for slot, formats in found.items()
+        }
 
     def abandon(self, slots: Collection[int], *, but_bound: bool = False) -> int:
         """See :class:`~verl_agent_env.cluster.member.Residents`."""

@@ -53,8 +53,9 @@ class TakeOver:
             await self._table.wait_for_change(_LOOK_S)
 
     def is_warm(self, slot: int) -> bool:
-        """Whether all environments of a slot that this worker owns are live here."""
-        return self._warm.get(slot) == self._table.tokens.get(slot) is not None
+        """Whether this worker owns the slot and all environments in it are live here."""
+        token = self._table.tokens.get(slot)
+        return token is not None and self._warm.get(slot) == token
 
     async def catch_up(self) -> None:
         """Return when everything in this worker's slots is live here.
