@@ -36,7 +36,7 @@ async def test_formats_are_those_in_which_environments_are_kept_and_the_worker_r
     first = await cluster.host(specs=[*BUILT_IN, old_road])
     road, _ = await first.create(CreateRequest(ENV_NAME, 7))
     lake, _ = await first.create(CreateRequest(LAKE, 7))
-    residents = Residents(first, lambda slot: True)
+    residents = Residents(first, range(NUM_SLOTS).__contains__)
     reads = residents.reads()
     assert reads.keys() == {ENV_NAME, LAKE}
     assert residents.stranded() == frozenset()
@@ -58,7 +58,7 @@ async def test_formats_are_those_in_which_environments_are_kept_and_the_worker_r
 
 
 async def test_kinds_of_others_are_learnt_where_they_are_installed(cluster: Cluster) -> None:
-    residents = Residents(await cluster.host(), lambda slot: True)
+    residents = Residents(await cluster.host(), range(NUM_SLOTS).__contains__)
     assert residents.reads() == {}
     residents.learn([LAKE, "acme/unheard_of-v0"])
     assert residents.reads().keys() == {LAKE}
