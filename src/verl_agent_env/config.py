@@ -38,6 +38,8 @@ class HostLimits:
     """Seconds that one call of an environment may take in a thread or as a coroutine."""
     max_threads: int = 64
     """Threads for environments that block."""
+    max_compute_threads: int = 2
+    """Threads for environments that compute for more than some milliseconds."""
     max_stuck_threads: int = 64
     """Threads given up because their environment did not return; beyond that, environments that block are refused."""
     max_action_bytes: int = 262_144

@@ -257,7 +257,8 @@ async def test_full_threads_in_the_middle_of_a_rebuild_change_nothing(
     stuck = asyncio.create_task(host.step(hanging, "wait", 0))
     await begun()
     # The rebuild itself is under way when the threads run out.
-    original = host.executor._threads.run
+    threads = host.executor._threads.of(host.directory.find(env_id).kind)
+    original = threads.run
     calls = 0
 
     async def run(*arguments: Any) -> Any:
@@ -267,10 +268,10 @@ async def test_full_threads_in_the_middle_of_a_rebuild_change_nothing(
             raise AtCapacityError("stuck threads", 1)
         return await original(*arguments)
 
-    host.executor._threads.run = run  # type: ignore[assignment,method-assign]
+    threads.run = run  # type: ignore[assignment,method-assign]
     with pytest.raises(AtCapacityError):
         await host.step(env_id, "1", 3)
-    host.executor._threads.run = original  # type: ignore[method-assign]
+    threads.run = original  # type: ignore[method-assign]
     assert total(await host.step(env_id, "1", 3)) == 4
     controls.gate.set()
     await stuck

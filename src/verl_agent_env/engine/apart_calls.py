@@ -198,7 +198,7 @@ class ApartCalls:
                 yield
             except asyncio.CancelledError:
                 # The host stops. A thread that is at it still closes it when it comes back.
-                if instance.kind.execution == "thread":
+                if instance.kind.uses_thread:
                     instance.env = None
                 raise
             finally:

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias, TypeVar, cast
 import gymnasium
 import orjson
 
-from verl_agent_env.engine.threads import CallTimeoutError, ForeignExitError, ThreadRunner
+from verl_agent_env.engine.threads import CallTimeoutError, ForeignExitError, Threads
 from verl_agent_env.engine.turns import patiently
 from verl_agent_env.envs.kind import EnvKind
 from verl_agent_env.wire.actions import brief, calls_in
@@ -41,7 +41,7 @@ class Executor:
     Whatever is built here and does not come out is closed here.
     """
 
-    def __init__(self, threads: ThreadRunner, max_step_s: float) -> None:
+    def __init__(self, threads: Threads, max_step_s: float) -> None:
         self._threads = threads
         self._max_step_s = max_step_s
         self._closing: set[asyncio.Task[None]] = set()
@@ -65,14 +65,14 @@ class Executor:
         """As :meth:`reset`, together with what ``observe`` says of the environment, as a part of the same call."""
         if kind.execution == "inline":
             return begin_inline(kind, arguments, env, seed, options, observe)
-        if kind.execution == "thread":
+        if kind.uses_thread:
 
             def close_late(outcome: tuple[Env, ResetAnswer, T] | None) -> None:
                 late = env if outcome is None else outcome[0]
                 if late is not None:
                     late.close()
 
-            return await self._threads.run(
+            return await self._threads.of(kind).run(
                 lambda: begin_inline(kind, arguments, env, seed, options, observe),
                 self._max_step_s,
                 close_late,
@@ -135,8 +135,8 @@ class Executor:
         """Run any function on ``env``: at once for an inline kind, else in a thread."""
         if kind.execution == "inline":
             return call()
-        return await self._threads.run(
-            call, self._max_step_s, (lambda _: env.close()) if kind.execution == "thread" else None
+        return await self._threads.of(kind).run(
+            call, self._max_step_s, (lambda _: env.close()) if kind.uses_thread else None
         )
 
     async def restore(self, kind: EnvKind, arguments: Any, snapshot: bytes) -> Env:
@@ -149,7 +149,7 @@ class Executor:
             if env is not None:
                 env.close()
 
-        return await self._threads.run(
+        return await self._threads.of(kind).run(
             lambda: restore_inline(kind, arguments, snapshot), self._max_step_s, close_late
         )
 
@@ -195,7 +195,7 @@ class Executor:
         Args:
             fault: What its last call raised. A thread that is stuck with an environment closes it by itself.
         """
-        if isinstance(fault, CallTimeoutError) and kind.execution == "thread":
+        if isinstance(fault, CallTimeoutError) and kind.uses_thread:
             return
         if kind.execution == "inline":
             close_inline(env)
@@ -214,7 +214,7 @@ class Executor:
             if kind.execution == "async":
                 await self._awaited(env.aclose())  # type: ignore[attr-defined]
             else:
-                await self._threads.run(env.close, self._max_step_s)
+                await self._threads.of(kind).run(env.close, self._max_step_s)
         except ENV_FAULTS:
             logger.warning("closing failed", exc_info=True, extra={"env_name": kind.name})
 

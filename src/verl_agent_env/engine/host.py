@@ -22,7 +22,7 @@ from verl_agent_env.engine.persistence.journal import Tenure
 from verl_agent_env.engine.persistence.recorder import Recorder
 from verl_agent_env.engine.persistence.recovery import Recovery
 from verl_agent_env.engine.persistence.saving import StateSaver
-from verl_agent_env.engine.threads import ThreadRunner
+from verl_agent_env.engine.threads import Threads
 from verl_agent_env.engine.turns import patiently
 from verl_agent_env.envs.base import Durability
 from verl_agent_env.envs.registry import Registry
@@ -64,7 +64,7 @@ class Host:
         self.directory = Directory(limits, clock, unknown)
         self.clock = clock
         self._recoveries: set[asyncio.Task[Any]] = set()
-        self._threads = ThreadRunner(limits.max_threads, limits.max_stuck_threads)
+        self._threads = Threads(limits)
         self.executor = Executor(self._threads, limits.max_step_s)
         self._lives = Lives(registry, limits, self.directory, self.executor, clock, pick_slot)
         self._inline = InlineCalls(self._lives)

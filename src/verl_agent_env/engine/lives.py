@@ -94,6 +94,7 @@ class Lives:
         try:
             kind = self._registry.kind(request.env_name)
             arguments = kind.validate(request.env_kwargs)
+            kind = kind.fitting(arguments)
         except VerlAgentEnvError:
             raise
         except ENV_FAULTS as fault:

@@ -14,7 +14,9 @@ import threading
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
+from verl_agent_env.config import HostLimits
 from verl_agent_env.engine.turns import Turns
+from verl_agent_env.envs.kind import EnvKind
 from verl_agent_env.errors import AtCapacityError
 
 logger = logging.getLogger(__name__)
@@ -210,6 +212,32 @@ class ThreadRunner:
             del job
             if last:
                 return
+
+
+class Threads:
+    """The threads of one host: many for environments that wait, a few for those that compute.
+
+    All of them share the interpreter with the event loop: a computing thread takes time from everybody else's calls, a
+    waiting one takes none.
+    """
+
+    def __init__(self, limits: HostLimits) -> None:
+        self._waiting = ThreadRunner(limits.max_threads, limits.max_stuck_threads)
+        self._computing = ThreadRunner(limits.max_compute_threads, limits.max_stuck_threads)
+
+    def of(self, kind: EnvKind) -> ThreadRunner:
+        """What runs the code of environments of a kind."""
+        return self._computing if kind.execution == "compute" else self._waiting
+
+    @property
+    def stuck(self) -> int:
+        """Threads that were given up and still hang."""
+        return self._waiting.stuck + self._computing.stuck
+
+    def stop(self) -> None:
+        """Let idle threads end; those at work end after their call."""
+        self._waiting.stop()
+        self._computing.stop()
 
 
 def _wake(done: asyncio.Future[None]) -> None:

@@ -48,7 +48,12 @@ from verl_agent_env.messages import (
 )
 from verl_agent_env.types import Action, Content, Info, Observation
 
-Execution = Literal["inline", "thread", "async"]
+Execution = Literal["inline", "compute", "thread", "async"]
+"""Where a server runs the code of a kind.
+
+``inline``: on the event loop, for what never blocks and takes some milliseconds at most; ``compute``: in one of a few
+threads, for what computes longer; ``thread``: in one of many, for what waits; ``async``: as a coroutine.
+"""
 Durability = Literal["journal", "snapshot", "relaxed", "none"]
 """How the environments of a kind outlive their worker.
 
@@ -116,7 +121,7 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
     word_aliases: ClassVar[Mapping[str, str]] = {}
     """Tools that a bare word stands for in plain text, by lower-case word."""
     execution: ClassVar[Execution] = "thread"
-    """How a server runs it: ``inline`` (never blocks, at most a few milliseconds), ``thread``, or ``async``."""
+    """Where a server runs it. What is ``inline`` runs as ``compute`` with arguments of a high :meth:`cost_ms`."""
     deterministic: ClassVar[bool] = True
     """Whether seed and actions determine the episode, so that it can be replayed."""
 
@@ -189,6 +194,17 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
         """The error that tells a caller what is wrong with the arguments: pairs of place and sentence."""
         errors = [{"loc": loc, "msg": message} for loc, message in faults]
         return InvalidEnvArgumentsError(cls.env_name or cls.__name__, errors)
+
+    @classmethod
+    def cost_ms(cls, arguments: EnvArguments) -> float:
+        """About how many milliseconds one reset or one step computes at most; the same on every machine.
+
+        A server decides by it where to run an environment, and how many it makes in one call.
+
+        Args:
+            arguments: As :meth:`validate_arguments` gives them.
+        """
+        return 1.0
 
     # --- hooks: what an environment's author writes ---------------------------------------------------------
 

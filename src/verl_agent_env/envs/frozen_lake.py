@@ -24,6 +24,9 @@ MAPS: dict[str, tuple[str, ...]] = {
 
 MAX_SIDE = 64
 _MAX_DRAWN_CELLS = 200_000
+_DRAWS = ((0.75, 4), (0.65, 32), (0.5, 256), (0.0, _MAX_DRAWN_CELLS))
+"""How many maps are drawn at most until one has a way, by the chance of ice; nearly always."""
+_DRAWN_CELL_MS = 1e-3
 
 _MOVES = ("left", "down", "right", "up")
 _MOVE_OF_TOOL = {f"move_{name}": code for code, name in enumerate(_MOVES)}
@@ -91,6 +94,19 @@ class FrozenLakeArguments(GridArguments):
         if "S" not in cells or "G" not in cells:
             raise ValueError("desc needs at least one S and one G")
         return self
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        rows = self.desc or (MAPS[self.map_name] if self.map_name is not None else None)
+        return (self.size, self.size) if rows is None else (len(rows), len(rows[0]))
+
+    @property
+    def drawn_cells(self) -> int:
+        """How many cells it may take to draw a map that has a way to the goal."""
+        if self.desc is not None or self.map_name is not None:
+            return 0
+        draws = next(draws for chance, draws in _DRAWS if self.frozen_prob >= chance)
+        return min(_MAX_DRAWN_CELLS, self.size * self.size * draws)
 
     @functools.cached_property
     def slip_thresholds(self) -> tuple[float, float, float]:
@@ -180,6 +196,11 @@ class FrozenLakeEnv(GridEnv):
     arguments: FrozenLakeArguments
 
     __slots__ = ("_board", "_cells", "_position", "_width")
+
+    @classmethod
+    def cost_ms(cls, arguments: EnvArguments) -> float:
+        drawn = arguments.drawn_cells if isinstance(arguments, FrozenLakeArguments) else 0
+        return super().cost_ms(arguments) + drawn * _DRAWN_CELL_MS
 
     def task_prompt_text(self) -> str:
         glyphs = self.arguments.glyphs

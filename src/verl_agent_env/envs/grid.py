@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from verl_agent_env.envs import pictures
 from verl_agent_env.envs.base import ChatEnv, EnvArguments
@@ -15,6 +15,11 @@ from verl_agent_env.types import Content
 
 ObservationStyle = Literal["grid", "coordinates", "objects", "egocentric", "local"]
 StyleList = Annotated[list[ObservationStyle], Field(min_length=1, max_length=len(get_args(ObservationStyle)))]
+_MAX_PICTURE_PIXELS = 1 << 25
+"""Pixels of all pictures of one turn: two of the largest that there are."""
+_PIXEL_MS = 25e-6
+_CELL_MS = 1e-3
+"""What a pixel of a picture, and a cell in text, costs at worst."""
 Cell = tuple[int, int]
 """Row and column, from 0, the top left cell being (0, 0)."""
 
@@ -42,6 +47,27 @@ class GridArguments(EnvArguments):
     tile_px: int = Field(default=16, ge=4, le=64)
     """Side of a cell in pictures, in pixels."""
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of the world."""
+        raise NotImplementedError
+
+    @property
+    def picture_pixels(self) -> int:
+        """Pixels of all pictures that one turn can show; 0 where observations are text."""
+        rows, columns = self.shape
+        pictures_per_turn = 0 if self.observation_mode == "text" else self.max_actions_per_turn
+        return rows * columns * self.tile_px**2 * pictures_per_turn
+
+    @model_validator(mode="after")
+    def _check_pictures(self) -> Self:
+        if self.picture_pixels > _MAX_PICTURE_PIXELS:
+            raise ValueError(
+                f"the pictures of a turn have up to {self.picture_pixels} pixels, the limit is {_MAX_PICTURE_PIXELS}; "
+                "lower tile_px or max_actions_per_turn, or make the world smaller"
+            )
+        return self
+
     @functools.cached_property
     def shows_plain_grid(self) -> bool:
         """Whether an observation is the grid as text, and no more."""
@@ -56,6 +82,14 @@ class GridEnv(ChatEnv):
     arguments: GridArguments
 
     __slots__ = ()
+
+    @classmethod
+    def cost_ms(cls, arguments: EnvArguments) -> float:
+        if not isinstance(arguments, GridArguments):
+            return super().cost_ms(arguments)
+        rows, columns = arguments.shape
+        shown_ms = rows * columns * _CELL_MS * arguments.max_actions_per_turn
+        return 1.0 + shown_ms + arguments.picture_pixels * _PIXEL_MS
 
     # --- hooks ----------------------------------------------------------------------------------------------
 

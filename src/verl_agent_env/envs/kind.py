@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 from collections import OrderedDict
@@ -19,6 +20,8 @@ from verl_agent_env.messages.tools import DRAFT
 
 _MAX_CACHED_ARGUMENTS = 256
 _MAX_CACHED_BYTES = 4096
+_MAX_INLINE_MS = 50.0
+"""What one call of an inline environment may cost; others wait as long."""
 
 
 class EnvKind:
@@ -65,6 +68,27 @@ class EnvKind:
         if self.deterministic:
             return "journal"
         return "snapshot" if self.has_state else "none"
+
+    @property
+    def uses_thread(self) -> bool:
+        """Whether its environments run in a thread, which may be given up and is then the one to close them."""
+        return self.execution in ("compute", "thread")
+
+    def cost_ms(self, arguments: Any) -> float:
+        """About how many milliseconds one call of an environment with these arguments computes at most."""
+        return cast("type[ChatEnv]", self.env_class).cost_ms(arguments) if self.is_chat_env else 1.0
+
+    def fitting(self, arguments: Any) -> EnvKind:
+        """The kind as environments with these arguments are run: not inline where a call computes long."""
+        if self.execution != "inline" or self.cost_ms(arguments) <= _MAX_INLINE_MS:
+            return self
+        return self._computing
+
+    @functools.cached_property
+    def _computing(self) -> EnvKind:
+        computing = copy.copy(self)
+        computing.execution = "compute"
+        return computing
 
     @functools.cached_property
     def code(self) -> bytes:

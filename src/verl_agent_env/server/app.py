@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import gc
 import logging
+import sys
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -31,6 +32,7 @@ from verl_agent_env.server.connections import Connections
 from verl_agent_env.server.environment_calls import EnvironmentCalls
 from verl_agent_env.server.idempotency import IdempotentCalls, KeptAnswers, KeyNames
 from verl_agent_env.server.lane import LANE_STATE, PROBLEM_JSON, Call, Lane, Route
+from verl_agent_env.server.loop_watch import LoopWatch
 from verl_agent_env.server.mcp_route import MCP_PATH, McpRoute
 from verl_agent_env.server.metrics import Metrics
 from verl_agent_env.server.openapi import document
@@ -41,6 +43,7 @@ from verl_agent_env.types import slot_of
 
 logger = logging.getLogger(__name__)
 
+_SWITCH_S = 0.001
 _DESCRIPTION = (
     "LLM-agent environments for reinforcement learning: chat messages in, tool calls out, by the batch."
 )
@@ -76,7 +79,8 @@ class EnvServer(FastAPI):
         )
         batches, create, internal_routes = self.worker.attach(self.env_host)
         connections = Connections(settings.connection_limits, TrustedProxies(settings.trusted_proxies))
-        self.metrics = Metrics(self.env_host, self.worker.forwarder.forwarded, connections)
+        self.loop_watch = LoopWatch()
+        self.metrics = Metrics(self.env_host, self.worker.forwarder.forwarded, connections, self.loop_watch)
         answers = KeptAnswers(
             limits.idempotency_memory_s, limits.idempotency_memory_bytes, self.env_host.clock
         )
@@ -157,8 +161,14 @@ async def _lifespan(app: EnvServer) -> AsyncIterator[dict[str, Any]]:
     gc.freeze()
     thresholds = gc.get_threshold()
     gc.set_threshold(50_000, 20, 20)
+    # Environments that compute in threads take the interpreter from the loop for so long at a time.
+    switch_s = sys.getswitchinterval()
+    sys.setswitchinterval(_SWITCH_S)
     await app.worker.start()
-    tasks = [background.start("reaper", lambda: reap_forever(app.env_host))]
+    tasks = [
+        background.start("reaper", lambda: reap_forever(app.env_host)),
+        background.start("loop watch", app.loop_watch.run),
+    ]
     if app.settings.mcp_allow_commands:
         tasks.append(asyncio.create_task(watch_sockets()))
     app.server_calls.ready = True
@@ -173,6 +183,7 @@ async def _lifespan(app: EnvServer) -> AsyncIterator[dict[str, Any]]:
         await app.mcp_route.aclose()
         await app.worker.stop()
         await app.env_host.stop()
+        sys.setswitchinterval(switch_s)
         gc.set_threshold(*thresholds)
         gc.unfreeze()
 

@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 
 from verl_agent_env.engine import Host
 from verl_agent_env.server.connections import Connections
+from verl_agent_env.server.loop_watch import LoopWatch
 
 LATENCY_BUCKETS_S = (
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
@@ -53,16 +54,20 @@ class Histogram:
 class Metrics:
     """Counts of one server process, written as text on request."""
 
-    def __init__(self, host: Host, forwarded: Counter[str], connections: Connections) -> None:
+    def __init__(
+        self, host: Host, forwarded: Counter[str], connections: Connections, loop_watch: LoopWatch
+    ) -> None:
         """Counts that are all zero.
 
         Args:
             host: Whose environments are counted.
             forwarded: Calls sent on to other workers, by route; somebody else counts them.
             connections: Those of this worker; somebody else counts them.
+            loop_watch: Counts what holds up the event loop.
         """
         self._forwarded = forwarded
         self._connections = connections
+        self._loop_watch = loop_watch
         self._latency: dict[str, Histogram] = {}
         self._batch_sizes: dict[str, Histogram] = {}
         self._errors: Counter[str] = Counter()
@@ -163,6 +168,17 @@ class Metrics:
             "verl_agent_env_recovered",
             "Environments that another worker held and that were brought back here.",
             value=0 if host.recovery is None else host.recovery.recovered,
+        )
+        yield _counter(
+            "verl_agent_env_loop_held_up",
+            "Times that code held up the event loop, and with it all calls, for more than a tenth of a second.",
+            "code",
+            self._loop_watch.held_up,
+        )
+        yield GaugeMetricFamily(
+            "verl_agent_env_loop_longest_seconds",
+            "The longest time that the event loop's thread computed without looking at other calls.",
+            value=self._loop_watch.longest_s,
         )
         yield GaugeMetricFamily("verl_agent_env_stuck_threads", "Threads given up.", value=host.stuck_threads)
 

@@ -113,7 +113,7 @@ class Restorer:
             return kind, None, "with arguments that it refuses"
         # What an older version of ours wrote says nothing of the format.
         is_readable = header.state_format in (None, kind.state_format)
-        return kind, arguments, None if is_readable else written_as
+        return kind.fitting(arguments), arguments, None if is_readable else written_as
 
     # --- by its state ---------------------------------------------------------------------------------------
 

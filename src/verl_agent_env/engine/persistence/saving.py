@@ -30,7 +30,7 @@ class StateSaver:
         for instance in instances:
             if instance.env is None or not _is_worth_saving(instance):
                 continue
-            if instance.kind.execution == "thread":
+            if instance.kind.uses_thread:
                 blocking.append(asyncio.ensure_future(self._save_aside(instance, instance.env)))
                 continue
             self._save_now(instance, instance.env)

@@ -10,7 +10,12 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from verl_agent_env.envs.base import EnvArguments
 from verl_agent_env.envs.countdown.expression import Grammar, Limits, Signs
-from verl_agent_env.envs.countdown.generator import InfeasibleRulesError, PuzzleRules, generate_puzzle
+from verl_agent_env.envs.countdown.generator import (
+    InfeasibleRulesError,
+    PuzzleRules,
+    generate_puzzle,
+    need_search,
+)
 from verl_agent_env.envs.countdown.puzzle import Puzzle
 from verl_agent_env.envs.countdown.scoring import PROFILES, ScoreProfile, VerdictKind
 from verl_agent_env.envs.countdown.tokens import Notation
@@ -111,6 +116,11 @@ class CountdownArguments(EnvArguments):
             return None
         return Puzzle(self.numbers, self.target)
 
+    @property
+    def needs_search(self) -> bool:
+        """Whether a reset may have to search for a puzzle for seconds."""
+        return self.given_puzzle is None and need_search(self.rules)
+
     @functools.cached_property
     def rules(self) -> PuzzleRules:
         """What random puzzles look like.
@@ -157,7 +167,7 @@ class CountdownArguments(EnvArguments):
 
 @functools.lru_cache(maxsize=256)
 def fault_of(rules: PuzzleRules) -> str | None:
-    """Why these rules give no puzzle, as one trial finds out; 1.7 s at worst, less than a millisecond as a rule."""
+    """Why these rules give no puzzle, as one trial finds out; seconds where they need a search, else milliseconds."""
     try:
         generate_puzzle(0, rules)
     except InfeasibleRulesError as infeasible:

@@ -44,6 +44,10 @@ _NO_EQUATION = (
     f"There is no equation. Call {_TOOL}, or write the equation alone, as in <answer>(1 + 2) * 3</answer>."
 )
 _SEARCH_FOR_SECRETS = 200_000
+_SEARCH_MS = 3_000.0
+"""What the longest search for a puzzle costs."""
+_EQUATION_CHAR_MS = 0.01
+"""What a character of an equation costs, at worst."""
 
 
 class CountdownEnv(ChatEnv):
@@ -89,13 +93,32 @@ class CountdownEnv(ChatEnv):
 
     @classmethod
     def validate_arguments(cls, kwargs: Mapping[str, Any]) -> EnvArguments:
-        """As :meth:`ChatEnv.validate_arguments`; rules that give no puzzle are refused here already."""
+        """As :meth:`ChatEnv.validate_arguments`; rules that give no puzzle are refused here already.
+
+        Where only a long search can tell, :meth:`begin_episode` refuses them.
+        """
         arguments = super().validate_arguments(kwargs)
-        if isinstance(arguments, CountdownArguments) and arguments.given_puzzle is None:
-            fault = fault_of(arguments.rules)
-            if fault is not None:
-                raise cls.invalid_arguments((["target_range"], fault))
+        if isinstance(arguments, CountdownArguments) and not arguments.needs_search:
+            cls._require_puzzles(arguments)
         return arguments
+
+    @classmethod
+    def cost_ms(cls, arguments: EnvArguments) -> float:
+        if not isinstance(arguments, CountdownArguments):
+            return super().cost_ms(arguments)
+        turn_ms = arguments.max_actions_per_turn * arguments.max_equation_chars * _EQUATION_CHAR_MS
+        return max(turn_ms, _SEARCH_MS if arguments.needs_search else 1.0)
+
+    @classmethod
+    def _require_puzzles(cls, arguments: CountdownArguments) -> None:
+        """Raise when the rules give no puzzle.
+
+        Raises:
+            InvalidEnvArgumentsError: They do not.
+        """
+        fault = None if arguments.given_puzzle is not None else fault_of(arguments.rules)
+        if fault is not None:
+            raise cls.invalid_arguments((["target_range"], fault))
 
     def task_prompt_text(self) -> str:
         arguments = self.arguments
@@ -197,6 +220,8 @@ class CountdownEnv(ChatEnv):
         fixed = self.arguments.given_puzzle
         if fixed is not None:
             return fixed
+        if self.arguments.needs_search:
+            self._require_puzzles(self.arguments)
         try:
             return drawn_puzzle(self.episode_seed, self.arguments.rules)
         except InfeasibleRulesError as infeasible:

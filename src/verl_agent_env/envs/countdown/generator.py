@@ -6,6 +6,7 @@ rarely meet (a target of exactly 24, say) fall back on drawing the target too an
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 from verl_agent_env.envs.countdown.puzzle import Puzzle
@@ -16,6 +17,11 @@ _CONSTRUCTIONS = 200
 _SEARCHES = 40
 _MAX_SEARCH_STEPS = 10_000
 _MAX_MAGNITUDE = 10**9
+_TRIALS = 32
+_FITTING_TRIALS = 3
+"""Of so many random results so many fit: that none of ``_CONSTRUCTIONS`` does is then as good as impossible."""
+_QUICK_NUMBERS = 4
+"""So few numbers are searched through in a millisecond."""
 
 
 class InfeasibleRulesError(ValueError):
@@ -104,6 +110,20 @@ def draw_puzzle(random: EpisodeRandom, rules: PuzzleRules) -> Puzzle:
         f"no puzzle found whose target is from {low} to {high}: widen target_range, number_range or num_numbers, "
         "allow more operators, or set use_all or natural to false"
     )
+
+
+@functools.lru_cache(maxsize=256)
+def need_search(rules: PuzzleRules) -> bool:
+    """Whether puzzles of these rules may have to be searched for: for seconds, where there are none."""
+    if rules.num_numbers[1] <= _QUICK_NUMBERS:
+        return False
+    random = EpisodeRandom.from_seed(0)
+    fitting = 0
+    for _ in range(_TRIALS):
+        numbers = _draw_numbers(random, rules)
+        target = _combine_at_random(random, numbers, rules)
+        fitting += target is not None and _fits(target, numbers, rules)
+    return fitting < _FITTING_TRIALS
 
 
 def _is_solvable(puzzle: Puzzle, rules: PuzzleRules) -> bool:

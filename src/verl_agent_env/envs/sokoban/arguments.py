@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from verl_agent_env.envs.grid import GridArguments
-from verl_agent_env.envs.sokoban.generator import MAX_BOXES, MAX_SEARCH_BUDGET, check_parameters
+from verl_agent_env.envs.sokoban.generator import MAX_BOXES, MAX_SEARCH_BUDGET, check_parameters, cost_ms
 from verl_agent_env.envs.sokoban.level import MAX_SIDE, MIN_SIDE, Level
 from verl_agent_env.envs.sokoban.rules import Rewards
 from verl_agent_env.envs.turn import Outcome
@@ -167,6 +167,27 @@ class SokobanArguments(GridArguments):
             if (self.search_budget or 0) > most:
                 raise ValueError(f"search_budget is too large for this room; give at most {most}")
         return self
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        level = self.given_level
+        return self.dim_room if level is None else (level.height, level.width)
+
+    @property
+    def generation_ms(self) -> float:
+        """About how many milliseconds it takes to make a level, or to find that there is none."""
+        if self.given_level is not None:
+            return 0.0
+        height, width = self.dim_room
+        return cost_ms(
+            height,
+            width,
+            self.num_boxes,
+            difficulty=self.difficulty,
+            min_pushes=self.min_pushes,
+            num_gen_steps=self.num_gen_steps,
+            search_budget=self.search_budget,
+        )
 
     @property
     def given_level(self) -> Level | None:

@@ -88,6 +88,11 @@ class SokobanEnv(GridEnv):
         if not self.arguments.allow_moves:
             self._offer(_PUSHES)
 
+    @classmethod
+    def cost_ms(cls, arguments: EnvArguments) -> float:
+        made_ms = arguments.generation_ms if isinstance(arguments, SokobanArguments) else 0.0
+        return super().cost_ms(arguments) + made_ms
+
     def task_prompt_text(self) -> str:
         arguments = self.arguments
         glyphs = arguments.glyphs
