@@ -36,6 +36,7 @@ from verl_agent_env.errors import (
 )
 from verl_agent_env.messages import (
     FORMATS,
+    MAX_CALLS_PER_TURN,
     ActionFormat,
     ParsedAction,
     Tool,
@@ -81,6 +82,9 @@ class EnvArguments(BaseModel):
     """Moves after which the episode is truncated; a turn without a valid move counts as one."""
     max_actions_per_turn: int = Field(default=1, ge=1, le=1_000)
     """Moves that one action may hold; above 1, parallel tool calls are allowed."""
+    max_calls_per_turn: int = Field(default=MAX_CALLS_PER_TURN, ge=1, le=1_000)
+    """Tool calls that one action may hold, carried out or not; an action with more is invalid. At least
+    ``max_actions_per_turn``, whatever is given."""
     invalid_action_reward: float = 0.0
     """Added to the reward of a turn whose action cannot be carried out; usually zero or below."""
     invalid_action_ends_episode: bool = False
@@ -407,7 +411,9 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
 
     def read_action(self, action: object) -> ParsedAction:
         """Read an action as :meth:`step` does, without carrying it out."""
-        return parse_action(action, self._tools_by_name, self.arguments.action_format, self._steps)
+        arguments = self.arguments
+        max_calls = max(arguments.max_calls_per_turn, arguments.max_actions_per_turn)
+        return parse_action(action, self._tools_by_name, arguments.action_format, self._steps, max_calls)
 
     def calls_of(self, action: Action) -> list[ToolCall]:
         """Read an action into the calls that it asks for, at least one; nothing is changed.

@@ -1,6 +1,6 @@
 """Chat messages and tool calls: what models write, read in every form that they write it in."""
 
-from verl_agent_env.messages.actions import ParsedAction, parse_action, read_single_call
+from verl_agent_env.messages.actions import MAX_CALLS_PER_TURN, ParsedAction, parse_action, read_single_call
 from verl_agent_env.messages.anthropic import AnthropicPrompt, from_anthropic, to_anthropic
 from verl_agent_env.messages.calls import ToolCall
 from verl_agent_env.messages.content import content_text, image_part, text_part, tool_message, user_message
@@ -10,6 +10,7 @@ from verl_agent_env.messages.tools import Tool, action_schema
 
 __all__ = [
     "FORMATS",
+    "MAX_CALLS_PER_TURN",
     "ActionFormat",
     "AnthropicPrompt",
     "ParsedAction",

@@ -27,6 +27,8 @@ from verl_agent_env.messages.reading import (
 )
 
 NO_TOOLS: Tools = MappingProxyType({})
+MAX_CALLS_PER_TURN = 32
+"""Calls that one action holds at most, unless it is said otherwise."""
 
 
 class ParsedAction(NamedTuple):
@@ -52,7 +54,11 @@ class ParsedAction(NamedTuple):
 
 
 def parse_action(
-    action: object, tools: Tools = NO_TOOLS, action_format: ActionFormat = "auto", turn: int = 0
+    action: object,
+    tools: Tools = NO_TOOLS,
+    action_format: ActionFormat = "auto",
+    turn: int = 0,
+    max_calls: int = MAX_CALLS_PER_TURN,
 ) -> ParsedAction:
     """Read ``action``: a message in any form of :mod:`verl_agent_env.messages.forms`, a list of such, or raw text.
 
@@ -61,6 +67,7 @@ def parse_action(
         tools: What may be called, by name; with them texts become arguments of the right types.
         action_format: Which formats of text are read.
         turn: Part of the ids that calls get which have none of their own.
+        max_calls: Of an action with more calls none is read: each has its id, and the fault that there are too many.
     """
     parts = [_parse_part(heard, tools, action_format) for heard in hear(action)]
     if len(parts) == 1:
@@ -68,23 +75,35 @@ def parse_action(
         ids: Iterable[str | None] = call_ids(only.calls, turn) if only.is_structured else repeat(None)
         return ParsedAction(
             only.heard.text,
-            [make_call(call, call_id, tools) for call, call_id in zip(only.calls, ids, strict=False)],
+            _made(zip(only.calls, ids, strict=False), tools, len(only.calls), max_calls),
             only.words,
             only.heard.fault,
             only.form,
             only.heard.thought,
             only.place,
         )
-    return _joined(parts, tools, turn)
+    return _joined(parts, tools, turn, max_calls)
 
 
-def _joined(parts: list[_Part], tools: Tools, turn: int) -> ParsedAction:
+def _made(
+    written: Iterable[tuple[WrittenCall, str | None]], tools: Tools, count: int, max_calls: int
+) -> list[ToolCall]:
+    """The calls that are written, ``count`` in the whole action."""
+    if count <= max_calls:
+        return [make_call(call, call_id, tools) for call, call_id in written]
+    fault = f"An action holds at most {max_calls} tool calls; this one holds {count}."
+    return [ToolCall("", {}, call_id, fault) for _, call_id in written]
+
+
+def _joined(parts: list[_Part], tools: Tools, turn: int, max_calls: int) -> ParsedAction:
     """Several messages as one action."""
     structured = [call for part in parts if part.is_structured for call in part.calls]
     ids = iter(call_ids(structured, turn))
     calls: list[ToolCall] = []
+    count = sum(len(part.calls) for part in parts)
     for part in parts:
-        calls += [make_call(call, next(ids) if part.is_structured else None, tools) for call in part.calls]
+        written = ((call, next(ids) if part.is_structured else None) for call in part.calls)
+        calls += _made(written, tools, count, max_calls)
         if part.heard.fault is not None:
             calls.append(ToolCall("", {}, None, part.heard.fault))
     has_calls = any(part.calls for part in parts)

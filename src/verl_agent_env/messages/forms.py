@@ -13,12 +13,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from verl_agent_env.messages.content import content_text, well_formed
-from verl_agent_env.messages.reading import WrittenCall, calls_in, is_call
+from verl_agent_env.messages.reading import MAX_CALLS, WrittenCall, calls_in, is_call
 
 _MAX_LAYERS = 6
 _THOUGHT_KEYS = ("reasoning_content", "reasoning", "thinking")
 _SPEAKERS = ("assistant", "model")
 _NO_MESSAGE = "The action is neither a message nor text."
+_TOO_MANY = f"The action holds more than {MAX_CALLS} messages, parts or tool calls."
 
 
 class Heard(NamedTuple):
@@ -72,6 +73,8 @@ def plain_value(value: object) -> object:
 
 
 def _hear_list(items: list[Any], layers: int) -> list[Heard]:
+    if len(items) > MAX_CALLS:
+        return [Heard("none", fault=_TOO_MANY)]
     items = [plain(item) for item in items]
     if items and all(map(_is_choice, items)):
         return _hear_choices(items, layers)
@@ -131,8 +134,10 @@ def _hear_message(message: dict[str, Any]) -> Heard:
             calls = [calls]
         if not isinstance(calls, list):
             return Heard(form, text, [], thought, "'tool_calls' is not a list.")
+        if len(calls) > MAX_CALLS:
+            return Heard(form, text, [], thought, _TOO_MANY)
         return Heard(form, text, _calls_in(calls), thought)
-    if parts is not None and parts.calls:
+    if parts is not None and (parts.calls or parts.fault):
         return parts._replace(thought=thought)
     return Heard("text", text, None, thought)
 
@@ -140,6 +145,8 @@ def _hear_message(message: dict[str, Any]) -> Heard:
 def _hear_parts(content: list[Any]) -> Heard:
     """A message of parts: texts, thoughts and calls."""
     form = "text"
+    if len(content) > MAX_CALLS:
+        return Heard(form, fault=_TOO_MANY)
     texts: list[Any] = []
     thoughts: list[str] = []
     calls: list[WrittenCall] = []

@@ -1,6 +1,7 @@
 """Reads a model's text: what of it is spoken, the tool calls written in it, and the marked answers."""
 
 from verl_agent_env.messages.reading.arguments import (
+    MAX_CALLS,
     Tools,
     WrittenCall,
     calls_in,
@@ -31,6 +32,7 @@ __all__ = [
     "FORMATS",
     "FORMAT_NAMES",
     "MARKS",
+    "MAX_CALLS",
     "ActionFormat",
     "FormatName",
     "Found",

@@ -6,6 +6,7 @@ JSON and Python count where they are all that is said, or the last lines of it, 
 from __future__ import annotations
 
 import re
+from itertools import islice
 
 from verl_agent_env.messages.reading.arguments import (
     MAX_CALLS,
@@ -94,7 +95,7 @@ def read_fence(text: str, tools: Tools) -> Found | None:
     calls: list[WrittenCall] = []
     place: tuple[int, int] | None = None
     opening: re.Match[str] | None = None
-    for fence in _FENCE.finditer(text):
+    for fence in islice(_FENCE.finditer(text), 2 * MAX_CALLS):
         if opening is None:
             opening = fence
             continue
