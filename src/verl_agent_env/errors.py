@@ -270,6 +270,23 @@ class BodyTooLargeError(RequestError):
 
 
 @dataclass(eq=False)
+class BodyTooComplexError(RequestError):
+    """The body has more values than the server reads."""
+
+    code = "body_too_complex"
+    status = 413
+    title = "The body has too many values"
+    max_values: int = 0
+
+    @property
+    def detail(self) -> str:
+        return (
+            f"The body has more than {self.max_values} values, or more in one of its parts than are read at once; send "
+            "less, or in several requests."
+        )
+
+
+@dataclass(eq=False)
 class BatchTooLargeError(RequestError):
     """The batch has more items than the server takes in one call."""
 
@@ -352,6 +369,40 @@ class HeadersTooLargeError(RequestError):
     @property
     def detail(self) -> str:
         return f"The request has more than {self.max_headers} headers or {self.max_header_bytes} bytes of them; send fewer."
+
+
+@dataclass(eq=False)
+class AnswerTooLargeError(RequestError):
+    """The answer to the batch is as long as may be; nothing was done for this item."""
+
+    code = "answer_too_large"
+    status = 413
+    title = "The answer to the batch would be too large"
+    max_answer_bytes: int = 0
+
+    @property
+    def detail(self) -> str:
+        return (
+            f"The answers to the other items take the {self.max_answer_bytes} bytes that there are for a batch; nothing "
+            "was done for this item. Send it in a batch of its own, or raise max_answer_bytes."
+        )
+
+
+@dataclass(eq=False)
+class BatchTooCostlyError(RequestError):
+    """The environments of the batch would compute for too long; nothing was done for this item."""
+
+    code = "batch_too_costly"
+    status = 413
+    title = "The batch would compute for too long"
+    max_batch_compute_s: float = 0.0
+
+    @property
+    def detail(self) -> str:
+        return (
+            f"The other items are expected to compute for the {self.max_batch_compute_s:g} s that there are for a batch; "
+            "nothing was done for this item. Make fewer of these environments in one call, or raise max_batch_compute_s."
+        )
 
 
 @dataclass(eq=False)

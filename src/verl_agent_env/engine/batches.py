@@ -9,6 +9,9 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
+import orjson
+
+from verl_agent_env.engine.budget import Budget
 from verl_agent_env.engine.host import Host
 from verl_agent_env.engine.lives import CreateRequest
 from verl_agent_env.engine.persistence.groups import Group
@@ -22,12 +25,15 @@ from verl_agent_env.errors import (
 )
 from verl_agent_env.types import slot_of
 from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
+from verl_agent_env.wire.large_bodies import read_item, require_size
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 _ITEMS_BETWEEN_YIELDS = 1024
+_MAX_SIDE_BY_SIDE = 1024
+"""Calls of one batch that are under way at once, where they do not run inline."""
 
 
 class Closed(NamedTuple):
@@ -53,6 +59,8 @@ class Batches:
 
     def __init__(self, host: Host) -> None:
         self._host = host
+        self.turn = host.slices.turn
+        """Waits for the turn of a batch that keeps the event loop for long."""
 
     async def create(
         self, requests: Sequence[CreateRequest]
@@ -60,7 +68,19 @@ class Batches:
         """Make an environment for each request; results in order, an error in place of what failed."""
         host = self._host
         env_ids = [request.env_id or "" for request in requests]
-        return await _for_each(host, env_ids, zip(requests, strict=True), host.create_now, host.create)
+        budget = Budget(host.limits)
+        costs: dict[tuple[str, int], float] = {}
+
+        def create_now(request: CreateRequest) -> tuple[str, ResetAnswer] | None:
+            # Neighbours share their arguments, as objects.
+            key = request.env_name, id(request.env_kwargs)
+            if key not in costs:
+                costs[key] = host.computing_ms(request)
+                budget.expect(len(orjson.dumps(request.env_kwargs)))
+            budget.compute(costs[key])
+            return host.create_now(request)
+
+        return await _for_each(host, env_ids, zip(requests, strict=True), create_now, host.create, budget)
 
     async def reset(
         self,
@@ -73,7 +93,7 @@ class Batches:
         host = self._host
         ids = itertools.repeat(b"", len(env_ids)) if operations is None else operations
         calls = zip(env_ids, _column(seeds, env_ids), _column(options, env_ids), ids, strict=True)
-        return await _for_each(host, env_ids, calls, host.reset_now, host.reset)
+        return await _for_each(host, env_ids, calls, host.reset_now, host.reset, Budget(host.limits))
 
     async def step(
         self,
@@ -89,7 +109,24 @@ class Batches:
         host = self._host
         ids = itertools.repeat(b"", len(env_ids)) if operations is None else operations
         calls = zip(env_ids, actions, _column(seqs, env_ids), ids, strict=True)
-        return await _for_each(host, env_ids, calls, host.step_now, host.step)
+        if any(type(action) is orjson.Fragment for action in actions[:1]):
+            return await self._step_written(env_ids, calls)
+        return await _for_each(host, env_ids, calls, host.step_now, host.step, Budget(host.limits))
+
+    async def _step_written(
+        self, env_ids: Sequence[str], calls: Iterable[tuple[Any, ...]]
+    ) -> list[StepAnswer | VerlAgentEnvError]:
+        """As :meth:`step`, of actions that are JSON yet: each is read when it is its turn."""
+        host = self._host
+
+        def step_now(env_id: str, action: Any, seq: int | None, operation: bytes) -> StepAnswer | None:
+            require_size(action, host.limits.max_action_bytes)
+            return host.step_now(env_id, read_item(action), seq, operation)
+
+        async def step(env_id: str, action: Any, seq: int | None, operation: bytes) -> StepAnswer:
+            return await host.step(env_id, read_item(action), seq, operation)
+
+        return await _for_each(host, env_ids, calls, step_now, step, Budget(host.limits))
 
     async def close(self, env_ids: Sequence[str]) -> Closed:
         """Close each environment."""
@@ -107,7 +144,7 @@ class Batches:
             if error is not None:
                 errors[position] = error
             if position % _ITEMS_BETWEEN_YIELDS == 0:
-                await asyncio.sleep(0)
+                await host.slices.turn()
         for position, refused in (await writes.settle()).items():
             if not host.directory.was_closed(env_ids[position]):
                 errors[position] = refused
@@ -198,8 +235,9 @@ async def _for_each(
     calls: Iterable[tuple[Any, ...]],
     run_now: Callable[..., T | None],
     run: Callable[..., Awaitable[T]],
+    budget: Budget,
 ) -> list[T | VerlAgentEnvError]:
-    """``run_now`` with each tuple of arguments in turn, then ``run`` with all those together that gave ``None``.
+    """``run_now`` with each tuple of arguments in turn, then ``run`` side by side with all those that gave ``None``.
 
     Args:
         host: Whose environments they are.
@@ -207,6 +245,7 @@ async def _for_each(
         calls: Arguments for each.
         run_now: Gives the result at once, or ``None`` with nothing done.
         run: Gives the result when all that it tells of is in the store.
+        budget: What the whole batch may cost; for items beyond it nothing is done.
     """
     absent, writes = _Absent(host), _Writes(host)
     await absent.look_for(env_ids)
@@ -220,10 +259,12 @@ async def _for_each(
         try:
             result: Any = absent.error_of(env_id)
             if result is None:
+                budget.require()
                 result = run_now(*arguments)
                 if result is None:
                     apart.append((position, arguments))
                 else:
+                    budget.spent += _size_of(result)
                     instance = find(env_id or result[0])
                     if instance is not None:
                         writes.note(position, instance.env_id, instance.group)
@@ -231,16 +272,49 @@ async def _for_each(
             result = absent.explained(_as_answer(error), env_id)
         results.append(result)
         if clock() > slice_end:
-            # Let single requests through while a large batch is at work.
-            await asyncio.sleep(0)
+            # Let single requests, and other batches, go on while a large one is at work.
+            await host.slices.turn()
             slice_end = clock() + yield_after_s
     if apart:
-        outcomes = await asyncio.gather(*(run(*arguments) for _, arguments in apart), return_exceptions=True)
-        for (position, _), outcome in zip(apart, outcomes, strict=True):
-            results[position] = _as_answer(outcome) if isinstance(outcome, BaseException) else outcome
+        await _run_apart(apart, run, budget, results)
     for position, refused in (await writes.settle()).items():
         results[position] = refused
     return results
+
+
+async def _run_apart(
+    apart: Sequence[tuple[int, tuple[Any, ...]]],
+    run: Callable[..., Awaitable[Any]],
+    budget: Budget,
+    results: list[Any],
+) -> None:
+    """Carry out calls side by side, begun in their order, and put what they give into ``results``."""
+    left = iter(apart)
+
+    async def work() -> None:
+        for position, arguments in left:
+            try:
+                budget.begin()
+            except VerlAgentEnvError as refused:
+                results[position] = refused
+                continue
+            answer_bytes = 0
+            try:
+                results[position] = await run(*arguments)
+                answer_bytes = _size_of(results[position])
+            except BaseException as error:  # noqa: BLE001
+                results[position] = _as_answer(error)
+            finally:
+                budget.end(answer_bytes)
+
+    await asyncio.gather(*(work() for _ in range(min(len(apart), _MAX_SIDE_BY_SIDE))))
+
+
+def _size_of(answer: Any) -> int:
+    """Bytes of an answer, or of the one that stands behind an id."""
+    if type(answer) is tuple:
+        answer = answer[1]
+    return len(answer.observation) + len(answer.info)
 
 
 def _as_answer(error: BaseException) -> VerlAgentEnvError:

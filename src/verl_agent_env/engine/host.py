@@ -12,7 +12,7 @@ from verl_agent_env import waits
 from verl_agent_env.config import HostLimits
 from verl_agent_env.engine.apart_calls import ApartCalls
 from verl_agent_env.engine.directory import Directory
-from verl_agent_env.engine.execution import Executor
+from verl_agent_env.engine.execution import ENV_FAULTS, Executor
 from verl_agent_env.engine.inline_calls import InlineCalls
 from verl_agent_env.engine.instance import MOVED, Instance
 from verl_agent_env.engine.lives import CreateRequest, Lives
@@ -22,6 +22,7 @@ from verl_agent_env.engine.persistence.journal import Tenure
 from verl_agent_env.engine.persistence.recorder import Recorder
 from verl_agent_env.engine.persistence.recovery import Recovery
 from verl_agent_env.engine.persistence.saving import StateSaver
+from verl_agent_env.engine.slices import Slices
 from verl_agent_env.engine.threads import Threads
 from verl_agent_env.engine.turns import patiently
 from verl_agent_env.envs.base import Durability
@@ -71,6 +72,8 @@ class Host:
         self._apart = ApartCalls(self._lives)
         self._recovery: Recovery | None = None
         self._tenure: Tenure | None = None
+        self.slices = Slices()
+        """Turns of whatever keeps the event loop for longer than a call."""
         self.faults = self._lives.faults
         self.failure = self._lives.failure
 
@@ -138,6 +141,18 @@ class Host:
             await self._lives.kept(instance)
             return created
         return await self._apart.create(instance, request)
+
+    def computing_ms(self, request: CreateRequest) -> float:
+        """About how many milliseconds an environment computes in a thread until its first episode has begun.
+
+        0 for one that computes elsewhere, or cannot be made: :meth:`create` says why.
+        """
+        try:
+            kind = self.registry.kind(request.env_name)
+            arguments = kind.validate(request.env_kwargs)
+        except ENV_FAULTS:
+            return 0.0
+        return kind.cost_ms(arguments) if kind.fitting(arguments).execution == "compute" else 0.0
 
     def create_now(self, request: CreateRequest) -> tuple[str, ResetAnswer] | None:
         """As :meth:`create`, at once; ``None`` if that cannot be, with nothing done."""

@@ -200,7 +200,7 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
         return InvalidEnvArgumentsError(cls.env_name or cls.__name__, errors)
 
     @classmethod
-    def cost_ms(cls, arguments: EnvArguments) -> float:
+    def cost_ms(cls, arguments: EnvArguments) -> float:  # noqa: ARG003 - a subclass looks at them
         """About how many milliseconds one reset or one step computes at most; the same on every machine.
 
         A server decides by it where to run an environment, and how many it makes in one call.

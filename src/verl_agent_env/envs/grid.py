@@ -89,7 +89,9 @@ class GridEnv(ChatEnv):
             return super().cost_ms(arguments)
         rows, columns = arguments.shape
         shown_ms = rows * columns * _CELL_MS * arguments.max_actions_per_turn
-        return 1.0 + shown_ms + arguments.picture_pixels * _PIXEL_MS
+        # Any of them can be asked for a picture of itself.
+        pixels = max(arguments.picture_pixels, rows * columns * arguments.tile_px**2)
+        return 1.0 + shown_ms + pixels * _PIXEL_MS
 
     # --- hooks ----------------------------------------------------------------------------------------------
 

@@ -89,7 +89,15 @@ class EnvServer(FastAPI):
         self._routes = [
             *environment_routes(EnvironmentCalls(self.env_host, create, idempotent)),
             *batch_routes(
-                BatchCalls(batches, registry, idempotent, self.metrics, limits, self.worker.workers_for_new)
+                BatchCalls(
+                    batches,
+                    registry,
+                    idempotent,
+                    self.metrics,
+                    limits,
+                    self.worker.workers_for_new,
+                    self.env_host.slices.turn,
+                )
             ),
             *server_routes(self.server_calls),
         ]

@@ -16,7 +16,8 @@ from verl_agent_env.server.lane import Call
 from verl_agent_env.server.metrics import Metrics
 from verl_agent_env.server.peers import OPERATION_HEADER
 from verl_agent_env.wire.batches import encode_closed, encode_initialized, encode_resets, encode_steps
-from verl_agent_env.wire.codec import ResetAnswer, StepAnswer, decode
+from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
+from verl_agent_env.wire.large_bodies import Turn, decode_batch
 from verl_agent_env.wire.operations import call_of, operations_of, steps_of
 from verl_agent_env.wire.requests import (
     BatchCloseRequest,
@@ -70,6 +71,7 @@ class BatchCalls:
         metrics: Metrics,
         limits: HttpLimits,
         workers: Callable[[], Collection[str]],
+        turn: Turn,
     ) -> None:
         """Batch calls of one server.
 
@@ -80,6 +82,7 @@ class BatchCalls:
             metrics: Counts.
             limits: On a request.
             workers: Addresses of the workers that new environments are for.
+            turn: Waits for the turn of a large batch.
         """
         self._batches = batches
         self._registry = registry
@@ -87,30 +90,31 @@ class BatchCalls:
         self._metrics = metrics
         self._limits = limits
         self._workers = workers
+        self._turn = turn
 
     async def initialize(self, call: Call) -> bytes:
         """Make many environments."""
 
-        def read() -> BatchInitializeRequest:
-            wanted = decode(call.body, BatchInitializeRequest)
+        async def read() -> BatchInitializeRequest:
+            wanted = await decode_batch(call.body, BatchInitializeRequest, self._turn)
             self._require_size(wanted.size)
             return wanted
 
         async def make(wanted: BatchInitializeRequest, named: Named) -> bytes:
             fault = self._common_fault(wanted)
             results: list[tuple[str, ResetAnswer] | VerlAgentEnvError] = (
-                await self._batches.create(named(create_requests(wanted)))
+                await self._batches.create(named(await create_requests(wanted, self._turn)))
                 if fault is None
                 else [fault] * wanted.size
             )
             self._count("initialize", results)
-            return encode_initialized(results)
+            return await encode_initialized.in_turns(results, self._turn)
 
         return await self._idempotent.answer("batch/initialize", call, read, make, workers=self._workers())
 
     async def reset(self, call: Call) -> bytes:
         """Begin another episode in many environments."""
-        wanted = decode(call.body, BatchResetRequest)
+        wanted = await decode_batch(call.body, BatchResetRequest, self._turn)
         self._require_size(len(wanted.env_ids))
         options = wanted.options
         if options is not None and not isinstance(options, list):
@@ -119,21 +123,21 @@ class BatchCalls:
         operations = operations_of(operation, wanted.env_ids) if operation else None
         results = await self._batches.reset(wanted.env_ids, wanted.seeds, options, operations)
         self._count("reset", results)
-        return encode_resets(results)
+        return await encode_resets.in_turns(results, self._turn)
 
     async def step(self, call: Call) -> bytes:
         """Carry out one action in each of many environments."""
-        wanted = decode(call.body, BatchStepRequest)
+        wanted = await decode_batch(call.body, BatchStepRequest, self._turn)
         self._require_size(len(wanted.env_ids))
         operation = call_of(call.headers.get(OPERATION_HEADER))
         operations = steps_of(operation, wanted.env_ids, wanted.seqs) if operation else None
         results = await self._batches.step(wanted.env_ids, wanted.actions, wanted.seqs, operations)
         self._count("step", results)
-        return encode_steps(results)
+        return await encode_steps.in_turns(results, self._turn)
 
     async def close(self, call: Call) -> bytes:
         """Close many environments."""
-        wanted = decode(call.body, BatchCloseRequest)
+        wanted = await decode_batch(call.body, BatchCloseRequest, self._turn)
         if wanted.run_id is not None:
             # As many as the run has: the bound on a batch is on what a client sends.
             closed, errors = await self._batches.close_run(wanted.run_id)

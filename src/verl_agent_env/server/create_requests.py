@@ -9,21 +9,27 @@ from typing import Any
 from verl_agent_env.engine import CreateRequest
 from verl_agent_env.envs.registry import Registry
 from verl_agent_env.errors import RequestError
+from verl_agent_env.wire.large_bodies import Turn
 from verl_agent_env.wire.requests import BatchInitializeRequest
 
 logger = logging.getLogger(__name__)
 
+_ITEMS = 8192
+"""Requests that are made in one turn: some milliseconds."""
 
-def create_requests(wanted: BatchInitializeRequest) -> list[CreateRequest]:
-    """Make a request for each environment of the batch."""
+
+async def create_requests(wanted: BatchInitializeRequest, turn: Turn) -> list[CreateRequest]:
+    """Make a request for each environment of the batch, with turns for others."""
     size = wanted.size
     names = wanted.env_names if wanted.env_names is not None else [wanted.env_name or ""] * size
     seeds: Sequence[int | None] = wanted.seeds if wanted.seeds is not None else [None] * size
     kwargs = wanted.env_kwargs if isinstance(wanted.env_kwargs, list) else [wanted.env_kwargs or {}] * size
-    return [
-        CreateRequest(name, seed, env_kwargs, wanted.run_id, wanted.ttl_s)
-        for name, seed, env_kwargs in zip(names, seeds, kwargs, strict=True)
-    ]
+    requests: list[CreateRequest] = []
+    for number, (name, seed, env_kwargs) in enumerate(zip(names, seeds, kwargs, strict=True), 1):
+        requests.append(CreateRequest(name, seed, env_kwargs, wanted.run_id, wanted.ttl_s))
+        if number % _ITEMS == 0:
+            await turn()
+    return requests
 
 
 def fault_of(registry: Registry, env_name: str, env_kwargs: Mapping[str, Any]) -> RequestError | None:

@@ -36,7 +36,7 @@ class EnvironmentCalls:
     async def initialize(self, call: Call) -> bytes:
         """Make an environment and begin its first episode."""
 
-        def read() -> CreateRequest:
+        async def read() -> CreateRequest:
             wanted = decode(call.body, InitializeRequest)
             if KEY_HEADER in call.headers:
                 fault = fault_of(self._host.registry, wanted.env_name, wanted.env_kwargs)

@@ -189,7 +189,7 @@ class IdempotentCalls:
         self,
         route: str,
         call: Call,
-        read: Callable[[], T],
+        read: Callable[[], Awaitable[T]],
         make: Callable[[T, Named], Awaitable[bytes]],
         *,
         workers: Collection[str] = (),
@@ -210,11 +210,11 @@ class IdempotentCalls:
         """
         name = self._names.name_of(call.headers)
         if name is None:
-            return await make(read(), lambda requests: requests)
+            return await make(await read(), lambda requests: requests)
         fingerprint = fingerprint_of(route, call.body)
 
         async def begin() -> bytes:
-            wanted = read()
+            wanted = await read()
             fresh = IdempotencyRecord(fingerprint, secrets.token_hex(16), tuple(sorted(workers)))
             record = await self._records.claim(name, fresh)
             if record.fingerprint != fingerprint:

@@ -19,6 +19,7 @@ from verl_agent_env.server.peers import WORKER_PATH
 from verl_agent_env.server.sharded_batches import INTERNAL_PREFIX
 from verl_agent_env.types import slot_of
 from verl_agent_env.wire.codec import decode
+from verl_agent_env.wire.large_bodies import decode_batch
 from verl_agent_env.wire.parts import (
     MEDIA_TYPE,
     encode_closed_part,
@@ -83,18 +84,20 @@ class InternalCalls:
 
     async def initialize(self, call: Call) -> Reply:
         """Make environments here."""
-        wanted = decode(call.body, InternalInitializeRequest)
+        wanted = await decode_batch(call.body, InternalInitializeRequest, self._batches.turn)
         mine, foreign = self._sort(wanted.env_ids)
         requests = [
             dataclasses.replace(request, env_id=env_id)
-            for request, env_id in zip(create_requests(wanted), wanted.env_ids, strict=True)
+            for request, env_id in zip(
+                await create_requests(wanted, self._batches.turn), wanted.env_ids, strict=True
+            )
         ]
         results = await self._batches.create(_pick(requests, mine))
         return _reply(encode_created_part(_merge(mine, results, foreign)))
 
     async def reset(self, call: Call) -> Reply:
         """Reset those environments that live here."""
-        wanted = decode(call.body, InternalResetRequest)
+        wanted = await decode_batch(call.body, InternalResetRequest, self._batches.turn)
         mine, foreign = self._sort(wanted.env_ids)
         options = (
             wanted.options if isinstance(wanted.options, list) else [wanted.options] * len(wanted.env_ids)
@@ -109,7 +112,7 @@ class InternalCalls:
 
     async def step(self, call: Call) -> Reply:
         """Step those environments that live here."""
-        wanted = decode(call.body, InternalStepRequest)
+        wanted = await decode_batch(call.body, InternalStepRequest, self._batches.turn)
         mine, foreign = self._sort(wanted.env_ids)
         results = await self._batches.step(
             _pick(wanted.env_ids, mine),
@@ -121,7 +124,7 @@ class InternalCalls:
 
     async def close(self, call: Call) -> Reply:
         """Close those environments that live here."""
-        wanted = decode(call.body, BatchCloseRequest)
+        wanted = await decode_batch(call.body, BatchCloseRequest, self._batches.turn)
         env_ids = wanted.env_ids or []
         mine, foreign = self._sort(env_ids)
         done = await self._batches.close(_pick(env_ids, mine))

@@ -54,7 +54,9 @@ class LoopWatch:
         self._come_round()
         stopped = threading.Event()
         loop_thread = threading.current_thread()
-        threading.Thread(target=self._watch, args=(loop_thread, stopped), name="loop-watch", daemon=True).start()
+        threading.Thread(
+            target=self._watch, args=(loop_thread, stopped), name="loop-watch", daemon=True
+        ).start()
         try:
             while True:
                 await asyncio.sleep(_LOOK_S)
@@ -78,7 +80,7 @@ class LoopWatch:
             rounds, late_s = self._rounds, time.monotonic() - self._round_at - _LOOK_S
             if late_s <= self._max_s or self._blamed == rounds:
                 continue
-            frame = sys._current_frames().get(thread_id)
+            frame = sys._current_frames().get(thread_id)  # noqa: SLF001 - documented, in spite of its name
             spent_s = time.clock_gettime(clock) - self._computed_s
             is_at_fault = spent_s > self._max_s or _is_asleep(loop_thread)
             if is_at_fault and self._rounds == rounds:

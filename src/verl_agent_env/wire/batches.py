@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Generic, TypeVar
 
 import orjson
 
 from verl_agent_env.errors import VerlAgentEnvError
 from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
+
+ResultT = TypeVar("ResultT")
 
 _MAX_ITEM_FAULTS = 3
 _NULL = b"null"
@@ -16,44 +18,102 @@ _FAILED = StepAnswer(_NULL, None, None, None, _NULL)  # type: ignore[arg-type]
 """What a failed position holds."""
 
 
-def encode_steps(results: Sequence[StepAnswer | VerlAgentEnvError]) -> bytes:
-    """``{observations, rewards, terminations, truncations, infos, errors}``; a failed position holds ``null``."""
+_ITEMS = 4096
+"""Items that are written in one turn: some milliseconds."""
+
+Columns = list[bytes]
+"""What stands between the brackets of each column."""
+
+
+class BatchEncoder(Generic[ResultT]):
+    """Writes answers to one kind of batch; ``encoder(results)`` at once, :meth:`in_turns` with turns for others."""
+
+    def __init__(
+        self, names: Sequence[str], columns: Callable[[Sequence[ResultT | VerlAgentEnvError], int], Columns]
+    ) -> None:
+        """An encoder of these columns.
+
+        Args:
+            names: Of the columns.
+            columns: Gives them for some of the results, the first of which has this position in the batch.
+        """
+        self._heads = [b'"%b":[' % name.encode() for name in names]
+        self._columns = columns
+
+    def __call__(self, results: Sequence[ResultT | VerlAgentEnvError]) -> bytes:
+        """The body for these results."""
+        return self._body([self._columns(results, 0)])
+
+    async def in_turns(
+        self, results: Sequence[ResultT | VerlAgentEnvError], turn: Callable[[], Awaitable[None]]
+    ) -> bytes:
+        """As above; ``turn`` is waited for after every few milliseconds of work."""
+        if len(results) <= _ITEMS:
+            return self(results)
+        pieces = []
+        for first in range(0, len(results), _ITEMS):
+            await turn()
+            pieces.append(self._columns(results[first : first + _ITEMS], first))
+        await turn()
+        return self._body(pieces)
+
+    def _body(self, pieces: Sequence[Columns]) -> bytes:
+        columns = [b",".join(filter(None, column)) for column in zip(*pieces, strict=True)]
+        written = [b"%b%b]" % (head, column) for head, column in zip(self._heads, columns, strict=True)]
+        return b"{%b}" % b",".join(written)
+
+
+def _step_columns(results: Sequence[StepAnswer | VerlAgentEnvError], first: int) -> Columns:
     errors = [
-        (index, result) for index, result in enumerate(results) if isinstance(result, VerlAgentEnvError)
+        (index, result)
+        for index, result in enumerate(results, first)
+        if isinstance(result, VerlAgentEnvError)
     ]
     answers: Sequence[Any] = results
     if errors:
         answers = [_FAILED if isinstance(result, VerlAgentEnvError) else result for result in results]
-    return (
-        b'{"observations":[%b],"rewards":%b,"terminations":%b,"truncations":%b,"infos":[%b],"errors":%b}'
-        % (
-            b",".join([answer.observation for answer in answers]),
-            orjson.dumps([answer.reward for answer in answers]),
-            orjson.dumps([answer.terminated for answer in answers]),
-            orjson.dumps([answer.truncated for answer in answers]),
-            b",".join([answer.info for answer in answers]),
-            encode_errors(errors),
-        )
-    )
+    return [
+        b",".join([answer.observation for answer in answers]),
+        orjson.dumps([answer.reward for answer in answers])[1:-1],
+        orjson.dumps([answer.terminated for answer in answers])[1:-1],
+        orjson.dumps([answer.truncated for answer in answers])[1:-1],
+        b",".join([answer.info for answer in answers]),
+        encode_errors(errors)[1:-1],
+    ]
 
 
-def encode_resets(results: Sequence[ResetAnswer | VerlAgentEnvError]) -> bytes:
-    """``{observations, infos, errors}``."""
-    observations, infos, errors = _split_resets(results)
-    return b'{"observations":[%b],"infos":[%b],"errors":%b}' % (observations, infos, errors)
+def _reset_columns(results: Sequence[ResetAnswer | VerlAgentEnvError], first: int) -> Columns:
+    observations, infos = [], []
+    errors: list[tuple[int, VerlAgentEnvError]] = []
+    for index, result in enumerate(results, first):
+        if isinstance(result, ResetAnswer):
+            observations.append(result.observation)
+            infos.append(result.info)
+        else:
+            errors.append((index, result))
+            observations.append(_NULL)
+            infos.append(_NULL)
+    return [b",".join(observations), b",".join(infos), encode_errors(errors)[1:-1]]
 
 
-def encode_initialized(results: Sequence[tuple[str, ResetAnswer] | VerlAgentEnvError]) -> bytes:
-    """``{env_ids, observations, infos, errors}``."""
+def _created_columns(results: Sequence[tuple[str, ResetAnswer] | VerlAgentEnvError], first: int) -> Columns:
     env_ids = [None if isinstance(result, VerlAgentEnvError) else result[0] for result in results]
     resets = [result if isinstance(result, VerlAgentEnvError) else result[1] for result in results]
-    observations, infos, errors = _split_resets(resets)
-    return b'{"env_ids":%b,"observations":[%b],"infos":[%b],"errors":%b}' % (
-        orjson.dumps(env_ids),
-        observations,
-        infos,
-        errors,
-    )
+    return [orjson.dumps(env_ids)[1:-1], *_reset_columns(resets, first)]
+
+
+encode_steps: BatchEncoder[StepAnswer] = BatchEncoder(
+    ("observations", "rewards", "terminations", "truncations", "infos", "errors"), _step_columns
+)
+"""``{observations, rewards, terminations, truncations, infos, errors}``; a failed position holds ``null``."""
+
+encode_resets: BatchEncoder[ResetAnswer] = BatchEncoder(("observations", "infos", "errors"), _reset_columns)
+"""``{observations, infos, errors}``."""
+
+encode_initialized: BatchEncoder[tuple[str, ResetAnswer]] = BatchEncoder(
+    ("env_ids", "observations", "infos", "errors"), _created_columns
+)
+"""``{env_ids, observations, infos, errors}``."""
 
 
 def encode_closed(closed: int, errors: Sequence[tuple[int, VerlAgentEnvError]]) -> bytes:
@@ -73,17 +133,3 @@ def _item_problem(index: int, error: VerlAgentEnvError) -> dict[str, Any]:
         # One wrong set of arguments can stand for a hundred thousand items.
         problem["errors"] = faults[:_MAX_ITEM_FAULTS]
     return problem
-
-
-def _split_resets(results: Sequence[ResetAnswer | VerlAgentEnvError]) -> tuple[bytes, bytes, bytes]:
-    observations, infos = [], []
-    errors: list[tuple[int, VerlAgentEnvError]] = []
-    for index, result in enumerate(results):
-        if isinstance(result, ResetAnswer):
-            observations.append(result.observation)
-            infos.append(result.info)
-        else:
-            errors.append((index, result))
-            observations.append(_NULL)
-            infos.append(_NULL)
-    return b",".join(observations), b",".join(infos), encode_errors(errors)

@@ -9,13 +9,17 @@ from typing import Any, TypeVar
 import orjson
 from pydantic import ValidationError
 
-from verl_agent_env.errors import InvalidRequestError, MalformedBodyError
+from verl_agent_env.errors import BodyTooComplexError, InvalidRequestError, MalformedBodyError
 from verl_agent_env.types import StepResult
 from verl_agent_env.wire.requests import Request, StepRequest
 
 RequestT = TypeVar("RequestT", bound=Request)
 
 _MAX_FAULTS = 20
+_SMALL_BYTES = 1024 * 1024
+MAX_BYTES_AT_ONCE = 16 * 1024 * 1024
+MAX_VALUES_AT_ONCE = 250_000
+"""What is parsed at once: it takes some hundredths of a second."""
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
 
 
@@ -24,9 +28,10 @@ def decode(body: bytes, model: type[RequestT]) -> RequestT:
 
     Raises:
         MalformedBodyError: Not JSON, or not an object.
+        BodyTooComplexError: It would take too long to parse.
         InvalidRequestError: The object breaks the schema.
     """
-    return _check(_parse(body), model)
+    return check(_parse(body), model)
 
 
 def decode_step(body: bytes) -> tuple[Any, int | None]:
@@ -42,11 +47,25 @@ def decode_step(body: bytes) -> tuple[Any, int | None]:
         seq = document.get("seq")
         if len(document) == 2 and type(seq) is int and seq >= 0:
             return document["action"], seq
-    checked = _check(document, StepRequest)
+    checked = check(document, StepRequest)
     return checked.action, checked.seq
 
 
+def is_parsed_at_once(text: bytes) -> bool:
+    """Whether it takes no more than some hundredths of a second to parse a text of JSON."""
+    if len(text) <= _SMALL_BYTES:
+        return True
+    return len(text) <= MAX_BYTES_AT_ONCE and count_values(text, 0, len(text)) <= MAX_VALUES_AT_ONCE
+
+
+def count_values(text: bytes, start: int, end: int) -> int:
+    """About how many values there are in a part of a text of JSON; never fewer, but for one."""
+    return sum(text.count(sign, start, end) for sign in (b"{", b"[", b","))
+
+
 def _parse(body: bytes) -> dict[str, Any]:
+    if len(body) > _SMALL_BYTES and not is_parsed_at_once(body):
+        raise BodyTooComplexError(MAX_VALUES_AT_ONCE)
     try:
         document = orjson.loads(body) if body else {}
     except orjson.JSONDecodeError as malformed:
@@ -56,7 +75,12 @@ def _parse(body: bytes) -> dict[str, Any]:
     return document
 
 
-def _check(document: dict[str, Any], model: type[RequestT]) -> RequestT:
+def check(document: dict[str, Any], model: type[RequestT]) -> RequestT:
+    """The request that a document is.
+
+    Raises:
+        InvalidRequestError: It breaks the schema.
+    """
     if len(document) > len(model.model_fields):
         # Before a body of a million fields becomes a million faults.
         unknown = itertools.islice((name for name in document if name not in model.model_fields), _MAX_FAULTS)
