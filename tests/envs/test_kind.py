@@ -10,6 +10,7 @@ from jsonschema import Draft202012Validator
 
 from verl_agent_env.envs.frozen_lake import FrozenLakeEnv
 from verl_agent_env.envs.kind import EnvKind
+from verl_agent_env.envs.registry import default_registry
 from verl_agent_env.errors import InvalidEnvArgumentsError
 
 
@@ -118,3 +119,40 @@ def test_schema_of_arguments_is_valid_and_describes_them(lake: EnvKind, plain: E
     assert not validator.is_valid({"size": 0})
     assert not validator.is_valid({"nope": 0})
     Draft202012Validator.check_schema(plain.arguments_schema())
+
+
+@pytest.mark.parametrize(
+    ("name", "cheap", "costly"),
+    [
+        ("sokoban", {}, {"dim_room": [40, 40], "num_boxes": 20}),
+        ("sokoban", {"min_pushes": 2, "dim_room": [6, 6], "num_boxes": 1}, {"min_pushes": 20}),
+        (
+            "sokoban",
+            {"observation_mode": "image"},
+            {"observation_mode": "image", "max_actions_per_turn": 1000},
+        ),
+        ("frozen_lake", {"size": 16}, {"size": 64, "frozen_prob": 0.3}),
+        (
+            "frozen_lake",
+            {"observation_mode": "both"},
+            {"size": 40, "observation_mode": "both", "tile_px": 64},
+        ),
+        ("countdown", {}, {"num_numbers": 8, "target_range": [999_983, 999_983]}),
+        ("countdown", {"num_numbers": 4, "target_range": [24, 24]}, {"max_actions_per_turn": 1000}),
+    ],
+)
+def test_what_computes_long_with_some_arguments_is_not_inline_with_them(
+    name: str, cheap: dict[str, Any], costly: dict[str, Any]
+) -> None:
+    kind = default_registry().kind(name)
+    assert kind.fitting(kind.validate(cheap)) is kind
+    assert kind.execution == "inline"
+    apart = kind.fitting(kind.validate(costly))
+    assert (apart.execution, apart.uses_thread, apart.name) == ("compute", True, kind.name)
+    assert kind.fitting(kind.validate(costly)) is apart
+
+
+def test_all_presets_are_inline() -> None:
+    registry = default_registry()
+    kinds = [registry.kind(spec.name) for spec in registry.specs() if "chat" not in spec.name]
+    assert all(kind.fitting(kind.validate({})) is kind for kind in kinds)

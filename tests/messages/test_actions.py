@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.messages.reading.timing import assert_linear
-from verl_agent_env.messages import ParsedAction, Tool, ToolCall, parse_action
+from verl_agent_env.messages import MAX_CALLS_PER_TURN, ParsedAction, Tool, ToolCall, parse_action
 from verl_agent_env.messages.actions import read_single_call
 from verl_agent_env.messages.reading import FORMAT_NAMES, read_arguments, read_usual
 
@@ -412,3 +412,37 @@ def test_short_way_agrees_with_the_long_one(action: Any) -> None:
 )
 def test_time_is_linear_in_the_length_of_the_text(piece: str, before: str) -> None:
     assert_linear(lambda text: parse_action(f"{before}{text}", TOOLS), piece)
+
+
+@pytest.mark.parametrize("count", [MAX_CALLS_PER_TURN + 1, 500])
+@pytest.mark.parametrize("structured", [True, False])
+def test_of_too_many_calls_none_is_read_and_each_is_answered(count: int, structured: bool) -> None:
+    function = {"name": "up", "arguments": "{}"}
+    action: Any = '<tool_call>{"name": "up", "arguments": {}}</tool_call>' * count
+    if structured:
+        action = {
+            "role": "assistant",
+            "tool_calls": [{"id": f"c{n}", "function": function} for n in range(count)],
+        }
+    parsed = parse_action(action)
+    assert len(parsed.calls) == count
+    assert {call.name for call in parsed.calls} == {""}
+    assert {call.fault for call in parsed.calls} == {
+        f"An action holds at most {MAX_CALLS_PER_TURN} tool calls; this one holds {count}."
+    }
+    assert [call.id for call in parsed.calls] == [f"c{n}" if structured else None for n in range(count)]
+    assert not any(call.fault for call in parse_action(action, max_calls=count).calls)
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        {"role": "assistant", "tool_calls": [{"function": {"name": "up"}}] * 2000},
+        {"role": "assistant", "content": [{"type": "tool_use", "id": "1", "name": "up", "input": {}}] * 2000},
+        [{"role": "assistant", "content": "up"}] * 2000,
+    ],
+)
+def test_more_than_any_model_writes_is_not_looked_at(action: Any) -> None:
+    parsed = parse_action(action)
+    faults = [parsed.fault, *(call.fault for call in parsed.calls)]
+    assert any(fault is not None and "more than 1024" in fault for fault in faults)

@@ -13,6 +13,7 @@ import orjson
 
 from verl_agent_env.engine.budget import Budget
 from verl_agent_env.engine.host import Host
+from verl_agent_env.engine.instance import Instance
 from verl_agent_env.engine.lives import CreateRequest
 from verl_agent_env.engine.persistence.groups import Group
 from verl_agent_env.engine.turns import Caller, current_caller
@@ -25,7 +26,7 @@ from verl_agent_env.errors import (
 )
 from verl_agent_env.types import slot_of
 from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
-from verl_agent_env.wire.large_bodies import read_item, require_size
+from verl_agent_env.wire.large_bodies import UnreadJson, read_item, require_size
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +110,7 @@ class Batches:
         host = self._host
         ids = itertools.repeat(b"", len(env_ids)) if operations is None else operations
         calls = zip(env_ids, actions, _column(seqs, env_ids), ids, strict=True)
-        if any(type(action) is orjson.Fragment for action in actions[:1]):
+        if any(type(action) is UnreadJson for action in actions[:1]):
             return await self._step_written(env_ids, calls)
         return await _for_each(host, env_ids, calls, host.step_now, host.step, Budget(host.limits))
 
@@ -263,6 +264,7 @@ async def _for_each(
                 result = run_now(*arguments)
                 if result is None:
                     apart.append((position, arguments))
+                    budget.expect(_last_size(find(env_id)))
                 else:
                     budget.spent += _size_of(result)
                     instance = find(env_id or result[0])
@@ -308,6 +310,12 @@ async def _run_apart(
                 budget.end(answer_bytes)
 
     await asyncio.gather(*(work() for _ in range(min(len(apart), _MAX_SIDE_BY_SIDE))))
+
+
+def _last_size(instance: Instance | None) -> int:
+    """Bytes of what an environment answered last, as far as it is known."""
+    last = None if instance is None else instance.last_answer or instance.beginning
+    return 0 if last is None else _size_of(last)
 
 
 def _size_of(answer: Any) -> int:

@@ -29,6 +29,7 @@ from verl_agent_env.server.owner_search import PAUSE_S, OwnerSearch, no_owner_er
 from verl_agent_env.server.peers import Peers
 from verl_agent_env.types import NUM_SLOTS, new_env_id, slot_of
 from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
+from verl_agent_env.wire.large_bodies import write_unread
 from verl_agent_env.wire.operations import new_call, operations_of, steps_of
 from verl_agent_env.wire.parts import (
     decode_closed_part,
@@ -356,7 +357,7 @@ class ShardedBatches:
     ) -> Sequence[Any]:
         """The results of another worker's part."""
         try:
-            body = orjson.dumps(work.body(positions), option=orjson.OPT_NON_STR_KEYS)
+            body = orjson.dumps(work.body(positions), write_unread, orjson.OPT_NON_STR_KEYS)
         except TypeError:
             if len(positions) == 1:
                 raise InvalidRequestError(

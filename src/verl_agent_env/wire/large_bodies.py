@@ -36,6 +36,12 @@ _UNREAD = frozenset({"actions"})
 """Columns whose items stay JSON."""
 
 
+class UnreadJson(bytes):
+    """JSON of an item, as it came."""
+
+    __slots__ = ()
+
+
 async def decode_batch(body: bytes, model: type[RequestT], turn: Turn) -> RequestT:
     """As :func:`~verl_agent_env.wire.codec.decode`, with turns for others; an action may be JSON yet (:func:`read_item`).
 
@@ -73,19 +79,27 @@ def read_item(item: Any) -> Any:
     Raises:
         MalformedBodyError: It is JSON that cannot be read.
     """
-    if type(item) is not orjson.Fragment:
-        return item
-    contents = item.contents
-    return _load(contents if isinstance(contents, bytes) else contents.encode())
+    return _load(memoryview(item)) if type(item) is UnreadJson else item
 
 
-def require_size(item: orjson.Fragment, max_action_bytes: int) -> None:
+def write_unread(item: Any) -> orjson.Fragment:
+    """Write an item unread, for ``orjson.dumps(…, default=write_unread)``.
+
+    Raises:
+        TypeError: It is none.
+    """
+    if type(item) is not UnreadJson:
+        raise TypeError(f"{type(item).__name__} cannot be written as JSON")
+    return orjson.Fragment(bytes(item))
+
+
+def require_size(item: UnreadJson, max_action_bytes: int) -> None:
     """Raise when an action cannot but be too large, before it is read: no sign of JSON is more than six times its own.
 
     Raises:
         ActionTooLargeError: It is.
     """
-    size = len(item.contents)
+    size = len(item)
     if size > _MAX_SPELLING * max_action_bytes:
         raise ActionTooLargeError(size, max_action_bytes)
 
@@ -105,7 +119,7 @@ async def _read(written: memoryview, stays_json: bool, turn: Turn) -> Any:
             view = memoryview(item)
             if len(view) > MAX_BYTES_AT_ONCE:
                 raise BodyTooComplexError(MAX_VALUES)
-            read.append(orjson.Fragment(bytes(view)) if stays_json else _load(view))
+            read.append(UnreadJson(view) if stays_json else _load(view))
     return read
 
 

@@ -1,0 +1,79 @@
+"""What a batch may cost: items beyond it are refused, and nothing is done for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+import pytest
+
+from tests.engine.conftest import KINDS
+from tests.engine.probes import Controls
+from verl_agent_env.engine import CreateRequest, Host
+from verl_agent_env.engine.batches import Batches
+from verl_agent_env.errors import AnswerTooLargeError, BatchTooCostlyError
+from verl_agent_env.wire.codec import StepAnswer
+
+Create = Callable[..., Any]
+SLOW = {"dim_room": [30, 30], "num_boxes": 15, "min_pushes": 1}
+"""A room that is made in a thread."""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_steps_beyond_the_longest_answer_are_not_taken(
+    make_host: Callable[..., Host], create: Create, kind: str
+) -> None:
+    host = make_host(max_answer_bytes=1000)
+    env_ids = [await create(host, kind) for _ in range(40)]
+    for env_id in env_ids:
+        await host.step(env_id, "1", 0)
+    answers = await Batches(host).step(env_ids, ["1"] * 40, [1] * 40)
+    taken = [
+        env_id for env_id, answer in zip(env_ids, answers, strict=True) if isinstance(answer, StepAnswer)
+    ]
+    left = [env_id for env_id in env_ids if env_id not in taken]
+    assert taken
+    assert left
+    assert all(isinstance(answer, StepAnswer | AnswerTooLargeError) for answer in answers)
+    assert {host.directory.find(env_id).seq for env_id in left} == {1}
+    again = await Batches(host).step(left[:5], ["1"] * 5, [1] * 5)
+    assert all(isinstance(answer, StepAnswer) for answer in again)
+
+
+async def test_long_arguments_are_taken_into_account_before_anything_is_made(
+    make_host: Callable[..., Host], controls: Controls
+) -> None:
+    host = make_host(max_answer_bytes=100_000)
+    chat = {"task_prompt": "x" * 30_000}
+    requests = [CreateRequest("verl_env/single_turn_chat-v0", 1, chat)] * 50
+    results = await Batches(host).create(requests)
+    made = [result for result in results if isinstance(result, tuple)]
+    assert 1 <= len(made) <= 4
+    assert len(host.directory) == len(made)
+    assert sum(isinstance(result, AnswerTooLargeError) for result in results) == 50 - len(made)
+
+
+async def test_environments_that_compute_too_long_in_all_are_refused(make_host: Callable[..., Host]) -> None:
+    host = make_host(max_batch_compute_s=1.0)
+    quick = CreateRequest("verl_env/sokoban-v0", 1)
+    slow = CreateRequest("verl_env/sokoban-v0", 1, SLOW)
+    costs_s = host.computing_ms(slow) / 1000
+    assert costs_s > 0.5
+    assert host.computing_ms(quick) == 0
+    results = await Batches(host).create([quick, slow, quick, slow, quick])
+    assert [type(result) for result in results] == [
+        tuple,
+        BatchTooCostlyError if costs_s > 1 else tuple,
+        tuple,
+        BatchTooCostlyError,
+        tuple,
+    ]
+
+
+async def test_what_computes_long_runs_in_a_thread_and_is_the_same(host: Host) -> None:
+    env_id, begun = await host.create(CreateRequest("verl_env/sokoban-v0", 3, {"min_pushes": 2}))
+    assert host.directory.find(env_id).kind.execution == "compute"
+    other, same = await host.create(CreateRequest("verl_env/sokoban-v0", 3, {"min_pushes": 2}))
+    assert same.observation == begun.observation
+    assert orjson.loads((await host.step(other, "push left", 0)).info)["num_steps"] == 1

@@ -1,0 +1,46 @@
+"""Turns of long works on the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.waiting import no_hang
+from verl_agent_env.engine.slices import Slices
+
+
+async def test_between_two_slices_of_whatever_works_the_loop_comes_round() -> None:
+    slices, seen, rounds = Slices(), [], 0
+    loop = asyncio.get_running_loop()
+    is_over = False
+
+    def come_round() -> None:
+        nonlocal rounds
+        rounds += 1
+        if not is_over:
+            loop.call_soon(come_round)
+
+    async def work(name: str) -> None:
+        for _ in range(5):
+            await slices.turn()
+            seen.append((rounds, name))
+
+    loop.call_soon(come_round)
+    async with no_hang():
+        await asyncio.gather(*(work(name) for name in "abc"))
+    is_over = True
+    assert [name for _, name in seen] == list("abc" * 5)
+    assert len({at for at, _ in seen}) == 15
+
+
+async def test_work_that_was_cancelled_takes_no_turn() -> None:
+    slices = Slices()
+    first, second = asyncio.create_task(slices.turn()), asyncio.create_task(slices.turn())
+    await asyncio.sleep(0)
+    first.cancel()
+    async with no_hang():
+        await second
+        await slices.turn()
+    with pytest.raises(asyncio.CancelledError):
+        await first
