@@ -16,9 +16,12 @@ The server answers them as ``application/problem+json`` (RFC 9457), the client r
     │   ├── HeaderTimeoutError            header_timeout             408     yes
     │   ├── BodyTimeoutError              body_timeout               408     yes
     │   ├── BodyTooLargeError             body_too_large             413
+    │   ├── BodyTooComplexError           body_too_complex           413
     │   ├── BatchTooLargeError            batch_too_large            413
     │   ├── ActionTooLargeError           action_too_large           413
     │   ├── ArgumentsTooLargeError        arguments_too_large        413
+    │   ├── AnswerTooLargeError           answer_too_large           413
+    │   ├── BatchTooCostlyError           batch_too_costly           413
     │   ├── UrlTooLongError               url_too_long               414
     │   ├── HeadersTooLargeError          headers_too_large          431
     │   ├── ContentTypeNotAllowedError    content_type_not_allowed   415
@@ -343,35 +346,6 @@ class ArgumentsTooLargeError(RequestError):
 
 
 @dataclass(eq=False)
-class UrlTooLongError(RequestError):
-    """The request's target is longer than the server reads."""
-
-    code = "url_too_long"
-    status = 414
-    title = "The request's target is too long"
-    max_url_bytes: int = 0
-
-    @property
-    def detail(self) -> str:
-        return f"The request's target is longer than {self.max_url_bytes} bytes; '/docs' lists all calls."
-
-
-@dataclass(eq=False)
-class HeadersTooLargeError(RequestError):
-    """The request has more headers, or longer ones, than the server reads."""
-
-    code = "headers_too_large"
-    status = 431
-    title = "The headers are too large"
-    max_header_bytes: int = 0
-    max_headers: int = 0
-
-    @property
-    def detail(self) -> str:
-        return f"The request has more than {self.max_headers} headers or {self.max_header_bytes} bytes of them; send fewer."
-
-
-@dataclass(eq=False)
 class AnswerTooLargeError(RequestError):
     """The answer to the batch is as long as may be; nothing was done for this item."""
 
@@ -403,6 +377,35 @@ class BatchTooCostlyError(RequestError):
             f"The other items are expected to compute for the {self.max_batch_compute_s:g} s that there are for a batch; "
             "nothing was done for this item. Make fewer of these environments in one call, or raise max_batch_compute_s."
         )
+
+
+@dataclass(eq=False)
+class UrlTooLongError(RequestError):
+    """The request's target is longer than the server reads."""
+
+    code = "url_too_long"
+    status = 414
+    title = "The request's target is too long"
+    max_url_bytes: int = 0
+
+    @property
+    def detail(self) -> str:
+        return f"The request's target is longer than {self.max_url_bytes} bytes; '/docs' lists all calls."
+
+
+@dataclass(eq=False)
+class HeadersTooLargeError(RequestError):
+    """The request has more headers, or longer ones, than the server reads."""
+
+    code = "headers_too_large"
+    status = 431
+    title = "The headers are too large"
+    max_header_bytes: int = 0
+    max_headers: int = 0
+
+    @property
+    def detail(self) -> str:
+        return f"The request has more than {self.max_headers} headers or {self.max_header_bytes} bytes of them; send fewer."
 
 
 @dataclass(eq=False)
