@@ -180,7 +180,12 @@ def _section(kind: EnvKind) -> str:
     return "\n\n".join(sections) + "\n"
 
 
-_EXECUTION_WORDS = {"inline": "inline", "compute": "in one of a few threads", "thread": "in a thread", "async": "as a coroutine"}
+_EXECUTION_WORDS = {
+    "inline": "inline",
+    "compute": "in one of a few threads",
+    "thread": "in a thread",
+    "async": "as a coroutine",
+}
 
 
 def _shown_episode(kind: EnvKind) -> ChatEnv:
