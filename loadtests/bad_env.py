@@ -1,4 +1,4 @@
-"""An environment that behaves badly on request: what it does to the others on its server is what matters."""
+"""Environments that behave badly on request: what it does to the others on its server is what matters."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import gymnasium
 
 ENV_NAME = "bad_neighbour"
+COUNTER_NAME = "breakable_counter"
 _LEAK_BYTES = 1 << 20
 _leaked: list[bytes] = []
 
@@ -40,11 +41,45 @@ class BadNeighbourEnv(gymnasium.Env[Any, Any]):
         return [{"role": "user", "content": "What now?"}], 0.0, False, False, {}
 
 
+class BreakableCounterEnv(gymnasium.Env[Any, Any]):
+    """Counts its steps, and says how many there were; raises an error when it is told to ``raise``."""
+
+    durability: ClassVar[str] = "snapshot"
+
+    def __init__(self) -> None:
+        self.action_space = gymnasium.spaces.Text(1000)
+        self.observation_space = gymnasium.spaces.Text(1000)
+        self._count = 0
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        """Begin to count."""
+        self._count = 0
+        return [{"role": "user", "content": "0"}], {}
+
+    def step(self, action: Any) -> tuple[list[dict[str, Any]], float, bool, bool, dict[str, Any]]:
+        """Count on, or raise."""
+        self._count += 1
+        if action == "raise":
+            raise RuntimeError("as it was told")
+        return [{"role": "user", "content": str(self._count)}], 0.0, False, False, {}
+
+    def snapshot(self) -> bytes:
+        """The count."""
+        return str(self._count).encode()
+
+    def restore(self, snapshot: bytes) -> None:
+        """Count on from there."""
+        self._count = int(snapshot)
+
+
 def write_package(folder: Path) -> str:
-    """Make an installed package of it; gives the entry for ``PYTHONPATH`` with which servers find it."""
+    """Make an installed package of them; gives the entry for ``PYTHONPATH`` with which servers find it."""
     about = folder / "bad_neighbour-1.dist-info"
     about.mkdir(parents=True)
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: bad-neighbour\nVersion: 1\n", "utf-8")
-    entry = f"[verl_agent_env.envs]\n{ENV_NAME} = {__name__}:{BadNeighbourEnv.__name__}\n"
-    (about / "entry_points.txt").write_text(entry, "utf-8")
+    classes = {ENV_NAME: BadNeighbourEnv, COUNTER_NAME: BreakableCounterEnv}
+    entries = "".join(f"{name} = {__name__}:{env.__name__}\n" for name, env in classes.items())
+    (about / "entry_points.txt").write_text(f"[verl_agent_env.envs]\n{entries}", "utf-8")
     return f"{folder}:{Path(__file__).parents[1]}"

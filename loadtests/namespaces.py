@@ -15,6 +15,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 _CLONE_NEWNET = 0x40000000
+_NOBODY = "02:00:00:00:00:00"
 
 
 def can_make_namespaces() -> bool:
@@ -78,6 +79,17 @@ class Network:
         """Put it back."""
         self._set(machine, "up")
 
+    def part(self, one: str, other: str) -> None:
+        """Let nothing pass between two machines, and nothing be refused; both reach all others."""
+        for here, there in ((one, other), (other, one)):
+            # Frames for a hardware address that nobody has: connections stay open, and new ones get no answer.
+            self._neighbour(here, "replace", self.addresses[there], "lladdr", _NOBODY, "nud", "permanent")
+
+    def rejoin(self, one: str, other: str) -> None:
+        """Let them reach each other again."""
+        for here, there in ((one, other), (other, one)):
+            self._neighbour(here, "del", self.addresses[there])
+
     def on(self, machine: str, call: Callable[[], T]) -> T:
         """What ``call`` gives when it runs on a machine, in a thread of its own."""
 
@@ -106,6 +118,9 @@ class Network:
     def _set(self, machine: str, state: str) -> None:
         port = f"p{list(self.addresses).index(machine)}{self._prefix}"
         _ip("-n", self._switch, "link", "set", port, state)
+
+    def _neighbour(self, machine: str, verb: str, address: str, *words: str) -> None:
+        _ip("-n", self._namespace(machine), "neigh", verb, address, "dev", "eth0", *words)
 
     def _namespace(self, machine: str) -> str:
         return f"{self._prefix}-{machine}"

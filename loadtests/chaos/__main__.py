@@ -3,9 +3,9 @@
     python -m loadtests.chaos --episodes 10000
 
 Redis, two nodes of two workers and nginx run as processes of this machine; as root, each in a network namespace of its
-own, so that a node can be cut off. After each fault every environment is
-stepped twice more. In the end the answers of a sample are compared with those of a single process, one by one, and the
-server's count of steps with the clients'.
+own, so that a node can be cut off. After each fault every environment is stepped twice more. In the end the answers of a
+sample are compared with those of a single process, one by one, and the server's count of steps with the clients'; where
+a fault has environments of its own, theirs are, too.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from pathlib import Path
 from rich.console import Console
 
 from loadtests import bad_env
-from loadtests.chaos.episode import differs_from_reference
 from loadtests.chaos.fault import Fault
 from loadtests.chaos.faults import faults_of
 from loadtests.chaos.ledger import Ledger
@@ -38,7 +37,9 @@ from verl_agent_env.cluster.nginx_config import KERNEL_SETTINGS
 
 # The first one is the clients'.
 _MACHINES = ("clients", "redis", "nginx", "node-1", "node-2", "node-3", "node-4")
+_RELEASES = "releases"
 _CALM_S = 20.0
+_WIDTH = 170
 
 
 async def run(
@@ -49,13 +50,13 @@ async def run(
     machines: Mapping[str, Machine],
 ) -> int:
     """Strike with every fault; gives how many promises were broken."""
-    os.environ["PYTHONPATH"] = bad_env.write_package(folder / "bad")
+    os.environ["PYTHONPATH"] = f"{folder / _RELEASES}:{bad_env.write_package(folder / 'bad')}"
     cluster = LocalCluster(folder, nodes=2, workers=2, planned_nodes=2, machines=machines)
     load = Load("", options.episodes, think_s=options.think_s, sample=options.sample)
     with console.status("starting") as status:
         try:
             await asyncio.to_thread(cluster.start)
-            load.url = cluster.url
+            load.client.url = cluster.url
             await load.start()
             await load.rounds(1)
             findings: list[Finding] = []
@@ -77,9 +78,10 @@ async def run(
                     console.print(f"[red]{fault.name}: {'; '.join(findings[-1].faults)}[/red]")
             status.update("comparing")
             await load.stop()
-            wrong = await compare(load)
+            wrong = await load.differing()
             closed = await load.close()
         finally:
+            await load.end()
             await asyncio.to_thread(cluster.stop)
     print_table(findings, console)
     console.print(
@@ -87,15 +89,6 @@ async def run(
         f"end. Of a sample of {min(options.sample, len(load.episodes))}: {wrong} differ from the reference or in their count."
     )
     return sum(len(finding.faults) for finding in findings) + wrong
-
-
-async def compare(load: Load) -> int:
-    """How many environments of a sample gave another answer than a single process, or took another number of steps."""
-    chosen = [episode for episode in load.episodes if episode.is_sampled]
-    living = [episode for episode in chosen if not episode.lost]
-    counts = await load.server_seqs(living)
-    miscounted = sum(count != episode.seq for count, episode in zip(counts, living, strict=True))
-    return miscounted + sum(differs_from_reference(episode) for episode in chosen)
 
 
 async def _calm(load: Load) -> Ledger:
@@ -135,7 +128,8 @@ def main() -> None:
     options = parser.parse_args()
     # So that whatever was started is ended.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    console = Console()
+    # The table of a run that goes to a file is read later, somewhere wide enough.
+    console = Console(width=None if sys.stdout.isatty() else _WIDTH)
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder, contextlib.ExitStack() as stack:
         network, machines = None, dict[str, Machine]()
         if can_make_namespaces():
@@ -145,7 +139,7 @@ def main() -> None:
             network.move_here(_MACHINES[0])
         else:
             console.print("Without root and iproute2 no node can be cut off.")
-        faults = faults_of(network)
+        faults = faults_of(network, Path(folder) / _RELEASES)
         chosen = [faults[0], *(fault for fault in faults[1:] if options.only in fault.name)]
         broken = asyncio.run(run(chosen, options, Path(folder), console, machines))
     sys.exit(1 if broken else 0)

@@ -5,18 +5,14 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
-import aiohttp
-import orjson
-
-from loadtests import bad_env
-from loadtests.chaos.episode import ENV_NAME, KWARGS, Episode
+from loadtests.chaos.client import PAUSE_S, Client
+from loadtests.chaos.episode import ENV_NAME, KWARGS, Episode, Say, differs_from_reference
 from loadtests.chaos.ledger import Ledger
-
-_PAUSE_S = 0.05
-_MISBEHAVE_EVERY_S = 0.5
-_TIMEOUT_S = 60.0
 
 
 class Load:
@@ -31,6 +27,8 @@ class Load:
         sample: int = 500,
         singles: int = 16,
         batches: int = 4,
+        ttl_s: float | None = None,
+        say: Sequence[Say] = (str,),
     ) -> None:
         """Nothing runs yet.
 
@@ -41,33 +39,44 @@ class Load:
             sample: Of how many environments all answers are remembered.
             singles: How many clients step their environments one by one; each has up to fifty.
             batches: How many clients step all others in calls of equal shares.
+            ttl_s: How long an environment may idle, if not as long as any.
+            say: How moves are sent; environments take turns in it.
         """
-        self.url = url
-        self.ledger = Ledger()
+        self.client = Client(url)
         self.episodes: list[Episode] = []
         self._size = episodes
         self._think_s = think_s
         self._sample = sample
         self._singles = singles
         self._batches = batches
-        self._session: aiohttp.ClientSession | None = None
+        self._ttl_s = ttl_s
+        self._say = say
+        self._run_id = uuid.uuid4().hex
         self._clients: list[asyncio.Task[None]] = []
         self._is_stopping = False
 
+    @property
+    def ledger(self) -> Ledger:
+        """What the clients have seen since it was renewed last."""
+        return self.client.ledger
+
     async def start(self) -> None:
         """Make the environments and begin to step them."""
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=15),
-            timeout=aiohttp.ClientTimeout(total=_TIMEOUT_S),
-        )
         seeds = [random.getrandbits(40) for _ in range(self._size)]
-        body = {"env_name": ENV_NAME, "env_kwargs": KWARGS, "seeds": seeds, "run_id": "chaos"}
-        made = await self._call("/api/batch/initialize", body)
+        body: dict[str, Any] = {
+            "env_name": ENV_NAME,
+            "env_kwargs": KWARGS,
+            "seeds": seeds,
+            "run_id": self._run_id,
+        }
+        if self._ttl_s is not None:
+            body["ttl_s"] = self._ttl_s
+        made = await self.client.call("/api/batch/initialize", body)
         if made["errors"]:
             raise RuntimeError(str(made["errors"][0]))
         sampled = set(random.sample(range(self._size), min(self._sample, self._size)))
         self.episodes = [
-            Episode(env_id, seed, number in sampled)
+            Episode(env_id, seed, number in sampled, say=self._say[number % len(self._say)])
             for number, (env_id, seed) in enumerate(zip(made["env_ids"], seeds, strict=True))
         ]
         alone = min(self._singles * 50, self._size // 5)
@@ -79,7 +88,7 @@ class Load:
 
     def renew(self) -> Ledger:
         """A new ledger from now on; gives the old one."""
-        old, self.ledger = self.ledger, Ledger()
+        old, self.client.ledger = self.ledger, Ledger()
         return old
 
     async def rounds(self, count: int = 2) -> None:
@@ -89,25 +98,66 @@ class Load:
             for client in self._clients:
                 if client.done():
                     client.result()
-            await asyncio.sleep(_PAUSE_S)
+            await asyncio.sleep(PAUSE_S)
 
     async def stop(self) -> None:
-        """Stop stepping, when what is under way is done."""
+        """Stop stepping, when each step that was sent has its answer."""
         self._is_stopping = True
         await asyncio.gather(*self._clients)
 
     async def close(self) -> int:
         """Close all environments; gives how many there were."""
-        closed = await self._call("/api/batch/close", {"run_id": "chaos"})
-        if self._session is not None:
-            await self._session.close()
+        closed = await self.client.call("/api/batch/close", {"run_id": self._run_id})
         return int(closed["closed"])
 
-    async def server_seqs(self, episodes: list[Episode]) -> list[int | str]:
+    async def end(self) -> None:
+        """End all clients, whatever they are at."""
+        for client in self._clients:
+            client.cancel()
+        await asyncio.gather(*self._clients, return_exceptions=True)
+        await self.client.close()
+
+    async def differing(self) -> int:
+        """How many of the sample gave another answer than a single process, or took another number of steps."""
+        chosen = [episode for episode in self.episodes if episode.is_sampled]
+        living = [episode for episode in chosen if not episode.lost]
+        counts = await self._server_seqs(living)
+        miscounted = sum(count != episode.seq for count, episode in zip(counts, living, strict=True))
+        # In a thread: other clients go on, and their waits are measured.
+        return miscounted + await asyncio.to_thread(lambda: sum(map(differs_from_reference, chosen)))
+
+    @asynccontextmanager
+    async def beside(
+        self, episodes: int, *, max_stall_s: float, url: str = "", **options: Any
+    ) -> AsyncIterator[Load]:
+        """Another load, compared by itself in the end; what it sees counts here, but for how long it waits.
+
+        Args:
+            episodes: How many environments.
+            max_stall_s: How long a step of one may take.
+            url: Where it is sent, if not where this one is.
+            options: More of a load.
+        """
+        other = Load(url or self.client.url, episodes, **options)
+        try:
+            await other.start()
+            await other.rounds(1)
+            yield other
+            await other.rounds(1)
+            await other.stop()
+            other.ledger.differing = await other.differing()
+            await other.close()
+        finally:
+            await other.end()
+        if other.ledger.longest_s > max_stall_s:
+            other.ledger.broken.append(f"others stalled {other.ledger.longest_s:.1f} s")
+        self.ledger.add(other.ledger)
+
+    async def _server_seqs(self, episodes: list[Episode]) -> list[int | str]:
         """How many steps each environment has taken according to the server; or the code of its error."""
         seqs: list[int | str] = []
         for episode in episodes:
-            answer = await self._call(f"/api/environment/{episode.env_id}", None)
+            answer = await self.client.call(f"/api/environment/{episode.env_id}")
             seqs.append(answer["seq"] if "seq" in answer else str(answer.get("code")))
         return seqs
 
@@ -120,7 +170,7 @@ class Load:
                     continue
                 began = time.perf_counter()
                 if episode.is_over:
-                    answer = await self._call(
+                    answer = await self.client.call(
                         f"/api/environment/{episode.env_id}/reset", {"seed": episode.seed + 1}
                     )
                     if "code" in answer:
@@ -128,7 +178,7 @@ class Load:
                         continue
                     episode.begin()
                 body = {"action": episode.next_action(), "seq": episode.seq}
-                answer = await self._call(f"/api/environment/{episode.env_id}/step", body)
+                answer = await self.client.call(f"/api/environment/{episode.env_id}/step", body)
                 if "code" in answer:
                     self._lose(episode, answer["code"])
                     continue
@@ -145,17 +195,17 @@ class Load:
                 return
             await self._begin_together([episode for episode in left if episode.is_over])
             left = [episode for episode in left if not episode.lost and not episode.is_over]
-            while left and not self._is_stopping:
+            while left:
                 left = await self._step_together(left, began)
                 if left:
-                    await asyncio.sleep(_PAUSE_S)
+                    await asyncio.sleep(PAUSE_S)
             await self._think()
 
     async def _begin_together(self, episodes: list[Episode]) -> None:
         """Begin another episode in all of them."""
-        while episodes and not self._is_stopping:
+        while episodes:
             body = {"env_ids": [e.env_id for e in episodes], "seeds": [e.seed + 1 for e in episodes]}
-            answer = await self._call("/api/batch/reset", body)
+            answer = await self.client.call("/api/batch/reset", body)
             failed = {error["index"]: error for error in answer["errors"]}
             again = []
             for index, episode in enumerate(episodes):
@@ -176,7 +226,7 @@ class Load:
             "actions": [episode.next_action() for episode in episodes],
             "seqs": [episode.seq for episode in episodes],
         }
-        answer = await self._call("/api/batch/step", body)
+        answer = await self.client.call("/api/batch/step", body)
         failed = {error["index"]: error for error in answer["errors"]}
         again = []
         columns = [answer[key] for key in ("observations", "rewards", "terminations", "truncations", "infos")]
@@ -191,52 +241,6 @@ class Load:
                 self._lose(episode, error["code"])
         self._note(time.perf_counter() - began, len(episodes) - len(again))
         return again
-
-    async def misbehave(self, seconds: float, neighbours: int = 4) -> None:
-        """Have so many environments block, as many raise and as many leak all the time."""
-        made = await self._call(
-            "/api/batch/initialize", {"env_name": bad_env.ENV_NAME, "num_envs": 3 * neighbours}
-        )
-        if made["errors"]:
-            raise RuntimeError(str(made["errors"][0]))
-        end = time.perf_counter() + seconds
-
-        async def one(env_id: str, action: str) -> None:
-            while time.perf_counter() < end:
-                await self._call(f"/api/environment/{env_id}/step", {"action": action}, patient=False)
-                await asyncio.sleep(_MISBEHAVE_EVERY_S)
-
-        actions = ["block", "raise", "leak"] * neighbours
-        await asyncio.gather(*map(one, made["env_ids"], actions))
-        await self._call("/api/batch/close", {"env_ids": made["env_ids"]})
-
-    async def _call(self, path: str, body: dict[str, Any] | None, *, patient: bool = True) -> dict[str, Any]:
-        """The answer, after as many tries as it takes; a problem document if it says that trying is in vain.
-
-        Args:
-            path: Of the call.
-            body: As JSON; none asks with ``GET``.
-            patient: Whether it is tried again; what is not is not counted either.
-        """
-        if self._session is None:
-            raise RuntimeError("the load was not started")
-        method = "GET" if body is None else "POST"
-        headers = {"Idempotency-Key": random.randbytes(16).hex()} if path.endswith("initialize") else {}
-        while True:
-            self.ledger.calls += patient
-            try:
-                async with self._session.request(
-                    method, self.url + path, json=body, headers=headers
-                ) as answer:
-                    document: dict[str, Any] = orjson.loads(await answer.read())
-                    if answer.status == 200 or not patient or not document.get("retryable"):
-                        return document
-                    self.ledger.refused[document["code"]] += 1
-            except (aiohttp.ClientError, TimeoutError) as broken:
-                self.ledger.refused[type(broken).__name__] += 1
-            except orjson.JSONDecodeError:
-                self.ledger.refused["not JSON"] += 1
-            await asyncio.sleep(_PAUSE_S)
 
     async def _think(self) -> None:
         await asyncio.sleep(self._think_s * random.uniform(0.5, 1.5))

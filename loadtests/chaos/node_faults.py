@@ -49,6 +49,20 @@ async def kill_node(cluster: LocalCluster, _: Load) -> None:
     await start(node, cluster)
 
 
+async def kill_when_ready(cluster: LocalCluster, _: Load) -> None:
+    """``kill -9`` at the moment at which a node says that it is ready: of a worker of each node, and of a whole new one."""
+    for node in list(cluster.nodes):
+        await asyncio.to_thread(node.stop)
+        await asyncio.to_thread(cluster.start_node, node)
+        os.kill(await worker_pid(cluster, node.addresses[0]), signal.SIGKILL)
+        await settled(cluster)
+        await asyncio.sleep(_NGINX_NOTICES_S)
+    new = cluster.planned[0]
+    await asyncio.to_thread(cluster.start_node, new)
+    await asyncio.to_thread(new.kill)
+    await settled(cluster)
+
+
 async def rolling_restart(cluster: LocalCluster, _: Load) -> None:
     """Every node stopped and started, one after the other; nginx has noticed that one is back before the next goes."""
     for node in list(cluster.nodes):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Awaitable, Callable
 
 from verl_agent_env.cli.local_cluster import LocalCluster, Node
 
@@ -33,3 +35,13 @@ async def settled(cluster: LocalCluster) -> None:
             except (OSError, ValueError):
                 pass
             await asyncio.sleep(0.1)
+
+
+async def until(holds: Callable[[], Awaitable[bool]], within_s: float) -> bool:
+    """Wait until something holds; whether it did in time."""
+    end = time.monotonic() + within_s
+    while not await holds():
+        if time.monotonic() > end:
+            return False
+        await asyncio.sleep(0.1)
+    return True

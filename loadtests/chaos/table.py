@@ -28,9 +28,11 @@ class Finding:
     @property
     def faults(self) -> list[str]:
         """What was promised and not kept."""
-        ledger, found = self.ledger, []
+        ledger, found = self.ledger, list(self.ledger.broken)
         if ledger.unretryable:
             found.append("lost: " + ", ".join(f"{n} {code}" for code, n in ledger.unretryable.items()))
+        if ledger.differing:
+            found.append(f"differ: {ledger.differing}")
         if ledger.longest_s > self.fault.max_stall_s:
             found.append(f"stalled {ledger.longest_s:.1f} s")
         added_s = ledger.p99_s() - self.calm_p99_s
@@ -65,6 +67,7 @@ def print_table(findings: list[Finding], console: Console) -> None:
         "steps",
         "tries refused",
         "lost",
+        "differ",
         "p99, s",
         "× calm",
         "longest, s",
@@ -80,6 +83,7 @@ def print_table(findings: list[Finding], console: Console) -> None:
             f"{ledger.steps:,}",
             ", ".join(f"{count} {code}" for code, count in ledger.refused.items()) or "0",
             str(ledger.unretryable.total()),
+            str(ledger.differing),
             f"{ledger.p99_s():.2f}",
             f"{finding.p99_ratio:.2f}",
             f"{ledger.longest_s:.2f}",

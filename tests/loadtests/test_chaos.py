@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
+from typing import Any
 
+import orjson
 import pytest
 
-from loadtests.chaos.episode import KWARGS, Episode, differs_from_reference, digest_of
-from loadtests.chaos.faults import faults_of
+from loadtests.chaos.code_faults import Releases
+from loadtests.chaos.env_faults import LARGE
+from loadtests.chaos.episode import KWARGS, Episode, Say, differs_from_reference, digest_of, release_of
+from loadtests.chaos.faults import ANYWHERE
 from loadtests.chaos.ledger import Ledger
 from loadtests.chaos.table import Finding
 from tests.children import python
@@ -44,6 +49,50 @@ def test_true_answers_do_not_differ_from_the_reference_and_false_ones_do() -> No
     assert differs_from_reference(episode)
 
 
+def test_what_others_saw_counts_but_for_their_waits() -> None:
+    ledger = Ledger(steps=1, latencies_s=[0.1], longest_s=0.1)
+    other = Ledger(2, 3, Counter(moved=1), Counter(gone=1), 4, ["late"], 9.0, [9.0])
+    ledger.add(other)
+    assert ledger == Ledger(2, 4, Counter(moved=1), Counter(gone=1), 4, ["late"], 0.1, [0.1])
+
+
+def test_release_shows_lakes_in_words_of_its_own_that_do_not_count(tmp_path: Path) -> None:
+    releases = Releases(tmp_path)
+    code = (
+        "from loadtests.chaos.episode import ENV_NAME, KWARGS;"
+        "from verl_agent_env import interface;"
+        "env_id = interface.initialize_environment(ENV_NAME, seed=5, env_kwargs=KWARGS);"
+        "interface.reset(env_id, seed=5);"
+        "import orjson; print(orjson.dumps(list(interface.step(env_id, 'left'))).decode())"
+    )
+
+    def answer() -> list[Any]:
+        done = python("-c", code, variables={"PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[2]}"})
+        assert done.returncode == 0, done.stderr
+        answer: list[Any] = orjson.loads(done.stdout)
+        return answer
+
+    first = answer()
+    assert release_of(first) == 0
+    for number in (1, 2):
+        assert releases.release() == number
+        other = answer()
+        assert release_of(other) == number
+        assert other != first
+        assert digest_of(other) == digest_of(first)
+
+
+@pytest.mark.parametrize("say", LARGE)
+def test_large_actions_are_as_large_as_they_should_be_and_the_environment_reads_them(say: Say) -> None:
+    assert 60_000 < len(orjson.dumps(say("left"))) < 61_000
+    episode = Episode("", 5, say=say)
+    env_id = interface.initialize_environment("frozen_lake", seed=5, env_kwargs=KWARGS)
+    interface.reset(env_id, seed=5)
+    episode.acknowledge(list(interface.step(env_id, episode.next_action())))
+    interface.close_environment(env_id)
+    assert not differs_from_reference(episode)
+
+
 @pytest.mark.parametrize(
     ("ledger", "told"),
     [
@@ -52,9 +101,11 @@ def test_true_answers_do_not_differ_from_the_reference_and_false_ones_do() -> No
             Ledger(steps=1, latencies_s=[0.1], unretryable=Counter(environment_lost=1)),
             "lost: 1 environment_lost",
         ),
+        (Ledger(steps=1, latencies_s=[0.1], differing=3), "differ: 3"),
+        (Ledger(steps=1, latencies_s=[0.1], broken=["healed after 11.0 s"]), "healed after 11.0 s"),
         (Ledger(steps=1, latencies_s=[0.1], longest_s=2.5), "stalled 2.5 s"),
         (Ledger(steps=1, latencies_s=[0.1], refused=Counter(moved=3)), "refused: 3 moved"),
     ],
 )
 def test_broken_promises_are_told(ledger: Ledger, told: str) -> None:
-    assert "; ".join(Finding(faults_of(None)[0], ledger, 0.1).faults) == told
+    assert "; ".join(Finding(ANYWHERE[0], ledger, 0.1).faults) == told

@@ -231,9 +231,17 @@ class LocalCluster:
         """
         node = self._node(f"node-{len(self.nodes) + len(self.planned) + 1}")
         self.nodes.append(node)
+        self.start_node(node)
+        return node
+
+    def start_node(self, node: Node) -> None:
+        """Start a node that does not run, and return when it says that it is ready.
+
+        Raises:
+            click.ClickException: It did not start.
+        """
         node.start()
         self._await(node, functools.partial(is_ready, node.host, node.port))
-        return node
 
     def configure_nginx(self) -> None:
         """Write nginx's configuration anew and have it read, if nginx runs."""
