@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from hypothesis import HealthCheck, settings
 
+EXAMPLES = 50
+"""How many examples of a property are tried every day, where its test does not say it."""
 _PROFILE = "tests"
 _times = 1
 
@@ -18,8 +20,15 @@ def choose(times: int) -> None:
     if times < 1:
         raise ValueError("--depth must be 1 or more")
     _times = times
-    # How long an example takes is the machine's affair.
-    settings.register_profile(_PROFILE, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.register_profile(
+        _PROFILE,
+        max_examples=examples(EXAMPLES),
+        # The same examples every day: what a change broke fails at that change. Chance is for whoever asks for depth.
+        derandomize=is_shallow(),
+        # How long an example takes is the machine's affair.
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
     settings.load_profile(_PROFILE)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.cpu import assert_within
@@ -35,7 +35,6 @@ def test_characters_alone_leave_latex_as_it_is() -> None:
     assert plain_characters(r"\text{４}  −") == r"\text{4}  -"
 
 
-@settings(deadline=None)
 @given(
     st.one_of(
         st.text(max_size=200),

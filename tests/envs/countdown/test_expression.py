@@ -7,7 +7,7 @@ from fractions import Fraction
 from typing import TypeAlias
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.cpu import assert_within
@@ -61,7 +61,6 @@ def tree_numbers(tree: Tree) -> tuple[int, ...]:
     return tuple(number for part in tree[1:] if not isinstance(part, str) for number in tree_numbers(part))
 
 
-@settings(deadline=None)
 @given(trees, st.sampled_from(["", " ", "\t\n"]))
 def test_value_and_numbers_equal_those_of_the_tree(tree: Tree, blank: str) -> None:
     text = tree_text(tree, blank)
@@ -78,7 +77,6 @@ def test_value_and_numbers_equal_those_of_the_tree(tree: Tree, blank: str) -> No
     assert result.numbers == tree_numbers(tree)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("+-*"), st.integers(0, 99)), min_size=1, max_size=12))
 def test_flat_chains_follow_the_usual_precedence(chain: list[tuple[str, int]]) -> None:
     # Sums of products, folded by hand: the oracle has no parser of its own.
@@ -230,7 +228,6 @@ def test_natural_tells_whole_results_that_are_not_negative(text: str, natural: b
     assert evaluate(text).natural is natural
 
 
-@settings(deadline=None)
 @given(st.one_of(st.text(max_size=400), st.text("0123456789+-*/^()x =.\n٣²\ud800", max_size=300)))
 def test_any_text_has_a_value_or_an_expression_error(text: str) -> None:
     for grammar in (Grammar(), Grammar(operators="+-*/^", allow_result=True)):
@@ -554,7 +551,6 @@ WRITTEN = [
 ]
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from(WRITTEN), max_size=60).map("".join))
 def test_any_writing_has_a_value_or_an_expression_error(text: str) -> None:
     for grammar in (EQUATION, Grammar(notation="python", more_operators=frozenset({"^", "//", "%"}))):

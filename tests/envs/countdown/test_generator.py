@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.children import python
+from tests.depth import examples
 from verl_agent_env.envs.countdown.generator import (
     REASONING_GYM_RULES,
     TINYZERO_RULES,
@@ -35,7 +36,7 @@ print([generate_puzzle(seed, rules) for seed in range(20) for rules in (PuzzleRu
 
 
 @pytest.mark.parametrize("name", RULES)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25))
 @given(seed=st.integers(0, 2**63))
 def test_puzzle_keeps_its_rules_and_is_solvable(name: str, seed: int) -> None:
     rules = RULES[name]

@@ -6,7 +6,7 @@ from dataclasses import replace
 from fractions import Fraction
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from verl_agent_env.envs.countdown.expression import Grammar
@@ -124,14 +124,12 @@ def test_every_reward_is_an_argument() -> None:
     assert score(ANSWERS["wrong_value"], PUZZLE, profile).reward == -2.0
 
 
-@settings(deadline=None)
 @given(st.integers(0, 10**6), st.sampled_from(sorted(PROFILES)))
 def test_solution_of_a_generated_puzzle_wins_under_every_profile(seed: int, profile: str) -> None:
     puzzle = generate_puzzle(seed, PuzzleRules((3, 5)))
     assert score(solve(puzzle), puzzle, PROFILES[profile]).kind == "correct"
 
 
-@settings(deadline=None)
 @given(st.one_of(st.none(), st.text(max_size=300)), st.sampled_from(sorted(PROFILES)))
 def test_any_text_is_judged_and_the_message_stays_short(text: str | None, profile: str) -> None:
     verdict = score(text, PUZZLE, PROFILES[profile])

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.cpu import assert_within
+from tests.depth import examples
 from verl_agent_env.envs.countdown.expression import Grammar, evaluate
 from verl_agent_env.envs.countdown.puzzle import Puzzle
 from verl_agent_env.envs.countdown.solver import SearchLimitError, solve
@@ -52,7 +53,7 @@ def assert_right(answer: str, puzzle: Puzzle, operators: str, use_all: bool, nat
     assert result.natural or not natural
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 @given(
     st.lists(st.integers(0, 12), min_size=1, max_size=4),
     operator_sets,
@@ -86,7 +87,7 @@ def test_five_numbers_agree_with_brute_force(numbers: tuple[int, ...], operators
             assert_right(answer, puzzle, operators, True, natural)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40))
 @given(
     st.lists(st.integers(1, 100), min_size=6, max_size=6), st.integers(100, 999), st.booleans(), st.booleans()
 )

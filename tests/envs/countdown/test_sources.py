@@ -17,6 +17,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from tests.depth import examples
 from verl_agent_env.envs.countdown.puzzle import Puzzle
 from verl_agent_env.envs.countdown.scoring import PROFILES, score
 
@@ -138,7 +139,7 @@ def combinations(draw: st.DrawFn) -> tuple[Puzzle, str]:
 
 
 @pytest.mark.parametrize("name", SOURCES)
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=examples(200))
 @given(answer=answers, puzzle=st.sampled_from(PUZZLES))
 def test_profile_pays_what_its_source_pays_for_any_text(
     name: str, answer: str | None, puzzle: Puzzle
@@ -154,7 +155,7 @@ def test_profile_pays_what_its_source_pays_for_any_text(
 
 
 @pytest.mark.parametrize("name", SOURCES)
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=examples(200))
 @given(combination=combinations())
 def test_profile_pays_what_its_source_pays_for_the_right_numbers(
     name: str, combination: tuple[Puzzle, str]

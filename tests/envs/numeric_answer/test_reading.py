@@ -5,7 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.cpu import assert_within
@@ -525,14 +525,12 @@ def test_uncertainty_of_nothing_is_no_number(text: str) -> None:
     assert read_quantity(text, uncertain=True) is None
 
 
-@settings(deadline=None)
 @given(st.fractions(max_denominator=10**6))
 def test_every_fraction_reads_back(value: Fraction) -> None:
     assert read_number(str(value)) == value
     assert read_number(rf"\frac{{{value.numerator}}}{{{value.denominator}}}") == value
 
 
-@settings(deadline=None)
 @given(
     st.integers(-(10**12), 10**12),
     st.sampled_from(",_ '\u2009\u00a0"),
@@ -542,7 +540,6 @@ def test_every_integer_reads_back_with_thousands_marked(value: int, mark: str, b
     assert read_number(f"{value:,}".replace(",", mark) + behind) == value
 
 
-@settings(deadline=None)
 @given(
     st.integers(-(10**6), 10**6),
     st.integers(-50, 50),
@@ -552,7 +549,6 @@ def test_every_power_of_ten_reads_back(value: int, exponent: int, form: str) -> 
     assert read_number(form.format(value, exponent)) == value * Fraction(10) ** exponent
 
 
-@settings(deadline=None)
 @given(st.integers(0, 10**6), st.integers(0, 10**6))
 def test_two_numbers_are_never_one(first: int, second: int) -> None:
     for joined in (
@@ -588,7 +584,6 @@ PIECES = [
 ]
 
 
-@settings(deadline=None)
 @given(st.one_of(st.text(max_size=200), st.lists(st.sampled_from(PIECES), max_size=60).map("".join)))
 def test_any_text_is_read_without_an_error(text: str) -> None:
     for uncertain in (False, True):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from tests.cpu import assert_within
+from tests.depth import examples
 from tests.envs.scorers.answer_pairs import EXPRESSIONS, NUMBERS, Pair
 from verl_agent_env.envs.scorers import parse_scorer
 from verl_agent_env.envs.single_turn_chat import SingleTurnChatEnv
@@ -140,7 +141,7 @@ WRITTEN = [
 ]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=examples(60))
 @given(st.one_of(st.text(max_size=60), st.lists(st.sampled_from(WRITTEN), max_size=25).map("".join)))
 def test_any_text_is_scored(text: str) -> None:
     assert score(f"<answer>{text}</answer>", answer=r"\sqrt{7}+\sqrt{11}", timeout_s=0.5) in (0.0, 1.0)

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from pydantic import TypeAdapter, ValidationError
@@ -75,7 +75,6 @@ def test_scorer_cannot_be_changed() -> None:
         parse_scorer({"type": "regex", "pattern": "a"}).pattern = "b"  # type: ignore[union-attr]
 
 
-@settings(deadline=None)
 @given(st.text(max_size=300))
 def test_any_text_is_scored(text: str) -> None:
     for spec in (

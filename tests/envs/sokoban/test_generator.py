@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tests.children import python
 from tests.cpu import assert_within
+from tests.depth import examples
 from verl_agent_env.envs.sokoban.boards import flood
 from verl_agent_env.envs.sokoban.generator import (
     MAX_BOXES,
@@ -74,7 +75,7 @@ def test_five_boxes_in_a_huge_room_are_solvable() -> None:
         assert solve(generate_level(seed, 13, 13, 5, difficulty="easy"), node_limit=60_000) is not None
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 @given(
     seed=st.integers(0, 2**70),
     height=st.integers(3, 40),

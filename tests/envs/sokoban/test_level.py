@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.depth import examples
 from verl_agent_env.envs.sokoban.generator import generate_level
 from verl_agent_env.envs.sokoban.level import Level
 
@@ -138,7 +139,7 @@ def test_invalid_text_is_rejected(text: str, reason: str) -> None:
         Level.from_text(text)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 @given(
     seed=st.integers(0, 2**64), height=st.integers(6, 12), width=st.integers(6, 12), boxes=st.integers(1, 3)
 )
