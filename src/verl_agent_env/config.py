@@ -70,8 +70,10 @@ class HostLimits:
 class HttpLimits:
     """What one request may be."""
 
-    max_body_bytes: int = 256 * 1024 * 1024
+    max_body_bytes: int = 64 * 1024 * 1024
     """Bytes of a body; a batch of 100,000 steps takes about 25 MB."""
+    max_request_memory_bytes: int = 384 * 1024 * 1024
+    """Bytes that large requests under way may take of a worker's memory, all together."""
     max_batch_size: int = 131_072
     """Items of a batch."""
     body_timeout_s: float = 60.0

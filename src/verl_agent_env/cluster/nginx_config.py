@@ -61,7 +61,7 @@ class NginxSettings:
     """nginx's processes; 0 for one for each core."""
     max_connections: int = 16_384
     """Connections of clients at one time. Any one process can hold all of them, however the kernel spreads them."""
-    max_body_bytes: int = 256 * 1024 * 1024
+    max_body_bytes: int = 64 * 1024 * 1024
     """Bytes of a body, as the workers' own limit."""
     header_timeout_s: int = 15
     """Seconds in which a request's headers must arrive."""

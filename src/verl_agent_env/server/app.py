@@ -33,7 +33,7 @@ from verl_agent_env.server.environment_calls import EnvironmentCalls
 from verl_agent_env.server.idempotency import IdempotentCalls, KeptAnswers, KeyNames
 from verl_agent_env.server.lane import LANE_STATE, PROBLEM_JSON, Call, Lane, Route
 from verl_agent_env.server.loop_watch import LoopWatch
-from verl_agent_env.server.mcp_route import MCP_PATH, McpRoute
+from verl_agent_env.server.mcp_route import MAX_MCP_BYTES, MCP_PATH, McpRoute
 from verl_agent_env.server.metrics import Metrics
 from verl_agent_env.server.openapi import document
 from verl_agent_env.server.proxies import TrustedProxies
@@ -106,7 +106,7 @@ class EnvServer(FastAPI):
         self.lane = Lane(
             routes, limits, self._admission, self.metrics, connections, log_all=settings.access_log
         )
-        self.mcp_route = McpRoute(self.lane, limits.max_body_bytes)
+        self.mcp_route = McpRoute(self.lane, min(limits.max_body_bytes, MAX_MCP_BYTES))
         self.add_api_route("/", _front, methods=["GET", "HEAD"], include_in_schema=False)
         self.add_exception_handler(HTTPException, _page_problem)
         self.add_exception_handler(Exception, _page_problem)

@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from typing import Any
 
 from starlette.types import Message, Receive
 
 from verl_agent_env.config import HttpLimits
 from verl_agent_env.errors import BodyTimeoutError, BodyTooLargeError
+from verl_agent_env.server.request_memory import UNCOUNTED_BYTES
 
 _LINGER_S = 2.0
+
+
+def ignore(_: int) -> None:
+    """Count nothing."""
 
 
 class ClientGoneError(Exception):
     """The client left before its request was whole; nobody waits for an answer."""
 
 
-async def read_body(receive: Receive, declared: bytes, limits: HttpLimits) -> bytes:
+async def read_body(
+    receive: Receive, declared: bytes, limits: HttpLimits, count: Callable[[int], None] = ignore
+) -> bytes:
     """The whole body of a request, whose ``Content-Length`` is ``declared``.
+
+    Args:
+        receive: Gives its parts.
+        declared: As it came.
+        limits: On its size and time.
+        count: Called with the bytes of each part of a long body; may refuse them.
 
     Raises:
         BodyTooLargeError: It is declared as, or turns out, longer than ``max_body_bytes``.
@@ -38,12 +51,15 @@ async def read_body(receive: Receive, declared: bytes, limits: HttpLimits) -> by
         message = arrived.value
         # Nearly every body comes in one piece with its head; a timer would cost more than all of this.
         if not arrived.value.get("more_body", False):
-            return _part_of(arrived.value, limits)
+            part = _part_of(arrived.value, limits)
+            if len(part) > UNCOUNTED_BYTES:
+                count(len(part))
+            return part
     try:
         async with asyncio.timeout(limits.body_timeout_s):
             if message is None:
                 message = await _Continued(blocker, waiting)
-            return await _read_rest(message, receive, limits)
+            return await _read_rest(message, receive, limits, count)
     except TimeoutError:
         raise BodyTimeoutError(limits.body_timeout_s) from None
 
@@ -97,11 +113,16 @@ class _Continued(Awaitable[Message]):
         return (yield from self._rest)
 
 
-async def _read_rest(message: Message, receive: Receive, limits: HttpLimits) -> bytes:
+async def _read_rest(
+    message: Message, receive: Receive, limits: HttpLimits, count: Callable[[int], None]
+) -> bytes:
     parts = bytearray(_part_of(message, limits))
+    count(len(parts))
     while message.get("more_body", False):
         message = await receive()
-        parts += _part_of(message, limits)
+        part = _part_of(message, limits)
+        count(len(part))
+        parts += part
         if len(parts) > limits.max_body_bytes:
             raise BodyTooLargeError(limits.max_body_bytes)
     return bytes(parts)

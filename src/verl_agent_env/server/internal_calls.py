@@ -73,11 +73,23 @@ class InternalCalls:
     def routes(self) -> list[Route]:
         """The calls."""
         return [
-            Route("POST", f"{INTERNAL_PREFIX}initialize", self.initialize, "A part of batch/initialize"),
-            Route("POST", f"{INTERNAL_PREFIX}reset", self.reset, "A part of batch/reset"),
-            Route("POST", f"{INTERNAL_PREFIX}step", self.step, "A part of batch/step"),
-            Route("POST", f"{INTERNAL_PREFIX}close", self.close, "A part of batch/close"),
-            Route("POST", f"{INTERNAL_PREFIX}close-run", self.close_run, "A part of the end of a run"),
+            Route(
+                "POST",
+                f"{INTERNAL_PREFIX}initialize",
+                self.initialize,
+                "A part of batch/initialize",
+                is_part=True,
+            ),
+            Route("POST", f"{INTERNAL_PREFIX}reset", self.reset, "A part of batch/reset", is_part=True),
+            Route("POST", f"{INTERNAL_PREFIX}step", self.step, "A part of batch/step", is_part=True),
+            Route("POST", f"{INTERNAL_PREFIX}close", self.close, "A part of batch/close", is_part=True),
+            Route(
+                "POST",
+                f"{INTERNAL_PREFIX}close-run",
+                self.close_run,
+                "A part of the end of a run",
+                is_part=True,
+            ),
             Route("GET", WORKER_PATH, self.worker, "How the worker is doing"),
             Route("POST", DRAIN_PATH, self.drain, "Give all environments to other workers"),
         ]

@@ -37,6 +37,7 @@ from verl_agent_env.server.connections import Connections
 from verl_agent_env.server.logs import current_request_id
 from verl_agent_env.server.metrics import Metrics
 from verl_agent_env.server.peer import Peer
+from verl_agent_env.server.request_memory import UNCOUNTED_BYTES, RequestMemory
 
 logger = logging.getLogger("verl_agent_env.server")
 
@@ -99,6 +100,8 @@ class Route:
     media_types: tuple[str, ...] = ("application/json",)
     """What a success can be."""
     tags: tuple[str, ...] = field(default=("environment",))
+    is_part: bool = False
+    """Whether it is a part of a call at another worker: it waits for no room, which that call may hold."""
     answer_now: QuickHandler | None = None
     """Gives the handler's answer without waiting; ``None``, with nothing done, where only the handler can give it."""
 
@@ -130,6 +133,7 @@ class Lane:
         """Of this worker, as its protocol counts them."""
         self.body_timeout_s = limits.body_timeout_s
         self._limits = limits
+        self._memory = RequestMemory(limits.max_request_memory_bytes, limits.max_body_bytes)
         self._admission = admission
         self._metrics = metrics
         self._log_all = log_all
@@ -194,9 +198,11 @@ class Lane:
                 route = _stand_in(routes, method, path)
             self._admission.admit(method, headers, peer, is_open=route.is_open)
             note_source(peer, headers)
-            body = await read_body(receive, headers.get(b"content-length", b""), self._limits)
-            is_read = True
-            reply = await route.handler(Call(env_id, body, scope["query_string"], headers))
+            with self._memory.receiving() as count:
+                declared = headers.get(b"content-length", b"")
+                body = await read_body(receive, declared, self._limits, count)
+                is_read = True
+                reply = await self._handle(route, Call(env_id, body, scope["query_string"], headers))
         except ClientGoneError:
             return
         except VerlAgentEnvError as raised:
@@ -216,6 +222,13 @@ class Lane:
         await _send(answer, method, receive, send, is_read=is_read)
         if cancelled is not None:
             raise cancelled
+
+    async def _handle(self, route: Route, call: Call) -> bytes | Reply:
+        """What the route answers, as soon as there is room to work on the body."""
+        if len(call.body) <= UNCOUNTED_BYTES or route.is_part:
+            return await route.handler(call)
+        async with self._memory.room_for(call.body):
+            return await route.handler(call)
 
     def serve_now(
         self,

@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 MCP_PATH = "/mcp"
 ManagerMaker = Callable[[Any, int], Any]
 """Makes the SDK's session manager for an API and a limit on bodies."""
+MAX_MCP_BYTES = 1024 * 1024
+"""Of a request: the SDK parses it at once, and no tool takes more than an action."""
 NEEDS_EXTRA = "MCP needs an extra that is not installed here; pip install 'verl-agent-env[mcp]' does"
 
 

@@ -16,7 +16,7 @@ from verl_agent_env.wire.requests import Request, StepRequest
 RequestT = TypeVar("RequestT", bound=Request)
 
 _MAX_FAULTS = 20
-_SMALL_BYTES = 1024 * 1024
+SMALL_BYTES = 1024 * 1024
 MAX_BYTES_AT_ONCE = 16 * 1024 * 1024
 MAX_VALUES_AT_ONCE = 250_000
 """What is parsed at once: it takes some hundredths of a second."""
@@ -53,7 +53,7 @@ def decode_step(body: bytes) -> tuple[Any, int | None]:
 
 def is_parsed_at_once(text: bytes) -> bool:
     """Whether it takes no more than some hundredths of a second to parse a text of JSON."""
-    if len(text) <= _SMALL_BYTES:
+    if len(text) <= SMALL_BYTES:
         return True
     return len(text) <= MAX_BYTES_AT_ONCE and count_values(text, 0, len(text)) <= MAX_VALUES_AT_ONCE
 
@@ -64,7 +64,7 @@ def count_values(text: bytes, start: int, end: int) -> int:
 
 
 def _parse(body: bytes) -> dict[str, Any]:
-    if len(body) > _SMALL_BYTES and not is_parsed_at_once(body):
+    if len(body) > SMALL_BYTES and not is_parsed_at_once(body):
         raise BodyTooComplexError(MAX_VALUES_AT_ONCE)
     try:
         document = orjson.loads(body) if body else {}
