@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from tests.sim.wires import LIMITS
 from tests.sim.world import NUM_SLOTS, World
-from verl_agent_env.cluster import member, membership, ring, slots, store
+from verl_agent_env.cluster import member, membership, memory_log, ring, slots, store
 from verl_agent_env.engine import directory
+from verl_agent_env.engine.persistence import groups, journal, packing
 
 
 @pytest.fixture
@@ -20,6 +22,12 @@ def few_slots(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for module in (member, membership, ring, slots, store, directory):
         monkeypatch.setattr(module, "NUM_SLOTS", NUM_SLOTS)
     monkeypatch.setattr(member, "time", SimpleNamespace(monotonic=_virtual_now))
+    # Calls of the log carry so little that groups, statements and reads have to be cut.
+    for module in (groups, journal):
+        monkeypatch.setattr(module, "LIMITS", LIMITS)
+    monkeypatch.setattr(packing.pack, "__defaults__", (LIMITS,))
+    monkeypatch.setattr(memory_log, "MAX_LOADED", 2)
+    monkeypatch.setattr(memory_log, "ENOUGH_LOADED_BYTES", 300)
     yield
     _forget_rings()
 

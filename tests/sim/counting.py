@@ -45,6 +45,20 @@ class Counting(gymnasium.Env[Any, Any]):
         return [{"role": "user", "content": f"{self.state:08x}"}]
 
 
-def counting_registry() -> Registry:
-    """It, under one name for each way to keep it."""
-    return Registry({name: EnvSpec(name, "tests.sim.counting:Counting") for name in (JOURNAL, SNAPSHOT)})
+class UpgradedCounting(Counting):
+    """The same in the words of another version."""
+
+    def _look(self) -> list[dict[str, str]]:
+        return [{"role": "user", "content": f"{UPGRADED}{self.state:08x}"}]
+
+
+# Another package has another fingerprint: to the server this is other code.
+UpgradedCounting.__module__ = "upgraded.counting"
+UPGRADED = "now "
+"""How everything begins that the other version says."""
+
+
+def counting_registry(*, is_upgraded: bool = False) -> Registry:
+    """It, under one name for each way to keep it, in one of two versions."""
+    entry = f"tests.sim.counting:{'Upgraded' if is_upgraded else ''}Counting"
+    return Registry({name: EnvSpec(name, entry) for name in (JOURNAL, SNAPSHOT)})

@@ -14,6 +14,7 @@ from tests.sim.world import NUM_SLOTS, SHORT_TTL_S, TTL_S, Worker, World
 
 _AFTERWARDS = st.sampled_from([0, 1, 2, 3, 5, 8, 0.0015, 0.0025, 0.05, 0.05, 0.5, 1.5])
 _PLACES = st.integers(0, 5)
+_FORMS = st.sampled_from(["numbered", "unnumbered", "doubled"])
 _TTLS = st.sampled_from([TTL_S, TTL_S, SHORT_TTL_S])
 _FATES = st.sampled_from(
     ["lose_request", "lose_answer", "copy", "late_copy", "lose_answer_and_copy", "slow", "too_slow"]
@@ -99,13 +100,19 @@ class ClusterMachine(RuleBasedStateMachine):
             self.world.ask(client, worker, "step", client.confirmed)
         self._pass(after)
 
-    @rule(after=_AFTERWARDS)
-    def step_together(self, after: float) -> None:
-        """A batch."""
-        clients = [client for client in self.world.clients if client.can_step]
+    @rule(place=_PLACES, form=_FORMS, after=_AFTERWARDS)
+    def step_together(self, place: int, form: str, after: float) -> None:
+        """A batch, at any worker, which splits it."""
+        is_unnumbered = form == "unnumbered"
+        clients = [c for c in self.world.clients if c.can_step and not (is_unnumbered and c.is_busy)]
         if clients:
-            self.world.ask_batch(clients, self.world.worker_for(clients[0]))
+            self.world.ask_batch(clients, self._worker(place), form)
         self._pass(after)
+
+    @rule(place=_PLACES, kind=st.sampled_from(["lose_request", "lose_answer", "lose_answer", "slow"]))
+    def disturb_peers(self, place: int, kind: str) -> None:
+        """Something will happen to a worker's next call to another one."""
+        self._worker(place).peers.fates.append(self.world.fate(kind))
 
     @rule(place=_PLACES, verb=st.sampled_from(["reset", "reset", "close"]), after=_AFTERWARDS)
     def reset_or_close(self, place: int, verb: str, after: float) -> None:
@@ -125,10 +132,23 @@ class ClusterMachine(RuleBasedStateMachine):
         self._pass(after)
 
     @precondition(lambda self: len(self.world.workers) < MAX_WORKERS)
-    @rule(after=_AFTERWARDS)
-    def start(self, after: float) -> None:
-        """Another worker."""
-        self.world.start()
+    @rule(is_upgraded=st.booleans(), after=_AFTERWARDS)
+    def start(self, is_upgraded: bool, after: float) -> None:
+        """Another worker, of this version or the next."""
+        self.world.start(is_upgraded=is_upgraded)
+        self._pass(after)
+
+    @precondition(lambda self: len(self.world.workers) > 1)
+    @rule(place=_PLACES, is_graceful=st.booleans(), after=_AFTERWARDS)
+    def upgrade(self, place: int, is_graceful: bool, after: float) -> None:
+        """A worker ends, in order or not, and one of the next version comes in its place."""
+        worker = self._worker(place)
+        if is_graceful and worker.is_up:
+            self.world.disturbed()
+            worker.spawn(worker.member.drain(2.0))
+            self.world.run(2.0)
+        self.world.kill(worker, is_reported=is_graceful)
+        self.world.start(is_upgraded=True)
         self._pass(after)
 
     @rule(place=_PLACES, after=_AFTERWARDS)

@@ -14,12 +14,15 @@ from typing import Any
 from tests.sim.virtual_loop import VirtualLoop
 from verl_agent_env.cluster.memory_log import MemoryLog
 from verl_agent_env.cluster.memory_store import MemoryStore
+from verl_agent_env.engine.persistence.packing import CallLimits, size_of
 from verl_agent_env.errors import StoreUnavailableError
 from verl_agent_env.wire.records import Refusal, Write
 
 TIMEOUT_S = 1.0
 """How long a worker waits for an answer of the store."""
 _TRAVEL_S = 0.001
+LIMITS = CallLimits(writes=4, entries=6, size=600)
+"""What a call of the simulated log carries."""
 _LOOK_S = 0.1
 
 
@@ -69,7 +72,12 @@ class SimulatedStore:
     def commit(
         self, sender: str, generation: str, tokens: Mapping[int, str], writes: Sequence[Write]
     ) -> list[Refusal]:
-        """Make writes, and see to it that only the owner does."""
+        """Make writes, and see to it that only the owner does, and of no more than a call carries."""
+        size = sum(map(size_of, writes[:-1]))
+        if len(writes) > LIMITS.writes or size > LIMITS.size:
+            self.violations.append(
+                f"{sender} sent {len(writes)} writes of {size} bytes and one more in a call"
+            )
         refusals: list[Refusal] = at_once(self.log.commit(generation, tokens, writes))
         refused = {refusal.position for refusal in refusals}
         present = self.store._tokens

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from tests.sim.counting import JOURNAL, SNAPSHOT, counting_registry
 from tests.sim.episodes import Asked, Client
+from tests.sim.peers import SimulatedPeers
 from tests.sim.virtual_loop import VirtualLoop
 from tests.sim.wires import Fate, SimulatedStore, Wire
 from verl_agent_env.cluster.leases import LocalLease
@@ -22,7 +23,10 @@ from verl_agent_env.engine import CreateRequest, Host
 from verl_agent_env.engine.batches import Batches
 from verl_agent_env.engine.reaper import reap_forever
 from verl_agent_env.errors import MovedError, StoreUnavailableError
+from verl_agent_env.server.internal_calls import InternalCalls, SelfInCluster
+from verl_agent_env.server.peers import Peers
 from verl_agent_env.server.residents import Residents
+from verl_agent_env.server.sharded_batches import ShardedBatches
 from verl_agent_env.server.take_over import TakeOver
 from verl_agent_env.types import slot_of
 from verl_agent_env.wire.log import Log
@@ -33,6 +37,8 @@ LEASE_S = 2.0
 TIMES = MembershipTimes(settle_s=0.3, grace_s=2.0)
 TTL_S = 3600.0
 SHORT_TTL_S = 3.0
+MAX_JOURNAL_BYTES = 400
+"""So little that some histories begin anew with a state."""
 HEALING_S = 40.0
 """In which everything answers again, once nothing is broken any more."""
 
@@ -40,13 +46,21 @@ HEALING_S = 40.0
 class Worker:
     """One worker process, put together as the server does it."""
 
-    def __init__(self, world: World, number: int) -> None:
+    def __init__(self, world: World, number: int, *, is_upgraded: bool = False) -> None:
         self.process = world.loop.process(f"worker-{number}")
         self.wire = Wire(world.simulated, self.process.name)
         self.lease = LocalLease(LEASE_S, world.loop.time)
-        address = f"10.0.0.{number}:80"
+        self.address = address = f"10.0.0.{number}:80"
         self.table = SlotTable(address, self.lease)
-        self.host = Host(counting_registry(), HostLimits(yield_after_s=1e6), clock=world.loop.time)
+        registry = counting_registry(is_upgraded=is_upgraded)
+        limits = HostLimits(yield_after_s=1e6, max_journal_bytes=MAX_JOURNAL_BYTES)
+        self.host = Host(registry, limits, clock=world.loop.time)
+        local = Batches(self.host)
+        self.peers = SimulatedPeers(world, self)
+        self.batches = ShardedBatches(local, self.table, cast(Peers, self.peers), self._refresh)
+        routes = InternalCalls(local, self.table, cast(SelfInCluster, None)).routes()
+        self.parts = {route.path: route.handler for route in routes}
+        """What it carries out for other workers."""
         self.record = WorkerRecord(
             incarnation=f"life{number}",
             name=f"node:{number}",
@@ -96,16 +110,8 @@ class Worker:
             raise MovedError(slot_of(env_id))
         return await call()
 
-    async def serve_batch(self, env_ids: list[str], actions: list[Any], seqs: list[int | None]) -> Any:
-        """A step of several environments, those whose slots are not here left out."""
-        here = [nth for nth, env_id in enumerate(env_ids) if self.table.owns(slot_of(env_id))]
-        results: list[Any] = [MovedError(slot_of(env_id)) for env_id in env_ids]
-        done = await Batches(self.host).step(
-            [env_ids[nth] for nth in here], [actions[nth] for nth in here], [seqs[nth] for nth in here]
-        )
-        for nth, result in zip(here, done, strict=True):
-            results[nth] = result
-        return results
+    async def _refresh(self) -> None:
+        await self.member.refresh()
 
 
 class World:
@@ -124,11 +130,11 @@ class World:
 
     # --- what happens to workers ----------------------------------------------------------------------------
 
-    def start(self) -> Worker:
-        """Another worker."""
+    def start(self, *, is_upgraded: bool = False) -> Worker:
+        """Another worker, which may be of another version."""
         # It does not know whose the slots were, and takes its share at once.
         self.disturbed()
-        worker = Worker(self, next(self._numbers))
+        worker = Worker(self, next(self._numbers), is_upgraded=is_upgraded)
         self.turns(1)
         self.workers.append(worker)
         return worker
@@ -138,6 +144,9 @@ class World:
         self.disturbed()
         worker.process.is_dead = True
         self.workers.remove(worker)
+        for client in self.clients:
+            if client.unnumbered_at is worker.process:
+                client.is_void, client.unnumbered_at = True, None
         if is_reported:
             self.loop.run_until_complete(self.simulated.store.report_death(worker.member.record.incarnation))
 
@@ -156,6 +165,7 @@ class World:
         for worker in self.workers:
             worker.wire.is_cut = False
             worker.wire.fates.clear()
+            worker.peers.fates.clear()
             if worker.process.is_paused:
                 self.loop.wake(worker.process)
 
@@ -202,7 +212,10 @@ class World:
     def is_calm(self) -> bool:
         """Whether all workers are well and all slots have owners who know it."""
         if self.loop.now < self._fragile_until or not all(
-            worker.is_up and not worker.wire.is_cut and not any(worker.wire.fates.values())
+            worker.is_up
+            and not worker.wire.is_cut
+            and not any(worker.wire.fates.values())
+            and not worker.peers.fates
             # Who drains claims nothing, not even what it holds.
             and worker.member.record.state == "ready"
             for worker in self.workers
@@ -253,22 +266,34 @@ class World:
 
         call.add_done_callback(answered, context=Context())
 
-    def ask_batch(self, clients: list[Client], worker: Worker) -> None:
-        """Send the next step of several clients together."""
-        seqs: list[int | None] = [client.confirmed for client in clients]
-        actions = [client.action(client.confirmed) for client in clients]
-        call = worker.spawn(worker.serve_batch([client.env_id for client in clients], actions, seqs))
-        asked = [self._asked(client) for client in clients]
-        for client in clients:
-            client.sent("step", client.confirmed)
+    def ask_batch(self, clients: list[Client], worker: Worker, form: str = "numbered") -> None:
+        """Send the next step of several clients together: numbered, without numbers, or each client's next two steps."""
+        asks = [(client, client.confirmed) for client in clients]
+        if form == "doubled":
+            asks += [(client, client.confirmed + 1) for client in clients]
+        is_unnumbered = form == "unnumbered"
+        call = worker.spawn(
+            worker.batches.step(
+                [client.env_id for client, _ in asks],
+                [client.action(seq) for client, seq in asks],
+                [None if is_unnumbered else seq for _, seq in asks],
+            )
+        )
+        asked = [self._asked(client) for client, _ in asks]
+        for client, seq in asks:
+            client.sent("step", seq)
             client.calls.add((call, worker.process))
+            if is_unnumbered:
+                client.unnumbered_at = worker.process
 
         def answered(done: asyncio.Task[Any]) -> None:
             results = _outcome(done)
-            for nth, client in enumerate(clients):
+            for nth, (client, seq) in enumerate(asks):
                 client.calls.discard((call, worker.process))
+                if is_unnumbered:
+                    client.unnumbered_at = None
                 result = results if isinstance(results, BaseException) else results[nth]
-                client.answered("step", seqs[nth] or 0, asked[nth], result, self.loop.now)
+                client.answered("step", seq, asked[nth], result, self.loop.now, is_unnumbered=is_unnumbered)
 
         call.add_done_callback(answered, context=Context())
 

@@ -1,0 +1,98 @@
+"""The way from one simulated worker to another: parts of batches, of which requests and answers can get lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from contextvars import Context
+from typing import TYPE_CHECKING
+
+import orjson
+
+from tests.sim.wires import Fate
+from verl_agent_env.errors import VerlAgentEnvError, WorkerUnreachableError
+from verl_agent_env.server.lane import Call, Reply
+from verl_agent_env.server.peers import PeerAnswer
+
+if TYPE_CHECKING:
+    from tests.sim.world import Worker, World
+
+TIMEOUT_S = 1.5
+"""How long a worker waits for an answer of another one."""
+
+
+class SimulatedPeers:
+    """The other workers, as one of them reaches them."""
+
+    def __init__(self, world: World, sender: Worker) -> None:
+        self.fates: list[Fate] = []
+        """Of the next calls."""
+        self._world = world
+        self._sender = sender
+
+    async def call(
+        self,
+        address: str,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        headers: Mapping[bytes, bytes] | None = None,
+        *,
+        timeout_s: float | None = None,
+    ) -> PeerAnswer:
+        """What the worker at ``address`` answers.
+
+        Raises:
+            WorkerUnreachableError: Nobody is there, or no answer came in time.
+            VerlAgentEnvError: The worker's own error.
+        """
+        target = next((worker for worker in self._world.workers if worker.address == address), None)
+        if target is None:
+            raise WorkerUnreachableError(address, "nobody is there", may_have_run=False)
+        fate = self.fates.pop(0) if self.fates else Fate()
+        answer: asyncio.Future[PeerAnswer] = self._world.loop.create_future()
+        if not fate.loses_request:
+            self._world.loop.call_later(
+                fate.delay_s, self._arrive, target, path, body, answer, fate.loses_answer, context=Context()
+            )
+        try:
+            async with asyncio.timeout(timeout_s or TIMEOUT_S):
+                return await answer
+        except TimeoutError:
+            raise WorkerUnreachableError(address, "it did not answer in time") from None
+
+    def _arrive(
+        self, target: Worker, path: str, body: bytes, answer: asyncio.Future[PeerAnswer], loses_answer: bool
+    ) -> None:
+        """The other one carries out the call; the connection of a sender that is dead is closed."""
+        if target.process.is_dead or self._sender.process.is_dead or answer.done():
+            return
+        carrying_out = target.spawn(_carried_out(target, path, body))
+        # Whatever becomes of the answer, its clients are not done before it is.
+        env_ids = set(orjson.loads(body).get("env_ids", ()))
+        asked = [client for client in self._world.clients if client.env_id in env_ids]
+        for client in asked:
+            client.calls.add((carrying_out, target.process))
+
+        def done(task: asyncio.Task[PeerAnswer]) -> None:
+            for client in asked:
+                client.calls.discard((carrying_out, target.process))
+            if not (loses_answer or task.cancelled()):
+                self._world.loop.call_later(0.001, _settle, answer, task, context=Context())
+
+        carrying_out.add_done_callback(done, context=Context())
+
+
+async def _carried_out(target: Worker, path: str, body: bytes) -> PeerAnswer:
+    reply = await target.parts[path](Call("", body, b"", {}))
+    return PeerAnswer(reply.body, reply.media_type) if isinstance(reply, Reply) else PeerAnswer(reply, b"")
+
+
+def _settle(answer: asyncio.Future[PeerAnswer], task: asyncio.Task[PeerAnswer]) -> None:
+    if answer.done():
+        return
+    error = task.exception()
+    if error is None:
+        answer.set_result(task.result())
+    elif isinstance(error, VerlAgentEnvError):
+        answer.set_exception(error)
