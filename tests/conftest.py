@@ -150,13 +150,15 @@ StartServer = Callable[..., ServerProcess]
 
 @pytest.fixture(scope="session")
 def plugin_path(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A ``PYTHONPATH`` on which a package is installed that registers ``slow/gated-v0``."""
+    """A ``PYTHONPATH`` on which a package is installed that registers environments that block until they are told."""
     site = tmp_path_factory.mktemp("site")
     info = site / "slow_envs-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: slow-envs\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(
-        "[verl_agent_env.envs]\nslow/gated-v0 = tests.server.slow_env:GatedEnv\n"
+        "[verl_agent_env.envs]\n"
+        "slow/gated-v0 = tests.server.slow_env:GatedEnv\n"
+        "slow/gated_replayed-v0 = tests.server.slow_env:ReplayedGatedEnv\n"
     )
     return f"{site}{os.pathsep}{ROOT}"
 

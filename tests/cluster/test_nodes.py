@@ -23,7 +23,7 @@ from tests.cluster.redis_process import RedisProcess
 from tests.conftest import StartServer
 from tests.pool_process import LASTING, Pool, all_workers, initialize, initialize_at, initialize_many, step
 from tests.ports import free_port
-from tests.server.conftest import GATED
+from tests.server.conftest import GATED, GATED_REPLAYED
 from tests.waiting import HANG_S, NEVER_S, eventually
 from verl_agent_env.cluster.keys import Keys
 from verl_agent_env.cluster.redis_store import RedisStore
@@ -298,6 +298,40 @@ async def test_a_node_that_leaves_gives_everything_to_the_other_one_and_no_call_
     answer = step(a.any, bound)
     assert (answer.status_code, answer.json()["code"]) == (410, "environment_lost")
     assert len(initialize_many(a.any, 10)) == 10
+
+
+def test_a_call_that_waits_behind_another_one_while_its_slot_moves_reaches_the_new_owner(
+    start_node: StartNode, tmp_path: Path
+) -> None:
+    a, b = both(start_node)
+    env_ids = [initialize_at(b.at[0], GATED_REPLAYED) for _ in range(2)]
+    gate = tmp_path / "gate"
+    with ThreadPoolExecutor(8) as threads:
+        first = [
+            threads.submit(
+                step, b.at[0], env_id, {"entered": str(tmp_path / env_id), "gate": str(gate)}, seq=0
+            )
+            for env_id in env_ids
+        ]
+        eventually(lambda: all((tmp_path / env_id).exists() for env_id in env_ids), what="the steps")
+        # Three that wait behind one that is at work, in every way that a call can come.
+        single = threads.submit(step, b.at[0], env_ids[0], "go", seq=1)
+        look = threads.submit(b.at[0].get, f"/api/environment/{env_ids[1]}/task-prompt")
+        body = {"env_ids": [env_ids[1]], "actions": ["go"], "seqs": [1]}
+        batch = threads.submit(a.at[0].post, "/api/batch/step", json=body)
+        drained = threads.submit(a.any.post, "/api/cluster/drain", json={"node": b.name})
+        owners = Ring(a.addresses).assignments
+        moved = {**Counter(owners), **dict.fromkeys(b.addresses, 0)}
+        eventually(lambda: slots_at(a.at[0]) == moved, what="the move")
+        gate.touch()
+        assert [done.result().status_code for done in first] == [200, 200]
+        assert single.result().status_code == 200, single.result().text
+        assert look.result().status_code == 200, look.result().text
+        assert batch.result().json()["errors"] == []
+        assert drained.result().status_code == 200
+    for env_id in env_ids:
+        state = a.any.get(f"/api/environment/{env_id}").json()
+        assert (state["seq"], state["owner"]) == (2, owners[slot_of(env_id)])
 
 
 def test_slots_of_a_node_that_leaves_move_without_waiting_for_the_lease(start_node: StartNode) -> None:

@@ -20,6 +20,8 @@ from verl_agent_env.server import EnvServer, create_app
 
 LAKE = "verl_env/frozen_lake-v1"
 GATED = "slow/gated-v0"
+GATED_REPLAYED = "slow/gated_replayed-v0"
+"""The same, but it lives on at another worker; only of servers in processes of their own."""
 RIGHT = {
     "role": "assistant",
     "content": "",

@@ -40,3 +40,9 @@ class GatedEnv(gymnasium.Env[Any, Any]):
             while not Path(action["gate"]).exists() and time.monotonic() < end:
                 time.sleep(0.005)
         return [{"role": "user", "content": "done"}], 1.0, False, False, {}
+
+
+class ReplayedGatedEnv(GatedEnv):
+    """The same, but it can be played again, and so lives on elsewhere."""
+
+    deterministic: ClassVar[bool] = True

@@ -12,7 +12,13 @@ import pytest
 from tests.sim.virtual_loop import VirtualLoop
 from tests.waiting import NEVER_S, no_hang
 from verl_agent_env.cluster.slots import SlotTable
-from verl_agent_env.errors import EpisodeEndedError, MovedError, VerlAgentEnvError, WorkerUnreachableError
+from verl_agent_env.errors import (
+    EpisodeEndedError,
+    MovedError,
+    SequenceGapError,
+    VerlAgentEnvError,
+    WorkerUnreachableError,
+)
 from verl_agent_env.server.auth import TokenGuard
 from verl_agent_env.server.forwarding import Forwarder
 from verl_agent_env.server.idempotency import KEY_HEADER, KeyNames
@@ -227,6 +233,44 @@ async def test_a_worker_that_hangs_is_given_up_when_its_slot_goes_to_another_one
     table.assign([C] * NUM_SLOTS, ())
     async with no_hang():
         assert body_of(await calling) == b"there"
+
+
+async def test_a_step_that_moved_waits_for_those_that_were_before_it() -> None:
+    answers: list[VerlAgentEnvError | None] = [MovedError(SLOT), SequenceGapError(ENV_ID, 1, 0), None]
+
+    async def answer(_: str) -> PeerAnswer:
+        error = answers.pop(0)
+        if error is not None:
+            raise error
+        return PeerAnswer(b"there", b"application/json")
+
+    assert body_of(await forwarder(table_with(B), Workers(answer)).pin(STEP).handler(a_call())) == b"there"
+    assert answers == []
+    # One that met its owner at once hears at once what is missing.
+    answers.append(SequenceGapError(ENV_ID, 1, 0))
+    with pytest.raises(SequenceGapError):
+        await forwarder(table_with(B), Workers(answer)).pin(STEP).handler(a_call())
+
+
+def test_a_step_that_moved_and_misses_others_for_good_hears_so_in_the_end() -> None:
+    loop = VirtualLoop()
+    table = table_with(HERE)
+    table.assign([HERE] * NUM_SLOTS, range(NUM_SLOTS))
+
+    async def moves(_: Call) -> bytes:
+        table.assign([B] * NUM_SLOTS, ())
+        raise MovedError(SLOT)
+
+    async def answer(_: str) -> PeerAnswer:
+        raise SequenceGapError(ENV_ID, 1, 0)
+
+    try:
+        pinned = forwarder(table, Workers(answer)).pin(dataclasses.replace(STEP, handler=moves))
+        with pytest.raises(SequenceGapError):
+            loop.run_until_complete(pinned.handler(a_call()))
+        assert waits.OWNER_S <= loop.time() - 1000.0 < waits.OWNER_S + 1
+    finally:
+        loop.end()
 
 
 async def test_the_owners_own_error_is_the_answer() -> None:

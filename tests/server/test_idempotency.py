@@ -201,6 +201,20 @@ def test_a_name_that_another_worker_gave_is_kept() -> None:
     assert name_of(names, name.encode(), authorization=b"Bearer token-a") != name
 
 
+async def test_answers_are_void_once_another_worker_owned_the_slot_of_the_key() -> None:
+    tenures = Counter[int]()
+    answers = KeptAnswers(60.0, 10_000, Clock(), tenures.__getitem__)
+    made = itertools.count()
+
+    async def compute() -> bytes:
+        return b"%d" % next(made)
+
+    mine, other = "00a" + "0" * 29, "00b" + "0" * 29
+    assert [await answers.answer(name, "f", compute) for name in (mine, other, mine)] == [b"0", b"1", b"0"]
+    tenures[0x00A] += 1
+    assert [await answers.answer(name, "f", compute) for name in (mine, other, mine)] == [b"2", b"1", b"2"]
+
+
 def test_environments_of_a_key_lie_in_equal_shares_on_the_workers_of_its_record() -> None:
     workers = ("a:1", "b:2", "c:3", "d:4")
     owners = Ring(workers).assignments

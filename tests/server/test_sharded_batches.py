@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from typing import Any, cast
 
 import orjson
@@ -18,8 +18,11 @@ from verl_agent_env.engine.batches import Batches
 from verl_agent_env.envs.registry import Registry, default_registry
 from verl_agent_env.errors import (
     EnvironmentNotFoundError,
+    MovedError,
+    SequenceGapError,
     ShuttingDownError,
     StoreUnavailableError,
+    VerlAgentEnvError,
     WorkerUnreachableError,
 )
 from verl_agent_env.server.internal_calls import InternalCalls, SelfInCluster
@@ -29,7 +32,7 @@ from verl_agent_env.server.sharded_batches import ShardedBatches
 from verl_agent_env.types import NUM_SLOTS, new_env_id, slot_of
 from verl_agent_env.waits import OWNER_S
 from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
-from verl_agent_env.wire.parts import encode_run_part
+from verl_agent_env.wire.parts import encode_run_part, encode_step_part
 
 HERE, B, C = "here:1", "b:2", "c:3"
 LAKE = {"desc": ["SFFFFFFF", *["FFFFFFFF"] * 6, "FFFFFFFG"], "is_slippery": False, "max_steps": 500}
@@ -302,6 +305,24 @@ def test_a_worker_that_is_always_at_work_until_it_breaks_is_given_up_too() -> No
         assert 600 <= loop.time() - 1000.0 < 800
 
     in_virtual_time(play)
+
+
+async def test_a_step_that_moved_waits_for_those_that_were_before_it(world: World) -> None:
+    env_ids = await world.create(1)
+    scripted: list[VerlAgentEnvError] = [MovedError(slot_of(env_ids[0])), SequenceGapError(env_ids[0], 1, 0)]
+
+    async def told(address: str, answer: Awaitable[PeerAnswer]) -> PeerAnswer:
+        if not scripted:
+            return await answer
+        cast(Coroutine[Any, Any, PeerAnswer], answer).close()
+        return PeerAnswer(encode_step_part([scripted.pop(0)]), b"")
+
+    world.net.fate = told
+    (result,) = await world.batches.step(env_ids, ["right"], [0])
+    assert isinstance(result, StepAnswer)
+    # One that met its owner at once hears at once what is missing.
+    (refused,) = await world.batches.step(env_ids, ["right"], [7])
+    assert isinstance(refused, SequenceGapError)
 
 
 async def test_run_is_closed_by_whoever_owned_each_slot_all_the_while(world: World) -> None:

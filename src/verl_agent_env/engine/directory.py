@@ -200,6 +200,10 @@ class Directory:
             None if self._clock() - tombstone.buried_at > self._limits.closed_memory_s else tombstone.reason
         )
 
+    def tenure_of(self, slot: int) -> int:
+        """How many times the slot went to another worker: what was remembered of it before is void."""
+        return self._tenure[slot]
+
     def forget_closed(self, slots: Collection[int]) -> None:
         """Forget which environments of these slots were closed: others owned them and know it better."""
         for slot in slots:

@@ -82,7 +82,10 @@ class EnvServer(FastAPI):
         self.loop_watch = LoopWatch()
         self.metrics = Metrics(self.env_host, self.worker.forwarder.forwarded, connections, self.loop_watch)
         answers = KeptAnswers(
-            limits.idempotency_memory_s, limits.idempotency_memory_bytes, self.env_host.clock
+            limits.idempotency_memory_s,
+            limits.idempotency_memory_bytes,
+            self.env_host.clock,
+            self.env_host.directory.tenure_of,
         )
         idempotent = IdempotentCalls(names, self.worker.idempotency_records, answers)
         self.server_calls = ServerCalls(self.env_host, self.metrics, self.worker)

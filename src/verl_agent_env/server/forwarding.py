@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from urllib.parse import quote
 
 from verl_agent_env.cluster.slots import SlotTable
-from verl_agent_env.errors import MovedError, VerlAgentEnvError, WorkerUnreachableError
+from verl_agent_env.errors import MovedError, SequenceGapError, VerlAgentEnvError, WorkerUnreachableError
 from verl_agent_env.server.idempotency import KEY_HEADER, KeyNames, slot_of_key
 from verl_agent_env.server.lane import Call, Handler, Reply, Route
 from verl_agent_env.server.owner_search import PAUSE_S, OwnerSearch, no_owner_error
@@ -53,7 +53,7 @@ class Forwarder:
                     return await handle(call)
                 except MovedError:
                     # Another worker took the slot meanwhile: nothing happened here.
-                    pass
+                    return await self._at_owner(slot, route, call, handle, has_moved=True)
             return await self._at_owner(slot, route, call, handle)
 
         return dataclasses.replace(route, handler=here_or_there)
@@ -78,8 +78,18 @@ class Forwarder:
 
         return dataclasses.replace(route, handler=here_or_there)
 
-    async def _at_owner(self, slot: int, route: Route, call: Call, handle: Handler) -> bytes | Reply:
-        """Have the owner of ``slot`` carry out the call, whoever that turns out to be until patience ends."""
+    async def _at_owner(
+        self, slot: int, route: Route, call: Call, handle: Handler, *, has_moved: bool = False
+    ) -> bytes | Reply:
+        """Have the owner of ``slot`` carry out the call, whoever that turns out to be until patience ends.
+
+        Args:
+            slot: The slot.
+            route: Of the call.
+            call: The call.
+            handle: Carries it out here.
+            has_moved: Whether this worker had the call already, until it lost the slot.
+        """
 
         def owner() -> str | None:
             # A slot of this worker's own whose lease is over is nobody's at present.
@@ -88,7 +98,7 @@ class Forwarder:
 
         if HOP_HEADER in call.headers:
             raise MovedError(slot)
-        search = OwnerSearch.begin()
+        search = OwnerSearch.begin(has_moved=has_moved)
         while True:
             address = owner()
             error: VerlAgentEnvError = no_owner_error()
@@ -104,6 +114,10 @@ class Forwarder:
                 except WorkerUnreachableError as unreachable:
                     error = unreachable
                     search = search.after(unreachable, self._peers.heard_at(address))
+                except SequenceGapError as gap:
+                    if not search.may_pass(gap):
+                        raise
+                    error = gap
             if search.is_over:
                 raise error
             await self._refresh()

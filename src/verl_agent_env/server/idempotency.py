@@ -108,13 +108,30 @@ class _Entry:
     fingerprint: str
     answer: asyncio.Future[bytes]
     expires_at: float
+    tenure: int
+    """How many times the key's slot had gone to another worker."""
     size: int = 0
 
 
 class KeptAnswers:
     """Keeps successful answers by key for a while, within a bound on bytes; a failed request may be tried again."""
 
-    def __init__(self, memory_s: float, memory_bytes: int, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        memory_s: float,
+        memory_bytes: int,
+        clock: Callable[[], float],
+        tenure_of: Callable[[int], int] = lambda _: 0,
+    ) -> None:
+        """Keep nothing yet.
+
+        Args:
+            memory_s: How long an answer is kept.
+            memory_bytes: How much is kept in all.
+            clock: Seconds.
+            tenure_of: How many times a slot went to another worker. That one may have answered since, and otherwise.
+        """
+        self._tenure_of = tenure_of
         self._memory_s = memory_s
         self._memory_bytes = memory_bytes
         self._clock = clock
@@ -128,13 +145,17 @@ class KeptAnswers:
             IdempotencyKeyReusedError: The key came before with another request.
         """
         self._forget_expired()
+        tenure = self._tenure_of(slot_of_key(name))
         entry = self._entries.get(name)
+        if entry is not None and entry.answer.done() and entry.tenure != tenure:
+            self._drop(name)
+            entry = None
         if entry is not None:
             if entry.fingerprint != fingerprint:
                 raise IdempotencyKeyReusedError
             return await asyncio.shield(entry.answer)
         entry = _Entry(
-            fingerprint, asyncio.get_running_loop().create_future(), self._clock() + self._memory_s
+            fingerprint, asyncio.get_running_loop().create_future(), self._clock() + self._memory_s, tenure
         )
         self._entries[name] = entry
         try:

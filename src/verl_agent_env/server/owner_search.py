@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from verl_agent_env import waits
 from verl_agent_env.errors import (
     MovedError,
+    SequenceGapError,
     ShuttingDownError,
+    StoreFullError,
     StoreUnavailableError,
     VerlAgentEnvError,
     WorkerUnreachableError,
@@ -21,6 +23,10 @@ _LONGEST_S = 600.0
 """However long workers were at work on a call, it is not sent again after this time."""
 
 
+_PASSING = (StoreUnavailableError, WorkerUnreachableError, MovedError, ShuttingDownError)
+"""Errors of calls that may succeed with the next owner; who shuts down gives its environments away."""
+
+
 @dataclass(frozen=True, slots=True)
 class OwnerSearch:
     """The time that is left, on the event loop's clock."""
@@ -30,12 +36,14 @@ class OwnerSearch:
     silence_left_s: float
     """How long workers may still be silent while they have the call, without that counting as looking."""
     sent_at: float = 0.0
+    has_moved: bool = False
+    """Whether a worker had the call, and died or lost the slot. What waited there before the call is on its way as well."""
 
     @classmethod
-    def begin(cls) -> OwnerSearch:
+    def begin(cls, *, has_moved: bool = False) -> OwnerSearch:
         """Begin to look for the owner of a call's slots."""
         now = _now()
-        return cls(now + waits.OWNER_S, now + _LONGEST_S, waits.PEER_SILENCE_S)
+        return cls(now + waits.OWNER_S, now + _LONGEST_S, waits.PEER_SILENCE_S, has_moved=has_moved)
 
     def sent(self) -> OwnerSearch:
         """Note that the call is sent to a worker now."""
@@ -61,8 +69,22 @@ class OwnerSearch:
         else:
             return self
         return dataclasses.replace(
-            self, until=self.until + at_work_s, silence_left_s=self.silence_left_s - silent_s
+            self,
+            until=self.until + at_work_s,
+            silence_left_s=self.silence_left_s - silent_s,
+            has_moved=True,
         )
+
+    def may_pass(self, error: VerlAgentEnvError) -> bool:
+        """Whether the call may succeed when it is sent again.
+
+        Steps that waited for each other at the last owner come to the next one in any order: what is missing before a step
+        that moved is on its way as well.
+        """
+        if isinstance(error, SequenceGapError):
+            return self.has_moved
+        # A full store is not one that is back in a moment.
+        return isinstance(error, _PASSING) and not isinstance(error, StoreFullError)
 
     @property
     def is_over(self) -> bool:

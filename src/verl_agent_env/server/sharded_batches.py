@@ -20,8 +20,6 @@ from verl_agent_env.errors import (
     InvalidRequestError,
     MovedError,
     ShuttingDownError,
-    StoreFullError,
-    StoreUnavailableError,
     VerlAgentEnvError,
     WorkerUnreachableError,
 )
@@ -42,9 +40,6 @@ from verl_agent_env.wire.parts import (
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-_PASSING = (StoreUnavailableError, WorkerUnreachableError, MovedError, ShuttingDownError)
-"""Errors of items that may succeed with the next owner; who shuts down gives its environments away."""
 
 INTERNAL_PREFIX = "/internal/batch/"
 
@@ -313,19 +308,19 @@ class ShardedBatches:
         search = search.sent()
         again: list[int] = []
         passing: dict[type, VerlAgentEnvError] = {}
+        may_pass = search.may_pass
         for position, result in zip(
             positions, await self._part(work, address, positions, slots), strict=True
         ):
             # Where the owner is looked for until patience ends, that it is elsewhere is no answer.
             results[position] = no_owner_error() if isinstance(result, MovedError) else result
-            # A full store is not one that is back in a moment.
-            if isinstance(result, _PASSING) and not isinstance(result, StoreFullError):
+            if isinstance(result, VerlAgentEnvError) and may_pass(result):
                 again.append(position)
                 passing[type(result)] = result
         heard_at = None if address is None else self._peers.heard_at(address)
         search = max(
             (search.after(error, heard_at) for error in passing.values()),
-            key=lambda after: after.until,
+            key=lambda after: (after.until, after.has_moved),
             default=search,
         )
         if again and not search.is_over:
