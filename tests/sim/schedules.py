@@ -292,6 +292,64 @@ def forgotten_with_a_write_on_its_way(world: World) -> None:
     assert second.exception() is not None, "two different answers for one step"
 
 
+def upgraded_under_load(world: World) -> None:
+    """Workers are replaced one by one by such that say everything in other words: all episodes go on, and back again."""
+    clients = [_created(world, is_snapshot=nth % 2 == 1)[0] for nth in range(3)]
+    for is_upgraded in (True, False):
+        for worker in list(world.workers):
+            world.start(is_upgraded=is_upgraded)
+            world.run(LEASE_S)
+            worker.spawn(worker.member.drain(4.0))
+            for _ in range(8):
+                for client in clients:
+                    world.ask(client, world.worker_for(client), "step", client.confirmed)
+                world.run(0.25)
+            world.kill(worker, is_reported=True)
+            world.run(0.5)
+    for client in clients:
+        _play(world, client, 1)
+
+
+def killed_before_the_upgrade(world: World) -> None:
+    """A worker dies in the middle of an episode, and its heir is of another version."""
+    for is_snapshot in (False, True):
+        client, owner, other = _created(world, is_snapshot=is_snapshot, steps=5)
+        world.start(is_upgraded=True)
+        world.kill(other, is_reported=True)
+        world.kill(owner, is_reported=True)
+        world.run(LEASE_S * 2)
+        _play(world, client, 2)
+        world.start()
+        world.run(LEASE_S * 2)
+
+
+def answers_of_parts_are_lost(world: World) -> None:
+    """Parts of batches without numbers are carried out, and their answers get lost, several times."""
+    clients = [_created(world, is_snapshot=nth % 2 == 1)[0] for nth in range(3)]
+    for form in ("unnumbered", "doubled", "numbered"):
+        asked = world.workers[0]
+        asked.peers.fates += [Fate(loses_answer=True), Fate(loses_answer=True)]
+        confirmed = [client.confirmed for client in clients]
+        world.ask_batch(clients, asked, form)
+        world.run(5.0)
+        assert [client.confirmed for client in clients] == [c + 1 + (form == "doubled") for c in confirmed]
+    for client in clients:
+        assert not client.is_void
+        _play(world, client, 1)
+
+
+def more_than_a_call_carries(world: World) -> None:
+    """Many environments with long journals are written anew at once, and then brought back, all in bounded calls."""
+    clients = [_created(world, is_snapshot=nth % 2 == 1, steps=7)[0] for nth in range(5)]
+    world.run(3.0)
+    world.empty()
+    world.run(LEASE_S * 6)
+    assert not any(client.is_forgiven for client in clients)
+    _die_and_check(world, clients[0], world.worker_for(clients[0]))
+    for client in clients:
+        _play(world, client, 1)
+
+
 def closing_is_forgotten(world: World) -> None:
     """The store turns back to where an environment lived that was closed since: nobody will ever ask for it."""
     client, owner, _ = _created(world)
@@ -336,6 +394,10 @@ SCHEDULES: dict[str, Callable[[World], None]] = {
         stale_owner_finds_what_lives_elsewhere_idle,
         end_that_was_not_written_in_time,
         forgotten_with_a_write_on_its_way,
+        upgraded_under_load,
+        killed_before_the_upgrade,
+        answers_of_parts_are_lost,
+        more_than_a_call_carries,
         closing_is_forgotten,
     )
 }
