@@ -23,6 +23,7 @@ from verl_agent_env.engine.threads import CallTimeoutError
 from verl_agent_env.errors import (
     AtCapacityError,
     EnvironmentClosedError,
+    EnvironmentStateError,
     InvalidEnvArgumentsError,
     VerlAgentEnvError,
 )
@@ -65,11 +66,11 @@ class ApartCalls:
         self, instance: Instance, seed: int | None, options: dict[str, Any] | None, operation: bytes
     ) -> ResetAnswer:
         """Begin another episode, or answer again how the present one began."""
-        return await self._to_the_end(self._reset(instance, seed, options, operation))
+        return await self._to_the_end(self._kept(instance, self._reset(instance, seed, options, operation)))
 
     async def step(self, instance: Instance, action: Any, seq: int | None, operation: bytes) -> StepAnswer:
         """Apply an action."""
-        return await self._to_the_end(self._step(instance, action, seq, operation))
+        return await self._to_the_end(self._kept(instance, self._step(instance, action, seq, operation)))
 
     async def read(self, instance: Instance, read: Callable[[Any], T]) -> T:
         """What ``read`` says of the environment, which stands still meanwhile."""
@@ -93,11 +94,8 @@ class ApartCalls:
         async with self._turn(instance):
             begun = instance.admit_reset(operation)
             if begun is not None:
-                answer = await self._lives.shown_again(instance, begun)
-            else:
-                answer = await self._begin(instance, next_seed(instance, seed), options, operation)
-        await self._lives.kept(instance)
-        return answer
+                return await self._lives.shown_again(instance, begun)
+            return await self._begin(instance, next_seed(instance, seed), options, operation)
 
     async def _begin(
         self, instance: Instance, seed: int, options: dict[str, Any] | None, operation: bytes = b""
@@ -148,8 +146,7 @@ class ApartCalls:
                 instance.commit(identity, answer, limits.max_journal_bytes, operation, mark, encoded)
                 if recorder is not None:
                     recorder.stepped(instance, encoded, mark)
-        await self._lives.kept(instance)
-        return answer
+            return answer
 
     async def _read(self, instance: Instance, read: Callable[[Any], T]) -> T:
         async with self._turn(instance):
@@ -164,6 +161,16 @@ class ApartCalls:
                 raise
             except ENV_FAULTS as fault:
                 raise self._lives.failure(instance, fault) from fault
+
+    async def _kept(self, instance: Instance, call: Coroutine[Any, Any, T]) -> T:
+        """The result of a call when all that it tells of is written; what a refusal tells of earlier calls, too."""
+        try:
+            answer = await call
+        except EnvironmentStateError:
+            await self._lives.kept(instance)
+            raise
+        await self._lives.kept(instance)
+        return answer
 
     async def _standing(self, instance: Instance) -> Env:
         """The instance's environment, built anew after a call that failed."""

@@ -19,6 +19,7 @@ from verl_agent_env.engine.persistence.groups import Group
 from verl_agent_env.engine.turns import Caller, current_caller
 from verl_agent_env.errors import (
     EnvironmentNotFoundError,
+    EnvironmentStateError,
     InternalError,
     MovedError,
     StoreUnavailableError,
@@ -272,6 +273,10 @@ async def _for_each(
                         writes.note(position, instance.env_id, instance.group)
         except Exception as error:  # noqa: BLE001
             result = absent.explained(_as_answer(error), env_id)
+            instance = find(env_id)
+            if instance is not None and isinstance(result, EnvironmentStateError):
+                # It tells of earlier calls, as an answer does.
+                writes.note(position, env_id, instance.group)
         results.append(result)
         if clock() > slice_end:
             # Let single requests, and other batches, go on while a large one is at work.

@@ -188,7 +188,12 @@ class Host:
         """
         instance = await self.find(env_id)
         if instance.kind.execution == "inline":
-            answer = self._inline.reset(instance, seed, options, operation)
+            try:
+                answer = self._inline.reset(instance, seed, options, operation)
+            except EnvironmentStateError:
+                # It tells of earlier calls, as an answer does.
+                await self._lives.kept(instance)
+                raise
             await self._lives.kept(instance)
             return answer
         return await self._apart.reset(instance, seed, options, operation)
@@ -228,7 +233,12 @@ class Host:
                 return answer
         instance = await self.find(env_id)
         if instance.kind.execution == "inline":
-            answer = self._inline.step(instance, action, seq, operation)
+            try:
+                answer = self._inline.step(instance, action, seq, operation)
+            except EnvironmentStateError:
+                # It tells of earlier calls, as an answer does.
+                await self._lives.kept(instance)
+                raise
             await self._lives.kept(instance)
             return answer
         return await self._apart.step(instance, action, seq, operation)
