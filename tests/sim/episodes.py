@@ -103,6 +103,11 @@ class Client:
         return self.is_created and not self.pending and not self.is_closed and not self.is_void
 
     @property
+    def can_leave_numbers_out(self) -> bool:
+        """Whether all that it asked for was answered and is kept: else nobody could say which step is meant."""
+        return self.can_step and not self.is_busy and self.tried == self.confirmed and not self.losses
+
+    @property
     def next_verb(self) -> str | None:
         """What it does next; None when there is nothing left to do."""
         if self.is_void or self.is_closed:
@@ -132,6 +137,8 @@ class Client:
     def forgive(self, mark: tuple[int, int, str] | None) -> None:
         """The store has lost what was done since ``mark``; everything, if None."""
         self.losses += 1
+        if self.unnumbered_at is not None:
+            self.is_void = True
         if mark is None:
             self.is_forgiven = True
             self.floor = 0

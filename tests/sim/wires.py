@@ -113,14 +113,17 @@ class Wire:
         return through
 
     async def wait_for_change(self, version: int, timeout_s: float) -> int:
-        """As the store has it, looking now and then."""
-        loop = self._simulated.loop
+        """As the store has it: what nobody lets fail is looked at now and then, without calls of its own."""
+        loop, store = self._simulated.loop, self._simulated.store
         end = loop.time() + timeout_s
         while True:
-            found: int = await self._call("map_version", (), {})
+            await asyncio.sleep(_LOOK_S)
+            if self.is_cut:
+                await asyncio.sleep(TIMEOUT_S)
+                raise StoreUnavailableError("", "no answer")
+            found: int = at_once(store.map_version())
             if found != version or loop.time() >= end:
                 return found
-            await asyncio.sleep(_LOOK_S)
 
     async def _call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         loop = self._simulated.loop
