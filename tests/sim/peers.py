@@ -30,6 +30,11 @@ class SimulatedPeers:
         self._world = world
         self._sender = sender
 
+    def heard_at(self, address: str) -> float | None:
+        """When a worker gave a sign of life last, if it does."""
+        target = self._find(address)
+        return self._world.loop.now if target is not None and target.is_up else None
+
     async def call(
         self,
         address: str,
@@ -46,7 +51,7 @@ class SimulatedPeers:
             WorkerUnreachableError: Nobody is there, or no answer came in time.
             VerlAgentEnvError: The worker's own error.
         """
-        target = next((worker for worker in self._world.workers if worker.address == address), None)
+        target = self._find(address)
         if target is None:
             raise WorkerUnreachableError(address, "nobody is there", may_have_run=False)
         fate = self.fates.pop(0) if self.fates else Fate()
@@ -60,6 +65,9 @@ class SimulatedPeers:
                 return await answer
         except TimeoutError:
             raise WorkerUnreachableError(address, "it did not answer in time") from None
+
+    def _find(self, address: str) -> Worker | None:
+        return next((worker for worker in self._world.workers if worker.address == address), None)
 
     def _arrive(
         self, target: Worker, path: str, body: bytes, answer: asyncio.Future[PeerAnswer], loses_answer: bool

@@ -37,11 +37,11 @@ def _play(world: World, client: Client, steps: int) -> None:
         assert client.confirmed == confirmed + 1
 
 
-def _until_moved(world: World, client: Client, heir: Worker) -> None:
-    for _ in range(100):
+def _until_moved(world: World, client: Client, heir: Worker, *, look_s: float = 0.1) -> None:
+    for _ in range(500):
         if heir.table.owns(slot_of(client.env_id)):
             return
-        world.run(0.1)
+        world.run(look_s)
     raise AssertionError("the slot did not move")
 
 
@@ -78,7 +78,6 @@ def woken_owner_is_asked_at_once(world: World) -> None:
     client, owner, heir = _created(world)
     world.pause(owner)
     world.ask(client, owner, "step", client.confirmed - 1)
-    world.ask(client, owner, "step", client.confirmed)
     _until_moved(world, client, heir)
     _play(world, client, 3)
     owner.wire.is_cut = True
@@ -278,6 +277,52 @@ def end_that_was_not_written_in_time(world: World) -> None:
     _play(world, client, 2)
 
 
+def refused_for_a_step_that_was_never_written(world: World) -> None:
+    """Steps are applied and not written; one is sent again, and is told of those after it; then their worker dies."""
+    client, owner, _ = _created(world)
+    world.partition(owner)
+    for ahead in (0, 1, 0):
+        world.ask(client, owner, "step", client.confirmed + ahead)
+    world.run(0.5)
+    _die_and_check(world, client, owner)
+
+
+def old_write_fails_when_its_environment_has_come_back(world: World) -> None:
+    """What could not be written is refused when the slot has come back: that says nothing of what was brought back."""
+    client, owner, heir = _created(world)
+    _unwritten_until_moved(world, client, owner, heir)
+    _play(world, client, 2)
+    world.heal()
+    # For the try after this one the slot has come back.
+    owner.wire.fates["commit"].append(Fate(loses_request=True))
+    world.kill(heir, is_reported=True)
+    world.run(3.0)
+    world.empty()
+    assert not client.is_forgiven
+    world.run(LEASE_S * 3)
+    _play(world, client, 1)
+
+
+def new_write_comes_upon_old_ones_that_were_put_off(world: World) -> None:
+    """The heir dies; what its successor could not write before, as the owner of then, is still there when it may write again."""
+    client, owner, heir = _created(world)
+    _unwritten_until_moved(world, client, owner, heir)
+    _play(world, client, 2)
+    world.kill(heir)
+    world.run(LEASE_S * 1.5)
+    world.heal()
+    _until_moved(world, client, owner, look_s=0.01)
+    _play(world, client, 2)
+
+
+def _unwritten_until_moved(world: World, client: Client, owner: Worker, heir: Worker) -> None:
+    """Cut the owner off from the store with a step that it has applied, until its slot has gone to the heir."""
+    world.partition(owner)
+    world.ask(client, owner, "step", client.confirmed)
+    world.turns(3)
+    _until_moved(world, client, heir)
+
+
 def forgotten_with_a_write_on_its_way(world: World) -> None:
     """A worker drops its copy while a step of it is on its way; the step is asked for once more, as another one."""
     client, owner, _ = _created(world)
@@ -393,6 +438,9 @@ SCHEDULES: dict[str, Callable[[World], None]] = {
         killed_right_after_the_answer,
         stale_owner_finds_what_lives_elsewhere_idle,
         end_that_was_not_written_in_time,
+        refused_for_a_step_that_was_never_written,
+        old_write_fails_when_its_environment_has_come_back,
+        new_write_comes_upon_old_ones_that_were_put_off,
         forgotten_with_a_write_on_its_way,
         upgraded_under_load,
         killed_before_the_upgrade,

@@ -14,6 +14,8 @@ from verl_agent_env.cluster.member import Member
 from verl_agent_env.cluster.membership import MembershipTimes
 from verl_agent_env.cluster.memory_log import MemoryLog, _Kept
 from verl_agent_env.cluster.slots import SlotTable
+from verl_agent_env.engine.instance import Instance
+from verl_agent_env.engine.lives import Lives
 from verl_agent_env.engine.persistence import restoring
 from verl_agent_env.engine.persistence.groups import Group
 from verl_agent_env.engine.persistence.journal import Journal
@@ -22,6 +24,7 @@ from verl_agent_env.server import take_over
 from verl_agent_env.wire.records import Refusal, RefusalReason, Write
 
 _change, _make = memory_log._change, MemoryLog._make
+_give_up, _write = Journal._give_up, Journal.write
 
 
 async def commit_of_anybody(
@@ -67,8 +70,28 @@ def written_under_any_token(journal: Journal, slot: int, token: str | None, grou
     return "undecided" if present is None else "ours"
 
 
+def give_up_whatever_is_here(
+    journal: Journal, env_id: str, reason: RefusalReason, group: Group | None, token: str | None
+) -> None:
+    """Takes what was brought back since for what was refused."""
+    _give_up(journal, env_id, reason, group, None)
+
+
+def write_with_any_other(journal: Journal, write: Write) -> Group:
+    """Has writes go with those that wait already, whatever they were asked for under."""
+    parked = journal._parked.get(write.slot)
+    if parked is None:
+        return _write(journal, write)
+    parked.add(write)
+    return parked
+
+
 async def wait_for_nothing(journal: Journal, env_id: str, group: Any) -> None:
     """Answers before the write is made."""
+
+
+async def wait_for_nothing_at_all(lives: Lives, instance: Instance) -> None:
+    """Answers and refuses before what it tells of is written."""
 
 
 def owns_without_a_lease(table: SlotTable, slot: int) -> bool:
@@ -92,6 +115,9 @@ MUTATIONS: list[tuple[str, Any, str, Any, str]] = [
     ("comparison", memory_log, "_change", change_without_comparison, "forgotten_with_a_write_on_its_way"),
     ("void", Journal, "_fate_of", written_under_any_token, "end_that_was_not_written_in_time"),
     ("void state", Journal, "_fate_of", written_under_any_token, "two_states_after_one_step"),
+    ("given up", Journal, "_give_up", give_up_whatever_is_here, "old_write_fails_when_its_environment_has_come_back"),
+    ("group", Journal, "write", write_with_any_other, "new_write_comes_upon_old_ones_that_were_put_off"),
+    ("told", Lives, "kept", wait_for_nothing_at_all, "refused_for_a_step_that_was_never_written"),
     ("repeated append", memory_log, "_change", change_once, "lost_answer_of_an_append"),
     ("late put", MemoryLog, "_make", put_whatever_followed, "late_copy_of_a_restatement"),
     ("lease", SlotTable, "owns", owns_without_a_lease, "woken_owner_is_asked_at_once"),

@@ -190,6 +190,10 @@ class World:
         """The store loses everything; whoever holds something states it again, if nothing else goes wrong."""
         if self.is_calm:
             self._fragile_until = self.loop.now + LEASE_S + TIMES.grace_s + 4.0
+            for client in self.clients:
+                if self.owner_of(client).host.get(client.env_id) is None:
+                    # Its owner has the slot, but has not brought it back yet.
+                    client.forgive(None)
         else:
             self._forgive_all()
         self.simulated.empty()
@@ -299,6 +303,10 @@ class World:
 
     def _asked(self, client: Client) -> Asked:
         return Asked(client.epoch, client.losses, self.loop.now)
+
+    def owner_of(self, client: Client) -> Worker:
+        """The one worker that owns the client's slot while all is calm."""
+        return next(worker for worker in self.workers if worker.table.owns(slot_of(client.env_id)))
 
     def worker_for(self, client: Client) -> Worker:
         """Whom the client would be sent to: who says that the slot is its own, or anybody."""

@@ -12,7 +12,12 @@ from tests.engine.persistence.ledger import SPECS
 from verl_agent_env.engine import CreateRequest, Host
 from verl_agent_env.engine.batches import Batches
 from verl_agent_env.envs.base import Durability
-from verl_agent_env.errors import EnvironmentFailedError, StoreUnavailableError
+from verl_agent_env.errors import (
+    EnvironmentFailedError,
+    SequenceGapError,
+    SequenceStaleError,
+    StoreUnavailableError,
+)
 from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
 
 HANG_S = 60.0
@@ -80,6 +85,33 @@ async def test_environments_that_are_answered_early_do_not_fail_with_others_of_t
     assert [(position, type(error)) for position, error in closed.errors] == [
         (position, StoreUnavailableError) for position in range(1, 8, 2)
     ]
+
+
+@pytest.mark.parametrize("name", [spec.name for spec in SPECS])
+async def test_what_a_refusal_tells_of_earlier_steps_is_written_before(cluster: Cluster, name: str) -> None:
+    host = await cluster.host({name: "journal"}, specs=SPECS, patience_s=NEVER_S)
+    env_id, _ = await host.create(CreateRequest(name, 1))
+    cluster.log.is_away = True
+    begun = [asyncio.create_task(host.reset(env_id, 1, None, b"a"))]
+    begun += [asyncio.create_task(host.step(env_id, seq, seq)) for seq in range(3)]
+    begun.append(asyncio.create_task(host.reset(env_id, 1, None, b"b")))
+    stale, gap, late = (
+        asyncio.create_task(call)
+        for call in (
+            Batches(host).step([env_id, env_id], [0, 1], [1, 2]),
+            host.step(env_id, 5, 5),
+            host.reset(env_id, 1, None, b"a"),
+        )
+    )
+    done, _ = await asyncio.wait((stale, gap, late), timeout=0.3)
+    assert not done
+    cluster.log.is_away = False
+    await at_once(asyncio.gather(*begun))
+    assert [type(error) for error in await at_once(stale)] == [SequenceGapError] * 2
+    with pytest.raises(SequenceGapError):
+        await at_once(gap)
+    with pytest.raises(SequenceStaleError):
+        await at_once(late)
 
 
 @EARLY

@@ -147,6 +147,14 @@ class Case:
         (saved,) = await self.log.load([env_id])
         return saved.entries
 
+    async def come_back(self, slot: int, token: str) -> None:
+        """Have a slot that is this worker's under ``token`` go to another one, and come back."""
+        heir, back = worker(), worker()
+        await self.store.heartbeat(heir, 1000.0)
+        await self.store.heartbeat(back, 1000.0)
+        moved = await self.store.hand_off({slot: token}, heir.incarnation)
+        self.slots.tokens |= await self.store.hand_off(moved, back.incarnation)
+
     async def empty(self) -> None:
         """Lose everything, and take all slots again in the new data set."""
         self.log.clear()
@@ -220,16 +228,73 @@ async def test_writes_of_a_slot_that_turns_out_to_be_another_workers_are_refused
     assert case.environments.refusals == {env(LIMBO): "moved"}
 
 
+async def test_writes_of_a_slot_that_came_back_do_not_go_with_those_from_before(case: Case) -> None:
+    await case.create(env(LIMBO))
+    token = case.slots.tokens.pop(LIMBO)
+    held = case.write("append", env(LIMBO), b"0")
+    waiting = asyncio.create_task(case.settled(env(LIMBO), held))
+    # It is put off when others that come later are made.
+    await case.create(env(CALM))
+    await case.come_back(LIMBO, token)
+    # Brought back, it takes the step once more before anybody has looked at what was put off.
+    await case.settled(env(LIMBO), case.write("append", env(LIMBO), b"1"))
+    with pytest.raises(MovedError):
+        await waiting
+    assert await case.kept(env(LIMBO)) == [b"1"]
+    assert case.environments.refusals == {}
+
+
+async def test_writes_that_wait_their_turn_do_not_go_with_those_from_before(case: Case) -> None:
+    await case.create(env(LIMBO))
+    case.log.gate.clear()
+    case.write("append", env(LIMBO), b"0")
+    await case.log.called(2)
+    held = case.write("append", env(LIMBO), b"1", 1)
+    await case.come_back(LIMBO, case.slots.tokens[LIMBO])
+    later = case.write("append", env(LIMBO), b"2")
+    case.log.gate.set()
+    await case.settled(env(LIMBO), later)
+    with pytest.raises(MovedError):
+        await case.settled(env(LIMBO), held)
+    assert await case.kept(env(LIMBO)) == [b"2"]
+
+
+async def test_refusal_of_a_write_from_before_leaves_what_was_brought_back_since(case: Case) -> None:
+    await case.create(env(LIMBO))
+    case.log.gate.clear()
+    held = case.write("append", env(LIMBO), b"0")
+    waiting = asyncio.create_task(case.settled(env(LIMBO), held))
+    await case.log.called(2)
+    await case.come_back(LIMBO, case.slots.tokens[LIMBO])
+    case.log.gate.set()
+    with pytest.raises(MovedError):
+        await waiting
+    assert case.environments.refusals == {}
+    await case.settled(env(LIMBO), case.write("append", env(LIMBO), b"1"))
+
+
+async def test_writes_put_off_at_different_times_are_each_judged_by_their_own(case: Case) -> None:
+    await case.create(env(LIMBO), env(LIMBO, 1))
+    token = case.slots.tokens.pop(LIMBO)
+    first = case.write("append", env(LIMBO), b"0")
+    waiting = asyncio.create_task(case.settled(env(LIMBO), first))
+    await case.create(env(CALM))
+    # It comes back and is in doubt again within one look of the journal.
+    await case.come_back(LIMBO, token)
+    second = case.write("append", env(LIMBO, 1), b"1")
+    token = case.slots.tokens.pop(LIMBO)
+    with pytest.raises(MovedError):
+        await waiting
+    case.slots.tokens[LIMBO] = token
+    await case.settled(env(LIMBO, 1), second)
+    assert await case.kept(env(LIMBO, 1)) == [b"1"]
+
+
 async def test_writes_from_before_a_slot_was_another_workers_are_never_made(case: Case) -> None:
     await case.create(env(LIMBO))
     case.log.failure = StoreUnavailableError("memory")
     held, close = case.write("append", env(LIMBO), b"0"), case.write("close", env(LIMBO), b"idle")
-    heir, back = worker(), worker()
-    slot = LIMBO
-    await case.store.heartbeat(heir, 1000.0)
-    await case.store.heartbeat(back, 1000.0)
-    moved = await case.store.hand_off({slot: case.slots.tokens[slot]}, heir.incarnation)
-    case.slots.tokens |= await case.store.hand_off(moved, back.incarnation)
+    await case.come_back(LIMBO, case.slots.tokens[LIMBO])
     case.log.failure = None
     for group in (held, close):
         with pytest.raises(MovedError):

@@ -138,14 +138,20 @@ class Journal:
         """Put a write in the queue; returns the group that it goes with."""
         slot = write.slot
         overtakes = write.kind in _OVERTAKING
+        token = self._tenure.token_of(slot) or self._proven.get(slot)
         group = self._parked.get(slot)
-        if group is None:
+        if group is None or group.tokens[slot] != token:
             group = self._queue[-1] if self._queue else None
-            if group is None or group.is_full or group.overtakes != overtakes:
+            if (
+                group is None
+                or group.is_full
+                or group.overtakes != overtakes
+                # What waits there is of a time before the slot was another worker's.
+                or group.tokens.setdefault(slot, token) != token
+            ):
                 group = Group(self._tenure.generation)
+                group.tokens[slot] = token
                 self._queue.append(group)
-        if slot not in group.tokens:
-            group.tokens[slot] = self._tenure.token_of(slot) or self._proven.get(slot)
         group.add(write)
         if overtakes:
             group.overtakes = True
@@ -344,7 +350,7 @@ class Journal:
             ]
             writes = [write for attempt in attempts for write in attempt]
             if writes:
-                self._note_refusals(groups, attempts, await self._made(tokens, writes))
+                self._note_refusals(groups, attempts, await self._made(tokens, writes), tokens)
             return bool(writes)
         except GenerationChangedError:
             # The slots are claimed anew, in the new data set; what was in the old one is stated there.
@@ -388,7 +394,7 @@ class Journal:
                     case "ours":
                         kept.append(write)
                     case "gone":
-                        self._give_up(write.env_id, "moved", group)
+                        self._give_up(write.env_id, "moved", group, group.tokens[write.slot])
                     case "undecided":
                         self._park(write, group)
                     case "emptied":
@@ -414,10 +420,17 @@ class Journal:
 
     def _park(self, write: Write, group: Group) -> None:
         """Put a write off until it is known whose its slot is."""
-        parked = self._parked.get(write.slot)
+        slot, token = write.slot, group.tokens[write.slot]
+        parked = self._parked.get(slot)
+        if parked is not None and parked.tokens[slot] != token:
+            # The slot was another worker's between these and those that were put off before.
+            for earlier in parked.writes:
+                self._give_up(earlier.env_id, "moved", parked, parked.tokens[slot])
+            parked.finish()
+            parked = None
         if parked is None:
-            parked = self._parked[write.slot] = Group(group.generation)
-            parked.tokens[write.slot] = group.tokens[write.slot]
+            parked = self._parked[slot] = Group(group.generation)
+            parked.tokens[slot] = token
         parked.add(write)
         parked.overtakes |= write.kind in _OVERTAKING
         group.later[write.env_id] = parked
@@ -462,15 +475,19 @@ class Journal:
             raise StoreUnavailableError("", f"it refuses all writes ({defect})") from defect
 
     def _note_refusals(
-        self, groups: Sequence[Group], attempts: Sequence[Sequence[Write]], refusals: Sequence[Refusal]
+        self,
+        groups: Sequence[Group],
+        attempts: Sequence[Sequence[Write]],
+        refusals: Sequence[Refusal],
+        tokens: Mapping[int, str],
     ) -> None:
-        """Take out of the groups what was written, and see to what was not."""
+        """Take out of the groups what was written under these tokens, and see to what was not."""
         reasons = dict(refusals)
         start, has_grown = 0, False
         for group, attempt in zip(groups, attempts, strict=True):
             left = group.writes[len(attempt) :]
             if reasons or group.overtakes:
-                left = self._refused(group, attempt, start, reasons) + left
+                left = self._refused(group, attempt, start, reasons, tokens) + left
             group.writes = left
             start += len(attempt)
             has_grown |= bool(attempt) and attempt[0].kind != "close"
@@ -480,7 +497,12 @@ class Journal:
             self._is_full = False
 
     def _refused(
-        self, group: Group, attempt: Sequence[Write], start: int, reasons: Mapping[int, RefusalReason]
+        self,
+        group: Group,
+        attempt: Sequence[Write],
+        start: int,
+        reasons: Mapping[int, RefusalReason],
+        tokens: Mapping[int, str],
     ) -> list[Write]:
         """See to what was not written; returns what is to be tried again, as it is."""
         again: list[Write] = []
@@ -491,8 +513,10 @@ class Journal:
                     self._note_end(write)
             elif reason == "full" and (write.kind != "create" or self._recorded.answers_early(write.env_id)):
                 again.append(write)
+            elif reason in _LOST:
+                self._lose_write(write, group)
             else:
-                self._note_refusal(write, reason, group)
+                self._give_up(write.env_id, reason, group, tokens[write.slot])
         return again
 
     def _note_end(self, write: Write) -> None:
@@ -500,12 +524,6 @@ class Journal:
             self._recorded.ended(write.env_id, write.data.decode())
         except Exception:
             logger.exception("an environment could not be closed", extra={"env_id": write.env_id})
-
-    def _note_refusal(self, write: Write, reason: RefusalReason, group: Group) -> None:
-        if reason in _LOST:
-            self._lose_write(write, group)
-        else:
-            self._give_up(write.env_id, reason, group)
 
     # --- what is stated again -------------------------------------------------------------------------------
 
@@ -555,7 +573,7 @@ class Journal:
             env_id = call[position].env_id
             group = statement.groups.get(env_id)
             if reason not in _LOST:
-                self._give_up(env_id, reason, group)
+                self._give_up(env_id, reason, group, statement.tokens[call[position].slot])
             elif group is None:
                 self._lost.setdefault(env_id, None)
             else:
@@ -598,7 +616,7 @@ class Journal:
             if group is not None:
                 # One that nobody asked for lives on here: it is told so at its next call.
                 if group.is_asked_for:
-                    self._give_up(env_id, reason, group)
+                    self._give_up(env_id, reason, group, self._tenure.token_of(int(env_id[:3], 16)))
                 group.finish()
         self._supersede(statement)
         statement.tokens = tokens
@@ -636,12 +654,15 @@ class Journal:
                 group.later[env_id] = self._lose(env_id)
                 group.finish()
 
-    def _give_up(self, env_id: str, reason: RefusalReason, group: Group | None) -> None:
-        """Tell those who wait, and whoever holds the environment, that it cannot be written."""
+    def _give_up(self, env_id: str, reason: RefusalReason, group: Group | None, token: str | None) -> None:
+        """Tell those who wait, and whoever holds the environment, that it cannot be written under ``token``."""
         if group is not None:
             if env_id in group.errors:
                 return
             group.errors[env_id] = error_of(env_id, reason)
+        if token is not None and self._tenure.token_of(int(env_id[:3], 16)) not in (None, token):
+            # The slot was another worker's meanwhile. What is here of the environment by now was brought back since.
+            return
         try:
             self._recorded.refused(env_id, reason)
         except Exception:
