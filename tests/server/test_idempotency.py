@@ -13,6 +13,7 @@ import pytest
 
 from tests.server.conftest import LAKE, MakeClient, Problem, app_of
 from verl_agent_env.cluster.idempotency import IdempotencyRecord
+from verl_agent_env.cluster.memory_idempotency import MemoryIdempotencyRecords
 from verl_agent_env.cluster.ring import Ring
 from verl_agent_env.engine import CreateRequest
 from verl_agent_env.errors import (
@@ -22,7 +23,15 @@ from verl_agent_env.errors import (
     ShuttingDownError,
 )
 from verl_agent_env.server.auth import TokenGuard
-from verl_agent_env.server.idempotency import KEY_HEADER, KeptAnswers, KeyNames, fingerprint_of, named_by
+from verl_agent_env.server.idempotency import (
+    KEY_HEADER,
+    IdempotentCalls,
+    KeptAnswers,
+    KeyNames,
+    fingerprint_of,
+    named_by,
+)
+from verl_agent_env.server.lane import Call
 from verl_agent_env.types import NUM_SLOTS, slot_of
 
 
@@ -61,49 +70,58 @@ def answers(clock: Clock) -> KeptAnswers:
     return KeptAnswers(60.0, 10_000, clock)
 
 
-async def test_the_same_key_is_answered_once_and_for_all(answers: KeptAnswers) -> None:
-    work = Work()
-    assert [await answers.answer("k", "f", work) for _ in range(3)] == [b"done 1"] * 3
+async def ask(answers: KeptAnswers, name: str, work: Work, fingerprint: str = "f") -> bytes:
+    kept = await answers.find(name, fingerprint)
+    return kept if kept is not None else await answers.keep(name, fingerprint, work)
 
 
-async def test_the_same_key_with_another_request_is_refused(answers: KeptAnswers) -> None:
+async def test_the_same_request_is_answered_once_and_for_all(answers: KeptAnswers) -> None:
     work = Work()
-    await answers.answer("k", "f1", work)
-    with pytest.raises(IdempotencyKeyReusedError):
-        await answers.answer("k", "f2", work)
-    assert work.times == 1
+    assert [await ask(answers, "k", work) for _ in range(3)] == [b"done 1"] * 3
 
 
 async def test_requests_in_flight_are_joined(answers: KeptAnswers) -> None:
     work = Work()
     work.gate.clear()
-    tasks = [asyncio.create_task(answers.answer("k", "f", work)) for _ in range(5)]
+    tasks = [asyncio.create_task(ask(answers, "k", work)) for _ in range(5)]
     await asyncio.sleep(0)
-    with pytest.raises(IdempotencyKeyReusedError):
-        await answers.answer("k", "other", work)
+    assert await answers.find("k", "other") is None
     work.gate.set()
     assert await asyncio.gather(*tasks) == [b"done 1"] * 5
+
+
+async def test_what_another_request_was_answered_goes_with_its_key(answers: KeptAnswers) -> None:
+    first, second = Work(b"first"), Work(b"second")
+    first.gate.clear()
+    task = asyncio.create_task(ask(answers, "k", first, "f1"))
+    await asyncio.sleep(0)
+    assert await ask(answers, "k", second, "f2") == b"second 1"
+    first.gate.set()
+    assert await task == b"first 1"
+    assert await answers.find("k", "f1") is None
+    assert await answers.find("k", "f2") == b"second 1"
+    assert answers._size == sum(entry.size for entry in answers._entries.values())
 
 
 async def test_a_failure_reaches_all_who_joined_and_is_not_kept(answers: KeptAnswers) -> None:
     work = Work()
     work.gate.clear()
     work.failure = AtCapacityError("environments", 1)
-    tasks = [asyncio.create_task(answers.answer("k", "f", work)) for _ in range(3)]
+    tasks = [asyncio.create_task(ask(answers, "k", work)) for _ in range(3)]
     await asyncio.sleep(0)
     work.gate.set()
     outcomes = await asyncio.gather(*tasks, return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [AtCapacityError] * 3
     work.failure = None
-    assert await answers.answer("k", "f", work) == b"done 2"
+    assert await ask(answers, "k", work) == b"done 2"
 
 
 async def test_a_cancelled_request_tells_those_who_joined_to_try_again(answers: KeptAnswers) -> None:
     work = Work()
     work.gate.clear()
-    first = asyncio.create_task(answers.answer("k", "f", work))
+    first = asyncio.create_task(ask(answers, "k", work))
     await asyncio.sleep(0)
-    second = asyncio.create_task(answers.answer("k", "f", work))
+    second = asyncio.create_task(ask(answers, "k", work))
     await asyncio.sleep(0)
     first.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -111,15 +129,15 @@ async def test_a_cancelled_request_tells_those_who_joined_to_try_again(answers: 
     with pytest.raises(ShuttingDownError):
         await second
     work.gate.set()
-    assert await answers.answer("k", "f", work) == b"done 2"
+    assert await ask(answers, "k", work) == b"done 2"
 
 
 async def test_a_joined_request_that_is_cancelled_leaves_the_others(answers: KeptAnswers) -> None:
     work = Work()
     work.gate.clear()
-    first = asyncio.create_task(answers.answer("k", "f", work))
+    first = asyncio.create_task(ask(answers, "k", work))
     await asyncio.sleep(0)
-    second = asyncio.create_task(answers.answer("k", "f", work))
+    second = asyncio.create_task(ask(answers, "k", work))
     await asyncio.sleep(0)
     second.cancel()
     work.gate.set()
@@ -128,37 +146,80 @@ async def test_a_joined_request_that_is_cancelled_leaves_the_others(answers: Kep
 
 async def test_an_answer_is_forgotten_after_its_time(answers: KeptAnswers, clock: Clock) -> None:
     work = Work()
-    await answers.answer("k", "f", work)
+    await ask(answers, "k", work)
     clock.now = 59.0
-    assert await answers.answer("k", "f", work) == b"done 1"
+    assert await ask(answers, "k", work) == b"done 1"
     clock.now = 61.0
-    assert await answers.answer("k", "f", work) == b"done 2"
+    assert await ask(answers, "k", work) == b"done 2"
 
 
 async def test_memory_is_bounded_the_oldest_going_first(answers: KeptAnswers) -> None:
     work = Work(b"x" * 1000)
     for i in range(100):
-        await answers.answer(f"key-{i}", "f", work)
+        await ask(answers, f"key-{i}", work)
     assert answers._size <= 10_000
     assert len(answers._entries) < 10
-    assert (await answers.answer("key-99", "f", work)).endswith(b" 100")
-    assert (await answers.answer("key-0", "f", work)).endswith(b" 101")
+    assert (await ask(answers, "key-99", work)).endswith(b" 100")
+    assert (await ask(answers, "key-0", work)).endswith(b" 101")
 
 
 async def test_tiny_answers_are_bounded_too(answers: KeptAnswers) -> None:
     work = Work(b"")
     for i in range(1000):
-        await answers.answer(str(i), "f", work)
+        await ask(answers, str(i), work)
     assert len(answers._entries) <= 10
 
 
 async def test_an_answer_larger_than_the_memory_is_not_kept(answers: KeptAnswers) -> None:
-    small = await answers.answer("small", "f", Work())
     work = Work(b"x" * 50_000)
-    await answers.answer("large", "f", work)
+    await ask(answers, "large", work)
     assert answers._size <= 10_000
-    assert await answers.answer("large", "f", work) == b"x" * 50_000 + b" 2"
-    assert small == b"done 1"
+    assert await ask(answers, "large", work) == b"x" * 50_000 + b" 2"
+
+
+async def test_answers_are_void_once_another_worker_owned_the_slot_of_the_key() -> None:
+    tenures, work = Counter[str](), Work()
+    answers = KeptAnswers(60.0, 10_000, Clock(), tenures.__getitem__)
+    assert [await ask(answers, name, work) for name in "kok"] == [b"done 1", b"done 2", b"done 1"]
+    tenures["k"] += 1
+    assert [await ask(answers, name, work) for name in "kok"] == [b"done 3", b"done 2", b"done 3"]
+
+
+class SlowRecords(MemoryIdempotencyRecords):
+    """Records that are looked up for as long as the gate is closed."""
+
+    def __init__(self) -> None:
+        super().__init__(60.0, 10_000, Clock())
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def claim(self, name: str, record: IdempotencyRecord) -> IdempotencyRecord:
+        await self.gate.wait()
+        return await super().claim(name, record)
+
+
+async def test_a_request_is_not_refused_for_another_one_that_its_key_does_not_belong_to() -> None:
+    records = SlowRecords()
+    answers = KeptAnswers(1e-9, 10_000, lambda: asyncio.get_running_loop().time())
+    calls = IdempotentCalls(KeyNames(TokenGuard([])), records, answers)
+
+    async def nothing() -> None:
+        """Read nothing of it."""
+
+    async def send(body: bytes) -> bytes:
+        async def make(_: None, named: Any) -> bytes:
+            return str(named([CreateRequest(LAKE)])[0].env_id).encode()
+
+        return await calls.answer("r", Call("", body, b"", {KEY_HEADER: b"k"}), nothing, make)
+
+    made = await send(b"right")
+    records.gate.clear()
+    wrong, right = (asyncio.create_task(send(body)) for body in (b"wrong", b"right"))
+    await asyncio.sleep(0)
+    records.gate.set()
+    assert await right == made
+    with pytest.raises(IdempotencyKeyReusedError):
+        await wrong
 
 
 # --- names ---------------------------------------------------------------------------------------------------
@@ -199,20 +260,6 @@ def test_a_name_that_another_worker_gave_is_kept() -> None:
     assert name_of(names, name.encode(), x_env_hop=b"1", authorization=b"Bearer other") == name
     # From a client it is a key like any other.
     assert name_of(names, name.encode(), authorization=b"Bearer token-a") != name
-
-
-async def test_answers_are_void_once_another_worker_owned_the_slot_of_the_key() -> None:
-    tenures = Counter[int]()
-    answers = KeptAnswers(60.0, 10_000, Clock(), tenures.__getitem__)
-    made = itertools.count()
-
-    async def compute() -> bytes:
-        return b"%d" % next(made)
-
-    mine, other = "00a" + "0" * 29, "00b" + "0" * 29
-    assert [await answers.answer(name, "f", compute) for name in (mine, other, mine)] == [b"0", b"1", b"0"]
-    tenures[0x00A] += 1
-    assert [await answers.answer(name, "f", compute) for name in (mine, other, mine)] == [b"2", b"1", b"2"]
 
 
 def test_environments_of_a_key_lie_in_equal_shares_on_the_workers_of_its_record() -> None:

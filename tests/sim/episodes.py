@@ -163,11 +163,14 @@ class Client:
             return
         if not isinstance(answer, BaseException):
             self.used_at = max(self.used_at, asked.at)
+        if is_unnumbered and isinstance(answer, Exception):
+            if not (isinstance(answer, _TRY_AGAIN) or self.losses):
+                self._violate(f"a step without a number gave {answer!r}")
+            # Whether it was taken cannot be known, and so not which one is the next.
+            self.is_void = True
+            return
         if isinstance(answer, _TRY_AGAIN):
             self.last_error = answer
-            if is_unnumbered:
-                # Whether it was taken cannot be known, and so not which one is the next.
-                self.is_void = True
             return
         if asked.losses != self.losses and isinstance(answer, Exception):
             # About a time before the loss.

@@ -13,9 +13,26 @@ _P = ParamSpec("_P")
 AFTERWARDS = (0, 1, 2, 3, 5, 8, 0.0015, 0.0025, 0.05, 0.05, 0.5, 1.5)
 PLACES = range(6)
 SLOTS = range(NUM_SLOTS)
-FORMS = ("numbered", "unnumbered", "doubled")
+FORMS = (
+    (True,),
+    (True,),
+    (False,),
+    (True, True),
+    (False, False),
+    (False, False, False),
+    (False, True, False),
+)
 TTLS = (TTL_S, TTL_S, SHORT_TTL_S)
 FATES = ("lose_request", "lose_answer", "copy", "late_copy", "lose_answer_and_copy", "slow", "too_slow")
+PEER_FATES = (
+    "lose_request",
+    "lose_answer",
+    "lose_answer",
+    "copy",
+    "late_copy",
+    "lose_answer_and_copy",
+    "slow",
+)
 CALLS = ("commit", "commit", "commit", "load", "heartbeat", "claim", "hand_off", "read_map")
 EITHER = (False, True)
 MAX_WORKERS, MAX_CLIENTS = 3, 4
@@ -69,7 +86,13 @@ class ClusterMachine:
 
     # --- clients --------------------------------------------------------------------------------------------
 
-    @event(lambda world: len(world.clients) < MAX_CLIENTS, slot=SLOTS, is_snapshot=EITHER, ttl_s=TTLS, after=AFTERWARDS)
+    @event(
+        lambda world: len(world.clients) < MAX_CLIENTS,
+        slot=SLOTS,
+        is_snapshot=EITHER,
+        ttl_s=TTLS,
+        after=AFTERWARDS,
+    )
     def create(self, slot: int, is_snapshot: bool, ttl_s: float, after: float) -> None:
         """Another environment."""
         client = self.world.create(slot, is_snapshot=is_snapshot, ttl_s=ttl_s)
@@ -109,15 +132,16 @@ class ClusterMachine:
         self._pass(after)
 
     @event(place=PLACES, form=FORMS, after=AFTERWARDS)
-    def step_together(self, place: int, form: str, after: float) -> None:
-        """A batch, at any worker, which splits it."""
-        can_step = Client.can_leave_numbers_out if form == "unnumbered" else Client.can_step
-        clients = [client for client in self.world.clients if can_step.fget(client)]
+    def step_together(self, place: int, form: Sequence[bool], after: float) -> None:
+        """A batch, at any worker, which splits it; an environment may stand in it several times, and without numbers."""
+        clients = [client for client in self.world.clients if client.can_step]
+        if not all(form):
+            clients = [client for client in clients if client.can_leave_numbers_out]
         if clients:
             self.world.ask_batch(clients, self._worker(place), form)
         self._pass(after)
 
-    @event(place=PLACES, kind=("lose_request", "lose_answer", "lose_answer", "slow"))
+    @event(place=PLACES, kind=PEER_FATES)
     def disturb_peers(self, place: int, kind: str) -> None:
         """Something will happen to a worker's next call to another one."""
         self._worker(place).peers.fates.append(self.world.fate(kind))

@@ -27,6 +27,8 @@ class SimulatedPeers:
     def __init__(self, world: World, sender: Worker) -> None:
         self.fates: list[Fate] = []
         """Of the next calls."""
+        self.asked: list[tuple[Worker, asyncio.Future[PeerAnswer]]] = []
+        """Who was asked, and what is awaited."""
         self._world = world
         self._sender = sender
 
@@ -54,17 +56,33 @@ class SimulatedPeers:
         target = self._find(address)
         if target is None:
             raise WorkerUnreachableError(address, "nobody is there", may_have_run=False)
+        loop = self._world.loop
         fate = self.fates.pop(0) if self.fates else Fate()
-        answer: asyncio.Future[PeerAnswer] = self._world.loop.create_future()
+        answer: asyncio.Future[PeerAnswer] = loop.create_future()
         if not fate.loses_request:
-            self._world.loop.call_later(
+            loop.call_later(
                 fate.delay_s, self._arrive, target, path, body, answer, fate.loses_answer, context=Context()
             )
+        if fate.copy_after_s is not None:
+            nobodys: asyncio.Future[PeerAnswer] = loop.create_future()
+            loop.call_later(
+                fate.copy_after_s, self._arrive, target, path, body, nobodys, True, context=Context()
+            )
+        waiting = target, answer
+        self.asked.append(waiting)
         try:
             async with asyncio.timeout(timeout_s or TIMEOUT_S):
                 return await answer
         except TimeoutError:
             raise WorkerUnreachableError(address, "it did not answer in time") from None
+        finally:
+            self.asked.remove(waiting)
+
+    def died(self, target: Worker) -> None:
+        """Break the connections to a worker that has died."""
+        for asked, answer in self.asked:
+            if asked is target and not answer.done():
+                answer.set_exception(WorkerUnreachableError(target.address, "the connection broke"))
 
     def _find(self, address: str) -> Worker | None:
         return next((worker for worker in self._world.workers if worker.address == address), None)

@@ -118,6 +118,32 @@ def lost_answer_of_an_append(world: World) -> None:
     _die_and_check(world, client, owner)
 
 
+def lost_answer_of_a_part_then_killed(world: World) -> None:
+    """A batch names one environment three times; its owner does all of it, the answer is lost, and the owner dies."""
+    for is_snapshot in (False, True):
+        client, owner, other = _created(world, is_snapshot=is_snapshot)
+        other.peers.fates.append(Fate(loses_answer=True))
+        world.ask_batch([client], other, (False, True, False))
+        world.run(0.2)
+        world.kill(owner, is_reported=True)
+        world.start()
+        world.run(LEASE_S * 4)
+        assert client.confirmed == 5
+        _play(world, client, 1)
+
+
+def late_copy_of_a_part(world: World) -> None:
+    """A copy of a part is held up, and comes when others have followed: none of it is done again."""
+    client, _, other = _created(world)
+    for form in ((False,), (False, False, False)):
+        other.peers.fates.append(Fate(copy_after_s=2.0))
+        world.ask_batch([client], other, form)
+        world.run(0.2)
+        _play(world, client, 2)
+        world.run(3.0)
+        _play(world, client, 1)
+
+
 def request_lost_then_killed(world: World) -> None:
     """The append is lost on the way, and then the worker: nobody was told of the step."""
     client, owner, _ = _created(world)
@@ -371,13 +397,13 @@ def killed_before_the_upgrade(world: World) -> None:
 def answers_of_parts_are_lost(world: World) -> None:
     """Parts of batches without numbers are carried out, and their answers get lost, several times."""
     clients = [_created(world, is_snapshot=nth % 2 == 1)[0] for nth in range(3)]
-    for form in ("unnumbered", "doubled", "numbered"):
+    for form in ((False,), (True, True), (True,), (False, True, False)):
         asked = world.workers[0]
         asked.peers.fates += [Fate(loses_answer=True), Fate(loses_answer=True)]
         confirmed = [client.confirmed for client in clients]
         world.ask_batch(clients, asked, form)
         world.run(5.0)
-        assert [client.confirmed for client in clients] == [c + 1 + (form == "doubled") for c in confirmed]
+        assert [client.confirmed for client in clients] == [c + len(form) for c in confirmed]
     for client in clients:
         assert not client.is_void
         _play(world, client, 1)
@@ -426,6 +452,8 @@ SCHEDULES: dict[str, Callable[[World], None]] = {
         late_copies_of_appends,
         lost_answer_of_an_append,
         request_lost_then_killed,
+        lost_answer_of_a_part_then_killed,
+        late_copy_of_a_part,
         slot_comes_back,
         emptied_and_taken_by_the_next,
         emptied_before_the_first_step,

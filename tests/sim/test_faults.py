@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis.stateful import run_state_machine_as_test
 
-from tests.sim.machine import ClusterMachine, examples_of
+from tests import depth
+from tests.sim.machine import ClusterMachine
+from tests.sim.runs import first_failure
 
 
 @pytest.mark.usefixtures("few_slots")
 def test_nothing_is_lost_whatever_happens_to_workers_and_messages() -> None:
-    run_state_machine_as_test(ClusterMachine, settings=examples_of(250))
+    failure = first_failure(ClusterMachine, range(depth.examples(250)))
+    assert failure is None, f"{failure}"

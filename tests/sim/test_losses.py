@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis.stateful import run_state_machine_as_test
 
-from tests.sim.machine import LosingMachine, examples_of
+from tests import depth
+from tests.sim.machine import LosingMachine
+from tests.sim.runs import first_failure
 
 
 @pytest.mark.usefixtures("few_slots")
 def test_a_store_that_forgets_costs_at_most_what_was_not_durable() -> None:
-    run_state_machine_as_test(LosingMachine, settings=examples_of(250))
+    failure = first_failure(LosingMachine, range(depth.examples(250)))
+    assert failure is None, f"{failure}"

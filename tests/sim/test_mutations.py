@@ -20,6 +20,7 @@ from verl_agent_env.engine.persistence import restoring
 from verl_agent_env.engine.persistence.groups import Group
 from verl_agent_env.engine.persistence.journal import Journal
 from verl_agent_env.engine.persistence.recorder import Recorder
+from verl_agent_env.engine.repeats import EarlierSteps
 from verl_agent_env.server import take_over
 from verl_agent_env.wire.records import Refusal, RefusalReason, Write
 
@@ -115,7 +116,13 @@ MUTATIONS: list[tuple[str, Any, str, Any, str]] = [
     ("comparison", memory_log, "_change", change_without_comparison, "forgotten_with_a_write_on_its_way"),
     ("void", Journal, "_fate_of", written_under_any_token, "end_that_was_not_written_in_time"),
     ("void state", Journal, "_fate_of", written_under_any_token, "two_states_after_one_step"),
-    ("given up", Journal, "_give_up", give_up_whatever_is_here, "old_write_fails_when_its_environment_has_come_back"),
+    (
+        "given up",
+        Journal,
+        "_give_up",
+        give_up_whatever_is_here,
+        "old_write_fails_when_its_environment_has_come_back",
+    ),
     ("group", Journal, "write", write_with_any_other, "new_write_comes_upon_old_ones_that_were_put_off"),
     ("told", Lives, "kept", wait_for_nothing_at_all, "refused_for_a_step_that_was_never_written"),
     ("repeated append", memory_log, "_change", change_once, "lost_answer_of_an_append"),
@@ -125,6 +132,8 @@ MUTATIONS: list[tuple[str, Any, str, Any, str]] = [
     ("digest", restoring, "agrees", lambda *_: True, "journal_of_another_version"),
     ("grace", sim, "TIMES", MembershipTimes(settle_s=0.3, grace_s=0.0), "emptied_and_taken_by_the_next"),
     ("sweep", take_over, "_SWEEP_S", float("inf"), "closing_is_forgotten"),
+    ("doubles", EarlierSteps, "add", lambda *_: None, "lost_answer_of_a_part_then_killed"),
+    ("late part", Instance, "_require_new", lambda *_: None, "late_copy_of_a_part"),
     ("state", Recorder, "restate", restate_the_header_alone, "snapshot_in_a_store_that_forgot_it"),
 ]
 

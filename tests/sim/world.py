@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextvars import Context
 from typing import Any, cast
 
@@ -144,6 +144,8 @@ class World:
         self.disturbed()
         worker.process.is_dead = True
         self.workers.remove(worker)
+        for other in self.workers:
+            other.peers.died(worker)
         for client in self.clients:
             if client.unnumbered_at is worker.process:
                 client.is_void, client.unnumbered_at = True, None
@@ -270,17 +272,23 @@ class World:
 
         call.add_done_callback(answered, context=Context())
 
-    def ask_batch(self, clients: list[Client], worker: Worker, form: str = "numbered") -> None:
-        """Send the next step of several clients together: numbered, without numbers, or each client's next two steps."""
-        asks = [(client, client.confirmed) for client in clients]
-        if form == "doubled":
-            asks += [(client, client.confirmed + 1) for client in clients]
-        is_unnumbered = form == "unnumbered"
+    def ask_batch(self, clients: list[Client], worker: Worker, form: Sequence[bool] = (True,)) -> None:
+        """Send the next steps of several clients together.
+
+        Args:
+            clients: The clients.
+            worker: Whom they ask; it sends each part to whoever owns it.
+            form: For each of a client's steps, whether it says its number.
+        """
+        turns = list(enumerate(form))
+        asks = [(client, client.confirmed + turn) for turn, _ in turns for client in clients]
+        numbered = [says_number for _, says_number in turns for _ in clients]
+        is_unnumbered = not all(form)
         call = worker.spawn(
             worker.batches.step(
                 [client.env_id for client, _ in asks],
                 [client.action(seq) for client, seq in asks],
-                [None if is_unnumbered else seq for _, seq in asks],
+                [seq if says else None for (_, seq), says in zip(asks, numbered, strict=True)],
             )
         )
         asked = [self._asked(client) for client, _ in asks]

@@ -30,7 +30,7 @@ from verl_agent_env.server.cluster_worker import ClusterWorker, Place
 from verl_agent_env.server.commands import configure_commands, watch_sockets
 from verl_agent_env.server.connections import Connections
 from verl_agent_env.server.environment_calls import EnvironmentCalls
-from verl_agent_env.server.idempotency import IdempotentCalls, KeptAnswers, KeyNames
+from verl_agent_env.server.idempotency import IdempotentCalls, KeptAnswers, KeyNames, slot_of_key
 from verl_agent_env.server.lane import LANE_STATE, PROBLEM_JSON, Call, Lane, Route
 from verl_agent_env.server.loop_watch import LoopWatch
 from verl_agent_env.server.mcp_route import MAX_MCP_BYTES, MCP_PATH, McpRoute
@@ -85,7 +85,7 @@ class EnvServer(FastAPI):
             limits.idempotency_memory_s,
             limits.idempotency_memory_bytes,
             self.env_host.clock,
-            self.env_host.directory.tenure_of,
+            lambda name: self.env_host.directory.tenure_of(slot_of_key(name)),
         )
         idempotent = IdempotentCalls(names, self.worker.idempotency_records, answers)
         self.server_calls = ServerCalls(self.env_host, self.metrics, self.worker)

@@ -121,7 +121,7 @@ class KeptAnswers:
         memory_s: float,
         memory_bytes: int,
         clock: Callable[[], float],
-        tenure_of: Callable[[int], int] = lambda _: 0,
+        tenure_of: Callable[[str], int] = lambda _: 0,
     ) -> None:
         """Keep nothing yet.
 
@@ -129,7 +129,8 @@ class KeptAnswers:
             memory_s: How long an answer is kept.
             memory_bytes: How much is kept in all.
             clock: Seconds.
-            tenure_of: How many times a slot went to another worker. That one may have answered since, and otherwise.
+            tenure_of: How many times the slot of a key, by its name, went to another worker. That one may have answered since,
+                and otherwise.
         """
         self._tenure_of = tenure_of
         self._memory_s = memory_s
@@ -138,30 +139,28 @@ class KeptAnswers:
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self._size = 0
 
-    async def answer(self, name: str, fingerprint: str, compute: Callable[[], Awaitable[bytes]]) -> bytes:
-        """Give the kept answer of a key, that of the same request in flight, or what ``compute`` gives.
-
-        Raises:
-            IdempotencyKeyReusedError: The key came before with another request.
-        """
+    async def find(self, name: str, fingerprint: str) -> bytes | None:
+        """Give the kept answer of a request, or that of the same one in flight; None if there is none."""
         self._forget_expired()
-        tenure = self._tenure_of(slot_of_key(name))
         entry = self._entries.get(name)
-        if entry is not None and entry.answer.done() and entry.tenure != tenure:
-            self._drop(name)
-            entry = None
-        if entry is not None:
-            if entry.fingerprint != fingerprint:
-                raise IdempotencyKeyReusedError
-            return await asyncio.shield(entry.answer)
-        entry = _Entry(
-            fingerprint, asyncio.get_running_loop().create_future(), self._clock() + self._memory_s, tenure
+        if entry is None or entry.fingerprint != fingerprint:
+            return None
+        if entry.answer.done() and entry.tenure != self._tenure_of(name):
+            return None
+        return await asyncio.shield(entry.answer)
+
+    async def keep(self, name: str, fingerprint: str, compute: Callable[[], Awaitable[bytes]]) -> bytes:
+        """Give what ``compute`` gives, and from now on to all who ask for it; what was kept under the key goes."""
+        self._drop(name)
+        expires_at = self._clock() + self._memory_s
+        entry = self._entries[name] = _Entry(
+            fingerprint, asyncio.get_running_loop().create_future(), expires_at, self._tenure_of(name)
         )
-        self._entries[name] = entry
         try:
             answer = await compute()
         except BaseException as failure:
-            del self._entries[name]
+            if self._entries.get(name) is entry:
+                self._drop(name)
             # Whoever joined was not cancelled: for them the server is stopping.
             told = ShuttingDownError() if isinstance(failure, asyncio.CancelledError) else failure
             entry.answer.set_exception(told)
@@ -169,9 +168,10 @@ class KeptAnswers:
             entry.answer.exception()
             raise
         entry.answer.set_result(answer)
-        entry.size = len(answer) + _ENTRY_BYTES
-        self._size += entry.size
-        self._forget_oldest()
+        if self._entries.get(name) is entry:
+            entry.size = len(answer) + _ENTRY_BYTES
+            self._size += entry.size
+            self._forget_oldest()
         return answer
 
     def _forget_expired(self) -> None:
@@ -188,7 +188,8 @@ class KeptAnswers:
             self._drop(next(name for name, entry in self._entries.items() if entry.answer.done()))
 
     def _drop(self, name: str) -> None:
-        self._size -= self._entries.pop(name).size
+        entry = self._entries.pop(name, None)
+        self._size -= 0 if entry is None else entry.size
 
 
 class IdempotentCalls:
@@ -233,13 +234,18 @@ class IdempotentCalls:
         if name is None:
             return await make(await read(), lambda requests: requests)
         fingerprint = fingerprint_of(route, call.body)
-
-        async def begin() -> bytes:
-            wanted = await read()
-            fresh = IdempotencyRecord(fingerprint, secrets.token_hex(16), tuple(sorted(workers)))
-            record = await self._records.claim(name, fresh)
-            if record.fingerprint != fingerprint:
-                raise IdempotencyKeyReusedError
-            return await make(wanted, lambda requests: named_by(name, record, requests))
-
-        return await self._answers.answer(name, fingerprint, begin)
+        kept = await self._answers.find(name, fingerprint)
+        if kept is not None:
+            return kept
+        wanted = await read()
+        # Whose the key is, the record alone decides: what is in flight here may be the request that it is not.
+        fresh = IdempotencyRecord(fingerprint, secrets.token_hex(16), tuple(sorted(workers)))
+        record = await self._records.claim(name, fresh)
+        if record.fingerprint != fingerprint:
+            raise IdempotencyKeyReusedError
+        kept = await self._answers.find(name, fingerprint)
+        if kept is not None:
+            return kept
+        return await self._answers.keep(
+            name, fingerprint, lambda: make(wanted, lambda requests: named_by(name, record, requests))
+        )

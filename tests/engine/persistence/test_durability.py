@@ -92,7 +92,7 @@ async def test_what_a_refusal_tells_of_earlier_steps_is_written_before(cluster: 
     host = await cluster.host({name: "journal"}, specs=SPECS, patience_s=NEVER_S)
     env_id, _ = await host.create(CreateRequest(name, 1))
     cluster.log.is_away = True
-    begun = [asyncio.create_task(host.reset(env_id, 1, None, b"a"))]
+    begun: list[asyncio.Task[Any]] = [asyncio.create_task(host.reset(env_id, 1, None, b"a"))]
     begun += [asyncio.create_task(host.step(env_id, seq, seq)) for seq in range(3)]
     begun.append(asyncio.create_task(host.reset(env_id, 1, None, b"b")))
     stale, gap, late = (
