@@ -14,9 +14,10 @@ from loadtests import bench_ring, bench_sokoban
 from loadtests.bench_cluster import bench_cluster
 from loadtests.bench_http import bench_large_calls, bench_steps
 from loadtests.bench_memory import bench_memory, show_a_million
+from loadtests.bench_recovery import bench_recovery
 
 _PARTS = ("steps", "large", "memory", "levels")
-_MORE = ("million", "cluster", "ring")
+_MORE = ("million", "cluster", "recovery", "ring")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
