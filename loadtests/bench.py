@@ -32,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=8000, help="single steps per round (default: 8000)")
     parser.add_argument("--batch-size", type=int, default=10_000, help="steps per batch (default: 10000)")
     parser.add_argument("--environments", type=int, default=20_000, help="for memory (default: 20000)")
+    parser.add_argument("--live", type=int, default=100_000, help="for recovery (default: 100000)")
     parser.add_argument("--levels", type=int, default=300, help="levels per size (default: 300)")
     options = parser.parse_args(arguments)
     # Not as choices: Python 3.11 would refuse to be given none.
@@ -51,10 +52,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         bench_sokoban.print_table(options.levels, "medium", 20_000)
     if "cluster" in parts:
         asyncio.run(bench_cluster(options.rounds, options.batch_size, options.steps))
+    is_kept = asyncio.run(bench_recovery(options.live)) if "recovery" in parts else True
     if "ring" in parts:
         Console().print(bench_ring.ring_table(50))
     if "million" in parts:
         asyncio.run(show_a_million())
+    if not is_kept:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

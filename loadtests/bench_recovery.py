@@ -106,15 +106,15 @@ async def lose_a_node(count: int, console: Console) -> Loss:
         stack.callback(cluster.stop)
         await asyncio.to_thread(cluster.start)
         survivor, node = cluster.nodes
-        clients = [await connect(survivor.port) for _ in range(_CLIENTS)]
-        probes = [await connect(survivor.port) for _ in range(_PROBES)]
-        stack.callback(lambda: [client.close() for client in (*clients, *probes)])
-        env_ids = await _played(clients[0], count, progress)
+        env_ids = await _played(await connect(survivor.port), count, progress)
         owners = Ring(sorted(cluster.addresses)).assignments
         lost = [env_id for env_id in env_ids if owners[slot_of(env_id)] in node.addresses]
         others = sorted(set(env_ids).difference(lost))
         loss = Loss(len(lost))
-        probing = [asyncio.create_task(_probe(probe, others[n * len(others) // _PROBES], loss)) for n, probe in enumerate(probes)]
+        probing = [
+            asyncio.create_task(_probe(survivor.port, others[number * len(others) // _PROBES], loss))
+            for number in range(_PROBES)
+        ]
         await asyncio.sleep(_CALM_S)
         loss.calm, loss.meanwhile = loss.meanwhile, []
         bar = progress.add_task("answered again", total=len(lost))
@@ -122,8 +122,8 @@ async def lose_a_node(count: int, console: Console) -> Loss:
         cpu, began = sum(map(cpu_of_tree, left)), time.perf_counter()
         await asyncio.to_thread(node.kill)
 
-        async def bring_back(number: int, client: Connection) -> None:
-            mine = lost[number::_CLIENTS]
+        async def bring_back(number: int) -> None:
+            client, mine = await connect(survivor.port), lost[number::_CLIENTS]
             for start in range(0, len(mine), _BATCH):
                 waiting = mine[start : start + _BATCH]
                 while waiting and time.perf_counter() - began < _GIVE_UP_S:
@@ -135,7 +135,7 @@ async def lose_a_node(count: int, console: Console) -> Loss:
                     if waiting:
                         await asyncio.sleep(_AGAIN_S)
 
-        await asyncio.gather(*(bring_back(number, client) for number, client in enumerate(clients)))
+        await asyncio.gather(*map(bring_back, range(_CLIENTS)))
         loss.cpu_s = sum(map(cpu_of_tree, left)) - cpu
         for probing_one in probing:
             probing_one.cancel()
@@ -179,8 +179,9 @@ def _require_retryable(error: dict[str, object]) -> None:
         raise RuntimeError(f"an environment was lost: {error}")
 
 
-async def _probe(client: Connection, env_id: str, loss: Loss) -> None:
+async def _probe(port: int, env_id: str, loss: Loss) -> None:
     """Step an environment of the node that lives on, over and over, until cancelled."""
+    client = await connect(port)
     bodies = [orjson.dumps({"action": tool_call(name)}) for name in ("move_left", "move_right")]
     requests = [post(f"/api/environment/{env_id}/step", body) for body in bodies]
     while True:

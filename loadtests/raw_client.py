@@ -49,8 +49,13 @@ class Connection(asyncio.Protocol):
             waiter.set_result(answer)
 
     async def send(self, request: bytes) -> bytes:
-        """The whole answer to ``request``, head and body."""
-        assert self._transport is not None
+        """The whole answer to ``request``, head and body.
+
+        Raises:
+            ConnectionResetError: The server has closed the connection, as it does to those that are idle for long.
+        """
+        if self._transport is None or self._transport.is_closing():
+            raise ConnectionResetError("the connection is closed")
         self._waiter = asyncio.get_running_loop().create_future()
         self._transport.write(request)
         return await self._waiter

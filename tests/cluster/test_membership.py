@@ -157,6 +157,19 @@ def test_reader_is_found_among_those_who_are_ready() -> None:
     assert core.reader_of(7, frozenset({("road", "1")})) is None
 
 
+def test_plan_is_made_once_for_a_map_until_time_changes_it() -> None:
+    clock = Clock()
+    core = member("a", clock)
+    core.observe(seen(A, B, owners=dict.fromkeys(range(NUM_SLOTS), "a")))
+    early = core.plan()
+    assert core.plan() is early
+    assert not early.hand_off
+    clock.now += TIMES.settle_s
+    late = core.plan()
+    assert core.plan() is late
+    assert list(late.hand_off["b"]) == slots_of(B, A, B)
+
+
 def test_slots_of_the_living_are_not_claimed_those_of_the_dead_are() -> None:
     core = member("a")
     core.observe(seen(A, owners={1: "a", 2: "dead", 3: "dead"}))

@@ -41,3 +41,18 @@ def test_unknown_part_is_told(parts: list[str], capsys: pytest.CaptureFixture[st
         bench.main(["everything"])
     assert "there is no part 'everything'" in capsys.readouterr().err
     assert parts == []
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_a_broken_bound_of_recovery_is_an_exit_code(monkeypatch: pytest.MonkeyPatch, is_kept: bool) -> None:
+    async def measured(live: int) -> bool:
+        assert live == 7
+        return is_kept
+
+    monkeypatch.setattr(bench, "bench_recovery", measured)
+    if is_kept:
+        bench.main(["recovery", "--live", "7"])
+        return
+    with pytest.raises(SystemExit) as ended:
+        bench.main(["recovery", "--live", "7"])
+    assert ended.value.code == 1

@@ -80,6 +80,9 @@ class Membership:
         self._joined_at: float | None = None
         self._unchanged_since = 0.0
         """When the ring changed last."""
+        self._plan = Plan()
+        self._planned_from: tuple[object, ...] | None = None
+        """What the plan was made from."""
         self._placement = Placement()
         self._placed_in: tuple[object, ...] | None = None
         """What the placement was made from."""
@@ -158,14 +161,23 @@ class Membership:
         me = None if self._map is None else self._map.workers.get(self.incarnation)
         if self._map is None or me is None:
             return Plan()
-        claim: tuple[int, ...] = ()
-        if me.state == "ready":
-            claim = tuple(
-                slot
-                for slot in range(NUM_SLOTS)
-                if self._map.owner_of(slot) is None and self._proposed(slot) == self.incarnation
-            )
-        return Plan(claim, self._hand_offs(self._map, leaving=me.state == "draining"))
+        now = self._clock()
+        settled = {
+            worker for worker, since in self._ready_since.items() if since + self._times.settle_s <= now
+        }
+        # Every call that finds no owner asks for a look at the map, which mostly is the same.
+        state = (self._map, settled, self._preferences(now))
+        if self._planned_from != state:
+            claim: tuple[int, ...] = ()
+            if me.state == "ready":
+                claim = tuple(
+                    slot
+                    for slot in range(NUM_SLOTS)
+                    if self._map.owner_of(slot) is None and self._proposed(slot) == self.incarnation
+                )
+            takers = self._ready_since.keys() if me.state == "draining" else settled
+            self._planned_from, self._plan = state, Plan(claim, self._hand_offs(self._map, takers))
+        return self._plan
 
     def wait_s(self) -> float | None:
         """Seconds until time alone changes the plan, None when it will not; changes of the placement can wait."""
@@ -253,14 +265,12 @@ class Membership:
             return preferred.incarnation
         return self._proposals[slot] if self._proposals else None
 
-    def _hand_offs(self, cluster: ClusterMap, *, leaving: bool) -> dict[str, dict[int, str]]:
-        settled_before = self._clock() - self._times.settle_s
+    def _hand_offs(self, cluster: ClusterMap, takers: Collection[str]) -> dict[str, dict[int, str]]:
+        """Choose which slots of this worker go to which of those that may be handed some."""
         plan: dict[str, dict[int, str]] = {}
         for slot, token in sorted(cluster.tokens_of(self.incarnation).items()):
             target = self._proposed(slot)
-            if target is None or target == self.incarnation or target not in self._ready_since:
-                continue
-            if leaving or self._ready_since[target] <= settled_before:
+            if target is not None and target != self.incarnation and target in takers:
                 plan.setdefault(target, {})[slot] = token
         return plan
 
