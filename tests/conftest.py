@@ -7,7 +7,6 @@ import queue
 import re
 import signal
 import subprocess
-import sys
 import threading
 import time
 from asyncio import AbstractEventLoop
@@ -20,6 +19,7 @@ import pytest
 
 from tests import depth, surroundings
 from tests.children import ROOT
+from tests.preloaded import ForkedProcess, preloaded
 from tests.sim.virtual_loop import VirtualLoop
 from tests.steered import SteeredLoop
 from tests.waiting import HANG_S
@@ -69,7 +69,10 @@ def _signals() -> None:
 
 
 class ServerProcess:
-    """``verl-agent-env serve`` on a free port of its own, ended by its process id."""
+    """``verl-agent-env serve`` on a free port of its own, ended by its process id.
+
+    Forked from a process that has loaded the package (see :mod:`tests.preloaded`), unless a command is given.
+    """
 
     def __init__(
         self, arguments: list[str], variables: dict[str, str], command: list[str] | None = None
@@ -77,15 +80,25 @@ class ServerProcess:
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self.lines: list[str] = []
         """What it wrote to standard error, so far."""
-        self.process = subprocess.Popen(
-            command or [sys.executable, "-m", "verl_agent_env.cli", "serve", "--port", "0", *arguments],
-            cwd=ROOT,
-            env={**os.environ, **variables},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        reading, writing = os.pipe()
+        self._stderr = os.fdopen(reading)
+        environment = {**os.environ, **variables}
+        self.process: subprocess.Popen[bytes] | ForkedProcess
+        try:
+            if command is None:
+                words = ["serve", "--port", "0", *arguments]
+                self.process = preloaded(environment).start(words, environment, writing)
+            else:
+                self.process = subprocess.Popen(
+                    command,
+                    cwd=ROOT,
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=writing,
+                )
+        finally:
+            os.close(writing)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         try:
@@ -133,13 +146,12 @@ class ServerProcess:
             # Its workers end soon after it. While one may still write, the reader holds the pipe, and closing it would
             # wait for ever.
             self._reader.join(HANG_S)
-            if self.process.stderr is not None and not self._reader.is_alive():
-                self.process.stderr.close()
+            if not self._reader.is_alive():
+                self._stderr.close()
         return code
 
     def _read(self) -> None:
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
+        for line in self._stderr:
             self.lines.append(line)
             self._lines.put(line)
         self._lines.put(None)

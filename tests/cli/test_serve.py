@@ -24,6 +24,17 @@ from verl_agent_env.cli.serve import listen, serve
 from verl_agent_env.config import HttpLimits, ServerSettings
 
 GATED = "slow/gated-v0"
+SERVE = [sys.executable, "-m", "verl_agent_env.cli", "serve", "--port", "0"]
+
+
+@pytest.fixture
+def start_server(start_server: StartServer) -> StartServer:
+    """As everywhere, in a Python of its own, as users start it."""
+
+    def start(*arguments: str, command: list[str] | None = None, **variables: str) -> ServerProcess:
+        return start_server(command=command or [*SERVE, *arguments], **variables)
+
+    return start
 
 
 def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,54 @@
+"""A forked server is to its test what a started one is."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import StartServer
+from tests.preloaded import ForkedProcess, preloaded
+from tests.waiting import HANG_S
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables"),
+    [(["serve", "--max-batch-size", "seven"], {}), (["serve"], {"VERL_AGENT_ENV_MAX_BATCH_SIZE": "seven"})],
+)
+def test_exit_code_and_lines_are_those_of_the_command(
+    tmp_path: Path, arguments: list[str], variables: dict[str, str]
+) -> None:
+    environment = {**os.environ, **variables}
+    with (tmp_path / "stderr").open("wb") as file:
+        process = preloaded(environment).start(arguments, environment, file.fileno())
+    assert process.wait(HANG_S) == process.poll() == 2
+    assert "'--max-batch-size': 'seven'" in (tmp_path / "stderr").read_text()
+
+
+def test_signal_that_ends_it_is_told(start_server: StartServer) -> None:
+    server = start_server()
+    assert isinstance(server.process, ForkedProcess)
+    assert server.process.poll() is None
+    with pytest.raises(subprocess.TimeoutExpired):
+        server.process.wait(0.01)
+    server.process.kill()
+    assert server.wait() == -signal.SIGKILL
+
+
+def test_it_has_no_descriptor_of_what_forked_it(start_server: StartServer) -> None:
+    first, second = (pipes_of(start_server().process.pid) for _ in range(2))
+    assert (len(first), len(second), first & second) == (1, 1, set())
+
+
+def pipes_of(pid: int) -> set[str]:
+    """Which pipes a process has open: a server that of its standard error."""
+    found = set()
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        # It may close one meanwhile.
+        with contextlib.suppress(FileNotFoundError):
+            found.add(str(descriptor.readlink()))
+    return {name for name in found if name.startswith("pipe:")}
