@@ -11,7 +11,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 MODEL_VENV := .venv-model
 MODEL_BIN := $(MODEL_VENV)/bin
 
-.PHONY: help install serve cluster programs test pytest deep lint format bench loadtest chaos docs verl verl-test model clean
+.PHONY: help install serve cluster programs test pytest deep lint format bench loadtest chaos hostile docs verl verl-test model clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -96,6 +96,9 @@ loadtest: install  ## Load a running cluster (make cluster): climb to 16,384 con
 
 chaos: install programs  ## Break a cluster under load in every way it promises to survive
 	$(BIN)/python -m loadtests.chaos $(ARGS)
+
+hostile: install programs  ## Attack a server and a cluster as strangers and careless colleagues do; exit 1 if a bound breaks
+	$(BIN)/python -m loadtests.hostile $(ARGS)
 
 docs: install  ## Write docs/environments.md from the environments' docstrings
 	$(BIN)/python docs/make_environments.py

@@ -58,9 +58,16 @@ class BatchEncoder(Generic[ResultT]):
         return self._body(pieces)
 
     def _body(self, pieces: Sequence[Columns]) -> bytes:
-        columns = [b",".join(filter(None, column)) for column in zip(*pieces, strict=True)]
-        written = [b"%b%b]" % (head, column) for head, column in zip(self._heads, columns, strict=True)]
-        return b"{%b}" % b",".join(written)
+        written = [b"{"]
+        for head, column in zip(self._heads, zip(*pieces, strict=True), strict=True):
+            written.append(head)
+            for piece in filter(None, column):
+                written += (piece, b",")
+            # After the last piece stands the end of its column.
+            written[-1 if written[-1] == b"," else len(written) :] = [b"],"]
+        written[-1] = b"]}"
+        # Joined once: an answer can be large.
+        return b"".join(written)
 
 
 def _step_columns(results: Sequence[StepAnswer | VerlAgentEnvError], first: int) -> Columns:
