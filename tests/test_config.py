@@ -61,6 +61,7 @@ def test_an_empty_variable_is_one_that_is_not_set() -> None:
     [("PORT", "x"), ("PORT", "1.5"), ("PORT", "-1"), ("MAX_ENVS", "0"), ("MAX_STEP_S", "nan"), ("MAX_STEP_S", "inf"),
      ("ACCESS_LOG", "maybe"), ("LOG_LEVEL", "loud"), ("LOG_FORMAT", "xml"), ("KEEP_ALIVE_S", "0"),
      ("AUTH_TOKENS", "sécret"), ("AUTH_TOKENS", "a\x00b"),
+     *(("TRUSTED_PROXIES", proxy) for proxy in ("a", "10.0.0.0/33", "*", "10.0.0.1:80")),
      *(("ALLOWED_HOSTS", host) for host in ("a:80", "http://a", "a b", "*.", "a*", "[::1]:80", "[a]")),
      *(("ALLOWED_ORIGINS", origin) for origin in ("*", "null", "a.example", "https://a.example/", "ftp://a.example",
                                                   "https://*.example", "https://a.example:x", "https://"))],
@@ -87,8 +88,22 @@ def test_hosts_and_origins_are_lists() -> None:
     assert settings.allowed_origins == ("https://a.example", "http://[::1]:3000")
 
 
-def test_tokens_do_not_show_in_what_is_printed() -> None:
+def test_items_with_commas_are_a_list_of_json() -> None:
+    settings = settings_from_environment({"VERL_AGENT_ENV_AUTH_TOKENS": ' ["a,b", "c"]'})
+    assert settings.auth_tokens == ("a,b", "c")
+
+
+@pytest.mark.parametrize("text", ['["secret"', '["secret", 1]', "[secret]"])
+def test_tokens_do_not_show_in_what_is_printed(text: str) -> None:
     assert "secret" not in repr(ServerSettings(auth_tokens=("secret",)))
+    with pytest.raises(ValueError, match="VERL_AGENT_ENV_AUTH_TOKENS cannot be read") as caught:
+        settings_from_environment({"VERL_AGENT_ENV_AUTH_TOKENS": text})
+    assert "secret" not in str(caught.value)
+
+
+def test_proxies_are_addresses_and_networks() -> None:
+    settings = settings_from_environment({"VERL_AGENT_ENV_TRUSTED_PROXIES": "10.0.0.0/8, 2001:db8::1"})
+    assert settings.trusted_proxies == ("10.0.0.0/8", "2001:db8::1")
 
 
 def test_a_cluster_needs_both_a_name_and_a_redis() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
+import json
 import math
 import re
 import typing
@@ -183,7 +184,10 @@ class ServerSettings:
     port: int = 8000
     """Port to listen on; 0 takes a free one."""
     auth_tokens: tuple[str, ...] = field(default=(), repr=False, metadata={VERBATIM: True})
-    """Accepted bearer tokens; none means that no token is asked for."""
+    """Accepted bearer tokens, which allow everything; without any, and without ``auth_file``, no token is asked for."""
+    auth_file: str = ""
+    """File with tokens that have names and scopes, a line each: name, scopes (``read``, ``run``, ``admin``), token or
+    ``sha256:`` and its digest. Read again at SIGHUP."""
     allowed_hosts: tuple[str, ...] = ()
     """Host names and addresses that clients call the server by, beside those of this machine; ``*.example.org`` stands
     for all below it, ``*`` for all. Needed behind a proxy on this machine that passes its own name on."""
@@ -286,8 +290,9 @@ def _from_environment(cls: type[SettingsT], environment: Mapping[str, str], **ne
         try:
             values[declared.name] = _parse(text, hints[declared.name])
         except ValueError:
+            shown = f"='{text}'" if declared.repr else ""
             raise ValueError(
-                f"{variable_of(declared.name)}='{text}' cannot be read as {_name_of(hints[declared.name])}"
+                f"{variable_of(declared.name)}{shown} cannot be read as {_name_of(hints[declared.name])}"
             ) from None
     return cls(**values)
 
@@ -300,6 +305,12 @@ def _parse(text: str, kind: Any) -> Any:
             return False
         raise ValueError
     if typing.get_origin(kind) is tuple:
+        if text.lstrip().startswith("["):
+            # A list of JSON, for items that hold commas.
+            items = json.loads(text)
+            if not (isinstance(items, list) and all(isinstance(item, str) for item in items)):
+                raise ValueError
+            return tuple(items)
         return tuple(part.strip() for part in text.split(",") if part.strip())
     return kind(text)
 

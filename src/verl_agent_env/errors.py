@@ -9,6 +9,7 @@ The server answers them as ``application/problem+json`` (RFC 9457), the client r
     │   ├── MalformedBodyError            malformed_body             400
     │   ├── MalformedHeadError            malformed_head             400
     │   ├── UnauthorizedError             unauthorized               401
+    │   ├── InsufficientScopeError        insufficient_scope         403
     │   ├── HostNotAllowedError           host_not_allowed           403
     │   ├── OriginNotAllowedError         origin_not_allowed         403
     │   ├── RouteNotFoundError            not_found                  404
@@ -44,6 +45,7 @@ The server answers them as ``application/problem+json`` (RFC 9457), the client r
     │   └── IncompatibleVersionError      incompatible_version       503     yes
     ├── CapacityError
     │   ├── RunQuotaExceededError         run_quota_exceeded         429     yes
+    │   ├── TooManyAttemptsError          too_many_attempts          429     yes
     │   ├── AtCapacityError               at_capacity                503     yes
     │   └── ShuttingDownError             shutting_down              503     yes
     ├── ClusterError
@@ -161,6 +163,20 @@ class UnauthorizedError(RequestError):
     @property
     def detail(self) -> str:
         return "A valid bearer token is required: send the header 'Authorization: Bearer <token>'."
+
+
+@dataclass(eq=False)
+class InsufficientScopeError(RequestError):
+    """The token is known, but does not allow this call."""
+
+    code = "insufficient_scope"
+    status = 403
+    title = "The token does not allow this call"
+    scope: str = ""
+
+    @property
+    def detail(self) -> str:
+        return f"The call needs a token with the scope '{self.scope}'."
 
 
 @dataclass(eq=False)
@@ -710,6 +726,20 @@ class RunQuotaExceededError(CapacityError):
             f"The run '{self.run_id}' would have more than {self.max_envs_per_run} environments; "
             "close some or raise max_envs_per_run."
         )
+
+
+@dataclass(eq=False)
+class TooManyAttemptsError(CapacityError):
+    """Too many unknown tokens came from the address; a token that was not used here before is not looked at for now."""
+
+    code = "too_many_attempts"
+    status = 429
+    title = "Too many unknown tokens came from this address"
+    retry_after_s = 5
+
+    @property
+    def detail(self) -> str:
+        return "Too many unknown tokens came from this address; try again in a few seconds, with a token that is known."
 
 
 @dataclass(eq=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import secrets
 import uuid
 import zlib
 from typing import Any, NamedTuple, TypeAlias
@@ -28,6 +30,11 @@ NUM_SLOTS = 4096
 """Slices of the hash space. Three hex digits name one of them."""
 
 _UUID_HEX_DIGITS = 32
+_TAG_BYTES = 6
+_TAG_BITS = 8 * _TAG_BYTES
+_TAG = slice(4, 4 + 2 * _TAG_BYTES)
+_VERSION = 4 + 2 * _TAG_BYTES
+_TAGGED = "8"
 _HEX = frozenset("0123456789abcdef")
 
 
@@ -41,9 +48,34 @@ class StepResult(NamedTuple):
     info: Info
 
 
-def new_env_id(slot: int) -> str:
-    """An id that nothing else has, ``<slot: 3 hex digits>-<uuid4 hex>``."""
-    return f"{slot:03x}-{uuid.uuid4().hex}"
+def new_env_id(slot: int, tag: str = "") -> str:
+    """An id that nothing else has, ``<slot: 3 hex digits>-<uuid4 hex>``; with a ``tag``, as :func:`tagged_env_id`."""
+    return tagged_env_id(slot, tag, secrets.randbits(128)) if tag else f"{slot:03x}-{uuid.uuid4().hex}"
+
+
+def tagged_env_id(slot: int, tag: str, number: int) -> str:
+    """An id that says by ``tag`` whose the environment is: a UUID of version 8 (RFC 9562) that begins with the tag.
+
+    Args:
+        slot: Where the environment lives.
+        tag: Of its holder, as :func:`tag_of_holder` gives it.
+        number: 128 bits; 74 of them are used.
+    """
+    number = number % (1 << (128 - _TAG_BITS)) | int(tag, 16) << (128 - _TAG_BITS)
+    # The bits of version and variant have places of their own, as those of version 4.
+    digits = uuid.UUID(int=number, version=4).hex
+    return f"{slot:03x}-{digits[: 2 * _TAG_BYTES]}{_TAGGED}{digits[2 * _TAG_BYTES + 1 :]}"
+
+
+def tag_of_holder(name: str) -> str:
+    """The tag of a holder's environments, 12 hex digits; they differ for all names that are likely to meet."""
+    return hashlib.blake2b(name.encode(), digest_size=_TAG_BYTES).hexdigest()
+
+
+def tag_of(env_id: str) -> str:
+    """The tag that an id was made with; empty for an environment that no holder was named for."""
+    is_tagged = len(env_id) == 4 + _UUID_HEX_DIGITS and env_id[_VERSION] == _TAGGED
+    return env_id[_TAG] if is_tagged else ""
 
 
 def slot_of(env_id: str) -> int:

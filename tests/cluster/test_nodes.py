@@ -228,6 +228,38 @@ def test_holders_of_different_tokens_have_keys_of_their_own_on_every_worker(star
     assert made["token-a"] != made["token-b"]
 
 
+def test_an_environment_stays_its_holders_own_when_its_workers_die(
+    start_node: StartNode, tmp_path: Path
+) -> None:
+    tokens = tmp_path / "tokens"
+    tokens.write_text("alice run alice-token\nbob run bob-token\nops admin ops-token\n")
+    headers = {name: {"Authorization": f"Bearer {name}-token"} for name in ("alice", "bob", "ops")}
+    a, b = both(start_node, "--auth-file", str(tokens), headers=headers["ops"])
+    body = {"env_name": "frozen_lake", "env_kwargs": LASTING, "num_envs": 20, "run_id": "run"}
+    keyed = {**headers["alice"], "Idempotency-Key": "key"}
+    env_ids = a.any.post("/api/batch/initialize", json=body, headers=keyed).json()["env_ids"]
+
+    def codes(name: str, seq: int) -> set[str]:
+        step = {"env_ids": env_ids, "actions": ["left"] * 20, "seqs": [seq] * 20}
+        answer = b.any.post("/api/batch/step", json=step, headers=headers[name]).json()
+        return {error["code"] for error in answer["errors"]}
+
+    assert codes("alice", 0) == set()
+    for index in range(2):
+        a.kill(index)
+        settle(a, b)
+    for client in (*a.at, *b.at):
+        assert client.get(f"/api/environment/{env_ids[0]}", headers=headers["bob"]).status_code == 404
+        assert client.get(f"/api/environment/{env_ids[0]}", headers=headers["alice"]).status_code == 200
+    assert codes("bob", 1) == {"environment_not_found"}
+    assert codes("alice", 1) == set()
+    closed = [
+        b.any.post("/api/batch/close", json={"run_id": "run"}, headers=headers[name]).json()["closed"]
+        for name in ("bob", "alice")
+    ]
+    assert closed == [0, 20]
+
+
 @pytest.mark.parametrize(("path", "size"), [("environment", {}), ("batch", {"num_envs": 40})])
 def test_an_idempotency_key_holds_after_the_worker_that_knew_the_answer_is_gone(
     start_node: StartNode, path: str, size: dict[str, int]

@@ -19,11 +19,12 @@ from verl_agent_env.errors import (
     VerlAgentEnvError,
     WorkerUnreachableError,
 )
-from verl_agent_env.server.auth import TokenGuard
+from verl_agent_env.server.auth import PRINCIPAL_HEADER
 from verl_agent_env.server.forwarding import Forwarder
-from verl_agent_env.server.idempotency import KEY_HEADER, KeyNames
+from verl_agent_env.server.idempotency import KEY_HEADER, name_of_key
 from verl_agent_env.server.lane import Call, Reply, Route
 from verl_agent_env.server.peers import HOP_HEADER, OPERATION_HEADER, PeerAnswer, Peers
+from verl_agent_env.server.tokens import Principal
 from verl_agent_env.types import NUM_SLOTS
 from verl_agent_env.waits import OWNER_S
 
@@ -74,7 +75,7 @@ def forwarder(table: SlotTable, workers: Workers) -> Forwarder:
     async def refresh() -> None:
         await asyncio.sleep(0)
 
-    return Forwarder(table, cast(Peers, workers), KeyNames(TokenGuard(["token"])), refresh)
+    return Forwarder(table, cast(Peers, workers), refresh)
 
 
 def a_call(**headers: bytes) -> Call:
@@ -293,15 +294,17 @@ async def test_a_key_is_answered_for_by_the_owner_of_its_slot() -> None:
     table.assign([C] * NUM_SLOTS, ())
     pinned = forwarder(table, workers).pin_to_key(INITIALIZE)
     assert body_of(await pinned.handler(a_call())) == b"here"
-    for token in (b"a", b"b"):
-        call = a_call(idempotency_key=b"key", authorization=b"Bearer " + token)
+    for holder in ("a", "b"):
+        call = a_call(idempotency_key=b"key", x_env_principal=b"admin root")
+        call.principal = Principal.holder(holder, ["run"])
         assert body_of(await pinned.handler(call)) == C.encode()
-    # The owner learns whose key it is by its name, and nothing else.
-    names = [headers[KEY_HEADER] for headers in workers.headers]
-    assert len(set(names)) == 2
-    for name in names:
-        own_names = KeyNames(TokenGuard(["token"]))
-        assert own_names.name_of({KEY_HEADER: name, HOP_HEADER: b"1"}) == name.decode()
+    # The owner learns the name of the key, and on whose behalf it is called.
+    assert len({headers[KEY_HEADER] for headers in workers.headers}) == 2
+    assert [headers[PRINCIPAL_HEADER] for headers in workers.headers] == [b"read,run a", b"read,run b"]
+    for headers in workers.headers:
+        there = Call("", b"", b"", {KEY_HEADER: headers[KEY_HEADER], HOP_HEADER: b"1"})
+        there.principal = Principal.from_text(headers[PRINCIPAL_HEADER].decode())
+        assert name_of_key(there) == headers[KEY_HEADER].decode()
 
 
 async def test_a_key_comes_home_as_its_client_gave_it() -> None:

@@ -22,17 +22,17 @@ from verl_agent_env.errors import (
     InvalidRequestError,
     ShuttingDownError,
 )
-from verl_agent_env.server.auth import TokenGuard
 from verl_agent_env.server.idempotency import (
     KEY_HEADER,
     IdempotentCalls,
     KeptAnswers,
-    KeyNames,
     fingerprint_of,
+    name_of_key,
     named_by,
 )
 from verl_agent_env.server.lane import Call
-from verl_agent_env.types import NUM_SLOTS, slot_of
+from verl_agent_env.server.tokens import ANYBODY, Principal
+from verl_agent_env.types import NUM_SLOTS, slot_of, tag_of
 
 
 class Clock:
@@ -201,7 +201,7 @@ class SlowRecords(MemoryIdempotencyRecords):
 async def test_a_request_is_not_refused_for_another_one_that_its_key_does_not_belong_to() -> None:
     records = SlowRecords()
     answers = KeptAnswers(1e-9, 10_000, lambda: asyncio.get_running_loop().time())
-    calls = IdempotentCalls(KeyNames(TokenGuard([])), records, answers)
+    calls = IdempotentCalls(records, answers)
 
     async def nothing() -> None:
         """Read nothing of it."""
@@ -225,41 +225,52 @@ async def test_a_request_is_not_refused_for_another_one_that_its_key_does_not_be
 # --- names ---------------------------------------------------------------------------------------------------
 
 
-def name_of(names: KeyNames, key: bytes | None, **headers: bytes) -> str | None:
+def name_of(principal: Principal, key: bytes | None, **headers: bytes) -> str | None:
     given = {name.replace("_", "-").encode(): value for name, value in headers.items()}
-    return names.name_of(given if key is None else {**given, KEY_HEADER: key})
+    return name_of_key(Call("", b"", b"", given if key is None else {**given, KEY_HEADER: key}, principal))
 
 
 @pytest.mark.parametrize("key", [b"", b"x" * 257, b"a b", b"\x00", b"\xff"])
 def test_a_key_that_is_none_is_refused(key: bytes) -> None:
     with pytest.raises(InvalidRequestError) as caught:
-        name_of(KeyNames(TokenGuard([])), key)
+        name_of(ANYBODY, key)
     assert caught.value.errors[0]["loc"] == ["header", "Idempotency-Key"]
 
 
-def test_keys_live_within_their_token() -> None:
-    names = KeyNames(TokenGuard(["token-a", "token-b"]))
-    a, b = (
-        [name_of(names, key, authorization=b"Bearer " + token) for key in (b"k", b"l")]
-        for token in (b"token-a", b"token-b")
-    )
-    assert len({*a, *b}) == 4
-    assert name_of(names, b"k", authorization=b"bearer   token-a ") == a[0]
-    assert name_of(names, None) is None
+def test_keys_live_within_their_holder() -> None:
+    principals = [
+        Principal.holder("a", ["run"]), Principal.holder("b", ["run"]), Principal(key_scope=b"c"), ANYBODY
+    ]  # fmt: skip
+    names = {name_of(principal, key) for principal in principals for key in (b"k", b"l")}
+    assert len(names) == 8
+    # Another token of the same holder, with which it is replaced.
+    assert name_of(Principal.holder("a", ["admin"]), b"k") in names
+    assert name_of(ANYBODY, None) is None
 
 
-def test_where_no_token_is_asked_for_none_counts() -> None:
-    names = KeyNames(TokenGuard([]))
-    assert name_of(names, b"k", authorization=b"Bearer x") == name_of(names, b"k")
-
-
-def test_a_name_that_another_worker_gave_is_kept() -> None:
-    names = KeyNames(TokenGuard(["token-a"]))
-    name = name_of(names, b"k", authorization=b"Bearer token-a")
+@pytest.mark.parametrize("worker", [ANYBODY, Principal.from_text("run a"), Principal.from_text("admin")])
+def test_a_name_that_another_worker_gave_is_kept(worker: Principal) -> None:
+    name = name_of(Principal.holder("a", ["run"]), b"k")
     assert name is not None
-    assert name_of(names, name.encode(), x_env_hop=b"1", authorization=b"Bearer other") == name
-    # From a client it is a key like any other.
-    assert name_of(names, name.encode(), authorization=b"Bearer token-a") != name
+    assert name_of(worker, name.encode(), x_env_hop=b"1") == name
+
+
+def test_a_clients_key_is_no_name_whatever_it_says() -> None:
+    name = name_of(Principal.holder("a", ["run"]), b"k")
+    assert name is not None
+    assert name_of(Principal.holder("b", ["run"]), name.encode(), x_env_hop=b"1") != name
+    assert name_of(ANYBODY, name.encode()) != name
+
+
+def test_environments_of_a_key_are_its_holders() -> None:
+    record = IdempotencyRecord("f", "n", ("a:1", "b:2"))
+    tag = Principal.holder("a", ["run"]).tag
+    named = named_by("abc" + "0" * 29, record, [CreateRequest(LAKE, tag=tag)] * 100)
+    plain = named_by("abc" + "0" * 29, record, [CreateRequest(LAKE)] * 100)
+    assert {tag_of(request.env_id or "") for request in named} == {tag}
+    assert len({request.env_id for request in named}) == 100
+    slots = [[slot_of(request.env_id or "") for request in requests] for requests in (named, plain)]
+    assert slots[0] == slots[1]
 
 
 def test_environments_of_a_key_lie_in_equal_shares_on_the_workers_of_its_record() -> None:

@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import sys
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -112,6 +114,30 @@ async def test_token_is_asked_for(start_server: StartServer) -> None:
         Client(streamable_http_client(f"{guarded.url}/mcp", http_client=known)) as client,
     ):
         await play(client)
+
+
+async def test_holders_of_tokens_see_their_own_environments_and_do_what_they_may(
+    start_server: StartServer, tmp_path: Path
+) -> None:
+    tokens = tmp_path / "tokens"
+    tokens.write_text("alice run alice-token\nalice read alice-reader\nbob run bob-token\n")
+    server = start_server("--auth-file", str(tokens))
+    async with AsyncExitStack() as stack:
+        clients = {}
+        for token in ("alice-token", "alice-reader", "bob-token"):
+            headers = {"Authorization": f"Bearer {token}"}
+            known = await stack.enter_async_context(httpx2.AsyncClient(headers=headers, timeout=60))
+            transport = streamable_http_client(f"{server.url}/mcp", http_client=known)
+            clients[token] = await stack.enter_async_context(Client(transport))
+        env_id = await play(clients["alice-token"])
+        seen = {
+            token: (await client.call_tool("look", {"env_id": env_id})).structured_content
+            for token, client in clients.items()
+        }
+        refused = await clients["alice-reader"].call_tool("start_environment", {"env_name": "frozen_lake"})
+    codes = {token: (content or {}).get("code", "") for token, content in seen.items()}
+    assert codes == {"alice-token": "", "alice-reader": "", "bob-token": "environment_not_found"}
+    assert (refused.structured_content or {})["code"] == "insufficient_scope"
 
 
 async def test_page_of_another_site_is_refused(server: ServerProcess) -> None:

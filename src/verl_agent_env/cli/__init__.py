@@ -11,6 +11,7 @@ import sys
 import click
 
 from verl_agent_env import __version__
+from verl_agent_env.cli.secret_options import hide_secrets
 from verl_agent_env.config import ENVIRONMENT_PREFIX
 from verl_agent_env.errors import VerlAgentEnvError
 
@@ -62,6 +63,7 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line; an error that a user can mend is one sentence and exit code 1."""
+    hide_secrets()
     try:
         cli()
     except VerlAgentEnvError as error:

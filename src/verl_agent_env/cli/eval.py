@@ -23,7 +23,7 @@ from verl_agent_env.evaluation.run import PAGE_FILE
 @click.option(
     "--url", default="http://127.0.0.1:8000", show_default=True, help="Of the environments' server."
 )
-@click.option("--token", help="Bearer token, if that server asks for one.")
+@click.option("--token", envvar="VERL_AGENT_ENV_TOKEN", help="Bearer token, if that server asks for one.")
 @click.option("--model", required=True, help="Name of the model at its endpoint.")
 @click.option(
     "--base-url",

@@ -44,6 +44,11 @@ def serve(**given: Any) -> None:
     try:
         settings = merge_options(settings_from_environment(os.environ), given)
         settings.cluster.require_whole()
+        if settings.auth_file:
+            # Here, so that it is said in one sentence; each worker reads it again.
+            from verl_agent_env.server.tokens import read_token_file
+
+            read_token_file(settings.auth_file)
     except ValueError as unfit:
         raise click.UsageError(str(unfit)) from None
     from verl_agent_env.server.logs import configure_logging

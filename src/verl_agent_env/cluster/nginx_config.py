@@ -248,6 +248,8 @@ proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
 proxy_set_header X-Forwarded-Proto $scheme;
 # What only workers may say to each other.
 proxy_set_header X-Env-Hop "";
+proxy_set_header X-Env-Peer "";
+proxy_set_header X-Env-Principal "";
 
 proxy_connect_timeout {settings.connect_timeout_s}s;
 proxy_send_timeout {settings.body_timeout_s}s;

@@ -49,7 +49,8 @@ class WorkerRecord:
     node: str
     """The pool that it belongs to."""
     supervisor: str
-    """Random id of the life of the pool's supervisor: who may replace the worker of a name."""
+    """Random id of the life of the pool's supervisor: who may replace the worker of a name. No client is told: of it is
+    made what workers show each other."""
     address: str
     """``host:port`` where it listens, the same text that nginx is given."""
     pid: int

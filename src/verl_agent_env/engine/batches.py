@@ -152,12 +152,16 @@ class Batches:
                 errors[position] = refused
         return Closed(len(env_ids) - len(errors), sorted(errors.items(), key=lambda item: item[0]))
 
-    async def close_run(self, run_id: str) -> Closed:
-        """Close all environments of a run that are here."""
-        return await self.close(self._host.directory.of_run(run_id))
+    async def close_run(self, run_id: str, tag: str | None = None) -> Closed:
+        """Close all environments of a run that are here; with a ``tag``, those of its holder."""
+        return await self.close(self._host.directory.of_run(run_id, tag))
 
-    async def close_run_of_slots(self, run_id: str) -> RunClosed:
+    async def close_run_of_slots(self, run_id: str, tag: str | None = None) -> RunClosed:
         """Close all environments of a run in this worker's slots, those that came to it just now included.
+
+        Args:
+            run_id: The run.
+            tag: Of the holder whose environments alone are meant; of all holders if not given.
 
         Raises:
             StoreUnavailableError: It cannot be read which there are.
@@ -165,7 +169,7 @@ class Batches:
         host = self._host
         before = host.owned_slots()
         await host.ensure_all()
-        env_ids = [env_id for env_id in host.directory.of_run(run_id) if slot_of(env_id) in before]
+        env_ids = [env_id for env_id in host.directory.of_run(run_id, tag) if slot_of(env_id) in before]
         done = await self.close(env_ids)
         failed = {slot_of(env_ids[position]) for position, _ in done.errors}
         after = host.owned_slots()

@@ -17,7 +17,7 @@ from verl_agent_env.errors import (
     RunQuotaExceededError,
     VerlAgentEnvError,
 )
-from verl_agent_env.types import NUM_SLOTS, slot_of
+from verl_agent_env.types import NUM_SLOTS, slot_of, tag_of
 
 
 class _Tombstone(NamedTuple):
@@ -59,9 +59,10 @@ class Directory:
         self._clock = clock
         self._unknown = unknown
         self._instances: dict[str, Instance] = {}
-        self._runs: dict[str, set[str]] = {}
+        self._runs: dict[str, dict[str, set[str]]] = {}
+        """Ids by run and by the tag of their holder, whose run is another one than anybody else's of that name."""
         self._reserved = 0
-        self._reserved_runs: Counter[str] = Counter()
+        self._reserved_runs: Counter[tuple[str, str]] = Counter()
         self._tombstones: dict[str, _Tombstone] = {}
         self._tenure = [0] * NUM_SLOTS
         """Times that a slot went to another worker."""
@@ -112,9 +113,11 @@ class Directory:
             if instance.slot in slots and instance.durability
         ]
 
-    def of_run(self, run_id: str) -> list[str]:
-        """Ids of a run's live environments."""
-        return list(self._runs.get(run_id, ()))
+    def of_run(self, run_id: str, tag: str | None = None) -> list[str]:
+        """Ids of a run's live environments; with a ``tag``, of those of its holder."""
+        holders = self._runs.get(run_id, {})
+        found = holders.values() if tag is None else (holders.get(tag, ()),)
+        return [env_id for env_ids in found for env_id in env_ids]
 
     def touch(self, instance: Instance) -> None:
         """Note that somebody uses the environment."""
@@ -128,14 +131,14 @@ class Directory:
             AtCapacityError: The host is full.
             RunQuotaExceededError: The run has as many as it may.
         """
-        limits, run_id = self._limits, instance.run_id
+        limits, run_id, tag = self._limits, instance.run_id, tag_of(instance.env_id)
         if len(self._instances) + self._reserved >= limits.max_envs:
             raise AtCapacityError("environments", limits.max_envs)
         if run_id is not None:
-            in_run = len(self._runs.get(run_id, ())) + self._reserved_runs[run_id]
+            in_run = len(self._runs.get(run_id, {}).get(tag, ())) + self._reserved_runs[run_id, tag]
             if in_run >= limits.max_envs_per_run:
                 raise RunQuotaExceededError(run_id, limits.max_envs_per_run)
-            self._reserved_runs[run_id] += 1
+            self._reserved_runs[run_id, tag] += 1
         self._reserved += 1
         slot = slot_of(instance.env_id)
         self.in_slot[slot] += 1
@@ -147,9 +150,9 @@ class Directory:
             self.in_slot[slot] -= 1
             self.bound_to_slot[slot] -= 1
             if run_id is not None:
-                self._reserved_runs[run_id] -= 1
-                if not self._reserved_runs[run_id]:
-                    del self._reserved_runs[run_id]
+                self._reserved_runs[run_id, tag] -= 1
+                if not self._reserved_runs[run_id, tag]:
+                    del self._reserved_runs[run_id, tag]
 
     def add(self, instance: Instance, *, is_new: bool = True) -> None:
         """Take in an environment that was made, here or on the worker that had it before."""
@@ -159,7 +162,8 @@ class Directory:
         self.in_slot[slot] += 1
         self.bound_to_slot[slot] += instance.is_bound
         if instance.run_id is not None:
-            self._runs.setdefault(instance.run_id, set()).add(instance.env_id)
+            holders = self._runs.setdefault(instance.run_id, {})
+            holders.setdefault(tag_of(instance.env_id), set()).add(instance.env_id)
         if instance.ttl_s not in self._ttls:
             if instance.ttl_s < self.shortest_ttl_s:
                 self.shorter_ttl.set()
@@ -179,9 +183,11 @@ class Directory:
         self.in_slot[slot] -= 1
         self.bound_to_slot[slot] -= instance.is_bound
         if instance.run_id is not None:
-            members = self._runs[instance.run_id]
-            members.discard(instance.env_id)
-            if not members:
+            holders, tag = self._runs[instance.run_id], tag_of(instance.env_id)
+            holders[tag].discard(instance.env_id)
+            if not holders[tag]:
+                del holders[tag]
+            if not holders:
                 del self._runs[instance.run_id]
         self._ttls[instance.ttl_s] -= 1
         if not self._ttls[instance.ttl_s]:

@@ -52,6 +52,8 @@ class CreateRequest:
     env_id: str | None = None
     """Id of the environment, in a slot of this worker; a new one if not given. An id that lives already is answered
     as it was when it was made."""
+    tag: str = ""
+    """Of its holder, for a new id; see :func:`~verl_agent_env.types.tagged_env_id`."""
 
 
 class Lives:
@@ -102,7 +104,7 @@ class Lives:
             logger.warning("kind unusable", exc_info=True, extra={"env_name": request.env_name})
             raise EnvironmentFailedError("", type(fault).__name__) from fault
         ttl_s = request.ttl_s if request.ttl_s is not None else self.limits.default_ttl_s
-        env_id = request.env_id or new_env_id(self._pick_slot())
+        env_id = request.env_id or new_env_id(self._pick_slot(), request.tag)
         instance = Instance(env_id, kind, arguments, request.run_id, ttl_s)
         if self.recorder is not None:
             self.recorder.prepare(instance, request.env_kwargs, self.limits.max_arguments_bytes)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from verl_agent_env.config import ServerSettings
-from verl_agent_env.errors import MalformedHeadError, UnauthorizedError
+from verl_agent_env.errors import InsufficientScopeError, MalformedHeadError
 from verl_agent_env.server.auth import TokenGuard
 from verl_agent_env.server.peer import Peer
+from verl_agent_env.server.proxies import TrustedProxies
 from verl_agent_env.server.same_origin import SameOriginPolicy
+from verl_agent_env.server.tokens import ANYBODY, Principal
 
 Headers = Iterable[tuple[bytes, bytes]]
 
@@ -19,34 +21,55 @@ _SINGLE = frozenset({b"authorization", b"content-type", b"host", b"origin"})
 class Admission:
     """Decides about a request by its head alone; costs next to nothing where no browser sent it."""
 
-    def __init__(self, policy: SameOriginPolicy, guard: TokenGuard) -> None:
+    def __init__(self, policy: SameOriginPolicy, guard: TokenGuard, proxies: TrustedProxies) -> None:
         self.policy = policy
-        self._guard = guard
+        self.guard = guard
+        self._proxies = proxies
         self._is_guarded = guard.has_tokens
 
     @classmethod
-    def by_settings(cls, settings: ServerSettings) -> Admission:
-        """Make one as the operator wants it."""
-        guard = TokenGuard(settings.auth_tokens)
+    def by_settings(
+        cls, settings: ServerSettings, proxies: TrustedProxies | None = None, *, peer_secret: str = ""
+    ) -> Admission:
+        """Make one as the operator wants it.
+
+        Args:
+            settings: Of the server.
+            proxies: That may say whom they speak for; this machine's alone if not given.
+            peer_secret: What other workers show.
+
+        Raises:
+            ValueError: The file with the tokens is wrong.
+        """
+        guard = TokenGuard(settings.auth_tokens, settings.auth_file, peer_secret=peer_secret)
         own_names = (settings.host, settings.cluster.node, settings.cluster.advertise)
         policy = SameOriginPolicy(
             settings.allowed_hosts, settings.allowed_origins, own_names, has_tokens=guard.has_tokens
         )
-        return cls(policy, guard)
+        return cls(policy, guard, proxies or TrustedProxies())
 
-    def admit(
-        self, method: str, headers: Mapping[bytes, bytes], peer: Peer, *, is_open: bool = False
-    ) -> None:
-        """Raise unless the request may be served; an ``is_open`` one needs no token.
+    def admit(self, method: str, headers: Mapping[bytes, bytes], peer: Peer, scope: str) -> Principal:
+        """Whose the request is, if it may be served.
+
+        Args:
+            method: Of the request.
+            headers: Of the request.
+            peer: The other end of the connection.
+            scope: What the token must allow; empty for a request that needs none.
 
         Raises:
             HostNotAllowedError, OriginNotAllowedError, ContentTypeNotAllowedError: As
                 :meth:`~verl_agent_env.server.same_origin.SameOriginPolicy.check`.
-            UnauthorizedError: It needs a token, and has none that is known.
+            UnauthorizedError, TooManyAttemptsError: It needs a token, and has none that is known, or is looked at.
+            InsufficientScopeError: Its token does not allow it.
         """
         self.policy.check(method, headers, peer)
-        if self._is_guarded and not is_open and not self._guard.admits(headers.get(b"authorization")):
-            raise UnauthorizedError
+        if not (self._is_guarded and scope):
+            return ANYBODY
+        principal = self.guard.principal_of(headers, self._proxies.client_address(peer, headers))
+        if scope not in principal.scopes:
+            raise InsufficientScopeError(scope)
+        return principal
 
 
 def has_ambiguous_headers(headers: Headers) -> bool:

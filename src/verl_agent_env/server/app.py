@@ -7,6 +7,8 @@ import contextlib
 import dataclasses
 import gc
 import logging
+import secrets
+import signal
 import sys
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
@@ -24,13 +26,13 @@ from verl_agent_env.engine.reaper import reap_forever
 from verl_agent_env.envs.registry import Registry, default_registry
 from verl_agent_env.errors import InternalError, MethodNotAllowedError, RouteNotFoundError, VerlAgentEnvError
 from verl_agent_env.server.admission import Admission
-from verl_agent_env.server.auth import TokenGuard
+from verl_agent_env.server.auth import TokenGuard, peer_secret_of
 from verl_agent_env.server.batch_calls import BatchCalls
 from verl_agent_env.server.cluster_worker import ClusterWorker, Place
 from verl_agent_env.server.commands import configure_commands, watch_sockets
 from verl_agent_env.server.connections import Connections
 from verl_agent_env.server.environment_calls import EnvironmentCalls
-from verl_agent_env.server.idempotency import IdempotentCalls, KeptAnswers, KeyNames, slot_of_key
+from verl_agent_env.server.idempotency import IdempotentCalls, KeptAnswers, slot_of_key
 from verl_agent_env.server.lane import LANE_STATE, PROBLEM_JSON, Call, Lane, Route
 from verl_agent_env.server.loop_watch import LoopWatch
 from verl_agent_env.server.mcp_route import MAX_MCP_BYTES, MCP_PATH, McpRoute
@@ -66,10 +68,9 @@ class EnvServer(FastAPI):
         self.settings = settings
         limits = settings.http_limits
         address = f"{settings.host}:{settings.port}"
-        place = place or Place(address, (address,), supervisor="none")
-        names = KeyNames(TokenGuard(settings.auth_tokens))
+        place = place or Place(address, (address,), supervisor=secrets.token_hex(16))
         self.worker = ClusterWorker(
-            settings.cluster, place, limits, names, token=next(iter(settings.auth_tokens), "")
+            settings.cluster, place, limits, token=next(iter(settings.auth_tokens), "")
         )
         self.env_host = Host(
             registry,
@@ -78,7 +79,8 @@ class EnvServer(FastAPI):
             unknown=self.worker.fate_of,
         )
         batches, create, internal_routes = self.worker.attach(self.env_host)
-        connections = Connections(settings.connection_limits, TrustedProxies(settings.trusted_proxies))
+        proxies = TrustedProxies(settings.trusted_proxies)
+        connections = Connections(settings.connection_limits, proxies)
         self.loop_watch = LoopWatch()
         self.metrics = Metrics(self.env_host, self.worker.forwarder.forwarded, connections, self.loop_watch)
         answers = KeptAnswers(
@@ -87,7 +89,7 @@ class EnvServer(FastAPI):
             self.env_host.clock,
             lambda name: self.env_host.directory.tenure_of(slot_of_key(name)),
         )
-        idempotent = IdempotentCalls(names, self.worker.idempotency_records, answers)
+        idempotent = IdempotentCalls(self.worker.idempotency_records, answers)
         self.server_calls = ServerCalls(self.env_host, self.metrics, self.worker)
         self._routes = [
             *environment_routes(EnvironmentCalls(self.env_host, create, idempotent)),
@@ -105,7 +107,10 @@ class EnvServer(FastAPI):
             *server_routes(self.server_calls),
         ]
         routes = [*map(self._pinned, self._routes), *internal_routes]
-        self._admission = Admission.by_settings(settings)
+        self._admission = Admission.by_settings(
+            settings, proxies, peer_secret=peer_secret_of(place.supervisor)
+        )
+        self.guard = self._admission.guard
         self.lane = Lane(
             routes, limits, self._admission, self.metrics, connections, log_all=settings.access_log
         )
@@ -114,12 +119,11 @@ class EnvServer(FastAPI):
         self.add_exception_handler(HTTPException, _page_problem)
         self.add_exception_handler(Exception, _page_problem)
         self.router.default = self._serve_unknown
-        self._has_tokens = bool(settings.auth_tokens)
         configure_commands(settings)
 
     def openapi(self) -> dict[str, Any]:
         """The OpenAPI document."""
-        return document(self, self._routes, has_tokens=self._has_tokens)
+        return document(self, self._routes, has_tokens=self.guard.has_tokens)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection's event: API calls on the lane, the rest as FastAPI does."""
@@ -128,7 +132,7 @@ class EnvServer(FastAPI):
             if found is not None:
                 await self.lane.serve(*found, scope, receive, send)
             elif scope["path"] == MCP_PATH:
-                await self.lane.serve_page(self.mcp_route, scope, receive, send, is_open=False)
+                await self.lane.serve_page(self.mcp_route, scope, receive, send, "read")
             else:
                 await self.lane.serve_page(super().__call__, scope, receive, send)
         elif scope["type"] == "websocket":
@@ -180,6 +184,8 @@ async def _lifespan(app: EnvServer) -> AsyncIterator[dict[str, Any]]:
         background.start("reaper", lambda: reap_forever(app.env_host)),
         background.start("loop watch", app.loop_watch.run),
     ]
+    if app.settings.auth_file:
+        _reload_at_hangup(app.guard)
     if app.settings.mcp_allow_commands:
         tasks.append(asyncio.create_task(watch_sockets()))
     app.server_calls.ready = True
@@ -197,6 +203,12 @@ async def _lifespan(app: EnvServer) -> AsyncIterator[dict[str, Any]]:
         sys.setswitchinterval(switch_s)
         gc.set_threshold(*thresholds)
         gc.unfreeze()
+
+
+def _reload_at_hangup(guard: TokenGuard) -> None:
+    # Not where signals belong to somebody else: outside the main thread, or where there are none.
+    with contextlib.suppress(ValueError, RuntimeError, NotImplementedError):
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, guard.reload)
 
 
 async def _front(request: Request) -> Response:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import Any, Protocol, TypeVar
 
 from verl_agent_env.config import HttpLimits
 from verl_agent_env.engine import CreateRequest
 from verl_agent_env.engine.batches import Closed
 from verl_agent_env.envs.registry import Registry
-from verl_agent_env.errors import BatchTooLargeError, RequestError, VerlAgentEnvError
+from verl_agent_env.errors import (
+    BatchTooLargeError,
+    EnvironmentNotFoundError,
+    RequestError,
+    VerlAgentEnvError,
+)
 from verl_agent_env.server.create_requests import create_requests, fault_of
 from verl_agent_env.server.idempotency import IdempotentCalls, Named
 from verl_agent_env.server.lane import Call
 from verl_agent_env.server.metrics import Metrics
 from verl_agent_env.server.peers import OPERATION_HEADER
+from verl_agent_env.server.tokens import Principal
 from verl_agent_env.wire.batches import encode_closed, encode_initialized, encode_resets, encode_steps
 from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
 from verl_agent_env.wire.large_bodies import Turn, decode_batch
@@ -25,6 +31,8 @@ from verl_agent_env.wire.requests import (
     BatchResetRequest,
     BatchStepRequest,
 )
+
+T = TypeVar("T")
 
 
 class BatchWork(Protocol):
@@ -56,8 +64,8 @@ class BatchWork(Protocol):
     async def close(self, env_ids: Sequence[str]) -> Closed:
         """Close each environment."""
 
-    async def close_run(self, run_id: str) -> Closed:
-        """Close all environments of a run."""
+    async def close_run(self, run_id: str, tag: str | None = None) -> Closed:
+        """Close all environments of a run; with a ``tag``, those of its holder."""
 
 
 class BatchCalls:
@@ -103,7 +111,9 @@ class BatchCalls:
         async def make(wanted: BatchInitializeRequest, named: Named) -> bytes:
             fault = self._common_fault(wanted)
             results: list[tuple[str, ResetAnswer] | VerlAgentEnvError] = (
-                await self._batches.create(named(await create_requests(wanted, self._turn)))
+                await self._batches.create(
+                    named(await create_requests(wanted, self._turn, call.principal.tag))
+                )
                 if fault is None
                 else [fault] * wanted.size
             )
@@ -121,7 +131,8 @@ class BatchCalls:
             options = [options] * len(wanted.env_ids)
         operation = call_of(call.headers.get(OPERATION_HEADER))
         operations = operations_of(operation, wanted.env_ids) if operation else None
-        results = await self._batches.reset(wanted.env_ids, wanted.seeds, options, operations)
+        columns = (wanted.seeds, options, operations)
+        results = await _of_own(call.principal, self._batches.reset, wanted.env_ids, *columns)
         self._count("reset", results)
         return await encode_resets.in_turns(results, self._turn)
 
@@ -131,7 +142,8 @@ class BatchCalls:
         self._require_size(len(wanted.env_ids))
         operation = call_of(call.headers.get(OPERATION_HEADER))
         operations = steps_of(operation, wanted.env_ids, wanted.seqs) if operation else None
-        results = await self._batches.step(wanted.env_ids, wanted.actions, wanted.seqs, operations)
+        columns = (wanted.actions, wanted.seqs, operations)
+        results = await _of_own(call.principal, self._batches.step, wanted.env_ids, *columns)
         self._count("step", results)
         return await encode_steps.in_turns(results, self._turn)
 
@@ -140,13 +152,23 @@ class BatchCalls:
         wanted = await decode_batch(call.body, BatchCloseRequest, self._turn)
         if wanted.run_id is not None:
             # As many as the run has: the bound on a batch is on what a client sends.
-            closed, errors = await self._batches.close_run(wanted.run_id)
+            closed, errors = await self._batches.close_run(wanted.run_id, call.principal.run_tag)
         else:
             env_ids = wanted.env_ids or []
             self._require_size(len(env_ids))
-            closed, errors = await self._batches.close(env_ids)
+            closed, errors = await self._close(call.principal, env_ids)
         self._metrics.observe_batch("close", closed + len(errors), [error.code for _, error in errors])
         return encode_closed(closed, errors)
+
+    async def _close(self, principal: Principal, env_ids: Sequence[str]) -> Closed:
+        own = principal.positions_of_own(env_ids)
+        if own is None:
+            return await self._batches.close(env_ids)
+        done = await self._batches.close([env_ids[position] for position in own])
+        failed = {own[index]: error for index, error in done.errors}
+        for position in set(range(len(env_ids))).difference(own):
+            failed[position] = EnvironmentNotFoundError(env_ids[position])
+        return Closed(done.closed, sorted(failed.items(), key=lambda item: item[0]))
 
     def _require_size(self, size: int) -> None:
         if size > self._limits.max_batch_size:
@@ -161,3 +183,27 @@ class BatchCalls:
     def _count(self, route: str, results: Sequence[Any]) -> None:
         codes = [result.code for result in results if isinstance(result, VerlAgentEnvError)]
         self._metrics.observe_batch(route, len(results), codes)
+
+
+async def _of_own(
+    principal: Principal,
+    work: Callable[..., Awaitable[list[T | VerlAgentEnvError]]],
+    env_ids: Sequence[str],
+    *columns: Sequence[Any] | None,
+) -> list[T | VerlAgentEnvError]:
+    """Results in order of position; of another holder's environments, that there are none.
+
+    Args:
+        principal: Whose the batch is.
+        work: Carries it out.
+        env_ids: The environments.
+        columns: What else the work takes, for each environment; None for nothing.
+    """
+    own = principal.positions_of_own(env_ids)
+    if own is None:
+        return await work(env_ids, *columns)
+    results: list[T | VerlAgentEnvError] = [EnvironmentNotFoundError(env_id) for env_id in env_ids]
+    picked = [column and [column[position] for position in own] for column in (env_ids, *columns)]
+    for position, result in zip(own, await work(*picked), strict=True):
+        results[position] = result
+    return results

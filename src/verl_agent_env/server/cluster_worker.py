@@ -26,7 +26,7 @@ from verl_agent_env.cluster.redis_log import RedisLog
 from verl_agent_env.cluster.redis_store import RedisStore
 from verl_agent_env.cluster.ring import Ring
 from verl_agent_env.cluster.slots import SlotTable
-from verl_agent_env.cluster.store import WorkerRecord
+from verl_agent_env.cluster.store import ClusterMap, WorkerRecord
 from verl_agent_env.config import ClusterSettings, HttpLimits
 from verl_agent_env.engine import Host
 from verl_agent_env.engine.batches import Batches
@@ -39,10 +39,10 @@ from verl_agent_env.errors import (
     StoreUnavailableError,
     VerlAgentEnvError,
 )
+from verl_agent_env.server.auth import peer_secret_of
 from verl_agent_env.server.batch_calls import BatchWork
 from verl_agent_env.server.environment_calls import Create
 from verl_agent_env.server.forwarding import Forwarder
-from verl_agent_env.server.idempotency import KeyNames
 from verl_agent_env.server.internal_calls import DRAIN_PATH, InternalCalls
 from verl_agent_env.server.lane import Route
 from verl_agent_env.server.peers import WORKER_PATH, Peers
@@ -97,6 +97,9 @@ class Cluster(Protocol):
     async def describe(self) -> tuple[int, list[WorkerRecord]]:
         """Version of the map, and all live workers."""
 
+    def supervisor_at(self, address: str) -> str:
+        """Id of the supervisor of the worker at an address; empty if nobody is known there."""
+
 
 class FixedCluster:
     """The workers of one machine without Redis: the ring over their addresses owns the slots, once and for all."""
@@ -149,6 +152,10 @@ class FixedCluster:
         answers = await asyncio.gather(*map(self._ask, others))
         return 1, [self.record(), *(answer for answer in answers if answer is not None)]
 
+    def supervisor_at(self, address: str) -> str:
+        """See :class:`Cluster`; the same for all."""
+        return self._place.supervisor
+
     async def _ask(self, address: str) -> WorkerRecord | None:
         try:
             answer = await self._peers.call(address, "GET", WORKER_PATH, timeout_s=_STATUS_TIMEOUT_S)
@@ -179,6 +186,9 @@ class SharedCluster:
         self._tasks: list[asyncio.Task[None]] = []
         self._residents = Residents(host, self._take_over.is_warm)
         self._table = table
+        self._supervisors: dict[str, str] = {}
+        self._supervisors_of: ClusterMap | None = None
+        """The map in which they were found."""
         self._member = Member(
             record,
             self._store,
@@ -243,30 +253,36 @@ class SharedCluster:
         others = (worker for worker in cluster.workers.values() if worker.incarnation != me.incarnation)
         return cluster.version, [me, *others]
 
+    def supervisor_at(self, address: str) -> str:
+        """See :class:`Cluster`."""
+        cluster = self._member.cluster
+        if cluster is not self._supervisors_of:
+            workers = () if cluster is None else cluster.workers.values()
+            self._supervisors = {worker.address: worker.supervisor for worker in workers}
+            self._supervisors_of = cluster
+        return self._supervisors.get(address, "")
+
 
 class ClusterWorker:
     """What makes a worker one of many."""
 
-    def __init__(
-        self, settings: ClusterSettings, place: Place, limits: HttpLimits, names: KeyNames, token: str = ""
-    ) -> None:
+    def __init__(self, settings: ClusterSettings, place: Place, limits: HttpLimits, token: str = "") -> None:
         """A worker that is not part of the cluster yet.
 
         Args:
             settings: Of the node.
             place: Of the process.
             limits: How much is known of idempotency keys.
-            names: Of these keys.
-            token: What workers show each other, if they ask for a bearer token.
+            token: What workers of an earlier version are shown, if they ask for a bearer token.
         """
         self._settings = settings
         self._place = place
         self._lease = LocalLease(settings.lease_s) if settings.redis else None
         self._is_alone = len(place.pool) == 1 and not settings.redis
         self.table = SlotTable(place.address, self._lease)
-        self.peers = Peers(settings.peer_timeout_s, token)
+        self.peers = Peers(settings.peer_timeout_s, token, self._secret_of)
         self._cluster: Cluster
-        self.forwarder = Forwarder(self.table, self.peers, names, self._refresh)
+        self.forwarder = Forwarder(self.table, self.peers, self._refresh)
         self.idempotency_records = _idempotency_records(settings, limits)
 
     def fate_of(self, env_id: str) -> VerlAgentEnvError:
@@ -363,6 +379,10 @@ class ClusterWorker:
         """Nodes, workers and slots, as ``GET /api/cluster`` answers."""
         version, records = await self._cluster.describe()
         return describe_cluster(version, records, self.table.slots_by_address())
+
+    def _secret_of(self, address: str) -> str:
+        supervisor = self._cluster.supervisor_at(address)
+        return peer_secret_of(supervisor) if supervisor else ""
 
     async def _refresh(self) -> None:
         await self._cluster.refresh()

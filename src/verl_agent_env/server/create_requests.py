@@ -18,15 +18,15 @@ _ITEMS = 8192
 """Requests that are made in one turn: some milliseconds."""
 
 
-async def create_requests(wanted: BatchInitializeRequest, turn: Turn) -> list[CreateRequest]:
-    """Make a request for each environment of the batch, with turns for others."""
+async def create_requests(wanted: BatchInitializeRequest, turn: Turn, tag: str = "") -> list[CreateRequest]:
+    """Make a request for each environment of the batch, with turns for others; their holder has the ``tag``."""
     size = wanted.size
     names = wanted.env_names if wanted.env_names is not None else [wanted.env_name or ""] * size
     seeds: Sequence[int | None] = wanted.seeds if wanted.seeds is not None else [None] * size
     kwargs = wanted.env_kwargs if isinstance(wanted.env_kwargs, list) else [wanted.env_kwargs or {}] * size
     requests: list[CreateRequest] = []
     for number, (name, seed, env_kwargs) in enumerate(zip(names, seeds, kwargs, strict=True), 1):
-        requests.append(CreateRequest(name, seed, env_kwargs, wanted.run_id, wanted.ttl_s))
+        requests.append(CreateRequest(name, seed, env_kwargs, wanted.run_id, wanted.ttl_s, tag=tag))
         if number % _ITEMS == 0:
             await turn()
     return requests

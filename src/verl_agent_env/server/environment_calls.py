@@ -42,7 +42,14 @@ class EnvironmentCalls:
                 fault = fault_of(self._host.registry, wanted.env_name, wanted.env_kwargs)
                 if fault is not None:
                     raise fault
-            return CreateRequest(wanted.env_name, wanted.seed, wanted.env_kwargs, wanted.run_id, wanted.ttl_s)
+            return CreateRequest(
+                wanted.env_name,
+                wanted.seed,
+                wanted.env_kwargs,
+                wanted.run_id,
+                wanted.ttl_s,
+                tag=call.principal.tag,
+            )
 
         async def make(request: CreateRequest, named: Named) -> bytes:
             env_id, begin = await self._create(*named([request]))

@@ -9,7 +9,8 @@ from urllib.parse import quote
 
 from verl_agent_env.cluster.slots import SlotTable
 from verl_agent_env.errors import MovedError, SequenceGapError, VerlAgentEnvError, WorkerUnreachableError
-from verl_agent_env.server.idempotency import KEY_HEADER, KeyNames, slot_of_key
+from verl_agent_env.server.auth import PRINCIPAL_HEADER
+from verl_agent_env.server.idempotency import KEY_HEADER, name_of_key, slot_of_key
 from verl_agent_env.server.lane import Call, Handler, Reply, Route
 from verl_agent_env.server.owner_search import PAUSE_S, OwnerSearch, no_owner_error
 from verl_agent_env.server.peers import HOP_HEADER, OPERATION_HEADER, Peers
@@ -20,18 +21,14 @@ from verl_agent_env.wire.operations import call_of, new_call
 class Forwarder:
     """Gives the routes of one environment to whichever worker owns it."""
 
-    def __init__(
-        self, table: SlotTable, peers: Peers, names: KeyNames, refresh: Callable[[], Awaitable[None]]
-    ) -> None:
+    def __init__(self, table: SlotTable, peers: Peers, refresh: Callable[[], Awaitable[None]]) -> None:
         """A forwarder that asks ``table`` who owns a slot.
 
         Args:
             table: Where every slot lives.
             peers: The other workers.
-            names: Of idempotency keys.
             refresh: Brings the table up to date after a worker said that it is not.
         """
-        self._names = names
         self.forwarded: Counter[str] = Counter()
         """Calls sent on to another worker, by route."""
         self._table = table
@@ -66,7 +63,7 @@ class Forwarder:
         handle = route.handler
 
         async def here_or_there(call: Call) -> bytes | Reply:
-            name = self._names.name_of(call.headers)
+            name = name_of_key(call)
             if name is not None:
                 slot = slot_of_key(name)
                 if not self._table.owns(slot):
@@ -129,5 +126,7 @@ class Forwarder:
         path = route.path.replace("{env_id}", quote(call.env_id, safe=""))
         if call.query:
             path = f"{path}?{call.query.decode('latin-1')}"
-        answer = await self._peers.call(address, route.method, path, call.body, call.headers)
+        # Whatever a client wrote there itself is gone.
+        headers = {**call.headers, PRINCIPAL_HEADER: call.principal.to_text().encode()}
+        answer = await self._peers.call(address, route.method, path, call.body, headers)
         return Reply(answer.body, answer.media_type)

@@ -9,7 +9,7 @@ import hashlib
 import re
 import secrets
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -17,10 +17,9 @@ from verl_agent_env.cluster.idempotency import IdempotencyRecord, IdempotencyRec
 from verl_agent_env.cluster.ring import ring_over
 from verl_agent_env.engine import CreateRequest
 from verl_agent_env.errors import IdempotencyKeyReusedError, InvalidRequestError, ShuttingDownError
-from verl_agent_env.server.auth import TokenGuard
 from verl_agent_env.server.lane import Call
 from verl_agent_env.server.peers import HOP_HEADER
-from verl_agent_env.types import NUM_SLOTS
+from verl_agent_env.types import NUM_SLOTS, tagged_env_id
 
 KEY_HEADER = b"idempotency-key"
 
@@ -36,30 +35,26 @@ _ENTRY_BYTES = 1024
 """What a kept answer takes besides itself."""
 
 
-class KeyNames:
-    """Names of keys: a digest of a key and of whose it is, for keys live within the token that they came with."""
+def name_of_key(call: Call) -> str | None:
+    """The name of a call's key, 32 hex digits; None if it has no key.
 
-    def __init__(self, guard: TokenGuard) -> None:
-        self._guard = guard
+    It is a digest of the key and of whose it is: keys live within the holder of the token that they came with.
 
-    def name_of(self, headers: Mapping[bytes, bytes]) -> str | None:
-        """The name of a call's key, 32 hex digits; None if it has no key.
-
-        Raises:
-            InvalidRequestError: The key is empty, too long, or holds other than visible ASCII.
-        """
-        key = headers.get(KEY_HEADER)
-        if key is None:
-            return None
-        if HOP_HEADER in headers and _NAME.fullmatch(key):
-            # Another worker, which saw the token, has named it.
-            return key.decode()
-        if _KEY.fullmatch(key) is None:
-            raise InvalidRequestError(
-                [{"loc": ["header", "Idempotency-Key"], "msg": "not 1 to 256 visible ASCII characters"}]
-            )
-        scope = self._guard.scope_of(headers.get(b"authorization"))
-        return hashlib.blake2b(scope + b"\0" + key, digest_size=_NAME_BYTES).hexdigest()
+    Raises:
+        InvalidRequestError: The key is empty, too long, or holds other than visible ASCII.
+    """
+    key = call.headers.get(KEY_HEADER)
+    if key is None:
+        return None
+    by_worker = call.principal.is_forwarded or call.principal.is_admin
+    if HOP_HEADER in call.headers and by_worker and _NAME.fullmatch(key):
+        # Another worker, which saw the token, has named it.
+        return key.decode()
+    if _KEY.fullmatch(key) is None:
+        raise InvalidRequestError(
+            [{"loc": ["header", "Idempotency-Key"], "msg": "not 1 to 256 visible ASCII characters"}]
+        )
+    return hashlib.blake2b(call.principal.key_scope + b"\0" + key, digest_size=_NAME_BYTES).hexdigest()
 
 
 def slot_of_key(name: str) -> int:
@@ -87,7 +82,8 @@ def named_by(name: str, record: IdempotencyRecord, requests: Sequence[CreateRequ
         if shares:
             share = shares[(first + len(shares) * position // size) % len(shares)]
             slot = share[int.from_bytes(digest[24:]) % len(share)]
-        env_id = f"{slot:03x}-{digest[:16].hex()}"
+        number = int.from_bytes(digest[:16])
+        env_id = tagged_env_id(slot, request.tag, number) if request.tag else f"{slot:03x}-{number:032x}"
         seed = request.seed if request.seed is not None else int.from_bytes(digest[16:24]) >> _SEED_SHIFT
         named.append(dataclasses.replace(request, env_id=env_id, seed=seed))
     return named
@@ -195,15 +191,13 @@ class KeptAnswers:
 class IdempotentCalls:
     """Carries out calls that make environments; those of one key once."""
 
-    def __init__(self, names: KeyNames, records: IdempotencyRecords, answers: KeptAnswers) -> None:
+    def __init__(self, records: IdempotencyRecords, answers: KeptAnswers) -> None:
         """Make environments under keys.
 
         Args:
-            names: Of the keys.
             records: What is known of each key, by all workers.
             answers: What this worker has answered.
         """
-        self._names = names
         self._records = records
         self._answers = answers
 
@@ -230,7 +224,7 @@ class IdempotentCalls:
             InvalidRequestError: The key is none.
             StoreUnavailableError: What is known of the key cannot be read.
         """
-        name = self._names.name_of(call.headers)
+        name = name_of_key(call)
         if name is None:
             return await make(await read(), lambda requests: requests)
         fingerprint = fingerprint_of(route, call.body)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 from typing import Protocol, TypeVar
 
 from verl_agent_env.cluster.slots import SlotTable
@@ -73,25 +74,13 @@ class InternalCalls:
     def routes(self) -> list[Route]:
         """The calls."""
         return [
-            Route(
-                "POST",
-                f"{INTERNAL_PREFIX}initialize",
-                self.initialize,
-                "A part of batch/initialize",
-                is_part=True,
-            ),
-            Route("POST", f"{INTERNAL_PREFIX}reset", self.reset, "A part of batch/reset", is_part=True),
-            Route("POST", f"{INTERNAL_PREFIX}step", self.step, "A part of batch/step", is_part=True),
-            Route("POST", f"{INTERNAL_PREFIX}close", self.close, "A part of batch/close", is_part=True),
-            Route(
-                "POST",
-                f"{INTERNAL_PREFIX}close-run",
-                self.close_run,
-                "A part of the end of a run",
-                is_part=True,
-            ),
-            Route("GET", WORKER_PATH, self.worker, "How the worker is doing"),
-            Route("POST", DRAIN_PATH, self.drain, "Give all environments to other workers"),
+            _part("POST", f"{INTERNAL_PREFIX}initialize", self.initialize, "A part of batch/initialize"),
+            _part("POST", f"{INTERNAL_PREFIX}reset", self.reset, "A part of batch/reset"),
+            _part("POST", f"{INTERNAL_PREFIX}step", self.step, "A part of batch/step"),
+            _part("POST", f"{INTERNAL_PREFIX}close", self.close, "A part of batch/close"),
+            _part("POST", f"{INTERNAL_PREFIX}close-run", self.close_run, "A part of the end of a run"),
+            Route("GET", WORKER_PATH, self.worker, "How the worker is doing", scope="admin"),
+            Route("POST", DRAIN_PATH, self.drain, "Give all environments to other workers", scope="admin"),
         ]
 
     async def initialize(self, call: Call) -> Reply:
@@ -148,7 +137,7 @@ class InternalCalls:
     async def close_run(self, call: Call) -> Reply:
         """Close those environments of a run that live here."""
         wanted = decode(call.body, InternalCloseRunRequest)
-        closed, slots = await self._batches.close_run_of_slots(wanted.run_id)
+        closed, slots = await self._batches.close_run_of_slots(wanted.run_id, wanted.tag)
         return _reply(encode_run_part(closed, [slot for slot in slots if self._table.owns(slot)]))
 
     async def worker(self, call: Call) -> bytes:
@@ -177,6 +166,10 @@ class InternalCalls:
             else:
                 foreign[position] = MovedError(slot)
         return mine, foreign
+
+
+# Whose the environments of a part are was looked at by the worker that was asked for the batch.
+_part = partial(Route, scope="admin", is_part=True)
 
 
 def _merge(

@@ -23,6 +23,8 @@ from verl_agent_env.config import HttpLimits
 from verl_agent_env.errors import (
     BodyTimeoutError,
     BodyTooLargeError,
+    EnvironmentNotFoundError,
+    InsufficientScopeError,
     InternalError,
     MethodNotAllowedError,
     RouteNotFoundError,
@@ -31,6 +33,7 @@ from verl_agent_env.errors import (
     VerlAgentEnvError,
 )
 from verl_agent_env.server.admission import Admission, require_well_formed
+from verl_agent_env.server.auth import current_principal
 from verl_agent_env.server.body import ClientGoneError, has_arrived, linger, read_body
 from verl_agent_env.server.commands import note_source
 from verl_agent_env.server.connections import Connections
@@ -38,6 +41,7 @@ from verl_agent_env.server.logs import current_request_id
 from verl_agent_env.server.metrics import Metrics
 from verl_agent_env.server.peer import Peer
 from verl_agent_env.server.request_memory import UNCOUNTED_BYTES, RequestMemory
+from verl_agent_env.server.tokens import ANYBODY, Principal
 
 logger = logging.getLogger("verl_agent_env.server")
 
@@ -68,6 +72,8 @@ class Call:
     body: bytes
     query: bytes
     headers: Mapping[bytes, bytes]
+    principal: Principal = ANYBODY
+    """Whose the request is."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +101,8 @@ class Route:
     response_model: type[BaseModel] | None = None
     parameters: tuple[dict[str, Any], ...] = ()
     errors: tuple[type[VerlAgentEnvError], ...] = ()
-    is_open: bool = False
-    """Whether it needs no bearer token."""
+    scope: str = "run"
+    """What the request's token must allow; empty where none is needed."""
     media_types: tuple[str, ...] = ("application/json",)
     """What a success can be."""
     tags: tuple[str, ...] = field(default=("environment",))
@@ -194,15 +200,17 @@ class Lane:
             require_well_formed(scope["headers"], headers, scope.get("http_version", ""))
             if route is None:
                 # Who may not ask is not told what there is.
-                self._admission.admit(method, headers, peer, is_open=True)
+                self._admission.admit(method, headers, peer, "")
                 route = _stand_in(routes, method, path)
-            self._admission.admit(method, headers, peer, is_open=route.is_open)
+            principal = self._admission.admit(method, headers, peer, route.scope)
+            require_seen(principal, env_id)
             note_source(peer, headers)
             with self._memory.receiving() as count:
                 declared = headers.get(b"content-length", b"")
                 body = await read_body(receive, declared, self._limits, count)
                 is_read = True
-                reply = await self._handle(route, Call(env_id, body, scope["query_string"], headers))
+                call = Call(env_id, body, scope["query_string"], headers, principal)
+                reply = await self._handle(route, call)
         except ClientGoneError:
             return
         except VerlAgentEnvError as raised:
@@ -253,8 +261,10 @@ class Lane:
         error: VerlAgentEnvError | None = None
         try:
             try:
-                self._admission.admit(method, headers, peer, is_open=route.is_open)
-                payload = answer_now(Call(env_id, body, b"", headers)) if answer_now is not None else None
+                principal = self._admission.admit(method, headers, peer, route.scope)
+                require_seen(principal, env_id)
+                call = Call(env_id, body, b"", headers, principal)
+                payload = answer_now(call) if answer_now is not None else None
                 if payload is None:
                     return None
                 answer = _success(payload, request_id)
@@ -281,22 +291,31 @@ class Lane:
         return answer
 
     async def serve_page(
-        self, page: ASGIApp, scope: Scope, receive: Receive, send: Send, *, is_open: bool = True
+        self, page: ASGIApp, scope: Scope, receive: Receive, send: Send, needed_scope: str = ""
     ) -> None:
-        """Have ``page``, which is no call of the API, answer a request that is admitted as calls are."""
+        """Have ``page``, which is no call of the API, answer a request that is admitted as calls are.
+
+        Args:
+            page: The page.
+            scope: Of the request, for ASGI.
+            receive: As ASGI has it.
+            send: As ASGI has it.
+            needed_scope: What the request's token must allow; empty where none is needed.
+        """
         headers = dict(scope["headers"])
         method, policy, peer = scope["method"], self._admission.policy, Peer.of_scope(scope)
         try:
             require_well_formed(scope["headers"], headers, scope.get("http_version", ""))
             # Browsers ask first whether they may ask, and show no token for that.
             is_preflight = method == "OPTIONS" and b"access-control-request-method" in headers
-            self._admission.admit(method, headers, Peer.of_scope(scope), is_open=is_open or is_preflight)
+            principal = self._admission.admit(method, headers, peer, "" if is_preflight else needed_scope)
         except VerlAgentEnvError as error:
             self._metrics.count_error(error.code)
             answer = _failure(error, self._request_id(headers.get(b"x-request-id")), headers)
             await _send(answer, method, receive, send, is_read=False)
             return
         note_source(peer, headers)
+        current_principal.set(principal)
         granted = policy.grants(method, headers) if b"origin" in headers else []
         if granted and is_preflight:
             await send({"type": "http.response.start", "status": 200, "headers": [*granted, _NO_CONTENT]})
@@ -322,7 +341,7 @@ class Lane:
         """
         headers = dict(scope["headers"])
         require_well_formed(scope["headers"], headers, scope.get("http_version", ""))
-        self._admission.admit("GET", headers, Peer.of_scope(scope))
+        self._admission.admit("GET", headers, Peer.of_scope(scope), "read")
 
     async def refuse_websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the handshake of a WebSocket: there is no route for one."""
@@ -388,6 +407,9 @@ def _failure(error: VerlAgentEnvError, request_id: bytes, request_headers: Mappi
     headers = _headers(PROBLEM_JSON, payload, request_id)
     if isinstance(error, UnauthorizedError):
         headers.append((b"www-authenticate", b"Bearer"))
+    if isinstance(error, InsufficientScopeError):
+        shown = b'Bearer error="insufficient_scope", scope="%b"' % error.scope.encode()
+        headers.append((b"www-authenticate", shown))
     if error.status in (429, 503):
         headers.append((b"retry-after", b"%d" % error.retry_after_s))
     if isinstance(error, BodyTimeoutError | BodyTooLargeError) or b"expect" in request_headers:
@@ -404,11 +426,21 @@ def _headers(media_type: bytes, payload: bytes, request_id: bytes) -> Headers:
     ]
 
 
+def require_seen(principal: Principal, env_id: str) -> None:
+    """Raise if an environment is another holder's: who asks is told no more than of one that does not exist.
+
+    Raises:
+        EnvironmentNotFoundError: It is.
+    """
+    if env_id and not principal.sees(env_id):
+        raise EnvironmentNotFoundError(env_id)
+
+
 async def _nothing(_: Call) -> bytes:
     return b""
 
 
-_OPTIONS_ROUTE = Route("OPTIONS", OTHER_ROUTES, _nothing, "Which methods there are", is_open=True)
+_OPTIONS_ROUTE = Route("OPTIONS", OTHER_ROUTES, _nothing, "Which methods there are", scope="")
 
 
 def _stand_in(routes: dict[str, Route], method: str, path: str) -> Route:

@@ -16,11 +16,13 @@ import orjson
 from starlette.types import Receive, Scope, Send
 
 from verl_agent_env.errors import (
+    InsufficientScopeError,
     InvalidRequestError,
     RouteNotFoundError,
     VerlAgentEnvError,
 )
-from verl_agent_env.server.lane import PROBLEM_JSON, Call, Lane, Reply
+from verl_agent_env.server.auth import current_principal
+from verl_agent_env.server.lane import PROBLEM_JSON, Call, Lane, Reply, require_seen
 
 logger = logging.getLogger(__name__)
 
@@ -100,8 +102,12 @@ def api_of(lane: Lane) -> Any:
         route = found[0].get(method) if found is not None else None
         if found is None or route is None:
             raise RouteNotFoundError(path)
+        principal = current_principal.get()
+        if route.scope not in principal.scopes:
+            raise InsufficientScopeError(route.scope)
+        require_seen(principal, found[1])
         encoded = b"" if body is None else orjson.dumps(body)
-        reply = await route.handler(Call(found[1], encoded, query.encode(), {}))
+        reply = await route.handler(Call(found[1], encoded, query.encode(), {}, principal))
         if not isinstance(reply, Reply):
             return orjson.loads(reply)
         is_json = reply.media_type.startswith(b"application/json")

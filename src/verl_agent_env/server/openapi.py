@@ -69,8 +69,9 @@ def _operation(route: Route, *, has_tokens: bool) -> dict[str, Any]:
                 }
             },
         }
-    if has_tokens and not route.is_open:
+    if has_tokens and route.scope:
         operation["security"] = [{"bearer": []}]
+        operation["description"] = f"Needs a token with the scope `{route.scope}`."
     return operation
 
 
@@ -110,7 +111,7 @@ def _failures(route: Route, *, has_tokens: bool) -> dict[str, Any]:
     by_status: dict[int, list[str]] = defaultdict(list)
     for error in (
         *route.errors,
-        *((e.UnauthorizedError,) if has_tokens and not route.is_open else ()),
+        *((e.UnauthorizedError, e.InsufficientScopeError) if has_tokens and route.scope else ()),
         e.InternalError,
     ):
         if error.code not in by_status[error.status]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import aiohttp
@@ -12,7 +12,13 @@ import orjson
 from yarl import URL
 
 from verl_agent_env import waits
-from verl_agent_env.errors import VerlAgentEnvError, WorkerUnreachableError, error_from_problem
+from verl_agent_env.errors import (
+    UnauthorizedError,
+    VerlAgentEnvError,
+    WorkerUnreachableError,
+    error_from_problem,
+)
+from verl_agent_env.server.auth import PEER_HEADER, PRINCIPAL_HEADER
 from verl_agent_env.server.commands import is_from_elsewhere
 from verl_agent_env.server.logs import current_request_id
 from verl_agent_env.server.peer_watch import ANSWER_S, PeerWatch
@@ -28,6 +34,7 @@ HOP_HEADER = b"x-env-hop"
 OPERATION_HEADER = b"x-operation-id"
 """Names a request for good: one that is sent again, by nginx or by a worker, has the same."""
 
+_PEER_HEADER = PEER_HEADER.decode()
 _CONNECT_S = 2.0
 # Shorter than the time that a worker keeps an idle connection, so that it is not closed under a call.
 _IDLE_S = 15.0
@@ -47,13 +54,17 @@ class PeerAnswer:
 class Peers:
     """The other workers, as an HTTP client knows them. Belongs to the event loop that it was opened in."""
 
-    def __init__(self, timeout_s: float, token: str = "") -> None:
+    def __init__(
+        self, timeout_s: float, token: str = "", secret_of: Callable[[str], str] = lambda _: ""
+    ) -> None:
         """Nothing is connected yet.
 
         Args:
             timeout_s: Seconds that a call may take altogether.
-            token: What this worker shows the others, if they ask for a bearer token.
+            token: What this worker shows others of an earlier version, if they ask for a bearer token.
+            secret_of: What the worker at an address wants to be shown; empty if that is not known.
         """
+        self._secret_of = secret_of
         self._timeout_s = timeout_s
         self._own_headers = {HOP_HEADER.decode(): "1", "content-type": "application/json"}
         if token:
@@ -122,7 +133,9 @@ class Peers:
                         method,
                         URL(f"http://{address}{path}", encoded=True),
                         data=body,
-                        headers=self._own_headers | _passed_on(headers or {}),
+                        headers=self._own_headers
+                        | {_PEER_HEADER: self._secret_of(address)}
+                        | _passed_on(headers or {}),
                         timeout=timeout,
                         allow_redirects=False,
                     ) as answer:
@@ -178,7 +191,7 @@ def _passed_on(given: Mapping[bytes, bytes]) -> dict[str, str]:
     """What goes along of the client's headers; the client itself was checked here."""
     headers = {
         name.decode(): given[name].decode("latin-1")
-        for name in (b"idempotency-key", OPERATION_HEADER)
+        for name in (b"idempotency-key", OPERATION_HEADER, PRINCIPAL_HEADER)
         if name in given
     }
     request_id = current_request_id.get()
@@ -193,6 +206,9 @@ def _passed_on(given: Mapping[bytes, bytes]) -> dict[str, str]:
 def _error_of(address: str, status: int, payload: bytes) -> VerlAgentEnvError:
     try:
         problem = orjson.loads(payload)
+        if isinstance(problem, dict) and problem.get("code") == UnauthorizedError.code:
+            # Restarted since the map was read, or not one of this cluster: nothing was done.
+            return WorkerUnreachableError(address, "it does not know this worker", may_have_run=False)
         if isinstance(problem, dict) and "code" in problem:
             return error_from_problem(problem)
     except orjson.JSONDecodeError:

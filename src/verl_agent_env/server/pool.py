@@ -176,8 +176,12 @@ class _Supervisor(Arbiter):  # type: ignore[misc]
         self.handle_term()
 
     def handle_hup(self) -> None:
-        """A reload would run two workers on one address; nodes are restarted one after the other instead."""
-        self.log.warning("reloading is not supported: restart the node")
+        """Have the workers read their tokens again. Anything else is read by a new node only: a reload would run two
+        workers on one address."""
+        if self.app.has_token_file:
+            self.kill_workers(signal.SIGHUP)
+        else:
+            self.log.warning("reloading is not supported: restart the node")
 
     def handle_ttin(self) -> None:
         """The number of workers is part of the plan that nginx has."""
@@ -188,8 +192,8 @@ class _Supervisor(Arbiter):  # type: ignore[misc]
         self.handle_ttin()
 
     def handle_usr2(self) -> None:
-        """As :meth:`handle_hup`."""
-        self.handle_hup()
+        """Nodes are restarted one after the other instead."""
+        self.log.warning("reloading is not supported: restart the node")
 
 
 class WorkerPool(BaseApplication):  # type: ignore[misc]
@@ -243,6 +247,11 @@ class WorkerPool(BaseApplication):  # type: ignore[misc]
         """
         cluster = self._settings.cluster
         return math.ceil(cluster.lease_s) if cluster.redis else _BLOCKED_WORKER_S
+
+    @property
+    def has_token_file(self) -> bool:
+        """Whether there are tokens that can be read again."""
+        return bool(self._settings.auth_file)
 
     def begin_worker(self, index: int, is_successor: bool) -> None:
         """In a worker's process: remember which one it is."""

@@ -125,7 +125,7 @@ class ShardedBatches:
         return [
             dataclasses.replace(
                 request,
-                env_id=new_env_id(slot) if request.env_id is None else request.env_id,
+                env_id=new_env_id(slot, request.tag) if request.env_id is None else request.env_id,
                 seed=secrets.randbits(53) if request.seed is None else request.seed,
             )
             for request, slot in zip(requests, slots, strict=True)
@@ -229,8 +229,12 @@ class ShardedBatches:
         errors = [(i, result) for i, result in enumerate(results) if result is not None]
         return Closed(len(env_ids) - len(errors), errors)
 
-    async def close_run(self, run_id: str) -> Closed:
+    async def close_run(self, run_id: str, tag: str | None = None) -> Closed:
         """Close all environments of a run, on every worker: in each slot once, by whoever owned it all the while.
+
+        Args:
+            run_id: The run.
+            tag: Of the holder whose environments alone are meant; of all holders if not given.
 
         Raises:
             WorkerUnreachableError: One of the workers does not answer; the others have closed theirs.
@@ -241,7 +245,9 @@ class ShardedBatches:
         while True:
             error: VerlAgentEnvError = no_owner_error()
             owners = {address for slot in left if (address := self._table.address_of(slot)) is not None}
-            outcomes = await asyncio.gather(*(self._run_closed_at(address, run_id) for address in owners))
+            outcomes = await asyncio.gather(
+                *(self._run_closed_at(address, run_id, tag) for address in owners)
+            )
             for outcome in outcomes:
                 if isinstance(outcome, VerlAgentEnvError):
                     error = outcome
@@ -255,13 +261,16 @@ class ShardedBatches:
             await self._refresh()
             await self._table.wait_for_change(PAUSE_S)
 
-    async def _run_closed_at(self, address: str, run_id: str) -> RunClosed | VerlAgentEnvError:
+    async def _run_closed_at(
+        self, address: str, run_id: str, tag: str | None
+    ) -> RunClosed | VerlAgentEnvError:
         """What closing a run came to on one worker."""
         try:
             if address == self._table.address:
-                closed, slots = await self._local.close_run_of_slots(run_id)
+                closed, slots = await self._local.close_run_of_slots(run_id, tag)
                 return RunClosed(closed, [slot for slot in slots if self._table.owns(slot)])
-            body = orjson.dumps({"run_id": run_id})
+            # Without a tag, as workers of an earlier version read it.
+            body = orjson.dumps({"run_id": run_id} | ({} if tag is None else {"tag": tag}))
             answer = await self._peers.call(address, "POST", f"{INTERNAL_PREFIX}close-run", body)
             closed, gone = decode_run_part(answer.body)
             return RunClosed(closed, gone)

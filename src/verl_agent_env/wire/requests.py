@@ -211,6 +211,8 @@ class InternalCloseRunRequest(Request):
     """A part of the end of a run, from one worker to another."""
 
     run_id: RunId
+    tag: str | None = None
+    """Of the holder whose environments are meant; of all holders if not given."""
 
 
 class InternalInitializeRequest(BatchInitializeRequest):

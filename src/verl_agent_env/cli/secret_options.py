@@ -1,0 +1,57 @@
+"""Keeps tokens and passwords out of the command line that ``ps`` shows to every account of the machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import MutableMapping, Sequence
+
+from verl_agent_env.config import variable_of
+
+_TOKEN = variable_of("token")
+_VARIABLES = {
+    "--auth-token": variable_of("auth_tokens"),
+    "--token": _TOKEN,
+    "--redis": variable_of("redis"),
+}
+
+
+def without_secrets(arguments: Sequence[str], environment: MutableMapping[str, str]) -> list[str] | None:
+    """The arguments without secrets, which go to the variables that stand for the same options.
+
+    Args:
+        arguments: Of the command line.
+        environment: Of the process that will be started; changed.
+
+    Returns:
+        None if there are no secrets in the arguments.
+    """
+    kept: list[str] = []
+    found: dict[str, list[str]] = {}
+    left = list(arguments)
+    while left:
+        word = left.pop(0)
+        option, is_joined, value = word.partition("=")
+        if word == "--" or option not in _VARIABLES or not (is_joined or left):
+            kept += [word, *(left if word == "--" else ())]
+            if word == "--":
+                break
+            continue
+        value = value if is_joined else left.pop(0)
+        if not value or (option == "--redis" and "@" not in value):
+            kept.append(f"{option}={value}")
+        else:
+            found.setdefault(option, []).append(value)
+    for option, values in found.items():
+        # Of options that are given once, the last one counts.
+        environment[_VARIABLES[option]] = json.dumps(values) if option == "--auth-token" else values[-1]
+    return kept if found else None
+
+
+def hide_secrets() -> None:
+    """Start this process anew, under the same number, if secrets stand in its command line."""
+    kept = without_secrets(sys.argv[1:], os.environ)
+    if kept is not None:
+        first = sys.orig_argv[: len(sys.orig_argv) - len(sys.argv) + 1]
+        os.execv(sys.executable, [*first, *kept])  # noqa: S606
