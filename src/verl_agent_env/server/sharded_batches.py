@@ -42,6 +42,8 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 INTERNAL_PREFIX = "/internal/batch/"
+_ITEMS = 2048
+"""Items that are given ids in one turn: some milliseconds."""
 
 
 @dataclass(frozen=True)
@@ -122,14 +124,14 @@ class ShardedBatches:
         """
         needs_ids = any(request.env_id is None for request in requests)
         slots = await self._slots_for_new(len(requests)) if needs_ids else [0] * len(requests)
-        return [
-            dataclasses.replace(
-                request,
-                env_id=new_env_id(slot, request.tag) if request.env_id is None else request.env_id,
-                seed=secrets.randbits(53) if request.seed is None else request.seed,
-            )
-            for request, slot in zip(requests, slots, strict=True)
-        ]
+        named: list[CreateRequest] = []
+        for number, (request, slot) in enumerate(zip(requests, slots, strict=True), 1):
+            env_id = new_env_id(slot, request.tag) if request.env_id is None else request.env_id
+            seed = secrets.randbits(53) if request.seed is None else request.seed
+            named.append(dataclasses.replace(request, env_id=env_id, seed=seed))
+            if number % _ITEMS == 0:
+                await self._local.turn()
+        return named
 
     async def _slots_for_new(self, count: int) -> list[int]:
         search = OwnerSearch.begin()
