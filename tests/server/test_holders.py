@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import orjson
 import pytest
 
 from tests.children import cli
-from tests.conftest import StartServer
+from tests.conftest import ServerProcess, StartServer
 from tests.pool_process import Pool
 from tests.server.conftest import GATED, LAKE, MakeClient, Problem, app_of
 from tests.waiting import HANG_S, eventually
@@ -267,12 +268,14 @@ def test_a_hangup_reads_the_tokens_again(start_server: StartServer, token_file: 
     assert server.stop() == 0
 
 
-def test_tokens_stand_nowhere(start_server: StartServer, token_file: Path) -> None:
+def test_tokens_stand_nowhere(token_file: Path) -> None:
     plain = "plain-token,with-comma"
-    server = start_server(
-        "--access-log", "--log-level", "debug", "--auth-file", str(token_file), "--auth-token", plain,
-        "--workers", "2",
-    )  # fmt: skip
+    # A program of its own: those that are forked for other tests have the command line of the tests.
+    command = [
+        sys.executable, "-m", "verl_agent_env.cli", "serve", "--port", "0", "--access-log", "--log-level", "debug",
+        "--auth-file", str(token_file), "--auth-token", plain, "--workers", "2",
+    ]  # fmt: skip
+    server = ServerProcess([], {}, command)
     secrets = [*TOKENS.values(), plain, "guessed-token"]
     eventually(lambda: len(children_of(server.process.pid)) == 2)
     pids = [server.process.pid, *children_of(server.process.pid)]

@@ -51,7 +51,11 @@ def without_secrets(arguments: Sequence[str], environment: MutableMapping[str, s
 
 def hide_secrets() -> None:
     """Start this process anew, under the same number, if secrets stand in its command line."""
-    kept = without_secrets(sys.argv[1:], os.environ)
+    given = sys.argv[1:]
+    first = sys.orig_argv[: len(sys.orig_argv) - len(given)]
+    if [*first, *given] != sys.orig_argv:
+        # Called from a program with a command line of its own: nobody sees these arguments.
+        return
+    kept = without_secrets(given, os.environ)
     if kept is not None:
-        first = sys.orig_argv[: len(sys.orig_argv) - len(sys.argv) + 1]
         os.execv(sys.executable, [*first, *kept])  # noqa: S606
