@@ -16,13 +16,14 @@ from verl_agent_env.cluster.memory_log import MemoryLog, _Kept
 from verl_agent_env.cluster.slots import SlotTable
 from verl_agent_env.engine.instance import Instance
 from verl_agent_env.engine.lives import Lives
-from verl_agent_env.engine.persistence import restoring
+from verl_agent_env.engine.persistence import journal, restoring
 from verl_agent_env.engine.persistence.groups import Group
 from verl_agent_env.engine.persistence.journal import Journal
 from verl_agent_env.engine.persistence.recorder import Recorder
 from verl_agent_env.engine.repeats import EarlierSteps
 from verl_agent_env.server import take_over
-from verl_agent_env.wire.records import Refusal, RefusalReason, Write
+from verl_agent_env.wire.codec import StepAnswer
+from verl_agent_env.wire.records import Refusal, RefusalReason, Write, digest_of
 
 _change, _make = memory_log._change, MemoryLog._make
 _give_up, _write = Journal._give_up, Journal.write
@@ -95,6 +96,11 @@ async def wait_for_nothing_at_all(lives: Lives, instance: Instance) -> None:
     """Answers and refuses before what it tells of is written."""
 
 
+def agrees_to_the_word(recorded: bytes, answer: StepAnswer, seq: int, state: int | None, code: bytes) -> bool:
+    """Compares what was said, too, whoever said it."""
+    return recorded == digest_of(answer, seq, state, code)
+
+
 def owns_without_a_lease(table: SlotTable, slot: int) -> bool:
     """Believes in a slot for ever."""
     return bool(table._is_mine[slot])
@@ -130,6 +136,10 @@ MUTATIONS: list[tuple[str, Any, str, Any, str]] = [
     ("lease", SlotTable, "owns", owns_without_a_lease, "woken_owner_is_asked_at_once"),
     ("outdated", Member, "_forget_outdated", lambda *_: None, "slot_comes_back"),
     ("digest", restoring, "agrees", lambda *_: True, "journal_of_another_version"),
+    ("words", restoring, "agrees", agrees_to_the_word, "killed_before_the_upgrade"),
+    ("operations", Instance, "_answer_to", lambda *_: None, "answers_of_parts_are_lost"),
+    ("groups", Group, "is_full", False, "more_than_a_call_carries"),
+    ("calls", journal, "pack", lambda writes: [list(writes)], "more_than_a_call_carries"),
     ("grace", sim, "TIMES", MembershipTimes(settle_s=0.3, grace_s=0.0), "emptied_and_taken_by_the_next"),
     ("sweep", take_over, "_SWEEP_S", float("inf"), "closing_is_forgotten"),
     ("doubles", EarlierSteps, "add", lambda *_: None, "lost_answer_of_a_part_then_killed"),
