@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 import itertools
 from collections import defaultdict
 from collections.abc import Coroutine, Mapping, Sequence
 from contextvars import Context
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from tests.sim.virtual_loop import VirtualLoop
 from verl_agent_env.cluster.memory_log import MemoryLog
@@ -23,7 +24,8 @@ TIMEOUT_S = 1.0
 _TRAVEL_S = 0.001
 LIMITS = CallLimits(writes=4, entries=6, size=600)
 """What a call of the simulated log carries."""
-_LOOK_S = 0.1
+_LOOK_S = 0.5
+"""How often a worker looks for what nobody tells it."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,16 @@ class Fate:
     loses_answer: bool = False
     copy_after_s: float | None = None
     """A second copy of the request arrives so much later."""
+
+
+class _Call(NamedTuple):
+    """A request on its way, and who awaits its answer."""
+
+    name: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    answer: asyncio.Future[Any]
+    deadline: float
 
 
 class SimulatedStore:
@@ -113,62 +125,59 @@ class Wire:
         return through
 
     async def wait_for_change(self, version: int, timeout_s: float) -> int:
-        """As the store has it: what nobody lets fail is looked at now and then, without calls of its own."""
+        """As the store has it: told of a change, and looking now and then whether a lease has run out."""
         loop, store = self._simulated.loop, self._simulated.store
         end = loop.time() + timeout_s
         while True:
-            await asyncio.sleep(_LOOK_S)
             if self.is_cut:
                 await asyncio.sleep(TIMEOUT_S)
                 raise StoreUnavailableError("", "no answer")
             found: int = at_once(store.map_version())
-            if found != version or loop.time() >= end:
+            now = loop.time()
+            if found != version or now >= end:
                 return found
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(min(now + _LOOK_S, end)):
+                    await store._changed.wait()
+            await asyncio.sleep(_TRAVEL_S)
 
     async def _call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         loop = self._simulated.loop
         fates = self.fates[name]
         fate = fates.pop(0) if fates else Fate()
-        answer: asyncio.Future[Any] = loop.create_future()
-        nobody = Context()
-        if not (self.is_cut or fate.loses_request):
-            loop.call_later(
-                fate.delay_s, self._arrive, name, args, kwargs, answer, fate.loses_answer, context=nobody
-            )
+        call = _Call(name, args, kwargs, loop.create_future(), loop.time() + TIMEOUT_S)
+        is_lost = self.is_cut or fate.loses_request
+        if is_lost or loop.time() + fate.delay_s > call.deadline:
+            self._time_out(call)
+        if not is_lost:
+            loop.call_later(fate.delay_s, self._arrive, call, fate.loses_answer, context=Context())
         if fate.copy_after_s is not None:
-            loop.call_later(
-                fate.copy_after_s,
-                self._arrive,
-                name,
-                args,
-                kwargs,
-                loop.create_future(),
-                True,
-                context=nobody,
-            )
-        try:
-            async with asyncio.timeout(TIMEOUT_S):
-                return await answer
-        except TimeoutError:
-            raise StoreUnavailableError("", "no answer") from None
+            copied = call._replace(answer=loop.create_future())
+            copied.answer.cancel()
+            loop.call_later(fate.copy_after_s, self._arrive, copied, True, context=Context())
+        return await call.answer
 
-    def _arrive(
-        self, name: str, args: Any, kwargs: Any, answer: asyncio.Future[Any], loses_answer: bool
-    ) -> None:
+    def _time_out(self, call: _Call) -> None:
+        """Nothing will come: the sender hears so when it has waited long enough, running or not."""
+        no_answer = StoreUnavailableError("", "no answer")
+        self._simulated.loop.call_at(call.deadline, _settle, call.answer, None, no_answer, context=Context())
+
+    def _arrive(self, call: _Call, loses_answer: bool) -> None:
         """The request is carried out; its answer arrives, unless it is lost or nobody waits any more."""
         simulated = self._simulated
         result, error = None, None
         try:
-            if name == "commit":
-                result = simulated.commit(self._sender, *args, **kwargs)
+            if call.name == "commit":
+                result = simulated.commit(self._sender, *call.args, **call.kwargs)
             else:
-                target = simulated.log if name in ("load", "env_ids") else simulated.store
-                result = at_once(getattr(target, name)(*args, **kwargs))
+                target = simulated.log if call.name in ("load", "env_ids") else simulated.store
+                result = at_once(getattr(target, call.name)(*call.args, **call.kwargs))
         except Exception as raised:  # noqa: BLE001 - it goes to the caller
             error = raised
         if loses_answer or self.is_cut:
+            self._time_out(call)
             return
-        simulated.loop.call_later(_TRAVEL_S, _settle, answer, result, error, context=Context())
+        simulated.loop.call_later(_TRAVEL_S, _settle, call.answer, result, error, context=Context())
 
 
 def _settle(answer: asyncio.Future[Any], result: Any, error: Exception | None) -> None:
@@ -176,6 +185,8 @@ def _settle(answer: asyncio.Future[Any], result: Any, error: Exception | None) -
         return
     if error is not None:
         answer.set_exception(error)
+        # Whoever asked may be dead.
+        answer.exception()
     else:
         answer.set_result(result)
 
