@@ -143,6 +143,27 @@ async def test_environment_made_while_its_slot_went_away_is_nowhere(
     await new.host.create(CreateRequest(f"probe/{kind}-v0", 1, env_id=env_id))
 
 
+@pytest.mark.parametrize("kind", OFFLOADED)
+async def test_environment_made_while_its_slot_went_and_came_home_gives_way_to_what_lives_under_its_id(
+    owners: Owners, begun: Begun, controls: Controls, kind: str
+) -> None:
+    old, new = await owners.join(), await owners.join()
+    request = CreateRequest(f"probe/{kind}-v0", 1, env_id=new_env_id(7))
+    controls.holds_resets = True
+    making = asyncio.create_task(old.host.create(request))
+    await begun()
+    controls.holds_resets = False
+    await owners.move_to(new)
+    env_id, _ = await new.host.create(request)
+    expected = [await new.host.step(env_id, "1", seq) for seq in range(2)]
+    # It hears of both moves at once.
+    await owners.move_to(old)
+    controls.gate.set()
+    with pytest.raises(MovedError):
+        await making
+    assert (await old.host.step(env_id, "1", 1)).to_json() == expected[1].to_json()
+
+
 @pytest.mark.parametrize("kind", ["inline", *OFFLOADED])
 async def test_relaxed_step_is_answered_by_the_owner_only(owners: Owners, create: Create, kind: str) -> None:
     name = f"probe/{kind}-v0"

@@ -27,6 +27,7 @@ from verl_agent_env.errors import (
     InvalidEnvArgumentsError,
     VerlAgentEnvError,
 )
+from verl_agent_env.types import slot_of
 from verl_agent_env.wire.actions import identity_of
 from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
 
@@ -46,14 +47,15 @@ class ApartCalls:
     async def create(self, instance: Instance, request: CreateRequest) -> tuple[str, ResetAnswer]:
         """Make the environment, and begin its first episode; one that is being made under a given id is waited for."""
         env_id = request.env_id
+        tenure = self._lives.directory.tenure_of(slot_of(instance.env_id))
         if env_id is not None:
             making = self._making.get(env_id)
             if making is None:
-                making = self._making[env_id] = self._begin_task(self._create(instance, request))
+                making = self._making[env_id] = self._begin_task(self._create(instance, request, tenure))
                 making.add_done_callback(lambda _: self._making.pop(env_id))
             return await asyncio.shield(making)
         try:
-            return await self._to_the_end(self._create(instance, request))
+            return await self._to_the_end(self._create(instance, request, tenure))
         except asyncio.CancelledError:
             # Nobody will ever learn its id.
             if self._lives.directory.get(instance.env_id) is instance:
@@ -76,13 +78,15 @@ class ApartCalls:
         """What ``read`` says of the environment, which stands still meanwhile."""
         return await self._to_the_end(self._read(instance, read))
 
-    async def _create(self, instance: Instance, request: CreateRequest) -> tuple[str, ResetAnswer]:
+    async def _create(
+        self, instance: Instance, request: CreateRequest, tenure: int
+    ) -> tuple[str, ResetAnswer]:
         with self._lives.directory.reserved(instance):
             answer = await self._begin(instance, first_seed(request), None)
         if instance.closed_as is not None:
             self._lives.release(instance)
             raise EnvironmentClosedError(instance.env_id, instance.closed_as)
-        if not self._lives.add(instance):
+        if not self._lives.add(instance, tenure):
             there = self._lives.directory.find(instance.env_id)
             return instance.env_id, await self._lives.beginning_of(there, request)
         await self._lives.kept(instance)

@@ -110,15 +110,20 @@ class Lives:
             self.recorder.prepare(instance, request.env_kwargs, self.limits.max_arguments_bytes)
         return instance
 
-    def add(self, instance: Instance) -> bool:
+    def add(self, instance: Instance, tenure: int | None = None) -> bool:
         """Make a new environment live; returns whether it is: one that came back meanwhile under its id stays.
 
+        Args:
+            instance: It.
+            tenure: The slot's, when its making began; None if nothing can have come between.
+
         Raises:
-            MovedError: Its slot went to another worker while it was made; it is nowhere.
+            MovedError: Its slot went to another worker while it was made, which may have made it too; this one is nowhere.
         """
-        if not self.owns(slot_of(instance.env_id)):
+        slot = slot_of(instance.env_id)
+        if not self.owns(slot) or tenure not in (None, self.directory.tenure_of(slot)):
             self.release(instance)
-            raise MovedError(slot_of(instance.env_id))
+            raise MovedError(slot)
         if self.directory.get(instance.env_id) is not None:
             self.release(instance)
             return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import Callable
 from pathlib import Path
@@ -182,6 +183,24 @@ async def test_episode_that_is_handed_over_by_its_state_is_played_by_no_other_ru
     assert (await shown(second, env_id, WALK[2], 2)).startswith("You walk")
     assert await shown(second, env_id, "walk", 3) == "New, at -91"
     assert (await shown(second, fresh, "walk", 0)).startswith("New")
+
+
+async def test_state_of_an_environment_that_went_meanwhile_is_not_saved(cluster: Cluster) -> None:
+    host = await cluster.host(specs=SPECS)
+    gone, fine = [(await host.create(CreateRequest("ledger/thread-v0", 1)))[0] for _ in range(2)]
+    for env_id in (gone, fine):
+        await host.step(env_id, 1, 0)
+    instance = host.directory.find(gone)
+    assert instance.lock is not None
+    saving = asyncio.create_task(host.save_states(range(NUM_SLOTS), 60.0))
+    await asyncio.sleep(0)
+    async with instance.lock:
+        host.let_go(gone)
+    await saving
+    assert host.recorder is not None
+    await host.recorder.journal.flush()
+    saved = [write.env_id for group in cluster.log.commits for write in group if write.kind == "save"]
+    assert saved == [fine]
 
 
 async def test_hand_over_waits_for_no_environment_that_is_busy_or_fails(cluster: Cluster) -> None:

@@ -61,7 +61,9 @@ class StateSaver:
             except ENV_FAULTS as fault:
                 self._recorder.note_fault(instance, fault)
             else:
-                self._recorder.save(instance, state)
+                # If it came in time: an environment that went says nothing any more.
+                if instance.closed_as is None:
+                    self._recorder.save(instance, state)
 
 
 def _is_worth_saving(instance: Instance) -> bool:
