@@ -54,6 +54,12 @@ async def owners(registry: Registry, controls: Controls, clock: FakeClock) -> As
     await made.aclose()
 
 
+async def turns_until(condition: Callable[[], bool]) -> None:
+    """Let the loop turn, no more often than it takes."""
+    while not condition():  # noqa: ASYNC110 - a timer would come too late
+        await asyncio.sleep(0)
+
+
 async def still_waiting(*calls: asyncio.Task[Any]) -> None:
     """Let the loop turn; none of the calls comes to its end by itself."""
     done, _ = await asyncio.wait(calls, timeout=0.1)
@@ -414,3 +420,23 @@ async def test_owner_s_own_verdicts_stand(owners: Owners, create: Create, contro
     with pytest.raises(EnvironmentNotFoundError):
         await owner.host.step(new_env_id(9), "1", 0)
     assert isinstance(await owner.host.step(env_id, "2", 0), StepAnswer)
+
+
+async def test_steps_of_a_batch_do_not_overtake_one_that_missed_its_environment(
+    owners: Owners, create: Create
+) -> None:
+    # It lets others through after each item.
+    host = (await owners.join(yield_after_s=1e-9)).host
+    env_id, others = await create(host, "inline", 10), await create(host, "inline", 10)
+    between = 100
+    env_ids = [others, env_id, *[others] * between, env_id]
+    batch = asyncio.create_task(Batches(host).step(env_ids, ["1"] * len(env_ids), None))
+    await turns_until(lambda: host.directory.find(others).seq == 1)
+    host.let_go(env_id)
+    await turns_until(lambda: host.directory.find(others).seq == 2)
+    await host.ensure([env_id])
+    assert host.directory.find(others).seq < between
+    results = await batch
+    assert isinstance(results[1], MovedError)
+    assert isinstance(results[-1], MovedError)
+    assert host.directory.find(env_id).seq == 0

@@ -224,6 +224,10 @@ class _Absent:
         """Why nothing can be done with an environment, if so."""
         return self._errors.get(env_id) if self._errors else None
 
+    def note(self, env_id: str, error: VerlAgentEnvError) -> None:
+        """Do nothing more with an environment in this batch: what is asked for next must not come before what failed."""
+        self._errors[env_id] = error
+
     def explained(self, error: VerlAgentEnvError, env_id: str) -> VerlAgentEnvError:
         """The error of an item: one that was here when the batch began, and is gone, has moved."""
         if isinstance(error, EnvironmentNotFoundError) and env_id not in self._unknown:
@@ -277,6 +281,8 @@ async def _for_each(
                         writes.note(position, instance.env_id, instance.group)
         except Exception as error:  # noqa: BLE001
             result = absent.explained(_as_answer(error), env_id)
+            if isinstance(result, MovedError):
+                absent.note(env_id, result)
             instance = find(env_id)
             if instance is not None and isinstance(result, EnvironmentStateError):
                 # It tells of earlier calls, as an answer does.
