@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 from verl_agent_env.cli.local_cluster import LocalCluster, Node
 
-_SETTLE_S = 30.0
+_SETTLE_S = 120.0
 
 
 async def worker_pid(cluster: LocalCluster, address: str = "") -> int:
@@ -26,7 +26,7 @@ async def start(node: Node, cluster: LocalCluster) -> None:
 
 
 async def settled(cluster: LocalCluster) -> None:
-    """Wait until every slot is where it belongs, at most half a minute."""
+    """Wait until every slot is where it belongs, at most two minutes."""
     async with asyncio.timeout(_SETTLE_S):
         while True:
             try:
