@@ -83,6 +83,7 @@ class UnsteadyLog(MemoryLog):
         self.failure: Exception | None = None
         self.poison: set[str] = set()
         self.calls: list[list[Write]] = []
+        self.failures = 0
         self.gate = asyncio.Event()
         """Calls are on their way until it is set."""
         self.gate.set()
@@ -96,6 +97,7 @@ class UnsteadyLog(MemoryLog):
     async def commit(self, generation: str, tokens: Any, writes: Sequence[Write]) -> list[Refusal]:
         await asyncio.sleep(0)
         if self.failure is not None:
+            self.failures += 1
             raise self.failure
         if any(write.env_id in self.poison for write in writes):
             raise ValueError("WRONGTYPE Operation against a key holding the wrong kind of value")
@@ -379,6 +381,59 @@ async def test_flush_of_some_slots_waits_for_no_others(hasty: Case) -> None:
 
 
 # --- one environment's failure stays its own -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("has_written", [True, False])
+async def test_what_is_written_before_the_slots_of_an_emptied_store_are_claimed_is_stated(
+    case: Case, has_written: bool
+) -> None:
+    env_id = env(LIMBO)
+    if has_written:
+        await case.create(env_id)
+    await case.empty()
+    # The new data set is known, and whose the slots are in it is not, but for one.
+    claimed = case.slots.tokens
+    case.slots.tokens = {CALM: claimed[CALM]}
+    case.environments.live[env(CALM)] = [Write("put", env(CALM), CALM, 0, 1, b"header", (b"0",))]
+    beside = case.write("append", env(CALM), b"0")
+    case.environments.live[env_id] = [Write("put", env_id, LIMBO, 0, 1, b"header", (b"0",))]
+    held = case.write("append", env_id, b"0")
+    waiting = asyncio.create_task(case.settled(env_id, held))
+    await case.settled(env(CALM), beside)
+    case.slots.tokens = claimed
+    await waiting
+    assert case.environments.refusals == {}
+    assert await case.kept(env_id) == [b"0"]
+
+
+@pytest.mark.parametrize("is_noticed", [True, False], ids=["by its write", "by others"])
+async def test_whoever_waits_for_what_is_stated_is_told_that_its_slot_has_gone(
+    case: Case, is_noticed: bool
+) -> None:
+    env_id = env(LIMBO)
+    await case.create(env_id, env(CALM))
+    if is_noticed:
+        await case.empty()
+    case.log.calls.clear()
+    case.log.gate.clear()
+    first = case.write("append", env_id if is_noticed else env(CALM), b"0")
+    await case.log.called(1)
+    if not is_noticed:
+        case.journal.restate([env_id])
+        # On its way when the environment is stated: it goes along with that.
+        first = case.write("append", env_id, b"0")
+    waiting = asyncio.create_task(case.settled(env_id, first))
+    # Before the environment is stated, the store goes away, and then the slot.
+    case.log.failure = StoreUnavailableError("redis")
+    case.log.gate.set()
+    async with asyncio.timeout(HANG_S):
+        while not case.log.failures:  # noqa: ASYNC110 - a number has no event
+            await asyncio.sleep(0)
+    del case.slots.tokens[LIMBO]
+    case.slots.foreign = {LIMBO}
+    case.log.failure = None
+    with pytest.raises(MovedError):
+        await waiting
 
 
 async def test_environment_that_cannot_say_itself_keeps_no_other_out_of_an_emptied_store(case: Case) -> None:

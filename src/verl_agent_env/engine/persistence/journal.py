@@ -113,8 +113,9 @@ class Journal:
         self._in_flight: list[Group] = []
         self._parked: dict[int, Group] = {}
         """Writes of slots of which it is not known whose they are."""
-        self._proven: dict[int, str] = {}
-        """The token under which each slot was written last: while its owner is not known, it may turn out to be the same."""
+        self._proven: dict[int, tuple[str, str]] = {}
+        """Data set and token under which each slot was written last: while its owner is not known, it may turn out to be the
+        same."""
         self._lost: OrderedDict[str, Group | None] = OrderedDict()
         """Environments that have to be stated again, and who waits for them."""
         self._statement: _Statement | None = None
@@ -138,7 +139,10 @@ class Journal:
         """Put a write in the queue; returns the group that it goes with."""
         slot = write.slot
         overtakes = write.kind in _OVERTAKING
-        token = self._tenure.token_of(slot) or self._proven.get(slot)
+        generation, token = self._tenure.generation, self._tenure.token_of(slot)
+        if token is None:
+            # In a store that was emptied, slots have no owners yet: what is written now goes on from the data set before.
+            generation, token = self._proven.get(slot, ("", None))
         group = self._parked.get(slot)
         if group is None or group.tokens[slot] != token:
             group = self._queue[-1] if self._queue else None
@@ -146,10 +150,11 @@ class Journal:
                 group is None
                 or group.is_full
                 or group.overtakes != overtakes
+                or group.generation != generation
                 # What waits there is of a time before the slot was another worker's.
                 or group.tokens.setdefault(slot, token) != token
             ):
-                group = Group(self._tenure.generation)
+                group = Group(generation)
                 group.tokens[slot] = token
                 self._queue.append(group)
         group.add(write)
@@ -404,7 +409,8 @@ class Journal:
         for slot, fate in fates.items():
             token = self._tenure.token_of(slot)
             if token is not None and fate in ("ours", "emptied"):
-                tokens[slot] = self._proven[slot] = token
+                tokens[slot] = token
+                self._proven[slot] = self._tenure.generation, token
 
     def _fate_of(
         self, slot: int, token: str | None, group: Group
@@ -577,7 +583,7 @@ class Journal:
             elif group is None:
                 self._lost.setdefault(env_id, None)
             else:
-                group.later[env_id] = self._lose(env_id)
+                self._lose_again(env_id, group)
         if not statement.calls:
             self._statement = None
             for group in statement.groups.values():
@@ -633,6 +639,7 @@ class Journal:
                     kept.append(write)
                     continue
                 stated = groups[write.env_id] = groups[write.env_id] or Group(statement.generation)
+                stated.is_asked_for = True
                 group.later[write.env_id] = stated
             group.writes = kept
 
@@ -651,8 +658,13 @@ class Journal:
             if group is None:
                 self._lost.setdefault(env_id, None)
             else:
-                group.later[env_id] = self._lose(env_id)
+                self._lose_again(env_id, group)
                 group.finish()
+
+    def _lose_again(self, env_id: str, group: Group) -> None:
+        """Have an environment stated once more, for those who wait for ``group``."""
+        lost = group.later[env_id] = self._lose(env_id)
+        lost.is_asked_for |= group.is_asked_for
 
     def _give_up(self, env_id: str, reason: RefusalReason, group: Group | None, token: str | None) -> None:
         """Tell those who wait, and whoever holds the environment, that it cannot be written under ``token``."""
