@@ -97,6 +97,9 @@ class ServerProcess:
                     stdout=subprocess.DEVNULL,
                     stderr=writing,
                 )
+        except BaseException:
+            self._stderr.close()
+            raise
         finally:
             os.close(writing)
         self._reader = threading.Thread(target=self._read, daemon=True)

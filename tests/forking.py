@@ -1,0 +1,83 @@
+"""The process that loads the package once and forks a server for each request; see ``preloaded.py``.
+
+Its standard input is the socket over which it is asked. A program of its own, which imports nothing of the tests: where it
+runs, another package may be called so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import selectors
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+_MAX_REQUEST_BYTES = 1 << 17
+
+
+def main() -> None:
+    """Start what is asked for, until nobody is there who could ask."""
+    # As for ``python -m``.
+    sys.path[0] = str(Path.cwd())
+    import verl_agent_env.cli.serve
+    import verl_agent_env.cluster.redis_store
+    import verl_agent_env.server.pool  # noqa: F401
+
+    gc.collect()
+    gc.freeze()
+    asked = _fork_until_nobody_asks()
+    if asked is not None:
+        _become(*asked)
+
+
+def _fork_until_nobody_asks() -> tuple[int, dict[str, Any]] | None:
+    """Fork for each request. In the child: the descriptor of its standard error, and the request."""
+    with socket.socket(fileno=0) as requests, selectors.DefaultSelector() as selector:
+        selector.register(requests, selectors.EVENT_READ)
+        while True:
+            for key, _ in selector.select():
+                if key.fileobj is not requests:
+                    selector.unregister(key.fileobj)
+                    _tell_end(key.fd, *key.data)
+                    continue
+                request, descriptors, _, _ = socket.recv_fds(requests, _MAX_REQUEST_BYTES, 2)
+                if not request:
+                    return None
+                stderr, telling = descriptors
+                pid = os.fork()
+                if pid == 0:
+                    return stderr, json.loads(request)
+                os.close(stderr)
+                os.write(telling, b"%d\n" % pid)
+                selector.register(os.pidfd_open(pid), selectors.EVENT_READ, (pid, telling))
+
+
+def _tell_end(pidfd: int, pid: int, telling: int) -> None:
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    # Whoever asked may be gone.
+    with contextlib.suppress(BrokenPipeError):
+        os.write(telling, b"%d\n" % code)
+    os.close(telling)
+    os.close(pidfd)
+
+
+def _become(stderr: int, request: dict[str, Any]) -> None:
+    """In the child: be as a process that was started with these arguments and variables, and run."""
+    os.dup2(stderr, 2)
+    # The socket was 0, and is closed.
+    assert os.open(os.devnull, os.O_RDONLY) == 0
+    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+    os.environ.clear()
+    os.environ.update(request["variables"])
+    sys.argv[1:] = request["arguments"]
+    from verl_agent_env.cli import main as run
+
+    run()
+
+
+if __name__ == "__main__":
+    main()
