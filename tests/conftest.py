@@ -105,13 +105,13 @@ class ServerProcess:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         try:
-            line = self.wait_for_line(r"http://(?:[\d.]+|\[[\d:]+\]):(\d+)")
+            line = self.wait_for_line(r"(https?)://(?:[\d.]+|\[[\d:]+\]):(\d+)")
         except BaseException:
             self.process.kill()
             self.wait()
             raise
-        self.port = int(line[1])
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.port = int(line[2])
+        self.url = f"{line[1]}://127.0.0.1:{self.port}"
 
     def wait_for_line(self, pattern: str, timeout_s: float = HANG_S) -> re.Match[str]:
         """The first match among the lines written from now on (and those not looked at yet)."""

@@ -26,6 +26,7 @@ from verl_agent_env.config import (
     HostLimits,
     HttpLimits,
     ServerSettings,
+    TlsSettings,
     variable_of,
 )
 from verl_agent_env.errors import all_errors
@@ -364,7 +365,7 @@ def test_named_modules_exist(page: Path) -> None:
 def test_named_variables_and_limits_exist(page: Path) -> None:
     fields = {
         name
-        for group in (ServerSettings, ClusterSettings, HostLimits, HttpLimits, ConnectionLimits)
+        for group in (ServerSettings, ClusterSettings, HostLimits, HttpLimits, ConnectionLimits, TlsSettings)
         for name in group.__dataclass_fields__
     }
     variables = {variable_of(name) for name in fields}

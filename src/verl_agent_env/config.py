@@ -114,6 +114,25 @@ class ConnectionLimits:
 
 
 @dataclass(frozen=True)
+class TlsSettings:
+    """Encryption; without a certificate, everything is plain HTTP."""
+
+    tls_cert: str = ""
+    """File with the server's certificate and those that lead to its CA, PEM. Then all ports of a node speak TLS, and
+    workers call each other over it."""
+    tls_key: str = ""
+    """File with the certificate's private key, PEM, without a password; the same file when not given."""
+    tls_client_ca: str = ""
+    """File with the CA, PEM, of clients' certificates; then nobody gets in without one."""
+    tls_peer_ca: str = ""
+    """File with the CA, PEM, of the other workers' certificates; ``tls_client_ca`` when not given, else the system's."""
+
+    def __post_init__(self) -> None:
+        if not self.tls_cert and (self.tls_key or self.tls_client_ca or self.tls_peer_ca):
+            raise ValueError("tls_key, tls_client_ca and tls_peer_ca need a certificate, tls_cert")
+
+
+@dataclass(frozen=True)
 class ClusterSettings:
     """The workers of this machine, and the cluster that they belong to."""
 
@@ -219,6 +238,8 @@ class ServerSettings:
     """What one request may be."""
     connection_limits: ConnectionLimits = field(default_factory=ConnectionLimits)
     """What one connection may do."""
+    tls: TlsSettings = field(default_factory=TlsSettings)
+    """Encryption."""
     cluster: ClusterSettings = field(default_factory=ClusterSettings)
     """The workers and their cluster."""
 
@@ -270,6 +291,7 @@ def settings_from_environment(environment: Mapping[str, str]) -> ServerSettings:
         host_limits=host_limits,
         http_limits=http_limits,
         connection_limits=_from_environment(ConnectionLimits, environment),
+        tls=_from_environment(TlsSettings, environment),
         cluster=_from_environment(ClusterSettings, environment),
     )
 

@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -36,6 +37,18 @@ _COMMAND_S = 30.0
 )
 @click.option("--max-connections", type=int, default=16_384, show_default=True, help="Clients at one time.")
 @click.option("--user", default="", help="Account of nginx's processes when root starts it.")
+@click.option("--tls-cert", default="", metavar="FILE", help="nginx's certificate, PEM: then it speaks TLS.")
+@click.option(
+    "--tls-key", default="", metavar="FILE", help="The certificate's key, if it is not in the same file."
+)
+@click.option("--tls-client-ca", default="", metavar="FILE", help="CA of clients' certificates: then nobody gets in without one.")  # fmt: skip
+@click.option(
+    "--worker-ca", default="", metavar="FILE", help="CA of the workers' certificates, if they speak TLS."
+)
+@click.option(
+    "--worker-name", default="", help="With --worker-ca: a name that the certificates of all workers have."
+)
+@click.option("--worker-cert", default="", metavar="FILE", help="Certificate and key that workers are shown.")
 @click.option(
     "--out", type=click.Path(dir_okay=False, path_type=Path), help="File to write; printed when not given."
 )
@@ -71,6 +84,8 @@ def nginx_config_command(
     nginx_pid: Path | None,
     departed_after_s: float,
     poll_s: float,
+    worker_name: str,
+    **tls_files: str,
 ) -> None:
     """Write the configuration of the nginx before all workers.
 
@@ -80,6 +95,10 @@ def nginx_config_command(
     """
     if reload_command and nginx_pid:
         raise click.UsageError("--reload and --nginx-pid both tell nginx; give one of them.")
+    # nginx would look for them elsewhere.
+    tls: dict[str, Any] = {
+        name: str(Path(file).absolute()) if file else "" for name, file in tls_files.items()
+    }
     try:
         settings = NginxSettings(
             addresses=tuple(sorted({*workers, *(address for node in nodes for address in _addresses(node))})),
@@ -89,6 +108,8 @@ def nginx_config_command(
             processes=processes,
             max_connections=max_connections,
             user=user,
+            worker_name=worker_name,
+            **tls,
         )
     except ValueError as unfit:
         raise click.UsageError(f"{unfit}.") from None

@@ -17,12 +17,20 @@ from verl_agent_env.config import (
     HostLimits,
     HttpLimits,
     ServerSettings,
+    TlsSettings,
     variable_of,
 )
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_GROUPS: tuple[type, ...] = (ServerSettings, ClusterSettings, HostLimits, HttpLimits, ConnectionLimits)
+_GROUPS: tuple[type, ...] = (
+    ServerSettings,
+    ClusterSettings,
+    HostLimits,
+    HttpLimits,
+    ConnectionLimits,
+    TlsSettings,
+)
 
 
 def settings_options(command: F) -> F:
@@ -49,6 +57,7 @@ def merge_options(settings: ServerSettings, given: dict[str, Any]) -> ServerSett
         cluster=dataclasses.replace(settings.cluster, **of(ClusterSettings)),
         http_limits=dataclasses.replace(settings.http_limits, **of(HttpLimits)),
         connection_limits=dataclasses.replace(settings.connection_limits, **of(ConnectionLimits)),
+        tls=dataclasses.replace(settings.tls, **of(TlsSettings)),
     )
 
 

@@ -49,6 +49,11 @@ def serve(**given: Any) -> None:
             from verl_agent_env.server.tokens import read_token_file
 
             read_token_file(settings.auth_file)
+        if settings.tls.tls_cert:
+            from verl_agent_env.server.tls import peer_context, server_context
+
+            server_context(settings.tls)
+            peer_context(settings.tls)
     except ValueError as unfit:
         raise click.UsageError(str(unfit)) from None
     from verl_agent_env.server.logs import configure_logging
@@ -64,7 +69,8 @@ def serve(**given: Any) -> None:
     # uvicorn and gunicorn stop in good order on either signal; uvicorn then raises it again for those who were there
     # before: us.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    announcement = f"Serving on http://{shown}:{port} (API: http://{shown}:{port}/docs)"
+    url = f"{'https' if settings.tls.tls_cert else 'http'}://{shown}:{port}"
+    announcement = f"Serving on {url} (API: {url}/docs)"
     try:
         if settings.cluster.is_pool:
             _serve_pool(settings, listener, first_worker_port, announcement)
@@ -79,6 +85,7 @@ def _serve_alone(settings: ServerSettings, listener: socket.socket, announcement
 
     from verl_agent_env.server import create_app
     from verl_agent_env.server.pool import UVICORN_OPTIONS
+    from verl_agent_env.server.tls import server_context
 
     config = uvicorn.Config(
         create_app(settings),
@@ -88,6 +95,9 @@ def _serve_alone(settings: ServerSettings, listener: socket.socket, announcement
         timeout_graceful_shutdown=settings.shutdown_grace_s,
         **UVICORN_OPTIONS,
     )
+    config.load()
+    # uvicorn would make one itself, of older ciphers.
+    config.ssl = server_context(settings.tls)
     click.echo(f"{announcement}. Ctrl-C stops.", err=True)
     uvicorn.Server(config).run(sockets=[listener])
 

@@ -41,11 +41,13 @@ class AsyncEnvClient:
         max_delay_s: float = 0.05,
         max_connections: int = 64,
         direct: Literal["auto", "never"] = "never",
+        ca_file: str | None = None,
+        client_cert: str | tuple[str, str] | None = None,
     ) -> None:
         """A client that has not connected yet.
 
         Args:
-            url: Of the server, ``http://host:port``.
+            url: Of the server, ``http://host:port`` or ``https://host:port``.
             token: Bearer token, if the server asks for one.
             timeout_s: Seconds that the server may be silent during one attempt.
             deadline_s: Seconds after which a call is given up, attempts and pauses together.
@@ -56,9 +58,11 @@ class AsyncEnvClient:
             max_delay_s: How long a call waits for a request that is under way, before it goes beside it.
             max_connections: Open connections at most.
             direct: ``auto`` sends calls straight to the worker that owns the environment, where it can be reached.
+            ca_file: Certificates, PEM, by which the server's is checked; the system's if not given.
+            client_cert: What the server is shown, PEM: a file with certificate and key, or one file for each.
 
         Raises:
-            ValueError: The URL is none, or a number is out of its range.
+            ValueError: The URL is none, a number is out of its range, or a file cannot be used.
         """
         settings = Settings(
             timeout_s=timeout_s,
@@ -71,7 +75,7 @@ class AsyncEnvClient:
             max_connections=max_connections,
             direct=direct,
         )
-        self._connection = Connection(url, token, timeout_s, max_connections)
+        self._connection = Connection(url, token, timeout_s, max_connections, ca_file, client_cert)
         self._dispatch = Dispatch(self._connection, settings)
         self.run_id = f"client-{uuid.uuid4().hex}"
         """Run of the environments that are made without one."""

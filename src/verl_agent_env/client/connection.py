@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -24,7 +25,15 @@ _PASSING_STATUSES = frozenset({408, 421, 429, 502, 503, 504})
 class Connection:
     """An HTTP client of one server (and of its workers), of the event loop that first uses it."""
 
-    def __init__(self, url: str, token: str | None, timeout_s: float, max_connections: int) -> None:
+    def __init__(
+        self,
+        url: str,
+        token: str | None,
+        timeout_s: float,
+        max_connections: int,
+        ca_file: str | None = None,
+        client_cert: str | tuple[str, str] | None = None,
+    ) -> None:
         """Nothing is connected yet.
 
         Args:
@@ -32,10 +41,18 @@ class Connection:
             token: Bearer token, if the server asks for one.
             timeout_s: Seconds that the server may be silent during one attempt.
             max_connections: Bound on open connections; what has none free waits.
+            ca_file: Certificates, PEM, by which the server's is checked; the system's if not given.
+            client_cert: What the server is shown, PEM: a file with certificate and key, or one file for each.
+
+        Raises:
+            ValueError: The URL is none, or a file cannot be used.
         """
         self.url = url.rstrip("/")
-        if URL(self.url).scheme not in ("http", "https") or not URL(self.url).host:
+        self.scheme = URL(self.url).scheme
+        """``http`` or ``https``."""
+        if self.scheme not in ("http", "https") or not URL(self.url).host:
             raise ValueError(f"'{url}' is no URL of a server: write http://host:port")
+        self._tls = _tls_context(ca_file, client_cert) if self.scheme == "https" else True
         self.has_answered = False
         """Whether the server ever did; before that, a connection that is refused means a wrong URL."""
         self._headers = {"content-type": "application/json"}
@@ -86,6 +103,10 @@ class Connection:
                 payload = await answer.read()
         except TimeoutError as late:
             raise ServerUnreachableError(origin, "it did not answer in time") from late
+        except aiohttp.ClientConnectorCertificateError as untrusted:
+            # No other attempt will find another certificate.
+            reason = f"its certificate is not accepted: {untrusted.certificate_error}"
+            raise NoServerError(origin, reason) from untrusted
         except aiohttp.ClientConnectorError as refused:
             reason = f"no connection ({refused.os_error.strerror or refused.os_error})"
             raise ServerUnreachableError(origin, reason, may_have_run=False) from refused
@@ -111,12 +132,26 @@ class Connection:
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(
-                    limit=self._max_connections, keepalive_timeout=_IDLE_S, ttl_dns_cache=10
+                    ssl=self._tls, limit=self._max_connections, keepalive_timeout=_IDLE_S, ttl_dns_cache=10
                 ),
                 read_bufsize=_READ_BUFFER_BYTES,
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
         return self._session
+
+
+def _tls_context(ca_file: str | None, client_cert: str | tuple[str, str] | None) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=ca_file)
+        if client_cert is not None:
+            context.load_cert_chain(*((client_cert,) if isinstance(client_cert, str) else client_cert))
+    except OSError as fault:
+        files = [name for name in (ca_file, client_cert) if name]
+        raise ValueError(
+            f"a file for TLS cannot be used: {fault.strerror or fault}; look at {files}"
+        ) from None
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
 
 
 def decode_object(origin: str, payload: bytes) -> dict[str, Any]:

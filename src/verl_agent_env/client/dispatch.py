@@ -87,7 +87,7 @@ class Dispatch:
         self.open_envs: dict[str, str] = {}
         """Environments made here and not closed yet, with their runs."""
         self._connection = connection
-        self._owners = Owners(self._fetch_map) if settings.direct == "auto" else None
+        self._owners = Owners(self._fetch_map, connection.scheme) if settings.direct == "auto" else None
         self._gatherers: dict[tuple[Any, ...], Gatherer[Any, Any]] = {}
         self._making: Counter[str] = Counter()
         self._orphaned: set[str] = set()

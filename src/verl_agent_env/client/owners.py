@@ -24,12 +24,16 @@ _AVOIDED_S = 5.0
 class Owners:
     """Where environments live; knows nothing, and says so, until the map has come."""
 
-    def __init__(self, fetch_map: Callable[[str | None], Awaitable[dict[str, Any]]]) -> None:
+    def __init__(
+        self, fetch_map: Callable[[str | None], Awaitable[dict[str, Any]]], scheme: str = "http"
+    ) -> None:
         """Owners that nothing is known of yet.
 
         Args:
             fetch_map: Gives what ``GET /api/cluster`` answers, at the server or at a worker's own URL.
+            scheme: Of the server's URL: a token that goes to it over TLS goes to no worker without.
         """
+        self._scheme = scheme
         self._fetch_map = fetch_map
         self._urls: list[str | None] = [None] * NUM_SLOTS
         self._fetched_at = float("-inf")
@@ -84,14 +88,15 @@ class Owners:
         )
         self._reachable = {mark: self._reachable[mark] for mark in known.values()}
         urls = {
-            address: f"http://{address}" if self._reachable[known[address]] else None for address in known
+            address: f"{self._scheme}://{address}" if self._reachable[known[address]] else None
+            for address in known
         }
         self._urls = [urls[address] for address in Ring(sorted(known)).assignments]
 
     async def _probe(self, address: str, incarnation: str) -> None:
         """Find out whether the worker answers at its address, and not something else."""
         try:
-            seen = await self._fetch_map(f"http://{address}")
+            seen = await self._fetch_map(f"{self._scheme}://{address}")
             marks = {worker["incarnation"] for node in seen["nodes"] for worker in node["workers"]}
             self._reachable[incarnation] = incarnation in marks
         except (VerlAgentEnvError, KeyError, TypeError):

@@ -28,6 +28,10 @@ from verl_agent_env.errors import (
 
 _WORD = re.compile(r"[A-Za-z0-9_./:@\[\]*-]+")
 _ADDRESS = re.compile(r"([A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
+_CIPHERS = (
+    "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384:"
+    "ECDHE-RSA-AES256-GCM-SHA384:ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305"
+)
 _OTHER_FILES = 1024
 """Files that a process of nginx opens beside its connections: temporary ones, listening sockets."""
 
@@ -75,6 +79,18 @@ class NginxSettings:
     """Seconds after which a call is not given to another worker any more."""
     keep_alive_s: int = 75
     """Seconds that a client's idle connection is kept."""
+    tls_cert: str = ""
+    """File with nginx's certificate, and those that lead to its CA; without one, it speaks plain HTTP."""
+    tls_key: str = ""
+    """File with the certificate's private key; the same file when not given."""
+    tls_client_ca: str = ""
+    """File with the CA of clients' certificates; then nobody gets in without one."""
+    worker_ca: str = ""
+    """File with the CA of the workers' certificates, if they speak TLS."""
+    worker_name: str = ""
+    """A name that the certificates of all workers have; nginx cannot ask for the one of each address."""
+    worker_cert: str = ""
+    """File with the certificate and key that workers are shown."""
     notes: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """Remarks by address, such as what its name resolves to. Another remark is another text, so nginx reads it anew."""
 
@@ -83,12 +99,19 @@ class NginxSettings:
             if not is_address(address):
                 raise ValueError(f"'{address}' is no address: write host:port")
         Ring(self.addresses)  # Refuses an address that is there twice.
-        for name in ("host", "error_log", "user", "folder"):
+        files = ("tls_cert", "tls_key", "tls_client_ca", "worker_ca", "worker_name", "worker_cert")
+        for name in ("host", "error_log", "user", "folder", *files):
             value = str(getattr(self, name))
             if value and not _WORD.fullmatch(value):
                 raise ValueError(
                     f"{name} must not hold other than letters, digits and _./:@-, unlike '{value}'"
                 )
+        if (self.tls_key or self.tls_client_ca) and not self.tls_cert:
+            raise ValueError("tls_key and tls_client_ca need a certificate, tls_cert")
+        if bool(self.worker_ca) != bool(self.worker_name) or (self.worker_cert and not self.worker_ca):
+            raise ValueError(
+                "to workers that speak TLS belong worker_ca and worker_name, and perhaps worker_cert"
+            )
         if not 1 <= self.port <= 65_535:
             raise ValueError(f"port must be from 1 to 65535, not {self.port}")
         if self.processes < 0:
@@ -217,8 +240,8 @@ upstream {name} {{
 
 def _server(settings: NginxSettings) -> str:
     return f"""\
-listen {settings.host}:{settings.port} default_server reuseport backlog=16384;
-server_name _;
+listen {settings.host}:{settings.port} {"ssl " if settings.tls_cert else ""}default_server reuseport backlog=16384;
+{_tls(settings)}server_name _;
 keepalive_timeout {settings.keep_alive_s}s;
 keepalive_requests 1000000;
 
@@ -246,7 +269,7 @@ proxy_set_header X-Request-Id $env_request_id;
 proxy_set_header X-Operation-Id $request_id;
 proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
 proxy_set_header X-Forwarded-Proto $scheme;
-# What only workers may say to each other.
+{_tls_to_workers(settings)}# What only workers may say to each other.
 proxy_set_header X-Env-Hop "";
 proxy_set_header X-Env-Peer "";
 proxy_set_header X-Env-Principal "";
@@ -261,12 +284,50 @@ proxy_next_upstream_tries 0;
 proxy_next_upstream_timeout {settings.retry_timeout_s}s;
 
 location / {{
-  proxy_pass http://$env_workers;
+  proxy_pass {"https" if settings.worker_ca else "http"}://$env_workers;
 }}
 location ^~ /internal {{
   return 404;
 }}
 {_problems(settings)}"""
+
+
+def _tls(settings: NginxSettings) -> str:
+    if not settings.tls_cert:
+        return ""
+    # Versions and ciphers as Mozilla's "intermediate" has them: whatever came after 2014 speaks one of them.
+    clients = f"""\
+ssl_client_certificate {settings.tls_client_ca};
+ssl_verify_client on;
+"""
+    return f"""\
+ssl_certificate {settings.tls_cert};
+ssl_certificate_key {settings.tls_key or settings.tls_cert};
+ssl_protocols TLSv1.2 TLSv1.3;
+ssl_ciphers {_CIPHERS};
+ssl_prefer_server_ciphers off;
+ssl_session_cache shared:tls:10m;
+ssl_session_timeout 1d;
+ssl_session_tickets off;
+{clients if settings.tls_client_ca else ""}"""
+
+
+def _tls_to_workers(settings: NginxSettings) -> str:
+    if not settings.worker_ca:
+        return ""
+    shown = f"""\
+proxy_ssl_certificate {settings.worker_cert};
+proxy_ssl_certificate_key {settings.worker_cert};
+"""
+    return f"""\
+proxy_ssl_protocols TLSv1.2 TLSv1.3;
+proxy_ssl_trusted_certificate {settings.worker_ca};
+proxy_ssl_verify on;
+proxy_ssl_verify_depth 3;
+proxy_ssl_session_reuse on;
+proxy_ssl_server_name on;
+proxy_ssl_name {settings.worker_name};
+{shown if settings.worker_cert else ""}"""
 
 
 def _problems(settings: NginxSettings) -> str:

@@ -41,6 +41,7 @@ from verl_agent_env.server.openapi import document
 from verl_agent_env.server.proxies import TrustedProxies
 from verl_agent_env.server.routes import batch_routes, environment_routes, server_routes
 from verl_agent_env.server.server_calls import ServerCalls
+from verl_agent_env.server.tls import peer_context
 from verl_agent_env.types import slot_of
 
 logger = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ class EnvServer(FastAPI):
         address = f"{settings.host}:{settings.port}"
         place = place or Place(address, (address,), supervisor=secrets.token_hex(16))
         self.worker = ClusterWorker(
-            settings.cluster, place, limits, token=next(iter(settings.auth_tokens), "")
+            settings.cluster, place, limits, next(iter(settings.auth_tokens), ""), peer_context(settings.tls)
         )
         self.env_host = Host(
             registry,

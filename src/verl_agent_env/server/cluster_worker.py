@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import os
+import ssl
 import time
 import uuid
 from collections.abc import Collection
@@ -266,7 +267,14 @@ class SharedCluster:
 class ClusterWorker:
     """What makes a worker one of many."""
 
-    def __init__(self, settings: ClusterSettings, place: Place, limits: HttpLimits, token: str = "") -> None:
+    def __init__(
+        self,
+        settings: ClusterSettings,
+        place: Place,
+        limits: HttpLimits,
+        token: str = "",
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         """A worker that is not part of the cluster yet.
 
         Args:
@@ -274,13 +282,14 @@ class ClusterWorker:
             place: Of the process.
             limits: How much is known of idempotency keys.
             token: What workers of an earlier version are shown, if they ask for a bearer token.
+            tls: How to call other workers over TLS; None for plain HTTP.
         """
         self._settings = settings
         self._place = place
         self._lease = LocalLease(settings.lease_s) if settings.redis else None
         self._is_alone = len(place.pool) == 1 and not settings.redis
         self.table = SlotTable(place.address, self._lease)
-        self.peers = Peers(settings.peer_timeout_s, token, self._secret_of)
+        self.peers = Peers(settings.peer_timeout_s, token, self._secret_of, tls)
         self._cluster: Cluster
         self.forwarder = Forwarder(self.table, self.peers, self._refresh)
         self.idempotency_records = _idempotency_records(settings, limits)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -55,7 +56,11 @@ class Peers:
     """The other workers, as an HTTP client knows them. Belongs to the event loop that it was opened in."""
 
     def __init__(
-        self, timeout_s: float, token: str = "", secret_of: Callable[[str], str] = lambda _: ""
+        self,
+        timeout_s: float,
+        token: str = "",
+        secret_of: Callable[[str], str] = lambda _: "",
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         """Nothing is connected yet.
 
@@ -63,7 +68,10 @@ class Peers:
             timeout_s: Seconds that a call may take altogether.
             token: What this worker shows others of an earlier version, if they ask for a bearer token.
             secret_of: What the worker at an address wants to be shown; empty if that is not known.
+            tls: How to call them over TLS; None for plain HTTP.
         """
+        self._scheme = "http" if tls is None else "https"
+        self._tls = tls
         self._secret_of = secret_of
         self._timeout_s = timeout_s
         self._own_headers = {HOP_HEADER.decode(): "1", "content-type": "application/json"}
@@ -77,7 +85,11 @@ class Peers:
         """Be ready for calls."""
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
-                limit=0, limit_per_host=_MAX_CONNECTIONS_PER_PEER, keepalive_timeout=_IDLE_S, ttl_dns_cache=10
+                ssl=self._tls or True,
+                limit=0,
+                limit_per_host=_MAX_CONNECTIONS_PER_PEER,
+                keepalive_timeout=_IDLE_S,
+                ttl_dns_cache=10,
             ),
             timeout=aiohttp.ClientTimeout(total=self._timeout_s, sock_connect=_CONNECT_S),
             auto_decompress=False,
@@ -131,7 +143,7 @@ class Peers:
                 with watch.during(silence):
                     async with self._session.request(
                         method,
-                        URL(f"http://{address}{path}", encoded=True),
+                        URL(f"{self._scheme}://{address}{path}", encoded=True),
                         data=body,
                         headers=self._own_headers
                         | {_PEER_HEADER: self._secret_of(address)}
@@ -176,7 +188,7 @@ class Peers:
         if self._session is None:
             return False
         timeout = aiohttp.ClientTimeout(total=ANSWER_S)
-        url = URL(f"http://{address}{WORKER_PATH}", encoded=True)
+        url = URL(f"{self._scheme}://{address}{WORKER_PATH}", encoded=True)
         try:
             async with self._session.get(url, headers=self._own_headers, timeout=timeout) as answer:
                 await answer.read()

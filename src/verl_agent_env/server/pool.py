@@ -28,6 +28,7 @@ from verl_agent_env import background
 from verl_agent_env.config import ServerSettings
 from verl_agent_env.server.app import EnvServer
 from verl_agent_env.server.protocol import QuickProtocol
+from verl_agent_env.server.tls import server_context
 
 logger = logging.getLogger(__name__)
 
@@ -102,6 +103,8 @@ class AddressWorker(UvicornWorker):  # type: ignore[misc]
 
     async def _serve(self) -> None:
         self.config.app = self.wsgi
+        self.config.load()
+        self.config.ssl = server_context(self.wsgi.settings.tls)
         server = _DrainingServer(self.config, self.wsgi)
         self._install_sigquit_handler()
         # uvicorn's own way would call every tenth time that it turns, which a busy loop seldom does, and no more once
