@@ -73,6 +73,8 @@ async def test_created_and_appended_is_what_is_loaded(case: StoreCase, owner: Ow
     assert await loaded(case) == Saved(b'{"a": 1}\n', [step.data for step in steps], None, None)
     assert await case.log.env_ids([SLOT, OTHER_SLOT]) == [ENV]
     assert await case.log.env_ids([OTHER_SLOT]) == []
+    # Of many slots it makes no difference which come first.
+    assert await case.log.env_ids([*range(SLOT + 1, OTHER_SLOT), SLOT]) == [ENV]
     assert await case.log.env_ids([]) == []
 
 

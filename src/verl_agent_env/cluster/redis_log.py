@@ -13,6 +13,8 @@ from verl_agent_env.wire.log import CLOSED_MEMORY_S, ENOUGH_LOADED_BYTES, MAX_LO
 from verl_agent_env.wire.records import Refusal, Saved, Write
 
 _CLOSED_MS = int(CLOSED_MEMORY_S * 1000)
+# Redis does nothing else meanwhile; of a million environments it is 16,000 ids.
+_SLOTS_AT_ONCE = 64
 _KINDS = {"create": "c", "append": "a", "extend": "x", "save": "s", "begin": "b", "close": "d", "put": "p"}
 
 
@@ -49,15 +51,11 @@ class RedisLog:
 
     async def env_ids(self, slots: Sequence[int]) -> list[str]:
         """See :meth:`Log.env_ids`."""
-
-        async def ask() -> list[list[str]]:
-            async with self._client.redis.pipeline(transaction=False) as pipe:
-                for slot in slots:
-                    pipe.smembers(self._keys.members(slot))
-                answers: list[list[str]] = await pipe.execute()
-                return answers
-
-        return [env_id for members in await self._client.call(ask) for env_id in members] if slots else []
+        found: list[str] = []
+        for start in range(0, len(slots), _SLOTS_AT_ONCE):
+            keys = [self._keys.members(slot) for slot in slots[start : start + _SLOTS_AT_ONCE]]
+            found += await self._client.run(scripts.MEMBERS, keys, [])
+        return found
 
 
 def _saved(answer: Sequence[Any]) -> Saved:

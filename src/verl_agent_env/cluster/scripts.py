@@ -12,6 +12,7 @@ Redis 7, and would let everything in.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from dataclasses import dataclass, field
 
@@ -23,7 +24,7 @@ class Script:
     name: str
     text: str = field(repr=False)
 
-    @property
+    @functools.cached_property
     def sha(self) -> str:
         """What ``EVALSHA`` takes."""
         return hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
@@ -450,6 +451,19 @@ for i = 4, #ARGV do
   else
     answer[#answer + 1] = {false, {}, false, redis.call('GET', base .. 'd:' .. env), 0}
   end
+end
+return answer
+""",
+)
+
+# KEYS   the sets of environments of some slots
+# Return the ids in all of them
+MEMBERS = Script(
+    "members",
+    """
+local answer = {}
+for _, key in ipairs(KEYS) do
+  for _, env in ipairs(redis.call('SMEMBERS', key)) do answer[#answer + 1] = env end
 end
 return answer
 """,
