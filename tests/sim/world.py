@@ -253,12 +253,14 @@ class World:
     def ask(self, client: Client, worker: Worker, verb: str, seq: int = 0) -> None:
         """Send a client's call to a worker."""
         host, env_id = worker.host, client.env_id
+        # Now: when the call begins, the client may know more.
+        seed, action, next_seed = client.seed, client.action(seq), client.next_seed
         calls: Mapping[str, Any] = {
             "create": lambda: host.create(
-                CreateRequest(client.env_name, client.seed, ttl_s=client.ttl_s, env_id=env_id)
+                CreateRequest(client.env_name, seed, ttl_s=client.ttl_s, env_id=env_id)
             ),
-            "step": lambda: host.step(env_id, client.action(seq), seq),
-            "reset": lambda: host.reset(env_id, client.next_seed),
+            "step": lambda: host.step(env_id, action, seq),
+            "reset": lambda: host.reset(env_id, next_seed),
             "close": lambda: host.close(env_id),
         }
         call = worker.spawn(worker.serve(env_id, calls[verb]))
