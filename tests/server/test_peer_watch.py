@@ -101,6 +101,27 @@ def test_call_that_began_after_the_question_is_not_given_up_by_it(peer: Peer) ->
     peer.run(play)
 
 
+def test_call_that_ends_slowly_when_it_is_given_up_does_not_end_the_watch(peer: Peer) -> None:
+    async def slow_end(watch: PeerWatch) -> None:
+        async with asyncio.timeout(None) as limit:
+            with watch.during(limit):
+                try:
+                    await asyncio.sleep(3600.0)
+                finally:
+                    await asyncio.sleep(5 * waits.PEER_SILENCE_S)
+
+    async def play(watch: PeerWatch) -> None:
+        peer.is_silent = True
+        slow = asyncio.create_task(slow_end(watch))
+        await asyncio.sleep(2 * waits.PEER_SILENCE_S)
+        with pytest.raises(TimeoutError):
+            await peer.call(watch, 3600.0)
+        with pytest.raises(TimeoutError):
+            await slow
+
+    peer.run(play)
+
+
 def test_short_calls_ask_for_nothing(peer: Peer) -> None:
     async def play(watch: PeerWatch) -> None:
         for _ in range(100):

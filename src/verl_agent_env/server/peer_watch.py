@@ -56,7 +56,9 @@ class PeerWatch:
                 self.heard_at = _now()
             elif self.heard_at is None or self.heard_at < asked_at:
                 for limit in self._lasting(asked_at):
-                    limit.reschedule(_now())
+                    # One that was given up already may still be at its end.
+                    if limit.when() is None:
+                        limit.reschedule(_now())
 
     def _lasting(self, now: float) -> list[asyncio.Timeout]:
         """Calls that had begun one look earlier, if the worker was not heard of since."""
