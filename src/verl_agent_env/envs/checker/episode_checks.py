@@ -132,14 +132,15 @@ def malformed(subject: Subject) -> str:
     for description, action in malformed_actions(tools[0].name if tools else "move"):
         if not subject.kind.is_chat_env and not env.action_space.contains(action):
             continue
-        before = time.perf_counter()
+        # Of this process, not of the clock on the wall: other load of the machine is no fault of the environment.
+        before = time.process_time()
         try:
             result = env.step(action)
             to_json(result)
         except Exception as raised:
             raise CheckFailedError(f"{description}: {type(raised).__name__}: {str(raised)[:200]}") from raised
-        slowest = max(slowest, time.perf_counter() - before)
-        require(slowest < MAX_STEP_S, f"{description}: took {slowest:.1f} s")
+        slowest = max(slowest, time.process_time() - before)
+        require(slowest < MAX_STEP_S, f"{description}: took {slowest:.1f} s of CPU time")
         _require_valid(env, result, description)
         num_tried += 1
         if result[2] or result[3]:
