@@ -283,9 +283,7 @@ class BodyTooLargeError(RequestError):
 
     @property
     def detail(self) -> str:
-        return (
-            f"The body is longer than {self.max_body_bytes} bytes; split the batch or raise max_body_bytes."
-        )
+        return f"The body is longer than {self.max_body_bytes} bytes; send less, split the batch, or raise max_body_bytes."
 
 
 @dataclass(eq=False)

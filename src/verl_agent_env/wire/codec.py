@@ -9,7 +9,12 @@ from typing import Any, TypeVar
 import orjson
 from pydantic import ValidationError
 
-from verl_agent_env.errors import BodyTooComplexError, InvalidRequestError, MalformedBodyError
+from verl_agent_env.errors import (
+    BodyTooComplexError,
+    BodyTooLargeError,
+    InvalidRequestError,
+    MalformedBodyError,
+)
 from verl_agent_env.types import StepResult
 from verl_agent_env.wire.requests import Request, StepRequest
 
@@ -28,7 +33,7 @@ def decode(body: bytes, model: type[RequestT]) -> RequestT:
 
     Raises:
         MalformedBodyError: Not JSON, or not an object.
-        BodyTooComplexError: It would take too long to parse.
+        BodyTooComplexError, BodyTooLargeError: It would take too long to parse.
         InvalidRequestError: The object breaks the schema.
     """
     return check(_parse(body), model)
@@ -64,7 +69,9 @@ def count_values(text: bytes, start: int, end: int) -> int:
 
 
 def _parse(body: bytes) -> dict[str, Any]:
-    if len(body) > SMALL_BYTES and not is_parsed_at_once(body):
+    if len(body) > MAX_BYTES_AT_ONCE:
+        raise BodyTooLargeError(MAX_BYTES_AT_ONCE)
+    if not is_parsed_at_once(body):
         raise BodyTooComplexError(MAX_VALUES_AT_ONCE)
     try:
         document = orjson.loads(body) if body else {}
