@@ -15,6 +15,7 @@ from verl_agent_env.errors import (
     EnvironmentNotFoundError,
     RunQuotaExceededError,
 )
+from verl_agent_env.types import slot_of
 
 LIMITS = HostLimits(
     max_envs=3, max_envs_per_run=2, default_ttl_s=100.0, closed_memory_s=50.0, closed_memory_size=2
@@ -49,6 +50,20 @@ def test_unknown_id_is_not_found(shelf: Shelf) -> None:
         shelf.directory.find("a")
     assert caught.value.env_id == "a"
     assert not shelf.directory.was_closed("a")
+
+
+def test_an_environment_that_is_lost_binds_no_slot(shelf: Shelf) -> None:
+    bound = shelf.directory.bound_to_slot
+    lives, lost = shelf.add("4d7-a"), shelf.instance("4d7-b")
+    slot = slot_of("4d7-a")
+    lost.lost = "its worker has ended"
+    shelf.directory.add(lost)
+    assert (bound[slot], shelf.directory.in_slot[slot]) == (1, 2)
+    # What was counted is taken back, whatever became of it meanwhile.
+    lives.lost = "it failed"
+    shelf.directory.remove(lives, "closed")
+    shelf.directory.remove(lost, "closed")
+    assert (bound[slot], shelf.directory.in_slot[slot]) == (0, 0)
 
 
 def test_closed_id_is_known_for_a_while(shelf: Shelf, clock: FakeClock) -> None:

@@ -53,6 +53,7 @@ class Directory:
         """Environments by slot, those being made included."""
         self.bound_to_slot = [0] * NUM_SLOTS
         """Of these, those that are kept nowhere else, those being made included."""
+        self._bound: set[str] = set()
         self.unreadable: set[str] = set()
         """Ids of live environments that this worker's version of their kind cannot go on with."""
         self._limits = limits
@@ -160,7 +161,9 @@ class Directory:
         self._instances[instance.env_id] = instance
         slot = slot_of(instance.env_id)
         self.in_slot[slot] += 1
-        self.bound_to_slot[slot] += instance.is_bound
+        if instance.is_bound:
+            self._bound.add(instance.env_id)
+            self.bound_to_slot[slot] += 1
         if instance.run_id is not None:
             holders = self._runs.setdefault(instance.run_id, {})
             holders.setdefault(tag_of(instance.env_id), set()).add(instance.env_id)
@@ -181,7 +184,10 @@ class Directory:
         self.unreadable.discard(instance.env_id)
         slot = slot_of(instance.env_id)
         self.in_slot[slot] -= 1
-        self.bound_to_slot[slot] -= instance.is_bound
+        if instance.env_id in self._bound:
+            # It may have been lost meanwhile.
+            self._bound.discard(instance.env_id)
+            self.bound_to_slot[slot] -= 1
         if instance.run_id is not None:
             holders, tag = self._runs[instance.run_id], tag_of(instance.env_id)
             holders[tag].discard(instance.env_id)

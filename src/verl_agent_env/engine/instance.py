@@ -199,8 +199,8 @@ class Instance:
 
     @property
     def is_bound(self) -> bool:
-        """Whether the environment is nowhere but here, and would be lost with this process."""
-        return self.durability in ("", "none")
+        """Whether the environment is nowhere but here, and would be lost with this process; not one that is lost."""
+        return self.durability in ("", "none") and self.lost is None
 
     def keep(self, durability: str, env_kwargs: Mapping[str, Any]) -> None:
         """Note how the environment is kept outside this process, and what it was made with."""
