@@ -98,10 +98,15 @@ class Served:
         return orjson.loads(body)
 
     def pass_time(self, seconds: float) -> None:
-        """Let so much time pass on the server, in no time; its loop is a ``SteeredLoop``."""
-        loop = self.server.loop
+        """Let so much time pass on the server, in no time; its loop is a ``SteeredLoop``.
+
+        Returns when it has: what is sent afterwards arrives afterwards.
+        """
+        loop, has_passed = self.server.loop, threading.Event()
         assert isinstance(loop, SteeredLoop)
         loop.call_soon_threadsafe(loop.put_forward, seconds)
+        loop.call_soon_threadsafe(has_passed.set)
+        assert has_passed.wait(HANG_S)
 
     def stop(self) -> None:
         """End it in good order."""
