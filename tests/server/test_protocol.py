@@ -329,7 +329,11 @@ def test_only_the_owner_of_an_environment_answers_at_once() -> None:
 
 
 def test_an_idle_connection_is_closed_and_every_answer_counts_anew(serve: Callable[..., Served]) -> None:
-    served = serve(uvicorn_options={"timeout_keep_alive": 1000, **STEERED})
+    # The limit on the time of a head is not what is looked at.
+    served = serve(
+        uvicorn_options={"timeout_keep_alive": 1000, **STEERED},
+        connection_limits={"header_timeout_s": 10_000.0},
+    )
     short, long = step("x"), http_request("GET", "/healthz")
     talks = [
         (Wire(served.port), requests)
@@ -349,7 +353,11 @@ def test_an_idle_connection_is_closed_and_every_answer_counts_anew(serve: Callab
 
 
 def test_a_request_under_way_is_not_idle(serve: Callable[..., Served], lines: list[dict[str, Any]]) -> None:
-    served = serve(uvicorn_options={"timeout_keep_alive": 1000, **STEERED})
+    # The limit on the time of a head is not what is looked at.
+    served = serve(
+        uvicorn_options={"timeout_keep_alive": 1000, **STEERED},
+        connection_limits={"header_timeout_s": 10_000.0},
+    )
     wire = Wire(served.port)
     wire.send(step("x"))
     assert wire.answer()[0] == 404
