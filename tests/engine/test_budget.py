@@ -12,7 +12,7 @@ from tests.engine.conftest import KINDS
 from tests.engine.probes import Controls
 from verl_agent_env.engine import CreateRequest, Host
 from verl_agent_env.engine.batches import Batches
-from verl_agent_env.errors import AnswerTooLargeError, BatchTooCostlyError
+from verl_agent_env.errors import AnswerTooLargeError, BatchTooCostlyError, InvalidEnvArgumentsError
 from verl_agent_env.wire.codec import StepAnswer
 
 Create = Callable[..., Any]
@@ -77,3 +77,10 @@ async def test_what_computes_long_runs_in_a_thread_and_is_the_same(host: Host) -
     other, same = await host.create(CreateRequest("verl_env/sokoban-v0", 3, {"min_pushes": 2}))
     assert same.observation == begun.observation
     assert orjson.loads((await host.step(other, "push left", 0)).info)["num_steps"] == 1
+
+
+@pytest.mark.parametrize("name", ["single_turn_chat", "frozen_lake"])
+async def test_arguments_that_json_cannot_hold_are_the_items_own_fault(host: Host, name: str) -> None:
+    deep = {"task_prompt": orjson.loads(b"[" * 300 + b"]" * 300)}
+    results = await Batches(host).create([CreateRequest(name, 1, deep), CreateRequest("frozen_lake", 1)])
+    assert [type(result) for result in results] == [InvalidEnvArgumentsError, tuple]

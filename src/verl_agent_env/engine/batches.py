@@ -6,10 +6,8 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
-
-import orjson
 
 from verl_agent_env.engine.budget import Budget
 from verl_agent_env.engine.host import Host
@@ -26,7 +24,7 @@ from verl_agent_env.errors import (
     VerlAgentEnvError,
 )
 from verl_agent_env.types import slot_of
-from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
+from verl_agent_env.wire.codec import ResetAnswer, StepAnswer, encode
 from verl_agent_env.wire.large_bodies import UnreadJson, read_item, require_size
 
 logger = logging.getLogger(__name__)
@@ -76,11 +74,14 @@ class Batches:
         def create_now(request: CreateRequest) -> tuple[str, ResetAnswer] | None:
             # Neighbours share their arguments, as objects.
             key = request.env_name, id(request.env_kwargs)
-            if key not in costs:
+            is_new = key not in costs
+            if is_new:
                 costs[key] = host.computing_ms(request)
-                budget.expect(len(orjson.dumps(request.env_kwargs)))
             budget.compute(costs[key])
-            return host.create_now(request)
+            created = host.create_now(request)
+            if created is None and is_new:
+                budget.expect(_size_as_json(request.env_kwargs))
+            return created
 
         return await _for_each(host, env_ids, zip(requests, strict=True), create_now, host.create, budget)
 
@@ -111,7 +112,7 @@ class Batches:
         host = self._host
         ids = itertools.repeat(b"", len(env_ids)) if operations is None else operations
         calls = zip(env_ids, actions, _column(seqs, env_ids), ids, strict=True)
-        if any(type(action) is UnreadJson for action in actions[:1]):
+        if actions and type(actions[0]) is UnreadJson:
             return await self._step_written(env_ids, calls)
         return await _for_each(host, env_ids, calls, host.step_now, host.step, Budget(host.limits))
 
@@ -325,6 +326,14 @@ async def _run_apart(
                 budget.end(answer_bytes)
 
     await asyncio.gather(*(work() for _ in range(min(len(apart), _MAX_SIDE_BY_SIDE))))
+
+
+def _size_as_json(arguments: Mapping[str, Any]) -> int:
+    """Bytes of keyword arguments; 0 where JSON cannot hold them, which whoever makes the environment is told."""
+    try:
+        return len(encode(arguments))
+    except TypeError:
+        return 0
 
 
 def _last_size(instance: Instance | None) -> int:

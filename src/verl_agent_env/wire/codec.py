@@ -73,13 +73,31 @@ def _parse(body: bytes) -> dict[str, Any]:
         raise BodyTooLargeError(MAX_BYTES_AT_ONCE)
     if not is_parsed_at_once(body):
         raise BodyTooComplexError(MAX_VALUES_AT_ONCE)
-    try:
-        document = orjson.loads(body) if body else {}
-    except orjson.JSONDecodeError as malformed:
-        raise MalformedBodyError(str(malformed)) from None
+    return parse_object(body)
+
+
+def parse_object(body: bytes) -> dict[str, Any]:
+    """Parse a body, however large; an empty one counts as ``{}``.
+
+    Raises:
+        MalformedBodyError: Not JSON, or not an object.
+    """
+    document = parse(body) if body else {}
     if not isinstance(document, dict):
         raise MalformedBodyError("it is not an object")
     return document
+
+
+def parse(text: bytes | memoryview) -> Any:
+    """Parse any JSON.
+
+    Raises:
+        MalformedBodyError: It is none.
+    """
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError as malformed:
+        raise MalformedBodyError(str(malformed)) from None
 
 
 def check(document: dict[str, Any], model: type[RequestT]) -> RequestT:

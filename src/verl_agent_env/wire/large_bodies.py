@@ -19,7 +19,14 @@ from verl_agent_env.errors import (
     InvalidRequestError,
     MalformedBodyError,
 )
-from verl_agent_env.wire.codec import MAX_BYTES_AT_ONCE, check, count_values, decode, is_parsed_at_once
+from verl_agent_env.wire.codec import (
+    MAX_BYTES_AT_ONCE,
+    check,
+    count_values,
+    is_parsed_at_once,
+    parse,
+    parse_object,
+)
 from verl_agent_env.wire.requests import Request
 
 RequestT = TypeVar("RequestT", bound=Request)
@@ -55,7 +62,7 @@ async def decode_batch(body: bytes, model: type[RequestT], turn: Turn) -> Reques
         BodyTooComplexError: It has too many values, or one that is too large.
     """
     if is_parsed_at_once(body):
-        return decode(body, model)
+        return check(parse_object(body), model)
     values = 0
     for start in range(0, len(body), _PIECE_BYTES):
         values += count_values(body, start, start + _PIECE_BYTES)
@@ -79,7 +86,7 @@ def read_item(item: Any) -> Any:
     Raises:
         MalformedBodyError: It is JSON that cannot be read.
     """
-    return _load(memoryview(item)) if type(item) is UnreadJson else item
+    return parse(memoryview(item)) if type(item) is UnreadJson else item
 
 
 def write_unread(item: Any) -> orjson.Fragment:
@@ -108,7 +115,7 @@ async def _read(written: memoryview, stays_json: bool, turn: Turn) -> Any:
     """The value of a field; of a long list so many items at a time as are read in one turn."""
     text = bytes(written)
     if not stays_json and is_parsed_at_once(text):
-        return _load(text)
+        return parse(text)
     if text.lstrip()[:1] != b"[":
         raise BodyTooComplexError(MAX_VALUES)
     items = _skip(text, list[msgspec.Raw])
@@ -119,15 +126,8 @@ async def _read(written: memoryview, stays_json: bool, turn: Turn) -> Any:
             view = memoryview(item)
             if len(view) > MAX_BYTES_AT_ONCE:
                 raise BodyTooComplexError(MAX_VALUES)
-            read.append(UnreadJson(view) if stays_json else _load(view))
+            read.append(UnreadJson(view) if stays_json else parse(view))
     return read
-
-
-def _load(text: bytes | memoryview) -> Any:
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError as malformed:
-        raise MalformedBodyError(str(malformed)) from None
 
 
 def _skip(text: bytes, kind: Any) -> Any:
