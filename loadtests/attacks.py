@@ -114,8 +114,6 @@ class Attack:
     """Makes ready what is sent, which can take a while, and gives what carries the attack out."""
     may_get: frozenset[str]
     """What the attacker may get; anything else breaks a bound."""
-    alone_only: bool = False
-    """Whether it is for a server without nginx in front, which shields workers from it."""
 
 
 def _at_once(count: int, make: Callable[[Attacker], Awaitable[Any]]) -> Callable[[Attacker], Awaitable[Any]]:

@@ -11,7 +11,6 @@ import argparse
 import asyncio
 import contextlib
 import math
-import os
 import re
 import subprocess
 import sys
@@ -27,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from loadtests.attacks import ATTACKS, MEGABYTE, PATIENCE_S, Attack, Attacker
-from loadtests.processes import serving
+from loadtests.processes import rss_of, serving
 from verl_agent_env.cli.local_cluster import LocalCluster
 
 MAX_WAIT_P99_S = 0.25
@@ -180,7 +179,7 @@ class Memory:
 
 def _rss_bytes(pid: int) -> int:
     with contextlib.suppress(OSError):
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        return rss_of(pid)
     return 0
 
 
@@ -283,8 +282,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.target not in (choice, "both"):
             continue
         with begin() as target:
-            chosen = [attack for attack in attacks if target.is_alone or not attack.alone_only]
-            rows = asyncio.run(attack_all(target, chosen, console))
+            rows = asyncio.run(attack_all(target, attacks, console))
         console.print(table_of(target, rows))
         broken += sum(bool(row.broken) for row in rows)
         told += [

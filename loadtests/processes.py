@@ -31,8 +31,7 @@ class ServerProcess:
 
     def rss_bytes(self) -> int:
         """Resident memory."""
-        pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE")
+        return rss_of(self.pid)
 
 
 def free_port() -> int:
@@ -97,6 +96,15 @@ def _await_answer(process: subprocess.Popen[bytes], port: int) -> None:
         finally:
             connection.close()
     raise TimeoutError(f"the server did not answer within {_START_TIMEOUT_S:g} s")
+
+
+def rss_of(pid: int) -> int:
+    """Bytes of resident memory of a process.
+
+    Raises:
+        OSError: There is no such process.
+    """
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def cpu_of_tree(pid: int) -> float:
