@@ -54,6 +54,8 @@ class EnvKind:
         self.reads_calls = issubclass(env_class, ChatEnv) and _reads_calls(env_class)
         """Whether an action means no more than what ``calls_of`` gives."""
         self._validated: OrderedDict[bytes, Any] = OrderedDict()
+        self._fitting: dict[int, tuple[Any, EnvKind]] = {}
+        """By the identity of arguments, which are kept so that nothing else can have it."""
 
     @property
     def durability(self) -> Durability:
@@ -80,9 +82,16 @@ class EnvKind:
 
     def fitting(self, arguments: Any) -> EnvKind:
         """The kind as environments with these arguments are run: not inline where a call computes long."""
-        if self.execution != "inline" or self.cost_ms(arguments) <= _MAX_INLINE_MS:
+        if self.execution != "inline":
             return self
-        return self._computing
+        # Environments with equal arguments share them as one object.
+        known = self._fitting.get(id(arguments))
+        if known is None or known[0] is not arguments:
+            fitting = self if self.cost_ms(arguments) <= _MAX_INLINE_MS else self._computing
+            if len(self._fitting) >= _MAX_CACHED_ARGUMENTS:
+                self._fitting.clear()
+            known = self._fitting[id(arguments)] = arguments, fitting
+        return known[1]
 
     @functools.cached_property
     def _computing(self) -> EnvKind:

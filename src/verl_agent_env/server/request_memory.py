@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 from verl_agent_env import waits
 from verl_agent_env.errors import AtCapacityError
@@ -37,28 +37,19 @@ class RequestMemory:
         self._worked_on = 0
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
-    @contextmanager
-    def receiving(self) -> Iterator[Callable[[int], None]]:
-        """Count the bytes of a body while they arrive and until the request is answered.
+    def receiving(self) -> Arrival:
+        """Begin to count the bytes of a body, while they arrive and until the request is answered."""
+        return Arrival(self)
 
-        Gives a function that counts some more.
+    def receive(self, size: int) -> None:
+        """Count bytes that have arrived; see :meth:`Arrival.count`."""
+        if self._received + size > self._max_received:
+            raise AtCapacityError(_RESOURCE, self._max_received)
+        self._received += size
 
-        Raises:
-            AtCapacityError: They are too many, with those of others; raised by that function.
-        """
-        total = 0
-
-        def count(size: int) -> None:
-            nonlocal total
-            if self._received + size > self._max_received:
-                raise AtCapacityError(_RESOURCE, self._max_received)
-            total += size
-            self._received += size
-
-        try:
-            yield count
-        finally:
-            self._received -= total
+    def drop(self, size: int) -> None:
+        """Count bytes no more."""
+        self._received -= size
 
     @asynccontextmanager
     async def room_for(self, body: bytes) -> AsyncIterator[None]:
@@ -101,6 +92,32 @@ class RequestMemory:
                 self._worked_on += size
                 granted.set_result(None)
             self._waiting.popleft()
+
+
+class Arrival:
+    """Bytes of one body; a context at whose end they are counted no more."""
+
+    # Every request that goes the long way has one: a generator would cost three times as much.
+    __slots__ = ("_memory", "_total")
+
+    def __init__(self, memory: RequestMemory) -> None:
+        self._memory = memory
+        self._total = 0
+
+    def __enter__(self) -> Callable[[int], None]:
+        return self.count
+
+    def __exit__(self, *_: object) -> None:
+        self._memory.drop(self._total)
+
+    def count(self, size: int) -> None:
+        """Count some more.
+
+        Raises:
+            AtCapacityError: They are too many, with those of others.
+        """
+        self._memory.receive(size)
+        self._total += size
 
 
 def _size_of(body: bytes) -> int:
