@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from contextvars import Context
+from typing import Any
 
 
 class SteeredLoop(asyncio.SelectorEventLoop):
@@ -13,6 +16,14 @@ class SteeredLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         """Seconds, on the clock of :func:`time.monotonic` and what it was put forward."""
         return super().time() + self._ahead_s
+
+    def call_at(  # type: ignore[override]
+        self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.Handle:
+        """As uvloop, which the server runs in, has it: what is due already is no timer."""
+        if when <= self.time():
+            return self.call_soon(callback, *args, context=context)
+        return super().call_at(when, callback, *args, context=context)
 
     def put_forward(self, seconds: float) -> None:
         """Let so much time have passed: whatever is due by then comes next."""

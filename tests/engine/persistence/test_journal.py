@@ -324,6 +324,20 @@ async def test_batch_gets_the_answers_of_all_slots_but_the_one_in_limbo(hasty: C
 # --- everybody has a deadline --------------------------------------------------------------------------------
 
 
+async def test_batches_whose_time_is_over_before_they_come_to_their_next_group_are_told_so(
+    hasty: Case,
+) -> None:
+    known, new = env(CALM), env(CALM, 1)
+    await hasty.create(known)
+    hasty.log.failure = StoreUnavailableError("memory")
+    groups = {hasty.write("append", known, b"0"): [(0, known)], hasty.write("create", new): [(1, new)]}
+    assert len(groups) == 2
+    async with asyncio.timeout(HANG_S):
+        batches = await asyncio.gather(*(hasty.journal.settle_all(groups) for _ in range(3)))
+    told = {0: StoreUnavailableError, 1: StoreUnavailableError}
+    assert [{number: type(error) for number, error in errors.items()} for errors in batches] == [told] * 3
+
+
 async def test_whoever_comes_while_the_store_is_away_is_told_so_after_a_time_of_their_own(
     hasty: Case,
 ) -> None:

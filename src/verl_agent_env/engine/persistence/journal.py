@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import math
 from collections import OrderedDict, deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from verl_agent_env import waits
+from verl_agent_env.engine.persistence.deadlines import Deadlines
 from verl_agent_env.engine.persistence.groups import Group
 from verl_agent_env.engine.persistence.packing import LIMITS, pack, size_of
 from verl_agent_env.errors import (
@@ -35,8 +35,6 @@ logger = logging.getLogger(__name__)
 
 _RETRY_S = 0.1
 _MAX_BACKLOG_BYTES = 64 * 1024 * 1024
-_EXPIRY_S = 0.05
-"""Waiters are looked through at most so often."""
 _OVERTAKING = ("close", "create")
 _LOST: tuple[RefusalReason, ...] = ("gone", "short")
 """Reasons for which everything is stated again."""
@@ -122,7 +120,7 @@ class Journal:
         self._wake = asyncio.Event()
         self._trouble: StoreUnavailableError | None = None
         self._is_full = False
-        self._expiry: asyncio.TimerHandle | None = None
+        self._deadlines = Deadlines(self._waited_for, self._lateness)
         self.written = 0
         """Writes made."""
         self.groups = 0
@@ -183,7 +181,7 @@ class Journal:
         later: Group | None = group
         while later is not None:
             if not later.is_done:
-                await self._end_of(later, deadline)
+                await self._deadlines.end_of(later, deadline)
             if env_id in later.errors:
                 raise later.errors[env_id]
             later = later.later.get(env_id)
@@ -206,7 +204,7 @@ class Journal:
             for group, items in waiting.items():
                 try:
                     if not group.is_done:
-                        await self._end_of(group, deadline)
+                        await self._deadlines.end_of(group, deadline)
                 except StoreUnavailableError as late:
                     errors |= dict.fromkeys((number for number, _ in items), late)
                     continue
@@ -228,7 +226,7 @@ class Journal:
         while pending := self._pending(slots):
             for group in pending:
                 if not group.is_done:
-                    await self._end_of(group, deadline)
+                    await self._deadlines.end_of(group, deadline)
 
     def slots_pending(self) -> set[int]:
         """The slots in which something is left to write."""
@@ -257,33 +255,13 @@ class Journal:
     def _written_groups(self) -> Iterator[Group]:
         return itertools.chain(self._in_flight, self._queue, self._parked.values())
 
-    def _end_of(self, group: Group, deadline: float) -> asyncio.Future[None]:
-        """Done at the end of a group; fails with :class:`StoreUnavailableError` at the deadline."""
-        loop = asyncio.get_running_loop()
-        waiting: asyncio.Future[None] = loop.create_future()
-        group.waiting.append((deadline, waiting))
-        if self._expiry is None or deadline < self._expiry.when():
-            self._expire_at(deadline)
-        return waiting
-
-    def _expire_at(self, deadline: float) -> None:
-        if self._expiry is not None:
-            self._expiry.cancel()
-        self._expiry = asyncio.get_running_loop().call_at(deadline, self._expire)
-
-    def _expire(self) -> None:
-        """Let those go who have waited long enough."""
-        self._expiry = None
-        now = asyncio.get_running_loop().time()
+    def _waited_for(self) -> Iterator[Group]:
+        """All groups that somebody may wait for."""
+        yield from self._written_groups()
         stated = {} if self._statement is None else self._statement.groups
-        waited_for = (
-            group
-            for group in (*self._written_groups(), *self._lost.values(), *stated.values())
-            if group is not None and group.waiting
-        )
-        deadline = min((group.expire(now, self._lateness) for group in waited_for), default=math.inf)
-        if deadline < math.inf:
-            self._expire_at(max(deadline, now + _EXPIRY_S))
+        for group in (*self._lost.values(), *stated.values()):
+            if group is not None:
+                yield group
 
     def _lateness(self) -> StoreUnavailableError:
         """What to say to those who have waited long enough."""

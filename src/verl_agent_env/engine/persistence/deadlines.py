@@ -1,0 +1,57 @@
+"""Until when calls wait for groups of writes."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Iterable
+
+from verl_agent_env.engine.persistence.groups import Group
+from verl_agent_env.errors import VerlAgentEnvError
+
+_LOOK_S = 0.05
+"""Waiting calls are looked through at most so often."""
+
+
+class Deadlines:
+    """Lets calls go that have waited long enough for a group; one timer serves all of them."""
+
+    def __init__(
+        self, groups: Callable[[], Iterable[Group]], make_error: Callable[[], VerlAgentEnvError]
+    ) -> None:
+        """Nobody waits yet.
+
+        Args:
+            groups: All groups that somebody may wait for.
+            make_error: Says why a group has not ended.
+        """
+        self._groups = groups
+        self._make_error = make_error
+        self._timer: asyncio.Handle | None = None
+        self._due = math.inf
+        """When the timer rings."""
+
+    def end_of(self, group: Group, deadline: float) -> asyncio.Future[None]:
+        """Done at the end of a group; fails at the deadline, a time of the event loop's clock, which may be over."""
+        waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        group.waiting.append((deadline, waiting))
+        if deadline < self._due:
+            self._ring_at(deadline)
+        return waiting
+
+    def _ring_at(self, due: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._due = due
+        self._timer = asyncio.get_running_loop().call_at(due, self._look)
+
+    def _look(self) -> None:
+        """Let those go whose deadline is over."""
+        self._timer, self._due = None, math.inf
+        now = asyncio.get_running_loop().time()
+        due = min(
+            (group.expire(now, self._make_error) for group in self._groups() if group.waiting),
+            default=math.inf,
+        )
+        if due < math.inf:
+            self._ring_at(max(due, now + _LOOK_S))
