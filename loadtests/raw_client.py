@@ -20,7 +20,8 @@ def post(path: str, body: bytes) -> bytes:
 class Connection(asyncio.Protocol):
     """One connection with one request outstanding."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int) -> None:
+        self._port = port
         self._transport: asyncio.WriteTransport | None = None
         self._buffer = bytearray()
         self._needed = -1
@@ -48,16 +49,27 @@ class Connection(asyncio.Protocol):
             waiter, self._waiter = self._waiter, None
             waiter.set_result(answer)
 
+    async def open(self) -> asyncio.WriteTransport:
+        """Connect to the server, on the loopback."""
+        self._buffer, self._needed = bytearray(), -1
+        transport, _ = await asyncio.get_running_loop().create_connection(
+            lambda: self, "127.0.0.1", self._port
+        )
+        return transport
+
     async def send(self, request: bytes) -> bytes:
         """The whole answer to ``request``, head and body.
 
+        A connection that the server has closed, as it does to those that are idle for long, is opened again.
+
         Raises:
-            ConnectionResetError: The server has closed the connection, as it does to those that are idle for long.
+            ConnectionResetError: The server closes it before it has answered.
         """
-        if self._transport is None or self._transport.is_closing():
-            raise ConnectionResetError("the connection is closed")
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            transport = await self.open()
         self._waiter = asyncio.get_running_loop().create_future()
-        self._transport.write(request)
+        transport.write(request)
         return await self._waiter
 
     async def call(self, path: str, document: Any) -> Any:
@@ -80,5 +92,6 @@ class Connection(asyncio.Protocol):
 
 async def connect(port: int) -> Connection:
     """A connection to a server on the loopback."""
-    _, connection = await asyncio.get_running_loop().create_connection(Connection, "127.0.0.1", port)
+    connection = Connection(port)
+    await connection.open()
     return connection
