@@ -137,6 +137,8 @@ async def test_batch_that_takes_long_is_waited_for_max_delay_s_only(server: Serv
 async def test_lingering_lets_later_calls_join(server: Server, gather: Gather) -> None:
     gatherer = gather(linger_s=60.0)
     first = asyncio.create_task(ask(gatherer, 1))
+    # It begins to linger, and then time passes.
+    await asyncio.sleep(0)
     await pass_time(50.0)
     second = asyncio.create_task(ask(gatherer, 2))
     await pass_time(5.0)
