@@ -17,7 +17,14 @@ PATIENCE_S = 60.0
 MEGABYTE = 1024 * 1024
 # A body that is refused while it is sent: whether the answer is read before the connection is gone is a race.
 REFUSED = frozenset(
-    {"at_capacity", "body_too_large", "body_too_complex", "malformed_body", "invalid_request"}
+    {
+        "at_capacity",
+        "batch_too_large",
+        "body_too_large",
+        "body_too_complex",
+        "malformed_body",
+        "invalid_request",
+    }
 )
 _HEAD_BYTES = 65_536
 _seeds = itertools.count(1)

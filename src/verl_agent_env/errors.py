@@ -274,7 +274,7 @@ class BodyTimeoutError(RequestError):
 
 @dataclass(eq=False)
 class BodyTooLargeError(RequestError):
-    """The body is longer than the server reads."""
+    """The body, or one value in it, is longer than the server reads."""
 
     code = "body_too_large"
     status = 413
@@ -283,7 +283,10 @@ class BodyTooLargeError(RequestError):
 
     @property
     def detail(self) -> str:
-        return f"The body is longer than {self.max_body_bytes} bytes; send less, split the batch, or raise max_body_bytes."
+        return (
+            f"The body, or one value in it, is longer than the {self.max_body_bytes} bytes that are read at once; send "
+            "less, split the batch, or raise max_body_bytes."
+        )
 
 
 @dataclass(eq=False)

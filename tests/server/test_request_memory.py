@@ -15,19 +15,19 @@ MEGABYTE = 1024 * 1024
 
 def test_bodies_that_arrive_are_counted_until_their_requests_are_answered() -> None:
     memory = RequestMemory(3 * MEGABYTE, 1000)
-    with memory.receiving() as count, memory.receiving() as other:
-        count(MEGABYTE // 2)
-        other(MEGABYTE // 2)
-        with pytest.raises(AtCapacityError) as refused:
-            other(1)
-        assert refused.value.retryable
-    with memory.receiving() as count:
-        count(MEGABYTE)
+    first, second = memory.share(), memory.share()
+    first.receive(MEGABYTE // 2)
+    second.receive(MEGABYTE // 2)
+    with pytest.raises(AtCapacityError) as refused:
+        second.receive(1)
+    assert refused.value.retryable
+    first.free_body()
+    second.close()
+    memory.share().receive(MEGABYTE)
 
 
 def test_there_is_room_for_one_body_in_any_case() -> None:
-    with RequestMemory(3000, 5000).receiving() as count:
-        count(5000)
+    RequestMemory(3000, 5000).share().receive(5000)
 
 
 async def test_who_would_be_too_much_waits_in_turn() -> None:
@@ -37,7 +37,7 @@ async def test_who_would_be_too_much_waits_in_turn() -> None:
     free = asyncio.Event()
 
     async def work(name: str, body: bytes) -> None:
-        async with memory.room_for(body):
+        async with memory.share().working_on(body):
             begun.append(name)
             await free.wait()
 
@@ -59,11 +59,11 @@ async def test_who_stops_waiting_leaves_the_room_to_others() -> None:
     body = b" " * MEGABYTE
 
     async def work() -> None:
-        async with memory.room_for(body):
+        async with memory.share().working_on(body):
             pass
 
     async with no_hang():
-        async with memory.room_for(body):
+        async with memory.share().working_on(body):
             leaving = asyncio.create_task(work())
             await asyncio.sleep(0)
             staying = asyncio.create_task(work())
@@ -79,20 +79,21 @@ async def test_who_waited_too_long_is_told_to_come_back(monkeypatch: pytest.Monk
     memory = RequestMemory(3 * MEGABYTE, MEGABYTE)
     body = b" " * MEGABYTE
     async with no_hang():
-        async with memory.room_for(body):
+        async with memory.share().working_on(body):
             with pytest.raises(AtCapacityError):
-                async with memory.room_for(body):
+                async with memory.share().working_on(body):
                     pass
-        async with memory.room_for(body):
+        async with memory.share().working_on(body):
             pass
 
 
 async def test_what_takes_more_values_takes_more_room() -> None:
     memory = RequestMemory(3 * MEGABYTE, 1000)
-    async with no_hang(), memory.room_for(b"[" + b"1," * 10_000 + b"1]"):
+    memory.share().receive(MEGABYTE)
+    async with no_hang(), memory.share().working_on(b"[" + b"1," * 5_000 + b"1]"):
         pass
-    many = b"{}," * 30_000
-    async with memory.room_for(many):
+    many = b"{}," * 10_000
+    async with memory.share().working_on(many):
         waiting = asyncio.create_task(_hold(memory, b" " * 70_000))
         for _ in range(5):
             await asyncio.sleep(0)
@@ -102,5 +103,48 @@ async def test_what_takes_more_values_takes_more_room() -> None:
 
 
 async def _hold(memory: RequestMemory, body: bytes) -> None:
-    async with memory.room_for(body):
+    async with memory.share().working_on(body):
         pass
+
+
+async def test_a_part_of_another_call_is_counted_and_does_not_wait() -> None:
+    memory = RequestMemory(3 * MEGABYTE, MEGABYTE)
+    body = b" " * MEGABYTE
+    async with no_hang(), memory.share().working_on(body):
+        async with memory.share().working_on(body, waits_for_room=False):
+            pass
+        with pytest.raises(AtCapacityError):
+            async with memory.share().working_on(body, waits_for_room=False):
+                memory.share().require()
+
+
+async def test_answers_take_room_until_they_are_sent() -> None:
+    memory = RequestMemory(3 * MEGABYTE, MEGABYTE)
+    sending, asked = memory.share(), memory.share()
+    sending.answer(3 * MEGABYTE)
+    with pytest.raises(AtCapacityError):
+        asked.require()
+    with pytest.raises(AtCapacityError):
+        asked.receive(1)
+    waiting = asyncio.create_task(_hold(memory, b" " * 70_000))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    sending.close()
+    asked.require()
+    async with no_hang():
+        await waiting
+
+
+def test_memory_is_given_back_after_large_requests() -> None:
+    idle: list[str] = []
+    memory = RequestMemory(300 * MEGABYTE, 100 * MEGABYTE, lambda: idle.append("idle"))
+    small, first, second = memory.share(), memory.share(), memory.share()
+    small.receive(MEGABYTE)
+    small.close()
+    assert not idle
+    first.receive(40 * MEGABYTE)
+    second.answer(MEGABYTE)
+    first.close()
+    assert not idle
+    second.close()
+    assert idle == ["idle"]

@@ -17,6 +17,7 @@ from verl_agent_env.engine import CreateRequest, Host
 from verl_agent_env.engine.batches import Batches
 from verl_agent_env.envs.registry import Registry, default_registry
 from verl_agent_env.errors import (
+    AnswerTooLargeError,
     EnvironmentNotFoundError,
     MovedError,
     SequenceGapError,
@@ -31,7 +32,7 @@ from verl_agent_env.server.peers import PeerAnswer, Peers
 from verl_agent_env.server.sharded_batches import ShardedBatches
 from verl_agent_env.types import NUM_SLOTS, new_env_id, slot_of
 from verl_agent_env.waits import OWNER_S
-from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
+from verl_agent_env.wire.codec import ResetAnswer, StepAnswer, size_of
 from verl_agent_env.wire.parts import encode_run_part, encode_step_part
 
 HERE, B, C = "here:1", "b:2", "c:3"
@@ -41,9 +42,9 @@ LAKE = {"desc": ["SFFFFFFF", *["FFFFFFFF"] * 6, "FFFFFFFG"], "is_slippery": Fals
 class Worker:
     """One worker without HTTP: its host, and its part of batches."""
 
-    def __init__(self, address: str, registry: Registry) -> None:
+    def __init__(self, address: str, registry: Registry, **limits: Any) -> None:
         self.table = SlotTable(address)
-        self.host = Host(registry, HostLimits(yield_after_s=1e6))
+        self.host = Host(registry, HostLimits(yield_after_s=1e6, **limits))
         self.batches = Batches(self.host)
         internal = InternalCalls(self.batches, self.table, cast(SelfInCluster, None))
         self.handlers = {route.path: route.handler for route in internal.routes()}
@@ -62,9 +63,16 @@ class Net:
     def heard_at(self, address: str) -> float | None:
         return asyncio.get_running_loop().time()
 
-    async def call(self, address: str, method: str, path: str, body: bytes = b"") -> PeerAnswer:
+    async def call(
+        self,
+        address: str,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        headers: Mapping[bytes, bytes] | None = None,
+    ) -> PeerAnswer:
         self.bodies.append(orjson.loads(body))
-        return await self.fate(address, self._carry_out(address, path, body))
+        return await self.fate(address, self._carry_out(address, path, body, headers or {}))
 
     async def deliver(self, address: str, answer: Awaitable[PeerAnswer]) -> PeerAnswer:
         done = await answer
@@ -73,19 +81,23 @@ class Net:
             raise WorkerUnreachableError(address, "the connection broke before the answer came")
         return done
 
-    async def _carry_out(self, address: str, path: str, body: bytes) -> PeerAnswer:
-        reply = await self._workers[address].handlers[path](Call("", body, b"", {}))
+    async def _carry_out(
+        self, address: str, path: str, body: bytes, headers: Mapping[bytes, bytes]
+    ) -> PeerAnswer:
+        reply = await self._workers[address].handlers[path](Call("", body, b"", headers))
         return (
-            PeerAnswer(reply.body, reply.media_type) if isinstance(reply, Reply) else PeerAnswer(reply, b"")
+            PeerAnswer(bytes(reply.body), reply.media_type)
+            if isinstance(reply, Reply)
+            else PeerAnswer(bytes(reply), b"")
         )
 
 
 class World:
     """Three workers; B owns all slots, and the first one is asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, **limits: Any) -> None:
         registry = default_registry()
-        self.workers = {address: Worker(address, registry) for address in (HERE, B, C)}
+        self.workers = {address: Worker(address, registry, **limits) for address in (HERE, B, C)}
         self.net = Net(self.workers)
         self.refreshed = 0
         self.asked = self.workers[HERE]
@@ -342,6 +354,27 @@ async def test_run_is_closed_by_whoever_owned_each_slot_all_the_while(world: Wor
     world.asked.table.assign(owners, range(half))
     assert await batches.close_run("run") == (10, [])
     assert asked == [B, B]
+
+
+async def test_a_batch_over_many_workers_has_no_longer_answer_than_one_on_a_single_worker() -> None:
+    limit = 100_000
+    world = World(max_answer_bytes=limit)
+    half = NUM_SLOTS // 2
+    owners = [HERE if slot < half else B for slot in range(NUM_SLOTS)]
+    shares = {HERE: range(half), B: range(half, NUM_SLOTS)}
+    for address, slots in shares.items():
+        world.workers[address].table.assign(owners, slots, for_new=shares)
+    chat = {"task_prompt": "x" * 10_000}
+    requests = [CreateRequest("single_turn_chat", 1, chat) for _ in range(60)]
+    results = await world.batches.create(requests)
+    made = [result[1] for result in results if isinstance(result, tuple)]
+    assert all(isinstance(result, tuple | AnswerTooLargeError) for result in results)
+    assert {len(worker.host.directory) > 0 for address, worker in world.workers.items() if address != C} == {
+        True
+    }
+    # One answer more for each worker: it is known to be too long when it is there.
+    assert sum(map(size_of, made)) < limit + 2 * 11_000
+    assert len(made) == sum(len(worker.host.directory) for worker in world.workers.values())
 
 
 async def test_new_environments_are_for_all_workers_alike_though_one_has_all_slots_still(

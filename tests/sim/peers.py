@@ -111,7 +111,9 @@ class SimulatedPeers:
 
 async def _carried_out(target: Worker, path: str, body: bytes) -> PeerAnswer:
     reply = await target.parts[path](Call("", body, b"", {}))
-    return PeerAnswer(reply.body, reply.media_type) if isinstance(reply, Reply) else PeerAnswer(reply, b"")
+    if isinstance(reply, Reply):
+        return PeerAnswer(bytes(reply.body), reply.media_type)
+    return PeerAnswer(bytes(reply), b"")
 
 
 def _settle(answer: asyncio.Future[PeerAnswer], task: asyncio.Task[PeerAnswer]) -> None:

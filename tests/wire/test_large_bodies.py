@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import orjson
 import pytest
 
 from verl_agent_env.errors import (
     ActionTooLargeError,
+    BatchTooLargeError,
     BodyTooComplexError,
+    BodyTooLargeError,
     InvalidRequestError,
     MalformedBodyError,
 )
@@ -50,7 +53,7 @@ def turns() -> Turns:
 
 async def test_steps_are_read_in_turns_and_their_actions_later(turns: Turns) -> None:
     wanted = await decode_batch(orjson.dumps(STEPS), BatchStepRequest, turns)
-    assert turns.count > COUNT / 10_000
+    assert turns.count > 4
     assert (wanted.env_ids, wanted.seqs) == (IDS, STEPS["seqs"])
     assert all(type(action) is UnreadJson for action in wanted.actions)
     assert [read_item(action) for action in wanted.actions] == STEPS["actions"]
@@ -124,12 +127,44 @@ async def test_an_item_that_cannot_be_read_fails_alone(turns: Turns) -> None:
     [
         b'{"env_ids":[],"actions":[%b]}' % b",".join([b"{}"] * 1_200_000),
         b'{"env_ids":[],"actions":{"a":[%b]}}' % b",".join([b"100"] * 400_000),
-        b'{"env_ids":[],"actions":["%b"]}' % (b"x" * (codec.MAX_BYTES_AT_ONCE + 1)),
     ],
 )
 async def test_too_many_values_are_refused_before_they_are_made(turns: Turns, body: bytes) -> None:
     with pytest.raises(BodyTooComplexError):
         await decode_batch(body, BatchStepRequest, turns)
+
+
+@pytest.mark.parametrize("column", [b'["%b"]', b'{"a":"%b"}', b'"%b"'])
+async def test_a_value_too_long_to_be_read_at_once_is_too_large(turns: Turns, column: bytes) -> None:
+    body = b'{"env_ids":%b,"actions":[]}' % (column % (b"x" * codec.MAX_BYTES_AT_ONCE))
+    with pytest.raises(BodyTooLargeError) as caught:
+        await decode_batch(body, BatchStepRequest, turns)
+    assert caught.value.max_body_bytes == codec.MAX_BYTES_AT_ONCE
+
+
+async def test_an_action_too_long_to_be_read_fails_alone(turns: Turns) -> None:
+    body = b'{"env_ids":["a","b"],"actions":["%b",1]}' % (b"x" * codec.MAX_BYTES_AT_ONCE)
+    wanted = await decode_batch(body, BatchStepRequest, turns)
+    with pytest.raises(ActionTooLargeError):
+        require_size(wanted.actions[0], 1000)
+    assert read_item(wanted.actions[1]) == 1
+
+
+async def test_what_is_read_later_is_no_copy(turns: Turns) -> None:
+    body = orjson.dumps(STEPS)
+    wanted = await decode_batch(body, BatchStepRequest, turns)
+    view = memoryview(wanted.actions[-1])
+    at = body.rindex(bytes(view))
+    assert np.frombuffer(view, np.uint8).ctypes.data == np.frombuffer(body, np.uint8).ctypes.data + at
+
+
+async def test_more_items_than_a_batch_may_have_are_not_made(turns: Turns) -> None:
+    body = orjson.dumps(STEPS)
+    for model in (BatchStepRequest, BatchCloseRequest):
+        text = body if model is BatchStepRequest else orjson.dumps({"env_ids": IDS * 5})
+        with pytest.raises(BatchTooLargeError) as caught:
+            await decode_batch(text, model, turns, COUNT - 1)
+        assert caught.value.max_batch_size == COUNT - 1
 
 
 def test_a_single_request_is_bounded_as_well() -> None:

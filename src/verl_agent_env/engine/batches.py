@@ -9,7 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from verl_agent_env.engine.budget import Budget
+from verl_agent_env.engine.budget import WHOLE_ROOM, AnswerRoom, Budget
 from verl_agent_env.engine.host import Host
 from verl_agent_env.engine.instance import Instance
 from verl_agent_env.engine.lives import CreateRequest
@@ -24,7 +24,7 @@ from verl_agent_env.errors import (
     VerlAgentEnvError,
 )
 from verl_agent_env.types import slot_of
-from verl_agent_env.wire.codec import ResetAnswer, StepAnswer, encode
+from verl_agent_env.wire.codec import ResetAnswer, StepAnswer, encode, size_of
 from verl_agent_env.wire.large_bodies import UnreadJson, read_item, require_size
 
 logger = logging.getLogger(__name__)
@@ -63,12 +63,12 @@ class Batches:
         """Waits for the turn of a batch that keeps the event loop for long."""
 
     async def create(
-        self, requests: Sequence[CreateRequest]
+        self, requests: Sequence[CreateRequest], room: AnswerRoom = WHOLE_ROOM
     ) -> list[tuple[str, ResetAnswer] | VerlAgentEnvError]:
         """Make an environment for each request; results in order, an error in place of what failed."""
         host = self._host
         env_ids = [request.env_id or "" for request in requests]
-        budget = Budget(host.limits)
+        budget = Budget(host.limits, room)
         costs: dict[tuple[str, int], float] = {}
 
         def create_now(request: CreateRequest) -> tuple[str, ResetAnswer] | None:
@@ -91,12 +91,13 @@ class Batches:
         seeds: Sequence[int | None] | None,
         options: Sequence[dict[str, Any] | None] | None,
         operations: Sequence[bytes] | None = None,
+        room: AnswerRoom = WHOLE_ROOM,
     ) -> list[ResetAnswer | VerlAgentEnvError]:
         """Reset each environment; results in order, an error in place of what failed."""
         host = self._host
         ids = itertools.repeat(b"", len(env_ids)) if operations is None else operations
         calls = zip(env_ids, _column(seeds, env_ids), _column(options, env_ids), ids, strict=True)
-        return await _for_each(host, env_ids, calls, host.reset_now, host.reset, Budget(host.limits))
+        return await _for_each(host, env_ids, calls, host.reset_now, host.reset, Budget(host.limits, room))
 
     async def step(
         self,
@@ -104,6 +105,7 @@ class Batches:
         actions: Sequence[Any],
         seqs: Sequence[int | None] | None,
         operations: Sequence[bytes] | None = None,
+        room: AnswerRoom = WHOLE_ROOM,
     ) -> list[StepAnswer | VerlAgentEnvError]:
         """Step each environment; results in order, an error in place of what failed.
 
@@ -113,11 +115,11 @@ class Batches:
         ids = itertools.repeat(b"", len(env_ids)) if operations is None else operations
         calls = zip(env_ids, actions, _column(seqs, env_ids), ids, strict=True)
         if actions and type(actions[0]) is UnreadJson:
-            return await self._step_written(env_ids, calls)
-        return await _for_each(host, env_ids, calls, host.step_now, host.step, Budget(host.limits))
+            return await self._step_written(env_ids, calls, room)
+        return await _for_each(host, env_ids, calls, host.step_now, host.step, Budget(host.limits, room))
 
     async def _step_written(
-        self, env_ids: Sequence[str], calls: Iterable[tuple[Any, ...]]
+        self, env_ids: Sequence[str], calls: Iterable[tuple[Any, ...]], room: AnswerRoom
     ) -> list[StepAnswer | VerlAgentEnvError]:
         """As :meth:`step`, of actions that are JSON yet: each is read when it is its turn."""
         host = self._host
@@ -129,7 +131,7 @@ class Batches:
         async def step(env_id: str, action: Any, seq: int | None, operation: bytes) -> StepAnswer:
             return await host.step(env_id, read_item(action), seq, operation)
 
-        return await _for_each(host, env_ids, calls, step_now, step, Budget(host.limits))
+        return await _for_each(host, env_ids, calls, step_now, step, Budget(host.limits, room))
 
     async def close(self, env_ids: Sequence[str]) -> Closed:
         """Close each environment."""
@@ -276,7 +278,7 @@ async def _for_each(
                     apart.append((position, arguments))
                     budget.expect(_last_size(find(env_id)))
                 else:
-                    budget.spent += _size_of(result)
+                    budget.spent += size_of(result)
                     instance = find(env_id or result[0])
                     if instance is not None:
                         writes.note(position, instance.env_id, instance.group)
@@ -319,7 +321,7 @@ async def _run_apart(
             answer_bytes = 0
             try:
                 results[position] = await run(*arguments)
-                answer_bytes = _size_of(results[position])
+                answer_bytes = size_of(results[position])
             except BaseException as error:  # noqa: BLE001
                 results[position] = _as_answer(error)
             finally:
@@ -339,14 +341,7 @@ def _size_as_json(arguments: Mapping[str, Any]) -> int:
 def _last_size(instance: Instance | None) -> int:
     """Bytes of what an environment answered last, as far as it is known."""
     last = None if instance is None else instance.last_answer or instance.beginning
-    return 0 if last is None else _size_of(last)
-
-
-def _size_of(answer: Any) -> int:
-    """Bytes of an answer, or of the one that stands behind an id."""
-    if type(answer) is tuple:
-        answer = answer[1]
-    return len(answer.observation) + len(answer.info)
+    return 0 if last is None else size_of(last)
 
 
 def _as_answer(error: BaseException) -> VerlAgentEnvError:

@@ -26,6 +26,7 @@ from verl_agent_env.engine.reaper import reap_forever
 from verl_agent_env.envs.registry import Registry, default_registry
 from verl_agent_env.errors import InternalError, MethodNotAllowedError, RouteNotFoundError, VerlAgentEnvError
 from verl_agent_env.server.admission import Admission
+from verl_agent_env.server.allocator import MemoryReturn, keep_little
 from verl_agent_env.server.auth import TokenGuard, peer_secret_of
 from verl_agent_env.server.batch_calls import BatchCalls
 from verl_agent_env.server.cluster_worker import ClusterWorker, Place
@@ -112,8 +113,15 @@ class EnvServer(FastAPI):
             settings, proxies, peer_secret=peer_secret_of(place.supervisor)
         )
         self.guard = self._admission.guard
+        self.memory_return = MemoryReturn()
         self.lane = Lane(
-            routes, limits, self._admission, self.metrics, connections, log_all=settings.access_log
+            routes,
+            limits,
+            self._admission,
+            self.metrics,
+            connections,
+            log_all=settings.access_log,
+            on_idle=self.memory_return.soon,
         )
         self.mcp_route = McpRoute(self.lane, min(limits.max_body_bytes, MAX_MCP_BYTES))
         self.add_api_route("/", _front, methods=["GET", "HEAD"], include_in_schema=False)
@@ -180,10 +188,12 @@ async def _lifespan(app: EnvServer) -> AsyncIterator[dict[str, Any]]:
     # Environments that compute in threads take the interpreter from the loop for so long at a time.
     switch_s = sys.getswitchinterval()
     sys.setswitchinterval(_SWITCH_S)
+    keep_little()
     await app.worker.start()
     tasks = [
         background.start("reaper", lambda: reap_forever(app.env_host)),
         background.start("loop watch", app.loop_watch.run),
+        background.start("memory return", app.memory_return.run),
     ]
     if app.settings.auth_file:
         _reload_at_hangup(app.guard)

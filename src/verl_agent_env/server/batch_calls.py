@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeVar
 from verl_agent_env.config import HttpLimits
 from verl_agent_env.engine import CreateRequest
 from verl_agent_env.engine.batches import Closed
+from verl_agent_env.engine.budget import WHOLE_ROOM, AnswerRoom
 from verl_agent_env.envs.registry import Registry
 from verl_agent_env.errors import (
     BatchTooLargeError,
@@ -25,6 +26,7 @@ from verl_agent_env.wire.batches import encode_closed, encode_initialized, encod
 from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
 from verl_agent_env.wire.large_bodies import Turn, decode_batch
 from verl_agent_env.wire.operations import call_of, operations_of, steps_of
+from verl_agent_env.wire.pieces import Body
 from verl_agent_env.wire.requests import (
     BatchCloseRequest,
     BatchInitializeRequest,
@@ -39,7 +41,7 @@ class BatchWork(Protocol):
     """Who carries out a batch: the host here, or many workers."""
 
     async def create(
-        self, requests: Sequence[CreateRequest]
+        self, requests: Sequence[CreateRequest], room: AnswerRoom = WHOLE_ROOM
     ) -> list[tuple[str, ResetAnswer] | VerlAgentEnvError]:
         """Make an environment for each request."""
 
@@ -49,6 +51,7 @@ class BatchWork(Protocol):
         seeds: Sequence[int | None] | None,
         options: Sequence[dict[str, Any] | None] | None,
         operations: Sequence[bytes] | None = None,
+        room: AnswerRoom = WHOLE_ROOM,
     ) -> list[ResetAnswer | VerlAgentEnvError]:
         """Reset each environment."""
 
@@ -58,6 +61,7 @@ class BatchWork(Protocol):
         actions: Sequence[Any],
         seqs: Sequence[int | None] | None,
         operations: Sequence[bytes] | None = None,
+        room: AnswerRoom = WHOLE_ROOM,
     ) -> list[StepAnswer | VerlAgentEnvError]:
         """Step each environment."""
 
@@ -100,19 +104,22 @@ class BatchCalls:
         self._workers = workers
         self._turn = turn
 
-    async def initialize(self, call: Call) -> bytes:
+    async def initialize(self, call: Call) -> Body:
         """Make many environments."""
 
         async def read() -> BatchInitializeRequest:
-            wanted = await decode_batch(call.body, BatchInitializeRequest, self._turn)
+            wanted = await decode_batch(
+                call.body, BatchInitializeRequest, self._turn, self._limits.max_batch_size
+            )
             self._require_size(wanted.size)
             return wanted
 
-        async def make(wanted: BatchInitializeRequest, named: Named) -> bytes:
+        async def make(wanted: BatchInitializeRequest, named: Named) -> Body:
             fault = self._common_fault(wanted)
             results: list[tuple[str, ResetAnswer] | VerlAgentEnvError] = (
                 await self._batches.create(
-                    named(await create_requests(wanted, self._turn, call.principal.tag))
+                    named(await create_requests(wanted, self._turn, call.principal.tag)),
+                    AnswerRoom(call.memory),
                 )
                 if fault is None
                 else [fault] * wanted.size
@@ -122,9 +129,9 @@ class BatchCalls:
 
         return await self._idempotent.answer("batch/initialize", call, read, make, workers=self._workers())
 
-    async def reset(self, call: Call) -> bytes:
+    async def reset(self, call: Call) -> Body:
         """Begin another episode in many environments."""
-        wanted = await decode_batch(call.body, BatchResetRequest, self._turn)
+        wanted = await decode_batch(call.body, BatchResetRequest, self._turn, self._limits.max_batch_size)
         self._require_size(len(wanted.env_ids))
         options = wanted.options
         if options is not None and not isinstance(options, list):
@@ -132,24 +139,24 @@ class BatchCalls:
         operation = call_of(call.headers.get(OPERATION_HEADER))
         operations = operations_of(operation, wanted.env_ids) if operation else None
         columns = (wanted.seeds, options, operations)
-        results = await _of_own(call.principal, self._batches.reset, wanted.env_ids, *columns)
+        results = await _of_own(call, self._batches.reset, wanted.env_ids, *columns)
         self._count("reset", results)
         return await encode_resets.in_turns(results, self._turn)
 
-    async def step(self, call: Call) -> bytes:
+    async def step(self, call: Call) -> Body:
         """Carry out one action in each of many environments."""
-        wanted = await decode_batch(call.body, BatchStepRequest, self._turn)
+        wanted = await decode_batch(call.body, BatchStepRequest, self._turn, self._limits.max_batch_size)
         self._require_size(len(wanted.env_ids))
         operation = call_of(call.headers.get(OPERATION_HEADER))
         operations = steps_of(operation, wanted.env_ids, wanted.seqs) if operation else None
         columns = (wanted.actions, wanted.seqs, operations)
-        results = await _of_own(call.principal, self._batches.step, wanted.env_ids, *columns)
+        results = await _of_own(call, self._batches.step, wanted.env_ids, *columns)
         self._count("step", results)
         return await encode_steps.in_turns(results, self._turn)
 
     async def close(self, call: Call) -> bytes:
         """Close many environments."""
-        wanted = await decode_batch(call.body, BatchCloseRequest, self._turn)
+        wanted = await decode_batch(call.body, BatchCloseRequest, self._turn, self._limits.max_batch_size)
         if wanted.run_id is not None:
             # As many as the run has: the bound on a batch is on what a client sends.
             closed, errors = await self._batches.close_run(wanted.run_id, call.principal.run_tag)
@@ -186,7 +193,7 @@ class BatchCalls:
 
 
 async def _of_own(
-    principal: Principal,
+    call: Call,
     work: Callable[..., Awaitable[list[T | VerlAgentEnvError]]],
     env_ids: Sequence[str],
     *columns: Sequence[Any] | None,
@@ -194,16 +201,16 @@ async def _of_own(
     """Results in order of position; of another holder's environments, that there are none.
 
     Args:
-        principal: Whose the batch is.
+        call: Whose environments are meant.
         work: Carries it out.
         env_ids: The environments.
         columns: What else the work takes, for each environment; None for nothing.
     """
-    own = principal.positions_of_own(env_ids)
+    own, room = call.principal.positions_of_own(env_ids), AnswerRoom(call.memory)
     if own is None:
-        return await work(env_ids, *columns)
+        return await work(env_ids, *columns, room)
     results: list[T | VerlAgentEnvError] = [EnvironmentNotFoundError(env_id) for env_id in env_ids]
     picked = [column and [column[position] for position in own] for column in (env_ids, *columns)]
-    for position, result in zip(own, await work(*picked), strict=True):
+    for position, result in zip(own, await work(*picked, room), strict=True):
         results[position] = result
     return results

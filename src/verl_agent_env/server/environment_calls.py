@@ -17,6 +17,7 @@ from verl_agent_env.server.lane import Call, Reply
 from verl_agent_env.server.peers import OPERATION_HEADER
 from verl_agent_env.wire.codec import ResetAnswer, decode, decode_step, encode
 from verl_agent_env.wire.operations import call_of
+from verl_agent_env.wire.pieces import Body
 from verl_agent_env.wire.requests import InitializeRequest, ResetRequest
 
 Create = Callable[[CreateRequest], Awaitable[tuple[str, ResetAnswer]]]
@@ -33,7 +34,7 @@ class EnvironmentCalls:
         self._create = create
         self._idempotent = idempotent
 
-    async def initialize(self, call: Call) -> bytes:
+    async def initialize(self, call: Call) -> Body:
         """Make an environment and begin its first episode."""
 
         async def read() -> CreateRequest:

@@ -16,6 +16,7 @@ from verl_agent_env.server.owner_search import PAUSE_S, OwnerSearch, no_owner_er
 from verl_agent_env.server.peers import HOP_HEADER, OPERATION_HEADER, Peers
 from verl_agent_env.types import slot_of
 from verl_agent_env.wire.operations import call_of, new_call
+from verl_agent_env.wire.pieces import Body
 
 
 class Forwarder:
@@ -39,7 +40,7 @@ class Forwarder:
         """The route of an environment, carried out by its owner."""
         handle = route.handler
 
-        async def here_or_there(call: Call) -> bytes | Reply:
+        async def here_or_there(call: Call) -> Body | Reply:
             slot = slot_of(call.env_id)
             # From the first try on: one that was written may be refused all the same, when the slot has moved before the
             # answer to the write came. And in the form in which it reaches any worker unchanged.
@@ -62,7 +63,7 @@ class Forwarder:
         """
         handle = route.handler
 
-        async def here_or_there(call: Call) -> bytes | Reply:
+        async def here_or_there(call: Call) -> Body | Reply:
             name = name_of_key(call)
             if name is not None:
                 slot = slot_of_key(name)
@@ -77,7 +78,7 @@ class Forwarder:
 
     async def _at_owner(
         self, slot: int, route: Route, call: Call, handle: Handler, *, has_moved: bool = False
-    ) -> bytes | Reply:
+    ) -> Body | Reply:
         """Have the owner of ``slot`` carry out the call, whoever that turns out to be until patience ends.
 
         Args:

@@ -20,6 +20,7 @@ from verl_agent_env.errors import IdempotencyKeyReusedError, InvalidRequestError
 from verl_agent_env.server.lane import Call
 from verl_agent_env.server.peers import HOP_HEADER
 from verl_agent_env.types import NUM_SLOTS, tagged_env_id
+from verl_agent_env.wire.pieces import Body
 
 KEY_HEADER = b"idempotency-key"
 
@@ -102,7 +103,7 @@ def _shares_of(workers: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
 @dataclass(slots=True)
 class _Entry:
     fingerprint: str
-    answer: asyncio.Future[bytes]
+    answer: asyncio.Future[Body]
     expires_at: float
     tenure: int
     """How many times the key's slot had gone to another worker."""
@@ -135,7 +136,7 @@ class KeptAnswers:
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self._size = 0
 
-    async def find(self, name: str, fingerprint: str) -> bytes | None:
+    async def find(self, name: str, fingerprint: str) -> Body | None:
         """Give the kept answer of a request, or that of the same one in flight; None if there is none."""
         self._forget_expired()
         entry = self._entries.get(name)
@@ -145,7 +146,7 @@ class KeptAnswers:
             return None
         return await asyncio.shield(entry.answer)
 
-    async def keep(self, name: str, fingerprint: str, compute: Callable[[], Awaitable[bytes]]) -> bytes:
+    async def keep(self, name: str, fingerprint: str, compute: Callable[[], Awaitable[Body]]) -> Body:
         """Give what ``compute`` gives, and from now on to all who ask for it; what was kept under the key goes."""
         self._drop(name)
         expires_at = self._clock() + self._memory_s
@@ -206,10 +207,10 @@ class IdempotentCalls:
         route: str,
         call: Call,
         read: Callable[[], Awaitable[T]],
-        make: Callable[[T, Named], Awaitable[bytes]],
+        make: Callable[[T, Named], Awaitable[Body]],
         *,
         workers: Collection[str] = (),
-    ) -> bytes:
+    ) -> Body:
         """Give the answer to a call, the same to all calls of its key.
 
         Args:

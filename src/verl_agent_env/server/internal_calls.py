@@ -5,6 +5,7 @@ Paths under ``/internal/``; nginx lets no client through to them. They are no pa
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from functools import partial
@@ -13,10 +14,11 @@ from typing import Protocol, TypeVar
 from verl_agent_env.cluster.slots import SlotTable
 from verl_agent_env.cluster.store import WorkerRecord
 from verl_agent_env.engine.batches import Batches
+from verl_agent_env.engine.budget import AnswerRoom
 from verl_agent_env.errors import MovedError, VerlAgentEnvError
 from verl_agent_env.server.create_requests import create_requests
 from verl_agent_env.server.lane import Call, Reply, Route
-from verl_agent_env.server.peers import WORKER_PATH
+from verl_agent_env.server.peers import ANSWER_SHARE_HEADER, WORKER_PATH
 from verl_agent_env.server.sharded_batches import INTERNAL_PREFIX
 from verl_agent_env.types import slot_of
 from verl_agent_env.wire.codec import decode
@@ -93,7 +95,7 @@ class InternalCalls:
                 await create_requests(wanted, self._batches.turn), wanted.env_ids, strict=True
             )
         ]
-        results = await self._batches.create(_pick(requests, mine))
+        results = await self._batches.create(_pick(requests, mine), _room_of(call))
         return _reply(encode_created_part(_merge(mine, results, foreign)))
 
     async def reset(self, call: Call) -> Reply:
@@ -108,6 +110,7 @@ class InternalCalls:
             wanted.seeds and _pick(wanted.seeds, mine),
             _pick(options, mine),
             _encoded(wanted.operations, mine),
+            _room_of(call),
         )
         return _reply(encode_reset_part(_merge(mine, results, foreign)))
 
@@ -120,6 +123,7 @@ class InternalCalls:
             _pick(wanted.actions, mine),
             wanted.seqs and _pick(wanted.seqs, mine),
             _encoded(wanted.operations, mine),
+            _room_of(call),
         )
         return _reply(encode_step_part(_merge(mine, results, foreign)))
 
@@ -184,6 +188,15 @@ def _merge(
 
 def _pick(values: Sequence[T], positions: list[int]) -> Sequence[T]:
     return values if len(positions) == len(values) else [values[position] for position in positions]
+
+
+def _room_of(call: Call) -> AnswerRoom:
+    """How long the answers of a part may be: the whole batch has no more than a batch on one worker."""
+    with contextlib.suppress(ValueError):
+        share = float(call.headers.get(ANSWER_SHARE_HEADER, b"1"))
+        if 0.0 < share <= 1.0:
+            return AnswerRoom(call.memory, share)
+    return AnswerRoom(call.memory)
 
 
 def _reply(part: bytes) -> Reply:

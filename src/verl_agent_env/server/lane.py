@@ -20,6 +20,7 @@ from pydantic import BaseModel
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from verl_agent_env.config import HttpLimits
+from verl_agent_env.engine.budget import UNCOUNTED, AnswerMemory
 from verl_agent_env.errors import (
     BodyTimeoutError,
     BodyTooLargeError,
@@ -40,8 +41,9 @@ from verl_agent_env.server.connections import Connections
 from verl_agent_env.server.logs import current_request_id
 from verl_agent_env.server.metrics import Metrics
 from verl_agent_env.server.peer import Peer
-from verl_agent_env.server.request_memory import UNCOUNTED_BYTES, RequestMemory
+from verl_agent_env.server.request_memory import UNCOUNTED_BYTES, RequestMemory, Share
 from verl_agent_env.server.tokens import ANYBODY, Principal
+from verl_agent_env.wire.pieces import Body, Pieces
 
 logger = logging.getLogger("verl_agent_env.server")
 
@@ -74,17 +76,19 @@ class Call:
     headers: Mapping[bytes, bytes]
     principal: Principal = ANYBODY
     """Whose the request is."""
+    memory: AnswerMemory = UNCOUNTED
+    """Counts what its answer takes."""
 
 
 @dataclass(frozen=True)
 class Reply:
     """An answer that is not plain JSON."""
 
-    body: bytes
+    body: Body
     media_type: bytes = JSON
 
 
-Handler = Callable[[Call], Awaitable[bytes | Reply]]
+Handler = Callable[[Call], Awaitable[Body | Reply]]
 QuickHandler = Callable[[Call], "bytes | None"]
 Headers = list[tuple[bytes, bytes]]
 
@@ -118,7 +122,7 @@ class Answer:
 
     status: int
     headers: Headers
-    payload: bytes
+    payload: Body
 
 
 class Lane:
@@ -133,13 +137,25 @@ class Lane:
         connections: Connections,
         *,
         log_all: bool = False,
+        on_idle: Callable[[], None] = lambda: None,
     ) -> None:
+        """Serve these routes.
+
+        Args:
+            routes: The calls of the API.
+            limits: On a request.
+            admission: Says who may ask for what.
+            metrics: Counts.
+            connections: Of this worker.
+            log_all: Whether every request is logged.
+            on_idle: Called when large requests were under way and none is any more.
+        """
         self.routes = routes
         self.connections = connections
         """Of this worker, as its protocol counts them."""
         self.body_timeout_s = limits.body_timeout_s
         self._limits = limits
-        self._memory = RequestMemory(limits.max_request_memory_bytes, limits.max_body_bytes)
+        self._memory = RequestMemory(limits.max_request_memory_bytes, limits.max_body_bytes, on_idle)
         self._admission = admission
         self._metrics = metrics
         self._log_all = log_all
@@ -187,6 +203,21 @@ class Lane:
         self, routes: dict[str, Route], env_id: str, scope: Scope, receive: Receive, send: Send
     ) -> None:
         """Answer a request whose path has ``routes``; none at all means that there is no such path."""
+        share = self._memory.share()
+        try:
+            await self._serve(routes, env_id, scope, receive, send, share)
+        finally:
+            share.close()
+
+    async def _serve(
+        self,
+        routes: dict[str, Route],
+        env_id: str,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        share: Share,
+    ) -> None:
         started = time.perf_counter()
         headers = dict(scope["headers"])
         request_id = self._request_id(headers.get(b"x-request-id"))
@@ -195,7 +226,7 @@ class Lane:
         route = routes.get(method)
         error: VerlAgentEnvError | None = None
         cancelled: asyncio.CancelledError | None = None
-        is_read = False
+        call: Call | None = None
         try:
             require_well_formed(scope["headers"], headers, scope.get("http_version", ""))
             if route is None:
@@ -205,16 +236,14 @@ class Lane:
             principal = self._admission.admit(method, headers, peer, route.scope)
             require_seen(principal, env_id)
             note_source(peer, headers)
-            with self._memory.receiving() as count:
-                declared = headers.get(b"content-length", b"")
-                body = await read_body(receive, declared, self._limits, count)
-                is_read = True
-                call = Call(env_id, body, scope["query_string"], headers, principal)
-                reply = await self._handle(route, call)
+            declared = headers.get(b"content-length", b"")
+            body = read_body(receive, declared, self._limits, share.receive)
+            call = Call(env_id, await body, scope["query_string"], headers, principal, share)
+            reply = await self._handle(route, call, share)
         except ClientGoneError:
             return
         except VerlAgentEnvError as raised:
-            error = raised
+            error = _without_frames(raised)
         except asyncio.CancelledError as raised:
             # The server stops and waits no longer for this call.
             error, cancelled = ShuttingDownError(), raised
@@ -227,15 +256,21 @@ class Lane:
         if b"origin" in headers:
             answer.headers += self._admission.policy.grants(method, headers)
         self._done(route, method, path, error, started)
+        is_read = call is not None
+        # While the answer is sent, which may take long, nothing else is kept of the request.
+        call = None
+        share.free_body()
+        if len(answer.payload) > UNCOUNTED_BYTES:
+            share.answer(len(answer.payload))
         await _send(answer, method, receive, send, is_read=is_read)
         if cancelled is not None:
             raise cancelled
 
-    async def _handle(self, route: Route, call: Call) -> bytes | Reply:
+    async def _handle(self, route: Route, call: Call, share: Share) -> Body | Reply:
         """What the route answers, as soon as there is room to work on the body."""
-        if len(call.body) <= UNCOUNTED_BYTES or route.is_part:
+        if len(call.body) <= UNCOUNTED_BYTES:
             return await route.handler(call)
-        async with self._memory.room_for(call.body):
+        async with share.working_on(call.body, waits_for_room=not route.is_part):
             return await route.handler(call)
 
     def serve_now(
@@ -383,6 +418,12 @@ class Lane:
         return given
 
 
+def _without_frames(error: VerlAgentEnvError) -> VerlAgentEnvError:
+    """The error without the frames that it came from: they keep the request's body alive."""
+    error.__traceback__ = error.__context__ = error.__cause__ = None
+    return error
+
+
 async def _send(answer: Answer, method: str, receive: Receive, send: Send, *, is_read: bool) -> None:
     """Send an answer. If the request's body is not whole, the rest is not waited for, and the connection ends."""
     # Asked for it, a client that expects to be would send the body: then the answer says already that this is the end.
@@ -391,13 +432,18 @@ async def _send(answer: Answer, method: str, receive: Receive, send: Send, *, is
         answer.headers.append(_CLOSE)
     payload = b"" if method == "HEAD" else answer.payload
     await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
+    if isinstance(payload, Pieces):
+        # Each waits until the connection has taken in most of those before.
+        for piece in payload:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        payload = b""
     await send({"type": "http.response.body", "body": payload, "more_body": not is_whole})
     if not is_whole:
         await linger(receive)
         await send({"type": "http.response.body", "body": b""})
 
 
-def _success(reply: bytes | Reply, request_id: bytes) -> Answer:
+def _success(reply: Body | Reply, request_id: bytes) -> Answer:
     payload, media_type = (reply.body, reply.media_type) if isinstance(reply, Reply) else (reply, JSON)
     return Answer(200, _headers(media_type, payload, request_id), payload)
 
@@ -418,7 +464,7 @@ def _failure(error: VerlAgentEnvError, request_id: bytes, request_headers: Mappi
     return Answer(error.status, headers, payload)
 
 
-def _headers(media_type: bytes, payload: bytes, request_id: bytes) -> Headers:
+def _headers(media_type: bytes, payload: Body, request_id: bytes) -> Headers:
     return [
         (b"content-type", media_type),
         (b"content-length", b"%d" % len(payload)),

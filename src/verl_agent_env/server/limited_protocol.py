@@ -309,7 +309,7 @@ class LimitedProtocol(HttpToolsProtocol):
         """An answer as it is written."""
         lines = [STATUS_LINE[answer.status]]
         lines += [b"%b: %b\r\n" % header for header in (*self.server_state.default_headers, *answer.headers)]
-        lines += (b"\r\n", answer.payload)
+        lines += (b"\r\n", bytes(answer.payload))
         return b"".join(lines)
 
 

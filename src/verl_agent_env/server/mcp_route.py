@@ -109,9 +109,9 @@ def api_of(lane: Lane) -> Any:
         encoded = b"" if body is None else orjson.dumps(body)
         reply = await route.handler(Call(found[1], encoded, query.encode(), {}, principal))
         if not isinstance(reply, Reply):
-            return orjson.loads(reply)
-        is_json = reply.media_type.startswith(b"application/json")
-        return orjson.loads(reply.body) if is_json else reply.body.decode()
+            return orjson.loads(bytes(reply))
+        is_json, answer = reply.media_type.startswith(b"application/json"), bytes(reply.body)
+        return orjson.loads(answer) if is_json else answer.decode()
 
     return call
 

@@ -35,6 +35,9 @@ HOP_HEADER = b"x-env-hop"
 OPERATION_HEADER = b"x-operation-id"
 """Names a request for good: one that is sent again, by nginx or by a worker, has the same."""
 
+ANSWER_SHARE_HEADER = b"x-answer-share"
+"""On a part of a batch: which part of ``max_answer_bytes`` its answers may take. Without it, all."""
+
 _PEER_HEADER = PEER_HEADER.decode()
 _CONNECT_S = 2.0
 # Shorter than the time that a worker keeps an idle connection, so that it is not closed under a call.
@@ -203,7 +206,7 @@ def _passed_on(given: Mapping[bytes, bytes]) -> dict[str, str]:
     """What goes along of the client's headers; the client itself was checked here."""
     headers = {
         name.decode(): given[name].decode("latin-1")
-        for name in (b"idempotency-key", OPERATION_HEADER, PRINCIPAL_HEADER)
+        for name in (b"idempotency-key", OPERATION_HEADER, PRINCIPAL_HEADER, ANSWER_SHARE_HEADER)
         if name in given
     }
     request_id = current_request_id.get()

@@ -1,4 +1,4 @@
-"""What all large requests together may take of a worker's memory: their bodies, and what is made of them."""
+"""One account of the memory that large requests take: their bodies, what is made of them, and their answers."""
 
 from __future__ import annotations
 
@@ -9,67 +9,94 @@ from contextlib import asynccontextmanager
 
 from verl_agent_env import waits
 from verl_agent_env.errors import AtCapacityError
-from verl_agent_env.wire.codec import SMALL_BYTES, count_values
+from verl_agent_env.wire.codec import MAX_BYTES_AT_ONCE
 
 UNCOUNTED_BYTES = 65_536
-"""A body up to this size is not counted: nearly every one is much shorter."""
+"""A body or an answer up to this size is not counted: nearly every one is much shorter."""
 _BODY_PART = 3
 """One in so many bytes is for bodies, the others for what is made of them."""
-_COPIES = 3
-"""How often a body's bytes are there while it is worked on: as they came, cut into items, and on their way to others."""
-_VALUE_BYTES = 80
+_PARSER_COPIES = 4
+"""What orjson takes to parse a text, and what it makes of it, in multiples of the text."""
+_OBJECT_BYTES = {b"{": 232, b"[": 88, b",": 64}
+"""About what a value takes in CPython, by the sign that announces it."""
+_COUNTED_BYTES = 1024 * 1024
+"""Values are counted in so much of a body, and taken to be as many in the rest: counting all of it would take long."""
+_LARGE_BYTES = 32 * 1024 * 1024
+"""From so many bytes on it is worth giving memory back to the system afterwards."""
 _RESOURCE = "memory for requests"
 
 
 class RequestMemory:
-    """Counts bytes of large requests under way; who would be too much waits, or is told to come back."""
+    """Counts the bytes of large requests; whoever would be too much waits, or is told to come back."""
 
-    def __init__(self, max_bytes: int, max_body_bytes: int) -> None:
+    def __init__(
+        self, max_bytes: int, max_body_bytes: int, on_idle: Callable[[], None] = lambda: None
+    ) -> None:
         """Nothing is under way.
 
         Args:
-            max_bytes: Of all of them together.
+            max_bytes: Of all requests together.
             max_body_bytes: Of one body, for which there is room in any case.
+            on_idle: Called when they took much, and nothing any more.
         """
         self._max_received = max(max_bytes // _BODY_PART, max_body_bytes)
-        self._max_worked_on = max(0, max_bytes - self._max_received)
+        self._max_bytes = max(max_bytes, self._max_received)
+        self._on_idle = on_idle
         self._received = 0
-        self._worked_on = 0
+        self._used = 0
+        """Bytes of all kinds, received ones included."""
+        self._most = 0
+        """The most that they were since nothing was used."""
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
-    def receiving(self) -> Arrival:
-        """Begin to count the bytes of a body, while they arrive and until the request is answered."""
-        return Arrival(self)
+    def share(self) -> Share:
+        """Begin to count what one request takes, until it is answered."""
+        return Share(self)
 
     def receive(self, size: int) -> None:
-        """Count bytes that have arrived; see :meth:`Arrival.count`."""
-        if self._received + size > self._max_received:
+        """Count bytes of a body; see :meth:`Share.receive`."""
+        if self._received + size > self._max_received or self._used + size > self._max_bytes:
             raise AtCapacityError(_RESOURCE, self._max_received)
         self._received += size
+        self._used += size
 
-    def drop(self, size: int) -> None:
-        """Count bytes no more."""
-        self._received -= size
+    def use(self, size: int) -> None:
+        """Count bytes that are there already: they cannot be refused."""
+        self._used += size
 
-    @asynccontextmanager
-    async def room_for(self, body: bytes) -> AsyncIterator[None]:
-        """Hold what it takes to work on a body; first come, first served. A body that takes all there is gets it alone.
+    def free(self, size: int, received: int = 0) -> None:
+        """Count bytes no more, ``received`` of them of bodies."""
+        self._most = max(self._most, self._used)
+        self._received -= received
+        self._used -= size
+        self._grant()
+        if self._used == 0:
+            if self._most > _LARGE_BYTES:
+                self._on_idle()
+            self._most = 0
+
+    def require(self) -> None:
+        """Raise when requests take all that there is.
 
         Raises:
-            AtCapacityError: Others have held it for too long.
+            AtCapacityError: They do.
         """
-        size = min(_size_of(body), self._max_worked_on)
-        await self._take(size)
-        try:
-            yield
-        finally:
-            self._worked_on -= size
-            self._grant()
+        if self._used >= self._max_bytes:
+            raise AtCapacityError(_RESOURCE, self._max_bytes)
 
-    async def _take(self, size: int) -> None:
-        if not self._waiting and self._worked_on + size <= self._max_worked_on:
-            self._worked_on += size
-            return
+    async def take(self, size: int) -> int:
+        """Wait until there are so many bytes, or all that bodies leave; first come, first served.
+
+        Returns:
+            How many were taken.
+
+        Raises:
+            AtCapacityError: Others have held them for too long.
+        """
+        size = min(size, self._max_bytes - self._max_received)
+        if not self._waiting and self._used + size <= self._max_bytes:
+            self._used += size
+            return size
         granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((size, granted))
         try:
@@ -77,51 +104,94 @@ class RequestMemory:
                 await granted
         except BaseException as left:
             if granted.done() and not granted.cancelled():
-                self._worked_on -= size
+                self._used -= size
             self._grant()
             if isinstance(left, TimeoutError):
-                raise AtCapacityError(_RESOURCE, self._max_worked_on) from None
+                raise AtCapacityError(_RESOURCE, self._max_bytes) from None
             raise
+        return size
 
     def _grant(self) -> None:
         while self._waiting:
             size, granted = self._waiting[0]
             if not granted.done():
-                if self._worked_on + size > self._max_worked_on:
+                if self._used + size > self._max_bytes:
                     return
-                self._worked_on += size
+                self._used += size
                 granted.set_result(None)
             self._waiting.popleft()
 
 
-class Arrival:
-    """Bytes of one body; a context at whose end they are counted no more."""
+class Share:
+    """What one request takes of the account."""
 
-    # Every request that goes the long way has one: a generator would cost three times as much.
-    __slots__ = ("_memory", "_total")
+    # Every request that goes the long way has one.
+    __slots__ = ("_memory", "_received", "_used")
 
     def __init__(self, memory: RequestMemory) -> None:
         self._memory = memory
-        self._total = 0
+        self._received = 0
+        self._used = 0
 
-    def __enter__(self) -> Callable[[int], None]:
-        return self.count
-
-    def __exit__(self, *_: object) -> None:
-        self._memory.drop(self._total)
-
-    def count(self, size: int) -> None:
-        """Count some more.
+    def receive(self, size: int) -> None:
+        """Count bytes of the body that have arrived.
 
         Raises:
             AtCapacityError: They are too many, with those of others.
         """
         self._memory.receive(size)
-        self._total += size
+        self._received += size
+
+    @asynccontextmanager
+    async def working_on(self, body: bytes, *, waits_for_room: bool = True) -> AsyncIterator[None]:
+        """Hold what it takes to work on a body; one that takes all there is gets it alone.
+
+        Args:
+            body: The body.
+            waits_for_room: Whether it may be made to wait; else it is counted all the same.
+
+        Raises:
+            AtCapacityError: Others have held it for too long.
+        """
+        size = size_of(body)
+        if waits_for_room:
+            size = await self._memory.take(size)
+        else:
+            self._memory.use(size)
+        try:
+            yield
+        finally:
+            self._memory.free(size)
+
+    def require(self) -> None:
+        """Raise when there is no room for more of an answer.
+
+        Raises:
+            AtCapacityError: Requests take all that there is.
+        """
+        self._memory.require()
+
+    def answer(self, size: int) -> None:
+        """Count bytes of the answer, which are there already."""
+        self._memory.use(size)
+        self._used += size
+
+    def free_body(self) -> None:
+        """Count the body no more."""
+        if self._received:
+            received, self._received = self._received, 0
+            self._memory.free(received, received)
+
+    def close(self) -> None:
+        """Count nothing of this request any more."""
+        self.free_body()
+        if self._used:
+            used, self._used = self._used, 0
+            self._memory.free(used)
 
 
-def _size_of(body: bytes) -> int:
-    """About how many bytes it takes to work on a body."""
-    # What a long one holds is counted later, a piece at a time; it is bounded as well.
-    values = count_values(body, 0, len(body)) if len(body) <= SMALL_BYTES else len(body) // _COPIES // 4
-    return _COPIES * len(body) + _VALUE_BYTES * values
+def size_of(body: bytes) -> int:
+    """About how many bytes it takes to work on a body, besides its own."""
+    counted = min(len(body), _COUNTED_BYTES)
+    objects = sum(size * body.count(sign, 0, counted) for sign, size in _OBJECT_BYTES.items())
+    return _PARSER_COPIES * min(len(body), MAX_BYTES_AT_ONCE) + objects * len(body) // max(counted, 1)

@@ -15,6 +15,7 @@ import orjson
 from verl_agent_env.cluster.slots import SlotTable
 from verl_agent_env.engine import CreateRequest
 from verl_agent_env.engine.batches import Batches, Closed, RunClosed
+from verl_agent_env.engine.budget import WHOLE_ROOM, AnswerRoom
 from verl_agent_env.errors import (
     InternalError,
     InvalidRequestError,
@@ -24,7 +25,7 @@ from verl_agent_env.errors import (
     WorkerUnreachableError,
 )
 from verl_agent_env.server.owner_search import PAUSE_S, OwnerSearch, no_owner_error
-from verl_agent_env.server.peers import Peers
+from verl_agent_env.server.peers import ANSWER_SHARE_HEADER, Peers
 from verl_agent_env.types import NUM_SLOTS, new_env_id, slot_of
 from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
 from verl_agent_env.wire.large_bodies import write_unread
@@ -51,12 +52,14 @@ class _Work:
     """One batch call, in a form of which any part can be carried out anywhere, and again: nothing is done twice."""
 
     name: str
-    here: Callable[[list[int]], Awaitable[Sequence[Any]]]
-    """Carries out the items at these positions on this worker."""
+    here: Callable[[list[int], AnswerRoom], Awaitable[Sequence[Any]]]
+    """Carries out the items at these positions on this worker; their answers have so much room."""
     body: Callable[[list[int]], dict[str, Any]]
     """What to send to another worker for the items at these positions."""
     decode: Callable[[bytes], Sequence[Any]]
     """Reads its answer."""
+    room: AnswerRoom = WHOLE_ROOM
+    """Of the answers to all items."""
 
 
 class ShardedBatches:
@@ -84,7 +87,7 @@ class ShardedBatches:
         self._refresh = refresh
 
     async def create(
-        self, requests: Sequence[CreateRequest]
+        self, requests: Sequence[CreateRequest], room: AnswerRoom = WHOLE_ROOM
     ) -> list[tuple[str, ResetAnswer] | VerlAgentEnvError]:
         """Make an environment for each request, on all workers alike.
 
@@ -97,9 +100,10 @@ class ShardedBatches:
             return [nobody] * len(requests)
         work = _Work(
             "initialize",
-            lambda positions: self._local.create(_pick(named, positions)),
+            lambda positions, room: self._local.create(_pick(named, positions), room),
             lambda positions: _columns_of(_pick(named, positions)),
             decode_created_part,
+            room,
         )
         return await self._carry_out(work, [request.env_id or "" for request in named])
 
@@ -148,6 +152,7 @@ class ShardedBatches:
         seeds: Sequence[int | None] | None,
         options: Sequence[dict[str, Any] | None] | None,
         operations: Sequence[bytes] | None = None,
+        room: AnswerRoom = WHOLE_ROOM,
     ) -> list[ResetAnswer | VerlAgentEnvError]:
         """Reset each environment where it lives.
 
@@ -156,16 +161,18 @@ class ShardedBatches:
             seeds: Of their episodes.
             options: Of the environments.
             operations: Ids of the resets, the same when they are sent again.
+            room: Of their answers.
         """
         if operations is None:
             operations = operations_of(new_call(), env_ids)
         work = _Work(
             "reset",
-            lambda positions: self._local.reset(
+            lambda positions, room: self._local.reset(
                 _pick(env_ids, positions),
                 _picked(seeds, positions),
                 _picked(options, positions),
                 _picked(operations, positions),
+                room,
             ),
             lambda positions: {
                 "env_ids": _pick(env_ids, positions),
@@ -174,6 +181,7 @@ class ShardedBatches:
                 "operations": _as_text(_picked(operations, positions)),
             },
             decode_reset_part,
+            room,
         )
         return await self._carry_out(work, env_ids)
 
@@ -183,6 +191,7 @@ class ShardedBatches:
         actions: Sequence[Any],
         seqs: Sequence[int | None] | None,
         operations: Sequence[bytes] | None = None,
+        room: AnswerRoom = WHOLE_ROOM,
     ) -> list[StepAnswer | VerlAgentEnvError]:
         """Step each environment where it lives.
 
@@ -191,16 +200,18 @@ class ShardedBatches:
             actions: An action for each.
             seqs: Numbers of the steps within their episodes.
             operations: Ids of the steps, the same when they are sent again.
+            room: Of their answers.
         """
         if operations is None:
             operations = steps_of(new_call(), env_ids, seqs)
         work = _Work(
             "step",
-            lambda positions: self._local.step(
+            lambda positions, room: self._local.step(
                 _pick(env_ids, positions),
                 _pick(actions, positions),
                 _picked(seqs, positions),
                 _picked(operations, positions),
+                room,
             ),
             lambda positions: {
                 "env_ids": _pick(env_ids, positions),
@@ -209,13 +220,14 @@ class ShardedBatches:
                 "operations": _as_text(_picked(operations, positions)),
             },
             decode_step_part,
+            room,
         )
         return await self._carry_out(work, env_ids)
 
     async def close(self, env_ids: Sequence[str]) -> Closed:
         """Close each environment where it lives."""
 
-        async def here(positions: list[int]) -> list[VerlAgentEnvError | None]:
+        async def here(positions: list[int], _: AnswerRoom) -> list[VerlAgentEnvError | None]:
             results: list[VerlAgentEnvError | None] = [None] * len(positions)
             for index, error in (await self._local.close(_pick(env_ids, positions))).errors:
                 results[index] = error
@@ -348,7 +360,7 @@ class ShardedBatches:
         error: VerlAgentEnvError
         try:
             if address == self._table.address:
-                return await work.here(positions)
+                return await work.here(positions, work.room.part(len(positions), len(slots)))
             return await self._there(work, address, positions, slots)
         except VerlAgentEnvError as raised:
             error = raised
@@ -373,9 +385,13 @@ class ShardedBatches:
             middle = len(positions) // 2
             first = await self._part(work, address, positions[:middle], slots)
             return [*first, *await self._part(work, address, positions[middle:], slots)]
-        call = self._peers.call(address, "POST", INTERNAL_PREFIX + work.name, body)
+        share = b"%.9f" % work.room.part(len(positions), len(slots)).share
+        call = self._peers.call(
+            address, "POST", INTERNAL_PREFIX + work.name, body, {ANSWER_SHARE_HEADER: share}
+        )
         wanted = {slots[position] for position in positions}
         answer = await self._table.while_at(address, wanted, call)
+        work.room.memory.answer(len(answer.body))
         try:
             results = work.decode(answer.body)
         except ValueError as unreadable:

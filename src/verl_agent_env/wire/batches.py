@@ -9,6 +9,7 @@ import orjson
 
 from verl_agent_env.errors import VerlAgentEnvError
 from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
+from verl_agent_env.wire.pieces import MAX_JOINED_BYTES, Body, Pieces
 
 ResultT = TypeVar("ResultT")
 
@@ -21,8 +22,11 @@ _FAILED = StepAnswer(_NULL, None, None, None, _NULL)  # type: ignore[arg-type]
 _ITEMS = 4096
 """Items that are written in one turn: some milliseconds."""
 
-Columns = list[bytes]
-"""What stands between the brackets of each column."""
+_JOINED_BYTES = 4 * 1024 * 1024
+"""Values of one column that are joined at once: some milliseconds."""
+
+Columns = list[bytes | list[bytes]]
+"""What stands between the brackets of each column, or its values, to be set apart by commas."""
 
 
 class BatchEncoder(Generic[ResultT]):
@@ -46,28 +50,39 @@ class BatchEncoder(Generic[ResultT]):
 
     async def in_turns(
         self, results: Sequence[ResultT | VerlAgentEnvError], turn: Callable[[], Awaitable[None]]
-    ) -> bytes:
-        """As above; ``turn`` is waited for after every few milliseconds of work."""
-        if len(results) <= _ITEMS:
-            return self(results)
-        pieces = []
-        for first in range(0, len(results), _ITEMS):
-            await turn()
-            pieces.append(self._columns(results[first : first + _ITEMS], first))
-        await turn()
-        return self._body(pieces)
+    ) -> Body:
+        """As above, in pieces if it is long; ``turn`` is waited for after every few milliseconds of work."""
+        columns = []
+        for first in range(0, len(results), _ITEMS) or (0,):
+            if first:
+                await turn()
+            columns.append(self._columns(results[first : first + _ITEMS], first))
+        written = self._written(columns)
+        if sum(map(len, written)) <= MAX_JOINED_BYTES:
+            return b"".join(written)
+        return await Pieces.gather(written, turn)
 
-    def _body(self, pieces: Sequence[Columns]) -> bytes:
+    def _body(self, columns: Sequence[Columns]) -> bytes:
+        # Joined once: an answer can be large.
+        return b"".join(self._written(columns))
+
+    def _written(self, columns: Sequence[Columns]) -> list[bytes]:
         written = [b"{"]
-        for head, column in zip(self._heads, zip(*pieces, strict=True), strict=True):
+        for head, column in zip(self._heads, zip(*columns, strict=True), strict=True):
             written.append(head)
-            for piece in filter(None, column):
-                written += (piece, b",")
-            # After the last piece stands the end of its column.
+            for values in column:
+                if isinstance(values, bytes):
+                    written += (values, b",") if values else ()
+                elif sum(map(len, values)) <= _JOINED_BYTES:
+                    written += (b",".join(values), b",") if values else ()
+                else:
+                    # Long ones are not copied, and short ones a few at a time.
+                    for value in values:
+                        written += (value, b",")
+            # After the last value stands the end of its column.
             written[-1 if written[-1] == b"," else len(written) :] = [b"],"]
         written[-1] = b"]}"
-        # Joined once: an answer can be large.
-        return b"".join(written)
+        return written
 
 
 def _step_columns(results: Sequence[StepAnswer | VerlAgentEnvError], first: int) -> Columns:
@@ -80,11 +95,11 @@ def _step_columns(results: Sequence[StepAnswer | VerlAgentEnvError], first: int)
     if errors:
         answers = [_FAILED if isinstance(result, VerlAgentEnvError) else result for result in results]
     return [
-        b",".join([answer.observation for answer in answers]),
+        [answer.observation for answer in answers],
         orjson.dumps([answer.reward for answer in answers])[1:-1],
         orjson.dumps([answer.terminated for answer in answers])[1:-1],
         orjson.dumps([answer.truncated for answer in answers])[1:-1],
-        b",".join([answer.info for answer in answers]),
+        [answer.info for answer in answers],
         encode_errors(errors)[1:-1],
     ]
 
@@ -100,7 +115,7 @@ def _reset_columns(results: Sequence[ResetAnswer | VerlAgentEnvError], first: in
             errors.append((index, result))
             observations.append(_NULL)
             infos.append(_NULL)
-    return [b",".join(observations), b",".join(infos), encode_errors(errors)[1:-1]]
+    return [observations, infos, encode_errors(errors)[1:-1]]
 
 
 def _created_columns(results: Sequence[tuple[str, ResetAnswer] | VerlAgentEnvError], first: int) -> Columns:

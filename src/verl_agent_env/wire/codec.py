@@ -21,7 +21,7 @@ from verl_agent_env.wire.requests import Request, StepRequest
 RequestT = TypeVar("RequestT", bound=Request)
 
 _MAX_FAULTS = 20
-SMALL_BYTES = 1024 * 1024
+SMALL_BYTES = 256 * 1024
 MAX_BYTES_AT_ONCE = 16 * 1024 * 1024
 MAX_VALUES_AT_ONCE = 250_000
 """What is parsed at once: it takes some hundredths of a second."""
@@ -232,3 +232,10 @@ class ResetAnswer:
     def to_json(self) -> bytes:
         """Body of the answer to a single reset."""
         return b'{"observation":%b,"info":%b}' % (self.observation, self.info)
+
+
+def size_of(answer: StepAnswer | ResetAnswer | tuple[str, ResetAnswer]) -> int:
+    """Bytes of an answer, or of the one that stands behind an id."""
+    if isinstance(answer, tuple):
+        answer = answer[1]
+    return len(answer.observation) + len(answer.info)

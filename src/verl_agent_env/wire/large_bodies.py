@@ -15,12 +15,15 @@ import orjson
 
 from verl_agent_env.errors import (
     ActionTooLargeError,
+    BatchTooLargeError,
     BodyTooComplexError,
+    BodyTooLargeError,
     InvalidRequestError,
     MalformedBodyError,
 )
 from verl_agent_env.wire.codec import (
     MAX_BYTES_AT_ONCE,
+    MAX_VALUES_AT_ONCE,
     check,
     count_values,
     is_parsed_at_once,
@@ -39,27 +42,31 @@ _PIECE_BYTES = 8 * 1024 * 1024
 _ITEMS = 4096
 """What is looked at in one turn: some milliseconds."""
 _MAX_SPELLING = 8
+_BYTES = 1024 * 1024
+"""What is parsed in one turn, unless one item alone is longer."""
 _UNREAD = frozenset({"actions"})
 """Columns whose items stay JSON."""
 
-
-class UnreadJson(bytes):
-    """JSON of an item, as it came."""
-
-    __slots__ = ()
+UnreadJson = msgspec.Raw
+"""JSON of an item: a view of the body that it came in, which lives as long as any of its items."""
 
 
-async def decode_batch(body: bytes, model: type[RequestT], turn: Turn) -> RequestT:
+async def decode_batch(
+    body: bytes, model: type[RequestT], turn: Turn, max_items: int | None = None
+) -> RequestT:
     """As :func:`~verl_agent_env.wire.codec.decode`, with turns for others; an action may be JSON yet (:func:`read_item`).
 
     Args:
         body: The body.
         model: Of the request.
         turn: Waited for after every few milliseconds of work.
+        max_items: Items of a column, if they were not counted before; more are not made into objects.
 
     Raises:
         MalformedBodyError, InvalidRequestError: As ``decode``.
-        BodyTooComplexError: It has too many values, or one that is too large.
+        BatchTooLargeError: A column has more than ``max_items``.
+        BodyTooComplexError: It has too many values.
+        BodyTooLargeError: One of its values is too long to be read at once.
     """
     if is_parsed_at_once(body):
         return check(parse_object(body), model)
@@ -75,7 +82,7 @@ async def decode_batch(body: bytes, model: type[RequestT], turn: Turn) -> Reques
         raw = getattr(fields, name)
         if raw is not msgspec.UNSET:
             await turn()
-            document[name] = await _read(memoryview(raw), name in _UNREAD, turn)
+            document[name] = await _read(raw, name in _UNREAD, turn, max_items)
     await turn()
     return check(document, model)
 
@@ -111,26 +118,39 @@ def require_size(item: UnreadJson, max_action_bytes: int) -> None:
         raise ActionTooLargeError(size, max_action_bytes)
 
 
-async def _read(written: memoryview, stays_json: bool, turn: Turn) -> Any:
+async def _read(written: UnreadJson, stays_json: bool, turn: Turn, max_items: int | None) -> Any:
     """The value of a field; of a long list so many items at a time as are read in one turn."""
-    text = bytes(written)
-    if not stays_json and is_parsed_at_once(text):
-        return parse(text)
-    if text.lstrip()[:1] != b"[":
-        raise BodyTooComplexError(MAX_VALUES)
-    items = _skip(text, list[msgspec.Raw])
+    is_list = bytes(memoryview(written)[:1]) == b"["
+    if not (is_list and stays_json):
+        if len(written) <= MAX_BYTES_AT_ONCE and is_parsed_at_once(bytes(written)):
+            return parse(memoryview(written))
+        if not is_list:
+            raise _too_much_at_once(written)
+    items = _skip(written, list[UnreadJson])
+    if max_items is not None and len(items) > max_items:
+        raise BatchTooLargeError(len(items), max_items)
+    if stays_json:
+        return items
     read: list[Any] = []
-    for start in range(0, len(items), _ITEMS):
-        await turn()
-        for item in items[start : start + _ITEMS]:
-            view = memoryview(item)
-            if len(view) > MAX_BYTES_AT_ONCE:
-                raise BodyTooComplexError(MAX_VALUES)
-            read.append(UnreadJson(view) if stays_json else parse(view))
+    unread = 0
+    for item in items:
+        if len(item) > MAX_BYTES_AT_ONCE:
+            raise _too_much_at_once(item)
+        unread += len(item)
+        if unread > _BYTES or len(read) % _ITEMS == 0:
+            await turn()
+            unread = len(item)
+        read.append(parse(memoryview(item)))
     return read
 
 
-def _skip(text: bytes, kind: Any) -> Any:
+def _too_much_at_once(written: UnreadJson) -> BodyTooComplexError | BodyTooLargeError:
+    if len(written) > MAX_BYTES_AT_ONCE:
+        return BodyTooLargeError(MAX_BYTES_AT_ONCE)
+    return BodyTooComplexError(MAX_VALUES_AT_ONCE)
+
+
+def _skip(text: bytes | UnreadJson, kind: Any) -> Any:
     """What a text of JSON is made of, its parts unread.
 
     Raises:
