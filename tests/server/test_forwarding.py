@@ -27,6 +27,7 @@ from verl_agent_env.server.peers import HOP_HEADER, OPERATION_HEADER, PeerAnswer
 from verl_agent_env.server.tokens import Principal
 from verl_agent_env.types import NUM_SLOTS
 from verl_agent_env.waits import OWNER_S
+from verl_agent_env.wire.pieces import Body
 
 HERE, B, C = "here:1", "b:2", "c:3"
 ENV_ID = "00a-" + "0" * 32
@@ -84,8 +85,8 @@ def a_call(**headers: bytes) -> Call:
     )
 
 
-def body_of(reply: bytes | Reply) -> bytes:
-    return reply.body if isinstance(reply, Reply) else reply
+def body_of(reply: Body | Reply) -> bytes:
+    return bytes(reply.body if isinstance(reply, Reply) else reply)
 
 
 async def test_a_call_goes_to_the_owner_of_its_slot_and_no_further() -> None:

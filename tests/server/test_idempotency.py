@@ -33,6 +33,7 @@ from verl_agent_env.server.idempotency import (
 from verl_agent_env.server.lane import Call
 from verl_agent_env.server.tokens import ANYBODY, Principal
 from verl_agent_env.types import NUM_SLOTS, slot_of, tag_of
+from verl_agent_env.wire.pieces import Body
 
 
 class Clock:
@@ -70,7 +71,7 @@ def answers(clock: Clock) -> KeptAnswers:
     return KeptAnswers(60.0, 10_000, clock)
 
 
-async def ask(answers: KeptAnswers, name: str, work: Work, fingerprint: str = "f") -> bytes:
+async def ask(answers: KeptAnswers, name: str, work: Work, fingerprint: str = "f") -> Body:
     kept = await answers.find(name, fingerprint)
     return kept if kept is not None else await answers.keep(name, fingerprint, work)
 
@@ -206,7 +207,7 @@ async def test_a_request_is_not_refused_for_another_one_that_its_key_does_not_be
     async def nothing() -> None:
         """Read nothing of it."""
 
-    async def send(body: bytes) -> bytes:
+    async def send(body: bytes) -> Body:
         async def make(_: None, named: Any) -> bytes:
             return str(named([CreateRequest(LAKE)])[0].env_id).encode()
 

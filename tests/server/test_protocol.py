@@ -309,7 +309,7 @@ def test_a_short_answer_never_raises(served: Served, raised: type[BaseException]
     lane = Lane([route], HttpLimits(), admission, served.app.metrics, connections)
     answer = lane.serve_now(route, "x", "POST", "/api/environment/x/step", {}, Peer(), b"")
     assert answer is not None
-    assert (answer.status, orjson.loads(answer.payload)["code"]) == (500, "internal_error")
+    assert (answer.status, orjson.loads(bytes(answer.payload))["code"]) == (500, "internal_error")
 
 
 def test_only_the_owner_of_an_environment_answers_at_once() -> None:
