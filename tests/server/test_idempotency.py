@@ -33,7 +33,6 @@ from verl_agent_env.server.idempotency import (
 from verl_agent_env.server.lane import Call
 from verl_agent_env.server.tokens import ANYBODY, Principal
 from verl_agent_env.types import NUM_SLOTS, slot_of, tag_of
-from verl_agent_env.wire.pieces import Body
 
 
 class Clock:
@@ -71,9 +70,9 @@ def answers(clock: Clock) -> KeptAnswers:
     return KeptAnswers(60.0, 10_000, clock)
 
 
-async def ask(answers: KeptAnswers, name: str, work: Work, fingerprint: str = "f") -> Body:
+async def ask(answers: KeptAnswers, name: str, work: Work, fingerprint: str = "f") -> bytes:
     kept = await answers.find(name, fingerprint)
-    return kept if kept is not None else await answers.keep(name, fingerprint, work)
+    return bytes(kept if kept is not None else await answers.keep(name, fingerprint, work))
 
 
 async def test_the_same_request_is_answered_once_and_for_all(answers: KeptAnswers) -> None:
@@ -207,11 +206,11 @@ async def test_a_request_is_not_refused_for_another_one_that_its_key_does_not_be
     async def nothing() -> None:
         """Read nothing of it."""
 
-    async def send(body: bytes) -> Body:
+    async def send(body: bytes) -> bytes:
         async def make(_: None, named: Any) -> bytes:
             return str(named([CreateRequest(LAKE)])[0].env_id).encode()
 
-        return await calls.answer("r", Call("", body, b"", {KEY_HEADER: b"k"}), nothing, make)
+        return bytes(await calls.answer("r", Call("", body, b"", {KEY_HEADER: b"k"}), nothing, make))
 
     made = await send(b"right")
     records.gate.clear()
