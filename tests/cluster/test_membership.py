@@ -278,6 +278,23 @@ def test_owners_of_old_come_first_after_the_store_was_emptied() -> None:
     assert b.wait_s() is None
 
 
+def test_who_was_away_when_the_store_was_emptied_lets_the_others_claim_first() -> None:
+    clock = Clock()
+    away, there = member("a", clock), member("b", clock)
+    for core, owner in ((away, "a"), (there, "b")):
+        core.observe(seen(A, B, owners={1: owner}))
+    away.came_back()
+    for core in (away, there):
+        core.observe(seen(A, B, generation="g2"))
+    assert away.plan().claim == ()
+    assert 1 in there.plan().claim
+    wait_s = away.wait_s()
+    assert wait_s is not None
+    clock.now += max(wait_s, TIMES.grace_s / 2)
+    # Nobody has claimed it: what is here of it is the best that is left.
+    assert 1 in away.plan().claim
+
+
 def test_slots_of_those_long_dead_need_no_grace() -> None:
     core = member("a")
     core.observe(seen(A, owners={1: "dead"}))

@@ -421,6 +421,19 @@ def more_than_a_call_carries(world: World) -> None:
         _play(world, client, 1)
 
 
+def stopped_owner_wakes_in_an_emptied_store(world: World) -> None:
+    """What a woken worker holds is old, but in an emptied store nobody can tell it so; the heir, who knows more, comes first."""
+    client, owner, heir = _created(world)
+    world.pause(owner)
+    _until_moved(world, client, heir)
+    _play(world, client, 3)
+    world.heal()
+    world.empty()
+    world.run(LEASE_S * 4)
+    assert client.confirmed == 5
+    _play(world, client, 1)
+
+
 def closing_is_forgotten(world: World) -> None:
     """The store turns back to where an environment lived that was closed since: nobody will ever ask for it."""
     client, owner, _ = _created(world)
@@ -474,6 +487,7 @@ SCHEDULES: dict[str, Callable[[World], None]] = {
         killed_before_the_upgrade,
         answers_of_parts_are_lost,
         more_than_a_call_carries,
+        stopped_owner_wakes_in_an_emptied_store,
         closing_is_forgotten,
     )
 }

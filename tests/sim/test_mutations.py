@@ -11,9 +11,10 @@ from tests.sim import world as sim
 from tests.sim.schedules import SCHEDULES
 from verl_agent_env.cluster import memory_log
 from verl_agent_env.cluster.member import Member
-from verl_agent_env.cluster.membership import MembershipTimes
+from verl_agent_env.cluster.membership import Membership, MembershipTimes
 from verl_agent_env.cluster.memory_log import MemoryLog, _Kept
 from verl_agent_env.cluster.slots import SlotTable
+from verl_agent_env.cluster.store import ClusterMap
 from verl_agent_env.engine.instance import Instance
 from verl_agent_env.engine.lives import Lives
 from verl_agent_env.engine.persistence import journal, restoring
@@ -106,6 +107,15 @@ def owns_without_a_lease(table: SlotTable, slot: int) -> bool:
     return bool(table._is_mine[slot])
 
 
+def observe_and_claim_at_once(membership: Membership, cluster: ClusterMap) -> None:
+    """Claims what it held before it was away, as if nobody else could have had it."""
+    _observe(membership, cluster)
+    membership._claims_from = float("-inf")
+
+
+_observe = Membership.observe
+
+
 def restate_the_header_alone(kept: Recorder, env_id: str) -> Any:
     """States an environment again without its state."""
     whole = _restate(kept, env_id)
@@ -141,6 +151,7 @@ MUTATIONS: list[tuple[str, Any, str, Any, str]] = [
     ("groups", Group, "is_full", False, "more_than_a_call_carries"),
     ("calls", journal, "pack", lambda writes: [list(writes)], "more_than_a_call_carries"),
     ("grace", sim, "TIMES", MembershipTimes(settle_s=0.3, grace_s=0.0), "emptied_and_taken_by_the_next"),
+    ("first", Membership, "observe", observe_and_claim_at_once, "stopped_owner_wakes_in_an_emptied_store"),
     ("sweep", take_over, "_SWEEP_S", float("inf"), "closing_is_forgotten"),
     ("doubles", EarlierSteps, "add", lambda *_: None, "lost_answer_of_a_part_then_killed"),
     ("late part", Instance, "_require_new", lambda *_: None, "late_copy_of_a_part"),

@@ -89,6 +89,8 @@ class Membership:
         self._preferred: dict[int, _Preference] = {}
         self._readers: dict[Formats, tuple[str, ...]] = {}
         self._was_away = False
+        self._claims_from = float("-inf")
+        """When it may claim slots again, once it was away while the store was emptied."""
 
     @property
     def cluster(self) -> ClusterMap | None:
@@ -118,6 +120,9 @@ class Membership:
         if last is not None and last.generation != cluster.generation:
             # Emptied twice in a row: what the second loss took away is on top of the first.
             self._prefer({s: owner.incarnation for s in last.owners if (owner := last.owner_of(s))}, now)
+            if self._was_away:
+                # Its slots may have been others' meanwhile, who hold what happened since: they come first.
+                self._claims_from = now + self._times.grace_s / 2
         if self._was_away:
             self._was_away = False
             live = cluster.workers
@@ -165,11 +170,12 @@ class Membership:
         settled = {
             worker for worker, since in self._ready_since.items() if since + self._times.settle_s <= now
         }
+        may_claim = me.state == "ready" and now >= self._claims_from
         # Every call that finds no owner asks for a look at the map, which mostly is the same.
-        state = (self._map, settled, self._preferences(now))
+        state = (self._map, settled, self._preferences(now), may_claim)
         if self._planned_from != state:
             claim: tuple[int, ...] = ()
-            if me.state == "ready":
+            if may_claim:
                 claim = tuple(
                     slot
                     for slot in range(NUM_SLOTS)
@@ -183,7 +189,7 @@ class Membership:
         """Seconds until time alone changes the plan, None when it will not; changes of the placement can wait."""
         now = self._clock()
         moments = [since + self._times.settle_s for since in self._ready_since.values()]
-        moments += {who.until for who in self._preferred.values()}
+        moments += {who.until for who in self._preferred.values()} | {self._claims_from}
         return min((moment - now for moment in moments if moment > now), default=None)
 
     def forward_to(self, slot: int) -> WorkerRecord | None:
