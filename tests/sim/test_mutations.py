@@ -17,7 +17,7 @@ from verl_agent_env.cluster.slots import SlotTable
 from verl_agent_env.cluster.store import ClusterMap
 from verl_agent_env.engine.instance import Instance
 from verl_agent_env.engine.lives import Lives
-from verl_agent_env.engine.persistence import journal, restoring
+from verl_agent_env.engine.persistence import restoring, statements
 from verl_agent_env.engine.persistence.groups import Group
 from verl_agent_env.engine.persistence.journal import Journal
 from verl_agent_env.engine.persistence.recorder import Recorder
@@ -149,7 +149,7 @@ MUTATIONS: list[tuple[str, Any, str, Any, str]] = [
     ("words", restoring, "agrees", agrees_to_the_word, "killed_before_the_upgrade"),
     ("operations", Instance, "_answer_to", lambda *_: None, "answers_of_parts_are_lost"),
     ("groups", Group, "is_full", False, "more_than_a_call_carries"),
-    ("calls", journal, "pack", lambda writes: [list(writes)], "more_than_a_call_carries"),
+    ("calls", statements, "pack", lambda writes: [list(writes)], "more_than_a_call_carries"),
     ("grace", sim, "TIMES", MembershipTimes(settle_s=0.3, grace_s=0.0), "emptied_and_taken_by_the_next"),
     ("first", Membership, "observe", observe_and_claim_at_once, "stopped_owner_wakes_in_an_emptied_store"),
     ("sweep", take_over, "_SWEEP_S", float("inf"), "closing_is_forgotten"),

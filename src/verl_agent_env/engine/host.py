@@ -18,10 +18,10 @@ from verl_agent_env.engine.instance import MOVED, Instance
 from verl_agent_env.engine.lives import CreateRequest, Lives
 from verl_agent_env.engine.persistence import Persistence
 from verl_agent_env.engine.persistence.groups import Group
-from verl_agent_env.engine.persistence.journal import Tenure
 from verl_agent_env.engine.persistence.recorder import Recorder
 from verl_agent_env.engine.persistence.recovery import Recovery
 from verl_agent_env.engine.persistence.saving import StateSaver
+from verl_agent_env.engine.persistence.tenure import Tenure
 from verl_agent_env.engine.slices import Slices
 from verl_agent_env.engine.threads import Threads
 from verl_agent_env.engine.turns import patiently

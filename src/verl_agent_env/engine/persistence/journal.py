@@ -10,15 +10,16 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 from verl_agent_env import waits
 from verl_agent_env.engine.persistence.deadlines import Deadlines
 from verl_agent_env.engine.persistence.groups import Group
-from verl_agent_env.engine.persistence.packing import LIMITS, pack, size_of
+from verl_agent_env.engine.persistence.packing import LIMITS
+from verl_agent_env.engine.persistence.statements import LOST, Recorded, Statements
+from verl_agent_env.engine.persistence.tenure import Tenure
 from verl_agent_env.errors import (
     EnvironmentClosedError,
     EnvironmentLostError,
@@ -36,53 +37,6 @@ logger = logging.getLogger(__name__)
 _RETRY_S = 0.1
 _MAX_BACKLOG_BYTES = 64 * 1024 * 1024
 _OVERTAKING = ("close", "create")
-_LOST: tuple[RefusalReason, ...] = ("gone", "short")
-"""Reasons for which everything is stated again."""
-
-
-class Tenure(Protocol):
-    """The slots that this worker owns."""
-
-    @property
-    def generation(self) -> str:
-        """The data set in which it owns them."""
-
-    def token_of(self, slot: int) -> str | None:
-        """What proves that it owns the slot; None if it does not, or not at the moment."""
-
-    def owns(self, slot: int) -> bool:
-        """Whether it may act for the slot now: it owns it, and its lease is good."""
-
-    def has_gone(self, slot: int) -> bool:
-        """Whether another worker owns the slot."""
-
-
-class Recorded(Protocol):
-    """The environments that the writes tell of."""
-
-    def restate(self, env_id: str) -> Sequence[Write] | None:
-        """Writes that say all of an environment; none if that cannot be said, None if it is not here."""
-
-    def refused(self, env_id: str, reason: RefusalReason) -> None:
-        """Called when an environment cannot be written any more, and why."""
-
-    def ended(self, env_id: str, reason: str) -> None:
-        """Called when the end of an environment is written, with its reason."""
-
-    def answers_early(self, env_id: str) -> bool:
-        """Whether calls on the environment are answered before they are written."""
-
-
-@dataclass
-class _Statement:
-    """Environments that are stated again at the moment."""
-
-    generation: str
-    tokens: Mapping[int, str]
-    groups: dict[str, Group | None]
-    """Who waits for each of them."""
-    calls: deque[list[Write]]
-    """What is still to be written."""
 
 
 class Journal:
@@ -114,9 +68,7 @@ class Journal:
         self._proven: dict[int, tuple[str, str]] = {}
         """Data set and token under which each slot was written last: while its owner is not known, it may turn out to be the
         same."""
-        self._lost: OrderedDict[str, Group | None] = OrderedDict()
-        """Environments that have to be stated again, and who waits for them."""
-        self._statement: _Statement | None = None
+        self._statements = Statements(tenure, recorded, self._wake_up, self._written_groups, self._give_up)
         self._wake = asyncio.Event()
         self._trouble: StoreUnavailableError | None = None
         self._is_full = False
@@ -163,8 +115,10 @@ class Journal:
 
     def restate(self, env_ids: Iterable[str]) -> None:
         """State these environments again as a whole, a few at a time, besides everything else."""
-        for env_id in env_ids:
-            self._lost.setdefault(env_id, None)
+        self._statements.add(env_ids)
+
+    def _wake_up(self) -> None:
+        """Have the writing go on: there is something to write."""
         self._wake.set()
 
     # --- who waits ------------------------------------------------------------------------------------------
@@ -230,38 +184,23 @@ class Journal:
 
     def slots_pending(self) -> set[int]:
         """The slots in which something is left to write."""
-        stated = () if self._statement is None else self._statement.groups
-        slots = {int(env_id[:3], 16) for env_id in itertools.chain(self._lost, stated)}
-        return slots.union(*(group.tokens for group in self._written_groups()))
+        return self._statements.slots().union(*(group.tokens for group in self._written_groups()))
 
     def _pending(self, slots: Collection[int] | None) -> list[Group]:
         """The groups in which something is left to write of these slots, those included that nobody waited for yet."""
-        pending = [
+        written = (
             group
             for group in self._written_groups()
             if slots is None or not group.tokens.keys().isdisjoint(slots)
-        ]
-        for env_id in list(self._lost):
-            if slots is None or int(env_id[:3], 16) in slots:
-                pending.append(self._lose(env_id))
-        statement = self._statement
-        if statement is not None:
-            for env_id, group in list(statement.groups.items()):
-                if slots is None or int(env_id[:3], 16) in slots:
-                    waited_for = statement.groups[env_id] = group or Group(statement.generation)
-                    pending.append(waited_for)
-        return pending
+        )
+        return [*written, *self._statements.groups_of(slots)]
 
     def _written_groups(self) -> Iterator[Group]:
         return itertools.chain(self._in_flight, self._queue, self._parked.values())
 
     def _waited_for(self) -> Iterator[Group]:
         """All groups that somebody may wait for."""
-        yield from self._written_groups()
-        stated = {} if self._statement is None else self._statement.groups
-        for group in (*self._lost.values(), *stated.values()):
-            if group is not None:
-                yield group
+        return itertools.chain(self._written_groups(), self._statements.waited_for())
 
     def _lateness(self) -> StoreUnavailableError:
         """What to say to those who have waited long enough."""
@@ -275,7 +214,7 @@ class Journal:
     async def run(self) -> None:
         """Write, until cancelled; what was not written then is written when it runs again."""
         while True:
-            if not (self._queue or self._lost or self._parked or self._statement):
+            if not (self._queue or self._parked or self._statements):
                 self._wake.clear()
                 await self._wake.wait()
             try:
@@ -305,7 +244,7 @@ class Journal:
                 if write.kind == "close" or not self._recorded.answers_early(write.env_id):
                     kept.append(write)
                 else:
-                    self._lost.setdefault(write.env_id, None)
+                    self._statements.add([write.env_id])
             group.writes = kept
             group.size = sum(len(write.data) for write in kept)
 
@@ -338,7 +277,9 @@ class Journal:
         except GenerationChangedError:
             # The slots are claimed anew, in the new data set; what was in the old one is stated there.
             for group in groups:
-                group.writes = [write for write in group.writes if not self._lose_write(write, group)]
+                group.writes = [
+                    write for write in group.writes if not self._statements.replace_write(write, group)
+                ]
             raise
         finally:
             self._in_flight = []
@@ -381,7 +322,7 @@ class Journal:
                     case "undecided":
                         self._park(write, group)
                     case "emptied":
-                        if not self._lose_write(write, group):
+                        if not self._statements.replace_write(write, group):
                             kept.append(write)
             group.writes = kept
         for slot, fate in fates.items():
@@ -497,8 +438,8 @@ class Journal:
                     self._note_end(write)
             elif reason == "full" and (write.kind != "create" or self._recorded.answers_early(write.env_id)):
                 again.append(write)
-            elif reason in _LOST:
-                self._lose_write(write, group)
+            elif reason in LOST:
+                self._statements.replace_write(write, group)
             else:
                 self._give_up(write.env_id, reason, group, tokens[write.slot])
         return again
@@ -511,138 +452,22 @@ class Journal:
 
     # --- what is stated again -------------------------------------------------------------------------------
 
-    def _lose_write(self, write: Write, group: Group) -> bool:
-        """Have the environment stated again, in place of a write that a store which lost it does not take.
-
-        Returns:
-            Whether that is so; an end is written in any store.
-        """
-        if write.kind == "close":
-            return False
-        lost = group.later[write.env_id] = self._lose(write.env_id)
-        lost.is_asked_for = True
-        return True
-
-    def _lose(self, env_id: str) -> Group:
-        """Have an environment stated again, before those that nobody waits for; returns the group to wait for."""
-        group = self._lost.get(env_id)
-        if group is None:
-            group = self._lost[env_id] = Group(self._tenure.generation)
-            self._lost.move_to_end(env_id, last=False)
-            self._wake.set()
-        return group
-
     async def _state_some(self) -> bool:
         """State some environments again, as many as one call takes; returns whether there were any."""
-        statement = self._statement
-        if statement is None:
-            statement = self._statement = self._next_statement()
+        statement = self._statements.next()
         if statement is None:
             return False
-        if statement.generation != self._tenure.generation or any(
-            self._tenure.token_of(slot) != token for slot, token in statement.tokens.items()
-        ):
-            self._state_again(statement)
+        if self._statements.is_outdated(statement):
+            self._statements.begin_anew()
             return True
         call = statement.calls[0]
-        attempt = call[:1] if self._is_full else call
-        refusals = await self._made(statement.tokens, attempt)
+        refusals = await self._made(statement.tokens, call[:1] if self._is_full else call)
         was_full = self._is_full
         self._is_full = any(reason == "full" for _, reason in refusals)
-        if self._is_full or was_full:
-            # All of it once more, which does no harm.
-            return True
-        statement.calls.popleft()
-        for position, reason in refusals:
-            env_id = call[position].env_id
-            group = statement.groups.get(env_id)
-            if reason not in _LOST:
-                self._give_up(env_id, reason, group, statement.tokens[call[position].slot])
-            elif group is None:
-                self._lost.setdefault(env_id, None)
-            else:
-                self._lose_again(env_id, group)
-        if not statement.calls:
-            self._statement = None
-            for group in statement.groups.values():
-                if group is not None:
-                    group.finish()
+        # While the store is full, and right after: all of it once more, which does no harm.
+        if not (self._is_full or was_full):
+            self._statements.note_call(refusals)
         return True
-
-    def _next_statement(self) -> _Statement | None:
-        """What to state next; None if there is nothing, or nobody knows whose it is."""
-        statement = _Statement(self._tenure.generation, {}, {}, deque())
-        tokens: dict[int, str] = {}
-        writes: list[Write] = []
-        refused: dict[str, RefusalReason] = {}
-        size = 0
-        for env_id, group in self._lost.items():
-            slot = int(env_id[:3], 16)
-            token = self._tenure.token_of(slot)
-            if token is None and not self._tenure.has_gone(slot):
-                continue
-            whole = None if token is None else self._whole(env_id)
-            statement.groups[env_id] = group
-            if token is None or whole is None:
-                refused[env_id] = "moved"
-            elif not whole:
-                refused[env_id] = "gone"
-            else:
-                tokens[slot] = token
-                writes += whole
-                size += sum(map(size_of, whole))
-            if len(writes) >= LIMITS.writes or size >= LIMITS.size:
-                break
-        for env_id in statement.groups:
-            del self._lost[env_id]
-        for env_id, reason in refused.items():
-            group = statement.groups.pop(env_id)
-            if group is not None:
-                # One that nobody asked for lives on here: it is told so at its next call.
-                if group.is_asked_for:
-                    self._give_up(env_id, reason, group, self._tenure.token_of(int(env_id[:3], 16)))
-                group.finish()
-        self._supersede(statement)
-        statement.tokens = tokens
-        statement.calls.extend(pack(writes))
-        return statement if writes else None
-
-    def _supersede(self, statement: _Statement) -> None:
-        """Take back earlier writes that the statement includes: made after it, they would seem to contradict it."""
-        groups = statement.groups
-        for group in self._written_groups():
-            kept = []
-            for write in group.writes:
-                if write.env_id not in groups or write.kind == "close":
-                    kept.append(write)
-                    continue
-                stated = groups[write.env_id] = groups[write.env_id] or Group(statement.generation)
-                stated.is_asked_for = True
-                group.later[write.env_id] = stated
-            group.writes = kept
-
-    def _whole(self, env_id: str) -> Sequence[Write] | None:
-        """All of an environment; none of it if its own code fails to say it, which is nobody else's loss."""
-        try:
-            return self._recorded.restate(env_id)
-        except Exception:
-            logger.exception("an environment cannot be stated again", extra={"env_id": env_id})
-            return ()
-
-    def _state_again(self, statement: _Statement) -> None:
-        """Begin anew with the environments of a statement whose slots have another owner or data set now."""
-        self._statement = None
-        for env_id, group in statement.groups.items():
-            if group is None:
-                self._lost.setdefault(env_id, None)
-            else:
-                self._lose_again(env_id, group)
-                group.finish()
-
-    def _lose_again(self, env_id: str, group: Group) -> None:
-        """Have an environment stated once more, for those who wait for ``group``."""
-        lost = group.later[env_id] = self._lose(env_id)
-        lost.is_asked_for |= group.is_asked_for
 
     def _give_up(self, env_id: str, reason: RefusalReason, group: Group | None, token: str | None) -> None:
         """Tell those who wait, and whoever holds the environment, that it cannot be written under ``token``."""

@@ -15,7 +15,8 @@ from verl_agent_env.engine.execution import ENV_FAULTS, Env
 from verl_agent_env.engine.instance import Instance
 from verl_agent_env.engine.marks import NO_MARK, Mark
 from verl_agent_env.engine.persistence.groups import Group
-from verl_agent_env.engine.persistence.journal import Journal, Tenure
+from verl_agent_env.engine.persistence.journal import Journal
+from verl_agent_env.engine.persistence.tenure import Tenure
 from verl_agent_env.envs.base import ChatEnv, Durability
 from verl_agent_env.envs.fingerprint import fingerprint_of
 from verl_agent_env.envs.kind import EnvKind

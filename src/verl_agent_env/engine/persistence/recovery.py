@@ -11,8 +11,9 @@ from typing import Protocol
 from verl_agent_env.config import HostLimits
 from verl_agent_env.engine.execution import Executor
 from verl_agent_env.engine.instance import Instance
-from verl_agent_env.engine.persistence.journal import Journal, Tenure
+from verl_agent_env.engine.persistence.journal import Journal
 from verl_agent_env.engine.persistence.restoring import Restorer
+from verl_agent_env.engine.persistence.tenure import Tenure
 from verl_agent_env.engine.turns import Turns
 from verl_agent_env.envs.registry import Registry
 from verl_agent_env.errors import AtCapacityError, StoreUnavailableError
