@@ -83,7 +83,7 @@ class Residents:
     def reads(self) -> Mapping[str, str]:
         return {name: self.installed[name] for name in self.known}
 
-    def learn(self, names: Collection[str]) -> None:
+    async def learn(self, names: Collection[str]) -> None:
         self.known.update(self.installed.keys() & set(names))
 
     def stranded(self) -> frozenset[int]:

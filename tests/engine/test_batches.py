@@ -13,6 +13,7 @@ from tests.engine.conftest import KINDS
 from tests.engine.probes import Controls
 from verl_agent_env.engine import CreateRequest, Host
 from verl_agent_env.engine.batches import Batches
+from verl_agent_env.engine.slices import Slices
 from verl_agent_env.errors import (
     EnvironmentClosedError,
     EnvironmentFailedError,
@@ -234,3 +235,24 @@ async def test_what_failed_in_a_part_is_not_done_after_what_followed(
     first, again = await Batches(host).step([env_id] * 2, ["1", "10"], None, operations)
     assert isinstance(first, SequenceStaleError)
     assert total(again) == total(second) == 10
+
+
+async def test_items_that_run_elsewhere_are_begun_in_turns_with_others(
+    make_host: Callable[..., Host], create: Create
+) -> None:
+    class Counting(Slices):
+        """Counts the turns that were waited for."""
+
+        turns = 0
+
+        async def turn(self) -> None:
+            self.turns += 1
+            await super().turn()
+
+    host = make_host(yield_after_s=1e-9)
+    host.slices = slices = Counting()
+    env_ids = [await create(host, "async") for _ in range(200)]
+    answers = await Batches(host).step(env_ids, ["1"] * 200, None)
+    assert len({total(answer) for answer in answers}) == 1
+    # One before it is looked at, and one before it begins.
+    assert slices.turns >= 390

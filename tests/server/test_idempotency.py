@@ -201,14 +201,14 @@ class SlowRecords(MemoryIdempotencyRecords):
 async def test_a_request_is_not_refused_for_another_one_that_its_key_does_not_belong_to() -> None:
     records = SlowRecords()
     answers = KeptAnswers(1e-9, 10_000, lambda: asyncio.get_running_loop().time())
-    calls = IdempotentCalls(records, answers)
+    calls = IdempotentCalls(records, answers, no_turn)
 
     async def nothing() -> None:
         """Read nothing of it."""
 
     async def send(body: bytes) -> bytes:
         async def make(_: None, named: Any) -> bytes:
-            return str(named([CreateRequest(LAKE)])[0].env_id).encode()
+            return str((await named([CreateRequest(LAKE)]))[0].env_id).encode()
 
         return bytes(await calls.answer("r", Call("", body, b"", {KEY_HEADER: b"k"}), nothing, make))
 
@@ -220,6 +220,10 @@ async def test_a_request_is_not_refused_for_another_one_that_its_key_does_not_be
     assert await right == made
     with pytest.raises(IdempotencyKeyReusedError):
         await wrong
+
+
+async def no_turn() -> None:
+    """Have nobody wait."""
 
 
 # --- names ---------------------------------------------------------------------------------------------------
@@ -262,23 +266,23 @@ def test_a_clients_key_is_no_name_whatever_it_says() -> None:
     assert name_of(ANYBODY, name.encode()) != name
 
 
-def test_environments_of_a_key_are_its_holders() -> None:
+async def test_environments_of_a_key_are_its_holders() -> None:
     record = IdempotencyRecord("f", "n", ("a:1", "b:2"))
     tag = Principal.holder("a", ["run"]).tag
-    named = named_by("abc" + "0" * 29, record, [CreateRequest(LAKE, tag=tag)] * 100)
-    plain = named_by("abc" + "0" * 29, record, [CreateRequest(LAKE)] * 100)
+    named = await named_by("abc" + "0" * 29, record, [CreateRequest(LAKE, tag=tag)] * 100, no_turn)
+    plain = await named_by("abc" + "0" * 29, record, [CreateRequest(LAKE)] * 100, no_turn)
     assert {tag_of(request.env_id or "") for request in named} == {tag}
     assert len({request.env_id for request in named}) == 100
     slots = [[slot_of(request.env_id or "") for request in requests] for requests in (named, plain)]
     assert slots[0] == slots[1]
 
 
-def test_environments_of_a_key_lie_in_equal_shares_on_the_workers_of_its_record() -> None:
+async def test_environments_of_a_key_lie_in_equal_shares_on_the_workers_of_its_record() -> None:
     workers = ("a:1", "b:2", "c:3", "d:4")
     owners = Ring(workers).assignments
     record = IdempotencyRecord("f", "n", workers)
     assert IdempotencyRecord.from_text(record.to_text()) == record
-    named = named_by("abc" + "0" * 29, record, [CreateRequest(LAKE)] * 1000)
+    named = await named_by("abc" + "0" * 29, record, [CreateRequest(LAKE)] * 1000, no_turn)
     assert len({request.env_id for request in named}) == 1000
     homes = [owners[slot_of(request.env_id or "")] for request in named]
     assert Counter(homes) == dict.fromkeys(workers, 250)
@@ -286,29 +290,51 @@ def test_environments_of_a_key_lie_in_equal_shares_on_the_workers_of_its_record(
     assert sum(a != b for a, b in itertools.pairwise(homes)) == 3
     assert len({slot_of(request.env_id or "") for request in named}) > 700
     # Small ones do not all go to the same workers.
-    few = [named_by(f"{n:03x}" + "0" * 29, record, [CreateRequest(LAKE)] * 2) for n in range(64)]
+    few = [
+        await named_by(f"{n:03x}" + "0" * 29, record, [CreateRequest(LAKE)] * 2, no_turn) for n in range(64)
+    ]
     assert len({owners[slot_of(named[0].env_id or "")] for named in few}) == 4
 
 
-def test_ids_follow_from_the_record_and_not_from_the_key() -> None:
+async def test_ids_follow_from_the_record_and_not_from_the_key() -> None:
     requests = [CreateRequest(LAKE), CreateRequest(LAKE, 5)]
     name = "abc" + "0" * 29
     one, other = (IdempotencyRecord("f", nonce) for nonce in ("1", "2"))
-    named = named_by(name, one, requests)
-    assert named == named_by(name, one, requests)
+    named = await named_by(name, one, requests, no_turn)
+    assert named == await named_by(name, one, requests, no_turn)
     assert [slot_of(request.env_id or "") for request in named] == [
         0xABC,
         (0xABC + NUM_SLOTS // 2) % NUM_SLOTS,
     ]
     assert named[1].seed == 5
-    assert {r.env_id for r in named}.isdisjoint({r.env_id for r in named_by(name, other, requests)})
-    assert named[0].seed != named_by(name, other, requests)[0].seed
+    others = await named_by(name, other, requests, no_turn)
+    assert {r.env_id for r in named}.isdisjoint({r.env_id for r in others})
+    assert named[0].seed != others[0].seed
 
 
-def test_a_request_is_told_from_others_by_its_call_and_its_body() -> None:
-    fingerprints = [fingerprint_of(route, body) for route in ("a", "b") for body in (b"", b"x")]
+async def test_others_have_turns_while_a_large_request_is_named_and_told_apart() -> None:
+    turns = 0
+
+    async def turn() -> None:
+        nonlocal turns
+        turns += 1
+
+    record = IdempotencyRecord("f", "n")
+    await named_by("abc" + "0" * 29, record, [CreateRequest(LAKE)] * 10_000, turn)
+    assert turns >= 9
+    turns = 0
+    assert await fingerprint_of("r", b"x" * (40 << 20), turn) == await fingerprint_of(
+        "r", b"x" * (40 << 20), no_turn
+    )
+    assert turns >= 4
+
+
+async def test_a_request_is_told_from_others_by_its_call_and_its_body() -> None:
+    fingerprints = [
+        await fingerprint_of(route, body, no_turn) for route in ("a", "b") for body in (b"", b"x")
+    ]
     assert len(set(fingerprints)) == 4
-    assert fingerprint_of("a", b"x") == fingerprints[1]
+    assert await fingerprint_of("a", b"x", no_turn) == fingerprints[1]
 
 
 # --- calls ---------------------------------------------------------------------------------------------------

@@ -60,5 +60,5 @@ async def test_formats_are_those_in_which_environments_are_kept_and_the_worker_r
 async def test_kinds_of_others_are_learnt_where_they_are_installed(cluster: Cluster) -> None:
     residents = Residents(await cluster.host(), range(NUM_SLOTS).__contains__)
     assert residents.reads() == {}
-    residents.learn([LAKE, "acme/unheard_of-v0"])
+    await residents.learn([LAKE, "acme/unheard_of-v0"])
     assert residents.reads().keys() == {LAKE}

@@ -21,6 +21,7 @@ from verl_agent_env.cluster.store import Store, WorkerRecord
 from verl_agent_env.config import HostLimits
 from verl_agent_env.engine import CreateRequest, Host
 from verl_agent_env.engine.batches import Batches
+from verl_agent_env.engine.kinds import KindLoader
 from verl_agent_env.engine.reaper import reap_forever
 from verl_agent_env.errors import MovedError, StoreUnavailableError
 from verl_agent_env.server.internal_calls import InternalCalls, SelfInCluster
@@ -43,6 +44,11 @@ HEALING_S = 40.0
 """In which everything answers again, once nothing is broken any more."""
 
 
+async def _at_once(call: Callable[..., Any], *arguments: Any) -> None:
+    """Call a function: there are no threads."""
+    call(*arguments)
+
+
 class Worker:
     """One worker process, put together as the server does it."""
 
@@ -54,7 +60,7 @@ class Worker:
         self.table = SlotTable(address, self.lease)
         registry = counting_registry(is_upgraded=is_upgraded)
         limits = HostLimits(yield_after_s=1e6, max_journal_bytes=MAX_JOURNAL_BYTES)
-        self.host = Host(registry, limits, clock=world.loop.time)
+        self.host = Host(registry, limits, clock=world.loop.time, kinds=KindLoader(registry, _at_once))
         local = Batches(self.host)
         self.peers = SimulatedPeers(world, self)
         self.batches = ShardedBatches(local, self.table, cast(Peers, self.peers), self._refresh)

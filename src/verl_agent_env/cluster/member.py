@@ -58,7 +58,7 @@ class Residents(Protocol):
     def reads(self) -> Mapping[str, str]:
         """The kinds that are known here so far, with the format of their states."""
 
-    def learn(self, names: Collection[str]) -> None:
+    async def learn(self, names: Collection[str]) -> None:
         """Get to know these kinds, as far as they are installed here."""
 
     def stranded(self) -> frozenset[int]:
@@ -322,7 +322,9 @@ class Member:
             times_away = self._times_away
             cluster = await self._store.read_map()
             # What others have may come here. Until this worker has said that it can read it, they keep it.
-            self._residents.learn({name for other in cluster.workers.values() for name in other.reads or ()})
+            await self._residents.learn(
+                {name for other in cluster.workers.values() for name in other.reads or ()}
+            )
             if times_away == self._times_away:
                 self._membership.observe(cluster)
                 self._version = cluster.version

@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _ITEMS_BETWEEN_YIELDS = 1024
+_NONE_LEFT: tuple[int, tuple[Any, ...]] = (-1, ())
 _MAX_SIDE_BY_SIDE = 1024
 """Calls of one batch that are under way at once, where they do not run inline."""
 
@@ -68,6 +69,7 @@ class Batches:
         """Make an environment for each request; results in order, an error in place of what failed."""
         host = self._host
         env_ids = [request.env_id or "" for request in requests]
+        await host.kinds.load({request.env_name for request in requests})
         budget = Budget(host.limits, room)
         costs: dict[tuple[str, int], float] = {}
 
@@ -296,13 +298,14 @@ async def _for_each(
             await host.slices.turn()
             slice_end = clock() + yield_after_s
     if apart:
-        await _run_apart(apart, run, budget, results)
+        await _run_apart(host, apart, run, budget, results)
     for position, refused in (await writes.settle()).items():
         results[position] = refused
     return results
 
 
 async def _run_apart(
+    host: Host,
     apart: Sequence[tuple[int, tuple[Any, ...]]],
     run: Callable[..., Awaitable[Any]],
     budget: Budget,
@@ -310,9 +313,19 @@ async def _run_apart(
 ) -> None:
     """Carry out calls side by side, begun in their order, and put what they give into ``results``."""
     left = iter(apart)
+    clock, yield_after_s = time.perf_counter, host.limits.yield_after_s
+    slice_end = clock() + yield_after_s
 
     async def work() -> None:
-        for position, arguments in left:
+        nonlocal slice_end
+        while True:
+            if clock() > slice_end:
+                # Before it takes the next one: calls on one environment begin in the order of the batch.
+                await host.slices.turn()
+                slice_end = clock() + yield_after_s
+            position, arguments = next(left, _NONE_LEFT)
+            if position < 0:
+                return
             try:
                 budget.begin()
             except VerlAgentEnvError as refused:

@@ -15,6 +15,7 @@ from verl_agent_env.engine.directory import Directory
 from verl_agent_env.engine.execution import ENV_FAULTS, Executor
 from verl_agent_env.engine.inline_calls import InlineCalls
 from verl_agent_env.engine.instance import MOVED, Instance
+from verl_agent_env.engine.kinds import KindLoader
 from verl_agent_env.engine.lives import CreateRequest, Lives
 from verl_agent_env.engine.persistence import Persistence
 from verl_agent_env.engine.persistence.groups import Group
@@ -58,9 +59,11 @@ class Host:
         clock: Callable[[], float] = time.monotonic,
         pick_slot: Callable[[], int] = lambda: random.getrandbits(12) % NUM_SLOTS,
         unknown: Callable[[str], VerlAgentEnvError] = EnvironmentNotFoundError,
+        kinds: KindLoader | None = None,
     ) -> None:
         self.name = name
         self.registry = registry
+        self.kinds = kinds or KindLoader(registry)
         self.limits = limits
         self.directory = Directory(limits, clock, unknown)
         self.clock = clock
@@ -128,6 +131,7 @@ class Host:
             AtCapacityError, RunQuotaExceededError, ShuttingDownError: No room.
             EnvironmentFailedError, EnvironmentTimeoutError: Its own code raised or hung.
         """
+        await self.kinds.load((request.env_name,))
         if request.env_id is not None:
             if self.recovery is not None:
                 self._require_said(request.env_id, await self.ensure([request.env_id]))

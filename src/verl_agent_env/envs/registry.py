@@ -149,6 +149,10 @@ class Registry:
             self._kinds[name] = self._kinds[spec.name] = known
         return known
 
+    def is_loaded(self, name: str) -> bool:
+        """Whether :meth:`kind` imports nothing for this name: it was asked for before, or there is no such environment."""
+        return name in self._kinds or self._aliases.get(name) in (None, *self._kinds)
+
     def known(self) -> list[EnvKind]:
         """The kinds that were asked for so far, each once."""
         return [*{kind.name: kind for kind in list(self._kinds.values())}.values()]

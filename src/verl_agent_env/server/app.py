@@ -91,7 +91,7 @@ class EnvServer(FastAPI):
             self.env_host.clock,
             lambda name: self.env_host.directory.tenure_of(slot_of_key(name)),
         )
-        idempotent = IdempotentCalls(self.worker.idempotency_records, answers)
+        idempotent = IdempotentCalls(self.worker.idempotency_records, answers, self.env_host.slices.turn)
         self.server_calls = ServerCalls(self.env_host, self.metrics, self.worker)
         self._routes = [
             *environment_routes(EnvironmentCalls(self.env_host, create, idempotent)),
@@ -99,6 +99,7 @@ class EnvServer(FastAPI):
                 BatchCalls(
                     batches,
                     registry,
+                    self.env_host.kinds,
                     idempotent,
                     self.metrics,
                     limits,

@@ -9,6 +9,7 @@ from verl_agent_env.config import HttpLimits
 from verl_agent_env.engine import CreateRequest
 from verl_agent_env.engine.batches import Closed
 from verl_agent_env.engine.budget import WHOLE_ROOM, AnswerRoom
+from verl_agent_env.engine.kinds import KindLoader
 from verl_agent_env.envs.registry import Registry
 from verl_agent_env.errors import (
     BatchTooLargeError,
@@ -79,6 +80,7 @@ class BatchCalls:
         self,
         batches: BatchWork,
         registry: Registry,
+        kinds: KindLoader,
         idempotent: IdempotentCalls,
         metrics: Metrics,
         limits: HttpLimits,
@@ -90,6 +92,7 @@ class BatchCalls:
         Args:
             batches: Carries them out.
             registry: The environments.
+            kinds: Loads them.
             idempotent: Answers calls of one key once.
             metrics: Counts.
             limits: On a request.
@@ -98,6 +101,7 @@ class BatchCalls:
         """
         self._batches = batches
         self._registry = registry
+        self._kinds = kinds
         self._idempotent = idempotent
         self._metrics = metrics
         self._limits = limits
@@ -115,10 +119,10 @@ class BatchCalls:
             return wanted
 
         async def make(wanted: BatchInitializeRequest, named: Named) -> Body:
-            fault = self._common_fault(wanted)
+            fault = await self._common_fault(wanted)
             results: list[tuple[str, ResetAnswer] | VerlAgentEnvError] = (
                 await self._batches.create(
-                    named(await create_requests(wanted, self._turn, call.principal.tag)),
+                    await named(await create_requests(wanted, self._turn, call.principal.tag)),
                     AnswerRoom(call.memory),
                 )
                 if fault is None
@@ -181,10 +185,11 @@ class BatchCalls:
         if size > self._limits.max_batch_size:
             raise BatchTooLargeError(size, self._limits.max_batch_size)
 
-    def _common_fault(self, wanted: BatchInitializeRequest) -> RequestError | None:
+    async def _common_fault(self, wanted: BatchInitializeRequest) -> RequestError | None:
         """What is wrong with the name or the arguments that all items share; looked for once and not in each item."""
         if wanted.env_name is None or isinstance(wanted.env_kwargs, list):
             return None
+        await self._kinds.load((wanted.env_name,))
         return fault_of(self._registry, wanted.env_name, wanted.env_kwargs or {})
 
     def _count(self, route: str, results: Sequence[Any]) -> None:

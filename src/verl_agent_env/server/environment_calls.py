@@ -40,6 +40,7 @@ class EnvironmentCalls:
         async def read() -> CreateRequest:
             wanted = decode(call.body, InitializeRequest)
             if KEY_HEADER in call.headers:
+                await self._host.kinds.load((wanted.env_name,))
                 fault = fault_of(self._host.registry, wanted.env_name, wanted.env_kwargs)
                 if fault is not None:
                     raise fault
@@ -53,7 +54,7 @@ class EnvironmentCalls:
             )
 
         async def make(request: CreateRequest, named: Named) -> bytes:
-            env_id, begin = await self._create(*named([request]))
+            env_id, begin = await self._create(*await named([request]))
             return b'{"message":"Environment initialized.","env_id":"%b",%b' % (
                 env_id.encode(),
                 begin.to_json()[1:],

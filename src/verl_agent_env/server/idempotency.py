@@ -20,12 +20,13 @@ from verl_agent_env.errors import IdempotencyKeyReusedError, InvalidRequestError
 from verl_agent_env.server.lane import Call
 from verl_agent_env.server.peers import HOP_HEADER
 from verl_agent_env.types import NUM_SLOTS, tagged_env_id
+from verl_agent_env.wire.large_bodies import Turn
 from verl_agent_env.wire.pieces import Body
 
 KEY_HEADER = b"idempotency-key"
 
 T = TypeVar("T")
-Named = Callable[[Sequence[CreateRequest]], Sequence[CreateRequest]]
+Named = Callable[[Sequence[CreateRequest]], Awaitable[Sequence[CreateRequest]]]
 """Gives requests the ids and seeds of their key; without a key, none."""
 
 _KEY = re.compile(rb"[!-~]{1,256}")
@@ -34,6 +35,10 @@ _NAME_BYTES = 16
 _SEED_SHIFT = 64 - 53
 _ENTRY_BYTES = 1024
 """What a kept answer takes besides itself."""
+_ITEMS = 1024
+"""Requests that are named in one turn, and"""
+_BYTES = 8 * 1024 * 1024
+"""bytes of a body that are looked at in one: some milliseconds."""
 
 
 def name_of_key(call: Call) -> str | None:
@@ -63,21 +68,31 @@ def slot_of_key(name: str) -> int:
     return int(name[:3], 16)
 
 
-def fingerprint_of(route: str, body: bytes) -> str:
-    """Tells a request from all others."""
-    return hashlib.blake2b(route.encode() + b"\0" + body, digest_size=_NAME_BYTES).hexdigest()
+async def fingerprint_of(route: str, body: bytes, turn: Turn) -> str:
+    """Tell a request from all others."""
+    digest = hashlib.blake2b(route.encode() + b"\0", digest_size=_NAME_BYTES)
+    view = memoryview(body)
+    for start in range(0, len(body), _BYTES):
+        if start:
+            await turn()
+        digest.update(view[start : start + _BYTES])
+    return digest.hexdigest()
 
 
-def named_by(name: str, record: IdempotencyRecord, requests: Sequence[CreateRequest]) -> list[CreateRequest]:
+async def named_by(
+    name: str, record: IdempotencyRecord, requests: Sequence[CreateRequest], turn: Turn
+) -> list[CreateRequest]:
     """Give the requests ids and seeds that follow from the record: whoever carries them out makes the same environments.
 
     So a key holds even if the worker that knew the answer is gone. The ids lie in equal shares in the slots that the
     ring means for each of the record's workers; without workers evenly in all slots, and that of a single one in the
-    slot of the key, whose owner is asked for it.
+    slot of the key, whose owner is asked for it. ``turn`` is waited for after every few milliseconds of work.
     """
     shares, first, size = _shares_of(record.workers), slot_of_key(name), len(requests)
     named = []
     for position, request in enumerate(requests):
+        if position and position % _ITEMS == 0:
+            await turn()
         digest = hashlib.blake2b(b"%d" % position, digest_size=28, key=record.nonce.encode()).digest()
         slot = (first + position * NUM_SLOTS // size) % NUM_SLOTS
         if shares:
@@ -192,13 +207,15 @@ class KeptAnswers:
 class IdempotentCalls:
     """Carries out calls that make environments; those of one key once."""
 
-    def __init__(self, records: IdempotencyRecords, answers: KeptAnswers) -> None:
+    def __init__(self, records: IdempotencyRecords, answers: KeptAnswers, turn: Turn) -> None:
         """Make environments under keys.
 
         Args:
             records: What is known of each key, by all workers.
             answers: What this worker has answered.
+            turn: Waits for the turn of a large request.
         """
+        self._turn = turn
         self._records = records
         self._answers = answers
 
@@ -227,8 +244,8 @@ class IdempotentCalls:
         """
         name = name_of_key(call)
         if name is None:
-            return await make(await read(), lambda requests: requests)
-        fingerprint = fingerprint_of(route, call.body)
+            return await make(await read(), _as_they_are)
+        fingerprint = await fingerprint_of(route, call.body, self._turn)
         kept = await self._answers.find(name, fingerprint)
         if kept is not None:
             return kept
@@ -242,5 +259,11 @@ class IdempotentCalls:
         if kept is not None:
             return kept
         return await self._answers.keep(
-            name, fingerprint, lambda: make(wanted, lambda requests: named_by(name, record, requests))
+            name,
+            fingerprint,
+            lambda: make(wanted, lambda requests: named_by(name, record, requests, self._turn)),
         )
+
+
+async def _as_they_are(requests: Sequence[CreateRequest]) -> Sequence[CreateRequest]:
+    return requests

@@ -60,9 +60,10 @@ class Residents:
         """See :class:`~verl_agent_env.cluster.member.Residents`."""
         return {kind.name: kind.state_format or NO_STATE for kind in self._host.registry.known()}
 
-    def learn(self, names: Collection[str]) -> None:
+    async def learn(self, names: Collection[str]) -> None:
         """See :class:`~verl_agent_env.cluster.member.Residents`."""
         unknown = set(names) - self._asked
+        await self._host.kinds.load(unknown)
         self._asked |= unknown
         for name in sorted(unknown):
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any
 
@@ -33,7 +34,9 @@ class ServerCalls:
         """All registered environments."""
         names = self._host.registry.names()
         if self._catalogue is None or self._catalogue[0] != names:
-            self._catalogue = names, encode({"environments": _describe_all(self._host.registry)})
+            # In a thread: it imports them all.
+            described = await asyncio.to_thread(_describe_all, self._host.registry)
+            self._catalogue = names, encode({"environments": described})
         return self._catalogue[1]
 
     async def alive(self, call: Call) -> bytes:
