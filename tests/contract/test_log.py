@@ -173,7 +173,7 @@ async def test_late_copy_of_a_put_takes_nothing_away_that_followed(case: StoreCa
     assert await owner.write(whole, write("append", b"op\nd\nc", seq=2)) == [None, None]
     after = Saved(b"first", [b"\nd\na", b"\nd\nb", b"op\nd\nc"], None, None)
     assert await owner.write(whole, write("put", b"first")) == [None, None]
-    # Operations are not stated again; any other difference is one.
+    # Operations are not re-persisted; any other difference is one.
     assert await owner.write(write("put", b"first", seq=1, entries=[b"op\nd\na"])) == [None]
     assert await owner.write(write("put", b"first", seq=1, entries=[b"\nd\nx"])) == ["conflict"]
     assert await loaded(case) == after
@@ -182,7 +182,7 @@ async def test_late_copy_of_a_put_takes_nothing_away_that_followed(case: StoreCa
     assert (await loaded(case)).entries == list(longer.entries)
 
 
-async def test_long_history_is_stated_in_parts_which_may_all_be_made_again(
+async def test_long_history_is_repersisted_in_parts_which_may_all_be_made_again(
     case: StoreCase, owner: Owner
 ) -> None:
     entries = [b"\nd\n%d" % seq for seq in range(7)]
@@ -200,17 +200,17 @@ async def test_long_history_is_stated_in_parts_which_may_all_be_made_again(
         assert await loaded(case) == whole
 
 
-async def test_statement_in_parts_takes_nothing_away_of_a_longer_history_that_is_there(
+async def test_repersisting_in_parts_takes_nothing_away_of_a_longer_history_that_is_there(
     case: StoreCase, owner: Owner
 ) -> None:
     kept = [b"op-%d\nd\n%d" % (seq, seq) for seq in range(4)]
-    stated = [b"\nd\n%d" % seq for seq in range(6)]
+    parts = [b"\nd\n%d" % seq for seq in range(6)]
     appended = [write("append", entry, seq=seq) for seq, entry in enumerate(kept)]
     assert await owner.write(write("create", b"first"), *appended) == [None] * 5
-    assert await owner.write(write("put", b"first", seq=2, entries=stated[:2])) == [None]
+    assert await owner.write(write("put", b"first", seq=2, entries=parts[:2])) == [None]
     assert (await loaded(case)).entries == kept
-    assert await owner.write(write("extend", seq=2, entries=stated[2:])) == [None]
-    assert (await loaded(case)).entries == [*kept, *stated[4:]]
+    assert await owner.write(write("extend", seq=2, entries=parts[2:])) == [None]
+    assert (await loaded(case)).entries == [*kept, *parts[4:]]
 
 
 @pytest.mark.parametrize(

@@ -340,7 +340,7 @@ async def test_what_was_closed_is_not_remembered_once_others_owned_the_slot(
     assert kept[0].closed_as is None
 
 
-async def test_environment_whose_end_is_on_its_way_is_restated_as_ended_in_an_emptied_store(
+async def test_environment_whose_end_is_on_its_way_is_repersisted_as_ended_in_an_emptied_store(
     owners: Owners, create: Create
 ) -> None:
     owner = await owners.join()

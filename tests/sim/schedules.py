@@ -219,7 +219,7 @@ def two_states_after_one_step(world: World) -> None:
 
 
 def snapshot_in_a_store_that_forgot_it(world: World) -> None:
-    """A state that the store lost is stated again, whole: its owner dies right after."""
+    """A state that the store lost is re-persisted, whole: its owner dies right after."""
     client, owner, _ = _created(world, is_snapshot=True)
     world.run(3.0)
     world.simulated.log.clear()
@@ -227,8 +227,8 @@ def snapshot_in_a_store_that_forgot_it(world: World) -> None:
     _die_and_check(world, client, owner)
 
 
-def late_copy_of_a_restatement(world: World) -> None:
-    """All of an environment is stated again; a copy of that comes when more steps have followed."""
+def late_copy_of_a_repersisting(world: World) -> None:
+    """All of an environment is re-persisted; a copy of that comes when more steps have followed."""
     client, owner, _ = _created(world)
     world.simulated.log.clear()
     owner.wire.fates["commit"] += [Fate(), Fate(copy_after_s=1.0)]
@@ -237,7 +237,7 @@ def late_copy_of_a_restatement(world: World) -> None:
     _die_and_check(world, client, owner)
 
 
-def late_copy_of_a_restated_snapshot(world: World) -> None:
+def late_copy_of_a_repersisted_snapshot(world: World) -> None:
     """The same for an environment that is kept as its state."""
     client, owner, _ = _created(world, is_snapshot=True)
     world.simulated.log.clear()
@@ -473,8 +473,8 @@ SCHEDULES: dict[str, Callable[[World], None]] = {
         two_answers_for_one_step,
         two_states_after_one_step,
         snapshot_in_a_store_that_forgot_it,
-        late_copy_of_a_restatement,
-        late_copy_of_a_restated_snapshot,
+        late_copy_of_a_repersisting,
+        late_copy_of_a_repersisted_snapshot,
         journal_of_another_version,
         killed_right_after_the_answer,
         stale_owner_finds_what_lives_elsewhere_idle,

@@ -25,7 +25,7 @@ def small_cluster() -> Iterator[None]:
         for module in (member, membership, ring, slots, store, directory):
             patch.setattr(module, "NUM_SLOTS", NUM_SLOTS)
         patch.setattr(member, "time", SimpleNamespace(monotonic=_virtual_now))
-        # Groups, statements and reads have to be cut.
+        # Groups, what is re-persisted and reads have to be cut.
         for module in (groups, journal):
             patch.setattr(module, "LIMITS", LIMITS)
         patch.setattr(packing.pack, "__defaults__", (LIMITS,))

@@ -17,7 +17,7 @@ from verl_agent_env.cluster.slots import SlotTable
 from verl_agent_env.cluster.store import ClusterMap
 from verl_agent_env.engine.instance import Instance
 from verl_agent_env.engine.lives import Lives
-from verl_agent_env.engine.persistence import restoring, statements
+from verl_agent_env.engine.persistence import repersisting, restoring
 from verl_agent_env.engine.persistence.groups import Group
 from verl_agent_env.engine.persistence.journal import Journal
 from verl_agent_env.engine.persistence.recorder import Recorder
@@ -60,7 +60,7 @@ def change_once(kept: _Kept, write: Write) -> RefusalReason | None:
 
 
 def put_whatever_followed(log: MemoryLog, write: Write) -> RefusalReason | None:
-    """Lets a late copy of a statement take away what has followed."""
+    """Lets a late copy of what is re-persisted take away what has followed."""
     if write.kind == "put":
         log._kept.pop(write.env_id, None)
     return _make(log, write)
@@ -116,13 +116,13 @@ def observe_and_claim_at_once(membership: Membership, cluster: ClusterMap) -> No
 _observe = Membership.observe
 
 
-def restate_the_header_alone(kept: Recorder, env_id: str) -> Any:
+def repersist_the_header_alone(kept: Recorder, env_id: str) -> Any:
     """States an environment again without its state."""
-    whole = _restate(kept, env_id)
+    whole = _repersist(kept, env_id)
     return whole and whole[:1]
 
 
-_restate = Recorder.restate
+_repersist = Recorder.repersist
 
 MUTATIONS: list[tuple[str, Any, str, Any, str]] = [
     ("token", MemoryLog, "commit", commit_of_anybody, "stopped_before_the_append"),
@@ -142,20 +142,20 @@ MUTATIONS: list[tuple[str, Any, str, Any, str]] = [
     ("group", Journal, "write", write_with_any_other, "new_write_comes_upon_old_ones_that_were_put_off"),
     ("told", Lives, "kept", wait_for_nothing_at_all, "refused_for_a_step_that_was_never_written"),
     ("repeated append", memory_log, "_change", change_once, "lost_answer_of_an_append"),
-    ("late put", MemoryLog, "_make", put_whatever_followed, "late_copy_of_a_restatement"),
+    ("late put", MemoryLog, "_make", put_whatever_followed, "late_copy_of_a_repersisting"),
     ("lease", SlotTable, "owns", owns_without_a_lease, "woken_owner_is_asked_at_once"),
     ("outdated", Member, "_forget_outdated", lambda *_: None, "slot_comes_back"),
     ("digest", restoring, "agrees", lambda *_: True, "journal_of_another_version"),
     ("words", restoring, "agrees", agrees_to_the_word, "killed_before_the_upgrade"),
     ("operations", Instance, "_answer_to", lambda *_: None, "answers_of_parts_are_lost"),
     ("groups", Group, "is_full", False, "more_than_a_call_carries"),
-    ("calls", statements, "pack", lambda writes: [list(writes)], "more_than_a_call_carries"),
+    ("calls", repersisting, "pack", lambda writes: [list(writes)], "more_than_a_call_carries"),
     ("grace", sim, "TIMES", MembershipTimes(settle_s=0.3, grace_s=0.0), "emptied_and_taken_by_the_next"),
     ("first", Membership, "observe", observe_and_claim_at_once, "stopped_owner_wakes_in_an_emptied_store"),
     ("sweep", take_over, "_SWEEP_S", float("inf"), "closing_is_forgotten"),
     ("doubles", EarlierSteps, "add", lambda *_: None, "lost_answer_of_a_part_then_killed"),
     ("late part", Instance, "_require_new", lambda *_: None, "late_copy_of_a_part"),
-    ("state", Recorder, "restate", restate_the_header_alone, "snapshot_in_a_store_that_forgot_it"),
+    ("state", Recorder, "repersist", repersist_the_header_alone, "snapshot_in_a_store_that_forgot_it"),
 ]
 
 

@@ -147,7 +147,7 @@ def _compare(kept: _Kept, write: Write) -> RefusalReason | None:
 
 
 def _is_same(one: bytes, other: bytes) -> bool:
-    """Whether two entries tell of one step: operations are not stated again, only the last one's is.
+    """Whether two entries tell of one step: operations are not re-persisted, only the last one's is.
 
     Of a step of which only the number is kept nothing else can be said.
     """

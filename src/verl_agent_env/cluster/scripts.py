@@ -280,7 +280,7 @@ local function is_owned(slot)
   return owned[slot]
 end
 
--- Whether two entries tell of one step: operations are not stated again, only the last one's is. Of a step of which only
+-- Whether two entries tell of one step: operations are not re-persisted, only the last one's is. Of a step of which only
 -- the number is kept nothing else can be said.
 local function is_same(one, other)
   if one == other or one == '' then return true end

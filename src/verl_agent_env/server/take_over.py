@@ -25,7 +25,7 @@ class TakeOver:
     """Follows the slot table of one worker.
 
     An environment that is asked for comes back at once; this is for all the others, so that they are reaped and closed
-    with their run like any other. In a store that was emptied, what is in memory is stated again.
+    with their run like any other. In a store that was emptied, what is in memory is re-persisted.
     """
 
     def __init__(self, host: Host, persistence: Persistence, table: SlotTable) -> None:
@@ -68,8 +68,11 @@ class TakeOver:
             return
         if generation != self._generation:
             if self._generation and tokens:
-                logger.warning("the store was emptied: all environments are stated again")
-                self._recorder.restate_all(self._host.directory.ids())
+                env_ids = self._host.directory.ids()
+                logger.warning(
+                    "Redis was flushed: re-persisting its environments", extra={"count": len(env_ids)}
+                )
+                self._recorder.repersist_all(env_ids)
                 self._warm = tokens
             if tokens or not self._generation:
                 self._generation = generation

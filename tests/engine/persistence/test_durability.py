@@ -157,7 +157,7 @@ async def test_broken_environment_keeps_no_other_out_of_an_emptied_store(cluster
         assert host.directory.find(env_id).env is None
     assert host.recorder is not None
     await cluster.empty(host)
-    host.recorder.restate_all(env_ids)
+    host.recorder.repersist_all(env_ids)
     await at_once(host.recorder.journal.flush())
     second = await cluster.host(dict.fromkeys(names, "snapshot"), specs=SPECS)
     await second.ensure(env_ids)

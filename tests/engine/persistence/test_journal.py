@@ -58,7 +58,7 @@ class Environments:
         self.ends: dict[str, str] = {}
         self.early: set[str] = set()
 
-    def restate(self, env_id: str) -> Sequence[Write] | None:
+    def repersist(self, env_id: str) -> Sequence[Write] | None:
         if env_id in self.broken:
             raise AttributeError("'NoneType' object has no attribute 'snapshot'")
         return self.live.get(env_id)
@@ -398,7 +398,7 @@ async def test_flush_of_some_slots_waits_for_no_others(hasty: Case) -> None:
 
 
 @pytest.mark.parametrize("has_written", [True, False])
-async def test_what_is_written_before_the_slots_of_an_emptied_store_are_claimed_is_stated(
+async def test_what_is_written_before_the_slots_of_an_emptied_store_are_claimed_is_repersisted(
     case: Case, has_written: bool
 ) -> None:
     env_id = env(LIMBO)
@@ -421,7 +421,7 @@ async def test_what_is_written_before_the_slots_of_an_emptied_store_are_claimed_
 
 
 @pytest.mark.parametrize("is_noticed", [True, False], ids=["by its write", "by others"])
-async def test_whoever_waits_for_what_is_stated_is_told_that_its_slot_has_gone(
+async def test_whoever_waits_for_what_is_repersisted_is_told_that_its_slot_has_gone(
     case: Case, is_noticed: bool
 ) -> None:
     env_id = env(LIMBO)
@@ -433,11 +433,11 @@ async def test_whoever_waits_for_what_is_stated_is_told_that_its_slot_has_gone(
     first = case.write("append", env_id if is_noticed else env(CALM), b"0")
     await case.log.called(1)
     if not is_noticed:
-        case.journal.restate([env_id])
-        # On its way when the environment is stated: it goes along with that.
+        case.journal.repersist([env_id])
+        # On its way when the environment is re-persisted: it goes along with that.
         first = case.write("append", env_id, b"0")
     waiting = asyncio.create_task(case.settled(env_id, first))
-    # Before the environment is stated, the store goes away, and then the slot.
+    # Before the environment is re-persisted, the store goes away, and then the slot.
     case.log.failure = StoreUnavailableError("redis")
     case.log.gate.set()
     async with asyncio.timeout(HANG_S):
@@ -455,7 +455,7 @@ async def test_environment_that_cannot_say_itself_keeps_no_other_out_of_an_empti
     await case.create(*env_ids)
     case.environments.broken.add(env_ids[3])
     await case.empty()
-    case.journal.restate(env_ids)
+    case.journal.repersist(env_ids)
     await case.flush()
     whole = [env_id for env_id in env_ids if env_id != env_ids[3]]
     assert sorted(await case.log.env_ids(range(NUM_SLOTS))) == whole
@@ -512,7 +512,7 @@ async def test_defect_of_the_writing_itself_costs_a_new_start_and_no_write() -> 
     await asyncio.wait([running])
 
 
-# --- what is stated again ------------------------------------------------------------------------------------
+# --- what is re-persisted ------------------------------------------------------------------------------------
 
 
 async def test_emptied_store_is_filled_in_calls_that_keep_the_limits(case: Case) -> None:
@@ -524,7 +524,7 @@ async def test_emptied_store_is_filled_in_calls_that_keep_the_limits(case: Case)
         case.environments.live[env_id] = [whole]
     await case.empty()
     case.log.calls.clear()
-    case.journal.restate(env_ids)
+    case.journal.repersist(env_ids)
     # Whoever steps meanwhile does not wait for all of it.
     step = case.write("append", env_ids[-1], b"op\nd\n1000", len(entries))
     await case.settled(env_ids[-1], step)
@@ -537,7 +537,7 @@ async def test_emptied_store_is_filled_in_calls_that_keep_the_limits(case: Case)
         assert sum(map(size_of, call)) <= LIMITS.size
 
 
-async def test_history_too_large_for_one_call_is_stated_whole(case: Case) -> None:
+async def test_history_too_large_for_one_call_is_repersisted_whole(case: Case) -> None:
     env_id = env(CALM)
     await case.create(env_id)
     entries = tuple(b"\nd\n" + b"%d" % seq * 4000 for seq in range(2500))
@@ -548,7 +548,7 @@ async def test_history_too_large_for_one_call_is_stated_whole(case: Case) -> Non
     assert len(case.log.calls) > 5
 
 
-async def test_writes_that_a_statement_includes_do_not_contradict_it(case: Case) -> None:
+async def test_writes_that_a_repersisted_environment_includes_do_not_contradict_it(case: Case) -> None:
     env_id = env(CALM)
     await case.create(env_id)
     await case.empty()
@@ -569,17 +569,17 @@ async def test_writes_that_a_statement_includes_do_not_contradict_it(case: Case)
     assert await case.kept(env_id) == [b"\nd\nnew"]
 
 
-async def test_statements_go_on_after_the_store_was_emptied_once_more(case: Case) -> None:
+async def test_repersisting_goes_on_after_the_store_was_emptied_once_more(case: Case) -> None:
     env_ids = [env(slot) for slot in range(3000)]
     await case.create(env_ids[0])
     for env_id in env_ids:
         case.environments.live[env_id] = [Write("put", env_id, slot_of(env_id), 0, 0, b"header")]
     await case.empty()
     case.log.calls.clear()
-    case.journal.restate(env_ids)
+    case.journal.repersist(env_ids)
     await case.log.called(1)
     await case.empty()
-    case.journal.restate(env_ids)
+    case.journal.repersist(env_ids)
     await case.flush()
     assert sorted(await case.log.env_ids(range(NUM_SLOTS))) == env_ids
 
@@ -652,7 +652,7 @@ async def test_emptied_store_that_is_full_is_filled_when_it_has_room(case: Case)
     await case.create(*env_ids)
     await case.empty()
     case.log.is_full = True
-    case.journal.restate(env_ids)
+    case.journal.repersist(env_ids)
     calls = len(case.log.calls)
     await case.log.called(calls + 3)
     assert await case.log.env_ids([CALM]) == []

@@ -130,7 +130,7 @@ async def test_state_of_a_broken_environment_is_written_to_a_store_that_was_empt
         await host.step(fresh, "raise", 0)
     cluster.log.clear()
     assert host.recorder is not None
-    host.recorder.restate_all(host.directory.ids())
+    host.recorder.repersist_all(host.directory.ids())
     await host.recorder.journal.flush()
     second = await cluster.host({"ledger/inline-v0": "snapshot"}, specs=SPECS)
     assert await added(second, broken, 1, 1, first_seq=1) == [3, 4]
@@ -219,7 +219,7 @@ async def test_long_history_begins_anew_with_its_state(cluster: Cluster, kind: s
     assert not orjson.loads(await inspection.trajectory(first, env_id))["complete"]
     cluster.log.clear()
     assert first.recorder is not None
-    first.recorder.restate_all([env_id])
+    first.recorder.repersist_all([env_id])
     await first.recorder.journal.flush()
     second = await cluster.host(specs=SPECS)
     assert await added(second, env_id, 1, 7, first_seq=40) == [42, 49]

@@ -280,7 +280,7 @@ async def test_a_batch_is_answered_again_elsewhere_as_it_was(
     if is_emptied:
         # Written anew from memory with the next change, which here is refused.
         cluster.log.clear()
-        for write in first.recorder.restate(env_id):  # type: ignore[union-attr]
+        for write in first.recorder.repersist(env_id):  # type: ignore[union-attr]
             first.recorder.journal.write(write)  # type: ignore[union-attr]
     await first.recorder.journal.flush()  # type: ignore[union-attr]
     second = await cluster.host({name: durability})
@@ -335,7 +335,7 @@ async def test_a_batch_of_resets_is_answered_again_elsewhere_as_it_was(
         await second.step(env_id, "right", None, b"step")
 
 
-async def test_what_the_log_lost_is_stated_again(cluster: Cluster) -> None:
+async def test_what_the_log_lost_is_repersisted(cluster: Cluster) -> None:
     host = await cluster.host()
     env_id, _ = await played(host, LAKE, MOVES[:3])
     cluster.log.clear()
@@ -356,7 +356,7 @@ async def test_emptied_store_is_filled_from_memory(cluster: Cluster) -> None:
     await cluster.empty(host)
     await step
     assert host.recorder is not None
-    host.recorder.restate_all(host.directory.ids())
+    host.recorder.repersist_all(host.directory.ids())
     await host.recorder.journal.flush()
     second = await cluster.host()
     await second.ensure([env_id, idle_id])

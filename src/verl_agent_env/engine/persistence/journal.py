@@ -2,7 +2,7 @@
 
 A write waits for nothing but the group that is on its way: whatever arrives meanwhile goes together in the next one.
 What cannot be written at present holds up nothing else: writes of a slot whose owner is not known wait by themselves,
-and so do environments that have to be stated again as a whole.
+and so do environments that have to be re-persisted as a whole.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from verl_agent_env import waits
 from verl_agent_env.engine.persistence.deadlines import Deadlines
 from verl_agent_env.engine.persistence.groups import Group
 from verl_agent_env.engine.persistence.packing import LIMITS
-from verl_agent_env.engine.persistence.statements import LOST, Recorded, Statements
+from verl_agent_env.engine.persistence.repersisting import LOST, Recorded, RepersistQueue
 from verl_agent_env.engine.persistence.tenure import Tenure
 from verl_agent_env.errors import (
     EnvironmentClosedError,
@@ -68,7 +68,9 @@ class Journal:
         self._proven: dict[int, tuple[str, str]] = {}
         """Data set and token under which each slot was written last: while its owner is not known, it may turn out to be the
         same."""
-        self._statements = Statements(tenure, recorded, self._wake_up, self._written_groups, self._give_up)
+        self._to_repersist = RepersistQueue(
+            tenure, recorded, self._wake_up, self._written_groups, self._give_up
+        )
         self._wake = asyncio.Event()
         self._trouble: StoreUnavailableError | None = None
         self._is_full = False
@@ -113,9 +115,9 @@ class Journal:
         self._wake.set()
         return group
 
-    def restate(self, env_ids: Iterable[str]) -> None:
+    def repersist(self, env_ids: Iterable[str]) -> None:
         """State these environments again as a whole, a few at a time, besides everything else."""
-        self._statements.add(env_ids)
+        self._to_repersist.add(env_ids)
 
     def _wake_up(self) -> None:
         """Have the writing go on: there is something to write."""
@@ -184,7 +186,7 @@ class Journal:
 
     def slots_pending(self) -> set[int]:
         """The slots in which something is left to write."""
-        return self._statements.slots().union(*(group.tokens for group in self._written_groups()))
+        return self._to_repersist.slots().union(*(group.tokens for group in self._written_groups()))
 
     def _pending(self, slots: Collection[int] | None) -> list[Group]:
         """The groups in which something is left to write of these slots, those included that nobody waited for yet."""
@@ -193,14 +195,14 @@ class Journal:
             for group in self._written_groups()
             if slots is None or not group.tokens.keys().isdisjoint(slots)
         )
-        return [*written, *self._statements.groups_of(slots)]
+        return [*written, *self._to_repersist.groups_of(slots)]
 
     def _written_groups(self) -> Iterator[Group]:
         return itertools.chain(self._in_flight, self._queue, self._parked.values())
 
     def _waited_for(self) -> Iterator[Group]:
         """All groups that somebody may wait for."""
-        return itertools.chain(self._written_groups(), self._statements.waited_for())
+        return itertools.chain(self._written_groups(), self._to_repersist.waited_for())
 
     def _lateness(self) -> StoreUnavailableError:
         """What to say to those who have waited long enough."""
@@ -214,16 +216,16 @@ class Journal:
     async def run(self) -> None:
         """Write, until cancelled; what was not written then is written when it runs again."""
         while True:
-            if not (self._queue or self._parked or self._statements):
+            if not (self._queue or self._parked or self._to_repersist):
                 self._wake.clear()
                 await self._wake.wait()
             try:
                 has_written = await self._write_some()
-                has_stated = await self._state_some()
+                has_repersisted = await self._repersist_some()
             except (StoreUnavailableError, GenerationChangedError) as trouble:
                 self._note(trouble)
             else:
-                if not (has_written or has_stated or self._is_full):
+                if not (has_written or has_repersisted or self._is_full):
                     await self._pause()
                     continue
                 self._note(StoreFullError() if self._is_full else None)
@@ -234,7 +236,7 @@ class Journal:
     def _shed(self) -> None:
         """While nothing can be written, forget writes that nobody waits for once there are too many of them.
 
-        Their environments are stated again instead, from what is in memory anyway.
+        Their environments are re-persisted instead, from what is in memory anyway.
         """
         if self.backlog_bytes <= _MAX_BACKLOG_BYTES:
             return
@@ -244,7 +246,7 @@ class Journal:
                 if write.kind == "close" or not self._recorded.answers_early(write.env_id):
                     kept.append(write)
                 else:
-                    self._statements.add([write.env_id])
+                    self._to_repersist.add([write.env_id])
             group.writes = kept
             group.size = sum(len(write.data) for write in kept)
 
@@ -275,10 +277,10 @@ class Journal:
                 self._note_refusals(groups, attempts, await self._made(tokens, writes), tokens)
             return bool(writes)
         except GenerationChangedError:
-            # The slots are claimed anew, in the new data set; what was in the old one is stated there.
+            # The slots are claimed anew, in the new data set; what was in the old one is re-persisted there.
             for group in groups:
                 group.writes = [
-                    write for write in group.writes if not self._statements.replace_write(write, group)
+                    write for write in group.writes if not self._to_repersist.replace_write(write, group)
                 ]
             raise
         finally:
@@ -322,7 +324,7 @@ class Journal:
                     case "undecided":
                         self._park(write, group)
                     case "emptied":
-                        if not self._statements.replace_write(write, group):
+                        if not self._to_repersist.replace_write(write, group):
                             kept.append(write)
             group.writes = kept
         for slot, fate in fates.items():
@@ -439,7 +441,7 @@ class Journal:
             elif reason == "full" and (write.kind != "create" or self._recorded.answers_early(write.env_id)):
                 again.append(write)
             elif reason in LOST:
-                self._statements.replace_write(write, group)
+                self._to_repersist.replace_write(write, group)
             else:
                 self._give_up(write.env_id, reason, group, tokens[write.slot])
         return again
@@ -450,23 +452,23 @@ class Journal:
         except Exception:
             logger.exception("an environment could not be closed", extra={"env_id": write.env_id})
 
-    # --- what is stated again -------------------------------------------------------------------------------
+    # --- what is re-persisted -------------------------------------------------------------------------------
 
-    async def _state_some(self) -> bool:
-        """State some environments again, as many as one call takes; returns whether there were any."""
-        statement = self._statements.next()
-        if statement is None:
+    async def _repersist_some(self) -> bool:
+        """Re-persist some environments, as many as one call takes; returns whether there were any."""
+        batch = self._to_repersist.next()
+        if batch is None:
             return False
-        if self._statements.is_outdated(statement):
-            self._statements.begin_anew()
+        if self._to_repersist.is_outdated(batch):
+            self._to_repersist.begin_anew()
             return True
-        call = statement.calls[0]
-        refusals = await self._made(statement.tokens, call[:1] if self._is_full else call)
+        call = batch.calls[0]
+        refusals = await self._made(batch.tokens, call[:1] if self._is_full else call)
         was_full = self._is_full
         self._is_full = any(reason == "full" for _, reason in refusals)
         # While the store is full, and right after: all of it once more, which does no harm.
         if not (self._is_full or was_full):
-            self._statements.note_call(refusals)
+            self._to_repersist.note_call(refusals)
         return True
 
     def _give_up(self, env_id: str, reason: RefusalReason, group: Group | None, token: str | None) -> None:

@@ -206,7 +206,7 @@ class Recorder:
         """
         return self._write(instance, "close", reason.encode())
 
-    def restate(self, env_id: str) -> tuple[Write, ...] | None:
+    def repersist(self, env_id: str) -> tuple[Write, ...] | None:
         """Writes that say all of a live environment; none if its history was not kept, None if it is not here."""
         instance = self._environments.get(env_id)
         if instance is None:
@@ -225,9 +225,9 @@ class Recorder:
         """Take in that the end of an environment is written: only now it is closed."""
         self._environments.note_closed(env_id, reason)
 
-    def restate_all(self, env_ids: Iterable[str]) -> None:
-        """State everything again, in a store that was emptied."""
-        self.journal.restate(env_ids)
+    def repersist_all(self, env_ids: Iterable[str]) -> None:
+        """Re-persist these environments, in a store that was emptied."""
+        self.journal.repersist(env_ids)
 
     def answers_early(self, env_id: str) -> bool:
         """Whether calls on the environment are answered before they are written; not of one that is not here."""

@@ -26,7 +26,7 @@ GiveUp = Callable[[str, RefusalReason, Group | None, str | None], None]
 class Recorded(Protocol):
     """The environments that the writes tell of."""
 
-    def restate(self, env_id: str) -> Sequence[Write] | None:
+    def repersist(self, env_id: str) -> Sequence[Write] | None:
         """Writes that say all of an environment; none if that cannot be said, None if it is not here."""
 
     def refused(self, env_id: str, reason: RefusalReason) -> None:
@@ -40,8 +40,8 @@ class Recorded(Protocol):
 
 
 @dataclass
-class Statement:
-    """Environments that are stated at the moment."""
+class RepersistBatch:
+    """Environments that are re-persisted at the moment."""
 
     generation: str
     tokens: Mapping[int, str]
@@ -51,8 +51,8 @@ class Statement:
     """What is still to be written."""
 
 
-class Statements:
-    """Environments that have to be stated again, a few at a time; those first that somebody waits for."""
+class RepersistQueue:
+    """Environments that have to be re-persisted, a few at a time; those first that somebody waits for."""
 
     def __init__(
         self,
@@ -62,14 +62,14 @@ class Statements:
         written_groups: Callable[[], Iterable[Group]],
         give_up: GiveUp,
     ) -> None:
-        """There is nothing to state yet.
+        """There is nothing to re-persist yet.
 
         Args:
             tenure: The slots that may be written.
             recorded: The environments.
-            wake_up: Called when there is something to state.
+            wake_up: Called when there is something to re-persist.
             written_groups: The writes that are still to be made.
-            give_up: Called with what cannot be stated.
+            give_up: Called with what cannot be re-persisted.
         """
         self._tenure = tenure
         self._recorded = recorded
@@ -77,23 +77,23 @@ class Statements:
         self._written_groups = written_groups
         self._give_up = give_up
         self._lost: OrderedDict[str, Group | None] = OrderedDict()
-        """Environments that are to be stated, and who waits for them."""
-        self._present: Statement | None = None
+        """Environments to re-persist, and who waits for them."""
+        self._present: RepersistBatch | None = None
 
     def __bool__(self) -> bool:
-        """Whether there is anything to state."""
+        """Whether there is anything to re-persist."""
         return bool(self._lost) or self._present is not None
 
-    # --- what is to be stated -------------------------------------------------------------------------------
+    # --- what to re-persist ---------------------------------------------------------------------------------
 
     def add(self, env_ids: Iterable[str]) -> None:
-        """Have these environments stated again; nobody waits for them."""
+        """Have these environments re-persisted; nobody waits for them."""
         for env_id in env_ids:
             self._lost.setdefault(env_id, None)
         self._wake_up()
 
     def replace_write(self, write: Write, group: Group) -> bool:
-        """Have the environment stated again, in place of a write that a store which lost it does not take.
+        """Have the environment re-persisted, in place of a write that a store which lost it does not take.
 
         Returns:
             Whether that is so; an end is written in any store.
@@ -105,7 +105,7 @@ class Statements:
         return True
 
     def _add_first(self, env_id: str) -> Group:
-        """Have an environment stated before those that nobody waits for; returns the group to wait for."""
+        """Have an environment re-persisted before those that nobody waits for; returns the group to wait for."""
         group = self._lost.get(env_id)
         if group is None:
             group = self._lost[env_id] = Group(self._tenure.generation)
@@ -114,7 +114,7 @@ class Statements:
         return group
 
     def _add_again(self, env_id: str, group: Group | None) -> None:
-        """Have an environment stated once more, for those who wait for ``group``."""
+        """Have an environment re-persisted once more, for those who wait for ``group``."""
         if group is None:
             self._lost.setdefault(env_id, None)
             return
@@ -124,11 +124,11 @@ class Statements:
     # --- who waits ------------------------------------------------------------------------------------------
 
     def slots(self) -> set[int]:
-        """The slots in which something is to be stated."""
+        """The slots in which something is to be re-persisted."""
         return {slot_of(env_id) for env_id in (*self._lost, *self._present_groups())}
 
     def groups_of(self, slots: Collection[int] | None) -> Iterator[Group]:
-        """The groups to wait for until all of these slots is stated, or all there is."""
+        """The groups to wait for until all of these slots is re-persisted, or all there is."""
         for env_id in list(self._lost):
             if slots is None or slot_of(env_id) in slots:
                 yield self._add_first(env_id)
@@ -148,22 +148,22 @@ class Statements:
     def _present_groups(self) -> Mapping[str, Group | None]:
         return {} if self._present is None else self._present.groups
 
-    # --- what is stated -------------------------------------------------------------------------------------
+    # --- what is re-persisted -------------------------------------------------------------------------------
 
-    def next(self) -> Statement | None:
-        """What to state now; None if there is nothing, or nobody knows whose it is."""
+    def next(self) -> RepersistBatch | None:
+        """The batch to write now; None if there is nothing, or nobody knows whose it is."""
         if self._present is None:
             self._present = self._draw_up()
         return self._present
 
-    def is_outdated(self, statement: Statement) -> bool:
+    def is_outdated(self, batch: RepersistBatch) -> bool:
         """Whether its slots have another owner or data set now."""
-        return statement.generation != self._tenure.generation or any(
-            self._tenure.token_of(slot) != token for slot, token in statement.tokens.items()
+        return batch.generation != self._tenure.generation or any(
+            self._tenure.token_of(slot) != token for slot, token in batch.tokens.items()
         )
 
     def begin_anew(self) -> None:
-        """State all of the present statement's environments once more."""
+        """Re-persist all environments of the present batch once more."""
         groups, self._present = self._present_groups(), None
         for env_id, group in groups.items():
             self._add_again(env_id, group)
@@ -171,27 +171,27 @@ class Statements:
                 group.finish()
 
     def note_call(self, refusals: Sequence[Refusal]) -> None:
-        """Take in that the present statement's next call was made, but for what the store refused."""
-        statement = self._present
-        if statement is None:
+        """Note that the present batch's next call was made, but for what the store refused."""
+        batch = self._present
+        if batch is None:
             return
-        call = statement.calls.popleft()
+        call = batch.calls.popleft()
         for position, reason in refusals:
             env_id = call[position].env_id
-            group = statement.groups.get(env_id)
+            group = batch.groups.get(env_id)
             if reason in LOST:
                 self._add_again(env_id, group)
             else:
-                self._give_up(env_id, reason, group, statement.tokens[call[position].slot])
-        if not statement.calls:
+                self._give_up(env_id, reason, group, batch.tokens[call[position].slot])
+        if not batch.calls:
             self._present = None
-            for group in statement.groups.values():
+            for group in batch.groups.values():
                 if group is not None:
                     group.finish()
 
-    def _draw_up(self) -> Statement | None:
-        """As many environments as one call takes, and what to write of them."""
-        statement = Statement(self._tenure.generation, {}, {}, deque())
+    def _draw_up(self) -> RepersistBatch | None:
+        """Take as many environments as one call of the log carries, with their writes."""
+        batch = RepersistBatch(self._tenure.generation, {}, {}, deque())
         tokens: dict[int, str] = {}
         writes: list[Write] = []
         refused: dict[str, RefusalReason] = {}
@@ -202,7 +202,7 @@ class Statements:
             if token is None and not self._tenure.has_gone(slot):
                 continue
             whole = None if token is None else self._whole(env_id)
-            statement.groups[env_id] = group
+            batch.groups[env_id] = group
             if token is None or whole is None:
                 refused[env_id] = "moved"
             elif not whole:
@@ -213,17 +213,17 @@ class Statements:
                 size += sum(map(size_of, whole))
             if len(writes) >= LIMITS.writes or size >= LIMITS.size:
                 break
-        for env_id in statement.groups:
+        for env_id in batch.groups:
             del self._lost[env_id]
         for env_id, reason in refused.items():
-            self._refuse(env_id, reason, statement.groups.pop(env_id))
-        self._supersede(statement)
-        statement.tokens = tokens
-        statement.calls.extend(pack(writes))
-        return statement if writes else None
+            self._refuse(env_id, reason, batch.groups.pop(env_id))
+        self._supersede(batch)
+        batch.tokens = tokens
+        batch.calls.extend(pack(writes))
+        return batch if writes else None
 
     def _refuse(self, env_id: str, reason: RefusalReason, group: Group | None) -> None:
-        """Let those go on who wait for what cannot be stated."""
+        """Fail the calls that wait for an environment which cannot be re-persisted."""
         if group is None:
             return
         # One that nobody asked for lives on here: it is told so at its next call.
@@ -231,24 +231,24 @@ class Statements:
             self._give_up(env_id, reason, group, self._tenure.token_of(slot_of(env_id)))
         group.finish()
 
-    def _supersede(self, statement: Statement) -> None:
-        """Take back earlier writes that the statement includes: made after it, they would seem to contradict it."""
-        groups = statement.groups
+    def _supersede(self, batch: RepersistBatch) -> None:
+        """Withdraw earlier writes that the batch includes: made after it, they would contradict it."""
+        groups = batch.groups
         for group in self._written_groups():
             kept = []
             for write in group.writes:
                 if write.env_id not in groups or write.kind == "close":
                     kept.append(write)
                     continue
-                stated = groups[write.env_id] = groups[write.env_id] or Group(statement.generation)
-                stated.is_asked_for = True
-                group.later[write.env_id] = stated
+                merged = groups[write.env_id] = groups[write.env_id] or Group(batch.generation)
+                merged.is_asked_for = True
+                group.later[write.env_id] = merged
             group.writes = kept
 
     def _whole(self, env_id: str) -> Sequence[Write] | None:
         """All of an environment; none of it if its own code fails to say it, which is nobody else's loss."""
         try:
-            return self._recorded.restate(env_id)
+            return self._recorded.repersist(env_id)
         except Exception:
-            logger.exception("an environment cannot be stated again", extra={"env_id": env_id})
+            logger.exception("an environment cannot be re-persisted", extra={"env_id": env_id})
             return ()
