@@ -53,7 +53,7 @@ class HostLimits:
     max_kept_bytes: int = 8_388_608
     """Actions kept for an environment in Redis whose kind has no state to begin anew from; then its steps are refused."""
     max_answer_bytes: int = 67_108_864
-    """Bytes of the answers of one batch; items beyond it are refused, and nothing is done for them."""
+    """Bytes of an answer, and of all answers of one batch; items beyond it are refused, and nothing is done for them."""
     max_batch_compute_s: float = 240.0
     """Seconds that the environments which one batch makes may compute, as far as they compute in threads."""
     closed_memory_s: float = 600.0

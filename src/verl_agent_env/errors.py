@@ -364,15 +364,23 @@ class ArgumentsTooLargeError(RequestError):
 
 @dataclass(eq=False)
 class AnswerTooLargeError(RequestError):
-    """The answer to the batch is as long as may be; nothing was done for this item."""
+    """The answer would be longer than may be, alone or with those of its batch; nothing was done, or it was undone."""
 
     code = "answer_too_large"
     status = 413
-    title = "The answer to the batch would be too large"
+    title = "The answer would be too large"
     max_answer_bytes: int = 0
+    size: int = 0
+    """Of this answer alone, where it is too long by itself."""
 
     @property
     def detail(self) -> str:
+        if self.size:
+            return (
+                f"The answer takes {self.size} bytes, the limit is {self.max_answer_bytes}. Nothing has changed, unless the "
+                "environment cannot be taken back: then it is lost. Ask for smaller observations, or raise "
+                "max_answer_bytes."
+            )
         return (
             f"The answers to the other items take the {self.max_answer_bytes} bytes that there are for a batch; nothing "
             "was done for this item. Send it in a batch of its own, or raise max_answer_bytes."

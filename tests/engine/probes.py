@@ -128,6 +128,9 @@ class Probe(gymnasium.Env[Any, Any]):
         elif command == "numpy":
             reward = np.float32(0.25)
             info = {"array": np.arange(3), "number": np.int64(7), 5: np.bool_(True)}
+        elif command == "long":
+            self.total += 1000
+            observation = [{"role": "user", "content": "x" * 5000}]
         elif command == "short":
             return observation, reward  # type: ignore[return-value]
         return observation, reward, np.bool_(command == "end"), command == "cut", info

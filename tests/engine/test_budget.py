@@ -12,7 +12,13 @@ from tests.engine.conftest import KINDS
 from tests.engine.probes import Controls
 from verl_agent_env.engine import CreateRequest, Host
 from verl_agent_env.engine.batches import Batches
-from verl_agent_env.errors import AnswerTooLargeError, BatchTooCostlyError, InvalidEnvArgumentsError
+from verl_agent_env.engine.inspection import trajectory
+from verl_agent_env.errors import (
+    AnswerTooLargeError,
+    BatchTooCostlyError,
+    EnvironmentLostError,
+    InvalidEnvArgumentsError,
+)
 from verl_agent_env.wire.codec import StepAnswer
 
 Create = Callable[..., Any]
@@ -39,6 +45,52 @@ async def test_steps_beyond_the_longest_answer_are_not_taken(
     assert {host.directory.find(env_id).seq for env_id in left} == {1}
     again = await Batches(host).step(left[:5], ["1"] * 5, [1] * 5)
     assert all(isinstance(answer, StepAnswer) for answer in again)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_an_answer_too_long_by_itself_is_refused_and_nothing_has_changed(
+    make_host: Callable[..., Host], create: Create, kind: str
+) -> None:
+    host = make_host(max_answer_bytes=2000)
+    env_id = await create(host, kind)
+    first = await host.step(env_id, "1", 0)
+    # The same as after an exception: what can be played again stands where it stood.
+    if "live" in kind:
+        with pytest.raises(EnvironmentLostError):
+            await host.step(env_id, "long", 1)
+        return
+    with pytest.raises(AnswerTooLargeError) as caught:
+        await host.step(env_id, "long", 1)
+    assert caught.value.size > 5000
+    assert caught.value.max_answer_bytes == 2000
+    second = await host.step(env_id, "2", 1)
+    totals = [orjson.loads(answer.observation)[0]["content"] for answer in (first, second)]
+    assert int(totals[1]) - int(totals[0]) == 2
+    (refused,) = await Batches(host).step([env_id], ["long"], [2])
+    assert isinstance(refused, AnswerTooLargeError)
+    assert host.directory.find(env_id).seq == 2
+
+
+async def test_a_beginning_too_long_makes_nothing(make_host: Callable[..., Host]) -> None:
+    host = make_host(max_answer_bytes=2000)
+    for execution in ("single_turn_chat", "sokoban"):
+        kwargs = {"task_prompt": "x" * 3000} if execution == "single_turn_chat" else {"dim_room": [40, 40]}
+        with pytest.raises(AnswerTooLargeError):
+            await host.create(CreateRequest(f"verl_env/{execution}-v0", 1, kwargs))
+    assert len(host.directory) == 0
+
+
+async def test_an_episode_too_long_to_be_shown_is_refused(
+    make_host: Callable[..., Host], create: Create
+) -> None:
+    host = make_host(max_answer_bytes=2000)
+    env_id = await create(host, "inline")
+    for seq in range(60):
+        await host.step(env_id, "1", seq)
+    with pytest.raises(AnswerTooLargeError):
+        await trajectory(host, env_id)
+    assert host.directory.find(env_id).seq == 60
+    await host.step(env_id, "1", 60)
 
 
 async def test_long_arguments_are_taken_into_account_before_anything_is_made(

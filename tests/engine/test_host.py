@@ -220,6 +220,7 @@ async def test_cancelled_caller_finds_its_step_done(
 
 @pytest.mark.parametrize("when", ["during", "after"])
 async def test_cancelled_create_leaves_nothing(host: Host, controls: Controls, when: str) -> None:
+    host.registry.kind("probe/thread-v0")
     caller = asyncio.create_task(host.create(CreateRequest("probe/thread-v0")))
     await asyncio.sleep(0)
     if when == "after":

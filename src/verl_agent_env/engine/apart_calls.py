@@ -114,6 +114,7 @@ class ApartCalls:
                 encoded,
                 lambda env: self._lives.mark_beginning(instance, env),
             )
+            self._lives.require_short(answer)
         except (AtCapacityError, InvalidEnvArgumentsError):
             raise
         except ENV_FAULTS as fault:
@@ -142,6 +143,7 @@ class ApartCalls:
                         ),
                         briefly=identity is not encoded and instance.records_calls,
                     )
+                    self._lives.require_short(answer)
                 except AtCapacityError:
                     raise
                 except ENV_FAULTS as fault:

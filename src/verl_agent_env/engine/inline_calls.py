@@ -66,6 +66,9 @@ class InlineCalls:
                 encoded, answer = step_briefly(env, action, encoded)
             else:
                 answer = StepAnswer.of(env.step(action))
+            # As Lives.require_short, without a call.
+            if len(answer.observation) + len(answer.info) > limits.max_answer_bytes:
+                self._lives.require_short(answer)
             mark = NO_MARK if recorder is None else recorder.mark(instance, env, answer)
         except ENV_FAULTS as fault:
             self._lives.fail(instance, fault)
@@ -109,6 +112,7 @@ class InlineCalls:
                 encoded,
                 lambda env: self._lives.mark_beginning(instance, env),
             )
+            self._lives.require_short(answer)
         except InvalidEnvArgumentsError:
             raise
         except ENV_FAULTS as fault:

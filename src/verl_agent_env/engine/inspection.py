@@ -7,14 +7,14 @@ from typing import Any, TypeVar
 
 import orjson
 
-from verl_agent_env.engine.execution import ENV_FAULTS, see_nothing
+from verl_agent_env.engine.execution import ENV_FAULTS
 from verl_agent_env.engine.host import Host
 from verl_agent_env.engine.instance import Instance
 from verl_agent_env.envs.base import ChatEnv
 from verl_agent_env.envs.pictures import to_png
-from verl_agent_env.errors import AtCapacityError, RenderModeError
+from verl_agent_env.errors import AnswerTooLargeError, AtCapacityError, RenderModeError
 from verl_agent_env.wire.actions import shown
-from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
+from verl_agent_env.wire.codec import ResetAnswer, StepAnswer, size_of
 
 T = TypeVar("T")
 
@@ -61,6 +61,7 @@ async def render(host: Host, env_id: str, mode: str) -> bytes:
     Raises:
         EnvironmentStateError: There is none, or it is lost.
         RenderModeError: It has no such mode.
+        AnswerTooLargeError: The picture is longer than an answer may be.
     """
     if mode not in MEDIA_TYPES:
         raise RenderModeError(mode, list(MEDIA_TYPES))
@@ -73,7 +74,10 @@ async def render(host: Host, env_id: str, mode: str) -> bytes:
             return to_png(env.draw("rgb_array"))
         return str(env.draw(mode)).encode()
 
-    return await read_env(host, env_id, draw)
+    picture = await read_env(host, env_id, draw)
+    if len(picture) > host.limits.max_answer_bytes:
+        raise AnswerTooLargeError(host.limits.max_answer_bytes, len(picture))
+    return picture
 
 
 async def trajectory(host: Host, env_id: str) -> bytes:
@@ -86,6 +90,7 @@ async def trajectory(host: Host, env_id: str) -> bytes:
     Raises:
         EnvironmentStateError: There is none, or it is lost.
         EnvironmentFailedError, EnvironmentTimeoutError: Its own code raised or hung in the replay.
+        AnswerTooLargeError: It is longer than an answer may be.
         AtCapacityError: Too many threads hang.
         StoreUnavailableError: A part of it is in the store, which does not answer.
     """
@@ -106,6 +111,9 @@ async def trajectory(host: Host, env_id: str) -> bytes:
         begin, answers = await _played_again(host, instance, actions)
     else:
         begin, answers = instance.beginning, list(instance.answers or ())
+        length = _Length(host)
+        for answer in answers:
+            length.add(None, answer)
     steps = [
         b'{"seq":%d,"action":%b,%b' % (seq, shown(action), answer.to_json()[1:])
         for seq, (action, answer) in enumerate(zip(actions or (), answers, strict=True))
@@ -126,6 +134,24 @@ async def _all_actions(host: Host, instance: Instance) -> list[bytes] | None:
     return list(instance.actions or ()) if instance.history_complete else None
 
 
+class _Length:
+    """Counts the answers of an episode, and ends it when they are too long."""
+
+    def __init__(self, host: Host) -> None:
+        self._size = 0
+        self._max_bytes = host.limits.max_answer_bytes
+
+    def add(self, _: Any, answer: StepAnswer) -> None:
+        """Count an answer.
+
+        Raises:
+            AnswerTooLargeError: They are longer than an answer may be.
+        """
+        self._size += size_of(answer)
+        if self._size > self._max_bytes:
+            raise AnswerTooLargeError(self._max_bytes, self._size)
+
+
 async def _played_again(
     host: Host, instance: Instance, actions: list[bytes]
 ) -> tuple[ResetAnswer, list[StepAnswer]]:
@@ -133,7 +159,7 @@ async def _played_again(
         env, begin = await host.executor.reset(
             instance.kind, instance.arguments, None, instance.seed, instance.options
         )
-        played = await host.executor.play(instance.kind, env, actions, see_nothing)
+        played = await host.executor.play(instance.kind, env, actions, _Length(host).add)
     except AtCapacityError:
         raise
     except ENV_FAULTS as fault:

@@ -23,6 +23,7 @@ from verl_agent_env.envs.registry import Registry
 from verl_agent_env.envs.rng import following_seed
 from verl_agent_env.errors import (
     ActionTooLargeError,
+    AnswerTooLargeError,
     ArgumentsTooLargeError,
     EnvironmentFailedError,
     EnvironmentLostError,
@@ -35,7 +36,7 @@ from verl_agent_env.errors import (
     VerlAgentEnvError,
 )
 from verl_agent_env.types import new_env_id, slot_of
-from verl_agent_env.wire.codec import ResetAnswer
+from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
 
 logger = logging.getLogger(__name__)
 
@@ -159,6 +160,16 @@ class Lives:
         if instance.history_bytes > self.limits.max_kept_bytes and instance.is_journalled:
             raise HistoryFullError(instance.env_id, self.limits.max_kept_bytes)
 
+    def require_short(self, answer: StepAnswer | ResetAnswer) -> None:
+        """Refuse what an environment has answered, as if its code had raised: what led to it does not count then.
+
+        Raises:
+            AnswerTooLargeError: It is longer than may be.
+        """
+        size, limit = len(answer.observation) + len(answer.info), self.limits.max_answer_bytes
+        if size > limit:
+            raise AnswerTooLargeError(limit, size)
+
     def mark_beginning(self, instance: Instance, env: Env) -> Mark:
         """Read of an episode that has just begun what is recorded of it."""
         return NO_MARK if self.recorder is None else self.recorder.mark_beginning(instance, env)
@@ -209,7 +220,7 @@ class Lives:
         Raises:
             MovedError: Another worker owns the environment by now, or may: what failed here says nothing of it.
             EnvironmentLostError: It does not come back.
-            EnvironmentFailedError, EnvironmentTimeoutError: It does.
+            EnvironmentFailedError, EnvironmentTimeoutError, AnswerTooLargeError: It does.
         """
         error = self.failure(instance, fault)
         self.release(instance, fault)
@@ -217,11 +228,12 @@ class Lives:
             self._send_away(instance)
         self.directory.touch(instance)
         if instance.episode >= 0 and (rebuilding or not instance.replayable):
-            instance.lost = (
-                f"it took longer than {error.max_step_s:g} s"
-                if isinstance(error, EnvironmentTimeoutError)
-                else f"its code raised {error.fields().get('error')}"
-            )
+            if isinstance(error, EnvironmentTimeoutError):
+                instance.lost = f"it took longer than {error.max_step_s:g} s"
+            elif isinstance(error, AnswerTooLargeError):
+                instance.lost = f"it answered with {error.size} bytes, more than {error.max_answer_bytes}"
+            else:
+                instance.lost = f"its code raised {error.fields().get('error')}"
             raise EnvironmentLostError(instance.env_id, instance.lost) from fault
         raise error from fault
 
@@ -255,17 +267,19 @@ class Lives:
 
     def failure(self, instance: Instance, fault: BaseException) -> VerlAgentEnvError:
         """The error to answer with when an environment's own code failed, counted and logged."""
-        timed_out = isinstance(fault, CallTimeoutError)
-        kind_of_fault = "timeout" if timed_out else "exception"
+        timed_out, too_long = isinstance(fault, CallTimeoutError), isinstance(fault, AnswerTooLargeError)
+        kind_of_fault = "timeout" if timed_out else "answer_too_large" if too_long else "exception"
         self.faults[instance.kind.name, kind_of_fault] += 1
         logger.warning(
             "environment call failed: %s",
             kind_of_fault,
-            exc_info=None if timed_out else fault,
+            exc_info=None if timed_out or too_long else fault,
             extra={"env_id": instance.env_id, "env_name": instance.kind.name},
         )
         if timed_out:
             return EnvironmentTimeoutError(instance.env_id, self.limits.max_step_s)
+        if isinstance(fault, AnswerTooLargeError):
+            return fault
         name = fault.name if isinstance(fault, ForeignExitError) else type(fault).__name__
         return EnvironmentFailedError(instance.env_id, name)
 
