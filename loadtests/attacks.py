@@ -26,6 +26,8 @@ REFUSED = frozenset(
         "invalid_request",
     }
 )
+RUN = "hostile"
+"""The run of all environments that attackers make."""
 _HEAD_BYTES = 65_536
 _seeds = itertools.count(1)
 
@@ -87,7 +89,7 @@ class Attacker:
 
     async def initialize(self, env_name: str, **env_kwargs: Any) -> str:
         """The id of a new environment; empty if it was refused."""
-        wanted = {"env_name": env_name, "seed": next(_seeds), "env_kwargs": env_kwargs}
+        wanted = {"env_name": env_name, "seed": next(_seeds), "env_kwargs": env_kwargs, "run_id": RUN}
         document = await self.call("/api/environment/initialize", wanted)
         return str((document or {}).get("env_id", ""))
 
@@ -152,7 +154,8 @@ async def _impossible_puzzles(attacker: Attacker) -> None:
 
 async def _large_batches(attacker: Attacker) -> None:
     made = await attacker.call(
-        "/api/batch/initialize", {"env_name": "frozen_lake", "num_envs": 10_000, "env_kwargs": {"size": 8}}
+        "/api/batch/initialize",
+        {"env_name": "frozen_lake", "num_envs": 10_000, "env_kwargs": {"size": 8}, "run_id": RUN},
     )
     env_ids = [env_id for env_id in (made or {}).get("env_ids", ()) if env_id]
     body = orjson.dumps({"env_ids": env_ids, "actions": ["left"] * len(env_ids)})
@@ -284,7 +287,9 @@ ATTACKS = (
     ),
     Attack(
         "10,000 environments without seeds in one call",
-        lambda: _posting("/api/batch/initialize", {"env_name": "sokoban", "seeds": [None] * 10_000}),
+        lambda: _posting(
+            "/api/batch/initialize", {"env_name": "sokoban", "seeds": [None] * 10_000, "run_id": RUN}
+        ),
         frozenset({"ok"}),
     ),
     Attack(
@@ -294,6 +299,7 @@ ATTACKS = (
             {
                 "env_name": "single_turn_chat",
                 "num_envs": 500,
+                "run_id": RUN,
                 "env_kwargs": {"task_prompt": "x" * (MEGABYTE - 1000)},
             },
         ),
@@ -321,7 +327,8 @@ ATTACKS = (
     Attack(
         "50 bodies without a token that drip",
         lambda: _at_once(50, _dripping_body),
-        frozenset({"closed", "unauthorized", "body_timeout", "status 408"}),
+        # Behind nginx, which waits for slow clients itself and asks for no token, there is none yet when patience ends.
+        frozenset({"closed", "unauthorized", "body_timeout", "status 408", "no answer"}),
     ),
     Attack(
         "4 heads of 50 MB",

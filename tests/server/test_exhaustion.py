@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import subprocess
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,6 +13,7 @@ import httpx
 import pytest
 
 from tests.conftest import ServerProcess
+from tests.ports import free_ports
 from tests.waiting import HANG_S, eventually
 from verl_agent_env.server.logs import configure_logging
 
@@ -52,6 +54,44 @@ def test_more_connections_than_files_end_no_server_and_keep_none_busy() -> None:
 def _is_healthy(server: ServerProcess) -> bool:
     try:
         return httpx.get(f"{server.url}/healthz", timeout=HANG_S).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+NOISY = """
+import sys
+from verl_agent_env.cli import main
+sys.argv[1:] = ["serve", "--host", "127.0.0.1", "--access-log", "--log-level", "debug", "--port", *sys.argv[1:]]
+main()
+"""
+
+
+@pytest.mark.parametrize("options", [[], ["--workers", "2"]])
+def test_a_server_whose_log_is_on_a_full_disk_goes_on_and_ends_in_good_order(options: list[str]) -> None:
+    # The workers of a pool take the ports that follow.
+    port = free_ports(3)[0]
+    command = [sys.executable, "-c", NOISY, str(port), *options]
+    with Path("/dev/full").open("w") as full:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=full, stderr=full)
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=HANG_S) as client:
+            eventually(lambda: process.poll() is not None or _answers(client))
+            assert process.poll() is None
+            made = client.post("/api/environment/initialize", json={"env_name": "frozen_lake", "seed": 1})
+            step = f"/api/environment/{made.json()['env_id']}/step"
+            for seq in range(5):
+                assert client.post(step, json={"action": "up", "seq": seq}).status_code == 200
+                # What is refused is logged as well.
+                assert client.post(step, json={"action": "up", "seq": 99}).status_code == 409
+    finally:
+        process.terminate()
+        ended = process.wait(HANG_S)
+    assert ended == 0
+
+
+def _answers(client: httpx.Client) -> bool:
+    try:
+        return client.get("/healthz").status_code == 200
     except httpx.TransportError:
         return False
 

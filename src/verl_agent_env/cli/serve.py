@@ -80,6 +80,12 @@ def serve(**given: Any) -> None:
         sys.exit(0)
 
 
+def _announce(sentence: str) -> None:
+    """Say that the server begins; on a full disk nobody hears it, as with the log."""
+    with contextlib.suppress(OSError):
+        click.echo(sentence, err=True)
+
+
 def _serve_alone(settings: ServerSettings, listener: socket.socket, announcement: str) -> None:
     import uvicorn
 
@@ -98,7 +104,7 @@ def _serve_alone(settings: ServerSettings, listener: socket.socket, announcement
     config.load()
     # uvicorn would make one itself, of older ciphers.
     config.ssl = server_context(settings.tls)
-    click.echo(f"{announcement}. Ctrl-C stops.", err=True)
+    _announce(f"{announcement}. Ctrl-C stops.")
     uvicorn.Server(config).run(sockets=[listener])
 
 
@@ -123,7 +129,7 @@ def _serve_pool(
     def make_app(index: int, is_successor: bool) -> Any:
         return create_app(settings, place=Place(pool[index], pool, supervisor, is_successor))
 
-    click.echo(f"{announcement}, {len(pool)} workers: {', '.join(pool)}. Ctrl-C stops.", err=True)
+    _announce(f"{announcement}, {len(pool)} workers: {', '.join(pool)}. Ctrl-C stops.")
     gc.collect()
     gc.freeze()
     WorkerPool(settings, [listener, *listeners], make_app).run()

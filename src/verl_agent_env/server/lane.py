@@ -155,7 +155,7 @@ class Lane:
         """Of this worker, as its protocol counts them."""
         self.body_timeout_s = limits.body_timeout_s
         self._limits = limits
-        self._memory = RequestMemory(limits.max_request_memory_bytes, limits.max_body_bytes, on_idle)
+        self.memory = RequestMemory(limits.max_request_memory_bytes, limits.max_body_bytes, on_idle)
         self._admission = admission
         self._metrics = metrics
         self._log_all = log_all
@@ -203,7 +203,7 @@ class Lane:
         self, routes: dict[str, Route], env_id: str, scope: Scope, receive: Receive, send: Send
     ) -> None:
         """Answer a request whose path has ``routes``; none at all means that there is no such path."""
-        share = self._memory.share()
+        share = self.memory.share()
         try:
             await self._serve(routes, env_id, scope, receive, send, share)
         finally:

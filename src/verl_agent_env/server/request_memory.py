@@ -49,6 +49,11 @@ class RequestMemory:
         """The most that they were since nothing was used."""
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
+    @property
+    def used(self) -> int:
+        """Bytes that requests take at present."""
+        return self._used
+
     def share(self) -> Share:
         """Begin to count what one request takes, until it is answered."""
         return Share(self)
