@@ -11,10 +11,11 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from verl_agent_env.cli.local_cluster import LocalCluster, Program
+from verl_agent_env.cli.local_cluster import ClusterTls, LocalCluster, Program
 from verl_agent_env.cli.serve import raise_file_limit
 
 _LOOK_S = 0.25
+_FILE = click.Path(exists=True, dir_okay=False, resolve_path=True, path_type=Path)
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
@@ -27,15 +28,27 @@ _LOOK_S = 0.25
 @click.option(
     "--folder", type=click.Path(file_okay=False, path_type=Path), help="For logs and data; a temporary one when not given."
 )  # fmt: skip
+@click.option("--tls-cert", type=_FILE, help="Certificate for 127.0.0.1 and localhost, PEM: then nginx and the workers speak TLS.")  # fmt: skip
+@click.option("--tls-key", type=_FILE, help="The certificate's key, if it is not in the same file.")
+@click.option("--tls-ca", type=_FILE, help="The CA that the certificate is of; needed with --tls-cert.")
 @click.argument("serve_options", nargs=-1, type=click.UNPROCESSED)
 def cluster(
-    nodes: int, workers: int, port: int, redis: str, folder: Path | None, serve_options: tuple[str, ...]
+    nodes: int,
+    workers: int,
+    port: int,
+    redis: str,
+    folder: Path | None,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    tls_ca: Path | None,
+    serve_options: tuple[str, ...],
 ) -> None:
     """Run a whole cluster on this machine: Redis, nodes of several workers, nginx in front.
 
     Needs redis-server and nginx (Debian: apt-get install redis-server nginx). SERVE_OPTIONS go to every node's
     `serve`. Ctrl-C ends everything.
     """
+    tls = _tls_of(tls_cert, tls_key, tls_ca)
     console = Console(stderr=True)
     raise_file_limit()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -48,6 +61,7 @@ def cluster(
                 port=port,
                 redis=redis,
                 serve_options=serve_options,
+                tls=tls,
                 say=lambda part: status.update(f"Starting: {part}"),
             )
             try:
@@ -63,6 +77,14 @@ def cluster(
         finally:
             with console.status("Stopping"):
                 parts.stop()
+
+
+def _tls_of(cert: Path | None, key: Path | None, ca: Path | None) -> ClusterTls | None:
+    if cert is not None and ca is not None:
+        return ClusterTls(cert, key or cert, ca)
+    if cert is not None or key is not None or ca is not None:
+        raise click.UsageError("To TLS belong --tls-cert and --tls-ca, and perhaps --tls-key.")
+    return None
 
 
 def _summary(parts: LocalCluster) -> str:

@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -40,6 +41,35 @@ class Machine:
     """Address of it."""
     enter: tuple[str, ...] = ()
     """What stands before a command so that it runs there."""
+
+
+@dataclass(frozen=True)
+class ClusterTls:
+    """Certificates of nginx and all workers."""
+
+    cert: Path
+    """File with the certificate of all of them, for their addresses and ``localhost``."""
+    key: Path
+    """File with its private key."""
+    ca: Path
+    """File with the CA that it is of."""
+
+    def serve_options(self) -> list[str]:
+        """What a node is given."""
+        return [f"--tls-cert={self.cert}", f"--tls-key={self.key}", f"--tls-peer-ca={self.ca}"]
+
+    def nginx_settings(self) -> dict[str, Any]:
+        """What nginx is given; it cannot ask a worker for the certificate of its address, only for one of a name."""
+        return {
+            "tls_cert": str(self.cert),
+            "tls_key": str(self.key),
+            "worker_ca": str(self.ca),
+            "worker_name": "localhost",
+        }
+
+    def client_context(self) -> ssl.SSLContext:
+        """How to call them."""
+        return ssl.create_default_context(cafile=str(self.ca))
 
 
 class Program:
@@ -147,6 +177,7 @@ class LocalCluster:
         redis: str = "",
         serve_options: Sequence[str] = (),
         machines: Mapping[str, Machine] | None = None,
+        tls: ClusterTls | None = None,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
         """A cluster that is not started yet.
@@ -160,6 +191,7 @@ class LocalCluster:
             redis: URL of a Redis that runs already; one of its own when not given.
             serve_options: What else the nodes are given on their command line.
             machines: Where programs run, by name (``redis``, ``nginx``, ``node-1`` …), if not on the loopback.
+            tls: What nginx and the workers speak TLS with; None for plain HTTP.
             say: Is told what happens.
 
         Raises:
@@ -167,6 +199,9 @@ class LocalCluster:
         """
         self.folder = folder
         self._machines = machines or {}
+        self._tls = tls
+        self.tls_context = None if tls is None else tls.client_context()
+        """How to call nginx and the nodes; None for plain HTTP."""
         self.port = port or free_port()
         self.host = self._machine("nginx").host
         """Where nginx listens."""
@@ -193,7 +228,7 @@ class LocalCluster:
     @property
     def url(self) -> str:
         """Where clients go."""
-        return f"http://{self.host}:{self.port}"
+        return f"{'http' if self._tls is None else 'https'}://{self.host}:{self.port}"
 
     @property
     def addresses(self) -> list[str]:
@@ -215,11 +250,11 @@ class LocalCluster:
             self._say(node.name)
             node.start()
         for node in self.nodes:
-            self._await(node, functools.partial(is_ready, node.host, node.port))
+            self._await(node, functools.partial(is_ready, node.host, node.port, self.tls_context))
         self._say("nginx")
         self.configure_nginx()
         self.nginx.start()
-        self._await(self.nginx, functools.partial(is_ready, self.host, self.port))
+        self._await(self.nginx, functools.partial(is_ready, self.host, self.port, self.tls_context))
         self._say("slots")
         self._await(self.nginx, self.is_settled)
 
@@ -241,7 +276,7 @@ class LocalCluster:
             click.ClickException: It did not start.
         """
         node.start()
-        self._await(node, functools.partial(is_ready, node.host, node.port))
+        self._await(node, functools.partial(is_ready, node.host, node.port, self.tls_context))
 
     def configure_nginx(self) -> None:
         """Write nginx's configuration anew and have it read, if nginx runs."""
@@ -252,13 +287,14 @@ class LocalCluster:
             folder=self.folder,
             # Started by root, nginx would run as nobody, who cannot write in the folder.
             user=getpass.getuser() if os.geteuid() == 0 else "",
+            **({} if self._tls is None else self._tls.nginx_settings()),
         )
         write_nginx_config(settings, self._config)
         self.nginx.signal(signal.SIGHUP)
 
     def describe(self) -> dict[str, Any]:
         """What ``GET /api/cluster`` says."""
-        answer: dict[str, Any] = orjson.loads(get(self.host, self.port, "/api/cluster"))
+        answer: dict[str, Any] = orjson.loads(get(self.host, self.port, "/api/cluster", self.tls_context))
         return answer
 
     def is_settled(self) -> bool:
@@ -293,6 +329,7 @@ class LocalCluster:
             *("--host", machine.host, "--port", str(ports[0]), "--worker-port", str(ports[1])),
             *("--node", name, "--advertise", machine.host, "--workers", str(self._workers)),
             *("--expected-nodes", str(self._nodes)),
+            *(() if self._tls is None else self._tls.serve_options()),
             *self._serve_options,
         ]
         # Through the environment: a command line is for all to see, and the URL may hold a password.
@@ -366,14 +403,18 @@ def require_free(port: int) -> None:
         ) from None
 
 
-def get(host: str, port: int, path: str) -> bytes:
+def get(host: str, port: int, path: str, tls: ssl.SSLContext | None = None) -> bytes:
     """What the server at this port answers.
 
     Raises:
         OSError, http.client.HTTPException: It does not.
         ValueError: It refuses.
     """
-    connection = http.client.HTTPConnection(host, port, timeout=5)
+    connection = (
+        http.client.HTTPConnection(host, port, timeout=5)
+        if tls is None
+        else http.client.HTTPSConnection(host, port, timeout=5, context=tls)
+    )
     with contextlib.closing(connection):
         connection.request("GET", path)
         answer = connection.getresponse()
@@ -383,9 +424,9 @@ def get(host: str, port: int, path: str) -> bytes:
     return body
 
 
-def is_ready(host: str, port: int) -> bool:
+def is_ready(host: str, port: int, tls: ssl.SSLContext | None = None) -> bool:
     """Whether the server at this port takes work."""
-    get(host, port, "/readyz")
+    get(host, port, "/readyz", tls)
     return True
 
 
