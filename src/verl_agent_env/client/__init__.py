@@ -14,6 +14,7 @@ from verl_agent_env.client.async_env import AsyncEnv
 from verl_agent_env.client.calls import Beginning
 from verl_agent_env.client.errors import (
     ClientClosedError,
+    ClientLoopError,
     NoServerError,
     ServerUnreachableError,
     StepUndecidedError,
@@ -26,6 +27,7 @@ __all__ = [
     "AsyncEnvClient",
     "Beginning",
     "ClientClosedError",
+    "ClientLoopError",
     "Env",
     "EnvClient",
     "LeaveEpisodeError",

@@ -23,7 +23,8 @@ T = TypeVar("T")
 class AsyncEnvClient:
     """A client of one server, or of the cluster behind one URL; belongs to the event loop in which it is used.
 
-    Calls that are made side by side share requests, are sent again when they got lost, and are carried out once all
+    When that loop is closed, it may be used in another one. In a forked process it has connections and environments of its
+    own; those of the parent are left to the parent. Calls that are made side by side share requests, are sent again when they got lost, and are carried out once all
     the same. Closing the client closes the environments that it made.
     """
 
@@ -77,8 +78,11 @@ class AsyncEnvClient:
         )
         self._connection = Connection(url, token, timeout_s, max_connections, ca_file, client_cert)
         self._dispatch = Dispatch(self._connection, settings)
-        self.run_id = f"client-{uuid.uuid4().hex}"
-        """Run of the environments that are made without one."""
+
+    @property
+    def run_id(self) -> str:
+        """Run of the environments that are made without one; a forked process has one of its own."""
+        return self._dispatch.run_id
 
     @property
     def url(self) -> str:

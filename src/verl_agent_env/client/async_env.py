@@ -25,7 +25,7 @@ from verl_agent_env.client.calls import (
     StepItem,
     path_of,
 )
-from verl_agent_env.client.errors import ClientClosedError, StepUndecidedError
+from verl_agent_env.client.errors import ClientClosedError, ServerUnreachableError, StepUndecidedError
 from verl_agent_env.client.patience import Patience, is_undecided
 from verl_agent_env.errors import (
     EnvironmentClosedError,
@@ -58,6 +58,7 @@ class AsyncEnv:
         "_first_seq",
         "_history",
         "_lock",
+        "_lock_loop",
         "_pending",
         "_request",
         "_seq",
@@ -82,6 +83,7 @@ class AsyncEnv:
         self._pending: bytes | None = None
         """The action of a step whose answer never came."""
         self._lock = asyncio.Lock()
+        self._lock_loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
 
     @property
@@ -103,7 +105,7 @@ class AsyncEnv:
             UnknownEnvNameError, InvalidEnvArgumentsError: There is no such environment; nothing was made.
             VerlAgentEnvError: No room, or no server, until the deadline.
         """
-        async with self._lock:
+        async with self._turn():
             if self.env_id or self._request is None:
                 return self
             dispatch, request = self._dispatch, self._request
@@ -116,7 +118,7 @@ class AsyncEnv:
                         made = await dispatch.ask(INITIALIZE, item, gathered=gathered)
                         break
                     except VerlAgentEnvError as error:
-                        if is_undecided(error):
+                        if is_undecided(error) and not _never_ran(error):
                             dispatch.suspect_orphans(request.run_id)
                         await patience.pause_after(error)
                         self.num_retries += 1
@@ -154,7 +156,7 @@ class AsyncEnv:
         """
         await self.open()
         encoded = orjson.dumps(options)
-        async with self._lock:
+        async with self._turn():
             self._require_open()
             if self._beginning is not None and seed is None and options is None:
                 beginning, self._beginning = self._beginning, None
@@ -199,7 +201,7 @@ class AsyncEnv:
             ServerUnreachableError: No answer until the deadline; call again with the same action.
         """
         encoded = orjson.dumps(action, default=plain_value)
-        async with self._lock:
+        async with self._turn():
             if self._closed or not self.env_id:
                 self._require_open()
             seq = self._seq
@@ -343,8 +345,25 @@ class AsyncEnv:
         self._require_open()
         return await self._dispatch.get(path_of(self.env_id, call), self.env_id)
 
+    def _turn(self) -> asyncio.Lock:
+        """What calls on the environment wait for each other with; one for each event loop that the client is used in.
+
+        Raises:
+            ClientLoopError: The client belongs to another event loop.
+        """
+        self._dispatch.enter()
+        if self._lock_loop is not self._dispatch.loop:
+            # Whoever held it, in a loop that is closed or in another process, never gives it back here.
+            self._lock, self._lock_loop = asyncio.Lock(), self._dispatch.loop
+        return self._lock
+
     def _require_open(self) -> None:
         if self._closed:
             raise ClientClosedError("environment")
         if not self.env_id:
             raise ClientClosedError("environment (or never opened: await it first)")
+
+
+def _never_ran(error: VerlAgentEnvError) -> bool:
+    """Whether no attempt of the call can have reached a server."""
+    return isinstance(error, ServerUnreachableError) and not error.may_have_run

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 import time
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,9 +17,13 @@ from verl_agent_env.client.errors import ClientClosedError, NoServerError, Serve
 from verl_agent_env.errors import VerlAgentEnvError, error_from_problem
 
 _CONNECT_S = 5.0
+_CONNECTING = 0.9
+"""Share of the time that is left in which a connection has to come about: after it, nothing was sent for certain."""
 # Shorter than the 75 s of the server: the side that asks is the one to close an idle connection.
 _IDLE_S = 15.0
 _READ_BUFFER_BYTES = 1 << 20
+_ABANDONED: list[aiohttp.ClientSession] = []
+"""Sessions of another process or of a closed event loop: they cannot be closed here, and complain when they are collected."""
 # What a proxy says when the server behind it cannot be reached, restarts, or gave the slot away.
 _PASSING_STATUSES = frozenset({408, 421, 429, 502, 503, 504})
 
@@ -61,7 +67,20 @@ class Connection:
         self._timeout_s = timeout_s
         self._max_connections = max_connections
         self._session: aiohttp.ClientSession | None = None
+        self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
         self._closed = False
+
+    def abandon(self) -> None:
+        """Close the sockets of an event loop that does not run any more, or only in another process, and connect anew.
+
+        In a forked process this closes its copies of the sockets; the connections of the other process live on.
+        """
+        session, self._session = self._session, None
+        if session is not None:
+            _ABANDONED.append(session)
+        for connected in self._sockets:
+            connected.close()
+        self._sockets.clear()
 
     async def send(
         self,
@@ -90,7 +109,8 @@ class Connection:
         origin = base or self.url
         left_s = None if deadline is None else max(0.001, deadline - time.monotonic())
         # Time spent waiting for a free connection counts towards the deadline only.
-        timeout = aiohttp.ClientTimeout(total=left_s, sock_connect=_CONNECT_S, sock_read=self._timeout_s)
+        connect_s = _CONNECT_S if left_s is None else min(_CONNECT_S, _CONNECTING * left_s)
+        timeout = aiohttp.ClientTimeout(total=left_s, sock_connect=connect_s, sock_read=self._timeout_s)
         try:
             async with self._opened().request(
                 method,
@@ -101,6 +121,8 @@ class Connection:
                 allow_redirects=False,
             ) as answer:
                 payload = await answer.read()
+        except aiohttp.ConnectionTimeoutError as late:
+            raise ServerUnreachableError(origin, "no connection in time", may_have_run=False) from late
         except TimeoutError as late:
             raise ServerUnreachableError(origin, "it did not answer in time") from late
         except aiohttp.ClientConnectorCertificateError as untrusted:
@@ -132,12 +154,22 @@ class Connection:
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(
-                    ssl=self._tls, limit=self._max_connections, keepalive_timeout=_IDLE_S, ttl_dns_cache=10
+                    ssl=self._tls,
+                    limit=self._max_connections,
+                    keepalive_timeout=_IDLE_S,
+                    ttl_dns_cache=10,
+                    socket_factory=self._make_socket,
                 ),
                 read_bufsize=_READ_BUFFER_BYTES,
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
         return self._session
+
+    def _make_socket(self, address: Any) -> socket.socket:
+        family, kind, protocol, *_ = address
+        made = socket.socket(family, kind, protocol)
+        self._sockets.add(made)
+        return made
 
 
 def _tls_context(ca_file: str | None, client_cert: str | tuple[str, str] | None) -> ssl.SSLContext:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
+import os
 import time
 import uuid
 from collections import Counter
@@ -26,7 +28,12 @@ from verl_agent_env.client.calls import (
     Verb,
 )
 from verl_agent_env.client.connection import Connection, decode_object
-from verl_agent_env.client.errors import ClientClosedError, NoServerError, ServerUnreachableError
+from verl_agent_env.client.errors import (
+    ClientClosedError,
+    ClientLoopError,
+    NoServerError,
+    ServerUnreachableError,
+)
 from verl_agent_env.client.gathering import Gatherer, Item
 from verl_agent_env.client.owners import Owners
 from verl_agent_env.client.patience import persist
@@ -87,12 +94,55 @@ class Dispatch:
         self.open_envs: dict[str, str] = {}
         """Environments made here and not closed yet, with their runs."""
         self._connection = connection
-        self._owners = Owners(self._fetch_map, connection.scheme) if settings.direct == "auto" else None
+        self._owners = self._make_owners()
         self._gatherers: dict[tuple[Any, ...], Gatherer[Any, Any]] = {}
         self._making: Counter[str] = Counter()
         self._orphaned: set[str] = set()
         """Runs in which there may be environments that nobody here knows."""
+        self._run_id = _new_run_id()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._pid = os.getpid()
         self._closed = False
+
+    @property
+    def run_id(self) -> str:
+        """Run of the environments that are made without one; a forked process has one of its own."""
+        if os.getpid() != self._pid:
+            self._begin_anew(None)
+        return self._run_id
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The event loop in which the client was used last."""
+        return self._loop
+
+    def enter(self) -> None:
+        """Belong to the running event loop and to this process; what belongs to others is left to them.
+
+        Raises:
+            ClientLoopError: The event loop in which the client was used before is another one, and open.
+        """
+        loop = asyncio.get_running_loop()
+        is_forked = os.getpid() != self._pid
+        if loop is self._loop and not is_forked:
+            return
+        if self._loop is not None and not is_forked and not self._loop.is_closed():
+            raise ClientLoopError
+        self._begin_anew(loop)
+
+    def _begin_anew(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        if os.getpid() != self._pid:
+            # Its environments are the other process' to close.
+            self.open_envs, self._orphaned = {}, set()
+            self._run_id, self._pid = _new_run_id(), os.getpid()
+        self._loop = loop
+        self._gatherers = {}
+        self._making.clear()
+        self._connection.abandon()
+        self._owners = self._make_owners()
+
+    def _make_owners(self) -> Owners | None:
+        return Owners(self._fetch_map, self._connection.scheme) if self.settings.direct == "auto" else None
 
     # --- calls ----------------------------------------------------------------------------------------------
 
@@ -104,6 +154,7 @@ class Dispatch:
         """
         if self._closed:
             raise ClientClosedError
+        self.enter()
         url = None
         if self._owners is not None and not isinstance(item, InitializeItem):
             url = self._owners.url_for(item.env_id)
@@ -147,8 +198,10 @@ class Dispatch:
         Raises:
             VerlAgentEnvError: What the server says, or that it cannot be reached.
         """
+        self.enter()
         began = time.monotonic()
         deadline = began + self.deadline_s if deadline is None else deadline
+        may_have_run = False
 
         async def attempt(number: int) -> bytes:
             base = url if number == 0 else None
@@ -158,6 +211,11 @@ class Dispatch:
             try:
                 return await self._connection.send(method, path, body, headers, base=base, deadline=deadline)
             except (MovedError, ServerUnreachableError) as error:
+                nonlocal may_have_run
+                if isinstance(error, ServerUnreachableError):
+                    # Also what an earlier attempt did counts.
+                    may_have_run |= error.may_have_run
+                    error = dataclasses.replace(error, may_have_run=may_have_run)
                 if base is not None and self._owners is not None:
                     self._owners.avoid(base)
                     if isinstance(error, NoServerError):
@@ -165,7 +223,7 @@ class Dispatch:
                 elif self._was_never_there(error) and time.monotonic() - began > _FIRST_CONTACT_S:
                     reason = str(error.fields()["reason"])
                     raise NoServerError(self._connection.url, reason, may_have_run=False) from error
-                raise
+                raise error
 
         return await persist(attempt, deadline)
 
@@ -173,6 +231,7 @@ class Dispatch:
         """The answer to a GET."""
         if self._closed:
             raise ClientClosedError
+        self.enter()
         url = self._owners.url_for(env_id) if self._owners is not None and env_id else None
         return await self.call("GET", path, url=url)
 
@@ -263,6 +322,7 @@ class Dispatch:
         """Give up what is under way, close all environments made here, then all connections."""
         if self._closed:
             return
+        self.enter()
         self._closed = True
         try:
             for gatherer in list(self._gatherers.values()):
@@ -306,3 +366,7 @@ class Dispatch:
         deadline = time.monotonic() + _PROBE_S
         payload = await self._connection.send("GET", "/api/cluster", base=url, deadline=deadline)
         return decode_object(url, payload)
+
+
+def _new_run_id() -> str:
+    return f"client-{uuid.uuid4().hex}"

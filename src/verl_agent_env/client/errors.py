@@ -6,6 +6,7 @@
     ├── ServerUnreachableError       no answer came until the deadline
     │   └── NoServerError            what answers at the URL is no server of ours, or nothing ever did
     ├── StepUndecidedError           an earlier step may or may not have been applied: ask for it again first
+    ├── ClientLoopError              the client belongs to another event loop, which still runs
     └── ClientClosedError            the client or the environment was closed here
 """
 
@@ -65,6 +66,21 @@ class StepUndecidedError(VerlAgentEnvError):
         return (
             f"The answer to step {self.seq} of '{self.env_id}' never came: call step with the same action to get it, "
             "or reset."
+        )
+
+
+@dataclass(eq=False)
+class ClientLoopError(VerlAgentEnvError):
+    """The client is used in a second event loop while the first one is open."""
+
+    status = 409
+    title = "The client belongs to another event loop"
+
+    @property
+    def detail(self) -> str:
+        return (
+            "This client belongs to another event loop, which is still open: make a client in each event loop, or use "
+            "EnvClient, which may be used from several threads."
         )
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
+import os
 import threading
+import weakref
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
@@ -19,8 +22,13 @@ from verl_agent_env.types import Action, StepResult
 T = TypeVar("T")
 
 
+_ALL: weakref.WeakSet[EnvClient] = weakref.WeakSet()
+_ABANDONED: list[asyncio.AbstractEventLoop] = []
+"""Event loops of the parent of a forked process: to close one here would take away what the parent's waits for."""
+
+
 class EnvClient:
-    """As :class:`AsyncEnvClient`, for code without an event loop; may be used from several threads.
+    """As :class:`AsyncEnvClient`, for code without an event loop; may be used from several threads, and after a fork.
 
     Calls of several threads share requests like those of several coroutines.
     """
@@ -32,10 +40,11 @@ class EnvClient:
             ValueError: The URL is none, or an option is out of its range.
         """
         self._client = AsyncEnvClient(url, **options)
-        self._loop = asyncio.new_event_loop()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._closed = False
+        _ALL.add(self)
 
     @property
     def url(self) -> str:
@@ -139,29 +148,53 @@ class EnvClient:
             if self._closed:
                 call.close()
                 raise ClientClosedError
-            if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._loop.run_forever, name="verl-agent-env-client", daemon=True
-                )
-                self._thread.start()
-            future = asyncio.run_coroutine_threadsafe(call, self._loop)
+            future = asyncio.run_coroutine_threadsafe(call, self._running_loop())
         try:
             return future.result()
+        except concurrent.futures.CancelledError:
+            if self._closed:
+                raise ClientClosedError from None
+            raise
         except BaseException:
             future.cancel()
             raise
 
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            self._thread = threading.Thread(
+                target=self._loop.run_forever, name="verl-agent-env-client", daemon=True
+            )
+            self._thread.start()
+        return self._loop
+
     def close(self) -> None:
-        """As :meth:`AsyncEnvClient.close`; the thread ends."""
+        """As :meth:`AsyncEnvClient.close`; the thread ends, and calls of other threads with :class:`ClientClosedError`."""
         with self._lock:
             if self._closed:
                 return
             self._closed = True
-        if self._thread is not None:
-            asyncio.run_coroutine_threadsafe(self._client.close(), self._loop).result()
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
+        if self._loop is None or self._thread is None:
+            return
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
         self._loop.close()
+
+    async def _end(self) -> None:
+        """Close the client, then cancel whatever else its loop is at, such as a language model's call."""
+        await self._client.close()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+
+    def begin_anew(self) -> None:
+        """In a forked process: have neither the thread nor the loop of the parent."""
+        self._lock, self._thread = threading.Lock(), None
+        if self._loop is not None:
+            _ABANDONED.append(self._loop)
+            self._loop = None
 
     def __enter__(self) -> Self:
         return self
@@ -271,3 +304,12 @@ class SyncRun:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _after_fork() -> None:
+    for client in list(_ALL):
+        client.begin_anew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

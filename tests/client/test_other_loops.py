@@ -1,0 +1,221 @@
+"""A client after a fork, in a second event loop, and closed while other threads wait for answers."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import threading
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.client.conftest import GATED, LAKE
+from tests.client.test_leaks import live_envs
+from tests.conftest import ServerProcess
+from tests.waiting import HANG_S, eventually
+from verl_agent_env.client import (
+    AsyncEnvClient,
+    ClientClosedError,
+    ClientLoopError,
+    EnvClient,
+    ServerUnreachableError,
+)
+
+
+def in_a_fork(run: Callable[[], None]) -> None:
+    """Call ``run`` in a forked process; fails if that raises, or hangs."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            run()
+            code = 0
+        except BaseException:  # noqa: BLE001 - the parent is told
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    ended: list[int] = []
+
+    def is_over() -> bool:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            ended.append(os.waitstatus_to_exitcode(status))
+        return bool(done)
+
+    eventually(is_over)
+    assert ended == [0]
+
+
+# --- fork ----------------------------------------------------------------------------------------------------
+
+
+def test_client_works_in_a_forked_process_and_leaves_the_parents_environments_alone(
+    server: ServerProcess,
+) -> None:
+    with EnvClient(server.url) as client:
+        mine = client.make(**LAKE, seed=1)
+        mine.step("right")
+        run_id = client.run_id
+
+        def child() -> None:
+            assert client.run_id != run_id
+            with client:
+                # The parent's, which has its number, and one of its own.
+                assert mine.step("left").reward == 0
+                own = client.make(**LAKE, seed=2)
+                own.step("right")
+
+        in_a_fork(child)
+        # What the child did with it is known to the server.
+        assert mine.state()["seq"] == 2
+        own = client.make(**LAKE, seed=3)
+        own.step("right")
+        assert client.run_id == run_id
+
+
+def test_fork_while_another_thread_waits_for_an_answer(server: ServerProcess, tmp_path: Path) -> None:
+    with EnvClient(server.url) as client:
+        gated, free = client.make(GATED), client.make(**LAKE, seed=1)
+        action = {"entered": str(tmp_path / "entered"), "gate": str(tmp_path / "gate")}
+        waiting = threading.Thread(target=gated.step, args=(action,))
+        waiting.start()
+        eventually((tmp_path / "entered").exists)
+
+        def child() -> None:
+            free.step("right")
+            client.close()
+
+        in_a_fork(child)
+        (tmp_path / "gate").touch()
+        waiting.join(HANG_S)
+        assert not waiting.is_alive()
+        assert gated.seq == 1
+
+
+def test_forked_twice_and_closed_in_the_parent(server: ServerProcess) -> None:
+    client = EnvClient(server.url)
+    client.make(**LAKE, seed=1)
+    client.close()
+
+    def child() -> None:
+        with pytest.raises(ClientClosedError):
+            client.make(**LAKE)
+        with EnvClient(server.url) as another:
+            another.make(**LAKE)
+            in_a_fork(lambda: another.make(**LAKE).close())
+            another.make(**LAKE)
+
+    in_a_fork(child)
+    assert live_envs(server, client.run_id) == 0
+
+
+# --- event loops ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("error")
+def test_client_goes_on_in_the_next_event_loop(server: ServerProcess) -> None:
+    client = AsyncEnvClient(server.url)
+
+    async def begin() -> str:
+        env = await client.make(**LAKE, seed=1)
+        await env.step("right")
+        return env.env_id
+
+    async def go_on(env_id: str) -> None:
+        env = await client.attach(env_id)
+        assert env.seq == 1
+        await env.step("left")
+        await client.close()
+
+    env_id = asyncio.run(begin())
+    asyncio.run(go_on(env_id))
+    assert live_envs(server, client.run_id) == 0
+
+
+@pytest.mark.parametrize("micro_batching", [True, False], ids=["shared", "plain"])
+async def test_second_event_loop_beside_the_first_is_told_what_to_do(
+    server: ServerProcess, micro_batching: bool
+) -> None:
+    async with AsyncEnvClient(server.url, micro_batching=micro_batching) as client:
+        env = await client.make(**LAKE, seed=1)
+
+        def elsewhere() -> None:
+            for call in (client.make(**LAKE).open, lambda: env.step("right"), client.catalogue):
+                with pytest.raises(ClientLoopError, match="make a client in each event loop"):
+                    asyncio.run(call())
+
+        await asyncio.to_thread(elsewhere)
+        assert (await env.step("right")).reward == 0
+
+
+# --- closing -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("micro_batching", [True, False], ids=["shared", "plain"])
+def test_closing_ends_the_calls_of_other_threads(
+    server: ServerProcess, tmp_path: Path, micro_batching: bool
+) -> None:
+    client = EnvClient(server.url, micro_batching=micro_batching)
+    env = client.make(GATED)
+    action = {"entered": str(tmp_path / "entered"), "gate": str(tmp_path / "gate")}
+    errors: list[BaseException] = []
+
+    def step() -> None:
+        try:
+            env.step(action)
+        except BaseException as error:  # noqa: BLE001 - it is what is looked at
+            errors.append(error)
+
+    waiting = threading.Thread(target=step)
+    waiting.start()
+    eventually((tmp_path / "entered").exists)
+    closing = threading.Thread(target=client.close)
+    closing.start()
+    waiting.join(HANG_S)
+    (tmp_path / "gate").touch()
+    closing.join(HANG_S)
+    assert not waiting.is_alive()
+    assert not closing.is_alive()
+    assert [type(error) for error in errors] == [ClientClosedError]
+
+
+def test_closing_ends_what_plays(server: ServerProcess) -> None:
+    client = EnvClient(server.url)
+    is_asked = threading.Event()
+    errors: list[BaseException] = []
+
+    async def think_forever(*_: object, **__: object) -> str:
+        is_asked.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    def play() -> None:
+        try:
+            client.play(think_forever, "frozen_lake")
+        except BaseException as error:  # noqa: BLE001 - it is what is looked at
+            errors.append(error)
+
+    playing = threading.Thread(target=play)
+    playing.start()
+    assert is_asked.wait(HANG_S)
+    client.close()
+    playing.join(HANG_S)
+    assert not playing.is_alive()
+    assert [type(error) for error in errors] == [ClientClosedError]
+
+
+def test_nothing_is_closed_at_a_server_that_never_was_there() -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        client = EnvClient(url, deadline_s=0.5, close_deadline_s=1.0)
+        with pytest.raises(ServerUnreachableError):
+            client.make(**LAKE)
+        listener.listen()
+        client.close()
+        listener.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            listener.accept()
