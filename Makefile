@@ -8,10 +8,13 @@ VERL_BIN := $(VERL_VENV)/bin
 TORCH := torch==2.13.0
 SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 
+WEB_VENV := .venv-web
+WEB_BIN := $(WEB_VENV)/bin
+
 MODEL_VENV := .venv-model
 MODEL_BIN := $(MODEL_VENV)/bin
 
-.PHONY: help install serve cluster programs test pytest deep lint format bench loadtest chaos hostile docs verl verl-test model clean
+.PHONY: help install serve cluster programs chromium test pytest web-test deep lint format bench loadtest chaos hostile docs verl verl-test model clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -85,6 +88,20 @@ test: install programs  ## Run all checks and tests, as CI does
 pytest: install programs
 	$(BIN)/pytest -n 2 --dist worksteal --cov --cov-report=term:skip-covered --durations=10 $(ARGS)
 
+# Debian's browser, with a font that makes all pictures alike.
+chromium:
+	@command -v chromium >/dev/null || \
+	{ $(SUDO) apt-get update -qq && DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -qq -y --no-install-recommends chromium fonts-dejavu; }
+
+# Apart from the environment of all other tests: Playwright weighs 120 megabytes.
+$(WEB_VENV)/.installed: pyproject.toml
+	test -x $(WEB_BIN)/python || $(PYTHON) -m venv $(WEB_VENV)
+	$(WEB_BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[web-test]" httpx hypothesis pytest pytest-asyncio
+	touch $@
+
+web-test: $(WEB_VENV)/.installed programs chromium  ## Use the web page in a browser, as people do; WEB_SHOTS=docs/images takes the pictures
+	$(WEB_BIN)/python -m pytest tests/web/browser --durations=5 $(ARGS)
+
 deep: install programs  ## Run the tests with much more chance and the longest ones, for hours: DEPTH=200 times as much
 	$(BIN)/pytest -n 2 --dist worksteal --depth $(or $(DEPTH),200) --durations=20 $(ARGS)
 
@@ -104,4 +121,4 @@ docs: install  ## Write docs/environments.md from the environments' docstrings
 	$(BIN)/python docs/make_environments.py
 
 clean:  ## Remove what install and the tests made
-	rm -rf $(VENV) $(VERL_VENV) $(MODEL_VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage* out
+	rm -rf $(VENV) $(VERL_VENV) $(WEB_VENV) $(MODEL_VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage* out

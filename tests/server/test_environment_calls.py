@@ -9,7 +9,7 @@ import httpx
 import pytest
 from jsonschema import Draft202012Validator
 
-from tests.server.conftest import GATED, LAKE, RIGHT, Problem
+from tests.server.conftest import GATED, LAKE, RIGHT, MakeClient, Problem
 from verl_agent_env.envs.registry import BUILT_IN
 
 Initialize = Callable[..., Awaitable[str]]
@@ -147,13 +147,13 @@ async def test_close_twice_is_a_success_and_later_calls_say_closed(
     [
         ("POST", "/reset"), ("POST", "/step"), ("POST", "/close"), ("GET", ""), ("GET", "/action-space"),
         ("GET", "/task-prompt"), ("GET", "/allow-parallel-tool-call"), ("GET", "/tools-schema-openai"),
-        ("GET", "/tools-schema-anthropic"), ("GET", "/render"), ("GET", "/trajectory"),
+        ("GET", "/tools-schema-anthropic"), ("GET", "/render"), ("GET", "/trajectory"), ("POST", "/read-action"),
     ],
 )  # fmt: skip
 async def test_every_call_on_an_unknown_id_is_environment_not_found(
     client: httpx.AsyncClient, problem: Problem, method: str, verb: str
 ) -> None:
-    body = {"action": "up"} if verb == "/step" else {}
+    body = {"action": "up"} if verb in ("/step", "/read-action") else {}
     answer = await client.request(method, f"/api/environment/nobody{verb}", json=body)
     assert problem(answer, 404, "environment_not_found")["env_id"] == "nobody"
 
@@ -250,6 +250,61 @@ async def test_every_kind_tells_its_prompt_tools_and_actions(
     schema = await get("action-space")
     Draft202012Validator.check_schema(schema)
     assert Draft202012Validator(schema).is_valid({"role": "assistant", "content": "up"})
+
+
+@pytest.mark.parametrize(
+    ("action", "form", "thought", "calls", "place"),
+    [
+        (RIGHT, "tool_calls", "", [("move_right", None)], None),
+        ("<think>é</think><answer>up</answer>", "answer", "é", [("move_up", None)], [24, 26]),
+        ("jump", "words", "", [("", "'jump' is not an action.")], [0, 4]),
+        (
+            '<tool_call>{"name": "fly", "arguments": {}}</tool_call>',
+            "hermes",
+            "",
+            [("fly", "There is no tool 'fly'.")],
+            [0, 55],
+        ),
+    ],
+)
+async def test_an_action_is_read_as_a_step_reads_it_and_nothing_is_changed(
+    client: httpx.AsyncClient,
+    initialize: Initialize,
+    action: Any,
+    form: str,
+    thought: str,
+    calls: list[tuple[str, str | None]],
+    place: list[int] | None,
+) -> None:
+    env_id = await initialize(client, env_kwargs=MAPPED)
+    before = (await client.get(f"/api/environment/{env_id}/render")).text
+    answer = await client.post(f"/api/environment/{env_id}/read-action", json={"action": action})
+    read = answer.json()
+    assert answer.status_code == 200
+    assert (read["form"], read["thought"], read["place"]) == (form, thought, place)
+    assert [(call["name"], call["fault"]) for call in read["calls"]] == calls
+    assert read["valid"] is all(fault is None for _, fault in calls)
+    state = (await client.get(f"/api/environment/{env_id}")).json()
+    assert (state["seq"], (await client.get(f"/api/environment/{env_id}/render")).text) == (0, before)
+    step = await client.post(f"/api/environment/{env_id}/step", json={"action": action, "seq": 0})
+    assert step.json()["info"]["action_is_valid"] is read["valid"]
+
+
+async def test_an_action_that_no_step_would_take_is_not_read(
+    make_client: MakeClient, initialize: Initialize, problem: Problem
+) -> None:
+    client = await make_client(host={"max_action_bytes": 100})
+    env_id = await initialize(client)
+    path = f"/api/environment/{env_id}/read-action"
+    problem(await client.post(path, json={"action": "x" * 101}), 413, "action_too_large")
+    problem(await client.post(path, json={}), 422, "invalid_request")
+
+
+async def test_catalogue_names_the_family_and_how_to_draw(client: httpx.AsyncClient) -> None:
+    listed = {kind["name"]: kind for kind in (await client.get("/api/environments")).json()["environments"]}
+    assert listed["verl_env/frozen_lake_ragen-v2"]["family"] == LAKE == listed[LAKE]["family"]
+    assert listed[LAKE]["render_modes"] == ["ansi", "png", "svg"]
+    assert listed["verl_env/countdown-v0"]["render_modes"] == ["ansi"]
 
 
 async def test_catalogue_lists_every_environment_that_can_be_imported(client: httpx.AsyncClient) -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import gymnasium
 import orjson
 
 from verl_agent_env.engine.execution import ENV_FAULTS
 from verl_agent_env.engine.host import Host
 from verl_agent_env.engine.instance import Instance
+from verl_agent_env.engine.lives import encode_action
 from verl_agent_env.envs.base import ChatEnv
 from verl_agent_env.envs.pictures import to_png
 from verl_agent_env.errors import AnswerTooLargeError, AtCapacityError, RenderModeError
+from verl_agent_env.messages import parse_action
 from verl_agent_env.wire.actions import shown
 from verl_agent_env.wire.codec import ResetAnswer, StepAnswer, size_of
 
@@ -67,9 +70,9 @@ async def render(host: Host, env_id: str, mode: str) -> bytes:
         raise RenderModeError(mode, list(MEDIA_TYPES))
 
     def draw(env: Any) -> bytes:
-        modes = ["png" if known == "rgb_array" else known for known in env.metadata.get("render_modes", ())]
-        if mode not in modes or not isinstance(env, ChatEnv):
-            raise RenderModeError(mode, modes if isinstance(env, ChatEnv) else [])
+        modes = render_modes(type(env))
+        if mode not in modes:
+            raise RenderModeError(mode, modes)
         if mode == "png":
             return to_png(env.draw("rgb_array"))
         return str(env.draw(mode)).encode()
@@ -78,6 +81,40 @@ async def render(host: Host, env_id: str, mode: str) -> bytes:
     if len(picture) > host.limits.max_answer_bytes:
         raise AnswerTooLargeError(host.limits.max_answer_bytes, len(picture))
     return picture
+
+
+def render_modes(env_class: type[gymnasium.Env[Any, Any]]) -> list[str]:
+    """Modes in which :func:`render` draws the environments of a class."""
+    if not issubclass(env_class, ChatEnv):
+        return []
+    return ["png" if known == "rgb_array" else known for known in env_class.metadata.get("render_modes", ())]
+
+
+async def read_action(host: Host, env_id: str, action: Any) -> dict[str, Any]:
+    """Read an action as a step of the environment would, and change nothing.
+
+    Returns:
+        ``form``, ``thought``, ``calls``, ``valid`` and ``place``, as
+        :class:`~verl_agent_env.wire.answers.ReadActionAnswer` has them.
+
+    Raises:
+        ActionTooLargeError, InvalidRequestError: It is no action that a step would take.
+        EnvironmentStateError: There is none, or it is lost.
+    """
+    encode_action(action, host.limits.max_action_bytes)
+
+    def read(env: Any) -> dict[str, Any]:
+        parsed = env.read_action(action) if isinstance(env, ChatEnv) else parse_action(action)
+        calls = env.checked_calls(parsed) if isinstance(env, ChatEnv) else parsed.calls
+        return {
+            "form": parsed.form,
+            "thought": parsed.thought,
+            "calls": [{"name": c.name, "arguments": c.arguments, "fault": c.fault} for c in calls],
+            "valid": all(call.fault is None for call in calls),
+            "place": parsed.place,
+        }
+
+    return await read_env(host, env_id, read)
 
 
 async def trajectory(host: Host, env_id: str) -> bytes:

@@ -415,17 +415,20 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
         max_calls = max(arguments.max_calls_per_turn, arguments.max_actions_per_turn)
         return parse_action(action, self._tools_by_name, arguments.action_format, self._steps, max_calls)
 
+    def checked_calls(self, parsed: ParsedAction) -> list[ToolCall]:
+        """Return the calls that a read action asks for, at least one, each with the fault that keeps it from being run."""
+        return [call._replace(fault=self._fault_of(call)) for call in self._calls_of(parsed)]
+
     def calls_of(self, action: Action) -> list[ToolCall]:
         """Read an action into the calls that it asks for, at least one; nothing is changed.
 
         Calls that cannot be carried out are left with their id and their fault. ``step(action)`` is
         ``take_turn(calls_of(action))``, so they are enough to play a step again.
         """
-        read = []
-        for call in self._calls_of(self.read_action(action)):
-            fault = self._fault_of(call)
-            read.append(call if fault is None else ToolCall("", {}, call.id, fault))
-        return read
+        return [
+            call if call.fault is None else ToolCall("", {}, call.id, call.fault)
+            for call in self.checked_calls(self.read_action(action))
+        ]
 
     def snapshot(self) -> bytes:
         """The whole episode in a few hundred bytes of JSON: state, random generators, seed, step count.

@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from verl_agent_env import __version__, background
@@ -43,6 +43,7 @@ from verl_agent_env.server.proxies import TrustedProxies
 from verl_agent_env.server.routes import batch_routes, environment_routes, server_routes
 from verl_agent_env.server.server_calls import ServerCalls
 from verl_agent_env.server.tls import peer_context
+from verl_agent_env.server.web_pages import WebPages
 from verl_agent_env.types import slot_of
 
 logger = logging.getLogger(__name__)
@@ -65,6 +66,7 @@ class EnvServer(FastAPI):
             version=__version__,
             description=_DESCRIPTION,
             lifespan=_lifespan,
+            docs_url=None,
             redoc_url=None,
         )
         self.settings = settings
@@ -125,7 +127,7 @@ class EnvServer(FastAPI):
             on_idle=self.memory_return.soon,
         )
         self.mcp_route = McpRoute(self.lane, min(limits.max_body_bytes, MAX_MCP_BYTES))
-        self.add_api_route("/", _front, methods=["GET", "HEAD"], include_in_schema=False)
+        WebPages().add_to(self)
         self.add_exception_handler(HTTPException, _page_problem)
         self.add_exception_handler(Exception, _page_problem)
         self.router.default = self._serve_unknown
@@ -221,13 +223,6 @@ def _reload_at_hangup(guard: TokenGuard) -> None:
     # Not where signals belong to somebody else: outside the main thread, or where there are none.
     with contextlib.suppress(ValueError, RuntimeError, NotImplementedError):
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, guard.reload)
-
-
-async def _front(request: Request) -> Response:
-    """A browser is shown the API's page, anything else that the server runs."""
-    if "text/html" in request.headers.get("accept", ""):
-        return RedirectResponse("/docs")
-    return Response(b'{"status":"running"}', media_type="application/json")
 
 
 async def _page_problem(request: Request, raised: Exception) -> Response:

@@ -18,7 +18,7 @@ from verl_agent_env.server.peers import OPERATION_HEADER
 from verl_agent_env.wire.codec import ResetAnswer, decode, decode_step, encode
 from verl_agent_env.wire.operations import call_of
 from verl_agent_env.wire.pieces import Body
-from verl_agent_env.wire.requests import InitializeRequest, ResetRequest
+from verl_agent_env.wire.requests import InitializeRequest, ReadActionRequest, ResetRequest
 
 Create = Callable[[CreateRequest], Awaitable[tuple[str, ResetAnswer]]]
 """Makes an environment, here or on another worker."""
@@ -146,6 +146,11 @@ class EnvironmentCalls:
     async def tools_anthropic(self, call: Call) -> bytes:
         """The tools, as Anthropic's API takes them."""
         return await self._tools(call, "anthropic")
+
+    async def read_action(self, call: Call) -> bytes:
+        """Read an action as a step would, and carry out nothing."""
+        wanted = decode(call.body, ReadActionRequest)
+        return encode(await inspection.read_action(self._host, call.env_id, wanted.action))
 
     async def render(self, call: Call) -> Reply:
         """A picture of the environment."""

@@ -86,6 +86,8 @@ def environment_routes(calls: EnvironmentCalls) -> list[Route]:
               None, a.ToolsSchemaAnswer, (), _LIVE, scope="read"),
         Route("GET", f"{_ONE}/tools-schema-anthropic", calls.tools_anthropic,
               "The tools, as Anthropic's API takes them", None, a.ToolsSchemaAnswer, (), _LIVE, scope="read"),
+        Route("POST", f"{_ONE}/read-action", calls.read_action, "How an action would be read, without carrying it out",
+              r.ReadActionRequest, a.ReadActionAnswer, (), (*_BODY, e.ActionTooLargeError, *_LIVE), scope="read"),
         Route("GET", f"{_ONE}/render", calls.render, "A picture of the environment",
               None, None, (_RENDER_MODE,), (*_LIVE, e.RenderModeError), media_types=("text/plain", "image/svg+xml", "image/png"), scope="read"),
         Route("GET", f"{_ONE}/trajectory", calls.trajectory, "The episode so far",

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from typing import Any
 
-from verl_agent_env.engine import Host
+from verl_agent_env.engine import Host, inspection
 from verl_agent_env.envs.kind import EnvKind
 from verl_agent_env.envs.registry import Registry
 from verl_agent_env.errors import ShuttingDownError
@@ -71,13 +71,17 @@ class ServerCalls:
 
 def _describe_all(registry: Registry) -> list[dict[str, Any]]:
     described = []
+    families: dict[type, str] = {}
     for name in registry.names():
         try:
-            described.append(_describe(registry.kind(name)))
+            kind = registry.kind(name)
+            if not kind.presets:
+                families.setdefault(kind.env_class, name)
+            described.append((kind.env_class, _describe(kind)))
         except Exception:
             # Another package's environment is broken, in whatever way: the others are still there.
             logger.warning("an environment cannot be described", exc_info=True, extra={"env_name": name})
-    return described
+    return [{**shown, "family": families.get(env_class, shown["name"])} for env_class, shown in described]
 
 
 def _describe(kind: EnvKind) -> dict[str, Any]:
@@ -88,4 +92,5 @@ def _describe(kind: EnvKind) -> dict[str, Any]:
         "deterministic": kind.deterministic,
         "kwargs_schema": kind.arguments_schema(),
         "tools": [tool.openai() for tool in getattr(kind.env_class, "tools", ())],
+        "render_modes": inspection.render_modes(kind.env_class),
     }

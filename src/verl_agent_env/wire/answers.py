@@ -180,6 +180,32 @@ class TaskPromptAnswer(Answer):
     """What the model has to do and how it acts."""
 
 
+class ReadCall(Answer):
+    """A tool call that an action asks for."""
+
+    name: str
+    """The tool's name; empty where the call could not be read."""
+    arguments: dict[str, Any]
+    """The arguments, as the tool's schema types them."""
+    fault: str | None
+    """Why it cannot be carried out."""
+
+
+class ReadActionAnswer(Answer):
+    """How an action is read."""
+
+    form: str
+    """What it is read as: a format of text (``hermes``, ``answer``, …) or a form of message (``tool_calls``, …)."""
+    thought: str
+    """The thoughts in it."""
+    calls: list[ReadCall]
+    """The calls that a step would carry out."""
+    valid: bool
+    """Whether each call has a tool and arguments that fit it; what the environment's rules say of them, only a step tells."""
+    place: tuple[int, int] | None
+    """Where the action stands in a text, in characters, from and to; ``null`` for a structured call."""
+
+
 class AllowParallelToolCallAnswer(Answer):
     """Whether one action may hold several tool calls."""
 
@@ -239,6 +265,10 @@ class EnvironmentKind(Answer):
     """JSON Schema (Draft 2020-12) of its keyword arguments."""
     tools: list[dict[str, Any]] = Field(default_factory=list)
     """Its tools, in OpenAI's form."""
+    family: str
+    """The environment that it is a preset of; its own name where it is none."""
+    render_modes: list[str]
+    """What ``render`` takes as ``mode``."""
 
 
 class CatalogueAnswer(Answer):

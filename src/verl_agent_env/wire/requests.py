@@ -94,6 +94,19 @@ class StepRequest(Request):
     """Number of the step within the episode, from 0: makes the step safe to send again."""
 
 
+class ReadActionRequest(Request):
+    """Read an action without carrying it out."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"action": "<think>The goal is there.</think><answer>right</answer>"}]
+        }
+    )
+
+    action: Any = Field(...)
+    """As in a step."""
+
+
 class BatchInitializeRequest(Request):
     """Make many environments; lists are columns of one length."""
 

@@ -1,0 +1,39 @@
+// @ts-check
+// How names, numbers and calls are written.
+
+/** `verl_env/sokoban-v0` is `sokoban`; a version beyond the first stays if others of the name exist. @param {string} name */
+export const shortName = (name) => name.replace(/^verl_env\//, '').replace(/-v\d+$/, '');
+
+/** @param {number} value */
+export function signed(value) {
+  const sign = value > 0 ? '+' : value < 0 ? '−' : '';
+  return sign + Math.abs(value).toFixed(2);
+}
+
+/** @param {number} count @param {string} noun */
+export const counted = (count, noun) => `${count.toLocaleString('en')} ${noun}${count === 1 ? '' : 's'}`;
+
+/**
+ * A tool call as a person writes it: `push_up`, `test_equation("1 + 2")`.
+ *
+ * @param {string} name
+ * @param {unknown} args an object, or its JSON
+ */
+export function callText(name, args) {
+  let values;
+  try {
+    values = Object.values((typeof args === 'string' ? JSON.parse(args || '{}') : args) ?? {});
+  } catch {
+    return `${name}(${args})`;
+  }
+  return values.length ? `${name}(${values.map((value) => JSON.stringify(value)).join(', ')})` : name;
+}
+
+/** A value as Python writes it. @param {unknown} value @returns {string} */
+export function pythonText(value) {
+  if (value === null || value === undefined) return 'None';
+  if (typeof value === 'boolean') return value ? 'True' : 'False';
+  if (Array.isArray(value)) return `[${value.map(pythonText).join(', ')}]`;
+  if (typeof value === 'object') return `{${Object.entries(value).map(([key, item]) => `${JSON.stringify(key)}: ${pythonText(item)}`).join(', ')}}`;
+  return JSON.stringify(value);
+}

@@ -1,0 +1,192 @@
+"""What a person does on each page, in a real browser without a network."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import ServerProcess, StartServer
+from tests.web.browser.conftest import Open, Visit
+
+axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="make web-test installs it")
+expect = pytest.importorskip("playwright.sync_api").expect
+
+TEXT = "As a model would write it"
+SOKOBAN = "play/verl_env/sokoban_small-v0?seed=3"
+
+
+def search_and_change(visit: Visit) -> None:
+    """Find an environment, be refused an argument, and see the sample change with another."""
+    page = visit.page
+    visit.goto("catalogue")
+    page.get_by_role("searchbox").fill("dim_room small")
+    page.get_by_role("link", name="small").click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("sokoban_small")
+    expect(page.locator("aside img")).to_be_visible()
+    field = page.get_by_label("num_boxes", exact=True)
+    field.fill("99")
+    field.press("Tab")
+    expect(page.get_by_role("alert")).to_contain_text("It must be 1 to 20")
+    before = page.locator("aside .fold").first.text_content()
+    field.fill("1")
+    field.press("Tab")
+    expect(page.get_by_role("alert")).to_have_count(0)
+    expect(page.locator("aside img")).to_be_visible()
+    expect(page.get_by_role("link", name="Play", exact=True).last).to_have_attribute(
+        "href", re.compile("num_boxes")
+    )
+    assert before
+    page.get_by_role("searchbox").fill("")
+
+
+def play_with_all_hands(visit: Visit) -> None:
+    """Play by button, key and text, take a step back, and bring the state to somebody else by its link."""
+    page = visit.page
+    visit.goto(SOKOBAN)
+    page.get_by_role("button", name="push down").click()
+    page.keyboard.press("ArrowLeft")
+    for text, reading in (
+        ("<think>Back up.</think><answer>up</answer>", "push_up"),
+        ("<think>Where to?</think> I would jump", "is not an action"),
+    ):
+        page.get_by_label(TEXT).fill(text)
+        expect(page.locator(".reading")).to_contain_text(reading)
+        page.get_by_role("button", name="Send").click()
+    expect(page.locator(".turn")).to_have_count(5)
+    expect(page.locator(".facts")).to_contain_text("Invalid1")
+    link, shown = page.evaluate("location.href"), page.locator(".facts").inner_text()
+    page.goto("about:blank")
+    page.goto(link)
+    expect(page.locator(".turn")).to_have_count(5)
+    assert page.locator(".facts").inner_text() == shown
+    page.get_by_role("button", name="Undo").click()
+    expect(page.locator(".turn")).to_have_count(4)
+    page.keyboard.press("r")
+    expect(page.locator(".turn")).to_have_count(1)
+    page.keyboard.press("ArrowDown")
+    expect(page.locator(".turn")).to_have_count(2)
+    page.get_by_label(TEXT).fill("<think>The box is beside me.</think><answer>right</answer>")
+    expect(page.locator(".reading")).to_contain_text("push_right")
+
+
+def play_by_form(visit: Visit) -> None:
+    """Solve a puzzle that is a text with a tool that takes an argument."""
+    page = visit.page
+    visit.goto("play/verl_env/countdown-v0?seed=4")
+    field = page.get_by_label("equation")
+    field.fill("1 + 1")
+    field.press("Enter")
+    expect(page.locator(".turn")).to_have_count(2)
+    field.fill("(7 + 6) * (8 + 8 - 3 - 3)")
+    page.get_by_role("button", name="test_equation").click()
+    expect(page.locator(".turn")).to_have_count(3)
+    expect(page.locator(".stage")).to_contain_text("Target: 130")
+    expect(page.locator(".facts")).to_contain_text("solved")
+
+
+def try_a_call(visit: Visit) -> None:
+    """Find a call in the reference and send its example."""
+    page = visit.page
+    page.goto(f"{visit.url}docs")
+    expect(page.get_by_role("heading", level=1)).to_contain_text("/api/environment/initialize")
+    page.get_by_role("button", name="Send").click()
+    expect(page.locator(".answer")).to_contain_text('"env_id"')
+
+
+TASKS: dict[str, Any] = {
+    "catalogue": search_and_change,
+    "play": play_with_all_hands,
+    "text": play_by_form,
+    "api": try_a_call,
+}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_main_task_of_each_page_is_done_offline_without_an_error(
+    open_tab: Open, url: str, task: str, shots: Path
+) -> None:
+    visit = open_tab(url, scheme="dark" if task == "play" else "light")
+    TASKS[task](visit)
+    visit.page.mouse.move(1, 1)
+    visit.page.wait_for_load_state("networkidle")
+    visit.page.screenshot(path=shots / f"web-{task}.png")
+    assert visit.faults == []
+
+
+@pytest.mark.parametrize("width", ["wide", "phone"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("task", TASKS)
+def test_a_page_can_be_used_by_everybody_and_fits_its_screen(
+    open_tab: Open, server: ServerProcess, task: str, scheme: str, width: str
+) -> None:
+    visit = open_tab(f"{server.url}/", width, scheme)
+    TASKS[task](visit)
+    assert not visit.page.evaluate("document.documentElement.scrollWidth > innerWidth")
+    found = axe.Axe().run(visit.page)
+    assert found.violations_count == 0, found.generate_report()
+    assert visit.faults == []
+
+
+def test_a_fast_hand_loses_no_action(open_tab: Open, server: ServerProcess) -> None:
+    visit = open_tab(f"{server.url}/")
+    visit.goto("play/verl_env/sokoban-v0?seed=1")
+    expect(visit.page.locator(".stage img")).to_be_visible()
+    for key in ("ArrowUp", "ArrowDown") * 10:
+        visit.page.keyboard.press(key)
+    expect(visit.page.locator(".turn")).to_have_count(21)
+    assert visit.faults == []
+
+
+def test_an_environment_that_was_closed_meanwhile_is_played_on(open_tab: Open, server: ServerProcess) -> None:
+    visit = open_tab(f"{server.url}/")
+    page = visit.page
+    with page.expect_response("**/initialize") as made:
+        visit.goto(SOKOBAN)
+    env_id = made.value.json()["env_id"]
+    page.get_by_role("button", name="push down").click()
+    expect(page.locator(".turn")).to_have_count(2)
+    page.evaluate("id => fetch(`../api/environment/${id}/close`, {method: 'POST'}).then(() => null)", env_id)
+    page.get_by_role("button", name="push up").click()
+    expect(page.locator(".turn")).to_have_count(3)
+
+
+def test_a_script_in_a_drawing_does_not_run_and_a_link_that_is_damaged_is_said_to_be(
+    open_tab: Open, server: ServerProcess
+) -> None:
+    visit = open_tab(f"{server.url}/")
+    drawing = (
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 4 4" onload="window.top.ran = true">'
+        '<script>window.top.ran = true</script><image href="http://127.0.0.1:9/x"/></svg>'
+    )
+    visit.page.route(
+        "**/render?mode=svg", lambda route: route.fulfill(body=drawing, content_type="image/svg+xml")
+    )
+    visit.goto(SOKOBAN)
+    expect(visit.page.locator(".stage img")).to_be_visible()
+    assert visit.page.evaluate("window.ran") is None
+    assert visit.faults == []
+    visit.goto(f"{SOKOBAN}&args=%7Bno")
+    expect(visit.page.get_by_role("alert")).to_contain_text("This link is damaged")
+
+
+def test_a_token_is_asked_for_once_and_kept_for_the_tab(open_tab: Open, start_server: StartServer) -> None:
+    guarded = start_server(VERL_AGENT_ENV_AUTH_TOKENS="let-me-in")
+    visit = open_tab(f"{guarded.url}/")
+    page = visit.page
+    visit.goto(SOKOBAN)
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_label("Token").fill("wrong")
+    dialog.get_by_role("button", name="Continue").click()
+    expect(dialog).to_contain_text("does not know this token")
+    dialog.get_by_label("Token").fill("let-me-in")
+    dialog.get_by_role("button", name="Continue").click()
+    expect(page.locator(".stage img")).to_be_visible()
+    page.get_by_role("button", name="push down").click()
+    expect(page.locator(".turn")).to_have_count(2)
+    page.reload()
+    expect(page.locator(".turn")).to_have_count(2)
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    assert page.evaluate("JSON.stringify(localStorage)") == "{}"
