@@ -165,7 +165,8 @@ StartServer = Callable[..., ServerProcess]
 
 @pytest.fixture(scope="session")
 def plugin_path(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A ``PYTHONPATH`` on which a package is installed that registers environments that block until they are told."""
+    """A ``PYTHONPATH`` on which a package is installed that registers environments that block until they are told, or
+    end their process."""
     site = tmp_path_factory.mktemp("site")
     info = site / "slow_envs-1.0.dist-info"
     info.mkdir()
@@ -174,6 +175,8 @@ def plugin_path(tmp_path_factory: pytest.TempPathFactory) -> str:
         "[verl_agent_env.envs]\n"
         "slow/gated-v0 = tests.server.slow_env:GatedEnv\n"
         "slow/gated_replayed-v0 = tests.server.slow_env:ReplayedGatedEnv\n"
+        "deadly/inline-v0 = tests.server.deadly_env:DeadlyEnv\n"
+        "deadly/thread-v0 = tests.server.deadly_env:ThreadedDeadlyEnv\n"
     )
     return f"{site}{os.pathsep}{ROOT}"
 

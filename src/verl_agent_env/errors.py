@@ -41,6 +41,7 @@ The server answers them as ``application/problem+json`` (RFC 9457), the client r
     │   ├── SequenceConflictError         sequence_conflict          409
     │   ├── HistoryFullError              history_full               413
     │   ├── EnvironmentLostError          environment_lost           410
+    │   ├── EnvironmentEndedWorkerError   environment_ended_worker   410
     │   ├── ReplayDivergedError           replay_diverged            410
     │   └── IncompatibleVersionError      incompatible_version       503     yes
     ├── CapacityError
@@ -662,6 +663,30 @@ class EnvironmentLostError(EnvironmentStateError):
     def detail(self) -> str:
         return (
             f"The environment '{self.env_id}' is lost ({self.reason}); initialize a new one and play again."
+        )
+
+
+@dataclass(eq=False)
+class EnvironmentEndedWorkerError(EnvironmentStateError):
+    """A call on the environment ended the worker process that carried it out; none of its code is run again."""
+
+    code = "environment_ended_worker"
+    status = 410
+    title = "The environment has ended a worker"
+    episode: int = 0
+    seq: int = 0
+    """Number of the step; -1 for a reset or the making of the environment, -2 for bringing it back."""
+    cause: str = ""
+    """How the worker ended."""
+
+    @property
+    def detail(self) -> str:
+        calls = {-1: f"the beginning of episode {self.episode}", -2: "bringing it back"}
+        call = calls.get(self.seq, f"step {self.seq} of episode {self.episode}")
+        cause = f" ({self.cause})" if self.cause else ""
+        return (
+            f"A call on the environment '{self.env_id}' ended its worker process: {call}{cause}. It is not run again; "
+            "close the environment, and repair its code or leave out what it was asked before you make another one."
         )
 
 

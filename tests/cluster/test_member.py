@@ -22,6 +22,7 @@ from verl_agent_env.cluster.slots import SlotTable
 from verl_agent_env.cluster.store import Formats, Store, WorkerRecord
 from verl_agent_env.errors import StoreUnavailableError
 from verl_agent_env.types import NUM_SLOTS
+from verl_agent_env.wire.suspicions import Suspicion
 
 # Timers are due at once, and leases end by the tests' clock alone.
 pytestmark = pytest.mark.virtual_time
@@ -66,6 +67,8 @@ class Residents:
         """Slots with environments that cannot go on here, and what one has to read for them."""
         self.unwritten: set[int] = set()
         """Slots of which something is not written yet."""
+        self.told: Mapping[str, Suspicion] = {}
+        """Suspicions that they know of."""
 
     def count(self) -> int:
         return self.in_slot.total()
@@ -113,6 +116,9 @@ class Residents:
                 del self.bound[slot]
         self.abandoned += gone
         return len(gone)
+
+    def heed(self, told: Mapping[str, Suspicion]) -> None:
+        self.told = told
 
 
 class Wire:

@@ -240,6 +240,63 @@ def test_a_step_sent_again_by_nginx_has_the_same_ids(own_front: Front, given: di
     assert (first["target"], first["size"]) == (second["target"], second["size"])
 
 
+@pytest.mark.parametrize(
+    "path", ["/api/environment/initialize", "/api/batch/initialize", "/mcp", "/api/cluster/drain?undo=1"]
+)
+def test_what_may_have_ended_its_worker_and_is_not_known_again_is_asked_of_nobody_else(
+    own_front: Front, path: str
+) -> None:
+    own_front.workers.mute = set(own_front.workers.addresses)
+    answer = own_front.client.post(path, json={})
+    problem = answer.json()
+    assert (answer.status_code, problem["code"]) == (503, "worker_unreachable")
+    assert (problem["retryable"], problem["may_have_run"]) == (True, True)
+    assert [asked["target"] for asked in own_front.workers.asked] == [path]
+
+
+@pytest.mark.parametrize("path", ["/api/environment/initialize", "/api/batch/initialize", "/mcp"])
+def test_what_was_not_begun_is_asked_of_another_worker(own_front: Front, path: str) -> None:
+    living = own_front.workers.addresses[0]
+    own_front.workers.keep([living])
+    answers = [own_front.client.post(path, json={}) for _ in range(6)]
+    assert [answer.status_code for answer in answers] == [200] * 6
+    assert {answer.json()["address"] for answer in answers} == {living}
+
+
+@pytest.mark.parametrize("call", ["environment/initialize", "batch/initialize"])
+def test_what_makes_environments_under_a_key_is_sent_again_as_it_was(own_front: Front, call: str) -> None:
+    own_front.workers.mute = set(own_front.workers.addresses[:2])
+    # Until one of them was the first to be asked.
+    for number in range(30):
+        own_front.workers.asked.clear()
+        answer = own_front.client.post(
+            f"/api/{call}?a=1%2F", json={"env_name": "x"}, headers={"Idempotency-Key": f"key-{number}"}
+        )
+        assert answer.status_code == 200
+        first, *_ = last = own_front.workers.asked
+        for asked in last:
+            assert (asked["method"], asked["target"]) == ("POST", f"/api/{call}?a=1%2F")
+            assert asked["size"] == len('{"env_name":"x"}')
+            assert asked["headers"]["idempotency-key"] == f"key-{number}"
+            assert asked["headers"]["x-operation-id"] == first["headers"]["x-operation-id"]
+        if len(last) > 1:
+            return
+    raise AssertionError("no worker hung up")
+
+
+@pytest.mark.parametrize("call", ["batch/step", "batch/reset", "batch/close"])
+def test_batches_of_calls_that_are_known_again_are_sent_again(own_front: Front, call: str) -> None:
+    own_front.workers.mute = set(own_front.workers.addresses[:2])
+    answers = [own_front.client.post(f"/api/{call}", json={}) for _ in range(10)]
+    assert [answer.status_code for answer in answers] == [200] * 10
+    assert len(own_front.workers.asked) > 10
+
+
+def test_where_keyed_calls_go_inside_is_nothing_that_a_client_can_ask_for(own_front: Front) -> None:
+    assert own_front.client.post("/keyed", json={}).status_code == 404
+    assert own_front.workers.asked == []
+
+
 def test_no_worker_at_all_is_a_problem_document_that_says_retry(own_front: Front) -> None:
     own_front.workers.keep(())
     for path in (step_path(1), "/api/batch/step"):

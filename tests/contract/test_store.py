@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from tests.waiting import NEVER_S, no_hang
 from verl_agent_env.cluster.store import ClusterMap, Store, WorkerRecord, holder_of
 from verl_agent_env.errors import GenerationChangedError, NameTakenError, WorkerNotAliveError
 from verl_agent_env.types import NUM_SLOTS
+from verl_agent_env.wire.suspicions import MAX_SUSPICIONS, Level, Suspicion
 
 TTL_S = NEVER_S
 SHORT_S = 0.15
@@ -431,3 +433,59 @@ async def test_wait_without_a_change_ends_in_time(store: Store) -> None:
     began = time.monotonic()
     assert await store.wait_for_change(version, 0.2) == version
     assert time.monotonic() - began > 0.15
+
+
+# --- calls that ended workers ------------------------------------------------------------------------------
+
+
+def suspicion(number: int = 1, level: Level = "refused", **fields: Any) -> Suspicion:
+    return Suspicion(f"00{number % 10}-{number:032x}", 2, number, level, "SIGSEGV", **fields)
+
+
+async def test_a_suspicion_is_in_the_map_of_all_from_the_next_version_on(case: StoreCase) -> None:
+    here, there = case.connect(), case.connect()
+    await joined(there)
+    version = await there.map_version()
+    told = [suspicion(1), suspicion(2, "alone"), suspicion(2, "examined")]
+    await here.suspect(told)
+    assert await there.map_version() > version
+    found = (await there.read_map()).suspicions
+    assert found.keys() == {each.key for each in told}
+    for each in told:
+        kept = found[each.key]
+        assert dataclasses.replace(kept, lasts_s=each.lasts_s) == each
+        assert 0 < kept.lasts_s <= each.lasts_s
+
+
+async def test_a_suspicion_takes_the_place_of_the_last_and_is_cleared_by_its_key(store: Store) -> None:
+    await store.suspect([suspicion(1, "suspected"), suspicion(2, "examined")])
+    await store.suspect([suspicion(1, "refused")])
+    version = await store.map_version()
+    await store.suspect([suspicion(3)], [suspicion(2, "examined").key, "never there"])
+    cluster = await store.read_map()
+    assert cluster.version > version
+    assert {each.level for each in cluster.suspicions.values()} == {"refused"}
+    assert {each.seq for each in cluster.suspicions.values()} == {1, 3}
+
+
+async def test_a_suspicion_ends_with_its_time(store: Store) -> None:
+    await store.suspect([suspicion(1, lasts_s=SHORT_S), suspicion(2)])
+
+    async def is_gone() -> bool:
+        return [each.seq for each in (await store.read_map()).suspicions.values()] == [2]
+
+    await until(is_gone)
+
+
+async def test_of_too_many_suspicions_those_that_last_longest_are_kept(store: Store) -> None:
+    await store.suspect([suspicion(n, lasts_s=TTL_S + n) for n in range(MAX_SUSPICIONS + 10)])
+    found = (await store.read_map()).suspicions
+    assert {each.seq for each in found.values()} == set(range(10, MAX_SUSPICIONS + 10))
+
+
+async def test_a_full_store_takes_suspicions(case: StoreCase) -> None:
+    store = case.connect()
+    await joined(store)
+    case.fill(True)
+    await store.suspect([suspicion(1)])
+    assert len((await store.read_map()).suspicions) == 1

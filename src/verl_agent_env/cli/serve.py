@@ -114,7 +114,7 @@ def _serve_pool(
     # Loaded before the workers are forked: they share its memory, and a new one starts in milliseconds.
     from verl_agent_env.server import create_app
     from verl_agent_env.server.cluster_worker import Place
-    from verl_agent_env.server.pool import WorkerPool
+    from verl_agent_env.server.pool import WorkerPool, WorkerStart
 
     cluster = settings.cluster
     listeners = _listen_for_workers(settings.host, first_worker_port, cluster.workers)
@@ -126,8 +126,9 @@ def _serve_pool(
     if cluster.redis:
         _require_place(settings, supervisor, pool)
 
-    def make_app(index: int, is_successor: bool) -> Any:
-        return create_app(settings, place=Place(pool[index], pool, supervisor, is_successor))
+    def make_app(start: WorkerStart) -> Any:
+        place = Place(pool[start.index], pool, supervisor, start.is_successor, start.record, start.suspicions)
+        return create_app(settings, place=place)
 
     _announce(f"{announcement}, {len(pool)} workers: {', '.join(pool)}. Ctrl-C stops.")
     gc.collect()

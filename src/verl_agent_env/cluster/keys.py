@@ -60,6 +60,12 @@ class Keys:
         return f"{{{self.namespace}}}:expiries"
 
     @property
+    def suspicions(self) -> str:
+        """Hash: :attr:`~verl_agent_env.wire.suspicions.Suspicion.key` to when it ends, in ms of Redis' clock, a line break, and
+        the suspicion (JSON)."""
+        return f"{{{self.namespace}}}:suspicions"
+
+    @property
     def lease_prefix(self) -> str:
         """Start of :meth:`lease`."""
         return f"{{{self.namespace}}}:w:"

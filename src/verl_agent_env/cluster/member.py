@@ -25,6 +25,7 @@ from verl_agent_env.errors import (
     WorkerNotAliveError,
 )
 from verl_agent_env.types import NUM_SLOTS
+from verl_agent_env.wire.suspicions import Suspicion
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +78,9 @@ class Residents(Protocol):
         Returns:
             How many environments there were.
         """
+
+    def heed(self, told: Mapping[str, Suspicion]) -> None:
+        """Take in which calls ended a worker, or may have, before slots are taken over."""
 
 
 class Member:
@@ -391,6 +395,7 @@ class Member:
         me = self.record.incarnation
         mine = cluster.tokens_of(me) if me in cluster.workers else {}
         foreign = {slot for slot, own in cluster.owners.items() if own.incarnation != me}
+        self._residents.heed(cluster.suspicions)
         self._forget_lost(foreign)
         self._forget_outdated(cluster.generation, mine)
         addresses: list[str | None] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import uuid
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from verl_agent_env.cluster.store import (
     token_of,
 )
 from verl_agent_env.errors import GenerationChangedError, NameTakenError, WorkerNotAliveError
+from verl_agent_env.wire.suspicions import MAX_SUSPICIONS, Suspicion
 
 _LOOK_S = 0.05
 """How often somebody who waits looks for changes; a lease that runs out wakes nobody."""
@@ -55,6 +57,8 @@ class MemoryStore:
         self._leases: dict[str, _Lease] = {}
         self._ended: dict[str, float] = {}
         self._tokens: dict[int, str] = {}
+        self._suspicions: dict[str, tuple[Suspicion, float]] = {}
+        """With the time at which they end."""
         self._changed = asyncio.Event()
 
     def clear(self) -> None:
@@ -63,6 +67,7 @@ class MemoryStore:
         self._leases.clear()
         self._ended.clear()
         self._tokens.clear()
+        self._suspicions.clear()
 
     async def generation(self) -> str:
         """See :meth:`Store.generation`."""
@@ -138,13 +143,30 @@ class MemoryStore:
         check_slots(tokens)
         return {slot for slot, token in tokens.items() if self._tokens.get(slot) == token}
 
+    async def suspect(self, suspicions: Collection[Suspicion], cleared: Collection[str] = ()) -> None:
+        """See :meth:`Store.suspect`."""
+        now = self._clock()
+        for key in cleared:
+            self._suspicions.pop(key, None)
+        for suspicion in suspicions:
+            self._suspicions[suspicion.key] = suspicion, now + suspicion.lasts_s
+        longest = sorted(self._suspicions.items(), key=lambda item: item[1][1], reverse=True)
+        self._suspicions = dict(longest[:MAX_SUSPICIONS])
+        self._bump()
+
     async def read_map(self) -> ClusterMap:
         """See :meth:`Store.read_map`."""
+        now = self._clock()
         return ClusterMap(
             self._generation,
             self._version,
             {slot: Ownership(token, holder_of(token)) for slot, token in self._tokens.items()},
             {incarnation: lease.record for incarnation, lease in self._live().items()},
+            {
+                key: dataclasses.replace(suspicion, lasts_s=until - now)
+                for key, (suspicion, until) in self._suspicions.items()
+                if until > now
+            },
         )
 
     async def map_version(self) -> int:

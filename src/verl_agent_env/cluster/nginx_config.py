@@ -239,6 +239,7 @@ upstream {name} {{
 
 
 def _server(settings: NginxSettings) -> str:
+    workers = f"{'https' if settings.worker_ca else 'http'}://$env_workers"
     return f"""\
 listen {settings.host}:{settings.port} {"ssl " if settings.tls_cert else ""}default_server reuseport backlog=16384;
 {_tls(settings)}server_name _;
@@ -277,14 +278,32 @@ proxy_set_header X-Env-Principal "";
 proxy_connect_timeout {settings.connect_timeout_s}s;
 proxy_send_timeout {settings.body_timeout_s}s;
 proxy_read_timeout {settings.answer_timeout_s}s;
-# A repeated step is safe: its id or its seq tells the worker that it has been taken.
-proxy_next_upstream error timeout http_502 non_idempotent;
+# What was begun goes to no other worker: it may be what the first one died of, and may be done twice. Below are the calls of
+# which both are known.
+proxy_next_upstream error timeout http_502;
 # Each worker once: most of those that were planned may not run.
 proxy_next_upstream_tries 0;
 proxy_next_upstream_timeout {settings.retry_timeout_s}s;
 
 location / {{
-  proxy_pass {"https" if settings.worker_ca else "http"}://$env_workers;
+  proxy_pass {workers};
+}}
+# A repeated step is safe: its id or its seq tells the worker that it has been taken.
+location ~ "^/api/(?:environment/[^/]+|batch)/(?:step|reset|close)$" {{
+  proxy_next_upstream error timeout http_502 non_idempotent;
+  proxy_pass {workers};
+}}
+# So is what makes environments under a key: each try makes the same ones.
+location ~ "^/api/(?:environment|batch)/initialize$" {{
+  if ($http_idempotency_key) {{
+    rewrite ^ /keyed last;
+  }}
+  proxy_pass {workers};
+}}
+location = /keyed {{
+  internal;
+  proxy_next_upstream error timeout http_502 non_idempotent;
+  proxy_pass {workers}$request_uri;
 }}
 location ^~ /internal {{
   return 404;

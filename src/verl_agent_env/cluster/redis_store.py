@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import uuid
 from collections.abc import Collection, Mapping
 
@@ -21,6 +22,7 @@ from verl_agent_env.cluster.store import (
     token_of,
 )
 from verl_agent_env.errors import GenerationChangedError, NameTakenError, WorkerNotAliveError
+from verl_agent_env.wire.suspicions import MAX_SUSPICIONS, Suspicion
 
 _ENDED_MS = int(ENDED_MEMORY_S * 1000)
 
@@ -178,15 +180,26 @@ class RedisStore:
         present = await self._client.call(ask)
         return {slot for (slot, token), found in zip(tokens.items(), present, strict=True) if token == found}
 
+    async def suspect(self, suspicions: Collection[Suspicion], cleared: Collection[str] = ()) -> None:
+        """See :meth:`Store.suspect`."""
+        arguments: list[str | int | bytes] = [MAX_SUSPICIONS, len(cleared), *cleared]
+        for suspicion in suspicions:
+            arguments += suspicion.key, round(suspicion.lasts_s * 1000), suspicion.to_json()
+        await self._client.run(scripts.SUSPECT, [self._keys.version, self._keys.suspicions], arguments)
+
     async def read_map(self) -> ClusterMap:
         """See :meth:`Store.read_map`."""
         keys = self._keys
-        generation, version, owners, records = await self._client.run(
+        generation, version, owners, records, suspicions = await self._client.run(
             scripts.MAP,
-            [keys.generation, keys.version, keys.owners, keys.names],
+            [keys.generation, keys.version, keys.owners, keys.names, keys.suspicions],
             [keys.lease_prefix, uuid.uuid4().hex],
         )
         workers = [WorkerRecord.from_json(record) for record in records]
+        suspected = [
+            dataclasses.replace(Suspicion.from_json(text), lasts_s=int(left_ms) / 1000)
+            for left_ms, text in zip(suspicions[::2], suspicions[1::2], strict=True)
+        ]
         return ClusterMap(
             generation,
             int(version or 0),
@@ -195,6 +208,7 @@ class RedisStore:
                 for slot, token in zip(owners[::2], owners[1::2], strict=True)
             },
             {worker.incarnation: worker for worker in workers},
+            {suspicion.key: suspicion for suspicion in suspected},
         )
 
     async def map_version(self) -> int:

@@ -216,13 +216,47 @@ return #freed
 """,
 )
 
-# KEYS   gen, mapv, own, names
+# KEYS   mapv, suspicions
+# ARGV   1 how many are kept, 2 number n of keys to forget, then n keys, then key, how long it lasts (ms) and the
+#        suspicion (JSON) by turns
+# Return 1
+SUSPECT = Script(
+    "suspect",
+    _BUMP + """
+local mapv, suspicions = unpack(KEYS)
+local first = 3 + ARGV[2]
+allow_when_full(mapv)
+local now = math.floor(now_us() / 1000)
+for i = 3, first - 1 do redis.call('HDEL', suspicions, ARGV[i]) end
+for i = first, #ARGV, 3 do
+  redis.call('HSET', suspicions, ARGV[i], string.format('%.0f', now + ARGV[i + 1]) .. '\\n' .. ARGV[i + 2])
+end
+local entries, kept, longest = redis.call('HGETALL', suspicions), {}, now
+for i = 1, #entries, 2 do
+  local until_ms = tonumber(string.match(entries[i + 1], '^%d+'))
+  if until_ms <= now then
+    redis.call('HDEL', suspicions, entries[i])
+  else
+    kept[#kept + 1] = {until_ms, entries[i]}
+    longest = math.max(longest, until_ms)
+  end
+end
+table.sort(kept, function(a, b) return a[1] > b[1] end)
+for i = ARGV[1] + 1, #kept do redis.call('HDEL', suspicions, kept[i][2]) end
+redis.call('PEXPIREAT', suspicions, string.format('%.0f', longest))
+bump(mapv)
+return 1
+""",
+)
+
+# KEYS   gen, mapv, own, names, suspicions
 # ARGV   1 lease prefix, 2 new generation
-# Return {generation, version or nil, slot and token by turns, the records (JSON) of all live workers}
+# Return {generation, version or nil, slot and token by turns, the records (JSON) of all live workers, how long each
+#        suspicion still lasts (ms) and the suspicion (JSON) by turns}
 MAP = Script(
     "map",
     _BUMP + """
-local gen, mapv, own, names = unpack(KEYS)
+local gen, mapv, own, names, suspicions = unpack(KEYS)
 if redis.call('EXISTS', gen) == 0 then
   allow_when_full(mapv)
   redis.call('SET', gen, ARGV[2])
@@ -232,7 +266,15 @@ for _, inc in ipairs(redis.call('HVALS', names)) do
   local record = redis.call('HGET', ARGV[1] .. inc, 'record')
   if record then records[#records + 1] = record end
 end
-return {redis.call('GET', gen), redis.call('GET', mapv), redis.call('HGETALL', own), records}
+local suspected, now = {}, math.floor(now_us() / 1000)
+for _, kept in ipairs(redis.call('HVALS', suspicions)) do
+  local until_ms, text = string.match(kept, '^(%d+)\\n(.*)$')
+  if tonumber(until_ms) > now then
+    suspected[#suspected + 1] = string.format('%.0f', until_ms - now)
+    suspected[#suspected + 1] = text
+  end
+end
+return {redis.call('GET', gen), redis.call('GET', mapv), redis.call('HGETALL', own), records, suspected}
 """,
 )
 

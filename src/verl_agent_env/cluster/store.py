@@ -10,8 +10,8 @@ same supervisor, which starts a worker only after the last one's end: the old on
 supervisor it is a second node of one name and is refused. A whole node that is restarted after a crash meets the
 leases of its past, so a worker whose first heartbeat is refused tries for one ``ttl_s`` before it gives up.
 
-The **version** of the map changes with every change of ownership, and when a worker joins, ends or changes its state or
-address; that a lease ran out is noticed by the next heartbeat of any worker. Versions are compared by equality too;
+The **version** of the map changes with every change of ownership, when a worker joins, ends or changes its state or
+address, and when calls are suspected to have ended a worker; that a lease ran out is noticed by the next heartbeat of any worker. Versions are compared by equality too;
 they go on growing when the store is emptied. The **generation** names the data set: another one means that the
 store was emptied or replaced, and that nobody owns anything.
 """
@@ -21,12 +21,13 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
 import orjson
 
 from verl_agent_env.types import NUM_SLOTS
+from verl_agent_env.wire.suspicions import Suspicion
 
 WorkerState = Literal["starting", "ready", "draining"]
 
@@ -62,9 +63,9 @@ class WorkerRecord:
     """Kinds of environments that it knows so far, with the format of their states; None of software that does not say."""
 
     def __post_init__(self) -> None:
-        for field in ("incarnation", "name", "node", "supervisor", "address"):
-            if not getattr(self, field):
-                raise ValueError(f"a worker's {field} must not be empty")
+        for name in ("incarnation", "name", "node", "supervisor", "address"):
+            if not getattr(self, name):
+                raise ValueError(f"a worker's {name} must not be empty")
 
     @property
     def shape(self) -> str:
@@ -114,6 +115,8 @@ class ClusterMap:
     """By slot. The owner may be dead: then the slot waits to be claimed."""
     workers: Mapping[str, WorkerRecord]
     """Those alive, by incarnation."""
+    suspicions: Mapping[str, Suspicion] = field(default_factory=dict)
+    """Calls that ended a worker, or may have, by :attr:`~verl_agent_env.wire.suspicions.Suspicion.key`."""
 
     def owner_of(self, slot: int) -> WorkerRecord | None:
         """The live worker that owns ``slot``, if there is one."""
@@ -184,6 +187,13 @@ class Store(Protocol):
 
     async def check_tokens(self, tokens: Mapping[int, str]) -> set[int]:
         """Those slots that are still owned under their token."""
+
+    async def suspect(self, suspicions: Collection[Suspicion], cleared: Collection[str] = ()) -> None:
+        """Have all workers know suspicions, and forget those of the keys ``cleared``: a new version of the map.
+
+        The supervisor of a pool tells it before it starts the next worker. At most
+        :data:`~verl_agent_env.wire.suspicions.MAX_SUSPICIONS` are kept: those that last longest.
+        """
 
     async def read_map(self) -> ClusterMap:
         """Everything, as of one moment."""

@@ -20,6 +20,7 @@ from verl_agent_env.engine.lives import (
 from verl_agent_env.engine.marks import NO_MARK
 from verl_agent_env.engine.rebuilding import rebuilt
 from verl_agent_env.engine.threads import CallTimeoutError
+from verl_agent_env.engine.under_way import calling
 from verl_agent_env.errors import (
     AtCapacityError,
     EnvironmentClosedError,
@@ -106,14 +107,15 @@ class ApartCalls:
     ) -> ResetAnswer:
         encoded = encode_options(options, self._lives.limits.max_arguments_bytes)
         try:
-            instance.env, answer, mark = await self._lives.executor.begin(
-                instance.kind,
-                instance.arguments,
-                instance.env,
-                seed,
-                encoded,
-                lambda env: self._lives.mark_beginning(instance, env),
-            )
+            with calling(instance.next_beginning):
+                instance.env, answer, mark = await self._lives.executor.begin(
+                    instance.kind,
+                    instance.arguments,
+                    instance.env,
+                    seed,
+                    encoded,
+                    lambda env: self._lives.mark_beginning(instance, env),
+                )
             self._lives.require_short(answer)
         except (AtCapacityError, InvalidEnvArgumentsError):
             raise
@@ -133,16 +135,17 @@ class ApartCalls:
                 self._lives.require_room(instance)
                 env = await self._standing(instance)
                 try:
-                    encoded, answer, mark = await self._lives.executor.step(
-                        instance.kind,
-                        env,
-                        action,
-                        encoded,
-                        lambda env, answer: (
-                            NO_MARK if recorder is None else recorder.mark(instance, env, answer)
-                        ),
-                        briefly=identity is not encoded and instance.records_calls,
-                    )
+                    with calling(instance.call):
+                        encoded, answer, mark = await self._lives.executor.step(
+                            instance.kind,
+                            env,
+                            action,
+                            encoded,
+                            lambda env, answer: (
+                                NO_MARK if recorder is None else recorder.mark(instance, env, answer)
+                            ),
+                            briefly=identity is not encoded and instance.records_calls,
+                        )
                     self._lives.require_short(answer)
                 except AtCapacityError:
                     raise
@@ -159,7 +162,8 @@ class ApartCalls:
             instance.require_alive()
             env = await self._standing(instance)
             try:
-                return await self._lives.executor.call(instance.kind, env, lambda: read(env))
+                with calling(instance.call):
+                    return await self._lives.executor.call(instance.kind, env, lambda: read(env))
             except CallTimeoutError as stuck:
                 # Somebody may be at it still: it cannot be used any more.
                 self._lives.fail(instance, stuck)
@@ -182,7 +186,8 @@ class ApartCalls:
         """The instance's environment, built anew after a call that failed."""
         if instance.env is None:
             try:
-                instance.env = await rebuilt(self._lives.executor, instance)
+                with calling(instance.call):
+                    instance.env = await rebuilt(self._lives.executor, instance)
             except AtCapacityError:
                 raise
             except ENV_FAULTS as fault:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import copy
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, TypeAlias, TypeVar, cast
 
 import gymnasium
 import orjson
 
 from verl_agent_env.engine.threads import CallTimeoutError, ForeignExitError, Threads
-from verl_agent_env.engine.turns import patiently
+from verl_agent_env.engine.turns import Turns, patiently
+from verl_agent_env.engine.under_way import CallRecord, current_call
 from verl_agent_env.envs.kind import EnvKind
 from verl_agent_env.wire.actions import brief, calls_in
 from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
+from verl_agent_env.wire.suspicions import CallId, Suspicions
 
 logger = logging.getLogger(__name__)
 
@@ -38,12 +41,26 @@ class Executor:
     :class:`~verl_agent_env.engine.threads.CallTimeoutError`; if it is a ``StuckCallError``, a thread is at it still and
     closes the environment should it come back: nobody else may touch it.
 
-    Whatever is built here and does not come out is closed here.
+    Whatever is built here and does not come out is closed here. What runs is on record as the task's
+    :data:`~verl_agent_env.engine.under_way.current_call`, and of calls that are suspected to end workers one runs at a time.
     """
 
-    def __init__(self, threads: Threads, max_step_s: float) -> None:
+    def __init__(
+        self, threads: Threads, max_step_s: float, record: CallRecord, suspicions: Suspicions
+    ) -> None:
+        """An executor of nothing yet.
+
+        Args:
+            threads: Where calls run that block or compute.
+            max_step_s: How long they may take.
+            record: Where it is written what is under way.
+            suspicions: Which calls may have ended a worker.
+        """
+        self.record = record
         self._threads = threads
         self._max_step_s = max_step_s
+        self._suspicions = suspicions
+        self._alone = Turns(1, "turns of calls that may have ended a worker")
         self._closing: set[asyncio.Task[None]] = set()
 
     async def reset(
@@ -64,7 +81,8 @@ class Executor:
     ) -> tuple[Env, ResetAnswer, T]:
         """As :meth:`reset`, together with what ``observe`` says of the environment, as a part of the same call."""
         if kind.execution == "inline":
-            return begin_inline(kind, arguments, env, seed, options, observe)
+            with self.record.inline(current_call.get()):
+                return begin_inline(kind, arguments, env, seed, options, observe)
         if kind.uses_thread:
 
             def close_late(outcome: tuple[Env, ResetAnswer, T] | None) -> None:
@@ -72,15 +90,13 @@ class Executor:
                 if late is not None:
                     late.close()
 
-            return await self._threads.of(kind).run(
-                lambda: begin_inline(kind, arguments, env, seed, options, observe),
-                self._max_step_s,
-                close_late,
+            return await self._in_thread(
+                kind, lambda: begin_inline(kind, arguments, env, seed, options, observe), close_late
             )
         built: Any = env if env is not None else build(kind, arguments)
         try:
             answer = ResetAnswer.of(
-                *await self._awaited(built.areset(seed=seed, options=_read_options(options)))
+                *await self._awaited(lambda: built.areset(seed=seed, options=_read_options(options)))
             )
             return built, answer, observe(built)
         except BaseException:
@@ -121,37 +137,36 @@ class Executor:
 
         if kind.execution == "async":
             waiting: Any = env
-            recorded = encoded
             if briefly:
                 calls = waiting.calls_of(action)
-                recorded, turn = brief(encoded, calls), waiting.atake_turn(calls)
+                recorded, result = brief(encoded, calls), await self._awaited(
+                    lambda: waiting.atake_turn(calls)
+                )
             else:
-                turn = waiting.astep(action)
-            answer = StepAnswer.of(await self._awaited(turn))
+                recorded, result = encoded, await self._awaited(lambda: waiting.astep(action))
+            answer = StepAnswer.of(result)
             return recorded, answer, observe(env, answer)
         return await self.call(kind, env, stepped)
 
     async def call(self, kind: EnvKind, env: Env, call: Callable[[], T]) -> T:
         """Run any function on ``env``: at once for an inline kind, else in a thread."""
         if kind.execution == "inline":
-            return call()
-        return await self._threads.of(kind).run(
-            call, self._max_step_s, (lambda _: env.close()) if kind.uses_thread else None
-        )
+            with self.record.inline(current_call.get()):
+                return call()
+        return await self._in_thread(kind, call, (lambda _: env.close()) if kind.uses_thread else None)
 
     async def restore(self, kind: EnvKind, arguments: Any, snapshot: bytes) -> Env:
         """A new environment that stands where another one stood at its ``snapshot``."""
 
         if kind.execution == "inline":
-            return restore_inline(kind, arguments, snapshot)
+            with self.record.inline(current_call.get()):
+                return restore_inline(kind, arguments, snapshot)
 
         def close_late(env: Env | None) -> None:
             if env is not None:
                 env.close()
 
-        return await self._threads.of(kind).run(
-            lambda: restore_inline(kind, arguments, snapshot), self._max_step_s, close_late
-        )
+        return await self._in_thread(kind, lambda: restore_inline(kind, arguments, snapshot), close_late)
 
     async def play(
         self, kind: EnvKind, env: Env, actions: Sequence[bytes], observe: Callable[[Env, StepAnswer], T]
@@ -184,8 +199,13 @@ class Executor:
         if kind.execution == "async":
             waiting: Any = env
             calls = calls_in(recorded)
-            turn = waiting.astep(orjson.loads(recorded)) if calls is None else waiting.atake_turn(calls)
-            answer = StepAnswer.of(await self._awaited(turn))
+            answer = StepAnswer.of(
+                await self._awaited(
+                    lambda: (
+                        waiting.astep(orjson.loads(recorded)) if calls is None else waiting.atake_turn(calls)
+                    )
+                )
+            )
             return answer, observe(env, answer)
         return await self.call(kind, env, stepped)
 
@@ -212,16 +232,44 @@ class Executor:
     async def _close(self, kind: EnvKind, env: Env) -> None:
         try:
             if kind.execution == "async":
-                await self._awaited(env.aclose())  # type: ignore[attr-defined]
+                await self._awaited(env.aclose)  # type: ignore[attr-defined]
             else:
                 await self._threads.of(kind).run(env.close, self._max_step_s)
         except ENV_FAULTS:
             logger.warning("closing failed", exc_info=True, extra={"env_name": kind.name})
 
-    async def _awaited(self, call: Awaitable[T]) -> T:
+    async def _in_thread(
+        self, kind: EnvKind, run: Callable[[], T], close_late: Callable[[T | None], None] | None
+    ) -> T:
+        call = current_call.get()
+        async with self._turn_of(call):
+            return await self._threads.of(kind).run(
+                self.record.noting(call, run), self._max_step_s, close_late
+            )
+
+    @asynccontextmanager
+    async def _turn_of(self, call: CallId | None) -> AsyncIterator[None]:
+        """Wait until no other call is under way that may have ended a worker, if this one may have.
+
+        Raises:
+            AtCapacityError: Others have had their turns for too long.
+        """
+        if call is None or not self._suspicions.runs_alone(call):
+            yield
+            return
+        async with self._alone.place():
+            yield
+
+    async def _awaited(self, begin: Callable[[], Awaitable[T]]) -> T:
+        call = current_call.get()
+        async with self._turn_of(call):
+            with self.record.apart(call):
+                return await self._within_limit(begin())
+
+    async def _within_limit(self, awaitable: Awaitable[T]) -> T:
         try:
             async with asyncio.timeout(self._max_step_s) as limit:
-                return await call
+                return await awaitable
         except TimeoutError:
             if limit.expired():
                 raise CallTimeoutError from None

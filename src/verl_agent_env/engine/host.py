@@ -26,6 +26,7 @@ from verl_agent_env.engine.persistence.tenure import Tenure
 from verl_agent_env.engine.slices import Slices
 from verl_agent_env.engine.threads import Threads
 from verl_agent_env.engine.turns import patiently
+from verl_agent_env.engine.under_way import CallRecord
 from verl_agent_env.envs.base import Durability
 from verl_agent_env.envs.registry import Registry
 from verl_agent_env.errors import (
@@ -38,6 +39,7 @@ from verl_agent_env.errors import (
 from verl_agent_env.types import NUM_SLOTS, slot_of
 from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
 from verl_agent_env.wire.log import Log
+from verl_agent_env.wire.suspicions import Suspicion, Suspicions
 
 T = TypeVar("T")
 
@@ -60,17 +62,25 @@ class Host:
         pick_slot: Callable[[], int] = lambda: random.getrandbits(12) % NUM_SLOTS,
         unknown: Callable[[str], VerlAgentEnvError] = EnvironmentNotFoundError,
         kinds: KindLoader | None = None,
+        record: CallRecord | None = None,
+        suspicions: Suspicions | None = None,
     ) -> None:
         self.name = name
         self.registry = registry
         self.kinds = kinds or KindLoader(registry)
         self.limits = limits
-        self.directory = Directory(limits, clock, unknown)
+        self.suspicions = suspicions or Suspicions()
+        """Which calls are known to have ended a worker, or may have."""
+        self.directory = Directory(
+            limits, clock, lambda env_id: self.suspicions.refusal(env_id) or unknown(env_id)
+        )
         self.clock = clock
         self._recoveries: set[asyncio.Task[Any]] = set()
         self._threads = Threads(limits)
-        self.executor = Executor(self._threads, limits.max_step_s)
-        self._lives = Lives(registry, limits, self.directory, self.executor, clock, pick_slot)
+        self.executor = Executor(self._threads, limits.max_step_s, record or CallRecord(), self.suspicions)
+        self._lives = Lives(
+            registry, limits, self.directory, self.executor, clock, pick_slot, self.suspicions
+        )
         self._inline = InlineCalls(self._lives)
         self._apart = ApartCalls(self._lives)
         self._recovery: Recovery | None = None
@@ -297,6 +307,9 @@ class Host:
         """
         if self.directory.was_closed(env_id):
             return None
+        if self.get(env_id) is None and self.suspicions.refusal(env_id) is not None:
+            # Nothing is left of it that could be closed.
+            return None
         instance = self.directory.find(env_id)
         group = self._lives.end(instance, "closed")
         if group is not None and self.recorder is not None and self.recorder.answers_early(env_id):
@@ -410,6 +423,14 @@ class Host:
         instance = self.directory.get(env_id)
         if instance is not None:
             self._lives.dismiss(instance, MOVED)
+
+    def heed(self, told: Mapping[str, Suspicion]) -> None:
+        """Take in which calls are suspected; none of the code of an environment that is refused is run any more."""
+        self.suspicions.heed(told)
+        for suspicion in told.values():
+            instance, refusal = self.get(suspicion.env_id), self.suspicions.refusal(suspicion.env_id)
+            if refusal is not None and instance is not None and instance.lost is None:
+                instance.lose(refusal)
 
     # --- the host's own care --------------------------------------------------------------------------------
 

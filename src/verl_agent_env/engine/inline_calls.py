@@ -20,6 +20,7 @@ from verl_agent_env.engine.rebuilding import rebuilt_inline
 from verl_agent_env.errors import InvalidEnvArgumentsError, VerlAgentEnvError
 from verl_agent_env.wire.actions import MAX_WHOLE_BYTES, identity_of
 from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
+from verl_agent_env.wire.suspicions import BEGINNING
 
 T = TypeVar("T")
 
@@ -29,6 +30,9 @@ class InlineCalls:
 
     def __init__(self, lives: Lives) -> None:
         self._lives = lives
+        record = lives.executor.record
+        self._record = record
+        self._note, self._state = record.note_inline, record.inline_state
 
     def create(self, instance: Instance, request: CreateRequest) -> tuple[str, ResetAnswer]:
         """Make the environment, and begin its first episode."""
@@ -60,18 +64,24 @@ class InlineCalls:
             self._lives.require_here(instance)
         if instance.history_bytes > limits.max_kept_bytes:
             self._lives.require_room(instance)
-        env = instance.env if instance.env is not None else self._rebuilt(instance)
+        if self._note is not None:
+            # As CallRecord.inline has it known, for a tenth of the price.
+            self._note(instance.env_id.encode(), instance.episode, instance.seq, 1)
         try:
-            if identity is not encoded and instance.records_calls:
-                encoded, answer = step_briefly(env, action, encoded)
-            else:
-                answer = StepAnswer.of(env.step(action))
-            # As Lives.require_short, without a call.
-            if len(answer.observation) + len(answer.info) > limits.max_answer_bytes:
-                self._lives.require_short(answer)
-            mark = NO_MARK if recorder is None else recorder.mark(instance, env, answer)
-        except ENV_FAULTS as fault:
-            self._lives.fail(instance, fault)
+            env = instance.env if instance.env is not None else self._rebuilt(instance)
+            try:
+                if identity is not encoded and instance.records_calls:
+                    encoded, answer = step_briefly(env, action, encoded)
+                else:
+                    answer = StepAnswer.of(env.step(action))
+                # As Lives.require_short, without a call.
+                if len(answer.observation) + len(answer.info) > limits.max_answer_bytes:
+                    self._lives.require_short(answer)
+                mark = NO_MARK if recorder is None else recorder.mark(instance, env, answer)
+            except ENV_FAULTS as fault:
+                self._lives.fail(instance, fault)
+        finally:
+            self._state[0] = 0
         instance.commit(identity, answer, limits.max_journal_bytes, operation, mark, encoded)
         if recorder is not None:
             recorder.stepped(instance, encoded, mark)
@@ -81,28 +91,32 @@ class InlineCalls:
         """What ``read`` says of the environment."""
         instance.require_alive()
         self._lives.directory.touch(instance)
-        env = instance.env if instance.env is not None else self._rebuilt(instance)
-        try:
-            return read(env)
-        except VerlAgentEnvError:
-            raise
-        except ENV_FAULTS as fault:
-            raise self._lives.failure(instance, fault) from fault
+        with self._record.inline(instance.call):
+            env = instance.env if instance.env is not None else self._rebuilt(instance)
+            try:
+                return read(env)
+            except VerlAgentEnvError:
+                raise
+            except ENV_FAULTS as fault:
+                raise self._lives.failure(instance, fault) from fault
 
     def _shown_again(self, instance: Instance, begun: Beginning) -> ResetAnswer:
         if begun.answer is not None:
             return begun.answer
-        try:
-            env, answer = reset_inline(instance.kind, instance.arguments, None, begun.seed, begun.options)
-        except ENV_FAULTS as fault:
-            raise self._lives.failure(instance, fault) from fault
-        self._lives.executor.dispose(instance.kind, env)
+        with self._record.inline(instance.call):
+            try:
+                env, answer = reset_inline(instance.kind, instance.arguments, None, begun.seed, begun.options)
+            except ENV_FAULTS as fault:
+                raise self._lives.failure(instance, fault) from fault
+            self._lives.executor.dispose(instance.kind, env)
         return answer
 
     def _begin(
         self, instance: Instance, seed: int, options: dict[str, Any] | None, operation: bytes = b""
     ) -> ResetAnswer:
         encoded = encode_options(options, self._lives.limits.max_arguments_bytes)
+        if self._note is not None:
+            self._note(instance.env_id.encode(), instance.episode + 1, BEGINNING, 1)
         try:
             instance.env, answer, mark = begin_inline(
                 instance.kind,
@@ -117,6 +131,8 @@ class InlineCalls:
             raise
         except ENV_FAULTS as fault:
             self._lives.fail(instance, fault)
+        finally:
+            self._state[0] = 0
         self._lives.begun(instance, seed, encoded, answer, mark, operation)
         return answer
 

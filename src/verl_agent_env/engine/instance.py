@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,10 +15,10 @@ from verl_agent_env.envs.kind import EnvKind
 from verl_agent_env.errors import (
     EnvironmentClosedError,
     EnvironmentLostError,
+    EnvironmentStateError,
     EpisodeEndedError,
     IncompatibleVersionError,
     MovedError,
-    ReplayDivergedError,
     SequenceConflictError,
     SequenceGapError,
     SequenceStaleError,
@@ -26,6 +27,7 @@ from verl_agent_env.types import slot_of
 from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
 from verl_agent_env.wire.operations import split
 from verl_agent_env.wire.records import AppliedStep
+from verl_agent_env.wire.suspicions import BEGINNING, CallId
 
 if TYPE_CHECKING:
     from verl_agent_env.engine.persistence.groups import Group
@@ -74,7 +76,6 @@ class Instance:
         "closed_as",
         "created_at",
         "digests",
-        "diverged_at",
         "durability",
         "earlier_resets",
         "earlier_steps",
@@ -94,6 +95,7 @@ class Instance:
         "last_used",
         "lock",
         "lost",
+        "lost_as",
         "options",
         "past_operations",
         "resets",
@@ -128,6 +130,8 @@ class Instance:
         self.closed_as: str | None = None
         self.lost: str | None = None
         """Why the environment cannot come back, if so."""
+        self.lost_as: EnvironmentStateError | None = None
+        """The error that says so, where it is not :class:`~verl_agent_env.errors.EnvironmentLostError`."""
         self.actions: list[bytes] | None = None
         """Accepted actions as they are recorded (:mod:`~verl_agent_env.wire.actions`), or ``None`` when there are none yet
         or they outgrew what is kept."""
@@ -166,8 +170,6 @@ class Instance:
         self.state_seq = 0
         self.group: Group | None = None
         """The writes that answers about it have to wait for: those that tell of its last change."""
-        self.diverged_at: int | None = None
-        """The step that gave another result when it was played again, if so: it is lost."""
         self.unreadable: str | None = None
         """Which version of its kind can read its state, if this worker's cannot."""
 
@@ -202,6 +204,16 @@ class Instance:
         """Whether the environment is nowhere but here, and would be lost with this process; not one that is lost."""
         return self.durability in ("", "none") and self.lost is None
 
+    @property
+    def call(self) -> CallId:
+        """What a call is on record as that does something with the environment as it stands."""
+        return CallId(self.env_id, self.episode, self.seq)
+
+    @property
+    def next_beginning(self) -> CallId:
+        """What a call is on record as that begins another episode."""
+        return CallId(self.env_id, self.episode + 1, BEGINNING)
+
     def keep(self, durability: str, env_kwargs: Mapping[str, Any]) -> None:
         """Note how the environment is kept outside this process, and what it was made with."""
         self.durability, self.env_kwargs = durability, env_kwargs
@@ -214,7 +226,7 @@ class Instance:
         Raises:
             MovedError: It lives on another worker.
             EnvironmentClosedError: It was closed.
-            EnvironmentLostError: It cannot come back.
+            EnvironmentLostError, ReplayDivergedError, EnvironmentEndedWorkerError: It cannot come back.
         """
         if self.closed_as == MOVED:
             raise MovedError(slot_of(self.env_id))
@@ -224,8 +236,8 @@ class Instance:
             raise IncompatibleVersionError(
                 self.env_id, self.kind.name, self.unreadable, self.kind.state_format or "none"
             )
-        if self.diverged_at is not None:
-            raise ReplayDivergedError(self.env_id, self.diverged_at)
+        if self.lost_as is not None:
+            raise dataclasses.replace(self.lost_as)
         if self.lost is not None:
             raise EnvironmentLostError(self.env_id, self.lost)
 
@@ -444,6 +456,10 @@ class Instance:
             self.actions, self.digests = self.actions[done:], self.digests[done:]
         self.first_seq = self.state_seq
         self.history_bytes = sum(map(len, self.actions or ()))
+
+    def lose(self, error: EnvironmentStateError) -> None:
+        """Note that the environment does not come back, and with what error that is told."""
+        self.lost, self.lost_as = error.detail, error
 
     def note_unreadable(self, written_as: str) -> None:
         """Note that this worker's kind cannot read the environment's state: it is of the format ``written_as``."""

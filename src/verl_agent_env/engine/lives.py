@@ -19,6 +19,7 @@ from verl_agent_env.engine.marks import NO_MARK, Mark
 from verl_agent_env.engine.persistence.groups import Group
 from verl_agent_env.engine.persistence.recorder import Recorder
 from verl_agent_env.engine.threads import CallTimeoutError, ForeignExitError
+from verl_agent_env.engine.under_way import calling
 from verl_agent_env.envs.registry import Registry
 from verl_agent_env.envs.rng import following_seed
 from verl_agent_env.errors import (
@@ -37,6 +38,7 @@ from verl_agent_env.errors import (
 )
 from verl_agent_env.types import new_env_id, slot_of
 from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
+from verl_agent_env.wire.suspicions import Suspicions
 
 logger = logging.getLogger(__name__)
 
@@ -68,8 +70,10 @@ class Lives:
         executor: Executor,
         clock: Callable[[], float],
         pick_slot: Callable[[], int],
+        suspicions: Suspicions,
     ) -> None:
         self.limits = limits
+        self.suspicions = suspicions
         self.directory = directory
         self.executor = executor
         self.clock = clock
@@ -91,9 +95,13 @@ class Lives:
             UnknownEnvNameError, InvalidEnvArgumentsError, ArgumentsTooLargeError: It cannot be built, or not be kept.
             EnvironmentFailedError: Its module or its check of arguments raised.
             ShuttingDownError: The host stops.
+            EnvironmentEndedWorkerError: A worker ended over the making of this very environment.
         """
         if self.is_stopping:
             raise ShuttingDownError
+        refusal = None if request.env_id is None else self.suspicions.refusal(request.env_id)
+        if refusal is not None:
+            raise refusal
         try:
             kind = self._registry.kind(request.env_name)
             arguments = kind.validate(request.env_kwargs)
@@ -198,9 +206,10 @@ class Lives:
         """Give once more what was answered when an episode of the environment began."""
         if begun.answer is not None:
             return begun.answer
-        env, answer = await self.executor.reset(
-            instance.kind, instance.arguments, None, begun.seed, begun.options
-        )
+        with calling(instance.call):
+            env, answer = await self.executor.reset(
+                instance.kind, instance.arguments, None, begun.seed, begun.options
+            )
         self.executor.dispose(instance.kind, env)
         return answer
 

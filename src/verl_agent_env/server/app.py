@@ -23,6 +23,7 @@ from verl_agent_env import __version__, background
 from verl_agent_env.config import ServerSettings
 from verl_agent_env.engine import Host
 from verl_agent_env.engine.reaper import reap_forever
+from verl_agent_env.engine.under_way import CallRecord
 from verl_agent_env.envs.registry import Registry, default_registry
 from verl_agent_env.errors import InternalError, MethodNotAllowedError, RouteNotFoundError, VerlAgentEnvError
 from verl_agent_env.server.admission import Admission
@@ -45,6 +46,7 @@ from verl_agent_env.server.server_calls import ServerCalls
 from verl_agent_env.server.tls import peer_context
 from verl_agent_env.server.web_pages import WebPages
 from verl_agent_env.types import slot_of
+from verl_agent_env.wire.suspicions import Suspicions
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +83,8 @@ class EnvServer(FastAPI):
             settings.host_limits,
             name=place.address,
             unknown=self.worker.fate_of,
+            record=CallRecord(place.record),
+            suspicions=Suspicions(place.suspicions),
         )
         batches, create, internal_routes = self.worker.attach(self.env_host)
         proxies = TrustedProxies(settings.trusted_proxies)

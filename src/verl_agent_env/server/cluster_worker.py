@@ -51,6 +51,7 @@ from verl_agent_env.server.residents import Residents
 from verl_agent_env.server.sharded_batches import ShardedBatches
 from verl_agent_env.server.take_over import TakeOver
 from verl_agent_env.types import NUM_SLOTS, slot_of
+from verl_agent_env.wire.suspicions import Suspicion
 
 _STATUS_TIMEOUT_S = 1.0
 _LEAVE_S = 2.0
@@ -68,6 +69,10 @@ class Place:
     """Random id of the life of the pool's supervisor."""
     is_successor: bool = False
     """Whether another process was here before."""
+    record: memoryview | None = None
+    """Where it writes for the supervisor what is under way."""
+    suspicions: tuple[Suspicion, ...] = ()
+    """What the supervisor holds against calls."""
 
 
 class Cluster(Protocol):

@@ -169,6 +169,12 @@ class Metrics:
             "Environments that another worker held and that were brought back here.",
             value=0 if host.recovery is None else host.recovery.recovered,
         )
+        suspicions = GaugeMetricFamily(
+            "verl_agent_env_suspicions", "Calls that ended a worker, or may have.", labels=["level"]
+        )
+        for level, count in host.suspicions.counts().items():
+            suspicions.add_metric([level], count)
+        yield suspicions
         yield _counter(
             "verl_agent_env_loop_held_up",
             "Times that code held up the event loop, and with it all calls, for more than a tenth of a second.",

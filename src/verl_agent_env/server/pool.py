@@ -7,28 +7,40 @@ connections wait in its queue until the next worker has taken its place, and non
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import os
 import signal
 import socket
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any, ClassVar
 
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
+from gunicorn.errors import HaltServer
 from gunicorn.glogging import Logger
 from uvicorn import Config, Server
 from uvicorn_worker import UvicornWorker
 
 from verl_agent_env import background
-from verl_agent_env.config import ServerSettings
+from verl_agent_env.cluster.keys import Keys
+from verl_agent_env.cluster.memory_store import MemoryStore
+from verl_agent_env.cluster.redis_client import RedisLimits
+from verl_agent_env.cluster.redis_store import RedisStore
+from verl_agent_env.cluster.store import Store
+from verl_agent_env.config import ClusterSettings, ServerSettings
+from verl_agent_env.engine.under_way import clear_record, shared_records
 from verl_agent_env.server.app import EnvServer
+from verl_agent_env.server.examiner import Examiner, end_of
 from verl_agent_env.server.protocol import QuickProtocol
 from verl_agent_env.server.tls import server_context
+from verl_agent_env.wire.suspicions import Suspicion
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +65,22 @@ _BLOCKED_WORKER_S = 120
 _ENDING_S = 15
 """Seconds that a worker gets, after running requests had theirs, to leave the cluster and to close its environments."""
 _NOTIFY_S = 0.5
+# The supervisor starts no worker meanwhile.
+_REDIS_LIMITS = RedisLimits(connect_s=1.0, call_s=1.0)
+
+
+@dataclass(frozen=True)
+class WorkerStart:
+    """What a worker's process is started with."""
+
+    index: int
+    """Which worker of the pool it is."""
+    is_successor: bool
+    """Whether another process had the index before."""
+    record: memoryview
+    """Where it writes what is under way."""
+    suspicions: tuple[Suspicion, ...]
+    """What its supervisor holds against calls."""
 
 
 class _Log(Logger):  # type: ignore[misc]
@@ -71,6 +99,7 @@ class AddressWorker(UvicornWorker):  # type: ignore[misc]
     CONFIG_KWARGS: ClassVar[dict[str, Any]] = {**UVICORN_OPTIONS, "callback_notify": None}
     index = -1
     is_successor = False
+    record = memoryview(b"")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -78,9 +107,9 @@ class AddressWorker(UvicornWorker):  # type: ignore[misc]
         # The base class gives it the handlers of gunicorn's log, which has none.
         logging.getLogger("uvicorn.error").propagate = True
 
-    def take_index(self, index: int, *, is_successor: bool) -> None:
-        """Become the worker of this index, the first one or a later one."""
-        self.index, self.is_successor = index, is_successor
+    def take_index(self, index: int, record: memoryview, *, is_successor: bool) -> None:
+        """Become the worker of this index, the first one or a later one, which has its calls under way on ``record``."""
+        self.index, self.is_successor, self.record = index, is_successor, record
         listeners: list[Any] = vars(self)["sockets"]
         self.sockets = [listeners[1 + index], listeners[0]]
         self._others = [listener for listener in listeners if listener not in self.sockets]
@@ -114,6 +143,8 @@ class AddressWorker(UvicornWorker):  # type: ignore[misc]
             await server.serve(sockets=self.sockets)
         finally:
             notifying.cancel()
+            # It ends in order, by nobody's fault, whatever hangs in its threads.
+            clear_record(self.record)
         if not server.started:
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
 
@@ -169,6 +200,54 @@ class _Supervisor(Arbiter):  # type: ignore[misc]
     def __init__(self, app: Any) -> None:
         super().__init__(app)
         self.starts: Counter[int] = Counter()
+        self._examiner: Examiner = app.examiner
+
+    def wait_for_signals(self, timeout: float = 1.0) -> list[int]:
+        """Turn often enough to look at a silent worker before others may take its slots."""
+        found: list[int] = super().wait_for_signals(min(timeout, self.timeout / 8))
+        return found
+
+    def murder_workers(self) -> None:
+        """Kill silent workers, and examine first what they are at."""
+        for pid, worker in list(self.WORKERS.items()):
+            # It may be closed by now.
+            with contextlib.suppress(OSError, ValueError):
+                self._examiner.look(worker.index, pid, time.monotonic() - worker.tmp.last_update())
+        super().murder_workers()
+
+    def reap_workers(self) -> None:
+        """Take notice of workers that ended, and of what they were at."""
+        workers: dict[int, AddressWorker] = dict(self.WORKERS)
+        statuses: dict[int, Any] = {}
+        for pid in workers:
+            with contextlib.suppress(ChildProcessError):
+                statuses[pid] = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        is_over = False
+        while not is_over:
+            try:
+                super().reap_workers()
+                is_over = True
+            except HaltServer:
+                # It ends the pool for an exit code that says that a worker cannot start. An environment's code may exit
+                # with the same one.
+                if not self._note_ended(workers, statuses):
+                    raise
+        self._note_ended(workers, statuses)
+
+    def _note_ended(self, workers: dict[int, AddressWorker], statuses: dict[int, Any]) -> bool:
+        """Tell the examiner of those of ``workers`` that are gone; gives whether calls were under way in one of them."""
+        had_calls = False
+        for pid in workers.keys() - self.WORKERS.keys():
+            worker = workers.pop(pid)
+            worker.tmp.close()
+            end = end_of(statuses.get(pid), was_silent=worker.aborted)
+            had_calls |= self._examiner.ended(worker.index, end)
+        return had_calls
+
+    def manage_workers(self) -> None:
+        """Start workers in place of those that ended, after it is told what ended them."""
+        self._examiner.tell()
+        super().manage_workers()
 
     def handle_int(self) -> None:
         """In good order, as SIGTERM; a second one is not waited for so long. The base class would wait in vain."""
@@ -206,20 +285,22 @@ class WorkerPool(BaseApplication):  # type: ignore[misc]
         self,
         settings: ServerSettings,
         listeners: list[socket.socket],
-        make_app: Callable[[int, bool], EnvServer],
+        make_app: Callable[[WorkerStart], EnvServer],
     ) -> None:
         """Prepare a pool; ``run()`` serves until a signal ends it.
 
         Args:
             settings: Of the server.
             listeners: The node's socket, then one for each worker; the pool takes them over.
-            make_app: Makes, in a worker's process, the application of the worker with this index; told whether
-                another process had the index before.
+            make_app: Makes, in a worker's process, its application.
         """
         self._settings = settings
         self._binds = [f"fd://{listener.detach()}" for listener in listeners]
         self._make_app = make_app
-        self._place = (-1, False)
+        self._start = WorkerStart(-1, False, memoryview(b""), ())
+        self.records = shared_records(settings.cluster.workers)
+        """What each worker is at."""
+        self.examiner = Examiner(self.records, _opener(settings.cluster), self._blocked_s())
         super().__init__()
 
     def load_config(self) -> None:
@@ -258,11 +339,11 @@ class WorkerPool(BaseApplication):  # type: ignore[misc]
 
     def begin_worker(self, index: int, is_successor: bool) -> None:
         """In a worker's process: remember which one it is."""
-        self._place = (index, is_successor)
+        self._start = WorkerStart(index, is_successor, self.records[index], tuple(self.examiner.known))
 
     def load(self) -> EnvServer:
         """In a worker's process: its application."""
-        return self._make_app(*self._place)
+        return self._make_app(self._start)
 
     def run(self) -> None:
         """Supervise the workers until a signal ends them."""
@@ -272,5 +353,13 @@ class WorkerPool(BaseApplication):  # type: ignore[misc]
 def _give_index(supervisor: _Supervisor, worker: AddressWorker) -> None:
     taken = {other.index for other in supervisor.WORKERS.values()}
     index = next(index for index in range(supervisor.num_workers) if index not in taken)
-    worker.take_index(index, is_successor=supervisor.starts[index] > 0)
+    worker.take_index(index, supervisor.app.records[index], is_successor=supervisor.starts[index] > 0)
     supervisor.starts[index] += 1
+
+
+def _opener(cluster: ClusterSettings) -> Callable[[], Store]:
+    """Give what connects to the store in which the workers find what is known of calls; without Redis they inherit it."""
+    if cluster.redis:
+        return lambda: RedisStore(cluster.redis, Keys(cluster.namespace), _REDIS_LIMITS)
+    memory = MemoryStore()
+    return lambda: memory

@@ -13,6 +13,7 @@ from verl_agent_env.engine.execution import ENV_FAULTS
 from verl_agent_env.engine.instance import Instance
 from verl_agent_env.errors import StoreUnavailableError
 from verl_agent_env.types import slot_of
+from verl_agent_env.wire.suspicions import Suspicion
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +93,10 @@ class Residents:
     def abandon(self, slots: Collection[int], *, but_bound: bool = False) -> int:
         """See :class:`~verl_agent_env.cluster.member.Residents`."""
         return self._host.abandon(slots, but_bound=but_bound)
+
+    def heed(self, told: Mapping[str, Suspicion]) -> None:
+        """See :class:`~verl_agent_env.cluster.member.Residents`."""
+        self._host.heed(told)
 
 
 def _format_of(instance: Instance) -> str:

@@ -33,6 +33,7 @@ _LIVE = (
     e.EnvironmentNotFoundError,
     e.EnvironmentClosedError,
     e.EnvironmentLostError,
+    e.EnvironmentEndedWorkerError,
     e.IncompatibleVersionError,
 )
 _RUN = (e.EnvironmentFailedError, e.EnvironmentTimeoutError, e.AtCapacityError)
@@ -42,6 +43,7 @@ _MAKE = (
     e.ArgumentsTooLargeError,
     e.RunQuotaExceededError,
     e.IdempotencyKeyReusedError,
+    e.EnvironmentEndedWorkerError,
     *_RUN,
 )
 _SEQUENCE = (

@@ -99,6 +99,7 @@ class CountingTable:
 
     def __init__(self, host: Host) -> None:
         self.executor, self.registry, self.limits = host.executor, host.registry, host.limits
+        self.suspicions = host.suspicions
         self.counts: Counter[str] = Counter()
         self._host = host
 

@@ -20,6 +20,7 @@ from verl_agent_env.errors import AtCapacityError, StoreUnavailableError
 from verl_agent_env.types import NUM_SLOTS, slot_of
 from verl_agent_env.wire.log import Log
 from verl_agent_env.wire.records import Entry, Saved, Write
+from verl_agent_env.wire.suspicions import Suspicions
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ class EnvironmentTable(Protocol):
     executor: Executor
     registry: Registry
     limits: HostLimits
+    suspicions: Suspicions
 
     def get(self, env_id: str) -> Instance | None:
         """The live environment of this id, if there is one."""
@@ -68,7 +70,7 @@ class Recovery:
         self._table = table
         self._journal = journal
         limits = table.limits
-        self._restorer = Restorer(table.registry, table.executor, log, limits.default_ttl_s)
+        self._restorer = Restorer(table.registry, table.executor, log, limits.default_ttl_s, table.suspicions)
         self._room = Turns(limits.max_threads, "recoveries")
         self._yield_after_s = limits.yield_after_s
         self._slice_end = 0.0
@@ -181,6 +183,9 @@ class Recovery:
         """What to bring back, if anything."""
         # What was read may be outdated: the slot's owner goes on.
         if self._table.get(env_id) is not None or not self._is_still_ours(env_id, token):
+            return None
+        if self._table.suspicions.is_examined(env_id):
+            # Its worker may hang over it: it is nowhere until that is known, and is looked for again meanwhile.
             return None
         if saved.header is not None:
             return self._restorer.read(env_id, saved)

@@ -10,6 +10,7 @@ import orjson
 
 from verl_agent_env.engine.execution import ENV_FAULTS, Env, Executor
 from verl_agent_env.engine.instance import Beginning, Instance
+from verl_agent_env.engine.under_way import calling
 from verl_agent_env.envs.kind import EnvKind, unavailable_kind
 from verl_agent_env.envs.registry import Registry
 from verl_agent_env.errors import (
@@ -28,6 +29,7 @@ from verl_agent_env.wire.records import (
     Snapshot,
     agrees,
 )
+from verl_agent_env.wire.suspicions import RECOVERY, CallId, Suspicions
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +47,10 @@ class _Start(NamedTuple):
 class Restorer:
     """Makes instances of what was saved."""
 
-    def __init__(self, registry: Registry, executor: Executor, log: Log, default_ttl_s: float) -> None:
+    def __init__(
+        self, registry: Registry, executor: Executor, log: Log, default_ttl_s: float, suspicions: Suspicions
+    ) -> None:
+        self._suspicions = suspicions
         self._registry = registry
         self._executor = executor
         self._log = log
@@ -75,21 +80,25 @@ class Restorer:
             AtCapacityError: No thread is free for it; it can come back later.
             StoreUnavailableError: More of it has to be read, and cannot be.
         """
+        refusal = self._suspicions.refusal(instance.env_id)
+        if refusal is not None:
+            instance.lose(refusal)
+            return
         try:
             if instance.unreadable is not None:
                 return
-            if instance.durability == "none":
-                instance.lost = "the worker that held it has ended, and its kind cannot be brought back"
-            elif instance.durability == "snapshot":
-                await self._stand_at_state(instance, saved)
-            else:
-                await self._play_on(instance, saved)
+            with calling(CallId(instance.env_id, instance.episode, RECOVERY)):
+                if instance.durability == "none":
+                    instance.lost = "the worker that held it has ended, and its kind cannot be brought back"
+                elif instance.durability == "snapshot":
+                    await self._stand_at_state(instance, saved)
+                else:
+                    await self._play_on(instance, saved)
         except AtCapacityError:
             raise
         except ReplayDivergedError as diverged:
             logger.error("a replay diverged", extra={"env_id": instance.env_id, "seq": diverged.seq})
-            instance.lost = diverged.detail
-            instance.diverged_at = diverged.seq
+            instance.lose(diverged)
         except ENV_FAULTS as fault:
             if isinstance(fault, VerlAgentEnvError) and fault.retryable:
                 raise

@@ -10,6 +10,7 @@ from verl_agent_env.engine.execution import ENV_FAULTS, Env, Executor
 from verl_agent_env.engine.instance import Instance
 from verl_agent_env.engine.persistence.recorder import Recorder, state_of
 from verl_agent_env.engine.threads import CallTimeoutError
+from verl_agent_env.engine.under_way import calling
 
 
 class StateSaver:
@@ -42,7 +43,8 @@ class StateSaver:
 
     def _save_now(self, instance: Instance, env: Env) -> None:
         try:
-            state = state_of(env)
+            with self._executor.record.inline(instance.call):
+                state = state_of(env)
         except ENV_FAULTS as fault:
             self._recorder.note_fault(instance, fault)
         else:
@@ -53,7 +55,8 @@ class StateSaver:
             instance.lock = asyncio.Lock()
         async with instance.lock:
             try:
-                state = await self._executor.call(instance.kind, env, lambda: state_of(env))
+                with calling(instance.call):
+                    state = await self._executor.call(instance.kind, env, lambda: state_of(env))
             except CallTimeoutError as stuck:
                 # Its thread is at it still, and closes the environment: it is built anew if anybody asks.
                 instance.env = None
