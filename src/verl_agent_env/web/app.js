@@ -2,6 +2,7 @@
 // The frame of all pages: navigation, colours, keys, the question for a token, and which page is shown.
 import { call, isAnswering, setToken, token, tokenRequest } from './api.js';
 import { Catalogue } from './catalogue.js';
+import { ClusterPage } from './cluster.js';
 import { html, render, signal, useEffect, useKeys, useRef, useState } from './dom.js';
 import { leave } from './episode.js';
 import { Play } from './play.js';
@@ -11,6 +12,7 @@ import { goTo, route } from './route.js';
 const PAGES = /** @type {const} */ ([
   { name: 'catalogue', title: 'Catalogue', Page: Catalogue },
   { name: 'play', title: 'Play', Page: Play },
+  { name: 'cluster', title: 'Cluster', Page: ClusterPage },
   { name: 'api', title: 'API', Page: Reference },
 ]);
 const KEYS = [

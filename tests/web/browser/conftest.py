@@ -149,6 +149,7 @@ def url(request: pytest.FixtureRequest, server: ServerProcess) -> str:
 
 
 @pytest.fixture
-def shots(tmp_path: Path) -> Path:
-    """Where pictures of the pages go: to the documentation with ``WEB_SHOTS=docs/images``."""
-    return Path(os.environ.get("WEB_SHOTS") or tmp_path)
+def shots(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """Where pictures of the pages go: those of the cluster to the documentation with ``WEB_SHOTS=docs/images``."""
+    is_cluster = request.node.callspec.params.get("url") == "cluster"
+    return Path(os.environ.get("WEB_SHOTS", tmp_path)) if is_cluster else tmp_path

@@ -96,10 +96,20 @@ def try_a_call(visit: Visit) -> None:
     expect(page.locator(".answer")).to_contain_text('"env_id"')
 
 
+def watch(visit: Visit) -> None:
+    """See who is there, and that all of it is well."""
+    page = visit.page
+    visit.goto("cluster")
+    expect(page.locator(".facts")).to_contain_text("4096 of 4096")
+    expect(page.get_by_role("row").nth(1)).to_contain_text("ready")
+    expect(page.get_by_role("img", name="Slots by worker")).to_be_visible()
+
+
 TASKS: dict[str, Any] = {
     "catalogue": search_and_change,
     "play": play_with_all_hands,
     "text": play_by_form,
+    "cluster": watch,
     "api": try_a_call,
 }
 
@@ -127,6 +137,23 @@ def test_a_page_can_be_used_by_everybody_and_fits_its_screen(
     assert not visit.page.evaluate("document.documentElement.scrollWidth > innerWidth")
     found = axe.Axe().run(visit.page)
     assert found.violations_count == 0, found.generate_report()
+    assert visit.faults == []
+
+
+def test_a_node_is_emptied_after_a_second_click_and_what_happens_is_shown(
+    open_tab: Open, cluster_url: str
+) -> None:
+    visit = open_tab(cluster_url)
+    page = visit.page
+    watch(visit)
+    node = page.locator(".node").first
+    node.get_by_role("button", name="Drain").click()
+    node.get_by_role("button", name="Really empty").click()
+    expect(node.get_by_role("row").nth(1)).to_contain_text("draining")
+    expect(node.get_by_role("row").nth(1)).to_contain_text("0.0 %")
+    expect(page.get_by_role("listitem").filter(has_text="gave up").first).to_be_visible()
+    node.get_by_role("button", name="Take environments again").click()
+    expect(node.get_by_role("row").nth(1)).to_contain_text("ready")
     assert visit.faults == []
 
 
