@@ -269,7 +269,7 @@ ATTACKS = (
     Attack(
         "1,000 equations in a turn",
         lambda: _at_once(4, _stepping("countdown", "||".join([_EQUATION] * 1000), max_actions_per_turn=1000)),
-        frozenset({"ok"}),
+        frozenset({"ok", "at_capacity"}),
     ),
     Attack(
         "1,000,000 tool calls in a turn",
