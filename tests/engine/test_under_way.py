@@ -161,7 +161,7 @@ async def test_calls_that_may_have_ended_a_worker_run_one_at_a_time_and_beside_a
     suspicions.heed({each.key: each for each in suspected})
     GatedEnv.most = 0
     steps = [asyncio.create_task(host.step(env_id, "a", 0)) for env_id in env_ids]
-    await until(lambda: len(GatedEnv.running) == 3, "one of three, and two others")
+    await until(lambda: len(GatedEnv.running) >= 3, "one of three, and two others")
     await asyncio.sleep(0.1)
     assert len(read_record(memory).apart) == 3
     assert len({call.env_id for call in read_record(memory).apart} & set(env_ids[:3])) == 1
