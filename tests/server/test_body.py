@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tracemalloc
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -51,6 +52,19 @@ async def test_a_body_comes_whole_in_whatever_pieces(
     messages: list[dict[str, Any]], body: bytes, late: bool
 ) -> None:
     assert await read_body(sender(*messages, late=late), b"", LIMITS) == body
+
+
+async def test_a_long_body_is_in_memory_once() -> None:
+    piece, count = b"x" * 65_536, 320
+    messages = [part(piece, more=True) for _ in range(count)] + [part(b"")]
+    tracemalloc.start()
+    try:
+        body = await read_body(sender(*messages), b"", HttpLimits())
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(body) == count * len(piece)
+    assert most < 1.3 * len(body)
 
 
 @pytest.mark.parametrize("late", [False, True])
