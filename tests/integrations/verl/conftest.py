@@ -48,9 +48,12 @@ async def make_loop(server: ServerProcess, tokenizer: Any) -> AsyncIterator[Make
     from tests.integrations.verl.fakes import agent_loop
     from verl_agent_env.integrations.verl.rollout.shared import shared
 
-    def make(model: FakeModel, **options: Any) -> EnvAgentLoop:
+    def make(model: FakeModel, hf_model_type: str = "qwen2", **options: Any) -> EnvAgentLoop:
         return agent_loop(
-            model, tokenizer, {"url": server.url, "run_id": RUN_ID, "min_tokens_per_turn": 1, **options}
+            model,
+            tokenizer,
+            {"url": server.url, "run_id": RUN_ID, "min_tokens_per_turn": 1, **options},
+            hf_model_type=hf_model_type,
         )
 
     yield make

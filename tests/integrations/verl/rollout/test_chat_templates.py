@@ -35,13 +35,14 @@ def tokenizer(request: pytest.FixtureRequest, verl: None) -> Any:
     return made
 
 
+@pytest.mark.parametrize("hf_model_type", ["qwen2", "one that verl does not know"])
 async def test_tokens_equal_those_of_the_whole_conversation_rendered_at_once(
-    make_loop: MakeLoop, tokenizer: Any, server: ServerProcess
+    make_loop: MakeLoop, tokenizer: Any, server: ServerProcess, hf_model_type: str
 ) -> None:
     from tests.integrations.verl.fakes import FakeModel, call, row
 
     model = FakeModel(call("move_right"))
-    output = await make_loop(model).run(dict(PARAMS), **row("frozen_lake", **LAKE))
+    output = await make_loop(model, hf_model_type).run(dict(PARAMS), **row("frozen_lake", **LAKE))
     assert output.reward_score == 1.0
     async with (
         AsyncEnvClient(server.url) as client,

@@ -1,4 +1,4 @@
-"""Renderings that are remembered: what an environment says is often said again, in the same words.
+"""Chat templates as the agent loop uses them: renderings that are remembered, and what stands between two turns.
 
 verl renders each message with its chat template twice, once without and once with it, the tools in both; on a few
 thousand episodes at once that takes longer than anything else in an agent loop.
@@ -6,11 +6,13 @@ thousand episodes at once that takes longer than anything else in an agent loop.
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections import OrderedDict
 from typing import Any
 
 import orjson
+from verl.utils.tokenizer.continuous_token import ContinuousTokenBuilder
 
 _MAX_RENDERED = 8192
 
@@ -78,6 +80,33 @@ class RememberedRenderings:
         return list(ids)
 
 
+class TurnGaps:
+    """Mixed into verl's builder for models whose type it does not know: the template says what follows the end of a turn.
+
+    A model stops writing at ``<|im_end|>``; most templates have a line break behind it. verl adds it for the model types
+    that it knows, but many others, of the type ``llama`` for instance, have such a template too.
+    """
+
+    _render_tokens: Any
+
+    def _merge_context_token_ids(self, runtime: list[int], appended: list[int], **named: Any) -> Any:
+        gap = self._gap_after(runtime[-1]) if runtime else []
+        merged = super()._merge_context_token_ids([*runtime, *gap], appended, **named)  # type: ignore[misc]
+        return dataclasses.replace(merged, inserted_token_ids=[*gap, *merged.inserted_token_ids])
+
+    def _gap_after(self, end_id: int) -> list[int]:
+        """The tokens that the template puts between the end of an answer and the next message."""
+        gaps = []
+        for text in ("1", "2"):
+            messages = [{"role": "user", "content": "0"}, {"role": "assistant", "content": text}]
+            ids = self._render_tokens(messages, add_generation_prompt=False)
+            if end_id not in ids:
+                return []
+            gaps.append(ids[len(ids) - ids[::-1].index(end_id) :])
+        # Where the template does not end answers with it, what follows the last one holds the answer.
+        return gaps[0] if gaps[0] == gaps[1] else []
+
+
 _classes: dict[type, type] = {}
 
 
@@ -88,7 +117,8 @@ def remembering(builder: Any) -> Any:
     kind = type(builder)
     made = _classes.get(kind)
     if made is None:
-        made = _classes[kind] = type(f"Remembering{kind.__name__}", (RememberedRenderings, kind), {})
+        mixed = (RememberedRenderings, TurnGaps) if kind is ContinuousTokenBuilder else (RememberedRenderings,)
+        made = _classes[kind] = type(f"Remembering{kind.__name__}", (*mixed, kind), {})
     new = made(builder.tokenizer, chat_template_kwargs=builder.chat_template_kwargs)
     new._memory, new._lock = OrderedDict(), threading.Lock()  # noqa: SLF001 - of the mixin above
     return new
