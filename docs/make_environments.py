@@ -78,6 +78,8 @@ The examples call a tool `go` with the argument `to`, or say the word `up`:
 
 - The argument `action_format` chooses one of these names, or a list of them; `auto` stands for all. The order is always
   this one. JSON alone, a name above JSON, calls of Python and words come last, also those of `llama`, `glm` and `react`.
+- In plain text a sentence that says what the answer is stands for the move that it names, if it names nothing else:
+  "The answer is up."
 - Tags are of any case, with attributes and blanks. Of several opening tags before a closing one the last counts; a tag in
   code ticks is none. Of several marked answers the last one counts that is not empty. The end of the text closes a tag.
 - Within a mark an action may be wrapped again: `<answer>\\boxed{{\\text{{up}}}}</answer>`, `**up**`, quotes, code ticks,

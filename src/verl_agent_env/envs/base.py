@@ -44,6 +44,7 @@ from verl_agent_env.messages import (
     content_text,
     parse_action,
     read_single_call,
+    stated_answers,
     text_part,
     user_message,
 )
@@ -247,11 +248,14 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
     def call_from_word(self, word: str) -> ToolCall:
         """The call that a move written in plain text stands for; with a fault when it stands for none.
 
-        Depends on the word alone: an episode that is played again is not asked again.
+        A sentence that says what the answer is stands for the move that it names: "The answer is up." Depends on the word
+        alone: an episode that is played again is not asked again.
         """
-        name = word.strip(" \t\n.!\"'`*").casefold().replace(" ", "_").replace("-", "_")
-        tool = self.word_aliases.get(name, name)
-        if tool in self._tools_by_name:
+        tool = self._tool_of(word)
+        if tool is None:
+            # All that is said to be the answer has to be the move: "left to the user's choice" is none.
+            tool = next((self._tool_of(answer) for answer in stated_answers(word)[:1]), None)
+        if tool is not None:
             return ToolCall(tool, {})
         shown = word if len(word) <= 40 else word[:40] + "…"
         return ToolCall("", {}, None, f"'{shown}' is not an action.")
@@ -580,6 +584,12 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
                 return self._invalid(fault, self.idle_reward(), None)
         outcome = self.act(call)
         return outcome if outcome.fault is None else self._judged(outcome)
+
+    def _tool_of(self, word: str) -> str | None:
+        """The tool that a word names, by its own name or another one."""
+        name = word.strip(" \t\n.!\"'`*").casefold().replace(" ", "_").replace("-", "_")
+        tool = self.word_aliases.get(name, name)
+        return tool if tool in self._tools_by_name else None
 
     def _fault_of(self, call: ToolCall) -> str | None:
         """Why a call cannot be carried out at all."""

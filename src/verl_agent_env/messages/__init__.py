@@ -5,7 +5,7 @@ from verl_agent_env.messages.anthropic import AnthropicPrompt, from_anthropic, t
 from verl_agent_env.messages.calls import ToolCall
 from verl_agent_env.messages.content import content_text, image_part, text_part, tool_message, user_message
 from verl_agent_env.messages.conversation import assistant_message, message_of_text, sendable
-from verl_agent_env.messages.reading import FORMATS, ActionFormat
+from verl_agent_env.messages.reading import FORMATS, ActionFormat, stated_answers
 from verl_agent_env.messages.tools import Tool, action_schema
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "parse_action",
     "read_single_call",
     "sendable",
+    "stated_answers",
     "text_part",
     "to_anthropic",
     "tool_message",

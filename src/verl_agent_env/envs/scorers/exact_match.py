@@ -11,7 +11,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import Field, field_validator
 
 from verl_agent_env.envs.scorers.base import FinalAnswerScorer
-from verl_agent_env.envs.scorers.stated import stated_answers
+from verl_agent_env.messages.reading import stated_answers
 
 MAX_REFERENCE_CHARS = 20_000
 MAX_REFERENCES = 100

@@ -11,7 +11,7 @@ from pydantic import Field, field_validator
 
 from verl_agent_env.envs.numeric_answer import PercentRule, Quantity, read_quantity, values_of
 from verl_agent_env.envs.scorers.base import FinalAnswerScorer
-from verl_agent_env.envs.scorers.stated import closing_answers, stated_answers
+from verl_agent_env.messages.reading import closing_answers, stated_answers
 
 
 class NumericScorer(FinalAnswerScorer):

@@ -14,8 +14,7 @@ from verl_agent_env.envs.numeric_answer import Quantity, read_quantity, values_o
 from verl_agent_env.envs.plain_text import plain_characters
 from verl_agent_env.envs.scorers.base import FinalAnswerScorer, ScorerError
 from verl_agent_env.envs.scorers.math_pool import PoolError, TooHardError, math_pool
-from verl_agent_env.envs.scorers.stated import closing_answers, stated_answers
-from verl_agent_env.messages.reading import unwrap
+from verl_agent_env.messages.reading import closing_answers, stated_answers, unwrap
 
 EXTRA = "pip install 'verl-agent-env[math]'"
 MAX_EXPRESSION_CHARS = 1_024

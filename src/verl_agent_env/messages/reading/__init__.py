@@ -25,6 +25,7 @@ from verl_agent_env.messages.reading.spoken import (
     strip_thoughts,
     strip_turn_ends,
 )
+from verl_agent_env.messages.reading.stated import closing_answers, stated_answers
 from verl_agent_env.messages.reading.unmarked import MARKS
 from verl_agent_env.messages.reading.usual import read_usual
 
@@ -42,6 +43,7 @@ __all__ = [
     "WrittenCall",
     "calls_in",
     "clean_name",
+    "closing_answers",
     "find_boxed",
     "find_tagged",
     "is_call",
@@ -50,6 +52,7 @@ __all__ = [
     "read_arguments",
     "read_spoken",
     "read_usual",
+    "stated_answers",
     "strip_thoughts",
     "strip_turn_ends",
     "unwrap",
