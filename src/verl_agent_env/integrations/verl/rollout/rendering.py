@@ -117,7 +117,9 @@ def remembering(builder: Any) -> Any:
     kind = type(builder)
     made = _classes.get(kind)
     if made is None:
-        mixed = (RememberedRenderings, TurnGaps) if kind is ContinuousTokenBuilder else (RememberedRenderings,)
+        mixed = (
+            (RememberedRenderings, TurnGaps) if kind is ContinuousTokenBuilder else (RememberedRenderings,)
+        )
         made = _classes[kind] = type(f"Remembering{kind.__name__}", (*mixed, kind), {})
     new = made(builder.tokenizer, chat_template_kwargs=builder.chat_template_kwargs)
     new._memory, new._lock = OrderedDict(), threading.Lock()  # noqa: SLF001 - of the mixin above
