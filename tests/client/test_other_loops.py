@@ -15,6 +15,7 @@ import pytest
 from tests.client.conftest import GATED, LAKE
 from tests.client.test_leaks import live_envs
 from tests.conftest import ServerProcess
+from tests.ports import free_port
 from tests.waiting import HANG_S, eventually
 from verl_agent_env.client import (
     AsyncEnvClient,
@@ -208,13 +209,11 @@ def test_closing_ends_what_plays(server: ServerProcess) -> None:
 
 
 def test_nothing_is_closed_at_a_server_that_never_was_there() -> None:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        client = EnvClient(url, deadline_s=0.5, close_deadline_s=1.0)
-        with pytest.raises(ServerUnreachableError):
-            client.make(**LAKE)
-        listener.listen()
+    port = free_port()
+    client = EnvClient(f"http://127.0.0.1:{port}", deadline_s=0.5, close_deadline_s=1.0)
+    with pytest.raises(ServerUnreachableError):
+        client.make(**LAKE)
+    with socket.create_server(("127.0.0.1", port)) as listener:
         client.close()
         listener.setblocking(False)
         with pytest.raises(BlockingIOError):

@@ -4,38 +4,43 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-import subprocess
 import sys
 
 import pytest
 
+from tests.children import run
 from tests.waiting import no_hang
 from verl_agent_env.server.allocator import MemoryReturn, keep_little
 
-HAS_GLIBC = hasattr(ctypes.CDLL(None), "malloc_trim")
+HAS_GLIBC = hasattr(ctypes.CDLL(None), "mallinfo2")
 PROGRAM = """
-import os
-from pathlib import Path
+import ctypes
 from verl_agent_env.server.allocator import keep_little
 
-def rss():
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+class Mallinfo(ctypes.Structure):
+    names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
+    _fields_ = [(name, ctypes.c_size_t) for name in names.split()]
+
+library = ctypes.CDLL(None)
+library.mallinfo2.restype = Mallinfo
+
+def heap():
+    return library.mallinfo2().arena
 
 keep_little()
-before, kept = rss(), []
+before, kept = heap(), []
 for _ in range(3):
     blocks = [b"x" * (4 << 20) for _ in range(25)]
     # Lies behind them, if they are on the heap.
     kept.append(b"y" * (256 << 10))
     del blocks
-print(rss() - before)
+print(heap() - before)
 """
 
 
 @pytest.mark.skipif(not HAS_GLIBC, reason="another C library, which keeps nothing back in this way")
 def test_large_buffers_are_given_back_when_they_are_freed() -> None:
-    run = subprocess.run([sys.executable, "-c", PROGRAM], check=True, capture_output=True, text=True)
-    assert int(run.stdout) < 20 << 20
+    assert int(run(sys.executable, "-c", PROGRAM).stdout) < 20 << 20
 
 
 async def test_memory_is_given_back_soon_after_it_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """What SmolLM2-135M-Instruct really wrote is read as a person reads it.
 
-``smollm2.jsonl`` holds answers that ``examples/eval_real.py`` collected. ``read`` is the action that a person saw in the answer:
+``smollm2.jsonl`` holds answers of the model, most of them collected by ``examples/eval_real.py``, others to the same questions
+asked directly. ``read`` is the action that a person saw in the answer:
 a move, an equation, a final number, or ``null`` where there is none; it was written by hand, and not by the reader. The texts
 are outputs of a model under the Apache License 2.0 (https://www.apache.org/licenses/LICENSE-2.0), taken as they are.
 """
