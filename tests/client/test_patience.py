@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -230,3 +231,22 @@ async def test_closed_client_and_environment_refuse_calls(make_client: MakeClien
         await client.make(**LAKE)
     with pytest.raises(ClientClosedError):
         await client.catalogue()
+
+
+async def test_server_that_is_too_busy_to_accept_is_waited_for_until_the_deadline() -> None:
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", free_port()), backlog=0))
+        while True:
+            # Until no more fit into its queue.
+            waiting = stack.enter_context(socket.socket())
+            waiting.settimeout(0.5)
+            try:
+                waiting.connect(listener.getsockname())
+            except TimeoutError:
+                break
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        async with AsyncEnvClient(url, deadline_s=7.0) as client:
+            with pytest.raises(ServerUnreachableError) as caught:
+                await client.make("frozen_lake")
+    assert type(caught.value) is ServerUnreachableError
+    assert not caught.value.may_have_run

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
 import os
 import time
@@ -214,8 +213,7 @@ class Dispatch:
                 nonlocal may_have_run
                 if isinstance(error, ServerUnreachableError):
                     # Also what an earlier attempt did counts.
-                    may_have_run |= error.may_have_run
-                    error = dataclasses.replace(error, may_have_run=may_have_run)
+                    error.may_have_run = may_have_run = may_have_run or error.may_have_run
                 if base is not None and self._owners is not None:
                     self._owners.avoid(base)
                     if isinstance(error, NoServerError):
@@ -223,7 +221,7 @@ class Dispatch:
                 elif self._was_never_there(error) and time.monotonic() - began > _FIRST_CONTACT_S:
                     reason = str(error.fields()["reason"])
                     raise NoServerError(self._connection.url, reason, may_have_run=False) from error
-                raise error
+                raise
 
         return await persist(attempt, deadline)
 
@@ -240,8 +238,9 @@ class Dispatch:
         return decode_object(self._connection.url, await self.get_bytes(path, env_id))
 
     def _was_never_there(self, error: VerlAgentEnvError) -> bool:
+        """Whether the connection was refused, and no server ever answered; one that is busy may be late to accept."""
         refused = isinstance(error, ServerUnreachableError) and not error.may_have_run
-        return refused and not self._connection.has_answered
+        return refused and not isinstance(error.__cause__, TimeoutError) and not self._connection.has_answered
 
     # --- batches --------------------------------------------------------------------------------------------
 
