@@ -18,7 +18,7 @@ from tests.waiting import HANG_S, eventually, no_hang
 _CONNECTIONS = 8
 _BODY = re.compile(rb"HTTP/1\.1 (\d{3}).*?\r\n\r\n(\d+)\n", re.DOTALL)
 
-_CONFIGURATION = """
+_FRAME = """
 daemon off;
 worker_processes 1;
 pid {folder}/nginx.pid;
@@ -31,6 +31,10 @@ http {{
   fastcgi_temp_path {folder}/fastcgi;
   uwsgi_temp_path {folder}/uwsgi;
   scgi_temp_path {folder}/scgi;
+{http}
+}}
+"""
+_HASHING = """
   map $uri $slot {{ ~^/(?<digits>[0-9a-f][0-9a-f][0-9a-f])$ $digits; }}
   upstream workers {{
     hash $slot consistent;
@@ -46,7 +50,6 @@ http {{
       proxy_set_header Connection "";
     }}
   }}
-}}
 """
 
 
@@ -122,6 +125,16 @@ class Upstreams:
             writer.close()
 
 
+def write_configuration(folder: Path, http: str) -> None:
+    """Write ``nginx.conf`` into ``folder``, all of whose files lie there, too.
+
+    Args:
+        folder: Of the process.
+        http: What the servers do, for the block ``http``.
+    """
+    (folder / "nginx.conf").write_text(_FRAME.format(folder=folder, http=http), "utf-8")
+
+
 class NginxProcess:
     """nginx in the foreground with the configuration in ``folder``; ended by its process id."""
 
@@ -166,8 +179,7 @@ class HashingNginx(NginxProcess):
     def __init__(self, folder: Path, upstreams: Sequence[str]) -> None:
         port = free_port()
         servers = "\n".join(f"    server {address} max_fails=1 fail_timeout=60s;" for address in upstreams)
-        text = _CONFIGURATION.format(folder=folder, servers=servers, port=port)
-        (folder / "nginx.conf").write_text(text, "utf-8")
+        write_configuration(folder, _HASHING.format(servers=servers, port=port))
         super().__init__(folder, port)
 
     async def assignment(self, slots: Sequence[str]) -> tuple[str, ...]:

@@ -18,15 +18,15 @@ store was emptied or replaced, and that nobody owns anything.
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import orjson
 
 from verl_agent_env.types import NUM_SLOTS
+from verl_agent_env.wire.records import record_of
 from verl_agent_env.wire.suspicions import Suspicion
 
 WorkerState = Literal["starting", "ready", "draining"]
@@ -84,11 +84,7 @@ class WorkerRecord:
     @classmethod
     def from_json(cls, text: str | bytes) -> WorkerRecord:
         """The record that :meth:`to_json` wrote; fields of a later version are passed over."""
-        fields: dict[str, Any] = orjson.loads(text)
-        return cls(**{key: fields[key] for key in _RECORD_FIELDS if key in fields})
-
-
-_RECORD_FIELDS = tuple(field.name for field in dataclasses.fields(WorkerRecord))
+        return record_of(cls, text)
 
 
 class Heartbeat(NamedTuple):

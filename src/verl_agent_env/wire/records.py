@@ -5,12 +5,17 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 from zlib import crc32
 
 import orjson
 
 from verl_agent_env.wire.codec import StepAnswer
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+RecordT = TypeVar("RecordT", bound="DataclassInstance")
 
 WriteKind = Literal["create", "append", "extend", "save", "begin", "close", "put"]
 """
@@ -39,6 +44,17 @@ RefusalReason = Literal["moved", "gone", "short", "stale", "closed", "conflict",
 
 HEADER_OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
 """Of orjson: what may stand in a header."""
+
+
+def record_of(kind: type[RecordT], text: str | bytes) -> RecordT:
+    """Make a record of the JSON of its fields; those of a later version are passed over.
+
+    Raises:
+        ValueError: It is no JSON.
+        TypeError: It is no object, or a field is missing.
+    """
+    fields = orjson.loads(text)
+    return kind(**{name: fields[name] for name in kind.__dataclass_fields__ if name in fields})
 
 
 class Write(NamedTuple):
@@ -121,10 +137,9 @@ class Header:
         Raises:
             ValueError: It is none.
         """
-        fields = orjson.loads(text)
         try:
-            return cls(**{name: fields[name] for name in cls.__slots__ if name in fields})
-        except (KeyError, TypeError):
+            return record_of(cls, text)
+        except TypeError:
             raise ValueError("not the header of an environment") from None
 
 

@@ -5,18 +5,16 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
-from tests.children import end
-from tests.cluster.redis_process import binary
+from tests.cluster.nginx_process import NginxProcess, write_configuration
 from tests.conftest import ServerProcess
 from tests.ports import free_port
-from tests.waiting import HANG_S, eventually
+from tests.waiting import HANG_S
 from verl_agent_env.cli.local_cluster import LocalCluster
 
 playwright = pytest.importorskip("playwright.sync_api", reason="make web-test installs playwright")
@@ -26,18 +24,6 @@ OFFLINE = ["--disable-background-networking", "--host-resolver-rules=MAP * ~NOTF
 _OWN = re.compile(r"http://127\.0\.0\.1:|blob:|data:")
 _WIDTHS = {"wide": 1280, "phone": 390}
 _BELOW_A_PATH = """
-daemon off;
-worker_processes 1;
-pid {folder}/nginx.pid;
-error_log stderr warn;
-events {{ worker_connections 256; }}
-http {{
-  access_log off;
-  client_body_temp_path {folder}/body;
-  proxy_temp_path {folder}/proxy;
-  fastcgi_temp_path {folder}/fastcgi;
-  uwsgi_temp_path {folder}/uwsgi;
-  scgi_temp_path {folder}/scgi;
   server {{
     listen 127.0.0.1:{port};
     location /env/ {{
@@ -45,7 +31,6 @@ http {{
       proxy_set_header Host $http_host;
     }}
   }}
-}}
 """
 
 
@@ -101,19 +86,10 @@ def cluster_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def url_below_a_path(server: ServerProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The same server behind a proxy that puts a path before its own."""
     folder, port = tmp_path_factory.mktemp("proxy"), free_port()
-    configuration = folder / "nginx.conf"
-    configuration.write_text(_BELOW_A_PATH.format(folder=folder, port=port, upstream=server.url))
-    process = subprocess.Popen(
-        [binary("nginx"), "-c", str(configuration), "-e", "stderr"],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        eventually((folder / "nginx.pid").exists, what="nginx")
-        yield f"http://127.0.0.1:{port}/env/"
-    finally:
-        end(process)
+    write_configuration(folder, _BELOW_A_PATH.format(port=port, upstream=server.url))
+    nginx = NginxProcess(folder, port)
+    yield f"http://127.0.0.1:{port}/env/"
+    nginx.stop()
 
 
 @pytest.fixture
