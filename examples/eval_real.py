@@ -41,7 +41,7 @@ MOST_SHOWN = 40
 
 
 class Play(NamedTuple):
-    """What is played, and how the model is asked to answer."""
+    """One environment to play, and the form in which the model is asked to answer."""
 
     name: str
     env_name: str

@@ -16,7 +16,7 @@ from tests.waiting import eventually
 from verl_agent_env.cluster.memory_store import MemoryStore
 from verl_agent_env.engine.under_way import CallRecord, UnderWay, read_record, shared_records
 from verl_agent_env.errors import StoreUnavailableError
-from verl_agent_env.server.examiner import Examiner, WorkerEnd, end_of, is_stopped, judge
+from verl_agent_env.server.examiner import WorkerEnd, WorkerExaminer, end_of, is_stopped, judge
 from verl_agent_env.wire.suspicions import CallId, Level, Suspicion, examined_key
 
 A, B, C = (CallId(f"00{digit}-" + digit * 32, 0, 4) for digit in "abc")
@@ -142,7 +142,7 @@ class Pool:
         self.memory = memory[1]
         self.record = CallRecord(memory[1])
         self._begun: list[Any] = []
-        self.examiner = Examiner(memory, lambda: self.store, KILLED_AFTER_S)
+        self.examiner = WorkerExaminer(memory, lambda: self.store, KILLED_AFTER_S)
 
     def begin(self, call: CallId, *, apart: bool = False) -> None:
         """Have a call under way that does not end."""

@@ -68,7 +68,7 @@ def put_whatever_followed(log: MemoryLog, write: Write) -> RefusalReason | None:
 
 def written_under_any_token(journal: Journal, slot: int, token: str | None, group: Group) -> str:
     """Makes writes also of a time before the slot was another worker's."""
-    present = journal._tenure.token_of(slot)
+    present = journal._ownership.token_of(slot)
     group.tokens[slot] = present
     return "undecided" if present is None else "ours"
 

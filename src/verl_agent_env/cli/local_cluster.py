@@ -55,11 +55,11 @@ class ClusterTls:
     """File with the CA that it is of."""
 
     def serve_options(self) -> list[str]:
-        """What a node is given."""
+        """Return the options of ``serve`` for a node."""
         return [f"--tls-cert={self.cert}", f"--tls-key={self.key}", f"--tls-peer-ca={self.ca}"]
 
     def nginx_settings(self) -> dict[str, Any]:
-        """What nginx is given; it cannot ask a worker for the certificate of its address, only for one of a name."""
+        """Return the settings of nginx, which asks all workers for a certificate of one name."""
         return {
             "tls_cert": str(self.cert),
             "tls_key": str(self.key),
@@ -68,7 +68,7 @@ class ClusterTls:
         }
 
     def client_context(self) -> ssl.SSLContext:
-        """How to call them."""
+        """Return the context for calling nodes and nginx."""
         return ssl.create_default_context(cafile=str(self.ca))
 
 
@@ -404,7 +404,7 @@ def require_free(port: int) -> None:
 
 
 def get(host: str, port: int, path: str, tls: ssl.SSLContext | None = None) -> bytes:
-    """What the server at this port answers.
+    """Return what the server at this port answers.
 
     Raises:
         OSError, http.client.HTTPException: It does not.
@@ -425,7 +425,7 @@ def get(host: str, port: int, path: str, tls: ssl.SSLContext | None = None) -> b
 
 
 def is_ready(host: str, port: int, tls: ssl.SSLContext | None = None) -> bool:
-    """Whether the server at this port takes work."""
+    """Tell whether the server at this port takes work."""
     get(host, port, "/readyz", tls)
     return True
 

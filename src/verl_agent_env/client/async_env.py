@@ -346,7 +346,7 @@ class AsyncEnv:
         return await self._dispatch.get(path_of(self.env_id, call), self.env_id)
 
     def _turn(self) -> asyncio.Lock:
-        """What calls on the environment wait for each other with; one for each event loop that the client is used in.
+        """Return the lock of the environment, one for each event loop that the client is used in.
 
         Raises:
             ClientLoopError: The client belongs to another event loop.
@@ -365,5 +365,5 @@ class AsyncEnv:
 
 
 def _never_ran(error: VerlAgentEnvError) -> bool:
-    """Whether no attempt of the call can have reached a server."""
+    """Tell whether no attempt of the call can have reached a server."""
     return isinstance(error, ServerUnreachableError) and not error.may_have_run

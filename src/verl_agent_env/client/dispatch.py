@@ -238,7 +238,7 @@ class Dispatch:
         return decode_object(self._connection.url, await self.get_bytes(path, env_id))
 
     def _was_never_there(self, error: VerlAgentEnvError) -> bool:
-        """Whether the connection was refused, and no server ever answered; one that is busy may be late to accept."""
+        """Tell whether the connection was refused and no server ever answered; a busy server may be late to accept."""
         refused = isinstance(error, ServerUnreachableError) and not error.may_have_run
         return refused and not isinstance(error.__cause__, TimeoutError) and not self._connection.has_answered
 

@@ -41,7 +41,7 @@ UNCOUNTED: AnswerMemory = _Uncounted()
 
 @dataclass(frozen=True, slots=True)
 class AnswerRoom:
-    """How long the answers of a batch, or of a worker's part of one, may be altogether."""
+    """Bound on the bytes of a batch's answers, or of those of a worker's part."""
 
     memory: AnswerMemory = UNCOUNTED
     """Where they are counted."""

@@ -22,7 +22,7 @@ from verl_agent_env.engine.persistence.groups import Group
 from verl_agent_env.engine.persistence.recorder import Recorder
 from verl_agent_env.engine.persistence.recovery import Recovery
 from verl_agent_env.engine.persistence.saving import StateSaver
-from verl_agent_env.engine.persistence.tenure import Tenure
+from verl_agent_env.engine.persistence.slot_ownership import SlotOwnership
 from verl_agent_env.engine.slices import Slices
 from verl_agent_env.engine.threads import Threads
 from verl_agent_env.engine.turns import patiently
@@ -84,7 +84,7 @@ class Host:
         self._inline = InlineCalls(self._lives)
         self._apart = ApartCalls(self._lives)
         self._recovery: Recovery | None = None
-        self._tenure: Tenure | None = None
+        self._ownership: SlotOwnership | None = None
         self.slices = Slices()
         """Turns of whatever keeps the event loop for longer than a call."""
         self.faults = self._lives.faults
@@ -93,16 +93,16 @@ class Host:
     def keep(
         self,
         log: Log,
-        tenure: Tenure,
+        ownership: SlotOwnership,
         durabilities: Mapping[str, Durability],
         *,
         patience_s: float = waits.STORE_S,
     ) -> Persistence:
-        """Keep the environments in ``log`` from now on, as far as ``tenure`` gives their slots to this worker.
+        """Keep the environments in ``log`` from now on, as far as ``ownership`` gives their slots to this worker.
 
         Args:
             log: Where to.
-            tenure: The slots of this worker.
+            ownership: The slots of this worker.
             durabilities: How to keep environments of these names, where it is not as their kinds have it.
             patience_s: How long an answer waits until what it tells of is in the log.
 
@@ -110,11 +110,11 @@ class Host:
             What records them, with a journal that somebody has to run, and what brings them back.
         """
         recorder = self._lives.recorder = Recorder(
-            log, tenure, self, durabilities, self.limits.max_journal_bytes, patience_s
+            log, ownership, self, durabilities, self.limits.max_journal_bytes, patience_s
         )
-        self._recovery = Recovery(log, tenure, self, recorder.journal)
-        self._lives.owns = tenure.owns
-        self._tenure = tenure
+        self._recovery = Recovery(log, ownership, self, recorder.journal)
+        self._lives.owns = ownership.owns
+        self._ownership = ownership
         return Persistence(recorder, self._recovery)
 
     @property
@@ -319,9 +319,9 @@ class Host:
 
     def owned_slots(self) -> dict[int, str]:
         """Slots that this worker may act for now, with what proves it; empty where that is not shared with others."""
-        if self._tenure is None:
+        if self._ownership is None:
             return dict.fromkeys(range(NUM_SLOTS), "")
-        owns, token_of = self._tenure.owns, self._tenure.token_of
+        owns, token_of = self._ownership.owns, self._ownership.token_of
         return {slot: token_of(slot) or "" for slot in range(NUM_SLOTS) if owns(slot)}
 
     def as_owner(self, error: VerlAgentEnvError) -> VerlAgentEnvError:

@@ -206,12 +206,12 @@ class Instance:
 
     @property
     def call(self) -> CallId:
-        """What a call is on record as that does something with the environment as it stands."""
+        """Id of a call on the environment at its present step."""
         return CallId(self.env_id, self.episode, self.seq)
 
     @property
     def next_beginning(self) -> CallId:
-        """What a call is on record as that begins another episode."""
+        """Id of a call that begins the environment's next episode."""
         return CallId(self.env_id, self.episode + 1, BEGINNING)
 
     def keep(self, durability: str, env_kwargs: Mapping[str, Any]) -> None:

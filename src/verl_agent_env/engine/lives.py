@@ -37,7 +37,7 @@ from verl_agent_env.errors import (
     VerlAgentEnvError,
 )
 from verl_agent_env.types import new_env_id, slot_of
-from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
+from verl_agent_env.wire.codec import ResetAnswer, StepAnswer, size_of
 from verl_agent_env.wire.suspicions import Suspicions
 
 logger = logging.getLogger(__name__)
@@ -174,7 +174,7 @@ class Lives:
         Raises:
             AnswerTooLargeError: It is longer than may be.
         """
-        size, limit = len(answer.observation) + len(answer.info), self.limits.max_answer_bytes
+        size, limit = size_of(answer), self.limits.max_answer_bytes
         if size > limit:
             raise AnswerTooLargeError(limit, size)
 
@@ -276,21 +276,24 @@ class Lives:
 
     def failure(self, instance: Instance, fault: BaseException) -> VerlAgentEnvError:
         """The error to answer with when an environment's own code failed, counted and logged."""
-        timed_out, too_long = isinstance(fault, CallTimeoutError), isinstance(fault, AnswerTooLargeError)
-        kind_of_fault = "timeout" if timed_out else "answer_too_large" if too_long else "exception"
+        error: VerlAgentEnvError
+        if isinstance(fault, CallTimeoutError):
+            kind_of_fault = "timeout"
+            error = EnvironmentTimeoutError(instance.env_id, self.limits.max_step_s)
+        elif isinstance(fault, AnswerTooLargeError):
+            kind_of_fault, error = fault.code, fault
+        else:
+            kind_of_fault = "exception"
+            name = fault.name if isinstance(fault, ForeignExitError) else type(fault).__name__
+            error = EnvironmentFailedError(instance.env_id, name)
         self.faults[instance.kind.name, kind_of_fault] += 1
         logger.warning(
             "environment call failed: %s",
             kind_of_fault,
-            exc_info=None if timed_out or too_long else fault,
+            exc_info=fault if kind_of_fault == "exception" else None,
             extra={"env_id": instance.env_id, "env_name": instance.kind.name},
         )
-        if timed_out:
-            return EnvironmentTimeoutError(instance.env_id, self.limits.max_step_s)
-        if isinstance(fault, AnswerTooLargeError):
-            return fault
-        name = fault.name if isinstance(fault, ForeignExitError) else type(fault).__name__
-        return EnvironmentFailedError(instance.env_id, name)
+        return error
 
     def is_idle(self, instance: Instance) -> bool:
         """Whether nobody has used the environment for its whole ttl."""

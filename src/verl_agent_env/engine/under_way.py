@@ -44,7 +44,7 @@ def calling(call: CallId) -> Iterator[None]:
 
 
 class UnderWay(NamedTuple):
-    """What a worker's record says."""
+    """Calls on a worker's record."""
 
     inline: CallId | None
     """What the event loop computes."""

@@ -150,7 +150,7 @@ class Registry:
         return known
 
     def is_loaded(self, name: str) -> bool:
-        """Whether :meth:`kind` imports nothing for this name: it was asked for before, or there is no such environment."""
+        """Tell whether :meth:`kind` imports nothing for this name: it did before, or there is no such environment."""
         return name in self._kinds or self._aliases.get(name) in (None, *self._kinds)
 
     def known(self) -> list[EnvKind]:

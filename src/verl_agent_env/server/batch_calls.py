@@ -186,7 +186,7 @@ class BatchCalls:
             raise BatchTooLargeError(size, self._limits.max_batch_size)
 
     async def _common_fault(self, wanted: BatchInitializeRequest) -> RequestError | None:
-        """What is wrong with the name or the arguments that all items share; looked for once and not in each item."""
+        """Check the name and the arguments that all items share, once; return the error, if any."""
         if wanted.env_name is None or isinstance(wanted.env_kwargs, list):
             return None
         await self._kinds.load((wanted.env_name,))

@@ -31,7 +31,7 @@ silent worker is killed."""
 
 
 class WorkerEnd(NamedTuple):
-    """How a worker's process ended."""
+    """Cause of the end of a worker's process."""
 
     kind: Literal["crash", "hang", "killed"]
     """By its own doing; killed by its supervisor because it was silent; or by somebody else, who may be the kernel."""
@@ -103,7 +103,7 @@ class _Examination:
 
 @dataclass(frozen=True)
 class _Finding:
-    """What is to be told of a worker."""
+    """Result of an examination, still to be written to the store."""
 
     end: WorkerEnd | None
     """None: it lives, and so far it is only silent."""
@@ -112,7 +112,7 @@ class _Finding:
     cleared: tuple[str, ...] = ()
 
 
-class Examiner:
+class WorkerExaminer:
     """Watches the workers of one pool for their supervisor."""
 
     def __init__(
@@ -135,7 +135,7 @@ class Examiner:
 
     @property
     def known(self) -> list[Suspicion]:
-        """What was found out so far: the next workers know it even if the store is away."""
+        """Suspicions so far, which the next workers inherit even if the store is away."""
         return list(self._known.values())
 
     def look(self, index: int, pid: int, silent_s: float) -> None:
@@ -218,7 +218,7 @@ class Examiner:
 
 
 def is_stopped(pid: int) -> bool:
-    """Whether somebody has stopped a process; False where the system does not say."""
+    """Tell whether a process is stopped; False where the system does not say."""
     try:
         # The name, which may hold anything, stands in parentheses before the state (proc(5)).
         return Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()[0] in "Tt"

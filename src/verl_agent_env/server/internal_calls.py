@@ -191,7 +191,7 @@ def _pick(values: Sequence[T], positions: list[int]) -> Sequence[T]:
 
 
 def _room_of(call: Call) -> AnswerRoom:
-    """How long the answers of a part may be: the whole batch has no more than a batch on one worker."""
+    """Return the bound on the answers of a part: a batch on many workers has that of a batch on one."""
     with contextlib.suppress(ValueError):
         share = float(call.headers.get(ANSWER_SHARE_HEADER, b"1"))
         if 0.0 < share <= 1.0:

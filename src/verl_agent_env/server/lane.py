@@ -267,7 +267,7 @@ class Lane:
             raise cancelled
 
     async def _handle(self, route: Route, call: Call, share: Share) -> Body | Reply:
-        """What the route answers, as soon as there is room to work on the body."""
+        """Have the route answer as soon as there is room to work on the body."""
         if len(call.body) <= UNCOUNTED_BYTES:
             return await route.handler(call)
         async with share.working_on(call.body, waits_for_room=not route.is_part):

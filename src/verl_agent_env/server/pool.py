@@ -37,7 +37,7 @@ from verl_agent_env.cluster.store import Store
 from verl_agent_env.config import ClusterSettings, ServerSettings
 from verl_agent_env.engine.under_way import clear_record, shared_records
 from verl_agent_env.server.app import EnvServer
-from verl_agent_env.server.examiner import Examiner, end_of
+from verl_agent_env.server.examiner import WorkerExaminer, end_of
 from verl_agent_env.server.protocol import QuickProtocol
 from verl_agent_env.server.tls import server_context
 from verl_agent_env.wire.suspicions import Suspicion
@@ -71,7 +71,7 @@ _REDIS_LIMITS = RedisLimits(connect_s=1.0, call_s=1.0)
 
 @dataclass(frozen=True)
 class WorkerStart:
-    """What a worker's process is started with."""
+    """Arguments of a worker's process."""
 
     index: int
     """Which worker of the pool it is."""
@@ -200,7 +200,7 @@ class _Supervisor(Arbiter):  # type: ignore[misc]
     def __init__(self, app: Any) -> None:
         super().__init__(app)
         self.starts: Counter[int] = Counter()
-        self._examiner: Examiner = app.examiner
+        self._examiner: WorkerExaminer = app.examiner
 
     def wait_for_signals(self, timeout: float = 1.0) -> list[int]:
         """Turn often enough to look at a silent worker before others may take its slots."""
@@ -300,7 +300,7 @@ class WorkerPool(BaseApplication):  # type: ignore[misc]
         self._start = WorkerStart(-1, False, memoryview(b""), ())
         self.records = shared_records(settings.cluster.workers)
         """What each worker is at."""
-        self.examiner = Examiner(self.records, _opener(settings.cluster), self._blocked_s())
+        self.examiner = WorkerExaminer(self.records, _opener(settings.cluster), self._blocked_s())
         super().__init__()
 
     def load_config(self) -> None:

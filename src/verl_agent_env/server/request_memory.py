@@ -128,9 +128,9 @@ class RequestMemory:
 
 
 class Share:
-    """What one request takes of the account."""
+    """Memory that one request is charged for."""
 
-    # Every request that goes the long way has one.
+    # Every request that does not take the fast path has one.
     __slots__ = ("_memory", "_received", "_used")
 
     def __init__(self, memory: RequestMemory) -> None:

@@ -192,7 +192,7 @@ class ReadCall(Answer):
 
 
 class ReadActionAnswer(Answer):
-    """How an action is read."""
+    """Reading of an action."""
 
     form: str
     """What it is read as: a format of text (``hermes``, ``answer``, …) or a form of message (``tool_calls``, …)."""

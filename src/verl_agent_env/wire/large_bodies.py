@@ -54,7 +54,7 @@ UnreadJson = msgspec.Raw
 async def decode_batch(
     body: bytes, model: type[RequestT], turn: Turn, max_items: int | None = None
 ) -> RequestT:
-    """As :func:`~verl_agent_env.wire.codec.decode`, with turns for others; an action may be JSON yet (:func:`read_item`).
+    """Read as :func:`~verl_agent_env.wire.codec.decode`, with turns for others; an action may stay JSON (:func:`read_item`).
 
     Args:
         body: The body.
@@ -151,7 +151,7 @@ def _too_much_at_once(written: UnreadJson) -> BodyTooComplexError | BodyTooLarge
 
 
 def _skip(text: bytes | UnreadJson, kind: Any) -> Any:
-    """What a text of JSON is made of, its parts unread.
+    """Split a text of JSON into its parts, which stay unread.
 
     Raises:
         MalformedBodyError: It is no JSON.

@@ -1,17 +1,17 @@
-"""What workers are told of calls that may have ended a worker's process."""
+"""Suspicions: records of calls that may have ended a worker's process, which all workers read."""
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import orjson
 
 from verl_agent_env.errors import EnvironmentEndedWorkerError
+from verl_agent_env.wire.records import record_of
 
 BEGINNING = -1
 """``seq`` of a call that begins an episode."""
@@ -68,11 +68,7 @@ class Suspicion:
     @classmethod
     def from_json(cls, text: str | bytes) -> Suspicion:
         """The suspicion that :meth:`to_json` wrote; fields of a later version are passed over."""
-        fields: dict[str, Any] = orjson.loads(text)
-        return cls(**{key: fields[key] for key in _FIELDS if key in fields})
-
-
-_FIELDS = tuple(field.name for field in dataclasses.fields(Suspicion))
+        return record_of(cls, text)
 
 
 def examined_key(env_id: str) -> str:
@@ -81,7 +77,7 @@ def examined_key(env_id: str) -> str:
 
 
 class Suspicions:
-    """What one worker knows of suspicions at the moment; looked at where an environment is made or brought back."""
+    """Suspicions that one worker knows at the moment; looked up where an environment is made or recovered."""
 
     def __init__(
         self, inherited: Iterable[Suspicion] = (), clock: Callable[[], float] = time.monotonic
@@ -102,7 +98,7 @@ class Suspicions:
         self._told = {key: (suspicion, now + suspicion.lasts_s) for key, suspicion in told.items()}
 
     def is_examined(self, env_id: str) -> bool:
-        """Whether it is still being found out if the environment hangs its worker."""
+        """Tell whether it is still being examined if the environment hangs its worker."""
         return self._find(examined_key(env_id)) is not None
 
     def refusal(self, env_id: str) -> EnvironmentEndedWorkerError | None:
@@ -113,7 +109,7 @@ class Suspicions:
         return EnvironmentEndedWorkerError(env_id, found.episode, found.seq, found.cause)
 
     def runs_alone(self, call: CallId) -> bool:
-        """Whether no other suspected call may be under way beside this one."""
+        """Tell whether no other suspected call may run beside this one."""
         found = self._find(call.env_id)
         return found is not None and found.level == "alone" and found.call == call
 

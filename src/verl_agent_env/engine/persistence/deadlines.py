@@ -29,17 +29,17 @@ class Deadlines:
         self._make_error = make_error
         self._timer: asyncio.Handle | None = None
         self._due = math.inf
-        """When the timer rings."""
+        """When the timer is due."""
 
     def end_of(self, group: Group, deadline: float) -> asyncio.Future[None]:
         """Done at the end of a group; fails at the deadline, a time of the event loop's clock, which may be over."""
         waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         group.waiting.append((deadline, waiting))
         if deadline < self._due:
-            self._ring_at(deadline)
+            self._set_timer(deadline)
         return waiting
 
-    def _ring_at(self, due: float) -> None:
+    def _set_timer(self, due: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
         self._due = due
@@ -54,4 +54,4 @@ class Deadlines:
             default=math.inf,
         )
         if due < math.inf:
-            self._ring_at(max(due, now + _LOOK_S))
+            self._set_timer(max(due, now + _LOOK_S))

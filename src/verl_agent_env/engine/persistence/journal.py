@@ -19,7 +19,7 @@ from verl_agent_env.engine.persistence.deadlines import Deadlines
 from verl_agent_env.engine.persistence.groups import Group
 from verl_agent_env.engine.persistence.packing import LIMITS
 from verl_agent_env.engine.persistence.repersisting import LOST, Recorded, RepersistQueue
-from verl_agent_env.engine.persistence.tenure import Tenure
+from verl_agent_env.engine.persistence.slot_ownership import SlotOwnership
 from verl_agent_env.errors import (
     EnvironmentClosedError,
     EnvironmentLostError,
@@ -47,18 +47,18 @@ class Journal:
     """
 
     def __init__(
-        self, log: Log, tenure: Tenure, recorded: Recorded, *, patience_s: float = waits.STORE_S
+        self, log: Log, ownership: SlotOwnership, recorded: Recorded, *, patience_s: float = waits.STORE_S
     ) -> None:
         """Make a journal that writes nothing until :meth:`run`.
 
         Args:
             log: Where to write.
-            tenure: The slots that may be written.
+            ownership: The slots that may be written.
             recorded: The environments.
             patience_s: How long anybody waits for a write, from the moment at which the waiting begins.
         """
         self._log = log
-        self._tenure = tenure
+        self._ownership = ownership
         self._recorded = recorded
         self._patience_s = patience_s
         self._queue: deque[Group] = deque()
@@ -69,7 +69,7 @@ class Journal:
         """Data set and token under which each slot was written last: while its owner is not known, it may turn out to be the
         same."""
         self._to_repersist = RepersistQueue(
-            tenure, recorded, self._wake_up, self._written_groups, self._give_up
+            ownership, recorded, self._wake_up, self._written_groups, self._give_up
         )
         self._wake = asyncio.Event()
         self._trouble: StoreUnavailableError | None = None
@@ -91,7 +91,7 @@ class Journal:
         """Put a write in the queue; returns the group that it goes with."""
         slot = write.slot
         overtakes = write.kind in _OVERTAKING
-        generation, token = self._tenure.generation, self._tenure.token_of(slot)
+        generation, token = self._ownership.generation, self._ownership.token_of(slot)
         if token is None:
             # In a store that was emptied, slots have no owners yet: what is written now goes on from the data set before.
             generation, token = self._proven.get(slot, ("", None))
@@ -328,22 +328,22 @@ class Journal:
                             kept.append(write)
             group.writes = kept
         for slot, fate in fates.items():
-            token = self._tenure.token_of(slot)
+            token = self._ownership.token_of(slot)
             if token is not None and fate in ("ours", "emptied"):
                 tokens[slot] = token
-                self._proven[slot] = self._tenure.generation, token
+                self._proven[slot] = self._ownership.generation, token
 
     def _fate_of(
         self, slot: int, token: str | None, group: Group
     ) -> Literal["ours", "gone", "undecided", "emptied"]:
         """What becomes of writes that were asked for under ``token``."""
-        present = self._tenure.token_of(slot)
+        present = self._ownership.token_of(slot)
         if present is None:
-            return "gone" if self._tenure.has_gone(slot) else "undecided"
+            return "gone" if self._ownership.has_gone(slot) else "undecided"
         if present == token:
             return "ours"
         # Another token: in the same data set the slot was another worker's meanwhile, and what was to be written is void.
-        return "gone" if group.generation == self._tenure.generation else "emptied"
+        return "gone" if group.generation == self._ownership.generation else "emptied"
 
     def _park(self, write: Write, group: Group) -> None:
         """Put a write off until it is known whose its slot is."""
@@ -365,14 +365,14 @@ class Journal:
     def _unpark(self) -> None:
         """Let writes go on of whose slots it is known by now whose they are."""
         for slot in [
-            slot for slot in self._parked if self._tenure.token_of(slot) or self._tenure.has_gone(slot)
+            slot for slot in self._parked if self._ownership.token_of(slot) or self._ownership.has_gone(slot)
         ]:
             self._queue.appendleft(self._parked.pop(slot))
 
     async def _made(self, tokens: Mapping[int, str], writes: Sequence[Write]) -> list[Refusal]:
         """Make writes; what cannot be made for a reason that nobody thought of is found, and stops no other."""
         try:
-            refusals = await self._log.commit(self._tenure.generation, tokens, writes)
+            refusals = await self._log.commit(self._ownership.generation, tokens, writes)
         except (StoreUnavailableError, GenerationChangedError):
             raise
         except Exception as defect:
@@ -395,7 +395,7 @@ class Journal:
             StoreUnavailableError: It does not.
         """
         try:
-            await self._log.commit(self._tenure.generation, {}, [])
+            await self._log.commit(self._ownership.generation, {}, [])
         except (StoreUnavailableError, GenerationChangedError):
             raise
         except Exception:  # noqa: BLE001 - it is the one that was seen already
@@ -477,7 +477,7 @@ class Journal:
             if env_id in group.errors:
                 return
             group.errors[env_id] = error_of(env_id, reason)
-        if token is not None and self._tenure.token_of(int(env_id[:3], 16)) not in (None, token):
+        if token is not None and self._ownership.token_of(int(env_id[:3], 16)) not in (None, token):
             # The slot was another worker's meanwhile. What is here of the environment by now was brought back since.
             return
         try:

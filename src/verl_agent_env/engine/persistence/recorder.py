@@ -16,7 +16,7 @@ from verl_agent_env.engine.instance import Instance
 from verl_agent_env.engine.marks import NO_MARK, Mark
 from verl_agent_env.engine.persistence.groups import Group
 from verl_agent_env.engine.persistence.journal import Journal
-from verl_agent_env.engine.persistence.tenure import Tenure
+from verl_agent_env.engine.persistence.slot_ownership import SlotOwnership
 from verl_agent_env.envs.base import ChatEnv, Durability
 from verl_agent_env.envs.fingerprint import fingerprint_of
 from verl_agent_env.envs.kind import EnvKind
@@ -66,7 +66,7 @@ class Recorder:
     def __init__(
         self,
         log: Log,
-        tenure: Tenure,
+        ownership: SlotOwnership,
         environments: LiveEnvironments,
         durabilities: Mapping[str, Durability],
         max_history_bytes: int,
@@ -76,7 +76,7 @@ class Recorder:
 
         Args:
             log: Where to write.
-            tenure: The slots that this worker owns.
+            ownership: The slots that this worker owns.
             environments: What is recorded.
             durabilities: How to keep environments of these names, where it is not as their kinds have it.
             max_history_bytes: Actions kept of an episode, until its history begins anew with its state.
@@ -87,7 +87,7 @@ class Recorder:
         self._max_history_bytes = max_history_bytes
         self._environments = environments
         self._durabilities = dict(durabilities)
-        self.journal = Journal(log, tenure, self, patience_s=patience_s)
+        self.journal = Journal(log, ownership, self, patience_s=patience_s)
         self.failed_snapshots: Counter[str] = Counter()
         """Snapshots that failed and were done without, by env name."""
 

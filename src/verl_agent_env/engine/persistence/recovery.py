@@ -13,7 +13,7 @@ from verl_agent_env.engine.execution import Executor
 from verl_agent_env.engine.instance import Instance
 from verl_agent_env.engine.persistence.journal import Journal
 from verl_agent_env.engine.persistence.restoring import Restorer
-from verl_agent_env.engine.persistence.tenure import Tenure
+from verl_agent_env.engine.persistence.slot_ownership import SlotOwnership
 from verl_agent_env.engine.turns import Turns
 from verl_agent_env.envs.registry import Registry
 from verl_agent_env.errors import AtCapacityError, StoreUnavailableError
@@ -56,17 +56,17 @@ class Recovery:
     side, as many as there are threads. Nobody waits for an environment that somebody else has asked for.
     """
 
-    def __init__(self, log: Log, tenure: Tenure, table: EnvironmentTable, journal: Journal) -> None:
+    def __init__(self, log: Log, ownership: SlotOwnership, table: EnvironmentTable, journal: Journal) -> None:
         """Make a recovery that has brought back nothing yet.
 
         Args:
             log: Where to read.
-            tenure: The slots that this worker owns.
+            ownership: The slots that this worker owns.
             table: Where recovered environments go.
             journal: Writes once more what the store forgot.
         """
         self._log = log
-        self._tenure = tenure
+        self._ownership = ownership
         self._table = table
         self._journal = journal
         limits = table.limits
@@ -133,7 +133,7 @@ class Recovery:
         Raises:
             StoreUnavailableError: The log does not answer.
         """
-        owned = [slot for slot in range(NUM_SLOTS) if self._tenure.token_of(slot) is not None]
+        owned = [slot for slot in range(NUM_SLOTS) if self._ownership.token_of(slot) is not None]
         await self.recover_slots(owned)
 
     async def all_actions(self, instance: Instance) -> list[bytes] | None:
@@ -157,7 +157,7 @@ class Recovery:
         """
         loop = asyncio.get_running_loop()
         self._recovering.update((env_id, loop.create_future()) for env_id in env_ids)
-        tokens = [self._tenure.token_of(slot_of(env_id)) for env_id in env_ids]
+        tokens = [self._ownership.token_of(slot_of(env_id)) for env_id in env_ids]
         waiting = set()
         done = 0
         try:
@@ -242,4 +242,4 @@ class Recovery:
 
     def _is_still_ours(self, env_id: str, token: str | None) -> bool:
         """Whether this worker has owned the slot all the time since it had ``token``."""
-        return token is not None and self._tenure.token_of(slot_of(env_id)) == token
+        return token is not None and self._ownership.token_of(slot_of(env_id)) == token

@@ -1,4 +1,4 @@
-"""What is written again as a whole: environments of which the store has lost something."""
+"""Re-persists environments of which the store has lost something: all of each is written again."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Protocol
 
 from verl_agent_env.engine.persistence.groups import Group
 from verl_agent_env.engine.persistence.packing import LIMITS, pack, size_of
-from verl_agent_env.engine.persistence.tenure import Tenure
+from verl_agent_env.engine.persistence.slot_ownership import SlotOwnership
 from verl_agent_env.types import slot_of
 from verl_agent_env.wire.records import Refusal, RefusalReason, Write
 
@@ -36,7 +36,7 @@ class Recorded(Protocol):
         """Called when the end of an environment is written, with its reason."""
 
     def answers_early(self, env_id: str) -> bool:
-        """Whether calls on the environment are answered before they are written."""
+        """Tell whether calls on the environment are answered before they are written."""
 
 
 @dataclass
@@ -56,7 +56,7 @@ class RepersistQueue:
 
     def __init__(
         self,
-        tenure: Tenure,
+        ownership: SlotOwnership,
         recorded: Recorded,
         wake_up: Callable[[], None],
         written_groups: Callable[[], Iterable[Group]],
@@ -65,13 +65,13 @@ class RepersistQueue:
         """There is nothing to re-persist yet.
 
         Args:
-            tenure: The slots that may be written.
+            ownership: The slots that may be written.
             recorded: The environments.
             wake_up: Called when there is something to re-persist.
             written_groups: The writes that are still to be made.
             give_up: Called with what cannot be re-persisted.
         """
-        self._tenure = tenure
+        self._ownership = ownership
         self._recorded = recorded
         self._wake_up = wake_up
         self._written_groups = written_groups
@@ -81,7 +81,7 @@ class RepersistQueue:
         self._present: RepersistBatch | None = None
 
     def __bool__(self) -> bool:
-        """Whether there is anything to re-persist."""
+        """Tell whether there is anything to re-persist."""
         return bool(self._lost) or self._present is not None
 
     # --- what to re-persist ---------------------------------------------------------------------------------
@@ -108,7 +108,7 @@ class RepersistQueue:
         """Have an environment re-persisted before those that nobody waits for; returns the group to wait for."""
         group = self._lost.get(env_id)
         if group is None:
-            group = self._lost[env_id] = Group(self._tenure.generation)
+            group = self._lost[env_id] = Group(self._ownership.generation)
             self._lost.move_to_end(env_id, last=False)
             self._wake_up()
         return group
@@ -157,9 +157,9 @@ class RepersistQueue:
         return self._present
 
     def is_outdated(self, batch: RepersistBatch) -> bool:
-        """Whether its slots have another owner or data set now."""
-        return batch.generation != self._tenure.generation or any(
-            self._tenure.token_of(slot) != token for slot, token in batch.tokens.items()
+        """Tell whether the slots of a batch have another owner or data set now."""
+        return batch.generation != self._ownership.generation or any(
+            self._ownership.token_of(slot) != token for slot, token in batch.tokens.items()
         )
 
     def begin_anew(self) -> None:
@@ -191,15 +191,15 @@ class RepersistQueue:
 
     def _draw_up(self) -> RepersistBatch | None:
         """Take as many environments as one call of the log carries, with their writes."""
-        batch = RepersistBatch(self._tenure.generation, {}, {}, deque())
+        batch = RepersistBatch(self._ownership.generation, {}, {}, deque())
         tokens: dict[int, str] = {}
         writes: list[Write] = []
         refused: dict[str, RefusalReason] = {}
         size = 0
         for env_id, group in self._lost.items():
             slot = slot_of(env_id)
-            token = self._tenure.token_of(slot)
-            if token is None and not self._tenure.has_gone(slot):
+            token = self._ownership.token_of(slot)
+            if token is None and not self._ownership.has_gone(slot):
                 continue
             whole = None if token is None else self._whole(env_id)
             batch.groups[env_id] = group
@@ -226,9 +226,9 @@ class RepersistQueue:
         """Fail the calls that wait for an environment which cannot be re-persisted."""
         if group is None:
             return
-        # One that nobody asked for lives on here: it is told so at its next call.
+        # An environment that nobody asked for stays live here: its next call gets the error.
         if group.is_asked_for:
-            self._give_up(env_id, reason, group, self._tenure.token_of(slot_of(env_id)))
+            self._give_up(env_id, reason, group, self._ownership.token_of(slot_of(env_id)))
         group.finish()
 
     def _supersede(self, batch: RepersistBatch) -> None:
@@ -246,7 +246,7 @@ class RepersistQueue:
             group.writes = kept
 
     def _whole(self, env_id: str) -> Sequence[Write] | None:
-        """All of an environment; none of it if its own code fails to say it, which is nobody else's loss."""
+        """Return the writes of a whole environment; none if the environment's code fails, so that no other is held up."""
         try:
             return self._recorded.repersist(env_id)
         except Exception:

@@ -5,18 +5,18 @@ from __future__ import annotations
 from typing import Protocol
 
 
-class Tenure(Protocol):
+class SlotOwnership(Protocol):
     """The slots that this worker owns."""
 
     @property
     def generation(self) -> str:
-        """The data set in which it owns them."""
+        """Id of the data set in which this worker owns its slots."""
 
     def token_of(self, slot: int) -> str | None:
-        """What proves that it owns the slot; None if it does not, or not at the moment."""
+        """Return the lease token of a slot; None if this worker does not own the slot, or has no valid lease."""
 
     def owns(self, slot: int) -> bool:
-        """Whether it may act for the slot now: it owns it, and its lease is good."""
+        """Tell whether this worker owns the slot and its lease is valid."""
 
     def has_gone(self, slot: int) -> bool:
-        """Whether another worker owns the slot."""
+        """Tell whether another worker owns the slot."""
