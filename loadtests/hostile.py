@@ -28,7 +28,7 @@ from rich.table import Table
 
 from loadtests.attacks import ATTACKS, MEGABYTE, PATIENCE_S, RUN, Attack, Attacker
 from loadtests.processes import rss_of, serving
-from verl_agent_env.cli.local_cluster import LocalCluster
+from verl_agent_env.cluster.local import LocalCluster
 
 MAX_WAIT_P99_S = 0.25
 """How long a well-behaved client may wait for a single step, in 99 of 100."""

@@ -24,7 +24,7 @@ def main() -> None:
     # As for ``python -m``.
     sys.path[0] = str(Path.cwd())
     import verl_agent_env.cli.serve
-    import verl_agent_env.cluster.redis_store
+    import verl_agent_env.cluster.redis.store
     import verl_agent_env.server.pool  # noqa: F401
 
     gc.collect()

@@ -30,7 +30,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from verl_agent_env.integrations.verl.curation import Component, CurationPlan, curate
+from verl_agent_env.integrations.datasets import Component, CurationPlan, curate
 from verl_agent_env.integrations.verl.tiny.learning_curve import Curve, curve_of, draw, read_log, success_in
 
 CONFIG = Path(__file__).with_name("config")

@@ -32,8 +32,8 @@ from loadtests.chaos.load import Load
 from loadtests.chaos.steering import settled
 from loadtests.chaos.table import Finding, print_table
 from loadtests.namespaces import Network, can_make_namespaces
-from verl_agent_env.cli.local_cluster import LocalCluster, Machine
-from verl_agent_env.cluster.nginx_config import KERNEL_SETTINGS
+from verl_agent_env.cluster.local import LocalCluster, Machine
+from verl_agent_env.cluster.nginx.config import KERNEL_SETTINGS
 
 # The first one is the clients'.
 _MACHINES = ("clients", "redis", "nginx", "node-1", "node-2", "node-3", "node-4")

@@ -9,7 +9,7 @@ import verl_agent_env
 from loadtests.chaos.episode import RELEASE_MARK
 from loadtests.chaos.load import Load
 from loadtests.chaos.node_faults import rolling_restart
-from verl_agent_env.cli.local_cluster import LocalCluster
+from verl_agent_env.cluster.local import LocalCluster
 
 _BEFORE = "    def dump_state("
 

@@ -10,7 +10,7 @@ from loadtests import bad_env
 from loadtests.chaos.episode import Say
 from loadtests.chaos.load import Load
 from loadtests.chaos.node_faults import kill_worker
-from verl_agent_env.cli.local_cluster import LocalCluster
+from verl_agent_env.cluster.local import LocalCluster
 
 _MISBEHAVE_S = 35.0
 _MISBEHAVE_EVERY_S = 0.5

@@ -10,7 +10,7 @@ from loadtests.chaos.fault import Strike
 from loadtests.chaos.load import Load
 from loadtests.chaos.steering import settled, start, worker_pid
 from loadtests.namespaces import Network
-from verl_agent_env.cli.local_cluster import LocalCluster
+from verl_agent_env.cluster.local import LocalCluster
 
 _NGINX_NOTICES_S = 2.5
 _BETWEEN_KILLS_S = 3.0

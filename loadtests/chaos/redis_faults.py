@@ -15,7 +15,7 @@ from loadtests.chaos.load import Load
 from loadtests.chaos.node_faults import kill_worker
 from loadtests.chaos.steering import settled, until
 from loadtests.namespaces import Network
-from verl_agent_env.cli.local_cluster import LocalCluster
+from verl_agent_env.cluster.local import LocalCluster
 
 PARTED_S = 16.0
 """How long a node is cut from Redis."""

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
-from verl_agent_env.cli.local_cluster import LocalCluster, Node
+from verl_agent_env.cluster.local import LocalCluster, Node
 
 _SETTLE_S = 120.0
 

@@ -16,8 +16,8 @@ from tests.children import ROOT, end
 from tests.cluster.redis_process import RedisProcess
 from tests.waiting import eventually
 from verl_agent_env.cli import cli
-from verl_agent_env.cluster.keys import Keys
-from verl_agent_env.cluster.redis_store import RedisStore
+from verl_agent_env.cluster.redis.keys import Keys
+from verl_agent_env.cluster.redis.store import RedisStore
 from verl_agent_env.cluster.store import WorkerRecord
 
 

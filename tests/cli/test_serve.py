@@ -204,7 +204,7 @@ def test_settings_reach_uvicorn(monkeypatch: pytest.MonkeyPatch) -> None:
             sockets[0].close()
 
     monkeypatch.setattr("uvicorn.Server", Recorder)
-    monkeypatch.setattr("verl_agent_env.server.logs.configure_logging", lambda *_: None)
+    monkeypatch.setattr("verl_agent_env.server.http.logs.configure_logging", lambda *_: None)
     before = signal.getsignal(signal.SIGTERM)
     try:
         serve.main(["--port", "0"], standalone_mode=False)

@@ -13,8 +13,8 @@ import pytest
 
 from tests.client.conftest import LAKE
 from tests.waiting import eventually
-from verl_agent_env.cli.local_cluster import LocalCluster
 from verl_agent_env.client import AsyncEnv, AsyncEnvClient
+from verl_agent_env.cluster.local import LocalCluster
 
 ENVS = 60
 ACTIONS = ["<action>right</action>", "<action>left</action>"]

@@ -12,7 +12,7 @@ import pytest
 from tests.cluster.redis_process import RedisProcess
 from tests.conftest import StartServer
 from tests.pool_process import Pool
-from verl_agent_env.cluster.keys import Keys
+from verl_agent_env.cluster.redis.keys import Keys
 
 LEASE_S = 3.0
 

@@ -20,7 +20,7 @@ from tests.pool_process import Pool, all_workers, initialize, initialize_at, ini
 from tests.ports import free_port
 from tests.server.deadly_env import INLINE, THREADED
 from tests.waiting import HANG_S, eventually
-from verl_agent_env.cluster.nginx_config import NginxSettings, write_nginx_config
+from verl_agent_env.cluster.nginx.config import NginxSettings, write_nginx_config
 from verl_agent_env.types import NUM_SLOTS
 
 WORKERS = 3

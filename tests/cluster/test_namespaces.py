@@ -16,7 +16,7 @@ from loadtests.namespaces import Network, can_make_namespaces
 from tests.children import end
 from tests.cluster.redis_process import binary
 from tests.waiting import HANG_S, eventually
-from verl_agent_env.cluster.nginx_config import KERNEL_SETTINGS, NginxSettings, write_nginx_config
+from verl_agent_env.cluster.nginx.config import KERNEL_SETTINGS, NginxSettings, write_nginx_config
 from verl_agent_env.cluster.ring import Ring
 
 MACHINES = ("redis", "nginx", "node1", "node2", "client")

@@ -25,8 +25,8 @@ from tests.pool_process import LASTING, Pool, all_workers, initialize, initializ
 from tests.ports import free_port
 from tests.server.conftest import GATED, GATED_REPLAYED
 from tests.waiting import HANG_S, NEVER_S, eventually
-from verl_agent_env.cluster.keys import Keys
-from verl_agent_env.cluster.redis_store import RedisStore
+from verl_agent_env.cluster.redis.keys import Keys
+from verl_agent_env.cluster.redis.store import RedisStore
 from verl_agent_env.cluster.ring import Ring
 from verl_agent_env.cluster.store import WorkerRecord
 from verl_agent_env.types import NUM_SLOTS, slot_of

@@ -17,8 +17,8 @@ from tests.cluster.redis_process import binary
 from tests.ports import free_port
 from tests.waiting import HANG_S, eventually
 from verl_agent_env.cli.cluster import cluster as cluster_command
-from verl_agent_env.cli.local_cluster import ClusterTls, LocalCluster
 from verl_agent_env.client import EnvClient, NoServerError
+from verl_agent_env.cluster.local import ClusterTls, LocalCluster
 
 HOST = "127.0.0.1"
 

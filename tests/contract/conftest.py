@@ -12,14 +12,14 @@ import pytest
 
 from tests.cluster.redis_process import RedisProcess
 from verl_agent_env.cluster.idempotency import IdempotencyRecords
-from verl_agent_env.cluster.keys import Keys
-from verl_agent_env.cluster.memory_idempotency import MemoryIdempotencyRecords
-from verl_agent_env.cluster.memory_log import MemoryLog
-from verl_agent_env.cluster.memory_store import MemoryStore
-from verl_agent_env.cluster.redis_client import RedisClient, RedisLimits
-from verl_agent_env.cluster.redis_idempotency import RedisIdempotencyRecords
-from verl_agent_env.cluster.redis_log import RedisLog
-from verl_agent_env.cluster.redis_store import RedisStore
+from verl_agent_env.cluster.memory.idempotency import MemoryIdempotencyRecords
+from verl_agent_env.cluster.memory.log import MemoryLog
+from verl_agent_env.cluster.memory.store import MemoryStore
+from verl_agent_env.cluster.redis.client import RedisClient, RedisLimits
+from verl_agent_env.cluster.redis.idempotency import RedisIdempotencyRecords
+from verl_agent_env.cluster.redis.keys import Keys
+from verl_agent_env.cluster.redis.log import RedisLog
+from verl_agent_env.cluster.redis.store import RedisStore
 from verl_agent_env.cluster.store import Store
 from verl_agent_env.wire.log import Log
 

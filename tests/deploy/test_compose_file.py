@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from tests.children import ROOT, run
 from verl_agent_env.cli import cli
 from verl_agent_env.cli.nginx_config import nginx_config_command
-from verl_agent_env.cluster.nginx_config import KERNEL_SETTINGS
+from verl_agent_env.cluster.nginx.config import KERNEL_SETTINGS
 from verl_agent_env.config import settings_from_environment
 
 NODES = ("node-1", "node-2", "node-3")

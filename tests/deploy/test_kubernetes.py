@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from tests.children import run
 from verl_agent_env.cli import cli
-from verl_agent_env.cluster.nginx_config import KERNEL_SETTINGS
+from verl_agent_env.cluster.nginx.config import KERNEL_SETTINGS
 from verl_agent_env.config import settings_from_environment
 
 VERSION = "1.31.0"

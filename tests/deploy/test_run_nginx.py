@@ -18,7 +18,7 @@ from tests.cluster.redis_process import binary
 from tests.pool_process import is_running
 from tests.ports import free_port
 from tests.waiting import HANG_S, eventually
-from verl_agent_env.cluster.nginx_config import NginxSettings, write_nginx_config
+from verl_agent_env.cluster.nginx.config import NginxSettings, write_nginx_config
 
 
 class Container:

@@ -9,8 +9,8 @@ from typing import Any
 
 from tests.cluster.workers import worker
 from tests.engine.conftest import FakeClock
-from verl_agent_env.cluster.memory_log import MemoryLog
-from verl_agent_env.cluster.memory_store import MemoryStore
+from verl_agent_env.cluster.memory.log import MemoryLog
+from verl_agent_env.cluster.memory.store import MemoryStore
 from verl_agent_env.cluster.store import WorkerRecord
 from verl_agent_env.config import HostLimits
 from verl_agent_env.engine import Host

@@ -18,9 +18,9 @@ from tests.waiting import HANG_S, eventually
 from verl_agent_env.config import ConnectionLimits, HttpLimits, ServerSettings
 from verl_agent_env.envs.registry import BUILT_IN, EnvSpec, Registry
 from verl_agent_env.server import create_app
-from verl_agent_env.server.cluster_worker import Place
+from verl_agent_env.server.cluster.worker import Place
+from verl_agent_env.server.http.fast_path import QuickProtocol
 from verl_agent_env.server.pool import UVICORN_OPTIONS
-from verl_agent_env.server.protocol import QuickProtocol
 
 RUDE = "rude/raising-v0"
 MAX_BODY_BYTES = 50_000

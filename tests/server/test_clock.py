@@ -16,7 +16,7 @@ from tests.waiting import eventually
 
 DAY_S = 86_400.0
 SHOWN_ONLY = {
-    "server/cluster_worker.py",
+    "server/cluster/worker.py",
     "engine/persistence/recorder.py",
     "cli/status.py",
 }

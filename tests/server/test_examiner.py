@@ -13,7 +13,7 @@ from typing import Any, Literal
 import pytest
 
 from tests.waiting import eventually
-from verl_agent_env.cluster.memory_store import MemoryStore
+from verl_agent_env.cluster.memory.store import MemoryStore
 from verl_agent_env.engine.under_way import CallRecord, UnderWay, read_record, shared_records
 from verl_agent_env.errors import StoreUnavailableError
 from verl_agent_env.server.examiner import WorkerEnd, WorkerExaminer, end_of, is_stopped, judge

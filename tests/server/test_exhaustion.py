@@ -15,7 +15,7 @@ import pytest
 from tests.conftest import ServerProcess
 from tests.ports import free_ports
 from tests.waiting import HANG_S, eventually
-from verl_agent_env.server.logs import configure_logging
+from verl_agent_env.server.http.logs import configure_logging
 
 FILES = 64
 FEW_FILES = f"""

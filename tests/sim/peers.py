@@ -11,8 +11,8 @@ import orjson
 
 from tests.sim.wires import Fate
 from verl_agent_env.errors import VerlAgentEnvError, WorkerUnreachableError
-from verl_agent_env.server.lane import Call, Reply
-from verl_agent_env.server.peers import PeerAnswer
+from verl_agent_env.server.cluster.peers import PeerAnswer
+from verl_agent_env.server.http.dispatcher import Call, Reply
 
 if TYPE_CHECKING:
     from tests.sim.world import Worker, World

@@ -12,7 +12,8 @@ import pytest
 
 from tests.sim.wires import LIMITS
 from tests.sim.world import NUM_SLOTS
-from verl_agent_env.cluster import member, membership, memory_log, ring, slots, store
+from verl_agent_env.cluster import member, membership, ring, slots, store
+from verl_agent_env.cluster.memory import log as memory_log
 from verl_agent_env.engine import directory
 from verl_agent_env.engine.persistence import groups, journal, packing
 

@@ -9,10 +9,10 @@ import pytest
 
 from tests.sim import world as sim
 from tests.sim.schedules import SCHEDULES
-from verl_agent_env.cluster import memory_log
 from verl_agent_env.cluster.member import Member
 from verl_agent_env.cluster.membership import Membership, MembershipTimes
-from verl_agent_env.cluster.memory_log import MemoryLog, _Kept
+from verl_agent_env.cluster.memory import log as memory_log
+from verl_agent_env.cluster.memory.log import MemoryLog, _Kept
 from verl_agent_env.cluster.slots import SlotTable
 from verl_agent_env.cluster.store import ClusterMap
 from verl_agent_env.engine.instance import Instance
@@ -22,7 +22,7 @@ from verl_agent_env.engine.persistence.groups import Group
 from verl_agent_env.engine.persistence.journal import Journal
 from verl_agent_env.engine.persistence.recorder import Recorder
 from verl_agent_env.engine.repeats import EarlierSteps
-from verl_agent_env.server import take_over
+from verl_agent_env.server.cluster import handover
 from verl_agent_env.wire.codec import StepAnswer
 from verl_agent_env.wire.records import Refusal, RefusalReason, Write, digest_of
 
@@ -152,7 +152,7 @@ MUTATIONS: list[tuple[str, Any, str, Any, str]] = [
     ("calls", repersisting, "pack", lambda writes: [list(writes)], "more_than_a_call_carries"),
     ("grace", sim, "TIMES", MembershipTimes(settle_s=0.3, grace_s=0.0), "emptied_and_taken_by_the_next"),
     ("first", Membership, "observe", observe_and_claim_at_once, "stopped_owner_wakes_in_an_emptied_store"),
-    ("sweep", take_over, "_SWEEP_S", float("inf"), "closing_is_forgotten"),
+    ("sweep", handover, "_SWEEP_S", float("inf"), "closing_is_forgotten"),
     ("doubles", EarlierSteps, "add", lambda *_: None, "lost_answer_of_a_part_then_killed"),
     ("late part", Instance, "_require_new", lambda *_: None, "late_copy_of_a_part"),
     ("state", Recorder, "repersist", repersist_the_header_alone, "snapshot_in_a_store_that_forgot_it"),

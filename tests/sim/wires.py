@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from tests.sim.virtual_loop import VirtualLoop
-from verl_agent_env.cluster.memory_log import MemoryLog
-from verl_agent_env.cluster.memory_store import MemoryStore
+from verl_agent_env.cluster.memory.log import MemoryLog
+from verl_agent_env.cluster.memory.store import MemoryStore
 from verl_agent_env.engine.persistence.packing import CallLimits, size_of
 from verl_agent_env.errors import StoreUnavailableError
 from verl_agent_env.wire.records import Refusal, Write

@@ -24,11 +24,11 @@ from verl_agent_env.engine.batches import Batches
 from verl_agent_env.engine.kinds import KindLoader
 from verl_agent_env.engine.reaper import reap_forever
 from verl_agent_env.errors import MovedError, StoreUnavailableError
-from verl_agent_env.server.internal_calls import InternalCalls, SelfInCluster
-from verl_agent_env.server.peers import Peers
-from verl_agent_env.server.residents import Residents
-from verl_agent_env.server.sharded_batches import ShardedBatches
-from verl_agent_env.server.take_over import TakeOver
+from verl_agent_env.server.cluster.handover import TakeOver
+from verl_agent_env.server.cluster.internal import InternalCalls, SelfInCluster
+from verl_agent_env.server.cluster.local_environments import Residents
+from verl_agent_env.server.cluster.peers import Peers
+from verl_agent_env.server.cluster.sharded_batches import ShardedBatches
 from verl_agent_env.types import slot_of
 from verl_agent_env.wire.log import Log
 from verl_agent_env.wire.records import Entry

@@ -11,8 +11,8 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from verl_agent_env.cli.local_cluster import ClusterTls, LocalCluster, Program
 from verl_agent_env.cli.serve import raise_file_limit
+from verl_agent_env.cluster.local import ClusterTls, LocalCluster, Program
 
 _LOOK_S = 0.25
 _FILE = click.Path(exists=True, dir_okay=False, resolve_path=True, path_type=Path)

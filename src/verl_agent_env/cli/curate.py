@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from verl_agent_env.integrations.verl.curation import Component, Curated, CurationPlan, curate
+from verl_agent_env.integrations.datasets import Component, Curated, CurationPlan, curate
 
 T = TypeVar("T")
 

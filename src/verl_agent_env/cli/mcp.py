@@ -34,7 +34,7 @@ def mcp(log_level: str) -> None:
         settings = settings_from_environment(os.environ)
     except ValueError as unfit:
         raise click.UsageError(str(unfit)) from None
-    from verl_agent_env.server.logs import configure_logging
+    from verl_agent_env.server.http.logs import configure_logging
 
     # To standard error: standard output is the client's.
     configure_logging(log_level, settings.log_format, settings.max_log_lines_per_s)
@@ -46,8 +46,8 @@ async def _serve(settings: ServerSettings) -> None:
     from mcp.server.stdio import stdio_server
 
     from verl_agent_env.server import create_app
-    from verl_agent_env.server.mcp_route import api_of
-    from verl_agent_env.server.mcp_tools import make_mcp_server
+    from verl_agent_env.server.api.mcp import api_of
+    from verl_agent_env.server.api.mcp_tools import make_mcp_server
 
     app = create_app(settings)
     server = make_mcp_server(api_of(app.lane))

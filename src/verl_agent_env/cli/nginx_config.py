@@ -15,11 +15,11 @@ from typing import Any
 
 import click
 
-from verl_agent_env.cli.local_cluster import program
-from verl_agent_env.cluster.keys import Keys
-from verl_agent_env.cluster.nginx_config import NginxSettings, nginx_config, write_nginx_config
-from verl_agent_env.cluster.nginx_watch import NginxWatch, ReloadError
-from verl_agent_env.cluster.redis_store import RedisStore
+from verl_agent_env.cluster.local import program
+from verl_agent_env.cluster.nginx.config import NginxSettings, nginx_config, write_nginx_config
+from verl_agent_env.cluster.nginx.watch import NginxWatch, ReloadError
+from verl_agent_env.cluster.redis.keys import Keys
+from verl_agent_env.cluster.redis.store import RedisStore
 from verl_agent_env.config import variable_of
 
 _COMMAND_S = 30.0

@@ -46,17 +46,17 @@ def serve(**given: Any) -> None:
         settings.cluster.require_whole()
         if settings.auth_file:
             # Here, so that it is said in one sentence; each worker reads it again.
-            from verl_agent_env.server.tokens import read_token_file
+            from verl_agent_env.server.http.tokens import read_token_file
 
             read_token_file(settings.auth_file)
         if settings.tls.tls_cert:
-            from verl_agent_env.server.tls import peer_context, server_context
+            from verl_agent_env.server.http.tls import peer_context, server_context
 
             server_context(settings.tls)
             peer_context(settings.tls)
     except ValueError as unfit:
         raise click.UsageError(str(unfit)) from None
-    from verl_agent_env.server.logs import configure_logging
+    from verl_agent_env.server.http.logs import configure_logging
 
     configure_logging(settings.log_level, settings.log_format, settings.max_log_lines_per_s)
     raise_file_limit()
@@ -90,8 +90,8 @@ def _serve_alone(settings: ServerSettings, listener: socket.socket, announcement
     import uvicorn
 
     from verl_agent_env.server import create_app
+    from verl_agent_env.server.http.tls import server_context
     from verl_agent_env.server.pool import UVICORN_OPTIONS
-    from verl_agent_env.server.tls import server_context
 
     config = uvicorn.Config(
         create_app(settings),
@@ -113,7 +113,7 @@ def _serve_pool(
 ) -> None:
     # Loaded before the workers are forked: they share its memory, and a new one starts in milliseconds.
     from verl_agent_env.server import create_app
-    from verl_agent_env.server.cluster_worker import Place
+    from verl_agent_env.server.cluster.worker import Place
     from verl_agent_env.server.pool import WorkerPool, WorkerStart
 
     cluster = settings.cluster
@@ -151,8 +151,8 @@ def _require_place(settings: ServerSettings, supervisor: str, pool: Collection[s
     Raises:
         click.ClickException: Says what is wrong in one sentence.
     """
-    from verl_agent_env.cluster.keys import Keys
-    from verl_agent_env.cluster.redis_store import RedisStore
+    from verl_agent_env.cluster.redis.keys import Keys
+    from verl_agent_env.cluster.redis.store import RedisStore
     from verl_agent_env.errors import StoreUnavailableError
 
     async def look() -> None:

@@ -26,25 +26,25 @@ from verl_agent_env.engine.reaper import reap_forever
 from verl_agent_env.engine.under_way import CallRecord
 from verl_agent_env.envs.registry import Registry, default_registry
 from verl_agent_env.errors import InternalError, MethodNotAllowedError, RouteNotFoundError, VerlAgentEnvError
-from verl_agent_env.server.admission import Admission
-from verl_agent_env.server.allocator import MemoryReturn, keep_little
-from verl_agent_env.server.auth import TokenGuard, peer_secret_of
-from verl_agent_env.server.batch_calls import BatchCalls
-from verl_agent_env.server.cluster_worker import ClusterWorker, Place
-from verl_agent_env.server.commands import configure_commands, watch_sockets
-from verl_agent_env.server.connections import Connections
-from verl_agent_env.server.environment_calls import EnvironmentCalls
-from verl_agent_env.server.idempotency import IdempotentCalls, KeptAnswers, slot_of_key
-from verl_agent_env.server.lane import LANE_STATE, PROBLEM_JSON, Call, Lane, Route
-from verl_agent_env.server.loop_watch import LoopWatch
-from verl_agent_env.server.mcp_route import MAX_MCP_BYTES, MCP_PATH, McpRoute
-from verl_agent_env.server.metrics import Metrics
-from verl_agent_env.server.openapi import document
-from verl_agent_env.server.proxies import TrustedProxies
-from verl_agent_env.server.routes import batch_routes, environment_routes, server_routes
-from verl_agent_env.server.server_calls import ServerCalls
-from verl_agent_env.server.tls import peer_context
-from verl_agent_env.server.web_pages import WebPages
+from verl_agent_env.server.api.batches import BatchCalls
+from verl_agent_env.server.api.environments import EnvironmentCalls
+from verl_agent_env.server.api.mcp import MAX_MCP_BYTES, MCP_PATH, McpRoute
+from verl_agent_env.server.api.routes import batch_routes, environment_routes, server_routes
+from verl_agent_env.server.api.server import ServerCalls
+from verl_agent_env.server.cluster.worker import ClusterWorker, Place
+from verl_agent_env.server.http.admission import Admission
+from verl_agent_env.server.http.auth import TokenGuard, peer_secret_of
+from verl_agent_env.server.http.commands import configure_commands, watch_sockets
+from verl_agent_env.server.http.connections import Connections
+from verl_agent_env.server.http.dispatcher import LANE_STATE, PROBLEM_JSON, Call, Lane, Route
+from verl_agent_env.server.http.idempotency import IdempotentCalls, KeptAnswers, slot_of_key
+from verl_agent_env.server.http.metrics import Metrics
+from verl_agent_env.server.http.openapi import document
+from verl_agent_env.server.http.proxies import TrustedProxies
+from verl_agent_env.server.http.tls import peer_context
+from verl_agent_env.server.http.web_pages import WebPages
+from verl_agent_env.server.process.allocator import MemoryReturn, keep_little
+from verl_agent_env.server.process.loop_watch import LoopWatch
 from verl_agent_env.types import slot_of
 from verl_agent_env.wire.suspicions import Suspicions
 

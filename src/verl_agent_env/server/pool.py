@@ -29,17 +29,17 @@ from uvicorn import Config, Server
 from uvicorn_worker import UvicornWorker
 
 from verl_agent_env import background
-from verl_agent_env.cluster.keys import Keys
-from verl_agent_env.cluster.memory_store import MemoryStore
-from verl_agent_env.cluster.redis_client import RedisLimits
-from verl_agent_env.cluster.redis_store import RedisStore
+from verl_agent_env.cluster.memory.store import MemoryStore
+from verl_agent_env.cluster.redis.client import RedisLimits
+from verl_agent_env.cluster.redis.keys import Keys
+from verl_agent_env.cluster.redis.store import RedisStore
 from verl_agent_env.cluster.store import Store
 from verl_agent_env.config import ClusterSettings, ServerSettings
 from verl_agent_env.engine.under_way import clear_record, shared_records
 from verl_agent_env.server.app import EnvServer
 from verl_agent_env.server.examiner import WorkerExaminer, end_of
-from verl_agent_env.server.protocol import QuickProtocol
-from verl_agent_env.server.tls import server_context
+from verl_agent_env.server.http.fast_path import QuickProtocol
+from verl_agent_env.server.http.tls import server_context
 from verl_agent_env.wire.suspicions import Suspicion
 
 logger = logging.getLogger(__name__)

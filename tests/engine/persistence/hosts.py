@@ -8,8 +8,8 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 from tests.cluster.workers import worker
-from verl_agent_env.cluster.memory_log import MemoryLog
-from verl_agent_env.cluster.memory_store import MemoryStore
+from verl_agent_env.cluster.memory.log import MemoryLog
+from verl_agent_env.cluster.memory.store import MemoryStore
 from verl_agent_env.config import HostLimits
 from verl_agent_env.engine import Host
 from verl_agent_env.envs.base import Durability

@@ -11,8 +11,8 @@ import pytest
 
 from tests.cluster.workers import worker
 from verl_agent_env import background
-from verl_agent_env.cluster.memory_log import MemoryLog
-from verl_agent_env.cluster.memory_store import MemoryStore
+from verl_agent_env.cluster.memory.log import MemoryLog
+from verl_agent_env.cluster.memory.store import MemoryStore
 from verl_agent_env.engine.persistence.groups import Group
 from verl_agent_env.engine.persistence.journal import Journal
 from verl_agent_env.engine.persistence.packing import LIMITS, size_of

@@ -28,9 +28,9 @@ from verl_agent_env.errors import (
     StoreUnavailableError,
     VerlAgentEnvError,
 )
-from verl_agent_env.server.environment_calls import EnvironmentCalls
-from verl_agent_env.server.idempotency import IdempotentCalls
-from verl_agent_env.server.lane import Call
+from verl_agent_env.server.api.environments import EnvironmentCalls
+from verl_agent_env.server.http.dispatcher import Call
+from verl_agent_env.server.http.idempotency import IdempotentCalls
 from verl_agent_env.types import NUM_SLOTS
 from verl_agent_env.wire.codec import StepAnswer
 from verl_agent_env.wire.operations import operations_of

@@ -15,7 +15,7 @@ from tests.cluster.nginx_process import NginxProcess, write_configuration
 from tests.conftest import ServerProcess
 from tests.ports import free_port
 from tests.waiting import HANG_S
-from verl_agent_env.cli.local_cluster import LocalCluster
+from verl_agent_env.cluster.local import LocalCluster
 
 playwright = pytest.importorskip("playwright.sync_api", reason="make web-test installs playwright")
 

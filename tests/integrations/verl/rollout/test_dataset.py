@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import ServerProcess
 from tests.ports import free_port
-from verl_agent_env.integrations.verl.curation import Component, CurationPlan, curate
+from verl_agent_env.integrations.datasets import Component, CurationPlan, curate
 from verl_agent_env.integrations.verl.errors import TrainingSetupError
 
 pytest.importorskip("verl", reason="verl is not installed: pip install 'verl-agent-env[verl]'")

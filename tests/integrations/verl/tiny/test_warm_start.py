@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from verl_agent_env.integrations.verl.curation import Component, CurationPlan, curate
+from verl_agent_env.integrations.datasets import Component, CurationPlan, curate
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install 'verl-agent-env[verl-cpu]'")
 transformers = pytest.importorskip("transformers")

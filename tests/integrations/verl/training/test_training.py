@@ -15,7 +15,7 @@ import pytest
 
 from tests.children import ROOT
 from tests.ports import free_port
-from verl_agent_env.cli.local_cluster import LocalCluster
+from verl_agent_env.cluster.local import LocalCluster
 
 parquet = pytest.importorskip("pyarrow.parquet")
 pytest.importorskip("verl", reason="verl is not installed: make verl-test")

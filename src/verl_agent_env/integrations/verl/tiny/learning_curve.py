@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from verl_agent_env.integrations.verl.curation.tables import GREEDY_SUFFIX
+from verl_agent_env.integrations.datasets.tables import GREEDY_SUFFIX
 
 
 @dataclass(frozen=True, slots=True)

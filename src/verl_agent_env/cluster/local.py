@@ -1,0 +1,449 @@
+"""A whole cluster as processes of this machine: Redis, nodes, nginx."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import getpass
+import http.client
+import os
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import orjson
+
+from verl_agent_env.cluster.nginx.config import NginxSettings, write_nginx_config
+from verl_agent_env.cluster.ring import Ring
+from verl_agent_env.config import ENVIRONMENT_PREFIX, variable_of
+
+_HOST = "127.0.0.1"
+_START_S = 120.0
+_STOP_S = 20.0
+_POLL_S = 0.05
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where a program runs."""
+
+    host: str = _HOST
+    """Address of it."""
+    enter: tuple[str, ...] = ()
+    """What stands before a command so that it runs there."""
+
+
+@dataclass(frozen=True)
+class ClusterTls:
+    """Certificates of nginx and all workers."""
+
+    cert: Path
+    """File with the certificate of all of them, for their addresses and ``localhost``."""
+    key: Path
+    """File with its private key."""
+    ca: Path
+    """File with the CA that it is of."""
+
+    def serve_options(self) -> list[str]:
+        """Return the options of ``serve`` for a node."""
+        return [f"--tls-cert={self.cert}", f"--tls-key={self.key}", f"--tls-peer-ca={self.ca}"]
+
+    def nginx_settings(self) -> dict[str, Any]:
+        """Return the settings of nginx, which asks all workers for a certificate of one name."""
+        return {
+            "tls_cert": str(self.cert),
+            "tls_key": str(self.key),
+            "worker_ca": str(self.ca),
+            "worker_name": "localhost",
+        }
+
+    def client_context(self) -> ssl.SSLContext:
+        """Return the context for calling nodes and nginx."""
+        return ssl.create_default_context(cafile=str(self.ca))
+
+
+class Program:
+    """A program that runs until it is stopped; what it prints goes to a file."""
+
+    def __init__(
+        self, name: str, command: Sequence[str], folder: Path, environment: Mapping[str, str]
+    ) -> None:
+        self.name = name
+        self.log = folder / f"{name}.log"
+        self._command = list(command)
+        self._environment = environment
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, or start it again after its end."""
+        with self.log.open("ab") as log:
+            # In a session of its own: Ctrl-C reaches this program alone, which ends the others in order.
+            self._process = subprocess.Popen(  # noqa: S603 - our own programs
+                self._command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self._environment,
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        if self._process is None:
+            raise RuntimeError(f"{self.name} was not started")
+        return self._process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """How it ended; None while it runs."""
+        return None if self._process is None else self._process.poll()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self._process is not None and self._process.poll() is None
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal, if it still runs."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(number)
+
+    def stop(self, timeout_s: float = _STOP_S) -> None:
+        """Ask it to stop, and make it after ``timeout_s``."""
+        self.signal(signal.SIGTERM)
+        if self._process is None:
+            return
+        try:
+            self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+    def kill(self) -> None:
+        """End it and all its children at once, as a machine does that loses power."""
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+    def last_words(self, lines: int = 10) -> str:
+        """The end of what it printed."""
+        return "\n".join(self.log.read_text("utf-8", "replace").splitlines()[-lines:])
+
+
+class Node(Program):
+    """A node: a supervisor and its workers."""
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        folder: Path,
+        environment: Mapping[str, str],
+        host: str,
+        port: int,
+        addresses: list[str],
+    ) -> None:
+        super().__init__(name, command, folder, environment)
+        self.host = host
+        """Address of its machine."""
+        self.port = port
+        """Where any of its workers answers."""
+        self.addresses = addresses
+        """Of its workers, one for each."""
+
+
+class LocalCluster:
+    """Redis, nodes of several workers each, and nginx in front of them."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        nodes: int = 2,
+        workers: int = 2,
+        port: int = 0,
+        planned_nodes: int = 0,
+        redis: str = "",
+        serve_options: Sequence[str] = (),
+        machines: Mapping[str, Machine] | None = None,
+        tls: ClusterTls | None = None,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """A cluster that is not started yet.
+
+        Args:
+            folder: For logs, nginx's files and Redis' data.
+            nodes: How many nodes.
+            workers: How many workers each of them has.
+            port: Where nginx listens; 0 takes a free one.
+            planned_nodes: How many more nodes nginx knows of, which are not started.
+            redis: URL of a Redis that runs already; one of its own when not given.
+            serve_options: What else the nodes are given on their command line.
+            machines: Where programs run, by name (``redis``, ``nginx``, ``node-1`` …), if not on the loopback.
+            tls: What nginx and the workers speak TLS with; None for plain HTTP.
+            say: Is told what happens.
+
+        Raises:
+            click.ClickException: A program is not installed, or the port is in use.
+        """
+        self.folder = folder
+        self._machines = machines or {}
+        self._tls = tls
+        self.tls_context = None if tls is None else tls.client_context()
+        """How to call nginx and the nodes; None for plain HTTP."""
+        self.port = port or free_port()
+        self.host = self._machine("nginx").host
+        """Where nginx listens."""
+        if not self._machines:
+            require_free(self.port)
+        self._say = say
+        self._workers = workers
+        self._nodes = nodes
+        self._serve_options = tuple(serve_options)
+        self._environment = _clean(os.environ)
+        self._own_redis = not redis
+        redis_port = free_port()
+        redis_host = self._machine("redis").host
+        self.redis_url = redis or f"redis://{redis_host}:{redis_port}/0"
+        self._redis_address = (redis_host, redis_port)
+        options = _redis_options(redis_host, redis_port, folder)
+        self.redis = self._program("redis", [program("redis-server"), *options])
+        self.nodes = [self._node(f"node-{number + 1}") for number in range(nodes)]
+        self.planned = [self._node(f"node-{nodes + number + 1}") for number in range(planned_nodes)]
+        self._config = folder / "nginx.conf"
+        command = [program("nginx"), "-c", str(self._config), "-p", str(folder), "-e", "stderr"]
+        self.nginx = self._program("nginx", command)
+
+    @property
+    def url(self) -> str:
+        """Where clients go."""
+        return f"{'http' if self._tls is None else 'https'}://{self.host}:{self.port}"
+
+    @property
+    def addresses(self) -> list[str]:
+        """Of all workers of all nodes, without those that are only planned."""
+        return [address for node in self.nodes for address in node.addresses]
+
+    def start(self) -> None:
+        """Start everything, and return when all workers are there and every slot is where the ring puts it.
+
+        Raises:
+            click.ClickException: Something did not start; says what it printed.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self._own_redis:
+            self._say("Redis")
+            self.redis.start()
+            self._await(self.redis, functools.partial(_accepts, self._redis_address))
+        for node in self.nodes:
+            self._say(node.name)
+            node.start()
+        for node in self.nodes:
+            self._await(node, functools.partial(is_ready, node.host, node.port, self.tls_context))
+        self._say("nginx")
+        self.configure_nginx()
+        self.nginx.start()
+        self._await(self.nginx, functools.partial(is_ready, self.host, self.port, self.tls_context))
+        self._say("slots")
+        self._await(self.nginx, self.is_settled)
+
+    def add_node(self) -> Node:
+        """Start another node; nginx learns of it when it is configured again.
+
+        Raises:
+            click.ClickException: It did not start.
+        """
+        node = self._node(f"node-{len(self.nodes) + len(self.planned) + 1}")
+        self.nodes.append(node)
+        self.start_node(node)
+        return node
+
+    def start_node(self, node: Node) -> None:
+        """Start a node that does not run, and return when it says that it is ready.
+
+        Raises:
+            click.ClickException: It did not start.
+        """
+        node.start()
+        self._await(node, functools.partial(is_ready, node.host, node.port, self.tls_context))
+
+    def configure_nginx(self) -> None:
+        """Write nginx's configuration anew and have it read, if nginx runs."""
+        settings = NginxSettings(
+            addresses=(*self.addresses, *(a for node in self.planned for a in node.addresses)),
+            port=self.port,
+            host=self.host,
+            folder=self.folder,
+            # Started by root, nginx would run as nobody, who cannot write in the folder.
+            user=getpass.getuser() if os.geteuid() == 0 else "",
+            **({} if self._tls is None else self._tls.nginx_settings()),
+        )
+        write_nginx_config(settings, self._config)
+        self.nginx.signal(signal.SIGHUP)
+
+    def describe(self) -> dict[str, Any]:
+        """What ``GET /api/cluster`` says."""
+        answer: dict[str, Any] = orjson.loads(get(self.host, self.port, "/api/cluster", self.tls_context))
+        return answer
+
+    def is_settled(self) -> bool:
+        """Whether the workers of all running nodes are ready, and every slot is where the ring puts it."""
+        workers = [worker for node in self.describe()["nodes"] for worker in node["workers"]]
+        running = [node for node in (*self.nodes, *self.planned) if node.is_running]
+        expected = [address for node in running for address in node.addresses]
+        if {worker["address"] for worker in workers} != set(expected):
+            return False
+        slots = {worker["address"]: worker["slots"] for worker in workers if worker["state"] == "ready"}
+        return slots == dict(Counter(Ring(sorted(expected)).assignments))
+
+    def failed(self) -> Program | None:
+        """What the cluster cannot do without and has ended, if anything."""
+        needed = [self.nginx, *([self.redis] if self._own_redis else [])]
+        return next((part for part in needed if part.exit_code is not None), None)
+
+    def stop(self) -> None:
+        """End everything, in the order in which nothing is missed."""
+        self.nginx.stop()
+        for node in (*self.nodes, *self.planned):
+            node.signal(signal.SIGTERM)
+        for node in (*self.nodes, *self.planned):
+            node.stop()
+        self.redis.stop()
+
+    def _node(self, name: str) -> Node:
+        ports, machine = consecutive_free_ports(1 + self._workers), self._machine(name)
+        command = [
+            *machine.enter,
+            *(sys.executable, "-m", "verl_agent_env.cli", "serve"),
+            *("--host", machine.host, "--port", str(ports[0]), "--worker-port", str(ports[1])),
+            *("--node", name, "--advertise", machine.host, "--workers", str(self._workers)),
+            *("--expected-nodes", str(self._nodes)),
+            *(() if self._tls is None else self._tls.serve_options()),
+            *self._serve_options,
+        ]
+        # Through the environment: a command line is for all to see, and the URL may hold a password.
+        environment = self._environment | {variable_of("redis"): self.redis_url}
+        addresses = [f"{machine.host}:{port}" for port in ports[1:]]
+        return Node(name, command, self.folder, environment, machine.host, ports[0], addresses)
+
+    def _program(self, name: str, command: Sequence[str]) -> Program:
+        command = [*self._machine(name).enter, *command]
+        return Program(name, command, self.folder, self._environment)
+
+    def _machine(self, name: str) -> Machine:
+        return self._machines.get(name, Machine())
+
+    def _await(self, part: Program, is_done: Callable[[], bool]) -> None:
+        end = time.monotonic() + _START_S
+        while True:
+            with contextlib.suppress(OSError, http.client.HTTPException, ValueError):
+                if is_done():
+                    return
+            if part.exit_code is not None or time.monotonic() > end:
+                what = "ended" if part.exit_code is not None else f"is not ready after {_START_S:g} s"
+                raise click.ClickException(f"{part.name} {what}. It says:\n{part.last_words()}")
+            time.sleep(_POLL_S)
+
+
+def program(name: str) -> str:
+    """The path of an installed program.
+
+    Raises:
+        click.ClickException: It is not installed; says how to.
+    """
+    # Debian keeps nginx where only root's PATH leads.
+    found = shutil.which(name) or shutil.which(
+        name, path="/usr/sbin:/usr/local/sbin:/usr/local/bin:/opt/homebrew/bin"
+    )
+    if found is None:
+        raise click.ClickException(f"'{name}' is not installed: apt-get install redis-server nginx")
+    return found
+
+
+def free_port() -> int:
+    """A port of the loopback that nothing listens on."""
+    return consecutive_free_ports(1)[0]
+
+
+def consecutive_free_ports(count: int) -> list[int]:
+    """So many ports of the loopback in a row that nothing listens on."""
+    while True:
+        with contextlib.ExitStack() as stack:
+            try:
+                first = stack.enter_context(socket.create_server((_HOST, 0))).getsockname()[1]
+                for offset in range(1, count):
+                    stack.enter_context(socket.create_server((_HOST, first + offset)))
+            except (OSError, OverflowError):
+                continue
+            return [first + offset for offset in range(count)]
+
+
+def require_free(port: int) -> None:
+    """Make sure that the port can be listened on.
+
+    Raises:
+        click.ClickException: It cannot.
+    """
+    try:
+        socket.create_server((_HOST, port)).close()
+    except OSError as refused:
+        raise click.ClickException(
+            f"Cannot listen on {_HOST}:{port}: {refused.strerror}. Choose another --port."
+        ) from None
+
+
+def get(host: str, port: int, path: str, tls: ssl.SSLContext | None = None) -> bytes:
+    """Return what the server at this port answers.
+
+    Raises:
+        OSError, http.client.HTTPException: It does not.
+        ValueError: It refuses.
+    """
+    connection = (
+        http.client.HTTPConnection(host, port, timeout=5)
+        if tls is None
+        else http.client.HTTPSConnection(host, port, timeout=5, context=tls)
+    )
+    with contextlib.closing(connection):
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        body = answer.read()
+    if answer.status != 200:
+        raise ValueError(f"{path} is answered with status {answer.status}")
+    return body
+
+
+def is_ready(host: str, port: int, tls: ssl.SSLContext | None = None) -> bool:
+    """Tell whether the server at this port takes work."""
+    get(host, port, "/readyz", tls)
+    return True
+
+
+def _accepts(address: tuple[str, int]) -> bool:
+    with socket.create_connection(address, timeout=1):
+        return True
+
+
+def _redis_options(host: str, port: int, folder: Path) -> list[str]:
+    return [
+        *("--bind", host, "--port", str(port), "--dir", str(folder)),
+        # Without a password it would else take nobody from another machine.
+        *(() if host == _HOST else ("--protected-mode", "no")),
+        *("--save", "", "--appendonly", "yes", "--appendfsync", "everysec", "--daemonize", "no"),
+    ]
+
+
+def _clean(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment without settings of the server, which the nodes are given on their command lines."""
+    return {name: value for name, value in environment.items() if not name.startswith(ENVIRONMENT_PREFIX)}

@@ -1,0 +1,168 @@
+"""The log of a single process, beside its :class:`~verl_agent_env.cluster.memory.store.MemoryStore`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from verl_agent_env.cluster.memory.store import MemoryStore
+from verl_agent_env.errors import GenerationChangedError
+from verl_agent_env.wire.log import ENOUGH_LOADED_BYTES, MAX_LOADED
+from verl_agent_env.wire.records import Refusal, RefusalReason, Saved, Write
+
+
+@dataclass(slots=True)
+class _Kept:
+    slot: int
+    episode: int
+    header: bytes
+    entries: list[bytes] = field(default_factory=list)
+    snapshot: bytes | None = None
+    snapshot_seq: int = 0
+
+
+class MemoryLog:
+    """:class:`~verl_agent_env.wire.log.Log` in dictionaries; each write is atomic, for nothing awaits in between."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self._store = store
+        self._kept: dict[str, _Kept] = {}
+        self._closed: dict[str, str] = {}
+        self.is_full = False
+        """Whether it takes no more than the ends of environments, as a full Redis does."""
+
+    def clear(self) -> None:
+        """Lose everything, as an emptied Redis does."""
+        self._kept.clear()
+        self._closed.clear()
+
+    async def commit(
+        self, generation: str, tokens: Mapping[int, str], writes: Sequence[Write]
+    ) -> list[Refusal]:
+        """See :meth:`Log.commit`."""
+        present = await self._store.generation()
+        if generation != present:
+            raise GenerationChangedError(generation, present)
+        owned = await self._store.check_tokens(tokens)
+        refusals = []
+        for index, write in enumerate(writes):
+            if write.slot not in owned:
+                reason: RefusalReason | None = "moved"
+            elif self.is_full and write.kind != "close":
+                reason = "full"
+            else:
+                reason = self._make(write)
+            if reason is not None:
+                refusals.append(Refusal(index, reason))
+        return refusals
+
+    async def load(self, env_ids: Sequence[str], *, whole: bool = False) -> list[Saved]:
+        """See :meth:`Log.load`."""
+        loaded: list[Saved] = []
+        size = 0
+        for env_id in env_ids[:MAX_LOADED]:
+            kept = self._kept.get(env_id)
+            saved = Saved(None, [], None, self._closed.get(env_id)) if kept is None else _saved(kept, whole)
+            loaded.append(saved)
+            size += len(saved.header or b"") + len(saved.snapshot or b"") + sum(map(len, saved.entries))
+            if size >= ENOUGH_LOADED_BYTES:
+                break
+        return loaded
+
+    async def env_ids(self, slots: Sequence[int]) -> list[str]:
+        """See :meth:`Log.env_ids`."""
+        wanted = set(slots)
+        return [env_id for env_id, kept in self._kept.items() if kept.slot in wanted]
+
+    def _make(self, write: Write) -> RefusalReason | None:
+        kept = self._kept.get(write.env_id)
+        if write.kind == "close":
+            if kept is not None:
+                del self._kept[write.env_id]
+            self._closed[write.env_id] = write.data.decode()
+            return None
+        if write.env_id in self._closed:
+            return "closed"
+        if write.kind == "put":
+            if kept is not None and kept.episode > write.episode:
+                return "stale"
+            if kept is not None and kept.episode == write.episode and _is_late(kept, write):
+                return _compare(kept, write)
+            self._kept[write.env_id] = _replacement(kept, write)
+            return None
+        if write.kind == "create":
+            if kept is None:
+                self._kept[write.env_id] = _Kept(write.slot, write.episode, write.data)
+            return None
+        return "gone" if kept is None else _change(kept, write)
+
+
+def _saved(kept: _Kept, whole: bool) -> Saved:
+    first = 0
+    if kept.snapshot is not None and not whole and kept.snapshot_seq <= len(kept.entries):
+        first = max(kept.snapshot_seq - 1, 0)
+    return Saved(kept.header, kept.entries[first:], kept.snapshot, None, first)
+
+
+def _change(kept: _Kept, write: Write) -> RefusalReason | None:
+    if write.kind == "begin":
+        return _begin(kept, write)
+    if kept.episode != write.episode:
+        return "stale" if kept.episode > write.episode else "short"
+    if write.kind == "save":
+        # A late copy of an earlier state changes nothing.
+        if kept.snapshot is None or write.seq >= kept.snapshot_seq:
+            kept.snapshot, kept.snapshot_seq = write.data, write.seq
+        return None
+    entries = kept.entries
+    if len(entries) < write.seq:
+        return "short"
+    news = write.entries if write.kind == "extend" else (write.data,)
+    known = entries[write.seq : write.seq + len(news)]
+    if not all(map(_is_same, known, news)):
+        return "conflict"
+    entries += news[len(known) :]
+    return None
+
+
+def _is_late(kept: _Kept, write: Write) -> bool:
+    """Whether what is kept includes what a ``put`` says."""
+    steps = len(kept.entries)
+    return steps > write.seq or (steps == write.seq == len(write.entries))
+
+
+def _replacement(kept: _Kept | None, write: Write) -> _Kept:
+    """What a ``put`` makes; what was saved of a later step than the header's own state holds on."""
+    first = write.seq - len(write.entries)
+    made = _Kept(write.slot, write.episode, write.data, [*[b""] * first, *write.entries])
+    if kept is not None and first and kept.episode == write.episode and kept.snapshot_seq >= first:
+        made.snapshot, made.snapshot_seq = kept.snapshot, kept.snapshot_seq
+    return made
+
+
+def _compare(kept: _Kept, write: Write) -> RefusalReason | None:
+    """A late copy of a ``put`` takes nothing away that has followed."""
+    last = kept.entries[write.seq - 1] if write.entries else b""
+    return None if not last or _is_same(last, write.entries[-1]) else "conflict"
+
+
+def _is_same(one: bytes, other: bytes) -> bool:
+    """Whether two entries tell of one step: operations are not re-persisted, only the last one's is.
+
+    Of a step of which only the number is kept nothing else can be said.
+    """
+    if one == other or not one:
+        return True
+    (operation, _, result), (other_operation, _, other_result) = one.partition(b"\n"), other.partition(b"\n")
+    return result == other_result and not (operation and other_operation)
+
+
+def _begin(kept: _Kept, write: Write) -> RefusalReason | None:
+    if kept.episode == write.episode:
+        return None if kept.header == write.data else "conflict"
+    if kept.episode > write.episode:
+        return "stale"
+    if kept.episode < write.episode - 1:
+        return "short"
+    kept.episode, kept.header, kept.entries, kept.snapshot = write.episode, write.data, [], None
+    return None

@@ -1,0 +1,1 @@
+"""nginx in front of a cluster: its configuration, and the process that keeps it up to date."""

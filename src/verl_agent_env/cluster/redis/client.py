@@ -1,0 +1,306 @@
+"""The connection to Redis: bounded in time, with typed errors, made again whenever it broke."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from urllib.parse import parse_qs, urlsplit
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+)
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import (
+    NoPermissionError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from verl_agent_env import background
+from verl_agent_env.cluster.redis.pipe import Endpoint, RedisPipe, pack
+from verl_agent_env.cluster.redis.scripts import Script
+from verl_agent_env.errors import StoreFullError, StoreUnavailableError
+
+_ResultT = TypeVar("_ResultT")
+
+
+@dataclass(frozen=True)
+class RedisLimits:
+    """How long things may take."""
+
+    connect_s: float = 1.0
+    """Until a connection stands."""
+    call_s: float = 2.0
+    """Until a call of the store has its answer, all included, but for what its bytes take."""
+    bytes_per_s: float = 1024.0 * 1024.0
+    """Bytes that Redis is given a second for."""
+    poll_s: float = 1.0
+    """How often the map's version is asked for while waiting, in case a notice was lost."""
+    max_connections: int = 8
+    """Connections of one worker."""
+
+    def __post_init__(self) -> None:
+        if min(self.connect_s, self.call_s, self.bytes_per_s, self.poll_s, self.max_connections) <= 0:
+            raise ValueError("all limits of the Redis connection must be above 0")
+
+
+class RedisClient:
+    """Calls to the Redis at ``url``, each bounded by ``limits``.
+
+    Raises:
+        ValueError: The URL is none; the message says what one looks like, and never holds a password.
+    """
+
+    def __init__(self, url: str, limits: RedisLimits) -> None:
+        self.limits = limits
+        self.where = _checked(url)
+        """Where Redis is, without the password."""
+        pool = BlockingConnectionPool.from_url(
+            url,
+            max_connections=limits.max_connections,
+            timeout=limits.call_s,
+            socket_connect_timeout=limits.connect_s,
+            socket_timeout=limits.call_s,
+            decode_responses=True,
+            protocol=2,
+            # Our own second try is in `call`, where the time is bounded.
+            retry=Retry(NoBackoff(), 0),
+        )
+        with contextlib.suppress(RedisError):
+            try:
+                # An unknown option of the URL would show itself only in the first call.
+                pool.connection_class(**pool.connection_kwargs)
+            except (TypeError, ValueError):
+                raise ValueError(_NO_URL) from None
+        self._pipe = RedisPipe(_endpoint_of(pool), limits.connect_s)
+        # Any: its types are those of the synchronous and the asynchronous client at once.
+        self.redis: Any = Redis.from_pool(pool)
+        """For use within :meth:`call` only."""
+
+    async def run(self, script: Script, keys: list[str], arguments: list[Any]) -> Any:
+        """The answer of a script.
+
+        Raises:
+            StoreUnavailableError: There is none; whether the script ran is unknown.
+        """
+
+        inputs = (len(keys), *keys, *arguments)
+        packed = pack("EVALSHA", script.sha, *inputs)
+
+        async def ask() -> Any:
+            try:
+                return await self._pipe.call(packed)
+            except NoScriptError:
+                # Redis was restarted or is new; EVAL makes the script known again.
+                return await self._pipe.call(pack("EVAL", script.text, *inputs))
+            except asyncio.CancelledError:
+                # Out of patience: the connection may be half open, so the next call gets a new one.
+                self._pipe.close()
+                raise
+
+        return await self.call(ask, len(packed))
+
+    async def call(self, ask: Callable[[], Awaitable[_ResultT]], size: int = 0) -> _ResultT:
+        """The result of ``ask``, which must give the same when run again.
+
+        It is run a second time when its connection broke, since Redis may be back already.
+
+        Args:
+            ask: What to do.
+            size: Bytes that go to Redis, where they are many: they take their time on a slow network.
+
+        Raises:
+            StoreUnavailableError: Redis did not answer in time, or takes no commands.
+        """
+        call_s = self.limits.call_s + size / self.limits.bytes_per_s
+        with _typed_errors(self.where, call_s):
+            async with asyncio.timeout(call_s):
+                with _heeding_cancellation():
+                    try:
+                        return await ask()
+                    except (AuthenticationError, BusyLoadingError):
+                        raise
+                    except RedisConnectionError:
+                        return await ask()
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        self._pipe.close()
+        await self.redis.aclose()
+
+
+class Notices:
+    """Listens on a channel, from the first time that somebody asks for its next notice.
+
+    Only a help, a lost notice costs its waiter a poll. So whatever goes wrong, it starts over after a pause.
+    """
+
+    def __init__(self, client: RedisClient, channel: str) -> None:
+        self._client = client
+        self._channel = channel
+        self._event = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def next(self) -> asyncio.Event:
+        """Set by the first notice after this moment."""
+        if self._task is None:
+            self._task = background.start("map notices", self._listen_forever)
+        return self._event
+
+    async def aclose(self) -> None:
+        """Stop listening."""
+        # A cancellation can get lost in the client while it connects, so it is repeated until it is heard.
+        while self._task is not None and not self._task.done():
+            self._task.cancel()
+            await asyncio.wait([self._task], timeout=0.05)
+
+    async def _listen_forever(self) -> None:
+        pause_s = self._client.limits.poll_s
+        while True:
+            with contextlib.suppress(RedisError, OSError, TimeoutError):
+                async with self._subscribed() as pubsub:
+                    # The first message says that the subscription stands: what happened before was not heard of.
+                    while await self._next_message(pubsub, pause_s):
+                        pass
+            await asyncio.sleep(pause_s)
+
+    async def _next_message(self, pubsub: Any, timeout_s: float) -> bool:
+        """Wait for a message; gives whether the connection still stands."""
+        clock = asyncio.get_running_loop().time
+        end = clock() + timeout_s / 2
+        if await pubsub.get_message(timeout=timeout_s):
+            self._wake()
+            return True
+        # redis-py takes a connection that the network gave up (ETIMEDOUT) for one that is silent, again and again
+        # and without ever waiting.
+        return clock() > end
+
+    @contextlib.asynccontextmanager
+    async def _subscribed(self) -> AsyncIterator[Any]:
+        pubsub = self._client.redis.pubsub()
+        try:
+            await pubsub.subscribe(self._channel)
+            yield pubsub
+        finally:
+            await pubsub.aclose()
+
+    def _wake(self) -> None:
+        self._event.set()
+        self._event = asyncio.Event()
+
+
+def _endpoint_of(pool: Any) -> Endpoint:
+    """Where the pool's connections go."""
+    options = pool.connection_kwargs
+    connection = pool.connection_class(**options)
+    context = getattr(connection, "ssl_context", None)
+    return Endpoint(
+        host=options.get("host", "localhost"),
+        port=options.get("port", 6379),
+        path=options.get("path", ""),
+        username=options.get("username") or "",
+        password=options.get("password") or "",
+        db=int(options.get("db") or 0),
+        tls=None if context is None else context.get(),
+    )
+
+
+_NO_URL = (
+    "the Redis URL cannot be read: write redis://[user:password@]host:port/0, rediss://… or unix:///path"
+)
+
+
+def _checked(url: str) -> str:
+    """The URL without what is secret.
+
+    Raises:
+        ValueError: It is no URL of a Redis.
+    """
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise ValueError(_NO_URL) from None
+    if not all(option == "db" or option.startswith("ssl_") for option in parse_qs(parts.query)):
+        raise ValueError(_NO_URL)
+    if parts.scheme == "unix" and parts.path:
+        return f"unix://{parts.path}"
+    database = parts.path.strip("/")
+    if parts.scheme not in ("redis", "rediss") or not parts.hostname or not (database or "0").isdecimal():
+        raise ValueError(_NO_URL)
+    return f"{parts.scheme}://{parts.hostname}:{port or 6379}/{database or 0}"
+
+
+@contextlib.contextmanager
+def _heeding_cancellation() -> Iterator[None]:
+    """Let no cancellation get lost: ``asyncio.wait_for``, which the client uses, forgets one at a bad moment.
+
+    It does so until Python 3.12, when what it waits for ends in the same turn of the event loop. The task would go on
+    for ever.
+    """
+    task = asyncio.current_task()
+    before = 0 if task is None else task.cancelling()
+    try:
+        yield
+    finally:
+        if task is not None and task.cancelling() > before:
+            raise asyncio.CancelledError
+
+
+@contextlib.contextmanager
+def _typed_errors(where: str, call_s: float) -> Iterator[None]:
+    """Turn the client's errors into ours; a defect of ours (a wrong type, a broken script) stays what it is."""
+    try:
+        yield
+    except (TimeoutError, RedisTimeoutError):
+        raise StoreUnavailableError(where, f"it did not answer within {round(call_s, 1):g} s") from None
+    except AuthenticationError:
+        raise StoreUnavailableError(where, "it refuses the user or password of the URL") from None
+    except BusyLoadingError:
+        raise StoreUnavailableError(where, "it is still loading its data") from None
+    except RedisConnectionError:
+        raise StoreUnavailableError(where, "it cannot be reached") from None
+    except OSError as error:
+        raise StoreUnavailableError(where, f"it cannot be reached ({error.strerror or error})") from None
+    except ResponseError as error:
+        refusal = _refusal(where, error)
+        if refusal is None:
+            raise
+        raise refusal from error
+
+
+_REFUSALS = {
+    "OOM": "it is out of memory",
+    "READONLY": "it is a read-only replica",
+    "NOPERM": "it does not permit a command to the user of the URL",
+    "NOAUTH": "it asks for a password",
+    "MISCONF": "it cannot save to its disk",
+    "MASTERDOWN": "its primary is down",
+    "CLUSTERDOWN": "its cluster is down",
+    "BUSY": "it is busy with a script",
+    "NOREPLICAS": "it has too few replicas",
+}
+_TYPED_REFUSALS = {OutOfMemoryError: "OOM", ReadOnlyError: "READONLY", NoPermissionError: "NOPERM"}
+# Within a script, Redis before 7 puts the error of a command behind words of its own.
+_REFUSAL = re.compile(rf"(?:^|: -)({'|'.join(_REFUSALS)})\b")
+
+
+def _refusal(where: str, error: ResponseError) -> StoreUnavailableError | None:
+    """Why Redis takes no commands at present, if that is what the answer says."""
+    named = _REFUSAL.search(str(error))
+    code = named[1] if named is not None else _TYPED_REFUSALS.get(type(error))
+    if code is None:
+        return None
+    return StoreFullError(where) if code == "OOM" else StoreUnavailableError(where, _REFUSALS[code])

@@ -1,0 +1,69 @@
+"""The log in Redis, beside the :class:`~verl_agent_env.cluster.redis.store.RedisStore`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from verl_agent_env.cluster.redis import scripts
+from verl_agent_env.cluster.redis.client import RedisClient
+from verl_agent_env.cluster.redis.keys import Keys
+from verl_agent_env.errors import GenerationChangedError
+from verl_agent_env.wire.log import CLOSED_MEMORY_S, ENOUGH_LOADED_BYTES, MAX_LOADED
+from verl_agent_env.wire.records import Refusal, Saved, Write
+
+_CLOSED_MS = int(CLOSED_MEMORY_S * 1000)
+# Redis does nothing else meanwhile; of a million environments it is 16,000 ids.
+_SLOTS_AT_ONCE = 64
+_KINDS = {"create": "c", "append": "a", "extend": "x", "save": "s", "begin": "b", "close": "d", "put": "p"}
+
+
+class RedisLog:
+    """:class:`~verl_agent_env.wire.log.Log` in Redis 6.2 or later."""
+
+    def __init__(self, client: RedisClient, keys: Keys) -> None:
+        self._client = client
+        self._keys = keys
+
+    async def commit(
+        self, generation: str, tokens: Mapping[int, str], writes: Sequence[Write]
+    ) -> list[Refusal]:
+        """See :meth:`Log.commit`."""
+        held = set(tokens.values())
+        arguments: list[Any] = [generation, self._keys.base, _CLOSED_MS, len(held), *held]
+        for kind, env_id, _, episode, seq, data, entries in writes:
+            arguments += (_KINDS[kind], env_id, episode, seq, data if kind != "extend" else len(entries))
+            if kind == "put":
+                arguments.append(len(entries))
+            if entries:
+                arguments += entries
+        answer = await self._client.run(scripts.COMMIT, [self._keys.generation, self._keys.owners], arguments)
+        if answer[0] == "generation":
+            raise GenerationChangedError(generation, answer[1])
+        return [Refusal(index, reason) for index, reason in zip(answer[1::2], answer[2::2], strict=True)]
+
+    async def load(self, env_ids: Sequence[str], *, whole: bool = False) -> list[Saved]:
+        """See :meth:`Log.load`."""
+        if not env_ids:
+            return []
+        arguments = [ENOUGH_LOADED_BYTES, self._keys.base, "1" if whole else "", *env_ids[:MAX_LOADED]]
+        return [*map(_saved, await self._client.run(scripts.LOAD, [self._keys.generation], arguments))]
+
+    async def env_ids(self, slots: Sequence[int]) -> list[str]:
+        """See :meth:`Log.env_ids`."""
+        found: list[str] = []
+        for start in range(0, len(slots), _SLOTS_AT_ONCE):
+            keys = [self._keys.members(slot) for slot in slots[start : start + _SLOTS_AT_ONCE]]
+            found += await self._client.run(scripts.MEMBERS, keys, [])
+        return found
+
+
+def _saved(answer: Sequence[Any]) -> Saved:
+    header, entries, snapshot, closed_as, first = answer
+    return Saved(
+        None if header is None else header.partition("\n")[2].encode(),
+        [entry.encode() for entry in entries],
+        None if snapshot is None else snapshot.partition("\n")[2].encode(),
+        closed_as,
+        first,
+    )

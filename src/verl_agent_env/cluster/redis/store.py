@@ -1,0 +1,251 @@
+"""The store in Redis: shared by workers of any number of machines."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import uuid
+from collections.abc import Collection, Mapping
+
+from verl_agent_env.cluster.redis import scripts
+from verl_agent_env.cluster.redis.client import Notices, RedisClient, RedisLimits
+from verl_agent_env.cluster.redis.keys import Keys
+from verl_agent_env.cluster.store import (
+    ENDED_MEMORY_S,
+    ClusterMap,
+    Heartbeat,
+    Ownership,
+    WorkerRecord,
+    check_slots,
+    holder_of,
+    token_of,
+)
+from verl_agent_env.errors import GenerationChangedError, NameTakenError, WorkerNotAliveError
+from verl_agent_env.wire.suspicions import MAX_SUSPICIONS, Suspicion
+
+_ENDED_MS = int(ENDED_MEMORY_S * 1000)
+
+
+class RedisStore:
+    """:class:`~verl_agent_env.cluster.store.Store` in Redis 6.2 or later.
+
+    Connections are made when needed, and made again after Redis was away.
+
+    Raises:
+        ValueError: The URL is none; the message says what one looks like, and never holds a password.
+    """
+
+    def __init__(self, url: str, keys: Keys | None = None, limits: RedisLimits | None = None) -> None:
+        self._keys = keys or Keys()
+        self._client = RedisClient(url, limits or RedisLimits())
+        self._notices = Notices(self._client, self._keys.version)
+
+    @classmethod
+    async def open(cls, url: str, keys: Keys | None = None, limits: RedisLimits | None = None) -> RedisStore:
+        """A store that was reached once.
+
+        Raises:
+            ValueError: The URL is none.
+            StoreUnavailableError: Redis does not answer there, or not to us.
+        """
+        store = cls(url, keys, limits)
+        try:
+            await store.generation()
+        except BaseException:
+            await store.aclose()
+            raise
+        return store
+
+    @property
+    def where(self) -> str:
+        """Where Redis is, without the password."""
+        return self._client.where
+
+    async def generation(self) -> str:
+        """See :meth:`Store.generation`."""
+        return (await self.read_map()).generation
+
+    async def heartbeat(self, record: WorkerRecord, ttl_s: float) -> Heartbeat:
+        """See :meth:`Store.heartbeat`."""
+        keys, incarnation = self._keys, record.incarnation
+        answer = await self._client.run(
+            scripts.HEARTBEAT,
+            [
+                keys.generation,
+                keys.version,
+                keys.owners,
+                keys.names,
+                keys.expiries,
+                keys.lease(incarnation),
+                keys.ended(incarnation),
+            ],
+            [
+                keys.lease_prefix,
+                keys.ended_prefix,
+                _ENDED_MS,
+                uuid.uuid4().hex,
+                max(1, round(ttl_s * 1000)),
+                incarnation,
+                record.name,
+                record.supervisor,
+                record.shape,
+                record.address,
+                record.to_json(),
+            ],
+        )
+        match answer:
+            case ["ok", generation, version]:
+                return Heartbeat(generation, int(version))
+            case ["taken", address]:
+                raise NameTakenError(record.name, address)
+            case _:
+                raise WorkerNotAliveError(incarnation, "ended")
+
+    async def leave(self, incarnation: str) -> None:
+        """See :meth:`Store.leave`."""
+        keys = self._keys
+        await self._client.run(
+            scripts.LEAVE,
+            [keys.version, keys.owners, keys.names, keys.expiries],
+            [keys.lease_prefix, keys.ended_prefix, _ENDED_MS, incarnation],
+        )
+
+    async def report_death(self, incarnation: str) -> None:
+        """See :meth:`Store.report_death`."""
+        await self.leave(incarnation)
+
+    async def claim(
+        self, incarnation: str, slots: Collection[int], *, generation: str | None = None
+    ) -> dict[int, str]:
+        """See :meth:`Store.claim`."""
+        check_slots(slots)
+        keys, wanted = self._keys, list(slots)
+        answer = await self._client.run(
+            scripts.CLAIM,
+            [
+                keys.generation,
+                keys.version,
+                keys.owners,
+                keys.lease(incarnation),
+                keys.ended(incarnation),
+            ],
+            [
+                keys.lease_prefix,
+                generation or "",
+                incarnation,
+                token_of(uuid.uuid4().hex, incarnation),
+                *map(_field, wanted),
+            ],
+        )
+        match answer:
+            case ["ok", granted]:
+                return {slot: token for slot, token in zip(wanted, granted, strict=True) if token}
+            case ["generation", found]:
+                raise GenerationChangedError(generation or "", found)
+            case _:
+                raise WorkerNotAliveError(incarnation, answer[0])
+
+    async def hand_off(self, tokens: Mapping[int, str], to_incarnation: str) -> dict[int, str]:
+        """See :meth:`Store.hand_off`."""
+        check_slots(tokens)
+        keys, new_token = self._keys, token_of(uuid.uuid4().hex, to_incarnation)
+        answer = await self._client.run(
+            scripts.HAND_OFF,
+            [keys.version, keys.owners, keys.lease(to_incarnation), keys.ended(to_incarnation)],
+            [new_token, *_pairs(tokens)],
+        )
+        match answer:
+            case ["ok", moved]:
+                return {slot: new_token for slot, done in zip(tokens, moved, strict=True) if done}
+            case _:
+                raise WorkerNotAliveError(to_incarnation, answer[0])
+
+    async def release(self, tokens: Mapping[int, str]) -> None:
+        """See :meth:`Store.release`."""
+        check_slots(tokens)
+        await self._client.run(scripts.RELEASE, [self._keys.version, self._keys.owners], _pairs(tokens))
+
+    async def check_tokens(self, tokens: Mapping[int, str]) -> set[int]:
+        """See :meth:`Store.check_tokens`."""
+        check_slots(tokens)
+        if not tokens:
+            return set()
+        fields = [_field(slot) for slot in tokens]
+
+        async def ask() -> list[str | None]:
+            found: list[str | None] = await self._client.redis.hmget(self._keys.owners, fields)
+            return found
+
+        present = await self._client.call(ask)
+        return {slot for (slot, token), found in zip(tokens.items(), present, strict=True) if token == found}
+
+    async def suspect(self, suspicions: Collection[Suspicion], cleared: Collection[str] = ()) -> None:
+        """See :meth:`Store.suspect`."""
+        arguments: list[str | int | bytes] = [MAX_SUSPICIONS, len(cleared), *cleared]
+        for suspicion in suspicions:
+            arguments += suspicion.key, round(suspicion.lasts_s * 1000), suspicion.to_json()
+        await self._client.run(scripts.SUSPECT, [self._keys.version, self._keys.suspicions], arguments)
+
+    async def read_map(self) -> ClusterMap:
+        """See :meth:`Store.read_map`."""
+        keys = self._keys
+        generation, version, owners, records, suspicions = await self._client.run(
+            scripts.MAP,
+            [keys.generation, keys.version, keys.owners, keys.names, keys.suspicions],
+            [keys.lease_prefix, uuid.uuid4().hex],
+        )
+        workers = [WorkerRecord.from_json(record) for record in records]
+        suspected = [
+            dataclasses.replace(Suspicion.from_json(text), lasts_s=int(left_ms) / 1000)
+            for left_ms, text in zip(suspicions[::2], suspicions[1::2], strict=True)
+        ]
+        return ClusterMap(
+            generation,
+            int(version or 0),
+            {
+                int(slot, 16): Ownership(token, holder_of(token))
+                for slot, token in zip(owners[::2], owners[1::2], strict=True)
+            },
+            {worker.incarnation: worker for worker in workers},
+            {suspicion.key: suspicion for suspicion in suspected},
+        )
+
+    async def map_version(self) -> int:
+        """See :meth:`Store.map_version`."""
+
+        async def ask() -> int:
+            return int(await self._client.redis.get(self._keys.version) or 0)
+
+        return await self._client.call(ask)
+
+    async def wait_for_change(self, version: int, timeout_s: float) -> int:
+        """See :meth:`Store.wait_for_change`."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + timeout_s
+        while True:
+            noticed = self._notices.next()
+            present = await self.map_version()
+            left_s = end - loop.time()
+            if present != version or left_s <= 0:
+                return present
+            await _wait(noticed, min(left_s, self._client.limits.poll_s))
+
+    async def aclose(self) -> None:
+        """See :meth:`Store.aclose`."""
+        await self._notices.aclose()
+        await self._client.aclose()
+
+
+async def _wait(event: asyncio.Event, timeout_s: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
+
+
+def _field(slot: int) -> str:
+    return f"{slot:03x}"
+
+
+def _pairs(tokens: Mapping[int, str]) -> list[str]:
+    return [part for slot, token in tokens.items() for part in (_field(slot), token)]

@@ -1,0 +1,116 @@
+"""What is to be made: the environments of a mixture, how many rows, and what they must be like."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from verl_agent_env.integrations.datasets.layouts import Measure
+from verl_agent_env.integrations.verl.errors import CurationError
+
+Split = Literal["train", "test"]
+
+
+@dataclass(frozen=True)
+class Component:
+    """One environment of a mixture."""
+
+    env_name: str
+    """Registered name, or a short one."""
+    weight: float = 1.0
+    """Its share of the rows, against the weights of the others."""
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the environment."""
+    problems: tuple[dict[str, Any], ...] | None = None
+    """Keyword arguments of one problem each, on top of ``env_kwargs``, instead of problems from seeds."""
+    min_difficulty: float | None = None
+    """Rows below it are left out."""
+    max_difficulty: float | None = None
+    """Rows above it are left out."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.weight < float("inf"):
+            raise CurationError(f"The weight of '{self.env_name}' must be above 0.")
+        if self.problems is not None and not self.problems:
+            raise CurationError(f"The file of problems for '{self.env_name}' is empty.")
+
+    @property
+    def filters(self) -> bool:
+        """Whether difficulty decides."""
+        return self.min_difficulty is not None or self.max_difficulty is not None
+
+    def admits(self, difficulty: float | None) -> bool:
+        """Whether a row of this difficulty is wanted; one of unknown difficulty passes no filter."""
+        if not self.filters:
+            return True
+        if difficulty is None:
+            return False
+        lowest = float("-inf") if self.min_difficulty is None else self.min_difficulty
+        highest = float("inf") if self.max_difficulty is None else self.max_difficulty
+        return lowest <= difficulty <= highest
+
+
+@dataclass(frozen=True)
+class CurationPlan:
+    """A data set; equal plans give equal bytes, however many processes make them."""
+
+    components: tuple[Component, ...]
+    """The environments."""
+    train: int
+    """Rows to train on."""
+    test: int
+    """Rows to test with."""
+    seed: int = 0
+    """Where the seeds of the episodes begin."""
+    test_share: float = 0.125
+    """Share of all layouts that is kept for tests, by their hash: whoever uses the same share keeps the same ones."""
+    repeat_layouts: bool = False
+    """Whether training rows may have the same layout (with another seed)."""
+    with_layout: bool = False
+    """Whether each row holds its layout as arguments, so that it does not depend on the generator."""
+    test_greedy: bool = False
+    """Whether each test row is there twice, the second time to be played with the likeliest tokens."""
+    measure: Measure = "auto"
+    """How difficulty is measured."""
+    system_prompt: str | None = None
+    """First message of every conversation."""
+    demonstrations: int = 0
+    """Episodes played by the environments' solvers, on layouts of the training side."""
+    demonstration_format: Literal["hermes", "answer"] = "hermes"
+    """How a demonstrated action is written: as a tool call in Hermes' form, or in ``<answer>``."""
+    noise: float = 0.0
+    """Share of the demonstrated actions that are random ones."""
+    max_turns: int = 100
+    """Turns after which a demonstration ends."""
+    patience: int = 20_000
+    """Problems in a row without one to keep, after which the search is given up."""
+
+    def __post_init__(self) -> None:
+        if not self.components:
+            raise CurationError("Name at least one environment.")
+        if min(self.train, self.test, self.demonstrations) < 0 or not self.train + self.test:
+            raise CurationError("Ask for at least one row: --train, --test or both.")
+        if not 0 < self.test_share < 1:
+            raise CurationError("The share of layouts for tests must be above 0 and below 1.")
+        if not 0 <= self.noise <= 1 or self.max_turns < 1 or self.patience < 1 or self.seed < 0:
+            raise CurationError(
+                "The noise must be from 0 to 1, the seed not negative, turns and patience at least 1."
+            )
+        if self.demonstrations > self.train:
+            raise CurationError("Demonstrations are made of training rows: ask for no more than --train.")
+
+    def wanted(self, split: Split) -> list[int]:
+        """How many rows each component gives to a split, by weight; together exactly as many as asked for."""
+        return apportion(
+            self.train if split == "train" else self.test, [part.weight for part in self.components]
+        )
+
+
+def apportion(total: int, weights: list[float]) -> list[int]:
+    """Divide ``total`` by weight into whole numbers, the largest remainders rounded up."""
+    exact = [total * weight / sum(weights) for weight in weights]
+    parts = [int(share) for share in exact]
+    by_remainder = sorted(range(len(exact)), key=lambda i: (parts[i] - exact[i], i))
+    for i in by_remainder[: total - sum(parts)]:
+        parts[i] += 1
+    return parts

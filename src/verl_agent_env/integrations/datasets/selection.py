@@ -1,0 +1,140 @@
+"""Chooses the rows: problems in the order of their seeds, each kept if it is wanted, whoever looked at it."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import partial
+
+from verl_agent_env.envs.registry import default_registry
+from verl_agent_env.integrations.datasets.layouts import position_of
+from verl_agent_env.integrations.datasets.plan import Component, CurationPlan, Split
+from verl_agent_env.integrations.datasets.problems import Examiner, Problem, Refused
+from verl_agent_env.integrations.datasets.workers import Workers
+from verl_agent_env.integrations.verl.errors import CurationError
+
+Progress = Callable[[int], None]
+"""Told how many more rows were chosen."""
+Looks = Generator[Problem | Refused, None, None]
+
+
+@dataclass
+class Chosen:
+    """The rows of one component."""
+
+    env_name: str
+    """Full name of the environment."""
+    train: list[Problem] = field(default_factory=list)
+    test: list[Problem] = field(default_factory=list)
+    passed_over: Counter[str] = field(default_factory=Counter)
+    """Problems that were not kept, by reason."""
+
+    def of(self, split: Split) -> list[Problem]:
+        """The rows of a split."""
+        return self.train if split == "train" else self.test
+
+
+def choose(plan: CurationPlan, workers: Workers, progress: Progress) -> list[Chosen]:
+    """Choose the rows of all components.
+
+    Args:
+        plan: What is to be made.
+        workers: Begun with :func:`begin_process`.
+        progress: Told of each row.
+
+    Raises:
+        CurationError: There are not as many different problems as were asked for.
+    """
+    seen: set[str] = set()
+    chosen = []
+    for index, component in enumerate(plan.components):
+        env_name = default_registry().kind(component.env_name).name
+        wanted = {"train": plan.wanted("train")[index], "test": plan.wanted("test")[index]}
+        with closing(workers.map(partial(_examine, index), _numbers_of(component))) as looks:
+            chosen.append(_choose_of(plan, index, env_name, looks, wanted, seen, progress))
+    return chosen
+
+
+def _choose_of(
+    plan: CurationPlan,
+    index: int,
+    env_name: str,
+    looks: Looks,
+    wanted: dict[str, int],
+    seen: set[str],
+    progress: Progress,
+) -> Chosen:
+    component = plan.components[index]
+    chosen = Chosen(env_name)
+    last_refusal, in_vain = "", 0
+    while any(len(chosen.of(split)) < wanted[split] for split in ("train", "test")):
+        problem = next(looks, None)
+        if problem is None or in_vain >= plan.patience:
+            raise CurationError(_shortage(plan, component, chosen, wanted, last_refusal))
+        in_vain += 1
+        if isinstance(problem, Refused):
+            last_refusal = problem.reason
+            chosen.passed_over["refused"] += 1
+            continue
+        split: Split = "test" if position_of(problem.layout) < plan.test_share else "train"
+        reason = _reason_against(plan, component, problem, split, len(chosen.of(split)) < wanted[split], seen)
+        if reason:
+            chosen.passed_over[reason] += 1
+            continue
+        seen.add(problem.layout)
+        chosen.of(split).append(problem)
+        progress(1)
+        in_vain = 0
+    return chosen
+
+
+def _reason_against(
+    plan: CurationPlan, component: Component, problem: Problem, split: Split, has_room: bool, seen: set[str]
+) -> str:
+    if not component.admits(problem.difficulty):
+        return "difficulty"
+    if not has_room:
+        return "not needed"
+    if problem.layout in seen and not (split == "train" and plan.repeat_layouts):
+        return "same layout"
+    return ""
+
+
+def _shortage(
+    plan: CurationPlan, component: Component, chosen: Chosen, wanted: dict[str, int], last_refusal: str
+) -> str:
+    looked_at = len(chosen.train) + len(chosen.test) + chosen.passed_over.total()
+    passed = ", ".join(f"{reason} {count:,}" for reason, count in sorted(chosen.passed_over.items()))
+    advice = [] if plan.repeat_layouts else ["let training rows repeat layouts (--repeat-layouts)"]
+    if component.filters:
+        advice.append("widen the difficulties")
+    return (
+        f"Among {looked_at:,} problems of '{chosen.env_name}' there are {len(chosen.train):,} of {wanted['train']:,} "
+        f"rows to train on and {len(chosen.test):,} of {wanted['test']:,} to test with (passed over: {passed}); "
+        f"ask for fewer{''.join(', or ' + hint for hint in advice)}."
+        f"{' The last refusal: ' + last_refusal if last_refusal else ''}"
+    )
+
+
+_examiners: list[Examiner] = []
+"""Of this process; one for each component."""
+
+
+def begin_process(plan: CurationPlan) -> None:
+    """Make a process ready to look at problems; a component's arguments are checked before the first look.
+
+    Raises:
+        UnknownEnvNameError, InvalidEnvArgumentsError: There is no such environment.
+    """
+    _examiners[:] = [Examiner(plan, component) for component in plan.components]
+
+
+def _examine(index: int, number: int) -> Problem | Refused:
+    return _examiners[index].examine(number)
+
+
+def _numbers_of(component: Component) -> Iterable[int]:
+    return itertools.count() if component.problems is None else range(len(component.problems))

@@ -1,0 +1,157 @@
+"""The files: rows as verl reads them, in parquet whose bytes follow from its rows alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from verl_agent_env.integrations.datasets.demonstrations import Demonstration, system_messages
+from verl_agent_env.integrations.datasets.plan import CurationPlan, Split
+from verl_agent_env.integrations.datasets.problems import Problem
+from verl_agent_env.integrations.datasets.selection import Chosen
+from verl_agent_env.integrations.verl.errors import CurationError
+from verl_agent_env.integrations.verl.row import AGENT_NAME
+
+if TYPE_CHECKING:
+    import pyarrow
+
+GREEDY_SUFFIX = "-greedy"
+"""Ends the data source of test rows that are played greedily, so that verl reports them apart."""
+
+
+def rows_of(plan: CurationPlan, split: Split, chosen: Sequence[Chosen]) -> list[dict[str, Any]]:
+    """The rows of a split, the components mixed evenly from the first row to the last."""
+    problems = mixed(chosen, split)
+    rows = [_row(plan, split, env_name, problem, greedy=False) for env_name, problem in problems]
+    if split == "test" and plan.test_greedy:
+        rows += [_row(plan, split, env_name, problem, greedy=True) for env_name, problem in problems]
+    for index, row in enumerate(rows):
+        row["extra_info"]["index"] = index
+    return rows
+
+
+def mixed(chosen: Sequence[Chosen], split: Split) -> list[tuple[str, Problem]]:
+    """The problems of a split in the order of its rows, each with the name of its environment."""
+    return list(_interleaved([[(part.env_name, problem) for problem in part.of(split)] for part in chosen]))
+
+
+def demonstration_rows(demonstrations: Sequence[Demonstration]) -> list[dict[str, Any]]:
+    """Rows for supervised fine-tuning."""
+    return [
+        {
+            "messages": demonstration.messages,
+            # Text, and under a name that verl's own data set passes over: the schemas of tools differ.
+            "tools_json": demonstration.tools,
+            "reward": demonstration.reward,
+            "success": demonstration.success,
+        }
+        for demonstration in demonstrations
+    ]
+
+
+def write_rows(rows: list[dict[str, Any]], path: Path) -> None:
+    """Write rows of a split as parquet."""
+    arrow, _ = _arrow()
+    message = arrow.struct([("role", arrow.string()), ("content", arrow.string())])
+    extra = [
+        ("index", arrow.int64()),
+        ("split", arrow.string()),
+        ("env_name", arrow.string()),
+        ("env_kwargs", arrow.string()),
+        ("seed", arrow.int64()),
+        ("layout", arrow.string()),
+        ("difficulty", arrow.float64()),
+        ("tools", arrow.string()),
+        ("system_prompt", arrow.string()),
+        ("takes_images", arrow.bool_()),
+        ("greedy", arrow.bool_()),
+    ]
+    schema = arrow.schema(
+        [
+            ("data_source", arrow.string()),
+            ("agent_name", arrow.string()),
+            ("prompt", arrow.list_(message)),
+            ("reward_model", arrow.struct([("style", arrow.string()), ("ground_truth", arrow.string())])),
+            ("extra_info", arrow.struct(extra)),
+        ]
+    )
+    _write(rows, schema, path)
+
+
+def write_demonstrations(rows: list[dict[str, Any]], path: Path) -> None:
+    """Write demonstrations as parquet."""
+    arrow, _ = _arrow()
+    message = arrow.struct([("role", arrow.string()), ("content", arrow.string())])
+    schema = arrow.schema(
+        [
+            ("messages", arrow.list_(message)),
+            ("tools_json", arrow.string()),
+            ("reward", arrow.float64()),
+            ("success", arrow.bool_()),
+        ]
+    )
+    _write(rows, schema, path)
+
+
+def require_arrow() -> None:
+    """Make sure that parquet can be written.
+
+    Raises:
+        CurationError: pyarrow is not installed.
+    """
+    _arrow()
+
+
+def _row(
+    plan: CurationPlan, split: Split, env_name: str, problem: Problem, *, greedy: bool
+) -> dict[str, Any]:
+    return {
+        "data_source": env_name + GREEDY_SUFFIX if greedy else env_name,
+        "agent_name": AGENT_NAME,
+        "prompt": [*system_messages(plan.system_prompt), *problem.prompt],
+        # Parts of verl look for one; the reward comes from the environment.
+        "reward_model": {"style": "env", "ground_truth": ""},
+        "extra_info": {
+            "index": 0,
+            "split": split,
+            "env_name": env_name,
+            "env_kwargs": problem.env_kwargs,
+            "seed": problem.seed,
+            "layout": problem.layout,
+            "difficulty": problem.difficulty,
+            "tools": problem.tools,
+            "system_prompt": plan.system_prompt,
+            "takes_images": problem.takes_images,
+            "greedy": greedy,
+        },
+    }
+
+
+def _interleaved(parts: Sequence[Sequence[Any]]) -> Iterator[Any]:
+    """All items, those of each part spread evenly and in order."""
+    placed = [
+        ((position + 0.5) / len(part), number, position)
+        for number, part in enumerate(parts)
+        for position in range(len(part))
+    ]
+    for _, number, position in sorted(placed):
+        yield parts[number][position]
+
+
+def _write(rows: list[dict[str, Any]], schema: Any, path: Path) -> None:
+    arrow, parquet = _arrow()
+    unfinished = path.with_name(path.name + ".part")
+    table: pyarrow.Table = arrow.Table.from_pylist(rows, schema=schema)
+    parquet.write_table(table, unfinished, compression="zstd", row_group_size=4096)
+    # Whole or not at all: a training run may be reading the old one.
+    unfinished.replace(path)
+
+
+def _arrow() -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise CurationError("Writing parquet needs pyarrow: pip install 'verl-agent-env[curate]'.") from None
+    return pyarrow, pyarrow.parquet

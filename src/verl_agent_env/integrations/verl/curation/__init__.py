@@ -1,6 +1,0 @@
-"""Curation: data sets of episodes for verl, made of the environments themselves."""
-
-from verl_agent_env.integrations.verl.curation.curate import Curated, curate
-from verl_agent_env.integrations.verl.curation.plan import Component, CurationPlan
-
-__all__ = ["Component", "Curated", "CurationPlan", "curate"]

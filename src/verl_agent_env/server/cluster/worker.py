@@ -1,0 +1,440 @@
+"""One worker as a part of many: what it shares with the others, and how calls reach the one that they are meant for."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import os
+import ssl
+import time
+import uuid
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+import orjson
+
+from verl_agent_env import background
+from verl_agent_env.cluster.idempotency import KNOWN_S, IdempotencyRecords
+from verl_agent_env.cluster.leases import LocalLease
+from verl_agent_env.cluster.member import Member
+from verl_agent_env.cluster.memory.idempotency import MemoryIdempotencyRecords
+from verl_agent_env.cluster.redis.client import RedisClient, RedisLimits
+from verl_agent_env.cluster.redis.idempotency import RedisIdempotencyRecords
+from verl_agent_env.cluster.redis.keys import Keys
+from verl_agent_env.cluster.redis.log import RedisLog
+from verl_agent_env.cluster.redis.store import RedisStore
+from verl_agent_env.cluster.ring import Ring
+from verl_agent_env.cluster.slots import SlotTable
+from verl_agent_env.cluster.store import ClusterMap, WorkerRecord
+from verl_agent_env.config import ClusterSettings, HttpLimits
+from verl_agent_env.engine import Host
+from verl_agent_env.engine.batches import Batches
+from verl_agent_env.envs.base import Durability
+from verl_agent_env.errors import (
+    EnvironmentLostError,
+    EnvironmentNotFoundError,
+    InvalidRequestError,
+    NodeNotFoundError,
+    StoreUnavailableError,
+    VerlAgentEnvError,
+)
+from verl_agent_env.server.api.batches import BatchWork
+from verl_agent_env.server.api.environments import Create
+from verl_agent_env.server.cluster.forwarding import Forwarder
+from verl_agent_env.server.cluster.handover import TakeOver
+from verl_agent_env.server.cluster.internal import DRAIN_PATH, InternalCalls
+from verl_agent_env.server.cluster.local_environments import Residents
+from verl_agent_env.server.cluster.peers import WORKER_PATH, Peers
+from verl_agent_env.server.cluster.sharded_batches import ShardedBatches
+from verl_agent_env.server.http.auth import peer_secret_of
+from verl_agent_env.server.http.dispatcher import Route
+from verl_agent_env.types import NUM_SLOTS, slot_of
+from verl_agent_env.wire.suspicions import Suspicion
+
+_STATUS_TIMEOUT_S = 1.0
+_LEAVE_S = 2.0
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which worker of which pool a process is."""
+
+    address: str
+    """``host:port`` of its own."""
+    pool: tuple[str, ...]
+    """Addresses of all workers of the pool, its own included."""
+    supervisor: str
+    """Random id of the life of the pool's supervisor."""
+    is_successor: bool = False
+    """Whether another process was here before."""
+    record: memoryview | None = None
+    """Where it writes for the supervisor what is under way."""
+    suspicions: tuple[Suspicion, ...] = ()
+    """What the supervisor holds against calls."""
+
+
+class Cluster(Protocol):
+    """How workers know of each other: by a fixed list, or through a store."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether this worker takes work."""
+
+    def record(self) -> WorkerRecord:
+        """This worker."""
+
+    def start(self) -> None:
+        """Become part of it."""
+
+    async def drain(self) -> None:
+        """Take no new environments, and give those that there are to others."""
+
+    async def undrain(self) -> None:
+        """Take environments again."""
+
+    async def leave(self) -> None:
+        """Be no part of it any more."""
+
+    async def refresh(self) -> None:
+        """Bring the slot table up to date."""
+
+    async def describe(self) -> tuple[int, list[WorkerRecord]]:
+        """Version of the map, and all live workers."""
+
+    def supervisor_at(self, address: str) -> str:
+        """Id of the supervisor of the worker at an address; empty if nobody is known there."""
+
+
+class FixedCluster:
+    """The workers of one machine without Redis: the ring over their addresses owns the slots, once and for all."""
+
+    def __init__(
+        self, place: Place, record: WorkerRecord, table: SlotTable, peers: Peers, host: Host
+    ) -> None:
+        self._place = place
+        self._record = record
+        self._peers = peers
+        self._host = host
+        owners = Ring(place.pool).assignments
+        table.assign(
+            owners,
+            [slot for slot in range(NUM_SLOTS) if owners[slot] == place.address],
+            for_new={
+                address: [slot for slot in range(NUM_SLOTS) if owners[slot] == address]
+                for address in place.pool
+            },
+            inherited=range(NUM_SLOTS) if place.is_successor else (),
+        )
+
+    @property
+    def is_ready(self) -> bool:
+        """See :class:`Cluster`."""
+        return True
+
+    def record(self) -> WorkerRecord:
+        """See :class:`Cluster`."""
+        return dataclasses.replace(self._record, live_envs=len(self._host.directory))
+
+    def start(self) -> None:
+        """See :class:`Cluster`."""
+
+    async def drain(self) -> None:
+        """See :class:`Cluster`; there is nobody to give them to."""
+
+    async def undrain(self) -> None:
+        """See :class:`Cluster`."""
+
+    async def leave(self) -> None:
+        """See :class:`Cluster`."""
+
+    async def refresh(self) -> None:
+        """See :class:`Cluster`; the list never changes, but a worker may be about to come back."""
+
+    async def describe(self) -> tuple[int, list[WorkerRecord]]:
+        """See :class:`Cluster`; asks each of them, and leaves out who does not answer."""
+        others = [address for address in self._place.pool if address != self._place.address]
+        answers = await asyncio.gather(*map(self._ask, others))
+        return 1, [self.record(), *(answer for answer in answers if answer is not None)]
+
+    def supervisor_at(self, address: str) -> str:
+        """See :class:`Cluster`; the same for all."""
+        return self._place.supervisor
+
+    async def _ask(self, address: str) -> WorkerRecord | None:
+        try:
+            answer = await self._peers.call(address, "GET", WORKER_PATH, timeout_s=_STATUS_TIMEOUT_S)
+            return WorkerRecord.from_json(answer.body)
+        except (VerlAgentEnvError, ValueError, TypeError):
+            # Not there, or something else is.
+            return None
+
+
+class SharedCluster:
+    """Workers of any number of nodes, which meet in Redis."""
+
+    def __init__(
+        self,
+        settings: ClusterSettings,
+        place: Place,
+        record: WorkerRecord,
+        table: SlotTable,
+        lease: LocalLease,
+        host: Host,
+    ) -> None:
+        keys = Keys(settings.namespace)
+        self._store = RedisStore(settings.redis, keys)
+        self._log_client = RedisClient(settings.redis, RedisLimits())
+        persistence = host.keep(RedisLog(self._log_client, keys), table, durabilities_of(settings))
+        self._journal = persistence.recorder.journal
+        self._take_over = TakeOver(host, persistence, table)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._residents = Residents(host, self._take_over.is_warm)
+        self._table = table
+        self._supervisors: dict[str, str] = {}
+        self._supervisors_of: ClusterMap | None = None
+        """The map in which they were found."""
+        self._member = Member(
+            record,
+            self._store,
+            table,
+            lease,
+            self._residents,
+            lease_s=settings.lease_s,
+            pool=place.pool,
+            expected_nodes=settings.expected_nodes,
+        )
+
+    @property
+    def is_ready(self) -> bool:
+        """See :class:`Cluster`."""
+        return self._member.has_settled and self._member.record.state == "ready"
+
+    def record(self) -> WorkerRecord:
+        """See :class:`Cluster`."""
+        return dataclasses.replace(self._member.record, live_envs=self._residents.count())
+
+    def start(self) -> None:
+        """See :class:`Cluster`."""
+        self._member.start()
+        self._tasks = [
+            background.start("journal", self._journal.run),
+            background.start("take-over", self._take_over.run),
+        ]
+
+    async def drain(self) -> None:
+        """See :class:`Cluster`."""
+        await self._member.drain()
+
+    async def undrain(self) -> None:
+        """See :class:`Cluster`."""
+        await self._member.undrain()
+
+    async def leave(self) -> None:
+        """See :class:`Cluster`."""
+        for last in (self._journal.flush, self._member.leave):
+            with contextlib.suppress(TimeoutError, StoreUnavailableError):
+                async with asyncio.timeout(_LEAVE_S):
+                    await last()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._log_client.aclose()
+        await self._store.aclose()
+
+    async def refresh(self) -> None:
+        """See :class:`Cluster`."""
+        await self._member.refresh()
+
+    async def describe(self) -> tuple[int, list[WorkerRecord]]:
+        """See :class:`Cluster`; the numbers of live environments are those of the last heartbeats."""
+        cluster = self._member.cluster
+        if cluster is None:
+            return 0, [self.record()]
+        # A member reads the map only when it has changed, which these numbers do not do.
+        with contextlib.suppress(StoreUnavailableError):
+            cluster = await self._store.read_map()
+        me = self.record()
+        others = (worker for worker in cluster.workers.values() if worker.incarnation != me.incarnation)
+        return cluster.version, [me, *others]
+
+    def supervisor_at(self, address: str) -> str:
+        """See :class:`Cluster`."""
+        cluster = self._member.cluster
+        if cluster is not self._supervisors_of:
+            workers = () if cluster is None else cluster.workers.values()
+            self._supervisors = {worker.address: worker.supervisor for worker in workers}
+            self._supervisors_of = cluster
+        return self._supervisors.get(address, "")
+
+
+class ClusterWorker:
+    """What makes a worker one of many."""
+
+    def __init__(
+        self,
+        settings: ClusterSettings,
+        place: Place,
+        limits: HttpLimits,
+        token: str = "",
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        """A worker that is not part of the cluster yet.
+
+        Args:
+            settings: Of the node.
+            place: Of the process.
+            limits: How much is known of idempotency keys.
+            token: What workers of an earlier version are shown, if they ask for a bearer token.
+            tls: How to call other workers over TLS; None for plain HTTP.
+        """
+        self._settings = settings
+        self._place = place
+        self._lease = LocalLease(settings.lease_s) if settings.redis else None
+        self._is_alone = len(place.pool) == 1 and not settings.redis
+        self.table = SlotTable(place.address, self._lease)
+        self.peers = Peers(settings.peer_timeout_s, token, self._secret_of, tls)
+        self._cluster: Cluster
+        self.forwarder = Forwarder(self.table, self.peers, self._refresh)
+        self.idempotency_records = _idempotency_records(settings, limits)
+
+    def fate_of(self, env_id: str) -> VerlAgentEnvError:
+        """What to say of an id that nothing is known of."""
+        # What is kept was looked for before: if the log does not know the id, nobody does.
+        if not self._settings.redis and env_id[3:4] == "-" and self.table.is_inherited(slot_of(env_id)):
+            return EnvironmentLostError(env_id, "the worker that held it has ended, or it never was")
+        return EnvironmentNotFoundError(env_id)
+
+    def attach(self, host: Host) -> tuple[BatchWork, Create, list[Route]]:
+        """Put the host's environments into the cluster.
+
+        Returns:
+            Who carries out batches, who makes single environments, and the calls for the other workers.
+        """
+        place, settings = self._place, self._settings
+        record = WorkerRecord(
+            incarnation=uuid.uuid4().hex,
+            name=f"{settings.node or 'local'}:{place.address.rpartition(':')[2]}",
+            node=settings.node or "local",
+            supervisor=place.supervisor,
+            address=place.address,
+            pid=os.getpid(),
+            state="ready",
+            started_at=time.time(),
+        )
+        if self._lease is not None:
+            self._cluster = SharedCluster(settings, place, record, self.table, self._lease, host)
+        else:
+            self._cluster = FixedCluster(place, record, self.table, self.peers, host)
+        local = Batches(host)
+        if self._is_alone:
+            return local, host.create, []
+        internal = InternalCalls(local, self.table, self._cluster)
+        batches = ShardedBatches(local, self.table, self.peers, self._refresh)
+        return batches, batches.create_one, internal.routes()
+
+    def workers_for_new(self) -> Collection[str]:
+        """Addresses of the workers that new environments are for."""
+        return self.table.for_new.keys()
+
+    def pin(self, route: Route) -> Route:
+        """The route, carried out by whom it is meant for."""
+        if self._is_alone:
+            return route
+        if "{env_id}" in route.path:
+            return self.forwarder.pin(route)
+        return self.forwarder.pin_to_key(route) if route.path.endswith("/initialize") else route
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether this worker takes work."""
+        return self._cluster.is_ready
+
+    async def start(self) -> None:
+        """Become part of the cluster."""
+        await self.peers.open()
+        self._cluster.start()
+
+    async def stop(self) -> None:
+        """Be no part of it any more."""
+        await self._cluster.leave()
+        await self.idempotency_records.aclose()
+        await self.peers.close()
+
+    async def drain(self) -> None:
+        """Take no new environments, and give those that there are to others."""
+        await self._cluster.drain()
+
+    async def drain_node(self, node: str, *, undo: bool) -> int:
+        """Drain all workers of a node, or have them take environments again.
+
+        Returns:
+            How many workers it has.
+
+        Raises:
+            InvalidRequestError: There is no Redis, and so no other node.
+            NodeNotFoundError: There is no such node.
+            WorkerUnreachableError: One of its workers does not answer.
+        """
+        if not self._settings.redis:
+            raise InvalidRequestError(
+                [{"loc": ["node"], "msg": "without Redis no other node could take its environments"}]
+            )
+        _, records = await self._cluster.describe()
+        addresses = [record.address for record in records if record.node == node]
+        if not addresses:
+            raise NodeNotFoundError(node, sorted({record.node for record in records}))
+        body = orjson.dumps({"undo": undo})
+        await asyncio.gather(*(self.peers.call(address, "POST", DRAIN_PATH, body) for address in addresses))
+        return len(addresses)
+
+    async def describe(self) -> bytes:
+        """Nodes, workers and slots, as ``GET /api/cluster`` answers."""
+        version, records = await self._cluster.describe()
+        return describe_cluster(version, records, self.table.slots_by_address())
+
+    def _secret_of(self, address: str) -> str:
+        supervisor = self._cluster.supervisor_at(address)
+        return peer_secret_of(supervisor) if supervisor else ""
+
+    async def _refresh(self) -> None:
+        await self._cluster.refresh()
+
+
+def _idempotency_records(settings: ClusterSettings, limits: HttpLimits) -> IdempotencyRecords:
+    """What is known of keys, by all workers of the cluster; without Redis by the worker that answers for a key."""
+    known_s = max(KNOWN_S, limits.idempotency_memory_s)
+    if settings.redis:
+        client = RedisClient(settings.redis, RedisLimits())
+        return RedisIdempotencyRecords(client, Keys(settings.namespace), known_s)
+    return MemoryIdempotencyRecords(known_s, limits.idempotency_memory_bytes // 4, time.monotonic)
+
+
+def durabilities_of(settings: ClusterSettings) -> dict[str, Durability]:
+    """How to keep environments of each name that the settings say something of."""
+    found: dict[str, Durability] = {}
+    for item in settings.durability:
+        name, _, durability = item.partition("=")
+        found[name] = cast("Durability", durability)
+    return found
+
+
+def describe_cluster(version: int, records: list[WorkerRecord], slots: dict[str, int]) -> bytes:
+    """``{map_version, num_slots, nodes: [{name, workers: […]}]}``, in order of names."""
+    nodes: dict[str, list[dict[str, Any]]] = {}
+    for record in sorted(records, key=lambda record: record.name):
+        nodes.setdefault(record.node, []).append(
+            {
+                "name": record.name,
+                "address": record.address,
+                "pid": record.pid,
+                "state": record.state,
+                "slots": slots.get(record.address, 0),
+                "live_envs": record.live_envs,
+                "incarnation": record.incarnation,
+                "started_at": record.started_at,
+            }
+        )
+    described = [{"name": name, "workers": workers} for name, workers in sorted(nodes.items())]
+    return orjson.dumps({"map_version": version, "num_slots": NUM_SLOTS, "nodes": described})

@@ -1,0 +1,518 @@
+"""The way of every API call: from ASGI messages to a handler and back, without layers in between.
+
+A request costs what parsing it and stepping the environment cost; a stack of middlewares would cost as much again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import re
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+from pydantic import BaseModel
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from verl_agent_env.config import HttpLimits
+from verl_agent_env.engine.budget import UNCOUNTED, AnswerMemory
+from verl_agent_env.errors import (
+    BodyTimeoutError,
+    BodyTooLargeError,
+    EnvironmentNotFoundError,
+    InsufficientScopeError,
+    InternalError,
+    MethodNotAllowedError,
+    RouteNotFoundError,
+    ShuttingDownError,
+    UnauthorizedError,
+    VerlAgentEnvError,
+)
+from verl_agent_env.server.http.admission import Admission, require_well_formed
+from verl_agent_env.server.http.auth import current_principal
+from verl_agent_env.server.http.body import ClientGoneError, has_arrived, linger, read_body
+from verl_agent_env.server.http.commands import note_source
+from verl_agent_env.server.http.connections import Connections
+from verl_agent_env.server.http.logs import current_request_id
+from verl_agent_env.server.http.metrics import Metrics
+from verl_agent_env.server.http.peer import Peer
+from verl_agent_env.server.http.request_memory import UNCOUNTED_BYTES, RequestMemory, Share
+from verl_agent_env.server.http.tokens import ANYBODY, Principal
+from verl_agent_env.wire.pieces import Body, Pieces
+
+logger = logging.getLogger("verl_agent_env.server")
+
+JSON = b"application/json"
+PROBLEM_JSON = b"application/problem+json"
+LANE_STATE = "verl_agent_env.lane"
+"""Under this name the application's lifespan hands its lane to the server's protocol."""
+
+_ENVIRONMENT_PREFIX = "/api/environment/"
+_MAX_ENV_ID_LENGTH = 128
+_MAX_SHOWN_PATH = 256
+_MAX_QUICK_DIGITS = 5
+# Visible ASCII only: it goes into a header and into the logs.
+_REQUEST_ID = re.compile(rb"[!-~]{1,128}")
+_POLICY_VIOLATION = 1008
+_CLOSE = (b"connection", b"close")
+_NO_CONTENT = (b"content-length", b"0")
+OTHER_ROUTES = "other"
+"""Label of requests that reached no route."""
+
+
+@dataclass(slots=True)
+class Call:
+    """One request, read."""
+
+    env_id: str
+    """From the path; empty where the path has none."""
+    body: bytes
+    query: bytes
+    headers: Mapping[bytes, bytes]
+    principal: Principal = ANYBODY
+    """Whose the request is."""
+    memory: AnswerMemory = UNCOUNTED
+    """Counts what its answer takes."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer that is not plain JSON."""
+
+    body: Body
+    media_type: bytes = JSON
+
+
+Handler = Callable[[Call], Awaitable[Body | Reply]]
+QuickHandler = Callable[[Call], "bytes | None"]
+Headers = list[tuple[bytes, bytes]]
+
+
+@dataclass(frozen=True)
+class Route:
+    """One call of the API: its method and path, who answers it, and what the OpenAPI page says of it."""
+
+    method: str
+    path: str
+    handler: Handler
+    summary: str
+    request_model: type[BaseModel] | None = None
+    response_model: type[BaseModel] | None = None
+    parameters: tuple[dict[str, Any], ...] = ()
+    errors: tuple[type[VerlAgentEnvError], ...] = ()
+    scope: str = "run"
+    """What the request's token must allow; empty where none is needed."""
+    media_types: tuple[str, ...] = ("application/json",)
+    """What a success can be."""
+    tags: tuple[str, ...] = field(default=("environment",))
+    is_part: bool = False
+    """Whether it is a part of a call at another worker: it waits for no room, which that call may hold."""
+    answer_now: QuickHandler | None = None
+    """Gives the handler's answer without waiting; ``None``, with nothing done, where only the handler can give it."""
+
+
+@dataclass(slots=True)
+class Answer:
+    """What goes back to the client."""
+
+    status: int
+    headers: Headers
+    payload: Body
+
+
+class Lane:
+    """Finds the route of a request and serves it."""
+
+    def __init__(
+        self,
+        routes: list[Route],
+        limits: HttpLimits,
+        admission: Admission,
+        metrics: Metrics,
+        connections: Connections,
+        *,
+        log_all: bool = False,
+        on_idle: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Serve these routes.
+
+        Args:
+            routes: The calls of the API.
+            limits: On a request.
+            admission: Says who may ask for what.
+            metrics: Counts.
+            connections: Of this worker.
+            log_all: Whether every request is logged.
+            on_idle: Called when large requests were under way and none is any more.
+        """
+        self.routes = routes
+        self.connections = connections
+        """Of this worker, as its protocol counts them."""
+        self.body_timeout_s = limits.body_timeout_s
+        self._limits = limits
+        self.memory = RequestMemory(limits.max_request_memory_bytes, limits.max_body_bytes, on_idle)
+        self._admission = admission
+        self._metrics = metrics
+        self._log_all = log_all
+        # Two tables: calls on one environment by what follows its id, and all others by their whole path.
+        self._by_verb: dict[str, dict[str, Route]] = {}
+        self._by_path: dict[str, dict[str, Route]] = {}
+        for route in routes:
+            prefix, _, verb = route.path.partition("{env_id}")
+            table, key = (
+                (self._by_verb, verb) if prefix == _ENVIRONMENT_PREFIX else (self._by_path, route.path)
+            )
+            table.setdefault(key, {})[route.method] = route
+        self._request_prefix = secrets.token_hex(4).encode()
+        self._request_numbers = itertools.count(1)
+
+    def match(self, path: str) -> tuple[dict[str, Route], str] | None:
+        """The routes of a path by method, and the environment's id in it."""
+        if path.startswith(_ENVIRONMENT_PREFIX):
+            rest = path[len(_ENVIRONMENT_PREFIX) :]
+            cut = rest.find("/")
+            env_id, verb = (rest, "") if cut < 0 else (rest[:cut], rest[cut:])
+            routes = self._by_verb.get(verb)
+            if routes is not None and 0 < len(env_id) <= _MAX_ENV_ID_LENGTH and env_id != "initialize":
+                return routes, env_id
+        routes = self._by_path.get(path)
+        return None if routes is None else (routes, "")
+
+    def find_now(self, method: str, path: str, headers: Mapping[bytes, bytes]) -> tuple[Route, str] | None:
+        """The route of a request that may be answered at once, and the environment's id; ``None`` for all others.
+
+        A body of unusual size is none that could be answered at once: :meth:`serve` says whether it is too large.
+        """
+        length = headers.get(b"content-length", b"0")
+        is_usual = len(length) <= _MAX_QUICK_DIGITS and length.isdigit()
+        if not is_usual or int(length) > self._limits.max_body_bytes:
+            return None
+        found = self.match(path)
+        if found is None:
+            return None
+        routes, env_id = found
+        route = routes.get(method)
+        return None if route is None or route.answer_now is None else (route, env_id)
+
+    async def serve(
+        self, routes: dict[str, Route], env_id: str, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Answer a request whose path has ``routes``; none at all means that there is no such path."""
+        share = self.memory.share()
+        try:
+            await self._serve(routes, env_id, scope, receive, send, share)
+        finally:
+            share.close()
+
+    async def _serve(
+        self,
+        routes: dict[str, Route],
+        env_id: str,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        share: Share,
+    ) -> None:
+        started = time.perf_counter()
+        headers = dict(scope["headers"])
+        request_id = self._request_id(headers.get(b"x-request-id"))
+        current_request_id.set(request_id)
+        method, path, peer = scope["method"], scope["path"], Peer.of_scope(scope)
+        route = routes.get(method)
+        error: VerlAgentEnvError | None = None
+        cancelled: asyncio.CancelledError | None = None
+        call: Call | None = None
+        try:
+            require_well_formed(scope["headers"], headers, scope.get("http_version", ""))
+            if route is None:
+                # Who may not ask is not told what there is.
+                self._admission.admit(method, headers, peer, "")
+                route = _stand_in(routes, method, path)
+            principal = self._admission.admit(method, headers, peer, route.scope)
+            require_seen(principal, env_id)
+            note_source(peer, headers)
+            declared = headers.get(b"content-length", b"")
+            body = read_body(receive, declared, self._limits, share.receive)
+            call = Call(env_id, await body, scope["query_string"], headers, principal, share)
+            reply = await self._handle(route, call, share)
+        except ClientGoneError:
+            return
+        except VerlAgentEnvError as raised:
+            error = _without_frames(raised)
+        except asyncio.CancelledError as raised:
+            # The server stops and waits no longer for this call.
+            error, cancelled = ShuttingDownError(), raised
+        except Exception:
+            logger.exception("request failed")
+            error = InternalError()
+        answer = _success(reply, request_id) if error is None else _failure(error, request_id, headers)
+        if isinstance(error, MethodNotAllowedError) or (method == "OPTIONS" and error is None):
+            answer.headers.append((b"allow", _allowed(routes)))
+        if b"origin" in headers:
+            answer.headers += self._admission.policy.grants(method, headers)
+        self._done(route, method, path, error, started)
+        is_read = call is not None
+        # While the answer is sent, which may take long, nothing else is kept of the request.
+        call = None
+        share.free_body()
+        if len(answer.payload) > UNCOUNTED_BYTES:
+            share.answer(len(answer.payload))
+        await _send(answer, method, receive, send, is_read=is_read)
+        if cancelled is not None:
+            raise cancelled
+
+    async def _handle(self, route: Route, call: Call, share: Share) -> Body | Reply:
+        """Have the route answer as soon as there is room to work on the body."""
+        if len(call.body) <= UNCOUNTED_BYTES:
+            return await route.handler(call)
+        async with share.working_on(call.body, waits_for_room=not route.is_part):
+            return await route.handler(call)
+
+    def serve_now(
+        self,
+        route: Route,
+        env_id: str,
+        method: str,
+        path: str,
+        headers: dict[bytes, bytes],
+        peer: Peer,
+        body: bytes,
+    ) -> Answer | None:
+        """As :meth:`serve`, for a whole request with a well-formed head and a route of :meth:`find_now`; never raises.
+
+        Returns:
+            The answer, or ``None``, with nothing done, where the request must be served the long way.
+        """
+        started = time.perf_counter()
+        answer_now = route.answer_now
+        request_id = self._request_id(headers.get(b"x-request-id"))
+        # Put back afterwards: all requests of a connection share one context here; serve() has one for each.
+        before = current_request_id.set(request_id)
+        error: VerlAgentEnvError | None = None
+        try:
+            try:
+                principal = self._admission.admit(method, headers, peer, route.scope)
+                require_seen(principal, env_id)
+                call = Call(env_id, body, b"", headers, principal)
+                payload = answer_now(call) if answer_now is not None else None
+                if payload is None:
+                    return None
+                answer = _success(payload, request_id)
+            except VerlAgentEnvError as raised:
+                error = raised
+                answer = _failure(error, request_id, headers)
+            except BaseException:
+                # Also what would end the server: nobody above expects it, and it came from an environment's code.
+                logger.exception("request failed")
+                error = InternalError()
+                answer = _failure(error, request_id, headers)
+            if b"origin" in headers:
+                answer.headers += self._admission.policy.grants(method, headers)
+            self._done(route, method, path, error, started)
+            return answer
+        finally:
+            current_request_id.reset(before)
+
+    def refusal(self, error: VerlAgentEnvError) -> Answer:
+        """What a connection is told that is closed with this error; counted."""
+        self._metrics.count_error(error.code)
+        answer = _failure(error, self._request_id(None), {})
+        answer.headers = [header for header in answer.headers if header != _CLOSE] + [_CLOSE]
+        return answer
+
+    async def serve_page(
+        self, page: ASGIApp, scope: Scope, receive: Receive, send: Send, needed_scope: str = ""
+    ) -> None:
+        """Have ``page``, which is no call of the API, answer a request that is admitted as calls are.
+
+        Args:
+            page: The page.
+            scope: Of the request, for ASGI.
+            receive: As ASGI has it.
+            send: As ASGI has it.
+            needed_scope: What the request's token must allow; empty where none is needed.
+        """
+        headers = dict(scope["headers"])
+        method, policy, peer = scope["method"], self._admission.policy, Peer.of_scope(scope)
+        try:
+            require_well_formed(scope["headers"], headers, scope.get("http_version", ""))
+            # Browsers ask first whether they may ask, and show no token for that.
+            is_preflight = method == "OPTIONS" and b"access-control-request-method" in headers
+            principal = self._admission.admit(method, headers, peer, "" if is_preflight else needed_scope)
+        except VerlAgentEnvError as error:
+            self._metrics.count_error(error.code)
+            answer = _failure(error, self._request_id(headers.get(b"x-request-id")), headers)
+            await _send(answer, method, receive, send, is_read=False)
+            return
+        note_source(peer, headers)
+        current_principal.set(principal)
+        granted = policy.grants(method, headers) if b"origin" in headers else []
+        if granted and is_preflight:
+            await send({"type": "http.response.start", "status": 200, "headers": [*granted, _NO_CONTENT]})
+            await send({"type": "http.response.body", "body": b""})
+            return
+
+        async def send_granted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                # A path that no page has is answered as a call of the API, which has them already.
+                given = [header for header in message.get("headers", ()) if header not in granted]
+                message = {**message, "headers": [*given, *granted]}
+            await send(message)
+
+        await page(scope, receive, send_granted if granted else send)
+
+    def admit_websocket(self, scope: Scope) -> None:
+        """Raise unless the handshake of a WebSocket is admitted, as a call that needs a token is.
+
+        Browsers let any page open a WebSocket to anywhere: its ``Origin`` is all that tells pages apart.
+
+        Raises:
+            VerlAgentEnvError: As :meth:`~verl_agent_env.server.http.admission.Admission.admit`.
+        """
+        headers = dict(scope["headers"])
+        require_well_formed(scope["headers"], headers, scope.get("http_version", ""))
+        self._admission.admit("GET", headers, Peer.of_scope(scope), "read")
+
+    async def refuse_websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer the handshake of a WebSocket: there is no route for one."""
+        try:
+            self.admit_websocket(scope)
+            error: VerlAgentEnvError = RouteNotFoundError(scope["path"][:_MAX_SHOWN_PATH])
+        except VerlAgentEnvError as raised:
+            error = raised
+        self._metrics.count_error(error.code)
+        headers = dict(scope["headers"])
+        answer = _failure(error, self._request_id(headers.get(b"x-request-id")), headers)
+        await receive()
+        if "websocket.http.response" not in scope.get("extensions", {}):
+            await send({"type": "websocket.close", "code": _POLICY_VIOLATION})
+            return
+        await send(
+            {
+                "type": "websocket.http.response.start",
+                "status": answer.status,
+                "headers": answer.headers,
+            }
+        )
+        await send({"type": "websocket.http.response.body", "body": answer.payload})
+
+    def _done(
+        self, route: Route | None, method: str, path: str, error: VerlAgentEnvError | None, started: float
+    ) -> None:
+        """Count the request, and log it if it failed or all are logged."""
+        elapsed = time.perf_counter() - started
+        status, code = (200, "") if error is None else (error.status, error.code)
+        self._metrics.observe(route.path if route is not None else OTHER_ROUTES, elapsed, code)
+        if self._log_all or status >= 500:
+            _log_request(method, path, status, code, elapsed)
+
+    def _request_id(self, given: bytes | None) -> bytes:
+        """The client's id of the request if it can be sent back as it is, else a new one."""
+        if given is None or _REQUEST_ID.fullmatch(given) is None:
+            given = b"%b-%x" % (self._request_prefix, next(self._request_numbers))
+        return given
+
+
+def _without_frames(error: VerlAgentEnvError) -> VerlAgentEnvError:
+    """The error without the frames that it came from: they keep the request's body alive."""
+    error.__traceback__ = error.__context__ = error.__cause__ = None
+    return error
+
+
+async def _send(answer: Answer, method: str, receive: Receive, send: Send, *, is_read: bool) -> None:
+    """Send an answer. If the request's body is not whole, the rest is not waited for, and the connection ends."""
+    # Asked for it, a client that expects to be would send the body: then the answer says already that this is the end.
+    is_whole = is_read or (_CLOSE not in answer.headers and has_arrived(receive))
+    if not is_whole and _CLOSE not in answer.headers:
+        answer.headers.append(_CLOSE)
+    payload = b"" if method == "HEAD" else answer.payload
+    await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
+    if isinstance(payload, Pieces):
+        # Each waits until the connection has taken in most of those before.
+        for piece in payload:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        payload = b""
+    await send({"type": "http.response.body", "body": payload, "more_body": not is_whole})
+    if not is_whole:
+        await linger(receive)
+        await send({"type": "http.response.body", "body": b""})
+
+
+def _success(reply: Body | Reply, request_id: bytes) -> Answer:
+    payload, media_type = (reply.body, reply.media_type) if isinstance(reply, Reply) else (reply, JSON)
+    return Answer(200, _headers(media_type, payload, request_id), payload)
+
+
+def _failure(error: VerlAgentEnvError, request_id: bytes, request_headers: Mapping[bytes, bytes]) -> Answer:
+    payload = orjson.dumps(error.to_problem())
+    headers = _headers(PROBLEM_JSON, payload, request_id)
+    if isinstance(error, UnauthorizedError):
+        headers.append((b"www-authenticate", b"Bearer"))
+    if isinstance(error, InsufficientScopeError):
+        shown = b'Bearer error="insufficient_scope", scope="%b"' % error.scope.encode()
+        headers.append((b"www-authenticate", shown))
+    if error.status in (429, 503):
+        headers.append((b"retry-after", b"%d" % error.retry_after_s))
+    if isinstance(error, BodyTimeoutError | BodyTooLargeError) or b"expect" in request_headers:
+        # The rest of the body is not read, or may never be sent: the connection cannot be used again.
+        headers.append(_CLOSE)
+    return Answer(error.status, headers, payload)
+
+
+def _headers(media_type: bytes, payload: Body, request_id: bytes) -> Headers:
+    return [
+        (b"content-type", media_type),
+        (b"content-length", b"%d" % len(payload)),
+        (b"x-request-id", request_id),
+    ]
+
+
+def require_seen(principal: Principal, env_id: str) -> None:
+    """Raise if an environment is another holder's: who asks is told no more than of one that does not exist.
+
+    Raises:
+        EnvironmentNotFoundError: It is.
+    """
+    if env_id and not principal.sees(env_id):
+        raise EnvironmentNotFoundError(env_id)
+
+
+async def _nothing(_: Call) -> bytes:
+    return b""
+
+
+_OPTIONS_ROUTE = Route("OPTIONS", OTHER_ROUTES, _nothing, "Which methods there are", scope="")
+
+
+def _stand_in(routes: dict[str, Route], method: str, path: str) -> Route:
+    """What serves a method that has no route of its own."""
+    if not routes:
+        raise RouteNotFoundError(path[:_MAX_SHOWN_PATH])
+    if method == "HEAD" and "GET" in routes:
+        return routes["GET"]
+    if method == "OPTIONS":
+        return _OPTIONS_ROUTE
+    raise MethodNotAllowedError(method, path[:_MAX_SHOWN_PATH])
+
+
+def _allowed(routes: dict[str, Route]) -> bytes:
+    return ", ".join(sorted({*routes, "OPTIONS", *(("HEAD",) if "GET" in routes else ())})).encode()
+
+
+def _log_request(method: str, path: str, status: int, code: str, elapsed_s: float) -> None:
+    logger.log(
+        logging.WARNING if status >= 500 else logging.INFO,
+        "request",
+        extra={
+            "method": method,
+            "path": path[:_MAX_SHOWN_PATH],
+            "status": status,
+            "code": code or None,
+            "elapsed_ms": round(elapsed_s * 1000, 3),
+        },
+    )

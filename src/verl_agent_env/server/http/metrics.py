@@ -1,0 +1,205 @@
+"""What Prometheus reads at ``/metrics``."""
+
+from __future__ import annotations
+
+import bisect
+from collections import Counter
+from collections.abc import Iterator
+
+from prometheus_client import (
+    CollectorRegistry,
+    GCCollector,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from verl_agent_env.engine import Host
+from verl_agent_env.server.http.connections import Connections
+from verl_agent_env.server.process.loop_watch import LoopWatch
+
+LATENCY_BUCKETS_S = (
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+)  # fmt: skip
+BATCH_BUCKETS = (1, 8, 64, 256, 1024, 4096, 16_384, 65_536, 131_072)
+
+
+class Histogram:
+    """Counts per bucket: one search and one addition for each observation."""
+
+    __slots__ = ("_counts", "_limits", "_sum")
+
+    def __init__(self, limits: tuple[float, ...]) -> None:
+        self._limits = limits
+        self._counts = [0] * (len(limits) + 1)
+        self._sum = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count a value."""
+        self._counts[bisect.bisect_left(self._limits, value)] += 1
+        self._sum += value
+
+    def buckets(self) -> tuple[list[tuple[str, float]], float]:
+        """Cumulated counts by upper limit, as Prometheus wants them, and the sum of all values."""
+        total = 0
+        buckets = []
+        for limit, count in zip((*self._limits, float("inf")), self._counts, strict=True):
+            total += count
+            buckets.append(("+Inf" if limit == float("inf") else repr(float(limit)), float(total)))
+        return buckets, self._sum
+
+
+class Metrics:
+    """Counts of one server process, written as text on request."""
+
+    def __init__(
+        self, host: Host, forwarded: Counter[str], connections: Connections, loop_watch: LoopWatch
+    ) -> None:
+        """Counts that are all zero.
+
+        Args:
+            host: Whose environments are counted.
+            forwarded: Calls sent on to other workers, by route; somebody else counts them.
+            connections: Those of this worker; somebody else counts them.
+            loop_watch: Counts what holds up the event loop.
+        """
+        self._forwarded = forwarded
+        self._connections = connections
+        self._loop_watch = loop_watch
+        self._latency: dict[str, Histogram] = {}
+        self._batch_sizes: dict[str, Histogram] = {}
+        self._errors: Counter[str] = Counter()
+        self._item_errors: Counter[str] = Counter()
+        self._registry = CollectorRegistry()
+        self._registry.register(_ServerCollector(self, host))
+        ProcessCollector(registry=self._registry)
+        PlatformCollector(registry=self._registry)
+        GCCollector(registry=self._registry)
+
+    def observe(self, route: str, elapsed_s: float, code: str) -> None:
+        """Count a request, and its error if it failed."""
+        histogram = self._latency.get(route)
+        if histogram is None:
+            histogram = self._latency[route] = Histogram(LATENCY_BUCKETS_S)
+        histogram.observe(elapsed_s)
+        if code:
+            self._errors[code] += 1
+
+    def count_error(self, code: str) -> None:
+        """Count a request that failed outside the timed routes."""
+        self._errors[code] += 1
+
+    def observe_batch(self, route: str, size: int, error_codes: list[str]) -> None:
+        """Count a batch and the errors of its items."""
+        if route not in self._batch_sizes:
+            self._batch_sizes[route] = Histogram(BATCH_BUCKETS)
+        self._batch_sizes[route].observe(size)
+        if error_codes:
+            self._item_errors.update(error_codes)
+
+    def text(self) -> bytes:
+        """All metrics in Prometheus' text format."""
+        return generate_latest(self._registry)
+
+    def families(self, host: Host) -> Iterator[Metric]:
+        """The server's own metrics."""
+        latency = HistogramMetricFamily(
+            "verl_agent_env_request_seconds", "Time to answer a request.", labels=["route"]
+        )
+        for route, histogram in self._latency.items():
+            latency.add_metric([route], *histogram.buckets())
+        yield latency
+        sizes = HistogramMetricFamily("verl_agent_env_batch_size", "Items of a batch.", labels=["route"])
+        for route, histogram in self._batch_sizes.items():
+            sizes.add_metric([route], *histogram.buckets())
+        yield sizes
+        yield _counter("verl_agent_env_errors", "Requests that failed.", "code", self._errors)
+        yield _counter(
+            "verl_agent_env_item_errors", "Items of batches that failed.", "code", self._item_errors
+        )
+        yield _counter(
+            "verl_agent_env_forwarded",
+            "Calls sent on to the worker that they were meant for.",
+            "route",
+            self._forwarded,
+        )
+        yield GaugeMetricFamily(
+            "verl_agent_env_connections", "Open connections.", value=self._connections.open
+        )
+        yield _counter(
+            "verl_agent_env_connections_closed",
+            "Connections closed against their clients' will.",
+            "reason",
+            self._connections.closed,
+        )
+        directory = host.directory
+        live = GaugeMetricFamily(
+            "verl_agent_env_live_environments", "Live environments.", labels=["env_name"]
+        )
+        for name, count in directory.live.items():
+            live.add_metric([name], count)
+        yield live
+        yield _counter("verl_agent_env_created", "Environments made.", "env_name", directory.created)
+        closed = CounterMetricFamily(
+            "verl_agent_env_closed",
+            "Environments closed, by a call or because idle.",
+            labels=["env_name", "reason"],
+        )
+        for (name, reason), count in directory.closed.items():
+            closed.add_metric([name, reason], count)
+        yield closed
+        faults = CounterMetricFamily(
+            "verl_agent_env_env_faults",
+            "Calls that failed in an environment's code.",
+            labels=["env_name", "fault"],
+        )
+        for (name, fault), count in host.faults.items():
+            faults.add_metric([name, fault], count)
+        yield faults
+        yield _counter(
+            "verl_agent_env_failed_snapshots",
+            "Snapshots that failed; the environments are kept without them.",
+            "env_name",
+            Counter() if host.recorder is None else host.recorder.failed_snapshots,
+        )
+        yield CounterMetricFamily(
+            "verl_agent_env_recovered",
+            "Environments that another worker held and that were brought back here.",
+            value=0 if host.recovery is None else host.recovery.recovered,
+        )
+        suspicions = GaugeMetricFamily(
+            "verl_agent_env_suspicions", "Calls that ended a worker, or may have.", labels=["level"]
+        )
+        for level, count in host.suspicions.counts().items():
+            suspicions.add_metric([level], count)
+        yield suspicions
+        yield _counter(
+            "verl_agent_env_loop_held_up",
+            "Times that code held up the event loop, and with it all calls, for more than a tenth of a second.",
+            "code",
+            self._loop_watch.held_up,
+        )
+        yield GaugeMetricFamily(
+            "verl_agent_env_loop_longest_seconds",
+            "The longest time that the event loop's thread computed without looking at other calls.",
+            value=self._loop_watch.longest_s,
+        )
+        yield GaugeMetricFamily("verl_agent_env_stuck_threads", "Threads given up.", value=host.stuck_threads)
+
+
+class _ServerCollector(Collector):
+    def __init__(self, metrics: Metrics, host: Host) -> None:
+        self._metrics = metrics
+        self._host = host
+
+    def collect(self) -> Iterator[Metric]:
+        return self._metrics.families(self._host)
+
+
+def _counter(name: str, help_text: str, label: str, counts: Counter[str]) -> CounterMetricFamily:
+    family = CounterMetricFamily(name, help_text, labels=[label])
+    for value, count in counts.items():
+        family.add_metric([value], count)
+    return family

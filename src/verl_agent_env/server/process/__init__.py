@@ -1,0 +1,1 @@
+"""The process itself: its memory, and what holds up its event loop."""
