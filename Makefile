@@ -75,7 +75,7 @@ programs:
 cluster: install programs  ## Run a whole cluster on this machine: Redis, two nodes of two workers, nginx
 	$(BIN)/verl-agent-env cluster $(ARGS)
 
-lint: install  ## Check formatting, style, types and the order of the rooms
+lint: install  ## Check formatting, style, types and which package may import which
 	$(BIN)/black --quiet --check .
 	$(BIN)/isort --quiet --check .
 	$(BIN)/ruff check --quiet .

@@ -140,15 +140,15 @@ def test_table_of_metrics_is_complete() -> None:
     assert set(documented) == counted
 
 
-def test_floors_are_those_of_the_contract() -> None:
+def test_layers_are_those_of_the_contract() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
     layers = settings["tool"]["importlinter"]["contracts"][0]["layers"]
     # What stands in parentheses may be missing, and is not there yet.
-    floors = [re.findall(r"(?<![(\w])\w+", layer) for layer in layers]
-    ascending = enumerate(reversed([floor for floor in floors if floor]))
-    rooms = [(str(number), room) for number, floor in ascending for room in floor]
+    named = [re.findall(r"(?<![(\w])\w+", layer) for layer in layers]
+    ascending = enumerate(reversed([packages for packages in named if packages]))
+    expected = [(str(number), package) for number, packages in ascending for package in packages]
     table = re.findall(r"^\| (\d) \| `(\w+)` \|", ARCHITECTURE.read_text("utf-8"), re.MULTILINE)
-    assert sorted(table) == sorted(rooms)
+    assert sorted(table) == sorted(expected)
 
 
 # --- what is shown was run ----------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from verl_agent_env.cli.curate import curate_command
-from verl_agent_env.integrations.verl.errors import CurationError
+from verl_agent_env.integrations.errors import CurationError
 
 parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
 

@@ -1,1 +1,1 @@
-"""Bridges to trainers; each stands on the client library and on the environments, none on the server."""
+"""Bridges to trainers, on the client library and the environments alone: data sets, episodes, and a folder per trainer."""

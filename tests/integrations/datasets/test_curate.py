@@ -14,7 +14,7 @@ from verl_agent_env.errors import InvalidEnvArgumentsError, UnknownEnvNameError
 from verl_agent_env.integrations.datasets import Component, CurationPlan, curate
 from verl_agent_env.integrations.datasets.layouts import layout_hash, position_of
 from verl_agent_env.integrations.datasets.plan import apportion
-from verl_agent_env.integrations.verl.errors import CurationError
+from verl_agent_env.integrations.errors import CurationError
 
 parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from verl_agent_env.integrations.verl.errors import TrainingSetupError, VerlVersionError
-from verl_agent_env.integrations.verl.options import RolloutOptions
+from verl_agent_env.integrations.errors import TrainingSetupError, VerlVersionError
+from verl_agent_env.integrations.rollout.options import RolloutOptions
+from verl_agent_env.integrations.rollout.row import EpisodeSpec
 from verl_agent_env.integrations.verl.requirements import check_version
-from verl_agent_env.integrations.verl.row import EpisodeSpec
 
 ROOT = Path(__file__).parents[3]
 

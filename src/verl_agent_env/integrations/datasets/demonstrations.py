@@ -11,7 +11,7 @@ from verl_agent_env.envs.base import ChatEnv
 from verl_agent_env.envs.registry import default_registry
 from verl_agent_env.integrations.datasets.plan import CurationPlan
 from verl_agent_env.integrations.datasets.problems import Problem, make
-from verl_agent_env.integrations.verl.errors import CurationError
+from verl_agent_env.integrations.errors import CurationError
 from verl_agent_env.messages import content_text
 from verl_agent_env.types import Action, Message
 

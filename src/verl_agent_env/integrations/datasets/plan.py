@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from verl_agent_env.integrations.datasets.layouts import Measure
-from verl_agent_env.integrations.verl.errors import CurationError
+from verl_agent_env.integrations.errors import CurationError
 
 Split = Literal["train", "test"]
 

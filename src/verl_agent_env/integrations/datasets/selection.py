@@ -14,7 +14,7 @@ from verl_agent_env.integrations.datasets.layouts import position_of
 from verl_agent_env.integrations.datasets.plan import Component, CurationPlan, Split
 from verl_agent_env.integrations.datasets.problems import Examiner, Problem, Refused
 from verl_agent_env.integrations.datasets.workers import Workers
-from verl_agent_env.integrations.verl.errors import CurationError
+from verl_agent_env.integrations.errors import CurationError
 
 Progress = Callable[[int], None]
 """Told how many more rows were chosen."""

@@ -10,8 +10,8 @@ from verl_agent_env.integrations.datasets.demonstrations import Demonstration, s
 from verl_agent_env.integrations.datasets.plan import CurationPlan, Split
 from verl_agent_env.integrations.datasets.problems import Problem
 from verl_agent_env.integrations.datasets.selection import Chosen
-from verl_agent_env.integrations.verl.errors import CurationError
-from verl_agent_env.integrations.verl.row import AGENT_NAME
+from verl_agent_env.integrations.errors import CurationError
+from verl_agent_env.integrations.rollout.row import AGENT_NAME
 
 if TYPE_CHECKING:
     import pyarrow

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import re
 
-from verl_agent_env.integrations.verl.errors import VerlVersionError
+from verl_agent_env.integrations.errors import VerlVersionError
 
 SUPPORTED = ">=0.9.1,<0.10"
 _LOWEST, _ABOVE = (0, 9, 1), (0, 10, 0)

@@ -12,7 +12,7 @@ from tests.integrations.verl.conftest import RUN_ID, MakeLoop
 from tests.waiting import no_hang
 from verl_agent_env.client import AsyncEnvClient
 from verl_agent_env.errors import UnknownEnvNameError
-from verl_agent_env.integrations.verl.errors import TrainingSetupError
+from verl_agent_env.integrations.errors import TrainingSetupError
 
 pytest.importorskip("verl", reason="verl is not installed: pip install 'verl-agent-env[verl]'")
 pytestmark = pytest.mark.usefixtures("verl")

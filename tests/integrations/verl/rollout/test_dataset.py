@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import ServerProcess
 from tests.ports import free_port
 from verl_agent_env.integrations.datasets import Component, CurationPlan, curate
-from verl_agent_env.integrations.verl.errors import TrainingSetupError
+from verl_agent_env.integrations.errors import TrainingSetupError
 
 pytest.importorskip("verl", reason="verl is not installed: pip install 'verl-agent-env[verl]'")
 pytestmark = pytest.mark.usefixtures("verl")
@@ -50,7 +50,7 @@ def read_data(tokenizer: Any, server: ServerProcess, files: Path) -> ReadData:
 
 
 def test_every_row_becomes_what_the_agent_loop_takes(read_data: ReadData) -> None:
-    from verl_agent_env.integrations.verl.row import EpisodeSpec
+    from verl_agent_env.integrations.rollout.row import EpisodeSpec
 
     data = read_data()
     assert len(data) == 12

@@ -24,8 +24,8 @@ async def test_the_examples_entry_makes_an_agent_loop_that_plays(
 
     from loadtests.verl_stand_ins import data_config, trainer_config
     from tests.integrations.verl import fakes
+    from verl_agent_env.integrations.rollout.row import AGENT_NAME
     from verl_agent_env.integrations.verl.rollout.shared import shared
-    from verl_agent_env.integrations.verl.row import AGENT_NAME
 
     (entry,) = OmegaConf.load(EXAMPLE)
     assert entry.name == AGENT_NAME

@@ -13,9 +13,9 @@ from tests.lossy_proxy import LossyProxy
 from tests.ports import free_port
 from verl_agent_env.client import AsyncEnvClient
 from verl_agent_env.errors import EnvironmentLostError
-from verl_agent_env.integrations.verl.errors import EpisodeFailedError
-from verl_agent_env.integrations.verl.options import RolloutOptions
-from verl_agent_env.integrations.verl.row import EpisodeSpec
+from verl_agent_env.integrations.errors import EpisodeFailedError
+from verl_agent_env.integrations.rollout.options import RolloutOptions
+from verl_agent_env.integrations.rollout.row import EpisodeSpec
 from verl_agent_env.types import StepResult
 
 pytest.importorskip("verl", reason="verl is not installed: pip install 'verl-agent-env[verl]'")
@@ -145,7 +145,7 @@ def said(text: str) -> StepResult:
 
 
 def episode(client: ScriptedClient, **options: Any) -> Any:
-    from verl_agent_env.integrations.verl.rollout.episode import Episode
+    from verl_agent_env.integrations.rollout.episode import Episode
 
     spec = EpisodeSpec("scripted", 1, {}, [], None, False, False)
     return Episode(client, spec, RolloutOptions(**options))  # type: ignore[arg-type]
@@ -167,7 +167,7 @@ async def test_the_new_environment_is_taken_through_the_same_actions() -> None:
 
 @pytest.mark.parametrize("second", [ScriptedEnv("z"), ScriptedEnv("a", said("other"))])
 async def test_an_environment_that_goes_another_way_is_not_taken_for_the_same(second: ScriptedEnv) -> None:
-    from verl_agent_env.integrations.verl.rollout.episode import DivergedError
+    from verl_agent_env.integrations.rollout.episode import DivergedError
 
     client = ScriptedClient(ScriptedEnv("a", said("b"), EnvironmentLostError("x")), second)
     played = episode(client)

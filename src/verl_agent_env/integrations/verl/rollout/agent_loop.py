@@ -13,15 +13,15 @@ from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetr
 from verl.utils.rollout_trace import rollout_trace_op
 
 from verl_agent_env.client import AsyncEnvClient
-from verl_agent_env.integrations.verl.errors import EpisodeFailedError, TrainingSetupError
-from verl_agent_env.integrations.verl.options import DATA_KEY, RolloutOptions
+from verl_agent_env.integrations.errors import EpisodeFailedError, TrainingSetupError
+from verl_agent_env.integrations.rollout.episode import DivergedError, Episode
+from verl_agent_env.integrations.rollout.options import DATA_KEY, RolloutOptions
+from verl_agent_env.integrations.rollout.row import EpisodeSpec
 from verl_agent_env.integrations.verl.rollout.answers import PROMPT_TAIL, AnswerReader
-from verl_agent_env.integrations.verl.rollout.episode import DivergedError, Episode
 from verl_agent_env.integrations.verl.rollout.played import Played
 from verl_agent_env.integrations.verl.rollout.shared import shared
 from verl_agent_env.integrations.verl.rollout.template_messages import with_names
 from verl_agent_env.integrations.verl.rollout.transcript import Transcript
-from verl_agent_env.integrations.verl.row import EpisodeSpec
 from verl_agent_env.messages import ActionFormat
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from verl.experimental.agent_loop.tool_parser import ToolParser
 from verl.tools.schemas import OpenAIFunctionToolSchema
 
-from verl_agent_env.integrations.verl.errors import TrainingSetupError
+from verl_agent_env.integrations.errors import TrainingSetupError
 from verl_agent_env.integrations.verl.rollout.template_messages import for_template
 from verl_agent_env.messages import ActionFormat, Tool, message_of_text
 from verl_agent_env.messages.content import well_formed

@@ -13,12 +13,12 @@ import pyarrow.parquet
 from verl.utils.dataset.multiturn_sft_dataset import MultiTurnSFTDataset
 from verl.utils.dataset.rl_dataset import RLHFDataset
 
-from verl_agent_env.integrations.verl.errors import TrainingSetupError
-from verl_agent_env.integrations.verl.options import RolloutOptions
+from verl_agent_env.integrations.errors import TrainingSetupError
+from verl_agent_env.integrations.rollout.options import RolloutOptions
+from verl_agent_env.integrations.rollout.preflight import check_server
+from verl_agent_env.integrations.rollout.row import AGENT_NAME, HOW_TO_MAKE, EpisodeSpec
 from verl_agent_env.integrations.verl.rollout.agent_loop import options_in, require_chat_template
 from verl_agent_env.integrations.verl.rollout.answers import AnswerReader
-from verl_agent_env.integrations.verl.rollout.preflight import check_server
-from verl_agent_env.integrations.verl.row import AGENT_NAME, HOW_TO_MAKE, EpisodeSpec
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 from verl_agent_env.client import AsyncEnvClient
-from verl_agent_env.integrations.verl.options import RolloutOptions
+from verl_agent_env.integrations.rollout.options import RolloutOptions
 from verl_agent_env.integrations.verl.rollout.rendering import remembering
 
 _MAX_PROMPTS = 4096

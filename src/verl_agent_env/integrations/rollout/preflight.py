@@ -9,9 +9,9 @@ import orjson
 
 from verl_agent_env.client import EnvClient, ServerUnreachableError
 from verl_agent_env.errors import VerlAgentEnvError
-from verl_agent_env.integrations.verl.errors import TrainingSetupError
-from verl_agent_env.integrations.verl.options import DATA_KEY, RolloutOptions
-from verl_agent_env.integrations.verl.row import EpisodeSpec
+from verl_agent_env.integrations.errors import TrainingSetupError
+from verl_agent_env.integrations.rollout.options import DATA_KEY, RolloutOptions
+from verl_agent_env.integrations.rollout.row import EpisodeSpec
 
 logger = logging.getLogger(__name__)
 

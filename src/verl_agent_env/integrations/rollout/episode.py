@@ -9,9 +9,9 @@ from typing import TypeVar
 
 from verl_agent_env.client import AsyncEnv, AsyncEnvClient, ServerUnreachableError
 from verl_agent_env.errors import RequestError, VerlAgentEnvError
-from verl_agent_env.integrations.verl.errors import EpisodeFailedError
-from verl_agent_env.integrations.verl.options import RolloutOptions
-from verl_agent_env.integrations.verl.row import EpisodeSpec
+from verl_agent_env.integrations.errors import EpisodeFailedError
+from verl_agent_env.integrations.rollout.options import RolloutOptions
+from verl_agent_env.integrations.rollout.row import EpisodeSpec
 from verl_agent_env.types import Action, Observation, StepResult
 
 logger = logging.getLogger(__name__)

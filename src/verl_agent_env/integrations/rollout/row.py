@@ -1,0 +1,72 @@
+"""One row of a data set, as far as it says which episode is to be played."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from verl_agent_env.integrations.errors import TrainingSetupError
+
+AGENT_NAME = "env_agent"
+"""What rows say in ``agent_name``, and the agent loop's configuration in ``name``."""
+
+HOW_TO_MAKE = "make the data with 'verl-agent-env curate'"
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeSpec:
+    """Which episode a row stands for; equal ones give equal episodes."""
+
+    env_name: str
+    seed: int
+    env_kwargs: dict[str, Any]
+    tools: list[dict[str, Any]] | None
+    """What the model may call, in OpenAI's schema; ``None`` if only the environment knows."""
+    system_prompt: str | None
+    takes_images: bool
+    """Whether the environment is known to show pictures."""
+    greedy: bool
+    """Whether the episode is to be played with the likeliest tokens, whatever the sampling is set to."""
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> EpisodeSpec:
+        """Read ``extra_info`` of a row; a row without a seed takes its index.
+
+        Raises:
+            TrainingSetupError: The row is not one that stands for an episode.
+        """
+        extra = row.get("extra_info")
+        if not isinstance(extra, Mapping) or not isinstance(extra.get("env_name"), str):
+            raise TrainingSetupError(f"A row has no 'env_name' in its 'extra_info': {HOW_TO_MAKE}.")
+        seed = extra.get("seed")
+        if seed is None:
+            # All samples of a group are made of one row, so they still share it.
+            seed = extra.get("index", row.get("index", 0))
+        kwargs = _decoded(extra.get("env_kwargs"), "env_kwargs")
+        tools = _decoded(extra.get("tools"), "tools")
+        if not isinstance(kwargs or {}, Mapping) or not isinstance(tools or [], list):
+            raise TrainingSetupError(
+                f"'env_kwargs' or 'tools' of a row is not what it should be: {HOW_TO_MAKE}."
+            )
+        return cls(
+            extra["env_name"],
+            int(seed),
+            dict(kwargs or {}),
+            tools,
+            extra.get("system_prompt") or None,
+            bool(extra.get("takes_images")),
+            bool(extra.get("greedy")),
+        )
+
+
+def _decoded(value: Any, name: str) -> Any:
+    """What a column holds as JSON text: in columns of structures all rows would have the keys of all others."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return orjson.loads(value) if value else None
+    except orjson.JSONDecodeError:
+        raise TrainingSetupError(f"'{name}' of a row is not JSON: {HOW_TO_MAKE}.") from None
