@@ -19,7 +19,7 @@ from verl_agent_env.config import ConnectionLimits, HttpLimits, ServerSettings
 from verl_agent_env.envs.registry import BUILT_IN, EnvSpec, Registry
 from verl_agent_env.server import create_app
 from verl_agent_env.server.cluster.worker import Place
-from verl_agent_env.server.http.fast_path import QuickProtocol
+from verl_agent_env.server.http.fast_path import FastPathProtocol
 from verl_agent_env.server.pool import UVICORN_OPTIONS
 
 RUDE = "rude/raising-v0"
@@ -28,7 +28,7 @@ STEERED = {"loop": "tests.steered:SteeredLoop"}
 """Options of uvicorn with which :meth:`Served.pass_time` goes."""
 
 
-class WatchedProtocol(QuickProtocol):
+class WatchedProtocol(FastPathProtocol):
     """Notes which requests took the long way."""
 
     long_ways: ClassVar[list[bytes]] = []

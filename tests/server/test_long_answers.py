@@ -30,7 +30,7 @@ def served() -> Iterator[Served]:
 
 
 def test_a_long_answer_waits_for_its_reader_and_holds_up_nobody(served: Served) -> None:
-    memory = served.app.lane.memory
+    memory = served.app.dispatcher.memory
     slow = Wire(served.port)
     slow.send(post("/api/batch/initialize", MAKE))
     eventually(lambda: len(served.app.env_host.directory) == COUNT)
@@ -51,7 +51,7 @@ def test_a_long_answer_waits_for_its_reader_and_holds_up_nobody(served: Served) 
 
 
 def test_who_leaves_in_the_middle_of_a_long_answer_leaves_nothing_counted(served: Served) -> None:
-    memory = served.app.lane.memory
+    memory = served.app.dispatcher.memory
     slow = Wire(served.port)
     slow.send(post("/api/batch/initialize", MAKE))
     eventually(lambda: memory.used > COUNT * PROMPT_BYTES)

@@ -53,7 +53,7 @@ async def test_readiness_ends_with_the_application(make_client: MakeClient) -> N
     client = await make_client()
     app = app_of(client)
     assert (await client.get("/readyz")).status_code == 200
-    app.server_calls.ready = False
+    app.server_handlers.ready = False
     answer = await client.get("/readyz")
     assert (answer.status_code, answer.json()["code"]) == (503, "shutting_down")
     assert answer.headers["retry-after"] == "1"
@@ -69,7 +69,7 @@ async def test_every_route_of_the_lane_is_documented(
     client: httpx.AsyncClient, document: dict[str, Any]
 ) -> None:
     documented = {(method.upper(), path) for method, path, _ in operations(document)}
-    assert documented == {(route.method, route.path) for route in app_of(client).lane.routes}
+    assert documented == {(route.method, route.path) for route in app_of(client).dispatcher.routes}
 
 
 async def test_operations_have_unique_ids_summaries_and_known_references(document: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ import orjson
 from tests.sim.wires import Fate
 from verl_agent_env.errors import VerlAgentEnvError, WorkerUnreachableError
 from verl_agent_env.server.cluster.peers import PeerAnswer
-from verl_agent_env.server.http.dispatcher import Call, Reply
+from verl_agent_env.server.http.types import Request, Response
 
 if TYPE_CHECKING:
     from tests.sim.world import Worker, World
@@ -110,8 +110,8 @@ class SimulatedPeers:
 
 
 async def _carried_out(target: Worker, path: str, body: bytes) -> PeerAnswer:
-    reply = await target.parts[path](Call("", body, b"", {}))
-    if isinstance(reply, Reply):
+    reply = await target.parts[path](Request("", body, b"", {}))
+    if isinstance(reply, Response):
         return PeerAnswer(bytes(reply.body), reply.media_type)
     return PeerAnswer(bytes(reply), b"")
 

@@ -25,7 +25,7 @@ from verl_agent_env.engine.kinds import KindLoader
 from verl_agent_env.engine.reaper import reap_forever
 from verl_agent_env.errors import MovedError, StoreUnavailableError
 from verl_agent_env.server.cluster.handover import TakeOver
-from verl_agent_env.server.cluster.internal import InternalCalls, SelfInCluster
+from verl_agent_env.server.cluster.internal import InternalHandlers, SelfInCluster
 from verl_agent_env.server.cluster.local_environments import Residents
 from verl_agent_env.server.cluster.peers import Peers
 from verl_agent_env.server.cluster.sharded_batches import ShardedBatches
@@ -64,7 +64,7 @@ class Worker:
         local = Batches(self.host)
         self.peers = SimulatedPeers(world, self)
         self.batches = ShardedBatches(local, self.table, cast(Peers, self.peers), self._refresh)
-        routes = InternalCalls(local, self.table, cast(SelfInCluster, None)).routes()
+        routes = InternalHandlers(local, self.table, cast(SelfInCluster, None)).routes()
         self.parts = {route.path: route.handler for route in routes}
         """What it carries out for other workers."""
         self.record = WorkerRecord(

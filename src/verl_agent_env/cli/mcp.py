@@ -50,6 +50,6 @@ async def _serve(settings: ServerSettings) -> None:
     from verl_agent_env.server.api.mcp_tools import make_mcp_server
 
     app = create_app(settings)
-    server = make_mcp_server(api_of(app.lane))
+    server = make_mcp_server(api_of(app.dispatcher))
     async with app.router.lifespan_context(app), stdio_server() as (reading, writing):
         await server.run(reading, writing, server.create_initialization_options())

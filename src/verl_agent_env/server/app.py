@@ -1,4 +1,4 @@
-"""The ASGI application: FastAPI for the pages, the lane for the API."""
+"""The ASGI application: FastAPI for the pages, the dispatcher for the API."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import orjson
-from fastapi import FastAPI, Request
+from fastapi import FastAPI
+from fastapi import Request as PageRequest
 from starlette.exceptions import HTTPException
-from starlette.responses import Response
+from starlette.responses import Response as PageResponse
 from starlette.types import Receive, Scope, Send
 
 from verl_agent_env import __version__, background
@@ -26,22 +27,23 @@ from verl_agent_env.engine.reaper import reap_forever
 from verl_agent_env.engine.under_way import CallRecord
 from verl_agent_env.envs.registry import Registry, default_registry
 from verl_agent_env.errors import InternalError, MethodNotAllowedError, RouteNotFoundError, VerlAgentEnvError
-from verl_agent_env.server.api.batches import BatchCalls
-from verl_agent_env.server.api.environments import EnvironmentCalls
+from verl_agent_env.server.api.batches import BatchHandlers
+from verl_agent_env.server.api.environments import EnvironmentHandlers
 from verl_agent_env.server.api.mcp import MAX_MCP_BYTES, MCP_PATH, McpRoute
 from verl_agent_env.server.api.routes import batch_routes, environment_routes, server_routes
-from verl_agent_env.server.api.server import ServerCalls
+from verl_agent_env.server.api.server import ServerHandlers
 from verl_agent_env.server.cluster.worker import ClusterWorker, Place
 from verl_agent_env.server.http.admission import Admission
 from verl_agent_env.server.http.auth import TokenGuard, peer_secret_of
 from verl_agent_env.server.http.commands import configure_commands, watch_sockets
 from verl_agent_env.server.http.connections import Connections
-from verl_agent_env.server.http.dispatcher import LANE_STATE, PROBLEM_JSON, Call, Lane, Route
-from verl_agent_env.server.http.idempotency import IdempotentCalls, KeptAnswers, slot_of_key
+from verl_agent_env.server.http.dispatcher import DISPATCHER_STATE, Dispatcher
+from verl_agent_env.server.http.idempotency import IdempotentRequests, KeptAnswers, slot_of_key
 from verl_agent_env.server.http.metrics import Metrics
 from verl_agent_env.server.http.openapi import document
 from verl_agent_env.server.http.proxies import TrustedProxies
 from verl_agent_env.server.http.tls import peer_context
+from verl_agent_env.server.http.types import PROBLEM_JSON, Request, Route
 from verl_agent_env.server.http.web_pages import WebPages
 from verl_agent_env.server.process.allocator import MemoryReturn, keep_little
 from verl_agent_env.server.process.loop_watch import LoopWatch
@@ -59,7 +61,7 @@ _DESCRIPTION = (
 class EnvServer(FastAPI):
     """The server of one worker.
 
-    API calls take the lane, which FastAPI's pages then document; everything else is FastAPI's.
+    API calls go through the dispatcher; FastAPI documents them; everything else is FastAPI's.
     """
 
     def __init__(self, settings: ServerSettings, registry: Registry, place: Place | None = None) -> None:
@@ -97,12 +99,12 @@ class EnvServer(FastAPI):
             self.env_host.clock,
             lambda name: self.env_host.directory.tenure_of(slot_of_key(name)),
         )
-        idempotent = IdempotentCalls(self.worker.idempotency_records, answers, self.env_host.slices.turn)
-        self.server_calls = ServerCalls(self.env_host, self.metrics, self.worker)
+        idempotent = IdempotentRequests(self.worker.idempotency_records, answers, self.env_host.slices.turn)
+        self.server_handlers = ServerHandlers(self.env_host, self.metrics, self.worker)
         self._routes = [
-            *environment_routes(EnvironmentCalls(self.env_host, create, idempotent)),
+            *environment_routes(EnvironmentHandlers(self.env_host, create, idempotent)),
             *batch_routes(
-                BatchCalls(
+                BatchHandlers(
                     batches,
                     registry,
                     self.env_host.kinds,
@@ -113,7 +115,7 @@ class EnvServer(FastAPI):
                     self.env_host.slices.turn,
                 )
             ),
-            *server_routes(self.server_calls),
+            *server_routes(self.server_handlers),
         ]
         routes = [*map(self._pinned, self._routes), *internal_routes]
         self._admission = Admission.by_settings(
@@ -121,7 +123,7 @@ class EnvServer(FastAPI):
         )
         self.guard = self._admission.guard
         self.memory_return = MemoryReturn()
-        self.lane = Lane(
+        self.dispatcher = Dispatcher(
             routes,
             limits,
             self._admission,
@@ -130,7 +132,7 @@ class EnvServer(FastAPI):
             log_all=settings.access_log,
             on_idle=self.memory_return.soon,
         )
-        self.mcp_route = McpRoute(self.lane, min(limits.max_body_bytes, MAX_MCP_BYTES))
+        self.mcp_route = McpRoute(self.dispatcher, min(limits.max_body_bytes, MAX_MCP_BYTES))
         WebPages().add_to(self)
         self.add_exception_handler(HTTPException, _page_problem)
         self.add_exception_handler(Exception, _page_problem)
@@ -142,17 +144,17 @@ class EnvServer(FastAPI):
         return document(self, self._routes, has_tokens=self.guard.has_tokens)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection's event: API calls on the lane, the rest as FastAPI does."""
+        """Serve one connection's event: API calls by the dispatcher, the rest as FastAPI does."""
         if scope["type"] == "http":
-            found = self.lane.match(scope["path"])
+            found = self.dispatcher.match(scope["path"])
             if found is not None:
-                await self.lane.serve(*found, scope, receive, send)
+                await self.dispatcher.serve(*found, scope, receive, send)
             elif scope["path"] == MCP_PATH:
-                await self.lane.serve_page(self.mcp_route, scope, receive, send, "read")
+                await self.dispatcher.serve_page(self.mcp_route, scope, receive, send, "read")
             else:
-                await self.lane.serve_page(super().__call__, scope, receive, send)
+                await self.dispatcher.serve_page(super().__call__, scope, receive, send)
         elif scope["type"] == "websocket":
-            await self.lane.refuse_websocket(scope, receive, send)
+            await self.dispatcher.refuse_websocket(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
 
@@ -162,13 +164,13 @@ class EnvServer(FastAPI):
         if pinned is route or answer_now is None:
             return pinned
 
-        def answer_own(call: Call) -> bytes | None:
-            return answer_now(call) if self.worker.table.owns(slot_of(call.env_id)) else None
+        def answer_own(request: Request) -> bytes | None:
+            return answer_now(request) if self.worker.table.owns(slot_of(request.env_id)) else None
 
         return dataclasses.replace(pinned, answer_now=answer_own)
 
     async def _serve_unknown(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self.lane.serve({}, "", scope, receive, send)
+        await self.dispatcher.serve({}, "", scope, receive, send)
 
 
 def create_app(
@@ -206,11 +208,11 @@ async def _lifespan(app: EnvServer) -> AsyncIterator[dict[str, Any]]:
         _reload_at_hangup(app.guard)
     if app.settings.mcp_allow_commands:
         tasks.append(asyncio.create_task(watch_sockets()))
-    app.server_calls.ready = True
+    app.server_handlers.ready = True
     try:
-        yield {LANE_STATE: app.lane}
+        yield {DISPATCHER_STATE: app.dispatcher}
     finally:
-        app.server_calls.ready = False
+        app.server_handlers.ready = False
         for task in tasks:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -229,8 +231,8 @@ def _reload_at_hangup(guard: TokenGuard) -> None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, guard.reload)
 
 
-async def _page_problem(request: Request, raised: Exception) -> Response:
-    """What went wrong with a page, as the lane tells it of a call."""
+async def _page_problem(request: PageRequest, raised: Exception) -> PageResponse:
+    """What went wrong with a page, as the dispatcher reports it of a call."""
     error: VerlAgentEnvError = InternalError()
     headers: Mapping[str, str] = {}
     if isinstance(raised, HTTPException):
@@ -240,4 +242,4 @@ async def _page_problem(request: Request, raised: Exception) -> Response:
         elif raised.status_code == 405:
             error = MethodNotAllowedError(request.method, request.url.path)
     request.app.metrics.count_error(error.code)
-    return Response(orjson.dumps(error.to_problem()), error.status, headers, PROBLEM_JSON.decode())
+    return PageResponse(orjson.dumps(error.to_problem()), error.status, headers, PROBLEM_JSON.decode())

@@ -38,7 +38,7 @@ from verl_agent_env.config import ClusterSettings, ServerSettings
 from verl_agent_env.engine.under_way import clear_record, shared_records
 from verl_agent_env.server.app import EnvServer
 from verl_agent_env.server.examiner import WorkerExaminer, end_of
-from verl_agent_env.server.http.fast_path import QuickProtocol
+from verl_agent_env.server.http.fast_path import FastPathProtocol
 from verl_agent_env.server.http.tls import server_context
 from verl_agent_env.wire.suspicions import Suspicion
 
@@ -49,7 +49,7 @@ BACKLOG = 16_384
 
 UVICORN_OPTIONS: dict[str, Any] = {
     "loop": "uvloop",
-    "http": QuickProtocol,
+    "http": FastPathProtocol,
     "ws": "none",
     "log_config": None,
     "access_log": False,

@@ -28,9 +28,9 @@ from verl_agent_env.errors import (
     StoreUnavailableError,
     VerlAgentEnvError,
 )
-from verl_agent_env.server.api.environments import EnvironmentCalls
-from verl_agent_env.server.http.dispatcher import Call
-from verl_agent_env.server.http.idempotency import IdempotentCalls
+from verl_agent_env.server.api.environments import EnvironmentHandlers
+from verl_agent_env.server.http.idempotency import IdempotentRequests
+from verl_agent_env.server.http.types import Request
 from verl_agent_env.types import NUM_SLOTS
 from verl_agent_env.wire.codec import StepAnswer
 from verl_agent_env.wire.operations import operations_of
@@ -452,8 +452,8 @@ async def test_slots_are_warmed_up_at_once(cluster: Cluster) -> None:
     [
         lambda host, env_id: inspection.trajectory(host, env_id),
         lambda host, env_id: inspection.render(host, env_id, "ansi"),
-        lambda host, env_id: EnvironmentCalls(host, host.create, cast(IdempotentCalls, None)).state(
-            Call(env_id, b"", b"", {})
+        lambda host, env_id: EnvironmentHandlers(host, host.create, cast(IdempotentRequests, None)).state(
+            Request(env_id, b"", b"", {})
         ),
         lambda host, env_id: host.close(env_id),
         lambda host, env_id: host.reset(env_id),

@@ -20,11 +20,11 @@ from verl_agent_env.errors import (
     WorkerUnreachableError,
 )
 from verl_agent_env.server.cluster.forwarding import Forwarder
-from verl_agent_env.server.cluster.peers import HOP_HEADER, OPERATION_HEADER, PeerAnswer, Peers
-from verl_agent_env.server.http.auth import PRINCIPAL_HEADER
-from verl_agent_env.server.http.dispatcher import Call, Reply, Route
-from verl_agent_env.server.http.idempotency import KEY_HEADER, name_of_key
+from verl_agent_env.server.cluster.peers import PeerAnswer, Peers
+from verl_agent_env.server.http.headers import HOP_HEADER, KEY_HEADER, OPERATION_HEADER, PRINCIPAL_HEADER
+from verl_agent_env.server.http.idempotency import name_of_key
 from verl_agent_env.server.http.tokens import Principal
+from verl_agent_env.server.http.types import Request, Response, Route
 from verl_agent_env.types import NUM_SLOTS
 from verl_agent_env.waits import OWNER_S
 from verl_agent_env.wire.pieces import Body
@@ -57,7 +57,7 @@ class Workers:
         return await self.answer(address)
 
 
-async def handled_here(call: Call) -> bytes:
+async def handled_here(call: Request) -> bytes:
     return b"here"
 
 
@@ -79,14 +79,14 @@ def forwarder(table: SlotTable, workers: Workers) -> Forwarder:
     return Forwarder(table, cast(Peers, workers), refresh)
 
 
-def a_call(**headers: bytes) -> Call:
-    return Call(
+def a_call(**headers: bytes) -> Request:
+    return Request(
         ENV_ID, b"{}", b"", {name.replace("_", "-").encode(): value for name, value in headers.items()}
     )
 
 
-def body_of(reply: Body | Reply) -> bytes:
-    return bytes(reply.body if isinstance(reply, Reply) else reply)
+def body_of(reply: Body | Response) -> bytes:
+    return bytes(reply.body if isinstance(reply, Response) else reply)
 
 
 async def test_a_call_goes_to_the_owner_of_its_slot_and_no_further() -> None:
@@ -97,10 +97,10 @@ async def test_a_call_goes_to_the_owner_of_its_slot_and_no_further() -> None:
     pinned = forwarder(table_with(C), workers).pin(STEP)
     reply = await pinned.handler(a_call())
     assert (body_of(reply), workers.asked) == (C.encode(), [C])
-    assert isinstance(reply, Reply)
+    assert isinstance(reply, Response)
     assert reply.media_type == b"text/plain"
     with pytest.raises(MovedError) as moved:
-        await pinned.handler(Call(ENV_ID, b"", b"", {HOP_HEADER: b"1"}))
+        await pinned.handler(Request(ENV_ID, b"", b"", {HOP_HEADER: b"1"}))
     assert moved.value.slot == SLOT
     assert workers.asked == [C]
 
@@ -126,7 +126,7 @@ async def test_a_call_that_was_tried_here_first_keeps_its_operation() -> None:
     table.assign([HERE] * NUM_SLOTS, range(NUM_SLOTS))
     tried: list[bytes] = []
 
-    async def refused_here(call: Call) -> bytes:
+    async def refused_here(call: Request) -> bytes:
         tried.append(call.headers[OPERATION_HEADER])
         table.assign([C] * NUM_SLOTS, ())
         raise MovedError(SLOT)
@@ -145,7 +145,7 @@ async def test_an_operation_is_the_same_here_and_at_any_other_worker() -> None:
     table = table_with(HERE)
     seen: list[bytes] = []
 
-    async def handled(call: Call) -> bytes:
+    async def handled(call: Request) -> bytes:
         seen.append(call.headers[OPERATION_HEADER])
         return b"here"
 
@@ -259,7 +259,7 @@ def test_a_step_that_moved_and_misses_others_for_good_hears_so_in_the_end() -> N
     table = table_with(HERE)
     table.assign([HERE] * NUM_SLOTS, range(NUM_SLOTS))
 
-    async def moves(_: Call) -> bytes:
+    async def moves(_: Request) -> bytes:
         table.assign([B] * NUM_SLOTS, ())
         raise MovedError(SLOT)
 
@@ -303,7 +303,7 @@ async def test_a_key_is_answered_for_by_the_owner_of_its_slot() -> None:
     assert len({headers[KEY_HEADER] for headers in workers.headers}) == 2
     assert [headers[PRINCIPAL_HEADER] for headers in workers.headers] == [b"read,run a", b"read,run b"]
     for headers in workers.headers:
-        there = Call("", b"", b"", {KEY_HEADER: headers[KEY_HEADER], HOP_HEADER: b"1"})
+        there = Request("", b"", b"", {KEY_HEADER: headers[KEY_HEADER], HOP_HEADER: b"1"})
         there.principal = Principal.from_text(headers[PRINCIPAL_HEADER].decode())
         assert name_of_key(there) == headers[KEY_HEADER].decode()
 
@@ -315,7 +315,7 @@ async def test_a_key_comes_home_as_its_client_gave_it() -> None:
         table.assign([HERE] * NUM_SLOTS, range(NUM_SLOTS))
         raise WorkerUnreachableError(address, "gone")
 
-    async def handled(call: Call) -> bytes:
+    async def handled(call: Request) -> bytes:
         return call.headers[KEY_HEADER]
 
     route = dataclasses.replace(INITIALIZE, handler=handled)

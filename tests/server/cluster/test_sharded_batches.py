@@ -26,10 +26,10 @@ from verl_agent_env.errors import (
     VerlAgentEnvError,
     WorkerUnreachableError,
 )
-from verl_agent_env.server.cluster.internal import InternalCalls, SelfInCluster
+from verl_agent_env.server.cluster.internal import InternalHandlers, SelfInCluster
 from verl_agent_env.server.cluster.peers import PeerAnswer, Peers
 from verl_agent_env.server.cluster.sharded_batches import ShardedBatches
-from verl_agent_env.server.http.dispatcher import Call, Reply
+from verl_agent_env.server.http.types import Request, Response
 from verl_agent_env.types import NUM_SLOTS, new_env_id, slot_of
 from verl_agent_env.waits import OWNER_S
 from verl_agent_env.wire.codec import ResetAnswer, StepAnswer, size_of
@@ -46,7 +46,7 @@ class Worker:
         self.table = SlotTable(address)
         self.host = Host(registry, HostLimits(yield_after_s=1e6, **limits))
         self.batches = Batches(self.host)
-        internal = InternalCalls(self.batches, self.table, cast(SelfInCluster, None))
+        internal = InternalHandlers(self.batches, self.table, cast(SelfInCluster, None))
         self.handlers = {route.path: route.handler for route in internal.routes()}
 
 
@@ -84,10 +84,10 @@ class Net:
     async def _carry_out(
         self, address: str, path: str, body: bytes, headers: Mapping[bytes, bytes]
     ) -> PeerAnswer:
-        reply = await self._workers[address].handlers[path](Call("", body, b"", headers))
+        reply = await self._workers[address].handlers[path](Request("", body, b"", headers))
         return (
             PeerAnswer(bytes(reply.body), reply.media_type)
-            if isinstance(reply, Reply)
+            if isinstance(reply, Response)
             else PeerAnswer(bytes(reply), b"")
         )
 

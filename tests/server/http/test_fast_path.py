@@ -26,10 +26,11 @@ from verl_agent_env.server import create_app
 from verl_agent_env.server.cluster.worker import Place
 from verl_agent_env.server.http.admission import Admission
 from verl_agent_env.server.http.connections import Connections
-from verl_agent_env.server.http.dispatcher import LANE_STATE, Call, Lane, Route
+from verl_agent_env.server.http.dispatcher import DISPATCHER_STATE, Dispatcher
 from verl_agent_env.server.http.logs import JsonFormatter
 from verl_agent_env.server.http.peer import Peer
 from verl_agent_env.server.http.proxies import TrustedProxies
+from verl_agent_env.server.http.types import Request, Route
 from verl_agent_env.types import new_env_id
 
 MAPPED = {"desc": ["SFF", "FFF", "FFG"], "is_slippery": False, "max_steps": 1_000_000}
@@ -296,20 +297,20 @@ def test_all_requests_are_logged_if_told_so(
 
 @pytest.mark.parametrize("raised", [RuntimeError, SystemExit, KeyboardInterrupt, asyncio.CancelledError])
 def test_a_short_answer_never_raises(served: Served, raised: type[BaseException]) -> None:
-    async def handler(call: Call) -> bytes:
+    async def handler(call: Request) -> bytes:
         return b""
 
-    def answer_now(call: Call) -> bytes:
+    def answer_now(call: Request) -> bytes:
         raise raised
 
     route = Route("POST", "/api/environment/{env_id}/step", handler, "", answer_now=answer_now)
     admission, connections = Admission.by_settings(ServerSettings()), Connections(
         ConnectionLimits(), TrustedProxies()
     )
-    lane = Lane([route], HttpLimits(), admission, served.app.metrics, connections)
-    answer = lane.serve_now(route, "x", "POST", "/api/environment/x/step", {}, Peer(), b"")
+    dispatcher = Dispatcher([route], HttpLimits(), admission, served.app.metrics, connections)
+    answer = dispatcher.serve_now(route, "x", "POST", "/api/environment/x/step", {}, Peer(), b"")
     assert answer is not None
-    assert (answer.status, orjson.loads(bytes(answer.payload))["code"]) == (500, "internal_error")
+    assert (answer.status, orjson.loads(bytes(answer.body))["code"]) == (500, "internal_error")
 
 
 def test_only_the_owner_of_an_environment_answers_at_once() -> None:
@@ -318,9 +319,9 @@ def test_only_the_owner_of_an_environment_answers_at_once() -> None:
     answers = {}
     for slot in range(64):
         env_id = new_env_id(slot)
-        found = app.lane.find_now("POST", path_of(env_id), {})
+        found = app.dispatcher.find_now("POST", path_of(env_id), {})
         assert found is not None
-        answer = app.lane.serve_now(*found, "POST", path_of(env_id), {}, Peer(), STEP)
+        answer = app.dispatcher.serve_now(*found, "POST", path_of(env_id), {}, Peer(), STEP)
         answers[app.worker.table.owns(slot), None if answer is None else answer.status] = slot
     assert set(answers) == {(True, 404), (False, None)}
 
@@ -505,7 +506,7 @@ def connected(app: Any, state: dict[str, Any]) -> tuple[WatchedProtocol, Pipe]:
 def quick() -> tuple[WatchedProtocol, Pipe]:
     """A protocol whose application answers at once."""
     app = create_app()
-    return connected(app, {LANE_STATE: app.lane})
+    return connected(app, {DISPATCHER_STATE: app.dispatcher})
 
 
 async def test_a_request_may_be_cut_anywhere() -> None:

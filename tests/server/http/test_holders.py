@@ -86,7 +86,7 @@ async def test_another_holders_environment_is_not_there(
 
 async def test_every_call_on_one_environment_is_tried_above(client: httpx.AsyncClient) -> None:
     prefix = "/api/environment/{env_id}"
-    routes = app_of(client).lane.routes
+    routes = app_of(client).dispatcher.routes
     found = {(r.method, r.path.removeprefix(prefix)) for r in routes if r.path.startswith(prefix)}
     assert found == set(ON_ONE)
 

@@ -22,16 +22,16 @@ from verl_agent_env.errors import (
     InvalidRequestError,
     ShuttingDownError,
 )
-from verl_agent_env.server.http.dispatcher import Call
+from verl_agent_env.server.http.headers import KEY_HEADER
 from verl_agent_env.server.http.idempotency import (
-    KEY_HEADER,
-    IdempotentCalls,
+    IdempotentRequests,
     KeptAnswers,
     fingerprint_of,
     name_of_key,
     named_by,
 )
 from verl_agent_env.server.http.tokens import ANYBODY, Principal
+from verl_agent_env.server.http.types import Request
 from verl_agent_env.types import NUM_SLOTS, slot_of, tag_of
 
 
@@ -201,7 +201,7 @@ class SlowRecords(MemoryIdempotencyRecords):
 async def test_a_request_is_not_refused_for_another_one_that_its_key_does_not_belong_to() -> None:
     records = SlowRecords()
     answers = KeptAnswers(1e-9, 10_000, lambda: asyncio.get_running_loop().time())
-    calls = IdempotentCalls(records, answers, no_turn)
+    calls = IdempotentRequests(records, answers, no_turn)
 
     async def nothing() -> None:
         """Read nothing of it."""
@@ -210,7 +210,7 @@ async def test_a_request_is_not_refused_for_another_one_that_its_key_does_not_be
         async def make(_: None, named: Any) -> bytes:
             return str((await named([CreateRequest(LAKE)]))[0].env_id).encode()
 
-        return bytes(await calls.answer("r", Call("", body, b"", {KEY_HEADER: b"k"}), nothing, make))
+        return bytes(await calls.answer("r", Request("", body, b"", {KEY_HEADER: b"k"}), nothing, make))
 
     made = await send(b"right")
     records.gate.clear()
@@ -231,7 +231,7 @@ async def no_turn() -> None:
 
 def name_of(principal: Principal, key: bytes | None, **headers: bytes) -> str | None:
     given = {name.replace("_", "-").encode(): value for name, value in headers.items()}
-    return name_of_key(Call("", b"", b"", given if key is None else {**given, KEY_HEADER: key}, principal))
+    return name_of_key(Request("", b"", b"", given if key is None else {**given, KEY_HEADER: key}, principal))
 
 
 @pytest.mark.parametrize("key", [b"", b"x" * 257, b"a b", b"\x00", b"\xff"])

@@ -331,19 +331,19 @@ def test_connections_beyond_the_limit_are_told_so_until_others_leave(serve: Call
         wire.send(post(STEP, b"{}"))
         assert wire.answer()[0] == 422
         wire.close()
-    eventually(lambda: served.app.lane.connections.open == 0)
+    eventually(lambda: served.app.dispatcher.connections.open == 0)
     assert is_healthy(served)
-    assert served.app.lane.connections.closed["too_many"] == 3
+    assert served.app.dispatcher.connections.closed["too_many"] == 3
 
 
 def test_a_flood_of_connections_is_hung_up_on_without_a_word(serve: Callable[..., Served]) -> None:
     served = serve(connection_limits={"max_connections": 2})
     wires = [Wire(served.port) for _ in range(60)]
-    eventually(lambda: served.app.lane.connections.closed["too_many"] == 58)
-    assert served.app.lane.connections.open <= 2 + 32
+    eventually(lambda: served.app.dispatcher.connections.closed["too_many"] == 58)
+    assert served.app.dispatcher.connections.open <= 2 + 32
     for wire in wires:
         wire.close()
-    eventually(lambda: served.app.lane.connections.open == 0)
+    eventually(lambda: served.app.dispatcher.connections.open == 0)
     assert is_healthy(served)
 
 
@@ -355,7 +355,7 @@ def test_a_client_that_does_not_read_its_answer_is_hung_up_on(serve: Callable[..
     served.app.metrics.text = lambda: b"x" * 50_000_000  # type: ignore[method-assign]
     reader = socket.create_connection(("127.0.0.1", served.port), timeout=HANG_S)
     reader.sendall(http_request("GET", "/metrics"))
-    connections = served.app.lane.connections
+    connections = served.app.dispatcher.connections
     eventually(lambda: connections.closed["slow_reader"] == 1)
     eventually(lambda: connections.open == 0)
     reader.close()
@@ -372,4 +372,4 @@ def test_a_slow_reader_gets_all_of_its_answer(serve: Callable[..., Served]) -> N
             received += len(part)
             time.sleep(0.02)
     assert received > 20_000_000
-    assert served.app.lane.connections.closed["slow_reader"] == 0
+    assert served.app.dispatcher.connections.closed["slow_reader"] == 0

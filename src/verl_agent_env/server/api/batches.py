@@ -18,11 +18,11 @@ from verl_agent_env.errors import (
     VerlAgentEnvError,
 )
 from verl_agent_env.server.api.create_requests import create_requests, fault_of
-from verl_agent_env.server.cluster.peers import OPERATION_HEADER
-from verl_agent_env.server.http.dispatcher import Call
-from verl_agent_env.server.http.idempotency import IdempotentCalls, Named
+from verl_agent_env.server.http.headers import OPERATION_HEADER
+from verl_agent_env.server.http.idempotency import IdempotentRequests, Named
 from verl_agent_env.server.http.metrics import Metrics
 from verl_agent_env.server.http.tokens import Principal
+from verl_agent_env.server.http.types import Request
 from verl_agent_env.wire.batches import encode_closed, encode_initialized, encode_resets, encode_steps
 from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
 from verl_agent_env.wire.large_bodies import Turn, decode_batch
@@ -73,7 +73,7 @@ class BatchWork(Protocol):
         """Close all environments of a run; with a ``tag``, those of its holder."""
 
 
-class BatchCalls:
+class BatchHandlers:
     """What a client asks of many environments at once; each of them fails alone."""
 
     def __init__(
@@ -81,7 +81,7 @@ class BatchCalls:
         batches: BatchWork,
         registry: Registry,
         kinds: KindLoader,
-        idempotent: IdempotentCalls,
+        idempotent: IdempotentRequests,
         metrics: Metrics,
         limits: HttpLimits,
         workers: Callable[[], Collection[str]],
@@ -108,12 +108,12 @@ class BatchCalls:
         self._workers = workers
         self._turn = turn
 
-    async def initialize(self, call: Call) -> Body:
+    async def initialize(self, request: Request) -> Body:
         """Make many environments."""
 
         async def read() -> BatchInitializeRequest:
             wanted = await decode_batch(
-                call.body, BatchInitializeRequest, self._turn, self._limits.max_batch_size
+                request.body, BatchInitializeRequest, self._turn, self._limits.max_batch_size
             )
             self._require_size(wanted.size)
             return wanted
@@ -122,8 +122,8 @@ class BatchCalls:
             fault = await self._common_fault(wanted)
             results: list[tuple[str, ResetAnswer] | VerlAgentEnvError] = (
                 await self._batches.create(
-                    await named(await create_requests(wanted, self._turn, call.principal.tag)),
-                    AnswerRoom(call.memory),
+                    await named(await create_requests(wanted, self._turn, request.principal.tag)),
+                    AnswerRoom(request.memory),
                 )
                 if fault is None
                 else [fault] * wanted.size
@@ -131,43 +131,43 @@ class BatchCalls:
             self._count("initialize", results)
             return await encode_initialized.in_turns(results, self._turn)
 
-        return await self._idempotent.answer("batch/initialize", call, read, make, workers=self._workers())
+        return await self._idempotent.answer("batch/initialize", request, read, make, workers=self._workers())
 
-    async def reset(self, call: Call) -> Body:
+    async def reset(self, request: Request) -> Body:
         """Begin another episode in many environments."""
-        wanted = await decode_batch(call.body, BatchResetRequest, self._turn, self._limits.max_batch_size)
+        wanted = await decode_batch(request.body, BatchResetRequest, self._turn, self._limits.max_batch_size)
         self._require_size(len(wanted.env_ids))
         options = wanted.options
         if options is not None and not isinstance(options, list):
             options = [options] * len(wanted.env_ids)
-        operation = call_of(call.headers.get(OPERATION_HEADER))
+        operation = call_of(request.headers.get(OPERATION_HEADER))
         operations = operations_of(operation, wanted.env_ids) if operation else None
         columns = (wanted.seeds, options, operations)
-        results = await _of_own(call, self._batches.reset, wanted.env_ids, *columns)
+        results = await _of_own(request, self._batches.reset, wanted.env_ids, *columns)
         self._count("reset", results)
         return await encode_resets.in_turns(results, self._turn)
 
-    async def step(self, call: Call) -> Body:
+    async def step(self, request: Request) -> Body:
         """Carry out one action in each of many environments."""
-        wanted = await decode_batch(call.body, BatchStepRequest, self._turn, self._limits.max_batch_size)
+        wanted = await decode_batch(request.body, BatchStepRequest, self._turn, self._limits.max_batch_size)
         self._require_size(len(wanted.env_ids))
-        operation = call_of(call.headers.get(OPERATION_HEADER))
+        operation = call_of(request.headers.get(OPERATION_HEADER))
         operations = steps_of(operation, wanted.env_ids, wanted.seqs) if operation else None
         columns = (wanted.actions, wanted.seqs, operations)
-        results = await _of_own(call, self._batches.step, wanted.env_ids, *columns)
+        results = await _of_own(request, self._batches.step, wanted.env_ids, *columns)
         self._count("step", results)
         return await encode_steps.in_turns(results, self._turn)
 
-    async def close(self, call: Call) -> bytes:
+    async def close(self, request: Request) -> bytes:
         """Close many environments."""
-        wanted = await decode_batch(call.body, BatchCloseRequest, self._turn, self._limits.max_batch_size)
+        wanted = await decode_batch(request.body, BatchCloseRequest, self._turn, self._limits.max_batch_size)
         if wanted.run_id is not None:
             # As many as the run has: the bound on a batch is on what a client sends.
-            closed, errors = await self._batches.close_run(wanted.run_id, call.principal.run_tag)
+            closed, errors = await self._batches.close_run(wanted.run_id, request.principal.run_tag)
         else:
             env_ids = wanted.env_ids or []
             self._require_size(len(env_ids))
-            closed, errors = await self._close(call.principal, env_ids)
+            closed, errors = await self._close(request.principal, env_ids)
         self._metrics.observe_batch("close", closed + len(errors), [error.code for _, error in errors])
         return encode_closed(closed, errors)
 
@@ -198,7 +198,7 @@ class BatchCalls:
 
 
 async def _of_own(
-    call: Call,
+    request: Request,
     work: Callable[..., Awaitable[list[T | VerlAgentEnvError]]],
     env_ids: Sequence[str],
     *columns: Sequence[Any] | None,
@@ -206,12 +206,12 @@ async def _of_own(
     """Results in order of position; of another holder's environments, that there are none.
 
     Args:
-        call: Whose environments are meant.
+        request: Whose environments are meant.
         work: Carries it out.
         env_ids: The environments.
         columns: What else the work takes, for each environment; None for nothing.
     """
-    own, room = call.principal.positions_of_own(env_ids), AnswerRoom(call.memory)
+    own, room = request.principal.positions_of_own(env_ids), AnswerRoom(request.memory)
     if own is None:
         return await work(env_ids, *columns, room)
     results: list[T | VerlAgentEnvError] = [EnvironmentNotFoundError(env_id) for env_id in env_ids]

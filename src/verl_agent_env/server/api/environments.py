@@ -12,9 +12,9 @@ from verl_agent_env.engine import CreateRequest, Host, inspection
 from verl_agent_env.errors import RenderModeError
 from verl_agent_env.messages import action_schema
 from verl_agent_env.server.api.create_requests import fault_of
-from verl_agent_env.server.cluster.peers import OPERATION_HEADER
-from verl_agent_env.server.http.dispatcher import Call, Reply
-from verl_agent_env.server.http.idempotency import KEY_HEADER, IdempotentCalls, Named
+from verl_agent_env.server.http.headers import KEY_HEADER, OPERATION_HEADER
+from verl_agent_env.server.http.idempotency import IdempotentRequests, Named
+from verl_agent_env.server.http.types import Request, Response
 from verl_agent_env.wire.codec import ResetAnswer, decode, decode_step, encode
 from verl_agent_env.wire.operations import call_of
 from verl_agent_env.wire.pieces import Body
@@ -26,20 +26,20 @@ Create = Callable[[CreateRequest], Awaitable[tuple[str, ResetAnswer]]]
 _CLOSED = b'{"message":"Environment closed."}'
 
 
-class EnvironmentCalls:
+class EnvironmentHandlers:
     """What a client asks of one environment."""
 
-    def __init__(self, host: Host, create: Create, idempotent: IdempotentCalls) -> None:
+    def __init__(self, host: Host, create: Create, idempotent: IdempotentRequests) -> None:
         self._host = host
         self._create = create
         self._idempotent = idempotent
 
-    async def initialize(self, call: Call) -> Body:
+    async def initialize(self, request: Request) -> Body:
         """Make an environment and begin its first episode."""
 
         async def read() -> CreateRequest:
-            wanted = decode(call.body, InitializeRequest)
-            if KEY_HEADER in call.headers:
+            wanted = decode(request.body, InitializeRequest)
+            if KEY_HEADER in request.headers:
                 await self._host.kinds.load((wanted.env_name,))
                 fault = fault_of(self._host.registry, wanted.env_name, wanted.env_kwargs)
                 if fault is not None:
@@ -50,7 +50,7 @@ class EnvironmentCalls:
                 wanted.env_kwargs,
                 wanted.run_id,
                 wanted.ttl_s,
-                tag=call.principal.tag,
+                tag=request.principal.tag,
             )
 
         async def make(request: CreateRequest, named: Named) -> bytes:
@@ -60,123 +60,125 @@ class EnvironmentCalls:
                 begin.to_json()[1:],
             )
 
-        return await self._idempotent.answer("initialize", call, read, make)
+        return await self._idempotent.answer("initialize", request, read, make)
 
-    async def reset(self, call: Call) -> bytes:
+    async def reset(self, request: Request) -> bytes:
         """Begin another episode."""
-        wanted = decode(call.body, ResetRequest)
-        operation = call_of(call.headers.get(OPERATION_HEADER))
-        return (await self._host.reset(call.env_id, wanted.seed, wanted.options, operation)).to_json()
+        wanted = decode(request.body, ResetRequest)
+        operation = call_of(request.headers.get(OPERATION_HEADER))
+        return (await self._host.reset(request.env_id, wanted.seed, wanted.options, operation)).to_json()
 
-    def reset_now(self, call: Call) -> bytes | None:
+    def reset_now(self, request: Request) -> bytes | None:
         """As :meth:`reset`, at once; ``None``, with nothing done, where that cannot be."""
         if self._has_to_wait:
             return None
-        wanted = decode(call.body, ResetRequest)
-        operation = call_of(call.headers.get(OPERATION_HEADER))
-        answer = self._host.reset_now(call.env_id, wanted.seed, wanted.options, operation)
+        wanted = decode(request.body, ResetRequest)
+        operation = call_of(request.headers.get(OPERATION_HEADER))
+        answer = self._host.reset_now(request.env_id, wanted.seed, wanted.options, operation)
         return None if answer is None else answer.to_json()
 
-    async def step(self, call: Call) -> bytes:
+    async def step(self, request: Request) -> bytes:
         """Carry out one action."""
-        action, seq = decode_step(call.body)
-        return (await self._host.step(call.env_id, action, seq, _step_operation(call, seq))).to_json()
+        action, seq = decode_step(request.body)
+        return (await self._host.step(request.env_id, action, seq, _step_operation(request, seq))).to_json()
 
-    def step_now(self, call: Call) -> bytes | None:
+    def step_now(self, request: Request) -> bytes | None:
         """As :meth:`step`, at once; ``None``, with nothing done, where that cannot be."""
         if self._has_to_wait:
             return None
-        action, seq = decode_step(call.body)
-        answer = self._host.step_now(call.env_id, action, seq, _step_operation(call, seq))
+        action, seq = decode_step(request.body)
+        answer = self._host.step_now(request.env_id, action, seq, _step_operation(request, seq))
         return None if answer is None else answer.to_json()
 
-    async def close(self, call: Call) -> bytes:
+    async def close(self, request: Request) -> bytes:
         """Close the environment; closing twice is a success."""
-        await self._host.close(call.env_id)
+        await self._host.close(request.env_id)
         return _CLOSED
 
-    def close_now(self, call: Call) -> bytes | None:
+    def close_now(self, request: Request) -> bytes | None:
         """As :meth:`close`, at once; ``None``, with nothing done, where that cannot be."""
         if self._has_to_wait:
             return None
-        self._host.close_now(call.env_id)
+        self._host.close_now(request.env_id)
         return _CLOSED
 
-    async def state(self, call: Call) -> bytes:
+    async def state(self, request: Request) -> bytes:
         """Where the environment stands."""
-        await self._host.find(call.env_id)
-        return orjson.dumps(inspection.describe(self._host, call.env_id))
+        await self._host.find(request.env_id)
+        return orjson.dumps(inspection.describe(self._host, request.env_id))
 
-    def state_now(self, call: Call) -> bytes | None:
+    def state_now(self, request: Request) -> bytes | None:
         """As :meth:`state`, at once; ``None`` where that cannot be."""
         if self._has_to_wait:
             return None
-        return orjson.dumps(inspection.describe(self._host, call.env_id))
+        return orjson.dumps(inspection.describe(self._host, request.env_id))
 
-    async def action_space(self, call: Call) -> bytes:
+    async def action_space(self, request: Request) -> bytes:
         """JSON Schema of a valid action."""
 
         def read(env: Any) -> dict[str, Any]:
             write = getattr(env.action_space, "json_schema", None)
             return write() if write is not None else action_schema((), parallel=False)
 
-        return encode({"action_space": await inspection.read_env(self._host, call.env_id, read)})
+        return encode({"action_space": await inspection.read_env(self._host, request.env_id, read)})
 
-    async def task_prompt(self, call: Call) -> bytes:
+    async def task_prompt(self, request: Request) -> bytes:
         """What the model has to do."""
 
         def read(env: Any) -> str:
             write = getattr(env, "task_prompt", None)
             return str(write()) if callable(write) else ""
 
-        return encode({"task_prompt": await inspection.read_env(self._host, call.env_id, read)})
+        return encode({"task_prompt": await inspection.read_env(self._host, request.env_id, read)})
 
-    async def allow_parallel_tool_call(self, call: Call) -> bytes:
+    async def allow_parallel_tool_call(self, request: Request) -> bytes:
         """Whether one action may hold several tool calls."""
 
         def read(env: Any) -> bool:
             return bool(getattr(env, "allow_parallel_tool_calls", False))
 
-        return encode({"allow_parallel_tool_call": await inspection.read_env(self._host, call.env_id, read)})
+        return encode(
+            {"allow_parallel_tool_call": await inspection.read_env(self._host, request.env_id, read)}
+        )
 
-    async def tools_openai(self, call: Call) -> bytes:
+    async def tools_openai(self, request: Request) -> bytes:
         """The tools, as OpenAI's API takes them."""
-        return await self._tools(call, "openai")
+        return await self._tools(request, "openai")
 
-    async def tools_anthropic(self, call: Call) -> bytes:
+    async def tools_anthropic(self, request: Request) -> bytes:
         """The tools, as Anthropic's API takes them."""
-        return await self._tools(call, "anthropic")
+        return await self._tools(request, "anthropic")
 
-    async def read_action(self, call: Call) -> bytes:
+    async def read_action(self, request: Request) -> bytes:
         """Read an action as a step would, and carry out nothing."""
-        wanted = decode(call.body, ReadActionRequest)
-        return encode(await inspection.read_action(self._host, call.env_id, wanted.action))
+        wanted = decode(request.body, ReadActionRequest)
+        return encode(await inspection.read_action(self._host, request.env_id, wanted.action))
 
-    async def render(self, call: Call) -> Reply:
+    async def render(self, request: Request) -> Response:
         """A picture of the environment."""
-        query = parse_qs(call.query.decode("latin-1"), keep_blank_values=True)
+        query = parse_qs(request.query.decode("latin-1"), keep_blank_values=True)
         mode = query.get("mode", ["ansi"])[-1]
         if mode not in inspection.MEDIA_TYPES:
             raise RenderModeError(mode[:64], list(inspection.MEDIA_TYPES))
-        picture = await inspection.render(self._host, call.env_id, mode)
-        return Reply(picture, inspection.MEDIA_TYPES[mode].encode())
+        picture = await inspection.render(self._host, request.env_id, mode)
+        return Response(picture, inspection.MEDIA_TYPES[mode].encode())
 
-    async def trajectory(self, call: Call) -> bytes:
+    async def trajectory(self, request: Request) -> bytes:
         """The episode so far."""
-        return await inspection.trajectory(self._host, call.env_id)
+        return await inspection.trajectory(self._host, request.env_id)
 
     @property
     def _has_to_wait(self) -> bool:
         # Who keeps a log answers when it is written, and may have to read in it first.
         return self._host.recorder is not None
 
-    async def _tools(self, call: Call, form: str) -> bytes:
+    async def _tools(self, request: Request, form: str) -> bytes:
         def read(env: Any) -> list[dict[str, Any]]:
             return [getattr(tool, form)() for tool in getattr(env, "tools", ())]
 
-        return encode({"tools_schema": await inspection.read_env(self._host, call.env_id, read)})
+        return encode({"tools_schema": await inspection.read_env(self._host, request.env_id, read)})
 
 
-def _step_operation(call: Call, seq: int | None) -> bytes:
+def _step_operation(request: Request, seq: int | None) -> bytes:
     """The id of a step that has no number, if its call has one."""
-    return call_of(call.headers.get(OPERATION_HEADER)) if seq is None else b""
+    return call_of(request.headers.get(OPERATION_HEADER)) if seq is None else b""

@@ -22,7 +22,8 @@ from verl_agent_env.errors import (
     VerlAgentEnvError,
 )
 from verl_agent_env.server.http.auth import current_principal
-from verl_agent_env.server.http.dispatcher import PROBLEM_JSON, Call, Lane, Reply, require_seen
+from verl_agent_env.server.http.dispatcher import Dispatcher, require_seen
+from verl_agent_env.server.http.types import PROBLEM_JSON, Request, Response
 
 logger = logging.getLogger(__name__)
 
@@ -38,16 +39,16 @@ class McpRoute:
     """An ASGI application; open from the first request until :meth:`aclose`."""
 
     def __init__(
-        self, lane: Lane, max_body_bytes: int, load: Callable[[], ManagerMaker] | None = None
+        self, dispatcher: Dispatcher, max_body_bytes: int, load: Callable[[], ManagerMaker] | None = None
     ) -> None:
         """An application that has loaded nothing yet.
 
         Args:
-            lane: The API that its tools call.
+            dispatcher: The API that its tools call.
             max_body_bytes: Of a request.
             load: Loads the SDK, in a thread.
         """
-        self._lane = lane
+        self._dispatcher = dispatcher
         self._load = load or _manager_maker
         self._max_body_bytes = max_body_bytes
         self._manager: Any = None
@@ -79,7 +80,7 @@ class McpRoute:
         try:
             # Half a second of imports: not on the event loop.
             make_manager = await asyncio.to_thread(self._load)
-            self._manager = make_manager(api_of(self._lane), self._max_body_bytes)
+            self._manager = make_manager(api_of(self._dispatcher), self._max_body_bytes)
             async with self._manager.run():
                 started.set_result(None)
                 await self._leaving.wait()
@@ -93,22 +94,22 @@ class McpRoute:
             self._starting = None
 
 
-def api_of(lane: Lane) -> Any:
+def api_of(dispatcher: Dispatcher) -> Any:
     """The HTTP API as a function, without HTTP: see :data:`~verl_agent_env.server.api.mcp_tools.ApiCall`."""
 
     async def call(method: str, target: str, body: dict[str, Any] | None) -> Any:
         path, _, query = target.partition("?")
-        found = lane.match(path)
+        found = dispatcher.match(path)
         route = found[0].get(method) if found is not None else None
         if found is None or route is None:
             raise RouteNotFoundError(path)
         principal = current_principal.get()
-        if route.scope not in principal.scopes:
-            raise InsufficientScopeError(route.scope)
+        if route.auth_scope not in principal.scopes:
+            raise InsufficientScopeError(route.auth_scope)
         require_seen(principal, found[1])
         encoded = b"" if body is None else orjson.dumps(body)
-        reply = await route.handler(Call(found[1], encoded, query.encode(), {}, principal))
-        if not isinstance(reply, Reply):
+        reply = await route.handler(Request(found[1], encoded, query.encode(), {}, principal))
+        if not isinstance(reply, Response):
             return orjson.loads(bytes(reply))
         is_json, answer = reply.media_type.startswith(b"application/json"), bytes(reply.body)
         return orjson.loads(answer) if is_json else answer.decode()

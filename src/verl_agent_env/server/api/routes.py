@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from verl_agent_env import errors as e
-from verl_agent_env.server.api.batches import BatchCalls
-from verl_agent_env.server.api.environments import EnvironmentCalls
-from verl_agent_env.server.api.server import ServerCalls
-from verl_agent_env.server.http.dispatcher import Route
+from verl_agent_env.server.api.batches import BatchHandlers
+from verl_agent_env.server.api.environments import EnvironmentHandlers
+from verl_agent_env.server.api.server import ServerHandlers
+from verl_agent_env.server.http.types import Route
 from verl_agent_env.wire import answers as a
 from verl_agent_env.wire import requests as r
 
@@ -55,56 +56,58 @@ _SEQUENCE = (
 )
 
 _ONE = "/api/environment/{env_id}"
+_of_one = partial(Route, owned_by="environment")
 
 
-def environment_routes(calls: EnvironmentCalls) -> list[Route]:
+def environment_routes(calls: EnvironmentHandlers) -> list[Route]:
     """The calls on one environment."""
     return [
         Route(
             "POST", "/api/environment/initialize", calls.initialize, "Make an environment and begin its first episode",
             r.InitializeRequest, a.InitializeAnswer, (_IDEMPOTENCY_KEY,), (*_BODY, *_MAKE),
+            owned_by="key",
         ),
-        Route(
+        _of_one(
             "POST", f"{_ONE}/reset", calls.reset, "Begin another episode",
             r.ResetRequest, a.ResetAnswer, (), (*_BODY, *_LIVE, e.InvalidEnvArgumentsError, e.ArgumentsTooLargeError, e.SequenceStaleError, *_RUN),
             answer_now=calls.reset_now,
         ),
-        Route(
+        _of_one(
             "POST", f"{_ONE}/step", calls.step, "Carry out one action",
             r.StepRequest, a.StepAnswer, (), (*_BODY, e.ActionTooLargeError, *_LIVE, *_SEQUENCE, *_RUN),
             answer_now=calls.step_now,
         ),
-        Route("POST", f"{_ONE}/close", calls.close, "Close the environment; closing twice is a success",
+        _of_one("POST", f"{_ONE}/close", calls.close, "Close the environment; closing twice is a success",
               None, a.MessageAnswer, (), (e.EnvironmentNotFoundError,), answer_now=calls.close_now),
-        Route("GET", _ONE, calls.state, "Where the environment stands", None, a.EnvironmentState, (), _LIVE,
-              answer_now=calls.state_now, scope="read"),
-        Route("GET", f"{_ONE}/action-space", calls.action_space, "JSON Schema of a valid action",
-              None, a.ActionSpaceAnswer, (), _LIVE, scope="read"),
-        Route("GET", f"{_ONE}/task-prompt", calls.task_prompt, "What the model has to do",
-              None, a.TaskPromptAnswer, (), _LIVE, scope="read"),
-        Route("GET", f"{_ONE}/allow-parallel-tool-call", calls.allow_parallel_tool_call,
-              "Whether one action may hold several tool calls", None, a.AllowParallelToolCallAnswer, (), _LIVE, scope="read"),
-        Route("GET", f"{_ONE}/tools-schema-openai", calls.tools_openai, "The tools, as OpenAI's API takes them",
-              None, a.ToolsSchemaAnswer, (), _LIVE, scope="read"),
-        Route("GET", f"{_ONE}/tools-schema-anthropic", calls.tools_anthropic,
-              "The tools, as Anthropic's API takes them", None, a.ToolsSchemaAnswer, (), _LIVE, scope="read"),
-        Route("POST", f"{_ONE}/read-action", calls.read_action, "How an action would be read, without carrying it out",
-              r.ReadActionRequest, a.ReadActionAnswer, (), (*_BODY, e.ActionTooLargeError, *_LIVE), scope="read"),
-        Route("GET", f"{_ONE}/render", calls.render, "A picture of the environment",
-              None, None, (_RENDER_MODE,), (*_LIVE, e.RenderModeError), media_types=("text/plain", "image/svg+xml", "image/png"), scope="read"),
-        Route("GET", f"{_ONE}/trajectory", calls.trajectory, "The episode so far",
-              None, a.TrajectoryAnswer, (), _LIVE, scope="read"),
+        _of_one("GET", _ONE, calls.state, "Where the environment stands", None, a.EnvironmentState, (), _LIVE,
+              answer_now=calls.state_now, auth_scope="read"),
+        _of_one("GET", f"{_ONE}/action-space", calls.action_space, "JSON Schema of a valid action",
+              None, a.ActionSpaceAnswer, (), _LIVE, auth_scope="read"),
+        _of_one("GET", f"{_ONE}/task-prompt", calls.task_prompt, "What the model has to do",
+              None, a.TaskPromptAnswer, (), _LIVE, auth_scope="read"),
+        _of_one("GET", f"{_ONE}/allow-parallel-tool-call", calls.allow_parallel_tool_call,
+              "Whether one action may hold several tool calls", None, a.AllowParallelToolCallAnswer, (), _LIVE, auth_scope="read"),
+        _of_one("GET", f"{_ONE}/tools-schema-openai", calls.tools_openai, "The tools, as OpenAI's API takes them",
+              None, a.ToolsSchemaAnswer, (), _LIVE, auth_scope="read"),
+        _of_one("GET", f"{_ONE}/tools-schema-anthropic", calls.tools_anthropic,
+              "The tools, as Anthropic's API takes them", None, a.ToolsSchemaAnswer, (), _LIVE, auth_scope="read"),
+        _of_one("POST", f"{_ONE}/read-action", calls.read_action, "How an action would be read, without carrying it out",
+              r.ReadActionRequest, a.ReadActionAnswer, (), (*_BODY, e.ActionTooLargeError, *_LIVE), auth_scope="read"),
+        _of_one("GET", f"{_ONE}/render", calls.render, "A picture of the environment",
+              None, None, (_RENDER_MODE,), (*_LIVE, e.RenderModeError), media_types=("text/plain", "image/svg+xml", "image/png"), auth_scope="read"),
+        _of_one("GET", f"{_ONE}/trajectory", calls.trajectory, "The episode so far",
+              None, a.TrajectoryAnswer, (), _LIVE, auth_scope="read"),
     ]  # fmt: skip
 
 
-def batch_routes(calls: BatchCalls) -> list[Route]:
+def batch_routes(calls: BatchHandlers) -> list[Route]:
     """The calls on many environments."""
     return [
         Route(
             "POST", "/api/batch/initialize", calls.initialize, "Make many environments",
             r.BatchInitializeRequest, a.BatchInitializeAnswer, (_IDEMPOTENCY_KEY,),
             (*_BATCH, e.IdempotencyKeyReusedError, e.UnknownEnvNameError, e.InvalidEnvArgumentsError),
-            tags=("batch",),
+            tags=("batch",), owned_by="key",
         ),
         Route(
             "POST", "/api/batch/reset", calls.reset, "Begin another episode in many environments",
@@ -121,19 +124,19 @@ def batch_routes(calls: BatchCalls) -> list[Route]:
     ]  # fmt: skip
 
 
-def server_routes(calls: ServerCalls) -> list[Route]:
+def server_routes(calls: ServerHandlers) -> list[Route]:
     """The calls on the server itself."""
     return [
         Route("GET", "/api/environments", calls.catalogue, "All registered environments",
-              None, a.CatalogueAnswer, tags=("server",), scope="read"),
+              None, a.CatalogueAnswer, tags=("server",), auth_scope="read"),
         Route("GET", "/api/cluster", calls.cluster, "Nodes, workers, and who owns how many slots",
-              None, a.ClusterAnswer, tags=("server",), scope="read"),
+              None, a.ClusterAnswer, tags=("server",), auth_scope="read"),
         Route("POST", "/api/cluster/drain", calls.drain, "Empty a node, so that it can be stopped",
-              r.DrainRequest, a.DrainAnswer, (), (*_BODY, e.NodeNotFoundError, e.WorkerUnreachableError), scope="admin", tags=("server",)),
+              r.DrainRequest, a.DrainAnswer, (), (*_BODY, e.NodeNotFoundError, e.WorkerUnreachableError), auth_scope="admin", tags=("server",)),
         Route("GET", "/healthz", calls.alive, "Whether the process answers",
-              None, a.StatusAnswer, scope="", tags=("server",)),
+              None, a.StatusAnswer, auth_scope="", tags=("server",)),
         Route("GET", "/readyz", calls.is_ready, "Whether the server takes work",
-              None, a.StatusAnswer, errors=(e.ShuttingDownError,), scope="", tags=("server",)),
+              None, a.StatusAnswer, errors=(e.ShuttingDownError,), auth_scope="", tags=("server",)),
         Route("GET", "/metrics", calls.metrics, "All metrics, for Prometheus",
-              media_types=("text/plain",), tags=("server",), scope="admin"),
+              media_types=("text/plain",), tags=("server",), auth_scope="admin"),
     ]  # fmt: skip

@@ -11,15 +11,15 @@ from verl_agent_env.envs.kind import EnvKind
 from verl_agent_env.envs.registry import Registry
 from verl_agent_env.errors import ShuttingDownError
 from verl_agent_env.server.cluster.worker import ClusterWorker
-from verl_agent_env.server.http.dispatcher import Call, Reply
 from verl_agent_env.server.http.metrics import Metrics
+from verl_agent_env.server.http.types import Request, Response
 from verl_agent_env.wire.codec import decode, encode
 from verl_agent_env.wire.requests import DrainRequest
 
 logger = logging.getLogger(__name__)
 
 
-class ServerCalls:
+class ServerHandlers:
     """What a client or an operator asks of the server."""
 
     def __init__(self, host: Host, metrics: Metrics, worker: ClusterWorker) -> None:
@@ -30,7 +30,7 @@ class ServerCalls:
         self.ready = False
         """Whether the server has started and is not about to stop."""
 
-    async def catalogue(self, call: Call) -> bytes:
+    async def catalogue(self, request: Request) -> bytes:
         """All registered environments."""
         names = self._host.registry.names()
         if self._catalogue is None or self._catalogue[0] != names:
@@ -39,23 +39,23 @@ class ServerCalls:
             self._catalogue = names, encode({"environments": described})
         return self._catalogue[1]
 
-    async def alive(self, call: Call) -> bytes:
+    async def alive(self, request: Request) -> bytes:
         """Whether the process answers."""
         return b'{"status":"ok"}'
 
-    async def is_ready(self, call: Call) -> bytes:
+    async def is_ready(self, request: Request) -> bytes:
         """Whether the server takes work."""
         if not (self.ready and self._worker.is_ready):
             raise ShuttingDownError
         return b'{"status":"ready"}'
 
-    async def cluster(self, call: Call) -> bytes:
+    async def cluster(self, request: Request) -> bytes:
         """Nodes, workers and who owns how many slots."""
         return await self._worker.describe()
 
-    async def drain(self, call: Call) -> bytes:
+    async def drain(self, request: Request) -> bytes:
         """Empty a node."""
-        wanted = decode(call.body, DrainRequest)
+        wanted = decode(request.body, DrainRequest)
         workers = await self._worker.drain_node(wanted.node, undo=wanted.undo)
         return encode(
             {
@@ -64,9 +64,9 @@ class ServerCalls:
             }
         )
 
-    async def metrics(self, call: Call) -> Reply:
+    async def metrics(self, request: Request) -> Response:
         """All metrics, for Prometheus."""
-        return Reply(self._metrics.text(), b"text/plain; version=0.0.4; charset=utf-8")
+        return Response(self._metrics.text(), b"text/plain; version=0.0.4; charset=utf-8")
 
 
 def _describe_all(registry: Registry) -> list[dict[str, Any]]:

@@ -9,11 +9,11 @@ from urllib.parse import quote
 
 from verl_agent_env.cluster.slots import SlotTable
 from verl_agent_env.errors import MovedError, SequenceGapError, VerlAgentEnvError, WorkerUnreachableError
-from verl_agent_env.server.cluster.peers import HOP_HEADER, OPERATION_HEADER, Peers
+from verl_agent_env.server.cluster.peers import Peers
 from verl_agent_env.server.cluster.router import PAUSE_S, OwnerSearch, no_owner_error
-from verl_agent_env.server.http.auth import PRINCIPAL_HEADER
-from verl_agent_env.server.http.dispatcher import Call, Handler, Reply, Route
-from verl_agent_env.server.http.idempotency import KEY_HEADER, name_of_key, slot_of_key
+from verl_agent_env.server.http.headers import HOP_HEADER, KEY_HEADER, OPERATION_HEADER, PRINCIPAL_HEADER
+from verl_agent_env.server.http.idempotency import name_of_key, slot_of_key
+from verl_agent_env.server.http.types import Handler, Request, Response, Route
 from verl_agent_env.types import slot_of
 from verl_agent_env.wire.operations import call_of, new_call
 from verl_agent_env.wire.pieces import Body
@@ -40,19 +40,19 @@ class Forwarder:
         """The route of an environment, carried out by its owner."""
         handle = route.handler
 
-        async def here_or_there(call: Call) -> Body | Reply:
-            slot = slot_of(call.env_id)
+        async def here_or_there(request: Request) -> Body | Response:
+            slot = slot_of(request.env_id)
             # From the first try on: one that was written may be refused all the same, when the slot has moved before the
             # answer to the write came. And in the form in which it reaches any worker unchanged.
-            operation = call_of(call.headers.get(OPERATION_HEADER)) or new_call()
-            call.headers = {**call.headers, OPERATION_HEADER: operation}
+            operation = call_of(request.headers.get(OPERATION_HEADER)) or new_call()
+            request.headers = {**request.headers, OPERATION_HEADER: operation}
             if self._table.owns(slot):
                 try:
-                    return await handle(call)
+                    return await handle(request)
                 except MovedError:
                     # Another worker took the slot meanwhile: nothing happened here.
-                    return await self._at_owner(slot, route, call, handle, has_moved=True)
-            return await self._at_owner(slot, route, call, handle)
+                    return await self._at_owner(slot, route, request, handle, has_moved=True)
+            return await self._at_owner(slot, route, request, handle)
 
         return dataclasses.replace(route, handler=here_or_there)
 
@@ -63,28 +63,28 @@ class Forwarder:
         """
         handle = route.handler
 
-        async def here_or_there(call: Call) -> Body | Reply:
-            name = name_of_key(call)
+        async def here_or_there(request: Request) -> Body | Response:
+            name = name_of_key(request)
             if name is not None:
                 slot = slot_of_key(name)
                 if not self._table.owns(slot):
                     # Who owns the slot does not see the token that the key belongs to, and is told the name instead.
-                    headers = {**call.headers, KEY_HEADER: name.encode()}
-                    named = dataclasses.replace(call, headers=headers)
-                    return await self._at_owner(slot, route, named, lambda _: handle(call))
-            return await handle(call)
+                    headers = {**request.headers, KEY_HEADER: name.encode()}
+                    named = dataclasses.replace(request, headers=headers)
+                    return await self._at_owner(slot, route, named, lambda _: handle(request))
+            return await handle(request)
 
         return dataclasses.replace(route, handler=here_or_there)
 
     async def _at_owner(
-        self, slot: int, route: Route, call: Call, handle: Handler, *, has_moved: bool = False
-    ) -> Body | Reply:
+        self, slot: int, route: Route, request: Request, handle: Handler, *, has_moved: bool = False
+    ) -> Body | Response:
         """Have the owner of ``slot`` carry out the call, whoever that turns out to be until patience ends.
 
         Args:
             slot: The slot.
             route: Of the call.
-            call: The call.
+            request: The request.
             handle: Carries it out here.
             has_moved: Whether this worker had the call already, until it lost the slot.
         """
@@ -94,7 +94,7 @@ class Forwarder:
             address = self._table.address_of(slot)
             return None if address == self._table.address and not self._table.owns(slot) else address
 
-        if HOP_HEADER in call.headers:
+        if HOP_HEADER in request.headers:
             raise MovedError(slot)
         search = OwnerSearch.begin(has_moved=has_moved)
         while True:
@@ -104,8 +104,8 @@ class Forwarder:
             if address is not None:
                 try:
                     if address == self._table.address:
-                        return await handle(call)
-                    return await self._table.while_at(address, (slot,), self._send(address, route, call))
+                        return await handle(request)
+                    return await self._table.while_at(address, (slot,), self._send(address, route, request))
                 except MovedError as moved:
                     # Who refuses has an older map than this worker, or a newer one: both look again.
                     search = search.after(moved)
@@ -122,12 +122,12 @@ class Forwarder:
             if owner() in (address, None):
                 await self._table.wait_for_change(PAUSE_S)
 
-    async def _send(self, address: str, route: Route, call: Call) -> Reply:
+    async def _send(self, address: str, route: Route, request: Request) -> Response:
         self.forwarded[route.path] += 1
-        path = route.path.replace("{env_id}", quote(call.env_id, safe=""))
-        if call.query:
-            path = f"{path}?{call.query.decode('latin-1')}"
+        path = route.path.replace("{env_id}", quote(request.env_id, safe=""))
+        if request.query:
+            path = f"{path}?{request.query.decode('latin-1')}"
         # Whatever a client wrote there itself is gone.
-        headers = {**call.headers, PRINCIPAL_HEADER: call.principal.to_text().encode()}
-        answer = await self._peers.call(address, route.method, path, call.body, headers)
-        return Reply(answer.body, answer.media_type)
+        headers = {**request.headers, PRINCIPAL_HEADER: request.principal.to_text().encode()}
+        answer = await self._peers.call(address, route.method, path, request.body, headers)
+        return Response(answer.body, answer.media_type)

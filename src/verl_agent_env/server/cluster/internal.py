@@ -17,9 +17,10 @@ from verl_agent_env.engine.batches import Batches
 from verl_agent_env.engine.budget import AnswerRoom
 from verl_agent_env.errors import MovedError, VerlAgentEnvError
 from verl_agent_env.server.api.create_requests import create_requests
-from verl_agent_env.server.cluster.peers import ANSWER_SHARE_HEADER, WORKER_PATH
+from verl_agent_env.server.cluster.peers import WORKER_PATH
 from verl_agent_env.server.cluster.sharded_batches import INTERNAL_PREFIX
-from verl_agent_env.server.http.dispatcher import Call, Reply, Route
+from verl_agent_env.server.http.headers import ANSWER_SHARE_HEADER
+from verl_agent_env.server.http.types import Request, Response, Route
 from verl_agent_env.types import slot_of
 from verl_agent_env.wire.codec import decode
 from verl_agent_env.wire.large_bodies import decode_batch
@@ -58,7 +59,7 @@ class SelfInCluster(Protocol):
         """Take environments again."""
 
 
-class InternalCalls:
+class InternalHandlers:
     """A worker's part of the batches that other workers were asked for; an item of a slot that is not its own moved."""
 
     def __init__(self, batches: Batches, table: SlotTable, self_in_cluster: SelfInCluster) -> None:
@@ -81,13 +82,15 @@ class InternalCalls:
             _part("POST", f"{INTERNAL_PREFIX}step", self.step, "A part of batch/step"),
             _part("POST", f"{INTERNAL_PREFIX}close", self.close, "A part of batch/close"),
             _part("POST", f"{INTERNAL_PREFIX}close-run", self.close_run, "A part of the end of a run"),
-            Route("GET", WORKER_PATH, self.worker, "How the worker is doing", scope="admin"),
-            Route("POST", DRAIN_PATH, self.drain, "Give all environments to other workers", scope="admin"),
+            Route("GET", WORKER_PATH, self.worker, "How the worker is doing", auth_scope="admin"),
+            Route(
+                "POST", DRAIN_PATH, self.drain, "Give all environments to other workers", auth_scope="admin"
+            ),
         ]
 
-    async def initialize(self, call: Call) -> Reply:
+    async def initialize(self, request: Request) -> Response:
         """Make environments here."""
-        wanted = await decode_batch(call.body, InternalInitializeRequest, self._batches.turn)
+        wanted = await decode_batch(request.body, InternalInitializeRequest, self._batches.turn)
         mine, foreign = self._sort(wanted.env_ids)
         requests = [
             dataclasses.replace(request, env_id=env_id)
@@ -95,12 +98,12 @@ class InternalCalls:
                 await create_requests(wanted, self._batches.turn), wanted.env_ids, strict=True
             )
         ]
-        results = await self._batches.create(_pick(requests, mine), _room_of(call))
+        results = await self._batches.create(_pick(requests, mine), _room_of(request))
         return _reply(encode_created_part(_merge(mine, results, foreign)))
 
-    async def reset(self, call: Call) -> Reply:
+    async def reset(self, request: Request) -> Response:
         """Reset those environments that live here."""
-        wanted = await decode_batch(call.body, InternalResetRequest, self._batches.turn)
+        wanted = await decode_batch(request.body, InternalResetRequest, self._batches.turn)
         mine, foreign = self._sort(wanted.env_ids)
         options = (
             wanted.options if isinstance(wanted.options, list) else [wanted.options] * len(wanted.env_ids)
@@ -110,26 +113,26 @@ class InternalCalls:
             wanted.seeds and _pick(wanted.seeds, mine),
             _pick(options, mine),
             _encoded(wanted.operations, mine),
-            _room_of(call),
+            _room_of(request),
         )
         return _reply(encode_reset_part(_merge(mine, results, foreign)))
 
-    async def step(self, call: Call) -> Reply:
+    async def step(self, request: Request) -> Response:
         """Step those environments that live here."""
-        wanted = await decode_batch(call.body, InternalStepRequest, self._batches.turn)
+        wanted = await decode_batch(request.body, InternalStepRequest, self._batches.turn)
         mine, foreign = self._sort(wanted.env_ids)
         results = await self._batches.step(
             _pick(wanted.env_ids, mine),
             _pick(wanted.actions, mine),
             wanted.seqs and _pick(wanted.seqs, mine),
             _encoded(wanted.operations, mine),
-            _room_of(call),
+            _room_of(request),
         )
         return _reply(encode_step_part(_merge(mine, results, foreign)))
 
-    async def close(self, call: Call) -> Reply:
+    async def close(self, request: Request) -> Response:
         """Close those environments that live here."""
-        wanted = await decode_batch(call.body, BatchCloseRequest, self._batches.turn)
+        wanted = await decode_batch(request.body, BatchCloseRequest, self._batches.turn)
         env_ids = wanted.env_ids or []
         mine, foreign = self._sort(env_ids)
         done = await self._batches.close(_pick(env_ids, mine))
@@ -138,19 +141,19 @@ class InternalCalls:
             encode_closed_part(len(env_ids), sorted([*errors, *foreign.items()], key=lambda e: e[0]))
         )
 
-    async def close_run(self, call: Call) -> Reply:
+    async def close_run(self, request: Request) -> Response:
         """Close those environments of a run that live here."""
-        wanted = decode(call.body, InternalCloseRunRequest)
+        wanted = decode(request.body, InternalCloseRunRequest)
         closed, slots = await self._batches.close_run_of_slots(wanted.run_id, wanted.tag)
         return _reply(encode_run_part(closed, [slot for slot in slots if self._table.owns(slot)]))
 
-    async def worker(self, call: Call) -> bytes:
+    async def worker(self, request: Request) -> bytes:
         """What the worker tells about itself."""
         return self._self.record().to_json()
 
-    async def drain(self, call: Call) -> bytes:
+    async def drain(self, request: Request) -> bytes:
         """Give all environments to other workers, or take some again."""
-        if decode(call.body, InternalDrainRequest).undo:
+        if decode(request.body, InternalDrainRequest).undo:
             await self._self.undrain()
         else:
             await self._self.drain()
@@ -173,7 +176,7 @@ class InternalCalls:
 
 
 # Whose the environments of a part are was looked at by the worker that was asked for the batch.
-_part = partial(Route, scope="admin", is_part=True)
+_part = partial(Route, auth_scope="admin", is_part=True)
 
 
 def _merge(
@@ -190,17 +193,17 @@ def _pick(values: Sequence[T], positions: list[int]) -> Sequence[T]:
     return values if len(positions) == len(values) else [values[position] for position in positions]
 
 
-def _room_of(call: Call) -> AnswerRoom:
+def _room_of(request: Request) -> AnswerRoom:
     """Return the bound on the answers of a part: a batch on many workers has that of a batch on one."""
     with contextlib.suppress(ValueError):
-        share = float(call.headers.get(ANSWER_SHARE_HEADER, b"1"))
+        share = float(request.headers.get(ANSWER_SHARE_HEADER, b"1"))
         if 0.0 < share <= 1.0:
-            return AnswerRoom(call.memory, share)
-    return AnswerRoom(call.memory)
+            return AnswerRoom(request.memory, share)
+    return AnswerRoom(request.memory)
 
 
-def _reply(part: bytes) -> Reply:
-    return Reply(part, MEDIA_TYPE)
+def _reply(part: bytes) -> Response:
+    return Response(part, MEDIA_TYPE)
 
 
 def _encoded(operations: str | Sequence[str] | None, positions: Sequence[int]) -> list[bytes] | None:

@@ -20,23 +20,21 @@ from verl_agent_env.errors import (
     error_from_problem,
 )
 from verl_agent_env.server.cluster.peer_watch import ANSWER_S, PeerWatch
-from verl_agent_env.server.http.auth import PEER_HEADER, PRINCIPAL_HEADER
 from verl_agent_env.server.http.commands import is_from_elsewhere
+from verl_agent_env.server.http.headers import (
+    ANSWER_SHARE_HEADER,
+    HOP_HEADER,
+    KEY_HEADER,
+    OPERATION_HEADER,
+    PEER_HEADER,
+    PRINCIPAL_HEADER,
+)
 from verl_agent_env.server.http.logs import current_request_id
 
 logger = logging.getLogger(__name__)
 
 WORKER_PATH = "/internal/worker"
 """Where a worker tells of itself."""
-
-HOP_HEADER = b"x-env-hop"
-"""Marks a call that was forwarded once and is not forwarded again."""
-
-OPERATION_HEADER = b"x-operation-id"
-"""Names a request for good: one that is sent again, by nginx or by a worker, has the same."""
-
-ANSWER_SHARE_HEADER = b"x-answer-share"
-"""On a part of a batch: which part of ``max_answer_bytes`` its answers may take. Without it, all."""
 
 _PEER_HEADER = PEER_HEADER.decode()
 _CONNECT_S = 2.0
@@ -206,7 +204,7 @@ def _passed_on(given: Mapping[bytes, bytes]) -> dict[str, str]:
     """What goes along of the client's headers; the client itself was checked here."""
     headers = {
         name.decode(): given[name].decode("latin-1")
-        for name in (b"idempotency-key", OPERATION_HEADER, PRINCIPAL_HEADER, ANSWER_SHARE_HEADER)
+        for name in (KEY_HEADER, OPERATION_HEADER, PRINCIPAL_HEADER, ANSWER_SHARE_HEADER)
         if name in given
     }
     request_id = current_request_id.get()

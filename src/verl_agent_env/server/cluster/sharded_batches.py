@@ -24,8 +24,9 @@ from verl_agent_env.errors import (
     VerlAgentEnvError,
     WorkerUnreachableError,
 )
-from verl_agent_env.server.cluster.peers import ANSWER_SHARE_HEADER, Peers
+from verl_agent_env.server.cluster.peers import Peers
 from verl_agent_env.server.cluster.router import PAUSE_S, OwnerSearch, no_owner_error
+from verl_agent_env.server.http.headers import ANSWER_SHARE_HEADER
 from verl_agent_env.types import NUM_SLOTS, new_env_id, slot_of
 from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
 from verl_agent_env.wire.large_bodies import write_unread

@@ -44,12 +44,12 @@ from verl_agent_env.server.api.batches import BatchWork
 from verl_agent_env.server.api.environments import Create
 from verl_agent_env.server.cluster.forwarding import Forwarder
 from verl_agent_env.server.cluster.handover import TakeOver
-from verl_agent_env.server.cluster.internal import DRAIN_PATH, InternalCalls
+from verl_agent_env.server.cluster.internal import DRAIN_PATH, InternalHandlers
 from verl_agent_env.server.cluster.local_environments import Residents
 from verl_agent_env.server.cluster.peers import WORKER_PATH, Peers
 from verl_agent_env.server.cluster.sharded_batches import ShardedBatches
 from verl_agent_env.server.http.auth import peer_secret_of
-from verl_agent_env.server.http.dispatcher import Route
+from verl_agent_env.server.http.types import Route
 from verl_agent_env.types import NUM_SLOTS, slot_of
 from verl_agent_env.wire.suspicions import Suspicion
 
@@ -330,7 +330,7 @@ class ClusterWorker:
         local = Batches(host)
         if self._is_alone:
             return local, host.create, []
-        internal = InternalCalls(local, self.table, self._cluster)
+        internal = InternalHandlers(local, self.table, self._cluster)
         batches = ShardedBatches(local, self.table, self.peers, self._refresh)
         return batches, batches.create_one, internal.routes()
 
@@ -342,9 +342,9 @@ class ClusterWorker:
         """The route, carried out by whom it is meant for."""
         if self._is_alone:
             return route
-        if "{env_id}" in route.path:
+        if route.owned_by == "environment":
             return self.forwarder.pin(route)
-        return self.forwarder.pin_to_key(route) if route.path.endswith("/initialize") else route
+        return self.forwarder.pin_to_key(route) if route.owned_by == "key" else route
 
     @property
     def is_ready(self) -> bool:

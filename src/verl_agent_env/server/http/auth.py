@@ -11,14 +11,10 @@ from contextvars import ContextVar
 
 from verl_agent_env.errors import UnauthorizedError
 from verl_agent_env.server.http.attempts import FailedAttempts
+from verl_agent_env.server.http.headers import PEER_HEADER, PRINCIPAL_HEADER
 from verl_agent_env.server.http.tokens import ANYBODY, Principal, digest_of, read_token_file
 
 logger = logging.getLogger(__name__)
-
-PEER_HEADER = b"x-env-peer"
-"""Shows that a call comes from another worker."""
-PRINCIPAL_HEADER = b"x-env-principal"
-"""On whose behalf another worker calls; from anybody else it counts for nothing."""
 
 _MAX_SEEN = 4096
 

@@ -11,16 +11,12 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import orjson
-from pydantic import BaseModel
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from verl_agent_env.config import HttpLimits
-from verl_agent_env.engine.budget import UNCOUNTED, AnswerMemory
 from verl_agent_env.errors import (
     BodyTimeoutError,
     BodyTooLargeError,
@@ -42,15 +38,14 @@ from verl_agent_env.server.http.logs import current_request_id
 from verl_agent_env.server.http.metrics import Metrics
 from verl_agent_env.server.http.peer import Peer
 from verl_agent_env.server.http.request_memory import UNCOUNTED_BYTES, RequestMemory, Share
-from verl_agent_env.server.http.tokens import ANYBODY, Principal
+from verl_agent_env.server.http.tokens import Principal
+from verl_agent_env.server.http.types import PROBLEM_JSON, Headers, Request, Response, Route
 from verl_agent_env.wire.pieces import Body, Pieces
 
 logger = logging.getLogger("verl_agent_env.server")
 
-JSON = b"application/json"
-PROBLEM_JSON = b"application/problem+json"
-LANE_STATE = "verl_agent_env.lane"
-"""Under this name the application's lifespan hands its lane to the server's protocol."""
+DISPATCHER_STATE = "verl_agent_env.dispatcher"
+"""Under this name the application's lifespan hands its dispatcher to the server's protocol."""
 
 _ENVIRONMENT_PREFIX = "/api/environment/"
 _MAX_ENV_ID_LENGTH = 128
@@ -65,67 +60,7 @@ OTHER_ROUTES = "other"
 """Label of requests that reached no route."""
 
 
-@dataclass(slots=True)
-class Call:
-    """One request, read."""
-
-    env_id: str
-    """From the path; empty where the path has none."""
-    body: bytes
-    query: bytes
-    headers: Mapping[bytes, bytes]
-    principal: Principal = ANYBODY
-    """Whose the request is."""
-    memory: AnswerMemory = UNCOUNTED
-    """Counts what its answer takes."""
-
-
-@dataclass(frozen=True)
-class Reply:
-    """An answer that is not plain JSON."""
-
-    body: Body
-    media_type: bytes = JSON
-
-
-Handler = Callable[[Call], Awaitable[Body | Reply]]
-QuickHandler = Callable[[Call], "bytes | None"]
-Headers = list[tuple[bytes, bytes]]
-
-
-@dataclass(frozen=True)
-class Route:
-    """One call of the API: its method and path, who answers it, and what the OpenAPI page says of it."""
-
-    method: str
-    path: str
-    handler: Handler
-    summary: str
-    request_model: type[BaseModel] | None = None
-    response_model: type[BaseModel] | None = None
-    parameters: tuple[dict[str, Any], ...] = ()
-    errors: tuple[type[VerlAgentEnvError], ...] = ()
-    scope: str = "run"
-    """What the request's token must allow; empty where none is needed."""
-    media_types: tuple[str, ...] = ("application/json",)
-    """What a success can be."""
-    tags: tuple[str, ...] = field(default=("environment",))
-    is_part: bool = False
-    """Whether it is a part of a call at another worker: it waits for no room, which that call may hold."""
-    answer_now: QuickHandler | None = None
-    """Gives the handler's answer without waiting; ``None``, with nothing done, where only the handler can give it."""
-
-
-@dataclass(slots=True)
-class Answer:
-    """What goes back to the client."""
-
-    status: int
-    headers: Headers
-    payload: Body
-
-
-class Lane:
+class Dispatcher:
     """Finds the route of a request and serves it."""
 
     def __init__(
@@ -226,20 +161,20 @@ class Lane:
         route = routes.get(method)
         error: VerlAgentEnvError | None = None
         cancelled: asyncio.CancelledError | None = None
-        call: Call | None = None
+        request: Request | None = None
         try:
             require_well_formed(scope["headers"], headers, scope.get("http_version", ""))
             if route is None:
                 # Who may not ask is not told what there is.
                 self._admission.admit(method, headers, peer, "")
                 route = _stand_in(routes, method, path)
-            principal = self._admission.admit(method, headers, peer, route.scope)
+            principal = self._admission.admit(method, headers, peer, route.auth_scope)
             require_seen(principal, env_id)
             note_source(peer, headers)
             declared = headers.get(b"content-length", b"")
             body = read_body(receive, declared, self._limits, share.receive)
-            call = Call(env_id, await body, scope["query_string"], headers, principal, share)
-            reply = await self._handle(route, call, share)
+            request = Request(env_id, await body, scope["query_string"], headers, principal, share)
+            reply = await self._handle(route, request, share)
         except ClientGoneError:
             return
         except VerlAgentEnvError as raised:
@@ -250,28 +185,28 @@ class Lane:
         except Exception:
             logger.exception("request failed")
             error = InternalError()
-        answer = _success(reply, request_id) if error is None else _failure(error, request_id, headers)
+        response = _success(reply, request_id) if error is None else _failure(error, request_id, headers)
         if isinstance(error, MethodNotAllowedError) or (method == "OPTIONS" and error is None):
-            answer.headers.append((b"allow", _allowed(routes)))
+            response.headers.append((b"allow", _allowed(routes)))
         if b"origin" in headers:
-            answer.headers += self._admission.policy.grants(method, headers)
+            response.headers += self._admission.policy.grants(method, headers)
         self._done(route, method, path, error, started)
-        is_read = call is not None
+        is_read = request is not None
         # While the answer is sent, which may take long, nothing else is kept of the request.
-        call = None
+        request = None
         share.free_body()
-        if len(answer.payload) > UNCOUNTED_BYTES:
-            share.answer(len(answer.payload))
-        await _send(answer, method, receive, send, is_read=is_read)
+        if len(response.body) > UNCOUNTED_BYTES:
+            share.answer(len(response.body))
+        await _send(response, method, receive, send, is_read=is_read)
         if cancelled is not None:
             raise cancelled
 
-    async def _handle(self, route: Route, call: Call, share: Share) -> Body | Reply:
+    async def _handle(self, route: Route, request: Request, share: Share) -> Body | Response:
         """Have the route answer as soon as there is room to work on the body."""
-        if len(call.body) <= UNCOUNTED_BYTES:
-            return await route.handler(call)
-        async with share.working_on(call.body, waits_for_room=not route.is_part):
-            return await route.handler(call)
+        if len(request.body) <= UNCOUNTED_BYTES:
+            return await route.handler(request)
+        async with share.working_on(request.body, waits_for_room=not route.is_part):
+            return await route.handler(request)
 
     def serve_now(
         self,
@@ -282,7 +217,7 @@ class Lane:
         headers: dict[bytes, bytes],
         peer: Peer,
         body: bytes,
-    ) -> Answer | None:
+    ) -> Response | None:
         """As :meth:`serve`, for a whole request with a well-formed head and a route of :meth:`find_now`; never raises.
 
         Returns:
@@ -296,34 +231,34 @@ class Lane:
         error: VerlAgentEnvError | None = None
         try:
             try:
-                principal = self._admission.admit(method, headers, peer, route.scope)
+                principal = self._admission.admit(method, headers, peer, route.auth_scope)
                 require_seen(principal, env_id)
-                call = Call(env_id, body, b"", headers, principal)
-                payload = answer_now(call) if answer_now is not None else None
+                request = Request(env_id, body, b"", headers, principal)
+                payload = answer_now(request) if answer_now is not None else None
                 if payload is None:
                     return None
-                answer = _success(payload, request_id)
+                response = _success(payload, request_id)
             except VerlAgentEnvError as raised:
                 error = raised
-                answer = _failure(error, request_id, headers)
+                response = _failure(error, request_id, headers)
             except BaseException:
                 # Also what would end the server: nobody above expects it, and it came from an environment's code.
                 logger.exception("request failed")
                 error = InternalError()
-                answer = _failure(error, request_id, headers)
+                response = _failure(error, request_id, headers)
             if b"origin" in headers:
-                answer.headers += self._admission.policy.grants(method, headers)
+                response.headers += self._admission.policy.grants(method, headers)
             self._done(route, method, path, error, started)
-            return answer
+            return response
         finally:
             current_request_id.reset(before)
 
-    def refusal(self, error: VerlAgentEnvError) -> Answer:
+    def refusal(self, error: VerlAgentEnvError) -> Response:
         """What a connection is told that is closed with this error; counted."""
         self._metrics.count_error(error.code)
-        answer = _failure(error, self._request_id(None), {})
-        answer.headers = [header for header in answer.headers if header != _CLOSE] + [_CLOSE]
-        return answer
+        response = _failure(error, self._request_id(None), {})
+        response.headers = [header for header in response.headers if header != _CLOSE] + [_CLOSE]
+        return response
 
     async def serve_page(
         self, page: ASGIApp, scope: Scope, receive: Receive, send: Send, needed_scope: str = ""
@@ -346,8 +281,8 @@ class Lane:
             principal = self._admission.admit(method, headers, peer, "" if is_preflight else needed_scope)
         except VerlAgentEnvError as error:
             self._metrics.count_error(error.code)
-            answer = _failure(error, self._request_id(headers.get(b"x-request-id")), headers)
-            await _send(answer, method, receive, send, is_read=False)
+            response = _failure(error, self._request_id(headers.get(b"x-request-id")), headers)
+            await _send(response, method, receive, send, is_read=False)
             return
         note_source(peer, headers)
         current_principal.set(principal)
@@ -387,7 +322,7 @@ class Lane:
             error = raised
         self._metrics.count_error(error.code)
         headers = dict(scope["headers"])
-        answer = _failure(error, self._request_id(headers.get(b"x-request-id")), headers)
+        response = _failure(error, self._request_id(headers.get(b"x-request-id")), headers)
         await receive()
         if "websocket.http.response" not in scope.get("extensions", {}):
             await send({"type": "websocket.close", "code": _POLICY_VIOLATION})
@@ -395,11 +330,11 @@ class Lane:
         await send(
             {
                 "type": "websocket.http.response.start",
-                "status": answer.status,
-                "headers": answer.headers,
+                "status": response.status,
+                "headers": response.headers,
             }
         )
-        await send({"type": "websocket.http.response.body", "body": answer.payload})
+        await send({"type": "websocket.http.response.body", "body": response.body})
 
     def _done(
         self, route: Route | None, method: str, path: str, error: VerlAgentEnvError | None, started: float
@@ -424,14 +359,14 @@ def _without_frames(error: VerlAgentEnvError) -> VerlAgentEnvError:
     return error
 
 
-async def _send(answer: Answer, method: str, receive: Receive, send: Send, *, is_read: bool) -> None:
+async def _send(response: Response, method: str, receive: Receive, send: Send, *, is_read: bool) -> None:
     """Send an answer. If the request's body is not whole, the rest is not waited for, and the connection ends."""
     # Asked for it, a client that expects to be would send the body: then the answer says already that this is the end.
-    is_whole = is_read or (_CLOSE not in answer.headers and has_arrived(receive))
-    if not is_whole and _CLOSE not in answer.headers:
-        answer.headers.append(_CLOSE)
-    payload = b"" if method == "HEAD" else answer.payload
-    await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
+    is_whole = is_read or (_CLOSE not in response.headers and has_arrived(receive))
+    if not is_whole and _CLOSE not in response.headers:
+        response.headers.append(_CLOSE)
+    payload = b"" if method == "HEAD" else response.body
+    await send({"type": "http.response.start", "status": response.status, "headers": response.headers})
     if isinstance(payload, Pieces):
         # Each waits until the connection has taken in most of those before.
         for piece in payload:
@@ -443,14 +378,15 @@ async def _send(answer: Answer, method: str, receive: Receive, send: Send, *, is
         await send({"type": "http.response.body", "body": b""})
 
 
-def _success(reply: Body | Reply, request_id: bytes) -> Answer:
-    payload, media_type = (reply.body, reply.media_type) if isinstance(reply, Reply) else (reply, JSON)
-    return Answer(200, _headers(media_type, payload, request_id), payload)
+def _success(result: Body | Response, request_id: bytes) -> Response:
+    response = result if isinstance(result, Response) else Response(result)
+    response.headers = _headers(response, request_id)
+    return response
 
 
-def _failure(error: VerlAgentEnvError, request_id: bytes, request_headers: Mapping[bytes, bytes]) -> Answer:
-    payload = orjson.dumps(error.to_problem())
-    headers = _headers(PROBLEM_JSON, payload, request_id)
+def _failure(error: VerlAgentEnvError, request_id: bytes, request_headers: Mapping[bytes, bytes]) -> Response:
+    response = Response(orjson.dumps(error.to_problem()), PROBLEM_JSON, error.status)
+    headers = response.headers = _headers(response, request_id)
     if isinstance(error, UnauthorizedError):
         headers.append((b"www-authenticate", b"Bearer"))
     if isinstance(error, InsufficientScopeError):
@@ -461,13 +397,13 @@ def _failure(error: VerlAgentEnvError, request_id: bytes, request_headers: Mappi
     if isinstance(error, BodyTimeoutError | BodyTooLargeError) or b"expect" in request_headers:
         # The rest of the body is not read, or may never be sent: the connection cannot be used again.
         headers.append(_CLOSE)
-    return Answer(error.status, headers, payload)
+    return response
 
 
-def _headers(media_type: bytes, payload: Body, request_id: bytes) -> Headers:
+def _headers(response: Response, request_id: bytes) -> Headers:
     return [
-        (b"content-type", media_type),
-        (b"content-length", b"%d" % len(payload)),
+        (b"content-type", response.media_type),
+        (b"content-length", b"%d" % len(response.body)),
         (b"x-request-id", request_id),
     ]
 
@@ -482,11 +418,11 @@ def require_seen(principal: Principal, env_id: str) -> None:
         raise EnvironmentNotFoundError(env_id)
 
 
-async def _nothing(_: Call) -> bytes:
+async def _nothing(_: Request) -> bytes:
     return b""
 
 
-_OPTIONS_ROUTE = Route("OPTIONS", OTHER_ROUTES, _nothing, "Which methods there are", scope="")
+_OPTIONS_ROUTE = Route("OPTIONS", OTHER_ROUTES, _nothing, "Which methods there are", auth_scope="")
 
 
 def _stand_in(routes: dict[str, Route], method: str, path: str) -> Route:

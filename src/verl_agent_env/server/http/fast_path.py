@@ -18,18 +18,19 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from verl_agent_env.server.http.admission import has_ambiguous_headers
-from verl_agent_env.server.http.dispatcher import LANE_STATE, Answer, Lane
+from verl_agent_env.server.http.dispatcher import DISPATCHER_STATE, Dispatcher
 from verl_agent_env.server.http.limited_protocol import HEAD, IDLE, LimitedProtocol
+from verl_agent_env.server.http.types import Response
 
 _BODY_PATIENCE_S = 0.05
-"""A body that is not there by then is waited for on the long way, where the lane limits how long that may take."""
+"""A body that is not there by then is waited for on the long way, where the dispatcher limits how long that may take."""
 _LONG_WAY_HEADERS = frozenset({b"expect", b"transfer-encoding", b"upgrade"})
 
 
-class QuickProtocol(LimitedProtocol):
-    """uvicorn's HTTP on httptools, with limits; answers at once what the application's lane can answer at once.
+class FastPathProtocol(LimitedProtocol):
+    """uvicorn's HTTP on httptools, with limits; answers at once what the application's dispatcher can answer at once.
 
-    The lane comes from the application's lifespan, as :data:`~verl_agent_env.server.http.dispatcher.LANE_STATE`. Under any other
+    The dispatcher comes from the application's lifespan, as :data:`~verl_agent_env.server.http.dispatcher.DISPATCHER_STATE`. Under any other
     application this is uvicorn's own protocol.
     """
 
@@ -43,8 +44,8 @@ class QuickProtocol(LimitedProtocol):
         super().__init__(config, server_state, app_state, _loop)
         # These settings of uvicorn concern every request; the short way does without them.
         is_plain = not config.access_log and self.limit_concurrency is None and not self.root_path
-        self._lane: Lane | None = app_state.get(LANE_STATE) if is_plain else None
-        self._answer_now: Callable[[bytes], Answer | None] | None = None
+        self._dispatcher: Dispatcher | None = app_state.get(DISPATCHER_STATE) if is_plain else None
+        self._answer_now: Callable[[bytes], Response | None] | None = None
         """Answers the request whose head was read, given its body; ``None`` on the long way."""
         self._body = b""
         self._body_timer: TimerHandle | None = None
@@ -113,10 +114,10 @@ class QuickProtocol(LimitedProtocol):
 
     # --- the short way --------------------------------------------------------------------------------------
 
-    def _find_short_way(self) -> Callable[[bytes], Answer | None] | None:
+    def _find_short_way(self) -> Callable[[bytes], Response | None] | None:
         """What answers the request whose head was read, if that can be done at once."""
-        lane, url, parser = self._lane, self.url, self.parser
-        if lane is None or not self.is_fresh or self.flow.write_paused:
+        dispatcher, url, parser = self._dispatcher, self.url, self.parser
+        if dispatcher is None or not self.is_fresh or self.flow.write_paused:
             return None
         if self.cycle is not None and not self.cycle.response_complete:
             return None
@@ -134,11 +135,13 @@ class QuickProtocol(LimitedProtocol):
         if b"connection" in headers and parser.get_http_version() != "1.1":
             return None
         method, path = parser.get_method().decode(), url.decode()
-        found = lane.find_now(method, path, headers)
-        return None if found is None else partial(lane.serve_now, *found, method, path, headers, self.peer)
+        found = dispatcher.find_now(method, path, headers)
+        return (
+            None if found is None else partial(dispatcher.serve_now, *found, method, path, headers, self.peer)
+        )
 
-    def _write(self, answer: Answer) -> None:
-        self.transport.write(self.rendered(answer))
+    def _write(self, response: Response) -> None:
+        self.transport.write(self.rendered(response))
         self._answer_now = None
         self._body = b""
         self._stop_body_timer()

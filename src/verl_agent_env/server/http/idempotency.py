@@ -17,13 +17,11 @@ from verl_agent_env.cluster.idempotency import IdempotencyRecord, IdempotencyRec
 from verl_agent_env.cluster.ring import ring_over
 from verl_agent_env.engine import CreateRequest
 from verl_agent_env.errors import IdempotencyKeyReusedError, InvalidRequestError, ShuttingDownError
-from verl_agent_env.server.cluster.peers import HOP_HEADER
-from verl_agent_env.server.http.dispatcher import Call
+from verl_agent_env.server.http.headers import HOP_HEADER, KEY_HEADER
+from verl_agent_env.server.http.types import Request
 from verl_agent_env.types import NUM_SLOTS, tagged_env_id
 from verl_agent_env.wire.large_bodies import Turn
 from verl_agent_env.wire.pieces import Body
-
-KEY_HEADER = b"idempotency-key"
 
 T = TypeVar("T")
 Named = Callable[[Sequence[CreateRequest]], Awaitable[Sequence[CreateRequest]]]
@@ -41,7 +39,7 @@ _BYTES = 8 * 1024 * 1024
 """bytes of a body that are looked at in one: some milliseconds."""
 
 
-def name_of_key(call: Call) -> str | None:
+def name_of_key(request: Request) -> str | None:
     """The name of a call's key, 32 hex digits; None if it has no key.
 
     It is a digest of the key and of whose it is: keys live within the holder of the token that they came with.
@@ -49,18 +47,18 @@ def name_of_key(call: Call) -> str | None:
     Raises:
         InvalidRequestError: The key is empty, too long, or holds other than visible ASCII.
     """
-    key = call.headers.get(KEY_HEADER)
+    key = request.headers.get(KEY_HEADER)
     if key is None:
         return None
-    by_worker = call.principal.is_forwarded or call.principal.is_admin
-    if HOP_HEADER in call.headers and by_worker and _NAME.fullmatch(key):
+    by_worker = request.principal.is_forwarded or request.principal.is_admin
+    if HOP_HEADER in request.headers and by_worker and _NAME.fullmatch(key):
         # Another worker, which saw the token, has named it.
         return key.decode()
     if _KEY.fullmatch(key) is None:
         raise InvalidRequestError(
             [{"loc": ["header", "Idempotency-Key"], "msg": "not 1 to 256 visible ASCII characters"}]
         )
-    return hashlib.blake2b(call.principal.key_scope + b"\0" + key, digest_size=_NAME_BYTES).hexdigest()
+    return hashlib.blake2b(request.principal.key_scope + b"\0" + key, digest_size=_NAME_BYTES).hexdigest()
 
 
 def slot_of_key(name: str) -> int:
@@ -204,7 +202,7 @@ class KeptAnswers:
         self._size -= 0 if entry is None else entry.size
 
 
-class IdempotentCalls:
+class IdempotentRequests:
     """Carries out calls that make environments; those of one key once."""
 
     def __init__(self, records: IdempotencyRecords, answers: KeptAnswers, turn: Turn) -> None:
@@ -222,7 +220,7 @@ class IdempotentCalls:
     async def answer(
         self,
         route: str,
-        call: Call,
+        request: Request,
         read: Callable[[], Awaitable[T]],
         make: Callable[[T, Named], Awaitable[Body]],
         *,
@@ -232,7 +230,7 @@ class IdempotentCalls:
 
         Args:
             route: Which call it is.
-            call: The call.
+            request: The request.
             read: Reads and checks what is asked for. What it refuses leaves the key free.
             make: Makes it.
             workers: Addresses of the workers that the environments are for; none where it is a single one.
@@ -242,10 +240,10 @@ class IdempotentCalls:
             InvalidRequestError: The key is none.
             StoreUnavailableError: What is known of the key cannot be read.
         """
-        name = name_of_key(call)
+        name = name_of_key(request)
         if name is None:
             return await make(await read(), _as_they_are)
-        fingerprint = await fingerprint_of(route, call.body, self._turn)
+        fingerprint = await fingerprint_of(route, request.body, self._turn)
         kept = await self._answers.find(name, fingerprint)
         if kept is not None:
             return kept

@@ -24,8 +24,9 @@ from verl_agent_env.errors import (
     UrlTooLongError,
     VerlAgentEnvError,
 )
-from verl_agent_env.server.http.dispatcher import LANE_STATE, Answer, Lane
+from verl_agent_env.server.http.dispatcher import DISPATCHER_STATE, Dispatcher
 from verl_agent_env.server.http.peer import Peer
+from verl_agent_env.server.http.types import Response
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ class _RefusedError(Exception):
 class LimitedProtocol(HttpToolsProtocol):
     """uvicorn's HTTP on httptools; hangs up on clients that keep a connection busy without getting on.
 
-    A subclass says where the parser is, in :attr:`phase`. The limits are those of the application's lane; any other
+    A subclass says where the parser is, in :attr:`phase`. The limits are those of the application's dispatcher; any other
     application is served as by uvicorn.
     """
 
@@ -76,7 +77,7 @@ class LimitedProtocol(HttpToolsProtocol):
         """Bytes since the last byte of a body: trailers, and what stands around chunks."""
         self._body_parts: list[bytes] = []
         """Of the body, what the last piece held: a piece may hold a chunk for every six bytes."""
-        self._owner: Lane | None = app_state.get(LANE_STATE)
+        self._owner: Dispatcher | None = app_state.get(DISPATCHER_STATE)
         self._limits = self._owner.connections.limits if self._owner is not None else ConnectionLimits()
         self._small_bytes = min(_SMALL_BYTES, self._limits.max_url_bytes, self._limits.max_header_bytes)
         self._few_headers = min(_FEW_HEADERS, self._limits.max_headers)
@@ -305,11 +306,13 @@ class LimitedProtocol(HttpToolsProtocol):
         if self.transport.can_write_eof():
             self.transport.write_eof()
 
-    def rendered(self, answer: Answer) -> bytes:
+    def rendered(self, response: Response) -> bytes:
         """An answer as it is written."""
-        lines = [STATUS_LINE[answer.status]]
-        lines += [b"%b: %b\r\n" % header for header in (*self.server_state.default_headers, *answer.headers)]
-        lines += (b"\r\n", bytes(answer.payload))
+        lines = [STATUS_LINE[response.status]]
+        lines += [
+            b"%b: %b\r\n" % header for header in (*self.server_state.default_headers, *response.headers)
+        ]
+        lines += (b"\r\n", bytes(response.body))
         return b"".join(lines)
 
 

@@ -125,7 +125,7 @@ def configure_logging(level: str, log_format: str, max_lines_per_s: float) -> No
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    # uvicorn's own access log writes a line for every request; the lane logs those that failed.
+    # uvicorn's own access log writes a line for every request; the dispatcher logs those that failed.
     logging.getLogger("uvicorn.access").disabled = True
     for name in ("uvicorn", "uvicorn.error"):
         logger = logging.getLogger(name)

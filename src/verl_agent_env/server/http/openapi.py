@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from verl_agent_env import errors as e
-from verl_agent_env.server.http.dispatcher import Route
+from verl_agent_env.server.http.types import Route
 from verl_agent_env.wire.answers import Problem
 
 _REFERENCE = "#/components/schemas/{model}"
@@ -69,9 +69,9 @@ def _operation(route: Route, *, has_tokens: bool) -> dict[str, Any]:
                 }
             },
         }
-    if has_tokens and route.scope:
+    if has_tokens and route.auth_scope:
         operation["security"] = [{"bearer": []}]
-        operation["description"] = f"Needs a token with the scope `{route.scope}`."
+        operation["description"] = f"Needs a token with the scope `{route.auth_scope}`."
     return operation
 
 
@@ -111,7 +111,7 @@ def _failures(route: Route, *, has_tokens: bool) -> dict[str, Any]:
     by_status: dict[int, list[str]] = defaultdict(list)
     for error in (
         *route.errors,
-        *((e.UnauthorizedError, e.InsufficientScopeError) if has_tokens and route.scope else ()),
+        *((e.UnauthorizedError, e.InsufficientScopeError) if has_tokens and route.auth_scope else ()),
         e.InternalError,
     ):
         if error.code not in by_status[error.status]:
