@@ -189,9 +189,14 @@ class ClusterSettings:
             )
 
     @property
+    def is_shared(self) -> bool:
+        """True if nodes meet in a store, which also keeps what happens to environments."""
+        return bool(self.redis)
+
+    @property
     def is_pool(self) -> bool:
-        """Whether there is more to it than one process with everything in memory."""
-        return self.workers > 1 or bool(self.redis)
+        """True unless everything is in the memory of one process."""
+        return self.workers > 1 or self.is_shared
 
 
 @dataclass(frozen=True)

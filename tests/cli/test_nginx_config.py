@@ -16,7 +16,6 @@ from tests.children import ROOT, end
 from tests.cluster.redis_process import RedisProcess
 from tests.waiting import eventually
 from verl_agent_env.cli import cli
-from verl_agent_env.cluster.redis.keys import Keys
 from verl_agent_env.cluster.redis.store import RedisStore
 from verl_agent_env.cluster.store import WorkerRecord
 
@@ -147,7 +146,7 @@ def test_bad_arguments_are_usage_errors(arguments: list[str], named: str) -> Non
 
 async def test_a_new_worker_gets_into_the_file_and_nginx_is_told(tmp_path: Path, redis: RedisProcess) -> None:
     watcher = Watcher(tmp_path, redis.url, "--node", "127.0.0.1:8001:2", "--departed-after-s", "0.3")
-    store = await RedisStore.open(redis.url, Keys())
+    store = RedisStore(redis.url)
     planned = ("127.0.0.1:8001", "127.0.0.1:8002")
     try:
         eventually(lambda: watcher.declares(*planned) and watcher.reloads == 1)
@@ -171,7 +170,7 @@ async def test_the_watcher_outlives_redis_and_says_so_once(tmp_path: Path, redis
         eventually(lambda: watcher.has_said(2))
         redis.start()
         eventually(lambda: watcher.has_said(3))
-        store = await RedisStore.open(redis.url, Keys())
+        store = RedisStore(redis.url)
         await store.heartbeat(record("127.0.0.1:9001"), 30.0)
         await store.aclose()
         eventually(lambda: watcher.declares("127.0.0.1:8001", "127.0.0.1:9001") and watcher.has_said(4))

@@ -52,6 +52,9 @@ class CutLog:
             await asyncio.sleep(0.001)
         return found
 
+    async def aclose(self) -> None:
+        await self._log.aclose()
+
     async def _travel(self) -> None:
         await asyncio.sleep(0)
         if self.is_cut:

@@ -15,11 +15,10 @@ from typing import Any
 
 import click
 
+from verl_agent_env.cluster.backends import BackendOptions, open_backend
 from verl_agent_env.cluster.local import program
 from verl_agent_env.cluster.nginx.config import NginxSettings, nginx_config, write_nginx_config
 from verl_agent_env.cluster.nginx.watch import NginxWatch, ReloadError
-from verl_agent_env.cluster.redis.keys import Keys
-from verl_agent_env.cluster.redis.store import RedisStore
 from verl_agent_env.config import variable_of
 
 _COMMAND_S = 30.0
@@ -60,7 +59,7 @@ _COMMAND_S = 30.0
 @click.option(
     "--redis", default="", envvar=variable_of("redis"), help="URL of the Redis in which the nodes meet."
 )
-@click.option("--namespace", default=Keys.namespace, envvar=variable_of("namespace"), show_default=True, help="Prefix of all keys in Redis.")  # fmt: skip
+@click.option("--namespace", default=BackendOptions.namespace, envvar=variable_of("namespace"), show_default=True, help="Prefix of all keys in Redis.")  # fmt: skip
 @click.option("--reload", "reload_command", default="", metavar="COMMAND", help="Run after each change, such as 'nginx -s reload'.")  # fmt: skip
 @click.option("--nginx-pid", type=click.Path(dir_okay=False, path_type=Path), help="File with the process id of nginx, which is told of each change.")  # fmt: skip
 @click.option("--departed-after-s", type=click.FloatRange(min=0), default=60.0, show_default=True, help="Seconds that a worker that is not planned stays declared after its end.")  # fmt: skip
@@ -166,7 +165,7 @@ async def _watch(
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     try:
         settings.folder.mkdir(parents=True, exist_ok=True)
-        store = RedisStore(redis, Keys(namespace)) if redis else None
+        backend = open_backend(redis, BackendOptions(namespace)) if redis else None
     except ValueError as unfit:
         raise click.UsageError(f"{unfit}.") from None
     except OSError as refused:
@@ -175,7 +174,7 @@ async def _watch(
         watch = NginxWatch(
             settings,
             out,
-            members=store,
+            members=None if backend is None else backend.store,
             targets=targets,
             reload=reload,
             departed_after_s=departed_after_s,
@@ -184,8 +183,8 @@ async def _watch(
         )
         await watch.run()
     finally:
-        if store is not None:
-            await store.aclose()
+        if backend is not None:
+            await backend.aclose()
 
 
 def _addresses(node: str) -> Iterable[str]:

@@ -123,7 +123,7 @@ def _serve_pool(
     reached_at = cluster.advertise or cluster.node or (f"[{here}]" if ":" in here else here)
     pool = tuple(f"{reached_at}:{port}" for port in ports)
     supervisor = secrets.token_hex(16)
-    if cluster.redis:
+    if cluster.is_shared:
         _require_place(settings, supervisor, pool)
 
     def make_app(start: WorkerStart) -> Any:
@@ -146,23 +146,22 @@ def _listen_for_workers(host: str, first_port: int, workers: int) -> list[socket
 
 
 def _require_place(settings: ServerSettings, supervisor: str, pool: Collection[str]) -> None:
-    """Make sure that Redis answers and that nobody else has the node's name or its workers' addresses.
+    """Make sure that the store answers and that nobody else has the node's name or its workers' addresses.
 
     Raises:
         click.ClickException: Says what is wrong in one sentence.
     """
-    from verl_agent_env.cluster.redis.keys import Keys
-    from verl_agent_env.cluster.redis.store import RedisStore
+    from verl_agent_env.cluster.backends import BackendOptions, open_backend
     from verl_agent_env.errors import StoreUnavailableError
 
     async def look() -> None:
         cluster = settings.cluster
-        store = await RedisStore.open(cluster.redis, Keys(cluster.namespace))
+        backend = open_backend(cluster.redis, BackendOptions(cluster.namespace))
         # A node that crashed and comes back meets the leases of its past.
         end = time.monotonic() + cluster.lease_s + 1.0
         try:
             while True:
-                workers = (await store.read_map()).workers.values()
+                workers = (await backend.store.read_map()).workers.values()
                 others = [worker for worker in workers if worker.supervisor != supervisor]
                 problem = _rivalry(others, cluster.node, pool)
                 if not problem:
@@ -171,7 +170,7 @@ def _require_place(settings: ServerSettings, supervisor: str, pool: Collection[s
                     raise click.ClickException(problem)
                 await asyncio.sleep(_RETRY_S)
         finally:
-            await store.aclose()
+            await backend.aclose()
 
     try:
         asyncio.run(look())

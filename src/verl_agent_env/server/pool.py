@@ -29,10 +29,7 @@ from uvicorn import Config, Server
 from uvicorn_worker import UvicornWorker
 
 from verl_agent_env import background
-from verl_agent_env.cluster.memory.store import MemoryStore
-from verl_agent_env.cluster.redis.client import RedisLimits
-from verl_agent_env.cluster.redis.keys import Keys
-from verl_agent_env.cluster.redis.store import RedisStore
+from verl_agent_env.cluster.backends import BackendOptions, open_backend
 from verl_agent_env.cluster.store import Store
 from verl_agent_env.config import ClusterSettings, ServerSettings
 from verl_agent_env.engine.under_way import clear_record, shared_records
@@ -66,7 +63,7 @@ _ENDING_S = 15
 """Seconds that a worker gets, after running requests had theirs, to leave the cluster and to close its environments."""
 _NOTIFY_S = 0.5
 # The supervisor starts no worker meanwhile.
-_REDIS_LIMITS = RedisLimits(connect_s=1.0, call_s=1.0)
+_STORE_CALL_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -330,7 +327,7 @@ class WorkerPool(BaseApplication):  # type: ignore[misc]
         When its lease is over, others take its slots: what it does after that is in vain.
         """
         cluster = self._settings.cluster
-        return math.ceil(cluster.lease_s) if cluster.redis else _BLOCKED_WORKER_S
+        return math.ceil(cluster.lease_s) if cluster.is_shared else _BLOCKED_WORKER_S
 
     @property
     def has_token_file(self) -> bool:
@@ -358,8 +355,9 @@ def _give_index(supervisor: _Supervisor, worker: AddressWorker) -> None:
 
 
 def _opener(cluster: ClusterSettings) -> Callable[[], Store]:
-    """Give what connects to the store in which the workers find what is known of calls; without Redis they inherit it."""
-    if cluster.redis:
-        return lambda: RedisStore(cluster.redis, Keys(cluster.namespace), _REDIS_LIMITS)
-    memory = MemoryStore()
+    """Return what opens the store of suspicions: the cluster's, or the supervisor's memory, which workers inherit."""
+    options = BackendOptions(cluster.namespace, _STORE_CALL_S)
+    if cluster.is_shared:
+        return lambda: open_backend(cluster.redis, options).store
+    memory = open_backend("", options).store
     return lambda: memory

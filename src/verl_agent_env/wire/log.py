@@ -52,3 +52,6 @@ class Log(Protocol):
 
     async def env_ids(self, slots: Sequence[int]) -> list[str]:
         """The environments of these slots of which something is kept."""
+
+    async def aclose(self) -> None:
+        """Close connections; the log cannot be used afterwards."""

@@ -36,7 +36,8 @@ Ask = Callable[[RedisStore], Awaitable[object]]
 async def test_a_task_that_asks_redis_all_the_time_ends_at_its_first_cancellation(
     redis_server: RedisProcess, keys: Keys, ask: Ask
 ) -> None:
-    store = await RedisStore.open(redis_server.url, keys)
+    store = RedisStore(redis_server.url, keys)
+    await store.generation()
 
     async def ask_forever() -> None:
         while True:

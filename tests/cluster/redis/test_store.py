@@ -83,9 +83,10 @@ def test_limits_must_be_positive(limit: str) -> None:
 
 async def test_nobody_there_is_a_typed_error_at_once() -> None:
     url = f"redis://127.0.0.1:{free_port()}/0"
-    with pytest.raises(StoreUnavailableError) as caught:
-        async with no_hang():
-            await RedisStore.open(url, limits=RedisLimits(connect_s=NEVER_S, call_s=NEVER_S))
+    async with connected(url, limits=RedisLimits(connect_s=NEVER_S, call_s=NEVER_S)) as store:
+        with pytest.raises(StoreUnavailableError) as caught:
+            async with no_hang():
+                await store.generation()
     assert caught.value.store == url
     assert (caught.value.status, caught.value.retryable) == (503, True)
 

@@ -74,6 +74,9 @@ class MemoryLog:
         wanted = set(slots)
         return [env_id for env_id, kept in self._kept.items() if kept.slot in wanted]
 
+    async def aclose(self) -> None:
+        """Implement :meth:`Log.aclose`."""
+
     def _make(self, write: Write) -> RefusalReason | None:
         kept = self._kept.get(write.env_id)
         if write.kind == "close":

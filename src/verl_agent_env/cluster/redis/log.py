@@ -57,6 +57,10 @@ class RedisLog:
             found += await self._client.run(scripts.MEMBERS, keys, [])
         return found
 
+    async def aclose(self) -> None:
+        """Implement :meth:`Log.aclose`."""
+        await self._client.aclose()
+
 
 def _saved(answer: Sequence[Any]) -> Saved:
     header, entries, snapshot, closed_as, first = answer

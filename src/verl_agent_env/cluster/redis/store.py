@@ -41,22 +41,6 @@ class RedisStore:
         self._client = RedisClient(url, limits or RedisLimits())
         self._notices = Notices(self._client, self._keys.version)
 
-    @classmethod
-    async def open(cls, url: str, keys: Keys | None = None, limits: RedisLimits | None = None) -> RedisStore:
-        """A store that was reached once.
-
-        Raises:
-            ValueError: The URL is none.
-            StoreUnavailableError: Redis does not answer there, or not to us.
-        """
-        store = cls(url, keys, limits)
-        try:
-            await store.generation()
-        except BaseException:
-            await store.aclose()
-            raise
-        return store
-
     @property
     def where(self) -> str:
         """Where Redis is, without the password."""

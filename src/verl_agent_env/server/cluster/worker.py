@@ -16,15 +16,10 @@ from typing import Any, Protocol, cast
 import orjson
 
 from verl_agent_env import background
-from verl_agent_env.cluster.idempotency import KNOWN_S, IdempotencyRecords
+from verl_agent_env.cluster.backends import Backend, BackendOptions, open_backend
+from verl_agent_env.cluster.idempotency import KNOWN_S
 from verl_agent_env.cluster.leases import LocalLease
 from verl_agent_env.cluster.member import Member
-from verl_agent_env.cluster.memory.idempotency import MemoryIdempotencyRecords
-from verl_agent_env.cluster.redis.client import RedisClient, RedisLimits
-from verl_agent_env.cluster.redis.idempotency import RedisIdempotencyRecords
-from verl_agent_env.cluster.redis.keys import Keys
-from verl_agent_env.cluster.redis.log import RedisLog
-from verl_agent_env.cluster.redis.store import RedisStore
 from verl_agent_env.cluster.ring import Ring
 from verl_agent_env.cluster.slots import SlotTable
 from verl_agent_env.cluster.store import ClusterMap, WorkerRecord
@@ -172,21 +167,20 @@ class FixedCluster:
 
 
 class SharedCluster:
-    """Workers of any number of nodes, which meet in Redis."""
+    """Workers of any number of nodes, which meet in a store."""
 
     def __init__(
         self,
         settings: ClusterSettings,
+        backend: Backend,
         place: Place,
         record: WorkerRecord,
         table: SlotTable,
         lease: LocalLease,
         host: Host,
     ) -> None:
-        keys = Keys(settings.namespace)
-        self._store = RedisStore(settings.redis, keys)
-        self._log_client = RedisClient(settings.redis, RedisLimits())
-        persistence = host.keep(RedisLog(self._log_client, keys), table, durabilities_of(settings))
+        self._store = backend.store
+        persistence = host.keep(backend.log, table, durabilities_of(settings))
         self._journal = persistence.recorder.journal
         self._take_over = TakeOver(host, persistence, table)
         self._tasks: list[asyncio.Task[None]] = []
@@ -240,8 +234,6 @@ class SharedCluster:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._log_client.aclose()
-        await self._store.aclose()
 
     async def refresh(self) -> None:
         """See :class:`Cluster`."""
@@ -291,18 +283,24 @@ class ClusterWorker:
         """
         self._settings = settings
         self._place = place
-        self._lease = LocalLease(settings.lease_s) if settings.redis else None
-        self._is_alone = len(place.pool) == 1 and not settings.redis
+        self._lease = LocalLease(settings.lease_s) if settings.is_shared else None
+        self._is_alone = len(place.pool) == 1 and not settings.is_shared
         self.table = SlotTable(place.address, self._lease)
         self.peers = Peers(settings.peer_timeout_s, token, self._secret_of, tls)
         self._cluster: Cluster
         self.forwarder = Forwarder(self.table, self.peers, self._refresh)
-        self.idempotency_records = _idempotency_records(settings, limits)
+        options = BackendOptions(
+            settings.namespace,
+            keys_known_s=max(KNOWN_S, limits.idempotency_memory_s),
+            keys_max_bytes=limits.idempotency_memory_bytes // 4,
+        )
+        self._backend = open_backend(settings.redis, options)
+        self.idempotency_records = self._backend.idempotency
 
     def fate_of(self, env_id: str) -> VerlAgentEnvError:
         """What to say of an id that nothing is known of."""
         # What is kept was looked for before: if the log does not know the id, nobody does.
-        if not self._settings.redis and env_id[3:4] == "-" and self.table.is_inherited(slot_of(env_id)):
+        if not self._settings.is_shared and env_id[3:4] == "-" and self.table.is_inherited(slot_of(env_id)):
             return EnvironmentLostError(env_id, "the worker that held it has ended, or it never was")
         return EnvironmentNotFoundError(env_id)
 
@@ -324,7 +322,9 @@ class ClusterWorker:
             started_at=time.time(),
         )
         if self._lease is not None:
-            self._cluster = SharedCluster(settings, place, record, self.table, self._lease, host)
+            self._cluster = SharedCluster(
+                settings, self._backend, place, record, self.table, self._lease, host
+            )
         else:
             self._cluster = FixedCluster(place, record, self.table, self.peers, host)
         local = Batches(host)
@@ -359,7 +359,7 @@ class ClusterWorker:
     async def stop(self) -> None:
         """Be no part of it any more."""
         await self._cluster.leave()
-        await self.idempotency_records.aclose()
+        await self._backend.aclose()
         await self.peers.close()
 
     async def drain(self) -> None:
@@ -377,7 +377,7 @@ class ClusterWorker:
             NodeNotFoundError: There is no such node.
             WorkerUnreachableError: One of its workers does not answer.
         """
-        if not self._settings.redis:
+        if not self._settings.is_shared:
             raise InvalidRequestError(
                 [{"loc": ["node"], "msg": "without Redis no other node could take its environments"}]
             )
@@ -400,15 +400,6 @@ class ClusterWorker:
 
     async def _refresh(self) -> None:
         await self._cluster.refresh()
-
-
-def _idempotency_records(settings: ClusterSettings, limits: HttpLimits) -> IdempotencyRecords:
-    """What is known of keys, by all workers of the cluster; without Redis by the worker that answers for a key."""
-    known_s = max(KNOWN_S, limits.idempotency_memory_s)
-    if settings.redis:
-        client = RedisClient(settings.redis, RedisLimits())
-        return RedisIdempotencyRecords(client, Keys(settings.namespace), known_s)
-    return MemoryIdempotencyRecords(known_s, limits.idempotency_memory_bytes // 4, time.monotonic)
 
 
 def durabilities_of(settings: ClusterSettings) -> dict[str, Durability]:

@@ -50,7 +50,7 @@ def configure_commands(settings: ServerSettings) -> None:
 
         use_file(settings.mcp_config, commands_allowed=settings.mcp_allow_commands)
     reason = ""
-    if settings.cluster.redis:
+    if settings.cluster.is_shared:
         reason = "this server is part of a cluster"
     elif not (settings.host == "localhost" or is_loopback(settings.host)):
         reason = "this server can be reached from other machines"
