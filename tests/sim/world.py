@@ -30,7 +30,7 @@ from verl_agent_env.server.cluster.local_environments import Residents
 from verl_agent_env.server.cluster.peers import Peers
 from verl_agent_env.server.cluster.sharded_batches import ShardedBatches
 from verl_agent_env.types import slot_of
-from verl_agent_env.wire.log import Log
+from verl_agent_env.wire.event_log import Log
 from verl_agent_env.wire.records import Entry
 
 NUM_SLOTS = 8

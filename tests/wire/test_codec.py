@@ -18,7 +18,7 @@ from verl_agent_env.wire.codec import (
     encode,
     encode_kept,
 )
-from verl_agent_env.wire.requests import BatchStepRequest, InitializeRequest, ResetRequest
+from verl_agent_env.wire.schemas import BatchStepRequest, InitializeRequest, ResetRequest
 
 OBSERVATION = [{"role": "user", "content": 'ä\n"quoted"'}]
 

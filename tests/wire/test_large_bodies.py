@@ -19,7 +19,7 @@ from verl_agent_env.errors import (
 from verl_agent_env.wire import codec
 from verl_agent_env.wire.codec import decode
 from verl_agent_env.wire.large_bodies import UnreadJson, decode_batch, read_item, require_size, write_unread
-from verl_agent_env.wire.requests import (
+from verl_agent_env.wire.schemas import (
     BatchCloseRequest,
     BatchInitializeRequest,
     BatchResetRequest,

@@ -19,7 +19,7 @@ from verl_agent_env.cluster.redis.keys import Keys
 from verl_agent_env.cluster.redis.log import RedisLog
 from verl_agent_env.cluster.redis.store import RedisStore
 from verl_agent_env.cluster.store import Store
-from verl_agent_env.wire.log import Log
+from verl_agent_env.wire.event_log import Log
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ from verl_agent_env.errors import (
 )
 from verl_agent_env.types import NUM_SLOTS, slot_of
 from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
-from verl_agent_env.wire.log import Log
+from verl_agent_env.wire.event_log import Log
 from verl_agent_env.wire.suspicions import Suspicion, Suspicions
 
 T = TypeVar("T")

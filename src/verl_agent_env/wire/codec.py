@@ -16,7 +16,7 @@ from verl_agent_env.errors import (
     MalformedBodyError,
 )
 from verl_agent_env.types import StepResult
-from verl_agent_env.wire.requests import Request, StepRequest
+from verl_agent_env.wire.schemas import Request, StepRequest
 
 RequestT = TypeVar("RequestT", bound=Request)
 

@@ -30,7 +30,7 @@ from verl_agent_env.wire.codec import (
     parse,
     parse_object,
 )
-from verl_agent_env.wire.requests import Request
+from verl_agent_env.wire.schemas import Request
 
 RequestT = TypeVar("RequestT", bound=Request)
 Turn = Callable[[], Awaitable[None]]

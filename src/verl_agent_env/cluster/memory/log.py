@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from verl_agent_env.cluster.memory.store import MemoryStore
 from verl_agent_env.errors import GenerationChangedError
-from verl_agent_env.wire.log import ENOUGH_LOADED_BYTES, MAX_LOADED
+from verl_agent_env.wire.event_log import ENOUGH_LOADED_BYTES, MAX_LOADED
 from verl_agent_env.wire.records import Refusal, RefusalReason, Saved, Write
 
 
@@ -22,7 +22,7 @@ class _Kept:
 
 
 class MemoryLog:
-    """:class:`~verl_agent_env.wire.log.Log` in dictionaries; each write is atomic, for nothing awaits in between."""
+    """:class:`~verl_agent_env.wire.event_log.Log` in dictionaries; each write is atomic, for nothing awaits in between."""
 
     def __init__(self, store: MemoryStore) -> None:
         self._store = store

@@ -9,7 +9,7 @@ from verl_agent_env.cluster.redis import scripts
 from verl_agent_env.cluster.redis.client import RedisClient
 from verl_agent_env.cluster.redis.keys import Keys
 from verl_agent_env.errors import GenerationChangedError
-from verl_agent_env.wire.log import CLOSED_MEMORY_S, ENOUGH_LOADED_BYTES, MAX_LOADED
+from verl_agent_env.wire.event_log import CLOSED_MEMORY_S, ENOUGH_LOADED_BYTES, MAX_LOADED
 from verl_agent_env.wire.records import Refusal, Saved, Write
 
 _CLOSED_MS = int(CLOSED_MEMORY_S * 1000)
@@ -19,7 +19,7 @@ _KINDS = {"create": "c", "append": "a", "extend": "x", "save": "s", "begin": "b"
 
 
 class RedisLog:
-    """:class:`~verl_agent_env.wire.log.Log` in Redis 6.2 or later."""
+    """:class:`~verl_agent_env.wire.event_log.Log` in Redis 6.2 or later."""
 
     def __init__(self, client: RedisClient, keys: Keys) -> None:
         self._client = client

@@ -29,7 +29,7 @@ from verl_agent_env.errors import (
     StoreUnavailableError,
     VerlAgentEnvError,
 )
-from verl_agent_env.wire.log import Log
+from verl_agent_env.wire.event_log import Log
 from verl_agent_env.wire.records import Refusal, RefusalReason, Write
 
 logger = logging.getLogger(__name__)

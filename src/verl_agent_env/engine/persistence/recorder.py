@@ -22,7 +22,7 @@ from verl_agent_env.envs.fingerprint import fingerprint_of
 from verl_agent_env.envs.kind import EnvKind
 from verl_agent_env.errors import ArgumentsTooLargeError, InvalidEnvArgumentsError
 from verl_agent_env.wire.codec import StepAnswer
-from verl_agent_env.wire.log import Log
+from verl_agent_env.wire.event_log import Log
 from verl_agent_env.wire.records import (
     HEADER_OPTIONS,
     AppliedStep,

@@ -18,7 +18,7 @@ from verl_agent_env.engine.turns import Turns
 from verl_agent_env.envs.registry import Registry
 from verl_agent_env.errors import AtCapacityError, StoreUnavailableError
 from verl_agent_env.types import NUM_SLOTS, slot_of
-from verl_agent_env.wire.log import Log
+from verl_agent_env.wire.event_log import Log
 from verl_agent_env.wire.records import Entry, Saved, Write
 from verl_agent_env.wire.suspicions import Suspicions
 

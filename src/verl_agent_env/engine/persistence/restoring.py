@@ -21,7 +21,7 @@ from verl_agent_env.errors import (
 )
 from verl_agent_env.wire.actions import identity_in
 from verl_agent_env.wire.codec import StepAnswer
-from verl_agent_env.wire.log import Log
+from verl_agent_env.wire.event_log import Log
 from verl_agent_env.wire.records import (
     Entry,
     Header,

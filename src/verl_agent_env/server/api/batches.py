@@ -28,7 +28,7 @@ from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
 from verl_agent_env.wire.large_bodies import Turn, decode_batch
 from verl_agent_env.wire.operations import call_of, operations_of, steps_of
 from verl_agent_env.wire.pieces import Body
-from verl_agent_env.wire.requests import (
+from verl_agent_env.wire.schemas import (
     BatchCloseRequest,
     BatchInitializeRequest,
     BatchResetRequest,

@@ -10,7 +10,7 @@ from verl_agent_env.engine import CreateRequest
 from verl_agent_env.envs.registry import Registry
 from verl_agent_env.errors import RequestError
 from verl_agent_env.wire.large_bodies import Turn
-from verl_agent_env.wire.requests import BatchInitializeRequest
+from verl_agent_env.wire.schemas import BatchInitializeRequest
 
 logger = logging.getLogger(__name__)
 

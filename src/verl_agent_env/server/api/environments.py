@@ -18,7 +18,7 @@ from verl_agent_env.server.http.types import Request, Response
 from verl_agent_env.wire.codec import ResetAnswer, decode, decode_step, encode
 from verl_agent_env.wire.operations import call_of
 from verl_agent_env.wire.pieces import Body
-from verl_agent_env.wire.requests import InitializeRequest, ReadActionRequest, ResetRequest
+from verl_agent_env.wire.schemas import InitializeRequest, ReadActionRequest, ResetRequest
 
 Create = Callable[[CreateRequest], Awaitable[tuple[str, ResetAnswer]]]
 """Makes an environment, here or on another worker."""

@@ -10,8 +10,8 @@ from verl_agent_env.server.api.batches import BatchHandlers
 from verl_agent_env.server.api.environments import EnvironmentHandlers
 from verl_agent_env.server.api.server import ServerHandlers
 from verl_agent_env.server.http.types import Route
-from verl_agent_env.wire import answers as a
-from verl_agent_env.wire import requests as r
+from verl_agent_env.wire import responses as a
+from verl_agent_env.wire import schemas as r
 
 _IDEMPOTENCY_KEY: dict[str, Any] = {
     "name": "Idempotency-Key",

@@ -14,7 +14,7 @@ from verl_agent_env.server.cluster.worker import ClusterWorker
 from verl_agent_env.server.http.metrics import Metrics
 from verl_agent_env.server.http.types import Request, Response
 from verl_agent_env.wire.codec import decode, encode
-from verl_agent_env.wire.requests import DrainRequest
+from verl_agent_env.wire.schemas import DrainRequest
 
 logger = logging.getLogger(__name__)
 

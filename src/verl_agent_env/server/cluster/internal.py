@@ -32,7 +32,7 @@ from verl_agent_env.wire.parts import (
     encode_run_part,
     encode_step_part,
 )
-from verl_agent_env.wire.requests import (
+from verl_agent_env.wire.schemas import (
     BatchCloseRequest,
     InternalCloseRunRequest,
     InternalDrainRequest,

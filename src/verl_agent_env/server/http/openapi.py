@@ -11,7 +11,7 @@ from pydantic.json_schema import models_json_schema
 
 from verl_agent_env import errors as e
 from verl_agent_env.server.http.types import Route
-from verl_agent_env.wire.answers import Problem
+from verl_agent_env.wire.responses import Problem
 
 _REFERENCE = "#/components/schemas/{model}"
 _INITIALIZE = "/api/environment/initialize"

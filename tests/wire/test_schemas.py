@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from verl_agent_env.wire.requests import (
+from verl_agent_env.wire.schemas import (
     MAX_SEED,
     MAX_TTL_S,
     BatchCloseRequest,
