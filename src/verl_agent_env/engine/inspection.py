@@ -95,7 +95,7 @@ async def read_action(host: Host, env_id: str, action: Any) -> dict[str, Any]:
 
     Returns:
         ``form``, ``thought``, ``calls``, ``valid`` and ``place``, as
-        :class:`~verl_agent_env.wire.responses.ReadActionAnswer` has them.
+        :class:`~verl_agent_env.wire.responses.ReadActionResponse` has them.
 
     Raises:
         ActionTooLargeError, InvalidRequestError: It is no action that a step would take.

@@ -16,9 +16,9 @@ from verl_agent_env.errors import (
     MalformedBodyError,
 )
 from verl_agent_env.types import StepResult
-from verl_agent_env.wire.schemas import Request, StepRequest
+from verl_agent_env.wire.schemas import RequestBody, StepRequest
 
-RequestT = TypeVar("RequestT", bound=Request)
+RequestT = TypeVar("RequestT", bound=RequestBody)
 
 _MAX_FAULTS = 20
 SMALL_BYTES = 256 * 1024

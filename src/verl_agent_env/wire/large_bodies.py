@@ -30,9 +30,9 @@ from verl_agent_env.wire.codec import (
     parse,
     parse_object,
 )
-from verl_agent_env.wire.schemas import Request
+from verl_agent_env.wire.schemas import RequestBody
 
-RequestT = TypeVar("RequestT", bound=Request)
+RequestT = TypeVar("RequestT", bound=RequestBody)
 Turn = Callable[[], Awaitable[None]]
 """Waits until it is this work's turn to go on."""
 
@@ -166,7 +166,7 @@ def _skip(text: bytes | UnreadJson, kind: Any) -> Any:
 
 
 @functools.cache
-def _fields_of(model: type[Request]) -> type[msgspec.Struct]:
+def _fields_of(model: type[RequestBody]) -> type[msgspec.Struct]:
     """A structure of the model's fields, each of them unread."""
     fields = [(name, msgspec.Raw | msgspec.UnsetType, msgspec.UNSET) for name in model.model_fields]
     return msgspec.defstruct(model.__name__, fields, forbid_unknown_fields=True)

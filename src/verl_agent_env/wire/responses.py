@@ -9,13 +9,13 @@ from pydantic import BaseModel, ConfigDict, Field
 Observation = list[dict[str, Any]]
 
 
-class Answer(BaseModel):
+class ResponseBody(BaseModel):
     """What all bodies share."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
 
-class Problem(Answer):
+class ProblemDetails(ResponseBody):
     """An error (RFC 9457), with the fields of its code."""
 
     model_config = ConfigDict(extra="allow")
@@ -34,21 +34,21 @@ class Problem(Answer):
     """Whether the same request may succeed later."""
 
 
-class ItemProblem(Problem):
+class ItemProblem(ProblemDetails):
     """The error of one item of a batch."""
 
     index: int
     """Position in the request."""
 
 
-class MessageAnswer(Answer):
+class MessageResponse(ResponseBody):
     """A success without more to say."""
 
     message: str
     """What was done."""
 
 
-class InitializeAnswer(Answer):
+class InitializeResponse(ResponseBody):
     """A new environment and the beginning of its first episode."""
 
     message: str
@@ -61,7 +61,7 @@ class InitializeAnswer(Answer):
     """Diagnostics; ``seed`` is the episode's."""
 
 
-class ResetAnswer(Answer):
+class ResetResponse(ResponseBody):
     """The beginning of an episode."""
 
     observation: Observation
@@ -70,7 +70,7 @@ class ResetAnswer(Answer):
     """Diagnostics; ``seed`` is the episode's."""
 
 
-class StepAnswer(Answer):
+class StepResponse(ResponseBody):
     """What an action led to."""
 
     observation: Observation
@@ -87,7 +87,7 @@ class StepAnswer(Answer):
     """``num_steps``, ``action_is_valid``, ``action_is_effective``, ``success``, and what the environment adds."""
 
 
-class BatchInitializeAnswer(Answer):
+class BatchInitializeResponse(ResponseBody):
     """New environments, in request order."""
 
     env_ids: list[str | None]
@@ -100,7 +100,7 @@ class BatchInitializeAnswer(Answer):
     """What failed."""
 
 
-class BatchResetAnswer(Answer):
+class BatchResetResponse(ResponseBody):
     """Beginnings of episodes, in request order."""
 
     observations: list[Observation | None]
@@ -111,7 +111,7 @@ class BatchResetAnswer(Answer):
     """What failed."""
 
 
-class BatchStepAnswer(Answer):
+class BatchStepResponse(ResponseBody):
     """What the actions led to, in request order; a failed position holds ``null`` in every column."""
 
     observations: list[Observation | None]
@@ -128,7 +128,7 @@ class BatchStepAnswer(Answer):
     """What failed."""
 
 
-class BatchCloseAnswer(Answer):
+class BatchCloseResponse(ResponseBody):
     """How the closing went."""
 
     closed: int
@@ -137,7 +137,7 @@ class BatchCloseAnswer(Answer):
     """What failed."""
 
 
-class EnvironmentState(Answer):
+class EnvironmentState(ResponseBody):
     """Where an environment stands."""
 
     env_id: str
@@ -166,21 +166,21 @@ class EnvironmentState(Answer):
     """Idle seconds after which it is closed."""
 
 
-class ActionSpaceAnswer(Answer):
+class ActionSpaceResponse(ResponseBody):
     """The action space."""
 
     action_space: dict[str, Any]
     """JSON Schema (Draft 2020-12) of a valid action."""
 
 
-class TaskPromptAnswer(Answer):
+class TaskPromptResponse(ResponseBody):
     """The task prompt."""
 
     task_prompt: str
     """What the model has to do and how it acts."""
 
 
-class ReadCall(Answer):
+class ReadCall(ResponseBody):
     """A tool call that an action asks for."""
 
     name: str
@@ -191,7 +191,7 @@ class ReadCall(Answer):
     """Why it cannot be carried out."""
 
 
-class ReadActionAnswer(Answer):
+class ReadActionResponse(ResponseBody):
     """Reading of an action."""
 
     form: str
@@ -206,21 +206,21 @@ class ReadActionAnswer(Answer):
     """Where the action stands in a text, in characters, from and to; ``null`` for a structured call."""
 
 
-class AllowParallelToolCallAnswer(Answer):
+class AllowParallelToolCallResponse(ResponseBody):
     """Whether one action may hold several tool calls."""
 
     allow_parallel_tool_call: bool
     """Whether it may."""
 
 
-class ToolsSchemaAnswer(Answer):
+class ToolsSchemaResponse(ResponseBody):
     """The tools."""
 
     tools_schema: list[dict[str, Any]]
     """In the form that the API of that name takes."""
 
 
-class TrajectoryStep(StepAnswer):
+class TrajectoryStep(StepResponse):
     """One step of an episode."""
 
     seq: int
@@ -229,7 +229,7 @@ class TrajectoryStep(StepAnswer):
     """The action, as it was sent."""
 
 
-class TrajectoryAnswer(Answer):
+class TrajectoryResponse(ResponseBody):
     """The episode so far."""
 
     env_id: str
@@ -250,7 +250,7 @@ class TrajectoryAnswer(Answer):
     """The steps, in order."""
 
 
-class EnvironmentKind(Answer):
+class EnvironmentKind(ResponseBody):
     """A registered environment."""
 
     name: str
@@ -271,14 +271,14 @@ class EnvironmentKind(Answer):
     """What ``render`` takes as ``mode``."""
 
 
-class CatalogueAnswer(Answer):
+class CatalogueResponse(ResponseBody):
     """All registered environments."""
 
     environments: list[EnvironmentKind]
     """By name."""
 
 
-class ClusterWorker(Answer):
+class WorkerStatus(ResponseBody):
     """One server process."""
 
     name: str
@@ -299,27 +299,27 @@ class ClusterWorker(Answer):
     """Seconds since the epoch."""
 
 
-class ClusterNode(Answer):
+class NodeStatus(ResponseBody):
     """One machine's pool of workers."""
 
     name: str
     """Its name."""
-    workers: list[ClusterWorker]
+    workers: list[WorkerStatus]
     """By name."""
 
 
-class ClusterAnswer(Answer):
+class ClusterResponse(ResponseBody):
     """Who is there, and who owns how much."""
 
     map_version: int
     """Differs after every change."""
     num_slots: int
     """Slices of the hash space, shared out among the workers."""
-    nodes: list[ClusterNode]
+    nodes: list[NodeStatus]
     """By name."""
 
 
-class DrainAnswer(Answer):
+class DrainResponse(ResponseBody):
     """A node was drained, or takes environments again."""
 
     message: str
@@ -328,7 +328,7 @@ class DrainAnswer(Answer):
     """How many workers it has."""
 
 
-class StatusAnswer(Answer):
+class StatusResponse(ResponseBody):
     """The server's state in a word."""
 
     status: str

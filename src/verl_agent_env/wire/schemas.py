@@ -38,7 +38,7 @@ def _given(name: str, kind: str) -> JsonDict:
     return {"required": [name], "properties": {name: {"type": kind}}}
 
 
-class Request(BaseModel):
+class RequestBody(BaseModel):
     """What all bodies share: unknown fields and wrong types are refused."""
 
     model_config = ConfigDict(
@@ -51,7 +51,7 @@ class Request(BaseModel):
     )
 
 
-class InitializeRequest(Request):
+class InitializeRequest(RequestBody):
     """Make one environment and begin its first episode."""
 
     model_config = ConfigDict(
@@ -72,7 +72,7 @@ class InitializeRequest(Request):
     """Seconds without a call after which the environment is closed; the server's default when not given."""
 
 
-class ResetRequest(Request):
+class ResetRequest(RequestBody):
     """Begin another episode."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"seed": 2}]})
@@ -83,7 +83,7 @@ class ResetRequest(Request):
     """As the environment takes them."""
 
 
-class StepRequest(Request):
+class StepRequest(RequestBody):
     """Carry out one action."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"action": _TOOL_CALL_ACTION, "seq": 0}]})
@@ -94,7 +94,7 @@ class StepRequest(Request):
     """Number of the step within the episode, from 0: makes the step safe to send again."""
 
 
-class ReadActionRequest(Request):
+class ReadActionRequest(RequestBody):
     """Read an action without carrying it out."""
 
     model_config = ConfigDict(
@@ -107,7 +107,7 @@ class ReadActionRequest(Request):
     """As in a step."""
 
 
-class BatchInitializeRequest(Request):
+class BatchInitializeRequest(RequestBody):
     """Make many environments; lists are columns of one length."""
 
     model_config = ConfigDict(
@@ -158,7 +158,7 @@ class BatchInitializeRequest(Request):
         return self.num_envs or 0
 
 
-class BatchResetRequest(Request):
+class BatchResetRequest(RequestBody):
     """Begin another episode in many environments."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"env_ids": [_EXAMPLE_ENV_ID], "seeds": [5]}]})
@@ -176,7 +176,7 @@ class BatchResetRequest(Request):
         return self
 
 
-class BatchStepRequest(Request):
+class BatchStepRequest(RequestBody):
     """Carry out one action in each of many environments."""
 
     model_config = ConfigDict(
@@ -198,7 +198,7 @@ class BatchStepRequest(Request):
         return self
 
 
-class BatchCloseRequest(Request):
+class BatchCloseRequest(RequestBody):
     """Close many environments, by id or all of a run."""
 
     model_config = ConfigDict(
@@ -220,7 +220,7 @@ class BatchCloseRequest(Request):
         return self
 
 
-class InternalCloseRunRequest(Request):
+class InternalCloseRunRequest(RequestBody):
     """A part of the end of a run, from one worker to another."""
 
     run_id: RunId
@@ -249,14 +249,14 @@ class InternalStepRequest(BatchStepRequest):
     """Ids of the steps, as of resets; None where their numbers say enough."""
 
 
-class InternalDrainRequest(Request):
+class InternalDrainRequest(RequestBody):
     """Give all environments to other workers."""
 
     undo: bool = False
     """Take some again instead."""
 
 
-class DrainRequest(Request):
+class DrainRequest(RequestBody):
     """Empty a node, so that it can be stopped."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"node": "node-2"}]})

@@ -64,39 +64,39 @@ def environment_routes(calls: EnvironmentHandlers) -> list[Route]:
     return [
         Route(
             "POST", "/api/environment/initialize", calls.initialize, "Make an environment and begin its first episode",
-            r.InitializeRequest, a.InitializeAnswer, (_IDEMPOTENCY_KEY,), (*_BODY, *_MAKE),
+            r.InitializeRequest, a.InitializeResponse, (_IDEMPOTENCY_KEY,), (*_BODY, *_MAKE),
             owned_by="key",
         ),
         _of_one(
             "POST", f"{_ONE}/reset", calls.reset, "Begin another episode",
-            r.ResetRequest, a.ResetAnswer, (), (*_BODY, *_LIVE, e.InvalidEnvArgumentsError, e.ArgumentsTooLargeError, e.SequenceStaleError, *_RUN),
+            r.ResetRequest, a.ResetResponse, (), (*_BODY, *_LIVE, e.InvalidEnvArgumentsError, e.ArgumentsTooLargeError, e.SequenceStaleError, *_RUN),
             answer_now=calls.reset_now,
         ),
         _of_one(
             "POST", f"{_ONE}/step", calls.step, "Carry out one action",
-            r.StepRequest, a.StepAnswer, (), (*_BODY, e.ActionTooLargeError, *_LIVE, *_SEQUENCE, *_RUN),
+            r.StepRequest, a.StepResponse, (), (*_BODY, e.ActionTooLargeError, *_LIVE, *_SEQUENCE, *_RUN),
             answer_now=calls.step_now,
         ),
         _of_one("POST", f"{_ONE}/close", calls.close, "Close the environment; closing twice is a success",
-              None, a.MessageAnswer, (), (e.EnvironmentNotFoundError,), answer_now=calls.close_now),
+              None, a.MessageResponse, (), (e.EnvironmentNotFoundError,), answer_now=calls.close_now),
         _of_one("GET", _ONE, calls.state, "Where the environment stands", None, a.EnvironmentState, (), _LIVE,
               answer_now=calls.state_now, auth_scope="read"),
         _of_one("GET", f"{_ONE}/action-space", calls.action_space, "JSON Schema of a valid action",
-              None, a.ActionSpaceAnswer, (), _LIVE, auth_scope="read"),
+              None, a.ActionSpaceResponse, (), _LIVE, auth_scope="read"),
         _of_one("GET", f"{_ONE}/task-prompt", calls.task_prompt, "What the model has to do",
-              None, a.TaskPromptAnswer, (), _LIVE, auth_scope="read"),
+              None, a.TaskPromptResponse, (), _LIVE, auth_scope="read"),
         _of_one("GET", f"{_ONE}/allow-parallel-tool-call", calls.allow_parallel_tool_call,
-              "Whether one action may hold several tool calls", None, a.AllowParallelToolCallAnswer, (), _LIVE, auth_scope="read"),
+              "Whether one action may hold several tool calls", None, a.AllowParallelToolCallResponse, (), _LIVE, auth_scope="read"),
         _of_one("GET", f"{_ONE}/tools-schema-openai", calls.tools_openai, "The tools, as OpenAI's API takes them",
-              None, a.ToolsSchemaAnswer, (), _LIVE, auth_scope="read"),
+              None, a.ToolsSchemaResponse, (), _LIVE, auth_scope="read"),
         _of_one("GET", f"{_ONE}/tools-schema-anthropic", calls.tools_anthropic,
-              "The tools, as Anthropic's API takes them", None, a.ToolsSchemaAnswer, (), _LIVE, auth_scope="read"),
+              "The tools, as Anthropic's API takes them", None, a.ToolsSchemaResponse, (), _LIVE, auth_scope="read"),
         _of_one("POST", f"{_ONE}/read-action", calls.read_action, "How an action would be read, without carrying it out",
-              r.ReadActionRequest, a.ReadActionAnswer, (), (*_BODY, e.ActionTooLargeError, *_LIVE), auth_scope="read"),
+              r.ReadActionRequest, a.ReadActionResponse, (), (*_BODY, e.ActionTooLargeError, *_LIVE), auth_scope="read"),
         _of_one("GET", f"{_ONE}/render", calls.render, "A picture of the environment",
               None, None, (_RENDER_MODE,), (*_LIVE, e.RenderModeError), media_types=("text/plain", "image/svg+xml", "image/png"), auth_scope="read"),
         _of_one("GET", f"{_ONE}/trajectory", calls.trajectory, "The episode so far",
-              None, a.TrajectoryAnswer, (), _LIVE, auth_scope="read"),
+              None, a.TrajectoryResponse, (), _LIVE, auth_scope="read"),
     ]  # fmt: skip
 
 
@@ -105,21 +105,21 @@ def batch_routes(calls: BatchHandlers) -> list[Route]:
     return [
         Route(
             "POST", "/api/batch/initialize", calls.initialize, "Make many environments",
-            r.BatchInitializeRequest, a.BatchInitializeAnswer, (_IDEMPOTENCY_KEY,),
+            r.BatchInitializeRequest, a.BatchInitializeResponse, (_IDEMPOTENCY_KEY,),
             (*_BATCH, e.IdempotencyKeyReusedError, e.UnknownEnvNameError, e.InvalidEnvArgumentsError),
             tags=("batch",), owned_by="key",
         ),
         Route(
             "POST", "/api/batch/reset", calls.reset, "Begin another episode in many environments",
-            r.BatchResetRequest, a.BatchResetAnswer, (), _BATCH, tags=("batch",),
+            r.BatchResetRequest, a.BatchResetResponse, (), _BATCH, tags=("batch",),
         ),
         Route(
             "POST", "/api/batch/step", calls.step, "Carry out one action in each of many environments",
-            r.BatchStepRequest, a.BatchStepAnswer, (), _BATCH, tags=("batch",),
+            r.BatchStepRequest, a.BatchStepResponse, (), _BATCH, tags=("batch",),
         ),
         Route(
             "POST", "/api/batch/close", calls.close, "Close many environments, by id or all of a run",
-            r.BatchCloseRequest, a.BatchCloseAnswer, (), _BATCH, tags=("batch",),
+            r.BatchCloseRequest, a.BatchCloseResponse, (), _BATCH, tags=("batch",),
         ),
     ]  # fmt: skip
 
@@ -128,15 +128,15 @@ def server_routes(calls: ServerHandlers) -> list[Route]:
     """The calls on the server itself."""
     return [
         Route("GET", "/api/environments", calls.catalogue, "All registered environments",
-              None, a.CatalogueAnswer, tags=("server",), auth_scope="read"),
+              None, a.CatalogueResponse, tags=("server",), auth_scope="read"),
         Route("GET", "/api/cluster", calls.cluster, "Nodes, workers, and who owns how many slots",
-              None, a.ClusterAnswer, tags=("server",), auth_scope="read"),
+              None, a.ClusterResponse, tags=("server",), auth_scope="read"),
         Route("POST", "/api/cluster/drain", calls.drain, "Empty a node, so that it can be stopped",
-              r.DrainRequest, a.DrainAnswer, (), (*_BODY, e.NodeNotFoundError, e.WorkerUnreachableError), auth_scope="admin", tags=("server",)),
+              r.DrainRequest, a.DrainResponse, (), (*_BODY, e.NodeNotFoundError, e.WorkerUnreachableError), auth_scope="admin", tags=("server",)),
         Route("GET", "/healthz", calls.alive, "Whether the process answers",
-              None, a.StatusAnswer, auth_scope="", tags=("server",)),
+              None, a.StatusResponse, auth_scope="", tags=("server",)),
         Route("GET", "/readyz", calls.is_ready, "Whether the server takes work",
-              None, a.StatusAnswer, errors=(e.ShuttingDownError,), auth_scope="", tags=("server",)),
+              None, a.StatusResponse, errors=(e.ShuttingDownError,), auth_scope="", tags=("server",)),
         Route("GET", "/metrics", calls.metrics, "All metrics, for Prometheus",
               media_types=("text/plain",), tags=("server",), auth_scope="admin"),
     ]  # fmt: skip

@@ -11,7 +11,7 @@ from pydantic.json_schema import models_json_schema
 
 from verl_agent_env import errors as e
 from verl_agent_env.server.http.types import Route
-from verl_agent_env.wire.responses import Problem
+from verl_agent_env.wire.responses import ProblemDetails
 
 _REFERENCE = "#/components/schemas/{model}"
 _INITIALIZE = "/api/environment/initialize"
@@ -46,7 +46,9 @@ def document(app: FastAPI, routes: list[Route], *, has_tokens: bool) -> dict[str
 
 
 def _sorted(models: set[type]) -> list[Any]:
-    return [(model, "validation") for model in sorted({Problem, *models}, key=lambda model: model.__name__)]
+    return [
+        (model, "validation") for model in sorted({ProblemDetails, *models}, key=lambda model: model.__name__)
+    ]
 
 
 def _operation(route: Route, *, has_tokens: bool) -> dict[str, Any]:
@@ -119,7 +121,7 @@ def _failures(route: Route, *, has_tokens: bool) -> dict[str, Any]:
     return {
         str(status): {
             "description": " or ".join(f"`{code}`" for code in codes),
-            "content": {"application/problem+json": {"schema": _reference(Problem)}},
+            "content": {"application/problem+json": {"schema": _reference(ProblemDetails)}},
         }
         for status, codes in sorted(by_status.items())
     }
