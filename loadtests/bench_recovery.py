@@ -22,7 +22,7 @@ from loadtests.bench_http import LAKE, initialize, tool_call
 from loadtests.processes import cpu_of_tree
 from loadtests.raw_client import Connection, connect, post
 from verl_agent_env.cluster.local import LocalCluster
-from verl_agent_env.cluster.memory.log import MemoryLog
+from verl_agent_env.cluster.memory.log import MemoryEventLog
 from verl_agent_env.cluster.memory.store import MemoryStore
 from verl_agent_env.cluster.ring import Ring
 from verl_agent_env.cluster.slots import SlotTable
@@ -200,7 +200,7 @@ async def _probe(port: int, env_id: str, loss: Loss) -> None:
 async def cost_of_recovery(count: int) -> float:
     """Bring ``count`` environments of one host back on another one, from memory; returns the seconds of CPU."""
     store = MemoryStore()
-    log = MemoryLog(store)
+    log = MemoryEventLog(store)
     record = WorkerRecord(uuid.uuid4().hex, "bench:0", "bench", "bench", "127.0.0.1:0", 0)
     await store.heartbeat(record, 3600.0)
     tokens = await store.claim(record.incarnation, range(NUM_SLOTS))

@@ -13,15 +13,15 @@ import pytest
 from tests.cluster.redis_process import RedisProcess
 from verl_agent_env.cluster.idempotency import IdempotencyRecords
 from verl_agent_env.cluster.memory.idempotency import MemoryIdempotencyRecords
-from verl_agent_env.cluster.memory.log import MemoryLog
+from verl_agent_env.cluster.memory.log import MemoryEventLog
 from verl_agent_env.cluster.memory.store import MemoryStore
 from verl_agent_env.cluster.redis.client import RedisClient, RedisLimits
 from verl_agent_env.cluster.redis.idempotency import RedisIdempotencyRecords
 from verl_agent_env.cluster.redis.keys import Keys
-from verl_agent_env.cluster.redis.log import RedisLog
+from verl_agent_env.cluster.redis.log import RedisEventLog
 from verl_agent_env.cluster.redis.store import RedisStore
 from verl_agent_env.cluster.store import Store
-from verl_agent_env.wire.event_log import Log
+from verl_agent_env.wire.event_log import EventLog
 
 PATIENT = RedisLimits(connect_s=60.0, call_s=60.0)
 """The machine may be busy."""
@@ -35,7 +35,7 @@ class StoreCase:
     empty: Callable[[], None]
     fill: Callable[[bool], None]
     """Leaves no room in it, or makes some again."""
-    log: Log
+    log: EventLog
     records: IdempotencyRecords
 
 
@@ -53,7 +53,7 @@ async def case(request: pytest.FixtureRequest) -> AsyncIterator[StoreCase]:
     async with AsyncExitStack() as stack:
         if request.param == "memory":
             memory = MemoryStore()
-            memory_log = MemoryLog(memory)
+            memory_log = MemoryEventLog(memory)
 
             def empty() -> None:
                 memory.clear()
@@ -77,7 +77,7 @@ async def case(request: pytest.FixtureRequest) -> AsyncIterator[StoreCase]:
         stack.push_async_callback(client.aclose)
         stack.callback(server.fill, False)
         records_of_redis = RedisIdempotencyRecords(client, keys, 60.0)
-        yield StoreCase(connect, server.flush, server.fill, RedisLog(client, keys), records_of_redis)
+        yield StoreCase(connect, server.flush, server.fill, RedisEventLog(client, keys), records_of_redis)
 
 
 @pytest.fixture

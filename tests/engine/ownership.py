@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.cluster.workers import worker
 from tests.engine.conftest import FakeClock
-from verl_agent_env.cluster.memory.log import MemoryLog
+from verl_agent_env.cluster.memory.log import MemoryEventLog
 from verl_agent_env.cluster.memory.store import MemoryStore
 from verl_agent_env.cluster.store import WorkerRecord
 from verl_agent_env.config import HostLimits
@@ -26,7 +26,7 @@ _LEASE_S = 1e6
 class CutLog:
     """One worker's way to the log, which can be cut: whoever asks is told that nobody answers."""
 
-    def __init__(self, log: MemoryLog) -> None:
+    def __init__(self, log: MemoryEventLog) -> None:
         self.is_cut = False
         self.is_held = False
         """Whether answers do not come for now; calls arrive."""
@@ -117,7 +117,7 @@ class Owners:
         self.registry = registry
         self.clock = clock
         self.store = MemoryStore()
-        self.log = MemoryLog(self.store)
+        self.log = MemoryEventLog(self.store)
         self._owner: Owner | None = None
         self._stack = AsyncExitStack()
 

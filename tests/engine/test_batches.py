@@ -24,14 +24,14 @@ from verl_agent_env.errors import (
     SequenceStaleError,
     UnknownEnvNameError,
 )
-from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
 from verl_agent_env.wire.operations import operations_of
+from verl_agent_env.wire.results import EncodedReset, EncodedStep
 
 Create = Callable[..., Any]
 
 
 def total(answer: Any) -> int:
-    assert isinstance(answer, StepAnswer | ResetAnswer)
+    assert isinstance(answer, EncodedStep | EncodedReset)
     return int(orjson.loads(answer.observation)[0]["content"])
 
 
@@ -68,9 +68,9 @@ async def test_errors_stand_in_their_places(host: Host, ids: list[str]) -> None:
     answers = await Batches(host).step(mixed, actions, [0, 0, 0, 0, 0, 5, 0])
     kinds = [type(answer) for answer in answers]
     assert kinds == [
-        StepAnswer,
+        EncodedStep,
         EnvironmentNotFoundError,
-        StepAnswer,
+        EncodedStep,
         EnvironmentFailedError,
         EnvironmentClosedError,
         SequenceGapError,
@@ -140,7 +140,7 @@ async def test_slow_kinds_run_side_by_side(
     batch = asyncio.create_task(Batches(host).step(env_ids, ["wait"] * 8, None))
     await begun(8)
     controls.gate.set()
-    assert all(isinstance(answer, StepAnswer) for answer in await batch)
+    assert all(isinstance(answer, EncodedStep) for answer in await batch)
 
 
 async def test_large_batch_lets_others_through(make_host: Callable[..., Host], create: Create) -> None:
@@ -167,7 +167,7 @@ async def test_defect_of_ours_in_one_item_leaves_the_others(
         host.directory.find(ids[position]).seq = "x"  # type: ignore[assignment]
     answers = await Batches(host).step(ids, ["1"] * 12, [0] * 12)
     assert [i for i, answer in enumerate(answers) if isinstance(answer, InternalError)] == [0, 2]
-    assert sum(isinstance(answer, StepAnswer) for answer in answers) == 10
+    assert sum(isinstance(answer, EncodedStep) for answer in answers) == 10
     assert len([record for record in caplog.records if record.message == "batch item failed"]) == 2
 
 

@@ -19,7 +19,7 @@ from verl_agent_env.errors import (
     EnvironmentLostError,
     InvalidEnvArgumentsError,
 )
-from verl_agent_env.wire.codec import StepAnswer
+from verl_agent_env.wire.results import EncodedStep
 
 Create = Callable[..., Any]
 SLOW = {"dim_room": [30, 30], "num_boxes": 15, "min_pushes": 1}
@@ -36,15 +36,15 @@ async def test_steps_beyond_the_longest_answer_are_not_taken(
         await host.step(env_id, "1", 0)
     answers = await Batches(host).step(env_ids, ["1"] * 40, [1] * 40)
     taken = [
-        env_id for env_id, answer in zip(env_ids, answers, strict=True) if isinstance(answer, StepAnswer)
+        env_id for env_id, answer in zip(env_ids, answers, strict=True) if isinstance(answer, EncodedStep)
     ]
     left = [env_id for env_id in env_ids if env_id not in taken]
     assert taken
     assert left
-    assert all(isinstance(answer, StepAnswer | AnswerTooLargeError) for answer in answers)
+    assert all(isinstance(answer, EncodedStep | AnswerTooLargeError) for answer in answers)
     assert {host.directory.find(env_id).seq for env_id in left} == {1}
     again = await Batches(host).step(left[:5], ["1"] * 5, [1] * 5)
-    assert all(isinstance(answer, StepAnswer) for answer in again)
+    assert all(isinstance(answer, EncodedStep) for answer in again)
 
 
 @pytest.mark.parametrize("kind", KINDS)

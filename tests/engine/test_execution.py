@@ -20,7 +20,7 @@ from verl_agent_env.errors import (
     EnvironmentLostError,
     EnvironmentTimeoutError,
 )
-from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
+from verl_agent_env.wire.results import EncodedReset, EncodedStep
 
 REPLAYED = ["inline", "thread", "async"]
 OTHERS = ["live_inline", "live", "async_live"]
@@ -42,7 +42,7 @@ LIMIT_S = 100.0
 Create = Callable[..., Any]
 
 
-def total(answer: StepAnswer | ResetAnswer) -> int:
+def total(answer: EncodedStep | EncodedReset) -> int:
     return int(orjson.loads(answer.observation)[0]["content"])
 
 

@@ -33,7 +33,7 @@ from verl_agent_env.errors import (
     UnknownEnvNameError,
 )
 from verl_agent_env.types import slot_of
-from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
+from verl_agent_env.wire.results import EncodedReset, EncodedStep
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
 apart = pytest.mark.parametrize("kind", ["thread", "live", "async", "async_live"])
@@ -41,7 +41,7 @@ apart = pytest.mark.parametrize("kind", ["thread", "live", "async", "async_live"
 Create = Callable[..., Any]
 
 
-def total(answer: StepAnswer | ResetAnswer) -> int:
+def total(answer: EncodedStep | EncodedReset) -> int:
     return int(orjson.loads(answer.observation)[0]["content"])
 
 

@@ -16,14 +16,14 @@ from verl_agent_env.errors import (
     SequenceStaleError,
 )
 from verl_agent_env.types import slot_of
-from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
+from verl_agent_env.wire.results import EncodedReset, EncodedStep
 
-BEGINNING = ResetAnswer(b"[]", b"{}")
+BEGINNING = EncodedReset(b"[]", b"{}")
 LIMIT = 1000
 
 
-def answer_of(number: int, *, terminated: bool = False, truncated: bool = False) -> StepAnswer:
-    return StepAnswer(b"[%d]" % number, float(number), terminated, truncated, b"{}")
+def answer_of(number: int, *, terminated: bool = False, truncated: bool = False) -> EncodedStep:
+    return EncodedStep(b"[%d]" % number, float(number), terminated, truncated, b"{}")
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def instance_of(registry: Registry, kind: str, limit: int = LIMIT) -> Instance:
     return made
 
 
-def played(instance: Instance, count: int, limit: int = LIMIT) -> list[StepAnswer]:
+def played(instance: Instance, count: int, limit: int = LIMIT) -> list[EncodedStep]:
     answers = [answer_of(i) for i in range(count)]
     for i, answer in enumerate(answers):
         instance.commit(b"%d" % i, answer, limit)
@@ -161,7 +161,7 @@ def test_answers_count_towards_the_bound(registry: Registry) -> None:
 # --- what one call asked for more than once ------------------------------------------------------------------
 
 
-def asked(instance: Instance, *operations: bytes) -> list[StepAnswer]:
+def asked(instance: Instance, *operations: bytes) -> list[EncodedStep]:
     """Steps that these operations ask for; their actions are their ids."""
     answers = [answer_of(instance.seq + i) for i in range(len(operations))]
     for operation, answer in zip(operations, answers, strict=True):
@@ -230,7 +230,7 @@ def test_a_step_that_failed_is_not_applied_after_those_that_followed(instance: I
 
 
 def test_answers_of_one_call_are_kept_within_a_bound(instance: Instance) -> None:
-    large = StepAnswer(b"x" * 100_000, 0.0, False, False, b"{}")
+    large = EncodedStep(b"x" * 100_000, 0.0, False, False, b"{}")
     operations = [b"a", *(b"a %d" % number for number in range(1, 10))]
     for operation in operations:
         instance.commit(b"1", large, LIMIT, operation)

@@ -22,7 +22,7 @@ from verl_agent_env.errors import (
     MovedError,
 )
 from verl_agent_env.types import NUM_SLOTS, new_env_id, slot_of
-from verl_agent_env.wire.codec import StepAnswer
+from verl_agent_env.wire.results import EncodedStep
 
 TTL_S = 8.0
 OFFLOADED = ["thread", "async"]
@@ -419,7 +419,7 @@ async def test_owner_s_own_verdicts_stand(owners: Owners, create: Create, contro
         await owner.host.step(env_id, "1", 0)
     with pytest.raises(EnvironmentNotFoundError):
         await owner.host.step(new_env_id(9), "1", 0)
-    assert isinstance(await owner.host.step(env_id, "2", 0), StepAnswer)
+    assert isinstance(await owner.host.step(env_id, "2", 0), EncodedStep)
 
 
 async def test_steps_of_a_batch_do_not_overtake_one_that_missed_its_environment(

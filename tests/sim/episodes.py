@@ -21,8 +21,8 @@ from verl_agent_env.errors import (
     StoreUnavailableError,
     WorkerUnreachableError,
 )
-from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
 from verl_agent_env.wire.records import Entry, agrees
+from verl_agent_env.wire.results import EncodedReset, EncodedStep
 
 _TRY_AGAIN = (MovedError, StoreUnavailableError, WorkerUnreachableError)
 
@@ -186,7 +186,7 @@ class Client:
         """Whether nobody may have used the environment for its whole ttl."""
         return now - self.used_at > self.ttl_s
 
-    def _take_step(self, seq: int, epoch: int, answer: StepAnswer) -> None:
+    def _take_step(self, seq: int, epoch: int, answer: EncodedStep) -> None:
         if epoch != self.epoch:
             return
         expected = self._reference.answer(seq).to_json()
@@ -209,7 +209,7 @@ class Client:
             self.is_created, self.pending = True, "" if self.pending == "create" else self.pending
             self._compare_beginning(answer[1])
 
-    def _compare_beginning(self, answer: ResetAnswer) -> None:
+    def _compare_beginning(self, answer: EncodedReset) -> None:
         if answer.observation.replace(UPGRADED.encode(), b"") != self._reference.beginning.observation:
             self._violate(f"the episode began with {answer.observation!r}")
 
@@ -270,11 +270,11 @@ class _Reference:
     def __init__(self, seed: int, action: Any) -> None:
         self._env = Counting()
         self._action = action
-        self.beginning = ResetAnswer.of(*self._env.reset(seed=seed))
-        self._answers: list[StepAnswer] = []
+        self.beginning = EncodedReset.of(*self._env.reset(seed=seed))
+        self._answers: list[EncodedStep] = []
 
-    def answer(self, seq: int) -> StepAnswer:
+    def answer(self, seq: int) -> EncodedStep:
         """The answer to step ``seq``."""
         while len(self._answers) <= seq:
-            self._answers.append(StepAnswer.of(self._env.step(self._action(len(self._answers)))))
+            self._answers.append(EncodedStep.of(self._env.step(self._action(len(self._answers)))))
         return self._answers[seq]

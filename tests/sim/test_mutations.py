@@ -12,7 +12,7 @@ from tests.sim.schedules import SCHEDULES
 from verl_agent_env.cluster.member import Member
 from verl_agent_env.cluster.membership import Membership, MembershipTimes
 from verl_agent_env.cluster.memory import log as memory_log
-from verl_agent_env.cluster.memory.log import MemoryLog, _Kept
+from verl_agent_env.cluster.memory.log import MemoryEventLog, _Kept
 from verl_agent_env.cluster.slots import SlotTable
 from verl_agent_env.cluster.store import ClusterMap
 from verl_agent_env.engine.instance import Instance
@@ -23,15 +23,15 @@ from verl_agent_env.engine.persistence.journal import Journal
 from verl_agent_env.engine.persistence.recorder import Recorder
 from verl_agent_env.engine.repeats import EarlierSteps
 from verl_agent_env.server.cluster import handover
-from verl_agent_env.wire.codec import StepAnswer
 from verl_agent_env.wire.records import Refusal, RefusalReason, Write, digest_of
+from verl_agent_env.wire.results import EncodedStep
 
-_change, _make = memory_log._change, MemoryLog._make
+_change, _make = memory_log._change, MemoryEventLog._make
 _give_up, _write = Journal._give_up, Journal.write
 
 
 async def commit_of_anybody(
-    log: MemoryLog, generation: str, tokens: Mapping[int, str], writes: Sequence[Write]
+    log: MemoryEventLog, generation: str, tokens: Mapping[int, str], writes: Sequence[Write]
 ) -> list[Refusal]:
     """Writes whoever sends them."""
     made = [(position, log._make(write)) for position, write in enumerate(writes)]
@@ -59,7 +59,7 @@ def change_once(kept: _Kept, write: Write) -> RefusalReason | None:
     return "conflict" if write.kind == "append" and len(kept.entries) > write.seq else _change(kept, write)
 
 
-def put_whatever_followed(log: MemoryLog, write: Write) -> RefusalReason | None:
+def put_whatever_followed(log: MemoryEventLog, write: Write) -> RefusalReason | None:
     """Lets a late copy of what is re-persisted take away what has followed."""
     if write.kind == "put":
         log._kept.pop(write.env_id, None)
@@ -97,7 +97,9 @@ async def wait_for_nothing_at_all(lives: Lives, instance: Instance) -> None:
     """Answers and refuses before what it tells of is written."""
 
 
-def agrees_to_the_word(recorded: bytes, answer: StepAnswer, seq: int, state: int | None, code: bytes) -> bool:
+def agrees_to_the_word(
+    recorded: bytes, answer: EncodedStep, seq: int, state: int | None, code: bytes
+) -> bool:
     """Compares what was said, too, whoever said it."""
     return recorded == digest_of(answer, seq, state, code)
 
@@ -125,7 +127,7 @@ def repersist_the_header_alone(kept: Recorder, env_id: str) -> Any:
 _repersist = Recorder.repersist
 
 MUTATIONS: list[tuple[str, Any, str, Any, str]] = [
-    ("token", MemoryLog, "commit", commit_of_anybody, "stopped_before_the_append"),
+    ("token", MemoryEventLog, "commit", commit_of_anybody, "stopped_before_the_append"),
     ("episode", memory_log, "_change", change_of_any_episode, "step_of_an_earlier_episode_arrives_late"),
     ("seq", memory_log, "_change", change_at_any_place, "late_copies_of_appends"),
     ("append before answer", Journal, "settle", wait_for_nothing, "request_lost_then_killed"),
@@ -142,7 +144,7 @@ MUTATIONS: list[tuple[str, Any, str, Any, str]] = [
     ("group", Journal, "write", write_with_any_other, "new_write_comes_upon_old_ones_that_were_put_off"),
     ("told", Lives, "kept", wait_for_nothing_at_all, "refused_for_a_step_that_was_never_written"),
     ("repeated append", memory_log, "_change", change_once, "lost_answer_of_an_append"),
-    ("late put", MemoryLog, "_make", put_whatever_followed, "late_copy_of_a_repersisting"),
+    ("late put", MemoryEventLog, "_make", put_whatever_followed, "late_copy_of_a_repersisting"),
     ("lease", SlotTable, "owns", owns_without_a_lease, "woken_owner_is_asked_at_once"),
     ("outdated", Member, "_forget_outdated", lambda *_: None, "slot_comes_back"),
     ("digest", restoring, "agrees", lambda *_: True, "journal_of_another_version"),

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from tests.sim.virtual_loop import VirtualLoop
-from verl_agent_env.cluster.memory.log import MemoryLog
+from verl_agent_env.cluster.memory.log import MemoryEventLog
 from verl_agent_env.cluster.memory.store import MemoryStore
 from verl_agent_env.engine.persistence.packing import CallLimits, size_of
 from verl_agent_env.errors import StoreUnavailableError
@@ -56,7 +56,7 @@ class SimulatedStore:
         numbers = itertools.count(1)
         self.loop = loop
         self.store = MemoryStore(loop.time, lambda: f"id{next(numbers)}")
-        self.log = MemoryLog(self.store)
+        self.log = MemoryEventLog(self.store)
         self.writers: dict[tuple[str, int, str], str] = {}
         """Who has written under a token of a slot and generation."""
         self.violations: list[str] = []

@@ -30,7 +30,7 @@ from verl_agent_env.server.cluster.local_environments import Residents
 from verl_agent_env.server.cluster.peers import Peers
 from verl_agent_env.server.cluster.sharded_batches import ShardedBatches
 from verl_agent_env.types import slot_of
-from verl_agent_env.wire.event_log import Log
+from verl_agent_env.wire.event_log import EventLog
 from verl_agent_env.wire.records import Entry
 
 NUM_SLOTS = 8
@@ -83,7 +83,7 @@ class Worker:
 
     def _start(self) -> None:
         loop = self._world.loop
-        persistence = self.host.keep(cast(Log, self.wire), self.table, {SNAPSHOT: "snapshot"})
+        persistence = self.host.keep(cast(EventLog, self.wire), self.table, {SNAPSHOT: "snapshot"})
         take_over = TakeOver(self.host, persistence, self.table)
         self.member = Member(
             self.record,

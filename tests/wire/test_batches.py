@@ -20,10 +20,10 @@ from verl_agent_env.wire.batches import (
     encode_resets,
     encode_steps,
 )
-from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
+from verl_agent_env.wire.results import EncodedReset, EncodedStep
 
-STEP = StepAnswer.of(([{"role": "user", "content": "a"}], 0.5, True, False, {"n": 1}))
-RESET = ResetAnswer.of([{"role": "user", "content": "b"}], {"seed": 1})
+STEP = EncodedStep.of(([{"role": "user", "content": "a"}], 0.5, True, False, {"n": 1}))
+RESET = EncodedReset.of([{"role": "user", "content": "b"}], {"seed": 1})
 GONE = EnvironmentNotFoundError("000-x")
 GAP = SequenceGapError("000-y", 5, 2)
 

@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 import orjson
 import pytest
 
-from verl_agent_env.errors import InvalidRequestError, MalformedBodyError
-from verl_agent_env.wire.codec import (
-    ResetAnswer,
-    StepAnswer,
-    decode,
-    decode_step,
-    encode,
-    encode_kept,
-)
+from verl_agent_env.errors import EnvironmentClosedError, InvalidRequestError, MalformedBodyError
+from verl_agent_env.wire.codec import decode, decode_problem, decode_step, encode, encode_kept
 from verl_agent_env.wire.schemas import BatchStepRequest, InitializeRequest, ResetRequest
-
-OBSERVATION = [{"role": "user", "content": 'ä\n"quoted"'}]
-
 
 # --- requests ----------------------------------------------------------------------------------------------------
 
@@ -134,40 +123,15 @@ def test_what_json_cannot_say_is_a_type_error(write: Any) -> None:
         write({"a": object()})
 
 
-# --- answers -----------------------------------------------------------------------------------------------------
+# --- errors ------------------------------------------------------------------------------------------------------
 
 
-def test_step_answer_is_what_the_environment_gave() -> None:
-    answer = StepAnswer.of((OBSERVATION, np.float32(0.5), np.bool_(True), 0, {"num_steps": np.int64(3)}))
-    assert orjson.loads(answer.to_json()) == {
-        "observation": OBSERVATION,
-        "reward": 0.5,
-        "done": True,
-        "terminated": True,
-        "truncated": False,
-        "info": {"num_steps": 3},
-    }
-    assert answer.decoded() == (OBSERVATION, 0.5, True, False, {"num_steps": 3})
+def test_problem_is_the_error_that_it_was_made_of() -> None:
+    error = decode_problem(orjson.dumps(EnvironmentClosedError("3fa-1", "closed").to_problem()))
+    assert isinstance(error, EnvironmentClosedError)
+    assert error.env_id == "3fa-1"
 
 
-@pytest.mark.parametrize(("terminated", "truncated"), [(False, True), (False, False)])
-def test_done_is_terminated_alone(terminated: bool, truncated: bool) -> None:
-    body = orjson.loads(StepAnswer.of(([], 1, terminated, truncated, {})).to_json())
-    assert (body["done"], body["terminated"], body["truncated"]) == (terminated, terminated, truncated)
-
-
-@pytest.mark.parametrize("reward", [0.1, -0.0, 1e300, 5e-324, 10.9, 1 / 3])
-def test_reward_stays_exact(reward: float) -> None:
-    sent = orjson.loads(StepAnswer.of(([], reward, False, False, {})).to_json())["reward"]
-    assert (sent, math.copysign(1, sent)) == (reward, math.copysign(1, reward))
-
-
-@pytest.mark.parametrize("reward", [float("nan"), float("inf"), -float("inf")])
-def test_reward_must_be_finite(reward: float) -> None:
-    with pytest.raises(ValueError, match="reward"):
-        StepAnswer.of(([], reward, False, False, {}))
-
-
-def test_reset_answer_is_what_the_environment_gave() -> None:
-    answer = ResetAnswer.of(OBSERVATION, {"seed": 3})
-    assert orjson.loads(answer.to_json()) == {"observation": OBSERVATION, "info": {"seed": 3}}
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'"code"', b"{}", b'{"error": "busy"}'])
+def test_body_of_something_else_is_no_problem(body: bytes) -> None:
+    assert decode_problem(body) is None

@@ -21,7 +21,6 @@ from verl_agent_env.errors import (
     VerlAgentEnvError,
     WorkerUnreachableError,
 )
-from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
 from verl_agent_env.wire.parts import (
     decode_closed_part,
     decode_created_part,
@@ -34,6 +33,7 @@ from verl_agent_env.wire.parts import (
     encode_run_part,
     encode_step_part,
 )
+from verl_agent_env.wire.results import EncodedReset, EncodedStep
 
 json_bytes = st.binary(max_size=40)
 errors = st.one_of(
@@ -45,8 +45,8 @@ errors = st.one_of(
     st.just(InvalidRequestError([{"loc": ["action", 1], "msg": "no"}])),
 )
 rewards = st.floats(allow_nan=False, allow_infinity=False)
-steps = st.builds(StepAnswer, json_bytes, rewards, st.booleans(), st.booleans(), json_bytes)
-resets = st.builds(ResetAnswer, json_bytes, json_bytes)
+steps = st.builds(EncodedStep, json_bytes, rewards, st.booleans(), st.booleans(), json_bytes)
+resets = st.builds(EncodedReset, json_bytes, json_bytes)
 
 DECODERS: tuple[Callable[[bytes], Any], ...] = (
     decode_step_part,
@@ -64,9 +64,9 @@ def seen(results: Sequence[Any]) -> list[Any]:
             return type(result), result.fields()
         if isinstance(result, tuple):
             return result[0], value(result[1])
-        if isinstance(result, ResetAnswer):
+        if isinstance(result, EncodedReset):
             return result.observation, result.info
-        if isinstance(result, StepAnswer):
+        if isinstance(result, EncodedStep):
             # As text: a zero with a sign is another number.
             flags = (result.terminated, result.truncated)
             return result.observation, repr(result.reward), flags, result.info
@@ -81,18 +81,18 @@ def part_of(header: Any, pieces: bytes = b"") -> bytes:
 
 
 @given(st.lists(steps | errors, max_size=12))
-def test_steps_arrive_as_they_were_sent(results: list[StepAnswer | VerlAgentEnvError]) -> None:
+def test_steps_arrive_as_they_were_sent(results: list[EncodedStep | VerlAgentEnvError]) -> None:
     assert seen(decode_step_part(encode_step_part(results))) == seen(results)
 
 
 @given(st.lists(resets | errors, max_size=12))
-def test_resets_arrive_as_they_were_sent(results: list[ResetAnswer | VerlAgentEnvError]) -> None:
+def test_resets_arrive_as_they_were_sent(results: list[EncodedReset | VerlAgentEnvError]) -> None:
     assert seen(decode_reset_part(encode_reset_part(results))) == seen(results)
 
 
 @given(st.lists(st.tuples(st.text(max_size=40), resets) | errors, max_size=12))
 def test_new_environments_arrive_as_they_were_sent(
-    results: list[tuple[str, ResetAnswer] | VerlAgentEnvError],
+    results: list[tuple[str, EncodedReset] | VerlAgentEnvError],
 ) -> None:
     assert seen(decode_created_part(encode_created_part(results))) == seen(results)
 
@@ -198,7 +198,7 @@ def test_bytes_of_any_kind_are_a_part_or_a_value_error(part: bytes) -> None:
 
 @given(st.lists(steps | errors, min_size=1, max_size=4), st.data())
 def test_a_part_that_was_cut_short_is_refused(
-    results: list[StepAnswer | VerlAgentEnvError], data: st.DataObject
+    results: list[EncodedStep | VerlAgentEnvError], data: st.DataObject
 ) -> None:
     part = encode_step_part(results)
     with pytest.raises(ValueError):  # noqa: PT011 - as above

@@ -7,8 +7,8 @@ import dataclasses
 import orjson
 import pytest
 
-from verl_agent_env.wire.codec import StepAnswer
 from verl_agent_env.wire.records import AppliedStep, Header, Snapshot
+from verl_agent_env.wire.results import EncodedStep
 
 HEADER = Header(
     "verl_env/x-v0",
@@ -29,7 +29,7 @@ HEADER = Header(
 
 
 def step(number: int) -> AppliedStep:
-    answer = StepAnswer(b'["%d"]' % number, float(number), False, True, b'{"n":%d}' % number)
+    answer = EncodedStep(b'["%d"]' % number, float(number), False, True, b'{"n":%d}' % number)
     return AppliedStep(b"op-%d" % number, b'"right"', answer)
 
 

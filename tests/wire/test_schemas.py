@@ -15,7 +15,7 @@ from verl_agent_env.wire.schemas import (
     BatchResetRequest,
     BatchStepRequest,
     InitializeRequest,
-    Request,
+    RequestBody,
     ResetRequest,
     StepRequest,
 )
@@ -32,7 +32,7 @@ ALL = [
 
 
 @pytest.mark.parametrize("model", ALL)
-def test_examples_are_valid(model: type[Request]) -> None:
+def test_examples_are_valid(model: type[RequestBody]) -> None:
     examples = model.model_json_schema()["examples"]
     assert examples
     for example in examples:
@@ -40,7 +40,7 @@ def test_examples_are_valid(model: type[Request]) -> None:
 
 
 @pytest.mark.parametrize("model", ALL)
-def test_unknown_fields_are_refused(model: type[Request]) -> None:
+def test_unknown_fields_are_refused(model: type[RequestBody]) -> None:
     example = model.model_json_schema()["examples"][0]
     with pytest.raises(ValidationError, match="Extra inputs"):
         model.model_validate({**example, "env_nam": 1})
@@ -139,7 +139,7 @@ def test_batch_initialize_refuses(fields: dict[str, Any]) -> None:
         (BatchCloseRequest, {"env_ids": ["a"], "run_id": "r"}),
     ],
 )
-def test_other_batches_refuse(model: type[Request], fields: dict[str, Any]) -> None:
+def test_other_batches_refuse(model: type[RequestBody], fields: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         model.model_validate(fields)
 
@@ -154,5 +154,5 @@ def test_other_batches_refuse(model: type[Request], fields: dict[str, Any]) -> N
         (BatchCloseRequest, {"env_ids": []}),
     ],
 )
-def test_other_batches_take(model: type[Request], fields: dict[str, Any]) -> None:
+def test_other_batches_take(model: type[RequestBody], fields: dict[str, Any]) -> None:
     model.model_validate(fields)

@@ -14,7 +14,8 @@ import orjson
 from yarl import URL
 
 from verl_agent_env.client.errors import ClientClosedError, NoServerError, ServerUnreachableError
-from verl_agent_env.errors import VerlAgentEnvError, error_from_problem
+from verl_agent_env.errors import VerlAgentEnvError
+from verl_agent_env.wire.codec import decode_problem
 
 _CONNECT_S = 5.0
 _CONNECTING = 0.9
@@ -203,12 +204,9 @@ def decode_object(origin: str, payload: bytes) -> dict[str, Any]:
 
 def _error_of(origin: str, status: int, payload: bytes) -> VerlAgentEnvError:
     """The server's own error, or what the answer of anything between it and here means."""
-    try:
-        problem = orjson.loads(payload)
-    except orjson.JSONDecodeError:
-        problem = None
-    if isinstance(problem, dict) and "code" in problem:
-        return error_from_problem(problem)
+    error = decode_problem(payload)
+    if error is not None:
+        return error
     if status in _PASSING_STATUSES:
         return ServerUnreachableError(origin, f"a proxy answers for it, with status {status}")
     return NoServerError(origin, f"something else answers there, with status {status}")

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 
 from verl_agent_env.cluster.idempotency import KNOWN_S, IdempotencyRecords
 from verl_agent_env.cluster.memory.idempotency import MemoryIdempotencyRecords
-from verl_agent_env.cluster.memory.log import MemoryLog
+from verl_agent_env.cluster.memory.log import MemoryEventLog
 from verl_agent_env.cluster.memory.store import MemoryStore
 from verl_agent_env.cluster.redis.client import RedisClient, RedisLimits
 from verl_agent_env.cluster.redis.idempotency import RedisIdempotencyRecords
 from verl_agent_env.cluster.redis.keys import Keys
-from verl_agent_env.cluster.redis.log import RedisLog
+from verl_agent_env.cluster.redis.log import RedisEventLog
 from verl_agent_env.cluster.redis.store import RedisStore
 from verl_agent_env.cluster.store import Store
-from verl_agent_env.wire.event_log import Log
+from verl_agent_env.wire.event_log import EventLog
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Backend:
     """Connections to one data set. Each is made when it is first used."""
 
     store: Store
-    log: Log
+    log: EventLog
     idempotency: IdempotencyRecords
 
     async def aclose(self) -> None:
@@ -64,7 +64,7 @@ def open_backend(url: str, options: BackendOptions | None = None) -> Backend:
 def _open_memory(_: str, options: BackendOptions) -> Backend:
     store = MemoryStore()
     records = MemoryIdempotencyRecords(options.keys_known_s, options.keys_max_bytes, time.monotonic)
-    return Backend(store, MemoryLog(store), records)
+    return Backend(store, MemoryEventLog(store), records)
 
 
 def _open_redis(url: str, options: BackendOptions) -> Backend:
@@ -72,7 +72,7 @@ def _open_redis(url: str, options: BackendOptions) -> Backend:
     # A connection each: a call that is given up closes its own, and a long commit delays no heartbeat.
     return Backend(
         RedisStore(url, keys, limits),
-        RedisLog(RedisClient(url, limits), keys),
+        RedisEventLog(RedisClient(url, limits), keys),
         RedisIdempotencyRecords(RedisClient(url, limits), keys, options.keys_known_s),
     )
 

@@ -30,7 +30,7 @@ from verl_agent_env.errors import (
 )
 from verl_agent_env.types import slot_of
 from verl_agent_env.wire.actions import identity_of
-from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
+from verl_agent_env.wire.results import EncodedReset, EncodedStep
 
 T = TypeVar("T")
 
@@ -42,10 +42,10 @@ class ApartCalls:
         self._lives = lives
         self.under_way: set[asyncio.Task[Any]] = set()
         """Calls that have not come to their end."""
-        self._making: dict[str, asyncio.Task[tuple[str, ResetAnswer]]] = {}
+        self._making: dict[str, asyncio.Task[tuple[str, EncodedReset]]] = {}
         """Environments that are being made under an id that was given: whoever asks again knows it too."""
 
-    async def create(self, instance: Instance, request: CreateRequest) -> tuple[str, ResetAnswer]:
+    async def create(self, instance: Instance, request: CreateRequest) -> tuple[str, EncodedReset]:
         """Make the environment, and begin its first episode; one that is being made under a given id is waited for."""
         env_id = request.env_id
         tenure = self._lives.directory.tenure_of(slot_of(instance.env_id))
@@ -67,11 +67,11 @@ class ApartCalls:
 
     async def reset(
         self, instance: Instance, seed: int | None, options: dict[str, Any] | None, operation: bytes
-    ) -> ResetAnswer:
+    ) -> EncodedReset:
         """Begin another episode, or answer again how the present one began."""
         return await self._to_the_end(self._kept(instance, self._reset(instance, seed, options, operation)))
 
-    async def step(self, instance: Instance, action: Any, seq: int | None, operation: bytes) -> StepAnswer:
+    async def step(self, instance: Instance, action: Any, seq: int | None, operation: bytes) -> EncodedStep:
         """Apply an action."""
         return await self._to_the_end(self._kept(instance, self._step(instance, action, seq, operation)))
 
@@ -81,7 +81,7 @@ class ApartCalls:
 
     async def _create(
         self, instance: Instance, request: CreateRequest, tenure: int
-    ) -> tuple[str, ResetAnswer]:
+    ) -> tuple[str, EncodedReset]:
         with self._lives.directory.reserved(instance):
             answer = await self._begin(instance, first_seed(request), None)
         if instance.closed_as is not None:
@@ -95,7 +95,7 @@ class ApartCalls:
 
     async def _reset(
         self, instance: Instance, seed: int | None, options: dict[str, Any] | None, operation: bytes
-    ) -> ResetAnswer:
+    ) -> EncodedReset:
         async with self._turn(instance):
             begun = instance.admit_reset(operation)
             if begun is not None:
@@ -104,7 +104,7 @@ class ApartCalls:
 
     async def _begin(
         self, instance: Instance, seed: int, options: dict[str, Any] | None, operation: bytes = b""
-    ) -> ResetAnswer:
+    ) -> EncodedReset:
         encoded = encode_options(options, self._lives.limits.max_arguments_bytes)
         try:
             with calling(instance.next_beginning):
@@ -125,7 +125,7 @@ class ApartCalls:
         self._lives.begun(instance, seed, encoded, answer, mark, operation)
         return answer
 
-    async def _step(self, instance: Instance, action: Any, seq: int | None, operation: bytes) -> StepAnswer:
+    async def _step(self, instance: Instance, action: Any, seq: int | None, operation: bytes) -> EncodedStep:
         limits, recorder = self._lives.limits, self._lives.recorder
         encoded = encode_action(action, limits.max_action_bytes)
         identity = identity_of(encoded)

@@ -24,8 +24,9 @@ from verl_agent_env.errors import (
     VerlAgentEnvError,
 )
 from verl_agent_env.types import slot_of
-from verl_agent_env.wire.codec import ResetAnswer, StepAnswer, encode, size_of
+from verl_agent_env.wire.codec import encode
 from verl_agent_env.wire.large_bodies import UnreadJson, read_item, require_size
+from verl_agent_env.wire.results import EncodedReset, EncodedStep, size_of
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ class Batches:
 
     async def create(
         self, requests: Sequence[CreateRequest], room: AnswerRoom = WHOLE_ROOM
-    ) -> list[tuple[str, ResetAnswer] | VerlAgentEnvError]:
+    ) -> list[tuple[str, EncodedReset] | VerlAgentEnvError]:
         """Make an environment for each request; results in order, an error in place of what failed."""
         host = self._host
         env_ids = [request.env_id or "" for request in requests]
@@ -73,7 +74,7 @@ class Batches:
         budget = Budget(host.limits, room)
         costs: dict[tuple[str, int], float] = {}
 
-        def create_now(request: CreateRequest) -> tuple[str, ResetAnswer] | None:
+        def create_now(request: CreateRequest) -> tuple[str, EncodedReset] | None:
             # Neighbours share their arguments, as objects.
             key = request.env_name, id(request.env_kwargs)
             is_new = key not in costs
@@ -94,7 +95,7 @@ class Batches:
         options: Sequence[dict[str, Any] | None] | None,
         operations: Sequence[bytes] | None = None,
         room: AnswerRoom = WHOLE_ROOM,
-    ) -> list[ResetAnswer | VerlAgentEnvError]:
+    ) -> list[EncodedReset | VerlAgentEnvError]:
         """Reset each environment; results in order, an error in place of what failed."""
         host = self._host
         ids = itertools.repeat(b"", len(env_ids)) if operations is None else operations
@@ -108,7 +109,7 @@ class Batches:
         seqs: Sequence[int | None] | None,
         operations: Sequence[bytes] | None = None,
         room: AnswerRoom = WHOLE_ROOM,
-    ) -> list[StepAnswer | VerlAgentEnvError]:
+    ) -> list[EncodedStep | VerlAgentEnvError]:
         """Step each environment; results in order, an error in place of what failed.
 
         An environment that stands in ``env_ids`` several times takes its actions in their order.
@@ -122,15 +123,15 @@ class Batches:
 
     async def _step_written(
         self, env_ids: Sequence[str], calls: Iterable[tuple[Any, ...]], room: AnswerRoom
-    ) -> list[StepAnswer | VerlAgentEnvError]:
+    ) -> list[EncodedStep | VerlAgentEnvError]:
         """As :meth:`step`, of actions that are JSON yet: each is read when it is its turn."""
         host = self._host
 
-        def step_now(env_id: str, action: Any, seq: int | None, operation: bytes) -> StepAnswer | None:
+        def step_now(env_id: str, action: Any, seq: int | None, operation: bytes) -> EncodedStep | None:
             require_size(action, host.limits.max_action_bytes)
             return host.step_now(env_id, read_item(action), seq, operation)
 
-        async def step(env_id: str, action: Any, seq: int | None, operation: bytes) -> StepAnswer:
+        async def step(env_id: str, action: Any, seq: int | None, operation: bytes) -> EncodedStep:
             return await host.step(env_id, read_item(action), seq, operation)
 
         return await _for_each(host, env_ids, calls, step_now, step, Budget(host.limits, room))

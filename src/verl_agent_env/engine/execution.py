@@ -17,7 +17,7 @@ from verl_agent_env.engine.turns import Turns, patiently
 from verl_agent_env.engine.under_way import CallRecord, current_call
 from verl_agent_env.envs.kind import EnvKind
 from verl_agent_env.wire.actions import brief, calls_in
-from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
+from verl_agent_env.wire.results import EncodedReset, EncodedStep
 from verl_agent_env.wire.suspicions import CallId, Suspicions
 
 logger = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ class Executor:
 
     async def reset(
         self, kind: EnvKind, arguments: Any, env: Env | None, seed: int, options: Options
-    ) -> tuple[Env, ResetAnswer]:
+    ) -> tuple[Env, EncodedReset]:
         """Begin an episode in ``env``, or in a new environment where that is ``None``."""
         built, answer, _ = await self.begin(kind, arguments, env, seed, options, see_nothing)
         return built, answer
@@ -78,14 +78,14 @@ class Executor:
         seed: int,
         options: Options,
         observe: Callable[[Env], T],
-    ) -> tuple[Env, ResetAnswer, T]:
+    ) -> tuple[Env, EncodedReset, T]:
         """As :meth:`reset`, together with what ``observe`` says of the environment, as a part of the same call."""
         if kind.execution == "inline":
             with self.record.inline(current_call.get()):
                 return begin_inline(kind, arguments, env, seed, options, observe)
         if kind.uses_thread:
 
-            def close_late(outcome: tuple[Env, ResetAnswer, T] | None) -> None:
+            def close_late(outcome: tuple[Env, EncodedReset, T] | None) -> None:
                 late = env if outcome is None else outcome[0]
                 if late is not None:
                     late.close()
@@ -95,7 +95,7 @@ class Executor:
             )
         built: Any = env if env is not None else build(kind, arguments)
         try:
-            answer = ResetAnswer.of(
+            answer = EncodedReset.of(
                 *await self._awaited(lambda: built.areset(seed=seed, options=_read_options(options)))
             )
             return built, answer, observe(built)
@@ -110,10 +110,10 @@ class Executor:
         env: Env,
         action: Any,
         encoded: bytes,
-        observe: Callable[[Env, StepAnswer], T],
+        observe: Callable[[Env, EncodedStep], T],
         *,
         briefly: bool,
-    ) -> tuple[bytes, StepAnswer, T]:
+    ) -> tuple[bytes, EncodedStep, T]:
         """Apply an action.
 
         Args:
@@ -128,11 +128,11 @@ class Executor:
             The action as it is recorded, the answer, and what ``observe`` said.
         """
 
-        def stepped() -> tuple[bytes, StepAnswer, T]:
+        def stepped() -> tuple[bytes, EncodedStep, T]:
             if briefly:
                 recorded, answer = step_briefly(env, action, encoded)
             else:
-                recorded, answer = encoded, StepAnswer.of(env.step(action))
+                recorded, answer = encoded, EncodedStep.of(env.step(action))
             return recorded, answer, observe(env, answer)
 
         if kind.execution == "async":
@@ -144,7 +144,7 @@ class Executor:
                 )
             else:
                 recorded, result = encoded, await self._awaited(lambda: waiting.astep(action))
-            answer = StepAnswer.of(result)
+            answer = EncodedStep.of(result)
             return recorded, answer, observe(env, answer)
         return await self.call(kind, env, stepped)
 
@@ -169,8 +169,8 @@ class Executor:
         return await self._in_thread(kind, lambda: restore_inline(kind, arguments, snapshot), close_late)
 
     async def play(
-        self, kind: EnvKind, env: Env, actions: Sequence[bytes], observe: Callable[[Env, StepAnswer], T]
-    ) -> list[tuple[StepAnswer, T]]:
+        self, kind: EnvKind, env: Env, actions: Sequence[bytes], observe: Callable[[Env, EncodedStep], T]
+    ) -> list[tuple[EncodedStep, T]]:
         """Apply recorded actions one after the other; each has the whole time that a call may take.
 
         The environment is disposed of if any of them fails.
@@ -178,7 +178,7 @@ class Executor:
         Returns:
             Of each the answer, and what ``observe`` says of the environment after it.
         """
-        played: list[tuple[StepAnswer, T]] = []
+        played: list[tuple[EncodedStep, T]] = []
         try:
             for nth, action in enumerate(actions, start=1):
                 played.append(await self._step_again(kind, env, action, observe))
@@ -190,16 +190,16 @@ class Executor:
         return played
 
     async def _step_again(
-        self, kind: EnvKind, env: Env, recorded: bytes, observe: Callable[[Env, StepAnswer], T]
-    ) -> tuple[StepAnswer, T]:
-        def stepped() -> tuple[StepAnswer, T]:
+        self, kind: EnvKind, env: Env, recorded: bytes, observe: Callable[[Env, EncodedStep], T]
+    ) -> tuple[EncodedStep, T]:
+        def stepped() -> tuple[EncodedStep, T]:
             answer = step_again(env, recorded)
             return answer, observe(env, answer)
 
         if kind.execution == "async":
             waiting: Any = env
             calls = calls_in(recorded)
-            answer = StepAnswer.of(
+            answer = EncodedStep.of(
                 await self._awaited(
                     lambda: (
                         waiting.astep(orjson.loads(recorded)) if calls is None else waiting.atake_turn(calls)
@@ -289,11 +289,11 @@ def build(kind: EnvKind, arguments: Any) -> Env:
 
 def reset_inline(
     kind: EnvKind, arguments: Any, env: Env | None, seed: int, options: Options
-) -> tuple[Env, ResetAnswer]:
+) -> tuple[Env, EncodedReset]:
     """Begin an episode, here and now."""
     built = env if env is not None else build(kind, arguments)
     try:
-        return built, ResetAnswer.of(*built.reset(seed=seed, options=_read_options(options)))
+        return built, EncodedReset.of(*built.reset(seed=seed, options=_read_options(options)))
     except BaseException:
         if env is None:
             close_inline(built)
@@ -307,7 +307,7 @@ def begin_inline(
     seed: int,
     options: Options,
     observe: Callable[[Env], T],
-) -> tuple[Env, ResetAnswer, T]:
+) -> tuple[Env, EncodedReset, T]:
     """Begin an episode, and see what ``observe`` says of it, here and now."""
     built, answer = reset_inline(kind, arguments, env, seed, options)
     try:
@@ -329,16 +329,16 @@ def restore_inline(kind: EnvKind, arguments: Any, state: bytes) -> Env:
     return cast("Env", env)
 
 
-def step_briefly(env: Any, action: Any, encoded: bytes) -> tuple[bytes, StepAnswer]:
+def step_briefly(env: Any, action: Any, encoded: bytes) -> tuple[bytes, EncodedStep]:
     """Apply an action, here and now; gives what was read of it, to be recorded, and the answer."""
     calls = env.calls_of(action)
-    return brief(encoded, calls), StepAnswer.of(env.take_turn(calls))
+    return brief(encoded, calls), EncodedStep.of(env.take_turn(calls))
 
 
-def step_again(env: Any, recorded: bytes) -> StepAnswer:
+def step_again(env: Any, recorded: bytes) -> EncodedStep:
     """Apply a recorded action, here and now."""
     calls = calls_in(recorded)
-    return StepAnswer.of(env.step(orjson.loads(recorded)) if calls is None else env.take_turn(calls))
+    return EncodedStep.of(env.step(orjson.loads(recorded)) if calls is None else env.take_turn(calls))
 
 
 def play_inline(env: Env, actions: Sequence[bytes]) -> None:

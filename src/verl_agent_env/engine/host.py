@@ -37,8 +37,8 @@ from verl_agent_env.errors import (
     VerlAgentEnvError,
 )
 from verl_agent_env.types import NUM_SLOTS, slot_of
-from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
-from verl_agent_env.wire.event_log import Log
+from verl_agent_env.wire.event_log import EventLog
+from verl_agent_env.wire.results import EncodedReset, EncodedStep
 from verl_agent_env.wire.suspicions import Suspicion, Suspicions
 
 T = TypeVar("T")
@@ -92,7 +92,7 @@ class Host:
 
     def keep(
         self,
-        log: Log,
+        log: EventLog,
         ownership: SlotOwnership,
         durabilities: Mapping[str, Durability],
         *,
@@ -129,7 +129,7 @@ class Host:
 
     # --- calls on one environment ---------------------------------------------------------------------------
 
-    async def create(self, request: CreateRequest) -> tuple[str, ResetAnswer]:
+    async def create(self, request: CreateRequest) -> tuple[str, EncodedReset]:
         """Make an environment and begin its first episode.
 
         Returns:
@@ -168,7 +168,7 @@ class Host:
             return 0.0
         return kind.cost_ms(arguments) if kind.fitting(arguments).execution == "compute" else 0.0
 
-    def create_now(self, request: CreateRequest) -> tuple[str, ResetAnswer] | None:
+    def create_now(self, request: CreateRequest) -> tuple[str, EncodedReset] | None:
         """As :meth:`create`, at once; ``None`` if that cannot be, with nothing done."""
         if request.env_id is not None and self._is_known(request.env_id):
             return None
@@ -181,7 +181,7 @@ class Host:
         seed: int | None = None,
         options: dict[str, Any] | None = None,
         operation: bytes = b"",
-    ) -> ResetAnswer:
+    ) -> EncodedReset:
         """Begin an episode; one that the same ``operation`` began goes on, and is answered as it began.
 
         Without a seed, an episode in which nothing was done yet begins anew; otherwise the one that follows begins.
@@ -218,7 +218,7 @@ class Host:
         seed: int | None = None,
         options: dict[str, Any] | None = None,
         operation: bytes = b"",
-    ) -> ResetAnswer | None:
+    ) -> EncodedReset | None:
         """As :meth:`reset`, at once; ``None`` for an environment that does not run inline, with nothing done."""
         instance = self.directory.find(env_id)
         if instance.kind.execution != "inline":
@@ -227,7 +227,7 @@ class Host:
 
     async def step(
         self, env_id: str, action: Any, seq: int | None = None, operation: bytes = b""
-    ) -> StepAnswer:
+    ) -> EncodedStep:
         """Apply an action; one that was applied before, as ``seq`` or by the same ``operation``, is answered as then.
 
         Args:
@@ -259,7 +259,7 @@ class Host:
 
     def step_now(
         self, env_id: str, action: Any, seq: int | None = None, operation: bytes = b""
-    ) -> StepAnswer | None:
+    ) -> EncodedStep | None:
         """As :meth:`step`, at once; ``None`` for an environment that does not run inline, with nothing done."""
         instance = self.directory.find(env_id)
         if instance.kind.execution != "inline":

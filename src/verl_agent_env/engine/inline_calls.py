@@ -19,7 +19,7 @@ from verl_agent_env.engine.marks import NO_MARK
 from verl_agent_env.engine.rebuilding import rebuilt_inline
 from verl_agent_env.errors import InvalidEnvArgumentsError, VerlAgentEnvError
 from verl_agent_env.wire.actions import MAX_WHOLE_BYTES, identity_of
-from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
+from verl_agent_env.wire.results import EncodedReset, EncodedStep
 from verl_agent_env.wire.suspicions import BEGINNING
 
 T = TypeVar("T")
@@ -34,7 +34,7 @@ class InlineCalls:
         self._record = record
         self._note, self._state = record.note_inline, record.inline_state
 
-    def create(self, instance: Instance, request: CreateRequest) -> tuple[str, ResetAnswer]:
+    def create(self, instance: Instance, request: CreateRequest) -> tuple[str, EncodedReset]:
         """Make the environment, and begin its first episode."""
         with self._lives.directory.reserved(instance):
             answer = self._begin(instance, first_seed(request), None)
@@ -43,14 +43,14 @@ class InlineCalls:
 
     def reset(
         self, instance: Instance, seed: int | None, options: dict[str, Any] | None, operation: bytes
-    ) -> ResetAnswer:
+    ) -> EncodedReset:
         """Begin another episode, or answer again how the present one began."""
         begun = instance.admit_reset(operation)
         if begun is not None:
             return self._shown_again(instance, begun)
         return self._begin(instance, next_seed(instance, seed), options, operation)
 
-    def step(self, instance: Instance, action: Any, seq: int | None, operation: bytes) -> StepAnswer:
+    def step(self, instance: Instance, action: Any, seq: int | None, operation: bytes) -> EncodedStep:
         """Apply an action, or answer it again as it was."""
         instance.last_used = self._lives.clock()
         limits, recorder = self._lives.limits, self._lives.recorder
@@ -73,7 +73,7 @@ class InlineCalls:
                 if identity is not encoded and instance.records_calls:
                     encoded, answer = step_briefly(env, action, encoded)
                 else:
-                    answer = StepAnswer.of(env.step(action))
+                    answer = EncodedStep.of(env.step(action))
                 # As Lives.require_short, without a call.
                 if len(answer.observation) + len(answer.info) > limits.max_answer_bytes:
                     self._lives.require_short(answer)
@@ -100,7 +100,7 @@ class InlineCalls:
             except ENV_FAULTS as fault:
                 raise self._lives.failure(instance, fault) from fault
 
-    def _shown_again(self, instance: Instance, begun: Beginning) -> ResetAnswer:
+    def _shown_again(self, instance: Instance, begun: Beginning) -> EncodedReset:
         if begun.answer is not None:
             return begun.answer
         with self._record.inline(instance.call):
@@ -113,7 +113,7 @@ class InlineCalls:
 
     def _begin(
         self, instance: Instance, seed: int, options: dict[str, Any] | None, operation: bytes = b""
-    ) -> ResetAnswer:
+    ) -> EncodedReset:
         encoded = encode_options(options, self._lives.limits.max_arguments_bytes)
         if self._note is not None:
             self._note(instance.env_id.encode(), instance.episode + 1, BEGINNING, 1)

@@ -17,7 +17,7 @@ from verl_agent_env.envs.pictures import to_png
 from verl_agent_env.errors import AnswerTooLargeError, AtCapacityError, RenderModeError
 from verl_agent_env.messages import parse_action
 from verl_agent_env.wire.actions import shown
-from verl_agent_env.wire.codec import ResetAnswer, StepAnswer, size_of
+from verl_agent_env.wire.results import EncodedReset, EncodedStep, size_of
 
 T = TypeVar("T")
 
@@ -143,7 +143,7 @@ async def trajectory(host: Host, env_id: str) -> bytes:
         "seed": instance.seed,
         "complete": complete,
     }
-    begin: ResetAnswer | None
+    begin: EncodedReset | None
     if actions is not None and instance.kind.deterministic:
         begin, answers = await _played_again(host, instance, actions)
     else:
@@ -178,7 +178,7 @@ class _Length:
         self._size = 0
         self._max_bytes = host.limits.max_answer_bytes
 
-    def add(self, _: Any, answer: StepAnswer) -> None:
+    def add(self, _: Any, answer: EncodedStep) -> None:
         """Count an answer.
 
         Raises:
@@ -191,7 +191,7 @@ class _Length:
 
 async def _played_again(
     host: Host, instance: Instance, actions: list[bytes]
-) -> tuple[ResetAnswer, list[StepAnswer]]:
+) -> tuple[EncodedReset, list[EncodedStep]]:
     try:
         env, begin = await host.executor.reset(
             instance.kind, instance.arguments, None, instance.seed, instance.options

@@ -24,9 +24,9 @@ from verl_agent_env.errors import (
     SequenceStaleError,
 )
 from verl_agent_env.types import slot_of
-from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
 from verl_agent_env.wire.operations import split
 from verl_agent_env.wire.records import AppliedStep
+from verl_agent_env.wire.results import EncodedReset, EncodedStep
 from verl_agent_env.wire.suspicions import BEGINNING, CallId
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Beginning(NamedTuple):
     seed: int
     options: bytes | None
     """Options of the reset, as JSON."""
-    answer: ResetAnswer | None = None
+    answer: EncodedReset | None = None
     """What was answered, where beginning it again would not give the same."""
 
 
@@ -137,13 +137,13 @@ class Instance:
         or they outgrew what is kept."""
         self.first_seq = 0
         """Number of the step that the first of the actions was, or will be: earlier ones are not in memory."""
-        self.beginning: ResetAnswer | None = None
-        self.answers: list[StepAnswer] | None = None
+        self.beginning: EncodedReset | None = None
+        self.answers: list[EncodedStep] | None = None
         """The answers of the reset and of the actions, kept only where a replay would not give them again."""
         self.history_bytes = 0
         self.last_action: bytes | None = None
         """Tells it from others (:func:`~verl_agent_env.wire.actions.identity_of`)."""
-        self.last_answer: StepAnswer | None = None
+        self.last_answer: EncodedStep | None = None
         self.last_operation = b""
         """What asked for the last step, if it had an id (:mod:`~verl_agent_env.wire.operations`)."""
         self.earlier_steps: EarlierSteps | None = None
@@ -241,7 +241,7 @@ class Instance:
         if self.lost is not None:
             raise EnvironmentLostError(self.env_id, self.lost)
 
-    def admit(self, action: bytes, seq: int | None, operation: bytes = b"") -> StepAnswer | None:
+    def admit(self, action: bytes, seq: int | None, operation: bytes = b"") -> EncodedStep | None:
         """Decide what to do with a step: ``None`` to apply it, or the stored answer of a repeated one.
 
         Args:
@@ -266,7 +266,7 @@ class Instance:
             raise EpisodeEndedError(self.env_id)
         return None
 
-    def _answer_at(self, seq: int, action: bytes) -> StepAnswer:
+    def _answer_at(self, seq: int, action: bytes) -> EncodedStep:
         """Find what was answered to the step of this number, which is not the next one."""
         expected = self.seq
         if seq > expected:
@@ -282,7 +282,7 @@ class Instance:
             raise SequenceConflictError(self.env_id, seq, expected)
         return answer
 
-    def _answer_to(self, operation: bytes, action: bytes) -> StepAnswer | None:
+    def _answer_to(self, operation: bytes, action: bytes) -> EncodedStep | None:
         """Find what was answered to the step that ``operation`` asked for; ``None`` if it was not carried out."""
         last, step = self.last_operation, None
         if operation == last and self.last_action is not None and self.last_answer is not None:
@@ -335,7 +335,7 @@ class Instance:
         self,
         seed: int,
         options: bytes | None,
-        beginning: ResetAnswer,
+        beginning: EncodedReset,
         max_history_bytes: int,
         operation: bytes = b"",
         state: bytes | None = None,
@@ -365,7 +365,7 @@ class Instance:
     def commit(
         self,
         action: bytes,
-        answer: StepAnswer,
+        answer: EncodedStep,
         max_history_bytes: int,
         operation: bytes = b"",
         mark: Mark = NO_MARK,
@@ -408,7 +408,7 @@ class Instance:
                 self.answers = []
             self.answers.append(answer)
 
-    def set_last(self, action: bytes, answer: StepAnswer, operation: bytes) -> None:
+    def set_last(self, action: bytes, answer: EncodedStep, operation: bytes) -> None:
         """Note what was done last, so that it is not done again."""
         if operation or self.last_operation:
             self._follow_step(operation)

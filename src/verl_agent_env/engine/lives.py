@@ -37,7 +37,7 @@ from verl_agent_env.errors import (
     VerlAgentEnvError,
 )
 from verl_agent_env.types import new_env_id, slot_of
-from verl_agent_env.wire.codec import ResetAnswer, StepAnswer, size_of
+from verl_agent_env.wire.results import EncodedReset, EncodedStep, size_of
 from verl_agent_env.wire.suspicions import Suspicions
 
 logger = logging.getLogger(__name__)
@@ -146,7 +146,7 @@ class Lives:
         instance: Instance,
         seed: int,
         options: bytes | None,
-        answer: ResetAnswer,
+        answer: EncodedReset,
         mark: Mark,
         operation: bytes = b"",
     ) -> None:
@@ -168,7 +168,7 @@ class Lives:
         if instance.history_bytes > self.limits.max_kept_bytes and instance.is_journalled:
             raise HistoryFullError(instance.env_id, self.limits.max_kept_bytes)
 
-    def require_short(self, answer: StepAnswer | ResetAnswer) -> None:
+    def require_short(self, answer: EncodedStep | EncodedReset) -> None:
         """Refuse what an environment has answered, as if its code had raised: what led to it does not count then.
 
         Raises:
@@ -182,7 +182,7 @@ class Lives:
         """Read of an episode that has just begun what is recorded of it."""
         return NO_MARK if self.recorder is None else self.recorder.mark_beginning(instance, env)
 
-    async def beginning_of(self, instance: Instance, request: CreateRequest) -> ResetAnswer:
+    async def beginning_of(self, instance: Instance, request: CreateRequest) -> EncodedReset:
         """How the environment's first episode began, if it is the one that ``request`` asks for.
 
         Raises:
@@ -202,7 +202,7 @@ class Lives:
         await self.kept(instance)
         return answer
 
-    async def shown_again(self, instance: Instance, begun: Beginning) -> ResetAnswer:
+    async def shown_again(self, instance: Instance, begun: Beginning) -> EncodedReset:
         """Give once more what was answered when an episode of the environment began."""
         if begun.answer is not None:
             return begun.answer

@@ -8,14 +8,14 @@ from typing import Any, Generic, TypeVar
 import orjson
 
 from verl_agent_env.errors import VerlAgentEnvError
-from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
 from verl_agent_env.wire.pieces import MAX_JOINED_BYTES, Body, Pieces
+from verl_agent_env.wire.results import EncodedReset, EncodedStep
 
 ResultT = TypeVar("ResultT")
 
 _MAX_ITEM_FAULTS = 3
 _NULL = b"null"
-_FAILED = StepAnswer(_NULL, None, None, None, _NULL)  # type: ignore[arg-type]
+_FAILED = EncodedStep(_NULL, None, None, None, _NULL)  # type: ignore[arg-type]
 """What a failed position holds."""
 
 
@@ -85,7 +85,7 @@ class BatchEncoder(Generic[ResultT]):
         return written
 
 
-def _step_columns(results: Sequence[StepAnswer | VerlAgentEnvError], first: int) -> Columns:
+def _step_columns(results: Sequence[EncodedStep | VerlAgentEnvError], first: int) -> Columns:
     errors = [
         (index, result)
         for index, result in enumerate(results, first)
@@ -104,11 +104,11 @@ def _step_columns(results: Sequence[StepAnswer | VerlAgentEnvError], first: int)
     ]
 
 
-def _reset_columns(results: Sequence[ResetAnswer | VerlAgentEnvError], first: int) -> Columns:
+def _reset_columns(results: Sequence[EncodedReset | VerlAgentEnvError], first: int) -> Columns:
     observations, infos = [], []
     errors: list[tuple[int, VerlAgentEnvError]] = []
     for index, result in enumerate(results, first):
-        if isinstance(result, ResetAnswer):
+        if isinstance(result, EncodedReset):
             observations.append(result.observation)
             infos.append(result.info)
         else:
@@ -118,21 +118,21 @@ def _reset_columns(results: Sequence[ResetAnswer | VerlAgentEnvError], first: in
     return [observations, infos, encode_errors(errors)[1:-1]]
 
 
-def _created_columns(results: Sequence[tuple[str, ResetAnswer] | VerlAgentEnvError], first: int) -> Columns:
+def _created_columns(results: Sequence[tuple[str, EncodedReset] | VerlAgentEnvError], first: int) -> Columns:
     env_ids = [None if isinstance(result, VerlAgentEnvError) else result[0] for result in results]
     resets = [result if isinstance(result, VerlAgentEnvError) else result[1] for result in results]
     return [orjson.dumps(env_ids)[1:-1], *_reset_columns(resets, first)]
 
 
-encode_steps: BatchEncoder[StepAnswer] = BatchEncoder(
+encode_steps: BatchEncoder[EncodedStep] = BatchEncoder(
     ("observations", "rewards", "terminations", "truncations", "infos", "errors"), _step_columns
 )
 """``{observations, rewards, terminations, truncations, infos, errors}``; a failed position holds ``null``."""
 
-encode_resets: BatchEncoder[ResetAnswer] = BatchEncoder(("observations", "infos", "errors"), _reset_columns)
+encode_resets: BatchEncoder[EncodedReset] = BatchEncoder(("observations", "infos", "errors"), _reset_columns)
 """``{observations, infos, errors}``."""
 
-encode_initialized: BatchEncoder[tuple[str, ResetAnswer]] = BatchEncoder(
+encode_initialized: BatchEncoder[tuple[str, EncodedReset]] = BatchEncoder(
     ("env_ids", "observations", "infos", "errors"), _created_columns
 )
 """``{env_ids, observations, infos, errors}``."""

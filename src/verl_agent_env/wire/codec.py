@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from typing import Any, TypeVar
 
 import orjson
@@ -14,8 +13,9 @@ from verl_agent_env.errors import (
     BodyTooLargeError,
     InvalidRequestError,
     MalformedBodyError,
+    VerlAgentEnvError,
+    error_from_problem,
 )
-from verl_agent_env.types import StepResult
 from verl_agent_env.wire.schemas import RequestBody, StepRequest
 
 RequestT = TypeVar("RequestT", bound=RequestBody)
@@ -25,7 +25,8 @@ SMALL_BYTES = 256 * 1024
 MAX_BYTES_AT_ONCE = 16 * 1024 * 1024
 MAX_VALUES_AT_ONCE = 250_000
 """What is parsed at once: it takes some hundredths of a second."""
-_OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
+OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
+"""Options of orjson with which NumPy values and keys that are not text are written."""
 
 
 def decode(body: bytes, model: type[RequestT]) -> RequestT:
@@ -133,6 +134,15 @@ def _shorten(part: str | int) -> str | int:
     return part if isinstance(part, int) or len(part) <= 64 else part[:63] + "…"
 
 
+def decode_problem(body: bytes) -> VerlAgentEnvError | None:
+    """Read the error in the body of a response; None if the body is no problem document of this project."""
+    try:
+        problem = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    return error_from_problem(problem) if isinstance(problem, dict) and "code" in problem else None
+
+
 def encode(value: Any) -> bytes:
     """JSON of ``value``; NumPy's scalars and arrays are taken as numbers and lists.
 
@@ -143,7 +153,7 @@ def encode(value: Any) -> bytes:
         # Without the options, which nearly no value needs, it is written in half the time.
         return orjson.dumps(value)
     except TypeError:
-        return orjson.dumps(value, None, _OPTIONS)
+        return orjson.dumps(value, None, OPTIONS)
 
 
 def encode_kept(value: Any) -> bytes:
@@ -153,89 +163,3 @@ def encode_kept(value: Any) -> bytes:
     kept; a copy is packed tightly, takes a third of the memory, and is faster than growing the heap.
     """
     return b"%b" % encode(value)
-
-
-class StepAnswer:
-    """A step's result as it travels: encoded once, stored for repeated requests, copied into single and batch answers."""
-
-    __slots__ = ("info", "observation", "reward", "terminated", "truncated")
-
-    def __init__(
-        self, observation: bytes, reward: float, terminated: bool, truncated: bool, info: bytes
-    ) -> None:
-        self.observation = observation
-        self.reward = reward
-        self.terminated = terminated
-        self.truncated = truncated
-        self.info = info
-
-    @classmethod
-    def of(cls, result: StepResult | tuple[Any, Any, Any, Any, Any]) -> StepAnswer:
-        """Encode a result.
-
-        Raises:
-            TypeError: The observation or the info cannot be expressed in JSON, or the reward is not a number.
-            ValueError: The reward is not finite.
-        """
-        observation, reward, terminated, truncated, info = result
-        reward = float(reward)
-        if not math.isfinite(reward):
-            raise ValueError(f"the reward is {reward}")
-        try:
-            # As encode_kept; written out, for this is done for every step.
-            seen, known = b"%b" % orjson.dumps(observation), b"%b" % orjson.dumps(info)
-        except TypeError:
-            seen, known = encode_kept(observation), encode_kept(info)
-        return cls(seen, reward, bool(terminated), bool(truncated), known)
-
-    def decoded(self) -> StepResult:
-        """The result again."""
-        return StepResult(
-            orjson.loads(self.observation),
-            self.reward,
-            self.terminated,
-            self.truncated,
-            orjson.loads(self.info),
-        )
-
-    def to_json(self) -> bytes:
-        """Body of the answer to a single step."""
-        done = b"true" if self.terminated else b"false"
-        return b'{"observation":%b,"reward":%b,"done":%b,"terminated":%b,"truncated":%b,"info":%b}' % (
-            self.observation,
-            orjson.dumps(self.reward),
-            done,
-            done,
-            b"true" if self.truncated else b"false",
-            self.info,
-        )
-
-
-class ResetAnswer:
-    """The beginning of an episode as it travels."""
-
-    __slots__ = ("info", "observation")
-
-    def __init__(self, observation: bytes, info: bytes) -> None:
-        self.observation = observation
-        self.info = info
-
-    @classmethod
-    def of(cls, observation: Any, info: Any) -> ResetAnswer:
-        """Encode what ``reset`` gave.
-
-        Raises:
-            TypeError: One of them cannot be expressed in JSON.
-        """
-        return cls(encode_kept(observation), encode_kept(info))
-
-    def to_json(self) -> bytes:
-        """Body of the answer to a single reset."""
-        return b'{"observation":%b,"info":%b}' % (self.observation, self.info)
-
-
-def size_of(answer: StepAnswer | ResetAnswer | tuple[str, ResetAnswer]) -> int:
-    """Bytes of an answer, or of the one that stands behind an id."""
-    if isinstance(answer, tuple):
-        answer = answer[1]
-    return len(answer.observation) + len(answer.info)

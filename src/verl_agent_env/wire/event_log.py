@@ -8,14 +8,14 @@ from typing import Protocol
 from verl_agent_env.wire.records import Refusal, Saved, Write
 
 MAX_LOADED = 256
-"""Environments of one call of :meth:`Log.load`."""
+"""Environments of one call of :meth:`EventLog.load`."""
 ENOUGH_LOADED_BYTES = 1 << 20
 """Bytes at which the answer to one call is long enough; the store answers nobody else meanwhile."""
 CLOSED_MEMORY_S = 600.0
 """How long it is known that an environment was closed."""
 
 
-class Log(Protocol):
+class EventLog(Protocol):
     """The kept history. Only the owner of a slot, which its token proves, changes what is kept of its environments.
 
     Every write gives the same result when it is made again, also much later: one that lost its answer may be sent

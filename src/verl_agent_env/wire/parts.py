@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from verl_agent_env.errors import VerlAgentEnvError, error_from_problem
-from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
+from verl_agent_env.wire.results import EncodedReset, EncodedStep
 
 MEDIA_TYPE = b"application/vnd.verl-agent-env.part"
 
@@ -21,9 +21,9 @@ _LENGTH_BYTES = 4
 _MAX_ITEMS = 1 << 24
 
 
-def encode_step_part(results: Sequence[StepAnswer | VerlAgentEnvError]) -> bytes:
+def encode_step_part(results: Sequence[EncodedStep | VerlAgentEnvError]) -> bytes:
     """The steps' results, in order."""
-    answers = [result for result in results if isinstance(result, StepAnswer)]
+    answers = [result for result in results if isinstance(result, EncodedStep)]
     header = {
         "rewards": [answer.reward for answer in answers],
         "terminated": [answer.terminated for answer in answers],
@@ -32,7 +32,7 @@ def encode_step_part(results: Sequence[StepAnswer | VerlAgentEnvError]) -> bytes
     return _encode(header, results, [(answer.observation, answer.info) for answer in answers])
 
 
-def decode_step_part(part: bytes) -> list[StepAnswer | VerlAgentEnvError]:
+def decode_step_part(part: bytes) -> list[EncodedStep | VerlAgentEnvError]:
     """Undo :func:`encode_step_part`.
 
     Raises:
@@ -40,43 +40,43 @@ def decode_step_part(part: bytes) -> list[StepAnswer | VerlAgentEnvError]:
     """
     rows, errors = _decode(part, {"rewards": float, "terminated": bool, "truncated": bool})
     answers = [
-        StepAnswer(observation, reward, terminated, truncated, info)
+        EncodedStep(observation, reward, terminated, truncated, info)
         for reward, terminated, truncated, observation, info in rows
     ]
     return _with_errors(answers, errors)
 
 
-def encode_reset_part(results: Sequence[ResetAnswer | VerlAgentEnvError]) -> bytes:
+def encode_reset_part(results: Sequence[EncodedReset | VerlAgentEnvError]) -> bytes:
     """The resets' results, in order."""
-    answers = [result for result in results if isinstance(result, ResetAnswer)]
+    answers = [result for result in results if isinstance(result, EncodedReset)]
     return _encode({}, results, [(answer.observation, answer.info) for answer in answers])
 
 
-def decode_reset_part(part: bytes) -> list[ResetAnswer | VerlAgentEnvError]:
+def decode_reset_part(part: bytes) -> list[EncodedReset | VerlAgentEnvError]:
     """Undo :func:`encode_reset_part`.
 
     Raises:
         ValueError: The bytes are no such part.
     """
     rows, errors = _decode(part, {})
-    return _with_errors([ResetAnswer(*row) for row in rows], errors)
+    return _with_errors([EncodedReset(*row) for row in rows], errors)
 
 
-def encode_created_part(results: Sequence[tuple[str, ResetAnswer] | VerlAgentEnvError]) -> bytes:
+def encode_created_part(results: Sequence[tuple[str, EncodedReset] | VerlAgentEnvError]) -> bytes:
     """New environments, in order."""
     created = [result for result in results if isinstance(result, tuple)]
     pieces = [(answer.observation, answer.info) for _, answer in created]
     return _encode({"env_ids": [env_id for env_id, _ in created]}, results, pieces)
 
 
-def decode_created_part(part: bytes) -> list[tuple[str, ResetAnswer] | VerlAgentEnvError]:
+def decode_created_part(part: bytes) -> list[tuple[str, EncodedReset] | VerlAgentEnvError]:
     """Undo :func:`encode_created_part`.
 
     Raises:
         ValueError: The bytes are no such part.
     """
     rows, errors = _decode(part, {"env_ids": str})
-    return _with_errors([(env_id, ResetAnswer(*pieces)) for env_id, *pieces in rows], errors)
+    return _with_errors([(env_id, EncodedReset(*pieces)) for env_id, *pieces in rows], errors)
 
 
 def encode_closed_part(size: int, errors: Sequence[tuple[int, VerlAgentEnvError]]) -> bytes:

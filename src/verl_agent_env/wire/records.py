@@ -10,7 +10,8 @@ from zlib import crc32
 
 import orjson
 
-from verl_agent_env.wire.codec import StepAnswer
+from verl_agent_env.wire.codec import OPTIONS
+from verl_agent_env.wire.results import EncodedStep
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -40,10 +41,6 @@ RefusalReason = Literal["moved", "gone", "short", "stale", "closed", "conflict",
 - ``full``: the store has no room; ends of environments are written all the same.
 - ``broken``: the store does not take the write, for a reason that nobody thought of.
 """
-
-
-HEADER_OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
-"""Of orjson: what may stand in a header."""
 
 
 def record_of(kind: type[RecordT], text: str | bytes) -> RecordT:
@@ -128,7 +125,7 @@ class Header:
 
     def to_json(self) -> bytes:
         """As it is kept."""
-        return orjson.dumps(self, option=HEADER_OPTIONS)
+        return orjson.dumps(self, option=OPTIONS)
 
     @classmethod
     def from_json(cls, text: bytes) -> Header:
@@ -177,7 +174,7 @@ class AppliedStep(NamedTuple):
     """What asked for it, see :mod:`~verl_agent_env.wire.operations`; empty if that had no id."""
     action: bytes
     """As JSON."""
-    answer: StepAnswer
+    answer: EncodedStep
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +236,7 @@ def _step_fields(step: AppliedStep) -> list[Any]:
 
 def _step_from(fields: Sequence[Any]) -> AppliedStep:
     operation, action, observation, reward, terminated, truncated, info = fields
-    answer = StepAnswer(orjson.dumps(observation), reward, terminated, truncated, orjson.dumps(info))
+    answer = EncodedStep(orjson.dumps(observation), reward, terminated, truncated, orjson.dumps(info))
     return AppliedStep(operation.encode("latin-1"), orjson.dumps(action), answer)
 
 
@@ -247,7 +244,7 @@ _OUTCOME = struct.Struct("<dBQ").pack
 _CODE = slice(17, 23)
 
 
-def digest_of(answer: StepAnswer, seq: int, state: int | None, code: bytes) -> bytes:
+def digest_of(answer: EncodedStep, seq: int, state: int | None, code: bytes) -> bytes:
     """Tell one step from another: a replay that comes to something else is found out.
 
     What the rules gave (reward, flags, number of the step, and the state after it, as ``s`` says), what was shown, and the
@@ -266,7 +263,7 @@ def digest_of(answer: StepAnswer, seq: int, state: int | None, code: bytes) -> b
     return b"%08xs%08x%b" % (crc32(outcome, state), shown, code)
 
 
-def agrees(recorded: bytes, answer: StepAnswer, seq: int, state: int | None, code: bytes) -> bool:
+def agrees(recorded: bytes, answer: EncodedStep, seq: int, state: int | None, code: bytes) -> bool:
     """Whether a step that was played again came to what was recorded of it, in what the rules gave and in state.
 
     How it is shown belongs to the code: that is compared where it is the same. A state that could not be had when the step

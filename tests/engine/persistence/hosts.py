@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 from tests.cluster.workers import worker
-from verl_agent_env.cluster.memory.log import MemoryLog
+from verl_agent_env.cluster.memory.log import MemoryEventLog
 from verl_agent_env.cluster.memory.store import MemoryStore
 from verl_agent_env.config import HostLimits
 from verl_agent_env.engine import Host
@@ -102,7 +102,7 @@ class Owned:
         return False
 
 
-class FlakyLog(MemoryLog):
+class FlakyLog(MemoryEventLog):
     """A log that can be away, and can lose its answers."""
 
     def __init__(self, store: MemoryStore) -> None:

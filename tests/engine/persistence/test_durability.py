@@ -18,7 +18,7 @@ from verl_agent_env.errors import (
     SequenceStaleError,
     StoreUnavailableError,
 )
-from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
+from verl_agent_env.wire.results import EncodedReset, EncodedStep
 
 HANG_S = 60.0
 KINDS = ("verl_env/frozen_lake-v1", "verl_env/countdown-v0")
@@ -52,9 +52,9 @@ async def test_batch_of_environments_that_are_answered_early_never_waits_for_the
     batches = Batches(host)
     for seq in range(3):
         answers = await at_once(batches.step(env_ids, ["left"] * 4, [seq] * 4))
-        assert all(isinstance(answer, StepAnswer) for answer in answers)
+        assert all(isinstance(answer, EncodedStep) for answer in answers)
     assert all(
-        isinstance(answer, ResetAnswer) for answer in await at_once(batches.reset(env_ids, None, None))
+        isinstance(answer, EncodedReset) for answer in await at_once(batches.reset(env_ids, None, None))
     )
     created = await at_once(batches.create([LAKE] * 3))
     assert all(isinstance(result, tuple) for result in created)
@@ -80,7 +80,7 @@ async def test_environments_that_are_answered_early_do_not_fail_with_others_of_t
     host, first, second = await mixed(cluster, early, patience_s=0.2)
     env_ids = [env_id for pair in zip(first, second, strict=True) for env_id in pair]
     answers = await at_once(Batches(host).step(env_ids, ["left"] * 8, [0] * 8))
-    assert [type(answer) for answer in answers] == [StepAnswer, StoreUnavailableError] * 4
+    assert [type(answer) for answer in answers] == [EncodedStep, StoreUnavailableError] * 4
     closed = await at_once(Batches(host).close(env_ids))
     assert [(position, type(error)) for position, error in closed.errors] == [
         (position, StoreUnavailableError) for position in range(1, 8, 2)
@@ -134,7 +134,7 @@ async def test_live_environments_of_a_batch_go_on_while_others_cannot_be_read(cl
     cluster.log.is_away = False
     cluster.log.is_unreadable = True
     answers = await at_once(Batches(host).step([env_ids[0], unread, env_ids[1]], ["left"] * 3, None))
-    assert [type(answer) for answer in answers] == [StepAnswer, StoreUnavailableError, StepAnswer]
+    assert [type(answer) for answer in answers] == [EncodedStep, StoreUnavailableError, EncodedStep]
     created = await at_once(
         Batches(host).create([CreateRequest(KINDS[1], 1, env_id=unread), CreateRequest(KINDS[1], 1)])
     )

@@ -11,7 +11,7 @@ import pytest
 
 from tests.cluster.workers import worker
 from verl_agent_env import background
-from verl_agent_env.cluster.memory.log import MemoryLog
+from verl_agent_env.cluster.memory.log import MemoryEventLog
 from verl_agent_env.cluster.memory.store import MemoryStore
 from verl_agent_env.engine.persistence.groups import Group
 from verl_agent_env.engine.persistence.journal import Journal
@@ -75,7 +75,7 @@ class Environments:
         return env_id in self.early
 
 
-class UnsteadyLog(MemoryLog):
+class UnsteadyLog(MemoryEventLog):
     """A log that fails as it is told to."""
 
     def __init__(self, store: MemoryStore) -> None:

@@ -17,7 +17,7 @@ from verl_agent_env.engine.batches import Batches
 from verl_agent_env.engine.instance import Instance
 from verl_agent_env.engine.persistence.recovery import Recovery
 from verl_agent_env.types import NUM_SLOTS
-from verl_agent_env.wire.codec import StepAnswer
+from verl_agent_env.wire.results import EncodedStep
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +42,7 @@ async def test_environments_that_block_come_back_side_by_side_in_one_batch(
     Ledger.on_restore = staticmethod(lambda: together.wait(NEVER_S))
     second = await cluster.host(specs=SPECS, max_threads=6, max_step_s=NEVER_S)
     results = await Batches(second).step(env_ids, [1] * 12, [0] * 12)
-    assert all(isinstance(result, StepAnswer) for result in results)
+    assert all(isinstance(result, EncodedStep) for result in results)
     assert not together.broken
 
 

@@ -32,9 +32,9 @@ from verl_agent_env.server.api.environments import EnvironmentHandlers
 from verl_agent_env.server.http.idempotency import IdempotentRequests
 from verl_agent_env.server.http.types import Request
 from verl_agent_env.types import NUM_SLOTS
-from verl_agent_env.wire.codec import StepAnswer
 from verl_agent_env.wire.operations import operations_of
 from verl_agent_env.wire.records import Entry
+from verl_agent_env.wire.results import EncodedStep
 
 LAKE = CreateRequest(
     "frozen_lake",
@@ -164,7 +164,7 @@ async def test_batch_of_a_fenced_host_fails_and_runs_on_the_owner(cluster: Clust
     refused = await Batches(first).step(env_ids, ["right"] * 50, [0] * 50)
     assert all(isinstance(result, MovedError) for result in refused)
     done = await Batches(second).step(env_ids, ["right"] * 50, [0] * 50)
-    assert all(isinstance(result, StepAnswer) for result in done)
+    assert all(isinstance(result, EncodedStep) for result in done)
     assert {second.directory.find(env_id).seq for env_id in env_ids} == {1}
 
 
@@ -181,8 +181,8 @@ async def test_whole_batch_goes_on_elsewhere(cluster: Cluster) -> None:
     assert (await Batches(second).close(env_ids)).closed == 60
 
 
-def _json(answer: StepAnswer | VerlAgentEnvError) -> bytes:
-    assert isinstance(answer, StepAnswer), answer
+def _json(answer: EncodedStep | VerlAgentEnvError) -> bytes:
+    assert isinstance(answer, EncodedStep), answer
     return answer.to_json()
 
 
@@ -293,9 +293,9 @@ async def test_a_batch_is_answered_again_elsewhere_as_it_was(
 
 async def steps(
     host: Host, env_ids: list[str], seqs: list[int | None], operations: list[bytes]
-) -> list[StepAnswer]:
+) -> list[EncodedStep]:
     results = await Batches(host).step(env_ids, MOVES[: len(env_ids)], seqs, operations)
-    answers = [result for result in results if isinstance(result, StepAnswer)]
+    answers = [result for result in results if isinstance(result, EncodedStep)]
     assert len(answers) == len(env_ids), results
     return answers
 

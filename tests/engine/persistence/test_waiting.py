@@ -15,8 +15,8 @@ from verl_agent_env import waits
 from verl_agent_env.engine import CreateRequest, Host
 from verl_agent_env.engine.batches import Batches
 from verl_agent_env.errors import RecoveryPendingError
-from verl_agent_env.wire.codec import StepAnswer
 from verl_agent_env.wire.records import Saved
+from verl_agent_env.wire.results import EncodedStep
 
 T = TypeVar("T")
 LEDGER = CreateRequest("ledger/inline-v0", 1, run_id="run")
@@ -75,14 +75,14 @@ def test_single_call_is_told_that_its_environment_is_on_its_way_and_finds_it_lat
     assert took_s == waits.RECOVERY_S
     moved.run(asyncio.sleep(2 * waits.RECOVERY_S))
     assert moved.host.directory.get(env_id) is not None
-    assert isinstance(moved.run(moved.host.step(env_id, 1, 1)), StepAnswer)
+    assert isinstance(moved.run(moved.host.step(env_id, 1, 1)), EncodedStep)
 
 
 def test_batch_waits_as_long_as_its_environments_come_back(moved: Moved) -> None:
     moved.reads_take(waits.RECOVERY_S * 0.6, at_once=1)
     answers, took_s = moved.run(moved.timed(Batches(moved.host).step(moved.env_ids, [1] * 6, [1] * 6)))
     assert isinstance(answers, list)
-    assert all(isinstance(answer, StepAnswer) for answer in answers)
+    assert all(isinstance(answer, EncodedStep) for answer in answers)
     assert took_s > 3 * waits.RECOVERY_S
 
 
@@ -93,7 +93,7 @@ def test_batch_goes_on_without_those_that_do_not_come_back(moved: Moved) -> None
     batch = Batches(moved.host).step([others[0], here, others[1]], [1] * 3, [1, 2, 1])
     answers, took_s = moved.run(moved.timed(batch))
     assert isinstance(answers, list)
-    assert [type(answer) for answer in answers] == [RecoveryPendingError, StepAnswer, RecoveryPendingError]
+    assert [type(answer) for answer in answers] == [RecoveryPendingError, EncodedStep, RecoveryPendingError]
     assert took_s < waits.MAX_WAIT_S
 
 

@@ -32,8 +32,8 @@ from verl_agent_env.server.cluster.sharded_batches import ShardedBatches
 from verl_agent_env.server.http.types import Request, Response
 from verl_agent_env.types import NUM_SLOTS, new_env_id, slot_of
 from verl_agent_env.waits import OWNER_S
-from verl_agent_env.wire.codec import ResetAnswer, StepAnswer, size_of
 from verl_agent_env.wire.parts import encode_run_part, encode_step_part
+from verl_agent_env.wire.results import EncodedReset, EncodedStep, size_of
 
 HERE, B, C = "here:1", "b:2", "c:3"
 LAKE = {"desc": ["SFFFFFFF", *["FFFFFFFF"] * 6, "FFFFFFFG"], "is_slippery": False, "max_steps": 500}
@@ -135,7 +135,7 @@ async def world() -> AsyncIterator[World]:
 
 
 def steps_taken(results: list[Any]) -> list[int]:
-    assert all(isinstance(result, StepAnswer) for result in results), results
+    assert all(isinstance(result, EncodedStep) for result in results), results
     return [orjson.loads(result.info)["num_steps"] for result in results]
 
 
@@ -171,7 +171,7 @@ async def test_a_lost_answer_of_resets_begins_no_other_episode(world: World) -> 
     await world.batches.step(env_ids, ["right"] * 2, None)
     world.net.lose = 2
     results = await world.batches.reset([*env_ids, *env_ids], [1, 2, 3, None], None)
-    beginnings = [result.to_json() for result in results if isinstance(result, ResetAnswer)]
+    beginnings = [result.to_json() for result in results if isinstance(result, EncodedReset)]
     assert len(beginnings) == 4
     assert [orjson.loads(beginning)["info"]["seed"] for beginning in beginnings] == [1, 2, 3, 2]
     assert [world.workers[B].host.directory.find(env_id).episode for env_id in env_ids] == [2, 2]
@@ -331,7 +331,7 @@ async def test_a_step_that_moved_waits_for_those_that_were_before_it(world: Worl
 
     world.net.fate = told
     (result,) = await world.batches.step(env_ids, ["right"], [0])
-    assert isinstance(result, StepAnswer)
+    assert isinstance(result, EncodedStep)
     # One that met its owner at once hears at once what is missing.
     (refused,) = await world.batches.step(env_ids, ["right"], [7])
     assert isinstance(refused, SequenceGapError)

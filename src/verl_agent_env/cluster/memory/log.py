@@ -21,8 +21,8 @@ class _Kept:
     snapshot_seq: int = 0
 
 
-class MemoryLog:
-    """:class:`~verl_agent_env.wire.event_log.Log` in dictionaries; each write is atomic, for nothing awaits in between."""
+class MemoryEventLog:
+    """:class:`~verl_agent_env.wire.event_log.EventLog` in dictionaries; each write is atomic, for nothing awaits in between."""
 
     def __init__(self, store: MemoryStore) -> None:
         self._store = store
@@ -39,7 +39,7 @@ class MemoryLog:
     async def commit(
         self, generation: str, tokens: Mapping[int, str], writes: Sequence[Write]
     ) -> list[Refusal]:
-        """See :meth:`Log.commit`."""
+        """See :meth:`EventLog.commit`."""
         present = await self._store.generation()
         if generation != present:
             raise GenerationChangedError(generation, present)
@@ -57,7 +57,7 @@ class MemoryLog:
         return refusals
 
     async def load(self, env_ids: Sequence[str], *, whole: bool = False) -> list[Saved]:
-        """See :meth:`Log.load`."""
+        """See :meth:`EventLog.load`."""
         loaded: list[Saved] = []
         size = 0
         for env_id in env_ids[:MAX_LOADED]:
@@ -70,12 +70,12 @@ class MemoryLog:
         return loaded
 
     async def env_ids(self, slots: Sequence[int]) -> list[str]:
-        """See :meth:`Log.env_ids`."""
+        """See :meth:`EventLog.env_ids`."""
         wanted = set(slots)
         return [env_id for env_id, kept in self._kept.items() if kept.slot in wanted]
 
     async def aclose(self) -> None:
-        """Implement :meth:`Log.aclose`."""
+        """Implement :meth:`EventLog.aclose`."""
 
     def _make(self, write: Write) -> RefusalReason | None:
         kept = self._kept.get(write.env_id)

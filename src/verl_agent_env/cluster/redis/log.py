@@ -18,8 +18,8 @@ _SLOTS_AT_ONCE = 64
 _KINDS = {"create": "c", "append": "a", "extend": "x", "save": "s", "begin": "b", "close": "d", "put": "p"}
 
 
-class RedisLog:
-    """:class:`~verl_agent_env.wire.event_log.Log` in Redis 6.2 or later."""
+class RedisEventLog:
+    """:class:`~verl_agent_env.wire.event_log.EventLog` in Redis 6.2 or later."""
 
     def __init__(self, client: RedisClient, keys: Keys) -> None:
         self._client = client
@@ -28,7 +28,7 @@ class RedisLog:
     async def commit(
         self, generation: str, tokens: Mapping[int, str], writes: Sequence[Write]
     ) -> list[Refusal]:
-        """See :meth:`Log.commit`."""
+        """See :meth:`EventLog.commit`."""
         held = set(tokens.values())
         arguments: list[Any] = [generation, self._keys.base, _CLOSED_MS, len(held), *held]
         for kind, env_id, _, episode, seq, data, entries in writes:
@@ -43,14 +43,14 @@ class RedisLog:
         return [Refusal(index, reason) for index, reason in zip(answer[1::2], answer[2::2], strict=True)]
 
     async def load(self, env_ids: Sequence[str], *, whole: bool = False) -> list[Saved]:
-        """See :meth:`Log.load`."""
+        """See :meth:`EventLog.load`."""
         if not env_ids:
             return []
         arguments = [ENOUGH_LOADED_BYTES, self._keys.base, "1" if whole else "", *env_ids[:MAX_LOADED]]
         return [*map(_saved, await self._client.run(scripts.LOAD, [self._keys.generation], arguments))]
 
     async def env_ids(self, slots: Sequence[int]) -> list[str]:
-        """See :meth:`Log.env_ids`."""
+        """See :meth:`EventLog.env_ids`."""
         found: list[str] = []
         for start in range(0, len(slots), _SLOTS_AT_ONCE):
             keys = [self._keys.members(slot) for slot in slots[start : start + _SLOTS_AT_ONCE]]
@@ -58,7 +58,7 @@ class RedisLog:
         return found
 
     async def aclose(self) -> None:
-        """Implement :meth:`Log.aclose`."""
+        """Implement :meth:`EventLog.aclose`."""
         await self._client.aclose()
 
 

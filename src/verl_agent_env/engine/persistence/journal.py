@@ -29,7 +29,8 @@ from verl_agent_env.errors import (
     StoreUnavailableError,
     VerlAgentEnvError,
 )
-from verl_agent_env.wire.event_log import Log
+from verl_agent_env.types import slot_of
+from verl_agent_env.wire.event_log import EventLog
 from verl_agent_env.wire.records import Refusal, RefusalReason, Write
 
 logger = logging.getLogger(__name__)
@@ -47,7 +48,12 @@ class Journal:
     """
 
     def __init__(
-        self, log: Log, ownership: SlotOwnership, recorded: Recorded, *, patience_s: float = waits.STORE_S
+        self,
+        log: EventLog,
+        ownership: SlotOwnership,
+        recorded: Recorded,
+        *,
+        patience_s: float = waits.STORE_S,
     ) -> None:
         """Make a journal that writes nothing until :meth:`run`.
 
@@ -477,7 +483,7 @@ class Journal:
             if env_id in group.errors:
                 return
             group.errors[env_id] = error_of(env_id, reason)
-        if token is not None and self._ownership.token_of(int(env_id[:3], 16)) not in (None, token):
+        if token is not None and self._ownership.token_of(slot_of(env_id)) not in (None, token):
             # The slot was another worker's meanwhile. What is here of the environment by now was brought back since.
             return
         try:
@@ -507,4 +513,4 @@ def error_of(env_id: str, reason: RefusalReason) -> VerlAgentEnvError:
     if reason == "broken":
         return EnvironmentLostError(env_id, "the store does not take what is to be kept of it")
     # Whatever else: somebody else owns the environment, or did. Whoever asks again meets the owner.
-    return MovedError(int(env_id[:3], 16))
+    return MovedError(slot_of(env_id))

@@ -21,10 +21,9 @@ from verl_agent_env.envs.base import ChatEnv, Durability
 from verl_agent_env.envs.fingerprint import fingerprint_of
 from verl_agent_env.envs.kind import EnvKind
 from verl_agent_env.errors import ArgumentsTooLargeError, InvalidEnvArgumentsError
-from verl_agent_env.wire.codec import StepAnswer
-from verl_agent_env.wire.event_log import Log
+from verl_agent_env.wire.codec import encode
+from verl_agent_env.wire.event_log import EventLog
 from verl_agent_env.wire.records import (
-    HEADER_OPTIONS,
     AppliedStep,
     Entry,
     Header,
@@ -33,6 +32,7 @@ from verl_agent_env.wire.records import (
     Write,
     digest_of,
 )
+from verl_agent_env.wire.results import EncodedStep
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class Recorder:
 
     def __init__(
         self,
-        log: Log,
+        log: EventLog,
         ownership: SlotOwnership,
         environments: LiveEnvironments,
         durabilities: Mapping[str, Durability],
@@ -110,7 +110,7 @@ class Recorder:
                 [{"loc": [], "msg": "is kept by its state (durability 'snapshot'), but has no snapshot"}],
             )
         try:
-            size = len(orjson.dumps(env_kwargs, option=HEADER_OPTIONS))
+            size = len(encode(env_kwargs))
         except TypeError:
             # JSON that can be read but not written: nested more than 250 levels deep.
             raise InvalidEnvArgumentsError(
@@ -135,7 +135,7 @@ class Recorder:
                 raise
             return Mark(fault=fault)
 
-    def mark(self, instance: Instance, env: Env, answer: StepAnswer) -> Mark:
+    def mark(self, instance: Instance, env: Env, answer: EncodedStep) -> Mark:
         """Read of an environment that has just taken a step what is recorded of it.
 
         Raises:

@@ -18,7 +18,7 @@ from verl_agent_env.engine.turns import Turns
 from verl_agent_env.envs.registry import Registry
 from verl_agent_env.errors import AtCapacityError, StoreUnavailableError
 from verl_agent_env.types import NUM_SLOTS, slot_of
-from verl_agent_env.wire.event_log import Log
+from verl_agent_env.wire.event_log import EventLog
 from verl_agent_env.wire.records import Entry, Saved, Write
 from verl_agent_env.wire.suspicions import Suspicions
 
@@ -56,7 +56,9 @@ class Recovery:
     side, as many as there are threads. Nobody waits for an environment that somebody else has asked for.
     """
 
-    def __init__(self, log: Log, ownership: SlotOwnership, table: EnvironmentTable, journal: Journal) -> None:
+    def __init__(
+        self, log: EventLog, ownership: SlotOwnership, table: EnvironmentTable, journal: Journal
+    ) -> None:
         """Make a recovery that has brought back nothing yet.
 
         Args:

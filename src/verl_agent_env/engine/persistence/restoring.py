@@ -20,8 +20,7 @@ from verl_agent_env.errors import (
     VerlAgentEnvError,
 )
 from verl_agent_env.wire.actions import identity_in
-from verl_agent_env.wire.codec import StepAnswer
-from verl_agent_env.wire.event_log import Log
+from verl_agent_env.wire.event_log import EventLog
 from verl_agent_env.wire.records import (
     Entry,
     Header,
@@ -29,6 +28,7 @@ from verl_agent_env.wire.records import (
     Snapshot,
     agrees,
 )
+from verl_agent_env.wire.results import EncodedStep
 from verl_agent_env.wire.suspicions import RECOVERY, CallId, Suspicions
 
 logger = logging.getLogger(__name__)
@@ -48,7 +48,12 @@ class Restorer:
     """Makes instances of what was saved."""
 
     def __init__(
-        self, registry: Registry, executor: Executor, log: Log, default_ttl_s: float, suspicions: Suspicions
+        self,
+        registry: Registry,
+        executor: Executor,
+        log: EventLog,
+        default_ttl_s: float,
+        suspicions: Suspicions,
     ) -> None:
         self._suspicions = suspicions
         self._registry = registry
@@ -203,7 +208,7 @@ class Restorer:
         """
         kind = instance.kind
 
-        def observe(env: Env, _: StepAnswer) -> int | None:
+        def observe(env: Env, _: EncodedStep) -> int | None:
             return _state_digest(kind, env)
 
         played = await self._executor.play(kind, env, [entry.action for entry in entries], observe)

@@ -24,10 +24,10 @@ from verl_agent_env.server.http.metrics import Metrics
 from verl_agent_env.server.http.tokens import Principal
 from verl_agent_env.server.http.types import Request
 from verl_agent_env.wire.batches import encode_closed, encode_initialized, encode_resets, encode_steps
-from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
 from verl_agent_env.wire.large_bodies import Turn, decode_batch
 from verl_agent_env.wire.operations import call_of, operations_of, steps_of
 from verl_agent_env.wire.pieces import Body
+from verl_agent_env.wire.results import EncodedReset, EncodedStep
 from verl_agent_env.wire.schemas import (
     BatchCloseRequest,
     BatchInitializeRequest,
@@ -43,7 +43,7 @@ class BatchWork(Protocol):
 
     async def create(
         self, requests: Sequence[CreateRequest], room: AnswerRoom = WHOLE_ROOM
-    ) -> list[tuple[str, ResetAnswer] | VerlAgentEnvError]:
+    ) -> list[tuple[str, EncodedReset] | VerlAgentEnvError]:
         """Make an environment for each request."""
 
     async def reset(
@@ -53,7 +53,7 @@ class BatchWork(Protocol):
         options: Sequence[dict[str, Any] | None] | None,
         operations: Sequence[bytes] | None = None,
         room: AnswerRoom = WHOLE_ROOM,
-    ) -> list[ResetAnswer | VerlAgentEnvError]:
+    ) -> list[EncodedReset | VerlAgentEnvError]:
         """Reset each environment."""
 
     async def step(
@@ -63,7 +63,7 @@ class BatchWork(Protocol):
         seqs: Sequence[int | None] | None,
         operations: Sequence[bytes] | None = None,
         room: AnswerRoom = WHOLE_ROOM,
-    ) -> list[StepAnswer | VerlAgentEnvError]:
+    ) -> list[EncodedStep | VerlAgentEnvError]:
         """Step each environment."""
 
     async def close(self, env_ids: Sequence[str]) -> Closed:
@@ -120,7 +120,7 @@ class BatchHandlers:
 
         async def make(wanted: BatchInitializeRequest, named: Named) -> Body:
             fault = await self._common_fault(wanted)
-            results: list[tuple[str, ResetAnswer] | VerlAgentEnvError] = (
+            results: list[tuple[str, EncodedReset] | VerlAgentEnvError] = (
                 await self._batches.create(
                     await named(await create_requests(wanted, self._turn, request.principal.tag)),
                     AnswerRoom(request.memory),

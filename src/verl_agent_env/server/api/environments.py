@@ -15,12 +15,13 @@ from verl_agent_env.server.api.create_requests import fault_of
 from verl_agent_env.server.http.headers import KEY_HEADER, OPERATION_HEADER
 from verl_agent_env.server.http.idempotency import IdempotentRequests, Named
 from verl_agent_env.server.http.types import Request, Response
-from verl_agent_env.wire.codec import ResetAnswer, decode, decode_step, encode
+from verl_agent_env.wire.codec import decode, decode_step, encode
 from verl_agent_env.wire.operations import call_of
 from verl_agent_env.wire.pieces import Body
+from verl_agent_env.wire.results import EncodedReset
 from verl_agent_env.wire.schemas import InitializeRequest, ReadActionRequest, ResetRequest
 
-Create = Callable[[CreateRequest], Awaitable[tuple[str, ResetAnswer]]]
+Create = Callable[[CreateRequest], Awaitable[tuple[str, EncodedReset]]]
 """Makes an environment, here or on another worker."""
 
 _CLOSED = b'{"message":"Environment closed."}'

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import aiohttp
-import orjson
 from yarl import URL
 
 from verl_agent_env import waits
@@ -17,7 +16,6 @@ from verl_agent_env.errors import (
     UnauthorizedError,
     VerlAgentEnvError,
     WorkerUnreachableError,
-    error_from_problem,
 )
 from verl_agent_env.server.cluster.peer_watch import ANSWER_S, PeerWatch
 from verl_agent_env.server.http.commands import is_from_elsewhere
@@ -30,6 +28,7 @@ from verl_agent_env.server.http.headers import (
     PRINCIPAL_HEADER,
 )
 from verl_agent_env.server.http.logs import current_request_id
+from verl_agent_env.wire.codec import decode_problem
 
 logger = logging.getLogger(__name__)
 
@@ -217,13 +216,8 @@ def _passed_on(given: Mapping[bytes, bytes]) -> dict[str, str]:
 
 
 def _error_of(address: str, status: int, payload: bytes) -> VerlAgentEnvError:
-    try:
-        problem = orjson.loads(payload)
-        if isinstance(problem, dict) and problem.get("code") == UnauthorizedError.code:
-            # Restarted since the map was read, or not one of this cluster: nothing was done.
-            return WorkerUnreachableError(address, "it does not know this worker", may_have_run=False)
-        if isinstance(problem, dict) and "code" in problem:
-            return error_from_problem(problem)
-    except orjson.JSONDecodeError:
-        pass
-    return WorkerUnreachableError(address, f"something else answers there, with status {status}")
+    error = decode_problem(payload)
+    if isinstance(error, UnauthorizedError):
+        # Restarted since the map was read, or not one of this cluster: nothing was done.
+        return WorkerUnreachableError(address, "it does not know this worker", may_have_run=False)
+    return error or WorkerUnreachableError(address, f"something else answers there, with status {status}")

@@ -28,7 +28,6 @@ from verl_agent_env.server.cluster.peers import Peers
 from verl_agent_env.server.cluster.router import PAUSE_S, OwnerSearch, no_owner_error
 from verl_agent_env.server.http.headers import ANSWER_SHARE_HEADER
 from verl_agent_env.types import NUM_SLOTS, new_env_id, slot_of
-from verl_agent_env.wire.codec import ResetAnswer, StepAnswer
 from verl_agent_env.wire.large_bodies import write_unread
 from verl_agent_env.wire.operations import new_call, operations_of, steps_of
 from verl_agent_env.wire.parts import (
@@ -38,6 +37,7 @@ from verl_agent_env.wire.parts import (
     decode_run_part,
     decode_step_part,
 )
+from verl_agent_env.wire.results import EncodedReset, EncodedStep
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class ShardedBatches:
 
     async def create(
         self, requests: Sequence[CreateRequest], room: AnswerRoom = WHOLE_ROOM
-    ) -> list[tuple[str, ResetAnswer] | VerlAgentEnvError]:
+    ) -> list[tuple[str, EncodedReset] | VerlAgentEnvError]:
         """Make an environment for each request, on all workers alike.
 
         Shares are contiguous: neighbours in the batch, such as the samples of one group, stay together. Ids and seeds
@@ -108,7 +108,7 @@ class ShardedBatches:
         )
         return await self._carry_out(work, [request.env_id or "" for request in named])
 
-    async def create_one(self, request: CreateRequest) -> tuple[str, ResetAnswer]:
+    async def create_one(self, request: CreateRequest) -> tuple[str, EncodedReset]:
         """Make one environment, on any worker.
 
         Raises:
@@ -154,7 +154,7 @@ class ShardedBatches:
         options: Sequence[dict[str, Any] | None] | None,
         operations: Sequence[bytes] | None = None,
         room: AnswerRoom = WHOLE_ROOM,
-    ) -> list[ResetAnswer | VerlAgentEnvError]:
+    ) -> list[EncodedReset | VerlAgentEnvError]:
         """Reset each environment where it lives.
 
         Args:
@@ -193,7 +193,7 @@ class ShardedBatches:
         seqs: Sequence[int | None] | None,
         operations: Sequence[bytes] | None = None,
         room: AnswerRoom = WHOLE_ROOM,
-    ) -> list[StepAnswer | VerlAgentEnvError]:
+    ) -> list[EncodedStep | VerlAgentEnvError]:
         """Step each environment where it lives.
 
         Args:

@@ -1,0 +1,87 @@
+"""Results of steps and resets as they travel: encoded once, then stored, compared and copied as bytes."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import orjson
+
+from verl_agent_env.types import StepResult
+from verl_agent_env.wire.codec import encode_kept
+
+
+class EncodedStep:
+    """A step's result as it travels: encoded once, stored for repeated requests, copied into single and batch answers."""
+
+    __slots__ = ("info", "observation", "reward", "terminated", "truncated")
+
+    def __init__(
+        self, observation: bytes, reward: float, terminated: bool, truncated: bool, info: bytes
+    ) -> None:
+        self.observation = observation
+        self.reward = reward
+        self.terminated = terminated
+        self.truncated = truncated
+        self.info = info
+
+    @classmethod
+    def of(cls, result: StepResult | tuple[Any, Any, Any, Any, Any]) -> EncodedStep:
+        """Encode a result.
+
+        Raises:
+            TypeError: The observation or the info cannot be expressed in JSON, or the reward is not a number.
+            ValueError: The reward is not finite.
+        """
+        observation, reward, terminated, truncated, info = result
+        reward = float(reward)
+        if not math.isfinite(reward):
+            raise ValueError(f"the reward is {reward}")
+        try:
+            # As encode_kept; written out, for this is done for every step.
+            seen, known = b"%b" % orjson.dumps(observation), b"%b" % orjson.dumps(info)
+        except TypeError:
+            seen, known = encode_kept(observation), encode_kept(info)
+        return cls(seen, reward, bool(terminated), bool(truncated), known)
+
+    def to_json(self) -> bytes:
+        """Body of the answer to a single step."""
+        done = b"true" if self.terminated else b"false"
+        return b'{"observation":%b,"reward":%b,"done":%b,"terminated":%b,"truncated":%b,"info":%b}' % (
+            self.observation,
+            orjson.dumps(self.reward),
+            done,
+            done,
+            b"true" if self.truncated else b"false",
+            self.info,
+        )
+
+
+class EncodedReset:
+    """The beginning of an episode as it travels."""
+
+    __slots__ = ("info", "observation")
+
+    def __init__(self, observation: bytes, info: bytes) -> None:
+        self.observation = observation
+        self.info = info
+
+    @classmethod
+    def of(cls, observation: Any, info: Any) -> EncodedReset:
+        """Encode what ``reset`` gave.
+
+        Raises:
+            TypeError: One of them cannot be expressed in JSON.
+        """
+        return cls(encode_kept(observation), encode_kept(info))
+
+    def to_json(self) -> bytes:
+        """Body of the answer to a single reset."""
+        return b'{"observation":%b,"info":%b}' % (self.observation, self.info)
+
+
+def size_of(answer: EncodedStep | EncodedReset | tuple[str, EncodedReset]) -> int:
+    """Bytes of an answer, or of the one that stands behind an id."""
+    if isinstance(answer, tuple):
+        answer = answer[1]
+    return len(answer.observation) + len(answer.info)
