@@ -62,6 +62,28 @@ def test_details_are_sentences_also_without_fields(cls: type[VerlAgentEnvError])
     assert 400 <= cls.status < 600
 
 
+@pytest.mark.parametrize("cls", [cls for cls in ALL if cls.detail_format], ids=lambda cls: cls.code)
+def test_a_detail_is_its_format_filled_with_the_fields(cls: type[VerlAgentEnvError]) -> None:
+    error = filled(cls)
+    assert error.detail == cls.detail_format.format(**error.fields())
+
+
+def test_class_of_another_package_sets_its_attributes_in_the_body() -> None:
+    @dataclasses.dataclass(eq=False)
+    class TooLoudError(errors.ExecutionError):
+        status = 429
+        title = "The answer is too loud"
+        loudness_db: float = 0.0
+
+        @property
+        def detail(self) -> str:
+            return f"{self.loudness_db:g} dB are too loud."
+
+    error = TooLoudError(90.0)
+    assert (error.status, error.detail, error.fields()) == (429, "90 dB are too loud.", {"loudness_db": 90.0})
+    assert isinstance(error, errors.ExecutionError)
+
+
 def test_unknown_code_becomes_an_internal_error() -> None:
     assert type(error_from_problem({"code": "from_the_future", "whatever": 1})) is InternalError
     assert type(error_from_problem({})) is InternalError

@@ -1,0 +1,37 @@
+"""The call was accepted, and failed while it was carried out."""
+
+from __future__ import annotations
+
+from verl_agent_env.errors.base import VerlAgentEnvError
+
+
+class ExecutionError(VerlAgentEnvError):
+    """The call was accepted but could not be carried out."""
+
+
+class EnvironmentFailedError(ExecutionError, code="environment_failed"):
+    """The environment's own code raised; its state is unchanged."""
+
+    title = "The environment raised an error"
+    detail_format = (
+        "The environment raised {error}; the call was not applied. The server's log has the traceback."
+    )
+    env_id: str = ""
+    error: str = ""
+    """Type of the exception; only the server's log has its text."""
+
+
+class EnvironmentTimeoutError(ExecutionError, code="environment_timeout", status=504):
+    """The environment took longer than ``max_step_s``; its state is unchanged."""
+
+    title = "The environment took too long"
+    detail_format = "The environment took longer than {max_step_s:g} s; the call was not applied."
+    env_id: str = ""
+    max_step_s: float = 0.0
+
+
+class InternalError(ExecutionError, code="internal_error"):
+    """A defect of the server itself."""
+
+    title = "The server failed"
+    detail_format = "The server failed; its log has the traceback under this request's id."
