@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.cluster.workers import worker
-from verl_agent_env.cluster.membership import Membership, MembershipTimes
+from verl_agent_env.cluster.planner import Membership, MembershipTimes
 from verl_agent_env.cluster.ring import Ring, moved
 from verl_agent_env.cluster.store import ClusterMap, Ownership, WorkerRecord
 from verl_agent_env.types import NUM_SLOTS

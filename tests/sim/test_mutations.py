@@ -9,10 +9,10 @@ import pytest
 
 from tests.sim import world as sim
 from tests.sim.schedules import SCHEDULES
-from verl_agent_env.cluster.member import Member
-from verl_agent_env.cluster.membership import Membership, MembershipTimes
+from verl_agent_env.cluster.agent import Member
 from verl_agent_env.cluster.memory import log as memory_log
 from verl_agent_env.cluster.memory.log import MemoryEventLog, _Kept
+from verl_agent_env.cluster.planner import Membership, MembershipTimes
 from verl_agent_env.cluster.slots import SlotTable
 from verl_agent_env.cluster.store import ClusterMap
 from verl_agent_env.engine.instance import Instance

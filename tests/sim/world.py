@@ -13,9 +13,9 @@ from tests.sim.episodes import Asked, Client
 from tests.sim.peers import SimulatedPeers
 from tests.sim.virtual_loop import VirtualLoop
 from tests.sim.wires import Fate, SimulatedStore, Wire
+from verl_agent_env.cluster.agent import Member
 from verl_agent_env.cluster.leases import LocalLease
-from verl_agent_env.cluster.member import Member
-from verl_agent_env.cluster.membership import Membership, MembershipTimes
+from verl_agent_env.cluster.planner import Membership, MembershipTimes
 from verl_agent_env.cluster.slots import SlotTable
 from verl_agent_env.cluster.store import Store, WorkerRecord
 from verl_agent_env.config import HostLimits

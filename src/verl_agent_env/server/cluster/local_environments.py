@@ -22,7 +22,7 @@ NO_STATE = "none"
 
 
 class Residents:
-    """See :class:`verl_agent_env.cluster.member.Residents`."""
+    """See :class:`verl_agent_env.cluster.agent.Residents`."""
 
     def __init__(self, host: Host, is_warm: Callable[[int], bool]) -> None:
         """Look at a host's environments.
@@ -36,19 +36,19 @@ class Residents:
         self._asked: set[str] = set()
 
     def count(self) -> int:
-        """See :class:`~verl_agent_env.cluster.member.Residents`."""
+        """See :class:`~verl_agent_env.cluster.agent.Residents`."""
         return len(self._host.directory)
 
     def count_in(self, slot: int) -> int:
-        """See :class:`~verl_agent_env.cluster.member.Residents`."""
+        """See :class:`~verl_agent_env.cluster.agent.Residents`."""
         return self._host.directory.in_slot[slot]
 
     def count_bound_to(self, slot: int) -> int:
-        """See :class:`~verl_agent_env.cluster.member.Residents`."""
+        """See :class:`~verl_agent_env.cluster.agent.Residents`."""
         return self._host.directory.bound_to_slot[slot]
 
     async def before_hand_over(self, slots: Collection[int]) -> Collection[int]:
-        """See :class:`~verl_agent_env.cluster.member.Residents`."""
+        """See :class:`~verl_agent_env.cluster.agent.Residents`."""
         if self._host.recorder is None:
             return slots
         await self._host.save_states(slots, waits.HAND_OVER_S)
@@ -58,11 +58,11 @@ class Residents:
         return frozenset(slots).difference(journal.slots_pending())
 
     def reads(self) -> Mapping[str, str]:
-        """See :class:`~verl_agent_env.cluster.member.Residents`."""
+        """See :class:`~verl_agent_env.cluster.agent.Residents`."""
         return {kind.name: kind.state_format or NO_STATE for kind in self._host.registry.known()}
 
     async def learn(self, names: Collection[str]) -> None:
-        """See :class:`~verl_agent_env.cluster.member.Residents`."""
+        """See :class:`~verl_agent_env.cluster.agent.Residents`."""
         unknown = set(names) - self._asked
         await self._host.kinds.load(unknown)
         self._asked |= unknown
@@ -76,11 +76,11 @@ class Residents:
                 )
 
     def stranded(self) -> frozenset[int]:
-        """See :class:`~verl_agent_env.cluster.member.Residents`."""
+        """See :class:`~verl_agent_env.cluster.agent.Residents`."""
         return frozenset(map(slot_of, self._host.directory.unreadable))
 
     def formats_in(self, slots: Collection[int]) -> Mapping[int, Formats]:
-        """See :class:`~verl_agent_env.cluster.member.Residents`."""
+        """See :class:`~verl_agent_env.cluster.agent.Residents`."""
         found: dict[int, set[tuple[str, str]]] = {slot: set() for slot in slots}
         for instance in self._host.directory.in_slots(slots):
             found[instance.slot].add((instance.kind.name, _format_of(instance)))
@@ -91,11 +91,11 @@ class Residents:
         }
 
     def abandon(self, slots: Collection[int], *, but_bound: bool = False) -> int:
-        """See :class:`~verl_agent_env.cluster.member.Residents`."""
+        """See :class:`~verl_agent_env.cluster.agent.Residents`."""
         return self._host.abandon(slots, but_bound=but_bound)
 
     def heed(self, told: Mapping[str, Suspicion]) -> None:
-        """See :class:`~verl_agent_env.cluster.member.Residents`."""
+        """See :class:`~verl_agent_env.cluster.agent.Residents`."""
         self._host.heed(told)
 
 

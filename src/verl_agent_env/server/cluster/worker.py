@@ -16,10 +16,10 @@ from typing import Any, Protocol, cast
 import orjson
 
 from verl_agent_env import background
+from verl_agent_env.cluster.agent import Member
 from verl_agent_env.cluster.backends import Backend, BackendOptions, open_backend
 from verl_agent_env.cluster.idempotency import KNOWN_S
 from verl_agent_env.cluster.leases import LocalLease
-from verl_agent_env.cluster.member import Member
 from verl_agent_env.cluster.ring import Ring
 from verl_agent_env.cluster.slots import SlotTable
 from verl_agent_env.cluster.store import ClusterMap, WorkerRecord

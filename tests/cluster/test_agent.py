@@ -13,10 +13,10 @@ import pytest
 from tests.cluster.workers import worker
 from tests.sim.virtual_loop import VirtualLoop
 from tests.waiting import NEVER_S, no_hang
+from verl_agent_env.cluster.agent import Member
 from verl_agent_env.cluster.leases import LocalLease
-from verl_agent_env.cluster.member import Member
-from verl_agent_env.cluster.membership import Membership, MembershipTimes
 from verl_agent_env.cluster.memory.store import MemoryStore
+from verl_agent_env.cluster.planner import Membership, MembershipTimes
 from verl_agent_env.cluster.ring import Ring
 from verl_agent_env.cluster.slots import SlotTable
 from verl_agent_env.cluster.store import Formats, Store, WorkerRecord

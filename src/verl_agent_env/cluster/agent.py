@@ -14,7 +14,7 @@ from typing import Protocol
 
 from verl_agent_env import background
 from verl_agent_env.cluster.leases import LocalLease
-from verl_agent_env.cluster.membership import Membership, Placement, Plan
+from verl_agent_env.cluster.planner import Membership, Placement, Plan
 from verl_agent_env.cluster.slots import SlotTable
 from verl_agent_env.cluster.store import ClusterMap, Formats, Store, WorkerRecord, WorkerState
 from verl_agent_env.errors import (

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from tests.cluster.workers import worker
 from tests.depth import examples
-from verl_agent_env.cluster.membership import Membership, MembershipTimes, Plan
 from verl_agent_env.cluster.memory.store import MemoryStore
+from verl_agent_env.cluster.planner import Membership, MembershipTimes, Plan
 from verl_agent_env.cluster.ring import Ring
 from verl_agent_env.cluster.store import ClusterMap, Ownership, WorkerRecord
 from verl_agent_env.types import NUM_SLOTS
