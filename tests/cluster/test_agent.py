@@ -13,10 +13,10 @@ import pytest
 from tests.cluster.workers import worker
 from tests.sim.virtual_loop import VirtualLoop
 from tests.waiting import NEVER_S, no_hang
-from verl_agent_env.cluster.agent import Member
+from verl_agent_env.cluster.agent import ClusterAgent
 from verl_agent_env.cluster.leases import LocalLease
 from verl_agent_env.cluster.memory.store import MemoryStore
-from verl_agent_env.cluster.planner import Membership, MembershipTimes
+from verl_agent_env.cluster.planner import PlannerTimes, RebalancePlanner
 from verl_agent_env.cluster.ring import Ring
 from verl_agent_env.cluster.slots import SlotTable
 from verl_agent_env.cluster.store import Formats, Store, WorkerRecord
@@ -27,7 +27,7 @@ from verl_agent_env.wire.suspicions import Suspicion
 # Timers are due at once, and leases end by the tests' clock alone.
 pytestmark = pytest.mark.virtual_time
 LEASE_S = 0.08
-TIMES = MembershipTimes(settle_s=1.0, grace_s=5.0, arrive_s=15.0)
+TIMES = PlannerTimes(settle_s=1.0, grace_s=5.0, arrive_s=15.0)
 ALL = frozenset(range(NUM_SLOTS))
 
 
@@ -42,14 +42,14 @@ class Clock:
         return self.now
 
 
-class Residents:
+class CountedEnvironments:
     """Environments that are only counted."""
 
     def __init__(self) -> None:
         self.in_slot: Counter[int] = Counter()
         self.bound: Counter[int] = Counter()
         """Those of them that would be lost elsewhere."""
-        self.abandoned: list[int] = []
+        self.evicted: list[int] = []
         self.forgotten: set[int] = set()
         """Slots of which nothing is remembered any more."""
         self.hand_overs = 0
@@ -76,20 +76,20 @@ class Residents:
     def count_in(self, slot: int) -> int:
         return self.in_slot[slot]
 
-    def count_bound_to(self, slot: int) -> int:
+    def count_not_durable(self, slot: int) -> int:
         return self.bound[slot]
 
-    async def before_hand_over(self, slots: Collection[int]) -> Collection[int]:
+    async def prepare_hand_over(self, slots: Collection[int]) -> Collection[int]:
         self.hand_overs += 1
         return [slot for slot in slots if slot not in self.unwritten]
 
     def reads(self) -> Mapping[str, str]:
         return {name: self.installed[name] for name in self.known}
 
-    async def learn(self, names: Collection[str]) -> None:
+    async def load_kinds(self, names: Collection[str]) -> None:
         self.known.update(self.installed.keys() & set(names))
 
-    def stranded(self) -> frozenset[int]:
+    def unreadable_slots(self) -> frozenset[int]:
         return frozenset(self.left)
 
     def formats_in(self, slots: Collection[int]) -> Mapping[int, Formats]:
@@ -107,17 +107,19 @@ class Residents:
         self.in_slot.update(slots)
         self.bound.update(slots)
 
-    def abandon(self, slots: Collection[int], *, but_bound: bool = False) -> int:
-        gone = [slot for slot in slots for _ in range(self.in_slot[slot] - but_bound * self.bound[slot])]
+    def evict(self, slots: Collection[int], *, keep_not_durable: bool = False) -> int:
+        gone = [
+            slot for slot in slots for _ in range(self.in_slot[slot] - keep_not_durable * self.bound[slot])
+        ]
         self.in_slot.subtract(gone)
         self.forgotten.update(slots)
-        if not but_bound:
+        if not keep_not_durable:
             for slot in slots:
                 del self.bound[slot]
-        self.abandoned += gone
+        self.evicted += gone
         return len(gone)
 
-    def heed(self, told: Mapping[str, Suspicion]) -> None:
+    def update_suspicions(self, told: Mapping[str, Suspicion]) -> None:
         self.told = told
 
 
@@ -164,16 +166,16 @@ class Node:
         self.wire = Wire(rig.store)
         self.lease = LocalLease(LEASE_S, rig.clock)
         self.table = SlotTable(record.address, self.lease)
-        self.residents = Residents()
+        self.environments = CountedEnvironments()
         self.address = record.address
-        self.member = Member(
+        self.member = ClusterAgent(
             record,
             cast(Store, self.wire),
             self.table,
             self.lease,
-            self.residents,
+            self.environments,
             lease_s=LEASE_S,
-            membership=lambda incarnation: Membership(incarnation, TIMES, rig.clock),
+            planner=lambda incarnation: RebalancePlanner(incarnation, TIMES, rig.clock),
             **awaited,
         )
         self.member.start()
@@ -295,48 +297,48 @@ async def test_another_worker_gets_its_share_once_it_has_settled(rig: Rig) -> No
 async def test_slots_move_once_the_other_worker_knows_what_is_in_them(rig: Rig) -> None:
     a = rig.join()
     await rig.until(lambda: a.owned == ALL)
-    a.residents.installed, a.residents.known = {"road": "1"}, {"road"}
-    a.residents.made.update({slot: {"road"} for slot in range(NUM_SLOTS)})
+    a.environments.installed, a.environments.known = {"road": "1"}, {"road"}
+    a.environments.made.update({slot: {"road"} for slot in range(NUM_SLOTS)})
     b = rig.join()
-    b.residents.installed = {"road": "1", "sea": "1"}
+    b.environments.installed = {"road": "1", "sea": "1"}
     await rig.until(lambda: a.member.cluster is not None and len(a.member.cluster.workers) == 2)
     await rig.pass_time(TIMES.settle_s)
     await rig.until(lambda: rig.is_balanced(a, b))
-    assert b.residents.known == {"road"}
+    assert b.environments.known == {"road"}
 
 
 @pytest.mark.parametrize("installed", [{}, {"road": "2"}], ids=["not installed", "another version"])
 async def test_slots_with_what_the_other_worker_cannot_read_stay(rig: Rig, installed: dict[str, str]) -> None:
     a = rig.join()
     await rig.until(lambda: a.owned == ALL)
-    a.residents.installed, a.residents.known = {"road": "1"}, {"road"}
+    a.environments.installed, a.environments.known = {"road": "1"}, {"road"}
     b_record = worker()
     owners = Ring([a.address, b_record.address]).assignments
     full = [slot for slot in range(NUM_SLOTS) if owners[slot] == b_record.address][:3]
-    a.residents.made.update({slot: {"road"} for slot in full})
+    a.environments.made.update({slot: {"road"} for slot in full})
     b = rig.join(b_record)
-    b.residents.installed = installed
+    b.environments.installed = installed
     await rig.until(lambda: a.member.cluster is not None and len(a.member.cluster.workers) == 2)
     await rig.pass_time(TIMES.settle_s)
     await rig.until(lambda: b.owned == share_of(b, a, b) - set(full))
     await rig.beats(a)
     assert a.owned == share_of(a, a, b) | set(full)
     # They are gone: the slots may go as well.
-    a.residents.made.clear()
+    a.environments.made.clear()
     await rig.until(lambda: rig.is_balanced(a, b))
 
 
 async def test_what_cannot_go_on_here_goes_where_it_can(rig: Rig) -> None:
     a, b = await rig.pair()
     for node, state_format in ((a, "1"), (b, "2")):
-        node.residents.installed, node.residents.known = {"road": state_format}, {"road"}
+        node.environments.installed, node.environments.known = {"road": state_format}, {"road"}
     # As if a worker of the older version had died before the first one came.
     slot, other = sorted(b.owned)[:2]
-    b.residents.left = {slot: {("road", "1")}, other: {("road", "1"), ("road", "2")}}
-    a.residents.cold = {slot}
+    b.environments.left = {slot: {("road", "1")}, other: {("road", "1"), ("road", "2")}}
+    a.environments.cold = {slot}
     await rig.until(lambda: slot in a.owned)
-    b.residents.left.pop(slot)
-    a.residents.made[slot], a.residents.cold = {"road"}, set()
+    b.environments.left.pop(slot)
+    a.environments.made[slot], a.environments.cold = {"road"}, set()
     await rig.beats(a)
     await rig.beats(b)
     assert slot in a.owned
@@ -355,11 +357,11 @@ async def test_who_drains_gives_slots_to_those_who_can_read_them_and_keeps_none(
     await rig.pass_time(TIMES.settle_s)
     await rig.until(lambda: rig.is_balanced(*nodes))
     for node, state_format in zip(nodes, "121", strict=False):
-        node.residents.installed, node.residents.known = {"road": state_format}, {"road"}
+        node.environments.installed, node.environments.known = {"road": state_format}, {"road"}
     full = sorted(a.owned)[:3]
     reader = nodes[-1]
     for node in (a, reader):
-        node.residents.made.update({slot: {"road"} for slot in full})
+        node.environments.made.update({slot: {"road"} for slot in full})
     for node in nodes:
         await rig.beats(node)
     await a.member.drain(timeout_s=NEVER_S)
@@ -374,7 +376,7 @@ async def test_slots_with_environments_that_are_nowhere_else_stay_and_take_no_ne
     b_record = worker()
     owners = Ring([a.address, b_record.address]).assignments
     full = [slot for slot in range(NUM_SLOTS) if owners[slot] == b_record.address][:3]
-    a.residents.bind(*full)
+    a.environments.bind(*full)
     b = rig.join(b_record)
     await rig.until(lambda: a.member.cluster is not None and len(a.member.cluster.workers) == 2)
     # Not handed over yet, but closed for new environments already.
@@ -385,12 +387,12 @@ async def test_slots_with_environments_that_are_nowhere_else_stay_and_take_no_ne
     await rig.beats(a)
     assert a.owned == share_of(a, a, b) | set(full)
     assert a.open == share_of(a, a, b)
-    assert a.residents.abandoned == []
-    a.residents.bound.clear()
+    assert a.environments.evicted == []
+    a.environments.bound.clear()
     # Still there, but no longer bound: the others bring them back, and here they are let go.
     await rig.until(lambda: rig.is_balanced(a, b))
-    assert sorted(a.residents.abandoned) == sorted(full)
-    assert a.residents.hand_overs > 0
+    assert sorted(a.environments.evicted) == sorted(full)
+    assert a.environments.hand_overs > 0
 
 
 async def test_slots_are_handed_over_when_all_that_is_known_of_them_is_written(rig: Rig) -> None:
@@ -399,13 +401,13 @@ async def test_slots_are_handed_over_when_all_that_is_known_of_them_is_written(r
     b_record = worker()
     owners = Ring([a.address, b_record.address]).assignments
     held = [slot for slot in range(NUM_SLOTS) if owners[slot] == b_record.address][:3]
-    a.residents.unwritten.update(held)
+    a.environments.unwritten.update(held)
     b = rig.join(b_record)
     await rig.until(lambda: a.member.cluster is not None and len(a.member.cluster.workers) == 2)
     await rig.pass_time(TIMES.settle_s)
     await rig.until(lambda: b.owned == share_of(b, a, b) - set(held))
     await rig.until(lambda: a.owned == share_of(a, a, b) | set(held))
-    a.residents.unwritten.clear()
+    a.environments.unwritten.clear()
     await rig.until(lambda: rig.is_balanced(a, b))
 
 
@@ -414,7 +416,7 @@ async def test_a_worker_that_does_not_get_its_slots_is_given_no_new_environments
     await rig.until(lambda: a.owned == ALL)
     b_record = worker()
     owners = Ring([a.address, b_record.address]).assignments
-    a.residents.bind(*(slot for slot in range(NUM_SLOTS) if owners[slot] == b_record.address))
+    a.environments.bind(*(slot for slot in range(NUM_SLOTS) if owners[slot] == b_record.address))
     b = rig.join(b_record)
     # For a while they may be on their way. What is full stays full if new ones come all the time.
     await rig.until(lambda: open_at(a, b) == share_of(b, a, b))
@@ -504,7 +506,7 @@ async def test_leaving_ends_with_the_store_away(rig: Rig) -> None:
 async def test_draining_gives_away_all_that_is_empty_and_begins_nothing_new(rig: Rig) -> None:
     a, b = await rig.pair()
     kept = min(a.owned)
-    a.residents.bind(kept)
+    a.environments.bind(kept)
     await a.member.drain()
     await rig.until(lambda: b.owned == ALL - {kept})
     assert a.owned == {kept}
@@ -549,7 +551,7 @@ async def test_with_the_store_away_slots_are_owned_until_the_lease_is_over_and_a
 ) -> None:
     node = rig.join()
     await rig.until(lambda: node.owned == ALL)
-    node.residents.in_slot[7] = 1
+    node.environments.in_slot[7] = 1
     node.wire.is_cut = True
     await rig.beats(node)
     assert node.owned == ALL
@@ -561,12 +563,12 @@ async def test_with_the_store_away_slots_are_owned_until_the_lease_is_over_and_a
     node.wire.is_cut = False
     await rig.until(lambda: node.owned == ALL)
     assert node.open == ALL
-    assert node.residents.abandoned == []
+    assert node.environments.evicted == []
 
 
 async def test_a_worker_that_was_away_acts_for_nothing_before_it_has_read_the_map(rig: Rig) -> None:
     a, b = await rig.pair()
-    b.residents.in_slot[min(b.owned)] = 1
+    b.environments.in_slot[min(b.owned)] = 1
     b.wire.is_cut = True
     await rig.beats(b)
     rig.clock.now += LEASE_S * 0.7
@@ -579,7 +581,7 @@ async def test_a_worker_that_was_away_acts_for_nothing_before_it_has_read_the_ma
     assert not b.owned
     assert not b.open
     b.wire.held.clear()
-    await rig.until(lambda: b.residents.abandoned != [])
+    await rig.until(lambda: b.environments.evicted != [])
 
 
 async def test_a_map_that_was_read_before_the_lease_ended_is_not_believed_afterwards(rig: Rig) -> None:
@@ -613,7 +615,7 @@ async def test_a_map_that_was_read_before_the_lease_ended_is_not_believed_afterw
 async def test_when_all_leases_ended_the_first_one_back_leaves_the_others_what_they_hold(rig: Rig) -> None:
     a, b = await rig.pair()
     held = min(b.owned)
-    b.residents.in_slot[held] = 1
+    b.environments.in_slot[held] = 1
     for node in (a, b):
         node.wire.is_cut = True
     rig.clock.now += 10 * LEASE_S
@@ -624,8 +626,8 @@ async def test_when_all_leases_ended_the_first_one_back_leaves_the_others_what_t
     assert a.table.address_of(held) is None
     b.wire.is_cut = False
     await rig.until(lambda: rig.is_balanced(a, b))
-    assert b.residents.abandoned == []
-    assert b.residents.in_slot[held] == 1
+    assert b.environments.evicted == []
+    assert b.environments.in_slot[held] == 1
 
 
 async def test_a_newcomer_leaves_to_the_silent_what_they_may_still_hold_for_a_while(rig: Rig) -> None:
@@ -648,22 +650,22 @@ async def test_a_newcomer_leaves_to_the_silent_what_they_may_still_hold_for_a_wh
 async def test_taken_for_dead_a_worker_joins_again_under_another_incarnation(rig: Rig) -> None:
     node = rig.join()
     await rig.until(lambda: node.owned == ALL)
-    node.residents.bind(7)
-    node.residents.in_slot[8] = 1
+    node.environments.bind(7)
+    node.environments.in_slot[8] = 1
     before = node.member.record.incarnation
     await rig.store.report_death(before)
     await rig.until(lambda: node.owned == ALL and node.member.record.incarnation != before)
     cluster = await rig.store.read_map()
     assert set(cluster.workers) == {node.member.record.incarnation}
     # Another worker may have had the slots meanwhile: what is kept in the store is read from there again.
-    assert node.residents.abandoned == [8]
-    assert node.residents.bound[7] == 1
+    assert node.environments.evicted == [8]
+    assert node.environments.bound[7] == 1
 
 
 async def test_taken_for_dead_a_worker_lets_go_of_what_others_have_taken(rig: Rig) -> None:
     a, b = await rig.pair()
     held = min(b.owned)
-    b.residents.in_slot[held] = 1
+    b.environments.in_slot[held] = 1
     b.wire.held.add("heartbeat")
     await rig.until(lambda: b.wire.waiting["heartbeat"] > 0)
     await rig.store.report_death(b.member.record.incarnation)
@@ -674,7 +676,7 @@ async def test_taken_for_dead_a_worker_lets_go_of_what_others_have_taken(rig: Ri
     await rig.until(lambda: b.member.record.incarnation != before and b.lease.valid)
     assert not b.owned
     b.wire.held.clear()
-    await rig.until(lambda: b.residents.abandoned == [held])
+    await rig.until(lambda: b.environments.evicted == [held])
 
 
 # --- an emptied store --------------------------------------------------------------------------------------
@@ -683,17 +685,17 @@ async def test_taken_for_dead_a_worker_lets_go_of_what_others_have_taken(rig: Ri
 async def test_a_slot_that_went_and_came_back_is_read_from_the_store_again(rig: Rig) -> None:
     a, b = await rig.pair()
     held, bound = sorted(b.owned)[:2]
-    b.residents.in_slot[held] = 1
-    b.residents.bind(bound)
+    b.environments.in_slot[held] = 1
+    b.environments.bind(bound)
     cluster = await rig.store.read_map()
     tokens = {slot: cluster.owners[slot].token for slot in (held, bound)}
     # There and back before it looks.
     there = await rig.store.hand_off(tokens, a.member.record.incarnation)
     await rig.store.hand_off(there, b.member.record.incarnation)
-    await rig.until(lambda: b.residents.abandoned != [])
-    assert b.residents.abandoned == [held]
-    assert b.residents.bound[bound] == 1
-    assert b.residents.forgotten == {held, bound}
+    await rig.until(lambda: b.environments.evicted != [])
+    assert b.environments.evicted == [held]
+    assert b.environments.bound[bound] == 1
+    assert b.environments.forgotten == {held, bound}
     assert rig.is_balanced(a, b)
 
 
@@ -702,48 +704,48 @@ async def test_what_is_remembered_of_an_empty_slot_is_forgotten_as_well_when_it_
 ) -> None:
     a, b = await rig.pair()
     share = share_of(b, a, b)
-    assert b.residents.forgotten.isdisjoint(share)
+    assert b.environments.forgotten.isdisjoint(share)
     b.wire.is_cut = True
     await rig.beats(b)
     await rig.pass_time(LEASE_S * 1.1)
     await rig.until(lambda: a.owned == ALL)
     b.wire.is_cut = False
-    await rig.until(lambda: share <= b.residents.forgotten)
+    await rig.until(lambda: share <= b.environments.forgotten)
 
 
 async def test_after_the_store_was_emptied_everybody_takes_back_what_it_had(rig: Rig) -> None:
     a, b = await rig.pair()
     for node in (a, b):
-        node.residents.in_slot[min(node.owned)] = 1
+        node.environments.in_slot[min(node.owned)] = 1
     rig.store.clear()
     generation = await rig.store.generation()
     await rig.until(
         lambda: rig.is_balanced(a, b)
         and all(n.member.cluster is not None and n.member.cluster.generation == generation for n in (a, b))
     )
-    assert a.residents.abandoned == b.residents.abandoned == []
+    assert a.environments.evicted == b.environments.evicted == []
 
 
-async def test_environments_whose_slots_were_given_away_while_the_store_was_empty_are_let_go(
+async def test_environments_whose_slots_were_given_away_while_the_store_was_empty_are_evicted(
     rig: Rig,
 ) -> None:
     a, b = await rig.pair()
     held = min(b.owned)
-    b.residents.in_slot[held] = 1
+    b.environments.in_slot[held] = 1
     # It sees the empty store, but cannot claim: its slots are nobody's when it looks, and another one's later.
     b.wire.broken += ["claim"] * 100
     rig.store.clear()
     await rig.until(lambda: a.owned == share_of(a, a, b) and not b.owned)
-    a.residents.bind(held)
+    a.environments.bind(held)
     await rig.store.claim(a.member.record.incarnation, [held])
     b.wire.broken.clear()
-    await rig.until(lambda: b.residents.abandoned == [held])
+    await rig.until(lambda: b.environments.evicted == [held])
 
 
 # --- handing over ------------------------------------------------------------------------------------------
 
 
-async def test_a_slot_is_let_go_before_the_other_worker_has_it(rig: Rig) -> None:
+async def test_a_slot_is_released_before_the_other_worker_has_it(rig: Rig) -> None:
     a = rig.join()
     await rig.until(lambda: a.owned == ALL)
     b = rig.join()
@@ -784,7 +786,7 @@ async def test_where_new_environments_begin_follows_a_plan_that_only_time_has_ch
     b = rig.join()
     await rig.until(lambda: a.member.cluster is not None and len(a.member.cluster.workers) == 2)
     # All that the other one should get is bound, so nothing else will make this one look at the map.
-    a.residents.bind(*share_of(b, a, b))
+    a.environments.bind(*share_of(b, a, b))
     rig.store.clear()
     generation = await rig.store.generation()
     # Its own of old come first for a while, and are open again.
@@ -843,7 +845,7 @@ async def test_asking_for_a_look_ends_in_time_with_the_store_away(rig: Rig) -> N
 async def test_live_environments_are_told_with_the_heartbeats(rig: Rig) -> None:
     node = rig.join()
     await rig.until(lambda: node.owned == ALL)
-    node.residents.in_slot.update([1, 1, 2])
+    node.environments.in_slot.update([1, 1, 2])
     await rig.beats(node)
     (record,) = (await rig.store.read_map()).workers.values()
     assert record.live_envs == 3

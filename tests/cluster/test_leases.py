@@ -48,7 +48,7 @@ def test_lost_lease_is_revived_by_a_later_renewal_only() -> None:
     lease = LocalLease(5.0, clock)
     early = lease.sending()
     clock.now += 1
-    lease.lose()
+    lease.expire()
     lease.renewed(early)
     assert not lease.valid
     clock.now += 1

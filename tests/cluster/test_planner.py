@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from tests.cluster.workers import worker
 from tests.depth import examples
 from verl_agent_env.cluster.memory.store import MemoryStore
-from verl_agent_env.cluster.planner import Membership, MembershipTimes, Plan
+from verl_agent_env.cluster.planner import PlannerTimes, RebalancePlan, RebalancePlanner
 from verl_agent_env.cluster.ring import Ring
 from verl_agent_env.cluster.store import ClusterMap, Ownership, WorkerRecord
 from verl_agent_env.types import NUM_SLOTS
 
 A, B, C, D = (worker(name) for name in ("a", "b", "c", "d"))
-TIMES = MembershipTimes(settle_s=1.0, grace_s=5.0)
+TIMES = PlannerTimes(settle_s=1.0, grace_s=5.0)
 
 
 class Clock:
@@ -38,8 +38,8 @@ def seen(
     return ClusterMap(generation, 1, owned, {record.incarnation: record for record in workers})
 
 
-def member(incarnation: str, clock: Clock | None = None) -> Membership:
-    return Membership(incarnation, TIMES, clock or Clock())
+def member(incarnation: str, clock: Clock | None = None) -> RebalancePlanner:
+    return RebalancePlanner(incarnation, TIMES, clock or Clock())
 
 
 def slots_of(record: WorkerRecord, *workers: WorkerRecord) -> list[int]:
@@ -57,11 +57,11 @@ def as_state(record: WorkerRecord, state: str) -> WorkerRecord:
 
 def test_nothing_is_planned_before_the_first_map_or_without_a_lease() -> None:
     core = member("a")
-    assert core.plan() == Plan()
+    assert core.plan() == RebalancePlan()
     assert core.forward_to(1) is None
     assert core.wait_s() is None
     core.observe(seen(B))
-    assert core.plan() == Plan()
+    assert core.plan() == RebalancePlan()
 
 
 def test_workers_claim_all_free_slots_and_none_twice() -> None:
@@ -206,7 +206,7 @@ def test_newcomer_gets_its_slots_once_it_has_settled() -> None:
     core.observe(seen(A, owners=mine))
     clock.now += 10
     core.observe(seen(A, B, owners=mine))
-    assert core.plan() == Plan()
+    assert core.plan() == RebalancePlan()
     assert core.wait_s() == pytest.approx(TIMES.settle_s)
     clock.now += TIMES.settle_s
     assert core.plan().hand_off == {"b": dict.fromkeys(slots_of(B, A, B), "t:a")}
@@ -237,7 +237,7 @@ def test_draining_worker_gives_everything_away_at_once() -> None:
 def test_last_worker_keeps_its_slots_while_it_drains() -> None:
     core = member("a")
     core.observe(seen(as_state(A, "draining"), owners={1: "a"}))
-    assert core.plan() == Plan()
+    assert core.plan() == RebalancePlan()
     assert core.forward_to(1) == as_state(A, "draining")
 
 
@@ -283,7 +283,7 @@ def test_who_was_away_when_the_store_was_emptied_lets_the_others_claim_first() -
     away, there = member("a", clock), member("b", clock)
     for core, owner in ((away, "a"), (there, "b")):
         core.observe(seen(A, B, owners={1: owner}))
-    away.came_back()
+    away.lease_was_over()
     for core in (away, there):
         core.observe(seen(A, B, generation="g2"))
     assert away.plan().claim == ()
@@ -316,7 +316,7 @@ def test_slots_of_an_owner_that_did_not_come_back_wait_for_the_grace() -> None:
 @pytest.mark.parametrize("times", [{"settle_s": -1}, {"grace_s": -0.1}])
 def test_negative_patience_is_refused(times: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="must not be negative"):
-        MembershipTimes(**times)
+        PlannerTimes(**times)
 
 
 # --- all together ------------------------------------------------------------------------------------------
@@ -330,11 +330,11 @@ class Cluster:
     def __init__(self) -> None:
         self.clock = Clock()
         self.store = MemoryStore(clock=self.clock)
-        self.alive: dict[str, tuple[WorkerRecord, Membership]] = {}
+        self.alive: dict[str, tuple[WorkerRecord, RebalancePlanner]] = {}
 
     def join(self) -> None:
         record = worker()
-        self.alive[record.incarnation] = (record, Membership(record.incarnation, TIMES, self.clock))
+        self.alive[record.incarnation] = (record, RebalancePlanner(record.incarnation, TIMES, self.clock))
 
     def kill(self, incarnation: str) -> None:
         """It stops without a word."""
@@ -356,7 +356,7 @@ class Cluster:
             # The receiver may have died since the map was read.
             if target in (await self.store.read_map()).workers:
                 await self.store.hand_off(tokens, target)
-        return plan != Plan()
+        return plan != RebalancePlan()
 
     async def settle(self) -> None:
         """Let everything time out and everybody act until nobody wants to."""

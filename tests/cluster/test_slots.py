@@ -77,10 +77,10 @@ def test_new_environments_one_by_one_begin_on_all_workers() -> None:
     assert len(chosen) == 3
 
 
-def test_a_slot_let_go_is_neither_owned_nor_for_new_ones_until_the_next_picture() -> None:
+def test_a_released_slot_is_neither_owned_nor_for_new_ones_until_the_next_picture() -> None:
     table = SlotTable(HERE)
     table.assign(halves(), [0, 2, 4], for_new={HERE: [0, 2], THERE: [4]})
-    table.let_go([2, 3, 4])
+    table.release([2, 3, 4])
     assert [slot for slot in range(6) if table.owns(slot)] == [0]
     assert table.for_new == {HERE: [0]}
     table.assign(halves(), [0, 2, 4], for_new={HERE: [0, 2, 4]})
@@ -133,5 +133,5 @@ def test_table_is_whole_when_every_slot_has_an_owner() -> None:
     assert not table.is_whole
     table.assign(halves(), [0], generation="g", foreign=frozenset(range(1, NUM_SLOTS)))
     assert table.is_whole
-    table.let_go([0])
+    table.release([0])
     assert not table.is_whole

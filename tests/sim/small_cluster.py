@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from tests.sim.wires import LIMITS
 from tests.sim.world import NUM_SLOTS
-from verl_agent_env.cluster import member, membership, ring, slots, store
+from verl_agent_env.cluster import agent, planner, ring, slots, store
 from verl_agent_env.cluster.memory import log as memory_log
 from verl_agent_env.engine import directory
 from verl_agent_env.engine.persistence import groups, journal, packing
@@ -20,12 +18,11 @@ from verl_agent_env.engine.persistence import groups, journal, packing
 
 @contextmanager
 def small_cluster() -> Iterator[None]:
-    """Have eight slots instead of thousands, calls of the log that carry little, and no clock but the loop's."""
+    """Have eight slots instead of thousands and calls of the log that carry little."""
     _forget_rings()
     with pytest.MonkeyPatch.context() as patch:
-        for module in (member, membership, ring, slots, store, directory):
+        for module in (agent, planner, ring, slots, store, directory):
             patch.setattr(module, "NUM_SLOTS", NUM_SLOTS)
-        patch.setattr(member, "time", SimpleNamespace(monotonic=_virtual_now))
         # Groups, what is re-persisted and reads have to be cut.
         for module in (groups, journal):
             patch.setattr(module, "LIMITS", LIMITS)
@@ -34,10 +31,6 @@ def small_cluster() -> Iterator[None]:
         patch.setattr(memory_log, "ENOUGH_LOADED_BYTES", 300)
         yield
     _forget_rings()
-
-
-def _virtual_now() -> float:
-    return asyncio.get_running_loop().time()
 
 
 def _forget_rings() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.cluster.workers import worker
-from verl_agent_env.cluster.planner import Membership, MembershipTimes
+from verl_agent_env.cluster.planner import PlannerTimes, RebalancePlanner
 from verl_agent_env.cluster.ring import Ring, moved
 from verl_agent_env.cluster.store import ClusterMap, Ownership, WorkerRecord
 from verl_agent_env.types import NUM_SLOTS
@@ -75,10 +75,10 @@ def _heirs(alive: dict[str, WorkerRecord], free: set[int]) -> list[WorkerRecord]
 
 
 def _claims(record: WorkerRecord, before: ClusterMap, after: ClusterMap) -> tuple[int, ...]:
-    membership = Membership(record.incarnation, MembershipTimes(), lambda: 100.0)
-    membership.observe(before)
-    membership.observe(after)
-    return membership.plan().claim
+    planner = RebalancePlanner(record.incarnation, PlannerTimes(), lambda: 100.0)
+    planner.observe(before)
+    planner.observe(after)
+    return planner.plan().claim
 
 
 def report(figure: str) -> None:

@@ -9,10 +9,10 @@ import pytest
 
 from tests.sim import world as sim
 from tests.sim.schedules import SCHEDULES
-from verl_agent_env.cluster.agent import Member
+from verl_agent_env.cluster.agent import ClusterAgent
 from verl_agent_env.cluster.memory import log as memory_log
 from verl_agent_env.cluster.memory.log import MemoryEventLog, _Kept
-from verl_agent_env.cluster.planner import Membership, MembershipTimes
+from verl_agent_env.cluster.planner import PlannerTimes, RebalancePlanner
 from verl_agent_env.cluster.slots import SlotTable
 from verl_agent_env.cluster.store import ClusterMap
 from verl_agent_env.engine.instance import Instance
@@ -109,13 +109,13 @@ def owns_without_a_lease(table: SlotTable, slot: int) -> bool:
     return bool(table._is_mine[slot])
 
 
-def observe_and_claim_at_once(membership: Membership, cluster: ClusterMap) -> None:
+def observe_and_claim_at_once(planner: RebalancePlanner, cluster: ClusterMap) -> None:
     """Claims what it held before it was away, as if nobody else could have had it."""
-    _observe(membership, cluster)
-    membership._claims_from = float("-inf")
+    _observe(planner, cluster)
+    planner._claims_from = float("-inf")
 
 
-_observe = Membership.observe
+_observe = RebalancePlanner.observe
 
 
 def repersist_the_header_alone(kept: Recorder, env_id: str) -> Any:
@@ -146,14 +146,20 @@ MUTATIONS: list[tuple[str, Any, str, Any, str]] = [
     ("repeated append", memory_log, "_change", change_once, "lost_answer_of_an_append"),
     ("late put", MemoryEventLog, "_make", put_whatever_followed, "late_copy_of_a_repersisting"),
     ("lease", SlotTable, "owns", owns_without_a_lease, "woken_owner_is_asked_at_once"),
-    ("outdated", Member, "_forget_outdated", lambda *_: None, "slot_comes_back"),
+    ("outdated", ClusterAgent, "_forget_outdated", lambda *_: None, "slot_comes_back"),
     ("digest", restoring, "agrees", lambda *_: True, "journal_of_another_version"),
     ("words", restoring, "agrees", agrees_to_the_word, "killed_before_the_upgrade"),
     ("operations", Instance, "_answer_to", lambda *_: None, "answers_of_parts_are_lost"),
     ("groups", Group, "is_full", False, "more_than_a_call_carries"),
     ("calls", repersisting, "pack", lambda writes: [list(writes)], "more_than_a_call_carries"),
-    ("grace", sim, "TIMES", MembershipTimes(settle_s=0.3, grace_s=0.0), "emptied_and_taken_by_the_next"),
-    ("first", Membership, "observe", observe_and_claim_at_once, "stopped_owner_wakes_in_an_emptied_store"),
+    ("grace", sim, "TIMES", PlannerTimes(settle_s=0.3, grace_s=0.0), "emptied_and_taken_by_the_next"),
+    (
+        "first",
+        RebalancePlanner,
+        "observe",
+        observe_and_claim_at_once,
+        "stopped_owner_wakes_in_an_emptied_store",
+    ),
     ("sweep", handover, "_SWEEP_S", float("inf"), "closing_is_forgotten"),
     ("doubles", EarlierSteps, "add", lambda *_: None, "lost_answer_of_a_part_then_killed"),
     ("late part", Instance, "_require_new", lambda *_: None, "late_copy_of_a_part"),

@@ -13,9 +13,9 @@ from tests.sim.episodes import Asked, Client
 from tests.sim.peers import SimulatedPeers
 from tests.sim.virtual_loop import VirtualLoop
 from tests.sim.wires import Fate, SimulatedStore, Wire
-from verl_agent_env.cluster.agent import Member
+from verl_agent_env.cluster.agent import ClusterAgent
 from verl_agent_env.cluster.leases import LocalLease
-from verl_agent_env.cluster.planner import Membership, MembershipTimes
+from verl_agent_env.cluster.planner import PlannerTimes, RebalancePlanner
 from verl_agent_env.cluster.slots import SlotTable
 from verl_agent_env.cluster.store import Store, WorkerRecord
 from verl_agent_env.config import HostLimits
@@ -26,7 +26,7 @@ from verl_agent_env.engine.reaper import reap_forever
 from verl_agent_env.errors import MovedError, StoreUnavailableError
 from verl_agent_env.server.cluster.handover import TakeOver
 from verl_agent_env.server.cluster.internal import InternalHandlers, SelfInCluster
-from verl_agent_env.server.cluster.local_environments import Residents
+from verl_agent_env.server.cluster.local_environments import LocalEnvironments
 from verl_agent_env.server.cluster.peers import Peers
 from verl_agent_env.server.cluster.sharded_batches import ShardedBatches
 from verl_agent_env.types import slot_of
@@ -35,7 +35,7 @@ from verl_agent_env.wire.records import Entry
 
 NUM_SLOTS = 8
 LEASE_S = 2.0
-TIMES = MembershipTimes(settle_s=0.3, grace_s=2.0)
+TIMES = PlannerTimes(settle_s=0.3, grace_s=2.0)
 TTL_S = 3600.0
 SHORT_TTL_S = 3.0
 MAX_JOURNAL_BYTES = 400
@@ -85,14 +85,14 @@ class Worker:
         loop = self._world.loop
         persistence = self.host.keep(cast(EventLog, self.wire), self.table, {SNAPSHOT: "snapshot"})
         take_over = TakeOver(self.host, persistence, self.table)
-        self.member = Member(
+        self.member = ClusterAgent(
             self.record,
             cast(Store, self.wire),
             self.table,
             self.lease,
-            Residents(self.host, take_over.is_warm),
+            LocalEnvironments(self.host, take_over.is_warm),
             lease_s=LEASE_S,
-            membership=lambda incarnation: Membership(incarnation, TIMES, loop.time),
+            planner=lambda incarnation: RebalancePlanner(incarnation, TIMES, loop.time),
         )
         self.member.start()
         self._tasks = [

@@ -7,14 +7,13 @@ import contextlib
 import dataclasses
 import itertools
 import logging
-import time
 import uuid
 from collections.abc import Callable, Collection, Mapping
 from typing import Protocol
 
 from verl_agent_env import background
 from verl_agent_env.cluster.leases import LocalLease
-from verl_agent_env.cluster.planner import Membership, Placement, Plan
+from verl_agent_env.cluster.planner import Placement, RebalancePlan, RebalancePlanner
 from verl_agent_env.cluster.slots import SlotTable
 from verl_agent_env.cluster.store import ClusterMap, Formats, Store, WorkerRecord, WorkerState
 from verl_agent_env.errors import (
@@ -37,7 +36,7 @@ _HAND_OVER_AT_ONCE = 128
 _UNWRITTEN_S = 3.0
 
 
-class Residents(Protocol):
+class HostedEnvironments(Protocol):
     """The environments of this worker."""
 
     def count(self) -> int:
@@ -46,10 +45,10 @@ class Residents(Protocol):
     def count_in(self, slot: int) -> int:
         """How many there are in a slot, those being made included."""
 
-    def count_bound_to(self, slot: int) -> int:
+    def count_not_durable(self, slot: int) -> int:
         """How many there are in a slot that would be lost if it went to another worker."""
 
-    async def before_hand_over(self, slots: Collection[int]) -> Collection[int]:
+    async def prepare_hand_over(self, slots: Collection[int]) -> Collection[int]:
         """Wait, for a while, until all that is known of these slots can be read by their next owner.
 
         Returns:
@@ -59,31 +58,31 @@ class Residents(Protocol):
     def reads(self) -> Mapping[str, str]:
         """The kinds that are known here so far, with the format of their states."""
 
-    async def learn(self, names: Collection[str]) -> None:
+    async def load_kinds(self, names: Collection[str]) -> None:
         """Get to know these kinds, as far as they are installed here."""
 
-    def stranded(self) -> frozenset[int]:
+    def unreadable_slots(self) -> frozenset[int]:
         """Find the slots in which there is something that this worker cannot go on with."""
 
     def formats_in(self, slots: Collection[int]) -> Mapping[int, Formats]:
         """Find out what one has to read to go on with these slots; all that is known here, where their content is not."""
 
-    def abandon(self, slots: Collection[int], *, but_bound: bool = False) -> int:
+    def evict(self, slots: Collection[int], *, keep_not_durable: bool = False) -> int:
         """Forget all that is known of slots that are, or were meanwhile, another worker's.
 
         Args:
             slots: The slots.
-            but_bound: Whether to keep environments that are nowhere else.
+            keep_not_durable: Whether to keep environments that are nowhere else.
 
         Returns:
             How many environments there were.
         """
 
-    def heed(self, told: Mapping[str, Suspicion]) -> None:
+    def update_suspicions(self, told: Mapping[str, Suspicion]) -> None:
         """Take in which calls ended a worker, or may have, before slots are taken over."""
 
 
-class Member:
+class ClusterAgent:
     """Keeps one worker alive in the store and its slot table in step with the map.
 
     Slots that the ring gives to others are handed over when they are empty: no new environment begins in them.
@@ -95,12 +94,12 @@ class Member:
         store: Store,
         table: SlotTable,
         lease: LocalLease,
-        residents: Residents,
+        environments: HostedEnvironments,
         *,
         lease_s: float = 5.0,
         pool: Collection[str] = (),
         expected_nodes: int = 1,
-        membership: Callable[[str], Membership] = Membership,
+        planner: Callable[[str], RebalancePlanner] = RebalancePlanner,
     ) -> None:
         """A member that has not joined yet.
 
@@ -109,20 +108,20 @@ class Member:
             store: Where all meet.
             table: Kept in step with the map.
             lease: Renewed by every heartbeat that the store answers.
-            residents: The environments.
+            environments: The environments.
             lease_s: How long a heartbeat is good for.
             pool: Addresses of the workers that are started together with this one, its own included.
             expected_nodes: How many nodes there will be, as far as is known.
-            membership: Makes the decisions of an incarnation.
+            planner: Makes the decisions of an incarnation.
         """
         self.record = record
         self.table = table
         self._store = store
         self._lease = lease
-        self._residents = residents
+        self._environments = environments
         self._lease_s = lease_s
-        self._make_membership = membership
-        self._membership = membership(record.incarnation)
+        self._make_planner = planner
+        self._planner = planner(record.incarnation)
         self._pool = frozenset(pool)
         self._expected_nodes = expected_nodes
         self.has_settled = False
@@ -142,11 +141,11 @@ class Member:
     @property
     def cluster(self) -> ClusterMap | None:
         """The map seen last."""
-        return self._membership.cluster
+        return self._planner.cluster
 
     def start(self) -> None:
         """Join the cluster as soon as the store lets it, and stay in it until :meth:`leave`."""
-        self._tasks = [background.start("membership", self._live)]
+        self._tasks = [background.start("planner", self._live)]
 
     @property
     def has_joined(self) -> bool:
@@ -154,11 +153,11 @@ class Member:
         return self.cluster is not None
 
     async def leave(self) -> None:
-        """End this membership: the name and the slots are free at once."""
+        """End this planner: the name and the slots are free at once."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._lease.lose()
+        self._lease.expire()
         # The lease runs out anyway.
         with contextlib.suppress(StoreUnavailableError):
             await self._store.leave(self.record.incarnation)
@@ -170,11 +169,12 @@ class Member:
         """
         if not await self._set_state("draining"):
             return
-        end = time.monotonic() + timeout_s
-        while time.monotonic() < end:
+        clock = asyncio.get_running_loop().time
+        end = clock() + timeout_s
+        while clock() < end:
             await self.refresh()
-            left = [slot for slot in self.table.tokens if not self._residents.count_bound_to(slot)]
-            if not left or not self._membership.has_heirs:
+            left = [slot for slot in self.table.tokens if not self._environments.count_not_durable(slot)]
+            if not left or not self._planner.has_other_takers:
                 return
             await asyncio.sleep(_DRAIN_LOOK_S)
 
@@ -219,7 +219,7 @@ class Member:
         except StoreUnavailableError as away:
             self._note_trouble(away)
         except NameTakenError as taken:
-            self._lease.lose()
+            self._lease.expire()
             self._note_trouble(taken)
         except WorkerNotAliveError:
             self._begin_anew()
@@ -232,8 +232,8 @@ class Member:
 
     async def _beat(self) -> None:
         sent_at = self._lease.sending()
-        residents = self._residents
-        record = dataclasses.replace(self.record, live_envs=residents.count(), reads=residents.reads())
+        environments = self._environments
+        record = dataclasses.replace(self.record, live_envs=environments.count(), reads=environments.reads())
         beat = await self._store.heartbeat(record, self._lease_s)
         if not self._lease.valid:
             # Its slots may belong to others by now: it acts for none until it has read the map.
@@ -246,16 +246,16 @@ class Member:
     def _come_back(self) -> None:
         """The lease was over, or there was none yet, and is about to be good again."""
         self._times_away += 1
-        self.table.let_go(range(NUM_SLOTS))
-        self._membership.came_back()
+        self.table.release(range(NUM_SLOTS))
+        self._planner.lease_was_over()
         self._read_again()
 
     def _begin_anew(self) -> None:
         """The incarnation was ended by others while its process lives: go on under another one."""
-        self._lease.lose()
+        self._lease.expire()
         logger.warning("this worker was taken for dead; it joins again", extra={"worker": self.record.name})
         self.record = dataclasses.replace(self.record, incarnation=uuid.uuid4().hex)
-        self._membership = self._make_membership(self.record.incarnation)
+        self._planner = self._make_planner(self.record.incarnation)
 
     def _note_trouble(self, trouble: VerlAgentEnvError | None) -> None:
         """Say once that something keeps this worker out of the cluster, and once that it is over."""
@@ -287,7 +287,7 @@ class Member:
 
     async def _wait_for_change(self) -> bool:
         """Return when it is time to look: whether the map has changed, not only time gone by or somebody asked."""
-        wait_s = self._membership.wait_s()
+        wait_s = self._planner.wait_s()
         timeout_s = _POLL_S if wait_s is None else min(wait_s, _POLL_S)
         change = asyncio.ensure_future(self._store.wait_for_change(self._version or 0, timeout_s))
         asked = asyncio.ensure_future(self._look_now.wait())
@@ -307,15 +307,15 @@ class Member:
 
     async def _look(self, *, has_changed: bool = True) -> None:
         """Read the map, do what it asks of this worker, and read it again if that changed it."""
-        known = None if has_changed else self._membership.cluster
+        known = None if has_changed else self._planner.cluster
         while True:
             cluster = known or await self._read()
-            plan, placement = self._membership.plan(), self._membership.placement()
-            if known is None or plan != Plan() or placement is not self._placement:
+            plan, placement = self._planner.plan(), self._planner.placement()
+            if known is None or plan != RebalancePlan() or placement is not self._placement:
                 # Time alone can change both.
                 self._take_in(cluster, placement)
             if not self.has_settled:
-                self.has_settled = self._membership.has_settled(self._pool, self._expected_nodes)
+                self.has_settled = self._planner.has_settled(self._pool, self._expected_nodes)
             if not await self._carry_out(plan, cluster):
                 return
             known = None
@@ -326,15 +326,15 @@ class Member:
             times_away = self._times_away
             cluster = await self._store.read_map()
             # What others have may come here. Until this worker has said that it can read it, they keep it.
-            await self._residents.learn(
+            await self._environments.load_kinds(
                 {name for other in cluster.workers.values() for name in other.reads or ()}
             )
             if times_away == self._times_away:
-                self._membership.observe(cluster)
+                self._planner.observe(cluster)
                 self._version = cluster.version
                 return cluster
 
-    async def _carry_out(self, plan: Plan, cluster: ClusterMap) -> bool:
+    async def _carry_out(self, plan: RebalancePlan, cluster: ClusterMap) -> bool:
         """Claim and hand over; returns whether the map has changed by it."""
         changed = False
         if plan.claim:
@@ -346,16 +346,16 @@ class Member:
             free = {
                 slot: token
                 for slot, token in tokens.items()
-                if slot not in self._unwritten and not self._residents.count_bound_to(slot)
+                if slot not in self._unwritten and not self._environments.count_not_durable(slot)
             }
             # A few at a time: what is handed over stands still until its next owner has brought it back.
             free = dict(itertools.islice(free.items(), _HAND_OVER_AT_ONCE))
             if free:
                 # First: once the other one has a slot, its new environments must not be called unknown here. And
                 # whatever comes of it, even if no answer does, the map tells whose they are now.
-                self.table.let_go(free)
+                self.table.release(free)
                 self._read_again()
-                written = await self._residents.before_hand_over(free)
+                written = await self._environments.prepare_hand_over(free)
                 # The others serve here for a while before they are let go of once more.
                 again_at = asyncio.get_running_loop().time() + _UNWRITTEN_S
                 self._unwritten |= {slot: again_at for slot in free if slot not in written}
@@ -364,24 +364,28 @@ class Member:
                 changed |= bool(await self._store.hand_off(free, incarnation))
         return changed
 
-    def _moves(self, plan: Plan, cluster: ClusterMap) -> Mapping[str, Mapping[int, str]]:
+    def _moves(self, plan: RebalancePlan, cluster: ClusterMap) -> Mapping[str, Mapping[int, str]]:
         """Choose who gets which slots: the planned ones, but no slot goes to a worker that cannot go on with it.
 
         It stays here instead, or goes to one that can, if there is one. A worker that leaves keeps nothing.
 
         Returns:
-            As :attr:`Plan.hand_off`.
+            As :attr:`RebalancePlan.hand_off`.
         """
-        stranded, known = self._residents.stranded(), frozenset(self._residents.reads().items())
-        if not stranded and all(cluster.workers[target].can_read(known) for target in plan.hand_off):
+        unreadable_slots, known = self._environments.unreadable_slots(), frozenset(
+            self._environments.reads().items()
+        )
+        if not unreadable_slots and all(cluster.workers[target].can_read(known) for target in plan.hand_off):
             return plan.hand_off
         tokens = cluster.tokens_of(self.record.incarnation)
         planned = {slot: target for target, slots in plan.hand_off.items() for slot in slots}
         moves: dict[str, dict[int, str]] = {}
-        for slot, formats in self._residents.formats_in(tokens.keys() & (planned.keys() | stranded)).items():
+        for slot, formats in self._environments.formats_in(
+            tokens.keys() & (planned.keys() | unreadable_slots)
+        ).items():
             target = planned.get(slot)
             if target is None or not cluster.workers[target].can_read(formats):
-                reader = self._membership.reader_of(slot, formats)
+                reader = self._planner.reader_of(slot, formats)
                 if self.record.state == "draining":
                     target = reader or target
                 else:
@@ -395,12 +399,12 @@ class Member:
         me = self.record.incarnation
         mine = cluster.tokens_of(me) if me in cluster.workers else {}
         foreign = {slot for slot, own in cluster.owners.items() if own.incarnation != me}
-        self._residents.heed(cluster.suspicions)
+        self._environments.update_suspicions(cluster.suspicions)
         self._forget_lost(foreign)
         self._forget_outdated(cluster.generation, mine)
         addresses: list[str | None] = []
         for slot in range(NUM_SLOTS):
-            worker = self._membership.forward_to(slot)
+            worker = self._planner.forward_to(slot)
             addresses.append(None if worker is None else worker.address)
         self.table.assign(
             addresses,
@@ -413,11 +417,11 @@ class Member:
 
     def _forget_lost(self, foreign: Collection[int]) -> None:
         """Forget what was remembered of slots that other workers own."""
-        lost = frozenset(slot for slot in foreign if slot in self._held or self._residents.count_in(slot))
+        lost = frozenset(slot for slot in foreign if slot in self._held or self._environments.count_in(slot))
         for slot in lost:
             self._held.pop(slot, None)
         if lost:
-            gone = self._residents.abandon(lost)
+            gone = self._environments.evict(lost)
             if gone:
                 logger.info("environments went to other workers", extra={"count": gone})
 
@@ -433,5 +437,5 @@ class Member:
             if held_in == generation and held != token:
                 outdated.add(slot)
         if outdated:
-            self._residents.abandon(outdated, but_bound=True)
+            self._environments.evict(outdated, keep_not_durable=True)
         self._held.update((slot, (generation, token)) for slot, token in tokens.items())

@@ -40,7 +40,7 @@ class LocalLease:
         if sent_at > self._lost_at:
             self._valid_until = max(self._valid_until, sent_at + self._valid_s)
 
-    def lose(self) -> None:
+    def expire(self) -> None:
         """The store said that the lease is over; the answer to a renewal sent earlier does not revive it."""
         self._lost_at = self._clock()
         self._valid_until = -math.inf

@@ -18,7 +18,7 @@ from verl_agent_env.types import NUM_SLOTS
 
 
 @dataclass(frozen=True)
-class Plan:
+class RebalancePlan:
     """What to ask of the store now."""
 
     claim: tuple[int, ...] = ()
@@ -38,7 +38,7 @@ class Placement:
 
 
 @dataclass(frozen=True)
-class MembershipTimes:
+class PlannerTimes:
     """How patient a worker is."""
 
     settle_s: float = 1.0
@@ -62,17 +62,17 @@ class _Preference(NamedTuple):
     until: float
 
 
-class Membership:
+class RebalancePlanner:
     """The decisions of the worker ``incarnation``."""
 
     def __init__(
         self,
         incarnation: str,
-        times: MembershipTimes | None = None,
+        times: PlannerTimes | None = None,
         clock: Callable[[], float] = boot_time,
     ) -> None:
         self.incarnation = incarnation
-        self._times = times or MembershipTimes()
+        self._times = times or PlannerTimes()
         self._clock = clock
         self._map: ClusterMap | None = None
         self._proposals: tuple[str, ...] = ()
@@ -80,7 +80,7 @@ class Membership:
         self._joined_at: float | None = None
         self._unchanged_since = 0.0
         """When the ring changed last."""
-        self._plan = Plan()
+        self._plan = RebalancePlan()
         self._planned_from: tuple[object, ...] | None = None
         """What the plan was made from."""
         self._placement = Placement()
@@ -97,7 +97,7 @@ class Membership:
         """The map seen last."""
         return self._map
 
-    def came_back(self) -> None:
+    def lease_was_over(self) -> None:
         """The worker was out of touch, or is new: an owner without a lease may only not have come back yet.
 
         When the store was away for longer than a lease, all leases are over; who is back first must not take what the
@@ -116,7 +116,7 @@ class Membership:
         self._readers = {}
         self._preferred = {slot: who for slot, who in self._preferred.items() if now < who.until}
         if last is not None and last.workers.keys() - cluster.workers.keys():
-            self._prefer(self._heirs(last, cluster), now)
+            self._prefer(self._successors(last, cluster), now)
         if last is not None and last.generation != cluster.generation:
             # Emptied twice in a row: what the second loss took away is on top of the first.
             self._prefer({s: owner.incarnation for s in last.owners if (owner := last.owner_of(s))}, now)
@@ -138,18 +138,18 @@ class Membership:
         until = now + self._times.grace_s
         self._preferred |= {slot: _Preference(who, until) for slot, who in incarnations.items()}
 
-    def _heirs(self, last: ClusterMap, cluster: ClusterMap) -> dict[int, str]:
+    def _successors(self, last: ClusterMap, cluster: ClusterMap) -> dict[int, str]:
         """Choose who should claim each slot whose owner has gone, where not every worker can read what that one could."""
-        heirs = {}
+        successors = {}
         for slot in last.owners:
             gone = last.owner_of(slot)
             if gone is None or gone.reads is None or cluster.owner_of(slot) is not None:
                 continue
-            heir = self._reader_in(cluster, slot, frozenset(gone.reads.items()))
+            successor = self._reader_in(cluster, slot, frozenset(gone.reads.items()))
             self._preferred.pop(slot, None)
-            if heir is not None and heir != self._proposals[slot]:
-                heirs[slot] = heir
-        return heirs
+            if successor is not None and successor != self._proposals[slot]:
+                successors[slot] = successor
+        return successors
 
     def reader_of(self, slot: int, formats: Formats) -> str | None:
         """The ready worker that should own ``slot`` of all that can read these formats, if any can."""
@@ -161,11 +161,11 @@ class Membership:
         readers = self._readers[formats]
         return readers[slot] if readers else None
 
-    def plan(self) -> Plan:
+    def plan(self) -> RebalancePlan:
         """What to do now. Under an unchanged map a later plan can hold more; look again after :meth:`wait_s`."""
         me = None if self._map is None else self._map.workers.get(self.incarnation)
         if self._map is None or me is None:
-            return Plan()
+            return RebalancePlan()
         now = self._clock()
         settled = {
             worker for worker, since in self._ready_since.items() if since + self._times.settle_s <= now
@@ -182,7 +182,7 @@ class Membership:
                     if self._map.owner_of(slot) is None and self._proposed(slot) == self.incarnation
                 )
             takers = self._ready_since.keys() if me.state == "draining" else settled
-            self._planned_from, self._plan = state, Plan(claim, self._hand_offs(self._map, takers))
+            self._planned_from, self._plan = state, RebalancePlan(claim, self._hand_offs(self._map, takers))
         return self._plan
 
     def wait_s(self) -> float | None:
@@ -256,7 +256,7 @@ class Membership:
         )
 
     @property
-    def has_heirs(self) -> bool:
+    def has_other_takers(self) -> bool:
         """Whether another worker takes slots."""
         return any(incarnation != self.incarnation for incarnation in self._ready_since)
 

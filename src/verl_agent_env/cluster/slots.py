@@ -74,7 +74,7 @@ class SlotTable:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    def let_go(self, slots: Collection[int]) -> None:
+    def release(self, slots: Collection[int]) -> None:
         """Act for these slots no more, and begin no environments in them, until the next :meth:`assign`."""
         for slot in slots:
             self._is_mine[slot] = 0

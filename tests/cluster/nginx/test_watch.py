@@ -11,14 +11,14 @@ import orjson
 import pytest
 
 from verl_agent_env.cluster.nginx.config import NginxSettings
-from verl_agent_env.cluster.nginx.watch import Lingering, NginxWatch, ReloadError
+from verl_agent_env.cluster.nginx.watch import DebouncedSet, NginxWatch, ReloadError
 from verl_agent_env.cluster.store import ClusterMap, WorkerRecord
 from verl_agent_env.errors import StoreUnavailableError
 
 NOBODY = "nobody.invalid"
 
 
-class Members:
+class MembershipSource:
     """A store with these workers."""
 
     def __init__(self, *addresses: str) -> None:
@@ -42,7 +42,7 @@ class Scene:
     """A watcher, its file, what it said and how often nginx was told."""
 
     def __init__(
-        self, folder: Path, members: Members | None, *planned: str, departed_after_s: float = 60.0
+        self, folder: Path, members: MembershipSource | None, *planned: str, departed_after_s: float = 60.0
     ) -> None:
         self.path = folder / "nginx.conf"
         self.said: list[str] = []
@@ -76,7 +76,7 @@ def scene(tmp_path: Path) -> Callable[..., Scene]:
 
 
 async def test_planned_workers_stand_in_the_file_before_they_live(scene: Callable[..., Scene]) -> None:
-    seen = scene(Members(), "127.0.0.1:1", "127.0.0.1:2")
+    seen = scene(MembershipSource(), "127.0.0.1:1", "127.0.0.1:2")
     await seen.watch.look()
     assert seen.declared == ["127.0.0.1:1", "127.0.0.1:2"]
     assert seen.reloads == 1
@@ -85,7 +85,7 @@ async def test_planned_workers_stand_in_the_file_before_they_live(scene: Callabl
 async def test_an_unplanned_worker_is_added_and_nothing_happens_without_a_change(
     scene: Callable[..., Scene],
 ) -> None:
-    members = Members("127.0.0.1:1")
+    members = MembershipSource("127.0.0.1:1")
     seen = scene(members, "127.0.0.1:1")
     await seen.watch.look()
     members.addresses = ("127.0.0.1:1", "127.0.0.1:9", "no; address:1")
@@ -101,7 +101,7 @@ async def test_an_unplanned_worker_is_added_and_nothing_happens_without_a_change
 async def test_an_unplanned_worker_that_ended_goes_after_a_while(
     scene: Callable[..., Scene], departed_after_s: float, left: int
 ) -> None:
-    members = Members("127.0.0.1:9")
+    members = MembershipSource("127.0.0.1:9")
     seen = scene(members, "127.0.0.1:1", departed_after_s=departed_after_s)
     await seen.watch.look()
     members.addresses = ()
@@ -111,7 +111,7 @@ async def test_an_unplanned_worker_that_ended_goes_after_a_while(
 
 
 async def test_while_redis_is_away_the_file_stays_and_one_line_says_so(scene: Callable[..., Scene]) -> None:
-    members = Members("127.0.0.1:9")
+    members = MembershipSource("127.0.0.1:9")
     seen = scene(members, "127.0.0.1:1", departed_after_s=0.0)
     await seen.watch.look()
     seen.said.clear()
@@ -131,7 +131,7 @@ async def test_while_redis_is_away_the_file_stays_and_one_line_says_so(scene: Ca
 async def test_a_watcher_that_starts_while_redis_is_away_leaves_the_file_alone(
     scene: Callable[..., Scene],
 ) -> None:
-    members = Members("127.0.0.1:9")
+    members = MembershipSource("127.0.0.1:9")
     await scene(members, "127.0.0.1:1").watch.look()
     members.away = True
     again = scene(members, "127.0.0.1:1")
@@ -140,7 +140,7 @@ async def test_a_watcher_that_starts_while_redis_is_away_leaves_the_file_alone(
 
 
 async def test_the_first_file_is_written_without_redis(scene: Callable[..., Scene]) -> None:
-    members = Members()
+    members = MembershipSource()
     members.away = True
     seen = scene(members, "127.0.0.1:1")
     await seen.watch.look()
@@ -178,7 +178,7 @@ async def test_another_address_of_a_host_is_a_change(
 
 
 async def test_the_last_workers_are_never_taken_out(scene: Callable[..., Scene]) -> None:
-    members = Members("127.0.0.1:9")
+    members = MembershipSource("127.0.0.1:9")
     seen = scene(members, departed_after_s=0.0)
     await seen.watch.look()
     members.addresses = ()
@@ -187,7 +187,7 @@ async def test_the_last_workers_are_never_taken_out(scene: Callable[..., Scene])
 
 
 async def test_nothing_known_yet_is_a_file_that_nginx_can_start_with(scene: Callable[..., Scene]) -> None:
-    members = Members()
+    members = MembershipSource()
     seen = scene(members, f"{NOBODY}:1")
     await seen.watch.look()
     assert "down;" in seen.path.read_text("utf-8")
@@ -210,7 +210,7 @@ async def test_a_reload_that_failed_is_tried_again_and_said_once(scene: Callable
 
 async def test_prometheus_gets_the_same_workers(tmp_path: Path) -> None:
     targets = tmp_path / "targets.json"
-    members = Members("127.0.0.1:9")
+    members = MembershipSource("127.0.0.1:9")
     settings = NginxSettings(("127.0.0.1:1",), tmp_path)
     watch = NginxWatch(settings, tmp_path / "nginx.conf", members=members, targets=targets)
     await watch.look()
@@ -233,7 +233,7 @@ async def test_a_file_that_cannot_be_written_is_said_once(tmp_path: Path) -> Non
 
 def test_who_is_back_in_time_was_never_away() -> None:
     now = 0.0
-    there = Lingering(10.0, lambda: now)
+    there = DebouncedSet(10.0, lambda: now)
     assert there.see({"a": "1", "b": "1"}) == {"a": "1", "b": "1"}
     now = 100.0
     # The time before this look was nobody's absence.

@@ -14,7 +14,7 @@ import pytest
 
 from tests.cluster.redis_process import RedisProcess
 from tests.waiting import HANG_S, no_hang
-from verl_agent_env.cluster.redis.client import Notices, RedisClient, RedisLimits
+from verl_agent_env.cluster.redis.client import PubSubListener, RedisClient, RedisLimits
 from verl_agent_env.cluster.redis.keys import Keys
 from verl_agent_env.cluster.redis.scripts import Script
 from verl_agent_env.cluster.redis.store import RedisStore
@@ -85,7 +85,7 @@ async def test_notices_go_on_after_the_network_gave_a_connection_up(
         return made[-1]
 
     monkeypatch.setattr(client.redis, "pubsub", noted)
-    notices = Notices(client, channel)
+    notices = PubSubListener(client, channel)
     try:
         async with no_hang():
             await notices.next().wait()

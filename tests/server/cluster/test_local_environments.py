@@ -12,7 +12,7 @@ from tests.wayfarer import ENV_NAME, write_package
 from verl_agent_env.engine import CreateRequest
 from verl_agent_env.envs.registry import BUILT_IN, EnvSpec
 from verl_agent_env.errors import IncompatibleVersionError
-from verl_agent_env.server.cluster.local_environments import Residents
+from verl_agent_env.server.cluster.local_environments import LocalEnvironments
 from verl_agent_env.types import NUM_SLOTS, slot_of
 
 LAKE = "verl_env/frozen_lake-v1"
@@ -36,29 +36,29 @@ async def test_formats_are_those_in_which_environments_are_kept_and_the_worker_r
     first = await cluster.host(specs=[*BUILT_IN, old_road])
     road, _ = await first.create(CreateRequest(ENV_NAME, 7))
     lake, _ = await first.create(CreateRequest(LAKE, 7))
-    residents = Residents(first, range(NUM_SLOTS).__contains__)
-    reads = residents.reads()
+    environments = LocalEnvironments(first, range(NUM_SLOTS).__contains__)
+    reads = environments.reads()
     assert reads.keys() == {ENV_NAME, LAKE}
-    assert residents.stranded() == frozenset()
-    assert residents.formats_in([slot_of(lake)])[slot_of(lake)] >= {(LAKE, reads[LAKE])}
+    assert environments.unreadable_slots() == frozenset()
+    assert environments.formats_in([slot_of(lake)])[slot_of(lake)] >= {(LAKE, reads[LAKE])}
 
     second = await cluster.host(specs=[*BUILT_IN, new_road])
     with pytest.raises(IncompatibleVersionError):
         await second.step(road, "walk", 0)
     slot, empty = slot_of(road), (slot_of(road) + 1) % NUM_SLOTS
     cold = {empty}
-    residents = Residents(second, lambda slot: slot not in cold)
-    assert residents.stranded() == {slot}
-    assert residents.formats_in([slot])[slot] >= {(ENV_NAME, reads[ENV_NAME])}
+    environments = LocalEnvironments(second, lambda slot: slot not in cold)
+    assert environments.unreadable_slots() == {slot}
+    assert environments.formats_in([slot])[slot] >= {(ENV_NAME, reads[ENV_NAME])}
     # Of what may be in a slot that was not brought back yet, all is to be expected that is known.
-    assert residents.formats_in([empty])[empty] >= residents.reads().items()
+    assert environments.formats_in([empty])[empty] >= environments.reads().items()
     await second.close(road)
-    assert residents.stranded() == frozenset()
-    assert residents.formats_in([slot])[slot] <= {(LAKE, reads[LAKE])}
+    assert environments.unreadable_slots() == frozenset()
+    assert environments.formats_in([slot])[slot] <= {(LAKE, reads[LAKE])}
 
 
 async def test_kinds_of_others_are_learnt_where_they_are_installed(cluster: Cluster) -> None:
-    residents = Residents(await cluster.host(), range(NUM_SLOTS).__contains__)
-    assert residents.reads() == {}
-    await residents.learn([LAKE, "acme/unheard_of-v0"])
-    assert residents.reads().keys() == {LAKE}
+    environments = LocalEnvironments(await cluster.host(), range(NUM_SLOTS).__contains__)
+    assert environments.reads() == {}
+    await environments.load_kinds([LAKE, "acme/unheard_of-v0"])
+    assert environments.reads().keys() == {LAKE}

@@ -30,7 +30,7 @@ _MIN_PAUSE_S = 0.1
 """Between two looks, however often the map changes."""
 
 
-class Members(Protocol):
+class MembershipSource(Protocol):
     """What is asked of a :class:`~verl_agent_env.cluster.store.Store`."""
 
     async def read_map(self) -> ClusterMap:
@@ -44,7 +44,7 @@ class ReloadError(Exception):
     """nginx did not take the new configuration; the text says why."""
 
 
-class Lingering:
+class DebouncedSet:
     """What is there, and what was until ``keep_s`` ago: a short absence is not acted upon."""
 
     def __init__(self, keep_s: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -79,7 +79,7 @@ class NginxWatch:
         settings: NginxSettings,
         path: Path,
         *,
-        members: Members | None = None,
+        members: MembershipSource | None = None,
         targets: Path | None = None,
         reload: Callable[[], None] = lambda: None,
         departed_after_s: float = 60.0,
@@ -106,8 +106,8 @@ class NginxWatch:
         self._reload = reload
         self._poll_s = poll_s
         self._say = say
-        self._joined = Lingering(departed_after_s)
-        self._hosts = Lingering(departed_after_s)
+        self._joined = DebouncedSet(departed_after_s)
+        self._hosts = DebouncedSet(departed_after_s)
         self._unplanned: Collection[str] = ()
         self._version: int | None = None
         self._must_reload = False

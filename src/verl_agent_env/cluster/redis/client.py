@@ -141,7 +141,7 @@ class RedisClient:
         await self.redis.aclose()
 
 
-class Notices:
+class PubSubListener:
     """Listens on a channel, from the first time that somebody asks for its next notice.
 
     Only a help, a lost notice costs its waiter a poll. So whatever goes wrong, it starts over after a pause.

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Collection, Mapping
 
 from verl_agent_env.cluster.redis import scripts
-from verl_agent_env.cluster.redis.client import Notices, RedisClient, RedisLimits
+from verl_agent_env.cluster.redis.client import PubSubListener, RedisClient, RedisLimits
 from verl_agent_env.cluster.redis.keys import Keys
 from verl_agent_env.cluster.store import (
     ENDED_MEMORY_S,
@@ -39,7 +39,7 @@ class RedisStore:
     def __init__(self, url: str, keys: Keys | None = None, limits: RedisLimits | None = None) -> None:
         self._keys = keys or Keys()
         self._client = RedisClient(url, limits or RedisLimits())
-        self._notices = Notices(self._client, self._keys.version)
+        self._notices = PubSubListener(self._client, self._keys.version)
 
     @property
     def where(self) -> str:

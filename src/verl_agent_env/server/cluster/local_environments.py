@@ -1,4 +1,4 @@
-"""The host's environments, as a member of a cluster sees them."""
+"""The environments of a host, as the cluster agent sees them."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ NO_STATE = "none"
 """Format of kinds without a state."""
 
 
-class Residents:
-    """See :class:`verl_agent_env.cluster.agent.Residents`."""
+class LocalEnvironments:
+    """Implements :class:`~verl_agent_env.cluster.agent.HostedEnvironments` for a :class:`Host`."""
 
     def __init__(self, host: Host, is_warm: Callable[[int], bool]) -> None:
         """Look at a host's environments.
@@ -36,19 +36,19 @@ class Residents:
         self._asked: set[str] = set()
 
     def count(self) -> int:
-        """See :class:`~verl_agent_env.cluster.agent.Residents`."""
+        """Implement :class:`~verl_agent_env.cluster.agent.HostedEnvironments`."""
         return len(self._host.directory)
 
     def count_in(self, slot: int) -> int:
-        """See :class:`~verl_agent_env.cluster.agent.Residents`."""
+        """Implement :class:`~verl_agent_env.cluster.agent.HostedEnvironments`."""
         return self._host.directory.in_slot[slot]
 
-    def count_bound_to(self, slot: int) -> int:
-        """See :class:`~verl_agent_env.cluster.agent.Residents`."""
+    def count_not_durable(self, slot: int) -> int:
+        """Implement :class:`~verl_agent_env.cluster.agent.HostedEnvironments`."""
         return self._host.directory.bound_to_slot[slot]
 
-    async def before_hand_over(self, slots: Collection[int]) -> Collection[int]:
-        """See :class:`~verl_agent_env.cluster.agent.Residents`."""
+    async def prepare_hand_over(self, slots: Collection[int]) -> Collection[int]:
+        """Implement :class:`~verl_agent_env.cluster.agent.HostedEnvironments`."""
         if self._host.recorder is None:
             return slots
         await self._host.save_states(slots, waits.HAND_OVER_S)
@@ -58,11 +58,11 @@ class Residents:
         return frozenset(slots).difference(journal.slots_pending())
 
     def reads(self) -> Mapping[str, str]:
-        """See :class:`~verl_agent_env.cluster.agent.Residents`."""
+        """Implement :class:`~verl_agent_env.cluster.agent.HostedEnvironments`."""
         return {kind.name: kind.state_format or NO_STATE for kind in self._host.registry.known()}
 
-    async def learn(self, names: Collection[str]) -> None:
-        """See :class:`~verl_agent_env.cluster.agent.Residents`."""
+    async def load_kinds(self, names: Collection[str]) -> None:
+        """Implement :class:`~verl_agent_env.cluster.agent.HostedEnvironments`."""
         unknown = set(names) - self._asked
         await self._host.kinds.load(unknown)
         self._asked |= unknown
@@ -75,12 +75,12 @@ class Residents:
                     extra={"env_name": name, "error": repr(fault)},
                 )
 
-    def stranded(self) -> frozenset[int]:
-        """See :class:`~verl_agent_env.cluster.agent.Residents`."""
+    def unreadable_slots(self) -> frozenset[int]:
+        """Implement :class:`~verl_agent_env.cluster.agent.HostedEnvironments`."""
         return frozenset(map(slot_of, self._host.directory.unreadable))
 
     def formats_in(self, slots: Collection[int]) -> Mapping[int, Formats]:
-        """See :class:`~verl_agent_env.cluster.agent.Residents`."""
+        """Implement :class:`~verl_agent_env.cluster.agent.HostedEnvironments`."""
         found: dict[int, set[tuple[str, str]]] = {slot: set() for slot in slots}
         for instance in self._host.directory.in_slots(slots):
             found[instance.slot].add((instance.kind.name, _format_of(instance)))
@@ -90,12 +90,12 @@ class Residents:
             for slot, formats in found.items()
         }
 
-    def abandon(self, slots: Collection[int], *, but_bound: bool = False) -> int:
-        """See :class:`~verl_agent_env.cluster.agent.Residents`."""
-        return self._host.abandon(slots, but_bound=but_bound)
+    def evict(self, slots: Collection[int], *, keep_not_durable: bool = False) -> int:
+        """Implement :class:`~verl_agent_env.cluster.agent.HostedEnvironments`."""
+        return self._host.abandon(slots, but_bound=keep_not_durable)
 
-    def heed(self, told: Mapping[str, Suspicion]) -> None:
-        """See :class:`~verl_agent_env.cluster.agent.Residents`."""
+    def update_suspicions(self, told: Mapping[str, Suspicion]) -> None:
+        """Implement :class:`~verl_agent_env.cluster.agent.HostedEnvironments`."""
         self._host.heed(told)
 
 

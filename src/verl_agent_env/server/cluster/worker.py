@@ -16,7 +16,7 @@ from typing import Any, Protocol, cast
 import orjson
 
 from verl_agent_env import background
-from verl_agent_env.cluster.agent import Member
+from verl_agent_env.cluster.agent import ClusterAgent
 from verl_agent_env.cluster.backends import Backend, BackendOptions, open_backend
 from verl_agent_env.cluster.idempotency import KNOWN_S
 from verl_agent_env.cluster.leases import LocalLease
@@ -40,7 +40,7 @@ from verl_agent_env.server.api.environments import Create
 from verl_agent_env.server.cluster.forwarding import Forwarder
 from verl_agent_env.server.cluster.handover import TakeOver
 from verl_agent_env.server.cluster.internal import DRAIN_PATH, InternalHandlers
-from verl_agent_env.server.cluster.local_environments import Residents
+from verl_agent_env.server.cluster.local_environments import LocalEnvironments
 from verl_agent_env.server.cluster.peers import WORKER_PATH, Peers
 from verl_agent_env.server.cluster.sharded_batches import ShardedBatches
 from verl_agent_env.server.http.auth import peer_secret_of
@@ -184,12 +184,12 @@ class SharedCluster:
         self._journal = persistence.recorder.journal
         self._take_over = TakeOver(host, persistence, table)
         self._tasks: list[asyncio.Task[None]] = []
-        self._residents = Residents(host, self._take_over.is_warm)
+        self._residents = LocalEnvironments(host, self._take_over.is_warm)
         self._table = table
         self._supervisors: dict[str, str] = {}
         self._supervisors_of: ClusterMap | None = None
         """The map in which they were found."""
-        self._member = Member(
+        self._member = ClusterAgent(
             record,
             self._store,
             table,
