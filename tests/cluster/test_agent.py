@@ -27,6 +27,8 @@ from verl_agent_env.wire.suspicions import Suspicion
 # Timers are due at once, and leases end by the tests' clock alone.
 pytestmark = pytest.mark.virtual_time
 LEASE_S = 0.08
+LONGEST_PAUSE_S = 0.1
+"""On the loop's clock, which runs free; leases end by the tests' own."""
 TIMES = PlannerTimes(settle_s=1.0, grace_s=5.0, arrive_s=15.0)
 ALL = frozenset(range(NUM_SLOTS))
 
@@ -205,12 +207,14 @@ class Rig:
         return self.nodes[-1]
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Let everybody act until ``condition`` holds."""
+        """Let everybody act until ``condition`` holds: the longer it takes, the longer between two looks."""
+        pause_s = 0.002
         async with no_hang():
             while not condition():
                 for node in self.nodes:
                     await node.member.refresh(0.05)
-                await asyncio.sleep(0.002)
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
     async def beats(self, node: Node, number: int = 2) -> None:
         """Let so many heartbeats of a node begin and one of them end; looks take place meanwhile."""
