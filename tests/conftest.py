@@ -10,22 +10,19 @@ import subprocess
 import threading
 import time
 from asyncio import AbstractEventLoop
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any
 
 import orjson
 import pytest
 
-from tests import depth, surroundings
+from tests import depth, surroundings, tracing
 from tests.children import ROOT
 from tests.preloaded import ForkedProcess, preloaded
 from tests.sim.virtual_loop import VirtualLoop
 from tests.steered import SteeredLoop
 from tests.waiting import HANG_S
-
-_MEASURED = tuple(f"tests/{folder}/" for folder in ("cluster", "contract", "engine", "envs"))
-"""Whose tests are those of the packages whose coverage of branches is shown: tracing doubles the time of a test."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -42,6 +39,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Before any test is looked at: the same surroundings for all, and the depth that was asked for."""
     config.addinivalue_line("markers", "virtual_time: waits for nothing but timers, which are due at once")
+    config.addinivalue_line(
+        "markers", "unmeasured: what it runs is measured by other tests; see tests/tracing.py"
+    )
     config.addinivalue_line("markers", "deep: so long that it runs with a --depth above 1 only (make deep)")
     surroundings.settle_variables(os.environ)
     depth.choose(config.getoption("--depth"))
@@ -52,14 +52,29 @@ def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[]
     return {"virtual": VirtualLoop} if item.get_closest_marker("virtual_time") else {"steered": SteeredLoop}
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip what is too long for every day; measure the coverage of a package by its own tests only."""
-    is_measuring = config.pluginmanager.hasplugin("_cov")
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what is too long for every day."""
     for item in items:
         if depth.is_shallow() and "deep" in item.keywords:
             item.add_marker(pytest.mark.skip(reason="make deep runs it"))
-        if is_measuring and not item.nodeid.startswith(_MEASURED):
-            item.add_marker("no_cover")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(config: pytest.Config) -> None:
+    """Trace nothing in the process that hands out the tests."""
+    tracing.stop(config)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """All that is measured has been imported: from here on only tests of it are traced."""
+    tracing.stop(session.config)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Trace a test with its fixtures, if it is one that coverage is measured by."""
+    with tracing.while_running(item):
+        return (yield)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -14,6 +14,8 @@ from verl_agent_env.envs.checker.checks import CHECKS
 from verl_agent_env.envs.registry import BUILT_IN, EnvSpec, Registry, default_registry
 from verl_agent_env.errors import UnknownEnvNameError
 
+# It runs whole environments, which have tests of their own, and many of them in other processes.
+pytestmark = pytest.mark.unmeasured
 FAULTY = EnvSpec("acme/faulty_coin-v0", "acme_envs.faulty:FaultyCoinEnv")
 
 FAULTS = [
