@@ -21,7 +21,8 @@ from rich.table import Table
 from loadtests.bench_http import LAKE, initialize, tool_call
 from loadtests.processes import cpu_of_tree, serving
 from loadtests.raw_client import Connection, connect, post
-from verl_agent_env.cluster.local import LocalCluster, consecutive_free_ports
+from verl_agent_env.cluster.local import LocalCluster
+from verl_agent_env.cluster.ports import consecutive_free_ports
 
 _KIND = "verl_env/frozen_lake-v1"
 _CONNECTIONS = 64

@@ -86,3 +86,19 @@ def test_help_tells_of_every_command() -> None:
     result = run("--help")
     for command in ("serve", "play", "check-env", "list"):
         assert command in result.output
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_are_given_their_completion(shell: str) -> None:
+    result = run("completion", shell)
+    assert result.exit_code == 0
+    assert "_VERL_AGENT_ENV_COMPLETE" in result.output
+
+
+def test_a_completed_word_is_a_command() -> None:
+    variables = {
+        "_VERL_AGENT_ENV_COMPLETE": "bash_complete",
+        "COMP_WORDS": "verl-agent-env ser",
+        "COMP_CWORD": "1",
+    }
+    assert cli_process(variables=variables).stdout.split() == ["plain,serve"]

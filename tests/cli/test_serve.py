@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import signal
 import socket
 import subprocess
@@ -111,6 +113,24 @@ def test_a_step_that_outlasts_the_grace_is_told_of_the_shutdown(
     assert server.wait() == 0
 
 
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])
+def test_a_signal_for_another_purpose_ends_nothing_and_is_logged(
+    start_server: StartServer, number: signal.Signals
+) -> None:
+    server = start_server()
+    assert httpx.get(f"{server.url}/healthz", timeout=HANG_S).status_code == 200
+    server.process.send_signal(number)
+    server.wait_for_line(f"{number.name} is ignored")
+    assert httpx.get(f"{server.url}/healthz", timeout=HANG_S).status_code == 200
+
+
+def test_the_status_is_printed_once_where_the_output_is_no_terminal(server: ServerProcess) -> None:
+    done = run("status", server.url)
+    assert done.returncode == 0
+    assert "4096" in done.stdout
+    assert json.loads(run("status", server.url, "--json").stdout)["num_slots"] == 4096
+
+
 def test_a_port_in_use_is_one_sentence_and_exit_code_1() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -118,6 +138,7 @@ def test_a_port_in_use_is_one_sentence_and_exit_code_1() -> None:
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert f"127.0.0.1:{port}" in line
+    assert f"by process {os.getpid()} (" in line
     assert "--port" in line
 
 

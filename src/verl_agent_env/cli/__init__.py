@@ -21,6 +21,8 @@ _COMMANDS = {
     "nginx-config": "nginx_config.nginx_config_command",
     "status": "status.status",
     "drain": "drain.drain",
+    "doctor": "doctor.doctor",
+    "completion": "completion.completion",
     "play": "play.play",
     "mcp": "mcp.mcp",
     "eval": "eval.eval_command",

@@ -51,7 +51,8 @@ def cluster(
     tls = _tls_of(tls_cert, tls_key, tls_ca)
     console = Console(stderr=True)
     raise_file_limit()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: sys.exit(0))
     with tempfile.TemporaryDirectory(prefix="verl-agent-env-") as temporary:
         with console.status("Starting") as status:
             parts = LocalCluster(
@@ -67,7 +68,7 @@ def cluster(
             try:
                 parts.start()
             except BaseException:
-                parts.stop()
+                _end(parts)
                 raise
         try:
             console.print(_summary(parts), highlight=False)
@@ -75,8 +76,18 @@ def cluster(
         except KeyboardInterrupt:
             pass
         finally:
-            with console.status("Stopping"):
-                parts.stop()
+            with console.status("Stopping: Ctrl-C kills what is left"):
+                _end(parts)
+
+
+def _end(parts: LocalCluster) -> None:
+    """End everything in order; at a second signal at once."""
+    try:
+        parts.stop()
+    except (KeyboardInterrupt, SystemExit):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        parts.kill()
 
 
 def _tls_of(cert: Path | None, key: Path | None, ca: Path | None) -> ClusterTls | None:

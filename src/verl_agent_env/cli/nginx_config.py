@@ -15,6 +15,7 @@ from typing import Any
 
 import click
 
+from verl_agent_env.cli.signals import log_outlived_signals
 from verl_agent_env.cluster.backends import BackendOptions, open_backend
 from verl_agent_env.cluster.local import program
 from verl_agent_env.cluster.nginx.config import NginxSettings, nginx_config, write_nginx_config
@@ -163,6 +164,7 @@ async def _watch(
     task = asyncio.current_task()
     if task is not None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    log_outlived_signals(lambda line: click.echo(line, err=True))
     try:
         settings.folder.mkdir(parents=True, exist_ok=True)
         backend = open_backend(redis, BackendOptions(namespace)) if redis else None

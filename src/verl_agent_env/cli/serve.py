@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from verl_agent_env.cli.options import merge_options, settings_options
+from verl_agent_env.cli.signals import log_outlived_signals, outlive_signals
 from verl_agent_env.config import ServerSettings, settings_from_environment
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ def serve(**given: Any) -> None:
     # uvicorn and gunicorn stop in good order on either signal; uvicorn then raises it again for those who were there
     # before: us.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    outlive_signals()
     url = f"{'https' if settings.tls.tls_cert else 'http'}://{shown}:{port}"
     announcement = f"Serving on {url} (API: {url}/docs)"
     try:
@@ -105,7 +107,16 @@ def _serve_alone(settings: ServerSettings, listener: socket.socket, announcement
     # uvicorn would make one itself, of older ciphers.
     config.ssl = server_context(settings.tls)
     _announce(f"{announcement}. Ctrl-C stops.")
-    uvicorn.Server(config).run(sockets=[listener])
+
+    class LoneServer(uvicorn.Server):
+        """Goes on at signals that are not meant to end it."""
+
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            """Begin to serve."""
+            log_outlived_signals(logger.warning)
+            await super().startup(sockets)
+
+    LoneServer(config).run(sockets=[listener])
 
 
 def _serve_pool(
@@ -210,7 +221,13 @@ def listen(host: str, port: int, option: str = "--port") -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except (OSError, UnicodeError) as refused:
-        reason = getattr(refused, "strerror", None) or refused
+        from verl_agent_env.cluster.ports import reason_of
+
+        if isinstance(refused, UnicodeError):
+            reason = str(refused)
+        else:
+            is_name = isinstance(refused, socket.gaierror)
+            reason = (refused.strerror or str(refused)) if is_name else reason_of(refused, port)
         raise click.ClickException(
             f"Cannot listen on {host}:{port}: {reason}. Choose another with --host and {option}."
         ) from None

@@ -6,24 +6,38 @@ import time
 from typing import Any
 
 import click
+import orjson
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
 from verl_agent_env.cli.api import call
 
+_WIDTH = 200
+
 
 @click.command()
 @click.argument("url", default="http://127.0.0.1:8000")
-@click.option("--once", is_flag=True, help="Print the table once and exit.")
+@click.option(
+    "--once",
+    is_flag=True,
+    help="Print the table once and exit, as it is done where the output is no terminal.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print what the server says as JSON, once.")
 @click.option("--interval-s", type=click.FloatRange(min=0.1), default=1.0, show_default=True, help="Seconds between looks.")  # fmt: skip
 @click.option(
     "--token", envvar="VERL_AGENT_ENV_TOKEN", default="", help="Bearer token, if the server asks for one."
 )
-def status(url: str, once: bool, interval_s: float, token: str) -> None:
+def status(url: str, once: bool, as_json: bool, interval_s: float, token: str) -> None:
     """Show the nodes and workers of the server at URL."""
+    if as_json:
+        click.echo(orjson.dumps(_look(url, token), option=orjson.OPT_INDENT_2))
+        return
     console = Console()
-    if once:
+    if not console.is_terminal:
+        # A program reads it: nothing is cut off at the width of a terminal that is not there.
+        console = Console(width=_WIDTH)
+    if once or not console.is_terminal:
         console.print(_table(url, _look(url, token)))
         return
     last = _look(url, token)

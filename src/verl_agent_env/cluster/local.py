@@ -24,6 +24,7 @@ import click
 import orjson
 
 from verl_agent_env.cluster.nginx.config import NginxSettings, write_nginx_config
+from verl_agent_env.cluster.ports import consecutive_free_ports, free_port, reason_of
 from verl_agent_env.cluster.ring import Ring
 from verl_agent_env.config import ENVIRONMENT_PREFIX, variable_of
 
@@ -31,6 +32,7 @@ _HOST = "127.0.0.1"
 _START_S = 120.0
 _STOP_S = 20.0
 _POLL_S = 0.05
+_ORPHANS = Path(__file__).with_name("orphans.py")
 
 
 @dataclass(frozen=True)
@@ -72,16 +74,61 @@ class ClusterTls:
         return ssl.create_default_context(cafile=str(self.ca))
 
 
+class _OrphanWatch:
+    """A process that ends the programs of this one, should this one die without ending them."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[str] | None = None
+
+    def started(self, pid: int) -> None:
+        """Note the start of a program that leads a process group."""
+        if self._process is None:
+            self._process = subprocess.Popen(  # noqa: S603 - our own script
+                [sys.executable, "-S", "-E", str(_ORPHANS)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                start_new_session=True,
+            )
+        self._write(f"+{pid}\n")
+
+    def ended(self, pid: int) -> None:
+        """Note the end of a program: its number may be another process's soon."""
+        self._write(f"-{pid}\n")
+
+    def close(self) -> None:
+        """End the watch, and whatever is still running."""
+        process, self._process = self._process, None
+        if process is not None and process.stdin is not None:
+            with contextlib.suppress(OSError):
+                process.stdin.close()
+            process.wait()
+
+    def _write(self, line: str) -> None:
+        # Without the watch, programs run as well.
+        if self._process is not None and self._process.stdin is not None:
+            with contextlib.suppress(OSError):
+                self._process.stdin.write(line)
+                self._process.stdin.flush()
+
+
 class Program:
     """A program that runs until it is stopped; what it prints goes to a file."""
 
     def __init__(
-        self, name: str, command: Sequence[str], folder: Path, environment: Mapping[str, str]
+        self,
+        name: str,
+        command: Sequence[str],
+        folder: Path,
+        environment: Mapping[str, str],
+        orphans: _OrphanWatch,
     ) -> None:
         self.name = name
         self.log = folder / f"{name}.log"
         self._command = list(command)
         self._environment = environment
+        self._orphans = orphans
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -96,6 +143,7 @@ class Program:
                 env=self._environment,
                 start_new_session=True,
             )
+        self._orphans.started(self._process.pid)
 
     @property
     def pid(self) -> int:
@@ -107,16 +155,21 @@ class Program:
     @property
     def exit_code(self) -> int | None:
         """How it ended; None while it runs."""
-        return None if self._process is None else self._process.poll()
+        if self._process is None:
+            return None
+        was_known, code = self._process.returncode, self._process.poll()
+        if was_known is None and code is not None:
+            self._orphans.ended(self._process.pid)
+        return code
 
     @property
     def is_running(self) -> bool:
         """Whether it was started and has not ended."""
-        return self._process is not None and self._process.poll() is None
+        return self._process is not None and self.exit_code is None
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal, if it still runs."""
-        if self._process is not None and self._process.poll() is None:
+        if self._process is not None and self.is_running:
             self._process.send_signal(number)
 
     def stop(self, timeout_s: float = _STOP_S) -> None:
@@ -128,6 +181,8 @@ class Program:
             self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             self.kill()
+        else:
+            self._orphans.ended(self._process.pid)
 
     def kill(self) -> None:
         """End it and all its children at once, as a machine does that loses power."""
@@ -135,6 +190,7 @@ class Program:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
+            self._orphans.ended(self._process.pid)
 
     def last_words(self, lines: int = 10) -> str:
         """The end of what it printed."""
@@ -150,11 +206,12 @@ class Node(Program):
         command: Sequence[str],
         folder: Path,
         environment: Mapping[str, str],
+        orphans: _OrphanWatch,
         host: str,
         port: int,
         addresses: list[str],
     ) -> None:
-        super().__init__(name, command, folder, environment)
+        super().__init__(name, command, folder, environment, orphans)
         self.host = host
         """Address of its machine."""
         self.port = port
@@ -212,6 +269,7 @@ class LocalCluster:
         self._nodes = nodes
         self._serve_options = tuple(serve_options)
         self._environment = _clean(os.environ)
+        self._orphans = _OrphanWatch()
         self._own_redis = not redis
         redis_port = free_port()
         redis_host = self._machine("redis").host
@@ -320,6 +378,13 @@ class LocalCluster:
         for node in (*self.nodes, *self.planned):
             node.stop()
         self.redis.stop()
+        self._orphans.close()
+
+    def kill(self) -> None:
+        """End everything at once."""
+        for part in (self.nginx, *self.nodes, *self.planned, self.redis):
+            part.kill()
+        self._orphans.close()
 
     def _node(self, name: str) -> Node:
         ports, machine = consecutive_free_ports(1 + self._workers), self._machine(name)
@@ -335,11 +400,11 @@ class LocalCluster:
         # Through the environment: a command line is for all to see, and the URL may hold a password.
         environment = self._environment | {variable_of("redis"): self.redis_url}
         addresses = [f"{machine.host}:{port}" for port in ports[1:]]
-        return Node(name, command, self.folder, environment, machine.host, ports[0], addresses)
+        return Node(name, command, self.folder, environment, self._orphans, machine.host, ports[0], addresses)
 
     def _program(self, name: str, command: Sequence[str]) -> Program:
         command = [*self._machine(name).enter, *command]
-        return Program(name, command, self.folder, self._environment)
+        return Program(name, command, self.folder, self._environment, self._orphans)
 
     def _machine(self, name: str) -> Machine:
         return self._machines.get(name, Machine())
@@ -371,24 +436,6 @@ def program(name: str) -> str:
     return found
 
 
-def free_port() -> int:
-    """A port of the loopback that nothing listens on."""
-    return consecutive_free_ports(1)[0]
-
-
-def consecutive_free_ports(count: int) -> list[int]:
-    """So many ports of the loopback in a row that nothing listens on."""
-    while True:
-        with contextlib.ExitStack() as stack:
-            try:
-                first = stack.enter_context(socket.create_server((_HOST, 0))).getsockname()[1]
-                for offset in range(1, count):
-                    stack.enter_context(socket.create_server((_HOST, first + offset)))
-            except (OSError, OverflowError):
-                continue
-            return [first + offset for offset in range(count)]
-
-
 def require_free(port: int) -> None:
     """Make sure that the port can be listened on.
 
@@ -399,7 +446,7 @@ def require_free(port: int) -> None:
         socket.create_server((_HOST, port)).close()
     except OSError as refused:
         raise click.ClickException(
-            f"Cannot listen on {_HOST}:{port}: {refused.strerror}. Choose another --port."
+            f"Cannot listen on {_HOST}:{port}: {reason_of(refused, port)}. Choose another --port."
         ) from None
 
 

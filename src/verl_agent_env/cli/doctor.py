@@ -1,0 +1,245 @@
+"""``verl-agent-env doctor``: what is wrong on this machine, or with a server, and the command that mends it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.metadata
+import platform
+import re
+import resource
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import click
+import orjson
+from rich.console import Console
+from rich.table import Table
+
+from verl_agent_env import __version__
+from verl_agent_env.cli.api import call
+from verl_agent_env.cluster.ports import reason_of
+from verl_agent_env.config import variable_of
+
+_PACKAGE = "verl-agent-env"
+_MIN_FILES = 4096
+_COMMAND_S = 10.0
+_CONNECT_S = 2.0
+_MARKS = {"ok": "[green]ok[/green]", "note": "[yellow]note[/yellow]", "fault": "[red]FAULT[/red]"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    subject: str
+    """For example ``redis-server``."""
+    state: Literal["ok", "note", "fault"]
+    """A note is no fault: something that not everybody needs."""
+    detail: str
+    """Sentence about what was found."""
+    remedy: str = ""
+    """Command or sentence that mends it; empty if nothing has to be mended."""
+
+
+@click.command()
+@click.option("--url", default="", help="Also look at the server that runs there.")
+@click.option("--redis", default="", envvar=variable_of("redis"), help="Also look at this Redis, as a node would use it.")  # fmt: skip
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65_535),
+    default=8000,
+    show_default=True,
+    help="Where a server is to listen.",
+)
+@click.option(
+    "--token", envvar="VERL_AGENT_ENV_TOKEN", default="", help="Bearer token, if the server asks for one."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+def doctor(url: str, redis: str, port: int, token: str, as_json: bool) -> None:
+    """Look for what keeps a server or a cluster from working, and say how to mend it.
+
+    Exit code 1 if there is a fault.
+    """
+    findings = list(_machine())
+    if not url:
+        findings.append(_port(port))
+    if redis:
+        findings += asyncio.run(_redis(redis))
+    if url:
+        findings += _server(url, token)
+    if as_json:
+        click.echo(orjson.dumps([asdict(finding) for finding in findings], option=orjson.OPT_INDENT_2))
+    else:
+        _print(findings)
+    sys.exit(1 if any(finding.state == "fault" for finding in findings) else 0)
+
+
+def _print(findings: list[Finding]) -> None:
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for _ in range(3):
+        table.add_column(overflow="fold", min_width=5)
+    for finding in findings:
+        remedy = f"\n→ {finding.remedy}" if finding.remedy else ""
+        table.add_row(_MARKS[finding.state], finding.subject, f"{finding.detail}{remedy}")
+    Console().print(table, highlight=False)
+
+
+# --- this machine -------------------------------------------------------------------------------------------
+
+
+def _machine() -> Iterator[Finding]:
+    version = platform.python_version()
+    fits = sys.version_info >= (3, 11)
+    yield Finding(
+        "Python",
+        "ok" if fits else "fault",
+        f"{version} at {sys.executable}",
+        "" if fits else "install Python 3.11 or newer, and this package with it",
+    )
+    yield Finding(_PACKAGE, "ok", __version__)
+    yield _packages()
+    yield _program(
+        "redis-server", "--version", "needed for 'cluster', unless --redis names a Redis that runs"
+    )
+    yield _program("nginx", "-v", "needed for 'cluster', and before nodes of several machines")
+    yield _files()
+
+
+def _packages() -> Finding:
+    """Look whether the packages that this one needs are there, in versions that fit."""
+    from packaging.requirements import Requirement
+
+    missing = []
+    for text in importlib.metadata.requires(_PACKAGE) or []:
+        needed = Requirement(text)
+        if needed.marker is not None and not needed.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            version = importlib.metadata.version(needed.name)
+        except importlib.metadata.PackageNotFoundError:
+            missing.append(f"{needed.name} is missing")
+            continue
+        if not needed.specifier.contains(version, prereleases=True):
+            missing.append(f"{needed.name} is {version}, not {needed.specifier}")
+    if missing:
+        return Finding("packages", "fault", f"{'; '.join(missing)}.", f"pip install --upgrade {_PACKAGE}")
+    return Finding("packages", "ok", "all that are needed, in versions that fit")
+
+
+def _program(name: str, version_option: str, purpose: str) -> Finding:
+    # Debian keeps nginx where only root's PATH leads.
+    found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin:/opt/homebrew/bin")
+    if found is None:
+        return Finding(name, "note", f"not installed; {purpose}", f"apt-get install {name}")
+    try:
+        done = subprocess.run(  # noqa: S603 - a program of the system
+            [found, version_option], capture_output=True, text=True, timeout=_COMMAND_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as broken:
+        return Finding(
+            name, "fault", f"{found} cannot be run: {broken}", f"apt-get install --reinstall {name}"
+        )
+    version = re.search(r"\d+(\.\d+)+", done.stdout + done.stderr)
+    return Finding(name, "ok", f"{version.group() if version else 'of an unknown version'} at {found}")
+
+
+def _files() -> Finding:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < _MIN_FILES:
+        return Finding(
+            "open files",
+            "fault",
+            f"at most {hard} for a process: each connection needs one",
+            f"raise the hard limit: 'ulimit -Hn {_MIN_FILES}' as root, LimitNOFILE= of systemd, --ulimit of docker run",
+        )
+    limit = "without a limit" if hard == resource.RLIM_INFINITY else f"{hard} for a process"
+    return Finding("open files", "ok", f"{limit}; 'serve' raises its own limit of {soft} to that")
+
+
+def _port(port: int) -> Finding:
+    """Look whether a server could listen on its port."""
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError as refused:
+        return Finding(
+            f"port {port}",
+            "fault",
+            reason_of(refused, port),
+            "end that process, or choose another with --port",
+        )
+    return Finding(f"port {port}", "ok", "free")
+
+
+# --- Redis and a server -------------------------------------------------------------------------------------
+
+
+async def _redis(url: str) -> list[Finding]:
+    from verl_agent_env.cluster.redis.client import RedisLimits
+    from verl_agent_env.cluster.redis.keys import Keys
+    from verl_agent_env.cluster.redis.store import RedisStore
+    from verl_agent_env.errors import StoreUnavailableError
+
+    try:
+        store = await RedisStore.open(url, Keys(), RedisLimits())
+    except ValueError as unfit:
+        return [Finding("Redis", "fault", f"{unfit}.", "redis://HOST:6379/0")]
+    except StoreUnavailableError as away:
+        return [
+            Finding("Redis", "fault", away.detail, "start it there, or correct the URL, user and password")
+        ]
+    try:
+        workers = len((await store.read_map()).workers)
+    except StoreUnavailableError as away:
+        return [
+            Finding("Redis", "fault", away.detail, "let the user run scripts, and read and write its keys")
+        ]
+    finally:
+        await store.aclose()
+    return [Finding("Redis", "ok", f"answers at {store.where}; {workers} workers have registered")]
+
+
+def _server(url: str, token: str) -> list[Finding]:
+    """Look at a server, and whether each of its workers can be reached from here."""
+    try:
+        call(url, "/healthz", token=token)
+        ready = call(url, "/readyz", token=token)
+        cluster = call(url, "/api/cluster", token=token)
+    except click.ClickException as away:
+        return [Finding("server", "fault", away.message, f"{_PACKAGE} serve; or correct --url and --token")]
+    findings = [Finding("server", "ok", f"{url} is {ready.get('status', 'ready')}")]
+    workers = [worker for node in cluster.get("nodes", ()) for worker in node["workers"]]
+    for worker in workers:
+        findings.append(_worker(worker))
+    without = sum(worker["slots"] == 0 and worker["state"] == "ready" for worker in workers)
+    if without:
+        findings.append(
+            Finding("slots", "note", f"{without} ready workers own no slot: slots are being moved")
+        )
+    return findings
+
+
+def _worker(worker: dict[str, Any]) -> Finding:
+    name, address = f"worker {worker['name']}", str(worker["address"])
+    place = urlsplit(f"//{address}")
+    reason = "it has no port"
+    with contextlib.suppress(ValueError):
+        if place.hostname is not None and place.port is not None:
+            try:
+                socket.create_connection((place.hostname, place.port), timeout=_CONNECT_S).close()
+            except OSError as refused:
+                reason = str(refused.strerror or refused)
+            else:
+                return Finding(name, "ok", f"{address}, {worker['state']}, {worker['slots']} slots")
+    return Finding(
+        name,
+        "note",
+        f"cannot be reached from here at {address}: {reason}",
+        "no fault if only the other nodes can reach it; else give the node --advertise with a name that others know",
+    )

@@ -1,0 +1,31 @@
+"""Signals that are sent for other reasons than to end a server: by a terminal that closes, by logrotate, by habit."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable
+
+_OUTLIVED = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
+
+def outlive_signals() -> None:
+    """Go on at SIGHUP, SIGUSR1 and SIGUSR2, whose default is to end the process without a word."""
+    for number in _OUTLIVED:
+        # Handled, not ignored: what is ignored stays so in whatever this process starts.
+        signal.signal(number, lambda *_: None)
+
+
+def log_outlived_signals(say: Callable[[str], None]) -> None:
+    """Go on at the signals of :func:`outlive_signals`, and say so.
+
+    Args:
+        say: Called on the running event loop with a sentence for each signal.
+    """
+    loop = asyncio.get_running_loop()
+    for number in _OUTLIVED:
+        loop.add_signal_handler(
+            number,
+            say,
+            f"{number.name} is ignored: logs go to standard error, there is no file to open again",
+        )

@@ -1,0 +1,86 @@
+"""``verl-agent-env cluster`` as a process: nothing that it started outlives it."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import children
+from tests.waiting import HANG_S, eventually
+
+
+class RunningCluster:
+    """A cluster of one worker, started as a person starts it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "verl_agent_env.cli", "cluster", "--nodes", "1", "--workers", "1"),
+                *("--port", "0", "--folder", str(folder)),
+            ],
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        assert self.process.stderr is not None
+        lines = iter(self.process.stderr.readline, "")
+        self.port = next(
+            int(found[1]) for line in lines if (found := re.search(r"http://127.0.0.1:(\d+)", line))
+        )
+
+    def parts(self) -> list[str]:
+        """Command lines of what it started, and of what that started."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit() and int(entry.name) not in (self.process.pid, os.getpid()):
+                try:
+                    command = (entry / "cmdline").read_bytes()
+                    variables = (entry / "environ").read_bytes()
+                except OSError:
+                    continue
+                if (
+                    str(self.folder).encode() in command
+                    or b"VERL_TEST_CLUSTER=" + str(self.folder).encode() in variables
+                ):
+                    found.append(command.replace(b"\0", b" ").decode())
+        return found
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningCluster]:
+    # Inherited by all that it starts, Redis, nodes, nginx and their workers.
+    monkeypatch.setenv("VERL_TEST_CLUSTER", str(tmp_path))
+    made = RunningCluster(tmp_path)
+    monkeypatch.delenv("VERL_TEST_CLUSTER")
+    yield made
+    children.end_group(made.process)
+    made.process.communicate()
+    eventually(lambda: not made.parts(), what="the end of all parts")
+
+
+def test_nothing_outlives_a_cluster_that_was_killed_and_the_next_one_is_told_who_holds_its_port(
+    cluster: RunningCluster,
+) -> None:
+    done = children.cli("cluster", "--port", str(cluster.port))
+    assert done.returncode == 1
+    assert re.search(rf"{cluster.port}: Address already in use, by process \d+ \(nginx", done.stderr)
+    assert len(cluster.parts()) >= 4
+    cluster.process.kill()
+    cluster.process.wait(HANG_S)
+    eventually(lambda: not cluster.parts(), what="the end of all parts")
+
+
+def test_nothing_outlives_a_cluster_that_was_told_to_end_twice(cluster: RunningCluster) -> None:
+    cluster.process.send_signal(signal.SIGHUP)
+    eventually(lambda: "nginx" not in " ".join(cluster.parts()), what="the end of nginx, the first to go")
+    cluster.process.send_signal(signal.SIGINT)
+    assert cluster.process.wait(HANG_S) in (0, 1)
+    assert cluster.parts() == []

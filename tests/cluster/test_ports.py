@@ -1,0 +1,34 @@
+"""Ports and who holds them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+
+import pytest
+
+from tests.ports import free_port
+from verl_agent_env.cluster.ports import consecutive_free_ports, holder_of, reason_of
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_the_process_that_listens_is_named(host: str) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, 0), family=family) as held:
+        port = held.getsockname()[1]
+        assert holder_of(port).startswith(f"process {os.getpid()} (")
+        refused = OSError(errno.EADDRINUSE, "in use (while attempting to bind)")
+        assert reason_of(refused, port) == f"Address already in use, by {holder_of(port)}"
+
+
+def test_nobody_is_named_where_nobody_listens() -> None:
+    port = free_port()
+    assert holder_of(port) == ""
+    assert reason_of(OSError(errno.EADDRINUSE, ""), port) == "Address already in use"
+
+
+def test_ports_in_a_row_are_free() -> None:
+    ports = consecutive_free_ports(3)
+    assert ports == list(range(ports[0], ports[0] + 3))
+    assert [holder_of(port) for port in ports] == ["", "", ""]
