@@ -181,28 +181,20 @@ def _port(port: int) -> Finding:
 
 
 async def _redis(url: str) -> list[Finding]:
-    from verl_agent_env.cluster.redis.client import RedisLimits
-    from verl_agent_env.cluster.redis.keys import Keys
-    from verl_agent_env.cluster.redis.store import RedisStore
+    from verl_agent_env.cluster.backends import open_backend
     from verl_agent_env.errors import StoreUnavailableError
 
     try:
-        store = await RedisStore.open(url, Keys(), RedisLimits())
+        backend = open_backend(url)
     except ValueError as unfit:
         return [Finding("Redis", "fault", f"{unfit}.", "redis://HOST:6379/0")]
-    except StoreUnavailableError as away:
-        return [
-            Finding("Redis", "fault", away.detail, "start it there, or correct the URL, user and password")
-        ]
     try:
-        workers = len((await store.read_map()).workers)
+        workers = len((await backend.store.read_map()).workers)
     except StoreUnavailableError as away:
-        return [
-            Finding("Redis", "fault", away.detail, "let the user run scripts, and read and write its keys")
-        ]
+        return [Finding("Redis", "fault", away.detail, "start it there, or correct the URL, user and password")]
     finally:
-        await store.aclose()
-    return [Finding("Redis", "ok", f"answers at {store.where}; {workers} workers have registered")]
+        await backend.aclose()
+    return [Finding("Redis", "ok", f"answers; {workers} workers have registered")]
 
 
 def _server(url: str, token: str) -> list[Finding]:
