@@ -191,7 +191,9 @@ async def _redis(url: str) -> list[Finding]:
     try:
         workers = len((await backend.store.read_map()).workers)
     except StoreUnavailableError as away:
-        return [Finding("Redis", "fault", away.detail, "start it there, or correct the URL, user and password")]
+        return [
+            Finding("Redis", "fault", away.detail, "start it there, or correct the URL, user and password")
+        ]
     finally:
         await backend.aclose()
     return [Finding("Redis", "ok", f"answers; {workers} workers have registered")]
