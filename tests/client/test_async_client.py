@@ -11,7 +11,7 @@ import pytest
 from tests.client.conftest import LAKE
 from verl_agent_env.client import AsyncEnvClient, EnvClient
 from verl_agent_env.client.calls import Verb
-from verl_agent_env.client.connection import _IDLE_S, _error_of
+from verl_agent_env.client.transport import _IDLE_S, _error_of
 from verl_agent_env.config import ServerSettings
 from verl_agent_env.errors import EpisodeEndedError, UnknownEnvNameError, VerlAgentEnvError, all_errors
 from verl_agent_env.types import StepResult

@@ -12,8 +12,8 @@ import orjson
 
 from verl_agent_env.client.async_env import AsyncEnv
 from verl_agent_env.client.calls import Beginning, InitializeItem
-from verl_agent_env.client.connection import Connection
 from verl_agent_env.client.dispatch import Dispatch, Settings
+from verl_agent_env.client.transport import Connection
 from verl_agent_env.errors import VerlAgentEnvError
 from verl_agent_env.types import Action, StepResult
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import orjson
 
+from verl_agent_env.client.backoff import Patience, is_undecided
 from verl_agent_env.client.calls import (
     CLOSE,
     INITIALIZE,
@@ -26,7 +27,6 @@ from verl_agent_env.client.calls import (
     path_of,
 )
 from verl_agent_env.client.errors import ClientClosedError, ServerUnreachableError, StepUndecidedError
-from verl_agent_env.client.patience import Patience, is_undecided
 from verl_agent_env.errors import (
     EnvironmentClosedError,
     EnvironmentNotFoundError,

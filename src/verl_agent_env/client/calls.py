@@ -8,8 +8,8 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import orjson
 
-from verl_agent_env.client.connection import decode_object
 from verl_agent_env.client.errors import NoServerError
+from verl_agent_env.client.transport import decode_object
 from verl_agent_env.errors import VerlAgentEnvError, error_from_problem
 from verl_agent_env.types import Info, Observation, StepResult
 

@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar
 
 import orjson
 
+from verl_agent_env.client.backoff import persist
 from verl_agent_env.client.calls import (
     CLOSE,
     INITIALIZE,
@@ -26,16 +27,15 @@ from verl_agent_env.client.calls import (
     StepItem,
     Verb,
 )
-from verl_agent_env.client.connection import Connection, decode_object
 from verl_agent_env.client.errors import (
     ClientClosedError,
     ClientLoopError,
     NoServerError,
     ServerUnreachableError,
 )
-from verl_agent_env.client.gathering import Gatherer, Item
+from verl_agent_env.client.micro_batching import Gatherer, Item
 from verl_agent_env.client.owners import Owners
-from verl_agent_env.client.patience import persist
+from verl_agent_env.client.transport import Connection, decode_object
 from verl_agent_env.errors import MovedError, VerlAgentEnvError, WorkerUnreachableError
 
 logger = logging.getLogger(__name__)

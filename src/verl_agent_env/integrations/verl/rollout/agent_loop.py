@@ -18,8 +18,8 @@ from verl_agent_env.integrations.rollout.episode import DivergedError, Episode
 from verl_agent_env.integrations.rollout.options import DATA_KEY, RolloutOptions
 from verl_agent_env.integrations.rollout.row import EpisodeSpec
 from verl_agent_env.integrations.verl.rollout.answers import PROMPT_TAIL, AnswerReader
-from verl_agent_env.integrations.verl.rollout.played import Played
 from verl_agent_env.integrations.verl.rollout.shared import shared
+from verl_agent_env.integrations.verl.rollout.tally import Played
 from verl_agent_env.integrations.verl.rollout.template_messages import with_names
 from verl_agent_env.integrations.verl.rollout.transcript import Transcript
 from verl_agent_env.messages import ActionFormat

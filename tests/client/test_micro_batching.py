@@ -10,7 +10,7 @@ import pytest
 
 from tests.steered import pass_time
 from verl_agent_env.client.errors import ClientClosedError
-from verl_agent_env.client.gathering import Gatherer
+from verl_agent_env.client.micro_batching import Gatherer
 from verl_agent_env.errors import (
     BatchTooLargeError,
     InvalidRequestError,
