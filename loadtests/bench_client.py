@@ -34,7 +34,7 @@ WAYS: dict[str, tuple[bool, Literal["auto", "never"]]] = {
     "shared, straight to owners": (True, "auto"),
     "plain": (False, "never"),
 }
-"""Whether calls are gathered, and whether they go to the owners directly."""
+"""True if calls share requests, and True if they go to the owners directly."""
 BAR = 0.35
 """Share of the CPU of plain requests that shared ones may take."""
 
@@ -67,7 +67,7 @@ def _tool_call(name: str) -> dict[str, Any]:
 
 
 async def _play(
-    envs: Sequence[AsyncEnv], steps: int, think_s: float, pids: Sequence[int], *, gathered: bool
+    envs: Sequence[AsyncEnv], steps: int, think_s: float, pids: Sequence[int], *, micro_batching: bool
 ) -> Measured:
     """Every environment is stepped by a coroutine of its own."""
     latencies: list[float] = []
@@ -77,7 +77,7 @@ async def _play(
         await asyncio.sleep(delay_s)
         for number in range(steps):
             began = time.perf_counter()
-            await env.step(actions[number % 2], gathered=gathered)
+            await env.step(actions[number % 2], micro_batching=micro_batching)
             latencies.append(time.perf_counter() - began)
             if think_s:
                 await asyncio.sleep(think_s)
@@ -115,8 +115,8 @@ async def measure(
             for way, (_, direct) in WAYS.items()
         }
         for _ in track(range(rounds), "rounds", console=Console(stderr=True)):
-            for way, (gathered, _) in WAYS.items():
-                runs[way].append(await _play(envs[way], steps, think_s, pids, gathered=gathered))
+            for way, (micro_batching, _) in WAYS.items():
+                runs[way].append(await _play(envs[way], steps, think_s, pids, micro_batching=micro_batching))
     table = Table(title=f"{episodes:,} episodes, {steps} steps each, medians of {rounds} rounds")
     for column in ("requests", "client µs", "server µs", "total µs", "wall s", "p50 ms", "p99 ms"):
         table.add_column(column, justify="left" if column == "requests" else "right")

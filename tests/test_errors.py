@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from typing import Any
 
+import orjson
 import pytest
 
 from verl_agent_env import errors
@@ -16,6 +17,7 @@ from verl_agent_env.errors import (
     SequenceGapError,
     VerlAgentEnvError,
     all_errors,
+    error_from_body,
     error_from_problem,
 )
 
@@ -132,3 +134,14 @@ def test_docstring_draws_the_tree_as_it_is() -> None:
         if isinstance(cls, type) and issubclass(cls, VerlAgentEnvError) and cls is not VerlAgentEnvError
     ]
     assert drawn == {cls.__name__: of(cls) for cls in classes}
+
+
+def test_a_body_is_the_error_that_it_was_made_of() -> None:
+    error = error_from_body(orjson.dumps(errors.MovedError(7).to_problem()))
+    assert isinstance(error, errors.MovedError)
+    assert error.slot == 7
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'"code"', b"{}", b'{"error": "busy"}'])
+def test_a_body_of_something_else_is_no_error_of_ours(body: bytes) -> None:
+    assert error_from_body(body) is None

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib
+from typing import Any
 
 import pytest
+
+from verl_agent_env.moved import renamed_argument
 
 
 @pytest.mark.parametrize(
@@ -26,3 +29,24 @@ def test_a_former_name_gives_the_same_thing_and_warns(old: str, name: str, new: 
     assert found is getattr(importlib.import_module(new), name)
     with pytest.raises(AttributeError), pytest.warns(DeprecationWarning, match=new):
         _ = importlib.import_module(old).no_such_name
+
+
+@pytest.mark.parametrize(("former", "present"), [("Beginning", "ResetResult"), ("Played", "PlayedEpisode")])
+def test_a_former_name_in_the_client_gives_the_same_class_and_warns(former: str, present: str) -> None:
+    client = importlib.import_module("verl_agent_env.client")
+    with pytest.warns(DeprecationWarning, match=present):
+        found = getattr(client, former)
+    assert found is getattr(client, present)
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = client.no_such_name
+
+
+async def test_a_former_argument_does_the_same_and_warns() -> None:
+    @renamed_argument("gathered", "micro_batching")
+    async def step(action: str, *, micro_batching: bool | None = None) -> tuple[str, bool | None]:
+        return action, micro_batching
+
+    former: dict[str, Any] = {"gathered": False}
+    with pytest.warns(DeprecationWarning, match="micro_batching"):
+        assert await step("left", **former) == ("left", False)
+    assert await step("left", micro_batching=True) == ("left", True)

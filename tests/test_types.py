@@ -6,7 +6,7 @@ import zlib
 
 import pytest
 
-from verl_agent_env.types import NUM_SLOTS, new_env_id, slot_of
+from verl_agent_env.types import NUM_SLOTS, StepResult, new_env_id, slot_of
 
 
 @pytest.mark.parametrize("slot", [0, 1, 255, NUM_SLOTS - 1])
@@ -31,3 +31,9 @@ def test_new_id_lives_in_its_slot(slot: int) -> None:
 )
 def test_id_chosen_elsewhere_is_hashed(env_id: str) -> None:
     assert slot_of(env_id) == zlib.crc32(env_id.encode()) % NUM_SLOTS
+
+
+@pytest.mark.parametrize("terminated", [False, True])
+@pytest.mark.parametrize("truncated", [False, True])
+def test_a_step_is_over_when_its_episode_cannot_go_on(terminated: bool, truncated: bool) -> None:
+    assert StepResult([], 0.0, terminated, truncated, {}).is_over is (terminated or truncated)

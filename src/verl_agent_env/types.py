@@ -44,8 +44,15 @@ class StepResult(NamedTuple):
     observation: Observation
     reward: float
     terminated: bool
+    """The episode came to its end; ``done`` in the HTTP API, which Gym used for "terminated or truncated"."""
     truncated: bool
+    """The episode ran out of steps."""
     info: Info
+
+    @property
+    def is_over(self) -> bool:
+        """True if no further step can follow: the episode is terminated or truncated."""
+        return self.terminated or self.truncated
 
 
 def new_env_id(slot: int, tag: str = "") -> str:

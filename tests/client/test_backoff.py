@@ -160,13 +160,13 @@ async def test_cancelled_step_can_be_taken_up_again(
 
 async def test_step_that_never_went_out_was_never_taken(make_client: MakeClient) -> None:
     client = make_client(linger_s=NEVER_S)
-    env = await client.make(**LAKE).open(gathered=False)
+    env = await client.make(**LAKE).open(micro_batching=False)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):
             await env.step("right")
-    await env.step("left", gathered=False)
+    await env.step("left", micro_batching=False)
     assert [s["action"] for s in (await env.trajectory())["steps"]] == ["left"]
-    await env.close(gathered=False)
+    await env.close(micro_batching=False)
 
 
 async def test_slow_environment_does_not_hold_up_the_others(client: AsyncEnvClient, tmp_path: Path) -> None:

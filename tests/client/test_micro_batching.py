@@ -10,7 +10,7 @@ import pytest
 
 from tests.steered import pass_time
 from verl_agent_env.client.errors import ClientClosedError
-from verl_agent_env.client.micro_batching import Gatherer
+from verl_agent_env.client.micro_batching import MicroBatcher
 from verl_agent_env.errors import (
     BatchTooLargeError,
     InvalidRequestError,
@@ -55,7 +55,7 @@ class Server:
         return [2 * value if value >= 0 else BatchTooLargeError(value) for value in values]
 
 
-Gather = Callable[..., Gatherer[Number, int]]
+Gather = Callable[..., MicroBatcher[Number, int]]
 
 
 @pytest.fixture
@@ -70,8 +70,8 @@ def gather(server: Server) -> Gather:
         linger_s: float = 0.0,
         max_delay_s: float = 60.0,
         on_unclaimed: Callable[[int], None] | None = None,
-    ) -> Gatherer[Number, int]:
-        return Gatherer(
+    ) -> MicroBatcher[Number, int]:
+        return MicroBatcher(
             server.send,
             max_batch=max_batch,
             linger_s=linger_s,
@@ -82,36 +82,36 @@ def gather(server: Server) -> Gather:
     return make
 
 
-async def ask(gatherer: Gatherer[Number, int], value: int) -> int:
-    return await gatherer.submit(Number(value))
+async def ask(batcher: MicroBatcher[Number, int], value: int) -> int:
+    return await batcher.submit(Number(value))
 
 
 async def test_call_alone_goes_at_once_and_what_comes_meanwhile_goes_together(
     server: Server, gather: Gather
 ) -> None:
-    gatherer = gather()
+    batcher = gather()
     server.gate.clear()
-    first = asyncio.create_task(ask(gatherer, 0))
+    first = asyncio.create_task(ask(batcher, 0))
     await pass_time(0.01)
-    rest = [asyncio.create_task(ask(gatherer, value)) for value in range(1, 50)]
+    rest = [asyncio.create_task(ask(batcher, value)) for value in range(1, 50)]
     await pass_time(10.0)
     assert server.batches == [[0]]
     server.gate.set()
     assert await asyncio.gather(first, *rest) == [2 * value for value in range(50)]
     assert server.batches == [[0], list(range(1, 50))]
-    assert gatherer.is_idle
+    assert batcher.is_idle
 
 
 async def test_calls_of_one_turn_of_the_loop_share_the_first_batch(server: Server, gather: Gather) -> None:
-    gatherer = gather()
-    await asyncio.gather(*(ask(gatherer, value) for value in range(20)))
+    batcher = gather()
+    await asyncio.gather(*(ask(batcher, value) for value in range(20)))
     assert server.batches == [list(range(20))]
 
 
 async def test_batches_are_bounded_in_size_and_number(server: Server, gather: Gather) -> None:
-    gatherer = gather(max_batch=10)
+    batcher = gather(max_batch=10)
     server.gate.clear()
-    asked = asyncio.gather(*(ask(gatherer, value) for value in range(14, 114)))
+    asked = asyncio.gather(*(ask(batcher, value) for value in range(14, 114)))
     await pass_time(10.0)
     assert server.at_once == 4
     server.gate.set()
@@ -121,11 +121,11 @@ async def test_batches_are_bounded_in_size_and_number(server: Server, gather: Ga
 
 
 async def test_batch_that_takes_long_is_waited_for_max_delay_s_only(server: Server, gather: Gather) -> None:
-    gatherer = gather(max_delay_s=60.0)
+    batcher = gather(max_delay_s=60.0)
     server.gate.clear()
-    tasks = [asyncio.create_task(ask(gatherer, 1))]
+    tasks = [asyncio.create_task(ask(batcher, 1))]
     await pass_time(50.0)
-    tasks += [asyncio.create_task(ask(gatherer, value)) for value in (2, 3)]
+    tasks += [asyncio.create_task(ask(batcher, value)) for value in (2, 3)]
     await pass_time(5.0)
     assert server.batches == [[1]]
     await pass_time(60.0)
@@ -135,12 +135,12 @@ async def test_batch_that_takes_long_is_waited_for_max_delay_s_only(server: Serv
 
 
 async def test_lingering_lets_later_calls_join(server: Server, gather: Gather) -> None:
-    gatherer = gather(linger_s=60.0)
-    first = asyncio.create_task(ask(gatherer, 1))
+    batcher = gather(linger_s=60.0)
+    first = asyncio.create_task(ask(batcher, 1))
     # It begins to linger, and then time passes.
     await asyncio.sleep(0)
     await pass_time(50.0)
-    second = asyncio.create_task(ask(gatherer, 2))
+    second = asyncio.create_task(ask(batcher, 2))
     await pass_time(5.0)
     assert server.batches == []
     await pass_time(5.0)
@@ -149,24 +149,24 @@ async def test_lingering_lets_later_calls_join(server: Server, gather: Gather) -
 
 
 async def test_item_that_is_refused_fails_alone(gather: Gather) -> None:
-    gatherer = gather()
+    batcher = gather()
     outcomes = await asyncio.gather(
-        *(ask(gatherer, value) for value in range(BAD - 3, BAD + 7)), return_exceptions=True
+        *(ask(batcher, value) for value in range(BAD - 3, BAD + 7)), return_exceptions=True
     )
     assert isinstance(outcomes.pop(3), InvalidRequestError)
     assert outcomes == [2 * value for value in range(BAD - 3, BAD + 7) if value != BAD]
 
 
 async def test_batch_that_the_server_finds_too_large_is_split(server: Server, gather: Gather) -> None:
-    gatherer = gather()
-    assert len(await asyncio.gather(*(ask(gatherer, value) for value in range(1000, 1301)))) == 301
+    batcher = gather()
+    assert len(await asyncio.gather(*(ask(batcher, value) for value in range(1000, 1301)))) == 301
     assert max(len(batch) for batch in server.batches[1:]) <= 151
 
 
 async def test_errors_of_items_are_raised_to_those_who_asked_and_not_shared(gather: Gather) -> None:
-    gatherer = gather()
+    batcher = gather()
     outcomes = await asyncio.gather(
-        ask(gatherer, 1), ask(gatherer, -2), ask(gatherer, -2), return_exceptions=True
+        ask(batcher, 1), ask(batcher, -2), ask(batcher, -2), return_exceptions=True
     )
     assert outcomes[0] == 2
     assert all(isinstance(outcome, BatchTooLargeError) and outcome.size == -2 for outcome in outcomes[1:])
@@ -180,47 +180,47 @@ async def test_unauthorized_batch_is_not_tried_by_halves() -> None:
         calls.append(len(items))
         raise UnauthorizedError
 
-    gatherer: Gatherer[Number, int] = Gatherer(refuse, max_batch=10, linger_s=0, max_delay_s=1)
-    outcomes = await asyncio.gather(*(ask(gatherer, value) for value in range(4)), return_exceptions=True)
+    batcher: MicroBatcher[Number, int] = MicroBatcher(refuse, max_batch=10, linger_s=0, max_delay_s=1)
+    outcomes = await asyncio.gather(*(ask(batcher, value) for value in range(4)), return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [UnauthorizedError] * 4
     assert calls == [4]
 
 
 async def test_call_that_was_cancelled_before_it_went_is_not_sent(server: Server, gather: Gather) -> None:
-    gatherer = gather()
+    batcher = gather()
     server.gate.clear()
-    first = asyncio.create_task(ask(gatherer, 1))
+    first = asyncio.create_task(ask(batcher, 1))
     await pass_time(0.01)
     item = Number(2)
-    gatherer.submit(item).cancel()
+    batcher.submit(item).cancel()
     server.gate.set()
-    assert list(await asyncio.gather(first, ask(gatherer, 3))) == [2, 6]
+    assert list(await asyncio.gather(first, ask(batcher, 3))) == [2, 6]
     assert not item.sent
     assert server.batches == [[1], [3]]
 
 
 async def test_result_that_nobody_waits_for_is_handed_over(server: Server, gather: Gather) -> None:
     unclaimed: list[int] = []
-    gatherer = gather(on_unclaimed=unclaimed.append)
+    batcher = gather(on_unclaimed=unclaimed.append)
     server.gate.clear()
     item = Number(4)
-    future = gatherer.submit(item)
+    future = batcher.submit(item)
     await pass_time(0.01)
     assert item.sent
     future.cancel()
     server.gate.set()
-    assert await ask(gatherer, 5) == 10
+    assert await ask(batcher, 5) == 10
     assert unclaimed == [8]
 
 
 async def test_closing_tells_those_who_wait_and_leaves_no_task(server: Server, gather: Gather) -> None:
-    gatherer = gather()
+    batcher = gather()
     server.gate.clear()
-    tasks = [asyncio.create_task(ask(gatherer, 1))]
+    tasks = [asyncio.create_task(ask(batcher, 1))]
     await pass_time(0.01)
-    tasks.append(asyncio.create_task(ask(gatherer, 2)))
+    tasks.append(asyncio.create_task(ask(batcher, 2)))
     await asyncio.sleep(0)
-    await gatherer.close()
-    outcomes = await asyncio.gather(*tasks, ask(gatherer, 3), return_exceptions=True)
+    await batcher.close()
+    outcomes = await asyncio.gather(*tasks, ask(batcher, 3), return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [ClientClosedError] * 3
     assert asyncio.all_tasks() == {asyncio.current_task()}

@@ -8,8 +8,8 @@ import numpy as np
 import orjson
 import pytest
 
-from verl_agent_env.errors import EnvironmentClosedError, InvalidRequestError, MalformedBodyError
-from verl_agent_env.wire.codec import decode, decode_problem, decode_step, encode, encode_kept
+from verl_agent_env.errors import InvalidRequestError, MalformedBodyError
+from verl_agent_env.wire.codec import decode, decode_step, encode, encode_kept
 from verl_agent_env.wire.schemas import BatchStepRequest, InitializeRequest, ResetRequest
 
 # --- requests ----------------------------------------------------------------------------------------------------
@@ -121,17 +121,3 @@ def test_numpy_and_odd_keys_are_written(write: Any, value: Any, expected: Any) -
 def test_what_json_cannot_say_is_a_type_error(write: Any) -> None:
     with pytest.raises(TypeError):
         write({"a": object()})
-
-
-# --- errors ------------------------------------------------------------------------------------------------------
-
-
-def test_problem_is_the_error_that_it_was_made_of() -> None:
-    error = decode_problem(orjson.dumps(EnvironmentClosedError("3fa-1", "closed").to_problem()))
-    assert isinstance(error, EnvironmentClosedError)
-    assert error.env_id == "3fa-1"
-
-
-@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'"code"', b"{}", b'{"error": "busy"}'])
-def test_body_of_something_else_is_no_problem(body: bytes) -> None:
-    assert decode_problem(body) is None

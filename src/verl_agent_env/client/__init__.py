@@ -9,9 +9,11 @@
 :mod:`verl_agent_env.client.remote_vector_env` give Gymnasium environments.
 """
 
+from typing import TYPE_CHECKING
+
 from verl_agent_env.client.async_client import AsyncEnvClient, Run
 from verl_agent_env.client.async_env import AsyncEnv
-from verl_agent_env.client.calls import Beginning
+from verl_agent_env.client.calls import ResetResult
 from verl_agent_env.client.errors import (
     ClientClosedError,
     ClientLoopError,
@@ -19,23 +21,27 @@ from verl_agent_env.client.errors import (
     ServerUnreachableError,
     StepUndecidedError,
 )
-from verl_agent_env.client.playing import LeaveEpisodeError, Played, play
+from verl_agent_env.client.playing import LeaveEpisodeError, PlayedEpisode, play
 from verl_agent_env.client.sync_client import Env, EnvClient, SyncRun
+from verl_agent_env.moved import renamed
 
 __all__ = [
     "AsyncEnv",
     "AsyncEnvClient",
-    "Beginning",
     "ClientClosedError",
     "ClientLoopError",
     "Env",
     "EnvClient",
     "LeaveEpisodeError",
     "NoServerError",
-    "Played",
+    "PlayedEpisode",
+    "ResetResult",
     "Run",
     "ServerUnreachableError",
     "StepUndecidedError",
     "SyncRun",
     "play",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__, {"Beginning": "ResetResult", "Played": "PlayedEpisode"})

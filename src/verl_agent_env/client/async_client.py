@@ -11,9 +11,9 @@ from typing import Any, Literal, Self, TypeVar
 import orjson
 
 from verl_agent_env.client.async_env import AsyncEnv
-from verl_agent_env.client.calls import Beginning, InitializeItem
+from verl_agent_env.client.calls import InitializeItem, ResetResult
 from verl_agent_env.client.dispatch import Dispatch, Settings
-from verl_agent_env.client.transport import Connection
+from verl_agent_env.client.transport import Transport
 from verl_agent_env.errors import VerlAgentEnvError
 from verl_agent_env.types import Action, StepResult
 
@@ -76,8 +76,8 @@ class AsyncEnvClient:
             max_connections=max_connections,
             direct=direct,
         )
-        self._connection = Connection(url, token, timeout_s, max_connections, ca_file, client_cert)
-        self._dispatch = Dispatch(self._connection, settings)
+        self._transport = Transport(url, token, timeout_s, max_connections, ca_file, client_cert)
+        self._dispatch = Dispatch(self._transport, settings)
 
     @property
     def run_id(self) -> str:
@@ -87,7 +87,7 @@ class AsyncEnvClient:
     @property
     def url(self) -> str:
         """URL of the server."""
-        return self._connection.url
+        return self._transport.url
 
     # --- one environment ------------------------------------------------------------------------------------
 
@@ -134,26 +134,28 @@ class AsyncEnvClient:
 
     async def initialize_batch(self, envs: Iterable[AsyncEnv]) -> list[AsyncEnv | VerlAgentEnvError]:
         """Make all environments that :meth:`make` gave; each fails alone."""
-        return await _each(env.open(gathered=True) for env in envs)
+        return await _each(env.open(micro_batching=True) for env in envs)
 
     async def reset_batch(
         self, envs: Sequence[AsyncEnv], seeds: Sequence[int | None] | None = None
-    ) -> list[Beginning | VerlAgentEnvError]:
+    ) -> list[ResetResult | VerlAgentEnvError]:
         """Begin an episode in each environment; each fails alone."""
         chosen = seeds if seeds is not None else [None] * len(envs)
         return await _each(
-            env.reset(seed=seed, gathered=True) for env, seed in zip(envs, chosen, strict=True)
+            env.reset(seed=seed, micro_batching=True) for env, seed in zip(envs, chosen, strict=True)
         )
 
     async def step_batch(
         self, envs: Sequence[AsyncEnv], actions: Sequence[Action]
     ) -> list[StepResult | VerlAgentEnvError]:
         """Carry out one action in each environment; each fails alone."""
-        return await _each(env.step(action, gathered=True) for env, action in zip(envs, actions, strict=True))
+        return await _each(
+            env.step(action, micro_batching=True) for env, action in zip(envs, actions, strict=True)
+        )
 
     async def close_batch(self, envs: Iterable[AsyncEnv]) -> list[VerlAgentEnvError | None]:
         """Close each environment."""
-        return await _each(env.close(gathered=True) for env in envs)
+        return await _each(env.close(micro_batching=True) for env in envs)
 
     async def close_run(self, run_id: str) -> int:
         """Close all environments of a run, whoever made them; how many there were."""

@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import orjson
 
-from verl_agent_env.client.backoff import Patience, is_undecided
+from verl_agent_env.client.backoff import Backoff, is_undecided
 from verl_agent_env.client.calls import (
     CLOSE,
     INITIALIZE,
     RESET,
     STEP,
-    Beginning,
     CloseItem,
     InitializeItem,
     ResetItem,
+    ResetResult,
     StepItem,
     path_of,
 )
@@ -34,6 +34,7 @@ from verl_agent_env.errors import (
     VerlAgentEnvError,
 )
 from verl_agent_env.messages.forms import plain_value
+from verl_agent_env.moved import renamed_argument
 from verl_agent_env.types import Action, StepResult
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _UNDECIDED_RESET = -1
+
+_takes_gathered = renamed_argument("gathered", "micro_batching")
 
 
 class AsyncEnv:
@@ -75,7 +78,7 @@ class AsyncEnv:
         """How often a call was made again, by itself or in a shared request, since an attempt had failed."""
         self._dispatch = dispatch
         self._request = request
-        self._beginning: Beginning | None = None
+        self._beginning: ResetResult | None = None
         self._seq = seq
         self._history: list[bytes] = []
         """The episode's actions, from step :attr:`_first_seq` on."""
@@ -92,13 +95,14 @@ class AsyncEnv:
         return max(self._seq, 0)
 
     @property
-    def beginning(self) -> Beginning | None:
+    def beginning(self) -> ResetResult | None:
         """Observation and info of the first episode, until it is stepped or reset."""
         return self._beginning
 
     # --- the life of an environment -------------------------------------------------------------------------
 
-    async def open(self, *, gathered: bool | None = None) -> Self:
+    @_takes_gathered
+    async def open(self, *, micro_batching: bool | None = None) -> Self:
         """Make the environment on the server, and begin its first episode; done by ``await`` and ``async with``.
 
         Raises:
@@ -109,22 +113,22 @@ class AsyncEnv:
             if self.env_id or self._request is None:
                 return self
             dispatch, request = self._dispatch, self._request
-            patience = Patience(time.monotonic() + dispatch.deadline_s)
+            backoff = Backoff(time.monotonic() + dispatch.deadline_s)
             with dispatch.making(request.run_id):
                 while True:
                     # A new key each time: that of an attempt that failed stands for the failure.
-                    item = dataclasses.replace(request, deadline=patience.deadline, key=uuid.uuid4().hex)
+                    item = dataclasses.replace(request, deadline=backoff.deadline, key=uuid.uuid4().hex)
                     try:
-                        made = await dispatch.ask(INITIALIZE, item, gathered=gathered)
+                        made = await dispatch.ask(INITIALIZE, item, micro_batching=micro_batching)
                         break
                     except VerlAgentEnvError as error:
                         if is_undecided(error) and not _never_ran(error):
-                            dispatch.suspect_orphans(request.run_id)
-                        await patience.pause_after(error)
+                            dispatch.mark_possible_orphans(request.run_id)
+                        await backoff.pause_after(error)
                         self.num_retries += 1
                     except asyncio.CancelledError:
                         if item.sent:
-                            dispatch.suspect_orphans(request.run_id)
+                            dispatch.mark_possible_orphans(request.run_id)
                         raise
                     finally:
                         self.num_retries += item.retries
@@ -132,19 +136,20 @@ class AsyncEnv:
             dispatch.open_envs[self.env_id] = request.run_id
             return self
 
+    @_takes_gathered
     async def reset(
         self,
         *,
         seed: int | None = None,
         options: dict[str, Any] | None = None,
-        gathered: bool | None = None,
-    ) -> Beginning:
+        micro_batching: bool | None = None,
+    ) -> ResetResult:
         """Begin an episode; the first one, if nothing was done in it and nothing is asked for, costs no call.
 
         Args:
             seed: Of the episode; without one, the episode that follows.
             options: As the environment takes them.
-            gathered: Whether to share requests with other calls; as the client is set, if not said.
+            micro_batching: Whether to share requests with other calls; as the client is set, if not said.
 
         Returns:
             Observation and info.
@@ -161,17 +166,17 @@ class AsyncEnv:
             if self._beginning is not None and seed is None and options is None:
                 beginning, self._beginning = self._beginning, None
                 return beginning
-            patience = Patience(time.monotonic() + self._dispatch.deadline_s)
+            backoff = Backoff(time.monotonic() + self._dispatch.deadline_s)
             before, self._seq = self._seq, _UNDECIDED_RESET
-            item = ResetItem(self.env_id, seed, encoded, patience.deadline)
+            item = ResetItem(self.env_id, seed, encoded, backoff.deadline)
             while True:
                 try:
-                    begun = await self._dispatch.ask(RESET, item, gathered=gathered)
+                    begun = await self._dispatch.ask(RESET, item, micro_batching=micro_batching)
                     break
                 except VerlAgentEnvError as error:
                     if not is_undecided(error):
                         self._seq = before
-                    await patience.pause_after(error)
+                    await backoff.pause_after(error)
                     self.num_retries += 1
                 except asyncio.CancelledError:
                     if not item.sent:
@@ -184,12 +189,13 @@ class AsyncEnv:
             self._history.clear()
             return begun
 
-    async def step(self, action: Action, *, gathered: bool | None = None) -> StepResult:
+    @_takes_gathered
+    async def step(self, action: Action, *, micro_batching: bool | None = None) -> StepResult:
         """Carry out one action, exactly once.
 
         Args:
             action: Assistant message, a list that holds some, the model's raw text, or what an SDK gives as its answer.
-            gathered: Whether to share requests with other calls; as the client is set, if not said.
+            micro_batching: Whether to share requests with other calls; as the client is set, if not said.
 
         Returns:
             Observation, reward, terminated, truncated, info.
@@ -209,9 +215,9 @@ class AsyncEnv:
                 raise StepUndecidedError(self.env_id, seq)
             item = StepItem(self.env_id, encoded, seq, time.monotonic() + self._dispatch.deadline_s)
             try:
-                result = await self._dispatch.ask(STEP, item, gathered=gathered)
+                result = await self._dispatch.ask(STEP, item, micro_batching=micro_batching)
             except VerlAgentEnvError as error:
-                result = await self._insist(item, error, gathered)
+                result = await self._retry_step(item, error, micro_batching)
             except asyncio.CancelledError:
                 if item.sent:
                     self._pending = encoded
@@ -222,21 +228,23 @@ class AsyncEnv:
             self._seq = seq + 1
             return result
 
-    async def _insist(self, item: StepItem, error: VerlAgentEnvError, gathered: bool | None) -> StepResult:
+    async def _retry_step(
+        self, item: StepItem, error: VerlAgentEnvError, micro_batching: bool | None
+    ) -> StepResult:
         """The result of a step whose first attempt failed."""
-        patience = Patience(item.deadline)
+        backoff = Backoff(item.deadline)
         # Whatever happens from here on: an attempt that failed may have been carried out.
         self._pending = item.action
         while True:
             try:
-                if isinstance(error, SequenceGapError) and self._can_fill(error):
-                    await self._fill(error, item, gathered)
+                if isinstance(error, SequenceGapError) and self._can_resend(error):
+                    await self._resend_missing(error, item, micro_batching)
                 else:
-                    await patience.pause_after(error)
+                    await backoff.pause_after(error)
                 self.num_retries += 1
-                return await self._dispatch.ask(STEP, item, gathered=gathered)
+                return await self._dispatch.ask(STEP, item, micro_batching=micro_batching)
             except SequenceGapError as gap:
-                if not self._can_fill(gap) or time.monotonic() > patience.deadline:
+                if not self._can_resend(gap) or time.monotonic() > backoff.deadline:
                     self._pending = None
                     raise
                 error = gap
@@ -247,10 +255,12 @@ class AsyncEnv:
                     raise
                 error = failed
 
-    def _can_fill(self, gap: SequenceGapError) -> bool:
+    def _can_resend(self, gap: SequenceGapError) -> bool:
         return self._first_seq <= gap.expected_seq < gap.seq <= self._first_seq + len(self._history)
 
-    async def _fill(self, gap: SequenceGapError, item: StepItem, gathered: bool | None) -> None:
+    async def _resend_missing(
+        self, gap: SequenceGapError, item: StepItem, micro_batching: bool | None
+    ) -> None:
         """Send the steps again that the server lost: its answers to them are known already."""
         logger.warning(
             "the server lost the end of an episode: sending steps %d to %d of %s again",
@@ -260,9 +270,10 @@ class AsyncEnv:
         )
         for seq in range(gap.expected_seq, gap.seq):
             lost = StepItem(self.env_id, self._history[seq - self._first_seq], seq, item.deadline)
-            await self._dispatch.ask(STEP, lost, gathered=gathered)
+            await self._dispatch.ask(STEP, lost, micro_batching=micro_batching)
 
-    async def close(self, *, gathered: bool | None = None) -> None:
+    @_takes_gathered
+    async def close(self, *, micro_batching: bool | None = None) -> None:
         """Close the environment; one that is gone already, for whatever reason, is as good as closed."""
         if self._closed:
             return
@@ -270,16 +281,16 @@ class AsyncEnv:
         if not self.env_id:
             return
         self._dispatch.open_envs.pop(self.env_id, None)
-        patience = Patience(time.monotonic() + self._dispatch.close_deadline_s)
+        backoff = Backoff(time.monotonic() + self._dispatch.close_deadline_s)
         while True:
             try:
-                item = CloseItem(self.env_id, patience.deadline)
-                await self._dispatch.ask(CLOSE, item, gathered=gathered)
+                item = CloseItem(self.env_id, backoff.deadline)
+                await self._dispatch.ask(CLOSE, item, micro_batching=micro_batching)
                 return
             except (EnvironmentNotFoundError, EnvironmentClosedError, ClientClosedError):
                 return
             except VerlAgentEnvError as error:
-                await patience.pause_after(error)
+                await backoff.pause_after(error)
 
     def __await__(self) -> Generator[Any, None, Self]:
         return self.open().__await__()

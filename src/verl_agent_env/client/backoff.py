@@ -16,7 +16,7 @@ _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 2.0
 
 
-class Patience:
+class Backoff:
     """The pauses of one call, which grow, until its deadline."""
 
     __slots__ = ("_pause_s", "deadline")
@@ -44,18 +44,18 @@ class Patience:
         await asyncio.sleep(pause_s)
 
 
-async def persist(attempt: Callable[[int], Awaitable[T]], deadline: float) -> T:
+async def retry(attempt: Callable[[int], Awaitable[T]], deadline: float) -> T:
     """What ``attempt`` gives (it is told how many came before), tried until the deadline.
 
     Raises:
         VerlAgentEnvError: Of the last attempt.
     """
-    patience, number = Patience(deadline), 0
+    backoff, number = Backoff(deadline), 0
     while True:
         try:
             return await attempt(number)
         except VerlAgentEnvError as error:
-            await patience.pause_after(error)
+            await backoff.pause_after(error)
         number += 1
 
 

@@ -14,7 +14,7 @@ from verl_agent_env.errors import VerlAgentEnvError, error_from_problem
 from verl_agent_env.types import Info, Observation, StepResult
 
 
-class Beginning(NamedTuple):
+class ResetResult(NamedTuple):
     """What ``reset`` gives."""
 
     observation: Observation
@@ -25,11 +25,7 @@ class Initialized(NamedTuple):
     """A new environment."""
 
     env_id: str
-    beginning: Beginning
-
-
-class Closed(NamedTuple):
-    """An environment is gone."""
+    beginning: ResetResult
 
 
 @dataclass(slots=True)
@@ -194,20 +190,20 @@ INITIALIZE: Verb[InitializeItem, Initialized] = Verb(
     "initialize",
     lambda _: "/api/environment/initialize",
     _initialize_single,
-    lambda answer: Initialized(answer["env_id"], Beginning(answer["observation"], answer["info"])),
+    lambda answer: Initialized(answer["env_id"], ResetResult(answer["observation"], answer["info"])),
     _initialize_batch,
     lambda answer, _: list(
-        map(Initialized, answer["env_ids"], map(Beginning, answer["observations"], answer["infos"]))
+        map(Initialized, answer["env_ids"], map(ResetResult, answer["observations"], answer["infos"]))
     ),
 )
 
-RESET: Verb[ResetItem, Beginning] = Verb(
+RESET: Verb[ResetItem, ResetResult] = Verb(
     "reset",
     lambda item: path_of(item.env_id, "reset"),
     lambda item: orjson.dumps({"seed": item.seed, "options": orjson.Fragment(item.options)}),
-    lambda answer: Beginning(answer["observation"], answer["info"]),
+    lambda answer: ResetResult(answer["observation"], answer["info"]),
     _reset_batch,
-    lambda answer, _: list(map(Beginning, answer["observations"], answer["infos"])),
+    lambda answer, _: list(map(ResetResult, answer["observations"], answer["infos"])),
 )
 
 STEP: Verb[StepItem, StepResult] = Verb(
@@ -219,13 +215,13 @@ STEP: Verb[StepItem, StepResult] = Verb(
     _read_steps,
 )
 
-CLOSE: Verb[CloseItem, Closed] = Verb(
+CLOSE: Verb[CloseItem, None] = Verb(
     "close",
     lambda item: path_of(item.env_id, "close"),
     lambda _: b"",
-    lambda _: Closed(),
+    lambda _: None,
     lambda items: orjson.dumps({"env_ids": [item.env_id for item in items]}),
-    lambda _, size: [Closed()] * size,
+    lambda _, size: [None] * size,
 )
 
 

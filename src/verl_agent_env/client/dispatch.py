@@ -1,4 +1,4 @@
-"""Sends calls: alone or gathered, to the server or straight to an owner, until they are answered."""
+"""Sending of calls, alone or in batches, to the server or directly to an owner, with retries until the deadline."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ from typing import Any, Literal, TypeVar
 
 import orjson
 
-from verl_agent_env.client.backoff import persist
+from verl_agent_env.client.backoff import retry
 from verl_agent_env.client.calls import (
     CLOSE,
     INITIALIZE,
-    Closed,
     CloseItem,
     Initialized,
     InitializeItem,
@@ -33,9 +32,9 @@ from verl_agent_env.client.errors import (
     NoServerError,
     ServerUnreachableError,
 )
-from verl_agent_env.client.micro_batching import Gatherer, Item
+from verl_agent_env.client.micro_batching import Item, MicroBatcher
 from verl_agent_env.client.owners import Owners
-from verl_agent_env.client.transport import Connection, decode_object
+from verl_agent_env.client.transport import Transport, decode_object
 from verl_agent_env.errors import MovedError, VerlAgentEnvError, WorkerUnreachableError
 
 logger = logging.getLogger(__name__)
@@ -46,7 +45,7 @@ ResultT = TypeVar("ResultT")
 _FIRST_CONTACT_S = 5.0
 """How long a server that was never there is waited for."""
 _PROBE_S = 2.0
-_MAX_GATHERERS = 256
+_MAX_BATCHERS = 256
 
 
 @dataclass(frozen=True)
@@ -86,15 +85,15 @@ class Settings:
 class Dispatch:
     """The way of all calls of one client, and what they leave to be closed."""
 
-    def __init__(self, connection: Connection, settings: Settings) -> None:
+    def __init__(self, transport: Transport, settings: Settings) -> None:
         self.settings = settings
         self.deadline_s = settings.deadline_s
         self.close_deadline_s = settings.close_deadline_s
         self.open_envs: dict[str, str] = {}
         """Environments made here and not closed yet, with their runs."""
-        self._connection = connection
+        self._transport = transport
         self._owners = self._make_owners()
-        self._gatherers: dict[tuple[Any, ...], Gatherer[Any, Any]] = {}
+        self._batchers: dict[tuple[Any, ...], MicroBatcher[Any, Any]] = {}
         self._making: Counter[str] = Counter()
         self._orphaned: set[str] = set()
         """Runs in which there may be environments that nobody here knows."""
@@ -135,17 +134,19 @@ class Dispatch:
             self.open_envs, self._orphaned = {}, set()
             self._run_id, self._pid = _new_run_id(), os.getpid()
         self._loop = loop
-        self._gatherers = {}
+        self._batchers = {}
         self._making.clear()
-        self._connection.abandon()
+        self._transport.discard()
         self._owners = self._make_owners()
 
     def _make_owners(self) -> Owners | None:
-        return Owners(self._fetch_map, self._connection.scheme) if self.settings.direct == "auto" else None
+        return Owners(self._fetch_map, self._transport.scheme) if self.settings.direct == "auto" else None
 
     # --- calls ----------------------------------------------------------------------------------------------
 
-    async def ask(self, verb: Verb[ItemT, ResultT], item: ItemT, *, gathered: bool | None = None) -> ResultT:
+    async def ask(
+        self, verb: Verb[ItemT, ResultT], item: ItemT, *, micro_batching: bool | None = None
+    ) -> ResultT:
         """The result of one call.
 
         Raises:
@@ -157,8 +158,8 @@ class Dispatch:
         url = None
         if self._owners is not None and not isinstance(item, InitializeItem):
             url = self._owners.url_for(item.env_id)
-        if self.settings.micro_batching if gathered is None else gathered:
-            return await self._gatherer(verb, item, url).submit(item)
+        if self.settings.micro_batching if micro_batching is None else micro_batching:
+            return await self._batcher(verb, item, url).submit(item)
         item.sent = True
         headers = {"idempotency-key": item.key} if isinstance(item, InitializeItem) else None
         payload = await self.call(
@@ -170,7 +171,7 @@ class Dispatch:
             deadline=item.deadline,
             items=[item],
         )
-        return verb.decode_single(self._connection.url, payload)
+        return verb.decode_single(self._transport.url, payload)
 
     async def call(
         self,
@@ -208,7 +209,7 @@ class Dispatch:
                 for item in items:
                     item.retries += 1
             try:
-                return await self._connection.send(method, path, body, headers, base=base, deadline=deadline)
+                return await self._transport.send(method, path, body, headers, base=base, deadline=deadline)
             except (MovedError, ServerUnreachableError) as error:
                 nonlocal may_have_run
                 if isinstance(error, ServerUnreachableError):
@@ -218,12 +219,12 @@ class Dispatch:
                     self._owners.avoid(base)
                     if isinstance(error, NoServerError):
                         raise ServerUnreachableError(base, error.reason) from error
-                elif self._was_never_there(error) and time.monotonic() - began > _FIRST_CONTACT_S:
+                elif self._never_connected(error) and time.monotonic() - began > _FIRST_CONTACT_S:
                     reason = str(error.fields()["reason"])
-                    raise NoServerError(self._connection.url, reason, may_have_run=False) from error
+                    raise NoServerError(self._transport.url, reason, may_have_run=False) from error
                 raise
 
-        return await persist(attempt, deadline)
+        return await retry(attempt, deadline)
 
     async def get_bytes(self, path: str, env_id: str | None = None) -> bytes:
         """The answer to a GET."""
@@ -235,36 +236,38 @@ class Dispatch:
 
     async def get(self, path: str, env_id: str | None = None) -> dict[str, Any]:
         """The JSON object that answers a GET."""
-        return decode_object(self._connection.url, await self.get_bytes(path, env_id))
+        return decode_object(self._transport.url, await self.get_bytes(path, env_id))
 
-    def _was_never_there(self, error: VerlAgentEnvError) -> bool:
+    def _never_connected(self, error: VerlAgentEnvError) -> bool:
         """Tell whether the connection was refused and no server ever answered; a busy server may be late to accept."""
         refused = isinstance(error, ServerUnreachableError) and not error.may_have_run
-        return refused and not isinstance(error.__cause__, TimeoutError) and not self._connection.has_answered
+        return refused and not isinstance(error.__cause__, TimeoutError) and not self._transport.has_answered
 
     # --- batches --------------------------------------------------------------------------------------------
 
-    def _gatherer(self, verb: Verb[ItemT, ResultT], item: ItemT, url: str | None) -> Gatherer[ItemT, ResultT]:
+    def _batcher(
+        self, verb: Verb[ItemT, ResultT], item: ItemT, url: str | None
+    ) -> MicroBatcher[ItemT, ResultT]:
         key: tuple[Any, ...] = (verb.name, url)
         if isinstance(item, InitializeItem):
             # These are said once for a whole batch.
             key = (verb.name, item.run_id, item.ttl_s)
-        gatherer = self._gatherers.get(key)
-        if gatherer is None:
-            if len(self._gatherers) >= _MAX_GATHERERS:
-                self._gatherers = {k: kept for k, kept in self._gatherers.items() if not kept.is_idle}
+        batcher = self._batchers.get(key)
+        if batcher is None:
+            if len(self._batchers) >= _MAX_BATCHERS:
+                self._batchers = {k: kept for k, kept in self._batchers.items() if not kept.is_idle}
 
             async def send(items: list[ItemT]) -> Sequence[ResultT | VerlAgentEnvError]:
                 return await self._send_batch(verb, items, url)
 
-            gatherer = self._gatherers[key] = Gatherer(
+            batcher = self._batchers[key] = MicroBatcher(
                 send,
                 max_batch=self.settings.max_batch,
                 linger_s=self.settings.linger_s,
                 max_delay_s=self.settings.max_delay_s,
                 on_unclaimed=self._close_unclaimed if key[0] == INITIALIZE.name else None,
             )
-        return gatherer
+        return batcher
 
     async def _send_batch(
         self, verb: Verb[ItemT, ResultT], items: list[ItemT], url: str | None
@@ -279,7 +282,7 @@ class Dispatch:
             deadline=min(item.deadline for item in items),
             items=items,
         )
-        results = verb.decode_batch(self._connection.url, payload, len(items))
+        results = verb.decode_batch(self._transport.url, payload, len(items))
         strayed = any(isinstance(result, MovedError | WorkerUnreachableError) for result in results)
         if strayed and url is not None and self._owners is not None:
             self._owners.avoid(url)
@@ -296,7 +299,7 @@ class Dispatch:
         finally:
             self._making[run_id] -= 1
 
-    def suspect_orphans(self, run_id: str) -> None:
+    def mark_possible_orphans(self, run_id: str) -> None:
         """Note that there may be an environment of this run that nobody here knows."""
         self._orphaned.add(run_id)
 
@@ -315,7 +318,7 @@ class Dispatch:
         )
         self.open_envs = {env_id: run for env_id, run in self.open_envs.items() if run != run_id}
         self._orphaned.discard(run_id)
-        return int(decode_object(self._connection.url, payload).get("closed", 0))
+        return int(decode_object(self._transport.url, payload).get("closed", 0))
 
     async def close(self) -> None:
         """Give up what is under way, close all environments made here, then all connections."""
@@ -324,8 +327,8 @@ class Dispatch:
         self.enter()
         self._closed = True
         try:
-            for gatherer in list(self._gatherers.values()):
-                await gatherer.close()
+            for batcher in list(self._batchers.values()):
+                await batcher.close()
             self._orphaned |= {run_id for run_id, count in self._making.items() if count}
             await self._close_environments()
         except VerlAgentEnvError as error:
@@ -334,7 +337,7 @@ class Dispatch:
         finally:
             if self._owners is not None:
                 await self._owners.close()
-            await self._connection.close()
+            await self._transport.close()
 
     async def _close_environments(self) -> None:
         deadline = time.monotonic() + self.close_deadline_s
@@ -352,18 +355,18 @@ class Dispatch:
         """Close an environment that came when nobody waited for it any more."""
         self.open_envs[made.env_id] = ""
 
-        def note(closed: asyncio.Future[Closed]) -> None:
+        def note(closed: asyncio.Future[None]) -> None:
             if not closed.cancelled() and closed.exception() is None:
                 self.open_envs.pop(made.env_id, None)
 
         item = CloseItem(made.env_id, time.monotonic() + self.close_deadline_s)
-        self._gatherer(CLOSE, item, None).submit(item).add_done_callback(note)
+        self._batcher(CLOSE, item, None).submit(item).add_done_callback(note)
 
     async def _fetch_map(self, url: str | None) -> dict[str, Any]:
         if url is None:
-            return decode_object(self._connection.url, await self.call("GET", "/api/cluster"))
+            return decode_object(self._transport.url, await self.call("GET", "/api/cluster"))
         deadline = time.monotonic() + _PROBE_S
-        payload = await self._connection.send("GET", "/api/cluster", base=url, deadline=deadline)
+        payload = await self._transport.send("GET", "/api/cluster", base=url, deadline=deadline)
         return decode_object(url, payload)
 
 

@@ -33,7 +33,7 @@ _MAX_FULL_BATCHES = 4
 """Batches of full size that may be under way before others wait."""
 
 
-class Gatherer(Generic[ItemT, ResultT]):
+class MicroBatcher(Generic[ItemT, ResultT]):
     """Batches of one kind of call to one place; belongs to the event loop in which it is used."""
 
     def __init__(
@@ -45,7 +45,7 @@ class Gatherer(Generic[ItemT, ResultT]):
         max_delay_s: float,
         on_unclaimed: Callable[[ResultT], None] | None = None,
     ) -> None:
-        """A gatherer without calls.
+        """A batcher without calls.
 
         Args:
             send: Carries out a batch; a result or an error for each item.

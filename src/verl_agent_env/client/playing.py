@@ -18,7 +18,7 @@ class LeaveEpisodeError(Exception):
     """Raised by a chat function that does not go on: :func:`play` returns what was played until then."""
 
 
-class Played(NamedTuple):
+class PlayedEpisode(NamedTuple):
     """An episode."""
 
     messages: list[Message]
@@ -46,7 +46,7 @@ async def play(
     max_turns: int | None = None,
     system_prompt: str | None = None,
     **make_arguments: Any,
-) -> Played:
+) -> PlayedEpisode:
     """Let ``llm`` play one episode.
 
     Args:
@@ -83,4 +83,4 @@ async def play(
             reward += step_reward
             turns += 1
             invalid += info.get("action_is_valid") is False
-        return Played(messages, reward, terminated, truncated, turns, info, invalid, left_because)
+        return PlayedEpisode(messages, reward, terminated, truncated, turns, info, invalid, left_because)

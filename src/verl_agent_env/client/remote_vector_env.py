@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from verl_agent_env.client.calls import Beginning
+from verl_agent_env.client.calls import ResetResult
 from verl_agent_env.client.spaces import RepeatedSpace, action_space_of
 from verl_agent_env.client.sync_client import Env, EnvClient
 from verl_agent_env.envs.spaces import ObservationSpace
@@ -66,7 +66,7 @@ class RemoteVectorEnv(VectorEnv[Observations, Sequence[Action], npt.NDArray[Any]
         try:
             made = self._client.make_many(env_name, [None] * num_envs, env_kwargs=arguments)
             self._envs = [env for env in made if isinstance(env, Env)]
-            _demand(made)
+            _raise_first_error(made)
             one = self._envs[0]
             self.single_action_space = action_space_of(one.tools(), parallel=one.allow_parallel_tool_call())
         except BaseException:
@@ -133,7 +133,7 @@ class RemoteVectorEnv(VectorEnv[Observations, Sequence[Action], npt.NDArray[Any]
         results = self._client.step_batch(
             [self._envs[position] for position in stepped], [actions[position] for position in stepped]
         )
-        for position, result in zip(stepped, _demand(results), strict=True):
+        for position, result in zip(stepped, _raise_first_error(results), strict=True):
             self._observations[position] = result.observation
             rewards[position] = result.reward
             terminations[position] = result.terminated
@@ -181,10 +181,10 @@ class RemoteVectorEnv(VectorEnv[Observations, Sequence[Action], npt.NDArray[Any]
     def _reset(self, positions: list[int], seeds: list[int | None], infos: list[Info | None]) -> None:
         if not positions:
             return
-        results: list[Beginning | VerlAgentEnvError] = self._client.reset_batch(
+        results: list[ResetResult | VerlAgentEnvError] = self._client.reset_batch(
             [self._envs[position] for position in positions], seeds
         )
-        for position, begun in zip(positions, _demand(results), strict=True):
+        for position, begun in zip(positions, _raise_first_error(results), strict=True):
             self._observations[position], infos[position] = begun
             self._ended[position] = False
 
@@ -225,7 +225,7 @@ def _column_of(values: list[Any], has: Bools) -> npt.NDArray[Any]:
     return column
 
 
-def _demand(results: Iterable[T | VerlAgentEnvError]) -> list[T]:
+def _raise_first_error(results: Iterable[T | VerlAgentEnvError]) -> list[T]:
     """The results, if all are some."""
     demanded: list[T] = []
     for result in results:

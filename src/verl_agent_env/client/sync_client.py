@@ -13,9 +13,9 @@ from typing import Any, Literal, Self, TypeVar
 
 from verl_agent_env.client.async_client import AsyncEnvClient
 from verl_agent_env.client.async_env import AsyncEnv
-from verl_agent_env.client.calls import Beginning
+from verl_agent_env.client.calls import ResetResult
 from verl_agent_env.client.errors import ClientClosedError
-from verl_agent_env.client.playing import ChatFunction, Played, play
+from verl_agent_env.client.playing import ChatFunction, PlayedEpisode, play
 from verl_agent_env.errors import VerlAgentEnvError
 from verl_agent_env.types import Action, StepResult
 
@@ -100,7 +100,7 @@ class EnvClient:
 
     def reset_batch(
         self, envs: Iterable[Env], seeds: Sequence[int | None] | None = None
-    ) -> list[Beginning | VerlAgentEnvError]:
+    ) -> list[ResetResult | VerlAgentEnvError]:
         """As :meth:`AsyncEnvClient.reset_batch`."""
         return self.wait(self._client.reset_batch([env.remote for env in envs], seeds))
 
@@ -122,7 +122,7 @@ class EnvClient:
         """As :meth:`AsyncEnvClient.close_run`."""
         return self.wait(self._client.close_run(run_id))
 
-    def play(self, llm: ChatFunction, env_name: str, **arguments: Any) -> Played:
+    def play(self, llm: ChatFunction, env_name: str, **arguments: Any) -> PlayedEpisode:
         """As :func:`verl_agent_env.client.play`."""
         return self.wait(play(self._client, llm, env_name, **arguments))
 
@@ -226,7 +226,7 @@ class Env:
         """Number of the episode's next step."""
         return self.remote.seq
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Beginning:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> ResetResult:
         """As :meth:`AsyncEnv.reset`."""
         return self._client.wait(self.remote.reset(seed=seed, options=options))
 

@@ -14,8 +14,7 @@ import orjson
 from yarl import URL
 
 from verl_agent_env.client.errors import ClientClosedError, NoServerError, ServerUnreachableError
-from verl_agent_env.errors import VerlAgentEnvError
-from verl_agent_env.wire.codec import decode_problem
+from verl_agent_env.errors import VerlAgentEnvError, error_from_body
 
 _CONNECT_S = 5.0
 _CONNECTING = 0.9
@@ -29,7 +28,7 @@ _ABANDONED: list[aiohttp.ClientSession] = []
 _PASSING_STATUSES = frozenset({408, 421, 429, 502, 503, 504})
 
 
-class Connection:
+class Transport:
     """An HTTP client of one server (and of its workers), of the event loop that first uses it."""
 
     def __init__(
@@ -71,7 +70,7 @@ class Connection:
         self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
         self._closed = False
 
-    def abandon(self) -> None:
+    def discard(self) -> None:
         """Close the sockets of an event loop that does not run any more, or only in another process, and connect anew.
 
         In a forked process this closes its copies of the sockets; the connections of the other process live on.
@@ -204,7 +203,7 @@ def decode_object(origin: str, payload: bytes) -> dict[str, Any]:
 
 def _error_of(origin: str, status: int, payload: bytes) -> VerlAgentEnvError:
     """The server's own error, or what the answer of anything between it and here means."""
-    error = decode_problem(payload)
+    error = error_from_body(payload)
     if error is not None:
         return error
     if status in _PASSING_STATUSES:

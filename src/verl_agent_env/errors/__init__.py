@@ -73,6 +73,8 @@ import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import orjson
+
 # In the order of the tree, which is that of `all_errors` and of the table in the documentation.
 # isort: off
 from verl_agent_env.errors.base import VerlAgentEnvError as VerlAgentEnvError
@@ -100,6 +102,15 @@ def error_from_problem(problem: Mapping[str, Any]) -> VerlAgentEnvError:
     """Return the error that a problem document describes; an unknown code becomes :class:`InternalError`."""
     cls, names = _class_and_fields(str(problem.get("code", "")))
     return cls(**{name: problem[name] for name in names if name in problem})
+
+
+def error_from_body(body: bytes) -> VerlAgentEnvError | None:
+    """Return the error in the body of a response; None if the body is no problem document of this project."""
+    try:
+        problem = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    return error_from_problem(problem) if isinstance(problem, dict) and "code" in problem else None
 
 
 # A batch can fail in each of its items, and the search for the class dominates the cost.

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 
 import orjson
 
-from verl_agent_env.client import AsyncEnvClient, LeaveEpisodeError, Played, play
+from verl_agent_env.client import AsyncEnvClient, LeaveEpisodeError, PlayedEpisode, play
 from verl_agent_env.errors import VerlAgentEnvError
 from verl_agent_env.evaluation.model import (
     AnswerFormat,
@@ -190,7 +190,7 @@ async def play_one(client: AsyncEnvClient, model: ChatModel, plan: Plan, seed: i
     )
 
 
-def _outcome_of(played: Played, refusal: ConversationRefusedError | None) -> Outcome:
+def _outcome_of(played: PlayedEpisode, refusal: ConversationRefusedError | None) -> Outcome:
     if refusal is not None:
         return "out_of_context" if refusal.out_of_context else "not_played"
     if played.info.get("success"):

@@ -13,8 +13,6 @@ from verl_agent_env.errors import (
     BodyTooLargeError,
     InvalidRequestError,
     MalformedBodyError,
-    VerlAgentEnvError,
-    error_from_problem,
 )
 from verl_agent_env.wire.schemas import RequestBody, StepRequest
 
@@ -132,15 +130,6 @@ def check(document: dict[str, Any], model: type[RequestT]) -> RequestT:
 def _shorten(part: str | int) -> str | int:
     """A part of a fault's place; the name of a field can be as long as the body."""
     return part if isinstance(part, int) or len(part) <= 64 else part[:63] + "…"
-
-
-def decode_problem(body: bytes) -> VerlAgentEnvError | None:
-    """Read the error in the body of a response; None if the body is no problem document of this project."""
-    try:
-        problem = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return None
-    return error_from_problem(problem) if isinstance(problem, dict) and "code" in problem else None
 
 
 def encode(value: Any) -> bytes:

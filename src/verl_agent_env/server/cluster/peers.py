@@ -16,6 +16,7 @@ from verl_agent_env.errors import (
     UnauthorizedError,
     VerlAgentEnvError,
     WorkerUnreachableError,
+    error_from_body,
 )
 from verl_agent_env.server.cluster.peer_watch import ANSWER_S, PeerWatch
 from verl_agent_env.server.http.commands import is_from_elsewhere
@@ -28,7 +29,6 @@ from verl_agent_env.server.http.headers import (
     PRINCIPAL_HEADER,
 )
 from verl_agent_env.server.http.logs import current_request_id
-from verl_agent_env.wire.codec import decode_problem
 
 logger = logging.getLogger(__name__)
 
@@ -216,7 +216,7 @@ def _passed_on(given: Mapping[bytes, bytes]) -> dict[str, str]:
 
 
 def _error_of(address: str, status: int, payload: bytes) -> VerlAgentEnvError:
-    error = decode_problem(payload)
+    error = error_from_body(payload)
     if isinstance(error, UnauthorizedError):
         # Restarted since the map was read, or not one of this cluster: nothing was done.
         return WorkerUnreachableError(address, "it does not know this worker", may_have_run=False)

@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed: pip install
 transformers = pytest.importorskip("transformers")
 
 if TYPE_CHECKING:
-    from verl_agent_env.integrations.verl.cpu.generator import Answer, Generator
+    from verl_agent_env.integrations.verl.cpu.generator import Generation, Generator
 
 END = 1
 PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12, 13, 14], [15], [16, 17, 18, 19]]
@@ -38,11 +38,11 @@ def generator() -> Generator:
     return Generator(model())
 
 
-def ask(generator: Generator, prompts: Sequence[list[int]], **options: Any) -> list[Answer]:
-    from verl_agent_env.integrations.verl.cpu.generator import Request
+def ask(generator: Generator, prompts: Sequence[list[int]], **options: Any) -> list[Generation]:
+    from verl_agent_env.integrations.verl.cpu.generator import GenerationRequest
 
     options = {"max_tokens": 5, "temperature": 0.0, **options}
-    answers: list[Answer] = generator.generate([Request(ids, **options) for ids in prompts])
+    answers: list[Generation] = generator.generate([GenerationRequest(ids, **options) for ids in prompts])
     return answers
 
 

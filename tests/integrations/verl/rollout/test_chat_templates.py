@@ -85,10 +85,12 @@ class RandomModel:
     async def generate(self, **asked: Any) -> Any:
         from verl.workers.rollout.replica import TokenOutput
 
-        from verl_agent_env.integrations.verl.cpu.generator import Request
+        from verl_agent_env.integrations.verl.cpu.generator import GenerationRequest
 
         limit = asked["sampling_params"]["max_tokens"]
-        (answer,) = self._generator.generate([Request(list(asked["prompt_ids"]), limit, 1.0, self._end)])
+        (answer,) = self._generator.generate(
+            [GenerationRequest(list(asked["prompt_ids"]), limit, 1.0, self._end)]
+        )
         self.written += answer.token_ids
         return TokenOutput(token_ids=answer.token_ids, log_probs=answer.log_probs, extra_fields={})
 

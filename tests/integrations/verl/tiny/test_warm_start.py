@@ -35,7 +35,7 @@ def test_only_answers_and_their_ends_are_learned_from(demonstrations: Path) -> N
 
 
 def test_model_that_was_taught_answers_in_the_right_form(demonstrations: Path, tmp_path: Path) -> None:
-    from verl_agent_env.integrations.verl.cpu.generator import Generator, Request
+    from verl_agent_env.integrations.verl.cpu.generator import GenerationRequest, Generator
     from verl_agent_env.integrations.verl.tiny.warm_start import (
         TinyModel,
         WarmStart,
@@ -60,6 +60,6 @@ def test_model_that_was_taught_answers_in_the_right_form(demonstrations: Path, t
         return_dict=False,
     )
     stop = frozenset({tokenizer.eos_token_id})
-    (answer,) = generator.generate([Request(list(ids), 8, 0.0, stop)])
+    (answer,) = generator.generate([GenerationRequest(list(ids), 8, 0.0, stop)])
     assert answer.is_complete
     assert tokenizer.decode(answer.token_ids).startswith('<tool_call>\n{"name": "move_')

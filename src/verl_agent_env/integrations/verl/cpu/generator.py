@@ -16,7 +16,7 @@ KeysAndValues = list[tuple[torch.Tensor, torch.Tensor]]
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class GenerationRequest:
     """An answer that is wanted."""
 
     prompt_ids: list[int]
@@ -30,7 +30,7 @@ class Request:
 
 
 @dataclass(slots=True)
-class Answer:
+class Generation:
     """What the model wrote."""
 
     token_ids: list[int] = field(default_factory=list)
@@ -79,7 +79,7 @@ class Generator:
         self._memory.clear()
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]
-    def generate(self, requests: Sequence[Request]) -> list[Answer]:
+    def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
         """Answer all ``requests``, in one batch.
 
         Rows are aligned at their ends twice over: what is remembered, then what is new, each with padding before it.
@@ -95,7 +95,7 @@ class Generator:
         known = torch.tensor([known for known, _ in remembered]).unsqueeze(1)
         positions = (known + new_mask.cumsum(1) - 1).clamp(min=0)
         temperatures = torch.tensor([request.temperature for request in requests])
-        answers = [Answer() for _ in requests]
+        answers = [Generation() for _ in requests]
         waiting = torch.ones(len(requests), dtype=torch.bool)
         while True:
             tokens, log_probs = self._sample(ids, mask, positions, past, temperatures)
@@ -162,7 +162,11 @@ class Generator:
         return cache, mask
 
     def _remember(
-        self, requests: Sequence[Request], answers: Sequence[Answer], past: DynamicCache, mask: torch.Tensor
+        self,
+        requests: Sequence[GenerationRequest],
+        answers: Sequence[Generation],
+        past: DynamicCache,
+        mask: torch.Tensor,
     ) -> None:
         columns = mask.bool()
         for row, (request, answer) in enumerate(zip(requests, answers, strict=True)):

@@ -14,7 +14,7 @@ import torch
 from verl.workers.rollout.base import BaseRollout
 from verl.workers.rollout.replica import RolloutReplica, TokenOutput
 
-from verl_agent_env.integrations.verl.cpu.generator import Generator, Request
+from verl_agent_env.integrations.verl.cpu.generator import GenerationRequest, Generator
 from verl_agent_env.integrations.verl.cpu.plugin import ROLLOUT
 
 
@@ -48,7 +48,7 @@ class ModelServer:
         tokenizer = AutoTokenizer.from_pretrained(model_path)
         self._end_ids = frozenset({tokenizer.eos_token_id} - {None})
         self._max_model_len, self._max_batch, self._gather_s = max_model_len, max_batch, gather_s
-        self._waiting: list[tuple[Request, asyncio.Future[TokenOutput]]] = []
+        self._waiting: list[tuple[GenerationRequest, asyncio.Future[TokenOutput]]] = []
         self._writer: asyncio.Task[None] | None = None
         self._awake = asyncio.Event()
         self._awake.set()
@@ -63,7 +63,7 @@ class ModelServer:
         """Write an answer. Of the sampling parameters, temperature, length and stop tokens count."""
         params = sampling_params
         limit = params.get("max_tokens") or params.get("max_new_tokens") or self._max_model_len
-        request = Request(
+        request = GenerationRequest(
             list(prompt_ids),
             max(1, min(int(limit), self._max_model_len - len(prompt_ids))),
             float(params.get("temperature", 1.0)),

@@ -19,7 +19,7 @@ from verl_agent_env.integrations.rollout.options import DATA_KEY, RolloutOptions
 from verl_agent_env.integrations.rollout.row import EpisodeSpec
 from verl_agent_env.integrations.verl.rollout.answers import PROMPT_TAIL, AnswerReader
 from verl_agent_env.integrations.verl.rollout.shared import shared
-from verl_agent_env.integrations.verl.rollout.tally import Played
+from verl_agent_env.integrations.verl.rollout.tally import RolloutTally
 from verl_agent_env.integrations.verl.rollout.template_messages import with_names
 from verl_agent_env.integrations.verl.rollout.transcript import Transcript
 from verl_agent_env.messages import ActionFormat
@@ -92,12 +92,12 @@ class EnvAgentLoop(AgentLoopBase):  # type: ignore[misc]
         attempts = 0
         while True:
             episode = Episode(self.client(), spec, self.options)
-            played = Played()
+            tally = RolloutTally()
             try:
-                await self._play(episode, spec, sampling_params, self._request_id(row), played)
-                return self._output(played, episode, attempts)
+                await self._play(episode, spec, sampling_params, self._request_id(row), tally)
+                return self._output(tally, episode, attempts)
             except DivergedError:
-                # What was said so far does not fit the environment any more: it is played from the beginning.
+                # The conversation so far does not fit the new environment: play the episode from the beginning.
                 attempts += 1
                 if attempts >= self.options.max_attempts:
                     reason = "the environment goes another way each time."
@@ -116,46 +116,46 @@ class EnvAgentLoop(AgentLoopBase):  # type: ignore[misc]
         spec: EpisodeSpec,
         sampling_params: dict[str, Any],
         request_id: str,
-        played: Played,
+        tally: RolloutTally,
     ) -> None:
         observation = await episode.begin()
         tools: list[dict[str, Any]] = []
         if self.options.action_format == "auto":
             tools = spec.tools if spec.tools is not None else await episode.tools()
-        transcript = played.transcript = Transcript(self, tools)
+        transcript = tally.transcript = Transcript(self, tools)
         system_prompt = spec.system_prompt or self.options.system_prompt
         system = [{"role": "system", "content": system_prompt}] if system_prompt else []
         await transcript.begin([*system, *observation])
         action_format = format_of(spec)
-        while played.ended_by is None:
+        while tally.ended_by is None:
             asked = transcript.token_ids[-PROMPT_TAIL:]
-            if not await self._ask_model(transcript, sampling_params, request_id, played):
+            if not await self._ask_model(transcript, sampling_params, request_id, tally):
                 # Half an answer is no action.
-                played.ended_by = "tokens"
+                tally.ended_by = "tokens"
                 break
             action, said = await self._reader.read(
-                played.last_answer, played.num_turns, tools, action_format, asked
+                tally.last_answer, tally.num_turns, tools, action_format, asked
             )
             result = await episode.step(action)
-            played.note(result, len(transcript.mask))
-            if played.ended_by is not None:
+            tally.note(result, len(transcript.mask))
+            if tally.ended_by is not None:
                 break
-            if self._max_turns is not None and played.num_turns >= self._max_turns:
-                played.ended_by = "turns"
+            if self._max_turns is not None and tally.num_turns >= self._max_turns:
+                tally.ended_by = "turns"
             elif await transcript.add_messages(
                 said, with_names(result.observation, said), self.options.min_tokens_per_turn
             ):
-                played.num_messages += 1
+                tally.num_messages += 1
             else:
-                played.ended_by = "tokens"
+                tally.ended_by = "tokens"
 
     async def _ask_model(
-        self, transcript: Transcript, sampling_params: dict[str, Any], request_id: str, played: Played
+        self, transcript: Transcript, sampling_params: dict[str, Any], request_id: str, tally: RolloutTally
     ) -> bool:
         """Have the model write its next answer.
 
         Returns:
-            Whether it can be played; one that the response budget cut off cannot.
+            True if the answer can be played: not if the response budget cut it off.
         """
         limit = min(transcript.tokens_left, self.options.max_tokens_per_turn or transcript.tokens_left)
         params = {**sampling_params, "max_tokens": limit}
@@ -169,7 +169,7 @@ class EnvAgentLoop(AgentLoopBase):  # type: ignore[misc]
             sampling_params=params,
             image_data=transcript.images or None,
         )
-        played.note_output(output, time.perf_counter() - began)
+        tally.note_output(output, time.perf_counter() - began)
         await transcript.add_answer(output)
         ends = bool(output.token_ids) and output.token_ids[-1] in self._end_ids
         if ends or len(output.token_ids) < limit:
@@ -179,8 +179,8 @@ class EnvAgentLoop(AgentLoopBase):  # type: ignore[misc]
         transcript.close_answer(self.tokenizer.eos_token_id)
         return True
 
-    def _output(self, played: Played, episode: Episode, attempts: int) -> AgentLoopOutput:
-        transcript = played.transcript
+    def _output(self, tally: RolloutTally, episode: Episode, attempts: int) -> AgentLoopOutput:
+        transcript = tally.transcript
         if not transcript.mask:
             # verl puts the reward on the last token; there must be one.
             transcript.close_answer(self.tokenizer.eos_token_id)
@@ -191,16 +191,16 @@ class EnvAgentLoop(AgentLoopBase):  # type: ignore[misc]
             response_ids=transcript.response_ids[:budget],
             response_mask=transcript.mask[:budget],
             response_logprobs=log_probs[:budget] if log_probs is not None else None,
-            routed_experts=played.routed_experts_of(len(transcript.prompt_ids) + budget),
+            routed_experts=tally.routed_experts_of(len(transcript.prompt_ids) + budget),
             multi_modal_data={"images": transcript.images} if transcript.images else {},
-            reward_score=played.reward,
-            num_turns=played.num_messages,
+            reward_score=tally.reward,
+            num_turns=tally.num_messages,
             metrics=AgentLoopMetrics(
-                generate_sequences=played.generated_s,
+                generate_sequences=tally.generated_s,
                 tool_calls=episode.waited_s,
-                num_preempted=played.num_preempted,
+                num_preempted=tally.num_preempted,
             ),
-            extra_fields=played.extra_fields(
+            extra_fields=tally.extra_fields(
                 episode.waited_s, episode.attempts + attempts, episode.num_retries
             ),
         )

@@ -17,7 +17,7 @@ EndedBy = Literal["terminated", "truncated", "turns", "tokens"]
 _ADDED_UP = ("spec_num_draft_tokens", "spec_num_accepted_tokens", "spec_num_verify_steps")
 
 
-class Played:
+class RolloutTally:
     """The tally of one episode."""
 
     transcript: Transcript

@@ -17,7 +17,7 @@ class Curve:
     """One training; steps and values of equal length."""
 
     steps: list[int]
-    """At which the held-out problems were played; 0 is before the training."""
+    """Steps at which the held-out problems were played; 0 is before the training."""
     sampled: list[float]
     """Success with tokens sampled as in training."""
     greedy: list[float]
