@@ -98,7 +98,7 @@ async def test_options_of_a_reset_arrive(make_client: Any, micro_batching: bool)
 @pytest.mark.parametrize("error", list(all_errors()), ids=lambda error: error.code)
 def test_every_error_of_the_server_is_raised_as_its_class(error: type[VerlAgentEnvError]) -> None:
     problem = {**error().to_problem(), "detail": "said by the server"}
-    raised = _error_of("http://server", error.status, orjson.dumps(problem))
+    raised = _error_of("http://server", error.status, orjson.dumps(problem), "")
     assert type(raised) is error
     assert raised.retryable is problem["retryable"]
     verb: Verb[Any, Any] = Verb(

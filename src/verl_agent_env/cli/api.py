@@ -9,6 +9,8 @@ from typing import Any
 import click
 import orjson
 
+from verl_agent_env.proxies import proxy_for, shown
+
 _TIMEOUT_S = 30.0
 
 
@@ -25,13 +27,20 @@ def call(url: str, path: str, body: dict[str, Any] | None = None, *, token: str 
         headers["authorization"] = f"Bearer {token}"
     payload = None if body is None else orjson.dumps(body)
     request = urllib.request.Request(url.rstrip("/") + path, payload, headers)  # noqa: S310
+    proxy = proxy_for(url)
+    opener = urllib.request.build_opener(
+        urllib.request.ProxyHandler({"http": proxy, "https": proxy} if proxy else {})
+    )
+    through = f" through the proxy {shown(proxy)}" if proxy else ""
     try:
-        with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:  # noqa: S310
+        with opener.open(request, timeout=_TIMEOUT_S) as answer:
             found = orjson.loads(answer.read())
     except urllib.error.HTTPError as refused:
-        raise click.ClickException(f"{url} refuses: {_detail_of(refused)}") from None
+        raise click.ClickException(f"{url} refuses{through}: {_detail_of(refused)}") from None
     except (OSError, ValueError) as away:
-        raise click.ClickException(f"{url} does not answer: {getattr(away, 'reason', away)}.") from None
+        raise click.ClickException(
+            f"{url} does not answer{through}: {getattr(away, 'reason', away)}."
+        ) from None
     if not isinstance(found, dict):
         raise click.ClickException(f"Something else than this server answers at {url}.")
     return found

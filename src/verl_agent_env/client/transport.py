@@ -15,6 +15,7 @@ from yarl import URL
 
 from verl_agent_env.client.errors import ClientClosedError, NoServerError, ServerUnreachableError
 from verl_agent_env.errors import VerlAgentEnvError, error_from_body
+from verl_agent_env.proxies import proxy_for, shown
 
 _CONNECT_S = 5.0
 _CONNECTING = 0.9
@@ -67,6 +68,8 @@ class Transport:
         self._timeout_s = timeout_s
         self._max_connections = max_connections
         self._session: aiohttp.ClientSession | None = None
+        self._proxies: dict[str, str] = {}
+        """Proxy of each origin, empty for none."""
         self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
         self._closed = False
 
@@ -110,6 +113,7 @@ class Transport:
         left_s = None if deadline is None else max(0.001, deadline - time.monotonic())
         # Time spent waiting for a free connection counts towards the deadline only.
         connect_s = _CONNECT_S if left_s is None else min(_CONNECT_S, _CONNECTING * left_s)
+        proxy = self._proxy_for(origin)
         timeout = aiohttp.ClientTimeout(total=left_s, sock_connect=connect_s, sock_read=self._timeout_s)
         try:
             async with self._opened().request(
@@ -119,6 +123,7 @@ class Transport:
                 headers=self._headers if headers is None else {**self._headers, **headers},
                 timeout=timeout,
                 allow_redirects=False,
+                proxy=proxy or None,
             ) as answer:
                 payload = await answer.read()
         except aiohttp.ConnectionTimeoutError as late:
@@ -129,12 +134,16 @@ class Transport:
             # No other attempt will find another certificate.
             reason = f"its certificate is not accepted: {untrusted.certificate_error}"
             raise NoServerError(origin, reason) from untrusted
+        except aiohttp.ClientHttpProxyError as refusal:
+            reason = f"the proxy {shown(proxy)} refuses with status {refusal.status}"
+            raise ServerUnreachableError(origin, reason, may_have_run=False) from refusal
         except aiohttp.ClientConnectorError as refused:
-            reason = f"no connection ({refused.os_error.strerror or refused.os_error})"
+            to = f" to the proxy {shown(proxy)}" if proxy else ""
+            reason = f"no connection{to} ({refused.os_error.strerror or refused.os_error})"
             raise ServerUnreachableError(origin, reason, may_have_run=False) from refused
         except (aiohttp.ClientError, OSError) as broken:
             raise ServerUnreachableError(origin, "the connection broke before the answer came") from broken
-        error = None if answer.status == 200 else _error_of(origin, answer.status, payload)
+        error = None if answer.status == 200 else _error_of(origin, answer.status, payload, proxy)
         if base is None and not isinstance(error, ServerUnreachableError):
             self.has_answered = True
         if error is not None:
@@ -164,6 +173,24 @@ class Transport:
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
         return self._session
+
+    def _proxy_for(self, origin: str) -> str:
+        """Find the proxy for an origin, which is looked up once.
+
+        Raises:
+            NoServerError: It is of a kind that is not spoken here.
+        """
+        known = self._proxies.get(origin)
+        if known is not None:
+            return known
+        proxy = self._proxies[origin] = proxy_for(origin)
+        if proxy and not proxy.startswith(("http://", "https://")):
+            del self._proxies[origin]
+            raise NoServerError(
+                origin,
+                f"the proxy {shown(proxy)} is no HTTP proxy; NO_PROXY={URL(origin).host} goes without it",
+            )
+        return proxy
 
     def _make_socket(self, address: Any) -> socket.socket:
         family, kind, protocol, *_ = address
@@ -201,11 +228,17 @@ def decode_object(origin: str, payload: bytes) -> dict[str, Any]:
     return document
 
 
-def _error_of(origin: str, status: int, payload: bytes) -> VerlAgentEnvError:
+def _error_of(origin: str, status: int, payload: bytes, proxy: str) -> VerlAgentEnvError:
     """The server's own error, or what the answer of anything between it and here means."""
     error = error_from_body(payload)
     if error is not None:
         return error
     if status in _PASSING_STATUSES:
-        return ServerUnreachableError(origin, f"a proxy answers for it, with status {status}")
-    return NoServerError(origin, f"something else answers there, with status {status}")
+        return ServerUnreachableError(
+            origin, f"{_who(proxy, 'a proxy')} answers for it, with status {status}"
+        )
+    return NoServerError(origin, f"{_who(proxy, 'something else')} answers there, with status {status}")
+
+
+def _who(proxy: str, otherwise: str) -> str:
+    return f"the proxy {shown(proxy)}" if proxy else otherwise

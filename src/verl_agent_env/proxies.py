@@ -1,0 +1,42 @@
+"""Proxies of the environment: one rule for the client and for the command line."""
+
+from __future__ import annotations
+
+import ipaddress
+import urllib.request
+from urllib.parse import urlsplit, urlunsplit
+
+
+def proxy_for(url: str) -> str:
+    """Choose the proxy for requests to ``url``, as ``HTTP_PROXY``, ``HTTPS_PROXY``, ``ALL_PROXY`` and ``NO_PROXY`` say.
+
+    This machine is never asked through a proxy, which would ask its own.
+
+    Returns:
+        URL of the proxy; empty for a direct connection.
+    """
+    target = urlsplit(url)
+    host = target.hostname or ""
+    if _is_this_machine(host):
+        return ""
+    named = urllib.request.getproxies_environment()
+    place = f"{host}:{target.port}" if target.port else host
+    if urllib.request.proxy_bypass(place):
+        return ""
+    proxy = named.get(target.scheme) or named.get("all") or ""
+    return proxy if "://" in proxy or not proxy else f"http://{proxy}"
+
+
+def shown(proxy: str) -> str:
+    """Write a proxy's URL without its user and password."""
+    parts = urlsplit(proxy)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], "", "", ""))
+
+
+def _is_this_machine(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
