@@ -43,7 +43,7 @@ class RoadEnv(ChatEnv):
         self.at = self.episode_seed * {start}
         self.way = 1
 
-    def look(self) -> str:
+    def observe(self) -> str:
         return f"{prompt}, at {{self.at}}"
 
     def act(self, call: ToolCall) -> Outcome:

@@ -33,7 +33,7 @@ class Releases:
         if not copy.exists():
             shutil.copytree(Path(verl_agent_env.__file__).parent, copy)
         mark = RELEASE_MARK.format(self._newest)
-        look = f'    def look(self) -> Content:\n        return f"{mark}{{super().look()}}"\n\n'
+        look = f'    def observe(self) -> Content:\n        return f"{mark}{{super().observe()}}"\n\n'
         name = Path("envs") / "frozen_lake.py"
         text = (Path(verl_agent_env.__file__).parent / name).read_text("utf-8")
         (copy / name).write_text(text.replace(_BEFORE, look + _BEFORE), "utf-8")

@@ -1,4 +1,4 @@
-"""Tasks that run as long as their process does: one that fails is heard of, and starts again."""
+"""Background tasks that restart after a failure, with an error in the log."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from collections.abc import Awaitable, Callable
 logger = logging.getLogger(__name__)
 
 PAUSE_S = 1.0
-"""Between the end of a background task and its next start."""
+"""Seconds between the end of a background task and its next start."""
 
 
 def start(name: str, run: Callable[[], Awaitable[None]], *, pause_s: float = PAUSE_S) -> asyncio.Task[None]:
-    """Start a task that keeps ``run`` running until it is cancelled; see :func:`keep_running`."""
+    """Start :func:`keep_running` as a task of the running event loop."""
     return asyncio.get_running_loop().create_task(keep_running(name, run, pause_s=pause_s), name=name)
 
 
 async def keep_running(name: str, run: Callable[[], Awaitable[None]], *, pause_s: float = PAUSE_S) -> None:
-    """Await ``run()`` until cancelled; whenever it comes to an end, log that as an error and begin again.
+    """Await ``run()`` again and again until cancelled; each end of it is logged as an error.
 
-    It also ends when a future that it waited for was cancelled by somebody else, which looks like a cancellation of the
-    task and is none. What is to end the process (``SystemExit``) does.
+    A ``CancelledError`` counts as such an end unless this task itself is being cancelled: a future that ``run()`` awaited
+    may have been cancelled by others. ``SystemExit`` and ``KeyboardInterrupt`` are raised.
 
     Args:
-        name: What to call it in the log.
-        run: Begins the work; what it has to keep between two starts it keeps elsewhere.
+        name: Name of the task in the log.
+        run: Does the work; state that has to survive a restart is kept outside of it.
         pause_s: Seconds until the next start.
     """
     while True:
@@ -40,7 +40,7 @@ async def keep_running(name: str, run: Callable[[], Awaitable[None]], *, pause_s
         except Exception as raised:  # noqa: BLE001 - it is logged below
             reason = raised
         logger.error(
-            "a background task came to its end; it starts again in %g s",
+            "background task ended; restarting it in %g s",
             pause_s,
             exc_info=reason,
             extra={"task": name},

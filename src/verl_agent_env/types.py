@@ -1,4 +1,4 @@
-"""Plain types that every room shares: messages, step results and environment ids."""
+"""Plain types that every package shares: messages, step results and environment ids."""
 
 from __future__ import annotations
 
@@ -6,28 +6,45 @@ import hashlib
 import secrets
 import uuid
 import zlib
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 JsonValue: TypeAlias = Any
 """Anything that JSON can hold."""
 
 Content: TypeAlias = "str | list[dict[str, Any]]"
-"""What a message says: text, or a list of content parts (``{"type": "text" | "image_url", …}``)."""
+"""Content of a message: text, or a list of content parts (``{"type": "text" | "image_url", …}``)."""
 
 Message: TypeAlias = dict[str, Any]
 """A chat message: ``{"role", "content", "tool_call_id"?, "tool_calls"?}``."""
 
 Observation: TypeAlias = list[Message]
-"""What the environment says: messages of role ``user`` or ``tool``, oldest first."""
+"""Messages to the model, of role ``user`` or ``tool``, oldest first."""
 
 Action: TypeAlias = "Message | list[Message] | str"
-"""What the model says: an assistant message, a list that holds some, or its raw text."""
+"""Turn of the model: an assistant message, a list that holds some, or its raw text."""
 
 Info: TypeAlias = dict[str, Any]
 """Diagnostics of a reset or a step. Never holds the solution."""
 
+Execution = Literal["inline", "compute", "thread", "async"]
+"""Where a server runs the code of a kind.
+
+``inline``: on the event loop, for code that never blocks and takes a few milliseconds at most; ``compute``: in one of a few
+threads, for longer computations; ``thread``: in one of many, for code that waits; ``async``: as a coroutine.
+"""
+
+Durability = Literal["journal", "snapshot", "relaxed", "none"]
+"""How the environments of a kind survive the death of their worker.
+
+``journal``: their steps are stored and replayed; ``snapshot``: their state after each step is stored; ``relaxed``: as
+``journal``, but a step is answered before it is stored, so the last steps can be lost; ``none``: they do not survive.
+"""
+
+MAX_SEED = (1 << 63) - 1
+"""Largest seed of an episode."""
+
 NUM_SLOTS = 4096
-"""Slices of the hash space. Three hex digits name one of them."""
+"""Number of slots, the parts of the hash space of environment ids. Three hex digits name one."""
 
 _UUID_HEX_DIGITS = 32
 _TAG_BYTES = 6
@@ -56,16 +73,16 @@ class StepResult(NamedTuple):
 
 
 def new_env_id(slot: int, tag: str = "") -> str:
-    """An id that nothing else has, ``<slot: 3 hex digits>-<uuid4 hex>``; with a ``tag``, as :func:`tagged_env_id`."""
+    """Make a unique id, ``<slot: 3 hex digits>-<uuid4 hex>``; with a ``tag``, as :func:`tagged_env_id`."""
     return tagged_env_id(slot, tag, secrets.randbits(128)) if tag else f"{slot:03x}-{uuid.uuid4().hex}"
 
 
 def tagged_env_id(slot: int, tag: str, number: int) -> str:
-    """An id that says by ``tag`` whose the environment is: a UUID of version 8 (RFC 9562) that begins with the tag.
+    """Make an id whose ``tag`` names the holder: a UUID of version 8 (RFC 9562) that begins with the tag.
 
     Args:
-        slot: Where the environment lives.
-        tag: Of its holder, as :func:`tag_of_holder` gives it.
+        slot: Slot of the environment.
+        tag: Tag of its holder, from :func:`tag_of_holder`.
         number: 128 bits; 74 of them are used.
     """
     number = number % (1 << (128 - _TAG_BITS)) | int(tag, 16) << (128 - _TAG_BITS)
@@ -75,18 +92,18 @@ def tagged_env_id(slot: int, tag: str, number: int) -> str:
 
 
 def tag_of_holder(name: str) -> str:
-    """The tag of a holder's environments, 12 hex digits; they differ for all names that are likely to meet."""
+    """Return the tag of a holder's environments: 12 hex digits of a hash of the holder's name."""
     return hashlib.blake2b(name.encode(), digest_size=_TAG_BYTES).hexdigest()
 
 
 def tag_of(env_id: str) -> str:
-    """The tag that an id was made with; empty for an environment that no holder was named for."""
+    """Return the tag of an id; empty for an environment without a holder."""
     is_tagged = len(env_id) == 4 + _UUID_HEX_DIGITS and env_id[_VERSION] == _TAGGED
     return env_id[_TAG] if is_tagged else ""
 
 
 def slot_of(env_id: str) -> int:
-    """The slot that ``env_id`` lives in: read off an id of ours, hashed for an id chosen elsewhere.
+    """Return the slot of ``env_id``: the digits of an id of ours, a hash of an id chosen elsewhere.
 
     Returns:
         A number from 0 to ``NUM_SLOTS - 1``.

@@ -1,33 +1,33 @@
-"""How long a call may wait for anything but its own environment's computation: one rule, and its numbers.
+"""Time limits of a call's waits, other than for its own environment's computation.
 
-Nobody waits longer than :data:`MAX_WAIT_S` in all. Each thing that a call may wait for has a limit of its own, which
-counts from the moment at which this caller began to wait for it; what one call can meet one after the other adds up to
-no more than that. A call that meets a limit fails with a typed, retryable error; what others wait for goes on.
+A call waits at most :data:`MAX_WAIT_S` in all. Each kind of wait has a limit of its own, counted from the moment at which
+this call began to wait; the limits of consecutive waits add up to no more than that. A call that exceeds a limit fails
+with a typed, retryable error; other calls keep waiting.
 """
 
 MAX_WAIT_S = 30.0
-"""The most that one call may wait."""
+"""Limit of all waits of one call together."""
 
 OWNER_S = 5.0
-"""How long a call looks for the owner of a slot that is changing hands; time that a worker is at work on it is none."""
+"""Limit of the search for the owner of a slot that is being handed over; the owner's computation does not count."""
 
 PEER_LOOK_S = 1.0
-"""How long a call to another worker may last before it is looked whether that one is still there, and then again."""
+"""Period of the liveness checks of another worker while a call to it lasts."""
 
 PEER_SILENCE_S = 7.0
-"""How long a worker that has a call may give no sign of life."""
+"""Limit of a worker's silence while it has a call."""
 
 RECOVERY_S = 5.0
-"""How long a call waits for environments that are brought back, while none of them comes."""
+"""Limit of the wait for recovering environments while none of them becomes live."""
 
 RUN_S = 20.0
-"""How long the closing of a run waits until all environments are back that may belong to it."""
+"""Limit of the wait of closing a run for the recovery of all environments that may belong to the run."""
 
 PLACE_S = 8.0
-"""How long a call waits for a thread while others' calls have all of them for that time."""
+"""Limit of the wait for a thread while calls of others occupy all threads."""
 
 STORE_S = 5.0
-"""How long an answer waits until what it tells of is in the store."""
+"""Limit of the wait of a response until its effects are durable in the store."""
 
 HAND_OVER_S = 1.0
-"""How long slots stand still, before they are handed over, until all that is known of them is in the store."""
+"""Limit of the pause of slots, before their handover, until all their writes are durable."""

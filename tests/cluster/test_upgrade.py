@@ -83,8 +83,8 @@ def other_words(tmp_path: Path) -> Path:
     return copy.parent
 
 
-_LOOK = """    def look(self) -> Content:
-        return f"Behold!\\\\n{super().look()}"
+_LOOK = """    def observe(self) -> Content:
+        return f"Behold!\\\\n{super().observe()}"
 
 """.replace("\\\\", "\\")
 

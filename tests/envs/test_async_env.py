@@ -56,7 +56,7 @@ class RelayEnv(AsyncChatEnv):
         self.threads = [threading.current_thread().name]
         self.is_open = True
 
-    def look(self) -> str:
+    def observe(self) -> str:
         return f"{self.said} said, luck {self.rng.randrange(1000)}" if self.said == 0 else f"{self.said} said"
 
     async def act_async(self, call: ToolCall) -> Outcome:

@@ -55,7 +55,7 @@ class CounterEnv(ChatEnv):
             raise self.invalid_arguments((["options", "start"], "too low"))
         self._count = int(options.get("start", 0))
 
-    def look(self) -> Content:
+    def observe(self) -> Content:
         return f"count {self._count}"
 
     def act(self, call: ToolCall) -> Outcome:

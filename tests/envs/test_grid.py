@@ -66,9 +66,9 @@ def test_local_style_names_what_is_around() -> None:
 def test_egocentric_style_says_the_way() -> None:
     env = FrozenLakeEnv(desc=["GFF", "FSF", "FHF"], observation_style="egocentric")
     env.reset(seed=1)
-    assert env.look() == "From you: goal 1 up 1 left, hole 1 down."
+    assert env.observe() == "From you: goal 1 up 1 left, hole 1 down."
     env.step("up")
-    assert env.look() == "From you: goal 1 left, hole 2 down."
+    assert env.observe() == "From you: goal 1 left, hole 2 down."
 
 
 def picture(part: dict[str, Any]) -> np.ndarray[Any, Any]:

@@ -118,8 +118,8 @@ class AsyncChatEnv(ChatEnv):
         self._steps += 1
         fault = self._fault_of(call)
         if fault is not None:
-            return self._invalid(fault, self.idle_reward(), None)
-        return self._judged(await self.act_async(call))
+            return self._invalid(fault, self.no_op_reward(), None)
+        return self._penalized(await self.act_async(call))
 
 
 class _LoopThread:

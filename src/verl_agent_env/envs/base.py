@@ -1,4 +1,4 @@
-"""What every environment shares: Gymnasium's contract on the outside, a few small hooks on the inside.
+"""Base class of all environments: Gymnasium's interface, implemented on top of a few small hooks.
 
 A new environment is one file: a subclass of :class:`ChatEnv` with a class docstring, an :class:`EnvArguments`, its
 tools, and the hooks ``task_prompt_text``, ``begin_episode``, ``act``, ``dump_state`` and ``load_state``.
@@ -12,13 +12,15 @@ import random
 import secrets
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import ValidationError
 
+from verl_agent_env.envs.arguments import EnvArguments as EnvArguments
+from verl_agent_env.envs.renamed_hooks import former_name, support_former_names
 from verl_agent_env.envs.rng import (
     EpisodeRandom,
     following_seed,
@@ -36,8 +38,6 @@ from verl_agent_env.errors import (
 )
 from verl_agent_env.messages import (
     FORMATS,
-    MAX_CALLS_PER_TURN,
-    ActionFormat,
     ParsedAction,
     Tool,
     ToolCall,
@@ -48,73 +48,24 @@ from verl_agent_env.messages import (
     text_part,
     user_message,
 )
-from verl_agent_env.types import Action, Content, Info, Observation
-
-Execution = Literal["inline", "compute", "thread", "async"]
-"""Where a server runs the code of a kind.
-
-``inline``: on the event loop, for what never blocks and takes some milliseconds at most; ``compute``: in one of a few
-threads, for what computes longer; ``thread``: in one of many, for what waits; ``async``: as a coroutine.
-"""
-Durability = Literal["journal", "snapshot", "relaxed", "none"]
-"""How the environments of a kind outlive their worker.
-
-``journal``: their steps are kept, and played again; ``snapshot``: their state after each step is kept; ``relaxed``: as
-``journal``, but a step is answered before it is kept, so the last ones can be lost; ``none``: they do not.
-"""
+from verl_agent_env.types import MAX_SEED, Action, Content
+from verl_agent_env.types import Durability as Durability
+from verl_agent_env.types import Execution as Execution
+from verl_agent_env.types import Info, Observation
 
 SNAPSHOT_FORMAT = 1
-MAX_SEED = (1 << 63) - 1
 _MAX_FAULTS = 20
 
 
-class EnvArguments(BaseModel):
-    """Keyword arguments that all environments take; an environment's own class adds to them."""
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        use_attribute_docstrings=True,
-        allow_inf_nan=False,
-        hide_input_in_errors=True,
-    )
-
-    max_steps: int = Field(default=100, ge=1, le=1_000_000)
-    """Moves after which the episode is truncated; a turn without a valid move counts as one."""
-    max_actions_per_turn: int = Field(default=1, ge=1, le=1_000)
-    """Moves that one action may hold; above 1, parallel tool calls are allowed."""
-    max_calls_per_turn: int = Field(default=MAX_CALLS_PER_TURN, ge=1, le=1_000)
-    """Tool calls that one action may hold, carried out or not; an action with more is invalid. At least
-    ``max_actions_per_turn``, whatever is given."""
-    invalid_action_reward: float = 0.0
-    """Added to the reward of a turn whose action cannot be carried out; usually zero or below."""
-    invalid_action_ends_episode: bool = False
-    """Whether such an action ends the episode (``terminated``)."""
-    include_task_prompt: bool = True
-    """Whether the first observation begins with the task prompt."""
-    task_prompt: str | None = Field(default=None, max_length=65_536)
-    """Replaces the environment's own task prompt."""
-    action_format: ActionFormat = "auto"
-    """Formats in which an action in text is read: one name, a list of names, or ``auto`` for all of them. Structured tool
-    calls are always read."""
-
-    @field_validator("action_format")
-    @classmethod
-    def _names_a_format(cls, action_format: ActionFormat) -> ActionFormat:
-        if not action_format:
-            raise ValueError("name at least one format, or 'auto'")
-        return action_format
-
-
 class ChatEnv(gymnasium.Env[Observation, Action]):
-    """Base class of environments that talk in chat messages.
+    """Base class of environments whose observations and actions are chat messages.
 
     ``reset`` and ``step`` are Gymnasium's. An observation is a list of messages, an action is anything that
-    :func:`verl_agent_env.messages.parse_action` reads. An action that cannot be carried out is answered with a
-    message to learn from and never raises.
+    :func:`verl_agent_env.messages.parse_action` reads. An invalid action never raises: the observation says what is
+    wrong with it.
 
-    An episode is a function of the arguments and its seed alone. ``reset()`` without a seed goes on to the seed that
-    follows from the last one, so a first seed determines all later episodes too.
+    Arguments, seed and actions determine an episode. ``reset()`` without a seed derives the next seed from the last
+    one, so the first seed determines all later episodes too.
     """
 
     env_name: ClassVar[str] = ""
@@ -122,19 +73,19 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
     Arguments: ClassVar[type[EnvArguments]] = EnvArguments
     """Model of the keyword arguments; validated before anything is built."""
     tools: ClassVar[tuple[Tool, ...]] = ()
-    """What the model may call."""
+    """Tools that the model may call."""
     word_aliases: ClassVar[Mapping[str, str]] = {}
-    """Tools that a bare word stands for in plain text, by lower-case word."""
+    """Names of tools by lower-case words that name them in plain text."""
     execution: ClassVar[Execution] = "thread"
-    """Where a server runs it. What is ``inline`` runs as ``compute`` with arguments of a high :meth:`cost_ms`."""
+    """Where a server runs the environment. ``inline`` becomes ``compute`` for arguments of a high :meth:`cost_ms`."""
     deterministic: ClassVar[bool] = True
-    """Whether seed and actions determine the episode, so that it can be replayed."""
+    """True if seed and actions determine the episode, so that it can be replayed."""
 
     durability: ClassVar[Durability | None] = None
-    """How a cluster keeps it; not given, ``journal`` if it is deterministic, else ``snapshot`` if it has a state."""
+    """How a cluster stores it; by default ``journal`` if it is deterministic, else ``snapshot`` if it has a state."""
     state_version: ClassVar[int] = 1
-    """Version of what :meth:`dump_state` gives. Raised whenever the same state is written differently than before, or
-    means something else: an episode goes on only where its state is of the same version."""
+    """Version of the format of :meth:`dump_state`. Increment it whenever the same state is written differently or means
+    something else: an episode continues only on workers of the same version."""
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"], "render_fps": 4}  # type: ignore[misc]
     observation_space = ObservationSpace()
@@ -150,17 +101,18 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
         cls._tools_by_name = {tool.name: tool for tool in cls.tools}
         cls._plain_tools = _plain(cls.tools)
         cls.action_space = action_space_for(cls.tools, parallel=False)
+        support_former_names(cls)
 
     def __init__(self, render_mode: str | None = None, **kwargs: Any) -> None:
         """Build an environment; its first episode begins with ``reset``.
 
         Args:
-            render_mode: What ``render()`` draws; one of ``metadata["render_modes"]``.
-            kwargs: See ``Arguments``; or ``arguments=`` one instance of it, shared between environments.
+            render_mode: Mode of ``render()``; one of ``metadata["render_modes"]``.
+            kwargs: Fields of ``Arguments``; or ``arguments=`` an instance of it, shared between environments.
 
         Raises:
             InvalidEnvArgumentsError: An argument is unknown or out of its range.
-            RenderModeError: No such render mode.
+            RenderModeError: The environment does not support this render mode.
         """
         arguments = kwargs.pop("arguments", None)
         if arguments is None:
@@ -181,7 +133,7 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
 
     @classmethod
     def validate_arguments(cls, kwargs: Mapping[str, Any]) -> EnvArguments:
-        """The model of these keyword arguments; environments with equal arguments can share it.
+        """Validate keyword arguments into an instance of ``Arguments``, which environments can share.
 
         Raises:
             InvalidEnvArgumentsError: An argument is unknown or out of its range.
@@ -190,70 +142,70 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
             return cls.Arguments.model_validate(dict(kwargs))
         except ValidationError as invalid:
             faults = invalid.errors(include_url=False, include_context=False, include_input=False)
-            # A list can be wrong in each of its items; the first few tell enough.
+            # A list can be wrong in each of its items; the first few faults suffice.
             shown = ((list(fault["loc"]), fault["msg"]) for fault in faults[:_MAX_FAULTS])
             raise cls.invalid_arguments(*shown) from None
 
     @classmethod
     def invalid_arguments(cls, *faults: tuple[list[int | str], str]) -> InvalidEnvArgumentsError:
-        """The error that tells a caller what is wrong with the arguments: pairs of place and sentence."""
+        """Make the error for faulty arguments from pairs of location and sentence."""
         errors = [{"loc": loc, "msg": message} for loc, message in faults]
         return InvalidEnvArgumentsError(cls.env_name or cls.__name__, errors)
 
     @classmethod
-    def cost_ms(cls, arguments: EnvArguments) -> float:  # noqa: ARG003 - a subclass looks at them
-        """About how many milliseconds one reset or one step computes at most; the same on every machine.
+    def cost_ms(cls, arguments: EnvArguments) -> float:  # noqa: ARG003 - subclasses use them
+        """Estimate the milliseconds that one reset or step computes at most; the same on every machine.
 
-        A server decides by it where to run an environment, and how many it makes in one call.
+        A server uses the estimate to choose where to run an environment, and how many to create in one call.
 
         Args:
-            arguments: As :meth:`validate_arguments` gives them.
+            arguments: Result of :meth:`validate_arguments`.
         """
         return 1.0
 
     # --- hooks: what an environment's author writes ---------------------------------------------------------
 
     def task_prompt_text(self) -> str:
-        """What the model has to do and how it acts, in words."""
+        """Describe the task and the actions to the model."""
         raise NotImplementedError
 
     def begin_episode(self, options: Mapping[str, Any]) -> None:
-        """Set up a new episode, all randomness from ``self.rng``, ``self.np_random`` or ``self.episode_seed``.
+        """Set up a new episode; draw all randomness from ``self.rng``, ``self.np_random`` or ``self.episode_seed``.
 
         Raises:
-            InvalidEnvArgumentsError: No episode can be made of the arguments and ``options``; nothing was changed.
+            InvalidEnvArgumentsError: Arguments and ``options`` allow no episode; nothing was changed.
         """
         raise NotImplementedError
 
-    def look(self) -> Content:
-        """What the model sees of the environment as it stands."""
+    def observe(self) -> Content:
+        """Return the content of an observation of the current state."""
         return ""
 
-    def first_look(self) -> Content:
-        """What the model sees at the beginning."""
-        return self.look()
+    def initial_observation(self) -> Content:
+        """Return the content of the first observation, without the task prompt."""
+        return self.observe()
 
     def act(self, call: ToolCall) -> Outcome:
-        """Carry out one call of a known tool, its required arguments present and of the right type."""
+        """Carry out one call of a known tool whose required arguments are present and of the right type."""
         raise NotImplementedError
 
     def dump_state(self) -> Any:
-        """The episode's state as small JSON values; random generators, seed and step count are kept by the base."""
+        """Return the episode's state as small JSON values, without the seed, step count and random generators of the base."""
         raise NotImplementedError
 
     def load_state(self, state: Any) -> None:
-        """Take over what :meth:`dump_state` gave."""
+        """Set the state that :meth:`dump_state` returned."""
         raise NotImplementedError
 
     def call_from_word(self, word: str) -> ToolCall:
-        """The call that a move written in plain text stands for; with a fault when it stands for none.
+        """Translate a move written in plain text into a call; a call with a fault if it is no move.
 
-        A sentence that says what the answer is stands for the move that it names: "The answer is up." Depends on the word
-        alone: an episode that is played again is not asked again.
+        A sentence that states an answer counts as the move that it names: "The answer is up." Depends on the word alone:
+        a replayed episode does not translate again.
         """
         tool = self._tool_of(word)
         if tool is None:
-            # All that is said to be the answer has to be the move: "left to the user's choice" is none.
+            # The whole stated answer has to be the move: "left to the user's choice" is none.
             tool = next((self._tool_of(answer) for answer in stated_answers(word)[:1]), None)
         if tool is not None:
             return ToolCall(tool, {})
@@ -261,31 +213,57 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
         return ToolCall("", {}, None, f"'{shown}' is not an action.")
 
     def call_from_marked_word(self, word: str) -> ToolCall:
-        """The call that a move stands for which the text marks as its answer; any other move's by default."""
+        """Translate a move that the text marks as its answer; by default as :meth:`call_from_word`."""
         return self.call_from_word(word)
 
     def secrets(self) -> Sequence[str]:
-        """Texts that give the running episode's solution away; ``check-env`` looks for them in what the model sees."""
+        """Return texts that reveal the episode's solution; ``check-env`` searches the observations for them."""
         return ()
 
-    def idle_reward(self) -> float:
-        """Reward of a turn in which nothing was done."""
+    def no_op_reward(self) -> float:
+        """Return the reward of a turn without a valid action."""
         return 0.0
 
     def solution(self) -> list[Action] | None:
-        """Actions that lead from here to success; ``None`` where none are known.
+        """Return actions that lead from the current state to success; ``None`` if none are known.
 
-        For demonstrations, curation and tests; what it gives is never part of an observation or an info.
+        For demonstrations, curation and tests; never part of an observation or an info.
         """
         return None
 
-    def guess(self, dice: random.Random) -> Action:
-        """What a player without a plan might do: an action that is carried out, most of the time.
+    def sample_action(self, dice: random.Random) -> Action:
+        """Sample an action, valid most of the time, as a random policy does; all randomness comes from ``dice``.
 
-        For demonstrations that err; actions are sampled from ``dice`` alone.
+        For demonstrations with mistakes.
         """
         self.action_space.seed(dice.getrandbits(32))
         return self.action_space.sample()
+
+    def layout(self) -> Any:
+        """Return JSON values that identify what there is to solve in an episode that has just begun.
+
+        Episodes of the same layout are the same problem, whatever their seeds are and however they are shown. ``None``, the
+        default, identifies an episode by its state and its first observation.
+        """
+        return None
+
+    def layout_arguments(self) -> dict[str, Any]:
+        """Return keyword arguments that recreate the episode's layout in later versions too; empty if none do."""
+        return {}
+
+    def difficulty(self) -> float | None:
+        """Return the difficulty of an episode that has just begun; ``None`` if it is unknown.
+
+        By default the number of actions of :meth:`solution`. Comparable between episodes of one environment only.
+        """
+        solution = self.solution()
+        return None if solution is None else float(len(solution))
+
+    # Former names of hooks, for one version.
+    look = former_name("look", observe)
+    first_look = former_name("first_look", initial_observation)
+    guess = former_name("guess", sample_action)
+    idle_reward = former_name("idle_reward", no_op_reward)
 
     def draw(self, mode: str) -> Any:
         """Draw the environment: ``ansi`` and ``svg`` give text, ``rgb_array`` an array (height, width, 3) of uint8.
@@ -296,7 +274,7 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
         self._require_render_mode(mode)
         if mode != "ansi":
             raise NotImplementedError
-        return content_text(self.look())
+        return content_text(self.observe())
 
     # --- Gymnasium's interface ------------------------------------------------------------------------------
 
@@ -306,8 +284,8 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
         """Begin an episode.
 
         Args:
-            seed: From 0 to 2**63 - 1. Without one, the seed that follows from the last episode's; a random one at first.
-            options: As the environment takes them; none by default.
+            seed: From 0 to 2**63 - 1. By default the seed derived from the last episode's; a random one at first.
+            options: Options of the environment; none by default.
 
         Returns:
             The first observation (one user message) and the info, which names the episode's ``seed``.
@@ -338,7 +316,7 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
             if fault is not None:
                 content = self._show(outcome)
             elif content is None:
-                content = self.look()
+                content = self.observe()
             message = {"role": "tool", "tool_call_id": call.id, "content": content}
             return self._finish([message], reward, outcome, fault is None, effective)
         return self.take_turn(self._calls_of(self.read_action(action)))
@@ -347,10 +325,10 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
         """Carry out the calls of one action, as :meth:`step` does.
 
         Args:
-            calls: As :meth:`calls_of` gives them.
+            calls: Result of :meth:`calls_of`.
 
         Raises:
-            EpisodeNotStartedError, EpisodeEndedError: As :meth:`step`.
+            EpisodeNotStartedError, EpisodeEndedError: In the same cases as :meth:`step`.
         """
         self._require_running()
         turn = Turn(calls)
@@ -364,17 +342,17 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
         return self._finish(turn.messages(), turn.reward, turn.outcomes[-1], turn.valid, turn.effective)
 
     def render(self) -> Any:
-        """Draw the environment in the mode that it was built with; ``None`` without one."""
+        """Draw the environment in its render mode; ``None`` without one."""
         return None if self.render_mode is None else self.draw(self.render_mode)
 
     def close(self) -> None:
-        """Free what the environment holds; nothing by default."""
+        """Release resources of the environment; nothing by default."""
 
-    # --- what a server needs beside it ----------------------------------------------------------------------
+    # --- for servers and trainers ---------------------------------------------------------------------------
 
     @property
     def episode_seed(self) -> int:
-        """The running episode's seed.
+        """Seed of the episode.
 
         Raises:
             EpisodeNotStartedError: ``reset`` was never called.
@@ -385,27 +363,27 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
 
     @property
     def num_steps(self) -> int:
-        """Moves made in this episode."""
+        """Number of moves made in this episode."""
         return self._steps
 
     @property
     def ended(self) -> bool:
-        """Whether the episode was terminated or truncated."""
+        """True if the episode was terminated or truncated."""
         return self._ended
 
     @property
     def allow_parallel_tool_calls(self) -> bool:
-        """Whether one action may hold several tool calls."""
+        """True if one action may hold several tool calls."""
         return self.arguments.max_actions_per_turn > 1
 
     def task_prompt(self) -> str:
-        """What the model has to do and how it acts, as the arguments have it."""
+        """Return the task prompt: that of the arguments, else the environment's own."""
         replaced = self.arguments.task_prompt
         return replaced if replaced is not None else self.task_prompt_text()
 
     def first_observation(self) -> Observation:
-        """What ``reset`` showed, made anew from the state at the beginning of the episode."""
-        content = self.first_look()
+        """Return the first observation again; valid only as long as no step followed the ``reset``."""
+        content = self.initial_observation()
         if self.arguments.include_task_prompt:
             prompt = self.task_prompt()
             content = (
@@ -420,14 +398,14 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
         return parse_action(action, self._tools_by_name, arguments.action_format, self._steps, max_calls)
 
     def checked_calls(self, parsed: ParsedAction) -> list[ToolCall]:
-        """Return the calls that a read action asks for, at least one, each with the fault that keeps it from being run."""
+        """Return the calls of a read action, at least one, each with the fault that makes it invalid."""
         return [call._replace(fault=self._fault_of(call)) for call in self._calls_of(parsed)]
 
     def calls_of(self, action: Action) -> list[ToolCall]:
-        """Read an action into the calls that it asks for, at least one; nothing is changed.
+        """Read an action into its calls, at least one, without carrying them out.
 
-        Calls that cannot be carried out are left with their id and their fault. ``step(action)`` is
-        ``take_turn(calls_of(action))``, so they are enough to play a step again.
+        Invalid calls keep their id and their fault only. ``step(action)`` is ``take_turn(calls_of(action))``, so the calls
+        suffice to replay a step.
         """
         return [
             call if call.fault is None else ToolCall("", {}, call.id, call.fault)
@@ -435,7 +413,7 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
         ]
 
     def snapshot(self) -> bytes:
-        """The whole episode in a few hundred bytes of JSON: state, random generators, seed, step count.
+        """Return the whole episode in a few hundred bytes of JSON: state, random generators, seed, step count.
 
         Raises:
             EpisodeNotStartedError: ``reset`` was never called.
@@ -453,7 +431,7 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
         return orjson.dumps(document)
 
     def restore(self, snapshot: bytes) -> None:
-        """Stand exactly where an environment with the same arguments stood at its :meth:`snapshot`.
+        """Restore a :meth:`snapshot` of an environment with the same arguments.
 
         Raises:
             ValueError: The bytes are not a snapshot of this format.
@@ -468,10 +446,10 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
         self._numpy_rng = None if numpy_state is None else generator_from_state(parse_integers(numpy_state))
 
     def state_digest(self) -> int:
-        """Tell the episode's state from others, in 32 bits; how it is shown makes no difference.
+        """Return a 32-bit checksum of the episode's state, independent of how the state is shown.
 
         Raises:
-            Exception: As :meth:`dump_state` raises, or its state is not JSON.
+            Exception: :meth:`dump_state` failed, or its result is not JSON.
         """
         rng = self._rng
         state = (self._steps, self._ended, None if rng is None else rng.low_bits, self.dump_state())
@@ -481,14 +459,14 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
 
     @property
     def rng(self) -> EpisodeRandom:
-        """The episode's random generator, small and fast; the same stream as ``np_random`` in its ``random()``."""
+        """Small, fast random generator of the episode; its ``random()`` gives the same stream as that of ``np_random``."""
         if self._rng is None:
             self._rng = EpisodeRandom.from_seed(self.episode_seed)
         return self._rng
 
     @property
     def _np_random(self) -> np.random.Generator:
-        # Gymnasium keeps a generator here; ours comes into being when somebody asks, it takes a kilobyte.
+        # Gymnasium keeps a generator here; ours takes a kilobyte and is made on first use.
         if self._numpy_rng is None:
             self._numpy_rng = np.random.Generator(np.random.PCG64(self._seed))
         return self._numpy_rng
@@ -503,14 +481,16 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
 
     @_np_random_seed.setter
     def _np_random_seed(self, value: int | None) -> None:
-        """Gymnasium writes -1 here when it is given a generator; the episode's seed stays what it is."""
+        """Ignore the -1 that Gymnasium writes when it gets a generator; the episode's seed is unchanged."""
 
-    def _offer(self, tools: tuple[Tool, ...]) -> None:
-        """Offer this instance's model other tools than the class's."""
+    def _set_tools(self, tools: tuple[Tool, ...]) -> None:
+        """Replace the tools of the class by tools of this instance."""
         self.tools = tools  # type: ignore[misc]
         self._tools_by_name = {tool.name: tool for tool in tools}  # type: ignore[misc]
         self._plain_tools = _plain(tools)  # type: ignore[misc]
         self.action_space = action_space_for(tools, parallel=self.allow_parallel_tool_calls)
+
+    _offer = former_name("_offer", _set_tools)
 
     # --- inner workings -------------------------------------------------------------------------------------
 
@@ -520,7 +500,7 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
 
     @contextlib.contextmanager
     def _new_episode(self, seed: int | None) -> Iterator[None]:
-        """Take on the seed of a new episode; go back to the one before when the new one cannot begin."""
+        """Set the seed of a new episode; restore the former seed if the new episode cannot begin."""
         if seed is not None:
             seed = self._checked_seed(seed)
         before = self._seed, self._rng, self._numpy_rng
@@ -537,7 +517,7 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
 
     def _checked_seed(self, seed: object) -> int:
         try:
-            # NumPy's integers are fine as well.
+            # NumPy's integers are accepted as well.
             number = operator.index(seed)  # type: ignore[arg-type]
         except TypeError:
             number = -1
@@ -561,7 +541,7 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
             return [ToolCall("", {}, None, parsed.fault)]
         if parsed.calls:
             return parsed.calls
-        # Of the words beyond the limit one is enough to be refused.
+        # One word beyond the limit suffices for its error message.
         words = parsed.words[: self.arguments.max_actions_per_turn + 1]
         call_from = self.call_from_marked_word if parsed.is_marked else self.call_from_word
         return [call_from(word) for word in words] or [ToolCall("", {}, None, self._no_action())]
@@ -576,30 +556,30 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
 
     def _carry_out(self, call: ToolCall) -> Outcome:
         self._steps += 1
-        # A call without arguments of a tool that needs none, as of a grid world's moves, has no fault to look for.
+        # Skip the checks for a call without arguments of a tool that needs none, such as the moves of a grid world.
         name, arguments, _, fault = call
         if arguments or fault is not None or name not in self._plain_tools:
             fault = self._fault_of(call)
             if fault is not None:
-                return self._invalid(fault, self.idle_reward(), None)
+                return self._invalid(fault, self.no_op_reward(), None)
         outcome = self.act(call)
-        return outcome if outcome.fault is None else self._judged(outcome)
+        return outcome if outcome.fault is None else self._penalized(outcome)
 
     def _tool_of(self, word: str) -> str | None:
-        """The tool that a word names, by its own name or another one."""
+        """Return the name of the tool that a word names, directly or by an alias."""
         name = word.strip(" \t\n.!\"'`*").casefold().replace(" ", "_").replace("-", "_")
         tool = self.word_aliases.get(name, name)
         return tool if tool in self._tools_by_name else None
 
     def _fault_of(self, call: ToolCall) -> str | None:
-        """Why a call cannot be carried out at all."""
+        """Return what makes a call invalid; ``None`` if it is valid."""
         if call.fault is not None:
             return call.fault
         tool = self._tools_by_name.get(call.name)
         return f"There is no tool '{call.name[:64]}'." if tool is None else tool.fault(call.arguments)
 
-    def _judged(self, outcome: Outcome) -> Outcome:
-        """What ``act`` gave, as an invalid action where it names a fault."""
+    def _penalized(self, outcome: Outcome) -> Outcome:
+        """Apply the consequences of an invalid action to an outcome that has a fault."""
         if outcome.fault is None:
             return outcome
         arguments = self.arguments
@@ -619,7 +599,7 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
         )
 
     def _show(self, outcome: Outcome) -> Content:
-        content = outcome.content if outcome.content is not None else self.look()
+        content = outcome.content if outcome.content is not None else self.observe()
         if outcome.fault is None:
             return content
         advice = f"Invalid action: {outcome.fault}{self._tool_hint()}"
@@ -646,5 +626,5 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
 
 
 def _plain(tools: Sequence[Tool]) -> frozenset[str]:
-    """Names of the tools that need no argument."""
+    """Return the names of the tools that need no argument."""
     return frozenset(tool.name for tool in tools if not tool.parameters.get("required"))

@@ -25,7 +25,7 @@ MAPS: dict[str, tuple[str, ...]] = {
 MAX_SIDE = 64
 _MAX_DRAWN_CELLS = 200_000
 _DRAWS = ((0.75, 4), (0.65, 32), (0.5, 256), (0.0, _MAX_DRAWN_CELLS))
-"""How many maps are drawn at most until one has a way, by the chance of ice; nearly always."""
+"""Maps drawn until one has a path, at most and nearly always, by the probability of ice."""
 _DRAWN_CELL_MS = 1e-3
 
 _MOVES = ("left", "down", "right", "up")
@@ -37,12 +37,12 @@ _WORD_OF = {"S": "ice", "F": "ice", "H": "hole", "G": "goal"}
 
 
 class LakeGlyphs(BaseModel):
-    """What stands for each kind of cell in text."""
+    """Glyphs of the kinds of cells in text."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     player: str = Field(default="P", min_length=1, max_length=16)
-    """The player, wherever it stands unless a glyph below says otherwise."""
+    """The player, except where a glyph below applies."""
     start: str = Field(default="F", min_length=1, max_length=16)
     """The cell where the player began."""
     frozen: str = Field(default="F", min_length=1, max_length=16)
@@ -52,9 +52,9 @@ class LakeGlyphs(BaseModel):
     goal: str = Field(default="G", min_length=1, max_length=16)
     """The goal."""
     player_on_hole: str | None = Field(default=None, min_length=1, max_length=16)
-    """The player in a hole; as ``player`` when not given."""
+    """The player in a hole; by default ``player``."""
     player_on_goal: str | None = Field(default=None, min_length=1, max_length=16)
-    """The player on the goal; as ``player`` when not given."""
+    """The player on the goal; by default ``player``."""
 
 
 class FrozenLakeArguments(GridArguments):
@@ -63,21 +63,21 @@ class FrozenLakeArguments(GridArguments):
     size: int = Field(default=8, ge=2, le=MAX_SIDE)
     """Side of a random map, in cells."""
     frozen_prob: float = Field(default=0.8, gt=0.0, le=1.0)
-    """Chance that a cell of a random map is ice."""
+    """Probability that a cell of a random map is ice."""
     map_name: Literal["4x4", "8x8"] | None = None
     """One of Gymnasium's own maps instead of a random one."""
     desc: list[str] | None = Field(default=None, min_length=1, max_length=MAX_SIDE)
-    """A map of one's own: rows of the letters S (start), F (frozen), H (hole), G (goal)."""
+    """A map as rows of the letters S (start), F (frozen), H (hole), G (goal)."""
     random_start_and_goal: bool = False
-    """Whether a random map has its start and goal anywhere instead of in opposite corners."""
+    """True if a random map has its start and goal anywhere instead of in opposite corners."""
     is_slippery: bool = False
-    """Whether a move may go to either side of where it was meant to go."""
+    """True if a move may slip to either side of its direction."""
     success_rate: float = Field(default=1.0 / 3.0, ge=0.0, le=1.0)
-    """On slippery ice, the chance that a move goes where it was meant to go."""
+    """Probability, on slippery ice, that a move goes in its direction."""
     reward_schedule: tuple[float, float, float] = (1.0, 0.0, 0.0)
     """Rewards for reaching the goal, falling into a hole, and stepping on ice."""
     glyphs: LakeGlyphs = LakeGlyphs()
-    """What stands for each kind of cell in text."""
+    """Glyphs of the kinds of cells in text."""
 
     @model_validator(mode="after")
     def _check_map(self) -> FrozenLakeArguments:
@@ -102,7 +102,7 @@ class FrozenLakeArguments(GridArguments):
 
     @property
     def drawn_cells(self) -> int:
-        """How many cells it may take to draw a map that has a way to the goal."""
+        """Upper estimate of the cells drawn until a map has a path to the goal."""
         if self.desc is not None or self.map_name is not None:
             return 0
         draws = next(draws for chance, draws in _DRAWS if self.frozen_prob >= chance)
@@ -110,7 +110,7 @@ class FrozenLakeArguments(GridArguments):
 
     @functools.cached_property
     def slip_thresholds(self) -> tuple[float, float, float]:
-        """Cumulated chances of going to one side, as meant, to the other side."""
+        """Cumulative probabilities of slipping to one side, going straight, and slipping to the other side."""
         aside = (1.0 - self.success_rate) / 2.0
         return aside, aside + self.success_rate, aside + self.success_rate + aside
 
@@ -122,7 +122,7 @@ class FrozenLakeArguments(GridArguments):
 
     @functools.cached_property
     def outcome_on(self) -> dict[str, Outcome]:
-        """What a move onto a cell leads to, by map letter."""
+        """Outcomes of a move onto a cell, by map letter."""
         goal, hole, ice = self.reward_schedule
         walked = Outcome(reward=ice)
         return {
@@ -134,7 +134,7 @@ class FrozenLakeArguments(GridArguments):
 
     @functools.cached_property
     def bump(self) -> Outcome:
-        """What a move off the map leads to."""
+        """Outcome of a move off the map."""
         return Outcome(reward=self.reward_schedule[2], effective=False)
 
     @functools.cached_property
@@ -151,9 +151,9 @@ class FrozenLakeArguments(GridArguments):
 
     @functools.cached_property
     def stamps(self) -> tuple[int, dict[str, str]] | None:
-        """What it takes to stamp the player on the text of a lake; ``None`` if a glyph is not one character.
+        """Length of the separator, and glyphs of the player by the map letter of its cell.
 
-        The length of the separator; the glyph of the player by the map letter of its cell.
+        With these the player is written over a cached text of the lake; ``None`` if a glyph is longer than one character.
         """
         if any(len(glyph) > 1 for glyph in (*self.glyph_of.values(), *self.player_on.values())):
             return None
@@ -164,12 +164,12 @@ class FrozenLakeEnv(GridEnv):
     """Walk over a frozen lake from the start to the goal without falling into a hole.
 
     The dynamics are those of Gymnasium's FrozenLake: with the same map and the same seed, a slippery lake gives the
-    same episode as Gymnasium's. A random map equals ``generate_random_map(size, p, seed)`` there.
+    same episode as Gymnasium's. A random map equals Gymnasium's ``generate_random_map(size, p, seed)``.
 
     ## Action Space
 
     One of four tools without arguments: ``move_left``, ``move_down``, ``move_right``, ``move_up``. In plain text the
-    words left, down, right and up do as well. A move off the map leaves the player where it is.
+    words left, down, right and up mean the same. A move off the map does not move the player.
 
     ## Observation
 
@@ -234,12 +234,12 @@ class FrozenLakeEnv(GridEnv):
             cells = drawn
         self._cells = cells
         self._width = width
-        # The map as text without the player, made when it is first looked at.
+        # The map as text without the player, made on first use.
         self._board: str | None = None
         starts = cells.count("S")
         nth = 0
         if starts > 1 or self._slips():
-            # Gymnasium draws one number for the start, also when there is only one.
+            # Gymnasium draws a number for the start even when there is only one start.
             nth = min(int(self.rng.random() * starts), starts - 1)
         position = cells.index("S")
         for _ in range(nth):
@@ -267,11 +267,18 @@ class FrozenLakeEnv(GridEnv):
         self._board = None
 
     def solution(self) -> list[Action] | None:
-        """The actions of a shortest way to a goal; ``None`` if there is none, or the ice is slippery."""
-        moves = None if self._slips() else _shortest_way(self._cells, self._width, self._position)
+        """Return the actions of a shortest path to a goal; ``None`` if there is no path, or the ice is slippery."""
+        moves = None if self._slips() else _shortest_path(self._cells, self._width, self._position)
         return None if moves is None else actions_of_calls(f"move_{_MOVES[move]}" for move in moves)
 
-    # --- how it looks ---------------------------------------------------------------------------------------
+    def layout(self) -> Any:
+        return ["frozen_lake", *self.dump_state()]
+
+    def layout_arguments(self) -> dict[str, Any]:
+        cells, width = self._cells, self._width
+        return {"desc": [cells[start : start + width] for start in range(0, len(cells), width)]}
+
+    # --- observations ---------------------------------------------------------------------------------------
 
     def grid_text(self) -> str:
         stamps = self.arguments.stamps
@@ -324,20 +331,20 @@ class FrozenLakeEnv(GridEnv):
         return self.arguments.is_slippery
 
     def _slip(self, move: int) -> int:
-        """Where a move goes: as meant or to a side, drawn as Gymnasium draws it."""
+        """Draw the direction that a move takes, with the same random numbers as Gymnasium."""
         drawn = self.rng.random()
         for turn, threshold in zip((-1, 0, 1), self.arguments.slip_thresholds, strict=True):
             if drawn < threshold:
                 return (move + turn) % 4
-        # Rounding may leave the last threshold a hair below 1; Gymnasium's argmax then gives the first side.
+        # Rounding may leave the last threshold slightly below 1; Gymnasium's argmax then gives the first side.
         return (move - 1) % 4
 
 
 @functools.lru_cache(maxsize=1024)
 def random_map(size: int, frozen_prob: float, seed: int, random_ends: bool = False) -> str | None:
-    """A random map with a way from start to goal, rows joined; ``None`` when none was found within the effort.
+    """Generate a random map with a path from start to goal, its rows joined; ``None`` if no attempt had a path.
 
-    The samples of one group share a seed: the cache gives them their map for nothing.
+    Cached, because the samples of a GRPO group share a seed.
     """
     random = EpisodeRandom.from_seed(seed)
     for _ in range(max(1, _MAX_DRAWN_CELLS // (size * size))):
@@ -347,12 +354,12 @@ def random_map(size: int, frozen_prob: float, seed: int, random_ends: bool = Fal
             start = random.randrange(size * size)
             goal = (start + 1 + random.randrange(size * size - 1)) % (size * size)
         cells[start], cells[goal] = "S", "G"
-        if _has_way(cells, size, start):
+        if _has_path(cells, size, start):
             return "".join(cells)
     return None
 
 
-def _has_way(cells: list[str], width: int, start: int) -> bool:
+def _has_path(cells: list[str], width: int, start: int) -> bool:
     seen = {start}
     frontier = [start]
     while frontier:
@@ -368,8 +375,8 @@ def _has_way(cells: list[str], width: int, start: int) -> bool:
     return False
 
 
-def _shortest_way(cells: str, width: int, start: int) -> list[int] | None:
-    """The moves from ``start`` to the nearest goal, by breadth-first search."""
+def _shortest_path(cells: str, width: int, start: int) -> list[int] | None:
+    """Find the moves from ``start`` to the nearest goal by breadth-first search."""
     if cells[start] == "H":
         return None
     ways: dict[int, list[int]] = {start: []}

@@ -1,4 +1,4 @@
-"""Grid worlds: the ways in which a model can be shown one, in words and in pictures."""
+"""Grid worlds, observed as text and as pictures."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from verl_agent_env.types import Content
 ObservationStyle = Literal["grid", "coordinates", "objects", "egocentric", "local"]
 StyleList = Annotated[list[ObservationStyle], Field(min_length=1, max_length=len(get_args(ObservationStyle)))]
 _MAX_PICTURE_PIXELS = 1 << 25
-"""Pixels of all pictures of one turn: two of the largest that there are."""
+"""Limit of the pixels of all pictures of one turn: two of the largest pictures."""
 _PIXEL_MS = 25e-6
 _CELL_MS = 1e-3
-"""What a pixel of a picture, and a cell in text, costs at worst."""
+"""Milliseconds per pixel of a picture and per cell in text, at worst."""
 Cell = tuple[int, int]
 """Row and column, from 0, the top left cell being (0, 0)."""
 
@@ -32,18 +32,18 @@ DIRECTIONS: tuple[tuple[str, int, int], ...] = (
 
 
 class GridArguments(EnvArguments):
-    """Arguments of every grid world: how it is shown."""
+    """Keyword arguments of all grid worlds: the form of their observations."""
 
     observation_mode: Literal["text", "image", "both"] = "text"
-    """Whether an observation holds text, a PNG picture (an ``image_url`` content part), or both."""
+    """Content of an observation: text, a PNG picture (an ``image_url`` content part), or both."""
     observation_style: ObservationStyle | StyleList = "grid"
-    """How text shows the world: ``grid`` (a glyph for each cell), ``coordinates`` (each cell with its name),
-    ``objects`` (what lies where), ``egocentric`` (how far from the player it lies, and in which direction), ``local``
-    (where the player stands and what surrounds it), or a list of these, shown one after the other."""
+    """Form of text observations: ``grid`` (a glyph for each cell), ``coordinates`` (each cell with its name), ``objects``
+    (objects and their cells), ``egocentric`` (objects with direction and distance from the player), ``local`` (the
+    player's cell and its neighbours), or a list of these, shown one after the other."""
     first_observation_style: ObservationStyle | StyleList | None = None
-    """The style of the first observation, when it differs from that of the later ones."""
+    """Form of the first text observation; by default ``observation_style``."""
     cell_separator: str = Field(default="\t", max_length=8)
-    """Stands between the glyphs of a row."""
+    """Separator between the glyphs of a row."""
     tile_px: int = Field(default=16, ge=4, le=64)
     """Side of a cell in pictures, in pixels."""
 
@@ -54,7 +54,7 @@ class GridArguments(EnvArguments):
 
     @property
     def picture_pixels(self) -> int:
-        """Pixels of all pictures that one turn can show; 0 where observations are text."""
+        """Pixels of all pictures that one turn can show; 0 if observations are text."""
         rows, columns = self.shape
         pictures_per_turn = 0 if self.observation_mode == "text" else self.max_actions_per_turn
         return rows * columns * self.tile_px**2 * pictures_per_turn
@@ -70,12 +70,12 @@ class GridArguments(EnvArguments):
 
     @functools.cached_property
     def shows_plain_grid(self) -> bool:
-        """Whether an observation is the grid as text, and no more."""
+        """True if an observation is just the grid as text."""
         return self.observation_mode == "text" and self.observation_style == "grid"
 
 
 class GridEnv(ChatEnv):
-    """Base class of grid worlds; a subclass says what stands in each cell, and this one shows it."""
+    """Base class of grid worlds: makes observations and pictures of the cells that a subclass names."""
 
     Arguments: ClassVar[type[EnvArguments]] = GridArguments
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi", "rgb_array", "svg"], "render_fps": 4}  # type: ignore[misc]
@@ -89,66 +89,66 @@ class GridEnv(ChatEnv):
             return super().cost_ms(arguments)
         rows, columns = arguments.shape
         shown_ms = rows * columns * _CELL_MS * arguments.max_actions_per_turn
-        # Any of them can be asked for a picture of itself.
+        # Any grid world can be rendered as a picture.
         pixels = max(arguments.picture_pixels, rows * columns * arguments.tile_px**2)
         return 1.0 + shown_ms + pixels * _PIXEL_MS
 
     # --- hooks ----------------------------------------------------------------------------------------------
 
     def glyph_rows(self) -> Sequence[Sequence[str]]:
-        """A glyph for each cell, row by row."""
+        """Return a glyph for each cell, row by row."""
         raise NotImplementedError
 
     def tile_rows(self) -> Sequence[Sequence[str]]:
-        """The name of a picture (see :mod:`verl_agent_env.envs.pictures`) for each cell, row by row."""
+        """Return the name of a picture in :mod:`verl_agent_env.envs.pictures` for each cell, row by row."""
         raise NotImplementedError
 
     def player_cell(self) -> Cell:
-        """Where the player stands."""
+        """Return the cell of the player."""
         raise NotImplementedError
 
     def cell_word(self, row: int, column: int) -> str:
-        """What is in a cell, in a word or two; cells outside the grid have a word as well."""
+        """Name the content of a cell in a word or two; cells outside the grid have a name as well."""
         raise NotImplementedError
 
     def objects(self) -> Iterator[tuple[str, Cell]]:
-        """What matters in this world and where it is, in words, the player left out; always in the same order."""
+        """Yield the relevant objects except the player, as name and cell, in a fixed order."""
         raise NotImplementedError
 
-    # --- what the model sees --------------------------------------------------------------------------------
+    # --- observations ---------------------------------------------------------------------------------------
 
-    def look(self) -> Content:
+    def observe(self) -> Content:
         if self.arguments.shows_plain_grid:
             return self.grid_text()
         return self._view(self.arguments.observation_style)
 
-    def first_look(self) -> Content:
+    def initial_observation(self) -> Content:
         return self._view(self.arguments.first_observation_style or self.arguments.observation_style)
 
     def grid_text(self) -> str:
-        """The world as rows of glyphs."""
+        """Write the world as rows of glyphs."""
         separator = self.arguments.cell_separator
         return "\n".join([separator.join(row) for row in self.glyph_rows()])
 
     def coordinates_text(self) -> str:
-        """The world as rows of named cells: ``a1`` is the top left one, letters are rows, numbers are columns."""
+        """Write the world as rows of named cells: ``a1`` is the top left one, letters are rows, numbers are columns."""
         return "\n".join(
             " ".join(f"{cell_name(r, c)}{glyph}" for c, glyph in enumerate(row))
             for r, row in enumerate(self.glyph_rows())
         )
 
     def objects_text(self) -> str:
-        """What lies where, by names of cells."""
+        """List the objects with the names of their cells."""
         return f"Objects: {', '.join(f'{word} at {cell_name(*cell)}' for word, cell in self.objects())}."
 
     def egocentric_text(self) -> str:
-        """How far from the player things lie, and in which direction."""
+        """List the objects with their direction and distance from the player."""
         row, column = self.player_cell()
-        seen = ", ".join(f"{word} {_way(r - row, c - column)}" for word, (r, c) in self.objects())
+        seen = ", ".join(f"{word} {_direction(r - row, c - column)}" for word, (r, c) in self.objects())
         return f"From you: {seen}."
 
     def local_text(self) -> str:
-        """Where the player stands and what surrounds it."""
+        """Describe the player's cell and its four neighbours."""
         row, column = self.player_cell()
         around = ", ".join(f"{name} {self.cell_word(row + dr, column + dc)}" for name, dr, dc in DIRECTIONS)
         return f"You are at {cell_name(row, column)}: {around}."
@@ -179,15 +179,15 @@ class GridEnv(ChatEnv):
         return "\n".join(writers[one]() for one in ([style] if isinstance(style, str) else style))
 
 
-def _way(rows: int, columns: int) -> str:
-    """``2 up 1 left``: how to get there, or ``here``."""
+def _direction(rows: int, columns: int) -> str:
+    """Describe an offset, such as ``2 up 1 left``, or ``here``."""
     # Rows first: DIRECTIONS has them last.
     ways = ((name, rows * dr + columns * dc) for name, dr, dc in reversed(DIRECTIONS))
     return " ".join(f"{cells} {name}" for name, cells in ways if cells > 0) or "here"
 
 
 def cell_name(row: int, column: int) -> str:
-    """``a1`` for the top left cell; after row ``z`` comes ``aa``."""
+    """Name a cell: ``a1`` is the top left one; row ``z`` is followed by ``aa``."""
     letters = ""
     row += 1
     while row:

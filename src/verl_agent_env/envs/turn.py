@@ -12,7 +12,7 @@ class Outcome(NamedTuple):
     """What one move led to."""
 
     content: Content | None = None
-    """What the model reads; ``None`` shows the environment as it looks now (:meth:`ChatEnv.look`)."""
+    """What the model reads; ``None`` shows the environment as it looks now (:meth:`ChatEnv.observe`)."""
     reward: float = 0.0
     terminated: bool = False
     success: bool = False
@@ -30,7 +30,7 @@ class Turn:
         self.outcomes: list[Outcome] = []
         self.reward = 0.0
         self._messages: list[Message] = []
-        self._spoken: list[Content] = []
+        self._text_parts: list[Content] = []
         self._shown_outcomes: list[Outcome] = []
         self._notes: list[str] = []
 
@@ -65,8 +65,8 @@ class Turn:
             return
         # Moves written as text share one message: of views that follow each other only the last one counts.
         if outcome.content is None and self._shown_outcomes and _shows_only_view(self._shown_outcomes[-1]):
-            self._spoken.pop()
-        self._spoken.append(content)
+            self._text_parts.pop()
+        self._text_parts.append(content)
         self._shown_outcomes.append(outcome)
 
     def refuse(self, call: ToolCall, note: str) -> None:
@@ -82,7 +82,7 @@ class Turn:
 
     def messages(self) -> Observation:
         """A tool message for each call with an id, and one user message for all moves written as text."""
-        said: list[Content] = [*self._spoken, *self._notes]
+        said: list[Content] = [*self._text_parts, *self._notes]
         if not said:
             return self._messages
         return [*self._messages, user_message(_joined(said))]

@@ -344,20 +344,20 @@ def test_styles_name_cells_and_surroundings() -> None:
     assert rows[2] == "c1# c2_ c3√ c4_ c5_ c6#"
     assert rows[-1] == "You are at b2: left wall, right box, up wall, down floor."
     env.step(call("push_down"))
-    assert str(env.look()).endswith("right box on target, up floor, down floor.")
+    assert str(env.observe()).endswith("right box on target, up floor, down floor.")
 
 
 def test_the_local_style_names_targets() -> None:
-    assert started(room="######\n#$@. #\n######", observation_style="local").look() == (
+    assert started(room="######\n#$@. #\n######", observation_style="local").observe() == (
         "You are at b3: left box, right target, up wall, down wall."
     )
 
 
 def test_the_style_of_objects_knows_what_the_player_stands_on() -> None:
     env = started(room="######\n#+$* #\n######", observation_style="objects")
-    assert env.look() == "Objects: box at b3, box on target at b4, target at b2."
+    assert env.observe() == "Objects: box at b3, box on target at b4, target at b2."
     env = started(room="######\n#+$* #\n######", observation_style="egocentric")
-    assert env.look() == "From you: box 1 right, box on target 2 right, target here."
+    assert env.observe() == "From you: box 1 right, box on target 2 right, target here."
 
 
 @pytest.mark.parametrize("separator", ["", " ", "\t", ", "])
@@ -379,7 +379,7 @@ def test_glyphs_may_be_words() -> None:
 
 def test_pictures_are_content_parts_of_the_right_size() -> None:
     env = started(room=TWO_BOXES, observation_mode="both", tile_px=8)
-    content = env.look()
+    content = env.observe()
     assert isinstance(content, list)
     text, picture = content
     assert text["text"] == env.grid_text()
@@ -420,7 +420,7 @@ def test_equal_seeds_give_equal_rooms_and_share_one_level() -> None:
     for action in first.solution() or []:
         first.step(action)
     assert first.ended
-    assert second.look() == second.first_observation()[0]["content"] != first.look()
+    assert second.observe() == second.first_observation()[0]["content"] != first.observe()
 
 
 def test_a_seed_gives_the_same_room_in_another_process() -> None:

@@ -1,4 +1,4 @@
-"""Keyword arguments of Countdown, checked before any puzzle is made."""
+"""Keyword arguments of Countdown."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from verl_agent_env.envs.base import EnvArguments
 from verl_agent_env.envs.countdown.expression import Grammar, Limits, Signs
 from verl_agent_env.envs.countdown.generator import (
+    MAX_MAGNITUDE,
     InfeasibleRulesError,
     PuzzleRules,
     generate_puzzle,
@@ -21,14 +22,13 @@ from verl_agent_env.envs.countdown.scoring import PROFILES, ScoreProfile, Verdic
 from verl_agent_env.envs.countdown.tokens import Notation
 
 MAX_GIVEN_NUMBERS = 32
-_MAX_MAGNITUDE = 10**9
 
-_Number = Annotated[int, Field(ge=0, le=_MAX_MAGNITUDE)]
-_Target = Annotated[int, Field(ge=-_MAX_MAGNITUDE, le=_MAX_MAGNITUDE)]
+_Number = Annotated[int, Field(ge=0, le=MAX_MAGNITUDE)]
+_Target = Annotated[int, Field(ge=-MAX_MAGNITUDE, le=MAX_MAGNITUDE)]
 
 
 class GivenPuzzle(BaseModel):
-    """A puzzle from a data set, as the options of ``reset`` hold it."""
+    """Options of ``reset``: a puzzle from a data set."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
@@ -40,15 +40,15 @@ class CountdownArguments(EnvArguments):
     """Keyword arguments of Countdown."""
 
     max_steps: int = Field(default=1_000_000, ge=1, le=1_000_000)
-    """Moves after which the episode is truncated; a turn without a valid move counts as one. The default, which is
-    also the largest value, stands for any number of attempts."""
+    """Moves after which the episode is truncated; a turn without a valid move counts as one. The default,
+    also the largest value, amounts to no limit."""
     max_attempts: int | None = Field(default=None, ge=1, le=1_000_000)
-    """Tested equations after which the puzzle is lost (``terminated``); any number when not given."""
+    """Tested equations after which the puzzle is lost (``terminated``); unlimited by default."""
     numbers: (
         Annotated[tuple[_Number, ...], Field(min_length=1, max_length=MAX_GIVEN_NUMBERS, fail_fast=True)]
         | None
     ) = None
-    """Given numbers instead of random ones, with ``target``. They are taken as they are, solvable or not."""
+    """Given numbers instead of random ones, with ``target``. Solvability is not checked."""
     target: _Target | None = None
     """The target of given ``numbers``."""
     num_numbers: int | tuple[int, int] = 6
@@ -58,21 +58,20 @@ class CountdownArguments(EnvArguments):
     target_range: tuple[_Target, _Target] = (1, 999)
     """Smallest and largest target of a random puzzle."""
     operators: str = Field(default="+-*/", min_length=1, max_length=4)
-    """The operators that an answer may use, some of ``+-*/``."""
+    """Operators that an answer may use, some of ``+-*/``."""
     puzzle_operators: str | None = Field(default=None, min_length=1, max_length=4)
-    """The operators with which each random puzzle can be solved; all that an answer may use when not given."""
+    """Operators that suffice to solve each random puzzle; by default ``operators``."""
     use_all: bool | None = None
-    """Whether an answer must use each number exactly once, or else at most once. When not given, as the score profile
-    has it: all but
-    ``reasoning_gym_v0`` demand it."""
+    """True if an answer must use each number exactly once, false for at most once. By default the rule of the score
+    profile: true for all but ``reasoning_gym_v0``."""
     natural_answers: bool = False
-    """Whether all intermediate results of an answer must be whole and not negative, as in the television game."""
+    """True if all intermediate results of an answer must be whole and not negative, as in the television game."""
     all_numbers_needed: bool = True
-    """Whether each random puzzle has a solution with all of its numbers, even if answers may do with fewer."""
+    """True if each random puzzle has a solution with all of its numbers, even if answers may use fewer."""
     natural: bool = True
-    """Whether each random puzzle has a solution without fractions and negative numbers, even if answers may use them."""
+    """True if each random puzzle has a solution without fractions and negative numbers, even if answers may use them."""
     allow_trivial: bool = False
-    """Whether the target of a random puzzle may be one of its numbers."""
+    """True if the target of a random puzzle may be one of its numbers."""
     score_profile: Literal[
         "default",
         "seed_project",
@@ -83,20 +82,20 @@ class CountdownArguments(EnvArguments):
         "ragen_v0",
         "reasoning_gym_v0",
     ] = "default"
-    """What each kind of answer earns: 1 or 0 by default, or as another project has it. A version in the name stands for
-    what this project paid before, under the other's name."""
+    """Rewards by kind of answer: 1 or 0 by default, or those of another project. A name with a version gives the rewards
+    that former versions of this environment paid under the name."""
     scores: dict[VerdictKind, float] = Field(default_factory=dict)
     """Rewards that differ from the profile's, by kind of answer."""
     tolerance: float | None = Field(default=None, ge=0.0)
-    """How far the value may be from the target. When not given, as the score profile has it; arithmetic is exact."""
+    """Distance allowed between value and target. By default that of the score profile; arithmetic is exact."""
     notation: Notation | None = None
-    """How an answer may be written: as models write (``lenient``), or as Python's arithmetic alone (``python``). When not
-    given, as the score profile has it."""
+    """Notation of answers: as models write (``lenient``), or Python's arithmetic alone (``python``). By default that of the
+    score profile."""
     signs: Signs = "anywhere"
-    """Where an answer may put a sign in front of a number or a parenthesis."""
+    """Places where an answer may have a sign before a number or a parenthesis."""
     allow_result: bool | None = None
-    """Whether an answer may be an equation, with a result such as ``= 24`` on its other side, which means nothing. When not
-    given, as the score profile has it; in the notation ``python`` never."""
+    """True if an answer may be an equation whose other side, such as ``= 24``, is ignored. By default the rule of the score
+    profile; always false for the notation ``python``."""
     max_equation_chars: int = Field(default=256, ge=128, le=4096)
     """Length of an expression; a longer one is malformed."""
 
@@ -111,19 +110,19 @@ class CountdownArguments(EnvArguments):
 
     @property
     def given_puzzle(self) -> Puzzle | None:
-        """The puzzle of ``numbers`` and ``target``; ``None`` when puzzles are random."""
+        """Puzzle of ``numbers`` and ``target``; ``None`` if puzzles are random."""
         if self.numbers is None or self.target is None:
             return None
         return Puzzle(self.numbers, self.target)
 
     @property
     def needs_search(self) -> bool:
-        """Whether a reset may have to search for a puzzle for seconds."""
+        """True if a reset may search for a puzzle for seconds."""
         return self.given_puzzle is None and need_search(self.rules)
 
     @functools.cached_property
     def rules(self) -> PuzzleRules:
-        """What random puzzles look like.
+        """Rules of random puzzles.
 
         Raises:
             ValueError: The ranges are empty, or no numbers can reach a target.
@@ -134,7 +133,7 @@ class CountdownArguments(EnvArguments):
             number_range=self.number_range,
             target_range=self.target_range,
             operators=self.puzzle_operators or self.operators,
-            # What is demanded of an answer must be possible.
+            # A puzzle must have a solution that the rules for answers allow.
             use_all=self.all_numbers_needed or self.profile.use_all,
             natural=self.natural or self.natural_answers,
             allow_trivial=self.allow_trivial,
@@ -142,7 +141,7 @@ class CountdownArguments(EnvArguments):
 
     @functools.cached_property
     def profile(self) -> ScoreProfile:
-        """What answers earn, with the rules of these arguments."""
+        """Score profile with the changes that the other arguments make."""
         known = PROFILES[self.score_profile]
         grammar = known.grammar
         scores: dict[str, Any] = {kind: reward for kind, reward in self.scores.items()}  # noqa: C416
@@ -158,7 +157,7 @@ class CountdownArguments(EnvArguments):
                 signs=self.signs,
                 allow_result=grammar.allow_result if self.allow_result is None else self.allow_result,
                 notation=grammar.notation if self.notation is None else self.notation,
-                # Whoever names the operators means these alone.
+                # Explicitly named operators exclude all others.
                 more_operators=grammar.more_operators if self.operators == "+-*/" else frozenset(),
             ),
             limits=Limits(max_chars=self.max_equation_chars),
@@ -167,7 +166,7 @@ class CountdownArguments(EnvArguments):
 
 @functools.lru_cache(maxsize=256)
 def fault_of(rules: PuzzleRules) -> str | None:
-    """Why these rules give no puzzle, as one trial finds out; seconds where they need a search, else milliseconds."""
+    """Return why these rules allow no puzzle, after one trial; takes seconds if they need a search, else milliseconds."""
     try:
         generate_puzzle(0, rules)
     except InfeasibleRulesError as infeasible:

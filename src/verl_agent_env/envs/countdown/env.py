@@ -1,4 +1,4 @@
-"""The Countdown environment: numbers and a target, and a tool that tests equations."""
+"""The Countdown environment: combine numbers to reach a target."""
 
 from __future__ import annotations
 
@@ -45,38 +45,38 @@ _NO_EQUATION = (
 )
 _SEARCH_FOR_SECRETS = 200_000
 _SEARCH_MS = 3_000.0
-"""What the longest search for a puzzle costs."""
+"""Milliseconds of the longest search for a puzzle."""
 _EQUATION_CHAR_MS = 0.01
-"""What a character of an equation costs, at worst."""
+"""Milliseconds per character of an equation, at worst."""
 
 
 class CountdownEnv(ChatEnv):
     """Combine numbers with arithmetic so that the result is the target.
 
-    Random puzzles can always be solved. Or a puzzle is given: as the arguments ``numbers`` and ``target``, or, for one
-    episode, as the options of these names of ``reset``. Arithmetic is exact, nothing is executed as code.
+    Random puzzles are always solvable. Or a puzzle is given: as the arguments ``numbers`` and ``target``, or, for one
+    episode, as options of the same names of ``reset``. Arithmetic is exact; nothing is executed as code.
 
     ## Action Space
 
-    One tool, ``test_equation(equation)``, with an expression such as ``(1 + 2) * 3``. In plain text the equation does as
-    well, also in ``<answer>``, ``<action>`` or ``\\boxed{}``; ``||`` parts several ones, up to ``max_actions_per_turn``. It is
-    read in all spellings (``\\left(1+2\\right)\\times 3 = 9``) and with words around it ("The answer is (1 + 2) * 3"). What is marked
-    as an answer is an attempt, even if it is no expression; plain text without an equation is none.
+    One tool, ``test_equation(equation)``, with an expression such as ``(1 + 2) * 3``. In plain text the equation alone
+    suffices, also in ``<answer>``, ``<action>`` or ``\\boxed{}``; ``||`` separates several, up to ``max_actions_per_turn``. It is
+    read in all spellings (``\\left(1+2\\right)\\times 3 = 9``) and with words around it ("The answer is (1 + 2) * 3"). Text marked
+    as an answer is an attempt even if it is no expression; plain text without an equation is not an attempt.
 
     ## Observation
 
-    At first the numbers and the target; then what the tested equation equals, or why it does not count.
+    First the numbers and the target; then the value of the tested equation, or the reason why it does not count.
 
     ## Rewards
 
     1 for an equation of the given numbers that equals the target, 0 for any other; ``score_profile`` names the scores
-    of other projects, which pay for partial success too. Such a reward is not paid again and again: of a positive one
-    only what exceeds the best of the episode so far is paid, so all of them together are the best attempt's.
+    of other projects, which reward partial success too. An attempt earns only the amount by which its positive reward
+    exceeds the best of the episode so far, so the rewards of an episode sum to that of its best attempt.
 
     ## Episode End
 
-    Terminated when the puzzle is solved (``success`` in the info), or after ``max_attempts`` tested equations (any
-    number by default; a turn without an equation is none); truncated after ``max_steps`` moves (1,000,000).
+    Terminated when the puzzle is solved (``success`` in the info), or after ``max_attempts`` tested equations (unlimited
+    by default; a turn without an equation does not count); truncated after ``max_steps`` moves (1,000,000).
 
     ## Arguments
 
@@ -93,9 +93,9 @@ class CountdownEnv(ChatEnv):
 
     @classmethod
     def validate_arguments(cls, kwargs: Mapping[str, Any]) -> EnvArguments:
-        """As :meth:`ChatEnv.validate_arguments`; rules that give no puzzle are refused here already.
+        """Validate keyword arguments; rules that allow no puzzle are rejected.
 
-        Where only a long search can tell, :meth:`begin_episode` refuses them.
+        Rules that need a long search are checked by :meth:`begin_episode` instead.
         """
         arguments = super().validate_arguments(kwargs)
         if isinstance(arguments, CountdownArguments) and not arguments.needs_search:
@@ -111,10 +111,10 @@ class CountdownEnv(ChatEnv):
 
     @classmethod
     def _require_puzzles(cls, arguments: CountdownArguments) -> None:
-        """Raise when the rules give no puzzle.
+        """Check that the rules allow a puzzle.
 
         Raises:
-            InvalidEnvArgumentsError: They do not.
+            InvalidEnvArgumentsError: The rules allow no puzzle.
         """
         fault = None if arguments.given_puzzle is not None else fault_of(arguments.rules)
         if fault is not None:
@@ -139,7 +139,7 @@ class CountdownEnv(ChatEnv):
         self._earned = 0.0
         self._solved = False
 
-    def look(self) -> Content:
+    def observe(self) -> Content:
         puzzle = self._puzzle
         shown = f"Numbers: {', '.join(map(str, puzzle.numbers))}\nTarget: {puzzle.target}"
         left = self._attempts_left() if self._attempts else ""
@@ -151,7 +151,7 @@ class CountdownEnv(ChatEnv):
         self._solved = verdict.kind == "correct"
         lost = not self._solved and self._attempts == self.arguments.max_attempts
         left = "" if self._solved else self._attempts_left()
-        # What is no expression is an invalid action, and an attempt all the same; the fault itself is said by the base.
+        # A malformed expression is an invalid action and still an attempt; the base class reports the fault.
         malformed = verdict.kind == "malformed"
         said = left if malformed else f"{verdict.message} {left}".strip()
         return Outcome(
@@ -164,7 +164,7 @@ class CountdownEnv(ChatEnv):
         )
 
     def call_from_marked_word(self, word: str) -> ToolCall:
-        # An answer, even if it is no expression.
+        # A marked answer is an attempt even if it is no expression.
         return ToolCall(_TOOL, {"equation": word})
 
     def call_from_word(self, word: str) -> ToolCall:
@@ -173,18 +173,28 @@ class CountdownEnv(ChatEnv):
             return ToolCall("", {}, None, _NO_EQUATION)
         return ToolCall(_TOOL, {"equation": word})
 
-    def idle_reward(self) -> float:
+    def no_op_reward(self) -> float:
         return self.arguments.profile.no_answer
 
     def solution(self) -> list[Action] | None:
-        """The call that solves the puzzle; ``None`` if there is none, or none was found within the solver's limit."""
+        """Return the call that solves the puzzle; ``None`` if there is none, or the solver reached its limit."""
         if self._solved:
             return []
         equation = None if self.ended else self._known_solution(DEFAULT_MAX_STEPS)
         return None if equation is None else [_call_with(equation)]
 
-    def guess(self, dice: random.Random) -> Action:
-        """An equation of all the numbers, joined at random."""
+    def layout(self) -> Any:
+        return ["countdown", sorted(self._puzzle.numbers), self._puzzle.target]
+
+    def layout_arguments(self) -> dict[str, Any]:
+        return {"numbers": list(self._puzzle.numbers), "target": self._puzzle.target}
+
+    def difficulty(self) -> float | None:
+        """Return how many numbers the puzzle has."""
+        return float(len(self._puzzle.numbers))
+
+    def sample_action(self, dice: random.Random) -> Action:
+        """Sample an equation of all the numbers, with random order, operators and parentheses."""
         parts = [str(number) for number in self._puzzle.numbers]
         while len(parts) > 1:
             left, right = (parts.pop(dice.randrange(len(parts))) for _ in range(2))
@@ -194,7 +204,7 @@ class CountdownEnv(ChatEnv):
 
     def secrets(self) -> Sequence[str]:
         equation = self._known_solution(_SEARCH_FOR_SECRETS)
-        # A lone number is shown anyway, as a number and as the target.
+        # A single number is part of the observation, as a number and as the target.
         return () if equation is None or equation.isdigit() else (equation,)
 
     def dump_state(self) -> Any:
@@ -228,7 +238,7 @@ class CountdownEnv(ChatEnv):
             raise self.invalid_arguments((["target_range"], str(infeasible))) from None
 
     def _paid(self, reward: float) -> float:
-        """What an attempt of this worth is paid: a positive reward only as far as it is a new best."""
+        """Return the reward of an attempt: of a positive score only the part above the episode's best."""
         if reward <= 0.0:
             return reward
         gain = max(0.0, reward - self._earned)
@@ -247,7 +257,7 @@ class CountdownEnv(ChatEnv):
 
 @functools.lru_cache(maxsize=4096)
 def drawn_puzzle(seed: int, rules: PuzzleRules) -> Puzzle:
-    """The puzzle of a seed (see :func:`generate_puzzle`); the samples of one group share a seed, and so this one."""
+    """Generate the puzzle of a seed by :func:`generate_puzzle`; cached, as the samples of a GRPO group share a seed."""
     return generate_puzzle(seed, rules)
 
 
@@ -255,7 +265,7 @@ def drawn_puzzle(seed: int, rules: PuzzleRules) -> Puzzle:
 def known_solution(
     puzzle: Puzzle, operators: str, use_all: bool, natural: bool, max_steps: int
 ) -> str | None:
-    """An equation that solves ``puzzle``; ``None`` if there is none or the solver would take too long."""
+    """Find an equation that solves ``puzzle``; ``None`` if there is none, or the solver reached its limit."""
     try:
         return solve(puzzle, operators=operators, use_all=use_all, natural=natural, max_steps=max_steps)
     except (SearchLimitError, ValueError):

@@ -16,7 +16,7 @@ from verl_agent_env.envs.rng import EpisodeRandom
 _CONSTRUCTIONS = 200
 _SEARCHES = 40
 _MAX_SEARCH_STEPS = 10_000
-_MAX_MAGNITUDE = 10**9
+MAX_MAGNITUDE = 10**9
 _TRIALS = 32
 _FITTING_TRIALS = 3
 """Of so many random results so many fit: that none of ``_CONSTRUCTIONS`` does is then as good as impossible."""
@@ -54,8 +54,8 @@ class PuzzleRules:
 
     def __post_init__(self) -> None:
         _check_range("num_numbers", self.num_numbers, 2, MAX_NUMBERS)
-        _check_range("number_range", self.number_range, 0, _MAX_MAGNITUDE)
-        _check_range("target_range", self.target_range, -_MAX_MAGNITUDE, _MAX_MAGNITUDE)
+        _check_range("number_range", self.number_range, 0, MAX_MAGNITUDE)
+        _check_range("target_range", self.target_range, -MAX_MAGNITUDE, MAX_MAGNITUDE)
         if not self.operators or not set(self.operators) <= set("+-*/"):
             raise ValueError("operators must be some of '+-*/'")
         self._check_reach()

@@ -115,7 +115,7 @@ class McpChatEnv(AsyncChatEnv):
         self._pool = pool_here()
         self._sessions = await _acquire(self._pool, definitions)
         self._offered = offer_of([(each, self._sessions[each.name].tools) for each in definitions])
-        self._offer(self._offered.tools)
+        self._set_tools(self._offered.tools)
         self._conversation = []
         self._failures = self._tool_errors = 0
 

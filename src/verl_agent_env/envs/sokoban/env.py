@@ -1,4 +1,4 @@
-"""The Sokoban environment: rooms of boxes and targets, shown and played in chat messages."""
+"""The Sokoban environment: push boxes onto targets."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from verl_agent_env.envs.sokoban.boards import cells_of
 from verl_agent_env.envs.sokoban.generator import LevelGenerationError, generate_level
 from verl_agent_env.envs.sokoban.level import BOX, BOX_ON_TARGET, FLOOR, PLAYER, TARGET, WALL, Level
 from verl_agent_env.envs.sokoban.rules import advance
-from verl_agent_env.envs.sokoban.solver import SearchLimitError, solve
+from verl_agent_env.envs.sokoban.solver import SearchLimitError, lower_bound, solve
 from verl_agent_env.envs.turn import Outcome
 from verl_agent_env.messages import Tool, ToolCall
 from verl_agent_env.types import Action
@@ -44,16 +44,15 @@ _READERS: dict[str, Callable[[Any], Level]] = {"room_setup": read_room_setup, "r
 class SokobanEnv(GridEnv):
     """Push every box of a room onto a target.
 
-    The dynamics are those of gym-sokoban. Rooms come from a generator of this project's own, and each of them can be
-    solved; or a room is given, as an argument or, for one episode, as the option ``room_setup`` or ``room`` of
-    ``reset``.
+    The dynamics are those of gym-sokoban. Rooms come from this project's own generator, and every one is solvable; or
+    a room is given, as an argument or, for one episode, as the option ``room_setup`` or ``room`` of ``reset``.
 
     ## Action Space
 
     One of eight tools without arguments. ``push_up``, ``push_down``, ``push_left`` and ``push_right`` step one cell
-    and push a box that stands there, if the cell behind it is free; where there is no box, they just move.
-    ``move_up``, ``move_down``, ``move_left`` and ``move_right`` never push; ``allow_moves=False`` takes them away. In
-    plain text the words up, down, left and right stand for the pushes. What cannot be done changes nothing.
+    and push a box that is there, if the cell behind it is free; without a box they just move.
+    ``move_up``, ``move_down``, ``move_left`` and ``move_right`` never push; ``allow_moves=False`` removes them. In
+    plain text the words up, down, left and right mean the pushes. An impossible move changes nothing.
 
     ## Observation
 
@@ -67,7 +66,7 @@ class SokobanEnv(GridEnv):
 
     ## Episode End
 
-    Terminated when every box stands on a target (``success`` in the info); truncated after ``max_steps`` moves (120).
+    Terminated when every box is on a target (``success`` in the info); truncated after ``max_steps`` moves (120).
 
     ## Arguments
 
@@ -86,7 +85,7 @@ class SokobanEnv(GridEnv):
     def __init__(self, render_mode: str | None = None, **kwargs: Any) -> None:
         super().__init__(render_mode, **kwargs)
         if not self.arguments.allow_moves:
-            self._offer(_PUSHES)
+            self._set_tools(_PUSHES)
 
     @classmethod
     def cost_ms(cls, arguments: EnvArguments) -> float:
@@ -116,7 +115,7 @@ class SokobanEnv(GridEnv):
         self._level = level
         self._boxes = level.boxes
         self._player = level.player
-        # The room as text, made when it is looked at: without boxes and player; with boxes, until one is pushed.
+        # The room as text, made on first use: without boxes and player; with boxes, until one is pushed.
         self._empty: str | None = None
         self._board: str | None = None
 
@@ -134,21 +133,31 @@ class SokobanEnv(GridEnv):
         solved = boxes == level.targets
         return Outcome(reward=reward, terminated=solved, success=solved)
 
-    def idle_reward(self) -> float:
+    def no_op_reward(self) -> float:
         return self.arguments.reward_step
 
     def solution(self) -> list[Action] | None:
-        """The actions that solve the room from where it stands, with the fewest pushes.
+        """Return actions that solve the room from the current state with the fewest pushes.
 
         Returns:
-            Assistant messages with one call each; ``None`` if there is no solution, or none was found within the
-            solver's limit.
+            Assistant messages with one call each; ``None`` if there is no solution, or the solver reached its limit.
         """
         try:
             found = solve(self._level.at(self._boxes, self._player))
         except SearchLimitError:
             return None
         return None if found is None else actions_of_calls(_PUSHES[code - 1].name for code in found.actions)
+
+    def layout(self) -> Any:
+        return ["sokoban", *self.dump_state()]
+
+    def layout_arguments(self) -> dict[str, Any]:
+        return {"room_setup": self._level.at(self._boxes, self._player).to_room_setup()}
+
+    def difficulty(self) -> float | None:
+        """Return a lower bound of the pushes that the room needs, found without a search."""
+        bound = lower_bound(self._level.at(self._boxes, self._player))
+        return None if bound is None else float(bound)
 
     def dump_state(self) -> Any:
         # The whole room: a later version may generate another one from the seed. 64 bits at most fit JSON's integers.
@@ -163,7 +172,7 @@ class SokobanEnv(GridEnv):
         ]
 
     def state_digest(self) -> int:
-        # As the base has it, of the same numbers, in a quarter of the time: it is asked for after every step.
+        # Of the same numbers as in the base class, in a quarter of the time: computed after every step.
         level = self._level
         state = (self._steps, self._ended, level.walls, level.targets, self._boxes, self._player)
         return zlib.crc32(b"%d %d %x %x %x %d" % state)
@@ -175,7 +184,7 @@ class SokobanEnv(GridEnv):
         self._player = player
         self._empty = self._board = None
 
-    # --- how it looks ---------------------------------------------------------------------------------------
+    # --- observations ---------------------------------------------------------------------------------------
 
     def grid_text(self) -> str:
         stamps = self.arguments.stamps
@@ -239,7 +248,7 @@ class SokobanEnv(GridEnv):
                 yield _WORD_OF[kind], level.position(cell)
 
     def _rows(self, by_code: tuple[str, ...], player_on_target: str) -> list[list[str]]:
-        """What stands for each cell, by gym-sokoban's cell codes."""
+        """Map each cell to an item of ``by_code``, which is indexed by gym-sokoban's cell codes."""
         now = self._level.at(self._boxes, self._player)
         rows = [[by_code[code] for code in row] for row in now.room_state()]
         if now.targets >> now.player & 1:
@@ -247,7 +256,7 @@ class SokobanEnv(GridEnv):
             rows[row][column] = player_on_target
         return rows
 
-    # --- where rooms come from ------------------------------------------------------------------------------
+    # --- rooms ----------------------------------------------------------------------------------------------
 
     def _level_of(self, options: Mapping[str, Any]) -> Level:
         if options:
@@ -297,9 +306,9 @@ def generated_level(
     change_direction_probability: float,
     search_budget: int | None,
 ) -> Level:
-    """The level of a seed (see :func:`generate_level`).
+    """Generate the level of a seed by :func:`generate_level`, with a cache.
 
-    The samples of one group share a seed: the cache gives them one level, made once and held once.
+    The samples of a GRPO group share a seed, and so one level, generated and held once.
     """
     height, width = dim_room
     return generate_level(
@@ -316,13 +325,13 @@ def generated_level(
 
 
 def _place(cell: int, width: int, gap: int) -> int:
-    """Where a cell's glyph, of one character, stands in the room's text."""
+    """Return the index of a cell's one-character glyph in the room's text."""
     # A row ends with a line break in place of the separator.
     return cell * (1 + gap) + cell // width * (1 - gap)
 
 
 @functools.lru_cache(maxsize=1024)
 def empty_room_text(level: Level, glyphs: SokobanGlyphs, separator: str) -> str:
-    """The room as rows of glyphs, without boxes and player; shared like the level."""
+    """Write the room as rows of glyphs without boxes and player; cached as levels are."""
     by_code = (glyphs.wall, glyphs.floor, glyphs.target)
     return "\n".join(separator.join([by_code[code] for code in row]) for row in level.room_fixed())

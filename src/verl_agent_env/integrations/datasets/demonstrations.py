@@ -68,7 +68,7 @@ def demonstrate(manner: Manner, named: tuple[str, Problem]) -> Demonstration:
             action, plan_ahead = plan_ahead[0], plan_ahead[1:]
         else:
             # Astray, perhaps for good: then what follows is random as well.
-            action, plan_ahead = env.guess(dice), None
+            action, plan_ahead = env.sample_action(dice), None
         said, played = written(action, manner.demonstration_format)
         messages.append({"role": "assistant", "content": said})
         observation, reward, terminated, truncated, info = env.step(played)

@@ -86,7 +86,7 @@ class CoinFlipEnv(ChatEnv):
         done = self._missing == 0
         return Outcome(self._said(right), float(right), terminated=done, success=done)
 
-    def look(self) -> Content:
+    def observe(self) -> Content:
         return f"{self._missing} right guesses are missing."
 
     def secrets(self) -> Sequence[str]:
@@ -99,7 +99,7 @@ class CoinFlipEnv(ChatEnv):
         self._missing, self._fallen = state
 
     def _said(self, right: bool) -> str:
-        return f"{'Right' if right else 'Wrong'}. {self.look()}"
+        return f"{'Right' if right else 'Wrong'}. {self.observe()}"
 
     def _flip(self) -> str:
         # Gymnasium's generator, as authors know it; it is part of the snapshot.

@@ -1,0 +1,45 @@
+"""Keyword arguments that all environments share."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from verl_agent_env.messages import MAX_CALLS_PER_TURN, ActionFormat
+
+
+class EnvArguments(BaseModel):
+    """Keyword arguments that all environments take; a subclass adds those of one environment."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+        hide_input_in_errors=True,
+    )
+
+    max_steps: int = Field(default=100, ge=1, le=1_000_000)
+    """Moves after which the episode is truncated; a turn without a valid move counts as one."""
+    max_actions_per_turn: int = Field(default=1, ge=1, le=1_000)
+    """Moves that one action may hold; above 1, parallel tool calls are allowed."""
+    max_calls_per_turn: int = Field(default=MAX_CALLS_PER_TURN, ge=1, le=1_000)
+    """Tool calls that one action may hold, carried out or not; an action with more is invalid. Never below
+    ``max_actions_per_turn``."""
+    invalid_action_reward: float = 0.0
+    """Added to the reward of a turn whose action cannot be carried out; usually zero or below."""
+    invalid_action_ends_episode: bool = False
+    """True if such an action ends the episode (``terminated``)."""
+    include_task_prompt: bool = True
+    """True if the first observation begins with the task prompt."""
+    task_prompt: str | None = Field(default=None, max_length=65_536)
+    """Replaces the environment's own task prompt."""
+    action_format: ActionFormat = "auto"
+    """Formats in which an action in text is read: one name, a list of names, or ``auto`` for all of them. Structured tool
+    calls are always read."""
+
+    @field_validator("action_format")
+    @classmethod
+    def _names_a_format(cls, action_format: ActionFormat) -> ActionFormat:
+        if not action_format:
+            raise ValueError("name at least one format, or 'auto'")
+        return action_format
