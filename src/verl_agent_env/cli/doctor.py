@@ -189,6 +189,7 @@ async def _redis(url: str) -> list[Finding]:
     except ValueError as unfit:
         return [Finding("Redis", "fault", f"{unfit}.", "redis://HOST:6379/0")]
     try:
+        await backend.rehearse()
         workers = len((await backend.store.read_map()).workers)
     except StoreUnavailableError as away:
         return [

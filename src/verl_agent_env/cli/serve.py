@@ -171,6 +171,7 @@ def _require_place(settings: ServerSettings, supervisor: str, pool: Collection[s
         # A node that crashed and comes back meets the leases of its past.
         end = time.monotonic() + cluster.lease_s + 1.0
         try:
+            await backend.rehearse()
             while True:
                 workers = (await backend.store.read_map()).workers.values()
                 others = [worker for worker in workers if worker.supervisor != supervisor]

@@ -5,8 +5,9 @@ A new back end is its own module and one line in :data:`_OPENERS`; ``tests/contr
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from verl_agent_env.cluster.idempotency import KNOWN_S, IdempotencyRecords
@@ -17,6 +18,7 @@ from verl_agent_env.cluster.redis.client import RedisClient, RedisLimits
 from verl_agent_env.cluster.redis.idempotency import RedisIdempotencyRecords
 from verl_agent_env.cluster.redis.keys import Keys
 from verl_agent_env.cluster.redis.log import RedisEventLog
+from verl_agent_env.cluster.redis.rehearsal import rehearse
 from verl_agent_env.cluster.redis.store import RedisStore
 from verl_agent_env.cluster.store import Store
 from verl_agent_env.wire.event_log import EventLog
@@ -43,6 +45,8 @@ class Backend:
     store: Store
     log: EventLog
     idempotency: IdempotencyRecords
+    rehearse: Callable[[], Awaitable[object]]
+    """Tries everything that the other parts ask for, apart from the data set; raises :class:`StoreUnavailableError`."""
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -64,7 +68,7 @@ def open_backend(url: str, options: BackendOptions | None = None) -> Backend:
 def _open_memory(_: str, options: BackendOptions) -> Backend:
     store = MemoryStore()
     records = MemoryIdempotencyRecords(options.keys_known_s, options.keys_max_bytes, time.monotonic)
-    return Backend(store, MemoryEventLog(store), records)
+    return Backend(store, MemoryEventLog(store), records, store.read_map)
 
 
 def _open_redis(url: str, options: BackendOptions) -> Backend:
@@ -74,6 +78,7 @@ def _open_redis(url: str, options: BackendOptions) -> Backend:
         RedisStore(url, keys, limits),
         RedisEventLog(RedisClient(url, limits), keys),
         RedisIdempotencyRecords(RedisClient(url, limits), keys, options.keys_known_s),
+        functools.partial(rehearse, url, options.namespace, limits),
     )
 
 

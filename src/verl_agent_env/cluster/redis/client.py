@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -265,13 +266,22 @@ def _typed_errors(where: str, call_s: float) -> Iterator[None]:
     try:
         yield
     except (TimeoutError, RedisTimeoutError):
-        raise StoreUnavailableError(where, f"it did not answer within {round(call_s, 1):g} s") from None
+        hint = " (does it speak TLS there?)" if where.startswith("rediss:") else ""
+        raise StoreUnavailableError(where, f"it did not answer within {round(call_s, 1):g} s{hint}") from None
     except AuthenticationError:
         raise StoreUnavailableError(where, "it refuses the user or password of the URL") from None
     except BusyLoadingError:
         raise StoreUnavailableError(where, "it is still loading its data") from None
     except RedisConnectionError:
         raise StoreUnavailableError(where, "it cannot be reached") from None
+    except ssl.SSLCertVerificationError as error:
+        raise StoreUnavailableError(
+            where, f"its certificate is not accepted: {error.verify_message}"
+        ) from None
+    except ssl.SSLError:
+        raise StoreUnavailableError(
+            where, "it does not speak TLS there: is it redis:// in place of rediss://?"
+        ) from None
     except OSError as error:
         raise StoreUnavailableError(where, f"it cannot be reached ({error.strerror or error})") from None
     except ResponseError as error:
@@ -293,6 +303,17 @@ _REFUSALS = {
     "NOREPLICAS": "it has too few replicas",
 }
 _TYPED_REFUSALS = {OutOfMemoryError: "OOM", ReadOnlyError: "READONLY", NoPermissionError: "NOPERM"}
+# Answers without a code of their own; the words are Redis' since 2.6, of scripts since 6.
+_DEFECTS = {
+    re.compile(
+        r"unknown (redis )?command", re.IGNORECASE
+    ): "it does not know a command that is needed: is it renamed or disabled?",
+    re.compile(
+        r"user executing the script can't", re.IGNORECASE
+    ): "it does not permit a command to the user of the URL",
+    re.compile(r"DB index", re.IGNORECASE): "it has no database of the number in the URL",
+}
+_PLACE_IN_SCRIPT = re.compile(r",? ?script: .*$")
 # Within a script, Redis before 7 puts the error of a command behind words of its own.
 _REFUSAL = re.compile(rf"(?:^|: -)({'|'.join(_REFUSALS)})\b")
 
@@ -302,5 +323,7 @@ def _refusal(where: str, error: ResponseError) -> StoreUnavailableError | None:
     named = _REFUSAL.search(str(error))
     code = named[1] if named is not None else _TYPED_REFUSALS.get(type(error))
     if code is None:
-        return None
+        defect = next((text for words, text in _DEFECTS.items() if words.search(str(error))), None)
+        said = _PLACE_IN_SCRIPT.sub("", str(error))
+        return None if defect is None else StoreUnavailableError(where, f"{defect} ({said})")
     return StoreFullError(where) if code == "OOM" else StoreUnavailableError(where, _REFUSALS[code])

@@ -1,0 +1,107 @@
+"""A trial of every script and command, before a node joins: what Redis does not permit shows at the start, in one sentence."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import uuid
+
+from verl_agent_env.cluster.idempotency import IdempotencyRecord
+from verl_agent_env.cluster.redis.client import RedisClient, RedisLimits
+from verl_agent_env.cluster.redis.idempotency import RedisIdempotencyRecords
+from verl_agent_env.cluster.redis.keys import Keys
+from verl_agent_env.cluster.redis.log import RedisEventLog
+from verl_agent_env.cluster.redis.scripts import Script
+from verl_agent_env.cluster.redis.store import RedisStore
+from verl_agent_env.cluster.store import WorkerRecord
+from verl_agent_env.errors import StoreFullError, StoreUnavailableError, WorkerNotAliveError
+from verl_agent_env.wire.records import Write, WriteKind
+from verl_agent_env.wire.suspicions import Suspicion
+
+_TTL_S = 30.0
+_SLOT = 0
+_ENV_ID = "000-trial"
+
+_ERASE = Script("erase", "for _, key in ipairs(KEYS) do redis.call('DEL', key) end")
+
+
+async def rehearse(url: str, namespace: str, limits: RedisLimits) -> None:
+    """Play the life of two workers, one of which is replaced, with one environment, in a namespace that nobody else uses and that is deleted afterwards.
+
+    Raises:
+        StoreUnavailableError: Redis does not answer, or does not permit what is needed.
+        ValueError: The URL is none of a Redis.
+    """
+    # Under the namespace's own prefix: rights may be given by it.
+    trial = _Trial(url, Keys(f"{namespace}.trial-{uuid.uuid4().hex}"), limits)
+    try:
+        # A full Redis is no reason to keep a node away: its environments can be closed, which makes room.
+        with contextlib.suppress(StoreFullError):
+            await trial.run()
+    finally:
+        await trial.aclose()
+
+
+class _Trial:
+    def __init__(self, url: str, keys: Keys, limits: RedisLimits) -> None:
+        self._keys = keys
+        self._client = RedisClient(url, limits)
+        self._store = RedisStore(url, keys, limits)
+        self._log = RedisEventLog(self._client, keys)
+        self._records = RedisIdempotencyRecords(self._client, keys, 1.0)
+        self._workers = [_worker(name) for name in ("first", "second", "second")]
+
+    async def run(self) -> None:
+        """Call everything once."""
+        store, (first, second) = self._store, [worker.incarnation for worker in self._workers[::2]]
+        # The others may be known to Redis by their digests already; after its restart they are not.
+        await self._client.call(lambda: self._client.redis.eval("return 1", 0))
+        for worker in self._workers:
+            await store.heartbeat(worker, _TTL_S)
+        generation, tokens = await store.generation(), await store.claim(first, [_SLOT])
+        # Every kind of write, and a repeated one: each uses commands of its own.
+        kinds: list[tuple[WriteKind, int, int, tuple[bytes, ...]]] = [
+            ("create", 0, 0, ()), ("append", 0, 0, ()), ("append", 0, 0, ()), ("extend", 0, 1, (b"{}", b"{}")), ("save", 0, 3, ()), ("begin", 1, 0, ()),
+            ("put", 1, 1, (b"{}",)), ("close", 1, 0, ()),
+        ]  # fmt: skip
+        for kind, episode, seq, entries in kinds:
+            write = Write(kind, _ENV_ID, _SLOT, episode, seq, b"{}", entries)
+            refusals = await self._log.commit(generation, tokens, [write])
+            if refusals and refusals[0].reason == "full":
+                raise StoreFullError(store.where)
+            if refusals:
+                reason = f"a trial of '{write.kind}' was refused: {refusals[0].reason}; look for rights that its user lacks"
+                raise StoreUnavailableError(store.where, reason)
+            await self._log.load([_ENV_ID])
+        await self._log.env_ids([_SLOT])
+        await store.hand_off(tokens, second)
+        await store.suspect([Suspicion(_ENV_ID, 0, 0, "suspected", lasts_s=1.0)])
+        await store.read_map()
+        await store.map_version()
+        await self._records.claim("trial", IdempotencyRecord("trial", "trial"))
+        await store.leave(second)
+
+    async def aclose(self) -> None:
+        """Delete what was written, and close the connections."""
+        keys, incarnations = self._keys, [worker.incarnation for worker in self._workers]
+        with contextlib.suppress(StoreUnavailableError, WorkerNotAliveError):
+            for incarnation in incarnations:
+                await self._store.leave(incarnation)
+            single = [keys.generation, keys.version, keys.owners, keys.names, keys.expiries, keys.suspicions]
+            of_workers = [key for one in incarnations for key in (keys.lease(one), keys.ended(one))]
+            await self._client.run(_ERASE, [*single, *of_workers, keys.members(_SLOT)], [])
+        await self._store.aclose()
+        await self._client.aclose()
+
+
+def _worker(name: str) -> WorkerRecord:
+    return WorkerRecord(
+        incarnation=uuid.uuid4().hex,
+        name=name,
+        node="trial",
+        supervisor="trial",
+        address=f"{name}.invalid:1",
+        pid=0,
+        state="draining",
+        started_at=time.time(),
+    )

@@ -1,0 +1,104 @@
+"""The trial before a node joins finds every command and right that is missing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis
+
+from tests.cluster.redis_process import RedisProcess
+from verl_agent_env.cluster.backends import open_backend
+from verl_agent_env.cluster.redis import scripts
+from verl_agent_env.cluster.redis.client import RedisLimits
+from verl_agent_env.cluster.redis.keys import Keys
+from verl_agent_env.cluster.redis.rehearsal import rehearse
+from verl_agent_env.errors import StoreUnavailableError
+
+LIMITS = RedisLimits(call_s=60.0)
+TEXTS = [value.text for value in vars(scripts).values() if isinstance(value, scripts.Script)]
+COMMANDS = sorted({word.lower() for text in TEXTS for word in re.findall(r"redis\.p?call\(\s*'(\w+)'", text)})
+RARE = {"zrangebyscore", "zrem"}
+"""Used only when a worker has died; whoever may write a sorted set may do this as well."""
+
+
+@pytest.fixture
+def admin(redis_server: RedisProcess) -> Iterator[redis.Redis]:
+    with redis.Redis(port=redis_server.port) as client:
+        yield client
+        client.acl_deluser("limited")
+
+
+async def refused(server: RedisProcess, admin: redis.Redis, *rights: str) -> str:
+    """Say why a trial with these rights fails; empty if it does not."""
+    setuser: Any = admin.execute_command
+    setuser("ACL", "SETUSER", "limited", "reset", "on", ">word", *rights)
+    try:
+        await rehearse(f"redis://limited:word@127.0.0.1:{server.port}/0", Keys().namespace, LIMITS)
+    except StoreUnavailableError as error:
+        return error.detail
+    return ""
+
+
+async def test_all_rights_are_enough_and_nothing_stays(
+    redis_server: RedisProcess, admin: redis.Redis
+) -> None:
+    before = set(admin.keys("*.trial-*"))
+    assert await refused(redis_server, admin, "~{verl_agent_env*", "&{verl_agent_env*", "+@all") == ""
+    left = set(admin.keys("*.trial-*")) - before
+    # These are known for a while, by design.
+    assert all(0 < admin.ttl(key) <= 600 for key in left)
+
+
+@pytest.mark.parametrize("command", [*sorted(set(COMMANDS) - RARE), "eval", "evalsha"])
+async def test_a_command_that_is_not_permitted_is_found(
+    command: str, redis_server: RedisProcess, admin: redis.Redis
+) -> None:
+    assert "not permit" in await refused(redis_server, admin, "~*", "&*", "+@all", f"-{command}")
+
+
+@pytest.mark.parametrize("rights", [["~other:*", "&*", "+@all"], ["~*", "resetchannels", "+@all"]])
+async def test_keys_and_channels_that_are_not_permitted_are_found(
+    rights: list[str], redis_server: RedisProcess, admin: redis.Redis
+) -> None:
+    assert "not permit" in await refused(redis_server, admin, *rights)
+
+
+async def test_a_renamed_command_is_found(tmp_path_factory: pytest.TempPathFactory) -> None:
+    server = RedisProcess(tmp_path_factory.mktemp("renamed"), "--rename-command", "HSET", "")
+    try:
+        with pytest.raises(StoreUnavailableError, match="renamed or disabled"):
+            await rehearse(server.url, Keys().namespace, LIMITS)
+    finally:
+        server.stop()
+
+
+async def test_a_full_redis_keeps_nobody_away(own_redis: RedisProcess) -> None:
+    own_redis.fill()
+    await rehearse(own_redis.url, Keys().namespace, LIMITS)
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [("redis://127.0.0.1:{}/99", "no database"), ("redis://u:wrong@127.0.0.1:{}/0", "user or password")],
+)
+async def test_what_is_wrong_with_the_url_is_said(url: str, words: str, redis_server: RedisProcess) -> None:
+    with pytest.raises(StoreUnavailableError, match=words):
+        await rehearse(url.format(redis_server.port), Keys().namespace, LIMITS)
+
+
+async def test_tls_to_a_plain_port_is_named(redis_server: RedisProcess) -> None:
+    with pytest.raises(StoreUnavailableError, match="TLS"):
+        await rehearse(
+            f"rediss://127.0.0.1:{redis_server.port}/0",
+            Keys().namespace,
+            RedisLimits(connect_s=0.5, call_s=0.5),
+        )
+
+
+async def test_memory_needs_no_rights() -> None:
+    backend = open_backend("")
+    await backend.rehearse()
+    await backend.aclose()
