@@ -292,8 +292,8 @@ async def test_another_worker_gets_its_share_once_it_has_settled(rig: Rig) -> No
     assert (a.open, open_at(a, b)) == (share_of(a, a, b), share_of(b, a, b))
     await rig.pass_time(TIMES.settle_s * 0.2)
     await rig.until(lambda: rig.is_balanced(a, b))
-    assert b.table.address_of(min(a.owned)) == a.address
-    assert a.table.address_of(min(b.owned)) == b.address
+    assert b.table.owner_of(min(a.owned)) == a.address
+    assert a.table.owner_of(min(b.owned)) == b.address
     for node in (a, b):
         await rig.until(lambda node=node: open_at(node, a) | open_at(node, b) == ALL)  # type: ignore[misc]
 
@@ -627,7 +627,7 @@ async def test_when_all_leases_ended_the_first_one_back_leaves_the_others_what_t
     await rig.until(lambda: a.owned == share_of(a, a, b))
     await rig.beats(a, 4)
     assert a.owned == share_of(a, a, b)
-    assert a.table.address_of(held) is None
+    assert a.table.owner_of(held) is None
     b.wire.is_cut = False
     await rig.until(lambda: rig.is_balanced(a, b))
     assert b.environments.evicted == []

@@ -30,7 +30,7 @@ def halves() -> list[str | None]:
 def test_nobody_owns_anything_in_a_new_table() -> None:
     table = SlotTable(HERE)
     assert not any(map(table.owns, range(NUM_SLOTS)))
-    assert {table.address_of(slot) for slot in range(NUM_SLOTS)} == {None}
+    assert {table.owner_of(slot) for slot in range(NUM_SLOTS)} == {None}
     assert table.slots_by_address() == {}
     assert table.slots_for_new(3) == []
 
@@ -39,14 +39,14 @@ def test_own_slots_are_owned_and_others_are_asked_for() -> None:
     table = SlotTable(HERE)
     table.assign(halves(), range(0, NUM_SLOTS, 2))
     assert [slot for slot in range(NUM_SLOTS) if table.owns(slot)] == list(range(0, NUM_SLOTS, 2))
-    assert (table.address_of(2), table.address_of(3)) == (HERE, THERE)
+    assert (table.owner_of(2), table.owner_of(3)) == (HERE, THERE)
     assert table.slots_by_address() == {HERE: NUM_SLOTS // 2, THERE: NUM_SLOTS // 2}
 
 
 def test_a_slot_of_ones_own_is_found_here_whatever_the_addresses_say() -> None:
     table = SlotTable(HERE)
     table.assign([THERE] * NUM_SLOTS, [7])
-    assert (table.address_of(7), table.address_of(8)) == (HERE, THERE)
+    assert (table.owner_of(7), table.owner_of(8)) == (HERE, THERE)
 
 
 def test_another_picture_takes_the_place_of_the_last_one_altogether() -> None:
@@ -100,7 +100,7 @@ def test_nothing_is_ones_own_after_the_lease_and_everything_again_when_it_is_ren
     clock.now += 4.1
     assert not table.owns(0)
     assert set(table.slots_for_new(10)) == {1}
-    assert table.address_of(0) == HERE
+    assert table.owner_of(0) is None
     lease.renewed(lease.sending())
     assert table.owns(0)
 

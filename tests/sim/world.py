@@ -28,6 +28,7 @@ from verl_agent_env.server.cluster.handover import TakeOver
 from verl_agent_env.server.cluster.internal import InternalHandlers, SelfInCluster
 from verl_agent_env.server.cluster.local_environments import LocalEnvironments
 from verl_agent_env.server.cluster.peers import Peers
+from verl_agent_env.server.cluster.router import Router
 from verl_agent_env.server.cluster.sharded_batches import ShardedBatches
 from verl_agent_env.types import slot_of
 from verl_agent_env.wire.event_log import EventLog
@@ -63,7 +64,8 @@ class Worker:
         self.host = Host(registry, limits, clock=world.loop.time, kinds=KindLoader(registry, _at_once))
         local = Batches(self.host)
         self.peers = SimulatedPeers(world, self)
-        self.batches = ShardedBatches(local, self.table, cast(Peers, self.peers), self._refresh)
+        peers = cast(Peers, self.peers)
+        self.batches = ShardedBatches(local, Router(self.table, peers, self._refresh), peers)
         routes = InternalHandlers(local, self.table, cast(SelfInCluster, None)).routes()
         self.parts = {route.path: route.handler for route in routes}
         """What it carries out for other workers."""

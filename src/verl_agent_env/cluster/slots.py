@@ -83,12 +83,15 @@ class SlotTable:
         self.for_new = {address: found for address, found in left.items() if found}
 
     def owns(self, slot: int) -> bool:
-        """Whether this worker may act for the slot now."""
+        """Tell whether this worker may act for the slot now."""
         return bool(self._is_mine[slot]) and (self._lease is None or self._lease.valid)
 
-    def address_of(self, slot: int) -> str | None:
-        """Who should be asked about the slot; None if nobody is known."""
-        return self.address if self._is_mine[slot] else self._addresses[slot]
+    def owner_of(self, slot: int) -> str | None:
+        """Return the address of the worker that may act for the slot now; None if none is known."""
+        if self.owns(slot):
+            return self.address
+        address = self._addresses[slot]
+        return None if address == self.address else address
 
     def token_of(self, slot: int) -> str | None:
         """What proves that this worker owns the slot; None if it does not, or not at the moment."""
@@ -141,7 +144,7 @@ class SlotTable:
                 changed.cancel()
                 if task.done():
                     return task.result()
-                if all(self.address_of(slot) != address for slot in slots):
+                if all(self.owner_of(slot) != address for slot in slots):
                     raise WorkerUnreachableError(address, "its slots went to other workers meanwhile")
         finally:
             if not task.done():
@@ -151,7 +154,7 @@ class SlotTable:
         """How many slots each address has."""
         counts: dict[str, int] = {}
         for slot in range(NUM_SLOTS):
-            address = self.address_of(slot)
+            address = self.owner_of(slot)
             if address is not None:
                 counts[address] = counts.get(address, 0) + 1
         return counts

@@ -160,7 +160,7 @@ class EnvServer(FastAPI):
 
     def _pinned(self, route: Route) -> Route:
         """The route, carried out by whom it is meant for; at once only where that is this worker."""
-        pinned, answer_now = self.worker.pin(route), route.answer_now
+        pinned, answer_now = self.worker.route_to_owner(route), route.answer_now
         if pinned is route or answer_now is None:
             return pinned
 

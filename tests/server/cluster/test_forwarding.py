@@ -21,6 +21,7 @@ from verl_agent_env.errors import (
 )
 from verl_agent_env.server.cluster.forwarding import Forwarder
 from verl_agent_env.server.cluster.peers import PeerAnswer, Peers
+from verl_agent_env.server.cluster.router import Router
 from verl_agent_env.server.http.headers import HOP_HEADER, KEY_HEADER, OPERATION_HEADER, PRINCIPAL_HEADER
 from verl_agent_env.server.http.idempotency import name_of_key
 from verl_agent_env.server.http.tokens import Principal
@@ -61,8 +62,8 @@ async def handled_here(call: Request) -> bytes:
     return b"here"
 
 
-STEP = Route("POST", "/api/environment/{env_id}/step", handled_here, "")
-INITIALIZE = Route("POST", "/api/environment/initialize", handled_here, "")
+STEP = Route("POST", "/api/environment/{env_id}/step", handled_here, "", owned_by="environment")
+INITIALIZE = Route("POST", "/api/environment/initialize", handled_here, "", owned_by="key")
 
 
 def table_with(owner: str | None) -> SlotTable:
@@ -76,7 +77,8 @@ def forwarder(table: SlotTable, workers: Workers) -> Forwarder:
     async def refresh() -> None:
         await asyncio.sleep(0)
 
-    return Forwarder(table, cast(Peers, workers), refresh)
+    peers = cast(Peers, workers)
+    return Forwarder(Router(table, peers, refresh), peers)
 
 
 def a_call(**headers: bytes) -> Request:
@@ -94,7 +96,7 @@ async def test_a_call_goes_to_the_owner_of_its_slot_and_no_further() -> None:
         return PeerAnswer(address.encode(), b"text/plain")
 
     workers = Workers(answer)
-    pinned = forwarder(table_with(C), workers).pin(STEP)
+    pinned = forwarder(table_with(C), workers).route_to_owner(STEP)
     reply = await pinned.handler(a_call())
     assert (body_of(reply), workers.asked) == (C.encode(), [C])
     assert isinstance(reply, Response)
@@ -115,7 +117,7 @@ async def test_a_call_follows_a_slot_that_moves_and_keeps_its_operation() -> Non
         return PeerAnswer(b"there", b"application/json")
 
     workers = Workers(answer)
-    assert body_of(await forwarder(table, workers).pin(STEP).handler(a_call())) == b"there"
+    assert body_of(await forwarder(table, workers).route_to_owner(STEP).handler(a_call())) == b"there"
     assert workers.asked == [B, C]
     operations = {headers[OPERATION_HEADER] for headers in workers.headers}
     assert len(operations) == 1
@@ -135,7 +137,7 @@ async def test_a_call_that_was_tried_here_first_keeps_its_operation() -> None:
         return PeerAnswer(b"there", b"application/json")
 
     workers = Workers(answer)
-    pinned = forwarder(table, workers).pin(dataclasses.replace(STEP, handler=refused_here))
+    pinned = forwarder(table, workers).route_to_owner(dataclasses.replace(STEP, handler=refused_here))
     assert body_of(await pinned.handler(a_call())) == b"there"
     assert [headers[OPERATION_HEADER] for headers in workers.headers] == tried
     assert len(tried) == 1
@@ -153,7 +155,7 @@ async def test_an_operation_is_the_same_here_and_at_any_other_worker() -> None:
         return PeerAnswer(b"there", b"application/json")
 
     workers = Workers(answer)
-    pinned = forwarder(table, workers).pin(dataclasses.replace(STEP, handler=handled))
+    pinned = forwarder(table, workers).route_to_owner(dataclasses.replace(STEP, handler=handled))
     for given in (b"0123456789abcdef", "h\u00e9 llo".encode("latin-1"), b"x" * 10_000):
         table.assign([HERE] * NUM_SLOTS, range(NUM_SLOTS))
         await pinned.handler(a_call(x_operation_id=given))
@@ -182,7 +184,7 @@ def test_a_call_follows_its_slot_however_long_the_last_owner_was_at_work_on_it(
         return PeerAnswer(b"there", b"application/json")
 
     try:
-        calling = forwarder(table, Workers(answer)).pin(STEP).handler(a_call())
+        calling = forwarder(table, Workers(answer)).route_to_owner(STEP).handler(a_call())
         assert body_of(loop.run_until_complete(calling)) == b"there"
     finally:
         loop.end()
@@ -197,7 +199,7 @@ def test_a_call_without_an_owner_ends_with_patience() -> None:
         raise WorkerUnreachableError(address, "no connection came about", may_have_run=False)
 
     try:
-        calling = forwarder(table_with(B), Workers(answer)).pin(STEP).handler(a_call())
+        calling = forwarder(table_with(B), Workers(answer)).route_to_owner(STEP).handler(a_call())
         with pytest.raises(WorkerUnreachableError):
             loop.run_until_complete(calling)
         assert OWNER_S <= loop.time() - began < OWNER_S + 3
@@ -212,7 +214,7 @@ async def test_a_call_comes_home_when_its_slot_does() -> None:
         table.assign([HERE] * NUM_SLOTS, range(NUM_SLOTS))
         raise WorkerUnreachableError(address, "gone")
 
-    assert body_of(await forwarder(table, Workers(answer)).pin(STEP).handler(a_call())) == b"here"
+    assert body_of(await forwarder(table, Workers(answer)).route_to_owner(STEP).handler(a_call())) == b"here"
 
 
 async def test_a_worker_that_hangs_is_given_up_when_its_slot_goes_to_another_one() -> None:
@@ -225,7 +227,7 @@ async def test_a_worker_that_hangs_is_given_up_when_its_slot_goes_to_another_one
             await asyncio.sleep(NEVER_S)
         return PeerAnswer(b"there", b"application/json")
 
-    calling = asyncio.ensure_future(forwarder(table, Workers(answer)).pin(STEP).handler(a_call()))
+    calling = asyncio.ensure_future(forwarder(table, Workers(answer)).route_to_owner(STEP).handler(a_call()))
     await entered.wait()
     # Any other change does not matter to it.
     table.assign([B] * NUM_SLOTS, (), for_new={C: [1]})
@@ -246,12 +248,15 @@ async def test_a_step_that_moved_waits_for_those_that_were_before_it() -> None:
             raise error
         return PeerAnswer(b"there", b"application/json")
 
-    assert body_of(await forwarder(table_with(B), Workers(answer)).pin(STEP).handler(a_call())) == b"there"
+    assert (
+        body_of(await forwarder(table_with(B), Workers(answer)).route_to_owner(STEP).handler(a_call()))
+        == b"there"
+    )
     assert answers == []
     # One that met its owner at once hears at once what is missing.
     answers.append(SequenceGapError(ENV_ID, 1, 0))
     with pytest.raises(SequenceGapError):
-        await forwarder(table_with(B), Workers(answer)).pin(STEP).handler(a_call())
+        await forwarder(table_with(B), Workers(answer)).route_to_owner(STEP).handler(a_call())
 
 
 def test_a_step_that_moved_and_misses_others_for_good_hears_so_in_the_end() -> None:
@@ -267,7 +272,7 @@ def test_a_step_that_moved_and_misses_others_for_good_hears_so_in_the_end() -> N
         raise SequenceGapError(ENV_ID, 1, 0)
 
     try:
-        pinned = forwarder(table, Workers(answer)).pin(dataclasses.replace(STEP, handler=moves))
+        pinned = forwarder(table, Workers(answer)).route_to_owner(dataclasses.replace(STEP, handler=moves))
         with pytest.raises(SequenceGapError):
             loop.run_until_complete(pinned.handler(a_call()))
         assert OWNER_S <= loop.time() - 1000.0 < OWNER_S + 1
@@ -281,7 +286,7 @@ async def test_the_owners_own_error_is_the_answer() -> None:
 
     workers = Workers(answer)
     with pytest.raises(EpisodeEndedError):
-        await forwarder(table_with(B), workers).pin(STEP).handler(a_call())
+        await forwarder(table_with(B), workers).route_to_owner(STEP).handler(a_call())
     assert workers.asked == [B]
 
 
@@ -293,7 +298,7 @@ async def test_a_key_is_answered_for_by_the_owner_of_its_slot() -> None:
     table = SlotTable(HERE)
     # Without a key, any worker sees to it.
     table.assign([C] * NUM_SLOTS, ())
-    pinned = forwarder(table, workers).pin_to_key(INITIALIZE)
+    pinned = forwarder(table, workers).route_to_owner(INITIALIZE)
     assert body_of(await pinned.handler(a_call())) == b"here"
     for holder in ("a", "b"):
         call = a_call(idempotency_key=b"key", x_env_principal=b"admin root")
@@ -319,5 +324,5 @@ async def test_a_key_comes_home_as_its_client_gave_it() -> None:
         return call.headers[KEY_HEADER]
 
     route = dataclasses.replace(INITIALIZE, handler=handled)
-    pinned = forwarder(table, Workers(answer)).pin_to_key(route)
+    pinned = forwarder(table, Workers(answer)).route_to_owner(route)
     assert body_of(await pinned.handler(a_call(idempotency_key=b"key"))) == b"key"

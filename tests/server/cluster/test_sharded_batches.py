@@ -28,6 +28,7 @@ from verl_agent_env.errors import (
 )
 from verl_agent_env.server.cluster.internal import InternalHandlers, SelfInCluster
 from verl_agent_env.server.cluster.peers import PeerAnswer, Peers
+from verl_agent_env.server.cluster.router import Router
 from verl_agent_env.server.cluster.sharded_batches import ShardedBatches
 from verl_agent_env.server.http.types import Request, Response
 from verl_agent_env.types import NUM_SLOTS, new_env_id, slot_of
@@ -101,9 +102,7 @@ class World:
         self.net = Net(self.workers)
         self.refreshed = 0
         self.asked = self.workers[HERE]
-        self.batches = ShardedBatches(
-            self.asked.batches, self.asked.table, cast(Peers, self.net), self._refresh
-        )
+        self.batches = self.sharded(cast(Peers, self.net))
         self.give_all_to(B)
 
     def give_all_to(self, owner: str) -> None:
@@ -111,6 +110,10 @@ class World:
         for address, worker in self.workers.items():
             mine = range(NUM_SLOTS) if address == owner else ()
             worker.table.assign([owner] * NUM_SLOTS, mine, for_new={owner: range(NUM_SLOTS)})
+
+    def sharded(self, peers: Peers) -> ShardedBatches:
+        """The batch calls of the worker that is asked, with these others."""
+        return ShardedBatches(self.asked.batches, Router(self.asked.table, peers, self._refresh), peers)
 
     async def _refresh(self) -> None:
         self.refreshed += 1
@@ -344,12 +347,15 @@ async def test_run_is_closed_by_whoever_owned_each_slot_all_the_while(world: Wor
     class Others:
         """Another one's first answer leaves out slots that were changing hands."""
 
+        def heard_at(self, address: str) -> float | None:
+            return None
+
         async def call(self, address: str, method: str, path: str, body: bytes = b"") -> PeerAnswer:
             asked.append(address)
             slots = range(half, NUM_SLOTS - 3 if len(asked) == 1 else NUM_SLOTS)
             return PeerAnswer(encode_run_part(5, slots), b"")
 
-    batches = ShardedBatches(world.asked.batches, world.asked.table, cast(Peers, Others()), world._refresh)
+    batches = world.sharded(cast(Peers, Others()))
     owners = [HERE if slot < half else B for slot in range(NUM_SLOTS)]
     world.asked.table.assign(owners, range(half))
     assert await batches.close_run("run") == (10, [])

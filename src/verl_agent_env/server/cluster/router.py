@@ -1,101 +1,146 @@
-"""How long a call looks for the worker that owns a slot, while slots change hands."""
+"""Routes the items of a call to the workers that own their slots, while slots change hands."""
 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from verl_agent_env import waits
-from verl_agent_env.errors import (
-    MovedError,
-    SequenceGapError,
-    ShuttingDownError,
-    StoreFullError,
-    StoreUnavailableError,
-    VerlAgentEnvError,
-    WorkerUnreachableError,
-)
+from verl_agent_env.cluster.slots import SlotTable
+from verl_agent_env.errors import MovedError, ShuttingDownError, StoreUnavailableError, VerlAgentEnvError
+from verl_agent_env.server.cluster.owner_search import PAUSE_S, OwnerSearch
+from verl_agent_env.server.cluster.peers import Peers
 
-PAUSE_S = 0.05
-"""Until it looks again, if nothing changes before."""
-_LONGEST_S = 600.0
-"""However long workers were at work on a call, it is not sent again after this time."""
+Send = Callable[[str, list[int]], Awaitable[Sequence[Any]]]
+"""Carries out the items at these positions at the worker with this address. Gives a result or an error for each of them, or
+raises the error of all."""
 
 
-_PASSING = (StoreUnavailableError, WorkerUnreachableError, MovedError, ShuttingDownError)
-"""Errors of calls that may succeed with the next owner; who shuts down gives its environments away."""
+class Router:
+    """Finds the owner of each slot of a call, and goes on looking for as long as another try may succeed.
+
+    A call may be sent more than once: each of its items must have an id by which a worker knows it again.
+    """
+
+    def __init__(self, table: SlotTable, peers: Peers, refresh: Callable[[], Awaitable[None]]) -> None:
+        """Route by ``table``.
+
+        Args:
+            table: Who owns each slot.
+            peers: The other workers.
+            refresh: Brings the table up to date after a worker refused a slot.
+        """
+        self.table = table
+        self._peers = peers
+        self._refresh = refresh
+
+    async def until_owned(self, slots: Sequence[int], send: Send, *, has_moved: bool = False) -> list[Any]:
+        """Have the owner of each slot carry out the item at its position, all owners side by side.
+
+        Items whose slot is changing hands, and those of a worker that died or whose answer got lost, are sent again until
+        their owner answers or the search is over. A worker that fails fails its own items only.
+
+        Args:
+            slots: One for each item of the call.
+            send: Carries out items.
+            has_moved: Whether this worker had the call already, until it lost the slot.
+
+        Returns:
+            A result or an error for each item, in order.
+        """
+        call = _Call(slots, send, [None] * len(slots))
+        await self._route(call, range(len(slots)), OwnerSearch.begin(has_moved=has_moved))
+        return call.results
+
+    async def slots_for_new(self, count: int) -> list[int]:
+        """Choose a slot for each of ``count`` new environments, as soon as some worker accepts them.
+
+        Raises:
+            StoreUnavailableError: No worker owns some slot at present.
+            ShuttingDownError: All workers are about to end.
+        """
+        search = OwnerSearch.begin()
+        while not (slots := self.table.slots_for_new(count)):
+            if search.is_over:
+                raise ShuttingDownError if self.table.is_whole else _no_owner_error()
+            await self._refresh()
+            await self.table.wait_for_change(PAUSE_S)
+        return slots
+
+    async def _route(self, call: _Call, positions: Iterable[int], search: OwnerSearch) -> None:
+        """Put the results of these positions into the call's results."""
+        parts = self._by_owner(call.slots, positions)
+        if len(parts) == 1:
+            ((owner, part),) = parts.items()
+            await self._settle(call, owner, part, search)
+            return
+        order = sorted(parts, key=lambda owner: owner == self.table.address)
+        await asyncio.gather(*(self._settle(call, owner, parts[owner], search) for owner in order))
+
+    async def _settle(
+        self, call: _Call, owner: str | None, positions: list[int], search: OwnerSearch
+    ) -> None:
+        """Have one worker carry out its items; route again those that may succeed elsewhere."""
+        search = search.sent()
+        again: list[int] = []
+        passing: dict[type, VerlAgentEnvError] = {}
+        may_pass = search.may_pass
+        for position, result in zip(positions, await self._at(owner, call, positions), strict=True):
+            # The owner is looked for until the search is over: to the client, a moved slot has none by then.
+            call.results[position] = _no_owner_error() if isinstance(result, MovedError) else result
+            if isinstance(result, VerlAgentEnvError) and may_pass(result):
+                again.append(position)
+                passing[type(result)] = result
+        if not again:
+            return
+        heard_at = None if owner is None else self._peers.heard_at(owner)
+        search = max(
+            (search.after(error, heard_at) for error in passing.values()),
+            key=lambda after: (after.until, after.has_moved),
+        )
+        if search.is_over:
+            return
+        await self._refresh()
+        if all(self.table.owner_of(call.slots[position]) in (owner, None) for position in again):
+            await self.table.wait_for_change(PAUSE_S)
+        await self._route(call, again, search)
+
+    async def _at(self, owner: str | None, call: _Call, positions: list[int]) -> Sequence[Any]:
+        """Carry out items at one worker; its error in place of each if it fails."""
+        if owner is None:
+            return [_no_owner_error()] * len(positions)
+        try:
+            if owner == self.table.address:
+                if len(positions) < len(call.slots):
+                    # What others get is on its way before this worker is at work on its own part.
+                    await asyncio.sleep(0)
+                return await call.send(owner, positions)
+            slots = {call.slots[position] for position in positions}
+            return await self.table.while_at(owner, slots, call.send(owner, positions))
+        except VerlAgentEnvError as error:
+            return [error] * len(positions)
+
+    def _by_owner(self, slots: Sequence[int], positions: Iterable[int]) -> dict[str | None, list[int]]:
+        """Group positions by the owner of their slots; None for slots that nobody may act for."""
+        parts: dict[str | None, list[int]] = {}
+        owners: dict[int, str | None] = {}
+        for position in positions:
+            slot = slots[position]
+            if slot not in owners:
+                owners[slot] = self.table.owner_of(slot)
+            parts.setdefault(owners[slot], []).append(position)
+        return parts
 
 
 @dataclass(frozen=True, slots=True)
-class OwnerSearch:
-    """The time that is left, on the event loop's clock."""
+class _Call:
+    """A call whose items are routed, and what has become of them."""
 
-    until: float
-    never_after: float
-    silence_left_s: float
-    """How long workers may still be silent while they have the call, without that counting as looking."""
-    sent_at: float = 0.0
-    has_moved: bool = False
-    """Whether a worker had the call, and died or lost the slot. What waited there before the call is on its way as well."""
-
-    @classmethod
-    def begin(cls, *, has_moved: bool = False) -> OwnerSearch:
-        """Begin to look for the owner of a call's slots."""
-        now = _now()
-        return cls(now + waits.OWNER_S, now + _LONGEST_S, waits.PEER_SILENCE_S, has_moved=has_moved)
-
-    def sent(self) -> OwnerSearch:
-        """Note that the call is sent to a worker now."""
-        return dataclasses.replace(self, sent_at=_now())
-
-    def after(self, error: VerlAgentEnvError, heard_at: float | None = None) -> OwnerSearch:
-        """Go on after the call that was sent last failed with ``error``.
-
-        Where a worker had the call, until it died or lost the slot, that time was not spent on looking. Of a worker that
-        fell silent it is known only until it was heard of last.
-
-        Args:
-            error: Why nothing came of it.
-            heard_at: When the worker was heard of last.
-        """
-        now, silent_s = _now(), 0.0
-        if isinstance(error, WorkerUnreachableError) and error.may_have_run:
-            heard_at = self.sent_at if heard_at is None else min(max(heard_at, self.sent_at), now)
-            silent_s = min(now - heard_at, self.silence_left_s)
-            at_work_s = heard_at - self.sent_at + silent_s
-        elif isinstance(error, MovedError | ShuttingDownError):
-            at_work_s = now - self.sent_at
-        else:
-            return self
-        return dataclasses.replace(
-            self,
-            until=self.until + at_work_s,
-            silence_left_s=self.silence_left_s - silent_s,
-            has_moved=True,
-        )
-
-    def may_pass(self, error: VerlAgentEnvError) -> bool:
-        """Whether the call may succeed when it is sent again.
-
-        Steps that waited for each other at the last owner come to the next one in any order: what is missing before a step
-        that moved is on its way as well.
-        """
-        if isinstance(error, SequenceGapError):
-            return self.has_moved
-        # A full store is not one that is back in a moment.
-        return isinstance(error, _PASSING) and not isinstance(error, StoreFullError)
-
-    @property
-    def is_over(self) -> bool:
-        """Whether the call is not sent again."""
-        return _now() > min(self.until, self.never_after)
+    slots: Sequence[int]
+    send: Send
+    results: list[Any]
 
 
-def _now() -> float:
-    return asyncio.get_running_loop().time()
-
-
-def no_owner_error() -> StoreUnavailableError:
-    """The error of a call for which no owner was found."""
+def _no_owner_error() -> StoreUnavailableError:
     return StoreUnavailableError("", "no worker owns the slot at present")

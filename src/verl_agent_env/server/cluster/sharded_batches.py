@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import logging
 import secrets
@@ -12,7 +11,6 @@ from typing import Any, TypeVar
 
 import orjson
 
-from verl_agent_env.cluster.slots import SlotTable
 from verl_agent_env.engine import CreateRequest
 from verl_agent_env.engine.batches import Batches, Closed, RunClosed
 from verl_agent_env.engine.budget import WHOLE_ROOM, AnswerRoom
@@ -20,12 +18,11 @@ from verl_agent_env.errors import (
     InternalError,
     InvalidRequestError,
     MovedError,
-    ShuttingDownError,
     VerlAgentEnvError,
     WorkerUnreachableError,
 )
 from verl_agent_env.server.cluster.peers import Peers
-from verl_agent_env.server.cluster.router import PAUSE_S, OwnerSearch, no_owner_error
+from verl_agent_env.server.cluster.router import Router
 from verl_agent_env.server.http.headers import ANSWER_SHARE_HEADER
 from verl_agent_env.types import NUM_SLOTS, new_env_id, slot_of
 from verl_agent_env.wire.large_bodies import write_unread
@@ -64,28 +61,20 @@ class _Work:
 
 
 class ShardedBatches:
-    """The batch calls on a cluster, from the worker that was asked.
+    """The batch calls on a cluster, from the worker that was asked."""
 
-    A worker that cannot be reached fails its own items only. Items whose slot is changing hands, and those of a worker
-    that died or whose answer got lost, are sent again, until they meet an owner or patience ends. Whatever was done is
-    known by its operation, and answered as it was.
-    """
-
-    def __init__(
-        self, local: Batches, table: SlotTable, peers: Peers, refresh: Callable[[], Awaitable[None]]
-    ) -> None:
-        """Batch calls that ask ``table`` who owns a slot.
+    def __init__(self, local: Batches, router: Router, peers: Peers) -> None:
+        """Batch calls that any worker can be asked for.
 
         Args:
             local: Those of this worker.
-            table: Where every slot lives.
+            router: Finds owners.
             peers: The other workers.
-            refresh: Brings the table up to date after a worker said that it is not.
         """
         self._local = local
-        self._table = table
+        self._router = router
+        self._address = router.table.address
         self._peers = peers
-        self._refresh = refresh
 
     async def create(
         self, requests: Sequence[CreateRequest], room: AnswerRoom = WHOLE_ROOM
@@ -128,7 +117,7 @@ class ShardedBatches:
             ShuttingDownError: All workers are about to end.
         """
         needs_ids = any(request.env_id is None for request in requests)
-        slots = await self._slots_for_new(len(requests)) if needs_ids else [0] * len(requests)
+        slots = await self._router.slots_for_new(len(requests)) if needs_ids else [0] * len(requests)
         named: list[CreateRequest] = []
         for number, (request, slot) in enumerate(zip(requests, slots, strict=True), 1):
             env_id = new_env_id(slot, request.tag) if request.env_id is None else request.env_id
@@ -137,15 +126,6 @@ class ShardedBatches:
             if number % _ITEMS == 0:
                 await self._local.turn()
         return named
-
-    async def _slots_for_new(self, count: int) -> list[int]:
-        search = OwnerSearch.begin()
-        while not (slots := self._table.slots_for_new(count)):
-            if search.is_over:
-                raise ShuttingDownError if self._table.is_whole else no_owner_error()
-            await self._refresh()
-            await self._table.wait_for_change(PAUSE_S)
-        return slots
 
     async def reset(
         self,
@@ -255,114 +235,49 @@ class ShardedBatches:
             WorkerUnreachableError: One of the workers does not answer; the others have closed theirs.
             StoreUnavailableError: Slots have no owner, who could close what is in them.
         """
-        search = OwnerSearch.begin()
-        closed, left = 0, set(range(NUM_SLOTS))
-        while True:
-            error: VerlAgentEnvError = no_owner_error()
-            owners = {address for slot in left if (address := self._table.address_of(slot)) is not None}
-            outcomes = await asyncio.gather(
-                *(self._run_closed_at(address, run_id, tag) for address in owners)
-            )
-            for outcome in outcomes:
-                if isinstance(outcome, VerlAgentEnvError):
-                    error = outcome
-                else:
-                    closed += outcome.closed
-                    left -= set(outcome.slots)
-            if not left:
-                return Closed(closed, [])
-            if search.is_over:
-                raise error
-            await self._refresh()
-            await self._table.wait_for_change(PAUSE_S)
+        closed = 0
 
-    async def _run_closed_at(
-        self, address: str, run_id: str, tag: str | None
-    ) -> RunClosed | VerlAgentEnvError:
-        """What closing a run came to on one worker."""
+        async def send(address: str, slots: list[int]) -> list[VerlAgentEnvError | None]:
+            nonlocal closed
+            part = await self._close_run_at(address, run_id, tag)
+            closed += part.closed
+            done = frozenset(part.slots)
+            return [None if slot in done else MovedError(slot) for slot in slots]
+
+        for error in await self._router.until_owned(range(NUM_SLOTS), send):
+            if error is not None:
+                raise error
+        return Closed(closed, [])
+
+    async def _close_run_at(self, address: str, run_id: str, tag: str | None) -> RunClosed:
+        if address == self._address:
+            closed, slots = await self._local.close_run_of_slots(run_id, tag)
+            return RunClosed(closed, [slot for slot in slots if self._router.table.owns(slot)])
+        # Without a tag, as workers of an earlier version read it.
+        body = orjson.dumps({"run_id": run_id} | ({} if tag is None else {"tag": tag}))
+        answer = await self._peers.call(address, "POST", f"{INTERNAL_PREFIX}close-run", body)
         try:
-            if address == self._table.address:
-                closed, slots = await self._local.close_run_of_slots(run_id, tag)
-                return RunClosed(closed, [slot for slot in slots if self._table.owns(slot)])
-            # Without a tag, as workers of an earlier version read it.
-            body = orjson.dumps({"run_id": run_id} | ({} if tag is None else {"tag": tag}))
-            answer = await self._peers.call(address, "POST", f"{INTERNAL_PREFIX}close-run", body)
-            closed, gone = decode_run_part(answer.body)
-            return RunClosed(closed, gone)
-        except VerlAgentEnvError as error:
-            return error
-        except ValueError:
-            return WorkerUnreachableError(address, "its answer cannot be read")
+            return RunClosed(*decode_run_part(answer.body))
+        except ValueError as unreadable:
+            raise WorkerUnreachableError(address, "its answer cannot be read") from unreadable
 
     # --- split, send, merge ---------------------------------------------------------------------------------
 
     async def _carry_out(self, work: _Work, env_ids: Sequence[str]) -> list[Any]:
-        """Results in order of position."""
-        results: list[Any] = [None] * len(env_ids)
-        slots = [slot_of(env_id) for env_id in env_ids]
-        await self._settle(work, list(range(len(env_ids))), slots, results, OwnerSearch.begin())
-        return results
-
-    async def _settle(
-        self,
-        work: _Work,
-        positions: list[int],
-        slots: Sequence[int],
-        results: list[Any],
-        search: OwnerSearch,
-    ) -> None:
-        """Put the results of these positions into ``results``."""
-        parts = self._by_owner(positions, slots)
-        # The others first: they are at work while this worker does its own part.
-        order = sorted(parts, key=lambda address: address == self._table.address)
-        await asyncio.gather(
-            *(self._settle_part(work, address, parts[address], slots, results, search) for address in order)
+        """Return results in order of position."""
+        size = len(env_ids)
+        return await self._router.until_owned(
+            [slot_of(env_id) for env_id in env_ids],
+            lambda address, positions: self._part(work, address, positions, size),
         )
 
-    async def _settle_part(
-        self,
-        work: _Work,
-        address: str | None,
-        positions: list[int],
-        slots: Sequence[int],
-        results: list[Any],
-        search: OwnerSearch,
-    ) -> None:
-        """Have one worker carry out its part; what comes to nothing is sent to whoever owns it then."""
-        search = search.sent()
-        again: list[int] = []
-        passing: dict[type, VerlAgentEnvError] = {}
-        may_pass = search.may_pass
-        for position, result in zip(
-            positions, await self._part(work, address, positions, slots), strict=True
-        ):
-            # Where the owner is looked for until patience ends, that it is elsewhere is no answer.
-            results[position] = no_owner_error() if isinstance(result, MovedError) else result
-            if isinstance(result, VerlAgentEnvError) and may_pass(result):
-                again.append(position)
-                passing[type(result)] = result
-        heard_at = None if address is None else self._peers.heard_at(address)
-        search = max(
-            (search.after(error, heard_at) for error in passing.values()),
-            key=lambda after: (after.until, after.has_moved),
-            default=search,
-        )
-        if again and not search.is_over:
-            await self._refresh()
-            await self._table.wait_for_change(PAUSE_S)
-            await self._settle(work, again, slots, results, search)
-
-    async def _part(
-        self, work: _Work, address: str | None, positions: list[int], slots: Sequence[int]
-    ) -> Sequence[Any]:
-        """The results of one worker's part; an error in place of each if that worker fails."""
-        if address is None:
-            return [no_owner_error()] * len(positions)
+    async def _part(self, work: _Work, address: str, positions: list[int], size: int) -> Sequence[Any]:
+        """Carry out one worker's part of a batch of this size; its error in place of each result if it fails."""
         error: VerlAgentEnvError
         try:
-            if address == self._table.address:
-                return await work.here(positions, work.room.part(len(positions), len(slots)))
-            return await self._there(work, address, positions, slots)
+            if address == self._address:
+                return await work.here(positions, work.room.part(len(positions), size))
+            return await self._there(work, address, positions, size)
         except VerlAgentEnvError as raised:
             error = raised
         except Exception:
@@ -371,10 +286,8 @@ class ShardedBatches:
             error = InternalError()
         return [error] * len(positions)
 
-    async def _there(
-        self, work: _Work, address: str, positions: list[int], slots: Sequence[int]
-    ) -> Sequence[Any]:
-        """The results of another worker's part."""
+    async def _there(self, work: _Work, address: str, positions: list[int], size: int) -> Sequence[Any]:
+        """Have another worker carry out its part."""
         try:
             body = orjson.dumps(work.body(positions), write_unread, orjson.OPT_NON_STR_KEYS)
         except TypeError:
@@ -384,14 +297,12 @@ class ShardedBatches:
                 ) from None
             # JSON that can be read but not written, in one item at least: look for it by halves.
             middle = len(positions) // 2
-            first = await self._part(work, address, positions[:middle], slots)
-            return [*first, *await self._part(work, address, positions[middle:], slots)]
-        share = b"%.9f" % work.room.part(len(positions), len(slots)).share
-        call = self._peers.call(
+            first = await self._part(work, address, positions[:middle], size)
+            return [*first, *await self._part(work, address, positions[middle:], size)]
+        share = b"%.9f" % work.room.part(len(positions), size).share
+        answer = await self._peers.call(
             address, "POST", INTERNAL_PREFIX + work.name, body, {ANSWER_SHARE_HEADER: share}
         )
-        wanted = {slots[position] for position in positions}
-        answer = await self._table.while_at(address, wanted, call)
         work.room.memory.answer(len(answer.body))
         try:
             results = work.decode(answer.body)
@@ -400,20 +311,6 @@ class ShardedBatches:
         if len(results) != len(positions):
             raise WorkerUnreachableError(address, "its answer has another number of items")
         return results
-
-    def _by_owner(self, positions: list[int], slots: Sequence[int]) -> dict[str | None, list[int]]:
-        """Positions by the address of their slots' owners; None for slots that nobody may act for."""
-        parts: dict[str | None, list[int]] = {}
-        address_of, owners = self._table.address_of, {}
-        for position in positions:
-            slot = slots[position]
-            if slot not in owners:
-                owners[slot] = address_of(slot)
-                if owners[slot] == self._table.address and not self._table.owns(slot):
-                    # Its lease is over: nobody may act for the slot.
-                    owners[slot] = None
-            parts.setdefault(owners[slot], []).append(position)
-        return parts
 
 
 def _columns_of(requests: Sequence[CreateRequest]) -> dict[str, Any]:

@@ -42,6 +42,7 @@ from verl_agent_env.server.cluster.handover import TakeOver
 from verl_agent_env.server.cluster.internal import DRAIN_PATH, InternalHandlers
 from verl_agent_env.server.cluster.local_environments import LocalEnvironments
 from verl_agent_env.server.cluster.peers import WORKER_PATH, Peers
+from verl_agent_env.server.cluster.router import Router
 from verl_agent_env.server.cluster.sharded_batches import ShardedBatches
 from verl_agent_env.server.http.auth import peer_secret_of
 from verl_agent_env.server.http.types import Route
@@ -288,7 +289,8 @@ class ClusterWorker:
         self.table = SlotTable(place.address, self._lease)
         self.peers = Peers(settings.peer_timeout_s, token, self._secret_of, tls)
         self._cluster: Cluster
-        self.forwarder = Forwarder(self.table, self.peers, self._refresh)
+        self._router = Router(self.table, self.peers, self._refresh)
+        self.forwarder = Forwarder(self._router, self.peers)
         options = BackendOptions(
             settings.namespace,
             keys_known_s=max(KNOWN_S, limits.idempotency_memory_s),
@@ -331,20 +333,16 @@ class ClusterWorker:
         if self._is_alone:
             return local, host.create, []
         internal = InternalHandlers(local, self.table, self._cluster)
-        batches = ShardedBatches(local, self.table, self.peers, self._refresh)
+        batches = ShardedBatches(local, self._router, self.peers)
         return batches, batches.create_one, internal.routes()
 
     def workers_for_new(self) -> Collection[str]:
         """Addresses of the workers that new environments are for."""
         return self.table.for_new.keys()
 
-    def pin(self, route: Route) -> Route:
-        """The route, carried out by whom it is meant for."""
-        if self._is_alone:
-            return route
-        if route.owned_by == "environment":
-            return self.forwarder.pin(route)
-        return self.forwarder.pin_to_key(route) if route.owned_by == "key" else route
+    def route_to_owner(self, route: Route) -> Route:
+        """Return the route, its requests handled by the worker that owns them."""
+        return route if self._is_alone else self.forwarder.route_to_owner(route)
 
     @property
     def is_ready(self) -> bool:
