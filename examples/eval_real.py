@@ -29,7 +29,7 @@ from rich.table import Table
 
 import verl_agent_env  # noqa: F401 - registers the environments
 from verl_agent_env.envs.base import ChatEnv
-from verl_agent_env.evaluation import AnswerFormat, Episode, Summary
+from verl_agent_env.evaluation import AnswerFormat, EvaluatedEpisode, Summary
 from verl_agent_env.messages import content_text
 
 HERE = Path(__file__).parent
@@ -207,12 +207,14 @@ def evaluate(play: Play, episodes: int, model_url: str, server_url: str, out: Pa
         sys.exit(f"{play.name} was not played to its end; start again to go on.")
 
 
-def read_episodes(folder: Path) -> list[Episode]:
+def read_episodes(folder: Path) -> list[EvaluatedEpisode]:
     """Return what an evaluation kept."""
-    return [Episode.from_json(line) for line in (folder / "episodes.jsonl").read_bytes().splitlines()]
+    return [
+        EvaluatedEpisode.from_json(line) for line in (folder / "episodes.jsonl").read_bytes().splitlines()
+    ]
 
 
-def read_answers(play: Play, episodes: Sequence[Episode]) -> list[Reading]:
+def read_answers(play: Play, episodes: Sequence[EvaluatedEpisode]) -> list[Reading]:
     """Read each answer once, as the first action of its episode; those that were given most often come first."""
     seeds: dict[str, int] = {}
     times: Counter[str] = Counter()
@@ -278,7 +280,7 @@ def cell(text: str) -> str:
     return f"`{shown}`" if shown else ""
 
 
-def figures(episodes: dict[str, list[Episode]], readings: dict[str, list[Reading]]) -> Table:
+def figures(episodes: dict[str, list[EvaluatedEpisode]], readings: dict[str, list[Reading]]) -> Table:
     """Return the table of all plays."""
     table = Table("play", "turns read", "invalid actions", "success", "mean reward", "cut off", title=MODEL)
     table.columns[0].no_wrap = True

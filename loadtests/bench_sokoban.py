@@ -14,7 +14,7 @@ from statistics import fmean, median, quantiles
 from verl_agent_env.envs.sokoban.generator import generate_level
 from verl_agent_env.envs.sokoban.level import Level
 from verl_agent_env.envs.sokoban.rules import advance
-from verl_agent_env.envs.sokoban.solver import SearchLimitError, lower_bound, solve
+from verl_agent_env.envs.sokoban.solver import RoomSearchLimitError, lower_bound, solve
 
 SIZES = (
     (6, 6, 1),
@@ -36,7 +36,7 @@ def fewest_pushes(level: Level, node_limit: int) -> tuple[int, bool]:
     if node_limit:
         try:
             solution = solve(level, node_limit)
-        except SearchLimitError:
+        except RoomSearchLimitError:
             pass
         else:
             if solution is None:

@@ -31,14 +31,24 @@ def test_a_former_name_gives_the_same_thing_and_warns(old: str, name: str, new: 
         _ = importlib.import_module(old).no_such_name
 
 
-@pytest.mark.parametrize(("former", "present"), [("Beginning", "ResetResult"), ("Played", "PlayedEpisode")])
-def test_a_former_name_in_the_client_gives_the_same_class_and_warns(former: str, present: str) -> None:
-    client = importlib.import_module("verl_agent_env.client")
+@pytest.mark.parametrize(
+    ("module", "former", "present"),
+    [
+        ("verl_agent_env.client", "Beginning", "ResetResult"),
+        ("verl_agent_env.client", "Played", "PlayedEpisode"),
+        ("verl_agent_env.evaluation", "Episode", "EvaluatedEpisode"),
+        ("verl_agent_env.evaluation", "Plan", "EvaluationPlan"),
+    ],
+)
+def test_a_former_name_in_a_module_gives_the_same_class_and_warns(
+    module: str, former: str, present: str
+) -> None:
+    imported = importlib.import_module(module)
     with pytest.warns(DeprecationWarning, match=present):
-        found = getattr(client, former)
-    assert found is getattr(client, present)
+        found = getattr(imported, former)
+    assert found is getattr(imported, present)
     with pytest.raises(AttributeError, match="no_such_name"):
-        _ = client.no_such_name
+        _ = imported.no_such_name
 
 
 async def test_a_former_argument_does_the_same_and_warns() -> None:

@@ -1,4 +1,4 @@
-"""Settings, as frozen value objects. Whoever needs one is given it; only ``cli`` and ``app`` read the process environment."""
+"""Settings, as frozen value objects. They are passed as arguments; only ``cli`` and ``app`` read the process environment."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import re
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
+
+from verl_agent_env.types import Durability
 
 ENVIRONMENT_PREFIX = "VERL_AGENT_ENV_"
 
@@ -19,7 +21,11 @@ SettingsT = TypeVar("SettingsT")
 VERBATIM = "is_verbatim"
 """Mark, in a field's metadata, of lists whose items may hold commas on the command line."""
 
-DURABILITIES = ("journal", "snapshot", "relaxed", "none")
+DURABILITIES: tuple[str, ...] = get_args(Durability)
+
+LISTEN_BACKLOG = 16_384
+"""Connections that wait to be accepted, on each socket."""
+
 _MAX_WORKERS = 512
 _HOST_NAME = re.compile(r"[A-Za-z0-9_.-]{1,253}")
 _ORIGIN = re.compile(r"https?://(?:[A-Za-z0-9_.-]{1,253}|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
@@ -27,7 +33,7 @@ _ORIGIN = re.compile(r"https?://(?:[A-Za-z0-9_.-]{1,253}|\[[0-9A-Fa-f:.]+\])(?::
 
 @dataclass(frozen=True)
 class HostLimits:
-    """What one worker holds and runs."""
+    """Limits of the environments of one worker."""
 
     max_envs: int = 1_000_000
     """Live environments of one worker."""
@@ -40,9 +46,9 @@ class HostLimits:
     max_threads: int = 64
     """Threads for environments that block."""
     max_compute_threads: int = 2
-    """Threads for environments that compute for more than some milliseconds."""
+    """Threads for environments that compute for more than a few milliseconds."""
     max_stuck_threads: int = 64
-    """Threads given up because their environment did not return; beyond that, environments that block are refused."""
+    """Limit of threads blocked by calls that timed out; beyond it, environments that block are refused."""
     max_action_bytes: int = 262_144
     """Bytes of one action as JSON; a longer one is refused and changes nothing."""
     max_arguments_bytes: int = 2_097_152
@@ -57,11 +63,11 @@ class HostLimits:
     max_batch_compute_s: float = 240.0
     """Seconds that the environments which one batch makes may compute, as far as they compute in threads."""
     closed_memory_s: float = 600.0
-    """How long a closed environment's id is still known as closed."""
+    """Seconds for which a closed environment's id is known as closed."""
     closed_memory_size: int = 100_000
-    """How many closed ids are known at most."""
+    """Limit of the number of ids known as closed."""
     yield_after_s: float = 0.005
-    """A batch lets other requests through after so many seconds of work."""
+    """Seconds of work after which a batch yields to other requests."""
 
     def __post_init__(self) -> None:
         _require_positive(self)
@@ -69,7 +75,7 @@ class HostLimits:
 
 @dataclass(frozen=True)
 class HttpLimits:
-    """What one request may be."""
+    """Limits of one request."""
 
     max_body_bytes: int = 64 * 1024 * 1024
     """Bytes of a body; a batch of 100,000 steps takes about 25 MB."""
@@ -91,7 +97,7 @@ class HttpLimits:
 
 @dataclass(frozen=True)
 class ConnectionLimits:
-    """What one connection may do, and how many there may be, where ``serve`` is reached without a proxy."""
+    """Limits of connections, for a ``serve`` without a proxy before it."""
 
     max_connections: int = 32_768
     """Connections of a worker at one time; fewer where the system lets it open fewer files."""
@@ -107,7 +113,7 @@ class ConnectionLimits:
     max_url_bytes: int = 8_192
     """Bytes of a request's target."""
     send_timeout_s: float = 60.0
-    """A client that takes in next to nothing of its answer for so many seconds is hung up on."""
+    """Seconds after which the connection of a client that hardly reads its response is closed."""
 
     def __post_init__(self) -> None:
         _require_positive(self)
@@ -134,7 +140,7 @@ class TlsSettings:
 
 @dataclass(frozen=True)
 class ClusterSettings:
-    """The workers of this machine, and the cluster that they belong to."""
+    """Workers of this machine, and the cluster that they belong to."""
 
     workers: int = 1
     """Worker processes of this node."""
@@ -145,16 +151,16 @@ class ClusterSettings:
     advertise: str = ""
     """Host name or address that the other nodes and nginx reach this node by; the node's name when not given."""
     redis: str = field(default="", repr=False)
-    """URL of the Redis in which the nodes of a cluster meet."""
+    """URL of the Redis that the nodes of a cluster share."""
     namespace: str = "verl_agent_env"
     """Prefix of all keys in Redis: clusters of different namespaces do not see each other."""
     lease_s: float = 5.0
-    """Seconds after its last heartbeat at which a worker is taken for dead."""
+    """Seconds after its last heartbeat at which a worker counts as dead."""
     expected_nodes: int = 1
     """Nodes that are started together. ``/readyz`` says yes when so many are there and every slot is in its place, or 15
     seconds after the worker has joined the cluster."""
     durability: tuple[str, ...] = ()
-    """How environments of a name outlive their worker, as ``verl_env/sokoban-v0=relaxed``: ``journal``, ``snapshot``,
+    """How environments of a name survive the death of their worker, as ``verl_env/sokoban-v0=relaxed``: ``journal``, ``snapshot``,
     ``relaxed`` or ``none``."""
     peer_timeout_s: float = 120.0
     """Seconds that a call to another worker may take; more than the longest batch takes."""
@@ -178,10 +184,10 @@ class ClusterSettings:
             raise ValueError("lease_s must be at least 0.5 and peer_timeout_s above 0")
 
     def require_whole(self) -> None:
-        """Make sure that what belongs together was given together, in whatever places.
+        """Check that settings which need each other are all given.
 
         Raises:
-            ValueError: It was not.
+            ValueError: One of them is missing.
         """
         if bool(self.redis) != bool(self.node):
             raise ValueError(
@@ -227,7 +233,7 @@ class ServerSettings:
     max_log_lines_per_s: float = 20.0
     """Warnings and errors of one kind that are written in a second; the next one that is written says how many were not."""
     access_log: bool = False
-    """Whether every request is logged, not only failed ones."""
+    """Log every request, not only failed ones."""
     keep_alive_s: int = 75
     """Seconds that an idle connection is kept; longer than aiohttp's 15 s, so that the client is the one to close it."""
     shutdown_grace_s: int = 15
@@ -238,11 +244,11 @@ class ServerSettings:
     """Whether clients may define MCP servers of their own, commands included; passed over unless only this machine
     reaches the server."""
     host_limits: HostLimits = field(default_factory=HostLimits)
-    """What the worker holds and runs."""
+    """Limits of the environments of a worker."""
     http_limits: HttpLimits = field(default_factory=HttpLimits)
-    """What one request may be."""
+    """Limits of one request."""
     connection_limits: ConnectionLimits = field(default_factory=ConnectionLimits)
-    """What one connection may do."""
+    """Limits of connections."""
     tls: TlsSettings = field(default_factory=TlsSettings)
     """Encryption."""
     cluster: ClusterSettings = field(default_factory=ClusterSettings)
@@ -283,7 +289,7 @@ class ServerSettings:
 
 
 def settings_from_environment(environment: Mapping[str, str]) -> ServerSettings:
-    """Settings from variables such as ``VERL_AGENT_ENV_PORT``; each field of the classes above has one.
+    """Read settings from variables such as ``VERL_AGENT_ENV_PORT``; each field of the classes above has one.
 
     Raises:
         ValueError: A variable cannot be read as its field's type, or is out of range.
@@ -302,7 +308,7 @@ def settings_from_environment(environment: Mapping[str, str]) -> ServerSettings:
 
 
 def variable_of(field_name: str) -> str:
-    """Name of the variable that sets a field."""
+    """Return the name of the variable that sets a field."""
     return ENVIRONMENT_PREFIX + field_name.upper()
 
 

@@ -14,19 +14,26 @@ from tests.conftest import ServerProcess, StartServer
 from tests.examples.model_server import serving_model
 from tests.waiting import HANG_S
 from verl_agent_env.client import AsyncEnvClient
-from verl_agent_env.evaluation import ChatModel, Episode, ModelRefusedError, Plan, Summary, evaluate
+from verl_agent_env.evaluation import (
+    ChatModel,
+    EvaluatedEpisode,
+    EvaluationPlan,
+    ModelRefusedError,
+    Summary,
+    evaluate,
+)
 from verl_agent_env.evaluation import run as run_module
 from verl_agent_env.evaluation.page import write_page
 from verl_agent_env.evaluation.run import EPISODES_FILE, open_folder
 
 RIGHT: dict[str, Any] = {"role": "assistant", "content": "<action>right</action>"}
 LAKE: dict[str, Any] = {"desc": ["SFG"], "is_slippery": False, "max_steps": 4}
-PLAN = Plan("m", "frozen_lake", 6, 10, LAKE)
+PLAN = EvaluationPlan("m", "frozen_lake", 6, 10, LAKE)
 
 
 async def played(
-    server: ServerProcess, out: Path, said: Any, plan: Plan = PLAN, **troubles: Any
-) -> list[Episode]:
+    server: ServerProcess, out: Path, said: Any, plan: EvaluationPlan = PLAN, **troubles: Any
+) -> list[EvaluatedEpisode]:
     with serving_model(said, **troubles) as endpoint:
         async with AsyncEnvClient(server.url) as client, ChatModel(f"{endpoint.url}/v1", "m") as model:
             return await evaluate(plan, client, model, out, concurrency=3)
@@ -79,7 +86,7 @@ async def test_interrupted_run_plays_only_what_is_missing(server: ServerProcess,
 async def test_what_could_not_be_played_is_no_failure_of_the_model_and_tried_again(
     server: ServerProcess, tmp_path: Path
 ) -> None:
-    unknown = Plan("m", "no_such_lake", 2)
+    unknown = EvaluationPlan("m", "no_such_lake", 2)
     episodes = await played(server, tmp_path / "e", itertools.repeat(RIGHT), plan=unknown)
     assert {episode.outcome for episode in episodes} == {"not_played"}
     assert "no_such_lake" in episodes[0].error
@@ -90,7 +97,7 @@ async def test_what_could_not_be_played_is_no_failure_of_the_model_and_tried_aga
 def test_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     open_folder(PLAN, tmp_path / "e")
     with pytest.raises(ValueError, match="other arguments"):
-        open_folder(Plan("another", "frozen_lake", 6, 10, LAKE), tmp_path / "e")
+        open_folder(EvaluationPlan("another", "frozen_lake", 6, 10, LAKE), tmp_path / "e")
     (tmp_path / "f").mkdir()
     (tmp_path / "f" / "thesis.txt").write_text("mine")
     with pytest.raises(ValueError, match="other files"):
@@ -105,7 +112,11 @@ def test_page_shows_every_episode_and_runs_nothing_that_a_model_wrote() -> None:
         {"role": "assistant", "content": attack, "tool_calls": [call]},
     ]
     page = write_page(
-        PLAN, [Episode(1, "success", 1.0, 2, messages=messages), Episode(2, "not_played", error=attack)]
+        PLAN,
+        [
+            EvaluatedEpisode(1, "success", 1.0, 2, messages=messages),
+            EvaluatedEpisode(2, "not_played", error=attack),
+        ],
     )
     assert attack not in page
     assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") == 5
@@ -133,7 +144,7 @@ async def test_conversation_that_is_refused_ends_its_own_episode_only(
     server: ServerProcess, tmp_path: Path
 ) -> None:
     out = tmp_path / "e"
-    plan = Plan("m", "frozen_lake", 4, 10, LAKE)
+    plan = EvaluationPlan("m", "frozen_lake", 4, 10, LAKE)
     # One at a time: the first takes a step and becomes too long, the second is filtered, the others go on.
     said = [RIGHT, TOO_LONG, FILTERED, RIGHT, RIGHT, RIGHT, RIGHT]
     with serving_model(said) as endpoint:
@@ -152,7 +163,7 @@ async def test_conversation_that_is_refused_ends_its_own_episode_only(
 async def test_cut_answers_are_counted_and_their_reasoning_shown(
     server: ServerProcess, tmp_path: Path
 ) -> None:
-    plan = Plan("m", "frozen_lake", 1, 10, LAKE, max_turns=2)
+    plan = EvaluationPlan("m", "frozen_lake", 1, 10, LAKE, max_turns=2)
     episodes = await played(server, tmp_path / "e", itertools.repeat(CUT), plan)
     assert episodes[0].cut_off == episodes[0].turns
     assert Summary.of(episodes).cut_off_share == 1.0
@@ -165,7 +176,7 @@ async def test_second_evaluation_in_a_folder_is_refused_while_the_first_is_at_wo
     out = tmp_path / "e"
     refused: list[str] = []
 
-    def intrude(_: Episode) -> None:
+    def intrude(_: EvaluatedEpisode) -> None:
         if not refused:
             try:
                 with run_module._alone_in(out):

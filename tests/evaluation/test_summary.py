@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from verl_agent_env.evaluation import Episode, Summary
+from verl_agent_env.evaluation import EvaluatedEpisode, Summary
 from verl_agent_env.evaluation.summary import wilson
 
 
@@ -26,10 +26,10 @@ def test_interval_is_wilsons(successes: int, trials: int, low: float, high: floa
 def test_episodes_that_were_not_played_count_for_nothing_but_their_number() -> None:
     summary = Summary.of(
         [
-            Episode(0, "success", 1.0, 4, 1, 100, 10),
-            Episode(1, "failure", 0.0, 2, 0, 50, 5),
-            Episode(2, "out_of_turns", 0.5, 6, 2, 50, 5),
-            Episode(3, "not_played", prompt_tokens=7, error="gone"),
+            EvaluatedEpisode(0, "success", 1.0, 4, 1, 100, 10),
+            EvaluatedEpisode(1, "failure", 0.0, 2, 0, 50, 5),
+            EvaluatedEpisode(2, "out_of_turns", 0.5, 6, 2, 50, 5),
+            EvaluatedEpisode(3, "not_played", prompt_tokens=7, error="gone"),
         ]
     )
     assert (summary.played, summary.not_played, summary.successes, summary.out_of_turns) == (3, 1, 1, 1)

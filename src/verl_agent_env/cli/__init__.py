@@ -30,18 +30,18 @@ _COMMANDS = {
     "check-env": "check.check_env",
     "list": "listing.list_environments",
 }
-"""Name of each command, and where in this package it is."""
+"""Module and attribute of each command, by its name."""
 
 
 class _LazyGroup(click.Group):
-    """Knows its commands by name, and imports one when it is needed: a server starts without what curation needs."""
+    """Group that imports a command only when it is used: a server starts without the imports of curation."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Names of all commands."""
+        """Return the names of all commands."""
         return sorted(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command of this name, if there is one."""
+        """Return the command of this name; ``None`` if there is none."""
         place = _COMMANDS.get(cmd_name)
         if place is None:
             return None
@@ -64,7 +64,7 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Run the command line; an error that a user can mend is one sentence and exit code 1."""
+    """Run the command line; an error of the user is one sentence and exit code 1."""
     hide_secrets()
     try:
         cli()

@@ -15,10 +15,10 @@ _TIMEOUT_S = 30.0
 
 
 def call(url: str, path: str, body: dict[str, Any] | None = None, *, token: str = "") -> dict[str, Any]:
-    """What the server at ``url`` answers: to a ``POST`` if there is a body, else to a ``GET``.
+    """Return the response of the server at ``url``, to a ``POST`` if there is a body, else to a ``GET``.
 
     Raises:
-        click.ClickException: It does not answer, or refuses; says why in one sentence.
+        click.ClickException: The server does not respond, or responds with an error; the message gives the reason.
     """
     if not url.startswith(("http://", "https://")):
         raise click.ClickException(f"'{url}' is no URL of a server: write http://host:port.")

@@ -1,4 +1,4 @@
-"""``verl-agent-env check-env``: the project's own checker, for environments of one's own."""
+"""``verl-agent-env check-env``: checks of environments of other packages."""
 
 from __future__ import annotations
 

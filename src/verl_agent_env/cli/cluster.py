@@ -14,7 +14,7 @@ from rich.console import Console
 from verl_agent_env.cli.serve import raise_file_limit
 from verl_agent_env.cluster.local import ClusterTls, LocalCluster, Program
 
-_LOOK_S = 0.25
+_POLL_S = 0.25
 _FILE = click.Path(exists=True, dir_okay=False, resolve_path=True, path_type=Path)
 
 
@@ -23,7 +23,7 @@ _FILE = click.Path(exists=True, dir_okay=False, resolve_path=True, path_type=Pat
 @click.option(
     "--workers", type=click.IntRange(1, 64), default=2, show_default=True, help="Workers of each node."
 )
-@click.option("--port", type=click.IntRange(0, 65_535), default=8080, show_default=True, help="Where nginx listens; 0 takes a free port.")  # fmt: skip
+@click.option("--port", type=click.IntRange(0, 65_535), default=8080, show_default=True, help="Port of nginx; 0 takes a free port.")  # fmt: skip
 @click.option("--redis", default="", help="URL of a Redis that runs already; one is started when not given.")
 @click.option(
     "--folder", type=click.Path(file_okay=False, path_type=Path), help="For logs and data; a temporary one when not given."
@@ -46,7 +46,7 @@ def cluster(
     """Run a whole cluster on this machine: Redis, nodes of several workers, nginx in front.
 
     Needs redis-server and nginx (Debian: apt-get install redis-server nginx). SERVE_OPTIONS go to every node's
-    `serve`. Ctrl-C ends everything.
+    `serve`. Ctrl-C stops everything.
     """
     tls = _tls_of(tls_cert, tls_key, tls_ca)
     console = Console(stderr=True)
@@ -81,7 +81,7 @@ def cluster(
 
 
 def _end(parts: LocalCluster) -> None:
-    """End everything in order; at a second signal at once."""
+    """Stop all programs in order; at a second signal kill them."""
     try:
         parts.stop()
     except (KeyboardInterrupt, SystemExit):
@@ -94,7 +94,9 @@ def _tls_of(cert: Path | None, key: Path | None, ca: Path | None) -> ClusterTls 
     if cert is not None and ca is not None:
         return ClusterTls(cert, key or cert, ca)
     if cert is not None or key is not None or ca is not None:
-        raise click.UsageError("To TLS belong --tls-cert and --tls-ca, and perhaps --tls-key.")
+        raise click.UsageError(
+            "TLS needs --tls-cert and --tls-ca, and --tls-key if the key has a file of its own."
+        )
     return None
 
 
@@ -104,28 +106,28 @@ def _summary(parts: LocalCluster) -> str:
         [
             f"Serving on {parts.url} (API: {parts.url}/docs), {len(parts.addresses)} workers:",
             *lines,
-            f"Logs: {parts.folder}. 'verl-agent-env status {parts.url}' shows how it is doing. Ctrl-C stops.",
+            f"Logs: {parts.folder}. 'verl-agent-env status {parts.url}' shows the state of the workers. Ctrl-C stops.",
         ]
     )
 
 
 def _watch(parts: LocalCluster, console: Console) -> None:
-    """Return never; say which node has ended.
+    """Print each node that exits; never return.
 
     Raises:
-        click.ClickException: Redis or nginx has ended, without which nothing goes.
+        click.ClickException: Redis or nginx has exited; the cluster needs both.
     """
     gone: set[str] = set()
     while True:
         failed = parts.failed()
         if failed is not None:
-            raise click.ClickException(f"{_epitaph(failed)}\n{failed.last_words()}")
+            raise click.ClickException(f"{_exit_message(failed)}\n{failed.last_words()}")
         for node in parts.nodes:
             if node.exit_code is not None and node.name not in gone:
                 gone.add(node.name)
-                console.print(f"{_epitaph(node)} The others go on.")
-        time.sleep(_LOOK_S)
+                console.print(f"{_exit_message(node)} The other nodes are running.")
+        time.sleep(_POLL_S)
 
 
-def _epitaph(part: Program) -> str:
-    return f"{part.name} has ended with exit code {part.exit_code}."
+def _exit_message(part: Program) -> str:
+    return f"{part.name} has exited with code {part.exit_code}."

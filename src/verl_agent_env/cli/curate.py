@@ -191,7 +191,7 @@ def _name_and_weight(text: str) -> tuple[str, float]:
 
 
 def _spread(values: Sequence[T], number: int, option: str, default: T) -> list[T]:
-    """A value for each environment, from none, one for all, or one for each."""
+    """Return a value for each environment, from none, one for all, or one for each."""
     if len(values) in (0, 1):
         return [values[0] if values else default] * number
     if len(values) != number:

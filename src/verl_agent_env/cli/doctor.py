@@ -1,4 +1,4 @@
-"""``verl-agent-env doctor``: what is wrong on this machine, or with a server, and the command that mends it."""
+"""``verl-agent-env doctor``: faults of this machine or of a server, and the commands that repair them."""
 
 from __future__ import annotations
 
@@ -36,34 +36,34 @@ _MARKS = {"ok": "[green]ok[/green]", "note": "[yellow]note[/yellow]", "fault": "
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at."""
+    """Result of one check."""
 
     subject: str
     """For example ``redis-server``."""
     state: Literal["ok", "note", "fault"]
-    """A note is no fault: something that not everybody needs."""
+    """``note``: a part that is missing and optional."""
     detail: str
-    """Sentence about what was found."""
+    """Sentence that describes the result."""
     remedy: str = ""
-    """Command or sentence that mends it; empty if nothing has to be mended."""
+    """Command or sentence that repairs the fault; empty if there is none."""
 
 
 @click.command()
-@click.option("--url", default="", help="Also look at the server that runs there.")
-@click.option("--redis", default="", envvar=variable_of("redis"), help="Also look at this Redis, as a node would use it.")  # fmt: skip
+@click.option("--url", default="", help="Also check the running server at this URL.")
+@click.option("--redis", default="", envvar=variable_of("redis"), help="Also check this Redis, as a node would use it.")  # fmt: skip
 @click.option(
     "--port",
     type=click.IntRange(1, 65_535),
     default=8000,
     show_default=True,
-    help="Where a server is to listen.",
+    help="Port that a server would listen on.",
 )
 @click.option(
     "--token", envvar="VERL_AGENT_ENV_TOKEN", default="", help="Bearer token, if the server asks for one."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 def doctor(url: str, redis: str, port: int, token: str, as_json: bool) -> None:
-    """Look for what keeps a server or a cluster from working, and say how to mend it.
+    """Check what a server or a cluster needs on this machine, and print how to repair faults.
 
     Exit code 1 if there is a fault.
     """
@@ -113,7 +113,7 @@ def _machine() -> Iterator[Finding]:
 
 
 def _packages() -> Finding:
-    """Look whether the packages that this one needs are there, in versions that fit."""
+    """Check that all required packages are installed in matching versions."""
     from packaging.requirements import Requirement
 
     missing = []
@@ -164,7 +164,7 @@ def _files() -> Finding:
 
 
 def _port(port: int) -> Finding:
-    """Look whether a server could listen on its port."""
+    """Check that a server could listen on its port."""
     try:
         socket.create_server(("127.0.0.1", port)).close()
     except OSError as refused:
@@ -201,7 +201,7 @@ async def _redis(url: str) -> list[Finding]:
 
 
 def _server(url: str, token: str) -> list[Finding]:
-    """Look at a server, and whether each of its workers can be reached from here."""
+    """Check a server, and that each of its workers can be reached from here."""
     try:
         call(url, "/healthz", token=token)
         ready = call(url, "/readyz", token=token)

@@ -15,6 +15,6 @@ from verl_agent_env.cli.api import call
     "--token", envvar="VERL_AGENT_ENV_TOKEN", default="", help="Bearer token, if the server asks for one."
 )
 def drain(node: str, url: str, undo: bool, token: str) -> None:
-    """Give all environments of NODE to the other nodes; no call fails meanwhile."""
+    """Hand over all environments of NODE to the other nodes; no call fails meanwhile."""
     answer = call(url, "/api/cluster/drain", {"node": node, "undo": undo}, token=token)
     click.echo(f"{node}: {answer['message']} ({answer['workers']} workers)")

@@ -1,4 +1,4 @@
-"""``verl-agent-env eval``: how well a model plays an environment of a server."""
+"""``verl-agent-env eval``: evaluation of a model on an environment of a server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ from rich.table import Table
 
 from verl_agent_env.cli.play import parse_kwargs
 from verl_agent_env.client import AsyncEnvClient
-from verl_agent_env.evaluation import ChatModel, Episode, ModelRefusedError, Plan, Summary, evaluate
+from verl_agent_env.evaluation import (
+    ChatModel,
+    EvaluatedEpisode,
+    EvaluationPlan,
+    ModelRefusedError,
+    Summary,
+    evaluate,
+)
 from verl_agent_env.evaluation.model import AnswerFormat
 from verl_agent_env.evaluation.page import rows_of, write_page
 from verl_agent_env.evaluation.run import PAGE_FILE
@@ -77,9 +84,9 @@ def eval_command(
     system_prompt: str | None,
     out: Path,
 ) -> None:
-    """Let a model play many episodes, and say how it fared."""
+    """Let a model play many episodes and summarize the results."""
     kwargs = parse_kwargs(env_kwargs)
-    plan = Plan(
+    plan = EvaluationPlan(
         model,
         env_name,
         episodes,
@@ -95,7 +102,7 @@ def eval_command(
     key = os.environ.get("OPENAI_KEY") or os.environ.get("OPENAI_API_KEY") or ""
     console = Console(stderr=True)
 
-    async def run() -> list[Episode]:
+    async def run() -> list[EvaluatedEpisode]:
         asked = ChatModel(
             endpoint,
             model,
@@ -123,14 +130,19 @@ def eval_command(
 
 
 async def _shown(
-    plan: Plan, client: AsyncEnvClient, model: ChatModel, out: Path, concurrency: int, console: Console
-) -> list[Episode]:
-    """Play, with a bar that tells how it goes."""
+    plan: EvaluationPlan,
+    client: AsyncEnvClient,
+    model: ChatModel,
+    out: Path,
+    concurrency: int,
+    console: Console,
+) -> list[EvaluatedEpisode]:
+    """Evaluate with a progress bar."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
         task, successes = progress.add_task("episodes", total=plan.episodes), 0
 
-        def note(episode: Episode) -> None:
+        def note(episode: EvaluatedEpisode) -> None:
             nonlocal successes
             successes += episode.outcome == "success"
             progress.update(task, advance=1, description=f"episodes, {successes} successes")

@@ -1,4 +1,4 @@
-"""``verl-agent-env list``: which environments there are."""
+"""``verl-agent-env list``: the registered environments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``verl-agent-env mcp``: the environments for an MCP client that starts this program."""
+"""``verl-agent-env mcp``: an MCP server over standard input and output."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from verl_agent_env.cluster.nginx.watch import NginxWatch, ReloadError
 from verl_agent_env.config import variable_of
 
 _COMMAND_S = 30.0
-"""Within which nginx, or the command that reloads it, must be done."""
+"""Time limit of nginx's check, and of the command that reloads it."""
 
 
 @click.command("nginx-config")
@@ -190,10 +190,10 @@ async def _watch(
 
 
 def _addresses(node: str) -> Iterable[str]:
-    """The addresses of ``HOST:FIRST_PORT:COUNT``.
+    """Parse ``HOST:FIRST_PORT:COUNT`` into addresses.
 
     Raises:
-        ValueError: It is not written so.
+        ValueError: The text has another form.
     """
     host, first, count = [*node.rsplit(":", 2), "", ""][:3]
     if not (host and first.isdecimal() and count.isdecimal() and int(count) > 0):
@@ -204,7 +204,7 @@ def _addresses(node: str) -> Iterable[str]:
 
 
 def _reloader(command: str, pid_file: Path | None) -> Callable[[], None]:
-    """What tells nginx to read its configuration; nothing when neither is given."""
+    """Return the function that makes nginx reload its configuration; a no-op if neither is given."""
     words = shlex.split(command)
     if words:
         return lambda: _run(words, "it")

@@ -44,7 +44,7 @@ def settings_options(command: F) -> F:
 
 
 def merge_options(settings: ServerSettings, given: dict[str, Any]) -> ServerSettings:
-    """``settings`` with what the command line gave in place of its fields."""
+    """Return ``settings`` with the fields given on the command line replaced."""
     chosen = {name: value for name, value in given.items() if value is not None and value != ()}
 
     def of(group: type) -> dict[str, Any]:
@@ -81,7 +81,7 @@ def _split_at_commas(_: click.Context, __: click.Parameter, values: tuple[str, .
 
 
 def _field_documentation(group: type) -> dict[str, str]:
-    """The docstrings under a dataclass's fields, which Python itself does not keep."""
+    """Read the docstrings under a dataclass's fields, which Python itself discards."""
     body = ast.parse(inspect.getsource(group)).body[0]
     found = {}
     for field, text in zip(body.body, body.body[1:], strict=False):  # type: ignore[attr-defined]

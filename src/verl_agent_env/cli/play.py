@@ -58,10 +58,10 @@ def play(env_name: str, seed: int | None, env_kwargs: str, policy: str, episodes
 
 
 def parse_kwargs(text: str) -> dict[str, Any]:
-    """A JSON object given on the command line.
+    """Parse a JSON object given on the command line.
 
     Raises:
-        click.BadParameter: It is none.
+        click.BadParameter: The text is no JSON object.
     """
     try:
         kwargs = orjson.loads(text)
@@ -73,7 +73,7 @@ def parse_kwargs(text: str) -> dict[str, Any]:
 
 
 class _QuitError(Exception):
-    """The player has had enough."""
+    """The player entered ``quit``."""
 
 
 def _make(kind: EnvKind, env_kwargs: dict[str, Any]) -> ChatEnv:

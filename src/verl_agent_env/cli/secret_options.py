@@ -1,4 +1,4 @@
-"""Keeps tokens and passwords out of the command line that ``ps`` shows to every account of the machine."""
+"""Removal of tokens and passwords from the command line, which ``ps`` shows to every account."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _VARIABLES = {
 
 
 def without_secrets(arguments: Sequence[str], environment: MutableMapping[str, str]) -> list[str] | None:
-    """The arguments without secrets, which go to the variables that stand for the same options.
+    """Move secrets from the arguments into the environment variables of the same options.
 
     Args:
-        arguments: Of the command line.
-        environment: Of the process that will be started; changed.
+        arguments: Arguments of the command line.
+        environment: Environment of the process to be started; it receives the secrets.
 
     Returns:
-        None if there are no secrets in the arguments.
+        The arguments without secrets; ``None`` if they hold no secrets.
     """
     kept: list[str] = []
     found: dict[str, list[str]] = {}
@@ -50,7 +50,7 @@ def without_secrets(arguments: Sequence[str], environment: MutableMapping[str, s
 
 
 def hide_secrets() -> None:
-    """Start this process anew, under the same number, if secrets stand in its command line."""
+    """Replace this process (``exec``) by one without secrets in its command line, if there are any."""
     given = sys.argv[1:]
     first = sys.orig_argv[: len(sys.orig_argv) - len(given)]
     if [*first, *given] != sys.orig_argv:

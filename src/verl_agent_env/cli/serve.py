@@ -21,14 +21,13 @@ import click
 
 from verl_agent_env.cli.options import merge_options, settings_options
 from verl_agent_env.cli.signals import log_outlived_signals, outlive_signals
-from verl_agent_env.config import ServerSettings, settings_from_environment
+from verl_agent_env.config import LISTEN_BACKLOG, ServerSettings, settings_from_environment
 
 if TYPE_CHECKING:
     from verl_agent_env.cluster.store import WorkerRecord
 
-_BACKLOG = 16_384
 _RETRY_S = 0.25
-# Where a process that listens everywhere reaches itself.
+# Addresses at which a process that listens on all addresses reaches itself.
 _OWN_ADDRESSES = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
 
 logger = logging.getLogger(__name__)
@@ -46,7 +45,7 @@ def serve(**given: Any) -> None:
         settings = merge_options(settings_from_environment(os.environ), given)
         settings.cluster.require_whole()
         if settings.auth_file:
-            # Here, so that it is said in one sentence; each worker reads it again.
+            # Checked here for a message of one sentence; each worker reads the file again.
             from verl_agent_env.server.http.tokens import read_token_file
 
             read_token_file(settings.auth_file)
@@ -63,12 +62,11 @@ def serve(**given: Any) -> None:
     raise_file_limit()
     listener = listen(settings.host, settings.port)
     host, port = listener.getsockname()[:2]
-    # Asked for a free port, the workers take free ones, too; else the ports that follow.
+    # With port 0 the workers take free ports as well, else the ports that follow.
     first_worker_port = settings.cluster.worker_port or (settings.port and settings.port + 1)
     settings = dataclasses.replace(settings, port=port)
     shown = f"[{host}]" if ":" in host else host
-    # uvicorn and gunicorn stop in good order on either signal; uvicorn then raises it again for those who were there
-    # before: us.
+    # uvicorn and gunicorn stop gracefully on either signal; uvicorn then raises it again for the handler set before.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     outlive_signals()
     url = f"{'https' if settings.tls.tls_cert else 'http'}://{shown}:{port}"
@@ -83,7 +81,7 @@ def serve(**given: Any) -> None:
 
 
 def _announce(sentence: str) -> None:
-    """Say that the server begins; on a full disk nobody hears it, as with the log."""
+    """Print that the server starts; a full disk is no error, as for the log."""
     with contextlib.suppress(OSError):
         click.echo(sentence, err=True)
 
@@ -97,22 +95,22 @@ def _serve_alone(settings: ServerSettings, listener: socket.socket, announcement
 
     config = uvicorn.Config(
         create_app(settings),
-        # Given to listen() once more: the default of 2048 would take the place of ours.
-        backlog=_BACKLOG,
+        # uvicorn calls listen() again, and its default of 2048 would replace this backlog.
+        backlog=LISTEN_BACKLOG,
         timeout_keep_alive=settings.keep_alive_s,
         timeout_graceful_shutdown=settings.shutdown_grace_s,
         **UVICORN_OPTIONS,
     )
     config.load()
-    # uvicorn would make one itself, of older ciphers.
+    # uvicorn's own context would allow older ciphers.
     config.ssl = server_context(settings.tls)
     _announce(f"{announcement}. Ctrl-C stops.")
 
     class LoneServer(uvicorn.Server):
-        """Goes on at signals that are not meant to end it."""
+        """uvicorn's server that also logs the signals it ignores."""
 
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            """Begin to serve."""
+            """Start to serve."""
             log_outlived_signals(logger.warning)
             await super().startup(sockets)
 
@@ -122,7 +120,7 @@ def _serve_alone(settings: ServerSettings, listener: socket.socket, announcement
 def _serve_pool(
     settings: ServerSettings, listener: socket.socket, first_worker_port: int, announcement: str
 ) -> None:
-    # Loaded before the workers are forked: they share its memory, and a new one starts in milliseconds.
+    # Imported before the fork: the workers share its memory, and a new one starts in milliseconds.
     from verl_agent_env.server import create_app
     from verl_agent_env.server.cluster.worker import Place
     from verl_agent_env.server.pool import WorkerPool, WorkerStart
@@ -148,7 +146,7 @@ def _serve_pool(
 
 
 def _listen_for_workers(host: str, first_port: int, workers: int) -> list[socket.socket]:
-    """A socket for each worker, on consecutive ports; on free ones from port 0."""
+    """Open a listening socket for each worker, on consecutive ports; on free ports if ``first_port`` is 0."""
     if first_port + workers - 1 > 65_535:
         raise click.ClickException(
             f"There are no {workers} ports from {first_port}. Choose another --worker-port."
@@ -157,25 +155,25 @@ def _listen_for_workers(host: str, first_port: int, workers: int) -> list[socket
 
 
 def _require_place(settings: ServerSettings, supervisor: str, pool: Collection[str]) -> None:
-    """Make sure that the store answers and that nobody else has the node's name or its workers' addresses.
+    """Check that the store responds and that no other node has this node's name or addresses.
 
     Raises:
-        click.ClickException: Says what is wrong in one sentence.
+        click.ClickException: One of these is not the case.
     """
     from verl_agent_env.cluster.backends import BackendOptions, open_backend
     from verl_agent_env.errors import StoreUnavailableError
 
-    async def look() -> None:
+    async def wait_for_place() -> None:
         cluster = settings.cluster
         backend = open_backend(cluster.redis, BackendOptions(cluster.namespace))
-        # A node that crashed and comes back meets the leases of its past.
+        # A node that crashed and restarts still finds its own former leases.
         end = time.monotonic() + cluster.lease_s + 1.0
         try:
             await backend.rehearse()
             while True:
                 workers = (await backend.store.read_map()).workers.values()
                 others = [worker for worker in workers if worker.supervisor != supervisor]
-                problem = _rivalry(others, cluster.node, pool)
+                problem = _conflict(others, cluster.node, pool)
                 if not problem:
                     return
                 if time.monotonic() > end:
@@ -185,14 +183,14 @@ def _require_place(settings: ServerSettings, supervisor: str, pool: Collection[s
             await backend.aclose()
 
     try:
-        asyncio.run(look())
+        asyncio.run(wait_for_place())
     except (ValueError, StoreUnavailableError) as unfit:
         text = unfit.detail if isinstance(unfit, StoreUnavailableError) else str(unfit)
         raise click.ClickException(text) from None
 
 
-def _rivalry(others: Iterable[WorkerRecord], node: str, pool: Collection[str]) -> str:
-    """Why this node cannot be beside the others, in one or two sentences; empty if it can."""
+def _conflict(others: Iterable[WorkerRecord], node: str, pool: Collection[str]) -> str:
+    """Describe the conflict of this node with another one; empty if there is none."""
     for other in others:
         if other.node == node:
             return (
@@ -208,19 +206,19 @@ def _rivalry(others: Iterable[WorkerRecord], node: str, pool: Collection[str]) -
 
 
 def listen(host: str, port: int, option: str = "--port") -> socket.socket:
-    """A listening socket.
+    """Open a listening socket.
 
     Args:
         host: Address to listen on.
         port: Port to listen on; 0 takes a free one.
-        option: What the port was set by, for the message.
+        option: Option that sets the port, for the message.
 
     Raises:
-        click.ClickException: The address cannot be used; says why in one sentence.
+        click.ClickException: The address cannot be used; the message gives the reason.
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        listener = socket.create_server((host, port), family=family, backlog=LISTEN_BACKLOG)
     except (OSError, UnicodeError) as refused:
         from verl_agent_env.cluster.ports import reason_of
 
@@ -237,8 +235,8 @@ def listen(host: str, port: int, option: str = "--port") -> socket.socket:
 
 
 def raise_file_limit() -> None:
-    """Let this process open as many files as it may: each connection is one."""
+    """Raise the limit of open files to the hard limit: each connection is one."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    # Some systems name no limit but refuse to be asked for it.
+    # Some systems report no limit but refuse to set it.
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,4 +1,4 @@
-"""Signals that are sent for other reasons than to end a server: by a terminal that closes, by logrotate, by habit."""
+"""Signals that must not end a server: sent by a closing terminal, by logrotate, by habit."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ _OUTLIVED = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def outlive_signals() -> None:
-    """Go on at SIGHUP, SIGUSR1 and SIGUSR2, whose default is to end the process without a word."""
+    """Ignore SIGHUP, SIGUSR1 and SIGUSR2, which by default end the process without a message."""
     for number in _OUTLIVED:
         # Handled, not ignored: what is ignored stays so in whatever this process starts.
         signal.signal(number, lambda *_: None)
 
 
 def log_outlived_signals(say: Callable[[str], None]) -> None:
-    """Go on at the signals of :func:`outlive_signals`, and say so.
+    """Report each signal of :func:`outlive_signals` instead of ending.
 
     Args:
         say: Called on the running event loop with a sentence for each signal.

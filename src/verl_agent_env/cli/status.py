@@ -55,10 +55,10 @@ def status(url: str, once: bool, as_json: bool, interval_s: float, token: str) -
 
 
 def _look(url: str, token: str) -> dict[str, Any]:
-    """What the server says of its cluster.
+    """Return the state of the cluster from the server.
 
     Raises:
-        click.ClickException: It does not answer; says why in one sentence.
+        click.ClickException: The server does not respond; the message gives the reason.
     """
     found = call(url, "/api/cluster", token=token)
     if "nodes" not in found:

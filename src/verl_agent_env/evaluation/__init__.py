@@ -1,6 +1,6 @@
-"""How well a model plays: many episodes against a server, with any OpenAI-compatible endpoint."""
+"""Evaluation of a model over many episodes of a server, with any OpenAI-compatible endpoint."""
 
-from verl_agent_env.evaluation.episodes import Episode, Plan
+from verl_agent_env.evaluation.episodes import EvaluatedEpisode, EvaluationPlan
 from verl_agent_env.evaluation.model import (
     AnswerFormat,
     ChatModel,
@@ -10,15 +10,18 @@ from verl_agent_env.evaluation.model import (
 )
 from verl_agent_env.evaluation.run import evaluate
 from verl_agent_env.evaluation.summary import Summary
+from verl_agent_env.moved import renamed
 
 __all__ = [
     "AnswerFormat",
     "ChatModel",
     "ConversationRefusedError",
-    "Episode",
+    "EvaluatedEpisode",
+    "EvaluationPlan",
     "ModelRefusedError",
     "ModelUnavailableError",
-    "Plan",
     "Summary",
     "evaluate",
 ]
+
+__getattr__ = renamed(__name__, {"Episode": "EvaluatedEpisode", "Plan": "EvaluationPlan"})

@@ -1,4 +1,4 @@
-"""What is to be played, and how each episode went."""
+"""Plan of an evaluation, and its episodes."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from verl_agent_env.evaluation.model import (
     ModelRefusedError,
     ModelUnavailableError,
 )
-from verl_agent_env.evaluation.replies import Answer
+from verl_agent_env.evaluation.replies import Completion
 from verl_agent_env.types import Message
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T", "Plan", "Episode")
+T = TypeVar("T", "EvaluationPlan", "EvaluatedEpisode")
 
 Outcome = Literal["success", "failure", "out_of_turns", "out_of_context", "not_played"]
 """How an episode ended.
 
-- ``success``, ``failure``: as the environment says.
+- ``success``, ``failure``: reported by the environment.
 - ``out_of_turns``: the time limit of the environment, or ``max_turns``.
 - ``out_of_context``: the conversation became too long for the model.
-- ``not_played``: the server or the endpoint failed, and the next run tries again; or this conversation was refused.
+- ``not_played``: the server or the endpoint failed, and the next run retries; or this conversation was refused.
 """
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What makes two evaluations comparable."""
+class EvaluationPlan:
+    """Parameters of an evaluation; two evaluations of one plan are comparable."""
 
     model: str
     env_name: str
@@ -47,25 +47,25 @@ class Plan:
     """Seed of the first episode; the others follow."""
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     max_turns: int = 100
-    """Turns after which an episode is left."""
+    """Turns after which an episode is abandoned."""
     temperature: float | None = None
     system_prompt: str | None = None
     max_tokens: int | None = None
-    """Tokens of one answer at most."""
+    """Limit of the tokens of one completion."""
     answer_format: AnswerFormat = "tools"
 
     @property
     def seeds(self) -> range:
-        """Of all episodes."""
+        """Seeds of all episodes."""
         return range(self.seed_start, self.seed_start + self.episodes)
 
     def to_json(self) -> bytes:
-        """As it is kept beside the results."""
+        """Write the plan as JSON."""
         return orjson.dumps(self, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS)
 
     @classmethod
-    def from_json(cls, text: bytes) -> Plan:
-        """Undo :meth:`to_json`, also of an earlier version.
+    def from_json(cls, text: bytes) -> EvaluationPlan:
+        """Read a plan from JSON, also of an earlier version.
 
         Raises:
             ValueError: The text is no plan.
@@ -74,8 +74,8 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Episode:
-    """One episode."""
+class EvaluatedEpisode:
+    """Result of one episode."""
 
     seed: int
     outcome: Outcome
@@ -86,40 +86,40 @@ class Episode:
     completion_tokens: int = 0
     seconds: float = 0.0
     error: str = ""
-    """Why it was not played, or not to its end."""
+    """Reason why it was not played, or not to its end."""
     messages: list[Message] = field(default_factory=list)
     cut_off: int = 0
-    """Answers that were cut off by the limit of tokens."""
+    """Completions cut off by the limit of tokens."""
     is_refused: bool = False
-    """Whether the endpoint or the model refused to go on, for what the conversation holds."""
+    """True if the endpoint or the model refused to continue this conversation."""
 
     @property
     def is_final(self) -> bool:
-        """Whether another try would end no differently."""
+        """True if another attempt would have the same outcome."""
         return self.outcome != "not_played" or self.is_refused
 
     def to_json(self) -> bytes:
-        """One line."""
+        """Write the episode as a line of JSON."""
         return orjson.dumps(self)
 
     @classmethod
-    def from_json(cls, line: bytes) -> Episode:
-        """Undo :meth:`to_json`.
+    def from_json(cls, line: bytes) -> EvaluatedEpisode:
+        """Read an episode from a line of JSON.
 
         Raises:
-            ValueError: It is none.
+            ValueError: The line is no episode.
         """
         return _from_fields(cls, line)
 
 
 @dataclass
 class _Asker:
-    """Asks the model for each turn of one episode, and counts."""
+    """Conversation of one episode with the model, and its counters."""
 
     model: ChatModel
-    answers: list[Answer] = field(default_factory=list)
+    answers: list[Completion] = field(default_factory=list)
     messages: list[Message] = field(default_factory=list)
-    """The conversation as it was sent last."""
+    """Conversation as sent last."""
     refusal: ConversationRefusedError | None = None
 
     async def __call__(self, messages: list[Message], tools: list[dict[str, Any]]) -> Message:
@@ -140,7 +140,7 @@ class _Asker:
         }
 
     def transcript(self) -> list[Message]:
-        """Return the conversation with the reasoning that the endpoint told apart."""
+        """Return the conversation with the separate reasoning of each completion."""
         reasoning = iter([answer.reasoning for answer in self.answers])
         told: list[Message] = []
         for message in self.messages:
@@ -149,11 +149,13 @@ class _Asker:
         return told
 
 
-async def play_one(client: AsyncEnvClient, model: ChatModel, plan: Plan, seed: int) -> Episode:
+async def play_one(
+    client: AsyncEnvClient, model: ChatModel, plan: EvaluationPlan, seed: int
+) -> EvaluatedEpisode:
     """Play the episode of a seed.
 
     Raises:
-        ModelRefusedError: No other episode would fare better.
+        ModelRefusedError: The endpoint refuses every request.
     """
     asker, began = _Asker(model), time.monotonic()
     try:
@@ -174,9 +176,9 @@ async def play_one(client: AsyncEnvClient, model: ChatModel, plan: Plan, seed: i
             logger.exception("an episode failed", extra={"seed": seed})
         seconds = round(time.monotonic() - began, 3)
         reason = str(error) or type(error).__name__
-        return Episode(seed, "not_played", seconds=seconds, error=reason, **asker.counts())
+        return EvaluatedEpisode(seed, "not_played", seconds=seconds, error=reason, **asker.counts())
     asker.messages = played.messages
-    return Episode(
+    return EvaluatedEpisode(
         seed,
         _outcome_of(played, asker.refusal),
         played.reward,

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, Self
 import aiohttp
 import orjson
 
-from verl_agent_env.evaluation.replies import Answer, read_answer, refusal_of
+from verl_agent_env.evaluation.replies import Completion, read_answer, refusal_of
 from verl_agent_env.types import Message
 
 AnswerFormat = Literal["tools", "text", "json"]
@@ -34,26 +34,26 @@ _REFUSALS_BEFORE_ANSWER = 4
 
 
 class ModelUnavailableError(Exception):
-    """The endpoint did not answer, however often it was asked."""
+    """The endpoint did not respond after all retries."""
 
 
 class ModelRefusedError(Exception):
-    """The endpoint refuses whatever it is asked: a wrong key, an unknown model, an option that it does not know."""
+    """The endpoint refuses every request: wrong key, unknown model, unknown option."""
 
 
 class ConversationRefusedError(Exception):
-    """The endpoint, or the model, does not go on with this conversation; others are not concerned."""
+    """The endpoint or the model refuses this conversation; other conversations may continue."""
 
     def __init__(self, text: str, *, out_of_context: bool = False) -> None:
         super().__init__(text)
         self.out_of_context = out_of_context
-        """Whether the conversation has become too long for the model."""
+        """True if the conversation is too long for the model."""
 
 
 class _Reply(NamedTuple):
     status: int
     pause_s: float
-    """Seconds that the endpoint asks to wait before the next try."""
+    """Seconds that the endpoint asks to wait before the next attempt."""
     payload: bytes
 
     @property
@@ -62,7 +62,7 @@ class _Reply(NamedTuple):
 
 
 class ChatModel:
-    """Asks a chat-completions endpoint, and again where that may help."""
+    """Client of a chat-completions endpoint, with retries."""
 
     def __init__(
         self,
@@ -79,14 +79,14 @@ class ChatModel:
         """Describe a model; use it with ``async with``.
 
         Args:
-            base_url: Of the endpoint, such as ``https://api.openai.com/v1``.
-            model: Its name there.
-            key: API key, if the endpoint asks for one.
-            temperature: Of sampling; the endpoint's own if not given.
-            max_tokens: Tokens of one answer at most; the endpoint's own limit if not given.
+            base_url: Base URL of the endpoint, such as ``https://api.openai.com/v1``.
+            model: Name of the model at the endpoint.
+            key: API key, if the endpoint needs one.
+            temperature: Sampling temperature; by default the endpoint's own.
+            max_tokens: Limit of the tokens of one completion; by default the endpoint's own.
             answer_format: How the model is asked to act.
-            max_tries: How often a question is asked at most.
-            timeout_s: Seconds that an answer may take.
+            max_tries: Limit of the attempts of one request.
+            timeout_s: Time limit of one attempt.
         """
         self._url = base_url.rstrip("/") + "/chat/completions"
         self._options: dict[str, Any] = {"model": model}
@@ -104,13 +104,13 @@ class ChatModel:
         self._has_answered = False
         self._refusals = 0
 
-    async def ask(self, messages: Sequence[Message], tools: list[dict[str, Any]]) -> Answer:
-        """Return the message that follows.
+    async def ask(self, messages: Sequence[Message], tools: list[dict[str, Any]]) -> Completion:
+        """Return the model's next message.
 
         Raises:
-            ModelUnavailableError: No answer came, after all tries.
-            ConversationRefusedError: This conversation cannot go on.
-            ModelRefusedError: No conversation can.
+            ModelUnavailableError: No attempt got a response.
+            ConversationRefusedError: This conversation is refused.
+            ModelRefusedError: The endpoint refuses every request.
         """
         question = {"messages": messages, **self._ways_to_act(tools)}
         pause_s, problem = _FIRST_PAUSE_S, ""
@@ -148,10 +148,10 @@ class ChatModel:
         return {"tools": tools}
 
     def _raise_refusal(self, reply: _Reply) -> None:
-        """Raise where asking again would not help.
+        """Raise for a refusal that a retry would not change.
 
-        What is wrong with an unexplained refusal is not known: before the first answer it may be the option that every
-        question carries, so a few of them count as a refusal of all.
+        An unexplained refusal before the first completion may be due to an option of every request, so a few of them count
+        as a refusal of every request.
         """
         if reply.status in _PASSES:
             return
@@ -165,7 +165,7 @@ class ChatModel:
         raise ConversationRefusedError(reply.problem, out_of_context=reason == "context")
 
     def _rename_max_tokens(self, payload: bytes) -> bool:
-        """Use the newer name of the option, which some models demand; return whether it was the older one."""
+        """Switch to the newer name of the option, which some models require; return true if it was changed."""
         if b"max_completion_tokens" not in payload or "max_tokens" not in self._options:
             return False
         self._options["max_completion_tokens"] = self._options.pop("max_tokens")
@@ -209,8 +209,8 @@ def call_schema(tools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return calls[0] if len(calls) == 1 else {"anyOf": calls}
 
 
-def _accepted(answer: Answer) -> Answer:
-    """Return the answer, unless it says that there is none.
+def _accepted(answer: Completion) -> Completion:
+    """Return the completion, unless it is a refusal.
 
     Raises:
         ConversationRefusedError: A filter or the model itself refused.

@@ -1,4 +1,4 @@
-"""A page to read trajectories: one file, no script from elsewhere."""
+"""Web page of trajectories: a single file without external scripts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
-from verl_agent_env.evaluation.episodes import Episode, Plan
+from verl_agent_env.evaluation.episodes import EvaluatedEpisode, EvaluationPlan
 from verl_agent_env.evaluation.summary import Summary
 from verl_agent_env.types import Message
 
@@ -39,8 +39,8 @@ document.querySelectorAll("nav input").forEach(box => box.onchange = () =>
 """
 
 
-def write_page(plan: Plan, episodes: Sequence[Episode]) -> str:
-    """The page, as HTML."""
+def write_page(plan: EvaluationPlan, episodes: Sequence[EvaluatedEpisode]) -> str:
+    """Write the page as HTML."""
     title = escape(f"{plan.model} plays {plan.env_name}")
     counts = Counter(episode.outcome for episode in episodes)
     boxes = "".join(
@@ -55,7 +55,7 @@ def write_page(plan: Plan, episodes: Sequence[Episode]) -> str:
 
 
 def rows_of(summary: Summary) -> list[tuple[str, str]]:
-    """The figures and their names, to be shown."""
+    """Return names and values of the figures."""
     return [
         (
             "success",
@@ -77,14 +77,14 @@ def rows_of(summary: Summary) -> list[tuple[str, str]]:
     ]
 
 
-def _figures(episodes: Sequence[Episode]) -> str:
+def _figures(episodes: Sequence[EvaluatedEpisode]) -> str:
     rows = rows_of(Summary.of(episodes))
     return (
         "<dl>" + "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in rows) + "</dl>"
     )
 
 
-def _episode(episode: Episode) -> str:
+def _episode(episode: EvaluatedEpisode) -> str:
     what = escape(
         episode.error
         or f"reward {episode.reward:g}, {episode.turns} turns, {episode.completion_tokens:,} tokens written"

@@ -1,4 +1,4 @@
-"""Reading of what chat-completions endpoints send: answers, and why there is none."""
+"""Parser of the responses of chat-completions endpoints: completions and refusals."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ _FILTERED = re.compile(
 _MAX_READ_CHARS = 4096
 
 
-class Answer(NamedTuple):
-    """What a model said."""
+class Completion(NamedTuple):
+    """One completion of a model."""
 
     message: Message
-    """Of role ``assistant``, as it can be sent back: without the reasoning."""
+    """Message of role ``assistant``, without the reasoning, as it is sent back."""
     prompt_tokens: int
     completion_tokens: int
-    """0 where the endpoint does not say."""
+    """Tokens of the completion; 0 if the endpoint does not report them."""
     finish_reason: str = ""
-    """As the endpoint says it; ``length`` when the answer was cut off."""
+    """Value from the endpoint; ``length`` if the completion was cut off."""
     reasoning: str = ""
-    """What the endpoint tells apart from the answer."""
+    """Reasoning that the endpoint returns apart from the message."""
     refusal: str = ""
-    """Why the model says nothing, in its own words."""
+    """Refusal in the model's own words; empty if it did not refuse."""
 
 
-def read_answer(payload: bytes) -> Answer | None:
-    """Read the body of a successful reply; ``None`` if it is no chat completion.
+def read_answer(payload: bytes) -> Completion | None:
+    """Read the body of a successful response; ``None`` if it is no chat completion.
 
-    Of several choices the first that calls a tool is taken, else the first that says something: some endpoints put the
-    text and the calls of one answer into two choices.
+    Of several choices the first with a tool call is taken, else the first with content: some endpoints put text and
+    calls of one completion into two choices.
     """
     try:
         document = orjson.loads(payload)
@@ -72,7 +72,7 @@ def read_answer(payload: bytes) -> Answer | None:
     elif isinstance(said.get("function_call"), dict):
         message["function_call"] = said["function_call"]
     is_silent = not message["content"] and len(message) == 2
-    return Answer(
+    return Completion(
         message,
         prompt_tokens,
         completion_tokens,
@@ -83,7 +83,7 @@ def read_answer(payload: bytes) -> Answer | None:
 
 
 def refusal_of(payload: bytes) -> Literal["context", "filter"] | None:
-    """Return why this conversation is refused, as far as the body of an error says it."""
+    """Return why this conversation is refused; ``None`` if the body of the error names no such reason."""
     text = payload[:_MAX_READ_CHARS].decode("utf-8", "replace")
     if _TOO_LONG.search(text):
         return "context"

@@ -1,4 +1,4 @@
-"""Plays a plan, and keeps what came of it so that an interrupted run can go on."""
+"""Run of an evaluation, stored so that an interrupted run can be continued."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from verl_agent_env.client import AsyncEnvClient
-from verl_agent_env.evaluation.episodes import Episode, Plan, play_one
+from verl_agent_env.evaluation.episodes import EvaluatedEpisode, EvaluationPlan, play_one
 from verl_agent_env.evaluation.model import ChatModel, ModelRefusedError
 
 PLAN_FILE, EPISODES_FILE, PAGE_FILE = "plan.json", "episodes.jsonl", "episodes.html"
@@ -17,43 +17,43 @@ _LOCK_FILE = ".lock"
 
 
 async def evaluate(
-    plan: Plan,
+    plan: EvaluationPlan,
     client: AsyncEnvClient,
     model: ChatModel,
     out: Path,
     *,
     concurrency: int = 16,
-    on_episode: Callable[[Episode], None] = lambda _: None,
-) -> list[Episode]:
-    """Play what is not played yet; gives all episodes in order of their seeds.
+    on_episode: Callable[[EvaluatedEpisode], None] = lambda _: None,
+) -> list[EvaluatedEpisode]:
+    """Play the missing episodes of a plan and return all, in order of their seeds.
 
-    Each is written to ``out`` as it ends. Those in which the server or the endpoint failed are tried again by the next
-    run; those that were refused are not.
+    Each episode is written to ``out`` at its end. The next run retries episodes in which the server or the endpoint failed,
+    but not those that were refused.
 
     Args:
-        plan: What to play.
-        client: Of the server.
-        model: Who plays.
+        plan: Plan of the evaluation.
+        client: Client of the server.
+        model: Model that plays.
         out: Folder of this plan.
-        concurrency: Episodes at once.
-        on_episode: Told each episode, those of earlier runs first.
+        concurrency: Number of concurrent episodes.
+        on_episode: Called with each episode, those of earlier runs first.
 
     Raises:
-        ValueError: The folder holds another plan, or another process is at work in it.
-        ModelRefusedError: The endpoint refuses; what was played is kept.
+        ValueError: The folder holds another plan, or is in use by another process.
+        ModelRefusedError: The endpoint refuses every request; finished episodes are stored.
     """
     with _alone_in(out):
         return await _evaluate(plan, client, model, out, concurrency, on_episode)
 
 
 async def _evaluate(
-    plan: Plan,
+    plan: EvaluationPlan,
     client: AsyncEnvClient,
     model: ChatModel,
     out: Path,
     concurrency: int,
-    on_episode: Callable[[Episode], None],
-) -> list[Episode]:
+    on_episode: Callable[[EvaluatedEpisode], None],
+) -> list[EvaluatedEpisode]:
     done = open_folder(plan, out)
     for episode in done.values():
         on_episode(episode)
@@ -77,11 +77,11 @@ async def _evaluate(
     return [done[seed] for seed in plan.seeds]
 
 
-def open_folder(plan: Plan, out: Path) -> dict[int, Episode]:
-    """Make the folder of a plan, or go on with it; gives the episodes that were played.
+def open_folder(plan: EvaluationPlan, out: Path) -> dict[int, EvaluatedEpisode]:
+    """Create or reopen the folder of a plan and return the episodes in it.
 
     Raises:
-        ValueError: The folder holds another plan, or something else.
+        ValueError: The folder holds another plan, or other files.
     """
     out.mkdir(parents=True, exist_ok=True)
     kept, episodes = out / PLAN_FILE, out / EPISODES_FILE
@@ -90,14 +90,14 @@ def open_folder(plan: Plan, out: Path) -> dict[int, Episode]:
             raise ValueError(f"'{out}' holds other files: choose an empty folder")
         kept.write_bytes(plan.to_json())
         return {}
-    if Plan.from_json(kept.read_bytes()).to_json() != plan.to_json():
+    if EvaluationPlan.from_json(kept.read_bytes()).to_json() != plan.to_json():
         raise ValueError(
             f"'{out}' holds an evaluation with other arguments, see {kept}: choose another folder"
         )
-    played: dict[int, Episode] = {}
+    played: dict[int, EvaluatedEpisode] = {}
     for line in episodes.read_bytes().splitlines() if episodes.exists() else []:
         try:
-            episode = Episode.from_json(line)
+            episode = EvaluatedEpisode.from_json(line)
         except ValueError:
             # The run was ended while it wrote this.
             continue
@@ -112,10 +112,10 @@ def open_folder(plan: Plan, out: Path) -> dict[int, Episode]:
 
 @contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
-    """Make the folder and keep other processes out of it: two would play the same episodes.
+    """Create and lock the folder, so that no two processes play the same episodes.
 
     Raises:
-        ValueError: Another process is at work in it.
+        ValueError: Another process has the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / _LOCK_FILE).open("wb") as lock:

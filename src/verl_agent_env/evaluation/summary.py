@@ -1,4 +1,4 @@
-"""Figures of many episodes."""
+"""Statistics of many episodes."""
 
 from __future__ import annotations
 
@@ -7,44 +7,44 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from verl_agent_env.evaluation.episodes import Episode
+from verl_agent_env.evaluation.episodes import EvaluatedEpisode
 
 _Z95 = 1.959963984540054
 
 
 @dataclass(frozen=True)
 class Summary:
-    """How a model fared; all but :attr:`not_played` and :attr:`refused` is about episodes that were played."""
+    """Statistics of a model; except for :attr:`not_played` and :attr:`refused`, over the episodes that were played."""
 
     played: int
     not_played: int
-    """Because the server or the endpoint failed, or the conversation was refused."""
+    """Episodes in which the server or the endpoint failed, or the conversation was refused."""
     refused: int
-    """Of those not played: the endpoint or the model refused the conversation."""
+    """Those of :attr:`not_played` in which the endpoint or the model refused the conversation."""
     successes: int
     out_of_turns: int
     out_of_context: int
-    """The conversation became too long for the model: no successes."""
+    """Episodes whose conversation became too long for the model; they count as failures."""
     success_low: float
     success_high: float
-    """Wilson's interval of 95 % for the success rate."""
+    """Upper end of Wilson's 95 % interval of the success rate."""
     mean_reward: float
     mean_turns: float
     invalid_share: float
-    """Of all turns, those whose action was invalid."""
+    """Share of the turns whose action was invalid."""
     prompt_tokens: int
     completion_tokens: int
     cut_off_share: float
-    """Of all turns, those whose answer was cut off by the limit of tokens."""
+    """Share of the turns whose completion was cut off by the limit of tokens."""
 
     @property
     def success_rate(self) -> float:
-        """Successes of those that were played; 0 when none was."""
+        """Successes divided by the episodes played; 0 without any."""
         return self.successes / self.played if self.played else 0.0
 
     @classmethod
-    def of(cls, episodes: Sequence[Episode]) -> Summary:
-        """The figures of these episodes."""
+    def of(cls, episodes: Sequence[EvaluatedEpisode]) -> Summary:
+        """Compute the statistics of these episodes."""
         played = [episode for episode in episodes if episode.outcome != "not_played"]
         outcomes = Counter(episode.outcome for episode in episodes)
         turns = sum(episode.turns for episode in played)
@@ -68,7 +68,7 @@ class Summary:
 
 
 def wilson(successes: int, trials: int) -> tuple[float, float]:
-    """Wilson's score interval of 95 %; everything is possible when nothing was tried.
+    """Return Wilson's score interval of 95 %; (0, 1) without any trial.
 
     Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference", 1927.
     """

@@ -31,7 +31,7 @@ from uvicorn_worker import UvicornWorker
 from verl_agent_env import background
 from verl_agent_env.cluster.backends import BackendOptions, open_backend
 from verl_agent_env.cluster.store import Store
-from verl_agent_env.config import ClusterSettings, ServerSettings
+from verl_agent_env.config import LISTEN_BACKLOG, ClusterSettings, ServerSettings
 from verl_agent_env.engine.under_way import clear_record, shared_records
 from verl_agent_env.server.app import EnvServer
 from verl_agent_env.server.examiner import WorkerExaminer, end_of
@@ -40,9 +40,6 @@ from verl_agent_env.server.http.tls import server_context
 from verl_agent_env.wire.suspicions import Suspicion
 
 logger = logging.getLogger(__name__)
-
-BACKLOG = 16_384
-"""Connections that wait to be accepted, on each socket."""
 
 UVICORN_OPTIONS: dict[str, Any] = {
     "loop": "uvloop",
@@ -307,7 +304,7 @@ class WorkerPool(BaseApplication):  # type: ignore[misc]
             "bind": self._binds,
             "workers": settings.cluster.workers,
             "worker_class": AddressWorker,
-            "backlog": BACKLOG,
+            "backlog": LISTEN_BACKLOG,
             "keepalive": settings.keep_alive_s,
             "graceful_timeout": settings.shutdown_grace_s + _ENDING_S,
             "timeout": self._blocked_s(),

@@ -13,7 +13,7 @@ from tests.cpu import assert_within
 from tests.depth import examples
 from verl_agent_env.envs.countdown.expression import Grammar, evaluate
 from verl_agent_env.envs.countdown.puzzle import Puzzle
-from verl_agent_env.envs.countdown.solver import SearchLimitError, solve
+from verl_agent_env.envs.countdown.solver import PuzzleSearchLimitError, solve
 
 operator_sets = st.sampled_from(["+-*/", "+-", "*/", "-", "/", "+*", "-/", "+"])
 
@@ -135,7 +135,7 @@ def test_too_many_numbers_are_refused() -> None:
 
 
 def test_search_stops_at_its_limit() -> None:
-    with pytest.raises(SearchLimitError):
+    with pytest.raises(PuzzleSearchLimitError):
         solve(Puzzle((91, 87, 77, 64, 53, 98), 10**15 + 7), max_steps=100)
 
 

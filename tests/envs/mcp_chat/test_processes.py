@@ -14,7 +14,7 @@ import pytest
 from tests.envs.mcp_chat.support import ended, is_running, open_descriptors
 from tests.waiting import NEVER_S, no_hang
 from verl_agent_env.envs.mcp_chat.errors import ServerStartError
-from verl_agent_env.envs.mcp_chat.processes import Launcher, ServerProcess
+from verl_agent_env.envs.mcp_chat.processes import LauncherClient, ServerProcess
 
 SLEEP = "import time; time.sleep(600)"
 STUBBORN = (
@@ -29,14 +29,14 @@ time.sleep({sleep})
 
 
 @pytest.fixture
-async def launcher() -> AsyncIterator[Launcher]:
-    made = Launcher()
+async def launcher() -> AsyncIterator[LauncherClient]:
+    made = LauncherClient()
     yield made
     await made.aclose()
     assert not is_running(made.pid)
 
 
-async def run(launcher: Launcher, program: str) -> ServerProcess:
+async def run(launcher: LauncherClient, program: str) -> ServerProcess:
     return await launcher.start((sys.executable, "-c", program), {}, None)
 
 
@@ -49,7 +49,7 @@ def close(process: ServerProcess) -> None:
         os.close(descriptor)
 
 
-async def test_server_speaks_through_its_pipes_and_its_end_is_known(launcher: Launcher) -> None:
+async def test_server_speaks_through_its_pipes_and_its_end_is_known(launcher: LauncherClient) -> None:
     process = await run(launcher, "print(input().upper()); raise SystemExit(7)")
     os.write(process.stdin, b"hello\n")
     assert await line_of(process) == "HELLO"
@@ -59,7 +59,7 @@ async def test_server_speaks_through_its_pipes_and_its_end_is_known(launcher: La
 
 
 async def test_program_that_cannot_be_run_is_a_typed_error_and_costs_no_descriptor(
-    launcher: Launcher,
+    launcher: LauncherClient,
 ) -> None:
     before = open_descriptors()
     with pytest.raises(ServerStartError) as caught:
@@ -68,7 +68,7 @@ async def test_program_that_cannot_be_run_is_a_typed_error_and_costs_no_descript
     assert open_descriptors() == before
 
 
-async def test_stop_lets_a_server_end_by_itself_first(launcher: Launcher) -> None:
+async def test_stop_lets_a_server_end_by_itself_first(launcher: LauncherClient) -> None:
     process = await run(launcher, "import sys; sys.stdin.read(); raise SystemExit(0)")
     os.close(process.stdin)
     await process.stop(NEVER_S)
@@ -77,7 +77,7 @@ async def test_stop_lets_a_server_end_by_itself_first(launcher: Launcher) -> Non
     os.close(process.stderr)
 
 
-async def test_stop_kills_what_does_not_obey(launcher: Launcher) -> None:
+async def test_stop_kills_what_does_not_obey(launcher: LauncherClient) -> None:
     process = await run(launcher, STUBBORN)
     await line_of(process)
     await process.stop(0.1)
@@ -86,7 +86,7 @@ async def test_stop_kills_what_does_not_obey(launcher: Launcher) -> None:
 
 
 @pytest.mark.parametrize("new_session", [True, False])
-async def test_what_a_server_started_ends_with_it(launcher: Launcher, new_session: bool) -> None:
+async def test_what_a_server_started_ends_with_it(launcher: LauncherClient, new_session: bool) -> None:
     process = await run(launcher, WITH_CHILD.format(new_session=new_session, sleep=600))
     child = int(await line_of(process))
     await process.stop(0.1)
@@ -94,7 +94,7 @@ async def test_what_a_server_started_ends_with_it(launcher: Launcher, new_sessio
     close(process)
 
 
-async def test_what_a_crashed_server_started_ends_too_and_others_stay(launcher: Launcher) -> None:
+async def test_what_a_crashed_server_started_ends_too_and_others_stay(launcher: LauncherClient) -> None:
     other = await run(launcher, WITH_CHILD.format(new_session=True, sleep=600))
     others_child = int(await line_of(other))
     process = await run(launcher, WITH_CHILD.format(new_session=True, sleep=0.2))
@@ -106,7 +106,7 @@ async def test_what_a_crashed_server_started_ends_too_and_others_stay(launcher: 
 
 
 async def test_end_of_the_launcher_ends_all_servers_and_is_seen() -> None:
-    launcher = Launcher()
+    launcher = LauncherClient()
     process = await run(launcher, STUBBORN)
     await line_of(process)
     os.kill(launcher.pid, signal.SIGKILL)
@@ -120,7 +120,9 @@ async def test_end_of_the_launcher_ends_all_servers_and_is_seen() -> None:
     close(process)
 
 
-async def test_start_that_nobody_waits_for_leaves_no_process(launcher: Launcher, tmp_path: Path) -> None:
+async def test_start_that_nobody_waits_for_leaves_no_process(
+    launcher: LauncherClient, tmp_path: Path
+) -> None:
     started = tmp_path / "pid"
     starting = asyncio.create_task(
         run(launcher, f"import os; open({str(started)!r}, 'w').write(str(os.getpid())); {SLEEP}")
@@ -139,7 +141,7 @@ async def test_server_takes_signals_that_its_worker_was_told_to_ignore() -> None
     told = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
     before = [signal.signal(number, signal.SIG_IGN) for number in told]
     try:
-        launcher = Launcher()
+        launcher = LauncherClient()
         process = await run(
             launcher,
             f"import signal; print([signal.getsignal(n) is signal.SIG_IGN for n in {[*map(int, told)]}], flush=True)",
@@ -152,7 +154,7 @@ async def test_server_takes_signals_that_its_worker_was_told_to_ignore() -> None
             signal.signal(number, handler)
 
 
-async def test_signals_of_the_terminal_do_not_end_the_launcher(launcher: Launcher) -> None:
+async def test_signals_of_the_terminal_do_not_end_the_launcher(launcher: LauncherClient) -> None:
     process = await run(launcher, SLEEP)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         os.kill(launcher.pid, number)

@@ -10,8 +10,8 @@ from mcp.types import CallToolResult, TextContent, Tool
 
 from tests.envs.mcp_chat.support import probe
 from verl_agent_env.envs.mcp_chat.errors import (
-    CallTimeoutError,
     ConnectionLostError,
+    McpCallTimeoutError,
     ServerLostError,
     ServerStartError,
     ToolRefusedError,
@@ -100,14 +100,14 @@ async def test_calls_that_fail_together_make_one_new_connection() -> None:
 
 
 async def test_late_answer_keeps_a_connection_that_still_answers() -> None:
-    link = FakeLink(CallTimeoutError())
+    link = FakeLink(McpCallTimeoutError())
     session = await session_of(link)
     assert (await session.call("x", {}, 100)).has_failed
     assert link.is_open
 
 
 async def test_late_answer_replaces_a_connection_that_hangs() -> None:
-    link, fresh = FakeLink(CallTimeoutError(), answering=False), FakeLink()
+    link, fresh = FakeLink(McpCallTimeoutError(), answering=False), FakeLink()
     session = await session_of(link, fresh)
     assert (await session.call("x", {}, 100)).has_failed
     assert (link.is_open, fresh.is_open) == (False, True)

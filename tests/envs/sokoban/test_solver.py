@@ -5,7 +5,7 @@ import pytest
 from verl_agent_env.envs.sokoban.generator import generate_level
 from verl_agent_env.envs.sokoban.level import Level
 from verl_agent_env.envs.sokoban.rules import advance
-from verl_agent_env.envs.sokoban.solver import SearchLimitError, Solution, lower_bound, solve
+from verl_agent_env.envs.sokoban.solver import RoomSearchLimitError, Solution, lower_bound, solve
 
 
 def replay(level: Level, solution: Solution) -> int:
@@ -96,7 +96,7 @@ def test_unsolvable_positions_are_proved_so(text: str) -> None:
 
 def test_node_limit_is_told_apart_from_unsolvable() -> None:
     level = generate_level(1, 10, 10, 4)
-    with pytest.raises(SearchLimitError) as caught:
+    with pytest.raises(RoomSearchLimitError) as caught:
         solve(level, node_limit=2)
     assert caught.value.node_limit == 2
 

@@ -52,8 +52,8 @@ def digest_elsewhere(subject: Subject, hash_seed: int) -> str:
         raise CheckFailedError(f"another process took more than {_TIME_LIMIT_S} s for the episodes") from None
     answers = [line for line in done.stdout.splitlines() if line.startswith(_MARK)]
     if done.returncode or not answers:
-        last_words = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["it said nothing"]
-        raise CheckFailedError(f"another process failed at the episodes: {last_words[0]}")
+        tail = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["it said nothing"]
+        raise CheckFailedError(f"another process failed at the episodes: {tail[0]}")
     return answers[-1].removeprefix(_MARK).decode()
 
 

@@ -16,7 +16,7 @@ from verl_agent_env.envs.countdown.expression import holds_equation
 from verl_agent_env.envs.countdown.generator import InfeasibleRulesError, PuzzleRules, generate_puzzle
 from verl_agent_env.envs.countdown.puzzle import Puzzle
 from verl_agent_env.envs.countdown.scoring import score
-from verl_agent_env.envs.countdown.solver import DEFAULT_MAX_STEPS, SearchLimitError, solve
+from verl_agent_env.envs.countdown.solver import DEFAULT_MAX_STEPS, PuzzleSearchLimitError, solve
 from verl_agent_env.envs.turn import Outcome
 from verl_agent_env.messages import Tool, ToolCall
 from verl_agent_env.types import Action, Content
@@ -268,7 +268,7 @@ def known_solution(
     """Find an equation that solves ``puzzle``; ``None`` if there is none, or the solver reached its limit."""
     try:
         return solve(puzzle, operators=operators, use_all=use_all, natural=natural, max_steps=max_steps)
-    except (SearchLimitError, ValueError):
+    except (PuzzleSearchLimitError, ValueError):
         # More numbers than the solver takes are a ValueError.
         return None
 

@@ -27,7 +27,7 @@ from verl_agent_env.envs.countdown.tokens import (
     OPERATOR_SYMBOLS,
     RELATION,
     WORD,
-    Token,
+    ExpressionToken,
     digit_runs,
     lenient_lines,
     python_tokens,
@@ -133,7 +133,7 @@ def _evaluate_python(text: str, limits: Limits, grammar: Grammar) -> Evaluated:
     return value._replace(numbers=numbers)
 
 
-def _lines_of(text: str) -> list[list[Token]]:
+def _lines_of(text: str) -> list[list[ExpressionToken]]:
     """The lines of ``text`` as tokens, without what wraps all of it and without stops at its end."""
     if len(text) > MAX_TEXT_CHARS:
         # Not from within a number.
@@ -146,20 +146,20 @@ def _lines_of(text: str) -> list[list[Token]]:
     return [_unnumbered(line) for line in lenient_lines(text)]
 
 
-def _unnumbered(line: list[Token]) -> list[Token]:
+def _unnumbered(line: list[ExpressionToken]) -> list[ExpressionToken]:
     """``line`` without the number of an item in a list: ``1. (1 + 2) * 3``."""
     is_item = len(line) > 2 and line[0].symbol == NUMBER and line[1].text == "." and line[2].is_apart
     return line[2:] if is_item and line[2].symbol in _BEGINNINGS else line
 
 
-def _has_words(lines: list[list[Token]]) -> bool:
+def _has_words(lines: list[list[ExpressionToken]]) -> bool:
     return any(token.symbol == WORD for line in lines for token in line)
 
 
 # --- equations ------------------------------------------------------------------------------------------------
 
 
-def _equation(tokens: list[Token], limits: Limits, grammar: Grammar) -> Parsed:
+def _equation(tokens: list[ExpressionToken], limits: Limits, grammar: Grammar) -> Parsed:
     """The expression of an equation: the one side of it that is more than a number, or its only side."""
     if not tokens:
         raise ExpressionError("empty", "There is no expression.")
@@ -180,8 +180,8 @@ def _equation(tokens: list[Token], limits: Limits, grammar: Grammar) -> Parsed:
     return expressions[0]
 
 
-def _sides(tokens: list[Token]) -> Iterator[list[Token]]:
-    side: list[Token] = []
+def _sides(tokens: list[ExpressionToken]) -> Iterator[list[ExpressionToken]]:
+    side: list[ExpressionToken] = []
     for token in tokens:
         if token.symbol == RELATION:
             yield side
@@ -191,7 +191,7 @@ def _sides(tokens: list[Token]) -> Iterator[list[Token]]:
     yield side
 
 
-def _side(tokens: list[Token], limits: Limits, grammar: Grammar) -> Parsed:
+def _side(tokens: list[ExpressionToken], limits: Limits, grammar: Grammar) -> Parsed:
     """A side of an equation; a number there may be anything, as it means nothing."""
     signed = tokens[1:] if tokens and tokens[0].symbol in ("-", "+") else tokens
     if len(signed) == 1 and signed[0].symbol == NUMBER:
@@ -210,7 +210,9 @@ class _Found(NamedTuple):
     """Whether it stands behind a "because" or the like, and another equation before that."""
 
 
-def _equation_among_words(lines: list[list[Token]], limits: Limits, grammar: Grammar) -> Parsed | None:
+def _equation_among_words(
+    lines: list[list[ExpressionToken]], limits: Limits, grammar: Grammar
+) -> Parsed | None:
     """The equation that a text with words gives as its answer, else the last one in it; ``None`` if it holds none."""
     found: list[_Found] = []
     has_cue = has_reason = False
@@ -235,7 +237,7 @@ def _equation_among_words(lines: list[list[Token]], limits: Limits, grammar: Gra
     return None
 
 
-def _runs(line: list[Token]) -> Iterator[range]:
+def _runs(line: list[ExpressionToken]) -> Iterator[range]:
     """Where ``line`` has no words: the longest stretches of numbers, operators and brackets."""
     start: int | None = None
     for index, token in enumerate(line):
@@ -248,13 +250,15 @@ def _runs(line: list[Token]) -> Iterator[range]:
         yield range(start, len(line))
 
 
-def _introduces(line: list[Token], start: int) -> bool:
+def _introduces(line: list[ExpressionToken], start: int) -> bool:
     """Whether a "is" or a colon stands before ``start``, or the line begins there."""
     before = [token for token in line[:start] if token.text not in _DECORATION]
     return not before or before[-1].text.casefold() in _INTRODUCING
 
 
-def _standing_alone(line: list[Token], run: range, limits: Limits, grammar: Grammar) -> Parsed | None:
+def _standing_alone(
+    line: list[ExpressionToken], run: range, limits: Limits, grammar: Grammar
+) -> Parsed | None:
     """The equation of a run; ``None`` if it is none, has no operator, or touches what is not part of it."""
     first, last = line[run.start], line[run.stop - 1]
     if run.start > 0:
@@ -278,7 +282,7 @@ def _standing_alone(line: list[Token], run: range, limits: Limits, grammar: Gram
     return None if equation.is_number else equation
 
 
-def _undecorated(line: list[Token], run: range) -> list[Token]:
+def _undecorated(line: list[ExpressionToken], run: range) -> list[ExpressionToken]:
     """The tokens of a run without a list's mark, emphasis, and brackets that belong to words."""
     tokens = line[run.start : run.stop]
     if run.start == 0 and len(tokens) > 2:

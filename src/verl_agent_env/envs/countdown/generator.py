@@ -10,7 +10,7 @@ import functools
 from dataclasses import dataclass
 
 from verl_agent_env.envs.countdown.puzzle import Puzzle
-from verl_agent_env.envs.countdown.solver import MAX_NUMBERS, SearchLimitError, solve
+from verl_agent_env.envs.countdown.solver import MAX_NUMBERS, PuzzleSearchLimitError, solve
 from verl_agent_env.envs.rng import EpisodeRandom
 
 _CONSTRUCTIONS = 200
@@ -136,7 +136,7 @@ def _is_solvable(puzzle: Puzzle, rules: PuzzleRules) -> bool:
             natural=rules.natural,
             max_steps=_MAX_SEARCH_STEPS,
         )
-    except SearchLimitError:
+    except PuzzleSearchLimitError:
         return False
     return answer is not None
 

@@ -17,7 +17,14 @@ from typing import TypeAlias
 
 from verl_agent_env.envs.countdown.arithmetic import compute
 from verl_agent_env.envs.countdown.rules import Evaluated, ExpressionError, Grammar, Limits
-from verl_agent_env.envs.countdown.tokens import END, FRACTION, NUMBER, RELATION, Token, literal_value
+from verl_agent_env.envs.countdown.tokens import (
+    END,
+    FRACTION,
+    NUMBER,
+    RELATION,
+    ExpressionToken,
+    literal_value,
+)
 
 # What is parsed is kept in postfix order: numbers, the binary operators, and "~" which changes the sign.
 _Postfix: TypeAlias = "list[int | Fraction | str]"
@@ -27,13 +34,13 @@ _PRODUCTS = frozenset({"*", "/", "//", "%"})
 _MAX_SHOWN_CHARS = 20
 
 
-def parse(tokens: list[Token], limits: Limits, grammar: Grammar) -> Parsed:
+def parse(tokens: list[ExpressionToken], limits: Limits, grammar: Grammar) -> Parsed:
     """The expression that ``tokens`` are, all of them.
 
     Raises:
         ExpressionError: The tokens break the grammar or a limit.
     """
-    return Parsed(_Parser(tokens, limits, grammar).parse(), limits)
+    return Parsed(_ExpressionParser(tokens, limits, grammar).parse(), limits)
 
 
 class Parsed:
@@ -65,16 +72,16 @@ class Parsed:
         return Evaluated(Fraction(value), self.numbers, natural)
 
 
-class _Parser:
+class _ExpressionParser:
     """Recursive descent; the depth of recursion is bounded by ``limits.max_depth``."""
 
     __slots__ = ("_depth", "_grammar", "_index", "_limits", "_output", "_tokens")
 
-    def __init__(self, tokens: list[Token], limits: Limits, grammar: Grammar) -> None:
+    def __init__(self, tokens: list[ExpressionToken], limits: Limits, grammar: Grammar) -> None:
         self._limits = limits
         self._grammar = grammar
         end = tokens[-1].position + len(tokens[-1].text) if tokens else 0
-        self._tokens = [*tokens, Token(END, "", end, False)]
+        self._tokens = [*tokens, ExpressionToken(END, "", end, False)]
         self._index = 0
         self._depth = 0
         self._output: _Postfix = []
@@ -172,7 +179,7 @@ class _Parser:
         else:
             raise _unexpected(token, "an argument of '\\frac'")
 
-    def _number(self, token: Token) -> int | Fraction:
+    def _number(self, token: ExpressionToken) -> int | Fraction:
         if len(token.text) > self._limits.max_digits:
             message = f"A number has more than {self._limits.max_digits} digits."
             raise ExpressionError("number_too_large", message, token.position)
@@ -191,20 +198,20 @@ class _Parser:
         self._index += 1
         return token.symbol
 
-    def _require_allowed(self, operator: str, token: Token) -> None:
+    def _require_allowed(self, operator: str, token: ExpressionToken) -> None:
         if not self._grammar.allows(operator):
             allowed = " ".join(self._grammar.operators)
             message = f"The operator '{operator}' is not allowed; use {allowed}"
             raise ExpressionError("operator_not_allowed", message, token.position)
 
-    def _enter(self, token: Token) -> None:
+    def _enter(self, token: ExpressionToken) -> None:
         self._depth += 1
         if self._depth > self._limits.max_depth:
             message = f"The expression is nested deeper than {self._limits.max_depth} levels."
             raise ExpressionError("too_deep", message, token.position)
 
 
-def _unexpected(token: Token, wanted: str) -> ExpressionError:
+def _unexpected(token: ExpressionToken, wanted: str) -> ExpressionError:
     if token.symbol == END:
         return ExpressionError("syntax", f"The expression ends where {wanted} should follow.", token.position)
     found = token.text[:_MAX_SHOWN_CHARS]

@@ -32,7 +32,7 @@ _Tree: TypeAlias = "int | tuple[str, _Tree, _Tree]"
 _PRECEDENCE = {"+": 1, "-": 1, "*": 2, "/": 2}
 
 
-class SearchLimitError(RuntimeError):
+class PuzzleSearchLimitError(RuntimeError):
     """The solver was stopped before it knew; raise ``max_steps`` or take fewer numbers."""
 
 
@@ -56,7 +56,7 @@ def solve(
 
     Raises:
         ValueError: Too many numbers.
-        SearchLimitError: ``max_steps`` were not enough.
+        PuzzleSearchLimitError: ``max_steps`` were not enough.
     """
     if len(puzzle.numbers) > MAX_NUMBERS:
         raise ValueError(f"the solver takes at most {MAX_NUMBERS} numbers")
@@ -195,7 +195,7 @@ class _Search:
     def _spend(self, steps: int) -> None:
         self._steps_left -= steps
         if self._steps_left < 0:
-            raise SearchLimitError("the search was stopped: raise max_steps or take fewer numbers")
+            raise PuzzleSearchLimitError("the search was stopped: raise max_steps or take fewer numbers")
 
     def _split(self, group: _Group) -> list[tuple[_Group, _Group]]:
         """The ways to part ``group`` in two, the first part never the larger one; equal ways once."""

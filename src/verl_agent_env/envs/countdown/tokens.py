@@ -25,7 +25,7 @@ OPERATOR_SYMBOLS = frozenset({"+", "-", "*", "/", "^", "//", "%"})
 EQUATION_SYMBOLS = OPERATOR_SYMBOLS | {NUMBER, FRACTION, RELATION, "(", ")"}
 
 
-class Token(NamedTuple):
+class ExpressionToken(NamedTuple):
     """A piece of the text."""
 
     symbol: str
@@ -70,7 +70,7 @@ _MAX_RUN_CHARS = 30
 _WHOLE = re.compile(r"[0-9]+(?:\.0+)?")
 
 
-def lenient_lines(text: str) -> list[list[Token]]:
+def lenient_lines(text: str) -> list[list[ExpressionToken]]:
     """The tokens of each line of ``text``, lines without any left out."""
     if "&" in text:
         text = html.unescape(text)
@@ -78,7 +78,7 @@ def lenient_lines(text: str) -> list[list[Token]]:
     return [line for line in lines if line]
 
 
-def python_tokens(text: str) -> list[Token]:
+def python_tokens(text: str) -> list[ExpressionToken]:
     """The tokens of ``text`` as Python's arithmetic has them."""
     return _cut(_PYTHON, text)
 
@@ -89,7 +89,7 @@ def digit_runs(text: str) -> tuple[int, ...]:
     return tuple(int(run[:_MAX_RUN_CHARS]) for run in re.findall(r"\d+", text))
 
 
-def literal_value(token: Token, notation: Notation) -> int | Fraction | None:
+def literal_value(token: ExpressionToken, notation: Notation) -> int | Fraction | None:
     """The value of a number; ``None`` when it is none: with a leading zero, or, in ``lenient``, not whole."""
     digits = token.text
     if notation == "lenient":
@@ -103,8 +103,8 @@ def literal_value(token: Token, notation: Notation) -> int | Fraction | None:
     return int(digits)
 
 
-def _cut(pattern: re.Pattern[str], text: str) -> list[Token]:
-    tokens: list[Token] = []
+def _cut(pattern: re.Pattern[str], text: str) -> list[ExpressionToken]:
+    tokens: list[ExpressionToken] = []
     for match in pattern.finditer(text):
         kind = match.lastgroup or "other"
         written = match[kind]
@@ -115,5 +115,5 @@ def _cut(pattern: re.Pattern[str], text: str) -> list[Token]:
             kind = "word"
         symbol = _SYMBOLS.get(kind) or (_MEANT.get(written, written) if kind == "operator" else written)
         is_apart = bool(match["blank"]) or not tokens
-        tokens.append(Token(symbol, written, match.end() - len(written), is_apart))
+        tokens.append(ExpressionToken(symbol, written, match.end() - len(written), is_apart))
     return tokens

@@ -22,13 +22,13 @@ from mcp.types import (
 from verl_agent_env import __version__
 from verl_agent_env.envs.mcp_chat.definition import ServerDefinition
 from verl_agent_env.envs.mcp_chat.errors import (
-    CallTimeoutError,
     ConnectionLostError,
+    McpCallTimeoutError,
     ServerStartError,
     ToolRefusedError,
 )
 from verl_agent_env.envs.mcp_chat.http import http_transport
-from verl_agent_env.envs.mcp_chat.processes import Launcher
+from verl_agent_env.envs.mcp_chat.processes import LauncherClient
 from verl_agent_env.envs.mcp_chat.stdio import StandardError, stdio_transport
 
 if TYPE_CHECKING:
@@ -45,10 +45,10 @@ _SESSION_TERMINATED = "Session terminated"
 """What the SDK says when an HTTP server does not know the session any more."""
 
 
-class Connection:
+class McpConnection:
     """A live session with one server."""
 
-    def __init__(self, definition: ServerDefinition, launcher: Callable[[], Launcher]) -> None:
+    def __init__(self, definition: ServerDefinition, launcher: Callable[[], LauncherClient]) -> None:
         self._definition = definition
         self._launcher = launcher
         self._errors = StandardError(definition)
@@ -93,7 +93,7 @@ class Connection:
         """Call a tool; a caller that is cancelled cancels the call.
 
         Raises:
-            CallTimeoutError: No answer in time.
+            McpCallTimeoutError: No answer in time.
             ConnectionLostError: The session ended.
             ToolRefusedError: The server refused the call; the message is for the model.
         """
@@ -105,10 +105,10 @@ class Connection:
             async with asyncio.timeout(timeout_s + _LATE_S):
                 return await self._client.call_tool(tool, arguments, read_timeout_seconds=timeout_s)
         except TimeoutError:
-            raise CallTimeoutError from None
+            raise McpCallTimeoutError from None
         except MCPError as error:
             if error.code == REQUEST_TIMEOUT:
-                raise CallTimeoutError from None
+                raise McpCallTimeoutError from None
             if not self.is_open or _is_lost(error):
                 self._lost()
                 raise ConnectionLostError from None

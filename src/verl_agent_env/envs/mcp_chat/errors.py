@@ -23,7 +23,7 @@ class ConnectionLostError(McpError):
     """A session came to its end while a call was under way; whether the call was carried out is unknown."""
 
 
-class CallTimeoutError(McpError):
+class McpCallTimeoutError(McpError):
     """A call was not answered in time and was given up."""
 
 

@@ -48,7 +48,7 @@ class Child:
         """When to send which signal to its group."""
 
 
-class Launcher:
+class LauncherProcess:
     """Serves one worker until it goes away."""
 
     def __init__(self, worker: socket.socket) -> None:
@@ -237,4 +237,4 @@ def _kill(pid: int) -> None:
 
 if __name__ == "__main__":
     _control(_PR_SET_CHILD_SUBREAPER, 1)
-    Launcher(socket.socket(fileno=int(sys.argv[1]))).run()
+    LauncherProcess(socket.socket(fileno=int(sys.argv[1]))).run()

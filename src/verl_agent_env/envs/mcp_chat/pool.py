@@ -12,7 +12,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from verl_agent_env.envs.mcp_chat.definition import ServerDefinition
-from verl_agent_env.envs.mcp_chat.processes import Launcher
+from verl_agent_env.envs.mcp_chat.processes import LauncherClient
 from verl_agent_env.envs.mcp_chat.session import Link, Session
 from verl_agent_env.errors import AtCapacityError
 
@@ -33,7 +33,7 @@ class Pool:
     """Gives sessions and takes them back; all of it belongs to one event loop."""
 
     def __init__(self) -> None:
-        self._launcher: Launcher | None = None
+        self._launcher: LauncherClient | None = None
         self._starts = asyncio.Semaphore(_STARTS_AT_ONCE)
         self._count: Counter[str] = Counter()
         self._shared: dict[str, _Shared] = {}
@@ -118,10 +118,10 @@ class Pool:
 
     def _new(self, definition: ServerDefinition) -> Session:
         # Imported here: the SDK is an extra.
-        from verl_agent_env.envs.mcp_chat.connection import Connection
+        from verl_agent_env.envs.mcp_chat.connection import McpConnection
 
         def connect() -> Link:
-            return Connection(definition, self._running_launcher)
+            return McpConnection(definition, self._running_launcher)
 
         if self._count[definition.name] >= definition.max_sessions:
             raise AtCapacityError(f"sessions of the MCP server '{definition.name}'", definition.max_sessions)
@@ -143,9 +143,9 @@ class Pool:
         for session in shared.sessions if shared is not None else ():
             self._run(self._end(session))
 
-    def _running_launcher(self) -> Launcher:
+    def _running_launcher(self) -> LauncherClient:
         if self._launcher is None or not self._launcher.is_alive:
-            self._launcher = Launcher()
+            self._launcher = LauncherClient()
         return self._launcher
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:

@@ -32,7 +32,9 @@ _POLL_S = 0.005
 class ServerProcess:
     """A running server; its three descriptors belong to whoever started it."""
 
-    def __init__(self, launch_id: int, pid: int, streams: tuple[int, int, int], launcher: Launcher) -> None:
+    def __init__(
+        self, launch_id: int, pid: int, streams: tuple[int, int, int], launcher: LauncherClient
+    ) -> None:
         self.pid = pid
         self.stdin, self.stdout, self.stderr = streams
         self.exited: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -47,7 +49,7 @@ class ServerProcess:
             await asyncio.wait([self.exited], timeout=2 * grace_s + _END_S)
 
 
-class Launcher:
+class LauncherClient:
     """The launcher process of one event loop, and what it was asked for."""
 
     def __init__(self) -> None:

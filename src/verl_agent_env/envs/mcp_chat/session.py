@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from verl_agent_env.envs.mcp_chat.content import content_of
 from verl_agent_env.envs.mcp_chat.definition import ServerDefinition
 from verl_agent_env.envs.mcp_chat.errors import (
-    CallTimeoutError,
     ConnectionLostError,
+    McpCallTimeoutError,
     ServerLostError,
     ServerStartError,
     ToolRefusedError,
@@ -26,7 +26,7 @@ _RESTART_WINDOW_S = 60.0
 
 
 class Link(Protocol):
-    """A live connection, as :class:`~verl_agent_env.envs.mcp_chat.connection.Connection` is one."""
+    """A live connection, as :class:`~verl_agent_env.envs.mcp_chat.connection.McpConnection` is one."""
 
     is_open: bool
     tools: list[Tool]
@@ -44,7 +44,7 @@ class Link(Protocol):
         """End."""
 
 
-class Reply(NamedTuple):
+class CallResult(NamedTuple):
     """What became of a call."""
 
     content: Content
@@ -92,7 +92,7 @@ class Session:
                 await link.open()
                 self._link = link
 
-    async def call(self, tool: str, arguments: dict[str, Any], max_chars: int) -> Reply:
+    async def call(self, tool: str, arguments: dict[str, Any], max_chars: int) -> CallResult:
         """Call a tool.
 
         Raises:
@@ -107,19 +107,19 @@ class Session:
         try:
             result = await link.call(tool, arguments)
         except ToolRefusedError as refused:
-            return Reply(_noted(note, f"Error: {refused}"), is_error=True, has_failed=bool(note))
-        except CallTimeoutError:
+            return CallResult(_noted(note, f"Error: {refused}"), is_error=True, has_failed=bool(note))
+        except McpCallTimeoutError:
             text = f"The tool '{tool}' did not answer within {self.definition.call_timeout_s:g} s; the call was given up."
             if await link.answers():
-                return Reply(_noted(note, f"Error: {text}"), is_error=True, has_failed=True)
+                return CallResult(_noted(note, f"Error: {text}"), is_error=True, has_failed=True)
             await self._reopened(link)
-            return Reply(f"Error: {text} {self._renewal()}", is_error=True, has_failed=True)
+            return CallResult(f"Error: {text} {self._renewal()}", is_error=True, has_failed=True)
         except ConnectionLostError:
             await self._reopened(link)
             text = f"The server '{name}' ended during the call; whether it was carried out is unknown."
-            return Reply(f"Error: {text} {self._renewal()}", is_error=True, has_failed=True)
+            return CallResult(f"Error: {text} {self._renewal()}", is_error=True, has_failed=True)
         content = content_of(result, self.definition.redactor, max_chars)
-        return Reply(_noted(note, content), is_error=result.is_error, has_failed=bool(note))
+        return CallResult(_noted(note, content), is_error=result.is_error, has_failed=bool(note))
 
     async def close(self) -> None:
         """End it; raises nothing."""

@@ -14,7 +14,7 @@ from mcp.shared.message import SessionMessage
 from mcp.types import jsonrpc_message_adapter
 
 from verl_agent_env.envs.mcp_chat.definition import ServerDefinition
-from verl_agent_env.envs.mcp_chat.processes import Launcher, ServerProcess
+from verl_agent_env.envs.mcp_chat.processes import LauncherClient, ServerProcess
 
 if TYPE_CHECKING:
     from mcp.client._transport import TransportStreams
@@ -59,7 +59,7 @@ class StandardError(asyncio.Protocol):
 @asynccontextmanager
 async def stdio_transport(
     definition: ServerDefinition,
-    launcher: Callable[[], Launcher],
+    launcher: Callable[[], LauncherClient],
     errors: StandardError,
     on_end: Callable[[], None],
     grace_s: Callable[[], float],

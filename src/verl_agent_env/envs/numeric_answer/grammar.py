@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from verl_agent_env.envs.numeric_answer.tokens import (
     MAX_EXPONENT,
-    Token,
+    QuantityToken,
     fraction_value,
     has_decimal_comma,
     numeral_value,
@@ -74,17 +74,17 @@ def parse_quantity(text: str, *, uncertain: bool) -> Quantity | None:
         uncertain: Whether ``3.14 ± 0.01`` is a number.
     """
     try:
-        return _Parser(tokenize(text), uncertain).parse()
+        return _QuantityParser(tokenize(text), uncertain).parse()
     except NotANumberError:
         return None
 
 
-class _Parser:
+class _QuantityParser:
     """Recursive descent over the tokens; ``_index`` never goes back."""
 
     __slots__ = ("_depth", "_index", "_tokens", "_uncertain", "_uncertainty")
 
-    def __init__(self, tokens: list[Token], uncertain: bool) -> None:
+    def __init__(self, tokens: list[QuantityToken], uncertain: bool) -> None:
         self._tokens = tokens
         self._index = 0
         self._depth = 0
@@ -369,7 +369,7 @@ class _Parser:
     # --- tokens -----------------------------------------------------------------------------------------------
 
     @property
-    def _token(self) -> Token:
+    def _token(self) -> QuantityToken:
         return self._tokens[self._index]
 
     def _expect(self, text: str) -> None:

@@ -15,7 +15,7 @@ MAX_EXPONENT = 400
 Kind: TypeAlias = Literal["numeral", "fraction", "superscript", "word", "command", "symbol", "end"]
 
 
-class Token(NamedTuple):
+class QuantityToken(NamedTuple):
     """A piece of the text."""
 
     kind: Kind
@@ -53,20 +53,20 @@ _WESTERN_GROUPS = re.compile(r"[1-9][0-9]{0,2}(?:S[0-9]{3})+")
 _INDIAN_GROUPS = re.compile(r"[1-9][0-9]?(?:S[0-9]{2})+S[0-9]{3}")
 
 
-def tokenize(text: str) -> list[Token]:
+def tokenize(text: str) -> list[QuantityToken]:
     """The tokens of ``text``, which :func:`plain_text` made, and an end mark."""
-    tokens: list[Token] = []
+    tokens: list[QuantityToken] = []
     for match in _TOKEN.finditer(text):
         is_apart = bool(match["blank"])
         kind = match.lastgroup
         found = match[kind or "symbol"]
         if kind == "times":
-            tokens.append(Token("symbol", "×", is_apart))
+            tokens.append(QuantityToken("symbol", "×", is_apart))
         elif kind == "superscript":
-            tokens.append(Token("superscript", found.translate(_SUPERSCRIPTS), is_apart))
+            tokens.append(QuantityToken("superscript", found.translate(_SUPERSCRIPTS), is_apart))
         else:
-            tokens.append(Token(_KINDS[kind or "symbol"], found, is_apart))
-    tokens.append(Token("end", "", False))
+            tokens.append(QuantityToken(_KINDS[kind or "symbol"], found, is_apart))
+    tokens.append(QuantityToken("end", "", False))
     return tokens
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from verl_agent_env.envs.numeric_answer.tokens import Token
+from verl_agent_env.envs.numeric_answer.tokens import QuantityToken
 from verl_agent_env.envs.numeric_answer.units import (
     CALCULATIONS,
     CURRENCY_SIGNS,
@@ -22,7 +22,7 @@ _OPERATORS = frozenset({"+", "-", "*", "/", "×", "^"})
 _UNIT_FRACTIONS = frozenset({"\\frac", "\\dfrac", "\\tfrac"})
 
 
-def skip_unit(tokens: list[Token], start: int) -> int:
+def skip_unit(tokens: list[QuantityToken], start: int) -> int:
     """The index behind the unit at ``start``; ``start`` itself where there is none.
 
     A unit that breaks off (``m/``, ``g of``) ends where it was still whole.
@@ -46,7 +46,7 @@ def skip_unit(tokens: list[Token], start: int) -> int:
     return whole_until
 
 
-def skip_remark(tokens: list[Token], start: int) -> int:
+def skip_remark(tokens: list[QuantityToken], start: int) -> int:
     """The index behind a remark in brackets that ends the text; ``start`` where there is none.
 
     Brackets that touch the number or hold no words multiply it: ``2(x + 1)``, ``5 (3)``.
@@ -62,7 +62,7 @@ def skip_remark(tokens: list[Token], start: int) -> int:
     return end + 1
 
 
-def _unit_factor(tokens: list[Token], index: int, has_unit: bool) -> int:
+def _unit_factor(tokens: list[QuantityToken], index: int, has_unit: bool) -> int:
     """The index behind one unit with its exponent."""
     token = tokens[index]
     if token.text in PREFIXES and tokens[index + 1].text in UNIT_COMMANDS:
@@ -90,7 +90,7 @@ def _unit_factor(tokens: list[Token], index: int, has_unit: bool) -> int:
     return index
 
 
-def _skip_braced(tokens: list[Token], index: int) -> int:
+def _skip_braced(tokens: list[QuantityToken], index: int) -> int:
     """The index behind ``{unit}``, ``(unit)`` or ``\\frac{unit}{unit}``; ``index`` itself where it is something else."""
     start = index
     groups = 1
@@ -107,7 +107,7 @@ def _skip_braced(tokens: list[Token], index: int) -> int:
     return _skip_exponent(tokens, index)
 
 
-def _skip_exponent(tokens: list[Token], index: int) -> int:
+def _skip_exponent(tokens: list[QuantityToken], index: int) -> int:
     """The index behind ``^2``, ``^{-1}``, ``²`` or ``**2`` of a unit."""
     if tokens[index].kind == "superscript":
         return index + 1
@@ -128,7 +128,7 @@ def _skip_exponent(tokens: list[Token], index: int) -> int:
     return index
 
 
-def _is_remark(inside: list[Token]) -> bool:
+def _is_remark(inside: list[QuantityToken]) -> bool:
     """Whether tokens in brackets say something about the number, and do not calculate with it."""
     if not inside:
         return False

@@ -20,7 +20,7 @@ from verl_agent_env.envs.sokoban.boards import cells_of
 from verl_agent_env.envs.sokoban.generator import LevelGenerationError, generate_level
 from verl_agent_env.envs.sokoban.level import BOX, BOX_ON_TARGET, FLOOR, PLAYER, TARGET, WALL, Level
 from verl_agent_env.envs.sokoban.rules import advance
-from verl_agent_env.envs.sokoban.solver import SearchLimitError, lower_bound, solve
+from verl_agent_env.envs.sokoban.solver import RoomSearchLimitError, lower_bound, solve
 from verl_agent_env.envs.turn import Outcome
 from verl_agent_env.messages import Tool, ToolCall
 from verl_agent_env.types import Action
@@ -144,7 +144,7 @@ class SokobanEnv(GridEnv):
         """
         try:
             found = solve(self._level.at(self._boxes, self._player))
-        except SearchLimitError:
+        except RoomSearchLimitError:
             return None
         return None if found is None else actions_of_calls(_PUSHES[code - 1].name for code in found.actions)
 

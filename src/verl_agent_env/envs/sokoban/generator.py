@@ -16,7 +16,7 @@ from random import Random
 
 from verl_agent_env.envs.sokoban.boards import cells_of, flood, pull_layers, pull_masks
 from verl_agent_env.envs.sokoban.level import MAX_SIDE, MIN_SIDE, Level, shifts_of
-from verl_agent_env.envs.sokoban.solver import SearchLimitError, lower_bound, solve
+from verl_agent_env.envs.sokoban.solver import RoomSearchLimitError, lower_bound, solve
 
 MAX_BOXES = 20
 MAX_SEARCH_BUDGET = 10_000
@@ -202,7 +202,7 @@ def _make_long(make: Callable[[float], tuple[Level, int]], strength: float, min_
         # The pulls undone are a solution, so the minimum lies between the bound and their number.
         if pulls >= min_pushes > proved >= 0.8 * min_pushes and solves:
             solves -= 1
-            with suppress(SearchLimitError):
+            with suppress(RoomSearchLimitError):
                 solution = solve(level, _LONG_NODES // (level.height * level.width))
                 proved = solution.pushes if solution else proved
         if proved >= min_pushes:

@@ -30,7 +30,7 @@ class Solution:
     """Positions that the search expanded."""
 
 
-class SearchLimitError(RuntimeError):
+class RoomSearchLimitError(RuntimeError):
     """The solver gave up at its node limit: the level may or may not be solvable; raise ``node_limit``."""
 
     def __init__(self, node_limit: int) -> None:
@@ -48,7 +48,7 @@ def solve(level: Level, node_limit: int = DEFAULT_NODE_LIMIT) -> Solution | None
         A solution, or None if it is proved that there is none.
 
     Raises:
-        SearchLimitError: ``node_limit`` positions were expanded and the answer is still open.
+        RoomSearchLimitError: ``node_limit`` positions were expanded and the answer is still open.
     """
     width, floor = level.width, level.floor
     bound = make_bound(level)
@@ -74,7 +74,7 @@ def solve(level: Level, node_limit: int = DEFAULT_NODE_LIMIT) -> Solution | None
         if node[0] == level.targets:
             return Solution(_actions(level, parents, node), pushes, explored)
         if explored >= node_limit:
-            raise SearchLimitError(node_limit)
+            raise RoomSearchLimitError(node_limit)
         explored += 1
         for child, remaining, box, direction in successors(node):
             if child not in parents:
