@@ -58,7 +58,7 @@ class Executor:
         """
         self.record = record
         self._threads = threads
-        self._max_step_s = max_step_s
+        self.max_step_s = max_step_s
         self._suspicions = suspicions
         self._alone = Turns(1, "turns of calls that may have ended a worker")
         self._closing: set[asyncio.Task[None]] = set()
@@ -150,10 +150,22 @@ class Executor:
 
     async def call(self, kind: EnvKind, env: Env, call: Callable[[], T]) -> T:
         """Run any function on ``env``: at once for an inline kind, else in a thread."""
+        return await self.run(kind, call, (lambda _: env.close()) if kind.uses_thread else None)
+
+    async def run(
+        self, kind: EnvKind, call: Callable[[], T], late: Callable[[T | None], None] | None = None
+    ) -> T:
+        """Run any function that runs a kind's code: at once for an inline kind, else in a thread.
+
+        Args:
+            kind: The kind.
+            call: The function.
+            late: Takes what a call that was given up returns in the end, in its thread.
+        """
         if kind.execution == "inline":
             with self.record.inline(current_call.get()):
                 return call()
-        return await self._in_thread(kind, call, (lambda _: env.close()) if kind.uses_thread else None)
+        return await self._in_thread(kind, call, late)
 
     async def restore(self, kind: EnvKind, arguments: Any, snapshot: bytes) -> Env:
         """A new environment that stands where another one stood at its ``snapshot``."""
@@ -234,7 +246,7 @@ class Executor:
             if kind.execution == "async":
                 await self._awaited(env.aclose)  # type: ignore[attr-defined]
             else:
-                await self._threads.of(kind).run(env.close, self._max_step_s)
+                await self._threads.of(kind).run(env.close, self.max_step_s)
         except ENV_FAULTS:
             logger.warning("closing failed", exc_info=True, extra={"env_name": kind.name})
 
@@ -244,7 +256,7 @@ class Executor:
         call = current_call.get()
         async with self._turn_of(call):
             return await self._threads.of(kind).run(
-                self.record.noting(call, run), self._max_step_s, close_late
+                self.record.noting(call, run), self.max_step_s, close_late
             )
 
     @asynccontextmanager
@@ -268,7 +280,7 @@ class Executor:
 
     async def _within_limit(self, awaitable: Awaitable[T]) -> T:
         try:
-            async with asyncio.timeout(self._max_step_s) as limit:
+            async with asyncio.timeout(self.max_step_s) as limit:
                 return await awaitable
         except TimeoutError:
             if limit.expired():

@@ -163,6 +163,15 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
         """
         return 1.0
 
+    @classmethod
+    def task_lists(cls) -> Mapping[str, Sequence[Mapping[str, Any]]]:
+        """Return the environment's own tasks by the name of their split; none if tasks are seeds.
+
+        Each task is as a line of a task file: ``seed``, ``env_kwargs``, ``id``, all of which may be left out. See
+        :mod:`verl_agent_env.envs.tasks`.
+        """
+        return {}
+
     # --- hooks: what an environment's author writes ---------------------------------------------------------
 
     def task_prompt_text(self) -> str:

@@ -6,7 +6,7 @@ import copy
 import functools
 import inspect
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import gymnasium
@@ -75,6 +75,15 @@ class EnvKind:
     def uses_thread(self) -> bool:
         """Whether its environments run in a thread, which may be given up and is then the one to close them."""
         return self.execution in ("compute", "thread")
+
+    @property
+    def has_known_layouts(self) -> bool:
+        """Whether the layout of a seed can be looked at: an episode follows from its seed, and begins without waiting."""
+        return self.deterministic and self.execution != "async"
+
+    def task_lists(self) -> Mapping[str, Sequence[Mapping[str, Any]]]:
+        """Give the tasks that the class lists itself, by split."""
+        return cast("type[ChatEnv]", self.env_class).task_lists() if self.is_chat_env else {}
 
     def cost_ms(self, arguments: Any) -> float:
         """About how many milliseconds one call of an environment with these arguments computes at most."""

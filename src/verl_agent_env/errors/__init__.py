@@ -30,6 +30,8 @@ The server answers them as ``application/problem+json`` (RFC 9457), the client r
     │   ├── UnknownEnvNameError           unknown_env_name           422
     │   ├── InvalidEnvArgumentsError      invalid_env_arguments      422
     │   ├── RenderModeError               render_mode_unsupported    422
+    │   ├── UnknownSplitError             unknown_split              404
+    │   ├── TaskNotFoundError             task_not_found             404
     │   └── IdempotencyKeyReusedError     idempotency_key_reused     422
     ├── EnvironmentStateError
     │   ├── EnvironmentNotFoundError      environment_not_found      404

@@ -273,6 +273,40 @@ class RenderModeError(RequestError, code="render_mode_unsupported", status=422):
         return f"This environment does not render as '{self.mode}'; it renders as: {known}."
 
 
+class UnknownSplitError(RequestError, code="unknown_split", status=404):
+    """The environment's tasks have no such split."""
+
+    title = "The environment has no such split"
+    env_name: str = ""
+    split: str = ""
+    splits: list[str] = field(default_factory=list)
+    """Those that it has."""
+
+    @property
+    def detail(self) -> str:
+        return f"The tasks of '{self.env_name}' have no split '{self.split}'; there are: {', '.join(self.splits)}."
+
+
+class TaskNotFoundError(RequestError, code="task_not_found", status=404):
+    """The split has no task of this index."""
+
+    title = "There is no such task"
+    env_name: str = ""
+    split: str = ""
+    index: int = 0
+    num_tasks: int = 0
+    """How many tasks the split has."""
+
+    @property
+    def detail(self) -> str:
+        reason = (
+            "no seed of its range has a layout for the split; take another index"
+            if self.index < self.num_tasks
+            else f"the split has {self.num_tasks} tasks, numbered from 0"
+        )
+        return f"'{self.env_name}' has no task {self.index} in the split '{self.split}': {reason}."
+
+
 class IdempotencyKeyReusedError(RequestError, code="idempotency_key_reused", status=422):
     """The ``Idempotency-Key`` was used before, with another body or for another call."""
 

@@ -12,7 +12,6 @@ import verl_agent_env.interface as interface
 from verl_agent_env.envs.registry import default_registry
 from verl_agent_env.errors import InvalidEnvArgumentsError, UnknownEnvNameError
 from verl_agent_env.integrations.datasets import Component, CurationPlan, curate
-from verl_agent_env.integrations.datasets.layouts import layout_hash, position_of
 from verl_agent_env.integrations.datasets.plan import apportion
 from verl_agent_env.integrations.errors import CurationError
 
@@ -52,6 +51,21 @@ def test_another_seed_gives_other_rows(tmp_path: Path) -> None:
     first, second = (made(tmp_path / str(seed), LAKE, seed=seed) for seed in (0, 10_000))
     layouts = [{row["extra_info"]["layout"] for row in rows} for rows in (first, second)]
     assert layouts[0] != layouts[1]
+
+
+@pytest.mark.parametrize("component", [SOKOBAN, LAKE, COUNTDOWN], ids=lambda c: c.env_name)
+def test_no_layout_is_in_two_rows_and_the_sides_stay_the_same_for_any_data_set(
+    tmp_path: Path, component: Component
+) -> None:
+    layouts: dict[str, set[str]] = {"train": set(), "test": set()}
+    for seed in (0, 300):
+        curate(CurationPlan((component,), train=200, test=50, seed=seed), tmp_path)
+        for split, seen in layouts.items():
+            rows = rows_in(tmp_path / f"{split}.parquet")
+            found = {row["extra_info"]["layout"] for row in rows}
+            assert len(found) == len(rows) == {"train": 200, "test": 50}[split]
+            seen |= found
+    assert not layouts["train"] & layouts["test"]
 
 
 @pytest.mark.parametrize("component", [SOKOBAN, LAKE, COUNTDOWN], ids=lambda c: c.env_name)

@@ -7,35 +7,14 @@ they are shown. Environments define their layouts themselves: :meth:`ChatEnv.lay
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any, Literal
 
 import gymnasium
-import orjson
 
 from verl_agent_env.envs.base import ChatEnv
-from verl_agent_env.types import Observation
 
 Measure = Literal["auto", "actions"]
 """Measure of difficulty: the environment's own, or the number of actions that its solver needs."""
-
-_HASH_BYTES = 16
-
-
-def layout_hash(env: gymnasium.Env[Any, Any], first_observation: Observation) -> str:
-    """Hash the layout of an episode that has just begun: 32 hex digits."""
-    layout = env.layout() if isinstance(env, ChatEnv) else None
-    if layout is None:
-        state = env.dump_state() if isinstance(env, ChatEnv) else None
-        layout = [type(env).__qualname__, state, first_observation]
-    return hashlib.blake2b(
-        orjson.dumps(layout, option=orjson.OPT_SORT_KEYS), digest_size=_HASH_BYTES
-    ).hexdigest()
-
-
-def position_of(layout: str) -> float:
-    """Map a layout's hash to a number in [0, 1), evenly distributed."""
-    return int(layout[:13], 16) / float(1 << 52)
 
 
 def difficulty(env: gymnasium.Env[Any, Any], measure: Measure) -> float | None:

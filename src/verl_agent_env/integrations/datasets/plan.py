@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from verl_agent_env.envs.layouts import TEST_SHARE
 from verl_agent_env.integrations.datasets.layouts import Measure
 from verl_agent_env.integrations.errors import CurationError
 
@@ -62,7 +63,7 @@ class CurationPlan:
     """Rows to test with."""
     seed: int = 0
     """Where the seeds of the episodes begin."""
-    test_share: float = 0.125
+    test_share: float = TEST_SHARE
     """Share of all layouts that is kept for tests, by their hash: whoever uses the same share keeps the same ones."""
     repeat_layouts: bool = False
     """Whether training rows may have the same layout (with another seed)."""

@@ -8,9 +8,10 @@ import gymnasium
 import orjson
 
 from verl_agent_env.envs.kind import EnvKind
+from verl_agent_env.envs.layouts import layout_hash
 from verl_agent_env.envs.registry import default_registry
 from verl_agent_env.errors import InvalidEnvArgumentsError
-from verl_agent_env.integrations.datasets.layouts import difficulty, layout_arguments, layout_hash
+from verl_agent_env.integrations.datasets.layouts import difficulty, layout_arguments
 from verl_agent_env.integrations.datasets.plan import Component, CurationPlan
 from verl_agent_env.messages import content_text
 from verl_agent_env.messages.content import shows_picture

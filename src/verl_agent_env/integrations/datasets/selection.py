@@ -9,8 +9,8 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 
+from verl_agent_env.envs.layouts import position_of
 from verl_agent_env.envs.registry import default_registry
-from verl_agent_env.integrations.datasets.layouts import position_of
 from verl_agent_env.integrations.datasets.plan import Component, CurationPlan, Split
 from verl_agent_env.integrations.datasets.problems import Examiner, Problem, Refused
 from verl_agent_env.integrations.datasets.workers import Workers

@@ -1,0 +1,248 @@
+"""Finds tasks: reads them in lists, or looks for seeds whose layouts belong to a split."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from verl_agent_env.engine.execution import ENV_FAULTS, Executor, build
+from verl_agent_env.engine.kinds import KindLoader
+from verl_agent_env.engine.threads import CallTimeoutError, ForeignExitError
+from verl_agent_env.envs.kind import EnvKind
+from verl_agent_env.envs.layouts import layout_hash, position_of
+from verl_agent_env.envs.registry import Registry
+from verl_agent_env.envs.tasks import (
+    SAMPLED_SEEDS,
+    Split,
+    Task,
+    TaskList,
+    seed_splits,
+    seed_task,
+    seeds_of,
+    share_for_tests,
+    split_at,
+)
+from verl_agent_env.errors import (
+    EnvironmentFailedError,
+    EnvironmentTimeoutError,
+    InvalidEnvArgumentsError,
+    TaskNotFoundError,
+    UnknownSplitError,
+)
+
+_MAX_SHOWN_SPLIT = 64
+_PAGE_S = 2.0
+"""A page of tasks that have to be looked for ends after so many seconds; it has at least one."""
+_MAX_KNOWN = 65_536
+"""Seeds of tasks, and"""
+_MAX_KNOWN_SHARES = 1024
+"""shares that are remembered."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """Some consecutive tasks of a split."""
+
+    split: Split
+    tasks: list[Task]
+    next_offset: int | None
+    """Where the next page begins; ``None`` after the last task."""
+
+
+class TaskFinder:
+    """Finds the tasks of all kinds; the same ones in every process.
+
+    Layouts are looked at by having a kind's own code begin an episode, where and for as long as its calls may run.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        kinds: KindLoader,
+        executor: Executor,
+        turn: Callable[[], Awaitable[None]],
+        lists: Mapping[str, TaskList],
+    ) -> None:
+        """Know no seeds yet.
+
+        Args:
+            registry: The environments.
+            kinds: Loads them.
+            executor: Runs their code.
+            turn: Waits until others had their turn, between two layouts.
+            lists: Tasks from files, by full names.
+        """
+        self._registry = registry
+        self._kinds = kinds
+        self._executor = executor
+        self._turn = turn
+        self._lists = dict(lists)
+        self._shares: OrderedDict[bytes, float] = OrderedDict()
+        self._seeds: OrderedDict[tuple[bytes, str, int], int] = OrderedDict()
+
+    async def splits(self, env_name: str) -> list[Split]:
+        """List the splits of an environment.
+
+        Raises:
+            UnknownEnvNameError: There is no such environment.
+            EnvironmentFailedError, EnvironmentTimeoutError: Its code failed.
+        """
+        kind = await self._kind(env_name)
+        return await self._splits_of(kind, {})
+
+    async def page(self, env_name: str, split: str, offset: int, limit: int) -> Page:
+        """Give consecutive tasks, as many as asked for, or as were found in two seconds.
+
+        Raises:
+            UnknownEnvNameError, UnknownSplitError: There is no such environment or split.
+            EnvironmentFailedError, EnvironmentTimeoutError: Its code failed.
+        """
+        kind = await self._kind(env_name)
+        found = await self._require_split(kind, split, {})
+        stop = min(found.num_tasks, offset + limit)
+        tasks: list[Task] = []
+        end = time.monotonic() + _PAGE_S
+        position = offset
+        while position < stop and (not tasks or time.monotonic() < end):
+            tasks.append(await self._task_of(kind, found, position, {}))
+            position += 1
+        return Page(found, tasks, position if position < found.num_tasks else None)
+
+    async def find(
+        self, env_name: str, split: str, index: int, env_kwargs: Mapping[str, Any] | None = None
+    ) -> Task:
+        """Find one task, with the keyword arguments to play it with.
+
+        Args:
+            env_name: The environment.
+            split: The split.
+            index: Position in it.
+            env_kwargs: Further arguments. Seeds are divided by the layouts that they give with them; of a listed task, its
+                own arguments count before them.
+
+        Raises:
+            UnknownEnvNameError, UnknownSplitError, TaskNotFoundError: There is none.
+            InvalidEnvArgumentsError: The arguments do not fit the environment.
+            EnvironmentFailedError, EnvironmentTimeoutError: The environment's code failed.
+        """
+        kind = await self._kind(env_name)
+        given = dict(env_kwargs or {})
+        found = await self._require_split(kind, split, given)
+        if not 0 <= index < found.num_tasks:
+            raise TaskNotFoundError(kind.name, found.name, index, found.num_tasks)
+        return await self._task_of(kind, found, index, given)
+
+    async def _kind(self, env_name: str) -> EnvKind:
+        await self._kinds.load((env_name,))
+        try:
+            return self._registry.kind(env_name)
+        except ImportError as broken:
+            raise EnvironmentFailedError("", type(broken).__name__) from None
+
+    def _list_of(self, kind: EnvKind) -> TaskList | None:
+        """Give the tasks that a kind lists one by one; ``None`` if they are seeds."""
+        if kind.name not in self._lists:
+            try:
+                self._lists[kind.name] = TaskList.of(kind.task_lists())
+            except ENV_FAULTS as fault:
+                raise EnvironmentFailedError("", type(fault).__name__) from fault
+        listed = self._lists[kind.name]
+        return listed if len(listed) else None
+
+    async def _splits_of(self, kind: EnvKind, env_kwargs: Mapping[str, Any]) -> list[Split]:
+        listed = self._list_of(kind)
+        return listed.splits() if listed is not None else seed_splits(await self._share(kind, env_kwargs))
+
+    async def _require_split(self, kind: EnvKind, name: str, env_kwargs: Mapping[str, Any]) -> Split:
+        splits = await self._splits_of(kind, env_kwargs)
+        for split in splits:
+            if split.name == name:
+                return split
+        raise UnknownSplitError(kind.name, name[:_MAX_SHOWN_SPLIT], [split.name for split in splits])
+
+    async def _task_of(
+        self, kind: EnvKind, split: Split, index: int, env_kwargs: Mapping[str, Any]
+    ) -> Task:
+        listed = self._list_of(kind)
+        if listed is not None:
+            task = listed.task(split.name, index)
+            return Task(task.split, index, task.seed, {**env_kwargs, **task.env_kwargs}, task.id)
+        seed = await self._seed_of(kind, split, index, env_kwargs)
+        return seed_task(split.name, index, seed, env_kwargs)
+
+    # --- seeds ----------------------------------------------------------------------------------------------
+
+    async def _seed_of(self, kind: EnvKind, split: Split, index: int, env_kwargs: Mapping[str, Any]) -> int:
+        share = await self._share(kind, env_kwargs)
+        seeds = seeds_of(index)
+        if not share:
+            return seeds[0]
+        key = (_key_of(kind, env_kwargs), split.name, index)
+        known = self._seeds.get(key)
+        if known is not None:
+            return known
+        for seed in seeds:
+            position = await self._position(kind, env_kwargs, seed)
+            if position is not None and split_at(position, share) == split.name:
+                _remember(self._seeds, key, seed, _MAX_KNOWN)
+                return seed
+        raise TaskNotFoundError(kind.name, split.name, index, split.num_tasks)
+
+    async def _share(self, kind: EnvKind, env_kwargs: Mapping[str, Any]) -> float:
+        """Tell which share of a kind's layouts is for tests; 0 where they cannot be told apart."""
+        key = _key_of(kind, env_kwargs)
+        known = self._shares.get(key)
+        if known is not None:
+            return known
+        share: float | None = 0.0
+        if kind.has_known_layouts:
+            positions: list[float] = []
+            share = None
+            for seed in range(SAMPLED_SEEDS):
+                position = await self._position(kind, env_kwargs, seed)
+                # A seed for which there is no episode has the place of the one before.
+                positions.append(position if position is not None else (positions or [1.0])[-1])
+                share = share_for_tests(positions)
+                if share is not None:
+                    break
+        _remember(self._shares, key, share or 0.0, _MAX_KNOWN_SHARES)
+        return share or 0.0
+
+    async def _position(self, kind: EnvKind, env_kwargs: Mapping[str, Any], seed: int) -> float | None:
+        """Tell where the layout of a seed falls in [0, 1); ``None`` if there is no episode of this seed."""
+        arguments = kind.validate(env_kwargs)
+        await self._turn()
+        try:
+            return await self._executor.run(kind.fitting(arguments), lambda: _look(kind, arguments, seed))
+        except InvalidEnvArgumentsError:
+            return None
+        except CallTimeoutError:
+            raise EnvironmentTimeoutError("", self._executor.max_step_s) from None
+        except ForeignExitError as fault:
+            raise EnvironmentFailedError("", fault.name) from fault
+        except ENV_FAULTS as fault:
+            raise EnvironmentFailedError("", type(fault).__name__) from fault
+
+
+def _look(kind: EnvKind, arguments: Any, seed: int) -> float:
+    env = build(kind, arguments)
+    try:
+        observation, _ = env.reset(seed=seed)
+        return position_of(layout_hash(env, observation))
+    finally:
+        env.close()
+
+
+def _key_of(kind: EnvKind, env_kwargs: Mapping[str, Any]) -> bytes:
+    return orjson.dumps([kind.name, env_kwargs], option=orjson.OPT_SORT_KEYS)
+
+
+def _remember(known: OrderedDict[Any, Any], key: Any, value: Any, size: int) -> None:
+    known[key] = value
+    if len(known) > size:
+        known.popitem(last=False)

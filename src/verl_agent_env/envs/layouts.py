@@ -1,0 +1,36 @@
+"""Tell apart what there is to solve in episodes, and divide all of it into what is trained on and what is tested with.
+
+Two episodes have the same layout when there is the same to solve in them, whatever their seeds are and however they
+are shown. So a slippery lake has the layout of the solid one, and numbers in another order are the same puzzle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import gymnasium
+import orjson
+
+from verl_agent_env.envs.base import ChatEnv
+from verl_agent_env.types import Observation
+
+TEST_SHARE = 0.125
+"""Share of all layouts that is kept for tests, by their hash, where nobody chose another one."""
+
+_HASH_BYTES = 16
+
+
+def layout_hash(env: gymnasium.Env[Any, Any], first_observation: Observation) -> str:
+    """Hash the layout of an episode that has just begun, into 32 hex digits."""
+    layout = env.layout() if isinstance(env, ChatEnv) else None
+    if layout is None:
+        has_state = isinstance(env, ChatEnv) and type(env).dump_state is not ChatEnv.dump_state
+        layout = [type(env).__qualname__, env.dump_state() if has_state else None, first_observation]
+    encoded = orjson.dumps(layout, option=orjson.OPT_SORT_KEYS)
+    return hashlib.blake2b(encoded, digest_size=_HASH_BYTES).hexdigest()
+
+
+def position_of(layout: str) -> float:
+    """Place a layout in [0, 1); layouts are evenly spread. Those below the test share are for tests."""
+    return int(layout[:13], 16) / float(1 << 52)
