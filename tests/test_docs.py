@@ -49,6 +49,7 @@ COMMANDS = {
 }
 
 ENV_ID = re.compile(r"[0-9a-f]{3}-[0-9a-f]{32}")
+ENV_NAME = re.compile(r"^(/api/environments)/(?:.+)/(\w+)$")
 LEFT_OUT = "…"
 VOLATILE = {"age_s", "idle_s", "owner"}
 """Fields whose values differ from run to run."""
@@ -126,7 +127,8 @@ def test_every_call_has_an_example() -> None:
     for block in blocks_of(HTTP_API):
         if block.language == "http":
             method, target = block.text.split("\n", 1)[0].split()
-            shown.add((method, ENV_ID.sub("{env_id}", target.partition("?")[0])))
+            path = ENV_ID.sub("{env_id}", target.partition("?")[0])
+            shown.add((method, ENV_NAME.sub(r"\1/{env_name}/\2", path)))
     assert paths <= shown
 
 

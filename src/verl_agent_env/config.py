@@ -238,6 +238,9 @@ class ServerSettings:
     """Seconds that an idle connection is kept; longer than aiohttp's 15 s, so that the client is the one to close it."""
     shutdown_grace_s: int = 15
     """Seconds that running requests get when the server stops."""
+    tasks: tuple[str, ...] = ()
+    """Task lists of environments, ``NAME=FILE`` each: JSON lines or parquet, as ``verl-agent-env curate`` writes it. They
+    take the place of the splits of seeds."""
     mcp_config: str = ""
     """File with the MCP servers that environments may use (``mcpServers``)."""
     mcp_allow_commands: bool = False

@@ -43,6 +43,9 @@ Durability = Literal["journal", "snapshot", "relaxed", "none"]
 MAX_SEED = (1 << 63) - 1
 """Largest seed of an episode."""
 
+MAX_SPLIT_NAME_LENGTH = 64
+"""Characters in the name of a split of tasks."""
+
 NUM_SLOTS = 4096
 """Number of slots, the parts of the hash space of environment ids. Three hex digits name one."""
 

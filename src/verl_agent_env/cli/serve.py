@@ -49,6 +49,11 @@ def serve(**given: Any) -> None:
             from verl_agent_env.server.http.tokens import read_token_file
 
             read_token_file(settings.auth_file)
+        if settings.tasks:
+            from verl_agent_env.envs.registry import default_registry
+            from verl_agent_env.envs.task_files import read_task_files
+
+            read_task_files(default_registry(), settings.tasks)
         if settings.tls.tls_cert:
             from verl_agent_env.server.http.tls import peer_context, server_context
 

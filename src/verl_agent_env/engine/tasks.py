@@ -165,9 +165,7 @@ class TaskFinder:
                 return split
         raise UnknownSplitError(kind.name, name[:_MAX_SHOWN_SPLIT], [split.name for split in splits])
 
-    async def _task_of(
-        self, kind: EnvKind, split: Split, index: int, env_kwargs: Mapping[str, Any]
-    ) -> Task:
+    async def _task_of(self, kind: EnvKind, split: Split, index: int, env_kwargs: Mapping[str, Any]) -> Task:
         listed = self._list_of(kind)
         if listed is not None:
             task = listed.task(split.name, index)
@@ -215,12 +213,12 @@ class TaskFinder:
 
     async def _position(self, kind: EnvKind, env_kwargs: Mapping[str, Any], seed: int) -> float | None:
         """Tell where the layout of a seed falls in [0, 1); ``None`` if there is no episode of this seed."""
-        arguments = kind.validate(env_kwargs)
         await self._turn()
         try:
+            arguments = kind.validate(env_kwargs)
             return await self._executor.run(kind.fitting(arguments), lambda: _look(kind, arguments, seed))
         except InvalidEnvArgumentsError:
-            return None
+            raise
         except CallTimeoutError:
             raise EnvironmentTimeoutError("", self._executor.max_step_s) from None
         except ForeignExitError as fault:
@@ -229,10 +227,13 @@ class TaskFinder:
             raise EnvironmentFailedError("", type(fault).__name__) from fault
 
 
-def _look(kind: EnvKind, arguments: Any, seed: int) -> float:
+def _look(kind: EnvKind, arguments: Any, seed: int) -> float | None:
     env = build(kind, arguments)
     try:
         observation, _ = env.reset(seed=seed)
+    except InvalidEnvArgumentsError:
+        return None
+    else:
         return position_of(layout_hash(env, observation))
     finally:
         env.close()

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import orjson
 
 from verl_agent_env.envs.layouts import TEST_SHARE
+from verl_agent_env.types import MAX_SPLIT_NAME_LENGTH
 
 SplitType = Literal["train", "validation", "test"]
 
@@ -26,7 +27,6 @@ MAX_SEED_TASKS = 2**53 // SEEDS_PER_TASK
 """Tasks of a split of seeds: all their seeds are exact in JavaScript, too."""
 SAMPLED_SEEDS = 64
 """Seeds that are looked at to see whether a kind has layouts for both splits."""
-MAX_SPLIT_NAME_LENGTH = 64
 
 _TYPES: Mapping[str, SplitType] = {"train": "train", "validation": "validation", "test": "test"}
 _ROW_FIELDS = ("id", "split", "seed", "env_kwargs", "env_name")

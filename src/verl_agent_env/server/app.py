@@ -24,14 +24,17 @@ from verl_agent_env import __version__, background
 from verl_agent_env.config import ServerSettings
 from verl_agent_env.engine import Host
 from verl_agent_env.engine.reaper import reap_forever
+from verl_agent_env.engine.tasks import TaskFinder
 from verl_agent_env.engine.under_way import CallRecord
 from verl_agent_env.envs.registry import Registry, default_registry
+from verl_agent_env.envs.task_files import read_task_files
 from verl_agent_env.errors import InternalError, MethodNotAllowedError, RouteNotFoundError, VerlAgentEnvError
 from verl_agent_env.server.api.batches import BatchHandlers
 from verl_agent_env.server.api.environments import EnvironmentHandlers
 from verl_agent_env.server.api.mcp import MAX_MCP_BYTES, MCP_PATH, McpRoute
-from verl_agent_env.server.api.routes import batch_routes, environment_routes, server_routes
+from verl_agent_env.server.api.routes import batch_routes, environment_routes, server_routes, task_routes
 from verl_agent_env.server.api.server import ServerHandlers
+from verl_agent_env.server.api.tasks import TaskHandlers
 from verl_agent_env.server.cluster.worker import ClusterWorker, Place
 from verl_agent_env.server.http.admission import Admission
 from verl_agent_env.server.http.auth import TokenGuard, peer_secret_of
@@ -101,8 +104,15 @@ class EnvServer(FastAPI):
         )
         idempotent = IdempotentRequests(self.worker.idempotency_records, answers, self.env_host.slices.turn)
         self.server_handlers = ServerHandlers(self.env_host, self.metrics, self.worker)
+        tasks = TaskFinder(
+            registry,
+            self.env_host.kinds,
+            self.env_host.executor,
+            self.env_host.slices.turn,
+            read_task_files(registry, settings.tasks),
+        )
         self._routes = [
-            *environment_routes(EnvironmentHandlers(self.env_host, create, idempotent)),
+            *environment_routes(EnvironmentHandlers(self.env_host, create, idempotent, tasks)),
             *batch_routes(
                 BatchHandlers(
                     batches,
@@ -115,6 +125,7 @@ class EnvServer(FastAPI):
                     self.env_host.slices.turn,
                 )
             ),
+            *task_routes(TaskHandlers(registry, tasks)),
             *server_routes(self.server_handlers),
         ]
         routes = [*map(self._pinned, self._routes), *internal_routes]

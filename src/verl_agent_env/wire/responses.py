@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -135,6 +135,56 @@ class BatchCloseResponse(ResponseBody):
     """How many of them are closed now."""
     errors: list[ItemProblem]
     """What failed."""
+
+
+class SplitShown(ResponseBody):
+    """One of the divisions of an environment's tasks."""
+
+    name: str
+    """``train``, ``test``, or a name of its own."""
+    type: Literal["train", "validation", "test"]
+    """What it is for."""
+    num_tasks: int
+    """How many tasks it has."""
+    infinite: bool
+    """Whether its tasks are seeds without end; ``num_tasks`` then bounds their index."""
+
+
+class SplitsResponse(ResponseBody):
+    """The splits of an environment."""
+
+    env_name: str
+    """Its registered name."""
+    splits: list[SplitShown]
+    """Train and test never have a layout in common, as far as their tasks are seeds."""
+
+
+class TaskShown(ResponseBody):
+    """An episode to play: ``initialize`` takes its ``split`` and ``index`` as ``task``."""
+
+    split: str
+    """The split."""
+    index: int
+    """Position in it."""
+    id: str
+    """The task's own name in its list."""
+    seed: int
+    """Seed of the episode."""
+    env_kwargs: dict[str, Any]
+    """Keyword arguments of the environment."""
+
+
+class TasksResponse(ResponseBody):
+    """Consecutive tasks of a split."""
+
+    env_name: str
+    """The environment's registered name."""
+    split: SplitShown
+    """The split."""
+    tasks: list[TaskShown]
+    """The tasks; fewer than asked for where finding more would take long."""
+    next_offset: int | None
+    """Where to go on; ``null`` after the last task."""
 
 
 class EnvironmentState(ResponseBody):

@@ -7,6 +7,8 @@ from typing import Annotated, Any, TypeAlias, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.config import JsonDict
 
+from verl_agent_env.types import MAX_SPLIT_NAME_LENGTH
+
 T = TypeVar("T")
 
 MAX_SEED = (1 << 63) - 1
@@ -51,12 +53,24 @@ class RequestBody(BaseModel):
     )
 
 
+class TaskRequest(RequestBody):
+    """Name a task of an environment; ``GET /api/environments/{env_name}/tasks`` lists them."""
+
+    split: Annotated[str, Field(min_length=1, max_length=MAX_SPLIT_NAME_LENGTH)]
+    """``train``, ``test``, or another split of the environment."""
+    index: Annotated[int, Field(ge=0, le=MAX_SEED)]
+    """Position in the split."""
+
+
 class InitializeRequest(RequestBody):
     """Make one environment and begin its first episode."""
 
     model_config = ConfigDict(
         json_schema_extra={
-            "examples": [{"env_name": "verl_env/frozen_lake-v1", "seed": 1, "env_kwargs": {"size": 4}}]
+            "examples": [
+                {"env_name": "verl_env/frozen_lake-v1", "seed": 1, "env_kwargs": {"size": 4}},
+                {"env_name": "sokoban", "task": {"split": "train", "index": 7}},
+            ]
         }
     )
 
@@ -70,6 +84,14 @@ class InitializeRequest(RequestBody):
     """Names the training job, whose environments can be closed together."""
     ttl_s: TtlS | None = None
     """Seconds without a call after which the environment is closed; the server's default when not given."""
+    task: TaskRequest | None = None
+    """The task to begin with, which names the seed and, in task lists, further arguments; given instead of a seed."""
+
+    @model_validator(mode="after")
+    def _check_task(self) -> InitializeRequest:
+        if self.task is not None and self.seed is not None:
+            raise ValueError("give either a seed or a task, which has its own")
+        return self
 
 
 class ResetRequest(RequestBody):

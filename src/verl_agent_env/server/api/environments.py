@@ -9,6 +9,7 @@ from urllib.parse import parse_qs
 import orjson
 
 from verl_agent_env.engine import CreateRequest, Host, inspection
+from verl_agent_env.engine.tasks import TaskFinder
 from verl_agent_env.errors import RenderModeError
 from verl_agent_env.messages import action_schema
 from verl_agent_env.server.api.create_requests import fault_of
@@ -30,8 +31,9 @@ _CLOSED = b'{"message":"Environment closed."}'
 class EnvironmentHandlers:
     """What a client asks of one environment."""
 
-    def __init__(self, host: Host, create: Create, idempotent: IdempotentRequests) -> None:
+    def __init__(self, host: Host, create: Create, idempotent: IdempotentRequests, tasks: TaskFinder) -> None:
         self._host = host
+        self._tasks = tasks
         self._create = create
         self._idempotent = idempotent
 
@@ -40,15 +42,19 @@ class EnvironmentHandlers:
 
         async def read() -> CreateRequest:
             wanted = decode(request.body, InitializeRequest)
+            seed, env_kwargs, task = wanted.seed, wanted.env_kwargs, wanted.task
+            if task is not None:
+                found = await self._tasks.find(wanted.env_name, task.split, task.index, env_kwargs)
+                seed, env_kwargs = found.seed, dict(found.env_kwargs)
             if KEY_HEADER in request.headers:
                 await self._host.kinds.load((wanted.env_name,))
-                fault = fault_of(self._host.registry, wanted.env_name, wanted.env_kwargs)
+                fault = fault_of(self._host.registry, wanted.env_name, env_kwargs)
                 if fault is not None:
                     raise fault
             return CreateRequest(
                 wanted.env_name,
-                wanted.seed,
-                wanted.env_kwargs,
+                seed,
+                env_kwargs,
                 wanted.run_id,
                 wanted.ttl_s,
                 tag=request.principal.tag,

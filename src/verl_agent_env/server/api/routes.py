@@ -9,6 +9,7 @@ from verl_agent_env import errors as e
 from verl_agent_env.server.api.batches import BatchHandlers
 from verl_agent_env.server.api.environments import EnvironmentHandlers
 from verl_agent_env.server.api.server import ServerHandlers
+from verl_agent_env.server.api.tasks import MAX_TASKS, TaskHandlers
 from verl_agent_env.server.http.types import Route
 from verl_agent_env.wire import responses as a
 from verl_agent_env.wire import schemas as r
@@ -28,8 +29,40 @@ _RENDER_MODE: dict[str, Any] = {
     "schema": {"type": "string", "enum": ["ansi", "svg", "png"], "default": "ansi"},
 }
 
+_ENV_NAME: dict[str, Any] = {
+    "name": "env_name",
+    "in": "path",
+    "required": True,
+    "description": "Registered name, or a short one such as sokoban.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 128},
+}
+_TASK_PAGE: tuple[dict[str, Any], ...] = (
+    {
+        "name": "split",
+        "in": "query",
+        "required": False,
+        "description": "Of which split.",
+        "schema": {"type": "string", "default": "train"},
+    },
+    {
+        "name": "offset",
+        "in": "query",
+        "required": False,
+        "description": "Index of the first task.",
+        "schema": {"type": "integer", "minimum": 0, "default": 0},
+    },
+    {
+        "name": "limit",
+        "in": "query",
+        "required": False,
+        "description": "How many at most.",
+        "schema": {"type": "integer", "minimum": 1, "maximum": MAX_TASKS, "default": 20},
+    },
+)
+
 _BODY = (e.MalformedBodyError, e.BodyTimeoutError, e.BodyTooLargeError, e.InvalidRequestError)
 _BATCH = (*_BODY, e.BatchTooLargeError)
+_TASK = (e.UnknownSplitError, e.TaskNotFoundError)
 _LIVE = (
     e.EnvironmentNotFoundError,
     e.EnvironmentClosedError,
@@ -64,7 +97,7 @@ def environment_routes(calls: EnvironmentHandlers) -> list[Route]:
     return [
         Route(
             "POST", "/api/environment/initialize", calls.initialize, "Make an environment and begin its first episode",
-            r.InitializeRequest, a.InitializeResponse, (_IDEMPOTENCY_KEY,), (*_BODY, *_MAKE),
+            r.InitializeRequest, a.InitializeResponse, (_IDEMPOTENCY_KEY,), (*_BODY, *_MAKE, *_TASK),
             owned_by="key",
         ),
         _of_one(
@@ -121,6 +154,17 @@ def batch_routes(calls: BatchHandlers) -> list[Route]:
             "POST", "/api/batch/close", calls.close, "Close many environments, by id or all of a run",
             r.BatchCloseRequest, a.BatchCloseResponse, (), _BATCH, tags=("batch",),
         ),
+    ]  # fmt: skip
+
+
+def task_routes(calls: TaskHandlers) -> list[Route]:
+    """The calls on the tasks of an environment."""
+    return [
+        Route("GET", "/api/environments/{env_name}/splits", calls.splits, "Splits of an environment's tasks",
+              None, a.SplitsResponse, (_ENV_NAME,), (e.UnknownEnvNameError, *_RUN), tags=("server",), auth_scope="read"),
+        Route("GET", "/api/environments/{env_name}/tasks", calls.tasks, "Tasks of a split",
+              None, a.TasksResponse, (_ENV_NAME, *_TASK_PAGE),
+              (e.UnknownEnvNameError, e.InvalidRequestError, e.UnknownSplitError, *_RUN), tags=("server",), auth_scope="read"),
     ]  # fmt: skip
 
 

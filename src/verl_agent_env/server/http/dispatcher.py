@@ -48,6 +48,7 @@ DISPATCHER_STATE = "verl_agent_env.dispatcher"
 """Under this name the application's lifespan hands its dispatcher to the server's protocol."""
 
 _ENVIRONMENT_PREFIX = "/api/environment/"
+_CATALOGUE_PREFIX = "/api/environments/"
 _MAX_ENV_ID_LENGTH = 128
 _MAX_SHOWN_PATH = 256
 _MAX_QUICK_DIGITS = 5
@@ -94,14 +95,17 @@ class Dispatcher:
         self._admission = admission
         self._metrics = metrics
         self._log_all = log_all
-        # Two tables: calls on one environment by what follows its id, and all others by their whole path.
+        # Three tables: calls on one environment by what follows its id, on one of the catalogue by what follows its name,
+        # and all others by their whole path.
         self._by_verb: dict[str, dict[str, Route]] = {}
+        self._by_name_verb: dict[str, dict[str, Route]] = {}
         self._by_path: dict[str, dict[str, Route]] = {}
         for route in routes:
-            prefix, _, verb = route.path.partition("{env_id}")
-            table, key = (
-                (self._by_verb, verb) if prefix == _ENVIRONMENT_PREFIX else (self._by_path, route.path)
-            )
+            table, key = self._by_path, route.path
+            if route.path.startswith(_ENVIRONMENT_PREFIX + "{env_id}"):
+                table, key = self._by_verb, route.path.partition("{env_id}")[2]
+            elif route.path.startswith(_CATALOGUE_PREFIX):
+                table, key = self._by_name_verb, route.path.partition("{env_name}")[2]
             table.setdefault(key, {})[route.method] = route
         self._request_prefix = secrets.token_hex(4).encode()
         self._request_numbers = itertools.count(1)
@@ -116,6 +120,9 @@ class Dispatcher:
             if routes is not None and 0 < len(env_id) <= _MAX_ENV_ID_LENGTH and env_id != "initialize":
                 return routes, env_id
         routes = self._by_path.get(path)
+        if routes is None and path.startswith(_CATALOGUE_PREFIX):
+            # Names have a slash of their own.
+            routes = self._by_name_verb.get(path[path.rfind("/") :])
         return None if routes is None else (routes, "")
 
     def find_now(self, method: str, path: str, headers: Mapping[bytes, bytes]) -> tuple[Route, str] | None:
@@ -173,7 +180,7 @@ class Dispatcher:
             note_source(peer, headers)
             declared = headers.get(b"content-length", b"")
             body = read_body(receive, declared, self._limits, share.receive)
-            request = Request(env_id, await body, scope["query_string"], headers, principal, share)
+            request = Request(env_id, await body, scope["query_string"], headers, principal, share, path)
             reply = await self._handle(route, request, share)
         except ClientGoneError:
             return

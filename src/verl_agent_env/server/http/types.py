@@ -32,6 +32,8 @@ class Request:
     """Whose the request is."""
     memory: AnswerMemory = UNCOUNTED
     """Counts the bytes of the response."""
+    path: str = ""
+    """As it was asked for, where it names an environment of the catalogue."""
 
 
 @dataclass(slots=True)

@@ -1,0 +1,72 @@
+"""Handlers of the calls on an environment's tasks."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import parse_qs
+
+from verl_agent_env.engine.tasks import TaskFinder
+from verl_agent_env.envs.registry import Registry
+from verl_agent_env.envs.tasks import Split
+from verl_agent_env.errors import InvalidRequestError
+from verl_agent_env.server.http.types import Request
+from verl_agent_env.wire.codec import encode
+
+MAX_TASKS = 1000
+"""Of a page."""
+_DEFAULT_TASKS = 20
+_MAX_DIGITS = 19
+_PREFIX = "/api/environments/"
+
+
+class TaskHandlers:
+    """Answers what episodes an environment offers."""
+
+    def __init__(self, registry: Registry, finder: TaskFinder) -> None:
+        self._registry = registry
+        self._finder = finder
+
+    async def splits(self, request: Request) -> bytes:
+        """List the splits of an environment."""
+        env_name = self._registry.resolve(_name_in(request))
+        splits = await self._finder.splits(env_name)
+        return encode({"env_name": env_name, "splits": [shown_split(split) for split in splits]})
+
+    async def tasks(self, request: Request) -> bytes:
+        """List consecutive tasks of a split."""
+        env_name = self._registry.resolve(_name_in(request))
+        query = parse_qs(request.query.decode("latin-1"), keep_blank_values=True)
+        split = query.get("split", ["train"])[-1]
+        offset = _number(query, "offset", 0, 0, 10**_MAX_DIGITS)
+        limit = _number(query, "limit", _DEFAULT_TASKS, 1, MAX_TASKS)
+        page = await self._finder.page(env_name, split, offset, limit)
+        return encode(
+            {
+                "env_name": env_name,
+                "split": shown_split(page.split),
+                "tasks": [dataclasses.asdict(task) for task in page.tasks],
+                "next_offset": page.next_offset,
+            }
+        )
+
+
+def shown_split(split: Split) -> dict[str, Any]:
+    """Show a split in JSON."""
+    return {**dataclasses.asdict(split), "type": split.type}
+
+
+def _name_in(request: Request) -> str:
+    return request.path.removeprefix(_PREFIX).rpartition("/")[0]
+
+
+def _number(query: Mapping[str, list[str]], name: str, default: int, lowest: int, highest: int) -> int:
+    text = query.get(name, [str(default)])[-1]
+    if not (text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS and int(text) >= lowest):
+        raise InvalidRequestError(
+            [{"loc": ["query", name], "msg": f"must be a whole number of at least {lowest}"}]
+        )
+    if int(text) > highest:
+        raise InvalidRequestError([{"loc": ["query", name], "msg": f"must be {highest} at most"}])
+    return int(text)
