@@ -46,10 +46,9 @@ async def _serve(settings: ServerSettings) -> None:
     from mcp.server.stdio import stdio_server
 
     from verl_agent_env.server import create_app
-    from verl_agent_env.server.api.mcp import api_of
     from verl_agent_env.server.api.mcp_tools import make_mcp_server
 
     app = create_app(settings)
-    server = make_mcp_server(api_of(app.dispatcher))
+    server = make_mcp_server(app.operations.call)
     async with app.router.lifespan_context(app), stdio_server() as (reading, writing):
         await server.run(reading, writing, server.create_initialization_options())

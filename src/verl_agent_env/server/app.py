@@ -32,6 +32,7 @@ from verl_agent_env.errors import InternalError, MethodNotAllowedError, RouteNot
 from verl_agent_env.server.api.batches import BatchHandlers
 from verl_agent_env.server.api.environments import EnvironmentHandlers
 from verl_agent_env.server.api.mcp import MAX_MCP_BYTES, MCP_PATH, McpRoute
+from verl_agent_env.server.api.operations import Operations
 from verl_agent_env.server.api.routes import batch_routes, environment_routes, server_routes, task_routes
 from verl_agent_env.server.api.server import ServerHandlers
 from verl_agent_env.server.api.tasks import TaskHandlers
@@ -45,11 +46,15 @@ from verl_agent_env.server.http.idempotency import IdempotentRequests, KeptAnswe
 from verl_agent_env.server.http.metrics import Metrics
 from verl_agent_env.server.http.openapi import document
 from verl_agent_env.server.http.proxies import TrustedProxies
+from verl_agent_env.server.http.route_table import RouteTable
 from verl_agent_env.server.http.tls import peer_context
 from verl_agent_env.server.http.types import PROBLEM_JSON, Request, Route
 from verl_agent_env.server.http.web_pages import WebPages
 from verl_agent_env.server.process.allocator import MemoryReturn, keep_little
 from verl_agent_env.server.process.loop_watch import LoopWatch
+from verl_agent_env.server.wires.openenv.door import SocketDoor
+from verl_agent_env.server.wires.openenv.handlers import OpenEnvHandlers
+from verl_agent_env.server.wires.openenv.socket import SocketServer
 from verl_agent_env.types import slot_of
 from verl_agent_env.wire.suspicions import Suspicions
 
@@ -128,7 +133,10 @@ class EnvServer(FastAPI):
             *task_routes(TaskHandlers(registry, tasks)),
             *server_routes(self.server_handlers),
         ]
-        routes = [*map(self._pinned, self._routes), *internal_routes]
+        pinned = [*map(self._pinned, self._routes)]
+        self.operations = Operations(RouteTable(pinned))
+        openenv = OpenEnvHandlers(registry, self.env_host.kinds, self.operations)
+        routes = [*pinned, *internal_routes, *openenv.routes()]
         self._admission = Admission.by_settings(
             settings, proxies, peer_secret=peer_secret_of(place.supervisor)
         )
@@ -143,7 +151,8 @@ class EnvServer(FastAPI):
             log_all=settings.access_log,
             on_idle=self.memory_return.soon,
         )
-        self.mcp_route = McpRoute(self.dispatcher, min(limits.max_body_bytes, MAX_MCP_BYTES))
+        self._socket_door = SocketDoor(registry, self.dispatcher, SocketServer(self.operations, self.metrics))
+        self.mcp_route = McpRoute(self.operations, min(limits.max_body_bytes, MAX_MCP_BYTES))
         WebPages().add_to(self)
         self.add_exception_handler(HTTPException, _page_problem)
         self.add_exception_handler(Exception, _page_problem)
@@ -165,7 +174,7 @@ class EnvServer(FastAPI):
             else:
                 await self.dispatcher.serve_page(super().__call__, scope, receive, send)
         elif scope["type"] == "websocket":
-            await self.dispatcher.refuse_websocket(scope, receive, send)
+            await self._socket_door(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
 

@@ -37,6 +37,7 @@ from verl_agent_env.server.app import EnvServer
 from verl_agent_env.server.examiner import WorkerExaminer, end_of
 from verl_agent_env.server.http.fast_path import FastPathProtocol
 from verl_agent_env.server.http.tls import server_context
+from verl_agent_env.server.http.websocket import WebSocketProtocol
 from verl_agent_env.wire.suspicions import Suspicion
 
 logger = logging.getLogger(__name__)
@@ -44,7 +45,10 @@ logger = logging.getLogger(__name__)
 UVICORN_OPTIONS: dict[str, Any] = {
     "loop": "uvloop",
     "http": FastPathProtocol,
-    "ws": "none",
+    "ws": WebSocketProtocol,
+    # A session would take 45 KB more for it, and a step twice as long.
+    "ws_per_message_deflate": False,
+    "ws_max_size": 4 * 1024 * 1024,
     "log_config": None,
     "access_log": False,
     "server_header": False,

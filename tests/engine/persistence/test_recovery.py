@@ -15,6 +15,7 @@ from tests.waiting import HANG_S
 from verl_agent_env.config import HostLimits
 from verl_agent_env.engine import CreateRequest, Host, inspection
 from verl_agent_env.engine.batches import Batches
+from verl_agent_env.engine.tasks import TaskFinder
 from verl_agent_env.envs.base import Durability
 from verl_agent_env.envs.frozen_lake import FrozenLakeEnv
 from verl_agent_env.envs.registry import BUILT_IN, Registry
@@ -452,9 +453,9 @@ async def test_slots_are_warmed_up_at_once(cluster: Cluster) -> None:
     [
         lambda host, env_id: inspection.trajectory(host, env_id),
         lambda host, env_id: inspection.render(host, env_id, "ansi"),
-        lambda host, env_id: EnvironmentHandlers(host, host.create, cast(IdempotentRequests, None)).state(
-            Request(env_id, b"", b"", {})
-        ),
+        lambda host, env_id: EnvironmentHandlers(
+            host, host.create, cast(IdempotentRequests, None), cast(TaskFinder, None)
+        ).state(Request(env_id, b"", b"", {})),
         lambda host, env_id: host.close(env_id),
         lambda host, env_id: host.reset(env_id),
     ],

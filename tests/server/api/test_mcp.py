@@ -164,7 +164,7 @@ async def test_start_that_fails_is_told_and_the_next_request_starts_again() -> N
             raise failures.pop()
         return lambda *_: Manager()
 
-    route = McpRoute(app.dispatcher, 1000, load)
+    route = McpRoute(app.operations, 1000, load)
     for expected in (ImportError, OSError):
         with pytest.raises(expected):
             await asyncio.wait_for(route({}, _nothing, _nothing), 60)

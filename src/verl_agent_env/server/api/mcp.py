@@ -15,15 +15,9 @@ from typing import Any
 import orjson
 from starlette.types import Receive, Scope, Send
 
-from verl_agent_env.errors import (
-    InsufficientScopeError,
-    InvalidRequestError,
-    RouteNotFoundError,
-    VerlAgentEnvError,
-)
-from verl_agent_env.server.http.auth import current_principal
-from verl_agent_env.server.http.dispatcher import Dispatcher, require_seen
-from verl_agent_env.server.http.types import PROBLEM_JSON, Request, Response
+from verl_agent_env.errors import InvalidRequestError, VerlAgentEnvError
+from verl_agent_env.server.api.operations import Operations
+from verl_agent_env.server.http.types import PROBLEM_JSON
 
 logger = logging.getLogger(__name__)
 
@@ -39,16 +33,16 @@ class McpRoute:
     """An ASGI application; open from the first request until :meth:`aclose`."""
 
     def __init__(
-        self, dispatcher: Dispatcher, max_body_bytes: int, load: Callable[[], ManagerMaker] | None = None
+        self, operations: Operations, max_body_bytes: int, load: Callable[[], ManagerMaker] | None = None
     ) -> None:
         """An application that has loaded nothing yet.
 
         Args:
-            dispatcher: The API that its tools call.
+            operations: What its tools call.
             max_body_bytes: Of a request.
             load: Loads the SDK, in a thread.
         """
-        self._dispatcher = dispatcher
+        self._operations = operations
         self._load = load or _manager_maker
         self._max_body_bytes = max_body_bytes
         self._manager: Any = None
@@ -80,7 +74,7 @@ class McpRoute:
         try:
             # Half a second of imports: not on the event loop.
             make_manager = await asyncio.to_thread(self._load)
-            self._manager = make_manager(api_of(self._dispatcher), self._max_body_bytes)
+            self._manager = make_manager(self._operations.call, self._max_body_bytes)
             async with self._manager.run():
                 started.set_result(None)
                 await self._leaving.wait()
@@ -92,29 +86,6 @@ class McpRoute:
                 started.exception()
         finally:
             self._starting = None
-
-
-def api_of(dispatcher: Dispatcher) -> Any:
-    """The HTTP API as a function, without HTTP: see :data:`~verl_agent_env.server.api.mcp_tools.ApiCall`."""
-
-    async def call(method: str, target: str, body: dict[str, Any] | None) -> Any:
-        path, _, query = target.partition("?")
-        found = dispatcher.match(path)
-        route = found[0].get(method) if found is not None else None
-        if found is None or route is None:
-            raise RouteNotFoundError(path)
-        principal = current_principal.get()
-        if route.auth_scope not in principal.scopes:
-            raise InsufficientScopeError(route.auth_scope)
-        require_seen(principal, found[1])
-        encoded = b"" if body is None else orjson.dumps(body)
-        reply = await route.handler(Request(found[1], encoded, query.encode(), {}, principal))
-        if not isinstance(reply, Response):
-            return orjson.loads(bytes(reply))
-        is_json, answer = reply.media_type.startswith(b"application/json"), bytes(reply.body)
-        return orjson.loads(answer) if is_json else answer.decode()
-
-    return call
 
 
 def _manager_maker() -> ManagerMaker:

@@ -38,6 +38,7 @@ from verl_agent_env.server.http.logs import current_request_id
 from verl_agent_env.server.http.metrics import Metrics
 from verl_agent_env.server.http.peer import Peer
 from verl_agent_env.server.http.request_memory import UNCOUNTED_BYTES, RequestMemory, Share
+from verl_agent_env.server.http.route_table import RouteTable
 from verl_agent_env.server.http.tokens import Principal
 from verl_agent_env.server.http.types import PROBLEM_JSON, Headers, Request, Response, Route
 from verl_agent_env.wire.pieces import Body, Pieces
@@ -47,9 +48,6 @@ logger = logging.getLogger("verl_agent_env.server")
 DISPATCHER_STATE = "verl_agent_env.dispatcher"
 """Under this name the application's lifespan hands its dispatcher to the server's protocol."""
 
-_ENVIRONMENT_PREFIX = "/api/environment/"
-_CATALOGUE_PREFIX = "/api/environments/"
-_MAX_ENV_ID_LENGTH = 128
 _MAX_SHOWN_PATH = 256
 _MAX_QUICK_DIGITS = 5
 # Visible ASCII only: it goes into a header and into the logs.
@@ -87,6 +85,8 @@ class Dispatcher:
             on_idle: Called when large requests were under way and none is any more.
         """
         self.routes = routes
+        self.match = RouteTable(routes).match
+        """Gives the routes of a path by method, and the environment's id in it."""
         self.connections = connections
         """Of this worker, as its protocol counts them."""
         self.body_timeout_s = limits.body_timeout_s
@@ -95,35 +95,8 @@ class Dispatcher:
         self._admission = admission
         self._metrics = metrics
         self._log_all = log_all
-        # Three tables: calls on one environment by what follows its id, on one of the catalogue by what follows its name,
-        # and all others by their whole path.
-        self._by_verb: dict[str, dict[str, Route]] = {}
-        self._by_name_verb: dict[str, dict[str, Route]] = {}
-        self._by_path: dict[str, dict[str, Route]] = {}
-        for route in routes:
-            table, key = self._by_path, route.path
-            if route.path.startswith(_ENVIRONMENT_PREFIX + "{env_id}"):
-                table, key = self._by_verb, route.path.partition("{env_id}")[2]
-            elif route.path.startswith(_CATALOGUE_PREFIX):
-                table, key = self._by_name_verb, route.path.partition("{env_name}")[2]
-            table.setdefault(key, {})[route.method] = route
         self._request_prefix = secrets.token_hex(4).encode()
         self._request_numbers = itertools.count(1)
-
-    def match(self, path: str) -> tuple[dict[str, Route], str] | None:
-        """The routes of a path by method, and the environment's id in it."""
-        if path.startswith(_ENVIRONMENT_PREFIX):
-            rest = path[len(_ENVIRONMENT_PREFIX) :]
-            cut = rest.find("/")
-            env_id, verb = (rest, "") if cut < 0 else (rest[:cut], rest[cut:])
-            routes = self._by_verb.get(verb)
-            if routes is not None and 0 < len(env_id) <= _MAX_ENV_ID_LENGTH and env_id != "initialize":
-                return routes, env_id
-        routes = self._by_path.get(path)
-        if routes is None and path.startswith(_CATALOGUE_PREFIX):
-            # Names have a slash of their own.
-            routes = self._by_name_verb.get(path[path.rfind("/") :])
-        return None if routes is None else (routes, "")
 
     def find_now(self, method: str, path: str, headers: Mapping[bytes, bytes]) -> tuple[Route, str] | None:
         """The route of a request that may be answered at once, and the environment's id; ``None`` for all others.
@@ -308,23 +281,32 @@ class Dispatcher:
 
         await page(scope, receive, send_granted if granted else send)
 
-    def admit_websocket(self, scope: Scope) -> None:
-        """Raise unless the handshake of a WebSocket is admitted, as a call that needs a token is.
+    def admit_websocket(self, scope: Scope, auth_scope: str = "read") -> Principal:
+        """Whose the handshake of a WebSocket is, if it is admitted, as a call that needs a token is.
 
         Browsers let any page open a WebSocket to anywhere: its ``Origin`` is all that tells pages apart.
+
+        Args:
+            scope: Of the handshake, for ASGI.
+            auth_scope: What its token must allow.
 
         Raises:
             VerlAgentEnvError: As :meth:`~verl_agent_env.server.http.admission.Admission.admit`.
         """
         headers = dict(scope["headers"])
         require_well_formed(scope["headers"], headers, scope.get("http_version", ""))
-        self._admission.admit("GET", headers, Peer.of_scope(scope), "read")
+        principal = self._admission.admit("GET", headers, Peer.of_scope(scope), auth_scope)
+        note_source(Peer.of_scope(scope), headers)
+        return principal
 
-    async def refuse_websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer the handshake of a WebSocket: there is no route for one."""
+    async def refuse_websocket(
+        self, scope: Scope, receive: Receive, send: Send, error: VerlAgentEnvError | None = None
+    ) -> None:
+        """Answer the handshake of a WebSocket with an error: that there is no route for one, if none is given."""
         try:
-            self.admit_websocket(scope)
-            error: VerlAgentEnvError = RouteNotFoundError(scope["path"][:_MAX_SHOWN_PATH])
+            if error is None:
+                self.admit_websocket(scope)
+                error = RouteNotFoundError(scope["path"][:_MAX_SHOWN_PATH])
         except VerlAgentEnvError as raised:
             error = raised
         self._metrics.count_error(error.code)

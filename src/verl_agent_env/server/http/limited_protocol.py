@@ -170,6 +170,22 @@ class LimitedProtocol(HttpToolsProtocol):
         else:
             self._refuse(refusal or MalformedHeadError())
 
+    # --- WebSockets -----------------------------------------------------------------------------------------
+
+    def handle_websocket_upgrade(self) -> None:
+        """Leave the connection to the WebSocket's own protocol, which counts it no more when it ends."""
+        self.clear_deadline()
+        self._stop_drain_watch()
+        super().handle_websocket_upgrade()
+
+    def _get_upgrade(self) -> bytes | None:
+        """Give what the request's head asks to go on with; uvicorn would look among the trailers that follow it."""
+        headers, self.headers = self.headers, list(self.scope["headers"])
+        try:
+            return super()._get_upgrade()
+        finally:
+            self.headers = headers
+
     # --- heads and bodies -----------------------------------------------------------------------------------
 
     def end_head(self) -> None:

@@ -1,0 +1,71 @@
+"""Calls the API's operations within the process: the one way from another protocol to the environments.
+
+An operation is allowed, routed to the environment's owner, and made durable exactly as a request of its own would be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from verl_agent_env.errors import InsufficientScopeError, RouteNotFoundError
+from verl_agent_env.server.http.auth import current_principal
+from verl_agent_env.server.http.dispatcher import require_seen
+from verl_agent_env.server.http.route_table import RouteTable
+from verl_agent_env.server.http.tokens import Principal
+from verl_agent_env.server.http.types import JSON, Request, Response
+
+_NO_HEADERS: Mapping[bytes, bytes] = {}
+
+
+class Operations:
+    """The operations of an API."""
+
+    def __init__(self, routes: RouteTable) -> None:
+        """Offer the operations of these routes."""
+        self._routes = routes
+
+    async def call(
+        self,
+        method: str,
+        target: str,
+        body: Any = None,
+        *,
+        principal: Principal | None = None,
+        headers: Mapping[bytes, bytes] = _NO_HEADERS,
+    ) -> Any:
+        """Call an operation.
+
+        Args:
+            method: As of a request.
+            target: Path and query.
+            body: What is JSON in a request's body; none if not given.
+            principal: On whose behalf; that of the request at work if not given.
+            headers: As of a request.
+
+        Returns:
+            The value of the answer's JSON, or its text if it is no JSON.
+
+        Raises:
+            VerlAgentEnvError: As the operation's.
+        """
+        path, _, query = target.partition("?")
+        found = self._routes.match(path)
+        route = found[0].get(method) if found is not None else None
+        if found is None or route is None:
+            raise RouteNotFoundError(path)
+        env_id = found[1]
+        principal = principal or current_principal.get()
+        if route.auth_scope and route.auth_scope not in principal.scopes:
+            raise InsufficientScopeError(route.auth_scope)
+        require_seen(principal, env_id)
+        encoded = b"" if body is None else orjson.dumps(body)
+        request = Request(env_id, encoded, query.encode(), headers, principal, path=path)
+        # Most steps need nobody to wait for anything.
+        answered = route.answer_now(request) if route.answer_now is not None else None
+        result = await route.handler(request) if answered is None else answered
+        if isinstance(result, Response) and not result.media_type.startswith(JSON):
+            return bytes(result.body).decode()
+        return orjson.loads(bytes(result.body if isinstance(result, Response) else result))

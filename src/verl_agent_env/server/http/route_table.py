@@ -1,0 +1,46 @@
+"""Finds the routes of a path."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from verl_agent_env.server.http.types import Route
+
+_ENVIRONMENT_PREFIX = "/api/environment/"
+_MAX_ENV_ID_LENGTH = 128
+
+
+class RouteTable:
+    """Routes by path: of one environment by what follows its id, of a name by what stands around it, or as a whole."""
+
+    def __init__(self, routes: Iterable[Route]) -> None:
+        """Hold these routes."""
+        self._by_verb: dict[str, dict[str, Route]] = {}
+        self._by_name_verb: dict[str, dict[str, dict[str, Route]]] = {}
+        self._by_path: dict[str, dict[str, Route]] = {}
+        for route in routes:
+            prefix, has_name, verb = route.path.partition("{env_name}")
+            if has_name:
+                found = self._by_name_verb.setdefault(prefix, {}).setdefault(verb, {})
+            elif route.path.startswith(_ENVIRONMENT_PREFIX + "{env_id}"):
+                found = self._by_verb.setdefault(route.path.partition("{env_id}")[2], {})
+            else:
+                found = self._by_path.setdefault(route.path, {})
+            found[route.method] = route
+
+    def match(self, path: str) -> tuple[dict[str, Route], str] | None:
+        """Give the routes of a path by method, and the environment's id in it; ``None`` if there is no such path."""
+        if path.startswith(_ENVIRONMENT_PREFIX):
+            rest = path[len(_ENVIRONMENT_PREFIX) :]
+            cut = rest.find("/")
+            env_id, verb = (rest, "") if cut < 0 else (rest[:cut], rest[cut:])
+            routes = self._by_verb.get(verb)
+            if routes is not None and 0 < len(env_id) <= _MAX_ENV_ID_LENGTH and env_id != "initialize":
+                return routes, env_id
+        routes = self._by_path.get(path)
+        if routes is None:
+            for prefix, by_verb in self._by_name_verb.items():
+                if path.startswith(prefix):
+                    # Names have a slash of their own.
+                    routes = by_verb.get(path[path.rfind("/") :])
+        return None if routes is None else (routes, "")

@@ -1,0 +1,210 @@
+"""OpenEnv's HTTP calls, for each environment under a path of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import parse_qs
+
+from pydantic import ConfigDict, Field
+
+from verl_agent_env import __version__
+from verl_agent_env.engine.kinds import KindLoader
+from verl_agent_env.envs.registry import Registry
+from verl_agent_env.errors import RouteNotFoundError, UnknownEnvNameError
+from verl_agent_env.server.api.operations import Operations
+from verl_agent_env.server.http.types import Request, Route
+from verl_agent_env.server.wires.names import name_in, short_name
+from verl_agent_env.server.wires.openenv import rpc
+from verl_agent_env.server.wires.openenv.frames import (
+    ACTION_SCHEMA,
+    OBSERVATION_SCHEMA,
+    STATE_SCHEMA,
+    fault,
+)
+from verl_agent_env.server.wires.openenv.session import Session, SessionError
+from verl_agent_env.server.wires.tasks import RangeRequest, SplitRequest, TaskLister, TaskRequest
+from verl_agent_env.wire import requests as wire
+from verl_agent_env.wire.codec import decode, encode
+
+OPENENV_PREFIX = "/openenv/"
+_BRIEF_TTL_S = 300.0
+"""Of an environment that a reset over HTTP begins: its client may never come back."""
+
+
+class ResetBody(wire.Request):
+    """Begin an episode over HTTP; other fields are keyword arguments of the environment."""
+
+    model_config = ConfigDict(extra="allow")
+
+    seed: int | None = Field(default=None, ge=0)
+    episode_id: str | None = Field(default=None, max_length=255)
+    session_id: str | None = Field(default=None, max_length=128, pattern="^[^/]+$")
+    """Extension: the session whose episode it is."""
+
+
+class StepBody(wire.Request):
+    """Carry out an action over HTTP."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    action: dict[str, Any]
+    session_id: str | None = Field(default=None, max_length=128, pattern="^[^/]+$")
+    """Extension: the session whose step it is."""
+
+
+class OpenEnvHandlers:
+    """Answers what OpenEnv's clients and its validator ask for over HTTP."""
+
+    def __init__(self, registry: Registry, kinds: KindLoader, operations: Operations) -> None:
+        self._registry = registry
+        self._kinds = kinds
+        self._operations = operations
+        self._tasks = TaskLister(operations)
+
+    def routes(self) -> list[Route]:
+        """Give the routes of all calls."""
+        one = "/openenv/{env_name}"
+        read = [
+            ("GET", "metadata", self.metadata), ("GET", "schema", self.schema), ("GET", "state", self.state),
+            ("GET", "list_environments", self.list_environments), ("GET", "splits", self.splits),
+            ("POST", "tasks", self.tasks), ("POST", "num_tasks", self.num_tasks), ("POST", "task", self.task),
+            ("POST", "task_range", self.task_range),
+        ]  # fmt: skip
+        run = [("POST", "reset", self.reset), ("POST", "step", self.step), ("POST", "mcp", self.mcp)]
+        free = [("GET", "health", self.health), ("GET", "openapi.json", self.openapi)]
+        return [
+            Route(method, f"{one}/{verb}", handler, f"OpenEnv: {verb}", auth_scope=scope, tags=("openenv",))
+            for scope, calls in (("read", read), ("run", run), ("", free))
+            for method, verb, handler in calls
+        ]
+
+    async def health(self, request: Request) -> bytes:
+        """Say that the server answers."""
+        self._full_name(request)
+        return b'{"status":"healthy"}'
+
+    async def metadata(self, request: Request) -> bytes:
+        """Describe the environment."""
+        full = self._full_name(request)
+        await self._kinds.load((full,))
+        description = self._registry.kind(full).description
+        return encode({"name": full, "description": description, "version": __version__})
+
+    async def schema(self, request: Request) -> bytes:
+        """Describe actions, observations and states."""
+        self._full_name(request)
+        return encode({"action": ACTION_SCHEMA, "observation": OBSERVATION_SCHEMA, "state": STATE_SCHEMA})
+
+    async def state(self, request: Request) -> bytes:
+        """Tell where a session stands; without one, where each begins."""
+        query = parse_qs(request.query.decode("latin-1"))
+        session = self._session(request, query.get("session_id", [None])[-1])
+        return encode(await session.state())
+
+    async def reset(self, request: Request) -> bytes:
+        """Begin an episode; its metadata names the session that steps go on with."""
+        wanted = decode(request.body or b"{}", ResetBody)
+        fields = wanted.model_dump(exclude_unset=True)
+        session_id = fields.pop("session_id", None)
+        session = self._session(request, session_id, ttl_s=None if session_id else _BRIEF_TTL_S)
+        return encode(await _answered(session.reset(fields)))
+
+    async def step(self, request: Request) -> bytes:
+        """Carry out an action in a session."""
+        wanted = decode(request.body, StepBody)
+        session = self._session(request, wanted.session_id)
+        if wanted.session_id is None and wanted.action.get("type") != "list_tools":
+            raise fault(["session_id"], "name the session, as the metadata of reset has it")
+        try:
+            return encode(await _answered(session.step(wanted.action)))
+        finally:
+            if wanted.session_id is None:
+                await session.close()
+
+    async def mcp(self, request: Request) -> bytes:
+        """Answer a JSON-RPC request."""
+
+        def make(session_id: str | None, env_kwargs: Mapping[str, Any]) -> Session:
+            return self._session(request, session_id, env_kwargs)
+
+        self._full_name(request)
+        return encode(await rpc.answer_text(request.body, None, make))
+
+    async def openapi(self, request: Request) -> bytes:
+        """Describe these calls in OpenAPI, as far as OpenEnv's validator reads it."""
+        self._full_name(request)
+        paths = {
+            f"/{route.path.rpartition('/')[2]}": {route.method.lower(): {"summary": route.summary}}
+            for route in self.routes()
+        }
+        info = {"title": "OpenEnv on verl-agent-env", "version": __version__}
+        return encode({"openapi": "3.1.0", "info": info, "paths": paths})
+
+    async def list_environments(self, request: Request) -> bytes:
+        """Name the environment, as the Task API's paths take it."""
+        return encode([short_name(self._registry, self._full_name(request))])
+
+    async def splits(self, request: Request) -> bytes:
+        """List the splits of its tasks."""
+        splits = await self._tasks.splits(self._task_name(request))
+        return encode([{"name": split["name"], "type": split["type"]} for split in splits])
+
+    async def tasks(self, request: Request) -> bytes:
+        """List the tasks of a split."""
+        full = self._task_name(request)
+        tasks = await self._tasks.tasks(full, decode(request.body, SplitRequest))
+        return encode({"tasks": tasks, "env_name": full})
+
+    async def num_tasks(self, request: Request) -> bytes:
+        """Count the tasks of a split."""
+        full = self._task_name(request)
+        return encode({"num_tasks": await self._tasks.num_tasks(full, decode(request.body, SplitRequest))})
+
+    async def task(self, request: Request) -> bytes:
+        """Give one task."""
+        full = self._task_name(request)
+        return encode({"task": await self._tasks.task(full, decode(request.body, TaskRequest))})
+
+    async def task_range(self, request: Request) -> bytes:
+        """Give consecutive tasks."""
+        full = self._task_name(request)
+        return encode({"tasks": await self._tasks.task_range(full, decode(request.body, RangeRequest))})
+
+    def _full_name(self, request: Request) -> str:
+        return self._registry.resolve(name_in(request.path, OPENENV_PREFIX))
+
+    def _task_name(self, request: Request) -> str:
+        """Give the name of a path of the Task API, which has it twice: ``/openenv/{env_name}/{env}/tasks``."""
+        parts = name_in(request.path, OPENENV_PREFIX).split("/")
+        for cut in range(1, len(parts)):
+            try:
+                names = [self._registry.resolve("/".join(half)) for half in (parts[:cut], parts[cut:])]
+            except UnknownEnvNameError:
+                continue
+            if names[0] == names[1]:
+                return names[0]
+        raise RouteNotFoundError(request.path[:256])
+
+    def _session(
+        self,
+        request: Request,
+        session_id: str | None,
+        env_kwargs: Mapping[str, Any] | None = None,
+        ttl_s: float | None = None,
+    ) -> Session:
+        return Session(
+            self._operations,
+            request.principal,
+            self._full_name(request),
+            session_id=session_id,
+            env_kwargs=env_kwargs,
+            ttl_s=ttl_s,
+        )
+
+
+async def _answered(answer: Any) -> Any:
+    try:
+        return await answer
+    except SessionError as failed:
+        raise failed.error from None

@@ -1,0 +1,198 @@
+"""A session of OpenEnv: one environment of this server, whose id is the session's id."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from verl_agent_env.errors import EnvironmentNotFoundError, VerlAgentEnvError
+from verl_agent_env.server.api.operations import Operations
+from verl_agent_env.server.http.tokens import Principal
+from verl_agent_env.server.wires.openenv.frames import (
+    action_of,
+    code_of_session_error,
+    fault,
+    seq_of,
+    shown_observation,
+    text_of,
+    tool_call,
+    tool_specs,
+)
+from verl_agent_env.types import Action
+
+_INITIALIZE = "/api/environment/initialize"
+
+
+class SessionError(Exception):
+    """A session's environment cannot be made or found."""
+
+    def __init__(self, error: VerlAgentEnvError) -> None:
+        super().__init__(error.detail)
+        self.error = error
+        self.code = code_of_session_error(error)
+
+
+class Session:
+    """An environment, made when it is first needed, or found by the session's id."""
+
+    __slots__ = (
+        "_env_kwargs", "_env_name", "_episode_id", "_given", "_is_own", "_operations", "_principal", "_seq",
+        "_ttl_s", "env_id",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        operations: Operations,
+        principal: Principal,
+        env_name: str,
+        *,
+        session_id: str | None = None,
+        env_kwargs: Mapping[str, Any] | None = None,
+        ttl_s: float | None = None,
+    ) -> None:
+        """Begin a session, or go on with one.
+
+        Args:
+            operations: Of the API.
+            principal: Whose it is.
+            env_name: Full name of the environment.
+            session_id: Of the session to go on with; a new one if not given.
+            env_kwargs: Keyword arguments of a new environment, to which those of a reset are added.
+            ttl_s: Seconds without a call after which a new environment is closed; the server's default if not given.
+        """
+        self._operations = operations
+        self._principal = principal
+        self._env_name = env_name
+        self.env_id = session_id
+        """The environment and session; ``None`` before there is one."""
+        self._is_own = session_id is None
+        self._given = dict(env_kwargs or {})
+        self._env_kwargs: dict[str, Any] = {}
+        self._ttl_s = ttl_s
+        self._seq = 0
+        self._episode_id: str | None = None
+
+    async def attach(self) -> None:
+        """Make sure that the session to go on with is there.
+
+        Raises:
+            SessionError: It is not.
+        """
+        try:
+            found = await self._call("GET", "")
+            if found["env_name"] != self._env_name:
+                raise EnvironmentNotFoundError(str(self.env_id))
+        except VerlAgentEnvError as error:
+            raise SessionError(error) from None
+        self._seq = found["seq"]
+
+    async def make(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Make the environment, which begins its first episode.
+
+        Args:
+            body: What ``initialize`` takes besides the name: ``seed``, ``task``, ``env_kwargs``.
+
+        Raises:
+            SessionError: It cannot be made.
+        """
+        env_kwargs = {**self._given, **body.get("env_kwargs", {})}
+        body = {**body, "env_name": self._env_name, "env_kwargs": env_kwargs, "ttl_s": self._ttl_s}
+        try:
+            begun: dict[str, Any] = await self._operations.call(
+                "POST", _INITIALIZE, body, principal=self._principal
+            )
+        except VerlAgentEnvError as error:
+            raise SessionError(error) from None
+        self.env_id, self._env_kwargs, self._seq = begun["env_id"], env_kwargs, 0
+        return begun
+
+    async def reset(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """Begin an episode; fields of their own in ``data`` are keyword arguments of the environment.
+
+        An environment that is the session's own is made anew where the arguments are others than before.
+        """
+        fields = dict(data)
+        begin = {name: fields.pop(name) for name in ("seed", "task") if fields.get(name) is not None}
+        episode_id = fields.pop("episode_id", None)
+        inner = fields.pop("env_kwargs", None)
+        if not isinstance(inner, Mapping | None):
+            raise fault(["env_kwargs"], "must be an object")
+        env_kwargs = {**self._given, **(inner or {}), **{k: v for k, v in fields.items() if k not in begin}}
+        if self.env_id is not None and not self._is_own:
+            if env_kwargs != self._given or "task" in begin:
+                raise fault([*env_kwargs][:1] or ["task"], "is given when the session is made")
+            begun = await self._call("POST", "/reset", begin)
+        elif self.env_id is not None and env_kwargs == self._env_kwargs and "task" not in begin:
+            begun = await self._call("POST", "/reset", begin)
+        else:
+            await self.close()
+            begun = await self.make({**begin, "env_kwargs": env_kwargs})
+        self._seq, self._episode_id = 0, None if episode_id is None else str(episode_id)
+        return shown_observation(begun["observation"], self._metadata(begun["info"]))
+
+    async def step(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """Carry out an action, or list the tools, which is no step."""
+        kind = data.get("type")
+        if kind == "list_tools":
+            tools = tool_specs(await self.tools())
+            return {"observation": {"tools": tools, "metadata": {}}, "reward": None, "done": False}
+        if kind == "call_tool":
+            name, arguments = data.get("tool_name"), data.get("arguments", {})
+            if not isinstance(name, str) or not isinstance(arguments, Mapping):
+                raise fault(["tool_name"], "a call has a tool_name, and arguments that are an object")
+            taken = await self.act(tool_call(name, arguments), seq_of(data))
+            more = {"tool_name": name, "result": text_of(taken["observation"]), "error": None}
+        else:
+            taken = await self.act(action_of(data), seq_of(data))
+            more = {}
+        metadata = self._metadata(
+            {**taken["info"], "terminated": taken["terminated"], "truncated": taken["truncated"]}
+        )
+        done = taken["terminated"] or taken["truncated"]
+        return shown_observation(taken["observation"], metadata, reward=taken["reward"], done=done, **more)
+
+    async def act(self, action: Action, seq: int | None = None) -> dict[str, Any]:
+        """Carry out an action; gives what a step of the API answers.
+
+        Args:
+            action: As the API takes it.
+            seq: Number of the step; with it, a step that is sent again is answered as the first time.
+        """
+        if self.env_id is None:
+            raise fault([], "the session has no episode yet; send a reset first")
+        taken: dict[str, Any] = await self._call("POST", "/step", {"action": action, "seq": seq})
+        self._seq = (self._seq if seq is None else seq) + 1
+        return taken
+
+    async def tools(self) -> list[dict[str, Any]]:
+        """List the environment's tools, in OpenAI's schema; also before the first reset."""
+        if self.env_id is None:
+            await self.make({})
+        tools: list[dict[str, Any]] = (await self._call("GET", "/tools-schema-openai"))["tools_schema"]
+        return tools
+
+    async def state(self) -> dict[str, Any]:
+        """Tell where the session stands."""
+        if self.env_id is None:
+            return {"episode_id": None, "step_count": 0}
+        found = await self._call("GET", "")
+        shown = {"episode_id": self._episode_id or self.env_id, "step_count": found["seq"]}
+        return {**shown, "session_id": self.env_id, **found}
+
+    async def close(self) -> None:
+        """Close the environment, if there is one."""
+        if self.env_id is not None:
+            await self._call("POST", "/close", {})
+            self.env_id = None
+
+    async def leave(self) -> None:
+        """End a connection in good order: what it made is closed, what it found lives on."""
+        if self._is_own:
+            await self.close()
+
+    def _metadata(self, info: Mapping[str, Any]) -> dict[str, Any]:
+        return {"truncated": False, **info, "session_id": self.env_id, "seq": self._seq}
+
+    async def _call(self, method: str, verb: str, body: Mapping[str, Any] | None = None) -> Any:
+        target = f"/api/environment/{self.env_id}{verb}"
+        return await self._operations.call(method, target, body, principal=self._principal)

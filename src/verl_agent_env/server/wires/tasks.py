@@ -1,0 +1,104 @@
+"""The Task API that ORS and OpenEnv share: lists of tasks as other projects' clients ask for them.
+
+Their protocols know no split without an end. Of one whose tasks are seeds they see as many as follow, and a task of it is
+no more than its split and index: what its seed is, is looked for when it is played.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import ConfigDict
+
+from verl_agent_env.errors import TaskNotFoundError, UnknownSplitError
+from verl_agent_env.server.api.operations import Operations
+from verl_agent_env.wire.requests import Request
+
+LISTED_SEED_TASKS = 10_000
+"""Tasks that are listed of a split without end; tasks and ranges are given beyond it, too."""
+_PAGE = 1000
+_MAX_RANGE = 10_000
+
+
+class SplitRequest(Request):
+    """Ask for the tasks of a split, or their number."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    split: str
+
+
+class TaskRequest(SplitRequest):
+    """Ask for one task."""
+
+    index: int
+
+
+class RangeRequest(SplitRequest):
+    """Ask for consecutive tasks, with the bounds of a slice."""
+
+    start: int | None = None
+    stop: int | None = None
+
+
+class TaskLister:
+    """Lists tasks by means of the API."""
+
+    def __init__(self, operations: Operations) -> None:
+        self._operations = operations
+
+    async def splits(self, env_name: str) -> list[dict[str, Any]]:
+        """List the splits that have tasks."""
+        found = await self._operations.call("GET", f"/api/environments/{env_name}/splits")
+        return [split for split in found["splits"] if split["num_tasks"]]
+
+    async def num_tasks(self, env_name: str, wanted: SplitRequest) -> int:
+        """Count the tasks that are listed of a split."""
+        return _listed(await self._split(env_name, wanted.split))
+
+    async def tasks(self, env_name: str, wanted: SplitRequest) -> list[dict[str, Any]]:
+        """List the tasks of a split."""
+        split = await self._split(env_name, wanted.split)
+        return await self._range(env_name, split, 0, _listed(split))
+
+    async def task(self, env_name: str, wanted: TaskRequest) -> dict[str, Any]:
+        """Give one task."""
+        split = await self._split(env_name, wanted.split)
+        if not 0 <= wanted.index < split["num_tasks"]:
+            raise TaskNotFoundError(env_name, split["name"], wanted.index, split["num_tasks"])
+        return (await self._range(env_name, split, wanted.index, wanted.index + 1))[0]
+
+    async def task_range(self, env_name: str, wanted: RangeRequest) -> list[dict[str, Any]]:
+        """Give consecutive tasks, as a slice of all that are listed; beyond those, where both bounds are given."""
+        split = await self._split(env_name, wanted.split)
+        listed = _listed(split)
+        start = wanted.start or 0
+        stop = listed if wanted.stop is None else wanted.stop
+        start, stop = (max(0, bound + listed) if bound < 0 else bound for bound in (start, stop))
+        return await self._range(env_name, split, start, min(stop, start + _MAX_RANGE, split["num_tasks"]))
+
+    async def _split(self, env_name: str, name: str) -> dict[str, Any]:
+        splits = await self.splits(env_name)
+        for split in splits:
+            if split["name"] == name:
+                return split
+        raise UnknownSplitError(env_name, name[:64], [split["name"] for split in splits])
+
+    async def _range(
+        self, env_name: str, split: dict[str, Any], start: int, stop: int
+    ) -> list[dict[str, Any]]:
+        name = split["name"]
+        if split["infinite"]:
+            return [{"split": name, "index": index, "id": f"{name}/{index}"} for index in range(start, stop)]
+        tasks: list[dict[str, Any]] = []
+        while start < stop:
+            target = f"/api/environments/{env_name}/tasks?split={name}&offset={start}&limit={min(_PAGE, stop - start)}"
+            page = (await self._operations.call("GET", target))["tasks"]
+            tasks += page
+            start += max(1, len(page))
+        return tasks
+
+
+def _listed(split: dict[str, Any]) -> int:
+    num_tasks: int = split["num_tasks"]
+    return min(num_tasks, LISTED_SEED_TASKS) if split["infinite"] else num_tasks
