@@ -12,7 +12,7 @@ from pydantic import ConfigDict
 
 from verl_agent_env.errors import TaskNotFoundError, UnknownSplitError
 from verl_agent_env.server.api.operations import Operations
-from verl_agent_env.wire.requests import Request
+from verl_agent_env.wire.schemas import RequestBody
 
 LISTED_SEED_TASKS = 10_000
 """Tasks that are listed of a split without end; tasks and ranges are given beyond it, too."""
@@ -20,7 +20,7 @@ _PAGE = 1000
 _MAX_RANGE = 10_000
 
 
-class SplitRequest(Request):
+class SplitRequest(RequestBody):
     """Ask for the tasks of a split, or their number."""
 
     model_config = ConfigDict(extra="ignore")

@@ -24,7 +24,7 @@ from verl_agent_env.server.wires.openenv.frames import (
 )
 from verl_agent_env.server.wires.openenv.session import Session, SessionError
 from verl_agent_env.server.wires.tasks import RangeRequest, SplitRequest, TaskLister, TaskRequest
-from verl_agent_env.wire import requests as wire
+from verl_agent_env.wire import schemas as wire
 from verl_agent_env.wire.codec import decode, encode
 
 OPENENV_PREFIX = "/openenv/"
@@ -32,7 +32,7 @@ _BRIEF_TTL_S = 300.0
 """Of an environment that a reset over HTTP begins: its client may never come back."""
 
 
-class ResetBody(wire.Request):
+class ResetBody(wire.RequestBody):
     """Begin an episode over HTTP; other fields are keyword arguments of the environment."""
 
     model_config = ConfigDict(extra="allow")
@@ -43,7 +43,7 @@ class ResetBody(wire.Request):
     """Extension: the session whose episode it is."""
 
 
-class StepBody(wire.Request):
+class StepBody(wire.RequestBody):
     """Carry out an action over HTTP."""
 
     model_config = ConfigDict(extra="ignore")
