@@ -198,9 +198,23 @@ fastcgi_temp_path {settings.folder}/fastcgi;
 uwsgi_temp_path {settings.folder}/uwsgi;
 scgi_temp_path {settings.folder}/scgi;
 
+# The slot of a session that another wire names; empty for any other call.
+map $arg_session_id$http_x_session_id $env_session_slot {{
+  "~^(?<env_session_digits>[0-9a-f]{{3}})-[0-9a-f]{{32}}$" $env_session_digits;
+}}
 # The slot of a call on one environment; empty for any other call.
 map $uri $env_slot {{
   "~^/api/environment/(?<env_slot_digits>[0-9a-f]{{3}})-[0-9a-f]{{32}}(?:/|$)" $env_slot_digits;
+  "~^/(?:openenv|ors)/" $env_session_slot;
+}}
+# A connection becomes a WebSocket where its client asks for one, and nothing else; all others are kept for further requests.
+map $http_upgrade $env_upgrade {{
+  "~*^websocket$" websocket;
+  default "";
+}}
+map $env_upgrade $env_connection {{
+  "" "";
+  default upgrade;
 }}
 map $env_slot $env_workers {{
   "" env_any_worker;
@@ -263,7 +277,8 @@ proxy_max_temp_file_size 0;
 # not even that it is gone.
 proxy_socket_keepalive on;
 proxy_http_version 1.1;
-proxy_set_header Connection "";
+proxy_set_header Connection $env_connection;
+proxy_set_header Upgrade $env_upgrade;
 proxy_set_header Host $http_host;
 proxy_set_header X-Request-Id $env_request_id;
 # The same for all tries of one request, and for no other request: workers take a step that comes again as taken.

@@ -1,0 +1,109 @@
+"""Sessions of other projects' clients in a whole cluster: through nginx, after a worker's death, and in a drain."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from websockets.exceptions import ConnectionClosed
+
+from tests.pool_process import LASTING, all_workers, is_running
+from tests.server.wires.openenv.client import OpenEnvSocket
+from tests.waiting import HANG_S, eventually
+from verl_agent_env.cluster.local import LocalCluster
+
+LAKE = "frozen_lake"
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
+    started = LocalCluster(tmp_path_factory.mktemp("wires"), nodes=2, workers=1)
+    try:
+        started.start()
+        yield started
+    finally:
+        started.stop()
+
+
+@pytest.fixture
+def http(cluster: LocalCluster) -> Iterator[httpx.Client]:
+    eventually(cluster.is_settled, what="the cluster")
+    with httpx.Client(base_url=cluster.url, timeout=HANG_S) as client:
+        yield client
+
+
+def moved(direction: str, seq: int) -> dict[str, Any]:
+    return {"text": f"<action>{direction}</action>", "metadata": {"seq": seq}}
+
+
+def owner_of(http: httpx.Client, session_id: str) -> dict[str, Any]:
+    """The worker that holds a session, as the cluster describes it."""
+    owner = http.get(f"/api/environment/{session_id}").json()["owner"]
+    return next(worker for worker in all_workers(http) if worker["address"] == owner)
+
+
+def test_a_session_survives_the_death_of_its_worker_in_the_middle_of_an_episode(
+    cluster: LocalCluster, http: httpx.Client
+) -> None:
+    with OpenEnvSocket(cluster.url, LAKE) as first:
+        session_id = first.reset(seed=1, env_kwargs=LASTING)["metadata"]["session_id"]
+        first.drop()
+    # Comes to the worker that holds the session, which is then both at once.
+    with OpenEnvSocket(cluster.url, LAKE, f"?session_id={session_id}") as socket:
+        taken = socket.step(**moved("right", 0))
+        pid = int(owner_of(http, session_id)["pid"])
+        os.kill(pid, signal.SIGKILL)
+        eventually(lambda: not is_running(pid), what="the worker's end")
+        with pytest.raises(ConnectionClosed):
+            socket.ask("state")
+    with OpenEnvSocket(cluster.url, LAKE, f"?session_id={session_id}") as again:
+        assert again.step(**moved("right", 0)) == taken
+        assert again.step(**moved("left", 1))["observation"]["text"].startswith("P")
+        assert again.state()["step_count"] == 2
+        http.post(f"/api/environment/{session_id}/close")
+
+
+def test_a_connection_holds_while_its_environment_moves_to_another_node(
+    cluster: LocalCluster, http: httpx.Client
+) -> None:
+    with OpenEnvSocket(cluster.url, LAKE) as socket:
+        session_id = socket.reset(seed=1, env_kwargs=LASTING)["metadata"]["session_id"]
+        socket.step(**moved("right", 0))
+        before = owner_of(http, session_id)
+        node = next(
+            node["name"]
+            for node in http.get("/api/cluster").json()["nodes"]
+            if before["address"] in [worker["address"] for worker in node["workers"]]
+        )
+        assert http.post("/api/cluster/drain", json={"node": node}).status_code == 200
+        try:
+            assert socket.step(**moved("left", 1))["observation"]["text"].startswith("P")
+            assert owner_of(http, session_id)["address"] != before["address"]
+            assert socket.state()["step_count"] == 2
+        finally:
+            http.post("/api/cluster/drain", json={"node": node, "undo": True})
+
+
+def test_a_resumed_session_comes_to_the_worker_that_owns_it(
+    cluster: LocalCluster, http: httpx.Client
+) -> None:
+    def forwarded() -> float:
+        total = 0.0
+        for worker in all_workers(http):
+            text = httpx.get(f"http://{worker['address']}/metrics", timeout=HANG_S).text
+            lines = [line for line in text.splitlines() if line.startswith("verl_agent_env_forwarded_total{")]
+            total += sum(float(line.split()[-1]) for line in lines)
+        return total
+
+    for _ in range(4):
+        with OpenEnvSocket(cluster.url, LAKE) as first:
+            session_id = first.reset(seed=1, env_kwargs=LASTING)["metadata"]["session_id"]
+            first.drop()
+        before = forwarded()
+        with OpenEnvSocket(cluster.url, LAKE, f"?session_id={session_id}") as second:
+            second.step(**moved("right", 0))
+            assert forwarded() == before
