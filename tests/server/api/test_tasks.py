@@ -45,7 +45,7 @@ class FewLayoutsEnv(OwnSplitsEnv):
         if self.episode_seed % 3 == 0:
             raise InvalidEnvArgumentsError("few", [])
 
-    def layout(self, first_observation: Any) -> Any:
+    def layout(self) -> Any:
         return self.episode_seed % 4
 
 

@@ -1,8 +1,7 @@
-"""Layouts of episodes: a hash that identifies a layout, a measure of difficulty, and the layout as arguments.
+"""Layouts of episodes: a measure of difficulty, and the layout as arguments.
 
-Two episodes have the same layout if there is the same problem to solve in them, whatever their seeds are and however
-they are shown. Environments define their layouts themselves: :meth:`ChatEnv.layout`, :meth:`ChatEnv.difficulty` and
-:meth:`ChatEnv.layout_arguments`.
+Environments define both themselves: :meth:`ChatEnv.difficulty` and :meth:`ChatEnv.layout_arguments`. What a layout is, and which
+of them are for tests, is in :mod:`verl_agent_env.envs.layouts`.
 """
 
 from __future__ import annotations
