@@ -25,8 +25,7 @@ def layout_hash(env: gymnasium.Env[Any, Any], first_observation: Observation) ->
     """Hash the layout of an episode that has just begun, into 32 hex digits."""
     layout = env.layout() if isinstance(env, ChatEnv) else None
     if layout is None:
-        has_state = isinstance(env, ChatEnv) and type(env).dump_state is not ChatEnv.dump_state
-        layout = [type(env).__qualname__, env.dump_state() if has_state else None, first_observation]
+        layout = [type(env).__qualname__, _state_of(env), first_observation]
     encoded = orjson.dumps(layout, option=orjson.OPT_SORT_KEYS)
     return hashlib.blake2b(encoded, digest_size=_HASH_BYTES).hexdigest()
 
@@ -34,3 +33,9 @@ def layout_hash(env: gymnasium.Env[Any, Any], first_observation: Observation) ->
 def position_of(layout: str) -> float:
     """Place a layout in [0, 1); layouts are evenly spread. Those below the test share are for tests."""
     return int(layout[:13], 16) / float(1 << 52)
+
+
+def _state_of(env: gymnasium.Env[Any, Any]) -> Any:
+    if not isinstance(env, ChatEnv) or type(env).dump_state is ChatEnv.dump_state:
+        return None
+    return env.dump_state()

@@ -9,7 +9,8 @@ import gymnasium
 
 from verl_agent_env.envs.base import ChatEnv
 from verl_agent_env.envs.frozen_lake import FrozenLakeEnv
-from verl_agent_env.integrations.datasets.layouts import difficulty, layout_arguments, layout_hash
+from verl_agent_env.envs.layouts import layout_hash
+from verl_agent_env.integrations.datasets.layouts import difficulty, layout_arguments
 from verl_agent_env.types import Action, Observation
 
 
