@@ -16,10 +16,10 @@ from tests.waiting import NEVER_S, no_hang
 from verl_agent_env.cluster.agent import ClusterAgent
 from verl_agent_env.cluster.leases import LocalLease
 from verl_agent_env.cluster.memory.store import MemoryStore
-from verl_agent_env.cluster.planner import PlannerTimes, RebalancePlanner
 from verl_agent_env.cluster.ring import Ring
 from verl_agent_env.cluster.slots import SlotTable
 from verl_agent_env.cluster.store import Formats, Store, WorkerRecord
+from verl_agent_env.cluster.timing import Timing
 from verl_agent_env.errors import StoreUnavailableError
 from verl_agent_env.types import NUM_SLOTS
 from verl_agent_env.wire.suspicions import Suspicion
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.virtual_time
 LEASE_S = 0.08
 LONGEST_PAUSE_S = 0.1
 """On the loop's clock, which runs free; leases end by the tests' own."""
-TIMES = PlannerTimes(settle_s=1.0, grace_s=5.0, arrive_s=15.0)
+TIMES = Timing(LEASE_S, settle_s=1.0, grace_s=5.0, arrive_s=15.0)
 ALL = frozenset(range(NUM_SLOTS))
 
 
@@ -166,7 +166,7 @@ class Node:
 
     def __init__(self, rig: Rig, record: WorkerRecord, **awaited: Any) -> None:
         self.wire = Wire(rig.store)
-        self.lease = LocalLease(LEASE_S, rig.clock)
+        self.lease = LocalLease(TIMES, rig.clock)
         self.table = SlotTable(record.address, self.lease)
         self.environments = CountedEnvironments()
         self.address = record.address
@@ -176,8 +176,8 @@ class Node:
             self.table,
             self.lease,
             self.environments,
-            lease_s=LEASE_S,
-            planner=lambda incarnation: RebalancePlanner(incarnation, TIMES, rig.clock),
+            timing=TIMES,
+            clock=rig.clock,
             **awaited,
         )
         self.member.start()

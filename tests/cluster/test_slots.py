@@ -9,6 +9,7 @@ from collections import Counter
 from tests.waiting import NEVER_S, no_hang
 from verl_agent_env.cluster.leases import LocalLease
 from verl_agent_env.cluster.slots import SlotTable
+from verl_agent_env.cluster.timing import Timing
 from verl_agent_env.types import NUM_SLOTS
 
 HERE, THERE = "here:1", "there:2"
@@ -90,7 +91,7 @@ def test_a_released_slot_is_neither_owned_nor_for_new_ones_until_the_next_pictur
 
 def test_nothing_is_ones_own_after_the_lease_and_everything_again_when_it_is_renewed() -> None:
     clock = Clock()
-    lease = LocalLease(5.0, clock)
+    lease = LocalLease(Timing(5.0), clock)
     table = SlotTable(HERE, lease)
     table.assign(halves(), [0], for_new={HERE: [0], THERE: [1]})
     assert not table.owns(0)

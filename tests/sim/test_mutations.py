@@ -12,9 +12,10 @@ from tests.sim.schedules import SCHEDULES
 from verl_agent_env.cluster.agent import ClusterAgent
 from verl_agent_env.cluster.memory import log as memory_log
 from verl_agent_env.cluster.memory.log import MemoryEventLog, _Kept
-from verl_agent_env.cluster.planner import PlannerTimes, RebalancePlanner
+from verl_agent_env.cluster.planner import RebalancePlanner
 from verl_agent_env.cluster.slots import SlotTable
 from verl_agent_env.cluster.store import ClusterMap
+from verl_agent_env.cluster.timing import Timing
 from verl_agent_env.engine.instance import Instance
 from verl_agent_env.engine.lives import Lives
 from verl_agent_env.engine.persistence import repersisting, restoring
@@ -152,7 +153,7 @@ MUTATIONS: list[tuple[str, Any, str, Any, str]] = [
     ("operations", Instance, "_answer_to", lambda *_: None, "answers_of_parts_are_lost"),
     ("groups", Group, "is_full", False, "more_than_a_call_carries"),
     ("calls", repersisting, "pack", lambda writes: [list(writes)], "more_than_a_call_carries"),
-    ("grace", sim, "TIMES", PlannerTimes(settle_s=0.3, grace_s=0.0), "emptied_and_taken_by_the_next"),
+    ("grace", sim, "TIMES", Timing(sim.LEASE_S, settle_s=0.3, grace_s=0.0), "emptied_and_taken_by_the_next"),
     (
         "first",
         RebalancePlanner,

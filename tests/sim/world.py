@@ -15,9 +15,9 @@ from tests.sim.virtual_loop import VirtualLoop
 from tests.sim.wires import Fate, SimulatedStore, Wire
 from verl_agent_env.cluster.agent import ClusterAgent
 from verl_agent_env.cluster.leases import LocalLease
-from verl_agent_env.cluster.planner import PlannerTimes, RebalancePlanner
 from verl_agent_env.cluster.slots import SlotTable
 from verl_agent_env.cluster.store import Store, WorkerRecord
+from verl_agent_env.cluster.timing import Timing
 from verl_agent_env.config import HostLimits
 from verl_agent_env.engine import CreateRequest, Host
 from verl_agent_env.engine.batches import Batches
@@ -36,7 +36,7 @@ from verl_agent_env.wire.records import Entry
 
 NUM_SLOTS = 8
 LEASE_S = 2.0
-TIMES = PlannerTimes(settle_s=0.3, grace_s=2.0)
+TIMES = Timing(LEASE_S, settle_s=0.3, grace_s=2.0)
 TTL_S = 3600.0
 SHORT_TTL_S = 3.0
 MAX_JOURNAL_BYTES = 400
@@ -56,7 +56,7 @@ class Worker:
     def __init__(self, world: World, number: int, *, is_upgraded: bool = False) -> None:
         self.process = world.loop.process(f"worker-{number}")
         self.wire = Wire(world.simulated, self.process.name)
-        self.lease = LocalLease(LEASE_S, world.loop.time)
+        self.lease = LocalLease(TIMES, world.loop.time)
         self.address = address = f"10.0.0.{number}:80"
         self.table = SlotTable(address, self.lease)
         registry = counting_registry(is_upgraded=is_upgraded)
@@ -93,8 +93,8 @@ class Worker:
             self.table,
             self.lease,
             LocalEnvironments(self.host, take_over.is_warm),
-            lease_s=LEASE_S,
-            planner=lambda incarnation: RebalancePlanner(incarnation, TIMES, loop.time),
+            timing=TIMES,
+            clock=loop.time,
         )
         self.member.start()
         self._tasks = [

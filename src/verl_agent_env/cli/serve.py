@@ -166,13 +166,14 @@ def _require_place(settings: ServerSettings, supervisor: str, pool: Collection[s
         click.ClickException: One of these is not the case.
     """
     from verl_agent_env.cluster.backends import BackendOptions, open_backend
+    from verl_agent_env.cluster.timing import Timing
     from verl_agent_env.errors import StoreUnavailableError
 
     async def wait_for_place() -> None:
         cluster = settings.cluster
         backend = open_backend(cluster.redis, BackendOptions(cluster.namespace))
         # A node that crashed and restarts still finds its own former leases.
-        end = time.monotonic() + cluster.lease_s + 1.0
+        end = time.monotonic() + Timing(cluster.lease_s).rejoin_s
         try:
             await backend.rehearse()
             while True:

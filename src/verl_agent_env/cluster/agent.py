@@ -12,10 +12,11 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Protocol
 
 from verl_agent_env import background
-from verl_agent_env.cluster.leases import LocalLease
+from verl_agent_env.cluster.leases import LocalLease, boot_time
 from verl_agent_env.cluster.planner import Placement, RebalancePlan, RebalancePlanner
 from verl_agent_env.cluster.slots import SlotTable
 from verl_agent_env.cluster.store import ClusterMap, Formats, Store, WorkerRecord, WorkerState
+from verl_agent_env.cluster.timing import Timing
 from verl_agent_env.errors import (
     GenerationChangedError,
     NameTakenError,
@@ -28,12 +29,7 @@ from verl_agent_env.wire.suspicions import Suspicion
 
 logger = logging.getLogger(__name__)
 
-_BEATS_PER_LEASE = 8
-_POLL_S = 1.0
-_RETRY_S = 0.25
-_DRAIN_LOOK_S = 0.05
 _HAND_OVER_AT_ONCE = 128
-_UNWRITTEN_S = 3.0
 
 
 class HostedEnvironments(Protocol):
@@ -96,10 +92,10 @@ class ClusterAgent:
         lease: LocalLease,
         environments: HostedEnvironments,
         *,
-        lease_s: float = 5.0,
+        timing: Timing | None = None,
+        clock: Callable[[], float] = boot_time,
         pool: Collection[str] = (),
         expected_nodes: int = 1,
-        planner: Callable[[str], RebalancePlanner] = RebalancePlanner,
     ) -> None:
         """A member that has not joined yet.
 
@@ -109,19 +105,19 @@ class ClusterAgent:
             table: Kept in step with the map.
             lease: Renewed by every heartbeat that the store answers.
             environments: The environments.
-            lease_s: How long a heartbeat is good for.
+            timing: How long the lease is, and what follows from it.
+            clock: Seconds, by which the planner decides.
             pool: Addresses of the workers that are started together with this one, its own included.
             expected_nodes: How many nodes there will be, as far as is known.
-            planner: Makes the decisions of an incarnation.
         """
         self.record = record
         self.table = table
         self._store = store
         self._lease = lease
         self._environments = environments
-        self._lease_s = lease_s
-        self._make_planner = planner
-        self._planner = planner(record.incarnation)
+        self._timing = timing or Timing()
+        self._clock = clock
+        self._planner = RebalancePlanner(record.incarnation, self._timing, clock)
         self._pool = frozenset(pool)
         self._expected_nodes = expected_nodes
         self.has_settled = False
@@ -176,7 +172,7 @@ class ClusterAgent:
             left = [slot for slot in self.table.tokens if not self._environments.count_not_durable(slot)]
             if not left or not self._planner.has_other_takers:
                 return
-            await asyncio.sleep(_DRAIN_LOOK_S)
+            await asyncio.sleep(self._timing.drain_poll_s)
 
     async def undrain(self) -> None:
         """Take environments and slots again."""
@@ -201,7 +197,7 @@ class ClusterAgent:
 
     async def _live(self) -> None:
         while not await self._try_to_beat():  # noqa: ASYNC110 - nothing would set an event
-            await asyncio.sleep(_RETRY_S)
+            await asyncio.sleep(self._timing.retry_s)
         self._look_now.set()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(background.keep_running("heartbeats", self._beat_forever))
@@ -209,7 +205,7 @@ class ClusterAgent:
 
     async def _beat_forever(self) -> None:
         while True:
-            await asyncio.sleep(self._lease_s / _BEATS_PER_LEASE)
+            await asyncio.sleep(self._timing.heartbeat_s)
             await self._try_to_beat()
 
     async def _try_to_beat(self) -> bool:
@@ -234,7 +230,7 @@ class ClusterAgent:
         sent_at = self._lease.sending()
         environments = self._environments
         record = dataclasses.replace(self.record, live_envs=environments.count(), reads=environments.reads())
-        beat = await self._store.heartbeat(record, self._lease_s)
+        beat = await self._store.heartbeat(record, self._timing.lease_s)
         if not self._lease.valid:
             # Its slots may belong to others by now: it acts for none until it has read the map.
             self._come_back()
@@ -255,7 +251,7 @@ class ClusterAgent:
         self._lease.expire()
         logger.warning("this worker was taken for dead; it joins again", extra={"worker": self.record.name})
         self.record = dataclasses.replace(self.record, incarnation=uuid.uuid4().hex)
-        self._planner = self._make_planner(self.record.incarnation)
+        self._planner = RebalancePlanner(self.record.incarnation, self._timing, self._clock)
 
     def _note_trouble(self, trouble: VerlAgentEnvError | None) -> None:
         """Say once that something keeps this worker out of the cluster, and once that it is over."""
@@ -274,13 +270,13 @@ class ClusterAgent:
                 await self._look(has_changed=await self._wait_for_change())
             except StoreUnavailableError as away:
                 self._note_trouble(away)
-                await asyncio.sleep(_RETRY_S)
+                await asyncio.sleep(self._timing.retry_s)
             except (WorkerNotAliveError, GenerationChangedError):
                 # The next heartbeat sorts it out.
-                await asyncio.sleep(_RETRY_S)
+                await asyncio.sleep(self._timing.retry_s)
             except Exception:
                 logger.exception("the map could not be followed")
-                await asyncio.sleep(_POLL_S)
+                await asyncio.sleep(self._timing.poll_s)
             finally:
                 self._looked.set()
                 self._looked = asyncio.Event()
@@ -288,7 +284,8 @@ class ClusterAgent:
     async def _wait_for_change(self) -> bool:
         """Return when it is time to look: whether the map has changed, not only time gone by or somebody asked."""
         wait_s = self._planner.wait_s()
-        timeout_s = _POLL_S if wait_s is None else min(wait_s, _POLL_S)
+        poll_s = self._timing.poll_s
+        timeout_s = poll_s if wait_s is None else min(wait_s, poll_s)
         change = asyncio.ensure_future(self._store.wait_for_change(self._version or 0, timeout_s))
         asked = asyncio.ensure_future(self._look_now.wait())
         try:
@@ -357,7 +354,7 @@ class ClusterAgent:
                 self._read_again()
                 written = await self._environments.prepare_hand_over(free)
                 # The others serve here for a while before they are let go of once more.
-                again_at = asyncio.get_running_loop().time() + _UNWRITTEN_S
+                again_at = asyncio.get_running_loop().time() + self._timing.hand_over_again_s
                 self._unwritten |= {slot: again_at for slot in free if slot not in written}
                 free = {slot: token for slot, token in free.items() if slot in written}
             if free:

@@ -6,8 +6,7 @@ import math
 import time
 from collections.abc import Callable
 
-SAFETY = 0.2
-"""Share of a lease that its holder gives away, for clocks that run at different speeds."""
+from verl_agent_env.cluster.timing import Timing
 
 
 def boot_time() -> float:
@@ -20,13 +19,14 @@ _CLOCK: int = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 class LocalLease:
-    """The holder's view of a lease of ``ttl_s``, always over before the store's is.
+    """The holder's view of its lease, which is over before the store's view of the same lease.
 
-    The store counts from when a renewal arrives; the holder counts from before it was sent, less a fifth.
+    The store counts from when a renewal arrives; the holder counts from before it was sent, and counts less
+    (:attr:`Timing.valid_s`).
     """
 
-    def __init__(self, ttl_s: float, clock: Callable[[], float] = boot_time) -> None:
-        self._valid_s = ttl_s * (1 - SAFETY)
+    def __init__(self, timing: Timing, clock: Callable[[], float] = boot_time) -> None:
+        self._valid_s = timing.valid_s
         self._clock = clock
         self._valid_until = -math.inf
         self._lost_at = -math.inf
@@ -49,8 +49,3 @@ class LocalLease:
     def valid(self) -> bool:
         """Whether the holder may act as the owner."""
         return self._clock() < self._valid_until
-
-    @property
-    def remaining_s(self) -> float:
-        """Seconds left, 0 when over."""
-        return max(0.0, self._valid_until - self._clock())

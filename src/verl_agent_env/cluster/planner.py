@@ -14,6 +14,7 @@ from typing import NamedTuple
 from verl_agent_env.cluster.leases import boot_time
 from verl_agent_env.cluster.ring import ring_over
 from verl_agent_env.cluster.store import ClusterMap, Formats, WorkerRecord
+from verl_agent_env.cluster.timing import Timing
 from verl_agent_env.types import NUM_SLOTS
 
 
@@ -37,24 +38,6 @@ class Placement:
     """Whether every slot is where the ring means it to be."""
 
 
-@dataclass(frozen=True)
-class PlannerTimes:
-    """How patient a worker is."""
-
-    settle_s: float = 1.0
-    """How long a worker must have been ready before others hand it slots: one that keeps crashing gets none."""
-    grace_s: float = 5.0
-    """How long owners of old have the first claim after the store was emptied or away, because they still hold the state;
-    and those who can read what a dead worker's slots hold, where not all can."""
-    arrive_s: float = 15.0
-    """How long a worker that has joined is given slots for new environments that are still on their way to it, and how
-    long it waits for the map to be balanced, before it says that it is ready."""
-
-    def __post_init__(self) -> None:
-        if self.settle_s < 0 or self.grace_s < 0 or self.arrive_s < 0:
-            raise ValueError("settle_s, grace_s and arrive_s must not be negative")
-
-
 class _Preference(NamedTuple):
     """Who has precedence over the ring's worker in a slot, and until when."""
 
@@ -68,11 +51,11 @@ class RebalancePlanner:
     def __init__(
         self,
         incarnation: str,
-        times: PlannerTimes | None = None,
+        timing: Timing | None = None,
         clock: Callable[[], float] = boot_time,
     ) -> None:
         self.incarnation = incarnation
-        self._times = times or PlannerTimes()
+        self._timing = timing or Timing()
         self._clock = clock
         self._map: ClusterMap | None = None
         self._proposals: tuple[str, ...] = ()
@@ -122,7 +105,7 @@ class RebalancePlanner:
             self._prefer({s: owner.incarnation for s in last.owners if (owner := last.owner_of(s))}, now)
             if self._was_away:
                 # Its slots may have been others' meanwhile, who hold what happened since: they come first.
-                self._claims_from = now + self._times.grace_s / 2
+                self._claims_from = now + self._timing.grace_s / 2
         if self._was_away:
             self._was_away = False
             live = cluster.workers
@@ -135,7 +118,7 @@ class RebalancePlanner:
 
     def _prefer(self, incarnations: Mapping[int, str], now: float) -> None:
         """Give workers precedence over the ring's, by slot, for a while: what they do not claim is not left unowned."""
-        until = now + self._times.grace_s
+        until = now + self._timing.grace_s
         self._preferred |= {slot: _Preference(who, until) for slot, who in incarnations.items()}
 
     def _successors(self, last: ClusterMap, cluster: ClusterMap) -> dict[int, str]:
@@ -168,7 +151,7 @@ class RebalancePlanner:
             return RebalancePlan()
         now = self._clock()
         settled = {
-            worker for worker, since in self._ready_since.items() if since + self._times.settle_s <= now
+            worker for worker, since in self._ready_since.items() if since + self._timing.settle_s <= now
         }
         may_claim = me.state == "ready" and now >= self._claims_from
         # Every call that finds no owner asks for a look at the map, which mostly is the same.
@@ -188,7 +171,7 @@ class RebalancePlanner:
     def wait_s(self) -> float | None:
         """Seconds until time alone changes the plan, None when it will not; changes of the placement can wait."""
         now = self._clock()
-        moments = [since + self._times.settle_s for since in self._ready_since.values()]
+        moments = [since + self._timing.settle_s for since in self._ready_since.values()]
         moments += {who.until for who in self._preferred.values()} | {self._claims_from}
         return min((moment - now for moment in moments if moment > now), default=None)
 
@@ -211,7 +194,7 @@ class RebalancePlanner:
             return Placement()
         now = self._clock()
         newcomers = {
-            worker for worker, since in self._ready_since.items() if now < since + self._times.arrive_s
+            worker for worker, since in self._ready_since.items() if now < since + self._timing.arrive_s
         }
         state = (self._map, newcomers, self._preferences(now))
         if self._placed_in != state:
@@ -247,12 +230,12 @@ class RebalancePlanner:
         if self._map is None or self._joined_at is None:
             return False
         now, listeners = self._clock(), _listeners(self._map)
-        if now >= self._joined_at + self._times.arrive_s:
+        if now >= self._joined_at + self._timing.arrive_s:
             return True
         present = {self._map.workers[incarnation].node for incarnation in listeners.values()}
         has_all = listeners.keys() >= set(pool) and len(present) >= nodes
         return (
-            has_all and self.placement().is_balanced and now >= self._unchanged_since + self._times.settle_s
+            has_all and self.placement().is_balanced and now >= self._unchanged_since + self._timing.settle_s
         )
 
     @property

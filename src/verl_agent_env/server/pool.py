@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
 import os
 import signal
 import socket
@@ -31,6 +30,7 @@ from uvicorn_worker import UvicornWorker
 from verl_agent_env import background
 from verl_agent_env.cluster.backends import BackendOptions, open_backend
 from verl_agent_env.cluster.store import Store
+from verl_agent_env.cluster.timing import Timing
 from verl_agent_env.config import LISTEN_BACKLOG, ClusterSettings, ServerSettings
 from verl_agent_env.engine.under_way import clear_record, shared_records
 from verl_agent_env.server.app import EnvServer
@@ -323,12 +323,9 @@ class WorkerPool(BaseApplication):  # type: ignore[misc]
                 self.cfg.set(name, value)
 
     def _blocked_s(self) -> int:
-        """Seconds without a sign of life after which a worker is killed.
-
-        When its lease is over, others take its slots: what it does after that is in vain.
-        """
+        """Seconds without a sign of life after which a worker is killed."""
         cluster = self._settings.cluster
-        return math.ceil(cluster.lease_s) if cluster.is_shared else _BLOCKED_WORKER_S
+        return Timing(cluster.lease_s).blocked_after_s if cluster.is_shared else _BLOCKED_WORKER_S
 
     @property
     def has_token_file(self) -> bool:

@@ -23,6 +23,7 @@ from verl_agent_env.cluster.leases import LocalLease
 from verl_agent_env.cluster.ring import Ring
 from verl_agent_env.cluster.slots import SlotTable
 from verl_agent_env.cluster.store import ClusterMap, WorkerRecord
+from verl_agent_env.cluster.timing import Timing
 from verl_agent_env.config import ClusterSettings, HttpLimits
 from verl_agent_env.engine import Host
 from verl_agent_env.engine.batches import Batches
@@ -50,7 +51,6 @@ from verl_agent_env.types import NUM_SLOTS, slot_of
 from verl_agent_env.wire.suspicions import Suspicion
 
 _STATUS_TIMEOUT_S = 1.0
-_LEAVE_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -180,6 +180,7 @@ class SharedCluster:
         lease: LocalLease,
         host: Host,
     ) -> None:
+        self._timing = Timing(settings.lease_s)
         self._store = backend.store
         persistence = host.keep(backend.log, table, durabilities_of(settings))
         self._journal = persistence.recorder.journal
@@ -196,7 +197,7 @@ class SharedCluster:
             table,
             lease,
             self._residents,
-            lease_s=settings.lease_s,
+            timing=self._timing,
             pool=place.pool,
             expected_nodes=settings.expected_nodes,
         )
@@ -230,7 +231,7 @@ class SharedCluster:
         """See :class:`Cluster`."""
         for last in (self._journal.flush, self._member.leave):
             with contextlib.suppress(TimeoutError, StoreUnavailableError):
-                async with asyncio.timeout(_LEAVE_S):
+                async with asyncio.timeout(self._timing.leave_s):
                     await last()
         for task in self._tasks:
             task.cancel()
@@ -284,7 +285,7 @@ class ClusterWorker:
         """
         self._settings = settings
         self._place = place
-        self._lease = LocalLease(settings.lease_s) if settings.is_shared else None
+        self._lease = LocalLease(Timing(settings.lease_s)) if settings.is_shared else None
         self._is_alone = len(place.pool) == 1 and not settings.is_shared
         self.table = SlotTable(place.address, self._lease)
         self.peers = Peers(settings.peer_timeout_s, token, self._secret_of, tls)
