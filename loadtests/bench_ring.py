@@ -7,14 +7,18 @@ mean; moved slots are set against the least that any scheme can do, the slots of
 """
 
 import argparse
+import operator
 import time
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table
 
-from verl_agent_env.cluster.ring import Ring, balance, moved
+from verl_agent_env.cluster.ring import Ring
 from verl_agent_env.types import NUM_SLOTS
 
 SIZES = (2, 4, 8, 16)
@@ -40,6 +44,26 @@ class Figures:
     """To compute all slots anew after a change, CPU time."""
 
 
+class Balance(NamedTuple):
+    """How evenly slots lie on workers, as shares of the mean."""
+
+    fullest: float
+    emptiest: float
+
+
+def balance(assignments: Sequence[str], workers: int) -> Balance:
+    """Return the largest and the smallest load among ``workers``, some of which may have no slot."""
+    counts = Counter(assignments)
+    mean = len(assignments) / workers
+    emptiest = min(counts.values()) if len(counts) == workers else 0
+    return Balance(max(counts.values()) / mean, emptiest / mean)
+
+
+def moved(before: Sequence[str], after: Sequence[str]) -> int:
+    """Return how many slots have another address."""
+    return sum(map(operator.ne, before, after))
+
+
 def addresses(trial: int, workers: int) -> list[str]:
     """Of workers on nodes of four, in a network of their own for each trial."""
     return [f"10.{trial}.0.{10 + number // 4}:{8001 + number % 4}" for number in range(workers)]
@@ -51,12 +75,11 @@ def measure(workers: int, trials: int) -> Figures:
     needless_left = needless_joined = 0
     for trial in range(trials):
         *present, newcomer = addresses(trial, workers + 1)
-        ring = Ring(present)
-        before = ring.assignments
+        before = Ring(present).assignments
         loads.append(balance(before, workers))
         for gone in present:
             began = time.process_time()
-            after = ring.assignment([address for address in present if address != gone])
+            after = Ring([address for address in present if address != gone]).assignments
             spent_ms.append((time.process_time() - began) * 1e3)
             left.append(moved(before, after))
             needless_left += left[-1] - before.count(gone)

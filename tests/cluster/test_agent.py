@@ -657,7 +657,7 @@ async def test_taken_for_dead_a_worker_joins_again_under_another_incarnation(rig
     node.environments.bind(7)
     node.environments.in_slot[8] = 1
     before = node.member.record.incarnation
-    await rig.store.report_death(before)
+    await rig.store.leave(before)
     await rig.until(lambda: node.owned == ALL and node.member.record.incarnation != before)
     cluster = await rig.store.read_map()
     assert set(cluster.workers) == {node.member.record.incarnation}
@@ -672,7 +672,7 @@ async def test_taken_for_dead_a_worker_lets_go_of_what_others_have_taken(rig: Ri
     b.environments.in_slot[held] = 1
     b.wire.held.add("heartbeat")
     await rig.until(lambda: b.wire.waiting["heartbeat"] > 0)
-    await rig.store.report_death(b.member.record.incarnation)
+    await rig.store.leave(b.member.record.incarnation)
     await rig.until(lambda: a.owned == ALL)
     b.wire.held.add("read_map")
     b.wire.held.remove("heartbeat")

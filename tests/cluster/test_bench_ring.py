@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from loadtests.bench_ring import SIZES, measure, ring_table
+from loadtests.bench_ring import SIZES, balance, measure, moved, ring_table
 from verl_agent_env.types import NUM_SLOTS
 
 
@@ -19,3 +19,10 @@ def test_figures_are_those_of_a_consistent_hash(workers: int) -> None:
 
 def test_table_has_a_row_for_each_size() -> None:
     assert ring_table(trials=1).row_count == len(SIZES)
+
+
+def test_figures_count_slots() -> None:
+    figures = balance(["a", "a", "a", "b"], workers=2)
+    assert (figures.fullest, figures.emptiest) == (1.5, 0.5)
+    assert balance(["a", "a"], workers=2).emptiest == 0
+    assert moved("aab", "abb") == 1

@@ -548,7 +548,7 @@ def test_after_redis_lost_all_its_data_everybody_goes_on_with_what_it_had(
 
 def slot_owner(env_id: str, *pools: Pool) -> Pool:
     """The node whose worker the ring gives an environment's slot to."""
-    owner = Ring(sorted(address for pool in pools for address in pool.addresses)).owner(slot_of(env_id))
+    owner = Ring(sorted(address for pool in pools for address in pool.addresses)).assignments[slot_of(env_id)]
     return next(pool for pool in pools if owner in pool.addresses)
 
 

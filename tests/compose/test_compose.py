@@ -15,6 +15,7 @@ from tests.pool_process import initialize, initialize_many, step
 from tests.ports import free_port
 from tests.waiting import HANG_S, eventually
 from verl_agent_env.cluster.ring import Ring
+from verl_agent_env.types import slot_of
 
 pytestmark = pytest.mark.skipif(
     os.environ.get("COMPOSE_TESTS") != "1",
@@ -46,7 +47,7 @@ def test_environments_spread_over_all_workers_and_live_where_the_ring_says(proje
     assert set(found) == set(project.ready_workers())
     assert min(found.values()) > 40
     ring = Ring(sorted(found))
-    assert found == Counter(ring.owner(int(env_id[:3], 16)) for env_id in env_ids)
+    assert found == Counter(ring.assignments[slot_of(env_id)] for env_id in env_ids)
     answer = project.client.post("/api/batch/step", json={"env_ids": env_ids, "actions": ["right"] * 400})
     assert answer.json()["errors"] == []
     assert project.client.post("/api/batch/close", json={"env_ids": env_ids}).json()["closed"] == 400

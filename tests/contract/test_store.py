@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import pytest
@@ -48,6 +48,12 @@ async def joined(store: Store, ttl_s: float = TTL_S, **fields: object) -> Worker
 
 def owners(cluster: ClusterMap) -> dict[int, str]:
     return {slot: owner.incarnation for slot, owner in cluster.owners.items()}
+
+
+async def owned_under(store: Store, tokens: Mapping[int, str]) -> set[int]:
+    """Those slots that are owned under their token."""
+    present = (await store.read_map()).owners
+    return {slot for slot, token in tokens.items() if slot in present and present[slot].token == token}
 
 
 # --- membership --------------------------------------------------------------------------------------------
@@ -130,7 +136,7 @@ async def test_expired_worker_comes_back_by_a_heartbeat_and_keeps_what_nobody_cl
         await store.claim(record.incarnation, [3])
     assert (caught.value.incarnation, caught.value.reason) == (record.incarnation, "expired")
     await store.heartbeat(record, TTL_S)
-    assert await store.check_tokens(tokens) == {1, 2}
+    assert await owned_under(store, tokens) == {1, 2}
     assert await store.claim(record.incarnation, [1, 2]) == tokens
 
 
@@ -146,7 +152,7 @@ async def test_second_node_of_a_name_is_refused_and_changes_nothing(store: Store
         await store.heartbeat(second, TTL_S)
     assert (caught.value.name, caught.value.address) == ("node-a:1", "127.0.0.1:1")
     assert await store.read_map() == before
-    assert await store.check_tokens(tokens) == {5}
+    assert await owned_under(store, tokens) == {5}
 
 
 async def test_name_of_a_dead_worker_is_free(store: Store) -> None:
@@ -166,7 +172,7 @@ async def test_respawned_worker_replaces_its_live_predecessor(store: Store) -> N
     cluster = await store.read_map()
     assert set(cluster.workers) == {second.incarnation}
     assert not cluster.owners
-    assert await store.check_tokens(tokens) == set()
+    assert await owned_under(store, tokens) == set()
     with pytest.raises(WorkerNotAliveError) as caught:
         await store.heartbeat(first, TTL_S)
     assert caught.value.reason == "ended"
@@ -175,26 +181,25 @@ async def test_respawned_worker_replaces_its_live_predecessor(store: Store) -> N
 # --- the end of a worker -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("call", ["leave", "report_death"])
-async def test_end_frees_name_and_slots_at_once(store: Store, call: str) -> None:
+async def test_leaving_frees_name_and_slots_at_once(store: Store) -> None:
     record = await joined(store, name="node-a:1", supervisor="one")
     other = await joined(store)
     await store.claim(record.incarnation, [1, 2])
     kept = await store.claim(other.incarnation, [3])
     version = await store.map_version()
-    await getattr(store, call)(record.incarnation)
+    await store.leave(record.incarnation)
     cluster = await store.read_map()
     assert cluster.version > version
     assert set(cluster.workers) == {other.incarnation}
     assert owners(cluster) == {3: other.incarnation}
-    assert await store.check_tokens(kept) == {3}
+    assert await owned_under(store, kept) == {3}
     await joined(store, name="node-a:1", supervisor="two")
-    await getattr(store, call)(record.incarnation)
+    await store.leave(record.incarnation)
 
 
-async def test_late_heartbeat_does_not_revive_who_was_reported_dead(store: Store) -> None:
+async def test_late_heartbeat_does_not_revive_who_has_left(store: Store) -> None:
     record = await joined(store)
-    await store.report_death(record.incarnation)
+    await store.leave(record.incarnation)
     for attempt in (store.heartbeat(record, TTL_S), store.claim(record.incarnation, [1])):
         with pytest.raises(WorkerNotAliveError) as caught:
             await attempt
@@ -202,10 +207,10 @@ async def test_late_heartbeat_does_not_revive_who_was_reported_dead(store: Store
     assert not (await store.read_map()).workers
 
 
-async def test_report_of_an_unknown_worker_is_no_new_version(store: Store) -> None:
+async def test_leaving_of_an_unknown_worker_is_no_new_version(store: Store) -> None:
     await joined(store)
     version = await store.map_version()
-    await store.report_death("nobody")
+    await store.leave("nobody")
     assert await store.map_version() == version
 
 
@@ -232,7 +237,7 @@ async def test_claim_leaves_what_a_live_worker_owns(store: Store) -> None:
     assert await store.claim(second.incarnation, [1, 2]) == {}
     assert await store.map_version() == version
     assert set(await store.claim(second.incarnation, [2, 3])) == {3}
-    assert await store.check_tokens(tokens) == {1, 2}
+    assert await owned_under(store, tokens) == {1, 2}
 
 
 async def test_claim_repeated_gives_the_same_tokens(store: Store) -> None:
@@ -251,8 +256,8 @@ async def test_claim_takes_the_slots_of_the_dead_and_fences_them(store: Store) -
     assert (await store.read_map()).owner_of(1) is None
     new = await store.claim(heir.incarnation, [1])
     assert new[1] != old[1]
-    assert await store.check_tokens(old) == {2}
-    assert await store.check_tokens(new) == {1}
+    assert await owned_under(store, old) == {2}
+    assert await owned_under(store, new) == {1}
 
 
 async def test_stranger_cannot_claim(store: Store) -> None:
@@ -262,12 +267,12 @@ async def test_stranger_cannot_claim(store: Store) -> None:
 
 
 async def test_every_ownership_has_a_token_of_its_own(store: Store) -> None:
-    record = await joined(store)
-    seen = set()
-    for _ in range(5):
-        tokens = await store.claim(record.incarnation, [9])
+    one, other = await joined(store), await joined(store)
+    tokens = await store.claim(one.incarnation, [9])
+    seen = {tokens[9]}
+    for receiver in (other, one, other, one):
+        tokens = await store.hand_off(tokens, receiver.incarnation)
         seen.add(tokens[9])
-        await store.release(tokens)
     assert len(seen) == 5
 
 
@@ -307,8 +312,8 @@ async def test_hand_off_moves_ownership_under_new_tokens(store: Store) -> None:
     moved = await store.hand_off({1: tokens[1], 2: tokens[2]}, taker.incarnation)
     assert set(moved) == {1, 2}
     assert await store.map_version() > version
-    assert await store.check_tokens(tokens) == {3}
-    assert await store.check_tokens(moved) == {1, 2}
+    assert await owned_under(store, tokens) == {3}
+    assert await owned_under(store, moved) == {1, 2}
     assert owners(await store.read_map()) == {
         1: taker.incarnation,
         2: taker.incarnation,
@@ -319,10 +324,10 @@ async def test_hand_off_moves_ownership_under_new_tokens(store: Store) -> None:
 async def test_hand_off_leaves_out_stale_tokens(store: Store) -> None:
     giver, taker = await joined(store), await joined(store)
     tokens = await store.claim(giver.incarnation, [1, 2])
-    await store.release({1: tokens[1]})
-    again = await store.claim(giver.incarnation, [1])
+    moved = await store.hand_off({1: tokens[1]}, taker.incarnation)
+    again = await store.hand_off(moved, giver.incarnation)
     assert set(await store.hand_off({**tokens, 7: "never:was"}, taker.incarnation)) == {2}
-    assert await store.check_tokens(again) == {1}
+    assert await owned_under(store, again) == {1}
 
 
 async def test_hand_off_to_the_dead_moves_nothing(store: Store) -> None:
@@ -333,29 +338,19 @@ async def test_hand_off_to_the_dead_moves_nothing(store: Store) -> None:
         with pytest.raises(WorkerNotAliveError) as caught:
             await store.hand_off(tokens, receiver)
         assert (caught.value.incarnation, caught.value.reason) == (receiver, reason)
-    assert await store.check_tokens(tokens) == {1}
-
-
-async def test_release_frees_only_under_the_right_token(store: Store) -> None:
-    record = await joined(store)
-    tokens = await store.claim(record.incarnation, [1, 2])
-    version = await store.map_version()
-    await store.release({1: tokens[1] + "x", 2: tokens[2][:-1]})
-    assert await store.map_version() == version
-    await store.release({1: tokens[1]})
-    await store.release({1: tokens[1]})
-    assert owners(await store.read_map()) == {2: record.incarnation}
+    assert await owned_under(store, tokens) == {1}
 
 
 async def test_tokens_match_by_equality_only(store: Store) -> None:
-    record = await joined(store)
-    tokens = await store.claim(record.incarnation, [1])
-    token = tokens[1]
-    for near in (token[:-1], token + " ", token.upper(), token[::-1], f"{'0' * 32}:{record.incarnation}", ""):
-        assert await store.check_tokens({1: near}) == set()
-    assert await store.check_tokens({2: token}) == set()
-    assert await store.check_tokens({1: token}) == {1}
-    assert await store.check_tokens({}) == set()
+    owner, other = await joined(store), await joined(store)
+    token = (await store.claim(owner.incarnation, [1]))[1]
+    version = await store.map_version()
+    for near in (token[:-1], token + " ", token.upper(), token[::-1], f"{'0' * 32}:{owner.incarnation}", ""):
+        assert await store.hand_off({1: near}, other.incarnation) == {}
+    assert await store.hand_off({2: token}, other.incarnation) == {}
+    assert await store.hand_off({}, other.incarnation) == {}
+    assert await store.map_version() == version
+    assert set(await store.hand_off({1: token}, other.incarnation)) == {1}
 
 
 @pytest.mark.parametrize("slot", [-1, NUM_SLOTS])
@@ -364,8 +359,6 @@ async def test_numbers_that_are_no_slots_are_refused(store: Store, slot: int) ->
     for attempt in (
         store.claim(record.incarnation, [0, slot]),
         store.hand_off({slot: "a:b"}, record.incarnation),
-        store.release({slot: "a:b"}),
-        store.check_tokens({slot: "a:b"}),
     ):
         with pytest.raises(ValueError, match="slot must be"):
             await attempt
@@ -387,7 +380,7 @@ async def test_emptied_store_is_another_generation_with_later_versions(case: Sto
     assert after.generation != before.generation
     assert after.generation == await store.generation()
     assert after.map_version > before.version
-    assert await store.check_tokens(tokens) == set()
+    assert await owned_under(store, tokens) == set()
     assert not (await store.read_map()).owners
 
 

@@ -158,7 +158,7 @@ class World:
             if client.unnumbered_at is worker.process:
                 client.is_void, client.unnumbered_at = True, None
         if is_reported:
-            self.loop.run_until_complete(self.simulated.store.report_death(worker.member.record.incarnation))
+            self.loop.run_until_complete(self.simulated.store.leave(worker.member.record.incarnation))
 
     def pause(self, worker: Worker) -> None:
         """Stop a process, as SIGSTOP does."""

@@ -316,17 +316,6 @@ class LocalCluster:
         self._say("slots")
         self._await(self.nginx, self.is_settled)
 
-    def add_node(self) -> Node:
-        """Start another node; nginx learns of it when it is configured again.
-
-        Raises:
-            click.ClickException: It did not start.
-        """
-        node = self._node(f"node-{len(self.nodes) + len(self.planned) + 1}")
-        self.nodes.append(node)
-        self.start_node(node)
-        return node
-
     def start_node(self, node: Node) -> None:
         """Start a node that does not run, and return when it says that it is ready.
 

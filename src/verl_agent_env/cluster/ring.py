@@ -9,7 +9,7 @@ at or after the crc32 of its text, three hex digits, and wraps around. Host and 
 configuration, not what a name resolves to.
 
 A dead upstream is passed over to the next point, which is the same as a ring without it. nginx gives up after
-:data:`MAX_SKIPS` points and takes any upstream that is alive; such a request is forwarded once more.
+20 points and takes any upstream that is alive; such a request is forwarded once more.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from __future__ import annotations
 import functools
 import zlib
 from collections import Counter
-from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -27,15 +26,6 @@ from verl_agent_env.types import NUM_SLOTS
 
 POINTS_PER_SERVER = 160
 """Points of a server of weight 1, as in nginx."""
-MAX_SKIPS = 20
-"""Points of dead upstreams that nginx passes over before it takes any live one."""
-
-
-class Balance(NamedTuple):
-    """How evenly slots lie on workers, as shares of the mean."""
-
-    fullest: float
-    emptiest: float
 
 
 class Ring:
@@ -54,63 +44,21 @@ class Ring:
 
     @functools.cached_property
     def assignments(self) -> tuple[str, ...]:
-        """The address of each slot while all are alive."""
-        return self.assignment(None)
-
-    def owner(self, slot: int) -> str:
-        """The address that ``slot`` goes to while all are alive."""
-        return self.assignments[slot]
-
-    def assignment(self, alive: Collection[str] | None = None) -> tuple[str, ...]:
-        """The address of each slot, by slot, while only those in ``alive`` answer (all of them for None).
+        """Address of each slot, by slot.
 
         Raises:
-            ValueError: None of the ring's addresses is alive.
+            ValueError: The ring has no address.
         """
-        hashes, servers = self._hashes, self._servers
-        if alive is not None:
-            kept = self._is_alive(alive)[servers]
-            hashes, servers = hashes[kept], servers[kept]
-        if not len(hashes):
-            raise ValueError("no address of the ring is alive")
-        found = np.searchsorted(hashes, _slot_hashes()) % len(hashes)
-        return tuple(self.addresses[server] for server in servers[found].tolist())
-
-    def most_skips(self, alive: Collection[str]) -> int:
-        """Points of dead upstreams that the worst slot passes over; nginx follows up to :data:`MAX_SKIPS`.
-
-        Raises:
-            ValueError: None of the ring's addresses is alive.
-        """
-        (live,) = np.nonzero(self._is_alive(alive)[self._servers])
-        if not len(live):
-            raise ValueError("no address of the ring is alive")
-        total = len(self._hashes)
-        found = np.searchsorted(self._hashes, _slot_hashes()) % total
-        onwards = live[np.searchsorted(live, found) % len(live)]
-        return int(np.max((onwards - found) % total))
-
-    def _is_alive(self, alive: Collection[str]) -> npt.NDArray[np.bool_]:
-        return np.array([address in alive for address in self.addresses], dtype=np.bool_)
+        if not self.addresses:
+            raise ValueError("a ring without addresses has no owners")
+        found = np.searchsorted(self._hashes, _slot_hashes()) % len(self._hashes)
+        return tuple(self.addresses[server] for server in self._servers[found].tolist())
 
 
 @functools.lru_cache(maxsize=64)
 def ring_over(addresses: tuple[str, ...]) -> Ring:
     """A ring that is kept for whoever asks for these addresses again."""
     return Ring(addresses)
-
-
-def balance(assignment: Sequence[str], workers: int) -> Balance:
-    """The largest and the smallest load among ``workers``, some of which may have no slot."""
-    counts = Counter(assignment)
-    mean = len(assignment) / workers
-    emptiest = min(counts.values()) if len(counts) == workers else 0
-    return Balance(max(counts.values()) / mean, emptiest / mean)
-
-
-def moved(before: Sequence[str], after: Sequence[str]) -> int:
-    """How many slots have another address."""
-    return sum(old != new for old, new in zip(before, after, strict=True))
 
 
 _NO_POINTS: npt.NDArray[np.uint32] = np.empty(0, dtype=np.uint32)

@@ -152,9 +152,6 @@ class Store(Protocol):
     async def leave(self, incarnation: str) -> None:
         """End the worker's own life: its name and slots are free at once, and the incarnation cannot come back."""
 
-    async def report_death(self, incarnation: str) -> None:
-        """End the life of a worker whose process its supervisor saw end; otherwise as :meth:`leave`."""
-
     async def claim(
         self, incarnation: str, slots: Collection[int], *, generation: str | None = None
     ) -> dict[int, str]:
@@ -177,12 +174,6 @@ class Store(Protocol):
         Raises:
             WorkerNotAliveError: The receiver has no live lease; nothing was handed over.
         """
-
-    async def release(self, tokens: Mapping[int, str]) -> None:
-        """Free those slots whose token matches."""
-
-    async def check_tokens(self, tokens: Mapping[int, str]) -> set[int]:
-        """Those slots that are still owned under their token."""
 
     async def suspect(self, suspicions: Collection[Suspicion], cleared: Collection[str] = ()) -> None:
         """Have all workers know suspicions, and forget those of the keys ``cleared``: a new version of the map.

@@ -29,7 +29,7 @@ async def test_end_of_an_incarnation_is_forgotten_in_the_end() -> None:
     now = 0.0
     store = MemoryStore(clock=lambda: now)
     record = worker()
-    await store.report_death(record.incarnation)
+    await store.leave(record.incarnation)
     now = ENDED_MEMORY_S - 1
     with pytest.raises(WorkerNotAliveError):
         await store.heartbeat(record, 5)

@@ -142,10 +142,10 @@ def test_calls_on_an_environment_go_where_the_ring_says(front: Front) -> None:
     slots = range(0, 4096, 13)
     assert len(slots) > 300
     answers = [front.client.post(step_path(slot), json={}).json()["address"] for slot in slots]
-    assert answers == [ring.owner(slot) for slot in slots]
+    assert answers == [ring.assignments[slot] for slot in slots]
     env_id = f"abc-{uuid.uuid4().hex}"
     for path in (f"/api/environment/{env_id}", f"/api/environment/{env_id}/render?mode=svg"):
-        assert front.client.get(path).json()["address"] == ring.owner(0xABC)
+        assert front.client.get(path).json()["address"] == ring.assignments[0xABC]
 
 
 def test_all_other_calls_spread_over_the_workers(front: Front) -> None:
@@ -184,7 +184,7 @@ def test_a_client_cannot_pose_as_a_worker(front: Front) -> None:
 def test_connections_to_workers_are_kept(front: Front) -> None:
     for _ in range(50):
         assert front.client.get(step_path(7)).status_code == 200
-    port = int(Ring(front.workers.addresses).owner(7).rpartition(":")[2])
+    port = int(Ring(front.workers.addresses).assignments[7].rpartition(":")[2])
     # One for each process of nginx and group of workers.
     assert len(front.workers._open[port]) <= 4
 
@@ -218,11 +218,11 @@ def test_each_request_is_an_operation_of_its_own_whatever_its_client_calls_it(fr
 def test_a_step_whose_worker_is_dead_is_answered_by_the_next_of_the_ring(own_front: Front) -> None:
     dead, *alive = own_front.workers.addresses
     ring = Ring(own_front.workers.addresses)
-    slots = [slot for slot in range(4096) if ring.owner(slot) == dead][:20]
+    slots = [slot for slot in range(4096) if ring.assignments[slot] == dead][:20]
     own_front.workers.keep(alive)
     answers = [own_front.client.post(step_path(slot), json={"action": "up"}) for slot in slots]
     assert [answer.status_code for answer in answers] == [200] * 20
-    without = ring.assignment(alive)
+    without = Ring(alive).assignments
     assert [answer.json()["address"] for answer in answers] == [without[slot] for slot in slots]
     assert all(answer.json()["size"] == len('{"action":"up"}') for answer in answers)
 
@@ -230,11 +230,11 @@ def test_a_step_whose_worker_is_dead_is_answered_by_the_next_of_the_ring(own_fro
 @pytest.mark.parametrize("given", [{}, {"X-Request-Id": "mine", "X-Operation-Id": "mine, too"}])
 def test_a_step_sent_again_by_nginx_has_the_same_ids(own_front: Front, given: dict[str, str]) -> None:
     ring = Ring(own_front.workers.addresses)
-    own_front.workers.mute = {ring.owner(5)}
+    own_front.workers.mute = {ring.assignments[5]}
     answer = own_front.client.post(step_path(5), json={"action": "up"}, headers=given)
     assert answer.status_code == 200
     first, second = own_front.workers.asked
-    assert first["address"] == ring.owner(5) != second["address"]
+    assert first["address"] == ring.assignments[5] != second["address"]
     for name in ("x-request-id", "x-operation-id"):
         assert first["headers"][name] == second["headers"][name] != ""
     assert (first["target"], first["size"]) == (second["target"], second["size"])

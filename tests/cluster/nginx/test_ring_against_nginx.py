@@ -8,8 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.cluster.dead_points import MAX_SKIPS, passed_over
 from tests.cluster.nginx_process import HashingNginx, Upstreams
-from verl_agent_env.cluster.ring import MAX_SKIPS, Ring
+from verl_agent_env.cluster.ring import Ring
 from verl_agent_env.types import NUM_SLOTS
 
 SLOTS = [f"{slot:03x}" for slot in range(NUM_SLOTS)]
@@ -38,10 +39,10 @@ async def test_ring_agrees_with_nginx_on_every_slot(
     choices = list(itertools.combinations(upstreams.addresses, 8 - dead))
     random.Random(dead).shuffle(choices)
     # Beyond so many points of dead upstreams nginx takes any: which one says nothing about the ring.
-    alive = next(choice for choice in choices if ring.most_skips(choice) <= MAX_SKIPS)
+    alive = next(choice for choice in choices if passed_over(ring, choice)[1] <= MAX_SKIPS)
     upstreams.keep(alive)
-    assert await nginx.assignment(SLOTS) == ring.assignment(alive)
-    assert await nginx.assignment(SLOTS) == ring.assignment(alive)
+    assert await nginx.assignment(SLOTS) == Ring(alive).assignments
+    assert await nginx.assignment(SLOTS) == Ring(alive).assignments
 
 
 async def test_ring_of_other_addresses_disagrees(upstreams: Upstreams, nginx: HashingNginx) -> None:

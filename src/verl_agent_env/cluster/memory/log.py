@@ -43,7 +43,7 @@ class MemoryEventLog:
         present = await self._store.generation()
         if generation != present:
             raise GenerationChangedError(generation, present)
-        owned = await self._store.check_tokens(tokens)
+        owned = self._store.owned_under(tokens)
         refusals = []
         for index, write in enumerate(writes):
             if write.slot not in owned:

@@ -93,10 +93,6 @@ class MemoryStore:
         """See :meth:`Store.leave`."""
         self._end(incarnation)
 
-    async def report_death(self, incarnation: str) -> None:
-        """See :meth:`Store.report_death`."""
-        self._end(incarnation)
-
     async def claim(
         self, incarnation: str, slots: Collection[int], *, generation: str | None = None
     ) -> dict[int, str]:
@@ -123,25 +119,11 @@ class MemoryStore:
         check_slots(tokens)
         self._require_alive(to_incarnation)
         new_token = token_of(self._new_id(), to_incarnation)
-        handed = dict.fromkeys(await self.check_tokens(tokens), new_token)
+        handed = dict.fromkeys(self.owned_under(tokens), new_token)
         if handed:
             self._tokens.update(handed)
             self._bump()
         return handed
-
-    async def release(self, tokens: Mapping[int, str]) -> None:
-        """See :meth:`Store.release`."""
-        check_slots(tokens)
-        released = await self.check_tokens(tokens)
-        for slot in released:
-            del self._tokens[slot]
-        if released:
-            self._bump()
-
-    async def check_tokens(self, tokens: Mapping[int, str]) -> set[int]:
-        """See :meth:`Store.check_tokens`."""
-        check_slots(tokens)
-        return {slot for slot, token in tokens.items() if self._tokens.get(slot) == token}
 
     async def suspect(self, suspicions: Collection[Suspicion], cleared: Collection[str] = ()) -> None:
         """See :meth:`Store.suspect`."""
@@ -187,6 +169,10 @@ class MemoryStore:
 
     async def aclose(self) -> None:
         """See :meth:`Store.aclose`."""
+
+    def owned_under(self, tokens: Mapping[int, str]) -> set[int]:
+        """Return the slots that are owned under their token."""
+        return {slot for slot, token in tokens.items() if self._tokens.get(slot) == token}
 
     def _live(self) -> dict[str, _Lease]:
         """Those alive; forgets whose lease has run out."""

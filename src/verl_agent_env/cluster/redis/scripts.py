@@ -199,23 +199,6 @@ return {'ok', moved}
 """,
 )
 
-# KEYS   mapv, own
-# ARGV   slot and token by turns
-# Return how many slots were freed
-RELEASE = Script(
-    "release",
-    _BUMP + """
-local freed = {}
-for i = 1, #ARGV, 2 do
-  if redis.call('HGET', KEYS[2], ARGV[i]) == ARGV[i + 1] then freed[#freed + 1] = ARGV[i] end
-end
-
-for _, slot in ipairs(freed) do redis.call('HDEL', KEYS[2], slot) end
-if #freed > 0 then bump(KEYS[1]) end
-return #freed
-""",
-)
-
 # KEYS   mapv, suspicions
 # ARGV   1 how many are kept, 2 number n of keys to forget, then n keys, then key, how long it lasts (ms) and the
 #        suspicion (JSON) by turns

@@ -95,10 +95,6 @@ class RedisStore:
             [keys.lease_prefix, keys.ended_prefix, _ENDED_MS, incarnation],
         )
 
-    async def report_death(self, incarnation: str) -> None:
-        """See :meth:`Store.report_death`."""
-        await self.leave(incarnation)
-
     async def claim(
         self, incarnation: str, slots: Collection[int], *, generation: str | None = None
     ) -> dict[int, str]:
@@ -144,25 +140,6 @@ class RedisStore:
                 return {slot: new_token for slot, done in zip(tokens, moved, strict=True) if done}
             case _:
                 raise WorkerNotAliveError(to_incarnation, answer[0])
-
-    async def release(self, tokens: Mapping[int, str]) -> None:
-        """See :meth:`Store.release`."""
-        check_slots(tokens)
-        await self._client.run(scripts.RELEASE, [self._keys.version, self._keys.owners], _pairs(tokens))
-
-    async def check_tokens(self, tokens: Mapping[int, str]) -> set[int]:
-        """See :meth:`Store.check_tokens`."""
-        check_slots(tokens)
-        if not tokens:
-            return set()
-        fields = [_field(slot) for slot in tokens]
-
-        async def ask() -> list[str | None]:
-            found: list[str | None] = await self._client.redis.hmget(self._keys.owners, fields)
-            return found
-
-        present = await self._client.call(ask)
-        return {slot for (slot, token), found in zip(tokens.items(), present, strict=True) if token == found}
 
     async def suspect(self, suspicions: Collection[Suspicion], cleared: Collection[str] = ()) -> None:
         """See :meth:`Store.suspect`."""
