@@ -11,6 +11,7 @@ import pytest
 from tests.sim.virtual_loop import VirtualLoop
 from verl_agent_env.cluster.leases import LocalLease
 from verl_agent_env.cluster.slots import SlotTable
+from verl_agent_env.cluster.timing import Timing
 from verl_agent_env.errors import (
     EnvironmentNotFoundError,
     MovedError,
@@ -145,7 +146,7 @@ def test_a_slot_that_moves_on_and_on_has_no_owner_in_the_end() -> None:
 def test_a_slot_of_ones_own_is_nobodys_while_the_lease_is_over() -> None:
     async def play(loop: VirtualLoop) -> None:
         world = World()
-        lease = LocalLease(1.0, loop.time)
+        lease = LocalLease(Timing(1.0), loop.time)
         table = SlotTable(HERE, lease)
         table.assign([HERE] * NUM_SLOTS, range(NUM_SLOTS))
         router = Router(table, cast(Peers, Others()), world._refresh)
