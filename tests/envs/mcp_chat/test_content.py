@@ -80,3 +80,49 @@ def test_picture_beyond_the_limit_is_named_only() -> None:
 
 def test_half_characters_become_question_marks() -> None:
     assert shown(TextContent(text="a\ud800b")) == "a?b"
+
+
+PICTURE = ImageContent(data=PNG, mime_type="image/png")
+SHOWN_PICTURE = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PNG}"}}
+
+
+@pytest.mark.parametrize(
+    "structured",
+    [
+        {"result": PNG},
+        PNG,
+        {"image": f"data:image/png;base64,{PNG}"},
+        {"result": {"type": "image", "data": PNG, "mimeType": "image/png"}},
+        {"result": [{"type": "image", "data": PNG, "mimeType": "image/png"}]},
+        [PNG],
+    ],
+)
+def test_a_picture_is_not_shown_again_as_text(structured: Any) -> None:
+    assert shown(PICTURE, structured_content=structured) == [SHOWN_PICTURE]
+
+
+def test_a_picture_within_more_is_named_where_it_was() -> None:
+    content = shown(PICTURE, structured_content={"caption": "a tree", "pictures": [PNG, "x"]})
+    assert content[0] == SHOWN_PICTURE
+    assert PNG not in content[1]["text"]
+    assert '"caption": "a tree"' in content[1]["text"]
+    assert "[shown above]" in content[1]["text"]
+
+
+@pytest.mark.parametrize("structured", [{"result": ["a", "b"]}, ["a", "b"]])
+def test_a_list_that_is_shown_block_by_block_is_not_shown_again(structured: Any) -> None:
+    assert shown(TextContent(text="a"), TextContent(text="b"), structured_content=structured) == "a\nb"
+
+
+@pytest.mark.parametrize(
+    "structured", [{"result": ["a"]}, {"result": ["b", "a"]}, {"result": ["a", "b", "c"]}]
+)
+def test_a_list_that_is_not_shown_whole_is_added(structured: Any) -> None:
+    assert str(shown(TextContent(text="a"), TextContent(text="b"), structured_content=structured)).startswith(
+        "a\nb\n{"
+    )
+
+
+def test_values_that_are_shown_as_json_each_are_not_shown_again() -> None:
+    blocks = TextContent(text='{"a": 1}'), TextContent(text="2")
+    assert shown(*blocks, structured_content={"result": [{"a": 1}, 2]}) == '{"a": 1}\n2'

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.envs.mcp_chat.conftest import Started
+from tests.envs.mcp_chat.forgetful import ForgetfulServer
 from tests.envs.mcp_chat.support import PATIENT, PROGRAM, message, told
 from tests.ports import free_port
 from tests.steered import pass_time
@@ -108,3 +109,91 @@ async def test_server_that_stays_away_is_a_typed_error_without_secrets(
         await env.astep(message(("echo", {"text": "x"})))
     assert KEY not in str(caught.value) + caplog.text
     assert "a-token-in-a-header" not in caplog.text
+
+
+@pytest.fixture
+def forgetful() -> Iterator[ForgetfulServer]:
+    server = ForgetfulServer()
+    yield server
+    server.close()
+
+
+@pytest.mark.parametrize(
+    ("status", "refusal", "shared"),
+    [
+        (404, None, False),
+        (404, None, True),
+        (404, {"code": -32001, "message": "Session not found"}, False),
+        (400, {"code": -32000, "message": "Bad Request: No valid session ID provided"}, True),
+        (400, {"code": -32600, "message": "Bad Request"}, False),
+        (401, None, False),
+        (410, {"code": -32000, "message": "Gone"}, False),
+    ],
+)
+async def test_a_forgotten_session_is_begun_anew_and_the_call_is_made_in_it(
+    started: Started, forgetful: ForgetfulServer, status: int, refusal: dict[str, Any] | None, shared: bool
+) -> None:
+    env = await started(reached("http", forgetful.port, protocol="legacy", shared=shared))
+    await env.astep(message(("echo", {"text": "before"})))
+    forgetful.forget(status, refusal)
+    observation, *_, info = await env.astep(message(("echo", {"text": "after"}), ("echo", {"text": "again"})))
+    for text, expected in zip(told(observation), ("after", "again"), strict=True):
+        assert text.endswith(expected)
+        assert text.startswith("[A new session") is not shared
+    assert sorted(forgetful.calls) == ["after", "again", "before"]
+    assert len(forgetful.sessions) == 1
+    assert info["server_failures"] >= 1
+    assert info["tool_errors"] == 0
+    observation, *_, info = await env.astep(message(("echo", {"text": "then"})))
+    assert told(observation) == ["then"]
+
+
+@pytest.mark.parametrize("code", [-32601, -32602])
+async def test_an_error_of_the_call_itself_is_no_lost_session(
+    started: Started, forgetful: ForgetfulServer, code: int
+) -> None:
+    env = await started(reached("http", forgetful.port, protocol="legacy"))
+    forgetful.refuses_calls = True
+    forgetful.status, forgetful.refusal = 400, {"code": code, "message": "no such tool"}
+    sessions = set(forgetful.sessions)
+    observation, *_, info = await env.astep(message(("echo", {"text": "x"})))
+    assert told(observation) == ["Error: no such tool"]
+    assert (info["tool_errors"], info["server_failures"]) == (1, 0)
+    assert forgetful.sessions == sessions
+
+
+async def test_a_server_that_refuses_each_new_session_is_told_and_not_asked_for_ever(
+    started: Started, forgetful: ForgetfulServer
+) -> None:
+    env = await started(reached("http", forgetful.port, protocol="legacy"))
+    forgetful.refuses_calls = True
+    observation, *_, info = await env.astep(message(("echo", {"text": "x"})))
+    assert "refuses the sessions" in told(observation)[0]
+    assert info["server_failures"] == 1
+
+
+async def test_a_forgotten_session_is_a_failure_where_failures_are_raised(
+    started: Started, forgetful: ForgetfulServer
+) -> None:
+    env = await started(reached("http", forgetful.port, protocol="legacy"), raise_on_server_failure=True)
+    forgetful.forget(404)
+    with pytest.raises(ServerLostError):
+        await env.astep(message(("echo", {"text": "x"})))
+
+
+async def test_a_closed_port_is_tried_again_until_somebody_listens(
+    started: Started, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = free_port()
+    process = serve("http", port)
+    env = await started(reached("http", port, maxRestarts=1000))
+    process.kill()
+    process.wait()
+    step = asyncio.create_task(env.astep(message(("echo", {"text": "x"}))))
+    await asyncio.sleep(0.2)
+    assert not step.done()
+    await asyncio.to_thread(serve, "http", port)
+    observation, *_, info = await step
+    assert info["server_failures"] == 1
+    observation, *_ = await env.astep(message(("echo", {"text": "y"})))
+    assert told(observation) == ["y"]

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import httpx2
 from mcp import Client, MCPError
 from mcp.types import (
     CONNECTION_CLOSED,
-    INVALID_REQUEST,
     REQUEST_TIMEOUT,
     CallToolResult,
     Implementation,
@@ -25,6 +25,7 @@ from verl_agent_env.envs.mcp_chat.errors import (
     ConnectionLostError,
     McpCallTimeoutError,
     ServerStartError,
+    SessionForgottenError,
     ToolRefusedError,
 )
 from verl_agent_env.envs.mcp_chat.http import http_transport
@@ -40,9 +41,8 @@ _MAX_PAGES = 100
 _PROBE_S = 2.0
 _LATE_S = 1.0
 _CLOSE_S = 15.0
+_REFUSALS_S = 2.0
 _MAX_REASON_CHARS = 300
-_SESSION_TERMINATED = "Session terminated"
-"""What the SDK says when an HTTP server does not know the session any more."""
 
 
 class McpConnection:
@@ -55,6 +55,12 @@ class McpConnection:
         self._leaving = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._is_hurried = False
+        self._is_forgotten = False
+        self._has_ended = False
+        self._calls: set[asyncio.Timeout] = set()
+        """Of the calls that are under way."""
+        self._answered = asyncio.Event()
+        """Set while no call is under way."""
         self._client: Client | None = None
         self.is_open = False
         """Whether it can be asked anything; false as soon as a stdio server is seen to have ended."""
@@ -94,7 +100,8 @@ class McpConnection:
 
         Raises:
             McpCallTimeoutError: No answer in time.
-            ConnectionLostError: The session ended.
+            ConnectionLostError: The session ended; whether the call was carried out is unknown.
+            SessionForgottenError: The server does not know the session any more; the call was not carried out.
             ToolRefusedError: The server refused the call; the message is for the model.
         """
         if not self.is_open or self._client is None:
@@ -102,21 +109,22 @@ class McpConnection:
         timeout_s = self._definition.call_timeout_s
         try:
             # The client's own limit tells the server; the other one holds where the server does not even read.
-            async with asyncio.timeout(timeout_s + _LATE_S):
+            async with self._under_way(timeout_s + _LATE_S):
                 return await self._client.call_tool(tool, arguments, read_timeout_seconds=timeout_s)
         except TimeoutError:
+            if self._has_ended:
+                raise ConnectionLostError from None
             raise McpCallTimeoutError from None
         except MCPError as error:
+            # First: a server that does not know the session may say so with the code of a time-out.
+            if not self.is_open or error.code == CONNECTION_CLOSED:
+                raise self._lost_error() from None
             if error.code == REQUEST_TIMEOUT:
                 raise McpCallTimeoutError from None
-            if not self.is_open or _is_lost(error):
-                self._lost()
-                raise ConnectionLostError from None
             raise ToolRefusedError(self._definition.redactor.hide(error.message)) from None
         except Exception as error:  # noqa: BLE001 - whatever the SDK raises is told to the model
             if not self.is_open or isinstance(_first(error), OSError | httpx2.TransportError):
-                self._lost()
-                raise ConnectionLostError from None
+                raise self._lost_error() from None
             # A result that breaks the protocol or the tool's own schema, a question to the user, …
             raise ToolRefusedError(
                 f"the server's answer cannot be used ({type(_first(error)).__name__})"
@@ -145,6 +153,11 @@ class McpConnection:
         if task is None:
             return
         if at_once:
+            if self._is_forgotten and self._calls:
+                # Each is about to be refused, and may then be made again.
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_REFUSALS_S):
+                        await self._answered.wait()
             self._is_hurried = True
             task.cancel()
         done, _ = await asyncio.wait([task], timeout=_CLOSE_S)
@@ -173,12 +186,33 @@ class McpConnection:
                 ready.set_exception(ServerStartError(self._reason(error)))
         finally:
             self._client = None
+            self._has_ended = True
             self._lost()
+            # The SDK leaves some of them waiting.
+            for limit in self._calls:
+                limit.reschedule(asyncio.get_running_loop().time())
             if not ready.done():
                 ready.set_exception(ServerStartError("it ended at once"))
             if not ready.cancelled():
                 # Looked at by nobody else if its opener was cancelled.
                 ready.exception()
+
+    @asynccontextmanager
+    async def _under_way(self, timeout_s: float) -> AsyncGenerator[None, None]:
+        """Bound a call by time, and by the end of the session.
+
+        Raises:
+            TimeoutError: One of them came before the answer.
+        """
+        async with asyncio.timeout(timeout_s) as limit:
+            self._calls.add(limit)
+            self._answered.clear()
+            try:
+                yield
+            finally:
+                self._calls.discard(limit)
+                if not self._calls:
+                    self._answered.set()
 
     def _grace_s(self) -> float:
         return 0.0 if self._is_hurried else self._definition.stop_grace_s
@@ -187,10 +221,25 @@ class McpConnection:
         self.is_open = False
         self._leaving.set()
 
+    def _lost_error(self) -> ConnectionLostError | SessionForgottenError:
+        """End the session; gives the error of a call that met its end."""
+        self._lost()
+        # Over SSE, and at the end of a session, it is not known which calls were refused and which were under way.
+        is_refused = self._is_forgotten and not self._has_ended and self._definition.type != "sse"
+        return SessionForgottenError() if is_refused else ConnectionLostError()
+
+    def _forgotten(self) -> None:
+        """Note that the server refuses the session; calls that are under way are answered by their own refusals."""
+        self._is_forgotten = True
+        self.is_open = False
+        if self._definition.type == "sse":
+            # There the refusal of a message is not its answer, which would be waited for in vain.
+            self._leaving.set()
+
     def _transport(self) -> AbstractAsyncContextManager[TransportStreams]:
         if self._definition.type == "stdio":
             return stdio_transport(self._definition, self._launcher, self._errors, self._lost, self._grace_s)
-        return http_transport(self._definition)
+        return http_transport(self._definition, self._forgotten)
 
     def _reason(self, error: BaseException) -> str:
         """Why the session could not begin, without anything that may be a secret."""
@@ -220,12 +269,6 @@ async def _list_tools(client: Client) -> list[Tool]:
         if not cursor:
             break
     return tools
-
-
-def _is_lost(error: MCPError) -> bool:
-    return error.code == CONNECTION_CLOSED or (
-        error.code == INVALID_REQUEST and error.message == _SESSION_TERMINATED
-    )
 
 
 def _first(error: BaseException) -> BaseException:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -33,8 +34,8 @@ def content_of(result: CallToolResult, redactor: Redactor, max_chars: int) -> Co
     """
     parts = [_part_of(block) for block in result.content]
     structured = result.structured_content
-    if structured is not None and not _is_said(structured, parts):
-        parts.append(text_part(_as_json(structured)))
+    if structured is not None and not _is_shown(structured, result.content):
+        parts.append(text_part(_as_json(_without_media(structured, result.content))))
     shown: list[dict[str, Any]] = []
     left = max_chars
     for part in parts:
@@ -94,16 +95,55 @@ def _num_bytes(encoded: str) -> int:
     return len(encoded) * 3 // 4 - encoded[-2:].count("=")
 
 
-def _is_said(structured: Any, parts: list[dict[str, Any]]) -> bool:
-    """Whether a text holds the structured content already, as the protocol advises."""
-    said = [part["text"] for part in parts if part["type"] == "text"]
-    # Servers that wrap a plain value, as {"result": value}, say the value itself.
+def _is_shown(structured: Any, blocks: Sequence[Any]) -> bool:
+    """Tell whether the content shows the structured content already, as the protocol advises servers to do."""
+    # Servers that wrap a plain value, as {"result": value}, show the value itself.
     values = [structured]
     if isinstance(structured, dict) and len(structured) == 1:
         values += structured.values()
-    if any(value in said for value in values if isinstance(value, str)):
+    for value in values:
+        if any(_shows(block, value) for block in blocks):
+            return True
+        # A list may be shown as a block for each of its items.
+        if isinstance(value, list) and len(value) == len(blocks) and all(map(_shows, blocks, value)):
+            return True
+    return False
+
+
+def _shows(block: Any, value: Any) -> bool:
+    """Tell whether a block of content says what a value says: as text, as JSON, in base64, or as the block itself."""
+    if block.type == "text" and (value == block.text or _parsed(block.text) == value):
         return True
-    return any(_parsed(text) in values for text in said)
+    if isinstance(value, str):
+        return value in _media_of(block)
+    return isinstance(value, dict) and value == block.model_dump(
+        mode="json", by_alias=True, exclude_none=True
+    )
+
+
+def _media_of(block: Any) -> tuple[str, ...]:
+    """The picture, sound or file of a block in base64, bare and as a data URL; empty for others."""
+    resource = getattr(block, "resource", block)
+    data = getattr(resource, "data", None) or getattr(resource, "blob", None)
+    return () if not data else (data, f"data:{resource.mime_type};base64,{data}")
+
+
+def _without_media(value: Any, blocks: Sequence[Any]) -> Any:
+    """Replace what blocks show as pictures, sounds or files: as base64 nobody can read it."""
+    shown = frozenset(text for block in blocks for text in _media_of(block))
+    if not shown:
+        return value
+
+    def replaced(inner: Any) -> Any:
+        if isinstance(inner, str):
+            return "[shown above]" if inner in shown else inner
+        if isinstance(inner, list):
+            return [replaced(each) for each in inner]
+        if isinstance(inner, dict):
+            return {key: replaced(each) for key, each in inner.items()}
+        return inner
+
+    return replaced(value)
 
 
 def _parsed(text: str) -> Any:

@@ -23,6 +23,10 @@ class ConnectionLostError(McpError):
     """A session came to its end while a call was under way; whether the call was carried out is unknown."""
 
 
+class SessionForgottenError(McpError):
+    """An HTTP server does not know the session any more; the call was not carried out."""
+
+
 class McpCallTimeoutError(McpError):
     """A call was not answered in time and was given up."""
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import logging
 import ssl
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING
 
 import httpx2
 from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
+from mcp.types import INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND, PARSE_ERROR
 
 from verl_agent_env.envs.mcp_chat.definition import ServerDefinition
 
@@ -19,23 +20,37 @@ if TYPE_CHECKING:
     from mcp.client._transport import TransportStreams
 
 _CONNECT_S = 10.0
+_SESSION_HEADER = "mcp-session-id"
+_SSE_SESSION = "sessionid"
+"""Parameter of the URL to which messages go over SSE, without regard to case and underscores."""
+_FORGOTTEN_STATUSES = frozenset({400, 401, 404, 410})
+_CODES_OF_CALLS = frozenset({PARSE_ERROR, METHOD_NOT_FOUND, INVALID_PARAMS, INTERNAL_ERROR})
+"""Errors of one call; with any other code the session is meant."""
 
 # The SDK and its HTTP client write whole messages, and URLs with what stands in them: secrets too.
 for _name in ("client", "httpcore2", "httpx2", "mcp"):
     logging.getLogger(_name).setLevel(logging.CRITICAL)
 
 
-def http_transport(definition: ServerDefinition) -> AbstractAsyncContextManager[TransportStreams]:
-    """The streams to a server of type ``sse`` or ``http``; what cannot be reached is told by them."""
+def http_transport(
+    definition: ServerDefinition, on_forgotten: Callable[[], None]
+) -> AbstractAsyncContextManager[TransportStreams]:
+    """Connect to a server of type ``sse`` or ``http``; errors come through the streams.
+
+    Args:
+        definition: Of the server.
+        on_forgotten: Called when the server refuses a message because it does not know the session any more.
+    """
     url = definition.url or ""
+    open_client = functools.partial(_client, on_forgotten=on_forgotten)
     if definition.type == "sse":
-        return sse_client(url, dict(definition.headers), httpx_client_factory=_client)
-    return _streamable(url, definition.headers)
+        return sse_client(url, dict(definition.headers), httpx_client_factory=open_client)
+    return _streamable(url, open_client(dict(definition.headers)))
 
 
 @asynccontextmanager
-async def _streamable(url: str, headers: dict[str, str]) -> AsyncGenerator[TransportStreams, None]:
-    async with _client(dict(headers)) as client, streamable_http_client(url, http_client=client) as streams:
+async def _streamable(url: str, client: httpx2.AsyncClient) -> AsyncGenerator[TransportStreams, None]:
+    async with client, streamable_http_client(url, http_client=client) as streams:
         yield streams
 
 
@@ -43,10 +58,37 @@ def _client(
     headers: dict[str, str] | None = None,
     timeout: httpx2.Timeout | None = None,  # noqa: ARG001 - the SDK's signature
     auth: httpx2.Auth | None = None,
+    *,
+    on_forgotten: Callable[[], None],
 ) -> httpx2.AsyncClient:
+    async def look(response: httpx2.Response) -> None:
+        if await _says_forgotten(response):
+            on_forgotten()
+
     # A stream may be silent for as long as an episode lasts, and a call for all its time; limits are kept elsewhere.
     silent = httpx2.Timeout(_CONNECT_S, read=None)
-    return httpx2.AsyncClient(headers=headers, timeout=silent, auth=auth, verify=_tls())
+    return httpx2.AsyncClient(
+        headers=headers, timeout=silent, auth=auth, verify=_tls(), event_hooks={"response": [look]}
+    )
+
+
+async def _says_forgotten(response: httpx2.Response) -> bool:
+    """Tell whether a response refuses the session of its request.
+
+    The specification wants 404; servers also answer 400, 401 and 410. The same statuses carry errors of the call itself,
+    which the code of the JSON-RPC error tells apart.
+    """
+    request = response.request
+    parameters = {name.replace("_", "").lower() for name in request.url.params}
+    names_session = _SESSION_HEADER in request.headers or _SSE_SESSION in parameters
+    if response.status_code not in _FORGOTTEN_STATUSES or not names_session:
+        return False
+    try:
+        await response.aread()
+        code = response.json()["error"]["code"]
+    except (httpx2.HTTPError, ValueError, KeyError, TypeError):
+        return True
+    return code not in _CODES_OF_CALLS
 
 
 @functools.cache

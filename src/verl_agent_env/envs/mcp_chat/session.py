@@ -15,6 +15,7 @@ from verl_agent_env.envs.mcp_chat.errors import (
     McpCallTimeoutError,
     ServerLostError,
     ServerStartError,
+    SessionForgottenError,
     ToolRefusedError,
 )
 from verl_agent_env.types import Content
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from mcp.types import CallToolResult, Tool
 
 _RESTART_WINDOW_S = 60.0
+_PAUSE_S = 0.5
+_MAX_PAUSE_S = 4.0
 
 
 class Link(Protocol):
@@ -98,16 +101,37 @@ class Session:
         Raises:
             ServerLostError: The server is gone and does not come back.
         """
-        name, link = self.definition.name, self._link
-        note = ""
+        link = self._link
+        is_fresh = link is None or not link.is_open
         if link is None or not link.is_open:
             link = await self._reopened(link)
-            if not self.definition.shared:
-                note = f"[A new session with the server '{name}' was begun before this call; what it remembered is gone.]"
+        try:
+            return await self._call_on(link, tool, arguments, max_chars, is_fresh=is_fresh)
+        except SessionForgottenError:
+            link = await self._reopened(link)
+        try:
+            # Made again, for the server refused it: it was not carried out.
+            return await self._call_on(link, tool, arguments, max_chars, is_fresh=True)
+        except SessionForgottenError:
+            text = f"The server '{self.definition.name}' refuses the sessions that it begins."
+            return CallResult(f"Error: {text}", is_error=True, has_failed=True)
+
+    async def _call_on(
+        self, link: Link, tool: str, arguments: dict[str, Any], max_chars: int, *, is_fresh: bool
+    ) -> CallResult:
+        """Call a tool on a connection, which is_fresh if it was opened for this call in place of another one.
+
+        Raises:
+            ServerLostError: The server is gone and does not come back.
+            SessionForgottenError: The server does not know the session.
+        """
+        name, note = self.definition.name, ""
+        if is_fresh and not self.definition.shared:
+            note = f"[A new session with the server '{name}' was begun before this call; what it remembered is gone.]"
         try:
             result = await link.call(tool, arguments)
         except ToolRefusedError as refused:
-            return CallResult(_noted(note, f"Error: {refused}"), is_error=True, has_failed=bool(note))
+            return CallResult(_noted(note, f"Error: {refused}"), is_error=True, has_failed=is_fresh)
         except McpCallTimeoutError:
             text = f"The tool '{tool}' did not answer within {self.definition.call_timeout_s:g} s; the call was given up."
             if await link.answers():
@@ -119,7 +143,7 @@ class Session:
             text = f"The server '{name}' ended during the call; whether it was carried out is unknown."
             return CallResult(f"Error: {text} {self._renewal()}", is_error=True, has_failed=True)
         content = content_of(result, self.definition.redactor, max_chars)
-        return CallResult(_noted(note, content), is_error=result.is_error, has_failed=bool(note))
+        return CallResult(_noted(note, content), is_error=result.is_error, has_failed=is_fresh)
 
     async def close(self) -> None:
         """End it; raises nothing."""
@@ -152,15 +176,29 @@ class Session:
             self._restarts.append(now)
             if link is not None:
                 await link.close(at_once=True)
+            self._link = await self._connected_again()
+            return self._link
+
+    async def _connected_again(self) -> Link:
+        """Connect to a server that went away. One that is reached by a URL is restarted by others, which takes a moment.
+
+        Raises:
+            ServerLostError: It does not come back.
+        """
+        tries = 1 if self.definition.type == "stdio" else max(1, self.definition.max_restarts)
+        for number in range(tries):
             fresh = self._connect()
             try:
                 await fresh.open()
             except ServerStartError as refused:
-                raise ServerLostError(
-                    f"The MCP server '{name}' ended and did not come back: {refused}"
-                ) from None
-            self._link = fresh
-            return fresh
+                reason = refused
+            else:
+                return fresh
+            if number + 1 < tries:
+                await asyncio.sleep(min(_PAUSE_S * 2**number, _MAX_PAUSE_S))
+        raise ServerLostError(
+            f"The MCP server '{self.definition.name}' ended and did not come back: {reason}"
+        )
 
     def _renewal(self) -> str:
         kept = "" if self.definition.shared else "; what the server remembered is gone"
