@@ -143,7 +143,7 @@ class Batches:
         await absent.look_for(env_ids)
         errors: dict[int, VerlAgentEnvError] = {}
         for position, env_id in enumerate(env_ids):
-            error = absent.error_of(env_id)
+            error = absent.errors.get(env_id)
             if error is None:
                 try:
                     writes.note(position, env_id, host.close_now(env_id))
@@ -210,7 +210,8 @@ class _Absent:
     def __init__(self, host: Host) -> None:
         self._host = host
         self._unknown: Collection[str] = ()
-        self._errors: dict[str, VerlAgentEnvError] = {}
+        self.errors: dict[str, VerlAgentEnvError] = {}
+        """Why nothing can be done with an environment, by id."""
 
     async def look_for(self, env_ids: Sequence[str]) -> None:
         """Bring back those that another worker held; if they cannot be read, all others go on without them."""
@@ -224,15 +225,11 @@ class _Absent:
         except StoreUnavailableError as away:
             unread = away
         left = set(host.missing(missing)).difference(self._unknown)
-        self._errors = {env_id: unread or _moved(env_id) for env_id in left}
-
-    def error_of(self, env_id: str) -> VerlAgentEnvError | None:
-        """Why nothing can be done with an environment, if so."""
-        return self._errors.get(env_id) if self._errors else None
+        self.errors = {env_id: unread or _moved(env_id) for env_id in left}
 
     def note(self, env_id: str, error: VerlAgentEnvError) -> None:
         """Do nothing more with an environment in this batch: what is asked for next must not come before what failed."""
-        self._errors[env_id] = error
+        self.errors[env_id] = error
 
     def explained(self, error: VerlAgentEnvError, env_id: str) -> VerlAgentEnvError:
         """The error of an item: one that was here when the batch began, and is gone, has moved."""
@@ -270,19 +267,23 @@ async def _for_each(
     results: list[Any] = []
     apart: list[tuple[int, tuple[Any, ...]]] = []
     find, clock, yield_after_s = host.directory.get, time.perf_counter, host.limits.yield_after_s
+    errors, is_kept = absent.errors, host.recorder is not None
     slice_end = clock() + yield_after_s
+    # Whatever is looked at here is looked at for each of ten thousand steps: nothing is called that need not be.
     for position, (env_id, arguments) in enumerate(zip(env_ids, calls, strict=True)):
         try:
-            result: Any = absent.error_of(env_id)
+            result: Any = errors.get(env_id) if errors else None
             if result is None:
-                budget.require()
+                if budget.spent > budget.granted:
+                    budget.require()
                 result = run_now(*arguments)
                 if result is None:
                     apart.append((position, arguments))
                     budget.expect(_last_size(find(env_id)))
                 else:
-                    budget.spent += size_of(result)
-                    instance = find(env_id or result[0])
+                    answer = result[1] if type(result) is tuple else result
+                    budget.spent += len(answer.observation) + len(answer.info)
+                    instance = find(env_id or result[0]) if is_kept else None
                     if instance is not None:
                         writes.note(position, instance.env_id, instance.group)
         except Exception as error:  # noqa: BLE001

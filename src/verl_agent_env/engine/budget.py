@@ -68,6 +68,7 @@ class Budget:
         "_max_bytes",
         "_memory",
         "_under_way",
+        "granted",
         "spent",
     )
 
@@ -80,6 +81,8 @@ class Budget:
         """
         self.spent = 0
         """Bytes of the answers so far."""
+        self.granted = 0
+        """Up to so many of them, and with none under way, :meth:`require` need not be asked."""
         self._max_bytes = int(limits.max_answer_bytes * room.share)
         self._counted = 0
         self._memory = room.memory
@@ -106,6 +109,7 @@ class Budget:
             self._memory.require()
             self._memory.answer(expected - self._counted)
             self._counted = expected
+        self.granted = min(self._counted + _COUNTED_BYTES, self._max_bytes)
 
     def begin(self) -> None:
         """As :meth:`require`, and count an answer that is under way until :meth:`end`."""

@@ -60,6 +60,8 @@ class Directory:
         self._clock = clock
         self._unknown = unknown
         self._instances: dict[str, Instance] = {}
+        self.get: Callable[[str], Instance | None] = self._instances.get
+        """The live instance of an id, if there is one."""
         self._runs: dict[str, dict[str, set[str]]] = {}
         """Ids by run and by the tag of their holder, whose run is another one than anybody else's of that name."""
         self._reserved = 0
@@ -78,10 +80,6 @@ class Directory:
     def shortest_ttl_s(self) -> float:
         """The shortest ttl of the live environments; the default when there are none."""
         return min(self._ttls, default=self._limits.default_ttl_s)
-
-    def get(self, env_id: str) -> Instance | None:
-        """The live instance of this id, if there is one."""
-        return self._instances.get(env_id)
 
     def find(self, env_id: str) -> Instance:
         """The live instance of this id.

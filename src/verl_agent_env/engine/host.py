@@ -261,7 +261,7 @@ class Host:
         self, env_id: str, action: Any, seq: int | None = None, operation: bytes = b""
     ) -> EncodedStep | None:
         """As :meth:`step`, at once; ``None`` for an environment that does not run inline, with nothing done."""
-        instance = self.directory.find(env_id)
+        instance = self.directory.get(env_id) or self.directory.find(env_id)
         if instance.kind.execution != "inline":
             return None
         return self._inline.step(instance, action, seq, operation)

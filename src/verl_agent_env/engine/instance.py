@@ -382,14 +382,21 @@ class Instance:
             recorded: The action as it is recorded, if that is not the same.
         """
         self.seq += 1
-        if mark.state is not None:
-            self.state, self.state_seq = mark.state, self.seq
         if recorded is None:
             recorded = action
-        self.set_last(action, answer, operation)
+        # As set_last, without a call.
+        if operation or self.last_operation:
+            self._follow_step(operation)
+        self.last_action = action
+        self.last_answer = answer
+        self.last_operation = operation
+        self.ended = answer.terminated or answer.truncated
         self.history_bytes += len(recorded)
-        if not self.kind.deterministic:
+        is_replayed = self.kind.deterministic
+        if not is_replayed:
             self.history_bytes += len(answer.observation) + len(answer.info)
+        if mark.state is not None:
+            self.state, self.state_seq = mark.state, self.seq
         # Once above its bound, it stays above until the next episode. What goes to a journal has another bound, and is
         # kept: a store that lost it is filled from here.
         if self.history_bytes > max_history_bytes and not self.is_journalled:
@@ -403,7 +410,7 @@ class Instance:
             if self.digests is None:
                 self.digests = []
             self.digests.append(mark.digest)
-        if not self.kind.deterministic:
+        if not is_replayed:
             if self.answers is None:
                 self.answers = []
             self.answers.append(answer)

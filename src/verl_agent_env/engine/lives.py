@@ -337,7 +337,11 @@ def encode_action(action: Any, max_bytes: int) -> bytes:
         InvalidRequestError: It is nested too deeply.
         ActionTooLargeError: It takes more than ``max_bytes``.
     """
-    encoded = _encode(action, "action")
+    try:
+        # Copied for the reason that ``encode_kept`` names; what came as JSON needs none of its options.
+        encoded = b"%b" % orjson.dumps(action)
+    except TypeError:
+        raise _not_kept("action") from None
     if len(encoded) > max_bytes:
         raise ActionTooLargeError(len(encoded), max_bytes)
     return encoded
@@ -352,21 +356,18 @@ def encode_options(options: Mapping[str, Any] | None, max_bytes: int) -> bytes |
     """
     if options is None:
         return None
-    encoded = _encode(options, "options")
+    try:
+        encoded = b"%b" % orjson.dumps(options)
+    except TypeError:
+        raise _not_kept("options") from None
     if len(encoded) > max_bytes:
         raise ArgumentsTooLargeError(len(encoded), max_bytes)
     return encoded
 
 
-def _encode(value: Any, name: str) -> bytes:
-    try:
-        # Copied for the reason that ``encode_kept`` names; what came as JSON needs none of its options.
-        return b"%b" % orjson.dumps(value)
-    except TypeError:
-        # JSON that can be read but not written: nested more than 250 levels deep.
-        raise InvalidRequestError(
-            [{"loc": [name], "msg": "cannot be kept as JSON; nest it less deeply"}]
-        ) from None
+def _not_kept(name: str) -> InvalidRequestError:
+    """The error for JSON that can be read but not written: nested more than 250 levels deep."""
+    return InvalidRequestError([{"loc": [name], "msg": "cannot be kept as JSON; nest it less deeply"}])
 
 
 def first_seed(request: CreateRequest) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Any, TypeVar
 
+import numpy as np
 import orjson
 from pydantic import ValidationError
 
@@ -23,6 +24,7 @@ SMALL_BYTES = 256 * 1024
 MAX_BYTES_AT_ONCE = 16 * 1024 * 1024
 MAX_VALUES_AT_ONCE = 250_000
 """What is parsed at once: it takes some hundredths of a second."""
+_COUNTED_BYTES = 64 * 1024
 OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
 """Options of orjson with which NumPy values and keys that are not text are written."""
 
@@ -64,7 +66,15 @@ def is_parsed_at_once(text: bytes) -> bool:
 
 def count_values(text: bytes, start: int, end: int) -> int:
     """About how many values there are in a part of a text of JSON; never fewer, but for one."""
-    return sum(text.count(sign, start, end) for sign in (b"{", b"[", b","))
+    return sum(count_sign(text, sign, start, end) for sign in b"{[,")
+
+
+def count_sign(text: bytes, sign: int, start: int, end: int) -> int:
+    """As ``text.count(sign, start, end)``, in a fraction of the time for long texts."""
+    codes = np.frombuffer(text, np.uint8)[start:end]
+    # In parts that stay in the processor's cache.
+    parts = (codes[first : first + _COUNTED_BYTES] for first in range(0, len(codes), _COUNTED_BYTES))
+    return sum(int(np.count_nonzero(part == sign)) for part in parts)
 
 
 def _parse(body: bytes) -> dict[str, Any]:

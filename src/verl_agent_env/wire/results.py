@@ -42,7 +42,11 @@ class EncodedStep:
             seen, known = b"%b" % orjson.dumps(observation), b"%b" % orjson.dumps(info)
         except TypeError:
             seen, known = encode_kept(observation), encode_kept(info)
-        return cls(seen, reward, bool(terminated), bool(truncated), known)
+        # As cls(…), in half the time.
+        encoded = cls.__new__(cls)
+        encoded.observation, encoded.info, encoded.reward = seen, known, reward
+        encoded.terminated, encoded.truncated = bool(terminated), bool(truncated)
+        return encoded
 
     def to_json(self) -> bytes:
         """Body of the answer to a single step."""

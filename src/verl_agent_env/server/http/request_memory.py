@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 from verl_agent_env import waits
 from verl_agent_env.errors import AtCapacityError
-from verl_agent_env.wire.codec import MAX_BYTES_AT_ONCE
+from verl_agent_env.wire.codec import MAX_BYTES_AT_ONCE, count_sign
 
 UNCOUNTED_BYTES = 65_536
 """A body or an answer up to this size is not counted: nearly every one is much shorter."""
@@ -17,7 +17,7 @@ _BODY_PART = 3
 """One in so many bytes is for bodies, the others for what is made of them."""
 _PARSER_COPIES = 4
 """What orjson takes to parse a text, and what it makes of it, in multiples of the text."""
-_OBJECT_BYTES = {b"{": 232, b"[": 88, b",": 64}
+_OBJECT_BYTES = {ord("{"): 232, ord("["): 88, ord(","): 64}
 """About what a value takes in CPython, by the sign that announces it."""
 _COUNTED_BYTES = 1024 * 1024
 """Values are counted in so much of a body, and taken to be as many in the rest: counting all of it would take long."""
@@ -198,5 +198,5 @@ class Share:
 def size_of(body: bytes) -> int:
     """About how many bytes it takes to work on a body, besides its own."""
     counted = min(len(body), _COUNTED_BYTES)
-    objects = sum(size * body.count(sign, 0, counted) for sign, size in _OBJECT_BYTES.items())
+    objects = sum(size * count_sign(body, sign, 0, counted) for sign, size in _OBJECT_BYTES.items())
     return _PARSER_COPIES * min(len(body), MAX_BYTES_AT_ONCE) + objects * len(body) // max(counted, 1)

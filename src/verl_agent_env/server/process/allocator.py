@@ -14,7 +14,7 @@ from typing import Any
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 """Parameters of ``mallopt(3)``."""
-_LARGE_BYTES = 1024 * 1024
+_LARGE_BYTES = 4 * 1024 * 1024
 """Buffers from this size on are the system's again as soon as they are freed."""
 _MAX_ARENAS = 2
 """One for the event loop's thread and one for all others, which take turns with it anyway."""
