@@ -30,6 +30,7 @@ class InlineCalls:
 
     def __init__(self, lives: Lives) -> None:
         self._lives = lives
+        self._limits, self._clock = lives.limits, lives.clock
         record = lives.executor.record
         self._record = record
         self._note, self._state = record.note_inline, record.inline_state
@@ -52,21 +53,21 @@ class InlineCalls:
 
     def step(self, instance: Instance, action: Any, seq: int | None, operation: bytes) -> EncodedStep:
         """Apply an action, or answer it again as it was."""
-        instance.last_used = self._lives.clock()
-        limits, recorder = self._lives.limits, self._lives.recorder
+        instance.last_used = self._clock()
+        limits, recorder, note = self._limits, self._lives.recorder, self._note
         encoded = encode_action(action, limits.max_action_bytes)
         identity = encoded if len(encoded) <= MAX_WHOLE_BYTES else identity_of(encoded)
         stored = instance.admit(identity, seq, operation)
         if stored is not None:
             return stored
-        if instance.durability == "relaxed":
+        if recorder is not None and instance.durability == "relaxed":
             # Its answer waits for no write that would be refused.
             self._lives.require_here(instance)
         if instance.history_bytes > limits.max_kept_bytes:
             self._lives.require_room(instance)
-        if self._note is not None:
+        if note is not None:
             # As CallRecord.inline has it known, for a tenth of the price.
-            self._note(instance.env_id.encode(), instance.episode, instance.seq, 1)
+            note(instance.env_id.encode(), instance.episode, instance.seq, 1)
         try:
             env = instance.env if instance.env is not None else self._rebuilt(instance)
             try:
@@ -81,7 +82,8 @@ class InlineCalls:
             except ENV_FAULTS as fault:
                 self._lives.fail(instance, fault)
         finally:
-            self._state[0] = 0
+            if note is not None:
+                self._state[0] = 0
         instance.commit(identity, answer, limits.max_journal_bytes, operation, mark, encoded)
         if recorder is not None:
             recorder.stepped(instance, encoded, mark)

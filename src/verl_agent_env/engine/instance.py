@@ -395,7 +395,7 @@ class Instance:
         is_replayed = self.kind.deterministic
         if not is_replayed:
             self.history_bytes += len(answer.observation) + len(answer.info)
-        if mark.state is not None:
+        if mark is not NO_MARK and mark.state is not None:
             self.state, self.state_seq = mark.state, self.seq
         # Once above its bound, it stays above until the next episode. What goes to a journal has another bound, and is
         # kept: a store that lost it is filled from here.
@@ -406,7 +406,7 @@ class Instance:
             self.actions = [recorded]
         else:
             self.actions.append(recorded)
-        if mark.digest is not None:
+        if mark is not NO_MARK and mark.digest is not None:
             if self.digests is None:
                 self.digests = []
             self.digests.append(mark.digest)

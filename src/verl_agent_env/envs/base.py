@@ -321,13 +321,13 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
         call = read_single_call(action, self._tools_by_name)
         if call is not None:
             outcome = self._carry_out(call)
-            content, reward, _, _, effective, fault = outcome
+            content, fault = outcome.content, outcome.fault
             if fault is not None:
                 content = self._show(outcome)
             elif content is None:
                 content = self.observe()
             message = {"role": "tool", "tool_call_id": call.id, "content": content}
-            return self._finish([message], reward, outcome, fault is None, effective)
+            return self._finish([message], outcome.reward, outcome, fault is None, outcome.effective)
         return self.take_turn(self._calls_of(self.read_action(action)))
 
     def take_turn(self, calls: list[ToolCall]) -> tuple[Observation, float, bool, bool, Info]:

@@ -206,7 +206,7 @@ class FrozenLakeEnv(GridEnv):
         glyphs = self.arguments.glyphs
         slips = (
             " The ice is slippery: you may slide to the side of where you meant to go."
-            if self._slips()
+            if self.arguments.is_slippery
             else ""
         )
         return (
@@ -238,7 +238,7 @@ class FrozenLakeEnv(GridEnv):
         self._board: str | None = None
         starts = cells.count("S")
         nth = 0
-        if starts > 1 or self._slips():
+        if starts > 1 or self.arguments.is_slippery:
             # Gymnasium draws a number for the start even when there is only one start.
             nth = min(int(self.rng.random() * starts), starts - 1)
         position = cells.index("S")
@@ -248,7 +248,7 @@ class FrozenLakeEnv(GridEnv):
 
     def act(self, call: ToolCall) -> Outcome:
         move = _MOVE_OF_TOOL[call.name]
-        if self._slips():
+        if self.arguments.is_slippery:
             move = self._slip(move)
         width = self._width
         row, column = divmod(self._position, width)
@@ -268,7 +268,7 @@ class FrozenLakeEnv(GridEnv):
 
     def solution(self) -> list[Action] | None:
         """Return the actions of a shortest path to a goal; ``None`` if there is no path, or the ice is slippery."""
-        moves = None if self._slips() else _shortest_path(self._cells, self._width, self._position)
+        moves = None if self.arguments.is_slippery else _shortest_path(self._cells, self._width, self._position)
         return None if moves is None else actions_of_calls(f"move_{_MOVES[move]}" for move in moves)
 
     def layout(self) -> Any:
@@ -326,9 +326,6 @@ class FrozenLakeEnv(GridEnv):
                     yield _WORD_OF[kind], divmod(position, self._width)
 
     # --- slipping -------------------------------------------------------------------------------------------
-
-    def _slips(self) -> bool:
-        return self.arguments.is_slippery
 
     def _slip(self, move: int) -> int:
         """Draw the direction that a move takes, with the same random numbers as Gymnasium."""
