@@ -268,7 +268,9 @@ class FrozenLakeEnv(GridEnv):
 
     def solution(self) -> list[Action] | None:
         """Return the actions of a shortest path to a goal; ``None`` if there is no path, or the ice is slippery."""
-        moves = None if self.arguments.is_slippery else _shortest_path(self._cells, self._width, self._position)
+        moves = (
+            None if self.arguments.is_slippery else _shortest_path(self._cells, self._width, self._position)
+        )
         return None if moves is None else actions_of_calls(f"move_{_MOVES[move]}" for move in moves)
 
     def layout(self) -> Any:
