@@ -121,7 +121,7 @@ def _watch(parts: LocalCluster, console: Console) -> None:
     while True:
         failed = parts.failed()
         if failed is not None:
-            raise click.ClickException(f"{_exit_message(failed)}\n{failed.last_words()}")
+            raise click.ClickException(f"{_exit_message(failed)}\n{failed.tail()}")
         for node in parts.nodes:
             if node.exit_code is not None and node.name not in gone:
                 gone.add(node.name)

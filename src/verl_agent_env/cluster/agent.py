@@ -1,4 +1,4 @@
-"""A worker's life in the cluster: heartbeats, slots claimed and handed on, and the slot table kept true."""
+"""The cluster agent of a worker: heartbeats, claims and hand-overs of slots, updates of the slot table."""
 
 from __future__ import annotations
 
@@ -33,55 +33,56 @@ _HAND_OVER_AT_ONCE = 128
 
 
 class HostedEnvironments(Protocol):
-    """The environments of this worker."""
+    """The environments of this worker, as the agent needs them."""
 
     def count(self) -> int:
-        """How many there are."""
+        """Count the live environments."""
 
     def count_in(self, slot: int) -> int:
-        """How many there are in a slot, those being made included."""
+        """Count the environments in a slot, including those being created."""
 
     def count_not_durable(self, slot: int) -> int:
-        """How many there are in a slot that would be lost if it went to another worker."""
+        """Count the environments in a slot that are not durable: they would be lost if another worker took the slot."""
 
     async def prepare_hand_over(self, slots: Collection[int]) -> Collection[int]:
-        """Wait, for a while, until all that is known of these slots can be read by their next owner.
+        """Wait for a bounded time until all pending writes of these slots are durable.
 
         Returns:
-            The slots of which it can.
+            The slots without pending writes.
         """
 
     def reads(self) -> Mapping[str, str]:
-        """The kinds that are known here so far, with the format of their states."""
+        """Return the kinds that are loaded so far, with the format of their states."""
 
     async def load_kinds(self, names: Collection[str]) -> None:
-        """Get to know these kinds, as far as they are installed here."""
+        """Load these kinds, as far as they are installed here."""
 
     def unreadable_slots(self) -> frozenset[int]:
-        """Find the slots in which there is something that this worker cannot go on with."""
+        """Find the slots with environments that this worker cannot continue."""
 
     def formats_in(self, slots: Collection[int]) -> Mapping[int, Formats]:
-        """Find out what one has to read to go on with these slots; all that is known here, where their content is not."""
+        """Return the formats that a worker must read to own each slot; all known ones if its content is unknown."""
 
     def evict(self, slots: Collection[int], *, keep_not_durable: bool = False) -> int:
-        """Forget all that is known of slots that are, or were meanwhile, another worker's.
+        """Remove the environments of slots that another worker owns, or owned meanwhile.
 
         Args:
             slots: The slots.
-            keep_not_durable: Whether to keep environments that are nowhere else.
+            keep_not_durable: Keep environments that exist only here.
 
         Returns:
-            How many environments there were.
+            Number of environments that were removed.
         """
 
     def update_suspicions(self, told: Mapping[str, Suspicion]) -> None:
-        """Take in which calls ended a worker, or may have, before slots are taken over."""
+        """Replace the suspicions about calls, before slots are taken over."""
 
 
 class ClusterAgent:
     """Keeps one worker alive in the store and its slot table in step with the map.
 
-    Slots that the ring gives to others are handed over when they are empty: no new environment begins in them.
+    Slots that the ring assigns to others are handed over. One with environments that exist only here is kept until it is
+    empty, and gets no new environments.
     """
 
     def __init__(
@@ -97,18 +98,18 @@ class ClusterAgent:
         pool: Collection[str] = (),
         expected_nodes: int = 1,
     ) -> None:
-        """A member that has not joined yet.
+        """Create an agent that has not joined the cluster yet.
 
         Args:
-            record: What it tells about itself.
-            store: Where all meet.
-            table: Kept in step with the map.
-            lease: Renewed by every heartbeat that the store answers.
-            environments: The environments.
+            record: The worker's description of itself.
+            store: The store that all workers share.
+            table: Slot table that the agent updates.
+            lease: Lease that every confirmed heartbeat renews.
+            environments: The worker's environments.
             timing: How long the lease is, and what follows from it.
             clock: Seconds, by which the planner decides.
-            pool: Addresses of the workers that are started together with this one, its own included.
-            expected_nodes: How many nodes there will be, as far as is known.
+            pool: Addresses of all workers of the node, its own included.
+            expected_nodes: Number of nodes that are started together.
         """
         self.record = record
         self.table = table
@@ -121,12 +122,12 @@ class ClusterAgent:
         self._pool = frozenset(pool)
         self._expected_nodes = expected_nodes
         self.has_settled = False
-        """Whether, at some time since it joined, everybody who is awaited was there and every slot in its place."""
+        """True once all awaited workers have joined and every slot has been where the ring assigns it."""
         self._placement: Placement | None = None
         self._held: dict[int, tuple[str, str]] = {}
-        """Generation and token under which this worker had a slot last."""
+        """Generation and token under which this worker last owned each slot."""
         self._unwritten: dict[int, float] = {}
-        """When slots may be handed over that could not be written, in seconds of the loop's clock."""
+        """Time, on the event loop's clock, after which a slot whose writes failed may be handed over."""
         self._version: int | None = None
         self._times_away = 0
         self._look_now = asyncio.Event()
@@ -136,20 +137,20 @@ class ClusterAgent:
 
     @property
     def cluster(self) -> ClusterMap | None:
-        """The map seen last."""
+        """The map that was read last."""
         return self._planner.cluster
 
     def start(self) -> None:
-        """Join the cluster as soon as the store lets it, and stay in it until :meth:`leave`."""
+        """Join the cluster as soon as the store accepts the worker, and stay in it until :meth:`leave`."""
         self._tasks = [background.start("planner", self._live)]
 
     @property
     def has_joined(self) -> bool:
-        """Whether the worker is, or was, part of the cluster."""
+        """True if the worker is, or was, part of the cluster."""
         return self.cluster is not None
 
     async def leave(self) -> None:
-        """End this planner: the name and the slots are free at once."""
+        """Leave the cluster: the name and the slots are free at once."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -159,9 +160,10 @@ class ClusterAgent:
             await self._store.leave(self.record.incarnation)
 
     async def drain(self, timeout_s: float = 10.0) -> None:
-        """Take no new environments and give away all slots, but those whose environments are nowhere else.
+        """Accept no new environments and hand over all slots, except those with environments that exist only here.
 
-        Returns when they are given away, nobody is there to take them, the store is away, or after ``timeout_s``.
+        Returns when they are handed over, when no other worker can take them, when the store does not answer, or after
+        ``timeout_s``.
         """
         if not await self._set_state("draining"):
             return
@@ -175,18 +177,18 @@ class ClusterAgent:
             await asyncio.sleep(self._timing.drain_poll_s)
 
     async def undrain(self) -> None:
-        """Take environments and slots again."""
+        """Accept environments and slots again."""
         await self._set_state("ready")
 
     async def _set_state(self, state: WorkerState) -> bool:
-        """Tell the others of it; returns whether they can know."""
+        """Publish the worker's state; return False if the store did not take it."""
         self.record = dataclasses.replace(self.record, state=state)
         is_told = await self._try_to_beat()
         self._read_again()
         return is_told
 
     async def refresh(self, timeout_s: float = 1.0) -> None:
-        """See whether the map has changed, together with all who ask for it meanwhile."""
+        """Read the map if it has changed; concurrent callers share one read."""
         looked = self._looked
         self._look_now.set()
         with contextlib.suppress(TimeoutError):
@@ -209,7 +211,7 @@ class ClusterAgent:
             await self._try_to_beat()
 
     async def _try_to_beat(self) -> bool:
-        """Send a heartbeat; returns whether it was accepted."""
+        """Send a heartbeat; return True if it was accepted."""
         try:
             await self._beat()
         except StoreUnavailableError as away:
@@ -220,8 +222,8 @@ class ClusterAgent:
         except WorkerNotAliveError:
             self._begin_anew()
         except Exception:
-            # Without heartbeats the worker would be lost for good: whatever it is, it may pass.
-            logger.exception("a heartbeat could not be sent")
+            # Without heartbeats the worker would be lost for good, and the cause may be transient.
+            logger.exception("heartbeat failed for an unexpected reason; retrying")
         else:
             return True
         return False
@@ -232,7 +234,7 @@ class ClusterAgent:
         record = dataclasses.replace(self.record, live_envs=environments.count(), reads=environments.reads())
         beat = await self._store.heartbeat(record, self._timing.lease_s)
         if not self._lease.valid:
-            # Its slots may belong to others by now: it acts for none until it has read the map.
+            # Its slots may have other owners by now: it acts for none of them until it has read the map.
             self._come_back()
         self._lease.renewed(sent_at)
         self._note_trouble(None)
@@ -240,26 +242,26 @@ class ClusterAgent:
             self._look_now.set()
 
     def _come_back(self) -> None:
-        """The lease was over, or there was none yet, and is about to be good again."""
+        """Prepare for a lease after one that has expired, or for the first one."""
         self._times_away += 1
         self.table.release(range(NUM_SLOTS))
         self._planner.lease_was_over()
         self._read_again()
 
     def _begin_anew(self) -> None:
-        """The incarnation was ended by others while its process lives: go on under another one."""
+        """Continue under another incarnation, after the store has ended the present one."""
         self._lease.expire()
-        logger.warning("this worker was taken for dead; it joins again", extra={"worker": self.record.name})
+        logger.warning("lease lost; rejoining under a new incarnation", extra={"worker": self.record.name})
         self.record = dataclasses.replace(self.record, incarnation=uuid.uuid4().hex)
         self._planner = RebalancePlanner(self.record.incarnation, self._timing, self._clock)
 
     def _note_trouble(self, trouble: VerlAgentEnvError | None) -> None:
-        """Say once that something keeps this worker out of the cluster, and once that it is over."""
+        """Log once that heartbeats fail, and once that they succeed again."""
         code = "" if trouble is None else trouble.code
         if trouble is not None and code != self._trouble:
-            logger.warning("out of touch with the cluster", extra={"detail": trouble.detail})
+            logger.warning("heartbeat failed: %s", trouble.detail)
         elif trouble is None and self._trouble:
-            logger.info("back in the cluster")
+            logger.info("heartbeats succeed again")
         self._trouble = code
 
     # --- the map --------------------------------------------------------------------------------------------
@@ -272,17 +274,21 @@ class ClusterAgent:
                 self._note_trouble(away)
                 await asyncio.sleep(self._timing.retry_s)
             except (WorkerNotAliveError, GenerationChangedError):
-                # The next heartbeat sorts it out.
+                # The next heartbeat joins again or finds the new generation.
                 await asyncio.sleep(self._timing.retry_s)
             except Exception:
-                logger.exception("the map could not be followed")
+                logger.exception("reading the map failed for an unexpected reason; retrying")
                 await asyncio.sleep(self._timing.poll_s)
             finally:
                 self._looked.set()
                 self._looked = asyncio.Event()
 
     async def _wait_for_change(self) -> bool:
-        """Return when it is time to look: whether the map has changed, not only time gone by or somebody asked."""
+        """Wait until the map changes, a caller asks for it, or time alone may change the plan.
+
+        Returns:
+            True if the map has changed.
+        """
         wait_s = self._planner.wait_s()
         poll_s = self._timing.poll_s
         timeout_s = poll_s if wait_s is None else min(wait_s, poll_s)
@@ -298,12 +304,12 @@ class ClusterAgent:
             await asyncio.gather(change, asked, return_exceptions=True)
 
     def _read_again(self) -> None:
-        """Have the map read soon, changed or not."""
+        """Schedule a read of the map, changed or not."""
         self._version = None
         self._look_now.set()
 
     async def _look(self, *, has_changed: bool = True) -> None:
-        """Read the map, do what it asks of this worker, and read it again if that changed it."""
+        """Read the map, carry out the plan that follows from it, and repeat while that changes the map."""
         known = None if has_changed else self._planner.cluster
         while True:
             cluster = known or await self._read()
@@ -318,11 +324,11 @@ class ClusterAgent:
             known = None
 
     async def _read(self) -> ClusterMap:
-        """The map; none that was on its way while the lease was over."""
+        """Read the map; read it again if the lease was renewed meanwhile after having expired."""
         while True:
             times_away = self._times_away
             cluster = await self._store.read_map()
-            # What others have may come here. Until this worker has said that it can read it, they keep it.
+            # Environments of other workers may move here, but only if this worker has announced that it reads them.
             await self._environments.load_kinds(
                 {name for other in cluster.workers.values() for name in other.reads or ()}
             )
@@ -332,7 +338,7 @@ class ClusterAgent:
                 return cluster
 
     async def _carry_out(self, plan: RebalancePlan, cluster: ClusterMap) -> bool:
-        """Claim and hand over; returns whether the map has changed by it."""
+        """Claim slots and hand slots over; return True if that has changed the map."""
         changed = False
         if plan.claim:
             claim, incarnation = plan.claim, self.record.incarnation
@@ -345,15 +351,15 @@ class ClusterAgent:
                 for slot, token in tokens.items()
                 if slot not in self._unwritten and not self._environments.count_not_durable(slot)
             }
-            # A few at a time: what is handed over stands still until its next owner has brought it back.
+            # A few at a time: environments in these slots wait until the next owner has recovered them.
             free = dict(itertools.islice(free.items(), _HAND_OVER_AT_ONCE))
             if free:
-                # First: once the other one has a slot, its new environments must not be called unknown here. And
-                # whatever comes of it, even if no answer does, the map tells whose they are now.
+                # Before the hand-over: once the receiver owns a slot, this worker must not answer for its new
+                # environments. Whether the hand-over succeeds or its answer is lost, the map shows the owners.
                 self.table.release(free)
                 self._read_again()
                 written = await self._environments.prepare_hand_over(free)
-                # The others serve here for a while before they are let go of once more.
+                # Slots with failed writes are served here for a while before the next attempt.
                 again_at = asyncio.get_running_loop().time() + self._timing.hand_over_again_s
                 self._unwritten |= {slot: again_at for slot in free if slot not in written}
                 free = {slot: token for slot, token in free.items() if slot in written}
@@ -362,12 +368,12 @@ class ClusterAgent:
         return changed
 
     def _moves(self, plan: RebalancePlan, cluster: ClusterMap) -> Mapping[str, Mapping[int, str]]:
-        """Choose who gets which slots: the planned ones, but no slot goes to a worker that cannot go on with it.
+        """Choose the receivers of slots: the planned ones, except where they cannot read the environments of a slot.
 
-        It stays here instead, or goes to one that can, if there is one. A worker that leaves keeps nothing.
+        Such a slot is kept, or goes to a worker that can read them, if there is one. A draining worker keeps nothing.
 
         Returns:
-            As :attr:`RebalancePlan.hand_off`.
+            Slots with their tokens by receiver, like :attr:`RebalancePlan.hand_off`.
         """
         unreadable_slots, known = self._environments.unreadable_slots(), frozenset(
             self._environments.reads().items()
@@ -413,20 +419,20 @@ class ClusterAgent:
         )
 
     def _forget_lost(self, foreign: Collection[int]) -> None:
-        """Forget what was remembered of slots that other workers own."""
+        """Evict the environments of slots that other workers own."""
         lost = frozenset(slot for slot in foreign if slot in self._held or self._environments.count_in(slot))
         for slot in lost:
             self._held.pop(slot, None)
         if lost:
             gone = self._environments.evict(lost)
             if gone:
-                logger.info("environments went to other workers", extra={"count": gone})
+                logger.info("environments moved to other workers", extra={"count": gone})
 
     def _forget_outdated(self, generation: str, tokens: Mapping[int, str]) -> None:
-        """Forget what was remembered of slots that were another worker's since this one had them last.
+        """Evict the environments of slots that another worker has owned since this one last did.
 
-        A slot that comes back comes with another token. In an emptied store all tokens are new, and what is in memory
-        is all there is.
+        A slot that returns has another token. In an emptied store all tokens are new, and the environments in memory are
+        the only copy: they stay.
         """
         outdated = set()
         for slot, token in tokens.items():

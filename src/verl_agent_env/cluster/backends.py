@@ -1,6 +1,6 @@
-"""Store back ends: what workers share, by the scheme of the URL at which it is.
+"""Store back ends, selected by the scheme of the store's URL.
 
-A new back end is its own module and one line in :data:`_OPENERS`; ``tests/contract`` says what it has to do.
+A new back end is a module of its own and one line in :data:`_OPENERS`; ``tests/contract`` tests its behaviour.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ from verl_agent_env.wire.event_log import EventLog
 
 @dataclass(frozen=True)
 class BackendOptions:
-    """Settings that a back end uses as far as they apply to it."""
+    """Settings of a back end, which uses those that apply to it."""
 
     namespace: str = Keys.namespace
     """Name of the data set: clusters of different namespaces do not see each other."""
     call_s: float = RedisLimits.call_s
-    """Seconds until a call has its answer, or fails."""
+    """Seconds within which a call returns or fails."""
     keys_known_s: float = KNOWN_S
     """Seconds for which an idempotency key is known."""
     keys_max_bytes: int = 16 * 1024 * 1024
-    """Bytes that idempotency keys take in the memory of the process, where they are kept there."""
+    """Bytes that idempotency keys may take, if they are kept in the memory of the process."""
 
 
 @dataclass(frozen=True)
 class Backend:
-    """Connections to one data set. Each is made when it is first used."""
+    """Connections to one data set, each opened at its first use."""
 
     store: Store
     log: EventLog
     idempotency: IdempotencyRecords
     rehearse: Callable[[], Awaitable[object]]
-    """Tries everything that the other parts ask for, apart from the data set; raises :class:`StoreUnavailableError`."""
+    """Tries every command that the other parts need, outside the data set; raises :class:`StoreUnavailableError`."""
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -55,12 +55,12 @@ class Backend:
 
 
 def open_backend(url: str, options: BackendOptions | None = None) -> Backend:
-    """Make the back end at ``url``; the memory of this process where it is empty.
+    """Return the back end at ``url``; the memory of this process if it is empty.
 
     Raises:
-        ValueError: The URL is none of a store; the message says what one looks like, and never holds a password.
+        ValueError: The URL is malformed; the message shows the form, and never a password.
     """
-    # Redis takes whatever no other one does: its client says what a URL looks like.
+    # Unknown schemes go to Redis, whose client explains the form of a URL.
     opener = _OPENERS.get(url.partition(":")[0], _open_redis)
     return opener(url, options or BackendOptions())
 
@@ -73,7 +73,7 @@ def _open_memory(_: str, options: BackendOptions) -> Backend:
 
 def _open_redis(url: str, options: BackendOptions) -> Backend:
     keys, limits = Keys(options.namespace), RedisLimits(call_s=options.call_s)
-    # A connection each: a call that is given up closes its own, and a long commit delays no heartbeat.
+    # One connection each: a cancelled call closes its own, and a long commit delays no heartbeat.
     return Backend(
         RedisStore(url, keys, limits),
         RedisEventLog(RedisClient(url, limits), keys),

@@ -1,4 +1,4 @@
-"""How long a worker may believe in its own lease without asking the store."""
+"""The lease as its holder sees it, without asking the store."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from verl_agent_env.cluster.timing import Timing
 
 
 def boot_time() -> float:
-    """Seconds since the machine started, its sleep included: a suspended worker wakes up with its lease over."""
+    """Return the seconds since the machine started, suspension included: a lease is over after it."""
     return time.clock_gettime(_CLOCK)
 
 
@@ -32,20 +32,20 @@ class LocalLease:
         self._lost_at = -math.inf
 
     def sending(self) -> float:
-        """The moment to hand to :meth:`renewed`; take it before the renewal is sent."""
+        """Return the time to hand to :meth:`renewed`; call it before the renewal is sent."""
         return self._clock()
 
     def renewed(self, sent_at: float) -> None:
-        """Count from ``sent_at``, now that the store has answered. Answers may come in any order."""
+        """Extend the lease from ``sent_at``, after the store has confirmed it; answers may come in any order."""
         if sent_at > self._lost_at:
             self._valid_until = max(self._valid_until, sent_at + self._valid_s)
 
     def expire(self) -> None:
-        """The store said that the lease is over; the answer to a renewal sent earlier does not revive it."""
+        """End the lease, as the store has; the answer to a renewal sent earlier does not revive it."""
         self._lost_at = self._clock()
         self._valid_until = -math.inf
 
     @property
     def valid(self) -> bool:
-        """Whether the holder may act as the owner."""
+        """True if the holder may act as the owner."""
         return self._clock() < self._valid_until

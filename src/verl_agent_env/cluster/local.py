@@ -37,12 +37,12 @@ _ORPHANS = Path(__file__).with_name("orphans.py")
 
 @dataclass(frozen=True)
 class Machine:
-    """Where a program runs."""
+    """Machine on which a program runs."""
 
     host: str = _HOST
-    """Address of it."""
+    """Its address."""
     enter: tuple[str, ...] = ()
-    """What stands before a command so that it runs there."""
+    """Prefix of a command that runs it there."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class ClusterTls:
     key: Path
     """File with its private key."""
     ca: Path
-    """File with the CA that it is of."""
+    """File with the CA that signed it."""
 
     def serve_options(self) -> list[str]:
         """Return the options of ``serve`` for a node."""
@@ -114,7 +114,7 @@ class _OrphanWatch:
 
 
 class Program:
-    """A program that runs until it is stopped; what it prints goes to a file."""
+    """A program that runs until it is stopped; its output goes to a file."""
 
     def __init__(
         self,
@@ -154,7 +154,7 @@ class Program:
 
     @property
     def exit_code(self) -> int | None:
-        """How it ended; None while it runs."""
+        """Exit code; None while it runs."""
         if self._process is None:
             return None
         was_known, code = self._process.returncode, self._process.poll()
@@ -164,7 +164,7 @@ class Program:
 
     @property
     def is_running(self) -> bool:
-        """Whether it was started and has not ended."""
+        """True if it was started and has not ended."""
         return self._process is not None and self.exit_code is None
 
     def signal(self, number: signal.Signals) -> None:
@@ -173,7 +173,7 @@ class Program:
             self._process.send_signal(number)
 
     def stop(self, timeout_s: float = _STOP_S) -> None:
-        """Ask it to stop, and make it after ``timeout_s``."""
+        """Terminate it; kill it if it has not ended after ``timeout_s``."""
         self.signal(signal.SIGTERM)
         if self._process is None:
             return
@@ -185,15 +185,15 @@ class Program:
             self._orphans.ended(self._process.pid)
 
     def kill(self) -> None:
-        """End it and all its children at once, as a machine does that loses power."""
+        """Kill it and all its children at once, as a power failure would."""
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             self._orphans.ended(self._process.pid)
 
-    def last_words(self, lines: int = 10) -> str:
-        """The end of what it printed."""
+    def tail(self, lines: int = 10) -> str:
+        """Return the last lines of its output."""
         return "\n".join(self.log.read_text("utf-8", "replace").splitlines()[-lines:])
 
 
@@ -215,9 +215,9 @@ class Node(Program):
         self.host = host
         """Address of its machine."""
         self.port = port
-        """Where any of its workers answers."""
+        """Port that all of its workers share."""
         self.addresses = addresses
-        """Of its workers, one for each."""
+        """Addresses of its workers, one for each."""
 
 
 class LocalCluster:
@@ -237,7 +237,7 @@ class LocalCluster:
         tls: ClusterTls | None = None,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """A cluster that is not started yet.
+        """Create a cluster without starting it.
 
         Args:
             folder: For logs, nginx's files and Redis' data.
@@ -258,10 +258,10 @@ class LocalCluster:
         self._machines = machines or {}
         self._tls = tls
         self.tls_context = None if tls is None else tls.client_context()
-        """How to call nginx and the nodes; None for plain HTTP."""
+        """Context for calling nginx and the nodes; None for plain HTTP."""
         self.port = port or free_port()
         self.host = self._machine("nginx").host
-        """Where nginx listens."""
+        """Address on which nginx listens."""
         if not self._machines:
             require_free(self.port)
         self._say = say
@@ -285,16 +285,16 @@ class LocalCluster:
 
     @property
     def url(self) -> str:
-        """Where clients go."""
+        """URL for clients."""
         return f"{'http' if self._tls is None else 'https'}://{self.host}:{self.port}"
 
     @property
     def addresses(self) -> list[str]:
-        """Of all workers of all nodes, without those that are only planned."""
+        """Addresses of all workers of all nodes, without planned nodes."""
         return [address for node in self.nodes for address in node.addresses]
 
     def start(self) -> None:
-        """Start everything, and return when all workers are there and every slot is where the ring puts it.
+        """Start everything, and return when all workers are ready and every slot is where the ring assigns it.
 
         Raises:
             click.ClickException: Something did not start; says what it printed.
@@ -317,7 +317,7 @@ class LocalCluster:
         self._await(self.nginx, self.is_settled)
 
     def start_node(self, node: Node) -> None:
-        """Start a node that does not run, and return when it says that it is ready.
+        """Start a node, and return when it is ready.
 
         Raises:
             click.ClickException: It did not start.
@@ -326,7 +326,7 @@ class LocalCluster:
         self._await(node, functools.partial(is_ready, node.host, node.port, self.tls_context))
 
     def configure_nginx(self) -> None:
-        """Write nginx's configuration anew and have it read, if nginx runs."""
+        """Write nginx's configuration, and reload nginx if it runs."""
         settings = NginxSettings(
             addresses=(*self.addresses, *(a for node in self.planned for a in node.addresses)),
             port=self.port,
@@ -340,12 +340,12 @@ class LocalCluster:
         self.nginx.signal(signal.SIGHUP)
 
     def describe(self) -> dict[str, Any]:
-        """What ``GET /api/cluster`` says."""
+        """Return the response of ``GET /api/cluster``."""
         answer: dict[str, Any] = orjson.loads(get(self.host, self.port, "/api/cluster", self.tls_context))
         return answer
 
     def is_settled(self) -> bool:
-        """Whether the workers of all running nodes are ready, and every slot is where the ring puts it."""
+        """Tell whether the workers of all running nodes are ready, and every slot is where the ring assigns it."""
         workers = [worker for node in self.describe()["nodes"] for worker in node["workers"]]
         running = [node for node in (*self.nodes, *self.planned) if node.is_running]
         expected = [address for node in running for address in node.addresses]
@@ -355,7 +355,7 @@ class LocalCluster:
         return slots == dict(Counter(Ring(sorted(expected)).assignments))
 
     def failed(self) -> Program | None:
-        """What the cluster cannot do without and has ended, if anything."""
+        """Return an ended program without which the cluster cannot work, if there is one."""
         needed = [self.nginx, *([self.redis] if self._own_redis else [])]
         return next((part for part in needed if part.exit_code is not None), None)
 
@@ -406,12 +406,12 @@ class LocalCluster:
                     return
             if part.exit_code is not None or time.monotonic() > end:
                 what = "ended" if part.exit_code is not None else f"is not ready after {_START_S:g} s"
-                raise click.ClickException(f"{part.name} {what}. It says:\n{part.last_words()}")
+                raise click.ClickException(f"{part.name} {what}. It says:\n{part.tail()}")
             time.sleep(_POLL_S)
 
 
 def program(name: str) -> str:
-    """The path of an installed program.
+    """Find an installed program.
 
     Raises:
         click.ClickException: It is not installed; says how to.
@@ -426,7 +426,7 @@ def program(name: str) -> str:
 
 
 def require_free(port: int) -> None:
-    """Make sure that the port can be listened on.
+    """Check that the port can be listened on.
 
     Raises:
         click.ClickException: It cannot.
@@ -440,7 +440,7 @@ def require_free(port: int) -> None:
 
 
 def get(host: str, port: int, path: str, tls: ssl.SSLContext | None = None) -> bytes:
-    """Return what the server at this port answers.
+    """Return the body of the server's response.
 
     Raises:
         OSError, http.client.HTTPException: It does not.
@@ -461,7 +461,7 @@ def get(host: str, port: int, path: str, tls: ssl.SSLContext | None = None) -> b
 
 
 def is_ready(host: str, port: int, tls: ssl.SSLContext | None = None) -> bool:
-    """Tell whether the server at this port takes work."""
+    """Tell whether the server at this port accepts work."""
     get(host, port, "/readyz", tls)
     return True
 
@@ -481,5 +481,5 @@ def _redis_options(host: str, port: int, folder: Path) -> list[str]:
 
 
 def _clean(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment without settings of the server, which the nodes are given on their command lines."""
+    """Return the environment without settings of the server, which the nodes get on their command lines."""
     return {name: value for name, value in environment.items() if not name.startswith(ENVIRONMENT_PREFIX)}

@@ -1,8 +1,8 @@
-"""What a worker should do about its slots, decided from the cluster's map alone.
+"""The rebalance planner: which slots a worker claims and hands over, decided from the cluster's map alone.
 
-No I/O: maps are handed in, plans come out, time is a clock that is given. Every worker runs this over the same map, and
-the ring over the ready workers gives each slot to exactly one of them, so no two want the same slot. Where maps
-differ for a moment the store decides, and the loser reads it again.
+There is no I/O: maps go in, plans come out, the clock is an argument. Every worker plans over the same map, and the ring
+over the ready workers assigns each slot to exactly one of them, so no two workers claim the same slot. While their maps
+differ the store decides, and the loser reads the map again.
 """
 
 from __future__ import annotations
@@ -20,33 +20,33 @@ from verl_agent_env.types import NUM_SLOTS
 
 @dataclass(frozen=True)
 class RebalancePlan:
-    """What to ask of the store now."""
+    """Changes of ownership to ask the store for now."""
 
     claim: tuple[int, ...] = ()
-    """Slots without a live owner that are this worker's to take, in ascending order."""
+    """Slots without a live owner that this worker should claim, in ascending order."""
     hand_off: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
-    """Incarnation to the slots that it should get from this worker, with the present tokens."""
+    """Slots that this worker should hand over, with their present tokens, by the receiver's incarnation."""
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where new environments begin, as far as the map tells."""
+    """Slots for new environments, as far as the map tells."""
 
     slots: Mapping[str, Sequence[int]] = field(default_factory=dict)
-    """By the address of each worker that takes some, slots that the ring means for it."""
+    """Slots that the ring assigns to each worker that accepts new environments, by its address."""
     is_balanced: bool = False
-    """Whether every slot is where the ring means it to be."""
+    """True if the ring's worker owns every slot."""
 
 
 class _Preference(NamedTuple):
-    """Who has precedence over the ring's worker in a slot, and until when."""
+    """An incarnation that takes precedence over the ring's worker in a slot until a time."""
 
     incarnation: str
     until: float
 
 
 class RebalancePlanner:
-    """The decisions of the worker ``incarnation``."""
+    """Decides for the worker ``incarnation``."""
 
     def __init__(
         self,
@@ -62,34 +62,34 @@ class RebalancePlanner:
         self._ready_since: dict[str, float] = {}
         self._joined_at: float | None = None
         self._unchanged_since = 0.0
-        """When the ring changed last."""
+        """Time at which the ring changed last."""
         self._plan = RebalancePlan()
         self._planned_from: tuple[object, ...] | None = None
-        """What the plan was made from."""
+        """Input of the last plan."""
         self._placement = Placement()
         self._placed_in: tuple[object, ...] | None = None
-        """What the placement was made from."""
+        """Input of the last placement."""
         self._preferred: dict[int, _Preference] = {}
         self._readers: dict[Formats, tuple[str, ...]] = {}
         self._was_away = False
         self._claims_from = float("-inf")
-        """When it may claim slots again, once it was away while the store was emptied."""
+        """Time from which the worker may claim slots, if the store was emptied while its lease was over."""
 
     @property
     def cluster(self) -> ClusterMap | None:
-        """The map seen last."""
+        """The map that was observed last."""
         return self._map
 
     def lease_was_over(self) -> None:
-        """The worker was out of touch, or is new: an owner without a lease may only not have come back yet.
+        """Note that the worker's lease had expired, or that it has none yet.
 
-        When the store was away for longer than a lease, all leases are over; who is back first must not take what the
-        others still hold.
+        After an outage of the store that is longer than a lease all leases are over. The worker that returns first must
+        not take slots whose owners still hold the environments and have only not returned yet.
         """
         self._was_away = True
 
     def observe(self, cluster: ClusterMap) -> None:
-        """Take in a map that was just read."""
+        """Update the state with a map that was just read."""
         now, last = self._clock(), self._map
         ready = {incarnation for incarnation, worker in cluster.workers.items() if worker.state == "ready"}
         self._ready_since = {incarnation: self._ready_since.get(incarnation, now) for incarnation in ready}
@@ -101,10 +101,10 @@ class RebalancePlanner:
         if last is not None and last.workers.keys() - cluster.workers.keys():
             self._prefer(self._successors(last, cluster), now)
         if last is not None and last.generation != cluster.generation:
-            # Emptied twice in a row: what the second loss took away is on top of the first.
+            # Emptied twice in a row: preferences of the second loss override those of the first.
             self._prefer({s: owner.incarnation for s in last.owners if (owner := last.owner_of(s))}, now)
             if self._was_away:
-                # Its slots may have been others' meanwhile, who hold what happened since: they come first.
+                # Others may have owned its slots meanwhile and hold the later steps: they claim first.
                 self._claims_from = now + self._timing.grace_s / 2
         if self._was_away:
             self._was_away = False
@@ -117,12 +117,12 @@ class RebalancePlanner:
         self._map = cluster
 
     def _prefer(self, incarnations: Mapping[int, str], now: float) -> None:
-        """Give workers precedence over the ring's, by slot, for a while: what they do not claim is not left unowned."""
+        """Give incarnations precedence in their slots for a while; slots that they do not claim go to the ring's workers."""
         until = now + self._timing.grace_s
         self._preferred |= {slot: _Preference(who, until) for slot, who in incarnations.items()}
 
     def _successors(self, last: ClusterMap, cluster: ClusterMap) -> dict[int, str]:
-        """Choose who should claim each slot whose owner has gone, where not every worker can read what that one could."""
+        """Choose a claimant for each slot whose owner has gone, if not every worker reads the formats of that owner."""
         successors = {}
         for slot in last.owners:
             gone = last.owner_of(slot)
@@ -135,7 +135,7 @@ class RebalancePlanner:
         return successors
 
     def reader_of(self, slot: int, formats: Formats) -> str | None:
-        """The ready worker that should own ``slot`` of all that can read these formats, if any can."""
+        """Return the ring's choice for ``slot`` among the ready workers that read these formats, if there are any."""
         return None if self._map is None else self._reader_in(self._map, slot, formats)
 
     def _reader_in(self, cluster: ClusterMap, slot: int, formats: Formats) -> str | None:
@@ -145,7 +145,7 @@ class RebalancePlanner:
         return readers[slot] if readers else None
 
     def plan(self) -> RebalancePlan:
-        """What to do now. Under an unchanged map a later plan can hold more; look again after :meth:`wait_s`."""
+        """Return the changes to ask for now; under an unchanged map, ask again after :meth:`wait_s`."""
         me = None if self._map is None else self._map.workers.get(self.incarnation)
         if self._map is None or me is None:
             return RebalancePlan()
@@ -154,7 +154,7 @@ class RebalancePlanner:
             worker for worker, since in self._ready_since.items() if since + self._timing.settle_s <= now
         }
         may_claim = me.state == "ready" and now >= self._claims_from
-        # Every call that finds no owner asks for a look at the map, which mostly is the same.
+        # Every call that finds no owner has the plan made again, mostly from the same input.
         state = (self._map, settled, self._preferences(now), may_claim)
         if self._planned_from != state:
             claim: tuple[int, ...] = ()
@@ -169,14 +169,14 @@ class RebalancePlanner:
         return self._plan
 
     def wait_s(self) -> float | None:
-        """Seconds until time alone changes the plan, None when it will not; changes of the placement can wait."""
+        """Return the seconds until time alone changes the plan; None if it does not."""
         now = self._clock()
         moments = [since + self._timing.settle_s for since in self._ready_since.values()]
         moments += {who.until for who in self._preferred.values()} | {self._claims_from}
         return min((moment - now for moment in moments if moment > now), default=None)
 
     def forward_to(self, slot: int) -> WorkerRecord | None:
-        """Who should be asked about ``slot``: its live owner, else whoever is about to claim it, None if nobody is."""
+        """Return the worker to send calls on ``slot`` to: its live owner, else the one that should claim it, if any."""
         if self._map is None:
             return None
         owner = self._map.owner_of(slot)
@@ -184,11 +184,12 @@ class RebalancePlanner:
         return owner or (None if proposed is None else self._map.workers.get(proposed))
 
     def placement(self) -> Placement:
-        """Where new environments begin: on each ready worker, in slots that the ring means for it.
+        """Return the slots for new environments: for each ready worker, slots that the ring assigns to it.
 
-        In those that it owns. A worker that has just come owns none yet; it gets such that are on their way to it, which
-        for now are made, and kept, by their present owner. What stays with another worker for longer, because of
-        environments that are nowhere else, is given no new ones, so that it becomes free.
+        They are slots that the worker owns. A worker that has just joined owns none: for ``arrive_s`` it gets slots that
+        are about to be handed over to it, whose present owner creates and serves the environments until then. A slot that
+        stays with another worker for longer, because of environments that exist only there, gets no new ones, so that it
+        empties.
         """
         if self._map is None:
             return Placement()
@@ -221,11 +222,11 @@ class RebalancePlanner:
         return Placement(slots, is_balanced)
 
     def has_settled(self, pool: Collection[str], nodes: int) -> bool:
-        """Whether everybody who is awaited has come and has its slots, or was waited for long enough.
+        """Tell whether all awaited workers have joined and own their slots, or have been waited for long enough.
 
         Args:
-            pool: Addresses of workers that are started together with this one.
-            nodes: How many nodes are expected.
+            pool: Addresses of the workers of this worker's node.
+            nodes: Number of expected nodes.
         """
         if self._map is None or self._joined_at is None:
             return False
@@ -240,22 +241,22 @@ class RebalancePlanner:
 
     @property
     def has_other_takers(self) -> bool:
-        """Whether another worker takes slots."""
+        """True if another worker accepts slots."""
         return any(incarnation != self.incarnation for incarnation in self._ready_since)
 
     def _preferences(self, now: float) -> int:
-        """Count the slots in which a worker has precedence over the ring's."""
+        """Count the slots in which an incarnation takes precedence over the ring's worker."""
         return sum(now < who.until for who in self._preferred.values())
 
     def _proposed(self, slot: int) -> str | None:
-        """The incarnation that should own ``slot``; one with precedence may be dead."""
+        """Return the incarnation that should own ``slot``; one with precedence may be dead."""
         preferred = self._preferred.get(slot)
         if preferred is not None and self._clock() < preferred.until:
             return preferred.incarnation
         return self._proposals[slot] if self._proposals else None
 
     def _hand_offs(self, cluster: ClusterMap, takers: Collection[str]) -> dict[str, dict[int, str]]:
-        """Choose which slots of this worker go to which of those that may be handed some."""
+        """Choose the receivers, among ``takers``, of slots that this worker should not own."""
         plan: dict[str, dict[int, str]] = {}
         for slot, token in sorted(cluster.tokens_of(self.incarnation).items()):
             target = self._proposed(slot)
@@ -265,7 +266,7 @@ class RebalancePlanner:
 
 
 def _listeners(cluster: ClusterMap, formats: Formats = frozenset()) -> dict[str, str]:
-    """Address to incarnation of the workers that are ready and read these formats; of two at one address, the younger."""
+    """Map address to incarnation of the ready workers that read these formats; of two at one address, the younger."""
     workers = sorted(cluster.workers.values(), key=lambda worker: (worker.started_at, worker.incarnation))
     return {
         worker.address: worker.incarnation
@@ -275,9 +276,9 @@ def _listeners(cluster: ClusterMap, formats: Formats = frozenset()) -> dict[str,
 
 
 def _proposals(listeners: Mapping[str, str]) -> tuple[str, ...]:
-    """The incarnation that the ring gives each slot to, by slot; empty when nobody is ready.
+    """Return the incarnation that the ring assigns each slot to; empty if no worker is ready.
 
-    A ring over the ready ones alone is the ring of all with the others passed over, as nginx does it.
+    A ring over the ready workers equals the ring of all workers with the others skipped, as nginx does it.
     """
     if not listeners:
         return ()

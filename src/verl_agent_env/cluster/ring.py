@@ -1,15 +1,15 @@
-"""The consistent hash of nginx, in Python: which upstream ``hash $slot consistent`` picks for a slot.
+"""The consistent hash of nginx in Python: the upstream that ``hash $slot consistent`` picks for each slot.
 
-nginx and the workers have to agree on nothing but the addresses. Where they do, the first hop of a request ends at the
-worker that owns its slot. The ring only proposes; the store decides.
+nginx and the workers need to agree only on the addresses. If they do, nginx sends a request directly to the worker that
+owns its slot. The ring only proposes owners; the store decides.
 
 The hash is ketama as nginx builds it (``ngx_http_upstream_hash_module``): 160 points for a server of weight 1, each
 the crc32 of ``host ‖ 0x00 ‖ port ‖ previous point`` (4 bytes, little endian, from 0). A slot goes to the first point
 at or after the crc32 of its text, three hex digits, and wraps around. Host and port are the text in the
 configuration, not what a name resolves to.
 
-A dead upstream is passed over to the next point, which is the same as a ring without it. nginx gives up after
-20 points and takes any upstream that is alive; such a request is forwarded once more.
+nginx skips the points of dead upstreams, which gives the same result as a ring without them. After 20 skipped points it
+takes any live upstream; the worker there forwards the request.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Ring:
             raise ValueError(f"the ring has '{repeated[0]}' more than once")
         hashes = np.concatenate([_points_of(address) for address in self.addresses] or [_NO_POINTS])
         servers = np.repeat(np.arange(len(self.addresses)), POINTS_PER_SERVER)
-        # Of points that fall together nginx keeps one; `unique` keeps the first, in order of declaration.
+        # Of equal points nginx keeps one; `unique` keeps the first, in order of declaration.
         self._hashes, first = np.unique(hashes, return_index=True)
         self._servers = servers[first]
 
@@ -57,7 +57,7 @@ class Ring:
 
 @functools.lru_cache(maxsize=64)
 def ring_over(addresses: tuple[str, ...]) -> Ring:
-    """A ring that is kept for whoever asks for these addresses again."""
+    """Return the ring over these addresses, cached."""
     return Ring(addresses)
 
 

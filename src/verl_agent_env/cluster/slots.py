@@ -1,4 +1,4 @@
-"""Where every slot lives, as one worker knows it at the moment: what the dispatch of a call asks."""
+"""The slot table: the owner of every slot, as one worker knows it at the moment."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ T = TypeVar("T")
 class SlotTable:
     """Owners by slot, and which slots are this worker's own.
 
-    Others write it, dispatch reads it. It can be out of date: a worker that is asked for a slot that is not its own
-    says so, and the asker looks again.
+    The cluster agent writes it, the router reads it. It can be out of date: a worker that gets a call for a slot of
+    another one refuses it with 421 ``moved``, and the caller reads the table again.
     """
 
     def __init__(self, address: str, lease: LocalLease | None = None) -> None:
-        """A table in which nobody owns anything.
+        """Create a table in which no slot has an owner.
 
         Args:
-            address: Where this worker listens.
-            lease: While it is over, no slot counts as the worker's own; None for ownership that never ends.
+            address: Address of this worker, ``host:port``.
+            lease: Lease of this worker; while it is over, the worker owns no slot. None for ownership that never ends.
         """
         self.address = address
         self._lease = lease
@@ -38,7 +38,7 @@ class SlotTable:
         self.generation = ""
         """The data set in which the worker owns its slots; empty where ownership is not shared through a store."""
         self.tokens: Mapping[int, str] = {}
-        """What proves that this worker owns its slots."""
+        """Token of each slot that this worker owns, which proves its ownership to the store."""
         self._foreign: Collection[int] = frozenset()
         self._changed = asyncio.Event()
 
@@ -53,15 +53,15 @@ class SlotTable:
         tokens: Mapping[int, str] | None = None,
         foreign: Collection[int] = frozenset(),
     ) -> None:
-        """Take in a new picture.
+        """Replace the whole table.
 
         Args:
-            addresses: Whom to ask, by slot; None where nobody is known.
+            addresses: Address of each slot's owner; None where it has none.
             mine: Slots that this worker owns.
             for_new: Slots in which new environments begin, by the address of the worker that they are for.
-            inherited: Slots in which another worker may have had environments that are gone now.
+            inherited: Slots in which an earlier worker may have had environments, which are lost.
             generation: The data set in which the worker owns its slots.
-            tokens: What proves that it does.
+            tokens: Token of each slot that this worker owns.
             foreign: Slots that other workers own.
         """
         is_mine = bytearray(NUM_SLOTS)
@@ -75,7 +75,7 @@ class SlotTable:
         self._changed = asyncio.Event()
 
     def release(self, slots: Collection[int]) -> None:
-        """Act for these slots no more, and begin no environments in them, until the next :meth:`assign`."""
+        """Give up ownership of these slots, and place no new environments in them, until the next :meth:`assign`."""
         for slot in slots:
             self._is_mine[slot] = 0
         gone = frozenset(slots)
@@ -94,31 +94,31 @@ class SlotTable:
         return None if address == self.address else address
 
     def token_of(self, slot: int) -> str | None:
-        """What proves that this worker owns the slot; None if it does not, or not at the moment."""
+        """Return the token that proves ownership of the slot; None if this worker does not own it at the moment."""
         return self.tokens.get(slot)
 
     def has_gone(self, slot: int) -> bool:
-        """Whether another worker owns the slot."""
+        """Tell whether another worker owns the slot."""
         return slot in self._foreign
 
     @property
     def is_whole(self) -> bool:
-        """Whether every slot has an owner that lives, as far as this worker knows."""
+        """True if every slot has a live owner, as far as this worker knows."""
         return not self.generation or all(self.owns(slot) or self.has_gone(slot) for slot in range(NUM_SLOTS))
 
     def is_inherited(self, slot: int) -> bool:
-        """Whether another worker may have had environments in the slot that are gone now."""
+        """Tell whether an earlier worker may have had environments in the slot, which are lost."""
         return slot in self._inherited
 
     def slots_for_new(self, count: int) -> list[int]:
-        """Choose a slot for each of ``count`` new environments: equal shares for all workers that take some.
+        """Choose a slot for each of ``count`` new environments, in equal shares for all workers that accept some.
 
-        Shares are contiguous: neighbours stay together. Empty when nobody takes any at present.
+        Shares are contiguous. Empty if no worker accepts any at present.
         """
         shares = [found for address, found in sorted(self.for_new.items()) if self._can_take(address)]
         if not shares:
             return []
-        # Few new ones must not all go to the first workers.
+        # Otherwise small requests would all go to the first workers.
         first = random.randrange(len(shares))
         return [
             random.choice(shares[(first + len(shares) * position // count) % len(shares)])
@@ -129,12 +129,12 @@ class SlotTable:
         return address != self.address or self._lease is None or self._lease.valid
 
     async def while_at(self, address: str, slots: Collection[int], call: Awaitable[T]) -> T:
-        """The result of a call to ``address``, given up as soon as all of ``slots`` have gone from there.
+        """Await a call to ``address``, and cancel it when that worker owns none of ``slots`` any more.
 
-        A worker that is stopped, or cut off, does not answer; what it was asked is then asked of its successors.
+        A worker that is stopped or cut off does not answer; the caller then asks the new owners.
 
         Raises:
-            WorkerUnreachableError: They have; whether the call is carried out is unknown.
+            WorkerUnreachableError: The slots have other owners; whether the call was carried out is unknown.
         """
         task = asyncio.ensure_future(call)
         try:
@@ -151,7 +151,7 @@ class SlotTable:
                 task.cancel()
 
     def slots_by_address(self) -> dict[str, int]:
-        """How many slots each address has."""
+        """Count the slots of each address."""
         counts: dict[str, int] = {}
         for slot in range(NUM_SLOTS):
             address = self.owner_of(slot)

@@ -1,4 +1,4 @@
-"""The log of a single process, beside its :class:`~verl_agent_env.cluster.memory.store.MemoryStore`."""
+"""The event log of a single process, beside its :class:`~verl_agent_env.cluster.memory.store.MemoryStore`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from verl_agent_env.wire.records import Refusal, RefusalReason, Saved, Write
 
 
 @dataclass(slots=True)
-class _Kept:
+class _KeptEnvironment:
     slot: int
     episode: int
     header: bytes
@@ -26,20 +26,20 @@ class MemoryEventLog:
 
     def __init__(self, store: MemoryStore) -> None:
         self._store = store
-        self._kept: dict[str, _Kept] = {}
+        self._kept: dict[str, _KeptEnvironment] = {}
         self._closed: dict[str, str] = {}
         self.is_full = False
-        """Whether it takes no more than the ends of environments, as a full Redis does."""
+        """True to refuse all writes but the ends of environments, as a full Redis does."""
 
     def clear(self) -> None:
-        """Lose everything, as an emptied Redis does."""
+        """Lose all data, as after ``FLUSHALL`` in Redis."""
         self._kept.clear()
         self._closed.clear()
 
     async def commit(
         self, generation: str, tokens: Mapping[int, str], writes: Sequence[Write]
     ) -> list[Refusal]:
-        """See :meth:`EventLog.commit`."""
+        """Implement :meth:`EventLog.commit`."""
         present = await self._store.generation()
         if generation != present:
             raise GenerationChangedError(generation, present)
@@ -57,7 +57,7 @@ class MemoryEventLog:
         return refusals
 
     async def load(self, env_ids: Sequence[str], *, whole: bool = False) -> list[Saved]:
-        """See :meth:`EventLog.load`."""
+        """Implement :meth:`EventLog.load`."""
         loaded: list[Saved] = []
         size = 0
         for env_id in env_ids[:MAX_LOADED]:
@@ -70,7 +70,7 @@ class MemoryEventLog:
         return loaded
 
     async def env_ids(self, slots: Sequence[int]) -> list[str]:
-        """See :meth:`EventLog.env_ids`."""
+        """Implement :meth:`EventLog.env_ids`."""
         wanted = set(slots)
         return [env_id for env_id, kept in self._kept.items() if kept.slot in wanted]
 
@@ -95,25 +95,25 @@ class MemoryEventLog:
             return None
         if write.kind == "create":
             if kept is None:
-                self._kept[write.env_id] = _Kept(write.slot, write.episode, write.data)
+                self._kept[write.env_id] = _KeptEnvironment(write.slot, write.episode, write.data)
             return None
         return "gone" if kept is None else _change(kept, write)
 
 
-def _saved(kept: _Kept, whole: bool) -> Saved:
+def _saved(kept: _KeptEnvironment, whole: bool) -> Saved:
     first = 0
     if kept.snapshot is not None and not whole and kept.snapshot_seq <= len(kept.entries):
         first = max(kept.snapshot_seq - 1, 0)
     return Saved(kept.header, kept.entries[first:], kept.snapshot, None, first)
 
 
-def _change(kept: _Kept, write: Write) -> RefusalReason | None:
+def _change(kept: _KeptEnvironment, write: Write) -> RefusalReason | None:
     if write.kind == "begin":
         return _begin(kept, write)
     if kept.episode != write.episode:
         return "stale" if kept.episode > write.episode else "short"
     if write.kind == "save":
-        # A late copy of an earlier state changes nothing.
+        # A late copy of an earlier save changes nothing.
         if kept.snapshot is None or write.seq >= kept.snapshot_seq:
             kept.snapshot, kept.snapshot_seq = write.data, write.seq
         return None
@@ -128,31 +128,31 @@ def _change(kept: _Kept, write: Write) -> RefusalReason | None:
     return None
 
 
-def _is_late(kept: _Kept, write: Write) -> bool:
-    """Whether what is kept includes what a ``put`` says."""
+def _is_late(kept: _KeptEnvironment, write: Write) -> bool:
+    """Tell whether a ``put`` says nothing that is not kept already."""
     steps = len(kept.entries)
     return steps > write.seq or (steps == write.seq == len(write.entries))
 
 
-def _replacement(kept: _Kept | None, write: Write) -> _Kept:
-    """What a ``put`` makes; what was saved of a later step than the header's own state holds on."""
+def _replacement(kept: _KeptEnvironment | None, write: Write) -> _KeptEnvironment:
+    """Return what a ``put`` leaves; a snapshot of a later step than the header's own state is kept."""
     first = write.seq - len(write.entries)
-    made = _Kept(write.slot, write.episode, write.data, [*[b""] * first, *write.entries])
+    made = _KeptEnvironment(write.slot, write.episode, write.data, [*[b""] * first, *write.entries])
     if kept is not None and first and kept.episode == write.episode and kept.snapshot_seq >= first:
         made.snapshot, made.snapshot_seq = kept.snapshot, kept.snapshot_seq
     return made
 
 
-def _compare(kept: _Kept, write: Write) -> RefusalReason | None:
-    """A late copy of a ``put`` takes nothing away that has followed."""
+def _compare(kept: _KeptEnvironment, write: Write) -> RefusalReason | None:
+    """Compare a late copy of a ``put`` with what is kept; it removes nothing."""
     last = kept.entries[write.seq - 1] if write.entries else b""
     return None if not last or _is_same(last, write.entries[-1]) else "conflict"
 
 
 def _is_same(one: bytes, other: bytes) -> bool:
-    """Whether two entries tell of one step: operations are not re-persisted, only the last one's is.
+    """Tell whether two entries record the same step; of re-persisted steps only the last one has its operation id.
 
-    Of a step of which only the number is kept nothing else can be said.
+    An empty entry stands for a step of which only the number is kept, and equals any entry.
     """
     if one == other or not one:
         return True
@@ -160,7 +160,7 @@ def _is_same(one: bytes, other: bytes) -> bool:
     return result == other_result and not (operation and other_operation)
 
 
-def _begin(kept: _Kept, write: Write) -> RefusalReason | None:
+def _begin(kept: _KeptEnvironment, write: Write) -> RefusalReason | None:
     if kept.episode == write.episode:
         return None if kept.header == write.data else "conflict"
     if kept.episode > write.episode:

@@ -24,7 +24,7 @@ from verl_agent_env.errors import GenerationChangedError, NameTakenError, Worker
 from verl_agent_env.wire.suspicions import MAX_SUSPICIONS, Suspicion
 
 _LOOK_S = 0.05
-"""How often somebody who waits looks for changes; a lease that runs out wakes nobody."""
+"""How often a waiting call looks for changes, because an expiring lease sets no event."""
 
 
 def _random_id() -> str:
@@ -40,10 +40,10 @@ class _Lease:
 class MemoryStore:
     """:class:`~verl_agent_env.cluster.store.Store` for workers that share one event loop.
 
-    No method awaits between looking and changing, so each is atomic.
+    No method awaits between reading and writing, so each is atomic.
 
     Args:
-        clock: Seconds; judges the leases.
+        clock: Seconds, by which leases expire.
         new_id: Makes generations and nonces.
     """
 
@@ -58,11 +58,11 @@ class MemoryStore:
         self._ended: dict[str, float] = {}
         self._tokens: dict[int, str] = {}
         self._suspicions: dict[str, tuple[Suspicion, float]] = {}
-        """With the time at which they end."""
+        """Suspicions with the time at which they expire."""
         self._changed = asyncio.Event()
 
     def clear(self) -> None:
-        """Lose everything, as an emptied Redis does."""
+        """Lose all data, as after ``FLUSHALL`` in Redis."""
         self._generation = self._new_id()
         self._leases.clear()
         self._ended.clear()
@@ -70,11 +70,11 @@ class MemoryStore:
         self._suspicions.clear()
 
     async def generation(self) -> str:
-        """See :meth:`Store.generation`."""
+        """Implement :meth:`Store.generation`."""
         return self._generation
 
     async def heartbeat(self, record: WorkerRecord, ttl_s: float) -> Heartbeat:
-        """See :meth:`Store.heartbeat`."""
+        """Implement :meth:`Store.heartbeat`."""
         now = self._clock()
         if self._has_ended(record.incarnation):
             raise WorkerNotAliveError(record.incarnation, "ended")
@@ -90,13 +90,13 @@ class MemoryStore:
         return Heartbeat(self._generation, self._version)
 
     async def leave(self, incarnation: str) -> None:
-        """See :meth:`Store.leave`."""
+        """Implement :meth:`Store.leave`."""
         self._end(incarnation)
 
     async def claim(
         self, incarnation: str, slots: Collection[int], *, generation: str | None = None
     ) -> dict[int, str]:
-        """See :meth:`Store.claim`."""
+        """Implement :meth:`Store.claim`."""
         check_slots(slots)
         if generation is not None and generation != self._generation:
             raise GenerationChangedError(generation, self._generation)
@@ -115,7 +115,7 @@ class MemoryStore:
         return claimed
 
     async def hand_off(self, tokens: Mapping[int, str], to_incarnation: str) -> dict[int, str]:
-        """See :meth:`Store.hand_off`."""
+        """Implement :meth:`Store.hand_off`."""
         check_slots(tokens)
         self._require_alive(to_incarnation)
         new_token = token_of(self._new_id(), to_incarnation)
@@ -126,7 +126,7 @@ class MemoryStore:
         return handed
 
     async def suspect(self, suspicions: Collection[Suspicion], cleared: Collection[str] = ()) -> None:
-        """See :meth:`Store.suspect`."""
+        """Implement :meth:`Store.suspect`."""
         now = self._clock()
         for key in cleared:
             self._suspicions.pop(key, None)
@@ -137,7 +137,7 @@ class MemoryStore:
         self._bump()
 
     async def read_map(self) -> ClusterMap:
-        """See :meth:`Store.read_map`."""
+        """Implement :meth:`Store.read_map`."""
         now = self._clock()
         return ClusterMap(
             self._generation,
@@ -152,12 +152,12 @@ class MemoryStore:
         )
 
     async def map_version(self) -> int:
-        """See :meth:`Store.map_version`."""
+        """Implement :meth:`Store.map_version`."""
         self._live()
         return self._version
 
     async def wait_for_change(self, version: int, timeout_s: float) -> int:
-        """See :meth:`Store.wait_for_change`."""
+        """Implement :meth:`Store.wait_for_change`."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 while await self.map_version() == version:
@@ -168,14 +168,14 @@ class MemoryStore:
         return self._version
 
     async def aclose(self) -> None:
-        """See :meth:`Store.aclose`."""
+        """Implement :meth:`Store.aclose`."""
 
     def owned_under(self, tokens: Mapping[int, str]) -> set[int]:
         """Return the slots that are owned under their token."""
         return {slot for slot, token in tokens.items() if self._tokens.get(slot) == token}
 
     def _live(self) -> dict[str, _Lease]:
-        """Those alive; forgets whose lease has run out."""
+        """Remove expired leases; return the others."""
         now = self._clock()
         over = [incarnation for incarnation, lease in self._leases.items() if lease.expires_at <= now]
         for incarnation in over:

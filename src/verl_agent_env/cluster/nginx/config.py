@@ -1,8 +1,8 @@
-"""The configuration of the nginx that stands before all workers.
+"""The configuration of the nginx in front of all workers.
 
-A call on one environment carries its slot in the path, and goes to the worker that the ring names: nginx hashes the
+A call on one environment has its slot in the path and goes to the worker that the ring assigns it to: nginx hashes the
 slot over the same addresses as :mod:`verl_agent_env.cluster.ring`. Every other call goes to the least busy worker.
-What nginx itself has to refuse is a problem document, as from a worker.
+Errors of nginx itself are problem documents, like those of a worker.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _CIPHERS = (
     "ECDHE-RSA-AES256-GCM-SHA384:ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305"
 )
 _OTHER_FILES = 1024
-"""Files that a process of nginx opens beside its connections: temporary ones, listening sockets."""
+"""Files that a process of nginx opens besides its connections: temporary files and listening sockets."""
 
 
 KERNEL_SETTINGS = {
@@ -42,7 +42,7 @@ KERNEL_SETTINGS = {
     "net.ipv4.tcp_keepalive_probes": 3,
     "net.ipv4.tcp_retries2": 3,
 }
-"""Of nginx's machine: four seconds after a worker's machine fell silent, what it was asked is asked of another one."""
+"""Kernel settings of nginx's machine: requests to a machine that stopped responding are retried elsewhere after four seconds."""
 
 
 @dataclass(frozen=True)
@@ -50,49 +50,49 @@ class NginxSettings:
     """One nginx and the workers behind it."""
 
     addresses: tuple[str, ...]
-    """``host:port`` of every planned worker, as it names itself; without any, every call is answered 503."""
+    """``host:port`` of every planned worker, as it advertises itself; without any, every call is answered 503."""
     folder: Path
-    """Where nginx keeps its process id and temporary files; who starts it must be able to write there."""
+    """Folder for nginx's process id and temporary files, writable by the account that starts it."""
     port: int = 8080
     """Port to listen on."""
     host: str = "*"
     """Address to listen on; ``*`` for all."""
     error_log: str = "stderr"
-    """Where nginx reports errors: ``stderr`` or a file."""
+    """Destination of nginx's error log: ``stderr`` or a file."""
     user: str = ""
     """Account of nginx's processes when root starts it; nginx's own choice when not given."""
     processes: int = 0
     """nginx's processes; 0 for one for each core."""
     max_connections: int = 16_384
-    """Connections of clients at one time. Any one process can hold all of them, however the kernel spreads them."""
+    """Simultaneous connections of clients. Each process can hold all of them, because the kernel may spread them unevenly."""
     max_body_bytes: int = 64 * 1024 * 1024
-    """Bytes of a body, as the workers' own limit."""
+    """Bytes of a body; the same limit as that of the workers."""
     header_timeout_s: int = 15
     """Seconds in which a request's headers must arrive."""
     body_timeout_s: int = 60
     """Seconds that may pass between two parts of a body, in either direction."""
     connect_timeout_s: int = 1
-    """Seconds until a worker has taken a connection; after that another one is asked."""
+    """Seconds until a worker has accepted a connection; after that the next worker is tried."""
     answer_timeout_s: int = 150
     """Seconds until a worker begins to answer; longer than workers wait for each other (``peer_timeout_s``)."""
     retry_timeout_s: int = 10
-    """Seconds after which a call is not given to another worker any more."""
+    """Seconds after which a call is not retried on another worker."""
     keep_alive_s: int = 75
-    """Seconds that a client's idle connection is kept."""
+    """Seconds for which a client's idle connection is kept."""
     tls_cert: str = ""
-    """File with nginx's certificate, and those that lead to its CA; without one, it speaks plain HTTP."""
+    """File with nginx's certificate and the chain to its CA; without one, nginx speaks plain HTTP."""
     tls_key: str = ""
     """File with the certificate's private key; the same file when not given."""
     tls_client_ca: str = ""
-    """File with the CA of clients' certificates; then nobody gets in without one."""
+    """File with the CA of clients' certificates; with it, every client needs one."""
     worker_ca: str = ""
     """File with the CA of the workers' certificates, if they speak TLS."""
     worker_name: str = ""
-    """A name that the certificates of all workers have; nginx cannot ask for the one of each address."""
+    """A name in the certificates of all workers; nginx cannot check a different name for each address."""
     worker_cert: str = ""
-    """File with the certificate and key that workers are shown."""
+    """File with nginx's client certificate and key for the workers."""
     notes: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    """Remarks by address, such as what its name resolves to. Another remark is another text, so nginx reads it anew."""
+    """Comment for each address, such as what its name resolves to. A new comment changes the text, so nginx reloads it."""
 
     def __post_init__(self) -> None:
         for address in self.addresses:
@@ -126,14 +126,14 @@ class NginxSettings:
 
 
 def is_address(text: str) -> bool:
-    """Whether this is ``host:port`` and nothing that nginx would read otherwise."""
+    """Tell whether ``text`` is ``host:port``, safe to put into nginx's configuration."""
     return _ADDRESS.fullmatch(text) is not None and 0 < int(text.rpartition(":")[2]) <= 65_535
 
 
 def nginx_config(settings: NginxSettings) -> str:
-    """A complete ``nginx.conf``, for ``nginx -c FILE -e stderr`` in the foreground; any account may run it.
+    """Return a complete ``nginx.conf`` for ``nginx -c FILE -e stderr`` in the foreground, under any account.
 
-    The order of the addresses does not matter. The same settings always give the same text.
+    The order of the addresses does not matter. Equal settings give equal texts.
     """
     # Each client has a connection of its own and one to a worker; besides, both groups of workers keep idle ones.
     connections = 2 * (settings.max_connections + _kept_connections(settings))
@@ -158,16 +158,16 @@ http {{
 
 
 def write_nginx_config(settings: NginxSettings, path: Path) -> None:
-    """Put the configuration in ``path`` at one stroke, and make the folders that nginx needs."""
+    """Write the configuration to ``path`` atomically, and create the folders that nginx needs."""
     settings.folder.mkdir(parents=True, exist_ok=True)
     replace_file(path, nginx_config(settings))
 
 
 def replace_file(path: Path, text: str) -> None:
-    """Put ``text`` in ``path`` at one stroke: who reads it meanwhile sees the old text or the new one.
+    """Write ``text`` to ``path`` atomically.
 
     Raises:
-        OSError: It cannot be written; the old text is still there.
+        OSError: The file cannot be written; its old text is unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -185,7 +185,7 @@ def replace_file(path: Path, text: str) -> None:
 
 
 def _http(settings: NginxSettings) -> str:
-    # Answers are never put on a disk: what does not fit into the buffers waits in the worker, which holds it anyway.
+    # Responses are never buffered on disk: what exceeds the buffers waits in the worker, which holds it anyway.
     return f"""\
 access_log off;
 server_tokens off;
@@ -237,7 +237,7 @@ server {{
 def _upstream(name: str, method: str, settings: NginxSettings) -> str:
     servers = "\n".join(
         f"  server {address} max_fails=2 fail_timeout=2s;{_note(settings.notes.get(address, ''))}"
-        # In the order in which the workers make their ring: where two points fall together, the first one counts.
+        # In the order of the workers' ring: of two equal points the first one counts.
         for address in sorted(settings.addresses)
     )
     return f"""\
@@ -329,7 +329,7 @@ location ^~ /internal {{
 def _tls(settings: NginxSettings) -> str:
     if not settings.tls_cert:
         return ""
-    # Versions and ciphers as Mozilla's "intermediate" has them: whatever came after 2014 speaks one of them.
+    # Versions and ciphers of Mozilla's "intermediate" profile, which all clients since 2014 support.
     clients = f"""\
 ssl_client_certificate {settings.tls_client_ca};
 ssl_verify_client on;
@@ -365,7 +365,7 @@ proxy_ssl_name {settings.worker_name};
 
 
 def _problems(settings: NginxSettings) -> str:
-    """Answers to what nginx refuses itself; those of workers pass as they are."""
+    """Return the problem documents of errors that nginx itself causes; responses of workers are passed on unchanged."""
     unreachable = WorkerUnreachableError(reason="no worker that nginx knows of answered in time")
     errors: dict[str, VerlAgentEnvError] = {
         "404": RouteNotFoundError("/internal"),
@@ -387,7 +387,7 @@ location @{error.code} {{
 
 
 def _kept_connections(settings: NginxSettings) -> int:
-    """Idle connections to workers that each process of nginx keeps, over all workers."""
+    """Return the number of idle connections to workers, in all, that each process of nginx keeps."""
     return min(4096, max(512, 32 * len(settings.addresses)))
 
 
@@ -396,7 +396,11 @@ def _note(text: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    """A word of the configuration that stands for ``text`` exactly."""
+    """Quote ``text`` for the configuration.
+
+    Raises:
+        ValueError: It has a ``$``, which cannot be quoted.
+    """
     if "$" in text:
         raise ValueError("nginx would take a '$' for a variable")
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"

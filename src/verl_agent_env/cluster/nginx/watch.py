@@ -1,9 +1,9 @@
-"""Keeps nginx's configuration in step with the workers that there are.
+"""A watcher that keeps nginx's configuration in step with the workers.
 
-Declared are the planned workers, alive or not, and those that are alive without being planned. nginx refuses to start
-while a host of its configuration has no address, and looks it up only then. So a worker whose host has none (its
-container is not there yet) is left out, which is the same to the ring as a dead one; and when a host gets another
-address, nginx has to read its configuration again.
+The configuration has all planned workers, alive or not, and live workers that were not planned. nginx resolves host names
+only when it reads its configuration, and refuses to start while one of them has no address. So a worker whose host cannot
+be resolved (its container does not exist yet) is left out, which to the ring is the same as a dead one; and when a host
+gets another address, nginx has to reload.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ from verl_agent_env.cluster.store import ClusterMap
 from verl_agent_env.errors import StoreUnavailableError
 
 _RESOLVE_S = 2.0
-"""Within which a host's address must be found."""
+"""Seconds within which a host name must be resolved."""
 _MIN_PAUSE_S = 0.1
-"""Between two looks, however often the map changes."""
+"""Seconds between two updates, however often the map changes."""
 
 
 class MembershipSource(Protocol):
-    """What is asked of a :class:`~verl_agent_env.cluster.store.Store`."""
+    """The part of :class:`~verl_agent_env.cluster.store.Store` that tells which workers are alive."""
 
     async def read_map(self) -> ClusterMap:
-        """Everything, as of one moment."""
+        """Return the map, as of one moment."""
 
     async def wait_for_change(self, version: int, timeout_s: float) -> int:
-        """The map's version as soon as it is another than ``version``, or after ``timeout_s``."""
+        """Return the map's version as soon as it differs from ``version``, or after ``timeout_s``."""
 
 
 class ReloadError(Exception):
-    """nginx did not take the new configuration; the text says why."""
+    """nginx did not load the new configuration, for the reason in the text."""
 
 
 class DebouncedSet:
-    """What is there, and what was until ``keep_s`` ago: a short absence is not acted upon."""
+    """A mapping whose entries stay for ``keep_s`` after their removal, so that short absences have no effect."""
 
     def __init__(self, keep_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._keep_s = keep_s
@@ -54,9 +54,9 @@ class DebouncedSet:
         self._absent_since: dict[str, float] = {}
 
     def see(self, present: Mapping[str, str]) -> dict[str, str]:
-        """Note who is there now; returns all that count as there, each with its last value.
+        """Update with the present entries; return all entries that are present or were so recently, with their last values.
 
-        The time of an absence counts from the first look that missed it: time without looks is nobody's absence.
+        An absence counts from the first update without the entry, so time without updates is no absence.
         """
         now = self._clock()
         self._values.update(present)
@@ -72,7 +72,7 @@ class DebouncedSet:
 
 
 class NginxWatch:
-    """Rewrites nginx's configuration whenever it would be another one, and has nginx read it."""
+    """Rewrites nginx's configuration whenever the workers change, and reloads nginx."""
 
     def __init__(
         self,
@@ -86,18 +86,18 @@ class NginxWatch:
         poll_s: float = 1.0,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """Watch nothing yet.
+        """Create a watcher; :meth:`run` starts it.
 
         Args:
-            settings: With the addresses of the planned workers.
-            path: Of nginx's configuration.
-            members: Who is alive; without it only the planned workers' hosts are followed.
-            targets: File for the same workers as a list that Prometheus follows.
-            reload: Called after each change of the text, again and again until it raises no :class:`ReloadError`.
-            departed_after_s: How long one that is not planned stays declared after its end, and any host after it lost
-                its address.
-            poll_s: How often is looked at least.
-            say: Is given one line for whatever a person should know, and one when it is over.
+            settings: Settings with the addresses of the planned workers.
+            path: File of nginx's configuration.
+            members: Source of the live workers; without one, only the addresses of planned workers' hosts are followed.
+            targets: File for the same workers in Prometheus' ``file_sd_configs`` format.
+            reload: Called after each change of the text, and again until it raises no :class:`ReloadError`.
+            departed_after_s: How long an unplanned worker stays in the configuration after its end, and any host after
+                it has lost its address.
+            poll_s: Longest time between two updates.
+            say: Gets one line for each problem, and one when it is solved.
         """
         self._settings = settings
         self._path = path
@@ -114,13 +114,13 @@ class NginxWatch:
         self._troubles: dict[str, str] = {}
 
     async def run(self) -> NoReturn:
-        """Watch until cancelled."""
+        """Update the file until cancelled."""
         while True:
             await self.look()
             await asyncio.gather(asyncio.sleep(min(_MIN_PAUSE_S, self._poll_s)), self._wait())
 
     async def look(self) -> None:
-        """Bring the file up to date once."""
+        """Update the file once."""
         await self._read_members()
         declared = sorted({*self._settings.addresses, *self._unplanned})
         found = self._hosts.see(await _resolve({_host_of(address) for address in declared}))
@@ -138,7 +138,7 @@ class NginxWatch:
         try:
             state = await self._members.read_map()
         except StoreUnavailableError as away:
-            trouble = f"{away} Until then nginx keeps the workers that it has."
+            trouble = f"{away} Until then nginx keeps its present workers."
         else:
             self._version = state.version
             alive = {worker.address: "" for worker in state.workers.values() if is_address(worker.address)}
@@ -148,13 +148,12 @@ class NginxWatch:
     def _may_write(self, usable: Collection[str]) -> bool:
         if not self._path.exists():
             return True
-        # An nginx without workers helps nobody; and before the first look at the members, workers that are not planned
-        # stand in a file that is there already.
+        # Not without workers; and before the map was read once, an existing file may have workers that are not planned.
         return bool(usable) and (self._members is None or self._version is not None)
 
     def _put(self, settings: NginxSettings) -> None:
         try:
-            # Never the same text again: a reload costs connections.
+            # Not if the text is the same: a reload costs connections.
             if _replace_if_other(self._path, nginx_config(settings)):
                 self._must_reload = True
                 self._say(f"Wrote {self._path}: {len(settings.addresses)} workers.")
@@ -182,7 +181,7 @@ class NginxWatch:
             await self._members.wait_for_change(self._version, self._poll_s)
 
     def _note(self, what: str, trouble: str, relief: str) -> None:
-        """Say each trouble once, and that it is over."""
+        """Report each problem once, and once that it is solved."""
         if trouble and what not in self._troubles:
             self._say(trouble)
             self._troubles[what] = trouble
@@ -191,13 +190,13 @@ class NginxWatch:
 
 
 def prometheus_targets(addresses: Collection[str]) -> str:
-    """The list of targets (``file_sd_configs``) that has Prometheus ask every worker at its own address."""
+    """Return the list of targets (``file_sd_configs``) with which Prometheus reads every worker at its own address."""
     targets = [{"targets": [address], "labels": {"node": _host_of(address)}} for address in sorted(addresses)]
     return orjson.dumps(targets, option=orjson.OPT_INDENT_2).decode() + "\n"
 
 
 def _replace_if_other(path: Path, text: str) -> bool:
-    """Put ``text`` in ``path`` unless it is there already; returns whether it was not."""
+    """Write ``text`` to ``path``; return False if the file had that text already."""
     if path.exists() and path.read_text("utf-8") == text:
         return False
     replace_file(path, text)
@@ -209,7 +208,7 @@ def _host_of(address: str) -> str:
 
 
 async def _resolve(hosts: Collection[str]) -> dict[str, str]:
-    """What each host's name stands for; nothing for an address, and no entry for a name that stands for nothing."""
+    """Resolve host names to addresses: an empty text for an address, no entry for a name without an address."""
     found = await asyncio.gather(*map(_lookup, hosts))
     return {host: text for host, text in zip(hosts, found, strict=True) if text is not None}
 

@@ -1,4 +1,4 @@
-"""The connection to Redis: bounded in time, with typed errors, made again whenever it broke."""
+"""The Redis client: bounded in time, with typed errors and automatic reconnection."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ _ResultT = TypeVar("_ResultT")
 
 @dataclass(frozen=True)
 class RedisLimits:
-    """How long things may take."""
+    """Time-outs and sizes of the Redis connection."""
 
     connect_s: float = 1.0
-    """Until a connection stands."""
+    """Seconds until a connection is established."""
     call_s: float = 2.0
-    """Until a call of the store has its answer, all included, but for what its bytes take."""
+    """Seconds until a call has its answer, without the time to send its bytes."""
     bytes_per_s: float = 1024.0 * 1024.0
-    """Bytes that Redis is given a second for."""
+    """Bytes that are allowed one more second."""
     poll_s: float = 1.0
-    """How often the map's version is asked for while waiting, in case a notice was lost."""
+    """Seconds between reads of the map's version while waiting, in case a notification was lost."""
     max_connections: int = 8
-    """Connections of one worker."""
+    """Largest number of connections of one client."""
 
     def __post_init__(self) -> None:
         if min(self.connect_s, self.call_s, self.bytes_per_s, self.poll_s, self.max_connections) <= 0:
@@ -61,13 +61,13 @@ class RedisClient:
     """Calls to the Redis at ``url``, each bounded by ``limits``.
 
     Raises:
-        ValueError: The URL is none; the message says what one looks like, and never holds a password.
+        ValueError: The URL is malformed; the message shows the form, and never a password.
     """
 
     def __init__(self, url: str, limits: RedisLimits) -> None:
         self.limits = limits
         self.where = _checked(url)
-        """Where Redis is, without the password."""
+        """URL without the password, for messages."""
         pool = BlockingConnectionPool.from_url(
             url,
             max_connections=limits.max_connections,
@@ -76,25 +76,25 @@ class RedisClient:
             socket_timeout=limits.call_s,
             decode_responses=True,
             protocol=2,
-            # Our own second try is in `call`, where the time is bounded.
+            # `call` retries within its own time limit.
             retry=Retry(NoBackoff(), 0),
         )
         with contextlib.suppress(RedisError):
             try:
-                # An unknown option of the URL would show itself only in the first call.
+                # Otherwise an unknown option of the URL would fail only in the first call.
                 pool.connection_class(**pool.connection_kwargs)
             except (TypeError, ValueError):
                 raise ValueError(_NO_URL) from None
         self._pipe = RedisPipe(_endpoint_of(pool), limits.connect_s)
         # Any: its types are those of the synchronous and the asynchronous client at once.
         self.redis: Any = Redis.from_pool(pool)
-        """For use within :meth:`call` only."""
+        """Client of redis-py, for use within :meth:`call` only."""
 
     async def run(self, script: Script, keys: list[str], arguments: list[Any]) -> Any:
-        """The answer of a script.
+        """Run a script.
 
         Raises:
-            StoreUnavailableError: There is none; whether the script ran is unknown.
+            StoreUnavailableError: There was no answer; whether the script ran is unknown.
         """
 
         inputs = (len(keys), *keys, *arguments)
@@ -104,23 +104,21 @@ class RedisClient:
             try:
                 return await self._pipe.call(packed)
             except NoScriptError:
-                # Redis was restarted or is new; EVAL makes the script known again.
+                # Redis was restarted or is new; EVAL also loads the script.
                 return await self._pipe.call(pack("EVAL", script.text, *inputs))
             except asyncio.CancelledError:
-                # Out of patience: the connection may be half open, so the next call gets a new one.
+                # Timed out: the connection may be half open, so the next call opens a new one.
                 self._pipe.close()
                 raise
 
         return await self.call(ask, len(packed))
 
     async def call(self, ask: Callable[[], Awaitable[_ResultT]], size: int = 0) -> _ResultT:
-        """The result of ``ask``, which must give the same when run again.
-
-        It is run a second time when its connection broke, since Redis may be back already.
+        """Run ``ask``, and run it a second time if its connection broke, since Redis may be back already.
 
         Args:
-            ask: What to do.
-            size: Bytes that go to Redis, where they are many: they take their time on a slow network.
+            ask: An idempotent operation.
+            size: Bytes to send, if they are many: a slow network needs time for them.
 
         Raises:
             StoreUnavailableError: Redis did not answer in time, or takes no commands.
@@ -143,9 +141,9 @@ class RedisClient:
 
 
 class PubSubListener:
-    """Listens on a channel, from the first time that somebody asks for its next notice.
+    """Listens on a channel, from the first call of :meth:`next` on.
 
-    Only a help, a lost notice costs its waiter a poll. So whatever goes wrong, it starts over after a pause.
+    Notifications are best effort: a lost one delays its waiters until the next poll. So after any error it subscribes again.
     """
 
     def __init__(self, client: RedisClient, channel: str) -> None:
@@ -155,14 +153,14 @@ class PubSubListener:
         self._task: asyncio.Task[None] | None = None
 
     def next(self) -> asyncio.Event:
-        """Set by the first notice after this moment."""
+        """Return an event that the next notification sets."""
         if self._task is None:
             self._task = background.start("map notices", self._listen_forever)
         return self._event
 
     async def aclose(self) -> None:
         """Stop listening."""
-        # A cancellation can get lost in the client while it connects, so it is repeated until it is heard.
+        # redis-py can swallow a cancellation while it connects, so it is repeated until the task ends.
         while self._task is not None and not self._task.done():
             self._task.cancel()
             await asyncio.wait([self._task], timeout=0.05)
@@ -172,20 +170,19 @@ class PubSubListener:
         while True:
             with contextlib.suppress(RedisError, OSError, TimeoutError):
                 async with self._subscribed() as pubsub:
-                    # The first message says that the subscription stands: what happened before was not heard of.
+                    # The first message confirms the subscription; notifications before it were missed.
                     while await self._next_message(pubsub, pause_s):
                         pass
             await asyncio.sleep(pause_s)
 
     async def _next_message(self, pubsub: Any, timeout_s: float) -> bool:
-        """Wait for a message; gives whether the connection still stands."""
+        """Wait for a message; return False if the connection is dead."""
         clock = asyncio.get_running_loop().time
         end = clock() + timeout_s / 2
         if await pubsub.get_message(timeout=timeout_s):
             self._wake()
             return True
-        # redis-py takes a connection that the network gave up (ETIMEDOUT) for one that is silent, again and again
-        # and without ever waiting.
+        # After ETIMEDOUT redis-py returns at once without a message, each time, as if the connection were only silent.
         return clock() > end
 
     @contextlib.asynccontextmanager
@@ -203,7 +200,7 @@ class PubSubListener:
 
 
 def _endpoint_of(pool: Any) -> Endpoint:
-    """Where the pool's connections go."""
+    """Return the endpoint of a pool's connections."""
     options = pool.connection_kwargs
     connection = pool.connection_class(**options)
     context = getattr(connection, "ssl_context", None)
@@ -224,10 +221,10 @@ _NO_URL = (
 
 
 def _checked(url: str) -> str:
-    """The URL without what is secret.
+    """Return the URL without its secrets.
 
     Raises:
-        ValueError: It is no URL of a Redis.
+        ValueError: It is not the URL of a Redis.
     """
     try:
         parts = urlsplit(url)
@@ -246,10 +243,10 @@ def _checked(url: str) -> str:
 
 @contextlib.contextmanager
 def _heeding_cancellation() -> Iterator[None]:
-    """Let no cancellation get lost: ``asyncio.wait_for``, which the client uses, forgets one at a bad moment.
+    """Raise a cancellation that ``asyncio.wait_for`` in redis-py has swallowed.
 
-    It does so until Python 3.12, when what it waits for ends in the same turn of the event loop. The task would go on
-    for ever.
+    Until Python 3.12 it swallows one that comes in the same turn of the event loop in which the awaited task ends. The
+    task would never end.
     """
     task = asyncio.current_task()
     before = 0 if task is None else task.cancelling()
@@ -262,7 +259,7 @@ def _heeding_cancellation() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _typed_errors(where: str, call_s: float) -> Iterator[None]:
-    """Turn the client's errors into ours; a defect of ours (a wrong type, a broken script) stays what it is."""
+    """Convert errors of redis-py; a bug of this project (a wrong type, a broken script) is raised unchanged."""
     try:
         yield
     except (TimeoutError, RedisTimeoutError):
@@ -319,7 +316,7 @@ _REFUSAL = re.compile(rf"(?:^|: -)({'|'.join(_REFUSALS)})\b")
 
 
 def _refusal(where: str, error: ResponseError) -> StoreUnavailableError | None:
-    """Why Redis takes no commands at present, if that is what the answer says."""
+    """Return the error for an answer that says why Redis accepts no commands at present; None for any other answer."""
     named = _REFUSAL.search(str(error))
     code = named[1] if named is not None else _TYPED_REFUSALS.get(type(error))
     if code is None:

@@ -12,23 +12,23 @@ class RedisIdempotencyRecords:
     """:class:`~verl_agent_env.cluster.idempotency.IdempotencyRecords` in Redis 6.2 or later."""
 
     def __init__(self, client: RedisClient, keys: Keys, known_s: float) -> None:
-        """Make records that are kept in the data set of ``keys``.
+        """Create records in the data set of ``keys``.
 
         Args:
-            client: Of their own: whoever gives up waiting closes its connection.
-            keys: The keys.
-            known_s: How long a record is kept.
+            client: A client of its own, because a cancelled call closes its connection.
+            keys: Names of the Redis keys.
+            known_s: Seconds for which a record is kept.
         """
         self._client = client
         self._keys = keys
         self._known_ms = max(1, round(known_s * 1000))
 
     async def claim(self, name: str, record: IdempotencyRecord) -> IdempotencyRecord:
-        """See :meth:`IdempotencyRecords.claim`."""
+        """Implement :meth:`IdempotencyRecords.claim`."""
         key = self._keys.idempotency_record(name)
         kept = await self._client.run(scripts.CLAIM_KEY, [key], [record.to_text(), self._known_ms])
         return IdempotencyRecord.from_text(kept)
 
     async def aclose(self) -> None:
-        """See :meth:`IdempotencyRecords.aclose`."""
+        """Implement :meth:`IdempotencyRecords.aclose`."""
         await self._client.aclose()

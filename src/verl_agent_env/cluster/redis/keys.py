@@ -9,8 +9,8 @@ script may touch any of them. What Redis Cluster needs beyond that:
 - *Spread over shards*: several namespaces (``verl-0``, ``verl-1``, …), each with a store of its own and a part of the
   slots. No script ever needs two of them; each worker sends one heartbeat to each.
 
-Scripts build the key of another worker's lease themselves, from a prefix in ARGV, because they learn from the data
-whom to look up. Redis Cluster runs that, the tag being the same; a proxy that routes by KEYS sees the tag, too.
+Scripts build the key of another worker's lease from a prefix in ARGV, because they find the worker in the data. Redis
+Cluster allows that, since the tag is the same; a proxy that routes by KEYS sees the tag as well.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _NAMESPACE = re.compile(r"[A-Za-z0-9_.-]+")
 
 @dataclass(frozen=True)
 class Keys:
-    """The keys of one data set."""
+    """Names of the keys of one data set."""
 
     namespace: str = "verl_agent_env"
 
@@ -56,12 +56,12 @@ class Keys:
 
     @property
     def expiries(self) -> str:
-        """Sorted set: worker name by when its lease ends, in ms of Redis' clock. A hint where to look for the dead."""
+        """Sorted set: worker name by the end of its lease, in ms of Redis' clock. A hint for finding expired leases."""
         return f"{{{self.namespace}}}:expiries"
 
     @property
     def suspicions(self) -> str:
-        """Hash: :attr:`~verl_agent_env.wire.suspicions.Suspicion.key` to when it ends, in ms of Redis' clock, a line break, and
+        """Hash: :attr:`~verl_agent_env.wire.suspicions.Suspicion.key` to its end, in ms of Redis' clock, a line break, and
         the suspicion (JSON)."""
         return f"{{{self.namespace}}}:suspicions"
 
@@ -80,18 +80,18 @@ class Keys:
         return f"{{{self.namespace}}}:ended:"
 
     def ended(self, incarnation: str) -> str:
-        """String, for a while: the incarnation left or was reported dead, its heartbeats are refused."""
+        """String that expires: the incarnation has ended, and its heartbeats are refused."""
         return self.ended_prefix + incarnation
 
     @property
     def base(self) -> str:
-        """Start of all keys; what follows in those of environments is described at :data:`scripts.COMMIT`."""
+        """Start of all keys; :data:`scripts.COMMIT` lists those of environments."""
         return f"{{{self.namespace}}}:"
 
     def members(self, slot: int) -> str:
-        """Set: environments of a slot."""
+        """Set: ids of the environments in a slot."""
         return f"{self.base}e:{slot:03x}"
 
     def idempotency_record(self, name: str) -> str:
-        """String, for a while: what is known of an ``Idempotency-Key``, by a digest of it and of whose it is."""
+        """String that expires: the record of an ``Idempotency-Key``, under a digest of the key and its holder."""
         return f"{self.base}i:{name}"

@@ -1,4 +1,4 @@
-"""The log in Redis, beside the :class:`~verl_agent_env.cluster.redis.store.RedisStore`."""
+"""The event log in Redis, beside the :class:`~verl_agent_env.cluster.redis.store.RedisStore`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from verl_agent_env.wire.event_log import CLOSED_MEMORY_S, ENOUGH_LOADED_BYTES, 
 from verl_agent_env.wire.records import Refusal, Saved, Write
 
 _CLOSED_MS = int(CLOSED_MEMORY_S * 1000)
-# Redis does nothing else meanwhile; of a million environments it is 16,000 ids.
+# Redis blocks meanwhile; with a million environments, one call returns 16,000 ids.
 _SLOTS_AT_ONCE = 64
 _KINDS = {"create": "c", "append": "a", "extend": "x", "save": "s", "begin": "b", "close": "d", "put": "p"}
 
@@ -28,7 +28,7 @@ class RedisEventLog:
     async def commit(
         self, generation: str, tokens: Mapping[int, str], writes: Sequence[Write]
     ) -> list[Refusal]:
-        """See :meth:`EventLog.commit`."""
+        """Implement :meth:`EventLog.commit`."""
         held = set(tokens.values())
         arguments: list[Any] = [generation, self._keys.base, _CLOSED_MS, len(held), *held]
         for kind, env_id, _, episode, seq, data, entries in writes:
@@ -43,14 +43,14 @@ class RedisEventLog:
         return [Refusal(index, reason) for index, reason in zip(answer[1::2], answer[2::2], strict=True)]
 
     async def load(self, env_ids: Sequence[str], *, whole: bool = False) -> list[Saved]:
-        """See :meth:`EventLog.load`."""
+        """Implement :meth:`EventLog.load`."""
         if not env_ids:
             return []
         arguments = [ENOUGH_LOADED_BYTES, self._keys.base, "1" if whole else "", *env_ids[:MAX_LOADED]]
         return [*map(_saved, await self._client.run(scripts.LOAD, [self._keys.generation], arguments))]
 
     async def env_ids(self, slots: Sequence[int]) -> list[str]:
-        """See :meth:`EventLog.env_ids`."""
+        """Implement :meth:`EventLog.env_ids`."""
         found: list[str] = []
         for start in range(0, len(slots), _SLOTS_AT_ONCE):
             keys = [self._keys.members(slot) for slot in slots[start : start + _SLOTS_AT_ONCE]]

@@ -1,7 +1,7 @@
-"""One connection to Redis for the hot path: commands go out as they come, answers come back in order.
+"""A pipelined connection to Redis for the hot path: commands are sent at once, answers arrive in order.
 
-A general client takes a connection out of a pool, arms timers and makes tasks for each command, which costs ten times
-what the bare exchange does. Commits are few kinds of commands, many a second, from one place.
+A general client takes a connection from a pool, arms timers and creates tasks for each command, which costs ten times as
+much as the exchange itself. Commits are few kinds of commands, many per second, from one place.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from redis.exceptions import NoScriptError, ResponseError
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where Redis is, and who we are there."""
+    """Address of Redis, with the credentials."""
 
     host: str = "localhost"
     port: int = 6379
     path: str = ""
-    """Of a Unix socket, in place of host and port."""
+    """Path of a Unix socket, instead of host and port."""
     username: str = field(default="", repr=False)
     password: str = field(default="", repr=False)
     db: int = 0
@@ -34,20 +34,20 @@ class Endpoint:
 
 
 def pack(*command: Any) -> bytes:
-    """A command as it goes to Redis."""
+    """Encode a command in Redis' protocol."""
     packed: bytes = hiredis.pack_command(cast("Any", command))
     return packed
 
 
 class RedisPipe:
-    """A connection that is made when needed, and made again after it broke."""
+    """A connection that opens at its first use, and again after it broke."""
 
     def __init__(self, endpoint: Endpoint, connect_s: float) -> None:
-        """Nothing is connected yet.
+        """Create a pipe without a connection.
 
         Args:
-            endpoint: Where to.
-            connect_s: Seconds until a connection stands.
+            endpoint: Address to connect to.
+            connect_s: Seconds until a connection must be established.
         """
         self._endpoint = endpoint
         self._connect_s = connect_s
@@ -55,12 +55,12 @@ class RedisPipe:
         self._connecting = asyncio.Lock()
 
     async def call(self, packed: bytes) -> Any:
-        """The answer to a command, which :func:`pack` made.
+        """Send a command that :func:`pack` encoded, and wait for its answer.
 
         Raises:
             redis.exceptions.ConnectionError: The connection broke; whether the command ran is unknown.
-            redis.exceptions.ResponseError: Redis refuses it.
-            OSError, TimeoutError: No connection came about.
+            redis.exceptions.ResponseError: Redis refused the command.
+            OSError, TimeoutError: No connection could be opened.
         """
         link = self._link
         if link is None or link.is_lost:
@@ -68,7 +68,7 @@ class RedisPipe:
         return await link.send(packed)
 
     def close(self) -> None:
-        """Close the connection; commands under way fail."""
+        """Close the connection; pending commands fail."""
         if self._link is not None:
             self._link.close()
             self._link = None
@@ -100,7 +100,7 @@ class RedisPipe:
 
 
 class _Link(asyncio.Protocol):
-    """One connection, while it lasts."""
+    """One connection."""
 
     def __init__(self) -> None:
         self.is_lost = False
@@ -109,7 +109,7 @@ class _Link(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # What create_connection gives can write; uvloop's is none of asyncio's classes.
+        # The transport of create_connection can write, but uvloop's is no subclass of asyncio's.
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
@@ -145,7 +145,7 @@ class _Link(asyncio.Protocol):
 
     def _resolve(self, answer: Any) -> None:
         waiting = self._waiting.popleft()
-        # Whoever waited may have given up.
+        # The caller may have been cancelled.
         if waiting.done():
             return
         if isinstance(answer, Exception):
@@ -163,7 +163,7 @@ class _Link(asyncio.Protocol):
 
 
 def _error_of(text: str) -> Exception:
-    """The exception that redis-py has for an error."""
+    """Return redis-py's exception for an error message."""
     known: dict[str, Callable[[str], Exception]] = {
         "NOSCRIPT": NoScriptError,
         "LOADING": BusyLoadingError,

@@ -1,13 +1,13 @@
-"""The Lua scripts: every change of membership or ownership is one of them, and so is atomic.
+"""The Lua scripts: every change of membership or ownership is one script, and so is atomic.
 
-Lua has no rollback, so each script validates everything before its first write. Each gives the same result when it
-runs again after a lost answer. Random ids come from the caller: Redis seeds Lua's generator alike in every run.
-Time is Redis' own, and whether a worker lives is decided by its lease key alone.
+Lua has no rollback, so each script validates all its input before its first write. Each gives the same result when it
+runs again after a lost answer. Random ids come from the caller, because Redis seeds Lua's generator alike in every run.
+Times are by Redis' clock, and a worker is alive as long as its lease key exists.
 
-A full Redis (``maxmemory`` with ``noeviction``) refuses the first command of a script that may take room, and nothing after
-a first write that was allowed. What a cluster cannot live without, which is a few bytes for each worker and slot, therefore
-begins by deleting a key that does not exist. That holds in all versions, from 2.6 on; the flag ``allow-oom`` is none before
-Redis 7, and would let everything in.
+A full Redis (``maxmemory`` with ``noeviction``) refuses the first command of a script that may need memory, but no command
+after a first write that was allowed. Scripts that a cluster cannot work without need a few bytes per worker and slot; they
+begin by deleting a key that does not exist, which is always allowed, in all versions since 2.6. The flag ``allow-oom``
+exists only since Redis 7, and would allow all scripts.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Script:
-    """Lua text and the id that Redis knows it by."""
+    """Lua text and its id in Redis."""
 
     name: str
     text: str = field(repr=False)
 
     @functools.cached_property
     def sha(self) -> str:
-        """What ``EVALSHA`` takes."""
+        """Argument of ``EVALSHA``."""
         return hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
 
-# allow_when_full: what follows is written in a full Redis, too.
-# bump: a new version of the map, made known. Microseconds of Redis' clock, or one more than the last version when that
+# allow_when_full: allows the following writes in a full Redis.
+# bump: makes a new version of the map and publishes it. Microseconds of Redis' clock, or one more than the last version when that
 # is ahead: so it differs from all earlier ones also after Redis was emptied or went back to an older copy. Lua's
 # numbers and JSON's hold it exactly (below 2^53 until the year 2255).
 _BUMP = """
@@ -49,7 +49,7 @@ local function bump(mapv)
 end
 """
 
-# finish: the end of an incarnation. Its lease goes, its slots become free, and it is refused from now on.
+# finish: ends an incarnation. Deletes its lease, frees its slots, and has it refused from now on.
 _FINISH = """
 local function finish(inc, own, names, expiries, lease_prefix, ended_prefix, ended_ms)
   local changed = false
@@ -101,7 +101,7 @@ redis.call('PEXPIRE', lease, ARGV[5])
 redis.call('HSET', names, name, inc)
 local now = math.floor(now_us() / 1000)
 redis.call('ZADD', expiries, now + ARGV[5], name)
--- Leases that ran out change the map without anybody's doing: whoever comes next notices, a few at a time.
+-- An expired lease changes the map without a write: the next heartbeat of any worker notices it, a few at a time.
 for _, other in ipairs(redis.call('ZRANGEBYSCORE', expiries, '-inf', now, 'LIMIT', 0, 64)) do
   local last = redis.call('HGET', names, other)
   if not last or redis.call('EXISTS', ARGV[1] .. last) == 0 then
@@ -261,7 +261,7 @@ return {redis.call('GET', gen), redis.call('GET', mapv), redis.call('HGETALL', o
 """,
 )
 
-# known: why nothing is kept of an environment: it was closed, or the store lost it.
+# why_unknown: why nothing is kept of an environment: it was closed, or the store lost it.
 _KNOWN = """
 local base = ARGV[2]
 local function why_unknown(env)
@@ -279,20 +279,20 @@ local function journal(env, episode) return base .. 'j:' .. env .. ':' .. episod
 #        three digits of an env are its slot.
 # Return {'ok', index of a refused write (from 0), reason, …} | {'generation', the one found}
 #
-# A full Redis takes the ends of environments, which free room, and refuses everything else as 'full'.
+# A full Redis accepts closings, which free memory, and refuses everything else as 'full'.
 #
 # m:<env>             string: episode, line break, header
 # j:<env>:<episode>   list: an empty element, so that the list is there, then one entry for each step: an empty one
 #                     for each step before the state that the header holds, if that is not of the beginning
 # s:<env>             string: episode, colon, seq, line break, snapshot
-# d:<env>             string: why the environment was closed; for a while
+# d:<env>             string: why the environment was closed; expires
 # e:<slot>            set: environments of the slot
 COMMIT = Script(
     "commit",
     _KNOWN + """
 local found = redis.call('GET', KEYS[1]) or ''
 if found ~= ARGV[1] then return {'generation', found} end
--- A command that may take room, and here does nothing.
+-- A command that may need memory, and here has no effect.
 local probe = redis.pcall('RPUSHX', base .. 'none', '')
 local is_full = type(probe) == 'table' and string.find(probe.err, 'OOM ', 1, true) ~= nil
 if type(probe) == 'table' and not is_full then return probe end
@@ -305,8 +305,8 @@ local function is_owned(slot)
   return owned[slot]
 end
 
--- Whether two entries tell of one step: operations are not re-persisted, only the last one's is. Of a step of which only
--- the number is kept nothing else can be said.
+-- True if two entries record the same step: of re-persisted steps only the last one has its operation id. An empty entry
+-- stands for a step of which only the number is kept, and equals any entry.
 local function is_same(one, other)
   if one == other or one == '' then return true end
   local operation, result = string.match(one, '^([^\\n]*)\\n(.*)$')
@@ -324,14 +324,14 @@ local function append(env, episode, seq, data)
     if episode_of(header) > tonumber(episode) then return 'stale' end
     return 'short'
   end
-  -- Not the next one. It was put at the end for nothing, and nobody has seen it there: a script runs alone.
+  -- Not the next step: take it off again. Nobody has seen it, because a script runs alone.
   redis.call('RPOP', key)
   if length < seq + 2 then return 'short' end
   if not is_same(redis.call('LINDEX', key, seq + 1), data) then return 'conflict' end
 end
 
 local function extend(env, episode, seq, count, at)
-  -- What is there already comes first: nothing is appended before all of it was compared.
+  -- Existing entries come first: nothing is appended before all of them have been compared.
   for i = 0, count - 1 do
     local reason = append(env, episode, seq + i, ARGV[at + i])
     if reason then return reason end
@@ -349,7 +349,7 @@ local function save(env, episode, seq, data)
   if present > tonumber(episode) then return 'stale' end
   if present < tonumber(episode) then return 'short' end
   local last_episode, last_seq = saved_at(env)
-  -- A late copy of an earlier state changes nothing.
+  -- A late copy of an earlier save changes nothing.
   if last_episode == episode and tonumber(last_seq) > seq then return nil end
   redis.call('SET', base .. 's:' .. env, episode .. ':' .. seq .. '\\n' .. data)
 end
@@ -379,7 +379,7 @@ end
 
 local function close(env, episode, seq, data)
   local header = redis.call('GET', base .. 'm:' .. env)
-  -- First of all, and also where there is nothing: in a full Redis a script has to begin by freeing something.
+  -- First, and even if there is nothing: in a full Redis a script has to begin with a deletion.
   redis.call('DEL', base .. 'm:' .. env, base .. 's:' .. env)
   if header then
     redis.call('DEL', journal(env, episode_of(header)))
@@ -388,7 +388,7 @@ local function close(env, episode, seq, data)
   redis.call('SET', base .. 'd:' .. env, data, 'PX', ARGV[3])
 end
 
--- As many empty entries as there are steps of which nothing else is kept; a few at a time, as Lua's stack has an end.
+-- One empty entry for each step of which only the number is kept; a few at a time, because Lua's stack is limited.
 local function pad(key, number)
   local blanks = {}
   for i = 1, math.min(number, 4000) do blanks[i] = '' end
@@ -406,14 +406,14 @@ local function put(env, episode, seq, data, at)
     local present, steps = episode_of(header), redis.call('LLEN', journal(env, episode)) - 1
     if present > tonumber(episode) then return 'stale' end
     if present == tonumber(episode) and (steps > seq or (steps == seq and count == seq)) then
-      -- A late copy takes nothing away that has followed.
+      -- A late copy removes no later steps.
       if count == 0 then return nil end
       local last = redis.call('LINDEX', journal(env, episode), seq)
       if is_same(last, ARGV[at + count]) then return nil end
       return 'conflict'
     end
     redis.call('DEL', journal(env, present))
-    -- What was saved of a later step than the header's own state holds on.
+    -- A snapshot of a later step than the header's own state is kept.
     local saved_episode, saved_seq = saved_at(env)
     if count == seq or saved_episode ~= episode or tonumber(saved_seq) < seq - count then
       redis.call('DEL', base .. 's:' .. env)

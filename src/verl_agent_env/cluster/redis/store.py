@@ -30,10 +30,10 @@ _ENDED_MS = int(ENDED_MEMORY_S * 1000)
 class RedisStore:
     """:class:`~verl_agent_env.cluster.store.Store` in Redis 6.2 or later.
 
-    Connections are made when needed, and made again after Redis was away.
+    Connections are opened when needed, and opened again after an outage.
 
     Raises:
-        ValueError: The URL is none; the message says what one looks like, and never holds a password.
+        ValueError: The URL is malformed; the message shows the form, and never a password.
     """
 
     def __init__(self, url: str, keys: Keys | None = None, limits: RedisLimits | None = None) -> None:
@@ -43,15 +43,15 @@ class RedisStore:
 
     @property
     def where(self) -> str:
-        """Where Redis is, without the password."""
+        """URL without the password, for messages."""
         return self._client.where
 
     async def generation(self) -> str:
-        """See :meth:`Store.generation`."""
+        """Implement :meth:`Store.generation`."""
         return (await self.read_map()).generation
 
     async def heartbeat(self, record: WorkerRecord, ttl_s: float) -> Heartbeat:
-        """See :meth:`Store.heartbeat`."""
+        """Implement :meth:`Store.heartbeat`."""
         keys, incarnation = self._keys, record.incarnation
         answer = await self._client.run(
             scripts.HEARTBEAT,
@@ -87,7 +87,7 @@ class RedisStore:
                 raise WorkerNotAliveError(incarnation, "ended")
 
     async def leave(self, incarnation: str) -> None:
-        """See :meth:`Store.leave`."""
+        """Implement :meth:`Store.leave`."""
         keys = self._keys
         await self._client.run(
             scripts.LEAVE,
@@ -98,7 +98,7 @@ class RedisStore:
     async def claim(
         self, incarnation: str, slots: Collection[int], *, generation: str | None = None
     ) -> dict[int, str]:
-        """See :meth:`Store.claim`."""
+        """Implement :meth:`Store.claim`."""
         check_slots(slots)
         keys, wanted = self._keys, list(slots)
         answer = await self._client.run(
@@ -127,7 +127,7 @@ class RedisStore:
                 raise WorkerNotAliveError(incarnation, answer[0])
 
     async def hand_off(self, tokens: Mapping[int, str], to_incarnation: str) -> dict[int, str]:
-        """See :meth:`Store.hand_off`."""
+        """Implement :meth:`Store.hand_off`."""
         check_slots(tokens)
         keys, new_token = self._keys, token_of(uuid.uuid4().hex, to_incarnation)
         answer = await self._client.run(
@@ -142,14 +142,14 @@ class RedisStore:
                 raise WorkerNotAliveError(to_incarnation, answer[0])
 
     async def suspect(self, suspicions: Collection[Suspicion], cleared: Collection[str] = ()) -> None:
-        """See :meth:`Store.suspect`."""
+        """Implement :meth:`Store.suspect`."""
         arguments: list[str | int | bytes] = [MAX_SUSPICIONS, len(cleared), *cleared]
         for suspicion in suspicions:
             arguments += suspicion.key, round(suspicion.lasts_s * 1000), suspicion.to_json()
         await self._client.run(scripts.SUSPECT, [self._keys.version, self._keys.suspicions], arguments)
 
     async def read_map(self) -> ClusterMap:
-        """See :meth:`Store.read_map`."""
+        """Implement :meth:`Store.read_map`."""
         keys = self._keys
         generation, version, owners, records, suspicions = await self._client.run(
             scripts.MAP,
@@ -173,7 +173,7 @@ class RedisStore:
         )
 
     async def map_version(self) -> int:
-        """See :meth:`Store.map_version`."""
+        """Implement :meth:`Store.map_version`."""
 
         async def ask() -> int:
             return int(await self._client.redis.get(self._keys.version) or 0)
@@ -181,7 +181,7 @@ class RedisStore:
         return await self._client.call(ask)
 
     async def wait_for_change(self, version: int, timeout_s: float) -> int:
-        """See :meth:`Store.wait_for_change`."""
+        """Implement :meth:`Store.wait_for_change`."""
         loop = asyncio.get_running_loop()
         end = loop.time() + timeout_s
         while True:
@@ -193,7 +193,7 @@ class RedisStore:
             await _wait(noticed, min(left_s, self._client.limits.poll_s))
 
     async def aclose(self) -> None:
-        """See :meth:`Store.aclose`."""
+        """Implement :meth:`Store.aclose`."""
         await self._notices.aclose()
         await self._client.aclose()
 
