@@ -260,7 +260,7 @@ listen {settings.host}:{settings.port} {"ssl " if settings.tls_cert else ""}defa
 keepalive_timeout {settings.keep_alive_s}s;
 keepalive_requests 1000000;
 
-# Slow clients are waited for here; a worker gets whole requests.
+# nginx buffers slow clients; a worker gets whole requests.
 client_header_timeout {settings.header_timeout_s}s;
 client_body_timeout {settings.body_timeout_s}s;
 send_timeout {settings.body_timeout_s}s;
@@ -273,19 +273,18 @@ proxy_buffers 16 16k;
 proxy_busy_buffers_size 64k;
 proxy_max_temp_file_size 0;
 
-# Together with the settings of its kernel that docs/cluster.md tells of: a worker whose machine is cut off says nothing,
-# not even that it is gone.
+# Needs the kernel settings of docs/cluster.md: a machine that is cut off closes no connection.
 proxy_socket_keepalive on;
 proxy_http_version 1.1;
 proxy_set_header Connection $env_connection;
 proxy_set_header Upgrade $env_upgrade;
 proxy_set_header Host $http_host;
 proxy_set_header X-Request-Id $env_request_id;
-# The same for all tries of one request, and for no other request: workers take a step that comes again as taken.
+# The same for all attempts of one request, and unique otherwise: workers recognize a repeated step by it.
 proxy_set_header X-Operation-Id $request_id;
 proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
 proxy_set_header X-Forwarded-Proto $scheme;
-{_tls_to_workers(settings)}# What only workers may say to each other.
+{_tls_to_workers(settings)}# Headers that only workers may send to each other.
 proxy_set_header X-Env-Hop "";
 proxy_set_header X-Env-Peer "";
 proxy_set_header X-Env-Principal "";
@@ -293,22 +292,22 @@ proxy_set_header X-Env-Principal "";
 proxy_connect_timeout {settings.connect_timeout_s}s;
 proxy_send_timeout {settings.body_timeout_s}s;
 proxy_read_timeout {settings.answer_timeout_s}s;
-# What was begun goes to no other worker: it may be what the first one died of, and may be done twice. Below are the calls of
-# which both are known.
+# A request that a worker has begun is not retried: it may have ended that worker, and may be carried out twice. The calls
+# below are safe in both respects.
 proxy_next_upstream error timeout http_502;
-# Each worker once: most of those that were planned may not run.
+# Each worker once: most of the planned ones may not run.
 proxy_next_upstream_tries 0;
 proxy_next_upstream_timeout {settings.retry_timeout_s}s;
 
 location / {{
   proxy_pass {workers};
 }}
-# A repeated step is safe: its id or its seq tells the worker that it has been taken.
+# Repeated steps are safe: workers recognize them by their id or seq.
 location ~ "^/api/(?:environment/[^/]+|batch)/(?:step|reset|close)$" {{
   proxy_next_upstream error timeout http_502 non_idempotent;
   proxy_pass {workers};
 }}
-# So is what makes environments under a key: each try makes the same ones.
+# So is initialize with an Idempotency-Key: each attempt creates the same environments.
 location ~ "^/api/(?:environment|batch)/initialize$" {{
   if ($http_idempotency_key) {{
     rewrite ^ /keyed last;
