@@ -11,7 +11,7 @@ from tests.sim import world as sim
 from tests.sim.schedules import SCHEDULES
 from verl_agent_env.cluster.agent import ClusterAgent
 from verl_agent_env.cluster.memory import log as memory_log
-from verl_agent_env.cluster.memory.log import MemoryEventLog, _Kept
+from verl_agent_env.cluster.memory.log import MemoryEventLog, _KeptEnvironment
 from verl_agent_env.cluster.planner import RebalancePlanner
 from verl_agent_env.cluster.slots import SlotTable
 from verl_agent_env.cluster.store import ClusterMap
@@ -39,23 +39,23 @@ async def commit_of_anybody(
     return [Refusal(position, reason) for position, reason in made if reason is not None]
 
 
-def change_of_any_episode(kept: _Kept, write: Write) -> RefusalReason | None:
+def change_of_any_episode(kept: _KeptEnvironment, write: Write) -> RefusalReason | None:
     """Takes every step for one of the present episode."""
     return _change(kept, write if write.kind == "begin" else write._replace(episode=kept.episode))
 
 
-def change_at_any_place(kept: _Kept, write: Write) -> RefusalReason | None:
+def change_at_any_place(kept: _KeptEnvironment, write: Write) -> RefusalReason | None:
     """Appends whatever comes."""
     return _change(kept, write._replace(seq=len(kept.entries)) if write.kind == "append" else write)
 
 
-def change_without_comparison(kept: _Kept, write: Write) -> RefusalReason | None:
+def change_without_comparison(kept: _KeptEnvironment, write: Write) -> RefusalReason | None:
     """Takes any entry in the same place for the same one."""
     reason = _change(kept, write)
     return None if reason == "conflict" else reason
 
 
-def change_once(kept: _Kept, write: Write) -> RefusalReason | None:
+def change_once(kept: _KeptEnvironment, write: Write) -> RefusalReason | None:
     """Does not know an entry again that was written before its answer was lost."""
     return "conflict" if write.kind == "append" and len(kept.entries) > write.seq else _change(kept, write)
 
