@@ -1,12 +1,12 @@
-"""The client library: environments on a server, used as if they were here.
+"""The client library: environments on a server, used like local ones.
 
     async with AsyncEnvClient("http://127.0.0.1:8000") as client:
         async with client.make("sokoban", seed=1) as env:
             observation, info = await env.reset()
             observation, reward, terminated, truncated, info = await env.step("<answer>Up</answer>")
 
-:class:`EnvClient` is the same without ``await``; :mod:`verl_agent_env.client.remote_env` and
-:mod:`verl_agent_env.client.remote_vector_env` give Gymnasium environments.
+:class:`EnvClient` is the blocking client; :mod:`verl_agent_env.client.remote_env` and
+:mod:`verl_agent_env.client.remote_vector_env` have Gymnasium environments.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""The client: makes environments on a server, alone and by the thousand."""
+"""The asynchronous client: creates environments on a server, one or thousands."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ T = TypeVar("T")
 class AsyncEnvClient:
     """A client of one server, or of the cluster behind one URL; belongs to the event loop in which it is used.
 
-    When that loop is closed, it may be used in another one. In a forked process it has connections and environments of its
-    own; those of the parent are left to the parent. Calls that are made side by side share requests, are sent again when they got lost, and are carried out once all
-    the same. Closing the client closes the environments that it made.
+    It may be used in another event loop once the first one is closed. In a forked process it has connections and
+    environments of its own and leaves those of the parent alone. Concurrent calls share requests; lost ones are sent again
+    and still carried out exactly once. Closing the client closes the environments that it created.
     """
 
     def __init__(
@@ -45,25 +45,25 @@ class AsyncEnvClient:
         ca_file: str | None = None,
         client_cert: str | tuple[str, str] | None = None,
     ) -> None:
-        """A client that has not connected yet.
+        """Create a client without a connection.
 
         Args:
-            url: Of the server, ``http://host:port`` or ``https://host:port``.
+            url: URL of the server, ``http://host:port`` or ``https://host:port``.
             token: Bearer token, if the server asks for one.
             timeout_s: Seconds that the server may be silent during one attempt.
-            deadline_s: Seconds after which a call is given up, attempts and pauses together.
+            deadline_s: Seconds after which a call fails, attempts and pauses together.
             close_deadline_s: The same for closing.
-            micro_batching: Whether single calls that are made side by side share requests.
-            max_batch: Calls that share one request at most.
-            linger_s: How long a call waits for company when nothing is under way.
-            max_delay_s: How long a call waits for a request that is under way, before it goes beside it.
-            max_connections: Open connections at most.
-            direct: ``auto`` sends calls straight to the worker that owns the environment, where it can be reached.
-            ca_file: Certificates, PEM, by which the server's is checked; the system's if not given.
-            client_cert: What the server is shown, PEM: a file with certificate and key, or one file for each.
+            micro_batching: Let concurrent single calls share requests.
+            max_batch: Largest number of calls in one request.
+            linger_s: Seconds that a call waits for others to join it while no request is pending.
+            max_delay_s: Seconds that a call waits for a pending request before it is sent beside it.
+            max_connections: Largest number of open connections.
+            direct: ``auto`` sends calls directly to the worker that owns the environment, if it can be reached.
+            ca_file: CA certificates, PEM, that verify the server's; the system's if not given.
+            client_cert: Client certificate, PEM: a file with certificate and key, or one file for each.
 
         Raises:
-            ValueError: The URL is none, a number is out of its range, or a file cannot be used.
+            ValueError: The URL is malformed, a number is out of its range, or a file cannot be used.
         """
         settings = Settings(
             timeout_s=timeout_s,
@@ -81,7 +81,7 @@ class AsyncEnvClient:
 
     @property
     def run_id(self) -> str:
-        """Run of the environments that are made without one; a forked process has one of its own."""
+        """Run of the environments that are made without a run; a forked process has its own."""
         return self._dispatch.run_id
 
     @property
@@ -101,12 +101,12 @@ class AsyncEnvClient:
         env_kwargs: Mapping[str, Any] | None = None,
         **more_kwargs: Any,
     ) -> AsyncEnv:
-        """An environment, which is made by ``async with`` or ``await``, and its first episode begun.
+        """Describe an environment; ``async with`` or ``await`` creates it and begins its first episode.
 
         Args:
             env_name: Registered name, or a short one such as ``sokoban``.
             seed: Of the first episode.
-            run_id: Run that it belongs to; the client's own if not given.
+            run_id: Run of the environment; the client's own if not given.
             ttl_s: Seconds without a call after which the server closes it.
             env_kwargs: Keyword arguments of the environment.
             **more_kwargs: More of them.
@@ -115,25 +115,25 @@ class AsyncEnvClient:
         return AsyncEnv(self._dispatch, InitializeItem(env_name, seed, encoded, run_id or self.run_id, ttl_s))
 
     async def attach(self, env_id: str) -> AsyncEnv:
-        """An environment that exists already, to go on with its episode where it stands.
+        """Return an existing environment, to continue its episode.
 
-        The client does not close it unless it is told to.
+        Closing the client does not close the environment.
 
         Raises:
-            EnvironmentNotFoundError, EnvironmentClosedError: There is none.
+            EnvironmentNotFoundError, EnvironmentClosedError: There is no such environment.
         """
         env = AsyncEnv(self._dispatch, None, env_id)
         state = await env.state()
         return AsyncEnv(self._dispatch, None, env_id, int(state["seq"]))
 
     def run(self, run_id: str | None = None) -> Run:
-        """A run: environments made in it are closed together at the end of its ``async with``."""
+        """Return a run, whose environments are closed together at the end of its ``async with``."""
         return Run(self, run_id or f"run-{uuid.uuid4().hex}")
 
     # --- many environments ----------------------------------------------------------------------------------
 
     async def initialize_batch(self, envs: Iterable[AsyncEnv]) -> list[AsyncEnv | VerlAgentEnvError]:
-        """Make all environments that :meth:`make` gave; each fails alone."""
+        """Create the environments that :meth:`make` returned; each fails alone."""
         return await _each(env.open(micro_batching=True) for env in envs)
 
     async def reset_batch(
@@ -158,22 +158,22 @@ class AsyncEnvClient:
         return await _each(env.close(micro_batching=True) for env in envs)
 
     async def close_run(self, run_id: str) -> int:
-        """Close all environments of a run, whoever made them; how many there were."""
+        """Close all environments of a run, whoever created them; return how many there were."""
         return await self._dispatch.close_run(run_id)
 
     # --- the server -----------------------------------------------------------------------------------------
 
     async def catalogue(self) -> list[dict[str, Any]]:
-        """All environments that the server knows: names, descriptions, JSON Schema of the arguments, tools."""
+        """Return all kinds of environments of the server: names, descriptions, JSON Schema of the arguments, tools."""
         found: list[dict[str, Any]] = (await self._dispatch.get("/api/environments"))["environments"]
         return found
 
     async def cluster(self) -> dict[str, Any]:
-        """Nodes, workers and how many slots each has."""
+        """Return nodes and workers, with the number of slots of each."""
         return await self._dispatch.get("/api/cluster")
 
     async def close(self) -> None:
-        """Close the environments made here and all connections; what is under way is given up."""
+        """Cancel pending calls, close the environments that the client created, and close all connections."""
         await self._dispatch.close()
 
     async def __aenter__(self) -> Self:
@@ -189,19 +189,19 @@ class AsyncEnvClient:
 
 
 class Run:
-    """Environments that belong together, such as those of one training job or one batch of rollouts."""
+    """A group of environments, such as those of one training job or one batch of rollouts."""
 
     def __init__(self, client: AsyncEnvClient, run_id: str) -> None:
         self.run_id = run_id
-        """Its name on the server."""
+        """Name of the run on the server."""
         self._client = client
 
     def make(self, env_name: str, **arguments: Any) -> AsyncEnv:
-        """As :meth:`AsyncEnvClient.make`, in this run."""
+        """Describe an environment in this run; the arguments are those of :meth:`AsyncEnvClient.make`."""
         return self._client.make(env_name, run_id=self.run_id, **arguments)
 
     async def close(self) -> int:
-        """Close all environments of the run; how many were still open."""
+        """Close all environments of the run; return how many were still open."""
         return await self._client.close_run(self.run_id)
 
     async def __aenter__(self) -> Self:
@@ -217,7 +217,7 @@ class Run:
 
 
 async def _each(calls: Iterable[Awaitable[T]]) -> list[T | VerlAgentEnvError]:
-    """What each call gives, or its error; any other exception is one for all."""
+    """Return the result or the error of each call; raise any other exception."""
     outcomes = await asyncio.gather(*calls, return_exceptions=True)
     results: list[T | VerlAgentEnvError] = []
     for outcome in outcomes:

@@ -1,4 +1,4 @@
-"""One environment on a server, and the protocol that has each of its steps taken exactly once."""
+"""One environment on a server, and the protocol by which each of its steps is carried out exactly once."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ _takes_gathered = renamed_argument("gathered", "micro_batching")
 
 
 class AsyncEnv:
-    """An environment that lives on the server; made by :meth:`AsyncEnvClient.make`.
+    """An environment on the server, as :meth:`AsyncEnvClient.make` returns it.
 
-    Steps carry their number, so a step that is sent again is not taken twice, and the episode's actions are kept, so a
-    server that lost the end of an episode gets it again. Calls on one environment wait for each other.
+    Steps have numbers, so that a step that is sent again is not carried out twice. The actions of the episode are kept, and
+    sent again to a server that has lost the end of the episode. Concurrent calls on one environment run one at a time.
     """
 
     __slots__ = (
@@ -73,9 +73,9 @@ class AsyncEnv:
         self, dispatch: Dispatch, request: InitializeItem | None, env_id: str = "", seq: int = 0
     ) -> None:
         self.env_id = env_id
-        """Its id on the server; empty before it is made."""
+        """Id on the server; empty before the environment is created."""
         self.num_retries = 0
-        """How often a call was made again, by itself or in a shared request, since an attempt had failed."""
+        """Number of retries of calls, alone or in shared requests."""
         self._dispatch = dispatch
         self._request = request
         self._beginning: ResetResult | None = None
@@ -84,7 +84,7 @@ class AsyncEnv:
         """The episode's actions, from step :attr:`_first_seq` on."""
         self._first_seq = seq
         self._pending: bytes | None = None
-        """The action of a step whose answer never came."""
+        """Action of a step whose answer never came."""
         self._lock = asyncio.Lock()
         self._lock_loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
@@ -99,15 +99,15 @@ class AsyncEnv:
         """Observation and info of the first episode, until it is stepped or reset."""
         return self._beginning
 
-    # --- the life of an environment -------------------------------------------------------------------------
+    # --- lifecycle ------------------------------------------------------------------------------------------
 
     @_takes_gathered
     async def open(self, *, micro_batching: bool | None = None) -> Self:
-        """Make the environment on the server, and begin its first episode; done by ``await`` and ``async with``.
+        """Create the environment on the server and begin its first episode, as ``await`` and ``async with`` do.
 
         Raises:
-            UnknownEnvNameError, InvalidEnvArgumentsError: There is no such environment; nothing was made.
-            VerlAgentEnvError: No room, or no server, until the deadline.
+            UnknownEnvNameError, InvalidEnvArgumentsError: There is no such environment; nothing was created.
+            VerlAgentEnvError: The server had no capacity, or did not answer, until the deadline.
         """
         async with self._turn():
             if self.env_id or self._request is None:
@@ -116,7 +116,7 @@ class AsyncEnv:
             backoff = Backoff(time.monotonic() + dispatch.deadline_s)
             with dispatch.making(request.run_id):
                 while True:
-                    # A new key each time: that of an attempt that failed stands for the failure.
+                    # A new key for each attempt: the key of a failed one is bound to the failure.
                     item = dataclasses.replace(request, deadline=backoff.deadline, key=uuid.uuid4().hex)
                     try:
                         made = await dispatch.ask(INITIALIZE, item, micro_batching=micro_batching)
@@ -144,18 +144,18 @@ class AsyncEnv:
         options: dict[str, Any] | None = None,
         micro_batching: bool | None = None,
     ) -> ResetResult:
-        """Begin an episode; the first one, if nothing was done in it and nothing is asked for, costs no call.
+        """Begin an episode. The first reset without arguments costs no call, because creation has begun the first episode.
 
         Args:
-            seed: Of the episode; without one, the episode that follows.
-            options: As the environment takes them.
-            micro_batching: Whether to share requests with other calls; as the client is set, if not said.
+            seed: Seed of the episode; the next episode if not given.
+            options: Options of the environment.
+            micro_batching: Share requests with other calls; the client's setting if not given.
 
         Returns:
             Observation and info.
 
         Raises:
-            InvalidEnvArgumentsError: The environment does not take these; the episode goes on unchanged.
+            InvalidEnvArgumentsError: The environment does not accept the options; the episode is unchanged.
             EnvironmentStateError: The environment is closed or lost.
             ServerUnreachableError: No answer until the deadline.
         """
@@ -194,16 +194,16 @@ class AsyncEnv:
         """Carry out one action, exactly once.
 
         Args:
-            action: Assistant message, a list that holds some, the model's raw text, or what an SDK gives as its answer.
-            micro_batching: Whether to share requests with other calls; as the client is set, if not said.
+            action: Assistant message, a list with some, the model's raw text, or an SDK's response object.
+            micro_batching: Share requests with other calls; the client's setting if not given.
 
         Returns:
             Observation, reward, terminated, truncated, info.
 
         Raises:
             EpisodeEndedError: The episode is over.
-            EnvironmentLostError, ReplayDivergedError: The environment is gone, and the episode with it.
-            StepUndecidedError: The answer to the step before never came; only the same action may follow.
+            EnvironmentLostError, ReplayDivergedError: The environment and its episode are lost.
+            StepUndecidedError: The answer to the previous step never came; only the same action may follow.
             ServerUnreachableError: No answer until the deadline; call again with the same action.
         """
         encoded = orjson.dumps(action, default=plain_value)
@@ -231,9 +231,9 @@ class AsyncEnv:
     async def _retry_step(
         self, item: StepItem, error: VerlAgentEnvError, micro_batching: bool | None
     ) -> StepResult:
-        """The result of a step whose first attempt failed."""
+        """Retry a step whose first attempt failed."""
         backoff = Backoff(item.deadline)
-        # Whatever happens from here on: an attempt that failed may have been carried out.
+        # A failed attempt may have been carried out.
         self._pending = item.action
         while True:
             try:
@@ -261,9 +261,9 @@ class AsyncEnv:
     async def _resend_missing(
         self, gap: SequenceGapError, item: StepItem, micro_batching: bool | None
     ) -> None:
-        """Send the steps again that the server lost: its answers to them are known already."""
+        """Send the steps again that the server has lost; their results are known."""
         logger.warning(
-            "the server lost the end of an episode: sending steps %d to %d of %s again",
+            "the server lost the end of an episode; resending steps %d to %d of %s",
             gap.expected_seq,
             gap.seq - 1,
             self.env_id,
@@ -274,7 +274,7 @@ class AsyncEnv:
 
     @_takes_gathered
     async def close(self, *, micro_batching: bool | None = None) -> None:
-        """Close the environment; one that is gone already, for whatever reason, is as good as closed."""
+        """Close the environment; one that does not exist any more counts as closed."""
         if self._closed:
             return
         self._closed = True
@@ -309,41 +309,41 @@ class AsyncEnv:
         except VerlAgentEnvError:
             if error is None:
                 raise
-            # What went wrong first is what the caller has to see.
+            # The first error is the one that the caller has to see.
             logger.warning("environment %s could not be closed", self.env_id, exc_info=True)
 
-    # --- what can be asked of it ----------------------------------------------------------------------------
+    # --- inspection -----------------------------------------------------------------------------------------
 
     async def state(self) -> dict[str, Any]:
-        """Where it stands on the server: name, owner, episode, seed, seq and more."""
+        """Return the state on the server: name, owner, episode, seed, seq and more."""
         return await self._get("")
 
     async def task_prompt(self) -> str:
-        """What the model has to do and how it acts."""
+        """Return the task prompt: the task, and how to act."""
         return str((await self._get("task-prompt"))["task_prompt"])
 
     async def tools(
         self, format: Literal["openai", "anthropic"] = "openai"  # noqa: A002 - as the API's paths say it
     ) -> list[dict[str, Any]]:
-        """The tools, as OpenAI's or Anthropic's API takes them."""
+        """Return the tools in the schema of OpenAI's or Anthropic's API."""
         schema: list[dict[str, Any]] = (await self._get(f"tools-schema-{format}"))["tools_schema"]
         return schema
 
     async def allow_parallel_tool_call(self) -> bool:
-        """Whether one action may hold several tool calls."""
+        """Tell whether one action may hold several tool calls."""
         return bool((await self._get("allow-parallel-tool-call"))["allow_parallel_tool_call"])
 
     async def action_space(self) -> dict[str, Any]:
-        """JSON Schema of a valid action."""
+        """Return the JSON Schema of a valid action."""
         schema: dict[str, Any] = (await self._get("action-space"))["action_space"]
         return schema
 
     async def trajectory(self) -> dict[str, Any]:
-        """The episode so far, as the server knows it."""
+        """Return the steps of the episode so far, as the server has them."""
         return await self._get("trajectory")
 
     async def render(self, mode: Literal["ansi", "svg", "png"] = "ansi") -> str | bytes:
-        """A picture: text for ``ansi`` and ``svg``, bytes for ``png``.
+        """Return a picture: text for ``ansi`` and ``svg``, bytes for ``png``.
 
         Raises:
             RenderModeError: The environment has no such mode.
@@ -364,7 +364,7 @@ class AsyncEnv:
         """
         self._dispatch.enter()
         if self._lock_loop is not self._dispatch.loop:
-            # Whoever held it, in a loop that is closed or in another process, never gives it back here.
+            # The lock of a closed loop or of another process is never released here.
             self._lock, self._lock_loop = asyncio.Lock(), self._dispatch.loop
         return self._lock
 

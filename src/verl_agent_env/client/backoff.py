@@ -1,4 +1,4 @@
-"""How long a call is tried again, and with what pauses."""
+"""Retries with exponential backoff, jitter and a deadline."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LONGEST_PAUSE_S = 2.0
 
 
 class Backoff:
-    """The pauses of one call, which grow, until its deadline."""
+    """Growing pauses between the attempts of one call, until its deadline."""
 
     __slots__ = ("_pause_s", "deadline")
 
@@ -30,11 +30,11 @@ class Backoff:
         """Wait before the next attempt.
 
         Raises:
-            VerlAgentEnvError: ``error`` itself, if another attempt does not help, or would come too late.
+            VerlAgentEnvError: ``error`` itself, if it is not retryable or the deadline is too close.
         """
         if not error.retryable:
             raise error
-        # Of ten thousand that failed together, not all come back together.
+        # Jitter: ten thousand calls that failed together must not retry together.
         pause_s = self._pause_s * random.uniform(0.5, 1.0)
         if isinstance(error, AtCapacityError | RunQuotaExceededError):
             pause_s = max(pause_s, error.retry_after_s * random.uniform(1.0, 1.2))
@@ -45,10 +45,10 @@ class Backoff:
 
 
 async def retry(attempt: Callable[[int], Awaitable[T]], deadline: float) -> T:
-    """What ``attempt`` gives (it is told how many came before), tried until the deadline.
+    """Call ``attempt`` with its number, from 0, until it succeeds or the deadline is reached.
 
     Raises:
-        VerlAgentEnvError: Of the last attempt.
+        VerlAgentEnvError: The error of the last attempt.
     """
     backoff, number = Backoff(deadline), 0
     while True:
@@ -60,7 +60,7 @@ async def retry(attempt: Callable[[int], Awaitable[T]], deadline: float) -> T:
 
 
 def is_undecided(error: BaseException) -> bool:
-    """Whether a call that failed like this may have been carried out all the same."""
+    """Tell whether a call that failed with ``error`` may have been carried out nevertheless."""
     if isinstance(error, VerlAgentEnvError):
         return error.retryable or isinstance(error, InternalError)
     return True

@@ -1,4 +1,4 @@
-"""The calls that can be made alone or in a batch: what is sent for them, and what is read from the answers."""
+"""The calls that can be sent alone or in a batch: encoding of their requests, decoding of the responses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from verl_agent_env.types import Info, Observation, StepResult
 
 
 class ResetResult(NamedTuple):
-    """What ``reset`` gives."""
+    """Gymnasium's two returns of ``reset``."""
 
     observation: Observation
     info: Info
@@ -93,16 +93,16 @@ class Verb(Generic[ItemT, ResultT]):
     single_path: Callable[[ItemT], str]
     single_body: Callable[[ItemT], bytes]
     read_single: Callable[[dict[str, Any]], ResultT]
-    """Raises KeyError or TypeError for an answer that is none."""
+    """Decodes a response; raises KeyError or TypeError for one of another form."""
     batch_body: Callable[[Sequence[ItemT]], bytes]
     read_batch: Callable[[dict[str, Any], int], list[Any]]
-    """Of the answer and the number of items; a failed one has anything in its place."""
+    """Decodes a response with this number of items; the values of failed items are undefined."""
 
     def decode_single(self, origin: str, payload: bytes) -> ResultT:
-        """The result in an answer.
+        """Decode the response to a single call.
 
         Raises:
-            NoServerError: It is the answer to something else.
+            NoServerError: The response has another form.
         """
         try:
             return self.read_single(decode_object(origin, payload))
@@ -110,10 +110,10 @@ class Verb(Generic[ItemT, ResultT]):
             raise NoServerError(origin, "its answer has another form") from None
 
     def decode_batch(self, origin: str, payload: bytes, size: int) -> list[ResultT | VerlAgentEnvError]:
-        """A result or an error for each item.
+        """Decode the response to a batch: a result or an error for each item.
 
         Raises:
-            NoServerError: It is the answer to something else.
+            NoServerError: The response has another form.
         """
         document = decode_object(origin, payload)
         try:
@@ -226,5 +226,5 @@ CLOSE: Verb[CloseItem, None] = Verb(
 
 
 def path_of(env_id: str, call: str = "") -> str:
-    """Path of a call on one environment. Ids are given out by the server and need no quoting."""
+    """Return the path of a call on one environment; ids come from the server and need no quoting."""
     return f"/api/environment/{env_id}/{call}" if call else f"/api/environment/{env_id}"

@@ -43,33 +43,33 @@ ItemT = TypeVar("ItemT", bound="InitializeItem | ResetItem | StepItem | CloseIte
 ResultT = TypeVar("ResultT")
 
 _FIRST_CONTACT_S = 5.0
-"""How long a server that was never there is waited for."""
+"""Seconds of retries if the server has never been reached."""
 _PROBE_S = 2.0
 _MAX_BATCHERS = 256
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a client behaves."""
+    """Options of a client."""
 
     timeout_s: float = 60.0
     """Seconds that the server may be silent during one attempt."""
     deadline_s: float = 120.0
-    """Seconds after which a call is given up, attempts and pauses together."""
+    """Seconds after which a call fails, attempts and pauses together."""
     close_deadline_s: float = 10.0
     """The same for closing."""
     micro_batching: bool = True
-    """Whether single calls that are made side by side share requests."""
+    """True if concurrent single calls share requests."""
     max_batch: int = 4096
-    """Calls that share one request at most."""
+    """Largest number of calls in one request."""
     linger_s: float = 0.0
-    """How long a call waits for company when nothing is under way."""
+    """Seconds that a call waits for others to join it while no request is pending."""
     max_delay_s: float = 0.05
-    """How long a call waits for a request that is under way, before it goes beside it."""
+    """Seconds that a call waits for a pending request before it is sent beside it."""
     max_connections: int = 64
-    """Open connections at most."""
+    """Largest number of open connections."""
     direct: Literal["auto", "never"] = "never"
-    """Whether calls go straight to the worker that owns the environment, where it can be reached from here."""
+    """``auto`` to send calls directly to the worker that owns the environment, if it can be reached from here."""
 
     def __post_init__(self) -> None:
         if not (self.timeout_s > 0 and self.deadline_s > 0 and self.close_deadline_s > 0):
@@ -83,20 +83,20 @@ class Settings:
 
 
 class Dispatch:
-    """The way of all calls of one client, and what they leave to be closed."""
+    """Sends all calls of one client, and remembers the environments that it has to close."""
 
     def __init__(self, transport: Transport, settings: Settings) -> None:
         self.settings = settings
         self.deadline_s = settings.deadline_s
         self.close_deadline_s = settings.close_deadline_s
         self.open_envs: dict[str, str] = {}
-        """Environments made here and not closed yet, with their runs."""
+        """Environments that this client created and has not closed yet, with their runs."""
         self._transport = transport
         self._owners = self._make_owners()
         self._batchers: dict[tuple[Any, ...], MicroBatcher[Any, Any]] = {}
         self._making: Counter[str] = Counter()
         self._orphaned: set[str] = set()
-        """Runs in which there may be environments that nobody here knows."""
+        """Runs that may have environments whose ids this client does not know."""
         self._run_id = _new_run_id()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pid = os.getpid()
@@ -104,18 +104,18 @@ class Dispatch:
 
     @property
     def run_id(self) -> str:
-        """Run of the environments that are made without one; a forked process has one of its own."""
+        """Run of the environments that are made without a run; a forked process has its own."""
         if os.getpid() != self._pid:
             self._begin_anew(None)
         return self._run_id
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop | None:
-        """The event loop in which the client was used last."""
+        """Event loop in which the client was used last."""
         return self._loop
 
     def enter(self) -> None:
-        """Belong to the running event loop and to this process; what belongs to others is left to them.
+        """Bind the client to the running event loop and to this process.
 
         Raises:
             ClientLoopError: The event loop in which the client was used before is another one, and open.
@@ -130,7 +130,7 @@ class Dispatch:
 
     def _begin_anew(self, loop: asyncio.AbstractEventLoop | None) -> None:
         if os.getpid() != self._pid:
-            # Its environments are the other process' to close.
+            # The parent closes its own environments.
             self.open_envs, self._orphaned = {}, set()
             self._run_id, self._pid = _new_run_id(), os.getpid()
         self._loop = loop
@@ -147,10 +147,10 @@ class Dispatch:
     async def ask(
         self, verb: Verb[ItemT, ResultT], item: ItemT, *, micro_batching: bool | None = None
     ) -> ResultT:
-        """The result of one call.
+        """Make one call and return its result.
 
         Raises:
-            VerlAgentEnvError: What the server says of it, or that it cannot be reached.
+            VerlAgentEnvError: The server's error, or that it cannot be reached.
         """
         if self._closed:
             raise ClientClosedError
@@ -184,19 +184,19 @@ class Dispatch:
         deadline: float | None = None,
         items: Sequence[Item] = (),
     ) -> bytes:
-        """The answer to one request, which must be safe to send again.
+        """Send one request, which must be safe to repeat, and return the body of the response.
 
         Args:
             method: ``GET`` or ``POST``.
             path: Path and query.
             body: JSON.
-            headers: More headers.
-            url: A worker to try first.
-            deadline: On the clock of :func:`time.monotonic`; as the client is set, if not given.
-            items: The calls that it carries, whose retries are counted.
+            headers: Further headers.
+            url: URL of a worker to try first.
+            deadline: Time on the clock of :func:`time.monotonic`; by the client's setting if not given.
+            items: Calls in the request, whose retries are counted.
 
         Raises:
-            VerlAgentEnvError: What the server says, or that it cannot be reached.
+            VerlAgentEnvError: The server's error, or that it cannot be reached.
         """
         self.enter()
         began = time.monotonic()
@@ -213,7 +213,7 @@ class Dispatch:
             except (MovedError, ServerUnreachableError) as error:
                 nonlocal may_have_run
                 if isinstance(error, ServerUnreachableError):
-                    # Also what an earlier attempt did counts.
+                    # An earlier attempt may have run, too.
                     error.may_have_run = may_have_run = may_have_run or error.may_have_run
                 if base is not None and self._owners is not None:
                     self._owners.avoid(base)
@@ -227,7 +227,7 @@ class Dispatch:
         return await retry(attempt, deadline)
 
     async def get_bytes(self, path: str, env_id: str | None = None) -> bytes:
-        """The answer to a GET."""
+        """Send a GET and return the body of the response."""
         if self._closed:
             raise ClientClosedError
         self.enter()
@@ -235,7 +235,7 @@ class Dispatch:
         return await self.call("GET", path, url=url)
 
     async def get(self, path: str, env_id: str | None = None) -> dict[str, Any]:
-        """The JSON object that answers a GET."""
+        """Send a GET and return the JSON object of the response."""
         return decode_object(self._transport.url, await self.get_bytes(path, env_id))
 
     def _never_connected(self, error: VerlAgentEnvError) -> bool:
@@ -250,7 +250,7 @@ class Dispatch:
     ) -> MicroBatcher[ItemT, ResultT]:
         key: tuple[Any, ...] = (verb.name, url)
         if isinstance(item, InitializeItem):
-            # These are said once for a whole batch.
+            # A batch has one run_id and one ttl_s.
             key = (verb.name, item.run_id, item.ttl_s)
         batcher = self._batchers.get(key)
         if batcher is None:
@@ -288,11 +288,11 @@ class Dispatch:
             self._owners.avoid(url)
         return results
 
-    # --- what is left to be closed --------------------------------------------------------------------------
+    # --- closing ------------------------------------------------------------------------------------------
 
     @contextmanager
     def making(self, run_id: str) -> Iterator[None]:
-        """While an environment of this run is being made."""
+        """Mark that an environment of this run is being created."""
         self._making[run_id] += 1
         try:
             yield
@@ -300,17 +300,17 @@ class Dispatch:
             self._making[run_id] -= 1
 
     def mark_possible_orphans(self, run_id: str) -> None:
-        """Note that there may be an environment of this run that nobody here knows."""
+        """Note that this run may have an environment whose id the client does not know."""
         self._orphaned.add(run_id)
 
     async def close_run(self, run_id: str) -> int:
-        """Close all environments of a run, known here or not.
+        """Close all environments of a run, whether the client knows their ids or not.
 
         Returns:
-            How many there were.
+            Number of environments that were closed.
 
         Raises:
-            VerlAgentEnvError: It could not be done until the deadline for closing.
+            VerlAgentEnvError: The call did not succeed until the deadline for closing.
         """
         deadline = time.monotonic() + self.close_deadline_s
         payload = await self.call(
@@ -321,7 +321,7 @@ class Dispatch:
         return int(decode_object(self._transport.url, payload).get("closed", 0))
 
     async def close(self) -> None:
-        """Give up what is under way, close all environments made here, then all connections."""
+        """Cancel pending calls, close all environments that the client created, then all connections."""
         if self._closed:
             return
         self.enter()
@@ -332,7 +332,7 @@ class Dispatch:
             self._orphaned |= {run_id for run_id, count in self._making.items() if count}
             await self._close_environments()
         except VerlAgentEnvError as error:
-            # Their idle time ends them; there is nobody to tell but the log.
+            # The server closes them when they have been idle for long enough.
             logger.warning("%d environments could not be closed: %s", len(self.open_envs), error)
         finally:
             if self._owners is not None:
@@ -352,7 +352,7 @@ class Dispatch:
             await self.close_run(run_id)
 
     def _close_unclaimed(self, made: Initialized) -> None:
-        """Close an environment that came when nobody waited for it any more."""
+        """Close an environment whose creator has been cancelled meanwhile."""
         self.open_envs[made.env_id] = ""
 
         def note(closed: asyncio.Future[None]) -> None:

@@ -1,11 +1,11 @@
-"""Errors of the client itself; all that the server says is raised as the classes of :mod:`verl_agent_env.errors`.
+"""Errors of the client itself; errors of the server are raised as the classes of :mod:`verl_agent_env.errors`.
 
 ::
 
     VerlAgentEnvError
     ├── ServerUnreachableError       no answer came until the deadline
-    │   └── NoServerError            what answers at the URL is no server of ours, or nothing ever did
-    ├── StepUndecidedError           an earlier step may or may not have been applied: ask for it again first
+    │   └── NoServerError            the URL is not that of a server of environments
+    ├── StepUndecidedError           an earlier step may or may not have been carried out: send it again first
     ├── ClientLoopError              the client belongs to another event loop, which still runs
     └── ClientClosedError            the client or the environment was closed here
 """
@@ -19,7 +19,7 @@ from verl_agent_env.errors import VerlAgentEnvError
 
 @dataclass(eq=False)
 class ServerUnreachableError(VerlAgentEnvError):
-    """No answer came; the call may have been carried out all the same."""
+    """No answer came; the call may have been carried out nevertheless."""
 
     status = 503
     title = "The server cannot be reached"
@@ -27,7 +27,7 @@ class ServerUnreachableError(VerlAgentEnvError):
     url: str = ""
     reason: str = "it does not answer"
     may_have_run: bool = True
-    """Whether the call may have been carried out all the same."""
+    """True if the call may have been carried out nevertheless."""
 
     @property
     def detail(self) -> str:
@@ -36,7 +36,7 @@ class ServerUnreachableError(VerlAgentEnvError):
 
 @dataclass(eq=False)
 class NoServerError(ServerUnreachableError):
-    """At this URL there is no server of environments."""
+    """No server of environments is at this URL."""
 
     title = "There is no server of environments"
     retryable = False
@@ -51,7 +51,7 @@ class NoServerError(ServerUnreachableError):
 
 @dataclass(eq=False)
 class StepUndecidedError(VerlAgentEnvError):
-    """Nobody knows whether an earlier call on the environment was carried out; this one was not sent."""
+    """An earlier call on the environment may or may not have been carried out; this one was not sent."""
 
     status = 409
     title = "An earlier call is undecided"

@@ -1,8 +1,8 @@
-"""Gathers calls that are made side by side into batches.
+"""The micro-batcher: concurrent calls share requests.
 
-The first call goes out at once. What comes while it is under way goes together with the next, so the size of batches
-follows the load by itself: alone, a call waits for nobody; ten thousand share a few requests. A call that takes long
-does not hold up the others: they wait ``max_delay_s`` at most for one that is out, twice as long for two, and so on.
+The first call is sent at once. Calls that arrive while it is pending are sent together afterwards, so the size of batches
+adapts to the load: a single call never waits, ten thousand share a few requests. A slow request does not block the
+others: they wait at most ``max_delay_s`` for one pending request, twice as long for two, and so on.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from verl_agent_env.errors import RequestError, UnauthorizedError, VerlAgentEnvE
 
 
 class Item(Protocol):
-    """One call of many."""
+    """A call that can be part of a batch."""
 
     sent: bool
-    """Whether it went out, so that it may have been carried out."""
+    """True once it was sent, so that it may have been carried out."""
     retries: int
-    """How often it was sent again."""
+    """Number of times it was sent again."""
 
 
 ItemT = TypeVar("ItemT", bound=Item)
 ResultT = TypeVar("ResultT")
 
 _MAX_FULL_BATCHES = 4
-"""Batches of full size that may be under way before others wait."""
+"""Number of full batches that may be pending before others wait."""
 
 
 class MicroBatcher(Generic[ItemT, ResultT]):
-    """Batches of one kind of call to one place; belongs to the event loop in which it is used."""
+    """Batches calls of one kind to one URL; belongs to the event loop in which it is used."""
 
     def __init__(
         self,
@@ -45,14 +45,14 @@ class MicroBatcher(Generic[ItemT, ResultT]):
         max_delay_s: float,
         on_unclaimed: Callable[[ResultT], None] | None = None,
     ) -> None:
-        """A batcher without calls.
+        """Create a batcher without calls.
 
         Args:
-            send: Carries out a batch; a result or an error for each item.
-            max_batch: Items of a batch at most.
-            linger_s: How long the first item waits for company.
-            max_delay_s: How long an item waits for a batch that is under way.
-            on_unclaimed: Told the result of an item that nobody waits for any more.
+            send: Sends a batch; returns a result or an error for each item.
+            max_batch: Largest number of items in a batch.
+            linger_s: Seconds that the first item waits for others to join it.
+            max_delay_s: Seconds that an item waits for a pending batch.
+            on_unclaimed: Called with the result of an item whose caller was cancelled.
         """
         self._send = send
         self._max_batch = max_batch
@@ -66,24 +66,24 @@ class MicroBatcher(Generic[ItemT, ResultT]):
         self._closed = False
 
     def submit(self, item: ItemT) -> asyncio.Future[ResultT]:
-        """Have ``item`` carried out with others; cancelled before it went out, it never does."""
+        """Send ``item`` with others; if the future is cancelled before that, the item is never sent."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[ResultT] = loop.create_future()
         if self._closed:
             future.set_exception(ClientClosedError())
             return future
         self._waiting.append((item, future))
-        if self._timer is None or (not self._is_urgent and self._may_go_now()):
+        if self._timer is None or (not self._is_urgent and self._may_send()):
             self._plan(loop)
         return future
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing waits and nothing is under way."""
+        """True if no call waits and no request is pending."""
         return not self._waiting and not self._under_way
 
     async def close(self) -> None:
-        """Give up what is under way and what waits."""
+        """Cancel pending requests and waiting calls."""
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
@@ -93,22 +93,22 @@ class MicroBatcher(Generic[ItemT, ResultT]):
             task.cancel()
         await asyncio.gather(*self._under_way, return_exceptions=True)
 
-    def _may_go_now(self) -> bool:
+    def _may_send(self) -> bool:
         if not self._under_way:
             return True
         return len(self._waiting) >= self._max_batch and len(self._under_way) < _MAX_FULL_BATCHES
 
     def _plan(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Set the time at which what waits goes."""
+        """Schedule the sending of the waiting calls."""
         if self._timer is not None:
             self._timer.cancel()
-        self._is_urgent = self._may_go_now()
+        self._is_urgent = self._may_send()
         if not self._is_urgent:
             self._timer = loop.call_later(self._max_delay_s * len(self._under_way), self._go)
         elif self._linger_s and len(self._waiting) < self._max_batch:
             self._timer = loop.call_later(self._linger_s, self._go)
         else:
-            # Not here: whoever is woken in the same turn of the loop still joins.
+            # Not here: calls of the same turn of the event loop still join.
             self._timer = loop.call_soon(self._go)
 
     def _go(self) -> None:
@@ -121,7 +121,7 @@ class MicroBatcher(Generic[ItemT, ResultT]):
             task = loop.create_task(self._carry_out(batch))
             self._under_way.add(task)
             task.add_done_callback(self._done)
-            if not self._may_go_now():
+            if not self._may_send():
                 break
         if self._waiting:
             self._plan(loop)
@@ -146,7 +146,7 @@ class MicroBatcher(Generic[ItemT, ResultT]):
             results = await self._send([item for item, _ in batch])
         except RequestError as refused:
             if len(batch) > 1 and not isinstance(refused, UnauthorizedError):
-                # One item spoils the request, or there are too many of them: the halves tell.
+                # One item makes the request invalid, or there are too many of them: try the halves.
                 middle = len(batch) // 2
                 await asyncio.gather(self._carry_out(batch[:middle]), self._carry_out(batch[middle:]))
                 return
@@ -154,12 +154,12 @@ class MicroBatcher(Generic[ItemT, ResultT]):
         except asyncio.CancelledError:
             _give_up(batch)
             raise
-        except Exception as failure:  # noqa: BLE001 - whatever it is, each of those who wait is told
+        except Exception as failure:  # noqa: BLE001 - every caller gets the error
             results = [failure] * len(batch)
         for (_, future), result in zip(batch, results, strict=True):
             if isinstance(result, BaseException):
                 if not future.done():
-                    # A copy for each: an error that is raised in many places collects all their tracebacks.
+                    # A copy for each caller: an error that is raised in many places collects all their tracebacks.
                     future.set_exception(copy.copy(result))
             elif not future.done():
                 future.set_result(result)

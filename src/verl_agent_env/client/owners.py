@@ -1,7 +1,7 @@
-"""Which worker owns an environment, so that calls on it can go there without a detour.
+"""A guess at the worker that owns an environment, so that calls on it can be sent there directly.
 
-A guess that is wrong costs a detour within the cluster, no more: any worker takes any call. The guess is the hash that
-nginx and the workers share, over the workers that are ready and reachable from here.
+A wrong guess only costs a hop within the cluster, because any worker accepts any call. The guess is the consistent hash
+of nginx and the workers, over the workers that are ready and reachable from here.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from verl_agent_env.errors import VerlAgentEnvError
 from verl_agent_env.types import NUM_SLOTS, slot_of
 
 _MAP_AGE_S = 10.0
-"""How old the map may be before it is fetched again beside the calls."""
+"""Age of the map in seconds at which it is fetched again in the background."""
 _AVOIDED_S = 5.0
-"""How long a worker that did not answer is not asked directly."""
+"""Seconds for which a worker that did not answer gets no direct calls."""
 
 
 class Owners:
-    """Where environments live; knows nothing, and says so, until the map has come."""
+    """Owners of slots; unknown until the map has been fetched."""
 
     def __init__(
         self, fetch_map: Callable[[str | None], Awaitable[dict[str, Any]]], scheme: str = "http"
     ) -> None:
-        """Owners that nothing is known of yet.
+        """Create an empty map.
 
         Args:
-            fetch_map: Gives what ``GET /api/cluster`` answers, at the server or at a worker's own URL.
-            scheme: Of the server's URL: a token that goes to it over TLS goes to no worker without.
+            fetch_map: Returns the response of ``GET /api/cluster``, at the server's or at a worker's own URL.
+            scheme: Scheme of the server's URL, and of the workers': a token that is sent over TLS is never sent without.
         """
         self._scheme = scheme
         self._fetch_map = fetch_map
@@ -39,11 +39,11 @@ class Owners:
         self._fetched_at = float("-inf")
         self._task: asyncio.Task[None] | None = None
         self._reachable: dict[str, bool] = {}
-        """What came of asking each incarnation at its address."""
+        """True for each incarnation that answered at its address."""
         self._avoided: dict[str, float] = {}
 
     def url_for(self, env_id: str) -> str | None:
-        """URL of the worker that owns ``env_id``; ``None`` if it is unknown or cannot be reached from here."""
+        """Return the URL of the worker that owns ``env_id``; None if it is unknown or cannot be reached from here."""
         if time.monotonic() - self._fetched_at > _MAP_AGE_S:
             self._refresh()
         url = self._urls[slot_of(env_id)]
@@ -52,7 +52,7 @@ class Owners:
         return url
 
     def avoid(self, url: str) -> None:
-        """Note that a worker did not answer as an owner: it is left alone for a while, and the map is fetched anew."""
+        """Send a worker no direct calls for a while, because it did not answer as an owner, and fetch the map again."""
         self._avoided[url] = time.monotonic() + _AVOIDED_S
         self._refresh()
 
@@ -80,7 +80,7 @@ class Owners:
         except (VerlAgentEnvError, KeyError, TypeError):
             return
         if len(known) < 2:
-            # A single worker is where the server's own URL leads anyway.
+            # The server's own URL leads to a single worker anyway.
             self._urls = [None] * NUM_SLOTS
             return
         await asyncio.gather(
@@ -94,7 +94,7 @@ class Owners:
         self._urls = [urls[address] for address in Ring(sorted(known)).assignments]
 
     async def _probe(self, address: str, incarnation: str) -> None:
-        """Find out whether the worker answers at its address, and not something else."""
+        """Check that the worker itself answers at its address."""
         try:
             seen = await self._fetch_map(f"{self._scheme}://{address}")
             marks = {worker["incarnation"] for node in seen["nodes"] for worker in node["workers"]}

@@ -1,4 +1,4 @@
-"""Plays an episode with any chat-completions function."""
+"""Playing of an episode with any chat-completions function."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from verl_agent_env.messages import assistant_message, sendable
 from verl_agent_env.types import Info, Message
 
 ChatFunction: TypeAlias = Callable[[list[Message], list[dict[str, Any]]], Awaitable[Any]]
-"""Gives the answer that follows these messages: an assistant message, raw text, or what an SDK gives; the tools are in
-OpenAI's schema."""
+"""Returns the next answer for these messages and tools (OpenAI's schema): an assistant message, raw text, or an SDK's response
+object."""
 
 
 class LeaveEpisodeError(Exception):
-    """Raised by a chat function that does not go on: :func:`play` returns what was played until then."""
+    """Raised by a chat function to leave the episode: :func:`play` returns the episode so far."""
 
 
 class PlayedEpisode(NamedTuple):
-    """An episode."""
+    """An episode that :func:`play` has played."""
 
     messages: list[Message]
-    """The whole conversation, as OpenAI's API and vLLM take it: every call has an id, and is answered by it."""
+    """The whole conversation, as OpenAI's API and vLLM accept it: every call has an id, which its answer repeats."""
     reward: float
     """Sum of all rewards."""
     terminated: bool
     truncated: bool
-    """Also when it was ended by ``max_turns`` or by the chat function."""
+    """True also if ``max_turns`` or the chat function ended it."""
     num_turns: int
     info: Info
-    """Of the last step; of the reset, if there was none."""
+    """Info of the last step; of the reset if there was none."""
     num_invalid: int = 0
     """Turns whose action was invalid."""
     left_because: str = ""
-    """What the chat function gave as its reason to leave, if it left."""
+    """Reason of the chat function for leaving, if it left."""
 
 
 async def play(
@@ -50,17 +50,17 @@ async def play(
     """Let ``llm`` play one episode.
 
     Args:
-        client: Of the server.
-        llm: Asked for each turn; it gets the messages so far, which it must not change, and the tools. May
+        client: Client of the server.
+        llm: Called in each turn with the messages so far, which it must not change, and the tools. May
             raise :class:`LeaveEpisodeError`.
         env_name: Registered name, or a short one.
-        seed: Of the episode.
-        max_turns: Turns after which it is left; none means until the environment ends it.
+        seed: Seed of the episode.
+        max_turns: Turns after which the episode is left; None to play until its end.
         system_prompt: A first message of role ``system``.
-        **make_arguments: As :meth:`AsyncEnvClient.make` takes them.
+        **make_arguments: Arguments of :meth:`AsyncEnvClient.make`.
 
     Raises:
-        VerlAgentEnvError: What making or stepping the environment raises.
+        VerlAgentEnvError: The environment could not be created or stepped.
     """
     async with client.make(env_name, seed=seed, **make_arguments) as env:
         tools = await env.tools()

@@ -1,4 +1,4 @@
-"""A Gymnasium environment that lives on a server."""
+"""A Gymnasium environment on a server."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from verl_agent_env.types import Action, Info, Observation
 
 
 class RemoteEnv(gymnasium.Env[Observation, Action]):
-    """One environment of a server, as Gymnasium knows environments.
+    """A Gymnasium environment that runs on a server.
 
-    ``gymnasium.make("verl_env/remote-v0", url="http://127.0.0.1:8000", env_name="sokoban")`` makes it as well.
+    ``gymnasium.make("verl_env/remote-v0", url="http://127.0.0.1:8000", env_name="sokoban")`` creates one, too.
 
     ### Action Space
 
@@ -51,8 +51,8 @@ class RemoteEnv(gymnasium.Env[Observation, Action]):
         """Make the environment on the server.
 
         Raises:
-            ValueError: The render mode is none.
-            VerlAgentEnvError: It could not be made.
+            ValueError: The render mode is unknown.
+            VerlAgentEnvError: The environment could not be created.
         """
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise ValueError(
@@ -81,7 +81,7 @@ class RemoteEnv(gymnasium.Env[Observation, Action]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, Info]:
-        """Begin an episode: of this seed, or the one that follows the last one."""
+        """Begin an episode with this seed, or the next one."""
         super().reset(seed=seed)
         observation, info = self._env.reset(seed=seed, options=options)
         return observation, info
@@ -90,22 +90,22 @@ class RemoteEnv(gymnasium.Env[Observation, Action]):
         """Carry out one action, exactly once.
 
         Raises:
-            VerlAgentEnvError: As :meth:`verl_agent_env.client.AsyncEnv.step`.
+            VerlAgentEnvError: The errors of :meth:`verl_agent_env.client.AsyncEnv.step`.
         """
         return tuple(self._env.step(action))  # type: ignore[return-value]
 
     def render(self) -> str | None:
-        """The picture that ``render_mode`` names, as text."""
+        """Return a picture in ``render_mode``, as text."""
         if self.render_mode is None:
             return None
         return str(self._env.render(self.render_mode))  # type: ignore[arg-type]
 
     def task_prompt(self) -> str:
-        """What the model has to do and how it acts."""
+        """Return the task prompt: the task, and how to act."""
         return self._env.task_prompt()
 
     def close(self) -> None:
-        """Close the environment on the server; once is enough."""
+        """Close the environment on the server; further calls have no effect."""
         if self._closed:
             return
         self._closed = True

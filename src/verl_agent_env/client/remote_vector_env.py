@@ -22,11 +22,11 @@ Bools = npt.NDArray[np.bool_]
 
 
 class RemoteVectorEnv(VectorEnv[Observations, Sequence[Action], npt.NDArray[Any]]):
-    """``num_envs`` environments of one kind, as Gymnasium knows vectors of them.
+    """A Gymnasium vector environment of ``num_envs`` environments of one kind.
 
-    Observations are a tuple, rewards float64, terminations and truncations boolean arrays of length ``num_envs``; in
-    ``infos`` each key has an array, and its name with ``_`` before it the mask of those who have it. What happens
-    after an episode's end is said by ``autoreset_mode``, in the words of :class:`gymnasium.vector.AutoresetMode`.
+    Observations are a tuple, rewards float64, terminations and truncations boolean arrays of length ``num_envs``.
+    ``infos`` has an array for each key, and under the key with a leading ``_`` the mask of the environments that have it.
+    ``autoreset_mode`` is one of :class:`gymnasium.vector.AutoresetMode`.
     """
 
     def __init__(
@@ -44,17 +44,17 @@ class RemoteVectorEnv(VectorEnv[Observations, Sequence[Action], npt.NDArray[Any]
         """Make all environments on the server.
 
         Args:
-            url: Of the server.
+            url: URL of the server.
             env_name: Registered name, or a short one.
-            num_envs: How many.
+            num_envs: Number of environments.
             token: Bearer token, if the server asks for one.
-            client: To use instead of a new one; not closed with the environments.
-            autoreset_mode: What happens after an episode's end.
+            client: Client to use; it is not closed with the environments.
+            autoreset_mode: When an environment is reset after the end of an episode.
             env_kwargs: Keyword arguments of each environment.
             **more_kwargs: More of them.
 
         Raises:
-            VerlAgentEnvError: One of them could not be made; then there are none.
+            VerlAgentEnvError: One of the environments could not be created; then all are closed.
         """
         self.num_envs = num_envs
         self.autoreset_mode = AutoresetMode(autoreset_mode)
@@ -80,7 +80,7 @@ class RemoteVectorEnv(VectorEnv[Observations, Sequence[Action], npt.NDArray[Any]
 
     @property
     def env_ids(self) -> list[str]:
-        """Their ids on the server."""
+        """Ids of the environments on the server."""
         return [env.env_id for env in self._envs]
 
     def reset(
@@ -89,11 +89,11 @@ class RemoteVectorEnv(VectorEnv[Observations, Sequence[Action], npt.NDArray[Any]
         """Begin an episode in all environments, or in those of ``options["reset_mask"]``.
 
         Args:
-            seed: Of the first environment, the others take those that follow; or one for each.
+            seed: Seed of the first environment, to which the others add their index; or one seed for each.
             options: ``reset_mask`` is a boolean array of length ``num_envs``.
 
         Raises:
-            ValueError: There is another number of seeds, or the mask is none.
+            ValueError: The number of seeds is wrong, or the mask is invalid.
         """
         seeds: list[int | None] = (
             [None if seed is None else seed + i for i in range(self.num_envs)]
@@ -114,8 +114,8 @@ class RemoteVectorEnv(VectorEnv[Observations, Sequence[Action], npt.NDArray[Any]
         """Carry out one action in each environment.
 
         Raises:
-            ValueError: There is another number of actions, or, without autoreset, an episode is over.
-            VerlAgentEnvError: Of the first environment that failed; the others were stepped.
+            ValueError: The number of actions is wrong, or an episode is over while autoreset is disabled.
+            VerlAgentEnvError: Error of the first environment that failed; the others were stepped.
         """
         if len(actions) != self.num_envs:
             raise ValueError(f"there are {len(actions)} actions for {self.num_envs} environments")
@@ -161,7 +161,7 @@ class RemoteVectorEnv(VectorEnv[Observations, Sequence[Action], npt.NDArray[Any]
                 self._client.close()
 
     def _begin_again(self, infos: list[Info | None]) -> dict[str, Any]:
-        """Reset at once what ended, and say how it ended."""
+        """Reset the environments whose episode ended; return their final observations and infos."""
         positions = np.flatnonzero(self._ended).tolist()
         final_observations = np.full(self.num_envs, None, dtype=object)
         final_infos: list[Info | None] = [None] * self.num_envs
@@ -200,7 +200,7 @@ class RemoteVectorEnv(VectorEnv[Observations, Sequence[Action], npt.NDArray[Any]
         return mask
 
     def _columns(self, infos: Sequence[Info | None]) -> dict[str, Any]:
-        """An array for each key, and the mask of who has it."""
+        """Return an array for each key, and the mask of the environments that have it."""
         columns: dict[str, Any] = {}
         keys = dict.fromkeys(key for info in infos if info for key in info)
         for key in keys:
@@ -211,7 +211,7 @@ class RemoteVectorEnv(VectorEnv[Observations, Sequence[Action], npt.NDArray[Any]
 
 
 def _column_of(values: list[Any], has: Bools) -> npt.NDArray[Any]:
-    """Values as an array: of numbers or truth values if all are, of objects otherwise."""
+    """Return values as an array of numbers or booleans, if all of them are of one such type, else of objects."""
     kinds = {type(value) for value, present in zip(values, has.tolist(), strict=True) if present}
     if len(kinds) == 1 and kinds <= {bool, int, float}:
         (kind,) = kinds
@@ -226,7 +226,7 @@ def _column_of(values: list[Any], has: Bools) -> npt.NDArray[Any]:
 
 
 def _raise_first_error(results: Iterable[T | VerlAgentEnvError]) -> list[T]:
-    """The results, if all are some."""
+    """Return the results; raise the first error among them."""
     demanded: list[T] = []
     for result in results:
         if isinstance(result, VerlAgentEnvError):

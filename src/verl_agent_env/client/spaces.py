@@ -1,4 +1,4 @@
-"""Gymnasium spaces of environments on a server: as those of the environments themselves."""
+"""Gymnasium spaces of environments on a server, equal to those of the environments themselves."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from verl_agent_env.messages import Tool
 
 
 def action_space_of(tools: Iterable[dict[str, Any]], *, parallel: bool) -> ActionSpace:
-    """The action space of tools in OpenAI's schema.
+    """Return the action space of tools.
 
     Args:
-        tools: As the server gives them.
-        parallel: Whether one action may hold several calls.
+        tools: Tools in OpenAI's schema.
+        parallel: True if one action may hold several calls.
     """
     return ActionSpace([Tool.from_openai(tool) for tool in tools], parallel=parallel)
 
 
 class RepeatedSpace(gymnasium.Space[Any]):
-    """``num_envs`` members of one space, as a tuple; keeps one space, however many there are."""
+    """Tuples of ``num_envs`` members of one space; takes the memory of one space."""
 
     def __init__(self, space: gymnasium.Space[Any], num_envs: int) -> None:
         super().__init__(shape=None, dtype=None)

@@ -1,4 +1,4 @@
-"""The client without ``await``: an event loop in a thread of its own does the work."""
+"""The blocking client: an event loop in a thread of its own does the work."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ T = TypeVar("T")
 
 _ALL: weakref.WeakSet[EnvClient] = weakref.WeakSet()
 _ABANDONED: list[asyncio.AbstractEventLoop] = []
-"""Event loops of the parent of a forked process: to close one here would take away what the parent's waits for."""
+"""Event loops of a forked process' parent: closing one here would break the parent's."""
 
 
 class EnvClient:
-    """As :class:`AsyncEnvClient`, for code without an event loop; may be used from several threads, and after a fork.
+    """A blocking :class:`AsyncEnvClient`; safe to use from several threads, and after a fork.
 
     Calls of several threads share requests like those of several coroutines.
     """
 
     def __init__(self, url: str, **options: Any) -> None:
-        """A client that has not connected yet; takes what :class:`AsyncEnvClient` takes.
+        """Create a client without a connection; the arguments are those of :class:`AsyncEnvClient`.
 
         Raises:
-            ValueError: The URL is none, or an option is out of its range.
+            ValueError: The URL is malformed, or an option is out of its range.
         """
         self._client = AsyncEnvClient(url, **options)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -53,7 +53,7 @@ class EnvClient:
 
     @property
     def run_id(self) -> str:
-        """Run of the environments that are made without one."""
+        """Run of the environments that are made without a run."""
         return self._client.run_id
 
     # --- environments ---------------------------------------------------------------------------------------
@@ -68,10 +68,10 @@ class EnvClient:
         env_kwargs: Mapping[str, Any] | None = None,
         **more_kwargs: Any,
     ) -> Env:
-        """An environment, its first episode begun; as :meth:`AsyncEnvClient.make`, but made at once.
+        """Create an environment and begin its first episode; the arguments are those of :meth:`AsyncEnvClient.make`.
 
         Raises:
-            VerlAgentEnvError: It could not be made.
+            VerlAgentEnvError: The environment could not be created.
         """
         arguments = {**(env_kwargs or {}), **more_kwargs}
         made = self._client.make(env_name, seed=seed, run_id=run_id, ttl_s=ttl_s, env_kwargs=arguments)
@@ -86,7 +86,7 @@ class EnvClient:
         ttl_s: float | None = None,
         env_kwargs: Mapping[str, Any] | None = None,
     ) -> list[Env | VerlAgentEnvError]:
-        """An environment for each seed, made by as few requests as possible; each fails alone."""
+        """Create an environment for each seed, in as few requests as possible; each fails alone."""
         envs = [
             self._client.make(env_name, seed=seed, run_id=run_id, ttl_s=ttl_s, env_kwargs=env_kwargs)
             for seed in seeds
@@ -95,51 +95,51 @@ class EnvClient:
         return [env if isinstance(env, VerlAgentEnvError) else Env(self, env) for env in made]
 
     def attach(self, env_id: str) -> Env:
-        """As :meth:`AsyncEnvClient.attach`."""
+        """Call :meth:`AsyncEnvClient.attach` and wait."""
         return Env(self, self.wait(self._client.attach(env_id)))
 
     def reset_batch(
         self, envs: Iterable[Env], seeds: Sequence[int | None] | None = None
     ) -> list[ResetResult | VerlAgentEnvError]:
-        """As :meth:`AsyncEnvClient.reset_batch`."""
+        """Call :meth:`AsyncEnvClient.reset_batch` and wait."""
         return self.wait(self._client.reset_batch([env.remote for env in envs], seeds))
 
     def step_batch(
         self, envs: Iterable[Env], actions: Sequence[Action]
     ) -> list[StepResult | VerlAgentEnvError]:
-        """As :meth:`AsyncEnvClient.step_batch`."""
+        """Call :meth:`AsyncEnvClient.step_batch` and wait."""
         return self.wait(self._client.step_batch([env.remote for env in envs], actions))
 
     def close_batch(self, envs: Iterable[Env]) -> list[VerlAgentEnvError | None]:
-        """As :meth:`AsyncEnvClient.close_batch`."""
+        """Call :meth:`AsyncEnvClient.close_batch` and wait."""
         return self.wait(self._client.close_batch([env.remote for env in envs]))
 
     def run(self, run_id: str | None = None) -> SyncRun:
-        """As :meth:`AsyncEnvClient.run`."""
+        """Call :meth:`AsyncEnvClient.run` and wait."""
         return SyncRun(self, self._client.run(run_id).run_id)
 
     def close_run(self, run_id: str) -> int:
-        """As :meth:`AsyncEnvClient.close_run`."""
+        """Call :meth:`AsyncEnvClient.close_run` and wait."""
         return self.wait(self._client.close_run(run_id))
 
     def play(self, llm: ChatFunction, env_name: str, **arguments: Any) -> PlayedEpisode:
-        """As :func:`verl_agent_env.client.play`."""
+        """Call :func:`verl_agent_env.client.play` and wait."""
         return self.wait(play(self._client, llm, env_name, **arguments))
 
     # --- the server -----------------------------------------------------------------------------------------
 
     def catalogue(self) -> list[dict[str, Any]]:
-        """As :meth:`AsyncEnvClient.catalogue`."""
+        """Call :meth:`AsyncEnvClient.catalogue` and wait."""
         return self.wait(self._client.catalogue())
 
     def cluster(self) -> dict[str, Any]:
-        """As :meth:`AsyncEnvClient.cluster`."""
+        """Call :meth:`AsyncEnvClient.cluster` and wait."""
         return self.wait(self._client.cluster())
 
     # --- the thread -----------------------------------------------------------------------------------------
 
     def wait(self, call: Coroutine[Any, Any, T]) -> T:
-        """What a coroutine of the client's loop gives; an interrupted wait cancels it.
+        """Run a coroutine in the client's event loop and return its result; an interrupted wait cancels it.
 
         Raises:
             ClientClosedError: The client is closed.
@@ -169,7 +169,7 @@ class EnvClient:
         return self._loop
 
     def close(self) -> None:
-        """As :meth:`AsyncEnvClient.close`; the thread ends, and calls of other threads with :class:`ClientClosedError`."""
+        """Close as :meth:`AsyncEnvClient.close` does; calls of other threads end with :class:`ClientClosedError`."""
         with self._lock:
             if self._closed:
                 return
@@ -182,7 +182,7 @@ class EnvClient:
         self._loop.close()
 
     async def _end(self) -> None:
-        """Close the client, then cancel whatever else its loop is at, such as a language model's call."""
+        """Close the client, then cancel everything else in its loop, such as a call of a language model."""
         await self._client.close()
         others = asyncio.all_tasks() - {asyncio.current_task()}
         for task in others:
@@ -190,7 +190,7 @@ class EnvClient:
         await asyncio.gather(*others, return_exceptions=True)
 
     def begin_anew(self) -> None:
-        """In a forked process: have neither the thread nor the loop of the parent."""
+        """Drop the parent's thread and loop, in a forked process."""
         self._lock, self._thread = threading.Lock(), None
         if self._loop is not None:
             _ABANDONED.append(self._loop)
@@ -209,11 +209,11 @@ class EnvClient:
 
 
 class Env:
-    """As :class:`AsyncEnv`, without ``await``."""
+    """A blocking :class:`AsyncEnv`."""
 
     def __init__(self, client: EnvClient, remote: AsyncEnv) -> None:
         self.remote = remote
-        """The environment as the client's event loop knows it."""
+        """The environment in the client's event loop."""
         self._client = client
 
     @property
@@ -227,43 +227,43 @@ class Env:
         return self.remote.seq
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> ResetResult:
-        """As :meth:`AsyncEnv.reset`."""
+        """Call :meth:`AsyncEnv.reset` and wait."""
         return self._client.wait(self.remote.reset(seed=seed, options=options))
 
     def step(self, action: Action) -> StepResult:
-        """As :meth:`AsyncEnv.step`."""
+        """Call :meth:`AsyncEnv.step` and wait."""
         return self._client.wait(self.remote.step(action))
 
     def close(self) -> None:
-        """As :meth:`AsyncEnv.close`."""
+        """Call :meth:`AsyncEnv.close` and wait."""
         self._client.wait(self.remote.close())
 
     def state(self) -> dict[str, Any]:
-        """As :meth:`AsyncEnv.state`."""
+        """Call :meth:`AsyncEnv.state` and wait."""
         return self._client.wait(self.remote.state())
 
     def task_prompt(self) -> str:
-        """As :meth:`AsyncEnv.task_prompt`."""
+        """Call :meth:`AsyncEnv.task_prompt` and wait."""
         return self._client.wait(self.remote.task_prompt())
 
     def tools(self, format: Literal["openai", "anthropic"] = "openai") -> list[dict[str, Any]]:  # noqa: A002
-        """As :meth:`AsyncEnv.tools`."""
+        """Call :meth:`AsyncEnv.tools` and wait."""
         return self._client.wait(self.remote.tools(format))
 
     def allow_parallel_tool_call(self) -> bool:
-        """As :meth:`AsyncEnv.allow_parallel_tool_call`."""
+        """Call :meth:`AsyncEnv.allow_parallel_tool_call` and wait."""
         return self._client.wait(self.remote.allow_parallel_tool_call())
 
     def action_space(self) -> dict[str, Any]:
-        """As :meth:`AsyncEnv.action_space`."""
+        """Call :meth:`AsyncEnv.action_space` and wait."""
         return self._client.wait(self.remote.action_space())
 
     def trajectory(self) -> dict[str, Any]:
-        """As :meth:`AsyncEnv.trajectory`."""
+        """Call :meth:`AsyncEnv.trajectory` and wait."""
         return self._client.wait(self.remote.trajectory())
 
     def render(self, mode: Literal["ansi", "svg", "png"] = "ansi") -> str | bytes:
-        """As :meth:`AsyncEnv.render`."""
+        """Call :meth:`AsyncEnv.render` and wait."""
         return self._client.wait(self.remote.render(mode))
 
     def __enter__(self) -> Self:
@@ -279,7 +279,7 @@ class Env:
 
 
 class SyncRun:
-    """As :class:`Run`, without ``await``."""
+    """A blocking :class:`Run`."""
 
     def __init__(self, client: EnvClient, run_id: str) -> None:
         self.run_id = run_id
@@ -287,11 +287,11 @@ class SyncRun:
         self._client = client
 
     def make(self, env_name: str, **arguments: Any) -> Env:
-        """As :meth:`EnvClient.make`, in this run."""
+        """Create an environment in this run; the arguments are those of :meth:`EnvClient.make`."""
         return self._client.make(env_name, run_id=self.run_id, **arguments)
 
     def close(self) -> int:
-        """Close all environments of the run; how many were still open."""
+        """Close all environments of the run; return how many were still open."""
         return self._client.close_run(self.run_id)
 
     def __enter__(self) -> Self:

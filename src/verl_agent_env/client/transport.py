@@ -1,4 +1,4 @@
-"""Requests and answers over a bounded number of kept connections."""
+"""HTTP requests over a bounded pool of connections."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from verl_agent_env.proxies import proxy_for, shown
 
 _CONNECT_S = 5.0
 _CONNECTING = 0.9
-"""Share of the time that is left in which a connection has to come about: after it, nothing was sent for certain."""
-# Shorter than the 75 s of the server: the side that asks is the one to close an idle connection.
+"""Share of the remaining time within which a connection must be open: if it is not, nothing was sent."""
+# Shorter than the 75 s of the server: the client must be the side that closes an idle connection.
 _IDLE_S = 15.0
 _READ_BUFFER_BYTES = 1 << 20
 _ABANDONED: list[aiohttp.ClientSession] = []
-"""Sessions of another process or of a closed event loop: they cannot be closed here, and complain when they are collected."""
-# What a proxy says when the server behind it cannot be reached, restarts, or gave the slot away.
+"""Sessions of a parent process or a closed event loop: they cannot be closed here, and warn when they are collected."""
+# Statuses with which a proxy says that the server behind it cannot be reached, is restarting, or owns the slot no more.
 _PASSING_STATUSES = frozenset({408, 421, 429, 502, 503, 504})
 
 
 class Transport:
-    """An HTTP client of one server (and of its workers), of the event loop that first uses it."""
+    """An HTTP client of one server and its workers; bound to the event loop of its first use."""
 
     def __init__(
         self,
@@ -41,18 +41,18 @@ class Transport:
         ca_file: str | None = None,
         client_cert: str | tuple[str, str] | None = None,
     ) -> None:
-        """Nothing is connected yet.
+        """Create a transport without a connection.
 
         Args:
-            url: Of the server, ``http://host:port``.
+            url: URL of the server, ``http://host:port``.
             token: Bearer token, if the server asks for one.
             timeout_s: Seconds that the server may be silent during one attempt.
-            max_connections: Bound on open connections; what has none free waits.
-            ca_file: Certificates, PEM, by which the server's is checked; the system's if not given.
-            client_cert: What the server is shown, PEM: a file with certificate and key, or one file for each.
+            max_connections: Largest number of open connections; further requests wait.
+            ca_file: CA certificates, PEM, that verify the server's; the system's if not given.
+            client_cert: Client certificate, PEM: a file with certificate and key, or one file for each.
 
         Raises:
-            ValueError: The URL is none, or a file cannot be used.
+            ValueError: The URL is malformed, or a file cannot be used.
         """
         self.url = url.rstrip("/")
         self.scheme = URL(self.url).scheme
@@ -61,7 +61,7 @@ class Transport:
             raise ValueError(f"'{url}' is no URL of a server: write http://host:port")
         self._tls = _tls_context(ca_file, client_cert) if self.scheme == "https" else True
         self.has_answered = False
-        """Whether the server ever did; before that, a connection that is refused means a wrong URL."""
+        """True once the server has answered; before that, a refused connection suggests a wrong URL."""
         self._headers = {"content-type": "application/json"}
         if token:
             self._headers["authorization"] = f"Bearer {token}"
@@ -74,9 +74,9 @@ class Transport:
         self._closed = False
 
     def discard(self) -> None:
-        """Close the sockets of an event loop that does not run any more, or only in another process, and connect anew.
+        """Close the sockets of a closed event loop or of the parent process; the next request connects again.
 
-        In a forked process this closes its copies of the sockets; the connections of the other process live on.
+        In a forked process this closes only its copies of the sockets: the parent's connections stay open.
         """
         session, self._session = self._session, None
         if session is not None:
@@ -95,19 +95,19 @@ class Transport:
         base: str | None = None,
         deadline: float | None = None,
     ) -> bytes:
-        """The body of a success: one attempt.
+        """Send a request once and return the body of a successful response.
 
         Args:
             method: ``GET`` or ``POST``.
             path: Path and query, quoted.
             body: JSON.
-            headers: More headers.
-            base: URL to ask instead of the server's, one of its workers.
-            deadline: On the clock of :func:`time.monotonic`.
+            headers: Further headers.
+            base: URL of a worker to use instead of the server's.
+            deadline: Time on the clock of :func:`time.monotonic`.
 
         Raises:
-            ServerUnreachableError: No answer, or none of the server's own.
-            VerlAgentEnvError: What the server says.
+            ServerUnreachableError: There was no answer, or it was not the server's own.
+            VerlAgentEnvError: The server's error.
         """
         origin = base or self.url
         left_s = None if deadline is None else max(0.001, deadline - time.monotonic())
@@ -151,7 +151,7 @@ class Transport:
         return payload
 
     async def close(self) -> None:
-        """Close all connections; nothing can be sent any more."""
+        """Close all connections; further requests fail."""
         self._closed = True
         if self._session is not None:
             await self._session.close()
@@ -214,10 +214,10 @@ def _tls_context(ca_file: str | None, client_cert: str | tuple[str, str] | None)
 
 
 def decode_object(origin: str, payload: bytes) -> dict[str, Any]:
-    """A JSON object that the server answered.
+    """Decode a JSON object in a response.
 
     Raises:
-        NoServerError: It is none: something else answers.
+        NoServerError: It is not one: something else answers at this URL.
     """
     try:
         document = orjson.loads(payload)
@@ -229,7 +229,7 @@ def decode_object(origin: str, payload: bytes) -> dict[str, Any]:
 
 
 def _error_of(origin: str, status: int, payload: bytes, proxy: str) -> VerlAgentEnvError:
-    """The server's own error, or what the answer of anything between it and here means."""
+    """Return the server's own error, or the meaning of a response of a proxy in between."""
     error = error_from_body(payload)
     if error is not None:
         return error
