@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -50,8 +51,48 @@ def test_problems_come_from_a_file(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     for row in parquet.read_table(tmp_path / "train.parquet").to_pylist():
         assert orjson.loads(row["extra_info"]["env_kwargs"]) in puzzles
-    file.write_text("{}\n[1]\n")
-    assert "line 2" in run("countdown", *SMALL, "--problems", str(file), "--out", str(tmp_path)).output
+
+
+def test_what_is_not_kept_is_said_row_by_row(tmp_path: Path) -> None:
+    rows: list[Any] = [{"nums": [n, n + 1, 2], "target": 2 * n + 3} for n in range(1, 60)]
+    rows[1:1] = [
+        {"nums": [2, 2, 1], "target": 5},
+        [1],
+        {"nums": [1, 2], "target": 500},
+        {"nums": "many", "target": 1},
+    ]
+    file, report = tmp_path / "puzzles.json", tmp_path / "report.jsonl"
+    file.write_bytes(b"\xef\xbb\xbf" + orjson.dumps(rows))
+    options = [
+        "--problems",
+        str(file),
+        "--report",
+        str(report),
+        "--test-share",
+        "0",
+        "--train",
+        "40",
+        "--test",
+        "0",
+    ]
+    result = run("countdown", *options, "--workers", "1", "--out", str(tmp_path))
+    assert result.exit_code == 0, result.output
+    assert "No solution is known of row 4." in result.output
+    said = {line["place"]: line for line in map(orjson.loads, report.read_bytes().splitlines())}
+    assert said["row 2"]["reason"] == "same layout"
+    assert "row 1" in said["row 2"]["detail"]
+    assert (said["row 3"]["reason"], said["row 5"]["reason"]) == ("refused", "refused")
+    assert (said["row 4"]["reason"], said["row 4"]["is_kept"]) == ("no known solution", True)
+    assert said["row 63"]["reason"] == "not needed"
+
+
+def test_the_report_is_written_as_well_when_there_are_too_few(tmp_path: Path) -> None:
+    file, report = tmp_path / "puzzles.jsonl", tmp_path / "report.jsonl"
+    file.write_text('{"nums": [1, 2], "target": 3}\nnothing\n')
+    options = ["--problems", str(file), "--report", str(report), "--out", str(tmp_path)]
+    assert isinstance(run("countdown", *SMALL, *options).exception, CurationError)
+    (line,) = map(orjson.loads, report.read_bytes().splitlines())
+    assert (line["place"], line["reason"]) == ("line 2", "refused")
 
 
 @pytest.mark.parametrize("arguments", [["--env-kwargs", "{"], ["--env-kwargs", "[]"], ["--workers", "0"]])

@@ -14,9 +14,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from verl_agent_env.integrations.datasets import Component, Curated, CurationPlan, curate
+from verl_agent_env.integrations.datasets.problem_files import read_problems
+from verl_agent_env.integrations.datasets.selection import Remark
+from verl_agent_env.integrations.errors import CurationError
 
 T = TypeVar("T")
 
+_NAMED = 10
 _ONCE_OR_EACH = "Given once it counts for all environments; given for each, in order, for its own."
 
 
@@ -43,8 +47,13 @@ _ONCE_OR_EACH = "Given once it counts for all environments; given for each, in o
     "--problems",
     multiple=True,
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Problems of one's own instead of those from seeds: a JSON object of keyword arguments on each line of the "
-    f"file. {_ONCE_OR_EACH}",
+    help="Problems of one's own instead of those from seeds: JSON lines, a JSON list, parquet, or Sokoban levels as text; "
+    f"keyword arguments, or rows as known data sets have them. {_ONCE_OR_EACH}",
+)
+@click.option(
+    "--report",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write what became of each problem of one's own that was not kept, or that has no known solution: JSON lines.",
 )
 @click.option("--min-difficulty", type=float, multiple=True, help=f"Leave easier rows out. {_ONCE_OR_EACH}")
 @click.option("--max-difficulty", type=float, multiple=True, help=f"Leave harder rows out. {_ONCE_OR_EACH}")
@@ -127,6 +136,7 @@ def curate_command(
     out: Path,
     env_kwargs: tuple[str, ...],
     problems: tuple[Path, ...],
+    report: Path | None,
     min_difficulty: tuple[float, ...],
     max_difficulty: tuple[float, ...],
     workers: int,
@@ -140,11 +150,13 @@ def curate_command(
     number = len(env_names)
     plan = CurationPlan(
         tuple(
-            Component(name, weight, kwargs, given, lowest, highest)
-            for (name, weight), kwargs, given, lowest, highest in zip(
+            Component(
+                name, weight, kwargs, None if path is None else read_problems(path, name), lowest, highest
+            )
+            for (name, weight), kwargs, path, lowest, highest in zip(
                 map(_name_and_weight, env_names),
                 _spread([_parse_kwargs(text) for text in env_kwargs], number, "--env-kwargs", {}),
-                _spread([_read_problems(path) for path in problems], number, "--problems", None),
+                _spread(problems, number, "--problems", None),
                 _spread(min_difficulty, number, "--min-difficulty", None),
                 _spread(max_difficulty, number, "--max-difficulty", None),
                 strict=True,
@@ -154,10 +166,35 @@ def curate_command(
     )
     console = Console()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("rows", total=plan.train + plan.test + plan.demonstrations)
-        made = curate(plan, out, workers=workers, progress=lambda count: bar.advance(task, count))
+    remarks: list[Remark] = []
+    try:
+        with Progress(*columns, console=console, transient=True) as bar:
+            task = bar.add_task("rows", total=plan.train + plan.test + plan.demonstrations)
+            made = curate(plan, out, workers=workers, progress=lambda count: bar.advance(task, count))
+        remarks = [remark for part in made.chosen for remark in part.remarks]
+    except CurationError as shortage:
+        remarks = list(shortage.remarks)
+        raise
+    finally:
+        if report is not None:
+            _write_report(remarks, report)
     _print(made, console)
+    _print_unsolved(remarks, console)
+
+
+def _write_report(remarks: list[Remark], path: Path) -> None:
+    lines = [orjson.dumps(remark._asdict(), option=orjson.OPT_APPEND_NEWLINE) for remark in remarks]
+    try:
+        path.write_bytes(b"".join(lines))
+    except OSError as refused:
+        raise click.ClickException(f"Cannot write {path}: {refused.strerror}.") from None
+
+
+def _print_unsolved(remarks: list[Remark], console: Console) -> None:
+    unsolved = [remark.place for remark in remarks if remark.is_kept]
+    if unsolved:
+        more = f" and {len(unsolved) - _NAMED:,} more" if len(unsolved) > _NAMED else ""
+        console.print(f"No solution is known of {', '.join(unsolved[:_NAMED])}{more}.", highlight=False)
 
 
 def _print(made: Curated, console: Console) -> None:
@@ -209,18 +246,3 @@ def _parse_kwargs(text: str) -> dict[str, Any]:
     if not isinstance(kwargs, dict):
         raise click.BadParameter("not a JSON object", param_hint="--env-kwargs")
     return kwargs
-
-
-def _read_problems(path: Path) -> tuple[dict[str, Any], ...]:
-    problems = []
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            problem = orjson.loads(line)
-        except orjson.JSONDecodeError:
-            problem = None
-        if not isinstance(problem, dict):
-            raise click.BadParameter(f"line {number} of {path} is no JSON object.", param_hint="--problems")
-        problems.append(problem)
-    return tuple(problems)

@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from verl_agent_env.errors import VerlAgentEnvError
 
@@ -32,6 +33,8 @@ class CurationError(_SaidError):
     """The rows that were asked for cannot be made, or not be written."""
 
     title = "The data cannot be made"
+    remarks: tuple[Any, ...] = ()
+    """What became of problems of one's own so far: a ``Remark`` each."""
 
 
 @dataclass(eq=False)

@@ -95,8 +95,8 @@ def _series(part: Chosen) -> Series:
 def _report(plan: CurationPlan, chosen: list[Chosen], success_rate: float | None) -> bytes:
     asked = dataclasses.asdict(plan)
     for component in asked["components"]:
-        if component["problems"] is not None:
-            component["problems"] = len(component["problems"])
+        given = component.pop("given")
+        component["problems"] = None if given is None else len(given)
     document: dict[str, Any] = {
         "version": __version__,
         "plan": asked,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from verl_agent_env.envs.layouts import TEST_SHARE
 from verl_agent_env.integrations.datasets.layouts import Measure
+from verl_agent_env.integrations.datasets.problem_files import GivenProblem, problems_of
 from verl_agent_env.integrations.errors import CurationError
 
 Split = Literal["train", "test"]
@@ -22,8 +24,11 @@ class Component:
     """Its share of the rows, against the weights of the others."""
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of the environment."""
-    problems: tuple[dict[str, Any], ...] | None = None
-    """Keyword arguments of one problem each, on top of ``env_kwargs``, instead of problems from seeds."""
+    problems: Iterable[GivenProblem | Mapping[str, Any]] | None = None
+    """Problems of one's own instead of those from seeds, their arguments on top of ``env_kwargs``: rows in the forms of
+    :mod:`problem_files`, a ``datasets.Dataset`` among others. Kept as :attr:`given`."""
+    given: tuple[GivenProblem, ...] | None = field(init=False, default=None, repr=False)
+    """The problems, read."""
     min_difficulty: float | None = None
     """Rows below it are left out."""
     max_difficulty: float | None = None
@@ -32,8 +37,17 @@ class Component:
     def __post_init__(self) -> None:
         if not 0 < self.weight < float("inf"):
             raise CurationError(f"The weight of '{self.env_name}' must be above 0.")
-        if self.problems is not None and not self.problems:
-            raise CurationError(f"The file of problems for '{self.env_name}' is empty.")
+        if self.problems is None:
+            return
+        if isinstance(self.problems, tuple) and all(isinstance(row, GivenProblem) for row in self.problems):
+            given = tuple(row for row in self.problems if isinstance(row, GivenProblem))
+        else:
+            given = problems_of(self.problems, self.env_name)
+        if not given:
+            raise CurationError(f"There are no problems for '{self.env_name}'.")
+        object.__setattr__(self, "given", given)
+        # Processes get what was read, not the data set.
+        object.__setattr__(self, "problems", given)
 
     @property
     def filters(self) -> bool:
@@ -91,8 +105,13 @@ class CurationPlan:
             raise CurationError("Name at least one environment.")
         if min(self.train, self.test, self.demonstrations) < 0 or not self.train + self.test:
             raise CurationError("Ask for at least one row: --train, --test or both.")
-        if not 0 < self.test_share < 1:
-            raise CurationError("The share of layouts for tests must be above 0 and below 1.")
+        if not 0 <= self.test_share <= 1:
+            raise CurationError("The share of layouts for tests must be from 0 to 1.")
+        for rows, share, name in ((self.test, 0, "test"), (self.train, 1, "train")):
+            if rows and self.test_share == share:
+                raise CurationError(
+                    f"With a test share of {share} no layout is left for the split '{name}': ask for --{name} 0."
+                )
         if not 0 <= self.noise <= 1 or self.max_turns < 1 or self.patience < 1 or self.seed < 0:
             raise CurationError(
                 "The noise must be from 0 to 1, the seed not negative, turns and patience at least 1."

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import gymnasium
 import orjson
 
+from verl_agent_env.envs.base import ChatEnv
 from verl_agent_env.envs.kind import EnvKind
 from verl_agent_env.envs.layouts import layout_hash
 from verl_agent_env.envs.registry import default_registry
@@ -31,12 +32,18 @@ class Problem(NamedTuple):
     prompt: list[Message]
     """The first messages, their content as text."""
     takes_images: bool
+    place: str = ""
+    """Where a problem of one's own was: ``line 3``."""
+    has_no_known_solution: bool = False
+    """True if it is one of one's own and the environment's solver finds nothing."""
 
 
 class Refused(NamedTuple):
     """A seed or an argument for which there is no problem."""
 
     reason: str
+    place: str = ""
+    """Where a problem of one's own was."""
 
 
 class Examiner:
@@ -51,9 +58,8 @@ class Examiner:
         self._plan = plan
         self._component = component
         self._kind = default_registry().kind(component.env_name)
-        self._kind.validate({**component.env_kwargs, **(component.problems or ({},))[0]})
-        # One environment serves all seeds; problems with arguments of their own get one each.
-        self._shared = None if component.problems is not None else make(self._kind, component.env_kwargs)
+        # One environment serves all seeds; problems with arguments of their own get one each, and are checked one by one.
+        self._shared = None if component.given is not None else make(self._kind, component.env_kwargs)
 
     @property
     def env_name(self) -> str:
@@ -63,13 +69,17 @@ class Examiner:
     def examine(self, number: int) -> Problem | Refused:
         """Begin the episode of the ``number``-th problem."""
         component, plan = self._component, self._plan
-        given = {} if component.problems is None else component.problems[number]
-        seed = plan.seed + number
+        seed, given, place = plan.seed + number, {}, ""
+        if component.given is not None:
+            place, own, reason = component.given[number]
+            if own is None:
+                return Refused(reason, place)
+            given = own
         try:
             env = self._shared or make(self._kind, {**component.env_kwargs, **given})
             observation, _ = env.reset(seed=seed)
         except InvalidEnvArgumentsError as refused:
-            return Refused(str(refused))
+            return Refused(str(refused), place)
         kwargs = {**component.env_kwargs, **given}
         if plan.with_layout:
             kwargs |= layout_arguments(env)
@@ -86,7 +96,13 @@ class Examiner:
                 for message in observation
             ],
             any(map(shows_picture, observation)),
+            place,
+            bool(place) and _has_solver(env) and env.solution() is None,
         )
+
+
+def _has_solver(env: gymnasium.Env[Any, Any]) -> TypeGuard[ChatEnv]:
+    return isinstance(env, ChatEnv) and type(env).solution is not ChatEnv.solution
 
 
 def make(kind: EnvKind, env_kwargs: dict[str, Any]) -> gymnasium.Env[Any, Any]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
+from typing import NamedTuple
 
 from verl_agent_env.envs.layouts import position_of
 from verl_agent_env.envs.registry import default_registry
@@ -21,6 +22,18 @@ Progress = Callable[[int], None]
 Looks = Generator[Problem | Refused, None, None]
 
 
+class Remark(NamedTuple):
+    """One row of one's own problems, and what became of it."""
+
+    env_name: str
+    place: str
+    """``line 3``."""
+    reason: str
+    """``refused``, ``same layout``, ``difficulty``, ``not needed``, or ``no known solution``."""
+    detail: str = ""
+    is_kept: bool = False
+
+
 @dataclass
 class Chosen:
     """The rows of one component."""
@@ -31,6 +44,14 @@ class Chosen:
     test: list[Problem] = field(default_factory=list)
     passed_over: Counter[str] = field(default_factory=Counter)
     """Problems that were not kept, by reason."""
+    remarks: list[Remark] = field(default_factory=list)
+    """What there is to say of problems of one's own: of each that was not kept, and of each without a known solution."""
+
+    def pass_over(self, problem: Problem | Refused, reason: str, detail: str) -> None:
+        """Count a problem that is not kept, and note it if it is one of one's own."""
+        self.passed_over[reason] += 1
+        if problem.place:
+            self.remarks.append(Remark(self.env_name, problem.place, reason, detail))
 
     def of(self, split: Split) -> list[Problem]:
         """The rows of a split."""
@@ -48,7 +69,7 @@ def choose(plan: CurationPlan, workers: Workers, progress: Progress) -> list[Cho
     Raises:
         CurationError: There are not as many different problems as were asked for.
     """
-    seen: set[str] = set()
+    seen: dict[str, str] = {}
     chosen = []
     for index, component in enumerate(plan.components):
         env_name = default_registry().kind(component.env_name).name
@@ -64,7 +85,7 @@ def _choose_of(
     env_name: str,
     looks: Looks,
     wanted: dict[str, int],
-    seen: set[str],
+    seen: dict[str, str],
     progress: Progress,
 ) -> Chosen:
     component = plan.components[index]
@@ -73,26 +94,40 @@ def _choose_of(
     while any(len(chosen.of(split)) < wanted[split] for split in ("train", "test")):
         problem = next(looks, None)
         if problem is None or in_vain >= plan.patience:
-            raise CurationError(_shortage(plan, component, chosen, wanted, last_refusal))
+            raise CurationError(
+                _shortage(plan, component, chosen, wanted, last_refusal), tuple(chosen.remarks)
+            )
         in_vain += 1
         if isinstance(problem, Refused):
-            last_refusal = problem.reason
-            chosen.passed_over["refused"] += 1
+            last_refusal = f"{problem.place}: {problem.reason}" if problem.place else problem.reason
+            chosen.pass_over(problem, "refused", problem.reason)
             continue
         split: Split = "test" if position_of(problem.layout) < plan.test_share else "train"
         reason = _reason_against(plan, component, problem, split, len(chosen.of(split)) < wanted[split], seen)
         if reason:
-            chosen.passed_over[reason] += 1
+            chosen.pass_over(problem, reason, _detail(reason, problem, split, seen))
             continue
-        seen.add(problem.layout)
+        seen.setdefault(problem.layout, problem.place)
         chosen.of(split).append(problem)
+        if problem.has_no_known_solution:
+            chosen.remarks.append(Remark(env_name, problem.place, "no known solution", is_kept=True))
         progress(1)
         in_vain = 0
+    for problem in looks if component.given is not None else ():
+        if isinstance(problem, Refused):
+            chosen.pass_over(problem, "refused", problem.reason)
+        else:
+            chosen.pass_over(problem, "not needed", "there are as many rows as were asked for")
     return chosen
 
 
 def _reason_against(
-    plan: CurationPlan, component: Component, problem: Problem, split: Split, has_room: bool, seen: set[str]
+    plan: CurationPlan,
+    component: Component,
+    problem: Problem,
+    split: Split,
+    has_room: bool,
+    seen: Mapping[str, str],
 ) -> str:
     if not component.admits(problem.difficulty):
         return "difficulty"
@@ -101,6 +136,19 @@ def _reason_against(
     if problem.layout in seen and not (split == "train" and plan.repeat_layouts):
         return "same layout"
     return ""
+
+
+def _detail(reason: str, problem: Problem, split: Split, seen: Mapping[str, str]) -> str:
+    if reason == "difficulty":
+        return f"its difficulty is {'unknown' if problem.difficulty is None else f'{problem.difficulty:g}'}"
+    if reason == "same layout":
+        first = seen[problem.layout]
+        return (
+            f"the same problem as {first}, which may be written in another order"
+            if first
+            else "the same problem as another row"
+        )
+    return f"by its hash it belongs to the split '{split}', which is full"
 
 
 def _shortage(
@@ -137,4 +185,4 @@ def _examine(index: int, number: int) -> Problem | Refused:
 
 
 def _numbers_of(component: Component) -> Iterable[int]:
-    return itertools.count() if component.problems is None else range(len(component.problems))
+    return itertools.count() if component.given is None else range(len(component.given))
