@@ -152,8 +152,9 @@ def test_a_data_set_is_taken_in_python(tmp_path: Path) -> None:
 
 
 def test_a_dictionary_of_splits_is_refused() -> None:
+    splits: Any = {"train": Dataset()}
     with pytest.raises(CurationError, match="choose a split"):
-        Component("countdown", problems={"train": Dataset()})
+        Component("countdown", problems=splits)
 
 
 @pytest.mark.parametrize(("share", "rows"), [(0.0, "train"), (1.0, "test")])
