@@ -1,4 +1,4 @@
-"""Environments whose author awaits: tools over a network, browsers, sandboxes."""
+"""Base class of environments that await: tools over a network, browsers, sandboxes."""
 
 from __future__ import annotations
 
@@ -17,51 +17,51 @@ T = TypeVar("T")
 
 
 class AsyncChatEnv(ChatEnv):
-    """Base class of environments that await instead of blocking; else as :class:`ChatEnv`.
+    """Base class of environments whose reset, step and close are coroutines.
 
-    The hooks ``begin_episode_async`` and ``act_async`` take the place of ``begin_episode`` and ``act``. The calls of
-    one action run side by side: which of them ends the episode makes no difference to the others.
+    The hooks ``begin_episode_async`` and ``act_async`` replace ``begin_episode`` and ``act``. The calls of one action run
+    concurrently; all of them finish, even if one ends the episode.
 
     A server awaits ``areset``, ``astep`` and ``aclose`` on its own event loop. ``reset``, ``step`` and ``close`` do the
-    same on one event loop of the process, in a thread of its own. One environment is used in one of these two ways.
+    same on one event loop of the process, in its own thread. Use an environment in one of these two ways only.
     """
 
     execution: ClassVar[Execution] = "async"
     deterministic: ClassVar[bool] = False
-    """Tools have effects outside, which a replay would have once more. An environment that has none says so."""
+    """False by default: tools have side effects, which a replay would repeat. An environment without any sets it to true."""
 
     __slots__ = ()
 
     # --- hooks: what an environment's author writes ---------------------------------------------------------
 
     async def begin_episode_async(self, options: Mapping[str, Any]) -> None:
-        """As :meth:`ChatEnv.begin_episode`, awaited."""
+        """Set up a new episode; the coroutine for :meth:`ChatEnv.begin_episode`."""
         raise NotImplementedError
 
     async def act_async(self, call: ToolCall) -> Outcome:
-        """As :meth:`ChatEnv.act`, awaited; other calls of the same action may be under way."""
+        """Carry out one call; the coroutine for :meth:`ChatEnv.act`. Other calls of the same action may run concurrently."""
         raise NotImplementedError
 
     async def close_async(self) -> None:
-        """Free what the environment holds; nothing by default."""
+        """Release resources of the environment; nothing by default."""
 
     # --- Gymnasium's interface, awaited ---------------------------------------------------------------------
 
     async def areset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, Info]:
-        """As :meth:`ChatEnv.reset`."""
+        """Begin an episode; the coroutine for :meth:`ChatEnv.reset`."""
         with self._new_episode(seed):
             await self.begin_episode_async(options or {})
         return self.first_observation(), {"seed": self._seed}
 
     async def astep(self, action: Action) -> tuple[Observation, float, bool, bool, Info]:
-        """As :meth:`ChatEnv.step`; the messages stand in the order of the calls."""
+        """Carry out one action; the coroutine for :meth:`ChatEnv.step`. Messages are in the order of the calls."""
         self._require_running()
         return await self.atake_turn(self._calls_of(self.read_action(action)))
 
     async def atake_turn(self, calls: list[ToolCall]) -> tuple[Observation, float, bool, bool, Info]:
-        """As :meth:`ChatEnv.take_turn`."""
+        """Carry out the calls of one action; the coroutine for :meth:`ChatEnv.take_turn`."""
         self._require_running()
         turn = Turn(calls)
         arguments = self.arguments
@@ -76,7 +76,7 @@ class AsyncChatEnv(ChatEnv):
         return self._finish(turn.messages(), turn.reward, last, turn.valid, turn.effective)
 
     async def aclose(self) -> None:
-        """As :meth:`ChatEnv.close`."""
+        """Release resources of the environment; the coroutine for :meth:`ChatEnv.close`."""
         await self.close_async()
 
     # --- Gymnasium's interface ------------------------------------------------------------------------------
@@ -100,7 +100,7 @@ class AsyncChatEnv(ChatEnv):
     async def _carry_out_all(self, calls: list[ToolCall]) -> list[Outcome]:
         if len(calls) == 1:
             return [await self._carry_out_async(calls[0])]
-        # All of them come to their end before one that raised is reported: none runs on in an episode gone by.
+        # Wait for all calls before one raises, so that none keeps running after the step.
         outcomes = await asyncio.gather(*(self._caught(call) for call in calls), return_exceptions=True)
         for outcome in outcomes:
             if isinstance(outcome, BaseException):
@@ -111,7 +111,7 @@ class AsyncChatEnv(ChatEnv):
         try:
             return await self._carry_out_async(call)
         except SystemExit as leaving:
-            # Raised in a task of its own, it would end the event loop.
+            # Raised inside a task, SystemExit would stop the event loop.
             return leaving
 
     async def _carry_out_async(self, call: ToolCall) -> Outcome:
@@ -123,7 +123,7 @@ class AsyncChatEnv(ChatEnv):
 
 
 class _LoopThread:
-    """An event loop that runs for ever in a thread of its own."""
+    """Event loop that runs forever in its own thread."""
 
     def __init__(self) -> None:
         self.process_id = os.getpid()
@@ -145,10 +145,10 @@ def _loop_thread() -> _LoopThread:
 
 
 def _wait_for(call: Coroutine[Any, Any, T]) -> T:
-    """The result of ``call``, run on the process's event loop for environments.
+    """Run ``call`` on the process's event loop for environments and return its result.
 
     Raises:
-        RuntimeError: The caller is on that loop itself, and would wait for ever.
+        RuntimeError: The caller runs on that event loop, and would wait forever.
     """
     runner = _loop_thread()
     if threading.current_thread() is runner.thread:
@@ -176,5 +176,5 @@ async def _contained(call: Coroutine[Any, Any, T]) -> T | _Leaving:
     try:
         return await call
     except (SystemExit, KeyboardInterrupt) as leaving:
-        # They would end the loop that all environments share.
+        # Either would stop the event loop that all environments share.
         return _Leaving(leaving)

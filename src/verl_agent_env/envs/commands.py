@@ -1,4 +1,4 @@
-"""Whether the call at work may name commands for this machine to run, as definitions of MCP servers do."""
+"""Check whether a call may name commands for this machine to run, as definitions of MCP servers do."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Callable
 from contextvars import ContextVar
 
 commands_check: ContextVar[Callable[[], str] | None] = ContextVar("commands_check", default=None)
-"""Says why the call at work may not name commands, or an empty text; set for each request by a server, and not set
-where a program makes environments itself."""
+"""Returns why the current call may not name commands, or an empty text. A server sets it for each request; it is not set in
+a program that makes environments itself."""
 
 
 def reason_against_commands() -> str:
-    """Why the call at work may not name commands; empty if nothing speaks against it."""
+    """Return why the current call may not name commands; empty if it may."""
     check = commands_check.get()
     return "" if check is None else check()

@@ -1,4 +1,4 @@
-"""Demonstrations: what a solver would do, written as a model would write it."""
+"""Demonstrations: actions of a solver in the form that a model would write."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from verl_agent_env.types import Action
 
 
 def actions_of_calls(tool_names: Iterable[str]) -> list[Action]:
-    """One assistant message for each tool, which takes no arguments, with a single call of it."""
+    """Make one assistant message with a single call for each tool; the tools take no arguments."""
     return [
         {
             "role": "assistant",

@@ -1,4 +1,4 @@
-"""Tells one version of an environment's code from another, whether or not anybody counted it up."""
+"""Fingerprints of the code of environments, independent of declared versions."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _FOREIGN = ("builtins", "gymnasium", "typing", "abc")
 def fingerprint_of(env_class: type) -> bytes:
     """Digest the source of the packages that an environment's class comes from, ours included: six hex digits.
 
-    Two workers with different fingerprints may show an environment in different words; what they share are its rules
-    and its state.
+    Two workers with different fingerprints share the rules and the state of the environment, but may give different
+    observations.
     """
     packages = {_OURS, *(base.__module__.partition(".")[0] for base in env_class.__mro__)}
     digest = hashlib.blake2b(digest_size=3)

@@ -1,4 +1,4 @@
-"""A registered kind of environment: its class, its preset arguments, and how instances of it are made."""
+"""A registered kind of environment: its class, its preset arguments, and the construction of instances."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from verl_agent_env.messages.tools import DRAFT
 _MAX_CACHED_ARGUMENTS = 256
 _MAX_CACHED_BYTES = 4096
 _MAX_INLINE_MS = 50.0
-"""What one call of an inline environment may cost; others wait as long."""
+"""Limit of the duration of a call of an inline environment; other calls wait as long."""
 
 
 class EnvKind:
-    """What a registered name stands for.
+    """Kind of environment behind a registered name.
 
-    Besides :class:`ChatEnv` it takes any ``gymnasium.Env`` whose observations and actions are chat messages; such a
-    class gets its keyword arguments as they come and runs in a thread.
+    The class is a :class:`ChatEnv`, or any ``gymnasium.Env`` whose observations and actions are chat messages; the latter
+    gets its keyword arguments unvalidated and runs in a thread.
     """
 
     def __init__(
@@ -46,23 +46,23 @@ class EnvKind:
             else callable(getattr(env_class, "snapshot", None))
             and callable(getattr(env_class, "restore", None))
         )
-        """Whether its environments have a ``snapshot``."""
+        """True if its environments have a ``snapshot``."""
         self.digests_state = self.is_chat_env and self.has_state
-        """Whether its environments have a ``state_digest``."""
+        """True if its environments have a ``state_digest``."""
         self.state_format = _state_format(env_class) if self.has_state else None
-        """Of its snapshots: only kinds of the same format can read them."""
+        """Format of its snapshots: only kinds of the same format can read them."""
         self.reads_calls = issubclass(env_class, ChatEnv) and _reads_calls(env_class)
-        """Whether an action means no more than what ``calls_of`` gives."""
+        """True if the result of ``calls_of`` determines an action's effect."""
         self._validated: OrderedDict[bytes, Any] = OrderedDict()
         self._fitting: dict[int, tuple[Any, EnvKind]] = {}
-        """By the identity of arguments, which are kept so that nothing else can have it."""
+        """Keyed by the identity of arguments; the arguments are kept so that the identity stays unique."""
 
     @property
     def durability(self) -> Durability:
-        """How its environments are kept where they can be: as their class says, else in the cheapest exact way.
+        """How its environments are stored in a cluster: declared by the class, else the cheapest exact way.
 
-        A step of the journal is what was sent and a digest; a snapshot has to be written after each step. So the
-        journal, with a snapshot now and then, is cheaper for whatever can be played again.
+        The journal stores a step as its action and a digest; a snapshot has to be written after each step. So the journal, with
+        an occasional snapshot, is cheaper for every kind that can be replayed.
         """
         declared: Durability | None = getattr(self.env_class, "durability", None)
         if declared is not None:
@@ -73,7 +73,7 @@ class EnvKind:
 
     @property
     def uses_thread(self) -> bool:
-        """Whether its environments run in a thread, which may be given up and is then the one to close them."""
+        """True if its environments run in a thread, which then also closes them."""
         return self.execution in ("compute", "thread")
 
     @property
@@ -86,11 +86,11 @@ class EnvKind:
         return cast("type[ChatEnv]", self.env_class).task_lists() if self.is_chat_env else {}
 
     def cost_ms(self, arguments: Any) -> float:
-        """About how many milliseconds one call of an environment with these arguments computes at most."""
+        """Estimate the milliseconds that one call of an environment with these arguments computes at most."""
         return cast("type[ChatEnv]", self.env_class).cost_ms(arguments) if self.is_chat_env else 1.0
 
     def fitting(self, arguments: Any) -> EnvKind:
-        """The kind as environments with these arguments are run: not inline where a call computes long."""
+        """Return the kind under which environments with these arguments run: not inline if a call computes long."""
         if self.execution != "inline":
             return self
         # Environments with equal arguments share them as one object.
@@ -110,7 +110,7 @@ class EnvKind:
 
     @functools.cached_property
     def code(self) -> bytes:
-        """Fingerprint of its code: kinds of the same code show an environment in the same words."""
+        """Fingerprint of its code: kinds of the same code give the same observations."""
         return fingerprint_of(self.env_class)
 
     @property
@@ -123,7 +123,7 @@ class EnvKind:
         return inspect.signature(self.env_class)
 
     def validate(self, kwargs: Mapping[str, Any]) -> Any:
-        """Check keyword arguments before anything is built; equal ones share one validated object.
+        """Validate keyword arguments without building anything; equal ones share one validated object.
 
         Raises:
             InvalidEnvArgumentsError: An argument is unknown or out of its range.
@@ -148,13 +148,13 @@ class EnvKind:
         return arguments
 
     def build(self, arguments: Any) -> gymnasium.Env[Any, Any]:
-        """A new environment from what :meth:`validate` gave."""
+        """Build an environment from the result of :meth:`validate`."""
         if self.is_chat_env:
             return self.env_class(arguments=arguments)  # type: ignore[call-arg]
         return self.env_class(**arguments)
 
     def arguments_schema(self) -> dict[str, Any]:
-        """JSON Schema (Draft 2020-12) of the keyword arguments, the presets as defaults."""
+        """Return the JSON Schema (Draft 2020-12) of the keyword arguments, with the presets as defaults."""
         if not self.is_chat_env:
             return {"$schema": DRAFT, "type": "object"}
         schema = cast("type[ChatEnv]", self.env_class).Arguments.model_json_schema()
@@ -164,11 +164,11 @@ class EnvKind:
 
 
 class _Unavailable(gymnasium.Env[Any, Any]):
-    """An environment of a kind that is not installed here."""
+    """Environment class of a kind that is not installed here."""
 
 
 def unavailable_kind(name: str) -> EnvKind:
-    """Stand in for a kind that is not installed, for environments that others made of it."""
+    """Make a kind that stands for one not installed here, for environments that other workers created."""
     return EnvKind(name, _Unavailable, {})
 
 
@@ -178,7 +178,7 @@ def _state_format(env_class: type[gymnasium.Env[Any, Any]]) -> str:
 
 
 def _reads_calls(env_class: type[ChatEnv]) -> bool:
-    """Whether the class leaves the reading of actions to its base."""
+    """Return true if the class leaves the reading of actions to its base class."""
     if issubclass(env_class, AsyncChatEnv):
         return env_class.astep is AsyncChatEnv.astep and env_class.step is AsyncChatEnv.step
     return env_class.step is ChatEnv.step

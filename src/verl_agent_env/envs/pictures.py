@@ -1,4 +1,4 @@
-"""Pictures of grid worlds: one drawing for each kind of tile, from which the SVG, the array and the PNG are made.
+"""Pictures of grid worlds as SVG, array and PNG, made from one drawing for each kind of tile.
 
 A drawing is a short list of shapes in unit coordinates, x to the right and y down, painted one over the other; its
 first shape covers the whole tile. The drawings are this project's own.
@@ -22,14 +22,14 @@ Mask = npt.NDArray[np.bool_]
 Coordinates = npt.NDArray[np.float64]
 
 _SAMPLES = 4
-"""Samples along each side of a pixel: their mean smooths the edges of shapes."""
+"""Samples along each side of a pixel; their mean smooths the edges of shapes."""
 _PNG_LEVEL = 3
-"""zlib's level: higher ones take twice as long and save little."""
+"""Compression level of zlib: higher ones take twice as long and save little."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rect:
-    """A rectangle, given by its top left corner and its size."""
+    """Rectangle, given by its top left corner and its size."""
 
     colour: str
     x: float
@@ -52,7 +52,7 @@ class Rect:
 
 @dataclass(frozen=True, slots=True)
 class Circle:
-    """A disc, given by its centre and its radius."""
+    """Disc, given by its centre and its radius."""
 
     colour: str
     x: float
@@ -72,7 +72,7 @@ class Circle:
 
 @dataclass(frozen=True, slots=True)
 class Polygon:
-    """A polygon whose edges do not cross."""
+    """Polygon whose edges do not cross."""
 
     colour: str
     points: tuple[tuple[float, float], ...]
@@ -97,7 +97,7 @@ Drawing = tuple[Rect | Circle | Polygon, ...]
 
 
 def svg(tiles: Sequence[Sequence[str]], tile_px: int) -> str:
-    """A standalone SVG document of the grid, ``tile_px`` CSS pixels for each side of a cell.
+    """Make a standalone SVG document of the grid, ``tile_px`` CSS pixels for each side of a cell.
 
     Raises:
         ValueError: A tile is unknown, the rows differ in length, or there is nothing to draw.
@@ -114,7 +114,7 @@ def svg(tiles: Sequence[Sequence[str]], tile_px: int) -> str:
 
 
 def rgb_array(tiles: Sequence[Sequence[str]], tile_px: int) -> Pixels:
-    """The grid as a new array of shape (rows * tile_px, columns * tile_px, 3), dtype uint8.
+    """Make an array of the grid, of shape (rows * tile_px, columns * tile_px, 3), dtype uint8.
 
     Raises:
         ValueError: A tile is unknown, the rows differ in length, or there is nothing to draw.
@@ -126,13 +126,13 @@ def rgb_array(tiles: Sequence[Sequence[str]], tile_px: int) -> Pixels:
 
 
 def png(tiles: Sequence[Sequence[str]], tile_px: int) -> bytes:
-    """The grid as a PNG file; the same grid gives the same bytes.
+    """Make a PNG file of the grid; the same grid gives the same bytes.
 
     Raises:
         ValueError: A tile is unknown, the rows differ in length, or there is nothing to draw.
     """
-    # Written here and not by Pillow, which tries every filter on every line: tiles compress best unfiltered and
-    # several times faster, and each observation of thousands of environments may be a picture.
+    # Not by Pillow, which tries every filter on every line: tiles compress best unfiltered and several times faster,
+    # and each observation of thousands of environments may be a picture.
     pixels = rgb_array(tiles, tile_px)
     height, width, _ = pixels.shape
     lines = np.zeros((height, 1 + 3 * width), np.uint8)
@@ -144,7 +144,7 @@ def png(tiles: Sequence[Sequence[str]], tile_px: int) -> bytes:
 
 
 def to_png(array: npt.NDArray[np.generic]) -> bytes:
-    """The picture that an environment rendered, as a PNG file; the same array gives the same bytes.
+    """Make a PNG file of a rendered picture; the same array gives the same bytes.
 
     Args:
         array: dtype uint8; shape (height, width) or (height, width, 1) for grey, (height, width, 3) for RGB,
@@ -168,7 +168,7 @@ def to_png(array: npt.NDArray[np.generic]) -> bytes:
 
 
 def _shape(tiles: Sequence[Sequence[str]], tile_px: int) -> tuple[int, int]:
-    """Rows and columns of a grid that can be drawn."""
+    """Return rows and columns of a grid that can be drawn."""
     if tile_px < 1:
         raise ValueError(f"A tile takes at least 1 pixel, not {tile_px}.")
     widths = {len(row) for row in tiles}
@@ -186,7 +186,7 @@ def _drawing(tile: str) -> Drawing:
 
 @functools.lru_cache(maxsize=256)
 def _tile_pixels(tile: str, tile_px: int) -> Pixels:
-    """The tile, painted on a finer grid and averaged; read-only, for it is shared."""
+    """Paint the tile on a finer grid and average it; cached and therefore read-only."""
     side = tile_px * _SAMPLES
     centres = (np.arange(side) + 0.5) / side
     x, y = centres[None, :], centres[:, None]
@@ -201,7 +201,7 @@ def _tile_pixels(tile: str, tile_px: int) -> Pixels:
 
 @functools.cache
 def _symbol(tile: str) -> str:
-    # Documents on one page share these ids as well; it does no harm, for an id has the same drawing everywhere.
+    # Several documents on one page share these ids without harm: an id has the same drawing everywhere.
     return f'<symbol id="tile-{tile}">{"".join(shape.svg() for shape in _drawing(tile))}</symbol>'
 
 
@@ -210,7 +210,7 @@ def _number(value: float) -> str:
 
 
 def _png_chunk(kind: bytes, data: bytes) -> bytes:
-    """Length, kind, data and checksum (ISO/IEC 15948, section 5.3)."""
+    """Make a chunk: length, kind, data and checksum (ISO/IEC 15948, section 5.3)."""
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
@@ -218,12 +218,12 @@ def _png_chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def _moved(drawing: Drawing, dx: float, dy: float) -> Drawing:
-    """The same shapes, further right and further down."""
+    """Move shapes to the right and down."""
     return tuple(shape.moved(dx, dy) for shape in drawing)
 
 
 def _field(edge: str, middle: str) -> Drawing:
-    """A plain cell whose faint edge shows the grid."""
+    """Draw a plain cell whose faint edge shows the grid."""
     return (Rect(edge, 0, 0, 1, 1), Rect(middle, 0.025, 0.025, 0.95, 0.95))
 
 
@@ -243,7 +243,7 @@ def _bricks() -> Drawing:
 
 
 def _brackets(colour: str, inset: float, reach: float, thick: float) -> Drawing:
-    """Four angles that mark a cell at its corners, so that they show around what stands there."""
+    """Draw four angles at the corners of a cell, visible around an object in it."""
     far = 1 - inset
     return tuple(
         Rect(colour, x, y, width, height)
@@ -254,7 +254,7 @@ def _brackets(colour: str, inset: float, reach: float, thick: float) -> Drawing:
 
 
 def _crate(inset: float, edge: str, frame: str, panel: str) -> Drawing:
-    """A box seen from above: a dark edge, a frame and a panel."""
+    """Draw a box seen from above: a dark edge, a frame and a panel."""
     layers = ((edge, inset), (frame, inset + 0.05), (edge, inset + 0.16), (panel, inset + 0.2))
     return tuple(Rect(colour, at, at, 1 - 2 * at, 1 - 2 * at) for colour, at in layers)
 
@@ -362,4 +362,4 @@ DRAWINGS: Mapping[str, Drawing] = MappingProxyType(
         "player_on_goal": (*_ICE, *_RAISED_FLAG, *_moved(_PLAYER, -0.17, 0.02)),
     }
 )
-"""Every tile by name."""
+"""Drawings of all tiles by name."""

@@ -1,7 +1,7 @@
-"""Rewrites the characters and the LaTeX of a formula in one plain form, before it is cut into tokens.
+"""Normalization of the characters and the LaTeX of a formula before it is split into tokens.
 
 Only spelling changes here: full-width and other decimal digits become ASCII digits, all dashes ``-``, all blanks one
-blank, and LaTeX that only sets type (``\\text{cm}``, ``\\left(``, ``1{,}234``) gives way to what it shows. Superscripts
+blank, and LaTeX that only affects typesetting (``\\text{cm}``, ``\\left(``, ``1{,}234``) is replaced by its content. Superscripts
 and fractions such as ``½`` stay, because ``10²`` is not ``102``.
 """
 
@@ -33,7 +33,7 @@ _SAME_CHARACTERS = {
     "＝": "=",
     "：": ":",
 }
-# Their decomposition shows what they stand for; that of a superscript or of "½" would hide it.
+# Their Unicode decomposition keeps the meaning; that of a superscript or of "½" would lose it.
 _TYPOGRAPHIC = ("<wide>", "<narrow>", "<font>", "<small>", "<square>", "<noBreak>", "<compat>")
 
 _SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
@@ -54,7 +54,7 @@ _BLANKS = re.compile(r"\s+")
 
 
 def plain_text(text: str) -> str:
-    """``text`` with one spelling for each thing; linear in its length, and never an error."""
+    """Normalize ``text`` to one spelling for each symbol; linear in its length, and never an error."""
     text = plain_characters(text)
     if "\\" in text or "{" in text or "~" in text:
         text = _without_typesetting(text)
@@ -63,7 +63,7 @@ def plain_text(text: str) -> str:
 
 
 def plain_characters(text: str) -> str:
-    """``text`` with typographic characters in their plain form, and all else as it is."""
+    """Replace typographic characters by their plain form."""
     return text if text.isascii() else "".join(map(_plain_character, text))
 
 
@@ -88,12 +88,12 @@ def _plain_character(character: str) -> str:
 
 
 def _attached_digits(match: re.Match[str]) -> str:
-    """The digits of ``CO₂`` and ``CO_2``, as in ``CO2``. Behind a digit a subscript names a base, and stays."""
+    """Return the digits of ``CO₂`` and ``CO_2``, as in ``CO2``. A subscript after a digit names a base, and is kept."""
     return match[1] or match[2] or match[0].translate(_SUBSCRIPTS)
 
 
 def _without_typesetting(text: str) -> str:
-    """``text`` without commands that only set type, and without the braces of those."""
+    """Remove commands that only affect typesetting, with their braces."""
     parts: list[str] = []
     wrapping: list[bool] = []
     opens_wrapping = False
@@ -117,7 +117,7 @@ def _without_typesetting(text: str) -> str:
 
 
 def _brace(brace: str, wrapping: list[bool], opens_wrapping: bool) -> str:
-    """What is left of a brace: a blank where a wrapping command goes away, else the brace itself."""
+    """Return the replacement of a brace: a blank for a removed command, else the brace itself."""
     if brace == "{":
         wrapping.append(opens_wrapping)
         return " " if opens_wrapping else "{"

@@ -1,4 +1,4 @@
-"""Named variants of the built-in environments, as users know them from other projects: what differs from the defaults.
+"""Presets: named variants of the built-in environments that reproduce those of other projects.
 
 A preset reproduces its source as it was in the version that ``SOURCES`` names. Where a source changed its constants, a new
 version of the name has the new ones, and the old version keeps the former. Plain data, so that names can be registered
@@ -39,7 +39,7 @@ _PROMPT_VERL_AGENT_SOKOBAN = (
 
 
 def _ragen(most: int) -> Preset:
-    """What all of RAGEN's grids share: ``most`` moves in a turn, ten in an episode."""
+    """Return the arguments that all of RAGEN's grids share: ``most`` moves in a turn, ten in an episode."""
     return {"max_actions_per_turn": most, "max_steps": 10, "cell_separator": ""}
 
 
@@ -201,4 +201,4 @@ SOURCES: dict[str, str] = {
     "verl_env/countdown_reasoning_gym-v0": "reasoning-gym, as this project first took it",
     "verl_env/countdown_reasoning_gym-v1": "reasoning-gym 49b0713 (2026-04-17), reasoning_gym/games/countdown.py",
 }
-"""The version of the source that a preset reproduces, and where its constants stand there."""
+"""Version of the source that a preset reproduces, and the location of its constants there."""

@@ -1,11 +1,11 @@
-"""Which environments there are: built-in ones, named presets, and those of other packages.
+"""Registry of environments: built-in ones, named presets, and those of other packages.
 
 Another package registers its environments as entry points, by name::
 
     [project.entry-points."verl_agent_env.envs"]
     "acme/coin_flip-v0" = "acme_envs:CoinFlipEnv"
 
-Nothing is imported before it is asked for by name.
+A class is imported on the first use of its name.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 ENTRY_POINT_GROUP = "verl_agent_env.envs"
 REMOTE = "verl_env/remote-v0"
-"""Gymnasium's name for an environment that lives on a server."""
+"""Gymnasium's name for an environment of a server."""
 
 _MAX_SUGGESTED = 256
 
@@ -39,7 +39,7 @@ _NAME = re.compile(r"(?:(?P<namespace>[^/]+)/)?(?P<short>.+?)(?:-v(?P<version>\d
 
 @dataclass(frozen=True)
 class EnvSpec:
-    """A registered name, and where what it stands for is found."""
+    """Registered name and the location of its class."""
 
     name: str
     """``namespace/short_name-vN``."""
@@ -48,7 +48,7 @@ class EnvSpec:
     presets: Mapping[str, Any] = field(default_factory=dict)
     """Keyword arguments that differ from the class's defaults."""
     source: str = ""
-    """The project whose variant a preset is, and in which version."""
+    """Project and version that a preset reproduces."""
 
 
 _SOKOBAN = "verl_agent_env.envs.sokoban:SokobanEnv"
@@ -76,7 +76,7 @@ BUILT_IN = (
 
 
 class Registry:
-    """Names to kinds of environments; built-in ones and entry points, more with :meth:`register`."""
+    """Kinds of environments by name; :meth:`register` adds more."""
 
     def __init__(self, specs: Mapping[str, EnvSpec]) -> None:
         self._specs = dict(specs)
@@ -96,23 +96,23 @@ class Registry:
             raise ValueError(f"'{spec.name}' is registered already, as {known.entry_point}")
         self._specs[spec.name] = spec
         self._rebuild_aliases()
-        # Short names may stand for the new one from now on.
+        # Short names may now resolve to the new one.
         self._kinds = {kind.name: kind for kind in self._kinds.values()}
         _register_one(spec)
 
     def names(self) -> list[str]:
-        """All registered names, sorted."""
+        """Return all registered names, sorted."""
         return sorted(self._specs)
 
     def specs(self) -> list[EnvSpec]:
-        """All registered environments, by name."""
+        """Return all registered environments, sorted by name."""
         return [self._specs[name] for name in self.names()]
 
     def resolve(self, name: str) -> str:
-        """The registered name that ``name`` is short for: without namespace, without version, or both.
+        """Return the registered name for ``name``, which may lack the namespace, the version, or both.
 
         Raises:
-            UnknownEnvNameError: There is none; carries what comes near.
+            UnknownEnvNameError: No such name; the error suggests similar ones.
         """
         full = self._aliases.get(name)
         if full is None:
@@ -120,7 +120,7 @@ class Registry:
         return full
 
     def _suggestions(self, name: str) -> list[str]:
-        # A millisecond of work: a batch that has one wrong name ten thousand times does it once.
+        # Takes a millisecond: cached for batches that repeat one wrong name thousands of times.
         known = self._suggested.get(name)
         if known is None:
             near = difflib.get_close_matches(name, self._aliases, n=6, cutoff=0.6)
@@ -131,7 +131,7 @@ class Registry:
         return list(known)
 
     def kind(self, name: str) -> EnvKind:
-        """The kind of this name, its class imported.
+        """Return the kind of this name, importing its class.
 
         Raises:
             UnknownEnvNameError: No such environment.
@@ -139,7 +139,7 @@ class Registry:
         """
         known = self._kinds.get(name)
         if known is None:
-            # Imported here: whoever only registers names, a client say, loads no environment code.
+            # Imported here: a program that only registers names, such as a client, loads no environment code.
             from verl_agent_env.envs.kind import EnvKind
 
             spec = self._specs[self.resolve(name)]
@@ -150,11 +150,11 @@ class Registry:
         return known
 
     def is_loaded(self, name: str) -> bool:
-        """Tell whether :meth:`kind` imports nothing for this name: it did before, or there is no such environment."""
+        """Return true if :meth:`kind` imports nothing for this name: it did before, or the name is unknown."""
         return name in self._kinds or self._aliases.get(name) in (None, *self._kinds)
 
     def known(self) -> list[EnvKind]:
-        """The kinds that were asked for so far, each once."""
+        """Return the kinds loaded so far, each once."""
         return [*{kind.name: kind for kind in list(self._kinds.values())}.values()]
 
     def _rebuild_aliases(self) -> None:
@@ -176,7 +176,7 @@ class Registry:
 
 @functools.cache
 def default_registry() -> Registry:
-    """The registry of this process, filled on first use."""
+    """Return the registry of this process, filled on first use."""
     specs = {spec.name: spec for spec in BUILT_IN}
     for entry in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
         specs.setdefault(entry.name, EnvSpec(entry.name, entry.value))
@@ -184,9 +184,9 @@ def default_registry() -> Registry:
 
 
 def register_with_gymnasium() -> None:
-    """Make every name known to ``gymnasium.make``; calling it again changes nothing.
+    """Make every name known to ``gymnasium.make``; repeated calls change nothing.
 
-    A name of another package that Gymnasium refuses is passed over with a warning.
+    Names of other packages that Gymnasium refuses are skipped with a warning.
     """
     _register_remote()
     for spec in default_registry().specs():
@@ -197,7 +197,7 @@ def register_with_gymnasium() -> None:
 
 
 def _register_remote() -> None:
-    """Environments of a server, by their URL; not of this registry, as a server has no use for them."""
+    """Register the environment that is made from a server's URL, with Gymnasium only."""
     if REMOTE not in gymnasium.registry:
         gymnasium.register(
             id=REMOTE,

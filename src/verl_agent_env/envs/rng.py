@@ -1,8 +1,8 @@
-"""A random generator in 100 bytes: NumPy's default one (PCG64), bit for bit, without its objects.
+"""Random generator of 100 bytes with the same numbers as NumPy's default one (PCG64).
 
 ``numpy.random.Generator`` takes more than a kilobyte for each environment. PCG64 is a 128-bit linear congruential
 generator with an XSL-RR output (O'Neill, "PCG: A Family of Simple Fast Space-Efficient Statistically Good Algorithms
-for Random Number Generation", 2014), which Python's integers do as well.
+for Random Number Generation", 2014), implemented here with Python's integers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _DOUBLE = 2.0**-53
 
 
 class EpisodeRandom:
-    """The randomness of one episode: the same numbers as ``numpy.random.default_rng(seed).random()``."""
+    """Random generator of one episode, with the same numbers as ``numpy.random.default_rng(seed).random()``."""
 
     __slots__ = ("_increment", "_state")
 
@@ -31,12 +31,12 @@ class EpisodeRandom:
 
     @classmethod
     def from_seed(cls, seed: int) -> EpisodeRandom:
-        """The generator that ``seed`` (not negative) stands for, on every machine."""
+        """Make the generator of ``seed`` (not negative), the same on every machine."""
         inner = np.random.PCG64(seed).state["state"]
         return cls(int(inner["state"]), int(inner["inc"]))
 
     def next_uint64(self) -> int:
-        """The next 64 random bits."""
+        """Return the next 64 random bits."""
         state = (self._state * _MULTIPLIER + self._increment) & _MASK_128
         self._state = state
         mixed = (state >> 64) ^ (state & _MASK_64)
@@ -44,11 +44,11 @@ class EpisodeRandom:
         return ((mixed >> rotation) | (mixed << (64 - rotation))) & _MASK_64
 
     def random(self) -> float:
-        """A float in [0, 1), with 53 random bits."""
+        """Return a float in [0, 1), with 53 random bits."""
         return (self.next_uint64() >> 11) * _DOUBLE
 
     def randrange(self, stop: int) -> int:
-        """An integer from 0 to ``stop - 1``, each as likely."""
+        """Return an integer from 0 to ``stop - 1``, uniformly."""
         if stop < 1:
             raise ValueError(f"there is no number below {stop} to choose from")
         # Reject what would favour small numbers.
@@ -58,27 +58,27 @@ class EpisodeRandom:
         return bits % stop
 
     def choice(self, options: Sequence[T]) -> T:
-        """One of ``options``, each as likely."""
+        """Return one of ``options``, uniformly."""
         return options[self.randrange(len(options))]
 
     def shuffle(self, items: MutableSequence[T]) -> None:
-        """Put ``items`` into a random order, in place."""
+        """Shuffle ``items`` in place."""
         for i in range(len(items) - 1, 0, -1):
             j = self.randrange(i + 1)
             items[i], items[j] = items[j], items[i]
 
     @property
     def low_bits(self) -> int:
-        """The lower 64 bits of the state: enough to tell two generators of one seed apart."""
+        """Lower 64 bits of the state, which distinguish two generators of one seed."""
         return self._state & _MASK_64
 
     def state(self) -> list[str]:
-        """The whole state, in a form that JSON keeps exact."""
+        """Return the whole state, in a form that JSON keeps exact."""
         return [f"{self._state:x}", f"{self._increment:x}"]
 
     @classmethod
     def from_state(cls, state: Sequence[str]) -> EpisodeRandom:
-        """The generator that :meth:`state` was taken from."""
+        """Make a generator from the result of :meth:`state`."""
         return cls(int(state[0], 16), int(state[1], 16))
 
     def to_numpy(self) -> np.random.Generator:
@@ -94,20 +94,20 @@ class EpisodeRandom:
 
 
 def following_seed(seed: int) -> int:
-    """The seed of the episode after that of ``seed``: 53 bits, the integers that every JSON reader keeps exact."""
-    # A stream of its own, apart from what the episode itself draws.
+    """Derive the seed of the next episode: 53 bits, the integers that every JSON reader keeps exact."""
+    # A separate stream, independent of the episode's own random numbers.
     return int(np.random.SeedSequence([seed, 0x5EED]).generate_state(1, np.uint64)[0]) & ((1 << 53) - 1)
 
 
 def generator_from_state(state: dict[str, Any]) -> np.random.Generator:
-    """A NumPy generator in the state that ``generator.bit_generator.state`` gave, of any of NumPy's kinds.
+    """Make a NumPy generator from ``generator.bit_generator.state``, for all bit generators of NumPy.
 
     Raises:
-        ValueError: No such kind.
+        ValueError: The bit generator is unknown.
     """
     for kind in (np.random.PCG64, np.random.PCG64DXSM, np.random.MT19937, np.random.Philox, np.random.SFC64):
         if kind.__name__ == state["bit_generator"]:
-            # The seed spares the call of the system's random source.
+            # The seed avoids a call of the system's random source.
             bits: Any = kind(0)
             bits.state = state
             return np.random.Generator(bits)
@@ -115,7 +115,7 @@ def generator_from_state(state: dict[str, Any]) -> np.random.Generator:
 
 
 def stringify_integers(value: Any) -> Any:
-    """A NumPy generator's state as JSON values: its 128-bit integers, which JSON readers would round, become text."""
+    """Convert a NumPy generator's state to JSON values: 128-bit integers, which JSON readers would round, become text."""
     if isinstance(value, dict):
         return {key: stringify_integers(inner) for key, inner in value.items()}
     if isinstance(value, np.ndarray):
@@ -124,7 +124,7 @@ def stringify_integers(value: Any) -> Any:
 
 
 def parse_integers(value: Any) -> Any:
-    """Undo :func:`stringify_integers`."""
+    """Reverse :func:`stringify_integers`."""
     if isinstance(value, dict):
         if value.keys() == {"int"}:
             return int(value["int"], 16)

@@ -1,4 +1,4 @@
-"""Random values of a JSON Schema: random tool arguments for ``action_space.sample()`` and random policies."""
+"""Random values of a JSON Schema, for ``action_space.sample()`` and random policies."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _WORDS = ("alpha", "bravo", "charlie", "delta", "echo")
 
 
 def sample_value(schema: Any, random: np.random.Generator) -> Any:
-    """A value that fits ``schema``: one of its ``examples``, ``enum`` or ``const`` if it has any, else by type.
+    """Sample a value that fits ``schema``: one of its ``examples``, ``enum`` or ``const`` if it has any, else by type.
 
     Covers what tool parameters use: objects, arrays, strings, numbers, booleans, ``anyOf``/``oneOf``.
     """

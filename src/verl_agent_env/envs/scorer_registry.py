@@ -1,7 +1,7 @@
-"""Python callables that an environment's arguments may refer to by name, and what they are told.
+"""Registry of Python callables that score answers and that arguments of environments name.
 
 A server registers them with :func:`register_scorer`, an installed package by an entry point of the group
-``verl_agent_env.scorers``. A caller can name them but never bring code.
+``verl_agent_env.scorers``. A caller can name them but cannot send code.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_./-]{0,63}")
 
 @dataclass(frozen=True, slots=True)
 class ScoreContext:
-    """What a scorer may look at besides the answer."""
+    """Context of an answer for a scorer."""
 
     chat_history: Sequence[Message] = ()
-    """The messages before the answer."""
+    """Messages before the answer."""
     seed: int | None = None
-    """The episode's seed."""
+    """Seed of the episode."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    """Whatever the environment adds."""
+    """Additional values of the environment."""
 
 
 NO_CONTEXT = ScoreContext()
 
 ScorerFunction: TypeAlias = Callable[[str, ScoreContext, Mapping[str, Any]], float]
-"""Takes the extracted answer, the context and the caller's ``arguments``; returns a finite number."""
+"""Function of the extracted answer, the context and the caller's ``arguments``; returns a finite number."""
 
 _Function = TypeVar("_Function", bound=ScorerFunction)
 
@@ -43,7 +43,7 @@ _registered: dict[str, ScorerFunction] = {}
 
 
 def register_scorer(name: str) -> Callable[[_Function], _Function]:
-    """Decorator: callers may refer to the function as ``{"type": "callable", "name": name}``.
+    """Register the decorated function: callers may refer to it as ``{"type": "callable", "name": name}``.
 
     Raises:
         ValueError: The name is taken, or not made of small letters, digits and ``_ . / -``.
@@ -61,15 +61,15 @@ def register_scorer(name: str) -> Callable[[_Function], _Function]:
 
 
 def unregister_scorer(name: str) -> None:
-    """Forget ``name``; nothing happens if it is unknown."""
+    """Remove ``name`` from the registry; an unknown name is ignored."""
     _registered.pop(name, None)
 
 
 def find_scorer(name: str) -> ScorerFunction:
-    """The callable registered as ``name``, here or by the entry point of that name.
+    """Return the callable registered as ``name``, by this process or as an entry point.
 
     Raises:
-        ValueError: There is none.
+        ValueError: The name is unknown.
     """
     function = _registered.get(name)
     if function is not None:
@@ -84,5 +84,5 @@ def find_scorer(name: str) -> ScorerFunction:
 
 
 def registered_scorers() -> list[str]:
-    """All names that :func:`find_scorer` knows, sorted."""
+    """Return all names that :func:`find_scorer` knows, sorted."""
     return sorted({*_registered, *(point.name for point in entry_points(group=ENTRY_POINT_GROUP))})

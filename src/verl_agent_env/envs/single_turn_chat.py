@@ -1,4 +1,4 @@
-"""Single-turn chat: a given conversation, one answer, and a scorer that says what it is worth."""
+"""Single-turn chat: a given conversation, one answer, and a scorer that rewards it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from verl_agent_env.types import Action, Info, Message, Observation
 
 MAX_MESSAGES = 1_000
 MAX_CHAT_BYTES = 1 << 20
-"""Of all messages together, as JSON."""
+"""Limit of all messages together, as JSON."""
 
 _ROLES = ("system", "user", "assistant", "tool")
 _MIN_SECRET_CHARS = 4
@@ -38,13 +38,13 @@ _NO_TOOLS = "There are no tools here."
 
 
 def read_message(message: dict[str, Any]) -> Message:
-    """A copy of ``message`` that an observation can hold.
+    """Copy ``message`` for use in an observation.
 
     Raises:
         ValueError: It is no chat message.
     """
     try:
-        # A copy that nobody else holds, and proof that it can be sent.
+        # An independent copy, and a proof that the message is JSON.
         copied: Message = orjson.loads(orjson.dumps(message))
     except TypeError:
         raise ValueError("the message cannot be written as JSON") from None
@@ -54,7 +54,7 @@ def read_message(message: dict[str, Any]) -> Message:
         raise ValueError("a message of the role tool needs the text tool_call_id")
     content = copied.get("content")
     if content is None and copied["role"] == "assistant" and copied.get("tool_calls"):
-        # As OpenAI's API writes a message that only calls tools.
+        # The form of OpenAI's API for a message that only calls tools.
         return {**copied, "content": ""}
     if not is_message(copied):
         raise ValueError("the content of a message must be text or a list of content parts")
@@ -89,21 +89,21 @@ class SingleTurnChatArguments(EnvArguments):
     """Keyword arguments of single-turn chat."""
 
     max_steps: int = Field(default=1, ge=1, le=1)
-    """There is one turn."""
+    """Always one turn."""
     chat_history: list[_ChatMessage] = Field(default=[], max_length=MAX_MESSAGES)
-    """The conversation so far: chat messages of the roles ``system``, ``user``, ``assistant`` and ``tool``."""
+    """Conversation so far: chat messages of the roles ``system``, ``user``, ``assistant`` and ``tool``."""
     task_prompt: str | None = Field(default=None, max_length=MAX_CHAT_BYTES)
-    """What the user says last, after ``chat_history``."""
+    """Last message of the user, after ``chat_history``."""
     system_prompt: str | None = Field(default=None, max_length=MAX_CHAT_BYTES)
-    """A system message before ``chat_history``, which then may not begin with one."""
+    """System message before ``chat_history``, which then may not begin with one."""
     include_task_prompt: bool = True
-    """Whether the first observation ends with the task prompt."""
+    """True if the first observation ends with the task prompt."""
     scorer: AnyScorer = NoScorer()
-    """What an answer is worth: an object with its ``type``, one of ``none`` (always 0), ``exact_match``, ``regex``,
+    """Scorer of the answer: an object with its ``type``, one of ``none`` (always 0), ``exact_match``, ``regex``,
     ``numeric``, ``math`` and ``callable`` (registered on the server), and the options of that type."""
     success_threshold: float | None = None
-    """Reward from which on an answer is a success. When not given: the reward of a right answer; 1 for a ``callable``;
-    never for ``none``."""
+    """Smallest reward that counts as success. By default the reward of a right answer; 1 for a ``callable``; no success for
+    ``none``."""
 
     @model_validator(mode="after")
     def _check_chat(self) -> SingleTurnChatArguments:
@@ -120,7 +120,7 @@ class SingleTurnChatArguments(EnvArguments):
 
     @functools.cached_property
     def opening(self) -> bytes:
-        """The first observation as JSON, from which each episode makes its own."""
+        """First observation as JSON, copied for each episode."""
         messages = list(self.chat_history)
         if self.system_prompt is not None:
             messages.insert(0, {"role": "system", "content": self.system_prompt})
@@ -131,13 +131,13 @@ class SingleTurnChatArguments(EnvArguments):
 
     @property
     def closing_prompt(self) -> str:
-        """What the user says last; empty when the history says it all."""
+        """Last message of the user; empty if the history is enough."""
         if self.task_prompt is not None:
             return self.task_prompt
         return "" if self.chat_history else _NOTHING_ASKED
 
     def is_success(self, reward: float) -> bool:
-        """Whether an answer of this reward is a success."""
+        """Return true if an answer of this reward is a success."""
         if self.success_threshold is not None:
             return reward >= self.success_threshold
         scorer = self.scorer
@@ -151,25 +151,25 @@ class SingleTurnChatEnv(ChatEnv):
 
     ## Action Space
 
-    Any assistant message: its text is the answer, raw text included; thoughts are the scorer's to leave out. There are
-    no tools; a tool call is told so, and the text beside it is the answer.
+    Any assistant message or raw text: its text is the answer; the scorer removes thoughts. There are no tools: a tool call
+    gets an error message, and the text beside it is the answer.
 
     ## Observation
 
     At first the system prompt, the chat history and the task prompt as a message of the user, as far as they are
-    given. With neither history nor task prompt the user asks for one message; with ``include_task_prompt=False`` a
-    message without text stands there if nothing else would. After the answer: that the conversation has ended.
+    given. With neither history nor task prompt the user asks for one message; with ``include_task_prompt=False`` an empty
+    message is sent instead. After the answer: a note that the conversation has ended.
 
     ## Rewards
 
-    What the ``scorer`` says; 0 without one. A registered callable that fails raises ``ScorerError``, and the answer
-    is not taken: a fault of the server never becomes a reward. It may block, so a server runs the environment in a
+    The score of the ``scorer``; 0 without one. A registered callable that fails raises ``ScorerError``, and the answer
+    is not applied: a fault of the server never becomes a reward. It may block, so a server runs the environment in a
     thread; for a replay it must give the same reward to the same answer.
 
     ## Episode End
 
-    Terminated after one action (``success`` in the info when the reward is that of a right answer). One without any
-    text, or that is neither a message nor text, is an invalid action: scored as an empty answer, and the end as well.
+    Terminated after one action (``success`` in the info when the reward is that of a right answer). One without
+    text, or that is neither a message nor text, is an invalid action, scored as an empty answer.
 
     ## Arguments
 
@@ -198,11 +198,11 @@ class SingleTurnChatEnv(ChatEnv):
         return messages
 
     def step(self, action: Action) -> tuple[Observation, float, bool, bool, Info]:
-        """Score the answer and end the episode; see :meth:`ChatEnv.step`.
+        """Score the answer and end the episode, as :meth:`ChatEnv.step`.
 
         Raises:
-            EpisodeNotStartedError, EpisodeEndedError: ``reset`` comes first.
-            ScorerError: A registered callable failed; the episode goes on.
+            EpisodeNotStartedError, EpisodeEndedError: No episode is running.
+            ScorerError: A registered callable failed; the episode continues.
         """
         self._require_running()
         parsed = self.read_action(action)
@@ -220,7 +220,7 @@ class SingleTurnChatEnv(ChatEnv):
         return self._finish([*replies, user_message(_END)], reward, outcome, valid, valid)
 
     def solution(self) -> list[Action] | None:
-        """The reference answer of an exact-match scorer, as a message; ``None`` for other scorers."""
+        """Return the reference answer of an exact-match scorer, as a message; ``None`` for other scorers."""
         scorer = self.arguments.scorer
         if self.ended or not isinstance(scorer, ExactMatchScorer):
             return None
@@ -228,19 +228,19 @@ class SingleTurnChatEnv(ChatEnv):
         return [{"role": "assistant", "content": reference}]
 
     def draw(self, mode: str) -> Any:
-        """The conversation as text, the answer left out."""
+        """Return the conversation as text, without the answer."""
         self._require_render_mode(mode)
         shown = self.first_observation()
         return "\n\n".join(f"{message['role']}: {content_text(message['content'])}" for message in shown)
 
     def secrets(self) -> Sequence[str]:
-        """The references of the scorer, except those that are short or part of the conversation."""
+        """Return the references of the scorer, except those that are short or part of the conversation."""
         shown = "\n".join(content_text(message["content"]) for message in self.first_observation())
         references = _references(self.arguments.scorer)
         return [text for text in references if len(text) >= _MIN_SECRET_CHARS and text not in shown]
 
     def dump_state(self) -> Any:
-        # All there is stands in the arguments.
+        # The arguments determine the whole state.
         return None
 
     def load_state(self, state: Any) -> None:
@@ -249,7 +249,7 @@ class SingleTurnChatEnv(ChatEnv):
 
 
 def _references(scorer: AnyScorer) -> Iterator[str]:
-    """All texts that a scorer compares answers with."""
+    """Return all texts that a scorer compares answers with."""
     if isinstance(scorer, ExactMatchScorer | MathScorer):
         yield from map(str, scorer.answer) if isinstance(scorer.answer, tuple) else (str(scorer.answer),)
     elif isinstance(scorer, NumericScorer):

@@ -17,7 +17,7 @@ _ROLES = frozenset({"user", "tool", "system", "assistant"})
 
 
 class ObservationSpace(gymnasium.Space[Observation]):
-    """All lists of chat messages, each with a ``role`` and a ``content``; tool messages name their call."""
+    """Space of lists of chat messages with ``role`` and ``content``; tool messages name their call."""
 
     def __init__(self) -> None:
         super().__init__(shape=None, dtype=None)
@@ -39,9 +39,9 @@ class ObservationSpace(gymnasium.Space[Observation]):
 
 
 class ActionSpace(gymnasium.Space[Action]):
-    """Assistant messages with calls of the given tools, lists that hold some, and raw text.
+    """Space of assistant messages with calls of the given tools, lists that hold some, and raw text.
 
-    ``contains`` is about the form; what an action means is the environment's to say, which answers all of them.
+    ``contains`` checks the form only; environments also answer actions outside of the space.
     """
 
     def __init__(self, tools: Sequence[Tool], *, parallel: bool) -> None:
@@ -61,7 +61,7 @@ class ActionSpace(gymnasium.Space[Action]):
         return isinstance(x, dict) and x.get("role") == "assistant" and ("content" in x or "tool_calls" in x)
 
     def sample(self, mask: Any | None = None, probability: Any | None = None) -> Action:
-        """An assistant message: one call of a random tool with arguments of its schema, or text without tools."""
+        """Sample an assistant message: one call of a random tool with random arguments, or text without tools."""
         if not self.tools:
             return {"role": "assistant", "content": f"answer {int(self.np_random.integers(1000))}"}
         tool = self.tools[int(self.np_random.integers(len(self.tools)))]
@@ -79,7 +79,7 @@ class ActionSpace(gymnasium.Space[Action]):
         }
 
     def json_schema(self) -> dict[str, Any]:
-        """JSON Schema (Draft 2020-12) of a valid action."""
+        """Return the JSON Schema (Draft 2020-12) of a valid action."""
         return action_schema(self.tools, parallel=self.parallel)
 
     def __eq__(self, other: object) -> bool:
@@ -89,12 +89,12 @@ class ActionSpace(gymnasium.Space[Action]):
 
 
 def action_space_for(tools: tuple[Tool, ...], *, parallel: bool) -> ActionSpace:
-    """The one action space of these tools."""
+    """Return the shared action space of these tools."""
     return _action_space(_Identity(tools), parallel)
 
 
 class _Identity:
-    """Makes a tuple of tools, whose schemas are dictionaries, usable as a cache key: by its names and identities."""
+    """Hashable key of a tuple of tools, compared by the tools' identities."""
 
     def __init__(self, tools: tuple[Tool, ...]) -> None:
         self.tools = tools
@@ -113,7 +113,7 @@ def _action_space(identity: _Identity, parallel: bool) -> ActionSpace:
 
 
 def is_message(message: Any) -> bool:
-    """Whether ``message`` has a known role, a content of text or parts, and, as a tool's answer, the id of its call."""
+    """Return true if ``message`` has a known role, a content of text or parts, and, for a tool message, the id of its call."""
     if not isinstance(message, dict) or message.get("role") not in _ROLES:
         return False
     if message["role"] == "tool" and not isinstance(message.get("tool_call_id"), str):

@@ -1,4 +1,4 @@
-"""One turn of the model: its moves in order, what each led to, and the messages that answer them."""
+"""One turn of the model: its calls in order, their outcomes, and the messages that answer them."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from verl_agent_env.types import Content, Message, Observation
 
 
 class Outcome(NamedTuple):
-    """What one move led to."""
+    """Outcome of one move."""
 
     content: Content | None = None
-    """What the model reads; ``None`` shows the environment as it looks now (:meth:`ChatEnv.observe`)."""
+    """Content for the model; ``None`` shows the current state (:meth:`ChatEnv.observe`)."""
     reward: float = 0.0
     terminated: bool = False
     success: bool = False
     effective: bool = True
-    """Whether the move changed anything."""
+    """True if the move changed anything."""
     fault: str | None = None
-    """Why the move could not be carried out; the action then counts as invalid."""
+    """Reason why the move could not be carried out; the action then counts as invalid."""
 
 
 class Turn:
-    """The calls of one action that holds none, one or several."""
+    """Calls of one action, none, one or several, and their outcomes."""
 
     def __init__(self, calls: list[ToolCall]) -> None:
         self.calls = calls
@@ -36,16 +36,16 @@ class Turn:
 
     @property
     def valid(self) -> bool:
-        """Whether every move was carried out."""
+        """True if every move was carried out."""
         return all(outcome.fault is None for outcome in self.outcomes)
 
     @property
     def effective(self) -> bool:
-        """Whether any move changed anything."""
+        """True if any move changed anything."""
         return any(outcome.effective for outcome in self.outcomes)
 
     def refusal(self, num_steps: int, max_steps: int, max_actions: int) -> str | None:
-        """Why the next call is not carried out; ``None`` when it is."""
+        """Return why the next call must not be carried out; ``None`` if it may be."""
         done = len(self.outcomes)
         if done and self.outcomes[-1].terminated:
             return "Not carried out: the episode has ended."
@@ -57,22 +57,22 @@ class Turn:
         return None
 
     def add(self, call: ToolCall, outcome: Outcome, content: Content) -> None:
-        """Note what ``call`` led to and what the model shall read of it."""
+        """Add the outcome of ``call`` and the content that the model reads."""
         self.outcomes.append(outcome)
         self.reward += outcome.reward
         if call.id is not None:
             self._messages.append(tool_message(call.id, content))
             return
-        # Moves written as text share one message: of views that follow each other only the last one counts.
+        # Moves written as text share one message: of consecutive views only the last is kept.
         if outcome.content is None and self._shown_outcomes and _shows_only_view(self._shown_outcomes[-1]):
             self._text_parts.pop()
         self._text_parts.append(content)
         self._shown_outcomes.append(outcome)
 
     def refuse(self, call: ToolCall, note: str) -> None:
-        """Note that ``call`` is not carried out; one with an id still gets its tool message.
+        """Add the note that ``call`` is not carried out; a call with an id gets a tool message.
 
-        What is wrong with a call is said even so: the model learns to write it.
+        The note names the fault of a faulty call, so that the model learns the right form.
         """
         note = note if call.fault is None else f"Not carried out: {call.fault}"
         if call.id is not None:
@@ -81,7 +81,7 @@ class Turn:
             self._notes.append(note)
 
     def messages(self) -> Observation:
-        """A tool message for each call with an id, and one user message for all moves written as text."""
+        """Return a tool message for each call with an id, and one user message for all moves written as text."""
         said: list[Content] = [*self._text_parts, *self._notes]
         if not said:
             return self._messages

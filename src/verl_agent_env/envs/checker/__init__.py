@@ -1,4 +1,4 @@
-"""Checks an environment as its author would want to: what breaks is named, the rest is checked all the same."""
+"""Checker of environments, for their authors: reports every fault that it finds."""
 
 from verl_agent_env.envs.checker.checks import check_environment
 from verl_agent_env.envs.checker.report import CheckReport, CheckResult, Figures

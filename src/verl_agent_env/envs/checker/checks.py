@@ -1,4 +1,4 @@
-"""Runs all checks over an environment, each on its own: one that fails does not keep the others from running."""
+"""Runner of all checks of an environment; a failed check does not stop the others."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from verl_agent_env.envs.registry import Registry, default_registry
 from verl_agent_env.errors import InvalidEnvArgumentsError
 
 Progress = Callable[[str, int, int], None]
-"""Called before each check with its name, its number from 1, and how many there are."""
+"""Called before each check with its name, its number from 1, and the number of checks."""
 
 
 def _measures(subject: Subject) -> str:
-    """Note what the environment costs."""
+    """Measure the costs of the environment."""
     measure_time(subject)
     measure_memory(subject)
     figures = subject.figures
@@ -67,11 +67,11 @@ def check_environment(
     Args:
         name: Registered name or short name.
         env_kwargs: Keyword arguments of the environment.
-        registry: Where the name is looked up; this process's registry by default.
+        registry: Registry of the name; by default that of this process.
         num_steps: Length of the episodes that are played, in steps.
-        seeds: Of the episodes that are played; at least one.
+        seeds: Seeds of the episodes that are played; at least one.
         only: Names of the checks to run (see ``CHECKS``); all of them by default.
-        progress: Told before each check.
+        progress: Called before each check.
 
     Returns:
         All findings and figures. A fault of the environment is a finding, not an exception.
@@ -107,6 +107,6 @@ def _run(name: str, check: Callable[[Subject], str], subject: Subject) -> CheckR
         return CheckResult(name, True, str(skipped), skipped=True)
     except CheckFailedError as failed:
         return CheckResult(name, False, str(failed))
-    # Whatever the environment raises is what we are here to report.
+    # Any exception of the environment is a finding.
     except Exception as raised:  # noqa: BLE001
         return CheckResult(name, False, f"raised {type(raised).__name__}: {str(raised)[:300]}")

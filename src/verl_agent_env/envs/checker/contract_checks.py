@@ -29,14 +29,14 @@ _PARALLEL_CALLS = 3
 
 
 def gymnasium_contract(subject: Subject) -> str:
-    """Gymnasium's ``check_env`` on what ``gymnasium.make`` gives, its warnings as faults."""
+    """Run Gymnasium's ``check_env`` on the result of ``gymnasium.make``; its warnings are faults."""
     require(
         subject.spec.name in gymnasium.registry,
         f"gymnasium.make does not know '{subject.spec.name}'; register it with Registry.register or an entry point",
     )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        # Of a name there may be a newer version; this one is what is checked.
+        # The full name: its short name may resolve to a newer version.
         warnings.filterwarnings("ignore", message=".*is out of date")
         made = gymnasium.make(subject.spec.name, disable_env_checker=True, **subject.kwargs)
         try:
@@ -52,7 +52,7 @@ def gymnasium_contract(subject: Subject) -> str:
 
 
 def json_schemas(subject: Subject) -> str:
-    """Arguments, actions and tools have valid JSON Schemas (Draft 2020-12), and samples fit them."""
+    """Check that arguments, actions and tools have valid JSON Schemas (Draft 2020-12) that samples fit."""
     try:
         from jsonschema import Draft202012Validator
         from jsonschema.exceptions import SchemaError
@@ -89,7 +89,7 @@ def json_schemas(subject: Subject) -> str:
 
 
 def spaces_built_once(subject: Subject) -> str:
-    """All instances share one action space and one observation space."""
+    """Check that all instances share one action space and one observation space."""
     subject.chat_class()
     one, other = subject.build(), subject.build()
     require(
@@ -104,7 +104,7 @@ def spaces_built_once(subject: Subject) -> str:
 
 
 def refusals(subject: Subject) -> str:
-    """Steps outside an episode and impossible seeds are refused with typed errors, and change nothing."""
+    """Check that steps outside an episode and impossible seeds raise typed errors and change nothing."""
     subject.chat_class()
     env = cast(ChatEnv, subject.build())
     policy = subject.policy(env, 0)
@@ -132,7 +132,7 @@ def refusals(subject: Subject) -> str:
 
 
 def truncation(subject: Subject) -> str:
-    """An episode that is not over after ``max_steps`` moves is truncated then, and never before."""
+    """Check that an episode is truncated exactly after ``max_steps`` moves, unless it ended before."""
     subject.chat_class()
     try:
         arguments = subject.kind.validate({**subject.kwargs, "max_steps": _SHORT_EPISODE})
@@ -161,7 +161,7 @@ def truncation(subject: Subject) -> str:
 
 
 def tool_messages(subject: Subject) -> str:
-    """Each tool call of an action is answered by one tool message with its id, in order."""
+    """Check that each tool call of an action gets one tool message with its id, in order."""
     subject.chat_class()
     env = cast(ChatEnv, subject.build())
     if not env.tools:

@@ -1,4 +1,4 @@
-"""Plays the same episodes in another process: ``python -m verl_agent_env.envs.checker.elsewhere`` is what it runs."""
+"""Episodes played by another process, which runs ``python -m verl_agent_env.envs.checker.elsewhere``."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _MARK = b"verl-agent-env-digest:"
 
 
 def digest_elsewhere(subject: Subject, hash_seed: int) -> str:
-    """The digest of the subject's episodes, played by a new interpreter with another ``PYTHONHASHSEED``.
+    """Return the digest of the subject's episodes, played by a new interpreter with another ``PYTHONHASHSEED``.
 
     Raises:
-        CheckFailedError: It did not come to an end.
+        CheckFailedError: The other process failed.
     """
     order = orjson.dumps(
         {
@@ -36,7 +36,7 @@ def digest_elsewhere(subject: Subject, hash_seed: int) -> str:
     variables = {
         **os.environ,
         "PYTHONHASHSEED": str(hash_seed),
-        # What can be imported here can be imported there.
+        # Give the other process the same import path.
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
     }
     try:

@@ -1,4 +1,4 @@
-"""Checks of episodes: determinism, snapshots, independence, what they return, and what they must not give away."""
+"""Checks of episodes: determinism, snapshots, independence, results, and leaks of the solution."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SPOILING_KEYS = frozenset({"solution", "solutions", "answer", "answers", "groun
 
 
 def same_seed(subject: Subject) -> str:
-    """The same seed and actions give the same episode again."""
+    """Check that the same seed and actions give the same episode again."""
     subject.same_here = False
     difference = first_difference(subject.play_all(), subject.play_all())
     subject.same_here = difference is None
@@ -35,7 +35,7 @@ def same_seed(subject: Subject) -> str:
 
 
 def other_process(subject: Subject) -> str:
-    """Other processes, whose hashes are salted in another way, play the same episodes."""
+    """Check that other processes, with other hash seeds, play the same episodes."""
     here = digest_of(subject.play_all())
     subject.same_elsewhere = False
     subject.same_elsewhere = all(digest_elsewhere(subject, hash_seed) == here for hash_seed in (1, 2))
@@ -49,10 +49,10 @@ def other_process(subject: Subject) -> str:
 
 
 def global_random(subject: Subject) -> str:
-    """The global random generators of Python and NumPy are left alone."""
+    """Check that the global random generators of Python and NumPy are not used."""
     python_state, numpy_state = random.getstate(), np.random.get_state()
     try:
-        # A state that no environment would seed by chance.
+        # A state that no environment sets by accident.
         random.seed("verl_agent_env.envs.checker")
         np.random.seed(0x5EED)
         before = random.getstate(), repr(np.random.get_state())
@@ -67,7 +67,7 @@ def global_random(subject: Subject) -> str:
 
 
 def independent_instances(subject: Subject) -> str:
-    """Two instances whose steps are mixed play as each of them does alone."""
+    """Check that two instances with interleaved steps play the same as each alone."""
     if subject.same_here is False:
         raise CheckSkippedError("episodes are not reproducible, so there is nothing to compare with")
     seeds = (subject.seeds[0], subject.seeds[-1] + 1)
@@ -89,7 +89,7 @@ def independent_instances(subject: Subject) -> str:
 
 
 def snapshots(subject: Subject) -> str:
-    """A snapshot, taken at any step and restored into a new instance, continues the episode exactly."""
+    """Check that a snapshot of any step, restored into a new instance, continues the episode exactly."""
     subject.chat_class()
     largest = num_restored = 0
     for seed in subject.seeds:
@@ -123,7 +123,7 @@ def snapshots(subject: Subject) -> str:
 
 
 def malformed(subject: Subject) -> str:
-    """Actions that mean nothing are answered: no exception, a valid observation, a finite reward."""
+    """Check that malformed actions get a valid observation and a finite reward, without an exception."""
     env = subject.build()
     tools: Sequence[Any] = getattr(env, "tools", ())
     num_tried = 0
@@ -132,7 +132,7 @@ def malformed(subject: Subject) -> str:
     for description, action in malformed_actions(tools[0].name if tools else "move"):
         if not subject.kind.is_chat_env and not env.action_space.contains(action):
             continue
-        # Of this process, not of the clock on the wall: other load of the machine is no fault of the environment.
+        # CPU time of this process, not wall time: other load of the machine is no fault of the environment.
         before = time.process_time()
         try:
             result = env.step(action)
@@ -150,7 +150,7 @@ def malformed(subject: Subject) -> str:
 
 
 def results_valid(subject: Subject) -> str:
-    """Observations lie in their space, rewards are finite, flags are flags, infos are JSON; nothing is shared."""
+    """Check that observations are in their space, rewards finite, flags boolean, infos JSON, and that nothing is shared."""
     for seed in subject.seeds:
         env = subject.build()
         policy = subject.policy(env, seed)
@@ -174,7 +174,7 @@ def results_valid(subject: Subject) -> str:
 
 
 def no_solution(subject: Subject) -> str:
-    """Neither info nor observation gives the solution away."""
+    """Check that neither info nor observation reveals the solution."""
     num_secrets = 0
     for seed in subject.seeds:
         env = subject.build()
@@ -206,7 +206,7 @@ def _play_lazily(subject: Subject, seed: int) -> Iterator[bytes]:
 
 
 def _positions(count: int, us_per_step: float | None) -> range:
-    """Each position if steps are cheap; a dozen of them if an episode takes long to play again."""
+    """Return all positions if steps are cheap; a dozen if an episode takes long to replay."""
     cheap = us_per_step is None or us_per_step * count * count < 2e6
     return range(0, count, 1 if cheap else max(1, count // 12))
 
@@ -251,7 +251,7 @@ def _require_valid(env: Env, result: Any, when: str) -> None:
 
 
 def _containers(value: Any) -> Iterator[Any]:
-    """All objects inside a list that could be changed from outside."""
+    """Yield all mutable objects inside a list."""
     for inner in value.values() if isinstance(value, dict) else value:
         if isinstance(inner, dict | list):
             yield inner
@@ -261,7 +261,7 @@ def _containers(value: Any) -> Iterator[Any]:
 
 
 def _require_discreet(env: Env, observation: Any, info: dict[str, Any], action: Any) -> int:
-    """Look for secrets in what the model and its trainer see; gives how many there were to look for."""
+    """Search for secrets in the results that model and trainer see; return the number of secrets."""
     spoilers = [key for key in info if str(key).casefold() in _SPOILING_KEYS]
     require(
         not spoilers, f"the info has the key '{(spoilers or [''])[0]}'; it must never give the solution away"
@@ -272,7 +272,7 @@ def _require_discreet(env: Env, observation: Any, info: dict[str, Any], action: 
     said = list(_texts(action))
     shown = [*_texts(observation), *_texts(info)]
     for secret in secrets:
-        # What the model said itself may come back to it.
+        # The model's own words may be repeated to it.
         if not any(secret in text for text in said):
             require(not any(secret in text for text in shown), f"the secret {secret!r:.100} is shown")
     solution = env.solution()

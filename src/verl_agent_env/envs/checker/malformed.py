@@ -1,4 +1,4 @@
-"""Actions that no environment can carry out, and all of them must answer."""
+"""Malformed actions, which every environment must answer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _HUGE = 200_000
 
 
 def malformed_actions(tool_name: str) -> Iterator[tuple[str, Any]]:
-    """Pairs of a description and an action; ``tool_name`` is a tool that the environment has, or any word."""
+    """Yield pairs of a description and an action; ``tool_name`` is a tool that the environment has, or any word."""
     yield from _WRONG_TYPES
     yield from _texts()
     for description, call in _calls(tool_name):

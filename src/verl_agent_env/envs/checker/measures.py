@@ -1,4 +1,4 @@
-"""Measures what an environment costs."""
+"""Measurements of the costs of an environment."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _TIME_BUDGET_S = 0.5
 _MAX_ROUNDS = 2_000
 _MAX_INSTANCES = 200
 _MEMORY_CPU_S, _MEMORY_S = 1.0, 20.0
-"""Of this process, and in all, after which no more instances are made."""
+"""Limits, in CPU time and wall time, after which no more instances are made."""
 
 
 def measure_time(subject: Subject) -> None:
-    """Note the mean time of a step and of a reset, each over half a second or 2,000 of them."""
+    """Measure the mean time of a step and of a reset, each over half a second or 2,000 of them."""
     env = subject.build()
     policy = subject.policy(env, 0)
     env.reset(seed=0)
@@ -30,7 +30,7 @@ def measure_time(subject: Subject) -> None:
         if result[2] or result[3]:
             env.reset(seed=num_steps)
     while num_resets < _MAX_ROUNDS and reset_s < _TIME_BUDGET_S:
-        # Seeds that nobody used before: caches of levels do not help.
+        # New seeds, so that caches of levels do not help.
         before = time.perf_counter()
         env.reset(seed=1_000_000 + num_resets)
         reset_s += time.perf_counter() - before
@@ -41,9 +41,9 @@ def measure_time(subject: Subject) -> None:
 
 
 def measure_memory(subject: Subject) -> None:
-    """Note the memory of an instance, the mean of up to 200 that stand at the beginning of different episodes."""
+    """Measure the memory of an instance, the mean of up to 200 at the beginning of different episodes."""
     if tracemalloc.is_tracing():
-        # Somebody else measures; what we would see is not ours alone.
+        # Another tracer is active; its allocations would be counted too.
         return
     warm = subject.build()
     warm.reset(seed=2_000_000)
@@ -52,7 +52,7 @@ def measure_memory(subject: Subject) -> None:
     try:
         gc.collect()
         before, _ = tracemalloc.get_traced_memory()
-        # In time of this process: how many there are, and so the mean, must not depend on how busy the machine is.
+        # CPU time of this process: the number of instances must not depend on the load of the machine.
         cpu_end, end = time.process_time() + _MEMORY_CPU_S, time.perf_counter() + _MEMORY_S
         while not envs or (
             len(envs) < _MAX_INSTANCES and time.process_time() < cpu_end and time.perf_counter() < end

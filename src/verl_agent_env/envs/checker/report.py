@@ -1,4 +1,4 @@
-"""What a check found: a result for each check, and what the environment costs."""
+"""Report of a check run: a result for each check, and the costs of the environment."""
 
 from __future__ import annotations
 
@@ -7,64 +7,64 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """What one check found."""
+    """Result of one check."""
 
     name: str
     passed: bool
     detail: str
-    """What was seen, what is wrong, or why the check does not apply."""
+    """Observation, fault, or reason why the check does not apply."""
     skipped: bool = False
-    """Whether the check does not apply to this environment; it then counts as passed."""
+    """True if the check does not apply to this environment; it then counts as passed."""
 
 
 @dataclass(slots=True)
 class Figures:
-    """What the environment costs on this machine; ``None`` where it could not be measured."""
+    """Costs of the environment on this machine; ``None`` if not measured."""
 
     us_per_step: float | None = None
     """Mean time of a step with a random action, in microseconds."""
     us_per_reset: float | None = None
     """Mean time of a reset, each with another seed, in microseconds."""
     bytes_per_instance: int | None = None
-    """Memory of an instance after its first reset, what Python and NumPy allocate, in bytes."""
+    """Memory that Python and NumPy allocate for an instance after its first reset, in bytes."""
     snapshot_bytes: int | None = None
     """Size of the largest snapshot seen."""
 
 
 @dataclass(slots=True)
 class CheckReport:
-    """All findings about one environment."""
+    """Results of all checks of one environment."""
 
     env_name: str
     results: list[CheckResult] = field(default_factory=list)
     figures: Figures = field(default_factory=Figures)
     deterministic: bool | None = None
-    """Whether seed and actions gave the same episodes again, also in another process; ``None`` if it never ran."""
+    """True if seed and actions gave the same episodes again, also in another process; ``None`` if unknown."""
 
     @property
     def passed(self) -> bool:
-        """Whether no check failed."""
+        """True if no check failed."""
         return all(result.passed for result in self.results)
 
     @property
     def failures(self) -> list[CheckResult]:
-        """The checks that failed."""
+        """Results of the failed checks."""
         return [result for result in self.results if not result.passed]
 
 
 class CheckFailedError(Exception):
-    """The environment breaks a rule; the text says which and where."""
+    """The environment breaks a rule; the message names rule and place."""
 
 
 class CheckSkippedError(Exception):
-    """The check does not apply; the text says why."""
+    """The check does not apply; the message gives the reason."""
 
 
 def require(holds: bool, otherwise: str) -> None:
     """Fail the check unless the condition holds.
 
     Raises:
-        CheckFailedError: It does not.
+        CheckFailedError: The condition is false.
     """
     if not holds:
         raise CheckFailedError(otherwise)

@@ -1,4 +1,4 @@
-"""The environment that is checked: makes instances of it, plays them, and notes what they return."""
+"""Environment under check: makes instances, plays episodes, and records their results."""
 
 from __future__ import annotations
 
@@ -26,32 +26,32 @@ _NOISE: tuple[Any, ...] = ("", "no_such_action", {"role": "assistant", "content"
 
 @dataclass
 class Subject:
-    """The environment that is checked, and how thoroughly."""
+    """Environment under check, and the extent of the checks."""
 
     kind: EnvKind
     spec: EnvSpec
     kwargs: dict[str, Any]
     arguments: Any
-    """What ``kind.validate`` made of ``kwargs``."""
+    """Result of ``kind.validate`` for ``kwargs``."""
     num_steps: int
     seeds: tuple[int, ...]
     figures: Figures = field(default_factory=Figures)
     same_here: bool | None = None
-    """Whether an episode came out the same again in this process; ``None`` while unknown."""
+    """True if a repeated episode was the same in this process; ``None`` while unknown."""
     same_elsewhere: bool | None = None
-    """Whether it came out the same in another process."""
+    """True if it was the same in another process; ``None`` while unknown."""
 
     # --- driving instances ----------------------------------------------------------------------------------
 
     def build(self, arguments: Any = None) -> Env:
-        """A new instance; of ``arguments`` instead of the subject's own when given."""
+        """Build an instance, with ``arguments`` or the subject's own."""
         return self.kind.build(self.arguments if arguments is None else arguments)
 
     def chat_class(self) -> type[ChatEnv]:
-        """The class, for checks of what only a ``ChatEnv`` has.
+        """Return the class, for checks that apply only to a ``ChatEnv``.
 
         Raises:
-            CheckSkippedError: It is none.
+            CheckSkippedError: The class is not a ``ChatEnv``.
         """
         if not self.kind.is_chat_env:
             raise CheckSkippedError("only a ChatEnv has this, this is a plain gymnasium.Env")
@@ -60,8 +60,8 @@ class Subject:
     # --- playing --------------------------------------------------------------------------------------------
 
     def policy(self, env: Env, seed: int) -> Policy:
-        """Random actions, the same for the same seed: of the action space, and for a ``ChatEnv`` also bad ones."""
-        # A space of its own: sampling shall not depend on who else uses the class's.
+        """Make a policy of random actions of the action space, determined by the seed; for a ``ChatEnv`` with invalid ones."""
+        # A separate space: samples must not depend on other users of the shared one.
         space = copy.deepcopy(env.action_space)
         space.seed(seed)
         chance = random.Random(seed)
@@ -75,7 +75,7 @@ class Subject:
         return choose
 
     def play(self, env: Env, seed: int, num_steps: int | None = None) -> list[bytes]:
-        """The JSON of each result of an episode of random actions, the reset's first."""
+        """Play an episode of random actions and return the JSON of each result, that of the reset first."""
         policy = self.policy(env, seed)
         lines = [to_json(env.reset(seed=seed))]
         for _ in range(self.num_steps if num_steps is None else num_steps):
@@ -86,7 +86,7 @@ class Subject:
         return lines
 
     def play_all(self) -> list[bytes]:
-        """The episodes of all seeds, each in an instance of its own, and the episode that follows the first."""
+        """Play the episodes of all seeds, each in a new instance, and the episode that follows the first."""
         lines: list[bytes] = []
         for seed in self.seeds:
             env = self.build()
@@ -97,7 +97,7 @@ class Subject:
 
 
 def to_json(result: Any) -> bytes:
-    """A result as a server would send it; not a number stays apart from null.
+    """Encode a result as a server does, but with NaN different from null.
 
     Raises:
         TypeError: JSON cannot express it.
@@ -109,12 +109,12 @@ def to_json(result: Any) -> bytes:
 
 
 def digest_of(lines: Iterable[bytes]) -> str:
-    """A short text that stands for all lines."""
+    """Hash lines into a short text."""
     return hashlib.sha256(b"\n".join(lines)).hexdigest()
 
 
 def first_difference(expected: list[bytes], got: list[bytes]) -> str | None:
-    """Where two transcripts part; ``None`` if they are equal."""
+    """Describe the first difference of two transcripts; ``None`` if they are equal."""
     for number, (one, other) in enumerate(zip(expected, got, strict=False)):
         if one != other:
             return f"result {number} differs: {_short(one)} became {_short(other)}"
@@ -130,7 +130,7 @@ def _short(line: bytes) -> str:
 def subject_of(
     kind: EnvKind, spec: EnvSpec, kwargs: Mapping[str, Any], num_steps: int, seeds: Iterable[int]
 ) -> Subject:
-    """The subject of these arguments.
+    """Make the subject of these arguments.
 
     Raises:
         InvalidEnvArgumentsError: The environment does not take them.

@@ -50,7 +50,7 @@ class CountdownArguments(EnvArguments):
     ) = None
     """Given numbers instead of random ones, with ``target``. Solvability is not checked."""
     target: _Target | None = None
-    """The target of given ``numbers``."""
+    """Target of given ``numbers``."""
     num_numbers: int | tuple[int, int] = 6
     """How many numbers a random puzzle has, or the fewest and the most; from 2 to 8."""
     number_range: tuple[_Number, _Number] = (1, 9)

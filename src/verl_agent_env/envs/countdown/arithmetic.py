@@ -1,4 +1,4 @@
-"""Computes an expression in postfix order, exactly and within fixed bounds. Nothing is ever executed as Python."""
+"""Exact evaluation of an expression in postfix order, within fixed bounds and without Python's ``eval``."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from fractions import Fraction
 
 from verl_agent_env.envs.countdown.rules import ExpressionError, Limits
 
-# A power whose exponent is not whole is the float that Python gives; of larger numbers it is none.
+# Limit of the numbers of a power whose exponent is not whole, which is Python's float.
 _MAX_FLOAT_BITS = 512
 
 
 def compute(postfix: list[int | Fraction | str], limits: Limits) -> tuple[int | Fraction, bool]:
-    """The value, and whether every intermediate result is whole and not negative.
+    """Compute the value, and whether every intermediate result is whole and not negative.
 
     Whole numbers stay ``int``, which is ten times as fast as ``Fraction``.
 
     Raises:
-        ExpressionError: There is no value, or it is beyond a limit.
+        ExpressionError: The value does not exist, or is beyond a limit.
     """
     stack: list[int | Fraction] = []
     natural = True
@@ -82,7 +82,7 @@ def _raise_to(base: int | Fraction, exponent: int | Fraction, limits: Limits) ->
 
 
 def _root(base: int | Fraction, exponent: Fraction) -> Fraction:
-    """A power whose exponent is not whole: the float that Python makes of it."""
+    """Compute a power whose exponent is not whole, as the float that Python gives."""
     bits = max(base.numerator.bit_length(), base.denominator.bit_length(), exponent.denominator.bit_length())
     if base < 0 or (base == 0 and exponent < 0) or bits > _MAX_FLOAT_BITS or abs(exponent) > _MAX_FLOAT_BITS:
         raise ExpressionError("exponent_not_integer", "An exponent is not a whole number.")

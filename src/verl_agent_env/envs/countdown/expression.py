@@ -1,9 +1,9 @@
-"""Reads the expression that an answer holds: alone, as one side of an equation, or with words around it.
+"""Extraction of the expression from an answer: alone, as one side of an equation, or among words.
 
-In the notation ``lenient`` a text without words is its equation. Of a text with words it is what follows the last "answer" or
-"equation", else the last one in it; reasons behind a "because" are left out. Only what stands alone between words and stops
-counts, never a piece: not ``(4) + 2`` of ``sqrt(4) + 2``. Of an equation, one side is the expression, and the others are its result:
-numbers, or steps that have the same value.
+In the notation ``lenient`` a text without words is an equation as a whole. In a text with words the equation after the last
+"answer" or "equation" counts, else the last one; reasons after a "because" are ignored. An equation is delimited by words and
+stops and never part of a longer formula: not ``(4) + 2`` of ``sqrt(4) + 2``. One side of an equation is the expression, the
+others are its result: numbers, or steps of the same value.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 from verl_agent_env.envs.countdown.parser import Parsed, parse
 from verl_agent_env.envs.countdown.rules import (
+    DEFAULT_GRAMMAR,
+    DEFAULT_LIMITS,
     ErrorKind,
     Evaluated,
     ExpressionError,
@@ -46,10 +48,7 @@ __all__ = [
 ]
 
 MAX_TEXT_CHARS = 4096
-"""Only so much of the end of a text is read: its answer stands there."""
-
-DEFAULT_LIMITS = Limits()
-DEFAULT_GRAMMAR = Grammar()
+"""Characters at the end of a text that are read; answers are at the end."""
 
 _CUES = frozenset(
     {
@@ -85,12 +84,12 @@ _DECORATION = frozenset({"`", "$", '"', "'", "“", "*", "**", "_", "="})
 _BEGINNINGS = frozenset({NUMBER, FRACTION, "(", WORD})
 _EMPHASIS = frozenset({"*", "**"})
 _SEEN_TOKENS = 64
-"""So far around an expression the emphasis and the brackets are looked for that it stands in."""
+"""Distance, in tokens, at which emphasis and brackets around an expression are searched."""
 _STOPS = frozenset(".,;:?\"'`$_|“”")
 
 
 def evaluate(text: str, limits: Limits = DEFAULT_LIMITS, grammar: Grammar = DEFAULT_GRAMMAR) -> Evaluated:
-    """The exact value of the expression that ``text`` holds, and the number literals in it.
+    """Evaluate the expression in ``text`` exactly, and return its value and its number literals.
 
     In the notation ``python`` all of the text is the expression, and its numbers are its runs of digits.
 
@@ -114,7 +113,7 @@ def evaluate(text: str, limits: Limits = DEFAULT_LIMITS, grammar: Grammar = DEFA
 
 
 def holds_equation(text: str, limits: Limits = DEFAULT_LIMITS, grammar: Grammar = DEFAULT_GRAMMAR) -> bool:
-    """Whether ``text`` tries to be an equation: digits without words, or, if ``lenient``, an expression among words."""
+    """Return true if ``text`` attempts an equation: digits without words, or, if ``lenient``, an expression among words."""
     lines = _lines_of(text)
     if _has_words(lines):
         return grammar.notation == "lenient" and _equation_among_words(lines, limits, grammar) is not None
@@ -134,9 +133,9 @@ def _evaluate_python(text: str, limits: Limits, grammar: Grammar) -> Evaluated:
 
 
 def _lines_of(text: str) -> list[list[ExpressionToken]]:
-    """The lines of ``text`` as tokens, without what wraps all of it and without stops at its end."""
+    """Split ``text`` into lines of tokens, without decoration around the text and without stops at its end."""
     if len(text) > MAX_TEXT_CHARS:
-        # Not from within a number.
+        # Not inside a number.
         text = text[-MAX_TEXT_CHARS:].partition(" ")[2]
     for _ in range(4):
         inner = unwrap(text).strip().rstrip(".,;")
@@ -147,7 +146,7 @@ def _lines_of(text: str) -> list[list[ExpressionToken]]:
 
 
 def _unnumbered(line: list[ExpressionToken]) -> list[ExpressionToken]:
-    """``line`` without the number of an item in a list: ``1. (1 + 2) * 3``."""
+    """Remove the number of a list item from ``line``: ``1. (1 + 2) * 3``."""
     is_item = len(line) > 2 and line[0].symbol == NUMBER and line[1].text == "." and line[2].is_apart
     return line[2:] if is_item and line[2].symbol in _BEGINNINGS else line
 
@@ -160,7 +159,7 @@ def _has_words(lines: list[list[ExpressionToken]]) -> bool:
 
 
 def _equation(tokens: list[ExpressionToken], limits: Limits, grammar: Grammar) -> Parsed:
-    """The expression of an equation: the one side of it that is more than a number, or its only side."""
+    """Return the expression of an equation: the side that is more than a number, or its only side."""
     if not tokens:
         raise ExpressionError("empty", "There is no expression.")
     if sum(len(token.text) + token.is_apart for token in tokens) > limits.max_chars:
@@ -192,7 +191,7 @@ def _sides(tokens: list[ExpressionToken]) -> Iterator[list[ExpressionToken]]:
 
 
 def _side(tokens: list[ExpressionToken], limits: Limits, grammar: Grammar) -> Parsed:
-    """A side of an equation; a number there may be anything, as it means nothing."""
+    """Parse a side of an equation; a number there is not restricted, as it is ignored."""
     signed = tokens[1:] if tokens and tokens[0].symbol in ("-", "+") else tokens
     if len(signed) == 1 and signed[0].symbol == NUMBER:
         return Parsed([0], limits)
@@ -205,15 +204,15 @@ def _side(tokens: list[ExpressionToken], limits: Limits, grammar: Grammar) -> Pa
 class _Found(NamedTuple):
     equation: Parsed
     is_introduced: bool
-    """Whether the text says that it is the answer."""
+    """True if the text introduces it as the answer."""
     is_reason: bool
-    """Whether it stands behind a "because" or the like, and another equation before that."""
+    """True if it follows a "because" or the like, with another equation before that."""
 
 
 def _equation_among_words(
     lines: list[list[ExpressionToken]], limits: Limits, grammar: Grammar
 ) -> Parsed | None:
-    """The equation that a text with words gives as its answer, else the last one in it; ``None`` if it holds none."""
+    """Return the equation that a text with words gives as its answer, else its last one; ``None`` if it holds none."""
     found: list[_Found] = []
     has_cue = has_reason = False
     for line in lines:
@@ -238,7 +237,7 @@ def _equation_among_words(
 
 
 def _runs(line: list[ExpressionToken]) -> Iterator[range]:
-    """Where ``line`` has no words: the longest stretches of numbers, operators and brackets."""
+    """Yield the ranges of ``line`` without words: the longest runs of numbers, operators and brackets."""
     start: int | None = None
     for index, token in enumerate(line):
         if token.symbol in EQUATION_SYMBOLS:
@@ -251,7 +250,7 @@ def _runs(line: list[ExpressionToken]) -> Iterator[range]:
 
 
 def _introduces(line: list[ExpressionToken], start: int) -> bool:
-    """Whether a "is" or a colon stands before ``start``, or the line begins there."""
+    """Return true if an "is" or a colon precedes ``start``, or the line begins there."""
     before = [token for token in line[:start] if token.text not in _DECORATION]
     return not before or before[-1].text.casefold() in _INTRODUCING
 
@@ -259,7 +258,7 @@ def _introduces(line: list[ExpressionToken], start: int) -> bool:
 def _standing_alone(
     line: list[ExpressionToken], run: range, limits: Limits, grammar: Grammar
 ) -> Parsed | None:
-    """The equation of a run; ``None`` if it is none, has no operator, or touches what is not part of it."""
+    """Return the equation of a run; ``None`` if it is none, has no operator, or touches other tokens."""
     first, last = line[run.start], line[run.stop - 1]
     if run.start > 0:
         before = line[run.start - 1]
@@ -269,7 +268,7 @@ def _standing_alone(
     if run.stop < len(line):
         behind = line[run.stop]
         is_parted = behind.is_apart or behind.text in _STOPS or last.symbol in (RELATION, "(")
-        # "= 9!" is said with joy.
+        # The "!" of "= 9!" is punctuation.
         if not is_parted and not (behind.text == "!" and line[run.stop - 2].symbol == RELATION):
             return None
     tokens = _undecorated(line, run)
@@ -283,7 +282,7 @@ def _standing_alone(
 
 
 def _undecorated(line: list[ExpressionToken], run: range) -> list[ExpressionToken]:
-    """The tokens of a run without a list's mark, emphasis, and brackets that belong to words."""
+    """Return the tokens of a run without a list mark, emphasis, and brackets that belong to words."""
     tokens = line[run.start : run.stop]
     if run.start == 0 and len(tokens) > 2:
         if tokens[0].text in ("*", "×", "-", "+") and tokens[1].is_apart:
@@ -298,7 +297,7 @@ def _undecorated(line: list[ExpressionToken], run: range) -> list[ExpressionToke
     for marker in _EMPHASIS:
         is_open = [token.text for token in before].count(marker) % 2 == 1
         if tokens and tokens[0].text == marker:
-            # It ends what is emphasised before, or begins it here.
+            # A mark that ends or begins emphasis.
             del tokens[0]
             is_open = not is_open
         if is_open and tokens and tokens[-1].text == marker:

@@ -1,7 +1,7 @@
-"""Puzzles from a seed, each of them solvable.
+"""Generator of solvable puzzles from a seed.
 
-First by construction: random numbers are combined at random, and the result is the target. Rules that random results
-rarely meet (a target of exactly 24, say) fall back on drawing the target too and asking the solver.
+By construction: random numbers are combined at random, and the result is the target. For rules that random results
+rarely meet, such as a target of exactly 24, the target is drawn too and the solver checks it.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ _MAX_SEARCH_STEPS = 10_000
 MAX_MAGNITUDE = 10**9
 _TRIALS = 32
 _FITTING_TRIALS = 3
-"""Of so many random results so many fit: that none of ``_CONSTRUCTIONS`` does is then as good as impossible."""
+"""Share of random results that must fit: one in so many. Then ``_CONSTRUCTIONS`` trials practically never fail."""
 _QUICK_NUMBERS = 4
-"""So few numbers are searched through in a millisecond."""
+"""Numbers that are searched exhaustively within a millisecond."""
 
 
 class InfeasibleRulesError(ValueError):
-    """No puzzle was found that keeps the rules; the message says which of them to loosen."""
+    """No puzzle was found for the rules; the message says which rule to loosen."""
 
 
 @dataclass(frozen=True, slots=True)
 class PuzzleRules:
-    """What puzzles look like. The defaults are six numbers from 1 to 9, as in the first project of this name.
+    """Rules of puzzles. The defaults are six numbers from 1 to 9, as in the first project of this name.
 
     Raises:
         ValueError: A range is empty or out of bounds, or an operator is unknown.
@@ -46,11 +46,11 @@ class PuzzleRules:
     operators: str = "+-*/"
     """Operators of the solution, some of ``+ - * /``."""
     use_all: bool = True
-    """The solution uses every number; otherwise some may be left over."""
+    """True if the solution uses every number, else it may leave some over."""
     natural: bool = True
-    """The solution has only whole intermediate results that are not negative; otherwise any rational."""
+    """True if all intermediate results of the solution are whole and not negative, else any rationals."""
     allow_trivial: bool = False
-    """Whether the target may be one of the numbers."""
+    """True if the target may be one of the numbers."""
 
     def __post_init__(self) -> None:
         _check_range("num_numbers", self.num_numbers, 2, MAX_NUMBERS)
@@ -61,7 +61,7 @@ class PuzzleRules:
         self._check_reach()
 
     def _check_reach(self) -> None:
-        """Refuse at once what no numbers can do, whatever the seed."""
+        """Reject rules that no numbers can satisfy, independent of the seed."""
         count, largest = self.num_numbers[1], self.number_range[1]
         # No operator gives more than a product of two numbers, or a sum if one of them is below two.
         bound = (
@@ -81,7 +81,7 @@ class PuzzleRules:
 
 
 def generate_puzzle(seed: int, rules: PuzzleRules | None = None) -> Puzzle:
-    """The puzzle that ``seed`` (not negative) stands for: the same one in every process.
+    """Generate the puzzle of ``seed`` (not negative), the same one in every process.
 
     Raises:
         InfeasibleRulesError: None was found within a fixed number of tries.
@@ -90,7 +90,7 @@ def generate_puzzle(seed: int, rules: PuzzleRules | None = None) -> Puzzle:
 
 
 def draw_puzzle(random: EpisodeRandom, rules: PuzzleRules) -> Puzzle:
-    """The next puzzle of ``random``.
+    """Draw the next puzzle from ``random``.
 
     Raises:
         InfeasibleRulesError: None was found within a fixed number of tries.
@@ -114,7 +114,7 @@ def draw_puzzle(random: EpisodeRandom, rules: PuzzleRules) -> Puzzle:
 
 @functools.lru_cache(maxsize=256)
 def need_search(rules: PuzzleRules) -> bool:
-    """Whether puzzles of these rules may have to be searched for: for seconds, where there are none."""
+    """Return true if puzzles of these rules may need a search, which takes seconds if there are none."""
     if rules.num_numbers[1] <= _QUICK_NUMBERS:
         return False
     random = EpisodeRandom.from_seed(0)
@@ -127,7 +127,7 @@ def need_search(rules: PuzzleRules) -> bool:
 
 
 def _is_solvable(puzzle: Puzzle, rules: PuzzleRules) -> bool:
-    """Whether the solver finds an answer within few steps: what takes longer is passed over."""
+    """Return true if the solver finds a solution within few steps."""
     try:
         answer = solve(
             puzzle,
@@ -147,14 +147,14 @@ def _draw_numbers(random: EpisodeRandom, rules: PuzzleRules) -> tuple[int, ...]:
 
 
 def _combine_at_random(random: EpisodeRandom, numbers: tuple[int, ...], rules: PuzzleRules) -> int | None:
-    """A whole number that ``numbers`` can be combined into; ``None`` when the draw leads nowhere.
+    """Combine ``numbers`` at random into a whole number; ``None`` if the draw fails.
 
-    Every partial result is whole, also when the rules would take fractions; it may be negative if they allow it.
+    Every intermediate result is whole, even if the rules allow fractions; it may be negative if they allow it.
     """
     pool = list(numbers)
     random.shuffle(pool)
     if not rules.use_all:
-        # At least two, so that there is something to calculate.
+        # At least two, so that the solution has an operator.
         del pool[2 + random.randrange(len(pool) - 1) :]
     while len(pool) > 1:
         left = pool.pop(random.randrange(len(pool)))
@@ -186,7 +186,7 @@ def _fits(target: int, numbers: tuple[int, ...], rules: PuzzleRules) -> bool:
 
 
 def _between(random: EpisodeRandom, bounds: tuple[int, int]) -> int:
-    """A number from the first to the second bound, both included."""
+    """Draw a number between two bounds, both included."""
     low, high = bounds
     return low + random.randrange(high - low + 1)
 
@@ -197,10 +197,11 @@ def _check_range(name: str, bounds: tuple[int, int], lowest: int, highest: int) 
 
 
 TINYZERO_RULES = PuzzleRules((3, 4), (1, 99), (10, 100), natural=False)
-"""Like the data set that TinyZero trains on: three or four numbers, all of them used."""
+"""Rules of the data set of TinyZero: three or four numbers, all of them used."""
 RAGEN_RULES = PuzzleRules((3, 4), (1, 99), (10, 100), operators="+-", natural=False)
-"""What RAGEN keeps of that data set (``has_solution`` in ``ragen/env/countdown/env.py``): what sums and differences solve."""
+"""Rules of the part of that data set that RAGEN keeps (``has_solution`` in ``ragen/env/countdown/env.py``): solved by sums
+and differences."""
 REASONING_GYM_RULES = PuzzleRules((4, 6), (1, 100), (100, 999), natural=False, allow_trivial=True)
-"""The ranges of ``CountdownConfig`` in reasoning-gym (``reasoning_gym/games/countdown.py``)."""
+"""Ranges of ``CountdownConfig`` in reasoning-gym (``reasoning_gym/games/countdown.py``)."""
 TWENTY_FOUR_RULES = PuzzleRules((4, 4), (1, 13), (24, 24), natural=False)
-"""The game of 24: four cards."""
+"""Rules of the game of 24: four cards."""

@@ -1,4 +1,4 @@
-"""Parses the tokens of an expression.
+"""Parser of expressions.
 
 The grammar, from weakest to strongest binding; ``^`` exists only where a :class:`Grammar` names it, ``//`` and ``%`` only in
 the notation ``python``::
@@ -26,7 +26,7 @@ from verl_agent_env.envs.countdown.tokens import (
     literal_value,
 )
 
-# What is parsed is kept in postfix order: numbers, the binary operators, and "~" which changes the sign.
+# Expressions are kept in postfix order: numbers, binary operators, and "~" for a change of sign.
 _Postfix: TypeAlias = "list[int | Fraction | str]"
 
 _SUMS = frozenset("+-")
@@ -35,7 +35,7 @@ _MAX_SHOWN_CHARS = 20
 
 
 def parse(tokens: list[ExpressionToken], limits: Limits, grammar: Grammar) -> Parsed:
-    """The expression that ``tokens`` are, all of them.
+    """Parse all of ``tokens`` into an expression.
 
     Raises:
         ExpressionError: The tokens break the grammar or a limit.
@@ -44,7 +44,7 @@ def parse(tokens: list[ExpressionToken], limits: Limits, grammar: Grammar) -> Pa
 
 
 class Parsed:
-    """A well-formed expression."""
+    """Well-formed expression."""
 
     __slots__ = ("_limits", "_postfix", "numbers")
 
@@ -55,14 +55,14 @@ class Parsed:
 
     @property
     def is_number(self) -> bool:
-        """Whether the expression is one number, with a sign or without."""
+        """True if the expression is a single number, with or without a sign."""
         return len(self._postfix) - self._postfix.count("~") == 1
 
     def evaluate(self) -> Evaluated:
-        """The exact value.
+        """Compute the exact value.
 
         Raises:
-            ExpressionError: There is none, or it is beyond a limit.
+            ExpressionError: The value does not exist, or is beyond a limit.
         """
         try:
             value, natural = compute(self._postfix, self._limits)
@@ -73,7 +73,7 @@ class Parsed:
 
 
 class _ExpressionParser:
-    """Recursive descent; the depth of recursion is bounded by ``limits.max_depth``."""
+    """Recursive-descent parser; ``limits.max_depth`` bounds the recursion."""
 
     __slots__ = ("_depth", "_grammar", "_index", "_limits", "_output", "_tokens")
 
@@ -131,7 +131,7 @@ class _ExpressionParser:
             self._enter(token)
             self._signed(leading=False)
             self._depth -= 1
-            # Python has rational powers, too.
+            # Python has rational powers.
             self._output.append("**" if self._grammar.notation == "python" else "^")
 
     def _atom(self) -> None:
@@ -157,7 +157,7 @@ class _ExpressionParser:
         self._index += 1
 
     def _fraction(self) -> None:
-        """``\\frac{3}{4}``, ``\\frac34`` and the like: a quotient."""
+        """Parse ``\\frac{3}{4}``, ``\\frac34`` and the like as a quotient."""
         self._require_allowed("/", self._tokens[self._index])
         self._index += 1
         token = self._tokens[self._index]

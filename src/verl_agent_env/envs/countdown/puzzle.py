@@ -1,4 +1,4 @@
-"""What is to be solved: numbers and a target."""
+"""Puzzles: numbers and a target."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Puzzle:
     """
 
     numbers: tuple[int, ...]
-    """In the order in which they are shown; a number that stands twice may be used twice."""
+    """Numbers in the order in which they are shown; a number that occurs twice may be used twice."""
     target: int
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What an expression may be: its grammar, its limits, and the error that says why it is none."""
+"""Grammar and limits of expressions, and the error of a text that breaks them."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ ErrorKind: TypeAlias = Literal[
 ]
 
 Signs: TypeAlias = Literal["forbid", "leading", "anywhere"]
-"""Where a number may carry a sign: nowhere, at the start of the text or of a pair of parentheses, or anywhere."""
+"""Places where a number may have a sign: nowhere, at the start of the text or of a pair of parentheses, or anywhere."""
 
 OPERATORS = "+-*/^"
-"""All that a grammar can allow in the notation ``lenient``."""
+"""All operators that a grammar can allow in the notation ``lenient``."""
 
 
 class ExpressionError(ValueError):
@@ -56,12 +56,12 @@ def _check_range(name: str, value: int, lowest: int, highest: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much work one expression may cause."""
+    """Limits of the work for one expression."""
 
     max_chars: int = 256
-    """Length of the text, outer blanks not counted."""
+    """Length of the text, without outer blanks."""
     max_depth: int = 32
-    """Parentheses, signs and exponents inside each other."""
+    """Nesting depth of parentheses, signs and exponents."""
     max_digits: int = 18
     """Digits of one number."""
     max_exponent: int = 64
@@ -80,16 +80,16 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Grammar:
-    """Which expressions are well formed."""
+    """Grammar of well-formed expressions."""
 
     operators: str = "+-*/"
-    """The operators that may occur, as characters of :data:`OPERATORS`."""
+    """Operators that may occur, as characters of :data:`OPERATORS`."""
     signs: Signs = "anywhere"
-    """Where a number or a pair of parentheses may carry a sign."""
+    """Places where a number or a pair of parentheses may have a sign."""
     allow_result: bool = False
-    """Whether the expression may be one side of an equation; the number on the other side means nothing."""
+    """True if the expression may be one side of an equation; the number on the other side is ignored."""
     notation: Notation = "lenient"
-    """How an expression may be written, and whether there may be words around it."""
+    """Notation of expressions, which also says whether words may surround them."""
     more_operators: frozenset[str] = field(default=frozenset())
     """Operators of the notation ``python`` beyond ``operators``: ``^`` (written ``**``), ``//``, ``%``."""
 
@@ -98,18 +98,18 @@ class Grammar:
             raise ValueError(f"operators must be some of '{OPERATORS}'")
 
     def allows(self, operator: str) -> bool:
-        """Whether ``operator`` may occur."""
+        """Return true if ``operator`` may occur."""
         return operator in self.more_operators or operator in tuple(self.operators)
 
 
 class Evaluated(NamedTuple):
-    """An expression's exact value."""
+    """Exact value of an expression."""
 
     value: Fraction
     numbers: tuple[int, ...]
-    """The literals, in the order in which they were written."""
+    """Literals, in the order in which they were written."""
     natural: bool
-    """Whether every intermediate result is a whole number and not negative, as the television game demands."""
+    """True if every intermediate result is whole and not negative, as the television game demands."""
 
 
 DEFAULT_LIMITS = Limits()

@@ -1,9 +1,9 @@
-"""Scores an answer as the known variants of the game do.
+"""Scores of answers, as the known variants of the game define them.
 
-A profile that is named after a project pays what the project's own function pays, for every text: it reads Python's arithmetic,
-takes all runs of digits for the numbers, and compares within the project's tolerance, as the function does. It says what it
-leaves out. The profiles with a version in their name keep what this project took for those functions before: exact arithmetic, counted
-literals, and all spellings.
+A profile named after a project gives the scores of that project's own function for every text: it reads Python's arithmetic,
+takes all runs of digits as the numbers, and compares within the project's tolerance. Differences are listed at the profile.
+The profiles with a version in their name keep the former scores of this project: exact arithmetic, counted literals, and all
+spellings.
 """
 
 from __future__ import annotations
@@ -15,15 +15,9 @@ from fractions import Fraction
 from types import MappingProxyType
 from typing import Literal, NamedTuple, TypeAlias
 
-from verl_agent_env.envs.countdown.expression import (
-    DEFAULT_LIMITS,
-    Evaluated,
-    ExpressionError,
-    Grammar,
-    Limits,
-    evaluate,
-)
+from verl_agent_env.envs.countdown.expression import evaluate
 from verl_agent_env.envs.countdown.puzzle import Puzzle
+from verl_agent_env.envs.countdown.rules import DEFAULT_LIMITS, Evaluated, ExpressionError, Grammar, Limits
 
 VerdictKind: TypeAlias = Literal[
     "correct", "wrong_value", "wrong_numbers", "illegal_step", "undefined", "malformed", "no_answer"
@@ -35,14 +29,14 @@ _WITH_RESULT = Grammar(allow_result=True)
 
 @dataclass(frozen=True, slots=True)
 class ScoreProfile:
-    """What each kind of answer earns."""
+    """Score of each kind of answer, and the rules of answers."""
 
     correct: float = 1.0
     """The right numbers give the target."""
     wrong_value: float = 0.0
-    """The right numbers give something else."""
+    """The right numbers give another value."""
     wrong_numbers: float = 0.0
-    """A number that was not given or is used too often, or, with ``use_all``, one that is missing."""
+    """A number was not given or is used too often, or, with ``use_all``, is missing."""
     illegal_step: float = 0.0
     """The right numbers give the target, but through a fraction or a negative number, with ``natural``."""
     undefined: float = 0.0
@@ -50,23 +44,23 @@ class ScoreProfile:
     malformed: float = 0.0
     """The answer is not an expression."""
     no_answer: float = 0.0
-    """There is no answer at all."""
+    """There is no answer."""
     use_all: bool = True
-    """Each number exactly once; otherwise at most once."""
+    """True if each number must be used exactly once, else at most once."""
     natural: bool = False
-    """Intermediate results must be whole and not negative."""
+    """True if intermediate results must be whole and not negative."""
     tolerance: float = 0.0
-    """How far the value may be from the target (below it, not at it, unless it is zero)."""
+    """Absolute tolerance of the value (exclusive, unless it is zero)."""
     rel_tolerance: float = 0.0
-    """What is added to it, as a share of the target."""
+    """Relative tolerance, as a share of the target, added to the absolute one."""
     value_first: bool = False
-    """Whether an answer without a value is ``malformed`` or ``undefined`` even if its numbers are wrong as well."""
+    """True if an answer without a value is ``malformed`` or ``undefined`` even if its numbers are wrong as well."""
     grammar: Grammar = _WITH_RESULT
-    """What counts as an expression."""
+    """Grammar of expressions."""
     limits: Limits = DEFAULT_LIMITS
-    """How much work one answer may cause."""
+    """Limits of the work for one answer."""
     source: str = ""
-    """Whose scores these are: project, version and file."""
+    """Project, version and file that define these scores."""
 
 
 _DEFAULT = ScoreProfile()
@@ -79,7 +73,7 @@ PROFILES: Mapping[str, ScoreProfile] = MappingProxyType(
         # The first project of this name: 1 or 0, and the model may try as often as it likes.
         "default": _DEFAULT,
         "seed_project": _DEFAULT,
-        # Whatever stands in the tags earns 0.1. There the tags must be on the last line, and an empty pair earns 0.1, too.
+        # Anything in the tags earns 0.1. There the tags must be on the last line, and an empty pair earns 0.1, too.
         "tinyzero": ScoreProfile(
             wrong_value=0.1,
             wrong_numbers=0.1,
@@ -145,22 +139,22 @@ PROFILES: Mapping[str, ScoreProfile] = MappingProxyType(
         ),
     }
 )
-"""By name. ``seed_project`` is another name of ``default``."""
+"""Score profiles by name. ``seed_project`` is another name of ``default``."""
 
 
 class Verdict(NamedTuple):
-    """What an answer is worth."""
+    """Score of an answer, with its reason."""
 
     kind: VerdictKind
     reward: float
     message: str
-    """A sentence for the model; never a solution."""
+    """Sentence for the model; never a solution."""
     value: Fraction | None = None
-    """The exact value of the answer, where it has one."""
+    """Exact value of the answer, if it has one."""
 
 
 def score(text: str | None, puzzle: Puzzle, profile: ScoreProfile = _DEFAULT) -> Verdict:
-    """Judge ``text`` (``None``: no answer was found); nothing is raised."""
+    """Score ``text`` (``None``: no answer was found); never raises."""
     if text is None:
         return Verdict("no_answer", profile.no_answer, "There is no answer.")
     try:
@@ -192,7 +186,7 @@ def _judge_value(result: Evaluated, puzzle: Puzzle, profile: ScoreProfile) -> Ve
 
 
 def _number_fault(used: tuple[int, ...], puzzle: Puzzle, use_all: bool) -> str | None:
-    """What is wrong with the numbers, as a sentence; ``None`` when they are right."""
+    """Describe what is wrong with the numbers in a sentence; ``None`` if they are right."""
     given, taken = Counter(puzzle.numbers), Counter(used)
     for number, times in taken.items():
         if number not in given:
@@ -208,7 +202,7 @@ def _number_fault(used: tuple[int, ...], puzzle: Puzzle, use_all: bool) -> str |
 
 
 def _shown(value: Fraction) -> str:
-    """``value`` as text of bounded length."""
+    """Write ``value`` as text of bounded length."""
     # 140 bits are some 42 digits: anything longer would be cut anyway.
     if max(value.numerator.bit_length(), value.denominator.bit_length()) > 140:
         return "a number with more than 40 digits"

@@ -1,4 +1,4 @@
-"""An exact solver: finds an expression that hits the target, or proves that there is none.
+"""Exact solver: finds an expression that has the target as its value, or proves that there is none.
 
 Values of small groups of numbers (up to four) are tabulated bottom-up. Larger groups are never enumerated: for each
 split into a small and a large part, and each value of the small part, the value that the large part must have follows
@@ -18,10 +18,10 @@ from typing import TypeAlias
 from verl_agent_env.envs.countdown.puzzle import Puzzle
 
 MAX_NUMBERS = 8
-"""Numbers that the solver takes: seven cost a second at worst, eight may be stopped by ``max_steps``."""
+"""Limit of the numbers of a puzzle: seven take a second at worst, eight may exceed ``max_steps``."""
 
 DEFAULT_MAX_STEPS = 2_000_000
-"""Pairs of values that one search may look at: some 12 s. Seven numbers never need as many."""
+"""Pairs of values that one search may combine: some 12 s. Seven numbers never need as many."""
 
 _TABULATED = 4
 
@@ -33,7 +33,7 @@ _PRECEDENCE = {"+": 1, "-": 1, "*": 2, "/": 2}
 
 
 class PuzzleSearchLimitError(RuntimeError):
-    """The solver was stopped before it knew; raise ``max_steps`` or take fewer numbers."""
+    """The search exceeded its limit without a result; raise ``max_steps`` or take fewer numbers."""
 
 
 def solve(
@@ -44,7 +44,7 @@ def solve(
     natural: bool = False,
     max_steps: int = DEFAULT_MAX_STEPS,
 ) -> str | None:
-    """An expression with the puzzle's target as its value, or ``None`` if there is none.
+    """Find an expression with the puzzle's target as its value; ``None`` if there is none.
 
     Args:
         puzzle: At most :data:`MAX_NUMBERS` numbers.
@@ -52,11 +52,11 @@ def solve(
         use_all: Each number exactly once; otherwise at most once, and the fewest numbers that suffice.
         natural: Intermediate results must be whole and not negative, as in the television game. Otherwise any
             rational will do. No sign is ever put in front of a number.
-        max_steps: Pairs of values to look at, some microseconds each; the same on every machine.
+        max_steps: Pairs of values to combine, some microseconds each; the same on every machine.
 
     Raises:
         ValueError: Too many numbers.
-        PuzzleSearchLimitError: ``max_steps`` were not enough.
+        PuzzleSearchLimitError: The search exceeded ``max_steps``.
     """
     if len(puzzle.numbers) > MAX_NUMBERS:
         raise ValueError(f"the solver takes at most {MAX_NUMBERS} numbers")
@@ -74,7 +74,7 @@ def solve(
 
 
 class _Search:
-    """The tables of one puzzle and what is known about larger groups."""
+    """Tables of one puzzle, and results for larger groups."""
 
     __slots__ = ("_dead_ends", "_natural", "_operators", "_splits", "_steps_left", "_tables")
 
@@ -87,7 +87,7 @@ class _Search:
         self._dead_ends: set[tuple[_Group, _Value]] = set()
 
     def reach(self, group: _Group, target: _Value) -> _Tree | None:
-        """An expression that uses each number of ``group`` once and is worth ``target``."""
+        """Find an expression that uses each number of ``group`` once and has the value ``target``."""
         if len(group) <= _TABULATED:
             return self._table(group).get(target)
         key = (group, target)
@@ -113,7 +113,7 @@ class _Search:
         return None
 
     def _absorb(self, zero: _Tree, large: _Group) -> _Tree | None:
-        """``0 * y`` or ``0 / y`` for whatever ``y`` the group can be."""
+        """Build ``0 * y`` or ``0 / y`` for any value ``y`` that the group can have."""
         if "*" in self._operators:
             product: _Tree = large[0]
             for number in large[1:]:
@@ -126,7 +126,7 @@ class _Search:
         return None
 
     def _inverses(self, value: _Value, target: _Value) -> Iterator[tuple[str, bool, _Value]]:
-        """Operator, whether the unknown stands on the left, and the unknown's value.
+        """Yield operator, whether the unknown is the left operand, and the unknown's value.
 
         The unknown is reached by legal steps only, so with ``natural`` it is enough that it is whole and not
         negative itself: ``target`` is, too.
@@ -151,7 +151,7 @@ class _Search:
                 yield operator, flipped, wanted
 
     def _table(self, group: _Group) -> dict[_Value, _Tree]:
-        """Every value that ``group`` can have, with one expression for it."""
+        """Tabulate every value that ``group`` can have, with one expression for each."""
         table = self._tables.get(group)
         if table is not None:
             return table
@@ -170,7 +170,7 @@ class _Search:
         return table
 
     def _combine(self, left: _Value, right: _Value) -> list[tuple[str, bool, _Value]]:
-        """All that two values give; the flag tells that the operands are swapped."""
+        """Return all results of two values; the flag tells that the operands are swapped."""
         a, b = left
         c, d = right
         operators = self._operators
@@ -198,7 +198,7 @@ class _Search:
             raise PuzzleSearchLimitError("the search was stopped: raise max_steps or take fewer numbers")
 
     def _split(self, group: _Group) -> list[tuple[_Group, _Group]]:
-        """The ways to part ``group`` in two, the first part never the larger one; equal ways once."""
+        """Return the ways to split ``group`` in two, the first part never the larger one; equal ways once."""
         splits = self._splits.get(group)
         if splits is None:
             found: dict[tuple[_Group, _Group], None] = {}
@@ -223,7 +223,7 @@ def _lowest(numerator: int, denominator: int) -> _Value:
 
 
 def _render(tree: _Tree) -> str:
-    """``tree`` as text, with no more parentheses than the parser needs."""
+    """Write ``tree`` as text, with no more parentheses than the parser needs."""
     if isinstance(tree, int):
         return str(tree)
     operator, left, right = tree

@@ -1,7 +1,7 @@
-"""Cuts an answer into the tokens of the expression grammar, in one of two notations.
+"""Tokenizer of the expression grammar, in one of two notations.
 
-``lenient`` reads what models write: operators and brackets of all kinds, typographic, full-width or in LaTeX. ``python`` reads
-what Python's arithmetic does, as the projects that evaluate answers with it.
+``lenient`` accepts what models write: operators and brackets of all kinds, typographic, full-width or in LaTeX. ``python``
+accepts Python's arithmetic, as the projects that evaluate answers with it.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ EQUATION_SYMBOLS = OPERATOR_SYMBOLS | {NUMBER, FRACTION, RELATION, "(", ")"}
 
 
 class ExpressionToken(NamedTuple):
-    """A piece of the text."""
+    """Token of an expression."""
 
     symbol: str
-    """An operator, a bracket as ``(`` or ``)``, :data:`NUMBER`, :data:`FRACTION`, :data:`RELATION`, :data:`WORD`, :data:`END`, or any
-    other character."""
+    """Operator, bracket as ``(`` or ``)``, :data:`NUMBER`, :data:`FRACTION`, :data:`RELATION`, :data:`WORD`, :data:`END`, or
+    any other character."""
     text: str
-    """As it is written, in plain text."""
+    """Text of the token, in plain text."""
     position: int
-    """Of its first character in its line of plain text, from 0."""
+    """Position of its first character in its line of plain text, from 0."""
     is_apart: bool
-    """Whether a blank, or the beginning of a line, stands before it."""
+    """True if it follows a blank, or begins a line."""
 
 
 _LENIENT = re.compile(
@@ -71,7 +71,7 @@ _WHOLE = re.compile(r"[0-9]+(?:\.0+)?")
 
 
 def lenient_lines(text: str) -> list[list[ExpressionToken]]:
-    """The tokens of each line of ``text``, lines without any left out."""
+    """Split each line of ``text`` into tokens; lines without any are omitted."""
     if "&" in text:
         text = html.unescape(text)
     lines = (_cut(_LENIENT, plain_text(line)) for line in text.splitlines())
@@ -79,18 +79,18 @@ def lenient_lines(text: str) -> list[list[ExpressionToken]]:
 
 
 def python_tokens(text: str) -> list[ExpressionToken]:
-    """The tokens of ``text`` as Python's arithmetic has them."""
+    """Split ``text`` into the tokens of Python's arithmetic."""
     return _cut(_PYTHON, text)
 
 
 def digit_runs(text: str) -> tuple[int, ...]:
-    """The numbers that a pattern for digits finds in ``text``, wherever they stand."""
+    """Return all runs of digits in ``text`` as numbers."""
     # No given number is as long as what is cut here.
     return tuple(int(run[:_MAX_RUN_CHARS]) for run in re.findall(r"\d+", text))
 
 
 def literal_value(token: ExpressionToken, notation: Notation) -> int | Fraction | None:
-    """The value of a number; ``None`` when it is none: with a leading zero, or, in ``lenient``, not whole."""
+    """Return the value of a number; ``None`` if it is none: with a leading zero, or, in ``lenient``, not whole."""
     digits = token.text
     if notation == "lenient":
         if _WHOLE.fullmatch(digits) is None:
@@ -109,7 +109,7 @@ def _cut(pattern: re.Pattern[str], text: str) -> list[ExpressionToken]:
         kind = match.lastgroup or "other"
         written = match[kind]
         if kind == "other" and not written.isascii():
-            # A check mark, say, or a root: it stands among the words.
+            # A check mark or a root sign counts as a word.
             kind = "word"
         if kind == "times" and not (tokens and tokens[-1].symbol in (NUMBER, ")")):
             kind = "word"

@@ -1,5 +1,6 @@
-"""Reads numbers as people and models write them, exactly, within fixed bounds, and whole: a text that says more than
-one number is none, and never a piece of it.
+"""Exact reading of numbers as people and models write them, within fixed bounds.
+
+The whole text has to be one number: a text that holds more is not a number, and never read in part.
 """
 
 from verl_agent_env.envs.numeric_answer.grammar import Quantity

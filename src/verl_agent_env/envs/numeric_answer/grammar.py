@@ -1,4 +1,4 @@
-"""The grammar of one number with what may stand around it; whatever is left over makes it no number.
+"""Grammar of one number with its surroundings, such as unit and currency; any other text is no number.
 
 ::
 
@@ -41,9 +41,9 @@ from verl_agent_env.envs.numeric_answer.units import (
 )
 
 MAX_BITS = 4096
-"""Of the numerator and of the denominator of a value."""
+"""Limit of the bits of the numerator and of the denominator of a value."""
 _MAX_DEPTH = 8
-"""Brackets and fractions inside each other."""
+"""Nesting depth of brackets and fractions."""
 _SIGNS = {"-": -1, "+": 1, "minus": -1, "negative": -1, "plus": 1, "positive": 1}
 _FRACTIONS = frozenset({"\\frac", "\\dfrac", "\\tfrac", "\\cfrac", "\\nicefrac", "\\sfrac", "\\flatfrac"})
 _TIMES = frozenset({"×", "*", "\\times", "\\cdot", "\\ast", "\\cdotp", "\\bullet", "times"})
@@ -56,18 +56,18 @@ class NotANumberError(ValueError):
 
 
 class Quantity(NamedTuple):
-    """One number that was read."""
+    """Number that was read."""
 
     value: Fraction
-    """Without regard to a percent sign."""
+    """Value without its percent sign."""
     percent_divisor: int = 1
-    """100 behind a percent sign, 1000 behind ``‰``, else 1."""
+    """100 for a percent sign, 1000 for ``‰``, else 1."""
     uncertainty: Fraction | None = None
-    """What stood behind ``±``."""
+    """Number after ``±``."""
 
 
 def parse_quantity(text: str, *, uncertain: bool) -> Quantity | None:
-    """The one number that ``text`` (see :func:`plain_text`) is; ``None`` when it is anything else.
+    """Parse ``text`` (a result of :func:`plain_text`) as one number; ``None`` if it is anything else.
 
     Args:
         text: Plain text.
@@ -80,7 +80,7 @@ def parse_quantity(text: str, *, uncertain: bool) -> Quantity | None:
 
 
 class _QuantityParser:
-    """Recursive descent over the tokens; ``_index`` never goes back."""
+    """Recursive-descent parser of the tokens; ``_index`` never decreases."""
 
     __slots__ = ("_depth", "_index", "_tokens", "_uncertain", "_uncertainty")
 
@@ -125,7 +125,7 @@ class _QuantityParser:
                 self._index += 1
 
     def _sign(self) -> int:
-        """The sign here, consumed; 0 when there is none."""
+        """Consume a sign and return it; 0 if there is none."""
         sign = _SIGNS.get(self._token.text.casefold(), 0)
         self._index += abs(sign)
         return sign
@@ -154,7 +154,7 @@ class _QuantityParser:
         self._uncertainty = self._product()
 
     def _scale(self, is_money: bool) -> int:
-        """What ``million``, ``k`` and the like multiply the number by, all of them consumed."""
+        """Consume ``million``, ``k`` and the like and return their factor."""
         scale = 1
         for _ in range(2):
             token = self._token
@@ -205,7 +205,7 @@ class _QuantityParser:
         return left if part is None else left + part
 
     def _proper_part(self) -> Fraction | None:
-        """The fraction of a mixed number, behind its whole number."""
+        """Parse the fraction of a mixed number, after its whole number."""
         start = self._index
         joined = self._token.text in ("&", "and")
         self._index += joined
@@ -225,7 +225,7 @@ class _QuantityParser:
         return part
 
     def _product(self) -> Fraction:
-        """A fraction, a number times a power of ten, or a number alone."""
+        """Parse a fraction, a number times a power of ten, or a single number."""
         left = self._power()
         token = self._token
         if token.text == "/" and self._is_number_next():
@@ -249,7 +249,7 @@ class _QuantityParser:
         return left
 
     def _has_numbers(self) -> bool:
-        """Whether the ``\\frac`` here is one of numbers; there are some of units, too."""
+        """Return true if the ``\\frac`` here holds numbers; others hold units."""
         first = self._tokens[self._index + 1]
         # The end mark stands behind everything else.
         return first.kind == "numeral" or (
@@ -257,7 +257,7 @@ class _QuantityParser:
         )
 
     def _is_number_next(self) -> bool:
-        """Whether a number may follow the token here; a unit may as well: ``5 / s``, ``5 · m``."""
+        """Return true if a number may follow the token here; in ``5 / s`` and ``5 · m`` a unit follows."""
         following = self._tokens[self._index + 1]
         return following.kind in ("numeral", "fraction") or following.text in (
             "-",
@@ -326,7 +326,7 @@ class _QuantityParser:
         raise NotANumberError
 
     def _bracketed(self) -> Fraction:
-        """A value in brackets, with its sign; also ``{3 \\over 4}``."""
+        """Parse a value in brackets, with its sign; also ``{3 \\over 4}``."""
         closing = _CLOSING[self._token.text]
         self._index += 1
         self._enter()
@@ -357,7 +357,7 @@ class _QuantityParser:
         return _bounded(above / below)
 
     def _argument(self) -> Fraction:
-        """An argument of ``\\frac``: something in braces, or one digit."""
+        """Parse an argument of ``\\frac``: a braced value, or one digit."""
         token = self._token
         if token.text == "{":
             return self._bracketed()

@@ -1,4 +1,4 @@
-"""From a text to the number that it is: label, equation and emphasis around it taken away, then the grammar.
+"""Reading of a number from an answer: labels, equation and emphasis are removed, the rest is parsed.
 
 Read: ``1,234.5``, ``1.234,5``, ``12,34,567``, ``1 234``, ``1'234``, ``-7``, ``minus 7``, ``.5``, ``5e3``, ``5 × 10^3``, ``2^{10}``,
 ``3/4``, ``1 1/2``, ``½``, ``\\frac12``, ``50%``, ``50 percent``, ``$5``, ``1.5 million``, ``1.5k``, ``5 cm²``, ``g of CO2`` behind a number,
@@ -16,10 +16,10 @@ from verl_agent_env.envs.numeric_answer.grammar import Quantity, parse_quantity
 from verl_agent_env.envs.plain_text import plain_text
 
 PercentRule: TypeAlias = Literal["divide", "ignore", "either"]
-"""What ``50%`` is worth: 0.5, or 50, or either of them."""
+"""Value of ``50%``: 0.5, or 50, or either of them."""
 
 MAX_ANSWER_CHARS = 1024
-"""A longer text is no number."""
+"""Longest text that can be a number."""
 
 _MAX_LABELS = 3
 _QUOTES = (
@@ -55,13 +55,13 @@ _NEARLY = Fraction(1, 100)
 
 
 def read_number(text: str, percent: PercentRule = "divide") -> Fraction | None:
-    """The number that ``text`` is, or ``None`` when it is anything else, not finite or too long."""
+    """Read ``text`` as a number; ``None`` if it is anything else, not finite, or too long."""
     quantity = read_quantity(text)
     return None if quantity is None else values_of(quantity, percent)[0]
 
 
 def values_of(quantity: Quantity, percent: PercentRule) -> tuple[Fraction, ...]:
-    """What ``quantity`` may be worth under a rule for percent signs: one value, or two with ``either``."""
+    """Return the values of ``quantity`` under a rule for percent signs: one value, or two with ``either``."""
     divided = quantity.value / quantity.percent_divisor
     if percent == "divide" or quantity.percent_divisor == 1:
         return (divided,)
@@ -69,7 +69,7 @@ def values_of(quantity: Quantity, percent: PercentRule) -> tuple[Fraction, ...]:
 
 
 def read_quantity(text: str, *, uncertain: bool = False) -> Quantity | None:
-    """The one number that ``text`` is, with its unit and its label passed over; ``None`` when it is anything else.
+    """Read ``text`` as one number with optional unit and label; ``None`` if it is anything else.
 
     Args:
         text: An answer. Longer ones than :data:`MAX_ANSWER_CHARS` are none.
@@ -90,7 +90,7 @@ def read_quantity(text: str, *, uncertain: bool = False) -> Quantity | None:
 
 
 def without_labels(text: str) -> str:
-    """``text`` without labels such as ``x =``, ``Answer:`` and ``The length is``."""
+    """Remove labels such as ``x =``, ``Answer:`` and ``The length is``."""
     for _ in range(_MAX_LABELS):
         stripped = _without_label(text)
         if stripped is None:
@@ -100,7 +100,7 @@ def without_labels(text: str) -> str:
 
 
 def _unquoted(text: str) -> str:
-    """``text`` without quotes and emphasis."""
+    """Remove quotes and emphasis."""
     text = _EMPHASIS.sub(r"\1", _BULLET.sub("", text, count=1) if _BULLET.match(text) else text)
     for _ in range(len(_QUOTES)):
         inner = text.strip().rstrip(".,;").rstrip()
@@ -118,7 +118,7 @@ def _unquoted(text: str) -> str:
 
 
 def _without_label(text: str) -> str | None:
-    """What follows ``x =``, ``Answer:`` or ``The length is``; ``None`` when there is no such label."""
+    """Return the text after ``x =``, ``Answer:`` or ``The length is``; ``None`` if there is no such label."""
     match = _LABEL.match(text)
     if match is None:
         return None
@@ -127,7 +127,7 @@ def _without_label(text: str) -> str | None:
 
 
 def _chain(text: str) -> Quantity | None:
-    """The value of ``1/2 = 0.5`` or ``1/3 ≈ 0.333``: one number, written in several ways."""
+    """Return the value of ``1/2 = 0.5`` or ``1/3 ≈ 0.333``: one number, written in several ways."""
     parts = _EQUAL.split(text, maxsplit=4)
     if not 2 <= len(parts) <= 4:
         return None

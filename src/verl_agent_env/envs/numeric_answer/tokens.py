@@ -1,4 +1,4 @@
-"""Cuts plain text into the tokens of the number grammar, and reads the digits of one numeral."""
+"""Tokenizer of the number grammar, and the values of numerals."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from fractions import Fraction
 from typing import Literal, NamedTuple, TypeAlias
 
 MAX_NUMERAL_CHARS = 64
-"""Of one numeral; a longer one is no number."""
+"""Longest numeral."""
 MAX_EXPONENT = 400
-"""Largest power of ten, in either direction: checked before any large number is computed."""
+"""Largest power of ten, in either direction; checked before any large number is computed."""
 
 Kind: TypeAlias = Literal["numeral", "fraction", "superscript", "word", "command", "symbol", "end"]
 
 
 class QuantityToken(NamedTuple):
-    """A piece of the text."""
+    """Token of a number."""
 
     kind: Kind
     text: str
-    """Of a superscript, the same as plain text: ``-3`` of ``⁻³``."""
+    """Text of the token; a superscript as plain text: ``-3`` for ``⁻³``."""
     is_apart: bool
-    """Whether a blank stands before it."""
+    """True if it follows a blank."""
 
 
 # Blanks group digits in threes, but in "1 123/456" they part a whole number from a fraction.
@@ -47,14 +47,14 @@ _KINDS: dict[str, Kind] = {
     "command": "command",
     "symbol": "symbol",
 }
-_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-")
+SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-")
 
 _WESTERN_GROUPS = re.compile(r"[1-9][0-9]{0,2}(?:S[0-9]{3})+")
 _INDIAN_GROUPS = re.compile(r"[1-9][0-9]?(?:S[0-9]{2})+S[0-9]{3}")
 
 
 def tokenize(text: str) -> list[QuantityToken]:
-    """The tokens of ``text``, which :func:`plain_text` made, and an end mark."""
+    """Split ``text``, a result of :func:`plain_text`, into tokens with an end mark."""
     tokens: list[QuantityToken] = []
     for match in _TOKEN.finditer(text):
         is_apart = bool(match["blank"])
@@ -63,7 +63,7 @@ def tokenize(text: str) -> list[QuantityToken]:
         if kind == "times":
             tokens.append(QuantityToken("symbol", "×", is_apart))
         elif kind == "superscript":
-            tokens.append(QuantityToken("superscript", found.translate(_SUPERSCRIPTS), is_apart))
+            tokens.append(QuantityToken("superscript", found.translate(SUPERSCRIPTS), is_apart))
         else:
             tokens.append(QuantityToken(_KINDS[kind or "symbol"], found, is_apart))
     tokens.append(QuantityToken("end", "", False))
@@ -71,7 +71,7 @@ def tokenize(text: str) -> list[QuantityToken]:
 
 
 def numeral_value(text: str) -> Fraction | None:
-    """The value of a numeral token; ``None`` when its digits are grouped like no number, or there are too many.
+    """Return the value of a numeral token; ``None`` if its digits are not grouped as a number's, or are too many.
 
     A lone comma before exactly three digits groups thousands, as in English (``1,234``), unless nothing but a decimal
     comma makes sense there (``0,123``); everywhere else the kind of mark that comes last and once is the decimal one.
@@ -88,12 +88,12 @@ def numeral_value(text: str) -> Fraction | None:
 
 
 def has_decimal_comma(text: str) -> bool:
-    """Whether a comma is the decimal mark of a numeral token, so that it could also part two numbers."""
+    """Return true if a comma is the decimal mark of a numeral token, so that it could also separate two numbers."""
     return text.count(",") == 1 and not _WESTERN_GROUPS.fullmatch(text.partition(".")[0].replace(",", "S"))
 
 
 def fraction_value(character: str) -> Fraction:
-    """The value of a character such as ``½``."""
+    """Return the value of a character such as ``½``."""
     _, _, codes = unicodedata.decomposition(character).partition(" ")
     shown = "".join(chr(int(code, 16)) for code in codes.split())
     numerator, _, denominator = shown.partition("⁄")
@@ -102,7 +102,7 @@ def fraction_value(character: str) -> Fraction:
 
 
 def _repeating_value(text: str) -> Fraction:
-    """The value of ``0.1\\overline{6}``."""
+    """Return the value of ``0.1\\overline{6}``."""
     digits, _, rest = text.partition("\\")
     period = rest[rest.index("{") + 1 : -1]
     shift = Fraction(10) ** len(digits.partition(".")[2])
@@ -110,7 +110,7 @@ def _repeating_value(text: str) -> Fraction:
 
 
 def _decimal_digits(mantissa: str) -> str | None:
-    """``mantissa`` with a point as its decimal mark and without marks of groups."""
+    """Return ``mantissa`` with a point as its decimal mark and without group separators."""
     marks = [character for character in mantissa if not character.isdigit()]
     if not marks:
         return mantissa
@@ -130,7 +130,7 @@ def _decimal_digits(mantissa: str) -> str | None:
 
 
 def _ungrouped(digits: str, marks: set[str]) -> str | None:
-    """``digits`` without the one kind of mark that groups them; ``None`` when they are not grouped by it."""
+    """Remove one kind of group separator from ``digits``; ``None`` if it does not group them as a number."""
     if len(marks) != 1:
         return None
     mark = marks.pop()

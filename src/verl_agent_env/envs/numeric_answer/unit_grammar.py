@@ -1,4 +1,4 @@
-"""Passes over what may stand behind a number: its unit, and a remark in brackets."""
+"""Grammar of the text after a number: its unit, and a remark in brackets."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _UNIT_FRACTIONS = frozenset({"\\frac", "\\dfrac", "\\tfrac"})
 
 
 def skip_unit(tokens: list[QuantityToken], start: int) -> int:
-    """The index behind the unit at ``start``; ``start`` itself where there is none.
+    """Return the index after the unit at ``start``; ``start`` itself if there is none.
 
-    A unit that breaks off (``m/``, ``g of``) ends where it was still whole.
+    An incomplete unit (``m/``, ``g of``) ends at its last complete part.
     """
     index = whole_until = start
     while index - start < MAX_UNIT_TOKENS:
@@ -47,7 +47,7 @@ def skip_unit(tokens: list[QuantityToken], start: int) -> int:
 
 
 def skip_remark(tokens: list[QuantityToken], start: int) -> int:
-    """The index behind a remark in brackets that ends the text; ``start`` where there is none.
+    """Return the index after a remark in brackets that ends the text; ``start`` if there is none.
 
     Brackets that touch the number or hold no words multiply it: ``2(x + 1)``, ``5 (3)``.
     """
@@ -63,7 +63,7 @@ def skip_remark(tokens: list[QuantityToken], start: int) -> int:
 
 
 def _unit_factor(tokens: list[QuantityToken], index: int, has_unit: bool) -> int:
-    """The index behind one unit with its exponent."""
+    """Return the index after one unit with its exponent."""
     token = tokens[index]
     if token.text in PREFIXES and tokens[index + 1].text in UNIT_COMMANDS:
         return _skip_exponent(tokens, index + 2)
@@ -91,7 +91,7 @@ def _unit_factor(tokens: list[QuantityToken], index: int, has_unit: bool) -> int
 
 
 def _skip_braced(tokens: list[QuantityToken], index: int) -> int:
-    """The index behind ``{unit}``, ``(unit)`` or ``\\frac{unit}{unit}``; ``index`` itself where it is something else."""
+    """Return the index after ``{unit}``, ``(unit)`` or ``\\frac{unit}{unit}``; ``index`` itself if there is none."""
     start = index
     groups = 1
     if tokens[index].text in _UNIT_FRACTIONS:
@@ -108,7 +108,7 @@ def _skip_braced(tokens: list[QuantityToken], index: int) -> int:
 
 
 def _skip_exponent(tokens: list[QuantityToken], index: int) -> int:
-    """The index behind ``^2``, ``^{-1}``, ``²`` or ``**2`` of a unit."""
+    """Return the index after ``^2``, ``^{-1}``, ``²`` or ``**2`` of a unit."""
     if tokens[index].kind == "superscript":
         return index + 1
     if tokens[index].text not in ("^", "**"):
@@ -129,7 +129,7 @@ def _skip_exponent(tokens: list[QuantityToken], index: int) -> int:
 
 
 def _is_remark(inside: list[QuantityToken]) -> bool:
-    """Whether tokens in brackets say something about the number, and do not calculate with it."""
+    """Return true if tokens in brackets are a remark on the number and not a factor."""
     if not inside:
         return False
     if inside[0].text in ("=", "≈", "~", "\\approx"):

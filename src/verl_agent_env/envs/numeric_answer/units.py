@@ -1,4 +1,4 @@
-"""Words that may stand around a number: scales, currencies, symbols of units, and what is no unit.
+"""Words that may surround a number: scales, currencies, symbols of units, and words that are not units.
 
 A unit need not be known: ``42 apples`` is 42. But a word of one or two letters may be a variable (``5x``), so only known
 symbols count, and words that calculate, compare, deny or name another number never do.
@@ -36,10 +36,10 @@ SCALES = {
     "quadrillion": 10**15,
     "dozen": 12,
 }
-"""By the word in small letters."""
+"""Scales by their words in lower case."""
 
 ATTACHED_SCALES = {"k": 10**3, "K": 10**3, "M": 10**6, "MM": 10**6, "B": 10**9}
-"""Letters that scale the number they touch; behind a blank they are units (kelvin, molar, byte)."""
+"""Letters that scale the number they touch; after a blank they are units (kelvin, molar, byte)."""
 
 MONEY_SCALES = {**ATTACHED_SCALES, "m": 10**6, "b": 10**9, "t": 10**12, "T": 10**12}
 """Letters that scale an amount of money, touching or not."""
@@ -54,7 +54,7 @@ CHARACTER_SCALES = {
     "만": 10**4,
     "억": 10**8,
 }
-"""Chinese, Japanese and Korean scales, which stand in one word with the unit."""
+"""Chinese, Japanese and Korean scales, which form one word with the unit."""
 
 PERCENT_WORDS = frozenset({"percent", "pct", "percentage", "prozent", "percents"})
 
@@ -62,17 +62,17 @@ CURRENCY_CODES = _words(
     "aud brl cad chf cny czk dkk eur gbp hkd huf idr inr jpy krw mxn myr nok nzd php pln rmb rub sek sgd thb try twd usd"
     " us rs kr zł nt hk au nz sg ca"
 )
-"""Codes, and the letters before ``$``, that may stand before an amount."""
+"""Codes, and the letters before ``$``, that may precede an amount."""
 
 CURRENCY_SIGNS = frozenset("$€£¥₹₽₩₿¢₺₴₫₪₦₱฿₡₲₵₸₼₾元円원")
 
 APPROXIMATELY = frozenset(
     {"about", "approximately", "approx", "around", "roughly", "circa", "ca", "exactly", "just", "only"}
 )
-"""Words before a number that do not make it another number."""
+"""Words before a number that do not change it."""
 
 CONCLUSIONS = frozenset({"so", "thus", "hence", "therefore", "finally"})
-"""Words with which a text comes to its number."""
+"""Words that introduce a result."""
 
 _PREFIXED = _words("m g s l L A V W N J Pa Hz eV B bit mol cal C F H T Wh VA bar rad lm lx Ω M")
 _PREFIXES = ("", *_words("k M G T m μ u n p c d h"))
@@ -88,7 +88,7 @@ UNIT_COMMANDS = frozenset(
 )
 
 PREFIXES = _words("k M G m μ n p")
-"""Letters that may stand before the command of a unit, as in ``k\\Omega``."""
+"""Letters that may precede the command of a unit, as in ``k\\Omega``."""
 
 _JOINING_WORDS = frozenset({"of", "in", "a", "an", "at", "on", "de"})
 CALCULATIONS = _words(
@@ -97,7 +97,7 @@ CALCULATIONS = _words(
 )
 """Words that calculate, and names of quantities."""
 
-# Whoever says one of these says something else than "this many of that".
+# With one of these words the text is not "this many of that".
 _NO_UNITS = (CALCULATIONS - {"times"}) | _words(
     # other numbers, and parts of them
     "zero one two three four five six seven eight nine ten eleven twelve twenty thirty forty fifty sixty seventy eighty"
@@ -118,7 +118,7 @@ _FORMULA = re.compile(r"(?:[A-Z][a-z]?[0-9]{0,3}){1,8}")
 
 
 def is_unit(word: str) -> bool:
-    """Whether ``word`` may stand right behind a number as its unit: letters, with digits behind some of them."""
+    """Return true if ``word`` may follow a number as its unit: letters, some of them with digits."""
     letters = word.rstrip("0123456789")
     if letters in SYMBOLS:
         return word[len(letters) :] in ("", "2", "3")
@@ -130,17 +130,17 @@ def is_unit(word: str) -> bool:
 
 
 def continues_unit(word: str) -> bool:
-    """Whether ``word`` may stand behind a unit: another one, or a substance such as ``CO2``."""
+    """Return true if ``word`` may follow a unit: another unit, or a substance such as ``CO2``."""
     return is_unit(word) or word.casefold() in _POWERS or _FORMULA.fullmatch(word) is not None
 
 
 def joins_units(word: str) -> bool:
-    """Whether ``word`` stands between a number or a unit and more of the unit, as in ``g of CO2`` and ``$5 a day``."""
+    """Return true if ``word`` may connect a number or a unit with more of the unit, as in ``g of CO2`` and ``$5 a day``."""
     return word.casefold() in _JOINING_WORDS
 
 
 def character_scale(word: str) -> tuple[int, str]:
-    """The scale that ``word`` begins with in Chinese, Japanese or Korean (else 1), and what follows it."""
+    """Return the scale that ``word`` begins with in Chinese, Japanese or Korean (else 1), and the rest of the word."""
     scale, start = 1, 0
     while start < len(word) and word[start] in CHARACTER_SCALES:
         scale *= CHARACTER_SCALES[word[start]]

@@ -1,4 +1,4 @@
-"""Scorers: what a free-text answer is worth.
+"""Scorers of free-text answers.
 
 An environment's arguments name a scorer by its ``type`` and give it its options; each scorer is a frozen pydantic
 model, so that the JSON Schema of the arguments comes from it. A caller can refer to Python code only by the name
@@ -50,16 +50,16 @@ AnyScorer: TypeAlias = Annotated[
     NoScorer | ExactMatchScorer | RegexScorer | NumericScorer | MathScorer | CallableScorer,
     Field(discriminator="type"),
 ]
-"""For a field of an environment's arguments."""
+"""Type of a field for a scorer in an environment's arguments."""
 
 _ADAPTER: TypeAdapter[AnyScorer] = TypeAdapter(AnyScorer, config=ConfigDict(hide_input_in_errors=True))
 
 
 def parse_scorer(value: object) -> AnyScorer:
-    """The scorer that ``value`` describes: ``{"type": …, …}``, or a scorer itself.
+    """Parse the scorer that ``value`` describes, ``{"type": …, …}``; a scorer is returned unchanged.
 
     Raises:
-        pydantic.ValidationError: It describes none. Show ``errors(include_input=False)`` only: the input of an
+        pydantic.ValidationError: ``value`` describes no scorer. Show ``errors(include_input=False)`` only: the input of an
             error may be the reference.
     """
     return _ADAPTER.validate_python(value)

@@ -1,4 +1,4 @@
-"""What all scorers share: which part of the text counts, and the rewards of a right and of a wrong answer."""
+"""Base classes of scorers: the part of the text that is scored, and the rewards of right and wrong answers."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from verl_agent_env.messages.reading import strip_thoughts, strip_turn_ends
 
 
 class ScorerError(RuntimeError):
-    """A scorer could not say what an answer is worth: a fault of the server, and no reward."""
+    """A scorer failed to score an answer: a fault of the server, never a reward."""
 
 
 class Scorer(BaseModel):
-    """Turns an answer into a reward."""
+    """Function from an answer to a reward, with its options."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     @abstractmethod
     def score(self, answer: str, context: ScoreContext = NO_CONTEXT) -> float:
-        """The reward of ``answer``, the model's whole text. Finite; an answer of any form is taken.
+        """Return the reward of ``answer``, the model's whole text: a finite number for any text.
 
         Raises:
-            ScorerError: There is none, through no fault of the answer.
+            ScorerError: The scorer failed, through no fault of the answer.
         """
 
     def prepare(self) -> None:
-        """Check what takes too long to be checked with the arguments; it may block.
+        """Check options whose check takes too long for validation; may block.
 
         Raises:
             ValueError: No answer could be scored; the message does not repeat the reference.
@@ -38,7 +38,7 @@ class Scorer(BaseModel):
 
 
 class NoScorer(Scorer):
-    """Every answer is worth 0."""
+    """Every answer scores 0."""
 
     type: Literal["none"] = "none"
 
@@ -47,10 +47,10 @@ class NoScorer(Scorer):
 
 
 class ExtractingScorer(Scorer):
-    """Base of the scorers that look at a part of the text."""
+    """Base of scorers of a part of the text."""
 
-    extract: Extraction = Field(default="auto", description="Which part of the text is the answer.")
-    ignore_thoughts: bool = Field(default=True, description="Take away <think> sections first.")
+    extract: Extraction = Field(default="auto", description="Part of the text that is the answer.")
+    ignore_thoughts: bool = Field(default=True, description="Remove <think> sections first.")
     strict: bool = Field(
         default=False,
         description=(
@@ -59,18 +59,18 @@ class ExtractingScorer(Scorer):
     )
 
     def extracted(self, answer: str) -> str | None:
-        """The part of ``answer`` that counts, blanks around it stripped; ``None`` if there is none."""
-        spoken = self._spoken(answer)
+        """Return the part of ``answer`` to be scored, stripped; ``None`` if there is none."""
+        text = self._without_thoughts(answer)
         if self.extract == "auto" and self.strict:
-            return marked_answer(spoken, "auto")
-        return extract_answer(spoken, self.extract)
+            return marked_answer(text, "auto")
+        return extract_answer(text, self.extract)
 
-    def _spoken(self, answer: str) -> str:
+    def _without_thoughts(self, answer: str) -> str:
         return strip_thoughts(answer) if self.ignore_thoughts else strip_turn_ends(answer)
 
 
 class MatchingScorer(ExtractingScorer):
-    """Base of the scorers that know two rewards: right and wrong."""
+    """Base of scorers with two rewards: right and wrong."""
 
     reward: float = Field(default=1.0, allow_inf_nan=False, description="Reward of a right answer.")
     wrong_reward: float = Field(
@@ -82,25 +82,25 @@ class MatchingScorer(ExtractingScorer):
         return self.reward if is_right else self.wrong_reward
 
     def candidates(self, answer: str) -> tuple[str, ...]:
-        """The parts of ``answer`` that may be what it answers; the first that can be read is."""
+        """Return the parts of ``answer`` that may be its answer; one match suffices."""
         part = self.extracted(answer)
         return () if part is None else (part,)
 
     @abstractmethod
     def matches(self, answer: str) -> bool:
-        """Whether the extracted ``answer`` is right."""
+        """Return true if the extracted ``answer`` is right."""
 
 
 class FinalAnswerScorer(MatchingScorer):
-    """Base of the scorers that compare what a text gives as its final answer, marked or not."""
+    """Base of scorers of the final answer of a text, marked or not."""
 
     def candidates(self, answer: str) -> tuple[str, ...]:
         if self.extract != "auto" or self.strict:
             return super().candidates(answer)
-        spoken = self._spoken(answer)
-        marked = marked_answer(spoken, "auto")
-        return self.unmarked(spoken) if marked is None else (marked,)
+        text = self._without_thoughts(answer)
+        marked = marked_answer(text, "auto")
+        return self.unmarked(text) if marked is None else (marked,)
 
     @abstractmethod
     def unmarked(self, text: str) -> tuple[str, ...]:
-        """The parts of ``text``, in which no answer is marked, that may be its final answer."""
+        """Return the parts of ``text``, which marks no answer, that may be its final answer."""

@@ -1,4 +1,4 @@
-"""The answer must equal a reference, in a chosen form."""
+"""Exact match: the answer must equal a reference after normalization."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from verl_agent_env.messages.reading import stated_answers
 MAX_REFERENCE_CHARS = 20_000
 MAX_REFERENCES = 100
 MAX_REFERENCES_CHARS = 40_000
-"""Of all references together."""
+"""Limit of the characters of all references together."""
 MAX_COMPARED_CHARS = 40_000
-"""A longer text equals no other, be it long as it is written or in its Unicode normal form: NFKC makes 18 characters of one."""
+"""Longest text that can match, before and after Unicode normalization: NFKC can expand one character to 18."""
 MAX_COMBINING_MARKS = 30
-"""In a row, as in Unicode's stream-safe format (UAX #15): sorting more of them takes quadratic time."""
+"""Limit of consecutive combining marks, as in Unicode's stream-safe format (UAX #15): sorting them takes quadratic time."""
 
 Ignored: TypeAlias = Literal["stops", "quotes", "emphasis", "brackets", "articles"]
-"""What does not count, around the text: ``Paris.``, ``"Paris"``, ``**Paris**`` and code ticks, ``(B)`` and ``B)``; and, within it as
-well, the articles ``a``, ``an`` and ``the``."""
+"""Ignored parts around the text: ``Paris.``, ``"Paris"``, ``**Paris**`` and code ticks, ``(B)`` and ``B)``; and, also within
+it, the articles ``a``, ``an`` and ``the``."""
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _STOPS = ".,;:!?…。，；：！？"
@@ -72,7 +72,7 @@ _Reference = Annotated[str, Field(max_length=MAX_REFERENCE_CHARS)]
 class ExactMatchScorer(FinalAnswerScorer):
     """The answer must equal the reference, or one of several references.
 
-    Where no answer is marked, the whole text is compared, and what it says its answer is.
+    In a text without a marked answer, the whole text and the answer that it states are compared.
     """
 
     type: Literal["exact_match"] = "exact_match"
@@ -117,12 +117,12 @@ class ExactMatchScorer(FinalAnswerScorer):
 
     @functools.cached_property
     def _references(self) -> frozenset[str | None]:
-        """The references as they are compared, made once for all answers."""
+        """Normalized references, computed once."""
         references = (self.answer,) if isinstance(self.answer, str) else self.answer
         return frozenset(map(self._normal, references))
 
     def _normal(self, text: str) -> str | None:
-        """``text`` as it is compared; ``None`` when it is too long for that."""
+        """Normalize ``text`` for comparison; ``None`` if it is too long."""
         if self.normalize != "none":
             text = unicodedata.normalize(self.normalize, text)
             if len(text) > MAX_COMPARED_CHARS:
@@ -134,13 +134,13 @@ class ExactMatchScorer(FinalAnswerScorer):
         if self.ignore_punctuation:
             text = text.translate(_PUNCTUATION)
         if self.collapse_spaces:
-            # Not split(): outer blanks are the affair of `strip`.
+            # Not split(): `strip` decides about outer blanks.
             text = re.sub(r"\s+", " ", text)
         return text.strip() if self.strip else text
 
 
 def _without(text: str, ignored: tuple[Ignored, ...]) -> str:
-    """``text`` without what is ignored around it, in whatever order it is wrapped, and without articles."""
+    """Remove ignored wrappers around ``text``, in any order of nesting, and articles."""
     pairs = [pair for kind in ("quotes", "emphasis", "brackets") if kind in ignored for pair in _PAIRS[kind]]
     text = text.strip()
     for _ in range(_MAX_WRAPPERS):

@@ -1,4 +1,4 @@
-"""Which part of a model's text is its answer."""
+"""Extraction of the answer from a model's text."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Literal, TypeAlias
 from verl_agent_env.messages.reading import Marked, find_boxed, find_tagged, unwrap
 
 Extraction: TypeAlias = Literal["whole", "last_line", "answer_tag", "boxed", "auto"]
-"""Which part of the text is the answer: all of it, its last line that is not blank, the last ``<answer>``, the last
-``\\boxed{}``, or the first of ``<answer>``, ``\\boxed{}`` and all of it that exists. Of an unmarked text some scorers take only
-what it gives as its final answer."""
+"""Part of the text that is the answer: all of it, its last non-blank line, the last ``<answer>``, the last ``\\boxed{}``, or
+(``auto``) the first existing of ``<answer>``, ``\\boxed{}`` and all of it. In a text without marks some scorers use only its
+stated final answer."""
 
 
 def marked_answer(text: str, extraction: Extraction) -> str | None:
-    """The answer that ``text`` marks in the way of ``extraction``; ``None`` if there is no such mark.
+    """Return the answer that ``text`` marks in the way of ``extraction``; ``None`` if there is no such mark.
 
     A box within the tags of an answer is the answer.
     """
@@ -30,7 +30,7 @@ def marked_answer(text: str, extraction: Extraction) -> str | None:
 
 
 def extract_answer(text: str, extraction: Extraction) -> str | None:
-    """The part of ``text`` that ``extraction`` names, blanks around it stripped; ``None`` if there is none."""
+    """Return the part of ``text`` that ``extraction`` names, stripped; ``None`` if there is none."""
     if extraction == "last_line":
         lines = text.strip().splitlines()
         return lines[-1].strip() if lines else None
@@ -39,5 +39,5 @@ def extract_answer(text: str, extraction: Extraction) -> str | None:
 
 
 def _inside(box: Marked) -> str:
-    """What stands in a box, words there without the command that sets them as words: ``\\boxed{\\text{up}}``."""
+    """Return the content of a box, without commands that set words: ``\\boxed{\\text{up}}``."""
     return unwrap(box.text) if box.text.startswith("\\") else box.text

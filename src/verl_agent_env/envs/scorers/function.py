@@ -1,4 +1,4 @@
-"""The reward is what a Python function says that the server registered."""
+"""Scores by Python functions that the server registered."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from verl_agent_env.envs.scorers.extraction import Extraction
 
 
 class CallableScorer(ExtractingScorer):
-    """The reward is what a Python callable says that the server registered under ``name``."""
+    """The reward is the result of the Python callable that the server registered under ``name``."""
 
     type: Literal["callable"] = "callable"
     name: str = Field(max_length=64, description="Name of a registered scorer.")
@@ -38,7 +38,7 @@ class CallableScorer(ExtractingScorer):
         try:
             reward = float(find_scorer(self.name)(part, context, self.arguments))
         except Exception as error:
-            # Only the kind of error: its message may hold the reference.
+            # Only the type of the error: its message may hold the reference.
             raise ScorerError(f"the scorer '{self.name}' raised {type(error).__name__}") from error
         if not math.isfinite(reward):
             raise ScorerError(f"the scorer '{self.name}' returned a reward that is not finite")

@@ -1,7 +1,7 @@
-"""A few processes that compare expressions, so that no text can hold up or harm the process that asks.
+"""Pool of processes that compare expressions, so that no text can block or crash the calling process.
 
-A process that is at a comparison for too long ends by a signal of the kernel, and so does one that takes too much memory: what
-it was asked is then too hard. A process that ends for another reason is replaced, and asked once more.
+The kernel ends a process whose comparison takes too much time or memory: the comparison is then too hard. A process that
+ends for another reason is replaced, and the comparison is retried once.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from typing import IO, Any
 
 MAX_PROCESSES = 4
 MAX_COMPARISONS = 1_000
-"""Comparisons after which a process is replaced: caches of SymPy grow."""
+"""Comparisons after which a process is replaced, because SymPy's caches grow."""
 WAIT_S = 120.0
-"""How long an answer may take in all, waiting included. Time of computing has its own, smaller limit."""
+"""Time limit of a response, queueing included. Computation has its own, smaller limit."""
 
 _SCRIPT = Path(__file__).with_name("math_worker.py")
-# What a text that is too hard ends a process with: its time, its stack, its memory.
+# Signals that end a process for its time, its stack or its memory.
 _TOO_HARD = frozenset({-signal.SIGPROF, -signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS})
 
 
 class TooHardError(Exception):
-    """The comparison takes more time or memory than it may."""
+    """The comparison exceeds its time or memory."""
 
 
 class PoolError(RuntimeError):
-    """No process could answer: the machine is out of something, or far too busy."""
+    """No process could respond: the machine lacks a resource, or is far too busy."""
 
 
 class MathPool:
-    """Processes that are started as they are needed and kept for the next question; safe for threads."""
+    """Thread-safe pool of processes, started on demand and reused."""
 
     def __init__(self, max_processes: int = MAX_PROCESSES) -> None:
         self._free = threading.BoundedSemaphore(max_processes)
@@ -47,11 +47,11 @@ class MathPool:
         self._closed = False
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        """The answer to ``request`` (see :mod:`.math_worker`).
+        """Return the response to ``request`` (see :mod:`.math_worker`).
 
         Raises:
-            TooHardError: It takes too much time or memory.
-            PoolError: There is none, through no fault of the request.
+            TooHardError: The comparison exceeds its time or memory.
+            PoolError: No process could respond.
         """
         deadline = time.monotonic() + WAIT_S
         if not self._free.acquire(timeout=WAIT_S):
@@ -66,7 +66,7 @@ class MathPool:
         raise PoolError("a process that compares expressions ended again and again")
 
     def close(self) -> None:
-        """End all processes that are idle; those at work end after their answer."""
+        """End all idle processes; busy ones end after their response."""
         with self._lock:
             self._closed = True
             idle, self._idle = self._idle, []
@@ -74,7 +74,7 @@ class MathPool:
             process.end()
 
     def _ask_one(self, request: dict[str, Any], deadline: float) -> dict[str, Any] | None:
-        """The answer of one process; ``None`` when it ended without any fault of the request."""
+        """Return the response of one process; ``None`` if it ended through no fault of the request."""
         with self._lock:
             process = self._idle.pop() if self._idle else None
         process = process or _Process(deadline)
@@ -96,10 +96,10 @@ class MathPool:
 
 
 class _Process:
-    """One process, which has read its library already."""
+    """One process with its libraries loaded."""
 
     def __init__(self, deadline: float) -> None:
-        # -P: the directory of the script holds modules with names of others.
+        # -P: modules in the script's directory would shadow others.
         command = [sys.executable, "-P", str(_SCRIPT)]
         try:
             self._process = subprocess.Popen(  # noqa: S603
@@ -125,10 +125,10 @@ class _Process:
             )
 
     def ask(self, request: dict[str, Any], deadline: float) -> dict[str, Any] | None:
-        """The answer; ``None`` when the process ended for a reason that is not the request's.
+        """Return the response; ``None`` if the process ended for a reason other than the request.
 
         Raises:
-            TooHardError, PoolError: As of :meth:`MathPool.ask`.
+            TooHardError, PoolError: In the cases of :meth:`MathPool.ask`.
         """
         self.comparisons += 1
         try:
@@ -139,20 +139,20 @@ class _Process:
         if answer is None and self._process.wait(timeout=WAIT_S) in _TOO_HARD:
             raise TooHardError
         if answer is not None and answer.get("too_large"):
-            # It may be what the process has kept that takes the memory.
+            # Caches of earlier comparisons may be what takes the memory.
             if self.comparisons == 1:
                 raise TooHardError
             return None
         return answer
 
     def end(self) -> None:
-        """End the process, whatever it does."""
+        """Kill the process."""
         self._process.kill()
         # Closes the pipes, and waits.
         self._process.communicate()
 
     def _receive(self, deadline: float) -> dict[str, Any] | None:
-        """The next line; ``None`` when there is none any more."""
+        """Return the next line; ``None`` at the end of the stream."""
         source = _fileno(self._process.stdout)
         poll = select.poll()
         poll.register(source, select.POLLIN)
@@ -179,7 +179,7 @@ _pools_lock = threading.Lock()
 
 
 def math_pool() -> MathPool:
-    """The pool of this process; one that was forked has its own."""
+    """Return the pool of this process; a forked process gets its own."""
     with _pools_lock:
         pool = _pools.get(os.getpid())
         if pool is None:

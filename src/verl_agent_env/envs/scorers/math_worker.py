@@ -1,8 +1,8 @@
-"""Compares expressions with math-verify, in a process of its own; :mod:`.math_pool` starts it as a script.
+"""Script that compares expressions with math-verify in a separate process, started by :mod:`.math_pool`.
 
-One request a line on standard input, one answer a line on standard output, both JSON. SymPy can take any time and any memory
-for a text of a few characters, inside of C code as well, so the kernel limits both: too much time ends the process, whose
-parent starts another one. Nothing of the package is imported here.
+Requests on standard input and responses on standard output are lines of JSON. SymPy can take unbounded time and memory for a
+text of a few characters, also inside C code, so the kernel limits both: an exceeded limit ends the process, and its parent
+starts another one. Nothing of the package is imported here.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ TOO_LARGE = {"too_large": True}
 
 
 def main() -> None:
-    """Answer requests until the standard input ends."""
+    """Answer requests until the end of standard input."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    # Its default action ends the process, whatever code it runs.
+    # The default action ends the process inside any code.
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     comparison = Comparison()
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 class Comparison:
-    """math-verify, imported once, with its own time-outs off: they need the main thread and yield to C code."""
+    """math-verify, imported once and without its own time limits, which need the main thread and do not interrupt C code."""
 
     def __init__(self) -> None:
         import logging
@@ -52,11 +52,11 @@ class Comparison:
 
         logging.disable(logging.CRITICAL)
         self._library = math_verify
-        # A box is read as a whole: the patterns for bare numbers would take a piece of what is no expression.
+        # Read a box as a whole: the patterns for bare numbers would match a part of a text that is no expression.
         self._extraction = [math_verify.LatexExtractionConfig(boxed_match_priority=0)]
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Whether one of ``references`` equals ``answer``; without one, whether each can be read."""
+        """Return true if one of ``references`` equals ``answer``; without an answer, true if each can be read."""
         references = [self._read(text) for text in request["references"]]
         if "answer" not in request:
             return {"readable": all(map(_is_expression, references))}
@@ -75,7 +75,7 @@ class Comparison:
             )
         except MemoryError:
             raise
-        # Whatever SymPy makes of a text of a model.
+        # SymPy may raise anything for a model's text.
         except Exception:  # noqa: BLE001
             return []
         return found

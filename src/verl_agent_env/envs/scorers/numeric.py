@@ -1,4 +1,4 @@
-"""The answer must be a number, within a tolerance of the reference."""
+"""Numeric match: the answer must be a number within a tolerance of the reference."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from verl_agent_env.messages.reading import closing_answers, stated_answers
 class NumericScorer(FinalAnswerScorer):
     """The answer must be one number, the reference, within a tolerance.
 
-    A unit, a currency, a percent sign, a label and a remark in brackets may stand around the number; an answer that holds
-    anything else is no number, and never a piece of it. Where no answer is marked, the final one counts that the text gives:
-    "the answer is …", "#### …", what its last line comes to. Numbers are compared exactly, as fractions; an infinite or
-    undefined one is no number.
+    A unit, a currency, a percent sign, a label and a remark in brackets may surround the number; any other answer is no
+    number, and never read in part. In a text without a marked answer the stated final answer counts: "the answer is …",
+    "#### …", or the result of its last line. Numbers are compared exactly, as fractions; an infinite or undefined one is no
+    number.
     """
 
     type: Literal["numeric"] = "numeric"
@@ -67,7 +67,7 @@ class NumericScorer(FinalAnswerScorer):
     @functools.cached_property
     def _reference(self) -> Quantity:
         reference = _exact(self.answer)
-        # The validator has read it.
+        # Validated already.
         return Quantity(Fraction(0)) if reference is None else reference
 
     def _allowed(self, reference: Fraction) -> Fraction:
@@ -80,6 +80,6 @@ def _exact(value: int | float | str) -> Quantity | None:
     if isinstance(value, str):
         return read_quantity(value, uncertain=True)
     if isinstance(value, float):
-        # By its shortest text: 0.1 means a tenth, not the nearest double.
+        # From its shortest decimal form: 0.1 means a tenth, not the nearest double.
         return Quantity(Fraction(repr(value))) if math.isfinite(value) else None
     return Quantity(Fraction(value))

@@ -1,4 +1,4 @@
-"""The answer must match a pattern, which RE2 runs within bounds."""
+"""Pattern match with RE2, in bounded time."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from verl_agent_env.envs.scorers.base import MatchingScorer
 
 MAX_PATTERN_CHARS = 1_000
 MAX_PATTERN_PROGRAM = 1_000
-"""Instructions of a compiled pattern. RE2's time grows with these times the bytes of the text."""
+"""Limit of the instructions of a compiled pattern. RE2's time is proportional to these times the bytes of the text."""
 MAX_PATTERN_TEXT_BYTES = 8_192
-"""Only so much of the end of an answer is matched: with the limit above, some 100 ms at the very worst."""
+"""Bytes at the end of an answer that are matched: with the limit above, some 100 ms in the worst case."""
 
 # The library keeps up to 128 compiled patterns: 32 MiB in all.
 _PATTERN_MEMORY_BYTES = 1 << 18
@@ -52,10 +52,10 @@ class RegexScorer(MatchingScorer):
 
 @lru_cache(maxsize=128)
 def _compile(pattern: str, ignore_case: bool, dot_matches_newline: bool) -> Any:
-    """``pattern`` compiled by RE2.
+    """Compile ``pattern`` with RE2.
 
     Raises:
-        ValueError: It is no pattern of RE2, or too large a one; the message does not repeat it.
+        ValueError: It is no pattern of RE2, or too large; the message does not repeat it.
     """
     options = re2.Options()
     options.log_errors = False

@@ -1,4 +1,4 @@
-"""The answer must be an expression that is equal to the reference, as math-verify sees it."""
+"""Symbolic match: the answer must be an expression equal to the reference according to math-verify."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from verl_agent_env.envs.numeric_answer import Quantity, read_quantity, values_of, without_labels
+from verl_agent_env.envs.numeric_answer.tokens import SUPERSCRIPTS
 from verl_agent_env.envs.plain_text import plain_characters
 from verl_agent_env.envs.scorers.base import FinalAnswerScorer, ScorerError
 from verl_agent_env.envs.scorers.math_pool import PoolError, TooHardError, math_pool
@@ -18,7 +19,7 @@ from verl_agent_env.messages.reading import closing_answers, stated_answers, unw
 
 EXTRA = "pip install 'verl-agent-env[math]'"
 MAX_EXPRESSION_CHARS = 1_024
-"""A longer answer equals no reference."""
+"""Longest answer that can match."""
 MAX_REFERENCES = 16
 _MAX_PLACES = 30
 
@@ -47,7 +48,6 @@ _COMMANDS = {
 _LATEX_OF = {**{typed: f"\\{command} " for typed, command in _COMMANDS.items()}, "°": "^\\circ ", "**": "^"}
 _TYPED = re.compile("|".join(map(re.escape, _LATEX_OF)))
 _SUPERSCRIPT = re.compile(r"[⁺⁻]?[⁰¹²³⁴-⁹]+")
-_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-")
 _ROOT = re.compile(r"√\s*(?:\(([^()]*)\)|([0-9.]+|[A-Za-z]))")
 
 _RATIO = re.compile(r"[0-9] ?: ?[0-9]")
@@ -60,8 +60,8 @@ class MathScorer(FinalAnswerScorer):
     """The answer must be an expression that is equal to the reference, in whatever form.
 
     Numbers are read as ``numeric`` reads them. Everything else (roots, powers of variables, intervals, sets, matrices, equations)
-    is compared by math-verify, an extra, in a process of its own. Where no answer is marked, the final one counts that the
-    text gives, as with ``numeric``. An answer that takes longer to compare than ``timeout_s`` is wrong.
+    is compared by math-verify, an extra, in a process of its own. In a text without a marked answer the stated final
+    answer counts, as with ``numeric``. An answer whose comparison takes longer than ``timeout_s`` is wrong.
     """
 
     type: Literal["math"] = "math"
@@ -87,11 +87,11 @@ class MathScorer(FinalAnswerScorer):
         return answer
 
     def prepare(self) -> None:
-        """Check that the references can be read; it may block.
+        """Check that the references can be read; may block.
 
         Raises:
-            ValueError: One of them cannot.
-            ScorerError: Nobody could check them.
+            ValueError: A reference cannot be read.
+            ScorerError: The check failed for another reason.
         """
         symbolic = [reference for reference in self._references if _number(reference) is None]
         if symbolic and not _are_readable(tuple(symbolic), self.timeout_s):
@@ -122,7 +122,7 @@ class MathScorer(FinalAnswerScorer):
         return Fraction(1, 2 * 10**self.rounding)
 
     def _is_equal(self, references: list[str], answer: str) -> bool:
-        """Whether math-verify finds ``answer`` equal to one of ``references``."""
+        """Return true if math-verify finds ``answer`` equal to one of ``references``."""
         if "=" in answer and not any("=" in reference for reference in references):
             # "x = 5" may be 5, "3x = 12" is not 12.
             answer = without_labels(answer)
@@ -141,7 +141,7 @@ class MathScorer(FinalAnswerScorer):
 
 
 def _number(text: str) -> Quantity | None:
-    """The number that ``text`` is; a decimal comma parts two expressions here, as in LaTeX."""
+    """Read ``text`` as a number; a decimal comma separates two expressions here, as in LaTeX."""
     return None if _LIST.fullmatch(text) else read_quantity(text)
 
 
@@ -161,15 +161,15 @@ def _ask(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _latex(text: str) -> str:
-    """``text`` with LaTeX for the characters that people type instead."""
+    """Replace characters that people type by their LaTeX."""
     text = unwrap(plain_characters(text)).rstrip(".,;")
     text = _ROOT.sub(lambda root: f"\\sqrt{{{root[1] or root[2]}}}", text)
-    text = _SUPERSCRIPT.sub(lambda power: f"^{{{power[0].translate(_SUPERSCRIPTS)}}}", text)
+    text = _SUPERSCRIPT.sub(lambda power: f"^{{{power[0].translate(SUPERSCRIPTS)}}}", text)
     return _TYPED.sub(lambda typed: _LATEX_OF[typed[0]], text)
 
 
 def _plain_number(text: str) -> str:
-    """A number in a spelling that every parser reads: a decimal if it is one, else a fraction."""
+    """Write a number for every parser: as a decimal if it is one, else as a fraction."""
     quantity = _number(text)
     value = Fraction(0) if quantity is None else values_of(quantity, "divide")[0]
     scaled = value * 10**_MAX_PLACES

@@ -1,4 +1,4 @@
-"""Keyword arguments of Sokoban, checked before any room is made."""
+"""Keyword arguments of Sokoban."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from verl_agent_env.envs.sokoban.rules import Rewards
 from verl_agent_env.envs.turn import Outcome
 
 _MAX_TEXT = 2 * MAX_SIDE * (MAX_SIDE + 1)
-"""Characters of a room written as text: room for blank lines and trailing spaces around it."""
+"""Characters of a room written as text, blank lines and trailing spaces included."""
 
 _MAX_EFFORT = 50_000_000
 """Cells × boxes × search budget × levels tried; at this bound one reset takes two to three seconds."""
 _LEVELS_FOR_MIN_PUSHES = 8
-"""Levels that the generator makes of a large room before it gives up on ``min_pushes``."""
+"""Levels that the generator makes of a large room before it fails to reach ``min_pushes``."""
 
 _GRID_SCHEMA: dict[str, Any] = {
     "type": "array",
@@ -53,7 +53,7 @@ _ROOM_TEXT_SCHEMA: dict[str, Any] = {"type": "string", "minLength": 1, "maxLengt
 
 
 def read_room_setup(room_setup: Any) -> Level:
-    """The level of a ``room_setup`` dictionary as existing data sets hold it.
+    """Read the level of a ``room_setup`` dictionary, the format of existing data sets.
 
     Raises:
         ValueError: It is no valid room, or there is nothing left to do in it.
@@ -62,7 +62,7 @@ def read_room_setup(room_setup: Any) -> Level:
 
 
 def read_room_text(text: Any) -> Level:
-    """The level that XSB text shows.
+    """Read the level of XSB text.
 
     Raises:
         ValueError: It is no valid room, or there is nothing left to do in it.
@@ -78,7 +78,7 @@ def _unsolved(level: Level) -> Level:
     return level
 
 
-# Kept as levels and not as they came: a level takes a few hundred bytes, nested lists take kilobytes.
+# Kept as levels, not as given: a level takes a few hundred bytes, nested lists take kilobytes.
 _RoomSetup = Annotated[
     Level,
     PlainValidator(read_room_setup),
@@ -95,7 +95,7 @@ _Side = Annotated[int, Field(ge=MIN_SIDE, le=MAX_SIDE)]
 
 
 class SokobanGlyphs(BaseModel):
-    """What stands for each kind of cell in text."""
+    """Glyphs of the kinds of cells in text."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -128,32 +128,32 @@ class SokobanArguments(GridArguments):
     difficulty: Literal["easy", "medium", "hard"] | Annotated[float, Field(ge=0.0, le=1.0)] = "medium"
     """How far the boxes of a generated room start from the targets: a word, or a number from 0 (easy) to 1 (hard)."""
     min_pushes: int | None = Field(default=None, ge=1, le=10_000)
-    """Every solution of a generated room needs at least this many pushes, which is proved for each room."""
+    """Smallest number of pushes that every solution of a generated room needs; proved for each room."""
     num_gen_steps: int | None = Field(default=None, ge=1, le=10_000)
     """Length of the random walk that carves a room; by default ``int(1.7 * (rows + columns))``."""
     change_direction_probability: float = Field(default=0.35, ge=0.0, le=1.0)
-    """How often that walk turns."""
+    """Probability that the walk turns at a step."""
     search_budget: int | None = Field(default=None, ge=1, le=MAX_SEARCH_BUDGET)
-    """Positions that the generator may look at for each box; by default ``2 * (rows + columns)``."""
+    """Positions that the generator may search for each box; by default ``2 * (rows + columns)``."""
     room_setup: _RoomSetup | None = None
     """A given room instead of a generated one, as data sets of gym-sokoban hold it: ``room_fixed`` and ``room_state``,
     rows of cell codes (0 wall, 1 floor, 2 target, 3 box on target, 4 box, 5 player), and ``box_mapping`` (may be
-    missing). Size and boxes are then the room's; ``dim_room``, ``num_boxes`` and what follows them do nothing."""
+    missing). ``dim_room``, ``num_boxes`` and the other arguments of generated rooms are ignored."""
     room: _RoomText | None = None
     """The same as text in the XSB format: ``#`` wall, ``@`` player, ``+`` player on target, ``$`` box, ``*`` box on
     target, ``.`` target, space floor."""
     allow_moves: bool = True
-    """Whether there are the four tools ``move_…``, which never push, beside the four ``push_…``."""
+    """True if the four tools ``move_…``, which never push, exist beside the four ``push_…``."""
     reward_step: float = -0.1
-    """For every step, also one in which nothing moves (gym-sokoban's ``penalty_for_step``)."""
+    """Added on every step, also if nothing moves (gym-sokoban's ``penalty_for_step``)."""
     reward_box_on_target: float = 1.0
     """Added when a box comes onto a target (gym-sokoban's name)."""
     reward_box_off_target: float = -1.0
     """Added when a box leaves the targets (gym-sokoban's ``penalty_box_off_target``)."""
     reward_solved: float = 10.0
-    """Added when every box stands on a target (gym-sokoban's ``reward_finished``)."""
+    """Added when every box is on a target (gym-sokoban's ``reward_finished``)."""
     glyphs: SokobanGlyphs = SokobanGlyphs()
-    """What stands for each kind of cell in text."""
+    """Glyphs of the kinds of cells in text."""
 
     @model_validator(mode="after")
     def _check_room(self) -> SokobanArguments:
@@ -175,7 +175,7 @@ class SokobanArguments(GridArguments):
 
     @property
     def generation_ms(self) -> float:
-        """About how many milliseconds it takes to make a level, or to find that there is none."""
+        """Estimate of the milliseconds that it takes to generate a level, or to find that there is none."""
         if self.given_level is not None:
             return 0.0
         height, width = self.dim_room
@@ -191,31 +191,31 @@ class SokobanArguments(GridArguments):
 
     @property
     def given_level(self) -> Level | None:
-        """The level of ``room_setup`` or ``room``; ``None`` when levels are generated."""
+        """Level of ``room_setup`` or ``room``; ``None`` if levels are generated."""
         return self.room_setup if self.room_setup is not None else self.room
 
     @functools.cached_property
     def rewards(self) -> Rewards:
-        """What a step is worth."""
+        """Rewards of a step."""
         return Rewards(
             self.reward_step, self.reward_box_on_target, self.reward_box_off_target, self.reward_solved
         )
 
     @functools.cached_property
     def walk(self) -> Outcome:
-        """What a step leads to that pushes nothing."""
+        """Outcome of a step without a push."""
         return Outcome(reward=self.reward_step)
 
     @functools.cached_property
     def bump(self) -> Outcome:
-        """What a step leads to that cannot be taken."""
+        """Outcome of an impossible step."""
         return Outcome(reward=self.reward_step, effective=False)
 
     @functools.cached_property
     def stamps(self) -> tuple[int, tuple[str, str], tuple[str, str]] | None:
-        """What it takes to stamp pieces on the text of an empty room; ``None`` if a glyph is not one character.
+        """Length of the separator, glyphs of a box off and on a target, and glyphs of the player off and on one.
 
-        The length of the separator; the glyph of a box off and on a target; the glyph of the player off and on one.
+        With these, boxes and player are written over a cached text of the room; ``None`` if a glyph is longer than one character.
         """
         glyphs = self.glyphs
         if any(len(glyph) > 1 for glyph in glyphs.model_dump().values()):

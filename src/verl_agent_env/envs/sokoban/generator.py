@@ -1,11 +1,11 @@
-"""Sokoban levels that are solvable by construction, in about a millisecond, the same for a seed everywhere.
+"""Generator of solvable Sokoban levels, in about a millisecond, the same for a seed on every machine.
 
 A level is made in three steps. A thick random walk carves the room. Several random sets of targets are compared by
 how far lone boxes could be pulled away from them, which bit boards answer for all cells at once, and the best
 set is kept. Then the level is played in reverse: all boxes start on targets, and one after the other is pulled
 towards the cell that is farthest, counted in pushes, from every target, by a depth-first search that tries the
-farthest neighbour first. Because the distances lead the way, a box arrives after a few dozen positions, and since
-each pull is a push undone, the start that comes out can be solved.
+farthest neighbour first. Guided by these distances, a box arrives after a few dozen positions, and since each
+pull is a push undone, the resulting start is solvable.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ MAX_SEARCH_BUDGET = 10_000
 DIFFICULTIES = {"easy": 0.0, "medium": 0.5, "hard": 1.0}
 
 _ATTEMPTS = 48
-"""Rooms that are tried for one level; from a third of them on, the walks get longer, the last ones fill the room."""
+"""Rooms tried for one level; after a third of them the walks get longer, the last ones fill the room."""
 
 _LONG_TRIES = range(8, 41)
 _LONG_WORK = 40_000
@@ -31,7 +31,7 @@ _LONG_WORK = 40_000
 
 _LONG_SOLVES = 4
 _LONG_NODES = 200_000
-"""How many of these levels are solved exactly because the bound falls a little short, and the solver's nodes × cells."""
+"""How many of these levels are solved exactly if the bound is slightly too low, and the solver's nodes × cells."""
 
 _BRUSHES: tuple[tuple[tuple[int, int], ...], ...] = (
     ((0, -1), (0, 1)),
@@ -40,7 +40,7 @@ _BRUSHES: tuple[tuple[tuple[int, int], ...], ...] = (
     ((0, -1), (1, 0)),
     ((0, 1), (1, 0)),
 )
-"""What the walk carves beside its own cell: bars, a block, two elbows. Each holds together when the border clips it."""
+"""Shapes that the walk carves beside its own cell: bars, a block, two elbows. Each stays connected when the border clips it."""
 
 _Uniform = Callable[[], float]
 _Masks = tuple[int, int, int, int]
@@ -86,11 +86,11 @@ def generate_level(
         num_gen_steps: Length of the random walk; by default ``int(1.7 * (height + width))``. Rooms in which no
             level is found are carved longer.
         change_direction_probability: How often the walk turns.
-        search_budget: Positions that the search may look at per box and round; by default ``2 * (height + width)``.
+        search_budget: Positions that the search may visit per box and round; by default ``2 * (height + width)``.
 
     Raises:
         ValueError: An argument is out of its range.
-        LevelGenerationError: Nothing was found, for instance because the boxes do not fit the room.
+        LevelGenerationError: No level was found, for instance because the boxes do not fit the room.
     """
     strength = check_parameters(
         seed,
@@ -174,7 +174,7 @@ def cost_ms(
     num_gen_steps: int | None = None,
     search_budget: int | None = None,
 ) -> float:
-    """About how many milliseconds `generate_level` computes at most with these parameters, seldom more."""
+    """Estimate the milliseconds that `generate_level` computes at most with these parameters, rarely more."""
     strength = DIFFICULTIES[difficulty] if isinstance(difficulty, str) else difficulty
     steps = default_num_gen_steps(height, width) if num_gen_steps is None else num_gen_steps
     budget = 2 * (height + width) if search_budget is None else search_budget
@@ -192,10 +192,10 @@ def _check_range(name: str, value: float, low: int, high: int) -> None:
 
 
 def _make_long(make: Callable[[float], tuple[Level, int]], strength: float, min_pushes: int) -> Level:
-    """Make levels, harder and harder ones, until one provably needs ``min_pushes`` pushes."""
+    """Make levels of increasing difficulty until one provably needs ``min_pushes`` pushes."""
     tries, solves, longest = 0, _LONG_SOLVES, 0
     while True:
-        # Beyond 1.0, where the scale of callers ends, still more sets of targets are compared.
+        # Beyond 1.0, the largest value of callers, still more sets of targets are compared.
         level, pulls = make(max(strength, min(1.25, tries / 8)))
         tries += 1
         proved = lower_bound(level) or 0
@@ -226,7 +226,7 @@ def _make(
     turn: float,
     budget: int,
 ) -> tuple[Level, int]:
-    """Make one level, and say how many pulls led to it."""
+    """Make one level and return it with the number of pulls that led to it."""
     candidates = round(16**strength)
     reach = min(1.0, 0.5 + strength)
     for attempt in range(_ATTEMPTS):
@@ -345,7 +345,7 @@ def _pull_apart(
     pulls = 0
     cells = (floor & ~boxes).bit_count()
     for last in (False, True):
-        # Boxes that are stuck on targets come first, so that a hopeless room is left early.
+        # Boxes stuck on targets come first, so that a hopeless room is rejected early.
         order.sort(key=distances.__getitem__)
         for i, box in enumerate(order):
             others = boxes ^ 1 << box

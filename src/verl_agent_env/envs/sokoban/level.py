@@ -1,4 +1,4 @@
-"""An immutable Sokoban position on bit boards, and its conversions to arrays, data set dictionaries and text."""
+"""Immutable Sokoban position on bit boards, and its conversions to arrays, data set dictionaries and text."""
 
 import operator
 import re
@@ -36,10 +36,10 @@ def shifts_of(width: int) -> tuple[int, int, int, int]:
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """One Sokoban position: what a generated level starts from, or any moment of an episode.
+    """Sokoban position: the start of a level, or any state of an episode.
 
     ``walls``, ``targets`` and ``boxes`` are bit boards (bit ``r * width + c``) and ``player`` is a cell index.
-    Build one with a ``from_…`` method, which validates; the plain constructor trusts its caller.
+    Build one with a ``from_…`` method, which validates; the plain constructor does not.
     Some 200 bytes for a room of 10×10.
     """
 
@@ -52,26 +52,26 @@ class Level:
 
     @property
     def num_boxes(self) -> int:
-        """The number of boxes, which is also the number of targets."""
+        """Number of boxes, which is also the number of targets."""
         return self.boxes.bit_count()
 
     @property
     def floor(self) -> int:
-        """The board of every cell that is no wall."""
+        """Board of every cell that is no wall."""
         return ((1 << self.height * self.width) - 1) ^ self.walls
 
     @property
     def boxes_on_target(self) -> int:
-        """How many boxes stand on a target."""
+        """Number of boxes on a target."""
         return (self.boxes & self.targets).bit_count()
 
     @property
     def is_solved(self) -> bool:
-        """Whether every box stands on a target."""
+        """True if every box is on a target."""
         return self.boxes == self.targets
 
     def at(self, boxes: int, player: int) -> "Level":
-        """Return the same room with other positions of boxes and player, as an episode in progress has them."""
+        """Return the same room with other positions of boxes and player."""
         return replace(self, boxes=boxes, player=player)
 
     def cell(self, row: int, column: int) -> int:
@@ -110,10 +110,10 @@ class Level:
 
     @classmethod
     def from_room_setup(cls, room_setup: Mapping[str, Any]) -> Self:
-        """Read a ``room_setup`` dictionary as existing data sets hold it.
+        """Read a ``room_setup`` dictionary, the format of existing data sets.
 
         ``room_fixed`` and ``room_state`` decide the level; ``box_mapping`` (keys ``"(r, c)"``, may be missing) is
-        checked to name cells of the room and is not kept, because the rules never look at it.
+        checked to name cells of the room and then discarded, because the rules do not use it.
 
         Raises:
             ValueError: A key is missing, or the room is not valid (see `from_arrays`).
@@ -133,8 +133,8 @@ class Level:
     def from_text(cls, text: str) -> Self:
         """Read XSB text: ``#`` wall, ``@`` player, ``+`` player on target, ``$`` box, ``*`` box on target, ``.`` target.
 
-        Floor is a space, ``-`` or ``_``. Short lines are filled up with walls, and so is what lies outside the
-        walls around the player.
+        Floor is a space, ``-`` or ``_``. Short lines are filled up with walls, as are cells outside the walls
+        around the player.
 
         Raises:
             ValueError: An unknown character, or a room that is not valid (see `from_arrays`).
@@ -161,7 +161,7 @@ class Level:
         return self._grid_of(((self.walls, WALL), (self.targets, TARGET)))
 
     def room_state(self) -> Grid:
-        """Return gym-sokoban's ``room_state`` as nested lists: what is seen on each cell, the player on top."""
+        """Return gym-sokoban's ``room_state`` as nested lists: the visible content of each cell, the player on top."""
         return self._grid_of(
             (
                 (self.walls, WALL),

@@ -12,16 +12,16 @@ NUM_ACTIONS = 9
 
 @dataclass(frozen=True, slots=True)
 class Rewards:
-    """What a step is worth; the parts add up. The defaults are gym-sokoban's."""
+    """Rewards of a step; the parts add up. The defaults are gym-sokoban's."""
 
     step: float = -0.1
     """Added on every step, also when nothing moves."""
     box_on_target: float = 1.0
-    """Added when more boxes stand on targets than before the step."""
+    """Added if more boxes are on targets than before the step."""
     box_off_target: float = -1.0
-    """Added when fewer boxes stand on targets than before the step."""
+    """Added if fewer boxes are on targets than before the step."""
     solved: float = 10.0
-    """Added when every box stands on a target."""
+    """Added if every box is on a target."""
 
     def of(self, level: Level, before: int, after: int) -> float:
         """Return the reward of a step that turned the box board ``before`` into ``after``."""
@@ -36,10 +36,10 @@ class Rewards:
 
 
 def advance(level: Level, boxes: int, player: int, action: int) -> tuple[int, int]:
-    """Return the box board and the player's cell after one action; what cannot be done changes nothing.
+    """Return the box board and the player's cell after one action; an impossible action changes nothing.
 
     ``action`` is gym-sokoban's code: 0 waits, 1 to 4 push up, down, left or right (a plain move where there is no
-    box), 5 to 8 move in these directions and never push. ``level`` lends its walls only.
+    box), 5 to 8 move in these directions and never push. Of ``level`` only the walls are used.
     """
     if not action:
         return boxes, player

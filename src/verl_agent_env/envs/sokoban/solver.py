@@ -1,4 +1,4 @@
-"""An exact solver: the fewest pushes that bring every box onto a target."""
+"""Exact solver: the fewest pushes that bring every box onto a target."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,18 +20,18 @@ _Node = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Solution:
-    """A way to solve a level with the fewest pushes."""
+    """Solution of a level with the fewest pushes."""
 
     actions: tuple[int, ...]
     """Action codes 1 to 4 (see `rules.advance`), walking included; between pushes the walk is a shortest one."""
     pushes: int
-    """The number of pushes, the minimum."""
+    """Number of pushes, the minimum."""
     explored: int
-    """Positions that the search expanded."""
+    """Number of positions that the search expanded."""
 
 
 class RoomSearchLimitError(RuntimeError):
-    """The solver gave up at its node limit: the level may or may not be solvable; raise ``node_limit``."""
+    """The search exceeded its node limit; the level may or may not be solvable. Raise ``node_limit``."""
 
     def __init__(self, node_limit: int) -> None:
         super().__init__(f"no answer within {node_limit} positions; raise node_limit or take a smaller level")
@@ -39,7 +39,7 @@ class RoomSearchLimitError(RuntimeError):
 
 
 def solve(level: Level, node_limit: int = DEFAULT_NODE_LIMIT) -> Solution | None:
-    """Solve ``level`` from where its boxes and player stand, with the fewest pushes.
+    """Solve ``level`` from its positions of boxes and player, with the fewest pushes.
 
     A* over (boxes, region that the player reaches) with the bound of `make_bound`, which never overestimates and
     changes by one push at most, so the first time a position is expanded its number of pushes is final.
@@ -48,7 +48,7 @@ def solve(level: Level, node_limit: int = DEFAULT_NODE_LIMIT) -> Solution | None
         A solution, or None if it is proved that there is none.
 
     Raises:
-        RoomSearchLimitError: ``node_limit`` positions were expanded and the answer is still open.
+        RoomSearchLimitError: ``node_limit`` positions were expanded without a result.
     """
     width, floor = level.width, level.floor
     bound = make_bound(level)
@@ -93,8 +93,8 @@ def make_bound(level: Level) -> Callable[[int], int]:
     """Return a function from a box board to a number of pushes that is never above the true one.
 
     With up to 6 boxes it is the cheapest assignment of boxes to targets, each box pushed as if it were alone
-    and the player could fly; with more it is the sum of the ways to the nearest target. `_IMPOSSIBLE` or more
-    means that the position is dead.
+    and the player could reach every cell; with more it is the sum of the distances to the nearest targets. `_IMPOSSIBLE`
+    or more means a dead position.
     """
     width, masks = level.width, pull_masks(level.floor, level.width)
     area = level.height * width
