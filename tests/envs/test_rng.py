@@ -38,13 +38,6 @@ def test_state_survives_json() -> None:
     assert [again.random() for _ in range(10)] == [ours.random() for _ in range(10)]
 
 
-def test_numpy_generator_goes_on_where_ours_stands() -> None:
-    ours = EpisodeRandom.from_seed(3)
-    ours.random()
-    numpys = ours.to_numpy()
-    assert numpys.random(5).tolist() == [ours.random() for _ in range(5)]
-
-
 def test_randrange_is_even() -> None:
     ours = EpisodeRandom.from_seed(5)
     counts = Counter(ours.randrange(7) for _ in range(7000))

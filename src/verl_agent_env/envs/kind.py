@@ -59,7 +59,7 @@ class EnvKind:
 
     @property
     def durability(self) -> Durability:
-        """How its environments are stored in a cluster: declared by the class, else the cheapest exact way.
+        """Durability of its environments in a cluster: declared by the class, else the cheapest exact one.
 
         The journal stores a step as its action and a digest; a snapshot has to be written after each step. So the journal, with
         an occasional snapshot, is cheaper for every kind that can be replayed.

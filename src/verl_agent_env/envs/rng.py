@@ -81,17 +81,6 @@ class EpisodeRandom:
         """Make a generator from the result of :meth:`state`."""
         return cls(int(state[0], 16), int(state[1], 16))
 
-    def to_numpy(self) -> np.random.Generator:
-        """A NumPy generator that stands where this one stands and goes its own way from there."""
-        bits = np.random.PCG64()
-        bits.state = {
-            "bit_generator": "PCG64",
-            "state": {"state": self._state, "inc": self._increment},
-            "has_uint32": 0,
-            "uinteger": 0,
-        }
-        return np.random.Generator(bits)
-
 
 def following_seed(seed: int) -> int:
     """Derive the seed of the next episode: 53 bits, the integers that every JSON reader keeps exact."""

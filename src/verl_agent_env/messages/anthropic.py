@@ -1,6 +1,6 @@
-"""Conversations between the forms of OpenAI's chat-completions API and Anthropic's messages API.
+"""Conversion of conversations between OpenAI's chat-completions API and Anthropic's messages API.
 
-Environments speak OpenAI's form; both directions keep texts, pictures, tool calls and their answers.
+Environments use OpenAI's form; both directions keep texts, pictures, tool calls and their results.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ _DATA_URL = re.compile(r"data:([\w.+-]+/[\w.+-]+);base64,")
 
 
 class AnthropicPrompt(NamedTuple):
-    """What Anthropic's messages API takes."""
+    """Arguments of Anthropic's messages API."""
 
     system: str
-    """Empty if there is none."""
+    """System prompt; empty if there is none."""
     messages: list[dict[str, Any]]
-    """Of roles ``user`` and ``assistant`` in turn."""
+    """Messages of alternating roles ``user`` and ``assistant``."""
 
 
 def to_anthropic(messages: Iterable[Message]) -> AnthropicPrompt:
-    """A conversation in Anthropic's form.
+    """Convert a conversation to Anthropic's form.
 
-    Messages of one role that follow each other become one, the answers to tool calls parts of the user's.
+    Consecutive messages of one role are merged; tool results become parts of the user's message.
 
         >>> to_anthropic([{"role": "system", "content": "Play."}, {"role": "user", "content": "P F G"}])
         AnthropicPrompt(system='Play.', messages=[{'role': 'user', 'content': [{'type': 'text', 'text': 'P F G'}]}])
@@ -57,7 +57,7 @@ def to_anthropic(messages: Iterable[Message]) -> AnthropicPrompt:
 
 
 def from_anthropic(messages: Iterable[Message], system: str | Sequence[dict[str, Any]] = "") -> list[Message]:
-    """A conversation of Anthropic's form in OpenAI's; an answer of the API is a list of one.
+    """Convert a conversation of Anthropic's form to OpenAI's; a response of the API is a list of one.
 
     >>> block = {"type": "tool_use", "id": "call_1", "name": "up", "input": {}}
     >>> from_anthropic([{"role": "assistant", "content": [block]}])[0]["tool_calls"][0]["function"]
@@ -99,7 +99,7 @@ def _user_blocks(message: Message) -> list[dict[str, Any]]:
 
 
 def _blocks(content: object) -> list[dict[str, Any]]:
-    """Content as blocks; Anthropic's API refuses empty texts."""
+    """Convert content to blocks, without empty texts, which Anthropic's API refuses."""
     if isinstance(content, str):
         return [{"type": "text", "text": content}] if content else []
     if not isinstance(content, list):
@@ -158,7 +158,7 @@ def _arguments_of(given: object) -> str:
 
 
 def _user_messages(content: object) -> list[Message]:
-    """Answers to tool calls as messages of their own, what else was said as one after them."""
+    """Convert tool results to messages of their own, followed by one message with the other content."""
     if not isinstance(content, list):
         return [{"role": "user", "content": content_text(content)}]
     messages: list[Message] = [
@@ -177,7 +177,7 @@ def _user_messages(content: object) -> list[Message]:
 
 
 def _content_of(content: object) -> Content:
-    """Text where there is nothing else, or content parts."""
+    """Return text if there is nothing else, or content parts."""
     if not isinstance(content, list):
         return content_text(content)
     parts = [_part_of(block) for block in content if isinstance(block, dict)]

@@ -1,4 +1,4 @@
-"""Tool calls that a model asks for, and what is wrong with them."""
+"""Tool calls of a model, and their faults."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ _SHOWN_CHARS = 64
 
 
 class ToolCall(NamedTuple):
-    """One call that the model asks for."""
+    """One call of a tool."""
 
     name: str
     arguments: dict[str, Any]
     id: str | None = None
-    """The call's id, which the answering tool message carries; ``None`` for a call written in plain text."""
+    """Id of the call, repeated by its tool message; ``None`` for a call written in plain text."""
     fault: str | None = None
-    """Why the call cannot be carried out, for the model to read."""
+    """Reason why the call cannot be carried out, for the model to read."""
 
 
 def make_call(written: WrittenCall, call_id: str | None, tools: Tools) -> ToolCall:
-    """The call that is written, with a fault where its parts are not what they must be."""
+    """Make a call from its written parts, with a fault if they are invalid."""
     name = well_formed(clean_name(written.name, tools))
     arguments = read_arguments(written.arguments)
     if not name and arguments is None:
@@ -41,7 +41,7 @@ def make_call(written: WrittenCall, call_id: str | None, tools: Tools) -> ToolCa
 
 
 def arguments_text(arguments: object) -> str:
-    """Arguments as a message of OpenAI's holds them: as JSON text, or as they are written."""
+    """Return arguments in the form of OpenAI's messages: as JSON text, or unchanged if they are text."""
     if isinstance(arguments, str):
         return well_formed(arguments)
     if arguments is None:
@@ -53,9 +53,9 @@ def arguments_text(arguments: object) -> str:
 
 
 def call_ids(written: list[WrittenCall], turn: int) -> list[str]:
-    """An id for each call: its own, or one of ours where it has none, one that is no text, or another call's.
+    """Return an id for each call: its own, or a generated one if it has none, is no text, or repeats another.
 
-    Those of ours are ``call_<turn>_<number of the call>``.
+    Generated ids are ``call_<turn>_<number of the call>``.
     """
     if len(written) == 1 and type(written[0].id) is str and written[0].id:
         return [well_formed(written[0].id)]

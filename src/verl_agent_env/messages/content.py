@@ -1,4 +1,4 @@
-"""Messages that environments send, and the text inside messages that they get."""
+"""Messages of environments, and the text of messages."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from verl_agent_env.types import Content, Message
 
 
 def user_message(content: Content) -> Message:
-    """What the environment says to the model outside any tool call."""
+    """Make a message of the environment to the model outside any tool call."""
     return {"role": "user", "content": content}
 
 
 def tool_message(tool_call_id: str, content: Content) -> Message:
-    """The answer to the tool call of this id."""
+    """Make the tool message that answers the call of this id."""
     return {"role": "tool", "tool_call_id": tool_call_id, "content": content}
 
 
 def text_part(text: str) -> dict[str, Any]:
-    """A content part that holds text."""
+    """Make a content part of text."""
     return {"type": "text", "text": text}
 
 
 def image_part(png: bytes) -> dict[str, Any]:
-    """A content part that holds a PNG picture as a ``data:`` URL, as OpenAI's chat API takes it."""
+    """Make a content part of a PNG picture as a ``data:`` URL, in the form of OpenAI's chat API."""
     return {
         "type": "image_url",
         "image_url": {"url": "data:image/png;base64," + base64.b64encode(png).decode()},
@@ -32,13 +32,13 @@ def image_part(png: bytes) -> dict[str, Any]:
 
 
 def shows_picture(message: Message) -> bool:
-    """Whether a message holds a picture."""
+    """Return true if a message holds a picture."""
     content = message.get("content")
     return isinstance(content, list) and any(part.get("type") == "image_url" for part in content)
 
 
 def well_formed(text: str) -> str:
-    """``text`` with a question mark for each lone surrogate, which neither UTF-8 nor JSON can hold."""
+    """Replace lone surrogates, which neither UTF-8 nor JSON can hold, by question marks."""
     if text.isascii():
         return text
     try:
@@ -49,7 +49,7 @@ def well_formed(text: str) -> str:
 
 
 def content_text(content: object) -> str:
-    """All text in a message's content, parts joined by line breaks; empty when there is none."""
+    """Return all text in a message's content, parts joined by line breaks; empty if there is none."""
     if isinstance(content, str):
         return content
     if not isinstance(content, list):

@@ -1,4 +1,4 @@
-"""The model's answers as a conversation holds them: with an id for each call, so that each can be answered by it."""
+"""The model's messages as parts of a conversation, with an id for each call that a tool message can answer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import orjson
 
 from verl_agent_env.messages.calls import arguments_text, call_ids
 from verl_agent_env.messages.content import well_formed
-from verl_agent_env.messages.forms import hear
+from verl_agent_env.messages.forms import read_messages
 from verl_agent_env.messages.reading import (
     ActionFormat,
     Tools,
@@ -17,38 +17,38 @@ from verl_agent_env.messages.reading import (
     clean_name,
     read_action_text,
     read_arguments,
-    read_spoken,
+    separate_thoughts,
 )
 from verl_agent_env.types import Action, Message
 
 RAW_ARGUMENTS = "raw_arguments"
-"""Holds what a model wrote as arguments where it is no JSON object: APIs take nothing else."""
+"""Key of arguments that are no JSON object, since APIs accept only objects."""
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_-]")
 _MAX_NAME_CHARS = 64
 
 
 def assistant_message(answer: Action | Any, turn: int = 0) -> Message:
-    """The model's answer, in whatever form, as one message of OpenAI's with an id for each call.
+    """Convert the model's turn, in any form, to one OpenAI message with an id for each call.
 
-    A message that is one already is given back as it is. Names and arguments stay as they are written, for the environment
-    to read; see :func:`sendable`.
+    Such a message is returned unchanged. Names and arguments stay as written, for the environment to read; see
+    :func:`sendable`.
 
     Args:
-        answer: As :func:`verl_agent_env.messages.parse_action` takes it.
-        turn: Number of the turn, part of the ids of ours, so that they are unique within a conversation.
+        answer: Action in any form that :func:`verl_agent_env.messages.parse_action` accepts.
+        turn: Number of the turn, part of generated ids, so that they are unique within a conversation.
     """
     if isinstance(answer, dict) and _is_complete(answer):
         return answer
-    heard = hear(answer)
+    messages = read_messages(answer)
     message: Message = {
         "role": "assistant",
-        "content": "\n".join(each.text for each in heard if each.text),
+        "content": "\n".join(each.text for each in messages if each.text),
     }
     # What cannot be read is answered too.
     written = [
         call
-        for each in heard
+        for each in messages
         for call in [*(each.calls or ()), *([WrittenCall(None, each.fault)] if each.fault else ())]
     ]
     if written:
@@ -59,24 +59,24 @@ def assistant_message(answer: Action | Any, turn: int = 0) -> Message:
 def message_of_text(
     text: str, tools: Tools, action_format: ActionFormat = "auto", turn: int = 0
 ) -> Message | None:
-    """The message with tool calls that stands for a text in which calls are written; ``None`` where there are none.
+    """Convert a text with written calls to a message with tool calls; ``None`` without calls.
 
-    It asks for what :func:`verl_agent_env.messages.parse_action` reads in the text itself. Its content is the text around
+    Its calls are those that :func:`verl_agent_env.messages.parse_action` reads in the text. Its content is the text around
     the calls, thoughts included.
     """
-    spoken = read_spoken(text)
-    found = read_action_text(spoken.text, tools, action_format) if spoken.text else None
+    visible = separate_thoughts(text)
+    found = read_action_text(visible.text, tools, action_format) if visible.text else None
     if found is None or not found.calls:
         return None
-    begin, end = spoken.turn
-    around = (text[begin : spoken.place(found.start)], text[spoken.place(found.end - 1) + 1 : end])
+    begin, end = visible.turn
+    around = (text[begin : visible.place(found.start)], text[visible.place(found.end - 1) + 1 : end])
     written = [_cleaned(call, tools) for call in found.calls]
     content = well_formed("".join(around).strip())
     return {"role": "assistant", "content": content, "tool_calls": message_calls(written, turn)}
 
 
 def message_calls(written: list[WrittenCall], turn: int) -> list[dict[str, Any]]:
-    """Calls as a message of OpenAI's holds them, each with an id."""
+    """Convert calls to the form of OpenAI's messages, each with an id."""
     return [
         {
             "id": call_id,
@@ -91,9 +91,9 @@ def message_calls(written: list[WrittenCall], turn: int) -> list[dict[str, Any]]
 
 
 def sendable(message: Message) -> Message:
-    """A message of :func:`assistant_message` as OpenAI's API and vLLM take it back: names and arguments are well-formed.
+    """Return a message of :func:`assistant_message` with well-formed names and arguments, as OpenAI's API and vLLM require.
 
-    Arguments that are no JSON object stand in one, as ``raw_arguments``.
+    Arguments that are no JSON object are wrapped in one, as ``raw_arguments``.
     """
     calls = message.get("tool_calls")
     if not calls or all(_is_sendable(call["function"]) for call in calls):
@@ -102,7 +102,7 @@ def sendable(message: Message) -> Message:
 
 
 def _cleaned(call: WrittenCall, tools: Tools) -> WrittenCall:
-    """A call that is well-formed in its plain form, without an id of its own; another one as it is written."""
+    """Return a well-formed call in its plain form, without its own id; another one as written."""
     name, arguments = clean_name(call.name, tools), read_arguments(call.arguments)
     if not name or arguments is None:
         return call._replace(id=None)
@@ -110,7 +110,7 @@ def _cleaned(call: WrittenCall, tools: Tools) -> WrittenCall:
 
 
 def _is_complete(message: dict[str, Any]) -> bool:
-    """Whether a message is one of OpenAI's whose calls all have ids of their own."""
+    """Return true if a message is one of OpenAI's whose calls all have unique ids."""
     calls = message.get("tool_calls")
     if message.get("role") != "assistant" or message.get("function_call") or "parts" in message:
         return False

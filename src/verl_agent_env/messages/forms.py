@@ -1,9 +1,8 @@
-"""Reduces a model's answer, in whatever form its serving stack gives it, to calls, text and thought.
+"""Reduction of a model's messages, in any form of a serving stack, to calls, text and thought.
 
-Read are messages of OpenAI's chat completions, also with ``function_call``, of Anthropic and Gemini, items of OpenAI's
-Responses, whole answers of these APIs, lists of them, and objects of SDKs, which tell
-their content by ``model_dump``. Of several choices the first that calls a tool counts, else the first that says something.
-Nothing raises.
+Accepts messages of OpenAI's chat completions, also with ``function_call``, of Anthropic and Gemini, items of OpenAI's
+Responses, whole responses of these APIs, lists of them, and objects of SDKs with a ``model_dump``. Of several choices the
+first with a tool call counts, else the first with content. Never raises.
 """
 
 from __future__ import annotations
@@ -22,33 +21,33 @@ _NO_MESSAGE = "The action is neither a message nor text."
 _TOO_MANY = f"The action holds more than {MAX_CALLS} messages, parts or tool calls."
 
 
-class Heard(NamedTuple):
+class ModelMessage(NamedTuple):
     """One message of the model."""
 
     form: str
     """Name of its form."""
     text: str = ""
     calls: list[WrittenCall] | None = None
-    """``None`` where the text alone is the action."""
+    """Structured calls; ``None`` if the text alone is the action."""
     thought: str = ""
     fault: str | None = None
 
 
-def hear(action: object) -> list[Heard]:
-    """The model's messages in ``action``, in order; those of other roles are passed over."""
+def read_messages(action: object) -> list[ModelMessage]:
+    """Return the model's messages in ``action``, in order; those of other roles are skipped."""
     if type(action) is not dict and type(action) is not str:
         action = plain(action)
     if isinstance(action, str):
-        return [Heard("text", well_formed(action))]
+        return [ModelMessage("text", well_formed(action))]
     if isinstance(action, dict):
-        return _hear_object(action, _MAX_LAYERS)
+        return _read_object(action, _MAX_LAYERS)
     if isinstance(action, list):
-        return _hear_list(action, _MAX_LAYERS)
-    return [Heard("none", fault=_NO_MESSAGE)]
+        return _read_list(action, _MAX_LAYERS)
+    return [ModelMessage("none", fault=_NO_MESSAGE)]
 
 
 def plain(value: object) -> object:
-    """``value``, or the dictionary that an SDK's object is."""
+    """Return ``value``, or the dictionary of an SDK's object."""
     dump: Callable[[], object] | None = getattr(value, "model_dump", None)
     if dump is None or isinstance(value, type):
         return value
@@ -59,10 +58,10 @@ def plain(value: object) -> object:
 
 
 def plain_value(value: object) -> object:
-    """What JSON can hold of an SDK's object, for ``orjson.dumps(…, default=plain_value)``.
+    """Convert an SDK's object to JSON values, for ``orjson.dumps(…, default=plain_value)``.
 
     Raises:
-        TypeError: It is no such object.
+        TypeError: The value is no such object.
     """
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
@@ -72,58 +71,58 @@ def plain_value(value: object) -> object:
     return told
 
 
-def _hear_list(items: list[Any], layers: int) -> list[Heard]:
+def _read_list(items: list[Any], layers: int) -> list[ModelMessage]:
     if len(items) > MAX_CALLS:
-        return [Heard("none", fault=_TOO_MANY)]
+        return [ModelMessage("none", fault=_TOO_MANY)]
     items = [plain(item) for item in items]
     if items and all(map(_is_choice, items)):
-        return _hear_choices(items, layers)
-    heard: list[Heard] = []
+        return _read_choices(items, layers)
+    found: list[ModelMessage] = []
     for item in items:
         if isinstance(item, str):
-            heard.append(Heard("text", well_formed(item)))
+            found.append(ModelMessage("text", well_formed(item)))
         elif isinstance(item, dict):
             if item.get("role", "assistant") in _SPEAKERS:
-                heard += _hear_object(item, layers)
+                found += _read_object(item, layers)
         elif not isinstance(item, list):
-            heard.append(Heard("none", fault=_NO_MESSAGE))
-    return heard
+            found.append(ModelMessage("none", fault=_NO_MESSAGE))
+    return found
 
 
-def _hear_choices(choices: list[Any], layers: int) -> list[Heard]:
-    """The one of several answers that is the action: the first that calls a tool, else the first that says something."""
-    answers = [_hear_object(choice, layers) for choice in map(plain, choices) if isinstance(choice, dict)]
+def _read_choices(choices: list[Any], layers: int) -> list[ModelMessage]:
+    """Return the messages of one of several choices: the first with a tool call, else the first with content."""
+    answers = [_read_object(choice, layers) for choice in map(plain, choices) if isinstance(choice, dict)]
     if not answers:
-        return [Heard("none", fault=_NO_MESSAGE)]
-    acting = (answer for answer in answers if any(heard.calls for heard in answer))
-    speaking = (answer for answer in answers if any(heard.text for heard in answer))
+        return [ModelMessage("none", fault=_NO_MESSAGE)]
+    acting = (answer for answer in answers if any(found.calls for found in answer))
+    speaking = (answer for answer in answers if any(found.text for found in answer))
     return next(acting, None) or next(speaking, answers[0])
 
 
-def _hear_object(message: dict[str, Any], layers: int) -> list[Heard]:
-    """The messages in a message, in a part of one, or in the whole answer of an API."""
+def _read_object(message: dict[str, Any], layers: int) -> list[ModelMessage]:
+    """Return the messages in a message, in a part of one, or in a whole API response."""
     if not layers or "role" in message:
-        return [_hear_message(message)]
+        return [_read_message(message)]
     for key in ("choices", "candidates", "output", "message", "content"):
         inner = plain(message.get(key))
         if isinstance(inner, list) and inner and key in ("choices", "candidates"):
-            return _hear_choices(inner, layers - 1)
+            return _read_choices(inner, layers - 1)
         if isinstance(inner, dict) and (key != "content" or "parts" in inner):
-            return _hear_object(inner, layers - 1)
+            return _read_object(inner, layers - 1)
         if isinstance(inner, list) and inner and key == "output":
-            return _hear_list(inner, layers - 1)
+            return _read_list(inner, layers - 1)
     if "content" in message or "tool_calls" in message:
-        return [_hear_message(message)]
+        return [_read_message(message)]
     if is_call(message, {}):
-        return [Heard(_FORM_OF_TYPE.get(_type_of(message), "call"), calls=_calls_in([message]))]
+        return [ModelMessage(_FORM_OF_TYPE.get(_type_of(message), "call"), calls=_calls_in([message]))]
     if isinstance(message.get("text"), str) or _type_of(message):
-        return [_hear_parts([message])]
-    return [_hear_message(message)]
+        return [_read_parts([message])]
+    return [_read_message(message)]
 
 
-def _hear_message(message: dict[str, Any]) -> Heard:
+def _read_message(message: dict[str, Any]) -> ModelMessage:
     content = message.get("parts") if isinstance(message.get("parts"), list) else message.get("content")
-    parts = _hear_parts(content) if isinstance(content, list) else None
+    parts = _read_parts(content) if isinstance(content, list) else None
     text = well_formed(content_text(content)) if parts is None else parts.text
     thought = _thought_of(message) or (parts.thought if parts is not None else "")
     for form in ("tool_calls", "function_call"):
@@ -133,20 +132,20 @@ def _hear_message(message: dict[str, Any]) -> Heard:
         if form == "function_call":
             calls = [calls]
         if not isinstance(calls, list):
-            return Heard(form, text, [], thought, "'tool_calls' is not a list.")
+            return ModelMessage(form, text, [], thought, "'tool_calls' is not a list.")
         if len(calls) > MAX_CALLS:
-            return Heard(form, text, [], thought, _TOO_MANY)
-        return Heard(form, text, _calls_in(calls), thought)
+            return ModelMessage(form, text, [], thought, _TOO_MANY)
+        return ModelMessage(form, text, _calls_in(calls), thought)
     if parts is not None and (parts.calls or parts.fault):
         return parts._replace(thought=thought)
-    return Heard("text", text, None, thought)
+    return ModelMessage("text", text, None, thought)
 
 
-def _hear_parts(content: list[Any]) -> Heard:
-    """A message of parts: texts, thoughts and calls."""
+def _read_parts(content: list[Any]) -> ModelMessage:
+    """Read a message of parts: texts, thoughts and calls."""
     form = "text"
     if len(content) > MAX_CALLS:
-        return Heard(form, fault=_TOO_MANY)
+        return ModelMessage(form, fault=_TOO_MANY)
     texts: list[Any] = []
     thoughts: list[str] = []
     calls: list[WrittenCall] = []
@@ -167,7 +166,7 @@ def _hear_parts(content: list[Any]) -> Heard:
         else:
             texts.append(part)
     text = well_formed(content_text(texts))
-    return Heard(form, text, calls or None, "\n".join(thought for thought in thoughts if thought))
+    return ModelMessage(form, text, calls or None, "\n".join(thought for thought in thoughts if thought))
 
 
 _PART_CALLS = ("functionCall", "function_call", "toolUse")
@@ -175,7 +174,7 @@ _FORM_OF_TYPE = {"tool_use": "anthropic", "function_call": "responses", "custom_
 
 
 def _calls_in(calls: list[Any]) -> list[WrittenCall]:
-    """The calls of a message; each item is one, whatever it holds."""
+    """Return the calls of a message; each item is a call, whatever it holds."""
     written = []
     for item in calls:
         usual = _usual_call(item)
@@ -191,7 +190,7 @@ def _calls_in(calls: list[Any]) -> list[WrittenCall]:
 
 
 def _usual_call(item: object) -> WrittenCall | None:
-    """A call of OpenAI's form, read at once; ``None`` for anything else."""
+    """Read a call of OpenAI's form; ``None`` for anything else."""
     if type(item) is not dict or "name" in item:
         return None
     function = item.get("function")
@@ -221,7 +220,7 @@ def _thought_of(message: dict[str, Any]) -> str:
 
 
 def _text_in(part: dict[str, Any]) -> str:
-    """What a thought says, as text or as parts."""
+    """Return the text of a thought, given as text or as parts."""
     for key in ("thinking", "text", "summary", "content"):
         value = part.get(key)
         if isinstance(value, str):

@@ -1,4 +1,4 @@
-"""Tools that an environment offers, in the schemas of OpenAI and Anthropic, and the schema of a valid action."""
+"""Tools of an environment, in the schemas of OpenAI and Anthropic, and the schema of a valid action."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """One tool: what it is called, what it does, and the JSON Schema of its arguments."""
+    """Tool: its name, its description, and the JSON Schema of its arguments."""
 
     name: str
     description: str
     parameters: dict[str, Any] = field(default_factory=lambda: _NO_PARAMETERS)
-    """JSON Schema (Draft 2020-12) of an object. An ``examples`` list in it serves to sample actions."""
+    """JSON Schema (Draft 2020-12) of an object. Samples of actions come from its ``examples`` lists."""
 
     def fault(self, arguments: dict[str, Any]) -> str | None:
-        """What is wrong with ``arguments``, for the model to read: missing ones and those of a wrong type.
+        """Describe the fault of ``arguments`` for the model: missing ones and wrong types; ``None`` if there is none.
 
-        Arguments that the tool does not know are passed over: models add some.
+        Unknown arguments are ignored, as models add some.
         """
         if not arguments and not self.parameters.get("required"):
             return None
@@ -57,12 +57,12 @@ class Tool:
 
     @classmethod
     def from_openai(cls, schema: Mapping[str, Any]) -> Tool:
-        """The tool that :meth:`openai` gave the schema of."""
+        """Make a tool from the result of :meth:`openai`."""
         function = schema["function"]
         return cls(function["name"], function.get("description", ""), function.get("parameters", {}))
 
     def openai(self) -> dict[str, Any]:
-        """The tool as OpenAI's chat-completions API takes it."""
+        """Return the tool in the form of OpenAI's chat-completions API."""
         return {
             "type": "function",
             "function": {
@@ -73,17 +73,17 @@ class Tool:
         }
 
     def anthropic(self) -> dict[str, Any]:
-        """The tool as Anthropic's messages API takes it."""
+        """Return the tool in the form of Anthropic's messages API."""
         return {"name": self.name, "description": self.description, "input_schema": self.parameters}
 
 
 def action_schema(tools: Sequence[Tool], *, parallel: bool, takes_text: bool = True) -> dict[str, Any]:
-    """JSON Schema (Draft 2020-12) of a valid action: an assistant message, a list with one, or raw text.
+    """Return the JSON Schema (Draft 2020-12) of a valid action: an assistant message, a list with one, or raw text.
 
     Args:
-        tools: What may be called.
-        parallel: Whether one message may hold several calls.
-        takes_text: Whether a message without tool calls, or raw text, is an action.
+        tools: Available tools.
+        parallel: True if one message may hold several calls.
+        takes_text: True if a message without tool calls, or raw text, is an action.
     """
     message: dict[str, Any] = {
         "type": "object",

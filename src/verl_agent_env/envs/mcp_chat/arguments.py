@@ -14,7 +14,7 @@ MAX_SERVERS = 32
 _NOTHING_ASKED = "Use the tools as you like, then answer with a message."
 
 _ServerName = Annotated[str, StringConstraints(pattern=rf"^[A-Za-z0-9_-]{{1,{MAX_NAME_CHARS}}}$")]
-# What only the operator says of a server.
+# Keys that only the operator may set.
 _PRIVILEGES = ("shared", "instances", "idle_s", "max_sessions", "log_stderr", "max_restarts")
 
 
@@ -22,19 +22,19 @@ class McpChatArguments(SingleTurnChatArguments):
     """Keyword arguments of MCP chat."""
 
     servers: list[_ServerName | ServerDefinition] | None = Field(default=None, max_length=MAX_SERVERS)
-    """The MCP servers: names from the operator's configuration, all of it if not given. On a server for one user that
-    was told to take commands, also definitions with a ``name``."""
+    """MCP servers by their names in the operator's configuration; by default all of it. On a server for one user that
+    accepts commands, also definitions with a ``name``."""
     max_steps: int = Field(default=50, ge=1, le=100_000)
     """Tool calls after which the episode is truncated; a turn that cannot be read counts as one."""
     max_actions_per_turn: int = Field(default=16, ge=1, le=1_000)
-    """Calls that one message may hold; they are carried out side by side."""
+    """Limit of the calls of one message; they run concurrently."""
     max_result_chars: int = Field(default=50_000, ge=100, le=10_000_000)
-    """So much text of one answer is shown."""
+    """Limit of the text of one tool result; the rest is cut off."""
     tool_error_reward: float = 0.0
-    """Added for each call that a tool answered with an error; usually zero or below."""
+    """Added for each call whose result is an error; usually zero or below."""
     raise_on_server_failure: bool = False
-    """Whether a server that ends or hangs makes the step fail and loses the environment (``environment_lost``), so that
-    no trajectory holds it; else the model is told, and goes on with the server started again."""
+    """True if a server that ends or hangs makes the step fail and loses the environment (``environment_lost``), so that
+    no trajectory holds the failure; else the model gets an error message, and the server is restarted."""
 
     @field_validator("servers")
     @classmethod
@@ -54,7 +54,7 @@ class McpChatArguments(SingleTurnChatArguments):
 
     @property
     def closing_prompt(self) -> str:
-        """What the user says last; empty when the history says it all."""
+        """Last message of the user; empty if the history is enough."""
         if self.task_prompt is not None:
             return self.task_prompt
         return "" if self.chat_history else _NOTHING_ASKED

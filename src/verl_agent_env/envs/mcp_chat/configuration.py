@@ -1,8 +1,8 @@
-"""Which MCP servers there are: the operator's file, in the usual ``mcpServers`` form, and what it allows.
+"""Configuration of the MCP servers: the operator's file, in the usual ``mcpServers`` form, and whether clients may add more.
 
-A client of the HTTP API names servers of this file and can choose nothing of what is run. The file is found through
-``VERL_AGENT_ENV_MCP_CONFIG``, so that it is known wherever environments live: in a server, in each worker of a pool,
-and in a program that makes environments itself. Values may refer to variables, ``${TOKEN}`` or ``${PORT:-8080}``.
+A client of the HTTP API names servers of this file and cannot choose what is run. The variable
+``VERL_AGENT_ENV_MCP_CONFIG`` names the file, for servers, for each worker of a pool, and for programs that make
+environments themselves. Values may refer to variables, ``${TOKEN}`` or ``${PORT:-8080}``.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from verl_agent_env.envs.mcp_chat.definition import MAX_NAME_CHARS, ServerDefini
 from verl_agent_env.envs.mcp_chat.errors import ConfigurationError
 
 CONFIG_VARIABLE = "VERL_AGENT_ENV_MCP_CONFIG"
-"""Path of the configuration file."""
+"""Variable with the path of the configuration file."""
 COMMANDS_VARIABLE = "VERL_AGENT_ENV_MCP_ALLOW_COMMANDS"
-"""Set to ``1``, it lets whoever makes an environment bring server definitions, commands included."""
+"""Variable that, set to ``1``, lets the arguments of an environment define servers, commands included."""
 
 _NAME = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_NAME_CHARS}}}")
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
@@ -35,23 +35,23 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Configuration:
-    """The servers that environments may use."""
+    """MCP servers that environments may use."""
 
     servers: Mapping[str, ServerDefinition] = field(default_factory=dict)
-    """By name."""
+    """Definitions of the servers by name."""
     commands_allowed: bool = False
-    """Whether an environment's arguments may define servers of their own."""
+    """True if an environment's arguments may define servers of their own."""
 
 
 def read_configuration(
     path: Path, variables: Mapping[str, str], *, commands_allowed: bool = False
 ) -> Configuration:
-    """The configuration that a file holds.
+    """Read the configuration of a file.
 
     Args:
         path: A JSON file with ``mcpServers``.
-        variables: What ``${…}`` refers to.
-        commands_allowed: As in :class:`Configuration`.
+        variables: Variables that ``${…}`` refers to.
+        commands_allowed: Field of :class:`Configuration`.
 
     Raises:
         ConfigurationError: The file cannot be read, is not of this form, or refers to a variable that is not set.
@@ -152,7 +152,7 @@ def _definition(place: str, name: str, value: Any, variables: Mapping[str, str])
 
 
 def _filled(value: Any, variables: Mapping[str, str], place: str, expanded: list[str]) -> Any:
-    """``value`` with its references replaced; what they stood for is added to ``expanded``."""
+    """Replace the references in ``value``; the values of the variables are added to ``expanded``."""
     if isinstance(value, dict):
         return {key: _filled(inner, variables, f"{place}.{key}", expanded) for key, inner in value.items()}
     if isinstance(value, list):

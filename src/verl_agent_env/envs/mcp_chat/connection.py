@@ -1,4 +1,4 @@
-"""One MCP session: opened, kept and closed by one task of its own, as the SDK's contexts need it."""
+"""One MCP session, opened, kept and closed by its own task, as the SDK's contexts require."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _MAX_REASON_CHARS = 300
 
 
 class McpConnection:
-    """A live session with one server."""
+    """Live session with one server."""
 
     def __init__(self, definition: ServerDefinition, launcher: Callable[[], LauncherClient]) -> None:
         self._definition = definition
@@ -58,20 +58,20 @@ class McpConnection:
         self._is_forgotten = False
         self._has_ended = False
         self._calls: set[asyncio.Timeout] = set()
-        """Of the calls that are under way."""
+        """Time-outs of the running calls."""
         self._answered = asyncio.Event()
-        """Set while no call is under way."""
+        """Set while no call is running."""
         self._client: Client | None = None
         self.is_open = False
-        """Whether it can be asked anything; false as soon as a stdio server is seen to have ended."""
+        """True while calls can be sent; false as soon as a stdio server has exited."""
         self.tools: list[Tool] = []
-        """What the server offered when the session began."""
+        """Tools that the server listed at the start of the session."""
 
     async def open(self) -> None:
-        """Start or reach the server and ask what it offers.
+        """Start or reach the server and list its tools.
 
         Raises:
-            ServerStartError: It cannot be run or reached, or did not answer in time.
+            ServerStartError: The server cannot be run or reached, or did not respond in time.
         """
         definition = self._definition
         ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -96,10 +96,10 @@ class McpConnection:
         raise ServerStartError(f"The MCP server '{definition.name}' did not start: {reason}.")
 
     async def call(self, tool: str, arguments: dict[str, Any]) -> CallToolResult:
-        """Call a tool; a caller that is cancelled cancels the call.
+        """Call a tool; cancelling the caller cancels the call.
 
         Raises:
-            McpCallTimeoutError: No answer in time.
+            McpCallTimeoutError: No response in time.
             ConnectionLostError: The session ended; whether the call was carried out is unknown.
             SessionForgottenError: The server does not know the session any more; the call was not carried out.
             ToolRefusedError: The server refused the call; the message is for the model.
@@ -108,7 +108,7 @@ class McpConnection:
             raise ConnectionLostError
         timeout_s = self._definition.call_timeout_s
         try:
-            # The client's own limit tells the server; the other one holds where the server does not even read.
+            # The SDK's limit also cancels the call at the server; the outer one covers a server that does not even read.
             async with self._under_way(timeout_s + _LATE_S):
                 return await self._client.call_tool(tool, arguments, read_timeout_seconds=timeout_s)
         except TimeoutError:
@@ -131,7 +131,7 @@ class McpConnection:
             ) from None
 
     async def answers(self) -> bool:
-        """Whether the server still answers at all."""
+        """Return true if the server still responds to a ping."""
         if not self.is_open or self._client is None:
             return False
         try:
@@ -142,10 +142,10 @@ class McpConnection:
         return True
 
     async def close(self, *, at_once: bool = False) -> None:
-        """End the session, and the process of a stdio server; takes bounded time and raises nothing.
+        """End the session, and the process of a stdio server; takes bounded time and never raises.
 
         Args:
-            at_once: Whether the server gets no time: it hangs, or nobody waits for it.
+            at_once: True to kill the server without a grace period, because it hangs.
         """
         self.is_open = False
         self._leaving.set()
@@ -194,7 +194,7 @@ class McpConnection:
             if not ready.done():
                 ready.set_exception(ServerStartError("it ended at once"))
             if not ready.cancelled():
-                # Looked at by nobody else if its opener was cancelled.
+                # Retrieve the exception: nobody else does if the opener was cancelled.
                 ready.exception()
 
     @asynccontextmanager
@@ -202,7 +202,7 @@ class McpConnection:
         """Bound a call by time, and by the end of the session.
 
         Raises:
-            TimeoutError: One of them came before the answer.
+            TimeoutError: The time limit or the end of the session came before the response.
         """
         async with asyncio.timeout(timeout_s) as limit:
             self._calls.add(limit)
@@ -242,7 +242,7 @@ class McpConnection:
         return http_transport(self._definition, self._forgotten)
 
     def _reason(self, error: BaseException) -> str:
-        """Why the session could not begin, without anything that may be a secret."""
+        """Describe why the session could not begin, without any secret."""
         first = _first(error)
         if isinstance(first, ServerStartError):
             return str(first)
@@ -272,7 +272,7 @@ async def _list_tools(client: Client) -> list[Tool]:
 
 
 def _first(error: BaseException) -> BaseException:
-    """The first error inside groups of them."""
+    """Return the first error inside nested exception groups."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error

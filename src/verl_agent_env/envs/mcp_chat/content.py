@@ -1,4 +1,4 @@
-"""What a tool answered, as the content of a chat message."""
+"""Conversion of a tool's result into the content of a chat message."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
     from mcp.types import CallToolResult
 
 MAX_MEDIA_CHARS = 16 * 1024 * 1024
-"""Of a picture or a sound in base64; a larger one is only named."""
+"""Limit of a picture or a sound in base64; a larger one is only named."""
 
 _AUDIO_FORMATS = {"audio/wav": "wav", "audio/x-wav": "wav", "audio/mpeg": "mp3", "audio/mp3": "mp3"}
 
 
 def content_of(result: CallToolResult, redactor: Redactor, max_chars: int) -> Content:
-    """All that ``result`` holds: text where there is nothing else, or content parts in the order of the result.
+    """Convert all content of ``result``: to text if there is nothing else, or to content parts in the order of the result.
 
     Pictures become ``image_url``, WAV and MP3 ``input_audio``. Of resources, text is shown under its URI and pictures
-    as pictures; what cannot be shown is named. Structured content is added as JSON unless a text says the same.
+    as pictures; other content is named only. Structured content is added as JSON unless a text repeats it.
 
     Args:
-        result: Of the SDK.
-        redactor: Takes the server's secrets out of all texts.
-        max_chars: So much text is shown in all; the rest is cut off, which is said.
+        result: Result from the SDK.
+        redactor: Removes the server's secrets from all texts.
+        max_chars: Limit of all text together; a note replaces the rest.
     """
     parts = [_part_of(block) for block in result.content]
     structured = result.structured_content
@@ -97,7 +97,7 @@ def _num_bytes(encoded: str) -> int:
 
 def _is_shown(structured: Any, blocks: Sequence[Any]) -> bool:
     """Tell whether the content shows the structured content already, as the protocol advises servers to do."""
-    # Servers that wrap a plain value, as {"result": value}, show the value itself.
+    # Servers that wrap a plain value as {"result": value} repeat the value in the text.
     values = [structured]
     if isinstance(structured, dict) and len(structured) == 1:
         values += structured.values()
@@ -150,7 +150,7 @@ def _parsed(text: str) -> Any:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
-        # Equal to nothing.
+        # No JSON: equal to nothing.
         return _parsed
 
 

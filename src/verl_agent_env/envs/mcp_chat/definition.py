@@ -1,4 +1,4 @@
-"""One MCP server: how it is reached, what it may offer, and what of it must stay hidden."""
+"""Definition of one MCP server: transport, allowed tools, limits and secrets."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from verl_agent_env.envs.mcp_chat.redaction import Redactor
 MAX_NAME_CHARS = 48
 Transport = Literal["stdio", "sse", "http"]
 
-# What other programs keep in the same file and this one has no use for. Any other unknown key is refused: a mistyped
-# "allowedTools" must not offer everything.
+# Keys of other programs in the same file, ignored here. Any other unknown key is an error: a mistyped "allowedTools" must
+# not offer everything.
 _FOREIGN = frozenset({"alwaysAllow", "autoApprove", "description", "disabled", "timeout", "trust", "$schema"})
 _TRANSPORTS = {
     "stdio": "stdio",
@@ -31,7 +31,7 @@ _TRANSPORTS = {
 
 
 class ServerDefinition(BaseModel):
-    """How to run or reach one MCP server. Keys are written in camel case, as in the usual ``mcpServers``."""
+    """Definition of one MCP server. Keys are in camel case, as in the usual ``mcpServers``."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -44,48 +44,48 @@ class ServerDefinition(BaseModel):
     )
 
     name: str = Field(pattern=rf"^[A-Za-z0-9_-]{{1,{MAX_NAME_CHARS}}}$")
-    """Stands before a tool's name where two servers have a tool of one name."""
+    """Prefix of a tool's name if two servers have a tool of the same name."""
     type: Transport = "stdio"
-    """How it is reached; by default ``stdio`` with a ``command``, ``sse`` with a ``url`` that ends with ``/sse``, else
+    """Transport; by default ``stdio`` with a ``command``, ``sse`` with a ``url`` that ends with ``/sse``, else
     ``http`` (streamable HTTP)."""
     command: str | None = Field(default=None, min_length=1, max_length=4_096, repr=False)
     """Program to run."""
     args: tuple[str, ...] = Field(default=(), max_length=256, repr=False)
-    """Its arguments."""
+    """Arguments of the program."""
     env: dict[str, str] = Field(default_factory=dict, max_length=256, repr=False)
-    """Variables for it. It gets these, PATH, HOME and the like, and nothing else of the server's own variables."""
+    """Variables of the program. It gets these, PATH, HOME and the like, and no other variables of this process."""
     cwd: str | None = Field(default=None, max_length=4_096, repr=False)
     """Working directory."""
     url: str | None = Field(default=None, max_length=8_192, repr=False)
-    """Where it listens."""
+    """URL of the server."""
     headers: dict[str, str] = Field(default_factory=dict, max_length=64, repr=False)
-    """Headers of every request to it."""
+    """Headers of every request to the server."""
     allowed_tools: tuple[str, ...] | None = None
-    """The tools that it may offer, ``*`` standing for anything; all if not given."""
+    """Patterns of the tools that it may offer, with ``*`` as wildcard; by default all."""
     denied_tools: tuple[str, ...] = ()
-    """Tools that it may not offer, whatever ``allowedTools`` says."""
+    """Patterns of tools that it may not offer, even if ``allowedTools`` matches."""
     public_env: tuple[str, ...] = ()
-    """Names among ``env`` and ``headers`` whose values are no secrets: all others are taken out of whatever is shown."""
+    """Names among ``env`` and ``headers`` whose values are not secret: all other values are removed from any output."""
     shared: bool = False
-    """Whether episodes share it: only for a server that keeps nothing of its clients."""
+    """True if episodes share it; only for a server without any state of its clients."""
     instances: int = Field(default=1, ge=1, le=256)
-    """How many of a shared server run."""
+    """Number of instances of a shared server."""
     idle_s: float = Field(default=30.0, ge=0, le=86_400)
-    """Seconds after which a shared server that nobody uses is ended."""
+    """Seconds after which an unused shared server is ended."""
     max_sessions: int = Field(default=1_000, ge=1, le=100_000)
-    """Sessions of one worker at a time; beyond that, new environments are told to come again."""
+    """Limit of the sessions of one worker; further environments get a retryable error."""
     start_timeout_s: float = Field(default=20.0, gt=0, le=3_600)
-    """Seconds in which it must have started and said what it offers."""
+    """Time limit of the start, including the list of tools."""
     call_timeout_s: float = Field(default=15.0, gt=0, le=3_600)
-    """Seconds in which it must answer a call. Must be less than the server's ``max_step_s``."""
+    """Time limit of a call. Must be less than the server's ``max_step_s``."""
     stop_grace_s: float = Field(default=2.0, ge=0, le=60)
-    """Seconds that it gets to end by itself, and once more after SIGTERM."""
+    """Seconds that it gets to exit by itself, and again after SIGTERM."""
     max_restarts: int = Field(default=3, ge=0, le=1_000)
-    """Restarts within a minute; beyond that, it counts as lost."""
+    """Limit of the restarts within a minute; beyond it, the server counts as lost."""
     protocol: Literal["auto", "legacy"] = "auto"
-    """``legacy`` asks with the handshake of 2025 only, for a server that cannot bear any other question before."""
+    """``legacy`` uses only the handshake of 2025, for a server that fails on any request before it."""
     log_stderr: bool = False
-    """Whether its standard error goes to the log, secrets taken out; else only its end does, if it does not start."""
+    """True to log its standard error without secrets; else only its end is logged, if the server does not start."""
     _expanded: tuple[str, ...] = PrivateAttr(default=())
 
     @model_validator(mode="before")
@@ -123,20 +123,20 @@ class ServerDefinition(BaseModel):
         return self
 
     def hiding(self, texts: Iterable[str]) -> ServerDefinition:
-        """The same, with more secrets: what references to variables stood for."""
+        """Return a copy with more secrets: the values of referenced variables."""
         copied = self.model_copy()
         copied._expanded = tuple(texts)  # noqa: SLF001 - its own class
         return copied
 
     def allows(self, tool: str) -> bool:
-        """Whether the server may offer the tool of this name."""
+        """Return true if the server may offer the tool of this name."""
         if any(fnmatchcase(tool, pattern) for pattern in self.denied_tools):
             return False
         return self.allowed_tools is None or any(fnmatchcase(tool, pattern) for pattern in self.allowed_tools)
 
     @functools.cached_property
     def redactor(self) -> Redactor:
-        """Takes this server's secrets out of texts."""
+        """Redactor of this server's secrets."""
         return Redactor(self._secrets())
 
     def _secrets(self) -> Iterator[str]:
@@ -144,7 +144,7 @@ class ServerDefinition(BaseModel):
         for key, value in (*self.env.items(), *self.headers.items()):
             if key not in self.public_env:
                 yield value
-                # "Bearer <token>": the token alone tells as much.
+                # "Bearer <token>": the token alone is the secret.
                 yield value.rpartition(" ")[2]
         if self.url is not None:
             parts = urlsplit(self.url)

@@ -1,4 +1,4 @@
-"""MCP chat: a conversation with tools that live in MCP servers."""
+"""MCP chat: a conversation with the tools of MCP servers."""
 
 from __future__ import annotations
 
@@ -34,35 +34,33 @@ class McpChatEnv(AsyncChatEnv):
     """Answer a conversation with the help of tools that MCP servers offer.
 
     The servers are those of the operator's configuration (see ``docs/mcp.md``); the arguments name them. Each episode
-    has sessions of its own, from its reset to its end; only servers that are configured as ``shared`` are used by
-    several episodes at a time.
+    has its own sessions, from its reset to its end; only servers configured as ``shared`` are used by several episodes
+    at a time.
 
     ## Action Space
 
-    The tools of the servers, as far as they may offer them. A name that several servers use gets the server's name
-    before it, in all of them: ``time_now`` and ``clock_now``. The calls of one message run side by side. A message
-    without a call is the answer.
+    The allowed tools of the servers. A name that several servers use is prefixed with the server's name in all of them:
+    ``time_now`` and ``clock_now``. The calls of one message run concurrently. A message without a call is the answer.
 
     ## Observation
 
     At first the system prompt, the chat history and the task prompt as a message of the user, as far as they are
-    given. Then what the tools answer: text, or content parts where there are pictures or sounds. A tool that fails,
-    does not answer in time or whose server ended says so in its message, as an error; the server is started again.
+    given. Then the results of the tools: text, or content parts if there are pictures or sounds. A tool that fails, times
+    out or whose server ended gives an error message; the server is restarted.
 
     ## Rewards
 
-    What the ``scorer`` says of the answer; 0 without one, and when the episode is truncated. ``tool_error_reward`` for
-    each call that a tool answered with an error.
+    The score of the answer by the ``scorer``; 0 without one, and if the episode is truncated. ``tool_error_reward`` for
+    each call whose result is an error.
 
     ## Episode End
 
     Terminated by a message without a tool call (``success`` in the info when the reward is that of a right answer).
-    One without any text is an invalid action: scored as an empty answer, and the end as well. Truncated after
-    ``max_steps`` calls.
+    One without text is an invalid action, scored as an empty answer. Truncated after ``max_steps`` calls.
 
-    The info of a step also holds ``tool_errors``, calls of this step that were answered with an error, and
-    ``server_failures``, calls of this episode that met a server that ended, hung or was started again. What tools do
-    outside cannot be done again: the environment is lost with its worker (durability ``none``).
+    The info of a step also holds ``tool_errors``, calls of this step whose result is an error, and ``server_failures``,
+    calls of this episode whose server ended, hung or was restarted. Side effects of tools cannot be replayed: the
+    environment is lost with its worker (durability ``none``).
 
     ## Arguments
 
@@ -87,7 +85,7 @@ class McpChatEnv(AsyncChatEnv):
 
     @classmethod
     def validate_arguments(cls, kwargs: Mapping[str, Any]) -> EnvArguments:
-        """As :meth:`ChatEnv.validate_arguments`; the servers must be known, and the SDK must be there."""
+        """Validate keyword arguments; the servers must be configured, and the SDK must be installed."""
         if importlib.util.find_spec("mcp") is None:
             raise cls.invalid_arguments(([], f"MCP needs an extra that is not installed here; {EXTRA} does"))
         arguments = super().validate_arguments(kwargs)
@@ -110,7 +108,7 @@ class McpChatEnv(AsyncChatEnv):
             raise self.invalid_arguments((["scorer"], str(unfit))) from None
         definitions = self._definitions(self.arguments)
         await self.close_async()
-        # Until the new episode stands there is none: its sessions are those of the one before, and they are closed.
+        # No episode runs until the new one has begun: the sessions of the former one are closed.
         self._ended = True
         self._pool = pool_here()
         self._sessions = await _acquire(self._pool, definitions)
@@ -137,12 +135,12 @@ class McpChatEnv(AsyncChatEnv):
         return Outcome(reply.content, reward=self.arguments.tool_error_reward, effective=False)
 
     async def astep(self, action: Action) -> tuple[Observation, float, bool, bool, Info]:
-        """Carry out the calls of a message, or score the answer; see :meth:`ChatEnv.step`.
+        """Carry out the calls of a message, or score the answer, as :meth:`ChatEnv.step`.
 
         Raises:
-            EpisodeNotStartedError, EpisodeEndedError: ``reset`` comes first.
-            ServerLostError: A server is gone and does not come back.
-            ScorerError: A registered callable failed; the episode goes on.
+            EpisodeNotStartedError, EpisodeEndedError: No episode is running.
+            ServerLostError: A server is gone and cannot be restarted.
+            ScorerError: A registered callable failed; the episode continues.
         """
         self._require_running()
         self._tool_errors = 0
@@ -167,7 +165,7 @@ class McpChatEnv(AsyncChatEnv):
             await asyncio.gather(*(pool.release(session) for session in sessions))
 
     def draw(self, mode: str) -> Any:
-        """The beginning of the conversation as text."""
+        """Return the beginning of the conversation as text."""
         self._require_render_mode(mode)
         return "\n\n".join(
             f"{message['role']}: {content_text(message['content'])}" for message in self.first_observation()
@@ -182,7 +180,7 @@ class McpChatEnv(AsyncChatEnv):
         if not isinstance(scorer, NoScorer):
             history = [*self.first_observation(), *self._conversation]
             context = ScoreContext(history, self.episode_seed, {"num_steps": self._steps})
-            # Scorers may block, and long texts take them a while.
+            # Scorers may block, and take long for long texts.
             reward = await asyncio.to_thread(scorer.score, parsed.text, context)
         valid = bool(parsed.text)
         success = valid and self.arguments.is_success(reward)
@@ -193,7 +191,7 @@ class McpChatEnv(AsyncChatEnv):
         return self._finish([user_message(_END)], reward, outcome, valid, valid)
 
     def _release(self) -> None:
-        """Give the sessions back without waiting for their end."""
+        """Release the sessions without waiting for their end."""
         sessions, self._sessions = self._sessions, {}
         if self._pool is not None:
             for session in sessions.values():
@@ -201,10 +199,10 @@ class McpChatEnv(AsyncChatEnv):
 
     @classmethod
     def _definitions(cls, arguments: McpChatArguments) -> list[ServerDefinition]:
-        """The servers of these arguments.
+        """Return the definitions of the servers of these arguments.
 
         Raises:
-            InvalidEnvArgumentsError: One of them is not known, or may not be brought.
+            InvalidEnvArgumentsError: A server is unknown, or may not be defined by arguments.
             ConfigurationError: The operator's configuration cannot be used.
         """
         configuration = configuration_in_use()
@@ -236,7 +234,7 @@ class McpChatEnv(AsyncChatEnv):
 
 
 async def _acquire(pool: Pool, definitions: list[ServerDefinition]) -> dict[str, Session]:
-    """A session with each server, all begun side by side; none if one of them fails."""
+    """Open a session with each server, concurrently; none if one of them fails."""
     tasks = [asyncio.create_task(pool.acquire(definition)) for definition in definitions]
     try:
         sessions = await asyncio.gather(*tasks)
@@ -251,7 +249,7 @@ async def _acquire(pool: Pool, definitions: list[ServerDefinition]) -> dict[str,
 
 
 def _said(parsed: ParsedAction) -> Message:
-    """What the model said, as a message of the conversation; calls that are written as text stay text."""
+    """Convert the model's turn to a message of the conversation; calls written as text stay text."""
     message: Message = {"role": "assistant", "content": parsed.text}
     calls = [call for call in parsed.calls if call.id is not None]
     if calls:

@@ -1,4 +1,4 @@
-"""What goes wrong with an MCP server or its configuration, in words that hold no secret."""
+"""Errors of MCP servers and their configuration; messages hold no secrets."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class ServerStartError(McpError):
 
 
 class ServerLostError(McpError):
-    """An MCP server went away and did not come back, or was not asked to."""
+    """An MCP server ended and could not be restarted, or must not be."""
 
 
 class ConnectionLostError(McpError):
-    """A session came to its end while a call was under way; whether the call was carried out is unknown."""
+    """A session ended during a call; whether the call was carried out is unknown."""
 
 
 class SessionForgottenError(McpError):
@@ -28,8 +28,8 @@ class SessionForgottenError(McpError):
 
 
 class McpCallTimeoutError(McpError):
-    """A call was not answered in time and was given up."""
+    """A call got no response in time and was cancelled."""
 
 
 class ToolRefusedError(McpError):
-    """The server answered a call with an error of the protocol, or with something that is no result."""
+    """The server answered a call with a protocol error, or with an invalid result."""

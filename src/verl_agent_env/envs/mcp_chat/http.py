@@ -1,4 +1,4 @@
-"""The transports over HTTP: streamable HTTP, and SSE as older servers have it."""
+"""HTTP transports: streamable HTTP, and SSE for older servers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _FORGOTTEN_STATUSES = frozenset({400, 401, 404, 410})
 _CODES_OF_CALLS = frozenset({PARSE_ERROR, METHOD_NOT_FOUND, INVALID_PARAMS, INTERNAL_ERROR})
 """Errors of one call; with any other code the session is meant."""
 
-# The SDK and its HTTP client write whole messages, and URLs with what stands in them: secrets too.
+# The SDK and its HTTP client log whole messages and URLs, secrets included.
 for _name in ("client", "httpcore2", "httpx2", "mcp"):
     logging.getLogger(_name).setLevel(logging.CRITICAL)
 
@@ -38,7 +38,7 @@ def http_transport(
     """Connect to a server of type ``sse`` or ``http``; errors come through the streams.
 
     Args:
-        definition: Of the server.
+        definition: Definition of the server.
         on_forgotten: Called when the server refuses a message because it does not know the session any more.
     """
     url = definition.url or ""
@@ -61,14 +61,14 @@ def _client(
     *,
     on_forgotten: Callable[[], None],
 ) -> httpx2.AsyncClient:
-    async def look(response: httpx2.Response) -> None:
+    async def check(response: httpx2.Response) -> None:
         if await _says_forgotten(response):
             on_forgotten()
 
-    # A stream may be silent for as long as an episode lasts, and a call for all its time; limits are kept elsewhere.
+    # A stream may be silent for a whole episode, and a call for its whole time limit, which is enforced elsewhere.
     silent = httpx2.Timeout(_CONNECT_S, read=None)
     return httpx2.AsyncClient(
-        headers=headers, timeout=silent, auth=auth, verify=_tls(), event_hooks={"response": [look]}
+        headers=headers, timeout=silent, auth=auth, verify=_tls(), event_hooks={"response": [check]}
     )
 
 
@@ -93,5 +93,5 @@ async def _says_forgotten(response: httpx2.Response) -> bool:
 
 @functools.cache
 def _tls() -> ssl.SSLContext:
-    # Half a megabyte and 20 ms: one for all sessions.
+    # Takes half a megabyte and 20 ms, so all sessions share one.
     return httpx2.create_ssl_context()

@@ -1,12 +1,12 @@
-"""The launcher: a small process beside a worker that starts MCP servers and lets none of them outlive the worker.
+"""Launcher: a small process beside a worker that starts MCP servers and ends all of them with the worker.
 
-It runs as a script, with the standard library only. The worker holds the other end of its socket; when that closes,
-by order or because the worker was killed, everything that was started here is killed, whatever it started in turn.
-If the launcher itself is killed, the kernel kills the servers that it started (``PR_SET_PDEATHSIG``).
+It runs as a script, with the standard library only. The worker has the other end of its socket; when that closes,
+on request or because the worker was killed, the launcher kills all servers with all their descendants. If the launcher
+itself is killed, the kernel kills the servers that it started (``PR_SET_PDEATHSIG``).
 
-Starting them here, not in the worker, also keeps the worker from forking its whole memory, and from SIGCHLD.
+Starting them here, not in the worker, also avoids forks of the worker's whole memory, and SIGCHLD in the worker.
 
-Lines of JSON go both ways. In: ``{"id", "argv", "env", "cwd"}`` with three descriptors (standard input, output and
+Both directions are lines of JSON. In: ``{"id", "argv", "env", "cwd"}`` with three descriptors (standard input, output and
 error), or ``{"id", "stop": grace_s}``. Out: ``{"id", "pid"}`` or ``{"id", "error"}``, and ``{"id", "exited": code}``.
 """
 
@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 MARK = "VERL_AGENT_ENV_MCP_LAUNCH"
-"""Variable that a server and all its descendants carry, unless they take it away."""
+"""Variable that a server and all its descendants inherit, unless they remove it."""
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -38,18 +38,18 @@ _libc = ctypes.CDLL(None)
 
 
 class Child:
-    """A server: its process, and what is to be done to end it."""
+    """Process of a server, and the signals scheduled to end it."""
 
     def __init__(self, launch_id: int, process: subprocess.Popen[bytes], mark: str) -> None:
         self.launch_id = launch_id
         self.process = process
         self.mark = mark
         self.signals: deque[tuple[float, int]] = deque()
-        """When to send which signal to its group."""
+        """Times and signals to be sent to its process group."""
 
 
 class LauncherProcess:
-    """Serves one worker until it goes away."""
+    """Launcher of one worker, until the worker is gone."""
 
     def __init__(self, worker: socket.socket) -> None:
         self._worker = worker
@@ -59,13 +59,13 @@ class LauncherProcess:
         self._ours = f"{os.getpid()}-{time.monotonic_ns()}"
 
     def run(self) -> None:
-        """Serve; when the worker is gone, kill all that is left."""
+        """Serve requests; when the worker is gone, kill all remaining servers."""
         listened = self._worker.fileno()
         wake, woken = os.pipe()
         os.set_blocking(woken, False)
         os.set_blocking(wake, False)
         signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
-        # Not ignored but handled: what is ignored stays so in the servers.
+        # Handled, not ignored: the servers would inherit ignored signals.
         for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, lambda *_: None)
         try:
@@ -83,10 +83,10 @@ class LauncherProcess:
         finally:
             self._kill_all()
 
-    # --- what the worker says -------------------------------------------------------------------------------
+    # --- requests of the worker -----------------------------------------------------------------------------
 
     def _receive(self) -> bool:
-        """Read and carry out requests; false at the end of them."""
+        """Read and carry out requests; return false at the end of the stream."""
         data, descriptors, _, _ = socket.recv_fds(self._worker, 65_536, 64)
         self._descriptors.extend(descriptors)
         if not data:
@@ -116,7 +116,7 @@ class LauncherProcess:
                 preexec_fn=_die_with(os.getpid()),
             )
         except (OSError, subprocess.SubprocessError, ValueError) as refused:
-            # No names of files: the command belongs to the operator.
+            # Without file names: the command is the operator's secret.
             number = refused.errno if isinstance(refused, OSError) else None
             reason = os.strerror(number) if number else type(refused).__name__
             self._say({"id": launch_id, "error": reason})
@@ -150,14 +150,14 @@ class LauncherProcess:
                 _signal_group(pid, child.signals.popleft()[1])
 
     def _reap(self) -> None:
-        """Take note of ended servers, and kill what they leave behind."""
+        """Collect ended servers, and kill the processes that they leave behind."""
         while (pid := _ended_child()) is not None:
             child = self._children.pop(pid, None)
             if child is None:
-                # Somebody's orphan, which fell to this process.
+                # An orphan that was reparented to this process.
                 os.waitpid(pid, 0)
                 continue
-            # Before it is waited for: until then nobody else can have its group's number.
+            # Before waitpid: until then the number of its process group cannot be reused.
             _signal_group(pid, signal.SIGKILL)
             code = child.process.wait()
             for orphan in self._orphans():
@@ -171,7 +171,7 @@ class LauncherProcess:
     def _kill_all(self) -> None:
         for pid in self._children:
             _signal_group(pid, signal.SIGKILL)
-        # Killing a process hands its children to this one (subreaper): in the end they are all its own.
+        # The children of a killed process are reparented to this one (subreaper), so in the end all are its own.
         for _ in range(_LAST_SWEEPS):
             for pid in _children_of_this_process():
                 _kill(pid)
@@ -185,25 +185,25 @@ class LauncherProcess:
 
 def _die_with(parent: int) -> Any:
     def prepare() -> None:
-        # Those too that whoever started the worker had it ignore, as nohup and a shell's & do.
+        # Also signals that the worker's parent made it ignore, as nohup and a shell's & do.
         for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
             signal.signal(number, signal.SIG_DFL)
         _control(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
-            # It died before the line above.
+            # The parent died before prctl.
             os._exit(1)
 
     return prepare
 
 
 def _control(option: int, value: int) -> None:
-    """``prctl``, where the system has it."""
+    """Call ``prctl``, where the system has it."""
     with contextlib.suppress(AttributeError):
         _libc.prctl(option, value, 0, 0, 0)
 
 
 def _ended_child() -> int | None:
-    """A child that has ended and is not waited for yet."""
+    """Return the pid of a child that has ended and was not waited for yet."""
     try:
         info = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:

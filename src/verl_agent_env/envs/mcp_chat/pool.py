@@ -1,4 +1,4 @@
-"""The MCP sessions of one event loop: one for each episode, or shared ones where the operator says so."""
+"""MCP sessions of one event loop: one for each episode, or shared ones if the operator allows it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from verl_agent_env.envs.mcp_chat.session import Link, Session
 from verl_agent_env.errors import AtCapacityError
 
 _STARTS_AT_ONCE = max(4, 2 * (os.cpu_count() or 1))
-"""More servers that start at a time only make each other late."""
+"""Limit of concurrent starts of servers; more would only delay each other."""
 
 
 class _Shared:
-    """The instances of one shared server."""
+    """Instances of one shared server."""
 
     def __init__(self) -> None:
         self.sessions: list[Session] = []
@@ -30,7 +30,7 @@ class _Shared:
 
 
 class Pool:
-    """Gives sessions and takes them back; all of it belongs to one event loop."""
+    """Pool of the sessions of one event loop."""
 
     def __init__(self) -> None:
         self._launcher: LauncherClient | None = None
@@ -41,20 +41,20 @@ class Pool:
 
     @property
     def num_sessions(self) -> int:
-        """Sessions that are open or about to be."""
+        """Number of sessions that are open or opening."""
         return self._count.total()
 
     @property
     def launcher_pid(self) -> int | None:
-        """The process that runs the stdio servers, if there is one."""
+        """Pid of the process that runs the stdio servers; ``None`` without one."""
         return self._launcher.pid if self._launcher is not None and self._launcher.is_alive else None
 
     async def acquire(self, definition: ServerDefinition) -> Session:
-        """An open session with a server.
+        """Open a session with a server, or return a shared one.
 
         Raises:
             ServerStartError: The server cannot be started or reached.
-            AtCapacityError: It has as many sessions as it may.
+            AtCapacityError: The server has ``max_sessions`` sessions.
         """
         await _load_sdk()
         if definition.shared:
@@ -68,7 +68,7 @@ class Pool:
         return session
 
     async def release(self, session: Session) -> None:
-        """Take a session back; one that nobody shares is ended. Raises nothing."""
+        """Release a session; one that is not shared is ended. Never raises."""
         shared = self._shared.get(_key(session.definition)) if session.definition.shared else None
         if shared is None or session not in shared.users:
             await self._end(session)
@@ -81,11 +81,11 @@ class Pool:
             )
 
     def release_soon(self, session: Session) -> None:
-        """As :meth:`release`, in the background."""
+        """Release a session in the background."""
         self._run(self.release(session))
 
     async def aclose(self) -> None:
-        """End all shared sessions and the launcher, and with it every server process that is left."""
+        """End all shared sessions and the launcher, and with it all remaining server processes."""
         for shared in self._shared.values():
             if shared.ending is not None:
                 shared.ending.cancel()
@@ -158,7 +158,7 @@ _pools: WeakKeyDictionary[asyncio.AbstractEventLoop, Pool] = WeakKeyDictionary()
 
 
 def pool_here() -> Pool:
-    """The pool of the running event loop."""
+    """Return the pool of the running event loop."""
     loop = asyncio.get_running_loop()
     pool = _pools.get(loop)
     if pool is None:
@@ -167,12 +167,12 @@ def pool_here() -> Pool:
 
 
 async def _load_sdk() -> None:
-    """Import the SDK, which takes a second, without keeping others waiting."""
+    """Import the SDK, which takes a second, without blocking the event loop."""
     name = "verl_agent_env.envs.mcp_chat.connection"
     if name not in sys.modules:
         await asyncio.to_thread(importlib.import_module, name)
 
 
 def _key(definition: ServerDefinition) -> str:
-    """Tells definitions apart by all that they say; kept in memory only."""
+    """Return a key of all fields of a definition; kept in memory only."""
     return definition.model_dump_json()

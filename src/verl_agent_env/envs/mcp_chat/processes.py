@@ -1,4 +1,4 @@
-"""MCP server processes of one event loop, started and ended through a launcher (see :mod:`.launcher`)."""
+"""MCP server processes of one event loop, started and ended through a launcher (:mod:`.launcher`)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from verl_agent_env.envs.mcp_chat.errors import ServerStartError
 logger = logging.getLogger(__name__)
 
 INHERITED = ("HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "SHELL", "TERM", "TMPDIR", "TZ", "USER")
-"""Variables of the worker that a server gets: what programs need to run. Nothing else is passed on."""
+"""Variables of the worker that a server inherits; no others are passed on."""
 
 _LAUNCHER = Path(__file__).with_name("launcher.py")
 _LAUNCHER_FD = 3
@@ -30,7 +30,7 @@ _POLL_S = 0.005
 
 
 class ServerProcess:
-    """A running server; its three descriptors belong to whoever started it."""
+    """Running server; the caller that started it owns its three descriptors."""
 
     def __init__(
         self, launch_id: int, pid: int, streams: tuple[int, int, int], launcher: LauncherClient
@@ -38,27 +38,27 @@ class ServerProcess:
         self.pid = pid
         self.stdin, self.stdout, self.stderr = streams
         self.exited: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        """Its exit code, once it has ended; all of its process group is gone by then."""
+        """Exit code, set when the server and its process group have ended."""
         self._launch_id = launch_id
         self._launcher = launcher
 
     async def stop(self, grace_s: float) -> None:
-        """Wait until it has ended: by itself within ``grace_s``, by SIGTERM within as long again, else by SIGKILL."""
+        """Wait for its end: by itself within ``grace_s``, by SIGTERM within as long again, else by SIGKILL."""
         if not self.exited.done():
             await self._launcher.send({"id": self._launch_id, "stop": grace_s})
             await asyncio.wait([self.exited], timeout=2 * grace_s + _END_S)
 
 
 class LauncherClient:
-    """The launcher process of one event loop, and what it was asked for."""
+    """Launcher process of one event loop, and the requests to it."""
 
     def __init__(self) -> None:
-        """Start it."""
+        """Start the launcher."""
         self._loop = asyncio.get_running_loop()
         self._socket, theirs = socket.socketpair()
         self._socket.setblocking(False)
         with theirs:
-            # posix_spawn, not subprocess: the object of the latter warns when a worker ends without waiting for it.
+            # posix_spawn, not subprocess.Popen, which warns when a worker ends without waiting for it.
             self._pid = os.posix_spawn(
                 sys.executable,
                 [sys.executable, "-I", "-S", str(_LAUNCHER), str(_LAUNCHER_FD)],
@@ -71,19 +71,19 @@ class LauncherClient:
         self._running: dict[int, ServerProcess] = {}
         self._sending = asyncio.Lock()
         self.is_alive = True
-        """Whether it can be asked for more."""
+        """True while requests can be sent."""
         self._reader = self._loop.create_task(self._read(), name="mcp-launcher")
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """Pid of the launcher."""
         return self._pid
 
     async def start(self, argv: Sequence[str], env: Mapping[str, str], cwd: str | None) -> ServerProcess:
-        """Start a server in a session of its own; whoever stops waiting for it leaves none behind.
+        """Start a server in its own session; cancelling the caller ends it.
 
         Raises:
-            ServerStartError: It cannot be run; says why, not what.
+            ServerStartError: The program cannot be run; the message gives the reason but not the command.
         """
         inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
         launch_id = next(self._ids)
@@ -106,7 +106,7 @@ class LauncherClient:
                 os.close(descriptor)
 
     async def send(self, request: Mapping[str, Any], descriptors: Sequence[int] = ()) -> None:
-        """Send a request; nothing happens if the launcher is gone."""
+        """Send a request; a request other than a start is ignored if the launcher is gone."""
         data = orjson.dumps(request) + b"\n"
         async with self._sending:
             while self.is_alive:
@@ -124,7 +124,7 @@ class LauncherClient:
             raise ServerStartError("the launcher of MCP servers is gone")
 
     async def aclose(self) -> None:
-        """End it, and with it every server that it started."""
+        """End the launcher, and with it every server that it started."""
         self._reader.cancel()
         await asyncio.wait([self._reader])
 
@@ -149,7 +149,7 @@ class LauncherClient:
             return
         answer = self._asked.get(launch_id)
         if answer is None or answer.done():
-            # Nobody waits for it any more: what was started must not stay.
+            # The caller was cancelled: the started server must not stay.
             if "pid" in message:
                 self._forget(message["pid"])
         elif "pid" in message:
@@ -158,7 +158,7 @@ class LauncherClient:
             answer.set_exception(ServerStartError(f"its program cannot be run: {message['error']}"))
 
     async def _end(self) -> None:
-        """Close the socket, at which the launcher kills everything and ends; see to it if it cannot any more."""
+        """Close the socket, which ends the launcher and all servers; kill the servers here if the launcher is dead."""
         self.is_alive = False
         self._socket.close()
         end = self._loop.time() + _END_S
@@ -186,7 +186,7 @@ def _is_running(pid: int) -> bool:
 
 
 def _pipes() -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-    """Standard input, output and error: our ends and theirs."""
+    """Open pipes for standard input, output and error; return our ends and the server's."""
     opened: list[int] = []
     try:
         for _ in range(3):

@@ -1,4 +1,4 @@
-"""Takes secrets out of texts, in the forms in which a program is likely to print them."""
+"""Removal of secrets from texts, in all forms in which a program is likely to print them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from urllib.parse import quote, quote_plus
 
 HIDDEN = "[hidden]"
 MIN_SECRET_CHARS = 6
-"""A shorter value is no secret: hiding ``true`` or ``8080`` would spoil answers and protect nothing."""
+"""Shortest value that counts as a secret: hiding ``true`` or ``8080`` would only spoil results."""
 
 _COMMON_WORDS = frozenset(
     {"default", "development", "disabled", "enabled", "production", "stderr", "stdout", "warning"}
@@ -26,14 +26,14 @@ class Redactor:
         self._forms = sorted(found, key=lambda form: (-len(form), form))
 
     def hide(self, text: str) -> str:
-        """``text`` without secrets."""
+        """Return ``text`` without secrets."""
         for form in self._forms:
             if form in text:
                 text = text.replace(form, HIDDEN)
         return text
 
     def hide_in(self, value: Any) -> Any:
-        """A JSON value without secrets in its texts and keys."""
+        """Return a JSON value without secrets in its texts and keys."""
         if not self._forms:
             return value
         if isinstance(value, str):
@@ -50,7 +50,7 @@ def _is_secret(text: str) -> bool:
 
 
 def _forms(secret: str) -> Iterator[str]:
-    """The secret as it is, as JSON and URLs write it, and in base64."""
+    """Return the secret itself, in the escapes of JSON and URLs, and in base64."""
     yield secret
     yield json.dumps(secret)[1:-1]
     yield json.dumps(secret, ensure_ascii=False)[1:-1]

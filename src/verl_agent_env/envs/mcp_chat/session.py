@@ -1,4 +1,4 @@
-"""A server as an environment sees it: calls with answers, whatever happens to the process behind it."""
+"""Session with an MCP server that survives the restart of the server."""
 
 from __future__ import annotations
 
@@ -29,39 +29,39 @@ _MAX_PAUSE_S = 4.0
 
 
 class Link(Protocol):
-    """A live connection, as :class:`~verl_agent_env.envs.mcp_chat.connection.McpConnection` is one."""
+    """Protocol of a live connection, such as :class:`~verl_agent_env.envs.mcp_chat.connection.McpConnection`."""
 
     is_open: bool
     tools: list[Tool]
 
     async def open(self) -> None:
-        """Begin."""
+        """Open the connection."""
 
     async def call(self, tool: str, arguments: dict[str, Any]) -> CallToolResult:
         """Call a tool."""
 
     async def answers(self) -> bool:
-        """Whether the server answers at all."""
+        """Return true if the server responds."""
 
     async def close(self, *, at_once: bool = False) -> None:
-        """End."""
+        """Close the connection."""
 
 
 class CallResult(NamedTuple):
-    """What became of a call."""
+    """Result of a call."""
 
     content: Content
     is_error: bool = False
-    """Whether the tool reported an error, or there is no answer of the tool at all."""
+    """True if the tool reported an error, or did not respond."""
     has_failed: bool = False
-    """Whether the server failed: it ended, forgot the session, or did not answer in time."""
+    """True if the server failed: it ended, forgot the session, or did not respond in time."""
 
 
 class Session:
-    """One session with one server, begun anew when the server goes away.
+    """Session with one server, reopened when the server ends.
 
-    A call that was under way when that happened is not made again: it may have been carried out. A shared session is
-    used by several environments at a time.
+    A call that was running at that time is not repeated: it may have been carried out. Several environments use a shared
+    session at a time.
     """
 
     def __init__(
@@ -80,11 +80,11 @@ class Session:
 
     @property
     def tools(self) -> list[Tool]:
-        """What the server offers."""
+        """Tools of the server."""
         return [] if self._link is None else self._link.tools
 
     async def open(self) -> None:
-        """Begin, unless it has begun.
+        """Open the session, unless it is open.
 
         Raises:
             ServerStartError: The server cannot be started or reached.
@@ -99,7 +99,7 @@ class Session:
         """Call a tool.
 
         Raises:
-            ServerLostError: The server is gone and does not come back.
+            ServerLostError: The server is gone and cannot be restarted.
         """
         link = self._link
         is_fresh = link is None or not link.is_open
@@ -146,7 +146,7 @@ class Session:
         return CallResult(_noted(note, content), is_error=result.is_error, has_failed=is_fresh)
 
     async def close(self) -> None:
-        """End it; raises nothing."""
+        """End the session; never raises."""
         self._closed = True
         async with self._restarting:
             link, self._link = self._link, None
@@ -154,10 +154,10 @@ class Session:
                 await link.close()
 
     async def _reopened(self, dead: Link | None) -> Link:
-        """A connection in place of ``dead``: a new one, or the one that another call has made meanwhile.
+        """Return a connection in place of ``dead``: a new one, or the one that a concurrent call has opened.
 
         Raises:
-            ServerLostError: There is none.
+            ServerLostError: No connection could be opened.
         """
         name = self.definition.name
         async with self._restarting:

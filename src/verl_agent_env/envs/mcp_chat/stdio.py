@@ -1,4 +1,4 @@
-"""The stdio transport: a server process as the pair of streams that the SDK's client speaks through."""
+"""Stdio transport: a server process as the pair of streams of the SDK's client."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("verl_agent_env.mcp")
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
-"""A server whose message is longer is ended."""
+"""Limit of a message; a server that exceeds it is ended."""
 
 _TAIL_BYTES = 4_096
 _DRAIN_S = 0.2
@@ -30,7 +30,7 @@ _FLUSH_S = 0.5
 
 
 class StandardError(asyncio.Protocol):
-    """Reads what a server says on standard error: keeps the end of it, logs lines on request."""
+    """Reader of a server's standard error, which keeps the end of it and logs lines on request."""
 
     def __init__(self, definition: ServerDefinition) -> None:
         self._definition = definition
@@ -41,17 +41,17 @@ class StandardError(asyncio.Protocol):
         self._kept = (self._kept + data)[-_TAIL_BYTES:]
         if self._definition.log_stderr:
             *lines, self._line = (self._line + data).split(b"\n")
-            # A line without end is cut: it would be kept as a whole.
+            # Cut a line without end, which would be kept as a whole.
             self._line = self._line[-_TAIL_BYTES:]
             for line in lines:
                 said = self._definition.redactor.hide(line.decode("utf-8", "replace"))
                 logger.info("%s", said, extra={"mcp_server": self._definition.name})
 
     def tail(self) -> str:
-        """The end of what it said, secrets taken out."""
+        """Return the end of the output without secrets."""
         kept = self._kept
         if len(kept) == _TAIL_BYTES:
-            # The first line is cut: what is left of a secret in it would no longer look like one.
+            # Drop the first line, which is cut: the rest of a secret in it would not be recognized.
             kept = kept.partition(b"\n")[2]
         return self._definition.redactor.hide(kept.decode("utf-8", "replace")).strip()
 
@@ -64,17 +64,17 @@ async def stdio_transport(
     on_end: Callable[[], None],
     grace_s: Callable[[], float],
 ) -> AsyncGenerator[TransportStreams, None]:
-    """Run the server as long as the context lasts.
+    """Run the server for the duration of the context.
 
     Args:
-        definition: Its command.
-        launcher: Gives what runs it.
-        errors: Reads its standard error.
-        on_end: Called when it has ended, or cannot be spoken with any more.
-        grace_s: Seconds that it gets to end by itself, asked for in the end.
+        definition: Definition with the command.
+        launcher: Returns the launcher that runs it.
+        errors: Reader of its standard error.
+        on_end: Called when the server has ended or its pipes are closed.
+        grace_s: Returns the grace period in seconds, called at the end.
 
     Raises:
-        ServerStartError: It cannot be run.
+        ServerStartError: The server cannot be run.
     """
     argv = (definition.command or "", *definition.args)
     process = await launcher().start(argv, definition.env, definition.cwd)
@@ -117,7 +117,7 @@ async def stdio_transport(
         try:
             yield from_server, to_server
         finally:
-            # Every wait in here has a limit, so that a cancelled caller leaves neither a process nor waits for one.
+            # Every wait here is bounded, so that a cancelled caller neither leaves a process behind nor waits for one.
             with anyio.CancelScope(shield=True):
                 from_server.close()
                 to_server.close()
@@ -132,7 +132,7 @@ async def stdio_transport(
 
 
 class _Input(asyncio.StreamReaderProtocol):
-    """Knows whether the pipe that is written to is still there."""
+    """Input pipe that detects whether the server still reads."""
 
     def __init__(self) -> None:
         super().__init__(asyncio.StreamReader())
@@ -170,11 +170,11 @@ class _Pipes:
         return pipes
 
     def end_soon(self, _: object) -> None:
-        """After what the process still had to say, take its output for ended: a process that it left may hold it."""
+        """Treat the output as ended after its remaining data: a surviving child of the server may hold the pipe open."""
         asyncio.get_running_loop().call_later(_DRAIN_S, self.close)
 
     def close(self) -> None:
-        """Close them all; closing twice does nothing."""
+        """Close all pipes; idempotent."""
         if not self._input.is_lost:
             # Not close(): it would wait for a process that does not read.
             self.writer.transport.abort()
@@ -183,7 +183,7 @@ class _Pipes:
 
 
 def _parse(line: bytes) -> SessionMessage | None:
-    """A line as a message; ``None`` for a line that is none, which a server should not write but some do."""
+    """Parse a line as a message; ``None`` for other output, which some servers write."""
     try:
         return SessionMessage(jsonrpc_message_adapter.validate_json(line, by_name=False))
     except ValueError:

@@ -1,4 +1,4 @@
-"""The tools of all servers of an environment under names of their own, and where each of them leads."""
+"""Tools of all servers of an environment under unique names, and their targets."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ if TYPE_CHECKING:
     from mcp.types import Tool as McpTool
 
 MAX_TOOL_NAME_CHARS = 64
-"""As OpenAI's API has it, which also takes letters, digits, ``_`` and ``-`` only."""
+"""Limit of OpenAI's API, which also takes letters, digits, ``_`` and ``-`` only."""
 
 _TYPES = frozenset({"string", "integer", "number", "boolean", "array", "object", "null"})
 _HASH_CHARS = 8
 
 
 class Target(NamedTuple):
-    """Where a call goes."""
+    """Server and tool of a call."""
 
     server: str
     tool: str
-    """The server's own name of it."""
+    """Name of the tool at the server."""
 
 
 @dataclass(frozen=True)
 class Offer:
-    """What a model may call."""
+    """Tools of a model, and their targets."""
 
     tools: tuple[Tool, ...]
     targets: Mapping[str, Target]
-    """By the tool's name in :attr:`tools`."""
+    """Targets by the names of :attr:`tools`."""
 
 
 def offer_of(listings: Sequence[tuple[ServerDefinition, Sequence[McpTool]]]) -> Offer:
-    """The tools that these servers offer and may offer; equal listings give the same object.
+    """Return the allowed tools of these servers; equal listings give the same object.
 
-    A name that several servers use gets the server's name before it, in all of them: ``time_now`` and ``clock_now``.
+    A name that several servers use is prefixed with the server's name in all of them: ``time_now`` and ``clock_now``.
     """
     listed = [
         (
@@ -65,7 +65,7 @@ def offer_of(listings: Sequence[tuple[ServerDefinition, Sequence[McpTool]]]) -> 
     return _offer(orjson.dumps(listed, option=orjson.OPT_SORT_KEYS))
 
 
-# Hundreds of environments with the same servers share their tools and the schemas made of them.
+# Environments with the same servers share their tools and schemas.
 @functools.lru_cache(maxsize=64)
 def _offer(listed: bytes) -> Offer:
     entries = [(server, *tool) for server, tools in orjson.loads(listed) for tool in tools]
@@ -77,7 +77,7 @@ def _offer(listed: bytes) -> Offer:
         if plain[offered] > 1:
             offered = _usable(f"{server}_{name}")
         if offered in targets or (plain[_usable(name)] > 1 and plain[offered]):
-            # Two names that differ in nothing but what had to be replaced, or a prefixed one that is another's own.
+            # Names that collide after the replacement of characters, or a prefixed name that another server uses.
             offered = _hashed(offered, f"{server}\0{name}\0{len(targets)}")
         tools.append(Tool(offered, description, _parameters(schema)))
         targets[offered] = Target(server, name)
@@ -85,7 +85,7 @@ def _offer(listed: bytes) -> Offer:
 
 
 def _usable(name: str) -> str:
-    """``name`` in the characters and the length that APIs take."""
+    """Convert ``name`` to the characters and the length that APIs accept."""
     replaced = re.sub(r"[^A-Za-z0-9_-]", "_", name) or "tool"
     return replaced if len(replaced) <= MAX_TOOL_NAME_CHARS else _hashed(replaced, name)
 
@@ -96,7 +96,7 @@ def _hashed(name: str, whole: str) -> str:
 
 
 def _parameters(schema: Any) -> dict[str, Any]:
-    """A server's schema in the form that :class:`Tool` promises, the rest of it as it is."""
+    """Convert a server's schema to the form of :class:`Tool`, the rest of it unchanged."""
     given = dict(schema) if isinstance(schema, dict) else {}
     properties = given.get("properties")
     required = given.get("required")
@@ -115,7 +115,7 @@ def _parameters(schema: Any) -> dict[str, Any]:
 
 
 def _property(schema: Any) -> Any:
-    """A property's schema, without a type that JSON Schema does not know."""
+    """Return a property's schema without types unknown to JSON Schema."""
     if not isinstance(schema, dict):
         return schema if isinstance(schema, bool) else {}
     kinds = schema.get("type")

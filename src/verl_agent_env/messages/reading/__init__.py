@@ -1,4 +1,4 @@
-"""Reads a model's text: what of it is spoken, the tool calls written in it, and the marked answers."""
+"""Parser of a model's text: removal of thoughts, tool calls in the text, and marked answers."""
 
 from verl_agent_env.messages.reading.arguments import (
     MAX_CALLS,
@@ -18,14 +18,14 @@ from verl_agent_env.messages.reading.formats import (
     read_action_text,
 )
 from verl_agent_env.messages.reading.marks import Marked, find_boxed, find_tagged, unwrap
-from verl_agent_env.messages.reading.spoken import (
-    Spoken,
+from verl_agent_env.messages.reading.stated import closing_answers, stated_answers
+from verl_agent_env.messages.reading.thoughts import (
+    VisibleText,
     opened_thought,
-    read_spoken,
+    separate_thoughts,
     strip_thoughts,
     strip_turn_ends,
 )
-from verl_agent_env.messages.reading.stated import closing_answers, stated_answers
 from verl_agent_env.messages.reading.unmarked import MARKS
 from verl_agent_env.messages.reading.usual import read_usual
 
@@ -38,8 +38,8 @@ __all__ = [
     "FormatName",
     "Found",
     "Marked",
-    "Spoken",
     "Tools",
+    "VisibleText",
     "WrittenCall",
     "calls_in",
     "clean_name",
@@ -50,8 +50,8 @@ __all__ = [
     "opened_thought",
     "read_action_text",
     "read_arguments",
-    "read_spoken",
     "read_usual",
+    "separate_thoughts",
     "stated_answers",
     "strip_thoughts",
     "strip_turn_ends",

@@ -1,7 +1,7 @@
-"""Reads the parts of a call: its name, its arguments, and values that are written as bare text.
+"""Parser of the parts of a call: its name, its arguments, and values written as bare text.
 
-What a model adds by habit is taken away: namespaces, tokens that ran into a name, JSON within JSON, code fences. What is
-missing is not made up.
+Common additions of models are removed: namespaces, tokens that ran into a name, JSON within JSON, code fences. Missing parts
+are not invented.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from verl_agent_env.messages.reading.literals import MalformedError, read_value,
 from verl_agent_env.messages.tools import Tool
 
 Tools: TypeAlias = Mapping[str, Tool]
-"""The tools that may be called, by name; empty where they are not known."""
+"""Available tools by name; empty if they are not known."""
 
 _NAMESPACE = re.compile(r"(?:(?:functions?|tools?|default_api|api)[./][\s`\"']*+)++")
 _AROUND_NAMES = " \t\r\n`\"'"
@@ -25,7 +25,7 @@ _SEPARATORS = re.compile(r"[\s,;]*+")
 _INTEGER = re.compile(r"[+-]?\d{1,19}(?:\.0*+)?+")
 
 MAX_CALLS = 1_024
-"""Calls and moves of a text that are read: more than one turn may hold. What follows is passed over."""
+"""Limit of the calls and moves read from a text, above that of a turn. Later ones are ignored."""
 _MAX_LAYERS = 4
 _OTHER_NAME_KEYS = ("function", "tool_name", "tool", "function_name", "recipient_name", "action")
 _ARGUMENT_KEYS = ("arguments", "parameters", "args", "input", "action_input", "tool_input", "params")
@@ -37,11 +37,11 @@ _PARALLEL = "multi_tool_use.parallel"
 
 
 class WrittenCall(NamedTuple):
-    """A call as it is written, whatever its parts are worth."""
+    """Call as written, not yet validated."""
 
     name: object
     arguments: object
-    """An object, JSON text, or what could not be read; ``None`` where there are none."""
+    """Object, JSON text, or unreadable text; ``None`` without arguments."""
     id: object = None
 
 
@@ -49,7 +49,7 @@ class WrittenCall(NamedTuple):
 
 
 def clean_name(name: object, tools: Tools) -> str:
-    """The tool's name in what is written as one; empty if there is none.
+    """Return the tool's name in the text of a name; empty if there is none.
 
     ``functions.up``, `` up ``, ``up()`` and ``up<|channel|>commentary`` name ``up``, unless a tool has that very name.
     """
@@ -68,7 +68,7 @@ def clean_name(name: object, tools: Tools) -> str:
 
 
 def read_arguments(arguments: object) -> dict[str, Any] | None:
-    """A call's arguments as an object; ``None`` if they are none.
+    """Read a call's arguments as an object; ``None`` if they are none.
 
     They may be an object, JSON text, JSON text within JSON text, or text in a code fence; blank text and ``null`` are
     an empty object. An object must be what JSON can hold: no lone surrogates, no integers beyond 64 bits.
@@ -104,7 +104,7 @@ def read_arguments(arguments: object) -> dict[str, Any] | None:
 
 
 def unfence(text: str) -> str:
-    """``text`` without blanks around it, and without the code fence that encloses it."""
+    """Strip ``text`` and the code fence that encloses it."""
     text = text.strip()
     fence = _FENCE.match(text) if text.startswith("```") else None
     return text if fence is None else fence[1].strip()
@@ -114,7 +114,7 @@ def unfence(text: str) -> str:
 
 
 def calls_in(value: object, layers: int = _MAX_LAYERS) -> Iterator[WrittenCall]:
-    """The calls that a JSON value stands for: an object with a name, one that wraps such a one, or a list of them."""
+    """Return the calls in a JSON value: an object with a name, an object that wraps one, or a list of them."""
     if type(value) is dict and "arguments" in value:
         # Nearly always.
         name = value.get("name")
@@ -145,7 +145,7 @@ def calls_in(value: object, layers: int = _MAX_LAYERS) -> Iterator[WrittenCall]:
 
 
 def is_call(value: object, tools: Tools) -> bool:
-    """Whether a JSON value has the shape of a call, or is a list of such: a name, and arguments or a tool of the name."""
+    """Return true if a JSON value has the shape of a call, or is a list of such: a name, and arguments or a tool of the name."""
     calls = list(calls_in(value)) if isinstance(value, dict | list) else []
     return bool(calls) and all(
         isinstance(call.name, str) and (call.arguments is not None or clean_name(call.name, tools) in tools)
@@ -154,15 +154,15 @@ def is_call(value: object, tools: Tools) -> bool:
 
 
 def read_calls(text: str) -> list[WrittenCall]:
-    """The calls in a text that holds JSON: one value, or several in a row, prose behind them passed over.
+    """Return the calls in a text of JSON: one value, or several in a row, prose after them ignored.
 
-    What is malformed is a call without a name.
+    A malformed value becomes a call without a name.
     """
     return scan_calls(text)[0]
 
 
 def scan_calls(text: str) -> tuple[list[WrittenCall], bool]:
-    """As :func:`read_calls`, and whether there is prose too."""
+    """Return the calls of :func:`read_calls`, and whether there is prose too."""
     text = unfence(text)
     try:
         return list(calls_in(read_value(text))) or [WrittenCall(None, text)], False
@@ -194,7 +194,7 @@ def scan_calls(text: str) -> tuple[list[WrittenCall], bool]:
 
 
 def first_value(text: str) -> object:
-    """The JSON value that ``text`` begins with; the text itself where it begins with none."""
+    """Return the JSON value at the beginning of ``text``; the text itself if there is none."""
     try:
         return scan_value(text, 0)[0]
     except MalformedError:
@@ -217,7 +217,7 @@ def _id_of(value: dict[str, Any]) -> object:
 
 
 def read_texts(texts: Mapping[str, str], tool: Tool | None) -> dict[str, Any]:
-    """Arguments that are written as bare texts, each as the tool's JSON Schema wants it."""
+    """Convert arguments written as bare texts to the types of the tool's JSON Schema."""
     schema = tool.parameters if tool is not None else {}
     properties = schema.get("properties")
     known = properties if isinstance(properties, dict) else {}
@@ -225,10 +225,10 @@ def read_texts(texts: Mapping[str, str], tool: Tool | None) -> dict[str, Any]:
 
 
 def read_text_as(text: str, schema: object, root: object = None) -> Any:
-    """A value of the type that ``schema`` wants, from its bare text; the text itself where it is no such value.
+    """Convert bare text to the type that ``schema`` requires; return the text itself if it is no such value.
 
-    Of several types the narrowest that fits counts: null, boolean, integer, number, object or array, text. References
-    lead into ``root``.
+    Of several types the narrowest that fits is used: null, boolean, integer, number, object or array, text. References
+    are resolved in ``root``.
     """
     types = _types_of(schema, root, _MAX_LAYERS)
     # The line breaks after the opening and before the closing tag belong to the layout.

@@ -1,7 +1,7 @@
-"""Reads what stands between the marks of a tool call: JSON, XML with named parts, key and value tags, Python.
+"""Parsers of the text between the marks of a tool call: JSON, XML with named parts, key and value tags, Python.
 
-Each reader gives the calls that it finds, or ``None`` where the text is not of its kind. A call of its kind that is cut
-off or malformed is given without a name, or with what was written in place of its arguments.
+Each parser returns the calls that it finds, or ``None`` if the text is of another format. A call that is cut off or
+malformed has no name, or has unreadable text as its arguments.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from verl_agent_env.messages.reading.tagged_calls import function_calls, invoke_
 
 
 class Body(NamedTuple):
-    """What stands between the marks of a call."""
+    """Text between the marks of a call."""
 
     text: str
     closed: bool
-    """Whether the closing mark is there; else the text ends here."""
+    """True if the closing mark exists; else the text ends here."""
 
 
 BodyReader: TypeAlias = Callable[[Body, Tools], "list[WrittenCall] | None"]
@@ -46,28 +46,30 @@ _GEMMA_ITEM = re.compile(
 
 
 def json_body(body: Body, _: Tools) -> list[WrittenCall] | None:
-    """``{"name": "f", "arguments": {…}}``, one, several in a row, or a list of them."""
+    """Read ``{"name": "f", "arguments": {…}}``, one, several in a row, or a list of them."""
     text = unfence(body.text)
     return read_calls(text) if text[:1] in ("{", "[", '"') and not begins_python(text) else None
 
 
 def function_body(body: Body, tools: Tools) -> list[WrittenCall] | None:
-    """``<function=f><parameter=x>1</parameter></function>``, the values as bare texts; or JSON in place of them."""
+    """Read ``<function=f><parameter=x>1</parameter></function>`` with bare texts as values, or with JSON in place of the parts."""
     return function_calls(body.text, tools, closed=body.closed)
 
 
 def json_function_body(body: Body, tools: Tools) -> list[WrittenCall] | None:
-    """``<function=f>{…}</function>``."""
+    """Read ``<function=f>{…}</function>``."""
     return None if "<parameter=" in body.text else function_calls(body.text, tools, closed=body.closed)
 
 
 def invoke_body(body: Body, tools: Tools) -> list[WrittenCall] | None:
-    """``<invoke name="f"><parameter name="x">1</parameter></invoke>``, the values as bare texts; or JSON in place of them."""
+    """Read ``<invoke name="f"><parameter name="x">1</parameter></invoke>`` with bare texts as values, or with JSON in place of
+    the parts."""
     return invoke_calls(body.text, tools, closed=body.closed)
 
 
 def key_body(body: Body, tools: Tools) -> list[WrittenCall] | None:
-    """``f<arg_key>x</arg_key><arg_value>1</arg_value>``, the values as bare texts; a name alone is a call of nothing."""
+    """Read ``f<arg_key>x</arg_key><arg_value>1</arg_value>`` with bare texts as values; a name alone is a call without
+    arguments."""
     text = body.text.strip()
     head = text.partition("<arg_key>")[0].strip()
     if _IDENTIFIER.fullmatch(head) is None:
@@ -98,7 +100,7 @@ def key_body(body: Body, tools: Tools) -> list[WrittenCall] | None:
 
 
 def python_body(body: Body, tools: Tools) -> list[WrittenCall] | None:
-    """``[f(x=1), g()]``, ``f(x=1)`` or several such lines; without names the arguments are in the schema's order."""
+    """Read ``[f(x=1), g()]``, ``f(x=1)`` or several such lines; positional arguments are in the schema's order."""
     text = unfence(body.text)
     if not begins_python(text):
         return None
@@ -107,7 +109,7 @@ def python_body(body: Body, tools: Tools) -> list[WrittenCall] | None:
 
 
 def separated_body(body: Body, tools: Tools) -> list[WrittenCall] | None:
-    """DeepSeek's ``function<｜tool▁sep｜>f`` and JSON in a fence (V3), or ``f<｜tool▁sep｜>`` and JSON (V3.1)."""
+    """Read DeepSeek's ``function<｜tool▁sep｜>f`` and JSON in a fence (V3), or ``f<｜tool▁sep｜>`` and JSON (V3.1)."""
     separator = _SEPARATOR.search(body.text)
     if separator is None:
         return None
@@ -121,7 +123,7 @@ def separated_body(body: Body, tools: Tools) -> list[WrittenCall] | None:
 
 
 def kimi_body(body: Body, _: Tools) -> list[WrittenCall] | None:
-    """Kimi's ``functions.f:0<|tool_call_argument_begin|>{…}``."""
+    """Read Kimi's ``functions.f:0<|tool_call_argument_begin|>{…}``."""
     head, mark, rest = body.text.partition("<|tool_call_argument_begin|>")
     if not mark:
         return None
@@ -130,7 +132,7 @@ def kimi_body(body: Body, _: Tools) -> list[WrittenCall] | None:
 
 
 def mistral_body(body: Body, _: Tools) -> list[WrittenCall] | None:
-    """Mistral's ``f[ARGS]{…}``, or ``f{…}``; words may follow."""
+    """Read Mistral's ``f[ARGS]{…}``, or ``f{…}``; words may follow."""
     head, mark, rest = body.text.partition("[ARGS]")
     if not mark:
         head, mark, rest = body.text.partition("{")
@@ -142,13 +144,13 @@ def mistral_body(body: Body, _: Tools) -> list[WrittenCall] | None:
 
 
 def harmony_body(body: Body, _: Tools) -> list[WrittenCall] | None:
-    """Harmony's ``to=functions.f <|constrain|>json<|message|>{…}``."""
+    """Read Harmony's ``to=functions.f <|constrain|>json<|message|>{…}``."""
     message = _HARMONY_CALL.match(body.text)
     return None if message is None else [WrittenCall(message[1], first_value(body.text[message.end() :]))]
 
 
 def gemma_body(body: Body, tools: Tools) -> list[WrittenCall] | None:
-    """Gemma's ``call:f{x:<|"|>text<|"|>,n:1}``."""
+    """Read Gemma's ``call:f{x:<|"|>text<|"|>,n:1}``."""
     text = body.text
     call = _GEMMA_CALL.match(text)
     if call is None:
@@ -172,7 +174,7 @@ def gemma_body(body: Body, tools: Tools) -> list[WrittenCall] | None:
 
 
 def begins_python(text: str) -> bool:
-    """Whether a text begins as calls of Python do: with ``f(`` or ``[f(``."""
+    """Return true if a text begins with a call of Python: ``f(`` or ``[f(``."""
     begin = skip_blanks(text, 1) if text.startswith("[") else 0
     name = _IDENTIFIER.match(text, begin)
     if name is None:
@@ -182,7 +184,7 @@ def begins_python(text: str) -> bool:
 
 
 def python_calls(text: str, tools: Tools) -> tuple[list[WrittenCall], str]:
-    """The calls that ``text`` begins with, in a list or not, and what follows the last of them."""
+    """Return the calls that ``text`` begins with, in a list or not, and the rest of the text."""
     in_list = text.startswith("[")
     position = int(in_list)
     calls: list[WrittenCall] = []

@@ -1,7 +1,6 @@
-"""Finds tool calls that stand between marks of their own, such as ``<tool_call>`` and ``</tool_call>``.
+"""Tool calls enclosed in marks, such as ``<tool_call>`` and ``</tool_call>``.
 
-Several formats share marks; what stands between them tells which one it is. The end of the text closes a mark that
-nothing else closes. Time is linear in the length of the text.
+Several formats share marks; the text between them decides. The end of the text closes an open mark. Time is linear in the length of the text.
 """
 
 from __future__ import annotations
@@ -33,17 +32,17 @@ from verl_agent_env.messages.reading.bodies import (
     python_body,
     separated_body,
 )
-from verl_agent_env.messages.reading.spoken import is_mention
+from verl_agent_env.messages.reading.thoughts import is_mention
 
 
 class Found(NamedTuple):
-    """What is read of a text, and where it stands."""
+    """Calls or words of a text, and their place in it."""
 
     form: str
     """Name of the format."""
     calls: list[WrittenCall]
     words: list[str]
-    """Moves in words; empty where there are calls."""
+    """Moves in words; empty if there are calls."""
     start: int
     end: int
 
@@ -52,19 +51,19 @@ class Envelope(NamedTuple):
     """Marks of a tool call, and the formats that use them."""
 
     mark: str
-    """Stands in every text that holds such a call."""
+    """Text that every message with such a call contains."""
     opening: re.Pattern[str]
     closing: re.Pattern[str] | None
-    """``None`` where only the next opening or the end of the text ends it."""
+    """Closing mark; ``None`` if only the next opening or the end of the text ends the call."""
     bodies: tuple[tuple[str, BodyReader], ...]
     """Formats by name, in the order in which they are tried."""
 
     def restricted_to(self, formats: frozenset[str]) -> Envelope:
-        """The same marks for these formats only."""
+        """Return an envelope of these formats only."""
         return self._replace(bodies=tuple(body for body in self.bodies if body[0] in formats))
 
     def read(self, text: str, tools: Tools) -> Found | None:
-        """All calls between such marks; ``None`` if there are none."""
+        """Return all calls between such marks; ``None`` if there are none."""
         form = ""
         calls: list[WrittenCall] = []
         start, end = -1, 0
@@ -105,7 +104,7 @@ class Envelope(NamedTuple):
             position = max(position, closing.end())
 
     def _read_section(self, body: str, closed: bool, tools: Tools) -> _Read | None:
-        """The calls of a section, those behind each opening within it too; ``None`` where its opening is only mentioned."""
+        """Return the calls of a section, including those after nested openings; ``None`` if its opening is only a mention."""
         spans = (opening.span() for opening in self.opening.finditer(body) if opening.end() > 0)
         ends = list(islice(spans, MAX_CALLS))
         begins = [0, *(end for _, end in ends)]
@@ -148,7 +147,7 @@ class _Read(NamedTuple):
 
 
 def _are_whole(calls: list[WrittenCall], tools: Tools) -> bool:
-    """Whether every call is well-formed."""
+    """Return true if every call is well-formed."""
     return all(clean_name(call.name, tools) and read_arguments(call.arguments) is not None for call in calls)
 
 
@@ -230,4 +229,4 @@ ENVELOPES: tuple[Envelope, ...] = (
         (("tool_code", python_body), ("tool_code", json_body)),
     ),
 )
-"""In the order in which they are looked for."""
+"""Envelopes in the order in which they are searched."""

@@ -1,6 +1,6 @@
-"""The formats of actions in text, and the one order in which they are looked for.
+"""Formats of actions in text, and the order in which they are searched.
 
-Of a text that holds several formats the first in the order is read, all of it, and nothing else.
+A text with several formats is read in the first of them only.
 """
 
 from __future__ import annotations
@@ -51,17 +51,17 @@ FormatName: TypeAlias = Literal[
 FORMAT_NAMES: tuple[FormatName, ...] = get_args(FormatName)
 
 ActionFormat: TypeAlias = Literal["auto"] | FormatName | tuple[FormatName, ...]
-"""One format, several, or ``auto``: all of them. The order in which they are looked for is always the same."""
+"""One format, several, or ``auto`` for all of them. The order of the search is fixed."""
 
 Read: TypeAlias = Callable[[str, Tools], Found | None]
 
 
 class Format(NamedTuple):
-    """A format for readers of the documentation."""
+    """Format of actions in text, with its documentation."""
 
     name: FormatName
     writers: str
-    """Who writes it."""
+    """Models that write it."""
     examples: tuple[str, ...]
     """Calls of a tool ``go`` whose argument ``to`` is ``up``, or the word ``up``."""
 
@@ -178,11 +178,11 @@ FORMATS: tuple[Format, ...] = (
     Format("pythonic", "Llama 3.2 and 4, LFM2, Olmo 3", ('[go(to="up")]', 'go(to="up")')),
     Format("words", "anybody", ("up",)),
 )
-"""In the order in which they are looked for; JSON of Llama and a name above JSON of GLM come with ``json``."""
+"""Formats in the order in which they are searched; ``json`` includes JSON of Llama and a name above JSON of GLM."""
 
 
 def read_action_text(text: str, tools: Tools, action_format: ActionFormat = "auto") -> Found | None:
-    """Read what is said aloud of a model's text: calls or words, in the first of the formats that it holds."""
+    """Read calls or words from a text without thoughts, in the first format that it contains."""
     for mark, read in _readers(action_format):
         if mark in text:
             found = read(text, tools)
@@ -193,7 +193,7 @@ def read_action_text(text: str, tools: Tools, action_format: ActionFormat = "aut
 
 @lru_cache(maxsize=256)
 def _readers(action_format: ActionFormat) -> tuple[tuple[str, Read], ...]:
-    """The readers of the chosen formats, in their order, each with what a text must hold for it."""
+    """Return the readers of the chosen formats, in order, each with the text that it requires."""
     if action_format == "auto":
         chosen: frozenset[str] = frozenset(FORMAT_NAMES)
     else:

@@ -1,8 +1,8 @@
-"""Splits harmony, the format of gpt-oss: messages with a channel each, of which ``analysis`` is thought.
+"""Parser of harmony, the format of gpt-oss: messages with channels, of which ``analysis`` holds thoughts.
 
 ``<|channel|>analysis<|message|>…<|end|><|start|>assistant<|channel|>final<|message|>…<|return|>``; a call is a message to
-``functions.name``. A message on the channel ``commentary`` to nobody is an answer only where there is no other. Servers
-that drop special tokens leave ``analysis…assistantfinal…`` of it.
+``functions.name``. A message on the channel ``commentary`` without a recipient is an answer only if there is no other.
+Servers that drop special tokens return ``analysis…assistantfinal…``.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ _BARE_CHANNEL = re.compile(r"(?:\A|assistant)(analysis|final|commentary)")
 
 
 def is_written_in(text: str) -> bool:
-    """Whether ``text`` is harmony."""
+    """Return true if ``text`` is harmony."""
     return _has_tokens(text) or _is_bare(text)
 
 
 def split(text: str) -> tuple[Spans, Spans]:
-    """Spans of what is said and of what is thought; a message with a recipient is said, its header included."""
+    """Return the spans of visible text and of thoughts; a message with a recipient is visible, its header included."""
     return _split_messages(text) if _has_tokens(text) else _split_bare(text)
 
 
@@ -41,7 +41,7 @@ def _is_bare(text: str) -> bool:
 
 
 def _split_messages(text: str) -> tuple[Spans, Spans]:
-    spoken: Spans = []
+    visible: Spans = []
     asides: Spans = []
     thoughts: Spans = []
     # The prompt ends within a header, or within a message: the text begins there.
@@ -55,9 +55,9 @@ def _split_messages(text: str) -> tuple[Spans, Spans]:
         if opened_by_prompt or _is_thought(header_text):
             thoughts.append((content, end))
         elif header is not None and _RECIPIENT.search(header_text):
-            spoken.append((header, end))
+            visible.append((header, end))
         else:
-            (asides if "commentary" in header_text else spoken).append((content, end))
+            (asides if "commentary" in header_text else visible).append((content, end))
 
     in_message = False
     for number, token in enumerate(_TOKEN.finditer(text)):
@@ -73,16 +73,16 @@ def _split_messages(text: str) -> tuple[Spans, Spans]:
         if kind != "channel":
             header = token.end()
     close(len(text))
-    return _said(text, spoken, asides), thoughts
+    return _said(text, visible, asides), thoughts
 
 
 def _is_thought(header: str) -> bool:
-    """Whether a header is that of a thought: on the channel ``analysis``, and to nobody."""
+    """Return true if a header is that of a thought: on the channel ``analysis``, without a recipient."""
     return _ANALYSIS.match(header) is not None and _RECIPIENT.search(header) is None
 
 
 def _split_bare(text: str) -> tuple[Spans, Spans]:
-    spoken: Spans = []
+    visible: Spans = []
     asides: Spans = []
     thoughts: Spans = []
     channels = list(_BARE_CHANNEL.finditer(text))
@@ -91,11 +91,11 @@ def _split_bare(text: str) -> tuple[Spans, Spans]:
         if channel[1] == "analysis":
             thoughts.append((channel.end(), end))
         elif text.startswith(" to=", channel.end()):
-            spoken.append((channel.start(1), end))
+            visible.append((channel.start(1), end))
         else:
-            (asides if channel[1] == "commentary" else spoken).append((channel.end(), end))
-    return _said(text, spoken, asides), thoughts
+            (asides if channel[1] == "commentary" else visible).append((channel.end(), end))
+    return _said(text, visible, asides), thoughts
 
 
-def _said(text: str, spoken: Spans, asides: Spans) -> Spans:
-    return spoken if any(text[start:end].strip() for start, end in spoken) else asides
+def _said(text: str, visible: Spans, asides: Spans) -> Spans:
+    return visible if any(text[start:end].strip() for start, end in visible) else asides

@@ -1,8 +1,8 @@
-"""Reads values as models write them: JSON, and what is nearly JSON or Python.
+"""Parser of values as models write them: JSON, near-JSON and Python.
 
-Trailing commas, single quotes, ``True`` and ``None``, raw line breaks in a text and escapes that JSON does not know are
-read; what is cut off or missing is never made up. One pass over the text, of bounded depth, without Python's own
-parser, which can be made to run out of memory.
+Accepts trailing commas, single quotes, ``True`` and ``None``, raw line breaks in a string and escapes unknown to JSON; cut
+off or missing parts are errors. One pass over the text, of bounded depth, without Python's own parser, whose memory is
+unbounded.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class MalformedError(ValueError):
 
 
 class PythonCall(NamedTuple):
-    """A call as Python writes it: ``name(1, x=2)``."""
+    """Call in Python's syntax: ``name(1, x=2)``."""
 
     name: str
     positional: list[Any]
@@ -59,10 +59,10 @@ class PythonCall(NamedTuple):
 
 
 def read_value(text: str) -> Any:
-    """The one value that ``text`` is.
+    """Parse ``text`` as one value.
 
     Raises:
-        MalformedError: It is none, or more than one.
+        MalformedError: The text is no value, or more than one.
     """
     try:
         return orjson.loads(text)
@@ -74,19 +74,19 @@ def read_value(text: str) -> Any:
 
 
 def scan_value(text: str, position: int) -> tuple[Any, int]:
-    """The value that begins at ``position``, blanks before it skipped, and where it ends.
+    """Parse the value at ``position``, after blanks, and return it with its end.
 
     Raises:
-        MalformedError: There is none.
+        MalformedError: Nothing readable begins there.
     """
     return _scan(text, skip_blanks(text, position), 0)
 
 
 def scan_call(text: str, position: int) -> tuple[PythonCall, int]:
-    """The call in Python's syntax that begins at ``position``, and where it ends; ``print(f(1))`` is that of ``f``.
+    """Parse the call in Python's syntax at ``position`` and return it with its end; ``print(f(1))`` gives the call of ``f``.
 
     Raises:
-        MalformedError: There is none.
+        MalformedError: Nothing readable begins there.
     """
     name, position = _scan_callee(text, position)
     if name != "print":
@@ -100,13 +100,13 @@ def scan_call(text: str, position: int) -> tuple[PythonCall, int]:
 
 
 def skip_blanks(text: str, position: int) -> int:
-    """Where the next character stands that is neither a blank nor part of a comment."""
+    """Return the position of the next character that is neither a blank nor part of a comment."""
     blanks = _BLANKS.match(text, position)
     return position if blanks is None else blanks.end()
 
 
 def _scan_callee(text: str, position: int) -> tuple[str, int]:
-    """The name before an opening parenthesis, and where that stands."""
+    """Return the name before an opening parenthesis, and the position of the parenthesis."""
     name = _NAME.match(text, skip_blanks(text, position))
     if name is None:
         raise MalformedError
@@ -177,7 +177,7 @@ def _scan_object(text: str, position: int, depth: int) -> tuple[dict[str, Any], 
 
 
 def _scan_items(text: str, position: int, closing: str, item: Callable[[int], int]) -> int:
-    """Read items parted by commas, from an opening bracket to the closing one; give the place behind it."""
+    """Parse items separated by commas, from an opening bracket to the closing one; return the position after it."""
     position = skip_blanks(text, position + 1)
     while text[position : position + 1] != closing:
         position = skip_blanks(text, item(position))

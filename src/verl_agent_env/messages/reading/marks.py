@@ -1,8 +1,7 @@
-"""Finds the answer that a text marks as its own: ``<answer>…</answer>``, ``\\boxed{…}``, ``<action>…</action>``.
+"""Marked answers of a text: ``<answer>…</answer>``, ``\\boxed{…}``, ``<action>…</action>``.
 
-Of several marked answers the last one counts, since models correct themselves; an empty one does not hide the one
-before. The end of the text closes a mark that nothing else closes: a stop string or the token limit cut it off. Every
-search takes time linear in the length of the text.
+Of several marked answers the last non-empty one counts, since models correct themselves. The end of the text closes an open
+mark, which a stop string or the token limit cut off. Every search takes time linear in the length of the text.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import re
 from functools import lru_cache
 from typing import NamedTuple
 
-from verl_agent_env.messages.reading.spoken import is_mention
+from verl_agent_env.messages.reading.thoughts import is_mention
 
 _BOX_TOKEN = re.compile(r"\\(?:boxed|fbox)\s*+\{|\\.|[{}]", re.DOTALL)
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*+\{")
@@ -30,23 +29,23 @@ _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 
 
 class Marked(NamedTuple):
-    """An answer within its mark."""
+    """Answer within its mark."""
 
     text: str
-    """Blanks around it stripped; not unwrapped."""
+    """Content of the mark, stripped; not unwrapped."""
     start: int
-    """Where the inside of the mark begins."""
+    """Start of the content."""
     end: int
-    """Where the inside of the mark ends."""
+    """End of the content."""
     closed: bool
-    """Whether the text itself closes the mark."""
+    """True if the text itself closes the mark."""
 
 
 def find_tagged(text: str, name: str) -> Marked | None:
     """Find the last answer between the tags ``<name>`` and ``</name>``; ``None`` if there is no such tag.
 
-    Tags are of any case, with attributes and blanks. Of several opening tags before a closing one the last counts: the
-    others are only mentioned, as is one in code ticks. A closed answer wins over one that the end of the text closes.
+    Tags may have any case, attributes and blanks. Of several opening tags before a closing one the last counts; the others are
+    mentions, as are tags in code ticks. A closed answer is preferred to an open one.
     """
     if "<" not in text:
         return None
@@ -71,7 +70,7 @@ def find_tagged(text: str, name: str) -> Marked | None:
 
 
 def find_boxed(text: str) -> Marked | None:
-    """Find what the last ``\\boxed{…}`` or ``\\fbox{…}`` holds, braces inside matched; ``None`` if there is no box."""
+    """Find the content of the last ``\\boxed{…}`` or ``\\fbox{…}``, with matched braces; ``None`` if there is no box."""
     first = _BOX.search(text) if "box" in text else None
     if first is None:
         return None
@@ -99,9 +98,9 @@ def find_boxed(text: str) -> Marked | None:
 
 
 def unwrap(text: str) -> str:
-    """``text`` without what models wrap an answer in: emphasis, quotes, code ticks, ``$…$``, ``\\boxed{\\text{…}}``.
+    """Remove wrappers around ``text``: emphasis, quotes, code ticks, ``$…$``, ``\\boxed{\\text{…}}``.
 
-    Only what encloses the whole text is taken away.
+    Only wrappers of the whole text are removed.
     """
     text = text.strip()
     for _ in range(_MAX_WRAPPERS):

@@ -1,8 +1,8 @@
-"""Finds the final answer of a text that marks none, where the text itself says that it is one.
+"""Stated final answers of a text without marks.
 
-What says so: ``#### 42`` (GSM8K), "The final answer is 42", "Answer: 42", "Result = 42" and the same in some other languages, of
-which the last in the text counts; else, for a number or an expression, the end of the last line behind its last ``=``,
-or the last line where it is nothing else.
+Recognized are ``#### 42`` (GSM8K), "The final answer is 42", "Answer: 42", "Result = 42" and the same in some other languages, of
+which the last in the text counts; else, for a number or an expression, the part of the last line after its last ``=``, or
+the whole last line.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 
 MAX_SEARCHED_CHARS = 4096
-"""Only the end of a text is searched: a final answer stands there."""
+"""Characters at the end of a text that are searched for a final answer."""
 
 _CUE = re.compile(
     r"^[ \t>]*####[ \t]*(?=\S)"
@@ -50,7 +50,7 @@ _IS_DECORATION = re.compile(r"[\s`$\\\[\]()*_#=~|-]*")
 
 
 def stated_answers(text: str) -> tuple[str, ...]:
-    """What ``text`` says its answer is, as long as it may be and then without what is added to it; empty if nothing."""
+    """Return the answer that ``text`` states, in full and without additions; empty if there is none."""
     tail = text[-MAX_SEARCHED_CHARS:]
     found = None
     for cue in _CUE.finditer(tail):
@@ -61,7 +61,7 @@ def stated_answers(text: str) -> tuple[str, ...]:
 
 
 def closing_answers(text: str) -> tuple[str, ...]:
-    """What the last line of ``text`` comes to: the line, and what stands behind its last ``=``."""
+    """Return the result of the last line of ``text``: the line, and the part after its last ``=``."""
     for line in reversed(text[-MAX_SEARCHED_CHARS:].splitlines()):
         if _IS_DECORATION.fullmatch(line) is None:
             break
@@ -74,7 +74,7 @@ def closing_answers(text: str) -> tuple[str, ...]:
 
 
 def _sentence(text: str, start: int) -> str:
-    """The sentence, or the displayed formula, that begins at ``start``, and at most goes on to the end of a line."""
+    """Return the sentence or displayed formula that begins at ``start``, at most to the end of the line."""
     opened = _OPENED.match(text, start)
     start = start if opened is None else opened.end()
     closing = _DISPLAYS.get(text[start : start + 2]) or _DISPLAYS.get(text[start : start + 3])
@@ -89,7 +89,7 @@ def _sentence(text: str, start: int) -> str:
 
 
 def _shortened(sentence: str) -> Iterator[str]:
-    """``sentence``, and the same without a reason or a remark behind it; an alternative is no remark."""
+    """Return ``sentence``, and the same without a reason or a remark at its end; an alternative is no remark."""
     yield sentence
     end = _CLAUSE_END.search(sentence)
     if end is not None and not _CHANGES.match(sentence, end.start()):

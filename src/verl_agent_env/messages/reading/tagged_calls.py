@@ -1,8 +1,8 @@
-"""Reads calls in XML with named parts: those of Qwen3-Coder and Seed, and those of Anthropic, MiniMax and DeepSeek V3.2.
+"""Parser of calls in XML with named parts: of Qwen3-Coder and Seed, and of Anthropic, MiniMax and DeepSeek V3.2.
 
 ``<function=f><parameter=x>1</parameter></function>`` and ``<invoke name="f"><parameter name="x">1</parameter></invoke>``. The
-values are bare texts, read as the tool's schema wants them. The next part closes one that was left open; one that is cut
-off by the end of the text is malformed.
+values are bare texts, converted to the types of the tool's schema. The next part closes an open one; a part that the end of
+the text cuts off is malformed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _IS_TEXT = re.compile(r"\bstring\s*+=\s*+[\"']?(true|false)")
 _OLD_INVOKE = re.compile(r"<invoke>\s*+<tool_name>([^<]*+)</tool_name>")
 _OLD_PARAMETER = re.compile(r"<(?P<name>[A-Za-z_][\w.-]*+)>(?P<value>[^<]*+)</(?P=name)>")
 _NOT_WHOLE = "…"
-"""Stands for arguments that are cut off."""
+"""Placeholder of arguments that are cut off."""
 
 
 class _Token(NamedTuple):
@@ -38,20 +38,20 @@ class _Token(NamedTuple):
 
 
 def function_calls(text: str, tools: Tools, *, closed: bool) -> list[WrittenCall] | None:
-    """Calls with ``<function=f>``; ``None`` if there is none of them."""
+    """Read calls with ``<function=f>``; ``None`` if there are none."""
     if "<function=" not in text:
         return None
     return _Calls(text, tools).read(_function_tokens(text), closed=closed) or [WrittenCall(None, text)]
 
 
 def invoke_calls(text: str, tools: Tools, *, closed: bool) -> list[WrittenCall] | None:
-    """Calls with ``<invoke name="f">``, and those of Anthropic's first form; ``None`` if there is none of them."""
+    """Read calls with ``<invoke name="f">``, and those of Anthropic's first form; ``None`` if there are none."""
     calls = _Calls(text, tools).read(_invoke_tokens(text), closed=closed) or _old_calls(text, tools)
     return calls or ([WrittenCall(None, text)] if "invoke" in text and "<" in text else None)
 
 
 class _Calls:
-    """Takes the parts of calls one by one."""
+    """Collector of the parts of calls."""
 
     def __init__(self, text: str, tools: Tools) -> None:
         self._text = text
@@ -63,7 +63,7 @@ class _Calls:
         self._values: dict[str, Any] = {}
 
     def read(self, tokens: Iterator[_Token], *, closed: bool) -> list[WrittenCall]:
-        """The calls that these tags make up; the end of the text ends the last one, unless a value of it is open."""
+        """Return the calls of these tags; the end of the text ends the last one, unless a value of it is open."""
         for token in tokens:
             if token.kind == "call":
                 self._end_call(token.start)
@@ -134,7 +134,7 @@ def _json_or_text(text: str) -> Any:
 
 
 def _old_calls(text: str, tools: Tools) -> list[WrittenCall]:
-    """``<invoke><tool_name>f</tool_name><parameters><x>1</x></parameters></invoke>``."""
+    """Read ``<invoke><tool_name>f</tool_name><parameters><x>1</x></parameters></invoke>``."""
     found = list(islice(_OLD_INVOKE.finditer(text), MAX_CALLS))
     calls = []
     for call, end in zip(found, [*(call.start() for call in found[1:]), len(text)], strict=False):

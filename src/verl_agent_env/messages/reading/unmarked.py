@@ -1,6 +1,6 @@
-"""Finds actions that nothing encloses: ReAct's lines, JSON, calls of Python, a name above JSON, words.
+"""Actions without marks: ReAct's lines, JSON, calls of Python, a name above JSON, words.
 
-JSON and Python count where they are all that is said, or the last lines of it, so that an example within prose is none.
+JSON and Python count as the whole text or as its last lines, so that an example within prose does not.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from verl_agent_env.messages.reading.literals import MalformedError, read_value
 from verl_agent_env.messages.reading.marks import find_boxed, find_tagged, unwrap
 
 MOVE_SEPARATOR = "||"
-"""Parts several moves in words."""
+"""Separator of several moves in words."""
 MARKS = ("answer", "boxed", "action")
-"""What encloses an answer, in the order in which it is looked for."""
+"""Marks of an answer, in the order in which they are searched."""
 
 _REACT_KEYS = "Action Input|Action|Observation|Thought|Final Answer"
 _REACT = re.compile(
@@ -42,9 +42,9 @@ _MAX_TRIES = 8
 
 
 def read_react(text: str, tools: Tools, *, alone: bool = False) -> Found | None:
-    """``Action: f`` and ``Action Input: {…}``: the last pair before anything that the model takes for an observation.
+    """Read ``Action: f`` and ``Action Input: {…}``: the last pair before a written observation.
 
-    An action without an input counts where a ``Thought:`` stands before it, or with ``alone``.
+    An action without an input counts after a ``Thought:``, or with ``alone``.
     """
     action: re.Match[str] | None = None
     parts: dict[str, tuple[int, int]] = {}
@@ -74,7 +74,7 @@ def read_react(text: str, tools: Tools, *, alone: bool = False) -> Found | None:
 
 
 def read_marks(text: str, tools: Tools, marks: tuple[str, ...] = MARKS) -> Found | None:
-    """What the first of the ``marks`` encloses that the text holds; one that encloses nothing counts only alone."""
+    """Read the content of the first of ``marks`` in the text; an empty mark counts only if it is the whole text."""
     empty: Found | None = None
     for number, mark in enumerate(marks):
         marked = find_boxed(text) if mark == "boxed" else find_tagged(text, mark)
@@ -91,7 +91,7 @@ def read_marks(text: str, tools: Tools, marks: tuple[str, ...] = MARKS) -> Found
 
 
 def read_fence(text: str, tools: Tools) -> Found | None:
-    """Calls in JSON in code fences, each the whole of its fence."""
+    """Read calls in JSON in code fences, each the whole content of its fence."""
     calls: list[WrittenCall] = []
     place: tuple[int, int] | None = None
     opening: re.Match[str] | None = None
@@ -115,7 +115,7 @@ def read_fence(text: str, tools: Tools) -> Found | None:
 
 
 def read_json(text: str, tools: Tools) -> Found | None:
-    """Calls in JSON that are all of the text, or its last lines."""
+    """Read calls in JSON that are the whole text, or its last lines."""
     for number, line in enumerate(_LINE_OF_JSON.finditer(text)):
         if number == _MAX_TRIES:
             break
@@ -127,7 +127,7 @@ def read_json(text: str, tools: Tools) -> Found | None:
 
 
 def read_python(text: str, tools: Tools) -> Found | None:
-    """Calls of Python that are all of the text, or its last lines: in a list, or of tools that there are."""
+    """Read calls of Python that are the whole text, or its last lines: in a list, or of known tools."""
     for number, line in enumerate(_LINE_OF_PYTHON.finditer(text)):
         if number == _MAX_TRIES:
             break
@@ -140,7 +140,7 @@ def read_python(text: str, tools: Tools) -> Found | None:
 
 
 def read_name_above_json(text: str, tools: Tools) -> Found | None:
-    """GLM-4's name of a tool on a line of its own, and JSON below it."""
+    """Read GLM-4's form: the name of a tool on its own line, and JSON below it."""
     head = _NAME_ABOVE_JSON.match(text)
     if head is None or (tools and clean_name(head[1], tools) not in tools):
         return None
@@ -152,7 +152,7 @@ def read_name_above_json(text: str, tools: Tools) -> Found | None:
 
 
 def read_bare(text: str, tools: Tools) -> Found:
-    """What a mark encloses, or a text without marks: a call in JSON or Python, else moves in words."""
+    """Read the content of a mark, or a text without marks: a call in JSON or Python, else moves in words."""
     unfenced = unfence(text)
     for mark, read in (("{", read_json), ("{", read_name_above_json), ("(", read_python)):
         found = read(unfenced, tools) if mark in unfenced else None
@@ -162,12 +162,12 @@ def read_bare(text: str, tools: Tools) -> Found:
 
 
 def read_words(text: str, _: Tools) -> Found:
-    """The whole text as moves in words."""
+    """Read the whole text as moves in words."""
     return Found("words", [], words_in(text), 0, len(text))
 
 
 def words_in(text: str) -> list[str]:
-    """The moves in a text, without what wraps them; empty ones left out.
+    """Return the moves in a text, unwrapped; empty ones are omitted.
 
     >>> words_in("**Up** || \\\\boxed{\\\\text{Left}}")
     ['Up', 'Left']
@@ -182,13 +182,13 @@ def words_in(text: str) -> list[str]:
 
 
 def _word(text: str) -> str:
-    """A move: what a box within the text holds, or all of it."""
+    """Return a move: the content of a box within the text, or the whole text."""
     boxed = find_boxed(text)
     return unwrap(text if boxed is None or not boxed.text else boxed.text)
 
 
 def _calls_of_shape(text: str, tools: Tools, *, with_prose: bool = False) -> list[WrittenCall]:
-    """The calls that a text of JSON is, if its first value has the shape of a call; else none."""
+    """Return the calls in a text of JSON if its first value has the shape of a call, else none."""
     text = text.strip()
     if text[:1] not in ("{", "[") or not is_call(first_value(text), tools):
         return []
@@ -197,7 +197,7 @@ def _calls_of_shape(text: str, tools: Tools, *, with_prose: bool = False) -> lis
 
 
 def _react_input(text: str, name: str, tools: Tools) -> object:
-    """An object, or the only argument of a tool that takes one, as bare text."""
+    """Read an object, or bare text as the only argument of a tool."""
     text = unfence(text)
     tool = tools.get(clean_name(name, tools))
     parameters = list(tool.parameters.get("properties") or ()) if tool is not None else []

@@ -7,13 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.messages.reading.timing import assert_linear
-from verl_agent_env.messages.reading import opened_thought, read_spoken, strip_thoughts, strip_turn_ends
+from verl_agent_env.messages.reading import opened_thought, separate_thoughts, strip_thoughts, strip_turn_ends
 
 ANALYSIS = "<|channel|>analysis<|message|>left<|end|><|start|>assistant"
 
 
 @pytest.mark.parametrize(
-    ("text", "spoken"),
+    ("text", "visible"),
     [
         ("plain", "plain"),
         ("<think>a</think> b <think>c</think> d", "b  d"),
@@ -34,8 +34,8 @@ ANALYSIS = "<|channel|>analysis<|message|>left<|end|><|start|>assistant"
         ("<|channel>thought\nleft<channel|>up", "up"),
     ],
 )
-def test_thoughts_are_taken_out(text: str, spoken: str) -> None:
-    assert strip_thoughts(text) == spoken
+def test_thoughts_are_taken_out(text: str, visible: str) -> None:
+    assert strip_thoughts(text) == visible
 
 
 @pytest.mark.parametrize("closing", ["</think>", "</reasoning>", "[/THINK]", "◁/think▷", "</seed:think>"])
@@ -69,7 +69,7 @@ def test_tag_in_code_ticks_is_only_mentioned() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "spoken"),
+    ("text", "visible"),
     [
         (f"{ANALYSIS}<|channel|>final<|message|>up<|return|>", "up"),
         ("left<|end|><|start|>assistant<|channel|>final<|message|>up", "up"),
@@ -83,14 +83,14 @@ def test_tag_in_code_ticks_is_only_mentioned() -> None:
         ("analysis of the room: up", "analysis of the room: up"),
     ],
 )
-def test_the_analysis_channel_of_harmony_is_thought(text: str, spoken: str) -> None:
-    assert strip_thoughts(text) == spoken
+def test_the_analysis_channel_of_harmony_is_thought(text: str, visible: str) -> None:
+    assert strip_thoughts(text) == visible
 
 
 def test_a_message_of_harmony_with_a_recipient_is_said_with_its_header() -> None:
     call = "commentary to=functions.analysis <|constrain|>json<|message|>{}"
-    spoken = read_spoken(f"{ANALYSIS}<|channel|>{call}<|call|>")
-    assert (spoken.text, spoken.thought) == (f"assistant<|channel|>{call}", "left")
+    visible = separate_thoughts(f"{ANALYSIS}<|channel|>{call}<|call|>")
+    assert (visible.text, visible.thought) == (f"assistant<|channel|>{call}", "left")
 
 
 @pytest.mark.parametrize(
@@ -112,9 +112,9 @@ def test_what_follows_the_end_of_the_turn_is_not_the_models_word() -> None:
 
 def test_places_are_those_of_the_whole_text() -> None:
     text = "<think>a</think> up and <think>b</think> down<|im_end|>"
-    spoken = read_spoken(text)
+    visible = separate_thoughts(text)
     for word in ("up", "and", "down"):
-        assert text.startswith(word, spoken.place(spoken.text.index(word)))
+        assert text.startswith(word, visible.place(visible.text.index(word)))
 
 
 @pytest.mark.parametrize(
@@ -149,14 +149,14 @@ PIECES = [
 
 @given(st.lists(st.sampled_from(PIECES), max_size=30).map("".join))
 def test_places_fit_whatever_is_written(text: str) -> None:
-    spoken = read_spoken(text)
-    assert spoken.text == spoken.text.strip()
-    assert sum(size for _, size in spoken.pieces) >= len(spoken.text)
-    for position, character in enumerate(spoken.text):
-        assert text[spoken.place(position)] == character
+    visible = separate_thoughts(text)
+    assert visible.text == visible.text.strip()
+    assert sum(size for _, size in visible.pieces) >= len(visible.text)
+    for position, character in enumerate(visible.text):
+        assert text[visible.place(position)] == character
 
 
 @pytest.mark.parametrize("piece", [*PIECES, "<think></think>", "x`<think>`", "<|start|>to=<|message|>"])
 def test_time_is_linear(piece: str) -> None:
-    assert_linear(read_spoken, piece)
-    assert_linear(lambda text: read_spoken(f"analysisX{text}"), piece)
+    assert_linear(separate_thoughts, piece)
+    assert_linear(lambda text: separate_thoughts(f"analysisX{text}"), piece)
