@@ -28,7 +28,7 @@ from verl_agent_env.cluster.ring import Ring
 from verl_agent_env.cluster.slots import SlotTable
 from verl_agent_env.cluster.store import WorkerRecord
 from verl_agent_env.config import HostLimits
-from verl_agent_env.engine import CreateRequest, Host
+from verl_agent_env.engine import CreateRequest, Host, await_maybe
 from verl_agent_env.envs.registry import default_registry
 from verl_agent_env.types import NUM_SLOTS, slot_of
 
@@ -227,9 +227,9 @@ async def cost_of_recovery(count: int) -> float:
 
 
 async def _play(host: Host, seed: int) -> None:
-    env_id, _ = await host.create(CreateRequest("frozen_lake", seed, env_kwargs=LAKE))
+    env_id, _ = await await_maybe(host.create(CreateRequest("frozen_lake", seed, env_kwargs=LAKE)))
     for seq in range(_STEPS):
-        await host.step(env_id, tool_call("move_left" if seq % 2 else "move_right"), seq)
+        await await_maybe(host.step(env_id, tool_call("move_left" if seq % 2 else "move_right"), seq))
 
 
 # --- tables ------------------------------------------------------------------------------------------------

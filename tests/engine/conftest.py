@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from tests.engine import probes
+from tests.engine.awaiting import ask
 from tests.waiting import NEVER_S, until
 from verl_agent_env.config import HostLimits
-from verl_agent_env.engine import CreateRequest, Host
+from verl_agent_env.engine import CreateRequest, Host, await_maybe
 from verl_agent_env.envs.registry import BUILT_IN, EnvSpec, Registry
 
 KINDS = ("inline", "live_inline", "thread", "live", "async", "async_live")
@@ -76,7 +77,7 @@ def create() -> Callable[..., Any]:
     """A function that makes a probe and gives its id."""
 
     async def make(host: Host, kind: str, seed: int = 1, **request: Any) -> str:
-        env_id, _ = await host.create(CreateRequest(f"probe/{kind}-v0", seed, **request))
+        env_id, _ = await await_maybe(host.create(CreateRequest(f"probe/{kind}-v0", seed, **request)))
         return env_id
 
     return make
@@ -87,7 +88,7 @@ def hang(begun: Callable[..., Any]) -> Callable[..., Any]:
     """A function that begins a step which waits for the gate; gives its task."""
 
     async def step(host: Host, env_id: str, seq: int) -> asyncio.Task[Any]:
-        hanging = asyncio.create_task(host.step(env_id, "wait", seq))
+        hanging = asyncio.create_task(ask(host.step, env_id, "wait", seq))
         await begun()
         return hanging
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.engine.conftest import KINDS
 from tests.engine.probes import Controls
-from verl_agent_env.engine import CreateRequest, Host
+from verl_agent_env.engine import CreateRequest, Host, await_maybe
 from verl_agent_env.engine.batches import Batches
 from verl_agent_env.engine.slices import Slices
 from verl_agent_env.errors import (
@@ -61,7 +61,7 @@ async def test_steps_in_order_whatever_the_kind(host: Host, ids: list[str]) -> N
 
 
 async def test_errors_stand_in_their_places(host: Host, ids: list[str]) -> None:
-    host.close_now(ids[3])
+    host.close(ids[3])
     mixed = [ids[0], "000-none", ids[1], ids[2], ids[3], ids[4], ids[6]]
     deep = orjson.loads(b"[" * 500 + b"]" * 500)
     actions = ["1", "1", "1", "raise", "1", "1", deep]
@@ -115,7 +115,7 @@ async def test_resets_without_columns(host: Host, ids: list[str]) -> None:
 
 
 async def test_closes_what_is_there(host: Host, ids: list[str]) -> None:
-    host.close_now(ids[0])
+    host.close(ids[0])
     closed, errors = await Batches(host).close([*ids, "000-none"])
     assert closed == 12
     assert [(position, type(error)) for position, error in errors] == [(12, EnvironmentNotFoundError)]
@@ -216,7 +216,7 @@ async def test_an_environment_that_is_reset_twice_shows_both_beginnings_again(
     options = [{"start": 7}, None, {"start": 9}]
     answers = await Batches(host).reset(env_ids, [1, 2, 3], options, operations)
     assert [total(answer) for answer in answers] == [7, 2, 9]
-    await host.step(env_ids[0], "1")
+    await await_maybe(host.step(env_ids[0], "1"))
     again = await Batches(host).reset(env_ids, [1, 2, 3], options, operations)
     assert [total(answer) for answer in again] == [7, 2, 9]
     instance = host.directory.find(env_ids[0])

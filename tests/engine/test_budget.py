@@ -10,7 +10,7 @@ import pytest
 
 from tests.engine.conftest import KINDS
 from tests.engine.probes import Controls
-from verl_agent_env.engine import CreateRequest, Host
+from verl_agent_env.engine import CreateRequest, Host, await_maybe
 from verl_agent_env.engine.batches import Batches
 from verl_agent_env.engine.inspection import trajectory
 from verl_agent_env.errors import (
@@ -33,7 +33,7 @@ async def test_steps_beyond_the_longest_answer_are_not_taken(
     host = make_host(max_answer_bytes=1000)
     env_ids = [await create(host, kind) for _ in range(40)]
     for env_id in env_ids:
-        await host.step(env_id, "1", 0)
+        await await_maybe(host.step(env_id, "1", 0))
     answers = await Batches(host).step(env_ids, ["1"] * 40, [1] * 40)
     taken = [
         env_id for env_id, answer in zip(env_ids, answers, strict=True) if isinstance(answer, EncodedStep)
@@ -53,17 +53,17 @@ async def test_an_answer_too_long_by_itself_is_refused_and_nothing_has_changed(
 ) -> None:
     host = make_host(max_answer_bytes=2000)
     env_id = await create(host, kind)
-    first = await host.step(env_id, "1", 0)
+    first = await await_maybe(host.step(env_id, "1", 0))
     # The same as after an exception: what can be played again stands where it stood.
     if "live" in kind:
         with pytest.raises(EnvironmentLostError):
-            await host.step(env_id, "long", 1)
+            await await_maybe(host.step(env_id, "long", 1))
         return
     with pytest.raises(AnswerTooLargeError) as caught:
-        await host.step(env_id, "long", 1)
+        await await_maybe(host.step(env_id, "long", 1))
     assert caught.value.size > 5000
     assert caught.value.max_answer_bytes == 2000
-    second = await host.step(env_id, "2", 1)
+    second = await await_maybe(host.step(env_id, "2", 1))
     totals = [orjson.loads(answer.observation)[0]["content"] for answer in (first, second)]
     assert int(totals[1]) - int(totals[0]) == 2
     (refused,) = await Batches(host).step([env_id], ["long"], [2])
@@ -76,7 +76,7 @@ async def test_a_beginning_too_long_makes_nothing(make_host: Callable[..., Host]
     for execution in ("single_turn_chat", "sokoban"):
         kwargs = {"task_prompt": "x" * 3000} if execution == "single_turn_chat" else {"dim_room": [40, 40]}
         with pytest.raises(AnswerTooLargeError):
-            await host.create(CreateRequest(f"verl_env/{execution}-v0", 1, kwargs))
+            await await_maybe(host.create(CreateRequest(f"verl_env/{execution}-v0", 1, kwargs)))
     assert len(host.directory) == 0
 
 
@@ -86,11 +86,11 @@ async def test_an_episode_too_long_to_be_shown_is_refused(
     host = make_host(max_answer_bytes=2000)
     env_id = await create(host, "inline")
     for seq in range(60):
-        await host.step(env_id, "1", seq)
+        await await_maybe(host.step(env_id, "1", seq))
     with pytest.raises(AnswerTooLargeError):
         await trajectory(host, env_id)
     assert host.directory.find(env_id).seq == 60
-    await host.step(env_id, "1", 60)
+    await await_maybe(host.step(env_id, "1", 60))
 
 
 async def test_long_arguments_are_taken_into_account_before_anything_is_made(
@@ -124,11 +124,11 @@ async def test_environments_that_compute_too_long_in_all_are_refused(make_host: 
 
 
 async def test_what_computes_long_runs_in_a_thread_and_is_the_same(host: Host) -> None:
-    env_id, begun = await host.create(CreateRequest("verl_env/sokoban-v0", 3, {"min_pushes": 2}))
+    env_id, begun = await await_maybe(host.create(CreateRequest("verl_env/sokoban-v0", 3, {"min_pushes": 2})))
     assert host.directory.find(env_id).kind.execution == "compute"
-    other, same = await host.create(CreateRequest("verl_env/sokoban-v0", 3, {"min_pushes": 2}))
+    other, same = await await_maybe(host.create(CreateRequest("verl_env/sokoban-v0", 3, {"min_pushes": 2})))
     assert same.observation == begun.observation
-    assert orjson.loads((await host.step(other, "push left", 0)).info)["num_steps"] == 1
+    assert orjson.loads((await await_maybe(host.step(other, "push left", 0))).info)["num_steps"] == 1
 
 
 @pytest.mark.parametrize("name", ["single_turn_chat", "frozen_lake"])

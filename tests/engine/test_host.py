@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import Callable
+from types import CoroutineType
 from typing import Any
 
 import orjson
 import pytest
 
+from tests.engine.awaiting import ask
 from tests.engine.conftest import KINDS, FakeClock
 from tests.engine.probes import Controls
 from tests.waiting import no_hang, until
 from verl_agent_env.config import HostLimits
-from verl_agent_env.engine import CreateRequest, Host, inspection
+from verl_agent_env.engine import CreateRequest, Host, await_maybe, inspection
 from verl_agent_env.envs.registry import Registry
 from verl_agent_env.envs.rng import following_seed
 from verl_agent_env.errors import (
@@ -62,19 +64,19 @@ def _then(first: Callable[[Any], None], second: Callable[[], object]) -> Callabl
 
 @every_kind
 async def test_create_begins_the_episode_of_the_seed(host: Host, kind: str) -> None:
-    env_id, begin = await host.create(CreateRequest(f"probe/{kind}-v0", 41))
+    env_id, begin = await await_maybe(host.create(CreateRequest(f"probe/{kind}-v0", 41)))
     assert total(begin) == 41
     assert host.directory.get(env_id) is not None
 
 
 async def test_create_without_seed_draws_one(host: Host) -> None:
-    seeds = {total((await host.create(CreateRequest("probe/inline-v0")))[1]) for _ in range(8)}
+    seeds = {total((await await_maybe(host.create(CreateRequest("probe/inline-v0"))))[1]) for _ in range(8)}
     assert len(seeds) == 8
 
 
 async def test_ids_lie_in_the_picked_slot(registry: Registry) -> None:
     host = Host(registry, HostLimits(), pick_slot=lambda: 0xABC)
-    env_id, _ = await host.create(CreateRequest("probe/inline-v0"))
+    env_id, _ = await await_maybe(host.create(CreateRequest("probe/inline-v0")))
     assert slot_of(env_id) == 0xABC
     await host.stop()
 
@@ -84,7 +86,7 @@ async def test_ids_lie_in_the_picked_slot(registry: Registry) -> None:
 async def test_failed_create_leaves_nothing(host: Host, controls: Controls, kind: str, broken: str) -> None:
     controls.broken = {broken}
     with pytest.raises(EnvironmentFailedError) as caught:
-        await host.create(CreateRequest(f"probe/{kind}-v0", run_id="run"))
+        await await_maybe(host.create(CreateRequest(f"probe/{kind}-v0", run_id="run")))
     assert caught.value.error == "RuntimeError"
     assert len(host.directory) == 0
     assert host.directory.of_run("run") == []
@@ -96,13 +98,13 @@ async def test_failed_create_leaves_nothing(host: Host, controls: Controls, kind
 
 async def test_unknown_name_is_told(host: Host) -> None:
     with pytest.raises(UnknownEnvNameError) as caught:
-        await host.create(CreateRequest("probe/inlin-v0"))
+        await await_maybe(host.create(CreateRequest("probe/inlin-v0")))
     assert "probe/inline-v0" in caught.value.suggestions
 
 
 async def test_kind_that_cannot_be_imported_fails_alone(host: Host) -> None:
     with pytest.raises(EnvironmentFailedError) as caught:
-        await host.create(CreateRequest("probe/missing-v0"))
+        await await_maybe(host.create(CreateRequest("probe/missing-v0")))
     assert caught.value.error == "ModuleNotFoundError"
 
 
@@ -113,7 +115,7 @@ async def test_max_envs_refuses_one_more(make_host: Callable[..., Host], create:
     await create(host, kind)
     with pytest.raises(AtCapacityError):
         await create(host, kind)
-    host.close_now(first)
+    host.close(first)
     await create(host, kind)
 
 
@@ -122,11 +124,13 @@ async def test_slow_environments_created_side_by_side_respect_the_limits(
 ) -> None:
     host = make_host(max_envs=5, max_envs_per_run=3)
     requests = [CreateRequest("probe/thread-v0", i, run_id="run") for i in range(10)]
-    results = await asyncio.gather(*map(host.create, requests), return_exceptions=True)
+    results = await asyncio.gather(
+        *(ask(host.create, request) for request in requests), return_exceptions=True
+    )
     refused = [result for result in results if isinstance(result, RunQuotaExceededError)]
     assert (len(host.directory.of_run("run")), len(refused)) == (3, 7)
     others = await asyncio.gather(
-        *(host.create(CreateRequest("probe/async-v0", i)) for i in range(4)), return_exceptions=True
+        *(ask(host.create, CreateRequest("probe/async-v0", i)) for i in range(4)), return_exceptions=True
     )
     assert sum(isinstance(result, AtCapacityError) for result in others) == 2
     assert len(host.directory) == 5
@@ -134,9 +138,9 @@ async def test_slow_environments_created_side_by_side_respect_the_limits(
 
 async def test_environments_share_nothing_that_they_change(host: Host) -> None:
     kwargs = {"cards": [1, 2, 3]}
-    ids = [(await host.create(CreateRequest("probe/thread-v0", 1, kwargs)))[0] for _ in range(2)]
+    ids = [(await await_maybe(host.create(CreateRequest("probe/thread-v0", 1, kwargs))))[0] for _ in range(2)]
     for env_id in ids:
-        answer = await host.step(env_id, "deal")
+        answer = await await_maybe(host.step(env_id, "deal"))
         assert orjson.loads(answer.info)["card"] == 3
     assert kwargs == {"cards": [1, 2, 3]}
 
@@ -145,7 +149,7 @@ async def test_options_are_each_environments_own(host: Host, create: Create) -> 
     options = {"start": 50}
     for kind in ("inline", "thread", "async"):
         env_id = await create(host, kind)
-        assert total(await host.reset(env_id, 1, options)) == 50
+        assert total(await await_maybe(host.reset(env_id, 1, options))) == 50
     assert options == {"start": 50}
 
 
@@ -155,18 +159,18 @@ async def test_options_are_each_environments_own(host: Host, create: Create) -> 
 @every_kind
 async def test_sequence_protocol(host: Host, create: Create, controls: Controls, kind: str) -> None:
     env_id = await create(host, kind, seed=0)
-    first = await host.step(env_id, "1", 0)
-    second = await host.step(env_id, "2", 1)
+    first = await await_maybe(host.step(env_id, "1", 0))
+    second = await await_maybe(host.step(env_id, "2", 1))
     assert (total(first), total(second)) == (1, 3)
-    assert await host.step(env_id, "2", 1) is second
+    assert await await_maybe(host.step(env_id, "2", 1)) is second
     assert controls.counts["2"] == 1
     with pytest.raises(SequenceStaleError):
-        await host.step(env_id, "1", 0)
+        await await_maybe(host.step(env_id, "1", 0))
     with pytest.raises(SequenceConflictError):
-        await host.step(env_id, "9", 1)
+        await await_maybe(host.step(env_id, "9", 1))
     with pytest.raises(SequenceGapError):
-        await host.step(env_id, "9", 3)
-    assert total(await host.step(env_id, "4", 2)) == 7
+        await await_maybe(host.step(env_id, "9", 3))
+    assert total(await await_maybe(host.step(env_id, "4", 2))) == 7
 
 
 @every_kind
@@ -175,15 +179,15 @@ async def test_last_step_can_be_repeated_after_the_end(
     host: Host, create: Create, kind: str, last: str
 ) -> None:
     env_id = await create(host, kind)
-    answer = await host.step(env_id, last, 0)
+    answer = await await_maybe(host.step(env_id, last, 0))
     assert (answer.terminated, answer.truncated) == (last == "end", last == "cut")
-    assert await host.step(env_id, last, 0) is answer
+    assert await await_maybe(host.step(env_id, last, 0)) is answer
     with pytest.raises(EpisodeEndedError):
-        await host.step(env_id, "1", 1)
+        await await_maybe(host.step(env_id, "1", 1))
     with pytest.raises(EpisodeEndedError):
-        await host.step(env_id, "1")
-    await host.reset(env_id)
-    await host.step(env_id, "1", 0)
+        await await_maybe(host.step(env_id, "1"))
+    await await_maybe(host.reset(env_id))
+    await await_maybe(host.step(env_id, "1", 0))
 
 
 @apart
@@ -191,9 +195,9 @@ async def test_repeat_joins_the_step_in_flight(
     host: Host, create: Create, controls: Controls, begun: Create, kind: str
 ) -> None:
     env_id = await create(host, kind)
-    first = asyncio.create_task(host.step(env_id, "wait", 0))
+    first = asyncio.create_task(ask(host.step, env_id, "wait", 0))
     await begun()
-    again = asyncio.create_task(host.step(env_id, "wait", 0))
+    again = asyncio.create_task(ask(host.step, env_id, "wait", 0))
     await asyncio.sleep(0.01)
     assert not again.done()
     controls.gate.set()
@@ -206,14 +210,14 @@ async def test_cancelled_caller_finds_its_step_done(
     host: Host, create: Create, controls: Controls, begun: Create, kind: str
 ) -> None:
     env_id = await create(host, kind, seed=0)
-    caller = asyncio.create_task(host.step(env_id, "wait", 0))
+    caller = asyncio.create_task(ask(host.step, env_id, "wait", 0))
     await begun()
     caller.cancel()
     with pytest.raises(asyncio.CancelledError):
         await caller
     controls.gate.set()
-    await host.step(env_id, "wait", 0)
-    assert total(await host.step(env_id, "5", 1)) == 5
+    await await_maybe(host.step(env_id, "wait", 0))
+    assert total(await await_maybe(host.step(env_id, "5", 1))) == 5
     assert controls.counts["wait"] == 1
     assert controls.overlaps == 0
 
@@ -221,7 +225,7 @@ async def test_cancelled_caller_finds_its_step_done(
 @pytest.mark.parametrize("when", ["during", "after"])
 async def test_cancelled_create_leaves_nothing(host: Host, controls: Controls, when: str) -> None:
     host.registry.kind("probe/thread-v0")
-    caller = asyncio.create_task(host.create(CreateRequest("probe/thread-v0")))
+    caller = asyncio.create_task(ask(host.create, CreateRequest("probe/thread-v0")))
     await asyncio.sleep(0)
     if when == "after":
         # It is made, but the caller has not been told yet.
@@ -242,7 +246,7 @@ async def test_steps_of_one_environment_never_overlap(
     host: Host, create: Create, controls: Controls, kind: str
 ) -> None:
     ids = [await create(host, kind, seed=0) for _ in range(3)]
-    calls = [host.step(env_id, "1") for _ in range(15) for env_id in ids]
+    calls = [ask(host.step, env_id, "1") for _ in range(15) for env_id in ids]
     answers = await asyncio.gather(*calls)
     assert controls.overlaps == 0
     assert [total(answer) for answer in answers] == [i for i in range(1, 16) for _ in ids]
@@ -252,11 +256,11 @@ async def test_steps_of_one_environment_never_overlap(
 async def test_action_that_cannot_be_kept_is_refused(host: Host, create: Create, kind: str) -> None:
     env_id = await create(host, kind)
     with pytest.raises(InvalidRequestError) as caught:
-        await host.step(env_id, deep(500), 0)
+        await await_maybe(host.step(env_id, deep(500), 0))
     assert caught.value.errors[0]["loc"] == ["action"]
     with pytest.raises(InvalidRequestError):
-        await host.reset(env_id, 1, {"start": deep(500)})
-    await host.step(env_id, "1", 0)
+        await await_maybe(host.reset(env_id, 1, {"start": deep(500)}))
+    await await_maybe(host.step(env_id, "1", 0))
 
 
 # --- reset -----------------------------------------------------------------------------------------------------
@@ -267,40 +271,40 @@ async def test_reset_without_seed_repeats_an_untouched_episode_and_then_goes_on(
     host: Host, create: Create, kind: str
 ) -> None:
     env_id = await create(host, kind, seed=7)
-    assert [total(await host.reset(env_id)) for _ in range(2)] == [7, 7]
-    await host.step(env_id, "1", 0)
-    assert total(await host.reset(env_id)) == following_seed(7)
-    assert total(await host.reset(env_id)) == following_seed(7)
-    assert total(await host.reset(env_id, 3)) == 3
-    await host.step(env_id, "1", 0)
+    assert [total(await await_maybe(host.reset(env_id))) for _ in range(2)] == [7, 7]
+    await await_maybe(host.step(env_id, "1", 0))
+    assert total(await await_maybe(host.reset(env_id))) == following_seed(7)
+    assert total(await await_maybe(host.reset(env_id))) == following_seed(7)
+    assert total(await await_maybe(host.reset(env_id, 3))) == 3
+    await await_maybe(host.step(env_id, "1", 0))
 
 
 @every_kind
 async def test_a_late_copy_of_a_reset_takes_no_step_away(host: Host, create: Create, kind: str) -> None:
     env_id = await create(host, kind, seed=7)
-    assert total(await host.reset(env_id, 3, None, b"op-1")) == 3
-    await host.step(env_id, "1", 0)
-    assert total(await host.reset(env_id, 3, None, b"op-1")) == 3
-    assert total(await host.step(env_id, "1", 1)) == 5
-    assert total(await host.reset(env_id, 4, None, b"op-2")) == 4
-    await host.step(env_id, "1", 0)
+    assert total(await await_maybe(host.reset(env_id, 3, None, b"op-1"))) == 3
+    await await_maybe(host.step(env_id, "1", 0))
+    assert total(await await_maybe(host.reset(env_id, 3, None, b"op-1"))) == 3
+    assert total(await await_maybe(host.step(env_id, "1", 1))) == 5
+    assert total(await await_maybe(host.reset(env_id, 4, None, b"op-2"))) == 4
+    await await_maybe(host.step(env_id, "1", 0))
     with pytest.raises(SequenceStaleError):
-        await host.reset(env_id, 3, None, b"op-1")
-    assert total(await host.step(env_id, "1", 1)) == 6
+        await await_maybe(host.reset(env_id, 3, None, b"op-1"))
+    assert total(await await_maybe(host.step(env_id, "1", 1))) == 6
     # Another one, and those without an id, begin whatever they are asked to.
     for operation in (b"op-3", b"", b""):
-        await host.step(env_id, "1")
-        assert total(await host.reset(env_id, 5, None, operation)) == 5
+        await await_maybe(host.step(env_id, "1"))
+        assert total(await await_maybe(host.reset(env_id, 5, None, operation))) == 5
 
 
 @pytest.mark.parametrize("kind", ["inline", "thread", "async"])
 async def test_refused_options_leave_the_episode_as_it_is(host: Host, create: Create, kind: str) -> None:
-    env_id, _ = await host.create(CreateRequest("frozen_lake", 3, {"map_name": "4x4"}))
-    before = await host.step(env_id, "right", 0)
+    env_id, _ = await await_maybe(host.create(CreateRequest("frozen_lake", 3, {"map_name": "4x4"})))
+    before = await await_maybe(host.step(env_id, "right", 0))
     with pytest.raises(ValueError, match="options"):
-        await host.reset(env_id, 4, {"no": "such"})
-    assert await host.step(env_id, "right", 0) is before
-    assert orjson.loads((await host.step(env_id, "down", 1)).info)["num_steps"] == 2
+        await await_maybe(host.reset(env_id, 4, {"no": "such"}))
+    assert await await_maybe(host.step(env_id, "right", 0)) is before
+    assert orjson.loads((await await_maybe(host.step(env_id, "down", 1))).info)["num_steps"] == 2
 
 
 # --- close -----------------------------------------------------------------------------------------------------
@@ -309,9 +313,9 @@ async def test_refused_options_leave_the_episode_as_it_is(host: Host, create: Cr
 @every_kind
 async def test_closing_twice_is_a_success(host: Host, create: Create, controls: Controls, kind: str) -> None:
     env_id = await create(host, kind)
-    host.close_now(env_id)
-    host.close_now(env_id)
-    for call in (host.step(env_id, "1"), host.reset(env_id), host.read(env_id, str)):
+    host.close(env_id)
+    host.close(env_id)
+    for call in (ask(host.step, env_id, "1"), ask(host.reset, env_id), ask(host.read, env_id, str)):
         with pytest.raises(EnvironmentClosedError):
             await call
     await host.stop()
@@ -321,17 +325,17 @@ async def test_closing_twice_is_a_success(host: Host, create: Create, controls: 
 
 async def test_unknown_id_cannot_be_closed(host: Host) -> None:
     with pytest.raises(EnvironmentNotFoundError):
-        host.close_now("000-none")
+        host.close("000-none")
 
 
 async def test_closed_id_is_forgotten_in_time(host: Host, create: Create, clock: FakeClock) -> None:
     env_id = await create(host, "inline")
-    host.close_now(env_id)
+    host.close(env_id)
     clock.now += host.limits.closed_memory_s + 1
     with pytest.raises(EnvironmentNotFoundError):
-        await host.step(env_id, "1")
+        await await_maybe(host.step(env_id, "1"))
     with pytest.raises(EnvironmentNotFoundError):
-        host.close_now(env_id)
+        host.close(env_id)
 
 
 @apart
@@ -339,11 +343,11 @@ async def test_close_waits_for_the_step_under_way(
     host: Host, create: Create, controls: Controls, begun: Create, kind: str
 ) -> None:
     env_id = await create(host, kind, seed=3)
-    step = asyncio.create_task(host.step(env_id, "wait", 0))
+    step = asyncio.create_task(ask(host.step, env_id, "wait", 0))
     await begun()
-    behind = asyncio.create_task(host.step(env_id, "1", 1))
+    behind = asyncio.create_task(ask(host.step, env_id, "1", 1))
     await asyncio.sleep(0.005)
-    host.close_now(env_id)
+    host.close(env_id)
     controls.gate.set()
     assert total(await step) == 3
     with pytest.raises(EnvironmentClosedError):
@@ -359,10 +363,10 @@ async def test_environment_rebuilt_while_it_is_closed_is_closed_too(
 ) -> None:
     env_id = await create(host, kind)
     with pytest.raises(EnvironmentFailedError):
-        await host.step(env_id, "raise", 0)
-    step = asyncio.create_task(host.step(env_id, "wait", 0))
+        await await_maybe(host.step(env_id, "raise", 0))
+    step = asyncio.create_task(ask(host.step, env_id, "wait", 0))
     await begun()
-    host.close_now(env_id)
+    host.close(env_id)
     controls.gate.set()
     await step
     await host.stop()
@@ -375,7 +379,7 @@ async def test_environment_that_fails_to_close_is_gone_all_the_same(
 ) -> None:
     controls.broken = {"close"}
     env_id = await create(host, kind)
-    host.close_now(env_id)
+    host.close(env_id)
     assert len(host.directory) == 0
     await host.stop()
     assert controls.counts["close"] == 1
@@ -397,7 +401,7 @@ async def test_stop_does_not_wait_for_a_hanging_environment(
     host: Host, create: Create, controls: Controls, begun: Create
 ) -> None:
     env_id = await create(host, "thread")
-    step = asyncio.create_task(host.step(env_id, "wait"))
+    step = asyncio.create_task(ask(host.step, env_id, "wait"))
     await begun()
     async with no_hang():
         await host.stop(grace_s=0.05)
@@ -422,7 +426,7 @@ async def test_idle_environment_is_reaped_after_its_ttl(
     clock.now += 0.1
     assert await host.reap() == 1
     with pytest.raises(EnvironmentClosedError) as caught:
-        await host.step(short, "1")
+        await await_maybe(host.step(short, "1"))
     assert caught.value.reason == "idle"
     assert host.directory.ids() == [long]
     assert host.directory.closed == {(f"probe/{kind}-v0", "idle"): 1}
@@ -434,16 +438,16 @@ async def test_used_environment_is_not_reaped(
     host: Host, create: Create, clock: FakeClock, kind: str, use: str
 ) -> None:
     env_id = await create(host, kind, ttl_s=10.0)
-    await host.step(env_id, "1", 0)
+    await await_maybe(host.step(env_id, "1", 0))
     clock.now += 6.0
     if use == "step":
-        await host.step(env_id, "1", 1)
+        await await_maybe(host.step(env_id, "1", 1))
     elif use == "repeat":
-        await host.step(env_id, "1", 0)
+        await await_maybe(host.step(env_id, "1", 0))
     elif use == "reset":
-        await host.reset(env_id)
+        await await_maybe(host.reset(env_id))
     elif use == "read":
-        await host.read(env_id, lambda env: env.total)
+        await await_maybe(host.read(env_id, lambda env: env.total))
     else:
         await inspection.trajectory(host, env_id)
     clock.now += 6.0
@@ -466,7 +470,7 @@ async def test_busy_environment_is_not_reaped(
     host: Host, create: Create, controls: Controls, clock: FakeClock, begun: Create, kind: str
 ) -> None:
     env_id = await create(host, kind, ttl_s=1.0)
-    step = asyncio.create_task(host.step(env_id, "wait"))
+    step = asyncio.create_task(ask(host.step, env_id, "wait"))
     await begun()
     clock.now += 100.0
     assert await host.reap() == 0
@@ -506,11 +510,11 @@ async def test_an_environment_that_is_asked_for_twice_at_once_is_made_once(
     host: Host, controls: Controls, kind: str
 ) -> None:
     request = CreateRequest(f"probe/{kind}-v0", 7, env_id=GIVEN)
-    made = await asyncio.gather(*(host.create(request) for _ in range(4)))
+    made = await asyncio.gather(*(ask(host.create, request) for _ in range(4)))
     assert {env_id for env_id, _ in made} == {GIVEN}
     assert {total(answer) for _, answer in made} == {7}
     assert len(host.directory) == 1
-    assert total(await host.step(GIVEN, "1")) == 8
+    assert total(await await_maybe(host.step(GIVEN, "1"))) == 8
 
 
 @pytest.mark.parametrize("kind", ["live", "async_live"])
@@ -518,9 +522,9 @@ async def test_a_given_id_is_made_though_its_first_asker_went_away(
     host: Host, controls: Controls, kind: str
 ) -> None:
     request = CreateRequest(f"probe/{kind}-v0", 7, env_id=GIVEN)
-    first = asyncio.create_task(host.create(request))
+    first = asyncio.create_task(ask(host.create, request))
     await asyncio.sleep(0)
-    second = asyncio.create_task(host.create(request))
+    second = asyncio.create_task(ask(host.create, request))
     await asyncio.sleep(0)
     first.cancel()
     env_id, _ = await second
@@ -531,11 +535,11 @@ async def test_a_given_id_is_made_though_its_first_asker_went_away(
 @pytest.mark.parametrize("kind", KINDS)
 async def test_what_was_made_is_answered_as_it_was_made_whatever_followed(host: Host, kind: str) -> None:
     request = CreateRequest(f"probe/{kind}-v0", 7, env_id=GIVEN)
-    await host.create(request)
-    await host.step(GIVEN, "1")
-    assert total((await host.create(request))[1]) == 7
-    await host.reset(GIVEN, 20)
-    assert total((await host.create(request))[1]) == 7
+    await await_maybe(host.create(request))
+    await await_maybe(host.step(GIVEN, "1"))
+    assert total((await await_maybe(host.create(request)))[1]) == 7
+    await await_maybe(host.reset(GIVEN, 20))
+    assert total((await await_maybe(host.create(request)))[1]) == 7
     assert host.directory.find(GIVEN).episode == 1
 
 
@@ -543,6 +547,25 @@ async def test_what_was_made_is_answered_as_it_was_made_whatever_followed(host: 
     "other", [CreateRequest("probe/thread-v0", 7), CreateRequest("probe/inline-v0", 8)], ids=["name", "seed"]
 )
 async def test_another_environment_is_not_given_for_an_id(host: Host, other: CreateRequest) -> None:
-    await host.create(CreateRequest("probe/inline-v0", 7, env_id=GIVEN))
+    await await_maybe(host.create(CreateRequest("probe/inline-v0", 7, env_id=GIVEN)))
     with pytest.raises(IdempotencyKeyReusedError):
-        await host.create(dataclasses.replace(other, env_id=GIVEN))
+        await await_maybe(host.create(dataclasses.replace(other, env_id=GIVEN)))
+
+
+async def test_call_on_an_inline_environment_gives_its_result_at_once(host: Host, create: Create) -> None:
+    env_id = await create(host, "inline")
+    assert isinstance(host.step(env_id, "1"), EncodedStep)
+    assert isinstance(host.reset(env_id), EncodedReset)
+    assert isinstance(host.create(CreateRequest("probe/inline-v0")), tuple)
+    assert host.read(env_id, lambda _: "read") == "read"
+    assert host.close(env_id) is None
+
+
+@pytest.mark.parametrize("kind", ["thread", "async"])
+async def test_offloaded_call_does_nothing_until_it_is_awaited(host: Host, create: Create, kind: str) -> None:
+    env_id = await create(host, kind)
+    for call in (host.step(env_id, "1"), host.reset(env_id), host.create(CreateRequest(f"probe/{kind}-v0"))):
+        assert isinstance(call, CoroutineType)
+        call.close()
+    state = inspection.describe(host, env_id)
+    assert (state["seq"], state["episode"], len(host.directory), host.calls.under_way) == (0, 0, 1, set())

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
+from tests.engine.awaiting import ask
 from tests.engine.conftest import FakeClock
 from tests.engine.ownership import Owner, Owners
 from tests.engine.probes import Controls
 from tests.waiting import until
-from verl_agent_env.engine import CreateRequest, Host, inspection
+from verl_agent_env.engine import CreateRequest, Host, await_maybe, inspection
 from verl_agent_env.engine.batches import Batches
 from verl_agent_env.envs.registry import Registry
 from verl_agent_env.errors import (
@@ -27,9 +28,9 @@ from verl_agent_env.wire.results import EncodedStep
 TTL_S = 8.0
 OFFLOADED = ["thread", "async"]
 VERBS: dict[str, Callable[[Host, str], Coroutine[Any, Any, Any]]] = {
-    "step": lambda host, env_id: host.step(env_id, "5", 2),
-    "repeated step": lambda host, env_id: host.step(env_id, "wait", 1),
-    "reset": lambda host, env_id: host.reset(env_id),
+    "step": lambda host, env_id: ask(host.step, env_id, "5", 2),
+    "repeated step": lambda host, env_id: ask(host.step, env_id, "wait", 1),
+    "reset": lambda host, env_id: ask(host.reset, env_id),
     "read": lambda host, env_id: inspection.read_env(host, env_id, lambda env: env.total),
     "batch": lambda host, env_id: _only(Batches(host).step([env_id], ["5"], [2])),
 }
@@ -76,8 +77,8 @@ async def test_call_that_waited_behind_another_one_goes_to_the_new_owner(
 ) -> None:
     old, new = await owners.join(), await owners.join()
     env_id = await create(old.host, kind, 10)
-    await old.host.step(env_id, "1", 0)
-    first = asyncio.create_task(old.host.step(env_id, "wait", 1))
+    await await_maybe(old.host.step(env_id, "1", 0))
+    first = asyncio.create_task(ask(old.host.step, env_id, "wait", 1))
     await begun()
     second = asyncio.create_task(VERBS[verb](old.host, env_id))
     await still_waiting(first, second)
@@ -88,7 +89,7 @@ async def test_call_that_waited_behind_another_one_goes_to_the_new_owner(
         with pytest.raises(MovedError) as caught:
             await call
         assert caught.value.slot == slot_of(env_id)
-    await new.host.step(env_id, "wait", 1)
+    await await_maybe(new.host.step(env_id, "wait", 1))
     await VERBS[verb](new.host, env_id)
 
 
@@ -98,9 +99,9 @@ async def test_call_that_waited_uses_nothing_from_memory_once_the_lease_is_over(
 ) -> None:
     old = await owners.join()
     env_id = await create(old.host, kind, 10)
-    first = asyncio.create_task(old.host.step(env_id, "wait", 0))
+    first = asyncio.create_task(ask(old.host.step, env_id, "wait", 0))
     await begun()
-    second = asyncio.create_task(old.host.step(env_id, "1", 1))
+    second = asyncio.create_task(ask(old.host.step, env_id, "1", 1))
     await still_waiting(first, second)
     old.slots.has_lease = False
     controls.gate.set()
@@ -116,7 +117,7 @@ async def test_step_of_a_copy_whose_slot_went_and_came_home_does_not_count(
 ) -> None:
     old, new = await owners.join(), await owners.join()
     env_id = await create(old.host, kind, 10)
-    step = asyncio.create_task(old.host.step(env_id, "wait", 0))
+    step = asyncio.create_task(ask(old.host.step, env_id, "wait", 0))
     await begun()
     for owner in (new, old):
         await owners.move_to(owner)
@@ -126,7 +127,7 @@ async def test_step_of_a_copy_whose_slot_went_and_came_home_does_not_count(
     with pytest.raises(MovedError):
         await step
     assert (await owners.log.load([env_id]))[0].entries == []
-    await old.host.step(env_id, "1", 0)
+    await await_maybe(old.host.step(env_id, "1", 0))
 
 
 @pytest.mark.parametrize("durability", ["journal", "relaxed"])
@@ -137,7 +138,7 @@ async def test_environment_made_while_its_slot_went_away_is_nowhere(
     old, new = await owners.join({f"probe/{kind}-v0": durability}), await owners.join()
     env_id = new_env_id(7)
     controls.holds_resets = True
-    making = asyncio.create_task(old.host.create(CreateRequest(f"probe/{kind}-v0", 1, env_id=env_id)))
+    making = asyncio.create_task(ask(old.host.create, CreateRequest(f"probe/{kind}-v0", 1, env_id=env_id)))
     await begun()
     await owners.move_to(new)
     await old.hear()
@@ -146,7 +147,7 @@ async def test_environment_made_while_its_slot_went_away_is_nowhere(
         await making
     assert old.host.directory.get(env_id) is None
     assert old.host.directory.in_slot[7] == 0
-    await new.host.create(CreateRequest(f"probe/{kind}-v0", 1, env_id=env_id))
+    await await_maybe(new.host.create(CreateRequest(f"probe/{kind}-v0", 1, env_id=env_id)))
 
 
 @pytest.mark.parametrize("kind", OFFLOADED)
@@ -156,18 +157,18 @@ async def test_environment_made_while_its_slot_went_and_came_home_gives_way_to_w
     old, new = await owners.join(), await owners.join()
     request = CreateRequest(f"probe/{kind}-v0", 1, env_id=new_env_id(7))
     controls.holds_resets = True
-    making = asyncio.create_task(old.host.create(request))
+    making = asyncio.create_task(ask(old.host.create, request))
     await begun()
     controls.holds_resets = False
     await owners.move_to(new)
-    env_id, _ = await new.host.create(request)
-    expected = [await new.host.step(env_id, "1", seq) for seq in range(2)]
+    env_id, _ = await await_maybe(new.host.create(request))
+    expected = [await await_maybe(new.host.step(env_id, "1", seq)) for seq in range(2)]
     # It hears of both moves at once.
     await owners.move_to(old)
     controls.gate.set()
     with pytest.raises(MovedError):
         await making
-    assert (await old.host.step(env_id, "1", 1)).to_json() == expected[1].to_json()
+    assert (await await_maybe(old.host.step(env_id, "1", 1))).to_json() == expected[1].to_json()
 
 
 @pytest.mark.parametrize("kind", ["inline", *OFFLOADED])
@@ -179,13 +180,15 @@ async def test_relaxed_step_is_answered_by_the_owner_only(owners: Owners, create
     old.cut()
     await owners.move_to(new)
     with pytest.raises(MovedError):
-        await old.host.step(env_id, "1", 0)
+        await await_maybe(old.host.step(env_id, "1", 0))
     (refused,) = await Batches(old.host).step([env_id], ["1"], [0])
     assert isinstance(refused, MovedError)
     old.log.is_cut = False
     (not_made,) = await Batches(old.host).create([CreateRequest(name, 1, env_id=new_env_id(7))])
     assert isinstance(not_made, MovedError)
-    assert (await new.host.step(env_id, "2", 0)).observation == b'[{"role":"user","content":"12"}]'
+    assert (
+        await await_maybe(new.host.step(env_id, "2", 0))
+    ).observation == b'[{"role":"user","content":"12"}]'
 
 
 # --- faults ----------------------------------------------------------------------------------------------------
@@ -199,8 +202,8 @@ async def test_fault_of_a_stale_copy_says_nothing_of_the_environment(
     # So little of the history is kept that the copy cannot be built anew: its own worker would call it lost.
     old, new = await owners.join(max_journal_bytes=1), await owners.join()
     env_id = await create(old.host, kind, 10)
-    await old.host.step(env_id, "1", 0)
-    step = asyncio.create_task(old.host.step(env_id, "wait", 1))
+    await await_maybe(old.host.step(env_id, "1", 0))
+    step = asyncio.create_task(ask(old.host.step, env_id, "wait", 1))
     await begun()
     controls.broken.add("woken")
     old.cut()
@@ -212,10 +215,14 @@ async def test_fault_of_a_stale_copy_says_nothing_of_the_environment(
         await step
     assert old.host.directory.get(env_id) is None
     controls.broken.clear()
-    assert (await new.host.step(env_id, "wait", 1)).observation == b'[{"role":"user","content":"11"}]'
+    assert (
+        await await_maybe(new.host.step(env_id, "wait", 1))
+    ).observation == b'[{"role":"user","content":"11"}]'
     # Home again, it goes on where the other worker left it.
     await owners.move_to(old)
-    assert (await old.host.step(env_id, "4", 2)).observation == b'[{"role":"user","content":"15"}]'
+    assert (
+        await await_maybe(old.host.step(env_id, "4", 2))
+    ).observation == b'[{"role":"user","content":"15"}]'
 
 
 # --- idle environments -----------------------------------------------------------------------------------------
@@ -226,7 +233,7 @@ async def used_elsewhere(owners: Owners, new: Owner, env_id: str, clock: FakeClo
     await owners.move_to(new)
     for seq in range(1, 5):
         clock.now += TTL_S / 2
-        await new.host.step(env_id, "1", seq)
+        await await_maybe(new.host.step(env_id, "1", seq))
         assert await new.host.reap() == 0
 
 
@@ -235,15 +242,17 @@ async def test_stale_owner_does_not_close_what_lives_elsewhere(
 ) -> None:
     old, new = await owners.join(), await owners.join()
     env_id = await create(old.host, "inline", 10, ttl_s=TTL_S)
-    await old.host.step(env_id, "1", 0)
+    await await_maybe(old.host.step(env_id, "1", 0))
     old.cut()
     await owners.move_to(new)
     for seq in range(1, 5):
         clock.now += TTL_S / 2
-        await new.host.step(env_id, "1", seq)
+        await await_maybe(new.host.step(env_id, "1", seq))
         assert await old.host.reap() == 0
     await owners.move_to(old)
-    assert (await old.host.step(env_id, "1", 5)).observation == b'[{"role":"user","content":"16"}]'
+    assert (
+        await await_maybe(old.host.step(env_id, "1", 5))
+    ).observation == b'[{"role":"user","content":"16"}]'
     assert not [reason for _, reason in old.host.directory.closed if reason == "idle"]
 
 
@@ -259,11 +268,11 @@ async def test_time_without_a_lease_does_not_make_an_environment_idle(
     # The store is back, and nobody else was here.
     await owner.hear()
     assert await owner.host.reap() == 0
-    await owner.host.step(env_id, "1", 0)
+    await await_maybe(owner.host.step(env_id, "1", 0))
     clock.now += TTL_S * 1.1
     assert await owner.host.reap() == 1
     with pytest.raises(EnvironmentClosedError):
-        await owner.host.step(env_id, "1", 1)
+        await await_maybe(owner.host.step(env_id, "1", 1))
 
 
 async def test_end_that_could_not_be_written_in_time_is_never_written(
@@ -271,7 +280,7 @@ async def test_end_that_could_not_be_written_in_time_is_never_written(
 ) -> None:
     old, new = await owners.join(), await owners.join()
     env_id = await create(old.host, "inline", 10, ttl_s=TTL_S)
-    await old.host.step(env_id, "1", 0)
+    await await_maybe(old.host.step(env_id, "1", 0))
     clock.now += TTL_S * 1.1
     old.log.is_cut = True
     # It is idle, and the lease still good: only the write does not arrive.
@@ -282,7 +291,9 @@ async def test_end_that_could_not_be_written_in_time_is_never_written(
     await used_elsewhere(owners, new, env_id, clock)
     await owners.move_to(old)
     await old.journal.flush()
-    assert (await old.host.step(env_id, "1", 5)).observation == b'[{"role":"user","content":"16"}]'
+    assert (
+        await await_maybe(old.host.step(env_id, "1", 5))
+    ).observation == b'[{"role":"user","content":"16"}]'
 
 
 # --- closing ---------------------------------------------------------------------------------------------------
@@ -296,8 +307,8 @@ async def test_close_is_acknowledged_when_it_is_written_and_not_before(
     await owner.journal.flush()
     owner.log.is_cut = True
     calls = [
-        asyncio.create_task(owner.host.close(env_ids[0])),
-        asyncio.create_task(owner.host.close(env_ids[0])),
+        asyncio.create_task(ask(owner.host.close, env_ids[0])),
+        asyncio.create_task(ask(owner.host.close, env_ids[0])),
         asyncio.create_task(Batches(owner.host).close(env_ids)),
         asyncio.create_task(Batches(owner.host).close(env_ids)),
     ]
@@ -313,15 +324,15 @@ async def test_close_of_a_stale_copy_reaches_the_owner(owners: Owners, create: C
     env_ids = [await create(old.host, "inline", 10) for _ in range(3)]
     await owners.move_to(new)
     with pytest.raises(MovedError):
-        await old.host.close(env_ids[0])
+        await await_maybe(old.host.close(env_ids[0]))
     closed, errors = await Batches(old.host).close(env_ids[1:])
     assert closed == 0
     assert [type(error) for _, error in errors] == [MovedError] * 2
-    await new.host.step(env_ids[0], "1", 0)
+    await await_maybe(new.host.step(env_ids[0], "1", 0))
     await owners.move_to(old)
     # It remembers nothing of having closed them.
     for env_id, seq in zip(env_ids, (1, 0, 0), strict=True):
-        await old.host.step(env_id, "1", seq)
+        await await_maybe(old.host.step(env_id, "1", seq))
 
 
 async def test_what_was_closed_is_not_remembered_once_others_owned_the_slot(
@@ -330,13 +341,13 @@ async def test_what_was_closed_is_not_remembered_once_others_owned_the_slot(
     old, new = await owners.join(), await owners.join()
     env_id = await create(old.host, "inline", 10)
     kept = await owners.log.load([env_id])
-    await old.host.close(env_id)
+    await await_maybe(old.host.close(env_id))
     assert old.host.directory.was_closed(env_id)
     await owners.move_to(new)
     await old.hear()
     assert not old.host.directory.was_closed(env_id)
     with pytest.raises(EnvironmentClosedError):
-        await new.host.step(env_id, "1", 0)
+        await await_maybe(new.host.step(env_id, "1", 0))
     assert kept[0].closed_as is None
 
 
@@ -346,7 +357,7 @@ async def test_environment_whose_end_is_on_its_way_is_repersisted_as_ended_in_an
     owner = await owners.join()
     env_id = await create(owner.host, "inline", 10)
     owner.log.is_cut = True
-    closing = asyncio.create_task(owner.host.close(env_id))
+    closing = asyncio.create_task(ask(owner.host.close, env_id))
     await still_waiting(closing)
     await owners.empty()
     commits = owner.log.commits
@@ -356,7 +367,7 @@ async def test_environment_whose_end_is_on_its_way_is_repersisted_as_ended_in_an
     await closing
     assert (await owners.log.load([env_id]))[0].closed_as == "closed"
     with pytest.raises(EnvironmentClosedError):
-        await owner.host.step(env_id, "1", 0)
+        await await_maybe(owner.host.step(env_id, "1", 0))
 
 
 async def test_run_is_closed_in_the_slots_that_stay_and_in_no_others(owners: Owners, create: Create) -> None:
@@ -386,7 +397,7 @@ async def test_run_is_not_over_in_slots_that_came_or_went_meanwhile(owners: Owne
     await new.hear()
     new.log.is_held = False
     assert (await closing).slots == set()
-    await old.host.step(env_id, "1", 0)
+    await await_maybe(old.host.step(env_id, "1", 0))
 
 
 # --- verdicts --------------------------------------------------------------------------------------------------
@@ -395,7 +406,7 @@ async def test_run_is_not_over_in_slots_that_came_or_went_meanwhile(owners: Owne
 async def test_verdicts_of_a_worker_without_a_lease_are_no_answers(owners: Owners, create: Create) -> None:
     owner = await owners.join()
     env_id = await create(owner.host, "inline", 10)
-    await owner.host.step(env_id, "1", 0)
+    await await_maybe(owner.host.step(env_id, "1", 0))
     unknown = new_env_id(9)
     ids, actions, seqs = [env_id, env_id, unknown], ["1", "1", "1"], [0, 7, 0]
     told = await Batches(owner.host).step(ids, ["2", "1", "1"], seqs)
@@ -408,7 +419,7 @@ async def test_verdicts_of_a_worker_without_a_lease_are_no_answers(owners: Owner
     told = await Batches(owner.host).step(ids, ["2", *actions[1:]], seqs)
     assert [type(error) for error in told] == [MovedError] * 3
     with pytest.raises(MovedError):
-        await owner.host.step(unknown, "1", 0)
+        await await_maybe(owner.host.step(unknown, "1", 0))
 
 
 async def test_owner_s_own_verdicts_stand(owners: Owners, create: Create, controls: Controls) -> None:
@@ -416,10 +427,10 @@ async def test_owner_s_own_verdicts_stand(owners: Owners, create: Create, contro
     env_id = await create(owner.host, "thread", 10)
     controls.broken.add("1")
     with pytest.raises(EnvironmentFailedError):
-        await owner.host.step(env_id, "1", 0)
+        await await_maybe(owner.host.step(env_id, "1", 0))
     with pytest.raises(EnvironmentNotFoundError):
-        await owner.host.step(new_env_id(9), "1", 0)
-    assert isinstance(await owner.host.step(env_id, "2", 0), EncodedStep)
+        await await_maybe(owner.host.step(new_env_id(9), "1", 0))
+    assert isinstance(await await_maybe(owner.host.step(env_id, "2", 0)), EncodedStep)
 
 
 async def test_steps_of_a_batch_do_not_overtake_one_that_missed_its_environment(

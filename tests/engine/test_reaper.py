@@ -10,7 +10,7 @@ import pytest
 from tests.steered import pass_time
 from tests.waiting import until
 from verl_agent_env.config import HostLimits
-from verl_agent_env.engine import CreateRequest, Host
+from verl_agent_env.engine import CreateRequest, Host, await_maybe
 from verl_agent_env.engine.reaper import reap_forever
 from verl_agent_env.envs.registry import Registry
 
@@ -29,8 +29,8 @@ async def reaped_host(registry: Registry) -> AsyncIterator[Host]:
 
 async def test_environment_goes_within_a_quarter_beyond_its_ttl(reaped_host: Host) -> None:
     ttl_s = 1000.0
-    await reaped_host.create(CreateRequest("probe/inline-v0"))
-    await reaped_host.create(CreateRequest("probe/inline-v0", ttl_s=ttl_s))
+    await await_maybe(reaped_host.create(CreateRequest("probe/inline-v0")))
+    await await_maybe(reaped_host.create(CreateRequest("probe/inline-v0", ttl_s=ttl_s)))
     # Not in one leap: the reaper looks again and again.
     for _ in range(99):
         await pass_time(0.01 * ttl_s)
@@ -41,7 +41,7 @@ async def test_environment_goes_within_a_quarter_beyond_its_ttl(reaped_host: Hos
 
 
 async def test_tiny_ttl_does_not_keep_the_reaper_busy(reaped_host: Host) -> None:
-    await reaped_host.create(CreateRequest("probe/inline-v0", ttl_s=1e-9))
+    await await_maybe(reaped_host.create(CreateRequest("probe/inline-v0", ttl_s=1e-9)))
     await until(lambda: len(reaped_host.directory) == 0)
     looks = 0
     reap = reaped_host.reap

@@ -10,9 +10,10 @@ from typing import Any, ClassVar
 import gymnasium
 import pytest
 
+from tests.engine.awaiting import ask
 from tests.waiting import HANG_S, NEVER_S, until
 from verl_agent_env.config import HostLimits
-from verl_agent_env.engine import CreateRequest, Host
+from verl_agent_env.engine import CreateRequest, Host, await_maybe
 from verl_agent_env.engine.under_way import (
     RECORD_BYTES,
     CallRecord,
@@ -135,14 +136,14 @@ async def test_making_stepping_and_resetting_are_on_record_while_they_run(
     memory: memoryview, env: type[WatchedEnv]
 ) -> None:
     host = host_of(env, CallRecord(memory))
-    env_id, _ = await host.create(CreateRequest("x/y-v0"))
-    await host.step(env_id, "a", 0)
-    await host.step(env_id, "b", 1)
+    env_id, _ = await await_maybe(host.create(CreateRequest("x/y-v0")))
+    await await_maybe(host.step(env_id, "a", 0))
+    await await_maybe(host.step(env_id, "b", 1))
     with pytest.raises(EnvironmentFailedError):
-        await host.step(env_id, "raise", 2)
+        await await_maybe(host.step(env_id, "raise", 2))
     assert read_record(memory) == NOTHING
-    await host.reset(env_id, 1)
-    await host.read(env_id, lambda _: seen.append(look[-1]()))
+    await await_maybe(host.reset(env_id, 1))
+    await await_maybe(host.read(env_id, lambda _: seen.append(look[-1]())))
     calls = [(0, BEGINNING), (0, 0), (0, 1), (0, 2), (1, BEGINNING), (1, 0)]
     assert [found.calls for found, _ in seen] == [(CallId(env_id, *call),) for call in calls]
     assert {found.inline is not None for found, _ in seen} == {env is WatchedEnv}
@@ -156,11 +157,11 @@ async def test_calls_that_may_have_ended_a_worker_run_one_at_a_time_and_beside_a
 ) -> None:
     suspicions = Suspicions()
     host = host_of(GatedEnv, CallRecord(memory), suspicions)
-    env_ids = [(await host.create(CreateRequest("x/y-v0")))[0] for _ in range(5)]
+    env_ids = [(await await_maybe(host.create(CreateRequest("x/y-v0"))))[0] for _ in range(5)]
     suspected = [Suspicion(env_id, 0, 0, "alone") for env_id in env_ids[:3]]
     suspicions.heed({each.key: each for each in suspected})
     GatedEnv.most = 0
-    steps = [asyncio.create_task(host.step(env_id, "a", 0)) for env_id in env_ids]
+    steps = [asyncio.create_task(ask(host.step, env_id, "a", 0)) for env_id in env_ids]
     await until(lambda: len(GatedEnv.running) >= 3, "one of three, and two others")
     await asyncio.sleep(0.1)
     assert len(read_record(memory).apart) == 3
@@ -173,16 +174,16 @@ async def test_calls_that_may_have_ended_a_worker_run_one_at_a_time_and_beside_a
 
 async def test_what_is_refused_runs_no_code_and_can_be_closed(memory: memoryview) -> None:
     host = host_of(WatchedEnv, CallRecord(memory))
-    env_id, _ = await host.create(CreateRequest("x/y-v0"))
+    env_id, _ = await await_maybe(host.create(CreateRequest("x/y-v0")))
     refused = Suspicion(env_id, 0, 0, "refused", "SIGSEGV")
     host.heed({refused.key: refused})
     seen.clear()
-    for call in (host.step(env_id, "a", 0), host.reset(env_id), host.read(env_id, str)):
+    for call in (ask(host.step, env_id, "a", 0), ask(host.reset, env_id), ask(host.read, env_id, str)):
         with pytest.raises(EnvironmentEndedWorkerError) as caught:
             await call
         assert caught.value.env_id == env_id
     assert seen == []
-    await host.close(env_id)
+    await await_maybe(host.close(env_id))
     await host.stop()
 
 
@@ -191,10 +192,10 @@ async def test_an_environment_whose_making_ended_a_worker_is_not_made_under_its_
     host = host_of(WatchedEnv, CallRecord(), Suspicions([Suspicion(env_id, 0, BEGINNING, "refused")]))
     wanted = CreateRequest("x/y-v0", env_id=env_id)
     with pytest.raises(EnvironmentEndedWorkerError):
-        await host.create(wanted)
+        await await_maybe(host.create(wanted))
     with pytest.raises(EnvironmentEndedWorkerError):
-        host.create_now(wanted)
+        host.create(wanted)
     with pytest.raises(EnvironmentEndedWorkerError):
-        await host.step(env_id, "a")
-    await host.close(env_id)
+        await await_maybe(host.step(env_id, "a"))
+    await await_maybe(host.close(env_id))
     await host.stop()

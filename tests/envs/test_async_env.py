@@ -13,7 +13,7 @@ import pytest
 
 from tests.waiting import NEVER_S, no_hang
 from verl_agent_env.config import HostLimits
-from verl_agent_env.engine import CreateRequest, Host
+from verl_agent_env.engine import CreateRequest, Host, await_maybe
 from verl_agent_env.envs.async_env import AsyncChatEnv
 from verl_agent_env.envs.kind import EnvKind
 from verl_agent_env.envs.registry import EnvSpec, Registry
@@ -270,21 +270,21 @@ async def host() -> AsyncIterator[Host]:
 
 
 async def test_host_awaits_it(host: Host) -> None:
-    env_id, _ = await host.create(CreateRequest(NAME, 1, {"max_actions_per_turn": 2}))
-    answer = await host.step(env_id, message("meet", "meet"), 0)
+    env_id, _ = await await_maybe(host.create(CreateRequest(NAME, 1, {"max_actions_per_turn": 2})))
+    answer = await await_maybe(host.step(env_id, message("meet", "meet"), 0))
     assert [said["content"] for said in orjson.loads(answer.observation)] == ["met", "met"]
-    relay = await host.read(env_id, lambda env: env)
+    relay = await await_maybe(host.read(env_id, lambda env: env))
     assert set(relay.threads) == {threading.current_thread().name}
-    host.close_now(env_id)
+    host.close(env_id)
     await host.stop()
     assert relay.is_open is False
 
 
 async def test_host_outlives_an_environment_that_leaves(host: Host) -> None:
     host.registry.kind(NAME).deterministic = True
-    env_id, _ = await host.create(CreateRequest(NAME, 1, {"max_actions_per_turn": 3}))
+    env_id, _ = await await_maybe(host.create(CreateRequest(NAME, 1, {"max_actions_per_turn": 3})))
     for names in (("leave",), ("leave", "say")):
         with pytest.raises(EnvironmentFailedError) as caught:
-            await host.step(env_id, message(*names), 0)
+            await await_maybe(host.step(env_id, message(*names), 0))
         assert caught.value.error == "SystemExit"
-    await host.step(env_id, message("say"), 0)
+    await await_maybe(host.step(env_id, message("say"), 0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from tests.engine.awaiting import ask
 from tests.sim.episodes import Client
 from tests.sim.wires import Fate
 from tests.sim.world import LEASE_S, NUM_SLOTS, SHORT_TTL_S, TTL_S, Worker, World
@@ -200,11 +201,11 @@ def two_answers_for_one_step(world: World, *, is_snapshot: bool = False) -> None
     client, owner, heir = _created(world, is_snapshot=is_snapshot)
     client.is_void = True
     owner.wire.fates["commit"].append(Fate(loses_request=True))
-    first = owner.spawn(owner.host.step(client.env_id, "one", 2))
+    first = owner.spawn(ask(owner.host.step, client.env_id, "one", 2))
     world.turns(3)
     world.pause(owner)
     _until_moved(world, client, heir)
-    second = heir.spawn(heir.host.step(client.env_id, "other", 2))
+    second = heir.spawn(ask(heir.host.step, client.env_id, "other", 2))
     world.run(0.1)
     assert second.done()
     world.kill(heir, is_reported=True)
@@ -256,7 +257,7 @@ def journal_of_another_version(world: World) -> None:
     client.is_void = True
     world.run(LEASE_S * 2)
     heir = world.worker_for(client)
-    call = heir.spawn(heir.host.step(client.env_id, client.action(confirmed), confirmed))
+    call = heir.spawn(ask(heir.host.step, client.env_id, client.action(confirmed), confirmed))
     world.run(0.5)
     assert isinstance(call.exception(), ReplayDivergedError), "what plays differently was played on"
 
@@ -354,10 +355,10 @@ def forgotten_with_a_write_on_its_way(world: World) -> None:
     client, owner, _ = _created(world)
     client.is_void = True
     owner.wire.fates["commit"].append(Fate(delay_s=0.3))
-    first = owner.spawn(owner.host.step(client.env_id, "one", 2))
+    first = owner.spawn(ask(owner.host.step, client.env_id, "one", 2))
     world.turns(3)
     owner.host.let_go(client.env_id)
-    second = owner.spawn(owner.host.step(client.env_id, "other", 2))
+    second = owner.spawn(ask(owner.host.step, client.env_id, "other", 2))
     world.run(1.0)
     assert first.exception() is None
     assert second.exception() is not None, "two different answers for one step"

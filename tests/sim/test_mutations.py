@@ -17,12 +17,12 @@ from verl_agent_env.cluster.slots import SlotTable
 from verl_agent_env.cluster.store import ClusterMap
 from verl_agent_env.cluster.timing import Timing
 from verl_agent_env.engine.instance import Instance
-from verl_agent_env.engine.lives import Lives
 from verl_agent_env.engine.persistence import repersisting, restoring
 from verl_agent_env.engine.persistence.groups import Group
 from verl_agent_env.engine.persistence.journal import Journal
 from verl_agent_env.engine.persistence.recorder import Recorder
 from verl_agent_env.engine.repeats import EarlierSteps
+from verl_agent_env.errors import EnvironmentStateError
 from verl_agent_env.server.cluster import handover
 from verl_agent_env.wire.records import Refusal, RefusalReason, Write, digest_of
 from verl_agent_env.wire.results import EncodedStep
@@ -90,12 +90,14 @@ def write_with_any_other(journal: Journal, write: Write) -> Group:
     return parked
 
 
-async def wait_for_nothing(journal: Journal, env_id: str, group: Any) -> None:
+def answer_at_once(recorder: Recorder, instance: Instance, answer: Any) -> Any:
     """Answers before the write is made."""
+    return answer
 
 
-async def wait_for_nothing_at_all(lives: Lives, instance: Instance) -> None:
-    """Answers and refuses before what it tells of is written."""
+def refuse_at_once(recorder: Recorder, instance: Instance, error: EnvironmentStateError) -> Any:
+    """Refuses before what it tells of is written."""
+    raise error
 
 
 def agrees_to_the_word(
@@ -131,7 +133,7 @@ MUTATIONS: list[tuple[str, Any, str, Any, str]] = [
     ("token", MemoryEventLog, "commit", commit_of_anybody, "stopped_before_the_append"),
     ("episode", memory_log, "_change", change_of_any_episode, "step_of_an_earlier_episode_arrives_late"),
     ("seq", memory_log, "_change", change_at_any_place, "late_copies_of_appends"),
-    ("append before answer", Journal, "settle", wait_for_nothing, "request_lost_then_killed"),
+    ("append before answer", Recorder, "hold_back", answer_at_once, "request_lost_then_killed"),
     ("comparison", memory_log, "_change", change_without_comparison, "forgotten_with_a_write_on_its_way"),
     ("void", Journal, "_fate_of", written_under_any_token, "end_that_was_not_written_in_time"),
     ("void state", Journal, "_fate_of", written_under_any_token, "two_states_after_one_step"),
@@ -143,7 +145,7 @@ MUTATIONS: list[tuple[str, Any, str, Any, str]] = [
         "old_write_fails_when_its_environment_has_come_back",
     ),
     ("group", Journal, "write", write_with_any_other, "new_write_comes_upon_old_ones_that_were_put_off"),
-    ("told", Lives, "kept", wait_for_nothing_at_all, "refused_for_a_step_that_was_never_written"),
+    ("told", Recorder, "hold_back_error", refuse_at_once, "refused_for_a_step_that_was_never_written"),
     ("repeated append", memory_log, "_change", change_once, "lost_answer_of_an_append"),
     ("late put", MemoryEventLog, "_make", put_whatever_followed, "late_copy_of_a_repersisting"),
     ("lease", SlotTable, "owns", owns_without_a_lease, "woken_owner_is_asked_at_once"),

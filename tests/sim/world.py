@@ -19,7 +19,7 @@ from verl_agent_env.cluster.slots import SlotTable
 from verl_agent_env.cluster.store import Store, WorkerRecord
 from verl_agent_env.cluster.timing import Timing
 from verl_agent_env.config import HostLimits
-from verl_agent_env.engine import CreateRequest, Host
+from verl_agent_env.engine import AwaitableOrValue, CreateRequest, Host, await_maybe
 from verl_agent_env.engine.batches import Batches
 from verl_agent_env.engine.kinds import KindLoader
 from verl_agent_env.engine.reaper import reap_forever
@@ -112,11 +112,11 @@ class Worker:
         """Let the process carry out a call."""
         return self._world.loop.create_task(call, context=self.process.context.copy())
 
-    async def serve(self, env_id: str, call: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+    async def serve(self, env_id: str, call: Callable[[], AwaitableOrValue[Any]]) -> Any:
         """A call on one environment, if its slot is here."""
         if not self.table.owns(slot_of(env_id)):
             raise MovedError(slot_of(env_id))
-        return await call()
+        return await await_maybe(call())
 
     async def _refresh(self) -> None:
         await self.member.refresh()

@@ -1,6 +1,15 @@
 """The host: owns live environments inside one worker, runs them, and keeps what it takes to answer a step twice."""
 
 from verl_agent_env.engine.host import Host
-from verl_agent_env.engine.lives import CreateRequest
+from verl_agent_env.engine.lives import Created, CreateRequest
+from verl_agent_env.engine.persistence.pending import AwaitableOrValue, PendingAnswer, await_maybe, map_maybe
 
-__all__ = ["CreateRequest", "Host"]
+__all__ = [
+    "AwaitableOrValue",
+    "CreateRequest",
+    "Created",
+    "Host",
+    "PendingAnswer",
+    "await_maybe",
+    "map_maybe",
+]

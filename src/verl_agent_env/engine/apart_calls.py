@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from verl_agent_env.engine.execution import ENV_FAULTS, Env
 from verl_agent_env.engine.instance import Instance
@@ -18,6 +18,7 @@ from verl_agent_env.engine.lives import (
     next_seed,
 )
 from verl_agent_env.engine.marks import NO_MARK
+from verl_agent_env.engine.persistence.pending import await_maybe
 from verl_agent_env.engine.rebuilding import rebuilt
 from verl_agent_env.engine.threads import CallTimeoutError
 from verl_agent_env.engine.under_way import calling
@@ -89,9 +90,8 @@ class ApartCalls:
             raise EnvironmentClosedError(instance.env_id, instance.closed_as)
         if not self._lives.add(instance, tenure):
             there = self._lives.directory.find(instance.env_id)
-            return instance.env_id, await self._lives.beginning_of(there, request)
-        await self._lives.kept(instance)
-        return instance.env_id, answer
+            return await self._lives.created_before(there, request)
+        return await await_maybe(self._lives.hold_back(instance, (instance.env_id, answer)))
 
     async def _reset(
         self, instance: Instance, seed: int | None, options: dict[str, Any] | None, operation: bytes
@@ -176,11 +176,9 @@ class ApartCalls:
         """The result of a call when all that it tells of is written; what a refusal tells of earlier calls, too."""
         try:
             answer = await call
-        except EnvironmentStateError:
-            await self._lives.kept(instance)
-            raise
-        await self._lives.kept(instance)
-        return answer
+        except EnvironmentStateError as error:
+            return cast("T", await self._lives.hold_back_error(instance, error))
+        return await await_maybe(self._lives.hold_back(instance, answer))
 
     async def _standing(self, instance: Instance) -> Env:
         """The instance's environment, built anew after a call that failed."""

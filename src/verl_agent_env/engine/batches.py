@@ -6,18 +6,19 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from types import CoroutineType
 from typing import Any, NamedTuple, TypeVar
 
 from verl_agent_env.engine.budget import WHOLE_ROOM, AnswerRoom, Budget
 from verl_agent_env.engine.host import Host
 from verl_agent_env.engine.instance import Instance
-from verl_agent_env.engine.lives import CreateRequest
+from verl_agent_env.engine.lives import Created, CreateRequest
 from verl_agent_env.engine.persistence.groups import Group
+from verl_agent_env.engine.persistence.pending import AwaitableOrValue, PendingAnswer, await_maybe
 from verl_agent_env.engine.turns import Caller, current_caller
 from verl_agent_env.errors import (
     EnvironmentNotFoundError,
-    EnvironmentStateError,
     InternalError,
     MovedError,
     StoreUnavailableError,
@@ -77,23 +78,20 @@ class Batches:
         budget = Budget(host.limits, room)
         costs: dict[tuple[str, int], float] = {}
 
-        def create_now(_: str, request: CreateRequest, *__: None) -> tuple[str, EncodedReset] | None:
+        def create(_: str, request: CreateRequest, *__: None) -> AwaitableOrValue[Created]:
             # Neighbours share their arguments, as objects.
             key = request.env_name, id(request.env_kwargs)
             is_new = key not in costs
             if is_new:
                 costs[key] = host.computing_ms(request)
             budget.compute(costs[key])
-            created = host.create_now(request)
-            if created is None and is_new:
+            created = host.calls.create(request)
+            if is_new and isinstance(created, CoroutineType):
                 budget.expect(_size_as_json(request.env_kwargs))
             return created
 
-        async def create(_: str, request: CreateRequest, *__: None) -> tuple[str, EncodedReset]:
-            return await host.create(request)
-
         calls = zip(env_ids, requests, itertools.repeat(None), itertools.repeat(None), strict=False)
-        return await _for_each(host, env_ids, calls, create_now, create, budget)
+        return await _for_each(host, env_ids, calls, create, budget)
 
     async def reset(
         self,
@@ -107,7 +105,7 @@ class Batches:
         host = self._host
         ids = itertools.repeat(b"", len(env_ids)) if operations is None else operations
         calls = zip(env_ids, _column(seeds, env_ids), _column(options, env_ids), ids, strict=True)
-        return await _for_each(host, env_ids, calls, host.reset_now, host.reset, Budget(host.limits, room))
+        return await _for_each(host, env_ids, calls, host.calls.reset, Budget(host.limits, room))
 
     async def step(
         self,
@@ -126,7 +124,7 @@ class Batches:
         calls = zip(env_ids, actions, _column(seqs, env_ids), ids, strict=True)
         if actions and type(actions[0]) is UnreadJson:
             return await self._step_written(env_ids, calls, room)
-        return await _for_each(host, env_ids, calls, host.step_now, host.step, Budget(host.limits, room))
+        return await _for_each(host, env_ids, calls, host.calls.step, Budget(host.limits, room))
 
     async def _step_written(
         self, env_ids: Sequence[str], calls: Iterable[_Call], room: AnswerRoom
@@ -134,14 +132,13 @@ class Batches:
         """As :meth:`step`, of actions that are JSON yet: each is read when it is its turn."""
         host = self._host
 
-        def step_now(env_id: str, action: Any, seq: int | None, operation: bytes) -> EncodedStep | None:
+        def step(
+            env_id: str, action: Any, seq: int | None, operation: bytes
+        ) -> AwaitableOrValue[EncodedStep]:
             require_size(action, host.limits.max_action_bytes)
-            return host.step_now(env_id, read_item(action), seq, operation)
+            return host.calls.step(env_id, read_item(action), seq, operation)
 
-        async def step(env_id: str, action: Any, seq: int | None, operation: bytes) -> EncodedStep:
-            return await host.step(env_id, read_item(action), seq, operation)
-
-        return await _for_each(host, env_ids, calls, step_now, step, Budget(host.limits, room))
+        return await _for_each(host, env_ids, calls, step, Budget(host.limits, room))
 
     async def close(self, env_ids: Sequence[str]) -> Closed:
         """Close each environment."""
@@ -153,16 +150,16 @@ class Batches:
             error = absent.errors.get(env_id)
             if error is None:
                 try:
-                    writes.note(position, env_id, host.close_now(env_id))
+                    pending = host.calls.close(env_id)
+                    if pending is not None:
+                        writes.note(position, pending)
                 except VerlAgentEnvError as raised:
                     error = absent.explained(raised, env_id)
             if error is not None:
                 errors[position] = error
             if position % _ITEMS_BETWEEN_YIELDS == 0:
                 await host.slices.turn()
-        for position, refused in (await writes.settle()).items():
-            if not host.directory.was_closed(env_ids[position]):
-                errors[position] = refused
+        errors |= await writes.settle()
         return Closed(len(env_ids) - len(errors), sorted(errors.items(), key=lambda item: item[0]))
 
     async def close_run(self, run_id: str, tag: str | None = None) -> Closed:
@@ -196,19 +193,26 @@ class _Writes:
 
     def __init__(self, host: Host) -> None:
         self._recorder = host.recorder
-        self._waiting: dict[Group, list[tuple[int, str]]] = {}
-        """Positions and environments by the group that their answers have to wait for."""
+        self._pending: dict[int, PendingAnswer[Any]] = {}
+        """Answers that have to wait, by position."""
 
-    def note(self, position: int, env_id: str, group: Group | None) -> None:
-        """Have the answer at ``position`` wait for the writes of its environment in ``group``, if there are any."""
-        if group is not None:
-            self._waiting.setdefault(group, []).append((position, env_id))
+    def note(self, position: int, pending: PendingAnswer[Any]) -> None:
+        """Have the answer at ``position`` wait for its writes."""
+        self._pending[position] = pending
 
     async def settle(self) -> dict[int, VerlAgentEnvError]:
         """Wait for the writes; returns the errors that take the place of answers, by position."""
-        if self._recorder is None or not self._waiting:
+        if self._recorder is None or not self._pending:
             return {}
-        return await self._recorder.journal.settle_all(self._waiting)
+        waiting: dict[Group, list[tuple[int, str]]] = {}
+        for position, pending in self._pending.items():
+            waiting.setdefault(pending.group, []).append((position, pending.env_id))
+        refused: dict[int, VerlAgentEnvError] = {}
+        for position, refusal in (await self._recorder.journal.settle_all(waiting)).items():
+            self._pending[position].refuse(refusal)
+            if self._pending[position].refusal is not None:
+                refused[position] = refusal
+        return refused
 
 
 class _Absent:
@@ -253,18 +257,16 @@ async def _for_each(
     host: Host,
     env_ids: Sequence[str],
     calls: Iterable[_Call],
-    run_now: Callable[..., T | None],
-    run: Callable[..., Awaitable[T]],
+    run: Callable[..., AwaitableOrValue[T]],
     budget: Budget,
 ) -> list[T | VerlAgentEnvError]:
-    """``run_now`` with the arguments of each call in turn, then ``run`` side by side with all those that gave ``None``.
+    """Call ``run`` with the arguments of each call in turn, and then side by side with those that have to wait.
 
     Args:
         host: Whose environments they are.
         env_ids: The environments; empty where the result of a call names it first.
         calls: The call on each.
-        run_now: Gives the result at once, or ``None`` with nothing done.
-        run: Gives the result when all that it tells of is in the store.
+        run: Carries out the call.
         budget: What the whole batch may cost; for items beyond it nothing is done.
     """
     absent, writes = _Absent(host), _Writes(host)
@@ -272,7 +274,7 @@ async def _for_each(
     # Its items wait for each other, but not for those of others.
     current_caller.set(Caller())
     results: list[Any] = []
-    apart: list[tuple[int, _Call]] = []
+    offloaded: list[tuple[int, _Call]] = []
     find, clock, yield_after_s = host.directory.get, time.perf_counter, host.limits.yield_after_s
     errors, is_kept = absent.errors, host.recorder is not None
     slice_end = clock() + yield_after_s
@@ -283,45 +285,44 @@ async def _for_each(
             if result is None:
                 if budget.spent > budget.granted:
                     budget.require()
-                result = run_now(env_id, wanted, detail, operation)
-                if result is None:
-                    apart.append((len(results), (env_id, wanted, detail, operation)))
+                result = run(env_id, wanted, detail, operation)
+                if isinstance(result, CoroutineType):
+                    # Begun when it is its turn: until then it would keep what it was called with.
+                    result.close()
+                    offloaded.append((len(results), (env_id, wanted, detail, operation)))
                     budget.expect(_last_size(find(env_id)))
                 else:
+                    if is_kept and isinstance(result, PendingAnswer):
+                        writes.note(len(results), result)
+                        result = result.answer
                     answer = result[1] if type(result) is tuple else result
                     budget.spent += len(answer.observation) + len(answer.info)
-                    instance = find(env_id or result[0]) if is_kept else None
-                    if instance is not None:
-                        writes.note(len(results), instance.env_id, instance.group)
         except Exception as error:  # noqa: BLE001
             result = absent.explained(_as_answer(error), env_id)
             if isinstance(result, MovedError):
                 absent.note(env_id, result)
-            instance = find(env_id)
-            if instance is not None and isinstance(result, EnvironmentStateError):
-                # It tells of earlier calls, as an answer does.
-                writes.note(len(results), env_id, instance.group)
         results.append(result)
         if clock() > slice_end:
             # Let single requests, and other batches, go on while a large one is at work.
             await host.slices.turn()
             slice_end = clock() + yield_after_s
-    if apart:
-        await _run_apart(host, apart, run, budget, results)
+    if offloaded:
+        await _run_side_by_side(host, offloaded, run, absent, budget, results)
     for position, refused in (await writes.settle()).items():
         results[position] = refused
     return results
 
 
-async def _run_apart(
+async def _run_side_by_side(
     host: Host,
-    apart: Sequence[tuple[int, _Call]],
-    run: Callable[..., Awaitable[Any]],
+    calls: Sequence[tuple[int, _Call]],
+    run: Callable[..., AwaitableOrValue[Any]],
+    absent: _Absent,
     budget: Budget,
     results: list[Any],
 ) -> None:
     """Carry out calls side by side, begun in their order, and put what they give into ``results``."""
-    left = iter(apart)
+    left = iter(calls)
     clock, yield_after_s = time.perf_counter, host.limits.yield_after_s
     slice_end = clock() + yield_after_s
 
@@ -342,14 +343,14 @@ async def _run_apart(
                 continue
             answer_bytes = 0
             try:
-                results[position] = await run(*arguments)
+                results[position] = await await_maybe(run(*arguments))
                 answer_bytes = size_of(results[position])
             except BaseException as error:  # noqa: BLE001
-                results[position] = _as_answer(error)
+                results[position] = absent.explained(_as_answer(error), arguments[0])
             finally:
                 budget.end(answer_bytes)
 
-    await asyncio.gather(*(work() for _ in range(min(len(apart), _MAX_SIDE_BY_SIDE))))
+    await asyncio.gather(*(work() for _ in range(min(len(calls), _MAX_SIDE_BY_SIDE))))
 
 
 def _size_as_json(arguments: Mapping[str, Any]) -> int:

@@ -100,6 +100,10 @@ class Directory:
         """Whether the environment is known to be closed."""
         return self.closed_as(env_id) is not None
 
+    def is_known(self, env_id: str) -> bool:
+        """Whether the environment is alive here, or known to be closed."""
+        return env_id in self._instances or self.was_closed(env_id)
+
     def ids(self) -> list[str]:
         """Ids of all live environments, oldest first."""
         return list(self._instances)

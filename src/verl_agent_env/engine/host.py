@@ -10,15 +10,14 @@ from typing import Any, TypeVar
 
 from verl_agent_env import waits
 from verl_agent_env.config import HostLimits
-from verl_agent_env.engine.apart_calls import ApartCalls
+from verl_agent_env.engine.calls import Calls
 from verl_agent_env.engine.directory import Directory
 from verl_agent_env.engine.execution import ENV_FAULTS, Executor
-from verl_agent_env.engine.inline_calls import InlineCalls
 from verl_agent_env.engine.instance import MOVED, Instance
 from verl_agent_env.engine.kinds import KindLoader
-from verl_agent_env.engine.lives import CreateRequest, Lives
+from verl_agent_env.engine.lives import Created, CreateRequest, Lives
 from verl_agent_env.engine.persistence import Persistence
-from verl_agent_env.engine.persistence.groups import Group
+from verl_agent_env.engine.persistence.pending import AwaitableOrValue, await_maybe
 from verl_agent_env.engine.persistence.recorder import Recorder
 from verl_agent_env.engine.persistence.recovery import Recovery
 from verl_agent_env.engine.persistence.saving import StateSaver
@@ -81,8 +80,8 @@ class Host:
         self._lives = Lives(
             registry, limits, self.directory, self.executor, clock, pick_slot, self.suspicions
         )
-        self._inline = InlineCalls(self._lives)
-        self._apart = ApartCalls(self._lives)
+        self.calls = Calls(self._lives)
+        """Calls on environments that are live here; nothing is looked for elsewhere."""
         self._recovery: Recovery | None = None
         self._ownership: SlotOwnership | None = None
         self.slices = Slices()
@@ -128,8 +127,11 @@ class Host:
         return self._recovery
 
     # --- calls on one environment ---------------------------------------------------------------------------
+    #
+    # Each gives its result at once where there is nothing to wait for. What has to be written before it is answered has
+    # been carried out all the same; a coroutine has not begun.
 
-    async def create(self, request: CreateRequest) -> tuple[str, EncodedReset]:
+    def create(self, request: CreateRequest) -> AwaitableOrValue[Created]:
         """Make an environment and begin its first episode.
 
         Returns:
@@ -141,20 +143,20 @@ class Host:
             AtCapacityError, RunQuotaExceededError, ShuttingDownError: No room.
             EnvironmentFailedError, EnvironmentTimeoutError: Its own code raised or hung.
         """
+        if not self.registry.is_loaded(request.env_name):
+            return self._load_and_create(request)
+        return self._create(request)
+
+    async def _load_and_create(self, request: CreateRequest) -> Created:
         await self.kinds.load((request.env_name,))
-        if request.env_id is not None:
-            if self.recovery is not None:
-                self._require_said(request.env_id, await self.ensure([request.env_id]))
-            if self._is_known(request.env_id):
-                return request.env_id, await self._lives.beginning_of(
-                    self.directory.find(request.env_id), request
-                )
-        instance = self._lives.prepare(request)
-        if instance.kind.execution == "inline":
-            created = self._inline.create(instance, request)
-            await self._lives.kept(instance)
-            return created
-        return await self._apart.create(instance, request)
+        return await await_maybe(self._create(request))
+
+    def _create(self, request: CreateRequest) -> AwaitableOrValue[Created]:
+        if request.env_id is not None and self._recovery is not None:
+            if not self.directory.is_known(request.env_id):
+                return self._recover_and(request.env_id, self.calls.create, request)
+            self._require_owned(request.env_id)
+        return self.calls.create(request)
 
     def computing_ms(self, request: CreateRequest) -> float:
         """About how many milliseconds an environment computes in a thread until its first episode has begun.
@@ -168,20 +170,13 @@ class Host:
             return 0.0
         return kind.cost_ms(arguments) if kind.fitting(arguments).execution == "compute" else 0.0
 
-    def create_now(self, request: CreateRequest) -> tuple[str, EncodedReset] | None:
-        """As :meth:`create`, at once; ``None`` if that cannot be, with nothing done."""
-        if request.env_id is not None and self._is_known(request.env_id):
-            return None
-        instance = self._lives.prepare(request)
-        return self._inline.create(instance, request) if instance.kind.execution == "inline" else None
-
-    async def reset(
+    def reset(
         self,
         env_id: str,
         seed: int | None = None,
         options: dict[str, Any] | None = None,
         operation: bytes = b"",
-    ) -> EncodedReset:
+    ) -> AwaitableOrValue[EncodedReset]:
         """Begin an episode; one that the same ``operation`` began goes on, and is answered as it began.
 
         Without a seed, an episode in which nothing was done yet begins anew; otherwise the one that follows begins.
@@ -200,34 +195,13 @@ class Host:
             InvalidRequestError: The options cannot be kept as JSON.
             EnvironmentFailedError, EnvironmentTimeoutError: Its own code raised or hung.
         """
-        instance = await self.find(env_id)
-        if instance.kind.execution == "inline":
-            try:
-                answer = self._inline.reset(instance, seed, options, operation)
-            except EnvironmentStateError:
-                # It tells of earlier calls, as an answer does.
-                await self._lives.kept(instance)
-                raise
-            await self._lives.kept(instance)
-            return answer
-        return await self._apart.reset(instance, seed, options, operation)
+        if self._recovery is not None and self.directory.get(env_id) is None:
+            return self._recover_and(env_id, self.calls.reset, env_id, seed, options, operation)
+        return self.calls.reset(env_id, seed, options, operation)
 
-    def reset_now(
-        self,
-        env_id: str,
-        seed: int | None = None,
-        options: dict[str, Any] | None = None,
-        operation: bytes = b"",
-    ) -> EncodedReset | None:
-        """As :meth:`reset`, at once; ``None`` for an environment that does not run inline, with nothing done."""
-        instance = self.directory.find(env_id)
-        if instance.kind.execution != "inline":
-            return None
-        return self._inline.reset(instance, seed, options, operation)
-
-    async def step(
+    def step(
         self, env_id: str, action: Any, seq: int | None = None, operation: bytes = b""
-    ) -> EncodedStep:
+    ) -> AwaitableOrValue[EncodedStep]:
         """Apply an action; one that was applied before, as ``seq`` or by the same ``operation``, is answered as then.
 
         Args:
@@ -241,46 +215,24 @@ class Host:
             InvalidRequestError: The action cannot be kept as JSON.
             EnvironmentFailedError, EnvironmentTimeoutError: Its own code raised or hung; the step was not applied.
         """
-        if self.recorder is None:
-            answer = self.step_now(env_id, action, seq, operation)
-            if answer is not None:
-                return answer
-        instance = await self.find(env_id)
-        if instance.kind.execution == "inline":
-            try:
-                answer = self._inline.step(instance, action, seq, operation)
-            except EnvironmentStateError:
-                # It tells of earlier calls, as an answer does.
-                await self._lives.kept(instance)
-                raise
-            await self._lives.kept(instance)
-            return answer
-        return await self._apart.step(instance, action, seq, operation)
+        if self._recovery is not None and self.directory.get(env_id) is None:
+            return self._recover_and(env_id, self.calls.step, env_id, action, seq, operation)
+        return self.calls.step(env_id, action, seq, operation)
 
-    def step_now(
-        self, env_id: str, action: Any, seq: int | None = None, operation: bytes = b""
-    ) -> EncodedStep | None:
-        """As :meth:`step`, at once; ``None`` for an environment that does not run inline, with nothing done."""
-        instance = self.directory.get(env_id) or self.directory.find(env_id)
-        if instance.kind.execution != "inline":
-            return None
-        return self._inline.step(instance, action, seq, operation)
-
-    async def read(self, env_id: str, read: Callable[[Any], T]) -> T:
-        """What ``read`` says of the environment, which stands still meanwhile and is not changed.
+    def read(self, env_id: str, read: Callable[[Any], T]) -> AwaitableOrValue[T]:
+        """Call ``read`` with the environment, which stands still meanwhile and is not changed, and give its result.
 
         Raises:
             EnvironmentStateError: The environment is unknown, closed or lost.
             EnvironmentFailedError, EnvironmentTimeoutError: Its own code raised or hung.
             VerlAgentEnvError: As ``read`` raises it.
         """
-        instance = await self.find(env_id)
-        if instance.kind.execution != "inline":
-            return await self._apart.read(instance, read)
-        return self._inline.read(instance, read)
+        if self._recovery is not None and self.directory.get(env_id) is None:
+            return self._recover_and(env_id, self.calls.read, env_id, read)
+        return self.calls.read(env_id, read)
 
-    async def close(self, env_id: str) -> None:
-        """Close an environment, also one that another worker held; returns when that is written.
+    def close(self, env_id: str) -> AwaitableOrValue[None]:
+        """Close an environment, also one that another worker held; the answer comes when that is written.
 
         Closing twice is a success. A step under way comes to its end.
 
@@ -289,33 +241,41 @@ class Host:
             MovedError: Its slot went to another worker; it lives on there.
             StoreUnavailableError: The end cannot be written; whether it will be is unknown.
         """
-        if self.recovery is not None:
-            self._require_said(env_id, await self.ensure([env_id]))
-        group = self.close_now(env_id)
-        if group is not None and self.recorder is not None:
-            try:
-                await self.recorder.journal.settle(env_id, group)
-            except VerlAgentEnvError:
-                if not self.directory.was_closed(env_id):
-                    raise
+        if self._recovery is not None:
+            if not self.directory.is_known(env_id):
+                return self._recover_and(env_id, self.calls.close, env_id)
+            self._require_owned(env_id)
+        return self.calls.close(env_id)
 
-    def close_now(self, env_id: str) -> Group | None:
-        """As :meth:`close`, without waiting; for an environment that is live or was closed here.
+    def find(self, env_id: str) -> AwaitableOrValue[Instance]:
+        """The live environment, brought back if another worker held it before.
 
-        Returns:
-            What the end is written with, if it has to be waited for; the environment is closed when that is done.
+        Raises:
+            EnvironmentStateError: There is none.
+            MovedError: Its slot went to another worker.
+            StoreUnavailableError: What is kept of it cannot be read.
         """
-        if self.directory.was_closed(env_id):
-            return None
-        if self.get(env_id) is None and self.suspicions.refusal(env_id) is not None:
-            # Nothing is left of it that could be closed.
-            return None
-        instance = self.directory.find(env_id)
-        group = self._lives.end(instance, "closed")
-        if group is not None and self.recorder is not None and self.recorder.answers_early(env_id):
-            self._lives.dismiss(instance, "closed")
-            return None
-        return group
+        if self._recovery is not None and self.directory.get(env_id) is None:
+            return self._recover_and(env_id, self.directory.find, env_id)
+        return self.directory.find(env_id)
+
+    async def _recover_and(self, env_id: str, call: Callable[..., AwaitableOrValue[T]], *arguments: Any) -> T:
+        """Call a function, once an environment that another worker may have held before was brought back.
+
+        Raises:
+            MovedError: Its slot went to another worker, or may have: nothing can be said of the environment here.
+            StoreUnavailableError: What is kept of it cannot be read.
+        """
+        unknown = await self.ensure([env_id])
+        self._require_owned(env_id)
+        if not (self.directory.is_known(env_id) or env_id in unknown):
+            raise MovedError(slot_of(env_id))
+        return await await_maybe(call(*arguments))
+
+    def _require_owned(self, env_id: str) -> None:
+        slot = slot_of(env_id)
+        if not self._lives.owns(slot):
+            raise MovedError(slot)
 
     def owned_slots(self) -> dict[int, str]:
         """Slots that this worker may act for now, with what proves it; empty where that is not shared with others."""
@@ -382,19 +342,6 @@ class Host:
             return []
         find, is_closed = self.directory.get, self.directory.was_closed
         return [env_id for env_id in env_ids if env_id and find(env_id) is None and not is_closed(env_id)]
-
-    async def find(self, env_id: str) -> Instance:
-        """The live environment, brought back if another worker held it before.
-
-        Raises:
-            EnvironmentStateError: There is none.
-            MovedError: Its slot went to another worker.
-            StoreUnavailableError: What is kept of it cannot be read.
-        """
-        if self.recovery is not None and self.directory.get(env_id) is None:
-            unknown = await self.ensure([env_id])
-            self._require_said(env_id, unknown)
-        return self.directory.find(env_id)
 
     # --- as its persistence sees it ---------------------------------------------------------------------------
 
@@ -503,23 +450,10 @@ class Host:
             if instance is not None:
                 self._lives.dismiss(instance, "closed" if self.recorder is None else MOVED)
         end = time.monotonic() + grace_s
-        while (running := self._apart.under_way | self.executor.closing | self._recoveries) and (
+        while (running := self.calls.under_way | self.executor.closing | self._recoveries) and (
             left := end - time.monotonic()
         ) > 0:
             await asyncio.wait(running, timeout=left)
         for task in running:
             task.cancel()
         self._threads.stop()
-
-    def _is_known(self, env_id: str) -> bool:
-        return self.directory.get(env_id) is not None or self.directory.was_closed(env_id)
-
-    def _require_said(self, env_id: str, unknown: Collection[str]) -> None:
-        """Raise when nothing can be said of the environment here, as far as it was looked for.
-
-        Raises:
-            MovedError: Its slot went to another worker, or may have.
-        """
-        slot = slot_of(env_id)
-        if not self._lives.owns(slot) or not (self._is_known(env_id) or env_id in unknown):
-            raise MovedError(slot)

@@ -12,6 +12,7 @@ from verl_agent_env.engine.execution import ENV_FAULTS
 from verl_agent_env.engine.host import Host
 from verl_agent_env.engine.instance import Instance
 from verl_agent_env.engine.lives import encode_action
+from verl_agent_env.engine.persistence.pending import await_maybe
 from verl_agent_env.envs.base import ChatEnv
 from verl_agent_env.envs.pictures import to_png
 from verl_agent_env.errors import AnswerTooLargeError, AtCapacityError, RenderModeError
@@ -55,7 +56,7 @@ async def read_env(host: Host, env_id: str, read: Callable[[Any], T]) -> T:
         EnvironmentStateError: There is none, or it is lost.
         EnvironmentFailedError, EnvironmentTimeoutError: Its own code raised or hung.
     """
-    return await host.read(env_id, read)
+    return await await_maybe(host.read(env_id, read))
 
 
 async def render(host: Host, env_id: str, mode: str) -> bytes:
@@ -131,7 +132,7 @@ async def trajectory(host: Host, env_id: str) -> bytes:
         AtCapacityError: Too many threads hang.
         StoreUnavailableError: A part of it is in the store, which does not answer.
     """
-    instance = await host.find(env_id)
+    instance = await await_maybe(host.find(env_id))
     instance.require_alive()
     host.directory.touch(instance)
     actions = await _all_actions(host, instance)

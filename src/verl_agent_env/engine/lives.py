@@ -7,7 +7,7 @@ import secrets
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias, TypeVar
 
 import orjson
 
@@ -17,6 +17,7 @@ from verl_agent_env.engine.execution import ENV_FAULTS, Env, Executor
 from verl_agent_env.engine.instance import MOVED, Beginning, Instance
 from verl_agent_env.engine.marks import NO_MARK, Mark
 from verl_agent_env.engine.persistence.groups import Group
+from verl_agent_env.engine.persistence.pending import PendingAnswer, await_maybe
 from verl_agent_env.engine.persistence.recorder import Recorder
 from verl_agent_env.engine.threads import CallTimeoutError, ForeignExitError
 from verl_agent_env.engine.under_way import calling
@@ -28,6 +29,7 @@ from verl_agent_env.errors import (
     ArgumentsTooLargeError,
     EnvironmentFailedError,
     EnvironmentLostError,
+    EnvironmentStateError,
     EnvironmentTimeoutError,
     HistoryFullError,
     IdempotencyKeyReusedError,
@@ -41,6 +43,11 @@ from verl_agent_env.wire.results import EncodedReset, EncodedStep, size_of
 from verl_agent_env.wire.suspicions import Suspicions
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+Created: TypeAlias = tuple[str, EncodedReset]
+"""Id of a new environment, and how its first episode began."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,8 +189,8 @@ class Lives:
         """Read of an episode that has just begun what is recorded of it."""
         return NO_MARK if self.recorder is None else self.recorder.mark_beginning(instance, env)
 
-    async def beginning_of(self, instance: Instance, request: CreateRequest) -> EncodedReset:
-        """How the environment's first episode began, if it is the one that ``request`` asks for.
+    async def created_before(self, instance: Instance, request: CreateRequest) -> Created:
+        """Answer as when the environment was made, if it is the one that ``request`` asks for.
 
         Raises:
             IdempotencyKeyReusedError: It is another environment.
@@ -199,8 +206,7 @@ class Lives:
         answer = await self.shown_again(
             instance, Beginning(b"", seed, None, instance.beginning if is_first else None)
         )
-        await self.kept(instance)
-        return answer
+        return await await_maybe(self.hold_back(instance, (instance.env_id, answer)))
 
     async def shown_again(self, instance: Instance, begun: Beginning) -> EncodedReset:
         """Give once more what was answered when an episode of the environment began."""
@@ -213,15 +219,15 @@ class Lives:
         self.executor.dispose(instance.kind, env)
         return answer
 
-    async def kept(self, instance: Instance) -> None:
-        """Return when all that happened to the environment is written down.
+    def hold_back(self, instance: Instance, answer: T) -> T | PendingAnswer[T]:
+        """Hold back the answer of a call until all that happened to its environment is written, if that is not yet so."""
+        return answer if self.recorder is None else self.recorder.hold_back(instance, answer)
 
-        Raises:
-            MovedError: Another worker owns the environment: nothing happened to it, whoever asks again meets the owner.
-            StoreUnavailableError: It cannot be written; whether it will is unknown.
-        """
-        if self.recorder is not None and instance.group is not None:
-            await self.recorder.journal.settle(instance.env_id, instance.group)
+    def hold_back_error(self, instance: Instance, error: EnvironmentStateError) -> PendingAnswer[Any]:
+        """Hold back a refusal, which tells of earlier calls; raise it if there is nothing to wait for."""
+        if self.recorder is None:
+            raise error
+        return self.recorder.hold_back_error(instance, error)
 
     def fail(self, instance: Instance, fault: BaseException, *, rebuilding: bool = False) -> NoReturn:
         """Drop the environment of a failed call, and say whether it comes back.

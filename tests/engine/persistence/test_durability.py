@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from tests.engine.awaiting import ask
 from tests.engine.persistence.hosts import Cluster
 from tests.engine.persistence.ledger import SPECS
-from verl_agent_env.engine import CreateRequest, Host
+from verl_agent_env.engine import CreateRequest, Host, await_maybe
 from verl_agent_env.engine.batches import Batches
 from verl_agent_env.envs.base import Durability
 from verl_agent_env.errors import (
@@ -66,11 +67,11 @@ async def test_single_calls_on_environments_that_are_answered_early_never_wait_f
     cluster: Cluster, early: Durability
 ) -> None:
     host, env_ids, _ = await mixed(cluster, early, NEVER_S)
-    await at_once(host.step(env_ids[0], "left", 0))
-    await at_once(host.reset(env_ids[0]))
-    await at_once(host.close(env_ids[0]))
-    env_id, _ = await at_once(host.create(LAKE))
-    await at_once(host.step(env_id, "left", 0))
+    await at_once(ask(host.step, env_ids[0], "left", 0))
+    await at_once(ask(host.reset, env_ids[0]))
+    await at_once(ask(host.close, env_ids[0]))
+    env_id, _ = await at_once(ask(host.create, LAKE))
+    await at_once(ask(host.step, env_id, "left", 0))
 
 
 @EARLY
@@ -90,17 +91,17 @@ async def test_environments_that_are_answered_early_do_not_fail_with_others_of_t
 @pytest.mark.parametrize("name", [spec.name for spec in SPECS])
 async def test_what_a_refusal_tells_of_earlier_steps_is_written_before(cluster: Cluster, name: str) -> None:
     host = await cluster.host({name: "journal"}, specs=SPECS, patience_s=NEVER_S)
-    env_id, _ = await host.create(CreateRequest(name, 1))
+    env_id, _ = await await_maybe(host.create(CreateRequest(name, 1)))
     cluster.log.is_away = True
-    begun: list[asyncio.Task[Any]] = [asyncio.create_task(host.reset(env_id, 1, None, b"a"))]
-    begun += [asyncio.create_task(host.step(env_id, seq, seq)) for seq in range(3)]
-    begun.append(asyncio.create_task(host.reset(env_id, 1, None, b"b")))
+    begun: list[asyncio.Task[Any]] = [asyncio.create_task(ask(host.reset, env_id, 1, None, b"a"))]
+    begun += [asyncio.create_task(ask(host.step, env_id, seq, seq)) for seq in range(3)]
+    begun.append(asyncio.create_task(ask(host.reset, env_id, 1, None, b"b")))
     stale, gap, late = (
         asyncio.create_task(call)
         for call in (
             Batches(host).step([env_id, env_id], [0, 1], [1, 2]),
-            host.step(env_id, 5, 5),
-            host.reset(env_id, 1, None, b"a"),
+            ask(host.step, env_id, 5, 5),
+            ask(host.reset, env_id, 1, None, b"a"),
         )
     )
     done, _ = await asyncio.wait((stale, gap, late), timeout=0.3)
@@ -117,9 +118,9 @@ async def test_what_a_refusal_tells_of_earlier_steps_is_written_before(cluster: 
 @EARLY
 async def test_early_answers_are_written_when_the_log_is_back(cluster: Cluster, early: Durability) -> None:
     host, env_ids, _ = await mixed(cluster, early, NEVER_S)
-    await host.step(env_ids[0], "left", 0)
-    await host.reset(env_ids[0])
-    await host.close(env_ids[1])
+    await await_maybe(host.step(env_ids[0], "left", 0))
+    await await_maybe(host.reset(env_ids[0]))
+    await await_maybe(host.close(env_ids[1]))
     cluster.log.is_away = False
     assert host.recorder is not None
     await at_once(host.recorder.journal.flush())
@@ -148,12 +149,14 @@ async def test_live_environments_of_a_batch_go_on_while_others_cannot_be_read(cl
 async def test_broken_environment_keeps_no_other_out_of_an_emptied_store(cluster: Cluster) -> None:
     names = [spec.name for spec in SPECS]
     host = await cluster.host(dict.fromkeys(names, "snapshot"), specs=SPECS, patience_s=NEVER_S)
-    env_ids = [(await host.create(CreateRequest(name, 1)))[0] for name in names for _ in range(5)]
+    env_ids = [
+        (await await_maybe(host.create(CreateRequest(name, 1))))[0] for name in names for _ in range(5)
+    ]
     for env_id in env_ids:
-        await host.step(env_id, 1, 0)
+        await await_maybe(host.step(env_id, 1, 0))
     for env_id in env_ids[::5]:
         with pytest.raises(EnvironmentFailedError):
-            await host.step(env_id, "raise", 1)
+            await await_maybe(host.step(env_id, "raise", 1))
         assert host.directory.find(env_id).env is None
     assert host.recorder is not None
     await cluster.empty(host)

@@ -16,6 +16,7 @@ from verl_agent_env.cluster.memory.store import MemoryStore
 from verl_agent_env.engine.persistence.groups import Group
 from verl_agent_env.engine.persistence.journal import Journal
 from verl_agent_env.engine.persistence.packing import LIMITS, size_of
+from verl_agent_env.engine.persistence.pending import PendingAnswer
 from verl_agent_env.errors import EnvironmentLostError, MovedError, StoreFullError, StoreUnavailableError
 from verl_agent_env.types import NUM_SLOTS, slot_of
 from verl_agent_env.wire.records import Refusal, RefusalReason, Write, WriteKind
@@ -121,14 +122,14 @@ class Case:
 
     async def settled(self, env_id: str, group: Group) -> None:
         async with asyncio.timeout(HANG_S):
-            await self.journal.settle(env_id, group)
+            await PendingAnswer(self.journal, env_id, group, None)
 
     async def made(self, env_id: str, group: Group) -> None:
         """As :meth:`settled`, however often patience ends: the machine may be busy."""
         async with asyncio.timeout(HANG_S):
             while True:
                 with contextlib.suppress(StoreUnavailableError):
-                    await self.journal.settle(env_id, group)
+                    await PendingAnswer(self.journal, env_id, group, None)
                     return
 
     async def create(self, *env_ids: str) -> None:

@@ -12,7 +12,7 @@ import pytest
 from tests.engine.persistence.hosts import Cluster
 from tests.engine.persistence.ledger import SPECS, Ledger
 from tests.waiting import NEVER_S, no_hang, until
-from verl_agent_env.engine import CreateRequest, Host
+from verl_agent_env.engine import CreateRequest, Host, await_maybe
 from verl_agent_env.engine.batches import Batches
 from verl_agent_env.engine.instance import Instance
 from verl_agent_env.engine.persistence.recovery import Recovery
@@ -63,11 +63,11 @@ async def test_nobody_waits_for_an_environment_that_somebody_else_asked_for(clus
     await until(entered.is_set)
     async with no_hang():
         for env_id in fast:
-            await second.step(env_id, 1, 0)
+            await await_maybe(second.step(env_id, 1, 0))
     assert not warm_up.done()
     gate.set()
     assert await warm_up == set()
-    await second.step(slow[0], 1, 0)
+    await await_maybe(second.step(slow[0], 1, 0))
 
 
 async def test_environment_that_went_elsewhere_while_it_was_built_is_closed(cluster: Cluster) -> None:
@@ -91,7 +91,7 @@ async def test_environment_that_went_elsewhere_while_it_was_built_is_closed(clus
     assert await recovery == set()
     assert second.directory.get(env_id) is None
     assert second.recovery.recovered == 0
-    await third.step(env_id, 1, 0)
+    await await_maybe(third.step(env_id, 1, 0))
 
 
 class CountingTable:

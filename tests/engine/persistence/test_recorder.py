@@ -11,7 +11,7 @@ import pytest
 
 from tests.engine.persistence.hosts import Cluster
 from tests.engine.persistence.ledger import LIVE, PLAYED_AGAIN, SPECS, Ledger
-from verl_agent_env.engine import CreateRequest, Host, inspection
+from verl_agent_env.engine import CreateRequest, Host, await_maybe, inspection
 from verl_agent_env.errors import (
     ArgumentsTooLargeError,
     EnvironmentFailedError,
@@ -34,13 +34,16 @@ def _mended() -> Iterator[None]:
 
 
 async def made(host: Host, kind: str, seed: int = 1) -> str:
-    env_id, _ = await host.create(CreateRequest(f"ledger/{kind}-v0", seed))
+    env_id, _ = await await_maybe(host.create(CreateRequest(f"ledger/{kind}-v0", seed)))
     return env_id
 
 
 async def added(host: Host, env_id: str, *numbers: int | str, first_seq: int = 0) -> list[Any]:
     """What the environment shows after each of the numbers."""
-    answers = [await host.step(env_id, number, seq) for seq, number in enumerate(numbers, start=first_seq)]
+    answers = [
+        await await_maybe(host.step(env_id, number, seq))
+        for seq, number in enumerate(numbers, start=first_seq)
+    ]
     return [int(orjson.loads(answer.observation)[0]["content"]) for answer in answers]
 
 
@@ -74,9 +77,9 @@ async def test_step_whose_state_cannot_be_kept_fails_and_leaves_everything_as_it
     assert await added(first, env_id, 1, 1) == [2, 3]
     Ledger.broken = broken
     with pytest.raises(EnvironmentFailedError):
-        await first.step(env_id, 100, 2)
+        await await_maybe(first.step(env_id, 100, 2))
     with pytest.raises(EnvironmentFailedError):
-        await first.reset(env_id, 50)
+        await await_maybe(first.reset(env_id, 50))
     assert first.directory.find(env_id).seq == 2
     Ledger.broken = None
     assert await added(first, env_id, 1, first_seq=1) == [3]
@@ -102,10 +105,10 @@ async def test_live_episode_survives_a_step_that_raises_where_its_state_is_kept(
     host = await cluster.host(specs=SPECS)
     env_id = await made(host, kind)
     with pytest.raises(EnvironmentFailedError):
-        await host.step(env_id, "raise", 0)
+        await await_maybe(host.step(env_id, "raise", 0))
     assert await added(host, env_id, 1, 1) == [2, 3]
     with pytest.raises(EnvironmentFailedError):
-        await host.step(env_id, "raise", 2)
+        await await_maybe(host.step(env_id, "raise", 2))
     assert await added(host, env_id, 1, first_seq=2) == [4]
 
 
@@ -125,9 +128,9 @@ async def test_state_of_a_broken_environment_is_written_to_a_store_that_was_empt
     await added(host, broken, 1, 1)
     await added(host, whole, 1, 1)
     with pytest.raises(EnvironmentFailedError):
-        await host.step(broken, "raise", 2)
+        await await_maybe(host.step(broken, "raise", 2))
     with pytest.raises(EnvironmentFailedError):
-        await host.step(fresh, "raise", 0)
+        await await_maybe(host.step(fresh, "raise", 0))
     cluster.log.clear()
     assert host.recorder is not None
     host.recorder.repersist_all(host.directory.ids())
@@ -171,19 +174,19 @@ def kept_bytes(cluster: Cluster, env_id: str) -> int:
 async def test_long_action_is_kept_as_what_was_read_of_it(cluster: Cluster, action: Any) -> None:
     first = await cluster.host()
     alone = Host(first.registry, first.limits)
-    env_id, _ = await first.create(LAKE)
-    twin, _ = await alone.create(LAKE)
+    env_id, _ = await await_maybe(first.create(LAKE))
+    twin, _ = await await_maybe(alone.create(LAKE))
     # Eighteen: one of the snapshots stands among them.
-    expected = [(await alone.step(twin, action, seq)).to_json() for seq in range(18)]
-    assert [(await first.step(env_id, action, seq)).to_json() for seq in range(18)] == expected
+    expected = [(await await_maybe(alone.step(twin, action, seq))).to_json() for seq in range(18)]
+    assert [(await await_maybe(first.step(env_id, action, seq))).to_json() for seq in range(18)] == expected
     assert kept_bytes(cluster, env_id) < 18 * 400
     second = await cluster.host()
     # The last one is known again, and told from another one.
-    assert (await second.step(env_id, action, 17)).to_json() == expected[-1]
+    assert (await await_maybe(second.step(env_id, action, 17))).to_json() == expected[-1]
     with pytest.raises(SequenceConflictError):
-        await second.step(env_id, "z" * LONG, 17)
-    assert (await second.step(env_id, "right", 18)).to_json() == (
-        await alone.step(twin, "right", 18)
+        await await_maybe(second.step(env_id, "z" * LONG, 17))
+    assert (await await_maybe(second.step(env_id, "right", 18))).to_json() == (
+        await await_maybe(alone.step(twin, "right", 18))
     ).to_json()
     trajectory = orjson.loads(await inspection.trajectory(second, env_id))
     assert trajectory["complete"]
@@ -214,7 +217,7 @@ async def test_long_history_begins_anew_with_its_state(cluster: Cluster, kind: s
     assert (instance.first_seq, len(instance.actions or ())) == (32, 8)
     assert instance.history_bytes < 9 * 2_100
     with pytest.raises(EnvironmentFailedError):
-        await first.step(env_id, "raise", 40)
+        await await_maybe(first.step(env_id, "raise", 40))
     assert await added(first, env_id, 1, first_seq=40) == [42]
     assert not orjson.loads(await inspection.trajectory(first, env_id))["complete"]
     cluster.log.clear()
@@ -242,27 +245,27 @@ async def test_step_that_a_full_history_has_no_room_for_changes_nothing(cluster:
         env_id = await made(host, kind)
         await added(host, env_id, *["1".rjust(2_000)] * 5)
         with pytest.raises(HistoryFullError) as full:
-            await host.step(env_id, 1, 5)
+            await await_maybe(host.step(env_id, 1, 5))
         assert full.value.max_kept_bytes == 9_000
         # What was done is known, and another episode has room.
         assert await added(host, env_id, "1".rjust(2_000), first_seq=4) == [6]
-        await host.reset(env_id, 1)
+        await await_maybe(host.reset(env_id, 1))
         assert await added(host, env_id, 1) == [2]
 
 
 async def test_kind_without_a_state_cannot_be_kept_by_it(cluster: Cluster) -> None:
     host = await cluster.host({"verl_env/mcp_chat-v0": "snapshot"})
     with pytest.raises(InvalidEnvArgumentsError):
-        await host.create(CreateRequest("mcp_chat"))
+        await await_maybe(host.create(CreateRequest("mcp_chat")))
     assert not host.directory.ids()
 
 
 async def test_arguments_too_large_to_be_kept_make_nothing(cluster: Cluster) -> None:
     host = await cluster.host(specs=SPECS, max_arguments_bytes=50)
     with pytest.raises(ArgumentsTooLargeError):
-        await host.create(CreateRequest("ledger/inline-v0", 1, {"text": "x" * 50}))
+        await await_maybe(host.create(CreateRequest("ledger/inline-v0", 1, {"text": "x" * 50})))
     assert not host.directory.ids()
-    await host.create(CreateRequest("ledger/inline-v0", 1, {"text": "x" * 30}))
+    await await_maybe(host.create(CreateRequest("ledger/inline-v0", 1, {"text": "x" * 30})))
 
 
 async def test_arguments_that_cannot_be_kept_make_nothing(cluster: Cluster) -> None:
@@ -271,6 +274,6 @@ async def test_arguments_that_cannot_be_kept_make_nothing(cluster: Cluster) -> N
     for _ in range(300):
         nested = [nested]
     with pytest.raises(InvalidEnvArgumentsError):
-        await host.create(CreateRequest("ledger/inline-v0", 1, {"nested": nested}))
+        await await_maybe(host.create(CreateRequest("ledger/inline-v0", 1, {"nested": nested})))
     assert not host.directory.ids()
     assert await added(host, await made(host, "inline"), 1) == [2]

@@ -10,10 +10,11 @@ from typing import Any, cast
 import orjson
 import pytest
 
+from tests.engine.awaiting import ask
 from tests.engine.persistence.hosts import Cluster
 from tests.waiting import HANG_S
 from verl_agent_env.config import HostLimits
-from verl_agent_env.engine import CreateRequest, Host, inspection
+from verl_agent_env.engine import CreateRequest, Host, await_maybe, inspection
 from verl_agent_env.engine.batches import Batches
 from verl_agent_env.engine.tasks import TaskFinder
 from verl_agent_env.envs.base import Durability
@@ -49,12 +50,15 @@ MOVES = ["right", "down", "right", "up", "left", "down"]
 
 
 async def played(host: Host, request: CreateRequest, moves: Sequence[Any]) -> tuple[str, list[bytes]]:
-    env_id, _ = await host.create(request)
+    env_id, _ = await await_maybe(host.create(request))
     return env_id, await go_on(host, env_id, moves)
 
 
 async def go_on(host: Host, env_id: str, moves: Sequence[Any], first_seq: int = 0) -> list[bytes]:
-    return [(await host.step(env_id, move, seq)).to_json() for seq, move in enumerate(moves, start=first_seq)]
+    return [
+        (await await_maybe(host.step(env_id, move, seq))).to_json()
+        for seq, move in enumerate(moves, start=first_seq)
+    ]
 
 
 ALL_KINDS = pytest.mark.parametrize(
@@ -75,12 +79,12 @@ async def test_episode_goes_on_elsewhere_as_if_nothing_had_happened(
     name = alone.registry.kind(request_.env_name).name
     for cut in range(len(expected) + 1):
         first = await cluster.host({name: durability})
-        env_id, _ = await first.create(request_)
+        env_id, _ = await await_maybe(first.create(request_))
         before = await go_on(first, env_id, moves[:cut])
         await first.recorder.journal.flush()  # type: ignore[union-attr]
         second = await cluster.host({name: durability})
         if cut:
-            repeated = await second.step(env_id, moves[cut - 1], cut - 1)
+            repeated = await await_maybe(second.step(env_id, moves[cut - 1], cut - 1))
             assert repeated.to_json() == before[-1]
         after = await go_on(second, env_id, moves[cut : len(expected)], cut)
         assert before + after == expected
@@ -89,10 +93,10 @@ async def test_episode_goes_on_elsewhere_as_if_nothing_had_happened(
 async def played_until_end(
     host: Host, request: CreateRequest, moves: Sequence[Any]
 ) -> tuple[str, list[bytes]]:
-    env_id, _ = await host.create(request)
+    env_id, _ = await await_maybe(host.create(request))
     answers = []
     for move in moves:
-        answer = await host.step(env_id, move)
+        answer = await await_maybe(host.step(env_id, move))
         answers.append(answer.to_json())
         if answer.terminated or answer.truncated:
             break
@@ -102,47 +106,47 @@ async def played_until_end(
 async def test_later_episodes_come_back_with_their_seed_and_options(cluster: Cluster) -> None:
     first = await cluster.host()
     env_id, _ = await played(first, LAKE, MOVES[:2])
-    await first.reset(env_id, seed=99)
+    await await_maybe(first.reset(env_id, seed=99))
     answers = await go_on(first, env_id, MOVES[:2])
     second = await cluster.host()
-    assert (await second.step(env_id, MOVES[1], 1)).to_json() == answers[1]
+    assert (await await_maybe(second.step(env_id, MOVES[1], 1))).to_json() == answers[1]
     instance = second.directory.find(env_id)
     assert (instance.seed, instance.episode, instance.seq) == (99, 1, 2)
     assert instance.run_id == LAKE.run_id
     with pytest.raises(SequenceStaleError):
-        await second.step(env_id, MOVES[0], 0)
+        await await_maybe(second.step(env_id, MOVES[0], 0))
 
 
 async def test_reset_right_after_the_move_follows_on(cluster: Cluster) -> None:
     first = await cluster.host()
     env_id, _ = await played(first, LAKE, MOVES[:2])
     second = await cluster.host()
-    await second.reset(env_id)
+    await await_maybe(second.reset(env_id))
     third = await cluster.host()
-    assert (await third.reset(env_id)).to_json()
+    assert (await await_maybe(third.reset(env_id))).to_json()
     assert third.directory.find(env_id).episode == 2
 
 
 async def test_closed_environments_stay_closed_everywhere(cluster: Cluster) -> None:
     first = await cluster.host()
     env_id, _ = await played(first, LAKE, MOVES[:1])
-    await first.close(env_id)
+    await await_maybe(first.close(env_id))
     second = await cluster.host()
-    await second.close(env_id)
+    await await_maybe(second.close(env_id))
     with pytest.raises(EnvironmentClosedError):
-        await second.step(env_id, "right")
+        await await_maybe(second.step(env_id, "right"))
     with pytest.raises(EnvironmentNotFoundError):
-        await second.close("000-" + "0" * 32)
+        await await_maybe(second.close("000-" + "0" * 32))
 
 
 async def test_environments_of_another_host_can_be_closed_here(cluster: Cluster) -> None:
     first = await cluster.host()
     env_id, _ = await played(first, LAKE, MOVES[:1])
     second = await cluster.host()
-    await second.close(env_id)
+    await await_maybe(second.close(env_id))
     third = await cluster.host()
     with pytest.raises(EnvironmentClosedError):
-        await third.step(env_id, "right")
+        await await_maybe(third.step(env_id, "right"))
 
 
 async def test_host_that_lost_its_slots_is_never_acknowledged(cluster: Cluster) -> None:
@@ -150,11 +154,11 @@ async def test_host_that_lost_its_slots_is_never_acknowledged(cluster: Cluster) 
     env_id, _ = await played(first, LAKE, MOVES[:2])
     second = await cluster.host()
     with pytest.raises(MovedError):
-        await first.step(env_id, "up", 2)
+        await await_maybe(first.step(env_id, "up", 2))
     assert first.directory.get(env_id) is None
-    expected = await second.step(env_id, MOVES[2], 2)
+    expected = await await_maybe(second.step(env_id, MOVES[2], 2))
     third = await cluster.host()
-    assert (await third.step(env_id, MOVES[2], 2)).to_json() == expected.to_json()
+    assert (await await_maybe(third.step(env_id, MOVES[2], 2))).to_json() == expected.to_json()
 
 
 async def test_batch_of_a_fenced_host_fails_and_runs_on_the_owner(cluster: Cluster) -> None:
@@ -189,10 +193,10 @@ def _json(answer: EncodedStep | VerlAgentEnvError) -> bytes:
 
 async def test_answers_wait_until_they_are_written(cluster: Cluster) -> None:
     host = await cluster.host()
-    env_id, _ = await host.create(LAKE)
+    env_id, _ = await await_maybe(host.create(LAKE))
     cluster.log.is_away = True
-    step = asyncio.create_task(host.step(env_id, "right", 0))
-    again = asyncio.create_task(host.step(env_id, "right", 0))
+    step = asyncio.create_task(ask(host.step, env_id, "right", 0))
+    again = asyncio.create_task(ask(host.step, env_id, "right", 0))
     done, _ = await asyncio.wait((step, again), timeout=0.3)
     assert not done
     cluster.log.is_away = False
@@ -202,30 +206,30 @@ async def test_answers_wait_until_they_are_written(cluster: Cluster) -> None:
 
 async def test_relaxed_answers_do_not_wait(cluster: Cluster) -> None:
     host = await cluster.host({"verl_env/frozen_lake-v1": "relaxed"})
-    env_id, _ = await host.create(LAKE)
+    env_id, _ = await await_maybe(host.create(LAKE))
     cluster.log.is_away = True
-    assert await asyncio.wait_for(host.step(env_id, "right", 0), HANG_S)
+    assert await asyncio.wait_for(ask(host.step, env_id, "right", 0), HANG_S)
 
 
 async def test_patience_ends_with_a_typed_error_and_the_write_is_made_all_the_same(cluster: Cluster) -> None:
     host = await cluster.host(patience_s=0.2)
-    env_id, _ = await host.create(LAKE)
+    env_id, _ = await await_maybe(host.create(LAKE))
     cluster.log.is_away = True
     with pytest.raises(StoreUnavailableError) as raised:
-        await host.step(env_id, "right", 0)
+        await await_maybe(host.step(env_id, "right", 0))
     assert raised.value.may_have_run
     refused = await Batches(host).step([env_id], ["down"], [1])
     assert isinstance(refused[0], StoreUnavailableError)
     assert refused[0].may_have_run
     cluster.log.is_away = False
-    expected = await host.step(env_id, "down", 1)
+    expected = await await_maybe(host.step(env_id, "down", 1))
     second = await cluster.host()
-    assert (await second.step(env_id, "down", 1)).to_json() == expected.to_json()
+    assert (await await_maybe(second.step(env_id, "down", 1))).to_json() == expected.to_json()
 
 
 async def test_lost_answers_of_the_log_apply_nothing_twice(cluster: Cluster) -> None:
     host = await cluster.host()
-    env_id, _ = await host.create(LAKE)
+    env_id, _ = await await_maybe(host.create(LAKE))
     cluster.log.loses_answers = 3
     await go_on(host, env_id, MOVES)
     second = await cluster.host()
@@ -235,13 +239,13 @@ async def test_lost_answers_of_the_log_apply_nothing_twice(cluster: Cluster) -> 
 
 async def test_repeated_operation_is_answered_once_also_elsewhere(cluster: Cluster) -> None:
     first = await cluster.host()
-    env_id, _ = await first.create(LAKE)
-    answer = await first.step(env_id, "right", None, b"op-1")
-    assert await first.step(env_id, "right", None, b"op-1") is answer
+    env_id, _ = await await_maybe(first.create(LAKE))
+    answer = await await_maybe(first.step(env_id, "right", None, b"op-1"))
+    assert await await_maybe(first.step(env_id, "right", None, b"op-1")) is answer
     second = await cluster.host()
-    assert (await second.step(env_id, "right", None, b"op-1")).to_json() == answer.to_json()
+    assert (await await_maybe(second.step(env_id, "right", None, b"op-1"))).to_json() == answer.to_json()
     assert second.directory.find(env_id).seq == 1
-    await second.step(env_id, "right", None, b"op-2")
+    await await_maybe(second.step(env_id, "right", None, b"op-2"))
     assert second.directory.find(env_id).seq == 2
 
 
@@ -253,14 +257,14 @@ async def test_a_late_copy_of_a_reset_takes_no_step_away_elsewhere(
     first = await cluster.host({name: durability})
     env_id, _ = await played(first, LAKE, MOVES[:2])
     for number in range(6):
-        await first.reset(env_id, number, None, b"op-%d" % number)
-    beginning = await first.reset(env_id, 9, None, b"op-9")
+        await await_maybe(first.reset(env_id, number, None, b"op-%d" % number))
+    beginning = await await_maybe(first.reset(env_id, 9, None, b"op-9"))
     await go_on(first, env_id, MOVES[:2])
     await first.recorder.journal.flush()  # type: ignore[union-attr]
     second = await cluster.host({name: durability})
-    assert (await second.reset(env_id, 9, None, b"op-9")).to_json() == beginning.to_json()
+    assert (await await_maybe(second.reset(env_id, 9, None, b"op-9"))).to_json() == beginning.to_json()
     with pytest.raises(SequenceStaleError):
-        await second.reset(env_id, 4, None, b"op-4")
+        await await_maybe(second.reset(env_id, 4, None, b"op-4"))
     assert second.directory.find(env_id).seq == 2
 
 
@@ -272,9 +276,9 @@ async def test_a_batch_is_answered_again_elsewhere_as_it_was(
 ) -> None:
     name = "verl_env/frozen_lake-v1"
     first = await cluster.host({name: durability})
-    env_id, _ = await first.create(LAKE)
+    env_id, _ = await await_maybe(first.create(LAKE))
     for number in range(before):
-        await first.step(env_id, MOVES[number % 6], None, b"op-%d" % number)
+        await await_maybe(first.step(env_id, MOVES[number % 6], None, b"op-%d" % number))
     env_ids, operations = [env_id] * 6, operations_of(b"call", [env_id] * 6)
     seqs: list[int | None] = [None, None, before + 2, None, before + 4, before + 5]
     answers = [step.to_json() for step in await steps(first, env_ids, seqs, operations)]
@@ -289,7 +293,7 @@ async def test_a_batch_is_answered_again_elsewhere_as_it_was(
     assert second.directory.find(env_id).seq == before + 6
     for number in range(max(0, before - 3), before):
         with pytest.raises(SequenceStaleError):
-            await second.step(env_id, MOVES[number % 6], None, b"op-%d" % number)
+            await await_maybe(second.step(env_id, MOVES[number % 6], None, b"op-%d" % number))
 
 
 async def steps(
@@ -307,7 +311,7 @@ async def test_a_batch_that_was_done_in_part_goes_on_elsewhere(
 ) -> None:
     name = "verl_env/frozen_lake-v1"
     first = await cluster.host({name: durability})
-    env_id, _ = await first.create(LAKE)
+    env_id, _ = await await_maybe(first.create(LAKE))
     env_ids, operations = [env_id] * 5, operations_of(b"call", [env_id] * 5)
     begun = await steps(first, env_ids[:3], [None] * 3, operations[:3])
     second = await cluster.host({name: durability})
@@ -322,8 +326,8 @@ async def test_a_batch_of_resets_is_answered_again_elsewhere_as_it_was(
 ) -> None:
     name = "verl_env/frozen_lake-v1"
     first = await cluster.host({name: durability})
-    env_id, _ = await first.create(CreateRequest("frozen_lake", 7, {"size": 5}))
-    await first.step(env_id, "right", None, b"step")
+    env_id, _ = await await_maybe(first.create(CreateRequest("frozen_lake", 7, {"size": 5})))
+    await await_maybe(first.step(env_id, "right", None, b"step"))
     env_ids, operations = [env_id] * 3, operations_of(b"call", [env_id] * 3)
     beginnings = await Batches(first).reset(env_ids, [1, 2, 3], None, operations)
     await first.recorder.journal.flush()  # type: ignore[union-attr]
@@ -333,7 +337,7 @@ async def test_a_batch_of_resets_is_answered_again_elsewhere_as_it_was(
     assert len({b.to_json() for b in again}) == 3  # type: ignore[union-attr]
     assert second.directory.find(env_id).episode == 3
     with pytest.raises(SequenceStaleError):
-        await second.step(env_id, "right", None, b"step")
+        await await_maybe(second.step(env_id, "right", None, b"step"))
 
 
 async def test_what_the_log_lost_is_repersisted(cluster: Cluster) -> None:
@@ -352,7 +356,7 @@ async def test_emptied_store_is_filled_from_memory(cluster: Cluster) -> None:
     idle_id, _ = await played(host, SOKOBAN, MOVES[:2])
     cluster.log.clear()
     cluster.store.clear()
-    step = asyncio.create_task(host.step(env_id, MOVES[3], 3))
+    step = asyncio.create_task(ask(host.step, env_id, MOVES[3], 3))
     await asyncio.sleep(0.05)
     await cluster.empty(host)
     await step
@@ -370,8 +374,8 @@ async def test_kinds_that_cannot_come_back_are_lost_with_a_typed_error(cluster: 
     await first.recorder.journal.flush()  # type: ignore[union-attr]
     second = await cluster.host()
     with pytest.raises(EnvironmentLostError):
-        await second.step(env_id, "right", 2)
-    await second.close(env_id)
+        await await_maybe(second.step(env_id, "right", 2))
+    await await_maybe(second.close(env_id))
 
 
 async def test_replay_that_gives_something_else_is_found_out(cluster: Cluster) -> None:
@@ -383,7 +387,7 @@ async def test_replay_that_gives_something_else_is_found_out(cluster: Cluster) -
     second = await cluster.host()
     for _ in range(2):
         with pytest.raises(ReplayDivergedError) as raised:
-            await second.step(env_id, "right", 3)
+            await await_maybe(second.step(env_id, "right", 3))
         assert raised.value.seq == 1
 
 
@@ -456,8 +460,8 @@ async def test_slots_are_warmed_up_at_once(cluster: Cluster) -> None:
         lambda host, env_id: EnvironmentHandlers(
             host, host.create, cast(IdempotentRequests, None), cast(TaskFinder, None)
         ).state(Request(env_id, b"", b"", {})),
-        lambda host, env_id: host.close(env_id),
-        lambda host, env_id: host.reset(env_id),
+        lambda host, env_id: ask(host.close, env_id),
+        lambda host, env_id: ask(host.reset, env_id),
     ],
     ids=["trajectory", "render", "state", "close", "reset"],
 )
@@ -472,7 +476,7 @@ async def test_two_who_ask_for_a_lost_environment_recover_it_once(cluster: Clust
     first = await cluster.host()
     env_id, _ = await played(first, SOKOBAN, MOVES[:3])
     second = await cluster.host()
-    answers = await asyncio.gather(*(second.step(env_id, MOVES[3], 3) for _ in range(5)))
+    answers = await asyncio.gather(*(ask(second.step, env_id, MOVES[3], 3) for _ in range(5)))
     assert len({answer.to_json() for answer in answers}) == 1
     assert second.recovery is not None
     assert second.recovery.recovered == 1

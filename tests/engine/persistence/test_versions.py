@@ -14,7 +14,7 @@ import pytest
 from tests.engine.persistence.hosts import Cluster
 from tests.engine.persistence.ledger import SPECS, Ledger
 from tests.wayfarer import ENV_NAME, write_package
-from verl_agent_env.engine import CreateRequest, Host
+from verl_agent_env.engine import CreateRequest, Host, await_maybe
 from verl_agent_env.envs.registry import EnvSpec
 from verl_agent_env.errors import IncompatibleVersionError, ReplayDivergedError
 from verl_agent_env.types import NUM_SLOTS
@@ -40,15 +40,15 @@ def version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeVersion:
 
 
 async def begun(host: Host, steps: int, seed: int = 7) -> str:
-    env_id, _ = await host.create(CreateRequest(ENV_NAME, seed))
+    env_id, _ = await await_maybe(host.create(CreateRequest(ENV_NAME, seed)))
     for seq in range(steps):
-        await host.step(env_id, WALK[seq % 4], seq)
+        await await_maybe(host.step(env_id, WALK[seq % 4], seq))
     return env_id
 
 
 async def shown(host: Host, env_id: str, action: Any, seq: int) -> str:
     """What a step shows in the end."""
-    answer = await host.step(env_id, action, seq)
+    answer = await await_maybe(host.step(env_id, action, seq))
     content: str = orjson.loads(answer.observation)[-1]["content"]
     return content
 
@@ -83,7 +83,7 @@ async def test_same_code_that_says_something_else_is_found_out(
     kept.entries[1] = kept.entries[1].replace(digest, digest[:9] + b"00000000" + digest[17:])
     second = await cluster.host(specs=[spec])
     with pytest.raises(ReplayDivergedError) as diverged:
-        await second.step(env_id, "walk", 3)
+        await await_maybe(second.step(env_id, "walk", 3))
     assert diverged.value.seq == 1
 
 
@@ -97,7 +97,7 @@ async def test_other_rules_are_found_out(
     env_id = await begun(await cluster.host(specs=[old]), 3)
     second = await cluster.host(specs=[new])
     with pytest.raises(ReplayDivergedError) as diverged:
-        await second.step(env_id, "walk", 3)
+        await await_maybe(second.step(env_id, "walk", 3))
     assert diverged.value.seq == 0
 
 
@@ -108,7 +108,7 @@ async def test_rules_without_a_state_are_compared_by_their_rewards(
     env_id = await begun(await cluster.host(specs=[old]), 3)
     second = await cluster.host(specs=[new])
     with pytest.raises(ReplayDivergedError):
-        await second.step(env_id, "walk", 3)
+        await await_maybe(second.step(env_id, "walk", 3))
 
 
 @pytest.mark.parametrize("steps", [0, 3, 20])
@@ -133,7 +133,7 @@ async def test_state_of_another_format_is_a_typed_error_and_stays_where_it_is(
     second = await cluster.host(specs=[new])
     for _ in range(2):
         with pytest.raises(IncompatibleVersionError) as refused:
-            await second.step(env_id, "walk", steps)
+            await await_maybe(second.step(env_id, "walk", steps))
     assert refused.value.retryable
     assert refused.value.written_as == "1.1"
     assert refused.value.readable == {2: "1.2", None: "none"}[changes["state_version"]]
@@ -141,7 +141,7 @@ async def test_state_of_another_format_is_a_typed_error_and_stays_where_it_is(
     third = await cluster.host(specs=[old])
     assert (await shown(third, env_id, "walk", steps)).startswith("You walk")
     fourth = await cluster.host(specs=[new])
-    await fourth.close(env_id)
+    await await_maybe(fourth.close(env_id))
     assert env_id not in cluster.log._kept
 
 
@@ -150,7 +150,7 @@ async def test_kind_that_is_not_installed_is_a_typed_error(cluster: Cluster, ver
     env_id = await begun(await cluster.host(specs=[spec]), 3)
     second = await cluster.host()
     with pytest.raises(IncompatibleVersionError) as refused:
-        await second.step(env_id, "walk", 3)
+        await await_maybe(second.step(env_id, "walk", 3))
     assert refused.value.env_name == ENV_NAME
     third = await cluster.host(specs=[spec])
     assert await shown(third, env_id, "walk", 3)
@@ -174,7 +174,7 @@ async def test_episode_that_is_handed_over_by_its_state_is_played_by_no_other_ru
     new = version(execution=execution, stride=100, reward="1.0", prompt="New")
     first = await cluster.host(specs=[old])
     env_id = await begun(first, 3)
-    fresh, _ = await first.create(CreateRequest(ENV_NAME, 7))
+    fresh, _ = await await_maybe(first.create(CreateRequest(ENV_NAME, 7)))
     await first.save_states(range(NUM_SLOTS), 60.0)
     assert first.recorder is not None
     await first.recorder.journal.flush()
@@ -187,9 +187,9 @@ async def test_episode_that_is_handed_over_by_its_state_is_played_by_no_other_ru
 
 async def test_state_of_an_environment_that_went_meanwhile_is_not_saved(cluster: Cluster) -> None:
     host = await cluster.host(specs=SPECS)
-    gone, fine = [(await host.create(CreateRequest("ledger/thread-v0", 1)))[0] for _ in range(2)]
+    gone, fine = [(await await_maybe(host.create(CreateRequest("ledger/thread-v0", 1))))[0] for _ in range(2)]
     for env_id in (gone, fine):
-        await host.step(env_id, 1, 0)
+        await await_maybe(host.step(env_id, 1, 0))
     instance = host.directory.find(gone)
     assert instance.lock is not None
     saving = asyncio.create_task(host.save_states(range(NUM_SLOTS), 60.0))
@@ -206,11 +206,11 @@ async def test_state_of_an_environment_that_went_meanwhile_is_not_saved(cluster:
 async def test_hand_over_waits_for_no_environment_that_is_busy_or_fails(cluster: Cluster) -> None:
     first = await cluster.host(specs=SPECS)
     busy, broken, fine = [
-        (await first.create(CreateRequest(f"ledger/{kind}-v0", 1)))[0]
+        (await await_maybe(first.create(CreateRequest(f"ledger/{kind}-v0", 1))))[0]
         for kind in ("thread", "inline", "inline")
     ]
     for env_id in (busy, broken, fine):
-        await first.step(env_id, 1, 0)
+        await await_maybe(first.step(env_id, 1, 0))
     instance = first.directory.find(busy)
     assert instance.lock is not None
     async with instance.lock:
@@ -219,11 +219,11 @@ async def test_hand_over_waits_for_no_environment_that_is_busy_or_fails(cluster:
     saved = {env_id: first.directory.find(env_id).state_seq for env_id in (busy, broken, fine)}
     assert saved == {busy: 0, broken: 0, fine: 1}
     Ledger.broken = ValueError("told to")
-    await first.step(fine, 1, 1)
+    await await_maybe(first.step(fine, 1, 1))
     await first.save_states(range(NUM_SLOTS), 60.0)
     Ledger.broken = None
     assert first.recorder is not None
     assert first.recorder.failed_snapshots.total() == 2
     second = await cluster.host(specs=SPECS)
     for env_id, seq in ((busy, 1), (broken, 1), (fine, 2)):
-        await second.step(env_id, 1, seq)
+        await await_maybe(second.step(env_id, 1, seq))

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from tests.engine.awaiting import ask
 from tests.engine.persistence.hosts import Cluster
 from tests.engine.persistence.ledger import SPECS
 from tests.sim.virtual_loop import VirtualLoop
@@ -69,13 +70,13 @@ def moved() -> Iterator[Moved]:
 def test_single_call_is_told_that_its_environment_is_on_its_way_and_finds_it_later(moved: Moved) -> None:
     moved.reads_take(3 * waits.RECOVERY_S)
     env_id = moved.env_ids[0]
-    outcome, took_s = moved.run(moved.timed(moved.host.step(env_id, 1, 1)))
+    outcome, took_s = moved.run(moved.timed(ask(moved.host.step, env_id, 1, 1)))
     assert isinstance(outcome, RecoveryPendingError)
     assert (outcome.status, outcome.retryable, outcome.may_have_run) == (503, True, False)
     assert took_s == waits.RECOVERY_S
     moved.run(asyncio.sleep(2 * waits.RECOVERY_S))
     assert moved.host.directory.get(env_id) is not None
-    assert isinstance(moved.run(moved.host.step(env_id, 1, 1)), EncodedStep)
+    assert isinstance(moved.run(ask(moved.host.step, env_id, 1, 1)), EncodedStep)
 
 
 def test_batch_waits_as_long_as_its_environments_come_back(moved: Moved) -> None:
@@ -88,7 +89,7 @@ def test_batch_waits_as_long_as_its_environments_come_back(moved: Moved) -> None
 
 def test_batch_goes_on_without_those_that_do_not_come_back(moved: Moved) -> None:
     here, *others = moved.env_ids
-    moved.run(moved.host.step(here, 1, 1))
+    moved.run(ask(moved.host.step, here, 1, 1))
     moved.reads_take(3 * waits.RECOVERY_S)
     batch = Batches(moved.host).step([others[0], here, others[1]], [1] * 3, [1, 2, 1])
     answers, took_s = moved.run(moved.timed(batch))

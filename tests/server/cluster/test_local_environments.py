@@ -9,7 +9,7 @@ import pytest
 
 from tests.engine.persistence.hosts import Cluster
 from tests.wayfarer import ENV_NAME, write_package
-from verl_agent_env.engine import CreateRequest
+from verl_agent_env.engine import CreateRequest, await_maybe
 from verl_agent_env.envs.registry import BUILT_IN, EnvSpec
 from verl_agent_env.errors import IncompatibleVersionError
 from verl_agent_env.server.cluster.local_environments import LocalEnvironments
@@ -34,8 +34,8 @@ async def test_formats_are_those_in_which_environments_are_kept_and_the_worker_r
     old_road, new_road = (EnvSpec(ENV_NAME, f"roads_{version}:RoadEnv") for version in (1, 2))
 
     first = await cluster.host(specs=[*BUILT_IN, old_road])
-    road, _ = await first.create(CreateRequest(ENV_NAME, 7))
-    lake, _ = await first.create(CreateRequest(LAKE, 7))
+    road, _ = await await_maybe(first.create(CreateRequest(ENV_NAME, 7)))
+    lake, _ = await await_maybe(first.create(CreateRequest(LAKE, 7)))
     environments = LocalEnvironments(first, range(NUM_SLOTS).__contains__)
     reads = environments.reads()
     assert reads.keys() == {ENV_NAME, LAKE}
@@ -44,7 +44,7 @@ async def test_formats_are_those_in_which_environments_are_kept_and_the_worker_r
 
     second = await cluster.host(specs=[*BUILT_IN, new_road])
     with pytest.raises(IncompatibleVersionError):
-        await second.step(road, "walk", 0)
+        await await_maybe(second.step(road, "walk", 0))
     slot, empty = slot_of(road), (slot_of(road) + 1) % NUM_SLOTS
     cold = {empty}
     environments = LocalEnvironments(second, lambda slot: slot not in cold)
@@ -52,7 +52,7 @@ async def test_formats_are_those_in_which_environments_are_kept_and_the_worker_r
     assert environments.formats_in([slot])[slot] >= {(ENV_NAME, reads[ENV_NAME])}
     # Of what may be in a slot that was not brought back yet, all is to be expected that is known.
     assert environments.formats_in([empty])[empty] >= environments.reads().items()
-    await second.close(road)
+    await await_maybe(second.close(road))
     assert environments.unreadable_slots() == frozenset()
     assert environments.formats_in([slot])[slot] <= {(LAKE, reads[LAKE])}
 

@@ -6,7 +6,7 @@ import asyncio
 import math
 from collections.abc import Callable, Iterable
 
-from verl_agent_env.engine.persistence.groups import Group
+from verl_agent_env.engine.persistence.groups import Group, OnEnd
 from verl_agent_env.errors import VerlAgentEnvError
 
 _LOOK_S = 0.05
@@ -31,13 +31,26 @@ class Deadlines:
         self._due = math.inf
         """When the timer is due."""
 
-    def end_of(self, group: Group, deadline: float) -> asyncio.Future[None]:
-        """Done at the end of a group; fails at the deadline, a time of the event loop's clock, which may be over."""
-        waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        group.waiting.append((deadline, waiting))
+    def call_at_end(self, group: Group, deadline: float, on_end: OnEnd) -> None:
+        """Have ``on_end`` called at the end of a group, or at the deadline, a time of the event loop's clock."""
+        group.waiting.append((deadline, on_end))
         if deadline < self._due:
             self._set_timer(deadline)
-        return waiting
+
+    def end_of(self, group: Group, deadline: float) -> asyncio.Future[None]:
+        """Make a future that is done at the end of a group, and fails at the deadline."""
+        end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def on_end(error: VerlAgentEnvError | None) -> None:
+            if end.done():
+                return
+            if error is None:
+                end.set_result(None)
+            else:
+                end.set_exception(error)
+
+        self.call_at_end(group, deadline, on_end)
+        return end
 
     def _set_timer(self, due: float) -> None:
         if self._timer is not None:

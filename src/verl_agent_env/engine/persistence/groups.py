@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
+import logging
 import math
 from collections.abc import Callable
 
 from verl_agent_env.engine.persistence.packing import LIMITS
 from verl_agent_env.errors import VerlAgentEnvError
 from verl_agent_env.wire.records import Write
+
+logger = logging.getLogger(__name__)
+
+OnEnd = Callable[["VerlAgentEnvError | None"], None]
+"""Called once: at the end of a group with None, or with an error at the deadline of whoever waits for it."""
 
 
 class Group:
@@ -49,13 +54,18 @@ class Group:
         """What became of environments whose writes were refused."""
         self.later: dict[str, Group] = {}
         """The groups that the writes of some environments go with now."""
-        self.waiting: list[tuple[float, asyncio.Future[None]]] = []
-        """Who waits for the end of the group, and until when."""
+        self.waiting: list[tuple[float, OnEnd]] = []
+        """What to call at the end of the group, each with its deadline."""
 
     @property
     def is_full(self) -> bool:
         """Whether one call of the log carries no more."""
         return len(self.writes) >= LIMITS.writes or self.size >= LIMITS.size
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether all of its writes are made, just as they are here."""
+        return self.is_done and not self.errors and not self.later
 
     def add(self, write: Write) -> None:
         """Add a write of a slot that :attr:`tokens` names."""
@@ -65,21 +75,22 @@ class Group:
     def finish(self) -> None:
         """End the group, and let everybody go on."""
         self.is_done = True
-        for _, waiting in self.waiting:
-            if not waiting.done():
-                waiting.set_result(None)
-        self.waiting.clear()
+        waiting, self.waiting = self.waiting, []
+        for _, on_end in waiting:
+            _call(on_end, None)
 
     def expire(self, now: float, make_error: Callable[[], VerlAgentEnvError]) -> float:
         """Fail those whose deadline has passed; returns the next deadline, infinity if nobody is left."""
-        left = []
-        for item in self.waiting:
-            deadline, waiting = item
-            if waiting.done():
-                continue
-            if deadline <= now:
-                waiting.set_exception(make_error())
-            else:
-                left.append(item)
-        self.waiting = left
-        return min((deadline for deadline, _ in left), default=math.inf)
+        late = [on_end for deadline, on_end in self.waiting if deadline <= now]
+        self.waiting = [item for item in self.waiting if item[0] > now]
+        for on_end in late:
+            _call(on_end, make_error())
+        return min((deadline for deadline, _ in self.waiting), default=math.inf)
+
+
+def _call(on_end: OnEnd, error: VerlAgentEnvError | None) -> None:
+    """Let somebody go on; a defect there stops nobody else, nor the writing."""
+    try:
+        on_end(error)
+    except Exception:
+        logger.exception("an answer that waited for its write could not be given")

@@ -16,7 +16,7 @@ from typing import Literal
 
 from verl_agent_env import waits
 from verl_agent_env.engine.persistence.deadlines import Deadlines
-from verl_agent_env.engine.persistence.groups import Group
+from verl_agent_env.engine.persistence.groups import Group, OnEnd
 from verl_agent_env.engine.persistence.packing import LIMITS
 from verl_agent_env.engine.persistence.repersisting import LOST, Recorded, RepersistQueue
 from verl_agent_env.engine.persistence.slot_ownership import SlotOwnership
@@ -131,27 +131,18 @@ class Journal:
 
     # --- who waits ------------------------------------------------------------------------------------------
 
-    async def settle(self, env_id: str, group: Group) -> None:
-        """Return when all writes of an environment until those in ``group`` are made.
+    def deadline(self) -> float:
+        """Until when whoever begins to wait now waits for a write, as a time of the event loop's clock."""
+        return asyncio.get_running_loop().time() + self._patience_s
 
-        Raises:
-            StoreUnavailableError: They are not made in time; whether they will be is unknown.
-            MovedError: Another worker owns the environment.
-            EnvironmentLostError, EnvironmentClosedError: Nobody can write it.
-        """
-        deadline = asyncio.get_running_loop().time() + self._patience_s
-        later: Group | None = group
-        while later is not None:
-            if not later.is_done:
-                await self._deadlines.end_of(later, deadline)
-            if env_id in later.errors:
-                raise later.errors[env_id]
-            later = later.later.get(env_id)
+    def call_at_end(self, group: Group, deadline: float, on_end: OnEnd) -> None:
+        """Have ``on_end`` called at the end of a group, or at the deadline."""
+        self._deadlines.call_at_end(group, deadline, on_end)
 
     async def settle_all(
         self, waiting: Mapping[Group, Sequence[tuple[int, str]]]
     ) -> dict[int, VerlAgentEnvError]:
-        """As :meth:`settle` for many, which wait side by side.
+        """Wait for the writes of many environments side by side; see :class:`~verl_agent_env.engine.persistence.pending.PendingAnswer`.
 
         Args:
             waiting: By the group that they wait for: a number for each, and its environment.
@@ -159,7 +150,7 @@ class Journal:
         Returns:
             The errors of those that have one, by their numbers.
         """
-        deadline = asyncio.get_running_loop().time() + self._patience_s
+        deadline = self.deadline()
         errors: dict[int, VerlAgentEnvError] = {}
         while waiting:
             later: dict[Group, list[tuple[int, str]]] = {}

@@ -6,7 +6,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import orjson
 
@@ -16,11 +16,12 @@ from verl_agent_env.engine.instance import Instance
 from verl_agent_env.engine.marks import NO_MARK, Mark
 from verl_agent_env.engine.persistence.groups import Group
 from verl_agent_env.engine.persistence.journal import Journal
+from verl_agent_env.engine.persistence.pending import PendingAnswer
 from verl_agent_env.engine.persistence.slot_ownership import SlotOwnership
 from verl_agent_env.envs.base import ChatEnv, Durability
 from verl_agent_env.envs.fingerprint import fingerprint_of
 from verl_agent_env.envs.kind import EnvKind
-from verl_agent_env.errors import ArgumentsTooLargeError, InvalidEnvArgumentsError
+from verl_agent_env.errors import ArgumentsTooLargeError, EnvironmentStateError, InvalidEnvArgumentsError
 from verl_agent_env.wire.codec import encode
 from verl_agent_env.wire.event_log import EventLog
 from verl_agent_env.wire.records import (
@@ -35,6 +36,8 @@ from verl_agent_env.wire.records import (
 from verl_agent_env.wire.results import EncodedStep
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _AWAITED = ("journal", "snapshot")
 """Modes in which calls are answered only when what they did is written."""
@@ -205,6 +208,20 @@ class Recorder:
             What it is written with.
         """
         return self._write(instance, "close", reason.encode())
+
+    def hold_back(self, instance: Instance, answer: T) -> T | PendingAnswer[T]:
+        """Hold back the answer of a call until all that happened to its environment is written, if that is not yet so."""
+        group = instance.group
+        if group is None or group.is_settled:
+            return answer
+        return PendingAnswer(self.journal, instance.env_id, group, answer)
+
+    def hold_back_error(self, instance: Instance, error: EnvironmentStateError) -> PendingAnswer[Any]:
+        """Hold back a refusal, which tells of earlier calls; raise it if there is nothing to wait for."""
+        group = instance.group
+        if group is None or group.is_settled:
+            raise error
+        return PendingAnswer(self.journal, instance.env_id, group, None, error)
 
     def repersist(self, env_id: str) -> tuple[Write, ...] | None:
         """Writes that say all of a live environment; none if its history was not kept, None if it is not here."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from types import CoroutineType
 from typing import Any
 from urllib.parse import parse_qs
 
 import orjson
 
-from verl_agent_env.engine import CreateRequest, Host, inspection
+from verl_agent_env.engine import AwaitableOrValue, Created, CreateRequest, Host, await_maybe, inspection
 from verl_agent_env.engine.tasks import TaskFinder
 from verl_agent_env.errors import RenderModeError
 from verl_agent_env.messages import action_schema
@@ -19,10 +20,10 @@ from verl_agent_env.server.http.types import Request, Response
 from verl_agent_env.wire.codec import decode, decode_step, encode
 from verl_agent_env.wire.operations import call_of
 from verl_agent_env.wire.pieces import Body
-from verl_agent_env.wire.results import EncodedReset
+from verl_agent_env.wire.results import EncodedReset, EncodedStep
 from verl_agent_env.wire.schemas import InitializeRequest, ReadActionRequest, ResetRequest
 
-Create = Callable[[CreateRequest], Awaitable[tuple[str, EncodedReset]]]
+Create = Callable[[CreateRequest], AwaitableOrValue[Created]]
 """Makes an environment, here or on another worker."""
 
 _CLOSED = b'{"message":"Environment closed."}'
@@ -61,7 +62,7 @@ class EnvironmentHandlers:
             )
 
         async def make(request: CreateRequest, named: Named) -> bytes:
-            env_id, begin = await self._create(*await named([request]))
+            env_id, begin = await await_maybe(self._create(*await named([request])))
             return b'{"message":"Environment initialized.","env_id":"%b",%b' % (
                 env_id.encode(),
                 begin.to_json()[1:],
@@ -73,7 +74,8 @@ class EnvironmentHandlers:
         """Begin another episode."""
         wanted = decode(request.body, ResetRequest)
         operation = call_of(request.headers.get(OPERATION_HEADER))
-        return (await self._host.reset(request.env_id, wanted.seed, wanted.options, operation)).to_json()
+        answer = self._host.reset(request.env_id, wanted.seed, wanted.options, operation)
+        return (await await_maybe(answer)).to_json()
 
     def reset_now(self, request: Request) -> bytes | None:
         """As :meth:`reset`, at once; ``None``, with nothing done, where that cannot be."""
@@ -81,37 +83,38 @@ class EnvironmentHandlers:
             return None
         wanted = decode(request.body, ResetRequest)
         operation = call_of(request.headers.get(OPERATION_HEADER))
-        answer = self._host.reset_now(request.env_id, wanted.seed, wanted.options, operation)
-        return None if answer is None else answer.to_json()
+        answer = self._host.reset(request.env_id, wanted.seed, wanted.options, operation)
+        return _at_once(answer)
 
     async def step(self, request: Request) -> bytes:
         """Carry out one action."""
         action, seq = decode_step(request.body)
-        return (await self._host.step(request.env_id, action, seq, _step_operation(request, seq))).to_json()
+        answer = self._host.step(request.env_id, action, seq, _step_operation(request, seq))
+        return (await await_maybe(answer)).to_json()
 
     def step_now(self, request: Request) -> bytes | None:
         """As :meth:`step`, at once; ``None``, with nothing done, where that cannot be."""
         if self._has_to_wait:
             return None
         action, seq = decode_step(request.body)
-        answer = self._host.step_now(request.env_id, action, seq, _step_operation(request, seq))
-        return None if answer is None else answer.to_json()
+        answer = self._host.step(request.env_id, action, seq, _step_operation(request, seq))
+        return _at_once(answer)
 
     async def close(self, request: Request) -> bytes:
         """Close the environment; closing twice is a success."""
-        await self._host.close(request.env_id)
+        await await_maybe(self._host.close(request.env_id))
         return _CLOSED
 
     def close_now(self, request: Request) -> bytes | None:
         """As :meth:`close`, at once; ``None``, with nothing done, where that cannot be."""
         if self._has_to_wait:
             return None
-        self._host.close_now(request.env_id)
+        self._host.close(request.env_id)
         return _CLOSED
 
     async def state(self, request: Request) -> bytes:
         """Where the environment stands."""
-        await self._host.find(request.env_id)
+        await await_maybe(self._host.find(request.env_id))
         return orjson.dumps(inspection.describe(self._host, request.env_id))
 
     def state_now(self, request: Request) -> bytes | None:
@@ -184,6 +187,15 @@ class EnvironmentHandlers:
             return [getattr(tool, form)() for tool in getattr(env, "tools", ())]
 
         return encode({"tools_schema": await inspection.read_env(self._host, request.env_id, read)})
+
+
+def _at_once(answer: AwaitableOrValue[Any]) -> bytes | None:
+    """The answer as JSON; ``None`` of a call that has to wait, which is dropped, and has not begun."""
+    if isinstance(answer, EncodedStep | EncodedReset):
+        return answer.to_json()
+    if isinstance(answer, CoroutineType):
+        answer.close()
+    return None
 
 
 def _step_operation(request: Request, seq: int | None) -> bytes:
