@@ -59,7 +59,7 @@ def as_state(record: WorkerRecord, state: str) -> WorkerRecord:
 def test_nothing_is_planned_before_the_first_map_or_without_a_lease() -> None:
     core = member("a")
     assert core.plan() == RebalancePlan()
-    assert core.forward_to(1) is None
+    assert core.forward_to()[1] is None
     assert core.wait_s() is None
     core.observe(seen(B))
     assert core.plan() == RebalancePlan()
@@ -87,7 +87,7 @@ def test_slots_of_the_dead_are_claimed_by_those_who_can_read_what_was_theirs() -
         core.observe(seen(old, other_old, new, newer, owners=owners))
         core.observe(seen(other_old, new, newer, owners=owners))
         claims[record.incarnation] = core.plan().claim
-        assert core.forward_to(7) == other_old
+        assert core.forward_to()[7] == other_old
     assert claims == {"b": tuple(range(NUM_SLOTS)), "c": (), "d": ()}
 
 
@@ -239,7 +239,7 @@ def test_last_worker_keeps_its_slots_while_it_drains() -> None:
     core = member("a")
     core.observe(seen(as_state(A, "draining"), owners={1: "a"}))
     assert core.plan() == RebalancePlan()
-    assert core.forward_to(1) == as_state(A, "draining")
+    assert core.forward_to()[1] == as_state(A, "draining")
 
 
 # --- forwarding --------------------------------------------------------------------------------------------
@@ -249,12 +249,12 @@ def test_requests_go_to_the_live_owner_else_to_whom_the_ring_proposes() -> None:
     core = member("a")
     mine, others = slots_of(A, A, B)[0], slots_of(B, A, B)[0]
     core.observe(seen(A, B, owners={mine: "b", others: "dead"}))
-    assert core.forward_to(mine) == B
-    assert core.forward_to(others) == B
+    assert core.forward_to()[mine] == B
+    assert core.forward_to()[others] == B
     core.observe(seen(A, B))
-    assert core.forward_to(mine) == A
+    assert core.forward_to()[mine] == A
     core.observe(seen(as_state(A, "starting")))
-    assert core.forward_to(mine) is None
+    assert core.forward_to()[mine] is None
 
 
 # --- an emptied store --------------------------------------------------------------------------------------
@@ -269,7 +269,7 @@ def test_owners_of_old_come_first_after_the_store_was_emptied() -> None:
         core.observe(seen(A, B, generation="g2"))
     assert a.plan().claim == tuple(range(NUM_SLOTS))
     assert b.plan().claim == ()
-    assert b.forward_to(slots_of(B, A, B)[0]) == A
+    assert b.forward_to()[slots_of(B, A, B)[0]] == A
     assert b.wait_s() == pytest.approx(TIMES.settle_s)
     clock.now += TIMES.settle_s
     assert b.wait_s() == pytest.approx(TIMES.grace_s - TIMES.settle_s)
@@ -309,7 +309,7 @@ def test_slots_of_an_owner_that_did_not_come_back_wait_for_the_grace() -> None:
     core.observe(seen(A, B, owners={1: "b"}))
     core.observe(seen(A, generation="g2"))
     assert 1 not in core.plan().claim
-    assert core.forward_to(1) is None
+    assert core.forward_to()[1] is None
     clock.now += TIMES.grace_s
     assert 1 in core.plan().claim
 

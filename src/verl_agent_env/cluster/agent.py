@@ -405,17 +405,15 @@ class ClusterAgent:
         self._environments.update_suspicions(cluster.suspicions)
         self._forget_lost(foreign)
         self._forget_outdated(cluster.generation, mine)
-        addresses: list[str | None] = []
-        for slot in range(NUM_SLOTS):
-            worker = self._planner.forward_to(slot)
-            addresses.append(None if worker is None else worker.address)
         self.table.assign(
-            addresses,
+            [None if worker is None else worker.address for worker in self._planner.forward_to()],
             mine,
             for_new=placement.slots,
             generation=cluster.generation,
             tokens=mine,
-            foreign=frozenset(slot for slot in foreign if cluster.owner_of(slot) is not None),
+            foreign=frozenset(
+                slot for slot in foreign if cluster.owners[slot].incarnation in cluster.workers
+            ),
         )
 
     def _forget_lost(self, foreign: Collection[int]) -> None:

@@ -58,6 +58,8 @@ class RebalancePlanner:
         self._timing = timing or Timing()
         self._clock = clock
         self._map: ClusterMap | None = None
+        self._owners: Sequence[WorkerRecord | None] = ()
+        """The live owner of each slot in it."""
         self._proposals: tuple[str, ...] = ()
         self._ready_since: dict[str, float] = {}
         self._joined_at: float | None = None
@@ -114,7 +116,7 @@ class RebalancePlanner:
             )
         if self._joined_at is None and self.incarnation in cluster.workers:
             self._joined_at = now
-        self._map = cluster
+        self._map, self._owners = cluster, _live_owners(cluster)
 
     def _prefer(self, incarnations: Mapping[int, str], now: float) -> None:
         """Give incarnations precedence in their slots for a while; slots that they do not claim go to the ring's workers."""
@@ -161,8 +163,8 @@ class RebalancePlanner:
             if may_claim:
                 claim = tuple(
                     slot
-                    for slot in range(NUM_SLOTS)
-                    if self._map.owner_of(slot) is None and self._proposed(slot) == self.incarnation
+                    for slot, (owner, target) in enumerate(zip(self._owners, self._targets(), strict=True))
+                    if owner is None and target == self.incarnation
                 )
             takers = self._ready_since.keys() if me.state == "draining" else settled
             self._planned_from, self._plan = state, RebalancePlan(claim, self._hand_offs(self._map, takers))
@@ -175,13 +177,15 @@ class RebalancePlanner:
         moments += {who.until for who in self._preferred.values()} | {self._claims_from}
         return min((moment - now for moment in moments if moment > now), default=None)
 
-    def forward_to(self, slot: int) -> WorkerRecord | None:
-        """Return the worker to send calls on ``slot`` to: its live owner, else the one that should claim it, if any."""
+    def forward_to(self) -> list[WorkerRecord | None]:
+        """Return the worker to send calls on each slot to: its live owner, else the one that should claim it, if any."""
         if self._map is None:
-            return None
-        owner = self._map.owner_of(slot)
-        proposed = self._proposed(slot)
-        return owner or (None if proposed is None else self._map.workers.get(proposed))
+            return [None] * NUM_SLOTS
+        workers = self._map.workers
+        return [
+            owner or (None if target is None else workers.get(target))
+            for owner, target in zip(self._owners, self._targets(), strict=True)
+        ]
 
     def placement(self) -> Placement:
         """Return the slots for new environments: for each ready worker, slots that the ring assigns to it.
@@ -205,8 +209,7 @@ class RebalancePlanner:
     def _place(self, cluster: ClusterMap, newcomers: Collection[str]) -> Placement:
         settled: dict[str, list[int]] = {}
         coming: dict[str, list[int]] = {}
-        for slot in range(NUM_SLOTS):
-            owner, target = cluster.owner_of(slot), self._proposed(slot)
+        for slot, (owner, target) in enumerate(zip(self._owners, self._targets(), strict=True)):
             if owner is None or target is None:
                 continue
             if owner.incarnation == target:
@@ -248,21 +251,31 @@ class RebalancePlanner:
         """Count the slots in which an incarnation takes precedence over the ring's worker."""
         return sum(now < who.until for who in self._preferred.values())
 
-    def _proposed(self, slot: int) -> str | None:
-        """Return the incarnation that should own ``slot``; one with precedence may be dead."""
-        preferred = self._preferred.get(slot)
-        if preferred is not None and self._clock() < preferred.until:
-            return preferred.incarnation
-        return self._proposals[slot] if self._proposals else None
+    def _targets(self) -> Sequence[str | None]:
+        """Return the incarnation that should own each slot; one with precedence may be dead."""
+        targets: list[str | None] = [*self._proposals] or [None] * NUM_SLOTS
+        now = self._clock()
+        for slot, preferred in self._preferred.items():
+            if now < preferred.until:
+                targets[slot] = preferred.incarnation
+        return targets
 
     def _hand_offs(self, cluster: ClusterMap, takers: Collection[str]) -> dict[str, dict[int, str]]:
         """Choose the receivers, among ``takers``, of slots that this worker should not own."""
         plan: dict[str, dict[int, str]] = {}
+        targets = self._targets()
         for slot, token in sorted(cluster.tokens_of(self.incarnation).items()):
-            target = self._proposed(slot)
+            target = targets[slot]
             if target is not None and target != self.incarnation and target in takers:
                 plan.setdefault(target, {})[slot] = token
         return plan
+
+
+def _live_owners(cluster: ClusterMap) -> Sequence[WorkerRecord | None]:
+    found: list[WorkerRecord | None] = [None] * NUM_SLOTS
+    for slot, owner in cluster.owners.items():
+        found[slot] = cluster.workers.get(owner.incarnation)
+    return found
 
 
 def _listeners(cluster: ClusterMap, formats: Formats = frozenset()) -> dict[str, str]:

@@ -161,13 +161,12 @@ class RedisStore:
             dataclasses.replace(Suspicion.from_json(text), lasts_s=int(left_ms) / 1000)
             for left_ms, text in zip(suspicions[::2], suspicions[1::2], strict=True)
         ]
+        # There are thousands of slots, and few tokens: whatever was claimed or handed over by one call has the same.
+        held = {token: Ownership(token, holder_of(token)) for token in set(owners[1::2])}
         return ClusterMap(
             generation,
             int(version or 0),
-            {
-                int(slot, 16): Ownership(token, holder_of(token))
-                for slot, token in zip(owners[::2], owners[1::2], strict=True)
-            },
+            {int(slot, 16): held[token] for slot, token in zip(owners[::2], owners[1::2], strict=True)},
             {worker.incarnation: worker for worker in workers},
             {suspicion.key: suspicion for suspicion in suspected},
         )
