@@ -86,12 +86,12 @@ format: install  ## Format everything
 	$(BIN)/black --quiet .
 	$(BIN)/isort --quiet .
 
-# Side by side: tests often wait, for a lease or a process, and the gates take what they leave of the processor.
+# Side by side, and three tests at a time on two processors: tests often wait, for a lease or a process.
 test: install programs  ## Run all checks and tests, as CI does
 	$(MAKE) --no-print-directory --jobs 2 lint pytest
 
 pytest: install programs
-	$(BIN)/pytest -n 2 --dist worksteal --cov --cov-report=term:skip-covered --durations=10 $(ARGS)
+	$(BIN)/pytest -n 3 --dist worksteal --cov --cov-report=term:skip-covered --durations=10 $(ARGS)
 
 # Debian's browser, with a font that makes all pictures alike.
 chromium:
@@ -107,8 +107,12 @@ $(WEB_VENV)/.installed: pyproject.toml
 web-test: $(WEB_VENV)/.installed programs chromium  ## Use the web page in a browser, as people do; WEB_SHOTS=docs/images takes the pictures
 	$(WEB_BIN)/python -m pytest tests/web/browser --durations=5 $(ARGS)
 
-deep: install programs  ## Run the tests with much more chance and the longest ones, for hours: DEPTH=200 times as much
-	$(BIN)/pytest -n 2 --dist worksteal --depth $(or $(DEPTH),200) --durations=20 $(ARGS)
+# Both say how far they are. Of the simulation an equal part is made for each time of the other tests' depth.
+deep: DEPTH ?= 200
+deep: SEED ?= 1
+deep: install programs  ## Simulate 100,000 runs, then run the tests with much more chance, for hours: DEPTH=200 times as much, SEED=1
+	$(BIN)/python -m tests.sim.runs --runs $$((500 * $(DEPTH))) --seed $(SEED)
+	$(BIN)/pytest -n 2 --dist worksteal --verbose --depth $(DEPTH) --durations=20 $(ARGS)
 
 bench: install  ## Print the figures: cost of a step against a bare echo, memory, level generation
 	$(BIN)/python -m loadtests.bench $(ARGS)

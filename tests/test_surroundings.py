@@ -14,7 +14,7 @@ import pytest
 from tests.children import ROOT, cli, end_group, python
 from tests.pool_process import is_running
 from tests.ports import free_port, free_ports
-from tests.surroundings import WIDTH, settle_variables
+from tests.surroundings import AUTHORITIES, WIDTH, settle_variables
 from tests.waiting import eventually
 
 ASK = """
@@ -53,6 +53,7 @@ def test_variables_of_the_person_who_runs_the_tests_do_not_reach_them() -> None:
     assert variables == {
         "COLUMNS": str(WIDTH),
         "LINES": "50",
+        "SSL_CERT_DIR": AUTHORITIES,
         "PATH": "/bin",
         "NO_PROXY": "intranet,127.0.0.1,::1,localhost",
     }

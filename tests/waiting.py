@@ -12,6 +12,8 @@ NEVER_S = 3600.0
 """A time that no test reaches: whatever waits for it hangs. For what must not be waited for."""
 _FIRST_LOOK_S = 0.001
 _LONGEST_LOOK_S = 0.05
+_RARELY = 0.1
+"""Of the time that was waited already, how long to wait before the next look: many looks make the awaited thing late."""
 
 
 def eventually(condition: Callable[[], bool], timeout_s: float = HANG_S, what: str = "it") -> float:
@@ -22,9 +24,10 @@ def eventually(condition: Callable[[], bool], timeout_s: float = HANG_S, what: s
     """
     began, pause_s = time.monotonic(), _FIRST_LOOK_S
     while not condition():
-        assert time.monotonic() - began < timeout_s, f"{what} did not come about within {timeout_s:g} s"
+        waited_s = time.monotonic() - began
+        assert waited_s < timeout_s, f"{what} did not come about within {timeout_s:g} s"
         time.sleep(pause_s)
-        pause_s = min(2 * pause_s, _LONGEST_LOOK_S)
+        pause_s = min(2 * pause_s, max(_LONGEST_LOOK_S, _RARELY * waited_s))
     return time.monotonic() - began
 
 

@@ -219,17 +219,19 @@ def test_one_of_many_calls_in_threads_ends_two_workers_at_most(node: Pool, tmp_p
 def test_a_worker_that_is_killed_from_outside_costs_nobody_a_call(
     start_node: StartNode, tmp_path: Path
 ) -> None:
-    # Longer than the step on the loop takes, which its supervisor would take for a hang.
-    node = start_node("a", workers=WORKERS, lease_s=60.0)
+    # Longer than the step on the loop takes before the worker is killed, which its supervisor would take for a hang.
+    node = start_node("a", workers=WORKERS, lease_s=10.0)
     settle(node)
-    env_ids = [initialize_at(node.at[0], INLINE), initialize_at(node.at[0], THREADED)]
+    env_ids = [initialize_at(node.at[0], THREADED), initialize_at(node.at[0], INLINE)]
     gate, entered = tmp_path / "gate", tmp_path / "entered"
     entered.mkdir()
     action = {"entered": str(entered), "gate": str(gate)}
     with workers_lost(node, 1), ThreadPoolExecutor(2) as threads:
         pid = node.pid(0)
-        steps = [threads.submit(take_step, node.any, env_id, action, 0) for env_id in reversed(env_ids)]
-        eventually(lambda: len(list(entered.iterdir())) == 2, what="two calls under way")
+        steps = [threads.submit(take_step, node.any, env_ids[0], action, 0)]
+        eventually(lambda: len(list(entered.iterdir())) == 1, what="the call in a thread")
+        steps.append(threads.submit(take_step, node.any, env_ids[1], action, 0))
+        eventually(lambda: len(list(entered.iterdir())) == 2, what="the call on the loop")
         os.kill(pid, signal.SIGKILL)
         gate.touch()
         for each in steps:

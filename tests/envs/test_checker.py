@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import gymnasium
 import pytest
 
+from tests.children import python
 from verl_agent_env.envs.checker import check_environment
 from verl_agent_env.envs.checker.checks import CHECKS
+from verl_agent_env.envs.checker.subject import digest_of, subject_of
 from verl_agent_env.envs.registry import BUILT_IN, EnvSpec, Registry, default_registry
 from verl_agent_env.errors import UnknownEnvNameError
 
@@ -71,8 +73,27 @@ def test_every_environment_passes(name: str) -> None:
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_and_installed_environment_passes(name: str) -> None:
-    only = [check_name for check_name, _ in CHECKS if check_name != "measures"]
+    only = [check_name for check_name, _ in CHECKS if check_name not in ("measures", "other_process")]
     assert check_environment(name, num_steps=15, seeds=(3,), only=only).failures == []
+
+
+def digests(names: Iterable[str]) -> dict[str, str]:
+    """What the check ``other_process`` compares, by the name of the environment."""
+    registry = default_registry()
+    specs = {spec.name: spec for spec in registry.specs()}
+    return {
+        name: digest_of(subject_of(registry.kind(name), specs[name], {}, 15, (3,)).play_all())
+        for name in names
+    }
+
+
+@pytest.mark.parametrize("hash_seed", ["1", "2"])
+def test_every_preset_and_installed_environment_plays_the_same_in_another_process(hash_seed: str) -> None:
+    # All of them in one: each check starts two processes, and loading the package takes longer than playing.
+    ask = "import json, sys; from tests.envs.test_checker import digests; print(json.dumps(digests(sys.argv[1:])))"
+    done = python("-c", ask, *PRESETS, variables={"PYTHONHASHSEED": hash_seed})
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == digests(PRESETS)
 
 
 @pytest.mark.parametrize("short", ["frozen_lake", "sokoban"])

@@ -20,6 +20,8 @@ from tests.sim.world import NUM_SLOTS
 
 EVENTS = 14
 """What happens in a run, besides its beginning and its end."""
+EVERY_DAY = 120
+"""Runs of each machine in ``make test``; ``make deep`` makes a hundred thousand with this module's ``main``."""
 _WEIGHTS = (0, 1, 1, 3)
 """How likely an event of one kind is against others, in one run."""
 _REPORT_S = 10.0

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from tests import depth
 from tests.sim.machine import ClusterMachine
-from tests.sim.runs import first_failure
+from tests.sim.runs import EVERY_DAY, first_failure
 
 
 @pytest.mark.usefixtures("few_slots")
 def test_nothing_is_lost_whatever_happens_to_workers_and_messages() -> None:
-    failure = first_failure(ClusterMachine, range(depth.examples(250)))
+    failure = first_failure(ClusterMachine, range(EVERY_DAY))
     assert failure is None, f"{failure}"

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from tests import depth
 from tests.sim.machine import LosingMachine
-from tests.sim.runs import first_failure
+from tests.sim.runs import EVERY_DAY, first_failure
 
 
 @pytest.mark.usefixtures("few_slots")
 def test_a_store_that_forgets_costs_at_most_what_was_not_durable() -> None:
-    failure = first_failure(LosingMachine, range(depth.examples(250)))
+    failure = first_failure(LosingMachine, range(EVERY_DAY))
     assert failure is None, f"{failure}"
