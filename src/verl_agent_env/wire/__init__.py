@@ -1,1 +1,1 @@
-"""What travels over HTTP: the schemas of requests and answers, and their JSON."""
+"""The HTTP formats: schemas of requests and responses, their JSON, and the records of the event log."""

@@ -1,4 +1,4 @@
-"""Bodies of batch answers: columns in request order, and a sparse list of what failed."""
+"""Bodies of batch responses: columns in request order, and a list of the failed items."""
 
 from __future__ import annotations
 
@@ -16,42 +16,42 @@ ResultT = TypeVar("ResultT")
 _MAX_ITEM_FAULTS = 3
 _NULL = b"null"
 _FAILED = EncodedStep(_NULL, None, None, None, _NULL)  # type: ignore[arg-type]
-"""What a failed position holds."""
+"""Values of a failed item."""
 
 
 _ITEMS = 4096
-"""Items that are written in one turn: some milliseconds."""
+"""Items that are encoded in one slice: some milliseconds."""
 
 _JOINED_BYTES = 4 * 1024 * 1024
-"""Values of one column that are joined at once: some milliseconds."""
+"""Bytes of one column that are joined at once: some milliseconds."""
 
 Columns = list[bytes | list[bytes]]
-"""What stands between the brackets of each column, or its values, to be set apart by commas."""
+"""Content of each column without its brackets, or its values, to be joined with commas."""
 
 
 class BatchEncoder(Generic[ResultT]):
-    """Writes answers to one kind of batch; ``encoder(results)`` at once, :meth:`in_turns` with turns for others."""
+    """Encodes responses to one kind of batch: ``encoder(results)`` at once, :meth:`in_turns` in slices."""
 
     def __init__(
         self, names: Sequence[str], columns: Callable[[Sequence[ResultT | VerlAgentEnvError], int], Columns]
     ) -> None:
-        """An encoder of these columns.
+        """Create an encoder.
 
         Args:
-            names: Of the columns.
-            columns: Gives them for some of the results, the first of which has this position in the batch.
+            names: Names of the columns.
+            columns: Returns the columns of a slice of the results, given the slice and the position of its first item.
         """
         self._heads = [b'"%b":[' % name.encode() for name in names]
         self._columns = columns
 
     def __call__(self, results: Sequence[ResultT | VerlAgentEnvError]) -> bytes:
-        """The body for these results."""
+        """Encode results."""
         return self._body([self._columns(results, 0)])
 
     async def in_turns(
         self, results: Sequence[ResultT | VerlAgentEnvError], turn: Callable[[], Awaitable[None]]
     ) -> Body:
-        """As above, in pieces if it is long; ``turn`` is waited for after every few milliseconds of work."""
+        """Encode results in slices of a few milliseconds, with ``turn`` awaited in between; in pieces if the body is long."""
         columns = []
         for first in range(0, len(results), _ITEMS) or (0,):
             if first:
@@ -63,7 +63,7 @@ class BatchEncoder(Generic[ResultT]):
         return await Pieces.gather(written, turn)
 
     def _body(self, columns: Sequence[Columns]) -> bytes:
-        # Joined once: an answer can be large.
+        # Joined once, because a response can be large.
         return b"".join(self._written(columns))
 
     def _written(self, columns: Sequence[Columns]) -> list[bytes]:
@@ -76,10 +76,10 @@ class BatchEncoder(Generic[ResultT]):
                 elif sum(map(len, values)) <= _JOINED_BYTES:
                     written += (b",".join(values), b",") if values else ()
                 else:
-                    # Long ones are not copied, and short ones a few at a time.
+                    # Long values are not copied, short ones a few at a time.
                     for value in values:
                         written += (value, b",")
-            # After the last value stands the end of its column.
+            # The last comma becomes the end of the column.
             written[-1 if written[-1] == b"," else len(written) :] = [b"],"]
         written[-1] = b"]}"
         return written
@@ -139,12 +139,12 @@ encode_initialized: BatchEncoder[tuple[str, EncodedReset]] = BatchEncoder(
 
 
 def encode_closed(closed: int, errors: Sequence[tuple[int, VerlAgentEnvError]]) -> bytes:
-    """``{closed, errors}``: how many are closed now, and which are not."""
+    """Encode ``{closed, errors}``: the number of closed environments, and the errors of the others."""
     return b'{"closed":%d,"errors":%b}' % (closed, encode_errors(errors))
 
 
 def encode_errors(errors: Sequence[tuple[int, VerlAgentEnvError]]) -> bytes:
-    """``[{index, …problem…}]``."""
+    """Encode ``[{index, …problem…}]``."""
     return orjson.dumps([_item_problem(index, error) for index, error in errors])
 
 
@@ -152,6 +152,6 @@ def _item_problem(index: int, error: VerlAgentEnvError) -> dict[str, Any]:
     problem = {"index": index, **error.to_problem()}
     faults = problem.get("errors")
     if isinstance(faults, list) and len(faults) > _MAX_ITEM_FAULTS:
-        # One wrong set of arguments can stand for a hundred thousand items.
+        # One wrong set of arguments can belong to a hundred thousand items.
         problem["errors"] = faults[:_MAX_ITEM_FAULTS]
     return problem

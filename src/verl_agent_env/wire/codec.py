@@ -1,4 +1,4 @@
-"""JSON of requests and answers, with orjson."""
+"""Encoding and decoding of JSON, with orjson."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ _MAX_FAULTS = 20
 SMALL_BYTES = 256 * 1024
 MAX_BYTES_AT_ONCE = 16 * 1024 * 1024
 MAX_VALUES_AT_ONCE = 250_000
-"""What is parsed at once: it takes some hundredths of a second."""
+"""Limits of a text that is parsed at once, which takes some hundredths of a second."""
 _COUNTED_BYTES = 64 * 1024
 OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
 """Options of orjson with which NumPy values and keys that are not text are written."""
 
 
 def decode(body: bytes, model: type[RequestT]) -> RequestT:
-    """Read and check a request's body; an empty one counts as ``{}``.
+    """Decode and validate the body of a request; an empty body counts as ``{}``.
 
     Raises:
-        MalformedBodyError: Not JSON, or not an object.
-        BodyTooComplexError, BodyTooLargeError: It would take too long to parse.
-        InvalidRequestError: The object breaks the schema.
+        MalformedBodyError: The body is not JSON, or not an object.
+        BodyTooComplexError, BodyTooLargeError: The body would take too long to parse.
+        InvalidRequestError: The object does not match the schema.
     """
     return check(_parse(body), model)
 
 
 def decode_step(body: bytes) -> tuple[Any, int | None]:
-    """Action and ``seq`` of a :class:`StepRequest`; a well-formed one, as nearly all are, is checked by hand.
+    """Decode action and ``seq`` of a :class:`StepRequest`, without pydantic for the usual forms.
 
     Raises:
-        MalformedBodyError, InvalidRequestError: As :func:`decode`.
+        MalformedBodyError, InvalidRequestError: The errors of :func:`decode`.
     """
     document = _parse(body)
     if "action" in document:
@@ -58,21 +58,21 @@ def decode_step(body: bytes) -> tuple[Any, int | None]:
 
 
 def is_parsed_at_once(text: bytes) -> bool:
-    """Whether it takes no more than some hundredths of a second to parse a text of JSON."""
+    """Tell whether a JSON text can be parsed within some hundredths of a second."""
     if len(text) <= SMALL_BYTES:
         return True
     return len(text) <= MAX_BYTES_AT_ONCE and count_values(text, 0, len(text)) <= MAX_VALUES_AT_ONCE
 
 
 def count_values(text: bytes, start: int, end: int) -> int:
-    """About how many values there are in a part of a text of JSON; never fewer, but for one."""
+    """Estimate the number of values in a part of a JSON text, from above but for one."""
     return sum(count_sign(text, sign, start, end) for sign in b"{[,")
 
 
 def count_sign(text: bytes, sign: int, start: int, end: int) -> int:
-    """As ``text.count(sign, start, end)``, in a fraction of the time for long texts."""
+    """Count a byte like ``text.count(sign, start, end)``, in a fraction of the time for long texts."""
     codes = np.frombuffer(text, np.uint8)[start:end]
-    # In parts that stay in the processor's cache.
+    # In parts that fit into the processor's cache.
     parts = (codes[first : first + _COUNTED_BYTES] for first in range(0, len(codes), _COUNTED_BYTES))
     return sum(int(np.count_nonzero(part == sign)) for part in parts)
 
@@ -86,10 +86,10 @@ def _parse(body: bytes) -> dict[str, Any]:
 
 
 def parse_object(body: bytes) -> dict[str, Any]:
-    """Parse a body, however large; an empty one counts as ``{}``.
+    """Parse a body of any size; an empty body counts as ``{}``.
 
     Raises:
-        MalformedBodyError: Not JSON, or not an object.
+        MalformedBodyError: The body is not JSON, or not an object.
     """
     document = parse(body) if body else {}
     if not isinstance(document, dict):
@@ -98,10 +98,10 @@ def parse_object(body: bytes) -> dict[str, Any]:
 
 
 def parse(text: bytes | memoryview) -> Any:
-    """Parse any JSON.
+    """Parse JSON.
 
     Raises:
-        MalformedBodyError: It is none.
+        MalformedBodyError: The text is not JSON.
     """
     try:
         return orjson.loads(text)
@@ -110,13 +110,13 @@ def parse(text: bytes | memoryview) -> Any:
 
 
 def check(document: dict[str, Any], model: type[RequestT]) -> RequestT:
-    """The request that a document is.
+    """Validate a document and return the request.
 
     Raises:
-        InvalidRequestError: It breaks the schema.
+        InvalidRequestError: The document does not match the schema.
     """
     if len(document) > len(model.model_fields):
-        # Before a body of a million fields becomes a million faults.
+        # Otherwise a body with a million fields would cause a million faults.
         unknown = itertools.islice((name for name in document if name not in model.model_fields), _MAX_FAULTS)
         raise InvalidRequestError(
             [{"loc": [_shorten(name)], "msg": "Extra inputs are not permitted"} for name in unknown]
@@ -125,7 +125,7 @@ def check(document: dict[str, Any], model: type[RequestT]) -> RequestT:
         return model.model_validate(document)
     except ValidationError as invalid:
         faults = invalid.errors(include_url=False, include_context=False, include_input=False)
-        # A batch can be wrong in each of its items; the first few tell enough.
+        # Each item of a batch can be wrong; the first few are enough.
         raise InvalidRequestError(
             [
                 {
@@ -138,27 +138,27 @@ def check(document: dict[str, Any], model: type[RequestT]) -> RequestT:
 
 
 def _shorten(part: str | int) -> str | int:
-    """A part of a fault's place; the name of a field can be as long as the body."""
+    """Shorten a part of a fault's location: the name of a field can be as long as the body."""
     return part if isinstance(part, int) or len(part) <= 64 else part[:63] + "…"
 
 
 def encode(value: Any) -> bytes:
-    """JSON of ``value``; NumPy's scalars and arrays are taken as numbers and lists.
+    """Encode ``value``; NumPy scalars and arrays become numbers and lists.
 
     Raises:
-        TypeError: ``value`` holds what JSON cannot express.
+        TypeError: ``value`` cannot be expressed in JSON.
     """
     try:
-        # Without the options, which nearly no value needs, it is written in half the time.
+        # Twice as fast without the options, which few values need.
         return orjson.dumps(value)
     except TypeError:
         return orjson.dumps(value, None, OPTIONS)
 
 
 def encode_kept(value: Any) -> bytes:
-    """As :func:`encode`, for JSON that stays in memory.
+    """Encode ``value`` into bytes that stay in memory.
 
-    orjson writes into a buffer of a kilobyte and shrinks it in place, which leaves a hole behind each result that is
-    kept; a copy is packed tightly, takes a third of the memory, and is faster than growing the heap.
+    orjson writes into a buffer of a kilobyte and shrinks it in place, which fragments the heap if the result is kept. A
+    copy takes a third of the memory, and less time than growing the heap.
     """
     return b"%b" % encode(value)

@@ -1,7 +1,7 @@
-"""Reads the bodies of large batches: bit by bit, and the actions in them not before it is their turn.
+"""Bodies of large batches: parsed in slices, each action only when it is carried out.
 
-To parse a body of a hundred thousand actions takes a third of a second, in which nothing else can happen, and many times
-its memory. To skip over them takes a tenth of that; each is parsed when it is carried out.
+Parsing a body of a hundred thousand actions at once would block the event loop for a third of a second and take many times
+the body's memory. Skipping over the actions takes a tenth of that.
 """
 
 from __future__ import annotations
@@ -34,39 +34,39 @@ from verl_agent_env.wire.schemas import RequestBody
 
 RequestT = TypeVar("RequestT", bound=RequestBody)
 Turn = Callable[[], Awaitable[None]]
-"""Waits until it is this work's turn to go on."""
+"""Lets others run, and returns when this work may continue."""
 
 MAX_VALUES = 2_000_000
-"""Values of a body; a batch of the largest size has fewer in its usual form."""
+"""Largest number of values in a body; a batch of the largest size has fewer in its usual form."""
 _PIECE_BYTES = 8 * 1024 * 1024
 _ITEMS = 4096
-"""What is looked at in one turn: some milliseconds."""
+"""Items that are processed in one slice: some milliseconds."""
 _MAX_SPELLING = 8
 _BYTES = 1024 * 1024
-"""What is parsed in one turn, unless one item alone is longer."""
+"""Bytes that are parsed in one slice, unless a single item is longer."""
 _UNREAD = frozenset({"actions"})
-"""Columns whose items stay JSON."""
+"""Columns whose items are not parsed."""
 
 UnreadJson = msgspec.Raw
-"""JSON of an item: a view of the body that it came in, which lives as long as any of its items."""
+"""An unparsed item: a view of the body, which stays in memory as long as any of its items."""
 
 
 async def decode_batch(
     body: bytes, model: type[RequestT], turn: Turn, max_items: int | None = None
 ) -> RequestT:
-    """Read as :func:`~verl_agent_env.wire.codec.decode`, with turns for others; an action may stay JSON (:func:`read_item`).
+    """Decode like :func:`~verl_agent_env.wire.codec.decode`, in slices; :func:`read_item` parses the actions later.
 
     Args:
         body: The body.
-        model: Of the request.
-        turn: Waited for after every few milliseconds of work.
-        max_items: Items of a column, if they were not counted before; more are not made into objects.
+        model: Class of the request.
+        turn: Awaited after every few milliseconds of work.
+        max_items: Largest number of items of a column, if they were not counted before.
 
     Raises:
-        MalformedBodyError, InvalidRequestError: As ``decode``.
+        MalformedBodyError, InvalidRequestError: The errors of ``decode``.
         BatchTooLargeError: A column has more than ``max_items``.
-        BodyTooComplexError: It has too many values.
-        BodyTooLargeError: One of its values is too long to be read at once.
+        BodyTooComplexError: The body has too many values.
+        BodyTooLargeError: A value is too long to be parsed at once.
     """
     if is_parsed_at_once(body):
         return check(parse_object(body), model)
@@ -88,19 +88,19 @@ async def decode_batch(
 
 
 def read_item(item: Any) -> Any:
-    """The value of an item of :func:`decode_batch`.
+    """Parse an item of :func:`decode_batch`, if it is not parsed yet.
 
     Raises:
-        MalformedBodyError: It is JSON that cannot be read.
+        MalformedBodyError: The item is not JSON.
     """
     return parse(memoryview(item)) if type(item) is UnreadJson else item
 
 
 def write_unread(item: Any) -> orjson.Fragment:
-    """Write an item unread, for ``orjson.dumps(…, default=write_unread)``.
+    """Write an unparsed item as it is, for ``orjson.dumps(…, default=write_unread)``.
 
     Raises:
-        TypeError: It is none.
+        TypeError: It is something else.
     """
     if type(item) is not UnreadJson:
         raise TypeError(f"{type(item).__name__} cannot be written as JSON")
@@ -108,10 +108,10 @@ def write_unread(item: Any) -> orjson.Fragment:
 
 
 def require_size(item: UnreadJson, max_action_bytes: int) -> None:
-    """Raise when an action cannot but be too large, before it is read: no sign of JSON is more than six times its own.
+    """Refuse an unparsed action that must be too large: an escape in JSON has at most six times the bytes of its character.
 
     Raises:
-        ActionTooLargeError: It is.
+        ActionTooLargeError: The action is too large.
     """
     size = len(item)
     if size > _MAX_SPELLING * max_action_bytes:
@@ -119,7 +119,7 @@ def require_size(item: UnreadJson, max_action_bytes: int) -> None:
 
 
 async def _read(written: UnreadJson, stays_json: bool, turn: Turn, max_items: int | None) -> Any:
-    """The value of a field; of a long list so many items at a time as are read in one turn."""
+    """Parse the value of a field; a long list in slices."""
     is_list = bytes(memoryview(written)[:1]) == b"["
     if not (is_list and stays_json):
         if len(written) <= MAX_BYTES_AT_ONCE and is_parsed_at_once(bytes(written)):
@@ -151,11 +151,11 @@ def _too_much_at_once(written: UnreadJson) -> BodyTooComplexError | BodyTooLarge
 
 
 def _skip(text: bytes | UnreadJson, kind: Any) -> Any:
-    """Split a text of JSON into its parts, which stay unread.
+    """Split a JSON text into its parts without parsing them.
 
     Raises:
-        MalformedBodyError: It is no JSON.
-        InvalidRequestError: It is not of this kind.
+        MalformedBodyError: The text is not JSON.
+        InvalidRequestError: The text is of another kind.
     """
     try:
         return msgspec.json.decode(text, type=kind)
@@ -167,6 +167,6 @@ def _skip(text: bytes | UnreadJson, kind: Any) -> Any:
 
 @functools.cache
 def _fields_of(model: type[RequestBody]) -> type[msgspec.Struct]:
-    """A structure of the model's fields, each of them unread."""
+    """Return a structure of the model's fields, which are not parsed."""
     fields = [(name, msgspec.Raw | msgspec.UnsetType, msgspec.UNSET) for name in model.model_fields]
     return msgspec.defstruct(model.__name__, fields, forbid_unknown_fields=True)

@@ -1,7 +1,7 @@
-"""Ids of operations: what a call asks of an environment, known again when the call is sent again.
+"""Operation ids (header ``X-Operation-Id``): equal for all attempts of one request, so that a repeated one is recognized.
 
-All that one call asks has one id, the *call's*. An environment that stands in a batch several times is asked several
-things by one call: from the second on they are told apart by a number, ``<call> 1``, ``<call> 2``, …
+All items of a request share its id. If an environment is in a batch several times, its operations from the second one on
+are numbered: ``<id> 1``, ``<id> 2``, … This id is not the request id (``X-Request-Id``), which only names a request in logs.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ import re
 import secrets
 from collections.abc import Sequence
 
-# Short, because it is kept with each step; no space, which precedes the number; ASCII, which any log can hold.
+# Short, because it is kept with each step; without a space, which precedes the number; ASCII, for the log.
 _CALL = re.compile(rb"[!-~]{1,64}")
 
 
 def new_call() -> bytes:
-    """Make an id for a call that came without one."""
+    """Return a new id, for a request without one."""
     return secrets.token_hex(8).encode()
 
 
 def call_of(given: bytes | None) -> bytes:
-    """Read the id of a call from a header; empty without one, a digest of what cannot be kept as it is."""
+    """Return the id in a header: empty without one, a digest if it is too long or has other characters."""
     if not given:
         return b""
     if _CALL.fullmatch(given):
@@ -30,7 +30,7 @@ def call_of(given: bytes | None) -> bytes:
 
 
 def operations_of(call: bytes, env_ids: Sequence[str]) -> list[bytes]:
-    """Name what ``call`` asks of each environment, in order."""
+    """Return the operation id of each item of the request with the id ``call``."""
     if len(set(env_ids)) == len(env_ids):
         return [call] * len(env_ids)
     counts: dict[str, int] = {}
@@ -43,9 +43,9 @@ def operations_of(call: bytes, env_ids: Sequence[str]) -> list[bytes]:
 
 
 def steps_of(call: bytes, env_ids: Sequence[str], seqs: Sequence[int | None] | None) -> list[bytes] | None:
-    """Name the steps of a batch as :func:`operations_of`; None where the number of each step says enough.
+    """Return the operation ids of the steps of a batch; None if their ``seq`` identifies them.
 
-    It does not where an environment stands twice: of its steps only the last one is known by its number.
+    It does not if an environment is in the batch twice: only its last step is recognized by its number.
     """
     is_numbered = seqs is not None and None not in seqs
     if is_numbered and len(set(env_ids)) == len(env_ids):
@@ -54,6 +54,6 @@ def steps_of(call: bytes, env_ids: Sequence[str], seqs: Sequence[int | None] | N
 
 
 def split(operation: bytes) -> tuple[bytes, int]:
-    """Take an operation apart: its call, and the number of operations on the same environment before it."""
+    """Split an operation id into that of its request and the number of earlier operations on the same environment."""
     call, _, number = operation.partition(b" ")
     return call, int(number or 0)

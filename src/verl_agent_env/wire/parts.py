@@ -1,7 +1,7 @@
-"""Batch answers between workers: the JSON of each item stays a piece of bytes that can be passed on unread.
+"""Batch results between workers: the JSON of each item stays a piece of bytes that is copied without parsing it.
 
-A part is a length (4 bytes, big endian), a JSON header of that length, and the items' observations and infos one
-behind the other. The header holds what is small, and how long each piece is. Failed positions have no pieces.
+A part is a length (4 bytes, big endian), a JSON header of that length, and the concatenated observations and infos of the
+items. The header has the small values and the length of each piece. Failed items have no pieces.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _MAX_ITEMS = 1 << 24
 
 
 def encode_step_part(results: Sequence[EncodedStep | VerlAgentEnvError]) -> bytes:
-    """The steps' results, in order."""
+    """Encode the results of steps, in order."""
     answers = [result for result in results if isinstance(result, EncodedStep)]
     header = {
         "rewards": [answer.reward for answer in answers],
@@ -36,7 +36,7 @@ def decode_step_part(part: bytes) -> list[EncodedStep | VerlAgentEnvError]:
     """Undo :func:`encode_step_part`.
 
     Raises:
-        ValueError: The bytes are no such part.
+        ValueError: The bytes are not such a part.
     """
     rows, errors = _decode(part, {"rewards": float, "terminated": bool, "truncated": bool})
     answers = [
@@ -47,7 +47,7 @@ def decode_step_part(part: bytes) -> list[EncodedStep | VerlAgentEnvError]:
 
 
 def encode_reset_part(results: Sequence[EncodedReset | VerlAgentEnvError]) -> bytes:
-    """The resets' results, in order."""
+    """Encode the results of resets, in order."""
     answers = [result for result in results if isinstance(result, EncodedReset)]
     return _encode({}, results, [(answer.observation, answer.info) for answer in answers])
 
@@ -56,14 +56,14 @@ def decode_reset_part(part: bytes) -> list[EncodedReset | VerlAgentEnvError]:
     """Undo :func:`encode_reset_part`.
 
     Raises:
-        ValueError: The bytes are no such part.
+        ValueError: The bytes are not such a part.
     """
     rows, errors = _decode(part, {})
     return _with_errors([EncodedReset(*row) for row in rows], errors)
 
 
 def encode_created_part(results: Sequence[tuple[str, EncodedReset] | VerlAgentEnvError]) -> bytes:
-    """New environments, in order."""
+    """Encode new environments, in order."""
     created = [result for result in results if isinstance(result, tuple)]
     pieces = [(answer.observation, answer.info) for _, answer in created]
     return _encode({"env_ids": [env_id for env_id, _ in created]}, results, pieces)
@@ -73,22 +73,22 @@ def decode_created_part(part: bytes) -> list[tuple[str, EncodedReset] | VerlAgen
     """Undo :func:`encode_created_part`.
 
     Raises:
-        ValueError: The bytes are no such part.
+        ValueError: The bytes are not such a part.
     """
     rows, errors = _decode(part, {"env_ids": str})
     return _with_errors([(env_id, EncodedReset(*pieces)) for env_id, *pieces in rows], errors)
 
 
 def encode_closed_part(size: int, errors: Sequence[tuple[int, VerlAgentEnvError]]) -> bytes:
-    """What became of ``size`` closings: those at the positions in ``errors`` failed."""
+    """Encode the results of ``size`` closings, of which those at the positions in ``errors`` failed."""
     return orjson.dumps({"size": size, "errors": [[index, error.to_problem()] for index, error in errors]})
 
 
 def decode_closed_part(part: bytes) -> list[VerlAgentEnvError | None]:
-    """An error or ``None`` for each closing.
+    """Undo :func:`encode_closed_part`: an error or ``None`` for each closing.
 
     Raises:
-        ValueError: The bytes are no such part.
+        ValueError: The bytes are not such a part.
     """
     header = orjson.loads(part)
     with _malformed():
@@ -99,7 +99,7 @@ def decode_closed_part(part: bytes) -> list[VerlAgentEnvError | None]:
 
 
 def encode_run_part(closed: int, slots: Collection[int]) -> bytes:
-    """Encode how many environments of a run were closed, and the slots that hold none any more."""
+    """Encode the number of closed environments of a run, and the slots in which none is left."""
     return orjson.dumps({"closed": closed, "slots": sorted(slots)})
 
 
@@ -107,7 +107,7 @@ def decode_run_part(part: bytes) -> tuple[int, set[int]]:
     """Undo :func:`encode_run_part`.
 
     Raises:
-        ValueError: The bytes are no such part.
+        ValueError: The bytes are not such a part.
     """
     header = orjson.loads(part)
     with _malformed():
@@ -133,7 +133,7 @@ def _encode(header: dict[str, Any], results: Sequence[Any], pieces: list[tuple[b
 def _decode(
     part: bytes, columns: Mapping[str, type]
 ) -> tuple[list[tuple[Any, ...]], dict[int, VerlAgentEnvError]]:
-    """The rows of what succeeded, each with its value of every column, observation and info; and the errors."""
+    """Return a row for each item that succeeded (its columns, observation and info), and the errors."""
     start = _LENGTH_BYTES + int.from_bytes(part[:_LENGTH_BYTES], "big")
     header = orjson.loads(part[_LENGTH_BYTES:start])
     with _malformed():
@@ -159,12 +159,12 @@ def _column(values: Any, kind: type) -> list[Any]:
 
 
 def _errors_of(header: dict[str, Any]) -> dict[int, VerlAgentEnvError]:
-    """The errors by position."""
+    """Decode the errors, by position."""
     return {index: error_from_problem(problem) for index, problem in header["errors"]}
 
 
 def _with_errors(answers: list[Any], errors: dict[int, VerlAgentEnvError]) -> list[Any]:
-    """The answers with the errors set in between, at their positions."""
+    """Insert the errors into the answers, at their positions."""
     if not errors:
         return answers
     succeeded = iter(answers)
@@ -176,7 +176,7 @@ def _with_errors(answers: list[Any], errors: dict[int, VerlAgentEnvError]) -> li
 
 @contextlib.contextmanager
 def _malformed() -> Iterator[None]:
-    """Call a header that is no such header a wrong value, whatever it breaks."""
+    """Raise ``ValueError`` for a malformed header, whatever error it causes."""
     try:
         yield
     except (AttributeError, KeyError, TypeError) as broken:

@@ -1,28 +1,28 @@
-"""Bodies that are too long to be joined: the pieces that they are made of, sent one after the other."""
+"""Bodies that are too long to be joined, sent piece by piece."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 MAX_JOINED_BYTES = 1024 * 1024
-"""What is longer stays in pieces."""
+"""Length up to which a body is joined."""
 _PIECE_BYTES = 256 * 1024
-"""Short neighbours are joined until they are so long; what is longer is passed on without a copy."""
+"""Length up to which short neighbours are joined; longer pieces are not copied."""
 
 
 class Pieces:
-    """A body in pieces, none of them empty; ``len`` is the length of the whole."""
+    """A body in pieces, none of them empty; ``len`` is the length of the body."""
 
     __slots__ = ("_pieces", "_size")
 
     def __init__(self, pieces: Sequence[bytes]) -> None:
-        """Take these pieces, in order, as they are."""
+        """Create a body of these pieces."""
         self._pieces = pieces
         self._size = sum(map(len, pieces))
 
     @classmethod
     async def gather(cls, parts: Sequence[bytes], turn: Callable[[], Awaitable[None]]) -> Pieces:
-        """Join short neighbours; ``turn`` is waited for after every few milliseconds of work."""
+        """Join short neighbours in slices; ``turn`` is awaited after every few milliseconds of work."""
         pieces: list[bytes] = []
         first = size = copied = 0
         for position, part in enumerate(parts):
@@ -48,4 +48,4 @@ class Pieces:
 
 
 Body = bytes | Pieces
-"""Of an answer."""
+"""Body of a response."""

@@ -1,4 +1,4 @@
-"""What is kept of a live environment outside its worker, so that another worker can bring it back."""
+"""Records of the event log: the history of a live environment, from which another worker can recover it."""
 
 from __future__ import annotations
 
@@ -21,41 +21,41 @@ RecordT = TypeVar("RecordT", bound="DataclassInstance")
 WriteKind = Literal["create", "append", "extend", "save", "begin", "close", "put"]
 """
 - ``create``: an environment and its first episode; ``data`` is its :class:`Header`.
-- ``append``: one step to the episode's journal; ``data`` is its :class:`Entry`.
+- ``append``: one step of the episode; ``data`` is its :class:`Entry`.
 - ``extend``: the steps from ``seq`` on; ``entries`` are their entries.
-- ``save``: the environment's state after a step, in place of the last one; ``data`` is a :class:`Snapshot`.
-- ``begin``: another episode; ``data`` is the new :class:`Header`, the journal becomes empty.
+- ``save``: the environment's state after a step, which replaces the last one; ``data`` is a :class:`Snapshot`.
+- ``begin``: the next episode; ``data`` is its :class:`Header`, and the entries of the last one are deleted.
 - ``close``: the environment's end; ``data`` is the reason.
-- ``put``: all of it at once, whatever was there: ``data`` is the :class:`Header`, ``entries`` the end of the journal; of
-  steps before those only the number is kept, and the header has the state after them.
+- ``put``: the whole history, which replaces the present one: ``data`` is the :class:`Header`, ``entries`` are the last
+  steps; of the steps before them only the number is kept, and the header has the state after them.
 """
 
 RefusalReason = Literal["moved", "gone", "short", "stale", "closed", "conflict", "full", "broken"]
 """
 - ``moved``: the slot has another owner.
-- ``gone``: nothing is known of the environment: the store lost it.
-- ``short``: the journal has fewer entries than it should: the store lost some.
+- ``gone``: the environment is unknown: the store lost it.
+- ``short``: earlier steps are missing: the store lost them.
 - ``stale``: a later episode has begun.
 - ``closed``: the environment was closed.
-- ``conflict``: there is another entry in this place.
-- ``full``: the store has no room; ends of environments are written all the same.
-- ``broken``: the store does not take the write, for a reason that nobody thought of.
+- ``conflict``: another step is recorded at this position.
+- ``full``: the store has no memory left; closings are still written.
+- ``broken``: the store refused the write for an unexpected reason.
 """
 
 
 def record_of(kind: type[RecordT], text: str | bytes) -> RecordT:
-    """Make a record of the JSON of its fields; those of a later version are passed over.
+    """Decode a dataclass from the JSON of its fields; fields of later versions are ignored.
 
     Raises:
-        ValueError: It is no JSON.
-        TypeError: It is no object, or a field is missing.
+        ValueError: The text is not JSON.
+        TypeError: The text is not an object, or a field is missing.
     """
     fields = orjson.loads(text)
     return kind(**{name: fields[name] for name in kind.__dataclass_fields__ if name in fields})
 
 
 class Write(NamedTuple):
-    """One change; it gives the same result when it is made twice."""
+    """One idempotent change of an environment's history."""
 
     kind: WriteKind
     env_id: str
@@ -69,34 +69,33 @@ class Write(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """A write that was not made."""
+    """A refused write."""
 
     position: int
-    """Its position."""
+    """Position among the writes of the call."""
     reason: RefusalReason
 
 
 class Saved(NamedTuple):
-    """What is kept of an environment."""
+    """The loaded history of an environment."""
 
     header: bytes | None
-    """None when there is no such environment, or it was closed."""
+    """None if the environment is unknown or closed."""
     entries: list[bytes]
-    """The end of the journal, from the step that led to the snapshot on, or all of it; empty ones of steps of which only
-    the number is kept."""
+    """Entries from the step before the snapshot on, or all of them; empty for steps of which only the number is kept."""
     snapshot: bytes | None
     closed_as: str | None
     first: int = 0
-    """Number of the step that is the first of the entries."""
+    """Number of the first entry's step."""
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What it takes to begin an environment's present episode again."""
+    """The arguments from which the present episode can be begun again."""
 
     env_name: str
     env_kwargs: Mapping[str, Any]
-    """As they were asked for."""
+    """Keyword arguments as the client sent them."""
     run_id: str | None
     ttl_s: float
     durability: str
@@ -107,24 +106,24 @@ class Header:
     created_at: float
     """Seconds since the epoch."""
     version: str
-    """Of the software that wrote it."""
+    """Version of the software that wrote the header."""
     resets: Sequence[str] = ()
-    """Operations that began the last few episodes, the present one's last."""
+    """Operation ids of the resets that began the last few episodes, the present one's last."""
     state: str | None = None
-    """What the environment's ``snapshot`` gave at the beginning of the episode, or after ``state_seq`` steps."""
+    """The environment's ``snapshot`` at the beginning of the episode, or after ``state_seq`` steps."""
     earlier_resets: Sequence[Sequence[Any]] = ()
-    """Operation, seed and options of the episodes right before, as far as the same call began them."""
+    """Operation id, seed and options of the preceding episodes that the same request began."""
     past_operations: Sequence[str] = ()
-    """Operations that asked for steps of earlier episodes, the last few."""
+    """Operation ids of the last few steps of earlier episodes."""
     state_seq: int = 0
-    """Steps of which only the number is kept: the journal begins with the state after them."""
+    """Number of steps that have no entries: the history begins with the state after them."""
     code: str = ""
     """Fingerprint of the code of the environment's kind."""
     state_format: str | None = None
-    """Of the environment's snapshots, where it has any."""
+    """Format of the environment's snapshots; None if it has none."""
 
     def to_json(self) -> bytes:
-        """As it is kept."""
+        """Encode the record."""
         return orjson.dumps(self, option=OPTIONS)
 
     @classmethod
@@ -132,7 +131,7 @@ class Header:
         """Undo :meth:`to_json`.
 
         Raises:
-            ValueError: It is none.
+            ValueError: The text is something else.
         """
         try:
             return record_of(cls, text)
@@ -141,17 +140,17 @@ class Header:
 
 
 class Entry(NamedTuple):
-    """One applied step."""
+    """An applied step, as it is recorded."""
 
     operation: bytes
-    """What asked for it; empty if that had no id."""
+    """Operation id; empty if the request had none."""
     digest: bytes
-    """See :func:`digest_of`."""
+    """Digest of the result (:func:`digest_of`)."""
     action: bytes
-    """As :mod:`~verl_agent_env.wire.actions` records it."""
+    """Action, as :mod:`~verl_agent_env.wire.actions` records it."""
 
     def to_bytes(self) -> bytes:
-        """As it is kept: id and digest hold no line break."""
+        """Encode the entry in three lines; operation id and digest have no line breaks."""
         return b"%b\n%b\n%b" % self
 
     @classmethod
@@ -159,7 +158,7 @@ class Entry(NamedTuple):
         """Undo :meth:`to_bytes`.
 
         Raises:
-            ValueError: It is none.
+            ValueError: The text is something else.
         """
         parts = text.split(b"\n", 2)
         if len(parts) != 3:
@@ -168,31 +167,31 @@ class Entry(NamedTuple):
 
 
 class AppliedStep(NamedTuple):
-    """A step with what it takes to answer it once more."""
+    """An applied step with its result, for answering a repeated request."""
 
     operation: bytes
-    """What asked for it, see :mod:`~verl_agent_env.wire.operations`; empty if that had no id."""
+    """Operation id (:mod:`~verl_agent_env.wire.operations`); empty if the request had none."""
     action: bytes
-    """As JSON."""
+    """Action, as JSON."""
     answer: EncodedStep
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Where an environment stands, and the answer that it gave last."""
+    """The state of an environment after a step, and the result of that step."""
 
     seq: int
     """Steps taken."""
     state: bytes
-    """What the environment's ``snapshot`` gave: JSON."""
+    """The environment's ``snapshot``, as JSON."""
     last: AppliedStep
     earlier: tuple[AppliedStep, ...] = ()
-    """Steps right before the last one that the same call asked for, if any."""
+    """Preceding steps of the same request, if any."""
     past_operations: tuple[bytes, ...] = ()
-    """Operations of the last few calls before that one."""
+    """Operation ids of the last few requests before that one."""
 
     def to_json(self) -> bytes:
-        """As it is kept."""
+        """Encode the record."""
         fields = [self.seq, self.state.decode(), *_step_fields(self.last)]
         if self.earlier or self.past_operations:
             fields.append([_step_fields(step) for step in self.earlier])
@@ -204,7 +203,7 @@ class Snapshot:
         """Undo :meth:`to_json`.
 
         Raises:
-            ValueError: It is none.
+            ValueError: The text is something else.
         """
         try:
             fields = orjson.loads(text)
@@ -245,16 +244,16 @@ _CODE = slice(17, 23)
 
 
 def digest_of(answer: EncodedStep, seq: int, state: int | None, code: bytes) -> bytes:
-    """Tell one step from another: a replay that comes to something else is found out.
+    """Return a digest of a step's result, by which a replay that diverges is detected.
 
-    What the rules gave (reward, flags, number of the step, and the state after it, as ``s`` says), what was shown, and the
-    fingerprint of the code are parts of it by themselves, all in hex digits.
+    It has three parts, in hex digits: the outcome (reward, flags, number of the step and, if an ``s`` follows, the state
+    after it), the observation and info, and the fingerprint of the code.
 
     Args:
-        answer: What was answered.
+        answer: Result of the step.
         seq: Number of the step.
-        state: The environment's ``state_digest`` after it, where it has one.
-        code: Fingerprint of its kind's code, six digits.
+        state: The environment's ``state_digest`` after the step, if it has one.
+        code: Fingerprint of the kind's code, six digits.
     """
     outcome = _OUTCOME(answer.reward, answer.terminated + 2 * answer.truncated, seq)
     shown = crc32(answer.info, crc32(answer.observation))
@@ -264,10 +263,10 @@ def digest_of(answer: EncodedStep, seq: int, state: int | None, code: bytes) -> 
 
 
 def agrees(recorded: bytes, answer: EncodedStep, seq: int, state: int | None, code: bytes) -> bool:
-    """Whether a step that was played again came to what was recorded of it, in what the rules gave and in state.
+    """Tell whether a replayed step has the outcome and the state that were recorded.
 
-    How it is shown belongs to the code: that is compared where it is the same. A state that could not be had when the step
-    was recorded is not compared.
+    Observation and info depend on the code, and are compared only if the code is the same. The state is not compared if it
+    was not available when the step was recorded.
     """
     if recorded[8:9] == b"-":
         state = None

@@ -1,4 +1,4 @@
-"""Bodies of the answers, as the OpenAPI page documents them. The hot calls write them by hand, see ``codec``."""
+"""Bodies of the responses, as the OpenAPI document describes them. The frequent ones are written by hand in ``results``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Observation = list[dict[str, Any]]
 
 
 class ResponseBody(BaseModel):
-    """What all bodies share."""
+    """Base of all bodies of responses."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
@@ -31,7 +31,7 @@ class ProblemDetails(ResponseBody):
     code: str
     """Stable name of the error."""
     retryable: bool
-    """Whether the same request may succeed later."""
+    """True if the same request may succeed later."""
 
 
 class ItemProblem(ProblemDetails):
@@ -42,17 +42,17 @@ class ItemProblem(ProblemDetails):
 
 
 class MessageResponse(ResponseBody):
-    """A success without more to say."""
+    """A success without further data."""
 
     message: str
-    """What was done."""
+    """Result, in words."""
 
 
 class InitializeResponse(ResponseBody):
     """A new environment and the beginning of its first episode."""
 
     message: str
-    """What was done."""
+    """Result, in words."""
     env_id: str
     """The environment's id, for all later calls."""
     observation: Observation
@@ -71,18 +71,18 @@ class ResetResponse(ResponseBody):
 
 
 class StepResponse(ResponseBody):
-    """What an action led to."""
+    """The result of an action."""
 
     observation: Observation
     """Chat messages: a tool message for each tool call, else one user message."""
     reward: float
     """Reward of this action."""
     done: bool
-    """As ``terminated``."""
+    """Equals ``terminated``."""
     terminated: bool
-    """The episode came to its end."""
+    """True if the episode came to its end."""
     truncated: bool
-    """The episode ran out of steps."""
+    """True if the episode ran out of steps."""
     info: dict[str, Any]
     """``num_steps``, ``action_is_valid``, ``action_is_effective``, ``success``, and what the environment adds."""
 
@@ -97,7 +97,7 @@ class BatchInitializeResponse(ResponseBody):
     infos: list[dict[str, Any] | None]
     """Diagnostics."""
     errors: list[ItemProblem]
-    """What failed."""
+    """Errors of the failed items."""
 
 
 class BatchResetResponse(ResponseBody):
@@ -108,46 +108,46 @@ class BatchResetResponse(ResponseBody):
     infos: list[dict[str, Any] | None]
     """Diagnostics."""
     errors: list[ItemProblem]
-    """What failed."""
+    """Errors of the failed items."""
 
 
 class BatchStepResponse(ResponseBody):
-    """What the actions led to, in request order; a failed position holds ``null`` in every column."""
+    """Results of actions, in request order; ``null`` in every column of a failed item."""
 
     observations: list[Observation | None]
     """Chat messages."""
     rewards: list[float | None]
     """Rewards."""
     terminations: list[bool | None]
-    """Whether the episode came to its end."""
+    """True if the episode came to its end."""
     truncations: list[bool | None]
-    """Whether the episode ran out of steps."""
+    """True if the episode ran out of steps."""
     infos: list[dict[str, Any] | None]
     """Diagnostics."""
     errors: list[ItemProblem]
-    """What failed."""
+    """Errors of the failed items."""
 
 
 class BatchCloseResponse(ResponseBody):
-    """How the closing went."""
+    """Result of closing environments."""
 
     closed: int
-    """How many of them are closed now."""
+    """Number of environments that are closed now."""
     errors: list[ItemProblem]
-    """What failed."""
+    """Errors of the failed items."""
 
 
 class SplitShown(ResponseBody):
-    """One of the divisions of an environment's tasks."""
+    """A split of an environment's tasks."""
 
     name: str
     """``train``, ``test``, or a name of its own."""
     type: Literal["train", "validation", "test"]
-    """What it is for."""
+    """Purpose of the split."""
     num_tasks: int
-    """How many tasks it has."""
+    """Number of tasks."""
     infinite: bool
-    """Whether its tasks are seeds without end; ``num_tasks`` then bounds their index."""
+    """True if its tasks are all seeds; ``num_tasks`` then bounds their index."""
 
 
 class SplitsResponse(ResponseBody):
@@ -188,7 +188,7 @@ class TasksResponse(ResponseBody):
 
 
 class EnvironmentState(ResponseBody):
-    """Where an environment stands."""
+    """State of an environment."""
 
     env_id: str
     """Its id."""
@@ -203,13 +203,13 @@ class EnvironmentState(ResponseBody):
     seq: int
     """Number of the next step."""
     ended: bool
-    """Whether the episode has ended."""
+    """True if the episode has ended."""
     lost: str | None
-    """Why it cannot go on, if so."""
+    """Reason why the environment is lost, if it is."""
     run_id: str | None
-    """The training job it belongs to."""
+    """Name of its training job."""
     age_s: float
-    """Seconds since it was made."""
+    """Seconds since it was created."""
     idle_s: float
     """Seconds since it was last used."""
     ttl_s: float
@@ -227,7 +227,7 @@ class TaskPromptResponse(ResponseBody):
     """The task prompt."""
 
     task_prompt: str
-    """What the model has to do and how it acts."""
+    """The task, and how to act."""
 
 
 class ReadCall(ResponseBody):
@@ -238,36 +238,36 @@ class ReadCall(ResponseBody):
     arguments: dict[str, Any]
     """The arguments, as the tool's schema types them."""
     fault: str | None
-    """Why it cannot be carried out."""
+    """Reason why the call cannot be carried out."""
 
 
 class ReadActionResponse(ResponseBody):
     """Reading of an action."""
 
     form: str
-    """What it is read as: a format of text (``hermes``, ``answer``, …) or a form of message (``tool_calls``, …)."""
+    """Form of the action: a format of text (``hermes``, ``answer``, …) or a form of message (``tool_calls``, …)."""
     thought: str
-    """The thoughts in it."""
+    """Thoughts in the action."""
     calls: list[ReadCall]
     """The calls that a step would carry out."""
     valid: bool
-    """Whether each call has a tool and arguments that fit it; what the environment's rules say of them, only a step tells."""
+    """True if each call has a tool and arguments that match its schema; the environment's rules are checked only by a step."""
     place: tuple[int, int] | None
-    """Where the action stands in a text, in characters, from and to; ``null`` for a structured call."""
+    """Start and end of the action in a text, in characters; ``null`` for a structured call."""
 
 
 class AllowParallelToolCallResponse(ResponseBody):
-    """Whether one action may hold several tool calls."""
+    """Permission of several tool calls in one action."""
 
     allow_parallel_tool_call: bool
-    """Whether it may."""
+    """True if one action may hold several tool calls."""
 
 
 class ToolsSchemaResponse(ResponseBody):
     """The tools."""
 
     tools_schema: list[dict[str, Any]]
-    """In the form that the API of that name takes."""
+    """Tools in the schema of the named API."""
 
 
 class TrajectoryStep(StepResponse):
@@ -291,7 +291,7 @@ class TrajectoryResponse(ResponseBody):
     seed: int
     """The episode's seed."""
     complete: bool
-    """Whether all steps are there: an environment that took more actions than the server keeps has none to show."""
+    """True if all steps are present. There are none if the history is longer than the server keeps."""
     observation: Observation | None
     """The first observation."""
     info: dict[str, Any] | None
@@ -306,11 +306,11 @@ class EnvironmentKind(ResponseBody):
     name: str
     """Its name."""
     description: str
-    """What it is, in one sentence."""
+    """Description in one sentence."""
     execution: str
-    """How it runs: ``inline``, ``thread`` or ``async``."""
+    """Kind of execution: ``inline``, ``thread`` or ``async``."""
     deterministic: bool
-    """Whether seed and actions determine the episode."""
+    """True if seed and actions determine the episode."""
     kwargs_schema: dict[str, Any]
     """JSON Schema (Draft 2020-12) of its keyword arguments."""
     tools: list[dict[str, Any]] = Field(default_factory=list)
@@ -334,13 +334,13 @@ class WorkerStatus(ResponseBody):
     name: str
     """``node:port``; outlives the process."""
     address: str
-    """Where it listens, itself alone."""
+    """Address of this worker alone, ``host:port``."""
     pid: int
-    """Its process on its machine."""
+    """Process id on its machine."""
     state: str
     """``starting``, ``ready`` or ``draining``."""
     slots: int
-    """How many slots it owns."""
+    """Number of slots that it owns."""
     live_envs: int
     """Its live environments, as of its last heartbeat."""
     incarnation: str
@@ -359,12 +359,12 @@ class NodeStatus(ResponseBody):
 
 
 class ClusterResponse(ResponseBody):
-    """Who is there, and who owns how much."""
+    """Nodes and workers, with the number of slots that they own."""
 
     map_version: int
     """Differs after every change."""
     num_slots: int
-    """Slices of the hash space, shared out among the workers."""
+    """Number of slots in all."""
     nodes: list[NodeStatus]
     """By name."""
 
@@ -373,13 +373,13 @@ class DrainResponse(ResponseBody):
     """A node was drained, or takes environments again."""
 
     message: str
-    """Which of the two."""
+    """Result, in words."""
     workers: int
-    """How many workers it has."""
+    """Number of its workers."""
 
 
 class StatusResponse(ResponseBody):
-    """The server's state in a word."""
+    """State of the server."""
 
     status: str
     """``running``, ``ok`` or ``ready``."""

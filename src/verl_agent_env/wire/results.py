@@ -12,7 +12,7 @@ from verl_agent_env.wire.codec import encode_kept
 
 
 class EncodedStep:
-    """A step's result as it travels: encoded once, stored for repeated requests, copied into single and batch answers."""
+    """The encoded result of a step, which is stored for repeated requests and copied into single and batch responses."""
 
     __slots__ = ("info", "observation", "reward", "terminated", "truncated")
 
@@ -38,7 +38,7 @@ class EncodedStep:
         if not math.isfinite(reward):
             raise ValueError(f"the reward is {reward}")
         try:
-            # As encode_kept; written out, for this is done for every step.
+            # Like encode_kept, but inlined, because it runs for every step.
             seen, known = b"%b" % orjson.dumps(observation), b"%b" % orjson.dumps(info)
         except TypeError:
             seen, known = encode_kept(observation), encode_kept(info)
@@ -49,7 +49,7 @@ class EncodedStep:
         return encoded
 
     def to_json(self) -> bytes:
-        """Body of the answer to a single step."""
+        """Return the body of the response to a single step."""
         done = b"true" if self.terminated else b"false"
         return b'{"observation":%b,"reward":%b,"done":%b,"terminated":%b,"truncated":%b,"info":%b}' % (
             self.observation,
@@ -62,7 +62,7 @@ class EncodedStep:
 
 
 class EncodedReset:
-    """The beginning of an episode as it travels."""
+    """The encoded result of a reset."""
 
     __slots__ = ("info", "observation")
 
@@ -72,7 +72,7 @@ class EncodedReset:
 
     @classmethod
     def of(cls, observation: Any, info: Any) -> EncodedReset:
-        """Encode what ``reset`` gave.
+        """Encode the result of ``reset``.
 
         Raises:
             TypeError: One of them cannot be expressed in JSON.
@@ -80,12 +80,12 @@ class EncodedReset:
         return cls(encode_kept(observation), encode_kept(info))
 
     def to_json(self) -> bytes:
-        """Body of the answer to a single reset."""
+        """Return the body of the response to a single reset."""
         return b'{"observation":%b,"info":%b}' % (self.observation, self.info)
 
 
 def size_of(answer: EncodedStep | EncodedReset | tuple[str, EncodedReset]) -> int:
-    """Bytes of an answer, or of the one that stands behind an id."""
+    """Return the bytes of a result; of a pair of id and result, those of the result."""
     if isinstance(answer, tuple):
         answer = answer[1]
     return len(answer.observation) + len(answer.info)

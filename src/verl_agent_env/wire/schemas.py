@@ -1,4 +1,4 @@
-"""Bodies of the requests. One model checks a body and documents it in the OpenAPI page."""
+"""Bodies of the requests. The same model validates a body and describes it in the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ RunId = Annotated[str, Field(min_length=1, max_length=128)]
 Seq = Annotated[int, Field(ge=0)]
 TtlS = Annotated[float, Field(gt=0, le=MAX_TTL_S)]
 Arguments = Annotated[dict[Annotated[str, Field(max_length=128)], Any], Field(max_length=256)]
-"""Keyword arguments or options; how many there may be bounds what is said about wrong ones."""
+"""Keyword arguments or options. Their number is limited, and with it the length of an error about them."""
 Column: TypeAlias = Annotated[list[T], Field(fail_fast=True)]
-"""Checked up to the first fault: a body can hold a hundred million wrong items."""
+"""A list that is validated only up to the first fault, because a body can hold a hundred million of them."""
 
 _TOOL_CALL_ACTION: dict[str, Any] = {
     "role": "assistant",
@@ -36,12 +36,12 @@ _EXAMPLE_ENV_ID = "3fa-0123456789abcdef0123456789abcdef"
 
 
 def _given(name: str, kind: str) -> JsonDict:
-    """A schema that asks for one of several fields: ``null`` is as good as not there."""
+    """Return a schema that requires one of several fields, not ``null``."""
     return {"required": [name], "properties": {name: {"type": kind}}}
 
 
 class RequestBody(BaseModel):
-    """What all bodies share: unknown fields and wrong types are refused."""
+    """Base of all bodies of requests: unknown fields and wrong types are refused."""
 
     model_config = ConfigDict(
         strict=True,
@@ -63,7 +63,7 @@ class TaskRequest(RequestBody):
 
 
 class InitializeRequest(RequestBody):
-    """Make one environment and begin its first episode."""
+    """Create one environment and begin its first episode."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -100,9 +100,9 @@ class ResetRequest(RequestBody):
     model_config = ConfigDict(json_schema_extra={"examples": [{"seed": 2}]})
 
     seed: Seed | None = None
-    """Without one, the first reset after initialize begins the first episode anew, a later one the next episode."""
+    """Seed of the episode. Without it, a reset before the first step begins the first episode again, a later one the next episode."""
     options: Arguments | None = None
-    """As the environment takes them."""
+    """Options of the environment."""
 
 
 class StepRequest(RequestBody):
@@ -126,11 +126,11 @@ class ReadActionRequest(RequestBody):
     )
 
     action: Any = Field(...)
-    """As in a step."""
+    """An action, in any form that a step accepts."""
 
 
 class BatchInitializeRequest(RequestBody):
-    """Make many environments; lists are columns of one length."""
+    """Create many environments; lists are columns of one length."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -144,7 +144,7 @@ class BatchInitializeRequest(RequestBody):
     env_name: EnvName | None = None
     """One name for all of them."""
     num_envs: int | None = Field(default=None, ge=0)
-    """How many, when no list says it."""
+    """Number of environments, if no list gives it."""
     seeds: Column[Seed | None] | None = None
     """A seed for each environment."""
     env_kwargs: Arguments | Column[Arguments] | None = None
@@ -208,7 +208,7 @@ class BatchStepRequest(RequestBody):
     )
 
     env_ids: Column[EnvId]
-    """The environments; one that stands twice takes its actions in order."""
+    """The environments; one that is listed twice takes its actions in order."""
     actions: list[Any]
     """An action for each of them."""
     seqs: Column[Seq | None] | None = None
@@ -243,39 +243,39 @@ class BatchCloseRequest(RequestBody):
 
 
 class InternalCloseRunRequest(RequestBody):
-    """A part of the end of a run, from one worker to another."""
+    """Close environments of a run on another worker."""
 
     run_id: RunId
     tag: str | None = None
-    """Of the holder whose environments are meant; of all holders if not given."""
+    """Tag of the holder whose environments are closed; those of all holders if not given."""
 
 
 class InternalInitializeRequest(BatchInitializeRequest):
-    """A part of a batch, from one worker to another: the asker names the environments."""
+    """Create a part of a batch on another worker, with these ids."""
 
     env_ids: Column[EnvId]
     """Their ids."""
 
 
 class InternalResetRequest(BatchResetRequest):
-    """A part of a batch, from one worker to another."""
+    """Reset a part of a batch on another worker."""
 
     operations: str | Column[str] | None = None
-    """Ids of the resets, the same when they are sent again; one id where no environment stands twice."""
+    """Operation ids of the resets; one id if no environment is listed twice."""
 
 
 class InternalStepRequest(BatchStepRequest):
-    """A part of a batch, from one worker to another."""
+    """Step a part of a batch on another worker."""
 
     operations: str | Column[str] | None = None
-    """Ids of the steps, as of resets; None where their numbers say enough."""
+    """Operation ids of the steps, as for resets; None if ``seqs`` identifies them."""
 
 
 class InternalDrainRequest(RequestBody):
-    """Give all environments to other workers."""
+    """Hand all environments over to other workers."""
 
     undo: bool = False
-    """Take some again instead."""
+    """True to accept environments again instead."""
 
 
 class DrainRequest(RequestBody):
@@ -286,7 +286,7 @@ class DrainRequest(RequestBody):
     node: Annotated[str, Field(min_length=1, max_length=253)]
     """Its name."""
     undo: bool = False
-    """Have it take environments again."""
+    """True to have it accept environments again."""
 
 
 def _require_length(env_ids: list[str], **columns: object) -> None:

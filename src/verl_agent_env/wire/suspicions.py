@@ -16,76 +16,76 @@ from verl_agent_env.wire.records import record_of
 BEGINNING = -1
 """``seq`` of a call that begins an episode."""
 RECOVERY = -2
-"""``seq`` of what brings an environment back on another worker."""
+"""``seq`` of the recovery of an environment on another worker."""
 SUSPICION_S = 3600.0
-"""How long workers are told of a suspicion."""
+"""Seconds for which a suspicion is published."""
 MAX_SUSPICIONS = 1000
-"""How many are kept; the oldest go."""
+"""Largest number of suspicions; the oldest are dropped."""
 
 Level = Literal["examined", "suspected", "alone", "refused"]
-"""``examined``: its worker is silent, nothing is decided yet, and the environment is begun nowhere else. ``suspected``: it was
-under way when its worker was killed from outside. ``alone``: it was one of several under way when their worker crashed; they
-run one at a time. ``refused``: it ended a worker; no code of its environment is run again."""
+"""``examined``: the worker is silent, nothing is decided yet, and the environment is not recovered elsewhere. ``suspected``: the
+call was running when its worker was killed from outside. ``alone``: the call was one of several that were running when
+their worker crashed; they run one at a time. ``refused``: the call ended a worker; its environment never runs again."""
 
 
 class CallId(NamedTuple):
-    """Which call on which environment."""
+    """Identifies a call on an environment."""
 
     env_id: str
     episode: int
-    """The present one, or the one that the call begins."""
+    """Number of the present episode, or of the one that the call begins."""
     seq: int
     """Number of the step; :data:`BEGINNING` or :data:`RECOVERY` for other calls."""
 
 
 @dataclass(frozen=True, slots=True)
 class Suspicion:
-    """One call, and what is held against it."""
+    """A call that has ended a worker, or may have."""
 
     env_id: str
     episode: int
     seq: int
     level: Level
     cause: str = ""
-    """How the worker ended, for people."""
+    """Description of the worker's end, for people."""
     lasts_s: float = SUSPICION_S
-    """How long it holds, from when it is told."""
+    """Seconds until the suspicion expires, from its publication."""
 
     @property
     def call(self) -> CallId:
-        """Which call it is."""
+        """The call."""
         return CallId(self.env_id, self.episode, self.seq)
 
     @property
     def key(self) -> str:
-        """Under what it is kept: what an environment is examined for takes nothing away of what is known already."""
+        """Key in the store. An examination has a key of its own, so that it does not replace a decided suspicion."""
         return examined_key(self.env_id) if self.level == "examined" else self.env_id
 
     def to_json(self) -> bytes:
-        """The suspicion as it is kept."""
+        """Encode the suspicion."""
         return orjson.dumps(self)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Suspicion:
-        """The suspicion that :meth:`to_json` wrote; fields of a later version are passed over."""
+        """Decode what :meth:`to_json` wrote; fields of later versions are ignored."""
         return record_of(cls, text)
 
 
 def examined_key(env_id: str) -> str:
-    """The key of what an environment is examined for."""
+    """Return the key of an examination."""
     return f"{env_id}?"
 
 
 class Suspicions:
-    """Suspicions that one worker knows at the moment; looked up where an environment is made or recovered."""
+    """Suspicions that one worker knows, which it looks up before it creates or recovers an environment."""
 
     def __init__(
         self, inherited: Iterable[Suspicion] = (), clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Know what the worker's supervisor had found out before it started the worker.
+        """Create the set of suspicions.
 
         Args:
-            inherited: Known as long as the worker lives, whatever it is told.
+            inherited: Suspicions that the supervisor had when it started the worker; they never expire.
             clock: Seconds.
         """
         self._clock = clock
@@ -93,16 +93,16 @@ class Suspicions:
         self._told: dict[str, tuple[Suspicion, float]] = {}
 
     def heed(self, told: Mapping[str, Suspicion]) -> None:
-        """Take in all that there is, by key, in place of what was told before."""
+        """Replace the published suspicions, by key."""
         now = self._clock()
         self._told = {key: (suspicion, now + suspicion.lasts_s) for key, suspicion in told.items()}
 
     def is_examined(self, env_id: str) -> bool:
-        """Tell whether it is still being examined if the environment hangs its worker."""
+        """Tell whether it is being examined that the environment hangs its worker."""
         return self._find(examined_key(env_id)) is not None
 
     def refusal(self, env_id: str) -> EnvironmentEndedWorkerError | None:
-        """Give the error of every call on an environment that ended a worker; None for any other environment."""
+        """Return the error for calls on an environment that has ended a worker; None for any other environment."""
         found = self._find(env_id)
         if found is None or found.level != "refused":
             return None
