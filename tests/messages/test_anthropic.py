@@ -105,3 +105,35 @@ def test_answer_of_the_api_is_understood_as_an_action_in_both_forms() -> None:
 
 def test_examples_in_the_docstrings_are_true() -> None:
     assert doctest.testmod(anthropic).failed == 0
+
+
+THOUGHT = {"type": "thinking", "thinking": "Up, then <answer>down</answer>?", "signature": "c2lnbmVk"}
+HIDDEN = {"type": "redacted_thinking", "data": "ZW5jcnlwdGVk"}
+SAID = {"type": "text", "text": "I go up."}
+USED = {"type": "tool_use", "id": "call_1", "name": "up", "input": {"by": 2}}
+
+
+def test_thoughts_are_kept_as_they_were_signed() -> None:
+    (message,) = from_anthropic([{"role": "assistant", "content": [THOUGHT, HIDDEN, SAID, USED]}])
+    assert message["content"] == "I go up."
+    assert message["reasoning_content"] == THOUGHT["thinking"]
+    assert message["tool_calls"][0]["id"] == "call_1"
+    assert to_anthropic([message]).messages == [
+        {"role": "assistant", "content": [THOUGHT, HIDDEN, SAID, USED]}
+    ]
+
+
+def test_thoughts_without_a_signature_are_not_sent() -> None:
+    message = {"role": "assistant", "content": "Up.", "reasoning_content": "Hm."}
+    assert to_anthropic([message]).messages == [
+        {"role": "assistant", "content": [{"type": "text", "text": "Up."}]}
+    ]
+
+
+def test_a_thought_of_anthropic_is_no_action() -> None:
+    (message,) = from_anthropic([{"role": "assistant", "content": [THOUGHT, USED]}])
+    parsed = parse_action(message)
+    assert [(call.name, call.arguments) for call in parsed.calls] == [("up", {"by": 2})]
+    (silent,) = from_anthropic([{"role": "assistant", "content": [THOUGHT]}])
+    assert not parse_action(silent).calls
+    assert "down" not in parse_action(silent).text

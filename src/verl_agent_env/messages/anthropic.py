@@ -1,6 +1,8 @@
 """Conversion of conversations between OpenAI's chat-completions API and Anthropic's messages API.
 
-Environments use OpenAI's form; both directions keep texts, pictures, tool calls and their results.
+Environments use OpenAI's form; both directions keep texts, pictures, thoughts, tool calls and their results. Thoughts are signed,
+and the API requires those of a turn with tool calls unchanged: a message in OpenAI's form carries the blocks in
+``thinking_blocks``, and their text in ``reasoning_content``. Unsigned text alone is not sent back.
 """
 
 from __future__ import annotations
@@ -15,6 +17,10 @@ from verl_agent_env.messages.content import content_text
 from verl_agent_env.messages.conversation import RAW_ARGUMENTS
 from verl_agent_env.types import Content, Message
 
+THINKING_BLOCKS = "thinking_blocks"
+"""Key of a message in OpenAI's form for the thoughts as Anthropic's API gave them."""
+
+_THINKING = frozenset({"thinking", "redacted_thinking"})
 _DATA_URL = re.compile(r"data:([\w.+-]+/[\w.+-]+);base64,")
 
 
@@ -77,7 +83,8 @@ def from_anthropic(messages: Iterable[Message], system: str | Sequence[dict[str,
 
 
 def _assistant_blocks(message: Message) -> list[dict[str, Any]]:
-    blocks = _blocks(message.get("content"))
+    thoughts = message.get(THINKING_BLOCKS) or ()
+    blocks = [dict(block) for block in thoughts if _is_thought(block)] + _blocks(message.get("content"))
     for call in message.get("tool_calls") or ():
         function = call["function"]
         blocks.append(
@@ -145,10 +152,20 @@ def _assistant_message(content: object) -> Message:
         for block in content
         if isinstance(block, dict) and block.get("type") == "tool_use"
     ]
-    message: Message = {"role": "assistant", "content": content_text(content)}
+    thoughts = [block for block in content if _is_thought(block)]
+    said = [block for block in content if not _is_thought(block)]
+    message: Message = {"role": "assistant", "content": content_text(said)}
+    if thoughts:
+        message[THINKING_BLOCKS] = thoughts
+        if text := "\n".join(block["thinking"] for block in thoughts if block.get("thinking")):
+            message["reasoning_content"] = text
     if calls:
         message["tool_calls"] = calls
     return message
+
+
+def _is_thought(block: object) -> bool:
+    return isinstance(block, dict) and block.get("type") in _THINKING
 
 
 def _arguments_of(given: object) -> str:
