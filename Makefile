@@ -16,7 +16,10 @@ WEB_BIN := $(WEB_VENV)/bin
 MODEL_VENV := .venv-model
 MODEL_BIN := $(MODEL_VENV)/bin
 
-.PHONY: help install serve cluster programs chromium test pytest web-test deep lint format bench loadtest chaos hostile docs verl verl-test model eval-real clean
+CATALOGUE_VENV := .venv-catalogue
+CATALOGUE_BIN := $(CATALOGUE_VENV)/bin
+
+.PHONY: help install serve cluster programs chromium test pytest web-test catalogue-test catalogue-data deep lint format bench loadtest chaos hostile docs verl verl-test model eval-real clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -107,6 +110,19 @@ $(WEB_VENV)/.installed: pyproject.toml
 web-test: $(WEB_VENV)/.installed programs chromium  ## Use the web page in a browser, as people do; WEB_SHOTS=docs/images takes the pictures
 	$(WEB_BIN)/python -m pytest tests/web/browser --durations=5 $(ARGS)
 
+# The packages of the catalogue weigh a gigabyte together.
+$(CATALOGUE_VENV)/.installed: pyproject.toml
+	test -x $(CATALOGUE_BIN)/python || $(PYTHON) -m venv $(CATALOGUE_VENV)
+	$(CATALOGUE_BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	$(CATALOGUE_BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[catalogue]" pytest
+	touch $@
+
+catalogue-test: $(CATALOGUE_VENV)/.installed  ## Check every environment of the catalogue; the results are in out/catalogue.md: ARGS="open_spiel/chess"
+	$(CATALOGUE_BIN)/python -m tests.catalogue.run $(ARGS)
+
+catalogue-data: $(CATALOGUE_VENV)/.installed  ## Read the catalogue's names from its packages, and measure what they cost: ARGS="minigrid"
+	$(CATALOGUE_BIN)/python docs/make_catalogue.py $(ARGS)
+
 # Both say how far they are. Of the simulation an equal part is made for each time of the other tests' depth.
 deep: DEPTH ?= 200
 deep: SEED ?= 1
@@ -130,4 +146,4 @@ docs: install  ## Write docs/environments.md from the environments' docstrings
 	$(BIN)/python docs/make_environments.py
 
 clean:  ## Remove what install and the tests made
-	rm -rf $(VENV) $(VERL_VENV) $(WEB_VENV) $(MODEL_VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage* out
+	rm -rf $(VENV) $(VERL_VENV) $(WEB_VENV) $(MODEL_VENV) $(CATALOGUE_VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage* out

@@ -13,10 +13,14 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from verl_agent_env.envs.base import ChatEnv, EnvArguments
+from verl_agent_env.envs.catalogue.adapter import MAX_INLINE_MS
+from verl_agent_env.envs.catalogue.families import FAMILIES
+from verl_agent_env.envs.catalogue.family import Family
 from verl_agent_env.envs.countdown.scoring import PROFILES, VerdictKind
 from verl_agent_env.envs.grid import GridArguments
 from verl_agent_env.envs.kind import EnvKind
 from verl_agent_env.envs.registry import BUILT_IN, default_registry
+from verl_agent_env.envs.spec import EnvSpec
 from verl_agent_env.messages import FORMATS, content_text
 
 HERE = Path(__file__).parent
@@ -37,7 +41,8 @@ _INTRODUCTION = """\
 This page is made from the code by `make docs`; please change the docstrings, not this file.
 
 An environment is made by its name. The short name does as well: `sokoban` stands for `verl_env/sokoban-v0`.
-`verl-agent-env list` shows all names, those of installed packages included, and `verl-agent-env play sokoban` lets you
+`verl-agent-env list` shows all names, those of installed packages included, `verl-agent-env envs` also those of the
+[catalogue](#catalogue), and `verl-agent-env play sokoban` lets you
 play one. A preset is a name of its own with other defaults; every argument can still be given.
 
 An argument that is unknown or out of its range is refused before anything is built: over HTTP as 422
@@ -117,7 +122,11 @@ def page() -> str:
     kinds = base_kinds()
     introduction = _INTRODUCTION.format(
         contents="\n".join(
-            f"- [{kind.name}](#{short_name(kind.name)}): {kind.description}" for kind in kinds
+            [
+                *(f"- [{kind.name}](#{short_name(kind.name)}): {kind.description}" for kind in kinds),
+                f"- [Catalogue](#catalogue): {', '.join(family.title for family in FAMILIES)}, and any text environment of "
+                "Gymnasium.",
+            ]
         ),
         formats="\n".join(
             f"| `{each.name}` | {each.writers} | {'; '.join(map(_code, each.examples))} |" for each in FORMATS
@@ -125,7 +134,7 @@ def page() -> str:
         shared=_arguments_table(EnvArguments.model_json_schema(), {}),
         grid=_arguments_table(GridArguments.model_json_schema(), EnvArguments.model_json_schema()),
     )
-    return "\n".join([introduction, *(_section(kind) for kind in kinds)])
+    return "\n".join([introduction, *(_section(kind) for kind in kinds), _catalogue()])
 
 
 def pictures() -> dict[str, str]:
@@ -267,6 +276,61 @@ def _presets(kind: EnvKind) -> Iterator[str]:
             rows.append(f"| `{spec.name}` | {', '.join(values)} | {spec.source or '–'} |")
     if rows:
         yield "\n".join(["### Presets\n", "| Name | What differs | Source |", "|---|---|---|", *rows])
+
+
+# --- the catalogue ------------------------------------------------------------------------------------------
+
+_CATALOGUE = """\
+## Catalogue
+
+{count} environments of other packages, each family an extra of its own: `pip install 'verl-agent-env[{extras}]'`, or
+`[catalogue]` for all. Their names are known without the packages; a package is imported when one of its environments is asked
+for first. `verl-agent-env envs chess --tag search-opponent` finds some of them.
+
+The costs are processor time of the dearest reset and step that was measured, in milliseconds, with the default arguments; a
+third number is that of data that a process reads once. What costs more than 20 ms runs in one of a few threads, the rest
+inline. `make catalogue-test` checks them all.
+
+Any other environment that Gymnasium knows and whose spaces have words is `gymnasium_text/ID`; of `acme/Door-v0` the ID is
+written `acme.Door-v0`. Its observations may be Text, numbers, and Dicts or Tuples of these, its actions Discrete, Text, or a
+Dict of these. `verl-agent-env wrap ID` writes a file with an adapter, to be filled in with words.
+"""
+
+
+def _catalogue() -> str:
+    sections = [
+        _CATALOGUE.format(
+            count=sum(len(family.specs) for family in FAMILIES),
+            extras=",".join(family.extra for family in FAMILIES),
+        )
+    ]
+    return "\n".join([*sections, *map(_family, FAMILIES)])
+
+
+def _family(family: Family) -> str:
+    rows = [_catalogue_row(spec) for _, spec in sorted(family.specs.items())]
+    causes: dict[str, list[str]] = {}
+    for name, cause in sorted(family.left_out.items()):
+        causes.setdefault(cause, []).append(f"`{name}`")
+    left_out = [f"- {cause}: {', '.join(names)}" for cause, names in sorted(causes.items())]
+    parts = [
+        f"### {family.title}",
+        f"{family.summary} {len(rows)} environments of {family.distribution} {family.version} ({family.licence}), with "
+        f"the extra `{family.extra}`.",
+        f"#### An episode of {family.sample}\n\nWith seed 1, the actions behind `>`:\n\n```text\n{family.sample_episode}\n```",
+        f"#### All of {family.title}\n",
+    ]
+    table = ["| Environment | Tags | Costs | What it is |", "|---|---|---|---|", *rows]
+    missing = ["", "Left out:", "", *left_out] if left_out else []
+    return "\n\n".join(parts) + "\n".join(["", *table, *missing]) + "\n"
+
+
+def _catalogue_row(spec: EnvSpec) -> str:
+    costs = spec.costs
+    shown = "–" if costs is None else f"{costs.reset_ms:g}, {costs.step_ms:g}"
+    if costs is not None and costs.load_ms > MAX_INLINE_MS:
+        shown += f", {costs.load_ms:g}"
+    return f"| `{spec.name}` | {', '.join(spec.tags)} | {shown} | {_cell(spec.description)} |"
 
 
 # --- arguments, from their JSON Schema ----------------------------------------------------------------------

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from click.testing import CliRunner, Result
 
 from tests.children import cli as cli_process
+from tests.children import python
 from verl_agent_env.cli import cli
+from verl_agent_env.envs.catalogue.families import FAMILIES
 
 ROOM = '{"dim_room": [6, 6], "num_boxes": 1}'
 
@@ -102,3 +106,54 @@ def test_a_completed_word_is_a_command() -> None:
         "COMP_CWORD": "1",
     }
     assert cli_process(variables=variables).stdout.split() == ["plain,serve"]
+
+
+def test_envs_finds_by_words_tags_and_cost_also_what_is_not_installed() -> None:
+    by_words = run("envs", "chain", "SUM")
+    assert "reasoning_gym/chain_sum" in by_words.output
+    assert "reasoning_gym/chess" not in by_words.output
+    by_tag = run("envs", "--tag", "images", "--tag", "solver")
+    assert "verl_env/sokoban-v0" in by_tag.output
+    assert "verl_env/countdown-v0" not in by_tag.output
+    cheap = run("envs", "--max-ms", "1000", "verl_env/")
+    assert "0 of" in cheap.output
+
+
+def test_envs_tells_the_extra_of_what_is_missing_and_leaves_it_out_if_asked() -> None:
+    family = next((family for family in FAMILIES if not family.is_installed), None)
+    if family is None:
+        pytest.skip("all packages are installed here")
+    name = next(iter(family.specs.values())).name
+    assert f"extra {family.extra}" in " ".join(run("envs", name).output.split())
+    assert name not in run("envs", "--installed", name).output
+
+
+def test_envs_counts_tags() -> None:
+    result = run("envs", "--count-tags", "verl_env/")
+    assert result.exit_code == 0
+    assert "multi-turn" in result.output
+
+
+def test_wrap_writes_an_adapter_that_runs(tmp_path: Path) -> None:
+    out = tmp_path / "cart_pole.py"
+    result = run("wrap", "CartPole-v1", "--out", str(out), "--name", "acme/cart_pole-v0")
+    assert result.exit_code == 0, result.output
+    code = "from cart_pole import CartPoleEnv as E; e = E(); e.reset(seed=1); print(e.env_name, e.step('action_1')[1])"
+    done = python("-W", "error", "-c", code, variables={"PYTHONPATH": str(tmp_path)})
+    assert done.stdout == "acme/cart_pole-v0 1.0\n", done.stderr
+
+
+@pytest.mark.parametrize(("env_id", "cause"), [("NoSuch-v0", "NoSuch"), ("Pendulum-v1", "have names")])
+def test_wrap_refuses_what_cannot_be_wrapped(tmp_path: Path, env_id: str, cause: str) -> None:
+    out = tmp_path / "adapter.py"
+    result = run("wrap", env_id, "--out", str(out))
+    assert result.exit_code == 1
+    assert cause in result.output
+    assert not out.exists()
+
+
+def test_wrap_overwrites_nothing(tmp_path: Path) -> None:
+    out = tmp_path / "mine.py"
+    out.write_text("mine")
+    assert run("wrap", "CartPole-v1", "--out", str(out)).exit_code == 1
+    assert out.read_text() == "mine"

@@ -19,6 +19,7 @@ from verl_agent_env.errors import UnknownEnvNameError
 # It runs whole environments, which have tests of their own, and many of them in other processes.
 pytestmark = pytest.mark.unmeasured
 FAULTY = EnvSpec("acme/faulty_coin-v0", "acme_envs.faulty:FaultyCoinEnv")
+FAULTY_QUIZ = EnvSpec("acme/faulty_quiz-v0", "acme_envs.faulty_quiz:FaultyQuizEnv")
 
 FAULTS = [
     ("leaks_in_info", "no_solution"),
@@ -48,17 +49,20 @@ FAULTS = [
     ("loses_tool_messages", "tool_messages"),
 ]
 
+QUIZ_FAULTS = [("wrong_solution", "solutions"), ("pays_junk", "junk"), ("slow", "costs")]
+
 
 @pytest.fixture
 def registry(acme_importable: None) -> Registry:
     registry = Registry({})
-    gymnasium.registry.pop(FAULTY.name, None)
-    registry.register(FAULTY)
+    for spec in (FAULTY, FAULTY_QUIZ):
+        gymnasium.registry.pop(spec.name, None)
+        registry.register(spec)
     return registry
 
 
 BASES = [spec.name for spec in BUILT_IN if not spec.presets]
-PRESETS = [name for name in default_registry().names() if name not in BASES]
+PRESETS = [spec.name for spec in default_registry().specs() if spec.name not in BASES and spec.family is None]
 
 
 @pytest.mark.parametrize("name", BASES)
@@ -118,23 +122,31 @@ def test_arguments_are_checked_as_given(short: str, kwargs: dict[str, Any]) -> N
     assert check_environment(short, kwargs, num_steps=20, seeds=(1,)).failures == []
 
 
-def test_the_faulty_sample_without_its_fault_passes(registry: Registry) -> None:
-    assert check_environment(FAULTY.name, registry=registry, num_steps=20).failures == []
+@pytest.mark.parametrize("name", [FAULTY.name, FAULTY_QUIZ.name])
+def test_the_faulty_sample_without_its_fault_passes(registry: Registry, name: str) -> None:
+    assert check_environment(name, registry=registry, num_steps=20).failures == []
 
 
-@pytest.mark.parametrize(("fault", "check"), FAULTS)
-def test_a_fault_is_found(registry: Registry, fault: str, check: str) -> None:
-    report = check_environment(FAULTY.name, {"fault": fault}, registry=registry, num_steps=30, only=[check])
+@pytest.mark.parametrize(
+    ("name", "fault", "check"),
+    [
+        *((FAULTY.name, *pair) for pair in FAULTS),
+        *((FAULTY_QUIZ.name, *pair) for pair in QUIZ_FAULTS),
+    ],
+)
+def test_a_fault_is_found(registry: Registry, name: str, fault: str, check: str) -> None:
+    report = check_environment(name, {"fault": fault}, registry=registry, num_steps=30, only=[check])
     assert not report.passed
     assert [failure.name for failure in report.failures] == [check]
     assert report.failures[0].detail
 
 
 def test_every_fault_of_the_sample_and_every_check_is_covered(registry: Registry) -> None:
-    schema = registry.kind(FAULTY.name).arguments_schema()
-    assert {fault for fault, _ in FAULTS} == set(schema["properties"]["fault"]["enum"]) - {"none"}
+    for name, faults in ((FAULTY.name, FAULTS), (FAULTY_QUIZ.name, QUIZ_FAULTS)):
+        schema = registry.kind(name).arguments_schema()
+        assert {fault for fault, _ in faults} == set(schema["properties"]["fault"]["enum"]) - {"none"}
     # Nothing fails at measuring, the rest must be able to.
-    assert {check for _, check in FAULTS} == {name for name, _ in CHECKS} - {"measures"}
+    assert {check for _, check in [*FAULTS, *QUIZ_FAULTS]} == {name for name, _ in CHECKS} - {"measures"}
 
 
 def test_other_checks_go_on_after_a_failed_one(registry: Registry) -> None:
@@ -157,7 +169,11 @@ def test_a_plain_environment_is_checked_as_far_as_it_goes(registry: Registry) ->
     gymnasium.registry.pop("acme/echo-v0")
     assert report.passed
     skipped = {result.name for result in report.results if result.skipped}
-    assert skipped == {"snapshots", "json_schemas", "spaces", "refusals", "truncation", "tool_messages"}
+    assert skipped == {"snapshots", "json_schemas", "spaces", "refusals", "truncation", "tool_messages"} | {
+        "solutions",
+        "junk",
+        "costs",
+    }
     assert all(result.detail for result in report.results)
     # It claims nothing about being deterministic; it is all the same.
     assert report.deterministic is True

@@ -29,6 +29,8 @@ _COMMANDS = {
     "curate": "curate.curate_command",
     "check-env": "check.check_env",
     "list": "listing.list_environments",
+    "envs": "envs.envs",
+    "wrap": "wrap.wrap",
 }
 """Module and attribute of each command, by its name."""
 

@@ -87,6 +87,9 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
     """Version of the format of :meth:`dump_state`. Increment it whenever the same state is written differently or means
     something else: an episode continues only on workers of the same version."""
 
+    code_version: ClassVar[str] = ""
+    """Version of a package whose code is part of the environment's, and that its class does not derive from."""
+
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"], "render_fps": 4}  # type: ignore[misc]
     observation_space = ObservationSpace()
     action_space = ActionSpace((), parallel=False)

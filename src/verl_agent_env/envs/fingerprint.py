@@ -16,11 +16,11 @@ _FOREIGN = ("builtins", "gymnasium", "typing", "abc")
 def fingerprint_of(env_class: type) -> bytes:
     """Digest the source of the packages that an environment's class comes from, ours included: six hex digits.
 
-    Two workers with different fingerprints share the rules and the state of the environment, but may give different
-    observations.
+    Of a package that the class only uses, its ``code_version`` is part of the digest. Two workers with different
+    fingerprints share the rules and the state of the environment, but may give different observations.
     """
     packages = {_OURS, *(base.__module__.partition(".")[0] for base in env_class.__mro__)}
-    digest = hashlib.blake2b(digest_size=3)
+    digest = hashlib.blake2b(getattr(env_class, "code_version", "").encode(), digest_size=3)
     for package in sorted(packages.difference(_FOREIGN)):
         digest.update(_source_digest(package))
     return digest.hexdigest().encode()

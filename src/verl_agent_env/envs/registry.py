@@ -1,4 +1,4 @@
-"""Registry of environments: built-in ones, named presets, and those of other packages.
+"""Registry of environments: built-in ones, named presets, the catalogue's, and those of other packages.
 
 Another package registers its environments as entry points, by name::
 
@@ -16,13 +16,16 @@ import importlib
 import importlib.metadata
 import re
 import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import gymnasium
+from gymnasium.envs.registration import EnvSpec as GymnasiumSpec
 
 from verl_agent_env.envs import presets
+from verl_agent_env.envs.catalogue.families import FAMILIES
+from verl_agent_env.envs.catalogue.family import Family
+from verl_agent_env.envs.spec import EnvSpec as EnvSpec
 from verl_agent_env.errors import UnknownEnvNameError
 
 if TYPE_CHECKING:
@@ -32,23 +35,11 @@ ENTRY_POINT_GROUP = "verl_agent_env.envs"
 REMOTE = "verl_env/remote-v0"
 """Gymnasium's name for an environment of a server."""
 
+_TEXT_PREFIX = "gymnasium_text/"
+"""Before the id of any environment that Gymnasium knows: the same one, in words."""
 _MAX_SUGGESTED = 256
 
 _NAME = re.compile(r"(?:(?P<namespace>[^/]+)/)?(?P<short>.+?)(?:-v(?P<version>\d+))?")
-
-
-@dataclass(frozen=True)
-class EnvSpec:
-    """Registered name and the location of its class."""
-
-    name: str
-    """``namespace/short_name-vN``."""
-    entry_point: str
-    """``module:Class``."""
-    presets: Mapping[str, Any] = field(default_factory=dict)
-    """Keyword arguments that differ from the class's defaults."""
-    source: str = ""
-    """Project and version that a preset reproduces."""
 
 
 _SOKOBAN = "verl_agent_env.envs.sokoban:SokobanEnv"
@@ -58,32 +49,43 @@ _SINGLE_TURN_CHAT = "verl_agent_env.envs.single_turn_chat:SingleTurnChatEnv"
 _MCP_CHAT = "verl_agent_env.envs.mcp_chat:McpChatEnv"
 
 
-def _presets(entry_point: str, variants: Mapping[str, presets.Preset]) -> Iterator[EnvSpec]:
+_TURNS = ("multi-turn", "1-player")
+_PUZZLE = (*_TURNS, "solver")
+_GRID = (*_PUZZLE, "images")
+
+
+def _presets(
+    entry_point: str, variants: Mapping[str, presets.Preset], tags: tuple[str, ...]
+) -> Iterator[EnvSpec]:
     for name, preset in variants.items():
-        yield EnvSpec(name, entry_point, preset, presets.SOURCES.get(name, ""))
+        yield EnvSpec(name, entry_point, preset, presets.SOURCES.get(name, ""), tags=(*tags, "preset"))
 
 
 BUILT_IN = (
-    EnvSpec("verl_env/sokoban-v0", _SOKOBAN),
-    EnvSpec("verl_env/frozen_lake-v1", _FROZEN_LAKE),
-    EnvSpec("verl_env/countdown-v0", _COUNTDOWN),
-    EnvSpec("verl_env/single_turn_chat-v0", _SINGLE_TURN_CHAT),
-    EnvSpec("verl_env/mcp_chat-v0", _MCP_CHAT),
-    *_presets(_SOKOBAN, presets.SOKOBAN),
-    *_presets(_FROZEN_LAKE, presets.FROZEN_LAKE),
-    *_presets(_COUNTDOWN, presets.COUNTDOWN),
+    EnvSpec("verl_env/sokoban-v0", _SOKOBAN, tags=_GRID),
+    EnvSpec("verl_env/frozen_lake-v1", _FROZEN_LAKE, tags=_GRID),
+    EnvSpec("verl_env/countdown-v0", _COUNTDOWN, tags=_PUZZLE),
+    EnvSpec("verl_env/single_turn_chat-v0", _SINGLE_TURN_CHAT, tags=("single-turn", "1-player")),
+    EnvSpec("verl_env/mcp_chat-v0", _MCP_CHAT, tags=_TURNS),
+    *_presets(_SOKOBAN, presets.SOKOBAN, _GRID),
+    *_presets(_FROZEN_LAKE, presets.FROZEN_LAKE, _GRID),
+    *_presets(_COUNTDOWN, presets.COUNTDOWN, _PUZZLE),
 )
 
 
 class Registry:
-    """Kinds of environments by name; :meth:`register` adds more."""
+    """Kinds of environments by name; :meth:`register` adds more.
 
-    def __init__(self, specs: Mapping[str, EnvSpec]) -> None:
+    The names of a family of the catalogue are read from its data when the first of them is asked for, or all names.
+    """
+
+    def __init__(self, specs: Mapping[str, EnvSpec], families: Iterable[Family] = ()) -> None:
         self._specs = dict(specs)
+        self._unread = list(families)
+        """The families whose names are not part of ``_specs`` yet."""
         self._kinds: dict[str, EnvKind] = {}
-        self._aliases: dict[str, str] = {}
+        self._known_aliases: dict[str, str] | None = None
         self._suggested: dict[str, list[str]] = {}
-        self._rebuild_aliases()
 
     def register(self, spec: EnvSpec) -> None:
         """Add an environment, also to Gymnasium's registry.
@@ -94,19 +96,38 @@ class Registry:
         known = self._specs.get(spec.name)
         if known is not None and known != spec:
             raise ValueError(f"'{spec.name}' is registered already, as {known.entry_point}")
-        self._specs[spec.name] = spec
-        self._rebuild_aliases()
+        self._add([spec])
         # Short names may now resolve to the new one.
         self._kinds = {kind.name: kind for kind in self._kinds.values()}
         _register_one(spec)
 
     def names(self) -> list[str]:
-        """Return all registered names, sorted."""
-        return sorted(self._specs)
+        """Return the names of all environments that are installed here, sorted."""
+        return [spec.name for spec in self.specs()]
 
     def specs(self) -> list[EnvSpec]:
-        """Return all registered environments, sorted by name."""
-        return [self._specs[name] for name in self.names()]
+        """Return all environments that are installed here, sorted by name."""
+        self._read([family for family in self._unread if family.is_installed])
+        families = {spec.family for spec in self._specs.values() if spec.family is not None}
+        missing = {family for family in families if not family.is_installed}
+        return [spec for spec in self._by_name() if spec.family not in missing]
+
+    def all_specs(self) -> list[EnvSpec]:
+        """Return all environments, also those whose packages are not installed, sorted by name."""
+        self._read(self._unread)
+        return self._by_name()
+
+    def spec(self, name: str) -> EnvSpec:
+        """Return the environment of this name, or short name.
+
+        Raises:
+            UnknownEnvNameError: There is none.
+        """
+        full = self.resolve(name)
+        env_id = _text_id(full)
+        if full in self._specs or env_id is None:
+            return self._specs[full]
+        return EnvSpec(full, f"verl_agent_env.envs.catalogue.gymnasium_text:{env_id}")
 
     def resolve(self, name: str) -> str:
         """Return the registered name for ``name``, which may lack the namespace, the version, or both.
@@ -114,7 +135,7 @@ class Registry:
         Raises:
             UnknownEnvNameError: No such name; the error suggests similar ones.
         """
-        full = self._aliases.get(name)
+        full = self._full_name(name)
         if full is None:
             raise UnknownEnvNameError(name[:128], self._suggestions(name[:128]))
         return full
@@ -135,6 +156,7 @@ class Registry:
 
         Raises:
             UnknownEnvNameError: No such environment.
+            ExtraNotInstalledError: It belongs to a package that is not installed.
             ImportError: The class cannot be imported.
         """
         known = self._kinds.get(name)
@@ -142,36 +164,75 @@ class Registry:
             # Imported here: a program that only registers names, such as a client, loads no environment code.
             from verl_agent_env.envs.kind import EnvKind
 
-            spec = self._specs[self.resolve(name)]
+            spec = self.spec(name)
             known = self._kinds.get(spec.name)
             if known is None:
                 known = EnvKind(spec.name, _import_class(spec.entry_point), spec.presets)
+                _register_one(spec)
             self._kinds[name] = self._kinds[spec.name] = known
         return known
 
     def is_loaded(self, name: str) -> bool:
         """Return true if :meth:`kind` imports nothing for this name: it did before, or the name is unknown."""
-        return name in self._kinds or self._aliases.get(name) in (None, *self._kinds)
+        return name in self._kinds or self._full_name(name) in (None, *self._kinds)
 
     def known(self) -> list[EnvKind]:
         """Return the kinds loaded so far, each once."""
         return [*{kind.name: kind for kind in list(self._kinds.values())}.values()]
 
-    def _rebuild_aliases(self) -> None:
-        aliases: dict[str, str] = {}
-        # Ascending versions: the newest wins its short names. Built-in names win over those of other packages.
-        ordered = sorted(self._specs, key=lambda name: (name.startswith("verl_env/"), *_version_of(name)))
-        for name in ordered:
-            match = _NAME.fullmatch(name)
-            if match is None:
-                continue
-            namespace, short, version = match["namespace"], match["short"], match["version"]
-            for prefix in (f"{namespace}/" if namespace else "", ""):
-                aliases[prefix + short] = name
-                if version is not None:
-                    aliases[f"{prefix}{short}-v{version}"] = name
-        self._aliases = aliases | {name: name for name in self._specs}
+    # --- inner workings -------------------------------------------------------------------------------------
+
+    def _by_name(self) -> list[EnvSpec]:
+        return sorted(self._specs.values(), key=lambda spec: spec.name)
+
+    def _full_name(self, name: str) -> str | None:
+        full = self._aliases.get(name)
+        if full is None and self._unread:
+            self._read(self._unread)
+            full = self._aliases.get(name)
+        return name if full is None and _text_id(name) is not None else full
+
+    def _read(self, families: list[Family]) -> None:
+        """Add the names of these families."""
+        if families:
+            self._add(spec for family in families for spec in family.specs.values())
+            self._unread = [family for family in self._unread if family not in families]
+
+    def _add(self, specs: Iterable[EnvSpec]) -> None:
+        # A new dictionary: another thread may go through the one before.
+        self._specs = self._specs | {spec.name: spec for spec in specs}
+        self._known_aliases = None
         self._suggested = {}
+
+    @property
+    def _aliases(self) -> dict[str, str]:
+        """The registered name for each name that stands for one."""
+        if self._known_aliases is None:
+            self._known_aliases = _aliases_of(self._specs.values())
+        return self._known_aliases
+
+
+def _aliases_of(specs: Iterable[EnvSpec]) -> dict[str, str]:
+    aliases: dict[str, str] = {}
+    # Ascending versions: the newest wins its short names. Built-in names win over those of other packages, and these
+    # over the catalogue's.
+    ordered = sorted(specs, key=_precedence)
+    for spec in ordered:
+        match = _NAME.fullmatch(spec.name)
+        if match is None:
+            continue
+        namespace, short, version = match["namespace"], match["short"], match["version"]
+        for prefix in (f"{namespace}/" if namespace else "", ""):
+            aliases[prefix + short] = spec.name
+            if version is not None:
+                aliases[f"{prefix}{short}-v{version}"] = spec.name
+    return aliases | {spec.name: spec.name for spec in ordered}
+
+
+def _precedence(spec: EnvSpec) -> tuple[bool, bool, str, int]:
+    match = _NAME.fullmatch(spec.name)
+    short, version = (match["short"], int(match["version"] or 0)) if match else (spec.name, 0)
+    return spec.name.startswith("verl_env/"), spec.family is None, short, version
 
 
 @functools.cache
@@ -180,7 +241,7 @@ def default_registry() -> Registry:
     specs = {spec.name: spec for spec in BUILT_IN}
     for entry in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
         specs.setdefault(entry.name, EnvSpec(entry.name, entry.value))
-    return Registry(specs)
+    return Registry(specs, FAMILIES)
 
 
 def register_with_gymnasium() -> None:
@@ -207,8 +268,26 @@ def _register_remote() -> None:
 
 
 def _register_one(spec: EnvSpec) -> None:
-    if spec.name not in gymnasium.registry:
+    if spec.name in gymnasium.registry:
+        return
+    if spec.family is None:
         gymnasium.register(id=spec.name, entry_point=spec.entry_point, kwargs=dict(spec.presets))
+    else:
+        # Of names that are known to be fine and in no other version: ``register`` looks at all others for each of them.
+        gymnasium.registry[spec.name] = GymnasiumSpec(spec.name, spec.entry_point)
+
+
+def _text_id(name: str) -> str | None:
+    """Gymnasium's id of the environment that ``name`` shows in words; ``None`` if it is no such name.
+
+    A name has one namespace, so ``gymnasium_text/acme.Door-v0`` stands for ``acme/Door-v0``.
+    """
+    if not name.startswith(_TEXT_PREFIX):
+        return None
+    rest = name.removeprefix(_TEXT_PREFIX)
+    return next(
+        (env_id for env_id in (rest, rest.replace(".", "/", 1)) if env_id in gymnasium.registry), None
+    )
 
 
 def _import_class(entry_point: str) -> type[gymnasium.Env[Any, Any]]:
@@ -217,8 +296,3 @@ def _import_class(entry_point: str) -> type[gymnasium.Env[Any, Any]]:
     if not (isinstance(found, type) and issubclass(found, gymnasium.Env)):
         raise ImportError(f"'{entry_point}' is not a class derived from gymnasium.Env")
     return found
-
-
-def _version_of(name: str) -> tuple[str, int]:
-    match = _NAME.fullmatch(name)
-    return (match["short"], int(match["version"] or 0)) if match else (name, 0)

@@ -28,6 +28,7 @@ The server answers them as ``application/problem+json`` (RFC 9457), the client r
     │   ├── ContentTypeNotAllowedError    content_type_not_allowed   415
     │   ├── InvalidRequestError           invalid_request            422
     │   ├── UnknownEnvNameError           unknown_env_name           422
+    │   ├── ExtraNotInstalledError        extra_not_installed        422
     │   ├── InvalidEnvArgumentsError      invalid_env_arguments      422
     │   ├── RenderModeError               render_mode_unsupported    422
     │   ├── UnknownSplitError             unknown_split              404

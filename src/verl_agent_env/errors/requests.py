@@ -247,6 +247,27 @@ class UnknownEnvNameError(RequestError, code="unknown_env_name", status=422):
         return f"No environment is registered as '{self.env_name}'.{hint} 'GET /api/environments' lists all."
 
 
+class ExtraNotInstalledError(RequestError, ImportError, code="extra_not_installed", status=422):
+    """The environment is known, but the package that holds it is not installed, or in another version."""
+
+    title = "The environment's package is not installed"
+    env_name: str = ""
+    extra: str = ""
+    """Of this project; it installs what is missing."""
+    needed: str = ""
+    """The package and its version."""
+    found: str = ""
+    """The version that is installed; empty if there is none."""
+
+    @property
+    def detail(self) -> str:
+        found = f", and {self.found} is installed" if self.found else ""
+        return (
+            f"'{self.env_name}' needs {self.needed}{found}. Run pip install 'verl-agent-env[{self.extra}]' where the "
+            "environments run."
+        )
+
+
 class InvalidEnvArgumentsError(RequestError, ValueError, code="invalid_env_arguments", status=422):
     """The keyword arguments do not fit the environment; nothing was built."""
 

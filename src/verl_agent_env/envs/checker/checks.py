@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
-from verl_agent_env.envs.checker import contract_checks, episode_checks
+from verl_agent_env.envs.checker import contract_checks, episode_checks, reward_checks
 from verl_agent_env.envs.checker.measures import measure_memory, measure_time
 from verl_agent_env.envs.checker.report import (
     CheckFailedError,
@@ -48,6 +48,9 @@ CHECKS: tuple[tuple[str, Callable[[Subject], str]], ...] = (
     ("refusals", contract_checks.refusals),
     ("truncation", contract_checks.truncation),
     ("tool_messages", contract_checks.tool_messages),
+    ("solutions", reward_checks.solutions_succeed),
+    ("junk", reward_checks.junk_unpaid),
+    ("costs", reward_checks.costs_declared),
 )
 """All checks by name, in the order in which they run."""
 
@@ -82,7 +85,7 @@ def check_environment(
     """
     registry = registry if registry is not None else default_registry()
     kind = registry.kind(name)
-    spec = next(spec for spec in registry.specs() if spec.name == kind.name)
+    spec = registry.spec(kind.name)
     report = CheckReport(kind.name)
     try:
         subject = subject_of(kind, spec, env_kwargs or {}, num_steps, seeds)

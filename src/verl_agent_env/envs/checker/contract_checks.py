@@ -38,6 +38,8 @@ def gymnasium_contract(subject: Subject) -> str:
         warnings.simplefilter("always")
         # The full name: its short name may resolve to a newer version.
         warnings.filterwarnings("ignore", message=".*is out of date")
+        # Of files and sockets that anybody left to the collector, which happens to run now.
+        warnings.simplefilter("ignore", ResourceWarning)
         made = gymnasium.make(subject.spec.name, disable_env_checker=True, **subject.kwargs)
         try:
             check_env(made.unwrapped)

@@ -60,17 +60,16 @@ class Subject:
     # --- playing --------------------------------------------------------------------------------------------
 
     def policy(self, env: Env, seed: int) -> Policy:
-        """Make a policy of random actions of the action space, determined by the seed; for a ``ChatEnv`` with invalid ones."""
+        """Make a policy of random actions, determined by the seed: a ``ChatEnv``'s samples and invalid ones, else the space's."""
         # A separate space: samples must not depend on other users of the shared one.
         space = copy.deepcopy(env.action_space)
         space.seed(seed)
         chance = random.Random(seed)
-        noisy = self.kind.is_chat_env
 
         def choose() -> Any:
-            if noisy and chance.random() < 0.1:
-                return chance.choice(_NOISE)
-            return space.sample()
+            if not isinstance(env, ChatEnv):
+                return space.sample()
+            return chance.choice(_NOISE) if chance.random() < 0.1 else env.sample_action(chance)
 
         return choose
 

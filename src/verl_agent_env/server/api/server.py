@@ -72,7 +72,11 @@ class ServerHandlers:
 def _describe_all(registry: Registry) -> list[dict[str, Any]]:
     described = []
     families: dict[type, str] = {}
-    for name in registry.names():
+    for spec in registry.specs():
+        if spec.family is not None:
+            # Its package would be imported; the catalogue tells of it.
+            continue
+        name = spec.name
         try:
             kind = registry.kind(name)
             if not kind.presets:

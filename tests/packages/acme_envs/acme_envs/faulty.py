@@ -109,7 +109,7 @@ class FaultyCoinEnv(CoinFlipEnv):
         return (f"next: {self._fallen}",)
 
     def solution(self) -> list[Action] | None:
-        return [self._fallen]
+        return [self._fallen] if self._missing == 1 else None
 
     def begin_episode(self, options: Mapping[str, Any]) -> None:
         if self.arguments.fault == "seeds_global_random":

@@ -1,0 +1,155 @@
+"""Checks every environment of the catalogue, with the real packages, and writes a table of what was found.
+
+``make catalogue-test`` runs it; ``ARGS="minigrid"`` checks one family, ``ARGS="reasoning_gym/chain_sum open_spiel/*"`` what
+these patterns name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.catalogue.hidden_information import hidden_information
+from verl_agent_env.envs.catalogue.families import FAMILIES
+from verl_agent_env.envs.checker.checks import CHECKS, check_environment
+from verl_agent_env.envs.checker.elsewhere import digests_elsewhere
+from verl_agent_env.envs.checker.report import CheckFailedError, CheckResult
+from verl_agent_env.envs.checker.subject import Subject, digest_of, subject_of
+from verl_agent_env.envs.registry import default_registry
+from verl_agent_env.envs.spec import EnvSpec
+
+TABLE = Path("out/catalogue.md")
+_NUM_STEPS = 12
+_SEEDS = (0, 1)
+# Played for many environments in one process, instead of two processes for each that import the package again.
+_APART = ("measures", "other_process")
+_HASH_SEEDS = (1, 2)
+_CHUNK = 24
+
+
+@dataclass
+class Finding:
+    """What was found of one environment."""
+
+    spec: EnvSpec
+    num_checks: int
+    failures: list[CheckResult] = field(default_factory=list)
+    notes: dict[str, str] = field(default_factory=dict)
+    """What the checks that say more than that all is well have seen, by name."""
+    seconds: float = 0.0
+
+    def line(self) -> str:
+        """The finding in one line."""
+        causes = "; ".join(f"{failure.name}: {failure.detail}" for failure in self.failures)
+        return f"{'FAIL' if self.failures else 'ok'} {self.spec.name} ({self.seconds:.1f} s) {causes}"
+
+
+def main() -> int:
+    """Check what the command line names; gives the number of environments that failed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("patterns", nargs="*", metavar="NAME", help="family, name, or pattern with *")
+    patterns = parser.parse_args().patterns
+    specs = [
+        spec for spec in default_registry().specs() if spec.family is not None and _wanted(spec, patterns)
+    ]
+    findings: list[Finding] = []
+    for start in range(0, len(specs), _CHUNK):
+        chunk = [check(spec) for spec in specs[start : start + _CHUNK]]
+        check_elsewhere(chunk)
+        for number, finding in enumerate(chunk, start=start + 1):
+            _say(f"{number}/{len(specs)} {finding.line()}")
+        findings += chunk
+        write_table(findings)
+    failed = [finding for finding in findings if finding.failures]
+    _say(f"{len(findings) - len(failed)} passed, {len(failed)} failed; see {TABLE}")
+    return 1 if failed or not findings else 0
+
+
+def check(spec: EnvSpec) -> Finding:
+    """Run all checks but those that are run for many environments together."""
+    begun = time.monotonic()
+    only = [name for name, _ in CHECKS if name not in _APART]
+    finding = Finding(spec, len(only) + 1)
+    try:
+        report = check_environment(spec.name, num_steps=_NUM_STEPS, seeds=_SEEDS, only=only)
+    except ImportError as missing:
+        finding.failures.append(CheckResult("import", False, str(missing)))
+        return finding
+    finding.failures += report.failures
+    finding.notes = {result.name: result.detail for result in report.results if not result.skipped}
+    if spec.family is not None and spec.family.name == "open_spiel":
+        result = hidden_information(spec)
+        finding.num_checks += 1
+        finding.notes["hidden"] = result.detail
+        if not result.passed:
+            finding.failures.append(result)
+    finding.seconds = time.monotonic() - begun
+    return finding
+
+
+def check_elsewhere(findings: Sequence[Finding]) -> None:
+    """Have other processes play the same episodes, whose hashes are salted in another way."""
+    subjects = {id(finding): _subject(finding.spec) for finding in findings if not _is_broken(finding)}
+    players = [finding for finding in findings if id(finding) in subjects]
+    here = [digest_of(subjects[id(finding)].play_all()) for finding in players]
+    for hash_seed in _HASH_SEEDS:
+        try:
+            there = digests_elsewhere([subjects[id(finding)] for finding in players], hash_seed)
+        except CheckFailedError as failed:
+            for finding in players:
+                finding.failures.append(CheckResult("other_process", False, str(failed)))
+            return
+        for finding, one, other in zip(players, here, there, strict=True):
+            if one != other:
+                detail = f"another episode with PYTHONHASHSEED={hash_seed}"
+                finding.failures.append(CheckResult("other_process", False, detail))
+
+
+def _is_broken(finding: Finding) -> bool:
+    """Whether the environment cannot even be played here."""
+    return any(failure.name in ("import", "arguments", "same_seed") for failure in finding.failures)
+
+
+def _subject(spec: EnvSpec) -> Subject:
+    kind = default_registry().kind(spec.name)
+    return subject_of(kind, spec, {}, _NUM_STEPS, _SEEDS)
+
+
+def _wanted(spec: EnvSpec, patterns: Sequence[str]) -> bool:
+    namespace = spec.name.partition("/")[0]
+    return not patterns or any(
+        namespace == pattern or fnmatch.fnmatchcase(spec.name, pattern) for pattern in patterns
+    )
+
+
+def write_table(findings: Sequence[Finding]) -> None:
+    """Write what was found, a row for each environment and a summary for each family."""
+    TABLE.parent.mkdir(exist_ok=True)
+    lines = ["| Family | Version | Environments | Passed all checks |", "|---|---|---|---|"]
+    for family in FAMILIES:
+        own = [finding for finding in findings if finding.spec.family is family]
+        if own:
+            passed = sum(not finding.failures for finding in own)
+            lines.append(f"| {family.title} | {family.version} | {len(own)} | {passed} |")
+    lines += ["", "| Environment | Checks | Failed | Reset, step (ms) | Seen |", "|---|---|---|---|---|"]
+    for finding in findings:
+        costs = finding.spec.costs
+        shown = "–" if costs is None else f"{costs.reset_ms:g}, {costs.step_ms:g}"
+        failed = "; ".join(f"{failure.name}: {failure.detail}" for failure in finding.failures) or "–"
+        seen = "; ".join(finding.notes[name] for name in ("junk", "hidden") if name in finding.notes)
+        cells = (finding.spec.name, f"{finding.num_checks}", failed, shown, seen or "–")
+        lines.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |")
+    TABLE.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    sys.exit(main())
