@@ -244,7 +244,7 @@ class ServerSettings:
     mcp_config: str = ""
     """File with the MCP servers that environments may use (``mcpServers``)."""
     mcp_allow_commands: bool = False
-    """Whether clients may define MCP servers of their own, commands included; passed over unless only this machine
+    """Let clients define MCP servers of their own, commands included; ignored unless only this machine
     reaches the server."""
     host_limits: HostLimits = field(default_factory=HostLimits)
     """Limits of the environments of a worker."""

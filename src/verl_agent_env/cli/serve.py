@@ -54,6 +54,10 @@ def serve(**given: Any) -> None:
             from verl_agent_env.envs.task_files import read_task_files
 
             read_task_files(default_registry(), settings.tasks)
+        if settings.mcp_config:
+            from verl_agent_env.server.http.commands import mcp_configuration
+
+            mcp_configuration(settings)
         if settings.tls.tls_cert:
             from verl_agent_env.server.http.tls import peer_context, server_context
 

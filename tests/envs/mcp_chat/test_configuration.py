@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
+from verl_agent_env.envs.commands import commands_check
 from verl_agent_env.envs.mcp_chat.configuration import (
     COMMANDS_VARIABLE,
     CONFIG_VARIABLE,
@@ -16,8 +17,8 @@ from verl_agent_env.envs.mcp_chat.configuration import (
     read_configuration,
     refuse_commands,
     use_configuration,
-    use_file,
 )
+from verl_agent_env.envs.mcp_chat.definition import ServerDefinition
 from verl_agent_env.envs.mcp_chat.errors import ConfigurationError
 
 SECRET = "the-very-secret-token"
@@ -114,22 +115,42 @@ def test_file_is_found_by_its_variable(tmp_path: Path, monkeypatch: pytest.Monke
     assert not configuration_in_use().commands_allowed
 
 
-def test_file_can_be_named_in_place_of_the_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_configuration_that_is_handed_in_wins_over_the_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(CONFIG_VARIABLE, "/nowhere")
-    use_file(str(written(tmp_path, {"a": {"command": "x"}})), commands_allowed=True)
+    given = Configuration({"a": ServerDefinition(name="a", command="x")}, commands_allowed=True)
+    use_configuration(given)
     try:
-        assert list(configuration_in_use().servers) == ["a"]
-        assert configuration_in_use().commands_allowed
+        assert configuration_in_use() is given
     finally:
-        use_file(None)
+        use_configuration(None)
+    with pytest.raises(ConfigurationError, match="/nowhere"):
+        configuration_in_use()
 
 
-def test_commands_are_allowed_by_a_flag_of_a_local_server_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_are_allowed_by_a_flag_of_a_local_server_only(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setenv(COMMANDS_VARIABLE, "1")
     use_configuration(None)
     assert configuration_in_use().commands_allowed
-    refuse_commands("it is reached from elsewhere")
-    assert not configuration_in_use().commands_allowed
+    for _ in range(2):
+        refuse_commands("it is reached from elsewhere")
+        assert not configuration_in_use().commands_allowed
+    assert [record.getMessage() for record in caplog.records] == [
+        f"ignoring {COMMANDS_VARIABLE}: it is reached from elsewhere"
+    ]
+    use_configuration(None)
+
+
+def test_a_call_that_may_not_name_commands_sees_none_allowed() -> None:
+    use_configuration(Configuration(commands_allowed=True))
+    reset = commands_check.set(lambda: "the request came through a proxy")
+    try:
+        assert not configuration_in_use().commands_allowed
+    finally:
+        commands_check.reset(reset)
+    assert configuration_in_use().commands_allowed
+    use_configuration(None)
 
 
 def test_nothing_is_configured_by_default(monkeypatch: pytest.MonkeyPatch) -> None:

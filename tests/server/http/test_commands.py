@@ -176,7 +176,9 @@ def test_no_command_runs_where_others_reach_the_server(
         await_ready(client)
         assert not is_run(client, tmp_path / "marker")
     end = time.monotonic() + 60
-    while not re.search("ALLOW_COMMANDS is passed over.* from other machines", "".join(server.lines)):
+    while not re.search(
+        "ignoring VERL_AGENT_ENV_MCP_ALLOW_COMMANDS.* from other machines", "".join(server.lines)
+    ):
         assert time.monotonic() < end, server.lines
         time.sleep(0.05)
 

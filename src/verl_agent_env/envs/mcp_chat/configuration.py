@@ -7,6 +7,7 @@ environments themselves. Values may refer to variables, ``${TOKEN}`` or ``${PORT
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import re
@@ -77,63 +78,59 @@ def read_configuration(
     return Configuration(servers, commands_allowed)
 
 
-class _InUse:
-    """What environments of this process go by."""
-
-    def __init__(self) -> None:
-        self.chosen: Configuration | None = None
-        self.source: tuple[str, bool] | None = None
-        self.read: Configuration | None = None
-        self.refuses_commands = False
-
-    def configuration(self) -> Configuration:
-        if self.chosen is None and self.read is None:
-            path, commands_allowed = self.source or _source_by_variables()
-            self.read = (
-                read_configuration(Path(path), os.environ, commands_allowed=commands_allowed)
-                if path
-                else Configuration(commands_allowed=commands_allowed)
-            )
-        found = self.chosen or self.read or Configuration()
-        if found.commands_allowed and (self.refuses_commands or reason_against_commands()):
-            return Configuration(found.servers)
-        return found
-
-
-_in_use = _InUse()
-
-
-def configuration_in_use() -> Configuration:
-    """What environments go by: what was chosen, or the file, which is read on first use.
+def configuration_from(variables: Mapping[str, str]) -> Configuration:
+    """Read the configuration that environment variables name; without a file, one without servers.
 
     Raises:
         ConfigurationError: The file cannot be used.
     """
-    return _in_use.configuration()
+    path = variables.get(CONFIG_VARIABLE, "")
+    commands_allowed = variables.get(COMMANDS_VARIABLE, "").casefold() in ("1", "true", "yes", "on")
+    if not path:
+        return Configuration(commands_allowed=commands_allowed)
+    return read_configuration(Path(path), variables, commands_allowed=commands_allowed)
+
+
+_in_use: Configuration | None = None
 
 
 def use_configuration(configuration: Configuration | None) -> None:
-    """Go by this configuration in place of a file; ``None`` goes back to the file, which is read anew."""
-    _in_use.chosen, _in_use.read, _in_use.refuses_commands = configuration, None, False
+    """Hand in the configuration of all environments of this process.
+
+    ``None``, as at the start: that of the process's environment variables, read on its first use.
+    """
+    global _in_use
+    _in_use = configuration
 
 
-def use_file(path: str | None, *, commands_allowed: bool = False) -> None:
-    """Go by this file in place of the one that the variables name; ``None`` goes back to that one."""
-    _in_use.source = None if path is None else (path, commands_allowed)
-    _in_use.chosen = _in_use.read = None
+def configuration_in_use() -> Configuration:
+    """Return the configuration of this process, without commands if the current call may not name any.
+
+    Raises:
+        ConfigurationError: The file that the environment variables name cannot be used.
+    """
+    configuration = _configuration()
+    if configuration.commands_allowed and reason_against_commands():
+        return dataclasses.replace(configuration, commands_allowed=False)
+    return configuration
 
 
 def refuse_commands(reason: str) -> None:
-    """Take no commands from arguments, whatever the operator's flag says: this process is not for one user alone."""
-    _, asked_for = _in_use.source or _source_by_variables()
-    if asked_for and not _in_use.refuses_commands:
-        logger.warning("%s is passed over: %s", COMMANDS_VARIABLE, reason)
-    _in_use.refuses_commands = True
+    """Ignore the operator's permission of commands from now on: others than one user reach this process.
+
+    Raises:
+        ConfigurationError: The file that the environment variables name cannot be used.
+    """
+    configuration = _configuration()
+    if configuration.commands_allowed:
+        logger.warning("ignoring %s: %s", COMMANDS_VARIABLE, reason)
+        use_configuration(dataclasses.replace(configuration, commands_allowed=False))
 
 
-def _source_by_variables() -> tuple[str, bool]:
-    commands_allowed = os.environ.get(COMMANDS_VARIABLE, "").casefold() in ("1", "true", "yes", "on")
-    return os.environ.get(CONFIG_VARIABLE, ""), commands_allowed
+def _configuration() -> Configuration:
+    if _in_use is None:
+        use_configuration(configuration_from(os.environ))
+    return _in_use or Configuration()
 
 
 def _definition(place: str, name: str, value: Any, variables: Mapping[str, str]) -> ServerDefinition:

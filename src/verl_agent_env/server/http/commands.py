@@ -8,11 +8,16 @@ import os
 import socket
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from verl_agent_env.config import ServerSettings
 from verl_agent_env.envs.commands import commands_check
 from verl_agent_env.server.http.peer import Peer, is_loopback
 from verl_agent_env.server.http.same_origin import is_local_host
+
+if TYPE_CHECKING:
+    from verl_agent_env.envs.mcp_chat.configuration import Configuration
 
 _LOOK_S = 0.05
 _LOOKS = 600
@@ -44,11 +49,15 @@ def is_from_elsewhere() -> bool:
 
 
 def configure_commands(settings: ServerSettings) -> None:
-    """Name the operator's MCP servers, and take no commands where others than this machine reach the server."""
-    if settings.mcp_config or settings.mcp_allow_commands:
-        from verl_agent_env.envs.mcp_chat.configuration import use_file
+    """Hand in the operator's MCP servers, without commands if other machines can reach the server.
 
-        use_file(settings.mcp_config, commands_allowed=settings.mcp_allow_commands)
+    Raises:
+        ValueError: The file of MCP servers cannot be used.
+    """
+    if settings.mcp_config or settings.mcp_allow_commands:
+        from verl_agent_env.envs.mcp_chat.configuration import use_configuration
+
+        use_configuration(mcp_configuration(settings))
     reason = ""
     if settings.cluster.is_shared:
         reason = "this server is part of a cluster"
@@ -56,6 +65,20 @@ def configure_commands(settings: ServerSettings) -> None:
         reason = "this server can be reached from other machines"
     if reason or settings.mcp_allow_commands:
         _refuse_if(reason or reason_of_sockets())
+
+
+def mcp_configuration(settings: ServerSettings) -> Configuration:
+    """Read the operator's MCP servers.
+
+    Raises:
+        ValueError: The file cannot be used; the message names the place.
+    """
+    from verl_agent_env.envs.mcp_chat.configuration import Configuration, read_configuration
+
+    allowed = settings.mcp_allow_commands
+    if not settings.mcp_config:
+        return Configuration(commands_allowed=allowed)
+    return read_configuration(Path(settings.mcp_config), os.environ, commands_allowed=allowed)
 
 
 async def watch_sockets() -> None:
