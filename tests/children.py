@@ -9,7 +9,9 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryFile
 
+from tests.preloaded import preloaded
 from tests.waiting import HANG_S
 
 ROOT = Path(__file__).parents[1]
@@ -62,8 +64,27 @@ def python(
 
 
 def cli(*arguments: str, variables: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """As :func:`run`, with ``verl-agent-env`` as the program."""
-    return python("-m", "verl_agent_env.cli", *arguments, variables=variables)
+    """Run ``verl-agent-env`` to its end, with nothing to read, and give what it wrote.
+
+    Args:
+        arguments: Of the command line.
+        variables: What its environment has beside this process's.
+
+    Raises:
+        subprocess.TimeoutExpired: It hung, and was killed.
+    """
+    environment = {**os.environ, **(variables or {})}
+    with TemporaryFile("w+") as stdout, TemporaryFile("w+") as stderr:
+        process = preloaded(environment).start(arguments, environment, stderr.fileno(), stdout.fileno())
+        try:
+            code = process.wait(HANG_S)
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        stdout.seek(0)
+        stderr.seek(0)
+        return subprocess.CompletedProcess(arguments, code, stdout.read(), stderr.read())
 
 
 def end_group(process: subprocess.Popen[str] | subprocess.Popen[bytes]) -> None:

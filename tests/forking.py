@@ -34,8 +34,8 @@ def main() -> None:
         _become(*asked)
 
 
-def _fork_until_nobody_asks() -> tuple[int, dict[str, Any]] | None:
-    """Fork for each request. In the child: the descriptor of its standard error, and the request."""
+def _fork_until_nobody_asks() -> tuple[list[int], dict[str, Any]] | None:
+    """Fork for each request. In the child: the descriptors of its standard output and error, and the request."""
     with socket.socket(fileno=0) as requests, selectors.DefaultSelector() as selector:
         selector.register(requests, selectors.EVENT_READ)
         while True:
@@ -44,14 +44,15 @@ def _fork_until_nobody_asks() -> tuple[int, dict[str, Any]] | None:
                     selector.unregister(key.fileobj)
                     _tell_end(key.fd, *key.data)
                     continue
-                request, descriptors, _, _ = socket.recv_fds(requests, _MAX_REQUEST_BYTES, 2)
+                request, descriptors, _, _ = socket.recv_fds(requests, _MAX_REQUEST_BYTES, 3)
                 if not request:
                     return None
-                stderr, telling = descriptors
+                *outputs, telling = descriptors
                 pid = os.fork()
                 if pid == 0:
-                    return stderr, json.loads(request)
-                os.close(stderr)
+                    return outputs, json.loads(request)
+                for output in outputs:
+                    os.close(output)
                 os.write(telling, b"%d\n" % pid)
                 selector.register(os.pidfd_open(pid), selectors.EVENT_READ, (pid, telling))
 
@@ -65,15 +66,16 @@ def _tell_end(pidfd: int, pid: int, telling: int) -> None:
     os.close(pidfd)
 
 
-def _become(stderr: int, request: dict[str, Any]) -> None:
+def _become(outputs: list[int], request: dict[str, Any]) -> None:
     """In the child: be as a process that was started with these arguments and variables, and run."""
-    os.dup2(stderr, 2)
+    for number, output in enumerate(outputs, start=1):
+        os.dup2(output, number)
     # The socket was 0, and is closed.
     assert os.open(os.devnull, os.O_RDONLY) == 0
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
     os.environ.clear()
     os.environ.update(request["variables"])
-    sys.argv[1:] = request["arguments"]
+    sys.argv = ["verl-agent-env", *request["arguments"]]
     from verl_agent_env.cli import main as run
 
     run()

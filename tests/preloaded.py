@@ -1,4 +1,4 @@
-"""Servers of tests that start at once: forked from a process that has loaded the package, which takes two seconds.
+"""Servers and commands of tests that start at once: forked from a process that has loaded the package, which takes two seconds.
 
 That process runs ``forking.py``. What it starts is its child, not ours: it tells the exit code through a pipe.
 """
@@ -16,9 +16,11 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-from tests.children import ROOT
 from tests.waiting import HANG_S
+
+_ROOT = Path(__file__).parents[1]
 
 
 class Preloaded:
@@ -27,23 +29,28 @@ class Preloaded:
     def __init__(self, variables: Mapping[str, str]) -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            command = [sys.executable, str(ROOT / "tests" / "forking.py")]
+            command = [sys.executable, str(_ROOT / "tests" / "forking.py")]
             self._process = subprocess.Popen(
-                command, cwd=ROOT, env=dict(variables), stdin=theirs.fileno(), stdout=subprocess.DEVNULL
+                command, cwd=_ROOT, env=dict(variables), stdin=theirs.fileno(), stdout=subprocess.DEVNULL
             )
 
-    def start(self, arguments: Sequence[str], variables: Mapping[str, str], stderr: int) -> ForkedProcess:
+    def start(
+        self, arguments: Sequence[str], variables: Mapping[str, str], stderr: int, stdout: int | None = None
+    ) -> ForkedProcess:
         """Run ``verl-agent-env`` with these arguments at the root of the project, with nothing to read.
 
         Args:
             arguments: Of the command line.
             variables: The whole environment. Those of Python itself are as they were for this process.
-            stderr: Descriptor that it writes its lines to.
+            stderr: Descriptor of its standard error.
+            stdout: Descriptor of its standard output; None for nowhere.
         """
         reading, writing = os.pipe()
         try:
             request = json.dumps({"arguments": list(arguments), "variables": dict(variables)}).encode()
-            socket.send_fds(self._socket, [request], [stderr, writing])
+            with Path(os.devnull).open("wb") as nowhere:
+                outputs = [nowhere.fileno() if stdout is None else stdout, stderr]
+                socket.send_fds(self._socket, [request], [*outputs, writing])
         finally:
             os.close(writing)
         return ForkedProcess(reading)

@@ -11,7 +11,7 @@ from contextlib import closing
 
 import pytest
 
-from tests.children import ROOT, cli, end_group, python
+from tests.children import ROOT, end_group, python
 from tests.pool_process import is_running
 from tests.ports import free_port, free_ports
 from tests.surroundings import AUTHORITIES, WIDTH, settle_variables
@@ -62,7 +62,7 @@ def test_variables_of_the_person_who_runs_the_tests_do_not_reach_them() -> None:
 @pytest.mark.parametrize("arguments", [("list", "--verbose"), ("check-env", "frozen_lake", "--steps", "1")])
 def test_what_a_command_prints_is_not_wrapped(arguments: tuple[str, ...]) -> None:
     assert os.environ["COLUMNS"] == str(WIDTH)
-    done = cli(*arguments)
+    done = python("-m", "verl_agent_env.cli", *arguments)
     assert done.returncode == 0, done.stderr
     assert "verl_env/frozen_lake-v1" in done.stdout
 
