@@ -1,1 +1,1 @@
-"""Bridges to trainers, on the client library and the environments alone: data sets, episodes, and a folder per trainer."""
+"""Integrations with trainers, based only on the client library and the environments: data sets, episodes, a folder per trainer."""

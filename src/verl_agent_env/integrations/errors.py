@@ -1,12 +1,12 @@
-"""Errors of the integrations; each says in one sentence what to do.
+"""Errors of the integrations, each with a message that says what to do.
 
 ::
 
     VerlAgentEnvError
-    ├── CurationError           the data asked for cannot be made
-    ├── TrainingSetupError      something has to be put right before the training can start
-    │   └── VerlVersionError    verl is missing, or of a version that this code is not made for
-    └── EpisodeFailedError      an episode could not be played to its end; nothing of it is to be learned from
+    ├── CurationError           the data set cannot be made
+    ├── TrainingSetupError      the configuration has to be corrected before the training can start
+    │   └── VerlVersionError    verl is missing, or of an unsupported version
+    └── EpisodeFailedError      an episode could not be played to its end, and gives no training sample
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from verl_agent_env.errors import VerlAgentEnvError
 
 @dataclass(eq=False)
 class _SaidError(VerlAgentEnvError):
-    """An error whose sentence is written where it is raised."""
+    """An error whose message is an argument."""
 
     reason: str = ""
 
@@ -30,7 +30,7 @@ class _SaidError(VerlAgentEnvError):
 
 @dataclass(eq=False)
 class CurationError(_SaidError):
-    """The rows that were asked for cannot be made, or not be written."""
+    """The requested rows cannot be made or written."""
 
     title = "The data cannot be made"
     remarks: tuple[Any, ...] = ()
@@ -39,23 +39,23 @@ class CurationError(_SaidError):
 
 @dataclass(eq=False)
 class TrainingSetupError(_SaidError):
-    """The training cannot work as it is set up."""
+    """The training is configured wrongly."""
 
     title = "The training is not set up right"
 
 
 @dataclass(eq=False)
 class VerlVersionError(TrainingSetupError):
-    """verl is not there, or of another version."""
+    """verl is missing, or of an unsupported version."""
 
     title = "verl has the wrong version"
 
 
 @dataclass(eq=False)
 class EpisodeFailedError(VerlAgentEnvError):
-    """The environment failed for good, although everything was tried; the sample is lost, and no reward is known.
+    """The environment is lost after all retries, so the sample has no reward.
 
-    verl drops a sample that ends like this and trains on the rest of its group.
+    verl drops such a sample and trains on the rest of its group.
     """
 
     title = "An episode failed"

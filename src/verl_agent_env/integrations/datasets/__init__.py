@@ -1,4 +1,4 @@
-"""Curation: data sets of episodes for verl, made of the environments themselves."""
+"""Curation: data sets of episodes, generated from the environments themselves."""
 
 from verl_agent_env.integrations.datasets.curate import Curated, curate
 from verl_agent_env.integrations.datasets.plan import Component, CurationPlan

@@ -1,4 +1,4 @@
-"""Makes a data set: chooses its rows, plays its demonstrations, and writes its files."""
+"""Curation of a data set: selects its rows, plays its demonstrations, and writes its files."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ PICTURE = "difficulty.svg"
 
 
 class Curated(NamedTuple):
-    """What was made."""
+    """A data set that was written."""
 
     files: list[Path]
     chosen: list[Chosen]
     success_rate: float | None
-    """Of the demonstrations."""
+    """Success rate of the demonstrations; None without any."""
 
 
 def curate(plan: CurationPlan, out: Path, *, workers: int = 1, progress: Progress | None = None) -> Curated:
     """Write the data set of ``plan`` into the folder ``out``.
 
     The files are ``train.parquet`` and ``test.parquet`` (those with rows), ``sft.parquet`` with demonstrations,
-    ``difficulty.svg``, and ``curation.json``, which says what was asked for and what was passed over. Equal plans give
+    ``difficulty.svg``, and ``curation.json``, which has the plan and the numbers of rejected problems. Equal plans give
     equal bytes, whatever ``workers`` is.
 
     Raises:
@@ -75,7 +75,7 @@ def curate(plan: CurationPlan, out: Path, *, workers: int = 1, progress: Progres
 def _demonstrated(
     plan: CurationPlan, chosen: list[Chosen], workers: Workers, progress: Progress
 ) -> list[Demonstration]:
-    """Episodes on the first rows to train on, as many as the plan wants."""
+    """Play the demonstrations of the plan, on the first training rows."""
     named = mixed(chosen, "train")[: plan.demonstrations]
     demonstrations = []
     for demonstration in workers.map(partial(demonstrate, Manner.of(plan)), named):

@@ -1,4 +1,4 @@
-"""Demonstrations: episodes that the environments' solvers play, written as a model would write them."""
+"""Demonstrations: episodes that the environments' solvers play, in the format that a model is to write."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from verl_agent_env.types import Action, Message
 
 
 class Demonstration(NamedTuple):
-    """An episode as training data for the format."""
+    """A demonstrated episode, as training data."""
 
     messages: list[Message]
-    """Role and content only: what is called stands in the content, as the model is to write it."""
+    """Messages with role and content only: tool calls are part of the content, as the model is to write them."""
     tools: str
     """JSON, in OpenAI's schema."""
     reward: float
@@ -28,7 +28,7 @@ class Demonstration(NamedTuple):
 
 
 class Manner(NamedTuple):
-    """How demonstrations are played and written; see the plan's fields of the same names."""
+    """Options of demonstrations; the plan has fields of the same names."""
 
     demonstration_format: str
     noise: float
@@ -37,19 +37,19 @@ class Manner(NamedTuple):
 
     @classmethod
     def of(cls, plan: CurationPlan) -> Manner:
-        """As the plan wants it."""
+        """Take the options from a plan."""
         return cls(plan.demonstration_format, plan.noise, plan.max_turns, plan.system_prompt)
 
 
 def demonstrate(manner: Manner, named: tuple[str, Problem]) -> Demonstration:
-    """Play an episode with the environment's solver, and with as many random actions as its manner wants.
+    """Play an episode with the environment's solver and a share of random actions.
 
     Args:
-        manner: Of playing.
-        named: The environment's name, and the problem.
+        manner: Options of the demonstration.
+        named: Name of the environment, and the problem.
 
     Raises:
-        CurationError: The environment has no solver for it.
+        CurationError: The environment has no solver for the problem.
     """
     env_name, problem = named
     kind = default_registry().kind(env_name)
@@ -80,21 +80,21 @@ def demonstrate(manner: Manner, named: tuple[str, Problem]) -> Demonstration:
         if plan_ahead is None:
             plan_ahead = env.solution()
     if messages[-1]["role"] != "assistant":
-        # An answer that nobody follows up teaches nothing.
+        # Messages after the last answer teach nothing.
         del messages[_last_assistant(messages) + 1 :]
     return Demonstration(messages, problem.tools, total, success)
 
 
 def system_messages(system_prompt: str | None) -> list[Message]:
-    """The message that comes before all others, if there is one."""
+    """Return the system message as a list, which is empty without one."""
     return [{"role": "system", "content": system_prompt}] if system_prompt else []
 
 
 def written(action: Action, form: str) -> tuple[str, Action]:
-    """An action as the model is to write it, and as the environment gets it.
+    """Return an action as the model is to write it, and as the environment receives it.
 
-    A tool call in Hermes' form reaches the environment as the call that a rollout's parser makes of it, so that it is
-    answered by a message of the role ``tool``; ``<answer>`` reaches it as text.
+    A tool call in Hermes' format reaches the environment as the structured call of a rollout's parser, so that a message
+    of the role ``tool`` answers it; ``<answer>`` reaches it as text.
     """
     calls: list[dict[str, Any]] = action.get("tool_calls", []) if isinstance(action, dict) else []
     if not calls:
@@ -112,7 +112,7 @@ def written(action: Action, form: str) -> tuple[str, Action]:
 
 
 def _as_words(function: dict[str, Any]) -> str:
-    """A call in plain words: the tool's name, or its only argument."""
+    """Return a call in words: its arguments, or the tool's name without any."""
     arguments = orjson.loads(function["arguments"])
     if not arguments:
         return str(function["name"])

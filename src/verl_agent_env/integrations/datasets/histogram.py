@@ -1,4 +1,4 @@
-"""A histogram of difficulties as a picture, of text alone, so that equal data gives equal bytes."""
+"""A histogram of difficulties as SVG, so that equal data gives equal bytes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Series(NamedTuple):
 
 
 def bins_of(values: Sequence[float]) -> tuple[float, float, int]:
-    """Lower edge, width and number of bins; whole numbers get a bin each, while there are few enough."""
+    """Choose lower edge, width and number of bins; a few whole numbers get a bin each."""
     lowest, highest = min(values), max(values)
     if all(value == int(value) for value in values):
         width = float(max(1, math.ceil((highest - lowest + 1) / _MAX_BINS)))
@@ -32,7 +32,7 @@ def bins_of(values: Sequence[float]) -> tuple[float, float, int]:
 
 
 def counts_of(values: Sequence[float], lower: float, width: float, bins: int) -> list[int]:
-    """How many values fall into each bin."""
+    """Count the values in each bin."""
     counts = [0] * bins
     for value in values:
         counts[min(bins - 1, int((value - lower) / width))] += 1
@@ -40,7 +40,7 @@ def counts_of(values: Sequence[float], lower: float, width: float, bins: int) ->
 
 
 def histogram_svg(series: Sequence[Series]) -> str:
-    """The picture: one row for each component that has difficulties, shares of train and test side by side."""
+    """Draw one row for each component with difficulties, the shares of train and test side by side."""
     shown = [one for one in series if one.train or one.test]
     height = _ROW_HEIGHT * max(1, len(shown))
     parts = [

@@ -1,4 +1,4 @@
-"""What is to be made: the environments of a mixture, how many rows, and what they must be like."""
+"""The plan of a data set: its environments, numbers of rows, and conditions on them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Component:
     env_name: str
     """Registered name, or a short one."""
     weight: float = 1.0
-    """Its share of the rows, against the weights of the others."""
+    """Share of the rows, relative to the weights of the other components."""
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of the environment."""
     problems: Iterable[GivenProblem | Mapping[str, Any]] | None = None
@@ -30,9 +30,9 @@ class Component:
     given: tuple[GivenProblem, ...] | None = field(init=False, default=None, repr=False)
     """The problems, read."""
     min_difficulty: float | None = None
-    """Rows below it are left out."""
+    """Lower bound of the rows' difficulty."""
     max_difficulty: float | None = None
-    """Rows above it are left out."""
+    """Upper bound of the rows' difficulty."""
 
     def __post_init__(self) -> None:
         if not 0 < self.weight < float("inf"):
@@ -51,11 +51,11 @@ class Component:
 
     @property
     def filters(self) -> bool:
-        """Whether difficulty decides."""
+        """True if there is a bound on difficulty."""
         return self.min_difficulty is not None or self.max_difficulty is not None
 
     def admits(self, difficulty: float | None) -> bool:
-        """Whether a row of this difficulty is wanted; one of unknown difficulty passes no filter."""
+        """Tell whether a difficulty is within the bounds; an unknown one is within none."""
         if not self.filters:
             return True
         if difficulty is None:
@@ -67,38 +67,38 @@ class Component:
 
 @dataclass(frozen=True)
 class CurationPlan:
-    """A data set; equal plans give equal bytes, however many processes make them."""
+    """Plan of a data set; equal plans give equal bytes, whatever the number of processes."""
 
     components: tuple[Component, ...]
     """The environments."""
     train: int
-    """Rows to train on."""
+    """Number of training rows."""
     test: int
-    """Rows to test with."""
+    """Number of test rows."""
     seed: int = 0
-    """Where the seeds of the episodes begin."""
+    """First seed of the episodes."""
     test_share: float = TEST_SHARE
-    """Share of all layouts that is kept for tests, by their hash: whoever uses the same share keeps the same ones."""
+    """Share of all layouts that is reserved for tests, by their hash: equal shares reserve equal layouts."""
     repeat_layouts: bool = False
-    """Whether training rows may have the same layout (with another seed)."""
+    """True to allow training rows of the same layout with different seeds."""
     with_layout: bool = False
-    """Whether each row holds its layout as arguments, so that it does not depend on the generator."""
+    """True to store each row's layout in its arguments, so that it does not depend on the generator."""
     test_greedy: bool = False
-    """Whether each test row is there twice, the second time to be played with the likeliest tokens."""
+    """True to write each test row twice, the second time for greedy decoding."""
     measure: Measure = "auto"
-    """How difficulty is measured."""
+    """Measure of difficulty."""
     system_prompt: str | None = None
     """First message of every conversation."""
     demonstrations: int = 0
-    """Episodes played by the environments' solvers, on layouts of the training side."""
+    """Number of episodes that the environments' solvers play, on training layouts."""
     demonstration_format: Literal["hermes", "answer"] = "hermes"
-    """How a demonstrated action is written: as a tool call in Hermes' form, or in ``<answer>``."""
+    """Format of demonstrated actions: tool calls in Hermes' format, or ``<answer>``."""
     noise: float = 0.0
-    """Share of the demonstrated actions that are random ones."""
+    """Share of random actions in demonstrations."""
     max_turns: int = 100
     """Turns after which a demonstration ends."""
     patience: int = 20_000
-    """Problems in a row without one to keep, after which the search is given up."""
+    """Number of consecutive rejected problems after which the search fails."""
 
     def __post_init__(self) -> None:
         if not self.components:
@@ -120,7 +120,7 @@ class CurationPlan:
             raise CurationError("Demonstrations are made of training rows: ask for no more than --train.")
 
     def wanted(self, split: Split) -> list[int]:
-        """How many rows each component gives to a split, by weight; together exactly as many as asked for."""
+        """Return the number of rows of each component in a split, by weight; they add up to the number of the plan."""
         return apportion(
             self.train if split == "train" else self.test, [part.weight for part in self.components]
         )

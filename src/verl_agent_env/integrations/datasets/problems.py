@@ -1,4 +1,4 @@
-"""Looks at one problem after the other: begins its episode, and writes down what a row needs to know of it."""
+"""Examination of problems: begins an episode of each and collects the data of a row."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from verl_agent_env.types import Message
 
 
 class Problem(NamedTuple):
-    """A problem that may become a row."""
+    """A problem that can become a row."""
 
     seed: int
     layout: str
@@ -47,7 +47,7 @@ class Refused(NamedTuple):
 
 
 class Examiner:
-    """Looks at the problems of one component; belongs to one process."""
+    """Examines the problems of one component, in one process."""
 
     def __init__(self, plan: CurationPlan, component: Component) -> None:
         """Check the component's arguments.
@@ -106,10 +106,10 @@ def _has_solver(env: gymnasium.Env[Any, Any]) -> TypeGuard[ChatEnv]:
 
 
 def make(kind: EnvKind, env_kwargs: dict[str, Any]) -> gymnasium.Env[Any, Any]:
-    """An environment of this kind."""
+    """Create an environment of this kind."""
     return kind.build(kind.validate(env_kwargs))
 
 
 def tools_of(env: gymnasium.Env[Any, Any]) -> list[dict[str, Any]]:
-    """The tools of an environment, in OpenAI's schema."""
+    """Return the tools of an environment, in OpenAI's schema."""
     return [tool.openai() for tool in getattr(env, "tools", ())]

@@ -1,4 +1,4 @@
-"""Chooses the rows: problems in the order of their seeds, each kept if it is wanted, whoever looked at it."""
+"""Selection of rows: problems in the order of their seeds, each accepted or rejected, in any number of processes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from verl_agent_env.integrations.datasets.workers import Workers
 from verl_agent_env.integrations.errors import CurationError
 
 Progress = Callable[[int], None]
-"""Told how many more rows were chosen."""
+"""Called with the number of newly selected rows."""
 Looks = Generator[Problem | Refused, None, None]
 
 
@@ -43,7 +43,7 @@ class Chosen:
     train: list[Problem] = field(default_factory=list)
     test: list[Problem] = field(default_factory=list)
     passed_over: Counter[str] = field(default_factory=Counter)
-    """Problems that were not kept, by reason."""
+    """Numbers of rejected problems, by reason."""
     remarks: list[Remark] = field(default_factory=list)
     """What there is to say of problems of one's own: of each that was not kept, and of each without a known solution."""
 
@@ -54,7 +54,7 @@ class Chosen:
             self.remarks.append(Remark(self.env_name, problem.place, reason, detail))
 
     def of(self, split: Split) -> list[Problem]:
-        """The rows of a split."""
+        """Return the rows of a split."""
         return self.train if split == "train" else self.test
 
 
@@ -62,9 +62,9 @@ def choose(plan: CurationPlan, workers: Workers, progress: Progress) -> list[Cho
     """Choose the rows of all components.
 
     Args:
-        plan: What is to be made.
-        workers: Begun with :func:`begin_process`.
-        progress: Told of each row.
+        plan: Plan of the data set.
+        workers: Processes, initialized with :func:`begin_process`.
+        progress: Called for each row.
 
     Raises:
         CurationError: There are not as many different problems as were asked for.
@@ -168,11 +168,11 @@ def _shortage(
 
 
 _examiners: list[Examiner] = []
-"""Of this process; one for each component."""
+"""Examiners of this process, one for each component."""
 
 
 def begin_process(plan: CurationPlan) -> None:
-    """Make a process ready to look at problems; a component's arguments are checked before the first look.
+    """Initialize a process, which checks the arguments of all components.
 
     Raises:
         UnknownEnvNameError, InvalidEnvArgumentsError: There is no such environment.

@@ -1,4 +1,4 @@
-"""The files: rows as verl reads them, in parquet whose bytes follow from its rows alone."""
+"""Parquet files with rows in verl's format; equal rows give equal bytes."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     import pyarrow
 
 GREEDY_SUFFIX = "-greedy"
-"""Ends the data source of test rows that are played greedily, so that verl reports them apart."""
+"""Suffix of the data source of greedy test rows, so that verl reports them separately."""
 
 
 def rows_of(plan: CurationPlan, split: Split, chosen: Sequence[Chosen]) -> list[dict[str, Any]]:
-    """The rows of a split, the components mixed evenly from the first row to the last."""
+    """Return the rows of a split, with the components mixed evenly from the first row to the last."""
     problems = mixed(chosen, split)
     rows = [_row(plan, split, env_name, problem, greedy=False) for env_name, problem in problems]
     if split == "test" and plan.test_greedy:
@@ -32,16 +32,16 @@ def rows_of(plan: CurationPlan, split: Split, chosen: Sequence[Chosen]) -> list[
 
 
 def mixed(chosen: Sequence[Chosen], split: Split) -> list[tuple[str, Problem]]:
-    """The problems of a split in the order of its rows, each with the name of its environment."""
+    """Return the problems of a split in the order of its rows, each with the name of its environment."""
     return list(_interleaved([[(part.env_name, problem) for problem in part.of(split)] for part in chosen]))
 
 
 def demonstration_rows(demonstrations: Sequence[Demonstration]) -> list[dict[str, Any]]:
-    """Rows for supervised fine-tuning."""
+    """Return rows for supervised fine-tuning."""
     return [
         {
             "messages": demonstration.messages,
-            # Text, and under a name that verl's own data set passes over: the schemas of tools differ.
+            # Text, because the schemas of tools differ; under a name that verl's own data set ignores.
             "tools_json": demonstration.tools,
             "reward": demonstration.reward,
             "success": demonstration.success,
@@ -95,7 +95,7 @@ def write_demonstrations(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def require_arrow() -> None:
-    """Make sure that parquet can be written.
+    """Check that parquet can be written.
 
     Raises:
         CurationError: pyarrow is not installed.
@@ -110,7 +110,7 @@ def _row(
         "data_source": env_name + GREEDY_SUFFIX if greedy else env_name,
         "agent_name": AGENT_NAME,
         "prompt": [*system_messages(plan.system_prompt), *problem.prompt],
-        # Parts of verl look for one; the reward comes from the environment.
+        # verl requires this column, but the reward comes from the environment.
         "reward_model": {"style": "env", "ground_truth": ""},
         "extra_info": {
             "index": 0,
@@ -129,7 +129,7 @@ def _row(
 
 
 def _interleaved(parts: Sequence[Sequence[Any]]) -> Iterator[Any]:
-    """All items, those of each part spread evenly and in order."""
+    """Yield all items, those of each part spread evenly and in order."""
     placed = [
         ((position + 0.5) / len(part), number, position)
         for number, part in enumerate(parts)
@@ -144,7 +144,7 @@ def _write(rows: list[dict[str, Any]], schema: Any, path: Path) -> None:
     unfinished = path.with_name(path.name + ".part")
     table: pyarrow.Table = arrow.Table.from_pylist(rows, schema=schema)
     parquet.write_table(table, unfinished, compression="zstd", row_group_size=4096)
-    # Whole or not at all: a training run may be reading the old one.
+    # Atomically: a training run may be reading the old file.
     unfinished.replace(path)
 
 

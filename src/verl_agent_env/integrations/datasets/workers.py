@@ -1,4 +1,4 @@
-"""Work that is spread over processes, and comes back in the order in which it was handed out."""
+"""A process pool whose results are in the order of the items."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ Item = TypeVar("Item")
 Made = TypeVar("Made")
 
 _CHUNK = 32
-"""Items that a process works on in one go."""
+"""Items in one task of a process."""
 _CHUNKS_AHEAD = 3
-"""Chunks that are under way for each process."""
+"""Pending tasks per process."""
 
 
 class Workers:
-    """Some processes, or this one alone; what they make is the same, whatever their number."""
+    """Some processes, or this one alone; the results do not depend on their number."""
 
     def __init__(self, count: int, begin: Callable[..., None], *arguments: object) -> None:
-        """Start none yet.
+        """Create a pool without starting processes.
 
         Args:
-            count: Processes; with 1, this process does everything.
-            begin: Called with ``arguments`` before anything else: in this process, and in each that is started.
+            count: Number of processes; with 1, this process does everything.
+            begin: Initializer, called with ``arguments`` in this process, then in each that is started.
         """
         self._count = count
         self._begin, self._arguments = begin, arguments
         self._pool: ProcessPoolExecutor | None = None
 
     def __enter__(self) -> Workers:
-        """Start them; what ``begin`` raises comes before any process is there."""
+        """Start the processes, after ``begin`` has succeeded in this one."""
         self._begin(*self._arguments)
         if self._count > 1:
-            # Not forked: a process that has threads, a test runner say, cannot be forked safely.
+            # Not forked: forking a process with threads (such as a test runner) is unsafe.
             context = multiprocessing.get_context("spawn")
             self._pool = ProcessPoolExecutor(self._count, context, self._begin, self._arguments)
         return self
@@ -46,9 +46,9 @@ class Workers:
             self._pool.shutdown(cancel_futures=True)
 
     def map(self, work: Callable[[Item], Made], items: Iterable[Item]) -> Generator[Made, None, None]:
-        """What ``work``, a function of a module or a :func:`functools.partial` of one, makes of each item, in order.
+        """Apply ``work``, a module-level function or a :func:`functools.partial` of one, to each item, in order.
 
-        There may be endlessly many: no more than a few are worked on before their turn.
+        The items may be infinitely many: only a few are processed ahead.
         """
         if self._pool is None:
             yield from map(work, items)

@@ -1,1 +1,1 @@
-"""Episodes that survive their server, for any trainer: what a row stands for, options, the check beforehand."""
+"""Episodes on a server for any trainer: rows, options, recovery of lost environments, a check before the training."""

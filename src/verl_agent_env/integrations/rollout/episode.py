@@ -1,4 +1,4 @@
-"""The environment's side of an episode: played exactly once, and made anew when the server lost it."""
+"""An episode in an environment on the server, which is recreated if the server loses it."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ T = TypeVar("T")
 
 
 class DivergedError(Exception):
-    """The environment that was made anew does not go the same way: what was said so far does not fit it."""
+    """The recreated environment gave other results, so the conversation so far does not fit it."""
 
 
 class Episode:
     """One episode in an environment on the server.
 
-    A lost connection, a proxy's error or a worker that moves is the client's to mend. An environment that is gone all
-    the same (its worker died, and nothing keeps episodes) is made anew with the same seed and taken through the same
-    actions; if it answers as before, the conversation goes on as if nothing had happened.
+    The client retries after lost connections, errors of proxies and moves between workers. An environment that is lost
+    nevertheless (its worker died, and episodes are not durable) is recreated with the same seed, and the same actions are
+    played; if all results are equal, the conversation continues.
     """
 
     def __init__(self, client: AsyncEnvClient, spec: EpisodeSpec, options: RolloutOptions) -> None:
@@ -39,37 +39,37 @@ class Episode:
         self._first: Observation | None = None
         self._past: list[tuple[Action, StepResult]] = []
         self.attempts = 0
-        """Environments that were lost."""
+        """Number of environments that were lost."""
         self.waited_s = 0.0
-        """Seconds spent on the environment."""
+        """Seconds spent in calls on the environment."""
         self._retries = 0
 
     async def begin(self) -> Observation:
-        """Make the environment.
+        """Create the environment and return the first observation.
 
         Raises:
-            RequestError: There is no such environment, or not with these arguments.
-            EpisodeFailedError: The server is away for good.
+            RequestError: The environment or its arguments are unknown.
+            EpisodeFailedError: The server cannot be reached.
         """
-        return await self._persist(self._first_observation)
+        return await self._retry(self._first_observation)
 
     async def tools(self) -> list[dict[str, object]]:
-        """What the model may call, in OpenAI's schema, where the row does not say it."""
-        return await self._persist(lambda env: env.tools())
+        """Return the tools in OpenAI's schema, for rows that do not have them."""
+        return await self._retry(lambda env: env.tools())
 
     async def step(self, action: Action) -> StepResult:
         """Carry out one action.
 
         Raises:
-            EpisodeFailedError: The environment is lost for good.
-            DivergedError: It was made anew, and goes another way.
+            EpisodeFailedError: The environment is lost after all retries.
+            DivergedError: The recreated environment gave other results.
         """
-        result = await self._persist(lambda env: env.step(action))
+        result = await self._retry(lambda env: env.step(action))
         self._past.append((action, result))
         return result
 
     async def close(self) -> None:
-        """Close the environment; a server that cannot be told now closes it when it has been idle long enough."""
+        """Close the environment; if that fails, the server closes it once its idle time is over."""
         env, self._env = self._env, None
         if env is not None:
             self._retries += env.num_retries
@@ -80,39 +80,39 @@ class Episode:
 
     @property
     def num_retries(self) -> int:
-        """Calls that the client had to make again, in the environments that were lost too."""
+        """Number of retries of the client, in lost environments too."""
         return self._retries + (0 if self._env is None else self._env.num_retries)
 
-    async def _persist(self, call: Callable[[AsyncEnv], Awaitable[T]]) -> T:
+    async def _retry(self, call: Callable[[AsyncEnv], Awaitable[T]]) -> T:
         began = time.perf_counter()
         try:
             while True:
                 try:
                     return await call(self._env or await self._make())
                 except RequestError:
-                    # The data or the set-up is wrong: nothing gets better by waiting.
+                    # The data or the configuration is wrong: a retry does not help.
                     raise
                 except VerlAgentEnvError as error:
-                    await self._lose(error)
+                    await self._discard(error)
         finally:
             self.waited_s += time.perf_counter() - began
 
-    async def _lose(self, error: VerlAgentEnvError) -> None:
-        """Note that the environment is lost; the next call makes it anew.
+    async def _discard(self, error: VerlAgentEnvError) -> None:
+        """Discard a lost environment; the next call recreates it.
 
         Raises:
-            EpisodeFailedError: It was tried often or long enough.
+            EpisodeFailedError: All attempts are used up.
         """
         self.attempts += 1
         spec = self._spec
-        # What can be retried was, until the deadline.
+        # Retryable errors were retried until the deadline.
         if (
             error.retryable
             or isinstance(error, ServerUnreachableError)
             or self.attempts >= self._options.max_attempts
         ):
             raise EpisodeFailedError(spec.env_name, spec.seed, self.attempts, str(error)) from error
-        logger.warning("an environment of '%s' was lost and is made anew: %s", spec.env_name, error)
+        logger.warning("an environment of '%s' was lost; recreating it: %s", spec.env_name, error)
         await self.close()
 
     async def _make(self) -> AsyncEnv:
@@ -124,7 +124,7 @@ class Episode:
             run_id=self._options.run_id,
             ttl_s=self._options.ttl_s,
         )
-        # Noted before it is there: what goes wrong on the way is closed too.
+        # Set before its creation, so that it is closed if the creation fails.
         self._env = env
         observation, _ = await env.reset()
         if self._first is None:

@@ -1,4 +1,4 @@
-"""Options of a rollout; with verl they stand in ``data.env``, or in the YAML entry of one agent loop."""
+"""Options of a rollout; with verl they are in ``data.env``, or in the YAML entry of an agent loop."""
 
 from __future__ import annotations
 
@@ -16,44 +16,44 @@ DATA_KEY = "env"
 
 @dataclass(frozen=True)
 class RolloutOptions:
-    """How episodes are played."""
+    """Options of playing episodes."""
 
     url: str = "http://127.0.0.1:8000"
-    """Of the server, or of the cluster behind nginx."""
+    """URL of the server, or of the cluster behind nginx."""
     token: str | None = None
     """Bearer token, if the server asks for one."""
     run_id: str | None = None
     """Name of the training's environments on the server; each process has its own if not given."""
     max_turns: int | None = None
-    """Answers of the model after which an episode is left; verl's ``multi_turn.max_assistant_turns`` counts as well."""
+    """Largest number of answers in an episode; verl's ``multi_turn.max_assistant_turns`` applies as well."""
     max_tokens_per_turn: int | None = None
-    """Length of one answer at most; else only the response budget bounds it."""
+    """Largest number of tokens in one answer; the response budget alone if not given."""
     min_tokens_per_turn: int = 16
-    """With fewer tokens left in the response budget, no further turn is begun."""
+    """Tokens that must be left in the response budget to begin a turn."""
     action_format: Literal["auto", "text"] = "auto"
-    """``auto``: the tools stand in the prompt, and calls of them are read as environments read text, else the text is the
-    action; ``text``: no tools in the prompt, the text is the action (``<answer>Up || Left</answer>``)."""
+    """``auto``: the prompt has the tools, and an answer is a tool call if it is read as one, else text; ``text``: the prompt has
+    no tools, and the answer is text (``<answer>Up || Left</answer>``)."""
     tool_format: str | None = None
-    """Name of verl's parser, which says what tokens end an answer; it reads the answers only if environments do not know its
-    format. ``rollout.multi_turn.format`` if not given, which the data set cannot see and check."""
+    """Name of verl's parser, which defines the tokens that end an answer. It reads the answers only if environments do not
+    know its format. ``rollout.multi_turn.format`` if not given, which the data set cannot check."""
     system_prompt: str | None = None
-    """First message of a conversation whose row brings none."""
+    """System prompt for rows without one."""
     max_attempts: int = 3
-    """How often an environment that got lost is made anew before the sample is given up."""
+    """Number of times that a lost environment is recreated before the sample is dropped."""
     deadline_s: float = 600.0
-    """Seconds that one call waits for a server that is away."""
+    """Seconds of retries of one call."""
     timeout_s: float = 60.0
     """Seconds that the server may be silent during one attempt."""
     close_deadline_s: float = 30.0
-    """Seconds that closing waits for a server that is away."""
+    """Seconds of retries when closing."""
     ttl_s: float | None = None
     """Seconds without a call after which the server closes an environment; the server's own if not given."""
     micro_batching: bool = True
-    """Whether the steps of all episodes of a process share requests."""
+    """True to let the steps of all episodes of a process share requests."""
     direct: Literal["auto", "never"] = "never"
-    """``auto`` sends steps straight to the workers of a cluster, where they can be reached."""
+    """``auto`` to send steps directly to the workers of a cluster, if they can be reached."""
     check_server: bool = True
-    """Whether the data set asks the server for one environment of each kind before the training starts."""
+    """True to have the data set create one environment of each kind before the training starts, as a check."""
 
     def __post_init__(self) -> None:
         for field in ("max_turns", "max_tokens_per_turn"):
@@ -69,12 +69,12 @@ class RolloutOptions:
                 raise TrainingSetupError(f"The option '{field}' must be {' or '.join(known)}.")
 
     def parser_name(self, otherwise: str | None = None) -> str | None:
-        """The parser of tool calls, ``otherwise`` if none is named here; none where text alone is an action."""
+        """Return the name of the parser of tool calls, ``otherwise`` if it is not set; None if answers are only text."""
         return (self.tool_format or otherwise) if self.action_format == "auto" else None
 
     @classmethod
     def from_mapping(cls, *given: Mapping[str, Any] | None) -> RolloutOptions:
-        """Options from several places; the later ones win.
+        """Merge options from several sources; later ones take precedence.
 
         Raises:
             TrainingSetupError: An option is unknown or out of its range.

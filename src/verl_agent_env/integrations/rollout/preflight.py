@@ -1,4 +1,4 @@
-"""Asks the server, before the training starts, for what the training will ask of it."""
+"""A check before the training starts: the server creates every kind of environment in the data."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ logger = logging.getLogger(__name__)
 
 _DEADLINE_S = 30.0
 _MAX_KINDS = 32
-"""Environments that are made to see whether they can be."""
+"""Largest number of environments that are created as a check."""
 
 
 def check_server(options: RolloutOptions, specs: Sequence[EpisodeSpec]) -> None:
-    """Make one environment of each kind in the data, and close it.
+    """Create one environment of each kind in the data, and close it.
 
     Raises:
-        TrainingSetupError: There is no server, or it does not know an environment or an argument.
+        TrainingSetupError: The server cannot be reached, or it does not know an environment or an argument.
     """
     with EnvClient(options.url, token=options.token, deadline_s=_DEADLINE_S) as client:
         for spec in _kinds(specs):
@@ -48,7 +48,7 @@ def check_server(options: RolloutOptions, specs: Sequence[EpisodeSpec]) -> None:
 
 
 def _kinds(specs: Sequence[EpisodeSpec]) -> Iterator[EpisodeSpec]:
-    """One row for each environment and arguments, no more than a few."""
+    """Yield one row for each environment and arguments, up to a limit."""
     seen: set[tuple[str, bytes]] = set()
     for spec in specs:
         key = (spec.env_name, orjson.dumps(spec.env_kwargs, option=orjson.OPT_SORT_KEYS))

@@ -1,4 +1,4 @@
-"""One row of a data set, as far as it says which episode is to be played."""
+"""The part of a data set's row that defines an episode."""
 
 from __future__ import annotations
 
@@ -11,39 +11,39 @@ import orjson
 from verl_agent_env.integrations.errors import TrainingSetupError
 
 AGENT_NAME = "env_agent"
-"""What rows say in ``agent_name``, and the agent loop's configuration in ``name``."""
+"""Name of the agent loop, in the rows' ``agent_name`` and in its configuration."""
 
 HOW_TO_MAKE = "make the data with 'verl-agent-env curate'"
 
 
 @dataclass(frozen=True, slots=True)
 class EpisodeSpec:
-    """Which episode a row stands for; equal ones give equal episodes."""
+    """The definition of an episode; equal ones give equal episodes."""
 
     env_name: str
     seed: int
     env_kwargs: dict[str, Any]
     tools: list[dict[str, Any]] | None
-    """What the model may call, in OpenAI's schema; ``None`` if only the environment knows."""
+    """Tools in OpenAI's schema; ``None`` if they have to be read from the environment."""
     system_prompt: str | None
     takes_images: bool
-    """Whether the environment is known to show pictures."""
+    """True if the environment is known to show pictures."""
     greedy: bool
-    """Whether the episode is to be played with the likeliest tokens, whatever the sampling is set to."""
+    """True for greedy decoding, whatever the sampling parameters are."""
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> EpisodeSpec:
         """Read ``extra_info`` of a row; a row without a seed takes its index.
 
         Raises:
-            TrainingSetupError: The row is not one that stands for an episode.
+            TrainingSetupError: The row does not define an episode.
         """
         extra = row.get("extra_info")
         if not isinstance(extra, Mapping) or not isinstance(extra.get("env_name"), str):
             raise TrainingSetupError(f"A row has no 'env_name' in its 'extra_info': {HOW_TO_MAKE}.")
         seed = extra.get("seed")
         if seed is None:
-            # All samples of a group are made of one row, so they still share it.
+            # All samples of a group come from one row, so they share the seed.
             seed = extra.get("index", row.get("index", 0))
         kwargs = _decoded(extra.get("env_kwargs"), "env_kwargs")
         tools = _decoded(extra.get("tools"), "tools")
@@ -63,7 +63,7 @@ class EpisodeSpec:
 
 
 def _decoded(value: Any, name: str) -> Any:
-    """What a column holds as JSON text: in columns of structures all rows would have the keys of all others."""
+    """Decode a column of JSON text; in a column of structures each row would have the keys of all rows."""
     if not isinstance(value, str):
         return value
     try:

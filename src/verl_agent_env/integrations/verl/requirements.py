@@ -1,4 +1,4 @@
-"""Which verl this integration is made for."""
+"""The supported versions of verl."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _LOWEST, _ABOVE = (0, 9, 1), (0, 10, 0)
 
 
 def require_verl() -> None:
-    """Make sure that verl is there, in a version that has what is used of it.
+    """Check that verl is installed in a supported version.
 
     Raises:
-        VerlVersionError: It is not.
+        VerlVersionError: verl is missing, or of another version.
     """
     try:
         version = importlib.metadata.version("verl")
@@ -27,10 +27,10 @@ def require_verl() -> None:
 
 
 def check_version(version: str) -> None:
-    """Make sure that this version of verl is one that fits.
+    """Check that a version of verl is supported.
 
     Raises:
-        VerlVersionError: It is not.
+        VerlVersionError: The version is not supported.
     """
     numbers = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", version)
     parts = tuple(int(part or 0) for part in numbers.groups()) if numbers else (0, 0, 0)

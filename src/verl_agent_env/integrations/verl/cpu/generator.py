@@ -17,12 +17,12 @@ KeysAndValues = list[tuple[torch.Tensor, torch.Tensor]]
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """An answer that is wanted."""
+    """A prompt, with the parameters of the answer."""
 
     prompt_ids: list[int]
     """All tokens of the conversation so far."""
     max_tokens: int
-    """Length of the answer at most."""
+    """Largest number of tokens in the answer."""
     temperature: float = 1.0
     """0 takes the likeliest token."""
     stop_ids: frozenset[int] = frozenset()
@@ -31,28 +31,28 @@ class GenerationRequest:
 
 @dataclass(slots=True)
 class Generation:
-    """What the model wrote."""
+    """An answer of the model."""
 
     token_ids: list[int] = field(default_factory=list)
     log_probs: list[float] = field(default_factory=list)
     """Of each token, under the temperature it was sampled with."""
     is_complete: bool = False
-    """Whether a token that ends answers came; otherwise the limit cut it off."""
+    """True if the answer ends with a stop token; False if it was truncated."""
 
 
 class Generator:
-    """A model, and what it remembers of the conversations that it took part in: their tokens are not run again.
+    """A model with a cache of keys and values of its conversations, whose tokens are not computed again.
 
-    Conversations are known by their tokens, since verl names each turn anew. The memory holds for the weights that
-    filled it: :meth:`load_weights` empties it.
+    Conversations are recognized by their tokens, because verl names each turn differently. :meth:`load_weights` clears the
+    cache, which belongs to the weights that filled it.
     """
 
     def __init__(self, model: torch.nn.Module, max_sequences: int = 2_048) -> None:
-        """Around ``model``, a causal language model of transformers in evaluation mode.
+        """Create a generator.
 
         Args:
-            model: The model.
-            max_sequences: That are remembered, one for each turn; the longest unused are forgotten first.
+            model: A causal language model of transformers in evaluation mode.
+            max_sequences: Size of the cache, one entry for each turn; the least recently used are dropped.
         """
         self._model: Any = model
         self._memory: PrefixCache[KeysAndValues] = PrefixCache(max_sequences)

@@ -1,4 +1,4 @@
-"""Three places where verl 0.9 takes an accelerator for granted; replaced in process, its files stay as they are."""
+"""Replacements for three functions of verl 0.9 that need an accelerator."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import verl.utils.model
 
 
 def install() -> None:
-    """Replace them."""
+    """Replace the functions in this process."""
     # verl joins "cpu:gloo" with the device's own backend, and PyTorch takes no device twice.
     verl.utils.distributed.initialize_global_process_group_ray.__defaults__ = (None, "cpu:gloo")
     verl.utils.model.load_valuehead_model = load_critic
@@ -19,7 +19,7 @@ def install() -> None:
 
 
 def load_critic(local_path: str, torch_dtype: torch.dtype, model_config: Any, trust_remote_code: bool) -> Any:
-    """A critic with the attention that is configured; verl's own function insists on flash attention."""
+    """Create a critic with the configured attention; verl's own function requires flash attention."""
     from transformers import AutoModelForTokenClassification
 
     return AutoModelForTokenClassification.from_pretrained(
@@ -32,7 +32,7 @@ def load_critic(local_path: str, torch_dtype: torch.dtype, model_config: Any, tr
 
 
 def _unpinned(policy: type[Any]) -> type[Any]:
-    """The offload policy of the reference model without pinned memory, which needs an accelerator."""
+    """Return the offload policy of the reference model without pinned memory, which needs an accelerator."""
 
     class UnpinnedOffloadPolicy(policy):  # type: ignore[misc]
         def __init__(self, pin_memory: bool = False) -> None:

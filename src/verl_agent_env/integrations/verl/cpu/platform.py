@@ -15,7 +15,7 @@ NAME = "cpu"
 
 
 class CpuPlatform(PlatformBase):  # type: ignore[misc]
-    """The machine's CPU, as verl asks for accelerators."""
+    """The machine's CPU, with the interface of verl's accelerators."""
 
     @property
     def device_name(self) -> str:
@@ -37,7 +37,7 @@ class CpuPlatform(PlatformBase):  # type: ignore[misc]
         return False
 
     def current_device(self) -> torch.device:
-        """What verl hands to ``Tensor.to`` and to FSDP."""
+        """Device that verl passes to ``Tensor.to`` and to FSDP."""
         return torch.device(NAME)
 
     def device_count(self) -> int:
@@ -89,7 +89,7 @@ class CpuPlatform(PlatformBase):  # type: ignore[misc]
 
 
 def install() -> None:
-    """Make the CPU verl's platform in this process."""
+    """Register the CPU as verl's platform in this process."""
     PlatformRegistry.register(platform=NAME)(CpuPlatform)
     set_platform(CpuPlatform())
 
@@ -102,7 +102,7 @@ def _zero(*_: Any, **__: Any) -> int:
 
 
 def _device_module() -> types.ModuleType:
-    """``torch.cpu``, and the functions of ``torch.cuda`` that verl calls besides."""
+    """``torch.cpu`` with the functions of ``torch.cuda`` that verl also calls."""
     module = types.ModuleType("verl_agent_env_cpu")
     for name in dir(torch.cpu):
         if not name.startswith("__"):

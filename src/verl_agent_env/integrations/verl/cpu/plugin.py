@@ -1,4 +1,4 @@
-"""What verl loads at its import, in every process; acts only where ``VERL_PLATFORM`` is ``cpu``."""
+"""The entry point that verl loads in every process; it acts only if ``VERL_PLATFORM`` is ``cpu``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ROLLOUT_MODULE = "verl_agent_env.integrations.verl.cpu.rollout"
 
 
 def activate() -> None:
-    """Give verl the platform, the rollout backend, and what its own code lacks on a CPU."""
+    """Register the platform and the rollout backend, and replace functions of verl that need an accelerator."""
     require_verl()
     # verl's engines are registered for devices; those of FSDP are PyTorch alone and run on any.
     os.environ.setdefault(_ENGINE_VARIABLE, "cuda")
@@ -30,7 +30,7 @@ def activate() -> None:
 
 
 def _register_rollout() -> None:
-    """Make the backend known by name: its module imports verl, and verl may be importing this one on its behalf."""
+    """Register the backend by name, because its module imports verl, which may be importing this one at the moment."""
     import verl.workers.rollout.base
     from verl.workers.rollout.replica import RolloutReplicaRegistry
 

@@ -1,4 +1,4 @@
-"""What a model computed of token sequences, found again by the sequences that begin with them."""
+"""A cache of a model's states by token sequence, found by sequences that begin with it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _START = 0
 
 
 class PrefixCache(Generic[State]):
-    """Remembers a state for each of some sequences; the longest unused are forgotten first."""
+    """Keeps a state for each of some sequences; the least recently used are dropped."""
 
     def __init__(self, max_sequences: int) -> None:
         self._max_sequences = max_sequences
@@ -22,7 +22,7 @@ class PrefixCache(Generic[State]):
         return len(self._found)
 
     def longest_prefix(self, ids: Sequence[int]) -> tuple[int, State | None]:
-        """The longest remembered sequence that ``ids`` begins with and goes on from.
+        """Find the longest cached sequence that is a proper prefix of ``ids``.
 
         Returns:
             Its length and state; 0 and ``None`` if there is none.
@@ -48,5 +48,5 @@ class PrefixCache(Generic[State]):
             self._found.popitem(last=False)
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Drop all entries."""
         self._found.clear()

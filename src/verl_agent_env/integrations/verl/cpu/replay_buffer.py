@@ -1,4 +1,4 @@
-"""verl's replay buffer for models whose samples are done in less time than it waits between two looks."""
+"""verl's replay buffer with a shorter polling interval, for models whose samples take less time than it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _POLL_S = 0.05
 
 
 class QuickReplayBuffer(ReplayBuffer):  # type: ignore[misc]
-    """Looks for finished groups 20 times a second instead of every 2 s.
+    """Polls for finished groups 20 times a second instead of every 2 s.
 
     For ``trainer.v1.sampler.custom_sampler``: ``path=pkg://verl_agent_env.integrations.verl.cpu.replay_buffer``,
     ``name=QuickReplayBuffer``.

@@ -19,7 +19,7 @@ from verl_agent_env.integrations.verl.cpu.plugin import ROLLOUT
 
 
 class ModelServer:
-    """Answers with tokens what it is asked in tokens; whatever waits is answered in one batch."""
+    """A model server in tokens, which answers all waiting requests in one batch."""
 
     def __init__(
         self,
@@ -55,12 +55,12 @@ class ModelServer:
         self._global_steps: int | None = None
 
     async def ping(self) -> None:
-        """Answered as soon as the model is loaded."""
+        """Return once the model is loaded."""
 
     async def generate(
         self, prompt_ids: list[int], sampling_params: dict[str, Any], **unused: Any
     ) -> TokenOutput:
-        """Write an answer. Of the sampling parameters, temperature, length and stop tokens count."""
+        """Generate an answer. Of the sampling parameters, temperature, length and stop tokens are used."""
         params = sampling_params
         limit = params.get("max_tokens") or params.get("max_new_tokens") or self._max_model_len
         request = GenerationRequest(
@@ -103,25 +103,25 @@ class ModelServer:
                     )
 
     async def load_weights(self, weights: dict[str, torch.Tensor], global_steps: int | None) -> None:
-        """Take the trainer's weights, after ``global_steps`` steps."""
+        """Load the trainer's weights of step ``global_steps``."""
         self._generator.load_weights(weights)
         if global_steps is not None:
             self._global_steps = global_steps
 
     async def set_global_steps(self, global_steps: int) -> None:
-        """Say which weights answers are of."""
+        """Set the step whose weights the answers are from."""
         self._global_steps = global_steps
 
     async def wake_up(self, tags: list[str] | None = None) -> None:
-        """Go on writing."""
+        """Resume answering."""
         self._awake.set()
 
     async def sleep(self) -> None:
-        """Let requests wait."""
+        """Pause: requests wait."""
         self._awake.clear()
 
     async def resume_generation(self) -> None:
-        """Go on writing."""
+        """Resume answering."""
         self._awake.set()
 
     # What a device of its own would make necessary: the trainer only calls them between two batches.
@@ -140,10 +140,10 @@ class ModelServer:
 
 
 class CpuReplica(RolloutReplica):  # type: ignore[misc]
-    """One model server."""
+    """A replica with one model server."""
 
     async def launch_servers(self) -> None:
-        """Start it; returns when the model is loaded."""
+        """Start the server, and return when the model is loaded."""
         arguments = dict(self.config.engine_kwargs.get(ROLLOUT) or {})
         arguments.setdefault("max_model_len", self.config.prompt_length + self.config.response_length)
         name = server_name(self.replica_rank)
@@ -156,10 +156,10 @@ class CpuReplica(RolloutReplica):  # type: ignore[misc]
 
 
 class CpuRollout(BaseRollout):  # type: ignore[misc]
-    """Stands in the trainer's process and hands its weights to the model server."""
+    """The trainer's side: sends its weights to the model server."""
 
     def __init__(self, config: Any, model_config: Any, device_mesh: Any, *rest: Any, **named: Any) -> None:
-        """As verl makes it."""
+        """Create the rollout, as verl does."""
         super().__init__(config, model_config, device_mesh)
         rank = torch.distributed.get_rank()
         ranks_per_replica = self.config.tensor_model_parallel_size * self.config.data_parallel_size
@@ -170,12 +170,12 @@ class CpuRollout(BaseRollout):  # type: ignore[misc]
         return ray.get_actor(server_name(self._replica_rank))
 
     async def resume(self, tags: list[str]) -> None:
-        """Have the server go on."""
+        """Resume the server."""
         if self._speaks:
             await self._server().wake_up.remote(tags=tags)
 
     async def release(self) -> None:
-        """Have the server wait."""
+        """Pause the server."""
         if self._speaks:
             await self._server().sleep.remote()
 
@@ -186,7 +186,7 @@ class CpuRollout(BaseRollout):  # type: ignore[misc]
         global_steps: int | None = None,
         **named: Any,
     ) -> None:
-        """Hand over the weights.
+        """Send the weights to the server.
 
         Raises:
             ValueError: They come in another form than names and whole tensors.
@@ -200,5 +200,5 @@ class CpuRollout(BaseRollout):  # type: ignore[misc]
 
 
 def server_name(replica_rank: int) -> str:
-    """Of the model server's actor."""
+    """Return the name of the model server's actor."""
     return f"verl_agent_env_model_server_{replica_rank}"

@@ -1,4 +1,4 @@
-"""What verl loads: the data set and the agent loop. Importing it fails with one sentence when verl does not fit."""
+"""The data set and the agent loop that verl loads. The import raises :class:`VerlVersionError` for unsupported versions."""
 
 from verl_agent_env.integrations.verl.requirements import require_verl
 

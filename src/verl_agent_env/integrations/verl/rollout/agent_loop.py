@@ -1,4 +1,4 @@
-"""The agent loop: plays the episode of a row, token by token, in an environment on the server."""
+"""verl's agent loop: plays the episode of a row in an environment on the server."""
 
 from __future__ import annotations
 
@@ -30,12 +30,11 @@ _GREEDY = {"temperature": 0.0, "top_p": 1.0, "top_k": -1}
 
 
 class EnvAgentLoop(AgentLoopBase):  # type: ignore[misc]
-    """Plays one episode and gives one training sample: the whole conversation, the environment's words masked.
+    """Plays one episode and returns one training sample: the whole conversation, with the environment's tokens masked.
 
-    verl makes an instance for each sample. The rewards of all turns add up to the sample's reward; those of the single
-    turns are in ``extra_fields``. Nothing that a model writes raises: it is an answer of the environment to learn
-    from. What the server does wrong is mended, here or in the client; what cannot be mended raises, so that verl
-    leaves the sample out: no reward is made of it.
+    verl creates an instance for each sample. The sample's reward is the sum of the rewards of all turns, which
+    ``extra_fields`` has one by one. No output of a model raises: the environment answers it. Failures of the server are
+    retried, here or in the client; if that fails, the loop raises, and verl drops the sample.
     """
 
     continuous_token_builder: Any
@@ -53,13 +52,13 @@ class EnvAgentLoop(AgentLoopBase):  # type: ignore[misc]
         name: str | None = None,
         **options: Any,
     ) -> None:
-        """As verl makes it.
+        """Create the agent loop, as verl does.
 
         Args:
             trainer_config, server_manager, tokenizer, processor, dataset_cls, data_config, hf_model_type: verl's.
-            tools: verl's own tools, which are not used: an environment brings its own.
-            name: Of the entry in the YAML file, which verl hands over with the options.
-            options: As in :class:`RolloutOptions`; they win over those in ``data.env``.
+            tools: verl's own tools, which are not used: an environment has its own.
+            name: Name of the entry in the YAML file, which verl passes with the options.
+            options: Options of :class:`RolloutOptions`, which override those in ``data.env``.
 
         Raises:
             TrainingSetupError: An option is wrong, or the model has no chat template.
@@ -81,10 +80,10 @@ class EnvAgentLoop(AgentLoopBase):  # type: ignore[misc]
         """Play the episode of ``row``.
 
         Raises:
-            TrainingSetupError, RequestError: The data or the set-up is wrong.
-            EpisodeFailedError: The environment is lost for good; the sample is to be left out.
+            TrainingSetupError, RequestError: The data or the configuration is wrong.
+            EpisodeFailedError: The environment is lost after all retries; verl drops the sample.
         """
-        # Here and not where the loop is made: what is shared belongs to the event loop that runs it.
+        # Not in the constructor: shared objects belong to the event loop that runs the episode.
         self.continuous_token_builder = shared().builder(self.continuous_token_builder)
         spec = EpisodeSpec.from_row(row)
         if spec.greedy:
@@ -100,14 +99,14 @@ class EnvAgentLoop(AgentLoopBase):  # type: ignore[misc]
                 # The conversation so far does not fit the new environment: play the episode from the beginning.
                 attempts += 1
                 if attempts >= self.options.max_attempts:
-                    reason = "the environment goes another way each time."
+                    reason = "the environment gave other results each time."
                     raise EpisodeFailedError(spec.env_name, spec.seed, attempts, reason) from None
-                logger.warning("an episode of '%s' begins anew", spec.env_name)
+                logger.warning("an episode of '%s' is played again from its beginning", spec.env_name)
             finally:
                 await episode.close()
 
     def client(self) -> AsyncEnvClient:
-        """The client that all episodes of this process share."""
+        """Return the client that all episodes of this process share."""
         return shared().client(self.options)
 
     async def _play(
@@ -130,7 +129,7 @@ class EnvAgentLoop(AgentLoopBase):  # type: ignore[misc]
         while tally.ended_by is None:
             asked = transcript.token_ids[-PROMPT_TAIL:]
             if not await self._ask_model(transcript, sampling_params, request_id, tally):
-                # Half an answer is no action.
+                # An incomplete answer is no action.
                 tally.ended_by = "tokens"
                 break
             action, said = await self._reader.read(
@@ -182,7 +181,7 @@ class EnvAgentLoop(AgentLoopBase):  # type: ignore[misc]
     def _output(self, tally: RolloutTally, episode: Episode, attempts: int) -> AgentLoopOutput:
         transcript = tally.transcript
         if not transcript.mask:
-            # verl puts the reward on the last token; there must be one.
+            # verl assigns the reward to the last token, so there must be one.
             transcript.close_answer(self.tokenizer.eos_token_id)
         budget = transcript.budget
         log_probs = transcript.known_log_probs
@@ -206,17 +205,17 @@ class EnvAgentLoop(AgentLoopBase):  # type: ignore[misc]
         )
 
     def _request_id(self, row: Mapping[str, Any]) -> str:
-        """A name for the conversation, by which its turns find the server that has its prefix in the cache."""
+        """Return an id of the conversation, which routes all its turns to the server with its prefix in the cache."""
         if self.rollout_config.full_determinism:
             return f"det-{row.get('priority', row.get('index', 0))}-{row.get('session_id', 0)}"
         return uuid4().hex
 
 
 def require_chat_template(tokenizer: Any, processor: Any) -> None:
-    """Make sure that the model can be talked to.
+    """Check that the model has a chat template.
 
     Raises:
-        TrainingSetupError: It has no chat template.
+        TrainingSetupError: It has none.
     """
     if not any(getattr(one, "chat_template", None) for one in (tokenizer, processor)):
         raise TrainingSetupError(
@@ -226,16 +225,16 @@ def require_chat_template(tokenizer: Any, processor: Any) -> None:
 
 
 def format_of(spec: EpisodeSpec) -> ActionFormat:
-    """Which formats of text the environment of an episode reads, as its arguments say; presets are not looked up."""
+    """Return the text formats that the environment reads, from its arguments alone; presets are not looked up."""
     given = spec.env_kwargs.get("action_format", "auto")
     return tuple(given) if isinstance(given, list) else given
 
 
 def options_in(data_config: Any) -> dict[str, Any]:
-    """The options of the rollout in verl's ``data`` configuration.
+    """Return the options of the rollout in verl's ``data`` configuration.
 
     Raises:
-        TrainingSetupError: What stands there is something else.
+        TrainingSetupError: The entry is not a mapping.
     """
     found = data_config.get(DATA_KEY)
     options = OmegaConf.to_container(found, resolve=True) if OmegaConf.is_config(found) else found or {}

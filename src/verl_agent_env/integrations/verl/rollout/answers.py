@@ -1,4 +1,4 @@
-"""Reads what the model wrote: as an action for the environment, and as a message of the conversation."""
+"""Reading of a model's answers, as actions for the environment and as messages of the conversation."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ if TYPE_CHECKING:
     from verl.experimental.agent_loop.tool_parser import FunctionCall
 
 READ_HERE = frozenset({*FORMAT_NAMES, "gpt-oss", "gemma4", "deepseek_v4"})
-"""Parsers of verl's whose formats the environments' reader knows; it reads all of them, whichever is named."""
+"""Names of verl's parsers whose formats the environments' reader knows; it reads all of them, whichever is named."""
 PROMPT_TAIL = 64
 """Tokens at the end of a prompt that can open a thought."""
 
 
 class AnswerReader:
-    """Reads answers as the environments read text, so that the same text is the same action in a training and elsewhere.
+    """Reads answers as the environments read text, so that equal texts are equal actions in a training and elsewhere.
 
-    verl's own parsers search the thoughts too, and leave out calls that are malformed. Of a parser that the environments'
-    reader knows only the tokens are used that end an answer; another one, registered with verl, reads what is said aloud.
+    verl's own parsers also search thoughts, and drop malformed calls. So a parser whose format the environments know only
+    defines the tokens that end an answer; another one, registered with verl, reads the text outside thoughts.
     """
 
     def __init__(self, parser_name: str | None, tokenizer: Any) -> None:
-        """Make a reader.
+        """Create a reader.
 
         Args:
-            parser_name: verl's name of the format; without one, an answer is only text.
-            tokenizer: Turns tokens into text.
+            parser_name: verl's name of the format; without one, answers are only text.
+            tokenizer: Decodes tokens.
 
         Raises:
             TrainingSetupError: Neither verl nor the environments' reader knows it.
@@ -63,7 +63,7 @@ class AnswerReader:
 
     @property
     def stop_token_ids(self) -> list[int]:
-        """Tokens after which an answer is to be read."""
+        """Tokens that end an answer."""
         return list(self._parser.stop_token_ids) if self._parser is not None else []
 
     async def read(
@@ -74,14 +74,14 @@ class AnswerReader:
         action_format: ActionFormat = "auto",
         prompt_ids: Sequence[int] = (),
     ) -> tuple[Action, Message]:
-        """The action in an answer, and the message that stands for it in the conversation.
+        """Return the action in an answer, and its message in the conversation.
 
         Args:
-            token_ids: The answer.
-            turn: Its number, part of the ids of its calls.
-            tools: What may be called, in OpenAI's schema.
-            action_format: Which formats the environment reads.
-            prompt_ids: The end of what the model was shown: a thought that it opened is one of the answer too.
+            token_ids: Tokens of the answer.
+            turn: Number of the turn, part of the ids of its calls.
+            tools: Tools in OpenAI's schema.
+            action_format: Formats that the environment reads.
+            prompt_ids: End of the prompt, which may have opened a thought that the answer continues.
         """
         text = self._text_of(token_ids)
         opened = opened_thought(self._decode(prompt_ids[-PROMPT_TAIL:]))
@@ -97,7 +97,7 @@ class AnswerReader:
         return said, for_template({**said, "content": said["content"].removeprefix(opened)})
 
     def _text_of(self, token_ids: Sequence[int]) -> str:
-        """The text of an answer, with the tokens that mark calls and thoughts, without those that end it."""
+        """Decode an answer, with the tokens that mark calls and thoughts, without those that end it."""
         ends = (self._tokenizer.eos_token_id, self._tokenizer.pad_token_id)
         length = len(token_ids)
         while length and token_ids[length - 1] in ends:
@@ -110,7 +110,7 @@ class AnswerReader:
     async def _parsed(
         self, parser: ToolParser, text: str, turn: int, tools: list[dict[str, Any]]
     ) -> Message | None:
-        """What a parser of verl's finds in what is said aloud."""
+        """Read the text outside thoughts with a parser of verl; None if it has no calls."""
         spoken = self._tokenizer.encode(strip_thoughts(text), add_special_tokens=False)
         calls: list[FunctionCall]
         content, calls = await parser.extract_tool_calls(spoken, _schemas(orjson.dumps(tools)))
@@ -126,13 +126,13 @@ class AnswerReader:
 
 @functools.lru_cache(maxsize=256)
 def _tools_of(tools: bytes) -> Mapping[str, Tool]:
-    """The tools as the environments' reader takes them, by name."""
+    """Convert tools for the environments' reader, by name."""
     return {tool.name: tool for tool in map(Tool.from_openai, orjson.loads(tools))}
 
 
 @functools.lru_cache(maxsize=256)
 def _schemas(tools: bytes) -> list[OpenAIFunctionToolSchema] | None:
-    """The tools as verl's parsers take them; ``None`` if their schemas are beyond verl's."""
+    """Convert tools for verl's parsers; ``None`` if verl does not support their schemas."""
     try:
         return [OpenAIFunctionToolSchema.model_validate(tool) for tool in orjson.loads(tools)]
     except ValidationError:

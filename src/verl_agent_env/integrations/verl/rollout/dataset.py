@@ -1,4 +1,4 @@
-"""The data sets that verl reads: as its own, from local files alone, and checked before the training starts."""
+"""verl's data sets over curated files: local, and checked before the training starts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 class EnvDataset(RLHFDataset):  # type: ignore[misc]
-    """verl's data set over the files that ``verl-agent-env curate`` makes.
+    """verl's data set over files of ``verl-agent-env curate``.
 
     Nothing is fetched from anywhere, no cache is written, and what would go wrong in the training is said when the
     data set is made: before anything is loaded onto a device.
@@ -53,7 +53,7 @@ class EnvDataset(RLHFDataset):  # type: ignore[misc]
             check_server(options, specs)
 
     def __getitem__(self, item: int) -> dict[str, Any]:
-        """A row as verl hands it to the agent loop."""
+        """Return a row for the agent loop."""
         row: dict[str, Any] = super().__getitem__(item)
         row.setdefault("agent_name", AGENT_NAME)
         return row
@@ -70,7 +70,7 @@ class EnvDataset(RLHFDataset):  # type: ignore[misc]
     def _fitting(
         self, data: datasets.Dataset, specs: Sequence[EpisodeSpec], options: RolloutOptions
     ) -> datasets.Dataset:
-        """The rows whose prompt has room in the budget; all of them, or verl is told to filter.
+        """Return the rows whose prompt fits into the budget; raise if some do not, unless verl is set to filter.
 
         Pictures are not counted: how many tokens one takes is known when it is shown.
         """
@@ -119,7 +119,7 @@ class EnvDataset(RLHFDataset):  # type: ignore[misc]
 
 
 class EnvSFTDataset(MultiTurnSFTDataset):  # type: ignore[misc]
-    """verl's data set for supervised fine-tuning over curated demonstrations, the tools in the prompt."""
+    """verl's data set for supervised fine-tuning on curated demonstrations, with the tools in the prompt."""
 
     def _read_files_and_process(self) -> None:
         super()._read_files_and_process()
@@ -128,10 +128,10 @@ class EnvSFTDataset(MultiTurnSFTDataset):  # type: ignore[misc]
 
 
 def _read(path: str) -> pyarrow.Table:
-    """The rows of a file.
+    """Read the rows of a file.
 
     Raises:
-        TrainingSetupError: It is none of ours.
+        TrainingSetupError: The file is not a curated data set.
     """
     try:
         table = pyarrow.parquet.read_table(path)

@@ -1,7 +1,7 @@
-"""Chat templates as the agent loop uses them: renderings that are remembered, and what stands between two turns.
+"""Rendering with chat templates: a cache of renderings, and the tokens between two turns.
 
-verl renders each message with its chat template twice, once without and once with it, the tools in both; on a few
-thousand episodes at once that takes longer than anything else in an agent loop.
+verl renders the conversation twice for each message, without and with it, both times with the tools; with a few thousand
+concurrent episodes that takes longer than anything else in an agent loop.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _MAX_RENDERED = 8192
 
 
 class RememberedRenderings:
-    """Mixed into verl's builders of tokens for text: a rendering is a function of what is rendered, and nothing else."""
+    """Mixin of verl's token builders for text, with a cache: a rendering depends on nothing but its arguments."""
 
     _memory: OrderedDict[bytes, list[int]]
     _lock: threading.Lock
@@ -30,7 +30,7 @@ class RememberedRenderings:
         add_generation_prompt: bool,
         tools: list[dict[str, Any]] | None = None,
     ) -> list[int]:
-        # Whole conversations come once; the few messages that stand before what is said come every time.
+        # Whole conversations are rendered once; the few messages before an answer are rendered every time.
         if add_generation_prompt:
             return self._anew("_render_tokens", messages, add_generation_prompt=True, tools=tools)
         key = orjson.dumps(["prefix", messages, tools])
@@ -46,7 +46,7 @@ class RememberedRenderings:
         add_generation_prompt: bool = False,
         tools: list[dict[str, Any]] | None = None,
     ) -> list[int]:
-        """The tokens by which ``appended_messages`` make the conversation longer."""
+        """Return the tokens that ``appended_messages`` add to the conversation."""
         key = orjson.dumps(["delta", prefix_messages, appended_messages, add_generation_prompt, tools])
         return self._recall(key) or self._remember(
             key,
@@ -60,7 +60,7 @@ class RememberedRenderings:
         )
 
     def _anew(self, name: str, *arguments: Any, **options: Any) -> list[int]:
-        """What the builder itself makes of it."""
+        """Call the builder's own method."""
         ids: list[int] = getattr(super(), name)(*arguments, **options)
         return ids
 
@@ -81,10 +81,10 @@ class RememberedRenderings:
 
 
 class TurnGaps:
-    """Mixed into verl's builder for models whose type it does not know: the template says what follows the end of a turn.
+    """Mixin of verl's builder for unknown model types: inserts the tokens that the template has after the end of a turn.
 
-    A model stops writing at ``<|im_end|>``; most templates have a line break behind it. verl adds it for the model types
-    that it knows, but many others, of the type ``llama`` for instance, have such a template too.
+    A model stops at ``<|im_end|>``; most templates have a line break after it. verl inserts it for the model types that it
+    knows, but others, such as ``llama``, can have such a template too.
     """
 
     _render_tokens: Any
@@ -95,7 +95,7 @@ class TurnGaps:
         return dataclasses.replace(merged, inserted_token_ids=[*gap, *merged.inserted_token_ids])
 
     def _gap_after(self, end_id: int) -> list[int]:
-        """The tokens that the template puts between the end of an answer and the next message."""
+        """Return the tokens that the template has between the end of an answer and the next message."""
         gaps = []
         for text in ("1", "2"):
             messages = [{"role": "user", "content": "0"}, {"role": "assistant", "content": text}]
@@ -103,7 +103,7 @@ class TurnGaps:
             if end_id not in ids:
                 return []
             gaps.append(ids[len(ids) - ids[::-1].index(end_id) :])
-        # Where the template does not end answers with it, what follows the last one holds the answer.
+        # If the template does not end answers with this token, the tokens after its last occurrence contain the answer.
         return gaps[0] if gaps[0] == gaps[1] else []
 
 
@@ -111,7 +111,7 @@ _classes: dict[type, type] = {}
 
 
 def remembering(builder: Any) -> Any:
-    """A builder of verl's that remembers its renderings; one of pictures is given back as it is."""
+    """Return a builder like ``builder`` with a cache of renderings; a multimodal one is returned unchanged."""
     if builder.supports_multimodal():
         return builder
     kind = type(builder)

@@ -1,4 +1,4 @@
-"""What all episodes of a process share: the client, so that their steps go in batches, and first prompts."""
+"""Objects that all episodes of a process share: the client, so that their steps share requests, and rendered prompts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MAX_PROMPTS = 4096
 
 
 class Shared:
-    """Belongs to one event loop; :func:`shared` gives that of the running one."""
+    """Shared objects of one event loop; :func:`shared` returns those of the running one."""
 
     def __init__(self) -> None:
         self._clients: dict[tuple[object, ...], AsyncEnvClient] = {}
@@ -24,7 +24,7 @@ class Shared:
         self._builders: dict[Hashable, Any] = {}
 
     def client(self, options: RolloutOptions) -> AsyncEnvClient:
-        """The client of these options; loops that differ in other options share it too."""
+        """Return the client for these options; it depends only on the options of the connection."""
         settings = {
             "token": options.token,
             "timeout_s": options.timeout_s,
@@ -40,7 +40,7 @@ class Shared:
         return client
 
     def builder(self, fresh: Any) -> Any:
-        """The builder of tokens that does what ``fresh`` does, and remembers what it rendered."""
+        """Return a token builder like ``fresh`` with a cache of renderings."""
         key = (type(fresh), fresh.tokenizer, repr(fresh.chat_template_kwargs))
         known = self._builders.get(key)
         if known is None:
@@ -48,9 +48,9 @@ class Shared:
         return known
 
     async def prompt(self, key: Hashable, render: Callable[[], list[int]]) -> list[int]:
-        """The tokens that ``render`` gives, which takes a thread's time only once for each key.
+        """Run ``render`` in a thread, once for each key.
 
-        The samples of a group begin with the same prompt, at the same moment.
+        The samples of a group begin with the same prompt at the same time.
         """
         rendered = self._prompts.get(key)
         if rendered is None:
@@ -65,7 +65,7 @@ class Shared:
             raise
 
     async def close(self) -> None:
-        """Close all clients, and with them the environments that are still open; forget what was rendered."""
+        """Close all clients with their open environments, and clear the caches."""
         self._prompts.clear()
         self._builders.clear()
         clients, self._clients = self._clients, {}
@@ -77,7 +77,7 @@ _of_loop: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Shared] = weakref
 
 
 def shared() -> Shared:
-    """What the episodes of the running event loop share."""
+    """Return the shared objects of the running event loop."""
     loop = asyncio.get_running_loop()
     found = _of_loop.get(loop)
     if found is None:

@@ -1,4 +1,4 @@
-"""What is known of an episode so far: its rewards, its turns, how it ended, and what it cost."""
+"""The tally of an episode: rewards, turns, the way it ended, and its cost."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ADDED_UP = ("spec_num_draft_tokens", "spec_num_accepted_tokens", "spec_num_veri
 
 
 class RolloutTally:
-    """The tally of one episode."""
+    """Counts rewards, turns and cost of one episode."""
 
     transcript: Transcript
 
@@ -26,9 +26,9 @@ class RolloutTally:
         self.ended_by: EndedBy | None = None
         self.turn_rewards: list[float] = []
         self.turn_ends: list[int] = []
-        """Length of the response after each turn's answer: its last token is the one before."""
+        """Length of the response after each turn's answer, whose last token is at this index minus 1."""
         self.num_messages = 1
-        """Of the conversation as verl counts them: what came first, each answer, and what was said to it."""
+        """Number of messages as verl counts them: the prompt, each answer, each reaction of the environment."""
         self.valid_turns = 0
         self.success = False
         self.generated_s = 0.0
@@ -39,16 +39,16 @@ class RolloutTally:
 
     @property
     def num_turns(self) -> int:
-        """Answers that the environment got."""
+        """Number of answers that reached the environment."""
         return len(self.turn_rewards)
 
     @property
     def reward(self) -> float:
-        """Of the whole episode."""
+        """Reward of the whole episode."""
         return float(sum(self.turn_rewards))
 
     def note(self, result: StepResult, response_length: int) -> None:
-        """Take in what a turn led to."""
+        """Add the result of a turn."""
         self.turn_rewards.append(float(result.reward))
         self.turn_ends.append(response_length)
         self.valid_turns += bool(result.info.get("action_is_valid", True))
@@ -59,7 +59,7 @@ class RolloutTally:
             self.ended_by = "truncated"
 
     def note_output(self, output: TokenOutput, seconds: float) -> None:
-        """Take in what the model's server says about an answer."""
+        """Add what the model's server reports about an answer."""
         self.last_answer = list(output.token_ids)
         self.num_messages += 1
         self.generated_s += seconds
@@ -70,7 +70,7 @@ class RolloutTally:
         if not self._server_fields:
             self._server_fields = dict(output.extra_fields)
             return
-        # The oldest weights are those of the first turn, the newest those of the last one.
+        # The first turn has the oldest weights, the last one the newest.
         newest = output.extra_fields.get("max_global_steps")
         if newest is not None:
             self._server_fields["max_global_steps"] = newest
@@ -79,11 +79,11 @@ class RolloutTally:
                 self._server_fields[name] = int(self._server_fields[name]) + int(output.extra_fields[name])
 
     def routed_experts_of(self, length: int) -> Any:
-        """The experts of the first ``length`` tokens, of a model that has some."""
+        """Return the experts of the first ``length`` tokens; None if the model has no experts."""
         return None if self._routed_experts is None else self._routed_experts[:length]
 
     def extra_fields(self, env_s: float, restarts: int, retries: int) -> dict[str, Any]:
-        """What verl keeps beside the tokens; ``reward_extra_info`` appears among its validation metrics."""
+        """Return the fields that verl keeps besides the tokens; ``reward_extra_info`` becomes validation metrics."""
         turns = self.num_turns
         return {
             **self._server_fields,
@@ -91,7 +91,7 @@ class RolloutTally:
             "turn_ends": self.turn_ends,
             "tool_rewards": [],
             "ended_by": self.ended_by,
-            # Each sample has the same keys, and numbers only: verl makes columns of them.
+            # The same keys in each sample, and numbers only: verl makes columns of them.
             "reward_extra_info": {
                 "score": self.reward,
                 "success": float(self.success),

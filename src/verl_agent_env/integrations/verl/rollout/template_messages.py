@@ -1,4 +1,4 @@
-"""Messages of environments and models, as chat templates take them."""
+"""Conversion of messages for chat templates."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from verl_agent_env.types import Message
 
 
 def for_template(message: Message) -> Message:
-    """``message`` with text as its content, or with parts whose pictures are opened.
+    """Convert a message: its content becomes text, or parts with opened pictures.
 
-    Templates want the arguments of tool calls as objects; text that is none becomes an empty one.
+    Templates need the arguments of tool calls as objects; text that is not an object becomes an empty one.
     """
     content = message.get("content")
     shown = {**message, "content": _parts(message) if shows_picture(message) else content_text(content)}
@@ -31,13 +31,13 @@ def for_template(message: Message) -> Message:
 
 
 def pictures_in(message: Message) -> list[Image.Image]:
-    """The pictures of a message that :func:`for_template` gave."""
+    """Return the pictures of a message that :func:`for_template` converted."""
     content = message["content"]
     return [part["image"] for part in content if part["type"] == "image"] if isinstance(content, list) else []
 
 
 def with_names(messages: list[Message], said: Message) -> list[Message]:
-    """Answers to the calls in ``said``, with the names of the tools, which some templates want."""
+    """Add the names of the tools to the answers to the calls in ``said``, for templates that need them."""
     names = {call["id"]: call["function"]["name"] for call in said.get("tool_calls", ())}
     return [
         (

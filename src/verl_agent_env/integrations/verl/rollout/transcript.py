@@ -1,4 +1,4 @@
-"""The tokens of an episode: what the model was shown and what it wrote, exactly as they were."""
+"""The tokens of an episode, exactly as the model was given or generated them."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 class Transcript:
-    """Grows turn by turn; nothing that was generated is ever tokenised again."""
+    """Token ids, mask and log probabilities of an episode; generated tokens are never tokenized again."""
 
     def __init__(self, loop: AgentLoopBase, tools: list[dict[str, Any]] | None) -> None:
-        """An empty one.
+        """Create an empty transcript.
 
         Args:
-            loop: Gives tokenizer, processor, budgets and verl's way of joining tokens.
-            tools: What stands in the prompt as tools.
+            loop: Agent loop with tokenizer, processor, budgets and verl's functions for merging tokens.
+            tools: Tools in the prompt.
         """
         self._loop = loop
         self._tools = tools or None
@@ -34,12 +34,12 @@ class Transcript:
         self._has_log_probs = True
         self._prompt_budget = int(loop.rollout_config.prompt_length)
         self.budget = int(loop.rollout_config.response_length)
-        """Tokens that the response may have."""
+        """Largest number of tokens in the response."""
         self.prompt_ids: list[int] = []
         self.token_ids: list[int] = []
-        """All tokens, those of the prompt included."""
+        """All tokens, including those of the prompt."""
         self.mask: list[int] = []
-        """1 for each token of the response that the model wrote."""
+        """1 for each token of the response that the model generated, 0 for the others."""
         self.log_probs: list[float] = []
         self.images: list[Image.Image] = []
 
@@ -50,19 +50,19 @@ class Transcript:
 
     @property
     def known_log_probs(self) -> list[float] | None:
-        """A log probability for each token of the response; ``None`` if the server did not give them."""
+        """Log probability of each token of the response; ``None`` if the server does not return them."""
         return self.log_probs if self._has_log_probs else None
 
     @property
     def tokens_left(self) -> int:
-        """Tokens that the response may still grow by."""
+        """Tokens left in the response budget."""
         return self.budget - len(self.mask)
 
     async def begin(self, messages: list[Message]) -> None:
         """Render the prompt.
 
         Raises:
-            TrainingSetupError: It is longer than the budget, or shows pictures to a model that takes none.
+            TrainingSetupError: The prompt is longer than the budget, or has pictures for a model without vision.
         """
         shown, images = self._readable(messages)
         builder, tools = self._loop.continuous_token_builder, self._tools
@@ -76,7 +76,7 @@ class Transcript:
         else:
             ids = await shared().prompt((builder, orjson.dumps([shown, tools])), render)
         if len(ids) > self._prompt_budget:
-            # verl would cut off its beginning, and the rules of the game with it.
+            # verl would truncate its beginning, which has the rules of the game.
             raise TrainingSetupError(
                 f"A prompt has {len(ids):,} tokens, the budget is {self._prompt_budget:,}: set "
                 f"data.max_prompt_length={len(ids)}."
@@ -85,7 +85,7 @@ class Transcript:
         self.prompt_ids, self.token_ids = ids, list(ids)
 
     async def add_answer(self, output: TokenOutput) -> None:
-        """Take in what the model wrote."""
+        """Append the tokens that the model generated."""
         log_probs = output.log_probs or None
         if self._has_log_probs and log_probs is None and output.token_ids:
             self._has_log_probs, self.log_probs = False, []
@@ -102,20 +102,20 @@ class Transcript:
             self.log_probs = aligned
 
     def close_answer(self, end_id: int) -> None:
-        """End an answer that was cut off, with a token that the model did not write and does not learn."""
+        """End a truncated answer with a token that the model did not generate and does not learn."""
         self.token_ids = [*self.token_ids, end_id]
         self.mask = [*self.mask, 0]
         if self._has_log_probs:
             self.log_probs = [*self.log_probs, 0.0]
 
     async def add_messages(self, said: Message, answered: list[Message], room: int) -> bool:
-        """Go on with what the environment says to ``said``, if ``room`` tokens are left for the model then.
+        """Append the environment's answer to ``said``, if ``room`` tokens are left for the model afterwards.
 
         Returns:
-            Whether it fitted; if not, nothing was changed.
+            False if the answer did not fit; then nothing was changed.
 
         Raises:
-            TrainingSetupError: Pictures are shown to a model that takes none.
+            TrainingSetupError: The answer has pictures for a model without vision.
         """
         shown, images = self._readable(answered)
         before = [*self._messages, said]
@@ -137,13 +137,13 @@ class Transcript:
         return True
 
     def _readable(self, messages: list[Message]) -> tuple[list[Message], list[Image.Image]]:
-        """Messages as chat templates take them, and the pictures in them."""
+        """Convert messages for chat templates; return them and their pictures."""
         if any(map(shows_picture, messages)):
-            self._require_eyes()
+            self._require_vision()
         shown = [for_template(message) for message in messages]
         return shown, [picture for message in shown for picture in pictures_in(message)]
 
-    def _require_eyes(self) -> None:
+    def _require_vision(self) -> None:
         if self._loop.processor is None or not self._loop.continuous_token_builder.supports_multimodal():
             raise TrainingSetupError(
                 "The environment shows pictures, but the model takes none: curate with observation_mode 'text', or "

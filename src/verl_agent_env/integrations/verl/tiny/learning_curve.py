@@ -1,4 +1,4 @@
-"""What verl wrote down during a training, as numbers and as a picture."""
+"""The learning curve of a training, from verl's log."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from verl_agent_env.integrations.datasets.tables import GREEDY_SUFFIX
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """One training; steps and values of equal length."""
+    """Curve of one training; steps and values have equal lengths."""
 
     steps: list[int]
     """Steps at which the held-out problems were played; 0 is before the training."""
@@ -32,14 +32,14 @@ class Curve:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of verl's ``file`` logger that are complete: ``step`` and ``data``."""
+    """Read the complete lines of verl's ``file`` logger: ``step`` and ``data``."""
     if not path.exists():
         return []
     return [orjson.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
 
 
 def curve_of(lines: Sequence[dict[str, Any]]) -> Curve:
-    """The curve in a log."""
+    """Read the curve from a log."""
     curve = Curve([], [], [], [], [], [], 0.0)
     gaps = [0.0]
     for line in lines:
@@ -58,7 +58,7 @@ def curve_of(lines: Sequence[dict[str, Any]]) -> Curve:
 
 
 def success_in(data: dict[str, Any]) -> tuple[float | None, float | None]:
-    """Held-out success in one line of a log, sampled and greedy; ``None`` where there was no validation."""
+    """Return held-out success in one line of a log, sampled and greedy; ``None`` without validation."""
     found: dict[bool, float] = {}
     for name, value in data.items():
         # val-aux/<data source>/success/mean@<samples>
@@ -69,7 +69,7 @@ def success_in(data: dict[str, Any]) -> tuple[float | None, float | None]:
 
 
 def draw(curves: dict[str, Curve], path: Path) -> None:
-    """Success over steps, sampled and greedy, and training rewards where they are from 0 to 1 as well.
+    """Draw success over steps, sampled and greedy, and training rewards if they are from 0 to 1.
 
     The format is the path's suffix.
     """

@@ -1,7 +1,7 @@
-"""Tokenizers of bytes and a few phrases: text stays what it is, but what returns often is one token.
+"""Byte tokenizers with tokens for frequent phrases.
 
-To a model of some hundred thousand parameters, a cell of a map or a whole tool call has to be one token; spelt out, it
-learns neither to read nor to write them in the time there is.
+A model of some hundred thousand parameters needs one token for a cell of a map or a whole tool call; spelt out, it learns
+neither to read nor to write them in a short training.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ CHAT_TEMPLATE = """\
 {%- endfor %}
 {%- if add_generation_prompt %}<|im_start|>assistant
 {% endif %}"""
-"""In the manner of Qwen's: tools in the system message, answers of tools in messages of the user."""
+"""Chat template like Qwen's: tools in the system message, their answers in user messages."""
 
 _SCAFFOLD = (
     "<|im_start|>system\n",
@@ -82,7 +82,7 @@ class Conversation:
 
 
 def byte_tokenizer(phrases: Iterable[str] = ()) -> Any:
-    """A tokenizer with a token for each byte, each of :data:`SPECIAL`, and each phrase."""
+    """Create a tokenizer with a token for each byte, each of :data:`SPECIAL`, and each phrase."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     inner = Tokenizer(models.BPE(vocab={sign: i for i, sign in enumerate(alphabet)}, merges=[]))
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -99,11 +99,11 @@ def byte_tokenizer(phrases: Iterable[str] = ()) -> Any:
 
 
 def phrases_of(conversations: Sequence[Conversation], patterns: Iterable[str]) -> list[str]:
-    """What deserves a token of its own: the scaffold of a conversation, what all have in common, the answers, and what
-    ``patterns`` find in the observations.
+    """Choose phrases for tokens: the scaffold of a conversation, common beginnings, the answers, and matches of ``patterns`` in
+    the observations.
 
     Args:
-        conversations: Of one environment.
+        conversations: Conversations of one environment.
         patterns: Regular expressions.
     """
     spoken = [message for conversation in conversations for message in conversation.messages]
@@ -127,7 +127,7 @@ def phrases_of(conversations: Sequence[Conversation], patterns: Iterable[str]) -
 
 
 def _tools_text(conversation: Conversation) -> str:
-    """What stands in the system message."""
+    """Return the tools as they are in the system message."""
     message = {"role": "user", "content": ""}
     rendered: str = byte_tokenizer().apply_chat_template([message], tools=conversation.tools, tokenize=False)
     return rendered.removeprefix("<|im_start|>system\n").partition(END_OF_TURN)[0]

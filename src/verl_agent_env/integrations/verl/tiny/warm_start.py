@@ -1,7 +1,7 @@
-"""A tiny model that knows how to play, badly: supervised training on noisy demonstrations.
+"""Supervised training of a tiny model on noisy demonstrations.
 
-What comes of it writes every answer in the right form and wins now and then, so that reinforcement learning finds
-something to prefer.
+The model then writes every answer in the right format and wins now and then, so that reinforcement learning has rewards
+to learn from.
 """
 
 from __future__ import annotations
@@ -42,22 +42,22 @@ class TinyModel:
 
 @dataclass(frozen=True)
 class WarmStart:
-    """How a model learns from demonstrations."""
+    """Parameters of training on demonstrations."""
 
     steps: int = 350
     """Updates."""
     batch: int = 24
-    """Episodes in each."""
+    """Episodes per update."""
     lr: float = 2e-3
     """Learning rate at its highest; it rises over 20 steps and falls to a twentieth."""
     observation_weight: float = 0.1
-    """Weight of predicting what the environment says, beside what the player does."""
+    """Weight of predicting observations, relative to actions."""
     weight_decay: float = 0.01
-    """Of AdamW."""
+    """Weight decay of AdamW."""
     vocabulary: tuple[str, ...] = ()
-    """Regular expressions of what is one token in observations (see :func:`phrases_of`)."""
+    """Regular expressions of phrases in observations that become one token (:func:`phrases_of`)."""
     threads: int = 2
-    """Of PyTorch."""
+    """Threads of PyTorch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class _Example:
 
 
 def read_demonstrations(path: Path) -> list[Conversation]:
-    """The episodes of a file that ``verl-agent-env curate --demonstrations`` wrote."""
+    """Read the episodes of a file of ``verl-agent-env curate --demonstrations``."""
     table = pyarrow.parquet.read_table(path, columns=["messages", "tools_json"])
     return [Conversation(row["messages"], orjson.loads(row["tools_json"])) for row in table.to_pylist()]
 
@@ -84,11 +84,11 @@ def make_model(
 
     Args:
         conversations: Demonstrations.
-        shape: Of the model.
-        training: How it learns.
-        folder: For files as ``from_pretrained`` of transformers reads them.
-        seed: Of the first weights and of the order.
-        on_step: Told after each update its number, from 1, and the loss over the player's tokens.
+        shape: Shape of the model.
+        training: Parameters of the training.
+        folder: Folder for files that ``from_pretrained`` of transformers reads.
+        seed: Seed of the initial weights and of the order of episodes.
+        on_step: Called after each update with its number, from 1, and the loss over the player's tokens.
 
     Returns:
         Number of parameters.
@@ -123,7 +123,7 @@ def _config(shape: TinyModel, tokenizer: Any) -> Qwen2Config:
 
 
 def _example(tokenizer: Any, conversation: Conversation) -> _Example:
-    """An episode's tokens; those of the player's answers, their ends included, are marked."""
+    """Tokenize an episode, and mark the tokens of the player's answers, including their ends."""
     text = tokenizer.apply_chat_template(conversation.messages, tools=conversation.tools, tokenize=False)
     ids = tokenizer.encode(text, add_special_tokens=False)
     (header,) = tokenizer.encode(ANSWER_HEADER, add_special_tokens=False)
