@@ -1,7 +1,7 @@
 """The host: owns live environments inside one worker, runs them, and keeps what it takes to answer a step twice."""
 
 from verl_agent_env.engine.host import Host
-from verl_agent_env.engine.lives import Created, CreateRequest
+from verl_agent_env.engine.lifecycle import Created, CreateRequest
 from verl_agent_env.engine.persistence.pending import AwaitableOrValue, PendingAnswer, await_maybe, map_maybe
 
 __all__ = [

@@ -9,9 +9,9 @@ from typing import Any, TypeVar, cast
 
 from verl_agent_env.engine.execution import ENV_FAULTS, Env
 from verl_agent_env.engine.instance import Instance
-from verl_agent_env.engine.lives import (
+from verl_agent_env.engine.lifecycle import (
     CreateRequest,
-    Lives,
+    Lifecycle,
     encode_action,
     encode_options,
     first_seed,
@@ -39,8 +39,8 @@ T = TypeVar("T")
 class ApartCalls:
     """The calls; one that has begun is carried out to its end, also when its caller goes away."""
 
-    def __init__(self, lives: Lives) -> None:
-        self._lives = lives
+    def __init__(self, lifecycle: Lifecycle) -> None:
+        self._lifecycle = lifecycle
         self.under_way: set[asyncio.Task[Any]] = set()
         """Calls that have not come to their end."""
         self._making: dict[str, asyncio.Task[tuple[str, EncodedReset]]] = {}
@@ -49,7 +49,7 @@ class ApartCalls:
     async def create(self, instance: Instance, request: CreateRequest) -> tuple[str, EncodedReset]:
         """Make the environment, and begin its first episode; one that is being made under a given id is waited for."""
         env_id = request.env_id
-        tenure = self._lives.directory.tenure_of(slot_of(instance.env_id))
+        tenure = self._lifecycle.directory.tenure_of(slot_of(instance.env_id))
         if env_id is not None:
             making = self._making.get(env_id)
             if making is None:
@@ -60,8 +60,8 @@ class ApartCalls:
             return await self._to_the_end(self._create(instance, request, tenure))
         except asyncio.CancelledError:
             # Nobody will ever learn its id.
-            if self._lives.directory.get(instance.env_id) is instance:
-                self._lives.end(instance, "closed")
+            if self._lifecycle.directory.get(instance.env_id) is instance:
+                self._lifecycle.end(instance, "closed")
             else:
                 instance.closed_as = "closed"
             raise
@@ -83,15 +83,15 @@ class ApartCalls:
     async def _create(
         self, instance: Instance, request: CreateRequest, tenure: int
     ) -> tuple[str, EncodedReset]:
-        with self._lives.directory.reserved(instance):
+        with self._lifecycle.directory.reserved(instance):
             answer = await self._begin(instance, first_seed(request), None)
         if instance.closed_as is not None:
-            self._lives.release(instance)
+            self._lifecycle.release(instance)
             raise EnvironmentClosedError(instance.env_id, instance.closed_as)
-        if not self._lives.add(instance, tenure):
-            there = self._lives.directory.find(instance.env_id)
-            return await self._lives.created_before(there, request)
-        return await await_maybe(self._lives.hold_back(instance, (instance.env_id, answer)))
+        if not self._lifecycle.add(instance, tenure):
+            there = self._lifecycle.directory.find(instance.env_id)
+            return await self._lifecycle.created_before(there, request)
+        return await await_maybe(self._lifecycle.hold_back(instance, (instance.env_id, answer)))
 
     async def _reset(
         self, instance: Instance, seed: int | None, options: dict[str, Any] | None, operation: bytes
@@ -99,44 +99,44 @@ class ApartCalls:
         async with self._turn(instance):
             begun = instance.admit_reset(operation)
             if begun is not None:
-                return await self._lives.shown_again(instance, begun)
+                return await self._lifecycle.shown_again(instance, begun)
             return await self._begin(instance, next_seed(instance, seed), options, operation)
 
     async def _begin(
         self, instance: Instance, seed: int, options: dict[str, Any] | None, operation: bytes = b""
     ) -> EncodedReset:
-        encoded = encode_options(options, self._lives.limits.max_arguments_bytes)
+        encoded = encode_options(options, self._lifecycle.limits.max_arguments_bytes)
         try:
             with calling(instance.next_beginning):
-                instance.env, answer, mark = await self._lives.executor.begin(
+                instance.env, answer, mark = await self._lifecycle.executor.begin(
                     instance.kind,
                     instance.arguments,
                     instance.env,
                     seed,
                     encoded,
-                    lambda env: self._lives.mark_beginning(instance, env),
+                    lambda env: self._lifecycle.mark_beginning(instance, env),
                 )
-            self._lives.require_short(answer)
+            self._lifecycle.require_short(answer)
         except (AtCapacityError, InvalidEnvArgumentsError):
             raise
         except ENV_FAULTS as fault:
-            self._lives.fail(instance, fault)
-        self._lives.require_counted(instance)
-        self._lives.begun(instance, seed, encoded, answer, mark, operation)
+            self._lifecycle.fail(instance, fault)
+        self._lifecycle.require_counted(instance)
+        self._lifecycle.begun(instance, seed, encoded, answer, mark, operation)
         return answer
 
     async def _step(self, instance: Instance, action: Any, seq: int | None, operation: bytes) -> EncodedStep:
-        limits, recorder = self._lives.limits, self._lives.recorder
+        limits, recorder = self._lifecycle.limits, self._lifecycle.recorder
         encoded = encode_action(action, limits.max_action_bytes)
         identity = identity_of(encoded)
         async with self._turn(instance):
             answer = instance.admit(identity, seq, operation)
             if answer is None:
-                self._lives.require_room(instance)
+                self._lifecycle.require_room(instance)
                 env = await self._standing(instance)
                 try:
                     with calling(instance.call):
-                        encoded, answer, mark = await self._lives.executor.step(
+                        encoded, answer, mark = await self._lifecycle.executor.step(
                             instance.kind,
                             env,
                             action,
@@ -146,12 +146,12 @@ class ApartCalls:
                             ),
                             briefly=identity is not encoded and instance.records_calls,
                         )
-                    self._lives.require_short(answer)
+                    self._lifecycle.require_short(answer)
                 except AtCapacityError:
                     raise
                 except ENV_FAULTS as fault:
-                    self._lives.fail(instance, fault)
-                self._lives.require_counted(instance)
+                    self._lifecycle.fail(instance, fault)
+                self._lifecycle.require_counted(instance)
                 instance.commit(identity, answer, limits.max_journal_bytes, operation, mark, encoded)
                 if recorder is not None:
                     recorder.stepped(instance, encoded, mark)
@@ -163,33 +163,33 @@ class ApartCalls:
             env = await self._standing(instance)
             try:
                 with calling(instance.call):
-                    return await self._lives.executor.call(instance.kind, env, lambda: read(env))
+                    return await self._lifecycle.executor.call(instance.kind, env, lambda: read(env))
             except CallTimeoutError as stuck:
                 # Somebody may be at it still: it cannot be used any more.
-                self._lives.fail(instance, stuck)
+                self._lifecycle.fail(instance, stuck)
             except VerlAgentEnvError:
                 raise
             except ENV_FAULTS as fault:
-                raise self._lives.failure(instance, fault) from fault
+                raise self._lifecycle.failure(instance, fault) from fault
 
     async def _kept(self, instance: Instance, call: Coroutine[Any, Any, T]) -> T:
         """The result of a call when all that it tells of is written; what a refusal tells of earlier calls, too."""
         try:
             answer = await call
         except EnvironmentStateError as error:
-            return cast("T", await self._lives.hold_back_error(instance, error))
-        return await await_maybe(self._lives.hold_back(instance, answer))
+            return cast("T", await self._lifecycle.hold_back_error(instance, error))
+        return await await_maybe(self._lifecycle.hold_back(instance, answer))
 
     async def _standing(self, instance: Instance) -> Env:
         """The instance's environment, built anew after a call that failed."""
         if instance.env is None:
             try:
                 with calling(instance.call):
-                    instance.env = await rebuilt(self._lives.executor, instance)
+                    instance.env = await rebuilt(self._lifecycle.executor, instance)
             except AtCapacityError:
                 raise
             except ENV_FAULTS as fault:
-                self._lives.fail(instance, fault, rebuilding=True)
+                self._lifecycle.fail(instance, fault, rebuilding=True)
         return instance.env
 
     async def _to_the_end(self, call: Coroutine[Any, Any, T]) -> T:
@@ -207,10 +207,10 @@ class ApartCalls:
         """First come, first served: calls on one environment that do not run inline wait for each other."""
         if instance.lock is None:
             instance.lock = asyncio.Lock()
-        self._lives.directory.touch(instance)
+        self._lifecycle.directory.touch(instance)
         async with instance.lock:
             try:
-                self._lives.require_here(instance)
+                self._lifecycle.require_here(instance)
                 yield
             except asyncio.CancelledError:
                 # The host stops. A thread that is at it still closes it when it comes back.
@@ -218,6 +218,6 @@ class ApartCalls:
                     instance.env = None
                 raise
             finally:
-                self._lives.directory.touch(instance)
+                self._lifecycle.directory.touch(instance)
                 if instance.closed_as is not None:
-                    self._lives.release(instance)
+                    self._lifecycle.release(instance)

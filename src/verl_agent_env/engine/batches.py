@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 from verl_agent_env.engine.budget import WHOLE_ROOM, AnswerRoom, Budget
 from verl_agent_env.engine.host import Host
 from verl_agent_env.engine.instance import Instance
-from verl_agent_env.engine.lives import Created, CreateRequest
+from verl_agent_env.engine.lifecycle import Created, CreateRequest
 from verl_agent_env.engine.persistence.groups import Group
 from verl_agent_env.engine.persistence.pending import AwaitableOrValue, PendingAnswer, await_maybe
 from verl_agent_env.engine.turns import Caller, current_caller

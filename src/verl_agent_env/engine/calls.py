@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from verl_agent_env.engine.apart_calls import ApartCalls
 from verl_agent_env.engine.directory import Directory
 from verl_agent_env.engine.inline_calls import InlineCalls
-from verl_agent_env.engine.lives import Created, CreateRequest, Lives
+from verl_agent_env.engine.lifecycle import Created, CreateRequest, Lifecycle
 from verl_agent_env.engine.persistence.pending import AwaitableOrValue, PendingAnswer
 from verl_agent_env.errors import EnvironmentStateError, VerlAgentEnvError
 from verl_agent_env.wire.results import EncodedReset, EncodedStep
@@ -35,21 +35,21 @@ class Calls:
     been carried out all the same; an offloaded call is a coroutine, and has not begun.
     """
 
-    def __init__(self, lives: Lives) -> None:
-        self._lives = lives
-        self._get, self._find = lives.directory.get, lives.directory.find
-        self._inline = InlineCalls(lives)
-        self._offloaded = ApartCalls(lives)
+    def __init__(self, lifecycle: Lifecycle) -> None:
+        self._lifecycle = lifecycle
+        self._get, self._find = lifecycle.directory.get, lifecycle.directory.find
+        self._inline = InlineCalls(lifecycle)
+        self._offloaded = ApartCalls(lifecycle)
         self.under_way = self._offloaded.under_way
 
     def create(self, request: CreateRequest) -> AwaitableOrValue[Created]:
         """Make an environment and begin its first episode; see :meth:`~verl_agent_env.engine.host.Host.create`."""
-        if request.env_id is not None and self._lives.directory.is_known(request.env_id):
-            return self._lives.created_before(self._find(request.env_id), request)
-        instance = self._lives.prepare(request)
+        if request.env_id is not None and self._lifecycle.directory.is_known(request.env_id):
+            return self._lifecycle.created_before(self._find(request.env_id), request)
+        instance = self._lifecycle.prepare(request)
         if instance.kind.execution != "inline":
             return self._offloaded.create(instance, request)
-        return self._lives.hold_back(instance, self._inline.create(instance, request))
+        return self._lifecycle.hold_back(instance, self._inline.create(instance, request))
 
     def reset(
         self, env_id: str, seed: int | None, options: dict[str, Any] | None, operation: bytes
@@ -61,8 +61,8 @@ class Calls:
         try:
             answer = self._inline.reset(instance, seed, options, operation)
         except EnvironmentStateError as error:
-            return self._lives.hold_back_error(instance, error)
-        return self._lives.hold_back(instance, answer)
+            return self._lifecycle.hold_back_error(instance, error)
+        return self._lifecycle.hold_back(instance, answer)
 
     def step(
         self, env_id: str, action: Any, seq: int | None, operation: bytes
@@ -74,8 +74,8 @@ class Calls:
         try:
             answer = self._inline.step(instance, action, seq, operation)
         except EnvironmentStateError as error:
-            return self._lives.hold_back_error(instance, error)
-        return answer if instance.group is None else self._lives.hold_back(instance, answer)
+            return self._lifecycle.hold_back_error(instance, error)
+        return answer if instance.group is None else self._lifecycle.hold_back(instance, answer)
 
     def read(self, env_id: str, read: Callable[[Any], T]) -> AwaitableOrValue[T]:
         """Read of an environment; see :meth:`~verl_agent_env.engine.host.Host.read`."""
@@ -86,19 +86,19 @@ class Calls:
 
     def close(self, env_id: str) -> PendingClose | None:
         """Close an environment that is live or was closed here; see :meth:`~verl_agent_env.engine.host.Host.close`."""
-        lives = self._lives
-        if lives.directory.was_closed(env_id):
+        lifecycle = self._lifecycle
+        if lifecycle.directory.was_closed(env_id):
             return None
-        if self._get(env_id) is None and lives.suspicions.refusal(env_id) is not None:
+        if self._get(env_id) is None and lifecycle.suspicions.refusal(env_id) is not None:
             # Nothing is left of it that could be closed.
             return None
-        instance, recorder = self._find(env_id), lives.recorder
-        group = lives.end(instance, "closed")
+        instance, recorder = self._find(env_id), lifecycle.recorder
+        group = lifecycle.end(instance, "closed")
         if group is None or recorder is None:
             return None
         if recorder.answers_early(env_id):
-            lives.dismiss(instance, "closed")
+            lifecycle.dismiss(instance, "closed")
             return None
         pending = PendingClose(recorder.journal, env_id, group, None)
-        pending.directory = lives.directory
+        pending.directory = lifecycle.directory
         return pending

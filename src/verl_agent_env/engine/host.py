@@ -15,7 +15,7 @@ from verl_agent_env.engine.directory import Directory
 from verl_agent_env.engine.execution import ENV_FAULTS, Executor
 from verl_agent_env.engine.instance import MOVED, Instance
 from verl_agent_env.engine.kinds import KindLoader
-from verl_agent_env.engine.lives import Created, CreateRequest, Lives
+from verl_agent_env.engine.lifecycle import Created, CreateRequest, Lifecycle
 from verl_agent_env.engine.persistence import Persistence
 from verl_agent_env.engine.persistence.pending import AwaitableOrValue, await_maybe
 from verl_agent_env.engine.persistence.recorder import Recorder
@@ -77,17 +77,17 @@ class Host:
         self._recoveries: set[asyncio.Task[Any]] = set()
         self._threads = Threads(limits)
         self.executor = Executor(self._threads, limits.max_step_s, record or CallRecord(), self.suspicions)
-        self._lives = Lives(
+        self._lifecycle = Lifecycle(
             registry, limits, self.directory, self.executor, clock, pick_slot, self.suspicions
         )
-        self.calls = Calls(self._lives)
+        self.calls = Calls(self._lifecycle)
         """Calls on environments that are live here; nothing is looked for elsewhere."""
         self._recovery: Recovery | None = None
         self._ownership: SlotOwnership | None = None
         self.slices = Slices()
         """Turns of whatever keeps the event loop for longer than a call."""
-        self.faults = self._lives.faults
-        self.failure = self._lives.failure
+        self.faults = self._lifecycle.faults
+        self.failure = self._lifecycle.failure
 
     def keep(
         self,
@@ -108,18 +108,18 @@ class Host:
         Returns:
             What records them, with a journal that somebody has to run, and what brings them back.
         """
-        recorder = self._lives.recorder = Recorder(
+        recorder = self._lifecycle.recorder = Recorder(
             log, ownership, self, durabilities, self.limits.max_journal_bytes, patience_s
         )
         self._recovery = Recovery(log, ownership, self, recorder.journal)
-        self._lives.owns = ownership.owns
+        self._lifecycle.owns = ownership.owns
         self._ownership = ownership
         return Persistence(recorder, self._recovery)
 
     @property
     def recorder(self) -> Recorder | None:
         """Records the environments outside this process, if they are kept."""
-        return self._lives.recorder
+        return self._lifecycle.recorder
 
     @property
     def recovery(self) -> Recovery | None:
@@ -274,7 +274,7 @@ class Host:
 
     def _require_owned(self, env_id: str) -> None:
         slot = slot_of(env_id)
-        if not self._lives.owns(slot):
+        if not self._lifecycle.owns(slot):
             raise MovedError(slot)
 
     def owned_slots(self) -> dict[int, str]:
@@ -288,7 +288,7 @@ class Host:
         """The error; or that the environment is another worker's, where this one may not speak for it any more."""
         if isinstance(error, EnvironmentStateError):
             slot = slot_of(error.env_id)
-            return error if self._lives.owns(slot) else MovedError(slot)
+            return error if self._lifecycle.owns(slot) else MovedError(slot)
         return error
 
     async def ensure(self, env_ids: Sequence[str]) -> Collection[str]:
@@ -361,7 +361,7 @@ class Host:
         """Take in that an environment was closed, on whatever worker."""
         instance = self.directory.get(env_id)
         if instance is not None:
-            self._lives.dismiss(instance, reason)
+            self._lifecycle.dismiss(instance, reason)
         else:
             self.directory.bury(env_id, reason)
 
@@ -369,7 +369,7 @@ class Host:
         """Forget an environment that another worker owns."""
         instance = self.directory.get(env_id)
         if instance is not None:
-            self._lives.dismiss(instance, MOVED)
+            self._lifecycle.dismiss(instance, MOVED)
 
     def heed(self, told: Mapping[str, Suspicion]) -> None:
         """Take in which calls are suspected; none of the code of an environment that is refused is run any more."""
@@ -393,10 +393,10 @@ class Host:
         slice_end = time.perf_counter() + self.limits.yield_after_s
         for env_id in self.directory.ids():
             instance = self.directory.get(env_id)
-            if instance is not None and not self._lives.owns(slot_of(env_id)):
+            if instance is not None and not self._lifecycle.owns(slot_of(env_id)):
                 self.directory.touch(instance)
-            elif instance is not None and self._lives.is_idle(instance):
-                self._lives.end(instance, "idle")
+            elif instance is not None and self._lifecycle.is_idle(instance):
+                self._lifecycle.end(instance, "idle")
                 reaped += 1
             if time.perf_counter() > slice_end:
                 await asyncio.sleep(0)
@@ -421,7 +421,7 @@ class Host:
         for env_id in self.directory.ids():
             instance = self.directory.get(env_id)
             if instance is not None and slot_of(env_id) in slots and not (but_bound and instance.is_bound):
-                self._lives.dismiss(instance, MOVED)
+                self._lifecycle.dismiss(instance, MOVED)
                 gone += 1
         return gone
 
@@ -444,11 +444,11 @@ class Host:
 
         Environments that are kept live on elsewhere.
         """
-        self._lives.is_stopping = True
+        self._lifecycle.is_stopping = True
         for env_id in self.directory.ids():
             instance = self.directory.get(env_id)
             if instance is not None:
-                self._lives.dismiss(instance, "closed" if self.recorder is None else MOVED)
+                self._lifecycle.dismiss(instance, "closed" if self.recorder is None else MOVED)
         end = time.monotonic() + grace_s
         while (running := self.calls.under_way | self.executor.closing | self._recoveries) and (
             left := end - time.monotonic()

@@ -7,9 +7,9 @@ from typing import Any, TypeVar
 
 from verl_agent_env.engine.execution import ENV_FAULTS, Env, begin_inline, reset_inline, step_briefly
 from verl_agent_env.engine.instance import Beginning, Instance
-from verl_agent_env.engine.lives import (
+from verl_agent_env.engine.lifecycle import (
     CreateRequest,
-    Lives,
+    Lifecycle,
     encode_action,
     encode_options,
     first_seed,
@@ -28,18 +28,18 @@ T = TypeVar("T")
 class InlineCalls:
     """The calls, none of which waits for anything: nothing can come between."""
 
-    def __init__(self, lives: Lives) -> None:
-        self._lives = lives
-        self._limits, self._clock = lives.limits, lives.clock
-        record = lives.executor.record
+    def __init__(self, lifecycle: Lifecycle) -> None:
+        self._lifecycle = lifecycle
+        self._limits, self._clock = lifecycle.limits, lifecycle.clock
+        record = lifecycle.executor.record
         self._record = record
         self._note, self._state = record.note_inline, record.inline_state
 
     def create(self, instance: Instance, request: CreateRequest) -> tuple[str, EncodedReset]:
         """Make the environment, and begin its first episode."""
-        with self._lives.directory.reserved(instance):
+        with self._lifecycle.directory.reserved(instance):
             answer = self._begin(instance, first_seed(request), None)
-        self._lives.add(instance)
+        self._lifecycle.add(instance)
         return instance.env_id, answer
 
     def reset(
@@ -54,7 +54,7 @@ class InlineCalls:
     def step(self, instance: Instance, action: Any, seq: int | None, operation: bytes) -> EncodedStep:
         """Apply an action, or answer it again as it was."""
         instance.last_used = self._clock()
-        limits, recorder, note = self._limits, self._lives.recorder, self._note
+        limits, recorder, note = self._limits, self._lifecycle.recorder, self._note
         encoded = encode_action(action, limits.max_action_bytes)
         identity = encoded if len(encoded) <= MAX_WHOLE_BYTES else identity_of(encoded)
         stored = instance.admit(identity, seq, operation)
@@ -62,9 +62,9 @@ class InlineCalls:
             return stored
         if recorder is not None and instance.durability == "relaxed":
             # Its answer waits for no write that would be refused.
-            self._lives.require_here(instance)
+            self._lifecycle.require_here(instance)
         if instance.history_bytes > limits.max_kept_bytes:
-            self._lives.require_room(instance)
+            self._lifecycle.require_room(instance)
         if note is not None:
             # As CallRecord.inline has it known, for a tenth of the price.
             note(instance.env_id.encode(), instance.episode, instance.seq, 1)
@@ -75,12 +75,12 @@ class InlineCalls:
                     encoded, answer = step_briefly(env, action, encoded)
                 else:
                     answer = EncodedStep.of(env.step(action))
-                # As Lives.require_short, without a call.
+                # As Lifecycle.require_short, without a call.
                 if len(answer.observation) + len(answer.info) > limits.max_answer_bytes:
-                    self._lives.require_short(answer)
+                    self._lifecycle.require_short(answer)
                 mark = NO_MARK if recorder is None else recorder.mark(instance, env, answer)
             except ENV_FAULTS as fault:
-                self._lives.fail(instance, fault)
+                self._lifecycle.fail(instance, fault)
         finally:
             if note is not None:
                 self._state[0] = 0
@@ -92,7 +92,7 @@ class InlineCalls:
     def read(self, instance: Instance, read: Callable[[Any], T]) -> T:
         """What ``read`` says of the environment."""
         instance.require_alive()
-        self._lives.directory.touch(instance)
+        self._lifecycle.directory.touch(instance)
         with self._record.inline(instance.call):
             env = instance.env if instance.env is not None else self._rebuilt(instance)
             try:
@@ -100,7 +100,7 @@ class InlineCalls:
             except VerlAgentEnvError:
                 raise
             except ENV_FAULTS as fault:
-                raise self._lives.failure(instance, fault) from fault
+                raise self._lifecycle.failure(instance, fault) from fault
 
     def _shown_again(self, instance: Instance, begun: Beginning) -> EncodedReset:
         if begun.answer is not None:
@@ -109,14 +109,14 @@ class InlineCalls:
             try:
                 env, answer = reset_inline(instance.kind, instance.arguments, None, begun.seed, begun.options)
             except ENV_FAULTS as fault:
-                raise self._lives.failure(instance, fault) from fault
-            self._lives.executor.dispose(instance.kind, env)
+                raise self._lifecycle.failure(instance, fault) from fault
+            self._lifecycle.executor.dispose(instance.kind, env)
         return answer
 
     def _begin(
         self, instance: Instance, seed: int, options: dict[str, Any] | None, operation: bytes = b""
     ) -> EncodedReset:
-        encoded = encode_options(options, self._lives.limits.max_arguments_bytes)
+        encoded = encode_options(options, self._lifecycle.limits.max_arguments_bytes)
         if self._note is not None:
             self._note(instance.env_id.encode(), instance.episode + 1, BEGINNING, 1)
         try:
@@ -126,22 +126,22 @@ class InlineCalls:
                 instance.env,
                 seed,
                 encoded,
-                lambda env: self._lives.mark_beginning(instance, env),
+                lambda env: self._lifecycle.mark_beginning(instance, env),
             )
-            self._lives.require_short(answer)
+            self._lifecycle.require_short(answer)
         except InvalidEnvArgumentsError:
             raise
         except ENV_FAULTS as fault:
-            self._lives.fail(instance, fault)
+            self._lifecycle.fail(instance, fault)
         finally:
             self._state[0] = 0
-        self._lives.begun(instance, seed, encoded, answer, mark, operation)
+        self._lifecycle.begun(instance, seed, encoded, answer, mark, operation)
         return answer
 
     def _rebuilt(self, instance: Instance) -> Env:
         try:
             env = rebuilt_inline(instance)
         except ENV_FAULTS as fault:
-            self._lives.fail(instance, fault, rebuilding=True)
+            self._lifecycle.fail(instance, fault, rebuilding=True)
         instance.env = env
         return env

@@ -11,7 +11,7 @@ import orjson
 from verl_agent_env.engine.execution import ENV_FAULTS
 from verl_agent_env.engine.host import Host
 from verl_agent_env.engine.instance import Instance
-from verl_agent_env.engine.lives import encode_action
+from verl_agent_env.engine.lifecycle import encode_action
 from verl_agent_env.engine.persistence.pending import await_maybe
 from verl_agent_env.envs.base import ChatEnv
 from verl_agent_env.envs.pictures import to_png

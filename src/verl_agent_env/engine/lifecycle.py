@@ -1,4 +1,4 @@
-"""How environments begin and end on a host, and what their failures come to."""
+"""Lifecycle of environments: creation, disposal, and the errors that their failures come to."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ class CreateRequest:
     """Of its holder, for a new id; see :func:`~verl_agent_env.types.tagged_env_id`."""
 
 
-class Lives:
-    """Beginnings and ends of one host's environments."""
+class Lifecycle:
+    """Creates and disposes of the environments of one host."""
 
     def __init__(
         self,
