@@ -1,17 +1,40 @@
-"""Calls on the live environments of a host."""
+"""Calls on the live environments of a host: each is admitted, run, failed or committed, and recorded, in this order."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar, cast
 
-from verl_agent_env.engine.apart_calls import ApartCalls
 from verl_agent_env.engine.directory import Directory
-from verl_agent_env.engine.inline_calls import InlineCalls
-from verl_agent_env.engine.lifecycle import Created, CreateRequest, Lifecycle
-from verl_agent_env.engine.persistence.pending import AwaitableOrValue, PendingAnswer
-from verl_agent_env.errors import EnvironmentStateError, VerlAgentEnvError
+from verl_agent_env.engine.execution import ENV_FAULTS, Env, begin_inline, reset_inline, step_briefly
+from verl_agent_env.engine.instance import Beginning, Instance
+from verl_agent_env.engine.lifecycle import (
+    Created,
+    CreateRequest,
+    Lifecycle,
+    encode_action,
+    encode_options,
+    first_seed,
+    next_seed,
+)
+from verl_agent_env.engine.marks import NO_MARK, Mark
+from verl_agent_env.engine.persistence.pending import AwaitableOrValue, PendingAnswer, await_maybe
+from verl_agent_env.engine.rebuilding import rebuilt, rebuilt_inline
+from verl_agent_env.engine.threads import CallTimeoutError
+from verl_agent_env.engine.under_way import calling
+from verl_agent_env.errors import (
+    AtCapacityError,
+    EnvironmentClosedError,
+    EnvironmentStateError,
+    InvalidEnvArgumentsError,
+    VerlAgentEnvError,
+)
+from verl_agent_env.types import slot_of
+from verl_agent_env.wire.actions import MAX_WHOLE_BYTES, identity_of
 from verl_agent_env.wire.results import EncodedReset, EncodedStep
+from verl_agent_env.wire.suspicions import BEGINNING
 
 T = TypeVar("T")
 
@@ -29,27 +52,71 @@ class PendingClose(PendingAnswer[None]):
 
 
 class Calls:
-    """The calls, each carried out inline or offloaded, as its environment's kind has it.
+    """The calls, each carried out inline or offloaded to a thread or a coroutine, as its environment's kind has it.
 
-    A call gives its result at once where there is nothing to wait for. What has to be written before it is answered has
-    been carried out all the same; an offloaded call is a coroutine, and has not begun.
+    A call gives its result at once where there is nothing to wait for: inline, nothing can come between. What has to be
+    written before it is answered has been carried out all the same. An offloaded call is a coroutine, which has not begun;
+    once it has, it is carried out to its end, also when its caller goes away, and those on one environment wait for each
+    other.
     """
 
     def __init__(self, lifecycle: Lifecycle) -> None:
+        """Make calls on the environments of ``lifecycle``."""
         self._lifecycle = lifecycle
+        self._limits, self._clock = lifecycle.limits, lifecycle.clock
+        self._directory, self._executor = lifecycle.directory, lifecycle.executor
         self._get, self._find = lifecycle.directory.get, lifecycle.directory.find
-        self._inline = InlineCalls(lifecycle)
-        self._offloaded = ApartCalls(lifecycle)
-        self.under_way = self._offloaded.under_way
+        self._call_record = lifecycle.executor.record
+        self._note, self._state = self._call_record.note_inline, self._call_record.inline_state
+        self.under_way: set[asyncio.Task[Any]] = set()
+        """Offloaded calls that have not come to their end."""
+        self._creating: dict[str, asyncio.Task[Created]] = {}
+        """Offloaded creations under an id that was given: whoever asks again waits for the same."""
+
+    # --- create ---------------------------------------------------------------------------------------------
 
     def create(self, request: CreateRequest) -> AwaitableOrValue[Created]:
         """Make an environment and begin its first episode; see :meth:`~verl_agent_env.engine.host.Host.create`."""
-        if request.env_id is not None and self._lifecycle.directory.is_known(request.env_id):
+        if request.env_id is not None and self._directory.is_known(request.env_id):
             return self._lifecycle.created_before(self._find(request.env_id), request)
         instance = self._lifecycle.prepare(request)
         if instance.kind.execution != "inline":
-            return self._offloaded.create(instance, request)
-        return self._lifecycle.hold_back(instance, self._inline.create(instance, request))
+            return self._create_offloaded(instance, request)
+        with self._directory.reserved(instance):
+            answer = self._begin(instance, first_seed(request), None)
+        self._lifecycle.add(instance)
+        return self._lifecycle.hold_back(instance, (instance.env_id, answer))
+
+    async def _create_offloaded(self, instance: Instance, request: CreateRequest) -> Created:
+        env_id = request.env_id
+        tenure = self._directory.tenure_of(slot_of(instance.env_id))
+        if env_id is not None:
+            creating = self._creating.get(env_id)
+            if creating is None:
+                creating = self._creating[env_id] = self._start(self._create(instance, request, tenure))
+                creating.add_done_callback(lambda _: self._creating.pop(env_id))
+            return await asyncio.shield(creating)
+        try:
+            return await self._to_the_end(self._create, instance, request, tenure)
+        except asyncio.CancelledError:
+            # Nobody will ever learn its id.
+            if self._get(instance.env_id) is instance:
+                self._lifecycle.end(instance, "closed")
+            else:
+                instance.closed_as = "closed"
+            raise
+
+    async def _create(self, instance: Instance, request: CreateRequest, tenure: int) -> Created:
+        with self._directory.reserved(instance):
+            answer = await self._begin_offloaded(instance, first_seed(request), None)
+        if instance.closed_as is not None:
+            self._lifecycle.release(instance)
+            raise EnvironmentClosedError(instance.env_id, instance.closed_as)
+        if not self._lifecycle.add(instance, tenure):
+            return await self._lifecycle.created_before(self._find(instance.env_id), request)
+        return await await_maybe(self._lifecycle.hold_back(instance, (instance.env_id, answer)))
+
+    # --- reset ----------------------------------------------------------------------------------------------
 
     def reset(
         self, env_id: str, seed: int | None, options: dict[str, Any] | None, operation: bytes
@@ -57,37 +124,233 @@ class Calls:
         """Begin an episode; see :meth:`~verl_agent_env.engine.host.Host.reset`."""
         instance = self._get(env_id) or self._find(env_id)
         if instance.kind.execution != "inline":
-            return self._offloaded.reset(instance, seed, options, operation)
+            return self._answered(instance, self._reset_offloaded, seed, options, operation)
         try:
-            answer = self._inline.reset(instance, seed, options, operation)
+            begun = instance.admit_reset(operation)
+            if begun is not None:
+                answer = self._shown_again(instance, begun)
+            else:
+                answer = self._begin(instance, next_seed(instance, seed), options, operation)
         except EnvironmentStateError as error:
             return self._lifecycle.hold_back_error(instance, error)
         return self._lifecycle.hold_back(instance, answer)
+
+    async def _reset_offloaded(
+        self, instance: Instance, seed: int | None, options: dict[str, Any] | None, operation: bytes
+    ) -> EncodedReset:
+        async with self._turn(instance):
+            begun = instance.admit_reset(operation)
+            if begun is not None:
+                return await self._lifecycle.shown_again(instance, begun)
+            return await self._begin_offloaded(instance, next_seed(instance, seed), options, operation)
+
+    def _shown_again(self, instance: Instance, begun: Beginning) -> EncodedReset:
+        if begun.answer is not None:
+            return begun.answer
+        with self._call_record.inline(instance.call):
+            try:
+                env, answer = reset_inline(instance.kind, instance.arguments, None, begun.seed, begun.options)
+            except ENV_FAULTS as fault:
+                raise self._lifecycle.failure(instance, fault) from fault
+            self._executor.dispose(instance.kind, env)
+        return answer
+
+    def _begin(
+        self, instance: Instance, seed: int, options: dict[str, Any] | None, operation: bytes = b""
+    ) -> EncodedReset:
+        encoded = encode_options(options, self._limits.max_arguments_bytes)
+        if self._note is not None:
+            self._note(instance.env_id.encode(), instance.episode + 1, BEGINNING, 1)
+        try:
+            instance.env, answer, mark = begin_inline(
+                instance.kind,
+                instance.arguments,
+                instance.env,
+                seed,
+                encoded,
+                lambda env: self._lifecycle.mark_beginning(instance, env),
+            )
+            self._lifecycle.require_short(answer)
+        except InvalidEnvArgumentsError:
+            raise
+        except ENV_FAULTS as fault:
+            self._lifecycle.fail(instance, fault)
+        finally:
+            self._state[0] = 0
+        self._lifecycle.begun(instance, seed, encoded, answer, mark, operation)
+        return answer
+
+    async def _begin_offloaded(
+        self, instance: Instance, seed: int, options: dict[str, Any] | None, operation: bytes = b""
+    ) -> EncodedReset:
+        encoded = encode_options(options, self._limits.max_arguments_bytes)
+        try:
+            with calling(instance.next_beginning):
+                instance.env, answer, mark = await self._executor.begin(
+                    instance.kind,
+                    instance.arguments,
+                    instance.env,
+                    seed,
+                    encoded,
+                    lambda env: self._lifecycle.mark_beginning(instance, env),
+                )
+            self._lifecycle.require_short(answer)
+        except (AtCapacityError, InvalidEnvArgumentsError):
+            raise
+        except ENV_FAULTS as fault:
+            self._lifecycle.fail(instance, fault)
+        self._lifecycle.require_counted(instance)
+        self._lifecycle.begun(instance, seed, encoded, answer, mark, operation)
+        return answer
+
+    # --- step -----------------------------------------------------------------------------------------------
 
     def step(
         self, env_id: str, action: Any, seq: int | None, operation: bytes
     ) -> AwaitableOrValue[EncodedStep]:
         """Apply an action; see :meth:`~verl_agent_env.engine.host.Host.step`."""
         instance = self._get(env_id) or self._find(env_id)
+        instance.last_used = self._clock()
+        encoded = encode_action(action, self._limits.max_action_bytes)
+        identity = encoded if len(encoded) <= MAX_WHOLE_BYTES else identity_of(encoded)
         if instance.kind.execution != "inline":
-            return self._offloaded.step(instance, action, seq, operation)
+            return self._answered(instance, self._step_offloaded, action, encoded, identity, seq, operation)
         try:
-            answer = self._inline.step(instance, action, seq, operation)
+            answer = self._admit_step(instance, identity, seq, operation)
+            if answer is None:
+                encoded, answer, mark = self._run_step(instance, action, encoded, identity)
+                self._commit_step(instance, identity, answer, operation, mark, encoded)
         except EnvironmentStateError as error:
             return self._lifecycle.hold_back_error(instance, error)
         return answer if instance.group is None else self._lifecycle.hold_back(instance, answer)
+
+    async def _step_offloaded(
+        self,
+        instance: Instance,
+        action: Any,
+        encoded: bytes,
+        identity: bytes,
+        seq: int | None,
+        operation: bytes,
+    ) -> EncodedStep:
+        async with self._turn(instance):
+            answer = self._admit_step(instance, identity, seq, operation)
+            if answer is None:
+                encoded, answer, mark = await self._run_step_offloaded(instance, action, encoded, identity)
+                self._lifecycle.require_counted(instance)
+                self._commit_step(instance, identity, answer, operation, mark, encoded)
+            return answer
+
+    def _admit_step(
+        self, instance: Instance, identity: bytes, seq: int | None, operation: bytes
+    ) -> EncodedStep | None:
+        """Decide what to do with a step: None to apply it, or the stored answer of a repeated one."""
+        stored = instance.admit(identity, seq, operation)
+        if stored is None:
+            if instance.durability == "relaxed":
+                # Its answer waits for no write that would be refused.
+                self._lifecycle.require_here(instance)
+            if instance.history_bytes > self._limits.max_kept_bytes:
+                self._lifecycle.require_room(instance)
+        return stored
+
+    def _run_step(
+        self, instance: Instance, action: Any, encoded: bytes, identity: bytes
+    ) -> tuple[bytes, EncodedStep, Mark]:
+        """Apply an action inline; gives the action as it is recorded, the answer, and what is recorded of the state."""
+        note, recorder = self._note, self._lifecycle.recorder
+        if note is not None:
+            # As CallRecord.inline has it known, for a tenth of the price.
+            note(instance.env_id.encode(), instance.episode, instance.seq, 1)
+        try:
+            env = instance.env if instance.env is not None else self._rebuilt(instance)
+            try:
+                if identity is not encoded and instance.records_calls:
+                    encoded, answer = step_briefly(env, action, encoded)
+                else:
+                    answer = EncodedStep.of(env.step(action))
+                # As Lifecycle.require_short, without a call.
+                if len(answer.observation) + len(answer.info) > self._limits.max_answer_bytes:
+                    self._lifecycle.require_short(answer)
+                return encoded, answer, NO_MARK if recorder is None else recorder.mark(instance, env, answer)
+            except ENV_FAULTS as fault:
+                self._lifecycle.fail(instance, fault)
+        finally:
+            if note is not None:
+                self._state[0] = 0
+
+    async def _run_step_offloaded(
+        self, instance: Instance, action: Any, encoded: bytes, identity: bytes
+    ) -> tuple[bytes, EncodedStep, Mark]:
+        """Apply an action in a thread, or await it; gives what :meth:`_run_step` does."""
+        recorder, env = self._lifecycle.recorder, await self._standing(instance)
+
+        def mark(env: Env, answer: EncodedStep) -> Mark:
+            return NO_MARK if recorder is None else recorder.mark(instance, env, answer)
+
+        try:
+            with calling(instance.call):
+                briefly = identity is not encoded and instance.records_calls
+                run = await self._executor.step(instance.kind, env, action, encoded, mark, briefly=briefly)
+            self._lifecycle.require_short(run[1])
+            return run
+        except AtCapacityError:
+            raise
+        except ENV_FAULTS as fault:
+            self._lifecycle.fail(instance, fault)
+
+    def _commit_step(
+        self,
+        instance: Instance,
+        identity: bytes,
+        answer: EncodedStep,
+        operation: bytes,
+        mark: Mark,
+        encoded: bytes,
+    ) -> None:
+        """Note that a step was applied, and record it."""
+        instance.commit(identity, answer, self._limits.max_journal_bytes, operation, mark, encoded)
+        recorder = self._lifecycle.recorder
+        if recorder is not None:
+            recorder.stepped(instance, encoded, mark)
+
+    # --- read, close ----------------------------------------------------------------------------------------
 
     def read(self, env_id: str, read: Callable[[Any], T]) -> AwaitableOrValue[T]:
         """Read of an environment; see :meth:`~verl_agent_env.engine.host.Host.read`."""
         instance = self._find(env_id)
         if instance.kind.execution != "inline":
-            return self._offloaded.read(instance, read)
-        return self._inline.read(instance, read)
+            return self._to_the_end(self._read_offloaded, instance, read)
+        instance.require_alive()
+        self._directory.touch(instance)
+        with self._call_record.inline(instance.call):
+            env = instance.env if instance.env is not None else self._rebuilt(instance)
+            try:
+                return read(env)
+            except VerlAgentEnvError:
+                raise
+            except ENV_FAULTS as fault:
+                raise self._lifecycle.failure(instance, fault) from fault
+
+    async def _read_offloaded(self, instance: Instance, read: Callable[[Any], T]) -> T:
+        async with self._turn(instance):
+            instance.require_alive()
+            env = await self._standing(instance)
+            try:
+                with calling(instance.call):
+                    return await self._executor.call(instance.kind, env, lambda: read(env))
+            except CallTimeoutError as stuck:
+                # Somebody may be at it still: it cannot be used any more.
+                self._lifecycle.fail(instance, stuck)
+            except VerlAgentEnvError:
+                raise
+            except ENV_FAULTS as fault:
+                raise self._lifecycle.failure(instance, fault) from fault
 
     def close(self, env_id: str) -> PendingClose | None:
         """Close an environment that is live or was closed here; see :meth:`~verl_agent_env.engine.host.Host.close`."""
         lifecycle = self._lifecycle
-        if lifecycle.directory.was_closed(env_id):
+        if self._directory.was_closed(env_id):
             return None
         if self._get(env_id) is None and lifecycle.suspicions.refusal(env_id) is not None:
             # Nothing is left of it that could be closed.
@@ -100,5 +363,74 @@ class Calls:
             lifecycle.dismiss(instance, "closed")
             return None
         pending = PendingClose(recorder.journal, env_id, group, None)
-        pending.directory = lifecycle.directory
+        pending.directory = self._directory
         return pending
+
+    # --- environments whose last call failed ----------------------------------------------------------------
+
+    def _rebuilt(self, instance: Instance) -> Env:
+        try:
+            env = rebuilt_inline(instance)
+        except ENV_FAULTS as fault:
+            self._lifecycle.fail(instance, fault, rebuilding=True)
+        instance.env = env
+        return env
+
+    async def _standing(self, instance: Instance) -> Env:
+        """The instance's environment, built anew after a call that failed."""
+        if instance.env is None:
+            try:
+                with calling(instance.call):
+                    instance.env = await rebuilt(self._executor, instance)
+            except AtCapacityError:
+                raise
+            except ENV_FAULTS as fault:
+                self._lifecycle.fail(instance, fault, rebuilding=True)
+        return instance.env
+
+    # --- offloaded calls, one after the other, each to its end ------------------------------------------------
+
+    async def _answered(
+        self, instance: Instance, call: Callable[..., Coroutine[Any, Any, T]], *arguments: Any
+    ) -> T:
+        """Carry out a call, and give its result when all that it tells of is written; a refusal, too."""
+        return await self._to_the_end(self._written, instance, call, *arguments)
+
+    async def _written(
+        self, instance: Instance, call: Callable[..., Coroutine[Any, Any, T]], *arguments: Any
+    ) -> T:
+        try:
+            answer = await call(instance, *arguments)
+        except EnvironmentStateError as error:
+            return cast("T", await self._lifecycle.hold_back_error(instance, error))
+        return await await_maybe(self._lifecycle.hold_back(instance, answer))
+
+    async def _to_the_end(self, call: Callable[..., Coroutine[Any, Any, T]], *arguments: Any) -> T:
+        """Carry out a call even if the caller is cancelled: half a call leaves an environment that nobody knows."""
+        return await asyncio.shield(self._start(call(*arguments)))
+
+    def _start(self, call: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.get_running_loop().create_task(call)
+        self.under_way.add(task)
+        task.add_done_callback(self.under_way.discard)
+        return task
+
+    @asynccontextmanager
+    async def _turn(self, instance: Instance) -> AsyncIterator[None]:
+        """First come, first served: calls on one environment that do not run inline wait for each other."""
+        if instance.lock is None:
+            instance.lock = asyncio.Lock()
+        self._directory.touch(instance)
+        async with instance.lock:
+            try:
+                self._lifecycle.require_here(instance)
+                yield
+            except asyncio.CancelledError:
+                # The host stops. A thread that is at it still closes it when it comes back.
+                if instance.kind.uses_thread:
+                    instance.env = None
+                raise
+            finally:
+                self._directory.touch(instance)
+                if instance.closed_as is not None:
+                    self._lifecycle.release(instance)
