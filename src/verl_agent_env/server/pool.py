@@ -252,7 +252,7 @@ class _Supervisor(Arbiter):  # type: ignore[misc]
         self.handle_term()
 
     def handle_quit(self) -> None:
-        """As :meth:`handle_int`."""
+        """Stop in good order, as at SIGTERM."""
         self.handle_term()
 
     def handle_hup(self) -> None:
@@ -268,7 +268,7 @@ class _Supervisor(Arbiter):  # type: ignore[misc]
         self.log.warning("the number of workers is fixed: start another node")
 
     def handle_ttou(self) -> None:
-        """As :meth:`handle_ttin`."""
+        """Refuse to change the number of workers."""
         self.handle_ttin()
 
     def handle_usr2(self) -> None:
@@ -329,7 +329,7 @@ class WorkerPool(BaseApplication):  # type: ignore[misc]
 
     @property
     def has_token_file(self) -> bool:
-        """Whether there are tokens that can be read again."""
+        """True if there is a token file, which can be read again."""
         return bool(self._settings.auth_file)
 
     def begin_worker(self, index: int, is_successor: bool) -> None:

@@ -1,4 +1,4 @@
-"""What a client asks for when it makes environments, as the engine takes it."""
+"""Conversion of batch requests for new environments into the engine's requests."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ class CloseArguments(_Arguments):
 
 
 class EnvironmentTools:
-    """What an MCP client can do with the environments of a server."""
+    """MCP tools for the environments of a server."""
 
     def __init__(self, api: ApiCall) -> None:
         self._api = api
@@ -114,7 +114,7 @@ class EnvironmentTools:
         return _failed(error.detail, error.to_problem())
 
     async def list_environments(self, wanted: ListArguments) -> CallToolResult:
-        """See :class:`ListArguments`."""
+        """List the kinds of environments."""
         catalogue = (await self._api("GET", "/api/environments", None))["environments"]
         if wanted.env_name is None:
             return _said("\n".join(f"{each['name']}: {each['description']}" for each in catalogue))
@@ -128,7 +128,7 @@ class EnvironmentTools:
         )
 
     async def start_environment(self, wanted: StartArguments) -> CallToolResult:
-        """See :class:`StartArguments`."""
+        """Create an environment and begin its first episode."""
         body = {"env_name": wanted.env_name, "seed": wanted.seed, "env_kwargs": wanted.env_kwargs}
         begun = await self._api("POST", "/api/environment/initialize", body)
         env_id = begun["env_id"]
@@ -141,7 +141,7 @@ class EnvironmentTools:
         )
 
     async def act(self, wanted: ActArguments) -> CallToolResult:
-        """See :class:`ActArguments`."""
+        """Take a step."""
         if (wanted.tool is None) == (wanted.text is None):
             return _failed("Give either a tool to call, or a text.")
         taken = await self._api("POST", f"{_path(wanted.env_id)}/step", {"action": _action(wanted)})
@@ -151,13 +151,13 @@ class EnvironmentTools:
         return CallToolResult(content=[*_blocks(taken["observation"]), summary], structured_content=facts)
 
     async def look(self, wanted: LookArguments) -> CallToolResult:
-        """See :class:`LookArguments`."""
+        """Get the state of an environment."""
         state = await self._api("GET", _path(wanted.env_id), None)
         drawn = await self._api("GET", f"{_path(wanted.env_id)}/render?mode=ansi", None)
         return CallToolResult(content=[TextContent(text=str(drawn))], structured_content=state)
 
     async def close_environment(self, wanted: CloseArguments) -> CallToolResult:
-        """See :class:`CloseArguments`."""
+        """Close an environment."""
         return _said((await self._api("POST", f"{_path(wanted.env_id)}/close", {}))["message"])
 
 

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 class ServerHandlers:
-    """What a client or an operator asks of the server."""
+    """Calls about the server itself: catalogue, health, cluster, drain, metrics."""
 
     def __init__(self, host: Host, metrics: Metrics, worker: ClusterWorker) -> None:
         self._host = host
@@ -40,11 +40,11 @@ class ServerHandlers:
         return self._catalogue[1]
 
     async def alive(self, request: Request) -> bytes:
-        """Whether the process answers."""
+        """Answer that the process is alive."""
         return b'{"status":"ok"}'
 
     async def is_ready(self, request: Request) -> bytes:
-        """Whether the server takes work."""
+        """Answer whether the server takes work."""
         if not (self.ready and self._worker.is_ready):
             raise ShuttingDownError
         return b'{"status":"ready"}'

@@ -53,7 +53,7 @@ class TakeOver:
             await self._table.wait_for_change(_LOOK_S)
 
     def is_warm(self, slot: int) -> bool:
-        """Whether this worker owns the slot and all environments in it are live here."""
+        """Tell whether this worker owns the slot and has all its environments in memory."""
         token = self._table.tokens.get(slot)
         return token is not None and self._warm.get(slot) == token
 

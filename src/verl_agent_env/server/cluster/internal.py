@@ -1,4 +1,4 @@
-"""What workers ask of each other: parts of batches, and how a worker is doing.
+"""Internal API between workers: parts of batches, state of a worker, draining.
 
 Paths under ``/internal/``; nginx lets no client through to them. They are no part of the API.
 """
@@ -47,10 +47,10 @@ DRAIN_PATH = "/internal/drain"
 
 
 class SelfInCluster(Protocol):
-    """What a worker is in the cluster."""
+    """Control of a worker's membership in the cluster."""
 
     def record(self) -> WorkerRecord:
-        """What it tells about itself."""
+        """Return the worker's own record."""
 
     async def drain(self) -> None:
         """Take no new environments, and give those that there are to others."""
@@ -148,7 +148,7 @@ class InternalHandlers:
         return _reply(encode_run_part(closed, [slot for slot in slots if self._table.owns(slot)]))
 
     async def worker(self, request: Request) -> bytes:
-        """What the worker tells about itself."""
+        """Answer with the worker's own record."""
         return self._self.record().to_json()
 
     async def drain(self, request: Request) -> bytes:

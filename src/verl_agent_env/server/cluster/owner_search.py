@@ -76,7 +76,7 @@ class OwnerSearch:
         )
 
     def may_pass(self, error: VerlAgentEnvError) -> bool:
-        """Whether the call may succeed when it is sent again.
+        """Tell whether the call may succeed when it is sent again.
 
         Steps that waited for each other at the last owner come to the next one in any order: what is missing before a step
         that moved is on its way as well.
@@ -88,7 +88,7 @@ class OwnerSearch:
 
     @property
     def is_over(self) -> bool:
-        """Whether the call is not sent again."""
+        """True if the call is not sent again."""
         return _now() > min(self.until, self.never_after)
 
 

@@ -106,7 +106,7 @@ class Peers:
             await self._session.close()
 
     def heard_at(self, address: str) -> float | None:
-        """When a worker was heard of last, on the event loop's clock; None if that is long ago."""
+        """Return the time of a worker's last sign of life, on the event loop's clock; None if it is long ago."""
         watch = self._watches.get(address)
         return None if watch is None else watch.heard_at
 
@@ -120,7 +120,7 @@ class Peers:
         *,
         timeout_s: float | None = None,
     ) -> PeerAnswer:
-        """What the worker at ``address`` answers.
+        """Call the worker at ``address``.
 
         Args:
             address: ``host:port``.
@@ -184,7 +184,7 @@ class Peers:
             logger.error("watching a worker failed", exc_info=failure, extra={"address": address})
 
     async def _is_there(self, address: str) -> bool:
-        """Whether the worker gives a sign of life: any but silence. One that refuses may still be at work on its last calls."""
+        """Tell whether the worker gives any sign of life. One that refuses connections may still be serving its last calls."""
         if self._session is None:
             return False
         timeout = aiohttp.ClientTimeout(total=ANSWER_S)
@@ -200,7 +200,7 @@ class Peers:
 
 
 def _passed_on(given: Mapping[bytes, bytes]) -> dict[str, str]:
-    """What goes along of the client's headers; the client itself was checked here."""
+    """Select the client's headers that are forwarded; the client itself was checked here."""
     headers = {
         name.decode(): given[name].decode("latin-1")
         for name in (KEY_HEADER, OPERATION_HEADER, PRINCIPAL_HEADER, ANSWER_SHARE_HEADER)

@@ -49,7 +49,7 @@ class Admission:
         return cls(policy, guard, proxies or TrustedProxies())
 
     def admit(self, method: str, headers: Mapping[bytes, bytes], peer: Peer, scope: str) -> Principal:
-        """Whose the request is, if it may be served.
+        """Identify the holder of the request's token, and admit the request.
 
         Args:
             method: Of the request.
@@ -73,7 +73,7 @@ class Admission:
 
 
 def has_ambiguous_headers(headers: Headers) -> bool:
-    """Whether a header that decides about the request is there more than once."""
+    """Tell whether a header that decides about the request is there more than once."""
     deciding = [name for name, _ in headers if name in _SINGLE]
     return len(deciding) != len(set(deciding))
 

@@ -67,7 +67,7 @@ class TokenGuard:
             logger.info("tokens read", extra={"tokens": len(self._by_digest)})
 
     def principal_of(self, headers: Mapping[bytes, bytes], address: str) -> Principal:
-        """Whose a request is.
+        """Return the holder of the request's token.
 
         Args:
             headers: Of the request.
@@ -116,7 +116,7 @@ class TokenGuard:
 
 @functools.lru_cache(maxsize=1024)
 def peer_secret_of(supervisor: str) -> str:
-    """What the workers of a pool are shown by others: nobody knows it who does not know the supervisor's id."""
+    """Derive the secret with which workers call each other: only who knows the supervisor's id can."""
     return hashlib.blake2b(supervisor.encode(), key=b"calls between workers", digest_size=32).hexdigest()
 
 

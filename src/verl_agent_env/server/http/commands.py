@@ -43,7 +43,7 @@ def note_source(peer: Peer, headers: Mapping[bytes, bytes]) -> None:
 
 
 def is_from_elsewhere() -> bool:
-    """Whether somebody outside this machine may have sent the request at work; not in a call that no request made."""
+    """Tell whether somebody outside this machine may have sent the current request; false outside of requests."""
     source = _source.get()
     return source is not None and bool(_reason_of_request(*source))
 
@@ -95,7 +95,7 @@ async def watch_sockets() -> None:
 
 
 def reason_of_sockets() -> str:
-    """Why the sockets that this process listens on forbid commands; empty if only this machine reaches them."""
+    """Explain why the sockets of this process forbid commands; empty if only this machine reaches them."""
     try:
         exposed = [address for address in _listening_addresses() if not is_loopback(address)]
     except OSError as unknown:
@@ -137,7 +137,7 @@ def _listening_addresses() -> Iterator[str]:
 
 
 def _reason_of_request(peer: Peer, headers: Mapping[bytes, bytes]) -> str:
-    """Why a request may not name commands; empty if nobody but a program of this machine can have sent it."""
+    """Explain why a request may not name commands; empty if only a program of this machine can have sent it."""
     is_by_unix_socket = not (peer.address or peer.own_address)
     if not (is_by_unix_socket or (is_loopback(peer.address) and is_loopback(peer.own_address))):
         return "the request came from another machine"

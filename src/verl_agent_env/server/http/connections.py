@@ -1,4 +1,4 @@
-"""How many connections a worker holds, in all and from one address."""
+"""Count of a worker's connections, in all and by address, with a limit for each."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Connections:
 
     @property
     def is_flooded(self) -> bool:
-        """Whether there are so many connections that one too many is not even told so."""
+        """Tell whether there are so many connections that a further one is closed without a response."""
         return self.open > self.most + _MAX_TOLD
 
     def enter(self, address: str) -> AtCapacityError | None:
@@ -95,7 +95,7 @@ class Connections:
 
 
 def network_of(address: str) -> str:
-    """What stands for one client: the address, or the /64 network that an IPv6 address is one of."""
+    """Return the key of a client: its IPv4 address, or the /64 network of its IPv6 address."""
     if ":" not in address:
         return address
     parsed = ipaddress.IPv6Address(address.partition("%")[0])

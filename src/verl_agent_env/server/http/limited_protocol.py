@@ -213,7 +213,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._stop_parser(self._headers_too_large())
 
     def is_watched(self) -> bool:
-        """Whether an answer is under way, or the connection ends by itself when it stays idle."""
+        """Tell whether a response is under way, or the connection closes by itself when it stays idle."""
         return self._is_serving() or self.timeout_keep_alive_task is not None or self._owner is None
 
     def note_partial(self) -> None:

@@ -77,7 +77,7 @@ class RepeatFilter(logging.Filter):
         self._kinds: OrderedDict[tuple[str, int, object], _Repeats] = OrderedDict()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether the record is written."""
+        """Tell whether the record is written."""
         if record.levelno < logging.WARNING:
             return True
         now, kind = self._clock(), (
@@ -104,7 +104,7 @@ class RepeatFilter(logging.Filter):
 
 @dataclass(slots=True)
 class _Repeats:
-    """What is known of one kind of record."""
+    """Count of the records of one kind."""
 
     allowed: float
     at: float

@@ -13,7 +13,7 @@ from starlette.types import Scope
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Who is at the other end of a connection, and at which address of ours it arrived."""
+    """Addresses of a connection: the client's, and the server's own at which it arrived."""
 
     address: str = ""
     """IP address of the other end; empty for a Unix socket and for a call in this process."""
@@ -32,7 +32,7 @@ class Peer:
 
     @property
     def arrived_on_loopback(self) -> bool:
-        """Whether the connection was made to a loopback address: a browser of this machine can make one."""
+        """True if the connection was made to a loopback address: a browser of this machine can make one."""
         return is_loopback(self.own_address)
 
 
@@ -43,7 +43,7 @@ def _peer(client: str, server: str) -> Peer:
 
 @functools.lru_cache(maxsize=4096)
 def is_loopback(address: str) -> bool:
-    """Whether this is an IP address that only this machine reaches; not one by name."""
+    """Tell whether a text is an IP address of the loopback interface; a name is none."""
     parsed = _parsed(address)
     if parsed is None:
         return False

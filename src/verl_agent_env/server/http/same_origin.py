@@ -191,7 +191,7 @@ def normalized_origin(origin: str) -> str:
 
 
 def is_local_host(host: str) -> bool:
-    """Whether this names the loopback interface, as an address or as ``Host`` of a request."""
+    """Tell whether a text names the loopback interface, as an address or as ``Host`` of a request."""
     parsed = parse_host(host.encode("latin-1", "replace"))
     return _is_local(normalized_host(host) if parsed is None else parsed.host)
 
@@ -203,7 +203,7 @@ def _is_local(host: str) -> bool:
 
 
 def _is_link(method: str, headers: Mapping[bytes, bytes]) -> bool:
-    """Whether the user followed a link, or a page sent him here: what comes back is shown and not read."""
+    """Tell whether a request is a navigation: the browser shows the response, and no page reads it."""
     return (
         method in ("GET", "HEAD")
         and headers.get(b"sec-fetch-mode") == b"navigate"

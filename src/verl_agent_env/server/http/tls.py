@@ -11,7 +11,7 @@ _CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 
 
 def server_context(settings: TlsSettings) -> ssl.SSLContext | None:
-    """What the server shows its clients, and asks of them; None where it speaks plain HTTP.
+    """Make the TLS context for clients of the server; None for plain HTTP.
 
     Raises:
         ValueError: A file cannot be used.
@@ -30,7 +30,7 @@ def server_context(settings: TlsSettings) -> ssl.SSLContext | None:
 
 
 def peer_context(settings: TlsSettings) -> ssl.SSLContext | None:
-    """What this worker shows other workers, and asks of them; None where they speak plain HTTP.
+    """Make the TLS context for calls to other workers; None for plain HTTP.
 
     Raises:
         ValueError: A file cannot be used.

@@ -36,7 +36,7 @@ _WORDS_OF_A_LINE = 3
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Whose a request is, and what its token allows."""
+    """Holder of a token, and the scopes of that token."""
 
     name: str = ""
     """Of the token's holder; empty for one without a name, which sees all environments."""
@@ -59,11 +59,11 @@ class Principal:
 
     @property
     def is_admin(self) -> bool:
-        """Whether it may do all that can be done, to environments of all holders."""
+        """True if the token has the scope ``admin``, which covers environments of all holders."""
         return "admin" in self.scopes
 
     def sees(self, env_id: str) -> bool:
-        """Whether an environment is there for this holder, should it exist at all."""
+        """Tell whether this holder may see an environment, should it exist."""
         return "admin" in self.scopes or tag_of(env_id) == self.tag
 
     def positions_of_own(self, env_ids: Sequence[str]) -> list[int] | None:
@@ -76,7 +76,7 @@ class Principal:
 
     @property
     def run_tag(self) -> str | None:
-        """Whose environments a run's name stands for: its own; None for those of all holders."""
+        """Tag of the holder whose environments a run's name stands for; None for those of all holders."""
         return None if self.is_admin else self.tag
 
     def to_text(self) -> str:
@@ -102,7 +102,7 @@ ANYBODY = Principal()
 
 
 def digest_of(token: bytes) -> bytes:
-    """What is kept of a token."""
+    """Return the digest under which a token is kept."""
     return hashlib.sha256(token).digest()
 
 

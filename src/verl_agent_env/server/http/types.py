@@ -38,7 +38,7 @@ class Request:
 
 @dataclass(slots=True)
 class Response:
-    """What goes back to the client."""
+    """Response to a client."""
 
     body: Body
     media_type: bytes = JSON

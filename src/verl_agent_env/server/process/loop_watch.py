@@ -107,7 +107,7 @@ def _name_of(frame: FrameType | None) -> str:
 
 
 def _is_asleep(thread: threading.Thread) -> bool:
-    """Whether a thread waits for anything but a core; ``False`` where the system does not say."""
+    """Tell whether a thread waits for anything but a core; ``False`` where the system does not say."""
     with contextlib.suppress(OSError, IndexError):
         # The name, which may hold anything, stands in parentheses before the state (proc(5)).
         status = Path(f"/proc/self/task/{thread.native_id}/stat").read_text()

@@ -1,4 +1,4 @@
-"""Where OpenEnv's WebSockets come in."""
+"""WebSocket endpoint of OpenEnv."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ _FIELDS = frozenset({"jsonrpc", "method", "params", "id"})
 
 
 class RpcError(Exception):
-    """What a call is answered with when it fails."""
+    """Convert an error into the JSON-RPC error of a failed call."""
 
     def __init__(self, code: int, message: str, data: Any = None) -> None:
         super().__init__(message)
