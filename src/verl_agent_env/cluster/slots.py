@@ -125,6 +125,11 @@ class SlotTable:
             for position in range(count)
         ]
 
+    def slot_nearby(self) -> int:
+        """Choose a slot for one new environment: of this worker, if it takes any; else one of all slots."""
+        own = self.for_new.get(self.address) if self._can_take(self.address) else None
+        return random.choice(own) if own else random.randrange(NUM_SLOTS)
+
     def _can_take(self, address: str) -> bool:
         return address != self.address or self._lease is None or self._lease.valid
 

@@ -134,7 +134,7 @@ class EnvServer(FastAPI):
             *server_routes(self.server_handlers),
         ]
         pinned = [*map(self._pinned, self._routes)]
-        self.operations = Operations(RouteTable(pinned))
+        self.operations = Operations(RouteTable(pinned), self.worker.table.slot_nearby)
         openenv = OpenEnvHandlers(registry, self.env_host.kinds, self.operations)
         routes = [*pinned, *internal_routes, *openenv.routes()]
         self._admission = Admission.by_settings(

@@ -58,6 +58,8 @@ class EnvironmentHandlers:
                 env_kwargs,
                 wanted.run_id,
                 wanted.ttl_s,
+                # Only who calls within the process has chosen one.
+                env_id=request.env_id or None,
                 tag=request.principal.tag,
             )
 

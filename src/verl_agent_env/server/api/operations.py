@@ -5,7 +5,7 @@ An operation is allowed, routed to the environment's owner, and made durable exa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import orjson
@@ -16,6 +16,7 @@ from verl_agent_env.server.http.dispatcher import require_seen
 from verl_agent_env.server.http.route_table import RouteTable
 from verl_agent_env.server.http.tokens import Principal
 from verl_agent_env.server.http.types import JSON, Request, Response
+from verl_agent_env.types import new_env_id
 
 _NO_HEADERS: Mapping[bytes, bytes] = {}
 
@@ -23,9 +24,19 @@ _NO_HEADERS: Mapping[bytes, bytes] = {}
 class Operations:
     """The operations of an API."""
 
-    def __init__(self, routes: RouteTable) -> None:
-        """Offer the operations of these routes."""
+    def __init__(self, routes: RouteTable, slot_nearby: Callable[[], int]) -> None:
+        """Offer the operations of these routes.
+
+        Args:
+            routes: Of the API.
+            slot_nearby: Chooses the slot of a new environment, at this worker if it takes any.
+        """
         self._routes = routes
+        self._slot_nearby = slot_nearby
+
+    def new_env_id(self, principal: Principal) -> str:
+        """Choose the id of an environment that is yet to be made, near the connection that asks for it."""
+        return new_env_id(self._slot_nearby(), principal.tag)
 
     async def call(
         self,
@@ -34,6 +45,7 @@ class Operations:
         body: Any = None,
         *,
         principal: Principal | None = None,
+        env_id: str = "",
         headers: Mapping[bytes, bytes] = _NO_HEADERS,
     ) -> Any:
         """Call an operation.
@@ -43,6 +55,8 @@ class Operations:
             target: Path and query.
             body: What is JSON in a request's body; none if not given.
             principal: On whose behalf; that of the request at work if not given.
+            env_id: Where the operation makes an environment, its id, of :meth:`new_env_id`: made again under one id, it is
+                answered as it was.
             headers: As of a request.
 
         Returns:
@@ -56,7 +70,7 @@ class Operations:
         route = found[0].get(method) if found is not None else None
         if found is None or route is None:
             raise RouteNotFoundError(path)
-        env_id = found[1]
+        env_id = found[1] or env_id
         principal = principal or current_principal.get()
         if route.auth_scope and route.auth_scope not in principal.scopes:
             raise InsufficientScopeError(route.auth_scope)

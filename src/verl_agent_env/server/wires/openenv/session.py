@@ -99,7 +99,11 @@ class Session:
         body = {**body, "env_name": self._env_name, "env_kwargs": env_kwargs, "ttl_s": self._ttl_s}
         try:
             begun: dict[str, Any] = await self._operations.call(
-                "POST", _INITIALIZE, body, principal=self._principal
+                "POST",
+                _INITIALIZE,
+                body,
+                principal=self._principal,
+                env_id=self._operations.new_env_id(self._principal),
             )
         except VerlAgentEnvError as error:
             raise SessionError(error) from None
