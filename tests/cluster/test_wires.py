@@ -13,6 +13,7 @@ from websockets.exceptions import ConnectionClosed
 
 from tests.pool_process import LASTING, all_workers, is_running
 from tests.server.wires.openenv.client import OpenEnvSocket
+from tests.server.wires.ors.client import OrsSession
 from tests.waiting import HANG_S, eventually
 from verl_agent_env.cluster.local import LocalCluster
 
@@ -46,6 +47,20 @@ def owner_of(http: httpx.Client, session_id: str) -> dict[str, Any]:
     return next(worker for worker in all_workers(http) if worker["address"] == owner)
 
 
+def node_of(http: httpx.Client, address: str) -> str:
+    """The name of the node that a worker belongs to."""
+    nodes = http.get("/api/cluster").json()["nodes"]
+    return str(
+        next(node["name"] for node in nodes if address in [worker["address"] for worker in node["workers"]])
+    )
+
+
+def kill_owner(http: httpx.Client, session_id: str) -> None:
+    pid = int(owner_of(http, session_id)["pid"])
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: not is_running(pid), what="the worker's end")
+
+
 def test_a_session_survives_the_death_of_its_worker_in_the_middle_of_an_episode(
     cluster: LocalCluster, http: httpx.Client
 ) -> None:
@@ -55,9 +70,7 @@ def test_a_session_survives_the_death_of_its_worker_in_the_middle_of_an_episode(
     # Comes to the worker that holds the session, which is then both at once.
     with OpenEnvSocket(cluster.url, LAKE, f"?session_id={session_id}") as socket:
         taken = socket.step(**moved("right", 0))
-        pid = int(owner_of(http, session_id)["pid"])
-        os.kill(pid, signal.SIGKILL)
-        eventually(lambda: not is_running(pid), what="the worker's end")
+        kill_owner(http, session_id)
         with pytest.raises(ConnectionClosed):
             socket.ask("state")
     with OpenEnvSocket(cluster.url, LAKE, f"?session_id={session_id}") as again:
@@ -74,11 +87,7 @@ def test_a_connection_holds_while_its_environment_moves_to_another_node(
         session_id = socket.reset(seed=1, env_kwargs=LASTING)["metadata"]["session_id"]
         socket.step(**moved("right", 0))
         before = owner_of(http, session_id)
-        node = next(
-            node["name"]
-            for node in http.get("/api/cluster").json()["nodes"]
-            if before["address"] in [worker["address"] for worker in node["workers"]]
-        )
+        node = node_of(http, before["address"])
         assert http.post("/api/cluster/drain", json={"node": node}).status_code == 200
         try:
             assert socket.step(**moved("left", 1))["observation"]["text"].startswith("P")
@@ -107,3 +116,30 @@ def test_a_resumed_session_comes_to_the_worker_that_owns_it(
         with OpenEnvSocket(cluster.url, LAKE, f"?session_id={session_id}") as second:
             second.step(**moved("right", 0))
             assert forwarded() == before
+
+
+def test_a_call_of_ors_has_one_answer_also_after_the_death_of_its_worker(http: httpx.Client) -> None:
+    session = OrsSession(http, LAKE)
+    session.create(task_spec={"seed": 1, "env_kwargs": LASTING})
+    call_id, taken = session.call("move_right")
+    kill_owner(http, session.sid)
+    assert session.call("move_right", call_id) == (call_id, taken)
+    _, after = session.call("move_left")
+    assert after["output"]["blocks"][0]["text"].startswith("P")
+    assert http.get(f"/api/environment/{session.sid}").json()["seq"] == 2
+    session.ask("POST", "/delete")
+
+
+def test_a_session_of_ors_goes_on_in_a_drain(http: httpx.Client) -> None:
+    session = OrsSession(http, LAKE)
+    session.create(task_spec={"seed": 1, "env_kwargs": LASTING})
+    call_id, taken = session.call("move_right")
+    node = node_of(http, owner_of(http, session.sid)["address"])
+    assert http.post("/api/cluster/drain", json={"node": node}).status_code == 200
+    try:
+        assert session.call("move_right", call_id) == (call_id, taken)
+        assert session.call("move_left")[1]["ok"]
+        assert session.ask("GET", "/prompt")[0]["text"].endswith("F\tF\tF\tG")
+    finally:
+        http.post("/api/cluster/drain", json={"node": node, "undo": True})
+        session.ask("POST", "/delete")

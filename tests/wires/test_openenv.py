@@ -71,7 +71,8 @@ async def test_mcp_tool_client_lists_and_calls_tools(server: ServerProcess) -> N
         state = await env.state()
         assert state.step_count == 1
         session_id = env._production_session_id
-    gone = httpx.get(f"{server.url}/api/environment/{session_id}", timeout=HANG_S)
+    async with httpx.AsyncClient(timeout=HANG_S) as client:
+        gone = await client.get(f"{server.url}/api/environment/{session_id}")
     assert gone.json()["code"] == "environment_closed"
 
 
@@ -112,10 +113,9 @@ def kill_owner(cluster: LocalCluster, session_id: str) -> None:
 
 
 async def test_an_episode_survives_the_death_of_its_worker(cluster: LocalCluster) -> None:
+    from openenv.core import CallToolAction
     from openenv.core.mcp_client import MCPToolClient
     from websockets.exceptions import ConnectionClosed
-
-    from openenv.core import CallToolAction
 
     async def stepped(env: Any, direction: str) -> Any:
         # The client connects anew by itself, with the next message.

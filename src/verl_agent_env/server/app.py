@@ -55,6 +55,8 @@ from verl_agent_env.server.process.loop_watch import LoopWatch
 from verl_agent_env.server.wires.openenv.door import SocketDoor
 from verl_agent_env.server.wires.openenv.handlers import OpenEnvHandlers
 from verl_agent_env.server.wires.openenv.socket import SocketServer
+from verl_agent_env.server.wires.ors.door import ORS_PREFIX, as_ors
+from verl_agent_env.server.wires.ors.handlers import OrsHandlers
 from verl_agent_env.types import slot_of
 from verl_agent_env.wire.suspicions import Suspicions
 
@@ -136,7 +138,8 @@ class EnvServer(FastAPI):
         pinned = [*map(self._pinned, self._routes)]
         self.operations = Operations(RouteTable(pinned), self.worker.table.slot_nearby)
         openenv = OpenEnvHandlers(registry, self.env_host.kinds, self.operations)
-        routes = [*pinned, *internal_routes, *openenv.routes()]
+        ors = OrsHandlers(registry, self.env_host.kinds, self.operations)
+        routes = [*pinned, *internal_routes, *openenv.routes(), *ors.routes()]
         self._admission = Admission.by_settings(
             settings, proxies, peer_secret=peer_secret_of(place.supervisor)
         )
@@ -167,6 +170,9 @@ class EnvServer(FastAPI):
         """Serve one connection's event: API calls by the dispatcher, the rest as FastAPI does."""
         if scope["type"] == "http":
             found = self.dispatcher.match(scope["path"])
+            if found is None or scope["path"].startswith(ORS_PREFIX):
+                scope = as_ors(scope)
+                found = self.dispatcher.match(scope["path"])
             if found is not None:
                 await self.dispatcher.serve(*found, scope, receive, send)
             elif scope["path"] == MCP_PATH:

@@ -205,7 +205,7 @@ map $arg_session_id$http_x_session_id $env_session_slot {{
 # The slot of a call on one environment; empty for any other call.
 map $uri $env_slot {{
   "~^/api/environment/(?<env_slot_digits>[0-9a-f]{{3}})-[0-9a-f]{{32}}(?:/|$)" $env_slot_digits;
-  "~^/(?:openenv|ors)/" $env_session_slot;
+  default $env_session_slot;
 }}
 # A connection becomes a WebSocket where its client asks for one, and nothing else; all others are kept for further requests.
 map $http_upgrade $env_upgrade {{

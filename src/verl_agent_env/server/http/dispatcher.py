@@ -361,6 +361,9 @@ async def _send(response: Response, method: str, receive: Receive, send: Send, *
         for piece in payload:
             await send({"type": "http.response.body", "body": piece, "more_body": True})
         payload = b""
+    elif response.stream is not None:
+        async for piece in response.stream:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
     await send({"type": "http.response.body", "body": payload, "more_body": not is_whole})
     if not is_whole:
         await linger(receive)
@@ -369,7 +372,7 @@ async def _send(response: Response, method: str, receive: Receive, send: Send, *
 
 def _success(result: Body | Response, request_id: bytes) -> Response:
     response = result if isinstance(result, Response) else Response(result)
-    response.headers = _headers(response, request_id)
+    response.headers = [*_headers(response, request_id), *response.headers]
     return response
 
 
@@ -390,11 +393,10 @@ def _failure(error: VerlAgentEnvError, request_id: bytes, request_headers: Mappi
 
 
 def _headers(response: Response, request_id: bytes) -> Headers:
-    return [
-        (b"content-type", response.media_type),
-        (b"content-length", b"%d" % len(response.body)),
-        (b"x-request-id", request_id),
-    ]
+    headers = [(b"content-type", response.media_type), (b"x-request-id", request_id)]
+    if response.stream is None:
+        headers.insert(1, (b"content-length", b"%d" % len(response.body)))
+    return headers
 
 
 def require_seen(principal: Principal, env_id: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -45,6 +45,8 @@ class Response:
     status: int = 200
     headers: Headers = field(default_factory=list)
     """Those besides the media type, the length and the request's id."""
+    stream: AsyncIterator[bytes] | None = None
+    """The body, in place of ``body``, where its parts come one after the other."""
 
 
 Handler = Callable[[Request], Awaitable[Body | Response]]

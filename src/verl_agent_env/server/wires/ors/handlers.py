@@ -23,7 +23,7 @@ from verl_agent_env.errors import (
 )
 from verl_agent_env.messages import content_text, text_part
 from verl_agent_env.server.api.operations import Operations
-from verl_agent_env.server.http.peers import OPERATION_HEADER
+from verl_agent_env.server.http.headers import OPERATION_HEADER
 from verl_agent_env.server.http.types import Request, Response, Route
 from verl_agent_env.server.wires.names import name_in, short_name
 from verl_agent_env.server.wires.ors.door import ORS_PREFIX
@@ -45,7 +45,9 @@ _ONE = "/api/environment/"
 _SESSION_ID = re.compile(rb"[^/?%\s]{1,128}")
 _CALL_ID = "call_0"
 _DATA_URL = re.compile(r"data:(image/[\w.+-]+);base64,(.*)", re.DOTALL)
-_ROOT = frozenset({"health", "version", "list_environments", "create_session", "create", "delete", "delete_session", "ping"})
+_ROOT = frozenset(
+    {"health", "version", "list_environments", "create_session", "create", "delete", "delete_session", "ping"}
+)
 
 
 class _Body(RequestBody):
@@ -125,7 +127,11 @@ class OrsHandlers:
         """List an environment's tools, as all of its sessions have them."""
         full = self._env_name(request)
         await self._kinds.load((full,))
-        return encode(_shown_tools([tool.openai() for tool in getattr(self._registry.kind(full).env_class, "tools", ())]))
+        return encode(
+            _shown_tools(
+                [tool.openai() for tool in getattr(self._registry.kind(full).env_class, "tools", ())]
+            )
+        )
 
     async def splits(self, request: Request) -> bytes:
         """List the splits of an environment's tasks."""
@@ -135,7 +141,9 @@ class OrsHandlers:
     async def tasks(self, request: Request) -> bytes:
         """List the tasks of a split."""
         full = self._env_name(request)
-        return self._with_name(full, "tasks", await self._tasks.tasks(full, decode(request.body, SplitRequest)))
+        return self._with_name(
+            full, "tasks", await self._tasks.tasks(full, decode(request.body, SplitRequest))
+        )
 
     async def num_tasks(self, request: Request) -> bytes:
         """Count the tasks of a split."""
@@ -150,7 +158,9 @@ class OrsHandlers:
     async def task_range(self, request: Request) -> bytes:
         """Give consecutive tasks."""
         full = self._env_name(request)
-        return self._with_name(full, "tasks", await self._tasks.task_range(full, decode(request.body, RangeRequest)))
+        return self._with_name(
+            full, "tasks", await self._tasks.task_range(full, decode(request.body, RangeRequest))
+        )
 
     # --- sessions -------------------------------------------------------------------------------------------
 
@@ -189,7 +199,9 @@ class OrsHandlers:
 
     async def task_tools(self, request: Request) -> bytes:
         """List the tools of a session."""
-        return encode(_shown_tools((await self._of_session(request, "GET", "/tools-schema-openai"))["tools_schema"]))
+        return encode(
+            _shown_tools((await self._of_session(request, "GET", "/tools-schema-openai"))["tools_schema"])
+        )
 
     async def prompt(self, request: Request) -> bytes:
         """Show what the episode began with."""
@@ -294,7 +306,8 @@ def _action(wanted: CallBody) -> Action:
 def _shown_tools(tools: list[dict[str, Any]]) -> dict[str, Any]:
     functions = [tool["function"] for tool in tools]
     shown = [
-        {"name": one["name"], "description": one["description"], "input_schema": one["parameters"]} for one in functions
+        {"name": one["name"], "description": one["description"], "input_schema": one["parameters"]}
+        for one in functions
     ]
     said = {"name": ANSWER_TOOL, "arg": "text", "description": "Say something: the message is the action."}
     return {"tools": shown, "terminal_tool": None if shown else said}
