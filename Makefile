@@ -13,13 +13,16 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 WEB_VENV := .venv-web
 WEB_BIN := $(WEB_VENV)/bin
 
+WIRES_VENV := .venv-wires
+WIRES_BIN := $(WIRES_VENV)/bin
+
 MODEL_VENV := .venv-model
 MODEL_BIN := $(MODEL_VENV)/bin
 
 CATALOGUE_VENV := .venv-catalogue
 CATALOGUE_BIN := $(CATALOGUE_VENV)/bin
 
-.PHONY: help install serve cluster programs chromium test pytest web-test catalogue-test catalogue-data deep lint format bench loadtest chaos hostile docs verl verl-test model eval-real clean
+.PHONY: help install serve cluster programs chromium test pytest web-test wires-test catalogue-test catalogue-data deep lint format bench loadtest chaos hostile docs verl verl-test model eval-real clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -123,6 +126,15 @@ catalogue-test: $(CATALOGUE_VENV)/.installed  ## Check every environment of the 
 catalogue-data: $(CATALOGUE_VENV)/.installed  ## Read the catalogue's names from its packages, and measure what they cost: ARGS="minigrid"
 	$(CATALOGUE_BIN)/python docs/make_catalogue.py $(ARGS)
 
+# The other projects' own clients, apart: they bring half a gigabyte, and pin what nothing else needs pinned.
+$(WIRES_VENV)/.installed: pyproject.toml
+	test -x $(WIRES_BIN)/python || $(PYTHON) -m venv $(WIRES_VENV)
+	$(WIRES_BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[wires-test]"
+	touch $@
+
+wires-test: $(WIRES_VENV)/.installed programs  ## Use the server with the real clients of OpenEnv and ORS
+	$(WIRES_BIN)/python -m pytest tests/wires --durations=5 $(ARGS)
+
 # Both say how far they are. Of the simulation an equal part is made for each time of the other tests' depth.
 deep: DEPTH ?= 200
 deep: SEED ?= 1
@@ -146,4 +158,4 @@ docs: install  ## Write docs/environments.md from the environments' docstrings
 	$(BIN)/python docs/make_environments.py
 
 clean:  ## Remove what install and the tests made
-	rm -rf $(VENV) $(VERL_VENV) $(WEB_VENV) $(MODEL_VENV) $(CATALOGUE_VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage* out
+	rm -rf $(VENV) $(VERL_VENV) $(WEB_VENV) $(WIRES_VENV) $(MODEL_VENV) $(CATALOGUE_VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage* out

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from tests.children import run
 from tests.conftest import ServerProcess
 from tests.pool_process import LASTING, all_workers, is_running
 from tests.waiting import HANG_S, eventually
@@ -18,6 +21,7 @@ from verl_agent_env.envs.registry import BUILT_IN
 
 openenv = pytest.importorskip("openenv", reason="make wires-test installs openenv")
 
+EXAMPLE = Path(__file__).parents[2] / "examples" / "wires" / "openenv_episode.py"
 MAP = {"desc": ["SFFG"], "is_slippery": False, "include_task_prompt": False}
 RIGHT = {"text": "<action>right</action>"}
 
@@ -87,11 +91,14 @@ def test_validator_passes_each_environment(server: ServerProcess, env_name: str)
 
 
 def test_validator_passes_from_its_command_line(server: ServerProcess) -> None:
-    from openenv.cli.__main__ import app
-    from typer.testing import CliRunner
+    done = run(sys.executable, "-m", "openenv.cli", "validate", "--url", base_url(server), timeout_s=HANG_S)
+    assert done.returncode == 0, done.stdout + done.stderr
 
-    result = CliRunner().invoke(app, ["validate", "--url", base_url(server)])
-    assert result.exit_code == 0, result.output
+
+def test_the_example_of_the_documentation_runs(server: ServerProcess) -> None:
+    done = run(sys.executable, str(EXAMPLE), server.url, timeout_s=HANG_S)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "F\tF\tF\tP 1.0 True"
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,8 @@ from typing import Any
 import httpx
 import orjson
 
+_RETRIED = (429, 502, 503, 504)
+
 
 def events_in(text: str) -> list[tuple[str, str]]:
     """Read server-sent events: names and data."""
@@ -49,6 +51,9 @@ class OrsSession:
         """Call a tool; gives the call's id, and what it gave."""
         body = {"name": tool, "input": arguments, **({} if task_id is None else {"task_id": task_id})}
         answer = self.send("POST", "/call", body)
+        while task_id is not None and answer.status_code in _RETRIED:
+            # As its own client does: who has a call's id may ask again.
+            answer = self.send("POST", "/call", body)
         assert answer.status_code == 200, answer.text
         (kind, call_id), (end, data) = events_in(answer.text)
         assert (kind, end) == ("task_id", "end"), answer.text
