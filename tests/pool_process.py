@@ -119,6 +119,26 @@ def all_workers(client: httpx.Client) -> list[dict[str, Any]]:
     return [worker for node in nodes for worker in node["workers"]]
 
 
+def owner_of(client: httpx.Client, env_id: str) -> dict[str, Any]:
+    """The worker that holds an environment, as the cluster describes it."""
+    found: list[dict[str, Any]] = []
+
+    def look() -> bool:
+        owner = client.get(f"/api/environment/{env_id}").json().get("owner")
+        found[:] = [worker for worker in all_workers(client) if worker["address"] == owner]
+        return bool(found)
+
+    eventually(look, what="the owner")
+    return found[0]
+
+
+def kill_owner(client: httpx.Client, env_id: str) -> None:
+    """End the worker that holds an environment as a crash would."""
+    pid = int(owner_of(client, env_id)["pid"])
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: not is_running(pid), what="the worker's end")
+
+
 def initialize(client: httpx.Client, env_name: str = "frozen_lake", **request: Any) -> str:
     """The id of a new environment; a FrozenLake's episode lasts."""
     if env_name == "frozen_lake":

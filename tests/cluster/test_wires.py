@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +10,7 @@ import httpx
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from tests.pool_process import LASTING, all_workers, is_running
+from tests.pool_process import LASTING, all_workers, kill_owner, owner_of
 from tests.server.wires.openenv.client import OpenEnvSocket
 from tests.server.wires.ors.client import OrsSession
 from tests.waiting import HANG_S, eventually
@@ -49,24 +47,12 @@ def moved(direction: str, seq: int) -> dict[str, Any]:
     return {"text": f"<action>{direction}</action>", "metadata": {"seq": seq}}
 
 
-def owner_of(http: httpx.Client, session_id: str) -> dict[str, Any]:
-    """The worker that holds a session, as the cluster describes it."""
-    owner = http.get(f"/api/environment/{session_id}").json()["owner"]
-    return next(worker for worker in all_workers(http) if worker["address"] == owner)
-
-
 def node_of(http: httpx.Client, address: str) -> str:
     """The name of the node that a worker belongs to."""
     nodes = http.get("/api/cluster").json()["nodes"]
     return str(
         next(node["name"] for node in nodes if address in [worker["address"] for worker in node["workers"]])
     )
-
-
-def kill_owner(http: httpx.Client, session_id: str) -> None:
-    pid = int(owner_of(http, session_id)["pid"])
-    os.kill(pid, signal.SIGKILL)
-    eventually(lambda: not is_running(pid), what="the worker's end")
 
 
 def test_a_session_survives_the_death_of_its_worker_in_the_middle_of_an_episode(

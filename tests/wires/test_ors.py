@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import signal
+import asyncio
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -14,8 +13,8 @@ import pytest
 
 from tests.children import run
 from tests.conftest import ServerProcess
-from tests.pool_process import LASTING, all_workers, is_running
-from tests.waiting import HANG_S, eventually
+from tests.pool_process import LASTING, kill_owner
+from tests.waiting import HANG_S
 from verl_agent_env.cluster.local import LocalCluster
 
 openreward = pytest.importorskip("openreward", reason="make wires-test installs openreward")
@@ -60,6 +59,11 @@ async def test_a_models_message_ends_an_episode_without_tools(client: Any) -> No
         assert (taken.reward, taken.finished) == (1.0, True)
 
 
+def kill_owner_of(cluster: LocalCluster, session_id: str) -> None:
+    with httpx.Client(base_url=cluster.url, timeout=HANG_S) as client:
+        kill_owner(client, session_id)
+
+
 async def test_an_episode_survives_the_death_of_its_worker(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -74,20 +78,12 @@ async def test_an_episode_survives_the_death_of_its_worker(
         task.task_spec = {"seed": 1, "env_kwargs": LASTING}
         async with env.session(task=task) as session:
             assert (await session.call_tool("move_right")).blocks[0].text.startswith("F\tP")
-            kill_owner(cluster, session.sid)
+            await asyncio.to_thread(kill_owner_of, cluster, session.sid)
             assert (await session.call_tool("move_left")).blocks[0].text.startswith("P\tF")
             assert (await session.call_tool("move_right")).metadata["num_steps"] == 3
         await client.environments.aclose()
     finally:
         cluster.stop()
-
-
-def kill_owner(cluster: LocalCluster, session_id: str) -> None:
-    with httpx.Client(base_url=cluster.url, timeout=HANG_S) as client:
-        owner = client.get(f"/api/environment/{session_id}").json()["owner"]
-        pid = int(next(worker["pid"] for worker in all_workers(client) if worker["address"] == owner))
-    os.kill(pid, signal.SIGKILL)
-    eventually(lambda: not is_running(pid), what="the worker's end")
 
 
 def test_the_example_of_the_documentation_runs(server: ServerProcess) -> None:

@@ -24,7 +24,7 @@ from verl_agent_env.errors import (
 from verl_agent_env.messages import content_text, text_part
 from verl_agent_env.server.api.operations import Operations
 from verl_agent_env.server.http.headers import OPERATION_HEADER
-from verl_agent_env.server.http.types import Request, Response, Route
+from verl_agent_env.server.http.types import Handler, Request, Response, Route
 from verl_agent_env.server.wires.names import name_in, short_name
 from verl_agent_env.server.wires.ors.door import ORS_PREFIX
 from verl_agent_env.server.wires.ors.events import event, events, events_of_work
@@ -48,6 +48,9 @@ _DATA_URL = re.compile(r"data:(image/[\w.+-]+);base64,(.*)", re.DOTALL)
 _ROOT = frozenset(
     {"health", "version", "list_environments", "create_session", "create", "delete", "delete_session", "ping"}
 )
+
+
+_Call = tuple[str, str, Handler]
 
 
 class _Body(RequestBody):
@@ -90,13 +93,13 @@ class OrsHandlers:
 
     def routes(self) -> list[Route]:
         """Give the routes of all calls."""
-        free = [("GET", "health", self.health), ("GET", "version", self.version)]
-        read = [
+        free: list[_Call] = [("GET", "health", self.health), ("GET", "version", self.version)]
+        read: list[_Call] = [
             ("GET", "list_environments", self.list_environments), ("GET", "tools", self.tools),
             ("GET", "splits", self.splits), ("POST", "tasks", self.tasks), ("POST", "num_tasks", self.num_tasks),
             ("POST", "task", self.task), ("POST", "task_range", self.task_range),
         ]  # fmt: skip
-        run = [
+        run: list[_Call] = [
             ("POST", "create_session", self.create_session), ("POST", "create", self.create),
             ("POST", "delete", self.delete), ("POST", "delete_session", self.delete_session),
             ("POST", "ping", self.ping), ("GET", "task_tools", self.task_tools), ("GET", "prompt", self.prompt),
