@@ -78,11 +78,11 @@ class EnvKind:
 
     @property
     def has_known_layouts(self) -> bool:
-        """Whether the layout of a seed can be looked at: an episode follows from its seed, and begins without waiting."""
+        """True if the layout of a seed can be computed: the seed determines the episode, and it begins without waiting."""
         return self.deterministic and self.execution != "async"
 
     def task_lists(self) -> Mapping[str, Sequence[Mapping[str, Any]]]:
-        """Give the tasks that the class lists itself, by split."""
+        """Return the tasks that the class lists itself, by split."""
         return cast("type[ChatEnv]", self.env_class).task_lists() if self.is_chat_env else {}
 
     def cost_ms(self, arguments: Any) -> float:

@@ -1,4 +1,4 @@
-"""Tell apart what there is to solve in episodes, and divide all of it into what is trained on and what is tested with.
+"""Layouts of episodes: hashes that identify what there is to solve, and their division into training and tests.
 
 Two episodes have the same layout when there is the same to solve in them, whatever their seeds are and however they
 are shown. So a slippery lake has the layout of the solid one, and numbers in another order are the same puzzle.
@@ -16,7 +16,7 @@ from verl_agent_env.envs.base import ChatEnv
 from verl_agent_env.types import Observation
 
 TEST_SHARE = 0.125
-"""Share of all layouts that is kept for tests, by their hash, where nobody chose another one."""
+"""Default share of all layouts, by their hash, that is kept for tests."""
 
 _HASH_BYTES = 16
 
@@ -31,7 +31,7 @@ def layout_hash(env: gymnasium.Env[Any, Any], first_observation: Observation) ->
 
 
 def position_of(layout: str) -> float:
-    """Place a layout in [0, 1); layouts are evenly spread. Those below the test share are for tests."""
+    """Map a layout's hash to a number in [0, 1), evenly distributed; those below the test share are for tests."""
     return int(layout[:13], 16) / float(1 << 52)
 
 

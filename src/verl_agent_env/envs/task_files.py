@@ -101,7 +101,7 @@ def _parquet_rows(path: Path) -> Iterator[Any]:
 
 
 def _task_of(row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Give the fields of a task; empty for a curated row that repeats another one, to be played greedily."""
+    """Return the fields of a task; empty for a curated row that repeats another one for greedy play."""
     extra = row.get("extra_info")
     if not isinstance(extra, Mapping):
         return row

@@ -22,11 +22,11 @@ from verl_agent_env.types import MAX_SPLIT_NAME_LENGTH
 SplitType = Literal["train", "validation", "test"]
 
 SEEDS_PER_TASK = 4096
-"""The range of seeds that an index has for itself."""
+"""Size of the range of seeds of one index."""
 MAX_SEED_TASKS = 2**53 // SEEDS_PER_TASK
-"""Tasks of a split of seeds: all their seeds are exact in JavaScript, too."""
+"""Number of tasks of a split of seeds; all their seeds are exact in JavaScript, too."""
 SAMPLED_SEEDS = 64
-"""Seeds that are looked at to see whether a kind has layouts for both splits."""
+"""Number of seeds whose layouts decide whether a kind has layouts for both splits."""
 
 _TYPES: Mapping[str, SplitType] = {"train": "train", "validation": "validation", "test": "test"}
 _ROW_FIELDS = ("id", "split", "seed", "env_kwargs", "env_name")
@@ -34,24 +34,24 @@ _ROW_FIELDS = ("id", "split", "seed", "env_kwargs", "env_name")
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """One of the divisions of a kind's tasks."""
+    """Split of a kind's tasks."""
 
     name: str
     """``train``, ``test``, or a name of its own."""
     num_tasks: int
-    """How many tasks it has."""
+    """Number of its tasks."""
     infinite: bool = False
-    """Whether tasks are seeds: ``num_tasks`` is then no more than the bound on an index."""
+    """True if tasks are seeds: ``num_tasks`` is then only the bound of an index."""
 
     @property
     def type(self) -> SplitType:
-        """What it is for; a split with a name of its own is for validation."""
+        """Purpose of the split; a split with a name of its own is for validation."""
         return _TYPES.get(self.name, "validation")
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """An episode to play."""
+    """Episode to be played."""
 
     split: str
     index: int
@@ -59,19 +59,19 @@ class Task:
     seed: int
     env_kwargs: Mapping[str, Any] = field(default_factory=dict)
     id: str = ""
-    """The row's own name in its file; ``split/index`` where it has none."""
+    """Id of the row in its file; ``split/index`` without one."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
     seed: int
     env_kwargs: bytes
-    """JSON: a hundred thousand dictionaries would take ten times the memory."""
+    """Keyword arguments as JSON: as dictionaries they would take ten times the memory."""
     id: str
 
 
 class TaskList:
-    """Tasks one by one, by split."""
+    """List of tasks, by split."""
 
     def __init__(self) -> None:
         self._rows: dict[str, list[_Row]] = {}
@@ -101,7 +101,7 @@ class TaskList:
             split: The split of a row that names none.
 
         Raises:
-            ValueError: It is no task; says why.
+            ValueError: The row is no task; the message gives the reason.
         """
         unknown = [name for name in row if name not in _ROW_FIELDS]
         if unknown:
@@ -131,13 +131,13 @@ class TaskList:
         return [Split(name, len(rows)) for name, rows in self._rows.items()]
 
     def task(self, split: str, index: int) -> Task:
-        """Give one task of :meth:`splits`, whose index must be one of the split."""
+        """Return one task of :meth:`splits`; the index must be one of the split."""
         row = self._rows[split][index]
         return Task(split, index, row.seed, orjson.loads(row.env_kwargs), row.id or f"{split}/{index}")
 
 
 def seeds_of(index: int) -> range:
-    """Give the seeds that may be the task of this index, whatever the split."""
+    """Return the seeds that may be the task of this index, in any split."""
     return range(index * SEEDS_PER_TASK, (index + 1) * SEEDS_PER_TASK)
 
 
@@ -153,20 +153,20 @@ def seed_splits(test_below: float) -> list[Split]:
 
 
 def split_at(position: float, test_below: float) -> str:
-    """Tell which split a layout belongs to, by its place in [0, 1)."""
+    """Return the split of a layout, given its position in [0, 1)."""
     return "test" if position < test_below else "train"
 
 
 def share_for_tests(positions: Sequence[float]) -> float | None:
-    """Choose the share of layouts that is for tests, by the places of the first seeds' layouts.
+    """Choose the share of layouts for tests, given the positions of the first seeds' layouts.
 
     Args:
-        positions: Of the seeds from 0 on, at most :data:`SAMPLED_SEEDS`.
+        positions: Positions of the layouts of the seeds from 0 on, at most :data:`SAMPLED_SEEDS`.
 
     Returns:
-        The usual share as soon as both splits have a layout. If one of them has none among all that are looked at, the
-        layout that comes first is for tests and all others are for training; a single layout is for training. ``None`` as
-        long as more seeds have to be looked at.
+        The usual share as soon as both splits have a layout. If one of them has none among all sampled seeds, the layout
+        with the smallest position is for tests and all others are for training; a single layout is for training. ``None``
+        while more seeds have to be sampled.
     """
     found = sorted(set(positions))
     if found and found[0] < TEST_SHARE <= found[-1]:

@@ -53,7 +53,6 @@ The server answers them as ``application/problem+json`` (RFC 9457), the client r
     │   ├── AtCapacityError               at_capacity                503     yes
     │   └── ShuttingDownError             shutting_down              503     yes
     ├── ClusterError
-    │   ├── StaleTokenError               stale_token                409     yes
     │   ├── WorkerNotAliveError           worker_not_alive           409
     │   ├── NameTakenError                worker_name_taken          409
     │   ├── GenerationChangedError        store_generation_changed   503     yes

@@ -11,14 +11,6 @@ class ClusterError(VerlAgentEnvError, status=409):
     """The state of the cluster does not allow the call; nothing was changed."""
 
 
-class StaleTokenError(ClusterError, code="stale_token", retryable=True):
-    """The call was made under an ownership that has ended."""
-
-    title = "The slot has another owner"
-    detail_format = "Slot {slot} has another owner by now; read the map again and retry there."
-    slot: int = 0
-
-
 class WorkerNotAliveError(ClusterError, code="worker_not_alive"):
     """The worker's lease has run out, or it left or was reported dead."""
 

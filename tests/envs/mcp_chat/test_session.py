@@ -16,7 +16,7 @@ from verl_agent_env.envs.mcp_chat.errors import (
     ServerStartError,
     ToolRefusedError,
 )
-from verl_agent_env.envs.mcp_chat.session import Session
+from verl_agent_env.envs.mcp_chat.session import McpSession
 
 
 class FakeLink:
@@ -59,9 +59,9 @@ class Clock:
         return self.now
 
 
-async def session_of(*links: FakeLink, clock: Clock | None = None, **fields: Any) -> Session:
+async def session_of(*links: FakeLink, clock: Clock | None = None, **fields: Any) -> McpSession:
     waiting = list(links)
-    session = Session(probe(**fields), lambda: waiting.pop(0), clock or Clock())
+    session = McpSession(probe(**fields), lambda: waiting.pop(0), clock or Clock())
     await session.open()
     return session
 

@@ -29,10 +29,10 @@ def digest_elsewhere(subject: Subject, hash_seed: int) -> str:
 
 
 def digests_elsewhere(subjects: Sequence[Subject], hash_seed: int) -> list[str]:
-    """As :func:`digest_elsewhere`, of several subjects in one interpreter, which has up to five minutes for each.
+    """Return the digests of several subjects, played by one new interpreter within five minutes for each.
 
     Raises:
-        CheckFailedError: It did not come to an end.
+        CheckFailedError: The other process failed.
     """
     orders = orjson.dumps([_order(subject) for subject in subjects], option=orjson.OPT_SERIALIZE_NUMPY)
     variables = {
@@ -61,7 +61,7 @@ def digests_elsewhere(subjects: Sequence[Subject], hash_seed: int) -> list[str]:
 
 
 def _order(subject: Subject) -> dict[str, Any]:
-    """What another process has to know of a subject."""
+    """Return what the other process needs to know of a subject."""
     return {
         "name": subject.spec.name,
         "entry_point": subject.spec.entry_point,

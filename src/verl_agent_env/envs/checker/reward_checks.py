@@ -1,4 +1,4 @@
-"""Checks of what is paid and of what calls cost: a solution succeeds, what means nothing does not, costs are as declared."""
+"""Checks of rewards and costs: a solution succeeds, a meaningless answer does not, and costs are as declared."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ _JUNK = (
     *("", " ", "I do not know.", "asdf", "None", "<answer></answer>", "<answer>?!</answer>", "\\boxed{}"),
     *("<answer>qwerty uiop</answer>", "<answer>lorem ipsum dolor</answer>", "<answer>???</answer>"),
 )
-"""Answers that are wrong whatever was asked."""
+"""Answers that are wrong for any question."""
 _NUM_EPISODES = 6
 _NUM_MEASURED = 12
 _SLACK = 3.0
-"""How many times the declared cost the mean of the measured ones may be: machines differ."""
+"""Factor by which the mean of the measured costs may exceed the declared one, as machines differ."""
 
 
 def solutions_succeed(subject: Subject) -> str:
-    """The actions of ``solution()`` lead to success."""
+    """Check that the actions of ``solution()`` lead to success."""
     subject.chat_class()
     num_solved = 0
     for seed in subject.seeds:
@@ -39,7 +39,7 @@ def solutions_succeed(subject: Subject) -> str:
 
 
 def junk_unpaid(subject: Subject) -> str:
-    """Where one answer in words is the whole episode, an answer that means nothing gets no reward."""
+    """Check that a meaningless answer gets no reward if one answer in words is the whole episode."""
     subject.chat_class()
     env = cast(ChatEnv, subject.build())
     if env.tools or env.arguments.max_steps > 1:
@@ -62,7 +62,7 @@ def junk_unpaid(subject: Subject) -> str:
 
 
 def _paid_for_others(env: ChatEnv, solutions: list[list[Any]]) -> Any:
-    """Rewards for the answers of other episodes, as far as they differ."""
+    """Yield the rewards for the answers of other episodes that differ."""
     for seed, own in enumerate(solutions):
         for other in solutions:
             if other and other != own:
@@ -71,7 +71,7 @@ def _paid_for_others(env: ChatEnv, solutions: list[list[Any]]) -> Any:
 
 
 def costs_declared(subject: Subject) -> str:
-    """What runs on a server's event loop costs no more than the kind declares."""
+    """Check that a call on a server's event loop costs no more than the kind declares."""
     chat_class = subject.chat_class()
     if subject.kind.fitting(subject.arguments).execution != "inline":
         raise CheckSkippedError("its calls do not run on the event loop")

@@ -199,7 +199,7 @@ class McpConnection:
 
     @asynccontextmanager
     async def _under_way(self, timeout_s: float) -> AsyncGenerator[None, None]:
-        """Bound a call by time, and by the end of the session.
+        """Limit a call by time, and by the end of the session.
 
         Raises:
             TimeoutError: The time limit or the end of the session came before the response.
@@ -222,14 +222,14 @@ class McpConnection:
         self._leaving.set()
 
     def _lost_error(self) -> ConnectionLostError | SessionForgottenError:
-        """End the session; gives the error of a call that met its end."""
+        """End the session; return the error of a call that was running then."""
         self._lost()
         # Over SSE, and at the end of a session, it is not known which calls were refused and which were under way.
         is_refused = self._is_forgotten and not self._has_ended and self._definition.type != "sse"
         return SessionForgottenError() if is_refused else ConnectionLostError()
 
     def _forgotten(self) -> None:
-        """Note that the server refuses the session; calls that are under way are answered by their own refusals."""
+        """Mark the session as refused by the server; running calls get the server's own refusals."""
         self._is_forgotten = True
         self.is_open = False
         if self._definition.type == "sse":

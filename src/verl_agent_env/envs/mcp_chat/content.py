@@ -96,7 +96,7 @@ def _num_bytes(encoded: str) -> int:
 
 
 def _is_shown(structured: Any, blocks: Sequence[Any]) -> bool:
-    """Tell whether the content shows the structured content already, as the protocol advises servers to do."""
+    """Return true if the content already shows the structured content, as the protocol advises."""
     # Servers that wrap a plain value as {"result": value} repeat the value in the text.
     values = [structured]
     if isinstance(structured, dict) and len(structured) == 1:
@@ -111,7 +111,7 @@ def _is_shown(structured: Any, blocks: Sequence[Any]) -> bool:
 
 
 def _shows(block: Any, value: Any) -> bool:
-    """Tell whether a block of content says what a value says: as text, as JSON, in base64, or as the block itself."""
+    """Return true if a block of content equals a value: as text, as JSON, in base64, or as the block itself."""
     if block.type == "text" and (value == block.text or _parsed(block.text) == value):
         return True
     if isinstance(value, str):
@@ -122,7 +122,7 @@ def _shows(block: Any, value: Any) -> bool:
 
 
 def _media_of(block: Any) -> tuple[str, ...]:
-    """The picture, sound or file of a block in base64, bare and as a data URL; empty for others."""
+    """Return the picture, sound or file of a block in base64, bare and as a data URL; empty for others."""
     resource = getattr(block, "resource", block)
     data = getattr(resource, "data", None) or getattr(resource, "blob", None)
     return () if not data else (data, f"data:{resource.mime_type};base64,{data}")

@@ -16,7 +16,7 @@ from verl_agent_env.envs.mcp_chat.configuration import CONFIG_VARIABLE, configur
 from verl_agent_env.envs.mcp_chat.definition import ServerDefinition
 from verl_agent_env.envs.mcp_chat.errors import ServerLostError
 from verl_agent_env.envs.mcp_chat.pool import Pool, pool_here
-from verl_agent_env.envs.mcp_chat.session import Session
+from verl_agent_env.envs.mcp_chat.session import McpSession
 from verl_agent_env.envs.mcp_chat.tools import Offer, offer_of
 from verl_agent_env.envs.scorer_registry import ScoreContext
 from verl_agent_env.envs.scorers import CallableScorer, NoScorer
@@ -77,7 +77,7 @@ class McpChatEnv(AsyncChatEnv):
     def __init__(self, render_mode: str | None = None, **kwargs: Any) -> None:
         super().__init__(render_mode, **kwargs)
         self._pool: Pool | None = None
-        self._sessions: dict[str, Session] = {}
+        self._sessions: dict[str, McpSession] = {}
         self._offered = Offer((), {})
         self._conversation: list[Message] = []
         self._failures = 0
@@ -233,7 +233,7 @@ class McpChatEnv(AsyncChatEnv):
         return cls.invalid_arguments((["servers", place], message))
 
 
-async def _acquire(pool: Pool, definitions: list[ServerDefinition]) -> dict[str, Session]:
+async def _acquire(pool: Pool, definitions: list[ServerDefinition]) -> dict[str, McpSession]:
     """Open a session with each server, concurrently; none if one of them fails."""
     tasks = [asyncio.create_task(pool.acquire(definition)) for definition in definitions]
     try:
@@ -242,7 +242,7 @@ async def _acquire(pool: Pool, definitions: list[ServerDefinition]) -> dict[str,
         for task in tasks:
             task.cancel()
         for outcome in await asyncio.gather(*tasks, return_exceptions=True):
-            if isinstance(outcome, Session):
+            if isinstance(outcome, McpSession):
                 pool.release_soon(outcome)
         raise
     return {definition.name: session for definition, session in zip(definitions, sessions, strict=True)}

@@ -73,7 +73,7 @@ def _client(
 
 
 async def _says_forgotten(response: httpx2.Response) -> bool:
-    """Tell whether a response refuses the session of its request.
+    """Return true if a response refuses the session of its request.
 
     The specification wants 404; servers also answer 400, 401 and 410. The same statuses carry errors of the call itself,
     which the code of the JSON-RPC error tells apart.

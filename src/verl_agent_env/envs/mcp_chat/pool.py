@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 
 from verl_agent_env.envs.mcp_chat.definition import ServerDefinition
 from verl_agent_env.envs.mcp_chat.processes import LauncherClient
-from verl_agent_env.envs.mcp_chat.session import Link, Session
+from verl_agent_env.envs.mcp_chat.session import Link, McpSession
 from verl_agent_env.errors import AtCapacityError
 
 _STARTS_AT_ONCE = max(4, 2 * (os.cpu_count() or 1))
@@ -24,8 +24,8 @@ class _Shared:
     """Instances of one shared server."""
 
     def __init__(self) -> None:
-        self.sessions: list[Session] = []
-        self.users: Counter[Session] = Counter()
+        self.sessions: list[McpSession] = []
+        self.users: Counter[McpSession] = Counter()
         self.ending: asyncio.TimerHandle | None = None
 
 
@@ -49,7 +49,7 @@ class Pool:
         """Pid of the process that runs the stdio servers; ``None`` without one."""
         return self._launcher.pid if self._launcher is not None and self._launcher.is_alive else None
 
-    async def acquire(self, definition: ServerDefinition) -> Session:
+    async def acquire(self, definition: ServerDefinition) -> McpSession:
         """Open a session with a server, or return a shared one.
 
         Raises:
@@ -67,7 +67,7 @@ class Pool:
             raise
         return session
 
-    async def release(self, session: Session) -> None:
+    async def release(self, session: McpSession) -> None:
         """Release a session; one that is not shared is ended. Never raises."""
         shared = self._shared.get(_key(session.definition)) if session.definition.shared else None
         if shared is None or session not in shared.users:
@@ -80,7 +80,7 @@ class Pool:
                 idle_s, self._end_shared, session.definition
             )
 
-    def release_soon(self, session: Session) -> None:
+    def release_soon(self, session: McpSession) -> None:
         """Release a session in the background."""
         self._run(self.release(session))
 
@@ -98,7 +98,7 @@ class Pool:
         if launcher is not None:
             await launcher.aclose()
 
-    async def _acquire_shared(self, definition: ServerDefinition) -> Session:
+    async def _acquire_shared(self, definition: ServerDefinition) -> McpSession:
         shared = self._shared.setdefault(_key(definition), _Shared())
         if shared.ending is not None:
             shared.ending.cancel()
@@ -116,7 +116,7 @@ class Pool:
             raise
         return session
 
-    def _new(self, definition: ServerDefinition) -> Session:
+    def _new(self, definition: ServerDefinition) -> McpSession:
         # Imported here: the SDK is an extra.
         from verl_agent_env.envs.mcp_chat.connection import McpConnection
 
@@ -126,13 +126,13 @@ class Pool:
         if self._count[definition.name] >= definition.max_sessions:
             raise AtCapacityError(f"sessions of the MCP server '{definition.name}'", definition.max_sessions)
         self._count[definition.name] += 1
-        return Session(definition, connect)
+        return McpSession(definition, connect)
 
-    async def _open(self, session: Session) -> None:
+    async def _open(self, session: McpSession) -> None:
         async with self._starts:
             await session.open()
 
-    async def _end(self, session: Session) -> None:
+    async def _end(self, session: McpSession) -> None:
         try:
             await session.close()
         finally:

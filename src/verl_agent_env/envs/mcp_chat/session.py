@@ -57,7 +57,7 @@ class CallResult(NamedTuple):
     """True if the server failed: it ended, forgot the session, or did not respond in time."""
 
 
-class Session:
+class McpSession:
     """Session with one server, reopened when the server ends.
 
     A call that was running at that time is not repeated: it may have been carried out. Several environments use a shared
@@ -180,7 +180,7 @@ class Session:
             return self._link
 
     async def _connected_again(self) -> Link:
-        """Connect to a server that went away. One that is reached by a URL is restarted by others, which takes a moment.
+        """Reconnect to a server that ended. A server at a URL is restarted by its operator, which takes a moment.
 
         Raises:
             ServerLostError: It does not come back.
