@@ -29,6 +29,7 @@ from verl_agent_env.cluster.slots import SlotTable
 from verl_agent_env.cluster.store import WorkerRecord
 from verl_agent_env.config import HostLimits
 from verl_agent_env.engine import CreateRequest, Host, await_maybe
+from verl_agent_env.engine.persistence import PersistenceOptions
 from verl_agent_env.envs.registry import default_registry
 from verl_agent_env.types import NUM_SLOTS, slot_of
 
@@ -207,17 +208,21 @@ async def cost_of_recovery(count: int) -> float:
     table = SlotTable(record.address)
     table.assign([None] * NUM_SLOTS, tokens, generation=await store.generation(), tokens=tokens)
 
-    first = Host(default_registry(), HostLimits())
-    recorder, _ = first.keep(log, table, {})
-    journal = asyncio.create_task(recorder.journal.run())
+    kept = PersistenceOptions(log, table)
+    first = Host(default_registry(), HostLimits(), kept=kept)
+    if first.recorder is None:
+        raise RuntimeError("the host keeps nothing")
+    journal = asyncio.create_task(first.recorder.journal.run())
     for start in range(0, count, 1024):
         await asyncio.gather(*(_play(first, seed) for seed in range(start, min(count, start + 1024))))
     journal.cancel()
-    del first, recorder, journal
+    del first, journal
     gc.collect()
 
-    second = Host(default_registry(), HostLimits())
-    _, recovery = second.keep(log, table, {})
+    second = Host(default_registry(), HostLimits(), kept=kept)
+    recovery = second.recovery
+    if recovery is None:
+        raise RuntimeError("the host keeps nothing")
     began = time.process_time()
     await recovery.recover_all()
     cost = time.process_time() - began

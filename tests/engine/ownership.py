@@ -14,6 +14,7 @@ from verl_agent_env.cluster.memory.store import MemoryStore
 from verl_agent_env.cluster.store import WorkerRecord
 from verl_agent_env.config import HostLimits
 from verl_agent_env.engine import Host
+from verl_agent_env.engine.persistence import PersistenceOptions
 from verl_agent_env.envs.base import Durability
 from verl_agent_env.envs.registry import Registry
 from verl_agent_env.errors import StoreUnavailableError
@@ -88,8 +89,10 @@ class Owner:
         self.record = record
         self.slots = Slots()
         self.log = CutLog(owners.log)
-        self.host = Host(owners.registry, limits, clock=owners.clock)
-        self.journal = self.host.keep(self.log, self.slots, durabilities).recorder.journal
+        kept = PersistenceOptions(self.log, self.slots, durabilities)
+        self.host = Host(owners.registry, limits, clock=owners.clock, kept=kept)
+        assert self.host.recorder is not None
+        self.journal = self.host.recorder.journal
         self._owners = owners
 
     def cut(self) -> None:

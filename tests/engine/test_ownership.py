@@ -443,7 +443,7 @@ async def test_steps_of_a_batch_do_not_overtake_one_that_missed_its_environment(
     env_ids = [others, env_id, *[others] * between, env_id]
     batch = asyncio.create_task(Batches(host).step(env_ids, ["1"] * len(env_ids), None))
     await turns_until(lambda: host.directory.find(others).seq == 1)
-    host.let_go(env_id)
+    host.directory.evict_moved(env_id)
     await turns_until(lambda: host.directory.find(others).seq == 2)
     await host.ensure([env_id])
     assert host.directory.find(others).seq < between

@@ -12,7 +12,6 @@ from tests.sim.wires import LIMITS
 from tests.sim.world import NUM_SLOTS
 from verl_agent_env.cluster import agent, planner, ring, slots, store
 from verl_agent_env.cluster.memory import log as memory_log
-from verl_agent_env.engine import directory
 from verl_agent_env.engine.persistence import groups, journal, packing
 
 
@@ -21,7 +20,7 @@ def small_cluster() -> Iterator[None]:
     """Have eight slots instead of thousands and calls of the log that carry little."""
     _forget_rings()
     with pytest.MonkeyPatch.context() as patch:
-        for module in (agent, planner, ring, slots, store, directory):
+        for module in (agent, planner, ring, slots, store):
             patch.setattr(module, "NUM_SLOTS", NUM_SLOTS)
         # Groups, what is re-persisted and reads have to be cut.
         for module in (groups, journal):

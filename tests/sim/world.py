@@ -22,6 +22,7 @@ from verl_agent_env.config import HostLimits
 from verl_agent_env.engine import AwaitableOrValue, CreateRequest, Host, await_maybe
 from verl_agent_env.engine.batches import Batches
 from verl_agent_env.engine.kinds import KindLoader
+from verl_agent_env.engine.persistence import PersistenceOptions
 from verl_agent_env.engine.reaper import reap_forever
 from verl_agent_env.errors import MovedError, StoreUnavailableError
 from verl_agent_env.server.cluster.handover import TakeOver
@@ -61,7 +62,10 @@ class Worker:
         self.table = SlotTable(address, self.lease)
         registry = counting_registry(is_upgraded=is_upgraded)
         limits = HostLimits(yield_after_s=1e6, max_journal_bytes=MAX_JOURNAL_BYTES)
-        self.host = Host(registry, limits, clock=world.loop.time, kinds=KindLoader(registry, _at_once))
+        kept = PersistenceOptions(cast(EventLog, self.wire), self.table, {SNAPSHOT: "snapshot"})
+        self.host = Host(
+            registry, limits, clock=world.loop.time, kinds=KindLoader(registry, _at_once), kept=kept
+        )
         local = Batches(self.host)
         self.peers = SimulatedPeers(world, self)
         peers = cast(Peers, self.peers)
@@ -85,7 +89,8 @@ class Worker:
 
     def _start(self) -> None:
         loop = self._world.loop
-        persistence = self.host.keep(cast(EventLog, self.wire), self.table, {SNAPSHOT: "snapshot"})
+        persistence = self.host.persistence
+        assert persistence is not None
         take_over = TakeOver(self.host, persistence, self.table)
         self.member = ClusterAgent(
             self.record,
@@ -201,7 +206,7 @@ class World:
         if self.is_calm:
             self._fragile_until = self.loop.now + LEASE_S + TIMES.grace_s + 4.0
             for client in self.clients:
-                if self.owner_of(client).host.get(client.env_id) is None:
+                if self.owner_of(client).host.directory.get(client.env_id) is None:
                     # Its owner has the slot, but has not brought it back yet.
                     client.forgive(None)
         else:
@@ -383,7 +388,9 @@ class World:
             is_open, is_closed = client.env_id in log._kept, client.env_id in log._closed
             assert is_open != is_closed, f"{client.env_id} is open and closed, or neither"
             assert is_closed == client.is_closed, f"{client.env_id}: closed {is_closed}"
-            homes = [worker for worker in self.workers if worker.host.get(client.env_id) is not None]
+            homes = [
+                worker for worker in self.workers if worker.host.directory.get(client.env_id) is not None
+            ]
             owners = [w for w in homes if w.table.owns(slot_of(client.env_id))]
             assert len(owners) <= 1, f"{client.env_id} lives on several owners"
 

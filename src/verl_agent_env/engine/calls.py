@@ -110,7 +110,7 @@ class Calls:
         with self._directory.reserved(instance):
             answer = await self._begin_offloaded(instance, first_seed(request), None)
         if instance.closed_as is not None:
-            self._lifecycle.release(instance)
+            self._directory.release(instance)
             raise EnvironmentClosedError(instance.env_id, instance.closed_as)
         if not self._lifecycle.add(instance, tenure):
             return await self._lifecycle.created_before(self._find(instance.env_id), request)
@@ -360,7 +360,7 @@ class Calls:
         if group is None or recorder is None:
             return None
         if recorder.answers_early(env_id):
-            lifecycle.dismiss(instance, "closed")
+            self._directory.evict(instance, "closed")
             return None
         pending = PendingClose(recorder.journal, env_id, group, None)
         pending.directory = self._directory
@@ -433,4 +433,4 @@ class Calls:
             finally:
                 self._directory.touch(instance)
                 if instance.closed_as is not None:
-                    self._lifecycle.release(instance)
+                    self._directory.release(instance)

@@ -6,10 +6,11 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from verl_agent_env.config import HostLimits
 from verl_agent_env.engine.instance import MOVED, Instance
+from verl_agent_env.envs.kind import EnvKind
 from verl_agent_env.errors import (
     AtCapacityError,
     EnvironmentClosedError,
@@ -17,7 +18,7 @@ from verl_agent_env.errors import (
     RunQuotaExceededError,
     VerlAgentEnvError,
 )
-from verl_agent_env.types import NUM_SLOTS, slot_of, tag_of
+from verl_agent_env.types import slot_of, tag_of
 
 
 class _Tombstone(NamedTuple):
@@ -27,6 +28,10 @@ class _Tombstone(NamedTuple):
     """What the slot's counter of owners showed then."""
 
 
+Dispose = Callable[[EnvKind, Any, "BaseException | None"], None]
+"""Lets an environment free what it holds, given what its last call raised."""
+
+
 class Directory:
     """Live instances by id, with the counts that limits and metrics need."""
 
@@ -34,6 +39,7 @@ class Directory:
         self,
         limits: HostLimits,
         clock: Callable[[], float],
+        dispose: Dispose,
         unknown: Callable[[str], VerlAgentEnvError] = EnvironmentNotFoundError,
     ) -> None:
         """An empty directory.
@@ -41,6 +47,7 @@ class Directory:
         Args:
             limits: How many there may be, and how long closed ones are remembered.
             clock: Seconds.
+            dispose: Lets an environment that nobody uses any more free what it holds.
             unknown: What to say of an id that is neither alive nor remembered.
         """
         self.live: Counter[str] = Counter()
@@ -49,15 +56,16 @@ class Directory:
         """Environments ever created, by env name."""
         self.closed: Counter[tuple[str, str]] = Counter()
         """Environments ever closed, by env name and reason (``closed``, ``idle`` or ``moved``)."""
-        self.in_slot = [0] * NUM_SLOTS
+        self.in_slot: Counter[int] = Counter()
         """Environments by slot, those being made included."""
-        self.bound_to_slot = [0] * NUM_SLOTS
+        self.bound_to_slot: Counter[int] = Counter()
         """Of these, those that are kept nowhere else, those being made included."""
         self._bound: set[str] = set()
         self.unreadable: set[str] = set()
         """Ids of live environments that this worker's version of their kind cannot go on with."""
         self._limits = limits
         self._clock = clock
+        self._dispose = dispose
         self._unknown = unknown
         self._instances: dict[str, Instance] = {}
         self.get: Callable[[str], Instance | None] = self._instances.get
@@ -67,7 +75,7 @@ class Directory:
         self._reserved = 0
         self._reserved_runs: Counter[tuple[str, str]] = Counter()
         self._tombstones: dict[str, _Tombstone] = {}
-        self._tenure = [0] * NUM_SLOTS
+        self._tenure: Counter[int] = Counter()
         """Times that a slot went to another worker."""
         self._ttls: Counter[float] = Counter()
         self.shorter_ttl = asyncio.Event()
@@ -204,6 +212,37 @@ class Directory:
         self.closed[instance.kind.name, reason] += 1
         if reason != MOVED:
             self.bury(instance.env_id, reason)
+
+    def adopt(self, instance: Instance) -> None:
+        """Make a recovered environment live; limits on how many there may be held when it was made."""
+        self.add(instance, is_new=False)
+
+    def evict(self, instance: Instance, reason: str) -> None:
+        """Take out an environment and let it free what it holds, after the call that is at work on it."""
+        instance.closed_as = reason
+        self.remove(instance, reason)
+        if not instance.is_busy:
+            self.release(instance)
+
+    def evict_moved(self, env_id: str) -> None:
+        """Forget an environment that another worker owns."""
+        instance = self.get(env_id)
+        if instance is not None:
+            self.evict(instance, MOVED)
+
+    def note_closed(self, env_id: str, reason: str) -> None:
+        """Note that an environment was closed, on whatever worker."""
+        instance = self.get(env_id)
+        if instance is not None:
+            self.evict(instance, reason)
+        else:
+            self.bury(env_id, reason)
+
+    def release(self, instance: Instance, fault: BaseException | None = None) -> None:
+        """Part the instance from its environment, which frees what it holds."""
+        env, instance.env = instance.env, None
+        if env is not None:
+            self._dispose(instance.kind, env, fault)
 
     def closed_as(self, env_id: str) -> str | None:
         """Why an environment was closed, if it is known to be."""

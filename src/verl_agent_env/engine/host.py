@@ -16,17 +16,15 @@ from verl_agent_env.engine.execution import ENV_FAULTS, Executor
 from verl_agent_env.engine.instance import MOVED, Instance
 from verl_agent_env.engine.kinds import KindLoader
 from verl_agent_env.engine.lifecycle import Created, CreateRequest, Lifecycle
-from verl_agent_env.engine.persistence import Persistence
+from verl_agent_env.engine.persistence import Persistence, PersistenceOptions
 from verl_agent_env.engine.persistence.pending import AwaitableOrValue, await_maybe
 from verl_agent_env.engine.persistence.recorder import Recorder
 from verl_agent_env.engine.persistence.recovery import Recovery
 from verl_agent_env.engine.persistence.saving import StateSaver
-from verl_agent_env.engine.persistence.slot_ownership import SlotOwnership
 from verl_agent_env.engine.slices import Slices
 from verl_agent_env.engine.threads import Threads
 from verl_agent_env.engine.turns import patiently
 from verl_agent_env.engine.under_way import CallRecord
-from verl_agent_env.envs.base import Durability
 from verl_agent_env.envs.registry import Registry
 from verl_agent_env.errors import (
     EnvironmentNotFoundError,
@@ -36,7 +34,6 @@ from verl_agent_env.errors import (
     VerlAgentEnvError,
 )
 from verl_agent_env.types import NUM_SLOTS, slot_of
-from verl_agent_env.wire.event_log import EventLog
 from verl_agent_env.wire.results import EncodedReset, EncodedStep
 from verl_agent_env.wire.suspicions import Suspicion, Suspicions
 
@@ -63,68 +60,83 @@ class Host:
         kinds: KindLoader | None = None,
         record: CallRecord | None = None,
         suspicions: Suspicions | None = None,
+        kept: PersistenceOptions | None = None,
     ) -> None:
+        """A host without environments.
+
+        Args:
+            registry: The kinds of environments.
+            limits: How much there may be.
+            name: Of the worker.
+            clock: Seconds.
+            pick_slot: Gives the slot of a new environment.
+            unknown: Makes the error of an id that nothing is known of.
+            kinds: Loads kinds.
+            record: Where it is written what is under way.
+            suspicions: Which calls are known to have ended a worker, or may have.
+            kept: Where and how environments are kept outside this process, if they are. Somebody has to run the journal of
+                the recorder.
+        """
         self.name = name
         self.registry = registry
         self.kinds = kinds or KindLoader(registry)
         self.limits = limits
-        self.suspicions = suspicions or Suspicions()
-        """Which calls are known to have ended a worker, or may have."""
-        self.directory = Directory(
-            limits, clock, lambda env_id: self.suspicions.refusal(env_id) or unknown(env_id)
-        )
         self.clock = clock
+        self.slices = Slices()
+        """Turns of whatever keeps the event loop for longer than a call."""
+        self.suspicions = suspicions = suspicions or Suspicions()
+        """Which calls are known to have ended a worker, or may have."""
         self._recoveries: set[asyncio.Task[Any]] = set()
         self._threads = Threads(limits)
-        self.executor = Executor(self._threads, limits.max_step_s, record or CallRecord(), self.suspicions)
+        self.executor = Executor(self._threads, limits.max_step_s, record or CallRecord(), suspicions)
+        self.directory = Directory(
+            limits,
+            clock,
+            self.executor.dispose,
+            lambda env_id: suspicions.refusal(env_id) or unknown(env_id),
+        )
+        self._ownership = None if kept is None else kept.ownership
+        self.persistence = None if kept is None else self._persistence(kept)
+        """Records the environments outside this process and brings them back, if they are kept there."""
+        self.recorder: Recorder | None = None if self.persistence is None else self.persistence.recorder
+        self.recovery: Recovery | None = None if self.persistence is None else self.persistence.recovery
+        self._owns: Callable[[int], bool] = (lambda _: True) if kept is None else kept.ownership.owns
         self._lifecycle = Lifecycle(
-            registry, limits, self.directory, self.executor, clock, pick_slot, self.suspicions
+            registry,
+            limits,
+            self.directory,
+            self.executor,
+            clock,
+            pick_slot,
+            suspicions,
+            self.recorder,
+            self._owns,
         )
         self.calls = Calls(self._lifecycle)
         """Calls on environments that are live here; nothing is looked for elsewhere."""
-        self._recovery: Recovery | None = None
-        self._ownership: SlotOwnership | None = None
-        self.slices = Slices()
-        """Turns of whatever keeps the event loop for longer than a call."""
         self.faults = self._lifecycle.faults
         self.failure = self._lifecycle.failure
 
-    def keep(
-        self,
-        log: EventLog,
-        ownership: SlotOwnership,
-        durabilities: Mapping[str, Durability],
-        *,
-        patience_s: float = waits.STORE_S,
-    ) -> Persistence:
-        """Keep the environments in ``log`` from now on, as far as ``ownership`` gives their slots to this worker.
-
-        Args:
-            log: Where to.
-            ownership: The slots of this worker.
-            durabilities: How to keep environments of these names, where it is not as their kinds have it.
-            patience_s: How long an answer waits until what it tells of is in the log.
-
-        Returns:
-            What records them, with a journal that somebody has to run, and what brings them back.
-        """
-        recorder = self._lifecycle.recorder = Recorder(
-            log, ownership, self, durabilities, self.limits.max_journal_bytes, patience_s
+    def _persistence(self, kept: PersistenceOptions) -> Persistence:
+        recorder = Recorder(
+            kept.log,
+            kept.ownership,
+            self.directory,
+            kept.durabilities,
+            self.limits.max_journal_bytes,
+            kept.patience_s,
         )
-        self._recovery = Recovery(log, ownership, self, recorder.journal)
-        self._lifecycle.owns = ownership.owns
-        self._ownership = ownership
-        return Persistence(recorder, self._recovery)
-
-    @property
-    def recorder(self) -> Recorder | None:
-        """Records the environments outside this process, if they are kept."""
-        return self._lifecycle.recorder
-
-    @property
-    def recovery(self) -> Recovery | None:
-        """Brings back environments that another worker held, if they are kept outside this process."""
-        return self._recovery
+        recovery = Recovery(
+            kept.log,
+            kept.ownership,
+            self.directory,
+            recorder.journal,
+            self.registry,
+            self.executor,
+            self.limits,
+            self.suspicions,
+        )
+        return Persistence(recorder, recovery)
 
     # --- calls on one environment ---------------------------------------------------------------------------
     #
@@ -152,7 +164,7 @@ class Host:
         return await await_maybe(self._create(request))
 
     def _create(self, request: CreateRequest) -> AwaitableOrValue[Created]:
-        if request.env_id is not None and self._recovery is not None:
+        if request.env_id is not None and self.recovery is not None:
             if not self.directory.is_known(request.env_id):
                 return self._recover_and(request.env_id, self.calls.create, request)
             self._require_owned(request.env_id)
@@ -195,7 +207,7 @@ class Host:
             InvalidRequestError: The options cannot be kept as JSON.
             EnvironmentFailedError, EnvironmentTimeoutError: Its own code raised or hung.
         """
-        if self._recovery is not None and self.directory.get(env_id) is None:
+        if self.recovery is not None and self.directory.get(env_id) is None:
             return self._recover_and(env_id, self.calls.reset, env_id, seed, options, operation)
         return self.calls.reset(env_id, seed, options, operation)
 
@@ -215,7 +227,7 @@ class Host:
             InvalidRequestError: The action cannot be kept as JSON.
             EnvironmentFailedError, EnvironmentTimeoutError: Its own code raised or hung; the step was not applied.
         """
-        if self._recovery is not None and self.directory.get(env_id) is None:
+        if self.recovery is not None and self.directory.get(env_id) is None:
             return self._recover_and(env_id, self.calls.step, env_id, action, seq, operation)
         return self.calls.step(env_id, action, seq, operation)
 
@@ -227,7 +239,7 @@ class Host:
             EnvironmentFailedError, EnvironmentTimeoutError: Its own code raised or hung.
             VerlAgentEnvError: As ``read`` raises it.
         """
-        if self._recovery is not None and self.directory.get(env_id) is None:
+        if self.recovery is not None and self.directory.get(env_id) is None:
             return self._recover_and(env_id, self.calls.read, env_id, read)
         return self.calls.read(env_id, read)
 
@@ -241,7 +253,7 @@ class Host:
             MovedError: Its slot went to another worker; it lives on there.
             StoreUnavailableError: The end cannot be written; whether it will be is unknown.
         """
-        if self._recovery is not None:
+        if self.recovery is not None:
             if not self.directory.is_known(env_id):
                 return self._recover_and(env_id, self.calls.close, env_id)
             self._require_owned(env_id)
@@ -255,7 +267,7 @@ class Host:
             MovedError: Its slot went to another worker.
             StoreUnavailableError: What is kept of it cannot be read.
         """
-        if self._recovery is not None and self.directory.get(env_id) is None:
+        if self.recovery is not None and self.directory.get(env_id) is None:
             return self._recover_and(env_id, self.directory.find, env_id)
         return self.directory.find(env_id)
 
@@ -274,7 +286,7 @@ class Host:
 
     def _require_owned(self, env_id: str) -> None:
         slot = slot_of(env_id)
-        if not self._lifecycle.owns(slot):
+        if not self._owns(slot):
             raise MovedError(slot)
 
     def owned_slots(self) -> dict[int, str]:
@@ -288,7 +300,7 @@ class Host:
         """The error; or that the environment is another worker's, where this one may not speak for it any more."""
         if isinstance(error, EnvironmentStateError):
             slot = slot_of(error.env_id)
-            return error if self._lifecycle.owns(slot) else MovedError(slot)
+            return error if self._owns(slot) else MovedError(slot)
         return error
 
     async def ensure(self, env_ids: Sequence[str]) -> Collection[str]:
@@ -302,9 +314,9 @@ class Host:
             StoreUnavailableError: What is kept of them cannot be read.
         """
         missing = self.missing(env_ids)
-        if not missing or self._recovery is None:
+        if not missing or self.recovery is None:
             return ()
-        recovering = self._in_background(self._recovery.recover(missing))
+        recovering = self._in_background(self.recovery.recover(missing))
         while True:
             done, _ = await asyncio.wait((recovering,), timeout=waits.RECOVERY_S)
             if done:
@@ -320,8 +332,8 @@ class Host:
         Raises:
             StoreUnavailableError: What is kept of them cannot be read, or it takes too long.
         """
-        if self._recovery is not None:
-            recovering = self._in_background(self._recovery.recover_all())
+        if self.recovery is not None:
+            recovering = self._in_background(self.recovery.recover_all())
             done, _ = await asyncio.wait((recovering,), timeout=waits.RUN_S)
             if not done:
                 raise RecoveryPendingError(waited_s=waits.RUN_S)
@@ -338,44 +350,18 @@ class Host:
 
     def missing(self, env_ids: Sequence[str]) -> list[str]:
         """Those of these environments that another worker may have held before: neither live here nor closed."""
-        if self._recovery is None:
+        if self.recovery is None:
             return []
         find, is_closed = self.directory.get, self.directory.was_closed
         return [env_id for env_id in env_ids if env_id and find(env_id) is None and not is_closed(env_id)]
-
-    # --- as its persistence sees it ---------------------------------------------------------------------------
-
-    def get(self, env_id: str) -> Instance | None:
-        """The live environment of this id, if there is one."""
-        return self.directory.get(env_id)
-
-    def closed_as(self, env_id: str) -> str | None:
-        """Why an environment was closed, if it is known to be."""
-        return self.directory.closed_as(env_id)
-
-    def take_in(self, instance: Instance) -> None:
-        """Make a recovered environment live; limits on how many there may be held when it was made."""
-        self.directory.add(instance, is_new=False)
-
-    def note_closed(self, env_id: str, reason: str) -> None:
-        """Take in that an environment was closed, on whatever worker."""
-        instance = self.directory.get(env_id)
-        if instance is not None:
-            self._lifecycle.dismiss(instance, reason)
-        else:
-            self.directory.bury(env_id, reason)
-
-    def let_go(self, env_id: str) -> None:
-        """Forget an environment that another worker owns."""
-        instance = self.directory.get(env_id)
-        if instance is not None:
-            self._lifecycle.dismiss(instance, MOVED)
 
     def heed(self, told: Mapping[str, Suspicion]) -> None:
         """Take in which calls are suspected; none of the code of an environment that is refused is run any more."""
         self.suspicions.heed(told)
         for suspicion in told.values():
-            instance, refusal = self.get(suspicion.env_id), self.suspicions.refusal(suspicion.env_id)
+            instance, refusal = self.directory.get(suspicion.env_id), self.suspicions.refusal(
+                suspicion.env_id
+            )
             if refusal is not None and instance is not None and instance.lost is None:
                 instance.lose(refusal)
 
@@ -393,7 +379,7 @@ class Host:
         slice_end = time.perf_counter() + self.limits.yield_after_s
         for env_id in self.directory.ids():
             instance = self.directory.get(env_id)
-            if instance is not None and not self._lifecycle.owns(slot_of(env_id)):
+            if instance is not None and not self._owns(slot_of(env_id)):
                 self.directory.touch(instance)
             elif instance is not None and self._lifecycle.is_idle(instance):
                 self._lifecycle.end(instance, "idle")
@@ -421,7 +407,7 @@ class Host:
         for env_id in self.directory.ids():
             instance = self.directory.get(env_id)
             if instance is not None and slot_of(env_id) in slots and not (but_bound and instance.is_bound):
-                self._lifecycle.dismiss(instance, MOVED)
+                self.directory.evict(instance, MOVED)
                 gone += 1
         return gone
 
@@ -448,7 +434,7 @@ class Host:
         for env_id in self.directory.ids():
             instance = self.directory.get(env_id)
             if instance is not None:
-                self._lifecycle.dismiss(instance, "closed" if self.recorder is None else MOVED)
+                self.directory.evict(instance, "closed" if self.recorder is None else MOVED)
         end = time.monotonic() + grace_s
         while (running := self.calls.under_way | self.executor.closing | self._recoveries) and (
             left := end - time.monotonic()

@@ -205,6 +205,11 @@ class Instance:
         return self.durability in ("", "none") and self.lost is None
 
     @property
+    def is_busy(self) -> bool:
+        """Whether a call is at work on the environment."""
+        return self.lock is not None and self.lock.locked()
+
+    @property
     def call(self) -> CallId:
         """Id of a call on the environment at its present step."""
         return CallId(self.env_id, self.episode, self.seq)

@@ -78,15 +78,17 @@ class Lifecycle:
         clock: Callable[[], float],
         pick_slot: Callable[[], int],
         suspicions: Suspicions,
+        recorder: Recorder | None,
+        owns: Callable[[int], bool],
     ) -> None:
         self.limits = limits
         self.suspicions = suspicions
         self.directory = directory
         self.executor = executor
         self.clock = clock
-        self.recorder: Recorder | None = None
+        self.recorder = recorder
         """Records what happens to the environments, if they are kept outside this process."""
-        self.owns: Callable[[int], bool] = lambda _: True
+        self.owns = owns
         """Whether this worker may act for a slot now: it is its own, and the lease is good."""
         self.faults: Counter[tuple[str, str]] = Counter()
         """Calls that failed in the environment's own code, by env name and kind of fault."""
@@ -138,10 +140,10 @@ class Lifecycle:
         """
         slot = slot_of(instance.env_id)
         if not self.owns(slot) or tenure not in (None, self.directory.tenure_of(slot)):
-            self.release(instance)
+            self.directory.release(instance)
             raise MovedError(slot)
         if self.directory.get(instance.env_id) is not None:
-            self.release(instance)
+            self.directory.release(instance)
             return False
         self.directory.add(instance)
         if self.recorder is not None:
@@ -238,7 +240,7 @@ class Lifecycle:
             EnvironmentFailedError, EnvironmentTimeoutError, AnswerTooLargeError: It does.
         """
         error = self.failure(instance, fault)
-        self.release(instance, fault)
+        self.directory.release(instance, fault)
         if instance.closed_as == MOVED or not (instance.is_bound or self.owns(slot_of(instance.env_id))):
             self._send_away(instance)
         self.directory.touch(instance)
@@ -277,7 +279,7 @@ class Lifecycle:
     def _send_away(self, instance: Instance) -> NoReturn:
         """Forget an environment whose code has run in vain: in memory it does not stand where the log stands."""
         if self.directory.get(instance.env_id) is instance:
-            self.dismiss(instance, MOVED)
+            self.directory.evict(instance, MOVED)
         raise MovedError(slot_of(instance.env_id))
 
     def failure(self, instance: Instance, fault: BaseException) -> VerlAgentEnvError:
@@ -303,7 +305,7 @@ class Lifecycle:
 
     def is_idle(self, instance: Instance) -> bool:
         """Whether nobody has used the environment for its whole ttl."""
-        return not is_busy(instance) and self.clock() - instance.last_used > instance.ttl_s
+        return not instance.is_busy and self.clock() - instance.last_used > instance.ttl_s
 
     def end(self, instance: Instance, reason: str) -> Group | None:
         """Close an environment: at once, or where environments are kept, when that is written.
@@ -312,28 +314,10 @@ class Lifecycle:
             What it is written with; None when it is closed already.
         """
         if self.recorder is None:
-            self.dismiss(instance, reason)
+            self.directory.evict(instance, reason)
             return None
         self.directory.touch(instance)
         return self.recorder.closed(instance, reason)
-
-    def dismiss(self, instance: Instance, reason: str) -> None:
-        """Forget an environment and let it free what it holds, after the call that is at work on it."""
-        instance.closed_as = reason
-        self.directory.remove(instance, reason)
-        if not is_busy(instance):
-            self.release(instance)
-
-    def release(self, instance: Instance, fault: BaseException | None = None) -> None:
-        """Part the instance from its environment, which frees what it holds."""
-        env, instance.env = instance.env, None
-        if env is not None:
-            self.executor.dispose(instance.kind, env, fault)
-
-
-def is_busy(instance: Instance) -> bool:
-    """Whether a call is at work on the environment."""
-    return instance.lock is not None and instance.lock.locked()
 
 
 def encode_action(action: Any, max_bytes: int) -> bytes:

@@ -97,6 +97,7 @@ class EnvServer(FastAPI):
             unknown=self.worker.fate_of,
             record=CallRecord(place.record),
             suspicions=Suspicions(place.suspicions),
+            kept=self.worker.kept,
         )
         batches, create, internal_routes = self.worker.attach(self.env_host)
         proxies = TrustedProxies(settings.trusted_proxies)

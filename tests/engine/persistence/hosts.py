@@ -12,6 +12,7 @@ from verl_agent_env.cluster.memory.log import MemoryEventLog
 from verl_agent_env.cluster.memory.store import MemoryStore
 from verl_agent_env.config import HostLimits
 from verl_agent_env.engine import Host
+from verl_agent_env.engine.persistence import PersistenceOptions
 from verl_agent_env.envs.base import Durability
 from verl_agent_env.envs.registry import BUILT_IN, EnvSpec, Registry
 from verl_agent_env.errors import StoreUnavailableError
@@ -48,9 +49,10 @@ class Cluster:
         await self.store.claim(record.incarnation, range(NUM_SLOTS))
         tenure = Owned(self.store, record.incarnation)
         await tenure.look()
-        host = Host(Registry({spec.name: spec for spec in specs}), HostLimits(**limits))
-        recorder, _ = host.keep(self.log, tenure, durabilities or {}, patience_s=patience_s)
-        journal = asyncio.create_task(recorder.journal.run())
+        kept = PersistenceOptions(self.log, tenure, durabilities or {}, patience_s)
+        host = Host(Registry({spec.name: spec for spec in specs}), HostLimits(**limits), kept=kept)
+        assert host.recorder is not None
+        journal = asyncio.create_task(host.recorder.journal.run())
         self._stack.push_async_callback(_end, host, journal)
         host.tenure = tenure  # type: ignore[attr-defined]
         return host

@@ -14,6 +14,7 @@ from tests.engine.persistence.ledger import SPECS, Ledger
 from tests.waiting import NEVER_S, no_hang, until
 from verl_agent_env.engine import CreateRequest, Host, await_maybe
 from verl_agent_env.engine.batches import Batches
+from verl_agent_env.engine.directory import Directory
 from verl_agent_env.engine.instance import Instance
 from verl_agent_env.engine.persistence.recovery import Recovery
 from verl_agent_env.types import NUM_SLOTS
@@ -97,25 +98,23 @@ async def test_environment_that_went_elsewhere_while_it_was_built_is_closed(clus
 class CountingTable:
     """A host that counts how often it is asked for an environment."""
 
-    def __init__(self, host: Host) -> None:
-        self.executor, self.registry, self.limits = host.executor, host.registry, host.limits
-        self.suspicions = host.suspicions
+    def __init__(self, directory: Directory) -> None:
         self.counts: Counter[str] = Counter()
-        self._host = host
+        self._directory = directory
 
     def get(self, env_id: str) -> Instance | None:
         self.counts["get"] += 1
-        return self._host.get(env_id)
+        return self._directory.get(env_id)
 
     def closed_as(self, env_id: str) -> str | None:
         self.counts["closed_as"] += 1
-        return self._host.closed_as(env_id)
+        return self._directory.closed_as(env_id)
 
-    def take_in(self, instance: Instance) -> None:
-        self._host.take_in(instance)
+    def adopt(self, instance: Instance) -> None:
+        self._directory.adopt(instance)
 
     def note_closed(self, env_id: str, reason: str) -> None:
-        self._host.note_closed(env_id, reason)
+        self._directory.note_closed(env_id, reason)
 
 
 @pytest.mark.parametrize("callers", [1, 3])
@@ -128,8 +127,17 @@ async def test_work_grows_with_the_number_of_environments_and_no_faster(
         await made(first, "inline", count)
         second = await cluster.host(specs=SPECS)
         assert second.recorder is not None
-        table = CountingTable(second)
-        recovery = Recovery(cluster.log, second.tenure, table, second.recorder.journal)  # type: ignore[attr-defined]
+        table = CountingTable(second.directory)
+        recovery = Recovery(
+            cluster.log,
+            second.tenure,  # type: ignore[attr-defined]
+            table,
+            second.recorder.journal,
+            second.registry,
+            second.executor,
+            second.limits,
+            second.suspicions,
+        )
         await asyncio.gather(*(recovery.recover_slots(range(NUM_SLOTS)) for _ in range(callers)))
         assert recovery.recovered == len(second.directory)
         work.append(table.counts.total() / len(second.directory))

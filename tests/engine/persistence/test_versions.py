@@ -195,7 +195,7 @@ async def test_state_of_an_environment_that_went_meanwhile_is_not_saved(cluster:
     saving = asyncio.create_task(host.save_states(range(NUM_SLOTS), 60.0))
     await asyncio.sleep(0)
     async with instance.lock:
-        host.let_go(gone)
+        host.directory.evict_moved(gone)
     await saving
     assert host.recorder is not None
     await host.recorder.journal.flush()

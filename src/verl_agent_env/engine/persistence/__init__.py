@@ -1,9 +1,31 @@
 """What is kept of live environments outside this process, and how it is brought back."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from verl_agent_env import waits
 from verl_agent_env.engine.persistence.recorder import Recorder
 from verl_agent_env.engine.persistence.recovery import Recovery
+from verl_agent_env.engine.persistence.slot_ownership import SlotOwnership
+from verl_agent_env.envs.base import Durability
+from verl_agent_env.wire.event_log import EventLog
+
+
+@dataclass(frozen=True)
+class PersistenceOptions:
+    """Where and how a host's environments are kept outside its process."""
+
+    log: EventLog
+    """Where their history goes."""
+    ownership: SlotOwnership
+    """The slots of this worker: only their environments are its own."""
+    durabilities: Mapping[str, Durability] = field(default_factory=dict)
+    """How to keep environments of these names, where it is not as their kinds have it."""
+    patience_s: float = waits.STORE_S
+    """How long an answer waits until what it tells of is in the log."""
 
 
 class Persistence(NamedTuple):

@@ -46,16 +46,16 @@ _STEPS_BETWEEN_SNAPSHOTS = 16
 
 
 class LiveEnvironments(Protocol):
-    """The environments that are recorded: the host."""
+    """The environments that are recorded."""
 
     def get(self, env_id: str) -> Instance | None:
         """The live environment of this id, if there is one."""
 
-    def let_go(self, env_id: str) -> None:
+    def evict_moved(self, env_id: str) -> None:
         """Forget an environment that another worker owns."""
 
     def note_closed(self, env_id: str, reason: str) -> None:
-        """Take in that an environment was closed, on whatever worker."""
+        """Note that an environment was closed, on whatever worker."""
 
 
 class Recorder:
@@ -266,7 +266,7 @@ class Recorder:
         if reason == "gone" and self.answers_early(env_id):
             return
         logger.debug("an environment was taken away", extra={"env_id": env_id, "reason": reason})
-        self._environments.let_go(env_id)
+        self._environments.evict_moved(env_id)
 
 
 def _whole(instance: Instance) -> Write:

@@ -29,12 +29,7 @@ _CLAIMED_AT_ONCE = 256
 
 
 class EnvironmentTable(Protocol):
-    """Where recovered environments go: the host."""
-
-    executor: Executor
-    registry: Registry
-    limits: HostLimits
-    suspicions: Suspicions
+    """Where recovered environments go."""
 
     def get(self, env_id: str) -> Instance | None:
         """The live environment of this id, if there is one."""
@@ -42,7 +37,7 @@ class EnvironmentTable(Protocol):
     def closed_as(self, env_id: str) -> str | None:
         """Why an environment was closed, if it is known to be."""
 
-    def take_in(self, instance: Instance) -> None:
+    def adopt(self, instance: Instance) -> None:
         """Make a recovered environment live."""
 
     def note_closed(self, env_id: str, reason: str) -> None:
@@ -57,7 +52,15 @@ class Recovery:
     """
 
     def __init__(
-        self, log: EventLog, ownership: SlotOwnership, table: EnvironmentTable, journal: Journal
+        self,
+        log: EventLog,
+        ownership: SlotOwnership,
+        table: EnvironmentTable,
+        journal: Journal,
+        registry: Registry,
+        executor: Executor,
+        limits: HostLimits,
+        suspicions: Suspicions,
     ) -> None:
         """Make a recovery that has brought back nothing yet.
 
@@ -66,13 +69,18 @@ class Recovery:
             ownership: The slots that this worker owns.
             table: Where recovered environments go.
             journal: Writes once more what the store forgot.
+            registry: Knows their kinds.
+            executor: Runs their code.
+            limits: Of the host.
+            suspicions: Calls that may have ended a worker.
         """
         self._log = log
         self._ownership = ownership
         self._table = table
         self._journal = journal
-        limits = table.limits
-        self._restorer = Restorer(table.registry, table.executor, log, limits.default_ttl_s, table.suspicions)
+        self._executor = executor
+        self._suspicions = suspicions
+        self._restorer = Restorer(registry, executor, log, limits.default_ttl_s, suspicions)
         self._room = Turns(limits.max_threads, "recoveries")
         self._yield_after_s = limits.yield_after_s
         self._slice_end = 0.0
@@ -186,7 +194,7 @@ class Recovery:
         # What was read may be outdated: the slot's owner goes on.
         if self._table.get(env_id) is not None or not self._is_still_ours(env_id, token):
             return None
-        if self._table.suspicions.is_examined(env_id):
+        if self._suspicions.is_examined(env_id):
             # Its worker may hang over it: it is nowhere until that is known, and is looked for again meanwhile.
             return None
         if saved.header is not None:
@@ -219,10 +227,10 @@ class Recovery:
         try:
             await self._restorer.restore(instance, saved)
             if self._table.get(env_id) is None and self._is_still_ours(env_id, token):
-                self._table.take_in(instance)
+                self._table.adopt(instance)
                 self.recovered += 1
             elif instance.env is not None:
-                self._table.executor.dispose(instance.kind, instance.env)
+                self._executor.dispose(instance.kind, instance.env)
         except AtCapacityError as full:
             logger.warning(
                 "no room to bring an environment back", extra={"env_id": env_id, "detail": full.detail}

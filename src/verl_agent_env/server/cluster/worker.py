@@ -27,6 +27,7 @@ from verl_agent_env.cluster.timing import Timing
 from verl_agent_env.config import ClusterSettings, HttpLimits
 from verl_agent_env.engine import Host
 from verl_agent_env.engine.batches import Batches
+from verl_agent_env.engine.persistence import Persistence, PersistenceOptions
 from verl_agent_env.envs.base import Durability
 from verl_agent_env.errors import (
     EnvironmentLostError,
@@ -179,10 +180,10 @@ class SharedCluster:
         table: SlotTable,
         lease: LocalLease,
         host: Host,
+        persistence: Persistence,
     ) -> None:
         self._timing = Timing(settings.lease_s)
         self._store = backend.store
-        persistence = host.keep(backend.log, table, durabilities_of(settings))
         self._journal = persistence.recorder.journal
         self._take_over = TakeOver(host, persistence, table)
         self._tasks: list[asyncio.Task[None]] = []
@@ -307,6 +308,13 @@ class ClusterWorker:
             return EnvironmentLostError(env_id, "the worker that held it has ended, or it never was")
         return EnvironmentNotFoundError(env_id)
 
+    @property
+    def kept(self) -> PersistenceOptions | None:
+        """Where and how the worker's environments are kept, if that is outside its process."""
+        if not self._settings.is_shared:
+            return None
+        return PersistenceOptions(self._backend.log, self.table, durabilities_of(self._settings))
+
     def attach(self, host: Host) -> tuple[BatchWork, Create, list[Route]]:
         """Put the host's environments into the cluster.
 
@@ -324,9 +332,9 @@ class ClusterWorker:
             state="ready",
             started_at=time.time(),
         )
-        if self._lease is not None:
+        if self._lease is not None and host.persistence is not None:
             self._cluster = SharedCluster(
-                settings, self._backend, place, record, self.table, self._lease, host
+                settings, self._backend, place, record, self.table, self._lease, host, host.persistence
             )
         else:
             self._cluster = FixedCluster(place, record, self.table, self.peers, host)
