@@ -7,6 +7,7 @@ import queue
 import re
 import signal
 import subprocess
+import sys
 import threading
 import time
 from asyncio import AbstractEventLoop
@@ -44,6 +45,8 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     config.addinivalue_line("markers", "deep: so long that it runs with a --depth above 1 only (make deep)")
     surroundings.settle_variables(os.environ)
+    # Decided when Python started, by a variable that is gone now.
+    sys.dont_write_bytecode = False
     depth.choose(config.getoption("--depth"))
 
 

@@ -10,8 +10,12 @@ from pathlib import Path
 WIDTH = 200
 """Columns of every terminal: what a command prints on one line is not wrapped."""
 
-_FOREIGN = ("VERL_", "OPENAI", "ANTHROPIC", "PYTHONWARNINGS", "PYTHONDEVMODE", "SSL_CERT_FILE")
-"""Beginnings of variables that would change what the code under test does or prints."""
+_FOREIGN = (
+    *("VERL_", "OPENAI", "ANTHROPIC", "PYTHONWARNINGS", "PYTHONDEVMODE", "SSL_CERT_FILE"),
+    # Half of the time that it takes to collect the tests is spent on rewriting their assertions, where nothing is kept.
+    "PYTHONDONTWRITEBYTECODE",
+)
+"""Beginnings of variables that would change what the code under test does or prints, or how long it takes."""
 _FORCED = ("FORCE_COLOR", "CLICOLOR_FORCE", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
 """Variables that make programs write as if to a terminal."""
 AUTHORITIES = str(Path(__file__).parent)

@@ -43,6 +43,7 @@ def test_variables_of_the_person_who_runs_the_tests_do_not_reach_them() -> None:
     variables = {
         "VERL_AGENT_ENV_PORT": "1",
         "OPENAI_API_KEY": "k",
+        "PYTHONDONTWRITEBYTECODE": "1",
         "FORCE_COLOR": "1",
         "COLUMNS": "20",
         "PATH": "/bin",
