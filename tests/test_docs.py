@@ -283,7 +283,7 @@ env = gymnasium.make("demo/guess_number-v0", highest=8).unwrapped
 env.reset(seed=4)
 print([env.step(str(number))[2] for number in range(1, 1 + env._number)].count(True))
 """
-    assert run_python(code, PYTHONPATH=str(guess_number_site)) == "[] True []\n1\n"
+    assert run_python(code, PYTHONPATH=str(guess_number_site)) == "[] True ['junk']\n1\n"
 
 
 # --- what is named exists -----------------------------------------------------------------------------------
