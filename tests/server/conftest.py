@@ -15,6 +15,7 @@ from tests.conftest import ServerProcess
 from tests.server import slow_env
 from tests.waiting import HANG_S
 from verl_agent_env.config import HostLimits, HttpLimits, ServerSettings
+from verl_agent_env.envs.catalogue.families import FAMILIES
 from verl_agent_env.envs.registry import BUILT_IN, EnvSpec, Registry
 from verl_agent_env.server import EnvServer, create_app
 
@@ -105,7 +106,7 @@ async def make_client() -> AsyncIterator[MakeClient]:
                 ServerSettings(
                     host_limits=HostLimits(**(host or {})), http_limits=HttpLimits(**(http or {})), **settings
                 ),
-                Registry({spec.name: spec for spec in specs}),
+                Registry({spec.name: spec for spec in specs}, FAMILIES),
             )
             # The application collects garbage when it begins: its own, not that of all tests.
             gc.freeze()

@@ -30,6 +30,7 @@ from verl_agent_env.envs.registry import Registry, default_registry
 from verl_agent_env.envs.task_files import read_task_files
 from verl_agent_env.errors import InternalError, MethodNotAllowedError, RouteNotFoundError, VerlAgentEnvError
 from verl_agent_env.server.api.batches import BatchHandlers
+from verl_agent_env.server.api.catalogue import CatalogueHandlers
 from verl_agent_env.server.api.environments import EnvironmentHandlers
 from verl_agent_env.server.api.mcp import MAX_MCP_BYTES, MCP_PATH, McpRoute
 from verl_agent_env.server.api.operations import Operations
@@ -111,7 +112,7 @@ class EnvServer(FastAPI):
             lambda name: self.env_host.directory.tenure_of(slot_of_key(name)),
         )
         idempotent = IdempotentRequests(self.worker.idempotency_records, answers, self.env_host.slices.turn)
-        self.server_handlers = ServerHandlers(self.env_host, self.metrics, self.worker)
+        self.server_handlers = ServerHandlers(self.metrics, self.worker)
         tasks = TaskFinder(
             registry,
             self.env_host.kinds,
@@ -134,7 +135,7 @@ class EnvServer(FastAPI):
                 )
             ),
             *task_routes(TaskHandlers(registry, tasks)),
-            *server_routes(self.server_handlers),
+            *server_routes(self.server_handlers, CatalogueHandlers(registry)),
         ]
         pinned = [*map(self._pinned, self._routes)]
         self.operations = Operations(RouteTable(pinned), self.worker.table.slot_nearby)

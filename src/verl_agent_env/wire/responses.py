@@ -300,13 +300,37 @@ class TrajectoryResponse(ResponseBody):
     """The steps, in order."""
 
 
-class EnvironmentKind(ResponseBody):
-    """A registered environment."""
+class CallCosts(ResponseBody):
+    """Processor time of an environment's calls with the default arguments, in milliseconds, as it was measured once."""
+
+    reset_ms: float
+    """Of the dearest reset."""
+    step_ms: float
+    """Of the dearest step."""
+    load_ms: float
+    """Of data that a process reads once, at its first reset."""
+
+
+class CatalogueRow(ResponseBody):
+    """What is known of an environment before its code is imported."""
 
     name: str
     """Its name."""
     description: str
     """Description in one sentence."""
+    tags: list[str]
+    """Words to filter by."""
+    costs: CallCosts | None
+    """None where nobody measured."""
+    extra: str | None
+    """The extra of this project that installs its package; None for environments of this project and of entry points."""
+    installed: bool = True
+    """True if the package is installed at this worker."""
+
+
+class EnvironmentKind(CatalogueRow):
+    """A registered environment."""
+
     execution: str
     """Kind of execution: ``inline``, ``thread`` or ``async``."""
     deterministic: bool
@@ -322,10 +346,14 @@ class EnvironmentKind(ResponseBody):
 
 
 class CatalogueResponse(ResponseBody):
-    """All registered environments."""
+    """All environments of this project and of entry points; with a query, a page of all that are known."""
 
-    environments: list[EnvironmentKind]
-    """By name."""
+    environments: list[EnvironmentKind | CatalogueRow]
+    """By name; rows in a page."""
+    total: int | None = None
+    """Of a page: how many fit the query."""
+    next_offset: int | None = None
+    """Of a page: where the next one begins; None at the end."""
 
 
 class WorkerStatus(ResponseBody):

@@ -7,6 +7,7 @@ from typing import Any
 
 from verl_agent_env import errors as e
 from verl_agent_env.server.api.batches import BatchHandlers
+from verl_agent_env.server.api.catalogue import DEFAULT_ROWS, MAX_ROWS, CatalogueHandlers
 from verl_agent_env.server.api.environments import EnvironmentHandlers
 from verl_agent_env.server.api.server import ServerHandlers
 from verl_agent_env.server.api.tasks import MAX_TASKS, TaskHandlers
@@ -57,6 +58,44 @@ _TASK_PAGE: tuple[dict[str, Any], ...] = (
         "required": False,
         "description": "How many at most.",
         "schema": {"type": "integer", "minimum": 1, "maximum": MAX_TASKS, "default": 20},
+    },
+)
+
+_CATALOGUE_PAGE: tuple[dict[str, Any], ...] = (
+    {
+        "name": "search",
+        "in": "query",
+        "required": False,
+        "description": "Words that the name, the description or the tags hold.",
+        "schema": {"type": "string"},
+    },
+    {
+        "name": "tag",
+        "in": "query",
+        "required": False,
+        "description": "A tag; of several, all.",
+        "schema": {"type": "array", "items": {"type": "string"}},
+    },
+    {
+        "name": "max_ms",
+        "in": "query",
+        "required": False,
+        "description": "What the dearest call was measured to take at most.",
+        "schema": {"type": "number", "exclusiveMinimum": 0},
+    },
+    {
+        "name": "offset",
+        "in": "query",
+        "required": False,
+        "description": "Index of the first environment.",
+        "schema": {"type": "integer", "minimum": 0, "default": 0},
+    },
+    {
+        "name": "limit",
+        "in": "query",
+        "required": False,
+        "description": "How many at most.",
+        "schema": {"type": "integer", "minimum": 1, "maximum": MAX_ROWS, "default": DEFAULT_ROWS},
     },
 )
 
@@ -168,11 +207,11 @@ def task_routes(calls: TaskHandlers) -> list[Route]:
     ]  # fmt: skip
 
 
-def server_routes(calls: ServerHandlers) -> list[Route]:
+def server_routes(calls: ServerHandlers, catalogue: CatalogueHandlers) -> list[Route]:
     """The calls on the server itself."""
     return [
-        Route("GET", "/api/environments", calls.catalogue, "All registered environments",
-              None, a.CatalogueResponse, tags=("server",), auth_scope="read"),
+        Route("GET", "/api/environments", catalogue.environments, "All registered environments",
+              None, a.CatalogueResponse, _CATALOGUE_PAGE, (e.InvalidRequestError,), tags=("server",), auth_scope="read"),
         Route("GET", "/api/cluster", calls.cluster, "Nodes, workers, and who owns how many slots",
               None, a.ClusterResponse, tags=("server",), auth_scope="read"),
         Route("POST", "/api/cluster/drain", calls.drain, "Empty a node, so that it can be stopped",

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
-from urllib.parse import parse_qs
 
 from verl_agent_env.engine.tasks import TaskFinder
 from verl_agent_env.envs.registry import Registry
 from verl_agent_env.envs.tasks import Split
-from verl_agent_env.errors import InvalidRequestError
+from verl_agent_env.server.api.queries import MAX_DIGITS, query_of, whole_number
 from verl_agent_env.server.http.types import Request
 from verl_agent_env.wire.codec import encode
 
 MAX_TASKS = 1000
 """Of a page."""
 _DEFAULT_TASKS = 20
-_MAX_DIGITS = 19
 _PREFIX = "/api/environments/"
 
 
@@ -37,10 +34,10 @@ class TaskHandlers:
     async def tasks(self, request: Request) -> bytes:
         """List consecutive tasks of a split."""
         env_name = self._registry.resolve(_name_in(request))
-        query = parse_qs(request.query.decode("latin-1"), keep_blank_values=True)
+        query = query_of(request)
         split = query.get("split", ["train"])[-1]
-        offset = _number(query, "offset", 0, 0, 10**_MAX_DIGITS)
-        limit = _number(query, "limit", _DEFAULT_TASKS, 1, MAX_TASKS)
+        offset = whole_number(query, "offset", 0, 0, 10**MAX_DIGITS)
+        limit = whole_number(query, "limit", _DEFAULT_TASKS, 1, MAX_TASKS)
         page = await self._finder.page(env_name, split, offset, limit)
         return encode(
             {
@@ -59,14 +56,3 @@ def shown_split(split: Split) -> dict[str, Any]:
 
 def _name_in(request: Request) -> str:
     return request.path.removeprefix(_PREFIX).rpartition("/")[0]
-
-
-def _number(query: Mapping[str, list[str]], name: str, default: int, lowest: int, highest: int) -> int:
-    text = query.get(name, [str(default)])[-1]
-    if not (text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS and int(text) >= lowest):
-        raise InvalidRequestError(
-            [{"loc": ["query", name], "msg": f"must be a whole number of at least {lowest}"}]
-        )
-    if int(text) > highest:
-        raise InvalidRequestError([{"loc": ["query", name], "msg": f"must be {highest} at most"}])
-    return int(text)

@@ -1,0 +1,114 @@
+"""Handler of the call that lists what environments there are: those of this project in full, all of them in pages."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from verl_agent_env.engine import inspection
+from verl_agent_env.envs.kind import EnvKind
+from verl_agent_env.envs.registry import Registry
+from verl_agent_env.envs.search import find
+from verl_agent_env.envs.spec import EnvSpec
+from verl_agent_env.server.api.queries import MAX_DIGITS, positive_number, query_of, whole_number
+from verl_agent_env.server.http.types import Request
+from verl_agent_env.wire.codec import encode
+
+logger = logging.getLogger(__name__)
+
+MAX_ROWS = 1000
+"""Of a page."""
+DEFAULT_ROWS = 100
+_PAGING = ("search", "tag", "max_ms", "offset", "limit")
+
+
+class CatalogueHandlers:
+    """Answers what environments there are."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._described: tuple[list[str], bytes] | None = None
+
+    async def environments(self, request: Request) -> bytes:
+        """List the environments of this project and of entry points in full, or, with a query, a page of all that are known."""
+        query = query_of(request)
+        if not any(name in query for name in _PAGING):
+            return await self._all_described()
+        offset = whole_number(query, "offset", 0, 0, 10**MAX_DIGITS)
+        limit = whole_number(query, "limit", DEFAULT_ROWS, 1, MAX_ROWS)
+        max_ms = positive_number(query, "max_ms")
+        words = [word for text in query.get("search", ()) for word in text.split()]
+        found = find(self._registry.all_specs(), words, query.get("tag", ()), max_ms)
+        page = found[offset : offset + limit]
+        following = offset + len(page)
+        return encode(
+            {
+                # In a thread: environments of this project say of themselves what they are.
+                "environments": await asyncio.to_thread(_rows, page, self._registry),
+                "total": len(found),
+                "next_offset": following if following < len(found) else None,
+            }
+        )
+
+    async def _all_described(self) -> bytes:
+        names = self._registry.names()
+        if self._described is None or self._described[0] != names:
+            # In a thread: it imports them all.
+            described = await asyncio.to_thread(_describe_all, self._registry)
+            self._described = names, encode({"environments": described})
+        return self._described[1]
+
+
+def _rows(specs: Sequence[EnvSpec], registry: Registry) -> list[dict[str, Any]]:
+    here = set(registry.names())
+    return [{**_row(spec, registry), "installed": spec.name in here} for spec in specs]
+
+
+def _row(spec: EnvSpec, registry: Registry) -> dict[str, Any]:
+    """Describe an environment; a package is not imported for it."""
+    description = spec.description
+    if not description and spec.family is None:
+        with contextlib.suppress(Exception):
+            description = registry.kind(spec.name).description
+    return {
+        "name": spec.name,
+        "description": description,
+        "tags": list(spec.tags),
+        "costs": None if spec.costs is None else dataclasses.asdict(spec.costs),
+        "extra": None if spec.family is None else spec.family.extra,
+    }
+
+
+def _describe_all(registry: Registry) -> list[dict[str, Any]]:
+    described = []
+    families: dict[type, str] = {}
+    for spec in registry.specs():
+        if spec.family is not None:
+            # Its package would be imported; a page has its row.
+            continue
+        try:
+            kind = registry.kind(spec.name)
+            if not kind.presets:
+                families.setdefault(kind.env_class, spec.name)
+            shown = {**_row(spec, registry), "installed": True, **_describe(kind)}
+            described.append((kind.env_class, shown))
+        except Exception:
+            # Another package's environment is broken, in whatever way: the others are still there.
+            logger.warning("an environment cannot be described", exc_info=True, extra={"env_name": spec.name})
+    return [{**shown, "family": families.get(env_class, shown["name"])} for env_class, shown in described]
+
+
+def _describe(kind: EnvKind) -> dict[str, Any]:
+    return {
+        "name": kind.name,
+        "description": kind.description,
+        "execution": kind.execution,
+        "deterministic": kind.deterministic,
+        "kwargs_schema": kind.arguments_schema(),
+        "tools": [tool.openai() for tool in getattr(kind.env_class, "tools", ())],
+        "render_modes": inspection.render_modes(kind.env_class),
+    }

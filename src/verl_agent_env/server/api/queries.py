@@ -1,0 +1,49 @@
+"""Reads the query of a request."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from urllib.parse import parse_qs
+
+from verl_agent_env.errors import InvalidRequestError
+from verl_agent_env.server.http.types import Request
+
+MAX_DIGITS = 19
+
+
+def query_of(request: Request) -> dict[str, list[str]]:
+    """Return the values of each parameter, in order."""
+    return parse_qs(request.query.decode("latin-1"), keep_blank_values=True)
+
+
+def whole_number(query: Mapping[str, list[str]], name: str, default: int, lowest: int, highest: int) -> int:
+    """Return a parameter that is a whole number.
+
+    Raises:
+        InvalidRequestError: It is none, or out of range.
+    """
+    text = query.get(name, [str(default)])[-1]
+    if not (text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS and int(text) >= lowest):
+        raise InvalidRequestError(
+            [{"loc": ["query", name], "msg": f"must be a whole number of at least {lowest}"}]
+        )
+    if int(text) > highest:
+        raise InvalidRequestError([{"loc": ["query", name], "msg": f"must be {highest} at most"}])
+    return int(text)
+
+
+def positive_number(query: Mapping[str, list[str]], name: str) -> float | None:
+    """Return a parameter that is a number above 0; None where it is not given.
+
+    Raises:
+        InvalidRequestError: It is none.
+    """
+    if name not in query:
+        return None
+    try:
+        number = float(query[name][-1])
+    except ValueError:
+        number = 0.0
+    if not 0.0 < number < float("inf"):
+        raise InvalidRequestError([{"loc": ["query", name], "msg": "must be a number above 0"}])
+    return number

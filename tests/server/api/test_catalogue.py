@@ -1,0 +1,72 @@
+"""The list of environments: in full without a query, in pages with one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.server.conftest import Problem
+from verl_agent_env.envs.catalogue.families import FAMILIES
+
+URL = "/api/environments"
+
+
+async def page(client: httpx.AsyncClient, **query: Any) -> dict[str, Any]:
+    answer = await client.get(URL, params=query)
+    assert answer.status_code == 200, answer.text
+    shown: dict[str, Any] = answer.json()
+    return shown
+
+
+async def test_pages_hold_every_environment_once(client: httpx.AsyncClient) -> None:
+    names: list[str] = []
+    offset: int | None = 0
+    while offset is not None:
+        shown = await page(client, offset=offset, limit=150)
+        names += [row["name"] for row in shown["environments"]]
+        assert len(shown["environments"]) <= 150
+        offset = shown["next_offset"]
+    assert len(names) == len(set(names)) == shown["total"]
+    assert names == sorted(names)
+    assert {spec.name for family in FAMILIES for spec in family.specs.values()} < set(names)
+
+
+async def test_words_tags_and_costs_narrow_it(client: httpx.AsyncClient) -> None:
+    chess = await page(client, search="Chess open_spiel", tag=["2-player", "search-opponent"], limit=1)
+    (row,) = chess["environments"]
+    assert row["name"] == "open_spiel/antichess"
+    assert row["extra"] == "open-spiel"
+    assert set(row["costs"]) == {"reset_ms", "step_ms", "load_ms"}
+    cheap = await page(client, search="reasoning_gym/knight_swap", max_ms=5)
+    assert cheap == {"environments": [], "total": 0, "next_offset": None}
+
+
+async def test_whether_a_package_is_installed_is_told(client: httpx.AsyncClient) -> None:
+    for family in FAMILIES:
+        name = next(iter(family.specs.values())).name
+        (row,) = (await page(client, search=name, limit=1))["environments"]
+        assert row["installed"] is family.is_installed
+    (lake,) = (await page(client, search="verl_env/frozen_lake-v1"))["environments"]
+    assert lake["installed"] is True
+    assert lake["description"].startswith("Walk over")
+
+
+async def test_the_full_list_has_tags_and_leaves_the_catalogue_to_pages(client: httpx.AsyncClient) -> None:
+    shown = await page(client)
+    assert "total" not in shown
+    by_name = {kind["name"]: kind for kind in shown["environments"]}
+    assert "solver" in by_name["verl_env/sokoban-v0"]["tags"]
+    assert by_name["verl_env/sokoban-v0"]["extra"] is None
+    assert not [name for name in by_name if name.startswith("open_spiel/")]
+
+
+@pytest.mark.parametrize(
+    "query", ["limit=0", "limit=1001", "offset=-1", "offset=x", "max_ms=0", "max_ms=nan", "max_ms=x"]
+)
+async def test_a_query_out_of_range_is_refused(
+    client: httpx.AsyncClient, problem: Problem, query: str
+) -> None:
+    found = problem(await client.get(f"{URL}?{query}"), 422, "invalid_request")
+    assert found["errors"][0]["loc"] == ["query", query.partition("=")[0]]
