@@ -144,12 +144,26 @@ class Registry:
         # Takes a millisecond: cached for batches that repeat one wrong name thousands of times.
         known = self._suggested.get(name)
         if known is None:
-            near = difflib.get_close_matches(name, self._aliases, n=6, cutoff=0.6)
-            known = list(dict.fromkeys(self._aliases[alias] for alias in near))[:3]
+            known = self._near(name)
             if len(self._suggested) >= _MAX_SUGGESTED:
                 self._suggested.clear()
             self._suggested[name] = known
         return list(known)
+
+    def _near(self, name: str) -> list[str]:
+        """Return up to three similar names: of the family whose namespace ``name`` has, else of all outside the catalogue."""
+        namespace = name.partition("/")[0]
+        families = {spec.family.name for spec in self._specs.values() if spec.family is not None}
+        if namespace in families:
+            candidates = {
+                alias: full for alias, full in self._aliases.items() if alias.startswith(f"{namespace}/")
+            }
+        else:
+            candidates = {
+                alias: full for alias, full in self._aliases.items() if self._specs[full].family is None
+            }
+        near = difflib.get_close_matches(name, candidates, n=6, cutoff=0.6)
+        return list(dict.fromkeys(candidates[alias] for alias in near))[:3]
 
     def kind(self, name: str) -> EnvKind:
         """Return the kind of this name, importing its class.

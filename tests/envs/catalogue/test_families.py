@@ -133,3 +133,10 @@ def test_another_version_of_the_package_is_refused(tmp_path: Path) -> None:
     done = python("-c", _OTHER_VERSION, variables={"PYTHONPATH": str(tmp_path)})
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == [True, True, "0.0.1", "0.0.1"]
+
+
+def test_the_catalogue_is_suggested_only_within_its_families() -> None:
+    registry = Registry({"verl_env/sokoban-v0": EnvSpec("verl_env/sokoban-v0", LAKE)}, FAMILIES)
+    with pytest.raises(UnknownEnvNameError) as caught:
+        registry.resolve("sokobna")
+    assert caught.value.suggestions == ["verl_env/sokoban-v0"]

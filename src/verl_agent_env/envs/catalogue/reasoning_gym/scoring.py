@@ -9,7 +9,7 @@ from typing import Any
 from verl_agent_env.envs.catalogue.reasoning_gym.formulas import is_small_formula
 from verl_agent_env.envs.catalogue.reasoning_gym.tasks import Item, Task
 
-_MEANINGLESS = ("", "zxqj", "None", "I do not know.", "asdf")
+_MEANINGLESS = ("", "zxqj", "None", "I do not know.", "asdf", "???")
 """Answers that mean nothing to any task; what they score is not paid."""
 _FORMULAS = frozenset(
     {
