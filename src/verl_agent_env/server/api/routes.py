@@ -34,8 +34,8 @@ _ENV_NAME: dict[str, Any] = {
     "name": "env_name",
     "in": "path",
     "required": True,
-    "description": "Registered name, or a short one such as sokoban.",
-    "schema": {"type": "string", "minLength": 1, "maxLength": 128},
+    "description": "Registered name, its slash as it is, or a short one such as sokoban.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 128, "pattern": "^[0-9A-Za-z_.-]+$"},
 }
 _TASK_PAGE: tuple[dict[str, Any], ...] = (
     {
