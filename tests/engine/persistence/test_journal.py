@@ -110,12 +110,12 @@ class UnsteadyLog(MemoryEventLog):
 class Case:
     """A journal at work."""
 
-    def __init__(self, store: MemoryStore, slots: Slots, patience_s: float) -> None:
+    def __init__(self, store: MemoryStore, slots: Slots, patience_s: float, **options: float) -> None:
         self.store = store
         self.slots = slots
         self.log = UnsteadyLog(store)
         self.environments = Environments()
-        self.journal = Journal(self.log, slots, self.environments, patience_s=patience_s)
+        self.journal = Journal(self.log, slots, self.environments, patience_s=patience_s, **options)
 
     def write(self, kind: WriteKind, env_id: str, data: bytes = b"", seq: int = 0) -> Group:
         return self.journal.write(Write(kind, env_id, slot_of(env_id), 0, seq, data))
@@ -169,12 +169,12 @@ class Case:
 
 
 @contextlib.asynccontextmanager
-async def at_work(patience_s: float) -> AsyncIterator[Case]:
+async def at_work(patience_s: float, **options: float) -> AsyncIterator[Case]:
     store = MemoryStore()
     record = worker()
     await store.heartbeat(record, 1000.0)
     tokens = await store.claim(record.incarnation, range(NUM_SLOTS))
-    case = Case(store, Slots(await store.generation(), tokens), patience_s)
+    case = Case(store, Slots(await store.generation(), tokens), patience_s, **options)
     running = asyncio.create_task(case.journal.run())
     yield case
     assert not running.done()
@@ -194,6 +194,39 @@ async def hasty() -> AsyncIterator[Case]:
     """Nobody waits long."""
     async with at_work(PATIENCE_S) as made:
         yield made
+
+
+# --- a group fills until somebody waits for it -------------------------------------------------------------
+
+
+async def test_writes_that_nobody_waits_for_go_in_one_call_as_soon_as_somebody_does() -> None:
+    async with at_work(HANG_S, fill_s=2 * HANG_S) as case:
+        await case.create(env(CALM))
+        case.log.calls.clear()
+        for seq in range(8):
+            group = case.write("append", env(CALM), b"%d" % seq, seq)
+            # As a batch lets others have their turns.
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        await case.settled(env(CALM), group)
+        assert [len(call) for call in case.log.calls] == [8]
+
+
+async def test_full_group_goes_although_nobody_waits_for_it() -> None:
+    async with at_work(HANG_S, fill_s=2 * HANG_S) as case:
+        await case.create(env(CALM))
+        case.log.calls.clear()
+        for seq in range(LIMITS.writes + 1):
+            case.write("append", env(CALM), b"%d" % seq, seq)
+        await case.log.called(1)
+        assert len(case.log.calls[0]) == LIMITS.writes
+
+
+async def test_writes_that_nobody_waits_for_are_made_all_the_same(case: Case) -> None:
+    await case.create(env(CALM))
+    case.log.calls.clear()
+    case.write("append", env(CALM), b"0")
+    await case.log.called(1)
 
 
 # --- slots do not wait for each other -----------------------------------------------------------------------

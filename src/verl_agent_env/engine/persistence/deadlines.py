@@ -17,16 +17,21 @@ class Deadlines:
     """Lets calls go that have waited long enough for a group; one timer serves all of them."""
 
     def __init__(
-        self, groups: Callable[[], Iterable[Group]], make_error: Callable[[], VerlAgentEnvError]
+        self,
+        groups: Callable[[], Iterable[Group]],
+        make_error: Callable[[], VerlAgentEnvError],
+        on_wait: Callable[[], None],
     ) -> None:
         """Nobody waits yet.
 
         Args:
             groups: All groups that somebody may wait for.
             make_error: Says why a group has not ended.
+            on_wait: Called when somebody begins to wait.
         """
         self._groups = groups
         self._make_error = make_error
+        self._on_wait = on_wait
         self._timer: asyncio.Handle | None = None
         self._due = math.inf
         """When the timer is due."""
@@ -34,6 +39,7 @@ class Deadlines:
     def call_at_end(self, group: Group, deadline: float, on_end: OnEnd) -> None:
         """Have ``on_end`` called at the end of a group, or at the deadline, a time of the event loop's clock."""
         group.waiting.append((deadline, on_end))
+        self._on_wait()
         if deadline < self._due:
             self._set_timer(deadline)
 

@@ -8,6 +8,7 @@ and so do environments that have to be re-persisted as a whole.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 from collections import deque
@@ -36,6 +37,8 @@ from verl_agent_env.wire.records import Refusal, RefusalReason, Write
 logger = logging.getLogger(__name__)
 
 _RETRY_S = 0.1
+_FILL_S = 0.05
+"""A call of the log costs as much as some dozens of writes."""
 _MAX_BACKLOG_BYTES = 64 * 1024 * 1024
 _OVERTAKING = ("close", "create")
 
@@ -54,6 +57,7 @@ class Journal:
         recorded: Recorded,
         *,
         patience_s: float = waits.STORE_S,
+        fill_s: float = _FILL_S,
     ) -> None:
         """Make a journal that writes nothing until :meth:`run`.
 
@@ -62,11 +66,14 @@ class Journal:
             ownership: The slots that may be written.
             recorded: The environments.
             patience_s: How long anybody waits for a write, from the moment at which the waiting begins.
+            fill_s: How long a group fills that nobody waits for.
         """
         self._log = log
         self._ownership = ownership
+        self._token_of = ownership.token_of
         self._recorded = recorded
         self._patience_s = patience_s
+        self._fill_s = fill_s
         self._queue: deque[Group] = deque()
         self._in_flight: list[Group] = []
         self._parked: dict[int, Group] = {}
@@ -78,9 +85,12 @@ class Journal:
             ownership, recorded, self._wake_up, self._written_groups, self._give_up
         )
         self._wake = asyncio.Event()
+        """Set when there is something to write."""
+        self._due = asyncio.Event()
+        """Set when somebody waits for it, or it fills a group."""
         self._trouble: StoreUnavailableError | None = None
         self._is_full = False
-        self._deadlines = Deadlines(self._waited_for, self._lateness)
+        self._deadlines = Deadlines(self._waited_for, self._lateness, self._due.set)
         self.written = 0
         """Writes made."""
         self.groups = 0
@@ -97,11 +107,11 @@ class Journal:
         """Put a write in the queue; returns the group that it goes with."""
         slot = write.slot
         overtakes = write.kind in _OVERTAKING
-        generation, token = self._ownership.generation, self._ownership.token_of(slot)
+        generation, token = self._ownership.generation, self._token_of(slot)
         if token is None:
             # In a store that was emptied, slots have no owners yet: what is written now goes on from the data set before.
             generation, token = self._proven.get(slot, ("", None))
-        group = self._parked.get(slot)
+        group = self._parked.get(slot) if self._parked else None
         if group is None or group.tokens[slot] != token:
             group = self._queue[-1] if self._queue else None
             if (
@@ -112,6 +122,9 @@ class Journal:
                 # What waits there is of a time before the slot was another worker's.
                 or group.tokens.setdefault(slot, token) != token
             ):
+                if self._queue:
+                    # The group before this one takes nothing any more.
+                    self._due.set()
                 group = Group(generation)
                 group.tokens[slot] = token
                 self._queue.append(group)
@@ -126,8 +139,9 @@ class Journal:
         self._to_repersist.add(env_ids)
 
     def _wake_up(self) -> None:
-        """Have the writing go on: there is something to write."""
+        """Have the writing go on: there is something to write, and nothing to wait for."""
         self._wake.set()
+        self._due.set()
 
     # --- who waits ------------------------------------------------------------------------------------------
 
@@ -216,6 +230,7 @@ class Journal:
             if not (self._queue or self._parked or self._to_repersist):
                 self._wake.clear()
                 await self._wake.wait()
+            await self._let_fill()
             try:
                 has_written = await self._write_some()
                 has_repersisted = await self._repersist_some()
@@ -229,6 +244,14 @@ class Journal:
             if self._trouble is not None:
                 self._shed()
                 await asyncio.sleep(_RETRY_S)
+
+    async def _let_fill(self) -> None:
+        """Wait a moment for more to be written with what is in the queue, unless somebody waits for that already."""
+        if not (self._due.is_set() or self._parked or self._to_repersist):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._fill_s):
+                    await self._due.wait()
+        self._due.clear()
 
     def _shed(self) -> None:
         """While nothing can be written, forget writes that nobody waits for once there are too many of them.
@@ -305,10 +328,20 @@ class Journal:
                 break
         for _ in taken:
             self._queue.popleft()
+        if self._queue:
+            # Somebody may wait for what is left, too.
+            self._due.set()
         return taken
 
     def _sort(self, group: Group, tokens: dict[int, str]) -> None:
         """Leave in the group what this worker may write, and add the tokens that prove it."""
+        token_of, generation = self._token_of, self._ownership.generation
+        if all(token is not None and token_of(slot) == token for slot, token in group.tokens.items()):
+            # Nearly always: all of it is still ours.
+            proven = {slot: token for slot, token in group.tokens.items() if token is not None}
+            tokens |= proven
+            self._proven |= {slot: (generation, token) for slot, token in proven.items()}
+            return
         fates = {slot: self._fate_of(slot, token, group) for slot, token in group.tokens.items()}
         if any(fate != "ours" for fate in fates.values()):
             kept = []

@@ -186,7 +186,11 @@ class Recorder:
         """
         if mark.digest is not None:
             entry = b"%b\n%b\n%b" % (instance.last_operation, mark.digest, recorded)
-            self._write(instance, "append", entry, instance.seq - 1)
+            place = instance.env_id, instance.slot, instance.episode, instance.seq - 1
+            # As self._write(…), in half the time.
+            group = self.journal.write(tuple.__new__(Write, ("append", *place, entry, ())))
+            if instance.durability in _AWAITED:
+                instance.group = group
         if mark.state is not None:
             self._write(instance, "save", _snapshot(instance), instance.seq)
             if instance.history_bytes > self._max_history_bytes and instance.is_journalled:
