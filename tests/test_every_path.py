@@ -21,7 +21,7 @@ from tests.examples.model_server import serving_model
 from tests.messages.reading.corpus import DIALECTS
 from verl_agent_env import interface
 from verl_agent_env.client import AsyncEnvClient, play
-from verl_agent_env.evaluation import ChatModel, Plan, evaluate
+from verl_agent_env.evaluation import ChatModel, EvaluationPlan, evaluate
 from verl_agent_env.messages import content_text
 
 LAKE: dict[str, Any] = {"desc": ["FSFG"], "is_slippery": False, "max_steps": 1}
@@ -134,7 +134,7 @@ async def by_mcp(turn: Turn) -> Outcome:
 
 
 async def in_an_evaluation(turn: Turn) -> Outcome:
-    plan = Plan("m", turn.name, 1, 1, turn.kwargs)
+    plan = EvaluationPlan("m", turn.name, 1, 1, turn.kwargs)
     with serving_model(itertools.repeat({"role": "assistant", "content": turn.text})) as endpoint:
         async with AsyncEnvClient(turn.server.url) as client, ChatModel(f"{endpoint.url}/v1", "m") as model:
             [episode] = await evaluate(plan, client, model, turn.folder, concurrency=1)
