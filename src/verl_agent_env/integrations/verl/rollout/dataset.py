@@ -47,7 +47,7 @@ class EnvDataset(RLHFDataset):  # type: ignore[misc]
         # Only to see that there is such a parser.
         AnswerReader(options.parser_name(), self.tokenizer)
         specs = [EpisodeSpec.from_row(row) for row in data.select_columns("extra_info")]
-        self._require_eyes(specs)
+        self._require_vision(specs)
         self.dataframe = self._fitting(data, specs, options)
         if options.check_server:
             check_server(options, specs)
@@ -58,7 +58,7 @@ class EnvDataset(RLHFDataset):  # type: ignore[misc]
         row.setdefault("agent_name", AGENT_NAME)
         return row
 
-    def _require_eyes(self, specs: Sequence[EpisodeSpec]) -> None:
+    def _require_vision(self, specs: Sequence[EpisodeSpec]) -> None:
         blind = self.processor is None
         for spec in specs:
             if blind and spec.takes_images:
