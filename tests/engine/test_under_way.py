@@ -159,7 +159,7 @@ async def test_calls_that_may_have_ended_a_worker_run_one_at_a_time_and_beside_a
     host = host_of(GatedEnv, CallRecord(memory), suspicions)
     env_ids = [(await await_maybe(host.create(CreateRequest("x/y-v0"))))[0] for _ in range(5)]
     suspected = [Suspicion(env_id, 0, 0, "alone") for env_id in env_ids[:3]]
-    suspicions.heed({each.key: each for each in suspected})
+    suspicions.replace({each.key: each for each in suspected})
     GatedEnv.most = 0
     steps = [asyncio.create_task(ask(host.step, env_id, "a", 0)) for env_id in env_ids]
     await until(lambda: len(GatedEnv.running) >= 3, "one of three, and two others")

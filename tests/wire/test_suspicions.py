@@ -36,9 +36,9 @@ def test_json_gives_the_suspicion_back_and_passes_over_what_it_does_not_know() -
 def test_only_a_refused_environment_has_a_refusal_and_it_names_the_call() -> None:
     known = Suspicions()
     for level in ("suspected", "alone", "examined"):
-        known.heed(told(suspicion(level)))
+        known.replace(told(suspicion(level)))
         assert known.refusal(ENV_ID) is None
-    known.heed(told(suspicion()))
+    known.replace(told(suspicion()))
     refusal = known.refusal(ENV_ID)
     assert refusal is not None
     assert refusal.fields() == {"env_id": ENV_ID, "episode": 2, "seq": 3, "cause": "SIGSEGV"}
@@ -47,18 +47,18 @@ def test_only_a_refused_environment_has_a_refusal_and_it_names_the_call() -> Non
 
 def test_an_examination_takes_nothing_away_of_what_is_known() -> None:
     known = Suspicions()
-    known.heed(told(suspicion("alone"), suspicion("examined", seq=7)))
+    known.replace(told(suspicion("alone"), suspicion("examined", seq=7)))
     assert known.is_examined(ENV_ID)
     assert known.runs_alone(CallId(ENV_ID, 2, 3))
     assert known.counts() == {"alone": 1, "examined": 1}
-    known.heed(told(suspicion("alone")))
+    known.replace(told(suspicion("alone")))
     assert not known.is_examined(ENV_ID)
 
 
 @pytest.mark.parametrize("call", [(ENV_ID, 2, 4), (ENV_ID, 1, 3), ("00b-" + "1" * 32, 2, 3)])
 def test_no_other_call_runs_alone(call: tuple[str, int, int]) -> None:
     known = Suspicions()
-    known.heed(told(suspicion("alone")))
+    known.replace(told(suspicion("alone")))
     assert not known.runs_alone(CallId(*call))
 
 
@@ -66,11 +66,11 @@ def test_what_was_told_ends_with_its_time_and_what_was_inherited_does_not() -> N
     clock = Clock()
     known = Suspicions([suspicion()], clock)
     other = dataclasses.replace(suspicion(lasts_s=5.0), env_id="00b-" + "1" * 32)
-    known.heed(told(other))
+    known.replace(told(other))
     assert known.refusal(other.env_id) is not None
     clock.now = 6.0
     assert known.refusal(other.env_id) is None
-    known.heed({})
+    known.replace({})
     clock.now = 1e9
     assert known.refusal(ENV_ID) is not None
 

@@ -158,7 +158,7 @@ class AsyncEnvClient:
         return await _each(env.close(micro_batching=True) for env in envs)
 
     async def close_run(self, run_id: str) -> int:
-        """Close all environments of a run, whoever created them; return how many there were."""
+        """Close all environments of a run, by any client; return how many there were."""
         return await self._dispatch.close_run(run_id)
 
     # --- the server -----------------------------------------------------------------------------------------

@@ -249,7 +249,7 @@ class LocalCluster:
             serve_options: What else the nodes are given on their command line.
             machines: Where programs run, by name (``redis``, ``nginx``, ``node-1`` …), if not on the loopback.
             tls: What nginx and the workers speak TLS with; None for plain HTTP.
-            say: Is told what happens.
+            say: Called with the name of each part before it starts.
 
         Raises:
             click.ClickException: A program is not installed, or the port is in use.
@@ -474,7 +474,7 @@ def _accepts(address: tuple[str, int]) -> bool:
 def _redis_options(host: str, port: int, folder: Path) -> list[str]:
     return [
         *("--bind", host, "--port", str(port), "--dir", str(folder)),
-        # Without a password it would else take nobody from another machine.
+        # Redis without a password otherwise refuses connections from other machines.
         *(() if host == _HOST else ("--protected-mode", "no")),
         *("--save", "", "--appendonly", "yes", "--appendfsync", "everysec", "--daemonize", "no"),
     ]

@@ -357,7 +357,7 @@ class Host:
 
     def heed(self, told: Mapping[str, Suspicion]) -> None:
         """Take in which calls are suspected; none of the code of an environment that is refused is run any more."""
-        self.suspicions.heed(told)
+        self.suspicions.replace(told)
         for suspicion in told.values():
             instance, refusal = self.directory.get(suspicion.env_id), self.suspicions.refusal(
                 suspicion.env_id

@@ -12,7 +12,7 @@ class ClusterError(VerlAgentEnvError, status=409):
 
 
 class WorkerNotAliveError(ClusterError, code="worker_not_alive"):
-    """The worker's lease has run out, or it left or was reported dead."""
+    """The worker's lease has expired, or the worker has left or was replaced."""
 
     title = "The worker is not alive"
     incarnation: str = ""

@@ -340,7 +340,7 @@ class EnvironmentKind(CatalogueRow):
     tools: list[dict[str, Any]] = Field(default_factory=list)
     """Its tools, in OpenAI's form."""
     family: str
-    """The environment that it is a preset of; its own name where it is none."""
+    """The environment of which it is a preset; its own name if it is not a preset."""
     render_modes: list[str]
     """What ``render`` takes as ``mode``."""
 

@@ -90,12 +90,12 @@ class Suspicions:
         """
         self._clock = clock
         self._inherited = {suspicion.key: suspicion for suspicion in inherited}
-        self._told: dict[str, tuple[Suspicion, float]] = {}
+        self._published: dict[str, tuple[Suspicion, float]] = {}
 
-    def heed(self, told: Mapping[str, Suspicion]) -> None:
+    def replace(self, published: Mapping[str, Suspicion]) -> None:
         """Replace the published suspicions, by key."""
         now = self._clock()
-        self._told = {key: (suspicion, now + suspicion.lasts_s) for key, suspicion in told.items()}
+        self._published = {key: (suspicion, now + suspicion.lasts_s) for key, suspicion in published.items()}
 
     def is_examined(self, env_id: str) -> bool:
         """Tell whether it is being examined that the environment hangs its worker."""
@@ -115,11 +115,11 @@ class Suspicions:
 
     def counts(self) -> Counter[str]:
         """Count them by level."""
-        keys = self._inherited.keys() | self._told.keys()
+        keys = self._inherited.keys() | self._published.keys()
         return Counter(found.level for key in keys if (found := self._find(key)) is not None)
 
     def _find(self, key: str) -> Suspicion | None:
-        told = self._told.get(key)
-        if told is not None and told[1] > self._clock():
-            return told[0]
+        published = self._published.get(key)
+        if published is not None and published[1] > self._clock():
+            return published[0]
         return self._inherited.get(key)

@@ -1,4 +1,4 @@
-"""A trial of every script and command, before a node joins: what Redis does not permit shows at the start, in one sentence."""
+"""A trial of every script and command before a node joins, so that missing permissions are errors at its start."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _ERASE = Script("erase", "for _, key in ipairs(KEYS) do redis.call('DEL', key) e
 
 
 async def rehearse(url: str, namespace: str, limits: RedisLimits) -> None:
-    """Play the life of two workers, one of which is replaced, with one environment, in a namespace that nobody else uses and that is deleted afterwards.
+    """Run every script and command once, in a namespace of its own that is deleted afterwards.
 
     Raises:
-        StoreUnavailableError: Redis does not answer, or does not permit what is needed.
-        ValueError: The URL is none of a Redis.
+        StoreUnavailableError: Redis does not answer, or does not permit a command.
+        ValueError: The URL is malformed.
     """
     # Under the namespace's own prefix: rights may be given by it.
     trial = _Trial(url, Keys(f"{namespace}.trial-{uuid.uuid4().hex}"), limits)
@@ -52,7 +52,7 @@ class _Trial:
         self._workers = [_worker(name) for name in ("first", "second", "second")]
 
     async def run(self) -> None:
-        """Call everything once."""
+        """Run every script and command once."""
         store, (first, second) = self._store, [worker.incarnation for worker in self._workers[::2]]
         # The others may be known to Redis by their digests already; after its restart they are not.
         await self._client.call(lambda: self._client.redis.eval("return 1", 0))

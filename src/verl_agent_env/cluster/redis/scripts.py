@@ -324,7 +324,7 @@ local function append(env, episode, seq, data)
     if episode_of(header) > tonumber(episode) then return 'stale' end
     return 'short'
   end
-  -- Not the next step: take it off again. Nobody has seen it, because a script runs alone.
+  -- Not the next step: remove it again. No other command can have read it, because a script runs alone.
   redis.call('RPOP', key)
   if length < seq + 2 then return 'short' end
   if not is_same(redis.call('LINDEX', key, seq + 1), data) then return 'conflict' end

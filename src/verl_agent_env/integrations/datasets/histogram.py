@@ -40,7 +40,7 @@ def counts_of(values: Sequence[float], lower: float, width: float, bins: int) ->
 
 
 def histogram_svg(series: Sequence[Series]) -> str:
-    """Draw one row for each component with difficulties, the shares of train and test side by side."""
+    """Draw one row for each component with difficulties, with the shares of train and test."""
     shown = [one for one in series if one.train or one.test]
     height = _ROW_HEIGHT * max(1, len(shown))
     parts = [

@@ -1,4 +1,4 @@
-"""Sampling from a transformers model in batches, each conversation going on from where it was."""
+"""Batched sampling from a transformers model, which continues each conversation from its cached prefix."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Generator:
         """Answer all ``requests``, in one batch.
 
         Rows are aligned at their ends twice over: what is remembered, then what is new, each with padding before it.
-        Positions are given, and padding is masked, so that a row computes the same whatever stands beside it.
+        Positions are given, and padding is masked, so that a row's result does not depend on the other rows.
         """
         remembered = [self._memory.longest_prefix(request.prompt_ids) for request in requests]
         past, past_mask = self._joined([memory for _, memory in remembered])
@@ -110,7 +110,7 @@ class Generator:
             if not waiting.any():
                 break
             ids = tokens.unsqueeze(1)
-            # What a finished row is still made to run counts for nobody.
+            # Finished rows still run in the batch; their tokens are masked.
             mask = torch.cat([mask, waiting.long().unsqueeze(1)], 1)
             positions = positions[:, -1:] + 1
         self._remember(requests, answers, past, mask)

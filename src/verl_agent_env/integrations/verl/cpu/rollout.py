@@ -82,7 +82,7 @@ class ModelServer:
             batch, self._waiting = self._waiting[: self._max_batch], self._waiting[self._max_batch :]
             try:
                 answers = await asyncio.to_thread(self._generator.generate, [request for request, _ in batch])
-            except Exception as error:  # noqa: BLE001 - each of those who wait is told
+            except Exception as error:  # noqa: BLE001 - every waiting request gets the error
                 for _, future in batch:
                     if not future.done():
                         future.set_exception(error)
@@ -193,7 +193,7 @@ class CpuRollout(BaseRollout):  # type: ignore[misc]
         """
         if wire_format != "named_tensors":
             raise ValueError(f"the rollout '{ROLLOUT}' takes whole tensors, not '{wire_format}'")
-        # Every rank has a part in gathering each tensor, whoever speaks.
+        # Every rank takes part in gathering each tensor, although one rank sends them.
         gathered = {name: tensor.detach().cpu().contiguous() for name, tensor in weights}
         if self._speaks:
             await self._server().load_weights.remote(ray.put(gathered), global_steps)
