@@ -219,8 +219,8 @@ class ServerSettings:
     """File with tokens that have names and scopes, a line each: name, scopes (``read``, ``run``, ``admin``), token or
     ``sha256:`` and its digest. Read again at SIGHUP."""
     allowed_hosts: tuple[str, ...] = ()
-    """Host names and addresses that clients call the server by, beside those of this machine; ``*.example.org`` stands
-    for all below it, ``*`` for all. Needed behind a proxy on this machine that passes its own name on."""
+    """Host names and addresses that clients call the server by, beside those of this machine; ``*.example.org`` means
+    all subdomains, ``*`` all names. Needed behind a proxy on this machine that passes its own name on."""
     allowed_origins: tuple[str, ...] = ()
     """Other sites whose web pages may use the server, as ``https://app.example.org``."""
     trusted_proxies: tuple[str, ...] = ()

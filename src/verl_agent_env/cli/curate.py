@@ -122,7 +122,7 @@ _ONCE_OR_EACH = "Given once it counts for all environments; given for each, in o
     type=click.IntRange(min=1),
     default=20_000,
     show_default=True,
-    help="Problems in a row without one to keep, after which the search is given up.",
+    help="Problems in a row without one to keep, after which the search ends.",
 )
 @click.option(
     "--workers",
@@ -144,7 +144,7 @@ def curate_command(
 ) -> None:
     """Make a data set for verl of the environments NAME..., mixed by their weights.
 
-    Training and test rows have different layouts, which are told apart by their hash, and equal arguments give equal
+    Training and test rows have different layouts, which are identified by their hash, and equal arguments give equal
     files. Needs pyarrow, which comes with the extra 'curate'.
     """
     number = len(env_names)

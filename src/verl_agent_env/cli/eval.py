@@ -65,7 +65,7 @@ from verl_agent_env.evaluation.run import PAGE_FILE
     type=click.Path(file_okay=False, path_type=Path),
     default=Path("out/eval"),
     show_default=True,
-    help="Folder of the trajectories and of the page to read them; an interrupted run goes on there.",
+    help="Folder of the trajectories and of the page to read them; an interrupted run is continued there.",
 )
 def eval_command(
     url: str,

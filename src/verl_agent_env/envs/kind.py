@@ -168,7 +168,7 @@ class _Unavailable(gymnasium.Env[Any, Any]):
 
 
 def unavailable_kind(name: str) -> EnvKind:
-    """Make a kind that stands for one not installed here, for environments that other workers created."""
+    """Make a placeholder for a kind that is not installed here, for environments that other workers created."""
     return EnvKind(name, _Unavailable, {})
 
 

@@ -86,7 +86,7 @@ _GEM_SOKOBAN: Preset = {
 }
 
 SOKOBAN: dict[str, Preset] = {
-    # gym-sokoban's variations; the first is its v0, whose name stands for this project's defaults here.
+    # gym-sokoban's variations; the first is its v0, whose name is that of this project's defaults here.
     "verl_env/sokoban_3box-v0": {"num_boxes": 3, "max_steps": 200},
     "verl_env/sokoban_small-v0": {"dim_room": [7, 7], "num_boxes": 2, "max_steps": 200},
     "verl_env/sokoban_large-v0": {

@@ -36,7 +36,7 @@ REMOTE = "verl_env/remote-v0"
 """Gymnasium's name for an environment of a server."""
 
 _TEXT_PREFIX = "gymnasium_text/"
-"""Before the id of any environment that Gymnasium knows: the same one, in words."""
+"""Prefix of the name that shows an environment of Gymnasium in words."""
 _MAX_SUGGESTED = 256
 
 _NAME = re.compile(r"(?:(?P<namespace>[^/]+)/)?(?P<short>.+?)(?:-v(?P<version>\d+))?")
@@ -82,7 +82,7 @@ class Registry:
     def __init__(self, specs: Mapping[str, EnvSpec], families: Iterable[Family] = ()) -> None:
         self._specs = dict(specs)
         self._unread = list(families)
-        """The families whose names are not part of ``_specs`` yet."""
+        """Families whose names are not in ``_specs`` yet."""
         self._kinds: dict[str, EnvKind] = {}
         self._known_aliases: dict[str, str] | None = None
         self._suggested: dict[str, list[str]] = {}
@@ -121,7 +121,7 @@ class Registry:
         """Return the environment of this name, or short name.
 
         Raises:
-            UnknownEnvNameError: There is none.
+            UnknownEnvNameError: The name is unknown.
         """
         full = self.resolve(name)
         env_id = _text_id(full)
@@ -220,7 +220,7 @@ class Registry:
 
     @property
     def _aliases(self) -> dict[str, str]:
-        """The registered name for each name that stands for one."""
+        """Registered names by their short names."""
         if self._known_aliases is None:
             self._known_aliases = _aliases_of(self._specs.values())
         return self._known_aliases
@@ -292,9 +292,9 @@ def _register_one(spec: EnvSpec) -> None:
 
 
 def _text_id(name: str) -> str | None:
-    """Gymnasium's id of the environment that ``name`` shows in words; ``None`` if it is no such name.
+    """Return Gymnasium's id of the environment that ``name`` shows in words; ``None`` if it is no such name.
 
-    A name has one namespace, so ``gymnasium_text/acme.Door-v0`` stands for ``acme/Door-v0``.
+    A name has one namespace, so ``gymnasium_text/acme.Door-v0`` means ``acme/Door-v0``.
     """
     if not name.startswith(_TEXT_PREFIX):
         return None

@@ -1,4 +1,4 @@
-"""Finds environments by words, tags and cost, without importing any."""
+"""Search of environments by words, tags and cost, without importing any."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ def find(
     tags: Collection[str] = (),
     max_ms: float | None = None,
 ) -> list[EnvSpec]:
-    """The environments that fit, in the order given.
+    """Return the matching environments, in the given order.
 
     Args:
-        specs: Those to look through.
-        words: All of them stand in the name, the description or a tag, in whatever case.
-        tags: Of each environment, all of them.
-        max_ms: What its dearest call was measured to take at most; what was not measured does not fit.
+        specs: Environments to search.
+        words: Words that all occur in the name, the description or a tag, in any case.
+        tags: Tags that an environment must all have.
+        max_ms: Limit of the measured time of the most expensive call; unmeasured environments do not match.
     """
     wanted = [word.casefold() for word in words]
     return [spec for spec in specs if _fits(spec, wanted, tags, max_ms)]

@@ -1,4 +1,4 @@
-"""A registered name: where the class is found that it stands for, and what can be told of it without importing that."""
+"""Registered names: the location of the class, and facts that are known without importing it."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ class Costs:
     """Processor time of an environment's calls with its default arguments, in milliseconds, on one core of 2.1 GHz or so."""
 
     reset_ms: float
-    """Of the dearest of several resets, the first one of a process left out."""
+    """Most expensive of several resets, without the first one of a process."""
     step_ms: float
-    """Of the dearest of several steps."""
+    """Most expensive of several steps."""
     load_ms: float = 0.0
-    """Of the first reset in a process, beyond that of a later one: data that are read once."""
+    """Additional cost of the first reset of a process, which loads data."""
 
     @property
     def highest_ms(self) -> float:
-        """Of the dearest call."""
+        """Cost of the most expensive call."""
         return max(self.reset_ms + self.load_ms, self.step_ms)
 
 
 @dataclass(frozen=True)
 class EnvSpec:
-    """A registered name, and where what it stands for is found."""
+    """Registered name and the location of its class."""
 
     name: str
     """``namespace/short_name-vN``."""
@@ -38,12 +38,12 @@ class EnvSpec:
     presets: Mapping[str, Any] = field(default_factory=dict)
     """Keyword arguments that differ from the class's defaults."""
     source: str = ""
-    """The project whose variant a preset is, and in which version."""
+    """Project and version that a preset reproduces."""
     description: str = ""
-    """One sentence; empty where only the class says it."""
+    """Description in one sentence; empty if only the class has one."""
     tags: tuple[str, ...] = ()
     """Words to filter by, such as ``single-turn``."""
     costs: Costs | None = None
-    """Time that its calls take with the default arguments; ``None`` where nobody measured."""
+    """Time of its calls with the default arguments; ``None`` if not measured."""
     family: Family | None = None
-    """The family of the catalogue that it belongs to; ``None`` for an environment of this project or of an entry point."""
+    """Family of the catalogue; ``None`` for an environment of this project or of an entry point."""

@@ -130,7 +130,7 @@ def read_single_call(action: object, names: Container[str]) -> ToolCall | None:
         arguments = {} if text == "{}" else orjson.loads(text)
     except (TypeError, KeyError, ValueError):
         return None
-    # Anything else than ASCII may hold what JSON cannot; the long way sees to it.
+    # Non-ASCII text may hold lone surrogates, which JSON cannot; the slow path replaces them.
     if not (type(call_id) is str and call_id and call_id.isascii() and type(arguments) is dict):
         return None
     # As ToolCall(name, arguments, call_id), in half the time.

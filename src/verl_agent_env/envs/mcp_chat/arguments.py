@@ -43,7 +43,7 @@ class McpChatArguments(SingleTurnChatArguments):
     ) -> list[str | ServerDefinition] | None:
         names = [server if isinstance(server, str) else server.name for server in value or ()]
         if len(set(names)) < len(names):
-            raise ValueError("a server stands there twice")
+            raise ValueError("a server is listed twice")
         for server in value or ():
             if isinstance(server, ServerDefinition):
                 default = ServerDefinition.model_fields

@@ -251,7 +251,7 @@ class _QuantityParser:
     def _has_numbers(self) -> bool:
         """Return true if the ``\\frac`` here holds numbers; others hold units."""
         first = self._tokens[self._index + 1]
-        # The end mark stands behind everything else.
+        # The end mark is the last token.
         return first.kind == "numeral" or (
             first.text == "{" and self._tokens[self._index + 2].kind == "numeral"
         )

@@ -75,7 +75,7 @@ def find_boxed(text: str) -> Marked | None:
     if first is None:
         return None
     closed: Marked | None = None
-    # Where the open braces stand: the inside of a box, -1 of any other.
+    # Stack of the open braces: the start of a box's content, -1 for any other brace.
     open_braces: list[int] = []
     for token in _BOX_TOKEN.finditer(text, first.start()):
         if token[0] == "}":
