@@ -37,7 +37,7 @@ from verl_agent_env.server.api.operations import Operations
 from verl_agent_env.server.api.routes import batch_routes, environment_routes, server_routes, task_routes
 from verl_agent_env.server.api.server import ServerHandlers
 from verl_agent_env.server.api.tasks import TaskHandlers
-from verl_agent_env.server.cluster.worker import ClusterWorker, Place
+from verl_agent_env.server.cluster.worker import ClusterWorker, Place, SharedState
 from verl_agent_env.server.http.admission import Admission
 from verl_agent_env.server.http.auth import TokenGuard, peer_secret_of
 from verl_agent_env.server.http.commands import configure_commands, watch_sockets
@@ -88,19 +88,19 @@ class EnvServer(FastAPI):
         limits = settings.http_limits
         address = f"{settings.host}:{settings.port}"
         place = place or Place(address, (address,), supervisor=secrets.token_hex(16))
-        self.worker = ClusterWorker(
-            settings.cluster, place, limits, next(iter(settings.auth_tokens), ""), peer_context(settings.tls)
-        )
+        shared = SharedState(settings.cluster, place, limits)
         self.env_host = Host(
             registry,
             settings.host_limits,
             name=place.address,
-            unknown=self.worker.fate_of,
+            unknown=shared.unknown_env_error,
             record=CallRecord(place.record),
             suspicions=Suspicions(place.suspicions),
-            kept=self.worker.kept,
+            kept=shared.kept,
         )
-        batches, create, internal_routes = self.worker.attach(self.env_host)
+        self.worker = ClusterWorker(
+            shared, self.env_host, next(iter(settings.auth_tokens), ""), peer_context(settings.tls)
+        )
         proxies = TrustedProxies(settings.trusted_proxies)
         connections = Connections(settings.connection_limits, proxies)
         self.loop_watch = LoopWatch()
@@ -121,10 +121,10 @@ class EnvServer(FastAPI):
             read_task_files(registry, settings.tasks),
         )
         self._routes = [
-            *environment_routes(EnvironmentHandlers(self.env_host, create, idempotent, tasks)),
+            *environment_routes(EnvironmentHandlers(self.env_host, self.worker.create, idempotent, tasks)),
             *batch_routes(
                 BatchHandlers(
-                    batches,
+                    self.worker.batches,
                     registry,
                     self.env_host.kinds,
                     idempotent,
@@ -141,7 +141,7 @@ class EnvServer(FastAPI):
         self.operations = Operations(RouteTable(pinned), self.worker.table.slot_nearby)
         openenv = OpenEnvHandlers(registry, self.env_host.kinds, self.operations)
         ors = OrsHandlers(registry, self.env_host.kinds, self.operations)
-        routes = [*pinned, *internal_routes, *openenv.routes(), *ors.routes()]
+        routes = [*pinned, *self.worker.internal_routes, *openenv.routes(), *ors.routes()]
         self._admission = Admission.by_settings(
             settings, proxies, peer_secret=peer_secret_of(place.supervisor)
         )

@@ -264,64 +264,61 @@ class SharedCluster:
         return self._supervisors.get(address, "")
 
 
-class ClusterWorker:
-    """What makes a worker one of many."""
+class SharedState:
+    """What a worker shares with the others of its cluster: the slots, their lease, and the store."""
 
-    def __init__(
-        self,
-        settings: ClusterSettings,
-        place: Place,
-        limits: HttpLimits,
-        token: str = "",
-        tls: ssl.SSLContext | None = None,
-    ) -> None:
-        """A worker that is not part of the cluster yet.
+    def __init__(self, settings: ClusterSettings, place: Place, limits: HttpLimits) -> None:
+        """Share nothing yet.
 
         Args:
             settings: Of the node.
             place: Of the process.
             limits: How much is known of idempotency keys.
-            token: What workers of an earlier version are shown, if they ask for a bearer token.
-            tls: How to call other workers over TLS; None for plain HTTP.
         """
-        self._settings = settings
-        self._place = place
-        self._lease = LocalLease(Timing(settings.lease_s)) if settings.is_shared else None
-        self._is_alone = len(place.pool) == 1 and not settings.is_shared
-        self.table = SlotTable(place.address, self._lease)
-        self.peers = Peers(settings.peer_timeout_s, token, self._secret_of, tls)
-        self._cluster: Cluster
-        self._router = Router(self.table, self.peers, self._refresh)
-        self.forwarder = Forwarder(self._router, self.peers)
+        self.settings = settings
+        self.place = place
+        self.lease = LocalLease(Timing(settings.lease_s)) if settings.is_shared else None
+        self.table = SlotTable(place.address, self.lease)
         options = BackendOptions(
             settings.namespace,
             keys_known_s=max(KNOWN_S, limits.idempotency_memory_s),
             keys_max_bytes=limits.idempotency_memory_bytes // 4,
         )
-        self._backend = open_backend(settings.redis, options)
-        self.idempotency_records = self._backend.idempotency
+        self.backend = open_backend(settings.redis, options)
+        self.kept: PersistenceOptions | None = None
+        """Where and how the worker's environments are kept, if that is outside its process."""
+        if settings.is_shared:
+            self.kept = PersistenceOptions(self.backend.log, self.table, durabilities_of(settings))
 
-    def fate_of(self, env_id: str) -> VerlAgentEnvError:
-        """What to say of an id that nothing is known of."""
+    def unknown_env_error(self, env_id: str) -> VerlAgentEnvError:
+        """Make the error of an id that nothing is known of."""
         # What is kept was looked for before: if the log does not know the id, nobody does.
-        if not self._settings.is_shared and env_id[3:4] == "-" and self.table.is_inherited(slot_of(env_id)):
+        if not self.settings.is_shared and env_id[3:4] == "-" and self.table.is_inherited(slot_of(env_id)):
             return EnvironmentLostError(env_id, "the worker that held it has ended, or it never was")
         return EnvironmentNotFoundError(env_id)
 
-    @property
-    def kept(self) -> PersistenceOptions | None:
-        """Where and how the worker's environments are kept, if that is outside its process."""
-        if not self._settings.is_shared:
-            return None
-        return PersistenceOptions(self._backend.log, self.table, durabilities_of(self._settings))
 
-    def attach(self, host: Host) -> tuple[BatchWork, Create, list[Route]]:
-        """Put the host's environments into the cluster.
+class ClusterWorker:
+    """A worker as one of many."""
 
-        Returns:
-            Who carries out batches, who makes single environments, and the calls for the other workers.
+    def __init__(
+        self, shared: SharedState, host: Host, token: str = "", tls: ssl.SSLContext | None = None
+    ) -> None:
+        """Make a worker that is not part of the cluster yet.
+
+        Args:
+            shared: What it shares with the others.
+            host: Its environments.
+            token: What workers of an earlier version are shown, if they ask for a bearer token.
+            tls: How to call other workers over TLS; None for plain HTTP.
         """
-        place, settings = self._place, self._settings
+        place, settings = shared.place, shared.settings
+        self._settings = settings
+        self._is_alone = len(place.pool) == 1 and not settings.is_shared
+        self._backend = shared.backend
+        self.idempotency_records = shared.backend.idempotency
+        self.table = shared.table
+        self.peers = Peers(settings.peer_timeout_s, token, self._secret_of, tls)
         record = WorkerRecord(
             incarnation=uuid.uuid4().hex,
             name=f"{settings.node or 'local'}:{place.address.rpartition(':')[2]}",
@@ -332,18 +329,26 @@ class ClusterWorker:
             state="ready",
             started_at=time.time(),
         )
-        if self._lease is not None and host.persistence is not None:
+        self._cluster: Cluster
+        if shared.lease is not None and host.persistence is not None:
             self._cluster = SharedCluster(
-                settings, self._backend, place, record, self.table, self._lease, host, host.persistence
+                settings, shared.backend, place, record, self.table, shared.lease, host, host.persistence
             )
         else:
             self._cluster = FixedCluster(place, record, self.table, self.peers, host)
+        router = Router(self.table, self.peers, self._cluster.refresh)
+        self.forwarder = Forwarder(router, self.peers)
         local = Batches(host)
-        if self._is_alone:
-            return local, host.create, []
-        internal = InternalHandlers(local, self.table, self._cluster)
-        batches = ShardedBatches(local, self._router, self.peers)
-        return batches, batches.create_one, internal.routes()
+        self.batches: BatchWork = local
+        """Carries out batches."""
+        self.create: Create = host.create
+        """Makes single environments."""
+        self.internal_routes: list[Route] = []
+        """The calls for the other workers."""
+        if not self._is_alone:
+            sharded = ShardedBatches(local, router, self.peers)
+            self.batches, self.create = sharded, sharded.create_one
+            self.internal_routes = InternalHandlers(local, self.table, self._cluster).routes()
 
     def workers_for_new(self) -> Collection[str]:
         """Addresses of the workers that new environments are for."""
@@ -404,9 +409,6 @@ class ClusterWorker:
     def _secret_of(self, address: str) -> str:
         supervisor = self._cluster.supervisor_at(address)
         return peer_secret_of(supervisor) if supervisor else ""
-
-    async def _refresh(self) -> None:
-        await self._cluster.refresh()
 
 
 def durabilities_of(settings: ClusterSettings) -> dict[str, Durability]:
