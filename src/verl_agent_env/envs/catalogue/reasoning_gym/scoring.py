@@ -18,6 +18,8 @@ _FORMULAS = frozenset(
     }
 )
 """Tasks whose score gives the answer to SymPy's parser, which evaluates it as Python."""
+_LETTERS_IN_PLACE = frozenset({"figlet_font", "spell_backward"})
+"""Tasks whose score pays each letter that stands where it should, in answers of any length."""
 _MIN_CHARS = 4_000
 _CHARS_FACTOR = 8
 """An answer may be so many characters long, and so many times as long as the question and its answer."""
@@ -40,7 +42,10 @@ def score_of(task: Task, dataset: Any, item: Item, answer: str) -> float:
     score = _package_score(dataset, item, answer)
     if score <= 0.0 or score <= max(_package_score(dataset, item, junk) for junk in _MEANINGLESS):
         return 0.0
-    return 0.0 if _is_chance_match(str(item["answer"]), answer, score) else score
+    expected = str(item["answer"])
+    if task.name in _LETTERS_IN_PLACE and len(answer) != len(expected):
+        return 0.0
+    return 0.0 if _is_chance_match(expected, answer, score) else score
 
 
 def _is_chance_match(expected: str, answer: str, score: float) -> bool:

@@ -19,7 +19,6 @@ import reasoning_gym.algorithmic.isomorphic_strings as isomorphic_strings
 import reasoning_gym.algorithmic.ransom_note as ransom_note
 import reasoning_gym.algorithmic.spiral_matrix as spiral_matrix
 import reasoning_gym.algorithmic.string_insertion as string_insertion
-import reasoning_gym.cognition.figlet_fonts as figlet_fonts
 import reasoning_gym.games.n_queens as n_queens
 import reasoning_gym.induction.list_functions.generators  # noqa: F401 - to be there when its generator is replaced
 from reasoning_gym.factory import CURRICULA, DATASETS
@@ -71,15 +70,7 @@ class _GameOfLifeHalting(game_of_life_halting.GameOfLifeHaltingDataset):
         return float(str(answer).strip().casefold() == str(entry["answer"]).casefold())
 
 
-class _FigletFont(figlet_fonts.FigletFontDataset):
-    def score_answer(self, answer: str | None, entry: Item) -> float:
-        # The package pays each letter that happens to be in its place, in words of any length.
-        is_as_long = answer is not None and len(answer) == len(str(entry["answer"]))
-        return float(super().score_answer(answer, entry)) if is_as_long else 0.0
-
-
 _MENDED: dict[str, type] = {
-    "figlet_font": _FigletFont,
     "game_of_life_halting": _GameOfLifeHalting,
     "isomorphic_strings": _IsomorphicStrings,
     "polynomial_multiplication": _PolynomialMultiplication,
