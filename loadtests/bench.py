@@ -12,11 +12,12 @@ from rich.console import Console
 
 from loadtests import bench_ring, bench_sokoban
 from loadtests.bench_cluster import bench_cluster
+from loadtests.bench_durable import bench_durable
 from loadtests.bench_http import bench_large_calls, bench_steps
 from loadtests.bench_memory import bench_memory, show_a_million
 from loadtests.bench_recovery import bench_recovery
 
-_PARTS = ("steps", "large", "memory", "levels")
+_PARTS = ("steps", "durable", "large", "memory", "levels")
 _MORE = ("million", "cluster", "recovery", "ring")
 
 
@@ -26,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "parts", nargs="*", metavar="PART", help=f"of {', '.join((*_PARTS, *_MORE))}; default: the first four"
+        "parts", nargs="*", metavar="PART", help=f"of {', '.join((*_PARTS, *_MORE))}; default: the first five"
     )
     parser.add_argument("--rounds", type=int, default=9, help="rounds of the step measurement (default: 9)")
     parser.add_argument("--steps", type=int, default=8000, help="single steps per round (default: 8000)")
@@ -44,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parts = options.parts or _PARTS
     if "steps" in parts:
         asyncio.run(bench_steps(options.rounds, options.steps, options.batch_size))
+    if "durable" in parts:
+        asyncio.run(bench_durable(options.rounds, options.steps))
     if "large" in parts:
         asyncio.run(bench_large_calls())
     if "memory" in parts:

@@ -24,8 +24,8 @@ from loadtests.raw_client import Connection, connect, post
 from verl_agent_env.cluster.local import LocalCluster
 from verl_agent_env.cluster.ports import consecutive_free_ports
 
-_KIND = "verl_env/frozen_lake-v1"
-_CONNECTIONS = 64
+LAKE_NAME = "verl_env/frozen_lake-v1"
+CONNECTIONS = 64
 POOLS = (2, 4, 8)
 
 
@@ -56,7 +56,7 @@ def subjects(*, pools: bool) -> Iterator[list[Subject]]:
             pool = stack.enter_context(serving(*options))
             found.append(Subject(f"pool of {workers}", pool.port, lambda pool=pool: [pool.pid]))  # type: ignore[misc]
         for name, serve_options in (
-            ("2 nodes x 2, nothing kept", ("--durability", f"{_KIND}=none")),
+            ("2 nodes x 2, nothing kept", ("--durability", f"{LAKE_NAME}=none")),
             ("2 nodes x 2, journal", ()),
         ):
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
@@ -80,7 +80,7 @@ async def _bench(
 ) -> None:
     batch: dict[str, list[float]] = {}
     single: dict[str, list[float]] = {}
-    clients = {subject.name: [await connect(subject.port) for _ in range(_CONNECTIONS)] for subject in found}
+    clients = {subject.name: [await connect(subject.port) for _ in range(CONNECTIONS)] for subject in found}
     env_ids = {
         subject.name: await initialize(clients[subject.name][0], "frozen_lake", LAKE, batch_size)
         for subject in found
@@ -90,12 +90,12 @@ async def _bench(
             ids = env_ids[subject.name]
             cost = await _batch(subject, clients[subject.name][0], ids)
             batch.setdefault(subject.name, []).append(cost)
-            cost = await _single(subject, clients[subject.name], ids, steps_per_round)
+            cost = await single_step_cost(subject, clients[subject.name], ids, steps_per_round)
             single.setdefault(subject.name, []).append(cost)
     for client in (client for several in clients.values() for client in several):
         client.close()
     _report(f"batches of {batch_size:,}", batch, console)
-    _report(f"single steps on {_CONNECTIONS} connections", single, console)
+    _report(f"single steps on {CONNECTIONS} connections", single, console)
 
 
 async def _batch(subject: Subject, client: Connection, env_ids: list[str]) -> float:
@@ -112,7 +112,9 @@ async def _batch(subject: Subject, client: Connection, env_ids: list[str]) -> fl
     return (subject.cpu_s() - cpu) / (4 * len(env_ids))
 
 
-async def _single(subject: Subject, clients: list[Connection], env_ids: list[str], count: int) -> float:
+async def single_step_cost(
+    subject: Subject, clients: list[Connection], env_ids: list[str], count: int
+) -> float:
     """CPU seconds per single step, on as many environments as there are connections."""
     there, back = (orjson.dumps({"action": tool_call(name)}) for name in ("move_right", "move_left"))
 

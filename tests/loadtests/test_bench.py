@@ -1,4 +1,4 @@
-"""``make bench`` runs the parts that are asked for, and those of one worker when none is."""
+"""``make bench`` runs the parts that are asked for, and the usual ones when none is."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ def parts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         return part
 
-    for name in ("bench_steps", "bench_large_calls", "bench_memory", "bench_cluster", "show_a_million"):
+    names = ("bench_steps", "bench_durable", "bench_large_calls", "bench_memory", "bench_cluster")
+    for name in (*names, "show_a_million"):
         monkeypatch.setattr(bench, name, note(name))
     monkeypatch.setattr(bench_sokoban, "print_table", lambda *_: ran.append("levels"))
     return ran
 
 
-def test_without_names_the_parts_of_one_worker_run(parts: list[str]) -> None:
+def test_without_names_the_usual_parts_run(parts: list[str]) -> None:
     bench.main([])
-    assert parts == ["bench_steps", "bench_large_calls", "bench_memory", "levels"]
+    assert parts == ["bench_steps", "bench_durable", "bench_large_calls", "bench_memory", "levels"]
 
 
 def test_named_parts_run_and_no_others(parts: list[str]) -> None:

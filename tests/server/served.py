@@ -29,13 +29,13 @@ STEERED = {"loop": "tests.steered:SteeredLoop"}
 
 
 class WatchedProtocol(FastPathProtocol):
-    """Notes which requests took the long way."""
+    """Notes which requests fell back to the slow path."""
 
-    long_ways: ClassVar[list[bytes]] = []
+    fallbacks: ClassVar[list[bytes]] = []
 
-    def _take_long_way(self) -> None:
-        self.long_ways.append(self.url)
-        super()._take_long_way()
+    def _fall_back(self) -> None:
+        self.fallbacks.append(self.url)
+        super()._fall_back()
 
 
 class _Server(uvicorn.Server):

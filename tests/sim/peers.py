@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import orjson
 
 from tests.sim.wires import Fate
+from verl_agent_env.engine import await_maybe
 from verl_agent_env.errors import VerlAgentEnvError, WorkerUnreachableError
 from verl_agent_env.server.cluster.peers import PeerAnswer
-from verl_agent_env.server.http.types import Request, Response
+from verl_agent_env.server.http.types import Request
 
 if TYPE_CHECKING:
     from tests.sim.world import Worker, World
@@ -110,10 +111,8 @@ class SimulatedPeers:
 
 
 async def _carried_out(target: Worker, path: str, body: bytes) -> PeerAnswer:
-    reply = await target.parts[path](Request("", body, b"", {}))
-    if isinstance(reply, Response):
-        return PeerAnswer(bytes(reply.body), reply.media_type)
-    return PeerAnswer(bytes(reply), b"")
+    response = await await_maybe(target.parts[path](Request("", body, b"", {})))
+    return PeerAnswer(bytes(response.body), response.media_type)
 
 
 def _settle(answer: asyncio.Future[PeerAnswer], task: asyncio.Task[PeerAnswer]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import gc
 import logging
 import secrets
@@ -49,7 +48,7 @@ from verl_agent_env.server.http.openapi import document
 from verl_agent_env.server.http.proxies import TrustedProxies
 from verl_agent_env.server.http.route_table import RouteTable
 from verl_agent_env.server.http.tls import peer_context
-from verl_agent_env.server.http.types import PROBLEM_JSON, Request, Route
+from verl_agent_env.server.http.types import PROBLEM_JSON
 from verl_agent_env.server.http.web_pages import WebPages
 from verl_agent_env.server.process.allocator import MemoryReturn, keep_little
 from verl_agent_env.server.process.loop_watch import LoopWatch
@@ -58,7 +57,6 @@ from verl_agent_env.server.wires.openenv.handlers import OpenEnvHandlers
 from verl_agent_env.server.wires.openenv.socket import SocketServer
 from verl_agent_env.server.wires.ors.door import ORS_PREFIX, as_ors
 from verl_agent_env.server.wires.ors.handlers import OrsHandlers
-from verl_agent_env.types import slot_of
 from verl_agent_env.wire.suspicions import Suspicions
 
 logger = logging.getLogger(__name__)
@@ -137,7 +135,7 @@ class EnvServer(FastAPI):
             *task_routes(TaskHandlers(registry, tasks)),
             *server_routes(self.server_handlers, CatalogueHandlers(registry)),
         ]
-        pinned = [*map(self._pinned, self._routes)]
+        pinned = [*map(self.worker.route_to_owner, self._routes)]
         self.operations = Operations(RouteTable(pinned), self.worker.table.slot_nearby)
         openenv = OpenEnvHandlers(registry, self.env_host.kinds, self.operations)
         ors = OrsHandlers(registry, self.env_host.kinds, self.operations)
@@ -185,17 +183,6 @@ class EnvServer(FastAPI):
             await self._socket_door(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
-
-    def _pinned(self, route: Route) -> Route:
-        """The route, carried out by whom it is meant for; at once only where that is this worker."""
-        pinned, answer_now = self.worker.route_to_owner(route), route.answer_now
-        if pinned is route or answer_now is None:
-            return pinned
-
-        def answer_own(request: Request) -> bytes | None:
-            return answer_now(request) if self.worker.table.owns(slot_of(request.env_id)) else None
-
-        return dataclasses.replace(pinned, answer_now=answer_own)
 
     async def _serve_unknown(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self.dispatcher.serve({}, "", scope, receive, send)
@@ -247,6 +234,7 @@ async def _lifespan(app: EnvServer) -> AsyncIterator[dict[str, Any]]:
                 await task
         await app.mcp_route.aclose()
         await app.worker.stop()
+        app.dispatcher.give_up()
         await app.env_host.stop()
         sys.setswitchinterval(switch_s)
         gc.set_threshold(*thresholds)

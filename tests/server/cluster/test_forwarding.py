@@ -22,13 +22,13 @@ from verl_agent_env.errors import (
 from verl_agent_env.server.cluster.forwarding import Forwarder
 from verl_agent_env.server.cluster.peers import PeerAnswer, Peers
 from verl_agent_env.server.cluster.router import Router
+from verl_agent_env.server.http.dispatcher import call
 from verl_agent_env.server.http.headers import HOP_HEADER, KEY_HEADER, OPERATION_HEADER, PRINCIPAL_HEADER
 from verl_agent_env.server.http.idempotency import name_of_key
 from verl_agent_env.server.http.tokens import Principal
 from verl_agent_env.server.http.types import Request, Response, Route
 from verl_agent_env.types import NUM_SLOTS
 from verl_agent_env.waits import OWNER_S
-from verl_agent_env.wire.pieces import Body
 
 HERE, B, C = "here:1", "b:2", "c:3"
 ENV_ID = "00a-" + "0" * 32
@@ -58,8 +58,8 @@ class Workers:
         return await self.answer(address)
 
 
-async def handled_here(call: Request) -> bytes:
-    return b"here"
+async def handled_here(request: Request) -> Response:
+    return Response(b"here")
 
 
 STEP = Route("POST", "/api/environment/{env_id}/step", handled_here, "", owned_by="environment")
@@ -87,8 +87,8 @@ def a_call(**headers: bytes) -> Request:
     )
 
 
-def body_of(reply: Body | Response) -> bytes:
-    return bytes(reply.body if isinstance(reply, Response) else reply)
+def body_of(response: Response) -> bytes:
+    return bytes(response.body)
 
 
 async def test_a_call_goes_to_the_owner_of_its_slot_and_no_further() -> None:
@@ -97,12 +97,11 @@ async def test_a_call_goes_to_the_owner_of_its_slot_and_no_further() -> None:
 
     workers = Workers(answer)
     pinned = forwarder(table_with(C), workers).route_to_owner(STEP)
-    reply = await pinned.handler(a_call())
+    reply = await call(pinned, a_call())
     assert (body_of(reply), workers.asked) == (C.encode(), [C])
-    assert isinstance(reply, Response)
     assert reply.media_type == b"text/plain"
     with pytest.raises(MovedError) as moved:
-        await pinned.handler(Request(ENV_ID, b"", b"", {HOP_HEADER: b"1"}))
+        await call(pinned, Request(ENV_ID, b"", b"", {HOP_HEADER: b"1"}))
     assert moved.value.slot == SLOT
     assert workers.asked == [C]
 
@@ -117,7 +116,7 @@ async def test_a_call_follows_a_slot_that_moves_and_keeps_its_operation() -> Non
         return PeerAnswer(b"there", b"application/json")
 
     workers = Workers(answer)
-    assert body_of(await forwarder(table, workers).route_to_owner(STEP).handler(a_call())) == b"there"
+    assert body_of(await call(forwarder(table, workers).route_to_owner(STEP), a_call())) == b"there"
     assert workers.asked == [B, C]
     operations = {headers[OPERATION_HEADER] for headers in workers.headers}
     assert len(operations) == 1
@@ -128,8 +127,8 @@ async def test_a_call_that_was_tried_here_first_keeps_its_operation() -> None:
     table.assign([HERE] * NUM_SLOTS, range(NUM_SLOTS))
     tried: list[bytes] = []
 
-    async def refused_here(call: Request) -> bytes:
-        tried.append(call.headers[OPERATION_HEADER])
+    async def refused_here(request: Request) -> Response:
+        tried.append(request.operation())
         table.assign([C] * NUM_SLOTS, ())
         raise MovedError(SLOT)
 
@@ -138,7 +137,7 @@ async def test_a_call_that_was_tried_here_first_keeps_its_operation() -> None:
 
     workers = Workers(answer)
     pinned = forwarder(table, workers).route_to_owner(dataclasses.replace(STEP, handler=refused_here))
-    assert body_of(await pinned.handler(a_call())) == b"there"
+    assert body_of(await call(pinned, a_call())) == b"there"
     assert [headers[OPERATION_HEADER] for headers in workers.headers] == tried
     assert len(tried) == 1
 
@@ -147,9 +146,9 @@ async def test_an_operation_is_the_same_here_and_at_any_other_worker() -> None:
     table = table_with(HERE)
     seen: list[bytes] = []
 
-    async def handled(call: Request) -> bytes:
-        seen.append(call.headers[OPERATION_HEADER])
-        return b"here"
+    async def handled(request: Request) -> Response:
+        seen.append(request.operation())
+        return Response(b"here")
 
     async def answer(address: str) -> PeerAnswer:
         return PeerAnswer(b"there", b"application/json")
@@ -158,9 +157,9 @@ async def test_an_operation_is_the_same_here_and_at_any_other_worker() -> None:
     pinned = forwarder(table, workers).route_to_owner(dataclasses.replace(STEP, handler=handled))
     for given in (b"0123456789abcdef", "h\u00e9 llo".encode("latin-1"), b"x" * 10_000):
         table.assign([HERE] * NUM_SLOTS, range(NUM_SLOTS))
-        await pinned.handler(a_call(x_operation_id=given))
+        await call(pinned, a_call(x_operation_id=given))
         table.assign([C] * NUM_SLOTS, ())
-        await pinned.handler(a_call(x_operation_id=given))
+        await call(pinned, a_call(x_operation_id=given))
         assert workers.headers[-1][OPERATION_HEADER] == seen[-1]
         assert seen[-1].isascii()
         assert len(seen[-1]) <= 64
@@ -184,7 +183,7 @@ def test_a_call_follows_its_slot_however_long_the_last_owner_was_at_work_on_it(
         return PeerAnswer(b"there", b"application/json")
 
     try:
-        calling = forwarder(table, Workers(answer)).route_to_owner(STEP).handler(a_call())
+        calling = call(forwarder(table, Workers(answer)).route_to_owner(STEP), a_call())
         assert body_of(loop.run_until_complete(calling)) == b"there"
     finally:
         loop.end()
@@ -199,7 +198,7 @@ def test_a_call_without_an_owner_ends_with_patience() -> None:
         raise WorkerUnreachableError(address, "no connection came about", may_have_run=False)
 
     try:
-        calling = forwarder(table_with(B), Workers(answer)).route_to_owner(STEP).handler(a_call())
+        calling = call(forwarder(table_with(B), Workers(answer)).route_to_owner(STEP), a_call())
         with pytest.raises(WorkerUnreachableError):
             loop.run_until_complete(calling)
         assert OWNER_S <= loop.time() - began < OWNER_S + 3
@@ -214,7 +213,7 @@ async def test_a_call_comes_home_when_its_slot_does() -> None:
         table.assign([HERE] * NUM_SLOTS, range(NUM_SLOTS))
         raise WorkerUnreachableError(address, "gone")
 
-    assert body_of(await forwarder(table, Workers(answer)).route_to_owner(STEP).handler(a_call())) == b"here"
+    assert body_of(await call(forwarder(table, Workers(answer)).route_to_owner(STEP), a_call())) == b"here"
 
 
 async def test_a_worker_that_hangs_is_given_up_when_its_slot_goes_to_another_one() -> None:
@@ -227,7 +226,7 @@ async def test_a_worker_that_hangs_is_given_up_when_its_slot_goes_to_another_one
             await asyncio.sleep(NEVER_S)
         return PeerAnswer(b"there", b"application/json")
 
-    calling = asyncio.ensure_future(forwarder(table, Workers(answer)).route_to_owner(STEP).handler(a_call()))
+    calling = asyncio.ensure_future(call(forwarder(table, Workers(answer)).route_to_owner(STEP), a_call()))
     await entered.wait()
     # Any other change does not matter to it.
     table.assign([B] * NUM_SLOTS, (), for_new={C: [1]})
@@ -249,14 +248,14 @@ async def test_a_step_that_moved_waits_for_those_that_were_before_it() -> None:
         return PeerAnswer(b"there", b"application/json")
 
     assert (
-        body_of(await forwarder(table_with(B), Workers(answer)).route_to_owner(STEP).handler(a_call()))
+        body_of(await call(forwarder(table_with(B), Workers(answer)).route_to_owner(STEP), a_call()))
         == b"there"
     )
     assert answers == []
     # One that met its owner at once hears at once what is missing.
     answers.append(SequenceGapError(ENV_ID, 1, 0))
     with pytest.raises(SequenceGapError):
-        await forwarder(table_with(B), Workers(answer)).route_to_owner(STEP).handler(a_call())
+        await call(forwarder(table_with(B), Workers(answer)).route_to_owner(STEP), a_call())
 
 
 def test_a_step_that_moved_and_misses_others_for_good_hears_so_in_the_end() -> None:
@@ -264,7 +263,7 @@ def test_a_step_that_moved_and_misses_others_for_good_hears_so_in_the_end() -> N
     table = table_with(HERE)
     table.assign([HERE] * NUM_SLOTS, range(NUM_SLOTS))
 
-    async def moves(_: Request) -> bytes:
+    async def moves(_: Request) -> Response:
         table.assign([B] * NUM_SLOTS, ())
         raise MovedError(SLOT)
 
@@ -274,7 +273,7 @@ def test_a_step_that_moved_and_misses_others_for_good_hears_so_in_the_end() -> N
     try:
         pinned = forwarder(table, Workers(answer)).route_to_owner(dataclasses.replace(STEP, handler=moves))
         with pytest.raises(SequenceGapError):
-            loop.run_until_complete(pinned.handler(a_call()))
+            loop.run_until_complete(call(pinned, a_call()))
         assert OWNER_S <= loop.time() - 1000.0 < OWNER_S + 1
     finally:
         loop.end()
@@ -286,7 +285,7 @@ async def test_the_owners_own_error_is_the_answer() -> None:
 
     workers = Workers(answer)
     with pytest.raises(EpisodeEndedError):
-        await forwarder(table_with(B), workers).route_to_owner(STEP).handler(a_call())
+        await call(forwarder(table_with(B), workers).route_to_owner(STEP), a_call())
     assert workers.asked == [B]
 
 
@@ -299,11 +298,11 @@ async def test_a_key_is_answered_for_by_the_owner_of_its_slot() -> None:
     # Without a key, any worker sees to it.
     table.assign([C] * NUM_SLOTS, ())
     pinned = forwarder(table, workers).route_to_owner(INITIALIZE)
-    assert body_of(await pinned.handler(a_call())) == b"here"
+    assert body_of(await call(pinned, a_call())) == b"here"
     for holder in ("a", "b"):
-        call = a_call(idempotency_key=b"key", x_env_principal=b"admin root")
-        call.principal = Principal.holder(holder, ["run"])
-        assert body_of(await pinned.handler(call)) == C.encode()
+        request = a_call(idempotency_key=b"key", x_env_principal=b"admin root")
+        request.principal = Principal.holder(holder, ["run"])
+        assert body_of(await call(pinned, request)) == C.encode()
     # The owner learns the name of the key, and on whose behalf it is called.
     assert len({headers[KEY_HEADER] for headers in workers.headers}) == 2
     assert [headers[PRINCIPAL_HEADER] for headers in workers.headers] == [b"read,run a", b"read,run b"]
@@ -320,9 +319,9 @@ async def test_a_key_comes_home_as_its_client_gave_it() -> None:
         table.assign([HERE] * NUM_SLOTS, range(NUM_SLOTS))
         raise WorkerUnreachableError(address, "gone")
 
-    async def handled(call: Request) -> bytes:
-        return call.headers[KEY_HEADER]
+    async def handled(request: Request) -> Response:
+        return Response(request.headers[KEY_HEADER])
 
     route = dataclasses.replace(INITIALIZE, handler=handled)
     pinned = forwarder(table, Workers(answer)).route_to_owner(route)
-    assert body_of(await pinned.handler(a_call(idempotency_key=b"key"))) == b"key"
+    assert body_of(await call(pinned, a_call(idempotency_key=b"key"))) == b"key"

@@ -13,7 +13,7 @@ import pytest
 from tests.sim.virtual_loop import VirtualLoop
 from verl_agent_env.cluster.slots import SlotTable
 from verl_agent_env.config import HostLimits
-from verl_agent_env.engine import CreateRequest, Host
+from verl_agent_env.engine import CreateRequest, Host, await_maybe
 from verl_agent_env.engine.batches import Batches
 from verl_agent_env.envs.registry import Registry, default_registry
 from verl_agent_env.errors import (
@@ -30,7 +30,7 @@ from verl_agent_env.server.cluster.internal import InternalHandlers, SelfInClust
 from verl_agent_env.server.cluster.peers import PeerAnswer, Peers
 from verl_agent_env.server.cluster.router import Router
 from verl_agent_env.server.cluster.sharded_batches import ShardedBatches
-from verl_agent_env.server.http.types import Request, Response
+from verl_agent_env.server.http.types import Request
 from verl_agent_env.types import NUM_SLOTS, new_env_id, slot_of
 from verl_agent_env.waits import OWNER_S
 from verl_agent_env.wire.parts import encode_run_part, encode_step_part
@@ -85,12 +85,8 @@ class Net:
     async def _carry_out(
         self, address: str, path: str, body: bytes, headers: Mapping[bytes, bytes]
     ) -> PeerAnswer:
-        reply = await self._workers[address].handlers[path](Request("", body, b"", headers))
-        return (
-            PeerAnswer(bytes(reply.body), reply.media_type)
-            if isinstance(reply, Response)
-            else PeerAnswer(bytes(reply), b"")
-        )
+        response = await await_maybe(self._workers[address].handlers[path](Request("", body, b"", headers)))
+        return PeerAnswer(bytes(response.body), response.media_type)
 
 
 class World:

@@ -152,13 +152,13 @@ def test_a_head_is_judged_the_same_on_both_ways(served: Served, request_: bytes,
 
 def test_checks_need_no_detour(served: Served) -> None:
     wire = Wire(served.port)
-    WatchedProtocol.long_ways.clear()
+    WatchedProtocol.fallbacks.clear()
     wire.send(post(STEP, b"", "Origin: http://localhost", "Content-Type: application/json"))
     assert wire.answer()[0] == 422
     wire.send(post(STEP, b"", f"Origin: {EVIL}"))
     assert wire.answer()[0] == 403
     wire.close()
-    assert WatchedProtocol.long_ways == []
+    assert WatchedProtocol.fallbacks == []
 
 
 def test_an_upgrade_is_answered_as_any_other_request(served: Served) -> None:

@@ -1,15 +1,16 @@
-"""The short way of requests: on real sockets, and by feeding the protocol piece by piece."""
+"""The fast path of requests: on real sockets, and by feeding the protocol piece by piece."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
 import logging
+import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, cast
 
 import httpx
 import orjson
@@ -22,15 +23,19 @@ from tests.server.conftest import RIGHT, Wire
 from tests.server.served import RUDE, STEERED, Served, WatchedProtocol, http_request, post
 from tests.waiting import HANG_S, eventually, no_hang
 from verl_agent_env.config import ConnectionLimits, HttpLimits, ServerSettings
+from verl_agent_env.engine import AwaitableOrValue, PendingAnswer, await_maybe
+from verl_agent_env.engine.persistence.groups import Group, OnEnd
+from verl_agent_env.errors import MovedError, StoreUnavailableError, VerlAgentEnvError
 from verl_agent_env.server import create_app
 from verl_agent_env.server.cluster.worker import Place
 from verl_agent_env.server.http.admission import Admission
 from verl_agent_env.server.http.connections import Connections
 from verl_agent_env.server.http.dispatcher import DISPATCHER_STATE, Dispatcher
-from verl_agent_env.server.http.logs import JsonFormatter
+from verl_agent_env.server.http.exchange import Exchange
+from verl_agent_env.server.http.logs import JsonFormatter, current_request_id
 from verl_agent_env.server.http.peer import Peer
 from verl_agent_env.server.http.proxies import TrustedProxies
-from verl_agent_env.server.http.types import Request, Route
+from verl_agent_env.server.http.types import Handler, Request, Response, Route
 from verl_agent_env.types import new_env_id
 
 MAPPED = {"desc": ["SFF", "FFF", "FFG"], "is_slippery": False, "max_steps": 1_000_000}
@@ -56,7 +61,7 @@ def shared() -> Iterator[Served]:
 @pytest.fixture
 def served(shared: Served) -> Served:
     """The shared server, nothing noted of it yet."""
-    WatchedProtocol.long_ways.clear()
+    WatchedProtocol.fallbacks.clear()
     return shared
 
 
@@ -67,7 +72,7 @@ def serve() -> Iterator[Callable[..., Served]]:
 
     def start(**settings: Any) -> Served:
         made.append(Served(**settings))
-        WatchedProtocol.long_ways.clear()
+        WatchedProtocol.fallbacks.clear()
         return made[-1]
 
     yield start
@@ -85,7 +90,7 @@ def wire(served: Served) -> Iterator[Wire]:
 @pytest.fixture
 def lake(served: Served) -> str:
     env_id = served.initialize(env_kwargs=MAPPED)
-    WatchedProtocol.long_ways.clear()
+    WatchedProtocol.fallbacks.clear()
     return env_id
 
 
@@ -95,21 +100,21 @@ def lake(served: Served) -> str:
 @pytest.mark.parametrize(
     ("method", "verb"), [("POST", "/step"), ("POST", "/reset"), ("POST", "/close"), ("GET", "")]
 )
-def test_calls_that_need_not_wait_take_the_short_way(wire: Wire, lake: str, method: str, verb: str) -> None:
+def test_calls_that_need_not_wait_take_the_fast_path(wire: Wire, lake: str, method: str, verb: str) -> None:
     body = STEP if verb == "/step" else b""
     wire.send(http_request(method, path_of(lake, verb), body, f"Content-Length: {len(body)}"))
     status, headers, _ = wire.answer()
     assert (status, headers[b"content-type"]) == (200, b"application/json")
-    assert WatchedProtocol.long_ways == []
+    assert WatchedProtocol.fallbacks == []
 
 
-def test_an_environment_that_does_not_run_inline_takes_the_long_way(served: Served, wire: Wire) -> None:
+def test_an_environment_that_does_not_run_inline_takes_the_fast_path_too(served: Served, wire: Wire) -> None:
     env_id = served.initialize("single_turn_chat", env_kwargs={"task_prompt": "?"})
-    WatchedProtocol.long_ways.clear()
+    WatchedProtocol.fallbacks.clear()
     wire.send(step(env_id, b'{"action":"an answer","seq":0}'))
     status, _, body = wire.answer()
     assert (status, orjson.loads(body)["done"]) == (200, True)
-    assert [path_of(env_id).encode()] == WatchedProtocol.long_ways
+    assert WatchedProtocol.fallbacks == []
 
 
 @pytest.mark.parametrize(
@@ -123,7 +128,7 @@ def test_what_uvicorn_is_told_of_every_request_holds(
     wire.send(http_request("GET", path_of("nobody", "")))
     assert wire.answer()[0] == 404
     wire.close()
-    assert WatchedProtocol.long_ways == [b"/api/environment/nobody"]
+    assert WatchedProtocol.fallbacks == [b"/api/environment/nobody"]
 
 
 def test_another_application_is_served_as_by_uvicorn() -> None:
@@ -153,15 +158,15 @@ def test_a_request_in_many_packets_is_one_request(wire: Wire, lake: str) -> None
     assert wire.answer()[0] == 200
 
 
-def test_a_body_that_comes_late_is_waited_for_on_the_long_way(wire: Wire, lake: str) -> None:
+def test_a_body_that_comes_late_is_waited_for_on_the_slow_path(wire: Wire, lake: str) -> None:
     request = step(lake, b'{"action":"down","seq":0}')
     wire.send(request[:-10])
-    eventually(lambda: WatchedProtocol.long_ways == [path_of(lake).encode()])
+    eventually(lambda: WatchedProtocol.fallbacks == [path_of(lake).encode()])
     wire.send(request[-10:])
     assert wire.answer()[0] == 200
     wire.send(step(lake, b'{"action":"down","seq":1}'))
     assert wire.answer()[0] == 200
-    assert len(WatchedProtocol.long_ways) == 1
+    assert len(WatchedProtocol.fallbacks) == 1
 
 
 def test_a_body_that_never_comes_is_a_timeout(serve: Callable[..., Served]) -> None:
@@ -191,7 +196,7 @@ def test_pipelined_requests_are_answered_in_order(wire: Wire, lake: str) -> None
         assert orjson.loads(wire.answer()[2])["seq"] == seq + 1
         assert wire.answer()[0] == 200
     # One of each piece that came in; the others give way to whoever else has sent something.
-    assert len(WatchedProtocol.long_ways) > count
+    assert len(WatchedProtocol.fallbacks) > count
 
 
 def test_a_client_that_leaves_before_its_answer_leaves_no_trace(served: Served, lake: str) -> None:
@@ -260,7 +265,7 @@ def test_what_an_environment_raises_is_answered_and_logged_under_the_requests_id
     served: Served, wire: Wire, lines: list[dict[str, Any]], action: str, code: str
 ) -> None:
     env_id = served.initialize(RUDE)
-    WatchedProtocol.long_ways.clear()
+    WatchedProtocol.fallbacks.clear()
     wire.send(step(env_id, orjson.dumps({"action": action}), f"X-Request-Id: rude-{action}"))
     status, headers, body = wire.answer()
     assert (status, orjson.loads(body)["code"]) == (500, code)
@@ -270,7 +275,7 @@ def test_what_an_environment_raises_is_answered_and_logged_under_the_requests_id
     assert (request["message"], request["status"], request["code"]) == ("request", 500, code)
     wire.send(step(env_id, b'{"action":"nothing"}'))
     assert wire.answer()[0] == 200
-    assert WatchedProtocol.long_ways == []
+    assert WatchedProtocol.fallbacks == []
 
 
 def test_an_id_ends_with_its_request(wire: Wire, lake: str, lines: list[dict[str, Any]]) -> None:
@@ -296,34 +301,204 @@ def test_all_requests_are_logged_if_told_so(
 
 
 @pytest.mark.parametrize("raised", [RuntimeError, SystemExit, KeyboardInterrupt, asyncio.CancelledError])
-def test_a_short_answer_never_raises(served: Served, raised: type[BaseException]) -> None:
-    async def handler(call: Request) -> bytes:
-        return b""
-
-    def answer_now(call: Request) -> bytes:
+async def test_whatever_a_handler_raises_is_answered(raised: type[BaseException]) -> None:
+    def handler(request: Request) -> Response:
         raise raised
 
-    route = Route("POST", "/api/environment/{env_id}/step", handler, "", answer_now=answer_now)
-    admission, connections = Admission.by_settings(ServerSettings()), Connections(
-        ConnectionLimits(), TrustedProxies()
-    )
-    dispatcher = Dispatcher([route], HttpLimits(), admission, served.app.metrics, connections)
-    answer = dispatcher.serve_now(route, "x", "POST", "/api/environment/x/step", {}, Peer(), b"")
-    assert answer is not None
-    assert (answer.status, orjson.loads(bytes(answer.body))["code"]) == (500, "internal_error")
+    protocol, transport = served_by(handler)
+    protocol.data_received(step("x"))
+    (written,) = transport.written
+    assert b" 500 " in written
+    assert b'"internal_error"' in written
+    protocol.connection_lost(None)
 
 
-def test_only_the_owner_of_an_environment_answers_at_once() -> None:
+async def test_only_the_owner_of_an_environment_answers_at_once() -> None:
     pool = ("127.0.0.1:1", "127.0.0.1:2")
     app = create_app(ServerSettings(), place=Place(pool[0], pool, "supervisor"))
-    answers = {}
+    answers = set()
     for slot in range(64):
         env_id = new_env_id(slot)
-        found = app.dispatcher.find_now("POST", path_of(env_id), {})
+        head = app.dispatcher.find("POST", path_of(env_id), {})
+        assert head is not None
+        answer = app.dispatcher.respond(head, Peer(), STEP)
+        if isinstance(answer, Exchange):
+            cast(Any, answer)._result.close()
+        answers.add((app.worker.table.owns(slot), answer.status if isinstance(answer, Response) else None))
+    assert answers == {(True, 404), (False, None)}
+
+
+# --- responses that come later ----------------------------------------------------------------------------------
+
+
+class Store:
+    """Writes that are made when the test says so, and the calls whose answers wait for them."""
+
+    def __init__(self) -> None:
+        self.groups: list[Group] = []
+        self.requests: list[Request] = []
+
+    def deadline(self) -> float:
+        return math.inf
+
+    def call_at_end(self, group: Group, deadline: float, on_end: OnEnd) -> None:
+        group.waiting.append((deadline, on_end))
+
+    def handle(self, request: Request) -> PendingAnswer[Response]:
+        """Carry out a request, whose response waits."""
+        self.requests.append(request)
+        self.groups.append(Group(""))
+        response = Response(b'{"nth":%d}' % len(self.requests))
+        return PendingAnswer(self, request.env_id, self.groups[-1], response)
+
+    def make_writes(self, error: VerlAgentEnvError | None = None) -> None:
+        """Make the writes that were asked for first; or say why not."""
+        group = self.groups.pop(0)
+        if error is not None:
+            group.errors["x"] = error
+        group.finish()
+
+
+def served_by(
+    handler: Handler, at_owner: Callable[[Request], Coroutine[Any, Any, Response]] | None = None
+) -> tuple[WatchedProtocol, Pipe]:
+    """A connection to an application with one route, and what it writes."""
+    route = Route("POST", "/api/environment/{env_id}/step", handler, "", at_owner=at_owner)
+    proxies = TrustedProxies()
+    connections = Connections(ConnectionLimits(), proxies)
+    metrics = create_app().metrics
+    admission = Admission.by_settings(ServerSettings())
+    dispatcher = Dispatcher([route], HttpLimits(), admission, metrics, connections)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        found = dispatcher.match(scope["path"])
         assert found is not None
-        answer = app.dispatcher.serve_now(*found, "POST", path_of(env_id), {}, Peer(), STEP)
-        answers[app.worker.table.owns(slot), None if answer is None else answer.status] = slot
-    assert set(answers) == {(True, 404), (False, None)}
+        await dispatcher.serve(*found, scope, receive, send)
+
+    return connected(app, {DISPATCHER_STATE: dispatcher})
+
+
+async def test_a_response_is_written_when_what_it_tells_of_is_written_and_costs_no_task() -> None:
+    store = Store()
+    protocol, transport = served_by(store.handle)
+    protocol.data_received(step("x", STEP, "X-Request-Id: mine"))
+    assert (transport.written, len(store.requests), protocol.tasks) == ([], 1, set())
+    store.make_writes()
+    (written,) = transport.written
+    assert written.startswith(b"HTTP/1.1 200 ")
+    assert b"x-request-id: mine\r\n" in written
+    assert written.endswith(b'{"nth":1}')
+    protocol.data_received(step("x"))
+    store.make_writes()
+    assert len(transport.written) == 2
+    assert WatchedProtocol.fallbacks == []
+    protocol.connection_lost(None)
+
+
+async def test_a_refused_write_is_the_answer() -> None:
+    store = Store()
+    protocol, transport = served_by(store.handle)
+    protocol.data_received(step("x"))
+    store.make_writes(StoreUnavailableError("append", "no connection"))
+    (written,) = transport.written
+    assert b" 503 " in written
+    assert b"retry-after: " in written
+    protocol.connection_lost(None)
+
+
+async def test_a_request_whose_slot_moves_before_its_write_is_made_goes_to_the_owner() -> None:
+    store = Store()
+    seen: list[bytes] = []
+
+    async def at_owner(request: Request) -> Response:
+        seen.append(request.body + current_request_id.get())
+        return Response(b"{}there")
+
+    protocol, transport = served_by(store.handle, at_owner)
+    protocol.data_received(step("x", STEP, "X-Request-Id: mine"))
+    store.make_writes(MovedError(1))
+    assert (await transport.written_up_to(b"{}there")).startswith(b"HTTP/1.1 200 ")
+    assert seen == [STEP + b"mine"]
+    protocol.connection_lost(None)
+
+
+@pytest.mark.parametrize("is_awaited", [False, True])
+async def test_requests_behind_one_that_waits_are_answered_after_it(is_awaited: bool) -> None:
+    store = Store()
+
+    async def handle_later(request: Request) -> Response:
+        return await await_maybe(store.handle(request))
+
+    def handle(request: Request) -> AwaitableOrValue[Response]:
+        first = handle_later if is_awaited else store.handle
+        return Response(b'{"nth":2}') if store.requests else first(request)
+
+    protocol, transport = served_by(handle)
+    protocol.data_received(step("x") + step("x")[:40])
+    protocol.data_received(step("x")[40:])
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert transport.written == []
+    store.make_writes()
+    written = await transport.written_up_to(b'{"nth":2}', answers=2)
+    assert written.index(b'{"nth":1}') < written.index(b'{"nth":2}')
+    # The connection goes on as before.
+    protocol.data_received(step("x"))
+    await transport.written_up_to(b'{"nth":2}', answers=3)
+    protocol.connection_lost(None)
+
+
+async def test_a_client_that_leaves_before_its_write_is_made_hears_nothing() -> None:
+    store = Store()
+    protocol, transport = served_by(store.handle)
+    protocol.data_received(step("x"))
+    transport.close()
+    protocol.connection_lost(ConnectionResetError())
+    store.make_writes()
+    assert (transport.written, protocol.server_state.total_requests) == ([], 1)
+
+
+async def test_a_response_that_waits_is_given_before_the_server_stops() -> None:
+    store = Store()
+    protocol, transport = served_by(store.handle)
+    protocol.data_received(step("x"))
+    protocol.shutdown()
+    assert not transport.is_closing()
+    store.make_writes()
+    (written,) = transport.written
+    assert b" 200 " in written
+    assert b"connection: close\r\n" in written
+    assert transport.is_closing()
+    protocol.connection_lost(None)
+
+
+@pytest.mark.parametrize("is_awaited", [False, True])
+async def test_a_server_that_waits_no_longer_says_so(is_awaited: bool) -> None:
+    store = Store()
+
+    async def handle(request: Request) -> Response:
+        return await await_maybe(store.handle(request))
+
+    protocol, transport = served_by(handle if is_awaited else store.handle)
+    protocol.data_received(step("x"))
+    await asyncio.sleep(0)
+    protocol.shutdown()
+    # As uvicorn at the end of its patience, and then the application's end.
+    tasks = list(protocol.tasks)
+    assert len(tasks) == is_awaited
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    dispatcher = protocol._dispatcher
+    assert dispatcher is not None
+    dispatcher.give_up()
+    (written,) = transport.written
+    assert b" 503 " in written
+    assert b'"shutting_down"' in written
+    # What comes afterwards is nobody's.
+    store.make_writes()
+    assert len(transport.written) == 1
+    protocol.connection_lost(None)
 
 
 # --- connections ----------------------------------------------------------------------------------------------
@@ -494,7 +669,7 @@ class Pipe(asyncio.Transport):
 
 def connected(app: Any, state: dict[str, Any]) -> tuple[WatchedProtocol, Pipe]:
     """A protocol on a connection that was just made."""
-    WatchedProtocol.long_ways.clear()
+    WatchedProtocol.fallbacks.clear()
     config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", ws="none")
     config.load()
     protocol = WatchedProtocol(config, ServerState(), state, asyncio.get_running_loop())
@@ -520,7 +695,7 @@ async def test_a_request_may_be_cut_anywhere() -> None:
         assert transport.written == []
         protocol.data_received(request[cut:])
         assert transport.written == [whole]
-    assert WatchedProtocol.long_ways == []
+    assert WatchedProtocol.fallbacks == []
     protocol.connection_lost(None)
 
 

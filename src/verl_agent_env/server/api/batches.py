@@ -22,7 +22,7 @@ from verl_agent_env.server.http.headers import OPERATION_HEADER
 from verl_agent_env.server.http.idempotency import IdempotentRequests, Named
 from verl_agent_env.server.http.metrics import Metrics
 from verl_agent_env.server.http.tokens import Principal
-from verl_agent_env.server.http.types import Request
+from verl_agent_env.server.http.types import Request, Response
 from verl_agent_env.wire.batches import encode_closed, encode_initialized, encode_resets, encode_steps
 from verl_agent_env.wire.large_bodies import Turn, decode_batch
 from verl_agent_env.wire.operations import call_of, operations_of, steps_of
@@ -108,7 +108,7 @@ class BatchHandlers:
         self._workers = workers
         self._turn = turn
 
-    async def initialize(self, request: Request) -> Body:
+    async def initialize(self, request: Request) -> Response:
         """Make many environments."""
 
         async def read() -> BatchInitializeRequest:
@@ -131,9 +131,12 @@ class BatchHandlers:
             self._count("initialize", results)
             return await encode_initialized.in_turns(results, self._turn)
 
-        return await self._idempotent.answer("batch/initialize", request, read, make, workers=self._workers())
+        workers = self._workers()
+        return Response(
+            await self._idempotent.answer("batch/initialize", request, read, make, workers=workers)
+        )
 
-    async def reset(self, request: Request) -> Body:
+    async def reset(self, request: Request) -> Response:
         """Begin another episode in many environments."""
         wanted = await decode_batch(request.body, BatchResetRequest, self._turn, self._limits.max_batch_size)
         self._require_size(len(wanted.env_ids))
@@ -145,9 +148,9 @@ class BatchHandlers:
         columns = (wanted.seeds, options, operations)
         results = await _of_own(request, self._batches.reset, wanted.env_ids, *columns)
         self._count("reset", results)
-        return await encode_resets.in_turns(results, self._turn)
+        return Response(await encode_resets.in_turns(results, self._turn))
 
-    async def step(self, request: Request) -> Body:
+    async def step(self, request: Request) -> Response:
         """Carry out one action in each of many environments."""
         wanted = await decode_batch(request.body, BatchStepRequest, self._turn, self._limits.max_batch_size)
         self._require_size(len(wanted.env_ids))
@@ -156,9 +159,9 @@ class BatchHandlers:
         columns = (wanted.actions, wanted.seqs, operations)
         results = await _of_own(request, self._batches.step, wanted.env_ids, *columns)
         self._count("step", results)
-        return await encode_steps.in_turns(results, self._turn)
+        return Response(await encode_steps.in_turns(results, self._turn))
 
-    async def close(self, request: Request) -> bytes:
+    async def close(self, request: Request) -> Response:
         """Close many environments."""
         wanted = await decode_batch(request.body, BatchCloseRequest, self._turn, self._limits.max_batch_size)
         if wanted.run_id is not None:
@@ -169,7 +172,7 @@ class BatchHandlers:
             self._require_size(len(env_ids))
             closed, errors = await self._close(request.principal, env_ids)
         self._metrics.observe_batch("close", closed + len(errors), [error.code for _, error in errors])
-        return encode_closed(closed, errors)
+        return Response(encode_closed(closed, errors))
 
     async def _close(self, principal: Principal, env_ids: Sequence[str]) -> Closed:
         own = principal.positions_of_own(env_ids)

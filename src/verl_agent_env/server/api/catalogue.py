@@ -15,7 +15,7 @@ from verl_agent_env.envs.registry import Registry
 from verl_agent_env.envs.search import find
 from verl_agent_env.envs.spec import EnvSpec
 from verl_agent_env.server.api.queries import MAX_DIGITS, positive_number, query_of, whole_number
-from verl_agent_env.server.http.types import Request
+from verl_agent_env.server.http.types import Request, Response
 from verl_agent_env.wire.codec import encode
 
 logger = logging.getLogger(__name__)
@@ -33,11 +33,11 @@ class CatalogueHandlers:
         self._registry = registry
         self._described: tuple[list[str], bytes] | None = None
 
-    async def environments(self, request: Request) -> bytes:
+    async def environments(self, request: Request) -> Response:
         """List the environments of this project and of entry points in full, or, with a query, a page of all that are known."""
         query = query_of(request)
         if not any(name in query for name in _PAGING):
-            return await self._all_described()
+            return Response(await self._all_described())
         offset = whole_number(query, "offset", 0, 0, 10**MAX_DIGITS)
         limit = whole_number(query, "limit", DEFAULT_ROWS, 1, MAX_ROWS)
         max_ms = positive_number(query, "max_ms")
@@ -45,14 +45,10 @@ class CatalogueHandlers:
         found = find(self._registry.all_specs(), words, query.get("tag", ()), max_ms)
         page = found[offset : offset + limit]
         following = offset + len(page)
-        return encode(
-            {
-                # In a thread: environments of this project say of themselves what they are.
-                "environments": await asyncio.to_thread(_rows, page, self._registry),
-                "total": len(found),
-                "next_offset": following if following < len(found) else None,
-            }
-        )
+        # In a thread: environments of this project say of themselves what they are.
+        rows = await asyncio.to_thread(_rows, page, self._registry)
+        next_offset = following if following < len(found) else None
+        return Response(encode({"environments": rows, "total": len(found), "next_offset": next_offset}))
 
     async def _all_described(self) -> bytes:
         names = self._registry.names()

@@ -12,12 +12,11 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-import orjson
 from starlette.types import Receive, Scope, Send
 
 from verl_agent_env.errors import InvalidRequestError, VerlAgentEnvError
 from verl_agent_env.server.api.operations import Operations
-from verl_agent_env.server.http.types import PROBLEM_JSON
+from verl_agent_env.server.http.problems import problem_response
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +105,7 @@ def _manager_maker() -> ManagerMaker:
 
 
 async def _refuse(send: Send, error: VerlAgentEnvError) -> None:
-    body = orjson.dumps(error.to_problem())
-    headers = [(b"content-type", PROBLEM_JSON), (b"content-length", b"%d" % len(body))]
-    await send({"type": "http.response.start", "status": error.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    response = problem_response(error, {})
+    headers = [(b"content-type", response.media_type), (b"content-length", b"%d" % len(response.body))]
+    await send({"type": "http.response.start", "status": response.status, "headers": headers})
+    await send({"type": "http.response.body", "body": response.body})

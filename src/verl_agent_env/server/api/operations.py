@@ -12,10 +12,10 @@ import orjson
 
 from verl_agent_env.errors import InsufficientScopeError, RouteNotFoundError
 from verl_agent_env.server.http.auth import current_principal
-from verl_agent_env.server.http.dispatcher import require_seen
+from verl_agent_env.server.http.dispatcher import call, require_seen
 from verl_agent_env.server.http.route_table import RouteTable
 from verl_agent_env.server.http.tokens import Principal
-from verl_agent_env.server.http.types import JSON, Request, Response
+from verl_agent_env.server.http.types import JSON, Request
 from verl_agent_env.types import new_env_id
 
 _NO_HEADERS: Mapping[bytes, bytes] = {}
@@ -77,9 +77,6 @@ class Operations:
         require_seen(principal, env_id)
         encoded = b"" if body is None else orjson.dumps(body)
         request = Request(env_id, encoded, query.encode(), headers, principal, path=path)
-        # Most steps need nobody to wait for anything.
-        answered = route.answer_now(request) if route.answer_now is not None else None
-        result = await route.handler(request) if answered is None else answered
-        if isinstance(result, Response) and not result.media_type.startswith(JSON):
-            return bytes(result.body).decode()
-        return orjson.loads(bytes(result.body if isinstance(result, Response) else result))
+        response = await call(route, request)
+        body_text = bytes(response.body)
+        return orjson.loads(body_text) if response.media_type.startswith(JSON) else body_text.decode()

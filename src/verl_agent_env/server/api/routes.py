@@ -142,17 +142,14 @@ def environment_routes(calls: EnvironmentHandlers) -> list[Route]:
         _of_one(
             "POST", f"{_ONE}/reset", calls.reset, "Begin another episode",
             r.ResetRequest, a.ResetResponse, (), (*_BODY, *_LIVE, e.InvalidEnvArgumentsError, e.ArgumentsTooLargeError, e.SequenceStaleError, *_RUN),
-            answer_now=calls.reset_now,
         ),
         _of_one(
             "POST", f"{_ONE}/step", calls.step, "Carry out one action",
             r.StepRequest, a.StepResponse, (), (*_BODY, e.ActionTooLargeError, *_LIVE, *_SEQUENCE, *_RUN),
-            answer_now=calls.step_now,
         ),
         _of_one("POST", f"{_ONE}/close", calls.close, "Close the environment; closing twice is a success",
-              None, a.MessageResponse, (), (e.EnvironmentNotFoundError,), answer_now=calls.close_now),
-        _of_one("GET", _ONE, calls.state, "Where the environment stands", None, a.EnvironmentState, (), _LIVE,
-              answer_now=calls.state_now, auth_scope="read"),
+              None, a.MessageResponse, (), (e.EnvironmentNotFoundError,)),
+        _of_one("GET", _ONE, calls.state, "Get the state of an environment", None, a.EnvironmentState, (), _LIVE, auth_scope="read"),
         _of_one("GET", f"{_ONE}/action-space", calls.action_space, "JSON Schema of a valid action",
               None, a.ActionSpaceResponse, (), _LIVE, auth_scope="read"),
         _of_one("GET", f"{_ONE}/task-prompt", calls.task_prompt, "What the model has to do",
@@ -168,7 +165,7 @@ def environment_routes(calls: EnvironmentHandlers) -> list[Route]:
         _of_one("GET", f"{_ONE}/render", calls.render, "A picture of the environment",
               None, None, (_RENDER_MODE,), (*_LIVE, e.RenderModeError), media_types=("text/plain", "image/svg+xml", "image/png"), auth_scope="read"),
         _of_one("GET", f"{_ONE}/trajectory", calls.trajectory, "The episode so far",
-              None, a.TrajectoryResponse, (), _LIVE, auth_scope="read"),
+              None, a.TrajectoryResponse, (), _LIVE, auth_scope="read", is_long=True),
     ]  # fmt: skip
 
 
@@ -179,19 +176,19 @@ def batch_routes(calls: BatchHandlers) -> list[Route]:
             "POST", "/api/batch/initialize", calls.initialize, "Make many environments",
             r.BatchInitializeRequest, a.BatchInitializeResponse, (_IDEMPOTENCY_KEY,),
             (*_BATCH, e.IdempotencyKeyReusedError, e.UnknownEnvNameError, e.InvalidEnvArgumentsError),
-            tags=("batch",), owned_by="key",
+            tags=("batch",), is_long=True, owned_by="key",
         ),
         Route(
             "POST", "/api/batch/reset", calls.reset, "Begin another episode in many environments",
-            r.BatchResetRequest, a.BatchResetResponse, (), _BATCH, tags=("batch",),
+            r.BatchResetRequest, a.BatchResetResponse, (), _BATCH, tags=("batch",), is_long=True,
         ),
         Route(
             "POST", "/api/batch/step", calls.step, "Carry out one action in each of many environments",
-            r.BatchStepRequest, a.BatchStepResponse, (), _BATCH, tags=("batch",),
+            r.BatchStepRequest, a.BatchStepResponse, (), _BATCH, tags=("batch",), is_long=True,
         ),
         Route(
             "POST", "/api/batch/close", calls.close, "Close many environments, by id or all of a run",
-            r.BatchCloseRequest, a.BatchCloseResponse, (), _BATCH, tags=("batch",),
+            r.BatchCloseRequest, a.BatchCloseResponse, (), _BATCH, tags=("batch",), is_long=True,
         ),
     ]  # fmt: skip
 

@@ -19,30 +19,26 @@ class ServerHandlers:
         self.ready = False
         """Whether the server has started and is not about to stop."""
 
-    async def alive(self, request: Request) -> bytes:
+    async def alive(self, request: Request) -> Response:
         """Answer that the process is alive."""
-        return b'{"status":"ok"}'
+        return Response(b'{"status":"ok"}')
 
-    async def is_ready(self, request: Request) -> bytes:
+    async def is_ready(self, request: Request) -> Response:
         """Answer whether the server takes work."""
         if not (self.ready and self._worker.is_ready):
             raise ShuttingDownError
-        return b'{"status":"ready"}'
+        return Response(b'{"status":"ready"}')
 
-    async def cluster(self, request: Request) -> bytes:
+    async def cluster(self, request: Request) -> Response:
         """Nodes, workers and who owns how many slots."""
-        return await self._worker.describe()
+        return Response(await self._worker.describe())
 
-    async def drain(self, request: Request) -> bytes:
+    async def drain(self, request: Request) -> Response:
         """Empty a node."""
         wanted = decode(request.body, DrainRequest)
         workers = await self._worker.drain_node(wanted.node, undo=wanted.undo)
-        return encode(
-            {
-                "message": "Node is taking environments." if wanted.undo else "Node drained.",
-                "workers": workers,
-            }
-        )
+        message = "Node is taking environments." if wanted.undo else "Node drained."
+        return Response(encode({"message": message, "workers": workers}))
 
     async def metrics(self, request: Request) -> Response:
         """All metrics, for Prometheus."""

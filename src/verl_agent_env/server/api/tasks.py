@@ -9,7 +9,7 @@ from verl_agent_env.engine.tasks import TaskFinder
 from verl_agent_env.envs.registry import Registry
 from verl_agent_env.envs.tasks import Split
 from verl_agent_env.server.api.queries import MAX_DIGITS, query_of, whole_number
-from verl_agent_env.server.http.types import Request
+from verl_agent_env.server.http.types import Request, Response
 from verl_agent_env.wire.codec import encode
 
 MAX_TASKS = 1000
@@ -25,13 +25,13 @@ class TaskHandlers:
         self._registry = registry
         self._finder = finder
 
-    async def splits(self, request: Request) -> bytes:
+    async def splits(self, request: Request) -> Response:
         """List the splits of an environment."""
         env_name = self._registry.resolve(_name_in(request))
         splits = await self._finder.splits(env_name)
-        return encode({"env_name": env_name, "splits": [shown_split(split) for split in splits]})
+        return Response(encode({"env_name": env_name, "splits": [shown_split(split) for split in splits]}))
 
-    async def tasks(self, request: Request) -> bytes:
+    async def tasks(self, request: Request) -> Response:
         """List consecutive tasks of a split."""
         env_name = self._registry.resolve(_name_in(request))
         query = query_of(request)
@@ -39,13 +39,15 @@ class TaskHandlers:
         offset = whole_number(query, "offset", 0, 0, 10**MAX_DIGITS)
         limit = whole_number(query, "limit", _DEFAULT_TASKS, 1, MAX_TASKS)
         page = await self._finder.page(env_name, split, offset, limit)
-        return encode(
-            {
-                "env_name": env_name,
-                "split": shown_split(page.split),
-                "tasks": [dataclasses.asdict(task) for task in page.tasks],
-                "next_offset": page.next_offset,
-            }
+        return Response(
+            encode(
+                {
+                    "env_name": env_name,
+                    "split": shown_split(page.split),
+                    "tasks": [dataclasses.asdict(task) for task in page.tasks],
+                    "next_offset": page.next_offset,
+                }
+            )
         )
 
 

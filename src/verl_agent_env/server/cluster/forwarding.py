@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from collections.abc import Coroutine
+from typing import Any
 from urllib.parse import quote
 
+from verl_agent_env.engine import AwaitableOrValue, await_maybe
 from verl_agent_env.errors import MovedError, VerlAgentEnvError
 from verl_agent_env.server.cluster.peers import Peers
 from verl_agent_env.server.cluster.router import Router
-from verl_agent_env.server.http.headers import HOP_HEADER, KEY_HEADER, OPERATION_HEADER, PRINCIPAL_HEADER
+from verl_agent_env.server.http.headers import HOP_HEADER, KEY_HEADER, PRINCIPAL_HEADER
 from verl_agent_env.server.http.idempotency import name_of_key, slot_of_key
 from verl_agent_env.server.http.types import Handler, Request, Response, Route
 from verl_agent_env.types import slot_of
-from verl_agent_env.wire.operations import call_of, new_call
-from verl_agent_env.wire.pieces import Body
 
 
 class Forwarder:
@@ -35,47 +36,43 @@ class Forwarder:
 
     def route_to_owner(self, route: Route) -> Route:
         """Return the route with a handler that has each request handled by its owner."""
-        handlers = {"environment": self._by_environment, "key": self._by_key}
-        make = handlers.get(route.owned_by)
-        return route if make is None else dataclasses.replace(route, handler=make(route))
+        by_owner = {"environment": self._by_environment, "key": self._by_key}
+        route_by = by_owner.get(route.owned_by)
+        return route if route_by is None else route_by(route)
 
-    def _by_environment(self, route: Route) -> Handler:
-        handle = route.handler
+    def _by_environment(self, route: Route) -> Route:
+        handle, owns = route.handler, self._owns
 
-        async def local_or_forward(request: Request) -> Body | Response:
-            slot = slot_of(request.env_id)
-            # From the first try on: one that was written may be refused all the same, when the slot has moved before the
-            # answer to the write came. And in the form in which it reaches any worker unchanged.
-            operation = call_of(request.headers.get(OPERATION_HEADER)) or new_call()
-            request.headers = {**request.headers, OPERATION_HEADER: operation}
-            if not self._owns(slot):
-                return await self._at_owner(slot, route, request, handle)
-            try:
-                return await handle(request)
-            except MovedError:
-                # Another worker took the slot meanwhile: nothing happened here.
-                return await self._at_owner(slot, route, request, handle, has_moved=True)
+        def local_or_forward(request: Request) -> AwaitableOrValue[Response]:
+            request.may_be_sent_on = True
+            if owns(slot_of(request.env_id)):
+                return handle(request)
+            return self._at_owner(slot_of(request.env_id), route, request, handle)
 
-        return local_or_forward
+        def forward(request: Request) -> Coroutine[Any, Any, Response]:
+            # Another worker took the slot meanwhile: nothing happened here.
+            return self._at_owner(slot_of(request.env_id), route, request, handle, has_moved=True)
 
-    def _by_key(self, route: Route) -> Handler:
+        return dataclasses.replace(route, handler=local_or_forward, at_owner=forward)
+
+    def _by_key(self, route: Route) -> Route:
         """Repeated under one ``Idempotency-Key``, a request meets one worker; without a key any will do."""
         handle = route.handler
 
-        async def local_or_forward(request: Request) -> Body | Response:
+        def local_or_forward(request: Request) -> AwaitableOrValue[Response]:
             name = name_of_key(request)
             if name is None or self._owns(slot := slot_of_key(name)):
-                return await handle(request)
+                return handle(request)
             # Who owns the slot does not see the token that the key belongs to, and gets its name instead.
             headers = {**request.headers, KEY_HEADER: name.encode()}
             named = dataclasses.replace(request, headers=headers)
-            return await self._at_owner(slot, route, named, lambda _: handle(request))
+            return self._at_owner(slot, route, named, lambda _: handle(request))
 
-        return local_or_forward
+        return dataclasses.replace(route, handler=local_or_forward)
 
     async def _at_owner(
         self, slot: int, route: Route, request: Request, handle: Handler, *, has_moved: bool = False
-    ) -> Body | Response:
+    ) -> Response:
         """Have the owner of ``slot`` handle the request.
 
         Args:
@@ -91,19 +88,20 @@ class Forwarder:
         if HOP_HEADER in request.headers:
             raise MovedError(slot)
 
-        async def send(address: str, _: list[int]) -> list[Body | Response]:
+        async def send(address: str, _: list[int]) -> list[Response]:
             if address == self._router.table.address:
-                return [await handle(request)]
+                return [await await_maybe(handle(request))]
             return [await self._forward(address, route, request)]
 
         (result,) = await self._router.until_owned([slot], send, has_moved=has_moved)
         if isinstance(result, VerlAgentEnvError):
             raise result
-        answer: Body | Response = result
-        return answer
+        response: Response = result
+        return response
 
     async def _forward(self, address: str, route: Route, request: Request) -> Response:
         self.forwarded[route.path] += 1
+        request.operation()
         path = route.path.replace("{env_id}", quote(request.env_id, safe=""))
         if request.query:
             path = f"{path}?{request.query.decode('latin-1')}"

@@ -147,17 +147,17 @@ class InternalHandlers:
         closed, slots = await self._batches.close_run_of_slots(wanted.run_id, wanted.tag)
         return _reply(encode_run_part(closed, [slot for slot in slots if self._table.owns(slot)]))
 
-    async def worker(self, request: Request) -> bytes:
+    async def worker(self, request: Request) -> Response:
         """Answer with the worker's own record."""
-        return self._self.record().to_json()
+        return Response(self._self.record().to_json())
 
-    async def drain(self, request: Request) -> bytes:
+    async def drain(self, request: Request) -> Response:
         """Give all environments to other workers, or take some again."""
         if decode(request.body, InternalDrainRequest).undo:
             await self._self.undrain()
         else:
             await self._self.drain()
-        return self._self.record().to_json()
+        return Response(self._self.record().to_json())
 
     def _sort(self, env_ids: Sequence[str]) -> tuple[list[int], dict[int, VerlAgentEnvError]]:
         """Positions of the environments whose slots are this worker's own, and the error of each other one."""
@@ -176,7 +176,7 @@ class InternalHandlers:
 
 
 # Whose the environments of a part are was looked at by the worker that was asked for the batch.
-_part = partial(Route, auth_scope="admin", is_part=True)
+_part = partial(Route, auth_scope="admin", is_part=True, is_long=True)
 
 
 def _merge(

@@ -1,4 +1,4 @@
-"""The way of every API call: from ASGI messages to a handler and back, without layers in between.
+"""Dispatches every API request to its handler, from ASGI messages or from the fast path, without layers in between.
 
 A request costs what parsing it and stepping the environment cost; a stack of middlewares would cost as much again.
 """
@@ -13,20 +13,18 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 
-import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from verl_agent_env.config import HttpLimits
+from verl_agent_env.engine import await_maybe
+from verl_agent_env.engine.budget import UNCOUNTED
 from verl_agent_env.errors import (
-    BodyTimeoutError,
-    BodyTooLargeError,
     EnvironmentNotFoundError,
-    InsufficientScopeError,
     InternalError,
     MethodNotAllowedError,
+    MovedError,
     RouteNotFoundError,
     ShuttingDownError,
-    UnauthorizedError,
     VerlAgentEnvError,
 )
 from verl_agent_env.server.http.admission import Admission, require_well_formed
@@ -34,14 +32,16 @@ from verl_agent_env.server.http.auth import current_principal
 from verl_agent_env.server.http.body import ClientGoneError, has_arrived, linger, read_body
 from verl_agent_env.server.http.commands import note_source
 from verl_agent_env.server.http.connections import Connections
+from verl_agent_env.server.http.exchange import Exchange, Head
 from verl_agent_env.server.http.logs import current_request_id
 from verl_agent_env.server.http.metrics import Metrics
 from verl_agent_env.server.http.peer import Peer
+from verl_agent_env.server.http.problems import CLOSE, problem_response
 from verl_agent_env.server.http.request_memory import UNCOUNTED_BYTES, RequestMemory, Share
 from verl_agent_env.server.http.route_table import RouteTable
 from verl_agent_env.server.http.tokens import Principal
-from verl_agent_env.server.http.types import PROBLEM_JSON, Headers, Request, Response, Route
-from verl_agent_env.wire.pieces import Body, Pieces
+from verl_agent_env.server.http.types import Request, Response, Route
+from verl_agent_env.wire.pieces import Pieces
 
 logger = logging.getLogger("verl_agent_env.server")
 
@@ -49,11 +49,10 @@ DISPATCHER_STATE = "verl_agent_env.dispatcher"
 """Under this name the application's lifespan hands its dispatcher to the server's protocol."""
 
 _MAX_SHOWN_PATH = 256
-_MAX_QUICK_DIGITS = 5
+_MAX_LENGTH_DIGITS = 5
 # Visible ASCII only: it goes into a header and into the logs.
 _REQUEST_ID = re.compile(rb"[!-~]{1,128}")
 _POLICY_VIOLATION = 1008
-_CLOSE = (b"connection", b"close")
 _NO_CONTENT = (b"content-length", b"0")
 OTHER_ROUTES = "other"
 """Label of requests that reached no route."""
@@ -91,6 +90,9 @@ class Dispatcher:
         """Of this worker, as its protocol counts them."""
         self.body_timeout_s = limits.body_timeout_s
         self._limits = limits
+        self._max_fast_bytes = min(limits.max_body_bytes, UNCOUNTED_BYTES)
+        self.waiting: set[Exchange] = set()
+        """Requests whose responses wait for the store."""
         self.memory = RequestMemory(limits.max_request_memory_bytes, limits.max_body_bytes, on_idle)
         self._admission = admission
         self._metrics = metrics
@@ -98,21 +100,21 @@ class Dispatcher:
         self._request_prefix = secrets.token_hex(4).encode()
         self._request_numbers = itertools.count(1)
 
-    def find_now(self, method: str, path: str, headers: Mapping[bytes, bytes]) -> tuple[Route, str] | None:
-        """The route of a request that may be answered at once, and the environment's id; ``None`` for all others.
+    def find(self, method: str, path: str, headers: Mapping[bytes, bytes]) -> Head | None:
+        """Return the head of a request that the fast path serves; None for all others.
 
-        A body of unusual size is none that could be answered at once: :meth:`serve` says whether it is too large.
+        A body of unusual size is left to :meth:`serve`, which counts it, or refuses it.
         """
         length = headers.get(b"content-length", b"0")
-        is_usual = len(length) <= _MAX_QUICK_DIGITS and length.isdigit()
-        if not is_usual or int(length) > self._limits.max_body_bytes:
+        is_usual = len(length) <= _MAX_LENGTH_DIGITS and length.isdigit()
+        if not is_usual or int(length) > self._max_fast_bytes:
             return None
         found = self.match(path)
         if found is None:
             return None
         routes, env_id = found
         route = routes.get(method)
-        return None if route is None or route.answer_now is None else (route, env_id)
+        return None if route is None or route.is_long else Head(route, env_id, method, path, headers)
 
     async def serve(
         self, routes: dict[str, Route], env_id: str, scope: Scope, receive: Receive, send: Send
@@ -154,18 +156,17 @@ class Dispatcher:
             declared = headers.get(b"content-length", b"")
             body = read_body(receive, declared, self._limits, share.receive)
             request = Request(env_id, await body, scope["query_string"], headers, principal, share, path)
-            reply = await self._handle(route, request, share)
+            response = await self._handle(route, request, share)
         except ClientGoneError:
             return
-        except VerlAgentEnvError as raised:
-            error = _without_frames(raised)
         except asyncio.CancelledError as raised:
             # The server stops and waits no longer for this call.
             error, cancelled = ShuttingDownError(), raised
-        except Exception:
-            logger.exception("request failed")
-            error = InternalError()
-        response = _success(reply, request_id) if error is None else _failure(error, request_id, headers)
+        except Exception as raised:  # noqa: BLE001 - sent
+            error = _error_of(raised)
+        if error is not None:
+            response = problem_response(error, headers)
+        _complete(response, request_id)
         if isinstance(error, MethodNotAllowedError) or (method == "OPTIONS" and error is None):
             response.headers.append((b"allow", _allowed(routes)))
         if b"origin" in headers:
@@ -181,63 +182,74 @@ class Dispatcher:
         if cancelled is not None:
             raise cancelled
 
-    async def _handle(self, route: Route, request: Request, share: Share) -> Body | Response:
-        """Have the route answer as soon as there is room to work on the body."""
+    async def _handle(self, route: Route, request: Request, share: Share) -> Response:
+        """Handle a request as soon as there is room to work on its body."""
         if len(request.body) <= UNCOUNTED_BYTES:
-            return await route.handler(request)
+            return await call(route, request)
         async with share.working_on(request.body, waits_for_room=not route.is_part):
-            return await route.handler(request)
+            return await call(route, request)
 
-    def serve_now(
-        self,
-        route: Route,
-        env_id: str,
-        method: str,
-        path: str,
-        headers: dict[bytes, bytes],
-        peer: Peer,
-        body: bytes,
-    ) -> Response | None:
-        """As :meth:`serve`, for a whole request with a well-formed head and a route of :meth:`find_now`; never raises.
+    def respond(self, head: Head, peer: Peer, body: bytes) -> Response | Exchange:
+        """Handle a whole request with a well-formed head, which :meth:`find` gave; never raises.
 
         Returns:
-            The answer, or ``None``, with nothing done, where the request must be served the long way.
+            The response, or the exchange in which it comes later.
         """
         started = time.perf_counter()
-        answer_now = route.answer_now
+        route, env_id, method, path, headers = head
         request_id = self._request_id(headers.get(b"x-request-id"))
         # Put back afterwards: all requests of a connection share one context here; serve() has one for each.
         before = current_request_id.set(request_id)
-        error: VerlAgentEnvError | None = None
         try:
+            result: Response | BaseException
             try:
                 principal = self._admission.admit(method, headers, peer, route.auth_scope)
                 require_seen(principal, env_id)
-                request = Request(env_id, body, b"", headers, principal)
-                payload = answer_now(request) if answer_now is not None else None
-                if payload is None:
-                    return None
-                response = _success(payload, request_id)
-            except VerlAgentEnvError as raised:
-                error = raised
-                response = _failure(error, request_id, headers)
-            except BaseException:
+                request = Request(env_id, body, b"", headers, principal, UNCOUNTED, path)
+                answer = route.handler(request)
+                if not isinstance(answer, Response):
+                    return Exchange(self, head, peer, request, request_id, started, answer)
+                result = answer
+            except MovedError as moved:
+                if route.at_owner is not None:
+                    answer = route.at_owner(request)
+                    return Exchange(self, head, peer, request, request_id, started, answer)
+                result = moved
+            except BaseException as raised:  # noqa: BLE001
                 # Also what would end the server: nobody above expects it, and it came from an environment's code.
-                logger.exception("request failed")
-                error = InternalError()
-                response = _failure(error, request_id, headers)
-            if b"origin" in headers:
-                response.headers += self._admission.policy.grants(method, headers)
-            self._done(route, method, path, error, started)
-            return response
+                result = raised
+            return self.finish(head, request_id, started, result)
         finally:
             current_request_id.reset(before)
+
+    def finish(
+        self, head: Head, request_id: bytes, started: float, result: Response | BaseException
+    ) -> Response:
+        """Finish the response of a request on the fast path: write the error if it is one, add headers, count and log."""
+        route, _, method, path, headers = head
+        error = None
+        if isinstance(result, Response):
+            response = result
+        else:
+            error = _error_of(result)
+            response = problem_response(error, headers)
+        _complete(response, request_id)
+        if b"origin" in headers:
+            response.headers += self._admission.policy.grants(method, headers)
+        self._done(route, method, path, error, started)
+        return response
+
+    def give_up(self) -> None:
+        """Answer all requests that wait for the store, because the server stops."""
+        for exchange in list(self.waiting):
+            exchange.give_up()
 
     def refusal(self, error: VerlAgentEnvError) -> Response:
         """What a connection is told that is closed with this error; counted."""
         self._metrics.count_error(error.code)
-        response = _failure(error, self._request_id(None), {})
-        response.headers = [header for header in response.headers if header != _CLOSE] + [_CLOSE]
+        response = problem_response(error, {})
+        _complete(response, self._request_id(None))
+        response.headers = [header for header in response.headers if header != CLOSE] + [CLOSE]
         return response
 
     async def serve_page(
@@ -261,7 +273,8 @@ class Dispatcher:
             principal = self._admission.admit(method, headers, peer, "" if is_preflight else needed_scope)
         except VerlAgentEnvError as error:
             self._metrics.count_error(error.code)
-            response = _failure(error, self._request_id(headers.get(b"x-request-id")), headers)
+            response = problem_response(error, headers)
+            _complete(response, self._request_id(headers.get(b"x-request-id")))
             await _send(response, method, receive, send, is_read=False)
             return
         note_source(peer, headers)
@@ -311,7 +324,8 @@ class Dispatcher:
             error = raised
         self._metrics.count_error(error.code)
         headers = dict(scope["headers"])
-        response = _failure(error, self._request_id(headers.get(b"x-request-id")), headers)
+        response = problem_response(error, headers)
+        _complete(response, self._request_id(headers.get(b"x-request-id")))
         await receive()
         if "websocket.http.response" not in scope.get("extensions", {}):
             await send({"type": "websocket.close", "code": _POLICY_VIOLATION})
@@ -342,18 +356,35 @@ class Dispatcher:
         return given
 
 
-def _without_frames(error: VerlAgentEnvError) -> VerlAgentEnvError:
-    """The error without the frames that it came from: they keep the request's body alive."""
-    error.__traceback__ = error.__context__ = error.__cause__ = None
-    return error
+async def call(route: Route, request: Request) -> Response:
+    """Wait for a route's response: its handler's, or the owner's if the slot has moved.
+
+    Raises:
+        VerlAgentEnvError: As the handler, or the owner, raises it.
+    """
+    try:
+        return await await_maybe(route.handler(request))
+    except MovedError:
+        if route.at_owner is None:
+            raise
+        return await route.at_owner(request)
+
+
+def _error_of(raised: BaseException) -> VerlAgentEnvError:
+    """Make an error for the client of whatever was raised; without the frames that it came from, which keep the body alive."""
+    if isinstance(raised, VerlAgentEnvError):
+        raised.__traceback__ = raised.__context__ = raised.__cause__ = None
+        return raised
+    logger.error("request failed", exc_info=raised)
+    return InternalError()
 
 
 async def _send(response: Response, method: str, receive: Receive, send: Send, *, is_read: bool) -> None:
     """Send an answer. If the request's body is not whole, the rest is not waited for, and the connection ends."""
     # Asked for it, a client that expects to be would send the body: then the answer says already that this is the end.
-    is_whole = is_read or (_CLOSE not in response.headers and has_arrived(receive))
-    if not is_whole and _CLOSE not in response.headers:
-        response.headers.append(_CLOSE)
+    is_whole = is_read or (CLOSE not in response.headers and has_arrived(receive))
+    if not is_whole and CLOSE not in response.headers:
+        response.headers.append(CLOSE)
     payload = b"" if method == "HEAD" else response.body
     await send({"type": "http.response.start", "status": response.status, "headers": response.headers})
     if isinstance(payload, Pieces):
@@ -370,33 +401,12 @@ async def _send(response: Response, method: str, receive: Receive, send: Send, *
         await send({"type": "http.response.body", "body": b""})
 
 
-def _success(result: Body | Response, request_id: bytes) -> Response:
-    response = result if isinstance(result, Response) else Response(result)
-    response.headers = [*_headers(response, request_id), *response.headers]
-    return response
-
-
-def _failure(error: VerlAgentEnvError, request_id: bytes, request_headers: Mapping[bytes, bytes]) -> Response:
-    response = Response(orjson.dumps(error.to_problem()), PROBLEM_JSON, error.status)
-    headers = response.headers = _headers(response, request_id)
-    if isinstance(error, UnauthorizedError):
-        headers.append((b"www-authenticate", b"Bearer"))
-    if isinstance(error, InsufficientScopeError):
-        shown = b'Bearer error="insufficient_scope", scope="%b"' % error.scope.encode()
-        headers.append((b"www-authenticate", shown))
-    if error.status in (429, 503):
-        headers.append((b"retry-after", b"%d" % error.retry_after_s))
-    if isinstance(error, BodyTimeoutError | BodyTooLargeError) or b"expect" in request_headers:
-        # The rest of the body is not read, or may never be sent: the connection cannot be used again.
-        headers.append(_CLOSE)
-    return response
-
-
-def _headers(response: Response, request_id: bytes) -> Headers:
+def _complete(response: Response, request_id: bytes) -> None:
+    """Add the headers that every response has."""
     headers = [(b"content-type", response.media_type), (b"x-request-id", request_id)]
     if response.stream is None:
         headers.insert(1, (b"content-length", b"%d" % len(response.body)))
-    return headers
+    response.headers = headers + response.headers
 
 
 def require_seen(principal: Principal, env_id: str) -> None:
@@ -409,8 +419,8 @@ def require_seen(principal: Principal, env_id: str) -> None:
         raise EnvironmentNotFoundError(env_id)
 
 
-async def _nothing(_: Request) -> bytes:
-    return b""
+def _nothing(_: Request) -> Response:
+    return Response(b"")
 
 
 _OPTIONS_ROUTE = Route("OPTIONS", OTHER_ROUTES, _nothing, "Which methods there are", auth_scope="")

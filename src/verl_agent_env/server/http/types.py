@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from verl_agent_env.engine import AwaitableOrValue
 from verl_agent_env.engine.budget import UNCOUNTED, AnswerMemory
 from verl_agent_env.errors import VerlAgentEnvError
+from verl_agent_env.server.http.headers import OPERATION_HEADER
 from verl_agent_env.server.http.tokens import ANYBODY, Principal
+from verl_agent_env.wire.operations import call_of, new_call
 from verl_agent_env.wire.pieces import Body
 
 JSON = b"application/json"
@@ -34,6 +37,21 @@ class Request:
     """Counts the bytes of the response."""
     path: str = ""
     """As it was asked for, where it names an environment of the catalogue."""
+    may_be_sent_on: bool = False
+    """Whether another worker may have to handle it after this one: then it has an operation."""
+
+    def operation(self) -> bytes:
+        """Return the id under which the request is known when it is sent again; empty if it has none.
+
+        In the form in which it reaches any worker unchanged. One that may be sent on gets one from the first try on: what was
+        written may be refused all the same, when the slot has moved before the answer to the write came.
+        """
+        given = self.headers.get(OPERATION_HEADER)
+        operation = call_of(given)
+        if self.may_be_sent_on and operation != given:
+            operation = operation or new_call()
+            self.headers = {**self.headers, OPERATION_HEADER: operation}
+        return operation
 
 
 @dataclass(slots=True)
@@ -49,8 +67,8 @@ class Response:
     """The body, in place of ``body``, where its parts come one after the other."""
 
 
-Handler = Callable[[Request], Awaitable[Body | Response]]
-QuickHandler = Callable[[Request], "bytes | None"]
+Handler = Callable[[Request], AwaitableOrValue[Response]]
+"""Handles a request. Gives the response itself where there is nothing to wait for."""
 
 
 @dataclass(frozen=True)
@@ -75,5 +93,8 @@ class Route:
     owned_by: Literal["environment", "key", "any"] = "any"
     """Which worker handles a request: the owner of the environment's slot, the owner of the ``Idempotency-Key``'s slot, or
     whichever got it."""
-    answer_now: QuickHandler | None = None
-    """Gives the handler's answer without waiting; ``None``, with nothing done, where only the handler can give it."""
+    at_owner: Callable[[Request], Coroutine[Any, Any, Response]] | None = None
+    """Has the owner of a slot handle a request for which ``handler`` raised :class:`~verl_agent_env.errors.MovedError`; None
+    where that error is the client's."""
+    is_long: bool = False
+    """Whether its bodies or its responses may be long, or come in parts: only the slow path counts their memory and streams."""

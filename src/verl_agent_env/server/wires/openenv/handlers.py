@@ -13,7 +13,7 @@ from verl_agent_env.engine.kinds import KindLoader
 from verl_agent_env.envs.registry import Registry
 from verl_agent_env.errors import RouteNotFoundError, UnknownEnvNameError
 from verl_agent_env.server.api.operations import Operations
-from verl_agent_env.server.http.types import Request, Route
+from verl_agent_env.server.http.types import Request, Response, Route
 from verl_agent_env.server.wires.names import name_in, short_name
 from verl_agent_env.server.wires.openenv import rpc
 from verl_agent_env.server.wires.openenv.frames import (
@@ -79,59 +79,61 @@ class OpenEnvHandlers:
             for method, verb, handler in calls
         ]
 
-    async def health(self, request: Request) -> bytes:
+    async def health(self, request: Request) -> Response:
         """Say that the server answers."""
         self._full_name(request)
-        return b'{"status":"healthy"}'
+        return Response(b'{"status":"healthy"}')
 
-    async def metadata(self, request: Request) -> bytes:
+    async def metadata(self, request: Request) -> Response:
         """Describe the environment."""
         full = self._full_name(request)
         await self._kinds.load((full,))
         description = self._registry.kind(full).description
-        return encode({"name": full, "description": description, "version": __version__})
+        return Response(encode({"name": full, "description": description, "version": __version__}))
 
-    async def schema(self, request: Request) -> bytes:
+    async def schema(self, request: Request) -> Response:
         """Describe actions, observations and states."""
         self._full_name(request)
-        return encode({"action": ACTION_SCHEMA, "observation": OBSERVATION_SCHEMA, "state": STATE_SCHEMA})
+        return Response(
+            encode({"action": ACTION_SCHEMA, "observation": OBSERVATION_SCHEMA, "state": STATE_SCHEMA})
+        )
 
-    async def state(self, request: Request) -> bytes:
+    async def state(self, request: Request) -> Response:
         """Tell where a session stands; without one, where each begins."""
         query = parse_qs(request.query.decode("latin-1"))
         session = self._session(request, query.get("session_id", [None])[-1])
-        return encode(await session.state())
+        return Response(encode(await session.state()))
 
-    async def reset(self, request: Request) -> bytes:
+    async def reset(self, request: Request) -> Response:
         """Begin an episode; its metadata names the session that steps go on with."""
         wanted = decode(request.body or b"{}", ResetBody)
         fields = wanted.model_dump(exclude_unset=True)
         session_id = fields.pop("session_id", None)
         session = self._session(request, session_id, ttl_s=None if session_id else _BRIEF_TTL_S)
-        return encode(await _answered(session.reset(fields)))
+        return Response(encode(await _answered(session.reset(fields))))
 
-    async def step(self, request: Request) -> bytes:
+    async def step(self, request: Request) -> Response:
         """Carry out an action in a session."""
         wanted = decode(request.body, StepBody)
         session = self._session(request, wanted.session_id)
         if wanted.session_id is None and wanted.action.get("type") != "list_tools":
             raise fault(["session_id"], "name the session, as the metadata of reset has it")
         try:
-            return encode(await _answered(session.step(wanted.action)))
+            return Response(encode(await _answered(session.step(wanted.action))))
         finally:
             if wanted.session_id is None:
                 await session.close()
 
-    async def mcp(self, request: Request) -> bytes:
+    async def mcp(self, request: Request) -> Response:
         """Answer a JSON-RPC request."""
 
         def make(session_id: str | None, env_kwargs: Mapping[str, Any]) -> Session:
             return self._session(request, session_id, env_kwargs)
 
         self._full_name(request)
-        return encode(await rpc.answer_text(request.body, None, make))
+        return Response(encode(await rpc.answer_text(request.body, None, make)))
 
-    async def openapi(self, request: Request) -> bytes:
+    async def openapi(self, request: Request) -> Response:
         """Describe these calls in OpenAPI, as far as OpenEnv's validator reads it."""
         self._full_name(request)
         paths = {
@@ -139,37 +141,41 @@ class OpenEnvHandlers:
             for route in self.routes()
         }
         info = {"title": "OpenEnv on verl-agent-env", "version": __version__}
-        return encode({"openapi": "3.1.0", "info": info, "paths": paths})
+        return Response(encode({"openapi": "3.1.0", "info": info, "paths": paths}))
 
-    async def list_environments(self, request: Request) -> bytes:
+    async def list_environments(self, request: Request) -> Response:
         """Name the environment, as the Task API's paths take it."""
-        return encode([short_name(self._registry, self._full_name(request))])
+        return Response(encode([short_name(self._registry, self._full_name(request))]))
 
-    async def splits(self, request: Request) -> bytes:
+    async def splits(self, request: Request) -> Response:
         """List the splits of its tasks."""
         splits = await self._tasks.splits(self._task_name(request))
-        return encode([{"name": split["name"], "type": split["type"]} for split in splits])
+        return Response(encode([{"name": split["name"], "type": split["type"]} for split in splits]))
 
-    async def tasks(self, request: Request) -> bytes:
+    async def tasks(self, request: Request) -> Response:
         """List the tasks of a split."""
         full = self._task_name(request)
         tasks = await self._tasks.tasks(full, decode(request.body, SplitRequest))
-        return encode({"tasks": tasks, "env_name": full})
+        return Response(encode({"tasks": tasks, "env_name": full}))
 
-    async def num_tasks(self, request: Request) -> bytes:
+    async def num_tasks(self, request: Request) -> Response:
         """Count the tasks of a split."""
         full = self._task_name(request)
-        return encode({"num_tasks": await self._tasks.num_tasks(full, decode(request.body, SplitRequest))})
+        return Response(
+            encode({"num_tasks": await self._tasks.num_tasks(full, decode(request.body, SplitRequest))})
+        )
 
-    async def task(self, request: Request) -> bytes:
+    async def task(self, request: Request) -> Response:
         """Give one task."""
         full = self._task_name(request)
-        return encode({"task": await self._tasks.task(full, decode(request.body, TaskRequest))})
+        return Response(encode({"task": await self._tasks.task(full, decode(request.body, TaskRequest))}))
 
-    async def task_range(self, request: Request) -> bytes:
+    async def task_range(self, request: Request) -> Response:
         """Give consecutive tasks."""
         full = self._task_name(request)
-        return encode({"tasks": await self._tasks.task_range(full, decode(request.body, RangeRequest))})
+        return Response(
+            encode({"tasks": await self._tasks.task_range(full, decode(request.body, RangeRequest))})
+        )
 
     def _full_name(self, request: Request) -> str:
         return self._registry.resolve(name_in(request.path, OPENENV_PREFIX))

@@ -106,7 +106,15 @@ class OrsHandlers:
             ("POST", "call", self.call),
         ]  # fmt: skip
         return [
-            Route(method, f"{prefix}/{verb}", handler, f"ORS: {verb}", auth_scope=scope, tags=("ors",))
+            Route(
+                method,
+                f"{prefix}/{verb}",
+                handler,
+                f"ORS: {verb}",
+                auth_scope=scope,
+                tags=("ors",),
+                is_long=verb == "call",
+            )
             for scope, calls in (("", free), ("read", read), ("run", run))
             for method, verb, handler in calls
             for prefix in (ORS_PREFIX, *(() if verb in _ROOT else (f"{ORS_PREFIX}/{{env_name}}",)))
@@ -114,51 +122,55 @@ class OrsHandlers:
 
     # --- the server and its environments --------------------------------------------------------------------
 
-    async def health(self, request: Request) -> bytes:
+    async def health(self, request: Request) -> Response:
         """Say that the server answers."""
-        return b'{"status":"ok"}'
+        return Response(b'{"status":"ok"}')
 
-    async def version(self, request: Request) -> bytes:
+    async def version(self, request: Request) -> Response:
         """Name the server's version."""
-        return encode({"version": __version__, "build_sha": None})
+        return Response(encode({"version": __version__, "build_sha": None}))
 
-    async def list_environments(self, request: Request) -> bytes:
+    async def list_environments(self, request: Request) -> Response:
         """Name all environments."""
-        return encode([short_name(self._registry, full) for full in self._registry.names()])
+        return Response(encode([short_name(self._registry, full) for full in self._registry.names()]))
 
-    async def tools(self, request: Request) -> bytes:
+    async def tools(self, request: Request) -> Response:
         """List an environment's tools, as all of its sessions have them."""
         full = self._env_name(request)
         await self._kinds.load((full,))
-        return encode(
-            _shown_tools(
-                [tool.openai() for tool in getattr(self._registry.kind(full).env_class, "tools", ())]
+        return Response(
+            encode(
+                _shown_tools(
+                    [tool.openai() for tool in getattr(self._registry.kind(full).env_class, "tools", ())]
+                )
             )
         )
 
-    async def splits(self, request: Request) -> bytes:
+    async def splits(self, request: Request) -> Response:
         """List the splits of an environment's tasks."""
         splits = await self._tasks.splits(self._env_name(request))
-        return encode([{"name": split["name"], "type": split["type"]} for split in splits])
+        return Response(encode([{"name": split["name"], "type": split["type"]} for split in splits]))
 
-    async def tasks(self, request: Request) -> bytes:
+    async def tasks(self, request: Request) -> Response:
         """List the tasks of a split."""
         full = self._env_name(request)
         return self._with_name(
             full, "tasks", await self._tasks.tasks(full, decode(request.body, SplitRequest))
         )
 
-    async def num_tasks(self, request: Request) -> bytes:
+    async def num_tasks(self, request: Request) -> Response:
         """Count the tasks of a split."""
         full = self._env_name(request)
-        return encode({"num_tasks": await self._tasks.num_tasks(full, decode(request.body, SplitRequest))})
+        return Response(
+            encode({"num_tasks": await self._tasks.num_tasks(full, decode(request.body, SplitRequest))})
+        )
 
-    async def task(self, request: Request) -> bytes:
+    async def task(self, request: Request) -> Response:
         """Give one task."""
         full = self._env_name(request)
         return self._with_name(full, "task", await self._tasks.task(full, decode(request.body, TaskRequest)))
 
-    async def task_range(self, request: Request) -> bytes:
+    async def task_range(self, request: Request) -> Response:
         """Give consecutive tasks."""
         full = self._env_name(request)
         return self._with_name(
@@ -171,7 +183,7 @@ class OrsHandlers:
         """Choose a session's id; its environment is made by ``create``."""
         return events(event("task_id", self._operations.new_env_id(request.principal)), event("end"))
 
-    async def create(self, request: Request) -> bytes:
+    async def create(self, request: Request) -> Response:
         """Make the session's environment, which begins the episode of a task; once, however often it is asked for."""
         session_id, wanted = _session_of(request), decode(request.body, CreateBody)
         named = wanted.env_name or _deployment(request)
@@ -181,35 +193,37 @@ class OrsHandlers:
         await self._operations.call(
             "POST", f"{_ONE}initialize", body, principal=request.principal, env_id=session_id
         )
-        return encode({"sid": session_id})
+        return Response(encode({"sid": session_id}))
 
-    async def ping(self, request: Request) -> bytes:
+    async def ping(self, request: Request) -> Response:
         """Keep a session."""
         await self._of_session(request, "GET", "/allow-parallel-tool-call")
-        return b'{"status":"ok"}'
+        return Response(b'{"status":"ok"}')
 
-    async def delete(self, request: Request) -> bytes:
+    async def delete(self, request: Request) -> Response:
         """Close a session's environment; one that there never was is closed as well."""
         try:
             await self._of_session(request, "POST", "/close", {})
         except EnvironmentNotFoundError:
             logger.debug("a session without an environment was deleted")
-        return encode({"sid": _session_of(request)})
+        return Response(encode({"sid": _session_of(request)}))
 
-    async def delete_session(self, request: Request) -> bytes:
+    async def delete_session(self, request: Request) -> Response:
         """Forget a session's id, of which nothing is kept."""
-        return encode({"sid": _session_of(request)})
+        return Response(encode({"sid": _session_of(request)}))
 
-    async def task_tools(self, request: Request) -> bytes:
+    async def task_tools(self, request: Request) -> Response:
         """List the tools of a session."""
-        return encode(
-            _shown_tools((await self._of_session(request, "GET", "/tools-schema-openai"))["tools_schema"])
+        return Response(
+            encode(
+                _shown_tools((await self._of_session(request, "GET", "/tools-schema-openai"))["tools_schema"])
+            )
         )
 
-    async def prompt(self, request: Request) -> bytes:
+    async def prompt(self, request: Request) -> Response:
         """Show what the episode began with."""
         begun = (await self._of_session(request, "GET", "/trajectory"))["observation"]
-        return encode(_blocks(begun or []))
+        return Response(encode(_blocks(begun or [])))
 
     async def call(self, request: Request) -> Response:
         """Call a tool. The first event names the call, so that it can be asked for again if its answer gets lost."""
@@ -266,8 +280,8 @@ class OrsHandlers:
             raise _fault(["header", "X-Deployment"], "name the environment, in the path or in this header")
         return self._registry.resolve(named)
 
-    def _with_name(self, full: str, key: str, value: Any) -> bytes:
-        return encode({key: value, "env_name": short_name(self._registry, full)})
+    def _with_name(self, full: str, key: str, value: Any) -> Response:
+        return Response(encode({key: value, "env_name": short_name(self._registry, full)}))
 
 
 def _deployment(request: Request) -> str:
