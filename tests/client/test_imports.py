@@ -25,8 +25,11 @@ def test_client_brings_neither_the_server_nor_environments() -> None:
     }
     # The list of names, for gymnasium.make; none of the environments themselves.
     assert {name for name in ours if name.startswith("verl_agent_env.envs.")} == {
+        "verl_agent_env.envs.catalogue",
+        "verl_agent_env.envs.catalogue.families",
         "verl_agent_env.envs.presets",
         "verl_agent_env.envs.registry",
+        "verl_agent_env.envs.spec",
     }
 
 
