@@ -9,12 +9,14 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.depth import examples
 from tests.server.wires.doors import DOORS, Seen, text_of
 from verl_agent_env.envs.base import ChatEnv
 from verl_agent_env.envs.registry import default_registry
 from verl_agent_env.types import Action
 
 EPISODES = 20
+"""Of ``make deep``; a few of them every day."""
 _LONGEST = 8
 KINDS: dict[str, dict[str, Any]] = {
     "verl_env/frozen_lake-v1": {"size": 4},
@@ -31,7 +33,7 @@ def reference(env_name: str) -> list[tuple[int, list[Action], list[Seen]]]:
     """Random episodes, played in this process: seed, actions, and what was seen."""
     kind = default_registry().kind(env_name)
     dice, played = random.Random(env_name), []
-    for _ in range(EPISODES):
+    for _ in range(examples(4, EPISODES)):
         env = kind.build(kind.validate(KINDS[env_name]))
         assert isinstance(env, ChatEnv)
         seed = dice.getrandbits(40)
