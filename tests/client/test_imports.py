@@ -27,6 +27,7 @@ def test_client_brings_neither_the_server_nor_environments() -> None:
     assert {name for name in ours if name.startswith("verl_agent_env.envs.")} == {
         "verl_agent_env.envs.catalogue",
         "verl_agent_env.envs.catalogue.families",
+        "verl_agent_env.envs.catalogue.family",
         "verl_agent_env.envs.presets",
         "verl_agent_env.envs.registry",
         "verl_agent_env.envs.spec",
