@@ -258,7 +258,9 @@ def require_same(fast: Served, slow: Served, path: str, request: bytes) -> None:
     twins = Twin.begin(fast), Twin.begin(slow)
     WatchedProtocol.fallbacks.clear()
     by_fast_path = twins[0].exchange(request)
-    assert len(WatchedProtocol.fallbacks) == (path is SLOW)
+    # The look whether the connection lives on may meet one that ends.
+    fallbacks = [url for url in WatchedProtocol.fallbacks if url != LAST_LOOK.encode()]
+    assert len(fallbacks) == (path is SLOW)
     assert by_fast_path == twins[1].exchange(request)
     for env in NAMES:
         state = get(on(env, ""))
@@ -281,7 +283,7 @@ def test_tokens_are_asked_for_the_same_on_both_ways(
     ]
     assert answers[0] == answers[1]
     assert answers[0][0][0][0] in (400, 401, 404)
-    assert WatchedProtocol.fallbacks == []
+    assert [url for url in WatchedProtocol.fallbacks if url != LAST_LOOK.encode()] == []
 
 
 def test_any_byte_in_a_path_is_answered_the_same_on_both_ways(quick: Served, plain: Served) -> None:
