@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 import uuid
 
 from verl_agent_env.cluster.idempotency import IdempotencyRecord
@@ -103,5 +102,5 @@ def _worker(name: str) -> WorkerRecord:
         address=f"{name}.invalid:1",
         pid=0,
         state="draining",
-        started_at=time.time(),
+        started_at=0.0,
     )
