@@ -51,8 +51,8 @@ async def test_creates_in_order_and_fails_alone(host: Host, controls: Controls) 
         result = results[position]
         assert isinstance(result, tuple)
         assert total(result[1]) == position
-        assert host.directory.find(result[0]).kind.name == f"probe/{names[position]}-v0"
-    assert len(host.directory) == 5
+        assert host.env_table.find(result[0]).kind.name == f"probe/{names[position]}-v0"
+    assert len(host.env_table) == 5
 
 
 async def test_steps_in_order_whatever_the_kind(host: Host, ids: list[str]) -> None:
@@ -106,7 +106,7 @@ async def test_each_reset_is_known_by_its_own_id(host: Host, ids: list[str]) -> 
     await Batches(host).step(ids, ["1"] * 12, [0] * 12)
     operations[3] = b"another"
     await Batches(host).reset(ids, [1] * 12, None, operations)
-    assert [host.directory.find(env_id).seq for env_id in ids] == [1] * 3 + [0] + [1] * 8
+    assert [host.env_table.find(env_id).seq for env_id in ids] == [1] * 3 + [0] + [1] * 8
 
 
 async def test_resets_without_columns(host: Host, ids: list[str]) -> None:
@@ -119,7 +119,7 @@ async def test_closes_what_is_there(host: Host, ids: list[str]) -> None:
     closed, errors = await Batches(host).close([*ids, "000-none"])
     assert closed == 12
     assert [(position, type(error)) for position, error in errors] == [(12, EnvironmentNotFoundError)]
-    assert len(host.directory) == 0
+    assert len(host.env_table) == 0
 
 
 async def test_nothing_is_answered_with_nothing(host: Host) -> None:
@@ -150,7 +150,7 @@ async def test_large_batch_lets_others_through(make_host: Callable[..., Host], c
 
     async def watch() -> None:
         while True:
-            seen.append(host.directory.find(env_id).seq)
+            seen.append(host.env_table.find(env_id).seq)
             await asyncio.sleep(0)
 
     other = asyncio.create_task(watch())
@@ -164,7 +164,7 @@ async def test_defect_of_ours_in_one_item_leaves_the_others(
 ) -> None:
     for position in (0, 2):
         # No action list, no number: what must never happen.
-        host.directory.find(ids[position]).seq = "x"  # type: ignore[assignment]
+        host.env_table.find(ids[position]).seq = "x"  # type: ignore[assignment]
     answers = await Batches(host).step(ids, ["1"] * 12, [0] * 12)
     assert [i for i, answer in enumerate(answers) if isinstance(answer, InternalError)] == [0, 2]
     assert sum(isinstance(answer, EncodedStep) for answer in answers) == 10
@@ -189,7 +189,7 @@ async def test_an_environment_that_stands_twice_takes_each_step_once_however_oft
     assert [total(answer) for answer in again] == [total(answer) for answer in answers]
     rest = await Batches(host).step(env_ids[1:], actions[1:], seqs and seqs[1:], operations[1:])
     assert [total(answer) for answer in rest] == [total(answer) for answer in answers[1:]]
-    assert [host.directory.find(env_id).seq for env_id in pair] == [3, 3]
+    assert [host.env_table.find(env_id).seq for env_id in pair] == [3, 3]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -204,7 +204,7 @@ async def test_copies_of_a_part_that_are_at_work_side_by_side_take_each_step_onc
     )
     for answers in copies:
         assert [total(answer) for answer in answers] == [1] * 20 + [2] * 20
-    assert {host.directory.find(env_id).seq for env_id in env_ids} == {2}
+    assert {host.env_table.find(env_id).seq for env_id in env_ids} == {2}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -219,7 +219,7 @@ async def test_an_environment_that_is_reset_twice_shows_both_beginnings_again(
     await await_maybe(host.step(env_ids[0], "1"))
     again = await Batches(host).reset(env_ids, [1, 2, 3], options, operations)
     assert [total(answer) for answer in again] == [7, 2, 9]
-    instance = host.directory.find(env_ids[0])
+    instance = host.env_table.find(env_ids[0])
     assert (instance.episode, instance.seq) == (3, 1)
 
 

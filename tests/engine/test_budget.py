@@ -42,7 +42,7 @@ async def test_steps_beyond_the_longest_answer_are_not_taken(
     assert taken
     assert left
     assert all(isinstance(answer, EncodedStep | AnswerTooLargeError) for answer in answers)
-    assert {host.directory.find(env_id).seq for env_id in left} == {1}
+    assert {host.env_table.find(env_id).seq for env_id in left} == {1}
     again = await Batches(host).step(left[:5], ["1"] * 5, [1] * 5)
     assert all(isinstance(answer, EncodedStep) for answer in again)
 
@@ -68,7 +68,7 @@ async def test_an_answer_too_long_by_itself_is_refused_and_nothing_has_changed(
     assert int(totals[1]) - int(totals[0]) == 2
     (refused,) = await Batches(host).step([env_id], ["long"], [2])
     assert isinstance(refused, AnswerTooLargeError)
-    assert host.directory.find(env_id).seq == 2
+    assert host.env_table.find(env_id).seq == 2
 
 
 async def test_a_beginning_too_long_makes_nothing(make_host: Callable[..., Host]) -> None:
@@ -77,7 +77,7 @@ async def test_a_beginning_too_long_makes_nothing(make_host: Callable[..., Host]
         kwargs = {"task_prompt": "x" * 3000} if execution == "single_turn_chat" else {"dim_room": [40, 40]}
         with pytest.raises(AnswerTooLargeError):
             await await_maybe(host.create(CreateRequest(f"verl_env/{execution}-v0", 1, kwargs)))
-    assert len(host.directory) == 0
+    assert len(host.env_table) == 0
 
 
 async def test_an_episode_too_long_to_be_shown_is_refused(
@@ -89,7 +89,7 @@ async def test_an_episode_too_long_to_be_shown_is_refused(
         await await_maybe(host.step(env_id, "1", seq))
     with pytest.raises(AnswerTooLargeError):
         await trajectory(host, env_id)
-    assert host.directory.find(env_id).seq == 60
+    assert host.env_table.find(env_id).seq == 60
     await await_maybe(host.step(env_id, "1", 60))
 
 
@@ -102,7 +102,7 @@ async def test_long_arguments_are_taken_into_account_before_anything_is_made(
     results = await Batches(host).create(requests)
     made = [result for result in results if isinstance(result, tuple)]
     assert 1 <= len(made) <= 4
-    assert len(host.directory) == len(made)
+    assert len(host.env_table) == len(made)
     assert sum(isinstance(result, AnswerTooLargeError) for result in results) == 50 - len(made)
 
 
@@ -125,7 +125,7 @@ async def test_environments_that_compute_too_long_in_all_are_refused(make_host: 
 
 async def test_what_computes_long_runs_in_a_thread_and_is_the_same(host: Host) -> None:
     env_id, begun = await await_maybe(host.create(CreateRequest("verl_env/sokoban-v0", 3, {"min_pushes": 2})))
-    assert host.directory.find(env_id).kind.execution == "compute"
+    assert host.env_table.find(env_id).kind.execution == "compute"
     other, same = await await_maybe(host.create(CreateRequest("verl_env/sokoban-v0", 3, {"min_pushes": 2})))
     assert same.observation == begun.observation
     assert orjson.loads((await await_maybe(host.step(other, "push left", 0))).info)["num_steps"] == 1

@@ -240,7 +240,7 @@ async def test_stuck_threads_are_replaced_until_there_are_too_many(
         await await_maybe(host.step(ids[0], "1", 0))
     with pytest.raises(AtCapacityError):
         await create(host, "thread")
-    assert len(host.directory) == 3
+    assert len(host.env_table) == 3
     controls.gate.set()
     await until(lambda: host.stuck_threads == 0)
     assert [total(await await_maybe(host.step(env_id, "1", 0))) for env_id in ids] == [1, 1, 1]
@@ -258,7 +258,7 @@ async def test_full_threads_in_the_middle_of_a_rebuild_change_nothing(
     stuck = asyncio.create_task(ask(host.step, hanging, "wait", 0))
     await begun()
     # The rebuild itself is under way when the threads run out.
-    threads = host.executor._threads.of(host.directory.find(env_id).kind)
+    threads = host.executor._threads.of(host.env_table.find(env_id).kind)
     original = threads.run
     calls = 0
 
@@ -327,7 +327,7 @@ async def test_stuck_create_leaves_nothing(make_host: Callable[..., Host], contr
     await pass_time(LIMIT_S)
     with pytest.raises(EnvironmentTimeoutError):
         await creating
-    assert len(host.directory) == 0
+    assert len(host.env_table) == 0
     controls.gate.set()
     await until(lambda: host.stuck_threads == 0)
     assert controls.counts["close"] == 1

@@ -66,7 +66,7 @@ def _then(first: Callable[[Any], None], second: Callable[[], object]) -> Callabl
 async def test_create_begins_the_episode_of_the_seed(host: Host, kind: str) -> None:
     env_id, begin = await await_maybe(host.create(CreateRequest(f"probe/{kind}-v0", 41)))
     assert total(begin) == 41
-    assert host.directory.get(env_id) is not None
+    assert host.env_table.get(env_id) is not None
 
 
 async def test_create_without_seed_draws_one(host: Host) -> None:
@@ -88,8 +88,8 @@ async def test_failed_create_leaves_nothing(host: Host, controls: Controls, kind
     with pytest.raises(EnvironmentFailedError) as caught:
         await await_maybe(host.create(CreateRequest(f"probe/{kind}-v0", run_id="run")))
     assert caught.value.error == "RuntimeError"
-    assert len(host.directory) == 0
-    assert host.directory.of_run("run") == []
+    assert len(host.env_table) == 0
+    assert host.env_table.of_run("run") == []
     await host.stop()
     # What was built is closed again.
     assert controls.counts["close"] == (1 if broken == "reset" else 0)
@@ -128,12 +128,12 @@ async def test_slow_environments_created_side_by_side_respect_the_limits(
         *(ask(host.create, request) for request in requests), return_exceptions=True
     )
     refused = [result for result in results if isinstance(result, RunQuotaExceededError)]
-    assert (len(host.directory.of_run("run")), len(refused)) == (3, 7)
+    assert (len(host.env_table.of_run("run")), len(refused)) == (3, 7)
     others = await asyncio.gather(
         *(ask(host.create, CreateRequest("probe/async-v0", i)) for i in range(4)), return_exceptions=True
     )
     assert sum(isinstance(result, AtCapacityError) for result in others) == 2
-    assert len(host.directory) == 5
+    assert len(host.env_table) == 5
 
 
 async def test_environments_share_nothing_that_they_change(host: Host) -> None:
@@ -229,15 +229,15 @@ async def test_cancelled_create_leaves_nothing(host: Host, controls: Controls, w
     await asyncio.sleep(0)
     if when == "after":
         # It is made, but the caller has not been told yet.
-        host.directory.add = _then(host.directory.add, caller.cancel)  # type: ignore[assignment,method-assign]
+        host.env_table.add = _then(host.env_table.add, caller.cancel)  # type: ignore[assignment,method-assign]
     else:
         caller.cancel()
     with pytest.raises(asyncio.CancelledError):
         await caller
     await until(lambda: controls.counts["close"] == 1)
-    assert len(host.directory) == 0
+    assert len(host.env_table) == 0
     await host.stop()
-    assert len(host.directory) == 0
+    assert len(host.env_table) == 0
     assert controls.counts["close"] == controls.counts["build"] == 1
 
 
@@ -380,7 +380,7 @@ async def test_environment_that_fails_to_close_is_gone_all_the_same(
     controls.broken = {"close"}
     env_id = await create(host, kind)
     host.close(env_id)
-    assert len(host.directory) == 0
+    assert len(host.env_table) == 0
     await host.stop()
     assert controls.counts["close"] == 1
 
@@ -391,7 +391,7 @@ async def test_stop_closes_everything_and_takes_nothing_new(
     for kind in KINDS:
         await create(host, kind)
     await host.stop()
-    assert len(host.directory) == 0
+    assert len(host.env_table) == 0
     assert controls.counts["close"] == len(KINDS)
     with pytest.raises(ShuttingDownError):
         await create(host, "inline")
@@ -428,8 +428,8 @@ async def test_idle_environment_is_reaped_after_its_ttl(
     with pytest.raises(EnvironmentClosedError) as caught:
         await await_maybe(host.step(short, "1"))
     assert caught.value.reason == "idle"
-    assert host.directory.ids() == [long]
-    assert host.directory.closed == {(f"probe/{kind}-v0", "idle"): 1}
+    assert host.env_table.ids() == [long]
+    assert host.env_table.closed == {(f"probe/{kind}-v0", "idle"): 1}
 
 
 @every_kind
@@ -513,7 +513,7 @@ async def test_an_environment_that_is_asked_for_twice_at_once_is_made_once(
     made = await asyncio.gather(*(ask(host.create, request) for _ in range(4)))
     assert {env_id for env_id, _ in made} == {GIVEN}
     assert {total(answer) for _, answer in made} == {7}
-    assert len(host.directory) == 1
+    assert len(host.env_table) == 1
     assert total(await await_maybe(host.step(GIVEN, "1"))) == 8
 
 
@@ -529,7 +529,7 @@ async def test_a_given_id_is_made_though_its_first_asker_went_away(
     first.cancel()
     env_id, _ = await second
     assert controls.counts["build"] == 1
-    assert host.directory.get(env_id) is not None
+    assert host.env_table.get(env_id) is not None
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -540,7 +540,7 @@ async def test_what_was_made_is_answered_as_it_was_made_whatever_followed(host: 
     assert total((await await_maybe(host.create(request)))[1]) == 7
     await await_maybe(host.reset(GIVEN, 20))
     assert total((await await_maybe(host.create(request)))[1]) == 7
-    assert host.directory.find(GIVEN).episode == 1
+    assert host.env_table.find(GIVEN).episode == 1
 
 
 @pytest.mark.parametrize(
@@ -568,4 +568,4 @@ async def test_offloaded_call_does_nothing_until_it_is_awaited(host: Host, creat
         assert isinstance(call, CoroutineType)
         call.close()
     state = inspection.describe(host, env_id)
-    assert (state["seq"], state["episode"], len(host.directory), host.calls.under_way) == (0, 0, 1, set())
+    assert (state["seq"], state["episode"], len(host.env_table), host.calls.under_way) == (0, 0, 1, set())

@@ -145,8 +145,8 @@ async def test_environment_made_while_its_slot_went_away_is_nowhere(
     controls.gate.set()
     with pytest.raises(MovedError):
         await making
-    assert old.host.directory.get(env_id) is None
-    assert old.host.directory.in_slot[7] == 0
+    assert old.host.env_table.get(env_id) is None
+    assert old.host.env_table.in_slot[7] == 0
     await await_maybe(new.host.create(CreateRequest(f"probe/{kind}-v0", 1, env_id=env_id)))
 
 
@@ -213,7 +213,7 @@ async def test_fault_of_a_stale_copy_says_nothing_of_the_environment(
     controls.gate.set()
     with pytest.raises(MovedError):
         await step
-    assert old.host.directory.get(env_id) is None
+    assert old.host.env_table.get(env_id) is None
     controls.broken.clear()
     assert (
         await await_maybe(new.host.step(env_id, "wait", 1))
@@ -253,7 +253,7 @@ async def test_stale_owner_does_not_close_what_lives_elsewhere(
     assert (
         await await_maybe(old.host.step(env_id, "1", 5))
     ).observation == b'[{"role":"user","content":"16"}]'
-    assert not [reason for _, reason in old.host.directory.closed if reason == "idle"]
+    assert not [reason for _, reason in old.host.env_table.closed if reason == "idle"]
 
 
 async def test_time_without_a_lease_does_not_make_an_environment_idle(
@@ -286,7 +286,7 @@ async def test_end_that_could_not_be_written_in_time_is_never_written(
     # It is idle, and the lease still good: only the write does not arrive.
     assert await old.host.reap() == 1
     await asyncio.sleep(0.1)
-    assert not old.host.directory.was_closed(env_id)
+    assert not old.host.env_table.was_closed(env_id)
     old.cut()
     await used_elsewhere(owners, new, env_id, clock)
     await owners.move_to(old)
@@ -316,7 +316,7 @@ async def test_close_is_acknowledged_when_it_is_written_and_not_before(
     owner.log.is_cut = False
     assert [await call for call in calls] == [None, None, (2, []), (2, [])]
     assert [saved.closed_as for saved in await owners.log.load(env_ids)] == ["closed", "closed"]
-    assert len(owner.host.directory) == 0
+    assert len(owner.host.env_table) == 0
 
 
 async def test_close_of_a_stale_copy_reaches_the_owner(owners: Owners, create: Create) -> None:
@@ -342,10 +342,10 @@ async def test_what_was_closed_is_not_remembered_once_others_owned_the_slot(
     env_id = await create(old.host, "inline", 10)
     kept = await owners.log.load([env_id])
     await await_maybe(old.host.close(env_id))
-    assert old.host.directory.was_closed(env_id)
+    assert old.host.env_table.was_closed(env_id)
     await owners.move_to(new)
     await old.hear()
-    assert not old.host.directory.was_closed(env_id)
+    assert not old.host.env_table.was_closed(env_id)
     with pytest.raises(EnvironmentClosedError):
         await await_maybe(new.host.step(env_id, "1", 0))
     assert kept[0].closed_as is None
@@ -442,12 +442,12 @@ async def test_steps_of_a_batch_do_not_overtake_one_that_missed_its_environment(
     between = 100
     env_ids = [others, env_id, *[others] * between, env_id]
     batch = asyncio.create_task(Batches(host).step(env_ids, ["1"] * len(env_ids), None))
-    await turns_until(lambda: host.directory.find(others).seq == 1)
-    host.directory.evict_moved(env_id)
-    await turns_until(lambda: host.directory.find(others).seq == 2)
+    await turns_until(lambda: host.env_table.find(others).seq == 1)
+    host.env_table.evict_moved(env_id)
+    await turns_until(lambda: host.env_table.find(others).seq == 2)
     await host.ensure([env_id])
-    assert host.directory.find(others).seq < between
+    assert host.env_table.find(others).seq < between
     results = await batch
     assert isinstance(results[1], MovedError)
     assert isinstance(results[-1], MovedError)
-    assert host.directory.find(env_id).seq == 0
+    assert host.env_table.find(env_id).seq == 0

@@ -34,15 +34,15 @@ async def test_environment_goes_within_a_quarter_beyond_its_ttl(reaped_host: Hos
     # Not in one leap: the reaper looks again and again.
     for _ in range(99):
         await pass_time(0.01 * ttl_s)
-    assert len(reaped_host.directory) == 2
+    assert len(reaped_host.env_table) == 2
     for _ in range(26):
         await pass_time(0.01 * ttl_s)
-    assert len(reaped_host.directory) == 1
+    assert len(reaped_host.env_table) == 1
 
 
 async def test_tiny_ttl_does_not_keep_the_reaper_busy(reaped_host: Host) -> None:
     await await_maybe(reaped_host.create(CreateRequest("probe/inline-v0", ttl_s=1e-9)))
-    await until(lambda: len(reaped_host.directory) == 0)
+    await until(lambda: len(reaped_host.env_table) == 0)
     looks = 0
     reap = reaped_host.reap
 

@@ -42,10 +42,10 @@ def test_nothing_ends_too_early_and_nothing_is_done_twice_while_the_clock_jumps(
         assert served.call(f"/api/environment/{env_id}/step", {"action": "up", "seq": seq}) == answer
         if answer["terminated"]:
             break
-    reaped = served.app.env_host.directory
+    reaped = served.app.env_host.env_table
     served.call("/api/environment/initialize", kept)
     eventually(lambda: len(reaped) == 4)
-    assert served.app.env_host.directory.get(first[0][0]) is not None
+    assert served.app.env_host.env_table.get(first[0][0]) is not None
     # A connection that says nothing for a moment is not hung up on.
     wire = Wire(served.port)
     for _ in range(5):

@@ -55,7 +55,7 @@ async def test_a_batch_over_the_limit_is_too_large(
     found = problem(await client.post(f"/api/batch/{path}", json=request_), 413, "batch_too_large")
     assert found["max_batch_size"] == 4
     assert found["size"] >= 5
-    assert app_of(client).env_host.directory.created.total() == 0
+    assert app_of(client).env_host.env_table.created.total() == 0
 
 
 async def test_an_action_over_the_limit_changes_nothing(
@@ -68,7 +68,7 @@ async def test_an_action_over_the_limit_changes_nothing(
         await client.post(step, json={"action": "right" * 8, "seq": 0}), 413, "action_too_large"
     )
     assert (refused["size"], refused["max_action_bytes"]) == (42, 40)
-    assert app_of(client).env_host.directory.find(env_id).seq == 0
+    assert app_of(client).env_host.env_table.find(env_id).seq == 0
     # As long as may be, its quotes included.
     assert (await client.post(step, json={"action": "x" * 38, "seq": 0})).status_code == 200
 
@@ -81,7 +81,7 @@ async def test_an_action_over_the_limit_fails_alone_in_its_batch(
     actions = ["right", "right" * 8, "right"]
     batch = (await client.post("/api/batch/step", json={"env_ids": env_ids, "actions": actions})).json()
     assert [(error["index"], error["code"]) for error in batch["errors"]] == [(1, "action_too_large")]
-    assert [app_of(client).env_host.directory.find(env_id).seq for env_id in env_ids] == [1, 0, 1]
+    assert [app_of(client).env_host.env_table.find(env_id).seq for env_id in env_ids] == [1, 0, 1]
 
 
 async def test_options_over_the_limit_begin_nothing(
@@ -92,7 +92,7 @@ async def test_options_over_the_limit_begin_nothing(
     reset = f"/api/environment/{env_id}/reset"
     refused = problem(await client.post(reset, json={"options": {"x": "y" * 40}}), 413, "arguments_too_large")
     assert (refused["size"], refused["max_arguments_bytes"]) == (48, 40)
-    assert app_of(client).env_host.directory.find(env_id).episode == 0
+    assert app_of(client).env_host.env_table.find(env_id).episode == 0
 
 
 async def test_a_batch_at_the_limit_is_served(make_client: MakeClient) -> None:

@@ -33,7 +33,7 @@ def test_a_long_answer_waits_for_its_reader_and_holds_up_nobody(served: Served) 
     memory = served.app.dispatcher.memory
     slow = Wire(served.port)
     slow.send(post("/api/batch/initialize", MAKE))
-    eventually(lambda: len(served.app.env_host.directory) == COUNT)
+    eventually(lambda: len(served.app.env_host.env_table) == COUNT)
     eventually(lambda: memory.used > COUNT * PROMPT_BYTES)
     env_id = served.initialize()
     for seq in range(3):

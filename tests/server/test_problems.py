@@ -121,7 +121,7 @@ async def test_a_body_that_breaks_the_schema_is_told_where(
 ) -> None:
     found = problem(await client.post(INITIALIZE, json=request_), 422, "invalid_request")
     assert [fault["loc"] for fault in found["errors"]] == [loc]
-    assert app_of(client).env_host.directory.created.total() == 0
+    assert app_of(client).env_host.env_table.created.total() == 0
 
 
 async def test_a_million_unknown_fields_are_refused_quickly_and_briefly(
@@ -197,7 +197,7 @@ async def test_arguments_out_of_range_are_refused_before_anything_is_built(
     cpu_s = time.process_time() - started
     assert problem(answer, 422, "invalid_env_arguments")["errors"]
     assert cpu_s < slowness()
-    assert len(app_of(client).env_host.directory) == 1
+    assert len(app_of(client).env_host.env_table) == 1
 
 
 async def test_an_unknown_name_gets_suggestions(client: httpx.AsyncClient, problem: Problem) -> None:

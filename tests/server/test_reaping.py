@@ -29,7 +29,7 @@ async def test_an_idle_environment_is_closed_after_its_ttl(
     found = problem(await closed(client, env_id), 404, "environment_closed")
     assert found["reason"] == "idle"
     assert (await client.get(f"/api/environment/{kept}")).status_code == 200
-    assert app_of(client).env_host.directory.closed[LAKE, "idle"] == 1
+    assert app_of(client).env_host.env_table.closed[LAKE, "idle"] == 1
 
 
 async def test_the_servers_own_ttl_holds_where_none_is_given(

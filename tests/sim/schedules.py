@@ -357,7 +357,7 @@ def forgotten_with_a_write_on_its_way(world: World) -> None:
     owner.wire.fates["commit"].append(Fate(delay_s=0.3))
     first = owner.spawn(ask(owner.host.step, client.env_id, "one", 2))
     world.turns(3)
-    owner.host.directory.evict_moved(client.env_id)
+    owner.host.env_table.evict_moved(client.env_id)
     second = owner.spawn(ask(owner.host.step, client.env_id, "other", 2))
     world.run(1.0)
     assert first.exception() is None

@@ -16,7 +16,7 @@ from verl_agent_env.cluster.planner import RebalancePlanner
 from verl_agent_env.cluster.slots import SlotTable
 from verl_agent_env.cluster.store import ClusterMap
 from verl_agent_env.cluster.timing import Timing
-from verl_agent_env.engine.instance import Instance
+from verl_agent_env.engine.live_env import LiveEnv
 from verl_agent_env.engine.persistence import repersisting, restoring
 from verl_agent_env.engine.persistence.groups import Group
 from verl_agent_env.engine.persistence.journal import Journal
@@ -90,12 +90,12 @@ def write_with_any_other(journal: Journal, write: Write) -> Group:
     return parked
 
 
-def answer_at_once(recorder: Recorder, instance: Instance, answer: Any) -> Any:
+def answer_at_once(recorder: Recorder, instance: LiveEnv, answer: Any) -> Any:
     """Answers before the write is made."""
     return answer
 
 
-def refuse_at_once(recorder: Recorder, instance: Instance, error: EnvironmentStateError) -> Any:
+def refuse_at_once(recorder: Recorder, instance: LiveEnv, error: EnvironmentStateError) -> Any:
     """Refuses before what it tells of is written."""
     raise error
 
@@ -152,7 +152,7 @@ MUTATIONS: list[tuple[str, Any, str, Any, str]] = [
     ("outdated", ClusterAgent, "_forget_outdated", lambda *_: None, "slot_comes_back"),
     ("digest", restoring, "agrees", lambda *_: True, "journal_of_another_version"),
     ("words", restoring, "agrees", agrees_to_the_word, "killed_before_the_upgrade"),
-    ("operations", Instance, "_answer_to", lambda *_: None, "answers_of_parts_are_lost"),
+    ("operations", LiveEnv, "_answer_to", lambda *_: None, "answers_of_parts_are_lost"),
     ("groups", Group, "is_full", False, "more_than_a_call_carries"),
     ("calls", repersisting, "pack", lambda writes: [list(writes)], "more_than_a_call_carries"),
     ("grace", sim, "TIMES", Timing(sim.LEASE_S, settle_s=0.3, grace_s=0.0), "emptied_and_taken_by_the_next"),
@@ -165,7 +165,7 @@ MUTATIONS: list[tuple[str, Any, str, Any, str]] = [
     ),
     ("sweep", handover, "_SWEEP_S", float("inf"), "closing_is_forgotten"),
     ("doubles", EarlierSteps, "add", lambda *_: None, "lost_answer_of_a_part_then_killed"),
-    ("late part", Instance, "_require_new", lambda *_: None, "late_copy_of_a_part"),
+    ("late part", LiveEnv, "_require_new", lambda *_: None, "late_copy_of_a_part"),
     ("state", Recorder, "repersist", repersist_the_header_alone, "snapshot_in_a_store_that_forgot_it"),
 ]
 

@@ -25,7 +25,7 @@ from verl_agent_env.engine.kinds import KindLoader
 from verl_agent_env.engine.persistence import PersistenceOptions
 from verl_agent_env.engine.reaper import reap_forever
 from verl_agent_env.errors import MovedError, StoreUnavailableError
-from verl_agent_env.server.cluster.handover import TakeOver
+from verl_agent_env.server.cluster.handover import Handover
 from verl_agent_env.server.cluster.internal import InternalHandlers, SelfInCluster
 from verl_agent_env.server.cluster.local_environments import LocalEnvironments
 from verl_agent_env.server.cluster.peers import Peers
@@ -91,7 +91,7 @@ class Worker:
         loop = self._world.loop
         persistence = self.host.persistence
         assert persistence is not None
-        take_over = TakeOver(self.host, persistence, self.table)
+        take_over = Handover(self.host, persistence, self.table)
         self.member = ClusterAgent(
             self.record,
             cast(Store, self.wire),
@@ -206,7 +206,7 @@ class World:
         if self.is_calm:
             self._fragile_until = self.loop.now + LEASE_S + TIMES.grace_s + 4.0
             for client in self.clients:
-                if self.owner_of(client).host.directory.get(client.env_id) is None:
+                if self.owner_of(client).host.env_table.get(client.env_id) is None:
                     # Its owner has the slot, but has not brought it back yet.
                     client.forgive(None)
         else:
@@ -389,7 +389,7 @@ class World:
             assert is_open != is_closed, f"{client.env_id} is open and closed, or neither"
             assert is_closed == client.is_closed, f"{client.env_id}: closed {is_closed}"
             homes = [
-                worker for worker in self.workers if worker.host.directory.get(client.env_id) is not None
+                worker for worker in self.workers if worker.host.env_table.get(client.env_id) is not None
             ]
             owners = [w for w in homes if w.table.owns(slot_of(client.env_id))]
             assert len(owners) <= 1, f"{client.env_id} lives on several owners"

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from verl_agent_env.engine.budget import WHOLE_ROOM, AnswerRoom, Budget
 from verl_agent_env.engine.host import Host
-from verl_agent_env.engine.instance import Instance
 from verl_agent_env.engine.lifecycle import Created, CreateRequest
+from verl_agent_env.engine.live_env import LiveEnv
 from verl_agent_env.engine.persistence.groups import Group
 from verl_agent_env.engine.persistence.pending import AwaitableOrValue, PendingAnswer, await_maybe
 from verl_agent_env.engine.turns import Caller, current_caller
@@ -164,7 +164,7 @@ class Batches:
 
     async def close_run(self, run_id: str, tag: str | None = None) -> Closed:
         """Close all environments of a run that are here; with a ``tag``, those of its holder."""
-        return await self.close(self._host.directory.of_run(run_id, tag))
+        return await self.close(self._host.env_table.of_run(run_id, tag))
 
     async def close_run_of_slots(self, run_id: str, tag: str | None = None) -> RunClosed:
         """Close all environments of a run in this worker's slots, those that came to it just now included.
@@ -179,7 +179,7 @@ class Batches:
         host = self._host
         before = host.owned_slots()
         await host.ensure_all()
-        env_ids = [env_id for env_id in host.directory.of_run(run_id, tag) if slot_of(env_id) in before]
+        env_ids = [env_id for env_id in host.env_table.of_run(run_id, tag) if slot_of(env_id) in before]
         done = await self.close(env_ids)
         failed = {slot_of(env_ids[position]) for position, _ in done.errors}
         after = host.owned_slots()
@@ -275,7 +275,7 @@ async def _for_each(
     current_caller.set(Caller())
     results: list[Any] = []
     offloaded: list[tuple[int, _Call]] = []
-    find, clock, yield_after_s = host.directory.get, time.perf_counter, host.limits.yield_after_s
+    find, clock, yield_after_s = host.env_table.get, time.perf_counter, host.limits.yield_after_s
     errors, is_kept = absent.errors, host.recorder is not None
     slice_end = clock() + yield_after_s
     # Whatever is looked at here is looked at for each of ten thousand steps: nothing is called that need not be.
@@ -361,7 +361,7 @@ def _size_as_json(arguments: Mapping[str, Any]) -> int:
         return 0
 
 
-def _last_size(instance: Instance | None) -> int:
+def _last_size(instance: LiveEnv | None) -> int:
     """Bytes of what an environment answered last, as far as it is known."""
     last = None if instance is None else instance.last_answer or instance.beginning
     return 0 if last is None else size_of(last)

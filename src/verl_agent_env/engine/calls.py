@@ -7,9 +7,8 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar, cast
 
-from verl_agent_env.engine.directory import Directory
+from verl_agent_env.engine.env_table import EnvTable
 from verl_agent_env.engine.execution import ENV_FAULTS, Env, begin_inline, reset_inline, step_briefly
-from verl_agent_env.engine.instance import Beginning, Instance
 from verl_agent_env.engine.lifecycle import (
     Created,
     CreateRequest,
@@ -19,6 +18,7 @@ from verl_agent_env.engine.lifecycle import (
     first_seed,
     next_seed,
 )
+from verl_agent_env.engine.live_env import Beginning, LiveEnv
 from verl_agent_env.engine.marks import NO_MARK, Mark
 from verl_agent_env.engine.persistence.pending import AwaitableOrValue, PendingAnswer, await_maybe
 from verl_agent_env.engine.rebuilding import rebuilt, rebuilt_inline
@@ -42,12 +42,12 @@ T = TypeVar("T")
 class PendingClose(PendingAnswer[None]):
     """The answer to a closing, until it is written; an environment that others closed meanwhile is closed as well."""
 
-    __slots__ = ("directory",)
-    directory: Directory
+    __slots__ = ("env_table",)
+    env_table: EnvTable
 
     def refuse(self, refusal: VerlAgentEnvError) -> None:
         """See :class:`~verl_agent_env.engine.persistence.pending.PendingAnswer`."""
-        if not self.directory.was_closed(self.env_id):
+        if not self.env_table.was_closed(self.env_id):
             super().refuse(refusal)
 
 
@@ -64,8 +64,8 @@ class Calls:
         """Make calls on the environments of ``lifecycle``."""
         self._lifecycle = lifecycle
         self._limits, self._clock = lifecycle.limits, lifecycle.clock
-        self._directory, self._executor = lifecycle.directory, lifecycle.executor
-        self._get, self._find = lifecycle.directory.get, lifecycle.directory.find
+        self._env_table, self._executor = lifecycle.env_table, lifecycle.executor
+        self._get, self._find = lifecycle.env_table.get, lifecycle.env_table.find
         self._call_record = lifecycle.executor.record
         self._note, self._state = self._call_record.note_inline, self._call_record.inline_state
         self.under_way: set[asyncio.Task[Any]] = set()
@@ -77,27 +77,27 @@ class Calls:
 
     def create(self, request: CreateRequest) -> AwaitableOrValue[Created]:
         """Make an environment and begin its first episode; see :meth:`~verl_agent_env.engine.host.Host.create`."""
-        if request.env_id is not None and self._directory.is_known(request.env_id):
+        if request.env_id is not None and self._env_table.is_known(request.env_id):
             return self._lifecycle.created_before(self._find(request.env_id), request)
         instance = self._lifecycle.prepare(request)
         if instance.kind.execution != "inline":
             return self._create_offloaded(instance, request)
-        with self._directory.reserved(instance):
+        with self._env_table.reserved(instance):
             answer = self._begin(instance, first_seed(request), None)
         self._lifecycle.add(instance)
         return self._lifecycle.hold_back(instance, (instance.env_id, answer))
 
-    async def _create_offloaded(self, instance: Instance, request: CreateRequest) -> Created:
+    async def _create_offloaded(self, instance: LiveEnv, request: CreateRequest) -> Created:
         env_id = request.env_id
-        tenure = self._directory.tenure_of(slot_of(instance.env_id))
+        epoch = self._env_table.epoch_of(slot_of(instance.env_id))
         if env_id is not None:
             creating = self._creating.get(env_id)
             if creating is None:
-                creating = self._creating[env_id] = self._start(self._create(instance, request, tenure))
+                creating = self._creating[env_id] = self._start(self._create(instance, request, epoch))
                 creating.add_done_callback(lambda _: self._creating.pop(env_id))
             return await asyncio.shield(creating)
         try:
-            return await self._to_the_end(self._create, instance, request, tenure)
+            return await self._to_the_end(self._create, instance, request, epoch)
         except asyncio.CancelledError:
             # Nobody will ever learn its id.
             if self._get(instance.env_id) is instance:
@@ -106,13 +106,13 @@ class Calls:
                 instance.closed_as = "closed"
             raise
 
-    async def _create(self, instance: Instance, request: CreateRequest, tenure: int) -> Created:
-        with self._directory.reserved(instance):
+    async def _create(self, instance: LiveEnv, request: CreateRequest, epoch: int) -> Created:
+        with self._env_table.reserved(instance):
             answer = await self._begin_offloaded(instance, first_seed(request), None)
         if instance.closed_as is not None:
-            self._directory.release(instance)
+            self._env_table.release(instance)
             raise EnvironmentClosedError(instance.env_id, instance.closed_as)
-        if not self._lifecycle.add(instance, tenure):
+        if not self._lifecycle.add(instance, epoch):
             return await self._lifecycle.created_before(self._find(instance.env_id), request)
         return await await_maybe(self._lifecycle.hold_back(instance, (instance.env_id, answer)))
 
@@ -136,7 +136,7 @@ class Calls:
         return self._lifecycle.hold_back(instance, answer)
 
     async def _reset_offloaded(
-        self, instance: Instance, seed: int | None, options: dict[str, Any] | None, operation: bytes
+        self, instance: LiveEnv, seed: int | None, options: dict[str, Any] | None, operation: bytes
     ) -> EncodedReset:
         async with self._turn(instance):
             begun = instance.admit_reset(operation)
@@ -144,7 +144,7 @@ class Calls:
                 return await self._lifecycle.shown_again(instance, begun)
             return await self._begin_offloaded(instance, next_seed(instance, seed), options, operation)
 
-    def _shown_again(self, instance: Instance, begun: Beginning) -> EncodedReset:
+    def _shown_again(self, instance: LiveEnv, begun: Beginning) -> EncodedReset:
         if begun.answer is not None:
             return begun.answer
         with self._call_record.inline(instance.call):
@@ -156,7 +156,7 @@ class Calls:
         return answer
 
     def _begin(
-        self, instance: Instance, seed: int, options: dict[str, Any] | None, operation: bytes = b""
+        self, instance: LiveEnv, seed: int, options: dict[str, Any] | None, operation: bytes = b""
     ) -> EncodedReset:
         encoded = encode_options(options, self._limits.max_arguments_bytes)
         if self._note is not None:
@@ -181,7 +181,7 @@ class Calls:
         return answer
 
     async def _begin_offloaded(
-        self, instance: Instance, seed: int, options: dict[str, Any] | None, operation: bytes = b""
+        self, instance: LiveEnv, seed: int, options: dict[str, Any] | None, operation: bytes = b""
     ) -> EncodedReset:
         encoded = encode_options(options, self._limits.max_arguments_bytes)
         try:
@@ -226,7 +226,7 @@ class Calls:
 
     async def _step_offloaded(
         self,
-        instance: Instance,
+        instance: LiveEnv,
         action: Any,
         encoded: bytes,
         identity: bytes,
@@ -242,7 +242,7 @@ class Calls:
             return answer
 
     def _admit_step(
-        self, instance: Instance, identity: bytes, seq: int | None, operation: bytes
+        self, instance: LiveEnv, identity: bytes, seq: int | None, operation: bytes
     ) -> EncodedStep | None:
         """Decide what to do with a step: None to apply it, or the stored answer of a repeated one."""
         stored = instance.admit(identity, seq, operation)
@@ -255,7 +255,7 @@ class Calls:
         return stored
 
     def _run_step(
-        self, instance: Instance, action: Any, encoded: bytes, identity: bytes
+        self, instance: LiveEnv, action: Any, encoded: bytes, identity: bytes
     ) -> tuple[bytes, EncodedStep, Mark]:
         """Apply an action inline; gives the action as it is recorded, the answer, and what is recorded of the state."""
         note, recorder = self._note, self._lifecycle.recorder
@@ -280,7 +280,7 @@ class Calls:
                 self._state[0] = 0
 
     async def _run_step_offloaded(
-        self, instance: Instance, action: Any, encoded: bytes, identity: bytes
+        self, instance: LiveEnv, action: Any, encoded: bytes, identity: bytes
     ) -> tuple[bytes, EncodedStep, Mark]:
         """Apply an action in a thread, or await it; gives what :meth:`_run_step` does."""
         recorder, env = self._lifecycle.recorder, await self._standing(instance)
@@ -301,7 +301,7 @@ class Calls:
 
     def _commit_step(
         self,
-        instance: Instance,
+        instance: LiveEnv,
         identity: bytes,
         answer: EncodedStep,
         operation: bytes,
@@ -322,7 +322,7 @@ class Calls:
         if instance.kind.execution != "inline":
             return self._to_the_end(self._read_offloaded, instance, read)
         instance.require_alive()
-        self._directory.touch(instance)
+        self._env_table.touch(instance)
         with self._call_record.inline(instance.call):
             env = instance.env if instance.env is not None else self._rebuilt(instance)
             try:
@@ -332,7 +332,7 @@ class Calls:
             except ENV_FAULTS as fault:
                 raise self._lifecycle.failure(instance, fault) from fault
 
-    async def _read_offloaded(self, instance: Instance, read: Callable[[Any], T]) -> T:
+    async def _read_offloaded(self, instance: LiveEnv, read: Callable[[Any], T]) -> T:
         async with self._turn(instance):
             instance.require_alive()
             env = await self._standing(instance)
@@ -350,7 +350,7 @@ class Calls:
     def close(self, env_id: str) -> PendingClose | None:
         """Close an environment that is live or was closed here; see :meth:`~verl_agent_env.engine.host.Host.close`."""
         lifecycle = self._lifecycle
-        if self._directory.was_closed(env_id):
+        if self._env_table.was_closed(env_id):
             return None
         if self._get(env_id) is None and lifecycle.suspicions.refusal(env_id) is not None:
             # Nothing is left of it that could be closed.
@@ -360,15 +360,15 @@ class Calls:
         if group is None or recorder is None:
             return None
         if recorder.answers_early(env_id):
-            self._directory.evict(instance, "closed")
+            self._env_table.evict(instance, "closed")
             return None
         pending = PendingClose(recorder.journal, env_id, group, None)
-        pending.directory = self._directory
+        pending.env_table = self._env_table
         return pending
 
     # --- environments whose last call failed ----------------------------------------------------------------
 
-    def _rebuilt(self, instance: Instance) -> Env:
+    def _rebuilt(self, instance: LiveEnv) -> Env:
         try:
             env = rebuilt_inline(instance)
         except ENV_FAULTS as fault:
@@ -376,7 +376,7 @@ class Calls:
         instance.env = env
         return env
 
-    async def _standing(self, instance: Instance) -> Env:
+    async def _standing(self, instance: LiveEnv) -> Env:
         """The instance's environment, built anew after a call that failed."""
         if instance.env is None:
             try:
@@ -391,13 +391,13 @@ class Calls:
     # --- offloaded calls, one after the other, each to its end ------------------------------------------------
 
     async def _answered(
-        self, instance: Instance, call: Callable[..., Coroutine[Any, Any, T]], *arguments: Any
+        self, instance: LiveEnv, call: Callable[..., Coroutine[Any, Any, T]], *arguments: Any
     ) -> T:
         """Carry out a call, and give its result when all that it tells of is written; a refusal, too."""
         return await self._to_the_end(self._written, instance, call, *arguments)
 
     async def _written(
-        self, instance: Instance, call: Callable[..., Coroutine[Any, Any, T]], *arguments: Any
+        self, instance: LiveEnv, call: Callable[..., Coroutine[Any, Any, T]], *arguments: Any
     ) -> T:
         try:
             answer = await call(instance, *arguments)
@@ -416,11 +416,11 @@ class Calls:
         return task
 
     @asynccontextmanager
-    async def _turn(self, instance: Instance) -> AsyncIterator[None]:
+    async def _turn(self, instance: LiveEnv) -> AsyncIterator[None]:
         """First come, first served: calls on one environment that do not run inline wait for each other."""
         if instance.lock is None:
             instance.lock = asyncio.Lock()
-        self._directory.touch(instance)
+        self._env_table.touch(instance)
         async with instance.lock:
             try:
                 self._lifecycle.require_here(instance)
@@ -431,6 +431,6 @@ class Calls:
                     instance.env = None
                 raise
             finally:
-                self._directory.touch(instance)
+                self._env_table.touch(instance)
                 if instance.closed_as is not None:
-                    self._directory.release(instance)
+                    self._env_table.release(instance)

@@ -11,11 +11,11 @@ from typing import Any, TypeVar
 from verl_agent_env import waits
 from verl_agent_env.config import HostLimits
 from verl_agent_env.engine.calls import Calls
-from verl_agent_env.engine.directory import Directory
+from verl_agent_env.engine.env_table import EnvTable
 from verl_agent_env.engine.execution import ENV_FAULTS, Executor
-from verl_agent_env.engine.instance import MOVED, Instance
 from verl_agent_env.engine.kinds import KindLoader
 from verl_agent_env.engine.lifecycle import Created, CreateRequest, Lifecycle
+from verl_agent_env.engine.live_env import MOVED, LiveEnv
 from verl_agent_env.engine.persistence import Persistence, PersistenceOptions
 from verl_agent_env.engine.persistence.pending import AwaitableOrValue, await_maybe
 from verl_agent_env.engine.persistence.recorder import Recorder
@@ -89,7 +89,7 @@ class Host:
         self._recoveries: set[asyncio.Task[Any]] = set()
         self._threads = Threads(limits)
         self.executor = Executor(self._threads, limits.max_step_s, record or CallRecord(), suspicions)
-        self.directory = Directory(
+        self.env_table = EnvTable(
             limits,
             clock,
             self.executor.dispose,
@@ -104,7 +104,7 @@ class Host:
         self._lifecycle = Lifecycle(
             registry,
             limits,
-            self.directory,
+            self.env_table,
             self.executor,
             clock,
             pick_slot,
@@ -121,7 +121,7 @@ class Host:
         recorder = Recorder(
             kept.log,
             kept.ownership,
-            self.directory,
+            self.env_table,
             kept.durabilities,
             self.limits.max_journal_bytes,
             kept.patience_s,
@@ -129,7 +129,7 @@ class Host:
         recovery = Recovery(
             kept.log,
             kept.ownership,
-            self.directory,
+            self.env_table,
             recorder.journal,
             self.registry,
             self.executor,
@@ -165,7 +165,7 @@ class Host:
 
     def _create(self, request: CreateRequest) -> AwaitableOrValue[Created]:
         if request.env_id is not None and self.recovery is not None:
-            if not self.directory.is_known(request.env_id):
+            if not self.env_table.is_known(request.env_id):
                 return self._recover_and(request.env_id, self.calls.create, request)
             self._require_owned(request.env_id)
         return self.calls.create(request)
@@ -207,7 +207,7 @@ class Host:
             InvalidRequestError: The options cannot be kept as JSON.
             EnvironmentFailedError, EnvironmentTimeoutError: Its own code raised or hung.
         """
-        if self.recovery is not None and self.directory.get(env_id) is None:
+        if self.recovery is not None and self.env_table.get(env_id) is None:
             return self._recover_and(env_id, self.calls.reset, env_id, seed, options, operation)
         return self.calls.reset(env_id, seed, options, operation)
 
@@ -227,7 +227,7 @@ class Host:
             InvalidRequestError: The action cannot be kept as JSON.
             EnvironmentFailedError, EnvironmentTimeoutError: Its own code raised or hung; the step was not applied.
         """
-        if self.recovery is not None and self.directory.get(env_id) is None:
+        if self.recovery is not None and self.env_table.get(env_id) is None:
             return self._recover_and(env_id, self.calls.step, env_id, action, seq, operation)
         return self.calls.step(env_id, action, seq, operation)
 
@@ -239,7 +239,7 @@ class Host:
             EnvironmentFailedError, EnvironmentTimeoutError: Its own code raised or hung.
             VerlAgentEnvError: As ``read`` raises it.
         """
-        if self.recovery is not None and self.directory.get(env_id) is None:
+        if self.recovery is not None and self.env_table.get(env_id) is None:
             return self._recover_and(env_id, self.calls.read, env_id, read)
         return self.calls.read(env_id, read)
 
@@ -254,12 +254,12 @@ class Host:
             StoreUnavailableError: The end cannot be written; whether it will be is unknown.
         """
         if self.recovery is not None:
-            if not self.directory.is_known(env_id):
+            if not self.env_table.is_known(env_id):
                 return self._recover_and(env_id, self.calls.close, env_id)
             self._require_owned(env_id)
         return self.calls.close(env_id)
 
-    def find(self, env_id: str) -> AwaitableOrValue[Instance]:
+    def find(self, env_id: str) -> AwaitableOrValue[LiveEnv]:
         """The live environment, brought back if another worker held it before.
 
         Raises:
@@ -267,9 +267,9 @@ class Host:
             MovedError: Its slot went to another worker.
             StoreUnavailableError: What is kept of it cannot be read.
         """
-        if self.recovery is not None and self.directory.get(env_id) is None:
-            return self._recover_and(env_id, self.directory.find, env_id)
-        return self.directory.find(env_id)
+        if self.recovery is not None and self.env_table.get(env_id) is None:
+            return self._recover_and(env_id, self.env_table.find, env_id)
+        return self.env_table.find(env_id)
 
     async def _recover_and(self, env_id: str, call: Callable[..., AwaitableOrValue[T]], *arguments: Any) -> T:
         """Call a function, once an environment that another worker may have held before was brought back.
@@ -280,7 +280,7 @@ class Host:
         """
         unknown = await self.ensure([env_id])
         self._require_owned(env_id)
-        if not (self.directory.is_known(env_id) or env_id in unknown):
+        if not (self.env_table.is_known(env_id) or env_id in unknown):
             raise MovedError(slot_of(env_id))
         return await await_maybe(call(*arguments))
 
@@ -352,14 +352,14 @@ class Host:
         """Those of these environments that another worker may have held before: neither live here nor closed."""
         if self.recovery is None:
             return []
-        find, is_closed = self.directory.get, self.directory.was_closed
+        find, is_closed = self.env_table.get, self.env_table.was_closed
         return [env_id for env_id in env_ids if env_id and find(env_id) is None and not is_closed(env_id)]
 
     def heed(self, told: Mapping[str, Suspicion]) -> None:
         """Take in which calls are suspected; none of the code of an environment that is refused is run any more."""
         self.suspicions.replace(told)
         for suspicion in told.values():
-            instance, refusal = self.directory.get(suspicion.env_id), self.suspicions.refusal(
+            instance, refusal = self.env_table.get(suspicion.env_id), self.suspicions.refusal(
                 suspicion.env_id
             )
             if refusal is not None and instance is not None and instance.lost is None:
@@ -377,10 +377,10 @@ class Host:
         """
         reaped = 0
         slice_end = time.perf_counter() + self.limits.yield_after_s
-        for env_id in self.directory.ids():
-            instance = self.directory.get(env_id)
+        for env_id in self.env_table.ids():
+            instance = self.env_table.get(env_id)
             if instance is not None and not self._owns(slot_of(env_id)):
-                self.directory.touch(instance)
+                self.env_table.touch(instance)
             elif instance is not None and self._lifecycle.is_idle(instance):
                 self._lifecycle.end(instance, "idle")
                 reaped += 1
@@ -403,11 +403,11 @@ class Host:
             How many environments there were.
         """
         gone = 0
-        self.directory.forget_closed(slots)
-        for env_id in self.directory.ids():
-            instance = self.directory.get(env_id)
+        self.env_table.forget_closed(slots)
+        for env_id in self.env_table.ids():
+            instance = self.env_table.get(env_id)
             if instance is not None and slot_of(env_id) in slots and not (but_bound and instance.is_bound):
-                self.directory.evict(instance, MOVED)
+                self.env_table.evict(instance, MOVED)
                 gone += 1
         return gone
 
@@ -418,7 +418,7 @@ class Host:
         """
         if self.recorder is not None:
             saving = StateSaver(self.recorder, self.executor, self.limits.yield_after_s)
-            await saving.save(self.directory.in_slots(slots), timeout_s)
+            await saving.save(self.env_table.in_slots(slots), timeout_s)
 
     @property
     def stuck_threads(self) -> int:
@@ -431,10 +431,10 @@ class Host:
         Environments that are kept live on elsewhere.
         """
         self._lifecycle.is_stopping = True
-        for env_id in self.directory.ids():
-            instance = self.directory.get(env_id)
+        for env_id in self.env_table.ids():
+            instance = self.env_table.get(env_id)
             if instance is not None:
-                self.directory.evict(instance, "closed" if self.recorder is None else MOVED)
+                self.env_table.evict(instance, "closed" if self.recorder is None else MOVED)
         end = time.monotonic() + grace_s
         while (running := self.calls.under_way | self.executor.closing | self._recoveries) and (
             left := end - time.monotonic()

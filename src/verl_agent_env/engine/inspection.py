@@ -10,8 +10,8 @@ import orjson
 
 from verl_agent_env.engine.execution import ENV_FAULTS
 from verl_agent_env.engine.host import Host
-from verl_agent_env.engine.instance import Instance
 from verl_agent_env.engine.lifecycle import encode_action
+from verl_agent_env.engine.live_env import LiveEnv
 from verl_agent_env.engine.persistence.pending import await_maybe
 from verl_agent_env.envs.base import ChatEnv
 from verl_agent_env.envs.pictures import to_png
@@ -31,7 +31,7 @@ def describe(host: Host, env_id: str) -> dict[str, Any]:
     Raises:
         EnvironmentNotFoundError, EnvironmentClosedError: There is none.
     """
-    instance = host.directory.find(env_id)
+    instance = host.env_table.find(env_id)
     now = host.clock()
     return {
         "env_id": env_id,
@@ -134,7 +134,7 @@ async def trajectory(host: Host, env_id: str) -> bytes:
     """
     instance = await await_maybe(host.find(env_id))
     instance.require_alive()
-    host.directory.touch(instance)
+    host.env_table.touch(instance)
     actions = await _all_actions(host, instance)
     complete = actions is not None
     head = {
@@ -165,7 +165,7 @@ async def trajectory(host: Host, env_id: str) -> bytes:
     )
 
 
-async def _all_actions(host: Host, instance: Instance) -> list[bytes] | None:
+async def _all_actions(host: Host, instance: LiveEnv) -> list[bytes] | None:
     """The episode's actions as they are recorded, those that only the log has included; None if some are gone."""
     if instance.first_seq and host.recovery is not None:
         return await host.recovery.all_actions(instance)
@@ -191,7 +191,7 @@ class _Length:
 
 
 async def _played_again(
-    host: Host, instance: Instance, actions: list[bytes]
+    host: Host, instance: LiveEnv, actions: list[bytes]
 ) -> tuple[EncodedReset, list[EncodedStep]]:
     try:
         env, begin = await host.executor.reset(

@@ -12,9 +12,9 @@ from typing import Any, NoReturn, TypeAlias, TypeVar
 import orjson
 
 from verl_agent_env.config import HostLimits
-from verl_agent_env.engine.directory import Directory
+from verl_agent_env.engine.env_table import EnvTable
 from verl_agent_env.engine.execution import ENV_FAULTS, Env, Executor
-from verl_agent_env.engine.instance import MOVED, Beginning, Instance
+from verl_agent_env.engine.live_env import MOVED, Beginning, LiveEnv
 from verl_agent_env.engine.marks import NO_MARK, Mark
 from verl_agent_env.engine.persistence.groups import Group
 from verl_agent_env.engine.persistence.pending import PendingAnswer, await_maybe
@@ -73,7 +73,7 @@ class Lifecycle:
         self,
         registry: Registry,
         limits: HostLimits,
-        directory: Directory,
+        env_table: EnvTable,
         executor: Executor,
         clock: Callable[[], float],
         pick_slot: Callable[[], int],
@@ -83,7 +83,7 @@ class Lifecycle:
     ) -> None:
         self.limits = limits
         self.suspicions = suspicions
-        self.directory = directory
+        self.env_table = env_table
         self.executor = executor
         self.clock = clock
         self.recorder = recorder
@@ -97,7 +97,7 @@ class Lifecycle:
         self._registry = registry
         self._pick_slot = pick_slot
 
-    def prepare(self, request: CreateRequest) -> Instance:
+    def prepare(self, request: CreateRequest) -> LiveEnv:
         """An instance without an environment yet, once what is asked for was checked.
 
         Raises:
@@ -123,36 +123,36 @@ class Lifecycle:
             raise EnvironmentFailedError("", type(fault).__name__) from fault
         ttl_s = request.ttl_s if request.ttl_s is not None else self.limits.default_ttl_s
         env_id = request.env_id or new_env_id(self._pick_slot(), request.tag)
-        instance = Instance(env_id, kind, arguments, request.run_id, ttl_s)
+        instance = LiveEnv(env_id, kind, arguments, request.run_id, ttl_s)
         if self.recorder is not None:
             self.recorder.prepare(instance, request.env_kwargs, self.limits.max_arguments_bytes)
         return instance
 
-    def add(self, instance: Instance, tenure: int | None = None) -> bool:
+    def add(self, instance: LiveEnv, epoch: int | None = None) -> bool:
         """Make a new environment live; returns whether it is: one that came back meanwhile under its id stays.
 
         Args:
             instance: It.
-            tenure: The slot's, when its making began; None if nothing can have come between.
+            epoch: The slot's, when its making began; None if nothing can have come between.
 
         Raises:
             MovedError: Its slot went to another worker while it was made, which may have made it too; this one is nowhere.
         """
         slot = slot_of(instance.env_id)
-        if not self.owns(slot) or tenure not in (None, self.directory.tenure_of(slot)):
-            self.directory.release(instance)
+        if not self.owns(slot) or epoch not in (None, self.env_table.epoch_of(slot)):
+            self.env_table.release(instance)
             raise MovedError(slot)
-        if self.directory.get(instance.env_id) is not None:
-            self.directory.release(instance)
+        if self.env_table.get(instance.env_id) is not None:
+            self.env_table.release(instance)
             return False
-        self.directory.add(instance)
+        self.env_table.add(instance)
         if self.recorder is not None:
             self.recorder.created(instance)
         return True
 
     def begun(
         self,
-        instance: Instance,
+        instance: LiveEnv,
         seed: int,
         options: bytes | None,
         answer: EncodedReset,
@@ -161,14 +161,14 @@ class Lifecycle:
     ) -> None:
         """Note that an episode has begun."""
         instance.begin(seed, options, answer, self.limits.max_journal_bytes, operation, mark.state)
-        self.directory.touch(instance)
+        self.env_table.touch(instance)
         if self.recorder is not None:
             if mark.fault is not None:
                 self.recorder.note_fault(instance, mark.fault)
             if instance.episode:
                 self.recorder.begun(instance)
 
-    def require_room(self, instance: Instance) -> None:
+    def require_room(self, instance: LiveEnv) -> None:
         """Make sure that the episode may have another step.
 
         Raises:
@@ -187,11 +187,11 @@ class Lifecycle:
         if size > limit:
             raise AnswerTooLargeError(limit, size)
 
-    def mark_beginning(self, instance: Instance, env: Env) -> Mark:
+    def mark_beginning(self, instance: LiveEnv, env: Env) -> Mark:
         """Read of an episode that has just begun what is recorded of it."""
         return NO_MARK if self.recorder is None else self.recorder.mark_beginning(instance, env)
 
-    async def created_before(self, instance: Instance, request: CreateRequest) -> Created:
+    async def created_before(self, instance: LiveEnv, request: CreateRequest) -> Created:
         """Answer as when the environment was made, if it is the one that ``request`` asks for.
 
         Raises:
@@ -210,7 +210,7 @@ class Lifecycle:
         )
         return await await_maybe(self.hold_back(instance, (instance.env_id, answer)))
 
-    async def shown_again(self, instance: Instance, begun: Beginning) -> EncodedReset:
+    async def shown_again(self, instance: LiveEnv, begun: Beginning) -> EncodedReset:
         """Give once more what was answered when an episode of the environment began."""
         if begun.answer is not None:
             return begun.answer
@@ -221,17 +221,17 @@ class Lifecycle:
         self.executor.dispose(instance.kind, env)
         return answer
 
-    def hold_back(self, instance: Instance, answer: T) -> T | PendingAnswer[T]:
+    def hold_back(self, instance: LiveEnv, answer: T) -> T | PendingAnswer[T]:
         """Hold back the answer of a call until all that happened to its environment is written, if that is not yet so."""
         return answer if self.recorder is None else self.recorder.hold_back(instance, answer)
 
-    def hold_back_error(self, instance: Instance, error: EnvironmentStateError) -> PendingAnswer[Any]:
+    def hold_back_error(self, instance: LiveEnv, error: EnvironmentStateError) -> PendingAnswer[Any]:
         """Hold back a refusal, which tells of earlier calls; raise it if there is nothing to wait for."""
         if self.recorder is None:
             raise error
         return self.recorder.hold_back_error(instance, error)
 
-    def fail(self, instance: Instance, fault: BaseException, *, rebuilding: bool = False) -> NoReturn:
+    def fail(self, instance: LiveEnv, fault: BaseException, *, rebuilding: bool = False) -> NoReturn:
         """Drop the environment of a failed call, and say whether it comes back.
 
         Raises:
@@ -240,10 +240,10 @@ class Lifecycle:
             EnvironmentFailedError, EnvironmentTimeoutError, AnswerTooLargeError: It does.
         """
         error = self.failure(instance, fault)
-        self.directory.release(instance, fault)
+        self.env_table.release(instance, fault)
         if instance.closed_as == MOVED or not (instance.is_bound or self.owns(slot_of(instance.env_id))):
             self._send_away(instance)
-        self.directory.touch(instance)
+        self.env_table.touch(instance)
         if instance.episode >= 0 and (rebuilding or not instance.replayable):
             if isinstance(error, EnvironmentTimeoutError):
                 instance.lost = f"it took longer than {error.max_step_s:g} s"
@@ -254,7 +254,7 @@ class Lifecycle:
             raise EnvironmentLostError(instance.env_id, instance.lost) from fault
         raise error from fault
 
-    def require_here(self, instance: Instance) -> None:
+    def require_here(self, instance: LiveEnv) -> None:
         """Raise when this worker may not act for the environment at present; asked after every wait, before it is used.
 
         Raises:
@@ -264,7 +264,7 @@ class Lifecycle:
         if not self.owns(slot):
             raise MovedError(slot)
 
-    def require_counted(self, instance: Instance) -> None:
+    def require_counted(self, instance: LiveEnv) -> None:
         """Raise when what the environment's code has done just now does not count.
 
         Where the answer waits for a write, the log refuses that if need be; any other answer only the owner may give.
@@ -276,13 +276,13 @@ class Lifecycle:
         if instance.closed_as == MOVED or (is_relaxed and not self.owns(slot_of(instance.env_id))):
             self._send_away(instance)
 
-    def _send_away(self, instance: Instance) -> NoReturn:
+    def _send_away(self, instance: LiveEnv) -> NoReturn:
         """Forget an environment whose code has run in vain: in memory it does not stand where the log stands."""
-        if self.directory.get(instance.env_id) is instance:
-            self.directory.evict(instance, MOVED)
+        if self.env_table.get(instance.env_id) is instance:
+            self.env_table.evict(instance, MOVED)
         raise MovedError(slot_of(instance.env_id))
 
-    def failure(self, instance: Instance, fault: BaseException) -> VerlAgentEnvError:
+    def failure(self, instance: LiveEnv, fault: BaseException) -> VerlAgentEnvError:
         """The error to answer with when an environment's own code failed, counted and logged."""
         error: VerlAgentEnvError
         if isinstance(fault, CallTimeoutError):
@@ -303,20 +303,20 @@ class Lifecycle:
         )
         return error
 
-    def is_idle(self, instance: Instance) -> bool:
+    def is_idle(self, instance: LiveEnv) -> bool:
         """Whether nobody has used the environment for its whole ttl."""
         return not instance.is_busy and self.clock() - instance.last_used > instance.ttl_s
 
-    def end(self, instance: Instance, reason: str) -> Group | None:
+    def end(self, instance: LiveEnv, reason: str) -> Group | None:
         """Close an environment: at once, or where environments are kept, when that is written.
 
         Returns:
             What it is written with; None when it is closed already.
         """
         if self.recorder is None:
-            self.directory.evict(instance, reason)
+            self.env_table.evict(instance, reason)
             return None
-        self.directory.touch(instance)
+        self.env_table.touch(instance)
         return self.recorder.closed(instance, reason)
 
 
@@ -365,7 +365,7 @@ def first_seed(request: CreateRequest) -> int:
     return request.seed if request.seed is not None else secrets.randbits(53)
 
 
-def next_seed(instance: Instance, seed: int | None) -> int:
+def next_seed(instance: LiveEnv, seed: int | None) -> int:
     """Seed of the next episode: the one asked for, the same again if nothing was done, or the one that follows."""
     if seed is not None:
         return seed

@@ -37,10 +37,10 @@ async def reap_forever(host: Host) -> None:
 async def _pause(host: Host, at_least_s: float) -> None:
     """Sleep until the next look is due, which an environment with a shorter ttl brings forward."""
     started = asyncio.get_running_loop().time()
-    changed = host.directory.shorter_ttl
+    changed = host.env_table.shorter_ttl
     while True:
         changed.clear()
-        pause_s = max(at_least_s, min(MAX_PAUSE_S, host.directory.shortest_ttl_s / _PAUSES_PER_TTL))
+        pause_s = max(at_least_s, min(MAX_PAUSE_S, host.env_table.shortest_ttl_s / _PAUSES_PER_TTL))
         try:
             async with asyncio.timeout_at(started + pause_s):
                 await changed.wait()

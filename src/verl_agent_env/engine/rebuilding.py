@@ -12,10 +12,10 @@ from verl_agent_env.engine.execution import (
     restore_inline,
     see_nothing,
 )
-from verl_agent_env.engine.instance import Instance
+from verl_agent_env.engine.live_env import LiveEnv
 
 
-def rebuilt_inline(instance: Instance) -> Env:
+def rebuilt_inline(instance: LiveEnv) -> Env:
     """Build the environment of an inline kind anew."""
     kind, arguments = instance.kind, instance.arguments
     state, actions = _beginning(instance)
@@ -27,7 +27,7 @@ def rebuilt_inline(instance: Instance) -> Env:
     return env
 
 
-async def rebuilt(executor: Executor, instance: Instance) -> Env:
+async def rebuilt(executor: Executor, instance: LiveEnv) -> Env:
     """Build the environment of any kind anew."""
     kind, arguments = instance.kind, instance.arguments
     state, actions = _beginning(instance)
@@ -39,7 +39,7 @@ async def rebuilt(executor: Executor, instance: Instance) -> Env:
     return env
 
 
-def _beginning(instance: Instance) -> tuple[bytes | None, Sequence[bytes]]:
+def _beginning(instance: LiveEnv) -> tuple[bytes | None, Sequence[bytes]]:
     """The state to begin with, or None for the episode's beginning, and the actions that followed."""
     actions = instance.actions or ()
     if instance.state is not None and instance.state_seq == instance.seq:

@@ -107,7 +107,7 @@ class EnvServer(FastAPI):
             limits.idempotency_memory_s,
             limits.idempotency_memory_bytes,
             self.env_host.clock,
-            lambda name: self.env_host.directory.tenure_of(slot_of_key(name)),
+            lambda name: self.env_host.env_table.epoch_of(slot_of_key(name)),
         )
         idempotent = IdempotentRequests(self.worker.idempotency_records, answers, self.env_host.slices.turn)
         self.server_handlers = ServerHandlers(self.metrics, self.worker)

@@ -47,14 +47,14 @@ class Cluster:
             if incarnation != record.incarnation:
                 await self.store.hand_off(cluster.tokens_of(incarnation), record.incarnation)
         await self.store.claim(record.incarnation, range(NUM_SLOTS))
-        tenure = Owned(self.store, record.incarnation)
-        await tenure.look()
-        kept = PersistenceOptions(self.log, tenure, durabilities or {}, patience_s)
+        owned = Owned(self.store, record.incarnation)
+        await owned.look()
+        kept = PersistenceOptions(self.log, owned, durabilities or {}, patience_s)
         host = Host(Registry({spec.name: spec for spec in specs}), HostLimits(**limits), kept=kept)
         assert host.recorder is not None
         journal = asyncio.create_task(host.recorder.journal.run())
         self._stack.push_async_callback(_end, host, journal)
-        host.tenure = tenure  # type: ignore[attr-defined]
+        host.owned = owned  # type: ignore[attr-defined]
         return host
 
     async def empty(self, host: Host) -> None:
@@ -64,9 +64,9 @@ class Cluster:
         record = worker()
         await self.store.heartbeat(record, 1000.0)
         await self.store.claim(record.incarnation, range(NUM_SLOTS))
-        tenure = host.tenure  # type: ignore[attr-defined]
-        tenure.incarnation = record.incarnation
-        await tenure.look()
+        owned = host.owned  # type: ignore[attr-defined]
+        owned.incarnation = record.incarnation
+        await owned.look()
 
     async def aclose(self) -> None:
         await self._stack.aclose()

@@ -157,11 +157,11 @@ async def test_broken_environment_keeps_no_other_out_of_an_emptied_store(cluster
     for env_id in env_ids[::5]:
         with pytest.raises(EnvironmentFailedError):
             await await_maybe(host.step(env_id, "raise", 1))
-        assert host.directory.find(env_id).env is None
+        assert host.env_table.find(env_id).env is None
     assert host.recorder is not None
     await cluster.empty(host)
     host.recorder.repersist_all(env_ids)
     await at_once(host.recorder.journal.flush())
     second = await cluster.host(dict.fromkeys(names, "snapshot"), specs=SPECS)
     await second.ensure(env_ids)
-    assert {second.directory.find(env_id).seq for env_id in env_ids} == {1}
+    assert {second.env_table.find(env_id).seq for env_id in env_ids} == {1}

@@ -14,8 +14,8 @@ from tests.engine.persistence.ledger import SPECS, Ledger
 from tests.waiting import NEVER_S, no_hang, until
 from verl_agent_env.engine import CreateRequest, Host, await_maybe
 from verl_agent_env.engine.batches import Batches
-from verl_agent_env.engine.directory import Directory
-from verl_agent_env.engine.instance import Instance
+from verl_agent_env.engine.env_table import EnvTable
+from verl_agent_env.engine.live_env import LiveEnv
 from verl_agent_env.engine.persistence.recovery import Recovery
 from verl_agent_env.types import NUM_SLOTS
 from verl_agent_env.wire.results import EncodedStep
@@ -87,10 +87,10 @@ async def test_environment_that_went_elsewhere_while_it_was_built_is_closed(clus
     await until(entered.is_set)
     Ledger.on_restore = staticmethod(lambda: None)
     third = await cluster.host(specs=SPECS)
-    await second.tenure.look()  # type: ignore[attr-defined]
+    await second.owned.look()  # type: ignore[attr-defined]
     gate.set()
     assert await recovery == set()
-    assert second.directory.get(env_id) is None
+    assert second.env_table.get(env_id) is None
     assert second.recovery.recovered == 0
     await await_maybe(third.step(env_id, 1, 0))
 
@@ -98,23 +98,23 @@ async def test_environment_that_went_elsewhere_while_it_was_built_is_closed(clus
 class CountingTable:
     """A host that counts how often it is asked for an environment."""
 
-    def __init__(self, directory: Directory) -> None:
+    def __init__(self, env_table: EnvTable) -> None:
         self.counts: Counter[str] = Counter()
-        self._directory = directory
+        self._env_table = env_table
 
-    def get(self, env_id: str) -> Instance | None:
+    def get(self, env_id: str) -> LiveEnv | None:
         self.counts["get"] += 1
-        return self._directory.get(env_id)
+        return self._env_table.get(env_id)
 
     def closed_as(self, env_id: str) -> str | None:
         self.counts["closed_as"] += 1
-        return self._directory.closed_as(env_id)
+        return self._env_table.closed_as(env_id)
 
-    def adopt(self, instance: Instance) -> None:
-        self._directory.adopt(instance)
+    def adopt(self, instance: LiveEnv) -> None:
+        self._env_table.adopt(instance)
 
     def note_closed(self, env_id: str, reason: str) -> None:
-        self._directory.note_closed(env_id, reason)
+        self._env_table.note_closed(env_id, reason)
 
 
 @pytest.mark.parametrize("callers", [1, 3])
@@ -127,10 +127,10 @@ async def test_work_grows_with_the_number_of_environments_and_no_faster(
         await made(first, "inline", count)
         second = await cluster.host(specs=SPECS)
         assert second.recorder is not None
-        table = CountingTable(second.directory)
+        table = CountingTable(second.env_table)
         recovery = Recovery(
             cluster.log,
-            second.tenure,  # type: ignore[attr-defined]
+            second.owned,  # type: ignore[attr-defined]
             table,
             second.recorder.journal,
             second.registry,
@@ -139,6 +139,6 @@ async def test_work_grows_with_the_number_of_environments_and_no_faster(
             second.suspicions,
         )
         await asyncio.gather(*(recovery.recover_slots(range(NUM_SLOTS)) for _ in range(callers)))
-        assert recovery.recovered == len(second.directory)
-        work.append(table.counts.total() / len(second.directory))
+        assert recovery.recovered == len(second.env_table)
+        work.append(table.counts.total() / len(second.env_table))
     assert work[1] < 1.5 * work[0]

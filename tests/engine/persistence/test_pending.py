@@ -115,5 +115,5 @@ async def test_environment_that_another_worker_held_is_looked_for_only_when_the_
     second = await cluster.host(patience_s=NEVER_S)
     call = second.step(env_id, "left", 0)
     assert isinstance(call, CoroutineType)
-    assert second.directory.get(env_id) is None
+    assert second.env_table.get(env_id) is None
     assert isinstance(await soon(call), EncodedStep)

@@ -80,7 +80,7 @@ async def test_step_whose_state_cannot_be_kept_fails_and_leaves_everything_as_it
         await await_maybe(first.step(env_id, 100, 2))
     with pytest.raises(EnvironmentFailedError):
         await await_maybe(first.reset(env_id, 50))
-    assert first.directory.find(env_id).seq == 2
+    assert first.env_table.find(env_id).seq == 2
     Ledger.broken = None
     assert await added(first, env_id, 1, first_seq=1) == [3]
     assert await added(first, env_id, 1, first_seq=2) == [4]
@@ -94,7 +94,7 @@ async def test_environment_whose_state_cannot_be_kept_is_not_made(cluster: Clust
     Ledger.broken = ValueError("told to")
     with pytest.raises(EnvironmentFailedError):
         await made(host, kind)
-    assert not host.directory.ids()
+    assert not host.env_table.ids()
     assert not cluster.log.commits
 
 
@@ -133,7 +133,7 @@ async def test_state_of_a_broken_environment_is_written_to_a_store_that_was_empt
         await await_maybe(host.step(fresh, "raise", 0))
     cluster.log.clear()
     assert host.recorder is not None
-    host.recorder.repersist_all(host.directory.ids())
+    host.recorder.repersist_all(host.env_table.ids())
     await host.recorder.journal.flush()
     second = await cluster.host({"ledger/inline-v0": "snapshot"}, specs=SPECS)
     assert await added(second, broken, 1, 1, first_seq=1) == [3, 4]
@@ -213,7 +213,7 @@ async def test_long_history_begins_anew_with_its_state(cluster: Cluster, kind: s
     assert await added(first, env_id, *[action] * 40) == list(range(2, 42))
     # Of forty steps two times sixteen are said by the state.
     assert kept_bytes(cluster, env_id) < 9 * 2_100
-    instance = first.directory.find(env_id)
+    instance = first.env_table.find(env_id)
     assert (instance.first_seq, len(instance.actions or ())) == (32, 8)
     assert instance.history_bytes < 9 * 2_100
     with pytest.raises(EnvironmentFailedError):
@@ -257,14 +257,14 @@ async def test_kind_without_a_state_cannot_be_kept_by_it(cluster: Cluster) -> No
     host = await cluster.host({"verl_env/mcp_chat-v0": "snapshot"})
     with pytest.raises(InvalidEnvArgumentsError):
         await await_maybe(host.create(CreateRequest("mcp_chat")))
-    assert not host.directory.ids()
+    assert not host.env_table.ids()
 
 
 async def test_arguments_too_large_to_be_kept_make_nothing(cluster: Cluster) -> None:
     host = await cluster.host(specs=SPECS, max_arguments_bytes=50)
     with pytest.raises(ArgumentsTooLargeError):
         await await_maybe(host.create(CreateRequest("ledger/inline-v0", 1, {"text": "x" * 50})))
-    assert not host.directory.ids()
+    assert not host.env_table.ids()
     await await_maybe(host.create(CreateRequest("ledger/inline-v0", 1, {"text": "x" * 30})))
 
 
@@ -275,5 +275,5 @@ async def test_arguments_that_cannot_be_kept_make_nothing(cluster: Cluster) -> N
         nested = [nested]
     with pytest.raises(InvalidEnvArgumentsError):
         await await_maybe(host.create(CreateRequest("ledger/inline-v0", 1, {"nested": nested})))
-    assert not host.directory.ids()
+    assert not host.env_table.ids()
     assert await added(host, await made(host, "inline"), 1) == [2]

@@ -110,7 +110,7 @@ async def test_later_episodes_come_back_with_their_seed_and_options(cluster: Clu
     answers = await go_on(first, env_id, MOVES[:2])
     second = await cluster.host()
     assert (await await_maybe(second.step(env_id, MOVES[1], 1))).to_json() == answers[1]
-    instance = second.directory.find(env_id)
+    instance = second.env_table.find(env_id)
     assert (instance.seed, instance.episode, instance.seq) == (99, 1, 2)
     assert instance.run_id == LAKE.run_id
     with pytest.raises(SequenceStaleError):
@@ -124,7 +124,7 @@ async def test_reset_right_after_the_move_follows_on(cluster: Cluster) -> None:
     await await_maybe(second.reset(env_id))
     third = await cluster.host()
     assert (await await_maybe(third.reset(env_id))).to_json()
-    assert third.directory.find(env_id).episode == 2
+    assert third.env_table.find(env_id).episode == 2
 
 
 async def test_closed_environments_stay_closed_everywhere(cluster: Cluster) -> None:
@@ -155,7 +155,7 @@ async def test_host_that_lost_its_slots_is_never_acknowledged(cluster: Cluster) 
     second = await cluster.host()
     with pytest.raises(MovedError):
         await await_maybe(first.step(env_id, "up", 2))
-    assert first.directory.get(env_id) is None
+    assert first.env_table.get(env_id) is None
     expected = await await_maybe(second.step(env_id, MOVES[2], 2))
     third = await cluster.host()
     assert (await await_maybe(third.step(env_id, MOVES[2], 2))).to_json() == expected.to_json()
@@ -170,7 +170,7 @@ async def test_batch_of_a_fenced_host_fails_and_runs_on_the_owner(cluster: Clust
     assert all(isinstance(result, MovedError) for result in refused)
     done = await Batches(second).step(env_ids, ["right"] * 50, [0] * 50)
     assert all(isinstance(result, EncodedStep) for result in done)
-    assert {second.directory.find(env_id).seq for env_id in env_ids} == {1}
+    assert {second.env_table.find(env_id).seq for env_id in env_ids} == {1}
 
 
 async def test_whole_batch_goes_on_elsewhere(cluster: Cluster) -> None:
@@ -234,7 +234,7 @@ async def test_lost_answers_of_the_log_apply_nothing_twice(cluster: Cluster) -> 
     await go_on(host, env_id, MOVES)
     second = await cluster.host()
     await second.ensure([env_id])
-    assert second.directory.find(env_id).seq == len(MOVES)
+    assert second.env_table.find(env_id).seq == len(MOVES)
 
 
 async def test_repeated_operation_is_answered_once_also_elsewhere(cluster: Cluster) -> None:
@@ -244,9 +244,9 @@ async def test_repeated_operation_is_answered_once_also_elsewhere(cluster: Clust
     assert await await_maybe(first.step(env_id, "right", None, b"op-1")) is answer
     second = await cluster.host()
     assert (await await_maybe(second.step(env_id, "right", None, b"op-1"))).to_json() == answer.to_json()
-    assert second.directory.find(env_id).seq == 1
+    assert second.env_table.find(env_id).seq == 1
     await await_maybe(second.step(env_id, "right", None, b"op-2"))
-    assert second.directory.find(env_id).seq == 2
+    assert second.env_table.find(env_id).seq == 2
 
 
 @pytest.mark.parametrize("durability", ["journal", "snapshot", "relaxed"])
@@ -265,7 +265,7 @@ async def test_a_late_copy_of_a_reset_takes_no_step_away_elsewhere(
     assert (await await_maybe(second.reset(env_id, 9, None, b"op-9"))).to_json() == beginning.to_json()
     with pytest.raises(SequenceStaleError):
         await await_maybe(second.reset(env_id, 4, None, b"op-4"))
-    assert second.directory.find(env_id).seq == 2
+    assert second.env_table.find(env_id).seq == 2
 
 
 @pytest.mark.parametrize("durability", ["journal", "snapshot", "relaxed"])
@@ -290,7 +290,7 @@ async def test_a_batch_is_answered_again_elsewhere_as_it_was(
     await first.recorder.journal.flush()  # type: ignore[union-attr]
     second = await cluster.host({name: durability})
     assert [step.to_json() for step in await steps(second, env_ids, seqs, operations)] == answers
-    assert second.directory.find(env_id).seq == before + 6
+    assert second.env_table.find(env_id).seq == before + 6
     for number in range(max(0, before - 3), before):
         with pytest.raises(SequenceStaleError):
             await await_maybe(second.step(env_id, MOVES[number % 6], None, b"op-%d" % number))
@@ -317,7 +317,7 @@ async def test_a_batch_that_was_done_in_part_goes_on_elsewhere(
     second = await cluster.host({name: durability})
     answers = await steps(second, env_ids, [None] * 5, operations)
     assert [step.to_json() for step in answers[:3]] == [step.to_json() for step in begun]
-    assert second.directory.find(env_id).seq == 5
+    assert second.env_table.find(env_id).seq == 5
 
 
 @pytest.mark.parametrize("durability", ["journal", "snapshot", "relaxed"])
@@ -335,7 +335,7 @@ async def test_a_batch_of_resets_is_answered_again_elsewhere_as_it_was(
     again = await Batches(second).reset(env_ids, [1, 2, 3], None, operations)
     assert [b.to_json() for b in again] == [b.to_json() for b in beginnings]  # type: ignore[union-attr]
     assert len({b.to_json() for b in again}) == 3  # type: ignore[union-attr]
-    assert second.directory.find(env_id).episode == 3
+    assert second.env_table.find(env_id).episode == 3
     with pytest.raises(SequenceStaleError):
         await await_maybe(second.step(env_id, "right", None, b"step"))
 
@@ -347,7 +347,7 @@ async def test_what_the_log_lost_is_repersisted(cluster: Cluster) -> None:
     await go_on(host, env_id, MOVES[3:5], 3)
     second = await cluster.host()
     await second.ensure([env_id])
-    assert second.directory.find(env_id).seq == 5
+    assert second.env_table.find(env_id).seq == 5
 
 
 async def test_emptied_store_is_filled_from_memory(cluster: Cluster) -> None:
@@ -361,11 +361,11 @@ async def test_emptied_store_is_filled_from_memory(cluster: Cluster) -> None:
     await cluster.empty(host)
     await step
     assert host.recorder is not None
-    host.recorder.repersist_all(host.directory.ids())
+    host.recorder.repersist_all(host.env_table.ids())
     await host.recorder.journal.flush()
     second = await cluster.host()
     await second.ensure([env_id, idle_id])
-    assert [second.directory.find(each).seq for each in (env_id, idle_id)] == [4, 2]
+    assert [second.env_table.find(each).seq for each in (env_id, idle_id)] == [4, 2]
 
 
 async def test_kinds_that_cannot_come_back_are_lost_with_a_typed_error(cluster: Cluster) -> None:
@@ -448,8 +448,8 @@ async def test_slots_are_warmed_up_at_once(cluster: Cluster) -> None:
     second = await cluster.host()
     assert second.recovery is not None
     assert await second.recovery.recover_slots(range(NUM_SLOTS)) == 30
-    assert {result[0] for result in created if isinstance(result, tuple)} == set(second.directory.ids())
-    assert sum(second.directory.created.values()) == 0
+    assert {result[0] for result in created if isinstance(result, tuple)} == set(second.env_table.ids())
+    assert sum(second.env_table.created.values()) == 0
 
 
 @pytest.mark.parametrize(
@@ -485,7 +485,7 @@ async def test_two_who_ask_for_a_lost_environment_recover_it_once(cluster: Clust
 async def test_a_batch_and_the_warm_up_recover_thousands_of_environments_once_each(cluster: Cluster) -> None:
     first = await cluster.host()
     await Batches(first).create([LAKE] * 600)
-    env_ids = first.directory.ids()
+    env_ids = first.env_table.ids()
     second = await cluster.host()
     assert second.recovery is not None
     # In another order: each of them meets environments that the other one is about to reach.

@@ -28,7 +28,7 @@ async def test_a_refused_environment_is_not_built_and_is_described_and_closed(cl
         with pytest.raises(EnvironmentEndedWorkerError) as caught:
             await call
         assert (caught.value.episode, caught.value.seq, caught.value.cause) == (0, 1, "SIGSEGV")
-    assert second.directory.find(env_id).env is None
+    assert second.env_table.find(env_id).env is None
     assert inspection.describe(second, env_id)["lost"] == caught.value.detail
     await await_maybe(second.close(env_id))
 
@@ -44,6 +44,6 @@ async def test_an_examined_environment_is_nowhere_until_it_is_known_and_others_c
     with pytest.raises(MovedError):
         await await_maybe(second.step(env_id, "up", 0))
     await await_maybe(second.step(other, "up", 0))
-    assert second.directory.get(env_id) is None
+    assert second.env_table.get(env_id) is None
     second.heed({})
     await await_maybe(second.step(env_id, "up", 0))

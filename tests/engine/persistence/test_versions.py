@@ -190,12 +190,12 @@ async def test_state_of_an_environment_that_went_meanwhile_is_not_saved(cluster:
     gone, fine = [(await await_maybe(host.create(CreateRequest("ledger/thread-v0", 1))))[0] for _ in range(2)]
     for env_id in (gone, fine):
         await await_maybe(host.step(env_id, 1, 0))
-    instance = host.directory.find(gone)
+    instance = host.env_table.find(gone)
     assert instance.lock is not None
     saving = asyncio.create_task(host.save_states(range(NUM_SLOTS), 60.0))
     await asyncio.sleep(0)
     async with instance.lock:
-        host.directory.evict_moved(gone)
+        host.env_table.evict_moved(gone)
     await saving
     assert host.recorder is not None
     await host.recorder.journal.flush()
@@ -211,12 +211,12 @@ async def test_hand_over_waits_for_no_environment_that_is_busy_or_fails(cluster:
     ]
     for env_id in (busy, broken, fine):
         await await_maybe(first.step(env_id, 1, 0))
-    instance = first.directory.find(busy)
+    instance = first.env_table.find(busy)
     assert instance.lock is not None
     async with instance.lock:
-        first.directory.find(broken).env = None
+        first.env_table.find(broken).env = None
         await first.save_states(range(NUM_SLOTS), 60.0)
-    saved = {env_id: first.directory.find(env_id).state_seq for env_id in (busy, broken, fine)}
+    saved = {env_id: first.env_table.find(env_id).state_seq for env_id in (busy, broken, fine)}
     assert saved == {busy: 0, broken: 0, fine: 1}
     Ledger.broken = ValueError("told to")
     await await_maybe(first.step(fine, 1, 1))

@@ -75,7 +75,7 @@ def test_single_call_is_told_that_its_environment_is_on_its_way_and_finds_it_lat
     assert (outcome.status, outcome.retryable, outcome.may_have_run) == (503, True, False)
     assert took_s == waits.RECOVERY_S
     moved.run(asyncio.sleep(2 * waits.RECOVERY_S))
-    assert moved.host.directory.get(env_id) is not None
+    assert moved.host.env_table.get(env_id) is not None
     assert isinstance(moved.run(ask(moved.host.step, env_id, 1, 1)), EncodedStep)
 
 

@@ -94,7 +94,7 @@ async def test_single_calls_and_resets_are_carried_out_once(pair: Pair) -> None:
         instance = next(
             found
             for served in (pair.near, pair.far)
-            if (found := served.app.env_host.directory.get(env_id)) is not None
+            if (found := served.app.env_host.env_table.get(env_id)) is not None
         )
         assert (instance.episode, instance.seq) == (2, 0)
     assert pair.proxy.lost_answers > 0
@@ -109,5 +109,5 @@ async def test_new_environments_are_made_once(pair: Pair) -> None:
         assert await pair.post("/api/environment/initialize", body, **headers) == made
         await initialize(pair, 10)
     hosts = [served.app.env_host for served in (pair.near, pair.far)]
-    assert sum(len(host.directory) for host in hosts) == 55
+    assert sum(len(host.env_table) for host in hosts) == 55
     assert pair.proxy.lost_answers > 0

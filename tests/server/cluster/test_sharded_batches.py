@@ -122,7 +122,7 @@ class World:
 
     def seqs(self, env_ids: list[str], owner: str = B) -> list[int]:
         """The steps that each environment has taken."""
-        return [self.workers[owner].host.directory.find(env_id).seq for env_id in env_ids]
+        return [self.workers[owner].host.env_table.find(env_id).seq for env_id in env_ids]
 
 
 @pytest.fixture
@@ -173,14 +173,14 @@ async def test_a_lost_answer_of_resets_begins_no_other_episode(world: World) -> 
     beginnings = [result.to_json() for result in results if isinstance(result, EncodedReset)]
     assert len(beginnings) == 4
     assert [orjson.loads(beginning)["info"]["seed"] for beginning in beginnings] == [1, 2, 3, 2]
-    assert [world.workers[B].host.directory.find(env_id).episode for env_id in env_ids] == [2, 2]
+    assert [world.workers[B].host.env_table.find(env_id).episode for env_id in env_ids] == [2, 2]
 
 
 async def test_a_lost_answer_of_new_environments_makes_no_others(world: World) -> None:
     world.net.lose = 2
     env_ids = await world.create(5)
     assert len(set(env_ids)) == 5
-    assert len(world.workers[B].host.directory) == 5
+    assert len(world.workers[B].host.env_table) == 5
 
 
 async def test_a_lost_answer_of_closings_closes_no_others(world: World) -> None:
@@ -189,7 +189,7 @@ async def test_a_lost_answer_of_closings_closes_no_others(world: World) -> None:
     closed, errors = await world.batches.close([first, second, first, new_env_id(1)])
     assert closed == 3
     assert [(index, type(error)) for index, error in errors] == [(3, EnvironmentNotFoundError)]
-    assert world.workers[B].host.directory.ids() == [third]
+    assert world.workers[B].host.env_table.ids() == [third]
 
 
 async def test_a_copy_that_comes_late_is_not_carried_out_after_what_followed(world: World) -> None:
@@ -259,7 +259,7 @@ def test_a_part_goes_to_the_next_owner_however_long_the_last_one_was_at_work_on_
 
         world.net.fate = die_at_work
         assert len(await world.create(3)) == 3
-        assert len(world.workers[C].host.directory) == 3
+        assert len(world.workers[C].host.env_table) == 3
 
     in_virtual_time(play)
 
@@ -275,7 +275,7 @@ def test_a_part_that_loses_its_slots_after_long_work_follows_them(work_s: float)
 
         world.net.fate = lose_slots_at_work
         assert len(await world.create(3)) == 3
-        assert len(world.asked.host.directory) == 3
+        assert len(world.asked.host.env_table) == 3
 
     in_virtual_time(play)
 
@@ -371,12 +371,12 @@ async def test_a_batch_over_many_workers_has_no_longer_answer_than_one_on_a_sing
     results = await world.batches.create(requests)
     made = [result[1] for result in results if isinstance(result, tuple)]
     assert all(isinstance(result, tuple | AnswerTooLargeError) for result in results)
-    assert {len(worker.host.directory) > 0 for address, worker in world.workers.items() if address != C} == {
+    assert {len(worker.host.env_table) > 0 for address, worker in world.workers.items() if address != C} == {
         True
     }
     # One answer more for each worker: it is known to be too long when it is there.
     assert sum(map(size_of, made)) < limit + 2 * 11_000
-    assert len(made) == sum(len(worker.host.directory) for worker in world.workers.values())
+    assert len(made) == sum(len(worker.host.env_table) for worker in world.workers.values())
 
 
 async def test_new_environments_are_for_all_workers_alike_though_one_has_all_slots_still(
@@ -398,7 +398,7 @@ async def test_new_environments_are_for_all_workers_alike_though_one_has_all_slo
 async def test_a_single_new_environment_whose_answer_got_lost_is_made_once(world: World) -> None:
     world.net.lose = 2
     env_id, _ = await world.batches.create_one(CreateRequest("frozen_lake", 7, LAKE))
-    assert world.workers[B].host.directory.ids() == [env_id]
+    assert world.workers[B].host.env_table.ids() == [env_id]
 
 
 def test_new_environments_wait_for_a_worker_that_takes_some() -> None:

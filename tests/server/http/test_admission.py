@@ -63,7 +63,7 @@ async def test_a_form_of_another_page_changes_nothing(local: httpx.AsyncClient, 
             answer = await local.post(path, content=b'{"run_id":"run-1"}', headers=form)
             assert answer.status_code in (403, 415)
     host = app_of(local).env_host
-    assert (len(host.directory), host.directory.created.total()) == (1, 1)
+    assert (len(host.env_table), host.env_table.created.total()) == (1, 1)
 
 
 @pytest.mark.parametrize("path", ["/api/environment/initialize", "/mcp", "/docs", "/nothing"])

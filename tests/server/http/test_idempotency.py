@@ -178,10 +178,10 @@ async def test_an_answer_larger_than_the_memory_is_not_kept(answers: KeptAnswers
 
 
 async def test_answers_are_void_once_another_worker_owned_the_slot_of_the_key() -> None:
-    tenures, work = Counter[str](), Work()
-    answers = KeptAnswers(60.0, 10_000, Clock(), tenures.__getitem__)
+    epochs, work = Counter[str](), Work()
+    answers = KeptAnswers(60.0, 10_000, Clock(), epochs.__getitem__)
     assert [await ask(answers, name, work) for name in "kok"] == [b"done 1", b"done 2", b"done 1"]
-    tenures["k"] += 1
+    epochs["k"] += 1
     assert [await ask(answers, name, work) for name in "kok"] == [b"done 3", b"done 2", b"done 3"]
 
 
@@ -360,7 +360,7 @@ async def test_a_repeated_initialize_makes_one_environment(
     answers = await asyncio.gather(*(client.post(path, **keyed("key-1", body)) for _ in range(4)))
     assert {answer.status_code for answer in answers} == {200}
     assert len({answer.content for answer in answers}) == 1
-    assert len(app_of(client).env_host.directory) == body.get("num_envs", 1)
+    assert len(app_of(client).env_host.env_table) == body.get("num_envs", 1)
     other = await client.post(path, **keyed("key-1", {**body, "ttl_s": 5}))
     problem(other, 422, "idempotency_key_reused")
     problem(await client.post(path, **keyed("a b", body)), 422, "invalid_request")
@@ -417,7 +417,7 @@ async def test_a_key_never_gives_what_another_request_made(
     # The request itself may come again, whoever has forgotten the answer.
     again = await client.post(first[0], **keyed("key-1", first[1]))
     assert again.json() == made.json()
-    assert len(app_of(client).env_host.directory) == len(made.json().get("env_ids", [0]))
+    assert len(app_of(client).env_host.env_table) == len(made.json().get("env_ids", [0]))
 
 
 async def test_a_key_that_is_forgotten_altogether_makes_another_environment(make_client: MakeClient) -> None:

@@ -12,7 +12,7 @@ import orjson
 
 from verl_agent_env import __version__, waits
 from verl_agent_env.engine.execution import ENV_FAULTS, Env
-from verl_agent_env.engine.instance import Instance
+from verl_agent_env.engine.live_env import LiveEnv
 from verl_agent_env.engine.marks import NO_MARK, Mark
 from verl_agent_env.engine.persistence.groups import Group
 from verl_agent_env.engine.persistence.journal import Journal
@@ -48,7 +48,7 @@ _STEPS_BETWEEN_SNAPSHOTS = 16
 class LiveEnvironments(Protocol):
     """The environments that are recorded."""
 
-    def get(self, env_id: str) -> Instance | None:
+    def get(self, env_id: str) -> LiveEnv | None:
         """The live environment of this id, if there is one."""
 
     def evict_moved(self, env_id: str) -> None:
@@ -98,7 +98,7 @@ class Recorder:
         """How environments of this kind are kept."""
         return self._durabilities.get(kind.name, kind.durability)
 
-    def prepare(self, instance: Instance, env_kwargs: Mapping[str, Any], max_bytes: int) -> None:
+    def prepare(self, instance: LiveEnv, env_kwargs: Mapping[str, Any], max_bytes: int) -> None:
         """Make sure that an environment can be kept, before it is built.
 
         Raises:
@@ -123,7 +123,7 @@ class Recorder:
             raise ArgumentsTooLargeError(size, max_bytes)
         instance.keep(durability, env_kwargs)
 
-    def mark_beginning(self, instance: Instance, env: Env) -> Mark:
+    def mark_beginning(self, instance: LiveEnv, env: Env) -> Mark:
         """Read of an episode that has just begun what is recorded of it.
 
         Raises:
@@ -138,7 +138,7 @@ class Recorder:
                 raise
             return Mark(fault=fault)
 
-    def mark(self, instance: Instance, env: Env, answer: EncodedStep) -> Mark:
+    def mark(self, instance: LiveEnv, env: Env, answer: EncodedStep) -> Mark:
         """Read of an environment that has just taken a step what is recorded of it.
 
         Raises:
@@ -158,7 +158,7 @@ class Recorder:
         # As Mark(…), in half the time.
         return tuple.__new__(Mark, (digest_of(answer, seq, digest, kind.code), state, fault))
 
-    def note_fault(self, instance: Instance, fault: BaseException) -> None:
+    def note_fault(self, instance: LiveEnv, fault: BaseException) -> None:
         """Count and log that a state could not be had."""
         name = instance.kind.name
         self.failed_snapshots[name] += 1
@@ -171,15 +171,15 @@ class Recorder:
             extra={"env_id": instance.env_id, "env_name": name},
         )
 
-    def created(self, instance: Instance) -> None:
+    def created(self, instance: LiveEnv) -> None:
         """An environment has begun its first episode."""
         self._write(instance, "create", _header(instance))
 
-    def begun(self, instance: Instance) -> None:
+    def begun(self, instance: LiveEnv) -> None:
         """Another episode has begun."""
         self._write(instance, "begin", _header(instance))
 
-    def stepped(self, instance: Instance, recorded: bytes, mark: Mark) -> None:
+    def stepped(self, instance: LiveEnv, recorded: bytes, mark: Mark) -> None:
         """Record a step that was applied and noted, with what was read of the environment after it.
 
         Nothing here raises: what can was done before the step was noted.
@@ -200,12 +200,12 @@ class Recorder:
         if mark.fault is not None:
             self.note_fault(instance, mark.fault)
 
-    def save(self, instance: Instance, state: bytes) -> None:
+    def save(self, instance: LiveEnv, state: bytes) -> None:
         """Record the present state of an environment that took its last step some time ago."""
         instance.state, instance.state_seq = state, instance.seq
         self._write(instance, "save", _snapshot(instance), instance.seq)
 
-    def closed(self, instance: Instance, reason: str) -> Group:
+    def closed(self, instance: LiveEnv, reason: str) -> Group:
         """Write the end of an environment, which lives until that is written.
 
         Returns:
@@ -213,14 +213,14 @@ class Recorder:
         """
         return self._write(instance, "close", reason.encode())
 
-    def hold_back(self, instance: Instance, answer: T) -> T | PendingAnswer[T]:
+    def hold_back(self, instance: LiveEnv, answer: T) -> T | PendingAnswer[T]:
         """Hold back the answer of a call until all that happened to its environment is written, if that is not yet so."""
         group = instance.group
         if group is None or group.is_settled:
             return answer
         return PendingAnswer(self.journal, instance.env_id, group, answer)
 
-    def hold_back_error(self, instance: Instance, error: EnvironmentStateError) -> PendingAnswer[Any]:
+    def hold_back_error(self, instance: LiveEnv, error: EnvironmentStateError) -> PendingAnswer[Any]:
         """Hold back a refusal, which tells of earlier calls; raise it if there is nothing to wait for."""
         group = instance.group
         if group is None or group.is_settled:
@@ -255,7 +255,7 @@ class Recorder:
         instance = self._environments.get(env_id)
         return instance is not None and instance.durability not in _AWAITED
 
-    def _write(self, instance: Instance, kind: Any, data: bytes, seq: int = 0) -> Group:
+    def _write(self, instance: LiveEnv, kind: Any, data: bytes, seq: int = 0) -> Group:
         env_id = instance.env_id
         group = self.journal.write(Write(kind, env_id, instance.slot, instance.episode, seq, data))
         if instance.durability in _AWAITED:
@@ -273,7 +273,7 @@ class Recorder:
         self._environments.evict_moved(env_id)
 
 
-def _whole(instance: Instance) -> Write:
+def _whole(instance: LiveEnv) -> Write:
     """Say all of an environment; where its first actions are gone, its journal begins with its state."""
     env_id, first = instance.env_id, _first_of_journal(instance)
     entries = _entries(instance, first)
@@ -282,12 +282,12 @@ def _whole(instance: Instance) -> Write:
     )
 
 
-def _first_of_journal(instance: Instance) -> int:
+def _first_of_journal(instance: LiveEnv) -> int:
     """Number of the step with which the journal of an environment begins when all of it is said."""
     return instance.state_seq if instance.is_journalled and instance.first_seq else 0
 
 
-def _header(instance: Instance) -> bytes:
+def _header(instance: LiveEnv) -> bytes:
     kind, first = instance.kind, _first_of_journal(instance)
     return Header(
         env_name=kind.name,
@@ -313,7 +313,7 @@ def _header(instance: Instance) -> bytes:
     ).to_json()
 
 
-def _snapshot(instance: Instance) -> bytes:
+def _snapshot(instance: LiveEnv) -> bytes:
     """Write the state that the instance holds, which is the one after its last step."""
     if instance.state is None or instance.last_answer is None or instance.last_action is None:
         raise ValueError("an environment that took no step has nothing to save")
@@ -326,7 +326,7 @@ def _snapshot(instance: Instance) -> bytes:
     ).to_json()
 
 
-def _entries(instance: Instance, first: int) -> tuple[bytes, ...]:
+def _entries(instance: LiveEnv, first: int) -> tuple[bytes, ...]:
     """The journal from the step ``first`` on; of the steps' operations only those of the last call are known."""
     if not instance.is_journalled or first == instance.seq:
         return ()

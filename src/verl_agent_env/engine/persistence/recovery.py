@@ -10,7 +10,7 @@ from typing import Protocol
 
 from verl_agent_env.config import HostLimits
 from verl_agent_env.engine.execution import Executor
-from verl_agent_env.engine.instance import Instance
+from verl_agent_env.engine.live_env import LiveEnv
 from verl_agent_env.engine.persistence.journal import Journal
 from verl_agent_env.engine.persistence.restoring import Restorer
 from verl_agent_env.engine.persistence.slot_ownership import SlotOwnership
@@ -31,13 +31,13 @@ _CLAIMED_AT_ONCE = 256
 class EnvironmentTable(Protocol):
     """Where recovered environments go."""
 
-    def get(self, env_id: str) -> Instance | None:
+    def get(self, env_id: str) -> LiveEnv | None:
         """The live environment of this id, if there is one."""
 
     def closed_as(self, env_id: str) -> str | None:
         """Why an environment was closed, if it is known to be."""
 
-    def adopt(self, instance: Instance) -> None:
+    def adopt(self, instance: LiveEnv) -> None:
         """Make a recovered environment live."""
 
     def note_closed(self, env_id: str, reason: str) -> None:
@@ -146,7 +146,7 @@ class Recovery:
         owned = [slot for slot in range(NUM_SLOTS) if self._ownership.token_of(slot) is not None]
         await self.recover_slots(owned)
 
-    async def all_actions(self, instance: Instance) -> list[bytes] | None:
+    async def all_actions(self, instance: LiveEnv) -> list[bytes] | None:
         """Read all actions of an episode of which memory has the last ones; None if the first are kept nowhere.
 
         Raises:
@@ -189,7 +189,7 @@ class Recovery:
                 self._finish(env_id)
         return waiting
 
-    def _read(self, env_id: str, saved: Saved, token: str | None, unknown: set[str]) -> Instance | None:
+    def _read(self, env_id: str, saved: Saved, token: str | None, unknown: set[str]) -> LiveEnv | None:
         """What to bring back, if anything."""
         # What was read may be outdated: the slot's owner goes on.
         if self._table.get(env_id) is not None or not self._is_still_ours(env_id, token):
@@ -205,7 +205,7 @@ class Recovery:
             unknown.add(env_id)
         return None
 
-    async def _bring_back_aside(self, instance: Instance, saved: Saved, token: str | None) -> None:
+    async def _bring_back_aside(self, instance: LiveEnv, saved: Saved, token: str | None) -> None:
         """As :meth:`_bring_back`, in the background; returns when there is room for it."""
         caller = await self._room.take()
 
@@ -222,7 +222,7 @@ class Recovery:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _bring_back(self, instance: Instance, saved: Saved, token: str | None) -> None:
+    async def _bring_back(self, instance: LiveEnv, saved: Saved, token: str | None) -> None:
         env_id = instance.env_id
         try:
             await self._restorer.restore(instance, saved)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from verl_agent_env.engine.execution import ENV_FAULTS, Env, Executor
-from verl_agent_env.engine.instance import Beginning, Instance
+from verl_agent_env.engine.live_env import Beginning, LiveEnv
 from verl_agent_env.engine.under_way import calling
 from verl_agent_env.envs.kind import EnvKind, unavailable_kind
 from verl_agent_env.envs.registry import Registry
@@ -61,24 +61,24 @@ class Restorer:
         self._log = log
         self._default_ttl_s = default_ttl_s
 
-    def read(self, env_id: str, saved: Saved) -> Instance:
+    def read(self, env_id: str, saved: Saved) -> LiveEnv:
         """Make an instance without an environment yet; one that this worker cannot read says so from now on."""
         try:
             header = Header.from_json(saved.header or b"")
         except ValueError:
             logger.exception("the record of an environment cannot be read", extra={"env_id": env_id})
-            instance = Instance(env_id, unavailable_kind(""), None, None, self._default_ttl_s)
+            instance = LiveEnv(env_id, unavailable_kind(""), None, None, self._default_ttl_s)
             instance.keep("journal", {})
             instance.note_unreadable("unknown")
             return instance
         kind, arguments, unreadable = self._kind_of(env_id, header)
-        instance = Instance(env_id, kind, arguments, header.run_id, header.ttl_s)
+        instance = LiveEnv(env_id, kind, arguments, header.run_id, header.ttl_s)
         _restore_header(instance, header)
         if unreadable is not None and header.durability != "none":
             instance.note_unreadable(unreadable)
         return instance
 
-    async def restore(self, instance: Instance, saved: Saved) -> None:
+    async def restore(self, instance: LiveEnv, saved: Saved) -> None:
         """Build the environment of an instance as it stood; what cannot come back is lost, and says why.
 
         Raises:
@@ -131,7 +131,7 @@ class Restorer:
 
     # --- by its state ---------------------------------------------------------------------------------------
 
-    async def _stand_at_state(self, instance: Instance, saved: Saved) -> None:
+    async def _stand_at_state(self, instance: LiveEnv, saved: Saved) -> None:
         """Stand where the last snapshot stands, or at the beginning of the episode."""
         if saved.snapshot is None:
             if instance.state is None:
@@ -146,7 +146,7 @@ class Restorer:
 
     # --- by its steps ---------------------------------------------------------------------------------------
 
-    async def _play_on(self, instance: Instance, saved: Saved) -> None:
+    async def _play_on(self, instance: LiveEnv, saved: Saved) -> None:
         """Play the journal on from the newest state that leads to where it stood; from the seed if none does."""
         start = _last_snapshot(saved)
         if start is not None and await self._has_played_on(instance, saved, start):
@@ -164,7 +164,7 @@ class Restorer:
         instance.state = None
         await self._replay(instance, env, entries, 0, None)
 
-    async def _has_played_on(self, instance: Instance, saved: Saved, start: _Start) -> bool:
+    async def _has_played_on(self, instance: LiveEnv, saved: Saved, start: _Start) -> bool:
         """Whether the journal could be played on from a state; it is no use where it is of something else."""
         try:
             entries = _entries(saved, start.seq)
@@ -183,7 +183,7 @@ class Restorer:
             )
         return False
 
-    async def _leads_there(self, instance: Instance, env: Env, saved: Saved, start: _Start) -> bool:
+    async def _leads_there(self, instance: LiveEnv, env: Env, saved: Saved, start: _Start) -> bool:
         """Whether an environment that stands at a state is where the step before it had led."""
         place = start.seq - 1 - saved.first
         if start.snapshot is None or not saved.entries[place]:
@@ -195,7 +195,7 @@ class Restorer:
 
     async def _replay(
         self,
-        instance: Instance,
+        instance: LiveEnv,
         env: Env,
         entries: Sequence[Entry],
         first: int,
@@ -228,7 +228,7 @@ class Restorer:
         for entry, (answer, _) in zip(entries, played, strict=True):
             instance.set_last(identity_in(entry.action), answer, entry.operation)
 
-    async def _restored(self, instance: Instance, state: bytes) -> Env:
+    async def _restored(self, instance: LiveEnv, state: bytes) -> Env:
         return await self._executor.restore(instance.kind, instance.arguments, state)
 
 
@@ -268,7 +268,7 @@ def _state_digest(kind: EnvKind, env: Any) -> int | None:
     return digest
 
 
-def _restore_header(instance: Instance, header: Header) -> None:
+def _restore_header(instance: LiveEnv, header: Header) -> None:
     instance.keep(header.durability, header.env_kwargs)
     instance.episode = header.episode
     instance.seed = header.seed
@@ -283,7 +283,7 @@ def _restore_header(instance: Instance, header: Header) -> None:
     instance.past_operations = list(_as_bytes(header.past_operations)) or None
 
 
-def _restore_steps(instance: Instance, snapshot: Snapshot) -> None:
+def _restore_steps(instance: LiveEnv, snapshot: Snapshot) -> None:
     """Know the steps of the last call as the snapshot does."""
     instance.past_operations = list(snapshot.past_operations) or None
     for operation, action, answer in (*snapshot.earlier, snapshot.last):

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 
 from verl_agent_env.engine.execution import ENV_FAULTS, Env, Executor
-from verl_agent_env.engine.instance import Instance
+from verl_agent_env.engine.live_env import LiveEnv
 from verl_agent_env.engine.persistence.recorder import Recorder, state_of
 from verl_agent_env.engine.threads import CallTimeoutError
 from verl_agent_env.engine.under_way import calling
@@ -24,7 +24,7 @@ class StateSaver:
         self._executor = executor
         self._yield_after_s = yield_after_s
 
-    async def save(self, instances: Sequence[Instance], timeout_s: float) -> None:
+    async def save(self, instances: Sequence[LiveEnv], timeout_s: float) -> None:
         """Record the states of these environments; those that block go on after ``timeout_s``, and come too late."""
         blocking = []
         slice_end = time.perf_counter() + self._yield_after_s
@@ -41,7 +41,7 @@ class StateSaver:
         if blocking:
             await asyncio.wait(blocking, timeout=timeout_s)
 
-    def _save_now(self, instance: Instance, env: Env) -> None:
+    def _save_now(self, instance: LiveEnv, env: Env) -> None:
         try:
             with self._executor.record.inline(instance.call):
                 state = state_of(env)
@@ -50,7 +50,7 @@ class StateSaver:
         else:
             self._recorder.save(instance, state)
 
-    async def _save_aside(self, instance: Instance, env: Env) -> None:
+    async def _save_aside(self, instance: LiveEnv, env: Env) -> None:
         if instance.lock is None:
             instance.lock = asyncio.Lock()
         async with instance.lock:
@@ -69,7 +69,7 @@ class StateSaver:
                     self._recorder.save(instance, state)
 
 
-def _is_worth_saving(instance: Instance) -> bool:
+def _is_worth_saving(instance: LiveEnv) -> bool:
     return (
         instance.is_journalled
         and instance.kind.has_state

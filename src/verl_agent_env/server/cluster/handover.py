@@ -21,7 +21,7 @@ _LOOK_S = 1.0
 _SWEEP_S = 20.0
 
 
-class TakeOver:
+class Handover:
     """Follows the slot table of one worker.
 
     An environment that is asked for comes back at once; this is for all the others, so that they are reaped and closed
@@ -68,7 +68,7 @@ class TakeOver:
             return
         if generation != self._generation:
             if self._generation and tokens:
-                env_ids = self._host.directory.ids()
+                env_ids = self._host.env_table.ids()
                 logger.warning(
                     "Redis was flushed: re-persisting its environments", extra={"count": len(env_ids)}
                 )

@@ -10,7 +10,7 @@ from verl_agent_env import waits
 from verl_agent_env.cluster.store import Formats
 from verl_agent_env.engine import Host
 from verl_agent_env.engine.execution import ENV_FAULTS
-from verl_agent_env.engine.instance import Instance
+from verl_agent_env.engine.live_env import LiveEnv
 from verl_agent_env.errors import StoreUnavailableError
 from verl_agent_env.types import slot_of
 from verl_agent_env.wire.suspicions import Suspicion
@@ -37,15 +37,15 @@ class LocalEnvironments:
 
     def count(self) -> int:
         """Implement :class:`~verl_agent_env.cluster.agent.HostedEnvironments`."""
-        return len(self._host.directory)
+        return len(self._host.env_table)
 
     def count_in(self, slot: int) -> int:
         """Implement :class:`~verl_agent_env.cluster.agent.HostedEnvironments`."""
-        return self._host.directory.in_slot[slot]
+        return self._host.env_table.in_slot[slot]
 
     def count_not_durable(self, slot: int) -> int:
         """Implement :class:`~verl_agent_env.cluster.agent.HostedEnvironments`."""
-        return self._host.directory.bound_to_slot[slot]
+        return self._host.env_table.bound_to_slot[slot]
 
     async def prepare_hand_over(self, slots: Collection[int]) -> Collection[int]:
         """Implement :class:`~verl_agent_env.cluster.agent.HostedEnvironments`."""
@@ -77,12 +77,12 @@ class LocalEnvironments:
 
     def unreadable_slots(self) -> frozenset[int]:
         """Implement :class:`~verl_agent_env.cluster.agent.HostedEnvironments`."""
-        return frozenset(map(slot_of, self._host.directory.unreadable))
+        return frozenset(map(slot_of, self._host.env_table.unreadable))
 
     def formats_in(self, slots: Collection[int]) -> Mapping[int, Formats]:
         """Implement :class:`~verl_agent_env.cluster.agent.HostedEnvironments`."""
         found: dict[int, set[tuple[str, str]]] = {slot: set() for slot in slots}
-        for instance in self._host.directory.in_slots(slots):
+        for instance in self._host.env_table.in_slots(slots):
             found[instance.slot].add((instance.kind.name, _format_of(instance)))
         known = self.reads().items()
         return {
@@ -99,6 +99,6 @@ class LocalEnvironments:
         self._host.heed(told)
 
 
-def _format_of(instance: Instance) -> str:
+def _format_of(instance: LiveEnv) -> str:
     """The format of an environment's state."""
     return instance.unreadable or instance.kind.state_format or NO_STATE

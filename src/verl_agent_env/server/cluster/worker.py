@@ -40,7 +40,7 @@ from verl_agent_env.errors import (
 from verl_agent_env.server.api.batches import BatchWork
 from verl_agent_env.server.api.environments import Create
 from verl_agent_env.server.cluster.forwarding import Forwarder
-from verl_agent_env.server.cluster.handover import TakeOver
+from verl_agent_env.server.cluster.handover import Handover
 from verl_agent_env.server.cluster.internal import DRAIN_PATH, InternalHandlers
 from verl_agent_env.server.cluster.local_environments import LocalEnvironments
 from verl_agent_env.server.cluster.peers import WORKER_PATH, Peers
@@ -132,7 +132,7 @@ class FixedCluster:
 
     def record(self) -> WorkerRecord:
         """See :class:`Cluster`."""
-        return dataclasses.replace(self._record, live_envs=len(self._host.directory))
+        return dataclasses.replace(self._record, live_envs=len(self._host.env_table))
 
     def start(self) -> None:
         """See :class:`Cluster`."""
@@ -185,9 +185,9 @@ class SharedCluster:
         self._timing = Timing(settings.lease_s)
         self._store = backend.store
         self._journal = persistence.recorder.journal
-        self._take_over = TakeOver(host, persistence, table)
+        self._handover = Handover(host, persistence, table)
         self._tasks: list[asyncio.Task[None]] = []
-        self._residents = LocalEnvironments(host, self._take_over.is_warm)
+        self._residents = LocalEnvironments(host, self._handover.is_warm)
         self._table = table
         self._supervisors: dict[str, str] = {}
         self._supervisors_of: ClusterMap | None = None
@@ -217,7 +217,7 @@ class SharedCluster:
         self._member.start()
         self._tasks = [
             background.start("journal", self._journal.run),
-            background.start("take-over", self._take_over.run),
+            background.start("handover", self._handover.run),
         ]
 
     async def drain(self) -> None:

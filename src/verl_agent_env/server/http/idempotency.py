@@ -118,7 +118,7 @@ class _Entry:
     fingerprint: str
     answer: asyncio.Future[Body]
     expires_at: float
-    tenure: int
+    epoch: int
     """How many times the key's slot had gone to another worker."""
     size: int = 0
 
@@ -131,7 +131,7 @@ class KeptAnswers:
         memory_s: float,
         memory_bytes: int,
         clock: Callable[[], float],
-        tenure_of: Callable[[str], int] = lambda _: 0,
+        epoch_of: Callable[[str], int] = lambda _: 0,
     ) -> None:
         """Keep nothing yet.
 
@@ -139,10 +139,10 @@ class KeptAnswers:
             memory_s: How long an answer is kept.
             memory_bytes: How much is kept in all.
             clock: Seconds.
-            tenure_of: How many times the slot of a key, by its name, went to another worker. That one may have answered since,
+            epoch_of: How many times the slot of a key, by its name, went to another worker. That one may have answered since,
                 and otherwise.
         """
-        self._tenure_of = tenure_of
+        self._epoch_of = epoch_of
         self._memory_s = memory_s
         self._memory_bytes = memory_bytes
         self._clock = clock
@@ -155,7 +155,7 @@ class KeptAnswers:
         entry = self._entries.get(name)
         if entry is None or entry.fingerprint != fingerprint:
             return None
-        if entry.answer.done() and entry.tenure != self._tenure_of(name):
+        if entry.answer.done() and entry.epoch != self._epoch_of(name):
             return None
         return await asyncio.shield(entry.answer)
 
@@ -164,7 +164,7 @@ class KeptAnswers:
         self._drop(name)
         expires_at = self._clock() + self._memory_s
         entry = self._entries[name] = _Entry(
-            fingerprint, asyncio.get_running_loop().create_future(), expires_at, self._tenure_of(name)
+            fingerprint, asyncio.get_running_loop().create_future(), expires_at, self._epoch_of(name)
         )
         try:
             answer = await compute()

@@ -134,20 +134,20 @@ class Metrics:
             "reason",
             self._connections.closed,
         )
-        directory = host.directory
+        env_table = host.env_table
         live = GaugeMetricFamily(
             "verl_agent_env_live_environments", "Live environments.", labels=["env_name"]
         )
-        for name, count in directory.live.items():
+        for name, count in env_table.live.items():
             live.add_metric([name], count)
         yield live
-        yield _counter("verl_agent_env_created", "Environments made.", "env_name", directory.created)
+        yield _counter("verl_agent_env_created", "Environments made.", "env_name", env_table.created)
         closed = CounterMetricFamily(
             "verl_agent_env_closed",
             "Environments closed, by a call or because idle.",
             labels=["env_name", "reason"],
         )
-        for (name, reason), count in directory.closed.items():
+        for (name, reason), count in env_table.closed.items():
             closed.add_metric([name, reason], count)
         yield closed
         faults = CounterMetricFamily(

@@ -62,7 +62,7 @@ class Beginning(NamedTuple):
 _JOURNALLED = ("journal", "relaxed")
 
 
-class Instance:
+class LiveEnv:
     """A live environment with its episode's history.
 
     The history is the accepted actions, as JSON. With the seed they give a deterministic environment back, exactly.

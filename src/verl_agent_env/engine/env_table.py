@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from verl_agent_env.config import HostLimits
-from verl_agent_env.engine.instance import MOVED, Instance
+from verl_agent_env.engine.live_env import MOVED, LiveEnv
 from verl_agent_env.envs.kind import EnvKind
 from verl_agent_env.errors import (
     AtCapacityError,
@@ -21,10 +21,10 @@ from verl_agent_env.errors import (
 from verl_agent_env.types import slot_of, tag_of
 
 
-class _Tombstone(NamedTuple):
-    buried_at: float
+class _ClosedEnv(NamedTuple):
+    closed_at: float
     reason: str
-    tenure: int
+    epoch: int
     """What the slot's counter of owners showed then."""
 
 
@@ -32,7 +32,7 @@ Dispose = Callable[[EnvKind, Any, "BaseException | None"], None]
 """Lets an environment free what it holds, given what its last call raised."""
 
 
-class Directory:
+class EnvTable:
     """Live instances by id, with the counts that limits and metrics need."""
 
     def __init__(
@@ -42,7 +42,7 @@ class Directory:
         dispose: Dispose,
         unknown: Callable[[str], VerlAgentEnvError] = EnvironmentNotFoundError,
     ) -> None:
-        """An empty directory.
+        """An empty env_table.
 
         Args:
             limits: How many there may be, and how long closed ones are remembered.
@@ -67,15 +67,15 @@ class Directory:
         self._clock = clock
         self._dispose = dispose
         self._unknown = unknown
-        self._instances: dict[str, Instance] = {}
-        self.get: Callable[[str], Instance | None] = self._instances.get
+        self._instances: dict[str, LiveEnv] = {}
+        self.get: Callable[[str], LiveEnv | None] = self._instances.get
         """The live instance of an id, if there is one."""
         self._runs: dict[str, dict[str, set[str]]] = {}
         """Ids by run and by the tag of their holder, whose run is another one than anybody else's of that name."""
         self._reserved = 0
         self._reserved_runs: Counter[tuple[str, str]] = Counter()
-        self._tombstones: dict[str, _Tombstone] = {}
-        self._tenure: Counter[int] = Counter()
+        self._closed: dict[str, _ClosedEnv] = {}
+        self._epochs: Counter[int] = Counter()
         """Times that a slot went to another worker."""
         self._ttls: Counter[float] = Counter()
         self.shorter_ttl = asyncio.Event()
@@ -89,7 +89,7 @@ class Directory:
         """The shortest ttl of the live environments; the default when there are none."""
         return min(self._ttls, default=self._limits.default_ttl_s)
 
-    def find(self, env_id: str) -> Instance:
+    def find(self, env_id: str) -> LiveEnv:
         """The live instance of this id.
 
         Raises:
@@ -116,7 +116,7 @@ class Directory:
         """Ids of all live environments, oldest first."""
         return list(self._instances)
 
-    def in_slots(self, slots: Collection[int]) -> list[Instance]:
+    def in_slots(self, slots: Collection[int]) -> list[LiveEnv]:
         """Find the live environments of slots, among those that are kept outside this process."""
         return [
             instance
@@ -130,12 +130,12 @@ class Directory:
         found = holders.values() if tag is None else (holders.get(tag, ()),)
         return [env_id for env_ids in found for env_id in env_ids]
 
-    def touch(self, instance: Instance) -> None:
+    def touch(self, instance: LiveEnv) -> None:
         """Note that somebody uses the environment."""
         instance.last_used = self._clock()
 
     @contextmanager
-    def reserved(self, instance: Instance) -> Iterator[None]:
+    def reserved(self, instance: LiveEnv) -> Iterator[None]:
         """Hold room for an environment while it is being made.
 
         Raises:
@@ -165,7 +165,7 @@ class Directory:
                 if not self._reserved_runs[run_id, tag]:
                     del self._reserved_runs[run_id, tag]
 
-    def add(self, instance: Instance, *, is_new: bool = True) -> None:
+    def add(self, instance: LiveEnv, *, is_new: bool = True) -> None:
         """Take in an environment that was made, here or on the worker that had it before."""
         instance.created_at = instance.last_used = self._clock()
         self._instances[instance.env_id] = instance
@@ -188,7 +188,7 @@ class Directory:
         if is_new:
             self.created[instance.kind.name] += 1
 
-    def remove(self, instance: Instance, reason: str) -> None:
+    def remove(self, instance: LiveEnv, reason: str) -> None:
         """Take out an environment and remember for a while that it was closed; not one that only ``moved``."""
         del self._instances[instance.env_id]
         self.unreadable.discard(instance.env_id)
@@ -211,13 +211,13 @@ class Directory:
         self.live[instance.kind.name] -= 1
         self.closed[instance.kind.name, reason] += 1
         if reason != MOVED:
-            self.bury(instance.env_id, reason)
+            self.mark_closed(instance.env_id, reason)
 
-    def adopt(self, instance: Instance) -> None:
+    def adopt(self, instance: LiveEnv) -> None:
         """Make a recovered environment live; limits on how many there may be held when it was made."""
         self.add(instance, is_new=False)
 
-    def evict(self, instance: Instance, reason: str) -> None:
+    def evict(self, instance: LiveEnv, reason: str) -> None:
         """Take out an environment and let it free what it holds, after the call that is at work on it."""
         instance.closed_as = reason
         self.remove(instance, reason)
@@ -236,9 +236,9 @@ class Directory:
         if instance is not None:
             self.evict(instance, reason)
         else:
-            self.bury(env_id, reason)
+            self.mark_closed(env_id, reason)
 
-    def release(self, instance: Instance, fault: BaseException | None = None) -> None:
+    def release(self, instance: LiveEnv, fault: BaseException | None = None) -> None:
         """Part the instance from its environment, which frees what it holds."""
         env, instance.env = instance.env, None
         if env is not None:
@@ -246,30 +246,28 @@ class Directory:
 
     def closed_as(self, env_id: str) -> str | None:
         """Why an environment was closed, if it is known to be."""
-        tombstone = self._tombstones.get(env_id)
-        if tombstone is None or tombstone.tenure != self._tenure[slot_of(env_id)]:
+        closed = self._closed.get(env_id)
+        if closed is None or closed.epoch != self._epochs[slot_of(env_id)]:
             return None
-        return (
-            None if self._clock() - tombstone.buried_at > self._limits.closed_memory_s else tombstone.reason
-        )
+        return None if self._clock() - closed.closed_at > self._limits.closed_memory_s else closed.reason
 
-    def tenure_of(self, slot: int) -> int:
+    def epoch_of(self, slot: int) -> int:
         """How many times the slot went to another worker: what was remembered of it before is void."""
-        return self._tenure[slot]
+        return self._epochs[slot]
 
     def forget_closed(self, slots: Collection[int]) -> None:
         """Forget which environments of these slots were closed: others owned them and know it better."""
         for slot in slots:
-            self._tenure[slot] += 1
+            self._epochs[slot] += 1
 
-    def bury(self, env_id: str, reason: str) -> None:
+    def mark_closed(self, env_id: str, reason: str) -> None:
         """Remember for a while that an environment was closed."""
         now = self._clock()
-        self._tombstones[env_id] = _Tombstone(now, reason, self._tenure[slot_of(env_id)])
+        self._closed[env_id] = _ClosedEnv(now, reason, self._epochs[slot_of(env_id)])
         # Oldest first: dictionaries keep the order of insertion.
-        while self._tombstones:
-            oldest = next(iter(self._tombstones))
-            expired = now - self._tombstones[oldest].buried_at > self._limits.closed_memory_s
-            if not expired and len(self._tombstones) <= self._limits.closed_memory_size:
+        while self._closed:
+            oldest = next(iter(self._closed))
+            expired = now - self._closed[oldest].closed_at > self._limits.closed_memory_s
+            if not expired and len(self._closed) <= self._limits.closed_memory_size:
                 break
-            del self._tombstones[oldest]
+            del self._closed[oldest]

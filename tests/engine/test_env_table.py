@@ -1,4 +1,4 @@
-"""Live environments, tombstones and limits."""
+"""Live environments, closed ones and limits."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import pytest
 
 from tests.engine.conftest import FakeClock
 from verl_agent_env.config import HostLimits
-from verl_agent_env.engine.directory import Directory
-from verl_agent_env.engine.instance import Instance
+from verl_agent_env.engine.env_table import EnvTable
+from verl_agent_env.engine.live_env import LiveEnv
 from verl_agent_env.envs.registry import Registry
 from verl_agent_env.errors import (
     AtCapacityError,
@@ -23,20 +23,20 @@ LIMITS = HostLimits(
 
 
 class Shelf:
-    """A directory and instances to put into it."""
+    """A env_table and instances to put into it."""
 
     def __init__(self, registry: Registry, clock: FakeClock) -> None:
-        self.directory = Directory(LIMITS, clock, lambda *_: None)
+        self.env_table = EnvTable(LIMITS, clock, lambda *_: None)
         self._kind = registry.kind("probe/inline-v0")
 
-    def instance(self, env_id: str, run_id: str | None = None, ttl_s: float = 100.0) -> Instance:
-        return Instance(env_id, self._kind, {}, run_id, ttl_s)
+    def instance(self, env_id: str, run_id: str | None = None, ttl_s: float = 100.0) -> LiveEnv:
+        return LiveEnv(env_id, self._kind, {}, run_id, ttl_s)
 
-    def add(self, env_id: str, run_id: str | None = None, ttl_s: float = 100.0) -> Instance:
+    def add(self, env_id: str, run_id: str | None = None, ttl_s: float = 100.0) -> LiveEnv:
         instance = self.instance(env_id, run_id, ttl_s)
-        with self.directory.reserved(instance):
+        with self.env_table.reserved(instance):
             pass
-        self.directory.add(instance)
+        self.env_table.add(instance)
         return instance
 
 
@@ -47,42 +47,42 @@ def shelf(registry: Registry, clock: FakeClock) -> Shelf:
 
 def test_unknown_id_is_not_found(shelf: Shelf) -> None:
     with pytest.raises(EnvironmentNotFoundError) as caught:
-        shelf.directory.find("a")
+        shelf.env_table.find("a")
     assert caught.value.env_id == "a"
-    assert not shelf.directory.was_closed("a")
+    assert not shelf.env_table.was_closed("a")
 
 
 def test_an_environment_that_is_lost_binds_no_slot(shelf: Shelf) -> None:
-    bound = shelf.directory.bound_to_slot
+    bound = shelf.env_table.bound_to_slot
     lives, lost = shelf.add("4d7-a"), shelf.instance("4d7-b")
     slot = slot_of("4d7-a")
     lost.lost = "its worker has ended"
-    shelf.directory.add(lost)
+    shelf.env_table.add(lost)
     assert bound[slot] == 1
     # What was counted is taken back, whatever became of it meanwhile.
     lives.lost = "it failed"
-    shelf.directory.remove(lives, "closed")
-    shelf.directory.remove(lost, "closed")
+    shelf.env_table.remove(lives, "closed")
+    shelf.env_table.remove(lost, "closed")
     assert bound[slot] == 0
 
 
 def test_closed_id_is_known_for_a_while(shelf: Shelf, clock: FakeClock) -> None:
-    shelf.directory.remove(shelf.add("a"), "idle")
+    shelf.env_table.remove(shelf.add("a"), "idle")
     clock.now += 50.0
-    assert shelf.directory.was_closed("a")
+    assert shelf.env_table.was_closed("a")
     with pytest.raises(EnvironmentClosedError) as caught:
-        shelf.directory.find("a")
+        shelf.env_table.find("a")
     assert caught.value.reason == "idle"
     clock.now += 0.1
-    assert not shelf.directory.was_closed("a")
+    assert not shelf.env_table.was_closed("a")
     with pytest.raises(EnvironmentNotFoundError):
-        shelf.directory.find("a")
+        shelf.env_table.find("a")
 
 
 def test_only_the_latest_closed_ids_are_known(shelf: Shelf) -> None:
     for env_id in "abc":
-        shelf.directory.remove(shelf.add(env_id), "closed")
-    assert [shelf.directory.was_closed(env_id) for env_id in "abc"] == [False, True, True]
+        shelf.env_table.remove(shelf.add(env_id), "closed")
+    assert [shelf.env_table.was_closed(env_id) for env_id in "abc"] == [False, True, True]
 
 
 def test_full_directory_refuses(shelf: Shelf) -> None:
@@ -91,16 +91,16 @@ def test_full_directory_refuses(shelf: Shelf) -> None:
     with pytest.raises(AtCapacityError) as caught:
         shelf.add("d")
     assert caught.value.limit == 3
-    assert len(shelf.directory) == 3
+    assert len(shelf.env_table) == 3
 
 
 def test_room_held_for_others_counts(shelf: Shelf) -> None:
     shelf.add("a")
     with (
-        shelf.directory.reserved(shelf.instance("b")),
-        shelf.directory.reserved(shelf.instance("c")),
+        shelf.env_table.reserved(shelf.instance("b")),
+        shelf.env_table.reserved(shelf.instance("c")),
         pytest.raises(AtCapacityError),
-        shelf.directory.reserved(shelf.instance("d")),
+        shelf.env_table.reserved(shelf.instance("d")),
     ):
         pass
     shelf.add("d")
@@ -108,13 +108,13 @@ def test_room_held_for_others_counts(shelf: Shelf) -> None:
 
 def test_run_quota_counts_members_and_reservations(shelf: Shelf) -> None:
     shelf.add("a", "run")
-    with shelf.directory.reserved(shelf.instance("b", "run")):
+    with shelf.env_table.reserved(shelf.instance("b", "run")):
         with (
             pytest.raises(RunQuotaExceededError) as caught,
-            shelf.directory.reserved(shelf.instance("c", "run")),
+            shelf.env_table.reserved(shelf.instance("c", "run")),
         ):
             pass
-        with shelf.directory.reserved(shelf.instance("c", "other")):
+        with shelf.env_table.reserved(shelf.instance("c", "other")):
             pass
     assert (caught.value.run_id, caught.value.max_envs_per_run) == ("run", 2)
     shelf.add("b", "run")
@@ -122,7 +122,7 @@ def test_run_quota_counts_members_and_reservations(shelf: Shelf) -> None:
 
 def test_failed_creation_gives_its_room_back(shelf: Shelf) -> None:
     for _ in range(5):
-        with pytest.raises(KeyError), shelf.directory.reserved(shelf.instance("a", "run")):
+        with pytest.raises(KeyError), shelf.env_table.reserved(shelf.instance("a", "run")):
             raise KeyError
     shelf.add("a", "run")
     shelf.add("b", "run")
@@ -131,36 +131,36 @@ def test_failed_creation_gives_its_room_back(shelf: Shelf) -> None:
 def test_removal_makes_room_in_the_run(shelf: Shelf) -> None:
     first = shelf.add("a", "run")
     shelf.add("b", "run")
-    shelf.directory.remove(first, "closed")
+    shelf.env_table.remove(first, "closed")
     shelf.add("c", "run")
-    assert sorted(shelf.directory.of_run("run")) == ["b", "c"]
-    assert shelf.directory.of_run("none") == []
+    assert sorted(shelf.env_table.of_run("run")) == ["b", "c"]
+    assert shelf.env_table.of_run("none") == []
 
 
 def test_counts_tell_live_created_and_closed(shelf: Shelf) -> None:
     first, second = shelf.add("a"), shelf.add("b")
-    shelf.directory.remove(first, "idle")
-    shelf.directory.remove(second, "closed")
+    shelf.env_table.remove(first, "idle")
+    shelf.env_table.remove(second, "closed")
     shelf.add("c")
     name = "probe/inline-v0"
-    assert shelf.directory.live[name] == 1
-    assert shelf.directory.created[name] == 3
-    assert shelf.directory.closed == {(name, "idle"): 1, (name, "closed"): 1}
+    assert shelf.env_table.live[name] == 1
+    assert shelf.env_table.created[name] == 3
+    assert shelf.env_table.closed == {(name, "idle"): 1, (name, "closed"): 1}
 
 
 def test_shortest_ttl_is_that_of_the_live(shelf: Shelf) -> None:
-    assert shelf.directory.shortest_ttl_s == 100.0
+    assert shelf.env_table.shortest_ttl_s == 100.0
     short = shelf.add("a", ttl_s=5.0)
     shelf.add("b", ttl_s=300.0)
-    assert shelf.directory.shortest_ttl_s == 5.0
-    shelf.directory.remove(short, "closed")
-    assert shelf.directory.shortest_ttl_s == 300.0
+    assert shelf.env_table.shortest_ttl_s == 5.0
+    shelf.env_table.remove(short, "closed")
+    assert shelf.env_table.shortest_ttl_s == 300.0
 
 
 def test_only_a_shorter_ttl_is_announced(shelf: Shelf) -> None:
     shelf.add("a", ttl_s=50.0)
-    assert shelf.directory.shorter_ttl.is_set()
-    shelf.directory.shorter_ttl.clear()
+    assert shelf.env_table.shorter_ttl.is_set()
+    shelf.env_table.shorter_ttl.clear()
     shelf.add("b", ttl_s=50.0)
     shelf.add("c", ttl_s=60.0)
-    assert not shelf.directory.shorter_ttl.is_set()
+    assert not shelf.env_table.shorter_ttl.is_set()
