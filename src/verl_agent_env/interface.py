@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 
-class _Entry:
+class _MadeEnv:
     """A live environment, and the seed that its first reset takes."""
 
     __slots__ = ("env", "first_seed", "lock")
@@ -50,7 +50,7 @@ class _Entry:
         self.lock = threading.Lock()
 
 
-_entries: dict[str, _Entry] = {}
+_entries: dict[str, _MadeEnv] = {}
 
 
 def initialize_environment(
@@ -73,7 +73,7 @@ def initialize_environment(
     kind = default_registry().kind(env_name)
     env = kind.build(kind.validate(env_kwargs or {}))
     env_id = new_env_id(random.randrange(NUM_SLOTS))
-    _entries[env_id] = _Entry(env, seed)
+    _entries[env_id] = _MadeEnv(env, seed)
     return env_id
 
 
@@ -133,7 +133,7 @@ def get_action_space(env_id: str) -> dict[str, Any]:
 
 
 def get_task_prompt(env_id: str) -> str:
-    """What the model has to do and how it acts.
+    """Return the task prompt: what the model has to do, and how it acts.
 
     Raises:
         EnvironmentNotFoundError: No environment has this id.
@@ -143,7 +143,7 @@ def get_task_prompt(env_id: str) -> str:
 
 
 def allow_parallel_tool_call(env_id: str) -> bool:
-    """Whether one action may hold several tool calls.
+    """Return whether one action may hold several tool calls.
 
     Raises:
         EnvironmentNotFoundError: No environment has this id.
@@ -182,7 +182,7 @@ def render(env_id: str, mode: str = "ansi") -> Any:
         return entry.env.render() if draw is None else draw(mode)
 
 
-def _find(env_id: str) -> _Entry:
+def _find(env_id: str) -> _MadeEnv:
     entry = _entries.get(env_id)
     if entry is None:
         raise EnvironmentNotFoundError(env_id)

@@ -43,7 +43,7 @@ _MAX_SIDE_BY_SIDE = 1024
 
 
 class Closed(NamedTuple):
-    """What a batch of closings came to."""
+    """Results of a batch of closings."""
 
     closed: int
     """How many are closed now."""
@@ -52,7 +52,7 @@ class Closed(NamedTuple):
 
 
 class RunClosed(NamedTuple):
-    """What closing a run came to on one worker."""
+    """Results of closing a run on one worker."""
 
     closed: int
     """How many environments were closed."""
@@ -129,7 +129,7 @@ class Batches:
     async def _step_written(
         self, env_ids: Sequence[str], calls: Iterable[_Call], room: AnswerRoom
     ) -> list[EncodedStep | VerlAgentEnvError]:
-        """As :meth:`step`, of actions that are JSON yet: each is read when it is its turn."""
+        """Take steps as :meth:`step` does, with actions that are still JSON: each is read when it is its turn."""
         host = self._host
 
         def step(
@@ -189,7 +189,7 @@ class Batches:
 
 
 class _Writes:
-    """What the items of a batch have written: each is answered when its own writes are in the store."""
+    """Writes of the items of a batch: each item is answered when its own writes are in the store."""
 
     def __init__(self, host: Host) -> None:
         self._recorder = host.recorder

@@ -1,4 +1,4 @@
-"""What one batch may cost: bytes of its answer, and time that its environments compute in threads."""
+"""Limits of one batch: bytes of its answer, and time that its environments compute in threads."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class Budget:
         self.granted = min(self._counted + _COUNTED_BYTES, self._max_bytes)
 
     def begin(self) -> None:
-        """As :meth:`require`, and count an answer that is under way until :meth:`end`."""
+        """Require room for an answer, and count it as under way until :meth:`end`."""
         self.require()
         self._under_way += 1
 

@@ -46,7 +46,7 @@ class PendingClose(PendingAnswer[None]):
     env_table: EnvTable
 
     def refuse(self, refusal: VerlAgentEnvError) -> None:
-        """See :class:`~verl_agent_env.engine.persistence.pending.PendingAnswer`."""
+        """Hold an answer back until its writes are made; see :class:`~verl_agent_env.engine.persistence.pending.PendingAnswer`."""
         if not self.env_table.was_closed(self.env_id):
             super().refuse(refusal)
 

@@ -1,4 +1,4 @@
-"""Which environments are alive on a host, which were lately closed, and how many there may be."""
+"""Environments of a host: those alive, those closed lately, and how many there may be."""
 
 from __future__ import annotations
 
@@ -105,11 +105,11 @@ class EnvTable:
         raise self._unknown(env_id)
 
     def was_closed(self, env_id: str) -> bool:
-        """Whether the environment is known to be closed."""
+        """Tell whether the environment is known to be closed."""
         return self.closed_as(env_id) is not None
 
     def is_known(self, env_id: str) -> bool:
-        """Whether the environment is alive here, or known to be closed."""
+        """Tell whether the environment is alive here, or known to be closed."""
         return env_id in self._instances or self.was_closed(env_id)
 
     def ids(self) -> list[str]:
@@ -245,14 +245,14 @@ class EnvTable:
             self._dispose(instance.kind, env, fault)
 
     def closed_as(self, env_id: str) -> str | None:
-        """Why an environment was closed, if it is known to be."""
+        """Return why an environment was closed; None if it is not known to be."""
         closed = self._closed.get(env_id)
         if closed is None or closed.epoch != self._epochs[slot_of(env_id)]:
             return None
         return None if self._clock() - closed.closed_at > self._limits.closed_memory_s else closed.reason
 
     def epoch_of(self, slot: int) -> int:
-        """How many times the slot went to another worker: what was remembered of it before is void."""
+        """Return how many times the slot left this worker: what was known of it in an earlier epoch is void."""
         return self._epochs[slot]
 
     def forget_closed(self, slots: Collection[int]) -> None:

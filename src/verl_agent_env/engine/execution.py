@@ -79,7 +79,7 @@ class Executor:
         options: Options,
         observe: Callable[[Env], T],
     ) -> tuple[Env, EncodedReset, T]:
-        """As :meth:`reset`, together with what ``observe`` says of the environment, as a part of the same call."""
+        """Reset, and apply ``observe`` to the environment in the same call."""
         if kind.execution == "inline":
             with self.record.inline(current_call.get()):
                 return begin_inline(kind, arguments, env, seed, options, observe)
@@ -238,7 +238,7 @@ class Executor:
 
     @property
     def closing(self) -> set[asyncio.Task[None]]:
-        """What closes environments at present."""
+        """Return the executor that closes environments at present."""
         return set(self._closing)
 
     async def _close(self, kind: EnvKind, env: Env) -> None:

@@ -349,7 +349,7 @@ class Host:
         return task
 
     def missing(self, env_ids: Sequence[str]) -> list[str]:
-        """Those of these environments that another worker may have held before: neither live here nor closed."""
+        """Select the environments that another worker may have held before: neither live here nor closed."""
         if self.recovery is None:
             return []
         find, is_closed = self.env_table.get, self.env_table.was_closed

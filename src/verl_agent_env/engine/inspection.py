@@ -26,7 +26,7 @@ MEDIA_TYPES = {"ansi": "text/plain; charset=utf-8", "svg": "image/svg+xml", "png
 
 
 def describe(host: Host, env_id: str) -> dict[str, Any]:
-    """Where an environment stands: name, owner, seq, episode, seed, age and ttl in seconds.
+    """State of an environment: name, owner, seq, episode, seed, age and ttl in seconds.
 
     Raises:
         EnvironmentNotFoundError, EnvironmentClosedError: There is none.
@@ -50,7 +50,7 @@ def describe(host: Host, env_id: str) -> dict[str, Any]:
 
 
 async def read_env(host: Host, env_id: str, read: Callable[[Any], T]) -> T:
-    """What ``read`` says of the environment, which stands still meanwhile.
+    """Apply ``read`` to the environment, on which no other call runs meanwhile.
 
     Raises:
         EnvironmentStateError: There is none, or it is lost.

@@ -52,7 +52,7 @@ Created: TypeAlias = tuple[str, EncodedReset]
 
 @dataclass(frozen=True, slots=True)
 class CreateRequest:
-    """What it takes to make one environment."""
+    """Request for one new environment."""
 
     env_name: str
     seed: int | None = None
@@ -304,7 +304,7 @@ class Lifecycle:
         return error
 
     def is_idle(self, instance: LiveEnv) -> bool:
-        """Whether nobody has used the environment for its whole ttl."""
+        """Tell whether nobody has used the environment for its whole ttl."""
         return not instance.is_busy and self.clock() - instance.last_used > instance.ttl_s
 
     def end(self, instance: LiveEnv, reason: str) -> Group | None:

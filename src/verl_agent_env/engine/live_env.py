@@ -48,7 +48,7 @@ _MAX_OPTIONS_BYTES = 1024
 
 
 class Beginning(NamedTuple):
-    """What it takes to show again how an episode began."""
+    """Beginning of an episode, from which its first answer can be given again."""
 
     operation: bytes
     """Id of what asked for it."""
@@ -175,24 +175,24 @@ class LiveEnv:
 
     @property
     def records_calls(self) -> bool:
-        """Whether what is read of an action is recorded where that is shorter than the action."""
+        """True if the reading of an action is recorded in place of a longer action."""
         return self.is_journalled and self.kind.reads_calls
 
     @property
     def history_complete(self) -> bool:
-        """Whether all accepted actions of the episode are in memory."""
+        """True if all accepted actions of the episode are in memory."""
         return self.first_seq == 0 and self._reaches_present
 
     @property
     def replayable(self) -> bool:
-        """Whether the environment can be built anew as it stands: from its state, or by playing its actions again."""
+        """True if the environment can be built anew as it is: from its state, or by playing its actions again."""
         if self.state is not None and self.state_seq == self.seq:
             return True
         return self.kind.deterministic and (self.replays_from_state or self.history_complete)
 
     @property
     def replays_from_state(self) -> bool:
-        """Whether the actions that followed on its state are in memory."""
+        """True if the actions that followed on its state are in memory."""
         return self.state is not None and self.first_seq <= self.state_seq and self._reaches_present
 
     @property
@@ -201,12 +201,12 @@ class LiveEnv:
 
     @property
     def is_bound(self) -> bool:
-        """Whether the environment is nowhere but here, and would be lost with this process; not one that is lost."""
+        """True if the environment exists in this process only; false if it is lost already."""
         return self.durability in ("", "none") and self.lost is None
 
     @property
     def is_busy(self) -> bool:
-        """Whether a call is at work on the environment."""
+        """True if a call is running on the environment."""
         return self.lock is not None and self.lock.locked()
 
     @property

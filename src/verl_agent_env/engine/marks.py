@@ -1,4 +1,4 @@
-"""What is read of an environment right after a step or a reset, to be recorded."""
+"""Readings of an environment right after a step or a reset, for its record."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Mark(NamedTuple):
-    """What was read of an environment as a part of the call that ran its code.
+    """Reading of an environment, taken in the call that ran its code.
 
     Whatever of it fails and cannot be done without fails the call, before anything is noted or answered.
     """

@@ -1,4 +1,4 @@
-"""What it takes to answer a step once more that one call asked for before its last one on the same environment."""
+"""Answers of earlier steps of one call on the same environment, to be given again."""
 
 from __future__ import annotations
 

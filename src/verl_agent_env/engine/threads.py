@@ -174,7 +174,7 @@ class ThreadRunner:
         self._jobs.put(job)
 
     def _give_up(self, job: _Job[Any]) -> bool:
-        """Whether the call is given up; ``False`` when it has come to its end."""
+        """Tell whether the call is given up; ``False`` if it has ended."""
         with self._lock:
             if job.finished:
                 return False
@@ -226,7 +226,7 @@ class Threads:
         self._computing = ThreadRunner(limits.max_compute_threads, limits.max_stuck_threads)
 
     def of(self, kind: EnvKind) -> ThreadRunner:
-        """What runs the code of environments of a kind."""
+        """Return the executor for environments of a kind."""
         return self._computing if kind.execution == "compute" else self._waiting
 
     @property

@@ -13,7 +13,7 @@ from verl_agent_env.errors import AtCapacityError
 
 
 class Caller:
-    """Whose calls take turns with those of others, and among themselves come one after the other."""
+    """Caller whose calls alternate with those of other callers, and follow each other among themselves."""
 
     __slots__ = ("patience_s", "places", "served_at", "timer", "waiting")
 
@@ -72,7 +72,7 @@ class Turns:
             self.give_back(caller)
 
     async def take(self) -> Caller:
-        """As :meth:`place`, until :meth:`give_back`; returns the caller, who has it."""
+        """Take a place until :meth:`give_back`; returns the caller that holds it."""
         caller = current_caller.get() or Caller()
         if self._free:
             self._free -= 1
@@ -108,7 +108,7 @@ class Turns:
         self._free += 1
 
     def _next_of(self, caller: Caller) -> asyncio.Future[None] | None:
-        """Who of the caller's calls comes next; the caller has had its turn then."""
+        """Take the caller's next call, which uses up the caller's turn."""
         while caller.waiting:
             granted = caller.waiting.popleft()
             if not granted.done():

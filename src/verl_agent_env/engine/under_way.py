@@ -1,4 +1,4 @@
-"""Which calls of environments' code are under way, written where a process outside can read it after the worker's end.
+"""Calls of environments' code that are under way, in memory that a process outside can read after the worker's end.
 
 The supervisor of a pool makes the memory before it starts the worker. A record has one entry for what the event loop
 computes, which costs a step two writes and nothing else, and some for calls in threads and awaited ones.

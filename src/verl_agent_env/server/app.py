@@ -248,7 +248,7 @@ def _reload_at_hangup(guard: TokenGuard) -> None:
 
 
 async def _page_problem(request: PageRequest, raised: Exception) -> PageResponse:
-    """What went wrong with a page, as the dispatcher reports it of a call."""
+    """Report an error of a page as the dispatcher reports one of a call."""
     error: VerlAgentEnvError = InternalError()
     headers: Mapping[str, str] = {}
     if isinstance(raised, HTTPException):

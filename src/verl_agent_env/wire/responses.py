@@ -312,7 +312,7 @@ class CallCosts(ResponseBody):
 
 
 class CatalogueRow(ResponseBody):
-    """What is known of an environment before its code is imported."""
+    """Facts about an environment that are known before its code is imported."""
 
     name: str
     """Its name."""

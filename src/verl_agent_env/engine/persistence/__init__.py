@@ -1,4 +1,4 @@
-"""What is kept of live environments outside this process, and how it is brought back."""
+"""Persistence of live environments outside this process, and their recovery."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from verl_agent_env.wire.event_log import EventLog
 
 @dataclass(frozen=True)
 class PersistenceOptions:
-    """Where and how a host's environments are kept outside its process."""
+    """Options of persistence: the log, slot ownership, and durabilities by env name."""
 
     log: EventLog
     """Where their history goes."""

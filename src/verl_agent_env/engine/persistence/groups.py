@@ -59,12 +59,12 @@ class Group:
 
     @property
     def is_full(self) -> bool:
-        """Whether one call of the log carries no more."""
+        """True if one call of the log carries no more."""
         return len(self.writes) >= LIMITS.writes or self.size >= LIMITS.size
 
     @property
     def is_settled(self) -> bool:
-        """Whether all of its writes are made, just as they are here."""
+        """True if all of its writes are made, unchanged."""
         return self.is_done and not self.errors and not self.later
 
     def add(self, write: Write) -> None:

@@ -216,7 +216,7 @@ class Journal:
         return itertools.chain(self._written_groups(), self._to_repersist.waited_for())
 
     def _lateness(self) -> StoreUnavailableError:
-        """What to say to those who have waited long enough."""
+        """Return the error for waiters whose deadline has passed."""
         trouble = self._trouble or StoreUnavailableError("", "no worker may write to the slot at present")
         return type(trouble)(
             trouble.store, f"{trouble.reason}, for {self._patience_s:g} s", may_have_run=True
@@ -366,7 +366,7 @@ class Journal:
     def _fate_of(
         self, slot: int, token: str | None, group: Group
     ) -> Literal["ours", "gone", "undecided", "emptied"]:
-        """What becomes of writes that were asked for under ``token``."""
+        """Decide what becomes of writes that were asked for under ``token``."""
         present = self._ownership.token_of(slot)
         if present is None:
             return "gone" if self._ownership.has_gone(slot) else "undecided"
@@ -461,7 +461,7 @@ class Journal:
         reasons: Mapping[int, RefusalReason],
         tokens: Mapping[int, str],
     ) -> list[Write]:
-        """See to what was not written; returns what is to be tried again, as it is."""
+        """Handle refused writes; returns those that are to be tried again unchanged."""
         again: list[Write] = []
         for position, write in enumerate(attempt, start):
             reason = reasons.get(position)
@@ -527,7 +527,7 @@ class Journal:
 
 
 def error_of(env_id: str, reason: RefusalReason) -> VerlAgentEnvError:
-    """What to answer when a write was refused."""
+    """Return the error for the waiters of a refused write."""
     if reason == "closed":
         return EnvironmentClosedError(env_id, "closed")
     if reason == "gone":

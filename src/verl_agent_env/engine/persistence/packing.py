@@ -10,7 +10,7 @@ from verl_agent_env.wire.records import Write
 
 @dataclass(frozen=True)
 class CallLimits:
-    """What one call of the log carries: the store answers nobody else while it makes the writes."""
+    """Limits of one call of the log: the store answers nobody else while it makes the writes."""
 
     writes: int = 1024
     entries: int = 16_384
@@ -69,7 +69,7 @@ def _cut(writes: Iterable[Write], limits: CallLimits) -> Iterator[Write]:
 
 
 def _fitting(entries: Sequence[bytes], start: int, max_entries: int, max_bytes: int) -> int:
-    """How many of the entries from ``start`` on fit."""
+    """Count the entries from ``start`` on that fit."""
     size = 0
     for count in range(min(max_entries, len(entries) - start)):
         size += len(entries[start + count])

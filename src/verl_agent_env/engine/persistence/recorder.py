@@ -95,7 +95,7 @@ class Recorder:
         """Snapshots that failed and were done without, by env name."""
 
     def durability_of(self, kind: EnvKind) -> Durability:
-        """How environments of this kind are kept."""
+        """Return the durability of environments of this kind."""
         return self._durabilities.get(kind.name, kind.durability)
 
     def prepare(self, instance: LiveEnv, env_kwargs: Mapping[str, Any], max_bytes: int) -> None:
@@ -251,7 +251,7 @@ class Recorder:
         self.journal.repersist(env_ids)
 
     def answers_early(self, env_id: str) -> bool:
-        """Whether calls on the environment are answered before they are written; not of one that is not here."""
+        """Tell whether calls on the environment are answered before they are written; false for one that is not here."""
         instance = self._environments.get(env_id)
         return instance is not None and instance.durability not in _AWAITED
 

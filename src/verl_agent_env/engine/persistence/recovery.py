@@ -29,13 +29,13 @@ _CLAIMED_AT_ONCE = 256
 
 
 class EnvironmentTable(Protocol):
-    """Where recovered environments go."""
+    """Destination of recovered environments."""
 
     def get(self, env_id: str) -> LiveEnv | None:
         """The live environment of this id, if there is one."""
 
     def closed_as(self, env_id: str) -> str | None:
-        """Why an environment was closed, if it is known to be."""
+        """Return why an environment was closed; None if it is not known to be."""
 
     def adopt(self, instance: LiveEnv) -> None:
         """Make a recovered environment live."""
@@ -190,7 +190,7 @@ class Recovery:
         return waiting
 
     def _read(self, env_id: str, saved: Saved, token: str | None, unknown: set[str]) -> LiveEnv | None:
-        """What to bring back, if anything."""
+        """Return the history from which to recover an environment; None if there is nothing to recover."""
         # What was read may be outdated: the slot's owner goes on.
         if self._table.get(env_id) is not None or not self._is_still_ours(env_id, token):
             return None
@@ -206,7 +206,7 @@ class Recovery:
         return None
 
     async def _bring_back_aside(self, instance: LiveEnv, saved: Saved, token: str | None) -> None:
-        """As :meth:`_bring_back`, in the background; returns when there is room for it."""
+        """Recover in the background; returns when there is room for it."""
         caller = await self._room.take()
 
         async def bring_back() -> None:
@@ -251,5 +251,5 @@ class Recovery:
             self._slice_end = time.perf_counter() + self._yield_after_s
 
     def _is_still_ours(self, env_id: str, token: str | None) -> bool:
-        """Whether this worker has owned the slot all the time since it had ``token``."""
+        """Tell whether this worker has owned the slot all the time since it had ``token``."""
         return token is not None and self._ownership.token_of(slot_of(env_id)) == token

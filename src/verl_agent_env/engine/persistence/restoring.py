@@ -165,7 +165,7 @@ class Restorer:
         await self._replay(instance, env, entries, 0, None)
 
     async def _has_played_on(self, instance: LiveEnv, saved: Saved, start: _Start) -> bool:
-        """Whether the journal could be played on from a state; it is no use where it is of something else."""
+        """Tell whether the journal continues from a state; a state of something else is of no use."""
         try:
             entries = _entries(saved, start.seq)
             env = await self._restored(instance, start.state)
@@ -184,7 +184,7 @@ class Restorer:
         return False
 
     async def _leads_there(self, instance: LiveEnv, env: Env, saved: Saved, start: _Start) -> bool:
-        """Whether an environment that stands at a state is where the step before it had led."""
+        """Tell whether an environment at a state is where the step before it had led."""
         place = start.seq - 1 - saved.first
         if start.snapshot is None or not saved.entries[place]:
             return True

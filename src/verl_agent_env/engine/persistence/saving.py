@@ -34,14 +34,14 @@ class StateSaver:
             if instance.kind.uses_thread:
                 blocking.append(asyncio.ensure_future(self._save_aside(instance, instance.env)))
                 continue
-            self._save_now(instance, instance.env)
+            self._write_state(instance, instance.env)
             if time.perf_counter() > slice_end:
                 await asyncio.sleep(0)
                 slice_end = time.perf_counter() + self._yield_after_s
         if blocking:
             await asyncio.wait(blocking, timeout=timeout_s)
 
-    def _save_now(self, instance: LiveEnv, env: Env) -> None:
+    def _write_state(self, instance: LiveEnv, env: Env) -> None:
         try:
             with self._executor.record.inline(instance.call):
                 state = state_of(env)

@@ -1,4 +1,4 @@
-"""Which slots a worker owns, as far as what it writes down depends on it."""
+"""Ownership of slots by a worker, as its writes depend on it."""
 
 from __future__ import annotations
 

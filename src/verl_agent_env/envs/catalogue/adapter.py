@@ -1,4 +1,4 @@
-"""What the adapters of all families share: costs and where they run come from the catalogue, versions from the family."""
+"""Base of the adapters of all families: costs and execution come from the catalogue, versions from the family."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Listing(NamedTuple):
-    """What a package holds, as ``listing.py`` of its family finds it; ``docs/make_catalogue.py`` writes it down with costs."""
+    """Contents of a package, as ``listing.py`` of its family finds them; ``docs/make_catalogue.py`` adds the costs."""
 
     environments: dict[str, tuple[str, list[str]]]
     """Description and tags, by the name within the family."""
@@ -95,7 +95,7 @@ class Family:
 
     @property
     def is_installed(self) -> bool:
-        """Whether the package is there, in whatever version; nothing is imported."""
+        """Tell whether the package is installed, in whatever version; nothing is imported."""
         return importlib.util.find_spec(self.module) is not None
 
     def env_class(self, short: str) -> type[ChatEnv]:

@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 
 class BatchWork(Protocol):
-    """Who carries out a batch: the host here, or many workers."""
+    """Executor of batches: the host of this worker, or many workers."""
 
     async def create(
         self, requests: Sequence[CreateRequest], room: AnswerRoom = WHOLE_ROOM
@@ -74,7 +74,7 @@ class BatchWork(Protocol):
 
 
 class BatchHandlers:
-    """What a client asks of many environments at once; each of them fails alone."""
+    """Calls on many environments at once; each item fails alone."""
 
     def __init__(
         self,

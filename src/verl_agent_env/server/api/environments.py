@@ -35,7 +35,7 @@ _CLOSED = b'{"message":"Environment closed."}'
 
 
 class EnvironmentHandlers:
-    """What a client asks of one environment."""
+    """Calls on one environment."""
 
     def __init__(self, host: Host, create: Create, idempotent: IdempotentRequests, tasks: TaskFinder) -> None:
         self._host = host
@@ -111,7 +111,7 @@ class EnvironmentHandlers:
         return Response(encode({"action_space": await inspection.read_env(self._host, request.env_id, read)}))
 
     async def task_prompt(self, request: Request) -> Response:
-        """What the model has to do."""
+        """Return the task prompt: what the model has to do."""
 
         def read(env: Any) -> str:
             write = getattr(env, "task_prompt", None)
@@ -120,7 +120,7 @@ class EnvironmentHandlers:
         return Response(encode({"task_prompt": await inspection.read_env(self._host, request.env_id, read)}))
 
     async def allow_parallel_tool_call(self, request: Request) -> Response:
-        """Whether one action may hold several tool calls."""
+        """Return whether one action may hold several tool calls."""
 
         def read(env: Any) -> bool:
             return bool(getattr(env, "allow_parallel_tool_calls", False))

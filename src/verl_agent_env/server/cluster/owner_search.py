@@ -42,12 +42,12 @@ class OwnerSearch:
     @classmethod
     def begin(cls, *, has_moved: bool = False) -> OwnerSearch:
         """Begin to look for the owner of a call's slots."""
-        now = _now()
+        now = _loop_time()
         return cls(now + waits.OWNER_S, now + _LONGEST_S, waits.PEER_SILENCE_S, has_moved=has_moved)
 
     def sent(self) -> OwnerSearch:
         """Note that the call is sent to a worker now."""
-        return dataclasses.replace(self, sent_at=_now())
+        return dataclasses.replace(self, sent_at=_loop_time())
 
     def after(self, error: VerlAgentEnvError, heard_at: float | None = None) -> OwnerSearch:
         """Go on after the call that was sent last failed with ``error``.
@@ -59,7 +59,7 @@ class OwnerSearch:
             error: Why nothing came of it.
             heard_at: When the worker was heard of last.
         """
-        now, silent_s = _now(), 0.0
+        now, silent_s = _loop_time(), 0.0
         if isinstance(error, WorkerUnreachableError) and error.may_have_run:
             heard_at = self.sent_at if heard_at is None else min(max(heard_at, self.sent_at), now)
             silent_s = min(now - heard_at, self.silence_left_s)
@@ -89,8 +89,8 @@ class OwnerSearch:
     @property
     def is_over(self) -> bool:
         """True if the call is not sent again."""
-        return _now() > min(self.until, self.never_after)
+        return _loop_time() > min(self.until, self.never_after)
 
 
-def _now() -> float:
+def _loop_time() -> float:
     return asyncio.get_running_loop().time()

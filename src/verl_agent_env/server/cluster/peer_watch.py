@@ -33,32 +33,32 @@ class PeerWatch:
         """When the worker was heard of last, on the event loop's clock."""
         self._ask = ask
         self._calls: dict[asyncio.Timeout, float] = {}
-        self._used_at = _now()
+        self._used_at = _loop_time()
 
     @contextmanager
     def during(self, limit: asyncio.Timeout) -> Iterator[None]:
         """Let ``limit`` expire when the worker falls silent; a call that ends here without an error was a sign of life."""
-        self._used_at = self._calls[limit] = _now()
+        self._used_at = self._calls[limit] = _loop_time()
         try:
             yield
-            self.heard_at = _now()
+            self.heard_at = _loop_time()
         finally:
             del self._calls[limit]
 
     async def run(self) -> None:
         """Look at the worker now and then; return when it was not called for long."""
-        while self._calls or _now() - self._used_at < _FORGOTTEN_S:
+        while self._calls or _loop_time() - self._used_at < _FORGOTTEN_S:
             await asyncio.sleep(waits.PEER_LOOK_S)
-            asked_at = _now()
+            asked_at = _loop_time()
             if not self._lasting(asked_at):
                 continue
             if await self._ask():
-                self.heard_at = _now()
+                self.heard_at = _loop_time()
             elif self.heard_at is None or self.heard_at < asked_at:
                 for limit in self._lasting(asked_at):
                     # One that was given up already may still be at its end.
                     if limit.when() is None:
-                        limit.reschedule(_now())
+                        limit.reschedule(_loop_time())
 
     def _lasting(self, now: float) -> list[asyncio.Timeout]:
         """Calls that had begun one look earlier, if the worker was not heard of since."""
@@ -67,5 +67,5 @@ class PeerWatch:
         return [limit for limit, began in self._calls.items() if began <= now - waits.PEER_LOOK_S]
 
 
-def _now() -> float:
+def _loop_time() -> float:
     return asyncio.get_running_loop().time()

@@ -314,7 +314,7 @@ class ShardedBatches:
 
 
 def _columns_of(requests: Sequence[CreateRequest]) -> dict[str, Any]:
-    """What the internal call takes; as of the API, but a name and arguments for each, and one run for all."""
+    """Make the body of the internal call: as in the API, with a name and arguments for each item, and one run for all."""
     first = requests[0]
     shared_kwargs = all(request.env_kwargs is first.env_kwargs for request in requests)
     same_name = all(request.env_name == first.env_name for request in requests)
@@ -338,13 +338,13 @@ def _picked(values: Sequence[T] | None, positions: list[int]) -> list[T] | None:
 
 
 def _shared_or_picked(values: Sequence[T] | None, positions: list[int]) -> T | list[T] | None:
-    """As :func:`_picked`; what all items share is sent once, and not ten thousand times."""
+    """Pick values by position; a value that all items share is sent once."""
     picked = _picked(values, positions)
     return picked[0] if picked and all(value is picked[0] for value in picked) else picked
 
 
 def _as_text(operations: Sequence[bytes] | None) -> str | list[str] | None:
-    """As it is sent; the id of all of them once."""
+    """Write request ids as they are sent; one that all items share once."""
     if operations is None:
         return None
     if all(operation is operations[0] for operation in operations):

@@ -56,7 +56,7 @@ _STATUS_TIMEOUT_S = 1.0
 
 @dataclass(frozen=True)
 class Place:
-    """Which worker of which pool a process is."""
+    """Identity of a worker process within its pool."""
 
     address: str
     """``host:port`` of its own."""
@@ -73,11 +73,11 @@ class Place:
 
 
 class Cluster(Protocol):
-    """How workers know of each other: by a fixed list, or through a store."""
+    """Membership of a worker: by a fixed list, or through a store."""
 
     @property
     def is_ready(self) -> bool:
-        """Whether this worker takes work."""
+        """True if this worker takes work."""
 
     def record(self) -> WorkerRecord:
         """This worker."""
@@ -127,36 +127,36 @@ class FixedCluster:
 
     @property
     def is_ready(self) -> bool:
-        """See :class:`Cluster`."""
+        """Implement :class:`Cluster`."""
         return True
 
     def record(self) -> WorkerRecord:
-        """See :class:`Cluster`."""
+        """Implement :class:`Cluster`."""
         return dataclasses.replace(self._record, live_envs=len(self._host.env_table))
 
     def start(self) -> None:
-        """See :class:`Cluster`."""
+        """Implement :class:`Cluster`."""
 
     async def drain(self) -> None:
-        """See :class:`Cluster`; there is nobody to give them to."""
+        """Do nothing: there is nobody to give environments to; implements :class:`Cluster`."""
 
     async def undrain(self) -> None:
-        """See :class:`Cluster`."""
+        """Implement :class:`Cluster`."""
 
     async def leave(self) -> None:
-        """See :class:`Cluster`."""
+        """Implement :class:`Cluster`."""
 
     async def refresh(self) -> None:
-        """See :class:`Cluster`; the list never changes, but a worker may be about to come back."""
+        """Do nothing: the list never changes; implements :class:`Cluster`."""
 
     async def describe(self) -> tuple[int, list[WorkerRecord]]:
-        """See :class:`Cluster`; asks each of them, and leaves out who does not answer."""
+        """Ask each worker, and leave out those that do not answer; implements :class:`Cluster`."""
         others = [address for address in self._place.pool if address != self._place.address]
         answers = await asyncio.gather(*map(self._ask, others))
         return 1, [self.record(), *(answer for answer in answers if answer is not None)]
 
     def supervisor_at(self, address: str) -> str:
-        """See :class:`Cluster`; the same for all."""
+        """Return the supervisor, which all workers share; implements :class:`Cluster`."""
         return self._place.supervisor
 
     async def _ask(self, address: str) -> WorkerRecord | None:
@@ -205,15 +205,15 @@ class SharedCluster:
 
     @property
     def is_ready(self) -> bool:
-        """See :class:`Cluster`."""
+        """Implement :class:`Cluster`."""
         return self._member.has_settled and self._member.record.state == "ready"
 
     def record(self) -> WorkerRecord:
-        """See :class:`Cluster`."""
+        """Implement :class:`Cluster`."""
         return dataclasses.replace(self._member.record, live_envs=self._residents.count())
 
     def start(self) -> None:
-        """See :class:`Cluster`."""
+        """Implement :class:`Cluster`."""
         self._member.start()
         self._tasks = [
             background.start("journal", self._journal.run),
@@ -221,15 +221,15 @@ class SharedCluster:
         ]
 
     async def drain(self) -> None:
-        """See :class:`Cluster`."""
+        """Implement :class:`Cluster`."""
         await self._member.drain()
 
     async def undrain(self) -> None:
-        """See :class:`Cluster`."""
+        """Implement :class:`Cluster`."""
         await self._member.undrain()
 
     async def leave(self) -> None:
-        """See :class:`Cluster`."""
+        """Implement :class:`Cluster`."""
         for last in (self._journal.flush, self._member.leave):
             with contextlib.suppress(TimeoutError, StoreUnavailableError):
                 async with asyncio.timeout(self._timing.leave_s):
@@ -239,11 +239,11 @@ class SharedCluster:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def refresh(self) -> None:
-        """See :class:`Cluster`."""
+        """Implement :class:`Cluster`."""
         await self._member.refresh()
 
     async def describe(self) -> tuple[int, list[WorkerRecord]]:
-        """See :class:`Cluster`; the numbers of live environments are those of the last heartbeats."""
+        """Implement :class:`Cluster`; numbers of live environments are those of the last heartbeats."""
         cluster = self._member.cluster
         if cluster is None:
             return 0, [self.record()]
@@ -255,7 +255,7 @@ class SharedCluster:
         return cluster.version, [me, *others]
 
     def supervisor_at(self, address: str) -> str:
-        """See :class:`Cluster`."""
+        """Implement :class:`Cluster`."""
         cluster = self._member.cluster
         if cluster is not self._supervisors_of:
             workers = () if cluster is None else cluster.workers.values()
@@ -265,7 +265,7 @@ class SharedCluster:
 
 
 class SharedState:
-    """What a worker shares with the others of its cluster: the slots, their lease, and the store."""
+    """State that a worker shares with others of its cluster: slots, their lease, and the store."""
 
     def __init__(self, settings: ClusterSettings, place: Place, limits: HttpLimits) -> None:
         """Share nothing yet.
@@ -360,7 +360,7 @@ class ClusterWorker:
 
     @property
     def is_ready(self) -> bool:
-        """Whether this worker takes work."""
+        """True if this worker takes work."""
         return self._cluster.is_ready
 
     async def start(self) -> None:
@@ -412,7 +412,7 @@ class ClusterWorker:
 
 
 def durabilities_of(settings: ClusterSettings) -> dict[str, Durability]:
-    """How to keep environments of each name that the settings say something of."""
+    """Return the durabilities that the settings give, by env name."""
     found: dict[str, Durability] = {}
     for item in settings.durability:
         name, _, durability = item.partition("=")

@@ -39,7 +39,7 @@ _source: ContextVar[tuple[Peer, Mapping[bytes, bytes]] | None] = ContextVar("_so
 def note_source(peer: Peer, headers: Mapping[bytes, bytes]) -> None:
     """Remember for the rest of this request who sent it; looked at only if it names commands, or is forwarded."""
     _source.set((peer, headers))
-    commands_check.set(_reason_now)
+    commands_check.set(_current_reason)
 
 
 def is_from_elsewhere() -> bool:
@@ -103,7 +103,7 @@ def reason_of_sockets() -> str:
     return f"this server can be reached from other machines, at {exposed[0]}" if exposed else ""
 
 
-def _reason_now() -> str:
+def _current_reason() -> str:
     source = _source.get()
     return (_reason_of_request(*source) if source is not None else "") or reason_of_sockets()
 

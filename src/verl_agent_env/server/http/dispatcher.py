@@ -245,7 +245,7 @@ class Dispatcher:
             exchange.give_up()
 
     def refusal(self, error: VerlAgentEnvError) -> Response:
-        """What a connection is told that is closed with this error; counted."""
+        """Return the response for a connection that is closed with this error, and count the error."""
         self._metrics.count_error(error.code)
         response = problem_response(error, {})
         _complete(response, self._request_id(None))
@@ -295,7 +295,7 @@ class Dispatcher:
         await page(scope, receive, send_granted if granted else send)
 
     def admit_websocket(self, scope: Scope, auth_scope: str = "read") -> Principal:
-        """Whose the handshake of a WebSocket is, if it is admitted, as a call that needs a token is.
+        """Admit the handshake of a WebSocket as a call that needs a token, and return its principal.
 
         Browsers let any page open a WebSocket to anywhere: its ``Origin`` is all that tells pages apart.
 
@@ -427,7 +427,7 @@ _OPTIONS_ROUTE = Route("OPTIONS", OTHER_ROUTES, _nothing, "Which methods there a
 
 
 def _stand_in(routes: dict[str, Route], method: str, path: str) -> Route:
-    """What serves a method that has no route of its own."""
+    """Make the route for a method that has none of its own."""
     if not routes:
         raise RouteNotFoundError(path[:_MAX_SHOWN_PATH])
     if method == "HEAD" and "GET" in routes:

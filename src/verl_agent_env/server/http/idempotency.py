@@ -114,7 +114,7 @@ def _shares_of(workers: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
 
 
 @dataclass(slots=True)
-class _Entry:
+class _KeptAnswer:
     fingerprint: str
     answer: asyncio.Future[Body]
     expires_at: float
@@ -146,7 +146,7 @@ class KeptAnswers:
         self._memory_s = memory_s
         self._memory_bytes = memory_bytes
         self._clock = clock
-        self._entries: OrderedDict[str, _Entry] = OrderedDict()
+        self._entries: OrderedDict[str, _KeptAnswer] = OrderedDict()
         self._size = 0
 
     async def find(self, name: str, fingerprint: str) -> Body | None:
@@ -163,7 +163,7 @@ class KeptAnswers:
         """Give what ``compute`` gives, and from now on to all who ask for it; what was kept under the key goes."""
         self._drop(name)
         expires_at = self._clock() + self._memory_s
-        entry = self._entries[name] = _Entry(
+        entry = self._entries[name] = _KeptAnswer(
             fingerprint, asyncio.get_running_loop().create_future(), expires_at, self._epoch_of(name)
         )
         try:

@@ -28,7 +28,7 @@ class SplitRequest(RequestBody):
     split: str
 
 
-class TaskRequest(SplitRequest):
+class IndexRequest(SplitRequest):
     """Ask for one task."""
 
     index: int
@@ -61,7 +61,7 @@ class TaskLister:
         split = await self._split(env_name, wanted.split)
         return await self._range(env_name, split, 0, _listed(split))
 
-    async def task(self, env_name: str, wanted: TaskRequest) -> dict[str, Any]:
+    async def task(self, env_name: str, wanted: IndexRequest) -> dict[str, Any]:
         """Give one task."""
         split = await self._split(env_name, wanted.split)
         if not 0 <= wanted.index < split["num_tasks"]:

@@ -17,7 +17,7 @@ _ACTION = "action"
 
 
 def lacks_words(space: Space[Any]) -> str:
-    """Why a model cannot be shown values of a space as they are; empty if it can."""
+    """Explain why a model cannot be shown values of a space; empty if it can."""
     match space:
         case spaces.Text() | spaces.Discrete() | spaces.MultiDiscrete() | spaces.MultiBinary():
             return ""
@@ -50,7 +50,7 @@ def words_of(value: Any) -> str:
 
 
 class ActionWords:
-    """How actions of a space are said: as a tool whose arguments are the action's parts, and in words where it is one."""
+    """Form of a space's actions: a tool whose arguments are the action's parts, and words where an action is one."""
 
     def __init__(self, space: Space[Any], names: Sequence[str]) -> None:
         """Find words for all actions.

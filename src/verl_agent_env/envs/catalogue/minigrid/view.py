@@ -1,4 +1,4 @@
-"""What an agent of MiniGrid sees, in words, as a grid of glyphs, and as a picture."""
+"""Views of a MiniGrid agent: in words, as a grid of glyphs, and as a picture."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class View:
     """The part of a world that its agent sees: a square in front of it."""
 
     def __init__(self, world: World) -> None:
-        """See the world as it stands."""
+        """Take the agent's view of the present world."""
         seen = world.gen_obs()
         self._image = seen["image"]
         self._carrying = world.carrying
@@ -40,7 +40,7 @@ class View:
         self._row = self._size - 1
 
     def words(self) -> str:
-        """What there is, and how far forward and to which side it lies."""
+        """List the objects with their distances forward and to a side."""
         things = [f"{name} {self._way(column, row)}" for name, column, row in self._things()]
         sides = (("ahead", 0, -1), ("left", -1, 0), ("right", 1, 0))
         walls = (f"{name} {self._free(dx, dy)}" for name, dx, dy in sides)
@@ -64,7 +64,7 @@ class View:
         return IDX_TO_OBJECT[kind], IDX_TO_COLOR[color], state
 
     def _things(self) -> Iterator[tuple[str, int, int]]:
-        """What is no wall, the nearest first: its name, column and row."""
+        """List what is no wall, the nearest first: name, column and row."""
         cells = ((column, row) for row in range(self._size) for column in range(self._size))
         near = sorted(cells, key=lambda cell: (self._row - cell[1] + abs(cell[0] - self._column), cell))
         for column, row in near:
@@ -86,7 +86,7 @@ class View:
         return " ".join(ways)
 
     def _free(self, dx: int, dy: int) -> int:
-        """How many cells in a direction can be walked over, as far as the agent sees."""
+        """Count the cells in a direction that can be walked over, as far as the agent sees."""
         count = 0
         column, row = self._column + dx, self._row + dy
         while 0 <= column < self._size and 0 <= row < self._size:

@@ -36,12 +36,12 @@ class Game:
 
     @property
     def allows_search(self) -> bool:
-        """Whether an opponent may search: in others it would look at what it must not see."""
+        """True if an opponent may search: in other games it would look at what it must not see."""
         turns = self.kind.dynamics == pyspiel.GameType.Dynamics.SEQUENTIAL
         return self.num_players > 1 and turns and self.is_perfect_information
 
     def seen_by(self, state: State, seat: int) -> str:
-        """What the player at ``seat`` may know of the state, in the package's words."""
+        """Return what the player at ``seat`` may know of the state, in the package's words."""
         if self.is_perfect_information and not self.is_simultaneous:
             return str(state)
         if self.kind.provides_information_state_string:
@@ -67,7 +67,7 @@ class Game:
         return int(bot.step(state))
 
     def is_won(self, returns: list[float], seat: int) -> bool:
-        """Whether these returns are a success of ``seat``: the best that there is alone, else more than all others get."""
+        """Tell whether returns are a success of ``seat``: the best possible alone, else more than all others get."""
         own = returns[seat]
         others = returns[:seat] + returns[seat + 1 :]
         if not others or (all(other == own for other in others) and own > 0):

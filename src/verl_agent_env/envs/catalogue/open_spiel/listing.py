@@ -33,7 +33,7 @@ def read() -> Listing:
 
 
 def _obstacle(kind: pyspiel.GameType) -> str:
-    """Why a game cannot be taken; empty if it can."""
+    """Explain why a game cannot be offered; empty if it can."""
     if not kind.default_loadable:
         return "it has no default parameters"
     if kind.dynamics == pyspiel.GameType.Dynamics.MEAN_FIELD:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model, model_validator
 
 from verl_agent_env.envs.base import EnvArguments
-from verl_agent_env.envs.catalogue.reasoning_gym.tasks import Item, Task
+from verl_agent_env.envs.catalogue.reasoning_gym.tasks import GymTask, Item
 
 _OURS = ("seed", "size")
 """Fields of every configuration that the episode determines."""
@@ -28,7 +28,7 @@ class TaskConfig(BaseModel):
 class TaskArguments(EnvArguments):
     """Keyword arguments of Reasoning Gym's tasks."""
 
-    task: ClassVar[Task]
+    task: ClassVar[GymTask]
 
     max_steps: int = Field(default=1, ge=1, le=1)
     """There is one turn."""
@@ -49,7 +49,7 @@ class TaskArguments(EnvArguments):
 
     @property
     def is_default(self) -> bool:
-        """Whether the configuration is the package's default one."""
+        """True if the configuration is the package's default."""
         return self.difficulty is None and not self.config.model_fields_set
 
     @property
@@ -79,7 +79,7 @@ class TaskArguments(EnvArguments):
         return self.task.item(dataset)
 
 
-def arguments_of(task: Task) -> type[TaskArguments]:
+def arguments_of(task: GymTask) -> type[TaskArguments]:
     """The model of a task's arguments."""
     types = typing.get_type_hints(task.config_class)
     fields: dict[str, Any] = {

@@ -9,7 +9,7 @@ from verl_agent_env.envs.base import EnvArguments
 from verl_agent_env.envs.catalogue.adapter import CatalogueEnv, adapter_class
 from verl_agent_env.envs.catalogue.reasoning_gym.arguments import TaskArguments, arguments_of
 from verl_agent_env.envs.catalogue.reasoning_gym.scoring import score_of
-from verl_agent_env.envs.catalogue.reasoning_gym.tasks import Item, Task, load_task
+from verl_agent_env.envs.catalogue.reasoning_gym.tasks import GymTask, Item, load_task
 from verl_agent_env.envs.scorers.extraction import extract_answer
 from verl_agent_env.envs.spec import EnvSpec
 from verl_agent_env.envs.turn import Outcome
@@ -58,7 +58,7 @@ class ReasoningGymEnv(CatalogueEnv):
     """
 
     Arguments: ClassVar[type[EnvArguments]] = TaskArguments
-    task: ClassVar[Task]
+    task: ClassVar[GymTask]
     arguments: TaskArguments
 
     __slots__ = ("_item",)

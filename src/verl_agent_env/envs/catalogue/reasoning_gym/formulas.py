@@ -41,7 +41,7 @@ _OPERATORS = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Pow)
 
 
 def is_small_formula(text: str) -> bool:
-    """Whether ``text`` is a formula of numbers, variables of one letter and usual functions that is quick to evaluate."""
+    """Tell whether ``text`` is a formula of numbers, one-letter variables and usual functions that is quick to evaluate."""
     if len(text) > _MAX_CHARS:
         return False
     try:
@@ -53,7 +53,7 @@ def is_small_formula(text: str) -> bool:
 
 
 def _is_small(node: ast.expr, depth: int, powers: int) -> bool:
-    """Whether a part of a formula is small.
+    """Tell whether a part of a formula is small.
 
     Args:
         node: The part.
@@ -81,7 +81,7 @@ def _is_small(node: ast.expr, depth: int, powers: int) -> bool:
 
 
 def _is_small_power(node: ast.expr, depth: int) -> bool:
-    """Whether an exponent is small: a number up to 64, a quotient of such, or a formula of variables without powers."""
+    """Tell whether an exponent is small: a number up to 64, a quotient of such, or a formula of variables without powers."""
     match node:
         case ast.Constant(value=value):
             return _is_number_up_to(value, _MAX_POWER)

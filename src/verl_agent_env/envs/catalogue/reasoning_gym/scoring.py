@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from verl_agent_env.envs.catalogue.reasoning_gym.formulas import is_small_formula
-from verl_agent_env.envs.catalogue.reasoning_gym.tasks import Item, Task
+from verl_agent_env.envs.catalogue.reasoning_gym.tasks import GymTask, Item
 
 _MEANINGLESS = ("", "zxqj", "None", "I do not know.", "asdf", "???")
 """Answers that mean nothing to any task; what they score is not paid."""
@@ -28,13 +28,13 @@ _HUGE_EXPONENT = re.compile(r"[0-9.][eE][+-]?[0-9]{4,}|[0-9]{1000,}")
 _MANY_TURNS = re.compile(r"[0-9]{3,}")
 
 
-def score_of(task: Task, dataset: Any, item: Item, answer: str) -> float:
+def score_of(task: GymTask, dataset: Any, item: Item, answer: str) -> float:
     """The package's score of ``answer``, from 0 to 1; 0 if it is no higher than that of a meaningless answer.
 
     Args:
         task: Whose item it is.
         dataset: With the configuration that the item was made with.
-        item: As :meth:`Task.item` gives it.
+        item: As :meth:`GymTask.item` gives it.
         answer: What the model answers, without the marks around it.
     """
     if not answer or not _is_readable(task, item, answer):
@@ -49,7 +49,7 @@ def score_of(task: Task, dataset: Any, item: Item, answer: str) -> float:
 
 
 def _is_chance_match(expected: str, answer: str, score: float) -> bool:
-    """Whether an answer is paid only because the letters of the right one stand somewhere within its words.
+    """Tell whether an answer is paid only because it contains the letters of the right one somewhere.
 
     The package pays an answer that contains the right one, by the part that it is of it: "on" within "None".
     """
@@ -59,8 +59,8 @@ def _is_chance_match(expected: str, answer: str, score: float) -> bool:
     return is_containment and not re.search(rf"(?<!\w){re.escape(expected)}(?!\w)", answer)
 
 
-def _is_readable(task: Task, item: Item, answer: str) -> bool:
-    """Whether the package can be given an answer without harm."""
+def _is_readable(task: GymTask, item: Item, answer: str) -> bool:
+    """Tell whether the package can be given an answer without harm."""
     expected = len(str(item["question"])) + len(str(item["answer"]))
     if len(answer) > max(_MIN_CHARS, _CHARS_FACTOR * expected) or _HUGE_EXPONENT.search(answer):
         return False

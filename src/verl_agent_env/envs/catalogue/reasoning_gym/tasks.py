@@ -99,7 +99,7 @@ def _own_numpy_state() -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Task:
+class GymTask:
     """A task of the package."""
 
     name: str
@@ -109,7 +109,7 @@ class Task:
 
     @property
     def is_shared(self) -> bool:
-        """Whether one data set serves all seeds, which then stand in its attribute ``seed``."""
+        """True if one data set serves all seeds, through its attribute ``seed``."""
         return self.name in _SHARED
 
     def dataset(self, config: dict[str, Any], seed: int) -> Any:
@@ -136,7 +136,7 @@ class Task:
 
     @functools.cached_property
     def levels(self) -> int:
-        """How many levels of difficulty the package's curriculum has; 0 without one."""
+        """Number of difficulty levels of the package's curriculum; 0 without one."""
         if self.curriculum_class is None:
             return 0
         return max((len(each.levels) for each in self.curriculum_class().attributes.values()), default=0)
@@ -159,11 +159,11 @@ class Task:
 
 
 @functools.cache
-def load_task(name: str) -> Task:
+def load_task(name: str) -> GymTask:
     """The task of this name.
 
     Raises:
         KeyError: The package has none.
     """
     dataset_class, config_class = DATASETS[name]
-    return Task(name, _MENDED.get(name, dataset_class), config_class, CURRICULA.get(name))
+    return GymTask(name, _MENDED.get(name, dataset_class), config_class, CURRICULA.get(name))

@@ -42,7 +42,7 @@ _GUESSED_WORDS = (
 )
 
 
-class GameArguments(EnvArguments):
+class TextArenaArguments(EnvArguments):
     """Keyword arguments of TextArena's games."""
 
     max_steps: int = Field(default=1_000, ge=1, le=1_000_000)
@@ -71,10 +71,10 @@ class TextArenaEnv(CatalogueEnv):
 
     ## Arguments
 
-    See :class:`GameArguments`.
+    See :class:`TextArenaArguments`.
     """
 
-    Arguments: ClassVar[type[EnvArguments]] = GameArguments
+    Arguments: ClassVar[type[EnvArguments]] = TextArenaArguments
     tools = (
         Tool(
             "play",
@@ -90,7 +90,7 @@ class TextArenaEnv(CatalogueEnv):
         ),
     )
     game_id: ClassVar[str]
-    arguments: GameArguments
+    arguments: TextArenaArguments
 
     __slots__ = ("_generator", "_said", "game")
 
@@ -138,7 +138,7 @@ class TextArenaEnv(CatalogueEnv):
         return f"[{move}]"
 
     def _new_words(self) -> str:
-        """What the game said since it was asked last, the model's own moves left out."""
+        """Return the game's messages since the last call, without the model's own moves."""
         _, messages = self.game.get_observation()
         return "\n".join(
             str(text).strip() for _, text, kind in messages if kind is not ObservationType.PLAYER_ACTION

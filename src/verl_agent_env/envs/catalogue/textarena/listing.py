@@ -38,7 +38,7 @@ def read() -> Listing:
 
 
 def _cause(failed: Exception) -> str:
-    """Why a game cannot be begun, without what is so on this machine only."""
+    """Explain why a game cannot be begun, without what is specific to this machine."""
     said = str(failed)
     if "player" in said.casefold():
         return "it is for two and more players"

@@ -23,7 +23,7 @@ from verl_agent_env.server.wires.openenv.frames import (
     fault,
 )
 from verl_agent_env.server.wires.openenv.session import Session, SessionError
-from verl_agent_env.server.wires.tasks import RangeRequest, SplitRequest, TaskLister, TaskRequest
+from verl_agent_env.server.wires.tasks import IndexRequest, RangeRequest, SplitRequest, TaskLister
 from verl_agent_env.wire import schemas as wire
 from verl_agent_env.wire.codec import decode, encode
 
@@ -168,7 +168,7 @@ class OpenEnvHandlers:
     async def task(self, request: Request) -> Response:
         """Give one task."""
         full = self._task_name(request)
-        return Response(encode({"task": await self._tasks.task(full, decode(request.body, TaskRequest))}))
+        return Response(encode({"task": await self._tasks.task(full, decode(request.body, IndexRequest))}))
 
     async def task_range(self, request: Request) -> Response:
         """Give consecutive tasks."""

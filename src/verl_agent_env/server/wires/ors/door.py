@@ -1,4 +1,4 @@
-"""Where ORS' requests come in: its own client knows no path below which its calls would be."""
+"""Entry of ORS' requests at the root: its own client cannot put a path before its calls."""
 
 from __future__ import annotations
 

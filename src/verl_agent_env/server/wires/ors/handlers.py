@@ -28,7 +28,7 @@ from verl_agent_env.server.http.types import Handler, Request, Response, Route
 from verl_agent_env.server.wires.names import name_in, short_name
 from verl_agent_env.server.wires.ors.door import ORS_PREFIX
 from verl_agent_env.server.wires.ors.events import event, events, events_of_work
-from verl_agent_env.server.wires.tasks import RangeRequest, SplitRequest, TaskLister, TaskRequest
+from verl_agent_env.server.wires.tasks import IndexRequest, RangeRequest, SplitRequest, TaskLister
 from verl_agent_env.types import Action, Observation
 from verl_agent_env.wire.codec import decode, encode
 from verl_agent_env.wire.operations import call_of, new_call
@@ -168,7 +168,7 @@ class OrsHandlers:
     async def task(self, request: Request) -> Response:
         """Give one task."""
         full = self._env_name(request)
-        return self._with_name(full, "task", await self._tasks.task(full, decode(request.body, TaskRequest)))
+        return self._with_name(full, "task", await self._tasks.task(full, decode(request.body, IndexRequest)))
 
     async def task_range(self, request: Request) -> Response:
         """Give consecutive tasks."""
