@@ -314,7 +314,8 @@ class TaskNotFoundError(RequestError, code="task_not_found", status=404):
     title = "There is no such task"
     env_name: str = ""
     split: str = ""
-    index: int = 0
+    task_index: int = 0
+    """Its index; ``index`` is the position of an error in a batch."""
     num_tasks: int = 0
     """How many tasks the split has."""
 
@@ -322,10 +323,10 @@ class TaskNotFoundError(RequestError, code="task_not_found", status=404):
     def detail(self) -> str:
         reason = (
             "no seed of its range has a layout for the split; take another index"
-            if self.index < self.num_tasks
+            if self.task_index < self.num_tasks
             else f"the split has {self.num_tasks} tasks, numbered from 0"
         )
-        return f"'{self.env_name}' has no task {self.index} in the split '{self.split}': {reason}."
+        return f"'{self.env_name}' has no task {self.task_index} in the split '{self.split}': {reason}."
 
 
 class IdempotencyKeyReusedError(RequestError, code="idempotency_key_reused", status=422):
