@@ -161,14 +161,14 @@ def test_checks_need_no_detour(served: Served) -> None:
     assert WatchedProtocol.fallbacks == []
 
 
-def test_an_upgrade_is_answered_as_any_other_request(served: Served) -> None:
+def test_an_upgrade_is_refused_to_another_origin_and_where_there_is_no_socket(served: Served) -> None:
     upgrade = (
         "Connection: Upgrade",
         "Upgrade: websocket",
         "Sec-WebSocket-Version: 13",
-        "Sec-WebSocket-Key: eA==",
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
     )
-    for origin, status in ((EVIL, 403), ("http://localhost", 200)):
+    for origin, status in ((EVIL, 403), ("http://localhost", 404)):
         wire = Wire(served.port)
         wire.send(http_request("GET", "/healthz", b"", f"Origin: {origin}", *upgrade))
         assert wire.answer()[0] == status
