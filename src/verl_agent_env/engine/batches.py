@@ -90,8 +90,11 @@ class Batches:
                 budget.expect(_size_as_json(request.env_kwargs))
             return created
 
+        def create_paid(_: str, request: CreateRequest, *__: None) -> AwaitableOrValue[Created]:
+            return host.calls.create(request)
+
         calls = zip(env_ids, requests, itertools.repeat(None), itertools.repeat(None), strict=False)
-        return await _for_each(host, env_ids, calls, create, budget)
+        return await _for_each(host, env_ids, calls, create, budget, run_later=create_paid)
 
     async def reset(
         self,
@@ -259,6 +262,7 @@ async def _for_each(
     calls: Iterable[_Call],
     run: Callable[..., AwaitableOrValue[T]],
     budget: Budget,
+    run_later: Callable[..., AwaitableOrValue[T]] | None = None,
 ) -> list[T | VerlAgentEnvError]:
     """Call ``run`` with the arguments of each call in turn, and then side by side with those that have to wait.
 
@@ -268,6 +272,7 @@ async def _for_each(
         calls: The call on each.
         run: Carries out the call.
         budget: What the whole batch may cost; for items beyond it nothing is done.
+        run_later: Carries out a call that has to wait, for which ``run`` was asked before; ``run`` where not given.
     """
     absent, writes = _Absent(host), _Writes(host)
     await absent.look_for(env_ids)
@@ -307,7 +312,7 @@ async def _for_each(
             await host.slices.turn()
             slice_end = clock() + yield_after_s
     if offloaded:
-        await _run_side_by_side(host, offloaded, run, absent, budget, results)
+        await _run_side_by_side(host, offloaded, run_later or run, absent, budget, results)
     for position, refused in (await writes.settle()).items():
         results[position] = refused
     return results
