@@ -212,6 +212,17 @@ async def test_writes_that_nobody_waits_for_go_in_one_call_as_soon_as_somebody_d
         assert [len(call) for call in case.log.calls] == [8]
 
 
+@pytest.mark.parametrize("kind", ["create", "close"])
+async def test_beginnings_and_ends_go_at_once_although_nobody_waits_for_them(kind: WriteKind) -> None:
+    async with at_work(HANG_S, fill_s=2 * HANG_S) as case:
+        if kind == "close":
+            await case.create(env(CALM))
+            case.log.calls.clear()
+        case.write(kind, env(CALM), b"header")
+        await case.log.called(1)
+        assert [write.kind for write in case.log.calls[0]] == [kind]
+
+
 async def test_full_group_goes_although_nobody_waits_for_it() -> None:
     async with at_work(HANG_S, fill_s=2 * HANG_S) as case:
         await case.create(env(CALM))
