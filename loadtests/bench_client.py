@@ -155,13 +155,11 @@ def _server(url: str | None, pids: list[int], cluster: bool) -> Iterator[tuple[s
         yield url, pids
         return
     if cluster:
-        with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-            local = LocalCluster(Path(folder), nodes=2, workers=2)
-            try:
-                local.start()
-                yield local.url, [part.pid for part in (local.redis, *local.nodes, local.nginx)]
-            finally:
-                local.stop()
+        with (
+            tempfile.TemporaryDirectory(prefix="bench-") as folder,
+            LocalCluster(Path(folder), nodes=2, workers=2) as local,
+        ):
+            yield local.url, [part.pid for part in (local.redis, *local.nodes, local.nginx)]
         return
     with serving() as started:
         yield f"http://127.0.0.1:{started.port}", [started.pid]

@@ -60,9 +60,9 @@ def subjects(*, pools: bool) -> Iterator[list[Subject]]:
             ("2 nodes x 2, journal", ()),
         ):
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
-            cluster = LocalCluster(folder, nodes=2, workers=2, serve_options=serve_options)
-            stack.callback(cluster.stop)
-            cluster.start()
+            cluster = stack.enter_context(
+                LocalCluster(folder, nodes=2, workers=2, serve_options=serve_options)
+            )
             found.append(Subject(name, cluster.port, lambda cluster=cluster: _pids(cluster)))  # type: ignore[misc]
         yield found
 

@@ -39,9 +39,7 @@ def _subjects() -> Iterator[list[Subject]]:
         for durability in ("none", "relaxed", "journal"):
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
             options = ("--durability", f"{LAKE_NAME}={durability}")
-            cluster = LocalCluster(folder, nodes=1, workers=1, serve_options=options)
-            stack.callback(cluster.stop)
-            cluster.start()
+            cluster = stack.enter_context(LocalCluster(folder, nodes=1, workers=1, serve_options=options))
             pids = [cluster.redis.pid, cluster.nodes[0].pid]
             name = f"node with Redis, {durability}"
             found.append(Subject(name, cluster.nodes[0].port, functools.partial(list, pids)))

@@ -214,19 +214,17 @@ def one_process() -> Iterator[Target]:
 @contextlib.contextmanager
 def cluster() -> Iterator[Target]:
     """Two nodes of two workers, Redis, and nginx in front."""
-    with tempfile.TemporaryDirectory(prefix="hostile-") as folder:
-        running = LocalCluster(Path(folder), nodes=2, workers=2)
-        try:
-            running.start()
-            yield Target(
-                "cluster behind nginx",
-                running.port,
-                "",
-                lambda: [pid for node in running.nodes for pid in _children(node.pid)],
-                is_alone=False,
-            )
-        finally:
-            running.stop()
+    with (
+        tempfile.TemporaryDirectory(prefix="hostile-") as folder,
+        LocalCluster(Path(folder), nodes=2, workers=2) as running,
+    ):
+        yield Target(
+            "cluster behind nginx",
+            running.port,
+            "",
+            lambda: [pid for node in running.nodes for pid in _children(node.pid)],
+            is_alone=False,
+        )
 
 
 def _children(pid: int) -> list[int]:

@@ -37,6 +37,9 @@ class Releases:
         name = Path("envs") / "frozen_lake.py"
         text = (Path(verl_agent_env.__file__).parent / name).read_text("utf-8")
         (copy / name).write_text(text.replace(_BEFORE, look + _BEFORE), "utf-8")
+        # Python takes a file of the same second and size for the one that it has compiled.
+        for compiled in (copy / name).parent.glob(f"__pycache__/{name.stem}.*.pyc"):
+            compiled.unlink()
         return self._newest
 
     async def upgrade(self, cluster: LocalCluster, load: Load) -> None:

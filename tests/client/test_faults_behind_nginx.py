@@ -22,12 +22,8 @@ ACTIONS = ["<action>right</action>", "<action>left</action>"]
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
-    made = LocalCluster(tmp_path_factory.mktemp("cluster"), nodes=2, workers=2)
-    try:
-        made.start()
+    with LocalCluster(tmp_path_factory.mktemp("cluster"), nodes=2, workers=2) as made:
         yield made
-    finally:
-        made.stop()
 
 
 def settle(cluster: LocalCluster) -> None:

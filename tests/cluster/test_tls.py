@@ -64,9 +64,7 @@ def _accepts(port: int) -> bool:
 def test_clients_nginx_workers_and_redis_speak_tls_alone(
     tls: ClusterTls, redis_url: str, tmp_path: Path
 ) -> None:
-    cluster = LocalCluster(tmp_path / "cluster", nodes=2, workers=1, redis=redis_url, tls=tls)
-    try:
-        cluster.start()
+    with LocalCluster(tmp_path / "cluster", nodes=2, workers=1, redis=redis_url, tls=tls) as cluster:
         assert cluster.url.startswith("https://")
         with EnvClient(cluster.url, ca_file=str(tls.ca)) as client:
             made = client.make_many("frozen_lake", range(16))
@@ -83,8 +81,6 @@ def test_clients_nginx_workers_and_redis_speak_tls_alone(
             with contextlib.suppress(httpx.TransportError):
                 # nginx says that it wants TLS, a worker nothing.
                 assert httpx.get(f"http://{address}/healthz", timeout=HANG_S).status_code == 400
-    finally:
-        cluster.stop()
 
 
 @pytest.mark.parametrize("options", [["--tls-cert"], ["--tls-ca"], ["--tls-key", "--tls-ca"]])

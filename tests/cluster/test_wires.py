@@ -21,12 +21,8 @@ LAKE = "frozen_lake"
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
-    started = LocalCluster(tmp_path_factory.mktemp("wires"), nodes=2, workers=1)
-    try:
-        started.start()
+    with LocalCluster(tmp_path_factory.mktemp("wires"), nodes=2, workers=1) as started:
         yield started
-    finally:
-        started.stop()
 
 
 def is_settled(cluster: LocalCluster) -> bool:

@@ -102,12 +102,8 @@ def test_the_example_of_the_documentation_runs(server: ServerProcess) -> None:
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
-    started = LocalCluster(tmp_path_factory.mktemp("wires"), nodes=2, workers=1)
-    try:
-        started.start()
+    with LocalCluster(tmp_path_factory.mktemp("wires"), nodes=2, workers=1) as started:
         yield started
-    finally:
-        started.stop()
 
 
 def kill_owner_of(cluster: LocalCluster, session_id: str) -> None:

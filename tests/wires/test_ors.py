@@ -67,9 +67,7 @@ def kill_owner_of(cluster: LocalCluster, session_id: str) -> None:
 async def test_an_episode_survives_the_death_of_its_worker(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cluster = LocalCluster(tmp_path / "cluster", nodes=2, workers=1)
-    try:
-        cluster.start()
+    with LocalCluster(tmp_path / "cluster", nodes=2, workers=1) as cluster:
         monkeypatch.setenv("OPENREWARD_SESSION_URL", cluster.url)
         monkeypatch.setenv("OPENREWARD_API_URL", cluster.url)
         client = openreward.AsyncOpenReward(api_key="any")
@@ -82,8 +80,6 @@ async def test_an_episode_survives_the_death_of_its_worker(
             assert (await session.call_tool("move_left")).blocks[0].text.startswith("P\tF")
             assert (await session.call_tool("move_right")).metadata["num_steps"] == 3
         await client.environments.aclose()
-    finally:
-        cluster.stop()
 
 
 def test_the_example_of_the_documentation_runs(server: ServerProcess) -> None:

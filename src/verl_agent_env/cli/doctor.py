@@ -8,7 +8,6 @@ import importlib.metadata
 import platform
 import re
 import resource
-import shutil
 import socket
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from rich.table import Table
 
 from verl_agent_env import __version__
 from verl_agent_env.cli.api import call
+from verl_agent_env.cluster.local import find_program
 from verl_agent_env.cluster.ports import reason_of
 from verl_agent_env.config import variable_of
 
@@ -134,8 +134,7 @@ def _packages() -> Finding:
 
 
 def _program(name: str, version_option: str, purpose: str) -> Finding:
-    # Debian keeps nginx where only root's PATH leads.
-    found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin:/opt/homebrew/bin")
+    found = find_program(name)
     if found is None:
         return Finding(name, "note", f"not installed; {purpose}", f"apt-get install {name}")
     try:

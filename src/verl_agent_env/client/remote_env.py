@@ -75,7 +75,7 @@ class RemoteEnv(gymnasium.Env[Observation, Action]):
 
     @property
     def env_id(self) -> str:
-        """Its id on the server."""
+        """Id of the environment on the server."""
         return self._env.env_id
 
     def reset(

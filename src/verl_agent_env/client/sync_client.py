@@ -218,7 +218,7 @@ class Env:
 
     @property
     def env_id(self) -> str:
-        """Its id on the server."""
+        """Id of the environment on the server."""
         return self.remote.env_id
 
     @property

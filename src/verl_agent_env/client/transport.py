@@ -183,13 +183,13 @@ class Transport:
         known = self._proxies.get(origin)
         if known is not None:
             return known
-        proxy = self._proxies[origin] = proxy_for(origin)
+        proxy = proxy_for(origin)
         if proxy and not proxy.startswith(("http://", "https://")):
-            del self._proxies[origin]
             raise NoServerError(
                 origin,
                 f"the proxy {shown(proxy)} is no HTTP proxy; NO_PROXY={URL(origin).host} goes without it",
             )
+        self._proxies[origin] = proxy
         return proxy
 
     def _make_socket(self, address: Any) -> socket.socket:

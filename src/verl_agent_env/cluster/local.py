@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import click
 import orjson
@@ -369,6 +369,19 @@ class LocalCluster:
         self.redis.stop()
         self._orphans.close()
 
+    def __enter__(self) -> Self:
+        """Start everything; ended again if that fails."""
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End everything."""
+        self.stop()
+
     def kill(self) -> None:
         """End everything at once."""
         for part in (self.nginx, *self.nodes, *self.planned, self.redis):
@@ -410,16 +423,21 @@ class LocalCluster:
             time.sleep(_POLL_S)
 
 
+def find_program(name: str) -> str | None:
+    """Find an installed program; None if there is none."""
+    # Debian keeps nginx where only root's PATH leads.
+    return shutil.which(name) or shutil.which(
+        name, path="/usr/sbin:/usr/local/sbin:/usr/local/bin:/opt/homebrew/bin"
+    )
+
+
 def program(name: str) -> str:
-    """Find an installed program.
+    """Find an installed program that is needed.
 
     Raises:
         click.ClickException: It is not installed; says how to.
     """
-    # Debian keeps nginx where only root's PATH leads.
-    found = shutil.which(name) or shutil.which(
-        name, path="/usr/sbin:/usr/local/sbin:/usr/local/bin:/opt/homebrew/bin"
-    )
+    found = find_program(name)
     if found is None:
         raise click.ClickException(f"'{name}' is not installed: apt-get install redis-server nginx")
     return found

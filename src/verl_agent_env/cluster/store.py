@@ -1,4 +1,4 @@
-"""The store: which workers of a cluster are alive, and which of them owns which slot.
+"""The store: the live workers of a cluster, and the owner of each slot.
 
 A **worker** keeps its lease with heartbeats, each valid for ``ttl_s`` by the store's own clock. A **slot** belongs to
 at most one incarnation, which proves its ownership with a **token**, ``<random nonce>:<incarnation>``; every change of

@@ -46,7 +46,7 @@ class PendingClose(PendingAnswer[None]):
     env_table: EnvTable
 
     def refuse(self, refusal: VerlAgentEnvError) -> None:
-        """Hold an answer back until its writes are made; see :class:`~verl_agent_env.engine.persistence.pending.PendingAnswer`."""
+        """Note that the closing was not written, and why, unless the environment was closed meanwhile."""
         if not self.env_table.was_closed(self.env_id):
             super().refuse(refusal)
 
@@ -55,9 +55,9 @@ class Calls:
     """The calls, each carried out inline or offloaded to a thread or a coroutine, as its environment's kind has it.
 
     A call gives its result at once where there is nothing to wait for: inline, nothing can come between. What has to be
-    written before it is answered has been carried out all the same. An offloaded call is a coroutine, which has not begun;
-    once it has, it is carried out to its end, also when its caller goes away, and those on one environment wait for each
-    other.
+    written before it is answered has been carried out all the same. An offloaded call is a coroutine that has not begun.
+    Once begun, an offloaded call runs to its end, also when the caller goes away. Offloaded calls on one environment wait for
+    each other.
     """
 
     def __init__(self, lifecycle: Lifecycle) -> None:

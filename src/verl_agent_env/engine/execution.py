@@ -238,7 +238,7 @@ class Executor:
 
     @property
     def closing(self) -> set[asyncio.Task[None]]:
-        """Return the executor that closes environments at present."""
+        """Tasks that are closing environments."""
         return set(self._closing)
 
     async def _close(self, kind: EnvKind, env: Env) -> None:

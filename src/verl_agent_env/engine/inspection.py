@@ -26,7 +26,7 @@ MEDIA_TYPES = {"ansi": "text/plain; charset=utf-8", "svg": "image/svg+xml", "png
 
 
 def describe(host: Host, env_id: str) -> dict[str, Any]:
-    """State of an environment: name, owner, seq, episode, seed, age and ttl in seconds.
+    """Describe an environment: name, owner, seq, episode, seed, age and ttl in seconds.
 
     Raises:
         EnvironmentNotFoundError, EnvironmentClosedError: There is none.
@@ -122,8 +122,8 @@ async def trajectory(host: Host, env_id: str) -> bytes:
     """The episode so far as JSON: seed, the first observation, and action and answer of each step.
 
     A deterministic environment is replayed for it, on a copy: steps go on meanwhile. ``complete`` is false, with no
-    steps, when more actions were taken than are kept. Of a long action that goes to a journal, what was read of it
-    stands there.
+    steps, when more actions were taken than are kept. Of a long action whose reading alone is
+    recorded, the trajectory holds the reading.
 
     Raises:
         EnvironmentStateError: There is none, or it is lost.

@@ -226,7 +226,7 @@ class Threads:
         self._computing = ThreadRunner(limits.max_compute_threads, limits.max_stuck_threads)
 
     def of(self, kind: EnvKind) -> ThreadRunner:
-        """Return the executor for environments of a kind."""
+        """Return the runner of the threads for environments of a kind."""
         return self._computing if kind.execution == "compute" else self._waiting
 
     @property

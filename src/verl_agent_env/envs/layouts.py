@@ -1,7 +1,7 @@
 """Layouts of episodes: hashes that identify what there is to solve, and their division into training and tests.
 
-Two episodes have the same layout when there is the same to solve in them, whatever their seeds are and however they
-are shown. So a slippery lake has the layout of the solid one, and numbers in another order are the same puzzle.
+Two episodes have the same layout when the problem to solve is the same; seeds and the form of observations do not matter. So a
+slippery lake has the layout of the solid one, and numbers in another order are the same puzzle.
 """
 
 from __future__ import annotations

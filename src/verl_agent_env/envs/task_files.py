@@ -68,7 +68,7 @@ def _read_file(registry: Registry, env_name: str, path: Path, into: TaskList) ->
 
 
 def _rows_in(path: Path) -> Iterator[Mapping[str, Any]]:
-    rows: Iterable[Any] = _parquet_rows(path) if path.suffix == _PARQUET else _json_lines(path)
+    rows: Iterable[Any] = parquet_rows(path) if path.suffix == _PARQUET else _json_lines(path)
     for row in rows:
         if not isinstance(row, Mapping):
             raise ValueError(f"tasks in '{path}' are JSON objects, one a line, not {row!r:.80}")
@@ -85,7 +85,13 @@ def _json_lines(path: Path) -> Iterator[Any]:
                     raise ValueError(f"'{path}', line {number} is not JSON: {malformed}") from None
 
 
-def _parquet_rows(path: Path) -> Iterator[Any]:
+def parquet_rows(path: Path) -> Iterator[Any]:
+    """Read the rows of a parquet file, a few thousand at a time.
+
+    Raises:
+        ValueError: pyarrow is not installed, or the file is no parquet; names the file.
+        OSError: The file cannot be read.
+    """
     try:
         import pyarrow
         import pyarrow.parquet

@@ -1,4 +1,4 @@
-"""The request itself is at fault: its HTTP, its body, its arguments, its permissions."""
+"""Errors of the request itself: HTTP, body, arguments, permissions."""
 
 from __future__ import annotations
 

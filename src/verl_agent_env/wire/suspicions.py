@@ -77,7 +77,7 @@ def examined_key(env_id: str) -> str:
 
 
 class Suspicions:
-    """Suspicions that one worker knows, which it looks up before it creates or recovers an environment."""
+    """Suspicions known to one worker; looked up before an environment is created or recovered."""
 
     def __init__(
         self, inherited: Iterable[Suspicion] = (), clock: Callable[[], float] = time.monotonic

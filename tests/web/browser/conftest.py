@@ -74,12 +74,8 @@ def server() -> Iterator[ServerProcess]:
 @pytest.fixture(scope="session")
 def cluster_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Two nodes behind nginx."""
-    cluster = LocalCluster(tmp_path_factory.mktemp("cluster"), nodes=2, workers=1)
-    try:
-        cluster.start()
+    with LocalCluster(tmp_path_factory.mktemp("cluster"), nodes=2, workers=1) as cluster:
         yield f"{cluster.url}/"
-    finally:
-        cluster.stop()
 
 
 @pytest.fixture(scope="session")

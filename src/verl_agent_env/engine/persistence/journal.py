@@ -39,10 +39,10 @@ logger = logging.getLogger(__name__)
 _RETRY_S = 0.1
 _FILL_S = 0.05
 """A call of the log costs as much as some dozens of writes."""
-_PROMPT = frozenset({"create", "begin", "close"})
-"""Writes that go at once, also where nobody waits for them: what becomes of an environment is said by them."""
 _MAX_BACKLOG_BYTES = 64 * 1024 * 1024
 _OVERTAKING = ("close", "create")
+_PROMPT = (*_OVERTAKING, "begin")
+"""Writes that go at once, also where nobody waits for them: what becomes of an environment is said by them."""
 
 
 class Journal:

@@ -61,9 +61,9 @@ class LiveEnvironments(Protocol):
 class Recorder:
     """Records one host's environments.
 
-    What is recorded depends on the kind (:class:`~verl_agent_env.envs.kind.EnvKind`): its steps (``journal``), its state
-    after each step (``snapshot``), its steps without waiting for them to be written (``relaxed``), or only that it exists
-    (``none``).
+    The durability of a kind (:class:`~verl_agent_env.envs.kind.EnvKind`) decides what is recorded: each step (``journal``),
+    the state after each step (``snapshot``), each step without waiting for the write (``relaxed``), or the existence of the
+    environment only (``none``).
     """
 
     def __init__(

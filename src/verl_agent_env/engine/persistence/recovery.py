@@ -190,7 +190,7 @@ class Recovery:
         return waiting
 
     def _read(self, env_id: str, saved: Saved, token: str | None, unknown: set[str]) -> LiveEnv | None:
-        """Return the history from which to recover an environment; None if there is nothing to recover."""
+        """Make an environment of what is kept of it, not yet played on; None if there is nothing to recover."""
         # What was read may be outdated: the slot's owner goes on.
         if self._table.get(env_id) is not None or not self._is_still_ours(env_id, token):
             return None

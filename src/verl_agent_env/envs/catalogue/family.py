@@ -95,7 +95,7 @@ class Family:
 
     @property
     def is_installed(self) -> bool:
-        """Tell whether the package is installed, in whatever version; nothing is imported."""
+        """True if the package is installed, in whatever version; nothing is imported."""
         return importlib.util.find_spec(self.module) is not None
 
     def env_class(self, short: str) -> type[ChatEnv]:

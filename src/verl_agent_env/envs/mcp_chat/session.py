@@ -101,10 +101,9 @@ class McpSession:
         Raises:
             ServerLostError: The server is gone and cannot be restarted.
         """
-        link = self._link
-        is_fresh = link is None or not link.is_open
+        link, is_fresh = self._link, False
         if link is None or not link.is_open:
-            link = await self._reopened(link)
+            link, is_fresh = await self._reopened(link), True
         try:
             return await self._call_on(link, tool, arguments, max_chars, is_fresh=is_fresh)
         except SessionForgottenError:

@@ -21,9 +21,9 @@ from typing import Any, NamedTuple
 import orjson
 
 from verl_agent_env.envs.registry import default_registry
+from verl_agent_env.envs.task_files import parquet_rows
 from verl_agent_env.integrations.errors import CurationError
 
-_ROWS_AT_A_TIME = 4096
 _TEXT_SUFFIXES = frozenset({".txt", ".xsb", ".sok", ".slc"})
 _LEVEL_LINE = re.compile(r"[#@+$*.\-_ ]*#[#@+$*.\-_ ]*")
 _FINAL_ANSWER = re.compile(r"####\s*(.+?)\s*$")
@@ -54,10 +54,12 @@ def read_problems(path: Path, env_name: str) -> tuple[GivenProblem, ...]:
     """
     try:
         if path.suffix == ".parquet":
-            return problems_of(_parquet_rows(path), env_name)
+            return problems_of(parquet_rows(path), env_name)
         text = _decoded(path.read_bytes())
     except (OSError, UnicodeError) as fault:
         raise CurationError(f"'{path}' cannot be read: {fault}.") from None
+    except ValueError as unfit:
+        raise CurationError(f"{unfit}.") from None
     if path.suffix in _TEXT_SUFFIXES:
         return tuple(GivenProblem(place, {"room": level}) for place, level in _levels_in(text))
     if text.lstrip().startswith("["):
@@ -110,21 +112,6 @@ def _json_list(path: Path, text: str) -> list[Any]:
     except orjson.JSONDecodeError as malformed:
         raise CurationError(f"'{path}' is no JSON: {malformed}.") from None
     return list(rows)
-
-
-def _parquet_rows(path: Path) -> Iterator[Any]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise CurationError(
-            "Parquet needs pyarrow, which is not installed: pip install 'verl-agent-env[curate]'."
-        ) from None
-    try:
-        for batch in pyarrow.parquet.ParquetFile(path).iter_batches(_ROWS_AT_A_TIME):
-            yield from batch.to_pylist()
-    except pyarrow.ArrowException as broken:
-        raise CurationError(f"'{path}' cannot be read as parquet: {broken}") from None
 
 
 def _levels_in(text: str) -> Iterator[tuple[str, str]]:

@@ -62,7 +62,7 @@ class Connections:
 
     @property
     def is_flooded(self) -> bool:
-        """Tell whether there are so many connections that a further one is closed without a response."""
+        """True if there are so many connections that a further one is closed without a response."""
         return self.open > self.most + _MAX_TOLD
 
     def enter(self, address: str) -> AtCapacityError | None:

@@ -170,12 +170,8 @@ class Disturbance(threading.Thread):
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[LocalCluster]:
-    made = LocalCluster(tmp_path / "cluster", nodes=2, workers=1)
-    try:
-        made.start()
+    with LocalCluster(tmp_path / "cluster", nodes=2, workers=1) as made:
         yield made
-    finally:
-        made.stop()
 
 
 def played(folder: Path) -> list[tuple[str, str, float]]:

@@ -125,7 +125,7 @@ class MiniGridEnv(TimedEnv):
 
     @property
     def mission(self) -> str:
-        """Return the mission."""
+        """The mission, in MiniGrid's words."""
         return str(self._world.mission)
 
     def act(self, call: ToolCall) -> Outcome:
@@ -172,7 +172,7 @@ def _make_world(world_id: str) -> World:
 
 
 def _standing(world: World) -> tuple[Any, ...]:
-    """Part of the state that a move can change, as far as the agent knows it."""
+    """Return the part of the state that a move can change, as far as the agent knows it."""
     front = world.grid.get(*world.front_pos)
     return tuple(world.agent_pos), world.agent_dir, world.carrying, None if front is None else front.encode()
 
