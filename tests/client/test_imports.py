@@ -18,7 +18,17 @@ def test_client_brings_neither_the_server_nor_environments() -> None:
     assert roots.isdisjoint({"fastapi", "starlette", "uvicorn", "redis", "pydantic", "gunicorn", "PIL"})
     ours = {name for name in loaded if name.startswith("verl_agent_env.")}
     packages = {name.split(".")[1] for name in ours}
-    assert packages <= {"client", "cluster", "envs", "errors", "messages", "moved", "proxies", "types"}
+    assert packages <= {
+        "client",
+        "cluster",
+        "envs",
+        "errors",
+        "messages",
+        "moved",
+        "proxies",
+        "spans",
+        "types",
+    }
     # The hash that tells where an environment lives.
     assert {name for name in ours if name.startswith("verl_agent_env.cluster.")} == {
         "verl_agent_env.cluster.ring"

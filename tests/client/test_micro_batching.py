@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import pytest
@@ -100,6 +101,31 @@ async def test_call_alone_goes_at_once_and_what_comes_meanwhile_goes_together(
     assert await asyncio.gather(first, *rest) == [2 * value for value in range(50)]
     assert server.batches == [[0], list(range(1, 50))]
     assert batcher.is_idle
+
+
+async def test_a_batch_is_sent_in_the_context_of_its_first_call() -> None:
+    whose: ContextVar[str] = ContextVar("whose")
+    seen: list[str] = []
+    gate = asyncio.Event()
+
+    async def send(items: list[Number]) -> list[int | VerlAgentEnvError]:
+        seen.append(whose.get())
+        await gate.wait()
+        return [item.value for item in items]
+
+    batcher = MicroBatcher(send, max_batch=1000, linger_s=0.0, max_delay_s=60.0)
+
+    async def ask_as(name: str) -> int:
+        whose.set(name)
+        return await ask(batcher, 1)
+
+    first = asyncio.create_task(ask_as("first"))
+    await pass_time(0.01)
+    rest = [asyncio.create_task(ask_as(name)) for name in ("second", "third")]
+    await pass_time(0.01)
+    gate.set()
+    await asyncio.gather(first, *rest)
+    assert seen == ["first", "second"]
 
 
 async def test_calls_of_one_turn_of_the_loop_share_the_first_batch(server: Server, gather: Gather) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import gc
 import socket
 import threading
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import orjson
 import uvicorn
@@ -21,6 +21,9 @@ from verl_agent_env.server import create_app
 from verl_agent_env.server.cluster.worker import Place
 from verl_agent_env.server.http.fast_path import FastPathProtocol
 from verl_agent_env.server.pool import UVICORN_OPTIONS
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import TracerProvider
 
 RUDE = "rude/raising-v0"
 MAX_BODY_BYTES = 50_000
@@ -59,6 +62,7 @@ class Served:
         connection_limits: dict[str, Any] | None = None,
         listener: socket.socket | None = None,
         place: Place | None = None,
+        tracer_provider: TracerProvider | None = None,
         **settings: Any,
     ) -> None:
         specs = (*BUILT_IN, EnvSpec(RUDE, rude_env.ENTRY_POINT), EnvSpec(GATED, slow_env.ENTRY_POINT))
@@ -71,6 +75,7 @@ class Served:
             ),
             Registry({spec.name: spec for spec in specs}),
             place,
+            tracer_provider,
         )
         listener = listener or socket.create_server(("127.0.0.1", 0), backlog=128)
         self.port: int = listener.getsockname()[1]

@@ -11,6 +11,7 @@ import asyncio
 import copy
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextvars import Context, copy_context
 from typing import Generic, Protocol, TypeVar
 
 from verl_agent_env.client.errors import ClientClosedError
@@ -28,6 +29,9 @@ class Item(Protocol):
 
 ItemT = TypeVar("ItemT", bound=Item)
 ResultT = TypeVar("ResultT")
+
+_Waiting = tuple[ItemT, "asyncio.Future[ResultT]", Context]
+"""A call, its result, and the context that it was made in: the first of a batch gives the request its own."""
 
 _MAX_FULL_BATCHES = 4
 """Number of full batches that may be pending before others wait."""
@@ -59,7 +63,7 @@ class MicroBatcher(Generic[ItemT, ResultT]):
         self._linger_s = linger_s
         self._max_delay_s = max_delay_s
         self._on_unclaimed = on_unclaimed
-        self._waiting: deque[tuple[ItemT, asyncio.Future[ResultT]]] = deque()
+        self._waiting: deque[_Waiting[ItemT, ResultT]] = deque()
         self._under_way: set[asyncio.Task[None]] = set()
         self._timer: asyncio.Handle | None = None
         self._is_urgent = False
@@ -72,7 +76,7 @@ class MicroBatcher(Generic[ItemT, ResultT]):
         if self._closed:
             future.set_exception(ClientClosedError())
             return future
-        self._waiting.append((item, future))
+        self._waiting.append((item, future, copy_context()))
         if self._timer is None or (not self._is_urgent and self._may_send()):
             self._plan(loop)
         return future
@@ -118,7 +122,7 @@ class MicroBatcher(Generic[ItemT, ResultT]):
             batch = self._take()
             if not batch:
                 return
-            task = loop.create_task(self._carry_out(batch))
+            task = loop.create_task(self._carry_out(batch), context=batch[0][2])
             self._under_way.add(task)
             task.add_done_callback(self._done)
             if not self._may_send():
@@ -126,13 +130,13 @@ class MicroBatcher(Generic[ItemT, ResultT]):
         if self._waiting:
             self._plan(loop)
 
-    def _take(self) -> list[tuple[ItemT, asyncio.Future[ResultT]]]:
-        batch: list[tuple[ItemT, asyncio.Future[ResultT]]] = []
+    def _take(self) -> list[_Waiting[ItemT, ResultT]]:
+        batch: list[_Waiting[ItemT, ResultT]] = []
         while self._waiting and len(batch) < self._max_batch:
-            item, future = self._waiting.popleft()
+            item, future, context = self._waiting.popleft()
             if not future.done():
                 item.sent = True
-                batch.append((item, future))
+                batch.append((item, future, context))
         return batch
 
     def _done(self, task: asyncio.Task[None]) -> None:
@@ -140,10 +144,10 @@ class MicroBatcher(Generic[ItemT, ResultT]):
         if self._waiting and not self._is_urgent:
             self._plan(task.get_loop())
 
-    async def _carry_out(self, batch: list[tuple[ItemT, asyncio.Future[ResultT]]]) -> None:
+    async def _carry_out(self, batch: list[_Waiting[ItemT, ResultT]]) -> None:
         results: Sequence[ResultT | BaseException]
         try:
-            results = await self._send([item for item, _ in batch])
+            results = await self._send([item for item, _, _ in batch])
         except RequestError as refused:
             if len(batch) > 1 and not isinstance(refused, UnauthorizedError):
                 # One item makes the request invalid, or there are too many of them: try the halves.
@@ -156,7 +160,7 @@ class MicroBatcher(Generic[ItemT, ResultT]):
             raise
         except Exception as failure:  # noqa: BLE001 - every caller gets the error
             results = [failure] * len(batch)
-        for (_, future), result in zip(batch, results, strict=True):
+        for (_, future, _), result in zip(batch, results, strict=True):
             if isinstance(result, BaseException):
                 if not future.done():
                     # A copy for each caller: an error that is raised in many places collects all their tracebacks.
@@ -167,7 +171,7 @@ class MicroBatcher(Generic[ItemT, ResultT]):
                 self._on_unclaimed(result)
 
 
-def _give_up(batch: Iterable[tuple[ItemT, asyncio.Future[ResultT]]]) -> None:
-    for _, future in batch:
+def _give_up(batch: Iterable[_Waiting[ItemT, ResultT]]) -> None:
+    for _, future, _ in batch:
         if not future.done():
             future.set_exception(ClientClosedError())

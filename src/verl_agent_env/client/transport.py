@@ -16,6 +16,7 @@ from yarl import URL
 from verl_agent_env.client.errors import ClientClosedError, NoServerError, ServerUnreachableError
 from verl_agent_env.errors import VerlAgentEnvError, error_from_body
 from verl_agent_env.proxies import proxy_for, shown
+from verl_agent_env.spans import trace_headers
 
 _CONNECT_S = 5.0
 _CONNECTING = 0.9
@@ -120,7 +121,7 @@ class Transport:
                 method,
                 URL(origin + path, encoded=True),
                 data=body or None,
-                headers=self._headers if headers is None else {**self._headers, **headers},
+                headers={**self._headers, **(headers or {}), **trace_headers()},
                 timeout=timeout,
                 allow_redirects=False,
                 proxy=proxy or None,

@@ -24,6 +24,7 @@ from verl_agent_env.errors import (
     StoreUnavailableError,
     VerlAgentEnvError,
 )
+from verl_agent_env.spans import note_wait
 from verl_agent_env.types import slot_of
 from verl_agent_env.wire.codec import encode
 from verl_agent_env.wire.large_bodies import UnreadJson, read_item, require_size
@@ -211,7 +212,10 @@ class _Writes:
         for position, pending in self._pending.items():
             waiting.setdefault(pending.group, []).append((position, pending.env_id))
         refused: dict[int, VerlAgentEnvError] = {}
-        for position, refusal in (await self._recorder.journal.settle_all(waiting)).items():
+        began = time.perf_counter()
+        settled = await self._recorder.journal.settle_all(waiting)
+        note_wait("stored", began, "store")
+        for position, refusal in settled.items():
             self._pending[position].refuse(refusal)
             if self._pending[position].refusal is not None:
                 refused[position] = refusal

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar, cast
@@ -31,6 +32,7 @@ from verl_agent_env.errors import (
     InvalidEnvArgumentsError,
     VerlAgentEnvError,
 )
+from verl_agent_env.spans import note_wait
 from verl_agent_env.types import slot_of
 from verl_agent_env.wire.actions import MAX_WHOLE_BYTES, identity_of
 from verl_agent_env.wire.results import EncodedReset, EncodedStep
@@ -421,7 +423,9 @@ class Calls:
         if instance.lock is None:
             instance.lock = asyncio.Lock()
         self._env_table.touch(instance)
+        began = time.perf_counter()
         async with instance.lock:
+            note_wait("queued", began, "environment")
             try:
                 self._lifecycle.require_here(instance)
                 yield

@@ -33,6 +33,7 @@ from verl_agent_env.errors import (
     RecoveryPendingError,
     VerlAgentEnvError,
 )
+from verl_agent_env.spans import note_wait
 from verl_agent_env.types import NUM_SLOTS, slot_of
 from verl_agent_env.wire.results import EncodedReset, EncodedStep
 from verl_agent_env.wire.suspicions import Suspicion, Suspicions
@@ -278,7 +279,9 @@ class Host:
             MovedError: Its slot went to another worker, or may have: nothing can be said of the environment here.
             StoreUnavailableError: What is kept of it cannot be read.
         """
+        began = time.perf_counter()
         unknown = await self.ensure([env_id])
+        note_wait("recovered", began, "environment")
         self._require_owned(env_id)
         if not (self.env_table.is_known(env_id) or env_id in unknown):
             raise MovedError(slot_of(env_id))

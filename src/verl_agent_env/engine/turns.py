@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,6 +11,7 @@ from contextvars import Context, ContextVar, copy_context
 
 from verl_agent_env import waits
 from verl_agent_env.errors import AtCapacityError
+from verl_agent_env.spans import note_wait
 
 
 class Caller:
@@ -85,12 +87,14 @@ class Turns:
             self._waiting[caller] = None
             self._look_later(caller)
         caller.waiting.append(granted)
+        began = time.perf_counter()
         try:
             await granted
         except asyncio.CancelledError:
             if granted.done() and not granted.cancelled() and granted.exception() is None:
                 self.give_back(caller)
             raise
+        note_wait("queued", began, self._resource)
         return caller
 
     def give_back(self, caller: Caller) -> None:

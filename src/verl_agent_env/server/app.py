@@ -10,7 +10,7 @@ import secrets
 import signal
 import sys
 from collections.abc import AsyncIterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from fastapi import FastAPI
@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response as PageResponse
 from starlette.types import Receive, Scope, Send
 
-from verl_agent_env import __version__, background
+from verl_agent_env import __version__, background, spans
 from verl_agent_env.config import ServerSettings
 from verl_agent_env.engine import Host
 from verl_agent_env.engine.reaper import reap_forever
@@ -36,6 +36,7 @@ from verl_agent_env.server.api.operations import Operations
 from verl_agent_env.server.api.routes import batch_routes, environment_routes, server_routes, task_routes
 from verl_agent_env.server.api.server import ServerHandlers
 from verl_agent_env.server.api.tasks import TaskHandlers
+from verl_agent_env.server.cluster.peers import WORKER_PATH
 from verl_agent_env.server.cluster.worker import ClusterWorker, Place, SharedState
 from verl_agent_env.server.http.admission import Admission
 from verl_agent_env.server.http.auth import TokenGuard, peer_secret_of
@@ -48,7 +49,7 @@ from verl_agent_env.server.http.openapi import document
 from verl_agent_env.server.http.proxies import TrustedProxies
 from verl_agent_env.server.http.route_table import RouteTable
 from verl_agent_env.server.http.tls import peer_context
-from verl_agent_env.server.http.types import PROBLEM_JSON
+from verl_agent_env.server.http.types import PROBLEM_JSON, Route
 from verl_agent_env.server.http.web_pages import WebPages
 from verl_agent_env.server.process.allocator import MemoryReturn, keep_little
 from verl_agent_env.server.process.loop_watch import LoopWatch
@@ -59,9 +60,16 @@ from verl_agent_env.server.wires.ors.door import ORS_PREFIX, as_ors
 from verl_agent_env.server.wires.ors.handlers import OrsHandlers
 from verl_agent_env.wire.suspicions import Suspicions
 
+if TYPE_CHECKING:
+    from opentelemetry.trace import TracerProvider
+
+    from verl_agent_env.server.http.tracing import Tracing
+
 logger = logging.getLogger(__name__)
 
 _SWITCH_S = 0.001
+_WATCHED_PATHS = frozenset({"/healthz", "/readyz", "/metrics", WORKER_PATH})
+"""Asked for all the time, by those who watch: their calls have no spans."""
 _DESCRIPTION = (
     "LLM-agent environments for reinforcement learning: chat messages in, tool calls out, by the batch."
 )
@@ -73,7 +81,13 @@ class EnvServer(FastAPI):
     API calls go through the dispatcher; FastAPI documents them; everything else is FastAPI's.
     """
 
-    def __init__(self, settings: ServerSettings, registry: Registry, place: Place | None = None) -> None:
+    def __init__(
+        self,
+        settings: ServerSettings,
+        registry: Registry,
+        place: Place | None = None,
+        tracer_provider: TracerProvider | None = None,
+    ) -> None:
         super().__init__(
             title="verl-agent-env",
             version=__version__,
@@ -135,11 +149,13 @@ class EnvServer(FastAPI):
             *task_routes(TaskHandlers(registry, tasks)),
             *server_routes(self.server_handlers, CatalogueHandlers(registry)),
         ]
-        pinned = [*map(self.worker.route_to_owner, self._routes)]
+        self.tracing = self._tracing_by(tracer_provider or spans.tracer_provider())
+        pinned = [self._traced(self.worker.route_to_owner(route)) for route in self._routes]
         self.operations = Operations(RouteTable(pinned), self.worker.table.slot_nearby)
         openenv = OpenEnvHandlers(registry, self.env_host.kinds, self.operations)
         ors = OrsHandlers(registry, self.env_host.kinds, self.operations)
-        routes = [*pinned, *self.worker.internal_routes, *openenv.routes(), *ors.routes()]
+        others = [*self.worker.internal_routes, *openenv.routes(), *ors.routes()]
+        routes = [*pinned, *map(self._traced, others)]
         self._admission = Admission.by_settings(
             settings, proxies, peer_secret=peer_secret_of(place.supervisor)
         )
@@ -180,16 +196,33 @@ class EnvServer(FastAPI):
             else:
                 await self.dispatcher.serve_page(super().__call__, scope, receive, send)
         elif scope["type"] == "websocket":
-            await self._socket_door(scope, receive, send)
+            with contextlib.nullcontext() if self.tracing is None else self.tracing.within(scope["headers"]):
+                await self._socket_door(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
+
+    def _tracing_by(self, provider: TracerProvider | None) -> Tracing | None:
+        if provider is None:
+            return None
+        from verl_agent_env.server.http.tracing import Tracing
+
+        return Tracing(provider, self.worker.name, self.env_host.env_table.get)
+
+    def _traced(self, route: Route) -> Route:
+        """Return the route, a span made for each request if calls are traced."""
+        if self.tracing is None or route.path in _WATCHED_PATHS:
+            return route
+        return self.tracing.traced(route)
 
     async def _serve_unknown(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self.dispatcher.serve({}, "", scope, receive, send)
 
 
 def create_app(
-    settings: ServerSettings | None = None, registry: Registry | None = None, place: Place | None = None
+    settings: ServerSettings | None = None,
+    registry: Registry | None = None,
+    place: Place | None = None,
+    tracer_provider: TracerProvider | None = None,
 ) -> EnvServer:
     """The server application.
 
@@ -197,8 +230,9 @@ def create_app(
         settings: The defaults when not given.
         registry: The environments; all installed ones when not given.
         place: Which worker of a pool it is; none when not given: a process on its own.
+        tracer_provider: Traces its calls; the program's own when not given, if it has set one.
     """
-    return EnvServer(settings or ServerSettings(), registry or default_registry(), place)
+    return EnvServer(settings or ServerSettings(), registry or default_registry(), place, tracer_provider)
 
 
 @contextlib.asynccontextmanager
@@ -236,6 +270,8 @@ async def _lifespan(app: EnvServer) -> AsyncIterator[dict[str, Any]]:
         await app.worker.stop()
         app.dispatcher.give_up()
         await app.env_host.stop()
+        if app.tracing is not None:
+            await app.tracing.flush()
         sys.setswitchinterval(switch_s)
         gc.set_threshold(*thresholds)
         gc.unfreeze()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine, Generator
 from types import CoroutineType
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar, cast
 
 from verl_agent_env.engine.persistence.groups import Group, OnEnd
 from verl_agent_env.errors import VerlAgentEnvError
+from verl_agent_env.spans import note_wait
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -103,8 +105,10 @@ class PendingAnswer(Generic[T_co]):
             if not written.done():
                 written.set_result(None)
 
+        began = time.perf_counter()
         self.add_done_callback(wake_up)
         yield from written
+        note_wait("stored", began, "store")
         return self.result()
 
     def _follow(self) -> None:

@@ -23,6 +23,7 @@ from verl_agent_env.server.http.idempotency import IdempotentRequests, Named
 from verl_agent_env.server.http.metrics import Metrics
 from verl_agent_env.server.http.tokens import Principal
 from verl_agent_env.server.http.types import Request, Response
+from verl_agent_env.spans import note
 from verl_agent_env.wire.batches import encode_closed, encode_initialized, encode_resets, encode_steps
 from verl_agent_env.wire.large_bodies import Turn, decode_batch
 from verl_agent_env.wire.operations import call_of, operations_of, steps_of
@@ -171,6 +172,7 @@ class BatchHandlers:
             env_ids = wanted.env_ids or []
             self._require_size(len(env_ids))
             closed, errors = await self._close(request.principal, env_ids)
+        note("batch_size", closed + len(errors))
         self._metrics.observe_batch("close", closed + len(errors), [error.code for _, error in errors])
         return Response(encode_closed(closed, errors))
 
@@ -196,6 +198,7 @@ class BatchHandlers:
         return fault_of(self._registry, wanted.env_name, wanted.env_kwargs or {})
 
     def _count(self, route: str, results: Sequence[Any]) -> None:
+        note("batch_size", len(results))
         codes = [result.code for result in results if isinstance(result, VerlAgentEnvError)]
         self._metrics.observe_batch(route, len(results), codes)
 

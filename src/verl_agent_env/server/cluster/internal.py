@@ -21,6 +21,7 @@ from verl_agent_env.server.cluster.peers import WORKER_PATH
 from verl_agent_env.server.cluster.sharded_batches import INTERNAL_PREFIX
 from verl_agent_env.server.http.headers import ANSWER_SHARE_HEADER
 from verl_agent_env.server.http.types import Request, Response, Route
+from verl_agent_env.spans import note
 from verl_agent_env.types import slot_of
 from verl_agent_env.wire.codec import decode
 from verl_agent_env.wire.large_bodies import decode_batch
@@ -161,6 +162,7 @@ class InternalHandlers:
 
     def _sort(self, env_ids: Sequence[str]) -> tuple[list[int], dict[int, VerlAgentEnvError]]:
         """Positions of the environments whose slots are this worker's own, and the error of each other one."""
+        note("batch_size", len(env_ids))
         mine: list[int] = []
         foreign: dict[int, VerlAgentEnvError] = {}
         owned: dict[int, bool] = {}

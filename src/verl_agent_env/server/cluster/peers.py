@@ -29,6 +29,7 @@ from verl_agent_env.server.http.headers import (
     PRINCIPAL_HEADER,
 )
 from verl_agent_env.server.http.logs import current_request_id
+from verl_agent_env.spans import trace_headers
 
 logger = logging.getLogger(__name__)
 
@@ -147,7 +148,8 @@ class Peers:
                         data=body,
                         headers=self._own_headers
                         | {_PEER_HEADER: self._secret_of(address)}
-                        | _passed_on(headers or {}),
+                        | _passed_on(headers or {})
+                        | trace_headers(),
                         timeout=timeout,
                         allow_redirects=False,
                     ) as answer:

@@ -329,6 +329,8 @@ class ClusterWorker:
             state="ready",
             started_at=time.time(),
         )
+        self.name = record.name
+        """Name of the worker, ``node:port``."""
         self._cluster: Cluster
         if shared.lease is not None and host.persistence is not None:
             self._cluster = SharedCluster(
