@@ -220,8 +220,7 @@ class Calls:
         try:
             answer = self._admit_step(instance, identity, seq, operation)
             if answer is None:
-                encoded, answer, mark = self._run_step(instance, action, encoded, identity)
-                self._commit_step(instance, identity, answer, operation, mark, encoded)
+                answer = self._run_step(instance, action, encoded, identity, operation)
         except EnvironmentStateError as error:
             return self._lifecycle.hold_back_error(instance, error)
         return answer if instance.group is None else self._lifecycle.hold_back(instance, answer)
@@ -257,9 +256,9 @@ class Calls:
         return stored
 
     def _run_step(
-        self, instance: LiveEnv, action: Any, encoded: bytes, identity: bytes
-    ) -> tuple[bytes, EncodedStep, Mark]:
-        """Apply an action inline; gives the action as it is recorded, the answer, and what is recorded of the state."""
+        self, instance: LiveEnv, action: Any, encoded: bytes, identity: bytes, operation: bytes
+    ) -> EncodedStep:
+        """Apply an action inline, note that it was applied, and record it."""
         note, recorder = self._note, self._lifecycle.recorder
         if note is not None:
             # As CallRecord.inline has it known, for a tenth of the price.
@@ -274,17 +273,23 @@ class Calls:
                 # As Lifecycle.require_short, without a call.
                 if len(answer.observation) + len(answer.info) > self._limits.max_answer_bytes:
                     self._lifecycle.require_short(answer)
-                return encoded, answer, NO_MARK if recorder is None else recorder.mark(instance, env, answer)
+                mark = NO_MARK if recorder is None else recorder.mark(instance, env, answer)
             except ENV_FAULTS as fault:
                 self._lifecycle.fail(instance, fault)
         finally:
             if note is not None:
                 self._state[0] = 0
+        # As _commit_step, without a call.
+        instance.commit(identity, answer, self._limits.max_journal_bytes, operation, mark, encoded)
+        if recorder is not None:
+            recorder.stepped(instance, encoded, mark)
+        return answer
 
     async def _run_step_offloaded(
         self, instance: LiveEnv, action: Any, encoded: bytes, identity: bytes
     ) -> tuple[bytes, EncodedStep, Mark]:
-        """Apply an action in a thread, or await it; gives what :meth:`_run_step` does."""
+        """Apply an action in a thread, or await it; gives the action as it is recorded, the answer, and what is recorded of the
+        state."""
         recorder, env = self._lifecycle.recorder, await self._standing(instance)
 
         def mark(env: Env, answer: EncodedStep) -> Mark:

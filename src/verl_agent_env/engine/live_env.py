@@ -396,10 +396,10 @@ class LiveEnv:
         self.last_answer = answer
         self.last_operation = operation
         self.ended = answer.terminated or answer.truncated
-        self.history_bytes += len(recorded)
         is_replayed = self.kind.deterministic
-        if not is_replayed:
-            self.history_bytes += len(answer.observation) + len(answer.info)
+        self.history_bytes += (
+            len(recorded) if is_replayed else len(recorded) + len(answer.observation) + len(answer.info)
+        )
         if mark is not NO_MARK and mark.state is not None:
             self.state, self.state_seq = mark.state, self.seq
         # Once above its bound, it stays above until the next episode. What goes to a journal has another bound, and is

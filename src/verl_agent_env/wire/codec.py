@@ -46,7 +46,7 @@ def decode_step(body: bytes) -> tuple[Any, int | None]:
     Raises:
         MalformedBodyError, InvalidRequestError: The errors of :func:`decode`.
     """
-    document = _parse(body)
+    document = parse_object(body) if len(body) <= SMALL_BYTES else _parse(body)
     if "action" in document:
         if len(document) == 1:
             return document["action"], None
@@ -78,10 +78,11 @@ def count_sign(text: bytes, sign: int, start: int, end: int) -> int:
 
 
 def _parse(body: bytes) -> dict[str, Any]:
-    if len(body) > MAX_BYTES_AT_ONCE:
-        raise BodyTooLargeError(MAX_BYTES_AT_ONCE)
-    if not is_parsed_at_once(body):
-        raise BodyTooComplexError(MAX_VALUES_AT_ONCE)
+    if len(body) > SMALL_BYTES:
+        if len(body) > MAX_BYTES_AT_ONCE:
+            raise BodyTooLargeError(MAX_BYTES_AT_ONCE)
+        if not is_parsed_at_once(body):
+            raise BodyTooComplexError(MAX_VALUES_AT_ONCE)
     return parse_object(body)
 
 
@@ -91,8 +92,11 @@ def parse_object(body: bytes) -> dict[str, Any]:
     Raises:
         MalformedBodyError: The body is not JSON, or not an object.
     """
-    document = parse(body) if body else {}
-    if not isinstance(document, dict):
+    try:
+        document = orjson.loads(body or b"{}")
+    except orjson.JSONDecodeError as malformed:
+        raise MalformedBodyError(str(malformed)) from None
+    if type(document) is not dict:
         raise MalformedBodyError("it is not an object")
     return document
 

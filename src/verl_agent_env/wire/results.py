@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from math import isfinite
 from typing import Any
 
 import orjson
@@ -35,7 +35,7 @@ class EncodedStep:
         """
         observation, reward, terminated, truncated, info = result
         reward = float(reward)
-        if not math.isfinite(reward):
+        if not isfinite(reward):
             raise ValueError(f"the reward is {reward}")
         try:
             # Like encode_kept, but inlined, because it runs for every step.

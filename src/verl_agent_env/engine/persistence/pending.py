@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine, Generator
 from types import CoroutineType
-from typing import Any, Generic, Protocol, TypeAlias, TypeVar, cast
+from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar, cast
 
 from verl_agent_env.engine.persistence.groups import Group, OnEnd
 from verl_agent_env.errors import VerlAgentEnvError
@@ -143,20 +143,21 @@ AwaitableOrValue: TypeAlias = T | PendingAnswer[T] | Coroutine[Any, Any, T]
 written; or a coroutine, in which nothing was done yet."""
 
 
+_WAITING: Final = (PendingAnswer, CoroutineType)
+
+
 async def await_maybe(answer: AwaitableOrValue[T]) -> T:
     """Wait for the result of a call, if there is anything to wait for."""
-    if isinstance(answer, PendingAnswer | CoroutineType):
+    if isinstance(answer, _WAITING):
         return cast("T", await answer)
     return cast("T", answer)
 
 
 def map_maybe(answer: AwaitableOrValue[T], convert: Callable[[T], U]) -> AwaitableOrValue[U]:
     """Convert the result of a call, as soon as there is one."""
-    if isinstance(answer, PendingAnswer):
-        return answer.then(convert)
-    if isinstance(answer, CoroutineType):
-        return _mapped(answer, convert)
-    return convert(cast("T", answer))
+    if not isinstance(answer, _WAITING):
+        return convert(cast("T", answer))
+    return answer.then(convert) if isinstance(answer, PendingAnswer) else _mapped(answer, convert)
 
 
 async def _mapped(answer: Coroutine[Any, Any, T], convert: Callable[[T], U]) -> U:

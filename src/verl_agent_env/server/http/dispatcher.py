@@ -39,7 +39,7 @@ from verl_agent_env.server.http.peer import Peer
 from verl_agent_env.server.http.problems import CLOSE, problem_response
 from verl_agent_env.server.http.request_memory import UNCOUNTED_BYTES, RequestMemory, Share
 from verl_agent_env.server.http.route_table import RouteTable
-from verl_agent_env.server.http.tokens import Principal
+from verl_agent_env.server.http.tokens import ANYBODY, Principal
 from verl_agent_env.server.http.types import Request, Response, Route
 from verl_agent_env.wire.pieces import Pieces
 
@@ -106,8 +106,7 @@ class Dispatcher:
         A body of unusual size is left to :meth:`serve`, which counts it, or refuses it.
         """
         length = headers.get(b"content-length", b"0")
-        is_usual = len(length) <= _MAX_LENGTH_DIGITS and length.isdigit()
-        if not is_usual or int(length) > self._max_fast_bytes:
+        if len(length) > _MAX_LENGTH_DIGITS or not length.isdigit() or int(length) > self._max_fast_bytes:
             return None
         found = self.match(path)
         if found is None:
@@ -166,12 +165,12 @@ class Dispatcher:
             error = _error_of(raised)
         if error is not None:
             response = problem_response(error, headers)
-        _complete(response, request_id)
+        response.request_id = request_id
         if isinstance(error, MethodNotAllowedError) or (method == "OPTIONS" and error is None):
-            response.headers.append((b"allow", _allowed(routes)))
+            response.headers += ((b"allow", _allowed(routes)),)
         if b"origin" in headers:
             response.headers += self._admission.policy.grants(method, headers)
-        self._done(route, method, path, error, started)
+        self._done(OTHER_ROUTES if route is None else route.path, method, path, error, started)
         is_read = request is not None
         # While the answer is sent, which may take long, nothing else is kept of the request.
         request = None
@@ -201,24 +200,25 @@ class Dispatcher:
         # Put back afterwards: all requests of a connection share one context here; serve() has one for each.
         before = current_request_id.set(request_id)
         try:
-            result: Response | BaseException
+            failure: BaseException
             try:
                 principal = self._admission.admit(method, headers, peer, route.auth_scope)
-                require_seen(principal, env_id)
+                if principal is not ANYBODY:
+                    require_seen(principal, env_id)
                 request = Request(env_id, body, b"", headers, principal, UNCOUNTED, path)
                 answer = route.handler(request)
                 if not isinstance(answer, Response):
                     return Exchange(self, head, peer, request, request_id, started, answer)
-                result = answer
+                return self._complete(head, request_id, started, answer)
             except MovedError as moved:
                 if route.at_owner is not None:
                     answer = route.at_owner(request)
                     return Exchange(self, head, peer, request, request_id, started, answer)
-                result = moved
+                failure = moved
             except BaseException as raised:  # noqa: BLE001
                 # Also what would end the server: nobody above expects it, and it came from an environment's code.
-                result = raised
-            return self.finish(head, request_id, started, result)
+                failure = raised
+            return self.finish(head, request_id, started, failure)
         finally:
             current_request_id.reset(before)
 
@@ -226,17 +226,25 @@ class Dispatcher:
         self, head: Head, request_id: bytes, started: float, result: Response | BaseException
     ) -> Response:
         """Finish the response of a request on the fast path: write the error if it is one, add headers, count and log."""
-        route, _, method, path, headers = head
-        error = None
         if isinstance(result, Response):
-            response = result
-        else:
-            error = _error_of(result)
-            response = problem_response(error, headers)
-        _complete(response, request_id)
+            return self._complete(head, request_id, started, result)
+        error = _error_of(result)
+        return self._complete(head, request_id, started, problem_response(error, head.headers), error)
+
+    def _complete(
+        self,
+        head: Head,
+        request_id: bytes,
+        started: float,
+        response: Response,
+        error: VerlAgentEnvError | None = None,
+    ) -> Response:
+        """Add headers to a response, which tells of ``error`` if there is one, count and log."""
+        route, _, method, path, headers = head
+        response.request_id = request_id
         if b"origin" in headers:
             response.headers += self._admission.policy.grants(method, headers)
-        self._done(route, method, path, error, started)
+        self._done(route.path, method, path, error, started)
         return response
 
     def give_up(self) -> None:
@@ -248,8 +256,8 @@ class Dispatcher:
         """Return the response for a connection that is closed with this error, and count the error."""
         self._metrics.count_error(error.code)
         response = problem_response(error, {})
-        _complete(response, self._request_id(None))
-        response.headers = [header for header in response.headers if header != CLOSE] + [CLOSE]
+        response.request_id = self._request_id(None)
+        response.headers = (*(header for header in response.headers if header != CLOSE), CLOSE)
         return response
 
     async def serve_page(
@@ -274,12 +282,12 @@ class Dispatcher:
         except VerlAgentEnvError as error:
             self._metrics.count_error(error.code)
             response = problem_response(error, headers)
-            _complete(response, self._request_id(headers.get(b"x-request-id")))
+            response.request_id = self._request_id(headers.get(b"x-request-id"))
             await _send(response, method, receive, send, is_read=False)
             return
         note_source(peer, headers)
         current_principal.set(principal)
-        granted = policy.grants(method, headers) if b"origin" in headers else []
+        granted = policy.grants(method, headers) if b"origin" in headers else ()
         if granted and is_preflight:
             await send({"type": "http.response.start", "status": 200, "headers": [*granted, _NO_CONTENT]})
             await send({"type": "http.response.body", "body": b""})
@@ -325,7 +333,7 @@ class Dispatcher:
         self._metrics.count_error(error.code)
         headers = dict(scope["headers"])
         response = problem_response(error, headers)
-        _complete(response, self._request_id(headers.get(b"x-request-id")))
+        response.request_id = self._request_id(headers.get(b"x-request-id"))
         await receive()
         if "websocket.http.response" not in scope.get("extensions", {}):
             await send({"type": "websocket.close", "code": _POLICY_VIOLATION})
@@ -334,19 +342,19 @@ class Dispatcher:
             {
                 "type": "websocket.http.response.start",
                 "status": response.status,
-                "headers": response.headers,
+                "headers": response.all_headers(),
             }
         )
         await send({"type": "websocket.http.response.body", "body": response.body})
 
     def _done(
-        self, route: Route | None, method: str, path: str, error: VerlAgentEnvError | None, started: float
+        self, label: str, method: str, path: str, error: VerlAgentEnvError | None, started: float
     ) -> None:
-        """Count the request, and log it if it failed or all are logged."""
+        """Count a request under its route's label, and log it if it failed or all are logged."""
         elapsed = time.perf_counter() - started
-        status, code = (200, "") if error is None else (error.status, error.code)
-        self._metrics.observe(route.path if route is not None else OTHER_ROUTES, elapsed, code)
-        if self._log_all or status >= 500:
+        self._metrics.observe(label, elapsed, "" if error is None else error.code)
+        if self._log_all or (error is not None and error.status >= 500):
+            status, code = (200, None) if error is None else (error.status, error.code)
             _log_request(method, path, status, code, elapsed)
 
     def _request_id(self, given: bytes | None) -> bytes:
@@ -384,9 +392,9 @@ async def _send(response: Response, method: str, receive: Receive, send: Send, *
     # Asked for it, a client that expects to be would send the body: then the answer says already that this is the end.
     is_whole = is_read or (CLOSE not in response.headers and has_arrived(receive))
     if not is_whole and CLOSE not in response.headers:
-        response.headers.append(CLOSE)
+        response.headers += (CLOSE,)
     payload = b"" if method == "HEAD" else response.body
-    await send({"type": "http.response.start", "status": response.status, "headers": response.headers})
+    await send({"type": "http.response.start", "status": response.status, "headers": response.all_headers()})
     if isinstance(payload, Pieces):
         # Each waits until the connection has taken in most of those before.
         for piece in payload:
@@ -399,14 +407,6 @@ async def _send(response: Response, method: str, receive: Receive, send: Send, *
     if not is_whole:
         await linger(receive)
         await send({"type": "http.response.body", "body": b""})
-
-
-def _complete(response: Response, request_id: bytes) -> None:
-    """Add the headers that every response has."""
-    headers = [(b"content-type", response.media_type), (b"x-request-id", request_id)]
-    if response.stream is None:
-        headers.insert(1, (b"content-length", b"%d" % len(response.body)))
-    response.headers = headers + response.headers
 
 
 def require_seen(principal: Principal, env_id: str) -> None:
@@ -441,7 +441,7 @@ def _allowed(routes: dict[str, Route]) -> bytes:
     return ", ".join(sorted({*routes, "OPTIONS", *(("HEAD",) if "GET" in routes else ())})).encode()
 
 
-def _log_request(method: str, path: str, status: int, code: str, elapsed_s: float) -> None:
+def _log_request(method: str, path: str, status: int, code: str | None, elapsed_s: float) -> None:
     logger.log(
         logging.WARNING if status >= 500 else logging.INFO,
         "request",
@@ -449,7 +449,7 @@ def _log_request(method: str, path: str, status: int, code: str, elapsed_s: floa
             "method": method,
             "path": path[:_MAX_SHOWN_PATH],
             "status": status,
-            "code": code or None,
+            "code": code,
             "elapsed_ms": round(elapsed_s * 1000, 3),
         },
     )

@@ -86,9 +86,12 @@ class FastPathProtocol(LimitedProtocol):
         # uvicorn makes the request's scope here; the slow path does so later.
         self.url = b""
         self.headers = []
-        self.expect_100_continue = False
         self.phase = HEAD
         self._idle_since = math.inf
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        # uvicorn looks at each whether it is ``Expect``, which the slow path alone has to know.
+        self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         self.end_head()
@@ -107,14 +110,15 @@ class FastPathProtocol(LimitedProtocol):
         self.phase = IDLE
         if self.deadline is not None:
             self.clear_deadline()
-        if self._head is None or self._dispatcher is None:
+        head, body, dispatcher = self._head, self._body, self._dispatcher
+        if head is None or dispatcher is None:
             super().on_message_complete()
             return
-        head, body = self._head, self._body
         self._head, self._body = None, b""
-        self._stop_body_timer()
+        if self._body_timer is not None:
+            self._stop_body_timer()
         self.is_fresh = False
-        answer = self._dispatcher.respond(head, self.peer, body)
+        answer = dispatcher.respond(head, self.peer, body)
         if isinstance(answer, Exchange):
             cycle = self.cycle = _FastCycle()
             answer.start(partial(self._deliver, cycle), self.tasks)
@@ -154,7 +158,7 @@ class FastPathProtocol(LimitedProtocol):
             self.server_state.total_requests += 1
             return
         if not cycle.keep_alive and CLOSE not in response.headers:
-            response.headers.append(CLOSE)
+            response.headers += (CLOSE,)
         self.transport.write(self.rendered(response))
         if not cycle.keep_alive:
             self.transport.close()
@@ -191,9 +195,12 @@ class FastPathProtocol(LimitedProtocol):
         body, self._body = self._body, b""
         self._head = None
         self._stop_body_timer()
-        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        url, headers = self.url, self.headers
         super().on_message_begin()
-        self.url, self.expect_100_continue = url, expects
+        self.url = url
+        self.expect_100_continue = any(
+            name == b"expect" and value.lower() == b"100-continue" for name, value in headers
+        )
         self.headers.extend(headers if url[:1] == b"/" else _with_host_of(url, headers))
         super().on_headers_complete()
         if body:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from asyncio import AbstractEventLoop, TimerHandle
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 from uvicorn.config import Config
@@ -324,12 +324,20 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def rendered(self, response: Response) -> bytes:
         """An answer as it is written."""
-        lines = [STATUS_LINE[response.status]]
-        lines += [
-            b"%b: %b\r\n" % header for header in (*self.server_state.default_headers, *response.headers)
-        ]
-        lines += (b"\r\n", bytes(response.body))
-        return b"".join(lines)
+        defaults, headers, body = self.server_state.default_headers, response.headers, response.body
+        return b"%b%bcontent-type: %b\r\ncontent-length: %d\r\nx-request-id: %b\r\n%b\r\n%b" % (
+            STATUS_LINE[response.status],
+            _lines(defaults) if defaults else b"",
+            response.media_type,
+            len(body),
+            response.request_id,
+            _lines(headers) if headers else b"",
+            body if type(body) is bytes else bytes(body),
+        )
+
+
+def _lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    return b"".join([b"%b: %b\r\n" % header for header in headers])
 
 
 class _Trailers(list[tuple[bytes, bytes]]):

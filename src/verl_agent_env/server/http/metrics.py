@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import bisect
-from collections import Counter
+from bisect import bisect_left
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 from prometheus_client import (
@@ -38,7 +38,7 @@ class Histogram:
 
     def observe(self, value: float) -> None:
         """Count a value."""
-        self._counts[bisect.bisect_left(self._limits, value)] += 1
+        self._counts[bisect_left(self._limits, value)] += 1
         self._sum += value
 
     def buckets(self) -> tuple[list[tuple[str, float]], float]:
@@ -68,7 +68,7 @@ class Metrics:
         self._forwarded = forwarded
         self._connections = connections
         self._loop_watch = loop_watch
-        self._latency: dict[str, Histogram] = {}
+        self._latency: defaultdict[str, Histogram] = defaultdict(lambda: Histogram(LATENCY_BUCKETS_S))
         self._batch_sizes: dict[str, Histogram] = {}
         self._errors: Counter[str] = Counter()
         self._item_errors: Counter[str] = Counter()
@@ -80,10 +80,7 @@ class Metrics:
 
     def observe(self, route: str, elapsed_s: float, code: str) -> None:
         """Count a request, and its error if it failed."""
-        histogram = self._latency.get(route)
-        if histogram is None:
-            histogram = self._latency[route] = Histogram(LATENCY_BUCKETS_S)
-        histogram.observe(elapsed_s)
+        self._latency[route].observe(elapsed_s)
         if code:
             self._errors[code] += 1
 

@@ -25,15 +25,15 @@ def problem_response(error: VerlAgentEnvError, request_headers: Mapping[bytes, b
         error: The error.
         request_headers: Of the request that failed.
     """
-    headers: Headers = []
+    headers: Headers = ()
     if isinstance(error, UnauthorizedError):
-        headers.append((b"www-authenticate", b"Bearer"))
+        headers += ((b"www-authenticate", b"Bearer"),)
     if isinstance(error, InsufficientScopeError):
         shown = b'Bearer error="insufficient_scope", scope="%b"' % error.scope.encode()
-        headers.append((b"www-authenticate", shown))
+        headers += ((b"www-authenticate", shown),)
     if error.status in (429, 503):
-        headers.append((b"retry-after", b"%d" % error.retry_after_s))
+        headers += ((b"retry-after", b"%d" % error.retry_after_s),)
     if isinstance(error, BodyTimeoutError | BodyTooLargeError) or b"expect" in request_headers:
         # The rest of the body is not read, or may never be sent: the connection cannot be used again.
-        headers.append(CLOSE)
+        headers += (CLOSE,)
     return Response(orjson.dumps(error.to_problem()), PROBLEM_JSON, error.status, headers)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from verl_agent_env.server.http.types import Route
 
 _ENVIRONMENT_PREFIX = "/api/environment/"
+_PREFIX_LENGTH = len(_ENVIRONMENT_PREFIX)
 _MAX_ENV_ID_LENGTH = 128
 
 
@@ -31,10 +32,8 @@ class RouteTable:
     def match(self, path: str) -> tuple[dict[str, Route], str] | None:
         """Give the routes of a path by method, and the environment's id in it; ``None`` if there is no such path."""
         if path.startswith(_ENVIRONMENT_PREFIX):
-            rest = path[len(_ENVIRONMENT_PREFIX) :]
-            cut = rest.find("/")
-            env_id, verb = (rest, "") if cut < 0 else (rest[:cut], rest[cut:])
-            routes = self._by_verb.get(verb)
+            env_id, slash, verb = path[_PREFIX_LENGTH:].partition("/")
+            routes = self._by_verb.get(slash + verb)
             if routes is not None and 0 < len(env_id) <= _MAX_ENV_ID_LENGTH and env_id != "initialize":
                 return routes, env_id
         routes = self._by_path.get(path)

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from verl_agent_env.errors import ContentTypeNotAllowedError, HostNotAllowedError, OriginNotAllowedError
 from verl_agent_env.server.http.peer import Peer, is_loopback
+from verl_agent_env.server.http.types import Headers
 
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]{2,45})\]|([A-Za-z0-9_.-]{1,254}?)\.?)(?::([0-9]{0,5}))?")
 _ORIGIN = re.compile(r"(https?)://([^/?#@\s]+)", re.IGNORECASE)
@@ -88,22 +89,23 @@ class SameOriginPolicy:
             ContentTypeNotAllowedError: A browser sent it with a body that a plain form could have sent.
         """
         host = headers.get(b"host")
-        if (self._is_strict or peer.arrived_on_loopback) and host is not None and host not in self._known:
+        # Nearly always it was accepted before.
+        if host not in self._known and host is not None and (self._is_strict or peer.arrived_on_loopback):
             self._require_known(host, peer)
         if b"origin" in headers or b"sec-fetch-site" in headers or b"cookie" in headers:
             self._check_browser(method, headers, peer)
 
-    def grants(self, method: str, headers: Mapping[bytes, bytes]) -> list[tuple[bytes, bytes]]:
+    def grants(self, method: str, headers: Mapping[bytes, bytes]) -> Headers:
         """Headers that let a page of a listed origin read the answer (CORS); none for any other."""
         origin = headers.get(b"origin")
         if origin is None or not self._is_listed(origin):
-            return []
-        granted = [
+            return ()
+        granted = (
             (b"access-control-allow-origin", origin),
             (b"access-control-expose-headers", _EXPOSED),
             (b"vary", b"Origin"),
-        ]
-        return [*granted, *_PREFLIGHT] if method == "OPTIONS" else granted
+        )
+        return (*granted, *_PREFLIGHT) if method == "OPTIONS" else granted
 
     def _check_browser(self, method: str, headers: Mapping[bytes, bytes], peer: Peer) -> None:
         origin = headers.get(b"origin")

@@ -19,7 +19,7 @@ from verl_agent_env.wire.pieces import Body
 JSON = b"application/json"
 PROBLEM_JSON = b"application/problem+json"
 
-Headers = list[tuple[bytes, bytes]]
+Headers = tuple[tuple[bytes, bytes], ...]
 
 
 @dataclass(slots=True)
@@ -47,7 +47,7 @@ class Request:
         written may be refused all the same, when the slot has moved before the answer to the write came.
         """
         given = self.headers.get(OPERATION_HEADER)
-        operation = call_of(given)
+        operation = b"" if given is None else call_of(given)
         if self.may_be_sent_on and operation != given:
             operation = operation or new_call()
             self.headers = {**self.headers, OPERATION_HEADER: operation}
@@ -61,10 +61,22 @@ class Response:
     body: Body
     media_type: bytes = JSON
     status: int = 200
-    headers: Headers = field(default_factory=list)
+    headers: Headers = ()
     """Those besides the media type, the length and the request's id."""
     stream: AsyncIterator[bytes] | None = None
     """The body, in place of ``body``, where its parts come one after the other."""
+    request_id: bytes = b""
+    """Of the request that is answered; the dispatcher sets it."""
+
+    def all_headers(self) -> list[tuple[bytes, bytes]]:
+        """Return the headers as ASGI takes them."""
+        length = () if self.stream is not None else ((b"content-length", b"%d" % len(self.body)),)
+        return [
+            (b"content-type", self.media_type),
+            *length,
+            (b"x-request-id", self.request_id),
+            *self.headers,
+        ]
 
 
 Handler = Callable[[Request], AwaitableOrValue[Response]]

@@ -23,7 +23,7 @@ def event(name: str, data: str = "") -> bytes:
 
 def events(*pieces: bytes) -> Response:
     """Answer with events that are known already."""
-    return Response(b"".join(pieces), _MEDIA_TYPE, headers=[*_HEADERS])
+    return Response(b"".join(pieces), _MEDIA_TYPE, headers=_HEADERS)
 
 
 def events_of_work(first: bytes, work: Callable[[], Awaitable[bytes]]) -> Response:
@@ -42,4 +42,4 @@ def events_of_work(first: bytes, work: Callable[[], Awaitable[bytes]]) -> Respon
             yield _SIGN_OF_LIFE
         yield task.result()
 
-    return Response(b"", _MEDIA_TYPE, headers=[*_HEADERS], stream=stream())
+    return Response(b"", _MEDIA_TYPE, headers=_HEADERS, stream=stream())
