@@ -19,10 +19,13 @@ WIRES_BIN := $(WIRES_VENV)/bin
 MODEL_VENV := .venv-model
 MODEL_BIN := $(MODEL_VENV)/bin
 
+SITE_VENV := .venv-site
+SITE_BIN := $(SITE_VENV)/bin
+
 CATALOGUE_VENV := .venv-catalogue
 CATALOGUE_BIN := $(CATALOGUE_VENV)/bin
 
-.PHONY: help install serve cluster programs chromium test pytest web-test wires-test catalogue-test catalogue-data deep lint format bench loadtest chaos hostile docs verl verl-test model eval-real clean
+.PHONY: help install serve cluster programs chromium test pytest web-test wires-test catalogue-test catalogue-data release-test lock site deep lint format bench loadtest chaos hostile docs verl verl-test model eval-real clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -85,7 +88,7 @@ lint: install  ## Check formatting, style, types and which package may import wh
 	$(BIN)/black --quiet --check .
 	$(BIN)/isort --quiet --check .
 	$(BIN)/ruff check --quiet .
-	MYPYPATH=src:examples $(BIN)/mypy src tests loadtests docs examples/*.py examples/verl/*.py
+	MYPYPATH=src:examples $(BIN)/mypy src tests loadtests docs deploy/docker deploy/release examples/*.py examples/verl/*.py
 	$(BIN)/lint-imports --no-logo
 
 format: install  ## Format everything
@@ -135,6 +138,18 @@ $(WIRES_VENV)/.installed: pyproject.toml
 wires-test: $(WIRES_VENV)/.installed programs  ## Use the server with the real clients of OpenEnv and ORS
 	$(WIRES_BIN)/python -m pytest tests/wires --durations=5 $(ARGS)
 
+release-test: install  ## Build a release, and use every light extra of its wheel in environments that have nothing else
+	$(BIN)/pytest tests/release tests/release/check_extras.py --durations=10 $(ARGS)
+
+# What the image installs, by hashes: the newest versions that fit. uv finds the package index by its own settings.
+LOCKED := $(BIN)/uv pip compile --quiet --no-header --no-annotate --generate-hashes --python-version 3.11 --python-platform linux
+
+lock: install  ## Write the lock files of the image anew, with the newest versions that pyproject.toml allows
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(LOCKED) pyproject.toml --output-file deploy/docker/requirements.lock --upgrade
+	$(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['build-system']['requires'], sep='\n')" \
+		| $(LOCKED) - --output-file deploy/docker/build-requirements.lock --upgrade
+
 # Both say how far they are. Of the simulation an equal part is made for each time of the other tests' depth.
 deep: DEPTH ?= 200
 deep: SEED ?= 1
@@ -157,5 +172,15 @@ hostile: install programs  ## Attack a server and a cluster as strangers and car
 docs: install  ## Write docs/environments.md from the environments' docstrings
 	$(BIN)/python docs/make_environments.py
 
+# Material for MkDocs has come to its end; Zensical is its successor by the same people, and reads mkdocs.yml.
+$(SITE_VENV)/.installed: Makefile
+	test -x $(SITE_BIN)/python || $(PYTHON) -m venv $(SITE_VENV)
+	$(SITE_BIN)/python -m pip install --quiet --disable-pip-version-check "zensical==0.1.3"
+	touch $@
+
+site: $(SITE_VENV)/.installed  ## Make a site of the documents in out/site; exit 1 if a link of it leads nowhere
+	$(SITE_BIN)/python docs/make_site.py out/site-source
+	$(SITE_BIN)/zensical build --strict --clean --config-file mkdocs.yml
+
 clean:  ## Remove what install and the tests made
-	rm -rf $(VENV) $(VERL_VENV) $(WEB_VENV) $(WIRES_VENV) $(MODEL_VENV) $(CATALOGUE_VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage* out
+	rm -rf $(VENV) $(VERL_VENV) $(WEB_VENV) $(WIRES_VENV) $(MODEL_VENV) $(CATALOGUE_VENV) $(SITE_VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage* out

@@ -1,0 +1,52 @@
+"""Every light extra, each in an environment of its own: it installs, and what it is for works. Minutes; ``make release-test``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.release.conftest import Dist, install
+
+PLAYED = """
+import verl_agent_env.interface as interface
+env_id = interface.initialize_environment({name!r}, seed=1)
+observation, info = interface.reset(env_id)
+assert observation[0]["content"]
+interface.close_environment(env_id)
+"""
+USED = {
+    "curate": """
+from click.testing import CliRunner
+from verl_agent_env.cli import cli
+done = CliRunner().invoke(cli, ["curate", "frozen_lake", "--train", "4", "--test", "2", "--out", "data"])
+assert done.exit_code == 0, done.output
+import pyarrow.parquet
+assert pyarrow.parquet.read_table("data/train.parquet").num_rows == 4
+""",
+    "examples": "import anthropic, openai",
+    "math": """
+import verl_agent_env.interface as interface
+messages = [{"role": "user", "content": "What is a half?"}]
+scorer = {"type": "math", "answer": "1/2"}
+env_id = interface.initialize_environment("single_turn_chat", env_kwargs={"messages": messages, "scorer": scorer})
+interface.reset(env_id)
+assert interface.step(env_id, "<answer>0.5</answer>")[1] == 1.0
+""",
+    "mcp": """
+import verl_agent_env.server.api.mcp_tools
+from verl_agent_env.envs.registry import get_class
+""",
+    "minigrid": PLAYED.format(name="minigrid/MiniGrid-Empty-5x5-v0"),
+    "open-spiel": PLAYED.format(name="open_spiel/tic_tac_toe"),
+    "reasoning-gym": PLAYED.format(name="reasoning_gym/basic_arithmetic"),
+    "textarena": PLAYED.format(name="textarena/Wordle-v0"),
+}
+"""By extra, code that fails where it is missing or does not fit."""
+
+
+@pytest.mark.parametrize("extra", USED)
+def test_an_extra_installs_and_works(dist: Dist, tmp_path: Path, extra: str) -> None:
+    installed = install(tmp_path / "installed", f"{dist.wheel}[{extra}]")
+    done = installed.python(USED[extra])
+    assert done.returncode == 0, done.stderr
