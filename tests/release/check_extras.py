@@ -39,6 +39,7 @@ from verl_agent_env.envs.registry import get_class
 """,
     "minigrid": PLAYED.format(name="minigrid/MiniGrid-Empty-5x5-v0"),
     "open-spiel": PLAYED.format(name="open_spiel/tic_tac_toe"),
+    "otel": "import opentelemetry.sdk.trace, opentelemetry.exporter.otlp.proto.http.trace_exporter",
     "reasoning-gym": PLAYED.format(name="reasoning_gym/basic_arithmetic"),
     "textarena": PLAYED.format(name="textarena/Wordle-v0"),
 }
