@@ -10,7 +10,7 @@ import pytest
 
 from tests.client.conftest import LAKE
 from verl_agent_env.client import AsyncEnvClient, EnvClient
-from verl_agent_env.client.calls import Verb
+from verl_agent_env.client.calls import ClientVerb
 from verl_agent_env.client.transport import _IDLE_S, _error_of
 from verl_agent_env.config import ServerSettings
 from verl_agent_env.errors import EpisodeEndedError, UnknownEnvNameError, VerlAgentEnvError, all_errors
@@ -101,7 +101,7 @@ def test_every_error_of_the_server_is_raised_as_its_class(error: type[VerlAgentE
     raised = _error_of("http://server", error.status, orjson.dumps(problem), "")
     assert type(raised) is error
     assert raised.retryable is problem["retryable"]
-    verb: Verb[Any, Any] = Verb(
+    verb: ClientVerb[Any, Any] = ClientVerb(
         "step", str, bytes, lambda _: None, lambda _: b"", lambda answer, _: answer["rewards"]
     )
     body = orjson.dumps({"rewards": [1.0, None], "errors": [{"index": 1, **problem}]})

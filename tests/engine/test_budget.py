@@ -8,10 +8,10 @@ from typing import Any
 import orjson
 import pytest
 
+from tests import batch_calls
 from tests.engine.conftest import KINDS
 from tests.engine.probes import Controls
 from verl_agent_env.engine import CreateRequest, Host, await_maybe
-from verl_agent_env.engine.batches import Batches
 from verl_agent_env.engine.inspection import trajectory
 from verl_agent_env.errors import (
     AnswerTooLargeError,
@@ -19,7 +19,7 @@ from verl_agent_env.errors import (
     EnvironmentLostError,
     InvalidEnvArgumentsError,
 )
-from verl_agent_env.wire.results import EncodedStep
+from verl_agent_env.wire.results import Created, EncodedStep
 
 Create = Callable[..., Any]
 SLOW = {"dim_room": [30, 30], "num_boxes": 15, "min_pushes": 1}
@@ -34,7 +34,7 @@ async def test_steps_beyond_the_longest_answer_are_not_taken(
     env_ids = [await create(host, kind) for _ in range(40)]
     for env_id in env_ids:
         await await_maybe(host.step(env_id, "1", 0))
-    answers = await Batches(host).step(env_ids, ["1"] * 40, [1] * 40)
+    answers = await batch_calls.step(host, env_ids, ["1"] * 40, [1] * 40)
     taken = [
         env_id for env_id, answer in zip(env_ids, answers, strict=True) if isinstance(answer, EncodedStep)
     ]
@@ -43,7 +43,7 @@ async def test_steps_beyond_the_longest_answer_are_not_taken(
     assert left
     assert all(isinstance(answer, EncodedStep | AnswerTooLargeError) for answer in answers)
     assert {host.env_table.find(env_id).seq for env_id in left} == {1}
-    again = await Batches(host).step(left[:5], ["1"] * 5, [1] * 5)
+    again = await batch_calls.step(host, left[:5], ["1"] * 5, [1] * 5)
     assert all(isinstance(answer, EncodedStep) for answer in again)
 
 
@@ -66,7 +66,7 @@ async def test_an_answer_too_long_by_itself_is_refused_and_nothing_has_changed(
     second = await await_maybe(host.step(env_id, "2", 1))
     totals = [orjson.loads(answer.observation)[0]["content"] for answer in (first, second)]
     assert int(totals[1]) - int(totals[0]) == 2
-    (refused,) = await Batches(host).step([env_id], ["long"], [2])
+    (refused,) = await batch_calls.step(host, [env_id], ["long"], [2])
     assert isinstance(refused, AnswerTooLargeError)
     assert host.env_table.find(env_id).seq == 2
 
@@ -99,7 +99,7 @@ async def test_long_arguments_are_taken_into_account_before_anything_is_made(
     host = make_host(max_answer_bytes=100_000)
     chat = {"task_prompt": "x" * 30_000}
     requests = [CreateRequest("verl_env/single_turn_chat-v0", 1, chat)] * 50
-    results = await Batches(host).create(requests)
+    results = await batch_calls.create(host, requests)
     made = [result for result in results if isinstance(result, tuple)]
     assert 1 <= len(made) <= 4
     assert len(host.env_table) == len(made)
@@ -113,13 +113,13 @@ async def test_environments_that_compute_too_long_in_all_are_refused(make_host: 
     costs_s = host.computing_ms(slow) / 1000
     assert costs_s > 0.5
     assert host.computing_ms(quick) == 0
-    results = await Batches(host).create([quick, slow, quick, slow, quick])
+    results = await batch_calls.create(host, [quick, slow, quick, slow, quick])
     assert [type(result) for result in results] == [
-        tuple,
-        BatchTooCostlyError if costs_s > 1 else tuple,
-        tuple,
+        Created,
+        BatchTooCostlyError if costs_s > 1 else Created,
+        Created,
         BatchTooCostlyError,
-        tuple,
+        Created,
     ]
 
 
@@ -134,5 +134,5 @@ async def test_what_computes_long_runs_in_a_thread_and_is_the_same(host: Host) -
 @pytest.mark.parametrize("name", ["single_turn_chat", "frozen_lake"])
 async def test_arguments_that_json_cannot_hold_are_the_items_own_fault(host: Host, name: str) -> None:
     deep = {"task_prompt": orjson.loads(b"[" * 300 + b"]" * 300)}
-    results = await Batches(host).create([CreateRequest(name, 1, deep), CreateRequest("frozen_lake", 1)])
+    results = await batch_calls.create(host, [CreateRequest(name, 1, deep), CreateRequest("frozen_lake", 1)])
     assert [type(result) for result in results] == [InvalidEnvArgumentsError, tuple]

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from tests import batch_calls
 from tests.waiting import HANG_S, no_hang, until
 from verl_agent_env.engine import CreateRequest, Host, await_maybe
-from verl_agent_env.engine.batches import Batches
 from verl_agent_env.engine.kinds import KindLoader
 from verl_agent_env.envs.registry import Registry
 from verl_agent_env.errors import EnvironmentFailedError, UnknownEnvNameError
@@ -65,7 +65,7 @@ async def test_what_is_wrong_with_a_kind_is_said_by_who_makes_environments(
     host = make_host()
     with pytest.raises(error):
         await await_maybe(host.create(CreateRequest(name, 1)))
-    (result,) = await Batches(host).create([CreateRequest(name, 1)])
+    (result,) = await batch_calls.create(host, [CreateRequest(name, 1)])
     assert isinstance(result, error)
 
 
@@ -85,7 +85,7 @@ async def test_environments_are_made_of_kinds_that_were_loaded_off_the_loop(
 
     host = Host(Watched({spec.name: spec for spec in registry.specs()}), make_host().limits)
     await await_maybe(host.create(CreateRequest("probe/inline-v0", 1)))
-    await Batches(host).create([CreateRequest("probe/live_inline-v0", 1)] * 3)
+    await batch_calls.create(host, [CreateRequest("probe/live_inline-v0", 1)] * 3)
     assert imported_in
     assert loop_thread not in imported_in
     await host.stop()

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests import batch_calls
 from tests.engine.awaiting import ask
 from tests.engine.conftest import FakeClock
 from tests.engine.ownership import Owner, Owners
@@ -32,7 +33,7 @@ VERBS: dict[str, Callable[[Host, str], Coroutine[Any, Any, Any]]] = {
     "repeated step": lambda host, env_id: ask(host.step, env_id, "wait", 1),
     "reset": lambda host, env_id: ask(host.reset, env_id),
     "read": lambda host, env_id: inspection.read_env(host, env_id, lambda env: env.total),
-    "batch": lambda host, env_id: _only(Batches(host).step([env_id], ["5"], [2])),
+    "batch": lambda host, env_id: _only(batch_calls.step(host, [env_id], ["5"], [2])),
 }
 
 Create = Callable[..., Any]
@@ -181,10 +182,10 @@ async def test_relaxed_step_is_answered_by_the_owner_only(owners: Owners, create
     await owners.move_to(new)
     with pytest.raises(MovedError):
         await await_maybe(old.host.step(env_id, "1", 0))
-    (refused,) = await Batches(old.host).step([env_id], ["1"], [0])
+    (refused,) = await batch_calls.step(old.host, [env_id], ["1"], [0])
     assert isinstance(refused, MovedError)
     old.log.is_cut = False
-    (not_made,) = await Batches(old.host).create([CreateRequest(name, 1, env_id=new_env_id(7))])
+    (not_made,) = await batch_calls.create(old.host, [CreateRequest(name, 1, env_id=new_env_id(7))])
     assert isinstance(not_made, MovedError)
     assert (
         await await_maybe(new.host.step(env_id, "2", 0))
@@ -309,8 +310,8 @@ async def test_close_is_acknowledged_when_it_is_written_and_not_before(
     calls = [
         asyncio.create_task(ask(owner.host.close, env_ids[0])),
         asyncio.create_task(ask(owner.host.close, env_ids[0])),
-        asyncio.create_task(Batches(owner.host).close(env_ids)),
-        asyncio.create_task(Batches(owner.host).close(env_ids)),
+        asyncio.create_task(batch_calls.close(owner.host, env_ids)),
+        asyncio.create_task(batch_calls.close(owner.host, env_ids)),
     ]
     await still_waiting(*calls)
     owner.log.is_cut = False
@@ -325,7 +326,7 @@ async def test_close_of_a_stale_copy_reaches_the_owner(owners: Owners, create: C
     await owners.move_to(new)
     with pytest.raises(MovedError):
         await await_maybe(old.host.close(env_ids[0]))
-    closed, errors = await Batches(old.host).close(env_ids[1:])
+    closed, errors = await batch_calls.close(old.host, env_ids[1:])
     assert closed == 0
     assert [type(error) for _, error in errors] == [MovedError] * 2
     await await_maybe(new.host.step(env_ids[0], "1", 0))
@@ -409,14 +410,14 @@ async def test_verdicts_of_a_worker_without_a_lease_are_no_answers(owners: Owner
     await await_maybe(owner.host.step(env_id, "1", 0))
     unknown = new_env_id(9)
     ids, actions, seqs = [env_id, env_id, unknown], ["1", "1", "1"], [0, 7, 0]
-    told = await Batches(owner.host).step(ids, ["2", "1", "1"], seqs)
+    told = await batch_calls.step(owner.host, ids, ["2", "1", "1"], seqs)
     assert [getattr(error, "code", "ok") for error in told] == [
         "sequence_conflict",
         "sequence_gap",
         "environment_not_found",
     ]
     owner.slots.has_lease = False
-    told = await Batches(owner.host).step(ids, ["2", *actions[1:]], seqs)
+    told = await batch_calls.step(owner.host, ids, ["2", *actions[1:]], seqs)
     assert [type(error) for error in told] == [MovedError] * 3
     with pytest.raises(MovedError):
         await await_maybe(owner.host.step(unknown, "1", 0))
@@ -441,7 +442,7 @@ async def test_steps_of_a_batch_do_not_overtake_one_that_missed_its_environment(
     env_id, others = await create(host, "inline", 10), await create(host, "inline", 10)
     between = 100
     env_ids = [others, env_id, *[others] * between, env_id]
-    batch = asyncio.create_task(Batches(host).step(env_ids, ["1"] * len(env_ids), None))
+    batch = asyncio.create_task(batch_calls.step(host, env_ids, ["1"] * len(env_ids), None))
     await turns_until(lambda: host.env_table.find(others).seq == 1)
     host.env_table.evict_moved(env_id)
     await turns_until(lambda: host.env_table.find(others).seq == 2)

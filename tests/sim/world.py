@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextvars import Context
 from typing import Any, cast
 
+from tests import batch_calls
 from tests.sim.counting import JOURNAL, SNAPSHOT, counting_registry
 from tests.sim.episodes import Asked, Client
 from tests.sim.peers import SimulatedPeers
@@ -300,7 +301,8 @@ class World:
         numbered = [says_number for _, says_number in turns for _ in clients]
         is_unnumbered = not all(form)
         call = worker.spawn(
-            worker.batches.step(
+            batch_calls.step(
+                worker.batches,
                 [client.env_id for client, _ in asks],
                 [client.action(seq) for client, seq in asks],
                 [seq if says else None for (_, seq), says in zip(asks, numbered, strict=True)],

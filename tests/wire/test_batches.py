@@ -20,7 +20,7 @@ from verl_agent_env.wire.batches import (
     encode_resets,
     encode_steps,
 )
-from verl_agent_env.wire.results import EncodedReset, EncodedStep
+from verl_agent_env.wire.results import Created, EncodedReset, EncodedStep
 
 STEP = EncodedStep.of(([{"role": "user", "content": "a"}], 0.5, True, False, {"n": 1}))
 RESET = EncodedReset.of([{"role": "user", "content": "b"}], {"seed": 1})
@@ -52,7 +52,7 @@ def test_resets_are_columns_with_null_where_they_failed() -> None:
 
 
 def test_initialized_name_their_ids() -> None:
-    assert orjson.loads(encode_initialized([GONE, ("000-a", RESET)])) == {
+    assert orjson.loads(encode_initialized([GONE, Created("000-a", RESET)])) == {
         "env_ids": [None, "000-a"],
         "observations": [None, [{"role": "user", "content": "b"}]],
         "infos": [None, {"seed": 1}],

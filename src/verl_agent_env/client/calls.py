@@ -86,7 +86,7 @@ ResultT = TypeVar("ResultT")
 
 
 @dataclass(frozen=True, slots=True)
-class Verb(Generic[ItemT, ResultT]):
+class ClientVerb(Generic[ItemT, ResultT]):
     """One kind of call."""
 
     name: str
@@ -186,7 +186,7 @@ def _read_steps(answer: dict[str, Any], _: int) -> list[Any]:
     return list(map(StepResult, *(answer[column] for column in columns)))
 
 
-INITIALIZE: Verb[InitializeItem, Initialized] = Verb(
+INITIALIZE: ClientVerb[InitializeItem, Initialized] = ClientVerb(
     "initialize",
     lambda _: "/api/environment/initialize",
     _initialize_single,
@@ -197,7 +197,7 @@ INITIALIZE: Verb[InitializeItem, Initialized] = Verb(
     ),
 )
 
-RESET: Verb[ResetItem, ResetResult] = Verb(
+RESET: ClientVerb[ResetItem, ResetResult] = ClientVerb(
     "reset",
     lambda item: path_of(item.env_id, "reset"),
     lambda item: orjson.dumps({"seed": item.seed, "options": orjson.Fragment(item.options)}),
@@ -206,7 +206,7 @@ RESET: Verb[ResetItem, ResetResult] = Verb(
     lambda answer, _: list(map(ResetResult, answer["observations"], answer["infos"])),
 )
 
-STEP: Verb[StepItem, StepResult] = Verb(
+STEP: ClientVerb[StepItem, StepResult] = ClientVerb(
     "step",
     lambda item: path_of(item.env_id, "step"),
     lambda item: b'{"action":%b,"seq":%d}' % (item.action, item.seq),
@@ -215,7 +215,7 @@ STEP: Verb[StepItem, StepResult] = Verb(
     _read_steps,
 )
 
-CLOSE: Verb[CloseItem, None] = Verb(
+CLOSE: ClientVerb[CloseItem, None] = ClientVerb(
     "close",
     lambda item: path_of(item.env_id, "close"),
     lambda _: b"",

@@ -19,12 +19,12 @@ from verl_agent_env.client.backoff import retry
 from verl_agent_env.client.calls import (
     CLOSE,
     INITIALIZE,
+    ClientVerb,
     CloseItem,
     Initialized,
     InitializeItem,
     ResetItem,
     StepItem,
-    Verb,
 )
 from verl_agent_env.client.errors import (
     ClientClosedError,
@@ -145,7 +145,7 @@ class Dispatch:
     # --- calls ----------------------------------------------------------------------------------------------
 
     async def ask(
-        self, verb: Verb[ItemT, ResultT], item: ItemT, *, micro_batching: bool | None = None
+        self, verb: ClientVerb[ItemT, ResultT], item: ItemT, *, micro_batching: bool | None = None
     ) -> ResultT:
         """Make one call and return its result.
 
@@ -246,7 +246,7 @@ class Dispatch:
     # --- batches --------------------------------------------------------------------------------------------
 
     def _batcher(
-        self, verb: Verb[ItemT, ResultT], item: ItemT, url: str | None
+        self, verb: ClientVerb[ItemT, ResultT], item: ItemT, url: str | None
     ) -> MicroBatcher[ItemT, ResultT]:
         key: tuple[Any, ...] = (verb.name, url)
         if isinstance(item, InitializeItem):
@@ -270,7 +270,7 @@ class Dispatch:
         return batcher
 
     async def _send_batch(
-        self, verb: Verb[ItemT, ResultT], items: list[ItemT], url: str | None
+        self, verb: ClientVerb[ItemT, ResultT], items: list[ItemT], url: str | None
     ) -> Sequence[ResultT | VerlAgentEnvError]:
         headers = {"idempotency-key": uuid.uuid4().hex} if isinstance(items[0], InitializeItem) else None
         payload = await self.call(

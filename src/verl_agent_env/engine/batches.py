@@ -6,13 +6,15 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from types import CoroutineType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from verl_agent_env.engine.budget import WHOLE_ROOM, AnswerRoom, Budget
+from verl_agent_env.engine.calls import Calls
 from verl_agent_env.engine.host import Host
-from verl_agent_env.engine.lifecycle import Created, CreateRequest
+from verl_agent_env.engine.lifecycle import CreateRequest
 from verl_agent_env.engine.live_env import LiveEnv
 from verl_agent_env.engine.persistence.groups import Group
 from verl_agent_env.engine.persistence.pending import AwaitableOrValue, PendingAnswer, await_maybe
@@ -28,26 +30,83 @@ from verl_agent_env.spans import note_wait
 from verl_agent_env.types import slot_of
 from verl_agent_env.wire.codec import encode
 from verl_agent_env.wire.large_bodies import UnreadJson, read_item, require_size
-from verl_agent_env.wire.results import EncodedReset, EncodedStep, size_of
+from verl_agent_env.wire.results import Created, EncodedStep, size_of
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
-_Call = tuple[str, Any, Any, Any]
-"""Arguments of a call on one environment, the first of which is its id: always as many, which is passed on fastest."""
-
-_ITEMS_BETWEEN_YIELDS = 1024
-_NONE_LEFT: tuple[int, _Call] = (-1, ("", None, None, None))
 _MAX_SIDE_BY_SIDE = 1024
 """Calls of one batch that are under way at once, where they do not run inline."""
 
 
+@dataclass(frozen=True, slots=True)
+class BatchItems:
+    """Items of a batch as columns of one length; what is None is so for each item."""
+
+    env_ids: Sequence[str]
+    """The environment of each; empty where one is made that has no id yet."""
+    wanted: Sequence[Any] | None = None
+    """What is asked for: an action, a seed, or the :class:`~verl_agent_env.engine.lifecycle.CreateRequest`."""
+    details: Sequence[Any] | None = None
+    """What else there is to say: the ``seq`` of a step, the options of a reset."""
+    operations: Sequence[bytes] | None = None
+    """Ids of the calls, the same when they are sent again."""
+
+    def __len__(self) -> int:
+        return len(self.env_ids)
+
+    def at(self, positions: Sequence[int]) -> BatchItems:
+        """The items at these positions, which rise."""
+        if len(positions) == len(self.env_ids):
+            return self
+        return BatchItems(
+            [self.env_ids[position] for position in positions],
+            self.wanted and [self.wanted[position] for position in positions],
+            self.details and [self.details[position] for position in positions],
+            self.operations and [self.operations[position] for position in positions],
+        )
+
+    def arguments(self) -> Iterable[tuple[str, Any, Any, bytes]]:
+        """Arguments of the call of each item: always as many, which is passed on fastest.
+
+        Raises:
+            ValueError: While it is read: the columns differ in length.
+        """
+        size = len(self.env_ids)
+        return zip(
+            self.env_ids,
+            itertools.repeat(None, size) if self.wanted is None else self.wanted,
+            itertools.repeat(None, size) if self.details is None else self.details,
+            itertools.repeat(b"", size) if self.operations is None else self.operations,
+            strict=True,
+        )
+
+
+Call = Callable[[str, Any, Any, bytes], AwaitableOrValue[T]]
+"""Carries out one item, given its id, ``wanted``, ``detail`` and ``operation``."""
+
+_Offloaded = tuple[int, str, Coroutine[Any, Any, Any]]
+"""Position, environment and call of an item that has to wait."""
+
+OnHost = Callable[[Host, BatchItems, Budget], Awaitable[Call[T]]]
+"""Makes the call that carries out each item of one batch."""
+
+
+class HostVerb(Protocol[T_co]):
+    """A verb, as far as a host has to know it."""
+
+    @property
+    def on_host(self) -> OnHost[T_co]:
+        """Makes the call that carries out each item of one batch."""
+
+
 class Closed(NamedTuple):
-    """Results of a batch of closings."""
+    """Results of closing a run."""
 
     closed: int
-    """How many are closed now."""
+    """How many environments are closed now."""
     errors: list[tuple[int, VerlAgentEnvError]]
     """The positions that failed."""
 
@@ -69,106 +128,26 @@ class Batches:
         self.turn = host.slices.turn
         """Waits for the turn of a batch that keeps the event loop for long."""
 
-    async def create(
-        self, requests: Sequence[CreateRequest], room: AnswerRoom = WHOLE_ROOM
-    ) -> list[tuple[str, EncodedReset] | VerlAgentEnvError]:
-        """Make an environment for each request; results in order, an error in place of what failed."""
-        host = self._host
-        env_ids = [request.env_id or "" for request in requests]
-        await host.kinds.load({request.env_name for request in requests})
-        budget = Budget(host.limits, room)
-        costs: dict[tuple[str, int], float] = {}
+    async def run(
+        self, verb: HostVerb[T], items: BatchItems, room: AnswerRoom = WHOLE_ROOM
+    ) -> list[T | VerlAgentEnvError]:
+        """Carry out a verb for each item.
 
-        def create(_: str, request: CreateRequest, *__: None) -> AwaitableOrValue[Created]:
-            # Neighbours share their arguments, as objects.
-            key = request.env_name, id(request.env_kwargs)
-            is_new = key not in costs
-            if is_new:
-                costs[key] = host.computing_ms(request)
-            budget.compute(costs[key])
-            created = host.calls.create(request)
-            if is_new and isinstance(created, CoroutineType):
-                budget.expect(_size_as_json(request.env_kwargs))
-            return created
+        An environment that stands in the batch several times takes its items in their order.
 
-        def create_paid(_: str, request: CreateRequest, *__: None) -> AwaitableOrValue[Created]:
-            return host.calls.create(request)
+        Args:
+            verb: What to do.
+            items: For what, and how.
+            room: Of the answers.
 
-        calls = zip(env_ids, requests, itertools.repeat(None), itertools.repeat(None), strict=False)
-        return await _for_each(host, env_ids, calls, create, budget, run_later=create_paid)
-
-    async def reset(
-        self,
-        env_ids: Sequence[str],
-        seeds: Sequence[int | None] | None,
-        options: Sequence[dict[str, Any] | None] | None,
-        operations: Sequence[bytes] | None = None,
-        room: AnswerRoom = WHOLE_ROOM,
-    ) -> list[EncodedReset | VerlAgentEnvError]:
-        """Reset each environment; results in order, an error in place of what failed."""
-        host = self._host
-        ids = itertools.repeat(b"", len(env_ids)) if operations is None else operations
-        calls = zip(env_ids, _column(seeds, env_ids), _column(options, env_ids), ids, strict=True)
-        return await _for_each(host, env_ids, calls, host.calls.reset, Budget(host.limits, room))
-
-    async def step(
-        self,
-        env_ids: Sequence[str],
-        actions: Sequence[Any],
-        seqs: Sequence[int | None] | None,
-        operations: Sequence[bytes] | None = None,
-        room: AnswerRoom = WHOLE_ROOM,
-    ) -> list[EncodedStep | VerlAgentEnvError]:
-        """Step each environment; results in order, an error in place of what failed.
-
-        An environment that stands in ``env_ids`` several times takes its actions in their order.
+        Returns:
+            Results in order, an error in place of what failed.
         """
-        host = self._host
-        ids = itertools.repeat(b"", len(env_ids)) if operations is None else operations
-        calls = zip(env_ids, actions, _column(seqs, env_ids), ids, strict=True)
-        if actions and type(actions[0]) is UnreadJson:
-            return await self._step_written(env_ids, calls, room)
-        return await _for_each(host, env_ids, calls, host.calls.step, Budget(host.limits, room))
-
-    async def _step_written(
-        self, env_ids: Sequence[str], calls: Iterable[_Call], room: AnswerRoom
-    ) -> list[EncodedStep | VerlAgentEnvError]:
-        """Take steps as :meth:`step` does, with actions that are still JSON: each is read when it is its turn."""
-        host = self._host
-
-        def step(
-            env_id: str, action: Any, seq: int | None, operation: bytes
-        ) -> AwaitableOrValue[EncodedStep]:
-            require_size(action, host.limits.max_action_bytes)
-            return host.calls.step(env_id, read_item(action), seq, operation)
-
-        return await _for_each(host, env_ids, calls, step, Budget(host.limits, room))
-
-    async def close(self, env_ids: Sequence[str]) -> Closed:
-        """Close each environment."""
-        host = self._host
-        absent, writes = _Absent(host), _Writes(host)
-        await absent.look_for(env_ids)
-        errors: dict[int, VerlAgentEnvError] = {}
-        for position, env_id in enumerate(env_ids):
-            error = absent.errors.get(env_id)
-            if error is None:
-                try:
-                    pending = host.calls.close(env_id)
-                    if pending is not None:
-                        writes.note(position, pending)
-                except VerlAgentEnvError as raised:
-                    error = absent.explained(raised, env_id)
-            if error is not None:
-                errors[position] = error
-            if position % _ITEMS_BETWEEN_YIELDS == 0:
-                await host.slices.turn()
-        errors |= await writes.settle()
-        return Closed(len(env_ids) - len(errors), sorted(errors.items(), key=lambda item: item[0]))
+        return await _for_each(self._host, verb.on_host, items, room)
 
     async def close_run(self, run_id: str, tag: str | None = None) -> Closed:
         """Close all environments of a run that are here; with a ``tag``, those of its holder."""
-        return await self.close(self._host.env_table.of_run(run_id, tag))
+        return await self._close(self._host.env_table.of_run(run_id, tag))
 
     async def close_run_of_slots(self, run_id: str, tag: str | None = None) -> RunClosed:
         """Close all environments of a run in this worker's slots, those that came to it just now included.
@@ -184,12 +163,75 @@ class Batches:
         before = host.owned_slots()
         await host.ensure_all()
         env_ids = [env_id for env_id in host.env_table.of_run(run_id, tag) if slot_of(env_id) in before]
-        done = await self.close(env_ids)
+        done = await self._close(env_ids)
         failed = {slot_of(env_ids[position]) for position, _ in done.errors}
         after = host.owned_slots()
         # What came here, or went away, meanwhile is closed by its owner of then.
         slots = {slot for slot, token in before.items() if after.get(slot) == token and slot not in failed}
         return RunClosed(done.closed, slots)
+
+    async def _close(self, env_ids: Sequence[str]) -> Closed:
+        results = await _for_each(self._host, close_each, BatchItems(env_ids), WHOLE_ROOM)
+        errors = [(position, error) for position, error in enumerate(results) if error is not None]
+        return Closed(len(results) - len(errors), errors)
+
+
+# --- what the verbs do on a host ------------------------------------------------------------------------------
+
+
+def each(call_of: Callable[[Calls], Call[T]]) -> OnHost[T]:
+    """Make a verb of the host of one of its calls."""
+
+    async def on_host(host: Host, _: BatchItems, __: Budget) -> Call[T]:
+        return call_of(host.calls)
+
+    return on_host
+
+
+async def create_each(host: Host, items: BatchItems, budget: Budget) -> Call[Created]:
+    """Make the call that creates an environment for each request; what they compute at most is counted in the budget."""
+    await host.kinds.load({request.env_name for request in items.wanted or ()})
+    costs: dict[tuple[str, int], float] = {}
+
+    def create(_: str, request: CreateRequest, *__: Any) -> AwaitableOrValue[Created]:
+        # Neighbours share their arguments, as objects.
+        key = request.env_name, id(request.env_kwargs)
+        is_new = key not in costs
+        if is_new:
+            costs[key] = host.computing_ms(request)
+        budget.compute(costs[key])
+        created = host.calls.create(request)
+        if is_new and isinstance(created, CoroutineType):
+            budget.expect(_size_as_json(request.env_kwargs))
+        return created
+
+    return create
+
+
+async def step_each(host: Host, items: BatchItems, _: Budget) -> Call[EncodedStep]:
+    """Make the call that steps each environment; actions that are still JSON are read when it is their turn."""
+    step = host.calls.step
+    if not items.wanted or type(items.wanted[0]) is not UnreadJson:
+        return step
+    find, max_action_bytes = host.env_table.get, host.limits.max_action_bytes
+
+    async def read_and_step(env_id: str, action: Any, seq: int | None, operation: bytes) -> EncodedStep:
+        return await await_maybe(step(env_id, read_item(action), seq, operation))
+
+    def step_unread(
+        env_id: str, action: Any, seq: int | None, operation: bytes
+    ) -> AwaitableOrValue[EncodedStep]:
+        require_size(action, max_action_bytes)
+        env = find(env_id)
+        if env is not None and env.kind.execution != "inline":
+            return read_and_step(env_id, action, seq, operation)
+        return step(env_id, read_item(action), seq, operation)
+
+    return step_unread
+
+
+close_each: OnHost[None] = each(lambda calls: lambda env_id, *_: calls.close(env_id))
+"""Closes each environment."""
 
 
 class _Writes:
@@ -261,62 +303,54 @@ def _moved(env_id: str) -> VerlAgentEnvError:
 
 
 async def _for_each(
-    host: Host,
-    env_ids: Sequence[str],
-    calls: Iterable[_Call],
-    run: Callable[..., AwaitableOrValue[T]],
-    budget: Budget,
-    run_later: Callable[..., AwaitableOrValue[T]] | None = None,
+    host: Host, on_host: OnHost[T], items: BatchItems, room: AnswerRoom
 ) -> list[T | VerlAgentEnvError]:
-    """Call ``run`` with the arguments of each call in turn, and then side by side with those that have to wait.
-
-    Args:
-        host: Whose environments they are.
-        env_ids: The environments; empty where the result of a call names it first.
-        calls: The call on each.
-        run: Carries out the call.
-        budget: What the whole batch may cost; for items beyond it nothing is done.
-        run_later: Carries out a call that has to wait, for which ``run`` was asked before; ``run`` where not given.
-    """
+    """Carry out each item in turn, and then those that have to wait side by side."""
+    budget = Budget(host.limits, room)
+    call = await on_host(host, items, budget)
     absent, writes = _Absent(host), _Writes(host)
-    await absent.look_for(env_ids)
+    await absent.look_for(items.env_ids)
     # Its items wait for each other, but not for those of others.
     current_caller.set(Caller())
     results: list[Any] = []
-    offloaded: list[tuple[int, _Call]] = []
+    offloaded: list[_Offloaded] = []
+    not_begun = iter(offloaded)
     find, clock, yield_after_s = host.env_table.get, time.perf_counter, host.limits.yield_after_s
     errors, is_kept = absent.errors, host.recorder is not None
     slice_end = clock() + yield_after_s
-    # Whatever is looked at here is looked at for each of ten thousand steps: nothing is called that need not be.
-    for env_id, wanted, detail, operation in calls:
-        try:
-            result: Any = errors.get(env_id) if errors else None
-            if result is None:
-                if budget.spent > budget.granted:
-                    budget.require()
-                result = run(env_id, wanted, detail, operation)
-                if isinstance(result, CoroutineType):
-                    # Begun when it is its turn: until then it would keep what it was called with.
-                    result.close()
-                    offloaded.append((len(results), (env_id, wanted, detail, operation)))
-                    budget.expect(_last_size(find(env_id)))
-                else:
-                    if is_kept and isinstance(result, PendingAnswer):
-                        writes.note(len(results), result)
-                        result = result.answer
-                    answer = result[1] if type(result) is tuple else result
-                    budget.spent += len(answer.observation) + len(answer.info)
-        except Exception as error:  # noqa: BLE001
-            result = absent.explained(_as_answer(error), env_id)
-            if isinstance(result, MovedError):
-                absent.note(env_id, result)
-        results.append(result)
-        if clock() > slice_end:
-            # Let single requests, and other batches, go on while a large one is at work.
-            await host.slices.turn()
-            slice_end = clock() + yield_after_s
-    if offloaded:
-        await _run_side_by_side(host, offloaded, run_later or run, absent, budget, results)
+    try:
+        # Whatever is looked at here is looked at for each of ten thousand steps: nothing is called that need not be.
+        for env_id, wanted, detail, operation in items.arguments():
+            try:
+                result: Any = errors.get(env_id) if errors else None
+                if result is None:
+                    if budget.spent > budget.granted:
+                        budget.require()
+                    result = call(env_id, wanted, detail, operation)
+                    if isinstance(result, CoroutineType):
+                        offloaded.append((len(results), env_id, result))
+                        budget.expect(_last_size(find(env_id)))
+                    else:
+                        if is_kept and isinstance(result, PendingAnswer):
+                            writes.note(len(results), result)
+                            result = result.answer
+                        if result is not None:
+                            budget.spent += len(result.observation) + len(result.info)
+            except Exception as error:  # noqa: BLE001
+                result = absent.explained(_as_answer(error), env_id)
+                if isinstance(result, MovedError):
+                    absent.note(env_id, result)
+            results.append(result)
+            if clock() > slice_end:
+                # Let single requests, and other batches, go on while a large one is at work.
+                await host.slices.turn()
+                slice_end = clock() + yield_after_s
+        if offloaded:
+            workers = min(len(offloaded), _MAX_SIDE_BY_SIDE)
+            await _run_side_by_side(host, not_begun, workers, absent, budget, results)
+    finally:
+        for _, _, coroutine in not_begun:
+            coroutine.close()
     for position, refused in (await writes.settle()).items():
         results[position] = refused
     return results
@@ -324,14 +358,13 @@ async def _for_each(
 
 async def _run_side_by_side(
     host: Host,
-    calls: Sequence[tuple[int, _Call]],
-    run: Callable[..., AwaitableOrValue[Any]],
+    not_begun: Iterator[_Offloaded],
+    workers: int,
     absent: _Absent,
     budget: Budget,
     results: list[Any],
 ) -> None:
     """Carry out calls side by side, begun in their order, and put what they give into ``results``."""
-    left = iter(calls)
     clock, yield_after_s = time.perf_counter, host.limits.yield_after_s
     slice_end = clock() + yield_after_s
 
@@ -342,24 +375,26 @@ async def _run_side_by_side(
                 # Before it takes the next one: calls on one environment begin in the order of the batch.
                 await host.slices.turn()
                 slice_end = clock() + yield_after_s
-            position, arguments = next(left, _NONE_LEFT)
-            if position < 0:
+            taken = next(not_begun, None)
+            if taken is None:
                 return
+            position, env_id, call = taken
             try:
                 budget.begin()
             except VerlAgentEnvError as refused:
+                call.close()
                 results[position] = refused
                 continue
             answer_bytes = 0
             try:
-                results[position] = await await_maybe(run(*arguments))
+                results[position] = await call
                 answer_bytes = size_of(results[position])
             except BaseException as error:  # noqa: BLE001
-                results[position] = absent.explained(_as_answer(error), arguments[0])
+                results[position] = absent.explained(_as_answer(error), env_id)
             finally:
                 budget.end(answer_bytes)
 
-    await asyncio.gather(*(work() for _ in range(min(len(calls), _MAX_SIDE_BY_SIDE))))
+    await asyncio.gather(*(work() for _ in range(workers)))
 
 
 def _size_as_json(arguments: Mapping[str, Any]) -> int:
@@ -384,7 +419,3 @@ def _as_answer(error: BaseException) -> VerlAgentEnvError:
         raise error
     logger.error("batch item failed", exc_info=error)
     return InternalError()
-
-
-def _column(values: Sequence[T] | None, env_ids: Sequence[str]) -> Iterable[T | None]:
-    return itertools.repeat(None, len(env_ids)) if values is None else values

@@ -11,7 +11,6 @@ from typing import Any, TypeVar, cast
 from verl_agent_env.engine.env_table import EnvTable
 from verl_agent_env.engine.execution import ENV_FAULTS, Env, begin_inline, reset_inline, step_briefly
 from verl_agent_env.engine.lifecycle import (
-    Created,
     CreateRequest,
     Lifecycle,
     encode_action,
@@ -35,7 +34,7 @@ from verl_agent_env.errors import (
 from verl_agent_env.spans import note_wait
 from verl_agent_env.types import slot_of
 from verl_agent_env.wire.actions import MAX_WHOLE_BYTES, identity_of
-from verl_agent_env.wire.results import EncodedReset, EncodedStep
+from verl_agent_env.wire.results import Created, EncodedReset, EncodedStep
 from verl_agent_env.wire.suspicions import BEGINNING
 
 T = TypeVar("T")
@@ -87,7 +86,7 @@ class Calls:
         with self._env_table.reserved(instance):
             answer = self._begin(instance, first_seed(request), None)
         self._lifecycle.add(instance)
-        return self._lifecycle.hold_back(instance, (instance.env_id, answer))
+        return self._lifecycle.hold_back(instance, Created(instance.env_id, answer))
 
     async def _create_offloaded(self, instance: LiveEnv, request: CreateRequest) -> Created:
         env_id = request.env_id
@@ -116,7 +115,7 @@ class Calls:
             raise EnvironmentClosedError(instance.env_id, instance.closed_as)
         if not self._lifecycle.add(instance, epoch):
             return await self._lifecycle.created_before(self._find(instance.env_id), request)
-        return await await_maybe(self._lifecycle.hold_back(instance, (instance.env_id, answer)))
+        return await await_maybe(self._lifecycle.hold_back(instance, Created(instance.env_id, answer)))
 
     # --- reset ----------------------------------------------------------------------------------------------
 
@@ -213,10 +212,10 @@ class Calls:
         """Apply an action; see :meth:`~verl_agent_env.engine.host.Host.step`."""
         instance = self._get(env_id) or self._find(env_id)
         instance.last_used = self._clock()
+        if instance.kind.execution != "inline":
+            return self._answered(instance, self._step_offloaded, action, seq, operation)
         encoded = encode_action(action, self._limits.max_action_bytes)
         identity = encoded if len(encoded) <= MAX_WHOLE_BYTES else identity_of(encoded)
-        if instance.kind.execution != "inline":
-            return self._answered(instance, self._step_offloaded, action, encoded, identity, seq, operation)
         try:
             answer = self._admit_step(instance, identity, seq, operation)
             if answer is None:
@@ -226,14 +225,10 @@ class Calls:
         return answer if instance.group is None else self._lifecycle.hold_back(instance, answer)
 
     async def _step_offloaded(
-        self,
-        instance: LiveEnv,
-        action: Any,
-        encoded: bytes,
-        identity: bytes,
-        seq: int | None,
-        operation: bytes,
+        self, instance: LiveEnv, action: Any, seq: int | None, operation: bytes
     ) -> EncodedStep:
+        encoded = encode_action(action, self._limits.max_action_bytes)
+        identity = encoded if len(encoded) <= MAX_WHOLE_BYTES else identity_of(encoded)
         async with self._turn(instance):
             answer = self._admit_step(instance, identity, seq, operation)
             if answer is None:

@@ -14,7 +14,7 @@ from verl_agent_env.engine.calls import Calls
 from verl_agent_env.engine.env_table import EnvTable
 from verl_agent_env.engine.execution import ENV_FAULTS, Executor
 from verl_agent_env.engine.kinds import KindLoader
-from verl_agent_env.engine.lifecycle import Created, CreateRequest, Lifecycle
+from verl_agent_env.engine.lifecycle import CreateRequest, Lifecycle
 from verl_agent_env.engine.live_env import MOVED, LiveEnv
 from verl_agent_env.engine.persistence import Persistence, PersistenceOptions
 from verl_agent_env.engine.persistence.pending import AwaitableOrValue, await_maybe
@@ -35,7 +35,7 @@ from verl_agent_env.errors import (
 )
 from verl_agent_env.spans import note_wait
 from verl_agent_env.types import NUM_SLOTS, slot_of
-from verl_agent_env.wire.results import EncodedReset, EncodedStep
+from verl_agent_env.wire.results import Created, EncodedReset, EncodedStep
 from verl_agent_env.wire.suspicions import Suspicion, Suspicions
 
 T = TypeVar("T")
@@ -208,9 +208,7 @@ class Host:
             InvalidRequestError: The options cannot be kept as JSON.
             EnvironmentFailedError, EnvironmentTimeoutError: Its own code raised or hung.
         """
-        if self.recovery is not None and self.env_table.get(env_id) is None:
-            return self._recover_and(env_id, self.calls.reset, env_id, seed, options, operation)
-        return self.calls.reset(env_id, seed, options, operation)
+        return self.call(self.calls.reset, env_id, seed, options, operation)
 
     def step(
         self, env_id: str, action: Any, seq: int | None = None, operation: bytes = b""
@@ -240,9 +238,7 @@ class Host:
             EnvironmentFailedError, EnvironmentTimeoutError: Its own code raised or hung.
             VerlAgentEnvError: As ``read`` raises it.
         """
-        if self.recovery is not None and self.env_table.get(env_id) is None:
-            return self._recover_and(env_id, self.calls.read, env_id, read)
-        return self.calls.read(env_id, read)
+        return self.call(self.calls.read, env_id, read)
 
     def close(self, env_id: str) -> AwaitableOrValue[None]:
         """Close an environment, also one that another worker held; the answer comes when that is written.
@@ -268,9 +264,20 @@ class Host:
             MovedError: Its slot went to another worker.
             StoreUnavailableError: What is kept of it cannot be read.
         """
+        return self.call(self.env_table.find, env_id)
+
+    def call(
+        self, call: Callable[..., AwaitableOrValue[T]], env_id: str, *arguments: Any
+    ) -> AwaitableOrValue[T]:
+        """Make a call on an environment, which is brought back before if another worker held it.
+
+        Raises:
+            MovedError: Its slot went to another worker.
+            StoreUnavailableError: What is kept of it cannot be read.
+        """
         if self.recovery is not None and self.env_table.get(env_id) is None:
-            return self._recover_and(env_id, self.env_table.find, env_id)
-        return self.env_table.find(env_id)
+            return self._recover_and(env_id, call, env_id, *arguments)
+        return call(env_id, *arguments)
 
     async def _recover_and(self, env_id: str, call: Callable[..., AwaitableOrValue[T]], *arguments: Any) -> T:
         """Call a function, once an environment that another worker may have held before was brought back.

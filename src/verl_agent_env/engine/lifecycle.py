@@ -7,7 +7,7 @@ import secrets
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NoReturn, TypeAlias, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import orjson
 
@@ -39,15 +39,12 @@ from verl_agent_env.errors import (
     VerlAgentEnvError,
 )
 from verl_agent_env.types import new_env_id, slot_of
-from verl_agent_env.wire.results import EncodedReset, EncodedStep, size_of
+from verl_agent_env.wire.results import Created, EncodedReset, EncodedStep, size_of
 from verl_agent_env.wire.suspicions import Suspicions
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-Created: TypeAlias = tuple[str, EncodedReset]
-"""Id of a new environment, and how its first episode began."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +205,7 @@ class Lifecycle:
         answer = await self.shown_again(
             instance, Beginning(b"", seed, None, instance.beginning if is_first else None)
         )
-        return await await_maybe(self.hold_back(instance, (instance.env_id, answer)))
+        return await await_maybe(self.hold_back(instance, Created(instance.env_id, answer)))
 
     async def shown_again(self, instance: LiveEnv, begun: Beginning) -> EncodedReset:
         """Give once more what was answered when an episode of the environment began."""

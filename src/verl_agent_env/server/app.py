@@ -133,7 +133,9 @@ class EnvServer(FastAPI):
             read_task_files(registry, settings.tasks),
         )
         self._routes = [
-            *environment_routes(EnvironmentHandlers(self.env_host, self.worker.create, idempotent, tasks)),
+            *environment_routes(
+                self.env_host, EnvironmentHandlers(self.env_host, self.worker.create, idempotent, tasks)
+            ),
             *batch_routes(
                 BatchHandlers(
                     self.worker.batches,

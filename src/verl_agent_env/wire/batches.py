@@ -9,7 +9,7 @@ import orjson
 
 from verl_agent_env.errors import VerlAgentEnvError
 from verl_agent_env.wire.pieces import MAX_JOINED_BYTES, Body, Pieces
-from verl_agent_env.wire.results import EncodedReset, EncodedStep
+from verl_agent_env.wire.results import Created, EncodedReset, EncodedStep
 
 ResultT = TypeVar("ResultT")
 
@@ -118,7 +118,7 @@ def _reset_columns(results: Sequence[EncodedReset | VerlAgentEnvError], first: i
     return [observations, infos, encode_errors(errors)[1:-1]]
 
 
-def _created_columns(results: Sequence[tuple[str, EncodedReset] | VerlAgentEnvError], first: int) -> Columns:
+def _created_columns(results: Sequence[Created | VerlAgentEnvError], first: int) -> Columns:
     env_ids = [None if isinstance(result, VerlAgentEnvError) else result[0] for result in results]
     resets = [result if isinstance(result, VerlAgentEnvError) else result[1] for result in results]
     return [orjson.dumps(env_ids)[1:-1], *_reset_columns(resets, first)]
@@ -132,7 +132,7 @@ encode_steps: BatchEncoder[EncodedStep] = BatchEncoder(
 encode_resets: BatchEncoder[EncodedReset] = BatchEncoder(("observations", "infos", "errors"), _reset_columns)
 """``{observations, infos, errors}``."""
 
-encode_initialized: BatchEncoder[tuple[str, EncodedReset]] = BatchEncoder(
+encode_initialized: BatchEncoder[Created] = BatchEncoder(
     ("env_ids", "observations", "infos", "errors"), _created_columns
 )
 """``{env_ids, observations, infos, errors}``."""
@@ -141,6 +141,14 @@ encode_initialized: BatchEncoder[tuple[str, EncodedReset]] = BatchEncoder(
 def encode_closed(closed: int, errors: Sequence[tuple[int, VerlAgentEnvError]]) -> bytes:
     """Encode ``{closed, errors}``: the number of closed environments, and the errors of the others."""
     return b'{"closed":%d,"errors":%b}' % (closed, encode_errors(errors))
+
+
+async def encode_closings(
+    results: Sequence[VerlAgentEnvError | None], _: Callable[[], Awaitable[None]]
+) -> Body:
+    """Encode the results of closings as :func:`encode_closed` does."""
+    errors = [(index, error) for index, error in enumerate(results) if error is not None]
+    return encode_closed(len(results) - len(errors), errors)
 
 
 def encode_errors(errors: Sequence[tuple[int, VerlAgentEnvError]]) -> bytes:

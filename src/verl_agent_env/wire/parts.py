@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from verl_agent_env.errors import VerlAgentEnvError, error_from_problem
-from verl_agent_env.wire.results import EncodedReset, EncodedStep
+from verl_agent_env.wire.results import Created, EncodedReset, EncodedStep
 
 MEDIA_TYPE = b"application/vnd.verl-agent-env.part"
 
@@ -62,26 +62,26 @@ def decode_reset_part(part: bytes) -> list[EncodedReset | VerlAgentEnvError]:
     return _with_errors([EncodedReset(*row) for row in rows], errors)
 
 
-def encode_created_part(results: Sequence[tuple[str, EncodedReset] | VerlAgentEnvError]) -> bytes:
+def encode_created_part(results: Sequence[Created | VerlAgentEnvError]) -> bytes:
     """Encode new environments, in order."""
-    created = [result for result in results if isinstance(result, tuple)]
+    created = [result for result in results if isinstance(result, Created)]
     pieces = [(answer.observation, answer.info) for _, answer in created]
     return _encode({"env_ids": [env_id for env_id, _ in created]}, results, pieces)
 
 
-def decode_created_part(part: bytes) -> list[tuple[str, EncodedReset] | VerlAgentEnvError]:
+def decode_created_part(part: bytes) -> list[Created | VerlAgentEnvError]:
     """Undo :func:`encode_created_part`.
 
     Raises:
         ValueError: The bytes are not such a part.
     """
     rows, errors = _decode(part, {"env_ids": str})
-    return _with_errors([(env_id, EncodedReset(*pieces)) for env_id, *pieces in rows], errors)
+    return _with_errors([Created(env_id, EncodedReset(*pieces)) for env_id, *pieces in rows], errors)
 
 
-def encode_closed_part(size: int, errors: Sequence[tuple[int, VerlAgentEnvError]]) -> bytes:
-    """Encode the results of ``size`` closings, of which those at the positions in ``errors`` failed."""
-    return orjson.dumps({"size": size, "errors": [[index, error.to_problem()] for index, error in errors]})
+def encode_closed_part(results: Sequence[VerlAgentEnvError | None]) -> bytes:
+    """Encode the results of closings, in order."""
+    return orjson.dumps({"size": len(results), "errors": _problems(results)})
 
 
 def decode_closed_part(part: bytes) -> list[VerlAgentEnvError | None]:
@@ -119,15 +119,20 @@ def decode_run_part(part: bytes) -> tuple[int, set[int]]:
 
 def _encode(header: dict[str, Any], results: Sequence[Any], pieces: list[tuple[bytes, bytes]]) -> bytes:
     header["lengths"] = [len(piece) for pair in pieces for piece in pair]
-    header["errors"] = [
-        [index, result.to_problem()]
-        for index, result in enumerate(results)
-        if isinstance(result, VerlAgentEnvError)
-    ]
+    header["errors"] = _problems(results)
     head = orjson.dumps(header)
     return b"".join(
         [len(head).to_bytes(_LENGTH_BYTES, "big"), head, *(piece for pair in pieces for piece in pair)]
     )
+
+
+def _problems(results: Sequence[Any]) -> list[list[Any]]:
+    """Encode the errors among results, each with its position."""
+    return [
+        [index, result.to_problem()]
+        for index, result in enumerate(results)
+        if isinstance(result, VerlAgentEnvError)
+    ]
 
 
 def _decode(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import isfinite
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -84,8 +84,23 @@ class EncodedReset:
         return b'{"observation":%b,"info":%b}' % (self.observation, self.info)
 
 
-def size_of(answer: EncodedStep | EncodedReset | tuple[str, EncodedReset]) -> int:
-    """Return the bytes of a result; of a pair of id and result, those of the result."""
-    if isinstance(answer, tuple):
-        answer = answer[1]
-    return len(answer.observation) + len(answer.info)
+class Created(NamedTuple):
+    """Id of a new environment, and how its first episode began."""
+
+    env_id: str
+    beginning: EncodedReset
+
+    @property
+    def observation(self) -> bytes:
+        """First observation, as JSON."""
+        return self.beginning.observation
+
+    @property
+    def info(self) -> bytes:
+        """First info, as JSON."""
+        return self.beginning.info
+
+
+def size_of(answer: EncodedStep | EncodedReset | Created | None) -> int:
+    """Return the bytes of a result."""
+    return 0 if answer is None else len(answer.observation) + len(answer.info)

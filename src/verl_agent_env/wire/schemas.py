@@ -257,18 +257,19 @@ class InternalInitializeRequest(BatchInitializeRequest):
     """Their ids."""
 
 
-class InternalResetRequest(BatchResetRequest):
+class WithOperations(RequestBody):
+    """Part of a batch whose items are recognized by their operation ids."""
+
+    operations: str | Column[str] | None = None
+    """The ids: one if no environment is listed twice; None if something else identifies the items."""
+
+
+class InternalResetRequest(BatchResetRequest, WithOperations):
     """Reset a part of a batch on another worker."""
 
-    operations: str | Column[str] | None = None
-    """Operation ids of the resets; one id if no environment is listed twice."""
 
-
-class InternalStepRequest(BatchStepRequest):
+class InternalStepRequest(BatchStepRequest, WithOperations):
     """Step a part of a batch on another worker."""
-
-    operations: str | Column[str] | None = None
-    """Operation ids of the steps, as for resets; None if ``seqs`` identifies them."""
 
 
 class InternalDrainRequest(RequestBody):

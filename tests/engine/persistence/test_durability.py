@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests import batch_calls
 from tests.engine.awaiting import ask
 from tests.engine.persistence.hosts import Cluster
 from tests.engine.persistence.ledger import SPECS
@@ -37,7 +38,7 @@ async def mixed(cluster: Cluster, early: Durability, patience_s: float) -> tuple
     """A host with environments that are answered early, and others; the log is away now."""
     host = await cluster.host({KINDS[0]: early}, patience_s=patience_s)
     requests = [request for seed in range(4) for request in (LAKE, CreateRequest(KINDS[1], seed))]
-    created = await Batches(host).create(requests)
+    created = await batch_calls.create(host, requests)
     env_ids = [result[0] for result in created if isinstance(result, tuple)]
     assert host.recorder is not None
     await host.recorder.journal.flush()
@@ -52,14 +53,15 @@ async def test_batch_of_environments_that_are_answered_early_never_waits_for_the
     host, env_ids, _ = await mixed(cluster, early, NEVER_S)
     batches = Batches(host)
     for seq in range(3):
-        answers = await at_once(batches.step(env_ids, ["left"] * 4, [seq] * 4))
+        answers = await at_once(batch_calls.step(batches, env_ids, ["left"] * 4, [seq] * 4))
         assert all(isinstance(answer, EncodedStep) for answer in answers)
     assert all(
-        isinstance(answer, EncodedReset) for answer in await at_once(batches.reset(env_ids, None, None))
+        isinstance(answer, EncodedReset)
+        for answer in await at_once(batch_calls.reset(batches, env_ids, None, None))
     )
-    created = await at_once(batches.create([LAKE] * 3))
+    created = await at_once(batch_calls.create(batches, [LAKE] * 3))
     assert all(isinstance(result, tuple) for result in created)
-    assert await at_once(batches.close(env_ids)) == (4, [])
+    assert await at_once(batch_calls.close(batches, env_ids)) == (4, [])
 
 
 @EARLY
@@ -80,9 +82,9 @@ async def test_environments_that_are_answered_early_do_not_fail_with_others_of_t
 ) -> None:
     host, first, second = await mixed(cluster, early, patience_s=0.2)
     env_ids = [env_id for pair in zip(first, second, strict=True) for env_id in pair]
-    answers = await at_once(Batches(host).step(env_ids, ["left"] * 8, [0] * 8))
+    answers = await at_once(batch_calls.step(host, env_ids, ["left"] * 8, [0] * 8))
     assert [type(answer) for answer in answers] == [EncodedStep, StoreUnavailableError] * 4
-    closed = await at_once(Batches(host).close(env_ids))
+    closed = await at_once(batch_calls.close(host, env_ids))
     assert [(position, type(error)) for position, error in closed.errors] == [
         (position, StoreUnavailableError) for position in range(1, 8, 2)
     ]
@@ -99,7 +101,7 @@ async def test_what_a_refusal_tells_of_earlier_steps_is_written_before(cluster: 
     stale, gap, late = (
         asyncio.create_task(call)
         for call in (
-            Batches(host).step([env_id, env_id], [0, 1], [1, 2]),
+            batch_calls.step(host, [env_id, env_id], [0, 1], [1, 2]),
             ask(host.step, env_id, 5, 5),
             ask(host.reset, env_id, 1, None, b"a"),
         )
@@ -134,15 +136,15 @@ async def test_live_environments_of_a_batch_go_on_while_others_cannot_be_read(cl
     unread = "abc-" + "0" * 32
     cluster.log.is_away = False
     cluster.log.is_unreadable = True
-    answers = await at_once(Batches(host).step([env_ids[0], unread, env_ids[1]], ["left"] * 3, None))
+    answers = await at_once(batch_calls.step(host, [env_ids[0], unread, env_ids[1]], ["left"] * 3, None))
     assert [type(answer) for answer in answers] == [EncodedStep, StoreUnavailableError, EncodedStep]
     created = await at_once(
-        Batches(host).create([CreateRequest(KINDS[1], 1, env_id=unread), CreateRequest(KINDS[1], 1)])
+        batch_calls.create(host, [CreateRequest(KINDS[1], 1, env_id=unread), CreateRequest(KINDS[1], 1)])
     )
     # What may be there already must not be made once more.
     assert isinstance(created[0], StoreUnavailableError)
     assert isinstance(created[1], tuple)
-    closed = await at_once(Batches(host).close([unread, env_ids[0]]))
+    closed = await at_once(batch_calls.close(host, [unread, env_ids[0]]))
     assert [position for position, _ in closed.errors] == [0]
 
 

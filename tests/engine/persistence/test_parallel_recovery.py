@@ -9,11 +9,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests import batch_calls
 from tests.engine.persistence.hosts import Cluster
 from tests.engine.persistence.ledger import SPECS, Ledger
 from tests.waiting import NEVER_S, no_hang, until
 from verl_agent_env.engine import CreateRequest, Host, await_maybe
-from verl_agent_env.engine.batches import Batches
 from verl_agent_env.engine.env_table import EnvTable
 from verl_agent_env.engine.live_env import LiveEnv
 from verl_agent_env.engine.persistence.recovery import Recovery
@@ -28,7 +28,7 @@ def _mended() -> Iterator[None]:
 
 
 async def made(host: Host, kind: str, count: int) -> list[str]:
-    created = await Batches(host).create([CreateRequest(f"ledger/{kind}-v0", 1)] * count)
+    created = await batch_calls.create(host, [CreateRequest(f"ledger/{kind}-v0", 1)] * count)
     return [item[0] for item in created if isinstance(item, tuple)]
 
 
@@ -42,7 +42,7 @@ async def test_environments_that_block_come_back_side_by_side_in_one_batch(
     # Goes through only when six of them are at it.
     Ledger.on_restore = staticmethod(lambda: together.wait(NEVER_S))
     second = await cluster.host(specs=SPECS, max_threads=6, max_step_s=NEVER_S)
-    results = await Batches(second).step(env_ids, [1] * 12, [0] * 12)
+    results = await batch_calls.step(second, env_ids, [1] * 12, [0] * 12)
     assert all(isinstance(result, EncodedStep) for result in results)
     assert not together.broken
 

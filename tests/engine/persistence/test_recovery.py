@@ -10,12 +10,12 @@ from typing import Any, cast
 import orjson
 import pytest
 
+from tests import batch_calls
 from tests.engine.awaiting import ask
 from tests.engine.persistence.hosts import Cluster
 from tests.waiting import HANG_S
 from verl_agent_env.config import HostLimits
 from verl_agent_env.engine import CreateRequest, Host, await_maybe, inspection
-from verl_agent_env.engine.batches import Batches
 from verl_agent_env.engine.tasks import TaskFinder
 from verl_agent_env.envs.base import Durability
 from verl_agent_env.envs.frozen_lake import FrozenLakeEnv
@@ -163,27 +163,27 @@ async def test_host_that_lost_its_slots_is_never_acknowledged(cluster: Cluster) 
 
 async def test_batch_of_a_fenced_host_fails_and_runs_on_the_owner(cluster: Cluster) -> None:
     first = await cluster.host()
-    created = await Batches(first).create([LAKE] * 50)
+    created = await batch_calls.create(first, [LAKE] * 50)
     env_ids = [result[0] for result in created if isinstance(result, tuple)]
     second = await cluster.host()
-    refused = await Batches(first).step(env_ids, ["right"] * 50, [0] * 50)
+    refused = await batch_calls.step(first, env_ids, ["right"] * 50, [0] * 50)
     assert all(isinstance(result, MovedError) for result in refused)
-    done = await Batches(second).step(env_ids, ["right"] * 50, [0] * 50)
+    done = await batch_calls.step(second, env_ids, ["right"] * 50, [0] * 50)
     assert all(isinstance(result, EncodedStep) for result in done)
     assert {second.env_table.find(env_id).seq for env_id in env_ids} == {1}
 
 
 async def test_whole_batch_goes_on_elsewhere(cluster: Cluster) -> None:
     first = await cluster.host()
-    created = await Batches(first).create([LAKE, SOKOBAN, COUNTDOWN] * 20)
+    created = await batch_calls.create(first, [LAKE, SOKOBAN, COUNTDOWN] * 20)
     env_ids = [result[0] for result in created if isinstance(result, tuple)]
-    answers = await Batches(first).step(env_ids, ["right"] * 60, [0] * 60)
+    answers = await batch_calls.step(first, env_ids, ["right"] * 60, [0] * 60)
     second = await cluster.host()
-    again = await Batches(second).step(env_ids, ["right"] * 60, [0] * 60)
+    again = await batch_calls.step(second, env_ids, ["right"] * 60, [0] * 60)
     assert [_json(answer) for answer in again] == [_json(answer) for answer in answers]
     assert second.recovery is not None
     assert second.recovery.recovered == 60
-    assert (await Batches(second).close(env_ids)).closed == 60
+    assert (await batch_calls.close(second, env_ids)).closed == 60
 
 
 def _json(answer: EncodedStep | VerlAgentEnvError) -> bytes:
@@ -218,7 +218,7 @@ async def test_patience_ends_with_a_typed_error_and_the_write_is_made_all_the_sa
     with pytest.raises(StoreUnavailableError) as raised:
         await await_maybe(host.step(env_id, "right", 0))
     assert raised.value.may_have_run
-    refused = await Batches(host).step([env_id], ["down"], [1])
+    refused = await batch_calls.step(host, [env_id], ["down"], [1])
     assert isinstance(refused[0], StoreUnavailableError)
     assert refused[0].may_have_run
     cluster.log.is_away = False
@@ -299,7 +299,7 @@ async def test_a_batch_is_answered_again_elsewhere_as_it_was(
 async def steps(
     host: Host, env_ids: list[str], seqs: list[int | None], operations: list[bytes]
 ) -> list[EncodedStep]:
-    results = await Batches(host).step(env_ids, MOVES[: len(env_ids)], seqs, operations)
+    results = await batch_calls.step(host, env_ids, MOVES[: len(env_ids)], seqs, operations)
     answers = [result for result in results if isinstance(result, EncodedStep)]
     assert len(answers) == len(env_ids), results
     return answers
@@ -329,10 +329,10 @@ async def test_a_batch_of_resets_is_answered_again_elsewhere_as_it_was(
     env_id, _ = await await_maybe(first.create(CreateRequest("frozen_lake", 7, {"size": 5})))
     await await_maybe(first.step(env_id, "right", None, b"step"))
     env_ids, operations = [env_id] * 3, operations_of(b"call", [env_id] * 3)
-    beginnings = await Batches(first).reset(env_ids, [1, 2, 3], None, operations)
+    beginnings = await batch_calls.reset(first, env_ids, [1, 2, 3], None, operations)
     await first.recorder.journal.flush()  # type: ignore[union-attr]
     second = await cluster.host({name: durability})
-    again = await Batches(second).reset(env_ids, [1, 2, 3], None, operations)
+    again = await batch_calls.reset(second, env_ids, [1, 2, 3], None, operations)
     assert [b.to_json() for b in again] == [b.to_json() for b in beginnings]  # type: ignore[union-attr]
     assert len({b.to_json() for b in again}) == 3  # type: ignore[union-attr]
     assert second.env_table.find(env_id).episode == 3
@@ -444,7 +444,7 @@ def count_steps(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 async def test_slots_are_warmed_up_at_once(cluster: Cluster) -> None:
     first = await cluster.host()
-    created = await Batches(first).create([LAKE] * 30)
+    created = await batch_calls.create(first, [LAKE] * 30)
     second = await cluster.host()
     assert second.recovery is not None
     assert await second.recovery.recover_slots(range(NUM_SLOTS)) == 30
@@ -484,15 +484,15 @@ async def test_two_who_ask_for_a_lost_environment_recover_it_once(cluster: Clust
 
 async def test_a_batch_and_the_warm_up_recover_thousands_of_environments_once_each(cluster: Cluster) -> None:
     first = await cluster.host()
-    await Batches(first).create([LAKE] * 600)
+    await batch_calls.create(first, [LAKE] * 600)
     env_ids = first.env_table.ids()
     second = await cluster.host()
     assert second.recovery is not None
     # In another order: each of them meets environments that the other one is about to reach.
     _, answers, backwards = await asyncio.gather(
         second.recovery.recover_slots(range(NUM_SLOTS)),
-        Batches(second).step(env_ids, ["right"] * len(env_ids), None),
-        Batches(second).reset(env_ids[::-1], None, None),
+        batch_calls.step(second, env_ids, ["right"] * len(env_ids), None),
+        batch_calls.reset(second, env_ids[::-1], None, None),
     )
     assert not [error for error in (*answers, *backwards) if isinstance(error, VerlAgentEnvError)]
     assert second.recovery.recovered == len(env_ids)

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from tests import batch_calls
 from tests.engine.awaiting import ask
 from tests.engine.persistence.hosts import Cluster
 from tests.engine.persistence.ledger import SPECS
@@ -30,9 +31,9 @@ class Moved:
         self.loop = loop
         self.cluster = Cluster()
         self.first = self.run(self.cluster.host(specs=SPECS))
-        created = self.run(Batches(self.first).create([LEDGER] * 6))
+        created = self.run(batch_calls.create(self.first, [LEDGER] * 6))
         self.env_ids = [result[0] for result in created if isinstance(result, tuple)]
-        self.run(Batches(self.first).step(self.env_ids, [1] * 6, [0] * 6))
+        self.run(batch_calls.step(self.first, self.env_ids, [1] * 6, [0] * 6))
         self.host: Host = self.run(self.cluster.host(specs=SPECS))
         self.load = self.cluster.log.load
 
@@ -81,7 +82,7 @@ def test_single_call_is_told_that_its_environment_is_on_its_way_and_finds_it_lat
 
 def test_batch_waits_as_long_as_its_environments_come_back(moved: Moved) -> None:
     moved.reads_take(waits.RECOVERY_S * 0.6, at_once=1)
-    answers, took_s = moved.run(moved.timed(Batches(moved.host).step(moved.env_ids, [1] * 6, [1] * 6)))
+    answers, took_s = moved.run(moved.timed(batch_calls.step(moved.host, moved.env_ids, [1] * 6, [1] * 6)))
     assert isinstance(answers, list)
     assert all(isinstance(answer, EncodedStep) for answer in answers)
     assert took_s > 3 * waits.RECOVERY_S
@@ -91,7 +92,7 @@ def test_batch_goes_on_without_those_that_do_not_come_back(moved: Moved) -> None
     here, *others = moved.env_ids
     moved.run(ask(moved.host.step, here, 1, 1))
     moved.reads_take(3 * waits.RECOVERY_S)
-    batch = Batches(moved.host).step([others[0], here, others[1]], [1] * 3, [1, 2, 1])
+    batch = batch_calls.step(moved.host, [others[0], here, others[1]], [1] * 3, [1, 2, 1])
     answers, took_s = moved.run(moved.timed(batch))
     assert isinstance(answers, list)
     assert [type(answer) for answer in answers] == [RecoveryPendingError, EncodedStep, RecoveryPendingError]

@@ -10,6 +10,7 @@ from typing import Any, cast
 import orjson
 import pytest
 
+from tests import batch_calls
 from tests.sim.virtual_loop import VirtualLoop
 from verl_agent_env.cluster.slots import SlotTable
 from verl_agent_env.config import HostLimits
@@ -118,7 +119,11 @@ class World:
     async def create(self, count: int) -> list[str]:
         """Make environments at their owner."""
         requests = [CreateRequest("frozen_lake", 7, LAKE) for _ in range(count)]
-        return [result[0] for result in await self.batches.create(requests) if isinstance(result, tuple)]
+        return [
+            result[0]
+            for result in await batch_calls.create(self.batches, requests)
+            if isinstance(result, tuple)
+        ]
 
     def seqs(self, env_ids: list[str], owner: str = B) -> list[int]:
         """The steps that each environment has taken."""
@@ -150,7 +155,7 @@ async def test_a_lost_answer_applies_nothing_twice(
     first, second = await world.create(2)
     env_ids = [first, second, first, second, first]
     world.net.lose = lost
-    results = await world.batches.step(env_ids, ["right"] * 5, seqs)
+    results = await batch_calls.step(world.batches, env_ids, ["right"] * 5, seqs)
     assert steps_taken(results) == [1, 1, 2, 2, 3]
     assert world.seqs([first, second]) == [3, 2]
 
@@ -161,15 +166,15 @@ async def test_a_lost_answer_applies_nothing_twice_where_no_environment_stands_t
 ) -> None:
     env_ids = await world.create(3)
     world.net.lose = 2
-    assert steps_taken(await world.batches.step(env_ids, ["right"] * 3, seqs)) == [1, 1, 1]
+    assert steps_taken(await batch_calls.step(world.batches, env_ids, ["right"] * 3, seqs)) == [1, 1, 1]
     assert world.seqs(env_ids) == [1, 1, 1]
 
 
 async def test_a_lost_answer_of_resets_begins_no_other_episode(world: World) -> None:
     env_ids = await world.create(2)
-    await world.batches.step(env_ids, ["right"] * 2, None)
+    await batch_calls.step(world.batches, env_ids, ["right"] * 2, None)
     world.net.lose = 2
-    results = await world.batches.reset([*env_ids, *env_ids], [1, 2, 3, None], None)
+    results = await batch_calls.reset(world.batches, [*env_ids, *env_ids], [1, 2, 3, None], None)
     beginnings = [result.to_json() for result in results if isinstance(result, EncodedReset)]
     assert len(beginnings) == 4
     assert [orjson.loads(beginning)["info"]["seed"] for beginning in beginnings] == [1, 2, 3, 2]
@@ -186,7 +191,7 @@ async def test_a_lost_answer_of_new_environments_makes_no_others(world: World) -
 async def test_a_lost_answer_of_closings_closes_no_others(world: World) -> None:
     first, second, third = await world.create(3)
     world.net.lose = 2
-    closed, errors = await world.batches.close([first, second, first, new_env_id(1)])
+    closed, errors = await batch_calls.close(world.batches, [first, second, first, new_env_id(1)])
     assert closed == 3
     assert [(index, type(error)) for index, error in errors] == [(3, EnvironmentNotFoundError)]
     assert world.workers[B].host.env_table.ids() == [third]
@@ -208,8 +213,8 @@ async def test_a_copy_that_comes_late_is_not_carried_out_after_what_followed(wor
         raise WorkerUnreachableError(address, "it did not answer in time")
 
     world.net.fate = hold_up_the_first
-    assert steps_taken(await world.batches.step(env_ids, ["right"] * 4, None)) == [1, 1, 2, 2]
-    assert steps_taken(await world.batches.step(env_ids, ["right"] * 4, None)) == [3, 3, 4, 4]
+    assert steps_taken(await batch_calls.step(world.batches, env_ids, ["right"] * 4, None)) == [1, 1, 2, 2]
+    assert steps_taken(await batch_calls.step(world.batches, env_ids, ["right"] * 4, None)) == [3, 3, 4, 4]
     held.set()
     await asyncio.gather(*copies)
     assert world.seqs(env_ids[:2]) == [4, 4]
@@ -217,9 +222,9 @@ async def test_a_copy_that_comes_late_is_not_carried_out_after_what_followed(wor
 
 async def test_what_all_items_share_is_sent_once(world: World) -> None:
     env_ids = await world.create(3)
-    await world.batches.step(env_ids, ["right"] * 3, None)
-    await world.batches.step(env_ids, ["right"] * 3, [1, 1, 1])
-    await world.batches.step([*env_ids, env_ids[0]], ["right"] * 4, [2, 2, 2, 3])
+    await batch_calls.step(world.batches, env_ids, ["right"] * 3, None)
+    await batch_calls.step(world.batches, env_ids, ["right"] * 3, [1, 1, 1])
+    await batch_calls.step(world.batches, [*env_ids, env_ids[0]], ["right"] * 4, [2, 2, 2, 3])
     plain, numbered, double = (body["operations"] for body in world.net.bodies[-3:])
     assert isinstance(plain, str)
     assert numbered is None
@@ -285,7 +290,7 @@ def test_an_owner_is_looked_for_until_patience_ends() -> None:
         env_ids = await world.create(2)
         world.asked.table.assign([None] * NUM_SLOTS, ())
         began = loop.time()
-        results = await world.batches.step(env_ids, ["right"] * 2, None)
+        results = await batch_calls.step(world.batches, env_ids, ["right"] * 2, None)
         assert [type(result) for result in results] == [StoreUnavailableError] * 2
         assert OWNER_S <= loop.time() - began < OWNER_S + 1
 
@@ -296,7 +301,7 @@ def test_a_worker_that_breaks_every_connection_is_given_up() -> None:
     async def play(world: World, loop: VirtualLoop) -> None:
         env_ids = await world.create(2)
         world.net.lose = 10_000
-        results = await world.batches.step(env_ids, ["right"] * 2, None)
+        results = await batch_calls.step(world.batches, env_ids, ["right"] * 2, None)
         assert [type(result) for result in results] == [WorkerUnreachableError] * 2
         assert loop.time() - 1000.0 < 2 * OWNER_S
         assert world.seqs(env_ids) == [1, 1]
@@ -329,10 +334,10 @@ async def test_a_step_that_moved_waits_for_those_that_were_before_it(world: Worl
         return PeerAnswer(encode_step_part([scripted.pop(0)]), b"")
 
     world.net.fate = told
-    (result,) = await world.batches.step(env_ids, ["right"], [0])
+    (result,) = await batch_calls.step(world.batches, env_ids, ["right"], [0])
     assert isinstance(result, EncodedStep)
     # One that met its owner at once hears at once what is missing.
-    (refused,) = await world.batches.step(env_ids, ["right"], [7])
+    (refused,) = await batch_calls.step(world.batches, env_ids, ["right"], [7])
     assert isinstance(refused, SequenceGapError)
 
 
@@ -368,7 +373,7 @@ async def test_a_batch_over_many_workers_has_no_longer_answer_than_one_on_a_sing
         world.workers[address].table.assign(owners, slots, for_new=shares)
     chat = {"task_prompt": "x" * 10_000}
     requests = [CreateRequest("single_turn_chat", 1, chat) for _ in range(60)]
-    results = await world.batches.create(requests)
+    results = await batch_calls.create(world.batches, requests)
     made = [result[1] for result in results if isinstance(result, tuple)]
     assert all(isinstance(result, tuple | AnswerTooLargeError) for result in results)
     assert {len(worker.host.env_table) > 0 for address, worker in world.workers.items() if address != C} == {
@@ -404,7 +409,7 @@ async def test_a_single_new_environment_whose_answer_got_lost_is_made_once(world
 def test_new_environments_wait_for_a_worker_that_takes_some() -> None:
     async def play(world: World, loop: VirtualLoop) -> None:
         world.asked.table.assign([B] * NUM_SLOTS, ())
-        refused = await world.batches.create([CreateRequest("frozen_lake", 7, LAKE)] * 2)
+        refused = await batch_calls.create(world.batches, [CreateRequest("frozen_lake", 7, LAKE)] * 2)
         assert [type(result) for result in refused] == [ShuttingDownError] * 2
         with pytest.raises(ShuttingDownError):
             await world.batches.create_one(CreateRequest("frozen_lake", 7, LAKE))

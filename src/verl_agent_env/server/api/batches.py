@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Sequence
-from typing import Any, Protocol, TypeVar
+import dataclasses
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, TypeVar
 
 from verl_agent_env.config import HttpLimits
-from verl_agent_env.engine import CreateRequest
-from verl_agent_env.engine.batches import Closed
-from verl_agent_env.engine.budget import WHOLE_ROOM, AnswerRoom
+from verl_agent_env.engine.budget import AnswerRoom
 from verl_agent_env.engine.kinds import KindLoader
 from verl_agent_env.envs.registry import Registry
 from verl_agent_env.errors import (
@@ -17,61 +16,22 @@ from verl_agent_env.errors import (
     RequestError,
     VerlAgentEnvError,
 )
-from verl_agent_env.server.api.create_requests import create_requests, fault_of
 from verl_agent_env.server.http.headers import OPERATION_HEADER
 from verl_agent_env.server.http.idempotency import IdempotentRequests, Named
 from verl_agent_env.server.http.metrics import Metrics
-from verl_agent_env.server.http.tokens import Principal
-from verl_agent_env.server.http.types import Request, Response
+from verl_agent_env.server.http.types import Handler, Request, Response
+from verl_agent_env.server.verbs.create_requests import create_requests, fault_of
+from verl_agent_env.server.verbs.values import CLOSE, INITIALIZE, new_environments
+from verl_agent_env.server.verbs.verb import BatchRunner, EnvironmentVerb, Verb
 from verl_agent_env.spans import note
-from verl_agent_env.wire.batches import encode_closed, encode_initialized, encode_resets, encode_steps
+from verl_agent_env.wire.batches import encode_closed
 from verl_agent_env.wire.large_bodies import Turn, decode_batch
-from verl_agent_env.wire.operations import call_of, operations_of, steps_of
+from verl_agent_env.wire.operations import call_of
 from verl_agent_env.wire.pieces import Body
-from verl_agent_env.wire.results import EncodedReset, EncodedStep
-from verl_agent_env.wire.schemas import (
-    BatchCloseRequest,
-    BatchInitializeRequest,
-    BatchResetRequest,
-    BatchStepRequest,
-)
+from verl_agent_env.wire.results import Created
+from verl_agent_env.wire.schemas import BatchCloseRequest, BatchInitializeRequest
 
 T = TypeVar("T")
-
-
-class BatchWork(Protocol):
-    """Executor of batches: the host of this worker, or many workers."""
-
-    async def create(
-        self, requests: Sequence[CreateRequest], room: AnswerRoom = WHOLE_ROOM
-    ) -> list[tuple[str, EncodedReset] | VerlAgentEnvError]:
-        """Make an environment for each request."""
-
-    async def reset(
-        self,
-        env_ids: Sequence[str],
-        seeds: Sequence[int | None] | None,
-        options: Sequence[dict[str, Any] | None] | None,
-        operations: Sequence[bytes] | None = None,
-        room: AnswerRoom = WHOLE_ROOM,
-    ) -> list[EncodedReset | VerlAgentEnvError]:
-        """Reset each environment."""
-
-    async def step(
-        self,
-        env_ids: Sequence[str],
-        actions: Sequence[Any],
-        seqs: Sequence[int | None] | None,
-        operations: Sequence[bytes] | None = None,
-        room: AnswerRoom = WHOLE_ROOM,
-    ) -> list[EncodedStep | VerlAgentEnvError]:
-        """Step each environment."""
-
-    async def close(self, env_ids: Sequence[str]) -> Closed:
-        """Close each environment."""
-
-    async def close_run(self, run_id: str, tag: str | None = None) -> Closed:
-        """Close all environments of a run; with a ``tag``, those of its holder."""
 
 
 class BatchHandlers:
@@ -79,7 +39,7 @@ class BatchHandlers:
 
     def __init__(
         self,
-        batches: BatchWork,
+        batches: BatchRunner,
         registry: Registry,
         kinds: KindLoader,
         idempotent: IdempotentRequests,
@@ -121,70 +81,57 @@ class BatchHandlers:
 
         async def make(wanted: BatchInitializeRequest, named: Named) -> Body:
             fault = await self._common_fault(wanted)
-            results: list[tuple[str, EncodedReset] | VerlAgentEnvError] = (
-                await self._batches.create(
-                    await named(await create_requests(wanted, self._turn, request.principal.tag)),
-                    AnswerRoom(request.memory),
-                )
-                if fault is None
-                else [fault] * wanted.size
-            )
-            self._count("initialize", results)
-            return await encode_initialized.in_turns(results, self._turn)
+            results: list[Created | VerlAgentEnvError]
+            if fault is None:
+                requests = await create_requests(wanted, self._turn, request.principal.tag)
+                items = new_environments(await named(requests))
+                results = await self._batches.run(INITIALIZE, items, AnswerRoom(request.memory))
+            else:
+                results = [fault] * wanted.size
+            return await self._encode(INITIALIZE, results)
 
         workers = self._workers()
         return Response(
             await self._idempotent.answer("batch/initialize", request, read, make, workers=workers)
         )
 
-    async def reset(self, request: Request) -> Response:
-        """Begin another episode in many environments."""
-        wanted = await decode_batch(request.body, BatchResetRequest, self._turn, self._limits.max_batch_size)
-        self._require_size(len(wanted.env_ids))
-        options = wanted.options
-        if options is not None and not isinstance(options, list):
-            options = [options] * len(wanted.env_ids)
-        operation = call_of(request.headers.get(OPERATION_HEADER))
-        operations = operations_of(operation, wanted.env_ids) if operation else None
-        columns = (wanted.seeds, options, operations)
-        results = await _of_own(request, self._batches.reset, wanted.env_ids, *columns)
-        self._count("reset", results)
-        return Response(await encode_resets.in_turns(results, self._turn))
+    def handler(self, verb: EnvironmentVerb[Any]) -> Handler:
+        """Make the handler of a verb."""
 
-    async def step(self, request: Request) -> Response:
-        """Carry out one action in each of many environments."""
-        wanted = await decode_batch(request.body, BatchStepRequest, self._turn, self._limits.max_batch_size)
-        self._require_size(len(wanted.env_ids))
-        operation = call_of(request.headers.get(OPERATION_HEADER))
-        operations = steps_of(operation, wanted.env_ids, wanted.seqs) if operation else None
-        columns = (wanted.actions, wanted.seqs, operations)
-        results = await _of_own(request, self._batches.step, wanted.env_ids, *columns)
-        self._count("step", results)
-        return Response(await encode_steps.in_turns(results, self._turn))
+        async def handle(request: Request) -> Response:
+            return await self._answer(verb, request, await self._read(verb, request))
+
+        return handle
 
     async def close(self, request: Request) -> Response:
         """Close many environments."""
-        wanted = await decode_batch(request.body, BatchCloseRequest, self._turn, self._limits.max_batch_size)
-        if wanted.run_id is not None:
-            # As many as the run has: the bound on a batch is on what a client sends.
-            closed, errors = await self._batches.close_run(wanted.run_id, request.principal.run_tag)
-        else:
-            env_ids = wanted.env_ids or []
-            self._require_size(len(env_ids))
-            closed, errors = await self._close(request.principal, env_ids)
+        wanted: BatchCloseRequest = await self._read(CLOSE, request)
+        if wanted.run_id is None:
+            return await self._answer(CLOSE, request, wanted)
+        # As many as the run has: the bound on a batch is on what a client sends.
+        closed, errors = await self._batches.close_run(wanted.run_id, request.principal.run_tag)
         note("batch_size", closed + len(errors))
-        self._metrics.observe_batch("close", closed + len(errors), [error.code for _, error in errors])
+        self._metrics.observe_batch(CLOSE.name, closed + len(errors), [error.code for _, error in errors])
         return Response(encode_closed(closed, errors))
 
-    async def _close(self, principal: Principal, env_ids: Sequence[str]) -> Closed:
-        own = principal.positions_of_own(env_ids)
+    async def _read(self, verb: EnvironmentVerb[Any], request: Request) -> Any:
+        """Read the body of a batch, which has the verb's class."""
+        return await decode_batch(request.body, verb.batch_request, self._turn, self._limits.max_batch_size)
+
+    async def _answer(self, verb: EnvironmentVerb[Any], request: Request, wanted: Any) -> Response:
+        """Carry out a batch; of another holder's environments it is said that there are none."""
+        items = await verb.items(wanted, self._turn)
+        self._require_size(len(items))
+        call = call_of(request.headers.get(OPERATION_HEADER))
+        if call:
+            items = dataclasses.replace(items, operations=verb.operations(call, items))
+        own, room = request.principal.positions_of_own(items.env_ids), AnswerRoom(request.memory)
         if own is None:
-            return await self._batches.close(env_ids)
-        done = await self._batches.close([env_ids[position] for position in own])
-        failed = {own[index]: error for index, error in done.errors}
-        for position in set(range(len(env_ids))).difference(own):
-            failed[position] = EnvironmentNotFoundError(env_ids[position])
-        return Closed(done.closed, sorted(failed.items(), key=lambda item: item[0]))
+            return Response(await self._encode(verb, await self._batches.run(verb, items, room)))
+        results: list[Any] = [EnvironmentNotFoundError(env_id) for env_id in items.env_ids]
+        for position, result in zip(own, await self._batches.run(verb, items.at(own), room), strict=True):
+            results[position] = result
+        return Response(await self._encode(verb, results))
 
     def _require_size(self, size: int) -> None:
         if size > self._limits.max_batch_size:
@@ -197,31 +144,8 @@ class BatchHandlers:
         await self._kinds.load((wanted.env_name,))
         return fault_of(self._registry, wanted.env_name, wanted.env_kwargs or {})
 
-    def _count(self, route: str, results: Sequence[Any]) -> None:
+    async def _encode(self, verb: Verb[T], results: Sequence[T | VerlAgentEnvError]) -> Body:
         note("batch_size", len(results))
         codes = [result.code for result in results if isinstance(result, VerlAgentEnvError)]
-        self._metrics.observe_batch(route, len(results), codes)
-
-
-async def _of_own(
-    request: Request,
-    work: Callable[..., Awaitable[list[T | VerlAgentEnvError]]],
-    env_ids: Sequence[str],
-    *columns: Sequence[Any] | None,
-) -> list[T | VerlAgentEnvError]:
-    """Results in order of position; of another holder's environments, that there are none.
-
-    Args:
-        request: Whose environments are meant.
-        work: Carries it out.
-        env_ids: The environments.
-        columns: What else the work takes, for each environment; None for nothing.
-    """
-    own, room = request.principal.positions_of_own(env_ids), AnswerRoom(request.memory)
-    if own is None:
-        return await work(env_ids, *columns, room)
-    results: list[T | VerlAgentEnvError] = [EnvironmentNotFoundError(env_id) for env_id in env_ids]
-    picked = [column and [column[position] for position in own] for column in (env_ids, *columns)]
-    for position, result in zip(own, await work(*picked, room), strict=True):
-        results[position] = result
-    return results
+        self._metrics.observe_batch(verb.name, len(results), codes)
+        return await verb.encode(results, self._turn)

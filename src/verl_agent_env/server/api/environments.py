@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -10,7 +9,6 @@ import orjson
 
 from verl_agent_env.engine import (
     AwaitableOrValue,
-    Created,
     CreateRequest,
     Host,
     await_maybe,
@@ -20,18 +18,12 @@ from verl_agent_env.engine import (
 from verl_agent_env.engine.tasks import TaskFinder
 from verl_agent_env.errors import RenderModeError
 from verl_agent_env.messages import action_schema
-from verl_agent_env.server.api.create_requests import fault_of
 from verl_agent_env.server.http.headers import KEY_HEADER
 from verl_agent_env.server.http.idempotency import IdempotentRequests, Named
 from verl_agent_env.server.http.types import Request, Response
-from verl_agent_env.wire.codec import decode, decode_step, encode
-from verl_agent_env.wire.results import EncodedReset, EncodedStep
-from verl_agent_env.wire.schemas import InitializeRequest, ReadActionRequest, ResetRequest
-
-Create = Callable[[CreateRequest], AwaitableOrValue[Created]]
-"""Makes an environment, here or on another worker."""
-
-_CLOSED = b'{"message":"Environment closed."}'
+from verl_agent_env.server.verbs.create_requests import Create, fault_of
+from verl_agent_env.wire.codec import decode, encode
+from verl_agent_env.wire.schemas import InitializeRequest, ReadActionRequest
 
 
 class EnvironmentHandlers:
@@ -76,23 +68,6 @@ class EnvironmentHandlers:
             )
 
         return Response(await self._idempotent.answer("initialize", request, read, make))
-
-    def reset(self, request: Request) -> AwaitableOrValue[Response]:
-        """Begin another episode."""
-        wanted = decode(request.body, ResetRequest)
-        answer = self._host.reset(request.env_id, wanted.seed, wanted.options, request.operation())
-        return map_maybe(answer, _encoded)
-
-    def step(self, request: Request) -> AwaitableOrValue[Response]:
-        """Carry out one action."""
-        action, seq = decode_step(request.body)
-        # A number names a step as well.
-        operation = request.operation() if seq is None else b""
-        return map_maybe(self._host.step(request.env_id, action, seq, operation), _encoded)
-
-    def close(self, request: Request) -> AwaitableOrValue[Response]:
-        """Close the environment; closing twice is a success."""
-        return map_maybe(self._host.close(request.env_id), lambda _: Response(_CLOSED))
 
     def state(self, request: Request) -> AwaitableOrValue[Response]:
         """Get the state of an environment."""
@@ -159,7 +134,3 @@ class EnvironmentHandlers:
             return [getattr(tool, form)() for tool in getattr(env, "tools", ())]
 
         return Response(encode({"tools_schema": await inspection.read_env(self._host, request.env_id, read)}))
-
-
-def _encoded(answer: EncodedStep | EncodedReset) -> Response:
-    return Response(answer.to_json())

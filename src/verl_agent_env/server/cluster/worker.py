@@ -37,8 +37,6 @@ from verl_agent_env.errors import (
     StoreUnavailableError,
     VerlAgentEnvError,
 )
-from verl_agent_env.server.api.batches import BatchWork
-from verl_agent_env.server.api.environments import Create
 from verl_agent_env.server.cluster.forwarding import Forwarder
 from verl_agent_env.server.cluster.handover import Handover
 from verl_agent_env.server.cluster.internal import DRAIN_PATH, InternalHandlers
@@ -48,6 +46,8 @@ from verl_agent_env.server.cluster.router import Router
 from verl_agent_env.server.cluster.sharded_batches import ShardedBatches
 from verl_agent_env.server.http.auth import peer_secret_of
 from verl_agent_env.server.http.types import Route
+from verl_agent_env.server.verbs.create_requests import Create
+from verl_agent_env.server.verbs.verb import BatchRunner
 from verl_agent_env.types import NUM_SLOTS, slot_of
 from verl_agent_env.wire.suspicions import Suspicion
 
@@ -341,7 +341,7 @@ class ClusterWorker:
         router = Router(self.table, self.peers, self._cluster.refresh)
         self.forwarder = Forwarder(router, self.peers)
         local = Batches(host)
-        self.batches: BatchWork = local
+        self.batches: BatchRunner = local
         """Carries out batches."""
         self.create: Create = host.create
         """Makes single environments."""

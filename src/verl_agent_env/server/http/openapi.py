@@ -55,7 +55,7 @@ def _operation(route: Route, *, has_tokens: bool) -> dict[str, Any]:
     parameters = [*([_ENV_ID] if "{env_id}" in route.path else []), *route.parameters]
     operation: dict[str, Any] = {
         "summary": route.summary,
-        "description": (route.handler.__doc__ or "").strip(),
+        "description": (route.handler.__doc__ or f"{route.summary}.").strip(),
         "operationId": _operation_id(route),
         "tags": list(route.tags),
         "parameters": parameters,

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from verl_agent_env.engine import CreateRequest
+from verl_agent_env.engine import AwaitableOrValue, Created, CreateRequest
 from verl_agent_env.envs.registry import Registry
 from verl_agent_env.errors import RequestError
 from verl_agent_env.wire.large_bodies import Turn
 from verl_agent_env.wire.schemas import BatchInitializeRequest
 
 logger = logging.getLogger(__name__)
+
+Create = Callable[[CreateRequest], AwaitableOrValue[Created]]
+"""Makes an environment, here or on another worker."""
 
 _ITEMS = 8192
 """Requests that are made in one turn: some milliseconds."""
