@@ -135,4 +135,4 @@ async def test_what_computes_long_runs_in_a_thread_and_is_the_same(host: Host) -
 async def test_arguments_that_json_cannot_hold_are_the_items_own_fault(host: Host, name: str) -> None:
     deep = {"task_prompt": orjson.loads(b"[" * 300 + b"]" * 300)}
     results = await batch_calls.create(host, [CreateRequest(name, 1, deep), CreateRequest("frozen_lake", 1)])
-    assert [type(result) for result in results] == [InvalidEnvArgumentsError, tuple]
+    assert [type(result) for result in results] == [InvalidEnvArgumentsError, Created]
