@@ -42,8 +42,10 @@ class Pool:
         self._clients = ExitStack()
         self.any = self._client(server.url)
         """A client of the pool's own port, behind which is any worker."""
-        found = re.search(r" workers: ([^ ]+(?:, [^ ]+)*)\. Ctrl-C", server.lines[0])
-        assert found is not None, server.lines[0]
+        # Warnings may stand before it.
+        said = "".join(server.lines)
+        found = re.search(r" workers: ([^ ]+(?:, [^ ]+)*)\. Ctrl-C", said)
+        assert found is not None, said
         self.addresses = found[1].split(", ")
         self.at = [self._client(f"http://{address}") for address in self.addresses]
         """A client of each worker, in order of their addresses."""

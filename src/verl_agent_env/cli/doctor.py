@@ -41,7 +41,7 @@ class Finding:
     subject: str
     """For example ``redis-server``."""
     state: Literal["ok", "note", "fault"]
-    """``note``: a part that is missing and optional."""
+    """``note``: a part that is missing and optional, or a setting that may lose data."""
     detail: str
     """Sentence that describes the result."""
     remedy: str = ""
@@ -188,7 +188,7 @@ async def _redis(url: str) -> list[Finding]:
     except ValueError as unfit:
         return [Finding("Redis", "fault", f"{unfit}.", "redis://HOST:6379/0")]
     try:
-        await backend.rehearse()
+        risks = await backend.rehearse()
         workers = len((await backend.store.read_map()).workers)
     except StoreUnavailableError as away:
         return [
@@ -196,7 +196,10 @@ async def _redis(url: str) -> list[Finding]:
         ]
     finally:
         await backend.aclose()
-    return [Finding("Redis", "ok", f"answers; {workers} workers have registered")]
+    return [
+        Finding("Redis", "ok", f"answers; {workers} workers have registered"),
+        *(Finding("Redis", "note", risk) for risk in risks),
+    ]
 
 
 def _server(url: str, token: str) -> list[Finding]:

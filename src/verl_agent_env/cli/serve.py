@@ -179,7 +179,8 @@ def _require_place(settings: ServerSettings, supervisor: str, pool: Collection[s
         # A node that crashed and restarts still finds its own former leases.
         end = time.monotonic() + Timing(cluster.lease_s).rejoin_s
         try:
-            await backend.rehearse()
+            for risk in await backend.rehearse():
+                click.echo(f"Warning: {risk}", err=True)
             while True:
                 workers = (await backend.store.read_map()).workers.values()
                 others = [worker for worker in workers if worker.supervisor != supervisor]

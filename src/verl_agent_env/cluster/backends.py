@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from verl_agent_env.cluster.idempotency import KNOWN_S, IdempotencyRecords
@@ -45,8 +45,9 @@ class Backend:
     store: Store
     log: EventLog
     idempotency: IdempotencyRecords
-    rehearse: Callable[[], Awaitable[object]]
-    """Tries every command that the other parts need, outside the data set; raises :class:`StoreUnavailableError`."""
+    rehearse: Callable[[], Awaitable[Sequence[str]]]
+    """Tries every command that the other parts need, outside the data set; raises :class:`StoreUnavailableError`. Returns what of
+    the server's settings may lose data, a sentence each."""
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -68,7 +69,11 @@ def open_backend(url: str, options: BackendOptions | None = None) -> Backend:
 def _open_memory(_: str, options: BackendOptions) -> Backend:
     store = MemoryStore()
     records = MemoryIdempotencyRecords(options.keys_known_s, options.keys_max_bytes, time.monotonic)
-    return Backend(store, MemoryEventLog(store), records, store.read_map)
+    return Backend(store, MemoryEventLog(store), records, _rehearse_nothing)
+
+
+async def _rehearse_nothing() -> Sequence[str]:
+    return ()
 
 
 def _open_redis(url: str, options: BackendOptions) -> Backend:
@@ -76,8 +81,8 @@ def _open_redis(url: str, options: BackendOptions) -> Backend:
     # One connection each: a cancelled call closes its own, and a long commit delays no heartbeat.
     return Backend(
         RedisStore(url, keys, limits),
-        RedisEventLog(RedisClient(url, limits), keys),
-        RedisIdempotencyRecords(RedisClient(url, limits), keys, options.keys_known_s),
+        RedisEventLog(RedisClient(url, limits, keys), keys),
+        RedisIdempotencyRecords(RedisClient(url, limits, keys), keys, options.keys_known_s),
         functools.partial(rehearse, url, options.namespace, limits),
     )
 
@@ -86,5 +91,7 @@ _OPENERS: dict[str, Callable[[str, BackendOptions], Backend]] = {
     "": _open_memory,
     "redis": _open_redis,
     "rediss": _open_redis,
+    "redis+sentinel": _open_redis,
+    "rediss+sentinel": _open_redis,
     "unix": _open_redis,
 }

@@ -102,3 +102,18 @@ async def test_memory_needs_no_rights() -> None:
     backend = open_backend("")
     await backend.rehearse()
     await backend.aclose()
+
+
+async def test_settings_that_may_lose_data_are_said(own_redis: RedisProcess) -> None:
+    with redis.Redis(port=own_redis.port) as client:
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        told = await rehearse(own_redis.url, Keys().namespace, LIMITS)
+        assert [sentence.partition(":")[0] for sentence in told] == [
+            "Redis deletes environments when it is full"
+        ]
+        client.config_set("maxmemory-policy", "noeviction")
+        assert not await rehearse(own_redis.url, Keys().namespace, LIMITS)
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        client.acl_setuser("limited", enabled=True, passwords=["+word"], keys=["*"], channels=["*"], categories=["+@all"], commands=["-config"])  # fmt: skip
+    told = await rehearse(f"redis://limited:word@127.0.0.1:{own_redis.port}/0", Keys().namespace, LIMITS)
+    assert not told

@@ -6,13 +6,13 @@ import asyncio
 import contextlib
 import re
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
-from urllib.parse import parse_qs, urlsplit
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.backoff import NoBackoff
 from redis.exceptions import (
     AuthenticationError,
@@ -28,10 +28,14 @@ from redis.exceptions import (
     ResponseError,
 )
 from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.sentinel import MasterNotFoundError
 
 from verl_agent_env import background
-from verl_agent_env.cluster.redis.pipe import Endpoint, RedisPipe, pack
+from verl_agent_env.cluster.redis.keys import Keys
+from verl_agent_env.cluster.redis.pipe import Endpoint, RedisPipe, Send, pack
+from verl_agent_env.cluster.redis.primary import Primary
 from verl_agent_env.cluster.redis.scripts import Script
+from verl_agent_env.cluster.redis.url import FORMS, RedisUrl
 from verl_agent_env.errors import StoreFullError, StoreUnavailableError
 
 _ResultT = TypeVar("_ResultT")
@@ -64,12 +68,21 @@ class RedisClient:
         ValueError: The URL is malformed; the message shows the form, and never a password.
     """
 
-    def __init__(self, url: str, limits: RedisLimits) -> None:
+    def __init__(self, url: str, limits: RedisLimits, keys: Keys | None = None) -> None:
+        """Make a client that connects when it is called.
+
+        Args:
+            url: As :meth:`~verl_agent_env.cluster.redis.url.RedisUrl.parse` reads it.
+            limits: Of each call.
+            keys: Of the data set that it writes: where Sentinels elect primaries, its generation changes with them.
+        """
         self.limits = limits
-        self.where = _checked(url)
+        read = RedisUrl.parse(url)
+        self.where = read.where
         """URL without the password, for messages."""
-        pool = BlockingConnectionPool.from_url(
-            url,
+        self._replicas = read.replicas
+        pool: Any = BlockingConnectionPool.from_url(
+            read.plain,
             max_connections=limits.max_connections,
             timeout=limits.call_s,
             socket_connect_timeout=limits.connect_s,
@@ -84,28 +97,55 @@ class RedisClient:
                 # Otherwise an unknown option of the URL would fail only in the first call.
                 pool.connection_class(**pool.connection_kwargs)
             except (TypeError, ValueError):
-                raise ValueError(_NO_URL) from None
-        self._pipe = RedisPipe(_endpoint_of(pool), limits.connect_s)
+                raise ValueError(FORMS) from None
+        endpoint = _endpoint_of(pool)
+        self._primary: Primary | None = None
+        if read.sentinels is None:
+            self._pipe = RedisPipe(endpoint, limits.connect_s)
+        else:
+            options = pool.connection_kwargs
+            self._primary = primary = Primary(read.sentinels, keys, _tls_of(options, endpoint))
+            located = {name: value for name, value in options.items() if name not in ("host", "port")}
+            make_pool: Any = SentinelConnectionPool
+            pool = make_pool(read.sentinels.service, primary, ssl=endpoint.tls is not None, **located)
+            # Sentinels are asked first, which may take as long again.
+            self._pipe = RedisPipe(endpoint, 2 * limits.connect_s, primary.discover_master, self._greet)
         # Any: its types are those of the synchronous and the asynchronous client at once.
         self.redis: Any = Redis.from_pool(pool)
         """Client of redis-py, for use within :meth:`call` only."""
+        self._leaving: set[asyncio.Task[None]] = set()
+
+    @property
+    def follows_primary(self) -> bool:
+        """True if Sentinels say where the primary is."""
+        return self._primary is not None
 
     async def run(self, script: Script, keys: list[str], arguments: list[Any]) -> Any:
         """Run a script.
 
         Raises:
-            StoreUnavailableError: There was no answer; whether the script ran is unknown.
+            StoreUnavailableError: There was no answer, or too few replicas have what it wrote; whether it ran is unknown.
         """
+        replicas = self._replicas if script.waits_for_replicas else 0
 
         inputs = (len(keys), *keys, *arguments)
         packed = pack("EVALSHA", script.sha, *inputs)
 
+        async def send(command: bytes) -> Any:
+            if not replicas:
+                return await self._pipe.call(command)
+            answer, having = await self._pipe.call_and_wait(command, replicas, self.limits.call_s / 2)
+            if having < replicas:
+                reason = f"{having} replicas have the last write, of {replicas} that must"
+                raise StoreUnavailableError(self.where, reason, may_have_run=True)
+            return answer
+
         async def ask() -> Any:
             try:
-                return await self._pipe.call(packed)
+                return await send(packed)
             except NoScriptError:
                 # Redis was restarted or is new; EVAL also loads the script.
-                return await self._pipe.call(pack("EVAL", script.text, *inputs))
+                return await send(pack("EVAL", script.text, *inputs))
             except asyncio.CancelledError:
                 # Timed out: the connection may be half open, so the next call opens a new one.
                 self._pipe.close()
@@ -137,7 +177,22 @@ class RedisClient:
     async def aclose(self) -> None:
         """Close all connections."""
         self._pipe.close()
+        if self._primary is not None:
+            await self._primary.aclose()
         await self.redis.aclose()
+
+    async def _greet(self, send: Send) -> None:
+        """Begin a connection to a primary that Sentinels elected."""
+        if self._primary is not None:
+            self._primary.watch(self._leave_primary)
+            await self._primary.greet(send)
+
+    def _leave_primary(self) -> None:
+        """Let the next call connect to the primary that is one now."""
+        self._pipe.close()
+        task = asyncio.get_running_loop().create_task(self.redis.connection_pool.disconnect())
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
 
 
 class PubSubListener:
@@ -199,6 +254,13 @@ class PubSubListener:
         self._event = asyncio.Event()
 
 
+def _tls_of(options: Mapping[str, Any], endpoint: Endpoint) -> dict[str, Any]:
+    """Return the options of TLS, which are the same for Sentinels as for the primary."""
+    if endpoint.tls is None:
+        return {}
+    return {"ssl": True, **{name: value for name, value in options.items() if name.startswith("ssl_")}}
+
+
 def _endpoint_of(pool: Any) -> Endpoint:
     """Return the endpoint of a pool's connections."""
     options = pool.connection_kwargs
@@ -213,32 +275,6 @@ def _endpoint_of(pool: Any) -> Endpoint:
         db=int(options.get("db") or 0),
         tls=None if context is None else context.get(),
     )
-
-
-_NO_URL = (
-    "the Redis URL cannot be read: write redis://[user:password@]host:port/0, rediss://… or unix:///path"
-)
-
-
-def _checked(url: str) -> str:
-    """Return the URL without its secrets.
-
-    Raises:
-        ValueError: It is not the URL of a Redis.
-    """
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        raise ValueError(_NO_URL) from None
-    if not all(option == "db" or option.startswith("ssl_") for option in parse_qs(parts.query)):
-        raise ValueError(_NO_URL)
-    if parts.scheme == "unix" and parts.path:
-        return f"unix://{parts.path}"
-    database = parts.path.strip("/")
-    if parts.scheme not in ("redis", "rediss") or not parts.hostname or not (database or "0").isdecimal():
-        raise ValueError(_NO_URL)
-    return f"{parts.scheme}://{parts.hostname}:{port or 6379}/{database or 0}"
 
 
 @contextlib.contextmanager
@@ -269,6 +305,8 @@ def _typed_errors(where: str, call_s: float) -> Iterator[None]:
         raise StoreUnavailableError(where, "it refuses the user or password of the URL") from None
     except BusyLoadingError:
         raise StoreUnavailableError(where, "it is still loading its data") from None
+    except MasterNotFoundError as unknown:
+        raise StoreUnavailableError(where, str(unknown)) from None
     except RedisConnectionError:
         raise StoreUnavailableError(where, "it cannot be reached") from None
     except ssl.SSLCertVerificationError as error:

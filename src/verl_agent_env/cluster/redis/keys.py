@@ -40,6 +40,11 @@ class Keys:
         return f"{{{self.namespace}}}:gen"
 
     @property
+    def primary(self) -> str:
+        """String: run id of the server that was the primary when the generation began, where Sentinels elect primaries."""
+        return f"{{{self.namespace}}}:primary"
+
+    @property
     def version(self) -> str:
         """String: version of the map. Its changes are published on the channel of the same name."""
         return f"{{{self.namespace}}}:mapv"

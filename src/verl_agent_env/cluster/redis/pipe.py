@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -33,6 +33,10 @@ class Endpoint:
     tls: ssl.SSLContext | None = None
 
 
+Send = Callable[[bytes], Awaitable[Any]]
+"""Sends a packed command, and returns its answer."""
+
+
 def pack(*command: Any) -> bytes:
     """Encode a command in Redis' protocol."""
     packed: bytes = hiredis.pack_command(cast("Any", command))
@@ -42,15 +46,25 @@ def pack(*command: Any) -> bytes:
 class RedisPipe:
     """A connection that opens at its first use, and again after it broke."""
 
-    def __init__(self, endpoint: Endpoint, connect_s: float) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        connect_s: float,
+        locate: Callable[[], Awaitable[tuple[str, int]]] | None = None,
+        greet: Callable[[Send], Awaitable[None]] | None = None,
+    ) -> None:
         """Create a pipe without a connection.
 
         Args:
             endpoint: Address to connect to.
             connect_s: Seconds until a connection must be established.
+            locate: Finds host and port for each connection, if they are not those of the endpoint.
+            greet: Says first what each connection begins with, if anything.
         """
         self._endpoint = endpoint
         self._connect_s = connect_s
+        self._locate = locate
+        self._greet = greet
         self._link: _Link | None = None
         self._connecting = asyncio.Lock()
 
@@ -66,6 +80,27 @@ class RedisPipe:
         if link is None or link.is_lost:
             link = await self._connected()
         return await link.send(packed)
+
+    async def call_and_wait(self, packed: bytes, replicas: int, timeout_s: float) -> tuple[Any, int]:
+        """Send a command as :meth:`call` does, and wait until replicas have what it wrote.
+
+        Args:
+            packed: The command.
+            replicas: How many to wait for.
+            timeout_s: For how long at most.
+
+        Returns:
+            The answer, and how many replicas have it.
+        """
+        link = self._link
+        if link is None or link.is_lost:
+            link = await self._connected()
+        answer = link.send(packed)
+        waited = link.send(pack("WAIT", replicas, max(1, round(timeout_s * 1000))))
+        try:
+            return await answer, int(await waited)
+        finally:
+            waited.cancel()
 
     def close(self) -> None:
         """Close the connection; pending commands fail."""
@@ -86,13 +121,17 @@ class RedisPipe:
         if endpoint.path:
             _, link = await loop.create_unix_connection(_Link, endpoint.path)
         else:
-            _, link = await loop.create_connection(_Link, endpoint.host, endpoint.port, ssl=endpoint.tls)
+            located = None if self._locate is None else await self._locate()
+            host, port = located or (endpoint.host, endpoint.port)
+            _, link = await loop.create_connection(_Link, host, port, ssl=endpoint.tls)
         try:
             if endpoint.password:
                 credentials = filter(None, (endpoint.username, endpoint.password))
                 await link.send(pack("AUTH", *credentials))
             if endpoint.db:
                 await link.send(pack("SELECT", endpoint.db))
+            if self._greet is not None:
+                await self._greet(link.send)
         except BaseException:
             link.close()
             raise

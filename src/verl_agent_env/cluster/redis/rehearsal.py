@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import uuid
+from collections.abc import Sequence
 
 from verl_agent_env.cluster.idempotency import IdempotencyRecord
 from verl_agent_env.cluster.redis.client import RedisClient, RedisLimits
@@ -11,6 +12,7 @@ from verl_agent_env.cluster.redis.idempotency import RedisIdempotencyRecords
 from verl_agent_env.cluster.redis.keys import Keys
 from verl_agent_env.cluster.redis.log import RedisEventLog
 from verl_agent_env.cluster.redis.scripts import Script
+from verl_agent_env.cluster.redis.settings import risks
 from verl_agent_env.cluster.redis.store import RedisStore
 from verl_agent_env.cluster.store import WorkerRecord
 from verl_agent_env.errors import StoreFullError, StoreUnavailableError, WorkerNotAliveError
@@ -24,8 +26,11 @@ _ENV_ID = "000-trial"
 _ERASE = Script("erase", "for _, key in ipairs(KEYS) do redis.call('DEL', key) end")
 
 
-async def rehearse(url: str, namespace: str, limits: RedisLimits) -> None:
+async def rehearse(url: str, namespace: str, limits: RedisLimits) -> Sequence[str]:
     """Run every script and command once, in a namespace of its own that is deleted afterwards.
+
+    Returns:
+        What of Redis' settings may lose data, a sentence each.
 
     Raises:
         StoreUnavailableError: Redis does not answer, or does not permit a command.
@@ -37,6 +42,7 @@ async def rehearse(url: str, namespace: str, limits: RedisLimits) -> None:
         # A full Redis is no reason to keep a node away: its environments can be closed, which makes room.
         with contextlib.suppress(StoreFullError):
             await trial.run()
+        return await trial.risks()
     finally:
         await trial.aclose()
 
@@ -44,7 +50,7 @@ async def rehearse(url: str, namespace: str, limits: RedisLimits) -> None:
 class _Trial:
     def __init__(self, url: str, keys: Keys, limits: RedisLimits) -> None:
         self._keys = keys
-        self._client = RedisClient(url, limits)
+        self._client = RedisClient(url, limits, keys)
         self._store = RedisStore(url, keys, limits)
         self._log = RedisEventLog(self._client, keys)
         self._records = RedisIdempotencyRecords(self._client, keys, 1.0)
@@ -79,6 +85,10 @@ class _Trial:
         await store.map_version()
         await self._records.claim("trial", IdempotencyRecord("trial", "trial"))
         await store.leave(second)
+
+    async def risks(self) -> Sequence[str]:
+        """Say what of Redis' settings may lose data."""
+        return await risks(self._client)
 
     async def aclose(self) -> None:
         """Delete what was written, and close the connections."""

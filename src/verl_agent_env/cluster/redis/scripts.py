@@ -23,6 +23,8 @@ class Script:
 
     name: str
     text: str = field(repr=False)
+    waits_for_replicas: bool = False
+    """Whether it counts only when as many replicas have what it wrote as the URL demands."""
 
     @functools.cached_property
     def sha(self) -> str:
@@ -113,6 +115,25 @@ end
 local version
 if changed then version = bump(mapv) else version = redis.call('GET', mapv) or '0' end
 return {'ok', redis.call('GET', gen), version}
+""",
+)
+
+# KEYS   gen, mapv, own, primary
+# ARGV   1 run id of the server that the caller takes for the primary, 2 new generation
+# Return 1 when another server was the primary before: then the data set is another one, and no slot has an owner
+FOLLOW_PRIMARY = Script(
+    "follow_primary",
+    _BUMP + """
+local gen, mapv, own, primary = unpack(KEYS)
+local known = redis.call('GET', primary)
+if known == ARGV[1] then return 0 end
+allow_when_full(mapv)
+redis.call('SET', primary, ARGV[1])
+if not known or redis.call('EXISTS', gen) == 0 then return 0 end
+redis.call('SET', gen, ARGV[2])
+redis.call('DEL', own)
+bump(mapv)
+return 1
 """,
 )
 
@@ -449,6 +470,7 @@ while at <= #ARGV do
 end
 return answer
 """,
+    waits_for_replicas=True,
 )
 
 # KEYS   gen, which only says where the data set is

@@ -38,7 +38,7 @@ class RedisStore:
 
     def __init__(self, url: str, keys: Keys | None = None, limits: RedisLimits | None = None) -> None:
         self._keys = keys or Keys()
-        self._client = RedisClient(url, limits or RedisLimits())
+        self._client = RedisClient(url, limits or RedisLimits(), self._keys)
         self._notices = PubSubListener(self._client, self._keys.version)
 
     @property

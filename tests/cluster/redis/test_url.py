@@ -1,0 +1,66 @@
+"""URLs of a Redis are read, and what is wrong with them is said without their secrets."""
+
+from __future__ import annotations
+
+import pytest
+
+from verl_agent_env.cluster.redis.client import RedisClient, RedisLimits
+from verl_agent_env.cluster.redis.url import RedisUrl, SentinelGroup
+
+
+@pytest.mark.parametrize(
+    ("url", "where", "plain"),
+    [
+        ("redis://host", "redis://host:6379/0", "redis://host"),
+        ("redis://u:se%40cret@host:1/2", "redis://host:1/2", "redis://u:se%40cret@host:1/2"),
+        ("rediss://[::1]:1/0?ssl_ca_certs=ca", "rediss://::1:1/0", "rediss://[::1]:1/0?ssl_ca_certs=ca"),
+        ("unix:///run/redis.sock?db=1&wait=0", "unix:///run/redis.sock", "unix:///run/redis.sock?db=1"),
+    ],
+)
+def test_one_server(url: str, where: str, plain: str) -> None:
+    read = RedisUrl.parse(url)
+    assert (read.where, read.plain, read.sentinels, read.replicas) == (where, plain, None, 0)
+
+
+def test_a_group_of_sentinels_with_passwords_of_their_own() -> None:
+    url = (
+        "rediss+sentinel://user:se%2Fcret@a:1,b,[::1]:3/environments/2"
+        "?ssl_ca_certs=ca.pem&wait=1&sentinel_username=watch&sentinel_password=o%26ther"
+    )
+    read = RedisUrl.parse(url)
+    assert read.where == "rediss+sentinel://a:1,b:26379,[::1]:3/environments/2"
+    assert read.plain == "rediss://user:se%2Fcret@a:1/2?ssl_ca_certs=ca.pem"
+    addresses = (("a", 1), ("b", 26379), ("::1", 3))
+    assert read.sentinels == SentinelGroup(addresses, "environments", "watch", "o&ther")
+    assert read.replicas == 1
+    assert "o&ther" not in repr(read)
+    assert "se%2Fcret" not in repr(read)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "http://host",
+        "redis://:secret@host:port/0",
+        "redis://:secret@host/zero",
+        "redis://:secret@host?unknown=1",
+        "redis://:secret@host?wait=-1",
+        "redis://:secret@host?wait=1&wait=2",
+        "redis://:secret@host?sentinel_password=secret",
+        "redis+sentinel://:secret@host",
+        "redis+sentinel://:secret@host/",
+        "redis+sentinel://:secret@host/a b/0",
+        "redis+sentinel://:secret@host,/service",
+        "redis+sentinel://:secret@host:0/service",
+        "redis+sentinel://:secret@host:99999/service",
+        "redis+sentinel://:secret@host/service/zero",
+        "redis+sentinel://",
+        "http+sentinel://:secret@host/service",
+    ],
+)
+def test_what_is_no_url_is_told_the_forms_and_never_the_password(url: str) -> None:
+    with pytest.raises(ValueError, match="cannot be read") as caught:
+        RedisClient(url, RedisLimits())
+    assert "secret" not in str(caught.value)
+    assert "redis+sentinel://" in str(caught.value)
