@@ -84,10 +84,15 @@ def test_what_a_client_asks_for_within_a_span_is_of_its_trace(cluster: TracedClu
         env.step("right")
         env.task_prompt()
     rollout = cluster.seen.one("rollout")
-    for name in ("POST /api/batch/initialize", "POST /api/batch/step"):
-        assert is_child_of(cluster.seen.one(name), rollout)
-    prompt = cluster.seen.named("GET /api/environment/{env_id}/task-prompt")
-    assert {trace_of(span) for span in prompt} == {trace_of(rollout)}
+    for name in (
+        "POST /api/batch/initialize",
+        "POST /api/batch/step",
+        "GET /api/environment/{env_id}/task-prompt",
+    ):
+        # By the slot of its key, or of the environment, a call may have been forwarded.
+        *inner, outer = cluster.seen.named(name)
+        assert is_child_of(outer, rollout)
+        assert all(is_child_of(span, outer) for span in inner)
 
 
 def test_a_step_through_nginx_says_where_it_was_taken_and_how_long_the_store_took(

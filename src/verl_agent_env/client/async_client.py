@@ -7,17 +7,21 @@ import uuid
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
+from urllib.parse import quote, urlencode
 
 import orjson
 
 from verl_agent_env.client.async_env import AsyncEnv
-from verl_agent_env.client.calls import InitializeItem, ResetResult
+from verl_agent_env.client.calls import InitializeItem, ResetResult, TaskLike, TaskName
 from verl_agent_env.client.dispatch import Dispatch, Settings
 from verl_agent_env.client.transport import Transport
 from verl_agent_env.errors import VerlAgentEnvError
 from verl_agent_env.types import Action, StepResult
 
 T = TypeVar("T")
+
+_TASKS_AT_ONCE = 1000
+"""Largest number of tasks that the server lists at once."""
 
 
 class AsyncEnvClient:
@@ -98,6 +102,7 @@ class AsyncEnvClient:
         seed: int | None = None,
         run_id: str | None = None,
         ttl_s: float | None = None,
+        task: TaskLike | None = None,
         env_kwargs: Mapping[str, Any] | None = None,
         **more_kwargs: Any,
     ) -> AsyncEnv:
@@ -108,11 +113,17 @@ class AsyncEnvClient:
             seed: Of the first episode.
             run_id: Run of the environment; the client's own if not given.
             ttl_s: Seconds without a call after which the server closes it.
+            task: What the first episode is, in place of a seed: ``("train", 7)``, or a row of :meth:`tasks`.
             env_kwargs: Keyword arguments of the environment.
             **more_kwargs: More of them.
+
+        Raises:
+            ValueError: The task is none, or there is a seed as well.
         """
         encoded = orjson.dumps({**(env_kwargs or {}), **more_kwargs})
-        return AsyncEnv(self._dispatch, InitializeItem(env_name, seed, encoded, run_id or self.run_id, ttl_s))
+        named = None if task is None else TaskName.of(task, seed)
+        item = InitializeItem(env_name, seed, encoded, run_id or self.run_id, ttl_s, task=named)
+        return AsyncEnv(self._dispatch, item)
 
     async def attach(self, env_id: str) -> AsyncEnv:
         """Return an existing environment, to continue its episode.
@@ -168,6 +179,44 @@ class AsyncEnvClient:
         found: list[dict[str, Any]] = (await self._dispatch.get("/api/environments"))["environments"]
         return found
 
+    async def splits(self, env_name: str) -> list[dict[str, Any]]:
+        """Return the splits of an environment's tasks: names, types and numbers of tasks.
+
+        Raises:
+            UnknownEnvNameError: There is no such environment.
+        """
+        found: list[dict[str, Any]] = (await self._dispatch.get(f"{_path_of(env_name)}/splits"))["splits"]
+        return found
+
+    async def tasks(
+        self, env_name: str, split: str = "train", *, offset: int = 0, limit: int | None = None
+    ) -> list[dict[str, Any]]:
+        """Return consecutive tasks of a split, each with its index, seed, keyword arguments and id.
+
+        Args:
+            env_name: Registered name, or a short one.
+            split: The split.
+            offset: Index of the first one.
+            limit: Largest number of them; all that follow if not given.
+
+        Raises:
+            UnknownEnvNameError, UnknownSplitError: There is no such environment or split.
+            ValueError: All tasks of a split of seeds without end were asked for.
+        """
+        if limit is None and any(
+            known["infinite"] for known in await self.splits(env_name) if known["name"] == split
+        ):
+            raise ValueError(f"the split '{split}' of '{env_name}' has no end: give a limit")
+        tasks: list[dict[str, Any]] = []
+        position: int | None = offset
+        while position is not None and (limit is None or len(tasks) < limit):
+            left = _TASKS_AT_ONCE if limit is None else min(_TASKS_AT_ONCE, limit - len(tasks))
+            query = urlencode({"split": split, "offset": position, "limit": left})
+            page = await self._dispatch.get(f"{_path_of(env_name)}/tasks?{query}")
+            tasks += page["tasks"]
+            position = page["next_offset"]
+        return tasks
+
     async def cluster(self) -> dict[str, Any]:
         """Return nodes and workers, with the number of slots of each."""
         return await self._dispatch.get("/api/cluster")
@@ -214,6 +263,11 @@ class Run:
         traceback: TracebackType | None,
     ) -> None:
         await self.close()
+
+
+def _path_of(env_name: str) -> str:
+    """Return the path of an environment of the catalogue; a slash in its name stays as it is."""
+    return f"/api/environments/{quote(env_name)}"
 
 
 async def _each(calls: Iterable[Awaitable[T]]) -> list[T | VerlAgentEnvError]:

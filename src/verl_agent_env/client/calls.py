@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 import orjson
 
@@ -28,6 +28,45 @@ class Initialized(NamedTuple):
     beginning: ResetResult
 
 
+@dataclass(frozen=True, slots=True)
+class TaskName:
+    """Name of a task: an episode that the server lists for an environment."""
+
+    split: str
+    """``train``, ``test``, or another split of the environment."""
+    index: int
+    """Position in the split, from 0."""
+
+    @classmethod
+    def of(cls, given: TaskLike, seed: int | None = None) -> TaskName:
+        """Read a task as callers give it.
+
+        Args:
+            given: ``(split, index)``, or a row of the server's list.
+            seed: What else was given as the episode's seed.
+
+        Raises:
+            ValueError: It names no task, or there is a seed as well.
+        """
+        if seed is not None:
+            raise ValueError("give either a seed or a task, which has its own")
+        try:
+            split, index = (given["split"], given["index"]) if isinstance(given, Mapping) else given
+        except (KeyError, TypeError, ValueError):
+            split = index = None
+        if not isinstance(split, str) or not isinstance(index, int) or isinstance(index, bool) or index < 0:
+            raise ValueError(f"a task is (split, index), such as ('train', 7), not {given!r:.80}")
+        return cls(split, index)
+
+    def fields(self) -> dict[str, str | int]:
+        """Return it as the API takes it."""
+        return {"split": self.split, "index": self.index}
+
+
+TaskLike: TypeAlias = tuple[str, int] | Mapping[str, Any]
+"""A task as ``(split, index)``, or as a row of ``GET /api/environments/{env_name}/tasks``."""
+
+
 @dataclass(slots=True)
 class InitializeItem:
     """Make an environment."""
@@ -43,6 +82,8 @@ class InitializeItem:
     retries: int = 0
     key: str = ""
     """Idempotency-Key when it is sent alone."""
+    task: TaskName | None = None
+    """What the first episode is, in place of a seed."""
 
 
 @dataclass(slots=True)
@@ -128,6 +169,7 @@ class ClientVerb(Generic[ItemT, ResultT]):
 
 
 def _initialize_single(item: InitializeItem) -> bytes:
+    task = {} if item.task is None else {"task": item.task.fields()}
     return orjson.dumps(
         {
             "env_name": item.env_name,
@@ -135,6 +177,7 @@ def _initialize_single(item: InitializeItem) -> bytes:
             "env_kwargs": orjson.Fragment(item.env_kwargs),
             "run_id": item.run_id,
             "ttl_s": item.ttl_s,
+            **task,
         }
     )
 
@@ -152,6 +195,8 @@ def _initialize_batch(items: Sequence[InitializeItem]) -> bytes:
         body["env_kwargs"] = orjson.Fragment(first.env_kwargs)
     else:
         body["env_kwargs"] = [orjson.Fragment(item.env_kwargs) for item in items]
+    if any(item.task is not None for item in items):
+        body["tasks"] = [None if item.task is None else item.task.fields() for item in items]
     return orjson.dumps(body)
 
 

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import gymnasium
 
+from verl_agent_env.client.calls import TaskLike
 from verl_agent_env.client.spaces import action_space_of
 from verl_agent_env.client.sync_client import Env, EnvClient
 from verl_agent_env.envs.spaces import ObservationSpace
@@ -31,8 +32,8 @@ class RemoteEnv(gymnasium.Env[Observation, Action]):
 
     ### Arguments
 
-    ``url`` and ``token`` of the server, or a ``client`` that several environments share; ``env_name``; ``env_kwargs``
-    and any other keyword arguments go to the environment.
+    ``url`` and ``token`` of the server, or a ``client`` that several environments share; ``env_name``; ``task``, what the first
+    episode is, as ``("train", 7)``; ``env_kwargs`` and any other keyword arguments go to the environment.
     """
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi", "svg"], "render_fps": 4}  # type: ignore[misc]
@@ -44,6 +45,7 @@ class RemoteEnv(gymnasium.Env[Observation, Action]):
         *,
         token: str | None = None,
         client: EnvClient | None = None,
+        task: TaskLike | None = None,
         env_kwargs: dict[str, Any] | None = None,
         render_mode: str | None = None,
         **more_kwargs: Any,
@@ -51,7 +53,7 @@ class RemoteEnv(gymnasium.Env[Observation, Action]):
         """Make the environment on the server.
 
         Raises:
-            ValueError: The render mode is unknown.
+            ValueError: The render mode is unknown, or the task is none.
             VerlAgentEnvError: The environment could not be created.
         """
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
@@ -63,7 +65,9 @@ class RemoteEnv(gymnasium.Env[Observation, Action]):
         self._client = client or EnvClient(url, token=token)
         self._closed = False
         try:
-            self._env: Env = self._client.make(env_name, env_kwargs={**(env_kwargs or {}), **more_kwargs})
+            self._env: Env = self._client.make(
+                env_name, task=task, env_kwargs={**(env_kwargs or {}), **more_kwargs}
+            )
             self.observation_space = ObservationSpace()
             self.action_space = action_space_of(
                 self._env.tools(), parallel=self._env.allow_parallel_tool_call()

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from verl_agent_env.client.calls import ResetResult
+from verl_agent_env.client.calls import ResetResult, TaskLike
 from verl_agent_env.client.spaces import RepeatedSpace, action_space_of
 from verl_agent_env.client.sync_client import Env, EnvClient
 from verl_agent_env.envs.spaces import ObservationSpace
@@ -33,11 +33,12 @@ class RemoteVectorEnv(VectorEnv[Observations, Sequence[Action], npt.NDArray[Any]
         self,
         url: str = "http://127.0.0.1:8000",
         env_name: str = "",
-        num_envs: int = 1,
+        num_envs: int | None = None,
         *,
         token: str | None = None,
         client: EnvClient | None = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+        tasks: Sequence[TaskLike] | None = None,
         env_kwargs: dict[str, Any] | None = None,
         **more_kwargs: Any,
     ) -> None:
@@ -46,16 +47,22 @@ class RemoteVectorEnv(VectorEnv[Observations, Sequence[Action], npt.NDArray[Any]
         Args:
             url: URL of the server.
             env_name: Registered name, or a short one.
-            num_envs: Number of environments.
+            num_envs: Number of environments; as many as there are tasks, or 1, if not given.
             token: Bearer token, if the server asks for one.
             client: Client to use; it is not closed with the environments.
             autoreset_mode: When an environment is reset after the end of an episode.
+            tasks: What the first episode of each environment is, as ``("train", 7)``.
             env_kwargs: Keyword arguments of each environment.
             **more_kwargs: More of them.
 
         Raises:
+            ValueError: The number of tasks is wrong, or one is none.
             VerlAgentEnvError: One of the environments could not be created; then all are closed.
         """
+        if num_envs is None:
+            num_envs = 1 if tasks is None else len(tasks)
+        if tasks is not None and len(tasks) != num_envs:
+            raise ValueError(f"there are {len(tasks)} tasks for {num_envs} environments")
         self.num_envs = num_envs
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.metadata = {"autoreset_mode": self.autoreset_mode}
@@ -64,7 +71,8 @@ class RemoteVectorEnv(VectorEnv[Observations, Sequence[Action], npt.NDArray[Any]
         arguments = {**(env_kwargs or {}), **more_kwargs}
         self._envs: list[Env] = []
         try:
-            made = self._client.make_many(env_name, [None] * num_envs, env_kwargs=arguments)
+            seeds = [None] * num_envs if tasks is None else []
+            made = self._client.make_many(env_name, seeds, tasks=tasks or (), env_kwargs=arguments)
             self._envs = [env for env in made if isinstance(env, Env)]
             _raise_first_error(made)
             one = self._envs[0]

@@ -13,7 +13,7 @@ from typing import Any, Literal, Self, TypeVar
 
 from verl_agent_env.client.async_client import AsyncEnvClient
 from verl_agent_env.client.async_env import AsyncEnv
-from verl_agent_env.client.calls import ResetResult
+from verl_agent_env.client.calls import ResetResult, TaskLike
 from verl_agent_env.client.errors import ClientClosedError
 from verl_agent_env.client.playing import ChatFunction, PlayedEpisode, play
 from verl_agent_env.errors import VerlAgentEnvError
@@ -65,6 +65,7 @@ class EnvClient:
         seed: int | None = None,
         run_id: str | None = None,
         ttl_s: float | None = None,
+        task: TaskLike | None = None,
         env_kwargs: Mapping[str, Any] | None = None,
         **more_kwargs: Any,
     ) -> Env:
@@ -74,22 +75,28 @@ class EnvClient:
             VerlAgentEnvError: The environment could not be created.
         """
         arguments = {**(env_kwargs or {}), **more_kwargs}
-        made = self._client.make(env_name, seed=seed, run_id=run_id, ttl_s=ttl_s, env_kwargs=arguments)
+        made = self._client.make(
+            env_name, seed=seed, run_id=run_id, ttl_s=ttl_s, task=task, env_kwargs=arguments
+        )
         return Env(self, self.wait(made.open()))
 
     def make_many(
         self,
         env_name: str,
-        seeds: Sequence[int | None],
+        seeds: Sequence[int | None] = (),
         *,
         run_id: str | None = None,
         ttl_s: float | None = None,
+        tasks: Sequence[TaskLike] = (),
         env_kwargs: Mapping[str, Any] | None = None,
     ) -> list[Env | VerlAgentEnvError]:
-        """Create an environment for each seed, in as few requests as possible; each fails alone."""
+        """Create an environment for each seed, then one for each task, in as few requests as possible; each fails alone."""
+        episodes = [*((seed, None) for seed in seeds), *((None, task) for task in tasks)]
         envs = [
-            self._client.make(env_name, seed=seed, run_id=run_id, ttl_s=ttl_s, env_kwargs=env_kwargs)
-            for seed in seeds
+            self._client.make(
+                env_name, seed=seed, task=task, run_id=run_id, ttl_s=ttl_s, env_kwargs=env_kwargs
+            )
+            for seed, task in episodes
         ]
         made = self.wait(self._client.initialize_batch(envs))
         return [env if isinstance(env, VerlAgentEnvError) else Env(self, env) for env in made]
@@ -131,6 +138,16 @@ class EnvClient:
     def catalogue(self) -> list[dict[str, Any]]:
         """Call :meth:`AsyncEnvClient.catalogue` and wait."""
         return self.wait(self._client.catalogue())
+
+    def splits(self, env_name: str) -> list[dict[str, Any]]:
+        """Call :meth:`AsyncEnvClient.splits` and wait."""
+        return self.wait(self._client.splits(env_name))
+
+    def tasks(
+        self, env_name: str, split: str = "train", *, offset: int = 0, limit: int | None = None
+    ) -> list[dict[str, Any]]:
+        """Call :meth:`AsyncEnvClient.tasks` and wait."""
+        return self.wait(self._client.tasks(env_name, split, offset=offset, limit=limit))
 
     def cluster(self) -> dict[str, Any]:
         """Call :meth:`AsyncEnvClient.cluster` and wait."""

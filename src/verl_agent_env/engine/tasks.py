@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
+from verl_agent_env.config import HostLimits
+from verl_agent_env.engine.budget import WHOLE_ROOM, Budget
 from verl_agent_env.engine.execution import ENV_FAULTS, Executor, build
 from verl_agent_env.engine.kinds import KindLoader
+from verl_agent_env.engine.lifecycle import CreateRequest
 from verl_agent_env.engine.threads import CallTimeoutError, ForeignExitError
 from verl_agent_env.envs.kind import EnvKind
 from verl_agent_env.envs.layouts import layout_hash, position_of
@@ -28,11 +32,14 @@ from verl_agent_env.envs.tasks import (
     split_at,
 )
 from verl_agent_env.errors import (
+    AtCapacityError,
+    BatchTooCostlyError,
     EnvironmentFailedError,
     EnvironmentTimeoutError,
     InvalidEnvArgumentsError,
     TaskNotFoundError,
     UnknownSplitError,
+    VerlAgentEnvError,
 )
 
 _MAX_SHOWN_SPLIT = 64
@@ -67,6 +74,7 @@ class TaskFinder:
         executor: Executor,
         turn: Callable[[], Awaitable[None]],
         lists: Mapping[str, TaskList],
+        limits: HostLimits,
     ) -> None:
         """Know no seeds yet.
 
@@ -76,12 +84,14 @@ class TaskFinder:
             executor: Runs their code.
             turn: Waits until others had their turn, between two layouts.
             lists: Tasks from files, by full names.
+            limits: With ``max_batch_compute_s``.
         """
         self._registry = registry
         self._kinds = kinds
         self._executor = executor
         self._turn = turn
         self._lists = dict(lists)
+        self._limits = limits
         self._shares: OrderedDict[bytes, float] = OrderedDict()
         self._seeds: OrderedDict[tuple[bytes, str, int], int] = OrderedDict()
 
@@ -114,7 +124,13 @@ class TaskFinder:
         return Page(found, tasks, position if position < found.num_tasks else None)
 
     async def find(
-        self, env_name: str, split: str, index: int, env_kwargs: Mapping[str, Any] | None = None
+        self,
+        env_name: str,
+        split: str,
+        index: int,
+        env_kwargs: Mapping[str, Any] | None = None,
+        *,
+        budget: Budget | None = None,
     ) -> Task:
         """Find one task, with the keyword arguments to play it with.
 
@@ -124,18 +140,48 @@ class TaskFinder:
             index: Position in it.
             env_kwargs: Further arguments. Seeds are divided by the layouts that they give with them; of a listed task, its
                 own arguments count before them.
+            budget: Of the batch that the task is for; none where it is for a single environment.
 
         Raises:
             UnknownEnvNameError, UnknownSplitError, TaskNotFoundError: There is none.
+            BatchTooCostlyError: Looking for it would compute for longer than is left of the budget.
             InvalidEnvArgumentsError: The arguments do not fit the environment.
             EnvironmentFailedError, EnvironmentTimeoutError: The environment's code failed.
         """
         kind = await self._kind(env_name)
         given = dict(env_kwargs or {})
-        found = await self._require_split(kind, split, given)
+        found = await self._require_split(kind, split, given, budget)
         if not 0 <= index < found.num_tasks:
             raise TaskNotFoundError(kind.name, found.name, index, found.num_tasks)
-        return await self._task_of(kind, found, index, given)
+        return await self._task_of(kind, found, index, given, budget)
+
+    async def assign(
+        self, requests: Sequence[CreateRequest], tasks: Sequence[tuple[str, int] | None]
+    ) -> list[CreateRequest | VerlAgentEnvError]:
+        """Give each request of a batch the seed and the arguments of its task; an error in place of one that has none.
+
+        Looking for all of them computes for no longer than the environments of a batch may.
+
+        Args:
+            requests: The requests.
+            tasks: Split and index for each of them; ``None`` for one that keeps its seed.
+        """
+        budget = Budget(self._limits, WHOLE_ROOM)
+        assigned: list[CreateRequest | VerlAgentEnvError] = []
+        for request, named in zip(requests, tasks, strict=True):
+            if named is None:
+                assigned.append(request)
+                continue
+            try:
+                task = await self.find(request.env_name, *named, request.env_kwargs, budget=budget)
+            except VerlAgentEnvError as error:
+                assigned.append(error)
+                continue
+            # Requests with equal arguments share one object, which is then checked and sent once.
+            same = task.env_kwargs == request.env_kwargs
+            env_kwargs = request.env_kwargs if same else task.env_kwargs
+            assigned.append(dataclasses.replace(request, seed=task.seed, env_kwargs=env_kwargs))
+        return assigned
 
     async def _kind(self, env_name: str) -> EnvKind:
         await self._kinds.load((env_name,))
@@ -154,29 +200,49 @@ class TaskFinder:
         listed = self._lists[kind.name]
         return listed if len(listed) else None
 
-    async def _splits_of(self, kind: EnvKind, env_kwargs: Mapping[str, Any]) -> list[Split]:
+    async def _splits_of(
+        self, kind: EnvKind, env_kwargs: Mapping[str, Any], budget: Budget | None = None
+    ) -> list[Split]:
         listed = self._list_of(kind)
-        return listed.splits() if listed is not None else seed_splits(await self._share(kind, env_kwargs))
+        if listed is not None:
+            return listed.splits()
+        return seed_splits(await self._share(kind, env_kwargs, budget))
 
-    async def _require_split(self, kind: EnvKind, name: str, env_kwargs: Mapping[str, Any]) -> Split:
-        splits = await self._splits_of(kind, env_kwargs)
+    async def _require_split(
+        self, kind: EnvKind, name: str, env_kwargs: Mapping[str, Any], budget: Budget | None = None
+    ) -> Split:
+        splits = await self._splits_of(kind, env_kwargs, budget)
         for split in splits:
             if split.name == name:
                 return split
         raise UnknownSplitError(kind.name, name[:_MAX_SHOWN_SPLIT], [split.name for split in splits])
 
-    async def _task_of(self, kind: EnvKind, split: Split, index: int, env_kwargs: Mapping[str, Any]) -> Task:
+    async def _task_of(
+        self,
+        kind: EnvKind,
+        split: Split,
+        index: int,
+        env_kwargs: Mapping[str, Any],
+        budget: Budget | None = None,
+    ) -> Task:
         listed = self._list_of(kind)
         if listed is not None:
             task = listed.task(split.name, index)
             return Task(task.split, index, task.seed, {**env_kwargs, **task.env_kwargs}, task.id)
-        seed = await self._seed_of(kind, split, index, env_kwargs)
+        seed = await self._seed_of(kind, split, index, env_kwargs, budget)
         return seed_task(split.name, index, seed, env_kwargs)
 
     # --- seeds ----------------------------------------------------------------------------------------------
 
-    async def _seed_of(self, kind: EnvKind, split: Split, index: int, env_kwargs: Mapping[str, Any]) -> int:
-        share = await self._share(kind, env_kwargs)
+    async def _seed_of(
+        self,
+        kind: EnvKind,
+        split: Split,
+        index: int,
+        env_kwargs: Mapping[str, Any],
+        budget: Budget | None,
+    ) -> int:
+        share = await self._share(kind, env_kwargs, budget)
         seeds = seeds_of(index)
         if not share:
             return seeds[0]
@@ -185,13 +251,13 @@ class TaskFinder:
         if known is not None:
             return known
         for seed in seeds:
-            position = await self._position(kind, env_kwargs, seed)
+            position = await self._position(kind, env_kwargs, seed, budget)
             if position is not None and split_at(position, share) == split.name:
                 _remember(self._seeds, key, seed, _MAX_KNOWN)
                 return seed
         raise TaskNotFoundError(kind.name, split.name, index, split.num_tasks)
 
-    async def _share(self, kind: EnvKind, env_kwargs: Mapping[str, Any]) -> float:
+    async def _share(self, kind: EnvKind, env_kwargs: Mapping[str, Any], budget: Budget | None) -> float:
         """Tell which share of a kind's layouts is for tests; 0 where they cannot be told apart."""
         key = _key_of(kind, env_kwargs)
         known = self._shares.get(key)
@@ -202,7 +268,7 @@ class TaskFinder:
             positions: list[float] = []
             share = None
             for seed in range(SAMPLED_SEEDS):
-                position = await self._position(kind, env_kwargs, seed)
+                position = await self._position(kind, env_kwargs, seed, budget)
                 # A seed for which there is no episode has the place of the one before.
                 positions.append(position if position is not None else (positions or [1.0])[-1])
                 share = share_for_tests(positions)
@@ -211,13 +277,18 @@ class TaskFinder:
         _remember(self._shares, key, share or 0.0, _MAX_KNOWN_SHARES)
         return share or 0.0
 
-    async def _position(self, kind: EnvKind, env_kwargs: Mapping[str, Any], seed: int) -> float | None:
+    async def _position(
+        self, kind: EnvKind, env_kwargs: Mapping[str, Any], seed: int, budget: Budget | None
+    ) -> float | None:
         """Tell where the layout of a seed falls in [0, 1); ``None`` if there is no episode of this seed."""
         await self._turn()
         try:
             arguments = kind.validate(env_kwargs)
-            return await self._executor.run(kind.fitting(arguments), lambda: _look(kind, arguments, seed))
-        except InvalidEnvArgumentsError:
+            fitting = kind.fitting(arguments)
+            if budget is not None and fitting.execution == "compute":
+                budget.compute(kind.cost_ms(arguments))
+            return await self._executor.run(fitting, lambda: _look(kind, arguments, seed))
+        except (InvalidEnvArgumentsError, BatchTooCostlyError, AtCapacityError):
             raise
         except CallTimeoutError:
             raise EnvironmentTimeoutError("", self._executor.max_step_s) from None

@@ -131,6 +131,7 @@ class EnvServer(FastAPI):
             self.env_host.executor,
             self.env_host.slices.turn,
             read_task_files(registry, settings.tasks),
+            settings.host_limits,
         )
         self._routes = [
             *environment_routes(
@@ -146,6 +147,7 @@ class EnvServer(FastAPI):
                     limits,
                     self.worker.workers_for_new,
                     self.env_host.slices.turn,
+                    tasks,
                 )
             ),
             *task_routes(TaskHandlers(registry, tasks)),

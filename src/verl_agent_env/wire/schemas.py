@@ -134,7 +134,10 @@ class BatchInitializeRequest(RequestBody):
 
     model_config = ConfigDict(
         json_schema_extra={
-            "examples": [{"env_name": "sokoban", "seeds": [1, 2], "env_kwargs": {"dim_room": [6, 6]}}],
+            "examples": [
+                {"env_name": "sokoban", "seeds": [1, 2], "env_kwargs": {"dim_room": [6, 6]}},
+                {"env_name": "sokoban", "tasks": [{"split": "train", "index": i} for i in range(2)]},
+            ],
             "oneOf": [_given("env_names", "array"), _given("env_name", "string")],
         }
     )
@@ -153,6 +156,8 @@ class BatchInitializeRequest(RequestBody):
     """Names the training job, whose environments can be closed together."""
     ttl_s: TtlS | None = None
     """Seconds without a call after which an environment is closed; the server's default when not given."""
+    tasks: Column[TaskRequest | None] | None = None
+    """A task for each environment, which names its seed and, in task lists, further arguments; given instead of a seed."""
 
     @model_validator(mode="after")
     def _check_columns(self) -> BatchInitializeRequest:
@@ -162,19 +167,23 @@ class BatchInitializeRequest(RequestBody):
             "env_names": None if self.env_names is None else len(self.env_names),
             "seeds": None if self.seeds is None else len(self.seeds),
             "env_kwargs": len(self.env_kwargs) if isinstance(self.env_kwargs, list) else None,
+            "tasks": None if self.tasks is None else len(self.tasks),
             "num_envs": self.num_envs,
         }
         known = {name: length for name, length in lengths.items() if length is not None}
         if not known:
-            raise ValueError("say how many: with env_names, seeds, a list of env_kwargs, or num_envs")
+            raise ValueError("say how many: with env_names, seeds, tasks, a list of env_kwargs, or num_envs")
         if len(set(known.values())) > 1:
             raise ValueError(f"columns differ in length: {known}")
+        for index, (task, seed) in enumerate(zip(self.tasks or (), self.seeds or (), strict=False)):
+            if task is not None and seed is not None:
+                raise ValueError(f"item {index} has a seed and a task, which has its own: give either")
         return self
 
     @property
     def size(self) -> int:
         """Number of environments asked for."""
-        for column in (self.env_names, self.seeds, self.env_kwargs):
+        for column in (self.env_names, self.seeds, self.env_kwargs, self.tasks):
             if isinstance(column, list):
                 return len(column)
         return self.num_envs or 0

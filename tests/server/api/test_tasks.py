@@ -16,6 +16,7 @@ from verl_agent_env.envs.registry import EnvSpec, default_registry
 from verl_agent_env.errors import InvalidEnvArgumentsError
 
 INITIALIZE = "/api/environment/initialize"
+BATCH = "/api/batch/initialize"
 
 
 class OwnSplitsEnv(ChatEnv):
@@ -225,3 +226,79 @@ async def test_a_task_that_is_none_is_refused(client: httpx.AsyncClient, problem
 async def test_a_seed_beside_a_task_is_refused(client: httpx.AsyncClient, problem: Problem) -> None:
     body = {"env_name": LAKE, "seed": 1, "task": {"split": "train", "index": 1}}
     problem(await client.post(INITIALIZE, json=body), 422, "invalid_request")
+
+
+def named(*tasks: tuple[str, int]) -> list[dict[str, Any]]:
+    return [{"split": split, "index": index} for split, index in tasks]
+
+
+async def test_a_batch_begins_with_tasks_as_single_environments_do(client: httpx.AsyncClient) -> None:
+    tasks = named(("test", 4), ("train", 2), ("test", 0))
+    answer = (await client.post(BATCH, json={"env_name": LAKE, "tasks": tasks})).json()
+    assert answer["errors"] == []
+    for task, observation, info in zip(tasks, answer["observations"], answer["infos"], strict=True):
+        alone = (await client.post(INITIALIZE, json={"env_name": LAKE, "task": task})).json()
+        assert (observation, info) == (alone["observation"], alone["info"])
+
+
+async def test_tasks_of_a_batch_stand_beside_seeds_and_fail_alone(client: httpx.AsyncClient) -> None:
+    body = {
+        "env_names": [LAKE, "countdown", LAKE, "no_such"],
+        "seeds": [None, 5, None, None],
+        "tasks": [*named(("train", 1)), None, *named(("dev", 0), ("train", 0))],
+        "env_kwargs": [{"size": 3}, {}, {}, {}],
+    }
+    answer = (await client.post(BATCH, json=body)).json()
+    assert [(error["index"], error["code"]) for error in answer["errors"]] == [
+        (2, "unknown_split"),
+        (3, "unknown_env_name"),
+    ]
+    assert [bool(env_id) for env_id in answer["env_ids"]] == [True, True, False, False]
+    assert answer["infos"][1]["seed"] == 5
+    alone = {"env_name": LAKE, "task": {"split": "train", "index": 1}, "env_kwargs": {"size": 3}}
+    assert answer["observations"][0] == (await client.post(INITIALIZE, json=alone)).json()["observation"]
+
+
+async def test_a_batch_of_listed_tasks_has_their_arguments(make_client: MakeClient, tmp_path: Path) -> None:
+    path = tmp_path / "hard.jsonl"
+    path.write_bytes(b"\n".join(orjson.dumps({"env_kwargs": {"size": size}}) for size in (3, 5)))
+    client = await make_client(tasks=(f"frozen_lake={path}",))
+    body = {
+        "env_name": LAKE,
+        "tasks": named(("hard", 1), ("hard", 0)),
+        "env_kwargs": {"include_task_prompt": False},
+    }
+    headers: dict[str, str]
+    for headers in ({}, {"Idempotency-Key": "tasks"}, {"Idempotency-Key": "tasks"}):
+        answer = (await client.post(BATCH, json=body, headers=headers)).json()
+        boards = [observation[-1]["content"].splitlines() for observation in answer["observations"]]
+        assert [len(board) for board in boards] == [5, 3]
+        assert [info["seed"] for info in answer["infos"]] == [1, 0]
+
+
+async def test_looking_for_the_tasks_of_a_batch_costs_no_more_than_its_environments_may(
+    make_client: MakeClient,
+) -> None:
+    client = await make_client(host={"max_batch_compute_s": 0.001})
+    body = {
+        "env_name": "sokoban",
+        "env_kwargs": {"dim_room": [40, 40], "num_boxes": 8},
+        "tasks": named(("train", 0), ("train", 1)),
+    }
+    answer = (await client.post(BATCH, json=body)).json()
+    assert [error["code"] for error in answer["errors"]] == ["batch_too_costly"] * 2
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"env_name": LAKE, "tasks": named(("train", 1)), "seeds": [1]},
+        {"env_name": LAKE, "tasks": named(("train", 1)), "num_envs": 2},
+        {"env_name": LAKE, "tasks": [{"split": "train"}]},
+        {"env_name": LAKE, "tasks": {"split": "train", "index": 1}},
+    ],
+)
+async def test_a_batch_whose_tasks_are_none_is_refused(
+    client: httpx.AsyncClient, problem: Problem, body: dict[str, Any]
+) -> None:
+    problem(await client.post(BATCH, json=body), 422, "invalid_request")

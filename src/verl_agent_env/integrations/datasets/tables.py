@@ -23,9 +23,10 @@ GREEDY_SUFFIX = "-greedy"
 def rows_of(plan: CurationPlan, split: Split, chosen: Sequence[Chosen]) -> list[dict[str, Any]]:
     """Return the rows of a split, with the components mixed evenly from the first row to the last."""
     problems = mixed(chosen, split)
-    rows = [_row(plan, split, env_name, problem, greedy=False) for env_name, problem in problems]
+    prompt = plan.system_prompt
+    rows = [row_of(env_name, problem, split, prompt) for env_name, problem in problems]
     if split == "test" and plan.test_greedy:
-        rows += [_row(plan, split, env_name, problem, greedy=True) for env_name, problem in problems]
+        rows += [row_of(env_name, problem, split, prompt, greedy=True) for env_name, problem in problems]
     for index, row in enumerate(rows):
         row["extra_info"]["index"] = index
     return rows
@@ -52,6 +53,11 @@ def demonstration_rows(demonstrations: Sequence[Demonstration]) -> list[dict[str
 
 def write_rows(rows: list[dict[str, Any]], path: Path) -> None:
     """Write rows of a split as parquet."""
+    _write(table_of(rows), path)
+
+
+def table_of(rows: list[dict[str, Any]]) -> pyarrow.Table:
+    """Return rows of a split as an Arrow table."""
     arrow, _ = _arrow()
     message = arrow.struct([("role", arrow.string()), ("content", arrow.string())])
     extra = [
@@ -76,7 +82,7 @@ def write_rows(rows: list[dict[str, Any]], path: Path) -> None:
             ("extra_info", arrow.struct(extra)),
         ]
     )
-    _write(rows, schema, path)
+    return arrow.Table.from_pylist(rows, schema=schema)
 
 
 def write_demonstrations(rows: list[dict[str, Any]], path: Path) -> None:
@@ -91,7 +97,7 @@ def write_demonstrations(rows: list[dict[str, Any]], path: Path) -> None:
             ("success", arrow.bool_()),
         ]
     )
-    _write(rows, schema, path)
+    _write(arrow.Table.from_pylist(rows, schema=schema), path)
 
 
 def require_arrow() -> None:
@@ -103,13 +109,14 @@ def require_arrow() -> None:
     _arrow()
 
 
-def _row(
-    plan: CurationPlan, split: Split, env_name: str, problem: Problem, *, greedy: bool
+def row_of(
+    env_name: str, problem: Problem, split: str, system_prompt: str | None, *, greedy: bool = False
 ) -> dict[str, Any]:
+    """Return the row of a problem; its index is 0 until it has a place among others."""
     return {
         "data_source": env_name + GREEDY_SUFFIX if greedy else env_name,
         "agent_name": AGENT_NAME,
-        "prompt": [*system_messages(plan.system_prompt), *problem.prompt],
+        "prompt": [*system_messages(system_prompt), *problem.prompt],
         # verl requires this column, but the reward comes from the environment.
         "reward_model": {"style": "env", "ground_truth": ""},
         "extra_info": {
@@ -121,7 +128,7 @@ def _row(
             "layout": problem.layout,
             "difficulty": problem.difficulty,
             "tools": problem.tools,
-            "system_prompt": plan.system_prompt,
+            "system_prompt": system_prompt,
             "takes_images": problem.takes_images,
             "greedy": greedy,
         },
@@ -139,10 +146,9 @@ def _interleaved(parts: Sequence[Sequence[Any]]) -> Iterator[Any]:
         yield parts[number][position]
 
 
-def _write(rows: list[dict[str, Any]], schema: Any, path: Path) -> None:
-    arrow, parquet = _arrow()
+def _write(table: pyarrow.Table, path: Path) -> None:
+    _, parquet = _arrow()
     unfinished = path.with_name(path.name + ".part")
-    table: pyarrow.Table = arrow.Table.from_pylist(rows, schema=schema)
     parquet.write_table(table, unfinished, compression="zstd", row_group_size=4096)
     # Atomically: a training run may be reading the old file.
     unfinished.replace(path)

@@ -7,8 +7,10 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, TypeVar
 
 from verl_agent_env.config import HttpLimits
+from verl_agent_env.engine import CreateRequest
 from verl_agent_env.engine.budget import AnswerRoom
 from verl_agent_env.engine.kinds import KindLoader
+from verl_agent_env.engine.tasks import TaskFinder
 from verl_agent_env.envs.registry import Registry
 from verl_agent_env.errors import (
     BatchTooLargeError,
@@ -47,6 +49,7 @@ class BatchHandlers:
         limits: HttpLimits,
         workers: Callable[[], Collection[str]],
         turn: Turn,
+        tasks: TaskFinder,
     ) -> None:
         """Batch calls of one server.
 
@@ -59,6 +62,7 @@ class BatchHandlers:
             limits: On a request.
             workers: Addresses of the workers that new environments are for.
             turn: Waits for the turn of a large batch.
+            tasks: Finds the tasks that environments begin with.
         """
         self._batches = batches
         self._registry = registry
@@ -68,6 +72,7 @@ class BatchHandlers:
         self._limits = limits
         self._workers = workers
         self._turn = turn
+        self._tasks = tasks
 
     async def initialize(self, request: Request) -> Response:
         """Make many environments."""
@@ -83,9 +88,8 @@ class BatchHandlers:
             fault = await self._common_fault(wanted)
             results: list[Created | VerlAgentEnvError]
             if fault is None:
-                requests = await create_requests(wanted, self._turn, request.principal.tag)
-                items = new_environments(await named(requests))
-                results = await self._batches.run(INITIALIZE, items, AnswerRoom(request.memory))
+                requests = await named(await create_requests(wanted, self._turn, request.principal.tag))
+                results = await self._created(wanted, requests, AnswerRoom(request.memory))
             else:
                 results = [fault] * wanted.size
             return await self._encode(INITIALIZE, results)
@@ -94,6 +98,21 @@ class BatchHandlers:
         return Response(
             await self._idempotent.answer("batch/initialize", request, read, make, workers=workers)
         )
+
+    async def _created(
+        self, wanted: BatchInitializeRequest, requests: Sequence[CreateRequest], room: AnswerRoom
+    ) -> list[Created | VerlAgentEnvError]:
+        """Make the environments, each with its task if it has one; results in order, an error in place of what failed."""
+        if wanted.tasks is None:
+            return await self._batches.run(INITIALIZE, new_environments(requests), room)
+        tasks = [None if task is None else (task.split, task.index) for task in wanted.tasks]
+        assigned = await self._tasks.assign(requests, tasks)
+        found = [request for request in assigned if isinstance(request, CreateRequest)]
+        results: list[Created | VerlAgentEnvError] = await self._batches.run(
+            INITIALIZE, new_environments(found), room
+        )
+        made = iter(results)
+        return [next(made) if isinstance(request, CreateRequest) else request for request in assigned]
 
     def handler(self, verb: EnvironmentVerb[Any]) -> Handler:
         """Make the handler of a verb."""
@@ -139,7 +158,8 @@ class BatchHandlers:
 
     async def _common_fault(self, wanted: BatchInitializeRequest) -> RequestError | None:
         """Check the name and the arguments that all items share, once; return the error, if any."""
-        if wanted.env_name is None or isinstance(wanted.env_kwargs, list):
+        if wanted.env_name is None or isinstance(wanted.env_kwargs, list) or wanted.tasks is not None:
+            # What a task adds to the arguments is not known yet.
             return None
         await self._kinds.load((wanted.env_name,))
         return fault_of(self._registry, wanted.env_name, wanted.env_kwargs or {})

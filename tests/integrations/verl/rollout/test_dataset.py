@@ -35,7 +35,13 @@ def read_data(tokenizer: Any, server: ServerProcess, files: Path) -> ReadData:
     """A function that reads a file as verl's trainer does."""
     from omegaconf import OmegaConf
 
-    def read(path: Path | None = None, tokenizer: Any = tokenizer, env: Any = None, **config: Any) -> Any:
+    def read(
+        path: Path | str | None = None,
+        tokenizer: Any = tokenizer,
+        env: Any = None,
+        max_samples: int = -1,
+        **config: Any,
+    ) -> Any:
         from verl_agent_env.integrations.verl.rollout.dataset import EnvDataset
 
         settings = {
@@ -44,7 +50,12 @@ def read_data(tokenizer: Any, server: ServerProcess, files: Path) -> ReadData:
             "env": {"url": server.url, **(env or {})},
             **config,
         }
-        return EnvDataset(str(path or files / "train.parquet"), tokenizer, OmegaConf.create(settings))
+        return EnvDataset(
+            str(path or files / "train.parquet"),
+            tokenizer,
+            OmegaConf.create(settings),
+            max_samples=max_samples,
+        )
 
     return read
 
@@ -65,6 +76,19 @@ def test_every_row_becomes_what_the_agent_loop_takes(read_data: ReadData) -> Non
         "verl_env/countdown-v0": COUNTDOWN.env_kwargs,
     }
     assert all(spec.tools for spec in specs)
+
+
+def test_tasks_of_the_server_are_rows_too(read_data: ReadData) -> None:
+    from verl_agent_env.integrations.rollout.row import EpisodeSpec
+
+    data = read_data("tasks:frozen_lake/test", max_samples=5)
+    rows = [data[number] for number in range(len(data))]
+    assert [row["index"] for row in rows] == list(range(5))
+    assert {row["agent_name"] for row in rows} == {"env_agent"}
+    assert len({EpisodeSpec.from_row(row).seed for row in rows}) == 5
+    assert rows[0]["raw_prompt"][0]["role"] == "user"
+    with pytest.raises(TrainingSetupError, match="max_samples"):
+        read_data("tasks:frozen_lake/test")
 
 
 def test_verls_own_data_set_reads_the_same_file(read_data: ReadData, files: Path, tokenizer: Any) -> None:

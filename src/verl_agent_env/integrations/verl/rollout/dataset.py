@@ -13,6 +13,8 @@ import pyarrow.parquet
 from verl.utils.dataset.multiturn_sft_dataset import MultiTurnSFTDataset
 from verl.utils.dataset.rl_dataset import RLHFDataset
 
+from verl_agent_env.integrations.datasets.server_tasks import is_task_reference, rows_of_tasks
+from verl_agent_env.integrations.datasets.tables import table_of
 from verl_agent_env.integrations.errors import TrainingSetupError
 from verl_agent_env.integrations.rollout.options import RolloutOptions
 from verl_agent_env.integrations.rollout.preflight import check_server
@@ -24,9 +26,10 @@ logger = logging.getLogger(__name__)
 
 
 class EnvDataset(RLHFDataset):  # type: ignore[misc]
-    """verl's data set over files of ``verl-agent-env curate``.
+    """verl's data set over files of ``verl-agent-env curate``, and over the tasks that the server lists.
 
-    Nothing is fetched from anywhere, no cache is written, and what would go wrong in the training is said when the
+    In place of a file, ``tasks:ENV_NAME/SPLIT`` stands for the first tasks of a split of the server at ``data.env.url``.
+    Nothing is fetched from anywhere else, no cache is written, and what would go wrong in the training is said when the
     data set is made: before anything is loaded onto a device.
     """
 
@@ -37,13 +40,15 @@ class EnvDataset(RLHFDataset):  # type: ignore[misc]
             TrainingSetupError: Data, model, budgets or server do not fit; one sentence says what to do.
         """
         require_chat_template(self.tokenizer, self.processor)
-        table = pyarrow.concat_tables([_read(path) for path in self.data_files])
+        options = RolloutOptions.from_mapping(options_in(self.config))
+        tables = [self._table(path, options) for path in self.data_files]
+        # A file may have been made otherwise, with other columns than a list of tasks.
+        table = pyarrow.concat_tables(tables, promote_options="default")
         if not table.num_rows:
             raise TrainingSetupError(f"There are no rows in {', '.join(self.data_files)}: {HOW_TO_MAKE}.")
         data = datasets.Dataset(table)
         if 0 < self.max_samples < len(data):
             data = data.select(range(self.max_samples))
-        options = RolloutOptions.from_mapping(options_in(self.config))
         # Only to see that there is such a parser.
         AnswerReader(options.parser_name(), self.tokenizer)
         specs = [EpisodeSpec.from_row(row) for row in data.select_columns("extra_info")]
@@ -57,6 +62,12 @@ class EnvDataset(RLHFDataset):  # type: ignore[misc]
         row: dict[str, Any] = super().__getitem__(item)
         row.setdefault("agent_name", AGENT_NAME)
         return row
+
+    def _table(self, path: str, options: RolloutOptions) -> pyarrow.Table:
+        if not is_task_reference(path):
+            return _read(path)
+        limit = self.max_samples if self.max_samples > 0 else None
+        return table_of(rows_of_tasks(path, options, limit))
 
     def _require_vision(self, specs: Sequence[EpisodeSpec]) -> None:
         blind = self.processor is None
