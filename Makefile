@@ -16,6 +16,13 @@ WEB_BIN := $(WEB_VENV)/bin
 WIRES_VENV := .venv-wires
 WIRES_BIN := $(WIRES_VENV)/bin
 
+# Each trainer's package pins what another one's does not take: an environment for each.
+BRIDGES_VENVS := .venv-bridges
+BRIDGES := trl skyrl
+# The versions that were run. trl's `environment_factory` is experimental: another version may call it otherwise.
+BRIDGE_trl := "$(TORCH)" trl==1.16.0
+BRIDGE_skyrl := skyrl-gym==0.4.0
+
 MODEL_VENV := .venv-model
 MODEL_BIN := $(MODEL_VENV)/bin
 
@@ -25,7 +32,7 @@ SITE_BIN := $(SITE_VENV)/bin
 CATALOGUE_VENV := .venv-catalogue
 CATALOGUE_BIN := $(CATALOGUE_VENV)/bin
 
-.PHONY: help install serve cluster programs chromium test pytest web-test wires-test catalogue-test catalogue-data release-test lock site deep lint format bench loadtest chaos hostile docs verl verl-test model eval-real clean
+.PHONY: help install serve cluster programs chromium test pytest web-test wires-test bridges-test catalogue-test catalogue-data release-test lock site deep lint format bench loadtest chaos hostile docs verl verl-test model eval-real clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -150,6 +157,19 @@ lock: install  ## Write the lock files of the image anew, with the newest versio
 	$(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['build-system']['requires'], sep='\n')" \
 		| $(LOCKED) - --output-file deploy/docker/build-requirements.lock --upgrade
 
+$(BRIDGES:%=$(BRIDGES_VENVS)/%/.installed): $(BRIDGES_VENVS)/%/.installed: pyproject.toml
+	test -x $(BRIDGES_VENVS)/$*/bin/python || $(PYTHON) -m venv $(BRIDGES_VENVS)/$*
+	$(BRIDGES_VENVS)/$*/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	$(BRIDGES_VENVS)/$*/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[$*]" $(BRIDGE_$*) \
+		httpx hypothesis pytest pytest-asyncio
+	touch $@
+
+bridges-test: $(BRIDGES:%=$(BRIDGES_VENVS)/%/.installed) programs  ## Run TRL's and SkyRL's own code over servers: ARGS="-k conformance"
+	for bridge in $(BRIDGES); do \
+		echo "== $$bridge"; \
+		$(BRIDGES_VENVS)/$$bridge/bin/python -m pytest tests/bridges --durations=5 $(ARGS) || exit 1; \
+	done
+
 # Both say how far they are. Of the simulation an equal part is made for each time of the other tests' depth.
 deep: DEPTH ?= 200
 deep: SEED ?= 1
@@ -183,4 +203,4 @@ site: $(SITE_VENV)/.installed  ## Make a site of the documents in out/site; exit
 	$(SITE_BIN)/zensical build --strict --clean --config-file mkdocs.yml
 
 clean:  ## Remove what install and the tests made
-	rm -rf $(VENV) $(VERL_VENV) $(WEB_VENV) $(WIRES_VENV) $(MODEL_VENV) $(CATALOGUE_VENV) $(SITE_VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage* out
+	rm -rf $(VENV) $(VERL_VENV) $(WEB_VENV) $(WIRES_VENV) $(BRIDGES_VENVS) $(MODEL_VENV) $(CATALOGUE_VENV) $(SITE_VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage* out

@@ -56,6 +56,11 @@ class EnvClient:
         """Run of the environments that are made without a run."""
         return self._client.run_id
 
+    @property
+    def remote(self) -> AsyncEnvClient:
+        """The client in this one's event loop: for coroutines that :meth:`wait` runs."""
+        return self._client
+
     # --- environments ---------------------------------------------------------------------------------------
 
     def make(

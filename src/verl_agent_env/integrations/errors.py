@@ -5,8 +5,10 @@
     VerlAgentEnvError
     ├── CurationError           the data set cannot be made
     ├── TrainingSetupError      the configuration has to be corrected before the training can start
-    │   └── VerlVersionError    verl is missing, or of an unsupported version
+    │   └── FrameworkVersionError     a trainer's package is missing, or of an unsupported version
+    │       └── VerlVersionError      verl is
     └── EpisodeFailedError      an episode could not be played to its end, and gives no training sample
+        └── DivergedError       the environment that was made anew gave other results
 """
 
 from __future__ import annotations
@@ -45,7 +47,14 @@ class TrainingSetupError(_SaidError):
 
 
 @dataclass(eq=False)
-class VerlVersionError(TrainingSetupError):
+class FrameworkVersionError(TrainingSetupError):
+    """The package of a trainer is missing, or of an unsupported version."""
+
+    title = "A package is missing or has the wrong version"
+
+
+@dataclass(eq=False)
+class VerlVersionError(FrameworkVersionError):
     """verl is missing, or of an unsupported version."""
 
     title = "verl has the wrong version"
@@ -55,7 +64,7 @@ class VerlVersionError(TrainingSetupError):
 class EpisodeFailedError(VerlAgentEnvError):
     """The environment is lost after all retries, so the sample has no reward.
 
-    verl drops such a sample and trains on the rest of its group.
+    verl drops such a sample and trains on the rest of its group; trainers that cannot do so stop with this error.
     """
 
     title = "An episode failed"
@@ -68,5 +77,12 @@ class EpisodeFailedError(VerlAgentEnvError):
     def detail(self) -> str:
         return (
             f"The episode of '{self.env_name}' with seed {self.seed} could not be played, in {self.attempts} attempts; "
-            f"the last one ended with: {self.reason} The sample is left out of the training."
+            f"the last one ended with: {self.reason} The sample is left out of the training where the trainer can do so."
         )
+
+
+@dataclass(eq=False)
+class DivergedError(EpisodeFailedError):
+    """The environment that was made anew gave other results, so the conversation so far does not fit it."""
+
+    reason: str = "the environment that was made anew gave other results."

@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from verl_agent_env.client import AsyncEnv, AsyncEnvClient, ServerUnreachableError
-from verl_agent_env.errors import RequestError, VerlAgentEnvError
-from verl_agent_env.integrations.errors import EpisodeFailedError
+from verl_agent_env.errors import EpisodeEndedError, RequestError, VerlAgentEnvError
+from verl_agent_env.integrations.errors import DivergedError, EpisodeFailedError
 from verl_agent_env.integrations.rollout.options import RolloutOptions
 from verl_agent_env.integrations.rollout.row import EpisodeSpec
 from verl_agent_env.types import Action, Observation, StepResult
@@ -17,10 +17,6 @@ from verl_agent_env.types import Action, Observation, StepResult
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-
-class DivergedError(Exception):
-    """The recreated environment gave other results, so the conversation so far does not fit it."""
 
 
 class Episode:
@@ -61,6 +57,7 @@ class Episode:
         """Carry out one action.
 
         Raises:
+            EpisodeEndedError: The environment has ended the episode.
             EpisodeFailedError: The environment is lost after all retries.
             DivergedError: The recreated environment gave other results.
         """
@@ -83,14 +80,44 @@ class Episode:
         """Number of retries of the client, in lost environments too."""
         return self._retries + (0 if self._env is None else self._env.num_retries)
 
+    @property
+    def last(self) -> StepResult | None:
+        """Result of the last step; None before the first one."""
+        return self._past[-1][1] if self._past else None
+
+    @property
+    def reward(self) -> float:
+        """Sum of the rewards so far."""
+        return float(sum(result.reward for _, result in self._past))
+
+    @property
+    def is_over(self) -> bool:
+        """True if the environment has ended the episode."""
+        return self.last is not None and self.last.is_over
+
+    @property
+    def num_turns(self) -> int:
+        """Number of actions that were carried out."""
+        return len(self._past)
+
+    def metrics(self) -> dict[str, float]:
+        """Return what trainers show of an episode: reward, success, turns, and the share of valid ones."""
+        valid = sum(bool(result.info.get("action_is_valid", True)) for _, result in self._past)
+        return {
+            "reward": self.reward,
+            "success": float(self.last is not None and bool(self.last.info.get("success", False))),
+            "turns": float(self.num_turns),
+            "valid_turns": valid / self.num_turns if self.num_turns else 0.0,
+        }
+
     async def _retry(self, call: Callable[[AsyncEnv], Awaitable[T]]) -> T:
         began = time.perf_counter()
         try:
             while True:
                 try:
                     return await call(self._env or await self._make())
-                except RequestError:
-                    # The data or the configuration is wrong: a retry does not help.
+                except (RequestError, EpisodeEndedError, DivergedError):
+                    # The caller is wrong, or the environment that was made anew: a retry does not help.
                     raise
                 except VerlAgentEnvError as error:
                     await self._discard(error)
@@ -130,11 +157,14 @@ class Episode:
         if self._first is None:
             self._first = observation
         elif observation != self._first:
-            raise DivergedError
+            raise self._diverged()
         for action, before in self._past:
             if await env.step(action) != before:
-                raise DivergedError
+                raise self._diverged()
         return env
+
+    def _diverged(self) -> DivergedError:
+        return DivergedError(self._spec.env_name, self._spec.seed, self.attempts)
 
     async def _first_observation(self, _: AsyncEnv) -> Observation:
         return self._first or []

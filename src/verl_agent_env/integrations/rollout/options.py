@@ -72,6 +72,11 @@ class RolloutOptions:
         """Return the name of the parser of tool calls, ``otherwise`` if it is not set; None if answers are only text."""
         return (self.tool_format or otherwise) if self.action_format == "auto" else None
 
+    def connection(self) -> dict[str, Any]:
+        """Return the arguments of a client, the URL among them."""
+        names = ("url", "token", "timeout_s", "deadline_s", "close_deadline_s", "micro_batching", "direct")
+        return {name: getattr(self, name) for name in names}
+
     @classmethod
     def from_mapping(cls, *given: Mapping[str, Any] | None) -> RolloutOptions:
         """Merge options from several sources; later ones take precedence.

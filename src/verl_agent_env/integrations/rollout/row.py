@@ -41,25 +41,72 @@ class EpisodeSpec:
         extra = row.get("extra_info")
         if not isinstance(extra, Mapping) or not isinstance(extra.get("env_name"), str):
             raise TrainingSetupError(f"A row has no 'env_name' in its 'extra_info': {HOW_TO_MAKE}.")
-        seed = extra.get("seed")
+        # All samples of a group come from one row, so they share the seed.
+        return cls._of(extra, extra["env_name"], _seed_in(extra, row) or 0, {})
+
+    @classmethod
+    def from_columns(
+        cls, row: Mapping[str, Any], env_name: str | None = None, env_kwargs: Mapping[str, Any] | None = None
+    ) -> EpisodeSpec:
+        """Read the columns ``env_name``, ``seed`` and ``env_kwargs`` of a row, or its ``extra_info`` where it has one.
+
+        Args:
+            row: Of a trainer's data set.
+            env_name: Environment of rows that name none.
+            env_kwargs: Keyword arguments of all rows; those of a row come on top.
+
+        Raises:
+            TrainingSetupError: The row does not define an episode. A row without a seed does not: the samples of its
+                group would be of different episodes, or all rows of the same one.
+        """
+        extra = row.get("extra_info")
+        columns = extra if isinstance(extra, Mapping) else row
+        name = columns.get("env_name") or env_name
+        if not isinstance(name, str):
+            raise TrainingSetupError(f"A row has no 'env_name': add such a column, or {HOW_TO_MAKE}.")
+        seed = _seed_in(columns, row)
         if seed is None:
-            # All samples of a group come from one row, so they share the seed.
-            seed = extra.get("index", row.get("index", 0))
-        kwargs = _decoded(extra.get("env_kwargs"), "env_kwargs")
-        tools = _decoded(extra.get("tools"), "tools")
+            raise TrainingSetupError(
+                f"A row of '{name}' has no 'seed': add a column with a number for each row, so that all samples of a "
+                f"group play the same episode, or {HOW_TO_MAKE}."
+            )
+        return cls._of(columns, name, seed, env_kwargs or {})
+
+    @classmethod
+    def _of(
+        cls, columns: Mapping[str, Any], env_name: str, seed: int, common: Mapping[str, Any]
+    ) -> EpisodeSpec:
+        kwargs = _decoded(columns.get("env_kwargs"), "env_kwargs")
+        tools = _decoded(columns.get("tools"), "tools")
         if not isinstance(kwargs or {}, Mapping) or not isinstance(tools or [], list):
             raise TrainingSetupError(
                 f"'env_kwargs' or 'tools' of a row is not what it should be: {HOW_TO_MAKE}."
             )
         return cls(
-            extra["env_name"],
-            int(seed),
-            dict(kwargs or {}),
+            env_name,
+            seed,
+            {**common, **(kwargs or {})},
             tools,
-            extra.get("system_prompt") or None,
-            bool(extra.get("takes_images")),
-            bool(extra.get("greedy")),
+            columns.get("system_prompt") or None,
+            bool(columns.get("takes_images")),
+            bool(columns.get("greedy")),
         )
+
+
+def _seed_in(columns: Mapping[str, Any], row: Mapping[str, Any]) -> int | None:
+    """Return the seed of a row, its index if it has none.
+
+    Raises:
+        TrainingSetupError: It is not a whole number.
+    """
+    found = (columns.get("seed"), columns.get("index"), row.get("index"))
+    seed = next((value for value in found if value is not None), None)
+    try:
+        return None if seed is None else int(seed)
+    except (TypeError, ValueError):
+        raise TrainingSetupError(
+            f"The seed of a row is {seed!r}, not a whole number: {HOW_TO_MAKE}."
+        ) from None
 
 
 def _decoded(value: Any, name: str) -> Any:

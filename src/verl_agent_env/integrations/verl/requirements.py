@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import re
-
+from verl_agent_env.integrations import requirements
 from verl_agent_env.integrations.errors import VerlVersionError
 
-SUPPORTED = ">=0.9.1,<0.10"
-_LOWEST, _ABOVE = (0, 9, 1), (0, 10, 0)
+SUPPORTED = requirements.SUPPORTED["verl"]
 
 
 def require_verl() -> None:
@@ -17,13 +14,7 @@ def require_verl() -> None:
     Raises:
         VerlVersionError: verl is missing, or of another version.
     """
-    try:
-        version = importlib.metadata.version("verl")
-    except importlib.metadata.PackageNotFoundError:
-        raise VerlVersionError(
-            f"verl is not installed; this integration needs verl{SUPPORTED}: pip install 'verl-agent-env[verl]'."
-        ) from None
-    check_version(version)
+    requirements.require("verl", "verl", VerlVersionError)
 
 
 def check_version(version: str) -> None:
@@ -32,9 +23,4 @@ def check_version(version: str) -> None:
     Raises:
         VerlVersionError: The version is not supported.
     """
-    numbers = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", version)
-    parts = tuple(int(part or 0) for part in numbers.groups()) if numbers else (0, 0, 0)
-    if not _LOWEST <= parts < _ABOVE:
-        raise VerlVersionError(
-            f"verl {version} is installed, this integration needs verl{SUPPORTED}: pip install 'verl{SUPPORTED}'."
-        )
+    requirements.check_version("verl", version, VerlVersionError)

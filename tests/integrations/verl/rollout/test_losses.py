@@ -167,7 +167,7 @@ async def test_the_new_environment_is_taken_through_the_same_actions() -> None:
 
 @pytest.mark.parametrize("second", [ScriptedEnv("z"), ScriptedEnv("a", said("other"))])
 async def test_an_environment_that_goes_another_way_is_not_taken_for_the_same(second: ScriptedEnv) -> None:
-    from verl_agent_env.integrations.rollout.episode import DivergedError
+    from verl_agent_env.integrations.errors import DivergedError
 
     client = ScriptedClient(ScriptedEnv("a", said("b"), EnvironmentLostError("x")), second)
     played = episode(client)

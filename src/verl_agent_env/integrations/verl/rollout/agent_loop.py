@@ -13,14 +13,14 @@ from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetr
 from verl.utils.rollout_trace import rollout_trace_op
 
 from verl_agent_env.client import AsyncEnvClient
-from verl_agent_env.integrations.errors import EpisodeFailedError, TrainingSetupError
-from verl_agent_env.integrations.rollout.episode import DivergedError, Episode
+from verl_agent_env.integrations.errors import DivergedError, EpisodeFailedError, TrainingSetupError
+from verl_agent_env.integrations.rollout.episode import Episode
 from verl_agent_env.integrations.rollout.options import DATA_KEY, RolloutOptions
 from verl_agent_env.integrations.rollout.row import EpisodeSpec
+from verl_agent_env.integrations.rollout.template_messages import with_names
 from verl_agent_env.integrations.verl.rollout.answers import PROMPT_TAIL, AnswerReader
 from verl_agent_env.integrations.verl.rollout.shared import shared
 from verl_agent_env.integrations.verl.rollout.tally import RolloutTally
-from verl_agent_env.integrations.verl.rollout.template_messages import with_names
 from verl_agent_env.integrations.verl.rollout.transcript import Transcript
 from verl_agent_env.messages import ActionFormat
 

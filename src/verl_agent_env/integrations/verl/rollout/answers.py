@@ -12,7 +12,7 @@ from verl.experimental.agent_loop.tool_parser import ToolParser
 from verl.tools.schemas import OpenAIFunctionToolSchema
 
 from verl_agent_env.integrations.errors import TrainingSetupError
-from verl_agent_env.integrations.verl.rollout.template_messages import for_template
+from verl_agent_env.integrations.rollout.template_messages import for_template
 from verl_agent_env.messages import ActionFormat, Tool, message_of_text
 from verl_agent_env.messages.content import well_formed
 from verl_agent_env.messages.reading import FORMAT_NAMES, opened_thought, strip_thoughts, strip_turn_ends

@@ -9,6 +9,7 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 from verl_agent_env.client import AsyncEnvClient
+from verl_agent_env.integrations.rollout.clients import close_loop_clients, loop_clients
 from verl_agent_env.integrations.rollout.options import RolloutOptions
 from verl_agent_env.integrations.verl.rollout.rendering import remembering
 
@@ -19,25 +20,12 @@ class Shared:
     """Shared objects of one event loop; :func:`shared` returns those of the running one."""
 
     def __init__(self) -> None:
-        self._clients: dict[tuple[object, ...], AsyncEnvClient] = {}
         self._prompts: OrderedDict[Hashable, asyncio.Future[list[int]]] = OrderedDict()
         self._builders: dict[Hashable, Any] = {}
 
     def client(self, options: RolloutOptions) -> AsyncEnvClient:
         """Return the client for these options; it depends only on the options of the connection."""
-        settings = {
-            "token": options.token,
-            "timeout_s": options.timeout_s,
-            "deadline_s": options.deadline_s,
-            "close_deadline_s": options.close_deadline_s,
-            "micro_batching": options.micro_batching,
-            "direct": options.direct,
-        }
-        key = (options.url, *settings.values())
-        client = self._clients.get(key)
-        if client is None:
-            client = self._clients[key] = AsyncEnvClient(options.url, **settings)  # type: ignore[arg-type]
-        return client
+        return loop_clients().client(options)
 
     def builder(self, fresh: Any) -> Any:
         """Return a token builder like ``fresh`` with a cache of renderings."""
@@ -68,9 +56,7 @@ class Shared:
         """Close all clients with their open environments, and clear the caches."""
         self._prompts.clear()
         self._builders.clear()
-        clients, self._clients = self._clients, {}
-        for client in clients.values():
-            await client.close()
+        await close_loop_clients()
 
 
 _of_loop: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Shared] = weakref.WeakKeyDictionary()

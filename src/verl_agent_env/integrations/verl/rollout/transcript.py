@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from verl_agent_env.integrations.errors import TrainingSetupError
+from verl_agent_env.integrations.rollout.template_messages import for_template, pictures_in
 from verl_agent_env.integrations.verl.rollout.shared import shared
-from verl_agent_env.integrations.verl.rollout.template_messages import for_template, pictures_in
 from verl_agent_env.messages.content import shows_picture
 from verl_agent_env.types import Message
 
