@@ -18,6 +18,8 @@ from verl_agent_env.cli.secret_options import without_secrets
          {"VERL_AGENT_ENV_TOKEN": "two"}),
         (["serve", "--redis", "redis://:pass@host/0", "--node=a"], ["serve", "--node=a"],
          {"VERL_AGENT_ENV_REDIS": "redis://:pass@host/0"}),
+        (["serve", "--redis=redis+sentinel://host/service?sentinel_password=pass"], ["serve"],
+         {"VERL_AGENT_ENV_REDIS": "redis+sentinel://host/service?sentinel_password=pass"}),
     ],
 )  # fmt: skip
 def test_secrets_move_to_variables(arguments: list[str], kept: list[str], variables: dict[str, str]) -> None:

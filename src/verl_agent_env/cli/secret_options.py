@@ -39,7 +39,7 @@ def without_secrets(arguments: Sequence[str], environment: MutableMapping[str, s
                 break
             continue
         value = value if is_joined else left.pop(0)
-        if not value or (option == "--redis" and "@" not in value):
+        if not value or (option == "--redis" and "@" not in value and "password=" not in value):
             kept.append(f"{option}={value}")
         else:
             found.setdefault(option, []).append(value)

@@ -12,6 +12,7 @@ import pytest
 import redis
 
 from tests.cluster.conftest import StartNode
+from tests.cluster.redis_process import RedisProcess
 from tests.cluster.sentinel_processes import SERVICE, redis_group
 from tests.cluster.workers import worker
 from tests.pool_process import initialize_many, step
@@ -116,6 +117,25 @@ async def test_a_client_that_was_idle_leaves_a_primary_that_was_frozen_before_it
                 await as_soon_as_it_can(lambda: backend.log.commit(generation, tokens, [append(0)]))
         finally:
             await backend.aclose()
+
+
+@pytest.mark.parametrize("failover", ["yes", "no"])
+async def test_behind_one_address_another_server_is_another_data_set_if_the_url_says_so(
+    tmp_path: Path, namespace: str, failover: str
+) -> None:
+    server = RedisProcess(tmp_path, "--appendonly", "yes", "--appendfsync", "always")
+    try:
+        backend = open_backend(f"{server.url}?failover={failover}", BackendOptions(namespace))
+        generation = (await backend.store.heartbeat(worker("me"), LEASE_S)).generation
+        await backend.store.claim("me", [0])
+        # With its data, and another run id: as a replica that took its place.
+        server.stop()
+        server.start()
+        found = await as_soon_as_it_can(backend.store.read_map)
+        assert (found.generation != generation, found.owners == {}) == (failover == "yes",) * 2
+        await backend.aclose()
+    finally:
+        server.stop()
 
 
 async def test_a_write_counts_when_as_many_replicas_have_it_as_the_url_demands(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from verl_agent_env.cluster.redis.client import RedisClient, RedisLimits
@@ -37,6 +39,27 @@ def test_a_group_of_sentinels_with_passwords_of_their_own() -> None:
     assert "se%2Fcret" not in repr(read)
 
 
+def test_user_and_password_are_read_from_files(tmp_path: Path) -> None:
+    for name, text in (("user", "trainer"), ("password", "p@ss/word\n"), ("watch", "o&ther\r\n")):
+        (tmp_path / name).write_bytes(text.encode())
+    files = f"username_file={tmp_path}/user&password_file={tmp_path}/password"
+    assert RedisUrl.parse(f"redis://host/1?{files}").plain == "redis://trainer:p%40ss%2Fword@host/1"
+    url = f"redis+sentinel://host/service?{files}&sentinel_password_file={tmp_path}/watch"
+    read = RedisUrl.parse(url)
+    assert read.plain == "redis://trainer:p%40ss%2Fword@host:26379/0"
+    assert read.sentinels is not None
+    assert read.sentinels.password == "o&ther"
+    with pytest.raises(ValueError, match="/none' that the Redis URL names cannot be read: No such file"):
+        RedisUrl.parse(f"redis://host?password_file={tmp_path}/none")
+    with pytest.raises(ValueError, match="cannot be read: write"):
+        RedisUrl.parse(f"redis://:secret@host?{files}")
+
+
+@pytest.mark.parametrize(("failover", "fails_over"), [("yes", True), ("no", False)])
+def test_a_provider_s_primary_may_fail_over(failover: str, fails_over: bool) -> None:
+    assert RedisUrl.parse(f"rediss://host?failover={failover}").fails_over is fails_over
+
+
 @pytest.mark.parametrize(
     "url",
     [
@@ -48,6 +71,7 @@ def test_a_group_of_sentinels_with_passwords_of_their_own() -> None:
         "redis://:secret@host?wait=-1",
         "redis://:secret@host?wait=1&wait=2",
         "redis://:secret@host?sentinel_password=secret",
+        "redis://:secret@host?failover=maybe",
         "redis+sentinel://:secret@host",
         "redis+sentinel://:secret@host/",
         "redis+sentinel://:secret@host/a b/0",

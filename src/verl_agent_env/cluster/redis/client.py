@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import re
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -32,8 +33,8 @@ from redis.sentinel import MasterNotFoundError
 
 from verl_agent_env import background
 from verl_agent_env.cluster.redis.keys import Keys
-from verl_agent_env.cluster.redis.pipe import Endpoint, RedisPipe, Send, pack
-from verl_agent_env.cluster.redis.primary import Primary
+from verl_agent_env.cluster.redis.pipe import Endpoint, RedisPipe, pack
+from verl_agent_env.cluster.redis.primary import Primary, follow_primary
 from verl_agent_env.cluster.redis.scripts import Script
 from verl_agent_env.cluster.redis.url import FORMS, RedisUrl
 from verl_agent_env.errors import StoreFullError, StoreUnavailableError
@@ -101,22 +102,29 @@ class RedisClient:
         endpoint = _endpoint_of(pool)
         self._primary: Primary | None = None
         if read.sentinels is None:
-            self._pipe = RedisPipe(endpoint, limits.connect_s)
+            greet = functools.partial(follow_primary, keys) if read.fails_over else None
+            self._pipe = RedisPipe(endpoint, limits.connect_s, greet=greet)
         else:
             options = pool.connection_kwargs
-            self._primary = primary = Primary(read.sentinels, keys, _tls_of(options, endpoint))
+            self._primary = primary = Primary(read.sentinels, _tls_of(options, endpoint))
             located = {name: value for name, value in options.items() if name not in ("host", "port")}
             make_pool: Any = SentinelConnectionPool
             pool = make_pool(read.sentinels.service, primary, ssl=endpoint.tls is not None, **located)
             # Sentinels are asked first, which may take as long again.
-            self._pipe = RedisPipe(endpoint, 2 * limits.connect_s, primary.discover_master, self._greet)
+            primary.on_change = self._leave_primary
+            self._pipe = RedisPipe(
+                endpoint,
+                2 * limits.connect_s,
+                primary.discover_master,
+                functools.partial(follow_primary, keys),
+            )
         # Any: its types are those of the synchronous and the asynchronous client at once.
         self.redis: Any = Redis.from_pool(pool)
         """Client of redis-py, for use within :meth:`call` only."""
         self._leaving: set[asyncio.Task[None]] = set()
 
     @property
-    def follows_primary(self) -> bool:
+    def has_sentinels(self) -> bool:
         """True if Sentinels say where the primary is."""
         return self._primary is not None
 
@@ -180,12 +188,6 @@ class RedisClient:
         if self._primary is not None:
             await self._primary.aclose()
         await self.redis.aclose()
-
-    async def _greet(self, send: Send) -> None:
-        """Begin a connection to a primary that Sentinels elected."""
-        if self._primary is not None:
-            self._primary.watch(self._leave_primary)
-            await self._primary.greet(send)
 
     def _leave_primary(self) -> None:
         """Let the next call connect to the primary that is one now."""

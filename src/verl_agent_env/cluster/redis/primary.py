@@ -1,4 +1,4 @@
-"""The primary of a Redis behind Sentinels: where it is, and whether it is another one than before.
+"""The primary of a Redis with replicas: where it is, and whether it is another one than before.
 
 Replication is asynchronous: a replica that becomes the primary may lack the last writes that were acknowledged. So the
 first connection to another primary makes its data another data set, as an emptied store is: a new generation, and no
@@ -38,19 +38,40 @@ _RUN_ID = re.compile(r"^run_id:(\w+)", re.MULTILINE)
 _ROLE = re.compile(r"^role:(\w+)", re.MULTILINE)
 
 
-class Primary:
-    """Follows the primary of one data set."""
+async def follow_primary(keys: Keys | None, send: Send) -> None:
+    """Begin a connection: make the data another data set if its primary is another one than before.
 
-    def __init__(self, group: SentinelGroup, keys: Keys | None, options: dict[str, Any]) -> None:
+    Args:
+        keys: Of the data set; None for a client that writes none.
+        send: Sends on this connection.
+
+    Raises:
+        ReadOnlyError: It is a replica.
+        RedisError: It does not permit a command.
+    """
+    info = str(await send(pack("INFO")))
+    role, run_id = _ROLE.search(info), _RUN_ID.search(info)
+    if role is None or role[1] != "master" or run_id is None:
+        raise ReadOnlyError("READONLY it is a replica")
+    if keys is None:
+        return
+    names = (keys.generation, keys.version, keys.owners, keys.primary)
+    script = scripts.FOLLOW_PRIMARY.text
+    if await send(pack("EVAL", script, len(names), *names, run_id[1], uuid.uuid4().hex)):
+        logger.warning("the data in Redis counts as another data set: its primary has changed")
+
+
+class Primary:
+    """Finds the primary that Sentinels elected, and watches for another one."""
+
+    def __init__(self, group: SentinelGroup, options: dict[str, Any]) -> None:
         """Follow the primary that ``group`` watches.
 
         Args:
             group: The Sentinels.
-            keys: Of the data set whose generation changes with the primary; None for a client that writes none.
             options: Of connections to the Sentinels, for redis-py.
         """
         self._service = group.service
-        self._keys = keys
         self._sentinels = [
             Redis(
                 host=host,
@@ -67,17 +88,9 @@ class Primary:
             for host, port in group.addresses
         ]
         self._known: tuple[str, int] | None = None
-        self._on_change: Callable[[], None] = lambda: None
+        self.on_change: Callable[[], None] = lambda: None
+        """Called when the primary is another one: connections lead to the former."""
         self._watch: asyncio.Task[None] | None = None
-
-    def watch(self, on_change: Callable[[], None]) -> None:
-        """Have ``on_change`` called whenever the primary is another one: connections lead to the former.
-
-        A primary that was frozen goes on taking writes when it wakes up, until a Sentinel makes it a replica.
-        """
-        if self._watch is None:
-            self._on_change = on_change
-            self._watch = background.start("primary of Redis", self._look_forever)
 
     async def discover_master(self, service_name: str = "") -> tuple[str, int]:
         """Return the address of the primary that was elected last, as redis-py's Sentinel does.
@@ -85,6 +98,9 @@ class Primary:
         Raises:
             MasterNotFoundError: No Sentinel that answers knows one.
         """
+        if self._watch is None:
+            # A primary that was frozen goes on taking writes when it wakes up, until a Sentinel makes it a replica.
+            self._watch = background.start("primary of Redis", self._look_forever)
         answers = await asyncio.gather(*map(self._ask, self._sentinels))
         # A Sentinel that was cut off may still tell of the primary before.
         found = [answer for answer in answers if answer is not None]
@@ -94,27 +110,9 @@ class Primary:
         present = host, port
         if self._known is not None and present != self._known:
             logger.warning("Redis has another primary", extra={"address": "{}:{}".format(*present)})
-            self._on_change()
+            self.on_change()
         self._known = present
         return present
-
-    async def greet(self, send: Send) -> None:
-        """Begin a connection: make the data another data set if the primary has just become it.
-
-        Raises:
-            ReadOnlyError: It is a replica.
-            RedisError: It does not permit a command.
-        """
-        info = str(await send(pack("INFO")))
-        role, run_id = _ROLE.search(info), _RUN_ID.search(info)
-        if role is None or role[1] != "master" or run_id is None:
-            raise ReadOnlyError("READONLY it is a replica")
-        if self._keys is not None:
-            keys = self._keys
-            script = scripts.FOLLOW_PRIMARY.text
-            names = (keys.generation, keys.version, keys.owners, keys.primary)
-            if await send(pack("EVAL", script, len(names), *names, run_id[1], uuid.uuid4().hex)):
-                logger.warning("the data in Redis counts as another data set: its primary has changed")
 
     async def aclose(self) -> None:
         """Stop watching, and close the connections to the Sentinels."""

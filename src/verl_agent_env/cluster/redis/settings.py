@@ -25,7 +25,7 @@ async def risks(client: RedisClient) -> list[str]:
             f"Redis deletes environments when it is full: set maxmemory-policy noeviction in place of {policy}."
         )
     too_late = int(found.get("min-replicas-max-lag") or 0) > _MAX_LAG_S
-    if client.follows_primary and found and (found.get("min-replicas-to-write") in (None, "0") or too_late):
+    if client.has_sentinels and found and (found.get("min-replicas-to-write") in (None, "0") or too_late):
         sentences.append(
             "A primary that is cut off from its Sentinels goes on taking writes, which are lost: set "
             "min-replicas-to-write 1 and min-replicas-max-lag 2 on each server, and have two replicas or more."

@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from pathlib import Path
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 SENTINEL_PORT = 26379
 _DEFAULT_PORT = 6379
 _SENTINEL = "+sentinel"
 _ADDRESS = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9_.-]+))(?::([0-9]{1,5}))?")
-_OWN_OPTIONS = ("wait", "sentinel_username", "sentinel_password")
+_SERVICE = re.compile(r"[A-Za-z0-9_.-]+")
+_MAX_REPLICAS = 64
+_YES_NO = {"yes": True, "no": False}
 
 FORMS = (
     "the Redis URL cannot be read: write redis://[user:password@]host:port/0, rediss://…, unix:///path or "
@@ -40,6 +43,8 @@ class RedisUrl:
     where: str
     """The URL without its secrets, for messages."""
     sentinels: SentinelGroup | None = None
+    fails_over: bool = False
+    """Whether a replica may take the primary's place, and lack its last writes."""
     replicas: int = 0
     """How many replicas must have a write before it is acknowledged."""
 
@@ -47,35 +52,103 @@ class RedisUrl:
     def parse(cls, url: str) -> RedisUrl:
         """Read a URL.
 
-        Options are those of redis-py (``db``, ``ssl_…``), ``wait=N``, and for Sentinels with a password of their own
-        ``sentinel_username`` and ``sentinel_password``.
+        Options besides those of redis-py (``db``, ``ssl_…``):
+
+        - ``wait=N``: how many replicas must have a write before it is acknowledged;
+        - ``failover=yes``: the address leads to whichever server is the primary, as providers have it;
+        - ``username_file``, ``password_file``: what stands there, in place of the URL's user and password;
+        - ``sentinel_username``, ``sentinel_password``, ``sentinel_password_file``: for Sentinels with a password of their own.
 
         Raises:
-            ValueError: It is malformed; the message shows the forms, and never a password.
+            ValueError: It is malformed, or a file cannot be read; the message shows no password.
         """
         try:
             parts = urlsplit(url)
             given = parse_qsl(parts.query, keep_blank_values=True)
         except ValueError:
             raise ValueError(FORMS) from None
-        options = dict(given)
-        if len(options) != len(given) or not all(map(_is_known, options)):
+        own, others = _Options.taken_out_of(dict(given))
+        has_sentinels = parts.scheme.endswith(_SENTINEL)
+        if len({name for name, _ in given}) != len(given) or (own.is_for_sentinels and not has_sentinels):
             raise ValueError(FORMS)
-        own = {name: options.pop(name) for name in _OWN_OPTIONS if name in options}
-        wait = own.pop("wait", "0")
-        if not wait.isdecimal() or int(wait) > 64:
-            raise ValueError(FORMS)
-        if parts.scheme.endswith(_SENTINEL):
-            return _behind_sentinels(parts.scheme, parts.netloc, parts.path, options, own, int(wait))
-        if own:
-            raise ValueError(FORMS)
-        query = f"?{urlencode(options)}" if options else ""
-        plain = f"{url.partition('?')[0]}{query}"
-        return cls(plain, _where(plain), replicas=int(wait))
+        credentials, _, hosts = parts.netloc.rpartition("@")
+        credentials = own.credentials(credentials)
+        query = f"?{urlencode(others)}" if others else ""
+        if has_sentinels:
+            return _behind_sentinels(parts.scheme, credentials, hosts, parts.path, query, own)
+        plain = f"{parts.scheme}://{credentials}{hosts}{parts.path}{query}"
+        return cls(plain, _where(plain), None, own.fails_over, own.replicas)
 
 
-def _is_known(option: str) -> bool:
-    return option == "db" or option.startswith("ssl_") or option in _OWN_OPTIONS
+@dataclass(frozen=True)
+class _Options:
+    """Options of ours; a name that ends with ``_file`` stands for what the file holds."""
+
+    wait: str = "0"
+    failover: str = "no"
+    username_file: str = ""
+    password_file: str = ""
+    sentinel_username: str = ""
+    sentinel_password: str = ""
+    sentinel_password_file: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.wait.isdecimal() or int(self.wait) > _MAX_REPLICAS or self.failover not in _YES_NO:
+            raise ValueError(FORMS)
+
+    @classmethod
+    def taken_out_of(cls, options: dict[str, str]) -> tuple[_Options, Mapping[str, str]]:
+        """Separate them from those of redis-py.
+
+        Raises:
+            ValueError: An option is neither, or has no such value.
+        """
+        own = {name: options.pop(name) for name in cls.__dataclass_fields__ if name in options}
+        if not all(name == "db" or name.startswith("ssl_") for name in options):
+            raise ValueError(FORMS)
+        return cls(**own), options
+
+    @property
+    def fails_over(self) -> bool:
+        return _YES_NO[self.failover]
+
+    @property
+    def replicas(self) -> int:
+        return int(self.wait)
+
+    @property
+    def is_for_sentinels(self) -> bool:
+        return bool(self.sentinel_username or self.sentinel_password or self.sentinel_password_file)
+
+    def credentials(self, given: str) -> str:
+        """Return user and password as they stand before the host, with the sign that ends them.
+
+        Raises:
+            ValueError: They stand in a file and in the URL, or the file cannot be read.
+        """
+        if not (self.username_file or self.password_file):
+            return f"{given}@" if given else ""
+        if given:
+            raise ValueError(FORMS)
+        username, password = _text_of(self.username_file), _text_of(self.password_file)
+        return f"{quote(username, safe='')}:{quote(password, safe='')}@"
+
+    def sentinel_secret(self) -> str:
+        """Return the password of the Sentinels; empty without one."""
+        return self.sentinel_password or _text_of(self.sentinel_password_file)
+
+
+def _text_of(path: str) -> str:
+    """Return the text of a file without the line break at its end; empty without a file.
+
+    Raises:
+        ValueError: It cannot be read.
+    """
+    try:
+        return Path(path).read_text("utf-8").rstrip("\r\n") if path else ""
+    except (OSError, UnicodeDecodeError) as unread:
+        reason = getattr(unread, "strerror", None) or "it is no text"
+        raise ValueError(f"the file '{path}' that the Redis URL names cannot be read: {reason}") from None
 
 
 def _where(plain: str) -> str:
@@ -98,37 +171,27 @@ def _where(plain: str) -> str:
 
 
 def _behind_sentinels(
-    scheme: str, netloc: str, path: str, options: Mapping[str, str], own: Mapping[str, str], replicas: int
+    scheme: str, credentials: str, hosts: str, path: str, query: str, own: _Options
 ) -> RedisUrl:
-    credentials, at, hosts = netloc.rpartition("@")
     found = [_ADDRESS.fullmatch(host) for host in hosts.split(",")]
-    service, _, database = path.strip("/").partition("/")
     addresses = tuple(
         (address[1] or address[2], int(address[3] or SENTINEL_PORT))
         for address in found
         if address is not None
     )
-    if (
-        len(addresses) != len(found)
-        or not all(0 < port < 65_536 for _, port in addresses)
-        or not re.fullmatch(r"[A-Za-z0-9_.-]+", service)
-        or not (database or "0").isdecimal()
-    ):
+    service, _, database = path.strip("/").partition("/")
+    database = database or "0"
+    is_well_formed = (
+        len(addresses) == len(found)
+        and all(0 < port < 65_536 for _, port in addresses)
+        and _SERVICE.fullmatch(service)
+        and database.isdecimal()
+    )
+    if not is_well_formed:
         raise ValueError(FORMS)
-    host, port = addresses[0]
-    shown = f"[{host}]" if ":" in host else host
-    plain_scheme = scheme.removesuffix(_SENTINEL)
-    query = f"?{urlencode(options)}" if options else ""
-    plain = f"{plain_scheme}://{credentials}{at}{shown}:{port}/{database or 0}{query}"
-    # For its errors, and for whatever else is wrong with it.
+    shown = [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in addresses]
+    plain = f"{scheme.removesuffix(_SENTINEL)}://{credentials}{shown[0]}/{database}{query}"
+    # Raises where the scheme, user or password is malformed.
     _where(plain)
-    names = ",".join(
-        f"[{name}]:{number}" if ":" in name else f"{name}:{number}" for name, number in addresses
-    )
-    group = SentinelGroup(
-        addresses,
-        service,
-        own.get("sentinel_username", ""),
-        own.get("sentinel_password", ""),
-    )
-    return RedisUrl(plain, f"{scheme}://{names}/{service}/{database or 0}", group, replicas)
+    group = SentinelGroup(addresses, service, own.sentinel_username, own.sentinel_secret())
+    return RedisUrl(plain, f"{scheme}://{','.join(shown)}/{service}/{database}", group, True, own.replicas)
