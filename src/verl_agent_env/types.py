@@ -40,9 +40,6 @@ Durability = Literal["journal", "snapshot", "relaxed", "none"]
 ``journal``, but a step is answered before it is stored, so the last steps can be lost; ``none``: they do not survive.
 """
 
-MAX_SEED = (1 << 63) - 1
-"""Largest seed of an episode."""
-
 MAX_SPLIT_NAME_LENGTH = 64
 """Characters in the name of a split of tasks."""
 

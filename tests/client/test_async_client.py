@@ -14,6 +14,7 @@ from verl_agent_env.client.calls import ClientVerb
 from verl_agent_env.client.transport import _IDLE_S, _error_of
 from verl_agent_env.config import ServerSettings
 from verl_agent_env.errors import EpisodeEndedError, UnknownEnvNameError, VerlAgentEnvError, all_errors
+from verl_agent_env.seeds import following_seed
 from verl_agent_env.types import StepResult
 
 ROOM: dict[str, Any] = {"dim_room": [6, 6], "num_boxes": 1, "include_task_prompt": False}
@@ -24,7 +25,7 @@ async def test_first_reset_gives_the_beginning_and_later_ones_another(client: As
         beginning = env.beginning
         assert await env.reset() == beginning
         assert env.beginning is None
-        assert await env.reset() == beginning
+        assert (await env.reset()).info == {"seed": following_seed(3)}
         assert (await env.reset(seed=4)).info == {"seed": 4}
         assert (await env.state())["seed"] == 4
 

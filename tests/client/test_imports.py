@@ -26,6 +26,7 @@ def test_client_brings_neither_the_server_nor_environments() -> None:
         "messages",
         "moved",
         "proxies",
+        "seeds",
         "spans",
         "types",
     }

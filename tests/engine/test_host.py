@@ -18,7 +18,6 @@ from tests.waiting import no_hang, until
 from verl_agent_env.config import HostLimits
 from verl_agent_env.engine import CreateRequest, Host, await_maybe, inspection
 from verl_agent_env.envs.registry import Registry
-from verl_agent_env.envs.rng import following_seed
 from verl_agent_env.errors import (
     AtCapacityError,
     EnvironmentClosedError,
@@ -34,6 +33,7 @@ from verl_agent_env.errors import (
     ShuttingDownError,
     UnknownEnvNameError,
 )
+from verl_agent_env.seeds import following_seed
 from verl_agent_env.types import slot_of
 from verl_agent_env.wire.results import EncodedReset, EncodedStep
 
@@ -267,14 +267,18 @@ async def test_action_that_cannot_be_kept_is_refused(host: Host, create: Create,
 
 
 @every_kind
-async def test_reset_without_seed_repeats_an_untouched_episode_and_then_goes_on(
+async def test_first_reset_without_seed_shows_the_first_episode_and_each_later_one_goes_on(
     host: Host, create: Create, kind: str
 ) -> None:
-    env_id = await create(host, kind, seed=7)
-    assert [total(await await_maybe(host.reset(env_id))) for _ in range(2)] == [7, 7]
+    env_id, second = await create(host, kind, seed=7), following_seed(7)
+    assert total(await await_maybe(host.reset(env_id))) == 7
+    assert total(await await_maybe(host.reset(env_id))) == second
     await await_maybe(host.step(env_id, "1", 0))
-    assert total(await await_maybe(host.reset(env_id))) == following_seed(7)
-    assert total(await await_maybe(host.reset(env_id))) == following_seed(7)
+    assert total(await await_maybe(host.reset(env_id))) == following_seed(second)
+    # One that was stepped has been seen, without any reset.
+    stepped = await create(host, kind, seed=7)
+    await await_maybe(host.step(stepped, "1", 0))
+    assert total(await await_maybe(host.reset(stepped))) == second
     assert total(await await_maybe(host.reset(env_id, 3))) == 3
     await await_maybe(host.step(env_id, "1", 0))
 

@@ -29,13 +29,15 @@ assert pyarrow.parquet.read_table("data/train.parquet").num_rows == 4
 import verl_agent_env.interface as interface
 messages = [{"role": "user", "content": "What is a half?"}]
 scorer = {"type": "math", "answer": "1/2"}
-env_id = interface.initialize_environment("single_turn_chat", env_kwargs={"messages": messages, "scorer": scorer})
+env_id = interface.initialize_environment("single_turn_chat", env_kwargs={"chat_history": messages, "scorer": scorer})
 interface.reset(env_id)
 assert interface.step(env_id, "<answer>0.5</answer>")[1] == 1.0
 """,
     "mcp": """
-import verl_agent_env.server.api.mcp_tools
-from verl_agent_env.envs.registry import get_class
+import subprocess, sys, verl_agent_env.envs.mcp_chat.stdio
+command = [sys.executable, "-m", "verl_agent_env.cli", "mcp"]
+# Nothing to read: the server has nobody to serve, and ends.
+assert subprocess.run(command, stdin=subprocess.DEVNULL, timeout=120).returncode == 0
 """,
     "minigrid": PLAYED.format(name="minigrid/MiniGrid-Empty-5x5-v0"),
     "open-spiel": PLAYED.format(name="open_spiel/tic_tac_toe"),

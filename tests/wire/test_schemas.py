@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from verl_agent_env.seeds import MAX_SEED
 from verl_agent_env.wire.schemas import (
-    MAX_SEED,
     MAX_TTL_S,
     BatchCloseRequest,
     BatchInitializeRequest,

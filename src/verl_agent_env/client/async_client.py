@@ -135,7 +135,7 @@ class AsyncEnvClient:
         """
         env = AsyncEnv(self._dispatch, None, env_id)
         state = await env.state()
-        return AsyncEnv(self._dispatch, None, env_id, int(state["seq"]))
+        return AsyncEnv(self._dispatch, None, env_id, int(state["seq"]), int(state["seed"]))
 
     def run(self, run_id: str | None = None) -> Run:
         """Return a run, whose environments are closed together at the end of its ``async with``."""

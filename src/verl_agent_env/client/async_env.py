@@ -35,6 +35,7 @@ from verl_agent_env.errors import (
 )
 from verl_agent_env.messages.forms import plain_value
 from verl_agent_env.moved import renamed_argument
+from verl_agent_env.seeds import MAX_SEED, following_seed
 from verl_agent_env.types import Action, StepResult
 
 if TYPE_CHECKING:
@@ -64,13 +65,19 @@ class AsyncEnv:
         "_lock_loop",
         "_pending",
         "_request",
+        "_seed",
         "_seq",
         "env_id",
         "num_retries",
     )
 
     def __init__(
-        self, dispatch: Dispatch, request: InitializeItem | None, env_id: str = "", seq: int = 0
+        self,
+        dispatch: Dispatch,
+        request: InitializeItem | None,
+        env_id: str = "",
+        seq: int = 0,
+        seed: int | None = None,
     ) -> None:
         self.env_id = env_id
         """Id on the server; empty before the environment is created."""
@@ -80,6 +87,8 @@ class AsyncEnv:
         self._request = request
         self._beginning: ResetResult | None = None
         self._seq = seq
+        self._seed = seed
+        """Of the episode that began last, if it is known."""
         self._history: list[bytes] = []
         """The episode's actions, from step :attr:`_first_seq` on."""
         self._first_seq = seq
@@ -133,6 +142,7 @@ class AsyncEnv:
                     finally:
                         self.num_retries += item.retries
             self.env_id, self._beginning = made
+            self._seed = _seed_in(self._beginning)
             dispatch.open_envs[self.env_id] = request.run_id
             return self
 
@@ -166,6 +176,9 @@ class AsyncEnv:
             if self._beginning is not None and seed is None and options is None:
                 beginning, self._beginning = self._beginning, None
                 return beginning
+            if seed is None:
+                # With its seed, a reset that is sent again begins the same episode.
+                seed = following_seed(await self._current_seed())
             backoff = Backoff(time.monotonic() + self._dispatch.deadline_s)
             before, self._seq = self._seq, _UNDECIDED_RESET
             item = ResetItem(self.env_id, seed, encoded, backoff.deadline)
@@ -186,8 +199,12 @@ class AsyncEnv:
             self._beginning = self._pending = None
             self._seq = 0
             self._first_seq = 0
+            self._seed = seed
             self._history.clear()
             return begun
+
+    async def _current_seed(self) -> int:
+        return self._seed if self._seed is not None else int((await self.state())["seed"])
 
     @_takes_gathered
     async def step(self, action: Action, *, micro_batching: bool | None = None) -> StepResult:
@@ -373,6 +390,12 @@ class AsyncEnv:
             raise ClientClosedError("environment")
         if not self.env_id:
             raise ClientClosedError("environment (or never opened: await it first)")
+
+
+def _seed_in(beginning: ResetResult) -> int | None:
+    """Return the seed that the info of a reset names; those of other people's environments may name none."""
+    seed = beginning.info.get("seed")
+    return seed if type(seed) is int and 0 <= seed <= MAX_SEED else None
 
 
 def _never_ran(error: VerlAgentEnvError) -> bool:

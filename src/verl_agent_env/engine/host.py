@@ -192,8 +192,7 @@ class Host:
     ) -> AwaitableOrValue[EncodedReset]:
         """Begin an episode; one that the same ``operation`` began goes on, and is answered as it began.
 
-        Without a seed, an episode in which nothing was done yet begins anew; otherwise the one that follows begins.
-        So a repeated reset does no harm.
+        Without a seed, the episode that follows begins; right after creation, the first one, which creation has shown.
 
         Args:
             env_id: The environment.

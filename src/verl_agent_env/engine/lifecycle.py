@@ -22,7 +22,6 @@ from verl_agent_env.engine.persistence.recorder import Recorder
 from verl_agent_env.engine.threads import CallTimeoutError, ForeignExitError
 from verl_agent_env.engine.under_way import calling
 from verl_agent_env.envs.registry import Registry
-from verl_agent_env.envs.rng import following_seed
 from verl_agent_env.errors import (
     ActionTooLargeError,
     AnswerTooLargeError,
@@ -38,6 +37,7 @@ from verl_agent_env.errors import (
     ShuttingDownError,
     VerlAgentEnvError,
 )
+from verl_agent_env.seeds import following_seed
 from verl_agent_env.types import new_env_id, slot_of
 from verl_agent_env.wire.results import Created, EncodedReset, EncodedStep, size_of
 from verl_agent_env.wire.suspicions import Suspicions
@@ -363,7 +363,12 @@ def first_seed(request: CreateRequest) -> int:
 
 
 def next_seed(instance: LiveEnv, seed: int | None) -> int:
-    """Seed of the next episode: the one asked for, the same again if nothing was done, or the one that follows."""
+    """Seed of the next episode: the one asked for, or the one that follows.
+
+    The first reset after creation, which has begun the first episode already, begins this one: as in Gymnasium, where an
+    environment that was made with a seed has no episode before its first reset.
+    """
     if seed is not None:
         return seed
-    return instance.seed if instance.seq == 0 else following_seed(instance.seed)
+    is_untouched = instance.episode == 0 and instance.seq == 0
+    return instance.seed if is_untouched else following_seed(instance.seed)

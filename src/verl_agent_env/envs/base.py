@@ -23,7 +23,6 @@ from verl_agent_env.envs.arguments import EnvArguments as EnvArguments
 from verl_agent_env.envs.renamed_hooks import former_name, support_former_names
 from verl_agent_env.envs.rng import (
     EpisodeRandom,
-    following_seed,
     generator_from_state,
     parse_integers,
     stringify_integers,
@@ -48,7 +47,8 @@ from verl_agent_env.messages import (
     text_part,
     user_message,
 )
-from verl_agent_env.types import MAX_SEED, Action, Content
+from verl_agent_env.seeds import MAX_SEED, following_seed
+from verl_agent_env.types import Action, Content
 from verl_agent_env.types import Durability as Durability
 from verl_agent_env.types import Execution as Execution
 from verl_agent_env.types import Info, Observation

@@ -82,12 +82,6 @@ class EpisodeRandom:
         return cls(int(state[0], 16), int(state[1], 16))
 
 
-def following_seed(seed: int) -> int:
-    """Derive the seed of the next episode: 53 bits, the integers that every JSON reader keeps exact."""
-    # A separate stream, independent of the episode's own random numbers.
-    return int(np.random.SeedSequence([seed, 0x5EED]).generate_state(1, np.uint64)[0]) & ((1 << 53) - 1)
-
-
 def generator_from_state(state: dict[str, Any]) -> np.random.Generator:
     """Make a NumPy generator from ``generator.bit_generator.state``, for all bit generators of NumPy.
 

@@ -7,11 +7,11 @@ from typing import Annotated, Any, TypeAlias, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.config import JsonDict
 
+from verl_agent_env.seeds import MAX_SEED
 from verl_agent_env.types import MAX_SPLIT_NAME_LENGTH
 
 T = TypeVar("T")
 
-MAX_SEED = (1 << 63) - 1
 MAX_TTL_S = 30 * 24 * 3600.0
 
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
@@ -100,7 +100,7 @@ class ResetRequest(RequestBody):
     model_config = ConfigDict(json_schema_extra={"examples": [{"seed": 2}]})
 
     seed: Seed | None = None
-    """Seed of the episode. Without it, a reset before the first step begins the first episode again, a later one the next episode."""
+    """Seed of the episode. Without it, the first reset begins the first episode, if no step was taken yet; any other the next one."""
     options: Arguments | None = None
     """Options of the environment."""
 
