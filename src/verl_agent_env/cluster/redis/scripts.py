@@ -255,7 +255,7 @@ return 1
 
 # KEYS   gen, mapv, own, names, suspicions
 # ARGV   1 lease prefix, 2 new generation
-# Return {generation, version or nil, slot and token by turns, the records (JSON) of all live workers, how long each
+# Return {generation, version or nil, token and its slots (three digits each) by turns, the records (JSON) of all live workers, how long each
 #        suspicion still lasts (ms) and the suspicion (JSON) by turns}
 MAP = Script(
     "map",
@@ -278,7 +278,21 @@ for _, kept in ipairs(redis.call('HVALS', suspicions)) do
     suspected[#suspected + 1] = text
   end
 end
-return {redis.call('GET', gen), redis.call('GET', mapv), redis.call('HGETALL', own), records, suspected}
+-- There are thousands of slots, and few tokens.
+local entries, slots_of, owners = redis.call('HGETALL', own), {}, {}
+for i = 1, #entries, 2 do
+  local slots = slots_of[entries[i + 1]]
+  if not slots then
+    slots = {}
+    slots_of[entries[i + 1]] = slots
+  end
+  slots[#slots + 1] = entries[i]
+end
+for token, slots in pairs(slots_of) do
+  owners[#owners + 1] = token
+  owners[#owners + 1] = table.concat(slots)
+end
+return {redis.call('GET', gen), redis.call('GET', mapv), owners, records, suspected}
 """,
 )
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from verl_agent_env.cluster.redis import scripts
 from verl_agent_env.cluster.redis.client import PubSubListener, RedisClient, RedisLimits
@@ -161,12 +161,15 @@ class RedisStore:
             dataclasses.replace(Suspicion.from_json(text), lasts_s=int(left_ms) / 1000)
             for left_ms, text in zip(suspicions[::2], suspicions[1::2], strict=True)
         ]
-        # There are thousands of slots, and few tokens: whatever was claimed or handed over by one call has the same.
-        held = {token: Ownership(token, holder_of(token)) for token in set(owners[1::2])}
         return ClusterMap(
             generation,
             int(version or 0),
-            {int(slot, 16): held[token] for slot, token in zip(owners[::2], owners[1::2], strict=True)},
+            {
+                slot: ownership
+                for token, slots in zip(owners[::2], owners[1::2], strict=True)
+                for ownership in [Ownership(token, holder_of(token))]
+                for slot in _slots_in(slots)
+            },
             {worker.incarnation: worker for worker in workers},
             {suspicion.key: suspicion for suspicion in suspected},
         )
@@ -205,6 +208,11 @@ async def _wait(event: asyncio.Event, timeout_s: float) -> None:
 
 def _field(slot: int) -> str:
     return f"{slot:03x}"
+
+
+def _slots_in(fields: str) -> Iterator[int]:
+    """Read the slots whose fields stand one behind the other."""
+    return (int(fields[start : start + 3], 16) for start in range(0, len(fields), 3))
 
 
 def _pairs(tokens: Mapping[int, str]) -> list[str]:
