@@ -122,7 +122,8 @@ class CloseItem:
     retries: int = 0
 
 
-ItemT = TypeVar("ItemT")
+AnyItem = InitializeItem | ResetItem | StepItem | CloseItem
+ItemT = TypeVar("ItemT", bound=AnyItem)
 ResultT = TypeVar("ResultT")
 
 

@@ -19,12 +19,11 @@ from verl_agent_env.client.backoff import retry
 from verl_agent_env.client.calls import (
     CLOSE,
     INITIALIZE,
+    AnyItem,
     ClientVerb,
     CloseItem,
     Initialized,
     InitializeItem,
-    ResetItem,
-    StepItem,
 )
 from verl_agent_env.client.errors import (
     ClientClosedError,
@@ -39,7 +38,7 @@ from verl_agent_env.errors import MovedError, VerlAgentEnvError, WorkerUnreachab
 
 logger = logging.getLogger(__name__)
 
-ItemT = TypeVar("ItemT", bound="InitializeItem | ResetItem | StepItem | CloseItem")
+ItemT = TypeVar("ItemT", bound=AnyItem)
 ResultT = TypeVar("ResultT")
 
 _FIRST_CONTACT_S = 5.0
