@@ -21,7 +21,7 @@ from tests.waiting import HANG_S, eventually
 from verl_agent_env.client import EnvClient
 from verl_agent_env.cluster.nginx.config import NginxSettings, write_nginx_config
 from verl_agent_env.config import ClusterSettings
-from verl_agent_env.server.cluster.worker import Place
+from verl_agent_env.server.cluster.identity import WorkerIdentity
 from verl_agent_env.types import slot_of
 
 LAKE = "verl_env/frozen_lake-v1"
@@ -54,7 +54,7 @@ def started(redis_server: RedisProcess, tmp_path_factory: pytest.TempPathFactory
     workers = tuple(
         Served(
             listener=listener,
-            place=Place(address, (address,), supervisor=node * 16),
+            identity=WorkerIdentity(address, (address,), supervisor=node * 16),
             tracer_provider=seen.provider,
             cluster=ClusterSettings(node=node, redis=redis_server.url, namespace="tracing", expected_nodes=2),
         )

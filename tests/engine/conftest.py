@@ -10,6 +10,7 @@ import pytest
 
 from tests.engine import probes
 from tests.engine.awaiting import ask
+from tests.engine.persistence.hosts import Cluster
 from tests.waiting import NEVER_S, until
 from verl_agent_env.config import HostLimits
 from verl_agent_env.engine import CreateRequest, Host, await_maybe
@@ -104,3 +105,11 @@ def begun(controls: probes.Controls) -> Callable[..., Any]:
             await until(lambda: controls.entered.acquire(blocking=False))
 
     return wait
+
+
+@pytest.fixture
+async def cluster() -> AsyncIterator[Cluster]:
+    """Hosts that share one log."""
+    several = Cluster()
+    yield several
+    await several.aclose()

@@ -18,7 +18,7 @@ from tests.waiting import HANG_S, eventually
 from verl_agent_env.config import ConnectionLimits, HttpLimits, ServerSettings
 from verl_agent_env.envs.registry import BUILT_IN, EnvSpec, Registry
 from verl_agent_env.server import create_app
-from verl_agent_env.server.cluster.worker import Place
+from verl_agent_env.server.cluster.identity import WorkerIdentity
 from verl_agent_env.server.http.fast_path import FastPathProtocol
 from verl_agent_env.server.pool import UVICORN_OPTIONS
 
@@ -61,7 +61,7 @@ class Served:
         http_limits: dict[str, Any] | None = None,
         connection_limits: dict[str, Any] | None = None,
         listener: socket.socket | None = None,
-        place: Place | None = None,
+        identity: WorkerIdentity | None = None,
         tracer_provider: TracerProvider | None = None,
         **settings: Any,
     ) -> None:
@@ -74,7 +74,7 @@ class Served:
                 **settings,
             ),
             Registry({spec.name: spec for spec in specs}),
-            place,
+            identity,
             tracer_provider,
         )
         listener = listener or socket.create_server(("127.0.0.1", 0), backlog=128)

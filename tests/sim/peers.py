@@ -33,6 +33,12 @@ class SimulatedPeers:
         self._world = world
         self._sender = sender
 
+    async def open(self) -> None:
+        """Do nothing: there are no connections."""
+
+    async def close(self) -> None:
+        """Do nothing."""
+
     def heard_at(self, address: str) -> float | None:
         """When a worker gave a sign of life last, if it does."""
         target = self._find(address)

@@ -16,9 +16,9 @@ from verl_agent_env.cluster.planner import RebalancePlanner
 from verl_agent_env.cluster.slots import SlotTable
 from verl_agent_env.cluster.store import ClusterMap
 from verl_agent_env.cluster.timing import Timing
+from verl_agent_env.engine.group_commit.groups import Group
 from verl_agent_env.engine.live_env import LiveEnv
 from verl_agent_env.engine.persistence import repersisting, restoring
-from verl_agent_env.engine.persistence.groups import Group
 from verl_agent_env.engine.persistence.journal import Journal
 from verl_agent_env.engine.persistence.recorder import Recorder
 from verl_agent_env.engine.repeats import EarlierSteps

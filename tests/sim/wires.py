@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from tests.sim.virtual_loop import VirtualLoop
 from verl_agent_env.cluster.memory.log import MemoryEventLog
 from verl_agent_env.cluster.memory.store import MemoryStore
-from verl_agent_env.engine.persistence.packing import CallLimits, size_of
+from verl_agent_env.engine.group_commit.packing import CallLimits, size_of
 from verl_agent_env.errors import StoreUnavailableError
 from verl_agent_env.wire.records import Refusal, Write
 

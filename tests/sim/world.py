@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextvars import Context
 from typing import Any, cast
@@ -14,24 +15,19 @@ from tests.sim.episodes import Asked, Client
 from tests.sim.peers import SimulatedPeers
 from tests.sim.virtual_loop import VirtualLoop
 from tests.sim.wires import Fate, SimulatedStore, Wire
-from verl_agent_env.cluster.agent import ClusterAgent
-from verl_agent_env.cluster.leases import LocalLease
-from verl_agent_env.cluster.slots import SlotTable
+from verl_agent_env import background
+from verl_agent_env.cluster.backends import Backend
+from verl_agent_env.cluster.memory.idempotency import MemoryIdempotencyRecords
 from verl_agent_env.cluster.store import Store, WorkerRecord
 from verl_agent_env.cluster.timing import Timing
-from verl_agent_env.config import HostLimits
-from verl_agent_env.engine import AwaitableOrValue, CreateRequest, Host, await_maybe
-from verl_agent_env.engine.batches import Batches
+from verl_agent_env.config import ClusterSettings, HostLimits
+from verl_agent_env.engine import AwaitableOrValue, CreateRequest, await_maybe
 from verl_agent_env.engine.kinds import KindLoader
-from verl_agent_env.engine.persistence import PersistenceOptions
 from verl_agent_env.engine.reaper import reap_forever
 from verl_agent_env.errors import MovedError, StoreUnavailableError
-from verl_agent_env.server.cluster.handover import Handover
-from verl_agent_env.server.cluster.internal import InternalHandlers, SelfInCluster
-from verl_agent_env.server.cluster.local_environments import LocalEnvironments
-from verl_agent_env.server.cluster.peers import Peers
-from verl_agent_env.server.cluster.router import Router
-from verl_agent_env.server.cluster.sharded_batches import ShardedBatches
+from verl_agent_env.server.cluster.identity import WorkerIdentity
+from verl_agent_env.server.cluster.membership import SharedMembership
+from verl_agent_env.server.cluster.wiring import wire_worker
 from verl_agent_env.types import slot_of
 from verl_agent_env.wire.event_log import EventLog
 from verl_agent_env.wire.records import Entry
@@ -52,62 +48,54 @@ async def _at_once(call: Callable[..., Any], *arguments: Any) -> None:
     call(*arguments)
 
 
+async def _nothing() -> None:
+    """Try no commands: there is no Redis."""
+
+
 class Worker:
-    """One worker process, put together as the server does it."""
+    """One worker process, wired as the server's are."""
 
     def __init__(self, world: World, number: int, *, is_upgraded: bool = False) -> None:
+        self._loop = world.loop
         self.process = world.loop.process(f"worker-{number}")
         self.wire = Wire(world.simulated, self.process.name)
-        self.lease = LocalLease(TIMES, world.loop.time)
         self.address = address = f"10.0.0.{number}:80"
-        self.table = SlotTable(address, self.lease)
-        registry = counting_registry(is_upgraded=is_upgraded)
-        limits = HostLimits(yield_after_s=1e6, max_journal_bytes=MAX_JOURNAL_BYTES)
-        kept = PersistenceOptions(cast(EventLog, self.wire), self.table, {SNAPSHOT: "snapshot"})
-        self.host = Host(
-            registry, limits, clock=world.loop.time, kinds=KindLoader(registry, _at_once), kept=kept
-        )
-        local = Batches(self.host)
         self.peers = SimulatedPeers(world, self)
-        peers = cast(Peers, self.peers)
-        self.batches = ShardedBatches(local, Router(self.table, peers, self._refresh), peers)
-        routes = InternalHandlers(local, self.table, cast(SelfInCluster, None)).routes()
-        self.parts = {route.path: route.handler for route in routes}
-        """What it carries out for other workers."""
-        self.record = WorkerRecord(
-            incarnation=f"life{number}",
-            name=f"node:{number}",
-            node="node",
-            supervisor="supervisor",
-            address=address,
-            pid=number,
-            state="ready",
-            started_at=float(number),
-        )
-        self._tasks: list[asyncio.Task[None]] = []
-        self._world = world
-        world.loop.call_soon(self._start, context=self.process.context.copy())
-
-    def _start(self) -> None:
-        loop = self._world.loop
-        persistence = self.host.persistence
-        assert persistence is not None
-        take_over = Handover(self.host, persistence, self.table)
-        self.member = ClusterAgent(
-            self.record,
-            cast(Store, self.wire),
-            self.table,
-            self.lease,
-            LocalEnvironments(self.host, take_over.is_warm),
+        registry = counting_registry(is_upgraded=is_upgraded)
+        self.worker = wire_worker(
+            registry,
+            HostLimits(yield_after_s=1e6, max_journal_bytes=MAX_JOURNAL_BYTES),
+            ClusterSettings(node="node", redis="simulated:", durability=(f"{SNAPSHOT}=snapshot",)),
+            WorkerIdentity(address, (), "supervisor"),
+            Backend(
+                cast(Store, self.wire),
+                cast(EventLog, self.wire),
+                MemoryIdempotencyRecords(TTL_S, 0, world.loop.time),
+                _nothing,
+            ),
+            lambda _: self.peers,
+            clock=world.loop.time,
+            lease_clock=world.loop.time,
             timing=TIMES,
-            clock=loop.time,
+            num_slots=NUM_SLOTS,
+            kinds=KindLoader(registry, _at_once),
+            record=WorkerRecord(
+                incarnation=f"life{number}",
+                name=f"node:{number}",
+                node="node",
+                supervisor="supervisor",
+                address=address,
+                pid=number,
+                state="ready",
+                started_at=float(number),
+            ),
         )
-        self.member.start()
-        self._tasks = [
-            loop.create_task(persistence.recorder.journal.run()),
-            loop.create_task(take_over.run()),
-            loop.create_task(reap_forever(self.host)),
-        ]
+        self.host, self.table, self.batches = self.worker.host, self.worker.table, self.worker.batches
+        assert isinstance(self.worker.membership, SharedMembership)
+        self.member = self.worker.membership.agent
+        self.parts = {route.path: route.handler for route in self.worker.internal_routes}
+        """What it carries out for other workers."""
+        self.tasks = [self.spawn(self.worker.start()), self.spawn(reap_forever(self.host))]
 
     @property
     def is_up(self) -> bool:
@@ -116,16 +104,13 @@ class Worker:
 
     def spawn(self, call: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Let the process carry out a call."""
-        return self._world.loop.create_task(call, context=self.process.context.copy())
+        return self._loop.create_task(call, context=self.process.context.copy())
 
     async def serve(self, env_id: str, call: Callable[[], AwaitableOrValue[Any]]) -> Any:
         """A call on one environment, if its slot is here."""
         if not self.table.owns(slot_of(env_id)):
             raise MovedError(slot_of(env_id))
         return await await_maybe(call())
-
-    async def _refresh(self) -> None:
-        await self.member.refresh()
 
 
 class World:
@@ -134,6 +119,8 @@ class World:
     def __init__(self) -> None:
         self.loop = VirtualLoop()
         self.loop.set_exception_handler(self._failed)
+        self._log = _DefectLog(self)
+        logging.getLogger(background.__name__).addHandler(self._log)
         self.simulated = SimulatedStore(self.loop)
         self.workers: list[Worker] = []
         self.clients: list[Client] = []
@@ -398,6 +385,7 @@ class World:
 
     def end(self) -> None:
         """Throw it away."""
+        logging.getLogger(background.__name__).removeHandler(self._log)
         self.loop.set_exception_handler(lambda *_: None)
         self.loop.end()
 
@@ -416,6 +404,18 @@ class World:
             "slow": Fate(delay_s=0.6),
             "too_slow": Fate(delay_s=2.5),
         }[kind]
+
+
+class _DefectLog(logging.Handler):
+    """Counts the end of a task that runs as long as its process as a violation."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(logging.ERROR)
+        self._world = world
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Note a violation."""
+        self._world.violations.append(f"{record.getMessage()}: {record.exc_info}")
 
 
 def _outcome(done: asyncio.Task[Any]) -> Any:

@@ -131,7 +131,7 @@ def _serve_pool(
 ) -> None:
     # Imported before the fork: the workers share its memory, and a new one starts in milliseconds.
     from verl_agent_env.server import create_app
-    from verl_agent_env.server.cluster.worker import Place
+    from verl_agent_env.server.cluster.identity import WorkerIdentity
     from verl_agent_env.server.pool import WorkerPool, WorkerStart
 
     cluster = settings.cluster
@@ -145,8 +145,10 @@ def _serve_pool(
         _require_place(settings, supervisor, pool)
 
     def make_app(start: WorkerStart) -> Any:
-        place = Place(pool[start.index], pool, supervisor, start.is_successor, start.record, start.suspicions)
-        return create_app(settings, place=place)
+        identity = WorkerIdentity(
+            pool[start.index], pool, supervisor, start.is_restart, start.record, start.suspicions
+        )
+        return create_app(settings, identity=identity)
 
     _announce(f"{announcement}, {len(pool)} workers: {', '.join(pool)}. Ctrl-C stops.")
     gc.collect()

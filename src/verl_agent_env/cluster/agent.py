@@ -24,7 +24,6 @@ from verl_agent_env.errors import (
     VerlAgentEnvError,
     WorkerNotAliveError,
 )
-from verl_agent_env.types import NUM_SLOTS
 from verl_agent_env.wire.suspicions import Suspicion
 
 logger = logging.getLogger(__name__)
@@ -118,7 +117,7 @@ class ClusterAgent:
         self._environments = environments
         self._timing = timing or Timing()
         self._clock = clock
-        self._planner = RebalancePlanner(record.incarnation, self._timing, clock)
+        self._planner = RebalancePlanner(record.incarnation, self._timing, clock, table.num_slots)
         self._pool = frozenset(pool)
         self._expected_nodes = expected_nodes
         self.has_settled = False
@@ -244,7 +243,7 @@ class ClusterAgent:
     def _come_back(self) -> None:
         """Prepare for a lease after one that has expired, or for the first one."""
         self._times_away += 1
-        self.table.release(range(NUM_SLOTS))
+        self.table.release(range(self.table.num_slots))
         self._planner.lease_was_over()
         self._read_again()
 
@@ -253,7 +252,9 @@ class ClusterAgent:
         self._lease.expire()
         logger.warning("lease lost; rejoining under a new incarnation", extra={"worker": self.record.name})
         self.record = dataclasses.replace(self.record, incarnation=uuid.uuid4().hex)
-        self._planner = RebalancePlanner(self.record.incarnation, self._timing, self._clock)
+        self._planner = RebalancePlanner(
+            self.record.incarnation, self._timing, self._clock, self.table.num_slots
+        )
 
     def _note_trouble(self, trouble: VerlAgentEnvError | None) -> None:
         """Log once that heartbeats fail, and once that they succeed again."""

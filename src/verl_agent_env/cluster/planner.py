@@ -53,8 +53,10 @@ class RebalancePlanner:
         incarnation: str,
         timing: Timing | None = None,
         clock: Callable[[], float] = boot_time,
+        num_slots: int = NUM_SLOTS,
     ) -> None:
         self.incarnation = incarnation
+        self._num_slots = num_slots
         self._timing = timing or Timing()
         self._clock = clock
         self._map: ClusterMap | None = None
@@ -96,7 +98,7 @@ class RebalancePlanner:
         ready = {incarnation for incarnation, worker in cluster.workers.items() if worker.state == "ready"}
         self._ready_since = {incarnation: self._ready_since.get(incarnation, now) for incarnation in ready}
         if last is None or _listeners(last) != _listeners(cluster):
-            self._proposals = _proposals(_listeners(cluster))
+            self._proposals = self._proposed(_listeners(cluster))
             self._unchanged_since = now
         self._readers = {}
         self._preferred = {slot: who for slot, who in self._preferred.items() if now < who.until}
@@ -116,7 +118,7 @@ class RebalancePlanner:
             )
         if self._joined_at is None and self.incarnation in cluster.workers:
             self._joined_at = now
-        self._map, self._owners = cluster, _live_owners(cluster)
+        self._map, self._owners = cluster, self._live_owners(cluster)
 
     def _prefer(self, incarnations: Mapping[int, str], now: float) -> None:
         """Give incarnations precedence in their slots for a while; slots that they do not claim go to the ring's workers."""
@@ -142,7 +144,7 @@ class RebalancePlanner:
 
     def _reader_in(self, cluster: ClusterMap, slot: int, formats: Formats) -> str | None:
         if formats not in self._readers:
-            self._readers[formats] = _proposals(_listeners(cluster, formats))
+            self._readers[formats] = self._proposed(_listeners(cluster, formats))
         readers = self._readers[formats]
         return readers[slot] if readers else None
 
@@ -180,7 +182,7 @@ class RebalancePlanner:
     def forward_to(self) -> list[WorkerRecord | None]:
         """Return the worker to send calls on each slot to: its live owner, else the one that should claim it, if any."""
         if self._map is None:
-            return [None] * NUM_SLOTS
+            return [None] * self._num_slots
         workers = self._map.workers
         return [
             owner or (None if target is None else workers.get(target))
@@ -221,7 +223,9 @@ class RebalancePlanner:
             for incarnation, worker in cluster.workers.items()
             if worker.state == "ready" and (found := settled.get(incarnation) or coming.get(incarnation))
         }
-        is_balanced = not self._preferences(self._clock()) and sum(map(len, settled.values())) == NUM_SLOTS
+        is_balanced = (
+            not self._preferences(self._clock()) and sum(map(len, settled.values())) == self._num_slots
+        )
         return Placement(slots, is_balanced)
 
     def has_settled(self, pool: Collection[str], nodes: int) -> bool:
@@ -253,7 +257,7 @@ class RebalancePlanner:
 
     def _targets(self) -> Sequence[str | None]:
         """Return the incarnation that should own each slot; one with precedence may be dead."""
-        targets: list[str | None] = [*self._proposals] or [None] * NUM_SLOTS
+        targets: list[str | None] = [*self._proposals] or [None] * self._num_slots
         now = self._clock()
         for slot, preferred in self._preferred.items():
             if now < preferred.until:
@@ -270,12 +274,21 @@ class RebalancePlanner:
                 plan.setdefault(target, {})[slot] = token
         return plan
 
+    def _live_owners(self, cluster: ClusterMap) -> Sequence[WorkerRecord | None]:
+        found: list[WorkerRecord | None] = [None] * self._num_slots
+        for slot, owner in cluster.owners.items():
+            found[slot] = cluster.workers.get(owner.incarnation)
+        return found
 
-def _live_owners(cluster: ClusterMap) -> Sequence[WorkerRecord | None]:
-    found: list[WorkerRecord | None] = [None] * NUM_SLOTS
-    for slot, owner in cluster.owners.items():
-        found[slot] = cluster.workers.get(owner.incarnation)
-    return found
+    def _proposed(self, listeners: Mapping[str, str]) -> tuple[str, ...]:
+        """Return the incarnation that the ring assigns each slot to; empty if no worker is ready.
+
+        A ring over the ready workers equals the ring of all workers with the others skipped, as nginx does it.
+        """
+        if not listeners:
+            return ()
+        assigned = ring_over(tuple(sorted(listeners))).assignments[: self._num_slots]
+        return tuple(listeners[address] for address in assigned)
 
 
 def _listeners(cluster: ClusterMap, formats: Formats = frozenset()) -> dict[str, str]:
@@ -286,13 +299,3 @@ def _listeners(cluster: ClusterMap, formats: Formats = frozenset()) -> dict[str,
         for worker in workers
         if worker.state == "ready" and worker.can_read(formats)
     }
-
-
-def _proposals(listeners: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the incarnation that the ring assigns each slot to; empty if no worker is ready.
-
-    A ring over the ready workers equals the ring of all workers with the others skipped, as nginx does it.
-    """
-    if not listeners:
-        return ()
-    return tuple(listeners[address] for address in ring_over(tuple(sorted(listeners))).assignments)

@@ -21,17 +21,19 @@ class SlotTable:
     another one refuses it with 421 ``moved``, and the caller reads the table again.
     """
 
-    def __init__(self, address: str, lease: LocalLease | None = None) -> None:
+    def __init__(self, address: str, lease: LocalLease | None = None, num_slots: int = NUM_SLOTS) -> None:
         """Create a table in which no slot has an owner.
 
         Args:
             address: Address of this worker, ``host:port``.
             lease: Lease of this worker; while it is over, the worker owns no slot. None for ownership that never ends.
+            num_slots: Number of slots.
         """
         self.address = address
+        self.num_slots = num_slots
         self._lease = lease
-        self._addresses: Sequence[str | None] = [None] * NUM_SLOTS
-        self._is_mine = bytearray(NUM_SLOTS)
+        self._addresses: Sequence[str | None] = [None] * self.num_slots
+        self._is_mine = bytearray(self.num_slots)
         self.for_new: Mapping[str, Sequence[int]] = {}
         """Slots in which new environments begin, by the address of the worker that they are for."""
         self._inherited: Collection[int] = frozenset()
@@ -64,7 +66,7 @@ class SlotTable:
             tokens: Token of each slot that this worker owns.
             foreign: Slots that other workers own.
         """
-        is_mine = bytearray(NUM_SLOTS)
+        is_mine = bytearray(self.num_slots)
         for slot in mine:
             is_mine[slot] = 1
         self._addresses, self._is_mine = addresses, is_mine
@@ -104,7 +106,9 @@ class SlotTable:
     @property
     def is_whole(self) -> bool:
         """True if every slot has a live owner, as far as this worker knows."""
-        return not self.generation or all(self.owns(slot) or self.has_gone(slot) for slot in range(NUM_SLOTS))
+        return not self.generation or all(
+            self.owns(slot) or self.has_gone(slot) for slot in range(self.num_slots)
+        )
 
     def is_inherited(self, slot: int) -> bool:
         """Tell whether an earlier worker may have had environments in the slot, which are lost."""
@@ -128,7 +132,7 @@ class SlotTable:
     def slot_nearby(self) -> int:
         """Choose a slot for one new environment: of this worker, if it takes any; else one of all slots."""
         own = self.for_new.get(self.address) if self._can_take(self.address) else None
-        return random.choice(own) if own else random.randrange(NUM_SLOTS)
+        return random.choice(own) if own else random.randrange(self.num_slots)
 
     def _can_take(self, address: str) -> bool:
         return address != self.address or self._lease is None or self._lease.valid
@@ -158,7 +162,7 @@ class SlotTable:
     def slots_by_address(self) -> dict[str, int]:
         """Count the slots of each address."""
         counts: dict[str, int] = {}
-        for slot in range(NUM_SLOTS):
+        for slot in range(self.num_slots):
             address = self.owner_of(slot)
             if address is not None:
                 counts[address] = counts.get(address, 0) + 1

@@ -13,11 +13,11 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from verl_agent_env.engine.budget import WHOLE_ROOM, AnswerRoom, Budget
 from verl_agent_env.engine.calls import Calls
+from verl_agent_env.engine.group_commit.groups import Group
+from verl_agent_env.engine.group_commit.pending import AwaitableOrValue, PendingAnswer, await_maybe
 from verl_agent_env.engine.host import Host
 from verl_agent_env.engine.lifecycle import CreateRequest
 from verl_agent_env.engine.live_env import LiveEnv
-from verl_agent_env.engine.persistence.groups import Group
-from verl_agent_env.engine.persistence.pending import AwaitableOrValue, PendingAnswer, await_maybe
 from verl_agent_env.engine.turns import Caller, current_caller
 from verl_agent_env.errors import (
     EnvironmentNotFoundError,

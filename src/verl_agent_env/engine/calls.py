@@ -10,6 +10,7 @@ from typing import Any, TypeVar, cast
 
 from verl_agent_env.engine.env_table import EnvTable
 from verl_agent_env.engine.execution import ENV_FAULTS, Env, begin_inline, reset_inline, step_briefly
+from verl_agent_env.engine.group_commit.pending import AwaitableOrValue, PendingAnswer, await_maybe
 from verl_agent_env.engine.lifecycle import (
     CreateRequest,
     Lifecycle,
@@ -20,7 +21,6 @@ from verl_agent_env.engine.lifecycle import (
 )
 from verl_agent_env.engine.live_env import Beginning, LiveEnv
 from verl_agent_env.engine.marks import NO_MARK, Mark
-from verl_agent_env.engine.persistence.pending import AwaitableOrValue, PendingAnswer, await_maybe
 from verl_agent_env.engine.rebuilding import rebuilt, rebuilt_inline
 from verl_agent_env.engine.threads import CallTimeoutError
 from verl_agent_env.engine.under_way import calling

@@ -13,11 +13,11 @@ from verl_agent_env.config import HostLimits
 from verl_agent_env.engine.calls import Calls
 from verl_agent_env.engine.env_table import EnvTable
 from verl_agent_env.engine.execution import ENV_FAULTS, Executor
+from verl_agent_env.engine.group_commit.pending import AwaitableOrValue, await_maybe
 from verl_agent_env.engine.kinds import KindLoader
 from verl_agent_env.engine.lifecycle import CreateRequest, Lifecycle
 from verl_agent_env.engine.live_env import MOVED, LiveEnv
 from verl_agent_env.engine.persistence import Persistence, PersistenceOptions
-from verl_agent_env.engine.persistence.pending import AwaitableOrValue, await_maybe
 from verl_agent_env.engine.persistence.recorder import Recorder
 from verl_agent_env.engine.persistence.recovery import Recovery
 from verl_agent_env.engine.persistence.saving import StateSaver

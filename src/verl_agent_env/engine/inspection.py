@@ -9,10 +9,10 @@ import gymnasium
 import orjson
 
 from verl_agent_env.engine.execution import ENV_FAULTS
+from verl_agent_env.engine.group_commit.pending import await_maybe
 from verl_agent_env.engine.host import Host
 from verl_agent_env.engine.lifecycle import encode_action
 from verl_agent_env.engine.live_env import LiveEnv
-from verl_agent_env.engine.persistence.pending import await_maybe
 from verl_agent_env.envs.base import ChatEnv
 from verl_agent_env.envs.pictures import to_png
 from verl_agent_env.errors import AnswerTooLargeError, AtCapacityError, RenderModeError

@@ -30,7 +30,7 @@ from verl_agent_env.wire.results import EncodedReset, EncodedStep
 from verl_agent_env.wire.suspicions import BEGINNING, CallId
 
 if TYPE_CHECKING:
-    from verl_agent_env.engine.persistence.groups import Group
+    from verl_agent_env.engine.group_commit.groups import Group
 
 MOVED = "moved"
 """Reason of an environment's end on a worker whose slot went to another one: it lives on there."""

@@ -21,10 +21,8 @@ from starlette.types import Receive, Scope, Send
 
 from verl_agent_env import __version__, background, spans
 from verl_agent_env.config import ServerSettings
-from verl_agent_env.engine import Host
 from verl_agent_env.engine.reaper import reap_forever
 from verl_agent_env.engine.tasks import TaskFinder
-from verl_agent_env.engine.under_way import CallRecord
 from verl_agent_env.envs.registry import Registry, default_registry
 from verl_agent_env.envs.task_files import read_task_files
 from verl_agent_env.errors import InternalError, MethodNotAllowedError, RouteNotFoundError, VerlAgentEnvError
@@ -36,8 +34,9 @@ from verl_agent_env.server.api.operations import Operations
 from verl_agent_env.server.api.routes import batch_routes, environment_routes, server_routes, task_routes
 from verl_agent_env.server.api.server import ServerHandlers
 from verl_agent_env.server.api.tasks import TaskHandlers
-from verl_agent_env.server.cluster.peers import WORKER_PATH
-from verl_agent_env.server.cluster.worker import ClusterWorker, Place, SharedState
+from verl_agent_env.server.cluster.identity import WorkerIdentity
+from verl_agent_env.server.cluster.peers import WORKER_PATH, HttpPeers
+from verl_agent_env.server.cluster.wiring import open_backend_of, wire_worker
 from verl_agent_env.server.http.admission import Admission
 from verl_agent_env.server.http.auth import TokenGuard, peer_secret_of
 from verl_agent_env.server.http.commands import configure_commands, watch_sockets
@@ -58,7 +57,6 @@ from verl_agent_env.server.wires.openenv.handlers import OpenEnvHandlers
 from verl_agent_env.server.wires.openenv.socket import SocketServer
 from verl_agent_env.server.wires.ors.door import ORS_PREFIX, as_ors
 from verl_agent_env.server.wires.ors.handlers import OrsHandlers
-from verl_agent_env.wire.suspicions import Suspicions
 
 if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
@@ -85,7 +83,7 @@ class EnvServer(FastAPI):
         self,
         settings: ServerSettings,
         registry: Registry,
-        place: Place | None = None,
+        identity: WorkerIdentity | None = None,
         tracer_provider: TracerProvider | None = None,
     ) -> None:
         super().__init__(
@@ -99,20 +97,18 @@ class EnvServer(FastAPI):
         self.settings = settings
         limits = settings.http_limits
         address = f"{settings.host}:{settings.port}"
-        place = place or Place(address, (address,), supervisor=secrets.token_hex(16))
-        shared = SharedState(settings.cluster, place, limits)
-        self.env_host = Host(
+        identity = identity or WorkerIdentity(address, (address,), supervisor=secrets.token_hex(16))
+        cluster = settings.cluster
+        token, tls = next(iter(settings.auth_tokens), ""), peer_context(settings.tls)
+        self.worker = wire_worker(
             registry,
             settings.host_limits,
-            name=place.address,
-            unknown=shared.unknown_env_error,
-            record=CallRecord(place.record),
-            suspicions=Suspicions(place.suspicions),
-            kept=shared.kept,
+            cluster,
+            identity,
+            open_backend_of(cluster, limits),
+            lambda supervisor_at: HttpPeers(cluster.peer_timeout_s, token, supervisor_at, tls),
         )
-        self.worker = ClusterWorker(
-            shared, self.env_host, next(iter(settings.auth_tokens), ""), peer_context(settings.tls)
-        )
+        self.env_host = self.worker.host
         proxies = TrustedProxies(settings.trusted_proxies)
         connections = Connections(settings.connection_limits, proxies)
         self.loop_watch = LoopWatch()
@@ -161,7 +157,7 @@ class EnvServer(FastAPI):
         others = [*self.worker.internal_routes, *openenv.routes(), *ors.routes()]
         routes = [*pinned, *map(self._traced, others)]
         self._admission = Admission.by_settings(
-            settings, proxies, peer_secret=peer_secret_of(place.supervisor)
+            settings, proxies, peer_secret=peer_secret_of(identity.supervisor)
         )
         self.guard = self._admission.guard
         self.memory_return = MemoryReturn()
@@ -225,7 +221,7 @@ class EnvServer(FastAPI):
 def create_app(
     settings: ServerSettings | None = None,
     registry: Registry | None = None,
-    place: Place | None = None,
+    identity: WorkerIdentity | None = None,
     tracer_provider: TracerProvider | None = None,
 ) -> EnvServer:
     """The server application.
@@ -233,10 +229,10 @@ def create_app(
     Args:
         settings: The defaults when not given.
         registry: The environments; all installed ones when not given.
-        place: Which worker of a pool it is; none when not given: a process on its own.
+        identity: Which worker of a pool it is; none when not given: a process on its own.
         tracer_provider: Traces its calls; the program's own when not given, if it has set one.
     """
-    return EnvServer(settings or ServerSettings(), registry or default_registry(), place, tracer_provider)
+    return EnvServer(settings or ServerSettings(), registry or default_registry(), identity, tracer_provider)
 
 
 @contextlib.asynccontextmanager

@@ -73,7 +73,7 @@ class WorkerStart:
 
     index: int
     """Which worker of the pool it is."""
-    is_successor: bool
+    is_restart: bool
     """Whether another process had the index before."""
     record: memoryview
     """Where it writes what is under way."""
@@ -96,7 +96,7 @@ class AddressWorker(UvicornWorker):  # type: ignore[misc]
 
     CONFIG_KWARGS: ClassVar[dict[str, Any]] = {**UVICORN_OPTIONS, "callback_notify": None}
     index = -1
-    is_successor = False
+    is_restart = False
     record = memoryview(b"")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -105,9 +105,9 @@ class AddressWorker(UvicornWorker):  # type: ignore[misc]
         # The base class gives it the handlers of gunicorn's log, which has none.
         logging.getLogger("uvicorn.error").propagate = True
 
-    def take_index(self, index: int, record: memoryview, *, is_successor: bool) -> None:
+    def take_index(self, index: int, record: memoryview, *, is_restart: bool) -> None:
         """Become the worker of this index, the first one or a later one, which has its calls under way on ``record``."""
-        self.index, self.is_successor, self.record = index, is_successor, record
+        self.index, self.is_restart, self.record = index, is_restart, record
         listeners: list[Any] = vars(self)["sockets"]
         self.sockets = [listeners[1 + index], listeners[0]]
         self._others = [listener for listener in listeners if listener not in self.sockets]
@@ -125,7 +125,7 @@ class AddressWorker(UvicornWorker):  # type: ignore[misc]
         for listener in self._others:
             listener.close()
         self.config.timeout_graceful_shutdown = self.cfg.graceful_timeout - _ENDING_S
-        self.app.begin_worker(self.index, self.is_successor)
+        self.app.begin_worker(self.index, self.is_restart)
         super().init_process()
 
     async def _serve(self) -> None:
@@ -332,9 +332,9 @@ class WorkerPool(BaseApplication):  # type: ignore[misc]
         """True if there is a token file, which can be read again."""
         return bool(self._settings.auth_file)
 
-    def begin_worker(self, index: int, is_successor: bool) -> None:
+    def begin_worker(self, index: int, is_restart: bool) -> None:
         """In a worker's process: remember which one it is."""
-        self._start = WorkerStart(index, is_successor, self.records[index], tuple(self.examiner.known))
+        self._start = WorkerStart(index, is_restart, self.records[index], tuple(self.examiner.known))
 
     def load(self) -> EnvServer:
         """In a worker's process: its application."""
@@ -348,7 +348,7 @@ class WorkerPool(BaseApplication):  # type: ignore[misc]
 def _give_index(supervisor: _Supervisor, worker: AddressWorker) -> None:
     taken = {other.index for other in supervisor.WORKERS.values()}
     index = next(index for index in range(supervisor.num_workers) if index not in taken)
-    worker.take_index(index, supervisor.app.records[index], is_successor=supervisor.starts[index] > 0)
+    worker.take_index(index, supervisor.app.records[index], is_restart=supervisor.starts[index] > 0)
     supervisor.starts[index] += 1
 
 

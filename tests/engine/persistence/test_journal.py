@@ -13,10 +13,10 @@ from tests.cluster.workers import worker
 from verl_agent_env import background
 from verl_agent_env.cluster.memory.log import MemoryEventLog
 from verl_agent_env.cluster.memory.store import MemoryStore
-from verl_agent_env.engine.persistence.groups import Group
+from verl_agent_env.engine.group_commit.groups import Group
+from verl_agent_env.engine.group_commit.packing import LIMITS, size_of
+from verl_agent_env.engine.group_commit.pending import PendingAnswer
 from verl_agent_env.engine.persistence.journal import Journal
-from verl_agent_env.engine.persistence.packing import LIMITS, size_of
-from verl_agent_env.engine.persistence.pending import PendingAnswer
 from verl_agent_env.errors import EnvironmentLostError, MovedError, StoreFullError, StoreUnavailableError
 from verl_agent_env.types import NUM_SLOTS, slot_of
 from verl_agent_env.wire.records import Refusal, RefusalReason, Write, WriteKind

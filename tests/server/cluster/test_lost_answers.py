@@ -13,7 +13,7 @@ import pytest
 from tests.lossy_proxy import LossyProxy
 from tests.pool_process import LASTING
 from tests.server.served import Served
-from verl_agent_env.server.cluster.worker import Place
+from verl_agent_env.server.cluster.identity import WorkerIdentity
 
 
 class Pair:
@@ -45,7 +45,7 @@ async def pair() -> AsyncIterator[Pair]:
     async with LossyProxy(ports[1]) as proxy, aiohttp.ClientSession() as session:
         pool = (f"127.0.0.1:{ports[0]}", f"127.0.0.1:{proxy.port}")
         served = [
-            Served(listener=listener, place=Place(address, pool, supervisor="test"))
+            Served(listener=listener, identity=WorkerIdentity(address, pool, supervisor="test"))
             for listener, address in zip(listeners, pool, strict=True)
         ]
         near, far = served

@@ -27,7 +27,7 @@ from verl_agent_env.errors import (
     VerlAgentEnvError,
     WorkerUnreachableError,
 )
-from verl_agent_env.server.cluster.internal import InternalHandlers, SelfInCluster
+from verl_agent_env.server.cluster.internal import InternalHandlers, WorkerControl
 from verl_agent_env.server.cluster.peers import PeerAnswer, Peers
 from verl_agent_env.server.cluster.router import Router
 from verl_agent_env.server.cluster.sharded_batches import ShardedBatches
@@ -48,7 +48,7 @@ class Worker:
         self.table = SlotTable(address)
         self.host = Host(registry, HostLimits(yield_after_s=1e6, **limits))
         self.batches = Batches(self.host)
-        internal = InternalHandlers(self.batches, self.table, cast(SelfInCluster, None))
+        internal = InternalHandlers(self.batches, self.table, cast(WorkerControl, None))
         self.handlers = {route.path: route.handler for route in internal.routes()}
 
 

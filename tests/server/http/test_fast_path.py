@@ -24,10 +24,10 @@ from tests.server.served import RUDE, STEERED, Served, WatchedProtocol, http_req
 from tests.waiting import HANG_S, eventually, no_hang
 from verl_agent_env.config import ConnectionLimits, HttpLimits, ServerSettings
 from verl_agent_env.engine import AwaitableOrValue, PendingAnswer, await_maybe
-from verl_agent_env.engine.persistence.groups import Group, OnEnd
+from verl_agent_env.engine.group_commit.groups import Group, OnEnd
 from verl_agent_env.errors import MovedError, StoreUnavailableError, VerlAgentEnvError
 from verl_agent_env.server import create_app
-from verl_agent_env.server.cluster.worker import Place
+from verl_agent_env.server.cluster.identity import WorkerIdentity
 from verl_agent_env.server.http.admission import Admission
 from verl_agent_env.server.http.connections import Connections
 from verl_agent_env.server.http.dispatcher import DISPATCHER_STATE, Dispatcher
@@ -315,7 +315,7 @@ async def test_whatever_a_handler_raises_is_answered(raised: type[BaseException]
 
 async def test_only_the_owner_of_an_environment_answers_at_once() -> None:
     pool = ("127.0.0.1:1", "127.0.0.1:2")
-    app = create_app(ServerSettings(), place=Place(pool[0], pool, "supervisor"))
+    app = create_app(ServerSettings(), identity=WorkerIdentity(pool[0], pool, "supervisor"))
     answers = set()
     for slot in range(64):
         env_id = new_env_id(slot)

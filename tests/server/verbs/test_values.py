@@ -15,7 +15,7 @@ from verl_agent_env.engine.batches import Batches, BatchItems, each
 from verl_agent_env.envs.registry import default_registry
 from verl_agent_env.errors import MovedError
 from verl_agent_env.server import create_app
-from verl_agent_env.server.cluster.internal import InternalHandlers, SelfInCluster
+from verl_agent_env.server.cluster.internal import InternalHandlers, WorkerControl
 from verl_agent_env.server.http.types import Request
 from verl_agent_env.server.verbs.values import (
     CLOSE,
@@ -113,7 +113,7 @@ async def test_a_new_verb_runs_here_and_at_another_worker() -> None:
     )
     (reset,) = await Batches(host).run(following, BatchItems([env_id], [7]))
     assert orjson.loads(reset.info)["seed"] == 8  # type: ignore[union-attr]
-    part = InternalHandlers(Batches(host), table, cast(SelfInCluster, None)).part(following)
+    part = InternalHandlers(Batches(host), table, cast(WorkerControl, None)).part(following)
     body = orjson.dumps(following.write_part(BatchItems([env_id, new_env_id(1)], [9, 9])))
     response = await await_maybe(part(Request("", body, b"", {})))
     there, moved = following.decode_part(bytes(response.body))

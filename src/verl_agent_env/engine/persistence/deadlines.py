@@ -6,7 +6,7 @@ import asyncio
 import math
 from collections.abc import Callable, Iterable
 
-from verl_agent_env.engine.persistence.groups import Group, OnEnd
+from verl_agent_env.engine.group_commit.groups import Group, OnEnd
 from verl_agent_env.errors import VerlAgentEnvError
 
 _LOOK_S = 0.05

@@ -16,9 +16,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
 from verl_agent_env import waits
+from verl_agent_env.engine.group_commit.groups import Group, OnEnd
+from verl_agent_env.engine.group_commit.packing import LIMITS
 from verl_agent_env.engine.persistence.deadlines import Deadlines
-from verl_agent_env.engine.persistence.groups import Group, OnEnd
-from verl_agent_env.engine.persistence.packing import LIMITS
 from verl_agent_env.engine.persistence.repersisting import LOST, Recorded, RepersistQueue
 from verl_agent_env.engine.persistence.slot_ownership import SlotOwnership
 from verl_agent_env.errors import (
@@ -160,7 +160,7 @@ class Journal:
     async def settle_all(
         self, waiting: Mapping[Group, Sequence[tuple[int, str]]]
     ) -> dict[int, VerlAgentEnvError]:
-        """Wait for the writes of many environments side by side; see :class:`~verl_agent_env.engine.persistence.pending.PendingAnswer`.
+        """Wait for the writes of many environments side by side; see :class:`~verl_agent_env.engine.group_commit.pending.PendingAnswer`.
 
         Args:
             waiting: By the group that they wait for: a number for each, and its environment.

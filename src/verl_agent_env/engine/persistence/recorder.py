@@ -12,11 +12,11 @@ import orjson
 
 from verl_agent_env import __version__, waits
 from verl_agent_env.engine.execution import ENV_FAULTS, Env
+from verl_agent_env.engine.group_commit.groups import Group
+from verl_agent_env.engine.group_commit.pending import PendingAnswer
 from verl_agent_env.engine.live_env import LiveEnv
 from verl_agent_env.engine.marks import NO_MARK, Mark
-from verl_agent_env.engine.persistence.groups import Group
 from verl_agent_env.engine.persistence.journal import Journal
-from verl_agent_env.engine.persistence.pending import PendingAnswer
 from verl_agent_env.engine.persistence.slot_ownership import SlotOwnership
 from verl_agent_env.envs.base import ChatEnv, Durability
 from verl_agent_env.envs.fingerprint import fingerprint_of

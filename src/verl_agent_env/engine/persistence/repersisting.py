@@ -8,8 +8,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 from typing import Protocol
 
-from verl_agent_env.engine.persistence.groups import Group
-from verl_agent_env.engine.persistence.packing import LIMITS, pack, size_of
+from verl_agent_env.engine.group_commit.groups import Group
+from verl_agent_env.engine.group_commit.packing import LIMITS, pack, size_of
 from verl_agent_env.engine.persistence.slot_ownership import SlotOwnership
 from verl_agent_env.types import slot_of
 from verl_agent_env.wire.records import Refusal, RefusalReason, Write

@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from verl_agent_env.errors import ShuttingDownError
-from verl_agent_env.server.cluster.worker import ClusterWorker
 from verl_agent_env.server.http.metrics import Metrics
 from verl_agent_env.server.http.types import Request, Response
 from verl_agent_env.wire.codec import decode, encode
 from verl_agent_env.wire.schemas import DrainRequest
 
 
+class ClusterView(Protocol):
+    """The cluster, as one of its workers sees it."""
+
+    @property
+    def is_ready(self) -> bool:
+        """True if this worker takes work."""
+
+    async def describe(self) -> bytes:
+        """Nodes, workers and slots, as JSON."""
+
+    async def drain_node(self, node: str, *, undo: bool) -> int:
+        """Drain all workers of a node, or have them take environments again; returns how many they are.
+
+        Raises:
+            InvalidRequestError, NodeNotFoundError, WorkerUnreachableError: It cannot be done.
+        """
+
+
 class ServerHandlers:
     """Calls about the server itself: catalogue, health, cluster, drain, metrics."""
 
-    def __init__(self, metrics: Metrics, worker: ClusterWorker) -> None:
-        self._worker = worker
+    def __init__(self, metrics: Metrics, cluster: ClusterView) -> None:
+        self._cluster = cluster
         self._metrics = metrics
         self.ready = False
         """Whether the server has started and is not about to stop."""
@@ -25,18 +44,18 @@ class ServerHandlers:
 
     async def is_ready(self, request: Request) -> Response:
         """Answer whether the server takes work."""
-        if not (self.ready and self._worker.is_ready):
+        if not (self.ready and self._cluster.is_ready):
             raise ShuttingDownError
         return Response(b'{"status":"ready"}')
 
     async def cluster(self, request: Request) -> Response:
         """Nodes, workers and who owns how many slots."""
-        return Response(await self._worker.describe())
+        return Response(await self._cluster.describe())
 
     async def drain(self, request: Request) -> Response:
         """Empty a node."""
         wanted = decode(request.body, DrainRequest)
-        workers = await self._worker.drain_node(wanted.node, undo=wanted.undo)
+        workers = await self._cluster.drain_node(wanted.node, undo=wanted.undo)
         message = "Node is taking environments." if wanted.undo else "Node drained."
         return Response(encode({"message": message, "workers": workers}))
 

@@ -32,7 +32,7 @@ T = TypeVar("T")
 DRAIN_PATH = "/internal/drain"
 
 
-class SelfInCluster(Protocol):
+class WorkerControl(Protocol):
     """Control of a worker's membership in the cluster."""
 
     def record(self) -> WorkerRecord:
@@ -48,17 +48,17 @@ class SelfInCluster(Protocol):
 class InternalHandlers:
     """A worker's part of the batches that other workers were asked for; an item of a slot that is not its own moved."""
 
-    def __init__(self, batches: Batches, table: SlotTable, self_in_cluster: SelfInCluster) -> None:
+    def __init__(self, batches: Batches, table: SlotTable, control: WorkerControl) -> None:
         """Calls on this worker only.
 
         Args:
             batches: The worker's own.
             table: Which slots are its own.
-            self_in_cluster: The worker's part in the cluster.
+            control: The worker's part in the cluster.
         """
         self._batches = batches
         self._table = table
-        self._self = self_in_cluster
+        self._control = control
 
     def routes(self) -> list[Route]:
         """The calls."""
@@ -95,15 +95,15 @@ class InternalHandlers:
 
     async def worker(self, request: Request) -> Response:
         """Answer with the worker's own record."""
-        return Response(self._self.record().to_json())
+        return Response(self._control.record().to_json())
 
     async def drain(self, request: Request) -> Response:
         """Give all environments to other workers, or take some again."""
         if decode(request.body, InternalDrainRequest).undo:
-            await self._self.undrain()
+            await self._control.undrain()
         else:
-            await self._self.drain()
-        return Response(self._self.record().to_json())
+            await self._control.drain()
+        return Response(self._control.record().to_json())
 
     def _sort(self, env_ids: Sequence[str]) -> tuple[list[int], dict[int, VerlAgentEnvError]]:
         """Positions of the environments whose slots are this worker's own, and the error of each other one."""

@@ -7,6 +7,7 @@ import logging
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import aiohttp
 from yarl import URL
@@ -19,6 +20,7 @@ from verl_agent_env.errors import (
     error_from_body,
 )
 from verl_agent_env.server.cluster.peer_watch import ANSWER_S, PeerWatch
+from verl_agent_env.server.http.auth import peer_secret_of
 from verl_agent_env.server.http.commands import is_from_elsewhere
 from verl_agent_env.server.http.headers import (
     ANSWER_SHARE_HEADER,
@@ -53,63 +55,17 @@ class PeerAnswer:
     media_type: bytes
 
 
-class Peers:
-    """The other workers, as an HTTP client knows them. Belongs to the event loop that it was opened in."""
-
-    def __init__(
-        self,
-        timeout_s: float,
-        token: str = "",
-        secret_of: Callable[[str], str] = lambda _: "",
-        tls: ssl.SSLContext | None = None,
-    ) -> None:
-        """Nothing is connected yet.
-
-        Args:
-            timeout_s: Seconds that a call may take altogether.
-            token: What this worker shows others of an earlier version, if they ask for a bearer token.
-            secret_of: What the worker at an address wants to be shown; empty if that is not known.
-            tls: How to call them over TLS; None for plain HTTP.
-        """
-        self._scheme = "http" if tls is None else "https"
-        self._tls = tls
-        self._secret_of = secret_of
-        self._timeout_s = timeout_s
-        self._own_headers = {HOP_HEADER.decode(): "1", "content-type": "application/json"}
-        if token:
-            self._own_headers["authorization"] = f"Bearer {token}"
-        self._session: aiohttp.ClientSession | None = None
-        self._watches: dict[str, PeerWatch] = {}
-        self._watching: set[asyncio.Task[None]] = set()
+class Peers(Protocol):
+    """The other workers, as one of them reaches them."""
 
     async def open(self) -> None:
         """Be ready for calls."""
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                ssl=self._tls or True,
-                limit=0,
-                limit_per_host=_MAX_CONNECTIONS_PER_PEER,
-                keepalive_timeout=_IDLE_S,
-                ttl_dns_cache=10,
-            ),
-            timeout=aiohttp.ClientTimeout(total=self._timeout_s, sock_connect=_CONNECT_S),
-            auto_decompress=False,
-            read_bufsize=_READ_BUFFER_BYTES,
-            cookie_jar=aiohttp.DummyCookieJar(),
-        )
 
     async def close(self) -> None:
         """Close all connections."""
-        for task in self._watching:
-            task.cancel()
-        await asyncio.gather(*self._watching, return_exceptions=True)
-        if self._session is not None:
-            await self._session.close()
 
     def heard_at(self, address: str) -> float | None:
         """Return the time of a worker's last sign of life, on the event loop's clock; None if it is long ago."""
-        watch = self._watches.get(address)
-        return None if watch is None else watch.heard_at
 
     async def call(
         self,
@@ -135,6 +91,78 @@ class Peers:
             WorkerUnreachableError: No connection came about, the worker fell silent, or no answer came in time.
             VerlAgentEnvError: The worker's own error.
         """
+
+
+class HttpPeers:
+    """Implements :class:`Peers` over HTTP. Belongs to the event loop that it was opened in."""
+
+    def __init__(
+        self,
+        timeout_s: float,
+        token: str = "",
+        supervisor_at: Callable[[str], str] = lambda _: "",
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        """Nothing is connected yet.
+
+        Args:
+            timeout_s: Seconds that a call may take altogether.
+            token: What this worker shows others of an earlier version, if they ask for a bearer token.
+            supervisor_at: Id of the supervisor of the worker at an address, which makes what the worker is shown; empty if
+                that is not known.
+            tls: How to call them over TLS; None for plain HTTP.
+        """
+        self._scheme = "http" if tls is None else "https"
+        self._tls = tls
+        self._supervisor_at = supervisor_at
+        self._timeout_s = timeout_s
+        self._own_headers = {HOP_HEADER.decode(): "1", "content-type": "application/json"}
+        if token:
+            self._own_headers["authorization"] = f"Bearer {token}"
+        self._session: aiohttp.ClientSession | None = None
+        self._watches: dict[str, PeerWatch] = {}
+        self._watching: set[asyncio.Task[None]] = set()
+
+    async def open(self) -> None:
+        """Implement :class:`Peers`."""
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                ssl=self._tls or True,
+                limit=0,
+                limit_per_host=_MAX_CONNECTIONS_PER_PEER,
+                keepalive_timeout=_IDLE_S,
+                ttl_dns_cache=10,
+            ),
+            timeout=aiohttp.ClientTimeout(total=self._timeout_s, sock_connect=_CONNECT_S),
+            auto_decompress=False,
+            read_bufsize=_READ_BUFFER_BYTES,
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+
+    async def close(self) -> None:
+        """Implement :class:`Peers`."""
+        for task in self._watching:
+            task.cancel()
+        await asyncio.gather(*self._watching, return_exceptions=True)
+        if self._session is not None:
+            await self._session.close()
+
+    def heard_at(self, address: str) -> float | None:
+        """Implement :class:`Peers`."""
+        watch = self._watches.get(address)
+        return None if watch is None else watch.heard_at
+
+    async def call(
+        self,
+        address: str,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        headers: Mapping[bytes, bytes] | None = None,
+        *,
+        timeout_s: float | None = None,
+    ) -> PeerAnswer:
+        """Implement :class:`Peers`."""
         if self._session is None:
             raise RuntimeError("peers are called before they were opened")
         timeout = aiohttp.ClientTimeout(total=timeout_s or self._timeout_s, sock_connect=_CONNECT_S)
@@ -168,6 +196,11 @@ class Peers:
         if answer.status != 200:
             raise _error_of(address, answer.status, payload)
         return PeerAnswer(payload, answer.headers.get("content-type", "application/json").encode())
+
+    def _secret_of(self, address: str) -> str:
+        """Make what the worker at an address wants to be shown; empty if its supervisor is not known."""
+        supervisor = self._supervisor_at(address)
+        return peer_secret_of(supervisor) if supervisor else ""
 
     def _watch_of(self, address: str) -> PeerWatch:
         watch = self._watches.get(address)

@@ -26,7 +26,7 @@ from verl_agent_env.server.cluster.router import Router
 from verl_agent_env.server.http.headers import ANSWER_SHARE_HEADER
 from verl_agent_env.server.verbs.values import INITIALIZE, new_environments
 from verl_agent_env.server.verbs.verb import Verb
-from verl_agent_env.types import NUM_SLOTS, new_env_id, slot_of
+from verl_agent_env.types import new_env_id, slot_of
 from verl_agent_env.wire.large_bodies import write_unread
 from verl_agent_env.wire.operations import new_call
 from verl_agent_env.wire.parts import decode_run_part
@@ -140,7 +140,7 @@ class ShardedBatches:
             done = frozenset(part.slots)
             return [None if slot in done else MovedError(slot) for slot in slots]
 
-        for error in await self._router.until_owned(range(NUM_SLOTS), send):
+        for error in await self._router.until_owned(range(self._router.table.num_slots), send):
             if error is not None:
                 raise error
         return Closed(closed, [])

@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine, Generator
 from types import CoroutineType
 from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar, cast
 
-from verl_agent_env.engine.persistence.groups import Group, OnEnd
+from verl_agent_env.engine.group_commit.groups import Group, OnEnd
 from verl_agent_env.errors import VerlAgentEnvError
 from verl_agent_env.spans import note_wait
 

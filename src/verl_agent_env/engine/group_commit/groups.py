@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Callable
 
-from verl_agent_env.engine.persistence.packing import LIMITS
+from verl_agent_env.engine.group_commit.packing import LIMITS
 from verl_agent_env.errors import VerlAgentEnvError
 from verl_agent_env.wire.records import Write
 

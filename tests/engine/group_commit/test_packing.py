@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from verl_agent_env.engine.persistence.packing import CallLimits, pack, size_of
+from verl_agent_env.engine.group_commit.packing import CallLimits, pack, size_of
 from verl_agent_env.wire.records import Write
 
 LIMITS = CallLimits(writes=4, entries=6, size=100)

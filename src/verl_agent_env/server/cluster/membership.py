@@ -1,0 +1,215 @@
+"""Membership of a worker in its cluster: by a fixed list of addresses, or through a store."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+from collections.abc import Callable
+from typing import Protocol
+
+from verl_agent_env import background
+from verl_agent_env.cluster.agent import ClusterAgent
+from verl_agent_env.cluster.backends import Backend
+from verl_agent_env.cluster.leases import LocalLease
+from verl_agent_env.cluster.ring import Ring
+from verl_agent_env.cluster.slots import SlotTable
+from verl_agent_env.cluster.store import ClusterMap, WorkerRecord
+from verl_agent_env.cluster.timing import Timing
+from verl_agent_env.config import ClusterSettings
+from verl_agent_env.engine import Host
+from verl_agent_env.engine.persistence import Persistence
+from verl_agent_env.errors import StoreUnavailableError, VerlAgentEnvError
+from verl_agent_env.server.cluster.handover import Handover
+from verl_agent_env.server.cluster.identity import WorkerIdentity
+from verl_agent_env.server.cluster.local_environments import LocalEnvironments
+from verl_agent_env.server.cluster.peers import WORKER_PATH, Peers
+
+_STATUS_TIMEOUT_S = 1.0
+
+
+class Membership(Protocol):
+    """Membership of a worker: by a fixed list, or through a store."""
+
+    @property
+    def is_ready(self) -> bool:
+        """True if this worker takes work."""
+
+    def record(self) -> WorkerRecord:
+        """This worker."""
+
+    def start(self) -> None:
+        """Become part of it."""
+
+    async def drain(self) -> None:
+        """Take no new environments, and give those that there are to others."""
+
+    async def undrain(self) -> None:
+        """Take environments again."""
+
+    async def leave(self) -> None:
+        """Be no part of it any more."""
+
+    async def refresh(self) -> None:
+        """Bring the slot table up to date."""
+
+    async def describe(self) -> tuple[int, list[WorkerRecord]]:
+        """Version of the map, and all live workers."""
+
+
+class FixedMembership:
+    """The workers of one machine without Redis: the ring over their addresses owns the slots, once and for all."""
+
+    def __init__(
+        self, identity: WorkerIdentity, record: WorkerRecord, table: SlotTable, peers: Peers, host: Host
+    ) -> None:
+        self._identity = identity
+        self._record = record
+        self._peers = peers
+        self._host = host
+        owners = Ring(identity.pool).assignments
+        table.assign(
+            owners,
+            [slot for slot in range(table.num_slots) if owners[slot] == identity.address],
+            for_new={
+                address: [slot for slot in range(table.num_slots) if owners[slot] == address]
+                for address in identity.pool
+            },
+            inherited=range(table.num_slots) if identity.is_restart else (),
+        )
+
+    @property
+    def is_ready(self) -> bool:
+        """Implement :class:`Membership`."""
+        return True
+
+    def record(self) -> WorkerRecord:
+        """Implement :class:`Membership`."""
+        return dataclasses.replace(self._record, live_envs=len(self._host.env_table))
+
+    def start(self) -> None:
+        """Implement :class:`Membership`."""
+
+    async def drain(self) -> None:
+        """Do nothing: there is nobody to give environments to; implements :class:`Membership`."""
+
+    async def undrain(self) -> None:
+        """Implement :class:`Membership`."""
+
+    async def leave(self) -> None:
+        """Implement :class:`Membership`."""
+
+    async def refresh(self) -> None:
+        """Do nothing: the list never changes; implements :class:`Membership`."""
+
+    async def describe(self) -> tuple[int, list[WorkerRecord]]:
+        """Ask each worker, and leave out those that do not answer; implements :class:`Membership`."""
+        others = [address for address in self._identity.pool if address != self._identity.address]
+        answers = await asyncio.gather(*map(self._ask, others))
+        return 1, [self.record(), *(answer for answer in answers if answer is not None)]
+
+    async def _ask(self, address: str) -> WorkerRecord | None:
+        try:
+            answer = await self._peers.call(address, "GET", WORKER_PATH, timeout_s=_STATUS_TIMEOUT_S)
+            return WorkerRecord.from_json(answer.body)
+        except (VerlAgentEnvError, ValueError, TypeError):
+            # Not there, or something else is.
+            return None
+
+
+class SharedMembership:
+    """Workers of any number of nodes, which meet in a store."""
+
+    def __init__(
+        self,
+        settings: ClusterSettings,
+        backend: Backend,
+        identity: WorkerIdentity,
+        record: WorkerRecord,
+        table: SlotTable,
+        lease: LocalLease,
+        host: Host,
+        persistence: Persistence,
+        timing: Timing,
+        clock: Callable[[], float],
+    ) -> None:
+        self._timing = timing
+        self._store = backend.store
+        self._journal = persistence.recorder.journal
+        self._handover = Handover(host, persistence, table)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._environments = LocalEnvironments(host, self._handover.is_warm)
+        self._supervisors: dict[str, str] = {}
+        self._supervisors_of: ClusterMap | None = None
+        """The map in which they were found."""
+        self.agent = ClusterAgent(
+            record,
+            self._store,
+            table,
+            lease,
+            self._environments,
+            timing=timing,
+            clock=clock,
+            pool=identity.pool,
+            expected_nodes=settings.expected_nodes,
+        )
+
+    @property
+    def is_ready(self) -> bool:
+        """Implement :class:`Membership`."""
+        return self.agent.has_settled and self.agent.record.state == "ready"
+
+    def record(self) -> WorkerRecord:
+        """Implement :class:`Membership`."""
+        return dataclasses.replace(self.agent.record, live_envs=self._environments.count())
+
+    def start(self) -> None:
+        """Implement :class:`Membership`."""
+        self.agent.start()
+        self._tasks = [
+            background.start("journal", self._journal.run),
+            background.start("handover", self._handover.run),
+        ]
+
+    async def drain(self) -> None:
+        """Implement :class:`Membership`."""
+        await self.agent.drain()
+
+    async def undrain(self) -> None:
+        """Implement :class:`Membership`."""
+        await self.agent.undrain()
+
+    async def leave(self) -> None:
+        """Implement :class:`Membership`."""
+        for last in (self._journal.flush, self.agent.leave):
+            with contextlib.suppress(TimeoutError, StoreUnavailableError):
+                async with asyncio.timeout(self._timing.leave_s):
+                    await last()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def refresh(self) -> None:
+        """Implement :class:`Membership`."""
+        await self.agent.refresh()
+
+    async def describe(self) -> tuple[int, list[WorkerRecord]]:
+        """Implement :class:`Membership`; numbers of live environments are those of the last heartbeats."""
+        cluster = self.agent.cluster
+        if cluster is None:
+            return 0, [self.record()]
+        # A member reads the map only when it has changed, which these numbers do not do.
+        with contextlib.suppress(StoreUnavailableError):
+            cluster = await self._store.read_map()
+        me = self.record()
+        others = (worker for worker in cluster.workers.values() if worker.incarnation != me.incarnation)
+        return cluster.version, [me, *others]
+
+    def supervisor_at(self, address: str) -> str:
+        """Return the id of the supervisor of the worker at an address; empty if nobody is known there."""
+        cluster = self.agent.cluster
+        if cluster is not self._supervisors_of:
+            workers = () if cluster is None else cluster.workers.values()
+            self._supervisors = {worker.address: worker.supervisor for worker in workers}
+            self._supervisors_of = cluster
+        return self._supervisors.get(address, "")

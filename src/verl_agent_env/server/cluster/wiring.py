@@ -1,0 +1,119 @@
+"""Wiring of a worker: the one place where its host, its slots, its peers and its store are put together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import cast
+
+from verl_agent_env.cluster.backends import Backend, BackendOptions, open_backend
+from verl_agent_env.cluster.idempotency import KNOWN_S
+from verl_agent_env.cluster.leases import LocalLease, boot_time
+from verl_agent_env.cluster.slots import SlotTable
+from verl_agent_env.cluster.store import WorkerRecord
+from verl_agent_env.cluster.timing import Timing
+from verl_agent_env.config import ClusterSettings, HostLimits, HttpLimits
+from verl_agent_env.engine import Host
+from verl_agent_env.engine.kinds import KindLoader
+from verl_agent_env.engine.persistence import PersistenceOptions
+from verl_agent_env.engine.under_way import CallRecord
+from verl_agent_env.envs.base import Durability
+from verl_agent_env.envs.registry import Registry
+from verl_agent_env.errors import EnvironmentLostError, EnvironmentNotFoundError, VerlAgentEnvError
+from verl_agent_env.server.cluster.identity import WorkerIdentity
+from verl_agent_env.server.cluster.membership import FixedMembership, Membership, SharedMembership
+from verl_agent_env.server.cluster.peers import Peers
+from verl_agent_env.server.cluster.worker import ClusterWorker
+from verl_agent_env.types import NUM_SLOTS, slot_of
+from verl_agent_env.wire.suspicions import Suspicions
+
+Connect = Callable[[Callable[[str], str]], Peers]
+"""Makes the way to the other workers, given what tells the id of the supervisor of the worker at an address."""
+
+
+def wire_worker(
+    registry: Registry,
+    limits: HostLimits,
+    settings: ClusterSettings,
+    identity: WorkerIdentity,
+    backend: Backend,
+    connect: Connect,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    lease_clock: Callable[[], float] = boot_time,
+    timing: Timing | None = None,
+    num_slots: int = NUM_SLOTS,
+    kinds: KindLoader | None = None,
+    record: WorkerRecord | None = None,
+) -> ClusterWorker:
+    """Make a worker that is not part of its cluster yet; each part is complete before another one gets it.
+
+    Args:
+        registry: The kinds of environments.
+        limits: How many environments there may be, and how much they may take.
+        settings: Of the node.
+        identity: Of the process.
+        backend: The store.
+        connect: Makes the way to the other workers.
+        clock: Seconds, by which environments are used and closed.
+        lease_clock: Seconds, by which leases end and slots move.
+        timing: Durations of the cluster; by the lease of the settings if not given.
+        num_slots: Number of slots.
+        kinds: Loads kinds.
+        record: The worker's description of itself; made of its identity if not given.
+    """
+    timing = timing or Timing(settings.lease_s)
+    lease = LocalLease(timing, lease_clock) if settings.is_shared else None
+    table = SlotTable(identity.address, lease, num_slots)
+
+    def unknown_env_error(env_id: str) -> VerlAgentEnvError:
+        # What is kept was looked for before: if the log does not know the id, nobody does.
+        if not settings.is_shared and env_id[3:4] == "-" and table.is_inherited(slot_of(env_id)):
+            return EnvironmentLostError(env_id, "the worker that held it has ended, or it never was")
+        return EnvironmentNotFoundError(env_id)
+
+    kept = None
+    if settings.is_shared:
+        kept = PersistenceOptions(backend.log, table, durabilities_of(settings))
+    host = Host(
+        registry,
+        limits,
+        name=identity.address,
+        clock=clock,
+        unknown=unknown_env_error,
+        kinds=kinds,
+        record=CallRecord(identity.record_memory),
+        suspicions=Suspicions(identity.suspicions),
+        kept=kept,
+    )
+    record = record or identity.record(settings.node)
+    membership: Membership
+    if lease is not None and host.persistence is not None:
+        shared = membership = SharedMembership(
+            settings, backend, identity, record, table, lease, host, host.persistence, timing, lease_clock
+        )
+        peers = connect(shared.supervisor_at)
+    else:
+        peers = connect(lambda _: identity.supervisor)
+        membership = FixedMembership(identity, record, table, peers, host)
+    is_alone = len(identity.pool) == 1 and not settings.is_shared
+    return ClusterWorker(settings, host, table, peers, membership, backend, is_alone=is_alone)
+
+
+def open_backend_of(settings: ClusterSettings, limits: HttpLimits) -> Backend:
+    """Return the store that the settings name; the memory of this process if they name none."""
+    options = BackendOptions(
+        settings.namespace,
+        keys_known_s=max(KNOWN_S, limits.idempotency_memory_s),
+        keys_max_bytes=limits.idempotency_memory_bytes // 4,
+    )
+    return open_backend(settings.redis, options)
+
+
+def durabilities_of(settings: ClusterSettings) -> dict[str, Durability]:
+    """Return the durabilities that the settings give, by env name."""
+    found: dict[str, Durability] = {}
+    for item in settings.durability:
+        name, _, durability = item.partition("=")
+        found[name] = cast("Durability", durability)
+    return found
