@@ -48,8 +48,9 @@ async def _at_once(call: Callable[..., Any], *arguments: Any) -> None:
     call(*arguments)
 
 
-async def _nothing() -> None:
+async def _nothing() -> tuple[str, ...]:
     """Try no commands: there is no Redis."""
+    return ()
 
 
 class Worker:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import orjson
 
@@ -10,13 +11,30 @@ from verl_agent_env.cluster.backends import open_backend
 from verl_agent_env.config import ClusterSettings, HostLimits
 from verl_agent_env.engine import CreateRequest, await_maybe
 from verl_agent_env.envs.registry import default_registry
+from verl_agent_env.errors import WorkerUnreachableError
 from verl_agent_env.server.cluster.identity import WorkerIdentity
 from verl_agent_env.server.cluster.membership import FixedMembership, SharedMembership
-from verl_agent_env.server.cluster.peers import HttpPeers, Peers
+from verl_agent_env.server.cluster.peers import PeerAnswer, Peers
 from verl_agent_env.server.cluster.wiring import wire_worker
 from verl_agent_env.server.cluster.worker import ClusterWorker
 
 HERE, THERE = "here:1", "there:2"
+
+
+class Nobody:
+    """Other workers, none of whom answers."""
+
+    async def open(self) -> None:
+        """Do nothing."""
+
+    async def close(self) -> None:
+        """Do nothing."""
+
+    def heard_at(self, address: str) -> float | None:
+        return None
+
+    async def call(self, address: str, method: str, path: str, *_: Any, **__: Any) -> PeerAnswer:
+        raise WorkerUnreachableError(address, "nobody is there")
 
 
 class Wired:
@@ -38,7 +56,7 @@ class Wired:
 
     def _connect(self, supervisor_at: Callable[[str], str]) -> Peers:
         self.supervisor_at = supervisor_at
-        return HttpPeers(1.0, supervisor_at=supervisor_at)
+        return Nobody()
 
 
 async def test_a_pool_shares_as_many_slots_as_it_is_given() -> None:
