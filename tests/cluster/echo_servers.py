@@ -21,6 +21,8 @@ class EchoServers(Upstreams):
         """Addresses that read a request and then hang up, as a worker that dies over it."""
         self.answer_size = 0
         """Bytes that every answer has in addition."""
+        self.media_type = "application/octet-stream"
+        """Of every answer."""
         super().__init__(count)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -42,6 +44,7 @@ class EchoServers(Upstreams):
         if address in self.mute:
             return False
         body = orjson.dumps({**asked, "filler": "x" * self.answer_size})
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+        head = f"HTTP/1.1 200 OK\r\nContent-Type: {self.media_type}\r\nContent-Length: {len(body)}\r\n\r\n"
+        writer.write(head.encode() + body)
         await writer.drain()
         return True

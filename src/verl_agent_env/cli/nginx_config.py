@@ -52,6 +52,8 @@ _COMMAND_S = 30.0
 @click.option(
     "--out", type=click.Path(dir_okay=False, path_type=Path), help="File to write; printed when not given."
 )
+@click.option("--front", "fronts", multiple=True, metavar="ADDRESS", help="Address or network of an nginx before this one.")  # fmt: skip
+@click.option("--gzip", "compresses", is_flag=True, help="Compress large answers for clients that accept it.")
 @click.option("--targets", type=click.Path(dir_okay=False, path_type=Path), help="With --watch: also list the workers for Prometheus, in this file.")  # fmt: skip
 @click.option("--check", is_flag=True, help="Have nginx test the configuration first.")
 @click.option(
@@ -85,6 +87,8 @@ def nginx_config_command(
     departed_after_s: float,
     poll_s: float,
     worker_name: str,
+    fronts: tuple[str, ...],
+    compresses: bool,
     **tls_files: str,
 ) -> None:
     """Write the configuration of the nginx before all workers.
@@ -109,6 +113,8 @@ def nginx_config_command(
             max_connections=max_connections,
             user=user,
             worker_name=worker_name,
+            fronts=fronts,
+            compresses=compresses,
             **tls,
         )
     except ValueError as unfit:

@@ -114,6 +114,7 @@ def test_a_note_stands_with_its_worker_in_both_groups_and_cannot_break_out() -> 
         {"processes": -1},
         {"max_connections": 0},
         {"answer_timeout_s": 0},
+        {"fronts": ("10.0.0.1; }",)},
     ],
 )
 def test_what_nginx_would_misread_is_refused(wrong: dict[str, Any]) -> None:
@@ -213,6 +214,59 @@ def test_each_request_is_an_operation_of_its_own_whatever_its_client_calls_it(fr
     operations = {answer["headers"]["x-operation-id"] for answer in answers}
     assert len(operations) == 20
     assert all(re.fullmatch(r"[0-9a-f]{32}", operation) for operation in operations)
+
+
+def test_an_nginx_before_it_says_which_attempts_are_of_one_request(tmp_path: Path) -> None:
+    behind = Front(folder_in(tmp_path, "behind"), 2, fronts=("127.0.0.0/8", "::1"))
+    # Another one, which hangs up after it has sent the request on.
+    dying = EchoServers(1)
+    dying.mute = set(dying.addresses)
+    port = free_port()
+    settings = NginxSettings(
+        addresses=(*dying.addresses, f"127.0.0.1:{behind.client.base_url.port}"),
+        folder=folder_in(tmp_path, "before"), port=port, host="127.0.0.1", user=USER, processes=1,
+    )  # fmt: skip
+    write_nginx_config(settings, settings.folder / "nginx.conf")
+    nginx = NginxProcess(settings.folder, port)
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=HANG_S) as client:
+            given = {"X-Request-Id": "mine", "X-Operation-Id": "mine"}
+            answers = [client.post(step_path(slot), json={}, headers=given).json() for slot in range(20)]
+    finally:
+        nginx.stop()
+        behind.stop()
+        dying.close()
+    assert {answer["headers"]["x-request-id"] for answer in answers} == {"mine"}
+    arrived = {request["target"]: request["headers"]["x-operation-id"] for request in behind.workers.asked}
+    assert len(set(arrived.values()) - {"mine"}) == 20
+    repeated = {request["target"]: request["headers"]["x-operation-id"] for request in dying.asked}
+    assert repeated
+    assert repeated.items() <= arrived.items()
+
+
+def folder_in(parent: Path, name: str) -> Path:
+    """Make a folder, which other accounts may enter."""
+    folder = parent / name
+    folder.mkdir()
+    return folder
+
+
+def test_large_answers_are_compressed_for_who_accepts_it(tmp_path: Path) -> None:
+    front = Front(tmp_path, 1, compresses=True)
+    try:
+        front.workers.answer_size = 100_000
+        front.workers.media_type = "application/json"
+        packed = front.client.get("/healthz", headers={"Accept-Encoding": "gzip"})
+        assert packed.headers["content-encoding"] == "gzip"
+        assert int(packed.headers.get("content-length", 0)) < 10_000
+        assert len(packed.json()["filler"]) == 100_000
+        plain = front.client.get("/healthz", headers={"Accept-Encoding": "identity"})
+        assert "content-encoding" not in plain.headers
+        front.workers.answer_size = 1000
+        small = front.client.get("/healthz", headers={"Accept-Encoding": "gzip"})
+        assert "content-encoding" not in small.headers
+    finally:
+        front.stop()
 
 
 def test_a_step_whose_worker_is_dead_is_answered_by_the_next_of_the_ring(own_front: Front) -> None:

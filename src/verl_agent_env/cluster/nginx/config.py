@@ -8,6 +8,7 @@ Errors of nginx itself are problem documents, like those of a worker.
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import os
 import re
 import tempfile
@@ -91,6 +92,11 @@ class NginxSettings:
     """A name in the certificates of all workers; nginx cannot check a different name for each address."""
     worker_cert: str = ""
     """File with nginx's client certificate and key for the workers."""
+    fronts: tuple[str, ...] = ()
+    """Addresses or networks (``10.0.0.0/8``) of the nginx before this one, if there are any: which attempts are of one request is what
+    they say."""
+    compresses: bool = False
+    """Whether large answers are compressed for clients that accept gzip."""
     notes: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """Comment for each address, such as what its name resolves to. A new comment changes the text, so nginx reloads it."""
 
@@ -112,6 +118,13 @@ class NginxSettings:
             raise ValueError(
                 "to workers that speak TLS belong worker_ca and worker_name, and perhaps worker_cert"
             )
+        for front in self.fronts:
+            try:
+                ipaddress.ip_network(front, strict=False)
+            except ValueError:
+                raise ValueError(
+                    f"'{front}' is no address or network of another nginx: write 10.0.0.1 or 10.0.0.0/8"
+                ) from None
         if not 1 <= self.port <= 65_535:
             raise ValueError(f"port must be from 1 to 65535, not {self.port}")
         if self.processes < 0:
@@ -189,7 +202,7 @@ def _http(settings: NginxSettings) -> str:
     return f"""\
 access_log off;
 server_tokens off;
-gzip off;
+{_compression(settings)}
 tcp_nodelay on;
 default_type application/octet-stream;
 client_body_temp_path {settings.folder}/body;
@@ -225,6 +238,15 @@ map $http_x_request_id $env_request_id {{
   "~^[!-~]{{1,128}}$" $http_x_request_id;
   default $request_id;
 }}
+# The same for all attempts of one request, those of the nginx before this one as well, and unique otherwise: workers recognize a
+# repeated step by it.
+geo $env_front {{
+  default "";
+{"".join(f"  {front} front;{chr(10)}" for front in settings.fronts)}}}
+map $env_front:$http_x_operation_id $env_operation_id {{
+  "~^front:(?<env_given_operation>[!-~]{{1,64}})$" $env_given_operation;
+  default $request_id;
+}}
 
 {_upstream("env_owner", "hash $env_slot consistent;", settings)}
 {_upstream("env_any_worker", "least_conn;", settings)}
@@ -232,6 +254,19 @@ map $http_x_request_id $env_request_id {{
 server {{
 {_indented(_server(settings), 2)}
 }}"""
+
+
+def _compression(settings: NginxSettings) -> str:
+    if not settings.compresses:
+        return "gzip off;"
+    # The answers of a batch are much alike: the quickest level makes them a tenth.
+    return """\
+gzip on;
+gzip_comp_level 1;
+gzip_min_length 16384;
+gzip_proxied any;
+gzip_types application/json application/problem+json text/plain image/svg+xml;
+gzip_vary on;"""
 
 
 def _upstream(name: str, method: str, settings: NginxSettings) -> str:
@@ -280,8 +315,7 @@ proxy_set_header Connection $env_connection;
 proxy_set_header Upgrade $env_upgrade;
 proxy_set_header Host $http_host;
 proxy_set_header X-Request-Id $env_request_id;
-# The same for all attempts of one request, and unique otherwise: workers recognize a repeated step by it.
-proxy_set_header X-Operation-Id $request_id;
+proxy_set_header X-Operation-Id $env_operation_id;
 proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
 proxy_set_header X-Forwarded-Proto $scheme;
 {_tls_to_workers(settings)}# Headers that only workers may send to each other.
