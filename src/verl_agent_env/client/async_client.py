@@ -9,11 +9,10 @@ from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 from urllib.parse import quote, urlencode
 
-import orjson
-
 from verl_agent_env.client.async_env import AsyncEnv
 from verl_agent_env.client.calls import InitializeItem, ResetResult, TaskLike, TaskName
 from verl_agent_env.client.dispatch import Dispatch, Settings
+from verl_agent_env.client.encoding import encode_value, seed_of
 from verl_agent_env.client.transport import Transport
 from verl_agent_env.errors import VerlAgentEnvError
 from verl_agent_env.types import Action, StepResult
@@ -119,9 +118,10 @@ class AsyncEnvClient:
 
         Raises:
             ValueError: The task is none, or there is a seed as well.
+            InvalidRequestError: The seed is no integer, or the arguments cannot be expressed in JSON.
         """
-        encoded = orjson.dumps({**(env_kwargs or {}), **more_kwargs})
-        named = None if task is None else TaskName.of(task, seed)
+        encoded = encode_value({**(env_kwargs or {}), **more_kwargs}, "env_kwargs")
+        seed, named = seed_of(seed), None if task is None else TaskName.of(task, seed)
         item = InitializeItem(env_name, seed, encoded, run_id or self.run_id, ttl_s, task=named)
         return AsyncEnv(self._dispatch, item)
 

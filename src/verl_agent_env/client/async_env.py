@@ -11,8 +11,6 @@ from collections.abc import Generator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-import orjson
-
 from verl_agent_env.client.backoff import Backoff, is_undecided
 from verl_agent_env.client.calls import (
     CLOSE,
@@ -26,6 +24,7 @@ from verl_agent_env.client.calls import (
     StepItem,
     path_of,
 )
+from verl_agent_env.client.encoding import encode_value, seed_of
 from verl_agent_env.client.errors import ClientClosedError, ServerUnreachableError, StepUndecidedError
 from verl_agent_env.errors import (
     EnvironmentClosedError,
@@ -33,7 +32,6 @@ from verl_agent_env.errors import (
     SequenceGapError,
     VerlAgentEnvError,
 )
-from verl_agent_env.messages.forms import plain_value
 from verl_agent_env.moved import renamed_argument
 from verl_agent_env.seeds import MAX_SEED, following_seed
 from verl_agent_env.types import Action, StepResult
@@ -165,12 +163,13 @@ class AsyncEnv:
             Observation and info.
 
         Raises:
+            InvalidRequestError: The seed is no integer, or the options cannot be expressed in JSON; nothing was sent.
             InvalidEnvArgumentsError: The environment does not accept the options; the episode is unchanged.
             EnvironmentStateError: The environment is closed or lost.
             ServerUnreachableError: No answer until the deadline.
         """
         await self.open()
-        encoded = orjson.dumps(options)
+        seed, encoded = seed_of(seed), encode_value(options, "options")
         async with self._turn():
             self._require_open()
             if self._beginning is not None and seed is None and options is None:
@@ -218,12 +217,13 @@ class AsyncEnv:
             Observation, reward, terminated, truncated, info.
 
         Raises:
+            InvalidRequestError: The action cannot be expressed in JSON; nothing was sent.
             EpisodeEndedError: The episode is over.
             EnvironmentLostError, ReplayDivergedError: The environment and its episode are lost.
             StepUndecidedError: The answer to the previous step never came; only the same action may follow.
             ServerUnreachableError: No answer until the deadline; call again with the same action.
         """
-        encoded = orjson.dumps(action, default=plain_value)
+        encoded = encode_value(action, "action")
         async with self._turn():
             if self._closed or not self.env_id:
                 self._require_open()

@@ -105,7 +105,7 @@ class RemoteVectorEnv(VectorEnv[Observations, Sequence[Action], npt.NDArray[Any]
         """
         seeds: list[int | None] = (
             [None if seed is None else seed + i for i in range(self.num_envs)]
-            if seed is None or isinstance(seed, int)
+            if seed is None or isinstance(seed, int | np.integer)
             else list(seed)
         )
         if len(seeds) != self.num_envs:

@@ -26,6 +26,7 @@ The server answers them as ``application/problem+json`` (RFC 9457), the client r
     │   ├── UrlTooLongError               url_too_long               414
     │   ├── HeadersTooLargeError          headers_too_large          431
     │   ├── ContentTypeNotAllowedError    content_type_not_allowed   415
+    │   ├── ContentEncodingNotSupportedError content_encoding_not_supported 415
     │   ├── InvalidRequestError           invalid_request            422
     │   ├── UnknownEnvNameError           unknown_env_name           422
     │   ├── ExtraNotInstalledError        extra_not_installed        422

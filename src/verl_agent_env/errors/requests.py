@@ -222,6 +222,17 @@ class ContentTypeNotAllowedError(RequestError, code="content_type_not_allowed", 
     content_type: str = ""
 
 
+class ContentEncodingNotSupportedError(RequestError, code="content_encoding_not_supported", status=415):
+    """The body is compressed."""
+
+    title = "Compressed bodies are not read"
+    detail_format = (
+        "Bodies that are compressed ('{content_encoding}') are not read: send the JSON as it is, without the header "
+        "'Content-Encoding'."
+    )
+    content_encoding: str = ""
+
+
 class InvalidRequestError(RequestError, code="invalid_request", status=422):
     """The body is JSON but breaks the call's schema."""
 

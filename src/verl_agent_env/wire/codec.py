@@ -128,17 +128,16 @@ def check(document: dict[str, Any], model: type[RequestT]) -> RequestT:
     try:
         return model.model_validate(document)
     except ValidationError as invalid:
-        faults = invalid.errors(include_url=False, include_context=False, include_input=False)
-        # Each item of a batch can be wrong; the first few are enough.
-        raise InvalidRequestError(
-            [
-                {
-                    "loc": [_shorten(part) for part in fault["loc"]],
-                    "msg": fault["msg"].removeprefix("Value error, "),
-                }
-                for fault in faults[:_MAX_FAULTS]
-            ]
-        ) from None
+        raise InvalidRequestError(faults_of(invalid)) from None
+
+
+def faults_of(invalid: ValidationError) -> list[dict[str, Any]]:
+    """Return the first few faults as problems list them."""
+    faults = invalid.errors(include_url=False, include_context=False, include_input=False)
+    return [
+        {"loc": [_shorten(part) for part in fault["loc"]], "msg": fault["msg"].removeprefix("Value error, ")}
+        for fault in faults[:_MAX_FAULTS]
+    ]
 
 
 def _shorten(part: str | int) -> str | int:

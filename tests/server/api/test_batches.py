@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import httpx
@@ -245,3 +246,28 @@ async def test_ill_formed_batches_are_refused_whole(
     found = problem(await client.post(f"/api/batch/{path}", json=request_), 422, "invalid_request")
     assert found["errors"]
     assert all(set(fault) == {"loc", "msg"} for fault in found["errors"])
+
+
+async def test_a_wrong_item_fails_alone_in_every_batch(client: httpx.AsyncClient) -> None:
+    def failed(answer: httpx.Response) -> list[tuple[int, str]]:
+        assert answer.status_code == 200, answer.text
+        return [(error["index"], error["code"]) for error in answer.json()["errors"]]
+
+    wanted = {"env_name": LAKE, "env_kwargs": MAPPED, "seeds": [5, -1, 7, "8"]}
+    made = await client.post("/api/batch/initialize", json=wanted)
+    assert failed(made) == [(1, "invalid_request"), (3, "invalid_request")]
+    env_ids = made.json()["env_ids"]
+    assert [env_id is None for env_id in env_ids] == [False, True, False, True]
+    mixed = [env_ids[0], "", env_ids[2]]
+    # As Python's own JSON writes half a surrogate pair.
+    body = json.dumps({"env_ids": [env_ids[0], env_ids[2]], "actions": ["\ud800", "right"]})
+    stepped = await client.post("/api/batch/step", content=body)
+    assert failed(stepped) == [(0, "invalid_request")]
+    assert stepped.json()["infos"][1]["num_steps"] == 1
+    assert (await client.get(f"/api/environment/{env_ids[0]}")).json()["seq"] == 0
+    reset = await client.post("/api/batch/reset", json={"env_ids": mixed, "seeds": [1, 2, 3]})
+    assert failed(reset) == [(1, "invalid_request")]
+    assert reset.json()["infos"][2]["seed"] == 3
+    closed = await client.post("/api/batch/close", json={"env_ids": mixed})
+    assert failed(closed) == [(1, "invalid_request")]
+    assert closed.json()["closed"] == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import time
 from collections.abc import Iterator
 
@@ -234,3 +235,22 @@ async def test_a_thousand_connections_at_once_are_kept_and_served(server: Server
         async with no_hang():
             statuses = await asyncio.gather(*(play() for _ in range(1000)))
     assert statuses == [200] * 1000
+
+
+@pytest.mark.parametrize(
+    "path", ["/api/environment/initialize", "/api/batch/initialize", "/openenv/sokoban/reset"]
+)
+@pytest.mark.parametrize("encoding", ["gzip", "zstd", "br", "gzip, identity", "GZip"])
+def test_a_compressed_body_is_refused_by_name(
+    patient: ServerProcess, problem: Problem, path: str, encoding: str
+) -> None:
+    body = gzip.compress(orjson.dumps({"env_name": LAKE, "num_envs": 1}))
+    with httpx.Client(base_url=patient.url, timeout=HANG_S) as client:
+        answer = client.post(path, content=body, headers={"Content-Encoding": encoding})
+        found = problem(answer, 415, "content_encoding_not_supported")
+        assert found["content_encoding"] == encoding
+        assert answer.headers["accept-encoding"] == "identity"
+        # The connection goes on.
+        plain = orjson.dumps({"env_name": LAKE})
+        named = {"Content-Encoding": "Identity"}
+        assert client.post("/api/environment/initialize", content=plain, headers=named).status_code == 200

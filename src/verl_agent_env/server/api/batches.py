@@ -27,13 +27,15 @@ from verl_agent_env.server.verbs.values import CLOSE, INITIALIZE, new_environmen
 from verl_agent_env.server.verbs.verb import BatchRunner, EnvironmentVerb, Verb
 from verl_agent_env.spans import note
 from verl_agent_env.wire.batches import encode_closed
-from verl_agent_env.wire.large_bodies import Turn, decode_batch
+from verl_agent_env.wire.item_faults import Faults, decode_items
+from verl_agent_env.wire.large_bodies import Turn
 from verl_agent_env.wire.operations import call_of
 from verl_agent_env.wire.pieces import Body
 from verl_agent_env.wire.results import Created
-from verl_agent_env.wire.schemas import BatchCloseRequest, BatchInitializeRequest
+from verl_agent_env.wire.schemas import BatchCloseRequest, BatchInitializeRequest, RequestBody, TaskRequest
 
 T = TypeVar("T")
+RequestT = TypeVar("RequestT", bound=RequestBody)
 
 
 class BatchHandlers:
@@ -77,21 +79,25 @@ class BatchHandlers:
     async def initialize(self, request: Request) -> Response:
         """Make many environments."""
 
-        async def read() -> BatchInitializeRequest:
-            wanted = await decode_batch(
-                request.body, BatchInitializeRequest, self._turn, self._limits.max_batch_size
-            )
+        async def read() -> tuple[BatchInitializeRequest, Faults]:
+            wanted, faults = await self._decode(BatchInitializeRequest, request)
             self._require_size(wanted.size)
-            return wanted
+            return wanted, faults
 
-        async def make(wanted: BatchInitializeRequest, named: Named) -> Body:
+        async def make(asked: tuple[BatchInitializeRequest, Faults], named: Named) -> Body:
+            wanted, faults = asked
             fault = await self._common_fault(wanted)
-            results: list[Created | VerlAgentEnvError]
-            if fault is None:
-                requests = await named(await create_requests(wanted, self._turn, request.principal.tag))
-                results = await self._created(wanted, requests, AnswerRoom(request.memory))
-            else:
-                results = [fault] * wanted.size
+            if fault is not None:
+                return await self._encode(INITIALIZE, [faults.get(i, fault) for i in range(wanted.size)])
+            requests = await named(await create_requests(wanted, self._turn, request.principal.tag))
+            valid = [position for position in range(wanted.size) if position not in faults]
+            tasks = None if wanted.tasks is None else [wanted.tasks[position] for position in valid]
+            made = await self._created(
+                tasks, [requests[position] for position in valid], AnswerRoom(request.memory)
+            )
+            results: list[Any] = [faults.get(position) for position in range(wanted.size)]
+            for position, result in zip(valid, made, strict=True):
+                results[position] = result
             return await self._encode(INITIALIZE, results)
 
         workers = self._workers()
@@ -100,12 +106,12 @@ class BatchHandlers:
         )
 
     async def _created(
-        self, wanted: BatchInitializeRequest, requests: Sequence[CreateRequest], room: AnswerRoom
+        self, named: Sequence[TaskRequest | None] | None, requests: Sequence[CreateRequest], room: AnswerRoom
     ) -> list[Created | VerlAgentEnvError]:
         """Make the environments, each with its task if it has one; results in order, an error in place of what failed."""
-        if wanted.tasks is None:
+        if named is None:
             return await self._batches.run(INITIALIZE, new_environments(requests), room)
-        tasks = [None if task is None else (task.split, task.index) for task in wanted.tasks]
+        tasks = [None if task is None else (task.split, task.index) for task in named]
         assigned = await self._tasks.assign(requests, tasks)
         found = [request for request in assigned if isinstance(request, CreateRequest)]
         results: list[Created | VerlAgentEnvError] = await self._batches.run(
@@ -118,26 +124,27 @@ class BatchHandlers:
         """Make the handler of a verb."""
 
         async def handle(request: Request) -> Response:
-            return await self._answer(verb, request, await self._read(verb, request))
+            return await self._answer(verb, request, *await self._decode(verb.batch_request, request))
 
         return handle
 
     async def close(self, request: Request) -> Response:
         """Close many environments."""
-        wanted: BatchCloseRequest = await self._read(CLOSE, request)
+        wanted, faults = await self._decode(BatchCloseRequest, request)
         if wanted.run_id is None:
-            return await self._answer(CLOSE, request, wanted)
+            return await self._answer(CLOSE, request, wanted, faults)
         # As many as the run has: the bound on a batch is on what a client sends.
         closed, errors = await self._batches.close_run(wanted.run_id, request.principal.run_tag)
         note("batch_size", closed + len(errors))
         self._metrics.observe_batch(CLOSE.name, closed + len(errors), [error.code for _, error in errors])
         return Response(encode_closed(closed, errors))
 
-    async def _read(self, verb: EnvironmentVerb[Any], request: Request) -> Any:
-        """Read the body of a batch, which has the verb's class."""
-        return await decode_batch(request.body, verb.batch_request, self._turn, self._limits.max_batch_size)
+    async def _decode(self, model: type[RequestT], request: Request) -> tuple[RequestT, Faults]:
+        return await decode_items(request.body, model, self._turn, self._limits.max_batch_size)
 
-    async def _answer(self, verb: EnvironmentVerb[Any], request: Request, wanted: Any) -> Response:
+    async def _answer(
+        self, verb: EnvironmentVerb[Any], request: Request, wanted: Any, faults: Faults
+    ) -> Response:
         """Carry out a batch; of another holder's environments it is said that there are none."""
         items = await verb.items(wanted, self._turn)
         self._require_size(len(items))
@@ -145,10 +152,16 @@ class BatchHandlers:
         if call:
             items = dataclasses.replace(items, operations=verb.operations(call, items))
         own, room = request.principal.positions_of_own(items.env_ids), AnswerRoom(request.memory)
-        if own is None:
+        if own is None and not faults:
             return Response(await self._encode(verb, await self._batches.run(verb, items, room)))
-        results: list[Any] = [EnvironmentNotFoundError(env_id) for env_id in items.env_ids]
-        for position, result in zip(own, await self._batches.run(verb, items.at(own), room), strict=True):
+        results: list[Any] = [
+            faults.get(position) or EnvironmentNotFoundError(env_id)
+            for position, env_id in enumerate(items.env_ids)
+        ]
+        valid = [
+            position for position in (range(len(items)) if own is None else own) if position not in faults
+        ]
+        for position, result in zip(valid, await self._batches.run(verb, items.at(valid), room), strict=True):
             results[position] = result
         return Response(await self._encode(verb, results))
 

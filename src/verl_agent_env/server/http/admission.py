@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from verl_agent_env.config import ServerSettings
-from verl_agent_env.errors import InsufficientScopeError, MalformedHeadError
+from verl_agent_env.errors import ContentEncodingNotSupportedError, InsufficientScopeError, MalformedHeadError
 from verl_agent_env.server.http.auth import TokenGuard
 from verl_agent_env.server.http.peer import Peer
 from verl_agent_env.server.http.proxies import TrustedProxies
@@ -14,6 +14,8 @@ from verl_agent_env.server.http.tokens import ANYBODY, Principal
 
 Headers = Iterable[tuple[bytes, bytes]]
 
+_MAX_SHOWN = 64
+_UNCOMPRESSED = (b"", b"identity")
 _SINGLE = frozenset({b"authorization", b"content-type", b"host", b"origin"})
 """Headers that decide about a request: of two of them somebody else might read the other one."""
 
@@ -88,8 +90,12 @@ def require_well_formed(headers: Headers, found: Mapping[bytes, bytes], http_ver
 
     Raises:
         MalformedHeadError: A deciding header is there twice, or ``Host`` is missing in HTTP/1.1.
+        ContentEncodingNotSupportedError: The body is compressed.
     """
     if b"host" not in found and http_version == "1.1":
         raise MalformedHeadError("there is no Host header")
     if has_ambiguous_headers(headers):
         raise MalformedHeadError("a header that may be there once is there more than once")
+    if b"content-encoding" in found and found[b"content-encoding"].strip().lower() not in _UNCOMPRESSED:
+        # What it grows to is bounded by nothing that is known of it, and the loop would stand still meanwhile.
+        raise ContentEncodingNotSupportedError(found[b"content-encoding"][:_MAX_SHOWN].decode("latin-1"))

@@ -9,6 +9,7 @@ import orjson
 from verl_agent_env.errors import (
     BodyTimeoutError,
     BodyTooLargeError,
+    ContentEncodingNotSupportedError,
     InsufficientScopeError,
     UnauthorizedError,
     VerlAgentEnvError,
@@ -33,6 +34,8 @@ def problem_response(error: VerlAgentEnvError, request_headers: Mapping[bytes, b
         headers += ((b"www-authenticate", shown),)
     if error.status in (429, 503):
         headers += ((b"retry-after", b"%d" % error.retry_after_s),)
+    if isinstance(error, ContentEncodingNotSupportedError):
+        headers += ((b"accept-encoding", b"identity"),)
     if isinstance(error, BodyTimeoutError | BodyTooLargeError) or b"expect" in request_headers:
         # The rest of the body is not read, or may never be sent: the connection cannot be used again.
         headers += (CLOSE,)

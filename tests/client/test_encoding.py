@@ -1,0 +1,92 @@
+"""What callers hand in is read, or refused by a typed error before anything is sent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+
+from verl_agent_env.client import AsyncEnvClient
+from verl_agent_env.client.encoding import encode_value, seed_of
+from verl_agent_env.errors import InvalidRequestError
+
+
+class Dumped:
+    """An object of an SDK."""
+
+    def __init__(self, content: Any) -> None:
+        self.content = content
+
+    def model_dump(self) -> dict[str, Any]:
+        return {"role": "assistant", "content": self.content}
+
+
+def deep(layers: int) -> Any:
+    value: Any = "x"
+    for _ in range(layers):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    ("value", "read"),
+    [
+        ("up", "up"),
+        ("half \ud800 pair", "half ? pair"),
+        ({"role": "assistant", "content": "\udfff", "n\ud800": [("\ud800",)]}, {"role": "assistant", "content": "?", "n?": [["?"]]}),
+        ({"content": None}, {"content": None}),
+        ({"x": np.int64(3), "y": np.float32(0.5), "z": np.bool_(True)}, {"x": 3, "y": 0.5, "z": True}),
+        ({"room": np.array([[6, 6]])}, {"room": [[6, 6]]}),
+        (Dumped("\ud800"), {"role": "assistant", "content": "?"}),
+        ([Dumped(np.int64(3))], [{"role": "assistant", "content": 3}]),
+        (b"bytes", "Ynl0ZXM="),
+    ],
+)  # fmt: skip
+def test_what_can_be_expressed_is_sent(value: Any, read: Any) -> None:
+    assert orjson.loads(encode_value(value, "action")) == read
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        float("nan"),
+        {"content": None, "x": [1.0, float("inf")]},
+        {"x": np.float64("nan")},
+        {"x": np.array([1.0, np.nan])},
+        Dumped(float("nan")),
+        object(),
+        {"x": {1, 2}},
+        {"x": 1 << 70},
+        deep(500),
+    ],
+)
+def test_what_cannot_is_refused_and_named(value: Any) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        encode_value(value, "action")
+    assert caught.value.errors[0]["loc"] == ["action"]
+
+
+@pytest.mark.parametrize(("seed", "read"), [(None, None), (3, 3), (np.int64(4), 4), (np.uint8(5), 5)])
+def test_seeds_of_numpy_are_seeds(seed: Any, read: int | None) -> None:
+    assert seed_of(seed) == read
+
+
+@pytest.mark.parametrize("seed", ["3", 3.0, [3]])
+def test_a_seed_that_is_no_integer_is_refused(seed: Any) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        seed_of(seed)
+    assert caught.value.errors[0]["loc"] == ["seed"]
+
+
+async def test_a_refused_action_leaves_the_environment_as_it_is(client: AsyncEnvClient) -> None:
+    async with client.make("frozen_lake", seed=np.int64(3), size=np.int64(4), is_slippery=False) as env:  # type: ignore[arg-type]
+        with pytest.raises(InvalidRequestError):
+            await env.step({"role": "assistant", "content": float("nan")})
+        assert (await env.step("<action>down</action> \ud800")).info["num_steps"] == 1
+        with pytest.raises(InvalidRequestError):
+            await env.reset(seed="3")  # type: ignore[arg-type]
+        with pytest.raises(InvalidRequestError):
+            await env.reset(options={"x": object()})
+        assert (await env.state())["seq"] == 1
