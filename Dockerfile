@@ -29,6 +29,8 @@ LABEL org.opencontainers.image.title="verl-agent-env" \
       org.opencontainers.image.base.name="${PYTHON_IMAGE}" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
+# For the Python tool, where the container may make namespaces.
+RUN apt-get update && apt-get install -y --no-install-recommends bubblewrap && rm -rf /var/lib/apt/lists/*
 # The folder gives its owner to the volume that is mounted there when it is new.
 RUN useradd --system --uid 10001 --create-home agent && install --directory --owner=agent /var/lib/nginx-config
 COPY --from=build /opt/venv /opt/venv

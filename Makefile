@@ -82,11 +82,11 @@ eval-real: $(MODEL_VENV)/.installed  ## Let that model play, and show what was r
 serve: install  ## Run the server: one process, everything in memory
 	$(BIN)/verl-agent-env serve $(ARGS)
 
-# redis-server and nginx, as Debian has them, where they are missing.
+# redis-server, nginx and bubblewrap, as Debian has them, where they are missing.
 programs:
 	@PATH="$$PATH:/usr/sbin:/usr/local/sbin"; \
-	command -v redis-server >/dev/null && command -v nginx >/dev/null || \
-	{ $(SUDO) apt-get update -qq && DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -qq -y --no-install-recommends redis-server nginx; }
+	command -v redis-server >/dev/null && command -v nginx >/dev/null && command -v bwrap >/dev/null || \
+	{ $(SUDO) apt-get update -qq && DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -qq -y --no-install-recommends redis-server nginx bubblewrap; }
 
 cluster: install programs  ## Run a whole cluster on this machine: Redis, two nodes of two workers, nginx
 	$(BIN)/verl-agent-env cluster $(ARGS)
@@ -189,7 +189,7 @@ chaos: install programs  ## Break a cluster under load in every way it promises 
 hostile: install programs  ## Attack a server and a cluster as strangers and careless colleagues do; exit 1 if a bound breaks
 	$(BIN)/python -m loadtests.hostile $(ARGS)
 
-docs: install  ## Write docs/environments.md from the environments' docstrings
+docs: install programs  ## Write docs/environments.md from the environments' docstrings
 	$(BIN)/python docs/make_environments.py
 
 # Material for MkDocs has come to its end; Zensical is its successor by the same people, and reads mkdocs.yml.

@@ -12,8 +12,8 @@ import pytest
 from tests.steered import SteeredLoop, pass_time
 from tests.waiting import NEVER_S, until
 from verl_agent_env.engine.threads import ForeignExitError, StuckCallError, ThreadRunner
-from verl_agent_env.engine.turns import Caller, current_caller
 from verl_agent_env.errors import AtCapacityError
+from verl_agent_env.turns import Caller, current_caller
 
 LIMIT_S = 100.0
 """Of a call: nobody waits so long, tests put the clock forward."""

@@ -18,7 +18,6 @@ from verl_agent_env.engine.group_commit.pending import AwaitableOrValue, Pending
 from verl_agent_env.engine.host import Host
 from verl_agent_env.engine.lifecycle import CreateRequest
 from verl_agent_env.engine.live_env import LiveEnv
-from verl_agent_env.engine.turns import Caller, current_caller
 from verl_agent_env.errors import (
     EnvironmentNotFoundError,
     InternalError,
@@ -27,6 +26,7 @@ from verl_agent_env.errors import (
     VerlAgentEnvError,
 )
 from verl_agent_env.spans import note_wait
+from verl_agent_env.turns import Caller, current_caller
 from verl_agent_env.types import slot_of
 from verl_agent_env.wire.codec import encode
 from verl_agent_env.wire.large_bodies import UnreadJson, read_item, require_size

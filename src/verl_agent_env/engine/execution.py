@@ -13,10 +13,11 @@ import gymnasium
 import orjson
 
 from verl_agent_env.engine.threads import CallTimeoutError, ForeignExitError, Threads
-from verl_agent_env.engine.turns import Turns, patiently
 from verl_agent_env.engine.under_way import CallRecord, current_call
+from verl_agent_env.envs.effects import Outcomes
 from verl_agent_env.envs.kind import EnvKind
-from verl_agent_env.wire.actions import brief, calls_in
+from verl_agent_env.turns import Turns, current_limit, patiently
+from verl_agent_env.wire.actions import brief, calls_in, effects_in, sent_action, with_effects
 from verl_agent_env.wire.results import EncodedReset, EncodedStep
 from verl_agent_env.wire.suspicions import CallId, Suspicions
 
@@ -63,11 +64,20 @@ class Executor:
         self._alone = Turns(1, "turns of calls that may have ended a worker")
         self._closing: set[asyncio.Task[None]] = set()
 
-    async def reset(
-        self, kind: EnvKind, arguments: Any, env: Env | None, seed: int, options: Options
+    async def begin_again(
+        self, kind: EnvKind, arguments: Any, seed: int, options: Options, effects: bytes | None
     ) -> tuple[Env, EncodedReset]:
-        """Begin an episode in ``env``, or in a new environment where that is ``None``."""
-        built, answer, _ = await self.begin(kind, arguments, env, seed, options, see_nothing)
+        """Begin an episode once more, in a new environment.
+
+        Args:
+            kind: The environment's.
+            arguments: Result of the kind's ``validate``.
+            seed: Of the episode.
+            options: Of the reset.
+            effects: Outcomes, as JSON, that take the place of the calls to the outside that it made.
+        """
+        given: Outcomes = orjson.loads(effects) if effects is not None else {}
+        built, answer, _ = await self.begin(kind, arguments, None, seed, options, see_nothing, given)
         return built, answer
 
     async def begin(
@@ -78,8 +88,13 @@ class Executor:
         seed: int,
         options: Options,
         observe: Callable[[Env], T],
+        given: Outcomes | None = None,
     ) -> tuple[Env, EncodedReset, T]:
-        """Reset, and apply ``observe`` to the environment in the same call."""
+        """Begin an episode in ``env``, or in a new environment where that is None, and apply ``observe`` to it in the same call.
+
+        Where effects are recorded, ``given`` outcomes take the place of calls to the outside; ``observe`` finds those of the
+        calls that were made.
+        """
         if kind.execution == "inline":
             with self.record.inline(current_call.get()):
                 return begin_inline(kind, arguments, env, seed, options, observe)
@@ -91,10 +106,12 @@ class Executor:
                     late.close()
 
             return await self._in_thread(
-                kind, lambda: begin_inline(kind, arguments, env, seed, options, observe), close_late
+                kind, lambda: begin_inline(kind, arguments, env, seed, options, observe, given), close_late
             )
         built: Any = env if env is not None else build(kind, arguments)
         try:
+            if kind.records_effects:
+                built.begin_effects(given)
             answer = EncodedReset.of(
                 *await self._awaited(lambda: built.areset(seed=seed, options=_read_options(options)))
             )
@@ -128,15 +145,21 @@ class Executor:
             The action as it is recorded, the answer, and what ``observe`` said.
         """
 
+        waiting: Any = env
+
+        def recorded_with_effects(recorded: bytes) -> bytes:
+            return with_effects(recorded, waiting.take_effects()) if kind.records_effects else recorded
+
         def stepped() -> tuple[bytes, EncodedStep, T]:
             if briefly:
                 recorded, answer = step_briefly(env, action, encoded)
             else:
                 recorded, answer = encoded, EncodedStep.of(env.step(action))
-            return recorded, answer, observe(env, answer)
+            return recorded_with_effects(recorded), answer, observe(env, answer)
 
+        if kind.records_effects:
+            waiting.begin_effects(None)
         if kind.execution == "async":
-            waiting: Any = env
             if briefly:
                 calls = waiting.calls_of(action)
                 recorded, result = brief(encoded, calls), await self._awaited(
@@ -145,7 +168,7 @@ class Executor:
             else:
                 recorded, result = encoded, await self._awaited(lambda: waiting.astep(action))
             answer = EncodedStep.of(result)
-            return recorded, answer, observe(env, answer)
+            return recorded_with_effects(recorded), answer, observe(env, answer)
         return await self.call(kind, env, stepped)
 
     async def call(self, kind: EnvKind, env: Env, call: Callable[[], T]) -> T:
@@ -204,17 +227,20 @@ class Executor:
     async def _step_again(
         self, kind: EnvKind, env: Env, recorded: bytes, observe: Callable[[Env, EncodedStep], T]
     ) -> tuple[EncodedStep, T]:
+        waiting: Any = env
+
         def stepped() -> tuple[EncodedStep, T]:
             answer = step_again(env, recorded)
             return answer, observe(env, answer)
 
+        if kind.records_effects:
+            waiting.begin_effects(effects_in(recorded))
         if kind.execution == "async":
-            waiting: Any = env
             calls = calls_in(recorded)
             answer = EncodedStep.of(
                 await self._awaited(
                     lambda: (
-                        waiting.astep(orjson.loads(recorded)) if calls is None else waiting.atake_turn(calls)
+                        waiting.astep(sent_action(recorded)) if calls is None else waiting.atake_turn(calls)
                     )
                 )
             )
@@ -281,7 +307,11 @@ class Executor:
     async def _within_limit(self, awaitable: Awaitable[T]) -> T:
         try:
             async with asyncio.timeout(self.max_step_s) as limit:
-                return await awaitable
+                counting = current_limit.set(limit)
+                try:
+                    return await awaitable
+                finally:
+                    current_limit.reset(counting)
         except TimeoutError:
             if limit.expired():
                 raise CallTimeoutError from None
@@ -300,11 +330,18 @@ def build(kind: EnvKind, arguments: Any) -> Env:
 
 
 def reset_inline(
-    kind: EnvKind, arguments: Any, env: Env | None, seed: int, options: Options
+    kind: EnvKind,
+    arguments: Any,
+    env: Env | None,
+    seed: int,
+    options: Options,
+    given: Outcomes | None = None,
 ) -> tuple[Env, EncodedReset]:
     """Begin an episode, here and now."""
-    built = env if env is not None else build(kind, arguments)
+    built: Any = env if env is not None else build(kind, arguments)
     try:
+        if kind.records_effects:
+            built.begin_effects(given)
         return built, EncodedReset.of(*built.reset(seed=seed, options=_read_options(options)))
     except BaseException:
         if env is None:
@@ -319,9 +356,10 @@ def begin_inline(
     seed: int,
     options: Options,
     observe: Callable[[Env], T],
+    given: Outcomes | None = None,
 ) -> tuple[Env, EncodedReset, T]:
     """Begin an episode, and see what ``observe`` says of it, here and now."""
-    built, answer = reset_inline(kind, arguments, env, seed, options)
+    built, answer = reset_inline(kind, arguments, env, seed, options, given)
     try:
         return built, answer, observe(built)
     except BaseException:
@@ -350,7 +388,7 @@ def step_briefly(env: Any, action: Any, encoded: bytes) -> tuple[bytes, EncodedS
 def step_again(env: Any, recorded: bytes) -> EncodedStep:
     """Apply a recorded action, here and now."""
     calls = calls_in(recorded)
-    return EncodedStep.of(env.step(orjson.loads(recorded)) if calls is None else env.take_turn(calls))
+    return EncodedStep.of(env.step(sent_action(recorded)) if calls is None else env.take_turn(calls))
 
 
 def play_inline(env: Env, actions: Sequence[bytes]) -> None:

@@ -23,7 +23,6 @@ from verl_agent_env.engine.persistence.recovery import Recovery
 from verl_agent_env.engine.persistence.saving import StateSaver
 from verl_agent_env.engine.slices import Slices
 from verl_agent_env.engine.threads import Threads
-from verl_agent_env.engine.turns import patiently
 from verl_agent_env.engine.under_way import CallRecord
 from verl_agent_env.envs.registry import Registry
 from verl_agent_env.errors import (
@@ -34,6 +33,7 @@ from verl_agent_env.errors import (
     VerlAgentEnvError,
 )
 from verl_agent_env.spans import note_wait
+from verl_agent_env.turns import patiently
 from verl_agent_env.types import NUM_SLOTS, slot_of
 from verl_agent_env.wire.results import Created, EncodedReset, EncodedStep
 from verl_agent_env.wire.suspicions import Suspicion, Suspicions

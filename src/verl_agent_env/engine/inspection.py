@@ -145,7 +145,7 @@ async def trajectory(host: Host, env_id: str) -> bytes:
         "complete": complete,
     }
     begin: EncodedReset | None
-    if actions is not None and instance.kind.deterministic:
+    if actions is not None and instance.kind.replays:
         begin, answers = await _played_again(host, instance, actions)
     else:
         begin, answers = instance.beginning, list(instance.answers or ())
@@ -194,8 +194,8 @@ async def _played_again(
     host: Host, instance: LiveEnv, actions: list[bytes]
 ) -> tuple[EncodedReset, list[EncodedStep]]:
     try:
-        env, begin = await host.executor.reset(
-            instance.kind, instance.arguments, None, instance.seed, instance.options
+        env, begin = await host.executor.begin_again(
+            instance.kind, instance.arguments, instance.seed, instance.options, instance.effects
         )
         played = await host.executor.play(instance.kind, env, actions, _Length(host).add)
     except AtCapacityError:

@@ -7,7 +7,7 @@ import secrets
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, cast
 
 import orjson
 
@@ -21,6 +21,7 @@ from verl_agent_env.engine.marks import NO_MARK, Mark
 from verl_agent_env.engine.persistence.recorder import Recorder
 from verl_agent_env.engine.threads import CallTimeoutError, ForeignExitError
 from verl_agent_env.engine.under_way import calling
+from verl_agent_env.envs.base import ChatEnv
 from verl_agent_env.envs.registry import Registry
 from verl_agent_env.errors import (
     ActionTooLargeError,
@@ -34,6 +35,7 @@ from verl_agent_env.errors import (
     IdempotencyKeyReusedError,
     InvalidRequestError,
     MovedError,
+    OutsideCallError,
     ShuttingDownError,
     VerlAgentEnvError,
 )
@@ -157,7 +159,7 @@ class Lifecycle:
         operation: bytes = b"",
     ) -> None:
         """Note that an episode has begun."""
-        instance.begin(seed, options, answer, self.limits.max_journal_bytes, operation, mark.state)
+        instance.begin(seed, options, answer, self.limits.max_journal_bytes, operation, mark)
         self.env_table.touch(instance)
         if self.recorder is not None:
             if mark.fault is not None:
@@ -186,7 +188,9 @@ class Lifecycle:
 
     def mark_beginning(self, instance: LiveEnv, env: Env) -> Mark:
         """Read of an episode that has just begun what is recorded of it."""
-        return NO_MARK if self.recorder is None else self.recorder.mark_beginning(instance, env)
+        mark = NO_MARK if self.recorder is None else self.recorder.mark_beginning(instance, env)
+        outcomes = cast("ChatEnv", env).take_effects() if instance.kind.records_effects else None
+        return mark._replace(effects=orjson.dumps(outcomes)) if outcomes else mark
 
     async def created_before(self, instance: LiveEnv, request: CreateRequest) -> Created:
         """Answer as when the environment was made, if it is the one that ``request`` asks for.
@@ -203,7 +207,7 @@ class Lifecycle:
         ):
             raise IdempotencyKeyReusedError
         answer = await self.shown_again(
-            instance, Beginning(b"", seed, None, instance.beginning if is_first else None)
+            instance, instance.began() if is_first else Beginning(b"", seed, None)
         )
         return await await_maybe(self.hold_back(instance, Created(instance.env_id, answer)))
 
@@ -212,8 +216,8 @@ class Lifecycle:
         if begun.answer is not None:
             return begun.answer
         with calling(instance.call):
-            env, answer = await self.executor.reset(
-                instance.kind, instance.arguments, None, begun.seed, begun.options
+            env, answer = await self.executor.begin_again(
+                instance.kind, instance.arguments, begun.seed, begun.options, begun.effects
             )
         self.executor.dispose(instance.kind, env)
         return answer
@@ -234,7 +238,7 @@ class Lifecycle:
         Raises:
             MovedError: Another worker owns the environment by now, or may: what failed here says nothing of it.
             EnvironmentLostError: It does not come back.
-            EnvironmentFailedError, EnvironmentTimeoutError, AnswerTooLargeError: It does.
+            EnvironmentFailedError, EnvironmentTimeoutError, AnswerTooLargeError, OutsideCallError: It does.
         """
         error = self.failure(instance, fault)
         self.env_table.release(instance, fault)
@@ -285,7 +289,7 @@ class Lifecycle:
         if isinstance(fault, CallTimeoutError):
             kind_of_fault = "timeout"
             error = EnvironmentTimeoutError(instance.env_id, self.limits.max_step_s)
-        elif isinstance(fault, AnswerTooLargeError):
+        elif isinstance(fault, AnswerTooLargeError | OutsideCallError):
             kind_of_fault, error = fault.code, fault
         else:
             kind_of_fault = "exception"

@@ -57,6 +57,8 @@ class Beginning(NamedTuple):
     """Options of the reset, as JSON."""
     answer: EncodedReset | None = None
     """What was answered, where beginning it again would not give the same."""
+    effects: bytes | None = None
+    """Outcomes of its calls to the outside, as JSON, if there were any."""
 
 
 _JOURNALLED = ("journal", "relaxed")
@@ -79,6 +81,7 @@ class LiveEnv:
         "durability",
         "earlier_resets",
         "earlier_steps",
+        "effects",
         "ended",
         "env",
         "env_id",
@@ -124,6 +127,8 @@ class LiveEnv:
         self.seed = 0
         self.options: bytes | None = None
         """Options of the reset, as JSON."""
+        self.effects: bytes | None = None
+        """Outcomes of the calls to the outside that the reset made, as JSON, if there were any."""
         self.episode = -1
         self.seq = 0
         self.ended = False
@@ -188,7 +193,7 @@ class LiveEnv:
         """True if the environment can be built anew as it is: from its state, or by playing its actions again."""
         if self.state is not None and self.state_seq == self.seq:
             return True
-        return self.kind.deterministic and (self.replays_from_state or self.history_complete)
+        return self.kind.replays and (self.replays_from_state or self.history_complete)
 
     @property
     def replays_from_state(self) -> bool:
@@ -327,7 +332,7 @@ class LiveEnv:
         if not operation or not self.resets:
             return None
         if operation == self.resets[-1]:
-            return Beginning(operation, self.seed, self.options, self.beginning)
+            return self.began(operation)
         for begun in self.earlier_resets:
             if begun.operation == operation:
                 return begun
@@ -336,6 +341,10 @@ class LiveEnv:
             raise SequenceStaleError(self.env_id, 0, self.seq)
         return None
 
+    def began(self, operation: bytes = b"") -> Beginning:
+        """Return the beginning of the present episode, which ``operation`` asked for."""
+        return Beginning(operation, self.seed, self.options, self.beginning, self.effects)
+
     def begin(
         self,
         seed: int,
@@ -343,25 +352,26 @@ class LiveEnv:
         beginning: EncodedReset,
         max_history_bytes: int,
         operation: bytes = b"",
-        state: bytes | None = None,
+        mark: Mark = NO_MARK,
     ) -> None:
-        """Note that a new episode has begun, in this state where states are kept."""
+        """Note that a new episode has begun, with what was read of the environment."""
         if operation or self.resets:
             self._follow_reset(operation)
         if self.last_operation:
             self._follow_step(b"")
         self.seed = seed
         self.options = options
+        self.effects = mark.effects
         self.episode += 1
         self.seq = 0
         self.ended = False
-        self.state, self.state_seq, self.first_seq = state, 0, 0
+        self.state, self.state_seq, self.first_seq = mark.state, 0, 0
         self.actions = self.answers = self.last_action = self.last_answer = self.beginning = self.digests = (
             None
         )
         self.last_operation = b""
-        self.history_bytes = len(options) if options is not None else 0
-        if not self.kind.deterministic:
+        self.history_bytes = len(options or b"") + len(mark.effects or b"")
+        if not self.kind.replays:
             size = len(beginning.observation) + len(beginning.info)
             if self.history_bytes + size <= max_history_bytes:
                 self.beginning = beginning
@@ -396,7 +406,7 @@ class LiveEnv:
         self.last_answer = answer
         self.last_operation = operation
         self.ended = answer.terminated or answer.truncated
-        is_replayed = self.kind.deterministic
+        is_replayed = self.kind.deterministic or self.kind.records_effects
         self.history_bytes += (
             len(recorded) if is_replayed else len(recorded) + len(answer.observation) + len(answer.info)
         )
@@ -453,7 +463,7 @@ class LiveEnv:
         last = self.resets[-1] if self.resets else b""
         if last and b" " in operation and split(operation)[0] == split(last)[0]:
             if self.options is None or len(self.options) <= _MAX_OPTIONS_BYTES:
-                begun = Beginning(last, self.seed, self.options, self.beginning)
+                begun = self.began(last)
                 self.earlier_resets = (*self.earlier_resets, begun)[-_REPEATABLE_RESETS:]
             self.resets = (*self.resets[:-1], operation)
             return

@@ -17,6 +17,8 @@ class Mark(NamedTuple):
     """What the environment's ``snapshot`` gave, where it was asked for."""
     fault: BaseException | None = None
     """What its state raised, where the environment is kept without it as well."""
+    effects: bytes | None = None
+    """Outcomes of the calls to the outside that a reset made, as JSON, if there were any."""
 
 
 NO_MARK = Mark()

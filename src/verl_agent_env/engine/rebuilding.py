@@ -34,7 +34,9 @@ async def rebuilt(executor: Executor, instance: LiveEnv) -> Env:
     if state is not None:
         env = await executor.restore(kind, arguments, state)
     else:
-        env, _ = await executor.reset(kind, arguments, None, instance.seed, instance.options)
+        env, _ = await executor.begin_again(
+            kind, arguments, instance.seed, instance.options, instance.effects
+        )
     await executor.play(kind, env, actions, see_nothing)
     return env
 

@@ -15,9 +15,9 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from verl_agent_env.config import HostLimits
-from verl_agent_env.engine.turns import Turns
 from verl_agent_env.envs.kind import EnvKind
 from verl_agent_env.errors import AtCapacityError
+from verl_agent_env.turns import Turns
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +110,7 @@ class ThreadRunner:
     async def run(
         self, call: Callable[[], T], timeout_s: float, late: Callable[[T | None], None] | None = None
     ) -> T:
-        """Run ``call`` in a thread, as soon as it is the caller's turn (:mod:`~verl_agent_env.engine.turns`).
+        """Run ``call`` in a thread, as soon as it is the caller's turn (:mod:`~verl_agent_env.turns`).
 
         Args:
             call: What to run.

@@ -9,6 +9,7 @@ from collections.abc import Coroutine, Mapping
 from typing import Any, ClassVar, TypeVar
 
 from verl_agent_env.envs.base import ChatEnv, Execution
+from verl_agent_env.envs.effects import carrying_out
 from verl_agent_env.envs.turn import Outcome, Turn
 from verl_agent_env.messages import ToolCall
 from verl_agent_env.types import Action, Info, Observation
@@ -99,20 +100,27 @@ class AsyncChatEnv(ChatEnv):
 
     async def _carry_out_all(self, calls: list[ToolCall]) -> list[Outcome]:
         if len(calls) == 1:
-            return [await self._carry_out_async(calls[0])]
+            return [await self._carry_out_numbered(1, calls[0])]
         # Wait for all calls before one raises, so that none keeps running after the step.
-        outcomes = await asyncio.gather(*(self._caught(call) for call in calls), return_exceptions=True)
+        outcomes = await asyncio.gather(
+            *(self._caught(number, call) for number, call in enumerate(calls, 1)), return_exceptions=True
+        )
         for outcome in outcomes:
             if isinstance(outcome, BaseException):
                 raise outcome
         return [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
 
-    async def _caught(self, call: ToolCall) -> Outcome | SystemExit:
+    async def _caught(self, number: int, call: ToolCall) -> Outcome | SystemExit:
         try:
-            return await self._carry_out_async(call)
+            return await self._carry_out_numbered(number, call)
         except SystemExit as leaving:
             # Raised inside a task, SystemExit would stop the event loop.
             return leaving
+
+    async def _carry_out_numbered(self, number: int, call: ToolCall) -> Outcome:
+        """Carry out a call of the action; what it calls outside is recorded under its number, from 1."""
+        with carrying_out(number):
+            return await self._carry_out_async(call)
 
     async def _carry_out_async(self, call: ToolCall) -> Outcome:
         self._steps += 1

@@ -11,8 +11,8 @@ import operator
 import random
 import secrets
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, TypeVar
 
 import gymnasium
 import numpy as np
@@ -20,6 +20,7 @@ import orjson
 from pydantic import ValidationError
 
 from verl_agent_env.envs.arguments import EnvArguments as EnvArguments
+from verl_agent_env.envs.effects import Effects, Outcomes
 from verl_agent_env.envs.renamed_hooks import former_name, support_former_names
 from verl_agent_env.envs.rng import (
     EpisodeRandom,
@@ -53,6 +54,8 @@ from verl_agent_env.types import Durability as Durability
 from verl_agent_env.types import Execution as Execution
 from verl_agent_env.types import Info, Observation
 
+T = TypeVar("T")
+
 SNAPSHOT_FORMAT = 1
 _MAX_FAULTS = 20
 
@@ -82,7 +85,7 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
     """True if seed and actions determine the episode, so that it can be replayed."""
 
     durability: ClassVar[Durability | None] = None
-    """How a cluster stores it; by default ``journal`` if it is deterministic, else ``snapshot`` if it has a state."""
+    """How a cluster stores it; by default ``journal`` if it can be replayed, else ``snapshot`` if it has a state."""
     state_version: ClassVar[int] = 1
     """Version of the format of :meth:`dump_state`. Increment it whenever the same state is written differently or means
     something else: an episode continues only on workers of the same version."""
@@ -97,7 +100,7 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
     _tools_by_name: ClassVar[dict[str, Tool]] = {}
     _plain_tools: ClassVar[frozenset[str]] = frozenset()
 
-    __slots__ = ("_ended", "_numpy_rng", "_rng", "_seed", "_steps", "arguments")
+    __slots__ = ("_effects", "_ended", "_numpy_rng", "_rng", "_seed", "_steps", "arguments")
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -131,6 +134,7 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
         self._seed: int | None = None
         self._rng: EpisodeRandom | None = None
         self._numpy_rng: np.random.Generator | None = None
+        self._effects: Effects | None = None
         self._steps = 0
         self._ended = False
 
@@ -165,6 +169,17 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
             arguments: Result of :meth:`validate_arguments`.
         """
         return 1.0
+
+    @classmethod
+    def records_effects(cls, arguments: EnvArguments) -> bool:  # noqa: ARG003 - subclasses use them
+        """Return true if every call to the outside that an episode makes goes through :meth:`outcome_of`.
+
+        Actions and recorded outcomes then determine the episode, which a cluster keeps as a ``journal``.
+
+        Args:
+            arguments: Result of :meth:`validate_arguments`.
+        """
+        return False
 
     @classmethod
     def task_lists(cls) -> Mapping[str, Sequence[Mapping[str, Any]]]:
@@ -466,6 +481,34 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
         rng = self._rng
         state = (self._steps, self._ended, None if rng is None else rng.low_bits, self.dump_state())
         return zlib.crc32(orjson.dumps(state))
+
+    # --- calls to the outside -------------------------------------------------------------------------------
+
+    async def outcome_of(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Make a call to the outside: a model, a program, another server.
+
+        Its outcome, JSON, is recorded with the step; a replay gives the outcome again and makes no call. The calls within
+        one tool call of an action are told apart by their order.
+        """
+        return await (call() if self._effects is None else self._effects.outcome_of(call))
+
+    def outcome_of_blocking(self, call: Callable[[], T]) -> T:
+        """Make a call to the outside that blocks the thread, as :meth:`outcome_of`."""
+        return call() if self._effects is None else self._effects.outcome_of_blocking(call)
+
+    @property
+    def is_replaying(self) -> bool:
+        """True while recorded outcomes take the place of calls to the outside, which need no preparation then."""
+        return self._effects is not None and self._effects.are_given
+
+    def begin_effects(self, given: Outcomes | None) -> None:
+        """Record the outcomes of the calls that the next step or reset makes, or give it these instead."""
+        self._effects = Effects(given)
+
+    def take_effects(self) -> Outcomes:
+        """Return the outcomes of the calls that were made since :meth:`begin_effects`, and record no more."""
+        effects, self._effects = self._effects, None
+        return {} if effects is None else effects.made
 
     # --- randomness: two views of one seed ------------------------------------------------------------------
 

@@ -40,6 +40,8 @@ class EnvKind:
         self.is_chat_env = issubclass(env_class, ChatEnv)
         self.execution: Execution = getattr(env_class, "execution", "thread")
         self.deterministic: bool = getattr(env_class, "deterministic", False)
+        self.records_effects = False
+        """True if actions and recorded outcomes of calls to the outside determine an episode; see :meth:`fitting`."""
         self.has_state = (
             env_class.dump_state is not ChatEnv.dump_state
             if issubclass(env_class, ChatEnv)
@@ -54,22 +56,31 @@ class EnvKind:
         self.reads_calls = issubclass(env_class, ChatEnv) and _reads_calls(env_class)
         """True if the result of ``calls_of`` determines an action's effect."""
         self._validated: OrderedDict[bytes, Any] = OrderedDict()
+        self._variants: dict[tuple[Execution, bool], EnvKind] = {}
         self._fitting: dict[int, tuple[Any, EnvKind]] = {}
         """Keyed by the identity of arguments; the arguments are kept so that the identity stays unique."""
 
     @property
     def durability(self) -> Durability:
-        """Durability of its environments in a cluster: declared by the class, else the cheapest exact one.
+        """Durability of its environments in a cluster: ``journal`` where effects are recorded, else as its class declares,
+        else the cheapest exact one.
 
         The journal stores a step as its action and a digest; a snapshot has to be written after each step. So the journal, with
         an occasional snapshot, is cheaper for every kind that can be replayed.
         """
+        if self.records_effects:
+            return "journal"
         declared: Durability | None = getattr(self.env_class, "durability", None)
         if declared is not None:
             return declared
         if self.deterministic:
             return "journal"
         return "snapshot" if self.has_state else "none"
+
+    @property
+    def replays(self) -> bool:
+        """True if an episode can be played again, from its seed and what was recorded of its steps."""
+        return self.deterministic or self.records_effects
 
     @property
     def uses_thread(self) -> bool:
@@ -90,23 +101,36 @@ class EnvKind:
         return cast("type[ChatEnv]", self.env_class).cost_ms(arguments) if self.is_chat_env else 1.0
 
     def fitting(self, arguments: Any) -> EnvKind:
-        """Return the kind under which environments with these arguments run: not inline if a call computes long."""
-        if self.execution != "inline":
+        """Return the kind under which environments with these arguments run and are kept.
+
+        It is not inline if a call computes long, and it replays if all calls to the outside are recorded.
+        """
+        if not self.is_chat_env:
             return self
         # Environments with equal arguments share them as one object.
         known = self._fitting.get(id(arguments))
         if known is None or known[0] is not arguments:
-            fitting = self if self.cost_ms(arguments) <= _MAX_INLINE_MS else self._computing
+            fitting = self._variant(arguments)
             if len(self._fitting) >= _MAX_CACHED_ARGUMENTS:
                 self._fitting.clear()
             known = self._fitting[id(arguments)] = arguments, fitting
         return known[1]
 
-    @functools.cached_property
-    def _computing(self) -> EnvKind:
-        computing = copy.copy(self)
-        computing.execution = "compute"
-        return computing
+    def _variant(self, arguments: Any) -> EnvKind:
+        records_effects = cast("type[ChatEnv]", self.env_class).records_effects(arguments)
+        execution = self.execution
+        if execution == "inline" and records_effects:
+            # It waits for the outside.
+            execution = "thread"
+        elif execution == "inline" and self.cost_ms(arguments) > _MAX_INLINE_MS:
+            execution = "compute"
+        if (execution, records_effects) == (self.execution, self.records_effects):
+            return self
+        variant = self._variants.get((execution, records_effects))
+        if variant is None:
+            variant = self._variants[execution, records_effects] = copy.copy(self)
+            variant.execution, variant.records_effects = execution, records_effects
+        return variant
 
     @functools.cached_property
     def code(self) -> bytes:

@@ -47,6 +47,7 @@ _FROZEN_LAKE = "verl_agent_env.envs.frozen_lake:FrozenLakeEnv"
 _COUNTDOWN = "verl_agent_env.envs.countdown:CountdownEnv"
 _SINGLE_TURN_CHAT = "verl_agent_env.envs.single_turn_chat:SingleTurnChatEnv"
 _MCP_CHAT = "verl_agent_env.envs.mcp_chat:McpChatEnv"
+_PYTHON_TOOL = "verl_agent_env.envs.python_tool:PythonToolEnv"
 
 
 _TURNS = ("multi-turn", "1-player")
@@ -67,6 +68,7 @@ BUILT_IN = (
     EnvSpec("verl_env/countdown-v0", _COUNTDOWN, tags=_PUZZLE),
     EnvSpec("verl_env/single_turn_chat-v0", _SINGLE_TURN_CHAT, tags=("single-turn", "1-player")),
     EnvSpec("verl_env/mcp_chat-v0", _MCP_CHAT, tags=_TURNS),
+    EnvSpec("verl_env/python_tool-v0", _PYTHON_TOOL, tags=(*_TURNS, "tools")),
     *_presets(_SOKOBAN, presets.SOKOBAN, _GRID),
     *_presets(_FROZEN_LAKE, presets.FROZEN_LAKE, _GRID),
     *_presets(_COUNTDOWN, presets.COUNTDOWN, _PUZZLE),

@@ -66,6 +66,7 @@ The server answers them as ``application/problem+json`` (RFC 9457), the client r
     └── ExecutionError
         ├── EnvironmentFailedError        environment_failed         500
         ├── EnvironmentTimeoutError       environment_timeout        504
+        ├── OutsideCallError              outside_call_failed        503     yes
         └── InternalError                 internal_error             500
 """
 

@@ -30,6 +30,16 @@ class EnvironmentTimeoutError(ExecutionError, code="environment_timeout", status
     max_step_s: float = 0.0
 
 
+class OutsideCallError(ExecutionError, code="outside_call_failed", status=503, retryable=True):
+    """A call of the environment to the outside failed: a model, a program, another server; the call was not applied."""
+
+    title = "Something that the environment calls does not answer"
+    detail_format = (
+        "The environment called something that failed: {reason}. The call was not applied; send it again."
+    )
+    reason: str = ""
+
+
 class InternalError(ExecutionError, code="internal_error"):
     """A defect of the server itself."""
 

@@ -121,6 +121,8 @@ class Header:
     """Fingerprint of the code of the environment's kind."""
     state_format: str | None = None
     """Format of the environment's snapshots; None if it has none."""
+    effects: Any = None
+    """Outcomes of the calls to the outside that the reset made; None if there were none."""
 
     def to_json(self) -> bytes:
         """Encode the record."""

@@ -298,6 +298,7 @@ def _header(instance: LiveEnv) -> bytes:
         episode=instance.episode,
         seed=instance.seed,
         options=_fragment(instance.options),
+        effects=_fragment(instance.effects),
         created_at=round(time.time(), 3),
         version=__version__,
         code=kind.code.decode(),

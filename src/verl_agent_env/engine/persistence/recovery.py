@@ -14,9 +14,9 @@ from verl_agent_env.engine.live_env import LiveEnv
 from verl_agent_env.engine.persistence.journal import Journal
 from verl_agent_env.engine.persistence.restoring import Restorer
 from verl_agent_env.engine.persistence.slot_ownership import SlotOwnership
-from verl_agent_env.engine.turns import Turns
 from verl_agent_env.envs.registry import Registry
 from verl_agent_env.errors import AtCapacityError, StoreUnavailableError
+from verl_agent_env.turns import Turns
 from verl_agent_env.types import NUM_SLOTS, slot_of
 from verl_agent_env.wire.event_log import EventLog
 from verl_agent_env.wire.records import Entry, Saved, Write

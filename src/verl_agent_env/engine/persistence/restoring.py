@@ -158,8 +158,8 @@ class Restorer:
         ):
             return
         entries = _entries(saved, 0)
-        env, _ = await self._executor.reset(
-            instance.kind, instance.arguments, None, instance.seed, instance.options
+        env, _ = await self._executor.begin_again(
+            instance.kind, instance.arguments, instance.seed, instance.options, instance.effects
         )
         instance.state = None
         await self._replay(instance, env, entries, 0, None)
@@ -275,6 +275,7 @@ def _restore_header(instance: LiveEnv, header: Header) -> None:
     if header.state is not None:
         instance.state, instance.state_seq = header.state.encode(), header.state_seq
     instance.options = None if header.options is None else orjson.dumps(header.options)
+    instance.effects = None if header.effects is None else orjson.dumps(header.effects)
     instance.resets = _as_bytes(header.resets)
     instance.earlier_resets = tuple(
         Beginning(operation.encode("latin-1"), seed, None if options is None else orjson.dumps(options))

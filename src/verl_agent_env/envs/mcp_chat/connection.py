@@ -29,8 +29,8 @@ from verl_agent_env.envs.mcp_chat.errors import (
     ToolRefusedError,
 )
 from verl_agent_env.envs.mcp_chat.http import http_transport
-from verl_agent_env.envs.mcp_chat.processes import LauncherClient
 from verl_agent_env.envs.mcp_chat.stdio import StandardError, stdio_transport
+from verl_agent_env.envs.processes import LauncherClient
 
 if TYPE_CHECKING:
     from mcp.client._transport import TransportStreams

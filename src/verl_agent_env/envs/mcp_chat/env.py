@@ -7,9 +7,6 @@ import importlib.util
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import orjson
-
-from verl_agent_env.envs.async_env import AsyncChatEnv
 from verl_agent_env.envs.base import Durability, EnvArguments
 from verl_agent_env.envs.mcp_chat.arguments import McpChatArguments
 from verl_agent_env.envs.mcp_chat.configuration import CONFIG_VARIABLE, configuration_in_use
@@ -18,19 +15,16 @@ from verl_agent_env.envs.mcp_chat.errors import ServerLostError
 from verl_agent_env.envs.mcp_chat.pool import Pool, pool_here
 from verl_agent_env.envs.mcp_chat.session import McpSession
 from verl_agent_env.envs.mcp_chat.tools import Offer, offer_of
-from verl_agent_env.envs.scorer_registry import ScoreContext
-from verl_agent_env.envs.scorers import CallableScorer, NoScorer
+from verl_agent_env.envs.tool_dialogue import ToolDialogueEnv
 from verl_agent_env.envs.turn import Outcome
 from verl_agent_env.errors import InvalidEnvArgumentsError
-from verl_agent_env.messages import ParsedAction, ToolCall, content_text, user_message
-from verl_agent_env.types import Action, Info, Message, Observation, StepResult
+from verl_agent_env.messages import ToolCall
+from verl_agent_env.types import Action, Info, Observation
 
 EXTRA = "pip install 'verl-agent-env[mcp]'"
 
-_END = "The conversation has ended."
 
-
-class McpChatEnv(AsyncChatEnv):
+class McpChatEnv(ToolDialogueEnv):
     """Answer a conversation with the help of tools that MCP servers offer.
 
     The servers are those of the operator's configuration (see ``docs/mcp.md``); the arguments name them. Each episode
@@ -72,16 +66,14 @@ class McpChatEnv(AsyncChatEnv):
     durability: ClassVar[Durability | None] = "none"
     arguments: McpChatArguments
 
-    __slots__ = ("_conversation", "_failures", "_offered", "_pool", "_sessions", "_tool_errors")
+    __slots__ = ("_failures", "_offered", "_pool", "_sessions")
 
     def __init__(self, render_mode: str | None = None, **kwargs: Any) -> None:
         super().__init__(render_mode, **kwargs)
         self._pool: Pool | None = None
         self._sessions: dict[str, McpSession] = {}
         self._offered = Offer((), {})
-        self._conversation: list[Message] = []
         self._failures = 0
-        self._tool_errors = 0
 
     @classmethod
     def validate_arguments(cls, kwargs: Mapping[str, Any]) -> EnvArguments:
@@ -95,17 +87,7 @@ class McpChatEnv(AsyncChatEnv):
 
     # --- hooks ----------------------------------------------------------------------------------------------
 
-    def task_prompt_text(self) -> str:
-        return self.arguments.closing_prompt
-
-    async def begin_episode_async(self, options: Mapping[str, Any]) -> None:
-        if options:
-            raise self.invalid_arguments((["options"], "MCP chat takes no options"))
-        try:
-            # It may start a process.
-            await asyncio.to_thread(self.arguments.scorer.prepare)
-        except ValueError as unfit:
-            raise self.invalid_arguments((["scorer"], str(unfit))) from None
+    async def begin_dialogue(self) -> None:
         definitions = self._definitions(self.arguments)
         await self.close_async()
         # No episode runs until the new one has begun: the sessions of the former one are closed.
@@ -114,12 +96,7 @@ class McpChatEnv(AsyncChatEnv):
         self._sessions = await _acquire(self._pool, definitions)
         self._offered = offer_of([(each, self._sessions[each.name].tools) for each in definitions])
         self._set_tools(self._offered.tools)
-        self._conversation = []
-        self._failures = self._tool_errors = 0
-
-    def first_observation(self) -> Observation:
-        messages: Observation = orjson.loads(self.arguments.opening)
-        return messages
+        self._failures = 0
 
     async def act_async(self, call: ToolCall) -> Outcome:
         target = self._offered.targets[call.name]
@@ -129,10 +106,7 @@ class McpChatEnv(AsyncChatEnv):
             self._failures += 1
             if self.arguments.raise_on_server_failure:
                 raise ServerLostError(f"The MCP server '{target.server}' failed.")
-        if not reply.is_error:
-            return Outcome(reply.content)
-        self._tool_errors += 1
-        return Outcome(reply.content, reward=self.arguments.tool_error_reward, effective=False)
+        return self.failed_call(reply.content) if reply.is_error else Outcome(reply.content)
 
     async def astep(self, action: Action) -> tuple[Observation, float, bool, bool, Info]:
         """Carry out the calls of a message, or score the answer, as :meth:`ChatEnv.step`.
@@ -142,17 +116,8 @@ class McpChatEnv(AsyncChatEnv):
             ServerLostError: A server is gone and cannot be restarted.
             ScorerError: A registered callable failed; the episode continues.
         """
-        self._require_running()
-        self._tool_errors = 0
-        parsed = self.read_action(action)
-        if parsed.calls or parsed.fault is not None:
-            result = StepResult(*await super().astep(action))
-        else:
-            result = StepResult(*await self._answer(parsed))
-        result.info["tool_errors"] = self._tool_errors
-        result.info["server_failures"] = self._failures
-        if isinstance(self.arguments.scorer, CallableScorer):
-            self._conversation += [_said(parsed), *result.observation]
+        result = await super().astep(action)
+        result[4]["server_failures"] = self._failures
         if self._ended:
             self._release()
         return result
@@ -164,31 +129,7 @@ class McpChatEnv(AsyncChatEnv):
         if pool is not None and sessions:
             await asyncio.gather(*(pool.release(session) for session in sessions))
 
-    def draw(self, mode: str) -> Any:
-        """Return the beginning of the conversation as text."""
-        self._require_render_mode(mode)
-        return "\n\n".join(
-            f"{message['role']}: {content_text(message['content'])}" for message in self.first_observation()
-        )
-
     # --- inner workings -------------------------------------------------------------------------------------
-
-    async def _answer(self, parsed: ParsedAction) -> tuple[Observation, float, bool, bool, Info]:
-        """Score the model's last message."""
-        scorer = self.arguments.scorer
-        reward = 0.0
-        if not isinstance(scorer, NoScorer):
-            history = [*self.first_observation(), *self._conversation]
-            context = ScoreContext(history, self.episode_seed, {"num_steps": self._steps})
-            # Scorers may block, and take long for long texts.
-            reward = await asyncio.to_thread(scorer.score, parsed.text, context)
-        valid = bool(parsed.text)
-        success = valid and self.arguments.is_success(reward)
-        if not valid:
-            reward += self.arguments.invalid_action_reward
-        self._steps += 1
-        outcome = Outcome(reward=reward, terminated=True, success=success)
-        return self._finish([user_message(_END)], reward, outcome, valid, valid)
 
     def _release(self) -> None:
         """Release the sessions without waiting for their end."""
@@ -246,19 +187,3 @@ async def _acquire(pool: Pool, definitions: list[ServerDefinition]) -> dict[str,
                 pool.release_soon(outcome)
         raise
     return {definition.name: session for definition, session in zip(definitions, sessions, strict=True)}
-
-
-def _said(parsed: ParsedAction) -> Message:
-    """Convert the model's turn to a message of the conversation; calls written as text stay text."""
-    message: Message = {"role": "assistant", "content": parsed.text}
-    calls = [call for call in parsed.calls if call.id is not None]
-    if calls:
-        message["tool_calls"] = [
-            {
-                "id": call.id,
-                "type": "function",
-                "function": {"name": call.name, "arguments": orjson.dumps(call.arguments).decode()},
-            }
-            for call in calls
-        ]
-    return message

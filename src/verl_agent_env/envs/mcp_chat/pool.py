@@ -12,8 +12,8 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from verl_agent_env.envs.mcp_chat.definition import ServerDefinition
-from verl_agent_env.envs.mcp_chat.processes import LauncherClient
 from verl_agent_env.envs.mcp_chat.session import Link, McpSession
+from verl_agent_env.envs.processes import LauncherClient
 from verl_agent_env.errors import AtCapacityError
 
 _STARTS_AT_ONCE = max(4, 2 * (os.cpu_count() or 1))

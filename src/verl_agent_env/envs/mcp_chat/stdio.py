@@ -14,7 +14,8 @@ from mcp.shared.message import SessionMessage
 from mcp.types import jsonrpc_message_adapter
 
 from verl_agent_env.envs.mcp_chat.definition import ServerDefinition
-from verl_agent_env.envs.mcp_chat.processes import LauncherClient, ServerProcess
+from verl_agent_env.envs.mcp_chat.errors import ServerStartError
+from verl_agent_env.envs.processes import ChildProcess, LauncherClient, ProgramStartError
 
 if TYPE_CHECKING:
     from mcp.client._transport import TransportStreams
@@ -77,7 +78,10 @@ async def stdio_transport(
         ServerStartError: The server cannot be run.
     """
     argv = (definition.command or "", *definition.args)
-    process = await launcher().start(argv, definition.env, definition.cwd)
+    try:
+        process = await launcher().start(argv, definition.env, definition.cwd)
+    except ProgramStartError as refused:
+        raise ServerStartError(str(refused)) from None
     pipes = await _Pipes.connect(process, errors)
     process.exited.add_done_callback(pipes.end_soon)
     to_session, from_server = anyio.create_memory_object_stream[SessionMessage | Exception](0)
@@ -153,7 +157,7 @@ class _Pipes:
         self._transports: list[asyncio.ReadTransport] = []
 
     @classmethod
-    async def connect(cls, process: ServerProcess, errors: StandardError) -> _Pipes:
+    async def connect(cls, process: ChildProcess, errors: StandardError) -> _Pipes:
         loop = asyncio.get_running_loop()
         pipes = cls()
         into, out, err = (

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from verl_agent_env.cluster.slots import SlotTable
 from verl_agent_env.engine import Host
 from verl_agent_env.engine.persistence import Persistence
-from verl_agent_env.engine.turns import Caller, current_caller
 from verl_agent_env.errors import StoreUnavailableError
+from verl_agent_env.turns import Caller, current_caller
 
 logger = logging.getLogger(__name__)
 

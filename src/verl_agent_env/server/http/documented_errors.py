@@ -14,7 +14,7 @@ LIVE = (
     e.EnvironmentEndedWorkerError,
     e.IncompatibleVersionError,
 )
-RUN = (e.EnvironmentFailedError, e.EnvironmentTimeoutError, e.AtCapacityError)
+RUN = (e.EnvironmentFailedError, e.EnvironmentTimeoutError, e.OutsideCallError, e.AtCapacityError)
 MAKE = (
     e.UnknownEnvNameError,
     e.InvalidEnvArgumentsError,

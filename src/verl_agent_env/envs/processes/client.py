@@ -1,11 +1,10 @@
-"""MCP server processes of one event loop, started and ended through a launcher (:mod:`.launcher`)."""
+"""Child processes of one event loop, started and ended through a launcher (:mod:`.launcher`)."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import itertools
-import logging
 import os
 import signal
 import socket
@@ -16,12 +15,8 @@ from typing import Any
 
 import orjson
 
-from verl_agent_env.envs.mcp_chat.errors import ServerStartError
-
-logger = logging.getLogger(__name__)
-
 INHERITED = ("HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "SHELL", "TERM", "TMPDIR", "TZ", "USER")
-"""Variables of the worker that a server inherits; no others are passed on."""
+"""Variables of the worker that a program inherits; no others are passed on."""
 
 _LAUNCHER = Path(__file__).with_name("launcher.py")
 _LAUNCHER_FD = 3
@@ -29,8 +24,12 @@ _END_S = 5.0
 _POLL_S = 0.005
 
 
-class ServerProcess:
-    """Running server; the caller that started it owns its three descriptors."""
+class ProgramStartError(RuntimeError):
+    """A program could not be started; the message gives the reason, but neither the command nor its environment."""
+
+
+class ChildProcess:
+    """Running program; the caller that started it owns its three descriptors."""
 
     def __init__(
         self, launch_id: int, pid: int, streams: tuple[int, int, int], launcher: LauncherClient
@@ -38,7 +37,7 @@ class ServerProcess:
         self.pid = pid
         self.stdin, self.stdout, self.stderr = streams
         self.exited: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        """Exit code, set when the server and its process group have ended."""
+        """Exit code, set when the program and its process group have ended."""
         self._launch_id = launch_id
         self._launcher = launcher
 
@@ -68,33 +67,33 @@ class LauncherClient:
             )
         self._ids = itertools.count(1)
         self._asked: dict[int, asyncio.Future[int]] = {}
-        self._running: dict[int, ServerProcess] = {}
+        self._running: dict[int, ChildProcess] = {}
         self._sending = asyncio.Lock()
         self.is_alive = True
         """True while requests can be sent."""
-        self._reader = self._loop.create_task(self._read(), name="mcp-launcher")
+        self._reader = self._loop.create_task(self._read(), name="launcher")
 
     @property
     def pid(self) -> int:
         """Pid of the launcher."""
         return self._pid
 
-    async def start(self, argv: Sequence[str], env: Mapping[str, str], cwd: str | None) -> ServerProcess:
-        """Start a server in its own session; cancelling the caller ends it.
+    async def start(self, argv: Sequence[str], env: Mapping[str, str], cwd: str | None) -> ChildProcess:
+        """Start a program in its own session; cancelling the caller ends it.
 
         Raises:
-            ServerStartError: The program cannot be run; the message gives the reason but not the command.
+            ProgramStartError: The program cannot be run; the message gives the reason but not the command.
         """
         inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
         launch_id = next(self._ids)
         ours, theirs = _pipes()
         answer = self._asked[launch_id] = self._loop.create_future()
-        process: ServerProcess | None = None
+        process: ChildProcess | None = None
         try:
             request = {"id": launch_id, "argv": list(argv), "env": {**inherited, **env}, "cwd": cwd}
             await self.send(request, theirs)
             pid = await answer
-            process = self._running[launch_id] = ServerProcess(launch_id, pid, ours, self)
+            process = self._running[launch_id] = ChildProcess(launch_id, pid, ours, self)
             return process
         except asyncio.CancelledError:
             if answer.done() and not answer.cancelled() and answer.exception() is None:
@@ -121,10 +120,10 @@ class LauncherClient:
                     await self._loop.sock_sendall(self._socket, data[sent:])
                 return
         if "argv" in request:
-            raise ServerStartError("the launcher of MCP servers is gone")
+            raise ProgramStartError("the launcher of programs is gone")
 
     async def aclose(self) -> None:
-        """End the launcher, and with it every server that it started."""
+        """End the launcher, and with it every program that it started."""
         self._reader.cancel()
         await asyncio.wait([self._reader])
 
@@ -149,16 +148,16 @@ class LauncherClient:
             return
         answer = self._asked.get(launch_id)
         if answer is None or answer.done():
-            # The caller was cancelled: the started server must not stay.
+            # The caller was cancelled: the started program must not stay.
             if "pid" in message:
                 self._forget(message["pid"])
         elif "pid" in message:
             answer.set_result(message["pid"])
         else:
-            answer.set_exception(ServerStartError(f"its program cannot be run: {message['error']}"))
+            answer.set_exception(ProgramStartError(f"its program cannot be run: {message['error']}"))
 
     async def _end(self) -> None:
-        """Close the socket, which ends the launcher and all servers; kill the servers here if the launcher is dead."""
+        """Close the socket, which ends the launcher and all programs; kill the programs here if the launcher is dead."""
         self.is_alive = False
         self._socket.close()
         end = self._loop.time() + _END_S
@@ -171,7 +170,7 @@ class LauncherClient:
         self._running.clear()
         for answer in self._asked.values():
             if not answer.done():
-                answer.set_exception(ServerStartError("the launcher of MCP servers ended"))
+                answer.set_exception(ProgramStartError("the launcher of programs ended"))
 
     def _forget(self, pid: int) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -186,7 +185,7 @@ def _is_running(pid: int) -> bool:
 
 
 def _pipes() -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-    """Open pipes for standard input, output and error; return our ends and the server's."""
+    """Open pipes for standard input, output and error; return our ends and the program's."""
     opened: list[int] = []
     try:
         for _ in range(3):
@@ -194,6 +193,6 @@ def _pipes() -> tuple[tuple[int, int, int], tuple[int, int, int]]:
     except OSError as none_left:
         for descriptor in opened:
             os.close(descriptor)
-        raise ServerStartError(f"no pipe to it can be made: {none_left.strerror}") from None
+        raise ProgramStartError(f"no pipe to it can be made: {none_left.strerror}") from None
     stdin, to_server, from_server, stdout, errors, stderr = opened
     return (to_server, from_server, errors), (stdin, stdout, stderr)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import Context, ContextVar, copy_context
 
 from verl_agent_env import waits
@@ -36,6 +36,27 @@ class Caller:
 
 current_caller: ContextVar[Caller | None] = ContextVar("caller", default=None)
 """On whose behalf the running task waits; None makes each call a caller of its own."""
+
+
+current_limit: ContextVar[asyncio.Timeout | None] = ContextVar("limit", default=None)
+"""Time limit of the running call's own computation; None if it has none."""
+
+
+@contextmanager
+def limit_paused() -> Iterator[None]:
+    """Stop the clock of the running call's time limit while it waits for others."""
+    limit = current_limit.get()
+    due = None if limit is None else limit.when()
+    if limit is None or due is None:
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
+    limit.reschedule(None)
+    try:
+        yield
+    finally:
+        limit.reschedule(due + loop.time() - begun)
 
 
 def patiently() -> Context:

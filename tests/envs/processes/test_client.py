@@ -1,4 +1,4 @@
-"""The launcher starts servers, says how they end, and leaves nothing behind, whoever is killed."""
+"""The launcher starts programs, says how they end, and leaves nothing behind, whoever is killed."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ import pytest
 
 from tests.envs.mcp_chat.support import ended, is_running, open_descriptors
 from tests.waiting import NEVER_S, no_hang
-from verl_agent_env.envs.mcp_chat.errors import ServerStartError
-from verl_agent_env.envs.mcp_chat.processes import LauncherClient, ServerProcess
+from verl_agent_env.envs.processes import ChildProcess, LauncherClient, ProgramStartError
 
 SLEEP = "import time; time.sleep(600)"
 STUBBORN = (
@@ -36,15 +35,15 @@ async def launcher() -> AsyncIterator[LauncherClient]:
     assert not is_running(made.pid)
 
 
-async def run(launcher: LauncherClient, program: str) -> ServerProcess:
+async def run(launcher: LauncherClient, program: str) -> ChildProcess:
     return await launcher.start((sys.executable, "-c", program), {}, None)
 
 
-async def line_of(process: ServerProcess) -> str:
+async def line_of(process: ChildProcess) -> str:
     return (await asyncio.to_thread(os.read, process.stdout, 100)).decode().strip()
 
 
-def close(process: ServerProcess) -> None:
+def close(process: ChildProcess) -> None:
     for descriptor in (process.stdin, process.stdout, process.stderr):
         os.close(descriptor)
 
@@ -62,7 +61,7 @@ async def test_program_that_cannot_be_run_is_a_typed_error_and_costs_no_descript
     launcher: LauncherClient,
 ) -> None:
     before = open_descriptors()
-    with pytest.raises(ServerStartError) as caught:
+    with pytest.raises(ProgramStartError) as caught:
         await launcher.start(("/nowhere/at/all",), {}, None)
     assert "nowhere" not in str(caught.value)
     assert open_descriptors() == before
@@ -114,7 +113,7 @@ async def test_end_of_the_launcher_ends_all_servers_and_is_seen() -> None:
         assert await process.exited == -signal.SIGKILL
     assert await ended(process.pid)
     assert not launcher.is_alive
-    with pytest.raises(ServerStartError):
+    with pytest.raises(ProgramStartError):
         await run(launcher, SLEEP)
     await launcher.aclose()
     close(process)

@@ -1,8 +1,8 @@
-"""Launcher: a small process beside a worker that starts MCP servers and ends all of them with the worker.
+"""Launcher: a small process beside a worker that starts programs and ends all of them with the worker.
 
 It runs as a script, with the standard library only. The worker has the other end of its socket; when that closes,
-on request or because the worker was killed, the launcher kills all servers with all their descendants. If the launcher
-itself is killed, the kernel kills the servers that it started (``PR_SET_PDEATHSIG``).
+on request or because the worker was killed, the launcher kills all programs with all their descendants. If the launcher
+itself is killed, the kernel kills the programs that it started (``PR_SET_PDEATHSIG``).
 
 Starting them here, not in the worker, also avoids forks of the worker's whole memory, and SIGCHLD in the worker.
 
@@ -27,8 +27,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-MARK = "VERL_AGENT_ENV_MCP_LAUNCH"
-"""Variable that a server and all its descendants inherit, unless they remove it."""
+MARK = "VERL_AGENT_ENV_LAUNCH"
+"""Variable that a program and all its descendants inherit, unless they remove it."""
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -38,7 +38,7 @@ _libc = ctypes.CDLL(None)
 
 
 class Child:
-    """Process of a server, and the signals scheduled to end it."""
+    """Process of a program, and the signals scheduled to end it."""
 
     def __init__(self, launch_id: int, process: subprocess.Popen[bytes], mark: str) -> None:
         self.launch_id = launch_id
@@ -59,13 +59,13 @@ class LauncherProcess:
         self._ours = f"{os.getpid()}-{time.monotonic_ns()}"
 
     def run(self) -> None:
-        """Serve requests; when the worker is gone, kill all remaining servers."""
+        """Serve requests; when the worker is gone, kill all remaining programs."""
         listened = self._worker.fileno()
         wake, woken = os.pipe()
         os.set_blocking(woken, False)
         os.set_blocking(wake, False)
         signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
-        # Handled, not ignored: the servers would inherit ignored signals.
+        # Handled, not ignored: the programs would inherit ignored signals.
         for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, lambda *_: None)
         try:
@@ -150,7 +150,7 @@ class LauncherProcess:
                 _signal_group(pid, child.signals.popleft()[1])
 
     def _reap(self) -> None:
-        """Collect ended servers, and kill the processes that they leave behind."""
+        """Collect ended programs, and kill the processes that they leave behind."""
         while (pid := _ended_child()) is not None:
             child = self._children.pop(pid, None)
             if child is None:

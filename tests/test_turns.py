@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.sim.virtual_loop import VirtualLoop
-from verl_agent_env.engine.turns import Caller, Turns, current_caller
 from verl_agent_env.errors import AtCapacityError
+from verl_agent_env.turns import Caller, Turns, current_caller
 
 PATIENCE_S = 8.0
 

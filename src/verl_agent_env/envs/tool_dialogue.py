@@ -1,0 +1,171 @@
+"""Tool dialogues: a conversation in which a model calls tools until it answers, and a scorer rewards the answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+from pydantic import Field
+
+from verl_agent_env.envs.async_env import AsyncChatEnv
+from verl_agent_env.envs.scorer_registry import ScoreContext
+from verl_agent_env.envs.scorers import CallableScorer, NoScorer
+from verl_agent_env.envs.single_turn_chat import SingleTurnChatArguments
+from verl_agent_env.envs.turn import Outcome
+from verl_agent_env.messages import ParsedAction, ToolCall, content_text, user_message
+from verl_agent_env.types import Action, Content, Info, Message, Observation, StepResult
+
+_NOTHING_ASKED = "Use the tools as you like, then answer with a message."
+_END = "The conversation has ended."
+
+
+class ToolDialogueArguments(SingleTurnChatArguments):
+    """Keyword arguments of tool dialogues."""
+
+    max_steps: int = Field(default=50, ge=1, le=100_000)
+    """Tool calls after which the episode is truncated; a turn that cannot be read counts as one."""
+    max_actions_per_turn: int = Field(default=16, ge=1, le=1_000)
+    """Limit of the calls of one message; they run concurrently."""
+    max_result_chars: int = Field(default=50_000, ge=100, le=10_000_000)
+    """Limit of the text of one tool result; the rest is cut off."""
+    tool_error_reward: float = 0.0
+    """Added for each call whose result is an error; usually zero or below."""
+
+    @property
+    def closing_prompt(self) -> str:
+        """Last message of the user; empty if the history is enough."""
+        if self.task_prompt is not None:
+            return self.task_prompt
+        return "" if self.chat_history else _NOTHING_ASKED
+
+
+class ToolDialogueEnv(AsyncChatEnv):
+    """Base class of environments in which a message without a tool call is the answer, which a scorer rewards.
+
+    A subclass has its tools, the hooks ``begin_dialogue`` and ``act_async``, and arguments of
+    :class:`ToolDialogueArguments`.
+    """
+
+    arguments: ToolDialogueArguments
+
+    __slots__ = ("_conversation", "_tool_errors")
+
+    def __init__(self, render_mode: str | None = None, **kwargs: Any) -> None:
+        super().__init__(render_mode, **kwargs)
+        self._conversation: list[Message] = []
+        self._tool_errors = 0
+
+    # --- hooks ----------------------------------------------------------------------------------------------
+
+    async def begin_dialogue(self) -> None:
+        """Prepare the tools of a new episode.
+
+        Raises:
+            InvalidEnvArgumentsError: There can be no episode.
+        """
+
+    def task_prompt_text(self) -> str:
+        return self.arguments.closing_prompt
+
+    async def begin_episode_async(self, options: Mapping[str, Any]) -> None:
+        if options:
+            raise self.invalid_arguments((["options"], "a dialogue with tools takes no options"))
+        try:
+            # It may start a process.
+            await asyncio.to_thread(self.arguments.scorer.prepare)
+        except ValueError as unfit:
+            raise self.invalid_arguments((["scorer"], str(unfit))) from None
+        await self.begin_dialogue()
+        self._conversation = []
+        self._tool_errors = 0
+
+    def first_observation(self) -> Observation:
+        messages: Observation = orjson.loads(self.arguments.opening)
+        return messages
+
+    async def astep(self, action: Action) -> tuple[Observation, float, bool, bool, Info]:
+        """Carry out the calls of a message, or score the answer, as :meth:`ChatEnv.step`.
+
+        Raises:
+            EpisodeNotStartedError, EpisodeEndedError: No episode is running.
+            ScorerError: A registered callable failed; the episode continues.
+        """
+        self._require_running()
+        self._tool_errors = 0
+        parsed = self.read_action(action)
+        if parsed.calls or parsed.fault is not None:
+            result = StepResult(*await super().astep(action))
+        else:
+            result = StepResult(*await self.answer(parsed))
+        result.info["tool_errors"] = self._tool_errors
+        if self.keeps_conversation:
+            self._conversation += [said(parsed), *result.observation]
+        return result
+
+    def draw(self, mode: str) -> Any:
+        """Return the beginning of the conversation as text."""
+        self._require_render_mode(mode)
+        return "\n\n".join(
+            f"{message['role']}: {content_text(message['content'])}" for message in self.first_observation()
+        )
+
+    # --- for subclasses -------------------------------------------------------------------------------------
+
+    @property
+    def keeps_conversation(self) -> bool:
+        """True if the conversation is part of the state; by default if the scorer reads it."""
+        return isinstance(self.arguments.scorer, CallableScorer)
+
+    @property
+    def conversation(self) -> list[Message]:
+        """Messages so far, the first observation included."""
+        return [*self.first_observation(), *self._conversation]
+
+    def failed_call(self, content: Content) -> Outcome:
+        """Return the outcome of a call whose result is an error."""
+        self._tool_errors += 1
+        return Outcome(content, reward=self.arguments.tool_error_reward, effective=False)
+
+    async def answer(self, parsed: ParsedAction) -> tuple[Observation, float, bool, bool, Info]:
+        """Score the model's message, and end the episode."""
+        scorer = self.arguments.scorer
+        reward = 0.0
+        if not isinstance(scorer, NoScorer):
+            context = ScoreContext(self.conversation, self.episode_seed, {"num_steps": self._steps})
+            # Scorers may block, and take long for long texts.
+            reward = await self.outcome_of(lambda: asyncio.to_thread(scorer.score, parsed.text, context))
+        valid = bool(parsed.text)
+        success = valid and self.arguments.is_success(reward)
+        if not valid:
+            reward += self.arguments.invalid_action_reward
+        self._steps += 1
+        outcome = Outcome(reward=reward, terminated=True, success=success)
+        return self._finish([user_message(_END)], reward, outcome, valid, valid)
+
+    def dialogue(self) -> Any:
+        """Return what is kept of the conversation, as JSON values."""
+        return self._conversation
+
+    def load_dialogue(self, conversation: Any) -> None:
+        """Set what :meth:`dialogue` returned."""
+        if not isinstance(conversation, list):
+            raise ValueError("not a conversation")
+        self._conversation, self._tool_errors = conversation, 0
+
+
+def said(parsed: ParsedAction) -> Message:
+    """Convert the model's turn to a message of the conversation; calls written as text stay text."""
+    message: Message = {"role": "assistant", "content": parsed.text}
+    calls: list[ToolCall] = [call for call in parsed.calls if call.id is not None]
+    if calls:
+        message["tool_calls"] = [
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": orjson.dumps(call.arguments).decode()},
+            }
+            for call in calls
+        ]
+    return message
