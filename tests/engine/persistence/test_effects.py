@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import orjson
@@ -23,9 +22,9 @@ ASYNC = oracles.SPECS[0].name
 
 
 @pytest.fixture(autouse=True)
-def outside() -> Iterator[oracles.Outside]:
+def outside() -> oracles.Outside:
     vars(oracles.outside).update(vars(oracles.Outside()))
-    yield oracles.outside
+    return oracles.outside
 
 
 def asking(*questions: str) -> dict[str, Any]:
