@@ -17,11 +17,10 @@ from rich.console import Console
 
 from loadtests.bench_mcp import Held
 from verl_agent_env.config import HostLimits
-from verl_agent_env.engine import CreateRequest, Host
-from verl_agent_env.engine.batches import Batches
+from verl_agent_env.engine import CreateRequest, Host, await_maybe
 from verl_agent_env.envs.python_tool.sandbox import MAX_SANDBOXES, SandboxLimits, sandboxes_here
 from verl_agent_env.envs.registry import default_registry
-from verl_agent_env.wire.results import EncodedStep
+from verl_agent_env.turns import Caller, current_caller
 
 _LIMITS = SandboxLimits(time_s=60.0, memory_bytes=512 << 20, max_output_bytes=1000)
 _LOOK_S = 0.05
@@ -44,11 +43,10 @@ async def bench_episodes(episodes: int, console: Console) -> bool:
     """Step many episodes in one batch; return whether all were answered and nothing is left."""
     before = Held.now()
     host = Host(default_registry(), HostLimits())
-    batches = Batches(host)
+    # As a batch is: its calls wait for each other for as long as it takes.
+    current_caller.set(Caller())
     request = CreateRequest("python_tool", 1, {"task_prompt": "Add."})
-    env_ids = [
-        result[0] for result in await batches.create([request] * episodes) if isinstance(result, tuple)
-    ]
+    env_ids = [(await await_maybe(host.create(request)))[0] for _ in range(episodes)]
     most = 0
 
     async def look() -> None:
@@ -60,14 +58,12 @@ async def bench_episodes(episodes: int, console: Console) -> bool:
 
     looking = asyncio.create_task(look())
     begun = time.perf_counter()
-    answers = await batches.step(env_ids, [_action(number) for number in range(len(env_ids))], None)
+    answers = await asyncio.gather(
+        *(await_maybe(host.step(env_id, _action(number), 0)) for number, env_id in enumerate(env_ids))
+    )
     took_s = time.perf_counter() - begun
     looking.cancel()
-    right = sum(
-        isinstance(answer, EncodedStep) and f'"{number * 2}"'.encode() in answer.observation
-        for number, answer in enumerate(answers)
-    )
-    await batches.close(env_ids)
+    right = sum(f'"{number * 2}"'.encode() in answer.observation for number, answer in enumerate(answers))
     await host.stop()
     await sandboxes_here().aclose()
     await asyncio.gather(looking, return_exceptions=True)
