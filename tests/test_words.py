@@ -48,9 +48,14 @@ def spoken() -> list[tuple[str, str]]:
     ]
 
 
+@cache
+def modules() -> list[tuple[Path, ast.Module]]:
+    return [(path, ast.parse(path.read_text("utf-8"))) for path in SOURCES]
+
+
 def definitions() -> Iterator[tuple[Path, ast.AST]]:
-    for path in SOURCES:
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    for path, module in modules():
+        for node in ast.walk(module):
             yield path, node
 
 
@@ -99,3 +104,57 @@ def test_docstrings_begin_with_what_is_done_or_with_what_it_is() -> None:
             if words and words[0].strip(".,:;") in QUESTIONS:
                 opened.append(f"{path.relative_to(ROOT)}: {' '.join(words[:8])}")
     assert opened == []
+
+
+LEVELS = {"debug", "info", "warning", "error", "exception", "critical"}
+LOGGED = ("cluster", "engine", "server", "background.py")
+"""Parts whose log operators read."""
+VAGUE = {"A", "An", "The", "It", "They", "This", "Somebody", "Nobody", "What", "Whatever", "Who", "Whoever"}
+"""An event that opens with one of them does not begin with what it is about."""
+FIGURATIVE = (
+    "did not come back",
+    "leads nowhere",
+    "stands",
+    "lives",
+    "is told",
+    "taken away",
+    "given up",
+    "goes on",
+)
+
+
+def events() -> Iterator[tuple[str, str]]:
+    """The messages of all log lines of the server, each with its place."""
+    for path, node in definitions():
+        part = path.relative_to(ROOT / "src" / "verl_agent_env").parts[0]
+        if (
+            part in LOGGED
+            and isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr in LEVELS
+            and isinstance(node.func.value, ast.Name)
+            and node.func.value.id == "logger"
+        ):
+            message = node.args[0]
+            assert isinstance(message, ast.Constant), f"{path.name}:{node.lineno} is no constant"
+            yield f"{path.relative_to(ROOT)}:{node.lineno}", str(message.value)
+
+
+def test_a_log_event_names_what_it_is_about_and_what_happened() -> None:
+    told = list(events())
+    assert len(told) >= 40
+    assert [
+        (place, event)
+        for place, event in told
+        if event.split()[0].capitalize() in VAGUE
+        or len(event.split()) < 2
+        or event.endswith(".")
+        or any(re.search(rf"\b{phrase}\b", event) for phrase in FIGURATIVE)
+    ] == []
+
+
+def test_a_log_event_is_found_in_one_file() -> None:
+    files = collections.defaultdict(set)
+    for place, event in events():
+        files[event].add(place.partition(":")[0])
+    assert {event: places for event, places in files.items() if len(places) > 1} == {}

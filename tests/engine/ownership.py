@@ -108,7 +108,7 @@ class Owner:
         is_same_store = cluster.generation == self.slots.generation
         voided = {slot for slot, token in self.slots.tokens.items() if tokens.get(slot) != token}
         if voided and is_same_store:
-            self.host.abandon(voided)
+            self.host.evict(voided)
         self.slots.generation, self.slots.tokens = cluster.generation, tokens
         self.slots.has_lease = True
 

@@ -169,7 +169,16 @@ async def test_defect_of_ours_in_one_item_leaves_the_others(
     answers = await batch_calls.step(host, ids, ["1"] * 12, [0] * 12)
     assert [i for i, answer in enumerate(answers) if isinstance(answer, InternalError)] == [0, 2]
     assert sum(isinstance(answer, EncodedStep) for answer in answers) == 10
-    assert len([record for record in caplog.records if record.message == "batch item failed"]) == 2
+    assert (
+        len(
+            [
+                record
+                for record in caplog.records
+                if record.message == "batch item failed with an internal error"
+            ]
+        )
+        == 2
+    )
 
 
 # --- a part that is sent again ---------------------------------------------------------------------------------

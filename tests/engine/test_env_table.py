@@ -53,7 +53,7 @@ def test_unknown_id_is_not_found(shelf: Shelf) -> None:
 
 
 def test_an_environment_that_is_lost_binds_no_slot(shelf: Shelf) -> None:
-    bound = shelf.env_table.bound_to_slot
+    bound = shelf.env_table.not_durable_in_slot
     lives, lost = shelf.add("4d7-a"), shelf.instance("4d7-b")
     slot = slot_of("4d7-a")
     lost.lost = "its worker has ended"

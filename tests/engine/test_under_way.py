@@ -176,7 +176,7 @@ async def test_what_is_refused_runs_no_code_and_can_be_closed(memory: memoryview
     host = host_of(WatchedEnv, CallRecord(memory))
     env_id, _ = await await_maybe(host.create(CreateRequest("x/y-v0")))
     refused = Suspicion(env_id, 0, 0, "refused", "SIGSEGV")
-    host.heed({refused.key: refused})
+    host.update_suspicions({refused.key: refused})
     seen.clear()
     for call in (ask(host.step, env_id, "a", 0), ask(host.reset, env_id), ask(host.read, env_id, str)):
         with pytest.raises(EnvironmentEndedWorkerError) as caught:

@@ -28,7 +28,7 @@ from verl_agent_env.wire.records import Refusal, RefusalReason, Write, digest_of
 from verl_agent_env.wire.results import EncodedStep
 
 _change, _make = memory_log._change, MemoryEventLog._make
-_give_up, _write = Journal._give_up, Journal.write
+_reject, _write = Journal._reject, Journal.write
 
 
 async def commit_of_anybody(
@@ -78,7 +78,7 @@ def give_up_whatever_is_here(
     journal: Journal, env_id: str, reason: RefusalReason, group: Group | None, token: str | None
 ) -> None:
     """Takes what was brought back since for what was refused."""
-    _give_up(journal, env_id, reason, group, None)
+    _reject(journal, env_id, reason, group, None)
 
 
 def write_with_any_other(journal: Journal, write: Write) -> Group:
@@ -140,7 +140,7 @@ MUTATIONS: list[tuple[str, Any, str, Any, str]] = [
     (
         "given up",
         Journal,
-        "_give_up",
+        "_reject",
         give_up_whatever_is_here,
         "old_write_fails_when_its_environment_has_come_back",
     ),

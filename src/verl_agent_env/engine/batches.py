@@ -417,5 +417,5 @@ def _as_answer(error: BaseException) -> VerlAgentEnvError:
         return error
     if not isinstance(error, Exception):
         raise error
-    logger.error("batch item failed", exc_info=error)
+    logger.error("batch item failed with an internal error", exc_info=error)
     return InternalError()

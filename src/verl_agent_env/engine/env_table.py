@@ -58,7 +58,7 @@ class EnvTable:
         """Environments ever closed, by env name and reason (``closed``, ``idle`` or ``moved``)."""
         self.in_slot: Counter[int] = Counter()
         """Environments by slot, those being made included."""
-        self.bound_to_slot: Counter[int] = Counter()
+        self.not_durable_in_slot: Counter[int] = Counter()
         """Of these, those that are kept nowhere else, those being made included."""
         self._bound: set[str] = set()
         self.unreadable: set[str] = set()
@@ -153,13 +153,13 @@ class EnvTable:
         self._reserved += 1
         slot = slot_of(instance.env_id)
         self.in_slot[slot] += 1
-        self.bound_to_slot[slot] += 1
+        self.not_durable_in_slot[slot] += 1
         try:
             yield
         finally:
             self._reserved -= 1
             self.in_slot[slot] -= 1
-            self.bound_to_slot[slot] -= 1
+            self.not_durable_in_slot[slot] -= 1
             if run_id is not None:
                 self._reserved_runs[run_id, tag] -= 1
                 if not self._reserved_runs[run_id, tag]:
@@ -171,9 +171,9 @@ class EnvTable:
         self._instances[instance.env_id] = instance
         slot = slot_of(instance.env_id)
         self.in_slot[slot] += 1
-        if instance.is_bound:
+        if instance.is_not_durable:
             self._bound.add(instance.env_id)
-            self.bound_to_slot[slot] += 1
+            self.not_durable_in_slot[slot] += 1
         if instance.run_id is not None:
             holders = self._runs.setdefault(instance.run_id, {})
             holders.setdefault(tag_of(instance.env_id), set()).add(instance.env_id)
@@ -197,7 +197,7 @@ class EnvTable:
         if instance.env_id in self._bound:
             # It may have been lost meanwhile.
             self._bound.discard(instance.env_id)
-            self.bound_to_slot[slot] -= 1
+            self.not_durable_in_slot[slot] -= 1
         if instance.run_id is not None:
             holders, tag = self._runs[instance.run_id], tag_of(instance.env_id)
             holders[tag].discard(instance.env_id)

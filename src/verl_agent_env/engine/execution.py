@@ -274,7 +274,7 @@ class Executor:
             else:
                 await self._threads.of(kind).run(env.close, self.max_step_s)
         except ENV_FAULTS:
-            logger.warning("closing failed", exc_info=True, extra={"env_name": kind.name})
+            logger.warning("closing an environment failed", exc_info=True, extra={"env_name": kind.name})
 
     async def _in_thread(
         self, kind: EnvKind, run: Callable[[], T], close_late: Callable[[T | None], None] | None
@@ -406,7 +406,7 @@ def close_inline(env: Env) -> None:
     try:
         env.close()
     except ENV_FAULTS:
-        logger.warning("closing failed", exc_info=True)
+        logger.warning("closing an environment failed", exc_info=True)
 
 
 def see_nothing(*_: Any) -> None:

@@ -364,7 +364,7 @@ class Host:
         find, is_closed = self.env_table.get, self.env_table.was_closed
         return [env_id for env_id in env_ids if env_id and find(env_id) is None and not is_closed(env_id)]
 
-    def heed(self, told: Mapping[str, Suspicion]) -> None:
+    def update_suspicions(self, told: Mapping[str, Suspicion]) -> None:
         """Take in which calls are suspected; none of the code of an environment that is refused is run any more."""
         self.suspicions.replace(told)
         for suspicion in told.values():
@@ -398,7 +398,7 @@ class Host:
                 slice_end = time.perf_counter() + self.limits.yield_after_s
         return reaped
 
-    def abandon(self, slots: Collection[int], *, but_bound: bool = False) -> int:
+    def evict(self, slots: Collection[int], *, keep_not_durable: bool = False) -> int:
         """Forget all that is known of slots that are, or were meanwhile, another worker's.
 
         Their environments, and which of them were closed. What was still to be written of them is never written: it was meant
@@ -406,7 +406,7 @@ class Host:
 
         Args:
             slots: The slots.
-            but_bound: Whether to keep those that are nowhere else.
+            keep_not_durable: Whether to keep those that are nowhere else.
 
         Returns:
             How many environments there were.
@@ -415,7 +415,11 @@ class Host:
         self.env_table.forget_closed(slots)
         for env_id in self.env_table.ids():
             instance = self.env_table.get(env_id)
-            if instance is not None and slot_of(env_id) in slots and not (but_bound and instance.is_bound):
+            if (
+                instance is not None
+                and slot_of(env_id) in slots
+                and not (keep_not_durable and instance.is_not_durable)
+            ):
                 self.env_table.evict(instance, MOVED)
                 gone += 1
         return gone

@@ -118,7 +118,11 @@ class Lifecycle:
             raise
         except ENV_FAULTS as fault:
             # A module that cannot be imported, a validator that raises what it should not.
-            logger.warning("kind unusable", exc_info=True, extra={"env_name": request.env_name})
+            logger.warning(
+                "environment kind is unusable: its module or its check of arguments raised",
+                exc_info=True,
+                extra={"env_name": request.env_name},
+            )
             raise EnvironmentFailedError("", type(fault).__name__) from fault
         ttl_s = request.ttl_s if request.ttl_s is not None else self.limits.default_ttl_s
         env_id = request.env_id or new_env_id(self._pick_slot(), request.tag)
@@ -242,7 +246,9 @@ class Lifecycle:
         """
         error = self.failure(instance, fault)
         self.env_table.release(instance, fault)
-        if instance.closed_as == MOVED or not (instance.is_bound or self.owns(slot_of(instance.env_id))):
+        if instance.closed_as == MOVED or not (
+            instance.is_not_durable or self.owns(slot_of(instance.env_id))
+        ):
             self._send_away(instance)
         self.env_table.touch(instance)
         if instance.episode >= 0 and (rebuilding or not instance.replayable):

@@ -205,7 +205,7 @@ class LiveEnv:
         return self.seq == self.first_seq + (0 if self.actions is None else len(self.actions))
 
     @property
-    def is_bound(self) -> bool:
+    def is_not_durable(self) -> bool:
         """True if the environment exists in this process only; false if it is lost already."""
         return self.durability in ("", "none") and self.lost is None
 

@@ -70,7 +70,7 @@ class _Job(Generic[T]):
         try:
             self.late(self.result)
         except BaseException:
-            logger.warning("what was to follow a stuck call failed", exc_info=True)
+            logger.warning("cleanup after a timed-out call failed", exc_info=True)
 
     def outcome(self) -> T:
         error, self.error = self.error, None

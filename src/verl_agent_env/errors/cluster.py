@@ -109,8 +109,8 @@ class NodeNotFoundError(ClusterError, code="node_not_found", status=404):
 class MovedError(ClusterError, code="moved", status=421, retryable=True):
     """A worker forwarded the call to another one, which does not own the slot either."""
 
-    title = "The slot lives elsewhere"
-    detail_format = "Slot {slot} lives on another worker; read the map again and retry there."
+    title = "The slot has another owner"
+    detail_format = "Slot {slot} belongs to another worker; read the map again and retry there."
     slot: int = 0
 
 

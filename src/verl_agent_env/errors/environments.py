@@ -117,7 +117,7 @@ class ReplayDivergedError(EnvironmentStateError, code="replay_diverged", status=
 
     title = "The environment does not replay"
     detail_format = (
-        "The environment '{env_id}' cannot come back: played again, step {seq} gave another result than it did. Its "
+        "The environment '{env_id}' cannot be recovered: in its replay, step {seq} gave another result than it did. Its "
         "kind is not deterministic, or its code has changed; initialize a new one and play again."
     )
     seq: int = 0

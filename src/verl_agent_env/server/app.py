@@ -150,12 +150,12 @@ class EnvServer(FastAPI):
             *server_routes(self.server_handlers, CatalogueHandlers(registry)),
         ]
         self.tracing = self._tracing_by(tracer_provider or spans.tracer_provider())
-        pinned = [self._traced(self.worker.route_to_owner(route)) for route in self._routes]
-        self.operations = Operations(RouteTable(pinned), self.worker.table.slot_nearby)
+        routed = [self._traced(self.worker.route_to_owner(route)) for route in self._routes]
+        self.operations = Operations(RouteTable(routed), self.worker.table.slot_nearby)
         openenv = OpenEnvHandlers(registry, self.env_host.kinds, self.operations)
         ors = OrsHandlers(registry, self.env_host.kinds, self.operations)
         others = [*self.worker.internal_routes, *openenv.routes(), *ors.routes()]
-        routes = [*pinned, *map(self._traced, others)]
+        routes = [*routed, *map(self._traced, others)]
         self._admission = Admission.by_settings(
             settings, proxies, peer_secret=peer_secret_of(identity.supervisor)
         )
@@ -268,7 +268,7 @@ async def _lifespan(app: EnvServer) -> AsyncIterator[dict[str, Any]]:
                 await task
         await app.mcp_route.aclose()
         await app.worker.stop()
-        app.dispatcher.give_up()
+        app.dispatcher.reject_pending()
         await app.env_host.stop()
         if app.tracing is not None:
             await app.tracing.flush()

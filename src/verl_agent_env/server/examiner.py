@@ -191,7 +191,9 @@ class WorkerExaminer:
             asyncio.run(self._tell())
         except StoreUnavailableError as away:
             if away.code != self._trouble:
-                logger.warning("what ended a worker cannot be told yet", extra={"detail": away.detail})
+                logger.warning(
+                    "telling the cluster what ended a worker failed; retrying", extra={"detail": away.detail}
+                )
             self._trouble = away.code
         else:
             self._trouble = ""
@@ -231,11 +233,11 @@ def _log(found: Sequence[Suspicion]) -> None:
         about = {"env_id": suspicion.env_id, "episode": suspicion.episode, "seq": suspicion.seq}
         if suspicion.level == "refused":
             logger.error(
-                "a call ended its worker; its environment is refused",
+                "call ended its worker; its environment is refused",
                 extra=about | {"cause": suspicion.cause},
             )
         else:
             logger.warning(
-                "a call is suspected to end its worker",
+                "call is suspected to end its worker",
                 extra=about | {"suspicion": suspicion.level, "cause": suspicion.cause},
             )

@@ -151,7 +151,7 @@ class AddressWorker(UvicornWorker):  # type: ignore[misc]
         while os.getppid() == self.ppid:
             self.notify()
             await asyncio.sleep(_NOTIFY_S)
-        logger.error("the supervisor is gone: the worker ends")
+        logger.error("supervisor is gone; the worker ends")
         signal.raise_signal(signal.SIGTERM)
         # Until the server has ended: a second signal would hurry it.
         await asyncio.Event().wait()

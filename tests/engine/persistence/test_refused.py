@@ -23,7 +23,7 @@ async def test_a_refused_environment_is_not_built_and_is_described_and_closed(cl
     env_id, _ = await await_maybe(first.create(LAKE))
     await await_maybe(first.step(env_id, "up", 0))
     second = await cluster.host()
-    second.heed(told(env_id, "refused"))
+    second.update_suspicions(told(env_id, "refused"))
     for call in (ask(second.step, env_id, "up", 1), ask(second.reset, env_id)):
         with pytest.raises(EnvironmentEndedWorkerError) as caught:
             await call
@@ -40,10 +40,10 @@ async def test_an_examined_environment_is_nowhere_until_it_is_known_and_others_c
     env_id, _ = await await_maybe(first.create(LAKE))
     other, _ = await await_maybe(first.create(LAKE))
     second = await cluster.host()
-    second.heed(told(env_id, "examined"))
+    second.update_suspicions(told(env_id, "examined"))
     with pytest.raises(MovedError):
         await await_maybe(second.step(env_id, "up", 0))
     await await_maybe(second.step(other, "up", 0))
     assert second.env_table.get(env_id) is None
-    second.heed({})
+    second.update_suspicions({})
     await await_maybe(second.step(env_id, "up", 0))

@@ -12,7 +12,7 @@ import pytest
 from tests.waiting import no_hang
 from verl_agent_env.config import HttpLimits
 from verl_agent_env.errors import BodyTimeoutError, BodyTooLargeError
-from verl_agent_env.server.http.body import ClientGoneError, linger, read_body
+from verl_agent_env.server.http.body import ClientGoneError, drain_body, read_body
 
 LIMITS = HttpLimits(max_body_bytes=10, body_timeout_s=0.05)
 GONE = {"type": "http.disconnect"}
@@ -134,4 +134,4 @@ async def test_cancelling_a_waiting_read_ends_what_it_waits_for() -> None:
 )
 async def test_lingering_ends_with_the_body_or_the_client(messages: list[dict[str, Any]]) -> None:
     async with no_hang():
-        await linger(sender(*messages))
+        await drain_body(sender(*messages))

@@ -491,7 +491,7 @@ async def test_a_server_that_waits_no_longer_says_so(is_awaited: bool) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
     dispatcher = protocol._dispatcher
     assert dispatcher is not None
-    dispatcher.give_up()
+    dispatcher.reject_pending()
     (written,) = transport.written
     assert b" 503 " in written
     assert b'"shutting_down"' in written

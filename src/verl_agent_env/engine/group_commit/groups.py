@@ -93,4 +93,4 @@ def _call(on_end: OnEnd, error: VerlAgentEnvError | None) -> None:
     try:
         on_end(error)
     except Exception:
-        logger.exception("an answer that waited for its write could not be given")
+        logger.exception("delivering an answer after its group commit failed")

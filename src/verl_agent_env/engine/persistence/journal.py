@@ -84,7 +84,7 @@ class Journal:
         """Data set and token under which each slot was written last: while its owner is not known, it may turn out to be the
         same."""
         self._to_repersist = RepersistQueue(
-            ownership, recorded, self._wake_up, self._written_groups, self._give_up
+            ownership, recorded, self._wake_up, self._written_groups, self._reject
         )
         self._wake = asyncio.Event()
         """Set when there is something to write."""
@@ -354,7 +354,7 @@ class Journal:
                     case "ours":
                         kept.append(write)
                     case "gone":
-                        self._give_up(write.env_id, "moved", group, group.tokens[write.slot])
+                        self._reject(write.env_id, "moved", group, group.tokens[write.slot])
                     case "undecided":
                         self._park(write, group)
                     case "emptied":
@@ -386,7 +386,7 @@ class Journal:
         if parked is not None and parked.tokens[slot] != token:
             # The slot was another worker's between these and those that were put off before.
             for earlier in parked.writes:
-                self._give_up(earlier.env_id, "moved", parked, parked.tokens[slot])
+                self._reject(earlier.env_id, "moved", parked, parked.tokens[slot])
             parked.finish()
             parked = None
         if parked is None:
@@ -416,7 +416,10 @@ class Journal:
                 second = await self._made(tokens, writes[middle:])
                 return [*first, *(Refusal(middle + position, reason) for position, reason in second)]
             await self._require_log(defect)
-            logger.exception("a write cannot be made", extra={"env_id": writes[0].env_id})
+            logger.exception(
+                "writing one environment to the event log failed; the environment is lost",
+                extra={"env_id": writes[0].env_id},
+            )
             return [Refusal(0, "broken")]
         self.written += len(writes)
         self.groups += 1
@@ -477,14 +480,16 @@ class Journal:
             elif reason in LOST:
                 self._to_repersist.replace_write(write, group)
             else:
-                self._give_up(write.env_id, reason, group, tokens[write.slot])
+                self._reject(write.env_id, reason, group, tokens[write.slot])
         return again
 
     def _note_end(self, write: Write) -> None:
         try:
             self._recorded.ended(write.env_id, write.data.decode())
         except Exception:
-            logger.exception("an environment could not be closed", extra={"env_id": write.env_id})
+            logger.exception(
+                "closing an environment after its end was written failed", extra={"env_id": write.env_id}
+            )
 
     # --- what is re-persisted -------------------------------------------------------------------------------
 
@@ -505,7 +510,7 @@ class Journal:
             self._to_repersist.note_call(refusals)
         return True
 
-    def _give_up(self, env_id: str, reason: RefusalReason, group: Group | None, token: str | None) -> None:
+    def _reject(self, env_id: str, reason: RefusalReason, group: Group | None, token: str | None) -> None:
         """Tell those who wait, and whoever holds the environment, that it cannot be written under ``token``."""
         if group is not None:
             if env_id in group.errors:
@@ -517,14 +522,14 @@ class Journal:
         try:
             self._recorded.refused(env_id, reason)
         except Exception:
-            logger.exception("an environment could not be given up", extra={"env_id": env_id})
+            logger.exception("evicting an environment after a refused write failed", extra={"env_id": env_id})
 
     def _note(self, trouble: StoreUnavailableError | GenerationChangedError | None) -> None:
         """Say once that the store went away, and once that it is back."""
         if trouble is not None and self._trouble is None:
-            logger.warning("nothing can be written", extra={"detail": trouble.detail})
+            logger.warning("writing to the event log failed; retrying", extra={"detail": trouble.detail})
         elif trouble is None and self._trouble is not None:
-            logger.info("writing goes on")
+            logger.info("writing to the event log succeeds again")
         if isinstance(trouble, GenerationChangedError):
             trouble = StoreUnavailableError("", trouble.detail)
         self._trouble = trouble
@@ -535,7 +540,7 @@ def error_of(env_id: str, reason: RefusalReason) -> VerlAgentEnvError:
     if reason == "closed":
         return EnvironmentClosedError(env_id, "closed")
     if reason == "gone":
-        return EnvironmentLostError(env_id, "the store lost it, and this worker cannot state it again")
+        return EnvironmentLostError(env_id, "the store lost it, and this worker cannot write it again")
     if reason == "full":
         return StoreFullError()
     if reason == "broken":

@@ -269,7 +269,7 @@ class Recorder:
         """
         if reason == "gone" and self.answers_early(env_id):
             return
-        logger.debug("an environment was taken away", extra={"env_id": env_id, "reason": reason})
+        logger.debug("environment evicted: its write was refused", extra={"env_id": env_id, "reason": reason})
         self._environments.evict_moved(env_id)
 
 

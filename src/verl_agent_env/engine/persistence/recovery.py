@@ -214,7 +214,10 @@ class Recovery:
                 await self._bring_back(instance, saved, token)
             except StoreUnavailableError:
                 # It is looked for once more by whoever wants it.
-                logger.debug("an environment could not be read", extra={"env_id": instance.env_id})
+                logger.debug(
+                    "reading the history of an environment failed; the next call tries again",
+                    extra={"env_id": instance.env_id},
+                )
             finally:
                 self._room.give_back(caller)
 
@@ -233,7 +236,8 @@ class Recovery:
                 self._executor.dispose(instance.kind, instance.env)
         except AtCapacityError as full:
             logger.warning(
-                "no room to bring an environment back", extra={"env_id": env_id, "detail": full.detail}
+                "recovery postponed: no capacity for the environment",
+                extra={"env_id": env_id, "detail": full.detail},
             )
         finally:
             self._finish(env_id)

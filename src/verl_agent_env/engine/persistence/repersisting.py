@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 LOST: tuple[RefusalReason, ...] = ("gone", "short")
 """Why a store refuses a write if it has lost what came before."""
 
-GiveUp = Callable[[str, RefusalReason, Group | None, str | None], None]
+Reject = Callable[[str, RefusalReason, Group | None, str | None], None]
 """Tells those who wait in a group, and whoever holds the environment, that it cannot be written under a token."""
 
 
@@ -60,7 +60,7 @@ class RepersistQueue:
         recorded: Recorded,
         wake_up: Callable[[], None],
         written_groups: Callable[[], Iterable[Group]],
-        give_up: GiveUp,
+        reject: Reject,
     ) -> None:
         """There is nothing to re-persist yet.
 
@@ -69,13 +69,13 @@ class RepersistQueue:
             recorded: The environments.
             wake_up: Called when there is something to re-persist.
             written_groups: The writes that are still to be made.
-            give_up: Called with what cannot be re-persisted.
+            reject: Called with what cannot be re-persisted.
         """
         self._ownership = ownership
         self._recorded = recorded
         self._wake_up = wake_up
         self._written_groups = written_groups
-        self._give_up = give_up
+        self._reject = reject
         self._lost: OrderedDict[str, Group | None] = OrderedDict()
         """Environments to re-persist, and who waits for them."""
         self._present: RepersistBatch | None = None
@@ -182,7 +182,7 @@ class RepersistQueue:
             if reason in LOST:
                 self._add_again(env_id, group)
             else:
-                self._give_up(env_id, reason, group, batch.tokens[call[position].slot])
+                self._reject(env_id, reason, group, batch.tokens[call[position].slot])
         if not batch.calls:
             self._present = None
             for group in batch.groups.values():
@@ -228,7 +228,7 @@ class RepersistQueue:
             return
         # An environment that nobody asked for stays live here: its next call gets the error.
         if group.is_asked_for:
-            self._give_up(env_id, reason, group, self._ownership.token_of(slot_of(env_id)))
+            self._reject(env_id, reason, group, self._ownership.token_of(slot_of(env_id)))
         group.finish()
 
     def _supersede(self, batch: RepersistBatch) -> None:
@@ -250,5 +250,5 @@ class RepersistQueue:
         try:
             return self._recorded.repersist(env_id)
         except Exception:
-            logger.exception("an environment cannot be re-persisted", extra={"env_id": env_id})
+            logger.exception("re-persisting an environment failed", extra={"env_id": env_id})
             return ()

@@ -66,7 +66,10 @@ class Restorer:
         try:
             header = Header.from_json(saved.header or b"")
         except ValueError:
-            logger.exception("the record of an environment cannot be read", extra={"env_id": env_id})
+            logger.exception(
+                "header of an environment is not readable; another version may have written it",
+                extra={"env_id": env_id},
+            )
             instance = LiveEnv(env_id, unavailable_kind(""), None, None, self._default_ttl_s)
             instance.keep("journal", {})
             instance.note_unreadable("unknown")
@@ -102,13 +105,18 @@ class Restorer:
         except AtCapacityError:
             raise
         except ReplayDivergedError as diverged:
-            logger.error("a replay diverged", extra={"env_id": instance.env_id, "seq": diverged.seq})
+            logger.error(
+                "replay diverged: a step gave another result than recorded; the environment is lost",
+                extra={"env_id": instance.env_id, "seq": diverged.seq},
+            )
             instance.lose(diverged)
         except ENV_FAULTS as fault:
             if isinstance(fault, VerlAgentEnvError) and fault.retryable:
                 raise
             logger.warning(
-                "an environment did not come back", exc_info=True, extra={"env_id": instance.env_id}
+                "recovery of an environment failed; the environment is lost",
+                exc_info=True,
+                extra={"env_id": instance.env_id},
             )
             instance.lost = f"it could not be brought back: {type(fault).__name__}"
 
@@ -118,12 +126,19 @@ class Restorer:
         try:
             kind = self._registry.kind(header.env_name)
         except ENV_FAULTS:
-            logger.warning("a kind is not installed", exc_info=True, extra={"env_name": header.env_name})
+            logger.warning(
+                "recovery refused: the environment kind is not installed on this worker",
+                exc_info=True,
+                extra={"env_name": header.env_name},
+            )
             return unavailable_kind(header.env_name), None, written_as
         try:
             arguments = kind.validate(header.env_kwargs)
         except InvalidEnvArgumentsError as refused:
-            logger.warning("arguments of another version", extra={"env_id": env_id, "detail": refused.detail})
+            logger.warning(
+                "recovery refused: the environment kind here does not take the recorded arguments",
+                extra={"env_id": env_id, "detail": refused.detail},
+            )
             return kind, None, "with arguments that it refuses"
         # What an older version of ours wrote says nothing of the format.
         is_readable = header.state_format in (None, kind.state_format)
@@ -174,12 +189,17 @@ class Restorer:
                 instance.state, instance.state_seq = start.state, start.seq
                 return True
             self._executor.dispose(instance.kind, env)
-            logger.warning("a state is not of its journal", extra={"env_id": instance.env_id})
+            logger.warning(
+                "snapshot does not match the event log; replaying without it",
+                extra={"env_id": instance.env_id},
+            )
         except AtCapacityError:
             raise
         except ENV_FAULTS:
             logger.warning(
-                "a state cannot be played on from", exc_info=True, extra={"env_id": instance.env_id}
+                "snapshot restore failed; replaying without it",
+                exc_info=True,
+                extra={"env_id": instance.env_id},
             )
         return False
 
@@ -239,7 +259,7 @@ def _last_snapshot(saved: Saved) -> _Start | None:
     try:
         snapshot = Snapshot.from_json(saved.snapshot)
     except ValueError:
-        logger.warning("a snapshot cannot be read", exc_info=True)
+        logger.warning("snapshot is not readable; replaying without it", exc_info=True)
         return None
     if saved.first < snapshot.seq <= saved.first + len(saved.entries):
         return _Start(snapshot.seq, snapshot.state, snapshot)

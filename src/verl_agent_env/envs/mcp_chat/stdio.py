@@ -98,7 +98,10 @@ async def stdio_transport(
             except (anyio.ClosedResourceError, anyio.BrokenResourceError):
                 return
             except (ValueError, OSError):
-                logger.warning("a message is too long", extra={"mcp_server": definition.name})
+                logger.warning(
+                    "message of an MCP server is too long; its connection is closed",
+                    extra={"mcp_server": definition.name},
+                )
             finally:
                 on_end()
 

@@ -94,7 +94,11 @@ def _describe_all(registry: Registry) -> list[dict[str, Any]]:
             described.append((kind.env_class, shown))
         except Exception:
             # Another package's environment is broken, in whatever way: the others are still there.
-            logger.warning("an environment cannot be described", exc_info=True, extra={"env_name": spec.name})
+            logger.warning(
+                "describing an environment kind failed; the catalogue leaves it out",
+                exc_info=True,
+                extra={"env_name": spec.name},
+            )
     return [{**shown, "family": families.get(env_class, shown["name"])} for env_class, shown in described]
 
 

@@ -78,7 +78,7 @@ class McpRoute:
                 started.set_result(None)
                 await self._leaving.wait()
         except Exception as failure:
-            logger.exception("serving MCP came to its end; the next request begins again")
+            logger.exception("MCP endpoint failed; the next request starts it again")
             if not started.done():
                 started.set_exception(failure)
                 # Seen here, in case that whoever asked is gone by now.

@@ -48,7 +48,7 @@ class Handover:
                 await asyncio.sleep(_RETRY_S)
                 continue
             except Exception:
-                logger.exception("environments could not be taken over")
+                logger.exception("recovering environments of new slots failed; retrying")
                 await asyncio.sleep(_LOOK_S)
             await self._table.wait_for_change(_LOOK_S)
 

@@ -45,7 +45,7 @@ class LocalEnvironments:
 
     def count_not_durable(self, slot: int) -> int:
         """Implement :class:`~verl_agent_env.cluster.agent.HostedEnvironments`."""
-        return self._host.env_table.bound_to_slot[slot]
+        return self._host.env_table.not_durable_in_slot[slot]
 
     async def prepare_hand_over(self, slots: Collection[int]) -> Collection[int]:
         """Implement :class:`~verl_agent_env.cluster.agent.HostedEnvironments`."""
@@ -71,7 +71,7 @@ class LocalEnvironments:
                 self._host.registry.kind(name)
             except ENV_FAULTS as fault:
                 logger.warning(
-                    "a kind that other workers have is not usable here; they keep its environments",
+                    "environment kind of other workers is unusable here; they keep its environments",
                     extra={"env_name": name, "error": repr(fault)},
                 )
 
@@ -92,11 +92,11 @@ class LocalEnvironments:
 
     def evict(self, slots: Collection[int], *, keep_not_durable: bool = False) -> int:
         """Implement :class:`~verl_agent_env.cluster.agent.HostedEnvironments`."""
-        return self._host.abandon(slots, but_bound=keep_not_durable)
+        return self._host.evict(slots, keep_not_durable=keep_not_durable)
 
     def update_suspicions(self, told: Mapping[str, Suspicion]) -> None:
         """Implement :class:`~verl_agent_env.cluster.agent.HostedEnvironments`."""
-        self._host.heed(told)
+        self._host.update_suspicions(told)
 
 
 def _format_of(instance: LiveEnv) -> str:

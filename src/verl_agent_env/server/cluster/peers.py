@@ -216,7 +216,11 @@ class HttpPeers:
         self._watches.pop(address, None)
         if not task.cancelled() and (failure := task.exception()) is not None:
             # The next call begins another one.
-            logger.error("watching a worker failed", exc_info=failure, extra={"address": address})
+            logger.error(
+                "watching another worker failed; the next call watches it again",
+                exc_info=failure,
+                extra={"address": address},
+            )
 
     async def _is_there(self, address: str) -> bool:
         """Tell whether the worker gives any sign of life. One that refuses connections may still be serving its last calls."""

@@ -79,8 +79,8 @@ class ShardedBatches:
         if verb.makes_environments:
             try:
                 items = await self._named(items)
-            except VerlAgentEnvError as nobody:
-                return [nobody] * len(items)
+            except VerlAgentEnvError as no_owner:
+                return [no_owner] * len(items)
         if items.operations is None:
             items = dataclasses.replace(items, operations=verb.operations(new_call(), items))
         batch = _Batch(verb, items, room)
@@ -172,7 +172,7 @@ class ShardedBatches:
             error = raised
         except Exception:
             # A defect in one part: the others are carried out, and their results must not get lost.
-            logger.exception("a part of a batch failed", extra={"address": address})
+            logger.exception("part of a batch failed with an internal error", extra={"address": address})
             error = InternalError()
         return [error] * len(positions)
 

@@ -62,9 +62,9 @@ class TokenGuard:
         try:
             self._read()
         except ValueError:
-            logger.exception("the tokens stay as they were")
+            logger.exception("reading the token file failed; the tokens stay as they were")
         else:
-            logger.info("tokens read", extra={"tokens": len(self._by_digest)})
+            logger.info("token file read", extra={"tokens": len(self._by_digest)})
 
     def principal_of(self, headers: Mapping[bytes, bytes], address: str) -> Principal:
         """Return the holder of the request's token.

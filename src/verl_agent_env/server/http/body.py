@@ -83,7 +83,7 @@ def has_arrived(receive: Receive) -> bool:
     return False
 
 
-async def linger(receive: Receive) -> None:
+async def drain_body(receive: Receive) -> None:
     """Take in, for a moment, what a client still sends of a body that was refused.
 
     Closing at once would reset the connection under the client's hands, often before it has read the answer.

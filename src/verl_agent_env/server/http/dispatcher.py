@@ -29,7 +29,7 @@ from verl_agent_env.errors import (
 )
 from verl_agent_env.server.http.admission import Admission, require_well_formed
 from verl_agent_env.server.http.auth import current_principal
-from verl_agent_env.server.http.body import ClientGoneError, has_arrived, linger, read_body
+from verl_agent_env.server.http.body import ClientGoneError, has_arrived, drain_body, read_body
 from verl_agent_env.server.http.commands import note_source
 from verl_agent_env.server.http.connections import Connections
 from verl_agent_env.server.http.exchange import Exchange, Head
@@ -249,10 +249,10 @@ class Dispatcher:
         self._done(route.path, method, path, error, started)
         return response
 
-    def give_up(self) -> None:
+    def reject_pending(self) -> None:
         """Answer all requests that wait for the store, because the server stops."""
         for exchange in list(self.waiting):
-            exchange.give_up()
+            exchange.reject()
 
     def refusal(self, error: VerlAgentEnvError) -> Response:
         """Return the response for a connection that is closed with this error, and count the error."""
@@ -407,7 +407,7 @@ async def _send(response: Response, method: str, receive: Receive, send: Send, *
             await send({"type": "http.response.body", "body": piece, "more_body": True})
     await send({"type": "http.response.body", "body": payload, "more_body": not is_whole})
     if not is_whole:
-        await linger(receive)
+        await drain_body(receive)
         await send({"type": "http.response.body", "body": b""})
 
 

@@ -85,7 +85,7 @@ class Exchange:
         else:
             self._start_task(self._result)
 
-    def give_up(self) -> None:
+    def reject(self) -> None:
         """Deliver an error, because the server stops; nobody takes what comes later."""
         self._finisher.waiting.discard(self)
         self._end(ShuttingDownError())

@@ -90,7 +90,7 @@ class LoopWatch:
         self._blamed = self._rounds
         self.held_up[name] += 1
         logger.warning(
-            "the event loop was held up by %s",
+            "event loop was held up by %s",
             name,
             extra={"held_up_ms": round(late_s * 1000), "computed_ms": round(spent_s * 1000)},
         )

@@ -43,5 +43,7 @@ def fault_of(registry: Registry, env_name: str, env_kwargs: Mapping[str, Any]) -
         return error
     except Exception:
         # The environment's own code: making it fails too, and says so.
-        logger.warning("arguments cannot be checked", exc_info=True, extra={"env_name": env_name})
+        logger.warning(
+            "checking the arguments of an environment failed", exc_info=True, extra={"env_name": env_name}
+        )
     return None

@@ -68,7 +68,7 @@ async def answer(request: Any, session: Session | None, make: SessionMaker) -> d
     except VerlAgentEnvError as failed:
         return _failed(request_id, RpcError(SERVER_ERROR, failed.detail, failed.to_problem()))
     except Exception:
-        logger.exception("request failed")
+        logger.exception("JSON-RPC request failed")
         return _failed(request_id, RpcError(INTERNAL_ERROR, "Internal error"))
 
 

@@ -118,7 +118,7 @@ class SocketServer:
             code = failed.code
             return frame_of_error(failed)
         except Exception:
-            logger.exception("message failed")
+            logger.exception("WebSocket message failed")
             code = InternalError.code
             return frame_of_error(InternalError())
         finally:

@@ -205,7 +205,7 @@ class OrsHandlers:
         try:
             await self._of_session(request, "POST", "/close", {})
         except EnvironmentNotFoundError:
-            logger.debug("a session without an environment was deleted")
+            logger.debug("session without an environment deleted")
         return Response(encode({"sid": _session_of(request)}))
 
     async def delete_session(self, request: Request) -> Response:
@@ -237,7 +237,7 @@ class OrsHandlers:
             except VerlAgentEnvError as error:
                 return event("error", error.detail)
             except Exception:
-                logger.exception("call failed")
+                logger.exception("ORS call failed")
                 return event("error", InternalError().detail)
             return event("end", orjson.dumps(answer).decode())
 
