@@ -29,7 +29,7 @@ from verl_agent_env.errors import (
 )
 from verl_agent_env.server.http.admission import Admission, require_well_formed
 from verl_agent_env.server.http.auth import current_principal
-from verl_agent_env.server.http.body import ClientGoneError, has_arrived, drain_body, read_body
+from verl_agent_env.server.http.body import ClientGoneError, drain_body, has_arrived, read_body
 from verl_agent_env.server.http.commands import note_source
 from verl_agent_env.server.http.connections import Connections
 from verl_agent_env.server.http.exchange import Exchange, Head
