@@ -149,7 +149,7 @@ def test_layers_are_those_of_the_contract() -> None:
     named = [re.findall(r"(?<![(\w])\w+", layer) for layer in layers]
     ascending = enumerate(reversed([packages for packages in named if packages]))
     expected = [(str(number), package) for number, packages in ascending for package in packages]
-    table = re.findall(r"^\| (\d) \| `(\w+)` \|", ARCHITECTURE.read_text("utf-8"), re.MULTILINE)
+    table = re.findall(r"^\| (\d+) \| `(\w+)` \|", ARCHITECTURE.read_text("utf-8"), re.MULTILINE)
     assert sorted(table) == sorted(expected)
 
 

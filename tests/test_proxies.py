@@ -42,6 +42,7 @@ def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
         ("http://env.localhost:8000", {"http_proxy": "http://p:3128"}, ""),
         ("http://127.1.2.3:8000", {"http_proxy": "http://p:3128"}, ""),
         ("http://[::1]:8000", {"http_proxy": "http://p:3128"}, ""),
+        ("http://[::ffff:127.0.0.1]:8000", {"http_proxy": "http://p:3128"}, ""),
         ("http://10.0.0.7:8000", {"http_proxy": "http://p:3128"}, "http://p:3128"),
     ],
 )

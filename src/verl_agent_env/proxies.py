@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import ipaddress
 import urllib.request
 from urllib.parse import urlsplit, urlunsplit
+
+from verl_agent_env.addresses import is_loopback_host
 
 
 def proxy_for(url: str) -> str:
@@ -17,7 +18,7 @@ def proxy_for(url: str) -> str:
     """
     target = urlsplit(url)
     host = target.hostname or ""
-    if _is_this_machine(host):
+    if is_loopback_host(host):
         return ""
     named = urllib.request.getproxies_environment()
     place = f"{host}:{target.port}" if target.port else host
@@ -31,12 +32,3 @@ def shown(proxy: str) -> str:
     """Write a proxy's URL without its user and password."""
     parts = urlsplit(proxy)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], "", "", ""))
-
-
-def _is_this_machine(host: str) -> bool:
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

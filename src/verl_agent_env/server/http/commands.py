@@ -11,9 +11,10 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from verl_agent_env.addresses import is_loopback, is_loopback_host
 from verl_agent_env.config import ServerSettings
 from verl_agent_env.envs.commands import commands_check
-from verl_agent_env.server.http.peer import Peer, is_loopback
+from verl_agent_env.server.http.peer import Peer
 from verl_agent_env.server.http.same_origin import is_local_host
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def configure_commands(settings: ServerSettings) -> None:
     reason = ""
     if settings.cluster.is_shared:
         reason = "this server is part of a cluster"
-    elif not (settings.host == "localhost" or is_loopback(settings.host)):
+    elif not is_loopback_host(settings.host):
         reason = "this server can be reached from other machines"
     if reason or settings.mcp_allow_commands:
         _refuse_if(reason or reason_of_sockets())

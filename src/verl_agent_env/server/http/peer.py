@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
-import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from starlette.types import Scope
+
+from verl_agent_env.addresses import is_loopback, parse_address
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,21 +39,4 @@ class Peer:
 
 @functools.lru_cache(maxsize=4096)
 def _peer(client: str, server: str) -> Peer:
-    return Peer(client if _parsed(client) else "", server if _parsed(server) else "")
-
-
-@functools.lru_cache(maxsize=4096)
-def is_loopback(address: str) -> bool:
-    """Tell whether a text is an IP address of the loopback interface; a name is none."""
-    parsed = _parsed(address)
-    if parsed is None:
-        return False
-    mapped = getattr(parsed, "ipv4_mapped", None)
-    return bool((mapped or parsed).is_loopback)
-
-
-def _parsed(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        return ipaddress.ip_address(address)
-    except ValueError:
-        return None
+    return Peer(client if parse_address(client) else "", server if parse_address(server) else "")

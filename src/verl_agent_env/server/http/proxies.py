@@ -6,7 +6,8 @@ import ipaddress
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
-from verl_agent_env.server.http.peer import Peer, is_loopback
+from verl_agent_env.addresses import is_loopback
+from verl_agent_env.server.http.peer import Peer
 
 _MAX_NAMED = 16
 """Addresses in one ``X-Forwarded-For`` that are looked at, from the last one on."""

@@ -13,14 +13,14 @@ import socket
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from verl_agent_env.addresses import is_loopback_host
 from verl_agent_env.errors import ContentTypeNotAllowedError, HostNotAllowedError, OriginNotAllowedError
-from verl_agent_env.server.http.peer import Peer, is_loopback
+from verl_agent_env.server.http.peer import Peer
 from verl_agent_env.server.http.types import Headers
 
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]{2,45})\]|([A-Za-z0-9_.-]{1,254}?)\.?)(?::([0-9]{0,5}))?")
 _ORIGIN = re.compile(r"(https?)://([^/?#@\s]+)", re.IGNORECASE)
 _DEFAULT_PORTS = {"http": 80, "https": 443}
-_LOOPBACK_NAME = "localhost"
 _UNSPECIFIED = ("0.0.0.0", "::")  # noqa: S104 - as the host of a URL it means this machine
 _MAX_CACHED_HOSTS = 1024
 _MAX_SHOWN = 256
@@ -199,9 +199,7 @@ def is_local_host(host: str) -> bool:
 
 
 def _is_local(host: str) -> bool:
-    # Browsers resolve names below "localhost" themselves: no name server can let them point elsewhere.
-    is_name = host == _LOOPBACK_NAME or host.endswith(f".{_LOOPBACK_NAME}")
-    return is_name or is_loopback(host) or host in _UNSPECIFIED
+    return is_loopback_host(host) or host in _UNSPECIFIED
 
 
 def _is_link(method: str, headers: Mapping[bytes, bytes]) -> bool:

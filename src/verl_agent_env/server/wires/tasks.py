@@ -6,13 +6,18 @@ no more than its split and index: what its seed is, is looked for when it is pla
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
 
 from pydantic import ConfigDict
 
 from verl_agent_env.errors import TaskNotFoundError, UnknownSplitError
 from verl_agent_env.server.api.operations import Operations
+from verl_agent_env.server.http.types import Handler, Request, Response
+from verl_agent_env.wire.codec import decode, encode
 from verl_agent_env.wire.schemas import RequestBody
+
+BodyT = TypeVar("BodyT", bound=RequestBody)
 
 LISTED_SEED_TASKS = 10_000
 """Tasks that are listed of a split without end; tasks and ranges are given beyond it, too."""
@@ -97,6 +102,60 @@ class TaskLister:
             tasks += page
             start += max(1, len(page))
         return tasks
+
+
+class TaskApiHandlers:
+    """Answers the Task API's calls, which both protocols have under their own paths."""
+
+    def __init__(
+        self,
+        tasks: TaskLister,
+        env_name: Callable[[Request], str],
+        about: Callable[[str, str], Mapping[str, str]],
+    ) -> None:
+        """Answer calls.
+
+        Args:
+            tasks: Lists tasks.
+            env_name: Finds the full name of the environment that a request is about.
+            about: Gives what else a protocol's answers hold, by the name of the call and that of the environment.
+        """
+        self._tasks = tasks
+        self._env_name = env_name
+        self._about = about
+
+    def calls(self) -> list[tuple[str, str, Handler]]:
+        """Give method, name and handler of each call."""
+        return [
+            ("GET", "splits", self.splits),
+            ("POST", "tasks", self._handler("tasks", "tasks", SplitRequest, self._tasks.tasks)),
+            (
+                "POST",
+                "num_tasks",
+                self._handler("num_tasks", "num_tasks", SplitRequest, self._tasks.num_tasks),
+            ),
+            ("POST", "task", self._handler("task", "task", IndexRequest, self._tasks.task)),
+            (
+                "POST",
+                "task_range",
+                self._handler("task_range", "tasks", RangeRequest, self._tasks.task_range),
+            ),
+        ]
+
+    async def splits(self, request: Request) -> Response:
+        """List the splits of an environment's tasks."""
+        splits = await self._tasks.splits(self._env_name(request))
+        return Response(encode([{"name": split["name"], "type": split["type"]} for split in splits]))
+
+    def _handler(
+        self, call: str, key: str, model: type[BodyT], find: Callable[[str, BodyT], Awaitable[Any]]
+    ) -> Handler:
+        async def handle(request: Request) -> Response:
+            full = self._env_name(request)
+            found = await find(full, decode(request.body, model))
+            return Response(encode({key: found, **self._about(call, full)}))
+
+        return handle
 
 
 def _listed(split: dict[str, Any]) -> int:

@@ -23,7 +23,7 @@ from verl_agent_env.server.wires.openenv.frames import (
     fault,
 )
 from verl_agent_env.server.wires.openenv.session import Session, SessionError
-from verl_agent_env.server.wires.tasks import IndexRequest, RangeRequest, SplitRequest, TaskLister
+from verl_agent_env.server.wires.tasks import TaskApiHandlers, TaskLister
 from verl_agent_env.wire import schemas as wire
 from verl_agent_env.wire.codec import decode, encode
 
@@ -60,16 +60,18 @@ class OpenEnvHandlers:
         self._registry = registry
         self._kinds = kinds
         self._operations = operations
-        self._tasks = TaskLister(operations)
+        self._tasks = TaskApiHandlers(
+            TaskLister(operations),
+            self._task_name,
+            lambda call, full: {"env_name": full} if call == "tasks" else {},
+        )
 
     def routes(self) -> list[Route]:
         """Give the routes of all calls."""
         one = "/openenv/{env_name}"
         read = [
             ("GET", "metadata", self.metadata), ("GET", "schema", self.schema), ("GET", "state", self.state),
-            ("GET", "list_environments", self.list_environments), ("GET", "splits", self.splits),
-            ("POST", "tasks", self.tasks), ("POST", "num_tasks", self.num_tasks), ("POST", "task", self.task),
-            ("POST", "task_range", self.task_range),
+            ("GET", "list_environments", self.list_environments), *self._tasks.calls(),
         ]  # fmt: skip
         run = [("POST", "reset", self.reset), ("POST", "step", self.step), ("POST", "mcp", self.mcp)]
         free = [("GET", "health", self.health), ("GET", "openapi.json", self.openapi)]
@@ -146,36 +148,6 @@ class OpenEnvHandlers:
     async def list_environments(self, request: Request) -> Response:
         """Name the environment, as the Task API's paths take it."""
         return Response(encode([short_name(self._registry, self._full_name(request))]))
-
-    async def splits(self, request: Request) -> Response:
-        """List the splits of its tasks."""
-        splits = await self._tasks.splits(self._task_name(request))
-        return Response(encode([{"name": split["name"], "type": split["type"]} for split in splits]))
-
-    async def tasks(self, request: Request) -> Response:
-        """List the tasks of a split."""
-        full = self._task_name(request)
-        tasks = await self._tasks.tasks(full, decode(request.body, SplitRequest))
-        return Response(encode({"tasks": tasks, "env_name": full}))
-
-    async def num_tasks(self, request: Request) -> Response:
-        """Count the tasks of a split."""
-        full = self._task_name(request)
-        return Response(
-            encode({"num_tasks": await self._tasks.num_tasks(full, decode(request.body, SplitRequest))})
-        )
-
-    async def task(self, request: Request) -> Response:
-        """Give one task."""
-        full = self._task_name(request)
-        return Response(encode({"task": await self._tasks.task(full, decode(request.body, IndexRequest))}))
-
-    async def task_range(self, request: Request) -> Response:
-        """Give consecutive tasks."""
-        full = self._task_name(request)
-        return Response(
-            encode({"tasks": await self._tasks.task_range(full, decode(request.body, RangeRequest))})
-        )
 
     def _full_name(self, request: Request) -> str:
         return self._registry.resolve(name_in(request.path, OPENENV_PREFIX))

@@ -28,7 +28,7 @@ from verl_agent_env.server.http.types import Handler, Request, Response, Route
 from verl_agent_env.server.wires.names import name_in, short_name
 from verl_agent_env.server.wires.ors.door import ORS_PREFIX
 from verl_agent_env.server.wires.ors.events import event, events, events_of_work
-from verl_agent_env.server.wires.tasks import IndexRequest, RangeRequest, SplitRequest, TaskLister
+from verl_agent_env.server.wires.tasks import TaskApiHandlers, TaskLister
 from verl_agent_env.types import Action, Observation
 from verl_agent_env.wire.codec import decode, encode
 from verl_agent_env.wire.operations import call_of, new_call
@@ -89,15 +89,18 @@ class OrsHandlers:
         self._registry = registry
         self._kinds = kinds
         self._operations = operations
-        self._tasks = TaskLister(operations)
+        self._tasks = TaskApiHandlers(
+            TaskLister(operations),
+            self._env_name,
+            lambda call, full: {} if call == "num_tasks" else {"env_name": short_name(registry, full)},
+        )
 
     def routes(self) -> list[Route]:
         """Give the routes of all calls."""
         free: list[_Call] = [("GET", "health", self.health), ("GET", "version", self.version)]
         read: list[_Call] = [
             ("GET", "list_environments", self.list_environments), ("GET", "tools", self.tools),
-            ("GET", "splits", self.splits), ("POST", "tasks", self.tasks), ("POST", "num_tasks", self.num_tasks),
-            ("POST", "task", self.task), ("POST", "task_range", self.task_range),
+            *self._tasks.calls(),
         ]  # fmt: skip
         run: list[_Call] = [
             ("POST", "create_session", self.create_session), ("POST", "create", self.create),
@@ -144,37 +147,6 @@ class OrsHandlers:
                     [tool.openai() for tool in getattr(self._registry.kind(full).env_class, "tools", ())]
                 )
             )
-        )
-
-    async def splits(self, request: Request) -> Response:
-        """List the splits of an environment's tasks."""
-        splits = await self._tasks.splits(self._env_name(request))
-        return Response(encode([{"name": split["name"], "type": split["type"]} for split in splits]))
-
-    async def tasks(self, request: Request) -> Response:
-        """List the tasks of a split."""
-        full = self._env_name(request)
-        return self._with_name(
-            full, "tasks", await self._tasks.tasks(full, decode(request.body, SplitRequest))
-        )
-
-    async def num_tasks(self, request: Request) -> Response:
-        """Count the tasks of a split."""
-        full = self._env_name(request)
-        return Response(
-            encode({"num_tasks": await self._tasks.num_tasks(full, decode(request.body, SplitRequest))})
-        )
-
-    async def task(self, request: Request) -> Response:
-        """Give one task."""
-        full = self._env_name(request)
-        return self._with_name(full, "task", await self._tasks.task(full, decode(request.body, IndexRequest)))
-
-    async def task_range(self, request: Request) -> Response:
-        """Give consecutive tasks."""
-        full = self._env_name(request)
-        return self._with_name(
-            full, "tasks", await self._tasks.task_range(full, decode(request.body, RangeRequest))
         )
 
     # --- sessions -------------------------------------------------------------------------------------------
@@ -279,9 +251,6 @@ class OrsHandlers:
         if not named:
             raise _fault(["header", "X-Deployment"], "name the environment, in the path or in this header")
         return self._registry.resolve(named)
-
-    def _with_name(self, full: str, key: str, value: Any) -> Response:
-        return Response(encode({key: value, "env_name": short_name(self._registry, full)}))
 
 
 def _deployment(request: Request) -> str:
