@@ -49,9 +49,10 @@ COMMANDS = {
 }
 
 ENV_ID = re.compile(r"[0-9a-f]{3}-[0-9a-f]{32}")
+EPISODE_ID = re.compile(ENV_ID.pattern + r"\.\d+")
 ENV_NAME = re.compile(r"^(/api/environments)/(?:.+)/(\w+)$")
 LEFT_OUT = "…"
-VOLATILE = {"age_s", "idle_s", "owner"}
+VOLATILE = {"age_s", "idle_s", "owner", "worker", "at", "began_at", "ended_at"}
 """Fields whose values differ from run to run."""
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -127,7 +128,7 @@ def test_every_call_has_an_example() -> None:
     for block in blocks_of(HTTP_API):
         if block.language == "http":
             method, target = block.text.split("\n", 1)[0].split()
-            path = ENV_ID.sub("{env_id}", target.partition("?")[0])
+            path = ENV_ID.sub("{env_id}", EPISODE_ID.sub("{episode_id}", target.partition("?")[0]))
             shown.add((method, ENV_NAME.sub(r"\1/{env_name}/\2", path)))
     assert paths <= shown
 
@@ -195,7 +196,8 @@ def test_shell_session_of_the_readme_runs(start_server: StartServer) -> None:
 def test_http_examples_are_answered_as_shown(start_server: StartServer) -> None:
     blocks = blocks_of(HTTP_API)
     known: dict[str, str] = {}
-    with httpx.Client(base_url=start_server().url, timeout=HANG_S) as client:
+    url = start_server("--keep-trajectories", "memory").url
+    with httpx.Client(base_url=url, timeout=HANG_S) as client:
         for asked, shown in zip(blocks[::2], blocks[1::2], strict=True):
             assert asked.language == "http"
             head, _, body = with_ids(asked.text, known).partition("\n\n")

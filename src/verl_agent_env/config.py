@@ -246,6 +246,12 @@ class ServerSettings:
     mcp_allow_commands: bool = False
     """Let clients define MCP servers of their own, commands included; ignored unless only this machine
     reaches the server."""
+    keep_trajectories: str = ""
+    """Keep episodes that are over, to be read at ``/web`` and ``/api/episodes``: in ``memory`` (of each worker), in ``redis``
+    (of the cluster), or in files of a directory, which is named."""
+    keep_trajectories_bytes: int = 64 * 1024 * 1024
+    """Bytes of kept episodes in the memory of a worker, or in Redis, the oldest being deleted for new ones; files of a
+    directory have no limit."""
     host_limits: HostLimits = field(default_factory=HostLimits)
     """Limits of the environments of a worker."""
     http_limits: HttpLimits = field(default_factory=HttpLimits)
@@ -287,6 +293,8 @@ class ServerSettings:
                 )
         if not self.max_log_lines_per_s > 0:
             raise ValueError(f"max_log_lines_per_s must be above 0, not {self.max_log_lines_per_s}")
+        if self.keep_trajectories_bytes < 1:
+            raise ValueError(f"keep_trajectories_bytes must be above 0, not {self.keep_trajectories_bytes}")
         if self.keep_alive_s < 1 or self.shutdown_grace_s < 0:
             raise ValueError("keep_alive_s must be at least 1 and shutdown_grace_s at least 0")
 

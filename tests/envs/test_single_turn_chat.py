@@ -55,9 +55,9 @@ def test_an_empty_conversation_still_asks_for_something() -> None:
     assert observation[0]["content"]
 
 
-def test_the_default_scorer_gives_nothing() -> None:
+def test_the_default_scorer_gives_nothing_and_judges_nothing() -> None:
     _, reward, terminated, truncated, info = answered("forty-two")
-    assert (reward, terminated, truncated, info["success"]) == (0.0, True, False, False)
+    assert (reward, terminated, truncated, info["success"]) == (0.0, True, False, None)
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,13 @@ def serve(**given: Any) -> None:
             from verl_agent_env.envs.task_files import read_task_files
 
             read_task_files(default_registry(), settings.tasks)
+        if settings.keep_trajectories:
+            from verl_agent_env.cluster.backends import open_episodes
+
+            cluster = settings.cluster
+            open_episodes(
+                settings.keep_trajectories, settings.keep_trajectories_bytes, cluster.redis, cluster.namespace
+            )
         if settings.mcp_config:
             from verl_agent_env.server.http.commands import mcp_configuration
 

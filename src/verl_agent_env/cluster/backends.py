@@ -9,18 +9,23 @@ import functools
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from verl_agent_env.cluster.folder.episodes import FolderEpisodes
 from verl_agent_env.cluster.idempotency import KNOWN_S, IdempotencyRecords
+from verl_agent_env.cluster.memory.episodes import MemoryEpisodes
 from verl_agent_env.cluster.memory.idempotency import MemoryIdempotencyRecords
 from verl_agent_env.cluster.memory.log import MemoryEventLog
 from verl_agent_env.cluster.memory.store import MemoryStore
 from verl_agent_env.cluster.redis.client import RedisClient, RedisLimits
+from verl_agent_env.cluster.redis.episodes import RedisEpisodes
 from verl_agent_env.cluster.redis.idempotency import RedisIdempotencyRecords
 from verl_agent_env.cluster.redis.keys import Keys
 from verl_agent_env.cluster.redis.log import RedisEventLog
 from verl_agent_env.cluster.redis.rehearsal import rehearse
 from verl_agent_env.cluster.redis.store import RedisStore
 from verl_agent_env.cluster.store import Store
+from verl_agent_env.wire.episode_store import EpisodeStore
 from verl_agent_env.wire.event_log import EventLog
 
 
@@ -85,6 +90,28 @@ def _open_redis(url: str, options: BackendOptions) -> Backend:
         RedisIdempotencyRecords(RedisClient(url, limits, keys), keys, options.keys_known_s),
         functools.partial(rehearse, url, options.namespace, limits),
     )
+
+
+def open_episodes(where: str, max_bytes: int, redis: str, namespace: str) -> EpisodeStore:
+    """Return the store of kept episodes that ``--keep-trajectories`` names: ``memory``, ``redis`` or a directory.
+
+    Args:
+        where: Which one.
+        max_bytes: Bytes that the episodes may take; in a directory, those that wait to be written.
+        redis: URL of the cluster's Redis.
+        namespace: Name of the data set in it.
+
+    Raises:
+        ValueError: There is no Redis, or the directory cannot be made or written into.
+    """
+    if where == "memory":
+        return MemoryEpisodes(max_bytes)
+    if where == "redis":
+        if not redis:
+            raise ValueError("episodes can be kept in redis by a node of a cluster only (--redis)")
+        keys = Keys(namespace)
+        return RedisEpisodes(RedisClient(redis, RedisLimits(), keys), keys, max_bytes)
+    return FolderEpisodes(Path(where), max_bytes)
 
 
 _OPENERS: dict[str, Callable[[str, BackendOptions], Backend]] = {

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from verl_agent_env.config import HostLimits
+from verl_agent_env.engine.episodes.keeper import EpisodeKeeper
 from verl_agent_env.engine.live_env import MOVED, LiveEnv
 from verl_agent_env.envs.kind import EnvKind
 from verl_agent_env.errors import (
@@ -41,6 +42,7 @@ class EnvTable:
         clock: Callable[[], float],
         dispose: Dispose,
         unknown: Callable[[str], VerlAgentEnvError] = EnvironmentNotFoundError,
+        keeper: EpisodeKeeper | None = None,
     ) -> None:
         """An empty env_table.
 
@@ -49,6 +51,7 @@ class EnvTable:
             clock: Seconds.
             dispose: Lets an environment that nobody uses any more free what it holds.
             unknown: What to say of an id that is neither alive nor remembered.
+            keeper: Keeps episodes, if they are kept.
         """
         self.live: Counter[str] = Counter()
         """Live environments by env name."""
@@ -67,6 +70,7 @@ class EnvTable:
         self._clock = clock
         self._dispose = dispose
         self._unknown = unknown
+        self._keeper = keeper
         self._instances: dict[str, LiveEnv] = {}
         self.get: Callable[[str], LiveEnv | None] = self._instances.get
         """The live instance of an id, if there is one."""
@@ -190,6 +194,8 @@ class EnvTable:
 
     def remove(self, instance: LiveEnv, reason: str) -> None:
         """Take out an environment and remember for a while that it was closed; not one that only ``moved``."""
+        if self._keeper is not None:
+            self._keeper.over(instance, reason)
         del self._instances[instance.env_id]
         self.unreadable.discard(instance.env_id)
         slot = slot_of(instance.env_id)
@@ -216,6 +222,8 @@ class EnvTable:
     def adopt(self, instance: LiveEnv) -> None:
         """Make a recovered environment live; limits on how many there may be held when it was made."""
         self.add(instance, is_new=False)
+        if self._keeper is not None:
+            self._keeper.adopted(instance)
 
     def evict(self, instance: LiveEnv, reason: str) -> None:
         """Take out an environment and let it free what it holds, after the call that is at work on it."""

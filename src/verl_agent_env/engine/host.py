@@ -12,6 +12,8 @@ from verl_agent_env import waits
 from verl_agent_env.config import HostLimits
 from verl_agent_env.engine.calls import Calls
 from verl_agent_env.engine.env_table import EnvTable
+from verl_agent_env.engine.episodes.calls import KeepingCalls
+from verl_agent_env.engine.episodes.keeper import EpisodeKeeper, EpisodeOptions
 from verl_agent_env.engine.execution import ENV_FAULTS, Executor
 from verl_agent_env.engine.group_commit.pending import AwaitableOrValue, await_maybe
 from verl_agent_env.engine.kinds import KindLoader
@@ -62,6 +64,7 @@ class Host:
         record: CallRecord | None = None,
         suspicions: Suspicions | None = None,
         kept: PersistenceOptions | None = None,
+        episodes: EpisodeOptions | None = None,
     ) -> None:
         """A host without environments.
 
@@ -77,6 +80,7 @@ class Host:
             suspicions: Which calls are known to have ended a worker, or may have.
             kept: Where and how environments are kept outside this process, if they are. Somebody has to run the journal of
                 the recorder.
+            episodes: Where and how episodes are kept that are over, if they are. Somebody has to run the store.
         """
         self.name = name
         self.registry = registry
@@ -90,11 +94,18 @@ class Host:
         self._recoveries: set[asyncio.Task[Any]] = set()
         self._threads = Threads(limits)
         self.executor = Executor(self._threads, limits.max_step_s, record or CallRecord(), suspicions)
+        self.keeper = (
+            None
+            if episodes is None
+            else EpisodeKeeper(episodes, name, clock, self.executor, self.all_actions)
+        )
+        """Keeps episodes that are over, if they are kept."""
         self.env_table = EnvTable(
             limits,
             clock,
             self.executor.dispose,
             lambda env_id: suspicions.refusal(env_id) or unknown(env_id),
+            self.keeper,
         )
         self._ownership = None if kept is None else kept.ownership
         self.persistence = None if kept is None else self._persistence(kept)
@@ -112,8 +123,11 @@ class Host:
             suspicions,
             self.recorder,
             self._owns,
+            self.keeper,
         )
-        self.calls = Calls(self._lifecycle)
+        self.calls = (
+            Calls(self._lifecycle) if self.keeper is None else KeepingCalls(self._lifecycle, self.keeper)
+        )
         """Calls on environments that are live here; nothing is looked for elsewhere."""
         self.faults = self._lifecycle.faults
         self.failure = self._lifecycle.failure
@@ -357,6 +371,16 @@ class Host:
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
         return task
 
+    async def all_actions(self, instance: LiveEnv) -> list[bytes] | None:
+        """Find the actions of an episode as they are recorded, also those that only the log has; None if some are gone.
+
+        Raises:
+            StoreUnavailableError: A part of them is in the log, which does not answer.
+        """
+        if instance.first_seq and self.recovery is not None:
+            return await self.recovery.all_actions(instance)
+        return list(instance.actions or ()) if instance.history_complete else None
+
     def missing(self, env_ids: Sequence[str]) -> list[str]:
         """Select the environments that another worker may have held before: neither live here nor closed."""
         if self.recovery is None:
@@ -453,6 +477,8 @@ class Host:
             left := end - time.monotonic()
         ) > 0:
             await asyncio.wait(running, timeout=left)
+        if self.keeper is not None:
+            await self.keeper.stop()
         for task in running:
             task.cancel()
         self._threads.stop()

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import gymnasium
 import orjson
 
-from verl_agent_env.engine.execution import ENV_FAULTS
+from verl_agent_env.engine.execution import ENV_FAULTS, build
 from verl_agent_env.engine.group_commit.pending import await_maybe
 from verl_agent_env.engine.host import Host
 from verl_agent_env.engine.lifecycle import encode_action
-from verl_agent_env.engine.live_env import LiveEnv
 from verl_agent_env.envs.base import ChatEnv
+from verl_agent_env.envs.kind import EnvKind
 from verl_agent_env.envs.pictures import to_png
 from verl_agent_env.errors import AnswerTooLargeError, AtCapacityError, RenderModeError
 from verl_agent_env.messages import parse_action
 from verl_agent_env.wire.actions import shown
 from verl_agent_env.wire.results import EncodedReset, EncodedStep, size_of
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -103,23 +106,53 @@ async def read_action(host: Host, env_id: str, action: Any) -> dict[str, Any]:
         EnvironmentStateError: There is none, or it is lost.
     """
     encode_action(action, host.limits.max_action_bytes)
-
-    def read(env: Any) -> dict[str, Any]:
-        parsed = env.read_action(action) if isinstance(env, ChatEnv) else parse_action(action)
-        calls = env.checked_calls(parsed) if isinstance(env, ChatEnv) else parsed.calls
-        return {
-            "form": parsed.form,
-            "thought": parsed.thought,
-            "calls": [{"name": c.name, "arguments": c.arguments, "fault": c.fault} for c in calls],
-            "valid": all(call.fault is None for call in calls),
-            "place": parsed.place,
-        }
-
-    return await read_env(host, env_id, read)
+    return await read_env(host, env_id, lambda env: _reading(env, action))
 
 
-async def trajectory(host: Host, env_id: str) -> bytes:
+def _reading(env: Any, action: Any) -> dict[str, Any]:
+    """Describe how an environment reads an action."""
+    parsed = env.read_action(action) if isinstance(env, ChatEnv) else parse_action(action)
+    calls = env.checked_calls(parsed) if isinstance(env, ChatEnv) else parsed.calls
+    return {
+        "form": parsed.form,
+        "thought": parsed.thought,
+        "calls": [{"name": c.name, "arguments": c.arguments, "fault": c.fault} for c in calls],
+        "valid": all(call.fault is None for call in calls),
+        "place": parsed.place,
+    }
+
+
+async def read_kept_actions(
+    host: Host, env_name: str, env_kwargs: Mapping[str, Any], actions: Sequence[Any]
+) -> list[dict[str, Any] | None]:
+    """Read actions of an episode that is over, as :func:`read_action` does.
+
+    Returns:
+        Of each action how it is read; None if its kind is not installed here, or cannot say so.
+    """
+    try:
+        await host.kinds.load((env_name,))
+        kind = host.registry.kind(env_name)
+        arguments = kind.validate(env_kwargs)
+        kind = kind.fitting(arguments)
+
+        def read_all() -> list[dict[str, Any] | None]:
+            env = build(kind, arguments)
+            try:
+                return [_reading(env, action) for action in actions]
+            finally:
+                env.close()
+
+        return await host.executor.run(kind, read_all)
+    except ENV_FAULTS:
+        logger.debug("kept actions cannot be read", exc_info=True, extra={"env_name": env_name})
+        return [None] * len(actions)
+
+
+async def trajectory(host: Host, env_id: str, *, draws: bool = False) -> bytes:
     """The episode so far as JSON: seed, the first observation, and action and answer of each step.
+
+    With ``draws`` also a picture (SVG) of the beginning, and of the state after each step.
 
     A deterministic environment is replayed for it, on a copy: steps go on meanwhile. ``complete`` is false, with no
     steps, when more actions were taken than are kept. Of a long action whose reading alone is
@@ -127,6 +160,7 @@ async def trajectory(host: Host, env_id: str) -> bytes:
 
     Raises:
         EnvironmentStateError: There is none, or it is lost.
+        RenderModeError: It cannot be drawn.
         EnvironmentFailedError, EnvironmentTimeoutError: Its own code raised or hung in the replay.
         AnswerTooLargeError: It is longer than an answer may be.
         AtCapacityError: Too many threads hang.
@@ -135,7 +169,7 @@ async def trajectory(host: Host, env_id: str) -> bytes:
     instance = await await_maybe(host.find(env_id))
     instance.require_alive()
     host.env_table.touch(instance)
-    actions = await _all_actions(host, instance)
+    actions = await host.all_actions(instance)
     complete = actions is not None
     head = {
         "env_id": env_id,
@@ -145,17 +179,42 @@ async def trajectory(host: Host, env_id: str) -> bytes:
         "complete": complete,
     }
     begin: EncodedReset | None
+    drawings: list[str] = []
+    if draws:
+        _require_drawn(instance.kind)
     if actions is not None and instance.kind.replays:
-        begin, answers = await _played_again(host, instance, actions)
+        length = _Length(host)
+        try:
+            begin, answers, drawings = await _played_again(
+                host,
+                instance.kind,
+                instance.arguments,
+                instance.seed,
+                instance.options,
+                instance.effects,
+                actions,
+                length,
+                draws,
+            )
+        except AtCapacityError:
+            raise
+        except ENV_FAULTS as fault:
+            raise host.failure(instance, fault) from fault
     else:
         begin, answers = instance.beginning, list(instance.answers or ())
         length = _Length(host)
         for answer in answers:
-            length.add(None, answer)
+            length.add("", answer)
     steps = [
         b'{"seq":%d,"action":%b,%b' % (seq, shown(action), answer.to_json()[1:])
         for seq, (action, answer) in enumerate(zip(actions or (), answers, strict=True))
     ]
+    if drawings:
+        head["drawing"] = drawings[0]
+        steps = [
+            b'%b,"drawing":%b}' % (step[:-1], orjson.dumps(drawing))
+            for step, drawing in zip(steps, drawings[1:], strict=True)
+        ]
     observation, info = (begin.observation, begin.info) if begin is not None else (b"null", b"null")
     return b'%b,"observation":%b,"info":%b,"steps":[%b]}' % (
         orjson.dumps(head)[:-1],
@@ -165,13 +224,6 @@ async def trajectory(host: Host, env_id: str) -> bytes:
     )
 
 
-async def _all_actions(host: Host, instance: LiveEnv) -> list[bytes] | None:
-    """The episode's actions as they are recorded, those that only the log has included; None if some are gone."""
-    if instance.first_seq and host.recovery is not None:
-        return await host.recovery.all_actions(instance)
-    return list(instance.actions or ()) if instance.history_complete else None
-
-
 class _Length:
     """Counts the answers of an episode, and ends it when they are too long."""
 
@@ -179,28 +231,77 @@ class _Length:
         self._size = 0
         self._max_bytes = host.limits.max_answer_bytes
 
-    def add(self, _: Any, answer: EncodedStep) -> None:
-        """Count an answer.
+    def add(self, drawing: str, answer: EncodedStep | None) -> None:
+        """Count an answer and a drawing, if there are any.
 
         Raises:
             AnswerTooLargeError: They are longer than an answer may be.
         """
-        self._size += size_of(answer)
+        self._size += len(drawing) + (0 if answer is None else size_of(answer))
         if self._size > self._max_bytes:
             raise AnswerTooLargeError(self._max_bytes, self._size)
 
 
-async def _played_again(
-    host: Host, instance: LiveEnv, actions: list[bytes]
-) -> tuple[EncodedReset, list[EncodedStep]]:
+async def draw_kept(
+    host: Host,
+    env_name: str,
+    env_kwargs: Mapping[str, Any],
+    seed: int,
+    options: bytes | None,
+    actions: list[bytes],
+) -> list[str] | None:
+    """Draw an episode that is over, as SVG: its beginning, and the state after each step.
+
+    Returns:
+        The drawings; None if its kind is not installed here, has no drawings, or does not repeat the episode.
+
+    Raises:
+        AnswerTooLargeError: They are longer than an answer may be.
+    """
     try:
-        env, begin = await host.executor.begin_again(
-            instance.kind, instance.arguments, instance.seed, instance.options, instance.effects
-        )
-        played = await host.executor.play(instance.kind, env, actions, _Length(host).add)
-    except AtCapacityError:
+        await host.kinds.load((env_name,))
+        kind = host.registry.kind(env_name)
+        arguments = kind.validate(env_kwargs)
+        kind = kind.fitting(arguments)
+        _require_drawn(kind)
+        if not kind.deterministic:
+            return None
+        length = _Length(host)
+        return (await _played_again(host, kind, arguments, seed, options, None, actions, length, True))[2]
+    except AnswerTooLargeError:
         raise
-    except ENV_FAULTS as fault:
-        raise host.failure(instance, fault) from fault
-    host.executor.dispose(instance.kind, env)
-    return begin, [answer for answer, _ in played]
+    except ENV_FAULTS:
+        logger.debug("a kept episode cannot be drawn", exc_info=True, extra={"env_name": env_name})
+        return None
+
+
+def _require_drawn(kind: EnvKind) -> None:
+    """Raise when environments of a kind cannot be drawn."""
+    modes = render_modes(kind.env_class)
+    if "svg" not in modes:
+        raise RenderModeError("svg", modes)
+
+
+async def _played_again(
+    host: Host,
+    kind: EnvKind,
+    arguments: Any,
+    seed: int,
+    options: bytes | None,
+    effects: bytes | None,
+    actions: list[bytes],
+    length: _Length,
+    draws: bool,
+) -> tuple[EncodedReset, list[EncodedStep], list[str]]:
+    """Play recorded actions in a new environment; gives its beginning, the answers and, with ``draws``, the drawings."""
+
+    def observe(env: Any, answer: EncodedStep | None = None) -> str:
+        drawing = str(env.draw("svg")) if draws else ""
+        length.add(drawing, answer)
+        return drawing
+
+    given = orjson.loads(effects) if effects is not None else {}
+    env, begin, first = await host.executor.begin(kind, arguments, None, seed, options, observe, given)
+    played = await host.executor.play(kind, env, actions, observe)
+    host.executor.dispose(kind, env)
+    return begin, [answer for answer, _ in played], [first, *(seen for _, seen in played)] if draws else []

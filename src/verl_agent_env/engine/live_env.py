@@ -30,6 +30,7 @@ from verl_agent_env.wire.results import EncodedReset, EncodedStep
 from verl_agent_env.wire.suspicions import BEGINNING, CallId
 
 if TYPE_CHECKING:
+    from verl_agent_env.engine.episodes.keeper import OpenEpisode
     from verl_agent_env.engine.group_commit.groups import Group
 
 MOVED = "moved"
@@ -99,6 +100,7 @@ class LiveEnv:
         "lock",
         "lost",
         "lost_as",
+        "open_episode",
         "options",
         "past_operations",
         "resets",
@@ -167,7 +169,7 @@ class LiveEnv:
         self.slot = 0
         """Where it lives, if it is kept outside this process."""
         self.env_kwargs: Mapping[str, Any] | None = None
-        """Keyword arguments as they were asked for, where they are kept."""
+        """Keyword arguments as they were asked for, where environments or episodes are kept."""
         self.digests: list[bytes] | None = None
         """Of the steps of :attr:`actions`, where they go to a journal."""
         self.state: bytes | None = None
@@ -175,6 +177,8 @@ class LiveEnv:
         self.state_seq = 0
         self.group: Group | None = None
         """The writes that answers about it have to wait for: those that tell of its last change."""
+        self.open_episode: OpenEpisode | None = None
+        """What is noted of the episode, where episodes are kept."""
         self.unreadable: str | None = None
         """Which version of its kind can read its state, if this worker's cannot."""
 

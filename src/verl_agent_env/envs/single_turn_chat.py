@@ -102,8 +102,8 @@ class SingleTurnChatArguments(EnvArguments):
     """Scorer of the answer: an object with its ``type``, one of ``none`` (always 0), ``exact_match``, ``regex``,
     ``numeric``, ``math`` and ``callable`` (registered on the server), and the options of that type."""
     success_threshold: float | None = None
-    """Smallest reward that counts as success. By default the reward of a right answer; 1 for a ``callable``; no success for
-    ``none``."""
+    """Smallest reward that counts as success. By default the reward of a right answer; 1 for a ``callable``. With ``none``
+    nothing is judged: ``success`` is null."""
 
     @model_validator(mode="after")
     def _check_chat(self) -> SingleTurnChatArguments:
@@ -136,8 +136,13 @@ class SingleTurnChatArguments(EnvArguments):
             return self.task_prompt
         return "" if self.chat_history else _NOTHING_ASKED
 
-    def is_success(self, reward: float) -> bool:
-        """Return true if an answer of this reward is a success."""
+    def judge(self, reward: float, *, valid: bool) -> bool | None:
+        """Return whether an answer of this reward is a success; None if nothing is judged."""
+        if self.success_threshold is None and isinstance(self.scorer, NoScorer):
+            return None
+        return valid and self._is_success(reward)
+
+    def _is_success(self, reward: float) -> bool:
         if self.success_threshold is not None:
             return reward >= self.success_threshold
         scorer = self.scorer
@@ -211,7 +216,7 @@ class SingleTurnChatEnv(ChatEnv):
         history = self.first_observation() if isinstance(scorer, CallableScorer) else ()
         reward = scorer.score(parsed.text, ScoreContext(chat_history=history, seed=self.episode_seed))
         valid = parsed.fault is None and bool(parsed.text)
-        success = valid and self.arguments.is_success(reward)
+        success = self.arguments.judge(reward, valid=valid)
         if not valid:
             reward += self.arguments.invalid_action_reward
         self._steps += 1

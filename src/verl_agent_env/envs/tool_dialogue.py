@@ -137,7 +137,7 @@ class ToolDialogueEnv(AsyncChatEnv):
             # Scorers may block, and take long for long texts.
             reward = await self.outcome_of(lambda: asyncio.to_thread(scorer.score, parsed.text, context))
         valid = bool(parsed.text)
-        success = valid and self.arguments.is_success(reward)
+        success = self.arguments.judge(reward, valid=valid)
         if not valid:
             reward += self.arguments.invalid_action_reward
         self._steps += 1

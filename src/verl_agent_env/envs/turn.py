@@ -15,7 +15,8 @@ class Outcome(NamedTuple):
     """Content for the model; ``None`` shows the current state (:meth:`ChatEnv.observe`)."""
     reward: float = 0.0
     terminated: bool = False
-    success: bool = False
+    success: bool | None = False
+    """None if the episode ends without a judgement."""
     effective: bool = True
     """True if the move changed anything."""
     fault: str | None = None

@@ -34,6 +34,7 @@ The server answers them as ``application/problem+json`` (RFC 9457), the client r
     │   ├── RenderModeError               render_mode_unsupported    422
     │   ├── UnknownSplitError             unknown_split              404
     │   ├── TaskNotFoundError             task_not_found             404
+    │   ├── EpisodeNotFoundError          episode_not_found          404
     │   └── IdempotencyKeyReusedError     idempotency_key_reused     422
     ├── EnvironmentStateError
     │   ├── EnvironmentNotFoundError      environment_not_found      404

@@ -340,6 +340,17 @@ class TaskNotFoundError(RequestError, code="task_not_found", status=404):
         return f"'{self.env_name}' has no task {self.task_index} in the split '{self.split}': {reason}."
 
 
+class EpisodeNotFoundError(RequestError, code="episode_not_found", status=404):
+    """No kept episode has this id."""
+
+    title = "There is no such kept episode"
+    detail_format = (
+        "No episode '{episode_id}' is kept: it was deleted for later ones, is not over yet, or the server keeps none "
+        "(--keep-trajectories). '/api/episodes' lists those that are."
+    )
+    episode_id: str = ""
+
+
 class IdempotencyKeyReusedError(RequestError, code="idempotency_key_reused", status=422):
     """The ``Idempotency-Key`` was used before, with another body or for another call."""
 

@@ -20,7 +20,9 @@ from starlette.responses import Response as PageResponse
 from starlette.types import Receive, Scope, Send
 
 from verl_agent_env import __version__, background, spans
+from verl_agent_env.cluster.backends import open_episodes
 from verl_agent_env.config import ServerSettings
+from verl_agent_env.engine.episodes.keeper import EpisodeOptions
 from verl_agent_env.engine.reaper import reap_forever
 from verl_agent_env.engine.tasks import TaskFinder
 from verl_agent_env.envs.registry import Registry, default_registry
@@ -29,9 +31,16 @@ from verl_agent_env.errors import InternalError, MethodNotAllowedError, RouteNot
 from verl_agent_env.server.api.batches import BatchHandlers
 from verl_agent_env.server.api.catalogue import CatalogueHandlers
 from verl_agent_env.server.api.environments import EnvironmentHandlers
+from verl_agent_env.server.api.episodes import EpisodeHandlers
 from verl_agent_env.server.api.mcp import MAX_MCP_BYTES, MCP_PATH, McpRoute
 from verl_agent_env.server.api.operations import Operations
-from verl_agent_env.server.api.routes import batch_routes, environment_routes, server_routes, task_routes
+from verl_agent_env.server.api.routes import (
+    batch_routes,
+    environment_routes,
+    episode_routes,
+    server_routes,
+    task_routes,
+)
 from verl_agent_env.server.api.server import ServerHandlers
 from verl_agent_env.server.api.tasks import TaskHandlers
 from verl_agent_env.server.cluster.identity import WorkerIdentity
@@ -107,6 +116,7 @@ class EnvServer(FastAPI):
             identity,
             open_backend_of(cluster, limits),
             lambda supervisor_at: HttpPeers(cluster.peer_timeout_s, token, supervisor_at, tls),
+            episodes=_episode_options(settings),
         )
         self.env_host = self.worker.host
         proxies = TrustedProxies(settings.trusted_proxies)
@@ -129,6 +139,8 @@ class EnvServer(FastAPI):
             read_task_files(registry, settings.tasks),
             settings.host_limits,
         )
+        keeper = self.env_host.keeper
+        kept = None if keeper is None else self.worker.kept_episodes(keeper.store)
         self._routes = [
             *environment_routes(
                 self.env_host, EnvironmentHandlers(self.env_host, self.worker.create, idempotent, tasks)
@@ -147,6 +159,7 @@ class EnvServer(FastAPI):
                 )
             ),
             *task_routes(TaskHandlers(registry, tasks)),
+            *episode_routes(EpisodeHandlers(self.env_host, kept)),
             *server_routes(self.server_handlers, CatalogueHandlers(registry)),
         ]
         self.tracing = self._tracing_by(tracer_provider or spans.tracer_provider())
@@ -218,6 +231,15 @@ class EnvServer(FastAPI):
         await self.dispatcher.serve({}, "", scope, receive, send)
 
 
+def _episode_options(settings: ServerSettings) -> EpisodeOptions | None:
+    where, max_bytes = settings.keep_trajectories, settings.keep_trajectories_bytes
+    if not where:
+        return None
+    store = open_episodes(where, max_bytes, settings.cluster.redis, settings.cluster.namespace)
+    # Only what is kept in memory has to fit in there with what goes on.
+    return EpisodeOptions(store, max_bytes / 2 if where == "memory" else float("inf"))
+
+
 def create_app(
     settings: ServerSettings | None = None,
     registry: Registry | None = None,
@@ -253,6 +275,8 @@ async def _lifespan(app: EnvServer) -> AsyncIterator[dict[str, Any]]:
         background.start("loop watch", app.loop_watch.run),
         background.start("memory return", app.memory_return.run),
     ]
+    if app.env_host.keeper is not None:
+        tasks.append(background.start("episodes", app.env_host.keeper.store.run))
     if app.settings.auth_file:
         _reload_at_hangup(app.guard)
     if app.settings.mcp_allow_commands:

@@ -12,6 +12,7 @@ from verl_agent_env.cluster.memory.log import MemoryEventLog
 from verl_agent_env.cluster.memory.store import MemoryStore
 from verl_agent_env.config import HostLimits
 from verl_agent_env.engine import Host
+from verl_agent_env.engine.episodes.keeper import EpisodeOptions
 from verl_agent_env.engine.persistence import PersistenceOptions
 from verl_agent_env.envs.base import Durability
 from verl_agent_env.envs.registry import BUILT_IN, EnvSpec, Registry
@@ -34,6 +35,7 @@ class Cluster:
         *,
         specs: Sequence[EnvSpec] = BUILT_IN,
         patience_s: float = 30.0,
+        episodes: EpisodeOptions | None = None,
         **limits: Any,
     ) -> Host:
         """A new host of these environments that takes all slots from whoever has them.
@@ -50,7 +52,9 @@ class Cluster:
         owned = Owned(self.store, record.incarnation)
         await owned.look()
         kept = PersistenceOptions(self.log, owned, durabilities or {}, patience_s)
-        host = Host(Registry({spec.name: spec for spec in specs}), HostLimits(**limits), kept=kept)
+        host = Host(
+            Registry({spec.name: spec for spec in specs}), HostLimits(**limits), kept=kept, episodes=episodes
+        )
         assert host.recorder is not None
         journal = asyncio.create_task(host.recorder.journal.run())
         self._stack.push_async_callback(_end, host, journal)

@@ -64,7 +64,7 @@ async def test_message_without_a_call_ends_the_episode_with_the_scorers_reward(s
 async def test_empty_answer_is_invalid_and_ends_the_episode(started: Started) -> None:
     env = await started(invalid_action_reward=-1.0)
     _, reward, terminated, _, info = await env.astep({"role": "assistant", "content": ""})
-    assert (reward, terminated, info["action_is_valid"], info["success"]) == (-1.0, True, False, False)
+    assert (reward, terminated, info["action_is_valid"], info["success"]) == (-1.0, True, False, None)
 
 
 async def test_registered_scorer_sees_the_whole_conversation(started: Started) -> None:

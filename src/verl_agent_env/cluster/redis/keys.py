@@ -100,3 +100,22 @@ class Keys:
     def idempotency_record(self, name: str) -> str:
         """String that expires: the record of an ``Idempotency-Key``, under a digest of the key and its holder."""
         return f"{self.base}i:{name}"
+
+    @property
+    def episode_rows(self) -> str:
+        """List: rows of the kept episodes (JSON), oldest first."""
+        return f"{self.base}episodes"
+
+    @property
+    def episode_counts(self) -> str:
+        """Hash: ``bytes`` of all kept episodes, number of the ``first`` row that is left, and the list's ``origin``."""
+        return f"{self.base}episodes:counts"
+
+    @property
+    def episode_prefix(self) -> str:
+        """Start of :meth:`episode`."""
+        return f"{self.base}episode:"
+
+    def episode(self, episode_id: str) -> str:
+        """String: a kept episode (JSON)."""
+        return self.episode_prefix + episode_id

@@ -542,3 +542,63 @@ redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return ARGV[1]
 """,
 )
+
+# KEYS   1 rows of kept episodes, 2 their counts
+# ARGV   1 prefix of the episodes' keys, 2 bytes that all may take, then of each episode its id, its row and itself
+# Return the number of episodes that were not there yet
+# The oldest are deleted for new ones; each row takes its place in the list, whose first one has the number `first`.
+KEEP_EPISODES = Script(
+    "keep_episodes",
+    """
+local rows, counts, prefix, most = KEYS[1], KEYS[2], ARGV[1], tonumber(ARGV[2])
+local size = tonumber(redis.call('HGET', counts, 'bytes') or '0')
+local first = tonumber(redis.call('HGET', counts, 'first') or '0')
+local new = 0
+for i = 3, #ARGV, 3 do
+  local key = prefix .. ARGV[i]
+  if redis.call('EXISTS', key) == 0 then
+    redis.call('SET', key, ARGV[i + 2])
+    redis.call('RPUSH', rows, ARGV[i + 1])
+    size = size + #ARGV[i + 2]
+    new = new + 1
+  end
+end
+while size > most do
+  local row = redis.call('LPOP', rows)
+  if not row then break end
+  local key = prefix .. cjson.decode(row)[1]
+  size = size - redis.call('STRLEN', key)
+  redis.call('DEL', key)
+  first = first + 1
+end
+local time = redis.call('TIME')
+redis.call('HSETNX', counts, 'origin', time[1] .. '.' .. time[2])
+redis.call('HSET', counts, 'bytes', size, 'first', first)
+return new
+""",
+)
+
+# KEYS   1 rows of kept episodes, 2 their counts
+# ARGV   1 the origin that the reader knows, 2 number of the first row that it does not know, 3 how many rows to read
+# Return the origin, the number of the first row that there is, and the rows
+READ_EPISODE_ROWS = Script(
+    "read_episode_rows",
+    """
+local origin = redis.call('HGET', KEYS[2], 'origin') or ''
+local first = tonumber(redis.call('HGET', KEYS[2], 'first') or '0')
+local from = 0
+if origin == ARGV[1] then from = math.max(0, tonumber(ARGV[2]) - first) end
+return {origin, first, redis.call('LRANGE', KEYS[1], from, from + tonumber(ARGV[3]) - 1)}
+""",
+)
+
+# KEYS   some episodes
+# Return what each of them is
+READ_EPISODES = Script(
+    "read_episodes",
+    """
+local answer = {}
+for index, key in ipairs(KEYS) do answer[index] = redis.call('GET', key) end
+return answer
+""",
+)

@@ -12,6 +12,7 @@ from verl_agent_env.integrations.datasets.problems import Problem
 from verl_agent_env.integrations.datasets.selection import Chosen
 from verl_agent_env.integrations.errors import CurationError
 from verl_agent_env.integrations.rollout.row import AGENT_NAME
+from verl_agent_env.wire.demonstrations import demonstration_schema
 
 if TYPE_CHECKING:
     import pyarrow
@@ -42,7 +43,6 @@ def demonstration_rows(demonstrations: Sequence[Demonstration]) -> list[dict[str
     return [
         {
             "messages": demonstration.messages,
-            # Text, because the schemas of tools differ; under a name that verl's own data set ignores.
             "tools_json": demonstration.tools,
             "reward": demonstration.reward,
             "success": demonstration.success,
@@ -88,16 +88,7 @@ def table_of(rows: list[dict[str, Any]]) -> pyarrow.Table:
 def write_demonstrations(rows: list[dict[str, Any]], path: Path) -> None:
     """Write demonstrations as parquet."""
     arrow, _ = _arrow()
-    message = arrow.struct([("role", arrow.string()), ("content", arrow.string())])
-    schema = arrow.schema(
-        [
-            ("messages", arrow.list_(message)),
-            ("tools_json", arrow.string()),
-            ("reward", arrow.float64()),
-            ("success", arrow.bool_()),
-        ]
-    )
-    _write(arrow.Table.from_pylist(rows, schema=schema), path)
+    _write(arrow.Table.from_pylist(rows, schema=demonstration_schema(arrow)), path)
 
 
 def require_arrow() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import parse_qs
 
 import orjson
 
@@ -18,6 +17,7 @@ from verl_agent_env.engine import (
 from verl_agent_env.engine.tasks import TaskFinder
 from verl_agent_env.errors import RenderModeError
 from verl_agent_env.messages import action_schema
+from verl_agent_env.server.api.queries import one_of, query_of
 from verl_agent_env.server.http.headers import KEY_HEADER
 from verl_agent_env.server.http.idempotency import IdempotentRequests, Named
 from verl_agent_env.server.http.types import Request, Response
@@ -118,8 +118,7 @@ class EnvironmentHandlers:
 
     async def render(self, request: Request) -> Response:
         """A picture of the environment."""
-        query = parse_qs(request.query.decode("latin-1"), keep_blank_values=True)
-        mode = query.get("mode", ["ansi"])[-1]
+        mode = query_of(request).get("mode", ["ansi"])[-1]
         if mode not in inspection.MEDIA_TYPES:
             raise RenderModeError(mode[:64], list(inspection.MEDIA_TYPES))
         picture = await inspection.render(self._host, request.env_id, mode)
@@ -127,7 +126,8 @@ class EnvironmentHandlers:
 
     async def trajectory(self, request: Request) -> Response:
         """The episode so far."""
-        return Response(await inspection.trajectory(self._host, request.env_id))
+        draws = one_of(query_of(request), "render", ("svg",)) is not None
+        return Response(await inspection.trajectory(self._host, request.env_id, draws=draws))
 
     async def _tools(self, request: Request, form: str) -> Response:
         def read(env: Any) -> list[dict[str, Any]]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
 from urllib.parse import parse_qs
 
 from verl_agent_env.errors import InvalidRequestError
 from verl_agent_env.server.http.types import Request
+
+T = TypeVar("T", bound=str)
 
 MAX_DIGITS = 19
 
@@ -47,3 +51,46 @@ def positive_number(query: Mapping[str, list[str]], name: str) -> float | None:
     if not 0.0 < number < float("inf"):
         raise InvalidRequestError([{"loc": ["query", name], "msg": "must be a number above 0"}])
     return number
+
+
+def a_number(query: Mapping[str, list[str]], name: str) -> float | None:
+    """Return a parameter that is a number; None where it is not given.
+
+    Raises:
+        InvalidRequestError: It is none.
+    """
+    text = query.get(name, [""])[-1]
+    if not text:
+        return None
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise InvalidRequestError([{"loc": ["query", name], "msg": "must be a number"}])
+    return number
+
+
+def one_of(query: Mapping[str, list[str]], name: str, known: Sequence[T]) -> T | None:
+    """Return a parameter that is one of some words; None where it is not given.
+
+    Raises:
+        InvalidRequestError: It is none of them.
+    """
+    text = query.get(name, [""])[-1]
+    if not text:
+        return None
+    for word in known:
+        if word == text:
+            return word
+    raise InvalidRequestError([{"loc": ["query", name], "msg": f"must be one of {', '.join(known)}"}])
+
+
+def yes_or_no(query: Mapping[str, list[str]], name: str) -> bool | None:
+    """Return a parameter that is ``true`` or ``false``; None where it is not given.
+
+    Raises:
+        InvalidRequestError: It is neither.
+    """
+    word = one_of(query, name, ("true", "false"))
+    return None if word is None else word == "true"

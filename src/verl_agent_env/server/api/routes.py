@@ -7,9 +7,11 @@ from typing import Any
 
 from verl_agent_env import errors as e
 from verl_agent_env.engine import Host
+from verl_agent_env.engine.episodes.search import SORT_KEYS
 from verl_agent_env.server.api.batches import BatchHandlers
 from verl_agent_env.server.api.catalogue import DEFAULT_ROWS, MAX_ROWS, CatalogueHandlers
 from verl_agent_env.server.api.environments import EnvironmentHandlers
+from verl_agent_env.server.api.episodes import EpisodeHandlers
 from verl_agent_env.server.api.server import ServerHandlers
 from verl_agent_env.server.api.tasks import MAX_TASKS, TaskHandlers
 from verl_agent_env.server.http import documented_errors as errors
@@ -17,6 +19,7 @@ from verl_agent_env.server.http.types import Route
 from verl_agent_env.server.verbs.values import CLOSE, ENVIRONMENT_VERBS
 from verl_agent_env.wire import responses as a
 from verl_agent_env.wire import schemas as r
+from verl_agent_env.wire.episodes import ENDINGS
 
 _IDEMPOTENCY_KEY: dict[str, Any] = {
     "name": "Idempotency-Key",
@@ -33,6 +36,13 @@ _RENDER_MODE: dict[str, Any] = {
     "schema": {"type": "string", "enum": ["ansi", "svg", "png"], "default": "ansi"},
 }
 
+_DRAWINGS: dict[str, Any] = {
+    "name": "render",
+    "in": "query",
+    "required": False,
+    "description": "Adds drawings: of the beginning, and after each step.",
+    "schema": {"type": "string", "enum": ["svg"]},
+}
 _ENV_NAME: dict[str, Any] = {
     "name": "env_name",
     "in": "path",
@@ -102,6 +112,38 @@ _CATALOGUE_PAGE: tuple[dict[str, Any], ...] = (
     },
 )
 
+
+def _parameter(name: str, description: str, **schema: Any) -> dict[str, Any]:
+    return {"name": name, "in": "query", "required": False, "description": description, "schema": schema}
+
+
+_EPISODE_PAGE: tuple[dict[str, Any], ...] = (
+    _parameter("run", "Of this run.", type="string"),
+    _parameter("env", "Of this environment, by its registered name.", type="string"),
+    _parameter("group", "Of this group: samples of one problem.", type="string"),
+    _parameter("seed", "With this seed.", type="integer", minimum=0),
+    _parameter("ending", "That ended so.", type="string", enum=list(ENDINGS)),
+    _parameter("success", "That were a success, or not.", type="boolean"),
+    _parameter("invalid", "With an invalid action, or without.", type="boolean"),
+    _parameter("min_reward", "With this reward in all, at least.", type="number"),
+    _parameter("max_reward", "With this reward in all, at most.", type="number"),
+    _parameter("text", "In which this was observed or done, capitals or not.", type="string"),
+    _parameter("sort", "By what they are sorted.", type="string", enum=list(SORT_KEYS), default="ended_at"),
+    _parameter("order", "In which direction.", type="string", enum=["asc", "desc"], default="desc"),
+    _parameter("offset", "Index of the first one.", type="integer", minimum=0, default=0),
+    _parameter("limit", "How many at most.", type="integer", minimum=1, default=100),
+)
+_ONE_EPISODE: tuple[dict[str, Any], ...] = (
+    {
+        "name": "episode_id",
+        "in": "path",
+        "required": True,
+        "description": "Id from the list.",
+        "schema": {"type": "string", "minLength": 1, "maxLength": 160, "pattern": "^[0-9A-Za-z_.-]+$"},
+    },
+    _DRAWINGS,
+)
+
 _ONE = "/api/environment/{env_id}"
 _of_one = partial(Route, owned_by="environment")
 
@@ -137,7 +179,7 @@ def environment_routes(host: Host, calls: EnvironmentHandlers) -> list[Route]:
         _of_one("GET", f"{_ONE}/render", calls.render, "A picture of the environment",
               None, None, (_RENDER_MODE,), (*errors.LIVE, e.RenderModeError), media_types=("text/plain", "image/svg+xml", "image/png"), auth_scope="read"),
         _of_one("GET", f"{_ONE}/trajectory", calls.trajectory, "The episode so far",
-              None, a.TrajectoryResponse, (), errors.LIVE, auth_scope="read", is_long=True),
+              None, a.TrajectoryResponse, (_DRAWINGS,), (*errors.LIVE, e.InvalidRequestError, e.RenderModeError), auth_scope="read", is_long=True),
     ]  # fmt: skip
 
 
@@ -171,6 +213,24 @@ def task_routes(calls: TaskHandlers) -> list[Route]:
         Route("GET", "/api/environments/{env_name}/tasks", calls.tasks, "Tasks of a split",
               None, a.TasksResponse, (_ENV_NAME, *_TASK_PAGE),
               (e.UnknownEnvNameError, e.InvalidRequestError, e.UnknownSplitError, *errors.RUN), tags=("server",), auth_scope="read"),
+    ]  # fmt: skip
+
+
+def episode_routes(calls: EpisodeHandlers) -> list[Route]:
+    """The calls on kept episodes."""
+    route = partial(Route, auth_scope="read", tags=("episodes",), is_long=True)
+    invalid = (e.InvalidRequestError, e.StoreUnavailableError)
+    return [
+        route("GET", "/api/episodes", calls.find, "Kept episodes",
+              None, a.EpisodesResponse, _EPISODE_PAGE, invalid),
+        route("GET", "/api/episodes/{episode_id}", calls.read, "A kept episode",
+              None, a.KeptEpisodeResponse, _ONE_EPISODE, (e.EpisodeNotFoundError, *invalid)),
+        route("GET", "/api/episodes.jsonl", calls.export_lines, "Kept episodes, a line of JSON each",
+              None, None, _EPISODE_PAGE, invalid, media_types=("application/jsonl",)),
+        route("GET", "/api/episodes.parquet", calls.export_table, "Kept episodes as conversations, in parquet",
+              None, None, _EPISODE_PAGE, invalid, media_types=("application/vnd.apache.parquet",)),
+        route("GET", "/api/runs", calls.runs, "Kept episodes, summed up by run",
+              None, a.RunsResponse, _EPISODE_PAGE, invalid),
     ]  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from verl_agent_env.cluster.store import WorkerRecord
 from verl_agent_env.cluster.timing import Timing
 from verl_agent_env.config import ClusterSettings, HostLimits, HttpLimits
 from verl_agent_env.engine import Host
+from verl_agent_env.engine.episodes.keeper import EpisodeOptions
 from verl_agent_env.engine.kinds import KindLoader
 from verl_agent_env.engine.persistence import PersistenceOptions
 from verl_agent_env.engine.under_way import CallRecord
@@ -45,6 +46,7 @@ def wire_worker(
     num_slots: int = NUM_SLOTS,
     kinds: KindLoader | None = None,
     record: WorkerRecord | None = None,
+    episodes: EpisodeOptions | None = None,
 ) -> ClusterWorker:
     """Make a worker that is not part of its cluster yet; each part is complete before another one gets it.
 
@@ -61,6 +63,7 @@ def wire_worker(
         num_slots: Number of slots.
         kinds: Loads kinds.
         record: The worker's description of itself; made of its identity if not given.
+        episodes: Where and how episodes are kept that are over, if they are.
     """
     timing = timing or Timing(settings.lease_s)
     lease = LocalLease(timing, lease_clock) if settings.is_shared else None
@@ -85,6 +88,7 @@ def wire_worker(
         record=CallRecord(identity.record_memory),
         suspicions=Suspicions(identity.suspicions),
         kept=kept,
+        episodes=episodes,
     )
     record = record or identity.record(settings.node)
     membership: Membership

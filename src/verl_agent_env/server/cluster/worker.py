@@ -17,6 +17,7 @@ from verl_agent_env.engine.batches import Batches
 from verl_agent_env.errors import InvalidRequestError, NodeNotFoundError
 from verl_agent_env.server.cluster.forwarding import Forwarder
 from verl_agent_env.server.cluster.internal import DRAIN_PATH, InternalHandlers
+from verl_agent_env.server.cluster.kept_episodes import KeptEpisodes
 from verl_agent_env.server.cluster.membership import Membership
 from verl_agent_env.server.cluster.peers import Peers
 from verl_agent_env.server.cluster.router import Router
@@ -24,6 +25,7 @@ from verl_agent_env.server.cluster.sharded_batches import ShardedBatches
 from verl_agent_env.server.http.types import Route
 from verl_agent_env.server.verbs.create_requests import Create
 from verl_agent_env.server.verbs.verb import BatchRunner
+from verl_agent_env.wire.episode_store import EpisodeStore, Scope
 
 
 class ClusterWorker:
@@ -74,6 +76,25 @@ class ClusterWorker:
             sharded = ShardedBatches(local, router, peers)
             self.batches, self.create = sharded, sharded.create_one
             self.internal_routes = InternalHandlers(local, table, membership).routes()
+
+    def kept_episodes(self, store: EpisodeStore) -> KeptEpisodes:
+        """Return the kept episodes of all workers, of which this one's are in ``store``."""
+        kept = KeptEpisodes(store, self.peers, self._other_stores)
+        if not self._is_alone:
+            self.internal_routes += kept.routes()
+        return kept
+
+    async def _other_stores(self, scope: Scope) -> list[str]:
+        """Find a worker for each store of this scope that is not this worker's own."""
+        if self._is_alone or scope == "cluster":
+            return []
+        me = self.membership.record()
+        _, records = await self.membership.describe()
+        others = [record for record in records if record.address != me.address]
+        if scope == "worker":
+            return [record.address for record in others]
+        by_node = {record.node: record.address for record in others if record.node != me.node}
+        return list(by_node.values())
 
     def workers_for_new(self) -> Collection[str]:
         """Addresses of the workers that new environments are for."""

@@ -183,6 +183,11 @@ class Metrics:
             "The longest time that the event loop's thread computed without looking at other calls.",
             value=self._loop_watch.longest_s,
         )
+        yield CounterMetricFamily(
+            "verl_agent_env_episodes_not_kept",
+            "Episodes that were to be kept and were not: too many went on at once, or they could not be written.",
+            value=0 if host.keeper is None else host.keeper.left_out + host.keeper.store.dropped,
+        )
         yield GaugeMetricFamily("verl_agent_env_stuck_threads", "Threads given up.", value=host.stuck_threads)
 
 

@@ -18,10 +18,13 @@ class RouteTable:
         """Hold these routes."""
         self._by_verb: dict[str, dict[str, Route]] = {}
         self._by_name_verb: dict[str, dict[str, dict[str, Route]]] = {}
+        self._by_prefix: dict[str, dict[str, Route]] = {}
         self._by_path: dict[str, dict[str, Route]] = {}
         for route in routes:
             prefix, has_name, verb = route.path.partition("{env_name}")
-            if has_name:
+            if route.path.endswith("{episode_id}"):
+                found = self._by_prefix.setdefault(route.path.removesuffix("{episode_id}"), {})
+            elif has_name:
                 found = self._by_name_verb.setdefault(prefix, {}).setdefault(verb, {})
             elif route.path.startswith(_ENVIRONMENT_PREFIX + "{env_id}"):
                 found = self._by_verb.setdefault(route.path.partition("{env_id}")[2], {})
@@ -42,4 +45,7 @@ class RouteTable:
                 if path.startswith(prefix):
                     # Names have a slash of their own.
                     routes = by_verb.get(path[path.rfind("/") :])
+        if routes is None:
+            cut = path.rfind("/") + 1
+            routes = self._by_prefix.get(path[:cut]) if cut < len(path) else None
         return None if routes is None else (routes, "")

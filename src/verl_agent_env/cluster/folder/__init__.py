@@ -1,0 +1,1 @@
+"""Kept episodes in a directory."""

@@ -1,0 +1,78 @@
+"""Kept episodes that wait to be written."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+
+from verl_agent_env.errors import StoreUnavailableError
+from verl_agent_env.wire.episodes import KeptEpisode
+
+logger = logging.getLogger(__name__)
+
+_AT_ONCE = 64
+"""Episodes that are written together."""
+_PAUSE_S = 0.1
+"""Between two writes, so that episodes come together."""
+_RETRY_S = 1.0
+
+Write = Callable[[Sequence[KeptEpisode]], Awaitable[None]]
+"""Writes episodes; one that was written already is left as it is."""
+
+
+class EpisodeQueue:
+    """Episodes that wait to be written in the background; beyond a number of bytes the oldest are dropped."""
+
+    def __init__(self, write: Write, max_bytes: int) -> None:
+        """Hold nothing yet.
+
+        Args:
+            write: Writes episodes.
+            max_bytes: Bytes of memory that waiting episodes may take.
+        """
+        self.dropped = 0
+        self._write = write
+        self._max_bytes = max_bytes
+        self._waiting: deque[KeptEpisode] = deque()
+        self._size = 0
+        self._has_some = asyncio.Event()
+        self._writing = asyncio.Lock()
+
+    def add(self, episode: KeptEpisode) -> None:
+        """Have an episode written soon."""
+        self._waiting.append(episode)
+        self._size += episode.size
+        self._has_some.set()
+        while self._size > self._max_bytes:
+            self._size -= self._waiting.popleft().size
+            self.dropped += 1
+
+    async def run(self) -> None:
+        """Write what comes, until cancelled."""
+        while True:
+            await self._has_some.wait()
+            try:
+                await self.flush()
+            except (StoreUnavailableError, OSError):
+                logger.warning("episodes cannot be written; they are tried again", exc_info=True)
+                await asyncio.sleep(_RETRY_S)
+            await asyncio.sleep(_PAUSE_S)
+
+    async def flush(self) -> None:
+        """Write all that waits.
+
+        Raises:
+            StoreUnavailableError, OSError: It cannot be written; it goes on waiting.
+        """
+        async with self._writing:
+            while self._waiting:
+                some = [self._waiting[index] for index in range(min(_AT_ONCE, len(self._waiting)))]
+                await self._write(some)
+                for episode in some:
+                    # What was dropped meanwhile is gone already.
+                    if self._waiting and self._waiting[0] is episode:
+                        self._waiting.popleft()
+                        self._size -= episode.size
+            self._has_some.clear()

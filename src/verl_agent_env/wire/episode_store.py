@@ -1,0 +1,44 @@
+"""The store of kept episodes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, Protocol, TypeAlias
+
+from verl_agent_env.wire.episodes import EpisodeRow, KeptEpisode
+
+Scope: TypeAlias = Literal["worker", "node", "cluster"]
+
+
+class EpisodeStore(Protocol):
+    """Episodes that are over, the oldest of which are deleted when there is no room.
+
+    Raises:
+        StoreUnavailableError: From any call that reads.
+    """
+
+    @property
+    def scope(self) -> Scope:
+        """Whose episodes are in it: those of this worker, of the workers of its node, or of the cluster."""
+
+    @property
+    def dropped(self) -> int:
+        """Number of episodes that this process could not keep: too large, or the store took too long."""
+
+    def add(self, episode: KeptEpisode) -> None:
+        """Keep an episode; returns at once and never fails, because no step waits for it."""
+
+    async def rows(self) -> Sequence[EpisodeRow]:
+        """Return the rows of all episodes, in any order."""
+
+    async def documents(self, ids: Sequence[str]) -> list[bytes | None]:
+        """Return episodes as JSON (:meth:`KeptEpisode.to_json`), in order; None for those that are not there."""
+
+    async def run(self) -> None:
+        """Write what was added, until cancelled."""
+
+    async def flush(self) -> None:
+        """Write what was added."""
+
+    async def aclose(self) -> None:
+        """Write what was added, as far as possible, and free all connections and files."""

@@ -1,0 +1,247 @@
+"""Episodes are kept as they were played, wherever they end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import Any
+
+import orjson
+import pytest
+
+from tests.engine import probes
+from tests.engine.awaiting import ask
+from tests.engine.conftest import FakeClock
+from tests.engine.persistence.hosts import Cluster
+from tests.waiting import NEVER_S, until
+from verl_agent_env.cluster.memory.episodes import MemoryEpisodes
+from verl_agent_env.config import HostLimits
+from verl_agent_env.engine import CreateRequest, Host
+from verl_agent_env.engine.calls import Calls
+from verl_agent_env.engine.episodes import keeper
+from verl_agent_env.engine.episodes.keeper import EpisodeOptions
+from verl_agent_env.envs.registry import Registry
+
+LAKE = "verl_env/frozen_lake-v1"
+COUNTDOWN = "verl_env/countdown-v0"
+LONG_THOUGHT = f"<think>{'so and so ' * 300}</think><answer>right</answer>"
+
+
+@pytest.fixture
+def store() -> MemoryEpisodes:
+    return MemoryEpisodes(1 << 26)
+
+
+@pytest.fixture
+async def host(
+    store: MemoryEpisodes, registry: Registry, controls: probes.Controls, clock: FakeClock
+) -> AsyncIterator[Host]:
+    keeping = Host(registry, HostLimits(max_step_s=NEVER_S), clock=clock, episodes=EpisodeOptions(store))
+    yield keeping
+    controls.gate.set()
+    await keeping.stop()
+
+
+async def play(host: Host, name: str, actions: Iterable[Any], seed: int = 1, **request: Any) -> str:
+    env_id, _ = await ask(host.create, CreateRequest(name, seed, **request))
+    for action in actions:
+        await ask(host.step, env_id, action)
+    return env_id
+
+
+async def kept(store: MemoryEpisodes) -> list[dict[str, Any]]:
+    documents = await store.documents([row.id for row in await store.rows()])
+    return [orjson.loads(document or b"") for document in documents]
+
+
+async def test_a_closed_episode_holds_what_was_observed_sent_and_rewarded(
+    host: Host, store: MemoryEpisodes, clock: FakeClock
+) -> None:
+    kwargs = {"is_slippery": False}
+    env_id, beginning = await ask(host.create, CreateRequest(LAKE, 7, kwargs, run_id="run"))
+    answers = []
+    for action in ("<answer>left</answer>", "no move at all"):
+        clock.now += 1.5
+        answers.append(await ask(host.step, env_id, action))
+    assert await store.rows() == []
+    clock.now += 1.5
+    await ask(host.close, env_id)
+    (episode,) = await kept(store)
+    assert (episode["id"], episode["env_name"], episode["run_id"]) == (f"{env_id}.0", LAKE, "run")
+    assert (episode["seed"], episode["env_kwargs"], episode["worker"]) == (7, kwargs, host.name)
+    assert (episode["num_steps"], episode["num_invalid"], episode["ending"]) == (2, 1, "unfinished")
+    assert episode["observation"] == orjson.loads(beginning.observation)
+    for step, answer, action in zip(
+        episode["steps"], answers, ("<answer>left</answer>", "no move at all"), strict=True
+    ):
+        assert step["action"] == action
+        assert step["observation"] == orjson.loads(answer.observation)
+        assert step["info"] == orjson.loads(answer.info)
+        assert step["reward"] == answer.reward
+    assert episode["ended_at"] - episode["began_at"] == pytest.approx(4.5, abs=0.01)
+    assert episode["steps"][1]["at"] - episode["steps"][0]["at"] == pytest.approx(1.5, abs=0.01)
+    assert episode["complete"]
+
+
+@pytest.mark.parametrize("kind", ["inline", "thread", "async"])
+async def test_steps_are_noted_wherever_they_run(
+    host: Host, store: MemoryEpisodes, kind: str, create: Callable[..., Any]
+) -> None:
+    env_id = await create(host, kind)
+    await ask(host.step, env_id, 1)
+    await ask(host.close, env_id)
+    (episode,) = await kept(store)
+    assert [step["action"] for step in episode["steps"]] == [1]
+
+
+async def test_a_reset_keeps_the_episode_before_and_one_without_steps_is_not_kept(
+    host: Host, store: MemoryEpisodes
+) -> None:
+    env_id = await play(host, LAKE, ["left"])
+    await ask(host.reset, env_id)
+    await ask(host.reset, env_id)
+    await ask(host.step, env_id, "left")
+    await ask(host.close, env_id)
+    assert [row.episode for row in await store.rows()] == [0, 2]
+
+
+async def test_an_idle_environment_is_kept_as_well(
+    host: Host, store: MemoryEpisodes, clock: FakeClock
+) -> None:
+    await play(host, LAKE, ["left"], ttl_s=10.0)
+    clock.now += 11.0
+    await host.reap()
+    assert [row.ending for row in await store.rows()] == ["unfinished"]
+
+
+async def test_endings_and_successes_are_told_apart(host: Host, store: MemoryEpisodes) -> None:
+    solved = {"desc": ["SG"], "is_slippery": False}
+    lost = {"desc": ["SHG"], "is_slippery": False}
+    for request, actions in (
+        ((LAKE, solved), ["right"]),
+        ((LAKE, lost), ["right"]),
+        ((LAKE, {**lost, "max_steps": 1}), ["left"]),
+        (("verl_env/single_turn_chat-v0", {"task_prompt": "Say it."}), ["it"]),
+    ):
+        await ask(host.close, await play(host, request[0], actions, env_kwargs=request[1]))
+    assert [(row.ending, row.success) for row in await store.rows()] == [
+        ("success", True),
+        ("failure", False),
+        ("time_limit", False),
+        ("ended", None),
+    ]
+
+
+async def test_a_lost_episode_says_why(
+    host: Host, store: MemoryEpisodes, controls: probes.Controls, create: Callable[..., Any]
+) -> None:
+    env_id = await create(host, "live_inline")
+    await ask(host.step, env_id, 1)
+    controls.broken.add("fail")
+    with pytest.raises(Exception, match="lost"):
+        await ask(host.step, env_id, "fail")
+    await ask(host.close, env_id)
+    (episode,) = await kept(store)
+    assert episode["ending"] == "lost"
+    assert "RuntimeError" in episode["lost"]
+
+
+async def test_samples_of_one_problem_are_a_group(host: Host, store: MemoryEpisodes) -> None:
+    for seed, kwargs in ((1, {}), (1, {}), (2, {}), (1, {"is_slippery": True})):
+        await ask(host.close, await play(host, LAKE, ["left"], seed, env_kwargs=kwargs))
+    groups = [row.group for row in await store.rows()]
+    assert groups[0] == groups[1]
+    assert len(set(groups)) == 3
+
+
+async def test_a_host_that_keeps_nothing_runs_the_same_calls_as_ever(make_host: Callable[..., Host]) -> None:
+    host = make_host()
+    env_id = await play(host, LAKE, ["left"])
+    assert type(host.calls) is Calls
+    assert host.keeper is None
+    assert host.env_table.find(env_id).open_episode is None
+
+
+async def test_episodes_beyond_what_fits_into_memory_are_left_out_and_counted(
+    store: MemoryEpisodes, registry: Registry
+) -> None:
+    host = Host(registry, HostLimits(), episodes=EpisodeOptions(store, max_open_bytes=40_000))
+    env_ids = [await play(host, LAKE, ["left"]) for _ in range(4)]
+    for env_id in env_ids:
+        await ask(host.close, env_id)
+    assert host.keeper is not None
+    assert (len(await store.rows()), host.keeper.left_out) == (2, 2)
+    # There is room again.
+    await ask(host.close, await play(host, LAKE, ["left"]))
+    assert len(await store.rows()) == 3
+    await host.stop()
+
+
+async def test_of_an_episode_that_is_too_large_the_first_steps_are_kept(
+    store: MemoryEpisodes, registry: Registry, create: Callable[..., Any]
+) -> None:
+    host = Host(registry, HostLimits(), episodes=EpisodeOptions(store, max_episode_bytes=1000))
+    env_id = await create(host, "inline")
+    for _ in range(2 * keeper.STEPS_BETWEEN_CHECKS):
+        await ask(host.step, env_id, 1)
+    await ask(host.close, env_id)
+    (row,) = await store.rows()
+    assert (row.num_steps, row.complete) == (128, False)
+    (episode,) = await kept(store)
+    assert len(episode["steps"]) < keeper.STEPS_BETWEEN_CHECKS
+    await host.stop()
+
+
+# --- environments that move -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def cluster() -> AsyncIterator[Cluster]:
+    hosts = Cluster()
+    yield hosts
+    await hosts.aclose()
+
+
+async def test_an_episode_that_moved_is_kept_whole_where_it_closed(
+    cluster: Cluster, store: MemoryEpisodes
+) -> None:
+    elsewhere = MemoryEpisodes(1 << 26)
+    first = await cluster.host(episodes=EpisodeOptions(elsewhere))
+    env_id = await play(first, COUNTDOWN, ["nothing", LONG_THOUGHT], 4)
+    second = await cluster.host(episodes=EpisodeOptions(store))
+    first.abandon(range(4096))
+    await ask(second.step, env_id, LONG_THOUGHT)
+    await ask(second.close, env_id)
+    await until(lambda: bool(store._rows))
+    (episode,) = await kept(store)
+    assert await elsewhere.rows() == []
+    assert episode["complete"]
+    assert episode["observation"]
+    assert [step["seq"] for step in episode["steps"]] == [0, 1, 2]
+    assert episode["steps"][0]["action"] == "nothing"
+    # Of a long action the reading alone is recorded; what was sent here is kept as it was.
+    assert "calls" in episode["steps"][1]["action"]
+    assert episode["steps"][2]["action"] == LONG_THOUGHT
+    assert episode["num_invalid"] == 3
+
+
+async def test_an_episode_that_moved_with_its_state_alone_is_kept_from_there_on(
+    cluster: Cluster, store: MemoryEpisodes
+) -> None:
+    first = await cluster.host({COUNTDOWN: "snapshot"})
+    env_id = await play(first, COUNTDOWN, ["nothing"], 4)
+    second = await cluster.host({COUNTDOWN: "snapshot"}, episodes=EpisodeOptions(store))
+    await ask(second.step, env_id, "nothing")
+    await ask(second.close, env_id)
+    await until(lambda: bool(store._rows))
+    (episode,) = await kept(store)
+    assert not episode["complete"]
+    assert [step["seq"] for step in episode["steps"]] == [1]
+
+
+async def test_an_episode_that_moved_away_is_not_kept(cluster: Cluster, store: MemoryEpisodes) -> None:
+    first = await cluster.host(episodes=EpisodeOptions(store))
+    await play(first, COUNTDOWN, ["nothing"], 4)
+    first.abandon(range(4096))
+    await asyncio.sleep(0)
+    assert await store.rows() == []

@@ -1,0 +1,210 @@
+"""Kept episodes over HTTP: lists, one of them, runs and exports, for whom they belong to."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import orjson
+import pyarrow.parquet
+import pytest
+
+from tests.server.conftest import LAKE, RIGHT, MakeClient, Problem
+from tests.server.http.test_holders import as_, token_file  # noqa: F401 - a fixture
+from verl_agent_env.engine.episodes.conversations import conversation_of
+
+SOKOBAN = "verl_env/sokoban_small-v0"
+UP = "<think>Above me.</think><answer>up</answer>"
+
+Initialize = Callable[..., Awaitable[str]]
+
+
+@pytest.fixture
+async def keeping(make_client: MakeClient) -> httpx.AsyncClient:
+    return await make_client(keep_trajectories="memory")
+
+
+@pytest.fixture
+def play(initialize: Initialize) -> Callable[..., Awaitable[str]]:
+    """A function that plays an episode to its end, and gives its id."""
+
+    async def played(client: httpx.AsyncClient, *actions: Any, env_name: str = LAKE, **request: Any) -> str:
+        env_id = await initialize(client, env_name, **request)
+        for action in actions:
+            answer = await client.post(f"/api/environment/{env_id}/step", json={"action": action})
+            assert answer.status_code == 200, answer.text
+        await client.post(f"/api/environment/{env_id}/close")
+        return f"{env_id}.0"
+
+    return played
+
+
+async def get(client: httpx.AsyncClient, path: str, **options: Any) -> Any:
+    answer = await client.get(path, **options)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+async def test_episodes_are_listed_by_what_is_asked_for(
+    keeping: httpx.AsyncClient, play: Callable[..., Awaitable[str]]
+) -> None:
+    first = await play(keeping, "left", run_id="a")
+    second = await play(keeping, "left", "nowhere", run_id="b")
+    found = await get(keeping, "/api/episodes")
+    assert [row["id"] for row in found["episodes"]] == [second, first]
+    assert (found["kept"], found["total"], found["next_offset"], found["is_whole"]) == (True, 2, None, True)
+    for query, wanted in (
+        ("run=a", [first]),
+        ("invalid=true", [second]),
+        ("success=true", []),
+        ("success=false&sort=num_steps&order=asc", [first, second]),
+        ("text=NOWHERE", [second]),
+        ("ending=unfinished&min_reward=0&run=&text=", [second, first]),
+        (f"env={SOKOBAN}", []),
+    ):
+        page = await get(keeping, f"/api/episodes?{query}")
+        assert [row["id"] for row in page["episodes"]] == wanted, query
+    page = await get(keeping, "/api/episodes?limit=1")
+    assert (page["total"], page["next_offset"]) == (2, 1)
+    page = await get(keeping, "/api/episodes?limit=1&offset=1")
+    assert page["next_offset"] is None
+
+
+async def test_an_episode_is_read_with_its_actions_as_sent_and_as_read(
+    keeping: httpx.AsyncClient, play: Callable[..., Awaitable[str]]
+) -> None:
+    episode_id = await play(keeping, UP, "<answer>upwards</answer>", env_name=SOKOBAN)
+    episode = await get(keeping, f"/api/episodes/{episode_id}")
+    good, bad = episode["steps"]
+    assert good["action"] == UP
+    assert good["reading"]["form"] == "answer"
+    assert good["reading"]["thought"] == "Above me."
+    assert good["reading"]["valid"]
+    begin, end = good["reading"]["place"]
+    assert UP[begin:end] == "up"
+    assert not bad["reading"]["valid"]
+    assert bad["reading"]["calls"][0]["fault"]
+    assert "drawing" not in episode
+
+
+async def test_past_boards_are_drawn_of_kept_and_of_live_episodes_alike(
+    keeping: httpx.AsyncClient, initialize: Initialize
+) -> None:
+    env_id = await initialize(keeping, SOKOBAN)
+    pictures = [(await keeping.get(f"/api/environment/{env_id}/render?mode=svg")).text]
+    for action in ("move down", "move left", "nonsense"):
+        await keeping.post(f"/api/environment/{env_id}/step", json={"action": action})
+        pictures.append((await keeping.get(f"/api/environment/{env_id}/render?mode=svg")).text)
+    live = await get(keeping, f"/api/environment/{env_id}/trajectory?render=svg")
+    await keeping.post(f"/api/environment/{env_id}/close")
+    kept = await get(keeping, f"/api/episodes/{env_id}.0?render=svg")
+    for episode in (live, kept):
+        assert [episode["drawing"], *(step["drawing"] for step in episode["steps"])] == pictures
+
+
+async def test_what_cannot_be_drawn_says_so(
+    keeping: httpx.AsyncClient, initialize: Initialize, play: Callable[..., Awaitable[str]], problem: Problem
+) -> None:
+    countdown = "verl_env/countdown-v0"
+    env_id = await initialize(keeping, countdown)
+    problem(
+        await keeping.get(f"/api/environment/{env_id}/trajectory?render=svg"), 422, "render_mode_unsupported"
+    )
+    episode = await get(keeping, f"/api/episodes/{await play(keeping, '1', env_name=countdown)}?render=svg")
+    assert (episode["drawing"], episode["steps"][0]["drawing"]) == (None, None)
+
+
+async def test_runs_are_summed_up(keeping: httpx.AsyncClient, play: Callable[..., Awaitable[str]]) -> None:
+    await play(keeping, "left", run_id="a")
+    await play(keeping, "left", "nowhere", run_id="b")
+    await play(keeping, "left", run_id="b")
+    answer = await get(keeping, "/api/runs")
+    assert [(run["run_id"], run["episodes"]) for run in answer["runs"]] == [("b", 2), ("a", 1)]
+    assert answer["runs"][0]["points"] == []
+    (run,) = (await get(keeping, "/api/runs?run=b"))["runs"]
+    assert (run["episodes"], run["judged"], run["successes"], run["invalid"]) == (2, 2, 0, 1)
+    assert run["endings"] == {"unfinished": 2}
+    assert [(env["env_name"], env["num_steps"]) for env in run["environments"]] == [(LAKE, 3)]
+    assert sum(point["episodes"] for point in run["points"]) == 2
+
+
+async def test_exports_hold_every_episode_that_fits(
+    keeping: httpx.AsyncClient, play: Callable[..., Awaitable[str]]
+) -> None:
+    ids = [await play(keeping, UP, RIGHT, env_name=SOKOBAN, run_id="a", seed=seed) for seed in range(20)]
+    await play(keeping, "left", run_id="b")
+    lines = await keeping.get("/api/episodes.jsonl?run=a&order=asc")
+    episodes = [orjson.loads(line) for line in lines.content.splitlines()]
+    assert [episode["id"] for episode in episodes] == ids
+    answer = await keeping.get("/api/episodes.parquet?run=a&order=asc")
+    assert answer.headers["content-type"] == "application/vnd.apache.parquet"
+    rows = pyarrow.parquet.read_table(io.BytesIO(answer.content)).to_pylist()
+    assert [row["id"] for row in rows] == ids
+    assert rows[0]["messages"] == conversation_of(episodes[0])
+    roles = [message["role"] for message in rows[0]["messages"]]
+    assert roles == ["user", "assistant", "user", "assistant"]
+    assert rows[0]["messages"][1]["content"] == UP
+    assert '"name": "move_right"' in rows[0]["messages"][3]["content"]
+    assert orjson.loads(rows[0]["tools_json"])[0]["type"] == "function"
+    assert (rows[0]["reward"], rows[0]["success"]) == (episodes[0]["reward"], False)
+
+
+async def test_a_server_that_keeps_nothing_says_so(client: httpx.AsyncClient, problem: Problem) -> None:
+    assert (await get(client, "/api/episodes"))["kept"] is False
+    assert (await get(client, "/api/runs"))["kept"] is False
+    assert (await client.get("/api/episodes.jsonl")).content == b""
+    problem(await client.get("/api/episodes/none.0"), 404, "episode_not_found")
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "success=maybe",
+        "min_reward=much",
+        "min_reward=nan",
+        "limit=0",
+        "offset=-1",
+        "sort=taste",
+        "order=up",
+        "ending=bad",
+        "seed=x",
+    ],
+)
+async def test_what_cannot_be_understood_is_refused(
+    keeping: httpx.AsyncClient, problem: Problem, query: str
+) -> None:
+    for path in ("/api/episodes", "/api/runs", "/api/episodes.jsonl"):
+        problem(await keeping.get(f"{path}?{query}"), 422, "invalid_request")
+
+
+async def test_the_holder_of_a_token_sees_its_own(
+    make_client: MakeClient, token_file: Path, problem: Problem  # noqa: F811
+) -> None:
+    client = await make_client(auth_file=str(token_file), keep_trajectories="memory")
+    ids = {}
+    for name in ("alice", "bob"):
+        made = await client.post(
+            "/api/environment/initialize", json={"env_name": LAKE, "run_id": "r"}, headers=as_(name)
+        )
+        env_id = made.json()["env_id"]
+        await client.post(f"/api/environment/{env_id}/step", json={"action": "left"}, headers=as_(name))
+        await client.post(f"/api/environment/{env_id}/close", headers=as_(name))
+        ids[name] = f"{env_id}.0"
+    problem(await client.get("/api/episodes"), 401, "unauthorized")
+    for reader, seen in (
+        ("alice", ["alice"]),
+        ("watcher", ["alice"]),
+        ("bob", ["bob"]),
+        ("ops", ["bob", "alice"]),
+    ):
+        page = await get(client, "/api/episodes", headers=as_(reader))
+        assert [row["id"] for row in page["episodes"]] == [ids[name] for name in seen]
+        (run,) = (await get(client, "/api/runs", headers=as_(reader)))["runs"]
+        assert run["episodes"] == len(seen)
+        lines = (await client.get("/api/episodes.jsonl", headers=as_(reader))).content.splitlines()
+        assert len(lines) == len(seen)
+    problem(await client.get(f"/api/episodes/{ids['bob']}", headers=as_("alice")), 404, "episode_not_found")
+    await get(client, f"/api/episodes/{ids['bob']}", headers=as_("ops"))
