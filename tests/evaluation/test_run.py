@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -119,9 +121,27 @@ def test_page_shows_every_episode_and_runs_nothing_that_a_model_wrote() -> None:
         ],
     )
     assert attack not in page
-    assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") == 5
-    assert page.count("<details") == 2
-    assert "http" not in page.replace("https://www.w3.org", "")
+    played, not_played = data_in(page)["episodes"]
+    assert played["observation"] == messages[:1]
+    assert [step["action"] for step in played["steps"]] == messages[1:]
+    assert (played["ending"], played["reward"]) == ("success", 1.0)
+    assert (not_played["ending"], not_played["lost"]) == ("not_played", attack)
+    assert "connect-src" not in page
+    assert "default-src 'none'" in page
+    assert "http:" not in page
+
+
+def data_in(page: str) -> Any:
+    """The episodes that the page holds."""
+    return orjson.loads(page.split('id="kept-episodes">')[1].split("</script>")[0])
+
+
+def test_page_holds_every_script_that_it_needs_under_the_name_by_which_it_is_imported() -> None:
+    page = write_page(PLAN, [EvaluatedEpisode(1, "success", 1.0, 2)])
+    scripts = orjson.loads(page.split('type="importmap">')[1].split("</script>")[0])["imports"]
+    texts = [base64.b64decode(url.partition(",")[2]).decode() for url in scripts.values()]
+    imported = {name for text in texts for name in re.findall(r"""from\s*["']([^"']+)["']""", text)}
+    assert imported | {"page:app.js"} == set(scripts)
 
 
 TOO_LONG = {
@@ -167,7 +187,8 @@ async def test_cut_answers_are_counted_and_their_reasoning_shown(
     episodes = await played(server, tmp_path / "e", itertools.repeat(CUT), plan)
     assert episodes[0].cut_off == episodes[0].turns
     assert Summary.of(episodes).cut_off_share == 1.0
-    assert "go &lt;on&gt;" in write_page(plan, episodes)
+    step = data_in(write_page(plan, episodes))["episodes"][0]["steps"][0]
+    assert step["action"]["reasoning_content"] == "go <on>"
 
 
 async def test_second_evaluation_in_a_folder_is_refused_while_the_first_is_at_work(

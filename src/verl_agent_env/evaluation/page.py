@@ -1,56 +1,50 @@
-"""Web page of trajectories: a single file without external scripts."""
+"""Page of an evaluation: the episode viewer of the web page with the episodes inside, as a single file."""
 
 from __future__ import annotations
 
-from collections import Counter
+import base64
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
+from importlib import resources
+from posixpath import dirname, join, normpath
 from typing import Any
+
+import orjson
 
 from verl_agent_env.evaluation.episodes import EvaluatedEpisode, EvaluationPlan
 from verl_agent_env.evaluation.summary import Summary
 from verl_agent_env.types import Message
 
-NAMES = {
-    "success": "success",
-    "failure": "no success",
-    "out_of_turns": "out of turns",
-    "out_of_context": "out of context",
-    "not_played": "not played",
-}
-
-_STYLE = """
-:root { color-scheme: light dark; --line: #8886; --soft: #8882; --good: #2a8f4d; --bad: #c2452f; --none: #888; }
-body { font: 15px/1.45 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.3rem; } dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; }
-dt { color: var(--none); } dd { margin: 0; }
-nav { position: sticky; top: 0; background: Canvas; padding: .6rem 0; border-bottom: 1px solid var(--line); }
-nav label { margin-right: 1rem; }
-details { border-bottom: 1px solid var(--line); } summary { cursor: pointer; padding: .45rem 0; }
-.mark { display: inline-block; min-width: 6.5rem; font-weight: 600; color: var(--bad); }
-.success .mark { color: var(--good); } .not_played .mark { color: var(--none); }
-article { margin: .4rem 0 .4rem 1rem; padding: .5rem .8rem; border-radius: .4rem; background: var(--soft); }
-article.assistant { margin-left: 4rem; } article h2 { font-size: .75rem; margin: 0 0 .3rem; color: var(--none); }
-pre { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; font: 13px/1.35 ui-monospace, monospace; tab-size: 2; }
-"""
-_SCRIPT = """
-document.querySelectorAll("nav input").forEach(box => box.onchange = () =>
-  document.querySelectorAll("body > details." + box.value).forEach(one => one.hidden = !box.checked));
-"""
+_FIRST_SCRIPT = "app.js"
+_IMPORT = re.compile(r"""(\bfrom\s*|\bimport\s*)(["'])(\.[\w./-]+\.js)\2""")
+_POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline' data:; style-src 'unsafe-inline'; img-src data: blob:; "
+    "base-uri 'none'; form-action 'none'"
+)
+"""The file asks nobody for anything, whatever a model wrote into it."""
 
 
 def write_page(plan: EvaluationPlan, episodes: Sequence[EvaluatedEpisode]) -> str:
     """Write the page as HTML."""
-    title = escape(f"{plan.model} plays {plan.env_name}")
-    counts = Counter(episode.outcome for episode in episodes)
-    boxes = "".join(
-        f'<label><input type="checkbox" checked value="{outcome}"> {NAMES[outcome]} ({count})</label>'
-        for outcome, count in counts.items()
+    title = f"{plan.model} plays {plan.env_name}"
+    document = orjson.dumps(
+        {
+            "title": title,
+            "figures": rows_of(Summary.of(episodes)),
+            "episodes": [_shown(plan, episode) for episode in episodes],
+        }
     )
+    # Within a script no tag may begin.
+    data = document.decode().replace("<", "\\u003c")
+    style = (_web() / "style.css").read_text("utf-8")
     return (
         f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>{title}</title><style>{_STYLE}</style>\n<h1>{title}</h1>\n{_figures(episodes)}\n"
-        f"<nav>{boxes}</nav>\n{''.join(map(_episode, episodes))}<script>{_SCRIPT}</script></html>\n"
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+        f"<title>{escape(title)}</title><style>{style}</style>\n"
+        f'<script type="application/json" id="kept-episodes">{data}</script>\n'
+        f'<script type="importmap">{orjson.dumps({"imports": _scripts()}).decode()}</script>\n'
+        f'<body><script type="module">import "{_name_of(_FIRST_SCRIPT)}";</script></body></html>\n'
     )
 
 
@@ -77,66 +71,68 @@ def rows_of(summary: Summary) -> list[tuple[str, str]]:
     ]
 
 
-def _figures(episodes: Sequence[EvaluatedEpisode]) -> str:
-    rows = rows_of(Summary.of(episodes))
-    return (
-        "<dl>" + "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in rows) + "</dl>"
-    )
+def _shown(plan: EvaluationPlan, episode: EvaluatedEpisode) -> dict[str, Any]:
+    """Return an episode in the form of a kept one."""
+    first, *rest = _turns(episode.messages)
+    return {
+        "id": f"seed-{episode.seed}",
+        "env_name": plan.env_name,
+        "env_kwargs": plan.env_kwargs,
+        "run_id": None,
+        "group": "",
+        "seed": episode.seed,
+        "num_steps": episode.turns,
+        "reward": episode.reward,
+        "success": episode.outcome == "success",
+        "ending": episode.outcome,
+        "num_invalid": episode.invalid_actions,
+        "complete": True,
+        "tokens": episode.completion_tokens,
+        "lost": episode.error or None,
+        "observation": first,
+        "steps": [
+            {"seq": seq, "action": action, "observation": observation}
+            for seq, (action, *observation) in enumerate(rest)
+        ],
+    }
 
 
-def _episode(episode: EvaluatedEpisode) -> str:
-    what = escape(
-        episode.error
-        or f"reward {episode.reward:g}, {episode.turns} turns, {episode.completion_tokens:,} tokens written"
-    )
-    return (
-        f'<details class="{episode.outcome}"><summary><span class="mark">{NAMES[episode.outcome]}</span> '
-        f"seed {episode.seed}: {what}</summary>{''.join(_messages(episode.messages))}</details>\n"
-    )
-
-
-def _messages(messages: Iterable[Message]) -> Iterable[str]:
+def _turns(messages: Iterable[Message]) -> list[list[Message]]:
+    """Split a conversation before each message of the model."""
+    turns: list[list[Message]] = [[]]
     for message in messages:
-        role = escape(str(message.get("role", "")), quote=True)
-        yield (
-            f'<article class="{role}"><h2>{role}</h2>{_reasoning(message)}{_content(message.get("content"))}'
-            f"{_calls(message)}</article>"
-        )
+        if message.get("role") == "assistant":
+            turns.append([])
+        turns[-1].append(message)
+    return turns
 
 
-def _reasoning(message: Message) -> str:
-    thought = message.get("reasoning_content")
-    return f"<details><summary>reasoning</summary><pre>{escape(thought)}</pre></details>" if thought else ""
+# --- the scripts of the web page, in one file -----------------------------------------------------------------
 
 
-def _content(content: Any) -> str:
-    if isinstance(content, str):
-        return f"<pre>{escape(content)}</pre>" if content else ""
-    parts = []
-    for part in content if isinstance(content, list) else ():
-        if not isinstance(part, dict):
-            continue
-        image = part.get("image_url")
-        url = str(image.get("url")) if isinstance(image, dict) else ""
-        if url.startswith("data:image/"):
-            parts.append(f'<img alt="" src="{escape(url, quote=True)}">')
-        else:
-            parts.append(f"<pre>{escape(str(part.get('text', '')))}</pre>")
-    return "".join(parts)
+def _scripts() -> dict[str, str]:
+    """Return the scripts as an import map: names to their texts as URLs, because a single file has no folder."""
+    found: dict[str, str] = {}
+    waiting = [_FIRST_SCRIPT]
+    while waiting:
+        path = waiting.pop()
+        if _name_of(path) not in found:
+            text = _web().joinpath(*path.split("/")).read_text("utf-8")
+            folder = dirname(path)
+            waiting += [normpath(join(folder, match[3])) for match in _IMPORT.finditer(text)]
+            named = _IMPORT.sub(lambda match, folder=folder: _renamed(match, folder), text)
+            encoded = base64.b64encode(named.encode()).decode()
+            found[_name_of(path)] = f"data:text/javascript;charset=utf-8;base64,{encoded}"
+    return found
 
 
-def _calls(message: Message) -> str:
-    calls = message.get("tool_calls")
-    functions = (
-        [
-            call["function"]
-            for call in calls
-            if isinstance(call, dict) and isinstance(call.get("function"), dict)
-        ]
-        if isinstance(calls, list)
-        else []
-    )
-    return "".join(
-        f"<pre>→ {escape(str(function.get('name')))}({escape(str(function.get('arguments', '')))})</pre>"
-        for function in functions
-    )
+def _renamed(match: re.Match[str], folder: str) -> str:
+    return f"{match[1]}{match[2]}{_name_of(normpath(join(folder, match[3])))}{match[2]}"
+
+
+def _name_of(path: str) -> str:
+    return f"page:{path}"
+
+
+def _web() -> Any:
+    return resources.files("verl_agent_env") / "web"

@@ -115,6 +115,13 @@ export async function rawCall(method, path, body) {
   };
 }
 
+/** Read an answer as a file. @param {string} path @returns {Promise<Blob>} */
+export async function fetchBlob(path) {
+  const response = await send(path, {});
+  if (response.ok) return response.blob();
+  throw new ApiError(await response.json());
+}
+
 /** Close an environment without waiting, also while the page is left. @param {string} envId */
 export function closeEnvironment(envId) {
   send(`api/environment/${envId}/close`, { method: 'POST', headers: { 'content-type': 'application/json' }, body: '{}', keepalive: true }).catch(() => {});

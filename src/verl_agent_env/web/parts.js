@@ -5,6 +5,14 @@ import { html, useEffect, useRef, useState } from './dom.js';
 const THOUGHT = /(<think>[\s\S]*?(?:<\/think>|$))/;
 const BOARD_TEXT = /(?:\S+\t)+\S+(?:\n(?:\S+\t)+\S+)*/;
 const MAX_CELL_PX = 72;
+const ENDINGS = /** @type {Record<string, [string, string]>} */ ({
+  success: ['success', 'mark ok'],
+  failure: ['failure', 'mark bad'],
+  ended: ['ended', 'mark'],
+  time_limit: ['time limit', 'mark warn'],
+  unfinished: ['unfinished', 'mark run'],
+  lost: ['lost', 'mark bad'],
+});
 const LONG_TEXT = 1200;
 const LONG_BESIDE_A_BOARD = 160;
 
@@ -24,6 +32,12 @@ export function Failure({ error, again, label = 'Try again' }) {
 
 /** A reward; only what is better than nothing has a colour, so that a step's small cost is no alarm. @param {{value: string, sign: number}} props */
 export const Reward = ({ value, sign }) => html`<span class=${sign > 0 ? 'num ok' : 'num'}>${value}</span>`;
+
+/** How a kept episode ended. @param {{ending: string}} props */
+export function Ending({ ending }) {
+  const [text, mark] = ENDINGS[ending] ?? [ending.replaceAll('_', ' '), ending.startsWith('out') ? 'mark warn' : 'mark'];
+  return html`<span class=${mark}>${text}</span>`;
+}
 
 /**
  * An environment's own drawing. It may come from anybody: as an image of its own it runs no script and loads nothing.

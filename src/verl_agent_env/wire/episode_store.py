@@ -19,7 +19,7 @@ class EpisodeStore(Protocol):
 
     @property
     def scope(self) -> Scope:
-        """Whose episodes are in it: those of this worker, of the workers of its node, or of the cluster."""
+        """Part of the cluster whose episodes are in it: this worker, the workers of its node, or all."""
 
     @property
     def dropped(self) -> int:

@@ -424,10 +424,10 @@ class EnvironmentSums(EpisodeSums):
 
 
 class CurvePoint(EpisodeSums):
-    """Sums over the episodes that ended within a minute."""
+    """Sums over the episodes that ended within ten seconds."""
 
     at: int
-    """Beginning of the minute, in seconds since the epoch."""
+    """Beginning of the ten seconds, in seconds since the epoch."""
 
 
 class RunShown(ResponseBody):
@@ -456,7 +456,7 @@ class RunShown(ResponseBody):
     environments: list[EnvironmentSums]
     """By environment."""
     points: list[CurvePoint]
-    """By minute, if one ``run`` was asked for."""
+    """By tens of seconds, if one ``run`` was asked for."""
 
 
 class RunsResponse(ResponseBody):

@@ -50,7 +50,7 @@ class _Past(NamedTuple):
 
 
 class OpenEpisode:
-    """What is noted of an episode that goes on."""
+    """Notes of an episode that goes on."""
 
     __slots__ = ("began_at", "beginning", "first_seq", "past", "steps")
 
@@ -77,10 +77,10 @@ _LEFT_OUT = OpenEpisode(0.0, None, _FullSteps())
 
 @dataclass(frozen=True)
 class EpisodeOptions:
-    """Where episodes are kept, and how much of them is noted in memory while they go on."""
+    """Settings of the keeping of episodes: the store, and how much is noted in memory while they go on."""
 
     store: EpisodeStore
-    """Where episodes go that are over."""
+    """Takes the episodes that are over."""
     max_open_bytes: float = float("inf")
     """Bytes that the episodes which go on may take, about; one that begins beyond it is left out."""
     max_episode_bytes: int = 8_388_608

@@ -23,13 +23,13 @@ SORT_KEYS: tuple[SortKey, ...] = get_args(SortKey)
 SEARCH_S = 0.2
 """Seconds for which one request looks for a text."""
 _DOCUMENTS_AT_ONCE = 32
-_POINT_S = 60
+POINT_S = 10
 """Seconds of a run that one point of its curve stands for."""
 
 
 @dataclass(frozen=True)
 class EpisodeQuery:
-    """Which episodes, in which order, and which page of them."""
+    """A request for kept episodes: which ones, in which order, and which page of them."""
 
     run: str | None = None
     env: str | None = None
@@ -57,13 +57,13 @@ class EpisodePage:
 
     rows: list[EpisodeRow]
     total: int
-    """How many there are of them; with a text, how many were found in the time."""
+    """Number of all that fit; with a text, how many were found in the time."""
     is_whole: bool = True
     """False if the time for the text was over before all episodes were looked at."""
     endings: dict[str, int] = field(default_factory=dict)
-    """How many there are of each ending, whatever the query says of endings, successes and invalid actions."""
+    """Number of episodes by ending, whatever the query says of endings, successes and invalid actions."""
     invalid: int = 0
-    """How many of these have an invalid action."""
+    """Number of these that have an invalid action."""
 
     def to_json(self) -> bytes:
         """Write the page as another worker reads it."""
@@ -96,7 +96,7 @@ class RunSummary:
     envs: dict[str, list[float]] = field(default_factory=dict)
     """By env name: episodes, judged ones, successes, sum of rewards, steps, seconds."""
     points: dict[int, list[float]] = field(default_factory=dict)
-    """By minute since the epoch: the same, where they were asked for."""
+    """By tens of seconds since the epoch: the same, where they were asked for."""
 
     def add(self, other: RunSummary) -> None:
         """Add the sums of another part of the run."""
@@ -106,8 +106,8 @@ class RunSummary:
         self.endings = dict(Counter(self.endings) + Counter(other.endings))
         for name, sums in other.envs.items():
             _count(self.envs, name, sums)
-        for minute, sums in other.points.items():
-            _count(self.points, minute, sums)
+        for at, sums in other.points.items():
+            _count(self.points, at, sums)
 
 
 async def find(store: EpisodeStore, query: EpisodeQuery) -> EpisodePage:
@@ -250,7 +250,7 @@ def _sum_up(rows: Sequence[EpisodeRow], query: EpisodeQuery, points: bool) -> li
         sums = (1, judged, success, row.reward, row.num_steps, seconds)
         _count(run.envs, row.env_name, sums)
         if points:
-            _count(run.points, int(row.ended_at // _POINT_S), sums)
+            _count(run.points, int(row.ended_at // POINT_S), sums)
     return list(runs.values())
 
 
@@ -265,6 +265,4 @@ def _count(into: dict[Any, list[float]], key: Any, sums: Sequence[float]) -> Non
 
 def run_from_fields(fields: Mapping[str, Any]) -> RunSummary:
     """Read the sums that another worker wrote as JSON."""
-    return RunSummary(
-        **{**fields, "points": {int(minute): sums for minute, sums in fields["points"].items()}}
-    )
+    return RunSummary(**{**fields, "points": {int(at): sums for at, sums in fields["points"].items()}})

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from verl_agent_env.engine import Host, inspection
-from verl_agent_env.engine.episodes.search import SORT_KEYS, EpisodeQuery, RunSummary, sees
+from verl_agent_env.engine.episodes.search import POINT_S, SORT_KEYS, EpisodeQuery, RunSummary, sees
 from verl_agent_env.errors import EpisodeNotFoundError
 from verl_agent_env.server.api.episode_tables import parquet_of
 from verl_agent_env.server.api.queries import (
@@ -74,7 +74,7 @@ class EpisodeHandlers:
         return Response(encode(episode))
 
     async def runs(self, request: Request) -> Response:
-        """Sum up kept episodes by run, the one with the latest episode first; of one run also its curve by minutes."""
+        """Sum up kept episodes by run, the one with the latest episode first; of one run also its curve by tens of seconds."""
         query = episode_query(request, default_limit=100, max_limit=MAX_EPISODES)
         if self._kept is None:
             return Response(encode({"kept": False, "runs": [], "total": 0, "silent_workers": []}))
@@ -202,7 +202,7 @@ def _shown_run(run: RunSummary) -> dict[str, Any]:
             for name, sums in sorted(run.envs.items())
         ],
         "points": [
-            {"at": minute * 60, **dict(zip(_SUMS, sums, strict=True))}
-            for minute, sums in sorted(run.points.items())
+            {"at": ten_seconds * POINT_S, **dict(zip(_SUMS, sums, strict=True))}
+            for ten_seconds, sums in sorted(run.points.items())
         ],
     }
