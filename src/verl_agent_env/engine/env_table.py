@@ -6,10 +6,9 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from verl_agent_env.config import HostLimits
-from verl_agent_env.engine.episodes.keeper import EpisodeKeeper
 from verl_agent_env.engine.live_env import MOVED, LiveEnv
 from verl_agent_env.envs.kind import EnvKind
 from verl_agent_env.errors import (
@@ -33,6 +32,16 @@ Dispose = Callable[[EnvKind, Any, "BaseException | None"], None]
 """Lets an environment free what it holds, given what its last call raised."""
 
 
+class EpisodeObserver(Protocol):
+    """Observer of the episodes in the table."""
+
+    def adopted(self, instance: LiveEnv) -> None:
+        """Note that an environment came from another worker."""
+
+    def over(self, instance: LiveEnv, reason: str = "") -> None:
+        """Keep an environment's episode, which is over for this reason."""
+
+
 class EnvTable:
     """Live instances by id, with the counts that limits and metrics need."""
 
@@ -42,7 +51,7 @@ class EnvTable:
         clock: Callable[[], float],
         dispose: Dispose,
         unknown: Callable[[str], VerlAgentEnvError] = EnvironmentNotFoundError,
-        keeper: EpisodeKeeper | None = None,
+        keeper: EpisodeObserver | None = None,
     ) -> None:
         """An empty env_table.
 

@@ -12,10 +12,10 @@ from verl_agent_env import waits
 from verl_agent_env.config import HostLimits
 from verl_agent_env.engine.calls import Calls
 from verl_agent_env.engine.env_table import EnvTable
-from verl_agent_env.engine.episodes.calls import KeepingCalls
 from verl_agent_env.engine.episodes.keeper import EpisodeKeeper, EpisodeOptions
 from verl_agent_env.engine.execution import ENV_FAULTS, Executor
 from verl_agent_env.engine.group_commit.pending import AwaitableOrValue, await_maybe
+from verl_agent_env.engine.keeping_calls import KeepingCalls
 from verl_agent_env.engine.kinds import KindLoader
 from verl_agent_env.engine.lifecycle import CreateRequest, Lifecycle
 from verl_agent_env.engine.live_env import MOVED, LiveEnv

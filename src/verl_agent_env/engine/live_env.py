@@ -30,8 +30,8 @@ from verl_agent_env.wire.results import EncodedReset, EncodedStep
 from verl_agent_env.wire.suspicions import BEGINNING, CallId
 
 if TYPE_CHECKING:
-    from verl_agent_env.engine.episodes.keeper import OpenEpisode
     from verl_agent_env.engine.group_commit.groups import Group
+    from verl_agent_env.engine.open_episode import OpenEpisode
 
 MOVED = "moved"
 """Reason of an environment's end on a worker whose slot went to another one: it lives on there."""

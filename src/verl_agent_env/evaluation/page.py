@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Iterable, Sequence
+from functools import partial
 from html import escape
 from importlib import resources
 from posixpath import dirname, join, normpath
@@ -120,13 +121,13 @@ def _scripts() -> dict[str, str]:
             text = _web().joinpath(*path.split("/")).read_text("utf-8")
             folder = dirname(path)
             waiting += [normpath(join(folder, match[3])) for match in _IMPORT.finditer(text)]
-            named = _IMPORT.sub(lambda match, folder=folder: _renamed(match, folder), text)
+            named = _IMPORT.sub(partial(_renamed, folder), text)
             encoded = base64.b64encode(named.encode()).decode()
             found[_name_of(path)] = f"data:text/javascript;charset=utf-8;base64,{encoded}"
     return found
 
 
-def _renamed(match: re.Match[str], folder: str) -> str:
+def _renamed(folder: str, match: re.Match[str]) -> str:
     return f"{match[1]}{match[2]}{_name_of(normpath(join(folder, match[3])))}{match[2]}"
 
 

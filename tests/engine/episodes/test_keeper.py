@@ -18,8 +18,8 @@ from verl_agent_env.cluster.memory.episodes import MemoryEpisodes
 from verl_agent_env.config import HostLimits
 from verl_agent_env.engine import CreateRequest, Host
 from verl_agent_env.engine.calls import Calls
-from verl_agent_env.engine.episodes import keeper
 from verl_agent_env.engine.episodes.keeper import EpisodeOptions
+from verl_agent_env.engine.open_episode import STEPS_BETWEEN_CHECKS
 from verl_agent_env.envs.registry import Registry
 
 LAKE = "verl_env/frozen_lake-v1"
@@ -182,13 +182,13 @@ async def test_of_an_episode_that_is_too_large_the_first_steps_are_kept(
 ) -> None:
     host = Host(registry, HostLimits(), episodes=EpisodeOptions(store, max_episode_bytes=1000))
     env_id = await create(host, "inline")
-    for _ in range(2 * keeper.STEPS_BETWEEN_CHECKS):
+    for _ in range(2 * STEPS_BETWEEN_CHECKS):
         await ask(host.step, env_id, 1)
     await ask(host.close, env_id)
     (row,) = await store.rows()
     assert (row.num_steps, row.complete) == (128, False)
     (episode,) = await kept(store)
-    assert len(episode["steps"]) < keeper.STEPS_BETWEEN_CHECKS
+    assert len(episode["steps"]) < STEPS_BETWEEN_CHECKS
     await host.stop()
 
 

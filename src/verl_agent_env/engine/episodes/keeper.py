@@ -8,16 +8,16 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from verl_agent_env.engine.execution import ENV_FAULTS, Executor, see_nothing
 from verl_agent_env.engine.live_env import MOVED, LiveEnv
+from verl_agent_env.engine.open_episode import LEFT_OUT, FullSteps, OpenEpisode, Past
 from verl_agent_env.wire.actions import shown
 from verl_agent_env.wire.episode_store import EpisodeStore
 from verl_agent_env.wire.episodes import (
     EpisodeRow,
     KeptEpisode,
-    KeptStep,
     count_invalid,
     group_of,
     judge,
@@ -29,50 +29,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-STEPS_BETWEEN_CHECKS = 64
-"""After so many steps it is looked at how large an episode has become; a power of 2."""
 _FIRST_GUESS_BYTES = 16_384
 """Assumed size of an episode, before the first one is over."""
-
-
-class _FullSteps(list[KeptStep]):
-    """The steps of an episode that takes no more of them."""
-
-    def append(self, step: KeptStep) -> None:
-        """Leave the step out."""
-
-
-class _Past(NamedTuple):
-    """The part of an episode that another worker saw."""
-
-    beginning: EncodedReset
-    steps: list[KeptStep]
-
-
-class OpenEpisode:
-    """Notes of an episode that goes on."""
-
-    __slots__ = ("began_at", "beginning", "first_seq", "past", "steps")
-
-    def __init__(
-        self,
-        began_at: float,
-        beginning: EncodedReset | None,
-        steps: list[KeptStep],
-        first_seq: int = 0,
-    ) -> None:
-        self.began_at = began_at
-        self.beginning = beginning
-        self.steps = steps
-        """The steps; their times are by the host's clock."""
-        self.first_seq = first_seq
-        """Number of the first noted step; above 0 where the environment came from another worker."""
-        self.past: asyncio.Task[_Past | None] | None = None
-        """Plays the steps before it again."""
-
-
-_LEFT_OUT = OpenEpisode(0.0, None, _FullSteps())
-"""In place of an episode that is not kept, because too many go on."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +86,7 @@ class EpisodeKeeper:
     def begun(self, instance: LiveEnv, beginning: EncodedReset) -> None:
         """Note that an episode has begun."""
         if (self._num_open + 1) * self._mean_bytes > self._options.max_open_bytes:
-            instance.open_episode = _LEFT_OUT
+            instance.open_episode = LEFT_OUT
             return
         self._num_open += 1
         instance.open_episode = OpenEpisode(self._clock(), beginning, [])
@@ -145,14 +103,14 @@ class EpisodeKeeper:
     def check_size(self, noted: OpenEpisode) -> None:
         """Leave out the further steps of an episode that has become too large."""
         if type(noted.steps) is list and size_of_steps(noted.steps) > self._options.max_episode_bytes:
-            noted.steps = _FullSteps(noted.steps)
+            noted.steps = FullSteps(noted.steps)
 
     def over(self, instance: LiveEnv, reason: str = "") -> None:
         """Keep an environment's episode: it was closed for this reason, or is about to begin another one."""
         noted, instance.open_episode = instance.open_episode, None
         if noted is None:
             return
-        if noted is _LEFT_OUT:
+        if noted is LEFT_OUT:
             self.left_out += 1
             return
         self._num_open -= 1
@@ -206,7 +164,7 @@ class EpisodeKeeper:
 
     # --- steps that were taken on another worker --------------------------------------------------------------
 
-    async def _play_again(self, instance: LiveEnv, episode: int, num_steps: int) -> _Past | None:
+    async def _play_again(self, instance: LiveEnv, episode: int, num_steps: int) -> Past | None:
         """Play the steps that another worker carried out, one environment after the other; None if that fails."""
         kind, seed, options, effects = instance.kind, instance.seed, instance.options, instance.effects
         try:
@@ -228,11 +186,9 @@ class EpisodeKeeper:
             )
             return None
         answers = (answer for answer, _ in played)
-        return _Past(
-            beginning, [(shown(a), answer, None) for a, answer in zip(actions, answers, strict=True)]
-        )
+        return Past(beginning, [(shown(a), answer, None) for a, answer in zip(actions, answers, strict=True)])
 
-    async def _add_with_past(self, episode: KeptEpisode, playing: asyncio.Task[_Past | None]) -> None:
+    async def _add_with_past(self, episode: KeptEpisode, playing: asyncio.Task[Past | None]) -> None:
         past = await playing
         if past is not None:
             steps = [*past.steps, *episode.steps]

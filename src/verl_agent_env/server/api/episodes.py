@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from verl_agent_env.engine import Host, inspection
-from verl_agent_env.engine.episodes.search import POINT_S, SORT_KEYS, EpisodeQuery, RunSummary, sees
+from verl_agent_env.engine.episodes.search import (
+    POINT_S,
+    SORT_KEYS,
+    EpisodePage,
+    EpisodeQuery,
+    RunSummary,
+    sees,
+)
 from verl_agent_env.errors import EpisodeNotFoundError
 from verl_agent_env.server.api.episode_tables import parquet_of
 from verl_agent_env.server.api.queries import (
@@ -17,7 +24,6 @@ from verl_agent_env.server.api.queries import (
     whole_number,
     yes_or_no,
 )
-from verl_agent_env.server.cluster.kept_episodes import KeptEpisodes
 from verl_agent_env.server.http.types import Request, Response
 from verl_agent_env.wire.codec import encode
 from verl_agent_env.wire.episodes import ENDINGS, EpisodeRow
@@ -32,10 +38,23 @@ _PATH = "/api/episodes/"
 _SUMS = ("episodes", "judged", "successes", "reward", "num_steps", "seconds")
 
 
+class EpisodeSource(Protocol):
+    """The kept episodes of all workers."""
+
+    async def find(self, query: EpisodeQuery) -> tuple[EpisodePage, list[str]]:
+        """Find a page of episodes; gives it with the workers that did not answer."""
+
+    async def sum_up(self, query: EpisodeQuery, *, points: bool) -> tuple[list[RunSummary], list[str]]:
+        """Sum up episodes by run; gives the sums with the workers that did not answer."""
+
+    async def documents(self, ids: Sequence[str]) -> list[dict[str, Any] | None]:
+        """Return episodes, in order; None for those that are not there."""
+
+
 class EpisodeHandlers:
     """Answers what episodes are kept, and what happened in them."""
 
-    def __init__(self, host: Host, kept: KeptEpisodes | None) -> None:
+    def __init__(self, host: Host, kept: EpisodeSource | None) -> None:
         """Answer from what is kept.
 
         Args:

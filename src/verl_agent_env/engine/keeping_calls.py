@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from verl_agent_env.engine.calls import Calls
-from verl_agent_env.engine.episodes.keeper import STEPS_BETWEEN_CHECKS, EpisodeKeeper
+from verl_agent_env.engine.episodes.keeper import EpisodeKeeper
 from verl_agent_env.engine.lifecycle import Lifecycle
 from verl_agent_env.engine.live_env import LiveEnv
 from verl_agent_env.engine.marks import Mark
+from verl_agent_env.engine.open_episode import STEPS_BETWEEN_CHECKS
 from verl_agent_env.wire.results import EncodedStep
 
 _LAST = STEPS_BETWEEN_CHECKS - 1
@@ -27,7 +28,7 @@ class KeepingCalls(Calls):
         answer = super()._run_step(instance, action, encoded, identity, operation)
         noted = instance.open_episode
         if noted is not None:
-            # As _note_step, without a call.
+            # As _note_step_of, without a call.
             steps = noted.steps
             steps.append((encoded, answer, instance.last_used))
             if len(steps) & _LAST == _LAST:
