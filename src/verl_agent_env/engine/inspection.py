@@ -145,7 +145,7 @@ async def read_kept_actions(
 
         return await host.executor.run(kind, read_all)
     except ENV_FAULTS:
-        logger.debug("kept actions cannot be read", exc_info=True, extra={"env_name": env_name})
+        logger.debug("reading kept actions failed", exc_info=True, extra={"env_name": env_name})
         return [None] * len(actions)
 
 
@@ -271,7 +271,7 @@ async def draw_kept(
     except AnswerTooLargeError:
         raise
     except ENV_FAULTS:
-        logger.debug("a kept episode cannot be drawn", exc_info=True, extra={"env_name": env_name})
+        logger.debug("drawing a kept episode failed", exc_info=True, extra={"env_name": env_name})
         return None
 
 

@@ -56,7 +56,7 @@ class EpisodeQueue:
             try:
                 await self.flush()
             except (StoreUnavailableError, OSError):
-                logger.warning("episodes cannot be written; they are tried again", exc_info=True)
+                logger.warning("writing kept episodes failed; retrying", exc_info=True)
                 await asyncio.sleep(_RETRY_S)
             await asyncio.sleep(_PAUSE_S)
 

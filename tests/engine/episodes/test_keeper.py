@@ -209,7 +209,7 @@ async def test_an_episode_that_moved_is_kept_whole_where_it_closed(
     first = await cluster.host(episodes=EpisodeOptions(elsewhere))
     env_id = await play(first, COUNTDOWN, ["nothing", LONG_THOUGHT], 4)
     second = await cluster.host(episodes=EpisodeOptions(store))
-    first.abandon(range(4096))
+    first.evict(range(4096))
     await ask(second.step, env_id, LONG_THOUGHT)
     await ask(second.close, env_id)
     await until(lambda: bool(store._rows))
@@ -242,6 +242,6 @@ async def test_an_episode_that_moved_with_its_state_alone_is_kept_from_there_on(
 async def test_an_episode_that_moved_away_is_not_kept(cluster: Cluster, store: MemoryEpisodes) -> None:
     first = await cluster.host(episodes=EpisodeOptions(store))
     await play(first, COUNTDOWN, ["nothing"], 4)
-    first.abandon(range(4096))
+    first.evict(range(4096))
     await asyncio.sleep(0)
     assert await store.rows() == []

@@ -180,7 +180,7 @@ class EpisodeKeeper:
             self._executor.dispose(kind, env)
         except ENV_FAULTS:
             logger.warning(
-                "the first steps of an episode cannot be played again; it is kept without them",
+                "replay of an episode failed; keeping it without its first steps",
                 exc_info=True,
                 extra={"env_id": instance.env_id},
             )

@@ -97,7 +97,8 @@ class KeptEpisodes:
             return (await self._peers.call(address, "POST", _PREFIX + name, body, timeout_s=_CALL_S)).body
         except VerlAgentEnvError as error:
             logger.warning(
-                "a worker does not give its episodes", extra={"address": address, "detail": error.detail}
+                "worker did not send its kept episodes; leaving them out",
+                extra={"address": address, "detail": error.detail},
             )
             return None
 
