@@ -109,6 +109,9 @@ class Probe(gymnasium.Env[Any, Any]):
         elif command == "raise":
             self.total += 1000
             raise ValueError("told to")
+        elif command == "out of memory":
+            self.total += 1000
+            raise MemoryError
         elif command == "exit":
             raise SystemExit(3)
         elif command == "interrupt":

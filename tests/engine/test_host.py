@@ -26,6 +26,7 @@ from verl_agent_env.errors import (
     EpisodeEndedError,
     IdempotencyKeyReusedError,
     InvalidRequestError,
+    MemoryExhaustedError,
     RunQuotaExceededError,
     SequenceConflictError,
     SequenceGapError,
@@ -375,6 +376,18 @@ async def test_environment_rebuilt_while_it_is_closed_is_closed_too(
     await step
     await host.stop()
     assert controls.counts["build"] == controls.counts["close"] == 2
+
+
+@pytest.mark.parametrize("kind", ["inline", "thread", "async"])
+async def test_without_memory_a_step_is_not_done_and_the_environment_goes_on(
+    host: Host, create: Create, kind: str
+) -> None:
+    env_id = await create(host, kind, seed=7)
+    await await_maybe(host.step(env_id, "1", 0))
+    for _ in range(2):
+        with pytest.raises(MemoryExhaustedError):
+            await await_maybe(host.step(env_id, "out of memory", 1))
+    assert total(await await_maybe(host.step(env_id, "1", 1))) == 9
 
 
 @every_kind

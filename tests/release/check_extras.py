@@ -43,7 +43,7 @@ assert subprocess.run(command, stdin=subprocess.DEVNULL, timeout=120).returncode
     "open-spiel": PLAYED.format(name="open_spiel/tic_tac_toe"),
     "otel": "import opentelemetry.sdk.trace, opentelemetry.exporter.otlp.proto.http.trace_exporter",
     "reasoning-gym": PLAYED.format(name="reasoning_gym/basic_arithmetic"),
-    "textarena": PLAYED.format(name="textarena/Wordle-v0"),
+    "textarena": PLAYED.format(name="textarena/Set-v0"),
 }
 """By extra, code that fails where it is missing or does not fit."""
 

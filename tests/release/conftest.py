@@ -40,8 +40,12 @@ class Installed(NamedTuple):
         return run(self.command, *arguments, cwd=self.work)
 
     def python(self, code: str) -> subprocess.CompletedProcess[str]:
-        """Run Python code there, with every warning an error."""
-        return run(str(self.folder / "bin" / "python"), "-W", "error", "-c", code, cwd=self.work)
+        """Run Python code there, with every warning an error.
+
+        What was installed was not compiled: the first import of a large package takes long.
+        """
+        program = str(self.folder / "bin" / "python")
+        return run(program, "-W", "error", "-c", code, cwd=self.work, timeout_s=INSTALL_S)
 
 
 def install(folder: Path, requirement: str) -> Installed:

@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from verl_agent_env.errors import InvalidRequestError, MalformedBodyError
-from verl_agent_env.wire.codec import decode, decode_step, encode, encode_kept
+from verl_agent_env.wire.codec import decode, decode_step, encode, encode_kept, parse_error
 from verl_agent_env.wire.schemas import BatchStepRequest, InitializeRequest, ResetRequest
 
 # --- requests ----------------------------------------------------------------------------------------------------
@@ -17,6 +17,14 @@ from verl_agent_env.wire.schemas import BatchStepRequest, InitializeRequest, Res
 
 def test_empty_body_is_an_empty_object() -> None:
     assert decode(b"", ResetRequest) == ResetRequest()
+
+
+def test_a_body_for_which_there_is_no_memory_is_not_malformed() -> None:
+    told = orjson.JSONDecodeError("Not enough memory to allocate buffer for parsing", "", 0)
+    assert isinstance(parse_error(told), MemoryError)
+    assert isinstance(
+        parse_error(orjson.JSONDecodeError("unexpected end of data", "", 0)), MalformedBodyError
+    )
 
 
 @pytest.mark.parametrize("body", [b"{", b"nonsense", b'{"a": NaN}', b"\xff", b'{"a":"\\ud800"}', b"[" * 3000])

@@ -35,6 +35,7 @@ from verl_agent_env.errors import (
     HistoryFullError,
     IdempotencyKeyReusedError,
     InvalidRequestError,
+    MemoryExhaustedError,
     MovedError,
     OutsideCallError,
     ShuttingDownError,
@@ -250,7 +251,8 @@ class Lifecycle:
         Raises:
             MovedError: Another worker owns the environment by now, or may: what failed here says nothing of it.
             EnvironmentLostError: It does not come back.
-            EnvironmentFailedError, EnvironmentTimeoutError, AnswerTooLargeError, OutsideCallError: It does.
+            EnvironmentFailedError, EnvironmentTimeoutError, AnswerTooLargeError, OutsideCallError,
+                MemoryExhaustedError: It does.
         """
         error = self.failure(instance, fault)
         self.env_table.release(instance, fault)
@@ -259,11 +261,16 @@ class Lifecycle:
         ):
             self._send_away(instance)
         self.env_table.touch(instance)
+        if isinstance(error, MemoryExhaustedError) and instance.replayable:
+            # The environment is not to blame: it is built anew once there is memory again.
+            rebuilding = False
         if instance.episode >= 0 and (rebuilding or not instance.replayable):
             if isinstance(error, EnvironmentTimeoutError):
                 instance.lost = f"it took longer than {error.max_step_s:g} s"
             elif isinstance(error, AnswerTooLargeError):
                 instance.lost = f"it answered with {error.size} bytes, more than {error.max_answer_bytes}"
+            elif isinstance(error, MemoryExhaustedError):
+                instance.lost = "its worker was out of memory in one of its calls"
             else:
                 instance.lost = f"its code raised {error.fields().get('error')}"
             raise EnvironmentLostError(instance.env_id, instance.lost) from fault
@@ -305,6 +312,9 @@ class Lifecycle:
             error = EnvironmentTimeoutError(instance.env_id, self.limits.max_step_s)
         elif isinstance(fault, AnswerTooLargeError | OutsideCallError):
             kind_of_fault, error = fault.code, fault
+        elif isinstance(fault, MemoryError):
+            error = MemoryExhaustedError()
+            kind_of_fault = error.code
         else:
             kind_of_fault = "exception"
             name = fault.name if isinstance(fault, ForeignExitError) else type(fault).__name__

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from verl_agent_env.envs.base import EnvArguments, Execution
 from verl_agent_env.envs.demonstrations import actions_of_calls
+from verl_agent_env.envs.drawing import draw_or_go_on, first_of
 from verl_agent_env.envs.grid import Cell, GridArguments, GridEnv
 from verl_agent_env.envs.rng import EpisodeRandom
 from verl_agent_env.envs.turn import Outcome
@@ -27,6 +28,8 @@ _MAX_DRAWN_CELLS = 200_000
 _DRAWS = ((0.75, 4), (0.65, 32), (0.5, 256), (0.0, _MAX_DRAWN_CELLS))
 """Maps drawn until one has a path, at most and nearly always, by the probability of ice."""
 _DRAWN_CELL_MS = 1e-3
+_TRIES = 3
+"""Seeds that are tried for one map."""
 
 _MOVES = ("left", "down", "right", "up")
 _MOVE_OF_TOOL = {f"move_{name}": code for code, name in enumerate(_MOVES)}
@@ -224,7 +227,7 @@ class FrozenLakeEnv(GridEnv):
             cells, width = "".join(rows), len(rows[0])
         else:
             width = arguments.size
-            drawn = random_map(
+            drawn = drawn_map(
                 width, arguments.frozen_prob, self.episode_seed, arguments.random_start_and_goal
             )
             if drawn is None:
@@ -337,6 +340,15 @@ class FrozenLakeEnv(GridEnv):
                 return (move + turn) % 4
         # Rounding may leave the last threshold slightly below 1; Gymnasium's argmax then gives the first side.
         return (move - 1) % 4
+
+
+def drawn_map(size: int, frozen_prob: float, seed: int, random_ends: bool = False) -> str | None:
+    """Return the random map of a seed, or of one that follows where it has none; ``None`` if there is none for any seed."""
+
+    def draw(candidate: int) -> str | None:
+        return random_map(size, frozen_prob, candidate, random_ends)
+
+    return draw_or_go_on(seed, draw, lambda: first_of(draw, _TRIES), _TRIES)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -38,6 +38,14 @@ class AtCapacityError(CapacityError, code="at_capacity"):
     limit: int = 0
 
 
+class MemoryExhaustedError(CapacityError, code="out_of_memory"):
+    """The system gives the worker no more memory; what was asked for was not done."""
+
+    title = "The worker is out of memory"
+    detail_format = "The worker is out of memory; nothing was done. Send smaller requests, close environments, or give it more memory."
+    retry_after_s = 5
+
+
 class ShuttingDownError(CapacityError, code="shutting_down"):
     """The server is shutting down and rejects new work."""
 

@@ -95,7 +95,7 @@ def parse_object(body: bytes) -> dict[str, Any]:
     try:
         document = orjson.loads(body or b"{}")
     except orjson.JSONDecodeError as malformed:
-        raise MalformedBodyError(str(malformed)) from None
+        raise parse_error(malformed) from None
     if type(document) is not dict:
         raise MalformedBodyError("it is not an object")
     return document
@@ -110,7 +110,13 @@ def parse(text: bytes | memoryview) -> Any:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError as malformed:
-        raise MalformedBodyError(str(malformed)) from None
+        raise parse_error(malformed) from None
+
+
+def parse_error(malformed: orjson.JSONDecodeError) -> MalformedBodyError | MemoryError:
+    """Return what went wrong: orjson raises the same class where there was no memory to parse in."""
+    told = str(malformed)
+    return MemoryError(told) if told.startswith("Not enough memory") else MalformedBodyError(told)
 
 
 def check(document: dict[str, Any], model: type[RequestT]) -> RequestT:

@@ -22,6 +22,8 @@ from verl_agent_env.envs.countdown.scoring import PROFILES, ScoreProfile, Verdic
 from verl_agent_env.envs.countdown.tokens import Notation
 
 MAX_GIVEN_NUMBERS = 32
+_QUICK_TRIALS = 4
+"""Seeds that are tried before rules count as impossible, where a trial takes milliseconds."""
 
 _Number = Annotated[int, Field(ge=0, le=MAX_MAGNITUDE)]
 _Target = Annotated[int, Field(ge=-MAX_MAGNITUDE, le=MAX_MAGNITUDE)]
@@ -164,11 +166,24 @@ class CountdownArguments(EnvArguments):
         )
 
 
-@functools.lru_cache(maxsize=256)
 def fault_of(rules: PuzzleRules) -> str | None:
-    """Return why these rules allow no puzzle, after one trial; takes seconds if they need a search, else milliseconds."""
-    try:
-        generate_puzzle(0, rules)
-    except InfeasibleRulesError as infeasible:
-        return str(infeasible)
-    return None
+    """Return why these rules allow no puzzle, after a few trials; takes seconds if they need a search, else milliseconds."""
+    found = _example(rules)
+    return found if isinstance(found, str) else None
+
+
+def example_of(rules: PuzzleRules) -> Puzzle | None:
+    """Return a puzzle that these rules allow, always the same one; ``None`` if they allow none."""
+    found = _example(rules)
+    return None if isinstance(found, str) else found
+
+
+@functools.lru_cache(maxsize=256)
+def _example(rules: PuzzleRules) -> Puzzle | str:
+    fault = ""
+    for seed in range(1 if need_search(rules) else _QUICK_TRIALS):
+        try:
+            return generate_puzzle(seed, rules)
+        except InfeasibleRulesError as infeasible:
+            fault = fault or str(infeasible)
+    return fault

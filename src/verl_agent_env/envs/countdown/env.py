@@ -11,12 +11,13 @@ import orjson
 from pydantic import ValidationError
 
 from verl_agent_env.envs.base import ChatEnv, EnvArguments, Execution
-from verl_agent_env.envs.countdown.arguments import CountdownArguments, GivenPuzzle, fault_of
+from verl_agent_env.envs.countdown.arguments import CountdownArguments, GivenPuzzle, example_of, fault_of
 from verl_agent_env.envs.countdown.expression import holds_equation
 from verl_agent_env.envs.countdown.generator import InfeasibleRulesError, PuzzleRules, generate_puzzle
 from verl_agent_env.envs.countdown.puzzle import Puzzle
 from verl_agent_env.envs.countdown.scoring import score
 from verl_agent_env.envs.countdown.solver import DEFAULT_MAX_STEPS, PuzzleSearchLimitError, solve
+from verl_agent_env.envs.drawing import draw_or_go_on
 from verl_agent_env.envs.turn import Outcome
 from verl_agent_env.messages import Tool, ToolCall
 from verl_agent_env.types import Action, Content
@@ -43,6 +44,8 @@ _TEST_EQUATION = Tool(
 _NO_EQUATION = (
     f"There is no equation. Call {_TOOL}, or write the equation alone, as in <answer>(1 + 2) * 3</answer>."
 )
+_TRIES = 3
+"""Seeds that are tried for one puzzle."""
 _SEARCH_FOR_SECRETS = 200_000
 _SEARCH_MS = 3_000.0
 """Milliseconds of the longest search for a puzzle."""
@@ -257,8 +260,24 @@ class CountdownEnv(ChatEnv):
 
 @functools.lru_cache(maxsize=4096)
 def drawn_puzzle(seed: int, rules: PuzzleRules) -> Puzzle:
-    """Generate the puzzle of a seed by :func:`generate_puzzle`; cached, as the samples of a GRPO group share a seed."""
-    return generate_puzzle(seed, rules)
+    """Generate the puzzle of a seed, or of one that follows where there is none; cached, as the samples of a GRPO group share a seed.
+
+    Raises:
+        InfeasibleRulesError: The rules allow no puzzle, whatever the seed.
+    """
+    puzzle = draw_or_go_on(
+        seed, lambda candidate: _puzzle(candidate, rules), lambda: example_of(rules), _TRIES
+    )
+    if puzzle is None:
+        raise InfeasibleRulesError(fault_of(rules) or "")
+    return puzzle
+
+
+def _puzzle(seed: int, rules: PuzzleRules) -> Puzzle | None:
+    try:
+        return generate_puzzle(seed, rules)
+    except InfeasibleRulesError:
+        return None
 
 
 @functools.lru_cache(maxsize=256)

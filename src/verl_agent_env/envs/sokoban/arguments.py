@@ -16,8 +16,9 @@ from pydantic import (
 )
 
 from verl_agent_env.envs.grid import GridArguments
-from verl_agent_env.envs.sokoban.generator import MAX_BOXES, MAX_SEARCH_BUDGET, check_parameters, cost_ms
+from verl_agent_env.envs.sokoban.generator import MAX_BOXES, MAX_SEARCH_BUDGET, check_parameters
 from verl_agent_env.envs.sokoban.level import MAX_SIDE, MIN_SIDE, Level
+from verl_agent_env.envs.sokoban.levels import LevelParameters
 from verl_agent_env.envs.sokoban.rules import Rewards
 from verl_agent_env.envs.turn import Outcome
 
@@ -175,18 +176,20 @@ class SokobanArguments(GridArguments):
 
     @property
     def generation_ms(self) -> float:
-        """Estimate of the milliseconds that it takes to generate a level, or to find that there is none."""
-        if self.given_level is not None:
-            return 0.0
-        height, width = self.dim_room
-        return cost_ms(
-            height,
-            width,
+        """Estimate of the milliseconds that it takes to find a level, or to find that there is none."""
+        return 0.0 if self.given_level is not None else self.level_parameters.level_ms
+
+    @functools.cached_property
+    def level_parameters(self) -> LevelParameters:
+        """Parameters of generated levels."""
+        return LevelParameters(
+            self.dim_room,
             self.num_boxes,
-            difficulty=self.difficulty,
-            min_pushes=self.min_pushes,
-            num_gen_steps=self.num_gen_steps,
-            search_budget=self.search_budget,
+            self.difficulty,
+            self.min_pushes,
+            self.num_gen_steps,
+            self.change_direction_probability,
+            self.search_budget,
         )
 
     @property

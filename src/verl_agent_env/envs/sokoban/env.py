@@ -17,8 +17,9 @@ from verl_agent_env.envs.sokoban.arguments import (
     read_room_text,
 )
 from verl_agent_env.envs.sokoban.boards import cells_of
-from verl_agent_env.envs.sokoban.generator import LevelGenerationError, generate_level
+from verl_agent_env.envs.sokoban.generator import LevelGenerationError
 from verl_agent_env.envs.sokoban.level import BOX, BOX_ON_TARGET, FLOOR, PLAYER, TARGET, WALL, Level
+from verl_agent_env.envs.sokoban.levels import level_of
 from verl_agent_env.envs.sokoban.rules import advance
 from verl_agent_env.envs.sokoban.solver import RoomSearchLimitError, lower_bound, solve
 from verl_agent_env.envs.turn import Outcome
@@ -266,16 +267,7 @@ class SokobanEnv(GridEnv):
         if given is not None:
             return given
         try:
-            return generated_level(
-                self.episode_seed,
-                arguments.dim_room,
-                arguments.num_boxes,
-                arguments.difficulty,
-                arguments.min_pushes,
-                arguments.num_gen_steps,
-                arguments.change_direction_probability,
-                arguments.search_budget,
-            )
+            return level_of(self.episode_seed, arguments.level_parameters)
         except LevelGenerationError as failed:
             raise self.invalid_arguments(([], str(failed))) from None
 
@@ -293,35 +285,6 @@ class SokobanEnv(GridEnv):
             return _READERS[name](room)
         except ValueError as invalid:
             raise self.invalid_arguments((["options", name], str(invalid))) from None
-
-
-@functools.lru_cache(maxsize=1024)
-def generated_level(
-    seed: int,
-    dim_room: tuple[int, int],
-    num_boxes: int,
-    difficulty: str | float,
-    min_pushes: int | None,
-    num_gen_steps: int | None,
-    change_direction_probability: float,
-    search_budget: int | None,
-) -> Level:
-    """Generate the level of a seed by :func:`generate_level`, with a cache.
-
-    The samples of a GRPO group share a seed, and so one level, generated and held once.
-    """
-    height, width = dim_room
-    return generate_level(
-        seed,
-        height,
-        width,
-        num_boxes,
-        difficulty=difficulty,
-        min_pushes=min_pushes,
-        num_gen_steps=num_gen_steps,
-        change_direction_probability=change_direction_probability,
-        search_budget=search_budget,
-    )
 
 
 def _place(cell: int, width: int, gap: int) -> int:

@@ -21,6 +21,7 @@ from verl_agent_env.engine.budget import UNCOUNTED
 from verl_agent_env.errors import (
     EnvironmentNotFoundError,
     InternalError,
+    MemoryExhaustedError,
     MethodNotAllowedError,
     MovedError,
     RouteNotFoundError,
@@ -164,7 +165,7 @@ class Dispatcher:
             # The server stops and waits no longer for this call.
             error, cancelled = ShuttingDownError(), raised
         except Exception as raised:  # noqa: BLE001 - sent
-            error = _error_of(raised)
+            error = error_of(raised)
         if error is not None:
             response = problem_response(error, headers)
         response.request_id = request_id
@@ -230,7 +231,7 @@ class Dispatcher:
         """Finish the response of a request on the fast path: write the error if it is one, add headers, count and log."""
         if isinstance(result, Response):
             return self._complete(head, request_id, started, result)
-        error = _error_of(result)
+        error = error_of(result)
         return self._complete(head, request_id, started, problem_response(error, head.headers), error)
 
     def _complete(
@@ -380,11 +381,15 @@ async def call(route: Route, request: Request) -> Response:
         return await route.at_owner(request)
 
 
-def _error_of(raised: BaseException) -> VerlAgentEnvError:
+def error_of(raised: BaseException) -> VerlAgentEnvError:
     """Make an error for the client of whatever was raised; without the frames that it came from, which keep the body alive."""
     if isinstance(raised, VerlAgentEnvError):
         raised.__traceback__ = raised.__context__ = raised.__cause__ = None
         return raised
+    if isinstance(raised, MemoryError):
+        # Where it came from says nothing: whoever asks next fails as well.
+        logger.error("request failed: out of memory")
+        return MemoryExhaustedError()
     logger.error("request failed", exc_info=raised)
     return InternalError()
 
