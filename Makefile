@@ -177,7 +177,7 @@ deep: install programs  ## Simulate 100,000 runs, then run the tests with much m
 	$(BIN)/python -m tests.sim.runs --runs $$((500 * $(DEPTH))) --seed $(SEED)
 	$(BIN)/pytest -n 2 --dist worksteal --verbose --depth $(DEPTH) --durations=20 $(ARGS)
 
-bench: install  ## Print the figures: cost of a step against a bare echo, memory, level generation
+bench: install $(if $(findstring peers,$(ARGS)),$(WIRES_VENV)/.installed)  ## Print the figures: cost of a step against a bare echo, memory, level generation
 	$(BIN)/python -m loadtests.bench $(ARGS)
 
 loadtest: install  ## Load a running cluster (make cluster): climb to 16,384 concurrent episodes; reports in out/loadtest

@@ -15,10 +15,11 @@ from loadtests.bench_cluster import bench_cluster
 from loadtests.bench_durable import bench_durable
 from loadtests.bench_http import bench_large_calls, bench_steps
 from loadtests.bench_memory import bench_memory, show_a_million
+from loadtests.bench_peers import bench_peers, require_peers
 from loadtests.bench_recovery import bench_recovery
 
 _PARTS = ("steps", "durable", "large", "memory", "levels")
-_MORE = ("million", "cluster", "recovery", "ring")
+_MORE = ("million", "cluster", "recovery", "ring", "peers")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -56,6 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if "cluster" in parts:
         asyncio.run(bench_cluster(options.rounds, options.batch_size, options.steps))
     is_kept = asyncio.run(bench_recovery(options.live)) if "recovery" in parts else True
+    if "peers" in parts:
+        require_peers()
+        is_kept &= asyncio.run(bench_peers(options.rounds, options.steps // 4))
     if "ring" in parts:
         Console().print(bench_ring.ring_table(50))
     if "million" in parts:

@@ -54,19 +54,20 @@ def serving(*arguments: str) -> Iterator[ServerProcess]:
 
 
 @contextlib.contextmanager
-def serving_app(app: str) -> Iterator[ServerProcess]:
-    """An ASGI application under uvicorn, set as the server sets it."""
+def serving_app(app: str, python: str | None = None) -> Iterator[ServerProcess]:
+    """An ASGI application under uvicorn, set as the server sets it; by another ``python`` than this one, if it is given."""
     port = free_port()
     options = ["--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning"]
     headers = ["--no-server-header", "--no-date-header"]
-    command = [sys.executable, "-m", "uvicorn", app, "--port", str(port), *options, *headers]
-    with _running(command, port) as server:
+    command = [python or sys.executable, "-m", "uvicorn", app, "--port", str(port), *options, *headers]
+    # The reference server of ORS takes its level from there, and would write two lines for each call.
+    with _running(command, port, LOG_LEVEL="WARNING") as server:
         yield server
 
 
 @contextlib.contextmanager
-def _running(command: list[str], port: int) -> Iterator[ServerProcess]:
-    process = subprocess.Popen(command)
+def _running(command: list[str], port: int, **variables: str) -> Iterator[ServerProcess]:
+    process = subprocess.Popen(command, env={**os.environ, **variables})
     try:
         _await_answer(process, port)
         yield ServerProcess(process.pid, port)
