@@ -10,12 +10,13 @@ from typing import Any
 
 import orjson
 
+from verl_agent_env.engine import AwaitableOrValue, await_maybe
 from verl_agent_env.errors import InsufficientScopeError, RouteNotFoundError
 from verl_agent_env.server.http.auth import current_principal
-from verl_agent_env.server.http.dispatcher import call, require_seen
+from verl_agent_env.server.http.dispatcher import require_seen, start
 from verl_agent_env.server.http.route_table import RouteTable
 from verl_agent_env.server.http.tokens import Principal
-from verl_agent_env.server.http.types import JSON, Request
+from verl_agent_env.server.http.types import JSON, Request, Response
 from verl_agent_env.types import new_env_id
 
 _NO_HEADERS: Mapping[bytes, bytes] = {}
@@ -65,6 +66,28 @@ class Operations:
         Raises:
             VerlAgentEnvError: As the operation's.
         """
+        encoded = b"" if body is None else orjson.dumps(body)
+        response = await await_maybe(
+            self.start(method, target, encoded, principal=principal, env_id=env_id, headers=headers)
+        )
+        body_text = bytes(response.body)
+        return orjson.loads(body_text) if response.media_type.startswith(JSON) else body_text.decode()
+
+    def start(
+        self,
+        method: str,
+        target: str,
+        encoded: bytes,
+        *,
+        principal: Principal | None = None,
+        env_id: str = "",
+        headers: Mapping[bytes, bytes] = _NO_HEADERS,
+    ) -> AwaitableOrValue[Response]:
+        """Call an operation as :meth:`call` does, with a body that is JSON already; gives its response, or what to wait for.
+
+        Raises:
+            VerlAgentEnvError: As the operation's.
+        """
         path, _, query = target.partition("?")
         found = self._routes.match(path)
         route = found[0].get(method) if found is not None else None
@@ -75,8 +98,4 @@ class Operations:
         if route.auth_scope and route.auth_scope not in principal.scopes:
             raise InsufficientScopeError(route.auth_scope)
         require_seen(principal, env_id)
-        encoded = b"" if body is None else orjson.dumps(body)
-        request = Request(env_id, encoded, query.encode(), headers, principal, path=path)
-        response = await call(route, request)
-        body_text = bytes(response.body)
-        return orjson.loads(body_text) if response.media_type.startswith(JSON) else body_text.decode()
+        return start(route, Request(env_id, encoded, query.encode(), headers, principal, path=path))

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from verl_agent_env.config import HttpLimits
-from verl_agent_env.engine import await_maybe
+from verl_agent_env.engine import AwaitableOrValue, await_maybe
 from verl_agent_env.engine.budget import UNCOUNTED
 from verl_agent_env.errors import (
     EnvironmentNotFoundError,
@@ -373,8 +373,23 @@ async def call(route: Route, request: Request) -> Response:
     Raises:
         VerlAgentEnvError: As the handler, or the owner, raises it.
     """
+    return await await_maybe(start(route, request))
+
+
+def start(route: Route, request: Request) -> AwaitableOrValue[Response]:
+    """Handle a request as :func:`call` does; gives the response itself where there is nothing to wait for."""
     try:
-        return await await_maybe(route.handler(request))
+        answer = route.handler(request)
+    except MovedError:
+        if route.at_owner is None:
+            raise
+        return route.at_owner(request)
+    return answer if isinstance(answer, Response) else _followed(route, request, answer)
+
+
+async def _followed(route: Route, request: Request, answer: AwaitableOrValue[Response]) -> Response:
+    try:
+        return await await_maybe(answer)
     except MovedError:
         if route.at_owner is None:
             raise

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import orjson
+
+from verl_agent_env.engine import await_maybe
 from verl_agent_env.errors import EnvironmentNotFoundError, VerlAgentEnvError
 from verl_agent_env.server.api.operations import Operations
 from verl_agent_env.server.http.tokens import Principal
+from verl_agent_env.server.http.types import Response
 from verl_agent_env.server.wires.openenv.frames import (
     action_of,
     code_of_session_error,
@@ -164,7 +168,12 @@ class Session:
         """
         if self.env_id is None:
             raise fault([], "the session has no episode yet; send a reset first")
-        taken: dict[str, Any] = await self._call("POST", "/step", {"action": action, "seq": seq})
+        # Without a number it has the form that is read fastest.
+        body = orjson.dumps({"action": action} if seq is None else {"action": action, "seq": seq})
+        target = f"/api/environment/{self.env_id}/step"
+        answer = self._operations.start("POST", target, body, principal=self._principal)
+        response: Response = await await_maybe(answer)
+        taken: dict[str, Any] = orjson.loads(bytes(response.body))
         self._seq = (self._seq if seq is None else seq) + 1
         return taken
 
