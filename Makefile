@@ -127,10 +127,10 @@ web-test: $(WEB_VENV)/.installed programs chromium  ## Use the web page in a bro
 $(CATALOGUE_VENV)/.installed: pyproject.toml
 	test -x $(CATALOGUE_BIN)/python || $(PYTHON) -m venv $(CATALOGUE_VENV)
 	$(CATALOGUE_BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
-	$(CATALOGUE_BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[catalogue]" pytest
+	$(CATALOGUE_BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[catalogue]" httpx hypothesis pytest pytest-asyncio
 	touch $@
 
-catalogue-test: $(CATALOGUE_VENV)/.installed  ## Check every environment of the catalogue; the results are in out/catalogue.md: ARGS="open_spiel/chess"
+catalogue-test: $(CATALOGUE_VENV)/.installed programs  ## Check every environment of the catalogue; the results are in out/catalogue.md: ARGS="open_spiel/chess"
 	$(CATALOGUE_BIN)/python -m tests.catalogue.run $(ARGS)
 
 catalogue-data: $(CATALOGUE_VENV)/.installed  ## Read the catalogue's names from its packages, and measure what they cost: ARGS="minigrid"

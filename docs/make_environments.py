@@ -292,8 +292,8 @@ third number is that of data that a process reads once. What costs more than 20 
 inline.
 
 `make catalogue-test` checks each of them with the real packages: everything that `check-env` looks for, the same episodes in two
-processes with other `PYTHONHASHSEED`s, and that states of OpenSpiel which differ only in what a seat may not see look the same to
-it. It writes a table, `out/catalogue.md`. When the catalogue was made, all
+processes with other `PYTHONHASHSEED`s, that states of OpenSpiel which differ only in what a seat may not see look the same to
+it, and that an episode over HTTP in a cluster of two nodes is the same although both workers are killed in its middle. It writes a table, `out/catalogue.md`. When the catalogue was made, all
 of them passed. What was mended on the way, in the adapters: four tasks of Reasoning Gym whose items or
 scores depended on the hash seed or on global generators, answers that the package would have run as Python, and scores for
 letters that happen to be in their place.

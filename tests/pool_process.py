@@ -141,6 +141,23 @@ def kill_owner(client: httpx.Client, env_id: str) -> None:
     eventually(lambda: not is_running(pid), what="the worker's end")
 
 
+@contextmanager
+def drained_owner(client: httpx.Client, env_id: str) -> Iterator[dict[str, Any]]:
+    """Drain the node of the worker that holds an environment, until the context ends; gives that worker."""
+    owner = owner_of(client, env_id)
+    nodes = client.get("/api/cluster").json()["nodes"]
+    node = next(
+        node["name"]
+        for node in nodes
+        if owner["address"] in [worker["address"] for worker in node["workers"]]
+    )
+    assert client.post("/api/cluster/drain", json={"node": node}).status_code == 200
+    try:
+        yield owner
+    finally:
+        client.post("/api/cluster/drain", json={"node": node, "undo": True})
+
+
 def initialize(client: httpx.Client, env_name: str = "frozen_lake", **request: Any) -> str:
     """The id of a new environment; a FrozenLake's episode lasts."""
     if env_name == "frozen_lake":

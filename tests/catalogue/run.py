@@ -9,12 +9,14 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.catalogue.hidden_information import hidden_information
+from tests.catalogue.killed_cluster import KilledCluster
 from verl_agent_env.envs.catalogue.families import FAMILIES
 from verl_agent_env.envs.checker.checks import CHECKS, check_environment
 from verl_agent_env.envs.checker.elsewhere import digests_elsewhere
@@ -53,18 +55,27 @@ def main() -> int:
     """Check what the command line names; gives the number of environments that failed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("patterns", nargs="*", metavar="NAME", help="family, name, or pattern with *")
-    patterns = parser.parse_args().patterns
+    parser.add_argument(
+        "--only-kills", action="store_true", help="only play episodes in a cluster whose workers are killed"
+    )
+    options = parser.parse_args()
     specs = [
-        spec for spec in default_registry().specs() if spec.family is not None and _wanted(spec, patterns)
+        spec
+        for spec in default_registry().specs()
+        if spec.family is not None and _wanted(spec, options.patterns)
     ]
     findings: list[Finding] = []
-    for start in range(0, len(specs), _CHUNK):
-        chunk = [check(spec) for spec in specs[start : start + _CHUNK]]
-        check_elsewhere(chunk)
-        for number, finding in enumerate(chunk, start=start + 1):
-            _say(f"{number}/{len(specs)} {finding.line()}")
-        findings += chunk
-        write_table(findings)
+    with tempfile.TemporaryDirectory(prefix="catalogue-") as folder, KilledCluster(Path(folder)) as cluster:
+        for start in range(0, len(specs), _CHUNK):
+            wanted = specs[start : start + _CHUNK]
+            chunk = [Finding(spec, 0) if options.only_kills else check(spec) for spec in wanted]
+            if not options.only_kills:
+                check_elsewhere(chunk)
+            check_kills(chunk, cluster)
+            for number, finding in enumerate(chunk, start=start + 1):
+                _say(f"{number}/{len(specs)} {finding.line()}")
+            findings += chunk
+            write_table(findings)
     failed = [finding for finding in findings if finding.failures]
     _say(f"{len(findings) - len(failed)} passed, {len(failed)} failed; see {TABLE}")
     return 1 if failed or not findings else 0
@@ -110,6 +121,23 @@ def check_elsewhere(findings: Sequence[Finding]) -> None:
                 finding.failures.append(CheckResult("other_process", False, detail))
 
 
+def check_kills(findings: Sequence[Finding], cluster: KilledCluster) -> None:
+    """Have a cluster play an episode of each environment that claims to survive the death of its worker, with deaths."""
+    players = []
+    for finding in findings:
+        durability = default_registry().kind(finding.spec.name).durability
+        if durability == "none":
+            finding.notes["kills"] = "durability none"
+        elif not _is_broken(finding):
+            players.append(finding)
+    faults = cluster.play([_subject(finding.spec) for finding in players])
+    for finding, fault in zip(players, faults, strict=True):
+        finding.num_checks += 1
+        finding.notes["kills"] = fault or "survived"
+        if fault:
+            finding.failures.append(CheckResult("kills", False, fault))
+
+
 def _is_broken(finding: Finding) -> bool:
     """Whether the environment cannot even be played here."""
     return any(failure.name in ("import", "arguments", "same_seed") for failure in finding.failures)
@@ -136,13 +164,18 @@ def write_table(findings: Sequence[Finding]) -> None:
         if own:
             passed = sum(not finding.failures for finding in own)
             lines.append(f"| {family.title} | {family.version} | {len(own)} | {passed} |")
-    lines += ["", "| Environment | Checks | Failed | Reset, step (ms) | Seen |", "|---|---|---|---|---|"]
+    lines += [
+        "",
+        "| Environment | Checks | Failed | Kill of its worker | Reset, step (ms) | Seen |",
+        "|---|---|---|---|---|---|",
+    ]
     for finding in findings:
         costs = finding.spec.costs
         shown = "–" if costs is None else f"{costs.reset_ms:g}, {costs.step_ms:g}"
         failed = "; ".join(f"{failure.name}: {failure.detail}" for failure in finding.failures) or "–"
         seen = "; ".join(finding.notes[name] for name in ("junk", "hidden") if name in finding.notes)
-        cells = (finding.spec.name, f"{finding.num_checks}", failed, shown, seen or "–")
+        kills = finding.notes.get("kills", "–")
+        cells = (finding.spec.name, f"{finding.num_checks}", failed, kills, shown, seen or "–")
         lines.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |")
     TABLE.write_text("\n".join(lines) + "\n", encoding="utf-8")
 

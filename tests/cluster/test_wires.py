@@ -10,7 +10,7 @@ import httpx
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from tests.pool_process import LASTING, all_workers, kill_owner, owner_of
+from tests.pool_process import LASTING, all_workers, drained_owner, kill_owner, owner_of
 from tests.server.wires.openenv.client import OpenEnvSocket
 from tests.server.wires.ors.client import OrsSession
 from tests.waiting import HANG_S, eventually
@@ -43,14 +43,6 @@ def moved(direction: str, seq: int) -> dict[str, Any]:
     return {"text": f"<action>{direction}</action>", "metadata": {"seq": seq}}
 
 
-def node_of(http: httpx.Client, address: str) -> str:
-    """The name of the node that a worker belongs to."""
-    nodes = http.get("/api/cluster").json()["nodes"]
-    return str(
-        next(node["name"] for node in nodes if address in [worker["address"] for worker in node["workers"]])
-    )
-
-
 def test_a_session_survives_the_death_of_its_worker_in_the_middle_of_an_episode(
     cluster: LocalCluster, http: httpx.Client
 ) -> None:
@@ -76,15 +68,10 @@ def test_a_connection_holds_while_its_environment_moves_to_another_node(
     with OpenEnvSocket(cluster.url, LAKE) as socket:
         session_id = socket.reset(seed=1, env_kwargs=LASTING)["metadata"]["session_id"]
         socket.step(**moved("right", 0))
-        before = owner_of(http, session_id)
-        node = node_of(http, before["address"])
-        assert http.post("/api/cluster/drain", json={"node": node}).status_code == 200
-        try:
+        with drained_owner(http, session_id) as before:
             assert socket.step(**moved("left", 1))["observation"]["text"].startswith("P")
             assert owner_of(http, session_id)["address"] != before["address"]
             assert socket.state()["step_count"] == 2
-        finally:
-            http.post("/api/cluster/drain", json={"node": node, "undo": True})
 
 
 def test_a_resumed_session_comes_to_the_worker_that_owns_it(
@@ -124,12 +111,8 @@ def test_a_session_of_ors_goes_on_in_a_drain(http: httpx.Client) -> None:
     session = OrsSession(http, LAKE)
     session.create(task_spec={"seed": 1, "env_kwargs": LASTING})
     call_id, taken = session.call("move_right")
-    node = node_of(http, owner_of(http, session.sid)["address"])
-    assert http.post("/api/cluster/drain", json={"node": node}).status_code == 200
-    try:
+    with drained_owner(http, session.sid):
         assert session.call("move_right", call_id) == (call_id, taken)
         assert session.call("move_left")[1]["ok"]
         assert session.ask("GET", "/prompt")[0]["text"].endswith("F\tF\tF\tG")
-    finally:
-        http.post("/api/cluster/drain", json={"node": node, "undo": True})
-        session.ask("POST", "/delete")
+    session.ask("POST", "/delete")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 
 from tests.children import run
 from tests.conftest import ServerProcess
-from tests.pool_process import LASTING, kill_owner
+from tests.pool_process import LASTING, drained_owner, kill_owner, owner_of
 from tests.waiting import HANG_S
 from verl_agent_env.cluster.local import LocalCluster
 from verl_agent_env.envs.registry import BUILT_IN
@@ -147,3 +148,15 @@ async def test_generic_client_goes_on_after_the_death_of_its_worker(cluster: Loc
             again = await env.step({**RIGHT, "metadata": {"seq": 0}})
         assert (again.observation, again.reward) == (taken.observation, taken.reward)
         assert (await env.state())["step_count"] == 1
+
+
+async def test_generic_client_does_not_notice_a_drain_of_its_node(cluster: LocalCluster) -> None:
+    async with openenv.GenericEnvClient(base_url=f"{cluster.url}/openenv/frozen_lake") as env:
+        session_id = (await env.reset(seed=1, env_kwargs=LASTING)).metadata["session_id"]
+        await env.step(RIGHT)
+        with httpx.Client(base_url=cluster.url, timeout=HANG_S) as client, ExitStack() as stack:
+            before = await asyncio.to_thread(stack.enter_context, drained_owner(client, session_id))
+            taken = await env.step({"text": "<action>left</action>"})
+            assert taken.observation["text"].startswith("P\tF")
+            assert (await asyncio.to_thread(owner_of, client, session_id))["address"] != before["address"]
+            assert (await env.state())["step_count"] == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncIterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ import pytest
 
 from tests.children import run
 from tests.conftest import ServerProcess
-from tests.pool_process import LASTING, kill_owner
-from tests.waiting import HANG_S
+from tests.pool_process import LASTING, drained_owner, kill_owner, owner_of
+from tests.waiting import HANG_S, eventually
 from verl_agent_env.cluster.local import LocalCluster
 
 openreward = pytest.importorskip("openreward", reason="make wires-test installs openreward")
@@ -64,7 +65,7 @@ def kill_owner_of(cluster: LocalCluster, session_id: str) -> None:
         kill_owner(client, session_id)
 
 
-async def test_an_episode_survives_the_death_of_its_worker(
+async def test_an_episode_survives_the_death_of_its_worker_and_a_drain(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with LocalCluster(tmp_path / "cluster", nodes=2, workers=1) as cluster:
@@ -79,6 +80,12 @@ async def test_an_episode_survives_the_death_of_its_worker(
             await asyncio.to_thread(kill_owner_of, cluster, session.sid)
             assert (await session.call_tool("move_left")).blocks[0].text.startswith("P\tF")
             assert (await session.call_tool("move_right")).metadata["num_steps"] == 3
+            with httpx.Client(base_url=cluster.url, timeout=HANG_S) as http, ExitStack() as stack:
+                await asyncio.to_thread(eventually, cluster.is_settled, what="the cluster")
+                before = await asyncio.to_thread(stack.enter_context, drained_owner(http, session.sid))
+                assert (await session.call_tool("move_left")).blocks[0].text.startswith("P\tF")
+                after = await asyncio.to_thread(owner_of, http, session.sid)
+                assert after["address"] != before["address"]
         await client.environments.aclose()
 
 
