@@ -104,6 +104,36 @@ one message of the role `user`. A call whose id is missing, no text, or another 
 the conversation holds them too, and `sendable` makes it one that OpenAI's API and vLLM take back. The info of a step holds `num_steps`, `action_is_valid`, `action_is_effective` and
 `success`, that of a reset the episode's `seed`. It never holds the solution.
 
+## Seats
+
+An environment may have several seats, as games do with `opponent="self"`: each is a player of the same episode, and sees what
+its own seat may see. The contract, which `check-env` checks (`seats`):
+
+| | |
+|---|---|
+| whose turn it is | `turn` in the info of each reset and step: the seats that are to act, from 0; none after the end. Each observation says it, too |
+| an action | `{{"seat": 1, "action": …}}` acts for that seat, with any form of an action within. Without a seat it acts for the first seat in turn |
+| the observation of a step | with a seat: what that seat sees, never more. Without: the answer to the call of the seat that acted, then what the seat in turn sees |
+| rewards | `reward` is that of the seat that acted; `rewards` in the info has those of all seats, `successes` whether each succeeded, `seat` who acted |
+| a look | `GET /api/environment/{{env_id}}/seat?seat=1` shows what a seat sees, whose turn it is, what it got, and the number of the next step (`seq`); with the task prompt until the seat has acted. It changes nothing |
+| waiting | `wait_s=20` answers as soon as the seat is to act or the episode has ended. It takes no thread; ask again when the time is over |
+| an action out of turn | 409 `not_your_turn`, an unknown seat 422 `unknown_seat`: nothing is changed, no `seq` is used |
+| an invalid move | the seat stays in turn, and `invalid_action_reward` is its own |
+| moves at the same time | several seats are in turn. Each acts in a step of its own, in any order, and is then out of turn; what they did counts, and is shown, when the last one has acted |
+| a worker's death | whose turn it is, and what was done at the same time, is part of the state, like everything |
+
+One client plays all seats with ordinary steps: an environment with seats is still Gymnasium's for one agent. Two clients play each
+other with an object each:
+
+```text
+env = await client.attach(env_id)
+while not (view := await env.wait_for_turn(seat))["ended"]:
+    await env.step({{"seat": seat, "action": await model(view["observation"])}})
+```
+
+Seats are no accounts: whoever may use the environment may act for all of them. An environment of one's own with seats is a subclass
+of `verl_agent_env.envs.seats.SeatedEnv`.
+
 ## Arguments of all environments
 
 {shared}

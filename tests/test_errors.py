@@ -34,6 +34,7 @@ def filled(cls: type[VerlAgentEnvError]) -> VerlAgentEnvError:
         "bool": True,
         "float": 1.5,
         "list[str]": ["a", "b"],
+        "list[int]": [0, 2],
         "list[dict[str, Any]]": [{"loc": ["a", 0], "msg": "is wrong"}],
     }
     return cls(**{field.name: samples[str(field.type)] for field in dataclasses.fields(cls)})

@@ -23,6 +23,9 @@ RECOVERY_S = 5.0
 RUN_S = 20.0
 """Limit of the wait of closing a run for the recovery of all environments that may belong to the run."""
 
+SEAT_S = 20.0
+"""Limit of the wait of a seat's player until its turn comes; the player asks again."""
+
 PLACE_S = 8.0
 """Limit of the wait for a thread while calls of others occupy all threads."""
 

@@ -20,6 +20,8 @@ from verl_agent_env.errors import UnknownEnvNameError
 pytestmark = pytest.mark.unmeasured
 FAULTY = EnvSpec("acme/faulty_coin-v0", "acme_envs.faulty:FaultyCoinEnv")
 FAULTY_QUIZ = EnvSpec("acme/faulty_quiz-v0", "acme_envs.faulty_quiz:FaultyQuizEnv")
+FAULTY_DUEL = EnvSpec("acme/faulty_duel-v0", "acme_envs.faulty_duel:FaultyDuelEnv")
+SANDBOXED = "verl_env/python_tool-v0"
 
 FAULTS = [
     ("leaks_in_info", "no_solution"),
@@ -50,12 +52,13 @@ FAULTS = [
 ]
 
 QUIZ_FAULTS = [("wrong_solution", "solutions"), ("pays_junk", "junk"), ("slow", "costs")]
+DUEL_FAULTS = [(fault, "seats") for fault in ("forgets_turn", "shows_change", "pays_one", "nobody_in_turn")]
 
 
 @pytest.fixture
 def registry(acme_importable: None) -> Registry:
     registry = Registry({})
-    for spec in (FAULTY, FAULTY_QUIZ):
+    for spec in (FAULTY, FAULTY_QUIZ, FAULTY_DUEL):
         gymnasium.registry.pop(spec.name, None)
         registry.register(spec)
     return registry
@@ -66,8 +69,13 @@ def faults_of(report: CheckReport) -> list[CheckResult]:
     return [failure for failure in report.failures if failure.name != "costs"]
 
 
-BASES = [spec.name for spec in BUILT_IN if not spec.presets]
-PRESETS = [spec.name for spec in default_registry().specs() if spec.name not in BASES and spec.family is None]
+# Each step of the sandboxed one starts a process.
+BASES = [spec.name for spec in BUILT_IN if not spec.presets and spec.name != SANDBOXED]
+PRESETS = [
+    spec.name
+    for spec in default_registry().specs()
+    if spec.name not in (*BASES, SANDBOXED) and spec.family is None
+]
 
 
 @pytest.mark.parametrize("name", BASES)
@@ -78,6 +86,20 @@ def test_every_environment_passes(name: str) -> None:
     assert [result.name for result in report.results] == [check_name for check_name, _ in CHECKS]
     assert report.figures.us_per_step is not None
     assert report.figures.us_per_step > 0
+
+
+def test_an_environment_whose_steps_run_programs_passes() -> None:
+    left_out = ("measures", "other_process", "gymnasium")
+    only = [check_name for check_name, _ in CHECKS if check_name not in left_out]
+    assert faults_of(check_environment(SANDBOXED, num_steps=2, seeds=(1,), only=only)) == []
+
+
+@pytest.mark.parametrize("kwargs", [{"opponent": "self"}, {"opponent": "block"}])
+def test_both_kinds_of_connect_four_pass(kwargs: dict[str, Any]) -> None:
+    report = check_environment("connect_four", kwargs, only=["gymnasium", "results", "snapshots", "seats"])
+    assert faults_of(report) == []
+    (seats,) = (result for result in report.results if result.name == "seats")
+    assert seats.skipped == (kwargs["opponent"] != "self")
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -137,6 +159,7 @@ def test_the_faulty_sample_without_its_fault_passes(registry: Registry, name: st
     [
         *((FAULTY.name, *pair) for pair in FAULTS),
         *((FAULTY_QUIZ.name, *pair) for pair in QUIZ_FAULTS),
+        *((FAULTY_DUEL.name, *pair) for pair in DUEL_FAULTS),
     ],
 )
 def test_a_fault_is_found(registry: Registry, name: str, fault: str, check: str) -> None:
@@ -147,11 +170,17 @@ def test_a_fault_is_found(registry: Registry, name: str, fault: str, check: str)
 
 
 def test_every_fault_of_the_sample_and_every_check_is_covered(registry: Registry) -> None:
-    for name, faults in ((FAULTY.name, FAULTS), (FAULTY_QUIZ.name, QUIZ_FAULTS)):
+    for name, faults in (
+        (FAULTY.name, FAULTS),
+        (FAULTY_QUIZ.name, QUIZ_FAULTS),
+        (FAULTY_DUEL.name, DUEL_FAULTS),
+    ):
         schema = registry.kind(name).arguments_schema()
         assert {fault for fault, _ in faults} == set(schema["properties"]["fault"]["enum"]) - {"none"}
     # Nothing fails at measuring, the rest must be able to.
-    assert {check for _, check in [*FAULTS, *QUIZ_FAULTS]} == {name for name, _ in CHECKS} - {"measures"}
+    assert {check for _, check in [*FAULTS, *QUIZ_FAULTS, *DUEL_FAULTS]} == {name for name, _ in CHECKS} - {
+        "measures"
+    }
 
 
 def test_other_checks_go_on_after_a_failed_one(registry: Registry) -> None:

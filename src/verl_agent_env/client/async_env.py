@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _UNDECIDED_RESET = -1
+_LONGEST_TURN_S = 20
+"""Seconds that a server waits for a seat's turn at most."""
 
 _takes_gathered = renamed_argument("gathered", "micro_batching")
 
@@ -338,6 +340,38 @@ class AsyncEnv:
     async def task_prompt(self) -> str:
         """Return the task prompt: the task, and how to act."""
         return str((await self._get("task-prompt"))["task_prompt"])
+
+    async def seat_view(self, seat: int, *, wait_s: int = 0) -> dict[str, Any]:
+        """Return what a seat of the environment sees; the next step is then the one that the view is of.
+
+        Each player has an object of its own for the environment (:meth:`AsyncEnvClient.attach`), and acts with
+        ``step({"seat": seat, "action": action})``.
+
+        Args:
+            seat: The seat, from 0.
+            wait_s: Seconds, 20 at most, to wait until the seat is to act or the episode has ended.
+
+        Returns:
+            ``seat``, ``num_seats``, ``turn``, ``observation``, ``reward``, ``num_steps``, ``ended``, ``episode``, ``seq``.
+
+        Raises:
+            UnknownSeatError: The environment has no such seat.
+        """
+        await self.open()
+        view = await self._get(f"seat?seat={seat}&wait_s={wait_s}")
+        async with self._turn():
+            # What a lost answer has left undecided is decided by sending the same action again.
+            if self._pending is None and self._seq != view["seq"]:
+                self._seq = self._first_seq = int(view["seq"])
+                self._history.clear()
+        return view
+
+    async def wait_for_turn(self, seat: int) -> dict[str, Any]:
+        """Return what a seat sees as soon as it is to act, or the episode has ended; see :meth:`seat_view`."""
+        while True:
+            view = await self.seat_view(seat, wait_s=_LONGEST_TURN_S)
+            if view["ended"] or seat in view["turn"]:
+                return view
 
     async def tools(
         self, format: Literal["openai", "anthropic"] = "openai"  # noqa: A002 - as the API's paths say it

@@ -272,6 +272,14 @@ class Env:
         """Call :meth:`AsyncEnv.tools` and wait."""
         return self._client.wait(self.remote.tools(format))
 
+    def seat_view(self, seat: int, *, wait_s: int = 0) -> dict[str, Any]:
+        """Call :meth:`AsyncEnv.seat_view` and wait."""
+        return self._client.wait(self.remote.seat_view(seat, wait_s=wait_s))
+
+    def wait_for_turn(self, seat: int) -> dict[str, Any]:
+        """Call :meth:`AsyncEnv.wait_for_turn` and wait."""
+        return self._client.wait(self.remote.wait_for_turn(seat))
+
     def allow_parallel_tool_call(self) -> bool:
         """Call :meth:`AsyncEnv.allow_parallel_tool_call` and wait."""
         return self._client.wait(self.remote.allow_parallel_tool_call())

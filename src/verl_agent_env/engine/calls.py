@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -29,6 +30,7 @@ from verl_agent_env.errors import (
     EnvironmentClosedError,
     EnvironmentStateError,
     InvalidEnvArgumentsError,
+    SeatError,
     VerlAgentEnvError,
 )
 from verl_agent_env.spans import note_wait
@@ -269,6 +271,9 @@ class Calls:
                 if len(answer.observation) + len(answer.info) > self._limits.max_answer_bytes:
                     self._lifecycle.require_short(answer)
                 mark = NO_MARK if recorder is None else recorder.mark(instance, env, answer)
+            except SeatError as refused:
+                # It changed nothing.
+                raise dataclasses.replace(refused, env_id=instance.env_id) from None
             except ENV_FAULTS as fault:
                 self._lifecycle.fail(instance, fault)
         finally:
@@ -298,6 +303,8 @@ class Calls:
             return run
         except AtCapacityError:
             raise
+        except SeatError as refused:
+            raise dataclasses.replace(refused, env_id=instance.env_id) from None
         except ENV_FAULTS as fault:
             self._lifecycle.fail(instance, fault)
 

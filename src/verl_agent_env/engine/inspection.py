@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import gymnasium
@@ -13,10 +15,12 @@ from verl_agent_env.engine.execution import ENV_FAULTS, build
 from verl_agent_env.engine.group_commit.pending import await_maybe
 from verl_agent_env.engine.host import Host
 from verl_agent_env.engine.lifecycle import encode_action
+from verl_agent_env.engine.live_env import LiveEnv
 from verl_agent_env.envs.base import ChatEnv
 from verl_agent_env.envs.kind import EnvKind
 from verl_agent_env.envs.pictures import to_png
-from verl_agent_env.errors import AnswerTooLargeError, AtCapacityError, RenderModeError
+from verl_agent_env.envs.seats import SeatedEnv
+from verl_agent_env.errors import AnswerTooLargeError, AtCapacityError, RenderModeError, UnknownSeatError
 from verl_agent_env.messages import parse_action
 from verl_agent_env.wire.actions import shown
 from verl_agent_env.wire.results import EncodedReset, EncodedStep, size_of
@@ -147,6 +151,45 @@ async def read_kept_actions(
     except ENV_FAULTS:
         logger.debug("reading kept actions failed", exc_info=True, extra={"env_name": env_name})
         return [None] * len(actions)
+
+
+async def seat_view(host: Host, env_id: str, seat: int, wait_s: float = 0.0) -> dict[str, Any]:
+    """Tell a seat's player what its seat sees, and number the next step: all that it needs to act.
+
+    Args:
+        host: The host.
+        env_id: The environment.
+        seat: The seat, from 0.
+        wait_s: Wait so long at most until the seat is to act or the episode has ended; other calls go on meanwhile.
+
+    Returns:
+        What :meth:`~verl_agent_env.envs.seats.SeatedEnv.seat_view` gives, with ``episode`` and ``seq``.
+
+    Raises:
+        UnknownSeatError: There is no such seat.
+        EnvironmentStateError: There is no such environment, or it is lost.
+        EnvironmentFailedError, EnvironmentTimeoutError: Its own code raised or hung.
+    """
+    loop = asyncio.get_running_loop()
+    due = loop.time() + wait_s
+
+    while True:
+        instance = await await_maybe(host.find(env_id))
+        with instance.watched() as changed:
+            view = await read_env(host, env_id, partial(_seen_from, instance, seat))
+            if host.recorder is not None:
+                # What others did is told when it is written, as it is to them.
+                view = await await_maybe(host.recorder.hold_back(instance, view))
+            left_s = due - loop.time()
+            if view["ended"] or seat in view["turn"] or left_s <= 0:
+                return view
+            await asyncio.wait([changed], timeout=left_s)
+
+
+def _seen_from(instance: LiveEnv, seat: int, env: Any) -> dict[str, Any]:
+    if not isinstance(env, SeatedEnv):
+        raise UnknownSeatError(instance.env_id, seat, 0)
+    return {**env.seat_view(seat), "episode": instance.episode, "seq": instance.seq}
 
 
 async def trajectory(host: Host, env_id: str, *, draws: bool = False) -> bytes:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import gymnasium
@@ -112,6 +113,7 @@ class LiveEnv:
         "state_seq",
         "ttl_s",
         "unreadable",
+        "watchers",
     )
 
     def __init__(self, env_id: str, kind: EnvKind, arguments: Any, run_id: str | None, ttl_s: float) -> None:
@@ -179,6 +181,8 @@ class LiveEnv:
         """The writes that answers about it have to wait for: those that tell of its last change."""
         self.open_episode: OpenEpisode | None = None
         """What is noted of the episode, where episodes are kept."""
+        self.watchers: list[asyncio.Future[None]] | None = None
+        """Who waits for the next step or episode, if anybody does."""
         self.unreadable: str | None = None
         """Which version of its kind can read its state, if this worker's cannot."""
 
@@ -368,6 +372,8 @@ class LiveEnv:
         self.effects = mark.effects
         self.episode += 1
         self.seq = 0
+        if self.watchers is not None:
+            self._wake_watchers()
         self.ended = False
         self.state, self.state_seq, self.first_seq = mark.state, 0, 0
         self.actions = self.answers = self.last_action = self.last_answer = self.beginning = self.digests = (
@@ -401,6 +407,8 @@ class LiveEnv:
             recorded: The action as it is recorded, if that is not the same.
         """
         self.seq += 1
+        if self.watchers is not None:
+            self._wake_watchers()
         if recorded is None:
             recorded = action
         # As set_last, without a call.
@@ -433,6 +441,23 @@ class LiveEnv:
             if self.answers is None:
                 self.answers = []
             self.answers.append(answer)
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[asyncio.Future[None]]:
+        """Give what is done as soon as a step was taken or an episode has begun from now on."""
+        changed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.watchers = [*(self.watchers or ()), changed]
+        try:
+            yield changed
+        finally:
+            watchers = [watcher for watcher in self.watchers or () if watcher is not changed]
+            self.watchers = watchers or None
+
+    def _wake_watchers(self) -> None:
+        watchers, self.watchers = self.watchers, None
+        for changed in watchers or ():
+            if not changed.done():
+                changed.set_result(None)
 
     def set_last(self, action: bytes, answer: EncodedStep, operation: bytes) -> None:
         """Note what was done last, so that it is not done again."""

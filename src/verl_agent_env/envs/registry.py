@@ -46,6 +46,7 @@ _SOKOBAN = "verl_agent_env.envs.sokoban:SokobanEnv"
 _FROZEN_LAKE = "verl_agent_env.envs.frozen_lake:FrozenLakeEnv"
 _COUNTDOWN = "verl_agent_env.envs.countdown:CountdownEnv"
 _SINGLE_TURN_CHAT = "verl_agent_env.envs.single_turn_chat:SingleTurnChatEnv"
+_CONNECT_FOUR = "verl_agent_env.envs.connect_four:ConnectFourEnv"
 _MCP_CHAT = "verl_agent_env.envs.mcp_chat:McpChatEnv"
 _PYTHON_TOOL = "verl_agent_env.envs.python_tool:PythonToolEnv"
 
@@ -66,6 +67,7 @@ BUILT_IN = (
     EnvSpec("verl_env/sokoban-v0", _SOKOBAN, tags=_GRID),
     EnvSpec("verl_env/frozen_lake-v1", _FROZEN_LAKE, tags=_GRID),
     EnvSpec("verl_env/countdown-v0", _COUNTDOWN, tags=_PUZZLE),
+    EnvSpec("verl_env/connect_four-v0", _CONNECT_FOUR, tags=("multi-turn", "2-player")),
     EnvSpec("verl_env/single_turn_chat-v0", _SINGLE_TURN_CHAT, tags=("single-turn", "1-player")),
     EnvSpec("verl_env/mcp_chat-v0", _MCP_CHAT, tags=_TURNS),
     EnvSpec("verl_env/python_tool-v0", _PYTHON_TOOL, tags=(*_TURNS, "tools")),

@@ -44,6 +44,9 @@ The server answers them as ``application/problem+json`` (RFC 9457), the client r
     │   ├── SequenceStaleError            sequence_stale             409
     │   ├── SequenceGapError              sequence_gap               409
     │   ├── SequenceConflictError         sequence_conflict          409
+    │   ├── SeatError
+    │   │   ├── UnknownSeatError          unknown_seat               422
+    │   │   └── NotYourTurnError          not_your_turn              409
     │   ├── HistoryFullError              history_full               413
     │   ├── EnvironmentLostError          environment_lost           410
     │   ├── EnvironmentEndedWorkerError   environment_ended_worker   410

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import field
+
 from verl_agent_env.errors.base import VerlAgentEnvError
 
 
@@ -70,6 +72,29 @@ class SequenceConflictError(EnvironmentStateError, code="sequence_conflict"):
     detail_format = "Step {seq} was applied with another action; the next one is {expected_seq}."
     seq: int = 0
     expected_seq: int = 0
+
+
+class SeatError(EnvironmentStateError):
+    """The action's seat cannot act; nothing was changed."""
+
+
+class UnknownSeatError(SeatError, code="unknown_seat", status=422):
+    """The environment has no such seat."""
+
+    title = "There is no such seat"
+    detail_format = "There is no seat {seat}: the environment has {num_seats} of them, from 0."
+    seat: int = 0
+    num_seats: int = 0
+
+
+class NotYourTurnError(SeatError, code="not_your_turn"):
+    """Another seat is to act; wait until this one is in ``turn``."""
+
+    title = "Another seat is to act"
+    detail_format = "Seat {seat} cannot act now: in turn are the seats {turn}. Wait until it is among them."
+    seat: int = 0
+    turn: list[int] = field(default_factory=list)
+    """Seats that are to act."""
 
 
 class HistoryFullError(EnvironmentStateError, code="history_full", status=413):

@@ -500,6 +500,29 @@ class CatalogueRow(ResponseBody):
     """True if the package is installed at this worker."""
 
 
+class SeatViewResponse(ResponseBody):
+    """View of a seat; the same until somebody acts."""
+
+    seat: int
+    """The seat."""
+    num_seats: int
+    """Number of seats."""
+    turn: list[int]
+    """Seats that are to act; none when the episode has ended."""
+    observation: list[dict[str, Any]]
+    """What the seat sees, as messages; with the task prompt until the seat has acted."""
+    reward: float
+    """Sum of the seat's rewards in this episode."""
+    num_steps: int
+    """Moves of all seats."""
+    ended: bool
+    """True if the episode has ended."""
+    episode: int
+    """Number of the episode."""
+    seq: int
+    """Number of the next step."""
+
+
 class EnvironmentKind(CatalogueRow):
     """A registered environment."""
 

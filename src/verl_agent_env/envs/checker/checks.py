@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
-from verl_agent_env.envs.checker import contract_checks, episode_checks, reward_checks
+from verl_agent_env.envs.checker import contract_checks, episode_checks, reward_checks, seat_checks
 from verl_agent_env.envs.checker.measures import measure_memory, measure_time
 from verl_agent_env.envs.checker.report import (
     CheckFailedError,
@@ -51,6 +51,7 @@ CHECKS: tuple[tuple[str, Callable[[Subject], str]], ...] = (
     ("solutions", reward_checks.solutions_succeed),
     ("junk", reward_checks.junk_unpaid),
     ("costs", reward_checks.costs_declared),
+    ("seats", seat_checks.seats_kept),
 )
 """All checks by name, in the order in which they run."""
 

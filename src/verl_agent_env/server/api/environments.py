@@ -6,6 +6,7 @@ from typing import Any
 
 import orjson
 
+from verl_agent_env import waits
 from verl_agent_env.engine import (
     AwaitableOrValue,
     CreateRequest,
@@ -17,13 +18,15 @@ from verl_agent_env.engine import (
 from verl_agent_env.engine.tasks import TaskFinder
 from verl_agent_env.errors import RenderModeError
 from verl_agent_env.messages import action_schema
-from verl_agent_env.server.api.queries import one_of, query_of
+from verl_agent_env.server.api.queries import one_of, query_of, whole_number
 from verl_agent_env.server.http.headers import KEY_HEADER
 from verl_agent_env.server.http.idempotency import IdempotentRequests, Named
 from verl_agent_env.server.http.types import Request, Response
 from verl_agent_env.server.verbs.create_requests import Create, fault_of
 from verl_agent_env.wire.codec import decode, encode
 from verl_agent_env.wire.schemas import InitializeRequest, ReadActionRequest
+
+_MAX_SEAT = 1_000_000
 
 
 class EnvironmentHandlers:
@@ -123,6 +126,13 @@ class EnvironmentHandlers:
             raise RenderModeError(mode[:64], list(inspection.MEDIA_TYPES))
         picture = await inspection.render(self._host, request.env_id, mode)
         return Response(picture, inspection.MEDIA_TYPES[mode].encode())
+
+    async def seat(self, request: Request) -> Response:
+        """Show what a seat sees, and whether it is to act; wait for its turn if asked to."""
+        query = query_of(request)
+        seat = whole_number(query, "seat", 0, 0, _MAX_SEAT)
+        wait_s = whole_number(query, "wait_s", 0, 0, int(waits.SEAT_S))
+        return Response(encode(await inspection.seat_view(self._host, request.env_id, seat, wait_s)))
 
     async def trajectory(self, request: Request) -> Response:
         """The episode so far."""

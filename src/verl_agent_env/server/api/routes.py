@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 from verl_agent_env import errors as e
+from verl_agent_env import waits
 from verl_agent_env.engine import Host
 from verl_agent_env.engine.episodes.search import SORT_KEYS
 from verl_agent_env.server.api.batches import BatchHandlers
@@ -143,7 +144,17 @@ _ONE_EPISODE: tuple[dict[str, Any], ...] = (
     },
     _DRAWINGS,
 )
-
+_SEAT: tuple[dict[str, Any], ...] = (
+    _parameter("seat", "The seat, from 0.", type="integer", minimum=0, default=0),
+    _parameter(
+        "wait_s",
+        "Seconds to wait until the seat is to act or the episode has ended.",
+        type="integer",
+        minimum=0,
+        maximum=int(waits.SEAT_S),
+        default=0,
+    ),
+)
 _ONE = "/api/environment/{env_id}"
 _of_one = partial(Route, owned_by="environment")
 
@@ -176,6 +187,8 @@ def environment_routes(host: Host, calls: EnvironmentHandlers) -> list[Route]:
               "The tools, as Anthropic's API takes them", None, a.ToolsSchemaResponse, (), errors.LIVE, auth_scope="read"),
         _of_one("POST", f"{_ONE}/read-action", calls.read_action, "How an action would be read, without carrying it out",
               r.ReadActionRequest, a.ReadActionResponse, (), (*errors.BODY, e.ActionTooLargeError, *errors.LIVE), auth_scope="read"),
+        _of_one("GET", f"{_ONE}/seat", calls.seat, "What a seat sees, and whether it is to act",
+              None, a.SeatViewResponse, _SEAT, (*errors.LIVE, e.UnknownSeatError, e.InvalidRequestError), auth_scope="read"),
         _of_one("GET", f"{_ONE}/render", calls.render, "A picture of the environment",
               None, None, (_RENDER_MODE,), (*errors.LIVE, e.RenderModeError), media_types=("text/plain", "image/svg+xml", "image/png"), auth_scope="read"),
         _of_one("GET", f"{_ONE}/trajectory", calls.trajectory, "The episode so far",

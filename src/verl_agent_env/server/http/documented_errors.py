@@ -29,5 +29,7 @@ SEQUENCE = (
     e.SequenceGapError,
     e.SequenceConflictError,
     e.EpisodeEndedError,
+    e.UnknownSeatError,
+    e.NotYourTurnError,
     e.HistoryFullError,
 )
