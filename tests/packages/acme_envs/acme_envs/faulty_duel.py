@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
+from verl_agent_env.envs.base import EnvArguments
 from verl_agent_env.envs.connect_four import ConnectFourArguments, ConnectFourEnv
 from verl_agent_env.envs.seats import SeatOutcome
 
@@ -20,7 +21,8 @@ class FaultyDuelEnv(ConnectFourEnv):
     """Play Connect Four at two seats, with a fault of choice."""
 
     env_name = "acme/faulty_duel-v0"
-    Arguments: ClassVar[Any] = FaultyDuelArguments
+    Arguments: ClassVar[type[EnvArguments]] = FaultyDuelArguments
+    arguments: FaultyDuelArguments
 
     __slots__ = ("_extra", "_looks")
 
