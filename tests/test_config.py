@@ -135,3 +135,10 @@ def test_settings_of_a_node_are_read() -> None:
 def test_cluster_settings_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         ClusterSettings(**wrong)
+
+
+def test_a_root_path_is_a_plain_path() -> None:
+    assert settings_from_environment({"VERL_AGENT_ENV_ROOT_PATH": "/team/envs"}).root_path == "/team/envs"
+    for wrong in ("envs", "/envs/", "//envs", "/a/../b", "http://host/envs", "/"):
+        with pytest.raises(ValueError, match="root_path"):
+            ServerSettings(root_path=wrong)

@@ -28,6 +28,8 @@ LISTEN_BACKLOG = 16_384
 
 _MAX_WORKERS = 512
 _HOST_NAME = re.compile(r"[A-Za-z0-9_.-]{1,253}")
+ROOT_PATH = re.compile(r"(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]{0,63}){1,8}")
+"""A path that a proxy may put before the server's own."""
 _ORIGIN = re.compile(r"https?://(?:[A-Za-z0-9_.-]{1,253}|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 
 
@@ -226,6 +228,9 @@ class ServerSettings:
     trusted_proxies: tuple[str, ...] = ()
     """Addresses or networks (``10.0.0.0/8``) of proxies on other machines: their connections have no limit for one
     address, and the client that they name in ``X-Forwarded-For`` counts in their place."""
+    root_path: str = ""
+    """Path below which a proxy shows the server, as ``/envs``: the proxy takes it away, and the API's document names it. A trusted
+    proxy may name it itself, in ``X-Forwarded-Prefix``."""
     log_level: str = "info"
     """``debug``, ``info``, ``warning`` or ``error``."""
     log_format: str = "json"
@@ -291,6 +296,10 @@ class ServerSettings:
                 raise ValueError(
                     f"trusted_proxies takes addresses and networks such as 10.0.0.0/8, not '{proxy}'"
                 )
+        if self.root_path and not ROOT_PATH.fullmatch(self.root_path):
+            raise ValueError(
+                f"root_path must be a path such as /envs, without a slash at its end, not '{self.root_path}'"
+            )
         if not self.max_log_lines_per_s > 0:
             raise ValueError(f"max_log_lines_per_s must be above 0, not {self.max_log_lines_per_s}")
         if self.keep_trajectories_bytes < 1:

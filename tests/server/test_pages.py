@@ -151,3 +151,24 @@ def _references(node: Any) -> list[str]:
     if isinstance(node, list):
         return [found for value in node for found in _references(value)]
     return []
+
+
+async def test_below_the_path_of_a_proxy_the_document_names_it_and_pages_stay_relative(
+    make_client: MakeClient,
+) -> None:
+    plain, below = await make_client(), await make_client(root_path="/team/envs")
+    named = {"X-Forwarded-Prefix": "/other"}
+    documents = [
+        (await client.get("/openapi.json", headers=headers)).json()
+        for client, headers in ((plain, {}), (below, {}), (below, named), (plain, named), (plain, {}))
+    ]
+    servers = [document.pop("servers", []) for document in documents]
+    paths = ["/team/envs", "/other", "/other"]
+    assert servers == [[], *([{"url": path}] for path in paths), []]
+    assert all(document == documents[0] for document in documents)
+    for path in ("/", "/web", "/docs"):
+        answer = await below.get(path, headers={"Accept": "text/html"})
+        assert not answer.headers["location"].startswith(("/", "http")), path
+    # The proxy takes the path away; calls are what they are without it.
+    assert (await below.get("/healthz")).status_code == 200
+    assert (await below.get("/web/app.js")).status_code == 200

@@ -54,6 +54,7 @@ from verl_agent_env.server.http.dispatcher import DISPATCHER_STATE, Dispatcher
 from verl_agent_env.server.http.idempotency import IdempotentRequests, KeptAnswers, slot_of_key
 from verl_agent_env.server.http.metrics import Metrics
 from verl_agent_env.server.http.openapi import document
+from verl_agent_env.server.http.peer import Peer
 from verl_agent_env.server.http.proxies import TrustedProxies
 from verl_agent_env.server.http.route_table import RouteTable
 from verl_agent_env.server.http.tls import peer_context
@@ -119,7 +120,7 @@ class EnvServer(FastAPI):
             episodes=_episode_options(settings),
         )
         self.env_host = self.worker.host
-        proxies = TrustedProxies(settings.trusted_proxies)
+        proxies = self._proxies = TrustedProxies(settings.trusted_proxies, settings.root_path)
         connections = Connections(settings.connection_limits, proxies)
         self.loop_watch = LoopWatch()
         self.metrics = Metrics(self.env_host, self.worker.forwarder.forwarded, connections, self.loop_watch)
@@ -207,6 +208,9 @@ class EnvServer(FastAPI):
             elif scope["path"] == MCP_PATH:
                 await self.dispatcher.serve_page(self.mcp_route, scope, receive, send, "read")
             else:
+                # The pages' own links are relative; the API's document names the path.
+                root_path = self._proxies.root_path(Peer.of_scope(scope), dict(scope["headers"]))
+                scope = {**scope, "root_path": root_path or scope.get("root_path", "")}
                 await self.dispatcher.serve_page(super().__call__, scope, receive, send)
         elif scope["type"] == "websocket":
             with contextlib.nullcontext() if self.tracing is None else self.tracing.within(scope["headers"]):

@@ -40,3 +40,26 @@ def test_without_a_list_this_machine_alone_is_trusted() -> None:
     assert [proxies.is_trusted(a) for a in ("", "127.0.0.1", "::1", "10.0.0.1", "fe80::1%eth0")] == [
         True, True, True, False, False,
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("address", "named", "path"),
+    [
+        ("10.0.0.1", None, "/configured"),
+        ("10.0.0.1", b"/envs", "/envs"),
+        ("", b"/team/envs/", "/team/envs"),
+        ("192.0.2.9", b"/envs", "/configured"),
+        ("10.0.0.1", b"", "/configured"),
+        ("10.0.0.1", b"//evil.example", "/configured"),
+        ("10.0.0.1", b"/a/../b", "/configured"),
+        ("10.0.0.1", b"https://evil.example/", "/configured"),
+        ("10.0.0.1", b"/a b", "/configured"),
+        ("10.0.0.1", b"/a" * 9, "/configured"),
+    ],
+)
+def test_a_trusted_proxy_says_below_which_path_it_shows_the_server(
+    address: str, named: bytes | None, path: str
+) -> None:
+    proxies = TrustedProxies(["10.0.0.0/8"], "/configured")
+    headers = {} if named is None else {b"x-forwarded-prefix": named}
+    assert proxies.root_path(Peer(address), headers) == path
