@@ -85,8 +85,8 @@ function Turn({ of, step, total, isCurrent, differs }) {
     <div class="got">${step.observation.map((message) => html`<${Content} content=${message.content} foldBoards=${Boolean(of.drawing)} />`)}</div></li>`;
 }
 
-/** @param {{of: Episode, at: number, differs: number, isPair: boolean}} props */
-function Reader({ of, at, differs, isPair }) {
+/** @param {{of: Episode, at: number, differs: number, isPair: boolean, label: string}} props */
+function Reader({ of, at, differs, isPair, label }) {
   const list = useRef(/** @type {HTMLElement | null} */ (null));
   const shown = Math.min(at, of.steps.length);
   useEffect(() => {
@@ -96,7 +96,7 @@ function Reader({ of, at, differs, isPair }) {
   const drawing = shown ? of.steps[shown - 1].drawing : of.drawing;
   const isNarrow = document.documentElement.clientWidth < PHONE_PX;
   let total = 0;
-  return html`<section class="reader" aria-label=${`Episode with seed ${of.seed}`}><header class="bar"><h2>${shortName(of.env_name)} <span class="dim">seed ${of.seed}</span></h2>
+  return html`<section class="reader" aria-label=${label}><header class="bar"><h2>${shortName(of.env_name)} <span class="dim">seed ${of.seed}</span></h2>
       <${Ending} ending=${of.ending} /><span class="num">${signed(of.reward)}</span>
       <span class="dim">${counted(of.num_steps, 'step')}${of.num_invalid ? `, ${of.num_invalid} invalid` : ''}${of.tokens ? `, ${of.tokens.toLocaleString('en')} tokens` : ''}${of.run_id ? ` · ${of.run_id}` : ''}</span>
       ${isPair && html`<a class="link" href=${`#/episodes/${of.id}`}>alone</a>`}</header>
@@ -144,5 +144,6 @@ export function Viewer({ ids, rows }) {
         <span class="num">${at} / ${last}</span></label><span class="gap"></span>
       ${episodes.length === 2 ? html`<button disabled=${differs < 0} onClick=${() => go(differs + 1)}>${differs < 0 ? 'No difference' : `First difference: step ${differs + 1}`}</button>`
     : html`<${Mates} of=${episodes[0]} />`}${play && html`<a class="button" href=${`#/${play}`}>Play on</a>`}</header>
-    <div class=${`pair of${episodes.length}`}>${episodes.map((of) => html`<${Reader} key=${of.id} of=${of} at=${at} differs=${differs} isPair=${episodes.length === 2} />`)}</div></div>`;
+    <div class=${`pair of${episodes.length}`}>${episodes.map((of, i) => html`<${Reader} key=${of.id} of=${of} at=${at} differs=${differs}
+      isPair=${episodes.length === 2} label=${`Episode ${i + 1} of ${episodes.length}`} />`)}</div></div>`;
 }

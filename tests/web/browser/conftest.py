@@ -66,7 +66,7 @@ def chromium() -> Iterator[Any]:
 @pytest.fixture(scope="session")
 def server() -> Iterator[ServerProcess]:
     """A server as it is installed, without the environments of other tests."""
-    process = ServerProcess([], {})
+    process = ServerProcess(["--keep-trajectories", "memory"], {})
     yield process
     process.stop()
 
@@ -74,7 +74,10 @@ def server() -> Iterator[ServerProcess]:
 @pytest.fixture(scope="session")
 def cluster_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Two nodes behind nginx."""
-    with LocalCluster(tmp_path_factory.mktemp("cluster"), nodes=2, workers=1) as cluster:
+    keeping = ("--keep-trajectories", "redis")
+    with LocalCluster(
+        tmp_path_factory.mktemp("cluster"), nodes=2, workers=1, serve_options=keeping
+    ) as cluster:
         yield f"{cluster.url}/"
 
 

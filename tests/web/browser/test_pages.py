@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
+import uuid
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.conftest import ServerProcess, StartServer
+from tests.waiting import HANG_S, eventually
 from tests.web.browser.conftest import Open, Visit
+from verl_agent_env.evaluation import EvaluatedEpisode, EvaluationPlan
+from verl_agent_env.evaluation.page import write_page
 
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="make web-test installs it")
 expect = pytest.importorskip("playwright.sync_api").expect
@@ -105,7 +110,60 @@ def watch(visit: Visit) -> None:
     expect(page.get_by_role("img", name="Slots by worker")).to_be_visible()
 
 
+ACTIONS = ("<think>Is it open? It is.</think><answer>down</answer>", "<answer>left</answer>", "I jump")
+
+
+def play_samples(url: str, run: str, number: int = 3) -> list[str]:
+    """Play samples of one problem, each of which leaves the others' way at its last step; gives their ids."""
+    ids = []
+    with httpx.Client(base_url=url, timeout=HANG_S) as client:
+        for last in range(number):
+            request = {"env_name": "sokoban_small", "seed": 3, "run_id": run}
+            env_id = client.post("api/environment/initialize", json=request).json()["env_id"]
+            for action in (*ACTIONS[:2], ACTIONS[last % 3]):
+                client.post(f"api/environment/{env_id}/step", json={"action": action})
+            assert client.post(f"api/environment/{env_id}/close").status_code == 200
+            ids.append(f"{env_id}.0")
+        eventually(lambda: client.get(f"api/episodes?run={run}").json()["total"] == number)
+    return ids
+
+
+def read_a_run(visit: Visit) -> None:
+    """Narrow the list of a run to those with an invalid action, read one step by step, and go back."""
+    page, run = visit.page, f"run-{uuid.uuid4().hex[:6]}"
+    play_samples(visit.url, run)
+    visit.goto("episodes")
+    page.get_by_label("Run", exact=True).select_option(run)
+    expect(page.locator(".rows tbody tr")).to_have_count(3)
+    expect(page.get_by_role("img", name="Mean reward over time")).to_be_visible()
+    page.get_by_role("button", name="with invalid actions").click()
+    expect(page.locator(".rows tbody tr")).to_have_count(1)
+    page.keyboard.press("Enter")
+    expect(page.locator(".turn")).to_have_count(4)
+    page.keyboard.press("j")
+    expect(page.get_by_text("Is it open? It is.")).to_be_visible()
+    expect(page.get_by_role("img", name="Board after 1 step")).to_be_visible()
+    for _ in range(2):
+        page.keyboard.press("j")
+    expect(page.locator(".turn").last).to_contain_text("'I jump' is not an action")
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="with invalid actions").click()
+    expect(page.locator(".rows tbody tr")).to_have_count(3)
+
+
+def compare_two(visit: Visit) -> None:
+    """See where two samples of a group part."""
+    first, second, _ = play_samples(visit.url, f"run-{uuid.uuid4().hex[:6]}")
+    visit.goto(f"episodes/{first}/{second}")
+    page = visit.page
+    page.get_by_role("button", name="First difference: step 3").click()
+    expect(page.locator(".turn.differs")).to_have_count(2)
+    expect(page.get_by_role("img", name="Board after 3 steps")).to_have_count(2)
+
+
 TASKS: dict[str, Any] = {
+    "episodes": read_a_run,
+    "pair": compare_two,
     "catalogue": search_and_change,
     "play": play_with_all_hands,
     "text": play_by_form,
@@ -217,3 +275,53 @@ def test_a_token_is_asked_for_once_and_kept_for_the_tab(open_tab: Open, start_se
     expect(page.locator(".turn")).to_have_count(2)
     expect(page.get_by_role("dialog")).to_have_count(0)
     assert page.evaluate("JSON.stringify(localStorage)") == "{}"
+
+
+def test_two_are_marked_and_compared_by_keys_and_an_export_is_saved(
+    open_tab: Open, server: ServerProcess
+) -> None:
+    run = f"run-{uuid.uuid4().hex[:6]}"
+    play_samples(f"{server.url}/", run)
+    visit = open_tab(f"{server.url}/")
+    page = visit.page
+    visit.goto(f"episodes?run={run}")
+    expect(page.locator(".rows tbody tr")).to_have_count(3)
+    for key in ("x", "j", "x"):
+        page.keyboard.press(key)
+    expect(page.get_by_role("button", name="Compare 2 of 2")).to_be_enabled()
+    with page.expect_download() as saving:
+        page.get_by_role("button", name="Save as JSONL").click()
+    assert len(Path(saving.value.path()).read_bytes().splitlines()) == 3
+    page.keyboard.press("c")
+    expect(page.locator(".reader")).to_have_count(2)
+    page.get_by_role("link", name="alone").first.click()
+    page.get_by_role("link", name="Play on").click()
+    expect(page.locator(".facts")).to_contain_text("Steps3")
+    assert visit.faults == []
+
+
+def test_the_page_of_an_evaluation_is_the_viewer_in_one_file_that_asks_nobody(
+    open_tab: Open, tmp_path: Path
+) -> None:
+    said = [
+        {"role": "user", "content": "Where to? <script>window.ran = true</script>"},
+        {"role": "assistant", "content": "<answer>left</answer>", "reasoning_content": "It is near."},
+        {"role": "user", "content": "A wall."},
+    ]
+    plan = EvaluationPlan("tiny", "frozen_lake", 2, 10, {})
+    played = [EvaluatedEpisode(1, "success", 1.0, 1, messages=said), EvaluatedEpisode(2, "out_of_turns")]
+    path = tmp_path / "page.html"
+    path.write_text(write_page(plan, played), "utf-8")
+    visit = open_tab("")
+    page = visit.page
+    page.goto(path.as_uri())
+    expect(page.locator(".rows tbody tr")).to_have_count(2)
+    page.get_by_role("searchbox").fill("a wall")
+    page.get_by_role("searchbox").press("Enter")
+    expect(page.locator(".rows tbody tr")).to_have_count(1)
+    page.get_by_role("link", name="seed 1").click()
+    page.keyboard.press("j")
+    expect(page.get_by_text("It is near.")).to_be_visible()
+    assert page.evaluate("window.ran") is None
+    assert axe.Axe().run(page).violations_count == 0
+    assert [fault for fault in visit.faults if not fault.startswith("file:")] == []
