@@ -18,10 +18,12 @@ WIRES_BIN := $(WIRES_VENV)/bin
 
 # Each trainer's package pins what another one's does not take: an environment for each.
 BRIDGES_VENVS := .venv-bridges
-BRIDGES := trl skyrl
+BRIDGES := trl skyrl verifiers
 # The versions that were run. trl's `environment_factory` is experimental: another version may call it otherwise.
 BRIDGE_trl := "$(TORCH)" trl==1.16.0
 BRIDGE_skyrl := skyrl-gym==0.4.0
+# It fits one version of `mcp` only, and with it old versions of openenv, which pip searches for very long: uv finds them.
+BRIDGE_verifiers := "verifiers[openenv]==0.4.0"
 
 MODEL_VENV := .venv-model
 MODEL_BIN := $(MODEL_VENV)/bin
@@ -159,12 +161,12 @@ lock: install  ## Write the lock files of the image anew, with the newest versio
 
 $(BRIDGES:%=$(BRIDGES_VENVS)/%/.installed): $(BRIDGES_VENVS)/%/.installed: pyproject.toml
 	test -x $(BRIDGES_VENVS)/$*/bin/python || $(PYTHON) -m venv $(BRIDGES_VENVS)/$*
-	$(BRIDGES_VENVS)/$*/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip
-	$(BRIDGES_VENVS)/$*/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[$*]" $(BRIDGE_$*) \
-		httpx hypothesis pytest pytest-asyncio
+	$(BRIDGES_VENVS)/$*/bin/python -m pip install --quiet --disable-pip-version-check uv
+	$(BRIDGES_VENVS)/$*/bin/uv pip install --quiet --native-tls --python $(BRIDGES_VENVS)/$*/bin/python \
+		--editable ".[$*]" $(BRIDGE_$*) httpx hypothesis pytest pytest-asyncio
 	touch $@
 
-bridges-test: $(BRIDGES:%=$(BRIDGES_VENVS)/%/.installed) programs  ## Run TRL's and SkyRL's own code over servers: ARGS="-k conformance"
+bridges-test: $(BRIDGES:%=$(BRIDGES_VENVS)/%/.installed) programs  ## Run TRL's, SkyRL's and verifiers' own code over servers: ARGS="-k conformance"
 	for bridge in $(BRIDGES); do \
 		echo "== $$bridge"; \
 		$(BRIDGES_VENVS)/$$bridge/bin/python -m pytest tests/bridges --durations=5 $(ARGS) || exit 1; \

@@ -53,6 +53,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(said["status"], said["body"])
         elif "choices" in said:
             self._send(200, said)
+        elif request.get("stream"):
+            self._stream(said)
         elif self.path.endswith("/chat/completions"):
             choice = {"index": 0, "finish_reason": "stop", "message": said}
             usage = {"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 12}
@@ -84,6 +86,22 @@ class _Handler(BaseHTTPRequestHandler):
                     "usage": usage,
                 },
             )
+
+    def _stream(self, said: dict[str, Any]) -> None:
+        """Send a message in OpenAI's form as a stream of one piece."""
+        chunk = {"id": "x", "object": "chat.completion.chunk", "created": 0, "model": "m"}
+        usage = {"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 12}
+        pieces: list[dict[str, Any]] = [
+            {**chunk, "choices": [{"index": 0, "delta": said, "finish_reason": None}]},
+            {**chunk, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]},
+            {**chunk, "choices": [], "usage": usage},
+        ]
+        events = b"".join(b"data: %b\n\n" % orjson.dumps(piece) for piece in pieces) + b"data: [DONE]\n\n"
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream")
+        self.send_header("content-length", str(len(events)))
+        self.end_headers()
+        self.wfile.write(events)
 
     def _send(self, status: int, body: dict[str, Any]) -> None:
         encoded = orjson.dumps(body)

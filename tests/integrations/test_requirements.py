@@ -10,6 +10,7 @@ from tests.children import python
 from verl_agent_env.integrations.errors import FrameworkVersionError
 from verl_agent_env.integrations.requirements import SUPPORTED, check_version, require
 from verl_agent_env.integrations.skyrl import register
+from verl_agent_env.integrations.verifiers import plugin_class
 
 FRAMEWORKS = ("ray", "skyrl_gym", "trl", "verifiers", "torch", "transformers")
 
@@ -17,6 +18,7 @@ FRAMEWORKS = ("ray", "skyrl_gym", "trl", "verifiers", "torch", "transformers")
 def test_bridges_are_imported_without_their_trainers() -> None:
     code = (
         "import sys, verl_agent_env.integrations.trl, verl_agent_env.integrations.skyrl\n"
+        "import verl_agent_env.integrations.verifiers\n"
         f"print(sorted(set({FRAMEWORKS!r}) & set(sys.modules)))"
     )
     done = python("-c", code)
@@ -27,6 +29,19 @@ def test_bridges_are_imported_without_their_trainers() -> None:
 def test_a_missing_package_is_named_with_its_extra() -> None:
     with pytest.raises(FrameworkVersionError, match=r"verl-agent-env\[skyrl\]"):
         register()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("verifiers") is not None, reason="it is installed")
+def test_the_package_is_a_plugin_only_where_verifiers_is() -> None:
+    import verl_agent_env
+
+    assert verl_agent_env.__all__ == ["__version__"]
+    with pytest.raises(FrameworkVersionError, match=r"verl-agent-env\[verifiers\]"):
+        plugin_class("VerifiersEnv")
+    with pytest.raises(FrameworkVersionError):
+        _ = verl_agent_env.VerifiersTaskset
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = verl_agent_env.no_such_name
 
 
 @pytest.mark.parametrize("package", SUPPORTED)

@@ -1,0 +1,134 @@
+"""verifiers' own ``vf-eval``, with this project's plugin and with its own taskset of OpenEnv, over a server."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from tests.bridges.cluster import kill_a_worker
+from tests.children import run
+from tests.conftest import ServerProcess, StartServer
+from tests.examples.model_server import serving_model
+from tests.waiting import HANG_S
+from verl_agent_env.client import EnvClient
+from verl_agent_env.cluster.local import LocalCluster
+
+vf = pytest.importorskip("verifiers.v1", reason="make bridges-test installs verifiers")
+
+LAKE: dict[str, Any] = {"size": 5, "is_slippery": True, "max_steps": 6}
+RIGHT = {"role": "assistant", "content": "I go. <action>right</action>"}
+
+
+def vf_eval(model: Any, folder: Path, *arguments: str, **variables: str) -> list[dict[str, Any]]:
+    """The traces of a whole run of the command, one of each episode."""
+    scripts = Path(sys.executable).parent
+    done = run(
+        str(scripts / "vf-eval"), *arguments, "--client.base-url", f"{model.url}/v1", "--model", "m",
+        "--no-push", "--no-rich", "--output-dir", str(folder),
+        variables={
+            "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}",
+            # uv, which installs the player's packages, trusts what the system trusts.
+            "UV_SYSTEM_CERTS": "1", "SSL_CERT_DIR": "/etc/ssl/certs", **variables,
+        },
+        timeout_s=4 * HANG_S,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    [file] = folder.rglob("traces.jsonl")
+    episodes = [orjson.loads(line) for line in file.read_bytes().splitlines()]
+    return [trace for episode in episodes for trace in episode["traces"]]
+
+
+def plugin_arguments(url: str, tasks: int, rollouts: int) -> list[str]:
+    return [
+        "verl-agent-env", "--env.url", url, "--env.taskset.env-name", "frozen_lake",
+        "--env.player.runtime.type", "subprocess",
+        "--env.taskset.env-kwargs", orjson.dumps(LAKE).decode(), "-n", str(tasks), "-r", str(rollouts),
+    ]  # fmt: skip
+
+
+def played_here(url: str, seed: int) -> tuple[str, float]:
+    """The first observation and the reward of an episode whose every action is the model's."""
+    reward = 0.0
+    with EnvClient(url) as client, client.make("frozen_lake", seed=seed, **LAKE) as env:
+        first = str(env.reset()[0][0]["content"])
+        over = False
+        while not over:
+            result = env.step(RIGHT["content"])
+            reward, over = reward + result.reward, result.is_over
+    return first, reward
+
+
+def opening_of(trace: dict[str, Any]) -> str:
+    """What the environment said first."""
+    messages = [node["message"] for node in trace["nodes"] if node["message"]["role"] == "user"]
+    content = messages[0]["content"]
+    return content if isinstance(content, str) else "\n".join(part["text"] for part in content)
+
+
+def test_vf_eval_plays_the_plugin(server: ServerProcess, tmp_path: Path) -> None:
+    with serving_model(itertools.repeat(RIGHT)) as model:
+        traces = vf_eval(model, tmp_path, *plugin_arguments(server.url, 2, 2))
+    assert len(traces) == 4
+    by_task: dict[str, list[dict[str, Any]]] = {}
+    for trace in traces:
+        by_task.setdefault(trace["task"]["data"]["name"], []).append(trace)
+    assert set(by_task) == {"frozen_lake#0", "frozen_lake#1"}
+    for seed in range(2):
+        first, reward = played_here(server.url, seed)
+        group = by_task[f"frozen_lake#{seed}"]
+        # All rollouts of a task are of one episode.
+        assert [opening_of(trace) for trace in group] == [first] * 2
+        assert [trace["rewards"]["env_reward"]["score"] for trace in group] == [reward] * 2
+        assert all(trace["metrics"]["turns"] > 0 for trace in group)
+
+
+def test_a_killed_worker_is_not_noticed(server: ServerProcess, tmp_path: Path) -> None:
+    with LocalCluster(tmp_path / "cluster", nodes=2, workers=1) as cluster:
+
+        def answers() -> Any:
+            for number in itertools.count():
+                if number == 2:
+                    kill_a_worker(cluster.url)
+                yield RIGHT
+
+        with serving_model(answers()) as model:
+            traces = vf_eval(model, tmp_path / "runs", *plugin_arguments(cluster.url, 4, 1))
+    rewards = {trace["task"]["data"]["seed"]: trace["rewards"]["env_reward"]["score"] for trace in traces}
+    assert rewards == {seed: played_here(server.url, seed)[1] for seed in range(4)}
+
+
+def test_vf_eval_plays_through_openenv(server: ServerProcess, tmp_path: Path) -> None:
+    pytest.importorskip("openenv", reason="make bridges-test installs openenv")
+    file = tmp_path / "run.toml"
+    # Its flags cannot be given on the command line: its configuration is checked before they are read.
+    file.write_text(
+        f'[env.taskset]\nid = "openenv"\nbase_url = "{server.url}/openenv/frozen_lake"\n'
+        "[[env.taskset.resets]]\nseed = 1\nenv_kwargs = {size = 5, is_slippery = true, max_steps = 6}\n"
+        '[env.player]\nharness = {id = "null"}\nruntime = {type = "subprocess"}\n'
+    )
+    with serving_model(itertools.repeat(RIGHT)) as model:
+        [trace] = vf_eval(model, tmp_path / "runs", "@", str(file))
+    first, reward = played_here(server.url, 1)
+    assert orjson.loads(opening_of(trace))["observation"]["text"] == first
+    assert trace["rewards"]["openenv_reward"]["score"] == reward
+
+
+def test_a_lost_server_fails_the_rollout(start_server: StartServer, tmp_path: Path) -> None:
+    away = start_server()
+
+    def answers() -> Any:
+        yield RIGHT
+        away.stop(9)
+        yield from itertools.repeat(RIGHT)
+
+    with serving_model(answers()) as model:
+        arguments = plugin_arguments(away.url, 1, 1)
+        [trace] = vf_eval(model, tmp_path, *arguments, "--env.deadline-s", "2")
+    assert trace["errors"]
+    assert "env_reward" not in trace["rewards"]
