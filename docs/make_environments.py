@@ -138,6 +138,30 @@ of `verl_agent_env.envs.seats.SeatedEnv`.
 
 {shared}
 
+### Rewards in parts
+
+With the argument `reward_parts` the info of each step holds `reward_parts`: the parts of the reward by name, whose sum is the
+reward (exactly, added in their order). An environment without parts of its own has the part `task`; an action that cannot be
+carried out adds `invalid_action` (`invalid_action_reward`). Three more parts look at how the action was written, thoughts and
+calls included, and at nothing else of the episode:
+
+```json
+{{
+  "reward_parts": {{
+    "weights": {{"task": 1.0, "length": 0.5}},
+    "format": {{"pattern": "<think>.+</think>\\s*<answer>[^<]+</answer>", "reward": 0.1}},
+    "length": {{"free_chars": 2000, "max_chars": 4000, "penalty": -1.0}},
+    "repetition": {{"words": 4, "penalty": -0.5}}
+  }}
+}}
+```
+
+`success` is what it is without weights. A weight of a part that does not exist is refused. The scorers `judge` and `weighted`
+have parts of their own ([scorers.md](scorers.md)). An environment of one's own gives parts as `Outcome(parts=…)` and names
+them in `reward_part_names`.
+
+{reward_parts}
+
 ### Arguments of grid worlds
 
 Sokoban and FrozenLake take these as well. They can be drawn as `ansi`, `svg` and `rgb_array` (over HTTP `png`); the
@@ -162,6 +186,7 @@ def page() -> str:
             f"| `{each.name}` | {each.writers} | {'; '.join(map(_code, each.examples))} |" for each in FORMATS
         ),
         shared=_arguments_table(EnvArguments.model_json_schema(), {}),
+        reward_parts="\n\n".join(_models(EnvArguments.model_json_schema(), {})),
         grid=_arguments_table(GridArguments.model_json_schema(), EnvArguments.model_json_schema()),
     )
     return "\n".join([introduction, *(_section(kind) for kind in kinds), _catalogue()])
@@ -258,11 +283,15 @@ def _all_arguments(kind: EnvKind) -> str:
         else "the arguments of all environments"
     )
     parts = [f"### Arguments\n\nBesides {above}:\n\n{_arguments_table(schema, shared)}"]
+    return "\n\n".join([*parts, *_models(schema, shared)])
+
+
+def _models(schema: Mapping[str, Any], shared: Mapping[str, Any]) -> Iterator[str]:
+    """A section for each model that ``schema`` refers to and ``shared`` does not."""
     for name, model in schema.get("$defs", {}).items():
-        if model.get("properties"):
+        if model.get("properties") and name not in shared.get("$defs", {}):
             description = _cell(model.get("description", "").partition("\n\n")[0])
-            parts.append(f"#### {name}\n\n{description}\n\n{_arguments_table(model, {})}")
-    return "\n\n".join(parts)
+            yield f"#### {name}\n\n{description}\n\n{_arguments_table(model, {})}"
 
 
 def _tools_table(env: ChatEnv) -> str:

@@ -246,6 +246,8 @@ class ServerSettings:
     tasks: tuple[str, ...] = ()
     """Task lists of environments, ``NAME=FILE`` each: JSON lines or parquet, as ``verl-agent-env curate`` writes it. They
     take the place of the splits of seeds."""
+    model_endpoints: str = ""
+    """File with the models that environments may ask, such as judges (``endpoints``)."""
     mcp_config: str = ""
     """File with the MCP servers that environments may use (``mcpServers``)."""
     mcp_allow_commands: bool = False

@@ -168,6 +168,7 @@ def test_listening_on_ipv6() -> None:
         (["--auth-token", ""], {}, "auth token"),
         (["--mcp-config", "/nowhere/mcp.json"], {}, "/nowhere/mcp.json cannot be read"),
         ([], {"VERL_AGENT_ENV_MCP_CONFIG": "/nowhere/mcp.json"}, "/nowhere/mcp.json cannot be read"),
+        (["--model-endpoints", "/nowhere/models.json"], {}, "/nowhere/models.json cannot be read"),
         (["--no-such-option"], {}, "--no-such-option"),
         ([], {"VERL_AGENT_ENV_PORT": "many"}, "--port"),
         ([], {"VERL_AGENT_ENV_MAX_BODY_BYTES": "-1"}, "max_body_bytes"),

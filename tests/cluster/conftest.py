@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -61,6 +61,7 @@ def start_node(
         redis: str = "",
         lease_s: float = LEASE_S,
         python_path: Path | None = None,
+        variables: Mapping[str, str] | None = None,
     ) -> Pool:
         arguments = {
             "--node": name,
@@ -73,7 +74,7 @@ def start_node(
         flat = [part for pair in arguments.items() for part in pair]
         # What stands here is found before what is installed.
         installed = {} if python_path is None else {"PYTHONPATH": f"{python_path}{os.pathsep}{plugin_path}"}
-        started.append(Pool(start_server(*flat, *options, **installed), name))
+        started.append(Pool(start_server(*flat, *options, **installed, **(variables or {})), name))
         return started[-1]
 
     yield start

@@ -15,6 +15,7 @@ import socket
 import sys
 import time
 from collections.abc import Collection, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -65,6 +66,10 @@ def serve(**given: Any) -> None:
             from verl_agent_env.server.http.commands import mcp_configuration
 
             mcp_configuration(settings)
+        if settings.model_endpoints:
+            from verl_agent_env.envs.model_endpoints import read_endpoints
+
+            read_endpoints(Path(settings.model_endpoints), os.environ)
         if settings.tls.tls_cert:
             from verl_agent_env.server.http.tls import peer_context, server_context
 

@@ -27,6 +27,8 @@ from verl_agent_env.engine.threads import CallTimeoutError
 from verl_agent_env.engine.under_way import calling
 from verl_agent_env.errors import (
     AtCapacityError,
+    EndpointBudgetSpentError,
+    EndpointUnavailableError,
     EnvironmentClosedError,
     EnvironmentStateError,
     InvalidEnvArgumentsError,
@@ -301,7 +303,8 @@ class Calls:
                 run = await self._executor.step(instance.kind, env, action, encoded, mark, briefly=briefly)
             self._lifecycle.require_short(run[1])
             return run
-        except AtCapacityError:
+        except (AtCapacityError, EndpointUnavailableError, EndpointBudgetSpentError):
+            # Models are asked before anything is changed: the environment takes the same step again.
             raise
         except SeatError as refused:
             raise dataclasses.replace(refused, env_id=instance.env_id) from None

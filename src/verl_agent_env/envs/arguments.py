@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from verl_agent_env.envs.reward_parts import RewardParts
 from verl_agent_env.messages import MAX_CALLS_PER_TURN, ActionFormat
 
 
@@ -36,6 +37,9 @@ class EnvArguments(BaseModel):
     action_format: ActionFormat = "auto"
     """Formats in which an action in text is read: one name, a list of names, or ``auto`` for all of them. Structured tool
     calls are always read."""
+    reward_parts: RewardParts | None = None
+    """Weights and additional parts of the reward (see ``docs/environments.md``). If it is given, even as ``{}``, the info of
+    each step holds the parts by name (``reward_parts``); their sum is the reward."""
 
     @field_validator("action_format")
     @classmethod

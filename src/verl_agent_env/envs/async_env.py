@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import threading
-from collections.abc import Coroutine, Mapping
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from verl_agent_env.envs.base import ChatEnv, Execution
 from verl_agent_env.envs.effects import carrying_out
+from verl_agent_env.envs.loop_thread import wait_for
 from verl_agent_env.envs.turn import Outcome, Turn
 from verl_agent_env.messages import ToolCall
 from verl_agent_env.types import Action, Info, Observation
-
-T = TypeVar("T")
 
 
 class AsyncChatEnv(ChatEnv):
@@ -59,9 +56,11 @@ class AsyncChatEnv(ChatEnv):
     async def astep(self, action: Action) -> tuple[Observation, float, bool, bool, Info]:
         """Carry out one action; the coroutine for :meth:`ChatEnv.step`. Messages are in the order of the calls."""
         self._require_running()
-        return await self.atake_turn(self._calls_of(self.read_action(action)))
+        return await self.atake_turn(self._calls_of(self.read_action(action)), action)
 
-    async def atake_turn(self, calls: list[ToolCall]) -> tuple[Observation, float, bool, bool, Info]:
+    async def atake_turn(
+        self, calls: list[ToolCall], action: object = None
+    ) -> tuple[Observation, float, bool, bool, Info]:
         """Carry out the calls of one action; the coroutine for :meth:`ChatEnv.take_turn`."""
         self._require_running()
         turn = Turn(calls)
@@ -74,7 +73,9 @@ class AsyncChatEnv(ChatEnv):
             note = turn.refusal(self._steps, arguments.max_steps, arguments.max_actions_per_turn)
             turn.refuse(call, note or "Not carried out.")
         last = next((outcome for outcome in turn.outcomes if outcome.terminated), turn.outcomes[-1])
-        return self._finish(turn.messages(), turn.reward, last, turn.valid, turn.effective)
+        return self._finish(
+            turn.messages(), turn.reward, last, turn.valid, turn.effective, action, turn.outcomes
+        )
 
     async def aclose(self) -> None:
         """Release resources of the environment; the coroutine for :meth:`ChatEnv.close`."""
@@ -85,16 +86,18 @@ class AsyncChatEnv(ChatEnv):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, Info]:
-        return _wait_for(self.areset(seed=seed, options=options))
+        return wait_for(self.areset(seed=seed, options=options))
 
     def step(self, action: Action) -> tuple[Observation, float, bool, bool, Info]:
-        return _wait_for(self.astep(action))
+        return wait_for(self.astep(action))
 
-    def take_turn(self, calls: list[ToolCall]) -> tuple[Observation, float, bool, bool, Info]:
-        return _wait_for(self.atake_turn(calls))
+    def take_turn(
+        self, calls: list[ToolCall], action: object = None
+    ) -> tuple[Observation, float, bool, bool, Info]:
+        return wait_for(self.atake_turn(calls, action))
 
     def close(self) -> None:
-        _wait_for(self.aclose())
+        wait_for(self.aclose())
 
     # --- inner workings -------------------------------------------------------------------------------------
 
@@ -128,61 +131,3 @@ class AsyncChatEnv(ChatEnv):
         if fault is not None:
             return self._invalid(fault, self.no_op_reward(), None)
         return self._penalized(await self.act_async(call))
-
-
-class _LoopThread:
-    """Event loop that runs forever in its own thread."""
-
-    def __init__(self) -> None:
-        self.process_id = os.getpid()
-        self.loop = asyncio.new_event_loop()
-        self.thread = threading.Thread(target=self.loop.run_forever, name="async-envs", daemon=True)
-        self.thread.start()
-
-
-_lock = threading.Lock()
-_running: list[_LoopThread] = []
-
-
-def _loop_thread() -> _LoopThread:
-    with _lock:
-        # A forked process has the loop, but not the thread that runs it.
-        if not _running or _running[-1].process_id != os.getpid():
-            _running[:] = [_LoopThread()]
-        return _running[-1]
-
-
-def _wait_for(call: Coroutine[Any, Any, T]) -> T:
-    """Run ``call`` on the process's event loop for environments and return its result.
-
-    Raises:
-        RuntimeError: The caller runs on that event loop, and would wait forever.
-    """
-    runner = _loop_thread()
-    if threading.current_thread() is runner.thread:
-        call.close()
-        raise RuntimeError(
-            "an async environment uses another one through reset, step or close; await areset, astep, aclose"
-        )
-    future = asyncio.run_coroutine_threadsafe(_contained(call), runner.loop)
-    try:
-        outcome = future.result()
-    except BaseException:
-        future.cancel()
-        raise
-    if isinstance(outcome, _Leaving):
-        raise outcome.raised
-    return outcome
-
-
-class _Leaving:
-    def __init__(self, raised: BaseException) -> None:
-        self.raised = raised
-
-
-async def _contained(call: Coroutine[Any, Any, T]) -> T | _Leaving:
-    try:
-        return await call
-    except (SystemExit, KeyboardInterrupt) as leaving:
-        # Either would stop the event loop that all environments share.
-        return _Leaving(leaving)

@@ -22,6 +22,7 @@ from pydantic import ValidationError
 from verl_agent_env.envs.arguments import EnvArguments as EnvArguments
 from verl_agent_env.envs.effects import Effects, Outcomes
 from verl_agent_env.envs.renamed_hooks import former_name, support_former_names
+from verl_agent_env.envs.reward_parts import INVALID_ACTION, parts_of, sum_of_parts
 from verl_agent_env.envs.rng import (
     EpisodeRandom,
     generator_from_state,
@@ -47,6 +48,7 @@ from verl_agent_env.messages import (
     stated_answers,
     text_part,
     user_message,
+    written_text,
 )
 from verl_agent_env.seeds import MAX_SEED, following_seed
 from verl_agent_env.types import Action, Content
@@ -100,7 +102,7 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
     _tools_by_name: ClassVar[dict[str, Tool]] = {}
     _plain_tools: ClassVar[frozenset[str]] = frozenset()
 
-    __slots__ = ("_effects", "_ended", "_numpy_rng", "_rng", "_seed", "_steps", "arguments")
+    __slots__ = ("_effects", "_ended", "_in_parts", "_numpy_rng", "_rng", "_seed", "_steps", "arguments")
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -137,6 +139,9 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
         self._effects: Effects | None = None
         self._steps = 0
         self._ended = False
+        self._in_parts = self.arguments.reward_parts is not None or bool(
+            self.reward_part_names(self.arguments)
+        )
 
     @classmethod
     def validate_arguments(cls, kwargs: Mapping[str, Any]) -> EnvArguments:
@@ -146,12 +151,17 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
             InvalidEnvArgumentsError: An argument is unknown or out of its range.
         """
         try:
-            return cls.Arguments.model_validate(dict(kwargs))
+            arguments = cls.Arguments.model_validate(dict(kwargs))
         except ValidationError as invalid:
             faults = invalid.errors(include_url=False, include_context=False, include_input=False)
             # A list can be wrong in each of its items; the first few faults suffice.
             shown = ((list(fault["loc"]), fault["msg"]) for fault in faults[:_MAX_FAULTS])
             raise cls.invalid_arguments(*shown) from None
+        if arguments.reward_parts is not None:
+            unknown = arguments.reward_parts.unknown_weight(cls.reward_part_names(arguments))
+            if unknown is not None:
+                raise cls.invalid_arguments((["reward_parts", "weights"], unknown))
+        return arguments
 
     @classmethod
     def invalid_arguments(cls, *faults: tuple[list[int | str], str]) -> InvalidEnvArgumentsError:
@@ -180,6 +190,20 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
             arguments: Result of :meth:`validate_arguments`.
         """
         return False
+
+    @classmethod
+    def reward_part_names(cls, arguments: EnvArguments) -> Sequence[str]:  # noqa: ARG003
+        """Return the names of the parts that the reward is made of; empty for a reward of one part, ``task``.
+
+        An environment with parts names them in each :attr:`Outcome.parts`; ``info["reward_parts"]`` then holds them at
+        every step.
+        """
+        return ()
+
+    @classmethod
+    def execution_for(cls, arguments: EnvArguments) -> Execution:  # noqa: ARG003 - see subclasses
+        """Return where a server runs an environment with these arguments; by default :attr:`execution`."""
+        return cls.execution
 
     @classmethod
     def task_lists(cls) -> Mapping[str, Sequence[Mapping[str, Any]]]:
@@ -345,14 +369,17 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
             elif content is None:
                 content = self.observe()
             message = {"role": "tool", "tool_call_id": call.id, "content": content}
-            return self._finish([message], outcome.reward, outcome, fault is None, outcome.effective)
-        return self.take_turn(self._calls_of(self.read_action(action)))
+            return self._finish([message], outcome.reward, outcome, fault is None, outcome.effective, action)
+        return self.take_turn(self._calls_of(self.read_action(action)), action)
 
-    def take_turn(self, calls: list[ToolCall]) -> tuple[Observation, float, bool, bool, Info]:
+    def take_turn(
+        self, calls: list[ToolCall], action: object = None
+    ) -> tuple[Observation, float, bool, bool, Info]:
         """Carry out the calls of one action, as :meth:`step` does.
 
         Args:
             calls: Result of :meth:`calls_of`.
+            action: The action itself, for rewards that depend on how it is written (``reward_parts``).
 
         Raises:
             EpisodeNotStartedError, EpisodeEndedError: In the same cases as :meth:`step`.
@@ -366,7 +393,10 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
                 turn.add(call, outcome, self._show(outcome))
             else:
                 turn.refuse(call, note)
-        return self._finish(turn.messages(), turn.reward, turn.outcomes[-1], turn.valid, turn.effective)
+        last = turn.outcomes[-1]
+        return self._finish(
+            turn.messages(), turn.reward, last, turn.valid, turn.effective, action, turn.outcomes
+        )
 
     def render(self) -> Any:
         """Draw the environment in its render mode; ``None`` without one."""
@@ -640,18 +670,17 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
         arguments = self.arguments
         return outcome._replace(
             reward=outcome.reward + arguments.invalid_action_reward,
+            parts=(
+                {**parts_of(outcome), INVALID_ACTION: arguments.invalid_action_reward}
+                if self._in_parts
+                else None
+            ),
             terminated=outcome.terminated or arguments.invalid_action_ends_episode,
             effective=False,
         )
 
     def _invalid(self, fault: str, reward: float, content: Content | None) -> Outcome:
-        return Outcome(
-            content,
-            reward + self.arguments.invalid_action_reward,
-            terminated=self.arguments.invalid_action_ends_episode,
-            effective=False,
-            fault=fault,
-        )
+        return self._penalized(Outcome(content, reward, effective=False, fault=fault))
 
     def _show(self, outcome: Outcome) -> Content:
         content = outcome.content if outcome.content is not None else self.observe()
@@ -666,17 +695,31 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
         return f" Available: {', '.join(self._tools_by_name)}." if self._tools_by_name else ""
 
     def _finish(
-        self, observation: Observation, reward: float, last: Outcome, valid: bool, effective: bool
+        self,
+        observation: Observation,
+        reward: float,
+        last: Outcome,
+        valid: bool,
+        effective: bool,
+        action: object = None,
+        outcomes: Sequence[Outcome] = (),
     ) -> tuple[Observation, float, bool, bool, Info]:
+        arguments = self.arguments
         terminated = last.terminated
-        truncated = self._steps >= self.arguments.max_steps and not terminated
+        truncated = self._steps >= arguments.max_steps and not terminated
         self._ended = terminated or truncated
-        info = {
+        info: Info = {
             "num_steps": self._steps,
             "action_is_valid": valid,
             "action_is_effective": effective,
             "success": last.success,
         }
+        if self._in_parts:
+            parts = sum_of_parts(outcomes or (last,))
+            if arguments.reward_parts is not None:
+                parts = arguments.reward_parts.weighted(parts, written_text(action))
+            # The sum, so that the parts are exactly the reward.
+            reward, info["reward_parts"] = sum(parts.values()), parts
         return observation, reward, terminated, truncated, info
 
 

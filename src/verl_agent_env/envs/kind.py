@@ -56,7 +56,7 @@ class EnvKind:
         self.reads_calls = issubclass(env_class, ChatEnv) and _reads_calls(env_class)
         """True if the result of ``calls_of`` determines an action's effect."""
         self._validated: OrderedDict[bytes, Any] = OrderedDict()
-        self._variants: dict[tuple[Execution, bool], EnvKind] = {}
+        self._variants: dict[tuple[Execution, bool, bool], EnvKind] = {}
         self._fitting: dict[int, tuple[Any, EnvKind]] = {}
         """Keyed by the identity of arguments; the arguments are kept so that the identity stays unique."""
 
@@ -103,7 +103,8 @@ class EnvKind:
     def fitting(self, arguments: Any) -> EnvKind:
         """Return the kind under which environments with these arguments run and are kept.
 
-        It is not inline if a call computes long, and it replays if all calls to the outside are recorded.
+        It is not inline if a call computes long or waits, it replays if all calls to the outside are recorded, and it does not replay
+        calls alone if the reward depends on the text of an action.
         """
         if not self.is_chat_env:
             return self
@@ -117,19 +118,22 @@ class EnvKind:
         return known[1]
 
     def _variant(self, arguments: Any) -> EnvKind:
-        records_effects = cast("type[ChatEnv]", self.env_class).records_effects(arguments)
-        execution = self.execution
+        env_class = cast("type[ChatEnv]", self.env_class)
+        records_effects = env_class.records_effects(arguments)
+        reads_calls = self.reads_calls and arguments.reward_parts is None
+        execution = env_class.execution_for(arguments)
         if execution == "inline" and records_effects:
             # It waits for the outside.
             execution = "thread"
         elif execution == "inline" and self.cost_ms(arguments) > _MAX_INLINE_MS:
             execution = "compute"
-        if (execution, records_effects) == (self.execution, self.records_effects):
+        traits = execution, records_effects, reads_calls
+        if traits == (self.execution, self.records_effects, self.reads_calls):
             return self
-        variant = self._variants.get((execution, records_effects))
+        variant = self._variants.get(traits)
         if variant is None:
-            variant = self._variants[execution, records_effects] = copy.copy(self)
-            variant.execution, variant.records_effects = execution, records_effects
+            variant = self._variants[traits] = copy.copy(self)
+            variant.execution, variant.records_effects, variant.reads_calls = traits
         return variant
 
     @functools.cached_property

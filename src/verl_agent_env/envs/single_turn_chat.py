@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar
@@ -9,21 +10,23 @@ from typing import Annotated, Any, ClassVar
 import orjson
 from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
-from verl_agent_env.envs.base import ChatEnv, EnvArguments
+from verl_agent_env.envs.base import ChatEnv, Durability, EnvArguments, Execution
 from verl_agent_env.envs.scorer_registry import ScoreContext
 from verl_agent_env.envs.scorers import (
     AnyScorer,
+    Assessment,
     CallableScorer,
     ExactMatchScorer,
-    MatchingScorer,
+    JudgeScorer,
     MathScorer,
     NoScorer,
     NumericScorer,
     RegexScorer,
+    WeightedScorer,
 )
 from verl_agent_env.envs.spaces import is_message
 from verl_agent_env.envs.turn import Outcome
-from verl_agent_env.messages import content_text, tool_message, user_message
+from verl_agent_env.messages import ParsedAction, content_text, tool_message, user_message
 from verl_agent_env.types import Action, Info, Message, Observation
 
 MAX_MESSAGES = 1_000
@@ -35,6 +38,7 @@ _MIN_SECRET_CHARS = 4
 _NOTHING_ASKED = "Answer with one message."
 _END = "The conversation has ended."
 _NO_TOOLS = "There are no tools here."
+_NO_ANSWER = "The answer has no text."
 
 
 def read_message(message: dict[str, Any]) -> Message:
@@ -100,10 +104,12 @@ class SingleTurnChatArguments(EnvArguments):
     """True if the first observation ends with the task prompt."""
     scorer: AnyScorer = NoScorer()
     """Scorer of the answer: an object with its ``type``, one of ``none`` (always 0), ``exact_match``, ``regex``,
-    ``numeric``, ``math`` and ``callable`` (registered on the server), and the options of that type."""
+    ``numeric``, ``math``, ``callable`` (registered on the server), ``judge`` (a model of the operator's) and ``weighted``
+    (several of these, each with a weight), and the options of that type."""
     success_threshold: float | None = None
-    """Smallest reward that counts as success. By default the reward of a right answer; 1 for a ``callable``. With ``none``
-    nothing is judged: ``success`` is null."""
+    """Smallest score that counts as success. By default the reward of a right answer; 1 for a ``callable``; the best score of
+    all criteria for a ``judge``; what the first part says for ``weighted``. With ``none`` nothing is judged: ``success`` is
+    null."""
 
     @model_validator(mode="after")
     def _check_chat(self) -> SingleTurnChatArguments:
@@ -136,19 +142,16 @@ class SingleTurnChatArguments(EnvArguments):
             return self.task_prompt
         return "" if self.chat_history else _NOTHING_ASKED
 
-    def judge(self, reward: float, *, valid: bool) -> bool | None:
-        """Return whether an answer of this reward is a success; None if nothing is judged."""
+    def success_of(self, assessment: Assessment, *, valid: bool) -> bool | None:
+        """Return whether an answer of this assessment is a success; None if nothing is judged."""
         if self.success_threshold is None and isinstance(self.scorer, NoScorer):
             return None
-        return valid and self._is_success(reward)
+        return valid and self._is_success(assessment)
 
-    def _is_success(self, reward: float) -> bool:
+    def _is_success(self, assessment: Assessment) -> bool:
         if self.success_threshold is not None:
-            return reward >= self.success_threshold
-        scorer = self.scorer
-        if isinstance(scorer, MatchingScorer):
-            return reward == scorer.reward != scorer.wrong_reward
-        return isinstance(scorer, CallableScorer) and reward >= 1.0
+            return assessment.reward >= self.success_threshold
+        return assessment.is_success
 
 
 class SingleTurnChatEnv(ChatEnv):
@@ -167,9 +170,10 @@ class SingleTurnChatEnv(ChatEnv):
 
     ## Rewards
 
-    The score of the ``scorer``; 0 without one. A registered callable that fails raises ``ScorerError``, and the answer
-    is not applied: a fault of the server never becomes a reward. It may block, so a server runs the environment in a
-    thread; for a replay it must give the same reward to the same answer.
+    The score of the ``scorer``; 0 without one. A registered callable that fails raises ``ScorerError``, a judge that gives no
+    scores makes the step fail with ``endpoint_unavailable``, and the answer is not applied: a fault of the server never
+    becomes a reward. A callable may block, so a server runs the environment in a thread; a judge is awaited. With a ``judge`` or
+    ``weighted`` the info holds the parts of the reward (``reward_parts``).
 
     ## Episode End
 
@@ -183,6 +187,8 @@ class SingleTurnChatEnv(ChatEnv):
 
     env_name = "verl_env/single_turn_chat-v0"
     Arguments: ClassVar[type[EnvArguments]] = SingleTurnChatArguments
+    durability: ClassVar[Durability | None] = "snapshot"
+    # The state after the one step holds its reward: a scorer is never asked twice about an answer that was acknowledged.
     arguments: SingleTurnChatArguments
 
     __slots__ = ()
@@ -202,27 +208,67 @@ class SingleTurnChatEnv(ChatEnv):
         messages: Observation = orjson.loads(self.arguments.opening)
         return messages
 
+    @classmethod
+    def reward_part_names(cls, arguments: EnvArguments) -> Sequence[str]:
+        return arguments.scorer.part_names if isinstance(arguments, SingleTurnChatArguments) else ()
+
+    @classmethod
+    def execution_for(cls, arguments: EnvArguments) -> Execution:
+        """Return ``async`` for a scorer that waits for another service: it would take a thread for as long."""
+        waits = isinstance(arguments, SingleTurnChatArguments) and arguments.scorer.waits
+        return "async" if waits else cls.execution
+
     def step(self, action: Action) -> tuple[Observation, float, bool, bool, Info]:
         """Score the answer and end the episode, as :meth:`ChatEnv.step`.
 
         Raises:
             EpisodeNotStartedError, EpisodeEndedError: No episode is running.
             ScorerError: A registered callable failed; the episode continues.
+            OutsideCallError: A judge gave no scores; the episode continues.
         """
         self._require_running()
         parsed = self.read_action(action)
-        scorer = self.arguments.scorer
         # Scored before anything is changed: the scorer may raise.
-        history = self.first_observation() if isinstance(scorer, CallableScorer) else ()
-        reward = scorer.score(parsed.text, ScoreContext(chat_history=history, seed=self.episode_seed))
+        return self._answered(action, parsed, self.arguments.scorer.assess(parsed.text, self._context()))
+
+    async def areset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, Info]:
+        """Begin an episode; the coroutine for :meth:`ChatEnv.reset`."""
+        # The check of a scorer may start a process.
+        return await asyncio.to_thread(self.reset, seed=seed, options=options)
+
+    async def astep(self, action: Action) -> tuple[Observation, float, bool, bool, Info]:
+        """Score the answer and end the episode; the coroutine for :meth:`step`."""
+        self._require_running()
+        parsed = self.read_action(action)
+        assessment = await self.arguments.scorer.assess_async(parsed.text, self._context())
+        return self._answered(action, parsed, assessment)
+
+    async def aclose(self) -> None:
+        """Release nothing: there is nothing to release."""
+
+    def _context(self) -> ScoreContext:
+        history = self.first_observation() if self.arguments.scorer.reads_history else ()
+        return ScoreContext(chat_history=history, seed=self.episode_seed)
+
+    def _answered(
+        self, action: Action, parsed: ParsedAction, assessment: Assessment
+    ) -> tuple[Observation, float, bool, bool, Info]:
+        """End the episode with this assessment of the answer."""
         valid = parsed.fault is None and bool(parsed.text)
-        success = self.arguments.judge(reward, valid=valid)
-        if not valid:
-            reward += self.arguments.invalid_action_reward
+        outcome = Outcome(
+            None,
+            assessment.reward,
+            terminated=True,
+            success=self.arguments.success_of(assessment, valid=valid),
+            fault=None if valid else parsed.fault or _NO_ANSWER,
+            parts=assessment.parts,
+        )
+        outcome = self._penalized(outcome)
         self._steps += 1
-        outcome = Outcome(reward=reward, terminated=True, success=success)
         replies = [tool_message(call.id, _NO_TOOLS) for call in parsed.calls if call.id is not None]
-        return self._finish([*replies, user_message(_END)], reward, outcome, valid, valid)
+        return self._finish([*replies, user_message(_END)], outcome.reward, outcome, valid, valid, action)
 
     def solution(self) -> list[Action] | None:
         """Return the reference answer of an exact-match scorer, as a message; ``None`` for other scorers."""
@@ -263,6 +309,11 @@ def _references(scorer: AnyScorer) -> Iterator[str]:
         yield scorer.pattern
     elif isinstance(scorer, CallableScorer):
         yield from _texts(scorer.arguments)
+    elif isinstance(scorer, JudgeScorer):
+        yield from () if scorer.reference is None else (scorer.reference,)
+    elif isinstance(scorer, WeightedScorer):
+        for part in scorer.parts.values():
+            yield from _references(part.scorer)
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from verl_agent_env.envs.async_env import AsyncChatEnv
 from verl_agent_env.envs.scorer_registry import ScoreContext
-from verl_agent_env.envs.scorers import CallableScorer, NoScorer
+from verl_agent_env.envs.scorers import Assessment
 from verl_agent_env.envs.single_turn_chat import SingleTurnChatArguments
 from verl_agent_env.envs.turn import Outcome
 from verl_agent_env.messages import ParsedAction, ToolCall, content_text, user_message
@@ -19,6 +19,7 @@ from verl_agent_env.types import Action, Content, Info, Message, Observation, St
 
 _NOTHING_ASKED = "Use the tools as you like, then answer with a message."
 _END = "The conversation has ended."
+_NO_ANSWER = "The answer has no text."
 
 
 class ToolDialogueArguments(SingleTurnChatArguments):
@@ -98,7 +99,7 @@ class ToolDialogueEnv(AsyncChatEnv):
         if parsed.calls or parsed.fault is not None:
             result = StepResult(*await super().astep(action))
         else:
-            result = StepResult(*await self.answer(parsed))
+            result = StepResult(*await self.answer(action, parsed))
         result.info["tool_errors"] = self._tool_errors
         if self.keeps_conversation:
             self._conversation += [said(parsed), *result.observation]
@@ -116,7 +117,7 @@ class ToolDialogueEnv(AsyncChatEnv):
     @property
     def keeps_conversation(self) -> bool:
         """True if the conversation is part of the state; by default if the scorer reads it."""
-        return isinstance(self.arguments.scorer, CallableScorer)
+        return self.arguments.scorer.reads_history
 
     @property
     def conversation(self) -> list[Message]:
@@ -128,21 +129,29 @@ class ToolDialogueEnv(AsyncChatEnv):
         self._tool_errors += 1
         return Outcome(content, reward=self.arguments.tool_error_reward, effective=False)
 
-    async def answer(self, parsed: ParsedAction) -> tuple[Observation, float, bool, bool, Info]:
+    async def answer(
+        self, action: Action, parsed: ParsedAction
+    ) -> tuple[Observation, float, bool, bool, Info]:
         """Score the model's message, and end the episode."""
-        scorer = self.arguments.scorer
-        reward = 0.0
-        if not isinstance(scorer, NoScorer):
-            context = ScoreContext(self.conversation, self.episode_seed, {"num_steps": self._steps})
-            # Scorers may block, and take long for long texts.
-            reward = await self.outcome_of(lambda: asyncio.to_thread(scorer.score, parsed.text, context))
+        context = ScoreContext(self.conversation, self.episode_seed, {"num_steps": self._steps})
+
+        async def assess() -> list[Any]:
+            # Scorers may block or wait, and take long for long texts.
+            return list(await self.arguments.scorer.assess_async(parsed.text, context))
+
+        assessment = Assessment(*await self.outcome_of(assess))
         valid = bool(parsed.text)
-        success = self.arguments.judge(reward, valid=valid)
-        if not valid:
-            reward += self.arguments.invalid_action_reward
+        outcome = Outcome(
+            None,
+            assessment.reward,
+            terminated=True,
+            success=self.arguments.success_of(assessment, valid=valid),
+            fault=None if valid else _NO_ANSWER,
+            parts=assessment.parts,
+        )
+        outcome = self._penalized(outcome)
         self._steps += 1
-        outcome = Outcome(reward=reward, terminated=True, success=success)
-        return self._finish([user_message(_END)], reward, outcome, valid, valid)
+        return self._finish([user_message(_END)], outcome.reward, outcome, valid, valid, action)
 
     def dialogue(self) -> Any:
         """Return what is kept of the conversation, as JSON values."""

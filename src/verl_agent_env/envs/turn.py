@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from verl_agent_env.messages import ToolCall, text_part, tool_message, user_message
@@ -21,6 +22,8 @@ class Outcome(NamedTuple):
     """True if the move changed anything."""
     fault: str | None = None
     """Reason why the move could not be carried out; the action then counts as invalid."""
+    parts: Mapping[str, float] | None = None
+    """Parts of the reward by name, their sum being ``reward``; ``None`` for a reward of one part."""
 
 
 class Turn:

@@ -72,6 +72,8 @@ The server answers them as ``application/problem+json`` (RFC 9457), the client r
         ├── EnvironmentFailedError        environment_failed         500
         ├── EnvironmentTimeoutError       environment_timeout        504
         ├── OutsideCallError              outside_call_failed        503     yes
+        │   ├── EndpointUnavailableError  endpoint_unavailable       503     yes
+        │   └── EndpointBudgetSpentError  endpoint_budget_spent      402
         └── InternalError                 internal_error             500
 """
 

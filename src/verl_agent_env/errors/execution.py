@@ -40,6 +40,27 @@ class OutsideCallError(ExecutionError, code="outside_call_failed", status=503, r
     reason: str = ""
 
 
+class EndpointUnavailableError(OutsideCallError, code="endpoint_unavailable"):
+    """The model did not answer in time, or not in the form that it was asked for."""
+
+    title = "A model that the environment asks is unavailable"
+    detail_format = "The model endpoint '{endpoint}' {reason}; the call was not applied. Try again."
+    retry_after_s = 5
+    endpoint: str = ""
+
+
+class EndpointBudgetSpentError(OutsideCallError, code="endpoint_budget_spent", status=402, retryable=False):
+    """The worker asked the model as often as its operator allows."""
+
+    title = "The budget of a model endpoint is spent"
+    detail_format = (
+        "The model endpoint '{endpoint}' was asked {max_requests} times, which is all that max_requests allows; the call was "
+        "not applied. Raise max_requests in the file of endpoints."
+    )
+    endpoint: str = ""
+    max_requests: int = 0
+
+
 class InternalError(ExecutionError, code="internal_error"):
     """A defect of the server itself."""
 

@@ -4,7 +4,7 @@ from verl_agent_env.messages.actions import MAX_CALLS_PER_TURN, ParsedAction, pa
 from verl_agent_env.messages.anthropic import AnthropicPrompt, from_anthropic, to_anthropic
 from verl_agent_env.messages.calls import ToolCall
 from verl_agent_env.messages.content import content_text, image_part, text_part, tool_message, user_message
-from verl_agent_env.messages.conversation import assistant_message, message_of_text, sendable
+from verl_agent_env.messages.conversation import assistant_message, message_of_text, sendable, written_text
 from verl_agent_env.messages.reading import FORMATS, ActionFormat, stated_answers
 from verl_agent_env.messages.tools import Tool, action_schema
 
@@ -30,4 +30,5 @@ __all__ = [
     "to_anthropic",
     "tool_message",
     "user_message",
+    "written_text",
 ]

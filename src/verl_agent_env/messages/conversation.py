@@ -75,6 +75,15 @@ def message_of_text(
     return {"role": "assistant", "content": content, "tool_calls": message_calls(written, turn)}
 
 
+def written_text(action: Action | Any) -> str:
+    """Return all that the model wrote in ``action``: its thoughts, its text, and names and arguments of structured calls."""
+    written = []
+    for each in read_messages(action):
+        calls = (f"{call.name} {arguments_text(call.arguments)}" for call in each.calls or ())
+        written += [each.thought, each.text, *calls]
+    return "\n".join(text for text in written if text)
+
+
 def message_calls(written: list[WrittenCall], turn: int) -> list[dict[str, Any]]:
     """Convert calls to the form of OpenAI's messages, each with an id."""
     return [

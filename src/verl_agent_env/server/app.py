@@ -6,10 +6,12 @@ import asyncio
 import contextlib
 import gc
 import logging
+import os
 import secrets
 import signal
 import sys
 from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -191,6 +193,10 @@ class EnvServer(FastAPI):
         self.add_exception_handler(Exception, _page_problem)
         self.router.default = self._serve_unknown
         configure_commands(settings)
+        if settings.model_endpoints:
+            from verl_agent_env.envs.model_endpoints import read_endpoints, use_endpoints
+
+            use_endpoints(read_endpoints(Path(settings.model_endpoints), os.environ))
 
     def openapi(self) -> dict[str, Any]:
         """The OpenAPI document."""

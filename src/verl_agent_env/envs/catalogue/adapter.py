@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, TypeVar
 
 from verl_agent_env.envs.base import ChatEnv, EnvArguments, Execution
@@ -37,9 +38,16 @@ class TimedEnv(CatalogueEnv):
     timed_out: bool
 
     def _finish(
-        self, observation: Observation, reward: float, last: Outcome, valid: bool, effective: bool
+        self,
+        observation: Observation,
+        reward: float,
+        last: Outcome,
+        valid: bool,
+        effective: bool,
+        action: object = None,
+        outcomes: Sequence[Outcome] = (),
     ) -> tuple[Observation, float, bool, bool, Info]:
-        result = super()._finish(observation, reward, last, valid, effective)
+        result = super()._finish(observation, reward, last, valid, effective, action, outcomes)
         if not self.timed_out:
             return result
         self._ended = True

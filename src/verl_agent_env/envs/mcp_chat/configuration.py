@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import orjson
 from pydantic import ValidationError
 
 from verl_agent_env.envs.commands import reason_against_commands
 from verl_agent_env.envs.mcp_chat.definition import MAX_NAME_CHARS, ServerDefinition
 from verl_agent_env.envs.mcp_chat.errors import ConfigurationError
+from verl_agent_env.envs.operator_files import OperatorFileError, filled, read_entries, shown_faults
 
 CONFIG_VARIABLE = "VERL_AGENT_ENV_MCP_CONFIG"
 """Variable with the path of the configuration file."""
@@ -29,7 +29,6 @@ COMMANDS_VARIABLE = "VERL_AGENT_ENV_MCP_ALLOW_COMMANDS"
 """Variable that, set to ``1``, lets the arguments of an environment define servers, commands included."""
 
 _NAME = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_NAME_CHARS}}}")
-_REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
 logger = logging.getLogger(__name__)
 
@@ -58,15 +57,9 @@ def read_configuration(
         ConfigurationError: The file cannot be read, is not of this form, or refers to a variable that is not set.
     """
     try:
-        document = orjson.loads(path.read_bytes())
-    except OSError as unreadable:
-        raise ConfigurationError(f"{path} cannot be read: {unreadable.strerror}") from None
-    except orjson.JSONDecodeError:
-        # The decoder's message may hold a part of the file.
-        raise ConfigurationError(f"{path} is not JSON") from None
-    found = document.get("mcpServers") if isinstance(document, dict) else None
-    if not isinstance(found, dict):
-        raise ConfigurationError(f'{path} has no object "mcpServers"')
+        found = read_entries(path, "mcpServers")
+    except OperatorFileError as unusable:
+        raise ConfigurationError(str(unusable)) from None
     servers = {}
     for name, value in found.items():
         if not _NAME.fullmatch(name):
@@ -135,33 +128,14 @@ def _configuration() -> Configuration:
 
 def _definition(place: str, name: str, value: Any, variables: Mapping[str, str]) -> ServerDefinition:
     expanded: list[str] = []
-    filled = _filled(value, variables, place, expanded)
-    if not isinstance(filled, dict):
+    try:
+        entry = filled(value, variables, place, expanded)
+    except OperatorFileError as unusable:
+        raise ConfigurationError(str(unusable)) from None
+    if not isinstance(entry, dict):
         raise ConfigurationError(f"{place} is not an object")
     try:
-        return ServerDefinition.model_validate({**filled, "name": name}).hiding(expanded)
+        return ServerDefinition.model_validate({**entry, "name": name}).hiding(expanded)
     except ValidationError as invalid:
         faults = invalid.errors(include_url=False, include_context=False, include_input=False)
-        shown = "; ".join(
-            f"{'.'.join(str(part) for part in fault['loc']) or 'it'}: {fault['msg']}" for fault in faults[:5]
-        )
-        raise ConfigurationError(f"{place}: {shown}") from None
-
-
-def _filled(value: Any, variables: Mapping[str, str], place: str, expanded: list[str]) -> Any:
-    """Replace the references in ``value``; the values of the variables are added to ``expanded``."""
-    if isinstance(value, dict):
-        return {key: _filled(inner, variables, f"{place}.{key}", expanded) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_filled(inner, variables, place, expanded) for inner in value]
-    if not isinstance(value, str):
-        return value
-
-    def fill(match: re.Match[str]) -> str:
-        found = variables.get(match[1]) or match[2]
-        if found is None:
-            raise ConfigurationError(f"{place} refers to the variable {match[1]}, which is not set")
-        expanded.append(found)
-        return found
-
-    return _REFERENCE.sub(fill, value)
+        raise ConfigurationError(f"{place}: {shown_faults(faults)}") from None

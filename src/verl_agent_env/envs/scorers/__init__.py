@@ -14,6 +14,7 @@ from typing import Annotated, TypeAlias
 from pydantic import ConfigDict, Field, TypeAdapter
 
 from verl_agent_env.envs.scorers.base import (
+    Assessment,
     ExtractingScorer,
     FinalAnswerScorer,
     MatchingScorer,
@@ -24,32 +25,37 @@ from verl_agent_env.envs.scorers.base import (
 from verl_agent_env.envs.scorers.exact_match import ExactMatchScorer
 from verl_agent_env.envs.scorers.extraction import Extraction, extract_answer
 from verl_agent_env.envs.scorers.function import CallableScorer
+from verl_agent_env.envs.scorers.judge import Criterion, JudgeScorer
 from verl_agent_env.envs.scorers.numeric import NumericScorer
 from verl_agent_env.envs.scorers.regex import RegexScorer
 from verl_agent_env.envs.scorers.symbolic import MathScorer
+from verl_agent_env.envs.scorers.weighted import PlainScorer, WeightedPart, WeightedScorer
 
 __all__ = [
     "AnyScorer",
+    "Assessment",
     "CallableScorer",
+    "Criterion",
     "ExactMatchScorer",
     "ExtractingScorer",
     "Extraction",
     "FinalAnswerScorer",
+    "JudgeScorer",
     "MatchingScorer",
     "MathScorer",
     "NoScorer",
     "NumericScorer",
+    "PlainScorer",
     "RegexScorer",
     "Scorer",
     "ScorerError",
+    "WeightedPart",
+    "WeightedScorer",
     "extract_answer",
     "parse_scorer",
 ]
 
-AnyScorer: TypeAlias = Annotated[
-    NoScorer | ExactMatchScorer | RegexScorer | NumericScorer | MathScorer | CallableScorer,
-    Field(discriminator="type"),
-]
+AnyScorer: TypeAlias = Annotated[PlainScorer | WeightedScorer, Field(discriminator="type")]
 """Type of a field for a scorer in an environment's arguments."""
 
 _ADAPTER: TypeAdapter[AnyScorer] = TypeAdapter(AnyScorer, config=ConfigDict(hide_input_in_errors=True))

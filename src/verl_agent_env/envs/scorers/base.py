@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from abc import abstractmethod
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -14,6 +16,16 @@ from verl_agent_env.messages.reading import strip_thoughts, strip_turn_ends
 
 class ScorerError(RuntimeError):
     """A scorer failed to score an answer: a fault of the server, never a reward."""
+
+
+class Assessment(NamedTuple):
+    """The reward of an answer."""
+
+    reward: float
+    parts: Mapping[str, float] | None
+    """Parts of the reward by name, their sum being the reward; ``None`` if the scorer names none."""
+    is_success: bool
+    """True if the answer is right, as the scorer sees it."""
 
 
 class Scorer(BaseModel):
@@ -28,6 +40,34 @@ class Scorer(BaseModel):
         Raises:
             ScorerError: The scorer failed, through no fault of the answer.
         """
+
+    def is_success(self, reward: float) -> bool:
+        """Return true if the reward is that of a right answer."""
+        return False
+
+    @property
+    def part_names(self) -> Sequence[str]:
+        """Names of the parts of its rewards; empty if a reward has no parts."""
+        return ()
+
+    @property
+    def waits(self) -> bool:
+        """True if a score takes waiting for another service: such a scorer is awaited."""
+        return False
+
+    @property
+    def reads_history(self) -> bool:
+        """True if the score depends on the conversation before the answer."""
+        return False
+
+    def assess(self, answer: str, context: ScoreContext = NO_CONTEXT) -> Assessment:
+        """Score ``answer`` as :meth:`score` does, with the parts of the reward."""
+        reward = self.score(answer, context)
+        return Assessment(reward, None, self.is_success(reward))
+
+    async def assess_async(self, answer: str, context: ScoreContext = NO_CONTEXT) -> Assessment:
+        """Score ``answer`` as :meth:`assess` does, without blocking the event loop."""
+        return await asyncio.to_thread(self.assess, answer, context)
 
     def prepare(self) -> None:
         """Check options whose check takes too long for validation; may block.
@@ -80,6 +120,9 @@ class MatchingScorer(ExtractingScorer):
     def score(self, answer: str, context: ScoreContext = NO_CONTEXT) -> float:
         is_right = any(self.matches(candidate) for candidate in self.candidates(answer))
         return self.reward if is_right else self.wrong_reward
+
+    def is_success(self, reward: float) -> bool:
+        return reward == self.reward != self.wrong_reward
 
     def candidates(self, answer: str) -> tuple[str, ...]:
         """Return the parts of ``answer`` that may be its answer; one match suffices."""

@@ -31,6 +31,13 @@ class CallableScorer(ExtractingScorer):
         find_scorer(name)
         return name
 
+    @property
+    def reads_history(self) -> bool:
+        return True
+
+    def is_success(self, reward: float) -> bool:
+        return reward >= 1.0
+
     def score(self, answer: str, context: ScoreContext = NO_CONTEXT) -> float:
         part = self.extracted(answer)
         if part is None:

@@ -14,7 +14,14 @@ LIVE = (
     e.EnvironmentEndedWorkerError,
     e.IncompatibleVersionError,
 )
-RUN = (e.EnvironmentFailedError, e.EnvironmentTimeoutError, e.OutsideCallError, e.AtCapacityError)
+RUN = (
+    e.EnvironmentFailedError,
+    e.EnvironmentTimeoutError,
+    e.OutsideCallError,
+    e.EndpointUnavailableError,
+    e.EndpointBudgetSpentError,
+    e.AtCapacityError,
+)
 MAKE = (
     e.UnknownEnvNameError,
     e.InvalidEnvArgumentsError,

@@ -23,6 +23,7 @@ _PROMPT = (
 )
 _END = "The answer was taken. The episode is over."
 _NO_TOOLS = "There are no tools here."
+_NO_ANSWER = "No answer was found."
 _MIN_SECRET_CHARS = 8
 _OTHER_ARGUMENTS_FACTOR = 20.0
 """Of the measured costs: what a task may cost whose configuration is not the default one."""
@@ -100,11 +101,10 @@ class ReasoningGymEnv(CatalogueEnv):
         reward = score_of(self.task, self.arguments.dataset, self.item, answer)
         valid = parsed.fault is None and bool(answer)
         self._steps += 1
-        outcome = Outcome(terminated=True, success=reward == 1.0)
+        fault = None if valid else _NO_ANSWER
+        outcome = self._penalized(Outcome(None, reward, terminated=True, success=reward == 1.0, fault=fault))
         replies = [tool_message(call.id, _NO_TOOLS) for call in parsed.calls if call.id is not None]
-        if not valid:
-            reward += self.arguments.invalid_action_reward
-        return self._finish([*replies, user_message(_END)], reward, outcome, valid, valid)
+        return self._finish([*replies, user_message(_END)], outcome.reward, outcome, valid, valid, action)
 
     def secrets(self) -> Sequence[str]:
         """The answer, unless it is short or part of the question."""

@@ -1,0 +1,175 @@
+"""Client of a model endpoint: one completion in bounded time, memory and cost, or a typed error that changes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+import time
+import weakref
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import aiohttp
+import orjson
+
+from verl_agent_env.envs.model_endpoints.configuration import ModelEndpoint
+from verl_agent_env.errors import EndpointBudgetSpentError, EndpointUnavailableError
+from verl_agent_env.messages.forms import read_messages
+from verl_agent_env.proxies import proxy_for
+from verl_agent_env.types import Message
+
+MAX_COMPLETION_BYTES = 1 << 18
+"""Limit of the bytes of a response; the rest of a longer one is not read."""
+_FIRST_PAUSE_S = 0.25
+_LONGEST_PAUSE_S = 5.0
+# Too slow, a conflict, too early, too many: these pass. Of the others no attempt is repeated within the call.
+_PASSES = frozenset({408, 409, 425, 429})
+
+T = TypeVar("T")
+
+
+class UnusableCompletionError(Exception):
+    """The completion has not the form that was asked for; the message never repeats it."""
+
+
+class _AttemptFailedError(Exception):
+    def __init__(self, reason: str, *, is_final: bool = False) -> None:
+        super().__init__(reason)
+        self.is_final = is_final
+
+
+async def complete(
+    endpoint: ModelEndpoint,
+    messages: Sequence[Message],
+    read: Callable[[str], T],
+    schema: Mapping[str, Any] | None = None,
+) -> T:
+    """Ask a model for one completion, and return what ``read`` makes of its text.
+
+    Args:
+        endpoint: The endpoint.
+        messages: The conversation.
+        read: Reads the text; called again for another completion if it raises ``UnusableCompletionError``.
+        schema: JSON Schema of the text, if it has to be JSON.
+
+    Raises:
+        EndpointUnavailableError: No attempt within the deadline gave a usable completion.
+        EndpointBudgetSpentError: The budget does not allow another request.
+    """
+    deadline = time.monotonic() + endpoint.deadline_s
+    body = orjson.dumps({**_options(endpoint, schema), "messages": messages})
+    pause_s, reason = _FIRST_PAUSE_S, "gave no answer"
+    for number in range(endpoint.max_attempts):
+        if number:
+            await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+        remaining_s = deadline - time.monotonic()
+        if remaining_s <= 0:
+            break
+        try:
+            return read(await _attempt(endpoint, body, remaining_s))
+        except UnusableCompletionError as unusable:
+            reason = f"gave an unusable answer ({unusable})"
+        except _AttemptFailedError as failed:
+            reason = str(failed)
+            if failed.is_final:
+                break
+    raise EndpointUnavailableError(endpoint.name, reason)
+
+
+async def _attempt(endpoint: ModelEndpoint, body: bytes, remaining_s: float) -> str:
+    """Send one request, and return the text of its completion."""
+    timeout_s = min(endpoint.timeout_s, remaining_s)
+    try:
+        async with asyncio.timeout(remaining_s), _turns(endpoint):
+            _spend(endpoint)
+            async with asyncio.timeout(timeout_s):
+                return _text_of(await _post(endpoint, body))
+    except TimeoutError:
+        raise _AttemptFailedError(f"did not answer within {timeout_s:.3g} s") from None
+    except aiohttp.ClientError as broken:
+        raise _AttemptFailedError(f"cannot be asked ({type(broken).__name__})") from None
+
+
+async def _post(endpoint: ModelEndpoint, body: bytes) -> bytes:
+    """Return the body of a response with status 200."""
+    url = f"{endpoint.base_url}/chat/completions"
+    headers = {"content-type": "application/json"}
+    key = endpoint.api_key.get_secret_value()
+    if key:
+        headers["authorization"] = f"Bearer {key}"
+    # A session for each request: nothing is left open, whichever event loop the environment lives on.
+    connector = aiohttp.TCPConnector(force_close=True)
+    async with (
+        aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar()) as session,
+        # A redirect would take the key elsewhere.
+        session.post(
+            url, data=body, headers=headers, proxy=proxy_for(url) or None, allow_redirects=False
+        ) as response,
+    ):
+        if response.status != 200:
+            is_final = response.status < 500 and response.status not in _PASSES
+            raise _AttemptFailedError(f"answered with status {response.status}", is_final=is_final)
+        received = bytearray()
+        async for piece in response.content.iter_any():
+            received += piece
+            if len(received) > MAX_COMPLETION_BYTES:
+                raise _AttemptFailedError(f"answered with more than {MAX_COMPLETION_BYTES} bytes")
+        return bytes(received)
+
+
+def _options(endpoint: ModelEndpoint, schema: Mapping[str, Any] | None) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "model": endpoint.model,
+        "max_tokens": endpoint.max_output_tokens,
+        "temperature": 0,
+    }
+    if schema is not None and endpoint.json_schema:
+        described = {"name": "answer", "schema": schema, "strict": True}
+        options["response_format"] = {"type": "json_schema", "json_schema": described}
+    return options
+
+
+def _text_of(received: bytes) -> str:
+    try:
+        payload = orjson.loads(received)
+    except orjson.JSONDecodeError:
+        raise _AttemptFailedError("answered with something else than JSON") from None
+    found = read_messages(payload)
+    if len(found) != 1 or not found[0].text:
+        raise _AttemptFailedError("answered without a text")
+    return found[0].text
+
+
+# --- limits of one process --------------------------------------------------------------------------------------
+
+_spent: Counter[str] = Counter()
+_spent_lock = threading.Lock()
+_semaphores: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, asyncio.Semaphore]] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def requests_spent(name: str) -> int:
+    """Return the number of requests of this process to the endpoint of this name."""
+    return _spent[name]
+
+
+def _spend(endpoint: ModelEndpoint) -> None:
+    """Take one request from the budget.
+
+    Raises:
+        EndpointBudgetSpentError: Nothing is left.
+    """
+    with _spent_lock:
+        if endpoint.max_requests is not None and _spent[endpoint.name] >= endpoint.max_requests:
+            raise EndpointBudgetSpentError(endpoint.name, endpoint.max_requests)
+        _spent[endpoint.name] += 1
+
+
+def _turns(endpoint: ModelEndpoint) -> asyncio.Semaphore:
+    """Return what bounds the concurrent requests of this event loop."""
+    semaphores = _semaphores.setdefault(asyncio.get_running_loop(), {})
+    return semaphores.setdefault(endpoint.name, asyncio.Semaphore(endpoint.max_concurrent))
