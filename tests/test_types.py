@@ -6,7 +6,7 @@ import zlib
 
 import pytest
 
-from verl_agent_env.types import NUM_SLOTS, StepResult, new_env_id, slot_of
+from verl_agent_env.types import NUM_SLOTS, StepResult, new_env_id, numbered_env_id, slot_of, tag_of
 
 
 @pytest.mark.parametrize("slot", [0, 1, 255, NUM_SLOTS - 1])
@@ -14,6 +14,14 @@ def test_new_id_lives_in_its_slot(slot: int) -> None:
     env_id = new_env_id(slot)
     assert slot_of(env_id) == slot
     assert env_id != new_env_id(slot)
+
+
+@pytest.mark.parametrize("number", [0, 2**128 - 1, 0x8 << 76, *range(0, 16 << 76, 1 << 76)])
+def test_id_without_a_holder_is_never_taken_for_a_holders(number: int) -> None:
+    """Whatever its random bits are."""
+    env_id = numbered_env_id(7, "", number)
+    assert (slot_of(env_id), tag_of(env_id)) == (7, "")
+    assert numbered_env_id(7, "", number) == env_id
 
 
 @pytest.mark.parametrize(

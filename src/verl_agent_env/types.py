@@ -74,7 +74,15 @@ class StepResult(NamedTuple):
 
 def new_env_id(slot: int, tag: str = "") -> str:
     """Make a unique id, ``<slot: 3 hex digits>-<uuid4 hex>``; with a ``tag``, as :func:`tagged_env_id`."""
-    return tagged_env_id(slot, tag, secrets.randbits(128)) if tag else f"{slot:03x}-{uuid.uuid4().hex}"
+    return numbered_env_id(slot, tag, secrets.randbits(128))
+
+
+def numbered_env_id(slot: int, tag: str, number: int) -> str:
+    """Make the id of a ``number`` of 128 bits, as :func:`new_env_id`: the same for the same number."""
+    if tag:
+        return tagged_env_id(slot, tag, number)
+    # With the version of a random id: any other could be taken for a tagged one.
+    return f"{slot:03x}-{uuid.UUID(int=number, version=4).hex}"
 
 
 def tagged_env_id(slot: int, tag: str, number: int) -> str:

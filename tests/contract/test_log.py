@@ -12,6 +12,7 @@ from tests.waiting import NEVER_S
 from verl_agent_env.cluster.store import Store
 from verl_agent_env.errors import GenerationChangedError
 from verl_agent_env.wire.records import Refusal, RefusalReason, Saved, Write, WriteKind
+from verl_agent_env.wire.task_results import TaskResult, TaskStatistics
 
 TTL_S = NEVER_S
 SLOT, OTHER_SLOT = 7, 0xFFF
@@ -422,3 +423,64 @@ async def test_a_thousand_writes_in_all_slots_at_once(case: StoreCase, store: St
 
 def test_refusals_name_positions() -> None:
     assert Refusal(3, "gone").position == 3
+
+
+# --- results of tasks --------------------------------------------------------------------------------------
+
+
+def result(run: str = "run", task: str = "lake@1", success: bool = False, reward: float = 0.25) -> bytes:
+    return TaskResult(run, task, success, reward).to_bytes()
+
+
+async def results(case: StoreCase, run: str = "run") -> dict[str, TaskStatistics]:
+    """All pages together."""
+    found: dict[str, TaskStatistics] = {}
+    cursor: str | None = "0"
+    while cursor is not None:
+        page = await case.log.results(run, cursor)
+        found |= {each.task: each for each in page.statistics}
+        cursor = page.next_cursor
+    return found
+
+
+async def test_result_of_an_episode_is_counted_once(case: StoreCase, owner: Owner) -> None:
+    first = write("result", result(success=True, reward=0.1))
+    assert await owner.write(write("create"), first, first) == [None] * 3
+    second = write("result", result(reward=0.2), episode=1)
+    assert await owner.write(write("begin", episode=1), second) == [None] * 2
+    # A late copy of the first.
+    assert await owner.write(first, second) == [None] * 2
+    assert await results(case) == {"lake@1": TaskStatistics("lake@1", 2, 1, 0.1 + 0.2)}
+    assert await results(case, "other run") == {}
+
+
+async def test_results_stay_when_their_environment_is_closed(case: StoreCase, owner: Owner) -> None:
+    counted = write("result", result(task="of two words"))
+    assert await owner.write(write("create"), counted, write("close", b"closed")) == [None] * 3
+    assert await owner.write(counted) == ["closed"]
+    assert (await results(case))["of two words"].tries == 1
+
+
+async def test_result_of_an_environment_that_is_not_kept_is_refused(case: StoreCase, owner: Owner) -> None:
+    assert await owner.write(write("result", result())) == ["gone"]
+    assert await results(case) == {}
+
+
+async def test_environment_that_is_said_again_is_not_counted_again(case: StoreCase, owner: Owner) -> None:
+    counted = write("result", result())
+    await owner.write(write("create"), counted, write("put", b"{}", seq=1, entries=(b"a\nb\nc",)))
+    assert await owner.write(counted) == [None]
+    assert (await results(case))["lake@1"].tries == 1
+
+
+async def test_many_tasks_come_in_pages(case: StoreCase, owner: Owner) -> None:
+    count = 2_500
+    for number in range(count):
+        env_id = f"007-{number}"
+        mine = write("result", result(task=f"lake@{number}", reward=-1e300 / 3), env_id=env_id)
+        assert await owner.write(write("create", env_id=env_id), mine) == [None] * 2
+    found = await results(case)
+    assert len(found) == count
+    assert set(found.values()) == {
+        TaskStatistics(f"lake@{number}", 1, 0, -1e300 / 3) for number in range(count)
+    }

@@ -16,6 +16,7 @@ from verl_agent_env.client.encoding import encode_value, seed_of
 from verl_agent_env.client.transport import Transport
 from verl_agent_env.errors import VerlAgentEnvError
 from verl_agent_env.types import Action, StepResult
+from verl_agent_env.wire.task_results import TaskStatistics
 
 T = TypeVar("T")
 
@@ -216,6 +217,22 @@ class AsyncEnvClient:
             tasks += page["tasks"]
             position = page["next_offset"]
         return tasks
+
+    async def task_results(self, run_id: str) -> list[TaskStatistics]:
+        """Return how often each task of a run was tried and solved; see ``GET /api/runs/{run_id}/tasks``."""
+        found: dict[str, TaskStatistics] = {}
+        cursor: str | None = "0"
+        while cursor is not None:
+            path = f"/api/runs/{quote(run_id, safe='')}/tasks?cursor={cursor}"
+            page = await self._dispatch.get(path)
+            for each in page["tasks"]:
+                tries = each["tries"]
+                # Of a task on two pages the later one counts.
+                found[each["task"]] = TaskStatistics(
+                    each["task"], tries, each["successes"], each["mean_reward"] * tries
+                )
+            cursor = page["next_cursor"]
+        return list(found.values())
 
     async def cluster(self) -> dict[str, Any]:
         """Return nodes and workers, with the number of slots of each."""

@@ -18,6 +18,7 @@ from verl_agent_env.client.errors import ClientClosedError
 from verl_agent_env.client.playing import ChatFunction, PlayedEpisode, play
 from verl_agent_env.errors import VerlAgentEnvError
 from verl_agent_env.types import Action, StepResult
+from verl_agent_env.wire.task_results import TaskStatistics
 
 T = TypeVar("T")
 
@@ -153,6 +154,10 @@ class EnvClient:
     ) -> list[dict[str, Any]]:
         """Call :meth:`AsyncEnvClient.tasks` and wait."""
         return self.wait(self._client.tasks(env_name, split, offset=offset, limit=limit))
+
+    def task_results(self, run_id: str) -> list[TaskStatistics]:
+        """Call :meth:`AsyncEnvClient.task_results` and wait."""
+        return self.wait(self._client.task_results(run_id))
 
     def cluster(self) -> dict[str, Any]:
         """Call :meth:`AsyncEnvClient.cluster` and wait."""

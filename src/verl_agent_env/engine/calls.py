@@ -322,6 +322,8 @@ class Calls:
     ) -> None:
         """Note that a step was applied, and record it."""
         instance.commit(identity, answer, self._limits.max_journal_bytes, operation, mark, encoded)
+        if instance.ended:
+            self._lifecycle.count_result(instance, answer)
         recorder = self._lifecycle.recorder
         if recorder is not None:
             recorder.stepped(instance, encoded, mark)

@@ -39,6 +39,7 @@ from verl_agent_env.turns import patiently
 from verl_agent_env.types import NUM_SLOTS, slot_of
 from verl_agent_env.wire.results import Created, EncodedReset, EncodedStep
 from verl_agent_env.wire.suspicions import Suspicion, Suspicions
+from verl_agent_env.wire.task_results import ResultPage
 
 T = TypeVar("T")
 
@@ -108,6 +109,7 @@ class Host:
             self.keeper,
         )
         self._ownership = None if kept is None else kept.ownership
+        self._log = None if kept is None else kept.log
         self.persistence = None if kept is None else self._persistence(kept)
         """Records the environments outside this process and brings them back, if they are kept there."""
         self.recorder: Recorder | None = None if self.persistence is None else self.persistence.recorder
@@ -131,6 +133,20 @@ class Host:
         """Calls on environments that are live here; nothing is looked for elsewhere."""
         self.faults = self._lifecycle.faults
         self.failure = self._lifecycle.failure
+
+    async def task_results(self, run: str, cursor: str) -> ResultPage:
+        """Return statistics of tasks of a run, of all workers that keep their environments together.
+
+        Args:
+            run: Key of the run.
+            cursor: That of the page before; ``0`` for the first.
+
+        Raises:
+            StoreUnavailableError: They are kept in a store that does not answer.
+        """
+        if self._log is None:
+            return self._lifecycle.results.page(run, cursor)
+        return await self._log.results(run, cursor)
 
     def _persistence(self, kept: PersistenceOptions) -> Persistence:
         recorder = Recorder(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -42,9 +43,10 @@ from verl_agent_env.errors import (
     VerlAgentEnvError,
 )
 from verl_agent_env.seeds import following_seed
-from verl_agent_env.types import new_env_id, slot_of
+from verl_agent_env.types import new_env_id, slot_of, tag_of
 from verl_agent_env.wire.results import Created, EncodedReset, EncodedStep, size_of
 from verl_agent_env.wire.suspicions import Suspicions
+from verl_agent_env.wire.task_results import ResultTable, TaskResult, arguments_digest, run_key, task_key
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +97,8 @@ class Lifecycle:
         """Whether this worker may act for a slot now: it is its own, and the lease is good."""
         self.faults: Counter[tuple[str, str]] = Counter()
         """Calls that failed in the environment's own code, by env name and kind of fault."""
+        self.results = ResultTable()
+        """Results of tasks, if the environments are not kept outside this process."""
         self.is_stopping = False
         """Whether no more environments may begin."""
         self._registry = registry
@@ -131,6 +135,8 @@ class Lifecycle:
         ttl_s = request.ttl_s if request.ttl_s is not None else self.limits.default_ttl_s
         env_id = request.env_id or new_env_id(self._pick_slot(), request.tag)
         instance = LiveEnv(env_id, kind, arguments, request.run_id, ttl_s)
+        if request.run_id is not None:
+            instance.arguments_digest = sys.intern(arguments_digest(request.env_kwargs))
         if self.recorder is not None:
             self.recorder.prepare(instance, request.env_kwargs, self.limits.max_arguments_bytes)
         elif self._keeper is not None:
@@ -179,6 +185,21 @@ class Lifecycle:
                 self.recorder.note_fault(instance, mark.fault)
             if instance.episode:
                 self.recorder.begun(instance)
+
+    def count_result(self, instance: LiveEnv, answer: EncodedStep) -> None:
+        """Count the result of an episode that has just ended, if its environment belongs to a run."""
+        if instance.run_id is None:
+            return
+        result = TaskResult(
+            run_key(instance.run_id, tag_of(instance.env_id)),
+            task_key(instance.kind.name, instance.arguments_digest, instance.seed),
+            orjson.loads(answer.info).get("success") is True,
+            instance.reward_sum,
+        )
+        if self.recorder is None:
+            self.results.add(result)
+        else:
+            self.recorder.finished(instance, result)
 
     def require_room(self, instance: LiveEnv) -> None:
         """Make sure that the episode may have another step.

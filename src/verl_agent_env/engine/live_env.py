@@ -76,6 +76,7 @@ class LiveEnv:
         "actions",
         "answers",
         "arguments",
+        "arguments_digest",
         "beginning",
         "closed_as",
         "created_at",
@@ -105,11 +106,13 @@ class LiveEnv:
         "options",
         "past_operations",
         "resets",
+        "reward_sum",
         "run_id",
         "seed",
         "seq",
         "slot",
         "state",
+        "state_reward_sum",
         "state_seq",
         "ttl_s",
         "unreadable",
@@ -136,6 +139,10 @@ class LiveEnv:
         self.episode = -1
         self.seq = 0
         self.ended = False
+        self.reward_sum = 0.0
+        """Of the steps of the episode."""
+        self.arguments_digest = ""
+        """Of its keyword arguments, where results of a run are counted."""
         self.closed_as: str | None = None
         self.lost: str | None = None
         """Why the environment cannot come back, if so."""
@@ -177,6 +184,8 @@ class LiveEnv:
         self.state: bytes | None = None
         """What the environment's ``snapshot`` gave after :attr:`state_seq` steps, where states are kept."""
         self.state_seq = 0
+        self.state_reward_sum = 0.0
+        """Of these steps."""
         self.group: Group | None = None
         """The writes that answers about it have to wait for: those that tell of its last change."""
         self.open_episode: OpenEpisode | None = None
@@ -237,6 +246,10 @@ class LiveEnv:
         self.durability, self.env_kwargs = durability, env_kwargs
         self.is_journalled = durability in _JOURNALLED
         self.slot = slot_of(self.env_id)
+
+    def note_state(self, state: bytes) -> None:
+        """Note the environment's present state."""
+        self.state, self.state_seq, self.state_reward_sum = state, self.seq, self.reward_sum
 
     def require_alive(self) -> None:
         """Raise when the environment moved, was closed or got lost meanwhile.
@@ -375,7 +388,9 @@ class LiveEnv:
         if self.watchers is not None:
             self._wake_watchers()
         self.ended = False
+        self.reward_sum = 0.0
         self.state, self.state_seq, self.first_seq = mark.state, 0, 0
+        self.state_reward_sum = 0.0
         self.actions = self.answers = self.last_action = self.last_answer = self.beginning = self.digests = (
             None
         )
@@ -418,12 +433,13 @@ class LiveEnv:
         self.last_answer = answer
         self.last_operation = operation
         self.ended = answer.terminated or answer.truncated
+        self.reward_sum += answer.reward
         is_replayed = self.kind.deterministic or self.kind.records_effects
         self.history_bytes += (
             len(recorded) if is_replayed else len(recorded) + len(answer.observation) + len(answer.info)
         )
         if mark is not NO_MARK and mark.state is not None:
-            self.state, self.state_seq = mark.state, self.seq
+            self.note_state(mark.state)
         # Once above its bound, it stays above until the next episode. What goes to a journal has another bound, and is
         # kept: a store that lost it is filled from here.
         if self.history_bytes > max_history_bytes and not self.is_journalled:

@@ -40,9 +40,11 @@ from verl_agent_env.server.api.routes import (
     batch_routes,
     environment_routes,
     episode_routes,
+    run_routes,
     server_routes,
     task_routes,
 )
+from verl_agent_env.server.api.runs import RunHandlers
 from verl_agent_env.server.api.server import ServerHandlers
 from verl_agent_env.server.api.tasks import TaskHandlers
 from verl_agent_env.server.cluster.identity import WorkerIdentity
@@ -163,6 +165,7 @@ class EnvServer(FastAPI):
             ),
             *task_routes(TaskHandlers(registry, tasks)),
             *episode_routes(EpisodeHandlers(self.env_host, kept)),
+            *run_routes(RunHandlers(self.env_host)),
             *server_routes(self.server_handlers, CatalogueHandlers(registry)),
         ]
         self.tracing = self._tracing_by(tracer_provider or spans.tracer_provider())

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from verl_agent_env.wire.records import Refusal, Saved, Write
+from verl_agent_env.wire.task_results import ResultPage
 
 MAX_LOADED = 256
 """Largest number of environments in one call of :meth:`EventLog.load`."""
@@ -51,6 +52,14 @@ class EventLog(Protocol):
 
     async def env_ids(self, slots: Sequence[int]) -> list[str]:
         """Return the environments in these slots that have a history."""
+
+    async def results(self, run: str, cursor: str = "0") -> ResultPage:
+        """Return the statistics of some tasks of a run, of the key ``run``.
+
+        Args:
+            run: Key of the run.
+            cursor: That of the page before; ``0`` for the first. A task may be on two pages if results come meanwhile.
+        """
 
     async def aclose(self) -> None:
         """Close connections; the log cannot be used afterwards."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 RecordT = TypeVar("RecordT", bound="DataclassInstance")
 
-WriteKind = Literal["create", "append", "extend", "save", "begin", "close", "put"]
+WriteKind = Literal["create", "append", "extend", "save", "begin", "close", "put", "result"]
 """
 - ``create``: an environment and its first episode; ``data`` is its :class:`Header`.
 - ``append``: one step of the episode; ``data`` is its :class:`Entry`.
@@ -28,6 +28,8 @@ WriteKind = Literal["create", "append", "extend", "save", "begin", "close", "put
 - ``close``: the environment's end; ``data`` is the reason.
 - ``put``: the whole history, which replaces the present one: ``data`` is the :class:`Header`, ``entries`` are the last
   steps; of the steps before them only the number is kept, and the header has the state after them.
+- ``result``: the end of the episode, counted once: ``data`` is a :class:`~verl_agent_env.wire.task_results.TaskResult`. It is
+  written before the last step, so that no acknowledged episode is left out.
 """
 
 RefusalReason = Literal["moved", "gone", "short", "stale", "closed", "conflict", "full", "broken"]
@@ -117,6 +119,8 @@ class Header:
     """Operation ids of the last few steps of earlier episodes."""
     state_seq: int = 0
     """Number of steps that have no entries: the history begins with the state after them."""
+    reward_sum: float = 0.0
+    """Sum of the rewards of these steps."""
     code: str = ""
     """Fingerprint of the code of the environment's kind."""
     state_format: str | None = None
@@ -191,13 +195,16 @@ class Snapshot:
     """Preceding steps of the same request, if any."""
     past_operations: tuple[bytes, ...] = ()
     """Operation ids of the last few requests before that one."""
+    reward_sum: float = 0.0
+    """Sum of the rewards of all steps of the episode."""
 
     def to_json(self) -> bytes:
         """Encode the record."""
         fields = [self.seq, self.state.decode(), *_step_fields(self.last)]
-        if self.earlier or self.past_operations:
+        if self.earlier or self.past_operations or self.reward_sum:
             fields.append([_step_fields(step) for step in self.earlier])
             fields.append([operation.decode("latin-1") for operation in self.past_operations])
+            fields.append(self.reward_sum)
         return orjson.dumps(fields)
 
     @classmethod
@@ -210,13 +217,14 @@ class Snapshot:
         try:
             fields = orjson.loads(text)
             seq, state, *last = fields[:9]
-            earlier, past = fields[9:] or ((), ())
+            earlier, past, reward_sum = fields[9:] or ((), (), 0.0)
             return cls(
                 seq,
                 state.encode(),
                 _step_from(last),
                 tuple(map(_step_from, earlier)),
                 tuple(operation.encode("latin-1") for operation in past),
+                reward_sum,
             )
         except (AttributeError, KeyError, TypeError, ValueError):
             raise ValueError("not the snapshot of an environment") from None

@@ -189,6 +189,30 @@ class TasksResponse(ResponseBody):
     """Where to go on; ``null`` after the last task."""
 
 
+class TaskResultsShown(ResponseBody):
+    """Statistics of one task in one run."""
+
+    task: str
+    """Full name of the environment, ``@`` and the seed, with keyword arguments also ``-`` and a digest of them."""
+    tries: int
+    """Episodes that came to their end."""
+    successes: int
+    """Episodes that succeeded."""
+    mean_reward: float
+    """Mean of the sums of the episodes' rewards."""
+
+
+class RunTasksResponse(ResponseBody):
+    """Statistics of some tasks of a run."""
+
+    run_id: str
+    """The run."""
+    tasks: list[TaskResultsShown]
+    """Some of its tasks, in no order."""
+    next_cursor: str | None
+    """Where to go on; ``null`` after the last task."""
+
+
 class EnvironmentState(ResponseBody):
     """State of an environment."""
 

@@ -9,6 +9,7 @@ from verl_agent_env.cluster.memory.store import MemoryStore
 from verl_agent_env.errors import GenerationChangedError
 from verl_agent_env.wire.event_log import ENOUGH_LOADED_BYTES, MAX_LOADED
 from verl_agent_env.wire.records import Refusal, RefusalReason, Saved, Write
+from verl_agent_env.wire.task_results import ResultPage, ResultTable, TaskResult
 
 
 @dataclass(slots=True)
@@ -19,6 +20,8 @@ class _KeptEnvironment:
     entries: list[bytes] = field(default_factory=list)
     snapshot: bytes | None = None
     snapshot_seq: int = 0
+    counted: int = -1
+    """Last episode whose result was counted."""
 
 
 class MemoryEventLog:
@@ -28,6 +31,7 @@ class MemoryEventLog:
         self._store = store
         self._kept: dict[str, _KeptEnvironment] = {}
         self._closed: dict[str, str] = {}
+        self._results = ResultTable()
         self.is_full = False
         """True to refuse all writes but the ends of environments, as a full Redis does."""
 
@@ -35,6 +39,7 @@ class MemoryEventLog:
         """Lose all data, as after ``FLUSHALL`` in Redis."""
         self._kept.clear()
         self._closed.clear()
+        self._results.clear()
 
     async def commit(
         self, generation: str, tokens: Mapping[int, str], writes: Sequence[Write]
@@ -74,6 +79,10 @@ class MemoryEventLog:
         wanted = set(slots)
         return [env_id for env_id, kept in self._kept.items() if kept.slot in wanted]
 
+    async def results(self, run: str, cursor: str = "0") -> ResultPage:
+        """Implement :meth:`EventLog.results`."""
+        return self._results.page(run, cursor)
+
     async def aclose(self) -> None:
         """Implement :meth:`EventLog.aclose`."""
 
@@ -97,7 +106,14 @@ class MemoryEventLog:
             if kept is None:
                 self._kept[write.env_id] = _KeptEnvironment(write.slot, write.episode, write.data)
             return None
-        return "gone" if kept is None else _change(kept, write)
+        if kept is None:
+            return "gone"
+        if write.kind == "result":
+            if kept.counted < write.episode:
+                kept.counted = write.episode
+                self._results.add(TaskResult.from_bytes(write.data))
+            return None
+        return _change(kept, write)
 
 
 def _saved(kept: _KeptEnvironment, whole: bool) -> Saved:
@@ -140,6 +156,8 @@ def _replacement(kept: _KeptEnvironment | None, write: Write) -> _KeptEnvironmen
     made = _KeptEnvironment(write.slot, write.episode, write.data, [*[b""] * first, *write.entries])
     if kept is not None and first and kept.episode == write.episode and kept.snapshot_seq >= first:
         made.snapshot, made.snapshot_seq = kept.snapshot, kept.snapshot_seq
+    if kept is not None:
+        made.counted = kept.counted
     return made
 
 

@@ -97,6 +97,10 @@ class Keys:
         """Set: ids of the environments in a slot."""
         return f"{self.base}e:{slot:03x}"
 
+    def results(self, run: str) -> str:
+        """Hash that expires: task to its tries, successes and sum of rewards, of one run."""
+        return f"{self.base}r:{run}"
+
     def idempotency_record(self, name: str) -> str:
         """String that expires: the record of an ``Idempotency-Key``, under a digest of the key and its holder."""
         return f"{self.base}i:{name}"

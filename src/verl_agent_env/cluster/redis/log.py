@@ -11,11 +11,21 @@ from verl_agent_env.cluster.redis.keys import Keys
 from verl_agent_env.errors import GenerationChangedError
 from verl_agent_env.wire.event_log import CLOSED_MEMORY_S, ENOUGH_LOADED_BYTES, MAX_LOADED
 from verl_agent_env.wire.records import Refusal, Saved, Write
+from verl_agent_env.wire.task_results import TASKS_PER_PAGE, ResultPage, TaskStatistics
 
 _CLOSED_MS = int(CLOSED_MEMORY_S * 1000)
 # Redis blocks meanwhile; with a million environments, one call returns 16,000 ids.
 _SLOTS_AT_ONCE = 64
-_KINDS = {"create": "c", "append": "a", "extend": "x", "save": "s", "begin": "b", "close": "d", "put": "p"}
+_KINDS = {
+    "create": "c",
+    "append": "a",
+    "extend": "x",
+    "save": "s",
+    "begin": "b",
+    "close": "d",
+    "put": "p",
+    "result": "r",
+}
 
 
 class RedisEventLog:
@@ -57,9 +67,22 @@ class RedisEventLog:
             found += await self._client.run(scripts.MEMBERS, keys, [])
         return found
 
+    async def results(self, run: str, cursor: str = "0") -> ResultPage:
+        """Implement :meth:`EventLog.results`."""
+        following, fields = await self._client.run(
+            scripts.RESULTS, [self._keys.results(run)], [cursor, TASKS_PER_PAGE]
+        )
+        statistics = [_statistics(task, text) for task, text in zip(fields[::2], fields[1::2], strict=True)]
+        return ResultPage(statistics, None if following == "0" else following)
+
     async def aclose(self) -> None:
         """Implement :meth:`EventLog.aclose`."""
         await self._client.aclose()
+
+
+def _statistics(task: str, text: str) -> TaskStatistics:
+    tries, successes, total_reward = text.split(" ")
+    return TaskStatistics(task, int(tries), int(successes), float(total_reward))
 
 
 def _saved(answer: Sequence[Any]) -> Saved:

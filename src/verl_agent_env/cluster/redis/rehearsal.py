@@ -18,6 +18,7 @@ from verl_agent_env.cluster.store import WorkerRecord
 from verl_agent_env.errors import StoreFullError, StoreUnavailableError, WorkerNotAliveError
 from verl_agent_env.wire.records import Write, WriteKind
 from verl_agent_env.wire.suspicions import Suspicion
+from verl_agent_env.wire.task_results import TaskResult
 
 _TTL_S = 30.0
 _SLOT = 0
@@ -66,11 +67,12 @@ class _Trial:
         generation, tokens = await store.generation(), await store.claim(first, [_SLOT])
         # Every kind of write, and a repeated one: each uses commands of its own.
         kinds: list[tuple[WriteKind, int, int, tuple[bytes, ...]]] = [
-            ("create", 0, 0, ()), ("append", 0, 0, ()), ("append", 0, 0, ()), ("extend", 0, 1, (b"{}", b"{}")), ("save", 0, 3, ()), ("begin", 1, 0, ()),
+            ("create", 0, 0, ()), ("append", 0, 0, ()), ("append", 0, 0, ()), ("extend", 0, 1, (b"{}", b"{}")), ("save", 0, 3, ()), ("begin", 1, 0, ()), ("result", 1, 0, ()), ("result", 1, 0, ()),
             ("put", 1, 1, (b"{}",)), ("close", 1, 0, ()),
         ]  # fmt: skip
         for kind, episode, seq, entries in kinds:
-            write = Write(kind, _ENV_ID, _SLOT, episode, seq, b"{}", entries)
+            data = TaskResult("trial", "trial", False, 0.0).to_bytes() if kind == "result" else b"{}"
+            write = Write(kind, _ENV_ID, _SLOT, episode, seq, data, entries)
             refusals = await self._log.commit(generation, tokens, [write])
             if refusals and refusals[0].reason == "full":
                 raise StoreFullError(store.where)
@@ -79,6 +81,7 @@ class _Trial:
                 raise StoreUnavailableError(store.where, reason)
             await self._log.load([_ENV_ID])
         await self._log.env_ids([_SLOT])
+        await self._log.results("trial")
         await store.hand_off(tokens, second)
         await store.suspect([Suspicion(_ENV_ID, 0, 0, "suspected", lasts_s=1.0)])
         await store.read_map()
@@ -98,7 +101,9 @@ class _Trial:
                 await self._store.leave(incarnation)
             single = [keys.generation, keys.version, keys.owners, keys.names, keys.expiries, keys.suspicions]
             of_workers = [key for one in incarnations for key in (keys.lease(one), keys.ended(one))]
-            await self._client.run(_ERASE, [*single, *of_workers, keys.members(_SLOT)], [])
+            await self._client.run(
+                _ERASE, [*single, *of_workers, keys.members(_SLOT), keys.results("trial")], []
+            )
         await self._store.aclose()
         await self._client.aclose()
 

@@ -16,6 +16,8 @@ import functools
 import hashlib
 from dataclasses import dataclass, field
 
+from verl_agent_env.wire.task_results import MAX_TASKS_PER_RUN, OTHER_TASKS, RESULTS_MEMORY_S
+
 
 @dataclass(frozen=True)
 class Script:
@@ -321,10 +323,13 @@ local function journal(env, episode) return base .. 'j:' .. env .. ':' .. episod
 #                     for each step before the state that the header holds, if that is not of the beginning
 # s:<env>             string: episode, colon, seq, line break, snapshot
 # d:<env>             string: why the environment was closed; expires
+# f:<env>             string: the last episode whose result was counted
+# r:<run>             hash: task to its tries, successes and sum of rewards; expires
 # e:<slot>            set: environments of the slot
 COMMIT = Script(
     "commit",
-    _KNOWN + """
+    _KNOWN
+    + """
 local found = redis.call('GET', KEYS[1]) or ''
 if found ~= ARGV[1] then return {'generation', found} end
 -- A command that may need memory, and here has no effect.
@@ -415,7 +420,7 @@ end
 local function close(env, episode, seq, data)
   local header = redis.call('GET', base .. 'm:' .. env)
   -- First, and even if there is nothing: in a full Redis a script has to begin with a deletion.
-  redis.call('DEL', base .. 'm:' .. env, base .. 's:' .. env)
+  redis.call('DEL', base .. 'm:' .. env, base .. 's:' .. env, base .. 'f:' .. env)
   if header then
     redis.call('DEL', journal(env, episode_of(header)))
     redis.call('SREM', base .. 'e:' .. slot_of(env), env)
@@ -461,7 +466,26 @@ local function put(env, episode, seq, data, at)
   redis.call('SADD', base .. 'e:' .. slot_of(env), env)
 end
 
-local kinds = {a = append, x = extend, s = save, c = create, b = begin, d = close, p = put}
+-- Counts the result of an episode once: "run success reward task".
+local function result(env, episode, seq, data)
+  if redis.call('EXISTS', base .. 'm:' .. env) == 0 then return why_unknown(env) end
+  local counted = redis.call('GET', base .. 'f:' .. env)
+  if counted and tonumber(counted) >= tonumber(episode) then return nil end
+  local run, success, reward, task = string.match(data, '^(%S+) (%S+) (%S+) (.*)$')
+  local key = base .. 'r:' .. run
+  local known = redis.call('HGET', key, task)
+  if not known and redis.call('HLEN', key) >= MAX_TASKS then
+    task = 'OTHER_TASKS'
+    known = redis.call('HGET', key, task)
+  end
+  local tries, successes, total = string.match(known or '0 0 0', '^(%S+) (%S+) (%S+)$')
+  redis.call('SET', base .. 'f:' .. env, episode)
+  redis.call('HSET', key, task,
+    string.format('%d %d %.17g', tries + 1, successes + success, tonumber(total) + tonumber(reward)))
+  redis.call('PEXPIRE', key, RESULTS_MEMORY_MS)
+end
+
+local kinds = {a = append, x = extend, s = save, c = create, b = begin, d = close, p = put, r = result}
 local answer = {'ok'}
 local at, index = 5 + n, 0
 while at <= #ARGV do
@@ -483,9 +507,16 @@ while at <= #ARGV do
   index = index + 1
 end
 return answer
-""",
+""".replace("MAX_TASKS", str(MAX_TASKS_PER_RUN))
+    .replace("OTHER_TASKS", OTHER_TASKS)
+    .replace("RESULTS_MEMORY_MS", str(int(RESULTS_MEMORY_S * 1000))),
     waits_for_replicas=True,
 )
+
+# KEYS   the results of a run
+# ARGV   1 cursor, 2 how many tasks about
+# Return {next cursor, {task, 'tries successes sum of rewards', …}}
+RESULTS = Script("results", "return redis.call('HSCAN', KEYS[1], ARGV[1], 'COUNT', ARGV[2])")
 
 # KEYS   gen, which only says where the data set is
 # ARGV   1 bytes at which the answer is long enough, 2 start of all keys, 3 '1' for whole journals, 4… environments

@@ -34,6 +34,7 @@ from verl_agent_env.wire.records import (
     digest_of,
 )
 from verl_agent_env.wire.results import EncodedStep
+from verl_agent_env.wire.task_results import TaskResult
 
 logger = logging.getLogger(__name__)
 
@@ -200,9 +201,14 @@ class Recorder:
         if mark.fault is not None:
             self.note_fault(instance, mark.fault)
 
+    def finished(self, instance: LiveEnv, result: TaskResult) -> None:
+        """Record the result of an episode, whose last step is recorded afterwards."""
+        slot, episode = instance.slot, instance.episode
+        self.journal.write(Write("result", instance.env_id, slot, episode, 0, result.to_bytes()))
+
     def save(self, instance: LiveEnv, state: bytes) -> None:
         """Record the present state of an environment that took its last step some time ago."""
-        instance.state, instance.state_seq = state, instance.seq
+        instance.note_state(state)
         self._write(instance, "save", _snapshot(instance), instance.seq)
 
     def closed(self, instance: LiveEnv, reason: str) -> Group:
@@ -305,6 +311,7 @@ def _header(instance: LiveEnv) -> bytes:
         state_format=kind.state_format,
         state=None if instance.state is None or instance.state_seq != first else instance.state.decode(),
         state_seq=first,
+        reward_sum=instance.state_reward_sum if first else 0.0,
         resets=_as_text(instance.resets),
         earlier_resets=[
             (begun.operation.decode(), begun.seed, _fragment(begun.options))
@@ -324,6 +331,7 @@ def _snapshot(instance: LiveEnv) -> bytes:
         AppliedStep(instance.last_operation, instance.last_action, instance.last_answer),
         tuple(instance.earlier_steps or ()),
         tuple(instance.past_operations or ()),
+        instance.state_reward_sum,
     ).to_json()
 
 

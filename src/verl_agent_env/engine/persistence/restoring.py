@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -30,6 +31,7 @@ from verl_agent_env.wire.records import (
 )
 from verl_agent_env.wire.results import EncodedStep
 from verl_agent_env.wire.suspicions import RECOVERY, CallId, Suspicions
+from verl_agent_env.wire.task_results import arguments_digest
 
 logger = logging.getLogger(__name__)
 
@@ -155,7 +157,8 @@ class Restorer:
             return
         snapshot = Snapshot.from_json(saved.snapshot)
         instance.env = await self._restored(instance, snapshot.state)
-        instance.state, instance.state_seq, instance.seq = snapshot.state, snapshot.seq, snapshot.seq
+        instance.seq, instance.reward_sum = snapshot.seq, snapshot.reward_sum
+        instance.note_state(snapshot.state)
         instance.first_seq = snapshot.seq
         _restore_steps(instance, snapshot)
 
@@ -187,6 +190,7 @@ class Restorer:
             if await self._leads_there(instance, env, saved, start):
                 await self._replay(instance, env, entries, start.seq, start.snapshot)
                 instance.state, instance.state_seq = start.state, start.seq
+                instance.state_reward_sum = _sum_before(instance, start.seq, start.snapshot)
                 return True
             self._executor.dispose(instance.kind, env)
             logger.warning(
@@ -238,6 +242,9 @@ class Restorer:
                 raise ReplayDivergedError(instance.env_id, seq)
         instance.env = env
         instance.first_seq, instance.seq = first, first + len(entries)
+        instance.reward_sum = _sum_before(instance, first, snapshot) + sum(
+            answer.reward for answer, _ in played
+        )
         if snapshot is not None:
             _restore_steps(instance, snapshot)
         if not entries:
@@ -266,6 +273,13 @@ def _last_snapshot(saved: Saved) -> _Start | None:
     return None
 
 
+def _sum_before(instance: LiveEnv, first: int, snapshot: Snapshot | None) -> float:
+    """Return the sum of the rewards of the steps before ``first``, from what holds the state after them."""
+    if snapshot is not None:
+        return snapshot.reward_sum
+    return instance.state_reward_sum if first else 0.0
+
+
 def _entries(saved: Saved, first: int) -> list[Entry]:
     """The entries from the step ``first`` on.
 
@@ -292,8 +306,11 @@ def _restore_header(instance: LiveEnv, header: Header) -> None:
     instance.keep(header.durability, header.env_kwargs)
     instance.episode = header.episode
     instance.seed = header.seed
+    if header.run_id is not None:
+        instance.arguments_digest = sys.intern(arguments_digest(header.env_kwargs))
     if header.state is not None:
         instance.state, instance.state_seq = header.state.encode(), header.state_seq
+        instance.state_reward_sum = header.reward_sum
     instance.options = None if header.options is None else orjson.dumps(header.options)
     instance.effects = None if header.effects is None else orjson.dumps(header.effects)
     instance.resets = _as_bytes(header.resets)

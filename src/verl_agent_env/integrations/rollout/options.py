@@ -52,6 +52,9 @@ class RolloutOptions:
     """True to let the steps of all episodes of a process share requests."""
     direct: Literal["auto", "never"] = "never"
     """``auto`` to send steps directly to the workers of a cluster, if they can be reached."""
+    curriculum: Literal["none", "pass_rate"] = "none"
+    """``pass_rate`` to have the data set prefer rows that are neither nearly always nor hardly ever solved, by the results of the
+    run on the server; needs a ``run_id``, and ``data.dataloader_num_workers=0``."""
     check_server: bool = True
     """True to have the data set create one environment of each kind before the training starts, as a check."""
 
@@ -64,9 +67,19 @@ class RolloutOptions:
                 )
         if self.min_tokens_per_turn < 1 or self.max_attempts < 1:
             raise TrainingSetupError("'min_tokens_per_turn' and 'max_attempts' must be at least 1.")
-        for field, known in (("action_format", ("auto", "text")), ("direct", ("auto", "never"))):
+        choices = {
+            "action_format": ("auto", "text"),
+            "direct": ("auto", "never"),
+            "curriculum": ("none", "pass_rate"),
+        }
+        for field, known in choices.items():
             if getattr(self, field) not in known:
                 raise TrainingSetupError(f"The option '{field}' must be {' or '.join(known)}.")
+
+        if self.curriculum == "pass_rate" and not self.run_id:
+            raise TrainingSetupError(
+                "The option 'curriculum' needs 'run_id': the results of a run are read from the server."
+            )
 
     def parser_name(self, otherwise: str | None = None) -> str | None:
         """Return the name of the parser of tool calls, ``otherwise`` if it is not set; None if answers are only text."""

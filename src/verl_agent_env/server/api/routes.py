@@ -13,6 +13,7 @@ from verl_agent_env.server.api.batches import BatchHandlers
 from verl_agent_env.server.api.catalogue import DEFAULT_ROWS, MAX_ROWS, CatalogueHandlers
 from verl_agent_env.server.api.environments import EnvironmentHandlers
 from verl_agent_env.server.api.episodes import EpisodeHandlers
+from verl_agent_env.server.api.runs import RunHandlers
 from verl_agent_env.server.api.server import ServerHandlers
 from verl_agent_env.server.api.tasks import MAX_TASKS, TaskHandlers
 from verl_agent_env.server.http import documented_errors as errors
@@ -74,6 +75,21 @@ _TASK_PAGE: tuple[dict[str, Any], ...] = (
         "schema": {"type": "integer", "minimum": 1, "maximum": MAX_TASKS, "default": 20},
     },
 )
+
+_RUN_ID: dict[str, Any] = {
+    "name": "run_id",
+    "in": "path",
+    "required": True,
+    "description": "A run of the token's holder.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 128},
+}
+_CURSOR: dict[str, Any] = {
+    "name": "cursor",
+    "in": "query",
+    "required": False,
+    "description": "next_cursor of the page before.",
+    "schema": {"type": "string", "pattern": "^[0-9]{1,20}$", "default": "0"},
+}
 
 _CATALOGUE_PAGE: tuple[dict[str, Any], ...] = (
     {
@@ -244,6 +260,14 @@ def episode_routes(calls: EpisodeHandlers) -> list[Route]:
               None, None, _EPISODE_PAGE, invalid, media_types=("application/vnd.apache.parquet",)),
         route("GET", "/api/runs", calls.runs, "Kept episodes, summed up by run",
               None, a.RunsResponse, _EPISODE_PAGE, invalid),
+    ]  # fmt: skip
+
+
+def run_routes(calls: RunHandlers) -> list[Route]:
+    """The calls on runs."""
+    return [
+        Route("GET", "/api/runs/{run_id}/tasks", calls.tasks, "How often each task of a run was tried and solved",
+              None, a.RunTasksResponse, (_RUN_ID, _CURSOR), (e.InvalidRequestError, e.StoreUnavailableError), tags=("server",), auth_scope="read"),
     ]  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from verl_agent_env.engine import CreateRequest
 from verl_agent_env.errors import IdempotencyKeyReusedError, InvalidRequestError, ShuttingDownError
 from verl_agent_env.server.http.headers import HOP_HEADER, KEY_HEADER
 from verl_agent_env.server.http.types import Request
-from verl_agent_env.types import NUM_SLOTS, tagged_env_id
+from verl_agent_env.types import NUM_SLOTS, numbered_env_id
 from verl_agent_env.wire.large_bodies import Turn
 from verl_agent_env.wire.pieces import Body
 
@@ -97,7 +97,7 @@ async def named_by(
             share = shares[(first + len(shares) * position // size) % len(shares)]
             slot = share[int.from_bytes(digest[24:]) % len(share)]
         number = int.from_bytes(digest[:16])
-        env_id = tagged_env_id(slot, request.tag, number) if request.tag else f"{slot:03x}-{number:032x}"
+        env_id = numbered_env_id(slot, request.tag, number)
         seed = request.seed if request.seed is not None else int.from_bytes(digest[16:24]) >> _SEED_SHIFT
         named.append(dataclasses.replace(request, env_id=env_id, seed=seed))
     return named

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from verl_agent_env.server.http.types import Route
@@ -9,6 +10,7 @@ from verl_agent_env.server.http.types import Route
 _ENVIRONMENT_PREFIX = "/api/environment/"
 _PREFIX_LENGTH = len(_ENVIRONMENT_PREFIX)
 _MAX_ENV_ID_LENGTH = 128
+_NAME = re.compile(r"\{(?:env_name|run_id)\}")
 
 
 class RouteTable:
@@ -21,10 +23,11 @@ class RouteTable:
         self._by_prefix: dict[str, dict[str, Route]] = {}
         self._by_path: dict[str, dict[str, Route]] = {}
         for route in routes:
-            prefix, has_name, verb = route.path.partition("{env_name}")
+            parts = _NAME.split(route.path)
             if route.path.endswith("{episode_id}"):
                 found = self._by_prefix.setdefault(route.path.removesuffix("{episode_id}"), {})
-            elif has_name:
+            elif len(parts) == 2:
+                prefix, verb = parts
                 found = self._by_name_verb.setdefault(prefix, {}).setdefault(verb, {})
             elif route.path.startswith(_ENVIRONMENT_PREFIX + "{env_id}"):
                 found = self._by_verb.setdefault(route.path.partition("{env_id}")[2], {})
@@ -43,7 +46,7 @@ class RouteTable:
         if routes is None:
             for prefix, by_verb in self._by_name_verb.items():
                 if path.startswith(prefix):
-                    # Names have a slash of their own.
+                    # Names may have slashes of their own.
                     routes = by_verb.get(path[path.rfind("/") :])
         if routes is None:
             cut = path.rfind("/") + 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import socket
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from tests.conftest import ServerProcess
 from tests.ports import free_port
+from verl_agent_env.client import EnvClient
 from verl_agent_env.integrations.datasets import Component, CurationPlan, curate
 from verl_agent_env.integrations.errors import TrainingSetupError
 
@@ -109,6 +111,52 @@ def test_greedy_copies_of_test_rows_are_reported_apart(read_data: ReadData, file
     greedy = [data[number]["extra_info"]["greedy"] for number in range(len(data))]
     assert greedy == [False] * 4 + [True] * 4
     assert sources[4:] == [f"{source}-greedy" for source in sources[:4]]
+
+
+def test_curriculum_draws_rows_to_train_on_by_their_results(
+    read_data: ReadData, files: Path, server: ServerProcess
+) -> None:
+    """By those of the run on the server, under the very names that it counts them by."""
+    from verl_agent_env.integrations.rollout.row import EpisodeSpec
+
+    env = {"curriculum": "pass_rate", "run_id": "verl-curriculum"}
+    config = {
+        "dataloader_num_workers": 0,
+        "train_batch_size": 300,
+        "train_files": str(files / "train.parquet"),
+    }
+    data = read_data(env=env, **config)
+    before = Counter(data[0]["index"] for _ in range(300))
+    assert len(before) == 12
+    plain = read_data()
+    specs = [EpisodeSpec.from_row(plain[number]) for number in range(len(plain))]
+    unsolved = next(spec for spec in specs if spec.env_name == "verl_env/frozen_lake-v1")
+    with EnvClient(server.url) as client:
+        for _ in range(30):
+            with client.make(
+                unsolved.env_name,
+                seed=unsolved.seed,
+                env_kwargs=unsolved.env_kwargs,
+                run_id="verl-curriculum",
+            ) as env_of_row:
+                env_of_row.reset()
+                while not (step := env_of_row.step("nothing")).is_over:
+                    assert step.reward == 0.0
+    drawn = [data[0] for _ in range(300)]
+    hard = sum(EpisodeSpec.from_row(row) == unsolved for row in drawn)
+    assert 0 < hard < 12
+    held_out = read_data(files / "test.parquet", env=env, **config)
+    assert [held_out[number]["index"] for number in range(4)] == [0, 1, 2, 3]
+
+
+def test_curriculum_says_what_it_needs_before_the_training(read_data: ReadData, files: Path) -> None:
+    config = {"train_files": str(files / "train.parquet")}
+    with pytest.raises(TrainingSetupError, match="'curriculum' needs 'run_id'"):
+        read_data(env={"curriculum": "pass_rate"}, dataloader_num_workers=0, **config)
+    with pytest.raises(TrainingSetupError, match=r"data\.dataloader_num_workers=0"):
+        read_data(env={"curriculum": "pass_rate", "run_id": "r"}, **config)
+    with pytest.raises(TrainingSetupError, match="must be none or pass_rate"):
+        read_data(env={"curriculum": "hardest", "run_id": "r"}, dataloader_num_workers=0, **config)
 
 
 def test_reading_asks_no_hub_and_writes_no_cache(

@@ -16,6 +16,7 @@ from verl.utils.dataset.rl_dataset import RLHFDataset
 from verl_agent_env.integrations.datasets.server_tasks import is_task_reference, rows_of_tasks
 from verl_agent_env.integrations.datasets.tables import table_of
 from verl_agent_env.integrations.errors import TrainingSetupError
+from verl_agent_env.integrations.rollout.curriculum import ServedCurriculum
 from verl_agent_env.integrations.rollout.options import RolloutOptions
 from verl_agent_env.integrations.rollout.preflight import check_server
 from verl_agent_env.integrations.rollout.row import AGENT_NAME, HOW_TO_MAKE, EpisodeSpec
@@ -54,11 +55,14 @@ class EnvDataset(RLHFDataset):  # type: ignore[misc]
         specs = [EpisodeSpec.from_row(row) for row in data.select_columns("extra_info")]
         self._require_vision(specs)
         self.dataframe = self._fitting(data, specs, options)
+        self._curriculum = self._made_curriculum(options)
         if options.check_server:
             check_server(options, specs)
 
     def __getitem__(self, item: int) -> dict[str, Any]:
-        """Return a row for the agent loop."""
+        """Return a row for the agent loop; with a curriculum the next one that it draws, whichever was asked for."""
+        if self._curriculum is not None:
+            item = self._curriculum.next_row()
         row: dict[str, Any] = super().__getitem__(item)
         row.setdefault("agent_name", AGENT_NAME)
         return row
@@ -68,6 +72,19 @@ class EnvDataset(RLHFDataset):  # type: ignore[misc]
             return _read(path)
         limit = self.max_samples if self.max_samples > 0 else None
         return table_of(rows_of_tasks(path, options, limit))
+
+    def _made_curriculum(self, options: RolloutOptions) -> ServedCurriculum | None:
+        """Return the curriculum of the rows to train on, if the options ask for one."""
+        is_training = list(self.data_files) == _listed(self.config.get("train_files"))
+        if options.curriculum == "none" or not is_training:
+            return None
+        if self.config.get("dataloader_num_workers", 8) != 0:
+            raise TrainingSetupError(
+                "The option 'curriculum' draws rows in one process: set data.dataloader_num_workers=0."
+            )
+        specs = [EpisodeSpec.from_row(row) for row in self.dataframe.select_columns("extra_info")]
+        rows = int(self.config.get("train_batch_size") or 1)
+        return ServedCurriculum(options, specs, int(self.config.get("seed") or 0), rows)
 
     def _require_vision(self, specs: Sequence[EpisodeSpec]) -> None:
         blind = self.processor is None
@@ -127,6 +144,11 @@ class EnvDataset(RLHFDataset):  # type: ignore[misc]
             **template,
         )
         return len(self.tokenizer.encode(text, add_special_tokens=False))
+
+
+def _listed(files: Any) -> list[str]:
+    """Return the files of an option, which names one or several."""
+    return [files] if isinstance(files, str) else [str(file) for file in files or ()]
 
 
 class EnvSFTDataset(MultiTurnSFTDataset):  # type: ignore[misc]

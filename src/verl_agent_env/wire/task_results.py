@@ -1,0 +1,114 @@
+"""Results of tasks: how often each task of a run was tried, how often it succeeded, and what it was rewarded with.
+
+A task is identified by what makes its episode: the environment, its keyword arguments and the seed. Results are counted once for each
+episode that came to its end, whatever becomes of its environment afterwards.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import orjson
+
+MAX_TASKS_PER_RUN = 100_000
+"""Tasks of a run that are counted one by one; all further ones are counted together, as the task :data:`OTHER_TASKS`."""
+OTHER_TASKS = "other"
+TASKS_PER_PAGE = 1_000
+RESULTS_MEMORY_S = 7 * 24 * 3600.0
+"""Seconds for which the results of a run are kept after its last one."""
+
+
+class TaskResult(NamedTuple):
+    """The end of one episode."""
+
+    run: str
+    """Key of its run, by :func:`run_key`."""
+    task: str
+    success: bool
+    reward: float
+    """Sum of the episode's rewards."""
+
+    def to_bytes(self) -> bytes:
+        """Encode the result in three words and the task."""
+        return f"{self.run} {self.success:d} {self.reward!r} {self.task}".encode()
+
+    @classmethod
+    def from_bytes(cls, text: bytes) -> TaskResult:
+        """Undo :meth:`to_bytes`."""
+        run, success, reward, task = text.decode().split(" ", 3)
+        return cls(run, task, success == "1", float(reward))
+
+
+class TaskStatistics(NamedTuple):
+    """Statistics of one task in one run."""
+
+    task: str
+    tries: int
+    successes: int
+    total_reward: float
+
+    def plus(self, result: TaskResult) -> TaskStatistics:
+        """Return the statistics with one more result."""
+        return TaskStatistics(
+            self.task,
+            self.tries + 1,
+            self.successes + result.success,
+            self.total_reward + result.reward,
+        )
+
+
+class ResultPage(NamedTuple):
+    """Statistics of some tasks of a run."""
+
+    statistics: list[TaskStatistics]
+    next_cursor: str | None
+    """Cursor of the next page; ``None`` after the last one."""
+
+
+class ResultTable:
+    """Results of all runs, in memory."""
+
+    def __init__(self) -> None:
+        self._runs: dict[str, dict[str, TaskStatistics]] = {}
+
+    def add(self, result: TaskResult) -> None:
+        """Count a result."""
+        tasks = self._runs.setdefault(result.run, {})
+        is_known = result.task in tasks or len(tasks) < MAX_TASKS_PER_RUN
+        task = result.task if is_known else OTHER_TASKS
+        tasks[task] = tasks.get(task, TaskStatistics(task, 0, 0, 0.0)).plus(result)
+
+    def page(self, run: str, cursor: str) -> ResultPage:
+        """Return some tasks of a run, from a cursor on; ``0`` is the first."""
+        statistics, first = list(self._runs.get(run, {}).values()), int(cursor)
+        last = first + TASKS_PER_PAGE
+        return ResultPage(statistics[first:last], str(last) if last < len(statistics) else None)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._runs.clear()
+
+
+def run_key(run_id: str, tag: str | None) -> str:
+    """Return the key of a run: runs of two holders with the same name are two runs."""
+    return hashlib.sha256(f"{tag or ''}\n{run_id}".encode()).hexdigest()[:32]
+
+
+def arguments_digest(env_kwargs: Mapping[str, Any]) -> str:
+    """Return twelve hex digits that tell keyword arguments from others; empty if there are none."""
+    if not env_kwargs:
+        return ""
+    return hashlib.sha256(orjson.dumps(env_kwargs, option=orjson.OPT_SORT_KEYS)).hexdigest()[:12]
+
+
+def task_key(env_name: str, digest: str, seed: int) -> str:
+    """Return the name of a task.
+
+    Args:
+        env_name: Full name of the environment.
+        digest: Digest of its keyword arguments, by :func:`arguments_digest`.
+        seed: Seed of the episode.
+    """
+    return f"{env_name}@{seed}-{digest}" if digest else f"{env_name}@{seed}"
