@@ -26,9 +26,8 @@ RESULTS = {
 
 
 def test_weights_are_highest_at_one_half_and_never_zero() -> None:
-    assert [weight_of(RESULTS.get(task)) for task in TASKS] == [FLOOR, 1.0, FLOOR, 1.0]
-    few = TaskStatistics("few", 2, 2, 2.0)
-    assert FLOOR < weight_of(few) < 1.0
+    assert [weight_of(98, 98), weight_of(98, 49), weight_of(98, 0), weight_of(0, 0)] == [FLOOR, 1, FLOOR, 1]
+    assert FLOOR < weight_of(2, 2) < 1
 
 
 def test_draws_follow_the_weights() -> None:
@@ -39,10 +38,28 @@ def test_draws_follow_the_weights() -> None:
     assert drawn["new"] > 4 * drawn["hard"] > 0
 
 
+def test_what_was_solved_of_late_counts_more() -> None:
+    """A task that was too hard for long and is solved half the time by now is preferred again."""
+    curriculum = PassRateCurriculum(["learnt", "hard"], seed=1)
+    for tries, successes in ((80, 0), (88, 4), (96, 8), (104, 12)):
+        hard = TaskStatistics("hard", tries, 0, 0.0)
+        curriculum.note({"learnt": TaskStatistics("learnt", tries, successes, 0.0), "hard": hard})
+    drawn = Counter(curriculum.row(number) for number in range(1_000))
+    assert drawn[0] > 3 * drawn[1] > 0
+
+
+def test_results_that_are_read_again_count_once() -> None:
+    once, often = (PassRateCurriculum(TASKS, seed=1) for _ in range(2))
+    once.note(RESULTS)
+    for _ in range(5):
+        often.note(RESULTS)
+    assert [once.row(number) for number in range(50)] == [often.row(number) for number in range(50)]
+
+
 def test_same_results_seed_and_numbers_give_the_same_rows() -> None:
     def rows(seed: int, results: dict[str, TaskStatistics]) -> list[int]:
         curriculum = PassRateCurriculum(TASKS, seed)
-        curriculum.note({"hard": RESULTS["easy"]})
+        curriculum.note({})
         curriculum.note(results)
         return [curriculum.row(number) for number in range(50)]
 

@@ -16,17 +16,14 @@ from verl_agent_env.wire.task_results import TaskStatistics, arguments_digest, t
 
 PRIOR = 1.0
 """Successes and failures that every task is taken to have had: an untried one counts as solved half the time."""
+MEMORY = 0.5
+"""Weight of the results before the last ones."""
 FLOOR = 0.1
 """Weight that no task falls below, relative to the highest: what was too hard is tried again."""
 
 
-def weight_of(statistics: TaskStatistics | None) -> float:
-    """Return how much a task is preferred, from :data:`FLOOR` to 1.
-
-    Args:
-        statistics: Its results so far; ``None`` if there are none.
-    """
-    tries, successes = (statistics.tries, statistics.successes) if statistics is not None else (0, 0)
+def weight_of(tries: float, successes: float) -> float:
+    """Return how much a task with these results is preferred, from :data:`FLOOR` to 1."""
     rate = (successes + PRIOR) / (tries + 2 * PRIOR)
     return max(FLOOR, 4 * rate * (1 - rate))
 
@@ -43,14 +40,30 @@ class PassRateCurriculum:
         """
         self._tasks = list(tasks)
         self._seed = seed
+        self._read: dict[str, TaskStatistics] = {}
+        self._recent: dict[str, tuple[float, float]] = {}
+        """Tries and successes, former ones counting less."""
         self._cumulative: list[float] = []
         self.note({})
 
     def note(self, results: Mapping[str, TaskStatistics]) -> None:
-        """Take in results by the names of their tasks, in place of all former ones."""
+        """Take in the results so far, by the names of their tasks.
+
+        What came since the results before counts whole, everything earlier of the same task by :data:`MEMORY`: a policy that
+        learns is not what it was.
+        """
+        for task, found in results.items():
+            before = self._read.get(task, TaskStatistics(task, 0, 0, 0.0))
+            if found.tries > before.tries:
+                tries, successes = self._recent.get(task, (0.0, 0.0))
+                self._recent[task] = (
+                    MEMORY * tries + found.tries - before.tries,
+                    MEMORY * successes + found.successes - before.successes,
+                )
+                self._read[task] = found
         total, cumulative = 0.0, []
         for task in self._tasks:
-            total += weight_of(results.get(task))
+            total += weight_of(*self._recent.get(task, (0.0, 0.0)))
             cumulative.append(total)
         self._cumulative = cumulative
 
