@@ -17,7 +17,8 @@ MAX_TTL_S = 30 * 24 * 3600.0
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 EnvName = Annotated[str, Field(min_length=1, max_length=128)]
 EnvId = Annotated[str, Field(min_length=1, max_length=128)]
-RunId = Annotated[str, Field(min_length=1, max_length=128)]
+MAX_RUN_ID_LENGTH = 128
+RunId = Annotated[str, Field(min_length=1, max_length=MAX_RUN_ID_LENGTH)]
 Seq = Annotated[int, Field(ge=0)]
 TtlS = Annotated[float, Field(gt=0, le=MAX_TTL_S)]
 Arguments = Annotated[dict[Annotated[str, Field(max_length=128)], Any], Field(max_length=256)]

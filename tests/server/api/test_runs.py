@@ -65,6 +65,12 @@ def test_cursor_that_is_none_is_refused(api: httpx.Client, cursor: str) -> None:
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
 
 
+@pytest.mark.parametrize("run_id", ["", "x" * 129])
+def test_run_id_that_is_none_is_refused(api: httpx.Client, run_id: str) -> None:
+    answer = api.get(f"/api/runs/{run_id}/tasks")
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+
+
 def test_client_reads_all_of_it(server: ServerProcess) -> None:
     with EnvClient(server.url) as client, client.run("of the client/é") as run:
         with run.make("frozen_lake", seed=3, env_kwargs=LAKE) as env:

@@ -7,6 +7,7 @@ from verl_agent_env.errors import InvalidRequestError
 from verl_agent_env.server.api.queries import query_of
 from verl_agent_env.server.http.types import Request, Response
 from verl_agent_env.wire.codec import encode
+from verl_agent_env.wire.schemas import MAX_RUN_ID_LENGTH
 from verl_agent_env.wire.task_results import TaskStatistics, run_key
 
 _PREFIX = "/api/runs/"
@@ -22,6 +23,9 @@ class RunHandlers:
     async def tasks(self, request: Request) -> Response:
         """Give the statistics of some tasks of a run, those of all workers together."""
         run_id = request.path.removeprefix(_PREFIX).rpartition("/")[0]
+        if not 0 < len(run_id) <= MAX_RUN_ID_LENGTH:
+            message = f"must be 1 to {MAX_RUN_ID_LENGTH} characters"
+            raise InvalidRequestError([{"loc": ["path", "run_id"], "msg": message}])
         cursor = query_of(request).get("cursor", ["0"])[-1]
         if not (cursor.isascii() and cursor.isdigit() and len(cursor) <= _MAX_CURSOR_DIGITS):
             raise InvalidRequestError([{"loc": ["query", "cursor"], "msg": "must be a next_cursor"}])
