@@ -76,7 +76,7 @@ async def complete(
             reason = str(failed)
             if failed.is_final:
                 break
-    raise EndpointUnavailableError(endpoint.name, reason)
+    raise EndpointUnavailableError(reason, endpoint.name)
 
 
 async def _attempt(endpoint: ModelEndpoint, body: bytes, remaining_s: float) -> str:
@@ -165,7 +165,7 @@ def _spend(endpoint: ModelEndpoint) -> None:
     """
     with _spent_lock:
         if endpoint.max_requests is not None and _spent[endpoint.name] >= endpoint.max_requests:
-            raise EndpointBudgetSpentError(endpoint.name, endpoint.max_requests)
+            raise EndpointBudgetSpentError("budget spent", endpoint.name, endpoint.max_requests)
         _spent[endpoint.name] += 1
 
 
