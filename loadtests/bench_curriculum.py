@@ -14,7 +14,7 @@ import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import gymnasium
 
@@ -52,12 +52,7 @@ class Learner:
 
     def play(self, lake: Lake) -> tuple[float, list[tuple[Any, int, list[float]]]]:
         """Return the reward of one episode, and its moves with their probabilities."""
-        env = self._envs.get(lake.size)
-        if env is None:
-            made = gymnasium.make(
-                "verl_env/frozen_lake-v1", size=lake.size, is_slippery=False, max_steps=MAX_MOVES
-            )
-            env = self._envs[lake.size] = made.unwrapped  # type: ignore[assignment]
+        env = self._env(lake.size)
         env.reset(seed=lake.seed)
         moves = []
         is_over, reward = False, 0.0
@@ -86,6 +81,15 @@ class Learner:
                     logits[other] += (
                         LEARNING_RATE * advantage * ((other == move) - chances[other]) / len(moves)
                     )
+
+    def _env(self, size: int) -> FrozenLakeEnv:
+        """Return the environment of this size; it plays one episode after the other."""
+        if size not in self._envs:
+            kwargs: dict[str, Any] = {"size": size, "is_slippery": False, "max_steps": MAX_MOVES}
+            self._envs[size] = cast(
+                "FrozenLakeEnv", gymnasium.make("verl_env/frozen_lake-v1", **kwargs).unwrapped
+            )
+        return self._envs[size]
 
     def _chances(self, view: Any) -> list[float]:
         logits = self._logits.setdefault(view, [0.0] * 4)

@@ -20,6 +20,7 @@ from verl_agent_env.envs.registry import Registry
 from verl_agent_env.errors import StoreUnavailableError
 from verl_agent_env.types import NUM_SLOTS
 from verl_agent_env.wire.records import Refusal, Saved, Write
+from verl_agent_env.wire.task_results import ResultPage
 
 _LEASE_S = 1e6
 
@@ -52,6 +53,10 @@ class CutLog:
         while self.is_held:  # noqa: ASYNC110 - nobody waits for long
             await asyncio.sleep(0.001)
         return found
+
+    async def results(self, run: str, cursor: str = "0") -> ResultPage:
+        await self._travel()
+        return await self._log.results(run, cursor)
 
     async def aclose(self) -> None:
         await self._log.aclose()

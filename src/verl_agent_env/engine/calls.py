@@ -283,6 +283,8 @@ class Calls:
                 self._state[0] = 0
         # As _commit_step, without a call.
         instance.commit(identity, answer, self._limits.max_journal_bytes, operation, mark, encoded)
+        if instance.ended:
+            self._lifecycle.count_result(instance, answer)
         if recorder is not None:
             recorder.stepped(instance, encoded, mark)
         return answer

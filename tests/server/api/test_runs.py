@@ -35,7 +35,7 @@ def shown(api: httpx.Client, run_id: str, **request: Any) -> list[dict[str, Any]
 
 
 def test_each_end_of_an_episode_counts_once(api: httpx.Client) -> None:
-    run = {"run_id": "counted", "env_kwargs": LAKE}
+    run: dict[str, Any] = {"run_id": "counted", "env_kwargs": LAKE}
     solved, lost = initialize(api, seed=1, **run), initialize(api, seed=1, **run)
     for _ in range(2):
         # The same step twice is one step.
