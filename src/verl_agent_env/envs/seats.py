@@ -148,11 +148,14 @@ class SeatedEnv(ChatEnv):
             self._require_seat(seat)
             if seat not in turn:
                 raise NotYourTurnError("", seat, list(turn))
-        return self._act(turn[0] if seat is None else seat, self.calls_of(said), is_named=seat is not None)
+        acting = turn[0] if seat is None else seat
+        return self._act(acting, self.calls_of(said), said, is_named=seat is not None)
 
-    def take_turn(self, calls: list[ToolCall]) -> tuple[Observation, float, bool, bool, Info]:
+    def take_turn(
+        self, calls: list[ToolCall], action: object = None
+    ) -> tuple[Observation, float, bool, bool, Info]:
         self._require_running()
-        return self._act(self.turn()[0], calls, is_named=False)
+        return self._act(self.turn()[0], calls, action, is_named=False)
 
     def observe(self) -> Content:
         """Return what the first seat in turn sees; at the end, seat 0."""
@@ -171,7 +174,7 @@ class SeatedEnv(ChatEnv):
     # --- inner workings -------------------------------------------------------------------------------------
 
     def _act(
-        self, seat: int, calls: list[ToolCall], *, is_named: bool
+        self, seat: int, calls: list[ToolCall], action: object, *, is_named: bool
     ) -> tuple[Observation, float, bool, bool, Info]:
         call = calls[0]
         self._steps += 1
@@ -189,7 +192,7 @@ class SeatedEnv(ChatEnv):
         last = Outcome(reward=rewards[seat], terminated=terminated, success=successes[seat])
         valid = outcome.fault is None
         _, reward, terminated, truncated, info = self._finish(
-            [], rewards[seat], last, valid, outcome.effective
+            [], rewards[seat], last, valid, outcome.effective, action
         )
         if self.num_seats > 1:
             info |= {
