@@ -207,6 +207,7 @@ def test_a_plain_environment_is_checked_as_far_as_it_goes(registry: Registry) ->
         "solutions",
         "junk",
         "costs",
+        "seats",
     }
     assert all(result.detail for result in report.results)
     # It claims nothing about being deterministic; it is all the same.
