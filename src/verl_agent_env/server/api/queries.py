@@ -59,11 +59,10 @@ def a_number(query: Mapping[str, list[str]], name: str) -> float | None:
     Raises:
         InvalidRequestError: It is none.
     """
-    text = query.get(name, [""])[-1]
-    if not text:
+    if name not in query:
         return None
     try:
-        number = float(text)
+        number = float(query[name][-1])
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
@@ -77,9 +76,9 @@ def one_of(query: Mapping[str, list[str]], name: str, known: Sequence[T]) -> T |
     Raises:
         InvalidRequestError: It is none of them.
     """
-    text = query.get(name, [""])[-1]
-    if not text:
+    if name not in query:
         return None
+    text = query[name][-1]
     for word in known:
         if word == text:
             return word
