@@ -1,4 +1,4 @@
-"""What is drawn from a seed, where some seeds have nothing to give: every seed gets something, or none does."""
+"""Drawing from a seed, where some seeds have nothing to give: every seed gets something, or none does."""
 
 from __future__ import annotations
 

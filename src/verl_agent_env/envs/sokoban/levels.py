@@ -16,7 +16,7 @@ _AT_ONCE_MS = 50.0
 
 
 class LevelParameters(NamedTuple):
-    """What levels are generated with, beside their seeds."""
+    """Settings with which levels are generated, beside their seeds."""
 
     dim_room: tuple[int, int]
     num_boxes: int
