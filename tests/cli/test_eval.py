@@ -35,7 +35,7 @@ def test_figures_are_printed_and_the_page_written(server: ServerProcess, tmp_pat
     assert len(endpoint.requests) == 11
     assert len((out / "episodes.jsonl").read_bytes().splitlines()) == 5
     assert orjson.loads((out / "plan.json").read_bytes())["env_name"] == "frozen_lake"
-    assert "seed 4" in (out / "episodes.html").read_text("utf-8")
+    assert '"id":"seed-4"' in (out / "episodes.html").read_text("utf-8")
 
 
 def test_what_is_wrong_is_said_in_one_sentence(server: ServerProcess, tmp_path: Path) -> None:

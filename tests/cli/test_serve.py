@@ -91,7 +91,8 @@ def test_a_running_step_is_answered_before_the_server_ends(
     step = GatedStep(server, tmp_path)
     server.process.send_signal(number)
     server.wait_for_line("Shutting down")
-    with pytest.raises(httpx.ConnectError):
+    # Refused, or cut off where the kernel had taken it in before.
+    with pytest.raises((httpx.ConnectError, httpx.ReadError)):
         httpx.get(f"{server.url}/healthz", timeout=HANG_S)
     step.open()
     answer = step.wait()

@@ -60,7 +60,7 @@ async def begun(client: httpx.AsyncClient, name: str, **request: Any) -> str:
 ON_ONE: list[tuple[str, str]] = [
     ("GET", ""), ("GET", "/action-space"), ("GET", "/task-prompt"), ("GET", "/allow-parallel-tool-call"),
     ("GET", "/tools-schema-openai"), ("GET", "/tools-schema-anthropic"), ("GET", "/render"), ("GET", "/trajectory"),
-    ("POST", "/step"), ("POST", "/reset"), ("POST", "/close"), ("POST", "/read-action"),
+    ("POST", "/step"), ("POST", "/reset"), ("POST", "/close"), ("POST", "/read-action"), ("GET", "/seat"),
 ]  # fmt: skip
 
 
@@ -68,7 +68,8 @@ ON_ONE: list[tuple[str, str]] = [
 async def test_another_holders_environment_is_not_there(
     client: httpx.AsyncClient, problem: Problem, method: str, verb: str
 ) -> None:
-    env_id = await begun(client, "alice")
+    duel = {"env_name": "connect_four", "env_kwargs": {"opponent": "self"}}
+    env_id = await begun(client, "alice", **(duel if verb == "/seat" else {}))
     body = {"action": "up"} if verb in ("/step", "/read-action") else {}
     answers = []
     for asked in (env_id, UNKNOWN):
