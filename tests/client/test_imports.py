@@ -19,6 +19,7 @@ def test_client_brings_neither_the_server_nor_environments() -> None:
     ours = {name for name in loaded if name.startswith("verl_agent_env.")}
     packages = {name.split(".")[1] for name in ours}
     assert packages <= {
+        "addresses",
         "client",
         "cluster",
         "envs",
@@ -29,6 +30,11 @@ def test_client_brings_neither_the_server_nor_environments() -> None:
         "seeds",
         "spans",
         "types",
+        "wire",
+    }
+    # The results of a run, which the server gives in the same form.
+    assert {name for name in ours if name.startswith("verl_agent_env.wire.")} == {
+        "verl_agent_env.wire.task_results"
     }
     # The hash that tells where an environment lives.
     assert {name for name in ours if name.startswith("verl_agent_env.cluster.")} == {

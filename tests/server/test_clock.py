@@ -16,11 +16,12 @@ from tests.waiting import eventually
 
 DAY_S = 86_400.0
 SHOWN_ONLY = {
-    "server/cluster/worker.py",
+    "server/cluster/identity.py",
+    "engine/episodes/keeper.py",
     "engine/persistence/recorder.py",
     "cli/status.py",
 }
-"""Modules that read the wall clock: when a worker started and an environment was made, as people are shown it."""
+"""Modules that read the wall clock: when a worker started, an environment was made and an episode was over, as people are shown it."""
 
 
 @pytest.fixture

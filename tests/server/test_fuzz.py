@@ -185,7 +185,7 @@ def test_the_api_does_what_its_document_says(start_server: StartServer, tmp_path
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     for phase in ("Examples", "Coverage", "Fuzzing", "Stateful"):
         assert phase in done.stdout
-    assert "31 selected / 31 total" in done.stdout
+    assert "32 selected / 32 total" in done.stdout
     assert not any("traceback" in line for line in server.lines)
 
 

@@ -189,7 +189,10 @@ def _require_place(settings: ServerSettings, supervisor: str, pool: Collection[s
 
     async def wait_for_place() -> None:
         cluster = settings.cluster
-        backend = open_backend(cluster.redis, BackendOptions(cluster.namespace))
+        keeps_episodes = settings.keep_trajectories == "redis"
+        backend = open_backend(
+            cluster.redis, BackendOptions(cluster.namespace, keeps_episodes=keeps_episodes)
+        )
         # A node that crashed and restarts still finds its own former leases.
         end = time.monotonic() + Timing(cluster.lease_s).rejoin_s
         try:

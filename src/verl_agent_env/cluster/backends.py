@@ -39,6 +39,8 @@ class BackendOptions:
     """Seconds within which a call returns or fails."""
     keys_known_s: float = KNOWN_S
     """Seconds for which an idempotency key is known."""
+    keeps_episodes: bool = False
+    """Whether episodes that are over are kept there as well."""
     keys_max_bytes: int = 16 * 1024 * 1024
     """Bytes that idempotency keys may take, if they are kept in the memory of the process."""
 
@@ -88,7 +90,7 @@ def _open_redis(url: str, options: BackendOptions) -> Backend:
         RedisStore(url, keys, limits),
         RedisEventLog(RedisClient(url, limits, keys), keys),
         RedisIdempotencyRecords(RedisClient(url, limits, keys), keys, options.keys_known_s),
-        functools.partial(rehearse, url, options.namespace, limits),
+        functools.partial(rehearse, url, options.namespace, limits, keeps_episodes=options.keeps_episodes),
     )
 
 

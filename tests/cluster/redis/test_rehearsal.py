@@ -36,7 +36,8 @@ async def refused(server: RedisProcess, admin: redis.Redis, *rights: str) -> str
     setuser: Any = admin.execute_command
     setuser("ACL", "SETUSER", "limited", "reset", "on", ">word", *rights)
     try:
-        await rehearse(f"redis://limited:word@127.0.0.1:{server.port}/0", Keys().namespace, LIMITS)
+        url = f"redis://limited:word@127.0.0.1:{server.port}/0"
+        await rehearse(url, Keys().namespace, LIMITS, keeps_episodes=True)
     except StoreUnavailableError as error:
         return error.detail
     return ""

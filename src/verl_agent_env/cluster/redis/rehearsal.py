@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Sequence
 
 from verl_agent_env.cluster.idempotency import IdempotencyRecord
+from verl_agent_env.cluster.redis import scripts
 from verl_agent_env.cluster.redis.client import RedisClient, RedisLimits
 from verl_agent_env.cluster.redis.idempotency import RedisIdempotencyRecords
 from verl_agent_env.cluster.redis.keys import Keys
@@ -27,8 +28,16 @@ _ENV_ID = "000-trial"
 _ERASE = Script("erase", "for _, key in ipairs(KEYS) do redis.call('DEL', key) end")
 
 
-async def rehearse(url: str, namespace: str, limits: RedisLimits) -> Sequence[str]:
+async def rehearse(
+    url: str, namespace: str, limits: RedisLimits, *, keeps_episodes: bool = False
+) -> Sequence[str]:
     """Run every script and command once, in a namespace of its own that is deleted afterwards.
+
+    Args:
+        url: Of Redis.
+        namespace: Of the cluster.
+        limits: Of each call.
+        keeps_episodes: Whether those of kept episodes are needed as well.
 
     Returns:
         What of Redis' settings may lose data, a sentence each.
@@ -43,6 +52,8 @@ async def rehearse(url: str, namespace: str, limits: RedisLimits) -> Sequence[st
         # A full Redis is no reason to keep a node away: its environments can be closed, which makes room.
         with contextlib.suppress(StoreFullError):
             await trial.run()
+            if keeps_episodes:
+                await trial.keep_episodes()
         return await trial.risks()
     finally:
         await trial.aclose()
@@ -89,6 +100,15 @@ class _Trial:
         await self._records.claim("trial", IdempotencyRecord("trial", "trial"))
         await store.leave(second)
 
+    async def keep_episodes(self) -> None:
+        """Run every script of kept episodes once."""
+        keys, run = self._keys, self._client.run
+        names = [keys.episode_rows, keys.episode_counts]
+        # With room for none, so that one is deleted at once.
+        await run(scripts.KEEP_EPISODES, names, [keys.episode_prefix, 0, "trial", '["trial"]', "{}"])
+        await run(scripts.READ_EPISODE_ROWS, names, ["", 0, 1])
+        await run(scripts.READ_EPISODES, [keys.episode("trial")], [])
+
     async def risks(self) -> Sequence[str]:
         """Say what of Redis' settings may lose data."""
         return await risks(self._client)
@@ -100,6 +120,7 @@ class _Trial:
             for incarnation in incarnations:
                 await self._store.leave(incarnation)
             single = [keys.generation, keys.version, keys.owners, keys.names, keys.expiries, keys.suspicions]
+            single += [keys.episode_rows, keys.episode_counts, keys.primary]
             of_workers = [key for one in incarnations for key in (keys.lease(one), keys.ended(one))]
             await self._client.run(
                 _ERASE, [*single, *of_workers, keys.members(_SLOT), keys.results("trial")], []
