@@ -51,6 +51,7 @@ COMMANDS = {
 ENV_ID = re.compile(r"[0-9a-f]{3}-[0-9a-f]{32}")
 EPISODE_ID = re.compile(ENV_ID.pattern + r"\.\d+")
 ENV_NAME = re.compile(r"^(/api/environments)/(?:.+)/(\w+)$")
+RUN_ID = re.compile(r"^(/api/runs)/[^/]+/")
 LEFT_OUT = "…"
 VOLATILE = {"age_s", "idle_s", "owner", "worker", "at", "began_at", "ended_at"}
 """Fields whose values differ from run to run."""
@@ -129,6 +130,7 @@ def test_every_call_has_an_example() -> None:
         if block.language == "http":
             method, target = block.text.split("\n", 1)[0].split()
             path = ENV_ID.sub("{env_id}", EPISODE_ID.sub("{episode_id}", target.partition("?")[0]))
+            path = RUN_ID.sub(r"\1/{run_id}/", path)
             shown.add((method, ENV_NAME.sub(r"\1/{env_name}/\2", path)))
     assert paths <= shown
 
@@ -285,7 +287,7 @@ env = gymnasium.make("demo/guess_number-v0", highest=8).unwrapped
 env.reset(seed=4)
 print([env.step(str(number))[2] for number in range(1, 1 + env._number)].count(True))
 """
-    assert run_python(code, PYTHONPATH=str(guess_number_site)) == "[] True ['junk']\n1\n"
+    assert run_python(code, PYTHONPATH=str(guess_number_site)) == "[] True ['junk', 'seats']\n1\n"
 
 
 # --- what is named exists -----------------------------------------------------------------------------------
