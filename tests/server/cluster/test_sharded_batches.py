@@ -27,6 +27,7 @@ from verl_agent_env.errors import (
     VerlAgentEnvError,
     WorkerUnreachableError,
 )
+from verl_agent_env.seeds import following_seed
 from verl_agent_env.server.cluster.internal import InternalHandlers, WorkerControl
 from verl_agent_env.server.cluster.peers import PeerAnswer, Peers
 from verl_agent_env.server.cluster.router import Router
@@ -177,7 +178,9 @@ async def test_a_lost_answer_of_resets_begins_no_other_episode(world: World) -> 
     results = await batch_calls.reset(world.batches, [*env_ids, *env_ids], [1, 2, 3, None], None)
     beginnings = [result.to_json() for result in results if isinstance(result, EncodedReset)]
     assert len(beginnings) == 4
-    assert [orjson.loads(beginning)["info"]["seed"] for beginning in beginnings] == [1, 2, 3, 2]
+    # The last one goes on from the seed before it.
+    seeds = [1, 2, 3, following_seed(2)]
+    assert [orjson.loads(beginning)["info"]["seed"] for beginning in beginnings] == seeds
     assert [world.workers[B].host.env_table.find(env_id).episode for env_id in env_ids] == [2, 2]
 
 
