@@ -99,7 +99,11 @@ async def test_every_escape_fails(sandboxes: Sandboxes) -> None:
     )
     assert result.end == "ended", result.output
     ends = dict(zip(ESCAPES, result.output.splitlines(), strict=True))
-    assert ends == {name: error for name, (_, error) in ESCAPES.items()}
+    expected = {name: error for name, (_, error) in ESCAPES.items()}
+    if any(path.startswith("/tmp/") for path in (sys.prefix, sys.base_prefix)):
+        # Where Python itself lies in it there is such a folder, which cannot be written.
+        expected["a file in /tmp"] = "OSError"
+    assert ends == expected
 
 
 async def test_system_calls_that_are_of_no_use_are_refused_by_their_numbers(sandboxes: Sandboxes) -> None:
