@@ -17,7 +17,7 @@ from tests.waiting import eventually
 DAY_S = 86_400.0
 SHOWN_ONLY = {
     "server/cluster/identity.py",
-    "engine/episodes/keeper.py",
+    "engine/episodes/collector.py",
     "engine/persistence/recorder.py",
     "cli/status.py",
 }

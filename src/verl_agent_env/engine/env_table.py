@@ -51,7 +51,7 @@ class EnvTable:
         clock: Callable[[], float],
         dispose: Dispose,
         unknown: Callable[[str], VerlAgentEnvError] = EnvironmentNotFoundError,
-        keeper: EpisodeObserver | None = None,
+        collector: EpisodeObserver | None = None,
     ) -> None:
         """An empty env_table.
 
@@ -60,7 +60,7 @@ class EnvTable:
             clock: Seconds.
             dispose: Lets an environment that nobody uses any more free what it holds.
             unknown: What to say of an id that is neither alive nor remembered.
-            keeper: Keeps episodes, if they are kept.
+            collector: Keeps episodes, if they are kept.
         """
         self.live: Counter[str] = Counter()
         """Live environments by env name."""
@@ -79,7 +79,7 @@ class EnvTable:
         self._clock = clock
         self._dispose = dispose
         self._unknown = unknown
-        self._keeper = keeper
+        self._collector = collector
         self._instances: dict[str, LiveEnv] = {}
         self.get: Callable[[str], LiveEnv | None] = self._instances.get
         """The live instance of an id, if there is one."""
@@ -203,8 +203,8 @@ class EnvTable:
 
     def remove(self, instance: LiveEnv, reason: str) -> None:
         """Take out an environment and remember for a while that it was closed; not one that only ``moved``."""
-        if self._keeper is not None:
-            self._keeper.over(instance, reason)
+        if self._collector is not None:
+            self._collector.over(instance, reason)
         del self._instances[instance.env_id]
         self.unreadable.discard(instance.env_id)
         slot = slot_of(instance.env_id)
@@ -231,8 +231,8 @@ class EnvTable:
     def adopt(self, instance: LiveEnv) -> None:
         """Make a recovered environment live; limits on how many there may be held when it was made."""
         self.add(instance, is_new=False)
-        if self._keeper is not None:
-            self._keeper.adopted(instance)
+        if self._collector is not None:
+            self._collector.adopted(instance)
 
     def evict(self, instance: LiveEnv, reason: str) -> None:
         """Take out an environment and let it free what it holds, after the call that is at work on it."""

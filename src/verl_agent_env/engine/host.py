@@ -12,7 +12,7 @@ from verl_agent_env import waits
 from verl_agent_env.config import HostLimits
 from verl_agent_env.engine.calls import Calls
 from verl_agent_env.engine.env_table import EnvTable
-from verl_agent_env.engine.episodes.keeper import EpisodeKeeper, EpisodeOptions
+from verl_agent_env.engine.episodes.collector import EpisodeCollector, EpisodeOptions
 from verl_agent_env.engine.execution import ENV_FAULTS, Executor
 from verl_agent_env.engine.group_commit.pending import AwaitableOrValue, await_maybe
 from verl_agent_env.engine.keeping_calls import KeepingCalls
@@ -95,10 +95,10 @@ class Host:
         self._recoveries: set[asyncio.Task[Any]] = set()
         self._threads = Threads(limits)
         self.executor = Executor(self._threads, limits.max_step_s, record or CallRecord(), suspicions)
-        self.keeper = (
+        self.collector = (
             None
             if episodes is None
-            else EpisodeKeeper(episodes, name, clock, self.executor, self.all_actions)
+            else EpisodeCollector(episodes, name, clock, self.executor, self.all_actions)
         )
         """Keeps episodes that are over, if they are kept."""
         self.env_table = EnvTable(
@@ -106,7 +106,7 @@ class Host:
             clock,
             self.executor.dispose,
             lambda env_id: suspicions.refusal(env_id) or unknown(env_id),
-            self.keeper,
+            self.collector,
         )
         self._ownership = None if kept is None else kept.ownership
         self._log = None if kept is None else kept.log
@@ -125,10 +125,12 @@ class Host:
             suspicions,
             self.recorder,
             self._owns,
-            self.keeper,
+            self.collector,
         )
         self.calls = (
-            Calls(self._lifecycle) if self.keeper is None else KeepingCalls(self._lifecycle, self.keeper)
+            Calls(self._lifecycle)
+            if self.collector is None
+            else KeepingCalls(self._lifecycle, self.collector)
         )
         """Calls on environments that are live here; nothing is looked for elsewhere."""
         self.faults = self._lifecycle.faults
@@ -493,8 +495,8 @@ class Host:
             left := end - time.monotonic()
         ) > 0:
             await asyncio.wait(running, timeout=left)
-        if self.keeper is not None:
-            await self.keeper.stop()
+        if self.collector is not None:
+            await self.collector.stop()
         for task in running:
             task.cancel()
         self._threads.stop()

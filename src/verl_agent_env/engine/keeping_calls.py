@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from verl_agent_env.engine.calls import Calls
-from verl_agent_env.engine.episodes.keeper import EpisodeKeeper
+from verl_agent_env.engine.episodes.collector import EpisodeCollector
 from verl_agent_env.engine.lifecycle import Lifecycle
 from verl_agent_env.engine.live_env import LiveEnv
 from verl_agent_env.engine.marks import Mark
@@ -18,9 +18,9 @@ _LAST = STEPS_BETWEEN_CHECKS - 1
 class KeepingCalls(Calls):
     """:class:`Calls` that also note each step. A class of its own, so that a host that keeps no episodes does not even ask."""
 
-    def __init__(self, lifecycle: Lifecycle, keeper: EpisodeKeeper) -> None:
+    def __init__(self, lifecycle: Lifecycle, collector: EpisodeCollector) -> None:
         super().__init__(lifecycle)
-        self._keeper = keeper
+        self._collector = collector
 
     def _run_step(
         self, instance: LiveEnv, action: Any, encoded: bytes, identity: bytes, operation: bytes
@@ -32,7 +32,7 @@ class KeepingCalls(Calls):
             steps = noted.steps
             steps.append((encoded, answer, instance.last_used))
             if len(steps) & _LAST == _LAST:
-                self._keeper.check_size(noted)
+                self._collector.check_size(noted)
         return answer
 
     async def _run_step_offloaded(
@@ -48,4 +48,4 @@ class KeepingCalls(Calls):
         if noted is not None:
             noted.steps.append((encoded, answer, instance.last_used))
             if len(noted.steps) & _LAST == _LAST:
-                self._keeper.check_size(noted)
+                self._collector.check_size(noted)

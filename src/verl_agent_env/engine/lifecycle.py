@@ -14,7 +14,7 @@ import orjson
 
 from verl_agent_env.config import HostLimits
 from verl_agent_env.engine.env_table import EnvTable
-from verl_agent_env.engine.episodes.keeper import EpisodeKeeper
+from verl_agent_env.engine.episodes.collector import EpisodeCollector
 from verl_agent_env.engine.execution import ENV_FAULTS, Env, Executor
 from verl_agent_env.engine.group_commit.groups import Group
 from verl_agent_env.engine.group_commit.pending import PendingAnswer, await_maybe
@@ -83,7 +83,7 @@ class Lifecycle:
         suspicions: Suspicions,
         recorder: Recorder | None,
         owns: Callable[[int], bool],
-        keeper: EpisodeKeeper | None = None,
+        collector: EpisodeCollector | None = None,
     ) -> None:
         self.limits = limits
         self.suspicions = suspicions
@@ -92,7 +92,7 @@ class Lifecycle:
         self.clock = clock
         self.recorder = recorder
         """Records what happens to the environments, if they are kept outside this process."""
-        self._keeper = keeper
+        self._collector = collector
         self.owns = owns
         """Whether this worker may act for a slot now: it is its own, and the lease is good."""
         self.faults: Counter[tuple[str, str]] = Counter()
@@ -139,7 +139,7 @@ class Lifecycle:
             instance.arguments_digest = sys.intern(arguments_digest(request.env_kwargs))
         if self.recorder is not None:
             self.recorder.prepare(instance, request.env_kwargs, self.limits.max_arguments_bytes)
-        elif self._keeper is not None:
+        elif self._collector is not None:
             instance.env_kwargs = request.env_kwargs
         return instance
 
@@ -175,9 +175,9 @@ class Lifecycle:
         operation: bytes = b"",
     ) -> None:
         """Note that an episode has begun."""
-        if self._keeper is not None:
-            self._keeper.over(instance)
-            self._keeper.begun(instance, answer)
+        if self._collector is not None:
+            self._collector.over(instance)
+            self._collector.begun(instance, answer)
         instance.begin(seed, options, answer, self.limits.max_journal_bytes, operation, mark)
         self.env_table.touch(instance)
         if self.recorder is not None:

@@ -24,7 +24,7 @@ from starlette.types import Receive, Scope, Send
 from verl_agent_env import __version__, background, spans
 from verl_agent_env.cluster.backends import open_episodes
 from verl_agent_env.config import ServerSettings
-from verl_agent_env.engine.episodes.keeper import EpisodeOptions
+from verl_agent_env.engine.episodes.collector import EpisodeOptions
 from verl_agent_env.engine.reaper import reap_forever
 from verl_agent_env.engine.tasks import TaskFinder
 from verl_agent_env.envs.registry import Registry, default_registry
@@ -144,8 +144,8 @@ class EnvServer(FastAPI):
             read_task_files(registry, settings.tasks),
             settings.host_limits,
         )
-        keeper = self.env_host.keeper
-        kept = None if keeper is None else self.worker.kept_episodes(keeper.store)
+        collector = self.env_host.collector
+        kept = None if collector is None else self.worker.kept_episodes(collector.store)
         self._routes = [
             *environment_routes(
                 self.env_host, EnvironmentHandlers(self.env_host, self.worker.create, idempotent, tasks)
@@ -288,8 +288,8 @@ async def _lifespan(app: EnvServer) -> AsyncIterator[dict[str, Any]]:
         background.start("loop watch", app.loop_watch.run),
         background.start("memory return", app.memory_return.run),
     ]
-    if app.env_host.keeper is not None:
-        tasks.append(background.start("episodes", app.env_host.keeper.store.run))
+    if app.env_host.collector is not None:
+        tasks.append(background.start("episodes", app.env_host.collector.store.run))
     if app.settings.auth_file:
         _reload_at_hangup(app.guard)
     if app.settings.mcp_allow_commands:

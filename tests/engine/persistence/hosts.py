@@ -12,7 +12,7 @@ from verl_agent_env.cluster.memory.log import MemoryEventLog
 from verl_agent_env.cluster.memory.store import MemoryStore
 from verl_agent_env.config import HostLimits
 from verl_agent_env.engine import Host
-from verl_agent_env.engine.episodes.keeper import EpisodeOptions
+from verl_agent_env.engine.episodes.collector import EpisodeOptions
 from verl_agent_env.engine.persistence import PersistenceOptions
 from verl_agent_env.envs.base import Durability
 from verl_agent_env.envs.registry import BUILT_IN, EnvSpec, Registry

@@ -14,7 +14,7 @@ from verl_agent_env.cluster.store import WorkerRecord
 from verl_agent_env.cluster.timing import Timing
 from verl_agent_env.config import ClusterSettings, HostLimits, HttpLimits
 from verl_agent_env.engine import Host
-from verl_agent_env.engine.episodes.keeper import EpisodeOptions
+from verl_agent_env.engine.episodes.collector import EpisodeOptions
 from verl_agent_env.engine.kinds import KindLoader
 from verl_agent_env.engine.persistence import PersistenceOptions
 from verl_agent_env.engine.under_way import CallRecord

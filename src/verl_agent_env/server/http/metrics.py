@@ -186,7 +186,7 @@ class Metrics:
         yield CounterMetricFamily(
             "verl_agent_env_episodes_not_kept",
             "Episodes that were to be kept and were not: too many went on at once, or they could not be written.",
-            value=0 if host.keeper is None else host.keeper.left_out + host.keeper.store.dropped,
+            value=0 if host.collector is None else host.collector.left_out + host.collector.store.dropped,
         )
         yield GaugeMetricFamily("verl_agent_env_stuck_threads", "Threads given up.", value=host.stuck_threads)
 

@@ -18,7 +18,7 @@ from verl_agent_env.cluster.memory.episodes import MemoryEpisodes
 from verl_agent_env.config import HostLimits
 from verl_agent_env.engine import CreateRequest, Host
 from verl_agent_env.engine.calls import Calls
-from verl_agent_env.engine.episodes.keeper import EpisodeOptions
+from verl_agent_env.engine.episodes.collector import EpisodeOptions
 from verl_agent_env.engine.open_episode import STEPS_BETWEEN_CHECKS
 from verl_agent_env.envs.registry import Registry
 
@@ -158,7 +158,7 @@ async def test_a_host_that_keeps_nothing_runs_the_same_calls_as_ever(make_host: 
     host = make_host()
     env_id = await play(host, LAKE, ["left"])
     assert type(host.calls) is Calls
-    assert host.keeper is None
+    assert host.collector is None
     assert host.env_table.find(env_id).open_episode is None
 
 
@@ -169,8 +169,8 @@ async def test_episodes_beyond_what_fits_into_memory_are_left_out_and_counted(
     env_ids = [await play(host, LAKE, ["left"]) for _ in range(4)]
     for env_id in env_ids:
         await ask(host.close, env_id)
-    assert host.keeper is not None
-    assert (len(await store.rows()), host.keeper.left_out) == (2, 2)
+    assert host.collector is not None
+    assert (len(await store.rows()), host.collector.left_out) == (2, 2)
     # There is room again.
     await ask(host.close, await play(host, LAKE, ["left"]))
     assert len(await store.rows()) == 3

@@ -45,7 +45,7 @@ class EpisodeOptions:
     """Bytes of one episode, about; its further steps are left out."""
 
 
-class EpisodeKeeper:
+class EpisodeCollector:
     """Keeps the episodes of one host.
 
     An episode is over when its environment is closed, idle or lost, or begins another one. Those in which no step was taken
