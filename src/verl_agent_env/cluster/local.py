@@ -147,7 +147,7 @@ class Program:
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """Id of the process."""
         if self._process is None:
             raise RuntimeError(f"{self.name} was not started")
         return self._process.pid

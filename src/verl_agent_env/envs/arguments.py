@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, Field, field_validator
 
 from verl_agent_env.envs.reward_parts import RewardParts
+from verl_agent_env.envs.strict_model import STRICT_MODEL
 from verl_agent_env.messages import MAX_CALLS_PER_TURN, ActionFormat
 
 
 class EnvArguments(BaseModel):
     """Keyword arguments that all environments take; a subclass adds those of one environment."""
 
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        use_attribute_docstrings=True,
-        allow_inf_nan=False,
-        hide_input_in_errors=True,
-    )
+    model_config = STRICT_MODEL
 
     max_steps: int = Field(default=100, ge=1, le=1_000_000)
     """Moves after which the episode is truncated; a turn without a valid move counts as one."""

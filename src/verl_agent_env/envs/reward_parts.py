@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 
 from verl_agent_env.envs.scorers.extraction import Extraction
 from verl_agent_env.envs.scorers.regex import RegexScorer
+from verl_agent_env.envs.strict_model import STRICT_MODEL
 from verl_agent_env.envs.turn import Outcome
 
 TASK = "task"
@@ -85,13 +86,7 @@ class RepetitionPenalty(_TextPart):
 class RewardParts(BaseModel):
     """Weights of the parts of the reward, and additional parts for how an action is written."""
 
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        use_attribute_docstrings=True,
-        allow_inf_nan=False,
-        hide_input_in_errors=True,
-    )
+    model_config = STRICT_MODEL
 
     weights: dict[PartName, float] = Field(default_factory=dict, max_length=MAX_PARTS)
     """Factors of parts by name, 1 for all others: ``task`` (the environment's reward, or the names of its parts),

@@ -1,11 +1,12 @@
-"""Kept episodes that wait to be written."""
+"""Kept episodes that wait to be written: what stores that write in the background have in common."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 
 from verl_agent_env.errors import StoreUnavailableError
 from verl_agent_env.wire.episodes import KeptEpisode
@@ -18,34 +19,38 @@ _PAUSE_S = 0.1
 """Between two writes, so that episodes come together."""
 _RETRY_S = 1.0
 
-Write = Callable[[Sequence[KeptEpisode]], Awaitable[None]]
-"""Writes episodes; one that was written already is left as it is."""
 
-
-class EpisodeQueue:
+class EpisodeQueue(ABC):
     """Episodes that wait to be written in the background; beyond a number of bytes the oldest are dropped."""
 
-    def __init__(self, write: Write, max_bytes: int) -> None:
+    def __init__(self, max_waiting_bytes: int) -> None:
         """Hold nothing yet.
 
         Args:
-            write: Writes episodes.
-            max_bytes: Bytes of memory that waiting episodes may take.
+            max_waiting_bytes: Bytes of memory that waiting episodes may take.
         """
         self.dropped = 0
-        self._write = write
-        self._max_bytes = max_bytes
+        """Episodes that were dropped."""
+        self._max_waiting_bytes = max_waiting_bytes
         self._waiting: deque[KeptEpisode] = deque()
         self._size = 0
         self._has_some = asyncio.Event()
         self._writing = asyncio.Lock()
+
+    @abstractmethod
+    async def write(self, episodes: Sequence[KeptEpisode]) -> None:
+        """Write episodes; one that was written already is left as it is.
+
+        Raises:
+            StoreUnavailableError, OSError: They cannot be written.
+        """
 
     def add(self, episode: KeptEpisode) -> None:
         """Have an episode written soon."""
         self._waiting.append(episode)
         self._size += episode.size
         self._has_some.set()
-        while self._size > self._max_bytes:
+        while self._size > self._max_waiting_bytes:
             self._size -= self._waiting.popleft().size
             self.dropped += 1
 
@@ -69,7 +74,7 @@ class EpisodeQueue:
         async with self._writing:
             while self._waiting:
                 some = [self._waiting[index] for index in range(min(_AT_ONCE, len(self._waiting)))]
-                await self._write(some)
+                await self.write(some)
                 for episode in some:
                     # What was dropped meanwhile is gone already.
                     if self._waiting and self._waiting[0] is episode:

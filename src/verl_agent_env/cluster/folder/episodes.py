@@ -30,7 +30,7 @@ class _Place(NamedTuple):
     length: int
 
 
-class FolderEpisodes:
+class FolderEpisodes(EpisodeQueue):
     """:class:`~verl_agent_env.wire.episode_store.EpisodeStore` in a directory, which other processes may share.
 
     Each process writes two files of its own: the episodes, a line each, and their rows with the positions of the lines, from
@@ -55,29 +55,20 @@ class FolderEpisodes:
             ) from None
         if not os.access(folder, os.W_OK | os.X_OK):
             raise ValueError(f"nothing can be written into the directory {folder} for episodes")
+        super().__init__(max_waiting_bytes)
         self.scope: Scope = "node"
         self._folder = folder
         self._name = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:8]}"
-        self._queue = EpisodeQueue(self._write, max_waiting_bytes)
         self._files: tuple[BinaryIO, BinaryIO] | None = None
         self._reading = asyncio.Lock()
         self._read_to: dict[Path, int] = {}
         self._rows: dict[str, EpisodeRow] = {}
         self._places: dict[str, _Place] = {}
 
-    @property
-    def dropped(self) -> int:
-        """Implement :attr:`EpisodeStore.dropped`."""
-        return self._queue.dropped
-
-    def add(self, episode: KeptEpisode) -> None:
-        """Implement :meth:`EpisodeStore.add`."""
-        self._queue.add(episode)
-
     async def rows(self) -> Sequence[EpisodeRow]:
         """Implement :meth:`EpisodeStore.rows`."""
         with contextlib.suppress(OSError):
-            await self._queue.flush()
+            await self.flush()
         async with self._reading:
             try:
                 await asyncio.to_thread(self._read_new)
@@ -92,23 +83,16 @@ class FolderEpisodes:
         places = [self._places.get(episode_id) for episode_id in ids]
         return await asyncio.to_thread(lambda: [None if at is None else _read(at) for at in places])
 
-    async def run(self) -> None:
-        """Implement :meth:`EpisodeStore.run`."""
-        await self._queue.run()
-
-    async def flush(self) -> None:
-        """Implement :meth:`EpisodeStore.flush`."""
-        await self._queue.flush()
-
     async def aclose(self) -> None:
         """Implement :meth:`EpisodeStore.aclose`."""
         with contextlib.suppress(OSError):
-            await self._queue.flush()
+            await self.flush()
         for file in self._files or ():
             file.close()
         self._files = None
 
-    async def _write(self, episodes: Sequence[KeptEpisode]) -> None:
+    async def write(self, episodes: Sequence[KeptEpisode]) -> None:
+        """Implement :meth:`EpisodeQueue.write`."""
         await asyncio.to_thread(self._append, episodes)
 
     def _append(self, episodes: Sequence[KeptEpisode]) -> None:

@@ -20,7 +20,7 @@ from verl_agent_env.wire.episodes import EpisodeRow, KeptEpisode
 _ROWS_AT_ONCE = 4096
 
 
-class RedisEpisodes:
+class RedisEpisodes(EpisodeQueue):
     """:class:`~verl_agent_env.wire.episode_store.EpisodeStore` in Redis 6.2 or later.
 
     The rows are a list, of which each worker reads what has been added since it looked last; each episode is a string.
@@ -35,11 +35,11 @@ class RedisEpisodes:
             max_bytes: Bytes of episodes in Redis, the oldest being deleted for new ones; and of those that wait to be
                 written.
         """
+        super().__init__(max_bytes)
         self.scope: Scope = "cluster"
         self._client = client
         self._keys = keys
         self._max_bytes = max_bytes
-        self._queue = EpisodeQueue(self._write, max_bytes)
         self._reading = asyncio.Lock()
         self._rows: dict[str, EpisodeRow] = {}
         self._origin = ""
@@ -47,18 +47,9 @@ class RedisEpisodes:
         self._read_from, self._read_to = 0, 0
         """Numbers of the rows that were read, counted from the first one ever."""
 
-    @property
-    def dropped(self) -> int:
-        """Implement :attr:`EpisodeStore.dropped`."""
-        return self._queue.dropped
-
-    def add(self, episode: KeptEpisode) -> None:
-        """Implement :meth:`EpisodeStore.add`."""
-        self._queue.add(episode)
-
     async def rows(self) -> Sequence[EpisodeRow]:
         """Implement :meth:`EpisodeStore.rows`."""
-        await self._queue.flush()
+        await self.flush()
         async with self._reading:
             while await self._read_more():
                 pass
@@ -70,21 +61,14 @@ class RedisEpisodes:
         found = await self._client.run(scripts.READ_EPISODES, keys, [])
         return [None if text is None else text.encode() for text in found]
 
-    async def run(self) -> None:
-        """Implement :meth:`EpisodeStore.run`."""
-        await self._queue.run()
-
-    async def flush(self) -> None:
-        """Implement :meth:`EpisodeStore.flush`."""
-        await self._queue.flush()
-
     async def aclose(self) -> None:
         """Implement :meth:`EpisodeStore.aclose`."""
         with contextlib.suppress(StoreUnavailableError):
-            await self._queue.flush()
+            await self.flush()
         await self._client.aclose()
 
-    async def _write(self, episodes: Sequence[KeptEpisode]) -> None:
+    async def write(self, episodes: Sequence[KeptEpisode]) -> None:
+        """Implement :meth:`EpisodeQueue.write`."""
         arguments: list[str | bytes | int] = [self._keys.episode_prefix, self._max_bytes]
         for episode in episodes:
             arguments += (episode.row.id, orjson.dumps([*episode.row]), episode.to_json())

@@ -78,6 +78,7 @@ class RedisPipe:
         """
         link = self._link
         if link is None or link.is_lost:
+            # Looked at here as well, because a coroutine costs more than the look.
             link = await self._connected()
         return await link.send(packed)
 
@@ -92,9 +93,7 @@ class RedisPipe:
         Returns:
             The answer, and how many replicas have it.
         """
-        link = self._link
-        if link is None or link.is_lost:
-            link = await self._connected()
+        link = await self._connected()
         answer = link.send(packed)
         waited = link.send(pack("WAIT", replicas, max(1, round(timeout_s * 1000))))
         try:

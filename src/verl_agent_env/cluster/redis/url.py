@@ -56,7 +56,7 @@ class RedisUrl:
 
         - ``wait=N``: how many replicas must have a write before it is acknowledged;
         - ``failover=yes``: the address leads to whichever server is the primary, as providers have it;
-        - ``username_file``, ``password_file``: what stands there, in place of the URL's user and password;
+        - ``username_file``, ``password_file``: files whose texts are used in place of the URL's user and password;
         - ``sentinel_username``, ``sentinel_password``, ``sentinel_password_file``: for Sentinels with a password of their own.
 
         Raises:

@@ -29,7 +29,7 @@ POINT_S = 10
 
 @dataclass(frozen=True)
 class EpisodeQuery:
-    """A request for kept episodes: which ones, in which order, and which page of them."""
+    """A request for a page of kept episodes: filters, order, place of the page."""
 
     run: str | None = None
     env: str | None = None

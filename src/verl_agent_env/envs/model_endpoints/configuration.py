@@ -17,7 +17,6 @@ from urllib.parse import urlsplit
 
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Field,
     SecretStr,
     ValidationError,
@@ -26,6 +25,7 @@ from pydantic import (
 )
 
 from verl_agent_env.envs.operator_files import OperatorFileError, filled, read_entries, shown_faults
+from verl_agent_env.envs.strict_model import STRICT_MODEL
 
 ENDPOINTS_VARIABLE = "VERL_AGENT_ENV_MODEL_ENDPOINTS"
 """Variable with the path of the operator's file."""
@@ -36,13 +36,7 @@ _NAME = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_NAME_CHARS}}}")
 class ModelEndpoint(BaseModel):
     """An OpenAI-compatible endpoint, and the limits of its use by one worker."""
 
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        use_attribute_docstrings=True,
-        allow_inf_nan=False,
-        hide_input_in_errors=True,
-    )
+    model_config = STRICT_MODEL
 
     name: str
     """Name of the entry."""

@@ -12,7 +12,8 @@ from verl_agent_env.errors import VerlAgentEnvError
 from verl_agent_env.integrations.datasets.problems import Problem
 from verl_agent_env.integrations.datasets.tables import row_of
 from verl_agent_env.integrations.errors import TrainingSetupError
-from verl_agent_env.integrations.rollout.options import DATA_KEY, RolloutOptions
+from verl_agent_env.integrations.rollout.options import RolloutOptions
+from verl_agent_env.integrations.rollout.preflight import no_server
 from verl_agent_env.messages import content_text
 from verl_agent_env.messages.content import shows_picture
 
@@ -47,9 +48,7 @@ def rows_of_tasks(reference: str, options: RolloutOptions, limit: int | None) ->
         with EnvClient(options.url, token=options.token, deadline_s=_DEADLINE_S) as client:
             rows = list(_rows(client, env_name, split, client.tasks(env_name, split, limit=limit)))
     except ServerUnreachableError as error:
-        raise TrainingSetupError(
-            f"{error} Start one, and say where it is with ++data.{DATA_KEY}.url=http://host:port."
-        ) from error
+        raise no_server(error) from error
     except VerlAgentEnvError as error:
         raise TrainingSetupError(
             f"The server at {options.url} does not give '{reference}': {error}"

@@ -33,9 +33,7 @@ def check_server(options: RolloutOptions, specs: Sequence[EpisodeSpec]) -> None:
                 with env:
                     tools = env.tools() if spec.tools is not None else None
             except ServerUnreachableError as error:
-                raise TrainingSetupError(
-                    f"{error} Start one, and say where it is with ++data.{DATA_KEY}.url=http://host:port."
-                ) from error
+                raise no_server(error) from error
             except VerlAgentEnvError as error:
                 raise TrainingSetupError(
                     f"The server at {options.url} does not make '{spec.env_name}' as the data wants it: {error}"
@@ -45,6 +43,13 @@ def check_server(options: RolloutOptions, specs: Sequence[EpisodeSpec]) -> None:
                     "the server's '%s' has other tools than the data: curate it anew with this version",
                     spec.env_name,
                 )
+
+
+def no_server(error: ServerUnreachableError) -> TrainingSetupError:
+    """Return the error that says how to name a server, where none was reached."""
+    return TrainingSetupError(
+        f"{error} Start one, and say where it is with ++data.{DATA_KEY}.url=http://host:port."
+    )
 
 
 def _kinds(specs: Sequence[EpisodeSpec]) -> Iterator[EpisodeSpec]:

@@ -42,13 +42,8 @@ def positive_number(query: Mapping[str, list[str]], name: str) -> float | None:
     Raises:
         InvalidRequestError: It is none.
     """
-    if name not in query:
-        return None
-    try:
-        number = float(query[name][-1])
-    except ValueError:
-        number = 0.0
-    if not 0.0 < number < float("inf"):
+    number = _number(query, name)
+    if number is not None and not 0.0 < number < math.inf:
         raise InvalidRequestError([{"loc": ["query", name], "msg": "must be a number above 0"}])
     return number
 
@@ -59,13 +54,8 @@ def a_number(query: Mapping[str, list[str]], name: str) -> float | None:
     Raises:
         InvalidRequestError: It is none.
     """
-    if name not in query:
-        return None
-    try:
-        number = float(query[name][-1])
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
+    number = _number(query, name)
+    if number is not None and not math.isfinite(number):
         raise InvalidRequestError([{"loc": ["query", name], "msg": "must be a number"}])
     return number
 
@@ -93,3 +83,13 @@ def yes_or_no(query: Mapping[str, list[str]], name: str) -> bool | None:
     """
     word = one_of(query, name, ("true", "false"))
     return None if word is None else word == "true"
+
+
+def _number(query: Mapping[str, list[str]], name: str) -> float | None:
+    """Return a parameter as a number: None where it is not given, NaN where it is none."""
+    if name not in query:
+        return None
+    try:
+        return float(query[name][-1])
+    except ValueError:
+        return math.nan
