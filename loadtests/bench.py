@@ -14,12 +14,13 @@ from loadtests import bench_ring, bench_sokoban
 from loadtests.bench_cluster import bench_cluster
 from loadtests.bench_durable import bench_durable
 from loadtests.bench_http import bench_large_calls, bench_steps
+from loadtests.bench_map import bench_map
 from loadtests.bench_memory import bench_memory, show_a_million
 from loadtests.bench_peers import bench_peers, require_peers
 from loadtests.bench_recovery import bench_recovery
 
 _PARTS = ("steps", "durable", "large", "memory", "levels")
-_MORE = ("million", "cluster", "recovery", "ring", "peers")
+_MORE = ("million", "cluster", "recovery", "ring", "map", "peers")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -60,6 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if "peers" in parts:
         require_peers()
         is_kept &= asyncio.run(bench_peers(options.rounds, options.steps // 4))
+    if "map" in parts:
+        bench_map()
     if "ring" in parts:
         Console().print(bench_ring.ring_table(50))
     if "million" in parts:
