@@ -53,10 +53,13 @@ def modules() -> list[tuple[Path, ast.Module]]:
     return [(path, ast.parse(path.read_text("utf-8"))) for path in SOURCES]
 
 
-def definitions() -> Iterator[tuple[Path, ast.AST]]:
-    for path, module in modules():
-        for node in ast.walk(module):
-            yield path, node
+@cache
+def nodes() -> list[tuple[Path, ast.AST]]:
+    """What the tests look at, found in one walk: there are a million nodes."""
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef, ast.Call)
+    return [
+        (path, node) for path, module in modules() for node in ast.walk(module) if isinstance(node, kinds)
+    ]
 
 
 def test_the_glossary_is_there() -> None:
@@ -81,7 +84,7 @@ def test_a_retired_word_is_gone(word: str) -> None:
 
 def test_no_class_has_the_name_of_another() -> None:
     places = collections.defaultdict(list)
-    for path, node in definitions():
+    for path, node in nodes():
         if isinstance(node, ast.ClassDef):
             places[node.name].append(str(path.relative_to(ROOT)))
     assert {name: files for name, files in places.items() if len(files) > 1} == {}
@@ -90,7 +93,7 @@ def test_no_class_has_the_name_of_another() -> None:
 def test_no_function_is_the_immediate_twin_of_another() -> None:
     named = [
         f"{path.relative_to(ROOT)}: {node.name}"
-        for path, node in definitions()
+        for path, node in nodes()
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.endswith("_now")
     ]
     assert named == []
@@ -98,7 +101,7 @@ def test_no_function_is_the_immediate_twin_of_another() -> None:
 
 def test_docstrings_begin_with_what_is_done_or_with_what_it_is() -> None:
     opened = []
-    for path, node in definitions():
+    for path, node in nodes():
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             words = (ast.get_docstring(node) or "").split()
             if words and words[0].strip(".,:;") in QUESTIONS:
@@ -125,15 +128,14 @@ FIGURATIVE = (
 
 def events() -> Iterator[tuple[str, str]]:
     """The messages of all log lines of the server, each with its place."""
-    for path, node in definitions():
-        part = path.relative_to(ROOT / "src" / "verl_agent_env").parts[0]
+    for path, node in nodes():
         if (
-            part in LOGGED
-            and isinstance(node, ast.Call)
+            isinstance(node, ast.Call)
             and isinstance(node.func, ast.Attribute)
             and node.func.attr in LEVELS
             and isinstance(node.func.value, ast.Name)
             and node.func.value.id == "logger"
+            and path.relative_to(ROOT / "src" / "verl_agent_env").parts[0] in LOGGED
         ):
             message = node.args[0]
             assert isinstance(message, ast.Constant), f"{path.name}:{node.lineno} is no constant"

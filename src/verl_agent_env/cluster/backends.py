@@ -17,13 +17,8 @@ from verl_agent_env.cluster.memory.episodes import MemoryEpisodes
 from verl_agent_env.cluster.memory.idempotency import MemoryIdempotencyRecords
 from verl_agent_env.cluster.memory.log import MemoryEventLog
 from verl_agent_env.cluster.memory.store import MemoryStore
-from verl_agent_env.cluster.redis.client import RedisClient, RedisLimits
-from verl_agent_env.cluster.redis.episodes import RedisEpisodes
-from verl_agent_env.cluster.redis.idempotency import RedisIdempotencyRecords
 from verl_agent_env.cluster.redis.keys import Keys
-from verl_agent_env.cluster.redis.log import RedisEventLog
-from verl_agent_env.cluster.redis.rehearsal import rehearse
-from verl_agent_env.cluster.redis.store import RedisStore
+from verl_agent_env.cluster.redis.limits import RedisLimits
 from verl_agent_env.cluster.store import Store
 from verl_agent_env.wire.episode_store import EpisodeStore
 from verl_agent_env.wire.event_log import EventLog
@@ -84,6 +79,13 @@ async def _rehearse_nothing() -> Sequence[str]:
 
 
 def _open_redis(url: str, options: BackendOptions) -> Backend:
+    # Here, as below: a process on its own starts sooner without the Redis client.
+    from verl_agent_env.cluster.redis.client import RedisClient
+    from verl_agent_env.cluster.redis.idempotency import RedisIdempotencyRecords
+    from verl_agent_env.cluster.redis.log import RedisEventLog
+    from verl_agent_env.cluster.redis.rehearsal import rehearse
+    from verl_agent_env.cluster.redis.store import RedisStore
+
     keys, limits = Keys(options.namespace), RedisLimits(call_s=options.call_s)
     # One connection each: a cancelled call closes its own, and a long commit delays no heartbeat.
     return Backend(
@@ -111,6 +113,9 @@ def open_episodes(where: str, max_bytes: int, redis: str, namespace: str) -> Epi
     if where == "redis":
         if not redis:
             raise ValueError("episodes can be kept in redis by a node of a cluster only (--redis)")
+        from verl_agent_env.cluster.redis.client import RedisClient
+        from verl_agent_env.cluster.redis.episodes import RedisEpisodes
+
         keys = Keys(namespace)
         return RedisEpisodes(RedisClient(redis, RedisLimits(), keys), keys, max_bytes)
     return FolderEpisodes(Path(where), max_bytes)

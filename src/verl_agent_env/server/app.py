@@ -9,8 +9,9 @@ import logging
 import os
 import secrets
 import signal
+import ssl
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +49,7 @@ from verl_agent_env.server.api.runs import RunHandlers
 from verl_agent_env.server.api.server import ServerHandlers
 from verl_agent_env.server.api.tasks import TaskHandlers
 from verl_agent_env.server.cluster.identity import WorkerIdentity
-from verl_agent_env.server.cluster.peers import WORKER_PATH, HttpPeers
+from verl_agent_env.server.cluster.peers import WORKER_PATH, Peers
 from verl_agent_env.server.cluster.wiring import open_backend_of, wire_worker
 from verl_agent_env.server.http.admission import Admission
 from verl_agent_env.server.http.auth import TokenGuard, peer_secret_of
@@ -120,7 +121,7 @@ class EnvServer(FastAPI):
             cluster,
             identity,
             open_backend_of(cluster, limits),
-            lambda supervisor_at: HttpPeers(cluster.peer_timeout_s, token, supervisor_at, tls),
+            lambda supervisor_at: _http_peers(cluster.peer_timeout_s, token, supervisor_at, tls),
             episodes=_episode_options(settings),
         )
         self.env_host = self.worker.host
@@ -242,6 +243,15 @@ class EnvServer(FastAPI):
 
     async def _serve_unknown(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self.dispatcher.serve({}, "", scope, receive, send)
+
+
+def _http_peers(
+    timeout_s: float, token: str, supervisor_at: Callable[[str], str], tls: ssl.SSLContext | None
+) -> Peers:
+    # A process on its own calls nobody, and starts a fifth sooner without an HTTP client.
+    from verl_agent_env.server.cluster.http_peers import HttpPeers
+
+    return HttpPeers(timeout_s, token, supervisor_at, tls)
 
 
 def _episode_options(settings: ServerSettings) -> EpisodeOptions | None:

@@ -14,8 +14,9 @@ import pytest
 
 from tests.cluster.redis_process import RedisProcess
 from tests.waiting import HANG_S, no_hang
-from verl_agent_env.cluster.redis.client import PubSubListener, RedisClient, RedisLimits
+from verl_agent_env.cluster.redis.client import PubSubListener, RedisClient
 from verl_agent_env.cluster.redis.keys import Keys
+from verl_agent_env.cluster.redis.limits import RedisLimits
 from verl_agent_env.cluster.redis.scripts import Script
 from verl_agent_env.cluster.redis.store import RedisStore
 from verl_agent_env.errors import StoreUnavailableError

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from tests.cluster.redis_process import RedisProcess
 from verl_agent_env.cluster.idempotency import IdempotencyRecord
-from verl_agent_env.cluster.redis.client import RedisClient, RedisLimits
+from verl_agent_env.cluster.redis.client import RedisClient
 from verl_agent_env.cluster.redis.idempotency import RedisIdempotencyRecords
 from verl_agent_env.cluster.redis.keys import Keys
+from verl_agent_env.cluster.redis.limits import RedisLimits
 
 
 async def test_a_record_ends_by_itself(redis_server: RedisProcess, keys: Keys) -> None:

@@ -12,8 +12,8 @@ import redis
 from tests.cluster.redis_process import RedisProcess
 from verl_agent_env.cluster.backends import open_backend
 from verl_agent_env.cluster.redis import scripts
-from verl_agent_env.cluster.redis.client import RedisLimits
 from verl_agent_env.cluster.redis.keys import Keys
+from verl_agent_env.cluster.redis.limits import RedisLimits
 from verl_agent_env.cluster.redis.rehearsal import rehearse
 from verl_agent_env.errors import StoreUnavailableError
 

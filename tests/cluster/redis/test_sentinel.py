@@ -19,8 +19,9 @@ from tests.pool_process import initialize_many, step
 from tests.ports import free_port
 from tests.waiting import HANG_S, eventually, until
 from verl_agent_env.cluster.backends import BackendOptions, open_backend
-from verl_agent_env.cluster.redis.client import RedisClient, RedisLimits
+from verl_agent_env.cluster.redis.client import RedisClient
 from verl_agent_env.cluster.redis.keys import Keys
+from verl_agent_env.cluster.redis.limits import RedisLimits
 from verl_agent_env.cluster.redis.scripts import Script
 from verl_agent_env.errors import GenerationChangedError, StoreUnavailableError
 from verl_agent_env.wire.records import Write

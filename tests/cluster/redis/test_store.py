@@ -15,8 +15,9 @@ from tests.cluster.redis_process import RedisProcess
 from tests.cluster.workers import worker
 from tests.ports import free_port
 from tests.waiting import HANG_S, NEVER_S, no_hang
-from verl_agent_env.cluster.redis.client import RedisClient, RedisLimits
+from verl_agent_env.cluster.redis.client import RedisClient
 from verl_agent_env.cluster.redis.keys import Keys
+from verl_agent_env.cluster.redis.limits import RedisLimits
 from verl_agent_env.cluster.redis.scripts import Script
 from verl_agent_env.cluster.redis.store import RedisStore
 from verl_agent_env.errors import StoreFullError, StoreUnavailableError, WorkerNotAliveError

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from verl_agent_env.cluster.redis.client import RedisClient, RedisLimits
+from verl_agent_env.cluster.redis.client import RedisClient
+from verl_agent_env.cluster.redis.limits import RedisLimits
 from verl_agent_env.cluster.redis.url import RedisUrl, SentinelGroup
 
 

@@ -8,7 +8,6 @@ import functools
 import re
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -33,6 +32,7 @@ from redis.sentinel import MasterNotFoundError
 
 from verl_agent_env import background
 from verl_agent_env.cluster.redis.keys import Keys
+from verl_agent_env.cluster.redis.limits import RedisLimits
 from verl_agent_env.cluster.redis.pipe import Endpoint, RedisPipe, pack
 from verl_agent_env.cluster.redis.primary import Primary, follow_primary
 from verl_agent_env.cluster.redis.scripts import Script
@@ -40,26 +40,6 @@ from verl_agent_env.cluster.redis.url import FORMS, RedisUrl
 from verl_agent_env.errors import StoreFullError, StoreUnavailableError
 
 _ResultT = TypeVar("_ResultT")
-
-
-@dataclass(frozen=True)
-class RedisLimits:
-    """Time-outs and sizes of the Redis connection."""
-
-    connect_s: float = 1.0
-    """Seconds until a connection is established."""
-    call_s: float = 2.0
-    """Seconds until a call has its answer, without the time to send its bytes."""
-    bytes_per_s: float = 1024.0 * 1024.0
-    """Bytes that are allowed one more second."""
-    poll_s: float = 1.0
-    """Seconds between reads of the map's version while waiting, in case a notification was lost."""
-    max_connections: int = 8
-    """Largest number of connections of one client."""
-
-    def __post_init__(self) -> None:
-        if min(self.connect_s, self.call_s, self.bytes_per_s, self.poll_s, self.max_connections) <= 0:
-            raise ValueError("all limits of the Redis connection must be above 0")
 
 
 class RedisClient:

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 
 from verl_agent_env.cluster.idempotency import IdempotencyRecord
 from verl_agent_env.cluster.redis import scripts
-from verl_agent_env.cluster.redis.client import RedisClient, RedisLimits
+from verl_agent_env.cluster.redis.client import RedisClient
 from verl_agent_env.cluster.redis.idempotency import RedisIdempotencyRecords
 from verl_agent_env.cluster.redis.keys import Keys
+from verl_agent_env.cluster.redis.limits import RedisLimits
 from verl_agent_env.cluster.redis.log import RedisEventLog
 from verl_agent_env.cluster.redis.scripts import Script
 from verl_agent_env.cluster.redis.settings import risks

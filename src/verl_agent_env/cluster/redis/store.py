@@ -9,8 +9,9 @@ import uuid
 from collections.abc import Collection, Iterator, Mapping
 
 from verl_agent_env.cluster.redis import scripts
-from verl_agent_env.cluster.redis.client import PubSubListener, RedisClient, RedisLimits
+from verl_agent_env.cluster.redis.client import PubSubListener, RedisClient
 from verl_agent_env.cluster.redis.keys import Keys
+from verl_agent_env.cluster.redis.limits import RedisLimits
 from verl_agent_env.cluster.store import (
     ENDED_MEMORY_S,
     ClusterMap,
