@@ -1,18 +1,20 @@
 """Let a small real model play the environments, and show what was read of what it really wrote.
 
-    make eval-real                              # 16 episodes of each play, some minutes on two cores
+    make eval-real                              # 16 episodes of each play, or what 20 minutes are enough for
     make eval-real ARGS="--episodes 4 --only frozen_lake-json"
 
 Starts SmolLM2-135M (see ``local_model.py``) and a server of environments, and has ``verl-agent-env eval`` play: in text, and
 in JSON that a schema holds (the model writes no tool calls). In ``out/eval-real`` each play has a folder with the page
 ``episodes.html``; ``readings.md`` shows how many answers were read, those that were not, and those that were;
-``answers.jsonl`` has all of them. Started again, it goes on where it was interrupted.
+``answers.jsonl`` has all of them. It ends in time: each play gets an equal part of what is left of ``--minutes``, and what it
+has played by then is read. Started again, it goes on where it was.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import re
 import subprocess
 import sys
@@ -29,12 +31,17 @@ from rich.table import Table
 
 import verl_agent_env  # noqa: F401 - registers the environments
 from verl_agent_env.envs.base import ChatEnv
-from verl_agent_env.evaluation import AnswerFormat, EvaluatedEpisode, Summary
+from verl_agent_env.evaluation import AnswerFormat, EvaluatedEpisode, EvaluationPlan, Summary
+from verl_agent_env.evaluation.page import write_page
+from verl_agent_env.evaluation.run import PAGE_FILE, PLAN_FILE, open_folder
 from verl_agent_env.messages import content_text
 
 HERE = Path(__file__).parent
 MODEL = "SmolLM2-135M-Instruct"
 START_S = 120.0
+MOST_THREADS = 2
+CONCURRENCY = 4
+"""Episodes at once: with more, all of them would be unfinished where the time is short."""
 LONGEST_SHOWN = 240
 MOST_SHOWN = 40
 """Answers of each kind on the page of a play."""
@@ -133,8 +140,12 @@ def main() -> None:
     )
     parser.add_argument("--episodes", type=int, default=16, help="of each play (default: 16)")
     parser.add_argument("--out", type=Path, default=Path("out/eval-real"))
+    parser.add_argument("--minutes", type=float, default=20.0, help="for all plays together (default: 20)")
     parser.add_argument(
-        "--threads", type=int, default=2, help="of the model; 1 where others use the cores (default: 2)"
+        "--threads",
+        type=int,
+        default=free_cores(),
+        help=f"of the model (default: as many as cores are idle, {MOST_THREADS} at most)",
     )
     parser.add_argument(
         "--only", choices=[play.name for play in PLAYS], action="append", help="one of the plays"
@@ -149,12 +160,20 @@ def main() -> None:
         serving(model_server, options.out / "model.log") as model_url,
         serving(env_server, options.out / "server.log") as server_url,
     ):
-        for play in plays:
-            evaluate(play, options.episodes, f"{model_url}/v1", server_url, options.out / play.name)
-    write_readings(plays, options.out)
+        end = time.monotonic() + 60 * options.minutes
+        for number, play in enumerate(plays, start=1):
+            share_s = max(0.0, end - time.monotonic()) / (len(plays) - number + 1)
+            print(f"{number} of {len(plays)}: {play.name}, {share_s:.0f} s at most", flush=True)
+            evaluate(play, options.episodes, f"{model_url}/v1", server_url, options.out / play.name, share_s)
+    write_readings(plays, options.episodes, options.out)
 
 
-def write_readings(plays: Sequence[Play], out: Path) -> None:
+def free_cores() -> int:
+    """Return how many threads the model should have: on cores that others use, more threads wait for each other."""
+    return max(1, min(MOST_THREADS, round((os.cpu_count() or 1) - os.getloadavg()[0])))
+
+
+def write_readings(plays: Sequence[Play], wanted: int, out: Path) -> None:
     """Read what the evaluations kept; write the pages and print the figures."""
     episodes = {play.name: read_episodes(out / play.name) for play in plays}
     readings = {play.name: read_answers(play, episodes[play.name]) for play in plays}
@@ -163,6 +182,9 @@ def write_readings(plays: Sequence[Play], out: Path) -> None:
     )
     (out / "readings.md").write_text(page_of(readings), "utf-8")
     Console().print(figures(episodes, readings))
+    unfinished = [name for name, played in episodes.items() if len(played) < wanted]
+    if unfinished:
+        print(f"Time was over for {', '.join(unfinished)}: start again to go on, or give more --minutes.")
     print(f"To read: {out}/readings.md, and the conversations in {out}/*/episodes.html")
 
 
@@ -187,8 +209,8 @@ def serving(command: Sequence[str], log: Path) -> Iterator[str]:
                 process.kill()
 
 
-def evaluate(play: Play, episodes: int, model_url: str, server_url: str, out: Path) -> None:
-    """Have ``verl-agent-env eval`` play, or go on."""
+def evaluate(play: Play, episodes: int, model_url: str, server_url: str, out: Path, share_s: float) -> None:
+    """Have ``verl-agent-env eval`` play, or go on, for this long; finished episodes are kept."""
     options = {
         "--url": server_url,
         "--base-url": model_url,
@@ -196,22 +218,35 @@ def evaluate(play: Play, episodes: int, model_url: str, server_url: str, out: Pa
         "--env": play.env_name,
         "--env-kwargs": orjson.dumps(play.env_kwargs).decode(),
         "--episodes": str(episodes),
-        "--concurrency": "8",
+        "--concurrency": str(CONCURRENCY),
         "--answer-format": play.answer_format,
         "--max-tokens": "48",
         "--temperature": "0.7",
         "--out": str(out),
     }
     command = [sys.executable, "-m", "verl_agent_env.cli", "eval"]
-    if subprocess.run([*command, *(f"{name}={value}" for name, value in options.items())]).returncode:
+    command += [f"{name}={value}" for name, value in options.items()]
+    with subprocess.Popen(command) as process:
+        try:
+            status = process.wait(timeout=share_s)
+        except subprocess.TimeoutExpired:
+            # Not as Ctrl-C does, which a process in the background ignores. The server ends after it, with its environments.
+            process.terminate()
+            process.wait()
+            return
+    if status:
         sys.exit(f"{play.name} was not played to its end; start again to go on.")
 
 
 def read_episodes(folder: Path) -> list[EvaluatedEpisode]:
-    """Return what an evaluation kept."""
-    return [
-        EvaluatedEpisode.from_json(line) for line in (folder / "episodes.jsonl").read_bytes().splitlines()
-    ]
+    """Return what an evaluation kept, and write its page, which an evaluation that ran out of time did not."""
+    file = folder / PLAN_FILE
+    if not file.exists():
+        return []
+    plan = EvaluationPlan.from_json(file.read_bytes())
+    episodes = list(open_folder(plan, folder).values())
+    (folder / PAGE_FILE).write_text(write_page(plan, episodes), "utf-8")
+    return episodes
 
 
 def read_answers(play: Play, episodes: Sequence[EvaluatedEpisode]) -> list[Reading]:
