@@ -21,7 +21,6 @@ from verl_agent_env.cluster.slots import SlotTable
 from verl_agent_env.cluster.store import Formats, Store, WorkerRecord
 from verl_agent_env.cluster.timing import Timing
 from verl_agent_env.errors import StoreUnavailableError
-from verl_agent_env.types import NUM_SLOTS
 from verl_agent_env.wire.suspicions import Suspicion
 
 # Timers are due at once, and leases end by the tests' clock alone.
@@ -30,6 +29,8 @@ LEASE_S = 0.08
 LONGEST_PAUSE_S = 0.1
 """On the loop's clock, which runs free; leases end by the tests' own."""
 TIMES = Timing(LEASE_S, settle_s=1.0, grace_s=5.0, arrive_s=15.0)
+NUM_SLOTS = 512
+"""Fewer than a server has: the store and the planner look at each of them after each change."""
 ALL = frozenset(range(NUM_SLOTS))
 
 
@@ -167,7 +168,7 @@ class Node:
     def __init__(self, rig: Rig, record: WorkerRecord, **awaited: Any) -> None:
         self.wire = Wire(rig.store)
         self.lease = LocalLease(TIMES, rig.clock)
-        self.table = SlotTable(record.address, self.lease)
+        self.table = SlotTable(record.address, self.lease, NUM_SLOTS)
         self.environments = CountedEnvironments()
         self.address = record.address
         self.member = ClusterAgent(
