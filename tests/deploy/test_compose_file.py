@@ -26,6 +26,12 @@ def filled(text: str) -> str:
     return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text)
 
 
+def bytes_of(size: str) -> int:
+    """As Docker (``4g``) and Redis (``3gb``) write it."""
+    (found,) = re.findall(r"^(\d+)([mg])", filled(size).lower())
+    return int(found[0]) << {"m": 20, "g": 30}[found[1]]
+
+
 def settings_of(service: dict[str, Any]) -> Any:
     """What ``serve`` makes of a service's variables."""
     return settings_from_environment(
@@ -120,7 +126,8 @@ def test_nginx_reads_what_the_watcher_writes_and_is_published(compose: dict[str,
     config = nginx["entrypoint"][-1]
     assert f"--out={config}" in writer["command"]
     assert f"nginx-config:{config.rpartition('/')[0]}:ro" in nginx["volumes"]
-    assert [filled(port) for port in nginx["ports"]] == ["8080:8080"]
+    # Whoever publishes it says so.
+    assert [filled(port) for port in nginx["ports"]] == ["127.0.0.1:8080:8080"]
     assert "ports" not in compose["services"]["redis"]
 
 
@@ -130,3 +137,23 @@ def test_the_volume_belongs_to_the_account_that_writes_it(compose: dict[str, Any
     assert f"--owner=agent {folder}" in image
     account = compose["services"]["nginx"]["user"].partition(":")[0]
     assert f"--uid {account} " in image
+
+
+@pytest.mark.parametrize("name", [*NODES, "redis", "nginx", "nginx-config"])
+def test_no_container_of_the_cluster_has_a_right_that_it_does_not_need(
+    compose: dict[str, Any], name: str
+) -> None:
+    service = compose["services"][name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["tmpfs"]
+    assert bytes_of(service["mem_limit"]) > 0
+    assert "privileged" not in service
+    assert "cap_add" not in service
+
+
+def test_redis_says_that_it_is_full_before_the_kernel_kills_it(compose: dict[str, Any]) -> None:
+    redis = compose["services"]["redis"]
+    maxmemory = bytes_of(redis["command"][redis["command"].index("--maxmemory") + 1])
+    assert maxmemory <= 0.8 * bytes_of(redis["mem_limit"])

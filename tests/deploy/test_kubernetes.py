@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
@@ -14,6 +15,7 @@ import yaml
 from click.testing import CliRunner
 
 from tests.children import run
+from verl_agent_env import __version__
 from verl_agent_env.cli import cli
 from verl_agent_env.cluster.nginx.config import KERNEL_SETTINGS
 from verl_agent_env.config import settings_from_environment
@@ -39,6 +41,12 @@ def pods(manifests: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     for one in manifests:
         if "template" in one.get("spec", {}):
             yield one["spec"]["template"]["spec"]
+
+
+def bytes_of(size: str) -> int:
+    """As Kubernetes (``8Gi``) and Redis (``6gb``) write it."""
+    (found,) = re.findall(r"^(\d+)([mg])", size.lower())
+    return int(found[0]) << {"m": 20, "g": 30}[found[1]]
 
 
 def environment_of(container: dict[str, Any], pod_name: str) -> dict[str, str]:
@@ -161,3 +169,76 @@ def test_nobody_is_root_or_writes_to_its_image(manifests: list[dict[str, Any]]) 
         for container in pod["containers"]:
             assert container["securityContext"]["readOnlyRootFilesystem"] is True
             assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+
+
+def test_redis_says_that_it_is_full_before_the_kernel_kills_it(objects: dict[tuple[str, str], Any]) -> None:
+    (redis,) = objects["StatefulSet", "redis"]["spec"]["template"]["spec"]["containers"]
+    arguments = redis["args"]
+    maxmemory = bytes_of(arguments[arguments.index("--maxmemory") + 1])
+    assert maxmemory <= 0.8 * bytes_of(redis["resources"]["limits"]["memory"])
+
+
+def test_redis_asks_for_a_password_of_a_secret_which_its_clients_read(
+    objects: dict[tuple[str, str], Any],
+) -> None:
+    (redis,) = objects["StatefulSet", "redis"]["spec"]["template"]["spec"]["containers"]
+    (variable,) = redis["env"]
+    secret = variable["valueFrom"]["secretKeyRef"]
+    assert redis["args"][redis["args"].index("--requirepass") + 1] == f"$({variable['name']})"
+    clients = 0
+    for workload in (objects["StatefulSet", "nodes"], objects["Deployment", "nginx"]):
+        pod = workload["spec"]["template"]["spec"]
+        for container in pod["containers"]:
+            addresses = [
+                one["value"] for one in container.get("env", ()) if one["name"] == "VERL_AGENT_ENV_REDIS"
+            ]
+            if addresses:
+                path = Path(parse_qs(urlsplit(addresses[0]).query)["password_file"][0])
+                (mount,) = (one for one in container["volumeMounts"] if one["mountPath"] == str(path.parent))
+                (volume,) = (one for one in pod["volumes"] if one["name"] == mount["name"])
+                assert volume["secret"]["secretName"] == secret["name"]
+                assert volume["secret"]["items"] == [{"key": secret["key"], "path": path.name}]
+                clients += 1
+    assert clients == 2
+
+
+def allows(policy: dict[str, Any], app: str, port: dict[str, Any]) -> bool:
+    """Whether a pod with the label may connect to a container's port."""
+    for rule in policy["spec"]["ingress"]:
+        selectors = [peer["podSelector"] for peer in rule.get("from", ()) if "podSelector" in peer]
+        known = any(app in values["values"] for one in selectors for values in one["matchExpressions"])
+        ports = any(
+            one["port"] == port["name"]
+            or ("endPort" in one and port["containerPort"] in range(one["port"], one["endPort"] + 1))
+            for one in rule["ports"]
+        )
+        if ports and (known or "from" not in rule):
+            return True
+    return False
+
+
+def test_network_policies_let_in_who_calls_and_nobody_else(objects: dict[tuple[str, str], Any]) -> None:
+    callers = {"redis": {"nodes", "nginx"}, "nodes": {"nodes", "nginx"}, "nginx": {"nodes", "nginx", "redis"}}
+    for (kind, name), one in objects.items():
+        if kind in ("StatefulSet", "Deployment"):
+            policy = objects["NetworkPolicy", name]
+            template = one["spec"]["template"]
+            assert policy["spec"]["podSelector"]["matchLabels"] == template["metadata"]["labels"]
+            for container in template["spec"]["containers"]:
+                for port in container.get("ports", ()):
+                    let_in = {app for app in callers if allows(policy, app, port)}
+                    assert let_in == callers[name], (name, port)
+
+
+def test_every_container_says_when_it_is_ready(manifests: list[dict[str, Any]]) -> None:
+    for pod in pods(manifests):
+        for container in pod["containers"]:
+            assert "readinessProbe" in container, container["name"]
+
+
+def test_every_image_has_one_version(deploy: Path, manifests: list[dict[str, Any]]) -> None:
+    images = yaml.safe_load((deploy / "kubernetes" / "kustomization.yaml").read_text("utf-8"))["images"]
+    versions = {one["name"]: one["newTag"] for one in images}
+    assert {container["image"] for pod in pods(manifests) for container in pod["containers"]} == set(versions)
+    assert versions.pop("verl-agent-env") == __version__
+    assert all(re.match(r"\d+\.\d+\.\d+-", version) for version in versions.values())
