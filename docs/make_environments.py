@@ -134,6 +134,36 @@ while not (view := await env.wait_for_turn(seat))["ended"]:
 Seats are no accounts: whoever may use the environment may act for all of them. An environment of one's own with seats is a subclass
 of `verl_agent_env.envs.seats.SeatedEnv`.
 
+## A model as the user
+
+Dialogues with tools ([python_tool](#python_tool), [mcp_chat](#mcp_chat)) take `user`: a model of the operator's that plays the user,
+with a goal, and a persona if you like, of which the assistant learns only by the conversation. `mcp_chat` with `"servers": []` is
+a conversation without tools.
+
+```json
+{{
+  "user": {{
+    "endpoint": "user",
+    "goal": "You need the sum of the primes below 100. You know that it is more than 1000.",
+    "persona": "In a hurry; answers questions with one word."
+  }},
+  "scorer": {{"type": "numeric", "answer": 1060}}
+}}
+```
+
+| | |
+|---|---|
+| the endpoint | an entry of the operator's file ([scorers.md](scorers.md#a-model-as-a-judge)): any that speaks OpenAI's chat completions |
+| the first message | the user's, or the `task_prompt` in its place |
+| a message without a call | said to the user, without its thoughts. The next observation is the user's answer |
+| a message without words | is not said: an invalid action |
+| the end | the user ends the conversation; the last message of the assistant is then scored as the answer. A `judge` sees the whole conversation |
+| `max_steps` | counts calls and messages. An episode that reaches it is truncated without a score |
+| a user who fails | 503 `endpoint_unavailable`, or 402 `endpoint_budget_spent`: the step is not taken and may be sent again. With a `judge` both deadlines together must be below `--max-step-s` |
+| a worker's death | what the user said is written with the step: whoever goes on with the episode reads it, and asks nobody |
+
+What can be tried against it stands in [security.md](security.md#simulated-users).
+
 ## Arguments of all environments
 
 {shared}

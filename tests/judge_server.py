@@ -11,6 +11,9 @@ from typing import Any
 
 import orjson
 
+from verl_agent_env.envs.model_endpoints import ModelEndpoint, use_endpoints
+from verl_agent_env.envs.model_endpoints.client import requests_spent
+
 Judging = Callable[[dict[str, Any]], str]
 """From the question (ticket, criteria, answer, …) to the text that the judge writes."""
 
@@ -53,6 +56,13 @@ class JudgeServer(ThreadingHTTPServer):
         entry = {"base_url": self.base_url, "model": "m", **limits}
         path.write_bytes(orjson.dumps({"endpoints": {"judge": entry}}))
         return path
+
+    def use(self, **limits: Any) -> None:
+        """Make it the endpoint ``judge`` of this process, with a budget that no other test has spent from."""
+        if limits.get("max_requests") is not None:
+            limits["max_requests"] += requests_spent("judge")
+        limits = {"timeout_s": 60, "deadline_s": 100, **limits}
+        use_endpoints({"judge": ModelEndpoint(name="judge", base_url=self.base_url, model="m", **limits)})
 
 
 class _Handler(BaseHTTPRequestHandler):

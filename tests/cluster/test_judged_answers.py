@@ -1,4 +1,4 @@
-"""Judged answers in a cluster: an acknowledged score is never asked for twice, and a kill in the middle loses no answer."""
+"""Models of the operator's in a cluster: what a judge or a simulated user has said is never asked for twice, a kill loses nothing."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import orjson
 import pytest
 
 from tests.cluster.conftest import StartNode
@@ -103,3 +104,30 @@ def test_parts_of_a_reward_are_the_same_after_a_kill(start_node: StartNode) -> N
     last = stepped(pool.any, env_id, "right", 2)
     assert last["info"]["reward_parts"] == {"task": 2.0, "length": -0.15}
     assert last["reward"] == 1.85
+
+
+def test_what_the_user_said_is_never_asked_for_again(
+    judge: JudgeServer, start_node: StartNode, tmp_path: Path
+) -> None:
+    def speak(question: dict[str, Any]) -> str:
+        said = f"message {len(judge.requests)}"
+        ends = bool(question["conversation"]) and question["conversation"][-1]["content"] == "42"
+        return orjson.dumps({"ticket": question["ticket"], "message": said, "ends": ends}).decode()
+
+    judge.judging = speak
+    pool = node_with(judge, start_node, tmp_path)
+    user = {"endpoint": "judge", "goal": "The product of six and seven."}
+    scorer = {"type": "numeric", "answer": 42}
+    env_id = initialize(pool.any, "python_tool", env_kwargs={"user": user, "scorer": scorer})
+    answer = stepped(pool.any, env_id, "Hm.", 0)
+    assert answer["observation"] == [{"role": "user", "content": "message 2"}]
+    kill_owner(pool.any, env_id)
+    assert stepped(pool.any, env_id, "Hm.", 0) == answer
+    stepped(pool.any, env_id, "Well.", 1)
+    assert len(judge.requests) == 3
+    # Whoever asks for the next message knows all of those before.
+    heard = [each["content"] for each in judge.questions()[-1]["conversation"]]
+    assert heard == ["message 1", "Hm.", "message 2", "Well."]
+    last = stepped(pool.any, env_id, "42", 2)
+    assert (last["reward"], last["terminated"]) == (1.0, True)
+    assert last["observation"] == [{"role": "user", "content": "message 4"}]

@@ -143,3 +143,36 @@ def test_a_full_board_is_a_draw() -> None:
     for column in "123123123":
         *_, terminated, _, info = env.step(column)
     assert (terminated, info["rewards"], info["successes"]) == (True, [0.0, 0.0], [False, False])
+
+
+def test_without_names_each_observation_is_that_of_the_seat_that_acts_next() -> None:
+    env = RockPaperScissorsEnv()
+    observation, info = env.reset(seed=1)
+    for action in ("rock", "paper", "paper"):
+        assert f"You have seat {info['turn'][0]}." in observation[-1]["content"]
+        observation, _, _, _, info = env.step(action)
+    assert info["turn"] == [1]
+    assert "Round 0: you paper, the other rock." in observation[-1]["content"]
+
+
+def test_weights_of_parts_count_for_the_seat_that_acted() -> None:
+    env = game(reward_parts={"weights": {"task": 2.0}})
+    for column in "121212":
+        env.step(column)
+    _, reward, _, _, info = env.step("1")
+    assert (reward, info["rewards"]) == (2.0, [2.0, -1.0])
+    assert env.seat_view(0)["reward"] == 2.0
+
+
+def test_a_single_seat_is_an_environment_like_any_other() -> None:
+    env = ConnectFourEnv(opponent="block", seat=0)
+    _, info = env.reset(seed=1)
+    assert "turn" not in info
+    observation, _, _, _, info = env.step(at(0, drop(4)))
+    assert "seat" not in info
+    assert "You play X." in observation[0]["content"]
+    assert env.seat_view(0)["num_steps"] == 1
+    while not env.ended:
+        result = env.step(env.sample_action(env.rng))  # type: ignore[arg-type]
+    assert "has won" in result[0][-1]["content"] or "draw" in result[0][-1]["content"] or result[3]
+    assert env.seat_view(0)["reward"] == result[1]

@@ -6,51 +6,28 @@ tools, and the hooks ``task_prompt_text``, ``begin_episode``, ``act``, ``dump_st
 
 from __future__ import annotations
 
-import contextlib
-import operator
 import random
-import secrets
-import zlib
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
-import gymnasium
-import numpy as np
-import orjson
 from pydantic import ValidationError
 
 from verl_agent_env.envs.arguments import EnvArguments as EnvArguments
 from verl_agent_env.envs.effects import Effects, Outcomes
 from verl_agent_env.envs.renamed_hooks import former_name, support_former_names
 from verl_agent_env.envs.reward_parts import INVALID_ACTION, parts_of, sum_of_parts
-from verl_agent_env.envs.rng import (
-    EpisodeRandom,
-    generator_from_state,
-    parse_integers,
-    stringify_integers,
-)
-from verl_agent_env.envs.spaces import ActionSpace, ObservationSpace, action_space_for
+from verl_agent_env.envs.spaces import ObservationSpace, action_space_for
+from verl_agent_env.envs.tool_env import ToolEnv
 from verl_agent_env.envs.turn import Outcome, Turn
-from verl_agent_env.errors import (
-    EpisodeEndedError,
-    EpisodeNotStartedError,
-    InvalidEnvArgumentsError,
-    RenderModeError,
-)
+from verl_agent_env.errors import RenderModeError
 from verl_agent_env.messages import (
-    FORMATS,
-    ParsedAction,
-    Tool,
     ToolCall,
     content_text,
-    parse_action,
     read_single_call,
-    stated_answers,
     text_part,
     user_message,
     written_text,
 )
-from verl_agent_env.seeds import MAX_SEED, following_seed
 from verl_agent_env.types import Action, Content
 from verl_agent_env.types import Durability as Durability
 from verl_agent_env.types import Execution as Execution
@@ -58,11 +35,10 @@ from verl_agent_env.types import Info, Observation
 
 T = TypeVar("T")
 
-SNAPSHOT_FORMAT = 1
 _MAX_FAULTS = 20
 
 
-class ChatEnv(gymnasium.Env[Observation, Action]):
+class ChatEnv(ToolEnv):
     """Base class of environments whose observations and actions are chat messages.
 
     ``reset`` and ``step`` are Gymnasium's. An observation is a list of messages, an action is anything that
@@ -73,14 +49,8 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
     one, so the first seed determines all later episodes too.
     """
 
-    env_name: ClassVar[str] = ""
-    """Registered name, such as ``verl_env/sokoban-v0``."""
     Arguments: ClassVar[type[EnvArguments]] = EnvArguments
     """Model of the keyword arguments; validated before anything is built."""
-    tools: ClassVar[tuple[Tool, ...]] = ()
-    """Tools that the model may call."""
-    word_aliases: ClassVar[Mapping[str, str]] = {}
-    """Names of tools by lower-case words that name them in plain text."""
     execution: ClassVar[Execution] = "thread"
     """Where a server runs the environment. ``inline`` becomes ``compute`` for arguments of a high :meth:`cost_ms`."""
     deterministic: ClassVar[bool] = True
@@ -97,18 +67,11 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"], "render_fps": 4}  # type: ignore[misc]
     observation_space = ObservationSpace()
-    action_space = ActionSpace((), parallel=False)
 
-    _tools_by_name: ClassVar[dict[str, Tool]] = {}
-    _plain_tools: ClassVar[frozenset[str]] = frozenset()
-
-    __slots__ = ("_effects", "_ended", "_in_parts", "_numpy_rng", "_rng", "_seed", "_steps", "arguments")
+    __slots__ = ("_effects", "_in_parts")
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls._tools_by_name = {tool.name: tool for tool in cls.tools}
-        cls._plain_tools = _plain(cls.tools)
-        cls.action_space = action_space_for(cls.tools, parallel=False)
         support_former_names(cls)
 
     def __init__(self, render_mode: str | None = None, **kwargs: Any) -> None:
@@ -122,6 +85,7 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
             InvalidEnvArgumentsError: An argument is unknown or out of its range.
             RenderModeError: The environment does not support this render mode.
         """
+        super().__init__()
         arguments = kwargs.pop("arguments", None)
         if arguments is None:
             arguments = self.validate_arguments(kwargs)
@@ -133,12 +97,7 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
             self.render_mode = render_mode
         if self.arguments.max_actions_per_turn > 1:
             self.action_space = action_space_for(self.tools, parallel=True)
-        self._seed: int | None = None
-        self._rng: EpisodeRandom | None = None
-        self._numpy_rng: np.random.Generator | None = None
         self._effects: Effects | None = None
-        self._steps = 0
-        self._ended = False
         self._in_parts = self.arguments.reward_parts is not None or bool(
             self.reward_part_names(self.arguments)
         )
@@ -162,12 +121,6 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
             if unknown is not None:
                 raise cls.invalid_arguments((["reward_parts", "weights"], unknown))
         return arguments
-
-    @classmethod
-    def invalid_arguments(cls, *faults: tuple[list[int | str], str]) -> InvalidEnvArgumentsError:
-        """Make the error for faulty arguments from pairs of location and sentence."""
-        errors = [{"loc": loc, "msg": message} for loc, message in faults]
-        return InvalidEnvArgumentsError(cls.env_name or cls.__name__, errors)
 
     @classmethod
     def cost_ms(cls, arguments: EnvArguments) -> float:  # noqa: ARG003 - subclasses use them
@@ -239,33 +192,6 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
     def act(self, call: ToolCall) -> Outcome:
         """Carry out one call of a known tool whose required arguments are present and of the right type."""
         raise NotImplementedError
-
-    def dump_state(self) -> Any:
-        """Return the episode's state as small JSON values, without the seed, step count and random generators of the base."""
-        raise NotImplementedError
-
-    def load_state(self, state: Any) -> None:
-        """Set the state that :meth:`dump_state` returned."""
-        raise NotImplementedError
-
-    def call_from_word(self, word: str) -> ToolCall:
-        """Translate a move written in plain text into a call; a call with a fault if it is no move.
-
-        A sentence that states an answer counts as the move that it names: "The answer is up." Depends on the word alone:
-        a replayed episode does not translate again.
-        """
-        tool = self._tool_of(word)
-        if tool is None:
-            # The whole stated answer has to be the move: "left to the user's choice" is none.
-            tool = next((self._tool_of(answer) for answer in stated_answers(word)[:1]), None)
-        if tool is not None:
-            return ToolCall(tool, {})
-        shown = word if len(word) <= 40 else word[:40] + "…"
-        return ToolCall("", {}, None, f"'{shown}' is not an action.")
-
-    def call_from_marked_word(self, word: str) -> ToolCall:
-        """Translate a move that the text marks as its answer; by default as :meth:`call_from_word`."""
-        return self.call_from_word(word)
 
     def secrets(self) -> Sequence[str]:
         """Return texts that reveal the episode's solution; ``check-env`` searches the observations for them."""
@@ -407,32 +333,6 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
 
     # --- for servers and trainers ---------------------------------------------------------------------------
 
-    @property
-    def episode_seed(self) -> int:
-        """Seed of the episode.
-
-        Raises:
-            EpisodeNotStartedError: ``reset`` was never called.
-        """
-        if self._seed is None:
-            raise EpisodeNotStartedError
-        return self._seed
-
-    @property
-    def num_steps(self) -> int:
-        """Number of moves made in this episode."""
-        return self._steps
-
-    @property
-    def ended(self) -> bool:
-        """True if the episode was terminated or truncated."""
-        return self._ended
-
-    @property
-    def allow_parallel_tool_calls(self) -> bool:
-        """True if one action may hold several tool calls."""
-        return self.arguments.max_actions_per_turn > 1
-
     def task_prompt(self) -> str:
         """Return the task prompt: that of the arguments, else the environment's own."""
         replaced = self.arguments.task_prompt
@@ -447,70 +347,6 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
                 f"{prompt}\n\n{content}" if isinstance(content, str) else [text_part(prompt + "\n"), *content]
             )
         return [user_message(content)]
-
-    def read_action(self, action: object) -> ParsedAction:
-        """Read an action as :meth:`step` does, without carrying it out."""
-        arguments = self.arguments
-        max_calls = max(arguments.max_calls_per_turn, arguments.max_actions_per_turn)
-        return parse_action(action, self._tools_by_name, arguments.action_format, self._steps, max_calls)
-
-    def checked_calls(self, parsed: ParsedAction) -> list[ToolCall]:
-        """Return the calls of a read action, at least one, each with the fault that makes it invalid."""
-        return [call._replace(fault=self._fault_of(call)) for call in self._calls_of(parsed)]
-
-    def calls_of(self, action: Action) -> list[ToolCall]:
-        """Read an action into its calls, at least one, without carrying them out.
-
-        Invalid calls keep their id and their fault only. ``step(action)`` is ``take_turn(calls_of(action))``, so the calls
-        suffice to replay a step.
-        """
-        return [
-            call if call.fault is None else ToolCall("", {}, call.id, call.fault)
-            for call in self.checked_calls(self.read_action(action))
-        ]
-
-    def snapshot(self) -> bytes:
-        """Return the whole episode in a few hundred bytes of JSON: state, random generators, seed, step count.
-
-        Raises:
-            EpisodeNotStartedError: ``reset`` was never called.
-        """
-        numpy_state = None if self._numpy_rng is None else self._numpy_rng.bit_generator.state
-        document = [
-            SNAPSHOT_FORMAT,
-            self.episode_seed,
-            self._steps,
-            self._ended,
-            None if self._rng is None else self._rng.state(),
-            stringify_integers(numpy_state),
-            self.dump_state(),
-        ]
-        return orjson.dumps(document)
-
-    def restore(self, snapshot: bytes) -> None:
-        """Restore a :meth:`snapshot` of an environment with the same arguments.
-
-        Raises:
-            ValueError: The bytes are not a snapshot of this format.
-        """
-        document = orjson.loads(snapshot)
-        if not isinstance(document, list) or len(document) != 7 or document[0] != SNAPSHOT_FORMAT:
-            raise ValueError(f"not a snapshot of format {SNAPSHOT_FORMAT}")
-        _, seed, steps, ended, rng, numpy_state, state = document
-        self.load_state(state)
-        self._seed, self._steps, self._ended = seed, steps, ended
-        self._rng = None if rng is None else EpisodeRandom.from_state(rng)
-        self._numpy_rng = None if numpy_state is None else generator_from_state(parse_integers(numpy_state))
-
-    def state_digest(self) -> int:
-        """Return a 32-bit checksum of the episode's state, independent of how the state is shown.
-
-        Raises:
-            Exception: :meth:`dump_state` failed, or its result is not JSON.
-        """
-        rng = self._rng
-        state = (self._steps, self._ended, None if rng is None else rng.low_bits, self.dump_state())
-        return zlib.crc32(orjson.dumps(state))
 
     # --- calls to the outside -------------------------------------------------------------------------------
 
@@ -540,104 +376,16 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
         effects, self._effects = self._effects, None
         return {} if effects is None else effects.made
 
-    # --- randomness: two views of one seed ------------------------------------------------------------------
-
-    @property
-    def rng(self) -> EpisodeRandom:
-        """Small, fast random generator of the episode; its ``random()`` gives the same stream as that of ``np_random``."""
-        if self._rng is None:
-            self._rng = EpisodeRandom.from_seed(self.episode_seed)
-        return self._rng
-
-    @property
-    def _np_random(self) -> np.random.Generator:
-        # Gymnasium keeps a generator here; ours takes a kilobyte and is made on first use.
-        if self._numpy_rng is None:
-            self._numpy_rng = np.random.Generator(np.random.PCG64(self._seed))
-        return self._numpy_rng
-
-    @_np_random.setter
-    def _np_random(self, value: np.random.Generator) -> None:
-        self._numpy_rng = value
-
-    @property
-    def _np_random_seed(self) -> int | None:
-        return self._seed
-
-    @_np_random_seed.setter
-    def _np_random_seed(self, value: int | None) -> None:
-        """Ignore the -1 that Gymnasium writes when it gets a generator; the episode's seed is unchanged."""
-
-    def _set_tools(self, tools: tuple[Tool, ...]) -> None:
-        """Replace the tools of the class by tools of this instance."""
-        self.tools = tools  # type: ignore[misc]
-        self._tools_by_name = {tool.name: tool for tool in tools}  # type: ignore[misc]
-        self._plain_tools = _plain(tools)  # type: ignore[misc]
-        self.action_space = action_space_for(tools, parallel=self.allow_parallel_tool_calls)
-
-    _offer = former_name("_offer", _set_tools)
-
     # --- inner workings -------------------------------------------------------------------------------------
 
     def _start(self, seed: int | None, options: dict[str, Any] | None) -> None:
         with self._new_episode(seed):
             self.begin_episode(options or {})
 
-    @contextlib.contextmanager
-    def _new_episode(self, seed: int | None) -> Iterator[None]:
-        """Set the seed of a new episode; restore the former seed if the new episode cannot begin."""
-        if seed is not None:
-            seed = self._checked_seed(seed)
-        before = self._seed, self._rng, self._numpy_rng
-        if seed is None:
-            seed = secrets.randbits(53) if self._seed is None else following_seed(self._seed)
-        self._seed, self._rng, self._numpy_rng = seed, None, None
-        try:
-            yield
-        except BaseException:
-            self._seed, self._rng, self._numpy_rng = before
-            raise
-        self._steps = 0
-        self._ended = False
-
-    def _checked_seed(self, seed: object) -> int:
-        try:
-            # NumPy's integers are accepted as well.
-            number = operator.index(seed)  # type: ignore[arg-type]
-        except TypeError:
-            number = -1
-        if not 0 <= number <= MAX_SEED:
-            raise self.invalid_arguments((["seed"], f"must be an integer from 0 to {MAX_SEED}"))
-        return number
-
-    def _require_running(self) -> None:
-        if self._ended:
-            raise EpisodeEndedError
-        if self._seed is None:
-            raise EpisodeNotStartedError
-
     def _require_render_mode(self, mode: str) -> None:
         supported = self.metadata["render_modes"]
         if mode not in supported:
             raise RenderModeError(mode, list(supported))
-
-    def _calls_of(self, parsed: ParsedAction) -> list[ToolCall]:
-        if parsed.fault is not None:
-            return [ToolCall("", {}, None, parsed.fault)]
-        if parsed.calls:
-            return parsed.calls
-        # One word beyond the limit suffices for its error message.
-        words = parsed.words[: self.arguments.max_actions_per_turn + 1]
-        call_from = self.call_from_marked_word if parsed.is_marked else self.call_from_word
-        return [call_from(word) for word in words] or [ToolCall("", {}, None, self._no_action())]
-
-    def _no_action(self) -> str:
-        formats = self.arguments.action_format
-        if formats == "auto":
-            return "No action was found."
-        names = (formats,) if isinstance(formats, str) else formats
-        examples = [each.examples[0] for each in FORMATS if each.name in names]
-        return f"No action was found. It is read in forms such as {' or '.join(examples)}."
 
     def _carry_out(self, call: ToolCall) -> Outcome:
         self._steps += 1
@@ -649,19 +397,6 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
                 return self._invalid(fault, self.no_op_reward(), None)
         outcome = self.act(call)
         return outcome if outcome.fault is None else self._penalized(outcome)
-
-    def _tool_of(self, word: str) -> str | None:
-        """Return the name of the tool that a word names, directly or by an alias."""
-        name = word.strip(" \t\n.!\"'`*").casefold().replace(" ", "_").replace("-", "_")
-        tool = self.word_aliases.get(name, name)
-        return tool if tool in self._tools_by_name else None
-
-    def _fault_of(self, call: ToolCall) -> str | None:
-        """Return what makes a call invalid; ``None`` if it is valid."""
-        if call.fault is not None:
-            return call.fault
-        tool = self._tools_by_name.get(call.name)
-        return f"There is no tool '{call.name[:64]}'." if tool is None else tool.fault(call.arguments)
 
     def _penalized(self, outcome: Outcome) -> Outcome:
         """Apply the consequences of an invalid action to an outcome that has a fault."""
@@ -691,9 +426,6 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
             return advice
         return f"{advice}\n{content}" if isinstance(content, str) else [text_part(advice), *content]
 
-    def _tool_hint(self) -> str:
-        return f" Available: {', '.join(self._tools_by_name)}." if self._tools_by_name else ""
-
     def _finish(
         self,
         observation: Observation,
@@ -721,8 +453,3 @@ class ChatEnv(gymnasium.Env[Observation, Action]):
             # The sum, so that the parts are exactly the reward.
             reward, info["reward_parts"] = sum(parts.values()), parts
         return observation, reward, terminated, truncated, info
-
-
-def _plain(tools: Sequence[Tool]) -> frozenset[str]:
-    """Return the names of the tools that need no argument."""
-    return frozenset(tool.name for tool in tools if not tool.parameters.get("required"))

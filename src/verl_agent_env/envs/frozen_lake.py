@@ -6,13 +6,14 @@ import functools
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from verl_agent_env.envs.base import EnvArguments, Execution
 from verl_agent_env.envs.demonstrations import actions_of_calls
 from verl_agent_env.envs.drawing import draw_or_go_on, first_of
 from verl_agent_env.envs.grid import Cell, GridArguments, GridEnv
 from verl_agent_env.envs.rng import EpisodeRandom
+from verl_agent_env.envs.strict_model import STRICT_MODEL
 from verl_agent_env.envs.turn import Outcome
 from verl_agent_env.messages import Tool, ToolCall
 from verl_agent_env.types import Action
@@ -42,7 +43,7 @@ _WORD_OF = {"S": "ice", "F": "ice", "H": "hole", "G": "goal"}
 class LakeGlyphs(BaseModel):
     """Glyphs of the kinds of cells in text."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = STRICT_MODEL
 
     player: str = Field(default="P", min_length=1, max_length=16)
     """The player, except where a glyph below applies."""

@@ -13,7 +13,8 @@ import gymnasium
 import orjson
 
 from verl_agent_env.envs.async_env import AsyncChatEnv
-from verl_agent_env.envs.base import SNAPSHOT_FORMAT, ChatEnv, Durability, Execution
+from verl_agent_env.envs.base import ChatEnv, Durability, Execution
+from verl_agent_env.envs.episode_env import SNAPSHOT_FORMAT
 from verl_agent_env.envs.fingerprint import fingerprint_of
 from verl_agent_env.errors import InvalidEnvArgumentsError
 from verl_agent_env.messages.tools import DRAFT

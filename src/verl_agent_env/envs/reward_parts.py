@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, Field, StringConstraints, model_validator
 
 from verl_agent_env.envs.scorers.extraction import Extraction
 from verl_agent_env.envs.scorers.regex import RegexScorer
@@ -40,7 +40,7 @@ class FormatReward(RegexScorer):
 
 
 class _TextPart(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = STRICT_MODEL
 
     penalty: float = -1.0
     """Reward at the worst; usually below zero."""

@@ -51,7 +51,8 @@ class SeatedEnv(ChatEnv):
     """Base class of environments with several seats.
 
     A subclass has ``num_seats`` and the hooks ``turn``, ``observe_seat``, ``act_at``, ``dump_game`` and ``load_game`` in place of
-    ``observe``, ``act``, ``dump_state`` and ``load_state``. With one seat it is an environment like any other.
+    ``observe``, ``act``, ``dump_state`` and ``load_state``. With one seat it is an environment like any other: its actions need
+    not name the seat, and may hold several moves.
 
     Moves at the same time: ``turn`` names several seats, each of them acts in a step of its own, in any order, and is then out
     of turn; what they do is shown and counts when the last one has acted.
@@ -148,6 +149,8 @@ class SeatedEnv(ChatEnv):
             self._require_seat(seat)
             if seat not in turn:
                 raise NotYourTurnError("", seat, list(turn))
+        if self.num_seats == 1:
+            return super().step(said)
         acting = turn[0] if seat is None else seat
         return self._act(acting, self.calls_of(said), said, is_named=seat is not None)
 
@@ -155,14 +158,25 @@ class SeatedEnv(ChatEnv):
         self, calls: list[ToolCall], action: object = None
     ) -> tuple[Observation, float, bool, bool, Info]:
         self._require_running()
+        if self.num_seats == 1:
+            return super().take_turn(calls, action)
         return self._act(self.turn()[0], calls, action, is_named=False)
 
     def observe(self) -> Content:
         """Return what the first seat in turn sees; at the end, seat 0."""
-        return self.observe_seat(0 if self._ended else self.turn()[0])
+        return self.observe_seat(0 if self._ended or self.num_seats == 1 else self.turn()[0])
 
     def act(self, call: ToolCall) -> Outcome:
-        raise NotImplementedError("a seat acts by act_at")
+        """Carry out a move of the only seat."""
+        rewards, content, terminated, successes, effective, fault = self.act_at(0, call)
+        return Outcome(
+            content or None,
+            sum(rewards),
+            terminated=terminated,
+            success=any(successes),
+            effective=effective,
+            fault=fault,
+        )
 
     def dump_state(self) -> Any:
         return [self._returns, self._acted, self.dump_game()]
@@ -172,6 +186,12 @@ class SeatedEnv(ChatEnv):
         self.load_game(game)
 
     # --- inner workings -------------------------------------------------------------------------------------
+
+    def _finish(self, *args: Any, **kwargs: Any) -> tuple[Observation, float, bool, bool, Info]:
+        result = super()._finish(*args, **kwargs)
+        if self.num_seats == 1:
+            self._acted, self._returns = [True], [self._returns[0] + result[1]]
+        return result
 
     def _act(
         self, seat: int, calls: list[ToolCall], action: object, *, is_named: bool
@@ -186,21 +206,22 @@ class SeatedEnv(ChatEnv):
         if outcome.fault is not None:
             rewards[seat] += self.arguments.invalid_action_reward
             terminated = terminated or self.arguments.invalid_action_ends_episode
-        for each, reward in enumerate(rewards):
-            self._returns[each] += reward
         successes = list(outcome.successes) or [False] * self.num_seats
         last = Outcome(reward=rewards[seat], terminated=terminated, success=successes[seat])
         valid = outcome.fault is None
         _, reward, terminated, truncated, info = self._finish(
             [], rewards[seat], last, valid, outcome.effective, action
         )
-        if self.num_seats > 1:
-            info |= {
-                "seat": seat,
-                "turn": [] if self._ended else list(self.turn()),
-                "rewards": rewards,
-                "successes": successes,
-            }
+        # With weights of its parts.
+        rewards[seat] = reward
+        for each, paid in enumerate(rewards):
+            self._returns[each] += paid
+        info |= {
+            "seat": seat,
+            "turn": [] if self._ended else list(self.turn()),
+            "rewards": rewards,
+            "successes": successes,
+        }
         return self._shown(seat, calls, outcome, is_named=is_named), reward, terminated, truncated, info
 
     def _shown(
@@ -215,7 +236,8 @@ class SeatedEnv(ChatEnv):
         refused: list[Message] = [
             tool_message(other.id, _ONE_ACTION) for other in others if other.id is not None
         ]
-        if self._ended or seat in turn:
+        # Who plays without names acts next for the first seat in turn, also where others may act at the same time.
+        if self._ended or (seat in turn if is_named else seat == turn[0]):
             said = "\n".join(filter(None, [said, self._seen_from(seat)]))
         elif is_named:
             said = "\n".join(filter(None, [said, _WAIT]))

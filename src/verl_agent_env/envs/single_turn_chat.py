@@ -131,9 +131,14 @@ class SingleTurnChatArguments(EnvArguments):
         if self.system_prompt is not None:
             messages.insert(0, {"role": "system", "content": self.system_prompt})
         asked = self.closing_prompt if self.include_task_prompt else ""
-        if asked or not messages:
+        if asked or not (messages or self.is_user_to_begin):
             messages.append(user_message(asked))
         return orjson.dumps(messages)
+
+    @property
+    def is_user_to_begin(self) -> bool:
+        """True if the first observation ends with a message that these arguments do not hold."""
+        return False
 
     @property
     def closing_prompt(self) -> str:

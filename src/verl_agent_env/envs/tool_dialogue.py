@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
 from pydantic import Field
 
+from verl_agent_env.envs.arguments import EnvArguments
 from verl_agent_env.envs.async_env import AsyncChatEnv
+from verl_agent_env.envs.reward_parts import TASK
 from verl_agent_env.envs.scorer_registry import ScoreContext
 from verl_agent_env.envs.scorers import Assessment
 from verl_agent_env.envs.single_turn_chat import SingleTurnChatArguments
 from verl_agent_env.envs.turn import Outcome
+from verl_agent_env.envs.user_simulator import UserSimulator, UserWords
 from verl_agent_env.messages import ParsedAction, ToolCall, content_text, user_message
+from verl_agent_env.messages.reading import strip_thoughts
 from verl_agent_env.types import Action, Content, Info, Message, Observation, StepResult
 
 _NOTHING_ASKED = "Use the tools as you like, then answer with a message."
@@ -33,17 +37,27 @@ class ToolDialogueArguments(SingleTurnChatArguments):
     """Limit of the text of one tool result; the rest is cut off."""
     tool_error_reward: float = 0.0
     """Added for each call whose result is an error; usually zero or below."""
+    user: UserSimulator | None = None
+    """A model that plays the user (see ``docs/environments.md``): a message without a tool call is said to the user, who answers or ends
+    the conversation. Without a ``task_prompt`` the user says the first message. By default such a message is the answer."""
 
     @property
     def closing_prompt(self) -> str:
         """Last message of the user; empty if the history is enough."""
         if self.task_prompt is not None:
             return self.task_prompt
-        return "" if self.chat_history else _NOTHING_ASKED
+        return "" if self.chat_history or self.user is not None else _NOTHING_ASKED
+
+    @property
+    def is_user_to_begin(self) -> bool:
+        """True if the user says the first message."""
+        return self.user is not None and self.task_prompt is None
 
 
 class ToolDialogueEnv(AsyncChatEnv):
     """Base class of environments in which a message without a tool call is the answer, which a scorer rewards.
+
+    With a simulated ``user`` such a message is said to the user, and the last one before the user's end is the answer.
 
     A subclass has its tools, the hooks ``begin_dialogue`` and ``act_async``, and arguments of
     :class:`ToolDialogueArguments`.
@@ -57,6 +71,12 @@ class ToolDialogueEnv(AsyncChatEnv):
         super().__init__(render_mode, **kwargs)
         self._conversation: list[Message] = []
         self._tool_errors = 0
+
+    @classmethod
+    def reward_part_names(cls, arguments: EnvArguments) -> Sequence[str]:
+        """Return the parts of the scorer's rewards, and ``task`` for what calls cost."""
+        names = arguments.scorer.part_names if isinstance(arguments, ToolDialogueArguments) else ()
+        return (*names, TASK) if names else ()
 
     # --- hooks ----------------------------------------------------------------------------------------------
 
@@ -78,13 +98,13 @@ class ToolDialogueEnv(AsyncChatEnv):
             await asyncio.to_thread(self.arguments.scorer.prepare)
         except ValueError as unfit:
             raise self.invalid_arguments((["scorer"], str(unfit))) from None
+        words = await self._words_of_user(self._given()) if self.arguments.is_user_to_begin else None
         await self.begin_dialogue()
-        self._conversation = []
+        self._conversation = [] if words is None else [user_message(words.text)]
         self._tool_errors = 0
 
     def first_observation(self) -> Observation:
-        messages: Observation = orjson.loads(self.arguments.opening)
-        return messages
+        return [*self._given(), *self._conversation[: self.arguments.is_user_to_begin]]
 
     async def astep(self, action: Action) -> tuple[Observation, float, bool, bool, Info]:
         """Carry out the calls of a message, or score the answer, as :meth:`ChatEnv.step`.
@@ -92,12 +112,15 @@ class ToolDialogueEnv(AsyncChatEnv):
         Raises:
             EpisodeNotStartedError, EpisodeEndedError: No episode is running.
             ScorerError: A registered callable failed; the episode continues.
+            OutsideCallError: A judge or a simulated user gave no answer; the episode continues.
         """
         self._require_running()
         self._tool_errors = 0
         parsed = self.read_action(action)
         if parsed.calls or parsed.fault is not None:
             result = StepResult(*await super().astep(action))
+        elif self.arguments.user is not None:
+            result = StepResult(*await self._say_to_user(action, parsed))
         else:
             result = StepResult(*await self.answer(action, parsed))
         result.info["tool_errors"] = self._tool_errors
@@ -112,17 +135,22 @@ class ToolDialogueEnv(AsyncChatEnv):
             f"{message['role']}: {content_text(message['content'])}" for message in self.first_observation()
         )
 
+    def secrets(self) -> Sequence[str]:
+        """Return what a simulated user knows and the model has to find out."""
+        user = self.arguments.user
+        return () if user is None else (user.goal,)
+
     # --- for subclasses -------------------------------------------------------------------------------------
 
     @property
     def keeps_conversation(self) -> bool:
-        """True if the conversation is part of the state; by default if the scorer reads it."""
-        return self.arguments.scorer.reads_history
+        """True if the conversation is part of the state; by default if the scorer or a simulated user reads it."""
+        return self.arguments.scorer.reads_history or self.arguments.user is not None
 
     @property
     def conversation(self) -> list[Message]:
         """Messages so far, the first observation included."""
-        return [*self.first_observation(), *self._conversation]
+        return [*self._given(), *self._conversation]
 
     def failed_call(self, content: Content) -> Outcome:
         """Return the outcome of a call whose result is an error."""
@@ -130,9 +158,9 @@ class ToolDialogueEnv(AsyncChatEnv):
         return Outcome(content, reward=self.arguments.tool_error_reward, effective=False)
 
     async def answer(
-        self, action: Action, parsed: ParsedAction
+        self, action: Action, parsed: ParsedAction, closing: str = _END
     ) -> tuple[Observation, float, bool, bool, Info]:
-        """Score the model's message, and end the episode."""
+        """Score the model's message, and end the episode with this closing message."""
         context = ScoreContext(self.conversation, self.episode_seed, {"num_steps": self._steps})
 
         async def assess() -> list[Any]:
@@ -151,7 +179,7 @@ class ToolDialogueEnv(AsyncChatEnv):
         )
         outcome = self._penalized(outcome)
         self._steps += 1
-        return self._finish([user_message(_END)], outcome.reward, outcome, valid, valid, action)
+        return self._finish([user_message(closing)], outcome.reward, outcome, valid, valid, action)
 
     def dialogue(self) -> Any:
         """Return what is kept of the conversation, as JSON values."""
@@ -162,6 +190,40 @@ class ToolDialogueEnv(AsyncChatEnv):
         if not isinstance(conversation, list):
             raise ValueError("not a conversation")
         self._conversation, self._tool_errors = conversation, 0
+
+    # --- inner workings -------------------------------------------------------------------------------------
+
+    def _given(self) -> list[Message]:
+        messages: list[Message] = orjson.loads(self.arguments.opening)
+        return messages
+
+    async def _say_to_user(
+        self, action: Action, parsed: ParsedAction
+    ) -> tuple[Observation, float, bool, bool, Info]:
+        """Have the simulated user answer the model's message, or end the conversation, which is then scored."""
+        if not strip_thoughts(parsed.text).strip():
+            # There is nothing to answer.
+            outcome = self._invalid(_NO_ANSWER, self.no_op_reward(), None)
+        else:
+            words = await self._words_of_user([*self.conversation, said(parsed)])
+            if words.ends:
+                return await self.answer(action, parsed, words.text or _END)
+            outcome = Outcome(words.text)
+        self._steps += 1
+        is_valid = outcome.fault is None
+        return self._finish(
+            [user_message(self._show(outcome))], outcome.reward, outcome, is_valid, is_valid, action
+        )
+
+    async def _words_of_user(self, conversation: list[Message]) -> UserWords:
+        user = self.arguments.user
+        if user is None:
+            raise RuntimeError("there is no simulated user")
+
+        async def speak() -> list[Any]:
+            return list(await user.speak(conversation))
+
+        return UserWords(*await self.outcome_of(speak))
 
 
 def said(parsed: ParsedAction) -> Message:

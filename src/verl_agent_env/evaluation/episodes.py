@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar
 
 import orjson
 
+from verl_agent_env.chat_completions import Completion
 from verl_agent_env.client import AsyncEnvClient, LeaveEpisodeError, PlayedEpisode, play
 from verl_agent_env.errors import VerlAgentEnvError
 from verl_agent_env.evaluation.model import (
@@ -19,7 +20,6 @@ from verl_agent_env.evaluation.model import (
     ModelRefusedError,
     ModelUnavailableError,
 )
-from verl_agent_env.evaluation.replies import Completion
 from verl_agent_env.types import Message
 
 logger = logging.getLogger(__name__)

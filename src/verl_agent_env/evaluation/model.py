@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
-import random
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, Self
 
 import aiohttp
-import orjson
 
-from verl_agent_env.evaluation.replies import Completion, read_answer, refusal_of
+from verl_agent_env.chat_completions import (
+    Completion,
+    Pauses,
+    Reply,
+    ResponseTooLongError,
+    passes,
+    post,
+    read_answer,
+    refusal_of,
+)
 from verl_agent_env.types import Message
 
 AnswerFormat = Literal["tools", "text", "json"]
@@ -25,8 +31,7 @@ AnswerFormat = Literal["tools", "text", "json"]
 _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 30.0
 _SHOWN_CHARS = 300
-# Too slow, a conflict, too early, too many: these pass.
-_PASSES = frozenset({408, 409, 425, 429})
+_MAX_RESPONSE_BYTES = 1 << 25
 # A wrong key, a wrong path, an unknown model: no conversation would fare better.
 _REFUSES_ALL = frozenset({401, 403, 404, 405})
 # So many conversations are refused before the first answer until the endpoint is taken to refuse them all.
@@ -48,17 +53,6 @@ class ConversationRefusedError(Exception):
         super().__init__(text)
         self.out_of_context = out_of_context
         """True if the conversation is too long for the model."""
-
-
-class _Reply(NamedTuple):
-    status: int
-    pause_s: float
-    """Seconds that the endpoint asks to wait before the next attempt."""
-    payload: bytes
-
-    @property
-    def problem(self) -> str:
-        return f"status {self.status}: {self.payload[:_SHOWN_CHARS].decode('utf-8', 'replace')}"
 
 
 class ChatModel:
@@ -88,16 +82,14 @@ class ChatModel:
             max_tries: Limit of the attempts of one request.
             timeout_s: Time limit of one attempt.
         """
-        self._url = base_url.rstrip("/") + "/chat/completions"
+        self._base_url = base_url.rstrip("/")
         self._options: dict[str, Any] = {"model": model}
         if temperature is not None:
             self._options["temperature"] = temperature
         if max_tokens is not None:
             self._options["max_tokens"] = max_tokens
         self._answer_format = answer_format
-        self._headers = {"content-type": "application/json"}
-        if key:
-            self._headers["authorization"] = f"Bearer {key}"
+        self._key = key
         self._max_tries = max_tries
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
         self._session: aiohttp.ClientSession | None = None
@@ -113,16 +105,16 @@ class ChatModel:
             ModelRefusedError: The endpoint refuses every request.
         """
         question = {"messages": messages, **self._ways_to_act(tools)}
-        pause_s, problem = _FIRST_PAUSE_S, ""
+        pauses, asked_s, problem = Pauses(_FIRST_PAUSE_S, _LONGEST_PAUSE_S), 0.0, ""
         for number in range(self._max_tries):
             if number:
-                await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
-                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+                await pauses.wait(asked_s)
+            asked_s = 0.0
             try:
-                reply = await self._post(orjson.dumps({**self._options, **question}))
+                reply = await self._post(question)
                 if reply.status == 400 and self._rename_max_tokens(reply.payload):
-                    reply = await self._post(orjson.dumps({**self._options, **question}))
-            except (aiohttp.ClientError, TimeoutError) as broken:
+                    reply = await self._post(question)
+            except (aiohttp.ClientError, TimeoutError, ResponseTooLongError) as broken:
                 problem = str(broken) or type(broken).__name__
                 continue
             if reply.status == 200:
@@ -134,9 +126,9 @@ class ChatModel:
             else:
                 problem = reply.problem
                 self._raise_refusal(reply)
-                pause_s = max(pause_s, min(reply.pause_s, _LONGEST_PAUSE_S))
+                asked_s = reply.pause_s
         raise ModelUnavailableError(
-            f"The model at '{self._url}' did not answer, asked {self._max_tries} times: {problem}"
+            f"The model at '{self._base_url}' did not answer, asked {self._max_tries} times: {problem}"
         )
 
     def _ways_to_act(self, tools: list[dict[str, Any]]) -> dict[str, Any]:
@@ -147,21 +139,19 @@ class ChatModel:
             return {"response_format": {"type": "json_schema", "json_schema": schema}}
         return {"tools": tools}
 
-    def _raise_refusal(self, reply: _Reply) -> None:
+    def _raise_refusal(self, reply: Reply) -> None:
         """Raise for a refusal that a retry would not change.
 
         An unexplained refusal before the first completion may be due to an option of every request, so a few of them count
         as a refusal of every request.
         """
-        if reply.status in _PASSES:
-            return
         reason = refusal_of(reply.payload)
-        if reply.status >= 500 and reason != "context":
+        if passes(reply.status) and (reply.status < 500 or reason != "context"):
             return
         if reason is None:
             self._refusals += not self._has_answered
             if reply.status in _REFUSES_ALL or self._refusals >= _REFUSALS_BEFORE_ANSWER:
-                raise ModelRefusedError(f"The model at '{self._url}' refuses: {reply.problem}")
+                raise ModelRefusedError(f"The model at '{self._base_url}' refuses: {reply.problem}")
         raise ConversationRefusedError(reply.problem, out_of_context=reason == "context")
 
     def _rename_max_tokens(self, payload: bytes) -> bool:
@@ -171,11 +161,11 @@ class ChatModel:
         self._options["max_completion_tokens"] = self._options.pop("max_tokens")
         return True
 
-    async def _post(self, body: bytes) -> _Reply:
+    async def _post(self, question: Mapping[str, Any]) -> Reply:
         if self._session is None:
             raise RuntimeError("use the model with 'async with'")
-        async with self._session.post(self._url, data=body, headers=self._headers) as answer:
-            return _Reply(answer.status, _seconds(answer.headers.get("retry-after", "")), await answer.read())
+        body = {**self._options, **question}
+        return await post(self._session, self._base_url, self._key, body, _MAX_RESPONSE_BYTES)
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
@@ -220,10 +210,3 @@ def _accepted(answer: Completion) -> Completion:
     if answer.refusal:
         raise ConversationRefusedError(f"the model refused: {answer.refusal[:_SHOWN_CHARS]}")
     return answer
-
-
-def _seconds(text: str) -> float:
-    try:
-        return max(0.0, float(text))
-    except ValueError:
-        return 0.0

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from tests.judge_server import JudgeServer, scores_of, serving_judge, ten_for_all
 from tests.waiting import until
-from verl_agent_env.envs.model_endpoints import ModelEndpoint, client, use_endpoints
+from verl_agent_env.envs.model_endpoints import client, use_endpoints
 from verl_agent_env.envs.scorer_registry import ScoreContext
 from verl_agent_env.envs.scorers import parse_scorer
 from verl_agent_env.errors import EndpointBudgetSpentError, EndpointUnavailableError
@@ -32,18 +32,9 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def judge() -> Iterator[JudgeServer]:
     with serving_judge() as server:
-        use(server)
+        server.use()
         yield server
     use_endpoints(None)
-
-
-def use(server: JudgeServer, **limits: Any) -> None:
-    """Make the judge the endpoint ``judge`` of this process, with a budget that no other test has spent from."""
-    spent = client.requests_spent("judge")
-    if limits.get("max_requests") is not None:
-        limits["max_requests"] += spent
-    limits = {"timeout_s": 60, "deadline_s": 100, **limits}
-    use_endpoints({"judge": ModelEndpoint(name="judge", base_url=server.base_url, model="m", **limits)})
 
 
 def scorer(**options: Any) -> Any:
@@ -68,7 +59,7 @@ def test_success_is_the_best_score_of_all_that_is_rewarded(judge: JudgeServer) -
 
 
 def test_endpoint_is_asked_as_it_is_configured(judge: JudgeServer) -> None:
-    use(judge, max_output_tokens=77)
+    judge.use(max_output_tokens=77)
     scorer(max_score=3, instructions="Be strict.")
     judge.judging = lambda question: scores_of(question, right=3, kind=0)
     assert scorer(max_score=3, instructions="Be strict.").score("4") == 2.0
@@ -151,7 +142,7 @@ def test_judge_that_is_not_there_gives_no_reward(judge: JudgeServer) -> None:
 
 
 def test_silent_judge_is_given_up_when_its_time_is_over(judge: JudgeServer) -> None:
-    use(judge, timeout_s=0.05, deadline_s=90)
+    judge.use(timeout_s=0.05, deadline_s=90)
     judge.trouble = "silent"
     with pytest.raises(EndpointUnavailableError, match=r"did not answer within 0\.05 s"):
         scorer().score("4")
@@ -159,7 +150,7 @@ def test_silent_judge_is_given_up_when_its_time_is_over(judge: JudgeServer) -> N
 
 
 def test_deadline_holds_for_all_attempts_together(judge: JudgeServer) -> None:
-    use(judge, timeout_s=0.2, deadline_s=0.2, max_attempts=100)
+    judge.use(timeout_s=0.2, deadline_s=0.2, max_attempts=100)
     judge.trouble = "silent"
     with pytest.raises(EndpointUnavailableError):
         scorer().score("4")
@@ -167,7 +158,7 @@ def test_deadline_holds_for_all_attempts_together(judge: JudgeServer) -> None:
 
 
 def test_budget_bounds_all_requests_attempts_included(judge: JudgeServer) -> None:
-    use(judge, max_requests=4)
+    judge.use(max_requests=4)
     assert scorer().score("4") == 1.5
     judge.trouble = 500
     for _ in range(2):
@@ -180,7 +171,7 @@ def test_budget_bounds_all_requests_attempts_included(judge: JudgeServer) -> Non
 
 
 async def test_many_answers_are_judged_at_once_and_no_more_than_allowed(judge: JudgeServer) -> None:
-    use(judge, max_concurrent=2)
+    judge.use(max_concurrent=2)
     judge.trouble = "silent"
     waiting = [asyncio.create_task(scorer().assess_async("4")) for _ in range(5)]
     await until(lambda: len(judge.requests) == 2, "two questions")
@@ -233,7 +224,7 @@ def test_long_texts_are_cut(judge: JudgeServer) -> None:
 
 
 def test_errors_never_show_what_was_judged_nor_the_key(judge: JudgeServer) -> None:
-    use(judge, api_key="sk-secret")
+    judge.use(api_key="sk-secret")
     judge.judging = lambda _: "the reference is 42"
     with pytest.raises(EndpointUnavailableError) as raised:
         scorer(reference="42").score("my answer")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import threading
 import time
 import weakref
@@ -12,20 +11,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import aiohttp
-import orjson
 
+from verl_agent_env.chat_completions import Pauses, ResponseTooLongError, passes, post, read_answer
 from verl_agent_env.envs.model_endpoints.configuration import ModelEndpoint
 from verl_agent_env.errors import EndpointBudgetSpentError, EndpointUnavailableError
-from verl_agent_env.messages.forms import read_messages
-from verl_agent_env.proxies import proxy_for
+from verl_agent_env.messages.content import content_text, well_formed
 from verl_agent_env.types import Message
 
 MAX_COMPLETION_BYTES = 1 << 18
 """Limit of the bytes of a response; the rest of a longer one is not read."""
 _FIRST_PAUSE_S = 0.25
 _LONGEST_PAUSE_S = 5.0
-# Too slow, a conflict, too early, too many: these pass. Of the others no attempt is repeated within the call.
-_PASSES = frozenset({408, 409, 425, 429})
 
 T = TypeVar("T")
 
@@ -59,12 +55,11 @@ async def complete(
         EndpointBudgetSpentError: The budget does not allow another request.
     """
     deadline = time.monotonic() + endpoint.deadline_s
-    body = orjson.dumps({**_options(endpoint, schema), "messages": messages})
-    pause_s, reason = _FIRST_PAUSE_S, "gave no answer"
+    body = {**_options(endpoint, schema), "messages": messages}
+    pauses, reason = Pauses(_FIRST_PAUSE_S, _LONGEST_PAUSE_S), "gave no answer"
     for number in range(endpoint.max_attempts):
         if number:
-            await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
-            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+            await pauses.wait()
         remaining_s = deadline - time.monotonic()
         if remaining_s <= 0:
             break
@@ -79,7 +74,7 @@ async def complete(
     raise EndpointUnavailableError(reason, endpoint.name)
 
 
-async def _attempt(endpoint: ModelEndpoint, body: bytes, remaining_s: float) -> str:
+async def _attempt(endpoint: ModelEndpoint, body: Mapping[str, Any], remaining_s: float) -> str:
     """Send one request, and return the text of its completion."""
     timeout_s = min(endpoint.timeout_s, remaining_s)
     try:
@@ -89,35 +84,22 @@ async def _attempt(endpoint: ModelEndpoint, body: bytes, remaining_s: float) -> 
                 return _text_of(await _post(endpoint, body))
     except TimeoutError:
         raise _AttemptFailedError(f"did not answer within {timeout_s:.3g} s") from None
+    except ResponseTooLongError as endless:
+        raise _AttemptFailedError(str(endless)) from None
     except aiohttp.ClientError as broken:
         raise _AttemptFailedError(f"cannot be asked ({type(broken).__name__})") from None
 
 
-async def _post(endpoint: ModelEndpoint, body: bytes) -> bytes:
+async def _post(endpoint: ModelEndpoint, body: Mapping[str, Any]) -> bytes:
     """Return the body of a response with status 200."""
-    url = f"{endpoint.base_url}/chat/completions"
-    headers = {"content-type": "application/json"}
-    key = endpoint.api_key.get_secret_value()
-    if key:
-        headers["authorization"] = f"Bearer {key}"
     # A session for each request: nothing is left open, whichever event loop the environment lives on.
     connector = aiohttp.TCPConnector(force_close=True)
-    async with (
-        aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar()) as session,
-        # A redirect would take the key elsewhere.
-        session.post(
-            url, data=body, headers=headers, proxy=proxy_for(url) or None, allow_redirects=False
-        ) as response,
-    ):
-        if response.status != 200:
-            is_final = response.status < 500 and response.status not in _PASSES
-            raise _AttemptFailedError(f"answered with status {response.status}", is_final=is_final)
-        received = bytearray()
-        async for piece in response.content.iter_any():
-            received += piece
-            if len(received) > MAX_COMPLETION_BYTES:
-                raise _AttemptFailedError(f"answered with more than {MAX_COMPLETION_BYTES} bytes")
-        return bytes(received)
+    async with aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar()) as session:
+        key = endpoint.api_key.get_secret_value()
+        reply = await post(session, endpoint.base_url, key, body, MAX_COMPLETION_BYTES)
+    if reply.status != 200:
+        raise _AttemptFailedError(f"answered with status {reply.status}", is_final=not passes(reply.status))
+    return reply.payload
 
 
 def _options(endpoint: ModelEndpoint, schema: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -133,14 +115,15 @@ def _options(endpoint: ModelEndpoint, schema: Mapping[str, Any] | None) -> dict[
 
 
 def _text_of(received: bytes) -> str:
-    try:
-        payload = orjson.loads(received)
-    except orjson.JSONDecodeError:
-        raise _AttemptFailedError("answered with something else than JSON") from None
-    found = read_messages(payload)
-    if len(found) != 1 or not found[0].text:
+    completion = read_answer(received)
+    if completion is None:
+        raise _AttemptFailedError("answered with something else than a chat completion")
+    if completion.finish_reason == "content_filter":
+        raise _AttemptFailedError("withheld its answer: a content filter")
+    text = well_formed(content_text(completion.message["content"]))
+    if not text:
         raise _AttemptFailedError("answered without a text")
-    return found[0].text
+    return text
 
 
 # --- limits of one process --------------------------------------------------------------------------------------

@@ -12,10 +12,11 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     Field,
     SecretStr,
@@ -140,3 +141,18 @@ def endpoint_named(name: str) -> ModelEndpoint:
             f"no model endpoint is configured as '{name[:MAX_NAME_CHARS]}'; there are: {listed}"
         )
     return known[name]
+
+
+def _is_configured(name: str) -> str:
+    try:
+        endpoint_named(name)
+    except LookupError as unknown:
+        raise ValueError(str(unknown)) from None
+    except OperatorFileError as unusable:
+        # Not the caller's fault, and not the caller's to read.
+        raise RuntimeError("the file of model endpoints cannot be used") from unusable
+    return name
+
+
+EndpointName = Annotated[str, Field(max_length=MAX_NAME_CHARS), AfterValidator(_is_configured)]
+"""Argument that names an endpoint of the operator's file."""

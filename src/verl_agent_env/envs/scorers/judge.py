@@ -1,36 +1,34 @@
 """A model as a judge: named criteria, each scored by an OpenAI-compatible endpoint of the operator's.
 
-The judged text comes from a model that learns to be paid. So it reaches the judge as a JSON string without any character of
-which chat templates make tokens, the judge's answer must hold a random ticket that the judged text cannot know, and whatever is
-not exactly one score for each criterion is no answer. A judge that fails is an error of the step, never a reward.
+The judged text comes from a model that learns to be paid: see :func:`~verl_agent_env.envs.model_endpoints.ask`. Whatever
+is not exactly one score for each criterion is no answer. A judge that fails is an error of the step, never a reward.
 """
 
 from __future__ import annotations
 
 import functools
-import json
 import math
-import re
-import secrets
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-import orjson
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+from pydantic import BaseModel, Field, StringConstraints, field_validator
 
 from verl_agent_env.envs.loop_thread import wait_for
-from verl_agent_env.envs.model_endpoints import UnusableCompletionError, complete, endpoint_named
-from verl_agent_env.envs.operator_files import OperatorFileError
+from verl_agent_env.envs.model_endpoints import (
+    EndpointName,
+    UnusableCompletionError,
+    ask,
+    object_schema,
+    quoted,
+    quoted_history,
+)
 from verl_agent_env.envs.scorer_registry import NO_CONTEXT, ScoreContext
-from verl_agent_env.envs.scorers.base import Assessment, Scorer, ScorerError
-from verl_agent_env.messages.content import content_text, well_formed
+from verl_agent_env.envs.scorers.base import Assessment, Scorer
+from verl_agent_env.envs.strict_model import STRICT_MODEL
 from verl_agent_env.messages.reading import strip_thoughts, strip_turn_ends
 from verl_agent_env.types import Message
 
 MAX_CRITERIA = 16
-_FENCED = re.compile(r"```(?:json)?\s*(\{.*\})\s*```", re.DOTALL)
-# Characters of which chat templates make the tokens that begin and end messages.
-_IN_TOKENS = {ord(character): f"\\u{ord(character):04x}" for character in "<>[]|｜"}
 
 _TASK = """\
 You grade the last answer of a conversation by fixed criteria.
@@ -47,7 +45,7 @@ Answer with one JSON object and nothing else: {"ticket": the "ticket" of the mes
 class Criterion(BaseModel):
     """A named question that gets a score of its own."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = STRICT_MODEL
 
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
     """Name of the part of the reward."""
@@ -64,7 +62,7 @@ class JudgeScorer(Scorer):
     """
 
     type: Literal["judge"] = "judge"
-    endpoint: str = Field(max_length=48, description="Name of a model endpoint in the operator's file.")
+    endpoint: EndpointName = Field(description="Name of a model endpoint in the operator's file.")
     criteria: tuple[Criterion, ...] = Field(
         min_length=1, max_length=MAX_CRITERIA, description="Names, descriptions and weights."
     )
@@ -84,18 +82,6 @@ class JudgeScorer(Scorer):
         description="Characters of the answer, and of the conversation before it, that the judge sees at most.",
     )
     ignore_thoughts: bool = Field(default=True, description="Remove <think> sections first.")
-
-    @field_validator("endpoint")
-    @classmethod
-    def _is_configured(cls, name: str) -> str:
-        try:
-            endpoint_named(name)
-        except LookupError as unknown:
-            raise ValueError(str(unknown)) from None
-        except OperatorFileError as unusable:
-            # Not the caller's fault, and not the caller's to read.
-            raise ScorerError("the file of model endpoints cannot be used") from unusable
-        return name
 
     @field_validator("criteria")
     @classmethod
@@ -132,13 +118,10 @@ class JudgeScorer(Scorer):
         Raises:
             EndpointUnavailableError, EndpointBudgetSpentError: It gave no scores.
         """
-        ticket = secrets.token_hex(8)
-        messages = [
-            {"role": "system", "content": self._task},
-            {"role": "user", "content": self._question(answer, context.chat_history, ticket)},
-        ]
-        read = functools.partial(self._scores, ticket=ticket)
-        scores = await complete(endpoint_named(self.endpoint), messages, read, self._schema(ticket))
+        score = {"type": "integer", "minimum": 0, "maximum": self.max_score}
+        schema = {"scores": object_schema(dict.fromkeys(self.part_names, score))}
+        fields = self._question(answer, context.chat_history)
+        scores = await ask(self.endpoint, self._task, fields, schema, self._scores)
         parts = {each.name: each.weight * scores[each.name] / self.max_score for each in self.criteria}
         reward = sum(parts.values())
         return Assessment(reward, parts, self.is_success(reward))
@@ -148,37 +131,23 @@ class JudgeScorer(Scorer):
         task = _TASK % self.max_score
         return f"{task}\n\n{self.instructions}" if self.instructions else task
 
-    def _question(self, answer: str, history: Sequence[Message], ticket: str) -> str:
+    def _question(self, answer: str, history: Sequence[Message]) -> dict[str, str]:
         text = strip_thoughts(answer) if self.ignore_thoughts else strip_turn_ends(answer)
-        criteria = ", ".join(f"{_quoted(each.name)}: {_quoted(each.description)}" for each in self.criteria)
-        fields = [f'"ticket": {_quoted(ticket)}', f'"criteria": {{{criteria}}}']
+        criteria = ", ".join(f"{quoted(each.name)}: {quoted(each.description)}" for each in self.criteria)
+        fields = {"criteria": f"{{{criteria}}}"}
         if self.reference is not None:
-            fields.append(f'"reference": {_quoted(self.reference)}')
-        fields.append(f'"conversation": {_quoted_history(history, self.max_chars)}')
-        fields.append(f'"answer": {_quoted(_cut(text, self.max_chars))}')
-        return "{" + ",\n".join(fields) + "}"
+            fields["reference"] = quoted(self.reference)
+        fields["conversation"] = quoted_history(history, self.max_chars)
+        fields["answer"] = quoted(_cut(text, self.max_chars))
+        return fields
 
-    def _schema(self, ticket: str) -> dict[str, Any]:
-        score = {"type": "integer", "minimum": 0, "maximum": self.max_score}
-        names = [each.name for each in self.criteria]
-        return _object({"ticket": {"const": ticket}, "scores": _object(dict.fromkeys(names, score))})
-
-    def _scores(self, text: str, ticket: str) -> dict[str, float]:
+    def _scores(self, found: dict[str, Any]) -> dict[str, float]:
         """Read the judge's answer; nothing but one score in range for each criterion counts.
 
         Raises:
             UnusableCompletionError: It is anything else.
         """
-        fenced = _FENCED.fullmatch(text.strip())
-        try:
-            found = orjson.loads(fenced[1] if fenced else text)
-        except orjson.JSONDecodeError:
-            raise UnusableCompletionError("it is not one JSON object") from None
-        if not isinstance(found, dict) or found.keys() != {"ticket", "scores"}:
-            raise UnusableCompletionError("it has other fields than ticket and scores")
-        if found["ticket"] != ticket:
-            raise UnusableCompletionError("it has another ticket")
-        scores = found["scores"]
+        scores: object = found["scores"]
         if not isinstance(scores, dict) or scores.keys() != {each.name for each in self.criteria}:
             raise UnusableCompletionError("its scores are not those of the criteria")
         for score in scores.values():
@@ -187,32 +156,5 @@ class JudgeScorer(Scorer):
         return scores
 
 
-def _object(properties: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": list(properties),
-        "additionalProperties": False,
-    }
-
-
-def _quoted(text: str) -> str:
-    """Write ``text`` as a JSON string that holds no character of a chat template's tokens."""
-    return json.dumps(well_formed(text)).translate(_IN_TOKENS)
-
-
 def _cut(text: str, max_chars: int) -> str:
     return text if len(text) <= max_chars else text[:max_chars] + " (the rest is left out)"
-
-
-def _quoted_history(history: Sequence[Message], max_chars: int) -> str:
-    """Write the last messages of a conversation, as many as fit, as a JSON list."""
-    shown: list[str] = []
-    left = max_chars
-    for message in reversed(history):
-        text = content_text(message.get("content"))
-        if len(text) > left:
-            break
-        left -= len(text)
-        shown.append(f'{{"role": {_quoted(str(message.get("role", "")))}, "content": {_quoted(text)}}}')
-    return "[" + ", ".join(reversed(shown)) + "]"

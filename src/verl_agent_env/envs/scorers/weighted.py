@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, Field, StringConstraints
 
 from verl_agent_env.envs.scorer_registry import NO_CONTEXT, ScoreContext
 from verl_agent_env.envs.scorers.base import Assessment, NoScorer, Scorer
@@ -16,6 +16,7 @@ from verl_agent_env.envs.scorers.judge import JudgeScorer
 from verl_agent_env.envs.scorers.numeric import NumericScorer
 from verl_agent_env.envs.scorers.regex import RegexScorer
 from verl_agent_env.envs.scorers.symbolic import MathScorer
+from verl_agent_env.envs.strict_model import STRICT_MODEL
 
 MAX_SCORERS = 16
 
@@ -29,7 +30,7 @@ PlainScorer: TypeAlias = Annotated[
 class WeightedPart(BaseModel):
     """One of several scorers."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = STRICT_MODEL
 
     scorer: PlainScorer
     """The scorer."""

@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Field,
     PlainSerializer,
     PlainValidator,
@@ -20,6 +19,7 @@ from verl_agent_env.envs.sokoban.generator import MAX_BOXES, MAX_SEARCH_BUDGET, 
 from verl_agent_env.envs.sokoban.level import MAX_SIDE, MIN_SIDE, Level
 from verl_agent_env.envs.sokoban.levels import LevelParameters
 from verl_agent_env.envs.sokoban.rules import Rewards
+from verl_agent_env.envs.strict_model import STRICT_MODEL
 from verl_agent_env.envs.turn import Outcome
 
 _MAX_TEXT = 2 * MAX_SIDE * (MAX_SIDE + 1)
@@ -98,7 +98,7 @@ _Side = Annotated[int, Field(ge=MIN_SIDE, le=MAX_SIDE)]
 class SokobanGlyphs(BaseModel):
     """Glyphs of the kinds of cells in text."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = STRICT_MODEL
 
     wall: str = Field(default="#", min_length=1, max_length=16)
     """A wall."""
