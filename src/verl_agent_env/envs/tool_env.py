@@ -65,7 +65,7 @@ class ToolEnv(EpisodeEnv):
         tool = self._tool_of(word)
         if tool is None:
             # The whole stated answer has to be the move: "left to the user's choice" is none.
-            tool = next((self._tool_of(answer) for answer in stated_answers(word)[:1]), None)
+            tool = next((self._tool_of(answer) for answer in stated_answers(word, self._tool_of)[:1]), None)
         if tool is not None:
             return ToolCall(tool, {})
         shown = word if len(word) <= 40 else word[:40] + "…"

@@ -8,7 +8,7 @@ the whole last line.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 MAX_SEARCHED_CHARS = 4096
 """Characters at the end of a text that are searched for a final answer."""
@@ -26,6 +26,8 @@ _COMMENT = re.compile(
     r"|confirmed|as expected|expected|given|shown|found|obtained|what|that|because|as follows|the following|below|above)(?!\w)",
     re.IGNORECASE,
 )
+# "The answer is …", with nothing between that could be the answer.
+_PLAIN_CUE = re.compile(r"\w+\W+(?:is|are)\W*|\w+\s*[:=]\W*", re.IGNORECASE)
 _OPENED = re.compile(r"[\s:*_>]*+")
 _DISPLAYS = {"\\[": "\\]", "$$": "$$", "```": "```"}
 # Not behind the dot of an abbreviation.
@@ -49,15 +51,26 @@ _ANOTHER = re.compile(
 _IS_DECORATION = re.compile(r"[\s`$\\\[\]()*_#=~|-]*")
 
 
-def stated_answers(text: str) -> tuple[str, ...]:
-    """Return the answer that ``text`` states, in full and without additions; empty if there is none."""
+def stated_answers(text: str, is_answer: Callable[[str], object] | None = None) -> tuple[str, ...]:
+    """Return the answer that ``text`` states, in full and without additions; empty if there is none.
+
+    Args:
+        text: Text without marks.
+        is_answer: Tells whether a sentence is an answer where "right" may be one: "The answer is right" then states it, if
+            the text states no other.
+    """
     tail = text[-MAX_SEARCHED_CHARS:]
-    found = None
+    found = ambiguous = None
     for cue in _CUE.finditer(tail):
         sentence = _sentence(tail, cue.end())
-        if sentence and not _COMMENT.match(sentence):
+        if not sentence:
+            continue
+        if not _COMMENT.match(sentence):
             found = sentence
-    return () if found is None else tuple(_shortened(found))
+        elif is_answer is not None and _PLAIN_CUE.fullmatch(cue[0]) and is_answer(sentence):
+            ambiguous = sentence
+    stated = found or ambiguous
+    return () if stated is None else tuple(_shortened(stated))
 
 
 def closing_answers(text: str) -> tuple[str, ...]:
