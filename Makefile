@@ -133,7 +133,7 @@ $(CATALOGUE_VENV)/.installed: pyproject.toml
 	$(CATALOGUE_BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[catalogue]" httpx hypothesis pytest pytest-asyncio
 	touch $@
 
-catalogue-test: $(CATALOGUE_VENV)/.installed programs  ## Check every environment of the catalogue; the results are in out/catalogue.md: ARGS="open_spiel/chess"
+catalogue-test: $(CATALOGUE_VENV)/.installed programs  ## Check every environment of the catalogue; the results are in docs/catalogue-*.md: ARGS="open_spiel/chess"
 	$(CATALOGUE_BIN)/python -m tests.catalogue.run $(ARGS)
 
 catalogue-data: $(CATALOGUE_VENV)/.installed  ## Read the catalogue's names from its packages, and measure what they cost: ARGS="minigrid"
@@ -192,8 +192,8 @@ chaos: install programs  ## Break a cluster under load in every way it promises 
 hostile: install programs  ## Attack a server and a cluster as strangers and careless colleagues do; exit 1 if a bound breaks
 	$(BIN)/python -m loadtests.hostile $(ARGS)
 
-docs: install programs  ## Write docs/environments.md from the environments' docstrings
-	$(BIN)/python docs/make_environments.py
+docs: install programs  ## Write docs/environments.md and the catalogue's pages from the code
+	$(BIN)/python -m docs.make_environments
 
 # Material for MkDocs has come to its end; Zensical is its successor by the same people, and reads mkdocs.yml.
 $(SITE_VENV)/.installed: Makefile

@@ -1,4 +1,4 @@
-"""Makes ``docs/environments.md`` and its pictures from the environments' own docstrings, arguments, tools and presets.
+"""Makes ``docs/environments.md``, its pictures and the catalogue's pages from the code and its data.
 
 ``make docs`` runs it; a test fails when the files in the repository differ from what it would write.
 """
@@ -12,15 +12,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast, get_args
 
+from docs import catalogue_pages
+from docs.markdown import cell, markdown
 from verl_agent_env.envs.base import ChatEnv, EnvArguments
-from verl_agent_env.envs.catalogue.adapter import MAX_INLINE_MS
 from verl_agent_env.envs.catalogue.families import FAMILIES
-from verl_agent_env.envs.catalogue.family import Family
 from verl_agent_env.envs.countdown.scoring import PROFILES, VerdictKind
 from verl_agent_env.envs.grid import GridArguments
 from verl_agent_env.envs.kind import EnvKind
 from verl_agent_env.envs.registry import BUILT_IN, default_registry
-from verl_agent_env.envs.spec import EnvSpec
 from verl_agent_env.messages import FORMATS, content_text
 
 HERE = Path(__file__).parent
@@ -219,7 +218,7 @@ def page() -> str:
         reward_parts="\n\n".join(_models(EnvArguments.model_json_schema(), {})),
         grid=_arguments_table(GridArguments.model_json_schema(), EnvArguments.model_json_schema()),
     )
-    return "\n".join([introduction, *(_section(kind) for kind in kinds), _catalogue()])
+    return "\n".join([introduction, *(_section(kind) for kind in kinds), catalogue_pages.overview()])
 
 
 def pictures() -> dict[str, str]:
@@ -243,8 +242,9 @@ def short_name(name: str) -> str:
 
 
 def main() -> None:
-    """Write the page and the pictures."""
+    """Write the pages and the pictures."""
     (HERE / "environments.md").write_text(page(), encoding="utf-8")
+    catalogue_pages.write()
     (HERE / "images").mkdir(exist_ok=True)
     for name, svg in pictures().items():
         (HERE / "images" / name).write_text(svg, encoding="utf-8")
@@ -292,15 +292,9 @@ def _shown_episode(kind: EnvKind) -> ChatEnv:
 
 def _docstring(kind: EnvKind) -> str:
     """The class's docstring as Markdown, one level deeper, without its pointer to the arguments."""
-    text = _markdown(inspect.getdoc(kind.env_class) or "")
+    text = markdown(inspect.getdoc(kind.env_class) or "")
     text = re.sub(r"^## Arguments\n+See .*\n?", "", text, flags=re.MULTILINE).strip()
     return re.sub(r"^## ", "### ", text, flags=re.MULTILINE)
-
-
-def _markdown(text: str) -> str:
-    """Docstring markup as Markdown: literals in single backticks, roles as plain names."""
-    text = re.sub(r":\w+:`~?([^`]+)`", r"`\1`", text)
-    return text.replace("``", "`")
 
 
 def _all_arguments(kind: EnvKind) -> str:
@@ -320,7 +314,7 @@ def _models(schema: Mapping[str, Any], shared: Mapping[str, Any]) -> Iterator[st
     """A section for each model that ``schema`` refers to and ``shared`` does not."""
     for name, model in schema.get("$defs", {}).items():
         if model.get("properties") and name not in shared.get("$defs", {}):
-            description = _cell(model.get("description", "").partition("\n\n")[0])
+            description = cell(model.get("description", "").partition("\n\n")[0])
             yield f"#### {name}\n\n{description}\n\n{_arguments_table(model, {})}"
 
 
@@ -332,7 +326,7 @@ def _tools_table(env: ChatEnv) -> str:
             f"`{name}`{'' if name in required else ' (optional)'}: {schema.get('description', '')}"
             for name, schema in tool.parameters["properties"].items()
         ]
-        rows.append(f"| `{tool.name}` | {_cell('; '.join(parameters)) or '–'} | {_cell(tool.description)} |")
+        rows.append(f"| `{tool.name}` | {cell('; '.join(parameters)) or '–'} | {cell(tool.description)} |")
     return "\n".join(["| Tool | Arguments | What it does |", "|---|---|---|", *rows])
 
 
@@ -358,77 +352,13 @@ def _presets(kind: EnvKind) -> Iterator[str]:
                 (
                     f"`{name}`: its own"
                     if name == "task_prompt"
-                    else f"`{name}={_cell(json.dumps(value, ensure_ascii=False))}`"
+                    else f"`{name}={cell(json.dumps(value, ensure_ascii=False))}`"
                 )
                 for name, value in spec.presets.items()
             )
             rows.append(f"| `{spec.name}` | {', '.join(values)} | {spec.source or '–'} |")
     if rows:
         yield "\n".join(["### Presets\n", "| Name | What differs | Source |", "|---|---|---|", *rows])
-
-
-# --- the catalogue ------------------------------------------------------------------------------------------
-
-_CATALOGUE = """\
-## Catalogue
-
-{count} environments of other packages, each family an extra of its own: `pip install 'verl-agent-env[{extras}]'`, or
-`[catalogue]` for all. Their names are known without the packages; a package is imported when one of its environments is asked
-for first. `verl-agent-env envs chess --tag search-opponent` finds some of them.
-
-The costs are processor time of the dearest reset and step that was measured, in milliseconds, with the default arguments; a
-third number is that of data that a process reads once. What costs more than 20 ms runs in one of a few threads, the rest
-inline.
-
-`make catalogue-test` checks each of them with the real packages: everything that `check-env` looks for, the same episodes in two
-processes with other `PYTHONHASHSEED`s, that states of OpenSpiel which differ only in what a seat may not see look the same to
-it, and, where durability is claimed, that an episode over HTTP in a cluster of two nodes is the same although both workers are
-killed in its middle. It writes a table with a row for each, `out/catalogue.md`; `ARGS=--only-kills` plays in the cluster alone. When the
-catalogue was made, all of them passed. A server starts in the same time with all extras as with none (1.03 times the CPU until it is
-ready, median of five pairs). What was mended on the way, in the adapters: four tasks of Reasoning Gym whose items or
-scores depended on the hash seed or on global generators, answers that the package would have run as Python, and scores for
-letters that happen to be in their place.
-
-Any other environment that Gymnasium knows and whose spaces have words is `gymnasium_text/ID`; of `acme/Door-v0` the ID is
-written `acme.Door-v0`. Its observations may be Text, numbers, and Dicts or Tuples of these, its actions Discrete, Text, or a
-Dict of these. `verl-agent-env wrap ID` writes a file with an adapter, to be filled in with words.
-"""
-
-
-def _catalogue() -> str:
-    sections = [
-        _CATALOGUE.format(
-            count=sum(len(family.specs) for family in FAMILIES),
-            extras=",".join(family.extra for family in FAMILIES),
-        )
-    ]
-    return "\n".join([*sections, *map(_family, FAMILIES)])
-
-
-def _family(family: Family) -> str:
-    rows = [_catalogue_row(spec) for _, spec in sorted(family.specs.items())]
-    causes: dict[str, list[str]] = {}
-    for name, cause in sorted(family.left_out.items()):
-        causes.setdefault(cause, []).append(f"`{name}`")
-    left_out = [f"- {cause}: {', '.join(names)}" for cause, names in sorted(causes.items())]
-    parts = [
-        f"### {family.title}",
-        f"{family.summary} {len(rows)} environments of {family.distribution} {family.version} ({family.licence}), with "
-        f"the extra `{family.extra}`.",
-        f"#### An episode of {family.sample}\n\nWith seed 1, the actions behind `>`:\n\n```text\n{family.sample_episode}\n```",
-        f"#### All of {family.title}\n",
-    ]
-    table = ["| Environment | Tags | Costs | What it is |", "|---|---|---|---|", *rows]
-    missing = ["", "Left out:", "", *left_out] if left_out else []
-    return "\n\n".join(parts) + "\n".join(["", *table, *missing]) + "\n"
-
-
-def _catalogue_row(spec: EnvSpec) -> str:
-    costs = spec.costs
-    shown = "–" if costs is None else f"{costs.reset_ms:g}, {costs.step_ms:g}"
-    if costs is not None and costs.load_ms > MAX_INLINE_MS:
-        shown += f", {costs.load_ms:g}"
-    return f"| `{spec.name}` | {', '.join(spec.tags)} | {shown} | {_cell(spec.description)} |"
 
 
 # --- arguments, from their JSON Schema ----------------------------------------------------------------------
@@ -453,7 +383,7 @@ def _code(text: str) -> str:
 
 def _meaning(declared: Mapping[str, Any], schema: dict[str, Any]) -> str:
     referred = schema.get("$defs", {}).get(declared.get("$ref", "").rpartition("/")[2], {})
-    return _cell(str(declared.get("description") or referred.get("description", "")))
+    return cell(str(declared.get("description") or referred.get("description", "")))
 
 
 def _default(name: str, declared: dict[str, Any], schema: dict[str, Any]) -> str:
@@ -464,7 +394,7 @@ def _default(name: str, declared: dict[str, Any], schema: dict[str, Any]) -> str
         return "–"
     if isinstance(value, float) and value != round(value, 6):
         return f"`{value:.4g}`"
-    return "see below" if "$ref" in declared else f"`{_cell(json.dumps(value, ensure_ascii=False))}`"
+    return "see below" if "$ref" in declared else f"`{cell(json.dumps(value, ensure_ascii=False))}`"
 
 
 def _type(declared: Mapping[str, Any]) -> str:
@@ -503,7 +433,7 @@ def _bounds(declared: Mapping[str, Any]) -> str:
     if "exclusiveMinimum" in declared:
         least = f"above {declared['exclusiveMinimum']:g}"
     if "pattern" in declared:
-        return f" like `{_cell(declared['pattern'])}`"
+        return f" like `{cell(declared['pattern'])}`"
     if declared.get("type") == "string":
         least, most = declared.get("minLength"), declared.get("maxLength")
         return f" ({_range(least, most, 'characters')})" if most is not None else ""
@@ -523,14 +453,6 @@ def _range(least: Any, most: Any, unit: str) -> str:
 
 def _plain(bound: Any) -> str:
     return f"{bound:g}" if isinstance(bound, float) else str(bound)
-
-
-def _cell(text: str) -> str:
-    """``text`` for a cell of a table: one line, no bare bars, no tags outside of code."""
-    line = _markdown(" ".join(text.split())).replace("|", "\\|")
-    return "`".join(
-        part if nth % 2 else part.replace("<", "&lt;") for nth, part in enumerate(line.split("`"))
-    )
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def hidden_information(spec: EnvSpec) -> CheckResult:
                 break
             num_different += str(other) != str(env.state)
             snapshot = env.dump_state()
-            env.load_state([snapshot[0], other.serialize(), snapshot[2]])
+            env.load_state([snapshot[0], env.game.dump(other), snapshot[2]])
             looks = env.observe()
             env.load_state(snapshot)
             num_compared += 1

@@ -1,4 +1,4 @@
-"""Checks every environment of the catalogue, with the real packages, and writes a table of what was found.
+"""Checks every environment of the catalogue, with the real packages, and writes what was found into the documents.
 
 ``make catalogue-test`` runs it; ``ARGS="minigrid"`` checks one family, ``ARGS="reasoning_gym/chain_sum open_spiel/*"`` what
 these patterns name.
@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from docs import catalogue_pages
 from tests.catalogue.hidden_information import hidden_information
 from tests.catalogue.killed_cluster import KilledCluster
-from verl_agent_env.envs.catalogue.families import FAMILIES
 from verl_agent_env.envs.checker.checks import CHECKS, check_environment
 from verl_agent_env.envs.checker.elsewhere import digests_elsewhere
 from verl_agent_env.envs.checker.report import CheckFailedError, CheckResult
@@ -25,7 +25,6 @@ from verl_agent_env.envs.checker.subject import Subject, digest_of, subject_of
 from verl_agent_env.envs.registry import default_registry
 from verl_agent_env.envs.spec import EnvSpec
 
-TABLE = Path("out/catalogue.md")
 _NUM_STEPS = 12
 _SEEDS = (0, 1)
 # Played for many environments in one process, instead of two processes for each that import the package again.
@@ -75,9 +74,10 @@ def main() -> int:
             for number, finding in enumerate(chunk, start=start + 1):
                 _say(f"{number}/{len(specs)} {finding.line()}")
             findings += chunk
-            write_table(findings)
+            if not options.only_kills:
+                write_results(findings)
     failed = [finding for finding in findings if finding.failures]
-    _say(f"{len(findings) - len(failed)} passed, {len(failed)} failed; see {TABLE}")
+    _say(f"{len(findings) - len(failed)} passed, {len(failed)} failed; see docs/catalogue-*.md")
     return 1 if failed or not findings else 0
 
 
@@ -155,29 +155,21 @@ def _wanted(spec: EnvSpec, patterns: Sequence[str]) -> bool:
     )
 
 
-def write_table(findings: Sequence[Finding]) -> None:
-    """Write what was found, a row for each environment and a summary for each family."""
-    TABLE.parent.mkdir(exist_ok=True)
-    lines = ["| Family | Version | Environments | Passed all checks |", "|---|---|---|---|"]
-    for family in FAMILIES:
-        own = [finding for finding in findings if finding.spec.family is family]
-        if own:
-            passed = sum(not finding.failures for finding in own)
-            lines.append(f"| {family.title} | {family.version} | {len(own)} | {passed} |")
-    lines += [
-        "",
-        "| Environment | Checks | Failed | Kill of its worker | Reset, step (ms) | Seen |",
-        "|---|---|---|---|---|---|",
-    ]
+def write_results(findings: Sequence[Finding]) -> None:
+    """Write what was found into the documents; what is known of other environments stays."""
+    known = catalogue_pages.read_results()
     for finding in findings:
-        costs = finding.spec.costs
-        shown = "–" if costs is None else f"{costs.reset_ms:g}, {costs.step_ms:g}"
-        failed = "; ".join(f"{failure.name}: {failure.detail}" for failure in finding.failures) or "–"
-        seen = "; ".join(finding.notes[name] for name in ("junk", "hidden") if name in finding.notes)
-        kills = finding.notes.get("kills", "–")
-        cells = (finding.spec.name, f"{finding.num_checks}", failed, kills, shown, seen or "–")
-        lines.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |")
-    TABLE.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        if finding.spec.family is None:
+            continue
+        seen = (finding.notes[name] for name in ("junk", "hidden") if name in finding.notes)
+        known[catalogue_pages.package_of(finding.spec.family)][finding.spec.name] = catalogue_pages.Result(
+            checks=finding.num_checks,
+            failed=[f"{failure.name}: {failure.detail}" for failure in finding.failures],
+            kill=finding.notes.get("kills", ""),
+            seen="; ".join(seen),
+        )
+    catalogue_pages.write_results(known)
+    catalogue_pages.write()
 
 
 def _say(line: str) -> None:

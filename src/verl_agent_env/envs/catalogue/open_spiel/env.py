@@ -106,7 +106,7 @@ class OpenSpielEnv(CatalogueEnv):
         seat = self.arguments.seat
         self.seat = self.rng.randrange(self.game.num_players) if seat is None else seat
         for _ in range(_MAX_STARTS):
-            self.state: State = self.game.spiel.new_initial_state()
+            self.state: State = self.game.new_state(self.rng)
             self._news: list[str] = []
             self._advance()
             if not self.state.is_terminal():
@@ -157,11 +157,11 @@ class OpenSpielEnv(CatalogueEnv):
         }
 
     def dump_state(self) -> Any:
-        return [self.seat, self.state.serialize(), self._news]
+        return [self.seat, self.game.dump(self.state), self._news]
 
     def load_state(self, state: Any) -> None:
-        self.seat, serialized, self._news = state
-        self.state = self.game.spiel.deserialize_state(serialized)
+        self.seat, dumped, self._news = state
+        self.state = self.game.load(dumped)
         self._find_moves()
 
     # --- inner workings -------------------------------------------------------------------------------------

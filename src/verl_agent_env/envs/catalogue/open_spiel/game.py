@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import functools
+import random
 from collections import Counter
 from typing import Any
 
+import orjson
 import pyspiel
+
+from verl_agent_env.envs.rng import EpisodeRandom
 
 State = Any
 """A ``pyspiel.State``."""
 
 _MAX_SEARCH_MB = 16
+_NUM_DEALS = 1 << 31
 _SEARCH_EXPLORATION = 2.0
 
 
@@ -33,6 +38,37 @@ class Game:
             self.kind.information == pyspiel.GameType.Information.PERFECT_INFORMATION
         )
         self.max_length: int = self.spiel.max_game_length()
+        self._deals_by_itself = self.kind.chance_mode == pyspiel.GameType.ChanceMode.SAMPLED_STOCHASTIC
+
+    def new_state(self, rng: random.Random | EpisodeRandom) -> State:
+        """Begin an episode; what chance does in it follows from ``rng``, and from later choices at nodes of chance."""
+        if self._deals_by_itself:
+            return self._dealt_by(rng.randrange(_NUM_DEALS))
+        return self.spiel.new_initial_state()
+
+    def _dealt_by(self, seed: int) -> State:
+        """Begin an episode of a game that draws from a generator of its own, which each episode gets anew."""
+        return pyspiel.load_game(self.name, {"rng_seed": seed}).new_initial_state()
+
+    def dump(self, state: State) -> str:
+        """Write a state down.
+
+        The package cannot write down the generator of a game beside the state: of such games it is the seed, and all moves.
+        """
+        if self._deals_by_itself:
+            seed = state.get_game().get_parameters()["rng_seed"]
+            return orjson.dumps([seed, state.history()]).decode()
+        return str(state.serialize())
+
+    def load(self, dumped: str) -> State:
+        """Make the state that :meth:`dump` wrote down."""
+        if not self._deals_by_itself:
+            return self.spiel.deserialize_state(dumped)
+        seed, moves = orjson.loads(dumped)
+        state = self._dealt_by(seed)
+        for move in moves:
+            state.apply_action(move)
+        return state
 
     @property
     def allows_search(self) -> bool:

@@ -14,6 +14,7 @@ from verl_agent_env.envs.spec import EnvSpec
 
 _VARIANTS = ("-raw", "-train")
 """Endings of the names under which a game is registered again, with other wrappers."""
+_OF_SEVERAL = "it is for two and more players"
 _LEFT_OUT = {"Sokoban-v0-medium": "it looks for a room for up to a minute"}
 
 
@@ -34,6 +35,8 @@ def read() -> Listing:
             continue
         if isinstance(state, textarena.SinglePlayerState):
             environments[game_id] = (f"{_words(game_id)}, in plain text.", ["multi-turn", "1-player"])
+        else:
+            left_out[game_id] = _OF_SEVERAL
     return Listing(environments, left_out)
 
 
@@ -41,7 +44,7 @@ def _cause(failed: Exception) -> str:
     """Explain why a game cannot be begun, without what is specific to this machine."""
     said = str(failed)
     if "player" in said.casefold():
-        return "it is for two and more players"
+        return _OF_SEVERAL
     if "API" in said:
         return "it needs the key of an API"
     causes: tuple[tuple[type[Exception], str], ...] = (
