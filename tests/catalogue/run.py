@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
+import multiprocessing
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from docs import catalogue_pages
 from tests.catalogue.hidden_information import hidden_information
 from tests.catalogue.killed_cluster import KilledCluster
+from verl_agent_env.envs.catalogue.families import FAMILIES
 from verl_agent_env.envs.checker.checks import CHECKS, check_environment
 from verl_agent_env.envs.checker.elsewhere import digests_elsewhere
 from verl_agent_env.envs.checker.report import CheckFailedError, CheckResult
@@ -30,14 +33,15 @@ _SEEDS = (0, 1)
 # Played for many environments in one process, instead of two processes for each that import the package again.
 _APART = ("measures", "other_process")
 _HASH_SEEDS = (1, 2)
-_CHUNK = 24
+_CHUNK = 60
+"""Environments whose episodes are played at the same time elsewhere, and in the cluster."""
 
 
 @dataclass
 class Finding:
     """What was found of one environment."""
 
-    spec: EnvSpec
+    name: str
     num_checks: int
     failures: list[CheckResult] = field(default_factory=list)
     notes: dict[str, str] = field(default_factory=dict)
@@ -47,7 +51,7 @@ class Finding:
     def line(self) -> str:
         """The finding in one line."""
         causes = "; ".join(f"{failure.name}: {failure.detail}" for failure in self.failures)
-        return f"{'FAIL' if self.failures else 'ok'} {self.spec.name} ({self.seconds:.1f} s) {causes}"
+        return f"{'FAIL' if self.failures else 'ok'} {self.name} ({self.seconds:.1f} s) {causes}"
 
 
 def main() -> int:
@@ -64,10 +68,19 @@ def main() -> int:
         if spec.family is not None and _wanted(spec, options.patterns)
     ]
     findings: list[Finding] = []
-    with tempfile.TemporaryDirectory(prefix="catalogue-") as folder, KilledCluster(Path(folder)) as cluster:
+    with (
+        # Processes of their own: they go on while the cluster brings its workers back.
+        ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool,
+        tempfile.TemporaryDirectory(prefix="catalogue-") as folder,
+        KilledCluster(Path(folder)) as cluster,
+    ):
+        checks = [] if options.only_kills else [pool.submit(check, spec.name) for spec in specs]
         for start in range(0, len(specs), _CHUNK):
             wanted = specs[start : start + _CHUNK]
-            chunk = [Finding(spec, 0) if options.only_kills else check(spec) for spec in wanted]
+            if options.only_kills:
+                chunk = [Finding(spec.name, 0) for spec in wanted]
+            else:
+                chunk = [check.result() for check in checks[start : start + _CHUNK]]
             if not options.only_kills:
                 check_elsewhere(chunk)
             check_kills(chunk, cluster)
@@ -81,13 +94,14 @@ def main() -> int:
     return 1 if failed or not findings else 0
 
 
-def check(spec: EnvSpec) -> Finding:
+def check(env_name: str) -> Finding:
     """Run all checks but those that are run for many environments together."""
     begun = time.monotonic()
+    spec = default_registry().spec(env_name)
     only = [name for name, _ in CHECKS if name not in _APART]
-    finding = Finding(spec, len(only) + 1)
+    finding = Finding(env_name, len(only) + 1)
     try:
-        report = check_environment(spec.name, num_steps=_NUM_STEPS, seeds=_SEEDS, only=only)
+        report = check_environment(env_name, num_steps=_NUM_STEPS, seeds=_SEEDS, only=only)
     except ImportError as missing:
         finding.failures.append(CheckResult("import", False, str(missing)))
         return finding
@@ -105,7 +119,7 @@ def check(spec: EnvSpec) -> Finding:
 
 def check_elsewhere(findings: Sequence[Finding]) -> None:
     """Have other processes play the same episodes, whose hashes are salted in another way."""
-    subjects = {id(finding): _subject(finding.spec) for finding in findings if not _is_broken(finding)}
+    subjects = {id(finding): _subject(finding.name) for finding in findings if not _is_broken(finding)}
     players = [finding for finding in findings if id(finding) in subjects]
     here = [digest_of(subjects[id(finding)].play_all()) for finding in players]
     for hash_seed in _HASH_SEEDS:
@@ -125,12 +139,12 @@ def check_kills(findings: Sequence[Finding], cluster: KilledCluster) -> None:
     """Have a cluster play an episode of each environment that claims to survive the death of its worker, with deaths."""
     players = []
     for finding in findings:
-        durability = default_registry().kind(finding.spec.name).durability
+        durability = default_registry().kind(finding.name).durability
         if durability == "none":
             finding.notes["kills"] = "durability none"
         elif not _is_broken(finding):
             players.append(finding)
-    faults = cluster.play([_subject(finding.spec) for finding in players])
+    faults = cluster.play([_subject(finding.name) for finding in players])
     for finding, fault in zip(players, faults, strict=True):
         finding.num_checks += 1
         finding.notes["kills"] = fault or "survived"
@@ -143,9 +157,9 @@ def _is_broken(finding: Finding) -> bool:
     return any(failure.name in ("import", "arguments", "same_seed") for failure in finding.failures)
 
 
-def _subject(spec: EnvSpec) -> Subject:
-    kind = default_registry().kind(spec.name)
-    return subject_of(kind, spec, {}, _NUM_STEPS, _SEEDS)
+def _subject(env_name: str) -> Subject:
+    registry = default_registry()
+    return subject_of(registry.kind(env_name), registry.spec(env_name), {}, _NUM_STEPS, _SEEDS)
 
 
 def _wanted(spec: EnvSpec, patterns: Sequence[str]) -> bool:
@@ -158,11 +172,11 @@ def _wanted(spec: EnvSpec, patterns: Sequence[str]) -> bool:
 def write_results(findings: Sequence[Finding]) -> None:
     """Write what was found into the documents; what is known of other environments stays."""
     known = catalogue_pages.read_results()
+    families = {family.name: family for family in FAMILIES}
     for finding in findings:
-        if finding.spec.family is None:
-            continue
+        family = families[finding.name.partition("/")[0]]
         seen = (finding.notes[name] for name in ("junk", "hidden") if name in finding.notes)
-        known[catalogue_pages.package_of(finding.spec.family)][finding.spec.name] = catalogue_pages.Result(
+        known[catalogue_pages.package_of(family)][finding.name] = catalogue_pages.Result(
             checks=finding.num_checks,
             failed=[f"{failure.name}: {failure.detail}" for failure in finding.failures],
             kill=finding.notes.get("kills", ""),
