@@ -42,7 +42,7 @@ def call(url: str, path: str, body: dict[str, Any] | None = None, *, token: str 
             f"{url} does not answer{through}: {getattr(away, 'reason', away)}."
         ) from None
     if not isinstance(found, dict):
-        raise click.ClickException(f"Something else than this server answers at {url}.")
+        raise click.ClickException(f"A program other than this server answers at {url}.")
     return found
 
 

@@ -62,7 +62,7 @@ def _look(url: str, token: str) -> dict[str, Any]:
     """
     found = call(url, "/api/cluster", token=token)
     if "nodes" not in found:
-        raise click.ClickException(f"Something else than this server answers at {url}.")
+        raise click.ClickException(f"A program other than this server answers at {url}.")
     return found
 
 
