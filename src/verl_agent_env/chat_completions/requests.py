@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import aiohttp
 import orjson
 
 from verl_agent_env.proxies import proxy_for
+
+if TYPE_CHECKING:
+    import aiohttp
 
 _SHOWN_CHARS = 300
 # Too slow, a conflict, too early, too many.

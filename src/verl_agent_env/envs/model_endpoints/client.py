@@ -10,8 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-import aiohttp
-
 from verl_agent_env.chat_completions import Pauses, ResponseTooLongError, passes, post, read_answer
 from verl_agent_env.envs.model_endpoints.configuration import ModelEndpoint
 from verl_agent_env.errors import EndpointBudgetSpentError, EndpointUnavailableError
@@ -86,17 +84,21 @@ async def _attempt(endpoint: ModelEndpoint, body: Mapping[str, Any], remaining_s
         raise _AttemptFailedError(f"did not answer within {timeout_s:.3g} s") from None
     except ResponseTooLongError as endless:
         raise _AttemptFailedError(str(endless)) from None
-    except aiohttp.ClientError as broken:
-        raise _AttemptFailedError(f"cannot be asked ({type(broken).__name__})") from None
 
 
 async def _post(endpoint: ModelEndpoint, body: Mapping[str, Any]) -> bytes:
     """Return the body of a response with status 200."""
+    # Here: a server and an environment that ask no model start without it.
+    import aiohttp
+
     # A session for each request: nothing is left open, whichever event loop the environment lives on.
     connector = aiohttp.TCPConnector(force_close=True)
-    async with aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar()) as session:
-        key = endpoint.api_key.get_secret_value()
-        reply = await post(session, endpoint.base_url, key, body, MAX_COMPLETION_BYTES)
+    try:
+        async with aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar()) as session:
+            key = endpoint.api_key.get_secret_value()
+            reply = await post(session, endpoint.base_url, key, body, MAX_COMPLETION_BYTES)
+    except aiohttp.ClientError as broken:
+        raise _AttemptFailedError(f"cannot be asked ({type(broken).__name__})") from None
     if reply.status != 200:
         raise _AttemptFailedError(f"answered with status {reply.status}", is_final=not passes(reply.status))
     return reply.payload

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from verl_agent_env.errors import WorkerUnreachableError
+
 WORKER_PATH = "/internal/worker"
 """Where a worker tells of itself."""
 
@@ -54,3 +56,30 @@ class Peers(Protocol):
             WorkerUnreachableError: No connection came about, the worker fell silent, or no answer came in time.
             VerlAgentEnvError: The worker's own error.
         """
+
+
+class NoPeers:
+    """Implements :class:`Peers` for a process on its own, which starts sooner without an HTTP client."""
+
+    async def open(self) -> None:
+        """Implement :class:`Peers`."""
+
+    async def close(self) -> None:
+        """Implement :class:`Peers`."""
+
+    def heard_at(self, address: str) -> float | None:
+        """Implement :class:`Peers`."""
+        return None
+
+    async def call(
+        self,
+        address: str,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        headers: Mapping[bytes, bytes] | None = None,
+        *,
+        timeout_s: float | None = None,
+    ) -> PeerAnswer:
+        """Implement :class:`Peers`."""
+        raise WorkerUnreachableError(address, "this process has no other workers", may_have_run=False)

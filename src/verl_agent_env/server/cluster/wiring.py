@@ -23,7 +23,7 @@ from verl_agent_env.envs.registry import Registry
 from verl_agent_env.errors import EnvironmentLostError, EnvironmentNotFoundError, VerlAgentEnvError
 from verl_agent_env.server.cluster.identity import WorkerIdentity
 from verl_agent_env.server.cluster.membership import FixedMembership, Membership, SharedMembership
-from verl_agent_env.server.cluster.peers import Peers
+from verl_agent_env.server.cluster.peers import NoPeers, Peers
 from verl_agent_env.server.cluster.worker import ClusterWorker
 from verl_agent_env.types import NUM_SLOTS, slot_of
 from verl_agent_env.wire.suspicions import Suspicions
@@ -56,7 +56,7 @@ def wire_worker(
         settings: Of the node.
         identity: Of the process.
         backend: The store.
-        connect: Makes the way to the other workers.
+        connect: Makes the way to the other workers; not called for a process on its own.
         clock: Seconds, by which environments are used and closed.
         lease_clock: Seconds, by which leases end and slots move.
         timing: Durations of the cluster; by the lease of the settings if not given.
@@ -91,6 +91,7 @@ def wire_worker(
         episodes=episodes,
     )
     record = record or identity.record(settings.node)
+    is_alone = len(identity.pool) == 1 and not settings.is_shared
     membership: Membership
     if lease is not None and host.persistence is not None:
         shared = membership = SharedMembership(
@@ -98,9 +99,8 @@ def wire_worker(
         )
         peers = connect(shared.supervisor_at)
     else:
-        peers = connect(lambda _: identity.supervisor)
+        peers = NoPeers() if is_alone else connect(lambda _: identity.supervisor)
         membership = FixedMembership(identity, record, table, peers, host)
-    is_alone = len(identity.pool) == 1 and not settings.is_shared
     return ClusterWorker(settings, host, table, peers, membership, backend, is_alone=is_alone)
 
 
