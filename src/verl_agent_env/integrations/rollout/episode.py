@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from verl_agent_env.client import AsyncEnv, AsyncEnvClient, ServerUnreachableError
 from verl_agent_env.errors import EpisodeEndedError, RequestError, VerlAgentEnvError
 from verl_agent_env.integrations.errors import DivergedError, EpisodeFailedError
 from verl_agent_env.integrations.rollout.options import RolloutOptions
 from verl_agent_env.integrations.rollout.row import EpisodeSpec
-from verl_agent_env.types import Action, Observation, StepResult
+from verl_agent_env.types import Action, Info, Observation, StepResult
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +33,7 @@ class Episode:
         self._options = options
         self._env: AsyncEnv | None = None
         self._first: Observation | None = None
+        self._first_info: Info = {}
         self._past: list[tuple[Action, StepResult]] = []
         self.attempts = 0
         """Number of environments that were lost."""
@@ -65,6 +66,16 @@ class Episode:
         self._past.append((action, result))
         return result
 
+    async def seat_view(self, seat: int) -> dict[str, Any]:
+        """Return what a seat sees now; see :meth:`~verl_agent_env.client.AsyncEnv.seat_view`."""
+        return await self._retry(lambda env: env.seat_view(seat))
+
+    async def start_over(self) -> Observation:
+        """Give up what was played, and begin the episode in another environment."""
+        await self.close()
+        self._first, self._past = None, []
+        return await self.begin()
+
     async def close(self) -> None:
         """Close the environment; if that fails, the server closes it once its idle time is over."""
         env, self._env = self._env, None
@@ -79,6 +90,17 @@ class Episode:
     def num_retries(self) -> int:
         """Number of retries of the client, in lost environments too."""
         return self._retries + (0 if self._env is None else self._env.num_retries)
+
+    @property
+    def num_seats(self) -> int:
+        """Number of seats of the episode that has begun; 1 for an environment without seats."""
+        return int(self._first_info.get("num_seats", 1))
+
+    @property
+    def turn(self) -> list[int]:
+        """Seats that are to act; none after the end, nor in an environment without seats."""
+        info = self._first_info if self.last is None else self.last.info
+        return list(info.get("turn", ()))
 
     @property
     def last(self) -> StepResult | None:
@@ -153,9 +175,9 @@ class Episode:
         )
         # Set before its creation, so that it is closed if the creation fails.
         self._env = env
-        observation, _ = await env.reset()
+        observation, info = await env.reset()
         if self._first is None:
-            self._first = observation
+            self._first, self._first_info = observation, info
         elif observation != self._first:
             raise self._diverged()
         for action, before in self._past:

@@ -55,6 +55,8 @@ class RolloutOptions:
     curriculum: Literal["none", "pass_rate"] = "none"
     """``pass_rate`` to have the data set prefer rows that are neither nearly always nor hardly ever solved, by the results of the
     run on the server; needs a ``run_id``, and ``data.dataloader_num_workers=0``."""
+    reward_parts: tuple[str, ...] = ()
+    """Names of parts of the reward that are logged with the other metrics (``part/NAME``, summed over an episode)."""
     check_server: bool = True
     """True to have the data set create one environment of each kind before the training starts, as a check."""
 
@@ -67,6 +69,11 @@ class RolloutOptions:
                 )
         if self.min_tokens_per_turn < 1 or self.max_attempts < 1:
             raise TrainingSetupError("'min_tokens_per_turn' and 'max_attempts' must be at least 1.")
+        if isinstance(self.reward_parts, str) or not all(isinstance(each, str) for each in self.reward_parts):
+            raise TrainingSetupError(
+                "The option 'reward_parts' is a list of names, such as ++data.env.reward_parts=[task,length]."
+            )
+        object.__setattr__(self, "reward_parts", tuple(self.reward_parts))
         choices = {
             "action_format": ("auto", "text"),
             "direct": ("auto", "never"),

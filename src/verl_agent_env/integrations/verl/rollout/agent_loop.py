@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 from uuid import uuid4
 
@@ -17,12 +17,11 @@ from verl_agent_env.integrations.errors import DivergedError, EpisodeFailedError
 from verl_agent_env.integrations.rollout.episode import Episode
 from verl_agent_env.integrations.rollout.options import DATA_KEY, RolloutOptions
 from verl_agent_env.integrations.rollout.row import EpisodeSpec
-from verl_agent_env.integrations.rollout.template_messages import with_names
-from verl_agent_env.integrations.verl.rollout.answers import PROMPT_TAIL, AnswerReader
+from verl_agent_env.integrations.verl.rollout.answers import AnswerReader
+from verl_agent_env.integrations.verl.rollout.player import Player
+from verl_agent_env.integrations.verl.rollout.seats import play_seats
 from verl_agent_env.integrations.verl.rollout.shared import shared
 from verl_agent_env.integrations.verl.rollout.tally import RolloutTally
-from verl_agent_env.integrations.verl.rollout.transcript import Transcript
-from verl_agent_env.messages import ActionFormat
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +31,8 @@ _GREEDY = {"temperature": 0.0, "top_p": 1.0, "top_k": -1}
 class EnvAgentLoop(AgentLoopBase):  # type: ignore[misc]
     """Plays one episode and returns one training sample: the whole conversation, with the environment's tokens masked.
 
-    verl creates an instance for each sample. The sample's reward is the sum of the rewards of all turns, which
+    At several seats one model plays them all, and the sample is the conversation of one seat, with that seat's reward
+    (:mod:`~verl_agent_env.integrations.verl.rollout.seats`). verl creates an instance for each sample. The sample's reward is the sum of the rewards of all turns, which
     ``extra_fields`` has one by one. No output of a model raises: the environment answers it. Failures of the server are
     retried, here or in the client; if that fails, the loop raises, and verl drops the sample.
     """
@@ -68,12 +68,12 @@ class EnvAgentLoop(AgentLoopBase):  # type: ignore[misc]
             trainer_config, server_manager, tokenizer, processor, dataset_cls, data_config, hf_model_type
         )
         self.options = RolloutOptions.from_mapping(options_in(self.data_config), options)
-        self._reader = AnswerReader(
+        self.reader = AnswerReader(
             self.options.parser_name(self.rollout_config.multi_turn.format), self.tokenizer
         )
         limits = (self.options.max_turns, self.rollout_config.multi_turn.max_assistant_turns)
-        self._max_turns = min((limit for limit in limits if limit), default=None)
-        self._end_ids = {self.tokenizer.eos_token_id, *self._reader.stop_token_ids}
+        self.max_turns = min((limit for limit in limits if limit), default=None)
+        self.end_ids = {self.tokenizer.eos_token_id, *self.reader.stop_token_ids}
 
     @rollout_trace_op  # type: ignore[untyped-decorator]
     async def run(self, sampling_params: dict[str, Any], **row: Any) -> AgentLoopOutput:
@@ -88,13 +88,54 @@ class EnvAgentLoop(AgentLoopBase):  # type: ignore[misc]
         spec = EpisodeSpec.from_row(row)
         if spec.greedy:
             sampling_params = {**sampling_params, **_GREEDY}
+        request_id = self._request_id(row)
+        async with self._episode(spec) as episode:
+            num_seats = episode.num_seats
+            if num_seats == 1:
+                (output,) = await self._play(episode, spec, sampling_params, request_id)
+                return output
+
+        async def play() -> list[AgentLoopOutput]:
+            async with self._episode(spec) as game:
+                return await self._play(game, spec, sampling_params, request_id)
+
+        return await shared().games.sample_of(row.get("uid"), row.get("session_id"), num_seats, play)
+
+    def client(self) -> AsyncEnvClient:
+        """Return the client that all episodes of this process share."""
+        return shared().client(self.options)
+
+    @asynccontextmanager
+    async def _episode(self, spec: EpisodeSpec) -> AsyncIterator[Episode]:
+        """Begin an episode; its environment is closed afterwards."""
+        episode = Episode(self.client(), spec, self.options)
+        try:
+            await episode.begin()
+            yield episode
+        finally:
+            await episode.close()
+
+    async def _play(
+        self, episode: Episode, spec: EpisodeSpec, sampling_params: dict[str, Any], request_id: str
+    ) -> list[AgentLoopOutput]:
+        """Play an episode to its end, at all of its seats; returns the output of each."""
+        tools: list[dict[str, Any]] = []
+        if self.options.action_format == "auto":
+            tools = spec.tools if spec.tools is not None else await episode.tools()
+        names = (
+            [request_id]
+            if episode.num_seats == 1
+            else [f"{request_id}-{n}" for n in range(episode.num_seats)]
+        )
         attempts = 0
         while True:
-            episode = Episode(self.client(), spec, self.options)
-            tally = RolloutTally()
+            players = [Player(self, spec, tools, sampling_params, name) for name in names]
             try:
-                await self._play(episode, spec, sampling_params, self._request_id(row), tally)
-                return self._output(tally, episode, attempts)
+                if len(players) == 1:
+                    await _play_alone(episode, players[0])
+                else:
+                    await play_seats(episode, players)
+                return [self._output(player.tally, episode, attempts) for player in players]
             except DivergedError:
                 # The conversation so far does not fit the new environment: play the episode from the beginning.
                 attempts += 1
@@ -102,81 +143,7 @@ class EnvAgentLoop(AgentLoopBase):  # type: ignore[misc]
                     reason = "the environment gave other results each time."
                     raise EpisodeFailedError(spec.env_name, spec.seed, attempts, reason) from None
                 logger.warning("an episode of '%s' is played again from its beginning", spec.env_name)
-            finally:
-                await episode.close()
-
-    def client(self) -> AsyncEnvClient:
-        """Return the client that all episodes of this process share."""
-        return shared().client(self.options)
-
-    async def _play(
-        self,
-        episode: Episode,
-        spec: EpisodeSpec,
-        sampling_params: dict[str, Any],
-        request_id: str,
-        tally: RolloutTally,
-    ) -> None:
-        observation = await episode.begin()
-        tools: list[dict[str, Any]] = []
-        if self.options.action_format == "auto":
-            tools = spec.tools if spec.tools is not None else await episode.tools()
-        transcript = tally.transcript = Transcript(self, tools)
-        system_prompt = spec.system_prompt or self.options.system_prompt
-        system = [{"role": "system", "content": system_prompt}] if system_prompt else []
-        await transcript.begin([*system, *observation])
-        action_format = format_of(spec)
-        while tally.ended_by is None:
-            asked = transcript.token_ids[-PROMPT_TAIL:]
-            if not await self._ask_model(transcript, sampling_params, request_id, tally):
-                # An incomplete answer is no action.
-                tally.ended_by = "tokens"
-                break
-            action, said = await self._reader.read(
-                tally.last_answer, tally.num_turns, tools, action_format, asked
-            )
-            result = await episode.step(action)
-            tally.note(result, len(transcript.mask))
-            if tally.ended_by is not None:
-                break
-            if self._max_turns is not None and tally.num_turns >= self._max_turns:
-                tally.ended_by = "turns"
-            elif await transcript.add_messages(
-                said, with_names(result.observation, said), self.options.min_tokens_per_turn
-            ):
-                tally.num_messages += 1
-            else:
-                tally.ended_by = "tokens"
-
-    async def _ask_model(
-        self, transcript: Transcript, sampling_params: dict[str, Any], request_id: str, tally: RolloutTally
-    ) -> bool:
-        """Have the model write its next answer.
-
-        Returns:
-            True if the answer can be played: not if the response budget cut it off.
-        """
-        limit = min(transcript.tokens_left, self.options.max_tokens_per_turn or transcript.tokens_left)
-        params = {**sampling_params, "max_tokens": limit}
-        if self._reader.stop_token_ids:
-            stops = [*(sampling_params.get("stop_token_ids") or []), *self._reader.stop_token_ids]
-            params["stop_token_ids"] = sorted(set(stops))
-        began = time.perf_counter()
-        output = await self.server_manager.generate(
-            request_id=request_id,
-            prompt_ids=transcript.token_ids,
-            sampling_params=params,
-            image_data=transcript.images or None,
-        )
-        tally.note_output(output, time.perf_counter() - began)
-        await transcript.add_answer(output)
-        ends = bool(output.token_ids) and output.token_ids[-1] in self._end_ids
-        if ends or len(output.token_ids) < limit:
-            return True
-        if transcript.tokens_left < 1:
-            return False
-        transcript.close_answer(self.tokenizer.eos_token_id)
-        return True
+                await episode.start_over()
 
     def _output(self, tally: RolloutTally, episode: Episode, attempts: int) -> AgentLoopOutput:
         transcript = tally.transcript
@@ -200,7 +167,10 @@ class EnvAgentLoop(AgentLoopBase):  # type: ignore[misc]
                 num_preempted=tally.num_preempted,
             ),
             extra_fields=tally.extra_fields(
-                episode.waited_s, episode.attempts + attempts, episode.num_retries
+                episode.waited_s,
+                episode.attempts + attempts,
+                episode.num_retries,
+                self.options.reward_parts,
             ),
         )
 
@@ -209,6 +179,20 @@ class EnvAgentLoop(AgentLoopBase):  # type: ignore[misc]
         if self.rollout_config.full_determinism:
             return f"det-{row.get('priority', row.get('index', 0))}-{row.get('session_id', 0)}"
         return uuid4().hex
+
+
+async def _play_alone(episode: Episode, player: Player) -> None:
+    """Play an episode without seats to its end, or until the player's budget is used up."""
+    await player.begin(await episode.begin())
+    tally = player.tally
+    while tally.ended_by is None:
+        action = await player.act()
+        if action is None:
+            break
+        result = await episode.step(action)
+        tally.note(result, len(tally.transcript.mask))
+        if tally.ended_by is None:
+            await player.hear(result.observation)
 
 
 def require_chat_template(tokenizer: Any, processor: Any) -> None:
@@ -222,12 +206,6 @@ def require_chat_template(tokenizer: Any, processor: Any) -> None:
             "The model has no chat template: take an instruction-tuned model, or set "
             "actor_rollout_ref.model.custom_chat_template."
         )
-
-
-def format_of(spec: EpisodeSpec) -> ActionFormat:
-    """Return the text formats that the environment reads, from its arguments alone; presets are not looked up."""
-    given = spec.env_kwargs.get("action_format", "auto")
-    return tuple(given) if isinstance(given, list) else given
 
 
 def options_in(data_config: Any) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from verl_agent_env.client import AsyncEnvClient
 from verl_agent_env.integrations.rollout.clients import close_loop_clients, loop_clients
 from verl_agent_env.integrations.rollout.options import RolloutOptions
 from verl_agent_env.integrations.verl.rollout.rendering import remembering
+from verl_agent_env.integrations.verl.rollout.shared_games import SharedGames
 
 _MAX_PROMPTS = 4096
 
@@ -22,6 +23,8 @@ class Shared:
     def __init__(self) -> None:
         self._prompts: OrderedDict[Hashable, asyncio.Future[list[int]]] = OrderedDict()
         self._builders: dict[Hashable, Any] = {}
+        self.games: SharedGames[Any] = SharedGames()
+        """Games of several seats."""
 
     def client(self, options: RolloutOptions) -> AsyncEnvClient:
         """Return the client for these options; it depends only on the options of the connection."""
@@ -54,6 +57,7 @@ class Shared:
 
     async def close(self) -> None:
         """Close all clients with their open environments, and clear the caches."""
+        await self.games.close()
         self._prompts.clear()
         self._builders.clear()
         await close_loop_clients()

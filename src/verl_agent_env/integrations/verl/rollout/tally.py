@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from verl_agent_env.types import StepResult
@@ -11,8 +12,9 @@ if TYPE_CHECKING:
 
     from verl_agent_env.integrations.verl.rollout.transcript import Transcript
 
-EndedBy = Literal["terminated", "truncated", "turns", "tokens"]
-"""``terminated`` and ``truncated`` by the environment; ``turns`` and ``tokens`` by a budget of the rollout."""
+EndedBy = Literal["terminated", "truncated", "turns", "tokens", "others"]
+"""``terminated`` and ``truncated`` by the environment; ``turns`` and ``tokens`` by a budget of the rollout; ``others`` where that
+was the budget of another seat."""
 
 _ADDED_UP = ("spec_num_draft_tokens", "spec_num_accepted_tokens", "spec_num_verify_steps")
 
@@ -31,6 +33,9 @@ class RolloutTally:
         """Number of messages as verl counts them: the prompt, each answer, each reaction of the environment."""
         self.valid_turns = 0
         self.success = False
+        self._unturned_reward = 0.0
+        """Reward of a seat before it has acted."""
+        self._parts: dict[str, float] = {}
         self.generated_s = 0.0
         self.num_preempted = -1
         self.last_answer: list[int] = []
@@ -45,7 +50,7 @@ class RolloutTally:
     @property
     def reward(self) -> float:
         """Reward of the whole episode."""
-        return float(sum(self.turn_rewards))
+        return float(sum(self.turn_rewards)) + self._unturned_reward
 
     def note(self, result: StepResult, response_length: int) -> None:
         """Add the result of a turn."""
@@ -53,10 +58,19 @@ class RolloutTally:
         self.turn_ends.append(response_length)
         self.valid_turns += bool(result.info.get("action_is_valid", True))
         self.success = bool(result.info.get("success", False))
+        for name, value in result.info.get("reward_parts", {}).items():
+            self._parts[name] = self._parts.get(name, 0.0) + value
         if result.terminated:
             self.ended_by = "terminated"
         elif result.truncated:
             self.ended_by = "truncated"
+
+    def note_reward(self, reward: float) -> None:
+        """Add what another seat's action was worth to this one; it counts for the last turn."""
+        if self.turn_rewards:
+            self.turn_rewards[-1] += reward
+        else:
+            self._unturned_reward += reward
 
     def note_output(self, output: TokenOutput, seconds: float) -> None:
         """Add what the model's server reports about an answer."""
@@ -82,8 +96,16 @@ class RolloutTally:
         """Return the experts of the first ``length`` tokens; None if the model has no experts."""
         return None if self._routed_experts is None else self._routed_experts[:length]
 
-    def extra_fields(self, env_s: float, restarts: int, retries: int) -> dict[str, Any]:
-        """Return the fields that verl keeps besides the tokens; ``reward_extra_info`` becomes validation metrics."""
+    def extra_fields(
+        self, env_s: float, restarts: int, retries: int, reward_parts: Sequence[str] = ()
+    ) -> dict[str, Any]:
+        """Return the fields that verl keeps besides the tokens; ``reward_extra_info`` becomes validation metrics.
+
+        Args:
+            env_s: Seconds spent in calls on the environment.
+            restarts, retries: Numbers of lost environments, and of calls that were made again.
+            reward_parts: Parts of the reward to report; 0 for those that the environment does not have.
+        """
         turns = self.num_turns
         return {
             **self._server_fields,
@@ -102,5 +124,6 @@ class RolloutTally:
                 "env_seconds": env_s,
                 "env_restarts": float(restarts),
                 "env_retries": float(retries),
+                **{f"part/{name}": self._parts.get(name, 0.0) for name in reward_parts},
             },
         }
