@@ -11,14 +11,19 @@ import redis
 
 from tests.cluster.redis_process import RedisProcess
 from verl_agent_env.cluster.backends import open_backend
-from verl_agent_env.cluster.redis import scripts
+from verl_agent_env.cluster.redis import log_scripts, scripts
 from verl_agent_env.cluster.redis.keys import Keys
 from verl_agent_env.cluster.redis.limits import RedisLimits
 from verl_agent_env.cluster.redis.rehearsal import rehearse
 from verl_agent_env.errors import StoreUnavailableError
 
 LIMITS = RedisLimits(call_s=60.0)
-TEXTS = [value.text for value in vars(scripts).values() if isinstance(value, scripts.Script)]
+TEXTS = [
+    value.text
+    for module in (scripts, log_scripts)
+    for value in vars(module).values()
+    if isinstance(value, scripts.Script)
+]
 COMMANDS = sorted({word.lower() for text in TEXTS for word in re.findall(r"redis\.p?call\(\s*'(\w+)'", text)})
 RARE = {"zrangebyscore", "zrem"}
 """Used only when a worker has died; whoever may write a sorted set may do this as well."""

@@ -90,7 +90,7 @@ class Keys:
 
     @property
     def base(self) -> str:
-        """Start of all keys; :data:`scripts.COMMIT` lists those of environments."""
+        """Start of all keys; :data:`log_scripts.COMMIT` lists those of environments."""
         return f"{{{self.namespace}}}:"
 
     def members(self, slot: int) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from verl_agent_env.cluster.redis import scripts
+from verl_agent_env.cluster.redis import log_scripts as scripts
 from verl_agent_env.cluster.redis.client import RedisClient
 from verl_agent_env.cluster.redis.keys import Keys
 from verl_agent_env.errors import GenerationChangedError
