@@ -97,6 +97,15 @@ class Keys:
         """Set: ids of the environments in a slot."""
         return f"{self.base}e:{slot:03x}"
 
+    def bundles(self, log: str) -> list[str]:
+        """Keys of one writer's bundles: a list, the set of their slots, and the number of the writer's last call."""
+        return [f"{self.base}b:{log}", f"{self.base}bs:{log}", f"{self.base}bn:{log}"]
+
+    @property
+    def logs(self) -> str:
+        """Set: names of the writers of which there are bundles."""
+        return f"{self.base}logs"
+
     def results(self, run: str) -> str:
         """Hash that expires: task to its tries, successes and sum of rewards, of one run."""
         return f"{self.base}r:{run}"

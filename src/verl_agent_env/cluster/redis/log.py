@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from verl_agent_env.cluster.redis import log_scripts as scripts
+from verl_agent_env.cluster.redis.bundles import BundledSteps, Bundle
 from verl_agent_env.cluster.redis.client import RedisClient
 from verl_agent_env.cluster.redis.keys import Keys
-from verl_agent_env.errors import GenerationChangedError
+from verl_agent_env.errors import GenerationChangedError, StoreUnavailableError
 from verl_agent_env.wire.event_log import CLOSED_MEMORY_S, ENOUGH_LOADED_BYTES, MAX_LOADED
 from verl_agent_env.wire.records import Refusal, Saved, Write
 from verl_agent_env.wire.task_results import TASKS_PER_PAGE, ResultPage, TaskStatistics
@@ -16,6 +19,12 @@ from verl_agent_env.wire.task_results import TASKS_PER_PAGE, ResultPage, TaskSta
 _CLOSED_MS = int(CLOSED_MEMORY_S * 1000)
 # Redis blocks meanwhile; with a million environments, one call returns 16,000 ids.
 _SLOTS_AT_ONCE = 64
+_MAX_BUNDLED_BYTES = 8 * 1024 * 1024
+"""Bytes of bundles of one writer after which they are sorted out: the more there are, the less it costs for each step."""
+_SORTED_STEPS, _SORTED_BYTES = 16_384, 4 * 1024 * 1024
+"""After which one call of Redis sorts out no further bundle, because others wait meanwhile."""
+_LOOK_S = 1.0
+"""How often it is looked whether all workers can read bundles, while one cannot."""
 _KINDS = {
     "create": "c",
     "append": "a",
@@ -34,30 +43,59 @@ class RedisEventLog:
     def __init__(self, client: RedisClient, keys: Keys) -> None:
         self._client = client
         self._keys = keys
+        self._bundled = BundledSteps()
+        self._map: str | None = None
+        """Version of the map in which all workers sort out bundles before they read."""
+        self._look_at = 0.0
+        """When to look again whether they do, by :func:`time.monotonic`."""
+
+    @property
+    def name(self) -> str:
+        """Name of this writer, under which its bundles are kept."""
+        return self._bundled.name
 
     async def commit(
         self, generation: str, tokens: Mapping[int, str], writes: Sequence[Write]
     ) -> list[Refusal]:
         """Implement :meth:`EventLog.commit`."""
-        held = set(tokens.values())
-        arguments: list[Any] = [generation, self._keys.base, _CLOSED_MS, len(held), *held]
-        for kind, env_id, _, episode, seq, data, entries in writes:
-            arguments += (_KINDS[kind], env_id, episode, seq, data if kind != "extend" else len(entries))
-            if kind == "put":
-                arguments.append(len(entries))
-            if entries:
-                arguments += entries
-        answer = await self._client.run(scripts.COMMIT, [self._keys.generation, self._keys.owners], arguments)
-        if answer[0] == "generation":
-            raise GenerationChangedError(generation, answer[1])
-        return [Refusal(index, reason) for index, reason in zip(answer[1::2], answer[2::2], strict=True)]
+        known = self._bundled
+        try:
+            if known.size > _MAX_BUNDLED_BYTES:
+                await self._sort_out(known.name)
+            bundle = await self._bundle_of(tokens, writes)
+            if bundle is not None and bundle.entries:
+                answer = await self._make(generation, tokens, writes, bundle)
+                if answer[0] == "ok":
+                    return self._taken(tokens, writes, bundle, answer)
+                self._note_untaken(bundle, answer[1])
+            if known.reads_bundled(writes):
+                await self._sort_out(known.name)
+            every = Bundle(others=list(range(len(writes))))
+            return self._taken(tokens, writes, every, await self._make(generation, tokens, writes, every))
+        except BaseException:
+            known.doubt()
+            raise
 
     async def load(self, env_ids: Sequence[str], *, whole: bool = False) -> list[Saved]:
         """Implement :meth:`EventLog.load`."""
         if not env_ids:
             return []
-        arguments = [ENOUGH_LOADED_BYTES, self._keys.base, "1" if whole else "", *env_ids[:MAX_LOADED]]
-        return [*map(_saved, await self._client.run(scripts.LOAD, [self._keys.generation], arguments))]
+        env_ids = env_ids[:MAX_LOADED]
+        if self._bundled.has_any_of(env_ids):
+            await self._sort_out(self._bundled.name)
+        sorted_out = [self._bundled.name]
+        while True:
+            arguments = [
+                ENOUGH_LOADED_BYTES,
+                self._keys.base,
+                "1" if whole else "",
+                " ".join(sorted_out),
+                *env_ids,
+            ]
+            answer = await self._client.run(scripts.LOAD, [self._keys.generation], arguments)
+            if answer[0] != "bundles":
+                return [*map(_saved, answer)]
+            sorted_out += await self._sort_out_all(answer[1:])
 
     async def env_ids(self, slots: Sequence[int]) -> list[str]:
         """Implement :meth:`EventLog.env_ids`."""
@@ -77,7 +115,108 @@ class RedisEventLog:
 
     async def aclose(self) -> None:
         """Implement :meth:`EventLog.aclose`."""
+        if self._bundled.size:
+            # Whoever reads sorts them out. But a version without bundles may come next.
+            with contextlib.suppress(StoreUnavailableError):
+                await self._sort_out(self._bundled.name)
         await self._client.aclose()
+
+    # --- steps that go together -----------------------------------------------------------------------------
+
+    async def _bundle_of(self, tokens: Mapping[int, str], writes: Sequence[Write]) -> Bundle | None:
+        """Bundle the steps among the writes, if all workers can read them so."""
+        if self._bundled.number is None or not any(write.kind == "append" for write in writes):
+            return None
+        if self._map is None and time.monotonic() >= self._look_at:
+            keys = self._keys
+            version, can_all, logs = await self._client.run(
+                scripts.READERS, [keys.version, keys.names], [keys.lease_prefix, keys.base]
+            )
+            if can_all:
+                self._map = version
+            else:
+                # One of an earlier version has joined: what is there must be where it looks.
+                await self._sort_out_all(logs)
+                self._look_at = time.monotonic() + _LOOK_S
+        return None if self._map is None else self._bundled.split(tokens, writes)
+
+    async def _make(
+        self, generation: str, tokens: Mapping[int, str], writes: Sequence[Write], bundle: Bundle
+    ) -> Any:
+        """Make writes, after bundles that stand in their way were sorted out; returns what the script gives."""
+        keys, held, known = self._keys, set(tokens.values()), self._bundled
+        steps = bundle.to_bytes()
+        others: list[Any] = []
+        for position in bundle.others:
+            kind, env_id, _, episode, seq, data, entries = writes[position]
+            others += (_KINDS[kind], env_id, episode, seq, data if kind != "extend" else len(entries))
+            if kind == "put":
+                others.append(len(entries))
+            if entries:
+                others += entries
+        sorted_out: list[str] = []
+        while True:
+            arguments = [
+                *(generation, keys.base, _CLOSED_MS, known.name, known.number or "", self._map or ""),
+                *(" ".join(sorted_out), steps, len(held), len(bundle.slots)),
+                *held,
+                *(f"{slot:03x}" for slot in bundle.slots),
+                *others,
+            ]
+            answer = await self._client.run(
+                scripts.COMMIT, [keys.generation, keys.owners, keys.version], arguments
+            )
+            if answer[0] == "generation":
+                raise GenerationChangedError(generation, answer[1])
+            if answer[0] != "bundles":
+                self._bundled.size += len(steps) if answer[0] == "ok" else 0
+                return answer
+            sorted_out += await self._sort_out_all(answer[1:])
+
+    def _taken(
+        self, tokens: Mapping[int, str], writes: Sequence[Write], bundle: Bundle, answer: Any
+    ) -> list[Refusal]:
+        """Note what a call did; returns what it refused."""
+        _, number, grown, *refused = answer
+        if number:
+            self._bundled.note_call(int(number))
+        self._bundled.note_journals(tokens, [writes[position] for position in bundle.others], grown)
+        refusals = [
+            Refusal(bundle.others[index], reason)
+            for index, reason in zip(refused[::2], refused[1::2], strict=True)
+        ]
+        self._bundled.forget([writes[refusal.position].env_id for refusal in refusals])
+        return refusals
+
+    def _note_untaken(self, bundle: Bundle, reason: str) -> None:
+        """Note that a bundle was not taken, and why: its steps are compared one by one now."""
+        if reason == "number":
+            # The store lost the end of its data, or an hour has gone by.
+            self._bundled.doubt()
+        elif reason == "map":
+            self._map = None
+        self._bundled.forget(bundle.steps[::4])
+
+    async def _sort_out_all(self, logs: Sequence[str]) -> Sequence[str]:
+        """Sort the bundles of several writers into the journals; returns their names."""
+        for name in logs:
+            await self._sort_out(name)
+        return logs
+
+    async def _sort_out(self, name: str) -> None:
+        """Sort those bundles of a writer into the journals that are there now."""
+        known = self._bundled
+        bundles, size = known.count, known.size
+        arguments = [name, self._keys.base, _SORTED_STEPS, _SORTED_BYTES]
+        done = there = 0
+        while done == 0 or done < there:
+            taken, left = await self._client.run(scripts.UNBUNDLE, [self._keys.generation], arguments)
+            there = there or taken + left
+            if not taken:
+                break
+            done += taken
+        if name == known.name:
+            known.note_sorted_out(bundles, size)
 
 
 def _statistics(task: str, text: str) -> TaskStatistics:

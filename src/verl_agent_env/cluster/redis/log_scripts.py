@@ -5,6 +5,9 @@ from __future__ import annotations
 from verl_agent_env.cluster.redis.scripts import Script
 from verl_agent_env.wire.task_results import MAX_TASKS_PER_RUN, OTHER_TASKS, RESULTS_MEMORY_S
 
+_NUMBER_MEMORY_MS = 3_600_000
+"""A writer that is silent for longer has its next steps compared with the journals."""
+
 # why_unknown: why nothing is kept of an environment: it was closed, or the store lost it.
 _KNOWN = """
 local base = ARGV[2]
@@ -16,14 +19,42 @@ local function episode_of(header) return tonumber(string.match(header, '^%d+')) 
 local function journal(env, episode) return base .. 'j:' .. env .. ':' .. episode end
 """
 
-# KEYS   gen, own
-# ARGV   1 expected generation, 2 start of all keys, 3 how long an end is remembered (ms), 4 number of tokens n,
-#        then n tokens that the caller holds, then the writes: kind (a letter), env, episode, seq, data. For 'p' follow a
-#        number and so many entries, the last ones of seq steps; for 'x' as many entries as its data says. The first
-#        three digits of an env are its slot.
-# Return {'ok', index of a refused write (from 0), reason, …} | {'generation', the one found}
+# logs_with: names of the logs, but for those to skip, in which there are bundles with steps of these slots.
+_LOGS_WITH = """
+local function logs_with(slots, skipped)
+  local found = {}
+  if next(slots) == nil then return found end
+  for _, name in ipairs(redis.call('SMEMBERS', base .. 'logs')) do
+    if not string.find(skipped, name, 1, true) then
+      for slot in pairs(slots) do
+        if redis.call('SISMEMBER', base .. 'bs:' .. name, slot) == 1 then
+          found[#found + 1] = name
+          break
+        end
+      end
+    end
+  end
+  return found
+end
+"""
+
+# KEYS   gen, own, mapv
+# ARGV   1 expected generation, 2 start of all keys, 3 how long an end is remembered (ms), 4 name of the caller's log, 5 the
+#        number of its last call, 6 version of the map, 7 names of logs whose bundles are sorted out, 8 a bundle or '', 9 number
+#        n of tokens, 10 number k of slots in the bundle, then n tokens that the caller holds, k slots, then the writes: kind
+#        (a letter), env, episode, seq, data. For 'p' follow a number and so many entries, the last ones of seq steps; for 'x'
+#        as many entries as its data says. The first three digits of an env are its slot.
+# Return {'ok', number of this call or '', {env, episode, number of steps in its journal, …}, index of a refused write
+#        (from 0), reason, …}, with the journals that have grown
+#        | {'generation', the one found} | {'bundles', names of logs to sort out first, …}
+#        | {'unbundled', 'map' or 'number' or 'owner' or 'full'}: the bundle is not taken, and nothing was written
 #
 # A full Redis accepts closings, which free memory, and refuses everything else as 'full'.
+#
+# A **bundle** is many steps in one value: JSON of env, episode, seq and length of the entry by turns, a line break, and the
+# entries. Its steps are not compared with the journals: the caller knows that they follow, and a bundle is taken only if
+# the caller's last call, and so each before it, had its effect. They are sorted into the journals (UNBUNDLE) when somebody
+# has to read these, or when they have become many.
 #
 # m:<env>             string: episode, line break, header
 # j:<env>:<episode>   list: an empty element, so that the list is there, then one entry for each step: an empty one
@@ -33,9 +64,14 @@ local function journal(env, episode) return base .. 'j:' .. env .. ':' .. episod
 # f:<env>             string: the last episode whose result was counted
 # r:<run>             hash: task to its tries, successes and sum of rewards; expires
 # e:<slot>            set: environments of the slot
+# b:<log>             list: bundles, oldest first
+# bs:<log>            set: slots of the steps in them
+# bn:<log>            string: number of the writer's last call; expires
+# logs                set: names of the logs that have bundles
 COMMIT = Script(
     "commit",
     _KNOWN
+    + _LOGS_WITH
     + """
 local found = redis.call('GET', KEYS[1]) or ''
 if found ~= ARGV[1] then return {'generation', found} end
@@ -43,9 +79,50 @@ if found ~= ARGV[1] then return {'generation', found} end
 local probe = redis.pcall('RPUSHX', base .. 'none', '')
 local is_full = type(probe) == 'table' and string.find(probe.err, 'OOM ', 1, true) ~= nil
 if type(probe) == 'table' and not is_full then return probe end
-local n = tonumber(ARGV[4])
-local held, owned = {}, {}
-for i = 5, 4 + n do held[ARGV[i]] = true end
+local name, bundle = ARGV[4], ARGV[8]
+local n, k = tonumber(ARGV[9]), tonumber(ARGV[10])
+local first = 11 + n + k
+local held, owned, slots = {}, {}, {}
+for i = 11, 10 + n do held[ARGV[i]] = true end
+for i = 11 + n, first - 1 do slots[#slots + 1] = ARGV[i] end
+
+if bundle ~= '' then
+  if is_full then return {'unbundled', 'full'} end
+  if (redis.call('GET', KEYS[3]) or '') ~= ARGV[6] then return {'unbundled', 'map'} end
+  local number = redis.call('GET', base .. 'bn:' .. name)
+  if number ~= ARGV[5] then
+    -- Steps alone that are there as the last ones are a repetition: the answer got lost.
+    local is_last = number and tonumber(number) == tonumber(ARGV[5]) + 1 and first > #ARGV
+    if is_last and redis.call('LINDEX', base .. 'b:' .. name, -1) == bundle then return {'ok', number, {}} end
+    return {'unbundled', 'number'}
+  end
+  for _, token in ipairs(redis.call('HMGET', KEYS[2], unpack(slots))) do
+    if not held[token] then return {'unbundled', 'owner'} end
+  end
+end
+
+-- Where the write stands that follows the one at this place.
+local function after(at)
+  local kind = ARGV[at]
+  if kind == 'p' then return at + 6 + ARGV[at + 5] end
+  if kind == 'x' then return at + 5 + ARGV[at + 4] end
+  return at + 5
+end
+local reads = {a = true, x = true, p = true, c = true}
+local read, at = {}, first
+while at <= #ARGV do
+  if reads[ARGV[at]] then read[string.sub(ARGV[at + 1], 1, 3)] = true end
+  at = after(at)
+end
+local unsorted = logs_with(read, name .. ' ' .. ARGV[7])
+if #unsorted > 0 then return {'bundles', unpack(unsorted)} end
+
+local grown = {}
+local function note(env, episode, steps)
+  grown[#grown + 1] = env
+  grown[#grown + 1] = tonumber(episode)
+  grown[#grown + 1] = steps
+end
 local function slot_of(env) return string.sub(env, 1, 3) end
 local function is_owned(slot)
   if owned[slot] == nil then owned[slot] = held[redis.call('HGET', KEYS[2], slot)] == true end
@@ -61,10 +138,13 @@ local function is_same(one, other)
   return result ~= nil and result == other_result and (operation == '' or other_operation == '')
 end
 
-local function append(env, episode, seq, data)
+local function append(env, episode, seq, data, at, is_part)
   local key = journal(env, episode)
   local length = redis.call('RPUSHX', key, data)
-  if length == seq + 2 then return nil end
+  if length == seq + 2 then
+    if not is_part then note(env, episode, seq + 1) end
+    return nil
+  end
   if length == 0 then
     local header = redis.call('GET', base .. 'm:' .. env)
     if not header then return why_unknown(env) end
@@ -80,7 +160,7 @@ end
 local function extend(env, episode, seq, count, at)
   -- Existing entries come first: nothing is appended before all of them have been compared.
   for i = 0, count - 1 do
-    local reason = append(env, episode, seq + i, ARGV[at + i])
+    local reason = append(env, episode, seq + i, ARGV[at + i], at, true)
     if reason then return reason end
   end
 end
@@ -106,6 +186,7 @@ local function create(env, episode, seq, data)
   if redis.call('SET', base .. 'm:' .. env, episode .. '\\n' .. data, 'NX') then
     redis.call('RPUSH', journal(env, episode), '')
     redis.call('SADD', base .. 'e:' .. slot_of(env), env)
+    note(env, episode, 0)
   end
 end
 
@@ -122,6 +203,7 @@ local function begin(env, episode, seq, data)
   redis.call('DEL', journal(env, present), base .. 's:' .. env)
   redis.call('SET', base .. 'm:' .. env, episode .. '\\n' .. data)
   redis.call('RPUSH', journal(env, episode), '')
+  note(env, episode, 0)
 end
 
 local function close(env, episode, seq, data)
@@ -171,6 +253,7 @@ local function put(env, episode, seq, data, at)
   pad(journal(env, episode), seq - count)
   for i = at + 1, at + count do redis.call('RPUSH', journal(env, episode), ARGV[i]) end
   redis.call('SADD', base .. 'e:' .. slot_of(env), env)
+  note(env, episode, seq)
 end
 
 -- Counts the result of an episode once: "run success reward task".
@@ -193,8 +276,9 @@ local function result(env, episode, seq, data)
 end
 
 local kinds = {a = append, x = extend, s = save, c = create, b = begin, d = close, p = put, r = result}
-local answer = {'ok'}
-local at, index = 5 + n, 0
+local answer = {'ok', '', grown}
+local index = 0
+at = first
 while at <= #ARGV do
   local kind, env, seq = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 3])
   local reason = 'moved'
@@ -209,14 +293,23 @@ while at <= #ARGV do
     answer[#answer + 1] = index
     answer[#answer + 1] = reason
   end
-  at = at + 5
-  if kind == 'p' then at = at + 1 + ARGV[at] elseif kind == 'x' then at = at + ARGV[at - 1] end
+  at = after(at)
   index = index + 1
+end
+if not is_full then
+  if bundle ~= '' then
+    redis.call('RPUSH', base .. 'b:' .. name, bundle)
+    redis.call('SADD', base .. 'bs:' .. name, unpack(slots))
+    redis.call('SADD', base .. 'logs', name)
+  end
+  answer[2] = string.format('%.0f', tonumber(redis.call('GET', base .. 'bn:' .. name) or '0') + 1)
+  redis.call('SET', base .. 'bn:' .. name, answer[2], 'PX', NUMBER_MEMORY_MS)
 end
 return answer
 """.replace("MAX_TASKS", str(MAX_TASKS_PER_RUN))
     .replace("OTHER_TASKS", OTHER_TASKS)
-    .replace("RESULTS_MEMORY_MS", str(int(RESULTS_MEMORY_S * 1000))),
+    .replace("RESULTS_MEMORY_MS", str(int(RESULTS_MEMORY_S * 1000)))
+    .replace("NUMBER_MEMORY_MS", str(_NUMBER_MEMORY_MS)),
     waits_for_replicas=True,
 )
 
@@ -226,14 +319,22 @@ return answer
 RESULTS = Script("results", "return redis.call('HSCAN', KEYS[1], ARGV[1], 'COUNT', ARGV[2])")
 
 # KEYS   gen, which only says where the data set is
-# ARGV   1 bytes at which the answer is long enough, 2 start of all keys, 3 '1' for whole journals, 4… environments
+# ARGV   1 bytes at which the answer is long enough, 2 start of all keys, 3 '1' for whole journals, 4 names of logs whose
+#        bundles are sorted out, 5… environments
 # Return {header or nil, entries, snapshot or nil, reason of its end or nil, number of the first entry} of each of the
 #        first few environments: at least one. The entries are those from the step that led to the snapshot on.
+#        | {'bundles', names of logs to sort out first, …}
 LOAD = Script(
     "load",
-    _KNOWN + """
+    _KNOWN + _LOGS_WITH + """
 local answer, size, enough = {}, 0, tonumber(ARGV[1])
-for i = 4, #ARGV do
+local read = {}
+for i = 5, #ARGV do
+  if redis.call('EXISTS', base .. 'm:' .. ARGV[i]) == 1 then read[string.sub(ARGV[i], 1, 3)] = true end
+end
+local unsorted = logs_with(read, ARGV[4])
+if #unsorted > 0 then return {'bundles', unpack(unsorted)} end
+for i = 5, #ARGV do
   local env = ARGV[i]
   local header = redis.call('GET', base .. 'm:' .. env)
   if header then
@@ -265,5 +366,73 @@ for _, key in ipairs(KEYS) do
   for _, env in ipairs(redis.call('SMEMBERS', key)) do answer[#answer + 1] = env end
 end
 return answer
+""",
+)
+
+# KEYS   mapv, names
+# ARGV   1 lease prefix, 2 start of all keys
+# Return {version of the map or '', 1 if all live workers sort out bundles before they read, names of the logs that have some}
+READERS = Script(
+    "readers",
+    """
+local all = 1
+for _, inc in ipairs(redis.call('HVALS', KEYS[2])) do
+  local reads = redis.call('HMGET', ARGV[1] .. inc, 'name', 'bundles')
+  if reads[1] and not reads[2] then all = 0 end
+end
+return {redis.call('GET', KEYS[1]) or '', all, redis.call('SMEMBERS', ARGV[2] .. 'logs')}
+""",
+)
+
+# KEYS   gen, which only says where the data set is
+# ARGV   1 name of a log, 2 start of all keys, 3 steps and 4 bytes after which no further bundle is begun
+# Return {number of bundles that were sorted into the journals, number of those that are left}
+#
+# What is there already, and what belongs to an episode that is over or to an environment that was closed, is dropped. Steps
+# of many bundles go to a journal in one command.
+UNBUNDLE = Script(
+    "unbundle",
+    _KNOWN + """
+local log = base .. 'b:' .. ARGV[1]
+-- Allowed in a full Redis, and so is then what follows.
+redis.call('DEL', base .. 'none')
+local found = redis.call('LLEN', log)
+local taken, count, size = 0, 0, 0
+local of_id, journals = {}, {}
+while taken < found and count < tonumber(ARGV[3]) and size < tonumber(ARGV[4]) do
+  local bundle = redis.call('LINDEX', log, taken)
+  local cut = string.find(bundle, '\\n', 1, true)
+  local steps, from = cjson.decode(string.sub(bundle, 1, cut - 1)), cut + 1
+  for i = 1, #steps, 4 do
+    local id = steps[i] .. ':' .. steps[i + 1]
+    local known = of_id[id]
+    if not known then
+      known = {env = steps[i], episode = steps[i + 1], seqs = {}, entries = {}}
+      of_id[id] = known
+      journals[#journals + 1] = known
+    end
+    known.seqs[#known.seqs + 1] = steps[i + 2]
+    known.entries[#known.entries + 1] = string.sub(bundle, from, from + steps[i + 3] - 1)
+    from = from + steps[i + 3]
+  end
+  taken, count, size = taken + 1, count + #steps / 4, size + #bundle
+end
+for _, known in ipairs(journals) do
+  local header = redis.call('GET', base .. 'm:' .. known.env)
+  if header and episode_of(header) == known.episode then
+    local key = journal(known.env, known.episode)
+    local length, new = redis.call('LLEN', key), {}
+    for i, seq in ipairs(known.seqs) do
+      if seq == length - 1 + #new then new[#new + 1] = known.entries[i] end
+    end
+    for i = 1, #new, 4000 do redis.call('RPUSH', key, unpack(new, i, math.min(#new, i + 3999))) end
+  end
+end
+if taken > 0 then redis.call('LTRIM', log, taken, -1) end
+if taken == found then
+  redis.call('DEL', base .. 'bs:' .. ARGV[1])
+  redis.call('SREM', base .. 'logs', ARGV[1])
+end
+return {taken, found - taken}
 """,
 )

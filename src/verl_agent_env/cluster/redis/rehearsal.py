@@ -65,7 +65,7 @@ class _Trial:
         self._keys = keys
         self._client = RedisClient(url, limits, keys)
         self._store = RedisStore(url, keys, limits)
-        self._log = RedisEventLog(self._client, keys)
+        self._log, self._other_log = RedisEventLog(self._client, keys), RedisEventLog(self._client, keys)
         self._records = RedisIdempotencyRecords(self._client, keys, 1.0)
         self._workers = [_worker(name) for name in ("first", "second", "second")]
 
@@ -91,7 +91,8 @@ class _Trial:
             if refusals:
                 reason = f"a trial of '{write.kind}' was refused: {refusals[0].reason}; look for rights that its user lacks"
                 raise StoreUnavailableError(store.where, reason)
-            await self._log.load([_ENV_ID])
+            # As another worker: bundles of this one are sorted out first.
+            await self._other_log.load([_ENV_ID])
         await self._log.env_ids([_SLOT])
         await self._log.results("trial")
         await store.hand_off(tokens, second)
@@ -122,6 +123,7 @@ class _Trial:
                 await self._store.leave(incarnation)
             single = [keys.generation, keys.version, keys.owners, keys.names, keys.expiries, keys.suspicions]
             single += [keys.episode_rows, keys.episode_counts, keys.primary]
+            single += [keys.logs, *keys.bundles(self._log.name)]
             of_workers = [key for one in incarnations for key in (keys.lease(one), keys.ended(one))]
             await self._client.run(
                 _ERASE, [*single, *of_workers, keys.members(_SLOT), keys.results("trial")], []

@@ -97,8 +97,9 @@ redis.call('SET', gen, ARGV[4], 'NX')
 local changed = false
 if replaced then changed = finish(replaced, own, names, expiries, ARGV[1], ARGV[2], ARGV[3]) end
 if redis.call('HGET', lease, 'shape') ~= shape then changed = true end
+-- 'bundles': it sorts out bundles of steps before it reads a journal; earlier versions of this software do not.
 redis.call('HSET', lease, 'record', ARGV[11], 'name', name, 'supervisor', supervisor, 'shape', shape,
-  'address', ARGV[10])
+  'address', ARGV[10], 'bundles', '1')
 redis.call('PEXPIRE', lease, ARGV[5])
 redis.call('HSET', names, name, inc)
 local now = math.floor(now_us() / 1000)

@@ -1,0 +1,151 @@
+"""Bundles: the steps of one call of the log as one value, sorted into the journals when somebody has to read these.
+
+Redis takes some microseconds for each step that it compares with its environment's journal and appends to it, and almost
+none for one in a bundle. What makes the comparison needless: the steps of a slot come from one writer, which has its last
+call's number compared instead. So a step goes into a bundle only where this writer knows that it follows on what is kept;
+every other one is compared as before.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from verl_agent_env.wire.records import Write
+
+MAX_STEP_BYTES = 64 * 1024
+"""Longer steps are appended to their journals at once."""
+_MAX_STEPS = 4000
+"""Steps of one bundle; Lua's stack is limited."""
+_READING = frozenset(("append", "extend", "put", "create"))
+"""Writes for which the journal is read."""
+_ENDING = frozenset(("close", "begin"))
+"""Writes with which the journal ends."""
+
+
+@dataclass(slots=True)
+class Bundle:
+    """The steps of one call that go together, and the writes that do not."""
+
+    steps: list[Any] = field(default_factory=list)
+    """Environment, episode, number and length of each step by turns."""
+    entries: list[bytes] = field(default_factory=list)
+    slots: set[int] = field(default_factory=set)
+    others: list[int] = field(default_factory=list)
+    """Positions of all other writes."""
+
+    def to_bytes(self) -> bytes:
+        """Encode the steps; empty if there are none."""
+        return b"%b\n%b" % (orjson.dumps(self.steps), b"".join(self.entries)) if self.entries else b""
+
+
+class BundledSteps:
+    """Knowledge of one writer: of the journals that it writes, and of its bundles that are not sorted out yet."""
+
+    def __init__(self) -> None:
+        """Begin without knowledge: the first steps of each environment are compared with its journal."""
+        self.name = uuid.uuid4().hex
+        """Of the writer's log."""
+        self.number: int | None = None
+        """Of the last call, if it is certain that it had its effect."""
+        self.size = 0
+        """Bytes of the bundles that are not sorted out."""
+        self._journals: dict[str, tuple[str | None, int, int]] = {}
+        """By environment: token under which it was written, episode, steps in its journal and in bundles together."""
+        self._bundle_of: dict[str, int] = {}
+        """By environment: number of the last bundle that has steps of it."""
+        self._bundles = 0
+        self._sorted_out = 0
+        """Of the bundles, those up to this one are."""
+
+    @property
+    def count(self) -> int:
+        """Number of bundles that were made."""
+        return self._bundles
+
+    def split(self, tokens: Mapping[int, str], writes: Sequence[Write]) -> Bundle | None:
+        """Split the writes of a call; None if one of them reads a journal of which steps are in bundles."""
+        if len(writes) > _MAX_STEPS:
+            return None
+        bundle, journals, bundle_of = Bundle(), self._journals, self._bundle_of
+        steps, entries, slots, others = bundle.steps, bundle.entries, bundle.slots, bundle.others
+        number, sorted_out = self._bundles + 1, self._sorted_out
+        begun: set[str] = set()
+        # Whatever is looked at here is looked at for each step of a batch.
+        for position, (kind, env_id, slot, episode, seq, data, parts) in enumerate(writes):
+            if kind == "append" and len(data) <= MAX_STEP_BYTES:
+                token = tokens.get(slot)
+                if journals.get(env_id) == (token, episode, seq):
+                    journals[env_id] = token, episode, seq + 1
+                    bundle_of[env_id] = number
+                    steps += (env_id, episode, seq, len(data))
+                    entries.append(data)
+                    slots.add(slot)
+                    continue
+            others.append(position)
+            if kind in _ENDING:
+                # What follows in this call is compared. The next episode has a journal of its own.
+                journals.pop(env_id, None)
+                begun.add(env_id)
+            elif (
+                kind in _READING
+                and env_id not in begun
+                and bundle_of.get(env_id, 0) > sorted_out
+                # What states a history anew, up to where it is, does not depend on what is in the journal.
+                and not (
+                    len(parts) < seq
+                    and kind == "put"
+                    and journals.get(env_id) == (tokens.get(slot), episode, seq)
+                )
+            ):
+                self.forget(steps[::4])
+                return None
+        if entries:
+            self._bundles = number
+        return bundle
+
+    def has_any_of(self, env_ids: Sequence[str]) -> bool:
+        """Tell whether there are steps of any of these environments in bundles."""
+        bundle_of, sorted_out = self._bundle_of, self._sorted_out
+        return any(bundle_of.get(env_id, 0) > sorted_out for env_id in env_ids)
+
+    def reads_bundled(self, writes: Sequence[Write]) -> bool:
+        """Tell whether one of the writes reads a journal of which steps are in bundles."""
+        return self.has_any_of([write.env_id for write in writes if write.kind in _READING])
+
+    def note_call(self, number: int) -> None:
+        """Note the number that a call got: if it is not the one that follows, the store lost some before it."""
+        if self.number is not None and number != self.number + 1:
+            self._journals.clear()
+        self.number = number
+
+    def note_journals(self, tokens: Mapping[int, str], writes: Sequence[Write], grown: Sequence[Any]) -> None:
+        """Note what is in journals, as the store says it after these writes: environment, episode, steps by turns."""
+        slots = {write.env_id: write.slot for write in writes} if grown else {}
+        for env_id, episode, steps in zip(grown[::3], grown[1::3], grown[2::3], strict=True):
+            self._journals[env_id] = tokens.get(slots[env_id]), episode, steps
+            if steps == 0:
+                # It has just begun: what there is in bundles belongs to an episode that is over.
+                self._bundle_of.pop(env_id, None)
+        self.forget([write.env_id for write in writes if write.kind == "close"])
+
+    def note_sorted_out(self, bundles: int, size: int) -> None:
+        """Note that nothing is left of the first ``bundles``, which had ``size`` bytes since this was noted last."""
+        self._sorted_out = max(self._sorted_out, bundles)
+        self.size = max(0, self.size - size)
+        if self._sorted_out == self._bundles:
+            self._bundle_of.clear()
+
+    def forget(self, env_ids: Sequence[str]) -> None:
+        """Have the next steps of these environments compared with their journals."""
+        for env_id in env_ids:
+            self._journals.pop(env_id, None)
+
+    def doubt(self) -> None:
+        """Have all next steps compared: it is not known what the last call did."""
+        self._journals.clear()
+        self.number = None
