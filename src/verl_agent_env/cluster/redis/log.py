@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from verl_agent_env.cluster.redis import log_scripts as scripts
-from verl_agent_env.cluster.redis.bundles import BundledSteps, Bundle
+from verl_agent_env.cluster.redis.bundles import Bundle, BundledSteps
 from verl_agent_env.cluster.redis.client import RedisClient
 from verl_agent_env.cluster.redis.keys import Keys
 from verl_agent_env.errors import GenerationChangedError, StoreUnavailableError
