@@ -17,7 +17,7 @@ FILES = sorted(path for path in FOLDER.rglob("*") if path.is_file())
 OWN = [path for path in FILES if path.parent == FOLDER]
 SCRIPTS = [path for path in FILES if path.suffix == ".js"]
 MAX_GZIP_BYTES = 80_000
-MAX_LINE = 400
+MAX_LINE = 120
 NODE, TSC = shutil.which("node"), shutil.which("tsc")
 
 _REFERENCE = re.compile(

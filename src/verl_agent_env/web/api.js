@@ -6,7 +6,12 @@ import { signal } from './dom.js';
 
 const API_ROOT = new URL('../', document.baseURI);
 const TOKEN_KEY = 'verl-agent-env token';
-const UNREACHABLE = { title: 'The server does not answer', detail: 'Is it still running, and is the network there?', status: 0, code: 'unreachable' };
+const UNREACHABLE = {
+  title: 'The server does not answer',
+  detail: 'Is it still running, and is the network there?',
+  status: 0,
+  code: 'unreachable',
+};
 
 /** A call that failed, with the server's problem document. */
 export class ApiError extends Error {
@@ -22,7 +27,9 @@ export const isAnswering = signal(/** @type {boolean | null} */ (null));
 /** The bearer token, kept for this tab alone. */
 export const token = signal(sessionStorage.getItem(TOKEN_KEY) ?? '');
 /** What the person is asked a token for; `null` while none is missing. */
-export const tokenRequest = signal(/** @type {{reason: string, answer: (token: string) => void} | null} */ (null));
+export const tokenRequest = signal(
+  /** @type {{reason: string, answer: (token: string) => void} | null} */ (null),
+);
 
 /** @type {Promise<void> | null} */
 let asking = null;
@@ -90,10 +97,13 @@ export async function call(path, body) {
     const response = await send(path, body === undefined ? {} : post);
     const content = await readBody(response);
     if (response.ok) return content;
-    const problem = content?.code ? content : { title: response.statusText, detail: String(content), status: response.status, code: '' };
+    const problem = content?.code
+      ? content
+      : { title: response.statusText, detail: String(content), status: response.status, code: '' };
     if (response.status !== 401) throw new ApiError(problem);
     // Another call may have been given a token meanwhile: then it is tried before the person is asked again.
-    if (token.value === used) await askForToken(used ? 'The server does not know this token.' : 'This server asks for a token.');
+    if (token.value === used)
+      await askForToken(used ? 'The server does not know this token.' : 'This server asks for a token.');
   }
 }
 
@@ -106,7 +116,10 @@ export async function call(path, body) {
  */
 export async function rawCall(method, path, body) {
   const began = performance.now();
-  const response = await send(path, { method, ...(body ? { body, headers: { 'content-type': 'application/json' } } : {}) });
+  const response = await send(path, {
+    method,
+    ...(body ? { body, headers: { 'content-type': 'application/json' } } : {}),
+  });
   const content = await readBody(response);
   return {
     status: response.status,
@@ -124,7 +137,12 @@ export async function fetchBlob(path) {
 
 /** Close an environment without waiting, also while the page is left. @param {string} envId */
 export function closeEnvironment(envId) {
-  send(`api/environment/${envId}/close`, { method: 'POST', headers: { 'content-type': 'application/json' }, body: '{}', keepalive: true }).catch(() => {});
+  send(`api/environment/${envId}/close`, {
+    method: 'POST',
+    headers: { 'content-type': 'application/json' },
+    body: '{}',
+    keepalive: true,
+  }).catch(() => {});
 }
 
 /** @type {Map<string, Promise<any>>} */
@@ -147,8 +165,10 @@ export function callOnce(path) {
 
 /**
  * @typedef {{type: string, function: {name: string, description: string, parameters: any}}} Tool
- * @typedef {{name: string, description: string, execution: string, deterministic: boolean, kwargs_schema: any, tools: Tool[], family: string, render_modes: string[]}} EnvKind
+ * @typedef {{name: string, description: string, execution: string, deterministic: boolean, kwargs_schema: any,
+ *   tools: Tool[], family: string, render_modes: string[]}} EnvKind
  */
 
 /** @returns {Promise<EnvKind[]>} */
-export const environmentKinds = () => callOnce('api/environments').then((/** @type {any} */ answer) => answer.environments);
+export const environmentKinds = () =>
+  callOnce('api/environments').then((/** @type {any} */ answer) => answer.environments);

@@ -60,7 +60,9 @@ function TokenDialog() {
   const dialog = useRef(/** @type {HTMLDialogElement | null} */ (null));
   const [given, setGiven] = useState('');
   const request = tokenRequest.value;
-  useEffect(() => { if (request) dialog.current?.showModal(); }, [request]);
+  useEffect(() => {
+    if (request) dialog.current?.showModal();
+  }, [request]);
   if (!request) return null;
   /** @param {Event} event */
   const send = (event) => {
@@ -68,16 +70,44 @@ function TokenDialog() {
     setGiven('');
     request.answer(given);
   };
-  return html`<dialog ref=${dialog} aria-labelledby="token-title" onCancel=${(/** @type {Event} */ event) => event.preventDefault()}><form onSubmit=${send}>
-    <h2 id="token-title">Token</h2><p>${request.reason} It is kept for this tab alone.</p>
-    <input type="password" aria-label="Token" required autocomplete="off" value=${given} onInput=${(/** @type {any} */ event) => setGiven(event.target.value)} />
-    <button class="primary">Continue</button></form></dialog>`;
+  return html`
+    <dialog
+      ref=${dialog}
+      aria-labelledby="token-title"
+      onCancel=${(/** @type {Event} */ event) => event.preventDefault()}
+    >
+      <form onSubmit=${send}>
+        <h2 id="token-title">Token</h2>
+        <p>${request.reason} It is kept for this tab alone.</p>
+        <input
+          type="password"
+          aria-label="Token"
+          required
+          autocomplete="off"
+          value=${given}
+          onInput=${(/** @type {any} */ event) => setGiven(event.target.value)}
+        />
+        <button class="primary">Continue</button>
+      </form>
+    </dialog>
+  `;
 }
 
 /** @param {{dialog: {current: HTMLDialogElement | null}}} props */
-const KeysDialog = ({ dialog }) => html`<dialog ref=${dialog} aria-labelledby="keys-title"><h2 id="keys-title">Keys</h2>
-  <dl class="keys">${KEYS.map(([key, meaning]) => html`<dt><kbd>${key}</kbd></dt><dd>${meaning}</dd>`)}</dl>
-  <button onClick=${() => dialog.current?.close()}>Close</button></dialog>`;
+const KeysDialog = ({ dialog }) => html`
+  <dialog ref=${dialog} aria-labelledby="keys-title">
+    <h2 id="keys-title">Keys</h2>
+    <dl class="keys">
+      ${KEYS.map(([key, meaning]) => html`
+        <dt>
+          <kbd>${key}</kbd>
+        </dt>
+        <dd>${meaning}</dd>
+      `)}
+    </dl>
+    <button onClick=${() => dialog.current?.close()}>Close</button>
+  </dialog>
+`;
 
 function App() {
   const { name, title, Page } = SHOWN.find((page) => page.name === route.value.page) ?? SHOWN[0];
@@ -89,8 +119,12 @@ function App() {
     '/': () => /** @type {HTMLElement | null} */ (document.querySelector('[type=search]'))?.focus(),
     '?': showKeys,
   });
-  useEffect(() => { document.title = `${title} · verl-agent-env`; }, [title]);
-  useEffect(() => { document.documentElement.style.colorScheme = scheme.value || 'light dark'; }, [scheme.value]);
+  useEffect(() => {
+    document.title = `${title} · verl-agent-env`;
+  }, [title]);
+  useEffect(() => {
+    document.documentElement.style.colorScheme = scheme.value || 'light dark';
+  }, [scheme.value]);
   useEffect(() => {
     if (evaluated) return undefined;
     const ask = () => call('healthz').catch(() => {});
@@ -98,16 +132,53 @@ function App() {
     const timer = setInterval(ask, ASK_EVERY_MS);
     return () => clearInterval(timer);
   }, []);
-  const skip = (/** @type {Event} */ event) => { event.preventDefault(); document.getElementById('main')?.focus(); };
-  return html`<a class="skip" href="#main" onClick=${skip}>Skip to the content</a>
-    <header class="top">${!evaluated && html`<img src="icon.svg" alt="" width="18" height="18" />`}<span class="brand">verl-agent-env</span>
-      <nav aria-label="Pages">${SHOWN.map((page) => html`<a href=${`#/${page.name}`} aria-current=${page.name === name ? 'page' : null}>${page.title}</a>`)}</nav>
-      ${!evaluated && html`<span role="status" class=${answering === false ? 'mark bad' : answering ? 'mark ok' : 'mark'}><span class="wide">${answering === false ? 'no answer' : answering ? 'connected' : 'asking'}</span></span>`}
-      ${token.value && html`<button class="quiet" onClick=${() => { setToken(''); location.reload(); }}>Forget token</button>`}
-      <button class="quiet wide" aria-label="Keys" onClick=${showKeys}>?</button>
-      <button class="quiet" aria-label="Switch between light and dark" onClick=${flipScheme}>◐</button></header>
-    <main id="main" tabindex="-1"><${Page} key=${name} /></main>
-    <${TokenDialog} /><${KeysDialog} dialog=${keys} />`;
+  const skip = (/** @type {Event} */ event) => {
+    event.preventDefault();
+    document.getElementById('main')?.focus();
+  };
+  return html`
+    <a class="skip" href="#main" onClick=${skip}>
+      Skip to the content
+    </a>
+    <header class="top">
+      ${!evaluated && html`<img src="icon.svg" alt="" width="18" height="18" />`}
+      <span class="brand">verl-agent-env</span>
+      <nav aria-label="Pages">
+        ${SHOWN.map((page) => html`
+          <a href=${`#/${page.name}`} aria-current=${page.name === name ? 'page' : null}>
+            ${page.title}
+          </a>
+        `)}
+      </nav>
+      ${!evaluated && html`
+        <span role="status" class=${answering === false ? 'mark bad' : answering ? 'mark ok' : 'mark'}>
+          <span class="wide">${answering === false ? 'no answer' : answering ? 'connected' : 'asking'}</span>
+        </span>
+      `}
+      ${token.value && html`
+        <button
+          class="quiet"
+          onClick=${() => {
+            setToken('');
+            location.reload();
+          }}
+        >
+          Forget token
+        </button>
+      `}
+      <button class="quiet wide" aria-label="Keys" onClick=${showKeys}>
+        ?
+      </button>
+      <button class="quiet" aria-label="Switch between light and dark" onClick=${flipScheme}>
+        ◐
+      </button>
+    </header>
+    <main id="main" tabindex="-1">
+      <${Page} key=${name} />
+    </main>
+    <${TokenDialog} />
+    <${KeysDialog} dialog=${keys} />
+  `;
 }
 
 addEventListener('pagehide', leave);

@@ -1,5 +1,6 @@
 // @ts-check
-// All environments: search and tags at the left; at the right the chosen one, its arguments, and a sample made with them.
+// All environments: search and tags at the left; at the right the chosen one, its arguments, and a sample made with
+// them.
 import { call, closeEnvironment, environmentKinds } from './api.js';
 import { html, signal, useKeys, useLoaded, useMemo, useState } from './dom.js';
 import { Field } from './form.js';
@@ -23,18 +24,44 @@ const tagsOf = (kind) => [
 
 /** @param {EnvKind} kind */
 function isWanted(kind) {
-  const text = [kind.name, kind.description, ...kind.tools.map((tool) => tool.function.name), ...Object.keys(kind.kwargs_schema.properties ?? {})].join(' ').toLowerCase();
+  const text = [
+    kind.name,
+    kind.description,
+    ...kind.tools.map((tool) => tool.function.name),
+    ...Object.keys(kind.kwargs_schema.properties ?? {}),
+  ]
+    .join(' ')
+    .toLowerCase();
   const tags = tagsOf(kind);
-  return chosenTags.value.every((tag) => tags.includes(tag)) && search.value.toLowerCase().split(/\s+/).every((word) => text.includes(word));
+  return (
+    chosenTags.value.every((tag) => tags.includes(tag)) &&
+    search.value
+      .toLowerCase()
+      .split(/\s+/)
+      .every((word) => text.includes(word))
+  );
 }
 
 /** Environments in order, each followed by its presets. @param {EnvKind[]} kinds */
-const inFamilies = (kinds) => [...kinds].sort((a, b) => a.family.localeCompare(b.family) || Number(b.name === b.family) - Number(a.name === a.family) || shortName(a.name).localeCompare(shortName(b.name)) || a.name.localeCompare(b.name));
+const inFamilies = (kinds) =>
+  [...kinds].sort(
+    (a, b) =>
+      a.family.localeCompare(b.family) ||
+      Number(b.name === b.family) - Number(a.name === a.family) ||
+      shortName(a.name).localeCompare(shortName(b.name)) ||
+      a.name.localeCompare(b.name),
+  );
 
 /** Names of arguments that more than half of the families take: those of the base class. @param {EnvKind[]} kinds */
 function sharedArguments(kinds) {
-  const families = kinds.filter((kind) => kind.name === kind.family).map((kind) => Object.keys(kind.kwargs_schema.properties ?? {}));
-  return new Set(families.flat().filter((name) => families.filter((names) => names.includes(name)).length > families.length / 2));
+  const families = kinds
+    .filter((kind) => kind.name === kind.family)
+    .map((kind) => Object.keys(kind.kwargs_schema.properties ?? {}));
+  return new Set(
+    families
+      .flat()
+      .filter((name) => families.filter((names) => names.includes(name)).length > families.length / 2),
+  );
 }
 
 /**
@@ -46,10 +73,18 @@ function argumentGroups(kind, shared) {
   /** @type {Record<string, string[]>} */
   const groups = { Arguments: [], Rewards: [], 'How it is shown': [], 'Common to environments': [] };
   for (const name of Object.keys(kind.kwargs_schema.properties ?? {})) {
-    const title = shared.has(name) ? 'Common to environments' : name.startsWith('reward') ? 'Rewards' : /observation|separator|tile|glyph/.test(name) ? 'How it is shown' : 'Arguments';
+    const title = shared.has(name)
+      ? 'Common to environments'
+      : name.startsWith('reward')
+        ? 'Rewards'
+        : /observation|separator|tile|glyph/.test(name)
+          ? 'How it is shown'
+          : 'Arguments';
     groups[title].push(name);
   }
-  return Object.entries(groups).filter(([, names]) => names.length).map(([title, names], i) => ({ title, names, isOpen: i === 0 }));
+  return Object.entries(groups)
+    .filter(([, names]) => names.length)
+    .map(([title, names], i) => ({ title, names, isOpen: i === 0 }));
 }
 
 /** @param {EnvKind} kind @param {object} args @param {string} seed */
@@ -70,16 +105,23 @@ const COPIES = {
 env = RemoteEnv("${serverAddress()}", ${JSON.stringify(name)}${args ? `, env_kwargs=${pythonText(args)}` : ''})
 observation, info = env.reset(${seed === undefined ? '' : `seed=${seed}`})
 `,
-  curl: (request) => `curl -s ${serverAddress()}api/environment/initialize -H 'content-type: application/json' \\
+  curl: (request) => `\
+curl -s ${serverAddress()}api/environment/initialize -H 'content-type: application/json' \\
   -d ${shellWord(JSON.stringify(request))}
 `,
-  'data for verl': ({ env_name: name, env_kwargs: args }) => `verl-agent-env curate ${name}${args ? ` --env-kwargs ${shellWord(JSON.stringify(args))}` : ''} --train 10000 --test 100 --out data
+  'data for verl': ({ env_name: name, env_kwargs: args }) => `\
+verl-agent-env curate ${name}${args ? ` --env-kwargs ${shellWord(JSON.stringify(args))}` : ''} \\
+  --train 10000 --test 100 --out data
 `,
 };
 
 /** @param {EnvKind} kind @param {object} request */
 async function makeSample(kind, request) {
-  const { env_id: id, observation, info } = await call('api/environment/initialize', { ...request, ttl_s: SAMPLE_TTL_S });
+  const {
+    env_id: id,
+    observation,
+    info,
+  } = await call('api/environment/initialize', { ...request, ttl_s: SAMPLE_TTL_S });
   try {
     const svg = kind.render_modes.includes('svg') ? await call(`api/environment/${id}/render?mode=svg`) : '';
     return { observation, seed: info.seed, svg };
@@ -93,8 +135,20 @@ function Sample({ kind, request }) {
   const { value, error, again } = useLoaded(() => makeSample(kind, request), JSON.stringify(request));
   if (error) return html`<${Failure} error=${error} again=${again} />`;
   if (!value) return html`<${Loading} what="a sample" />`;
-  return html`${value.svg && html`<${Drawing} svg=${value.svg} label=${`First board of ${shortName(kind.name)} with seed ${value.seed}`} maxWidth=${340} />`}
-    ${value.observation.map((/** @type {any} */ message) => html`<div class="quote"><${Content} content=${message.content} foldBoards=${Boolean(value.svg)} /></div>`)}`;
+  return html`
+    ${value.svg && html`
+      <${Drawing}
+        svg=${value.svg}
+        label=${`First board of ${shortName(kind.name)} with seed ${value.seed}`}
+        maxWidth=${340}
+      />
+    `}
+    ${value.observation.map((/** @type {any} */ message) => html`
+      <div class="quote">
+        <${Content} content=${message.content} foldBoards=${Boolean(value.svg)} />
+      </div>
+    `)}
+  `;
 }
 
 /** @param {{kind: EnvKind, shared: Set<string>}} props */
@@ -105,22 +159,91 @@ function Environment({ kind, shared }) {
   const request = initializeRequest(kind, args, seed);
   const changed = Object.keys(args).length;
   const properties = kind.kwargs_schema.properties ?? {};
-  const query = new URLSearchParams({ ...(seed === '' ? {} : { seed }), ...(changed ? { args: JSON.stringify(args) } : {}) });
+  const query = new URLSearchParams({
+    ...(seed === '' ? {} : { seed }),
+    ...(changed ? { args: JSON.stringify(args) } : {}),
+  });
   /** @param {string} name */
-  const change = (name) => (/** @type {any} */ value) => setArgs(({ [name]: _, ...others }) => (value === undefined ? others : { ...others, [name]: value }));
-  const clear = () => { setArgs({}); setFormNumber(formNumber + 1); };
-  return html`<article class="detail">
-    <header><h1>${shortName(kind.name)} <code>${kind.name}</code></h1><p>${kind.description}</p>
-      <div class="row"><a class="button primary" href=${`#/play/${kind.name}?${query}`}>Play</a>
-        <label class="inline">Seed <input class="short" inputmode="numeric" placeholder="random" value=${seed} onChange=${(/** @type {any} */ event) => setSeed(/^\d*$/.test(event.target.value) ? event.target.value : seed)} /></label>
-        ${Object.entries(COPIES).map(([name, write]) => html`<${CopyButton} text=${() => write(request)}>Copy ${name}</${CopyButton}>`)}
-        ${changed ? html`<button class="quiet" onClick=${clear}>Back to the defaults</button>` : null}</div></header>
-    <div class="columns"><section key=${formNumber} aria-label="Arguments">
-      ${argumentGroups(kind, shared).map(({ title, names, isOpen }) => html`<details class="group" open=${isOpen}><summary>${title} <span class="dim">${names.length}</span></summary>
-        ${names.map((name) => html`<${Field} key=${name} id=${`arg-${name}`} name=${name} schema=${properties[name]} root=${kind.kwargs_schema} value=${args[name]} onChange=${change(name)} />`)}</details>`)}
-    </section><aside aria-label="Sample"><h2>Sample <span class="dim">${seed === '' ? 'random seed' : `seed ${seed}`}</span></h2><${Sample} kind=${kind} request=${request} />
-      <h2>Tools <span class="dim">${kind.tools.length || 'none: it is answered with text'}</span></h2>
-      <dl class="tools">${kind.tools.map(({ function: tool }) => html`<dt><code>${tool.name}</code></dt><dd>${tool.description}</dd>`)}</dl></aside></div></article>`;
+  const change = (name) => (/** @type {any} */ value) =>
+    setArgs(({ [name]: _, ...others }) => (value === undefined ? others : { ...others, [name]: value }));
+  const clear = () => {
+    setArgs({});
+    setFormNumber(formNumber + 1);
+  };
+  return html`
+    <article class="detail">
+      <header>
+        <h1>
+          ${shortName(kind.name)} <code>${kind.name}</code>
+        </h1>
+        <p>${kind.description}</p>
+        <div class="row">
+          <a class="button primary" href=${`#/play/${kind.name}?${query}`}>
+            Play
+          </a>
+          <label class="inline">
+            Seed${' '}
+            <input
+              class="short"
+              inputmode="numeric"
+              placeholder="random"
+              value=${seed}
+              onChange=${(/** @type {any} */ event) =>
+                setSeed(/^\d*$/.test(event.target.value) ? event.target.value : seed)
+              }
+            />
+          </label>
+          ${Object.entries(COPIES).map(([name, write]) => html`
+            <${CopyButton} text=${() => write(request)}>Copy ${name}</${CopyButton}>
+          `)}
+          ${changed ? html`
+            <button class="quiet" onClick=${clear}>
+              Back to the defaults
+            </button>
+          ` : null}
+        </div>
+      </header>
+      <div class="columns">
+        <section key=${formNumber} aria-label="Arguments">
+          ${argumentGroups(kind, shared).map(({ title, names, isOpen }) => html`
+            <details class="group" open=${isOpen}>
+              <summary>
+                ${title} <span class="dim">${names.length}</span>
+              </summary>
+              ${names.map((name) => html`
+                <${Field}
+                  key=${name}
+                  id=${`arg-${name}`}
+                  name=${name}
+                  schema=${properties[name]}
+                  root=${kind.kwargs_schema}
+                  value=${args[name]}
+                  onChange=${change(name)}
+                />
+              `)}
+            </details>
+          `)}
+        </section>
+        <aside aria-label="Sample">
+          <h2>
+            Sample <span class="dim">${seed === '' ? 'random seed' : `seed ${seed}`}</span>
+          </h2>
+          <${Sample} kind=${kind} request=${request} />
+          <h2>
+            Tools <span class="dim">${kind.tools.length || 'none: it is answered with text'}</span>
+          </h2>
+          <dl class="tools">
+            ${kind.tools.map(({ function: tool }) => html`
+              <dt>
+                <code>${tool.name}</code>
+              </dt>
+              <dd>${tool.description}</dd>
+            `)}
+          </dl>
+        </aside>
+      </div>
+    </article>
+  `;
 }
 
 export function Catalogue() {
@@ -137,14 +260,59 @@ export function Catalogue() {
   useKeys({ j: move(1), k: move(-1) });
   if (error) return html`<${Failure} error=${error} again=${again} />`;
   if (!kinds) return html`<${Loading} what="the environments" />`;
-  const flip = (/** @type {string} */ tag) => { chosenTags.value = chosenTags.value.includes(tag) ? chosenTags.value.filter((other) => other !== tag) : [...chosenTags.value, tag]; };
-  const clear = () => { search.value = ''; chosenTags.value = []; };
-  return html`<div class="catalogue"><section class="list" aria-label="Environments">
-      <div class="filters"><input type="search" aria-label="Search environments" placeholder="Search names, tools, arguments" value=${search.value} onInput=${(/** @type {any} */ event) => { search.value = event.target.value; }} />
-        <div class="chips">${[...new Set(all.flatMap(tagsOf))].map((tag) => html`<button aria-pressed=${String(chosenTags.value.includes(tag))} onClick=${() => flip(tag)}>${tag}</button>`)}</div></div>
-      ${shown.length ? html`<ul>${shown.map((kind) => html`<li key=${kind.name}><a class=${kind.name === kind.family ? '' : 'preset'} href=${`#/catalogue/${kind.name}`} aria-current=${kind === chosen ? 'true' : null}>${listName(kind)}</a></li>`)}</ul>`
-    : html`<${Empty} title="No environment fits"><button onClick=${clear}>Clear the search</button></${Empty}>`}</section>
-    ${chosen && html`<${Environment} key=${chosen.name} kind=${chosen} shared=${shared} />`}</div>`;
+  const flip = (/** @type {string} */ tag) => {
+    chosenTags.value = chosenTags.value.includes(tag)
+      ? chosenTags.value.filter((other) => other !== tag)
+      : [...chosenTags.value, tag];
+  };
+  const clear = () => {
+    search.value = '';
+    chosenTags.value = [];
+  };
+  return html`
+    <div class="catalogue">
+      <section class="list" aria-label="Environments">
+        <div class="filters">
+          <input
+            type="search"
+            aria-label="Search environments"
+            placeholder="Search names, tools, arguments"
+            value=${search.value}
+            onInput=${(/** @type {any} */ event) => {
+              search.value = event.target.value;
+            }}
+          />
+          <div class="chips">
+            ${[...new Set(all.flatMap(tagsOf))].map((tag) => html`
+              <button aria-pressed=${String(chosenTags.value.includes(tag))} onClick=${() => flip(tag)}>
+                ${tag}
+              </button>
+            `)}
+          </div>
+        </div>
+        ${shown.length ? html`
+          <ul>
+            ${shown.map((kind) => html`
+              <li key=${kind.name}>
+                <a
+                  class=${kind.name === kind.family ? '' : 'preset'}
+                  href=${`#/catalogue/${kind.name}`}
+                  aria-current=${kind === chosen ? 'true' : null}
+                >
+                  ${listName(kind)}
+                </a>
+              </li>
+            `)}
+          </ul>
+        ` : html`
+          <${Empty} title="No environment fits">
+            <button onClick=${clear}>Clear the search</button>
+          </${Empty}>
+        `}
+      </section>
+      ${chosen && html`<${Environment} key=${chosen.name} kind=${chosen} shared=${shared} />`}
+    </div>
+  `;
 }
 
 /** A preset without what its environment's name says already, and with its version. @param {EnvKind} kind */
@@ -152,5 +320,7 @@ function listName(kind) {
   if (kind.name === kind.family) return shortName(kind.name);
   const prefix = `${shortName(kind.family)}_`;
   const [, short, version] = kind.name.match(/^(?:verl_env\/)?(.*)-v(\d+)$/) ?? ['', kind.name, ''];
-  return html`${short.startsWith(prefix) ? short.slice(prefix.length) : short} <span class="dim">v${version}</span>`;
+  return html`
+    ${short.startsWith(prefix) ? short.slice(prefix.length) : short} <span class="dim">v${version}</span>
+  `;
 }

@@ -30,14 +30,21 @@ export const useState = hooks.useState;
  * @returns {{value: T | null, error: Error | null, again: () => void}}
  */
 export function useLoaded(load, key) {
-  const [state, setState] = useState(/** @type {{value: T | null, error: Error | null}} */ ({ value: null, error: null }));
+  const [state, setState] = useState(
+    /** @type {{value: T | null, error: Error | null}} */ ({ value: null, error: null }),
+  );
   const [attempt, setAttempt] = useState(0);
   useEffect(() => {
     let isCurrent = true;
     const show = (/** @type {{value: T | null, error: Error | null}} */ next) => isCurrent && setState(next);
     show({ value: null, error: null });
-    load().then((value) => show({ value, error: null }), (error) => show({ value: null, error }));
-    return () => { isCurrent = false; };
+    load().then(
+      (value) => show({ value, error: null }),
+      (error) => show({ value: null, error }),
+    );
+    return () => {
+      isCurrent = false;
+    };
   }, [key, attempt]);
   return { ...state, again: () => setAttempt(attempt + 1) };
 }

@@ -10,9 +10,11 @@ import { noteAddress } from './route.js';
 /**
  * @typedef {import('./api.js').Tool} Tool
  * @typedef {{tool: string, args: Record<string, any>} | {text: string}} Move
- * @typedef {{move: Move, observation: any[], reward: number, terminated: boolean, truncated: boolean, info: Record<string, any>}} Step
+ * @typedef {{move: Move, observation: any[], reward: number, terminated: boolean, truncated: boolean,
+ *   info: Record<string, any>}} Step
  * @typedef {{name: string, args: Record<string, any>, seed: number | null, moves: Move[]}} Plan
- * @typedef {{id: string, name: string, args: Record<string, any>, seed: number, canRepeat: boolean, hasDrawing: boolean, tools: Tool[], prompt: string, first: any[], steps: Step[], svg: string}} Episode
+ * @typedef {{id: string, name: string, args: Record<string, any>, seed: number, canRepeat: boolean,
+ *   hasDrawing: boolean, tools: Tool[], prompt: string, first: any[], steps: Step[], svg: string}} Episode
  */
 
 const TTL_S = 1800;
@@ -28,7 +30,11 @@ export const trouble = signal(/** @type {{error: Error, again: () => void} | nul
 let queue = Promise.resolve();
 let generation = 0;
 
-/** Do something after all that came before it, unless a new beginning or a failure comes first. @param {() => Promise<void>} job */
+/**
+ * Do something after all that came before it, unless a new beginning or a failure comes first.
+ *
+ * @param {() => Promise<void>} job
+ */
 function enqueue(job) {
   const mine = generation;
   queue = queue.then(async () => {
@@ -45,16 +51,25 @@ function enqueue(job) {
 }
 
 /** @param {Move} move */
-const writeMove = (move) => ('text' in move ? `'${move.text}` : move.tool + (Object.keys(move.args).length ? JSON.stringify(move.args) : ''));
+const writeMove = (move) =>
+  'text' in move
+    ? `'${move.text}`
+    : move.tool + (Object.keys(move.args).length ? JSON.stringify(move.args) : '');
 
 /** @param {string} written @returns {Move} */
 export function readMove(written) {
   if (written.startsWith("'")) return { text: written.slice(1) };
   const brace = written.indexOf('{');
-  return brace < 0 ? { tool: written, args: {} } : { tool: written.slice(0, brace), args: JSON.parse(written.slice(brace)) };
+  return brace < 0
+    ? { tool: written, args: {} }
+    : { tool: written.slice(0, brace), args: JSON.parse(written.slice(brace)) };
 }
 
-/** The address that brings anybody to this state. @param {{name: string, args: object, seed: number | null, moves: Move[]}} plan */
+/**
+ * The address that brings anybody to this state.
+ *
+ * @param {{name: string, args: object, seed: number | null, moves: Move[]}} plan
+ */
 export function addressOf({ name, args, seed, moves }) {
   const query = new URLSearchParams();
   if (seed !== null) query.set('seed', String(seed));
@@ -80,13 +95,29 @@ export function endingOf(steps) {
 }
 
 /** @param {Move} move @param {number} number */
-const messageOf = (move, number) => ('text' in move ? move.text : {
-  role: 'assistant',
-  content: '',
-  tool_calls: [{ id: `call_${number + 1}`, type: 'function', function: { name: move.tool, arguments: JSON.stringify(move.args) } }],
-});
+const messageOf = (move, number) =>
+  'text' in move
+    ? move.text
+    : {
+        role: 'assistant',
+        content: '',
+        tool_calls: [
+          {
+            id: `call_${number + 1}`,
+            type: 'function',
+            function: { name: move.tool, arguments: JSON.stringify(move.args) },
+          },
+        ],
+      };
 
-/** Take one step; sent again with the same number, it is taken once. @param {string} id @param {Move} move @param {number} seq @returns {Promise<Step>} */
+/**
+ * Take one step; sent again with the same number, it is taken once.
+ *
+ * @param {string} id
+ * @param {Move} move
+ * @param {number} seq
+ * @returns {Promise<Step>}
+ */
 async function take(id, move, seq) {
   const answer = await call(`api/environment/${id}/step`, { action: messageOf(move, seq), seq });
   return { move, ...answer };
@@ -99,12 +130,29 @@ const draw = (of) => (of.hasDrawing ? call(`api/environment/${of.id}/render?mode
 async function makeEpisode({ name, args, seed, moves }) {
   progress.value = 'the episode';
   const kind = (await environmentKinds()).find((known) => known.name === name);
-  const made = await call('api/environment/initialize', { env_name: name, env_kwargs: args, ttl_s: TTL_S, ...(seed === null ? {} : { seed }) });
+  const made = await call('api/environment/initialize', {
+    env_name: name,
+    env_kwargs: args,
+    ttl_s: TTL_S,
+    ...(seed === null ? {} : { seed }),
+  });
   const path = `api/environment/${made.env_id}`;
-  const [{ tools_schema: tools }, { task_prompt: prompt }] = await Promise.all([call(`${path}/tools-schema-openai`), call(`${path}/task-prompt`)]);
+  const [{ tools_schema: tools }, { task_prompt: prompt }] = await Promise.all([
+    call(`${path}/tools-schema-openai`),
+    call(`${path}/task-prompt`),
+  ]);
   const begun = {
-    id: made.env_id, name, args, tools, prompt, seed: made.info.seed, first: made.observation, steps: [], svg: '',
-    canRepeat: kind?.deterministic ?? false, hasDrawing: kind?.render_modes.includes('svg') ?? false,
+    id: made.env_id,
+    name,
+    args,
+    tools,
+    prompt,
+    seed: made.info.seed,
+    first: made.observation,
+    steps: [],
+    svg: '',
+    canRepeat: kind?.deterministic ?? false,
+    hasDrawing: kind?.render_modes.includes('svg') ?? false,
   };
   return playOn(begun, moves);
 }
@@ -121,13 +169,24 @@ async function playOn(begun, moves) {
   return { ...played, svg: await draw(played) };
 }
 
-/** Begin the episode anew in the same environment, and play so many moves of it. @param {Episode} of @param {Move[]} moves @returns {Promise<Episode>} */
+/**
+ * Begin the episode anew in the same environment, and play so many moves of it.
+ *
+ * @param {Episode} of
+ * @param {Move[]} moves
+ * @returns {Promise<Episode>}
+ */
 async function replay(of, moves) {
   const { observation, info } = await call(`api/environment/${of.id}/reset`, { seed: of.seed });
   return playOn({ ...of, first: observation, seed: info.seed, steps: [] }, moves);
 }
 
-/** Do something with the environment; one that the server has closed meanwhile is made again first. @param {Episode} of @param {(live: Episode) => Promise<Episode>} action */
+/**
+ * Do something with the environment; one that the server has closed meanwhile is made again first.
+ *
+ * @param {Episode} of
+ * @param {(live: Episode) => Promise<Episode>} action
+ */
 async function withLive(of, action) {
   try {
     return await action(of);
@@ -155,10 +214,12 @@ export function open(plan) {
 export function act(move) {
   enqueue(async () => {
     if (!episode.value || endingOf(episode.value.steps)) return;
-    show(await withLive(episode.value, async (live) => {
-      const played = { ...live, steps: [...live.steps, await take(live.id, move, live.steps.length)] };
-      return { ...played, svg: await draw(played) };
-    }));
+    show(
+      await withLive(episode.value, async (live) => {
+        const played = { ...live, steps: [...live.steps, await take(live.id, move, live.steps.length)] };
+        return { ...played, svg: await draw(played) };
+      }),
+    );
   });
 }
 

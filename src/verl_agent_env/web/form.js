@@ -3,7 +3,8 @@
 import { html, useState } from './dom.js';
 
 /**
- * @typedef {{kind: 'choice' | 'integer' | 'number' | 'string' | 'json', options: any[], minimum?: number, maximum?: number, hint: string}} Shape
+ * @typedef {{kind: 'choice' | 'integer' | 'number' | 'string' | 'json', options: any[], minimum?: number,
+ *   maximum?: number, hint: string}} Shape
  */
 
 /** @param {any} schema @param {any} root */
@@ -26,8 +27,13 @@ function rangeText({ minimum, maximum }) {
 export function shapeOf(schema, root) {
   const variants = (schema.anyOf ?? [schema]).map((/** @type {any} */ variant) => resolved(variant, root));
   const typed = variants.filter((/** @type {any} */ variant) => variant.type !== 'null');
-  const words = typed.flatMap((/** @type {any} */ variant) => variant.enum ?? (variant.const === undefined ? [] : [variant.const]));
-  if (words.length && typed.every((/** @type {any} */ variant) => variant.enum || variant.const !== undefined)) {
+  const words = typed.flatMap(
+    (/** @type {any} */ variant) => variant.enum ?? (variant.const === undefined ? [] : [variant.const]),
+  );
+  if (
+    words.length &&
+    typed.every((/** @type {any} */ variant) => variant.enum || variant.const !== undefined)
+  ) {
     return { kind: 'choice', options: words, hint: '' };
   }
   if (typed.length === 1) {
@@ -35,11 +41,27 @@ export function shapeOf(schema, root) {
     if (type === 'boolean') return { kind: 'choice', options: [true, false], hint: '' };
     if (type === 'integer' || type === 'number' || type === 'string') {
       const name = type === 'integer' ? 'whole number' : type === 'number' ? 'number' : 'text';
-      return { kind: type, options: [], minimum, maximum, hint: [name, rangeText(typed[0])].filter(Boolean).join(', ') };
+      return {
+        kind: type,
+        options: [],
+        minimum,
+        maximum,
+        hint: [name, rangeText(typed[0])].filter(Boolean).join(', '),
+      };
     }
-    return { kind: 'json', options: [], hint: type === 'array' ? 'list, as JSON' : type === 'object' ? 'object, as JSON' : 'JSON' };
+    return {
+      kind: 'json',
+      options: [],
+      hint: type === 'array' ? 'list, as JSON' : type === 'object' ? 'object, as JSON' : 'JSON',
+    };
   }
-  const names = new Set(typed.map((/** @type {any} */ variant) => (variant.enum ? variant.enum.map((/** @type {any} */ word) => JSON.stringify(word)).join(', ') : variant.type ?? 'object')));
+  const names = new Set(
+    typed.map((/** @type {any} */ variant) =>
+      variant.enum
+        ? variant.enum.map((/** @type {any} */ word) => JSON.stringify(word)).join(', ')
+        : (variant.type ?? 'object'),
+    ),
+  );
   return { kind: 'json', options: [], hint: names.size && names.size < 5 ? [...names].join(' or ') : 'JSON' };
 }
 
@@ -65,7 +87,8 @@ export function valueOf(text, { kind, minimum, maximum }) {
   const value = Number(text);
   if (Number.isNaN(value)) throw new Error('This is not a number.');
   if (kind === 'integer' && !Number.isInteger(value)) throw new Error('This is not a whole number.');
-  if (value < (minimum ?? -Infinity) || value > (maximum ?? Infinity)) throw new Error(`It must be ${rangeText({ minimum, maximum })}.`);
+  if (value < (minimum ?? -Infinity) || value > (maximum ?? Infinity))
+    throw new Error(`It must be ${rangeText({ minimum, maximum })}.`);
   return value;
 }
 
@@ -95,11 +118,39 @@ export function Field({ id, name, schema, root, value, onChange }) {
   /** @param {any} event */
   const choose = (event) => onChange(event.target.value === '' ? undefined : JSON.parse(event.target.value));
   const text = value === undefined ? '' : typeof value === 'string' ? value : JSON.stringify(value);
-  const control = shape.kind === 'choice'
-    ? html`<select ...${described} value=${written(value)} onChange=${choose}><option value="">${written(schema.default) || 'not given'}</option>
-        ${shape.options.filter((option) => option !== schema.default).map((option) => html`<option value=${JSON.stringify(option)}>${written(option)}</option>`)}</select>`
-    : html`<input ...${described} value=${text} placeholder=${written(schema.default)} spellcheck="false" autocomplete="off"
-        inputmode=${shape.kind === 'integer' || shape.kind === 'number' ? 'decimal' : 'text'} onChange=${take} />`;
-  return html`<div class=${value === undefined ? 'field' : 'field changed'}><label for=${id}>${name.split(/(?<=_)/).map((part) => [part, html`<wbr />`])}</label>${control}
-    <p id=${`${id}-help`}>${fault && html`<span class="bad" role="alert">${fault}</span> `}${plain(schema.description ?? '')} ${shape.hint && html`<span class="hint">${shape.hint}</span>`}</p></div>`;
+  const control =
+    shape.kind === 'choice' ? html`
+      <select ...${described} value=${written(value)} onChange=${choose}>
+        <option value="">${written(schema.default) || 'not given'}</option>
+        ${shape.options
+          .filter((option) => option !== schema.default)
+          .map((option) => html`
+            <option value=${JSON.stringify(option)}>${written(option)}</option>
+          `)}
+      </select>
+    ` : html`
+      <input
+        ...${described}
+        value=${text}
+        placeholder=${written(schema.default)}
+        spellcheck="false"
+        autocomplete="off"
+        inputmode=${shape.kind === 'integer' || shape.kind === 'number' ? 'decimal' : 'text'}
+        onChange=${take}
+      />
+    `;
+  return html`
+    <div class=${value === undefined ? 'field' : 'field changed'}>
+      <label for=${id}>${name.split(/(?<=_)/).map((part) => [part, html`<wbr />`])}</label>
+      ${control}
+      <p id=${`${id}-help`}>
+        ${fault && html`
+          <span class="bad" role="alert">
+            ${fault}
+          </span>
+        `}
+        ${plain(schema.description ?? '')} ${shape.hint && html`<span class="hint">${shape.hint}</span>`}
+      </p>
+    </div>
+  `;
 }

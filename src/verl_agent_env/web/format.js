@@ -1,7 +1,11 @@
 // @ts-check
 // How names, numbers and calls are written.
 
-/** `verl_env/sokoban-v0` is `sokoban`; a version beyond the first stays if others of the name exist. @param {string} name */
+/**
+ * `verl_env/sokoban-v0` is `sokoban`; a version beyond the first stays if others of the name exist.
+ *
+ * @param {string} name
+ */
 export const shortName = (name) => name.replace(/^verl_env\//, '').replace(/-v\d+$/, '');
 
 /** @param {number} value */
@@ -34,6 +38,9 @@ export function pythonText(value) {
   if (value === null || value === undefined) return 'None';
   if (typeof value === 'boolean') return value ? 'True' : 'False';
   if (Array.isArray(value)) return `[${value.map(pythonText).join(', ')}]`;
-  if (typeof value === 'object') return `{${Object.entries(value).map(([key, item]) => `${JSON.stringify(key)}: ${pythonText(item)}`).join(', ')}}`;
+  if (typeof value === 'object')
+    return `{${Object.entries(value)
+      .map(([key, item]) => `${JSON.stringify(key)}: ${pythonText(item)}`)
+      .join(', ')}}`;
   return JSON.stringify(value);
 }

@@ -17,25 +17,50 @@ const LONG_TEXT = 1200;
 const LONG_BESIDE_A_BOARD = 160;
 
 /** @param {{what: string}} props */
-export const Loading = ({ what }) => html`<div class="state" role="status"><span class="spinner" aria-hidden="true"></span>Loading ${what}…</div>`;
+export const Loading = ({ what }) => html`
+  <div class="state" role="status">
+    <span class="spinner" aria-hidden="true"></span>Loading ${what}…
+  </div>
+`;
 
 /** @param {{title: string, children?: any}} props */
-export const Empty = ({ title, children }) => html`<div class="state"><strong>${title}</strong><span>${children}</span></div>`;
+export const Empty = ({ title, children }) => html`
+  <div class="state">
+    <strong>${title}</strong>
+    <span>${children}</span>
+  </div>
+`;
 
 /** What went wrong, in the server's words. @param {{error: any, again?: () => void, label?: string}} props */
 export function Failure({ error, again, label = 'Try again' }) {
   const { problem } = error;
-  return html`<div class="state" role="alert"><strong>${problem?.title ?? 'That did not work'}</strong><span>${error.message}</span>
-    ${(problem?.errors ?? []).map((/** @type {any} */ fault) => html`<span><code>${(fault.loc ?? []).join('.')}</code> ${fault.msg ?? ''}</span>`)}
-    ${again && html`<button onClick=${again}>${label}</button>`}</div>`;
+  return html`
+    <div class="state" role="alert">
+      <strong>${problem?.title ?? 'That did not work'}</strong>
+      <span>${error.message}</span>
+      ${(problem?.errors ?? []).map((/** @type {any} */ fault) => html`
+        <span>
+          <code>${(fault.loc ?? []).join('.')}</code> ${fault.msg ?? ''}
+        </span>
+      `)}
+      ${again && html`<button onClick=${again}>${label}</button>`}
+    </div>
+  `;
 }
 
-/** A reward; only what is better than nothing has a colour, so that a step's small cost is no alarm. @param {{value: string, sign: number}} props */
+/**
+ * A reward; only what is better than nothing has a colour, so that a step's small cost is no alarm.
+ *
+ * @param {{value: string, sign: number}} props
+ */
 export const Reward = ({ value, sign }) => html`<span class=${sign > 0 ? 'num ok' : 'num'}>${value}</span>`;
 
 /** How a kept episode ended. @param {{ending: string}} props */
 export function Ending({ ending }) {
-  const [text, mark] = ENDINGS[ending] ?? [ending.replaceAll('_', ' '), ending.startsWith('out') ? 'mark warn' : 'mark'];
+  const [text, mark] = ENDINGS[ending] ?? [
+    ending.replaceAll('_', ' '),
+    ending.startsWith('out') ? 'mark warn' : 'mark',
+  ];
   return html`<span class=${mark}>${text}</span>`;
 }
 
@@ -62,8 +87,14 @@ export function Drawing({ svg, label, maxWidth = 480 }) {
 }
 
 /** @param {{summary: any, note?: string, text: string, open?: boolean}} props */
-const Fold = ({ summary, note, text, open = false }) => html`<details class="fold" open=${open}>
-  <summary>${summary} ${note && html`<span class="dim">${note}</span>`}</summary><div class="text">${text}</div></details>`;
+const Fold = ({ summary, note, text, open = false }) => html`
+  <details class="fold" open=${open}>
+    <summary>
+      ${summary} ${note && html`<span class="dim">${note}</span>`}
+    </summary>
+    <div class="text">${text}</div>
+  </details>
+`;
 
 /**
  * A text of a model or an environment: thoughts folded, also a board as text that is drawn elsewhere.
@@ -71,16 +102,26 @@ const Fold = ({ summary, note, text, open = false }) => html`<details class="fol
  * @param {{text: string, foldBoards?: boolean}} props
  */
 export function Text({ text, foldBoards = false }) {
-  return text.split(THOUGHT).filter((part) => part.trim()).map((part) => {
-    if (part.startsWith('<think>')) {
-      const thought = part.replace(/^<think>|<\/think>$/g, '').trim();
-      return html`<${Fold} summary="Thought" note=${`${thought.split(/\s+/).length} words`} text=${thought} />`;
-    }
-    const board = foldBoards ? part.match(BOARD_TEXT)?.[0] : undefined;
-    const rest = (board ? part.replace(board, '') : part).trim();
-    return html`${rest && (rest.length > (foldBoards ? LONG_BESIDE_A_BOARD : LONG_TEXT) ? html`<${Fold} summary=${`${rest.slice(0, 72)}…`} note=${`${rest.length} characters`} text=${rest} />` : html`<div class="text">${rest}</div>`)}
-      ${board && html`<${Fold} summary="Board as text" text=${board} />`}`;
-  });
+  return text
+    .split(THOUGHT)
+    .filter((part) => part.trim())
+    .map((part) => {
+      if (part.startsWith('<think>')) {
+        const thought = part.replace(/^<think>|<\/think>$/g, '').trim();
+        return html`<${Fold} summary="Thought" note=${`${thought.split(/\s+/).length} words`} text=${thought} />`;
+      }
+      const board = foldBoards ? part.match(BOARD_TEXT)?.[0] : undefined;
+      const rest = (board ? part.replace(board, '') : part).trim();
+      return html`
+        ${rest &&
+          (rest.length > (foldBoards ? LONG_BESIDE_A_BOARD : LONG_TEXT) ? html`
+            <${Fold} summary=${`${rest.slice(0, 72)}…`} note=${`${rest.length} characters`} text=${rest} />
+          ` : html`
+            <div class="text">${rest}</div>
+          `)}
+        ${board && html`<${Fold} summary="Board as text" text=${board} />`}
+      `;
+    });
 }
 
 /**
@@ -90,13 +131,18 @@ export function Text({ text, foldBoards = false }) {
  */
 export function Content({ content, foldBoards = false }) {
   if (!Array.isArray(content)) return html`<${Text} text=${String(content ?? '')} foldBoards=${foldBoards} />`;
-  return content.map((part) => (part.image_url
-    ? html`<img class="drawing" src=${part.image_url.url} alt="Picture of the observation" />`
-    : html`<${Text} text=${String(part.text ?? '')} foldBoards=${foldBoards} />`));
+  return content.map((part) =>
+    part.image_url ? html`
+      <img class="drawing" src=${part.image_url.url} alt="Picture of the observation" />
+    ` : html`
+      <${Text} text=${String(part.text ?? '')} foldBoards=${foldBoards} />
+    `,
+  );
 }
 
 /**
- * A button that copies a text. Browsers let a page copy by itself on loopback and over HTTPS alone; elsewhere the text is
+ * A button that copies a text. Browsers let a page copy by itself on loopback and over HTTPS alone; elsewhere the text
+ *   is
  * shown for the person to copy.
  *
  * @param {{text: () => string, children: any}} props
@@ -116,8 +162,21 @@ export function CopyButton({ text, children }) {
       dialog.current?.showModal();
     }
   };
-  return html`<button onClick=${copy}><span aria-live="polite">${isCopied ? 'Copied' : children}</span></button>
+  return html`
+    <button onClick=${copy}>
+      <span aria-live="polite">${isCopied ? 'Copied' : children}</span>
+    </button>
     <dialog ref=${dialog} aria-label="Copy">
-      <label>Copy this text with Ctrl + C <textarea rows="4" readonly value=${shown} onFocus=${(/** @type {any} */ event) => event.target.select()}></textarea></label>
-      <button onClick=${() => dialog.current?.close()}>Close</button></dialog>`;
+      <label>
+        Copy this text with Ctrl + C${' '}
+        <textarea
+          rows="4"
+          readonly
+          value=${shown}
+          onFocus=${(/** @type {any} */ event) => event.target.select()}
+        ></textarea>
+      </label>
+      <button onClick=${() => dialog.current?.close()}>Close</button>
+    </dialog>
+  `;
 }

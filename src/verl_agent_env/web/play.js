@@ -2,7 +2,20 @@
 // One episode played by hand: by buttons and forms of its tools, by arrow keys, or with a text as a model writes it.
 import { environmentKinds } from './api.js';
 import { html, useEffect, useKeys, useLoaded, useRef, useState } from './dom.js';
-import { act, addressOf, endingOf, episode, open, progress, randomSeed, readMove, readText, restart, trouble, undo } from './episode.js';
+import {
+  act,
+  addressOf,
+  endingOf,
+  episode,
+  open,
+  progress,
+  randomSeed,
+  readMove,
+  readText,
+  restart,
+  trouble,
+  undo,
+} from './episode.js';
 import { Field } from './form.js';
 import { callText, counted, shortName, signed } from './format.js';
 import { Content, CopyButton, Drawing, Empty, Failure, Loading, Reward, Text } from './parts.js';
@@ -24,9 +37,15 @@ const ENDING_MARKS = { solved: 'mark ok', ended: 'mark', 'time limit': 'mark war
 /** @param {Tool} tool */
 const takesArguments = (tool) => Object.keys(tool.function.parameters?.properties ?? {}).length > 0;
 
-/** The verbs of tools that are named after directions, in order: `push_up`, `push_down`, … are one verb. @param {Tool[]} tools */
+/**
+ * The verbs of tools that are named after directions, in order: `push_up`, `push_down`, … are one verb.
+ *
+ * @param {Tool[]} tools
+ */
 function directedVerbs(tools) {
-  const found = tools.filter((tool) => !takesArguments(tool)).map((tool) => tool.function.name.match(DIRECTED)?.[1]);
+  const found = tools
+    .filter((tool) => !takesArguments(tool))
+    .map((tool) => tool.function.name.match(DIRECTED)?.[1]);
   return [...new Set(found)].filter((verb) => verb !== undefined);
 }
 
@@ -35,18 +54,49 @@ function ToolButtons({ tools, isOver }) {
   const simple = tools.filter((tool) => !takesArguments(tool));
   const verbs = directedVerbs(tools);
   /** @param {Tool} tool @param {any} text @param {string} label */
-  const button = ({ function: { name, description } }, text, label) => html`<button class="tool" key=${name} disabled=${isOver} aria-label=${label} title=${description} onClick=${() => act({ tool: name, args: {} })}>${text}</button>`;
-  return html`<div class="pads">${verbs.map((verb, i) => html`<div class="pad" role="group" aria-label=${verb} key=${verb}><span class="dim">${verb}${i === 1 ? ' ⇧' : ''}</span>
-      ${Object.entries(ARROWS).map(([direction, arrow]) => {
-        const tool = simple.find((known) => known.function.name === `${verb}_${direction}`);
-        return tool && button(tool, arrow, `${verb} ${direction}`);
-      })}</div>`)}
-    ${simple.filter((tool) => !DIRECTED.test(tool.function.name)).map((tool) => button(tool, tool.function.name, tool.function.name))}</div>
-    ${tools.filter(takesArguments).map((tool) => html`<${ToolForm} key=${tool.function.name} tool=${tool} isOver=${isOver} />`)}`;
+  const button = ({ function: { name, description } }, text, label) => html`
+    <button
+      class="tool"
+      key=${name}
+      disabled=${isOver}
+      aria-label=${label}
+      title=${description}
+      onClick=${() => act({ tool: name, args: {} })}
+    >
+      ${text}
+    </button>
+  `;
+  return html`
+    <div class="pads">
+      ${verbs.map((verb, i) => html`
+        <div class="pad" role="group" aria-label=${verb} key=${verb}>
+          <span class="dim">
+            ${verb}
+            ${i === 1 ? ' ⇧' : ''}
+          </span>
+          ${Object.entries(ARROWS).map(([direction, arrow]) => {
+            const tool = simple.find((known) => known.function.name === `${verb}_${direction}`);
+            return tool && button(tool, arrow, `${verb} ${direction}`);
+          })}
+        </div>
+      `)}
+      ${simple
+        .filter((tool) => !DIRECTED.test(tool.function.name))
+        .map((tool) => button(tool, tool.function.name, tool.function.name))}
+    </div>
+    ${tools.filter(takesArguments).map((tool) => html`
+      <${ToolForm} key=${tool.function.name} tool=${tool} isOver=${isOver} />
+    `)}
+  `;
 }
 
 /** @param {{tool: Tool, isOver: boolean}} props */
-function ToolForm({ tool: { function: { name, description, parameters } }, isOver }) {
+function ToolForm({
+  tool: {
+    function: { name, description, parameters },
+  },
+  isOver,
+}) {
   const [args, setArgs] = useState(/** @type {Record<string, any>} */ ({}));
   const [number, setNumber] = useState(0);
   const form = useRef(/** @type {HTMLFormElement | null} */ (null));
@@ -71,33 +121,80 @@ function ToolForm({ tool: { function: { name, description, parameters } }, isOve
     latest.current = value === undefined ? others : { ...others, [key]: value };
     setArgs(latest.current);
   };
-  return html`<form class="toolform" ref=${form} onSubmit=${send}><p class="dim">${description}</p>
-    <div key=${number}>${Object.entries(parameters.properties).map(([key, schema]) => html`<${Field} key=${key} id=${`${name}-${key}`} name=${key} schema=${schema} root=${parameters} value=${args[key]} onChange=${change(key)} />`)}</div>
-    <button class="primary" disabled=${isOver}>${name}</button></form>`;
+  return html`
+    <form class="toolform" ref=${form} onSubmit=${send}>
+      <p class="dim">${description}</p>
+      <div key=${number}>
+        ${Object.entries(parameters.properties).map(([key, schema]) => html`
+          <${Field}
+            key=${key}
+            id=${`${name}-${key}`}
+            name=${key}
+            schema=${schema}
+            root=${parameters}
+            value=${args[key]}
+            onChange=${change(key)}
+          />
+        `)}
+      </div>
+      <button class="primary" disabled=${isOver}>
+        ${name}
+      </button>
+    </form>
+  `;
 }
 
-/** A part of a text by the server's count of characters, which are code points. @param {string} text @param {[number, number]} place */
+/**
+ * A part of a text by the server's count of characters, which are code points.
+ *
+ * @param {string} text
+ * @param {[number, number]} place
+ */
 function parts(text, [from, to]) {
   const characters = Array.from(text);
-  return [characters.slice(0, from), characters.slice(from, to), characters.slice(to)].map((part) => part.join(''));
+  return [characters.slice(0, from), characters.slice(from, to), characters.slice(to)].map((part) =>
+    part.join(''),
+  );
 }
 
-/** The action in its text, with a little of what stands around it. @param {{text: string, place: [number, number]}} props */
+/**
+ * The action in its text, with a little of what stands around it.
+ *
+ * @param {{text: string, place: [number, number]}} props
+ */
 function Source({ text, place }) {
   const [before, used, after] = parts(text, place);
   const near = before.length > CONTEXT ? `…${before.slice(-CONTEXT)}` : before;
-  return html`<span class="source">${near}<mark>${used}</mark>${after.length > CONTEXT ? `${after.slice(0, CONTEXT)}…` : after}</span>`;
+  return html`
+    <span class="source">
+      ${near}
+      <mark>${used}</mark>
+      ${after.length > CONTEXT ? `${after.slice(0, CONTEXT)}…` : after}
+    </span>
+  `;
 }
 
 /** @param {{text: string, reading: any}} props */
 function Reading({ text, reading }) {
   if (!reading) return html`<span class="dim">How the server reads the text appears here.</span>`;
   const fault = reading.calls.find((/** @type {any} */ read) => read.fault)?.fault;
-  return html`${reading.place && html`<${Source} text=${text} place=${reading.place} />`}
-    ${reading.thought && html`<span><b>thought</b> <i>${counted(reading.thought.split(/\s+/).length, 'word')}</i></span>`}
-    <span><b>read as</b> ${reading.form}</span>
-    ${reading.calls.filter((/** @type {any} */ read) => read.name && !read.fault).map((/** @type {any} */ read) => html`<code class="call">${callText(read.name, read.arguments)}</code>`)}
-    ${fault && html`<span class="bad">${fault}</span>`}`;
+  return html`
+    ${reading.place && html`<${Source} text=${text} place=${reading.place} />`}
+    ${reading.thought && html`
+      <span>
+        <b>thought</b> <i>${counted(reading.thought.split(/\s+/).length, 'word')}</i>
+      </span>
+    `}
+    <span>
+      <b>read as</b> ${reading.form}
+    </span>
+    ${reading.calls
+      .filter((/** @type {any} */ read) => read.name && !read.fault)
+      .map((/** @type {any} */ read) => html`
+        <code class="call">${callText(read.name, read.arguments)}</code>
+      `)}
+    ${fault && html`<span class="bad">${fault}</span>`}
+  `;
 }
 
 /** @param {{isOver: boolean}} props */
@@ -107,7 +204,10 @@ function TextBox({ isOver }) {
   const wanted = useRef('');
   wanted.current = text;
   useEffect(() => {
-    if (!text.trim() || isOver) { setRead({ text, reading: null }); return undefined; }
+    if (!text.trim() || isOver) {
+      setRead({ text, reading: null });
+      return undefined;
+    }
     const timer = setTimeout(async () => {
       // A failure is not shown here: sending the text shows it.
       const reading = await readText(text).catch(() => null);
@@ -120,10 +220,33 @@ function TextBox({ isOver }) {
     act({ text });
     setText('');
   };
-  return html`<div class="raw"><label for="raw">As a model would write it <span class="dim">Ctrl + Enter sends</span></label>
-    <textarea id="raw" rows="2" value=${text} disabled=${isOver} spellcheck="false" placeholder="<think>why</think><answer>what</answer>"
-      onInput=${(/** @type {any} */ event) => setText(event.target.value)} onKeyDown=${(/** @type {KeyboardEvent} */ event) => { if (event.key === 'Enter' && (event.ctrlKey || event.metaKey)) send(); }}></textarea>
-    <div class="reading"><div aria-live="polite"><${Reading} text=${read.text} reading=${read.reading} /></div><button disabled=${isOver || !text.trim()} onClick=${send}>Send</button></div></div>`;
+  return html`
+    <div class="raw">
+      <label for="raw">
+        As a model would write it <span class="dim">Ctrl + Enter sends</span>
+      </label>
+      <textarea
+        id="raw"
+        rows="2"
+        value=${text}
+        disabled=${isOver}
+        spellcheck="false"
+        placeholder="<think>why</think><answer>what</answer>"
+        onInput=${(/** @type {any} */ event) => setText(event.target.value)}
+        onKeyDown=${(/** @type {KeyboardEvent} */ event) => {
+          if (event.key === 'Enter' && (event.ctrlKey || event.metaKey)) send();
+        }}
+      ></textarea>
+      <div class="reading">
+        <div aria-live="polite">
+          <${Reading} text=${read.text} reading=${read.reading} />
+        </div>
+        <button disabled=${isOver || !text.trim()} onClick=${send}>
+          Send
+        </button>
+      </div>
+    </div>
+  `;
 }
 
 /** The first observation without the task prompt that it may begin with. @param {Episode} of */
@@ -134,67 +257,171 @@ function withoutPrompt({ first, prompt }) {
 }
 
 /** @param {{messages: any[], foldBoards: boolean}} props */
-const Messages = ({ messages, foldBoards }) => messages.map((message) => html`<${Content} content=${message.content} foldBoards=${foldBoards} />`);
+const Messages = ({ messages, foldBoards }) =>
+  messages.map((message) => html`<${Content} content=${message.content} foldBoards=${foldBoards} />`);
 
 /** @param {{step: Step, number: number, total: number, foldBoards: boolean}} props */
 function Turn({ step, number, total, foldBoards }) {
   const { move, info } = step;
-  const flag = info.action_is_valid === false ? html`<span class="flag bad">invalid</span>` : info.action_is_effective === false ? html`<span class="flag dim">no effect</span>` : null;
-  return html`<li class="turn"><span class="number">${number}</span>
-    <div class="said">${'text' in move ? html`<${Text} text=${move.text} />` : html`<code class="call">${callText(move.tool, move.args)}</code>`}${flag}</div>
-    <${Reward} value=${signed(step.reward)} sign=${step.reward} /><span class="num dim">${signed(total)}</span>
-    <div class="got"><${Messages} messages=${step.observation} foldBoards=${foldBoards} /></div></li>`;
+  const flag =
+    info.action_is_valid === false ? html`
+      <span class="flag bad">invalid</span>
+    ` : info.action_is_effective === false ? html`
+      <span class="flag dim">no effect</span>
+    ` : null;
+  return html`
+    <li class="turn">
+      <span class="number">${number}</span>
+      <div class="said">
+        ${'text' in move ? html`
+          <${Text} text=${move.text} />
+        ` : html`
+          <code class="call">${callText(move.tool, move.args)}</code>
+        `}
+        ${flag}
+      </div>
+      <${Reward} value=${signed(step.reward)} sign=${step.reward} />
+      <span class="num dim">${signed(total)}</span>
+      <div class="got">
+        <${Messages} messages=${step.observation} foldBoards=${foldBoards} />
+      </div>
+    </li>
+  `;
 }
 
 /** @param {{of: Episode}} props */
 function Turns({ of }) {
   const list = useRef(/** @type {HTMLElement | null} */ (null));
-  useEffect(() => { if (list.current) list.current.scrollTop = list.current.scrollHeight; }, [of.steps.length]);
+  useEffect(() => {
+    if (list.current) list.current.scrollTop = list.current.scrollHeight;
+  }, [of.steps.length]);
   let total = 0;
-  return html`<ol class="turns" ref=${list} tabindex="0" aria-label="Steps">
-    <li class="turn"><span class="number">0</span><div class="said">${of.prompt && html`<details class="fold" open=${!of.steps.length && !of.svg}><summary>Task prompt <span class="dim">${counted(of.prompt.split(/\s+/).length, 'word')}</span></summary><div class="text">${of.prompt}</div></details>`}</div>
-      <div class="got"><${Messages} messages=${withoutPrompt(of)} foldBoards=${Boolean(of.svg)} /></div></li>
-    ${of.steps.map((step, i) => { total += step.reward; return html`<${Turn} key=${i} step=${step} number=${i + 1} total=${total} foldBoards=${Boolean(of.svg)} />`; })}
-    ${!of.steps.length && html`<li><${Empty} title="No step yet">Use a tool${directedVerbs(of.tools).length ? ', the arrow keys' : ''} or write as a model would.</${Empty}></li>`}</ol>`;
+  return html`
+    <ol class="turns" ref=${list} tabindex="0" aria-label="Steps">
+      <li class="turn">
+        <span class="number">0</span>
+        <div class="said">
+          ${of.prompt && html`
+            <details class="fold" open=${!of.steps.length && !of.svg}>
+              <summary>
+                Task prompt <span class="dim">${counted(of.prompt.split(/\s+/).length, 'word')}</span>
+              </summary>
+              <div class="text">${of.prompt}</div>
+            </details>
+          `}
+        </div>
+        <div class="got">
+          <${Messages} messages=${withoutPrompt(of)} foldBoards=${Boolean(of.svg)} />
+        </div>
+      </li>
+      ${of.steps.map((step, i) => {
+        total += step.reward;
+        return html`<${Turn} key=${i} step=${step} number=${i + 1} total=${total} foldBoards=${Boolean(of.svg)} />`;
+      })}
+      ${!of.steps.length && html`
+        <li>
+          <${Empty} title="No step yet">
+            Use a tool${directedVerbs(of.tools).length ? ', the arrow keys' : ''} or write as a model would.
+          </${Empty}>
+        </li>
+      `}
+    </ol>
+  `;
 }
 
 /** @param {{steps: Step[]}} props */
 function Facts({ steps }) {
   const ending = endingOf(steps);
   const invalid = steps.filter((step) => step.info.action_is_valid === false).length;
-  return html`<dl class="facts" aria-live="polite"><dt>Reward</dt><dd class="num">${signed(steps.reduce((sum, step) => sum + step.reward, 0))}</dd>
-    <dt>Steps</dt><dd class="num">${steps.length}</dd><dt>Invalid</dt><dd class="num">${invalid}</dd>
-    <dt>State</dt><dd><span class=${ending ? ENDING_MARKS[ending] : 'mark run'}>${ending || 'running'}</span></dd></dl>`;
+  return html`
+    <dl class="facts" aria-live="polite">
+      <dt>Reward</dt>
+      <dd class="num">${signed(steps.reduce((sum, step) => sum + step.reward, 0))}</dd>
+      <dt>Steps</dt>
+      <dd class="num">${steps.length}</dd>
+      <dt>Invalid</dt>
+      <dd class="num">${invalid}</dd>
+      <dt>State</dt>
+      <dd>
+        <span class=${ending ? ENDING_MARKS[ending] : 'mark run'}>${ending || 'running'}</span>
+      </dd>
+    </dl>
+  `;
 }
 
 /** @param {{of: Episode}} props */
 function Bar({ of }) {
-  const args = Object.entries(of.args).map(([name, value]) => `${name}=${JSON.stringify(value)}`).join(' ');
-  const takeSeed = (/** @type {any} */ event) => (/^\d+$/.test(event.target.value) ? restart(Number(event.target.value)) : (event.target.value = of.seed));
-  return html`<header class="bar"><h1>${shortName(of.name)}</h1><a class="dim args" href=${`#/catalogue/${of.name}`}>${args || 'default arguments'}</a>
-    <span class="gap"></span><label class="inline">Seed <input class="short" inputmode="numeric" value=${of.seed} onChange=${takeSeed} /></label>
-    <button onClick=${() => restart(randomSeed())}>Random</button>
-    ${of.canRepeat && html`<button disabled=${!of.steps.length} onClick=${() => undo(1)}>Undo</button>`}
-    <button disabled=${!of.steps.length} onClick=${() => restart()}>Restart</button><${CopyButton} text=${() => location.href}>Copy link</${CopyButton}></header>`;
+  const args = Object.entries(of.args)
+    .map(([name, value]) => `${name}=${JSON.stringify(value)}`)
+    .join(' ');
+  const takeSeed = (/** @type {any} */ event) =>
+    /^\d+$/.test(event.target.value) ? restart(Number(event.target.value)) : (event.target.value = of.seed);
+  return html`
+    <header class="bar">
+      <h1>${shortName(of.name)}</h1>
+      <a class="dim args" href=${`#/catalogue/${of.name}`}>
+        ${args || 'default arguments'}
+      </a>
+      <span class="gap"></span>
+      <label class="inline">
+        Seed <input class="short" inputmode="numeric" value=${of.seed} onChange=${takeSeed} />
+      </label>
+      <button onClick=${() => restart(randomSeed())}>Random</button>
+      ${of.canRepeat && html`
+        <button disabled=${!of.steps.length} onClick=${() => undo(1)}>
+          Undo
+        </button>
+      `}
+      <button disabled=${!of.steps.length} onClick=${() => restart()}>
+        Restart
+      </button>
+      <${CopyButton} text=${() => location.href}>Copy link</${CopyButton}>
+    </header>
+  `;
 }
 
 /** The plan in the address; `null` where it names no environment. @param {import('./route.js').Route} of */
 function planIn({ rest, query }) {
   if (!rest) return null;
   const seed = query.get('seed');
-  return { name: rest, args: JSON.parse(query.get('args') ?? '{}'), seed: seed === null ? null : Number(seed), moves: query.getAll('do').map(readMove) };
+  return {
+    name: rest,
+    args: JSON.parse(query.get('args') ?? '{}'),
+    seed: seed === null ? null : Number(seed),
+    moves: query.getAll('do').map(readMove),
+  };
 }
 
-const DAMAGED = { title: 'This link is damaged', detail: 'A part of it is no JSON. Copy it again, or begin anew from the catalogue.' };
+const DAMAGED = {
+  title: 'This link is damaged',
+  detail: 'A part of it is no JSON. Copy it again, or begin anew from the catalogue.',
+};
 
 /** Choose what to play. */
 function Choice() {
   const { value: kinds, error, again } = useLoaded(environmentKinds, '');
   if (error) return html`<${Failure} error=${error} again=${again} />`;
   if (!kinds) return html`<${Loading} what="the environments" />`;
-  return html`<div class="choice"><h1>What do you want to play?</h1><ul>${kinds.filter((kind) => kind.name === kind.family).map((kind) => html`
-    <li key=${kind.name}><a href=${`#/play/${kind.name}`}><strong>${shortName(kind.name)}</strong><span class="dim">${kind.description}</span></a></li>`)}</ul>
-    <p class="dim">The <a href="#/catalogue">catalogue</a> has all presets, and takes arguments.</p></div>`;
+  return html`
+    <div class="choice">
+      <h1>What do you want to play?</h1>
+      <ul>
+        ${kinds
+          .filter((kind) => kind.name === kind.family)
+          .map((kind) => html`
+            <li key=${kind.name}>
+              <a href=${`#/play/${kind.name}`}>
+                <strong>${shortName(kind.name)}</strong>
+                <span class="dim">${kind.description}</span>
+              </a>
+            </li>
+          `)}
+      </ul>
+      <p class="dim">
+        The <a href="#/catalogue">catalogue</a> has all presets, and takes arguments.
+      </p>
+    </div>
+  `;
 }
 
 export function Play() {
@@ -203,11 +430,18 @@ export function Play() {
   useEffect(() => {
     setIsDamaged(false);
     const shown = episode.value;
-    if (!at.rest && shown) { goTo(addressOf({ ...shown, moves: shown.steps.map((step) => step.move) })); return; }
+    if (!at.rest && shown) {
+      goTo(addressOf({ ...shown, moves: shown.steps.map((step) => step.move) }));
+      return;
+    }
     try {
       const plan = planIn(at);
       // Back from another page, the address is that of what is played already.
-      if (plan && !(shown && addressOf(plan) === addressOf({ ...shown, moves: shown.steps.map((step) => step.move) }))) open(plan);
+      if (
+        plan &&
+        !(shown && addressOf(plan) === addressOf({ ...shown, moves: shown.steps.map((step) => step.move) }))
+      )
+        open(plan);
     } catch {
       setIsDamaged(true);
     }
@@ -215,22 +449,60 @@ export function Play() {
   const of = episode.value;
   const verbs = directedVerbs(of?.tools ?? []);
   /** @param {string} direction @param {string | undefined} verb */
-  const go = (direction, verb) => () => { if (verb && of?.tools.some((tool) => tool.function.name === `${verb}_${direction}`)) act({ tool: `${verb}_${direction}`, args: {} }); };
+  const go = (direction, verb) => () => {
+    if (verb && of?.tools.some((tool) => tool.function.name === `${verb}_${direction}`))
+      act({ tool: `${verb}_${direction}`, args: {} });
+  };
   const arrows = Object.keys(ARROWS).flatMap((direction) => {
     const key = `Arrow${direction[0].toUpperCase()}${direction.slice(1)}`;
-    return [[key, go(direction, verbs[0])], [`Shift+${key}`, go(direction, verbs[1])]];
+    return [
+      [key, go(direction, verbs[0])],
+      [`Shift+${key}`, go(direction, verbs[1])],
+    ];
   });
-  useKeys({ u: () => of?.canRepeat && undo(1), r: () => restart(), ...Object.fromEntries(verbs.length ? arrows : []) });
-  if (isDamaged) return html`<${Failure} error=${{ problem: DAMAGED, message: DAMAGED.detail }} label="To the catalogue" again=${() => goTo('catalogue')} />`;
+  useKeys({
+    u: () => of?.canRepeat && undo(1),
+    r: () => restart(),
+    ...Object.fromEntries(verbs.length ? arrows : []),
+  });
+  if (isDamaged)
+    return html`
+      <${Failure}
+        error=${{ problem: DAMAGED, message: DAMAGED.detail }}
+        label="To the catalogue"
+        again=${() => goTo('catalogue')}
+      />
+    `;
   if (!at.rest && !of) return html`<${Choice} />`;
-  if (!of) return trouble.value ? html`<${Failure} ...${trouble.value} />` : html`<${Loading} what=${progress.value || 'the episode'} />`;
+  if (!of)
+    return trouble.value
+      ? html`<${Failure} ...${trouble.value} />`
+      : html`<${Loading} what=${progress.value || 'the episode'} />`;
   const isOver = Boolean(endingOf(of.steps));
-  return html`<div class="play"><${Bar} of=${of} />
-    <section class="stage" aria-label="State and tools">
-      ${of.svg ? html`<${Drawing} svg=${of.svg} label=${`Board after ${counted(of.steps.length, 'step')}`} />`
-    : html`<div class="quote current"><${Messages} messages=${withoutPrompt(of)} foldBoards=${false} /></div>`}
-      <${ToolButtons} tools=${of.tools} isOver=${isOver} /></section>
-    <section class="talk" aria-label="Conversation"><${Facts} steps=${of.steps} />
-      ${trouble.value && html`<div class="notice" role="alert"><strong>${/** @type {any} */ (trouble.value.error).problem?.title ?? 'That did not work'}</strong> ${trouble.value.error.message} <button onClick=${trouble.value.again}>Try again</button></div>`}
-      <${Turns} of=${of} /><${TextBox} key=${of.id} isOver=${isOver} /></section></div>`;
+  return html`
+    <div class="play">
+      <${Bar} of=${of} />
+      <section class="stage" aria-label="State and tools">
+        ${of.svg ? html`
+          <${Drawing} svg=${of.svg} label=${`Board after ${counted(of.steps.length, 'step')}`} />
+        ` : html`
+          <div class="quote current">
+            <${Messages} messages=${withoutPrompt(of)} foldBoards=${false} />
+          </div>
+        `}
+        <${ToolButtons} tools=${of.tools} isOver=${isOver} />
+      </section>
+      <section class="talk" aria-label="Conversation">
+        <${Facts} steps=${of.steps} />
+        ${trouble.value && html`
+          <div class="notice" role="alert">
+            <strong>${/** @type {any} */ (trouble.value.error).problem?.title ?? 'That did not work'}</strong>${' '}
+            ${trouble.value.error.message} <button onClick=${trouble.value.again}>Try again</button>
+          </div>
+        `}
+        <${Turns} of=${of} />
+        <${TextBox} key=${of.id} isOver=${isOver} />
+      </section>
+    </div>
+  `;
 }

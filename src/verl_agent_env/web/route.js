@@ -12,7 +12,9 @@ function readRoute() {
 }
 
 export const route = signal(readRoute());
-addEventListener('hashchange', () => { route.value = readRoute(); });
+addEventListener('hashchange', () => {
+  route.value = readRoute();
+});
 
 /** @param {string} address without the `#/` */
 export function goTo(address) {
