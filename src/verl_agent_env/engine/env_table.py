@@ -143,6 +143,12 @@ class EnvTable:
         found = holders.values() if tag is None else (holders.get(tag, ()),)
         return [env_id for env_ids in found for env_id in env_ids]
 
+    def run_sizes(self) -> Iterator[tuple[str, str, int]]:
+        """Yield each run with the tag of its holder and its number of live environments."""
+        for run_id, holders in self._runs.items():
+            for tag, env_ids in holders.items():
+                yield run_id, tag, len(env_ids)
+
     def touch(self, instance: LiveEnv) -> None:
         """Note that somebody uses the environment."""
         instance.last_used = self._clock()

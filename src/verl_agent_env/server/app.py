@@ -33,6 +33,7 @@ from verl_agent_env.envs.task_files import read_task_files
 from verl_agent_env.errors import InternalError, MethodNotAllowedError, RouteNotFoundError, VerlAgentEnvError
 from verl_agent_env.server.api.batches import BatchHandlers
 from verl_agent_env.server.api.catalogue import CatalogueHandlers
+from verl_agent_env.server.api.cluster_events import ClusterEventHandlers
 from verl_agent_env.server.api.environments import EnvironmentHandlers
 from verl_agent_env.server.api.episodes import EpisodeHandlers
 from verl_agent_env.server.api.mcp import MAX_MCP_BYTES, MCP_PATH, McpRoute
@@ -137,6 +138,7 @@ class EnvServer(FastAPI):
         )
         idempotent = IdempotentRequests(self.worker.idempotency_records, answers, self.env_host.slices.turn)
         self.server_handlers = ServerHandlers(self.metrics, self.worker)
+        watch = self.worker.watch(self.metrics)
         tasks = TaskFinder(
             registry,
             self.env_host.kinds,
@@ -167,7 +169,7 @@ class EnvServer(FastAPI):
             *task_routes(TaskHandlers(registry, tasks)),
             *episode_routes(EpisodeHandlers(self.env_host, kept)),
             *run_routes(RunHandlers(self.env_host)),
-            *server_routes(self.server_handlers, CatalogueHandlers(registry)),
+            *server_routes(self.server_handlers, CatalogueHandlers(registry), ClusterEventHandlers(watch)),
         ]
         self.tracing = self._tracing_by(tracer_provider or spans.tracer_provider())
         routed = [self._traced(self.worker.route_to_owner(route)) for route in self._routes]
@@ -189,6 +191,7 @@ class EnvServer(FastAPI):
             connections,
             log_all=settings.access_log,
             on_idle=self.memory_return.soon,
+            on_stop=watch.stop,
         )
         self._socket_door = SocketDoor(registry, self.dispatcher, SocketServer(self.operations, self.metrics))
         self.mcp_route = McpRoute(self.operations, min(limits.max_body_bytes, MAX_MCP_BYTES))

@@ -71,7 +71,8 @@ async function send(path, options) {
     const response = await fetch(new URL(path, API_ROOT), { ...options, headers });
     isAnswering.value = true;
     return response;
-  } catch {
+  } catch (raised) {
+    if (options.signal?.aborted) throw raised;
     isAnswering.value = false;
     throw new ApiError(UNREACHABLE);
   }
@@ -84,6 +85,28 @@ async function readBody(response) {
 }
 
 /**
+ * Send a request until it succeeds or fails for another reason than its token.
+ *
+ * @param {string} path
+ * @param {RequestInit} options
+ * @returns {Promise<Response>}
+ */
+async function succeed(path, options) {
+  for (;;) {
+    const used = token.value;
+    const response = await send(path, options);
+    if (response.ok) return response;
+    const content = await readBody(response);
+    const plain = { title: response.statusText, detail: String(content), status: response.status, code: '' };
+    if (response.status !== 401) throw new ApiError(content?.code ? content : plain);
+    // Another call may have been given a token meanwhile: then it is tried before the person is asked again.
+    if (token.value === used) {
+      await askForToken(used ? 'The server does not know this token.' : 'This server asks for a token.');
+    }
+  }
+}
+
+/**
  * Call the API and read what it answers: JSON, or a text.
  *
  * @param {string} path as in `api/environments`
@@ -92,19 +115,7 @@ async function readBody(response) {
  */
 export async function call(path, body) {
   const post = { method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify(body) };
-  for (;;) {
-    const used = token.value;
-    const response = await send(path, body === undefined ? {} : post);
-    const content = await readBody(response);
-    if (response.ok) return content;
-    const problem = content?.code
-      ? content
-      : { title: response.statusText, detail: String(content), status: response.status, code: '' };
-    if (response.status !== 401) throw new ApiError(problem);
-    // Another call may have been given a token meanwhile: then it is tried before the person is asked again.
-    if (token.value === used)
-      await askForToken(used ? 'The server does not know this token.' : 'This server asks for a token.');
-  }
+  return readBody(await succeed(path, body === undefined ? {} : post));
 }
 
 /**
@@ -129,10 +140,63 @@ export async function rawCall(method, path, body) {
 }
 
 /** Read an answer as a file. @param {string} path @returns {Promise<Blob>} */
-export async function fetchBlob(path) {
-  const response = await send(path, {});
-  if (response.ok) return response.blob();
-  throw new ApiError(await response.json());
+export const fetchBlob = async (path) => (await succeed(path, {})).blob();
+
+const FIRST_PAUSE_MS = 500;
+const LONGEST_PAUSE_MS = 10_000;
+
+/**
+ * Follow server-sent events, also after the connection has ended; `EventSource` could send no token.
+ *
+ * @param {string} path
+ * @param {(name: string, data: any) => void} onEvent given each event, its data read as JSON
+ * @param {(error: Error | null) => void} onState given what went wrong, or nothing as soon as it goes on
+ * @returns {() => void} to end it
+ */
+export function follow(path, onEvent, onState) {
+  const ending = new AbortController();
+  const run = async () => {
+    let pause = FIRST_PAUSE_MS;
+    while (!ending.signal.aborted) {
+      try {
+        const { body } = await succeed(path, { signal: ending.signal });
+        for await (const [name, data] of eventsIn(/** @type {ReadableStream<Uint8Array>} */ (body))) {
+          onState(null);
+          onEvent(name, data);
+          pause = FIRST_PAUSE_MS;
+        }
+      } catch (raised) {
+        if (ending.signal.aborted) return;
+        onState(/** @type {Error} */ (raised));
+      }
+      await new Promise((resolve) => setTimeout(resolve, pause));
+      pause = Math.min(2 * pause, LONGEST_PAUSE_MS);
+    }
+  };
+  run();
+  return () => ending.abort();
+}
+
+/**
+ * The events of a stream: name and data, which are one line of JSON each.
+ *
+ * @param {ReadableStream<Uint8Array>} body
+ * @returns {AsyncGenerator<[string, any]>}
+ */
+async function* eventsIn(body) {
+  const reader = body.getReader();
+  const decoder = new TextDecoder();
+  let text = '';
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) return;
+    const written = (text + decoder.decode(value, { stream: true })).split('\n\n');
+    text = written.pop() ?? '';
+    for (const event of written) {
+      const [, name, data] = event.match(/^event: (.*)\ndata: (.*)$/) ?? [];
+      if (name) yield [name, JSON.parse(data)];
+    }
+  }
 }
 
 /** Close an environment without waiting, also while the page is left. @param {string} envId */

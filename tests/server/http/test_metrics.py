@@ -8,7 +8,6 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.server.conftest import GATED, LAKE, MakeClient, app_of
-from verl_agent_env.server.http.metrics import Histogram
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -99,10 +98,3 @@ async def test_created_is_open_and_closed_and_reaped(make_client: MakeClient, in
     assert value(samples, "closed_total", env_name=LAKE, reason="closed") == 2
     assert value(samples, "closed_total", env_name=LAKE, reason="idle") == 3
     assert value(samples, "live_environments", env_name=LAKE) == 2
-
-
-def test_histogram_cumulates_counts_up_to_each_limit() -> None:
-    histogram = Histogram((1.0, 10.0))
-    for seen in (0.5, 1.0, 5.0, 100.0):
-        histogram.observe(seen)
-    assert histogram.buckets() == ([("1.0", 2.0), ("10.0", 3.0), ("+Inf", 4.0)], 106.5)

@@ -179,7 +179,9 @@ def test_the_main_task_of_each_page_is_done_offline_without_an_error(
     visit = open_tab(url, scheme="dark" if task == "play" else "light")
     TASKS[task](visit)
     visit.page.mouse.move(1, 1)
-    visit.page.wait_for_load_state("networkidle")
+    if task != "cluster":
+        # Its stream of events has no end.
+        visit.page.wait_for_load_state("networkidle")
     visit.page.screenshot(path=shots / f"web-{task}.png")
     assert visit.faults == []
 

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import time
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Literal
@@ -18,6 +19,7 @@ from typing import Literal
 from verl_agent_env import waits
 from verl_agent_env.engine.group_commit.groups import Group, OnEnd
 from verl_agent_env.engine.group_commit.packing import LIMITS
+from verl_agent_env.engine.histogram import Histogram
 from verl_agent_env.engine.persistence.deadlines import Deadlines
 from verl_agent_env.engine.persistence.repersisting import LOST, Recorded, RepersistQueue
 from verl_agent_env.engine.persistence.slot_ownership import SlotOwnership
@@ -97,6 +99,8 @@ class Journal:
         """Writes made."""
         self.groups = 0
         """Calls of the log."""
+        self.write_s = Histogram()
+        """Durations of these calls, in seconds."""
 
     @property
     def backlog_bytes(self) -> int:
@@ -405,6 +409,7 @@ class Journal:
 
     async def _made(self, tokens: Mapping[int, str], writes: Sequence[Write]) -> list[Refusal]:
         """Make writes; what cannot be made for a reason that nobody thought of is found, and stops no other."""
+        began = time.perf_counter()
         try:
             refusals = await self._log.commit(self._ownership.generation, tokens, writes)
         except (StoreUnavailableError, GenerationChangedError):
@@ -423,6 +428,7 @@ class Journal:
             return [Refusal(0, "broken")]
         self.written += len(writes)
         self.groups += 1
+        self.write_s.observe(time.perf_counter() - began)
         return refusals
 
     async def _require_log(self, defect: Exception) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from verl_agent_env.engine import Host, inspection
@@ -128,7 +128,7 @@ class EpisodeHandlers:
                 if document is not None:
                     yield document
 
-    async def _lines(self, rows: Sequence[EpisodeRow]) -> AsyncIterator[bytes]:
+    async def _lines(self, rows: Sequence[EpisodeRow]) -> AsyncGenerator[bytes, None]:
         async for document in self._documents(rows):
             yield encode(document) + b"\n"
 

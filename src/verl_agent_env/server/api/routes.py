@@ -11,6 +11,7 @@ from verl_agent_env.engine import Host
 from verl_agent_env.engine.episodes.search import SORT_KEYS
 from verl_agent_env.server.api.batches import BatchHandlers
 from verl_agent_env.server.api.catalogue import DEFAULT_ROWS, MAX_ROWS, CatalogueHandlers
+from verl_agent_env.server.api.cluster_events import MAX_SECONDS, ClusterEventHandlers
 from verl_agent_env.server.api.environments import EnvironmentHandlers
 from verl_agent_env.server.api.episodes import EpisodeHandlers
 from verl_agent_env.server.api.runs import RunHandlers
@@ -271,13 +272,30 @@ def run_routes(calls: RunHandlers) -> list[Route]:
     ]  # fmt: skip
 
 
-def server_routes(calls: ServerHandlers, catalogue: CatalogueHandlers) -> list[Route]:
+_LISTENING: tuple[dict[str, Any], ...] = (
+    _parameter("run", "Also how many environments of this run live.", type="string"),
+    _parameter(
+        "seconds",
+        "Seconds after which the response ends.",
+        type="integer",
+        minimum=1,
+        maximum=MAX_SECONDS,
+        default=MAX_SECONDS,
+    ),
+)
+
+
+def server_routes(
+    calls: ServerHandlers, catalogue: CatalogueHandlers, happening: ClusterEventHandlers
+) -> list[Route]:
     """The calls on the server itself."""
     return [
         Route("GET", "/api/environments", catalogue.environments, "All registered environments",
               None, a.CatalogueResponse, _CATALOGUE_PAGE, (e.InvalidRequestError,), tags=("server",), auth_scope="read"),
         Route("GET", "/api/cluster", calls.cluster, "Nodes, workers, and who owns how many slots",
               None, a.ClusterResponse, tags=("server",), auth_scope="read"),
+        Route("GET", "/api/cluster/events", happening.events, "What the cluster is doing, as it happens",
+              None, None, _LISTENING, (e.InvalidRequestError,), tags=("server",), auth_scope="read", media_types=("text/event-stream",), is_long=True),
         Route("POST", "/api/cluster/drain", calls.drain, "Empty a node, so that it can be stopped",
               r.DrainRequest, a.DrainResponse, (), (*errors.BODY, e.NodeNotFoundError, e.WorkerUnreachableError), auth_scope="admin", tags=("server",)),
         Route("GET", "/healthz", calls.alive, "Whether the process answers",

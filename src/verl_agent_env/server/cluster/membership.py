@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from verl_agent_env import background
@@ -55,6 +55,10 @@ class Membership(Protocol):
 
     async def describe(self) -> tuple[int, list[WorkerRecord]]:
         """Version of the map, and all live workers."""
+
+    def known(self) -> tuple[int, Mapping[str, WorkerRecord | None]]:
+        """Version of the map and all workers by address, as known here without asking anybody; None for one that has not said
+        anything of itself."""
 
 
 class FixedMembership:
@@ -107,6 +111,10 @@ class FixedMembership:
         others = [address for address in self._identity.pool if address != self._identity.address]
         answers = await asyncio.gather(*map(self._ask, others))
         return 1, [self.record(), *(answer for answer in answers if answer is not None)]
+
+    def known(self) -> tuple[int, Mapping[str, WorkerRecord | None]]:
+        """Implement :class:`Membership`."""
+        return 1, dict.fromkeys(self._identity.pool)
 
     async def _ask(self, address: str) -> WorkerRecord | None:
         try:
@@ -204,6 +212,13 @@ class SharedMembership:
         me = self.record()
         others = (worker for worker in cluster.workers.values() if worker.incarnation != me.incarnation)
         return cluster.version, [me, *others]
+
+    def known(self) -> tuple[int, Mapping[str, WorkerRecord | None]]:
+        """Implement :class:`Membership`."""
+        cluster = self.agent.cluster
+        if cluster is None:
+            return 0, {}
+        return cluster.version, {worker.address: worker for worker in cluster.workers.values()}
 
     def supervisor_at(self, address: str) -> str:
         """Return the id of the supervisor of the worker at an address; empty if nobody is known there."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection
+from functools import partial
 from typing import Any
 
 import orjson
@@ -15,6 +16,7 @@ from verl_agent_env.config import ClusterSettings
 from verl_agent_env.engine import Host
 from verl_agent_env.engine.batches import Batches
 from verl_agent_env.errors import InvalidRequestError, NodeNotFoundError
+from verl_agent_env.server.cluster.figures import WorkerFigures, shown_worker
 from verl_agent_env.server.cluster.forwarding import Forwarder
 from verl_agent_env.server.cluster.internal import DRAIN_PATH, InternalHandlers
 from verl_agent_env.server.cluster.kept_episodes import KeptEpisodes
@@ -22,6 +24,8 @@ from verl_agent_env.server.cluster.membership import Membership
 from verl_agent_env.server.cluster.peers import Peers
 from verl_agent_env.server.cluster.router import Router
 from verl_agent_env.server.cluster.sharded_batches import ShardedBatches
+from verl_agent_env.server.cluster.watch import ClusterWatch
+from verl_agent_env.server.http.metrics import Metrics
 from verl_agent_env.server.http.types import Route
 from verl_agent_env.server.verbs.create_requests import Create
 from verl_agent_env.server.verbs.verb import BatchRunner
@@ -83,6 +87,17 @@ class ClusterWorker:
         if not self._is_alone:
             self.internal_routes += kept.routes()
         return kept
+
+    def watch(self, metrics: Metrics) -> ClusterWatch:
+        """Return the watch of the cluster, to which ``metrics`` are this worker's part."""
+        own = partial(self._figures, metrics)
+        watch = ClusterWatch(own, self.membership, self.table, self.peers)
+        if not self._is_alone:
+            self.internal_routes += watch.routes()
+        return watch
+
+    def _figures(self, metrics: Metrics) -> WorkerFigures:
+        return WorkerFigures.of(self.membership.record(), self.host, metrics)
 
     async def _other_stores(self, scope: Scope) -> list[str]:
         """Find a worker for each store of this scope that is not this worker's own."""
@@ -158,17 +173,7 @@ def describe_cluster(version: int, records: list[WorkerRecord], table: SlotTable
     slots = table.slots_by_address()
     nodes: dict[str, list[dict[str, Any]]] = {}
     for record in sorted(records, key=lambda record: record.name):
-        nodes.setdefault(record.node, []).append(
-            {
-                "name": record.name,
-                "address": record.address,
-                "pid": record.pid,
-                "state": record.state,
-                "slots": slots.get(record.address, 0),
-                "live_envs": record.live_envs,
-                "incarnation": record.incarnation,
-                "started_at": record.started_at,
-            }
-        )
+        shown = {**shown_worker(record), "slots": slots.get(record.address, 0)}
+        nodes.setdefault(record.node, []).append(shown)
     described = [{"name": name, "workers": workers} for name, workers in sorted(nodes.items())]
     return orjson.dumps({"map_version": version, "num_slots": table.num_slots, "nodes": described})

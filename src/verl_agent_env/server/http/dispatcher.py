@@ -6,12 +6,13 @@ A request costs what parsing it and stepping the environment cost; a stack of mi
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import re
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -72,6 +73,7 @@ class Dispatcher:
         *,
         log_all: bool = False,
         on_idle: Callable[[], None] = lambda: None,
+        on_stop: Callable[[], None] = lambda: None,
     ) -> None:
         """Serve these routes.
 
@@ -83,6 +85,8 @@ class Dispatcher:
             connections: Of this worker.
             log_all: Whether every request is logged.
             on_idle: Called when large requests were under way and none is any more.
+            on_stop: Called when the server begins to wait for its last responses, perhaps several times: ends those that would
+                never end.
         """
         self.routes = routes
         self.match = RouteTable(routes).match
@@ -95,6 +99,8 @@ class Dispatcher:
         self.waiting: set[Exchange] = set()
         """Requests whose responses wait for the store."""
         self.memory = RequestMemory(limits.max_request_memory_bytes, limits.max_body_bytes, on_idle)
+        self.on_stop = on_stop
+        """To be called when the server begins to wait for its last responses."""
         self._admission = admission
         self._metrics = metrics
         self._log_all = log_all
@@ -422,13 +428,47 @@ async def _send(response: Response, method: str, receive: Receive, send: Send, *
         for piece in payload:
             await send({"type": "http.response.body", "body": piece, "more_body": True})
         payload = b""
-    elif response.stream is not None:
-        async for piece in response.stream:
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
+    elif response.stream is not None and not await _send_stream(response.stream, method, receive, send):
+        return
     await send({"type": "http.response.body", "body": payload, "more_body": not is_whole})
     if not is_whole:
         await drain_body(receive)
         await send({"type": "http.response.body", "body": b""})
+
+
+async def _send_stream(
+    stream: AsyncGenerator[bytes, None], method: str, receive: Receive, send: Send
+) -> bool:
+    """Send the parts of a response as they come; returns false as soon as the client has gone away."""
+    loop = asyncio.get_running_loop()
+    is_sending = True
+
+    def end(_: object) -> None:
+        if is_sending:
+            presence.reschedule(loop.time())
+
+    # While no part comes, nothing else tells that nobody waits for one.
+    leaving = loop.create_task(_until_gone(receive))
+    try:
+        async with contextlib.aclosing(stream), asyncio.timeout(None) as presence:
+            leaving.add_done_callback(end)
+            if method != "HEAD":
+                async for part in stream:
+                    await send({"type": "http.response.body", "body": part, "more_body": True})
+            is_sending = False
+    except TimeoutError:
+        if not presence.expired():
+            raise
+        return False
+    finally:
+        is_sending = False
+        leaving.cancel()
+    return True
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 def require_seen(principal: Principal, env_id: str) -> None:

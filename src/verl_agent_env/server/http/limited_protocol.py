@@ -130,6 +130,12 @@ class LimitedProtocol(HttpToolsProtocol):
         self._stop_drain_watch()
         super().connection_lost(exc)
 
+    def shutdown(self) -> None:
+        """Serve no further request, because the server stops."""
+        if self._owner is not None:
+            self._owner.on_stop()
+        super().shutdown()
+
     def pause_writing(self) -> None:
         super().pause_writing()
         if self._owner is not None and self._drain_watch is None:

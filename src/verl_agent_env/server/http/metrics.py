@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 
@@ -17,38 +16,11 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from verl_agent_env.engine import Host
+from verl_agent_env.engine.histogram import Histogram
 from verl_agent_env.server.http.connections import Connections
 from verl_agent_env.server.process.loop_watch import LoopWatch
 
-LATENCY_BUCKETS_S = (
-    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
-)  # fmt: skip
 BATCH_BUCKETS = (1, 8, 64, 256, 1024, 4096, 16_384, 65_536, 131_072)
-
-
-class Histogram:
-    """Counts per bucket: one search and one addition for each observation."""
-
-    __slots__ = ("_counts", "_limits", "_sum")
-
-    def __init__(self, limits: tuple[float, ...]) -> None:
-        self._limits = limits
-        self._counts = [0] * (len(limits) + 1)
-        self._sum = 0.0
-
-    def observe(self, value: float) -> None:
-        """Count a value."""
-        self._counts[bisect_left(self._limits, value)] += 1
-        self._sum += value
-
-    def buckets(self) -> tuple[list[tuple[str, float]], float]:
-        """Cumulated counts by upper limit, as Prometheus wants them, and the sum of all values."""
-        total = 0
-        buckets = []
-        for limit, count in zip((*self._limits, float("inf")), self._counts, strict=True):
-            total += count
-            buckets.append(("+Inf" if limit == float("inf") else repr(float(limit)), float(total)))
-        return buckets, self._sum
 
 
 class Metrics:
@@ -68,7 +40,7 @@ class Metrics:
         self._forwarded = forwarded
         self._connections = connections
         self._loop_watch = loop_watch
-        self._latency: defaultdict[str, Histogram] = defaultdict(lambda: Histogram(LATENCY_BUCKETS_S))
+        self._latency: defaultdict[str, Histogram] = defaultdict(Histogram)
         self._batch_sizes: dict[str, Histogram] = {}
         self._errors: Counter[str] = Counter()
         self._item_errors: Counter[str] = Counter()
@@ -95,6 +67,24 @@ class Metrics:
         self._batch_sizes[route].observe(size)
         if error_codes:
             self._item_errors.update(error_codes)
+
+    @property
+    def errors(self) -> Counter[str]:
+        """Failed requests and failed items of batches, by code."""
+        return self._errors + self._item_errors
+
+    def answers(self, route: str) -> list[int]:
+        """Return the number of answers on a route by the time that they took, as a :class:`Histogram` counts them."""
+        return list(self._latency[route].counts)
+
+    def batch_items(self, verb: str) -> int:
+        """Return the number of items of all batches of a verb."""
+        sizes = self._batch_sizes.get(verb)
+        return 0 if sizes is None else int(sizes.total)
+
+    def forwarded(self, route: str) -> int:
+        """Return the number of requests on a route that other workers answered."""
+        return self._forwarded[route]
 
     def text(self) -> bytes:
         """All metrics in Prometheus' text format."""
@@ -130,6 +120,14 @@ class Metrics:
             "Connections closed against their clients' will.",
             "reason",
             self._connections.closed,
+        )
+        store = Histogram() if host.recorder is None else host.recorder.journal.write_s
+        buckets, total = store.buckets()
+        yield HistogramMetricFamily(
+            "verl_agent_env_store_seconds",
+            "Time of one write to the store, of the steps of many environments.",
+            buckets=buckets,
+            sum_value=total,
         )
         env_table = host.env_table
         live = GaugeMetricFamily(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -169,7 +169,9 @@ class _TracedCall:
             response.stream = self._streamed(response, response.stream)
         return response
 
-    async def _streamed(self, response: Response, stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async def _streamed(
+        self, response: Response, stream: AsyncGenerator[bytes, None]
+    ) -> AsyncGenerator[bytes, None]:
         error: BaseException | None = None
         try:
             while True:
@@ -184,6 +186,7 @@ class _TracedCall:
             error = raised
             raise
         finally:
+            await stream.aclose()
             self.end(error, response)
 
     def end(self, error: BaseException | None, response: Response | None = None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -63,7 +63,7 @@ class Response:
     status: int = 200
     headers: Headers = ()
     """Those besides the media type, the length and the request's id."""
-    stream: AsyncIterator[bytes] | None = None
+    stream: AsyncGenerator[bytes, None] | None = None
     """The body, in place of ``body``, where its parts come one after the other."""
     request_id: bytes = b""
     """Of the request that is answered; the dispatcher sets it."""

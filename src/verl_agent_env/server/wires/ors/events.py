@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 
+from verl_agent_env.server.http.events import HEADERS, MEDIA_TYPE
 from verl_agent_env.server.http.types import Response
 
-_MEDIA_TYPE = b"text/event-stream; charset=utf-8"
-# A proxy would wait for more, and the first event is what makes a call safe to send again.
-_HEADERS = ((b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"))
 _SIGN_OF_LIFE = b": at work\n\n"
 _SIGN_OF_LIFE_S = 10.0
 """Clients give a call up that says nothing for 30 seconds."""
 
-
-def event(name: str, data: str = "") -> bytes:
-    """Write one event; each line of its data is a line of its own."""
-    lines = "".join(f"data: {line}\n" for line in data.split("\n"))
-    return f"event: {name}\n{lines}\n".encode()
+_at_work: set[asyncio.Future[bytes]] = set()
+"""Work under way: the event loop alone would not keep what nobody waits for any more."""
 
 
 def events(*pieces: bytes) -> Response:
     """Answer with events that are known already."""
-    return Response(b"".join(pieces), _MEDIA_TYPE, headers=_HEADERS)
+    return Response(b"".join(pieces), MEDIA_TYPE, headers=HEADERS)
 
 
 def events_of_work(first: bytes, work: Callable[[], Awaitable[bytes]]) -> Response:
@@ -32,9 +27,11 @@ def events_of_work(first: bytes, work: Callable[[], Awaitable[bytes]]) -> Respon
     The work is done to its end also when nobody listens any more.
     """
 
-    async def stream() -> AsyncIterator[bytes]:
+    async def stream() -> AsyncGenerator[bytes, None]:
         yield first
         task = asyncio.ensure_future(work())
+        _at_work.add(task)
+        task.add_done_callback(_at_work.discard)
         while True:
             done, _ = await asyncio.wait({task}, timeout=_SIGN_OF_LIFE_S)
             if done:
@@ -42,4 +39,4 @@ def events_of_work(first: bytes, work: Callable[[], Awaitable[bytes]]) -> Respon
             yield _SIGN_OF_LIFE
         yield task.result()
 
-    return Response(b"", _MEDIA_TYPE, headers=_HEADERS, stream=stream())
+    return Response(b"", MEDIA_TYPE, headers=HEADERS, stream=stream())
