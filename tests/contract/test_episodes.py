@@ -188,3 +188,20 @@ async def test_a_redis_that_was_emptied_is_read_anew(redis_server: RedisProcess)
     assert [row.id for row in await stores[0].rows()] == ["e1.0"]
     for store in stores:
         await store.aclose()
+
+
+async def test_sums_by_run_are_those_of_the_rows_that_are_kept(case: EpisodesCase) -> None:
+    store = case.connect()
+    for number in range(3):
+        store.add(kept_episode(number))
+    (run,) = await store.runs(None)
+    assert (run.run_id, run.episodes, run.reward, run.num_steps) == ("run", 3, 4.5, 6)
+    store.add(kept_episode(3))
+    assert [run.episodes for run in await store.runs("")] == [4]
+    assert await store.runs("somebody") == []
+    if case.has_bound:
+        size = kept_episode(0).size
+        small = case.connect(3 * size)
+        for number in range(10, 20):
+            small.add(kept_episode(number))
+        assert [run.episodes for run in await small.runs(None)] == [len(await small.rows())]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, Protocol, TypeAlias
 
+from verl_agent_env.wire.episode_rows import RunSummary
 from verl_agent_env.wire.episodes import EpisodeRow, KeptEpisode
 
 Scope: TypeAlias = Literal["worker", "node", "cluster"]
@@ -30,6 +31,9 @@ class EpisodeStore(Protocol):
 
     async def rows(self) -> Sequence[EpisodeRow]:
         """Return the rows of all episodes, in any order."""
+
+    async def runs(self, tag: str | None) -> list[RunSummary]:
+        """Return the sums of all episodes by run, which are to be read alone; with a ``tag``, of those of its holder."""
 
     async def documents(self, ids: Sequence[str]) -> list[bytes | None]:
         """Return episodes as JSON (:meth:`KeptEpisode.to_json`), in order; None for those that are not there."""

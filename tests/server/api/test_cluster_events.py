@@ -8,7 +8,6 @@ from typing import Any
 
 import httpx
 import orjson
-import pytest
 
 from tests.conftest import ServerProcess, StartServer
 from tests.server.conftest import LAKE, Problem

@@ -7,7 +7,7 @@ import contextlib
 import os
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -15,6 +15,7 @@ import orjson
 
 from verl_agent_env.errors import StoreUnavailableError
 from verl_agent_env.wire.episode_queue import EpisodeQueue
+from verl_agent_env.wire.episode_rows import EpisodeRows, RunSummary
 from verl_agent_env.wire.episode_store import Scope
 from verl_agent_env.wire.episodes import EpisodeRow, KeptEpisode
 
@@ -62,11 +63,22 @@ class FolderEpisodes(EpisodeQueue):
         self._files: tuple[BinaryIO, BinaryIO] | None = None
         self._reading = asyncio.Lock()
         self._read_to: dict[Path, int] = {}
-        self._rows: dict[str, EpisodeRow] = {}
+        self._rows = EpisodeRows()
         self._places: dict[str, _Place] = {}
 
     async def rows(self) -> Sequence[EpisodeRow]:
         """Implement :meth:`EpisodeStore.rows`."""
+        async with self._up_to_date():
+            return self._rows.rows()
+
+    async def runs(self, tag: str | None) -> list[RunSummary]:
+        """Implement :meth:`EpisodeStore.runs`."""
+        async with self._up_to_date():
+            return self._rows.runs(tag)
+
+    @contextlib.asynccontextmanager
+    async def _up_to_date(self) -> AsyncIterator[None]:
+        """Hold the rows still, after those were read that have been written by now."""
         with contextlib.suppress(OSError):
             await self.flush()
         async with self._reading:
@@ -74,7 +86,7 @@ class FolderEpisodes(EpisodeQueue):
                 await asyncio.to_thread(self._read_new)
             except OSError as refused:
                 raise StoreUnavailableError(str(self._folder), refused.strerror or str(refused)) from refused
-            return list(self._rows.values())
+            yield
 
     async def documents(self, ids: Sequence[str]) -> list[bytes | None]:
         """Implement :meth:`EpisodeStore.documents`."""
@@ -130,7 +142,8 @@ class FolderEpisodes(EpisodeQueue):
             for line in whole.splitlines():
                 *fields, start, length = orjson.loads(line)
                 row = EpisodeRow(*fields)
-                self._rows[row.id], self._places[row.id] = row, _Place(contents, start, length)
+                self._rows.add(row)
+                self._places[row.id] = _Place(contents, start, length)
             self._read_to[path] = first + len(whole)
 
     def _forget(self, path: Path) -> None:
@@ -138,7 +151,8 @@ class FolderEpisodes(EpisodeQueue):
         del self._read_to[path]
         contents = path.with_name(path.name.removesuffix(ROWS_SUFFIX) + EPISODES_SUFFIX)
         for episode_id in [key for key, place in self._places.items() if place.path == contents]:
-            del self._rows[episode_id], self._places[episode_id]
+            self._rows.remove(episode_id)
+            del self._places[episode_id]
 
 
 def _read(place: _Place) -> bytes | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+from verl_agent_env.wire.episode_rows import EpisodeRows, RunSummary
 from verl_agent_env.wire.episode_store import Scope
 from verl_agent_env.wire.episodes import EpisodeRow, KeptEpisode
 
@@ -23,7 +24,7 @@ class MemoryEpisodes:
         self._max_bytes = max_bytes
         self._size = 0
         self._episodes: dict[str, KeptEpisode] = {}
-        self._rows: dict[str, EpisodeRow] = {}
+        self._rows = EpisodeRows()
 
     def add(self, episode: KeptEpisode) -> None:
         """Implement :meth:`EpisodeStore.add`."""
@@ -32,7 +33,8 @@ class MemoryEpisodes:
             self.dropped += 1
             return
         self._remove(episode.row.id)
-        self._episodes[episode.row.id], self._rows[episode.row.id] = episode, episode.row
+        self._episodes[episode.row.id] = episode
+        self._rows.add(episode.row)
         self._size += size
         while self._size > self._max_bytes:
             # Oldest first: dictionaries keep the order of insertion.
@@ -41,12 +43,16 @@ class MemoryEpisodes:
     def _remove(self, episode_id: str) -> None:
         episode = self._episodes.pop(episode_id, None)
         if episode is not None:
-            del self._rows[episode_id]
+            self._rows.remove(episode_id)
             self._size -= episode.size
 
     async def rows(self) -> Sequence[EpisodeRow]:
         """Implement :meth:`EpisodeStore.rows`."""
-        return list(self._rows.values())
+        return self._rows.rows()
+
+    async def runs(self, tag: str | None) -> list[RunSummary]:
+        """Implement :meth:`EpisodeStore.runs`."""
+        return self._rows.runs(tag)
 
     async def documents(self, ids: Sequence[str]) -> list[bytes | None]:
         """Implement :meth:`EpisodeStore.documents`."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
-from itertools import islice
+from collections.abc import AsyncIterator, Sequence
 
 import orjson
 
@@ -14,6 +13,7 @@ from verl_agent_env.cluster.redis.client import RedisClient
 from verl_agent_env.cluster.redis.keys import Keys
 from verl_agent_env.errors import StoreUnavailableError
 from verl_agent_env.wire.episode_queue import EpisodeQueue
+from verl_agent_env.wire.episode_rows import EpisodeRows, RunSummary
 from verl_agent_env.wire.episode_store import Scope
 from verl_agent_env.wire.episodes import EpisodeRow, KeptEpisode
 
@@ -41,7 +41,7 @@ class RedisEpisodes(EpisodeQueue):
         self._keys = keys
         self._max_bytes = max_bytes
         self._reading = asyncio.Lock()
-        self._rows: dict[str, EpisodeRow] = {}
+        self._rows = EpisodeRows()
         self._origin = ""
         """Id of the list: another one begins when Redis was emptied."""
         self._read_from, self._read_to = 0, 0
@@ -49,11 +49,22 @@ class RedisEpisodes(EpisodeQueue):
 
     async def rows(self) -> Sequence[EpisodeRow]:
         """Implement :meth:`EpisodeStore.rows`."""
+        async with self._up_to_date():
+            return self._rows.rows()
+
+    async def runs(self, tag: str | None) -> list[RunSummary]:
+        """Implement :meth:`EpisodeStore.runs`."""
+        async with self._up_to_date():
+            return self._rows.runs(tag)
+
+    @contextlib.asynccontextmanager
+    async def _up_to_date(self) -> AsyncIterator[None]:
+        """Hold the rows still, after those were read that have been written by now."""
         await self.flush()
         async with self._reading:
             while await self._read_more():
                 pass
-            return list(self._rows.values())
+            yield
 
     async def documents(self, ids: Sequence[str]) -> list[bytes | None]:
         """Implement :meth:`EpisodeStore.documents`."""
@@ -86,12 +97,10 @@ class RedisEpisodes(EpisodeQueue):
         if origin != self._origin:
             self._rows.clear()
             self._origin, self._read_from, self._read_to = origin, first, first
-        for episode_id in list(islice(self._rows, max(0, first - self._read_from))):
-            del self._rows[episode_id]
+        self._rows.remove_first(first - self._read_from)
         self._read_from = max(first, self._read_from)
         self._read_to = max(first, self._read_to)
         for text in written:
-            row = EpisodeRow(*orjson.loads(text))
-            self._rows[row.id] = row
+            self._rows.add(EpisodeRow(*orjson.loads(text)))
         self._read_to += len(written)
         return len(written) == _ROWS_AT_ONCE

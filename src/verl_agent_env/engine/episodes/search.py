@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 import orjson
 
 from verl_agent_env.types import tag_of
+from verl_agent_env.wire.episode_rows import EpisodeRows, RunSummary
 from verl_agent_env.wire.episode_store import EpisodeStore
 from verl_agent_env.wire.episodes import EpisodeRow
 
@@ -23,8 +24,8 @@ SORT_KEYS: tuple[SortKey, ...] = get_args(SortKey)
 SEARCH_S = 0.2
 """Seconds for which one request looks for a text."""
 _DOCUMENTS_AT_ONCE = 32
-POINT_S = 10
-"""Seconds of a run that one point of its curve stands for."""
+_PAGING: dict[str, Any] = {"sort": "ended_at", "descending": True, "offset": 0, "limit": 1}
+"""A page, of which sums take no notice."""
 
 
 @dataclass(frozen=True)
@@ -76,40 +77,6 @@ class EpisodePage:
         return cls(**{**fields, "rows": [EpisodeRow(*row) for row in fields["rows"]]})
 
 
-@dataclass
-class RunSummary:
-    """Sums over the episodes of a run; those of two workers can be added."""
-
-    run_id: str | None
-    episodes: int = 0
-    judged: int = 0
-    """Episodes whose environment judges them."""
-    successes: int = 0
-    reward: float = 0.0
-    num_steps: int = 0
-    invalid: int = 0
-    """Episodes with an invalid action."""
-    seconds: float = 0.0
-    began_at: float = float("inf")
-    ended_at: float = 0.0
-    endings: dict[str, int] = field(default_factory=dict)
-    envs: dict[str, list[float]] = field(default_factory=dict)
-    """By env name: episodes, judged ones, successes, sum of rewards, steps, seconds."""
-    points: dict[int, list[float]] = field(default_factory=dict)
-    """By tens of seconds since the epoch: the same, where they were asked for."""
-
-    def add(self, other: RunSummary) -> None:
-        """Add the sums of another part of the run."""
-        for name in ("episodes", "judged", "successes", "reward", "num_steps", "invalid", "seconds"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        self.began_at, self.ended_at = min(self.began_at, other.began_at), max(self.ended_at, other.ended_at)
-        self.endings = dict(Counter(self.endings) + Counter(other.endings))
-        for name, sums in other.envs.items():
-            _count(self.envs, name, sums)
-        for at, sums in other.points.items():
-            _count(self.points, at, sums)
-
-
 async def find(store: EpisodeStore, query: EpisodeQuery) -> EpisodePage:
     """Find the episodes of a store from its first page to the end of the page that is asked for.
 
@@ -141,7 +108,13 @@ async def sum_up(store: EpisodeStore, query: EpisodeQuery, *, points: bool) -> l
     Raises:
         StoreUnavailableError: The store cannot be read.
     """
-    return await asyncio.to_thread(_sum_up, await store.rows(), query, points)
+    counts_all = dataclasses.replace(query, run=None, tag=None, **_PAGING) == EpisodeQuery(**_PAGING)
+    if counts_all:
+        runs = await store.runs(query.tag)
+    else:
+        runs = await asyncio.to_thread(_sum_up, await store.rows(), query)
+    wanted = [run for run in runs if query.run in (None, run.run_id)]
+    return [dataclasses.replace(run, points=run.points if points else {}) for run in wanted]
 
 
 def merge_pages(pages: Iterable[EpisodePage], query: EpisodeQuery) -> EpisodePage:
@@ -230,37 +203,11 @@ def _having(needle: bytes, rows: Sequence[EpisodeRow], documents: Sequence[bytes
     ]
 
 
-def _sum_up(rows: Sequence[EpisodeRow], query: EpisodeQuery, points: bool) -> list[RunSummary]:
-    runs: dict[str | None, RunSummary] = {}
+def _sum_up(rows: Sequence[EpisodeRow], query: EpisodeQuery) -> list[RunSummary]:
+    counted = EpisodeRows()
     for row in _narrowed(rows, query):
-        run = runs.get(row.run_id)
-        if run is None:
-            run = runs[row.run_id] = RunSummary(row.run_id)
-        seconds = row.ended_at - row.began_at
-        judged, success = int(row.success is not None), int(row.success is True)
-        run.episodes += 1
-        run.judged += judged
-        run.successes += success
-        run.reward += row.reward
-        run.num_steps += row.num_steps
-        run.invalid += row.num_invalid > 0
-        run.seconds += seconds
-        run.began_at, run.ended_at = min(run.began_at, row.began_at), max(run.ended_at, row.ended_at)
-        run.endings[row.ending] = run.endings.get(row.ending, 0) + 1
-        sums = (1, judged, success, row.reward, row.num_steps, seconds)
-        _count(run.envs, row.env_name, sums)
-        if points:
-            _count(run.points, int(row.ended_at // POINT_S), sums)
-    return list(runs.values())
-
-
-def _count(into: dict[Any, list[float]], key: Any, sums: Sequence[float]) -> None:
-    known = into.get(key)
-    if known is None:
-        into[key] = list(sums)
-    else:
-        for index, number in enumerate(sums):
-            known[index] += number
+        counted.add(row)
+    return counted.runs(None)
 
 
 def run_from_fields(fields: Mapping[str, Any]) -> RunSummary:

@@ -6,14 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from verl_agent_env.engine import Host, inspection
-from verl_agent_env.engine.episodes.search import (
-    POINT_S,
-    SORT_KEYS,
-    EpisodePage,
-    EpisodeQuery,
-    RunSummary,
-    sees,
-)
+from verl_agent_env.engine.episodes.search import SORT_KEYS, EpisodePage, EpisodeQuery, sees
 from verl_agent_env.errors import EpisodeNotFoundError
 from verl_agent_env.server.api.episode_tables import parquet_of
 from verl_agent_env.server.api.queries import (
@@ -26,6 +19,7 @@ from verl_agent_env.server.api.queries import (
 )
 from verl_agent_env.server.http.types import Request, Response
 from verl_agent_env.wire.codec import encode
+from verl_agent_env.wire.episode_rows import POINT_S, RunSummary
 from verl_agent_env.wire.episodes import ENDINGS, EpisodeRow
 
 MAX_EPISODES = 1000

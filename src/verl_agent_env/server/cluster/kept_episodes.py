@@ -12,10 +12,11 @@ from typing import Any
 import orjson
 
 from verl_agent_env.engine.episodes import search
-from verl_agent_env.engine.episodes.search import EpisodePage, EpisodeQuery, RunSummary
+from verl_agent_env.engine.episodes.search import EpisodePage, EpisodeQuery
 from verl_agent_env.errors import VerlAgentEnvError
 from verl_agent_env.server.cluster.peers import Peers
 from verl_agent_env.server.http.types import Request, Response, Route
+from verl_agent_env.wire.episode_rows import RunSummary
 from verl_agent_env.wire.episode_store import EpisodeStore, Scope
 
 logger = logging.getLogger(__name__)
