@@ -13,6 +13,7 @@ from verl_agent_env.cluster.memory.episodes import MemoryEpisodes
 from verl_agent_env.engine.episodes import search
 from verl_agent_env.engine.episodes.search import EpisodePage, EpisodeQuery
 from verl_agent_env.types import tag_of_holder, tagged_env_id
+from verl_agent_env.wire.episode_rows import RunSummary
 from verl_agent_env.wire.episodes import Ending
 
 ENDINGS: tuple[Ending, ...] = ("success", "failure", "time_limit")
@@ -115,7 +116,7 @@ async def test_runs_are_summed_up_and_the_sums_of_workers_add_up() -> None:
     assert len(first.points) > 1
 
 
-def _sent(runs: list[search.RunSummary]) -> bytes:
+def _sent(runs: list[RunSummary]) -> bytes:
     return orjson.dumps(list(map(dataclasses.asdict, runs)), None, orjson.OPT_NON_STR_KEYS)
 
 

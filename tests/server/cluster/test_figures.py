@@ -53,6 +53,7 @@ async def test_a_process_that_started_again_has_done_nothing_since(client: httpx
 
 
 def test_fields_of_later_versions_are_ignored_and_counts_are_added() -> None:
-    written = {name.name: [] for name in dataclasses.fields(WorkerFigures)} | {"steps": 1, "a_later_field": 2}
+    fields: dict[str, object] = {name.name: [] for name in dataclasses.fields(WorkerFigures)}
+    written = fields | {"steps": 1, "a_later_field": 2}
     assert WorkerFigures.from_json(orjson.dumps(written)).steps == 1
     assert total([{"a": 1}, {"a": 2, "b": 1}]) == {"a": 3, "b": 1}
