@@ -18,10 +18,11 @@ WIRES_BIN := $(WIRES_VENV)/bin
 
 # Each trainer's package pins what another one's does not take: an environment for each.
 BRIDGES_VENVS := .venv-bridges
-BRIDGES := trl skyrl verifiers
+BRIDGES := trl skyrl verifiers ray
 # The versions that were run. trl's `environment_factory` is experimental: another version may call it otherwise.
 BRIDGE_trl := "$(TORCH)" trl==1.16.0
 BRIDGE_skyrl := skyrl-gym==0.4.0
+BRIDGE_ray := ray==2.60.0
 # It fits one version of `mcp` only, and with it old versions of openenv, which pip searches for very long: uv finds them.
 BRIDGE_verifiers := "verifiers[openenv]==0.4.0"
 
@@ -167,7 +168,7 @@ $(BRIDGES:%=$(BRIDGES_VENVS)/%/.installed): $(BRIDGES_VENVS)/%/.installed: pypro
 		--editable ".[$*]" $(BRIDGE_$*) httpx hypothesis pytest pytest-asyncio
 	touch $@
 
-bridges-test: $(BRIDGES:%=$(BRIDGES_VENVS)/%/.installed) programs  ## Run TRL's, SkyRL's and verifiers' own code over servers: ARGS="-k conformance"
+bridges-test: $(BRIDGES:%=$(BRIDGES_VENVS)/%/.installed) programs  ## Run TRL's, SkyRL's, verifiers' and Ray's own code over servers: ARGS="-k conformance"
 	for bridge in $(BRIDGES); do \
 		echo "== $$bridge"; \
 		$(BRIDGES_VENVS)/$$bridge/bin/python -m pytest tests/bridges --durations=5 $(ARGS) || exit 1; \

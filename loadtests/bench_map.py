@@ -14,7 +14,7 @@ import redis
 from rich.console import Console
 from rich.table import Table
 
-from verl_agent_env.cluster.local import program
+from verl_agent_env.cluster.programs import program
 from verl_agent_env.cluster.redis.store import RedisStore
 from verl_agent_env.cluster.store import WorkerRecord
 from verl_agent_env.types import NUM_SLOTS

@@ -4,6 +4,7 @@
     python examples/verl/train.py sokoban --method ppo --seed 2 trainer.total_training_steps=60
     python examples/verl/train.py sokoban --method ppo --start out/verl/sokoban-grpo-1
     python examples/verl/train.py sums --size smollm2
+    python examples/verl/train.py frozen_lake --cluster ray
 
 It starts a server, curates data, makes a tokenizer and a model of some hundred thousand parameters, teaches it to play
 badly, trains it with ``verl.trainer.main_ppo`` over HTTP, and draws how its success on held-out problems went. What
@@ -79,10 +80,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 unpack(config.pretrained, folder / "model", progress)
             else:
                 warm_start(config, folder, options.seed, progress)
-        with serving(options.url, folder / "server.log") as url:
-            overrides.append(f"data.env.url={_quoted(url)}")
+        if options.cluster is not None:
+            overrides.append(f"+data.env.cluster={options.cluster}")
             status = train(overrides, folder, config.trainer.total_training_steps, progress)
-            still_open = open_environments(url)
+            # The servers have ended with the training, and all environments with them.
+            still_open = 0
+        else:
+            with serving(options.url, folder / "server.log") as url:
+                overrides.append(f"data.env.url={_quoted(url)}")
+                status = train(overrides, folder, config.trainer.total_training_steps, progress)
+                still_open = open_environments(url)
     if status == 0:
         curve = curve_of(read_log(folder / "log.jsonl"))
         report(curve, folder, f"{options.task}, {options.method}", still_open, time.monotonic() - began)
@@ -365,7 +372,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--start", type=Path, help="folder of another run: begin with its data and model, make none"
     )
-    parser.add_argument("--url", help="of a server that runs already")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--url", help="of a server that runs already")
+    where.add_argument(
+        "--cluster", choices=["ray"], help="servers as actors on the training's own Ray cluster"
+    )
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that curate")
     parser.add_argument("overrides", nargs="*", help="for verl, such as trainer.total_training_steps=60")
     return parser

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +10,9 @@ import orjson
 import pytest
 
 from tests.bridges.cluster import kill_a_worker
-from tests.children import run
+from tests.bridges.vf_eval import plugin_arguments, user_texts, vf_eval
 from tests.conftest import ServerProcess, StartServer
 from tests.examples.model_server import serving_model
-from tests.waiting import HANG_S
 from verl_agent_env.client import EnvClient
 from verl_agent_env.cluster.local import LocalCluster
 
@@ -23,33 +20,6 @@ vf = pytest.importorskip("verifiers.v1", reason="make bridges-test installs veri
 
 LAKE: dict[str, Any] = {"size": 5, "is_slippery": True, "max_steps": 6}
 RIGHT = {"role": "assistant", "content": "I go. <action>right</action>"}
-
-
-def vf_eval(model: Any, folder: Path, *arguments: str, **variables: str) -> list[dict[str, Any]]:
-    """The traces of a whole run of the command, one of each episode."""
-    scripts = Path(sys.executable).parent
-    done = run(
-        str(scripts / "vf-eval"), *arguments, "--client.base-url", f"{model.url}/v1", "--model", "m",
-        "--no-push", "--no-rich", "--output-dir", str(folder),
-        variables={
-            "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}",
-            # uv, which installs the player's packages, trusts what the system trusts.
-            "UV_SYSTEM_CERTS": "1", "SSL_CERT_DIR": "/etc/ssl/certs", **variables,
-        },
-        timeout_s=4 * HANG_S,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    [file] = folder.rglob("traces.jsonl")
-    episodes = [orjson.loads(line) for line in file.read_bytes().splitlines()]
-    return [trace for episode in episodes for trace in episode["traces"]]
-
-
-def plugin_arguments(url: str, tasks: int, rollouts: int) -> list[str]:
-    return [
-        "verl-agent-env", "--env.url", url, "--env.taskset.env-name", "frozen_lake",
-        "--env.player.runtime.type", "subprocess",
-        "--env.taskset.env-kwargs", orjson.dumps(LAKE).decode(), "-n", str(tasks), "-r", str(rollouts),
-    ]  # fmt: skip
 
 
 def played_here(url: str, seed: int) -> tuple[str, float]:
@@ -64,16 +34,11 @@ def played_here(url: str, seed: int) -> tuple[str, float]:
     return first, reward
 
 
-def opening_of(trace: dict[str, Any]) -> str:
-    """What the environment said first."""
-    messages = [node["message"] for node in trace["nodes"] if node["message"]["role"] == "user"]
-    content = messages[0]["content"]
-    return content if isinstance(content, str) else "\n".join(part["text"] for part in content)
-
-
 def test_vf_eval_plays_the_plugin(server: ServerProcess, tmp_path: Path) -> None:
     with serving_model(itertools.repeat(RIGHT)) as model:
-        traces = vf_eval(model, tmp_path, *plugin_arguments(server.url, 2, 2))
+        traces = vf_eval(
+            model, tmp_path, *plugin_arguments(server.url, "frozen_lake", LAKE, tasks=2, rollouts=2)
+        )
     assert len(traces) == 4
     by_task: dict[str, list[dict[str, Any]]] = {}
     for trace in traces:
@@ -83,7 +48,7 @@ def test_vf_eval_plays_the_plugin(server: ServerProcess, tmp_path: Path) -> None
         first, reward = played_here(server.url, seed)
         group = by_task[f"frozen_lake#{seed}"]
         # All rollouts of a task are of one episode.
-        assert [opening_of(trace) for trace in group] == [first] * 2
+        assert [user_texts(trace)[0] for trace in group] == [first] * 2
         assert [trace["rewards"]["env_reward"]["score"] for trace in group] == [reward] * 2
         assert all(trace["metrics"]["turns"] > 0 for trace in group)
 
@@ -98,9 +63,16 @@ def test_a_killed_worker_is_not_noticed(server: ServerProcess, tmp_path: Path) -
                 yield RIGHT
 
         with serving_model(answers()) as model:
-            traces = vf_eval(model, tmp_path / "runs", *plugin_arguments(cluster.url, 4, 1))
-    rewards = {trace["task"]["data"]["seed"]: trace["rewards"]["env_reward"]["score"] for trace in traces}
-    assert rewards == {seed: played_here(server.url, seed)[1] for seed in range(4)}
+            traces = vf_eval(
+                model,
+                tmp_path / "runs",
+                *plugin_arguments(cluster.url, "frozen_lake", LAKE, tasks=4, rollouts=2),
+            )
+    assert len(traces) == 8
+    for trace in traces:
+        first, reward = played_here(server.url, trace["task"]["data"]["seed"])
+        assert user_texts(trace)[0] == first
+        assert trace["rewards"]["env_reward"]["score"] == reward
 
 
 def test_vf_eval_plays_through_openenv(server: ServerProcess, tmp_path: Path) -> None:
@@ -115,7 +87,7 @@ def test_vf_eval_plays_through_openenv(server: ServerProcess, tmp_path: Path) ->
     with serving_model(itertools.repeat(RIGHT)) as model:
         [trace] = vf_eval(model, tmp_path / "runs", "@", str(file))
     first, reward = played_here(server.url, 1)
-    assert orjson.loads(opening_of(trace))["observation"]["text"] == first
+    assert orjson.loads(user_texts(trace)[0])["observation"]["text"] == first
     assert trace["rewards"]["openenv_reward"]["score"] == reward
 
 
@@ -128,7 +100,7 @@ def test_a_lost_server_fails_the_rollout(start_server: StartServer, tmp_path: Pa
         yield from itertools.repeat(RIGHT)
 
     with serving_model(answers()) as model:
-        arguments = plugin_arguments(away.url, 1, 1)
+        arguments = plugin_arguments(away.url, "frozen_lake", LAKE, tasks=1, rollouts=1)
         [trace] = vf_eval(model, tmp_path, *arguments, "--env.deadline-s", "2")
     assert trace["errors"]
     assert "env_reward" not in trace["rewards"]

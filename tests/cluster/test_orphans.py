@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
@@ -52,19 +53,26 @@ def test_who_does_not_listen_is_killed(stack: ExitStack, monkeypatch: pytest.Mon
     assert deaf.process.wait(HANG_S) == -9
 
 
-def test_the_script_acts_when_its_input_ends_and_not_at_the_signals_of_a_terminal(stack: ExitStack) -> None:
-    left = Group(stack, LISTENS)
+def test_the_script_acts_when_its_input_ends_whatever_became_of_its_starter(
+    stack: ExitStack, tmp_path: Path
+) -> None:
+    left, folder = Group(stack, LISTENS), tmp_path / "files"
+    folder.mkdir()
+    script = [sys.executable, "-S", "-E", str(ROOT / "src/verl_agent_env/cluster/orphans.py"), str(folder)]
     watch = stack.enter_context(
         subprocess.Popen(
-            [sys.executable, "-S", "-E", str(ROOT / "src/verl_agent_env/cluster/orphans.py")],
-            stdin=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
+            script, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
         )
     )
     stack.callback(watch.kill)
     assert watch.stdin is not None
-    watch.stdin.write(f"+{left.process.pid}\n")
-    watch.stdin.close()
+    assert watch.stdout is not None
+    # The watch itself is no child of whoever started it, who may be ended with all children.
     assert watch.wait(HANG_S) == 0
+    watch.stdin.write(f"+{left.process.pid}\n")
+    watch.stdin.flush()
+    assert left.process.poll() is None
+    watch.stdin.close()
+    assert watch.stdout.read() == ""
     assert left.process.wait(HANG_S) < 0
+    assert not folder.exists()

@@ -42,10 +42,27 @@ assert subprocess.run(command, stdin=subprocess.DEVNULL, timeout=120).returncode
     "minigrid": PLAYED.format(name="minigrid/MiniGrid-Empty-5x5-v0"),
     "open-spiel": PLAYED.format(name="open_spiel/tic_tac_toe"),
     "otel": "import opentelemetry.sdk.trace, opentelemetry.exporter.otlp.proto.http.trace_exporter",
+    "ray": """
+from verl_agent_env.integrations.errors import TrainingSetupError
+from verl_agent_env.integrations.ray import start
+try:
+    start()
+except TrainingSetupError as error:
+    assert "ray.init()" in str(error)
+else:
+    raise AssertionError("servers without a Ray cluster")
+""",
     "reasoning-gym": PLAYED.format(name="reasoning_gym/basic_arithmetic"),
+    "skyrl": """
+import skyrl_gym
+from verl_agent_env.integrations.skyrl import register
+register(url="http://127.0.0.1:9")
+row = {"env_name": "frozen_lake", "seed": 1}
+skyrl_gym.make("verl_agent_env", env_config={}, extras=row).close()
+""",
     "textarena": PLAYED.format(name="textarena/Set-v0"),
 }
-"""By extra, code that fails where it is missing or does not fit."""
+"""By extra, code that fails where it is missing or does not fit. PyTorch and verifiers, of gigabytes, are those of other targets."""
 
 
 @pytest.mark.parametrize("extra", USED)

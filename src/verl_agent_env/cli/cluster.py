@@ -12,7 +12,8 @@ import click
 from rich.console import Console
 
 from verl_agent_env.cli.serve import raise_file_limit
-from verl_agent_env.cluster.local import ClusterTls, LocalCluster, Program
+from verl_agent_env.cluster.local import ClusterTls, LocalCluster
+from verl_agent_env.cluster.programs import Program
 
 _POLL_S = 0.25
 _FILE = click.Path(exists=True, dir_okay=False, resolve_path=True, path_type=Path)

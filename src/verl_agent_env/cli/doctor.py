@@ -23,8 +23,8 @@ from rich.table import Table
 
 from verl_agent_env import __version__
 from verl_agent_env.cli.api import call
-from verl_agent_env.cluster.local import find_program
 from verl_agent_env.cluster.ports import reason_of
+from verl_agent_env.cluster.programs import find_program
 from verl_agent_env.config import variable_of
 
 _PACKAGE = "verl-agent-env"

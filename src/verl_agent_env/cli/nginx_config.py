@@ -17,9 +17,9 @@ import click
 
 from verl_agent_env.cli.signals import log_outlived_signals
 from verl_agent_env.cluster.backends import BackendOptions, open_backend
-from verl_agent_env.cluster.local import program
 from verl_agent_env.cluster.nginx.config import NginxSettings, nginx_config, write_nginx_config
 from verl_agent_env.cluster.nginx.watch import NginxWatch, ReloadError
+from verl_agent_env.cluster.programs import program
 from verl_agent_env.config import variable_of
 
 _COMMAND_S = 30.0

@@ -1,13 +1,15 @@
 """Ends programs whose starter has died: a script of its own, so that it starts in a moment and outlives its starter.
 
+It goes on as a child of nobody: whoever started it may be ended together with all its children.
 Standard input says what the starter started: ``+PID`` for the leader of a process group, ``-PID`` once it has ended. At the end of the
-input the starter is gone, however it died; what is left then gets SIGTERM, and SIGKILL after ``GRACE_S``.
+input the starter is gone, however it died; what is left then gets SIGTERM, and SIGKILL after ``GRACE_S``. A folder that the command line names is removed in the end.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import sys
 import time
@@ -52,4 +54,8 @@ if __name__ == "__main__":
     # The terminal's signals go to the starter as well, which ends its programs in order.
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)
+    if os.fork():
+        os._exit(0)
     watch(sys.stdin)
+    for folder in sys.argv[1:]:
+        shutil.rmtree(folder, ignore_errors=True)

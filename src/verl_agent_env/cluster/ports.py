@@ -15,19 +15,23 @@ _PROCESSES = Path("/proc")
 _MAX_COMMAND = 80
 
 
-def free_port() -> int:
-    """Find a port of the loopback that nothing listens on."""
-    return consecutive_free_ports(1)[0]
+def free_port(host: str = _HOST) -> int:
+    """Find a port of an address of this machine that nothing listens on."""
+    return consecutive_free_ports(1, host)[0]
 
 
-def consecutive_free_ports(count: int) -> list[int]:
-    """Find ``count`` ports of the loopback in a row that nothing listens on."""
+def consecutive_free_ports(count: int, host: str = _HOST) -> list[int]:
+    """Find ``count`` ports in a row of an address of this machine that nothing listens on.
+
+    Raises:
+        OSError: The address is not of this machine.
+    """
     while True:
         with contextlib.ExitStack() as stack:
+            first = stack.enter_context(socket.create_server((host, 0))).getsockname()[1]
             try:
-                first = stack.enter_context(socket.create_server((_HOST, 0))).getsockname()[1]
                 for offset in range(1, count):
-                    stack.enter_context(socket.create_server((_HOST, first + offset)))
+                    stack.enter_context(socket.create_server((host, first + offset)))
             except (OSError, OverflowError):
                 continue
             return [first + offset for offset in range(count)]

@@ -10,6 +10,7 @@ from packaging.version import InvalidVersion, Version
 from verl_agent_env.integrations.errors import FrameworkVersionError
 
 SUPPORTED = {
+    "ray": ">=2.41,<3",
     "skyrl-gym": ">=0.4,<0.5",
     "verifiers": ">=0.4,<0.5",
     "verl": ">=0.9.1,<0.10",

@@ -42,6 +42,9 @@ def test_later_options_win() -> None:
         {"max_attempts": 0},
         {"action_format": "morse"},
         {"direct": "always"},
+        {"cluster": "slurm"},
+        {"nodes": 0},
+        {"workers_per_node": 0},
         {"colour": "red"},
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import httpx
@@ -31,21 +32,26 @@ KINDS: dict[str, dict[str, Any]] = {
 @functools.cache
 def reference(env_name: str) -> list[tuple[int, list[Action], list[Seen]]]:
     """Random episodes, played in this process: seed, actions, and what was seen."""
+    dice = random.Random(env_name)
+    seeds = [dice.getrandbits(40) for _ in range(examples(4, EPISODES))]
+    return [(seed, *random_episode(env_name, KINDS[env_name], seed, ("sideways", ""))) for seed in seeds]
+
+
+def random_episode(
+    env_name: str, env_kwargs: dict[str, Any], seed: int, mistakes: Sequence[str]
+) -> tuple[list[Action], list[Seen]]:
+    """A random episode, played in this process: actions, and what was seen."""
     kind = default_registry().kind(env_name)
-    dice, played = random.Random(env_name), []
-    for _ in range(examples(4, EPISODES)):
-        env = kind.build(kind.validate(KINDS[env_name]))
-        assert isinstance(env, ChatEnv)
-        seed = dice.getrandbits(40)
-        actions: list[Action] = []
-        seen = [Seen.beginning(text_of(env.reset(seed=seed)[0]))]
-        while len(actions) < _LONGEST and not env.ended:
-            # Now and then something that cannot be carried out.
-            action = dice.choice(["sideways", ""]) if dice.random() < 0.1 else env.sample_action(dice)
-            actions.append(action)
-            seen.append(Seen.of(*env.step(action)))
-        played.append((seed, actions, seen))
-    return played
+    env = kind.build(kind.validate(env_kwargs))
+    assert isinstance(env, ChatEnv)
+    dice, actions = random.Random(seed), list[Action]()
+    seen = [Seen.beginning(text_of(env.reset(seed=seed)[0]))]
+    while len(actions) < _LONGEST and not env.ended:
+        # Now and then something that cannot be carried out.
+        action = dice.choice(mistakes) if dice.random() < 0.1 else env.sample_action(dice)
+        actions.append(action)
+        seen.append(Seen.of(*env.step(action)))
+    return actions, seen
 
 
 @pytest.mark.parametrize("door_name", DOORS)

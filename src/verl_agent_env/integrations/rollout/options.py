@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from verl_agent_env.integrations.errors import TrainingSetupError
+from verl_agent_env.integrations.ray import url_for_job
 
 DATA_KEY = "env"
 """Key of the options in verl's ``data`` configuration: ``++data.env.url=http://…``."""
@@ -20,6 +21,12 @@ class RolloutOptions:
 
     url: str = "http://127.0.0.1:8000"
     """URL of the server, or of the cluster behind nginx."""
+    cluster: Literal["none", "ray"] = "none"
+    """``ray`` to start servers on the machines of the training's Ray cluster, in place of those at ``url``."""
+    nodes: int | None = None
+    """Number of machines for these servers; all if not given."""
+    workers_per_node: int | None = None
+    """Number of their processes on each machine; 2 if not given."""
     token: str | None = None
     """Bearer token, if the server asks for one."""
     run_id: str | None = None
@@ -61,11 +68,16 @@ class RolloutOptions:
     """True to have the data set create one environment of each kind before the training starts, as a check."""
 
     def __post_init__(self) -> None:
-        for field in ("max_turns", "max_tokens_per_turn"):
+        for field, without in (
+            ("max_turns", "no limit"),
+            ("max_tokens_per_turn", "no limit"),
+            ("nodes", "all machines"),
+            ("workers_per_node", "2"),
+        ):
             value = getattr(self, field)
             if value is not None and value < 1:
                 raise TrainingSetupError(
-                    f"The option '{field}' must be at least 1; leave it out for no limit."
+                    f"The option '{field}' must be at least 1; leave it out for {without}."
                 )
         if self.min_tokens_per_turn < 1 or self.max_attempts < 1:
             raise TrainingSetupError("'min_tokens_per_turn' and 'max_attempts' must be at least 1.")
@@ -75,6 +87,7 @@ class RolloutOptions:
             )
         object.__setattr__(self, "reward_parts", tuple(self.reward_parts))
         choices = {
+            "cluster": ("none", "ray"),
             "action_format": ("auto", "text"),
             "direct": ("auto", "never"),
             "curriculum": ("none", "pass_rate"),
@@ -87,6 +100,17 @@ class RolloutOptions:
             raise TrainingSetupError(
                 "The option 'curriculum' needs 'run_id': the results of a run are read from the server."
             )
+
+    def located(self) -> RolloutOptions:
+        """Return options whose ``url`` leads to the servers, which are started on Ray if ``cluster`` says so.
+
+        Raises:
+            TrainingSetupError: They cannot be started; as :func:`verl_agent_env.integrations.ray.start`.
+        """
+        if self.cluster == "none":
+            return self
+        url = url_for_job(self.nodes, self.workers_per_node, self.token)
+        return dataclasses.replace(self, url=url, cluster="none")
 
     def parser_name(self, otherwise: str | None = None) -> str | None:
         """Return the name of the parser of tool calls, ``otherwise`` if it is not set; None if answers are only text."""

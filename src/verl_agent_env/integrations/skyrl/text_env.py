@@ -41,7 +41,7 @@ class ServerTextEnv(BaseTextEnv):  # type: ignore[misc]
         """
         super().__init__()
         columns = dict(extras or {})
-        self._options = RolloutOptions.from_mapping(options, _mapping(env_config))
+        self._options = RolloutOptions.from_mapping(options, _mapping(env_config)).located()
         self._spec = EpisodeSpec.from_columns(columns)
         limits = (columns.get("max_turns"), self._options.max_turns)
         self.max_turns = min((int(limit) for limit in limits if limit), default=None)

@@ -82,6 +82,12 @@ def test_two_steps_of_ppo_train_a_critic_too(trainer: ModuleType, tmp_path: Path
     assert last["critic/vf_loss"] > 0
 
 
+def test_a_training_starts_its_servers_on_ray(trainer: ModuleType, tmp_path: Path, begun: Path) -> None:
+    trained(trainer, tmp_path, "--start", str(begun), "--cluster", "ray", *GROUPS)
+    check_two_steps(tmp_path)
+    assert not (tmp_path / "server.log").exists()
+
+
 def refused(trainer: ModuleType, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """What is said of arguments that are refused before anything is made."""
     with pytest.raises(SystemExit):

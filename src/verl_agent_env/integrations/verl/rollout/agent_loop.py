@@ -67,7 +67,7 @@ class EnvAgentLoop(AgentLoopBase):  # type: ignore[misc]
         super().__init__(
             trainer_config, server_manager, tokenizer, processor, dataset_cls, data_config, hf_model_type
         )
-        self.options = RolloutOptions.from_mapping(options_in(self.data_config), options)
+        self.options = RolloutOptions.from_mapping(options_in(self.data_config), options).located()
         self.reader = AnswerReader(
             self.options.parser_name(self.rollout_config.multi_turn.format), self.tokenizer
         )

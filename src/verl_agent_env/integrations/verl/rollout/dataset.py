@@ -41,7 +41,7 @@ class EnvDataset(RLHFDataset):  # type: ignore[misc]
             TrainingSetupError: Data, model, budgets or server do not fit; one sentence says what to do.
         """
         require_chat_template(self.tokenizer, self.processor)
-        options = RolloutOptions.from_mapping(options_in(self.config))
+        options = RolloutOptions.from_mapping(options_in(self.config)).located()
         tables = [self._table(path, options) for path in self.data_files]
         # A file may have been made otherwise, with other columns than a list of tasks.
         table = pyarrow.concat_tables(tables, promote_options="default")

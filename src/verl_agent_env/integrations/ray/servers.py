@@ -1,0 +1,68 @@
+"""The servers of a Ray job: an actor for Redis and nginx, which has one for each node."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from verl_agent_env.integrations.errors import TrainingSetupError
+from verl_agent_env.integrations.ray.actors import ServersActor, Size, result_of
+
+_DEFAULT_WORKERS = 2
+
+
+class RayServers:
+    """The running servers; it can be sent to other processes of the job, and ends the servers at the end of ``with``."""
+
+    def __init__(self, actor: Any, url: str) -> None:
+        self.url = url
+        """URL for clients: that of nginx, which sends each call to the node that has the environment."""
+        self._actor = actor
+
+    def stop(self) -> None:
+        """End the servers, for all processes of the job; a second time does nothing."""
+        try:
+            ray.get(self._actor.stop.remote())
+        except ray.exceptions.RayActorError:
+            # They have ended already.
+            return
+        ray.kill(self._actor)
+
+    def __enter__(self) -> RayServers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+def start_servers(
+    nodes: int | None, workers_per_node: int | None, cpus: float, token: str, serve_options: tuple[str, ...]
+) -> RayServers:
+    """Start the servers or find them; see :func:`verl_agent_env.integrations.ray.start`."""
+    if not ray.is_initialized():
+        raise TrainingSetupError("Ray is not initialized: call ray.init() first.")
+    machines = sum(node["Alive"] and node["Resources"].get("CPU", 0) >= cpus for node in ray.nodes())
+    size = Size(machines if nodes is None else nodes, workers_per_node or _DEFAULT_WORKERS)
+    context = ray.get_runtime_context()
+    actor = (
+        ray.remote(num_cpus=0)(ServersActor)
+        .options(
+            # Each job has its own, also where several share a namespace.
+            name=f"verl-agent-env-{context.get_job_id()}",
+            get_if_exists=True,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(context.get_node_id(), soft=False),
+        )
+        .remote()
+    )
+    url, running = result_of(actor.start.remote(size, machines, cpus, token, serve_options))
+    for asked, found, name in (
+        (nodes, running.nodes, "nodes"),
+        (workers_per_node, running.workers_per_node, "workers_per_node"),
+    ):
+        if asked not in (None, found):
+            raise TrainingSetupError(
+                f"The servers of this job run already, with {name}={found}: ask for no other number, or stop them first."
+            )
+    return RayServers(actor, url)
