@@ -9,9 +9,8 @@ Nothing here imports Ray before it is used.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from verl_agent_env.integrations.requirements import require
 
@@ -64,9 +63,10 @@ def url_for_job(nodes: int | None, workers_per_node: int | None, token: str | No
     import ray
 
     job = ray.get_runtime_context().get_job_id() if ray.is_initialized() else ""
-    return _url_for_job(job, nodes, workers_per_node, token)
+    key = (job, nodes, workers_per_node, token)
+    if key not in _urls:
+        _urls[key] = start(nodes, workers_per_node, token=token).url
+    return _urls[key]
 
 
-@functools.cache
-def _url_for_job(job: str, nodes: int | None, workers_per_node: int | None, token: str | None) -> str:
-    return start(nodes, workers_per_node, token=token).url
+_urls: dict[tuple[Any, ...], str] = {}

@@ -57,7 +57,8 @@ def result_of(reference: Any, timeout_s: float | None = None) -> Any:
     """Return what a call of an actor gave.
 
     Raises:
-        TrainingSetupError: The servers do not start; says why.
+        TrainingSetupError: The servers do not start, or not in time; says why.
+        ray.exceptions.RayActorError: The actor has ended.
     """
     try:
         return ray.get(reference, timeout=timeout_s)
@@ -65,8 +66,8 @@ def result_of(reference: Any, timeout_s: float | None = None) -> Any:
         if isinstance(failed.cause, TrainingSetupError):
             raise failed.cause from None
         raise
-    except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError) as lost:
-        raise TrainingSetupError(f"The servers did not start: {lost}") from lost
+    except ray.exceptions.GetTimeoutError as late:
+        raise TrainingSetupError(f"The servers are not ready after {timeout_s:g} s.") from late
 
 
 class _Programs:

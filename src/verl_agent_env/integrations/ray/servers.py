@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from typing import Any
 
 import ray
@@ -11,6 +13,8 @@ from verl_agent_env.integrations.errors import TrainingSetupError
 from verl_agent_env.integrations.ray.actors import ServersActor, Size, result_of
 
 _DEFAULT_WORKERS = 2
+_END_S = 60.0
+_POLL_S = 0.1
 
 
 class RayServers:
@@ -44,19 +48,19 @@ def start_servers(
     if not ray.is_initialized():
         raise TrainingSetupError("Ray is not initialized: call ray.init() first.")
     machines = sum(node["Alive"] and node["Resources"].get("CPU", 0) >= cpus for node in ray.nodes())
-    size = Size(machines if nodes is None else nodes, workers_per_node or _DEFAULT_WORKERS)
-    context = ray.get_runtime_context()
-    actor = (
-        ray.remote(num_cpus=0)(ServersActor)
-        .options(
-            # Each job has its own, also where several share a namespace.
-            name=f"verl-agent-env-{context.get_job_id()}",
-            get_if_exists=True,
-            scheduling_strategy=NodeAffinitySchedulingStrategy(context.get_node_id(), soft=False),
-        )
-        .remote()
+    size = Size(
+        machines if nodes is None else nodes,
+        _DEFAULT_WORKERS if workers_per_node is None else workers_per_node,
     )
-    url, running = result_of(actor.start.remote(size, machines, cpus, token, serve_options))
+    try:
+        actor, url, running = _started(size, machines, cpus, token, serve_options)
+    except ray.exceptions.RayActorError:
+        # Those that were found had ended, which Ray did not know yet.
+        _await_end()
+        try:
+            actor, url, running = _started(size, machines, cpus, token, serve_options)
+        except ray.exceptions.RayActorError as lost:
+            raise TrainingSetupError(f"The servers did not start: {lost}") from lost
     for asked, found, name in (
         (nodes, running.nodes, "nodes"),
         (workers_per_node, running.workers_per_node, "workers_per_node"),
@@ -66,3 +70,29 @@ def start_servers(
                 f"The servers of this job run already, with {name}={found}: ask for no other number, or stop them first."
             )
     return RayServers(actor, url)
+
+
+def _started(*arguments: Any) -> tuple[Any, str, Size]:
+    """Return the actor of this job's servers once they run, a new one on this machine if there is none."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor = (
+        ray.remote(num_cpus=0)(ServersActor)
+        .options(name=_name(), get_if_exists=True, scheduling_strategy=here)
+        .remote()
+    )
+    return actor, *result_of(actor.start.remote(*arguments))
+
+
+def _name() -> str:
+    """Return the actor's name: each job has its own, also where several share a namespace."""
+    return f"verl-agent-env-{ray.get_runtime_context().get_job_id()}"
+
+
+def _await_end() -> None:
+    """Wait until Ray knows that the actor has ended."""
+    end = time.monotonic() + _END_S
+    # Ray has no name for an actor that has ended.
+    with contextlib.suppress(ValueError):
+        while time.monotonic() < end:
+            ray.get_actor(_name())
+            time.sleep(_POLL_S)
