@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import secrets
@@ -17,7 +18,7 @@ from typing import Any
 import click
 import orjson
 import ray
-from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.placement_group import get_placement_group, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from verl_agent_env.cluster.ports import consecutive_free_ports, free_port
@@ -53,12 +54,17 @@ class Size:
     workers_per_node: int
 
 
+def name_in_job() -> str:
+    """Return the name of the servers: each job has its own, also where several share a namespace."""
+    return f"verl-agent-env-{ray.get_runtime_context().get_job_id()}"
+
+
 def result_of(reference: Any, timeout_s: float | None = None) -> Any:
     """Return what a call of an actor gave.
 
     Raises:
         TrainingSetupError: The servers do not start, or not in time; says why.
-        ray.exceptions.RayActorError: The actor has ended.
+        ray.exceptions.ActorDiedError: The actor has ended.
     """
     try:
         return ray.get(reference, timeout=timeout_s)
@@ -66,8 +72,8 @@ def result_of(reference: Any, timeout_s: float | None = None) -> Any:
         if isinstance(failed.cause, TrainingSetupError):
             raise failed.cause from None
         raise
-    except ray.exceptions.GetTimeoutError as late:
-        raise TrainingSetupError(f"The servers are not ready after {timeout_s:g} s.") from late
+    except (ray.exceptions.ActorUnavailableError, ray.exceptions.GetTimeoutError) as late:
+        raise TrainingSetupError(f"The servers are not ready: {late}") from late
 
 
 class _Programs:
@@ -192,7 +198,11 @@ class ServersActor:
     def _start_nodes(
         self, size: Size, cpus: float, serve_options: tuple[str, ...], settings: dict[str, str]
     ) -> None:
-        self._group = placement_group([{"CPU": cpus}] * size.nodes, strategy="STRICT_SPREAD")
+        name = name_in_job()
+        # Servers that crashed keep their places until the end of the job.
+        with contextlib.suppress(ValueError):
+            remove_placement_group(get_placement_group(name))
+        self._group = placement_group([{"CPU": cpus}] * size.nodes, strategy="STRICT_SPREAD", name=name)
         if not self._group.wait(_PLACES_S):
             raise TrainingSetupError(
                 f"Ray has no {size.nodes} machines with {cpus:g} free CPUs: ask for fewer nodes, or set cpus_per_node."

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from verl_agent_env.integrations.errors import TrainingSetupError
-from verl_agent_env.integrations.ray.actors import ServersActor, Size, result_of
+from verl_agent_env.integrations.ray.actors import ServersActor, Size, name_in_job, result_of
 
 _DEFAULT_WORKERS = 2
-_END_S = 60.0
-_POLL_S = 0.1
 
 
 class RayServers:
@@ -27,11 +24,9 @@ class RayServers:
 
     def stop(self) -> None:
         """End the servers, for all processes of the job; a second time does nothing."""
-        try:
+        # An error says that they have ended already.
+        with contextlib.suppress(ray.exceptions.RayActorError):
             ray.get(self._actor.stop.remote())
-        except ray.exceptions.RayActorError:
-            # They have ended already.
-            return
         ray.kill(self._actor)
 
     def __enter__(self) -> RayServers:
@@ -54,12 +49,11 @@ def start_servers(
     )
     try:
         actor, url, running = _started(size, machines, cpus, token, serve_options)
-    except ray.exceptions.RayActorError:
-        # Those that were found had ended, which Ray did not know yet.
-        _await_end()
+    except ray.exceptions.ActorDiedError:
+        # Those that were found had ended.
         try:
             actor, url, running = _started(size, machines, cpus, token, serve_options)
-        except ray.exceptions.RayActorError as lost:
+        except ray.exceptions.ActorDiedError as lost:
             raise TrainingSetupError(f"The servers did not start: {lost}") from lost
     for asked, found, name in (
         (nodes, running.nodes, "nodes"),
@@ -73,26 +67,16 @@ def start_servers(
 
 
 def _started(*arguments: Any) -> tuple[Any, str, Size]:
-    """Return the actor of this job's servers once they run, a new one on this machine if there is none."""
+    """Return the actor of this job's servers once they run, a new one on this machine if there is none; their URL and size."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     actor = (
         ray.remote(num_cpus=0)(ServersActor)
-        .options(name=_name(), get_if_exists=True, scheduling_strategy=here)
+        .options(name=name_in_job(), get_if_exists=True, scheduling_strategy=here)
         .remote()
     )
-    return actor, *result_of(actor.start.remote(*arguments))
-
-
-def _name() -> str:
-    """Return the actor's name: each job has its own, also where several share a namespace."""
-    return f"verl-agent-env-{ray.get_runtime_context().get_job_id()}"
-
-
-def _await_end() -> None:
-    """Wait until Ray knows that the actor has ended."""
-    end = time.monotonic() + _END_S
-    # Ray has no name for an actor that has ended.
-    with contextlib.suppress(ValueError):
-        while time.monotonic() < end:
-            ray.get_actor(_name())
-            time.sleep(_POLL_S)
+    try:
+        return actor, *result_of(actor.start.remote(*arguments))
+    except ray.exceptions.ActorDiedError:
+        # A process goes on finding an actor that has ended, by a name that it has used before, until it kills it.
+        ray.kill(actor)
+        raise
