@@ -114,7 +114,7 @@ def programs() -> dict[int, str]:
 
 
 def files() -> list[Path]:
-    """What lies in folders of servers."""
+    """Files in the folders of the servers."""
     return list(Path(os.environ["TMPDIR"]).iterdir())
 
 
@@ -157,7 +157,7 @@ class Episodes:
         self._client.close()
 
     def seen(self) -> dict[int, list[str]]:
-        """What every episode of a seed has shown."""
+        """Observations by seed; all episodes of a seed have shown the same."""
         by_seed = dict(zip(self._seeds, self._shown, strict=True))
         assert all(by_seed[seed] == shown for seed, shown in zip(self._seeds, self._shown, strict=True))
         return by_seed

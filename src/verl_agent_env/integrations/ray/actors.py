@@ -48,7 +48,7 @@ _POLL_S = 0.25
 
 @dataclass(frozen=True)
 class Size:
-    """How many servers there are."""
+    """Number of nodes, and of workers on each."""
 
     nodes: int
     workers_per_node: int
@@ -129,7 +129,7 @@ class _Programs:
 
 
 class ServersActor:
-    """Redis and nginx, and the actors of the nodes. They end with this one, and this one with whoever made it."""
+    """Redis, nginx and the actors of the nodes. Ray ends this actor with the process that made it, and the nodes with this actor."""
 
     def __init__(self) -> None:
         self._running: tuple[str, Size] | None = None
@@ -143,7 +143,7 @@ class ServersActor:
         """Start everything, unless it runs.
 
         Returns:
-            The URL for clients, and how many servers there are.
+            The URL for clients, and the size.
 
         Raises:
             TrainingSetupError: Something does not start; nothing is left running.
