@@ -105,8 +105,8 @@ the conversation holds them too, and `sendable` makes it one that OpenAI's API a
 
 ## Seats
 
-An environment may have several seats, as games do with `opponent="self"`: each is a player of the same episode, and sees what
-its own seat may see. The contract, which `check-env` checks (`seats`):
+An environment may have several seats, as [connect_four](#connect_four) and all games of OpenSpiel for several players
+do with `opponent="self"`: each is a player of the same episode, and sees what its own seat may see. The contract, which `check-env` checks (`seats`):
 
 | | |
 |---|---|
@@ -118,7 +118,7 @@ its own seat may see. The contract, which `check-env` checks (`seats`):
 | waiting | `wait_s=20` answers as soon as the seat is to act or the episode has ended. It takes no thread; ask again when the time is over |
 | an action out of turn | 409 `not_your_turn`, an unknown seat 422 `unknown_seat`: nothing is changed, no `seq` is used |
 | an invalid move | the seat stays in turn, and `invalid_action_reward` is its own |
-| moves at the same time | several seats are in turn. Each acts in a step of its own, in any order, and is then out of turn; what they did counts, and is shown, when the last one has acted |
+| moves at the same time (`open_spiel/goofspiel`) | several seats are in turn. Each acts in a step of its own, in any order, and is then out of turn; what they did counts, and is shown, when the last one has acted |
 | a worker's death | whose turn it is, and what was done at the same time, is part of the state, like everything |
 
 One client plays all seats with ordinary steps: an environment with seats is still Gymnasium's for one agent. Two clients play each

@@ -14,37 +14,20 @@ _NUM_OTHERS = 4
 
 
 def hidden_information(spec: EnvSpec) -> CheckResult:
-    """States that differ only in what a seat may not see look the same to it, legal moves included."""
-    env: Any = default_registry().kind(spec.name).env_class()
-    if env.game.is_perfect_information:
+    """States that differ only in what a seat may not see look the same to it, legal moves included: alone and between seats."""
+    env_class: Any = default_registry().kind(spec.name).env_class
+    if env_class.game.is_perfect_information:
         return CheckResult("hidden", True, "nothing is hidden in this game", skipped=True)
-    dice = random.Random(0)
-    num_compared = num_different = 0
-    for seed in range(_NUM_STATES):
-        env.reset(seed=seed)
-        for _ in range(dice.randrange(3)):
-            if not env.ended:
-                env.step(env.sample_action(dice))
-        if env.ended:
-            continue
-        shown = env.observe()
-        if seed and not num_compared:
-            # The package does not have it for this game, and says so each time.
-            break
-        for _ in range(_NUM_OTHERS):
-            other = _another_state(env, dice)
-            if other is None:
-                break
-            num_different += str(other) != str(env.state)
-            snapshot = env.dump_state()
-            env.load_state([snapshot[0], env.game.dump(other), snapshot[2]])
-            looks = env.observe()
-            env.load_state(snapshot)
-            num_compared += 1
-            if looks != shown:
-                return CheckResult(
-                    "hidden", False, f"seed {seed}: a state that must look the same looks otherwise"
-                )
+    played = [env_class()]
+    if env_class.game.num_players > 1:
+        played.append(env_class(opponent="self"))
+    found = [_compare(env) for env in played]
+    failed = next((each for each in found if isinstance(each, str)), None)
+    if failed is not None:
+        return CheckResult("hidden", False, failed)
+    num_compared, num_different = (
+        sum(each[part] for each in found if not isinstance(each, str)) for part in (0, 1)
+    )
     if not num_compared:
         return CheckResult(
             "hidden", True, "the package cannot make another state of the same information", True
@@ -54,9 +37,40 @@ def hidden_information(spec: EnvSpec) -> CheckResult:
     )
 
 
-def _another_state(env: Any, dice: random.Random) -> Any:
-    """A state that the seat cannot tell from the one at hand; ``None`` where the package cannot make one."""
+def _compare(env: Any) -> tuple[int, int] | str:
+    """Return how many states looked the same, and how many of them were different; or what was wrong."""
+    dice = random.Random(0)
+    num_compared = num_different = 0
+    for seed in range(_NUM_STATES):
+        env.reset(seed=seed)
+        for _ in range(dice.randrange(3)):
+            if not env.ended:
+                env.step(env.sample_action(dice))
+        if env.ended:
+            continue
+        if seed and not num_compared:
+            # The package does not have it for this game, and says so each time.
+            break
+        for seat in env.turn():
+            shown = env.seat_view(seat)
+            for _ in range(_NUM_OTHERS):
+                other = _another_state(env, seat if env.seat is None else env.seat, dice)
+                if other is None:
+                    break
+                num_different += str(other) != str(env.state)
+                game = env.dump_game()
+                env.load_game([game[0], env.game.dump(other), *game[2:]])
+                looks = env.seat_view(seat)
+                env.load_game(game)
+                num_compared += 1
+                if looks != shown:
+                    return f"seed {seed}, seat {seat}: a state that must look the same looks otherwise"
+    return num_compared, num_different
+
+
+def _another_state(env: Any, player: int, dice: random.Random) -> Any:
+    """A state that the player cannot tell from the one at hand; ``None`` where the package cannot make one."""
     try:
-        return env.state.resample_from_infostate(env.seat, dice.random)
+        return env.state.resample_from_infostate(player, dice.random)
     except Exception:  # noqa: BLE001 - many games do not have it
         return None

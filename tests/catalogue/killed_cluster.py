@@ -54,7 +54,9 @@ class _Episode:
 
     async def begin(self, client: AsyncEnvClient) -> None:
         """Begin the episode in the cluster."""
-        self.env = client.make(self.subject.kind.name, seed=_SEED, ttl_s=_PATIENCE_S)
+        self.env = client.make(
+            self.subject.kind.name, seed=_SEED, env_kwargs=self.subject.kwargs, ttl_s=_PATIENCE_S
+        )
         with self.noting():
             self._compare("the beginning", self.beginning, await self.env.reset())
 

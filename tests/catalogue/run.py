@@ -12,10 +12,12 @@ import multiprocessing
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from docs import catalogue_pages
 from tests.catalogue.hidden_information import hidden_information
@@ -33,6 +35,7 @@ _SEEDS = (0, 1)
 # Played for many environments in one process, instead of two processes for each that import the package again.
 _APART = ("measures", "other_process")
 _HASH_SEEDS = (1, 2)
+_BETWEEN_SEATS = {"opponent": "self"}
 _CHUNK = 60
 """Environments whose episodes are played at the same time elsewhere, and in the cluster."""
 
@@ -113,8 +116,24 @@ def check(env_name: str) -> Finding:
         finding.notes["hidden"] = result.detail
         if not result.passed:
             finding.failures.append(result)
+        if _has_seats(spec):
+            between_seats(finding)
     finding.seconds = time.monotonic() - begun
     return finding
+
+
+def between_seats(finding: Finding) -> None:
+    """Check a game of several players once more, played at all of its seats."""
+    report = check_environment(
+        finding.name,
+        _BETWEEN_SEATS,
+        num_steps=_NUM_STEPS,
+        seeds=_SEEDS,
+        only=["seats", "snapshots", "same_seed"],
+    )
+    finding.num_checks += len(report.results)
+    finding.failures += report.failures
+    finding.notes["self"] = "; ".join(result.detail for result in report.results if result.name == "seats")
 
 
 def check_elsewhere(findings: Sequence[Finding]) -> None:
@@ -137,19 +156,27 @@ def check_elsewhere(findings: Sequence[Finding]) -> None:
 
 def check_kills(findings: Sequence[Finding], cluster: KilledCluster) -> None:
     """Have a cluster play an episode of each environment that claims to survive the death of its worker, with deaths."""
-    players = []
+    players: list[tuple[Finding, Subject]] = []
     for finding in findings:
         durability = default_registry().kind(finding.name).durability
         if durability == "none":
             finding.notes["kills"] = "durability none"
         elif not _is_broken(finding):
-            players.append(finding)
-    faults = cluster.play([_subject(finding.name) for finding in players])
-    for finding, fault in zip(players, faults, strict=True):
+            players.append((finding, _subject(finding.name)))
+            if _has_seats(default_registry().spec(finding.name)):
+                players.append((finding, _subject(finding.name, _BETWEEN_SEATS)))
+    faults = cluster.play([subject for _, subject in players])
+    for (finding, _), fault in zip(players, faults, strict=True):
         finding.num_checks += 1
-        finding.notes["kills"] = fault or "survived"
+        if fault or "kills" not in finding.notes:
+            finding.notes["kills"] = fault or "survived"
         if fault:
             finding.failures.append(CheckResult("kills", False, fault))
+
+
+def _has_seats(spec: EnvSpec) -> bool:
+    """Whether a game is played against the server by default, and can be played at all of its seats."""
+    return spec.name.startswith("open_spiel/") and "1-player" not in spec.tags
 
 
 def _is_broken(finding: Finding) -> bool:
@@ -157,9 +184,9 @@ def _is_broken(finding: Finding) -> bool:
     return any(failure.name in ("import", "arguments", "same_seed") for failure in finding.failures)
 
 
-def _subject(env_name: str) -> Subject:
+def _subject(env_name: str, env_kwargs: Mapping[str, Any] = MappingProxyType({})) -> Subject:
     registry = default_registry()
-    return subject_of(registry.kind(env_name), registry.spec(env_name), {}, _NUM_STEPS, _SEEDS)
+    return subject_of(registry.kind(env_name), registry.spec(env_name), env_kwargs, _NUM_STEPS, _SEEDS)
 
 
 def _wanted(spec: EnvSpec, patterns: Sequence[str]) -> bool:

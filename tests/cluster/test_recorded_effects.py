@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import orjson
 
 from tests.cluster.conftest import StartNode
-from tests.envs.mcp_chat.support import message
+from tests.envs.mcp_chat.support import message, probe
 from tests.pool_process import Pool, all_workers, initialize, is_running, kill_owner, owner_of
 from tests.waiting import eventually
+from verl_agent_env.envs.mcp_chat.configuration import CONFIG_VARIABLE
 from verl_agent_env.types import NUM_SLOTS
 
 PYTHON = "verl_env/python_tool-v0"
@@ -87,6 +89,24 @@ def test_a_worker_that_is_killed_takes_the_running_program_with_it(start_node: S
     os.kill(pid, signal.SIGKILL)
     eventually(lambda: not any(map(is_running, started)), what="the end of the sandbox")
     sleeping.join()
+
+
+def test_answers_of_stateless_mcp_servers_outlive_the_worker(start_node: StartNode, tmp_path: Path) -> None:
+    server = probe(stateless=True).model_dump(by_alias=True, include={"command", "args", "stateless"})
+    file = tmp_path / "mcp.json"
+    file.write_bytes(orjson.dumps({"mcpServers": {"probe": server}}))
+    node = start_node("a", variables={CONFIG_VARIABLE: str(file)})
+    env_id = initialize(
+        node.any, "mcp_chat", env_kwargs={"scorer": {"type": "exact_match", "answer": "done"}}
+    )
+    last = taken(node.any, env_id, message(("pid", {})), 0)
+    before = node.any.get(f"/api/environment/{env_id}/trajectory").json()
+    kill_owner(node.any, env_id)
+    assert taken(node.any, env_id, message(("pid", {})), 0) == last
+    assert node.any.get(f"/api/environment/{env_id}/trajectory").json() == before
+    # The next call goes to a server process of the new worker.
+    assert taken(node.any, env_id, message(("pid", {})), 1)["observation"] != last["observation"]
+    assert taken(node.any, env_id, "done", 2)["reward"] == 1.0
 
 
 def sandboxes() -> set[int]:

@@ -9,11 +9,13 @@ import pytest
 from mcp.types import Tool
 
 from tests.envs.mcp_chat.support import probe
-from verl_agent_env.envs.mcp_chat.tools import Offer, Target, offer_of
+from verl_agent_env.envs.mcp_chat.tools import Offer, Target, listing_of, offer_of
 
 
 def offered(**servers: list[str]) -> Offer:
-    return offer_of([(probe(name=name), [tool(each) for each in tools]) for name, tools in servers.items()])
+    return offer_of(
+        listing_of([(probe(name=name), [tool(each) for each in tools]) for name, tools in servers.items()])
+    )
 
 
 def tool(name: str, schema: Any = None) -> Tool:
@@ -72,7 +74,7 @@ def test_equal_listings_share_their_tools() -> None:
     ],
 )
 def test_schema_that_is_none_spoils_no_call(schema: dict[str, Any]) -> None:
-    (made,) = offer_of([(probe(), [tool("x", schema)])]).tools
+    (made,) = offer_of(listing_of([(probe(), [tool("x", schema)])])).tools
     assert made.fault({"a": "text"}) is None
 
 
@@ -82,7 +84,7 @@ def test_rest_of_a_schema_stays() -> None:
         "$defs": {"p": {"type": "string"}},
         "properties": {"a": {"$ref": "#/$defs/p"}},
     }
-    (made,) = offer_of([(probe(), [tool("x", schema)])]).tools
+    (made,) = offer_of(listing_of([(probe(), [tool("x", schema)])])).tools
     assert made.parameters["$defs"] == schema["$defs"]
     assert made.parameters["properties"] == schema["properties"]
 
@@ -92,5 +94,5 @@ def test_secrets_in_descriptions_are_hidden() -> None:
     said = Tool(
         name="x", description="Uses very-secret.", input_schema={"type": "object", "title": "very-secret"}
     )
-    (made,) = offer_of([(server, [said])]).tools
+    (made,) = offer_of(listing_of([(server, [said])])).tools
     assert "very-secret" not in f"{made.description}{made.parameters}"

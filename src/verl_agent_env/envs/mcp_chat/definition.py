@@ -68,6 +68,9 @@ class ServerDefinition(BaseModel):
     """Names among ``env`` and ``headers`` whose values are not secret: all other values are removed from any output."""
     shared: bool = False
     """True if episodes share it; only for a server without any state of its clients."""
+    stateless: bool = False
+    """True if no call depends on an earlier one: what its tools answer is recorded, and an episode whose worker is lost goes on
+    elsewhere, with a new session."""
     instances: int = Field(default=1, ge=1, le=256)
     """Number of instances of a shared server."""
     idle_s: float = Field(default=30.0, ge=0, le=86_400)

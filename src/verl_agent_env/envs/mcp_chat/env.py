@@ -13,8 +13,8 @@ from verl_agent_env.envs.mcp_chat.configuration import CONFIG_VARIABLE, configur
 from verl_agent_env.envs.mcp_chat.definition import ServerDefinition
 from verl_agent_env.envs.mcp_chat.errors import ServerLostError
 from verl_agent_env.envs.mcp_chat.pool import Pool, pool_here
-from verl_agent_env.envs.mcp_chat.session import McpSession
-from verl_agent_env.envs.mcp_chat.tools import Offer, offer_of
+from verl_agent_env.envs.mcp_chat.session import CallResult, McpSession
+from verl_agent_env.envs.mcp_chat.tools import Listing, Offer, listing_of, offer_of
 from verl_agent_env.envs.tool_dialogue import ToolDialogueEnv
 from verl_agent_env.envs.turn import Outcome
 from verl_agent_env.errors import InvalidEnvArgumentsError
@@ -66,12 +66,14 @@ class McpChatEnv(ToolDialogueEnv):
     durability: ClassVar[Durability | None] = "none"
     arguments: McpChatArguments
 
-    __slots__ = ("_failures", "_offered", "_pool", "_sessions")
+    __slots__ = ("_failures", "_listing", "_offered", "_opening", "_pool", "_sessions")
 
     def __init__(self, render_mode: str | None = None, **kwargs: Any) -> None:
         super().__init__(render_mode, **kwargs)
         self._pool: Pool | None = None
         self._sessions: dict[str, McpSession] = {}
+        self._opening = asyncio.Lock()
+        self._listing: Listing = []
         self._offered = Offer((), {})
         self._failures = 0
 
@@ -85,6 +87,13 @@ class McpChatEnv(ToolDialogueEnv):
             cls._definitions(arguments)
         return arguments
 
+    @classmethod
+    def records_effects(cls, arguments: EnvArguments) -> bool:
+        """Return true if all servers are stateless: an episode can then go on with other sessions."""
+        return isinstance(arguments, McpChatArguments) and all(
+            each.stateless for each in cls._definitions(arguments)
+        )
+
     # --- hooks ----------------------------------------------------------------------------------------------
 
     async def begin_dialogue(self) -> None:
@@ -93,15 +102,23 @@ class McpChatEnv(ToolDialogueEnv):
         # No episode runs until the new one has begun: the sessions of the former one are closed.
         self._ended = True
         self._pool = pool_here()
-        self._sessions = await _acquire(self._pool, definitions)
-        self._offered = offer_of([(each, self._sessions[each.name].tools) for each in definitions])
-        self._set_tools(self._offered.tools)
+
+        async def listing() -> Listing:
+            await self._open_sessions()
+            return listing_of([(each, self._sessions[each.name].tools) for each in definitions])
+
+        self._offer_tools(await self.outcome_of(listing))
         self._failures = 0
 
     async def act_async(self, call: ToolCall) -> Outcome:
         target = self._offered.targets[call.name]
-        session = self._sessions[target.server]
-        reply = await session.call(target.tool, call.arguments, self.arguments.max_result_chars)
+
+        async def answered() -> list[Any]:
+            await self._open_sessions()
+            session = self._sessions[target.server]
+            return list(await session.call(target.tool, call.arguments, self.arguments.max_result_chars))
+
+        reply = CallResult(*await self.outcome_of(answered))
         if reply.has_failed:
             self._failures += 1
             if self.arguments.raise_on_server_failure:
@@ -122,6 +139,14 @@ class McpChatEnv(ToolDialogueEnv):
             self._release()
         return result
 
+    def dump_state(self) -> Any:
+        return [self.dialogue(), self._failures, self._listing]
+
+    def load_state(self, state: Any) -> None:
+        conversation, self._failures, listing = state
+        self.load_dialogue(conversation)
+        self._offer_tools(listing)
+
     async def close_async(self) -> None:
         """End the sessions; a closed environment can be reset."""
         pool, sessions = self._pool, list(self._sessions.values())
@@ -130,6 +155,18 @@ class McpChatEnv(ToolDialogueEnv):
             await asyncio.gather(*(pool.release(session) for session in sessions))
 
     # --- inner workings -------------------------------------------------------------------------------------
+
+    async def _open_sessions(self) -> None:
+        """Open the episode's sessions, unless they are: after a replay the first call needs them."""
+        async with self._opening:
+            if not self._sessions:
+                self._pool = self._pool or pool_here()
+                self._sessions = await _acquire(self._pool, self._definitions(self.arguments))
+
+    def _offer_tools(self, listing: Listing) -> None:
+        self._listing = listing
+        self._offered = offer_of(listing)
+        self._set_tools(self._offered.tools)
 
     def _release(self) -> None:
         """Release the sessions without waiting for their end."""

@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import orjson
 
@@ -42,12 +42,13 @@ class Offer:
     """Targets by the names of :attr:`tools`."""
 
 
-def offer_of(listings: Sequence[tuple[ServerDefinition, Sequence[McpTool]]]) -> Offer:
-    """Return the allowed tools of these servers; equal listings give the same object.
+Listing: TypeAlias = Sequence[Any]
+"""Tools of servers as JSON values: pairs of a server's name and its tools, each as name, description and schema."""
 
-    A name that several servers use is prefixed with the server's name in all of them: ``time_now`` and ``clock_now``.
-    """
-    listed = [
+
+def listing_of(servers: Sequence[tuple[ServerDefinition, Sequence[McpTool]]]) -> Listing:
+    """Return the allowed tools of these servers, without secrets."""
+    return [
         (
             definition.name,
             [
@@ -60,9 +61,16 @@ def offer_of(listings: Sequence[tuple[ServerDefinition, Sequence[McpTool]]]) -> 
                 if definition.allows(tool.name)
             ],
         )
-        for definition, tools in listings
+        for definition, tools in servers
     ]
-    return _offer(orjson.dumps(listed, option=orjson.OPT_SORT_KEYS))
+
+
+def offer_of(listing: Listing) -> Offer:
+    """Return the tools of a listing; equal listings give the same object.
+
+    A name that several servers use is prefixed with the server's name in all of them: ``time_now`` and ``clock_now``.
+    """
+    return _offer(orjson.dumps(listing, option=orjson.OPT_SORT_KEYS))
 
 
 # Environments with the same servers share their tools and schemas.

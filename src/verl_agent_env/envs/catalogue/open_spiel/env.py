@@ -1,4 +1,4 @@
-"""A seat in one of OpenSpiel's games: the model plays it, and the server plays the others."""
+"""A game of OpenSpiel: the model plays a seat against the server, or all seats are played by models."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from verl_agent_env.envs.base import EnvArguments
 from verl_agent_env.envs.catalogue.adapter import CatalogueEnv, adapter_class
 from verl_agent_env.envs.catalogue.open_spiel.arguments import GameArguments, arguments_of
 from verl_agent_env.envs.catalogue.open_spiel.game import Game, State, load_game
+from verl_agent_env.envs.seats import SeatedEnv, SeatOutcome
 from verl_agent_env.envs.spec import EnvSpec
-from verl_agent_env.envs.turn import Outcome
 from verl_agent_env.messages import Tool, ToolCall
-from verl_agent_env.types import Action, Content
+from verl_agent_env.types import Action
 
 _MAX_ENUM = 64
 _MAX_STARTS = 100
@@ -50,8 +50,8 @@ _LIST_MOVES = Tool(
 )
 
 
-class OpenSpielEnv(CatalogueEnv):
-    """Play one seat of a game of OpenSpiel; the other seats are the server's.
+class OpenSpielEnv(SeatedEnv, CatalogueEnv):
+    """Play one seat of a game of OpenSpiel; the other seats are the server's, or with ``opponent="self"`` the model's, too.
 
     ## Action Space
 
@@ -65,7 +65,9 @@ class OpenSpielEnv(CatalogueEnv):
 
     ## Rewards
 
-    What the seat's return rises by, as the package counts it; usually all of it comes at the end.
+    What the seat's return rises by, as the package counts it; usually all of it comes at the end. With ``opponent="self"`` the
+    info has the ``rewards`` of all seats; see [seats](#seats). Where all move at the same time, each seat acts in a step of its
+    own, and the moves count when the last one has acted.
 
     ## Episode End
 
@@ -78,11 +80,12 @@ class OpenSpielEnv(CatalogueEnv):
     """
 
     Arguments: ClassVar[type[EnvArguments]] = GameArguments
+    state_version: ClassVar[int] = 2
     tools = (_move_tool([]), _LIST_MOVES)
     game: ClassVar[Game]
     arguments: GameArguments
 
-    __slots__ = ("_moves", "_news", "seat", "state")
+    __slots__ = ("_chosen", "_moves", "_news", "seat", "state")
 
     @classmethod
     def cost_ms(cls, arguments: EnvArguments) -> float:
@@ -92,53 +95,73 @@ class OpenSpielEnv(CatalogueEnv):
             measured += _SEARCH_MS * arguments.mcts_simulations * cls.game.num_players
         return measured
 
+    @property
+    def num_seats(self) -> int:
+        return self.game.num_players if self.arguments.opponent == "self" else 1
+
+    def turn(self) -> tuple[int, ...]:
+        return tuple(self._moves)
+
     def task_prompt_text(self) -> str:
         game = self.game
-        others = "alone" if game.num_players == 1 else f"as player {self.seat} of {game.num_players}, from 0"
+        if game.num_players == 1:
+            others = "alone"
+        elif self.num_seats > 1:
+            others = f"with {game.num_players} players, from 0; you are the player of your seat's number"
+        else:
+            others = f"as player {self.seat} of {game.num_players}, from 0"
         return (
             f"You play {game.kind.long_name} {others}. Each turn, call the tool move with one of the legal moves, exactly as it "
             "is written. Get the highest return that you can."
         )
 
-    def begin_episode(self, options: Mapping[str, Any]) -> None:
+    def begin_game(self, options: Mapping[str, Any]) -> None:
         if options:
             raise self.invalid_arguments((["options"], "the games of OpenSpiel take no options"))
-        seat = self.arguments.seat
-        self.seat = self.rng.randrange(self.game.num_players) if seat is None else seat
+        self.seat: int | None = None
+        if self.num_seats == 1:
+            seat = self.arguments.seat
+            self.seat = self.rng.randrange(self.game.num_players) if seat is None else seat
         for _ in range(_MAX_STARTS):
             self.state: State = self.game.new_state(self.rng)
-            self._news: list[str] = []
+            self._news: list[list[str]] = [[] for _ in range(self.num_seats)]
+            self._chosen: dict[int, int] = {}
             self._advance()
             if not self.state.is_terminal():
                 return
         raise self.invalid_arguments((["seat"], "the game is over before this seat has a move"))
 
-    def observe(self) -> Content:
-        news = [*self._news, self.game.seen_by(self.state, self.seat)]
+    def observe_seat(self, seat: int) -> str:
+        lines = [*self._news[seat], self.game.seen_by(self.state, self._player(seat))]
         if self.state.is_terminal():
             returns = ", ".join(
                 f"player {player}: {value:g}" for player, value in enumerate(self.state.returns())
             )
-            return "\n".join([*news, f"The game is over. Returns: {returns}."])
-        return "\n".join([*news, self._shown_moves(0)])
+            lines.append(f"The game is over. Returns: {returns}.")
+        elif seat in self._moves:
+            lines.append(self._shown_moves(seat, 0))
+        return "\n".join(lines)
 
-    def act(self, call: ToolCall) -> Outcome:
-        self._news = []
+    def act_at(self, seat: int, call: ToolCall) -> SeatOutcome:
+        self._news[seat] = []
         if call.name == "list_moves":
             start = call.arguments.get("start", self.arguments.max_shown_moves)
-            return Outcome(self._shown_moves(max(0, start)), effective=False)
-        action = self._action_of(call.arguments["action"])
+            return SeatOutcome(content=self._shown_moves(seat, max(0, start)), effective=False)
+        action = self._action_of(seat, call.arguments["action"])
         if action is None:
             shown = call.arguments["action"]
             shown = shown if len(shown) <= 60 else f"{shown[:60]}…"
-            return Outcome(fault=f"'{shown}' is not a legal move.", effective=False)
-        before = self.state.returns()[self.seat]
-        self._play(action)
-        self._advance()
+            return SeatOutcome(fault=f"'{shown}' is not a legal move.", effective=False)
+        before = self.state.returns()
+        self._choose(self._player(seat), action)
         returns = self.state.returns()
         over = self.state.is_terminal()
-        won = over and self.game.is_won(returns, self.seat)
-        return Outcome(reward=returns[self.seat] - before, terminated=over, success=won)
+        players = [self._player(each) for each in range(self.num_seats)]
+        return SeatOutcome(
+            [returns[player] - before[player] for player in players],
+            terminated=over,
+            successes=[over and self.game.is_won(returns, player) for player in players],
+        )
 
     def call_from_word(self, word: str) -> ToolCall:
         name = super().call_from_word(word)
@@ -148,7 +171,8 @@ class OpenSpielEnv(CatalogueEnv):
         """A legal move, each as likely."""
         if self._seed is None or self.ended:
             return super().sample_action(dice)
-        arguments = orjson.dumps({"action": dice.choice(list(self._moves))}).decode()
+        legal = self._moves[self.turn()[0]]
+        arguments = orjson.dumps({"action": dice.choice(list(legal))}).decode()
         call = {"id": f"call_{dice.getrandbits(32):08x}", "type": "function"}
         return {
             "role": "assistant",
@@ -156,49 +180,79 @@ class OpenSpielEnv(CatalogueEnv):
             "tool_calls": [{**call, "function": {"name": "move", "arguments": arguments}}],
         }
 
-    def dump_state(self) -> Any:
-        return [self.seat, self.game.dump(self.state), self._news]
+    def dump_game(self) -> Any:
+        return [self.seat, self.game.dump(self.state), self._news, list(self._chosen.items())]
 
-    def load_state(self, state: Any) -> None:
-        self.seat, dumped, self._news = state
+    def load_game(self, state: Any) -> None:
+        self.seat, dumped, self._news, chosen = state
+        self._chosen = dict(chosen)
         self.state = self.game.load(dumped)
         self._find_moves()
 
     # --- inner workings -------------------------------------------------------------------------------------
 
-    def _play(self, action: int) -> None:
-        """Carry out the model's move; in games of simultaneous moves those of the others, too."""
-        state = self.state
-        if not state.is_simultaneous_node():
-            state.apply_action(action)
+    def _player(self, seat: int) -> int:
+        """Return the game's player at a seat of the environment."""
+        return seat if self.seat is None else self.seat
+
+    def _is_model(self, player: int) -> bool:
+        return self.seat is None or player == self.seat
+
+    def _choose(self, player: int, action: int) -> None:
+        """Carry out a model's move; where all move at the same time, when the last of them has chosen."""
+        if not self.state.is_simultaneous_node():
+            self._apply(player, action)
+            self._advance()
             return
+        self._chosen[player] = action
+        if self._missing():
+            self._find_moves()
+        else:
+            self._apply_chosen()
+            self._advance()
+
+    def _missing(self) -> list[int]:
+        """Return the players of models that have yet to choose, where all move at the same time."""
+        return [
+            player
+            for player in range(self.game.num_players)
+            if self._is_model(player) and player not in self._chosen and self.state.legal_actions(player)
+        ]
+
+    def _apply(self, player: int, action: int) -> None:
+        if self.game.is_perfect_information:
+            said = f"Player {player} plays {self.state.action_to_string(player, action)}."
+            for seat, news in enumerate(self._news):
+                if self._player(seat) != player:
+                    news.append(said)
+        self.state.apply_action(action)
+
+    def _apply_chosen(self) -> None:
+        """Carry out the moves of all players at the same time."""
         actions = []
         for player in range(self.game.num_players):
-            legal = state.legal_actions(player)
-            if player == self.seat:
-                actions.append(action)
+            if player in self._chosen:
+                actions.append(self._chosen[player])
             else:
-                actions.append(self._others_action(player) if legal else 0)
-        state.apply_actions(actions)
+                actions.append(self._others_action(player) if self.state.legal_actions(player) else 0)
+        self._chosen = {}
+        self.state.apply_actions(actions)
 
     def _advance(self) -> None:
-        """Play on, chance and the other seats, up to the model's next move or the end."""
+        """Play on, chance and the server's seats, up to the next move of a model or the end."""
         state = self.state
         while not state.is_terminal():
             if state.is_chance_node():
                 state.apply_action(self._chance_action())
             elif state.is_simultaneous_node():
-                if state.legal_actions(self.seat):
+                if self._missing():
                     break
-                self._play(0)
-            elif state.current_player() == self.seat:
+                self._apply_chosen()
+            elif self._is_model(state.current_player()):
                 break
             else:
                 player = state.current_player()
-                action = self._others_action(player)
-                if self.game.is_perfect_information:
-                    self._news.append(f"Player {player} plays {state.action_to_string(player, action)}.")
-                state.apply_action(action)
+                self._apply(player, self._others_action(player))
         self._find_moves()
 
     def _chance_action(self) -> int:
@@ -221,22 +275,35 @@ class OpenSpielEnv(CatalogueEnv):
         return int(self.rng.choice(legal))
 
     def _find_moves(self) -> None:
-        """Learn which moves are legal now, and offer them."""
-        over = self.state.is_terminal()
-        self._moves: dict[str, int] = {} if over else self.game.moves(self.state, self.seat)
-        self._set_tools((_move_tool(list(self._moves)), _LIST_MOVES))
+        """Learn which moves are legal now, for each seat that is to act, and offer them."""
+        state = self.state
+        if state.is_terminal():
+            players = []
+        elif state.is_simultaneous_node():
+            players = self._missing()
+        else:
+            players = [state.current_player()]
+        self._moves: dict[int, dict[str, int]] = {
+            player if self.seat is None else 0: self.game.moves(state, player) for player in players
+        }
+        offered: list[str] = []
+        if len(self._moves) == 1 and (self.num_seats == 1 or self.game.is_perfect_information):
+            # Else a seat's legal moves would tell the others what only that seat may know.
+            (offered,) = map(list, self._moves.values())
+        self._set_tools((_move_tool(offered), _LIST_MOVES))
 
-    def _action_of(self, text: str) -> int | None:
-        action = self._moves.get(text.strip())
+    def _action_of(self, seat: int, text: str) -> int | None:
+        moves = self._moves[seat]
+        action = moves.get(text.strip())
         if action is not None:
             return action
         plain = _plain(text)
-        near = [action for word, action in self._moves.items() if _plain(word) == plain]
+        near = [action for word, action in moves.items() if _plain(word) == plain]
         return near[0] if len(near) == 1 else None
 
-    def _shown_moves(self, start: int) -> str:
+    def _shown_moves(self, seat: int, start: int) -> str:
         most = self.arguments.max_shown_moves
-        words = list(self._moves)
+        words = list(self._moves[seat])
         shown = words[start : start + most]
         rest = len(words) - start - len(shown)
         more = f" … and {rest} more: list_moves(start={start + len(shown)})" if rest > 0 else ""
