@@ -10,6 +10,7 @@ import orjson
 import pytest
 from gymnasium.utils.env_checker import check_env
 
+from tests.messages.reading.corpus import DIALECTS
 from verl_agent_env.envs.checker.malformed import malformed_actions
 from verl_agent_env.envs.countdown import CountdownEnv
 from verl_agent_env.envs.countdown.expression import evaluate
@@ -43,6 +44,14 @@ def started(**kwargs: Any) -> CountdownEnv:
     env = CountdownEnv(**{**GIVEN, **kwargs})
     env.reset(seed=0)
     return env
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_the_beginning_of_an_equation_in_a_call_that_is_cut_off_is_not_paid(dialect: str) -> None:
+    whole = DIALECTS[dialect]("test_equation", {"equation": "(1 + 2) * 3 - 1"})
+    beginning = whole[: whole.index("(1 + 2) * 3") + len("(1 + 2) * 3")]
+    _, reward, terminated, _, info = started().step(beginning)
+    assert (reward, terminated, info["action_is_valid"]) == (0.0, False, False)
 
 
 def test_gymnasium_accepts_it() -> None:

@@ -38,6 +38,12 @@ _FENCED = frozenset({"", "json", "tool_call", "tool_calls", "tool"})
 _LINE_OF_JSON = re.compile(r"^[ \t]*+[{\[]", re.MULTILINE)
 _LINE_OF_PYTHON = re.compile(r"^[ \t]*+(?=\[?[ \t]*+[^\W\d][\w.]*+[ \t]*+\()", re.MULTILINE)
 _NAME_ABOVE_JSON = re.compile(r"([^\W\d][\w.\-]*+)[ \t]*+\n(?=\s*+\{)")
+_OPENED_JSON = re.compile(
+    r'\s*+(?:\[\s*+)?+\{\s*+(?:"type"\s*+:\s*+"function"\s*+,\s*+)?+(?:"function"\s*+:\s*+\{\s*+)?+'
+    r'"(?:name|function|function_name|tool|tool_name)"\s*+:\s*+"([^"\\\n]++)"'
+)
+_OPENED_PYTHON = re.compile(r"\[?[ \t]*+([^\W\d][\w.]*+)[ \t]*+\(")
+_BRACES, _PARENTHESES = re.compile(r"[{}\[\]]"), re.compile(r"[()]")
 _MAX_TRIES = 8
 
 
@@ -121,6 +127,8 @@ def read_json(text: str, tools: Tools) -> Found | None:
             break
         # Some models explain a call that they have made.
         calls = _calls_of_shape(text[line.start() :], tools, with_prose=line.start() == 0)
+        if not calls and _is_cut_off(text, line.start(), _OPENED_JSON, _BRACES, tools):
+            calls = [WrittenCall(None, text[line.start() :].strip())]
         if calls:
             return Found("json", calls, [], line.start(), len(text))
     return None
@@ -136,6 +144,8 @@ def read_python(text: str, tools: Tools) -> Found | None:
         in_list = written.startswith("[")
         if calls and not rest and (in_list or all(call.name in tools for call in calls)):
             return Found("pythonic", calls, [], line.end(), len(text))
+        if _is_cut_off(text, line.end(), _OPENED_PYTHON, _PARENTHESES, tools):
+            return Found("pythonic", [WrittenCall(None, written)], [], line.end(), len(text))
     return None
 
 
@@ -194,6 +204,21 @@ def _calls_of_shape(text: str, tools: Tools, *, with_prose: bool = False) -> lis
         return []
     calls, has_prose = scan_calls(text)
     return [] if has_prose and not with_prose else calls
+
+
+def _is_cut_off(
+    text: str, start: int, opening: re.Pattern[str], brackets: re.Pattern[str], tools: Tools
+) -> bool:
+    """Return true if a call of a known tool opens at ``start`` and never closes: what it holds so far is no answer either."""
+    opened = opening.match(text, start)
+    if opened is None or clean_name(opened[1], tools) not in tools:
+        return False
+    depth = 0
+    for bracket in brackets.finditer(text, start):
+        depth += 1 if bracket[0] in "{[(" else -1
+        if depth == 0:
+            return False
+    return True
 
 
 def _react_input(text: str, name: str, tools: Tools) -> object:
