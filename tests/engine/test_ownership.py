@@ -452,3 +452,23 @@ async def test_steps_of_a_batch_do_not_overtake_one_that_missed_its_environment(
     assert isinstance(results[1], MovedError)
     assert isinstance(results[-1], MovedError)
     assert host.env_table.find(env_id).seq == 0
+
+
+@pytest.mark.parametrize("kind", OFFLOADED)
+async def test_offloaded_steps_of_a_batch_do_not_overtake_one_that_missed_its_environment(
+    kind: str, owners: Owners, create: Create
+) -> None:
+    """The environment leaves and comes back while the batch is read: its steps are meant for two copies of it."""
+    host = (await owners.join(yield_after_s=1e-9)).host
+    env_id, others = await create(host, kind, 10), await create(host, "inline", 10)
+    between = 100
+    env_ids = [env_id, *[others] * between, env_id, env_id]
+    batch = asyncio.create_task(batch_calls.step(host, env_ids, ["1"] * len(env_ids), None))
+    await turns_until(lambda: host.env_table.find(others).seq == 1)
+    host.env_table.evict_moved(env_id)
+    await turns_until(lambda: host.env_table.find(others).seq == 2)
+    await host.ensure([env_id])
+    assert host.env_table.find(others).seq < between
+    results = await batch
+    assert [type(results[position]) for position in (0, -2, -1)] == [MovedError] * 3
+    assert host.env_table.find(env_id).seq == 0

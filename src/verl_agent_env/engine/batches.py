@@ -6,7 +6,8 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import CoroutineType
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -87,8 +88,8 @@ class BatchItems:
 Call = Callable[[str, Any, Any, bytes], AwaitableOrValue[T]]
 """Carries out one item, given its id, ``wanted``, ``detail`` and ``operation``."""
 
-_Offloaded = tuple[int, str, Coroutine[Any, Any, Any]]
-"""Position, environment and call of an item that has to wait."""
+_Offloaded = dict[str, deque[tuple[int, Coroutine[Any, Any, Any]]]]
+"""Position and call of each item that has to wait and is not begun, by its environment; by its position if that has no id yet."""
 
 OnHost = Callable[[Host, BatchItems, Budget], Awaitable[Call[T]]]
 """Makes the call that carries out each item of one batch."""
@@ -313,8 +314,7 @@ async def _for_each(
     # Its items wait for each other, but not for those of others.
     current_caller.set(Caller())
     results: list[Any] = []
-    offloaded: list[_Offloaded] = []
-    not_begun = iter(offloaded)
+    offloaded: _Offloaded = {}
     find, clock, yield_after_s = host.env_table.get, time.perf_counter, host.limits.yield_after_s
     errors, is_kept = absent.errors, host.recorder is not None
     slice_end = clock() + yield_after_s
@@ -328,7 +328,8 @@ async def _for_each(
                         budget.require()
                     result = call(env_id, wanted, detail, operation)
                     if isinstance(result, CoroutineType):
-                        offloaded.append((len(results), env_id, result))
+                        position = len(results)
+                        offloaded.setdefault(env_id or str(position), deque()).append((position, result))
                         budget.expect(_last_size(find(env_id)))
                     else:
                         if is_kept and isinstance(result, PendingAnswer):
@@ -346,10 +347,9 @@ async def _for_each(
                 await host.slices.turn()
                 slice_end = clock() + yield_after_s
         if offloaded:
-            workers = min(len(offloaded), _MAX_SIDE_BY_SIDE)
-            await _run_side_by_side(host, not_begun, workers, absent, budget, results)
+            await _run_side_by_side(host, offloaded, absent, budget, results)
     finally:
-        for _, _, coroutine in not_begun:
+        for _, coroutine in itertools.chain(*offloaded.values()):
             coroutine.close()
     for position, refused in (await writes.settle()).items():
         results[position] = refused
@@ -357,44 +357,44 @@ async def _for_each(
 
 
 async def _run_side_by_side(
-    host: Host,
-    not_begun: Iterator[_Offloaded],
-    workers: int,
-    absent: _Absent,
-    budget: Budget,
-    results: list[Any],
+    host: Host, offloaded: _Offloaded, absent: _Absent, budget: Budget, results: list[Any]
 ) -> None:
-    """Carry out calls side by side, begun in their order, and put what they give into ``results``."""
+    """Carry out calls side by side, those on one environment one after the other, and put what they give into ``results``.
+
+    Where a call misses its environment, so do those behind it: it may be back by then, and is asked for the first one again.
+    """
     clock, yield_after_s = time.perf_counter, host.limits.yield_after_s
     slice_end = clock() + yield_after_s
+    waiting = iter(offloaded.items())
 
     async def work() -> None:
         nonlocal slice_end
-        while True:
-            if clock() > slice_end:
-                # Before it takes the next one: calls on one environment begin in the order of the batch.
-                await host.slices.turn()
-                slice_end = clock() + yield_after_s
-            taken = next(not_begun, None)
-            if taken is None:
-                return
-            position, env_id, call = taken
-            try:
-                budget.begin()
-            except VerlAgentEnvError as refused:
-                call.close()
-                results[position] = refused
-                continue
-            answer_bytes = 0
-            try:
-                results[position] = await call
-                answer_bytes = size_of(results[position])
-            except BaseException as error:  # noqa: BLE001
-                results[position] = absent.explained(_as_answer(error), env_id)
-            finally:
-                budget.end(answer_bytes)
+        for env_id, calls in waiting:
+            while calls:
+                if clock() > slice_end:
+                    await host.slices.turn()
+                    slice_end = clock() + yield_after_s
+                position, call = calls.popleft()
+                try:
+                    if env_id in absent.errors:
+                        raise absent.errors[env_id]
+                    budget.begin()
+                except VerlAgentEnvError as refused:
+                    call.close()
+                    results[position] = refused
+                    continue
+                answer_bytes = 0
+                try:
+                    results[position] = await call
+                    answer_bytes = size_of(results[position])
+                except BaseException as error:  # noqa: BLE001
+                    results[position] = explained = absent.explained(_as_answer(error), env_id)
+                    if isinstance(explained, MovedError):
+                        absent.note(env_id, explained)
+                finally:
+                    budget.end(answer_bytes)
 
-    await asyncio.gather(*(work() for _ in range(workers)))
+    await asyncio.gather(*(work() for _ in range(min(len(offloaded), _MAX_SIDE_BY_SIDE))))
 
 
 def _size_as_json(arguments: Mapping[str, Any]) -> int:

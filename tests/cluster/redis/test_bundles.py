@@ -246,8 +246,26 @@ async def test_call_that_is_made_again_at_once_is_answered_as_it_was(
     assert first.client.last is not None
     assert (await first.client.late_copy(first.client.last))[0] == "ok"
     assert peek.bundles() == 1
-    assert await first.write(append(2)) == [None]
-    assert (await second.loaded()).entries == [entry(seq) for seq in range(3)]
+    # Not where it told of more than steps.
+    assert await first.write(append(2), append(0, "007-none")) == [None, "gone"]
+    assert (await first.client.late_copy(first.client.last))[0] == "unbundled"
+    assert await first.write(append(3)) == [None]
+    assert (await second.loaded()).entries == [entry(seq) for seq in range(4)]
+
+
+async def test_bundle_with_a_step_of_somebody_else_s_slot_is_not_taken(
+    writers: tuple[Writer, Writer],
+) -> None:
+    first, second = writers
+    first.tokens |= await first.store.claim(first.record.incarnation, [SLOT + 1])
+    await first.write(write("create", "008-b"))
+    await first.give(SLOT, second)
+    # From the second one on it goes by the map in which the other slot is gone.
+    for seq in range(2):
+        assert await first.write(append(seq, "008-b")) == [None]
+    assert await first.write(append(2, "008-b"), append(1)) == [None, "moved"]
+    assert (await second.loaded()).entries == [entry(0)]
+    assert len((await second.loaded("008-b")).entries) == 3
 
 
 async def test_loss_of_the_last_second_is_noticed_at_the_next_step(

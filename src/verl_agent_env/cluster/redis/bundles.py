@@ -17,8 +17,8 @@ import orjson
 
 from verl_agent_env.wire.records import Write
 
-MAX_STEP_BYTES = 64 * 1024
-"""Longer steps are appended to their journals at once."""
+MAX_STEP_BYTES = 16 * 1024
+"""Longer steps are appended to their journals at once: of them Redis would have to copy too much twice."""
 _MAX_STEPS = 4000
 """Steps of one bundle; Lua's stack is limited."""
 _READING = frozenset(("append", "extend", "put", "create"))

@@ -418,15 +418,13 @@ while taken < found and count < tonumber(ARGV[3]) and size < tonumber(ARGV[4]) d
   taken, count, size = taken + 1, count + #steps / 4, size + #bundle
 end
 for _, known in ipairs(journals) do
-  local header = redis.call('GET', base .. 'm:' .. known.env)
-  if header and episode_of(header) == known.episode then
-    local key = journal(known.env, known.episode)
-    local length, new = redis.call('LLEN', key), {}
-    for i, seq in ipairs(known.seqs) do
-      if seq == length - 1 + #new then new[#new + 1] = known.entries[i] end
-    end
-    for i = 1, #new, 4000 do redis.call('RPUSH', key, unpack(new, i, math.min(#new, i + 3999))) end
+  -- Where the episode is over there is no journal, and nothing follows on it.
+  local key = journal(known.env, known.episode)
+  local length, new = redis.call('LLEN', key), {}
+  for i, seq in ipairs(known.seqs) do
+    if seq == length - 1 + #new then new[#new + 1] = known.entries[i] end
   end
+  for i = 1, #new, 4000 do redis.call('RPUSH', key, unpack(new, i, math.min(#new, i + 3999))) end
 end
 if taken > 0 then redis.call('LTRIM', log, taken, -1) end
 if taken == found then
