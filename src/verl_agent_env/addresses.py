@@ -1,4 +1,4 @@
-"""IP addresses and names of the loopback interface."""
+"""IP addresses, in the spellings that people and URLs have for them, and names of the loopback interface."""
 
 from __future__ import annotations
 
@@ -14,6 +14,23 @@ def parse_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | 
         return ipaddress.ip_address(text)
     except ValueError:
         return None
+
+
+def bare_host(host: str) -> str:
+    """Return a host as sockets take it: an IPv6 address without brackets."""
+    return host[1:-1] if host.startswith("[") and host.endswith("]") else host
+
+
+def url_host(host: str) -> str:
+    """Return a host as it stands before a port: an IPv6 address in brackets, whether it has them or not."""
+    bare = bare_host(host)
+    return f"[{bare}]" if ":" in bare else bare
+
+
+def without_mapping(address: str) -> str:
+    """Return the IPv4 address of a client that a socket for both families shows as ``::ffff:192.0.2.1``; others as they are."""
+    mapped = getattr(parse_address(address), "ipv4_mapped", None)
+    return address if mapped is None else str(mapped)
 
 
 @functools.lru_cache(maxsize=4096)

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, get_args
 
+from verl_agent_env.addresses import bare_host, parse_address
 from verl_agent_env.types import Durability
 
 ENVIRONMENT_PREFIX = "VERL_AGENT_ENV_"
@@ -172,10 +173,10 @@ class ClusterSettings:
             raise ValueError(f"workers must be from 1 to {_MAX_WORKERS}, not {self.workers}")
         if not 0 <= self.worker_port <= 65_535:
             raise ValueError(f"worker_port must be from 0 to 65535, not {self.worker_port}")
-        for name in ("node", "advertise"):
-            value = getattr(self, name)
-            if value and not _HOST_NAME.fullmatch(value):
-                raise ValueError(f"{name} must be a host name or an address, not '{value}'")
+        if self.node and not _HOST_NAME.fullmatch(self.node):
+            raise ValueError(f"node must be a host name or an IPv4 address, not '{self.node}'")
+        if self.advertise and not (_HOST_NAME.fullmatch(self.advertise) or _is_ipv6(self.advertise)):
+            raise ValueError(f"advertise must be a host name or an address, not '{self.advertise}'")
         for item in self.durability:
             name, _, durability = item.partition("=")
             if not name or durability not in DURABILITIES:
@@ -212,7 +213,7 @@ class ServerSettings:
     """One server process."""
 
     host: str = "127.0.0.1"
-    """Address to listen on."""
+    """Address to listen on; ``0.0.0.0`` for all of IPv4, ``::`` for all of both families."""
     port: int = 8000
     """Port to listen on; 0 takes a free one."""
     auth_tokens: tuple[str, ...] = field(default=(), repr=False, metadata={VERBATIM: True})
@@ -371,12 +372,12 @@ def _parse(text: str, kind: Any) -> Any:
 
 
 def _is_host_pattern(text: str) -> bool:
-    if text == "*" or _HOST_NAME.fullmatch(text.removeprefix("*.")):
-        return True
-    try:
-        return ipaddress.ip_address(text.removeprefix("[").removesuffix("]")).version == 6
-    except ValueError:
-        return False
+    return text == "*" or bool(_HOST_NAME.fullmatch(text.removeprefix("*."))) or _is_ipv6(text)
+
+
+def _is_ipv6(text: str) -> bool:
+    """Tell whether a text is an IPv6 address, with brackets or without."""
+    return isinstance(parse_address(bare_host(text)), ipaddress.IPv6Address)
 
 
 def _is_network(text: str) -> bool:

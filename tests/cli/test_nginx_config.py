@@ -103,6 +103,15 @@ def test_the_text_is_printed_with_all_workers_of_nodes_and_alone() -> None:
     assert "listen *:8181 " in result.output
 
 
+@pytest.mark.parametrize("host", ["::1", "[::1]"])
+def test_an_ipv6_address_has_two_spellings(host: str) -> None:
+    done = run("--node", f"{host}:8001:2", "--worker", f"{host}:9001", "--host", host)
+    assert done.exit_code == 0, done.output
+    assert sorted(servers(done.output)) == ["[::1]:8001", "[::1]:8002", "[::1]:9001"]
+    assert "listen [::1]:8080 default_server" in done.output
+    assert "listen [::]:8080 ipv6only=off " in run("--worker", "a:1", "--host", "::").output
+
+
 def test_the_file_is_written_and_nginx_has_tested_it(tmp_path: Path) -> None:
     out = tmp_path / "nginx.conf"
     result = run("--node", "127.0.0.1:8001:2", "--out", str(out), "--check", "--processes", "2")

@@ -151,9 +151,31 @@ def test_an_address_that_cannot_be_used_is_one_sentence(host: str) -> None:
     assert "--host" in caught.value.message
 
 
-def test_listening_on_ipv6() -> None:
-    with listen("::1", 0) as listener:
+@pytest.mark.parametrize("host", ["::1", "[::1]"])
+def test_listening_on_ipv6(host: str) -> None:
+    with listen(host, 0) as listener:
         assert listener.family == socket.AF_INET6
+
+
+@pytest.mark.parametrize("host", ["::", "[::]"])
+def test_all_addresses_of_ipv6_are_those_of_ipv4_too(start_server: StartServer, host: str) -> None:
+    port = httpx.URL(start_server("--host", host).url).port
+    for own in ("127.0.0.1", "[::1]"):
+        assert httpx.get(f"http://{own}:{port}/readyz", timeout=HANG_S).status_code == 200
+
+
+@pytest.mark.parametrize("advertised", ["::1", "[::1]"])
+def test_workers_reach_each_other_by_ipv6(start_server: StartServer, advertised: str) -> None:
+    server = start_server("--host", "::", "--workers", "2", "--advertise", advertised)
+    cluster = httpx.get(f"{server.url}/api/cluster", timeout=HANG_S).json()
+    addresses = [worker["address"] for node in cluster["nodes"] for worker in node["workers"]]
+    assert [address.rpartition(":")[0] for address in addresses] == ["[::1]", "[::1]"]
+    made = httpx.post(
+        f"{server.url}/api/batch/initialize",
+        json={"env_name": "frozen_lake", "num_envs": 40},
+        timeout=HANG_S,
+    )
+    assert made.status_code == 200, made.text
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import shlex
 import signal
@@ -15,6 +16,7 @@ from typing import Any
 
 import click
 
+from verl_agent_env.addresses import url_host
 from verl_agent_env.cli.signals import log_outlived_signals
 from verl_agent_env.cluster.backends import BackendOptions, open_backend
 from verl_agent_env.cluster.nginx.config import NginxSettings, nginx_config, write_nginx_config
@@ -30,7 +32,12 @@ _COMMAND_S = 30.0
 @click.option("--worker", "workers", multiple=True, metavar="HOST:PORT", help="Address of a planned worker.")
 @click.option("--node", "nodes", multiple=True, metavar="HOST:FIRST_PORT:COUNT", help="Addresses of a planned node's workers.")  # fmt: skip
 @click.option("--port", type=int, default=8080, show_default=True, help="Port that nginx listens on.")
-@click.option("--host", default="*", show_default=True, help="Address that nginx listens on; * for all.")
+@click.option(
+    "--host",
+    default="*",
+    show_default=True,
+    help="Address that nginx listens on; * for all of IPv4, :: for all of both families.",
+)
 @click.option("--folder", type=click.Path(file_okay=False, path_type=Path), help="For nginx's process id and temporary files.  [default: where --out is, or here]")  # fmt: skip
 @click.option(
     "--processes", type=int, default=0, help="Processes of nginx; one for each core when not given."
@@ -105,7 +112,9 @@ def nginx_config_command(
     }
     try:
         settings = NginxSettings(
-            addresses=tuple(sorted({*workers, *(address for node in nodes for address in _addresses(node))})),
+            addresses=tuple(
+                sorted({*map(_address, workers), *itertools.chain.from_iterable(map(_addresses, nodes))})
+            ),
             folder=(folder or (out.parent if out else Path())).absolute(),
             port=port,
             host=host,
@@ -195,6 +204,12 @@ async def _watch(
             await backend.aclose()
 
 
+def _address(worker: str) -> str:
+    """Return ``HOST:PORT`` as the worker announces it, an IPv6 address in brackets."""
+    host, colon, port = worker.rpartition(":")
+    return f"{url_host(host)}{colon}{port}"
+
+
 def _addresses(node: str) -> Iterable[str]:
     """Parse ``HOST:FIRST_PORT:COUNT`` into addresses.
 
@@ -206,7 +221,7 @@ def _addresses(node: str) -> Iterable[str]:
         raise ValueError(f"'{node}' is no node: write HOST:FIRST_PORT:COUNT")
     if int(first) + int(count) - 1 > 65_535:
         raise ValueError(f"there are no {count} ports from {first}")
-    return [f"{host}:{int(first) + index}" for index in range(int(count))]
+    return [f"{url_host(host)}:{int(first) + index}" for index in range(int(count))]
 
 
 def _reloader(command: str, pid_file: Path | None) -> Callable[[], None]:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from verl_agent_env.addresses import bare_host, url_host
 from verl_agent_env.cli.options import merge_options, settings_options
 from verl_agent_env.cli.signals import log_outlived_signals, outlive_signals
 from verl_agent_env.config import LISTEN_BACKLOG, ServerSettings, settings_from_environment
@@ -86,11 +87,10 @@ def serve(**given: Any) -> None:
     # With port 0 the workers take free ports as well, else the ports that follow.
     first_worker_port = settings.cluster.worker_port or (settings.port and settings.port + 1)
     settings = dataclasses.replace(settings, port=port)
-    shown = f"[{host}]" if ":" in host else host
     # uvicorn and gunicorn stop gracefully on either signal; uvicorn then raises it again for the handler set before.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     outlive_signals()
-    url = f"{'https' if settings.tls.tls_cert else 'http'}://{shown}:{port}"
+    url = f"{'https' if settings.tls.tls_cert else 'http'}://{url_host(host)}:{port}"
     announcement = f"Serving on {url} (API: {url}/docs)"
     try:
         if settings.cluster.is_pool:
@@ -149,8 +149,8 @@ def _serve_pool(
     cluster = settings.cluster
     listeners = _listen_for_workers(settings.host, first_worker_port, cluster.workers)
     ports = [own.getsockname()[1] for own in listeners]
-    here = _OWN_ADDRESSES.get(settings.host, settings.host)
-    reached_at = cluster.advertise or cluster.node or (f"[{here}]" if ":" in here else here)
+    here = _OWN_ADDRESSES.get(bare_host(settings.host), settings.host)
+    reached_at = url_host(cluster.advertise or cluster.node or here)
     pool = tuple(f"{reached_at}:{port}" for port in ports)
     supervisor = secrets.token_hex(16)
     if cluster.is_shared:
@@ -237,7 +237,7 @@ def listen(host: str, port: int, option: str = "--port") -> socket.socket:
     """Open a listening socket.
 
     Args:
-        host: Address to listen on.
+        host: Address to listen on; ``::`` listens on all addresses of IPv6 and IPv4, where the system can do that.
         port: Port to listen on; 0 takes a free one.
         option: Option that sets the port, for the message.
 
@@ -245,8 +245,12 @@ def listen(host: str, port: int, option: str = "--port") -> socket.socket:
         click.ClickException: The address cannot be used; the message gives the reason.
     """
     try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        listener = socket.create_server((host, port), family=family, backlog=LISTEN_BACKLOG)
+        bare = bare_host(host)
+        family = socket.getaddrinfo(bare, port, type=socket.SOCK_STREAM)[0][0]
+        is_dual = bare == "::" and socket.has_dualstack_ipv6()
+        listener = socket.create_server(
+            (bare, port), family=family, backlog=LISTEN_BACKLOG, dualstack_ipv6=is_dual
+        )
     except (OSError, UnicodeError) as refused:
         from verl_agent_env.cluster.ports import reason_of
 

@@ -19,6 +19,7 @@ from types import MappingProxyType
 
 import orjson
 
+from verl_agent_env.addresses import bare_host, url_host
 from verl_agent_env.cluster.ring import Ring
 from verl_agent_env.errors import (
     BodyTooLargeError,
@@ -57,7 +58,7 @@ class NginxSettings:
     port: int = 8080
     """Port to listen on."""
     host: str = "*"
-    """Address to listen on; ``*`` for all."""
+    """Address to listen on; ``*`` for all of IPv4, ``::`` for all of both families."""
     error_log: str = "stderr"
     """Destination of nginx's error log: ``stderr`` or a file."""
     user: str = ""
@@ -289,8 +290,9 @@ upstream {name} {{
 
 def _server(settings: NginxSettings) -> str:
     workers = f"{'https' if settings.worker_ca else 'http'}://$env_workers"
+    families = "ipv6only=off " if bare_host(settings.host) == "::" else ""
     return f"""\
-listen {settings.host}:{settings.port} {"ssl " if settings.tls_cert else ""}default_server reuseport backlog=16384;
+listen {url_host(settings.host)}:{settings.port} {families}{"ssl " if settings.tls_cert else ""}default_server reuseport backlog=16384;
 {_tls(settings)}server_name _;
 keepalive_timeout {settings.keep_alive_s}s;
 keepalive_requests 1000000;

@@ -9,7 +9,7 @@ from typing import Any
 
 from starlette.types import Scope
 
-from verl_agent_env.addresses import is_loopback, parse_address
+from verl_agent_env.addresses import is_loopback, parse_address, without_mapping
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,4 +39,5 @@ class Peer:
 
 @functools.lru_cache(maxsize=4096)
 def _peer(client: str, server: str) -> Peer:
-    return Peer(client if parse_address(client) else "", server if parse_address(server) else "")
+    client, server = (without_mapping(end) if parse_address(end) else "" for end in (client, server))
+    return Peer(client, server)
