@@ -297,12 +297,27 @@ async def test_loss_of_what_was_written_otherwise_is_noticed_as_well(
     assert await first.write(append(2)) == ["short"]
 
 
+async def test_loss_is_noticed_by_whatever_is_written_next(
+    writers: tuple[Writer, Writer], peek: Peek
+) -> None:
+    first, _ = writers
+    before = peek.save()
+    assert await first.write(append(1)) == [None]
+    peek.go_back_to(before)
+    assert await first.write(write("create", "007-b")) == [None]
+    assert await first.write(append(2)) == ["short"]
+
+
 async def test_steps_of_what_is_over_are_dropped(writers: tuple[Writer, Writer], peek: Peek) -> None:
     first, second = writers
     await first.write(write("create", "007-b"), append(0, "007-b"))
     await first.write(append(1), append(1, "007-b"))
     assert await first.write(write("begin", episode=1), write("close", "007-b", b"closed")) == [None, None]
-    assert await first.write(append(0, episode=1)) == [None]
+    # What follows on a beginning in the same call is no reason to sort them out.
+    assert (
+        await first.write(append(0, episode=1), write("begin", episode=2), append(0, episode=2)) == [None] * 3
+    )
+    assert peek.bundles() == 2
     assert (await second.loaded()).entries == [entry(0)]
     assert (await second.loaded("007-b")) == Saved(None, [], None, "closed")
     assert peek.bundles() == 0
@@ -338,13 +353,18 @@ async def test_nothing_is_bundled_while_a_worker_reads_none(
     first, second = writers
     monkeypatch.setattr(redis_log, "_LOOK_S", 0.0)
     await first.write(append(1))
-    assert peek.bundles() == 1
+    second.tokens = await second.store.claim(second.record.incarnation, [SLOT + 1])
+    second.generation = first.generation
+    await second.write(write("create", "008-b"))
+    await second.write(append(0, "008-b"))
+    assert peek.bundles() == 2
     older = worker()
     await second.store.heartbeat(older, NEVER_S)
     peek.forget_bundles_of(older.incarnation)
     # It has joined: from the first step on, everything is where it looks.
     assert await first.write(append(2)) == [None]
-    assert (peek.in_journal(), peek.bundles()) == (3, 0)
+    assert (peek.in_journal(), peek.bundles()) == (3, 1)
+    # Those of others, too, who may say nothing any more.
     assert await first.write(append(3)) == [None]
     assert (peek.in_journal(), peek.bundles()) == (4, 0)
     await second.store.leave(older.incarnation)
