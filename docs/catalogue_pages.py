@@ -153,7 +153,7 @@ def overview() -> str:
 
 def _page(family: Family, results: Mapping[str, Result]) -> str:
     failed = [name for name, result in results.items() if result.failed]
-    passed = f"{len(results) - len(failed)} of {len(family.specs)} passed all their checks"
+    passed = f"{len(results)} of {len(family.specs)} were checked, and {len(results) - len(failed)} passed all their checks"
     others = (f"[{other.title}]({_page_name(other)})" for other in FAMILIES if other is not family)
     page = _PAGE.format(
         title=family.title,

@@ -36,7 +36,7 @@ _SEEDS = (0, 1)
 _APART = ("measures", "other_process")
 _HASH_SEEDS = (1, 2)
 _BETWEEN_SEATS = {"opponent": "self"}
-_CHUNK = 60
+_CHUNK = 24
 """Environments whose episodes are played at the same time elsewhere, and in the cluster."""
 
 
