@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar, cast
 
 from verl_agent_env.engine.env_table import EnvTable
 from verl_agent_env.engine.execution import ENV_FAULTS, Env, begin_inline, reset_inline, step_briefly
+from verl_agent_env.engine.first_actions import FirstSteps, play_first
 from verl_agent_env.engine.group_commit.pending import AwaitableOrValue, PendingAnswer, await_maybe
 from verl_agent_env.engine.lifecycle import (
     CreateRequest,
@@ -38,7 +39,7 @@ from verl_agent_env.errors import (
 from verl_agent_env.spans import note_wait
 from verl_agent_env.types import slot_of
 from verl_agent_env.wire.actions import MAX_WHOLE_BYTES, identity_of
-from verl_agent_env.wire.results import Created, EncodedReset, EncodedStep
+from verl_agent_env.wire.results import Created, EncodedReset, EncodedStep, PlayedBeginning
 from verl_agent_env.wire.suspicions import BEGINNING
 
 T = TypeVar("T")
@@ -208,6 +209,57 @@ class Calls:
         self._lifecycle.begun(instance, seed, encoded, answer, mark, operation)
         return answer
 
+    def begin_and_play(
+        self, env_id: str, seed: int, options: dict[str, Any] | None, actions: Sequence[Any], operation: bytes
+    ) -> Coroutine[Any, Any, PlayedBeginning]:
+        """Begin an episode with these actions; see :meth:`~verl_agent_env.engine.host.Host.begin_and_play`."""
+        return self._answered(self._find(env_id), self._begin_and_play, seed, options, actions, operation)
+
+    async def _begin_and_play(
+        self,
+        instance: LiveEnv,
+        seed: int,
+        options: dict[str, Any] | None,
+        actions: Sequence[Any],
+        operation: bytes,
+    ) -> PlayedBeginning:
+        async with self._turn(instance):
+            instance.admit_reset(operation)
+            first = await play_first(self._executor, self._lifecycle, instance, seed, options, actions)
+            try:
+                self._lifecycle.require_here(instance)
+                # Asked again: calls that run inline do not wait for this one, and the same request may have come twice.
+                is_new = instance.admit_reset(operation) is None
+            except EnvironmentStateError:
+                self._executor.dispose(instance.kind, first.env)
+                raise
+            if not is_new:
+                self._executor.dispose(instance.kind, first.env)
+                return first.beginning
+            before, instance.env = instance.env, first.env
+            if before is not None:
+                self._executor.dispose(instance.kind, before)
+            self._note_first(instance, seed, first, operation)
+            return first.beginning
+
+    def _note_first(self, instance: LiveEnv, seed: int, first: FirstSteps, operation: bytes) -> None:
+        """Note that an episode has begun with steps, and record it as a whole."""
+        lifecycle, recorder = self._lifecycle, self._lifecycle.recorder
+        lifecycle.begun(
+            instance, seed, first.options, first.answer, first.mark, operation, is_recorded=not first.steps
+        )
+        for step in first.steps:
+            limit = self._limits.max_journal_bytes
+            instance.commit(step.identity, step.answer, limit, b"", step.mark, step.recorded)
+            self._note_step_of(instance, step.recorded, step.answer)
+        if first.steps and recorder is not None:
+            recorder.begun_and_played(instance)
+        if instance.ended and first.steps:
+            lifecycle.count_result(instance, first.steps[-1].answer)
+
+    def _note_step_of(self, instance: LiveEnv, encoded: bytes, answer: EncodedStep) -> None:
+        """Note a step, where episodes are kept."""
+
     # --- step -----------------------------------------------------------------------------------------------
 
     def step(
@@ -272,7 +324,7 @@ class Calls:
                 # As Lifecycle.require_short, without a call.
                 if len(answer.observation) + len(answer.info) > self._limits.max_answer_bytes:
                     self._lifecycle.require_short(answer)
-                mark = NO_MARK if recorder is None else recorder.mark(instance, env, answer)
+                mark = NO_MARK if recorder is None else recorder.mark(instance, env, answer, instance.seq)
             except SeatError as refused:
                 # It changed nothing.
                 raise dataclasses.replace(refused, env_id=instance.env_id) from None
@@ -297,7 +349,7 @@ class Calls:
         recorder, env = self._lifecycle.recorder, await self._standing(instance)
 
         def mark(env: Env, answer: EncodedStep) -> Mark:
-            return NO_MARK if recorder is None else recorder.mark(instance, env, answer)
+            return NO_MARK if recorder is None else recorder.mark(instance, env, answer, instance.seq)
 
         try:
             with calling(instance.call):

@@ -37,7 +37,7 @@ from verl_agent_env.errors import (
 from verl_agent_env.spans import note_wait
 from verl_agent_env.turns import patiently
 from verl_agent_env.types import NUM_SLOTS, slot_of
-from verl_agent_env.wire.results import Created, EncodedReset, EncodedStep
+from verl_agent_env.wire.results import Created, EncodedReset, EncodedStep, PlayedBeginning
 from verl_agent_env.wire.suspicions import Suspicion, Suspicions
 from verl_agent_env.wire.task_results import ResultPage
 
@@ -240,6 +240,34 @@ class Host:
             EnvironmentFailedError, EnvironmentTimeoutError: Its own code raised or hung.
         """
         return self.call(self.calls.reset, env_id, seed, options, operation)
+
+    def begin_and_play(
+        self,
+        env_id: str,
+        seed: int,
+        options: dict[str, Any] | None,
+        actions: Sequence[Any],
+        operation: bytes = b"",
+    ) -> AwaitableOrValue[PlayedBeginning]:
+        """Begin an episode and carry out actions in it, all of them or none: if one cannot be, the environment stays as it was.
+
+        What the same ``operation`` began goes on, and is answered as it was then.
+
+        Args:
+            env_id: The environment.
+            seed: Of the episode.
+            options: Of the environment.
+            actions: JSON each, in their order.
+            operation: Id of the request, the same when it is sent again; empty if it has none.
+
+        Raises:
+            EnvironmentStateError: The environment is unknown, closed or lost.
+            SequenceStaleError: The same ``operation`` began an episode that is over.
+            InvalidRequestError: The environment does not repeat its episodes, or ends before the last action.
+            InvalidEnvArgumentsError: The environment does not take the options.
+            EnvironmentFailedError, EnvironmentTimeoutError: Its own code raised or hung.
+        """
+        return self.call(self.calls.begin_and_play, env_id, seed, options, actions, operation)
 
     def step(
         self, env_id: str, action: Any, seq: int | None = None, operation: bytes = b""

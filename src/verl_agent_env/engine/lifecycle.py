@@ -173,8 +173,10 @@ class Lifecycle:
         answer: EncodedReset,
         mark: Mark,
         operation: bytes = b"",
+        *,
+        is_recorded: bool = True,
     ) -> None:
-        """Note that an episode has begun."""
+        """Note that an episode has begun, and record it unless it is recorded with what follows."""
         if self._collector is not None:
             self._collector.over(instance)
             self._collector.begun(instance, answer)
@@ -183,7 +185,7 @@ class Lifecycle:
         if self.recorder is not None:
             if mark.fault is not None:
                 self.recorder.note_fault(instance, mark.fault)
-            if instance.episode:
+            if instance.episode and is_recorded:
                 self.recorder.begun(instance)
 
     def count_result(self, instance: LiveEnv, answer: EncodedStep) -> None:

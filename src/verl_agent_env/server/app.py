@@ -25,6 +25,7 @@ from starlette.types import Receive, Scope, Send
 from verl_agent_env import __version__, background, spans
 from verl_agent_env.cluster.backends import open_episodes
 from verl_agent_env.config import ServerSettings
+from verl_agent_env.engine import AwaitableOrValue
 from verl_agent_env.engine.episodes.collector import EpisodeOptions
 from verl_agent_env.engine.reaper import reap_forever
 from verl_agent_env.engine.tasks import TaskFinder
@@ -64,7 +65,7 @@ from verl_agent_env.server.http.peer import Peer
 from verl_agent_env.server.http.proxies import TrustedProxies
 from verl_agent_env.server.http.route_table import RouteTable
 from verl_agent_env.server.http.tls import peer_context
-from verl_agent_env.server.http.types import PROBLEM_JSON, Route
+from verl_agent_env.server.http.types import PROBLEM_JSON, Response, Route
 from verl_agent_env.server.http.web_pages import WebPages
 from verl_agent_env.server.process.allocator import MemoryReturn, keep_little
 from verl_agent_env.server.process.loop_watch import LoopWatch
@@ -151,7 +152,10 @@ class EnvServer(FastAPI):
         kept = None if collector is None else self.worker.kept_episodes(collector.store)
         self._routes = [
             *environment_routes(
-                self.env_host, EnvironmentHandlers(self.env_host, self.worker.create, idempotent, tasks)
+                self.env_host,
+                EnvironmentHandlers(
+                    self.env_host, self.worker.create, idempotent, tasks, self._start_operation
+                ),
             ),
             *batch_routes(
                 BatchHandlers(
@@ -237,6 +241,9 @@ class EnvServer(FastAPI):
         from verl_agent_env.server.http.tracing import Tracing
 
         return Tracing(provider, self.worker.name, self.env_host.env_table.get)
+
+    def _start_operation(self, *arguments: Any, **options: Any) -> AwaitableOrValue[Response]:
+        return self.operations.start(*arguments, **options)
 
     def _traced(self, route: Route) -> Route:
         """Return the route, a span made for each request if calls are traced."""

@@ -20,6 +20,8 @@ import { noteAddress } from './route.js';
 const TTL_S = 1800;
 const GONE = new Set(['environment_closed', 'environment_not_found', 'environment_lost']);
 const MAX_SEED = 2 ** 31;
+/** Moves that one call plays. */
+const MAX_FIRST = 1000;
 
 export const episode = signal(/** @type {Episode | null} */ (null));
 /** What is waited for, if it takes longer than a step. */
@@ -123,6 +125,12 @@ async function take(id, move, seq) {
   return { move, ...answer };
 }
 
+/** A part of a request: moves that the server carries out first, all of them or none. @param {Move[]} moves */
+const withActions = (moves) => (moves.length ? { actions: moves.map(messageOf) } : {});
+
+/** @param {Move[]} moves @param {any[]} [answers] @returns {Step[]} */
+const stepsOf = (moves, answers = []) => answers.map((answer, i) => ({ move: moves[i], ...answer }));
+
 /** @param {Episode} of */
 const draw = (of) => (of.hasDrawing ? call(`api/environment/${of.id}/render?mode=svg`) : Promise.resolve(''));
 
@@ -130,11 +138,14 @@ const draw = (of) => (of.hasDrawing ? call(`api/environment/${of.id}/render?mode
 async function makeEpisode({ name, args, seed, moves }) {
   progress.value = 'the episode';
   const kind = (await environmentKinds()).find((known) => known.name === name);
+  const canRepeat = kind?.deterministic ?? false;
+  const first = canRepeat ? moves.slice(0, MAX_FIRST) : [];
   const made = await call('api/environment/initialize', {
     env_name: name,
     env_kwargs: args,
     ttl_s: TTL_S,
     ...(seed === null ? {} : { seed }),
+    ...withActions(first),
   });
   const path = `api/environment/${made.env_id}`;
   const [{ tools_schema: tools }, { task_prompt: prompt }] = await Promise.all([
@@ -149,12 +160,12 @@ async function makeEpisode({ name, args, seed, moves }) {
     prompt,
     seed: made.info.seed,
     first: made.observation,
-    steps: [],
+    steps: stepsOf(first, made.steps),
     svg: '',
-    canRepeat: kind?.deterministic ?? false,
+    canRepeat,
     hasDrawing: kind?.render_modes.includes('svg') ?? false,
   };
-  return playOn(begun, moves);
+  return playOn(begun, moves.slice(first.length));
 }
 
 /** @param {Episode} begun @param {Move[]} moves @returns {Promise<Episode>} */
@@ -177,8 +188,10 @@ async function playOn(begun, moves) {
  * @returns {Promise<Episode>}
  */
 async function replay(of, moves) {
-  const { observation, info } = await call(`api/environment/${of.id}/reset`, { seed: of.seed });
-  return playOn({ ...of, first: observation, seed: info.seed, steps: [] }, moves);
+  const first = moves.slice(0, MAX_FIRST);
+  const begun = await call(`api/environment/${of.id}/reset`, { seed: of.seed, ...withActions(first) });
+  const steps = stepsOf(first, begun.steps);
+  return playOn({ ...of, first: begun.observation, seed: begun.info.seed, steps }, moves.slice(first.length));
 }
 
 /**

@@ -61,6 +61,8 @@ class InitializeResponse(ResponseBody):
     """Chat messages."""
     info: dict[str, Any]
     """Diagnostics; ``seed`` is the episode's."""
+    steps: list[StepResponse] | None = None
+    """Results of the actions that were to be carried out first; missing if there were none."""
 
 
 class ResetResponse(ResponseBody):
@@ -70,6 +72,8 @@ class ResetResponse(ResponseBody):
     """Chat messages."""
     info: dict[str, Any]
     """Diagnostics; ``seed`` is the episode's."""
+    steps: list[StepResponse] | None = None
+    """Results of the actions that were to be carried out first; missing if there were none."""
 
 
 class StepResponse(ResponseBody):

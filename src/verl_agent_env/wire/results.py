@@ -84,6 +84,18 @@ class EncodedReset:
         return b'{"observation":%b,"info":%b}' % (self.observation, self.info)
 
 
+class PlayedBeginning(NamedTuple):
+    """Beginning of an episode and the first steps of it, which one request asked for."""
+
+    beginning: EncodedReset
+    steps: list[EncodedStep]
+
+    def to_json(self) -> bytes:
+        """Return the body of the response to a reset with actions."""
+        steps = b",".join([step.to_json() for step in self.steps])
+        return b'%b,"steps":[%b]}' % (self.beginning.to_json()[:-1], steps)
+
+
 class Created(NamedTuple):
     """Id of a new environment, and how its first episode began."""
 

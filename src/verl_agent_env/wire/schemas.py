@@ -26,6 +26,9 @@ Arguments = Annotated[dict[Annotated[str, Field(max_length=128)], Any], Field(ma
 Column: TypeAlias = Annotated[list[T], Field(fail_fast=True)]
 """A list that is validated only up to the first fault, because a body can hold a hundred million of them."""
 
+FirstActions: TypeAlias = Annotated[list[Any], Field(max_length=1000)]
+"""Actions that a request carries out first."""
+
 _TOOL_CALL_ACTION: dict[str, Any] = {
     "role": "assistant",
     "content": "",
@@ -87,6 +90,8 @@ class InitializeRequest(RequestBody):
     """Seconds without a call after which the environment is closed; the server's default when not given."""
     task: TaskRequest | None = None
     """The task to begin with, which names the seed and, in task lists, further arguments; given instead of a seed."""
+    actions: FirstActions | None = None
+    """Actions to carry out first, all of them or none; only where an episode repeats itself."""
 
     @model_validator(mode="after")
     def _check_task(self) -> InitializeRequest:
@@ -104,6 +109,14 @@ class ResetRequest(RequestBody):
     """Seed of the episode. Without it, the first reset begins the first episode, if no step was taken yet; any other the next one."""
     options: Arguments | None = None
     """Options of the environment."""
+    actions: FirstActions | None = None
+    """Actions to carry out first, all of them or none; only where an episode repeats itself, and with its ``seed``."""
+
+    @model_validator(mode="after")
+    def _check_actions(self) -> ResetRequest:
+        if self.actions is not None and self.seed is None:
+            raise ValueError("actions belong to the episode of one seed: give it")
+        return self
 
 
 class StepRequest(RequestBody):

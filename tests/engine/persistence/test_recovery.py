@@ -458,7 +458,7 @@ async def test_slots_are_warmed_up_at_once(cluster: Cluster) -> None:
         lambda host, env_id: inspection.trajectory(host, env_id),
         lambda host, env_id: inspection.render(host, env_id, "ansi"),
         lambda host, env_id: EnvironmentHandlers(
-            host, host.create, cast(IdempotentRequests, None), cast(TaskFinder, None)
+            host, host.create, cast(IdempotentRequests, None), cast(TaskFinder, None), cast(Any, None)
         ).state(Request(env_id, b"", b"", {})),
         lambda host, env_id: ask(host.close, env_id),
         lambda host, env_id: ask(host.reset, env_id),

@@ -139,15 +139,15 @@ class Recorder:
                 raise
             return Mark(fault=fault)
 
-    def mark(self, instance: LiveEnv, env: Env, answer: EncodedStep) -> Mark:
-        """Read of an environment that has just taken a step what is recorded of it.
+    def mark(self, instance: LiveEnv, env: Env, answer: EncodedStep, seq: int) -> Mark:
+        """Read of an environment that has just taken a step, number ``seq``, what is recorded of it.
 
         Raises:
             Exception: Its state is what it is kept by, and cannot be had.
         """
         if not instance.is_journalled:
             return Mark(state=state_of(env)) if instance.durability == "snapshot" else NO_MARK
-        kind, seq = instance.kind, instance.seq
+        kind = instance.kind
         digest = state = fault = None
         try:
             if kind.digests_state:
@@ -179,6 +179,13 @@ class Recorder:
     def begun(self, instance: LiveEnv) -> None:
         """Another episode has begun."""
         self._write(instance, "begin", _header(instance))
+
+    def begun_and_played(self, instance: LiveEnv) -> None:
+        """Record an episode that has begun with steps, as a whole: all of it is kept, or nothing."""
+        for write in self.repersist(instance.env_id) or ():
+            group = self.journal.write(write)
+            if instance.durability in _AWAITED:
+                instance.group = group
 
     def stepped(self, instance: LiveEnv, recorded: bytes, mark: Mark) -> None:
         """Record a step that was applied and noted, with what was read of the environment after it.

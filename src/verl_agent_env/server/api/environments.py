@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -16,14 +18,15 @@ from verl_agent_env.engine import (
     map_maybe,
 )
 from verl_agent_env.engine.tasks import TaskFinder
-from verl_agent_env.errors import RenderModeError
+from verl_agent_env.errors import RenderModeError, VerlAgentEnvError
 from verl_agent_env.messages import action_schema
 from verl_agent_env.server.api.queries import one_of, query_of, whole_number
-from verl_agent_env.server.http.headers import KEY_HEADER
+from verl_agent_env.server.http.headers import KEY_HEADER, OPERATION_HEADER
 from verl_agent_env.server.http.idempotency import IdempotentRequests, Named
 from verl_agent_env.server.http.types import Request, Response
 from verl_agent_env.server.verbs.create_requests import Create, fault_of
 from verl_agent_env.wire.codec import decode, encode
+from verl_agent_env.wire.results import EncodedReset
 from verl_agent_env.wire.schemas import InitializeRequest, ReadActionRequest
 
 _MAX_SEAT = 1_000_000
@@ -32,7 +35,24 @@ _MAX_SEAT = 1_000_000
 class EnvironmentHandlers:
     """Calls on one environment."""
 
-    def __init__(self, host: Host, create: Create, idempotent: IdempotentRequests, tasks: TaskFinder) -> None:
+    def __init__(
+        self,
+        host: Host,
+        create: Create,
+        idempotent: IdempotentRequests,
+        tasks: TaskFinder,
+        call: Callable[..., AwaitableOrValue[Response]],
+    ) -> None:
+        """Answer calls.
+
+        Args:
+            host: The environments of this worker.
+            create: Makes an environment, wherever it is to live.
+            idempotent: Answers a request of one key once.
+            tasks: Finds tasks.
+            call: Calls an operation at the owner of its environment, as :meth:`~verl_agent_env.server.api.operations.Operations.start`.
+        """
+        self._call = call
         self._host = host
         self._tasks = tasks
         self._create = create
@@ -41,8 +61,11 @@ class EnvironmentHandlers:
     async def initialize(self, request: Request) -> Response:
         """Make an environment and begin its first episode."""
 
+        actions: list[Any] = []
+
         async def read() -> CreateRequest:
             wanted = decode(request.body, InitializeRequest)
+            actions.extend(wanted.actions or ())
             seed, env_kwargs, task = wanted.seed, wanted.env_kwargs, wanted.task
             if task is not None:
                 found = await self._tasks.find(wanted.env_name, task.split, task.index, env_kwargs)
@@ -63,14 +86,39 @@ class EnvironmentHandlers:
                 tag=request.principal.tag,
             )
 
-        async def make(request: CreateRequest, named: Named) -> bytes:
-            env_id, begin = await await_maybe(self._create(*await named([request])))
+        async def make(asked: CreateRequest, named: Named) -> bytes:
+            env_id, begin = await await_maybe(self._create(*await named([asked])))
+            if actions:
+                shown = await self._play_first(request, env_id, begin, actions)
+                return b'{"message":"Environment initialized.","env_id":"%b",%b' % (
+                    env_id.encode(),
+                    shown[1:],
+                )
             return b'{"message":"Environment initialized.","env_id":"%b",%b' % (
                 env_id.encode(),
                 begin.to_json()[1:],
             )
 
         return Response(await self._idempotent.answer("initialize", request, read, make))
+
+    async def _play_first(
+        self, request: Request, env_id: str, begin: EncodedReset, actions: list[Any]
+    ) -> bytes:
+        """Begin the episode of a new environment once more, with actions; the environment is closed if they cannot be played."""
+        path = f"/api/environment/{env_id}"
+        body = encode({"seed": orjson.loads(begin.info)["seed"], "actions": actions})
+        # The environment's own: whoever asks for it again under its key begins nothing again.
+        headers = {OPERATION_HEADER: b"first-" + env_id.encode()}
+        try:
+            answer = await await_maybe(
+                self._call("POST", f"{path}/reset", body, principal=request.principal, headers=headers)
+            )
+        except VerlAgentEnvError as error:
+            if not error.retryable or KEY_HEADER not in request.headers:
+                with contextlib.suppress(VerlAgentEnvError):
+                    await await_maybe(self._call("POST", f"{path}/close", b"", principal=request.principal))
+            raise
+        return bytes(answer.body)
 
     def state(self, request: Request) -> AwaitableOrValue[Response]:
         """Get the state of an environment."""

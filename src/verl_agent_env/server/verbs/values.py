@@ -19,12 +19,12 @@ from verl_agent_env.wire.batches import encode_closings, encode_initialized, enc
 from verl_agent_env.wire.codec import decode, decode_step
 from verl_agent_env.wire.large_bodies import Turn
 from verl_agent_env.wire.operations import operations_of, steps_of
-from verl_agent_env.wire.results import Created, EncodedReset, EncodedStep
+from verl_agent_env.wire.results import Created, EncodedReset, EncodedStep, PlayedBeginning
 
 _CLOSED = b'{"message":"Environment closed."}'
 
 
-def _json(answer: EncodedStep | EncodedReset) -> Response:
+def _json(answer: EncodedStep | EncodedReset | PlayedBeginning) -> Response:
     return Response(answer.to_json())
 
 
@@ -93,6 +93,11 @@ def _reset_columns(items: BatchItems) -> dict[str, Any]:
 def _reset_one(host: Host) -> Handler:
     def handle(request: Request) -> AwaitableOrValue[Response]:
         wanted = decode(request.body, r.ResetRequest)
+        if wanted.actions is not None and wanted.seed is not None:
+            first = host.begin_and_play(
+                request.env_id, wanted.seed, wanted.options, wanted.actions, request.operation()
+            )
+            return map_maybe(first, _json)
         return map_maybe(host.reset(request.env_id, wanted.seed, wanted.options, request.operation()), _json)
 
     return handle
