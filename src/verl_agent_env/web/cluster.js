@@ -233,7 +233,7 @@ function NodeTable({ node, numSlots, colours, canDrain, choose }) {
 
 /** A name and a count in each row, the largest first. @param {{title: string, rows: any[][], empty: string}} props */
 const Counts = ({ title, rows, empty }) => html`
-  <section class="node">
+  <section class="part">
     <h2>${title}</h2>
     ${rows.length ? html`
       <dl class="counts">
@@ -262,7 +262,7 @@ function Runs() {
   const named = (runs ?? []).filter((run) => run.run_id !== null).slice(0, RUNS_SHOWN);
   if (!named.length) return null;
   return html`
-    <section class="node">
+    <section class="part">
       <h2>Runs</h2>
       <ul class="runs">
         ${named.map((run) => html`
@@ -368,7 +368,7 @@ const Curves = ({ past }) => html`
 
 /** @param {{changes: Change[]}} props */
 const Changes = ({ changes }) => html`
-  <section class="node">
+  <section class="part">
     <h2>Changes since the page was opened</h2>
     ${changes.length ? html`
       <ol aria-live="polite">

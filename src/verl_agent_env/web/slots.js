@@ -50,7 +50,7 @@ export function SlotPicture({ slots: { workers, owners }, colours, chosen, choos
   const counts = workers.map((name, i) => `${name} ${owners.filter((owner) => owner === i).length}`);
   const pointed = slot >= 0 && slot < owners.length;
   return html`
-    <section class="node">
+    <section class="part">
       <h2>Slots</h2>
       <canvas
         ref=${canvas}

@@ -211,7 +211,7 @@ def test_a_node_is_emptied_after_a_second_click_and_what_happens_is_shown(
     node.get_by_role("button", name="Really empty").click()
     expect(node.get_by_role("row").nth(1)).to_contain_text("draining")
     expect(node.get_by_role("row").nth(1)).to_contain_text("0.0 %")
-    expect(page.get_by_role("listitem").filter(has_text="gave up").first).to_be_visible()
+    expect(page.get_by_role("listitem").filter(has_text="moved from").first).to_be_visible()
     node.get_by_role("button", name="Take environments again").click()
     expect(node.get_by_role("row").nth(1)).to_contain_text("ready")
     assert visit.faults == []
