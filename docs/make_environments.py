@@ -106,7 +106,7 @@ the conversation holds them too, and `sendable` makes it one that OpenAI's API a
 ## Seats
 
 An environment may have several seats, as [connect_four](#connect_four) and all games of OpenSpiel for several players
-do with `opponent="self"`: each is a player of the same episode, and sees what its own seat may see. The contract, which `check-env` checks (`seats`):
+do with `opponent="self"`, and those of TextArena always: each is a player of the same episode, and sees what its own seat may see. The contract, which `check-env` checks (`seats`):
 
 | | |
 |---|---|

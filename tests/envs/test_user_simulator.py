@@ -154,7 +154,6 @@ LIES: dict[str, Callable[[dict[str, Any]], str]] = {
     "ends in words": lambda question: words(question, "Hello", "yes"),
     "an empty message": lambda question: words(question, " \n"),
     "a long message": lambda question: words(question, "a" * 4_001),
-    "ends before it begins": lambda question: words(question, "Bye", ends=True),
     "silence": lambda _: "",
     "nested": lambda _: "[" * 100_000,
 }
@@ -163,11 +162,18 @@ LIES: dict[str, Callable[[dict[str, Any]], str]] = {
 @pytest.mark.parametrize("lie", LIES)
 def test_user_who_answers_in_another_form_says_nothing(user: JudgeServer, lie: str) -> None:
     user.judging = LIES[lie]
-    env = dialogue()
+    env = dialogue(task_prompt="Well?")
+    env.reset(seed=1)
     with pytest.raises(EndpointUnavailableError) as raised:
-        env.reset(seed=1)
+        env.step("Hm.")
     assert len(user.requests) == 3
     assert raised.value.retryable
+
+
+def test_user_cannot_end_what_has_not_begun(user: JudgeServer) -> None:
+    user.judging = lambda question: words(question, "Bye", ends=True)
+    with pytest.raises(EndpointUnavailableError, match="has not begun"):
+        dialogue().reset(seed=1)
 
 
 @pytest.mark.parametrize(

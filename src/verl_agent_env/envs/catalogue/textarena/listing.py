@@ -1,7 +1,8 @@
-"""The games of TextArena for one player that need no network, as the package registers them."""
+"""The games of TextArena that need no network, as the package registers them, each for as few players as it takes."""
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import textarena
@@ -14,37 +15,66 @@ from verl_agent_env.envs.spec import EnvSpec
 
 _VARIANTS = ("-raw", "-train")
 """Endings of the names under which a game is registered again, with other wrappers."""
-_OF_SEVERAL = "it is for two and more players"
-_LEFT_OUT = {"Sokoban-v0-medium": "it looks for a room for up to a minute"}
+_MOST_PLAYERS = 8
+_TRIED_MOVES = 6
+_LEFT_OUT = {
+    "SecretMafia-v0": "a move of a certain form is looked at for ever",
+    "Sokoban-v0-medium": "it looks for a room for up to a minute",
+}
 
 
 def read() -> Listing:
-    """Find all games for one player, and try to begin each of them."""
+    """Find all games, and try to begin each of them."""
     _forbid_downloads()
     environments: dict[str, tuple[str, list[str]]] = {}
     left_out = dict(_LEFT_OUT)
     for game_id in sorted(ENV_REGISTRY):
         if game_id.endswith(_VARIANTS) or game_id in left_out:
             continue
-        env = adapter_class(TextArenaEnv, EnvSpec(f"textarena/{game_id}", ""), game_id=game_id)()
+        if "/" in game_id:
+            left_out[game_id] = "its name holds a slash"
+            continue
         try:
-            env.reset(seed=0)
-            state = env.game.state
+            players = _fewest_players(game_id)
         except Exception as failed:  # noqa: BLE001 - whatever the package raises is the cause
             left_out[game_id] = _cause(failed)
             continue
-        if isinstance(state, textarena.SinglePlayerState):
-            environments[game_id] = (f"{_words(game_id)}, in plain text.", ["multi-turn", "1-player"])
-        else:
-            left_out[game_id] = _OF_SEVERAL
+        whose = "" if players == 1 else f" for {players} players"
+        tags = ["multi-turn", f"{players}-player"]
+        environments[game_id] = (f"{_words(game_id)}{whose}, in plain text.", tags)
     return Listing(environments, left_out)
+
+
+def _fewest_players(game_id: str) -> int:
+    """Return the smallest number of players with which a game begins."""
+    for players in range(1, _MOST_PLAYERS + 1):
+        spec = EnvSpec(f"textarena/{game_id}", "")
+        env = adapter_class(TextArenaEnv, spec, game_id=game_id, num_players=players)()
+        try:
+            env.reset(seed=0)
+        except Exception as failed:
+            if players == _MOST_PLAYERS or "player" not in str(failed).casefold():
+                raise
+            continue
+        if players > 1 or isinstance(env.game.state, textarena.SinglePlayerState):
+            _try_moves(env)
+            return players
+    raise ValueError(f"it needs more than {_MOST_PLAYERS} players")
+
+
+def _try_moves(env: TextArenaEnv) -> None:
+    """Make a few moves, whatever they are: some games fail at the first one."""
+    dice = random.Random(0)
+    for _ in range(_TRIED_MOVES):
+        if not env.ended:
+            env.step(env.sample_action(dice))
 
 
 def _cause(failed: Exception) -> str:
     """Explain why a game cannot be begun, without what is specific to this machine."""
     said = str(failed)
     if "player" in said.casefold():
-        return _OF_SEVERAL
+        return f"it cannot be begun with up to {_MOST_PLAYERS} players"
     if "API" in said:
         return "it needs the key of an API"
     causes: tuple[tuple[type[Exception], str], ...] = (
