@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.bridges.doors import BRIDGES, as_text
-from tests.bridges.vf_eval import plugin_arguments, text_in, user_texts, vf_eval
+from tests.bridges.vf_eval import plugin_arguments, text_in, traces_of, user_texts, vf_eval
 from tests.conftest import ServerProcess
 from tests.examples.model_server import serving_model
 from tests.server.wires.test_conformance import KINDS, random_episode, reference
@@ -57,7 +57,7 @@ def test_vf_eval_shows_the_same_episodes(server: ServerProcess, tmp_path: Path, 
 
     with serving_model(answers()) as model:
         arguments = plugin_arguments(server.url, env_name, env_kwargs, tasks=3, rollouts=2)
-        traces = vf_eval(model, tmp_path, *arguments)
+        traces = traces_of(vf_eval(model, tmp_path, *arguments))
     assert len(traces) == 6
     for trace in traces:
         texts = user_texts(trace)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import orjson
 import pytest
 
 from tests.bridges.cluster import kill_a_worker
-from tests.bridges.vf_eval import plugin_arguments, user_texts, vf_eval
+from tests.bridges.vf_eval import plugin_arguments, traces_of, user_texts, vf_eval
 from tests.conftest import ServerProcess, StartServer
 from tests.examples.model_server import serving_model
 from verl_agent_env.client import EnvClient
@@ -66,9 +67,9 @@ def test_a_killed_worker_is_not_noticed(server: ServerProcess, tmp_path: Path) -
             traces = vf_eval(
                 model,
                 tmp_path / "runs",
-                *plugin_arguments(cluster.url, "frozen_lake", LAKE, tasks=4, rollouts=2),
+                *plugin_arguments(cluster.url, "frozen_lake", LAKE, tasks=2, rollouts=2),
             )
-    assert len(traces) == 8
+    assert len(traces) == 4
     for trace in traces:
         first, reward = played_here(server.url, trace["task"]["data"]["seed"])
         assert user_texts(trace)[0] == first
@@ -85,7 +86,7 @@ def test_vf_eval_plays_through_openenv(server: ServerProcess, tmp_path: Path) ->
         '[env.player]\nharness = {id = "null"}\nruntime = {type = "subprocess"}\n'
     )
     with serving_model(itertools.repeat(RIGHT)) as model:
-        [trace] = vf_eval(model, tmp_path / "runs", "@", str(file))
+        [trace] = traces_of(vf_eval(model, tmp_path / "runs", "@", str(file)))
     first, reward = played_here(server.url, 1)
     assert orjson.loads(user_texts(trace)[0])["observation"]["text"] == first
     assert trace["rewards"]["openenv_reward"]["score"] == reward
@@ -96,11 +97,11 @@ def test_a_lost_server_fails_the_rollout(start_server: StartServer, tmp_path: Pa
 
     def answers() -> Any:
         yield RIGHT
-        away.stop(9)
+        away.stop(signal.SIGKILL)
         yield from itertools.repeat(RIGHT)
 
     with serving_model(answers()) as model:
         arguments = plugin_arguments(away.url, "frozen_lake", LAKE, tasks=1, rollouts=1)
-        [trace] = vf_eval(model, tmp_path, *arguments, "--env.deadline-s", "2")
-    assert trace["errors"]
-    assert "env_reward" not in trace["rewards"]
+        [episode] = vf_eval(model, tmp_path, *arguments, "--env.deadline-s", "2")
+    assert [error["type"] for error in episode["errors"]] == ["EpisodeFailedError"]
+    assert all("env_reward" not in trace["rewards"] for trace in episode["traces"])

@@ -14,7 +14,7 @@ from tests.waiting import HANG_S
 
 
 def vf_eval(model: Any, folder: Path, *arguments: str, **variables: str) -> list[dict[str, Any]]:
-    """The traces of a whole run of the command, one of each episode."""
+    """The episodes of a whole run of the command, as it writes them."""
     scripts = Path(sys.executable).parent
     done = run(
         str(scripts / "vf-eval"), *arguments, "--client.base-url", f"{model.url}/v1", "--model", "m",
@@ -28,7 +28,12 @@ def vf_eval(model: Any, folder: Path, *arguments: str, **variables: str) -> list
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     [file] = folder.rglob("traces.jsonl")
-    episodes = [orjson.loads(line) for line in file.read_bytes().splitlines()]
+    return [orjson.loads(line) for line in file.read_bytes().splitlines()]
+
+
+def traces_of(episodes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The traces of episodes, none of which failed: one of each, for one player."""
+    assert [error for episode in episodes for error in episode["errors"]] == []
     return [trace for episode in episodes for trace in episode["traces"]]
 
 

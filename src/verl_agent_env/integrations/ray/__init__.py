@@ -62,8 +62,9 @@ def url_for_job(nodes: int | None, workers_per_node: int | None, token: str | No
     require("ray", "ray")
     import ray
 
-    job = ray.get_runtime_context().get_job_id() if ray.is_initialized() else ""
-    key = (job, nodes, workers_per_node, token)
+    context = ray.get_runtime_context() if ray.is_initialized() else None
+    # Numbers of jobs begin anew in each cluster.
+    key = (context and context.gcs_address, context and context.get_job_id(), nodes, workers_per_node, token)
     if key not in _urls:
         _urls[key] = start(nodes, workers_per_node, token=token).url
     return _urls[key]

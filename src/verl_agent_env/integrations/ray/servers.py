@@ -12,6 +12,8 @@ from verl_agent_env.integrations.errors import TrainingSetupError
 from verl_agent_env.integrations.ray.actors import ServersActor, Size, name_in_job, result_of
 
 _DEFAULT_WORKERS = 2
+_kept: dict[str, Any] = {}
+"""Actors that this process has made, by name: Ray ends one whose first reference is dropped, and a URL is none."""
 
 
 class RayServers:
@@ -28,6 +30,7 @@ class RayServers:
         with contextlib.suppress(ray.exceptions.RayActorError):
             ray.get(self._actor.stop.remote())
         ray.kill(self._actor)
+        _kept.pop(name_in_job(), None)
 
     def __enter__(self) -> RayServers:
         return self
@@ -63,6 +66,7 @@ def start_servers(
             raise TrainingSetupError(
                 f"The servers of this job run already, with {name}={found}: ask for no other number, or stop them first."
             )
+    _kept.setdefault(name_in_job(), actor)
     return RayServers(actor, url)
 
 
@@ -79,4 +83,5 @@ def _started(*arguments: Any) -> tuple[Any, str, Size]:
     except ray.exceptions.ActorDiedError:
         # A process goes on finding an actor that has ended, by a name that it has used before, until it kills it.
         ray.kill(actor)
+        _kept.pop(name_in_job(), None)
         raise
