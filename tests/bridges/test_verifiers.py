@@ -14,6 +14,7 @@ from tests.bridges.cluster import kill_a_worker
 from tests.bridges.vf_eval import plugin_arguments, traces_of, user_texts, vf_eval
 from tests.conftest import ServerProcess, StartServer
 from tests.examples.model_server import serving_model
+from tests.pool_process import LASTING
 from verl_agent_env.client import EnvClient
 from verl_agent_env.cluster.local import LocalCluster
 
@@ -64,11 +65,8 @@ def test_a_killed_worker_is_not_noticed(server: ServerProcess, tmp_path: Path) -
                 yield RIGHT
 
         with serving_model(answers()) as model:
-            traces = vf_eval(
-                model,
-                tmp_path / "runs",
-                *plugin_arguments(cluster.url, "frozen_lake", LAKE, tasks=2, rollouts=2),
-            )
+            arguments = plugin_arguments(cluster.url, "frozen_lake", LAKE, tasks=2, rollouts=2)
+            traces = traces_of(vf_eval(model, tmp_path / "runs", *arguments))
     assert len(traces) == 4
     for trace in traces:
         first, reward = played_here(server.url, trace["task"]["data"]["seed"])
@@ -101,7 +99,7 @@ def test_a_lost_server_fails_the_rollout(start_server: StartServer, tmp_path: Pa
         yield from itertools.repeat(RIGHT)
 
     with serving_model(answers()) as model:
-        arguments = plugin_arguments(away.url, "frozen_lake", LAKE, tasks=1, rollouts=1)
+        arguments = plugin_arguments(away.url, "frozen_lake", LASTING, tasks=1, rollouts=1)
         [episode] = vf_eval(model, tmp_path, *arguments, "--env.deadline-s", "2")
     assert [error["type"] for error in episode["errors"]] == ["EpisodeFailedError"]
     assert all("env_reward" not in trace["rewards"] for trace in episode["traces"])
