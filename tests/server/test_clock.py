@@ -17,11 +17,13 @@ from tests.waiting import eventually
 DAY_S = 86_400.0
 SHOWN_ONLY = {
     "server/cluster/identity.py",
+    "server/cluster/watch.py",
     "engine/episodes/collector.py",
     "engine/persistence/recorder.py",
     "cli/status.py",
 }
-"""Modules that read the wall clock: when a worker started, an environment was made and an episode was over, as people are shown it."""
+"""Modules that read the wall clock: when a worker started, an environment was made, an episode was over and a curve's point is from, as
+people are shown it."""
 
 
 @pytest.fixture
