@@ -1,9 +1,9 @@
 """Bundles: the steps of one call of the log as one value, sorted into the journals when somebody has to read these.
 
-Redis takes some microseconds for each step that it compares with its environment's journal and appends to it, and almost
-none for one in a bundle. What makes the comparison needless: the steps of a slot come from one writer, which has its last
-call's number compared instead. So a step goes into a bundle only where this writer knows that it follows on what is kept;
-every other one is compared as before.
+Redis compares each step with its environment's journal and appends it, a command for each; a bundle is one command for all.
+What makes the comparison needless: the steps of a slot come from one writer, which has its last call's number compared
+instead. So a step goes into a bundle only where this writer knows that it follows on what is kept; every other one is
+compared as before.
 """
 
 from __future__ import annotations
