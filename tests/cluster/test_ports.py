@@ -32,3 +32,17 @@ def test_ports_in_a_row_are_free() -> None:
     ports = consecutive_free_ports(3)
     assert ports == list(range(ports[0], ports[0] + 3))
     assert [holder_of(port) for port in ports] == ["", "", ""]
+
+
+def test_nobody_is_given_one_of_them_meanwhile() -> None:
+    ports = {port for _ in range(50) for port in consecutive_free_ports(4)}
+    given = set()
+    for _ in range(200):
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            given.add(other.getsockname()[1])
+    assert max(ports) < min(given)
+
+
+def test_an_address_of_another_machine_has_no_free_ports() -> None:
+    with pytest.raises(OSError, match="assign requested address"):
+        consecutive_free_ports(1, "198.51.100.1")

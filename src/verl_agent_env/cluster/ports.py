@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import secrets
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,9 @@ _HOST = "127.0.0.1"
 _LISTENING = "0A"
 _PROCESSES = Path("/proc")
 _MAX_COMMAND = 80
+_LOWEST = 10_000
+_GIVEN_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_DEFAULT_GIVEN = 32_768
 
 
 def free_port(host: str = _HOST) -> int:
@@ -23,18 +27,34 @@ def free_port(host: str = _HOST) -> int:
 def consecutive_free_ports(count: int, host: str = _HOST) -> list[int]:
     """Find ``count`` ports in a row of an address of this machine that nothing listens on.
 
+    They are none of those that the system gives to whoever asks for any port, so that nobody is given one of them before the
+    program that it is meant for listens there.
+
     Raises:
         OSError: The address is not of this machine.
     """
+    end = _first_given_port()
     while True:
+        # Not by `random`, whose state another process may share.
+        first = _LOWEST + secrets.randbelow(end - _LOWEST - count)
         with contextlib.ExitStack() as stack:
-            first = stack.enter_context(socket.create_server((host, 0))).getsockname()[1]
             try:
-                for offset in range(1, count):
+                for offset in range(count):
                     stack.enter_context(socket.create_server((host, first + offset)))
-            except (OSError, OverflowError):
-                continue
+            except OSError as refused:
+                if refused.errno == errno.EADDRINUSE:
+                    continue
+                raise
             return [first + offset for offset in range(count)]
+
+
+def _first_given_port() -> int:
+    """Return the first of the ports that the system gives away; Linux' default where it does not tell, or gives nearly all."""
+    try:
+        first = int(_GIVEN_PORTS.read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return _DEFAULT_GIVEN
+    return first if first > 2 * _LOWEST else _DEFAULT_GIVEN
 
 
 def holder_of(port: int) -> str:
