@@ -44,7 +44,7 @@ class FirstSteps(NamedTuple):
 
     @property
     def beginning(self) -> PlayedBeginning:
-        """What is answered."""
+        """Answers of the reset and of all steps."""
         return PlayedBeginning(self.answer, [step.answer for step in self.steps])
 
 
