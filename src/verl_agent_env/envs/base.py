@@ -134,6 +134,11 @@ class ChatEnv(ToolEnv):
         return 1.0
 
     @classmethod
+    def has_whole_state(cls, arguments: EnvArguments) -> bool:  # noqa: ARG003 - subclasses use them
+        """Return true if :meth:`dump_state` gives all that the rest of an episode depends on; false if a part is elsewhere."""
+        return True
+
+    @classmethod
     def records_effects(cls, arguments: EnvArguments) -> bool:  # noqa: ARG003 - subclasses use them
         """Return true if every call to the outside that an episode makes goes through :meth:`outcome_of`.
 

@@ -57,7 +57,7 @@ class EnvKind:
         self.reads_calls = issubclass(env_class, ChatEnv) and _reads_calls(env_class)
         """True if the result of ``calls_of`` determines an action's effect."""
         self._validated: OrderedDict[bytes, Any] = OrderedDict()
-        self._variants: dict[tuple[Execution, bool, bool], EnvKind] = {}
+        self._variants: dict[tuple[Execution, bool, bool, bool], EnvKind] = {}
         self._fitting: dict[int, tuple[Any, EnvKind]] = {}
         """Keyed by the identity of arguments; the arguments are kept so that the identity stays unique."""
 
@@ -105,7 +105,7 @@ class EnvKind:
         """Return the kind under which environments with these arguments run and are kept.
 
         It is not inline if a call computes long or waits, it replays if all calls to the outside are recorded, and it does not replay
-        calls alone if the reward depends on the text of an action.
+        calls alone if the reward depends on the text of an action. It has no state if a part of that is elsewhere.
         """
         if not self.is_chat_env:
             return self
@@ -128,13 +128,14 @@ class EnvKind:
             execution = "thread"
         elif execution == "inline" and self.cost_ms(arguments) > _MAX_INLINE_MS:
             execution = "compute"
-        traits = execution, records_effects, reads_calls
-        if traits == (self.execution, self.records_effects, self.reads_calls):
+        has_state = self.has_state and env_class.has_whole_state(arguments)
+        traits = execution, records_effects, reads_calls, has_state
+        if traits == (self.execution, self.records_effects, self.reads_calls, self.has_state):
             return self
         variant = self._variants.get(traits)
         if variant is None:
             variant = self._variants[traits] = copy.copy(self)
-            variant.execution, variant.records_effects, variant.reads_calls = traits
+            variant.execution, variant.records_effects, variant.reads_calls, variant.has_state = traits
         return variant
 
     @functools.cached_property

@@ -12,6 +12,8 @@ import pytest
 from tests.engine.persistence.hosts import Cluster
 from tests.engine.persistence.ledger import LIVE, PLAYED_AGAIN, SPECS, Ledger
 from verl_agent_env.engine import CreateRequest, Host, await_maybe, inspection
+from verl_agent_env.envs.mcp_chat.configuration import Configuration, use_configuration
+from verl_agent_env.envs.mcp_chat.definition import ServerDefinition
 from verl_agent_env.errors import (
     ArgumentsTooLargeError,
     EnvironmentFailedError,
@@ -253,10 +255,15 @@ async def test_step_that_a_full_history_has_no_room_for_changes_nothing(cluster:
         assert await added(host, env_id, 1) == [2]
 
 
-async def test_kind_without_a_state_cannot_be_kept_by_it(cluster: Cluster) -> None:
+async def test_what_has_a_state_elsewhere_cannot_be_kept_by_its_own(cluster: Cluster) -> None:
     host = await cluster.host({"verl_env/mcp_chat-v0": "snapshot"})
-    with pytest.raises(InvalidEnvArgumentsError):
-        await await_maybe(host.create(CreateRequest("mcp_chat")))
+    server = ServerDefinition(name="elsewhere", url="http://127.0.0.1:9/mcp")
+    use_configuration(Configuration({server.name: server}, False))
+    try:
+        with pytest.raises(InvalidEnvArgumentsError, match="snapshot"):
+            await await_maybe(host.create(CreateRequest("mcp_chat")))
+    finally:
+        use_configuration(None)
     assert not host.env_table.ids()
 
 

@@ -25,6 +25,16 @@ def test_only_episodes_whose_servers_are_all_stateless_are_recorded(configured: 
     assert durability_of(servers=[]) == "journal"
 
 
+def test_the_state_of_an_episode_is_whole_only_where_all_servers_are_stateless(configured: Any) -> None:
+    configured(probe(name="one", stateless=True), probe(name="other"))
+    kind = default_registry().kind("mcp_chat")
+    whole = [
+        kind.fitting(kind.validate({"servers": servers})).has_state
+        for servers in (["one"], ["one", "other"], [])
+    ]
+    assert whole == [True, False, True]
+
+
 async def test_a_replay_calls_nobody_and_the_next_call_is_a_new_sessions(started: Started) -> None:
     env = await started(probe(stateless=True))
     env.begin_effects(None)

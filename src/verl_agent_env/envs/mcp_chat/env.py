@@ -94,6 +94,11 @@ class McpChatEnv(ToolDialogueEnv):
             each.stateless for each in cls._definitions(arguments)
         )
 
+    @classmethod
+    def has_whole_state(cls, arguments: EnvArguments) -> bool:
+        """Return false if a server has a state of its own, which no other session begins with."""
+        return cls.records_effects(arguments)
+
     # --- hooks ----------------------------------------------------------------------------------------------
 
     async def begin_dialogue(self) -> None:
