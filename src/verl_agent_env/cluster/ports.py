@@ -27,8 +27,7 @@ def free_port(host: str = _HOST) -> int:
 def consecutive_free_ports(count: int, host: str = _HOST) -> list[int]:
     """Find ``count`` ports in a row of an address of this machine that nothing listens on.
 
-    They are none of those that the system gives to whoever asks for any port, so that nobody is given one of them before the
-    program that it is meant for listens there.
+    The system gives these ports to no program that asks for any port: none is taken before the intended program listens there.
 
     Raises:
         OSError: The address is not of this machine.

@@ -1,4 +1,4 @@
-"""Kept episodes that wait to be written: what stores that write in the background have in common."""
+"""Kept episodes that wait to be written, and rows of those that were: what stores that write in the background have in common."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import logging
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 
 from verl_agent_env.errors import StoreUnavailableError
-from verl_agent_env.wire.episodes import KeptEpisode
+from verl_agent_env.wire.episode_rows import EpisodeRows, RunSummary
+from verl_agent_env.wire.episodes import EpisodeRow, KeptEpisode
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +23,10 @@ _RETRY_S = 1.0
 
 
 class EpisodeQueue(ABC):
-    """Episodes that wait to be written in the background; beyond a number of bytes the oldest are dropped."""
+    """Episodes that wait to be written in the background; beyond a number of bytes the oldest are dropped.
+
+    Of what was written, by any process, it has the rows that were read so far.
+    """
 
     def __init__(self, max_waiting_bytes: int) -> None:
         """Hold nothing yet.
@@ -36,6 +41,8 @@ class EpisodeQueue(ABC):
         self._size = 0
         self._has_some = asyncio.Event()
         self._writing = asyncio.Lock()
+        self._reading = asyncio.Lock()
+        self._rows = EpisodeRows()
 
     @abstractmethod
     async def write(self, episodes: Sequence[KeptEpisode]) -> None:
@@ -44,6 +51,24 @@ class EpisodeQueue(ABC):
         Raises:
             StoreUnavailableError, OSError: They cannot be written.
         """
+
+    @abstractmethod
+    def _up_to_date(self) -> AbstractAsyncContextManager[None]:
+        """Hold the rows still, after those were read that have been written by now.
+
+        Raises:
+            StoreUnavailableError: They cannot be read.
+        """
+
+    async def rows(self) -> Sequence[EpisodeRow]:
+        """Implement :meth:`~verl_agent_env.wire.episode_store.EpisodeStore.rows`."""
+        async with self._up_to_date():
+            return self._rows.rows()
+
+    async def runs(self, tag: str | None) -> list[RunSummary]:
+        """Implement :meth:`~verl_agent_env.wire.episode_store.EpisodeStore.runs`."""
+        async with self._up_to_date():
+            return self._rows.runs(tag)
 
     def add(self, episode: KeptEpisode) -> None:
         """Have an episode written soon."""

@@ -15,7 +15,6 @@ import orjson
 
 from verl_agent_env.errors import StoreUnavailableError
 from verl_agent_env.wire.episode_queue import EpisodeQueue
-from verl_agent_env.wire.episode_rows import EpisodeRows, RunSummary
 from verl_agent_env.wire.episode_store import Scope
 from verl_agent_env.wire.episodes import EpisodeRow, KeptEpisode
 
@@ -61,24 +60,12 @@ class FolderEpisodes(EpisodeQueue):
         self._folder = folder
         self._name = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:8]}"
         self._files: tuple[BinaryIO, BinaryIO] | None = None
-        self._reading = asyncio.Lock()
         self._read_to: dict[Path, int] = {}
-        self._rows = EpisodeRows()
         self._places: dict[str, _Place] = {}
-
-    async def rows(self) -> Sequence[EpisodeRow]:
-        """Implement :meth:`EpisodeStore.rows`."""
-        async with self._up_to_date():
-            return self._rows.rows()
-
-    async def runs(self, tag: str | None) -> list[RunSummary]:
-        """Implement :meth:`EpisodeStore.runs`."""
-        async with self._up_to_date():
-            return self._rows.runs(tag)
 
     @contextlib.asynccontextmanager
     async def _up_to_date(self) -> AsyncIterator[None]:
-        """Hold the rows still, after those were read that have been written by now."""
+        """Implement :meth:`EpisodeQueue._up_to_date`."""
         with contextlib.suppress(OSError):
             await self.flush()
         async with self._reading:

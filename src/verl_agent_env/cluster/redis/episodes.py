@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 
@@ -13,7 +12,6 @@ from verl_agent_env.cluster.redis.client import RedisClient
 from verl_agent_env.cluster.redis.keys import Keys
 from verl_agent_env.errors import StoreUnavailableError
 from verl_agent_env.wire.episode_queue import EpisodeQueue
-from verl_agent_env.wire.episode_rows import EpisodeRows, RunSummary
 from verl_agent_env.wire.episode_store import Scope
 from verl_agent_env.wire.episodes import EpisodeRow, KeptEpisode
 
@@ -40,26 +38,14 @@ class RedisEpisodes(EpisodeQueue):
         self._client = client
         self._keys = keys
         self._max_bytes = max_bytes
-        self._reading = asyncio.Lock()
-        self._rows = EpisodeRows()
         self._origin = ""
         """Id of the list: another one begins when Redis was emptied."""
         self._read_from, self._read_to = 0, 0
         """Numbers of the rows that were read, counted from the first one ever."""
 
-    async def rows(self) -> Sequence[EpisodeRow]:
-        """Implement :meth:`EpisodeStore.rows`."""
-        async with self._up_to_date():
-            return self._rows.rows()
-
-    async def runs(self, tag: str | None) -> list[RunSummary]:
-        """Implement :meth:`EpisodeStore.runs`."""
-        async with self._up_to_date():
-            return self._rows.runs(tag)
-
     @contextlib.asynccontextmanager
     async def _up_to_date(self) -> AsyncIterator[None]:
-        """Hold the rows still, after those were read that have been written by now."""
+        """Implement :meth:`EpisodeQueue._up_to_date`."""
         await self.flush()
         async with self._reading:
             while await self._read_more():

@@ -9,10 +9,11 @@ from fnmatch import fnmatchcase
 from typing import Any, Literal
 from urllib.parse import parse_qsl, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
+from pydantic import BaseModel, Field, PrivateAttr, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 
 from verl_agent_env.envs.mcp_chat.redaction import Redactor
+from verl_agent_env.envs.strict_model import STRICT_MODEL
 
 MAX_NAME_CHARS = 48
 Transport = Literal["stdio", "sse", "http"]
@@ -33,15 +34,7 @@ _TRANSPORTS = {
 class ServerDefinition(BaseModel):
     """Definition of one MCP server. Keys are in camel case, as in the usual ``mcpServers``."""
 
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        use_attribute_docstrings=True,
-        alias_generator=to_camel,
-        populate_by_name=True,
-        hide_input_in_errors=True,
-        allow_inf_nan=False,
-    )
+    model_config = {**STRICT_MODEL, "alias_generator": to_camel, "populate_by_name": True}
 
     name: str = Field(pattern=rf"^[A-Za-z0-9_-]{{1,{MAX_NAME_CHARS}}}$")
     """Prefix of a tool's name if two servers have a tool of the same name."""

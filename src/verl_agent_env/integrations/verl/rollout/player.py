@@ -1,4 +1,4 @@
-"""The model's side of one conversation: it is asked, its answer is read, and it hears what came of it."""
+"""The model's side of one conversation: the question, the reading of the answer, and the outcome that the model is told."""
 
 from __future__ import annotations
 

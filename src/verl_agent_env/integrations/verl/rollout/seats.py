@@ -12,7 +12,7 @@ from verl_agent_env.types import Message
 async def play_seats(episode: Episode, players: Sequence[Player]) -> None:
     """Play a game to its end, or until a player's budget is used up, which ends it for all.
 
-    Each player sees what its seat sees: its answers, what came of them, and the game when it is its turn again.
+    Each player sees what its seat sees: answers, their outcomes, and the game at the seat's next turn.
     """
     unheard: list[list[Message]] = [[] for _ in players]
     is_shown = [False] * len(players)
