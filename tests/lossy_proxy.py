@@ -36,6 +36,7 @@ class LossyProxy:
         self._flows = asyncio.Event()
         self._flows.set()
         self._server: asyncio.Server | None = None
+        self._closed = False
 
     @property
     def port(self) -> int:
@@ -72,39 +73,51 @@ class LossyProxy:
         traceback: TracebackType | None,
     ) -> None:
         assert self._server is not None
+        self._closed = True
         self._server.close()
-        for task in list(self._tasks):
-            task.cancel()
+        self.cut()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Begin to carry for a client.
+
+        A coroutine here would run in a task of the stream's, and one that is cancelled before its first step closes
+        nothing: the connection would stay open.
+        """
+        if self._closed:
+            writer.transport.abort()
+            return
+        task = asyncio.create_task(self._serve(reader, writer))
         self._tasks.add(task)
+        task.add_done_callback(lambda task: self._end(task, writer))
         self.connections += 1
         self.most_connections = max(self.most_connections, self.connections)
-        upstream: asyncio.StreamWriter | None = None
+
+    def _end(self, task: asyncio.Task[None], writer: asyncio.StreamWriter) -> None:
+        self._tasks.discard(task)
+        self.connections -= 1
+        writer.transport.abort()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             answers, upstream = await asyncio.open_connection("127.0.0.1", self._port)
-            there = asyncio.ensure_future(self._carry(reader, upstream, is_answer=False))
-            back = asyncio.ensure_future(self._carry(answers, writer, is_answer=True))
-            try:
-                await asyncio.wait({there, back}, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                there.cancel()
-                back.cancel()
-                await asyncio.gather(there, back, return_exceptions=True)
+        except OSError:
+            return
+        there = asyncio.ensure_future(self._carry(reader, upstream, is_answer=False))
+        back = asyncio.ensure_future(self._carry(answers, writer, is_answer=True))
+        try:
+            await asyncio.wait({there, back}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            self.connections -= 1
-            self._tasks.discard(task)
-            for end in (writer, upstream):
-                if end is not None:
-                    end.transport.abort()
+            # At once: whoever cancels this task a second time would keep it from what stands after an await.
+            upstream.transport.abort()
+            there.cancel()
+            back.cancel()
+            await asyncio.gather(there, back, return_exceptions=True)
 
     async def _carry(
         self, source: asyncio.StreamReader, target: asyncio.StreamWriter, *, is_answer: bool
     ) -> None:
-        """Until one side ends, or the dice say so."""
+        """Carry until one side ends, or the dice say so."""
         while chunk := await source.read(_CHUNK_BYTES):
             if self.delay_s:
                 await asyncio.sleep(self.delay_s)
