@@ -150,7 +150,7 @@ wires-test: $(WIRES_VENV)/.installed programs  ## Use the server with the real c
 	$(WIRES_BIN)/python -m pytest tests/wires --durations=5 $(ARGS)
 
 release-test: install  ## Build a release, and use every light extra of its wheel in environments that have nothing else
-	$(BIN)/pytest tests/release tests/release/check_extras.py --durations=10 $(ARGS)
+	$(BIN)/pytest tests/release/test_*.py tests/release/check_extras.py --durations=10 $(ARGS)
 
 # What the image installs, by hashes: the newest versions that fit. uv finds the package index by its own settings.
 LOCKED := $(BIN)/uv pip compile --quiet --no-header --no-annotate --generate-hashes --python-version 3.11 --python-platform linux

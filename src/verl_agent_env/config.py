@@ -26,6 +26,8 @@ DURABILITIES: tuple[str, ...] = get_args(Durability)
 
 LISTEN_BACKLOG = 16_384
 """Connections that wait to be accepted, on each socket."""
+NODE_TAKEN_EXIT_CODE = 3
+"""Of ``serve``, where another node of the cluster has its name or its addresses."""
 
 _MAX_WORKERS = 512
 _HOST_NAME = re.compile(r"[A-Za-z0-9_.-]{1,253}")

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import orjson
 import pytest
 
 from tests import children
@@ -24,17 +25,21 @@ class RunningCluster:
         self.process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "verl_agent_env.cli", "cluster", "--nodes", "1", "--workers", "1"),
-                *("--port", "0", "--folder", str(folder)),
+                *("--port", "0", "--folder", str(folder), "--json"),
             ],
+            stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
         )
-        assert self.process.stderr is not None
-        lines = iter(self.process.stderr.readline, "")
-        self.port = next(
-            int(found[1]) for line in lines if (found := re.search(r"http://127.0.0.1:(\d+)", line))
-        )
+        assert self.process.stdout is not None
+        told = ""
+        while not told.endswith("\n}\n"):
+            line = self.process.stdout.readline()
+            assert line, self.process.communicate()
+            told += line
+        self.told = orjson.loads(told)
+        self.port = int(self.told["url"].rpartition(":")[2])
 
     def parts(self) -> list[str]:
         """Command lines of what it started, and of what that started."""
@@ -66,13 +71,21 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running
     eventually(lambda: not made.parts(), what="the end of all parts")
 
 
-def test_nothing_outlives_a_cluster_that_was_killed_and_the_next_one_is_told_who_holds_its_port(
+def test_the_next_cluster_is_told_who_holds_its_port_or_its_redis_and_nothing_outlives_one_that_was_killed(
     cluster: RunningCluster,
 ) -> None:
     done = children.cli("cluster", "--port", str(cluster.port))
     assert done.returncode == 1
     assert re.search(rf"{cluster.port}: Address already in use, by process \d+ \(nginx", done.stderr)
+    assert cluster.told["folder"] == str(cluster.folder)
+    assert len(cluster.told["nodes"]) == 1
     assert len(cluster.parts()) >= 4
+    redis = re.search(r"port=(\d+)", (cluster.folder / "redis.log").read_text())
+    assert redis is not None
+    second = ["--nodes", "1", "--workers", "1", "--port", "0", "--redis", f"redis://127.0.0.1:{redis[1]}/0"]
+    done = children.cli("cluster", *second, "--lease-s", "1")
+    assert done.returncode == 1
+    assert "--namespace" in done.stderr
     cluster.process.kill()
     cluster.process.wait(HANG_S)
     eventually(lambda: not cluster.parts(), what="the end of all parts")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import orjson
 import pytest
 from click.testing import CliRunner, Result
 
@@ -106,6 +107,41 @@ def test_a_completed_word_is_a_command() -> None:
         "COMP_CWORD": "1",
     }
     assert cli_process(variables=variables).stdout.split() == ["plain,serve"]
+
+
+def test_a_completed_name_is_an_environment() -> None:
+    variables = {
+        "_VERL_AGENT_ENV_COMPLETE": "bash_complete",
+        "COMP_WORDS": "verl-agent-env play soko",
+        "COMP_CWORD": "2",
+    }
+    assert "plain,sokoban" in cli_process(variables=variables).stdout.split()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["envs", "--tag", "images"],
+        ["envs", "--count-tags"],
+        ["list"],
+        ["check-env", "frozen_lake", "countdown", "--steps", "3"],
+    ],
+    ids=" ".join,
+)
+def test_scripts_read_json_and_nothing_else(command: list[str]) -> None:
+    finished = cli_process(*command, "--json")
+    assert finished.returncode == 0, finished.stderr
+    found = orjson.loads(finished.stdout)
+    if command[0] == "check-env":
+        assert [report["env_name"] for report in found] == [
+            "verl_env/frozen_lake-v1",
+            "verl_env/countdown-v0",
+        ]
+        assert all(result["passed"] for report in found for result in report["results"])
+    elif command[-1] == "--count-tags":
+        assert found["solver"] > 1
+    else:
+        assert "verl_env/sokoban-v0" in {row["name"] for row in found}
 
 
 def test_envs_finds_by_words_tags_and_cost_also_what_is_not_installed() -> None:

@@ -9,6 +9,7 @@ import orjson
 import pytest
 from click.testing import CliRunner, Result
 
+from tests.children import cli
 from verl_agent_env.cli.curate import curate_command
 from verl_agent_env.integrations.errors import CurationError
 
@@ -28,6 +29,18 @@ def test_a_data_set_is_made_and_summed_up(tmp_path: Path) -> None:
     assert "train.parquet" in result.output
     sources = parquet.read_table(tmp_path / "data" / "train.parquet")["data_source"].to_pylist()
     assert sources.count("verl_env/frozen_lake-v1") == 8
+
+
+def test_a_script_reads_what_was_made(tmp_path: Path) -> None:
+    out = tmp_path / "data"
+    finished = cli("curate", "frozen_lake=2", "countdown", *SMALL, "--out", str(out), "--json")
+    assert finished.returncode == 0, finished.stderr
+    made = orjson.loads(finished.stdout)
+    assert [(part["name"], part["train"]) for part in made["environments"]] == [
+        ("verl_env/frozen_lake-v1", 8),
+        ("verl_env/countdown-v0", 4),
+    ]
+    assert str(out / "train.parquet") in made["files"]
 
 
 def test_arguments_count_for_all_or_for_each(tmp_path: Path) -> None:

@@ -27,10 +27,11 @@ def test_figures_are_printed_and_the_page_written(server: ServerProcess, tmp_pat
             *("--url", server.url, "--base-url", f"{endpoint.url}/v1", "--model", "m"),
             *("--env", "frozen_lake", "--env-kwargs", LAKE, "--episodes", "5", "--out", str(out)),
         ]
-        first, again = run(*arguments), run(*arguments)
+        first, again, told = run(*arguments), run(*arguments), run(*arguments, "--json")
     assert first.returncode == again.returncode == 0, first.stderr + again.stderr
     assert "100.0 % of 5" in first.stdout
     assert "100.0 % of 5" in again.stdout
+    assert orjson.loads(told.stdout)["success_rate"] == 1.0
     # The second run had nothing to do.
     assert len(endpoint.requests) == 11
     assert len((out / "episodes.jsonl").read_bytes().splitlines()) == 5

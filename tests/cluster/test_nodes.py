@@ -29,6 +29,7 @@ from verl_agent_env.cluster.redis.keys import Keys
 from verl_agent_env.cluster.redis.store import RedisStore
 from verl_agent_env.cluster.ring import Ring
 from verl_agent_env.cluster.store import WorkerRecord
+from verl_agent_env.config import NODE_TAKEN_EXIT_CODE
 from verl_agent_env.types import NUM_SLOTS, slot_of
 from verl_agent_env.waits import OWNER_S
 
@@ -601,10 +602,10 @@ async def _beat_forever(store: RedisStore, record: WorkerRecord) -> None:
         await asyncio.sleep(0.2)
 
 
-def refusal(*arguments: str, **variables: str) -> list[str]:
-    """What a node says that does not come up, and ends with exit code 1."""
+def refusal(*arguments: str, exit_code: int = 1, **variables: str) -> list[str]:
+    """What a node says that does not come up, and ends with this exit code."""
     done = cli("serve", "--port", "0", "--workers", "2", *arguments, variables=variables)
-    assert done.returncode == 1, done.stderr
+    assert done.returncode == exit_code, done.stderr
     return done.stderr.splitlines()
 
 
@@ -637,7 +638,7 @@ def test_a_second_node_of_one_name_is_refused_in_one_sentence(
     a = start_node("a", workers=1)
     shared = ("--redis", redis_server.url, "--namespace", namespace, "--lease-s", str(LEASE_S))
     # On other ports: the name alone is enough.
-    lines = refusal("--node", "a", "--advertise", "127.0.0.1", *shared)
+    lines = refusal("--node", "a", "--advertise", "127.0.0.1", *shared, exit_code=NODE_TAKEN_EXIT_CODE)
     assert len(lines) == 1, lines
     assert "'a'" in lines[0]
     assert "--node" in lines[0]
@@ -653,11 +654,25 @@ def test_a_second_node_of_one_address_is_refused_in_one_sentence(
     shared = ("--redis", redis_server.url, "--namespace", namespace, "--lease-s", str(LEASE_S))
     # On another address of this machine, but known to the others under the same one.
     lines = refusal(
-        *("--node", "b", "--host", "127.0.0.2", "--worker-port", port, "--advertise", "127.0.0.1", *shared)
+        *("--node", "b", "--host", "127.0.0.2", "--worker-port", port, "--advertise", "127.0.0.1", *shared),
+        exit_code=NODE_TAKEN_EXIT_CODE,
     )
     assert len(lines) == 1, lines
     assert a.addresses[0] in lines[0]
     assert "--advertise" in lines[0]
+
+
+def test_the_other_nodes_say_that_a_node_cannot_be_reached_where_it_advertises(
+    start_node: StartNode, start_server: StartServer, redis_server: RedisProcess, namespace: str
+) -> None:
+    a = start_node("a", workers=1)
+    shared = ("--redis", redis_server.url, "--namespace", namespace, "--lease-s", str(LEASE_S))
+    # It listens on another address of the machine.
+    b = start_server("--node", "b", "--advertise", "127.0.0.99", "--workers", "1", *shared)
+    said = a.server.wait_for_line("cannot be reached at the address that its node advertises")
+    assert "b:" in said.string
+    assert "127.0.0.99" in said.string
+    assert b.stop() == 0
 
 
 def test_a_node_takes_no_work_before_it_is_in_the_cluster(

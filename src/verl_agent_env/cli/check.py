@@ -10,13 +10,15 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
+from verl_agent_env.cli.env_names import complete_env_name
+from verl_agent_env.cli.json_output import json_option, print_json
 from verl_agent_env.cli.play import parse_kwargs
 from verl_agent_env.envs.checker import CheckReport, check_environment
 from verl_agent_env.envs.registry import default_registry
 
 
 @click.command("check-env")
-@click.argument("env_names", metavar="NAME...", nargs=-1)
+@click.argument("env_names", metavar="NAME...", nargs=-1, shell_complete=complete_env_name)
 @click.option("--all", "check_all", is_flag=True, help="Check every registered environment.")
 @click.option(
     "--kwargs", "env_kwargs", default="{}", metavar="JSON", help="Keyword arguments of the environment."
@@ -24,7 +26,10 @@ from verl_agent_env.envs.registry import default_registry
 @click.option(
     "--steps", type=click.IntRange(min=1), default=60, show_default=True, help="Steps of each episode."
 )
-def check_env(env_names: tuple[str, ...], check_all: bool, env_kwargs: str, steps: int) -> None:
+@json_option("Print the reports as JSON.")
+def check_env(
+    env_names: tuple[str, ...], check_all: bool, env_kwargs: str, steps: int, as_json: bool
+) -> None:
     """Check the environments NAME...: Gymnasium's contract and this project's.
 
     Determinism in and across processes, snapshots, malformed actions, schemas, no solution in the info; the cost of a
@@ -34,13 +39,15 @@ def check_env(env_names: tuple[str, ...], check_all: bool, env_kwargs: str, step
     if not names:
         raise click.UsageError("Name an environment, or give --all; 'verl-agent-env list' shows the names.")
     kwargs = parse_kwargs(env_kwargs)
-    console = Console()
-    failed = 0
+    console = Console(stderr=as_json)
+    reports = []
     for name in names:
-        report = _check(name, kwargs, steps, console)
-        _print(report, console)
-        failed += not report.passed
-    sys.exit(1 if failed else 0)
+        reports.append(_check(name, kwargs, steps, console))
+        if not as_json:
+            _print(reports[-1], console)
+    if as_json:
+        print_json(reports)
+    sys.exit(0 if all(report.passed for report in reports) else 1)
 
 
 def _check(name: str, kwargs: dict[str, Any], steps: int, console: Console) -> CheckReport:

@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from verl_agent_env.cli.json_output import json_option, print_json
 from verl_agent_env.cli.serve import raise_file_limit
 from verl_agent_env.cluster.local import ClusterTls, LocalCluster
 from verl_agent_env.cluster.programs import Program
@@ -32,6 +33,7 @@ _FILE = click.Path(exists=True, dir_okay=False, resolve_path=True, path_type=Pat
 @click.option("--tls-cert", type=_FILE, help="Certificate for 127.0.0.1 and localhost, PEM: then nginx and the workers speak TLS.")  # fmt: skip
 @click.option("--tls-key", type=_FILE, help="The certificate's key, if it is not in the same file.")
 @click.option("--tls-ca", type=_FILE, help="The CA that the certificate is of; needed with --tls-cert.")
+@json_option("When the cluster is ready, print its URL, nodes and folder as JSON.")
 @click.argument("serve_options", nargs=-1, type=click.UNPROCESSED)
 def cluster(
     nodes: int,
@@ -42,6 +44,7 @@ def cluster(
     tls_cert: Path | None,
     tls_key: Path | None,
     tls_ca: Path | None,
+    as_json: bool,
     serve_options: tuple[str, ...],
 ) -> None:
     """Run a whole cluster on this machine: Redis, nodes of several workers, nginx in front.
@@ -72,6 +75,14 @@ def cluster(
                 _end(parts)
                 raise
         try:
+            if as_json:
+                print_json(
+                    {
+                        "url": parts.url,
+                        "nodes": {node.name: node.addresses for node in parts.nodes},
+                        "folder": str(parts.folder),
+                    }
+                )
             console.print(_summary(parts), highlight=False)
             _watch(parts, console)
         except KeyboardInterrupt:

@@ -13,9 +13,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from verl_agent_env.cli.env_names import complete_env_name
+from verl_agent_env.cli.json_output import json_option, print_json
 from verl_agent_env.integrations.datasets import Component, Curated, CurationPlan, curate
 from verl_agent_env.integrations.datasets.problem_files import read_problems
-from verl_agent_env.integrations.datasets.selection import Remark
+from verl_agent_env.integrations.datasets.selection import Chosen, Remark
 from verl_agent_env.integrations.errors import CurationError
 
 T = TypeVar("T")
@@ -25,7 +27,7 @@ _ONCE_OR_EACH = "Given once it counts for all environments; given for each, in o
 
 
 @click.command("curate")
-@click.argument("env_names", metavar="NAME[=WEIGHT]...", nargs=-1, required=True)
+@click.argument("env_names", metavar="NAME[=WEIGHT]...", nargs=-1, required=True, shell_complete=complete_env_name)  # fmt: skip
 @click.option(
     "--train", type=click.IntRange(min=0), default=10_000, show_default=True, help="Rows to train on."
 )
@@ -131,6 +133,7 @@ _ONCE_OR_EACH = "Given once it counts for all environments; given for each, in o
     show_default="all processors",
     help="Processes; they change nothing but the time.",
 )
+@json_option("Print how many rows were made of what, and the files, as JSON.")
 def curate_command(
     env_names: tuple[str, ...],
     out: Path,
@@ -140,6 +143,7 @@ def curate_command(
     min_difficulty: tuple[float, ...],
     max_difficulty: tuple[float, ...],
     workers: int,
+    as_json: bool,
     **options: Any,
 ) -> None:
     """Make a data set for verl of the environments NAME..., mixed by their weights.
@@ -164,7 +168,7 @@ def curate_command(
         ),
         **options,
     )
-    console = Console()
+    console = Console(stderr=as_json)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     remarks: list[Remark] = []
     try:
@@ -178,7 +182,10 @@ def curate_command(
     finally:
         if report is not None:
             _write_report(remarks, report)
-    _print(made, console)
+    if as_json:
+        print_json(_summary(made))
+    else:
+        _print(made, console)
     _print_unsolved(remarks, console)
 
 
@@ -204,17 +211,37 @@ def _print(made: Curated, console: Console) -> None:
         table.add_column(heading, justify="right")
     table.add_column("passed over", overflow="fold")
     for part in made.chosen:
-        known = [
-            problem.difficulty for problem in (*part.train, *part.test) if problem.difficulty is not None
-        ]
+        mean = _mean_difficulty(part)
         passed = ", ".join(f"{reason} {count:,}" for reason, count in sorted(part.passed_over.items()))
-        mean = f"{sum(known) / len(known):.2f}" if known else "–"
-        table.add_row(part.env_name, f"{len(part.train):,}", f"{len(part.test):,}", mean, passed)
+        shown = "–" if mean is None else f"{mean:.2f}"
+        table.add_row(part.env_name, f"{len(part.train):,}", f"{len(part.test):,}", shown, passed)
     console.print(table)
     if made.success_rate is not None:
         console.print(f"Demonstrations reach their goal in {made.success_rate:.0%} of the episodes.")
     for path in made.files:
         console.print(f"  {path}", highlight=False, soft_wrap=True)
+
+
+def _summary(made: Curated) -> dict[str, Any]:
+    return {
+        "environments": [
+            {
+                "name": part.env_name,
+                "train": len(part.train),
+                "test": len(part.test),
+                "mean_difficulty": _mean_difficulty(part),
+                "passed_over": dict(sorted(part.passed_over.items())),
+            }
+            for part in made.chosen
+        ],
+        "success_rate": made.success_rate,
+        "files": [str(path) for path in made.files],
+    }
+
+
+def _mean_difficulty(part: Chosen) -> float | None:
+    known = [problem.difficulty for problem in (*part.train, *part.test) if problem.difficulty is not None]
+    return sum(known) / len(known) if known else None
 
 
 def _name_and_weight(text: str) -> tuple[str, float]:

@@ -12,17 +12,17 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import click
-import orjson
 from rich.console import Console
 from rich.table import Table
 
 from verl_agent_env import __version__
 from verl_agent_env.cli.api import call
+from verl_agent_env.cli.json_output import json_option, print_json
 from verl_agent_env.cluster.ports import reason_of
 from verl_agent_env.cluster.programs import find_program
 from verl_agent_env.config import variable_of
@@ -61,21 +61,24 @@ class Finding:
 @click.option(
     "--token", envvar="VERL_AGENT_ENV_TOKEN", default="", help="Bearer token, if the server asks for one."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+@json_option("Print the findings as JSON.")
 def doctor(url: str, redis: str, port: int, token: str, as_json: bool) -> None:
     """Check what a server or a cluster needs on this machine, and print how to repair faults.
 
     Exit code 1 if there is a fault.
     """
-    findings = list(_machine())
-    if not url:
-        findings.append(_port(port))
-    if redis:
-        findings += asyncio.run(_redis(redis))
-    if url:
-        findings += _server(url, token)
+    with Console(stderr=True).status("Checking this machine") as status:
+        findings = list(_machine())
+        if not url:
+            findings.append(_port(port))
+        if redis:
+            status.update("Checking Redis")
+            findings += asyncio.run(_redis(redis))
+        if url:
+            status.update("Checking the server and its workers")
+            findings += _server(url, token)
     if as_json:
-        click.echo(orjson.dumps([asdict(finding) for finding in findings], option=orjson.OPT_INDENT_2))
+        print_json(findings)
     else:
         _print(findings)
     sys.exit(1 if any(finding.state == "fault" for finding in findings) else 0)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import click
+from rich.console import Console
 
 from verl_agent_env.cli.api import call
+from verl_agent_env.cli.json_output import json_option, print_json
 
 
 @click.command()
@@ -14,7 +16,12 @@ from verl_agent_env.cli.api import call
 @click.option(
     "--token", envvar="VERL_AGENT_ENV_TOKEN", default="", help="Bearer token, if the server asks for one."
 )
-def drain(node: str, url: str, undo: bool, token: str) -> None:
+@json_option("Print what the server answers as JSON.")
+def drain(node: str, url: str, undo: bool, token: str, as_json: bool) -> None:
     """Hand over all environments of NODE to the other nodes; no call fails meanwhile."""
-    answer = call(url, "/api/cluster/drain", {"node": node, "undo": undo}, token=token)
+    with Console(stderr=True).status(f"{node} hands over its environments"):
+        answer = call(url, "/api/cluster/drain", {"node": node, "undo": undo}, token=token)
+    if as_json:
+        print_json(answer)
+        return
     click.echo(f"{node}: {answer['message']} ({answer['workers']} workers)")

@@ -9,8 +9,9 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from verl_agent_env.cli.json_output import json_option, print_json
 from verl_agent_env.envs.registry import Registry, default_registry
-from verl_agent_env.envs.search import find
+from verl_agent_env.envs.search import find, rows
 from verl_agent_env.envs.spec import EnvSpec
 
 
@@ -24,8 +25,14 @@ from verl_agent_env.envs.spec import EnvSpec
 )
 @click.option("--installed", is_flag=True, help="Only those whose packages are installed here.")
 @click.option("--count-tags", is_flag=True, help="Count the tags of what was found, instead of listing it.")
+@json_option("Print the rows, or the counts of the tags, as JSON.")
 def envs(
-    words: tuple[str, ...], tags: tuple[str, ...], max_ms: float | None, installed: bool, count_tags: bool
+    words: tuple[str, ...],
+    tags: tuple[str, ...],
+    max_ms: float | None,
+    installed: bool,
+    count_tags: bool,
+    as_json: bool,
 ) -> None:
     """List the environments that have each WORD in their name, description or tags; all of them without.
 
@@ -34,6 +41,9 @@ def envs(
     registry = default_registry()
     specs = registry.specs() if installed else registry.all_specs()
     found = find(specs, words, tags, max_ms)
+    if as_json:
+        print_json(_counted_tags(found) if count_tags else rows(found, registry))
+        return
     console = Console()
     console.print(_tags_table(found) if count_tags else _specs_table(found, registry))
     console.print(f"{len(found)} of {len(specs)} environments", highlight=False)
@@ -65,6 +75,10 @@ def _description(spec: EnvSpec, registry: Registry) -> str:
 
 def _tags_table(found: Sequence[EnvSpec]) -> Table:
     table = Table("tag", "environments", box=None, header_style="bold")
-    for tag, count in Counter(tag for spec in found for tag in spec.tags).most_common():
+    for tag, count in _counted_tags(found).items():
         table.add_row(tag, f"{count}")
     return table
+
+
+def _counted_tags(found: Sequence[EnvSpec]) -> dict[str, int]:
+    return dict(Counter(tag for spec in found for tag in spec.tags).most_common())

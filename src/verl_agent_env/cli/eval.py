@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -11,6 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from verl_agent_env.cli.env_names import complete_env_name
+from verl_agent_env.cli.json_output import json_option, print_json
 from verl_agent_env.cli.play import parse_kwargs
 from verl_agent_env.client import AsyncEnvClient
 from verl_agent_env.evaluation import (
@@ -37,7 +40,7 @@ from verl_agent_env.evaluation.run import PAGE_FILE
     help="Of the OpenAI-compatible endpoint; OPENAI_BASE_URL, or OpenAI's own, if not given. The key is taken from "
     "OPENAI_KEY or OPENAI_API_KEY.",
 )
-@click.option("--env", "env_name", required=True, metavar="NAME", help="Environment to play.")
+@click.option("--env", "env_name", required=True, metavar="NAME", shell_complete=complete_env_name, help="Environment to play.")  # fmt: skip
 @click.option("--env-kwargs", default="{}", metavar="JSON", help="Its keyword arguments.")
 @click.option("--episodes", type=click.IntRange(min=1), default=100, show_default=True)
 @click.option("--seed-start", type=click.IntRange(min=0), default=0, show_default=True, help="First seed.")
@@ -67,6 +70,7 @@ from verl_agent_env.evaluation.run import PAGE_FILE
     show_default=True,
     help="Folder of the trajectories and of the page to read them; an interrupted run is continued there.",
 )
+@json_option("Print the summary as JSON.")
 def eval_command(
     url: str,
     token: str | None,
@@ -83,6 +87,7 @@ def eval_command(
     temperature: float | None,
     system_prompt: str | None,
     out: Path,
+    as_json: bool,
 ) -> None:
     """Let a model play many episodes and summarize the results."""
     kwargs = parse_kwargs(env_kwargs)
@@ -122,8 +127,12 @@ def eval_command(
     except (ModelRefusedError, ValueError) as error:
         raise click.ClickException(str(error)) from None
     (out / PAGE_FILE).write_text(write_page(plan, played), "utf-8")
+    summary = Summary.of(played)
+    if as_json:
+        print_json({**asdict(summary), "success_rate": summary.success_rate, "page": str(out / PAGE_FILE)})
+        return
     table = Table(title=f"{model} plays {env_name}", show_header=False)
-    for row in rows_of(Summary.of(played)):
+    for row in rows_of(summary):
         table.add_row(*row)
     Console().print(table)
     click.echo(f"To read: {out / PAGE_FILE}")

@@ -2,30 +2,48 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
+
+from verl_agent_env.cli.json_output import json_option, print_json
 
 
 @click.command("list")
 @click.option("--verbose", "-v", is_flag=True, help="Also show each environment's arguments.")
-def list_environments(verbose: bool) -> None:
+@json_option("Print names, descriptions and the JSON Schema of the arguments as JSON.")
+def list_environments(verbose: bool, as_json: bool) -> None:
     """List the registered environments, those of installed packages included."""
+    if as_json:
+        print_json(_described())
+        return
     from rich.console import Console
     from rich.table import Table
 
-    from verl_agent_env.envs.registry import default_registry
-
-    registry = default_registry()
     table = Table(box=None, header_style="bold")
     table.add_column("name", no_wrap=True)
     table.add_column("what it is", overflow="fold")
     if verbose:
         table.add_column("arguments", overflow="fold")
+    for kind in _described():
+        arguments = ", ".join(kind["kwargs_schema"].get("properties", {}))
+        table.add_row(kind["name"], kind["description"], *([arguments] if verbose else []))
+    Console().print(table)
+
+
+def _described() -> list[dict[str, Any]]:
+    from verl_agent_env.envs.registry import default_registry
+
+    registry = default_registry()
+    described = []
     for name in registry.names():
         try:
             kind = registry.kind(name)
+            described.append(
+                {"name": name, "description": kind.description, "kwargs_schema": kind.arguments_schema()}
+            )
         except ImportError as broken:
-            table.add_row(name, f"cannot be imported: {broken}")
-            continue
-        arguments = ", ".join(kind.arguments_schema().get("properties", {}))
-        table.add_row(name, kind.description, *([arguments] if verbose else []))
-    Console().print(table)
+            described.append(
+                {"name": name, "description": f"cannot be imported: {broken}", "kwargs_schema": {}}
+            )
+    return described

@@ -10,6 +10,7 @@ import orjson
 from rich.console import Console
 from rich.panel import Panel
 
+from verl_agent_env.cli.env_names import complete_env_name
 from verl_agent_env.envs.base import ChatEnv
 from verl_agent_env.envs.kind import EnvKind
 from verl_agent_env.envs.registry import default_registry
@@ -20,7 +21,7 @@ _QUIT = frozenset({"quit", "exit", "q"})
 
 
 @click.command()
-@click.argument("env_name")
+@click.argument("env_name", shell_complete=complete_env_name)
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of the first episode; random when not given.")
 @click.option(
     "--kwargs", "env_kwargs", default="{}", metavar="JSON", help="Keyword arguments of the environment."

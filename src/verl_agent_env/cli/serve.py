@@ -23,7 +23,12 @@ import click
 from verl_agent_env.addresses import bare_host, url_host
 from verl_agent_env.cli.options import merge_options, settings_options
 from verl_agent_env.cli.signals import log_outlived_signals, outlive_signals
-from verl_agent_env.config import LISTEN_BACKLOG, ServerSettings, settings_from_environment
+from verl_agent_env.config import (
+    LISTEN_BACKLOG,
+    NODE_TAKEN_EXIT_CODE,
+    ServerSettings,
+    settings_from_environment,
+)
 
 if TYPE_CHECKING:
     from verl_agent_env.cluster.store import WorkerRecord
@@ -33,6 +38,12 @@ _RETRY_S = 0.25
 _OWN_ADDRESSES = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
 
 logger = logging.getLogger(__name__)
+
+
+class _NodeTakenError(click.ClickException):
+    """Another node has this node's name or addresses; whoever starts nodes can tell by the exit code."""
+
+    exit_code = NODE_TAKEN_EXIT_CODE
 
 
 @click.command()
@@ -181,7 +192,8 @@ def _require_place(settings: ServerSettings, supervisor: str, pool: Collection[s
     """Check that the store responds and that no other node has this node's name or addresses.
 
     Raises:
-        click.ClickException: One of these is not the case.
+        _NodeTakenError: Another node has the name or one of the addresses.
+        click.ClickException: The store does not respond, or cannot be used.
     """
     from verl_agent_env.cluster.backends import BackendOptions, open_backend
     from verl_agent_env.cluster.timing import Timing
@@ -205,7 +217,7 @@ def _require_place(settings: ServerSettings, supervisor: str, pool: Collection[s
                 if not problem:
                     return
                 if time.monotonic() > end:
-                    raise click.ClickException(problem)
+                    raise _NodeTakenError(problem)
                 await asyncio.sleep(_RETRY_S)
         finally:
             await backend.aclose()

@@ -6,12 +6,12 @@ import time
 from typing import Any
 
 import click
-import orjson
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
 from verl_agent_env.cli.api import call
+from verl_agent_env.cli.json_output import json_option, print_json
 
 _WIDTH = 200
 
@@ -23,7 +23,7 @@ _WIDTH = 200
     is_flag=True,
     help="Print the table once and exit, as it is done where the output is no terminal.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print what the server says as JSON, once.")
+@json_option("Print what the server says as JSON, once.")
 @click.option("--interval-s", type=click.FloatRange(min=0.1), default=1.0, show_default=True, help="Seconds between looks.")  # fmt: skip
 @click.option(
     "--token", envvar="VERL_AGENT_ENV_TOKEN", default="", help="Bearer token, if the server asks for one."
@@ -31,7 +31,7 @@ _WIDTH = 200
 def status(url: str, once: bool, as_json: bool, interval_s: float, token: str) -> None:
     """Show the nodes and workers of the server at URL."""
     if as_json:
-        click.echo(orjson.dumps(_look(url, token), option=orjson.OPT_INDENT_2))
+        print_json(_look(url, token))
         return
     console = Console()
     if not console.is_terminal:

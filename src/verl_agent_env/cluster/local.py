@@ -31,7 +31,7 @@ from verl_agent_env.cluster.programs import (
     serve_command,
 )
 from verl_agent_env.cluster.ring import Ring
-from verl_agent_env.config import variable_of
+from verl_agent_env.config import NODE_TAKEN_EXIT_CODE, variable_of
 
 _HOST = "127.0.0.1"
 
@@ -184,7 +184,7 @@ class LocalCluster:
             self._say(node.name)
             node.start()
         for node in self.nodes:
-            await_program(node, functools.partial(is_ready, node.host, node.port, self.tls_context))
+            self._await_node(node)
         self._say("nginx")
         self.configure_nginx()
         self.nginx.start()
@@ -199,7 +199,7 @@ class LocalCluster:
             click.ClickException: It did not start.
         """
         node.start()
-        await_program(node, functools.partial(is_ready, node.host, node.port, self.tls_context))
+        self._await_node(node)
 
     def configure_nginx(self) -> None:
         """Write nginx's configuration, and reload nginx if it runs."""
@@ -262,6 +262,18 @@ class LocalCluster:
         for part in (self.nginx, *self.nodes, *self.planned, self.redis):
             part.kill()
         self._orphans.close()
+
+    def _await_node(self, node: Node) -> None:
+        try:
+            await_program(node, functools.partial(is_ready, node.host, node.port, self.tls_context))
+        except click.ClickException as failed:
+            if node.exit_code != NODE_TAKEN_EXIT_CODE:
+                raise
+            raise click.ClickException(
+                "Another cluster with the same names of nodes uses this Redis. Stop that one, or give this one another "
+                "database (--redis redis://HOST:PORT/1) or a namespace of its own (--namespace NAME). "
+                f"{failed.message}"
+            ) from None
 
     def _node(self, name: str) -> Node:
         ports, machine = consecutive_free_ports(1 + self._workers), self._machine(name)

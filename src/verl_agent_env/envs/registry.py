@@ -144,6 +144,10 @@ class Registry:
             raise UnknownEnvNameError(name[:128], self._suggestions(name[:128]))
         return full
 
+    def completions(self, start: str) -> list[str]:
+        """Return the names that begin with ``start``: short ones too, unless all names are asked for."""
+        return sorted(name for name in (self._aliases if start else self._specs) if name.startswith(start))
+
     def _suggestions(self, name: str) -> list[str]:
         # Takes a millisecond: cached for batches that repeat one wrong name thousands of times.
         known = self._suggested.get(name)

@@ -1,9 +1,13 @@
-"""Search of environments by words, tags and cost, without importing any."""
+"""Search of environments by words, tags and cost, and the rows that a list of them shows."""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 from collections.abc import Collection, Iterable
+from typing import Any
 
+from verl_agent_env.envs.registry import Registry
 from verl_agent_env.envs.spec import EnvSpec
 
 
@@ -13,7 +17,7 @@ def find(
     tags: Collection[str] = (),
     max_ms: float | None = None,
 ) -> list[EnvSpec]:
-    """Return the matching environments, in the given order.
+    """Return the matching environments, in the given order; none is imported.
 
     Args:
         specs: Environments to search.
@@ -32,3 +36,24 @@ def _fits(spec: EnvSpec, words: Collection[str], tags: Collection[str], max_ms: 
         return False
     text = " ".join([spec.name, spec.description, *spec.tags]).casefold()
     return all(word in text for word in words)
+
+
+def rows(specs: Iterable[EnvSpec], registry: Registry) -> list[dict[str, Any]]:
+    """Return a row for each environment: its name, description, tags, costs, extra, and whether it is installed."""
+    here = set(registry.names())
+    return [{**row(spec, registry), "installed": spec.name in here} for spec in specs]
+
+
+def row(spec: EnvSpec, registry: Registry) -> dict[str, Any]:
+    """Describe an environment; a package of the catalogue is not imported for it."""
+    description = spec.description
+    if not description and spec.family is None:
+        with contextlib.suppress(Exception):
+            description = registry.kind(spec.name).description
+    return {
+        "name": spec.name,
+        "description": description,
+        "tags": list(spec.tags),
+        "costs": None if spec.costs is None else dataclasses.asdict(spec.costs),
+        "extra": None if spec.family is None else spec.family.extra,
+    }

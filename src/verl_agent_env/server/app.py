@@ -52,6 +52,7 @@ from verl_agent_env.server.api.server import ServerHandlers
 from verl_agent_env.server.api.tasks import TaskHandlers
 from verl_agent_env.server.cluster.identity import WorkerIdentity
 from verl_agent_env.server.cluster.peers import WORKER_PATH, Peers
+from verl_agent_env.server.cluster.reachability import ReachabilityCheck
 from verl_agent_env.server.cluster.wiring import open_backend_of, wire_worker
 from verl_agent_env.server.http.admission import Admission
 from verl_agent_env.server.http.auth import TokenGuard, peer_secret_of
@@ -308,6 +309,11 @@ async def _lifespan(app: EnvServer) -> AsyncIterator[dict[str, Any]]:
         background.start("loop watch", app.loop_watch.run),
         background.start("memory return", app.memory_return.run),
     ]
+    if app.settings.cluster.is_shared:
+        reachability = ReachabilityCheck(
+            app.worker.membership, app.worker.peers, pause_s=app.settings.cluster.lease_s
+        )
+        tasks.append(background.start("reachability", reachability.run))
     if app.env_host.collector is not None:
         tasks.append(background.start("episodes", app.env_host.collector.store.run))
     if app.settings.auth_file:

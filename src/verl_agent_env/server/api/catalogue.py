@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import dataclasses
 import logging
-from collections.abc import Sequence
 from typing import Any
 
 from verl_agent_env.engine import inspection
 from verl_agent_env.envs.kind import EnvKind
 from verl_agent_env.envs.registry import Registry
-from verl_agent_env.envs.search import find
-from verl_agent_env.envs.spec import EnvSpec
+from verl_agent_env.envs.search import find, row, rows
 from verl_agent_env.server.api.queries import MAX_DIGITS, positive_number, query_of, whole_number
 from verl_agent_env.server.http.types import Request, Response
 from verl_agent_env.wire.codec import encode
@@ -46,9 +42,9 @@ class CatalogueHandlers:
         page = found[offset : offset + limit]
         following = offset + len(page)
         # In a thread: environments of this project say of themselves what they are.
-        rows = await asyncio.to_thread(_rows, page, self._registry)
+        shown = await asyncio.to_thread(rows, page, self._registry)
         next_offset = following if following < len(found) else None
-        return Response(encode({"environments": rows, "total": len(found), "next_offset": next_offset}))
+        return Response(encode({"environments": shown, "total": len(found), "next_offset": next_offset}))
 
     async def _all_described(self) -> bytes:
         names = self._registry.names()
@@ -57,26 +53,6 @@ class CatalogueHandlers:
             described = await asyncio.to_thread(_describe_all, self._registry)
             self._described = names, encode({"environments": described})
         return self._described[1]
-
-
-def _rows(specs: Sequence[EnvSpec], registry: Registry) -> list[dict[str, Any]]:
-    here = set(registry.names())
-    return [{**_row(spec, registry), "installed": spec.name in here} for spec in specs]
-
-
-def _row(spec: EnvSpec, registry: Registry) -> dict[str, Any]:
-    """Describe an environment; a package is not imported for it."""
-    description = spec.description
-    if not description and spec.family is None:
-        with contextlib.suppress(Exception):
-            description = registry.kind(spec.name).description
-    return {
-        "name": spec.name,
-        "description": description,
-        "tags": list(spec.tags),
-        "costs": None if spec.costs is None else dataclasses.asdict(spec.costs),
-        "extra": None if spec.family is None else spec.family.extra,
-    }
 
 
 def _describe_all(registry: Registry) -> list[dict[str, Any]]:
@@ -90,7 +66,7 @@ def _describe_all(registry: Registry) -> list[dict[str, Any]]:
             kind = registry.kind(spec.name)
             if not kind.presets:
                 families.setdefault(kind.env_class, spec.name)
-            shown = {**_row(spec, registry), "installed": True, **_describe(kind)}
+            shown = {**row(spec, registry), "installed": True, **_describe(kind)}
             described.append((kind.env_class, shown))
         except Exception:
             # Another package's environment is broken, in whatever way: the others are still there.
