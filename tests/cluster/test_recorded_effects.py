@@ -13,8 +13,17 @@ import httpx
 import orjson
 
 from tests.cluster.conftest import StartNode
+from tests.envs.mcp_chat.counting_server import CountingServer
 from tests.envs.mcp_chat.support import message, probe
-from tests.pool_process import Pool, all_workers, initialize, is_running, kill_owner, owner_of
+from tests.pool_process import (
+    Pool,
+    all_workers,
+    drained_owner,
+    initialize,
+    is_running,
+    kill_owner,
+    owner_of,
+)
 from tests.waiting import eventually
 from verl_agent_env.envs.mcp_chat.configuration import CONFIG_VARIABLE
 from verl_agent_env.types import NUM_SLOTS
@@ -107,6 +116,44 @@ def test_answers_of_stateless_mcp_servers_outlive_the_worker(start_node: StartNo
     # The next call goes to a server process of the new worker.
     assert taken(node.any, env_id, message(("pid", {})), 1)["observation"] != last["observation"]
     assert taken(node.any, env_id, "done", 2)["reward"] == 1.0
+
+
+def test_an_episode_goes_on_in_its_mcp_session_after_a_kill_and_after_a_drain(
+    start_node: StartNode, tmp_path: Path
+) -> None:
+    counting = CountingServer()
+    try:
+        file = tmp_path / "mcp.json"
+        file.write_bytes(orjson.dumps({"mcpServers": {"counting": counting.definition}}))
+        first, second = (start_node(name, workers=1, variables={CONFIG_VARIABLE: str(file)}) for name in "ab")
+        eventually(lambda: second.is_ready() and len(all_workers(first.any)) == 2, what="two workers")
+        env_id = initialize(
+            first.any, "mcp_chat", env_kwargs={"scorer": {"type": "exact_match", "answer": "done"}}
+        )
+
+        def counted(seq: int) -> int:
+            return int(taken(first.any, env_id, message(("count", {})), seq)["observation"][0]["content"])
+
+        counts = [counted(0)]
+        kill_owner(first.any, env_id)
+        assert counted(0) == counts[0]
+        counts.append(counted(1))
+        with drained_owner(first.any, env_id) as owner:
+            eventually(
+                lambda: owner_of(first.any, env_id)["address"] != owner["address"], what="another owner"
+            )
+            counts.append(counted(2))
+            assert counting.of("DELETE") == []
+            end = taken(first.any, env_id, "done", 3)
+        assert (end["reward"], end["info"]["server_failures"]) == (1.0, 0)
+        # Nobody but the session counts: a step that a busy worker lost is counted twice, and nothing is forgotten.
+        assert counts == sorted(set(counts))
+        assert counts[-1] == len(counting.of("tools/call"))
+        eventually(lambda: len(counting.of("DELETE")) == 1, what="the end of the session")
+        assert [each.session for each in counting.of("DELETE")] == counting.sessions
+        assert len(counting.of("initialize")) == len(counting.sessions) == 1
+    finally:
+        counting.close()
 
 
 def sandboxes() -> set[int]:

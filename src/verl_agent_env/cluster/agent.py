@@ -44,10 +44,10 @@ class HostedEnvironments(Protocol):
         """Count the environments in a slot that are not durable: they would be lost if another worker took the slot."""
 
     async def prepare_hand_over(self, slots: Collection[int]) -> Collection[int]:
-        """Wait for a bounded time until all pending writes of these slots are durable.
+        """Wait for a bounded time until all pending writes of these slots are durable and no step in them calls the outside.
 
         Returns:
-            The slots without pending writes.
+            The slots of which that is so.
         """
 
     def reads(self) -> Mapping[str, str]:

@@ -28,8 +28,13 @@ class _ClosedEnv(NamedTuple):
     """What the slot's counter of owners showed then."""
 
 
-Dispose = Callable[[EnvKind, Any, "BaseException | None"], None]
-"""Lets an environment free what it holds, given what its last call raised."""
+class Dispose(Protocol):
+    """Lets an environment free what it holds."""
+
+    def __call__(
+        self, kind: EnvKind, env: Any, fault: BaseException | None = None, *, is_over: bool = False
+    ) -> None:
+        """Do so, given what its last call raised, and whether its episode goes on in no other environment."""
 
 
 class EpisodeObserver(Protocol):
@@ -261,11 +266,20 @@ class EnvTable:
         else:
             self.mark_closed(env_id, reason)
 
-    def release(self, instance: LiveEnv, fault: BaseException | None = None) -> None:
-        """Part the instance from its environment, which frees what it holds."""
+    def release(
+        self, instance: LiveEnv, fault: BaseException | None = None, *, is_known: bool = True
+    ) -> None:
+        """Part the instance from its environment, which frees what it holds.
+
+        Args:
+            instance: The instance.
+            fault: What the environment's last call raised.
+            is_known: False if nothing of its episode is known anywhere else.
+        """
         env, instance.env = instance.env, None
         if env is not None:
-            self._dispose(instance.kind, env, fault)
+            is_over = not is_known or instance.closed_as not in (None, MOVED)
+            self._dispose(instance.kind, env, fault, is_over=is_over)
 
     def closed_as(self, env_id: str) -> str | None:
         """Return why an environment was closed; None if it is not known to be."""

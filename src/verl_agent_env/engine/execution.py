@@ -118,7 +118,7 @@ class Executor:
             return built, answer, observe(built)
         except BaseException:
             if env is None:
-                self.dispose(kind, built)
+                self.dispose(kind, built, is_over=given is None)
             raise
 
     async def step(
@@ -247,18 +247,25 @@ class Executor:
             return answer, observe(env, answer)
         return await self.call(kind, env, stepped)
 
-    def dispose(self, kind: EnvKind, env: Env, fault: BaseException | None = None) -> None:
+    def dispose(
+        self, kind: EnvKind, env: Env, fault: BaseException | None = None, *, is_over: bool = False
+    ) -> None:
         """Let an environment that nobody uses any more free what it holds: in the background if that may block.
 
         Args:
+            kind: The environment's.
+            env: The environment.
             fault: What its last call raised. A thread that is stuck with an environment closes it by itself.
+            is_over: True if its episode does not go on in another environment, here or elsewhere.
         """
         if isinstance(fault, CallTimeoutError) and kind.uses_thread:
             return
         if kind.execution == "inline":
             close_inline(env)
             return
-        task = asyncio.get_running_loop().create_task(self._close(kind, env), context=patiently())
+        task = asyncio.get_running_loop().create_task(
+            self._close(kind, env, is_over=is_over), context=patiently()
+        )
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
@@ -267,10 +274,13 @@ class Executor:
         """Tasks that are closing environments."""
         return set(self._closing)
 
-    async def _close(self, kind: EnvKind, env: Env) -> None:
+    async def _close(self, kind: EnvKind, env: Env, *, is_over: bool) -> None:
+        waiting: Any = env
         try:
             if kind.execution == "async":
-                await self._awaited(env.aclose)  # type: ignore[attr-defined]
+                # Only environments of this library's base class have anything that could go on elsewhere.
+                keeps = not is_over and kind.is_chat_env
+                await self._awaited(waiting.ahand_over if keeps else waiting.aclose)
             else:
                 await self._threads.of(kind).run(env.close, self.max_step_s)
         except ENV_FAULTS:

@@ -155,10 +155,10 @@ class Lifecycle:
         """
         slot = slot_of(instance.env_id)
         if not self.owns(slot) or epoch not in (None, self.env_table.epoch_of(slot)):
-            self.env_table.release(instance)
+            self.env_table.release(instance, is_known=False)
             raise MovedError(slot)
         if self.env_table.get(instance.env_id) is not None:
-            self.env_table.release(instance)
+            self.env_table.release(instance, is_known=False)
             return False
         self.env_table.add(instance)
         if self.recorder is not None:

@@ -81,6 +81,13 @@ class AsyncChatEnv(ChatEnv):
         """Release resources of the environment; the coroutine for :meth:`ChatEnv.close`."""
         await self.close_async()
 
+    async def ahand_over(self) -> None:
+        """Release what this process holds of an episode that another one goes on with, or that was only played again.
+
+        By default all, as :meth:`aclose`. What the episode has elsewhere, such as a session that can be resumed, stays.
+        """
+        await self.aclose()
+
     # --- Gymnasium's interface ------------------------------------------------------------------------------
 
     def reset(

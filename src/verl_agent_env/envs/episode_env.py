@@ -1,4 +1,4 @@
-"""One episode of an environment: its seed, the randomness that follows from it, its steps, and its snapshot."""
+"""Episodes of an environment: seed, random generators, number of steps and snapshot."""
 
 from __future__ import annotations
 

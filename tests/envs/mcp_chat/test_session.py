@@ -14,19 +14,29 @@ from verl_agent_env.envs.mcp_chat.errors import (
     McpCallTimeoutError,
     ServerLostError,
     ServerStartError,
+    SessionForgottenError,
     ToolRefusedError,
 )
-from verl_agent_env.envs.mcp_chat.session import McpSession
+from verl_agent_env.envs.mcp_chat.session import HttpSession, McpSession
 
 
 class FakeLink:
     """A connection that fails as it is told to."""
 
     def __init__(
-        self, fault: Exception | None = None, *, starts: bool = True, answering: bool = True
+        self,
+        fault: Exception | None = None,
+        *,
+        starts: bool = True,
+        forgotten: bool = False,
+        answering: bool = True,
+        session_id: str = "",
     ) -> None:
         self.fault = fault
         self.starts = starts
+        self.forgotten = forgotten
+        self.http_session = HttpSession(session_id, "2025-11-25") if session_id else None
+        self.is_resumed = False
         self.answering = answering
         self.is_open = False
         self.tools: list[Tool] = []
@@ -36,7 +46,15 @@ class FakeLink:
         await asyncio.sleep(0)
         if not self.starts:
             raise ServerStartError("it is broken")
+        if self.forgotten:
+            raise SessionForgottenError
         self.is_open = True
+
+    def connected(self, resumed: HttpSession | None) -> FakeLink:
+        """This connection, made to go on with a session or to begin one."""
+        self.is_resumed = resumed is not None
+        self.http_session = resumed or self.http_session
+        return self
 
     async def call(self, tool: str, arguments: dict[str, Any]) -> CallToolResult:
         await asyncio.sleep(0)
@@ -61,7 +79,7 @@ class Clock:
 
 async def session_of(*links: FakeLink, clock: Clock | None = None, **fields: Any) -> McpSession:
     waiting = list(links)
-    session = McpSession(probe(**fields), lambda: waiting.pop(0), clock or Clock())
+    session = McpSession(probe(**fields), lambda resumed: waiting.pop(0).connected(resumed), clock or Clock())
     await session.open()
     return session
 
@@ -142,3 +160,43 @@ async def test_closed_session_begins_no_connection() -> None:
     await session.close()
     with pytest.raises(ServerLostError):
         await session.call("x", {}, 100)
+
+
+async def test_a_session_that_can_be_resumed_goes_on_over_another_connection() -> None:
+    first, second = FakeLink(session_id="a"), FakeLink()
+    session = await session_of(first, second)
+    first.is_open = False
+    assert await session.call("x", {}, 100) == ("fine", False, False)
+    third = FakeLink()
+    session = await session_of(FakeLink(ConnectionLostError(), session_id="a"), third)
+    reply = await session.call("x", {}, 100)
+    assert str(reply.content).endswith("is unknown. The session goes on.")
+    assert third.http_session == session.http_session
+
+
+async def test_a_session_that_was_forgotten_meanwhile_is_begun_anew() -> None:
+    first, forgotten, fresh = FakeLink(session_id="a"), FakeLink(forgotten=True), FakeLink(session_id="b")
+    session = await session_of(first, forgotten, fresh)
+    first.is_open = False
+    replies = await asyncio.gather(*(session.call("x", {}, 100) for _ in range(2)))
+    assert all(str(reply.content).startswith("[A new session") and reply.has_failed for reply in replies)
+    assert session.http_session == HttpSession("b", "2025-11-25")
+
+
+async def test_a_session_that_a_call_finds_forgotten_is_not_tried_again() -> None:
+    fresh = FakeLink(session_id="b")
+    session = await session_of(FakeLink(SessionForgottenError(), session_id="a"), fresh)
+    assert (await session.call("x", {}, 100)).has_failed
+    assert not fresh.is_resumed
+
+
+async def test_a_server_that_is_away_is_asked_again_for_the_session_to_go_on_with() -> None:
+    away, there = FakeLink(starts=False), FakeLink()
+    waiting = [away, there]
+    known = HttpSession("a", "2025-11-25")
+    session = McpSession(
+        probe(), lambda resumed: waiting.pop(0).connected(resumed), Clock(), http_session=known
+    )
+    await session.open()
+    assert await session.call("x", {}, 100) == ("fine", False, False)
+    assert there.http_session == known

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.engine.persistence import oracles
 from tests.engine.persistence.hosts import Cluster
 from tests.wayfarer import ENV_NAME, write_package
 from verl_agent_env.engine import CreateRequest, await_maybe
 from verl_agent_env.envs.registry import BUILT_IN, EnvSpec
 from verl_agent_env.errors import IncompatibleVersionError
 from verl_agent_env.server.cluster.local_environments import LocalEnvironments
-from verl_agent_env.types import NUM_SLOTS, slot_of
+from verl_agent_env.types import NUM_SLOTS, new_env_id, slot_of
 
 LAKE = "verl_env/frozen_lake-v1"
 
@@ -62,3 +63,19 @@ async def test_kinds_of_others_are_learnt_where_they_are_installed(cluster: Clus
     assert environments.reads() == {}
     await environments.load_kinds([LAKE, "acme/unheard_of-v0"])
     assert environments.reads().keys() == {LAKE}
+
+
+async def test_a_slot_stays_as_long_as_a_step_in_it_calls_the_outside(cluster: Cluster) -> None:
+    host = await cluster.host(specs=oracles.SPECS)
+    calling, idle = (new_env_id(slot) for slot in (1, 2))
+    for env_id in (calling, idle):
+        request = CreateRequest(oracles.SPECS[0].name, 1, env_id=env_id)
+        await await_maybe(host.create(request))
+        await await_maybe(host.step(env_id, "no call", 0))
+    environments = LocalEnvironments(host, range(NUM_SLOTS).__contains__)
+    lock = host.env_table.find(calling).lock
+    assert lock is not None
+    async with lock:
+        # The next owner would take the step anew, and call a second time.
+        assert await environments.prepare_hand_over([1, 2, 3]) == {2, 3}
+    assert await environments.prepare_hand_over([1, 2, 3]) == {1, 2, 3}

@@ -1,4 +1,4 @@
-"""Records the states of environments that are about to move to another worker."""
+"""What is waited for and recorded of environments that are about to move to another worker."""
 
 from __future__ import annotations
 
@@ -67,6 +67,29 @@ class StateSaver:
                 # If it came in time: an environment that went says nothing any more.
                 if instance.closed_as is None:
                     self._recorder.save(instance, state)
+
+
+async def slots_calling_outside(instances: Sequence[LiveEnv], timeout_s: float) -> frozenset[int]:
+    """Wait for steps that call the outside, and return the slots of those that are under way after ``timeout_s``.
+
+    Their next owner would take such a step anew, and make its calls a second time.
+    """
+    waiting = {
+        asyncio.ensure_future(_returned(instance.lock)): instance.slot
+        for instance in instances
+        if instance.kind.records_effects and instance.lock is not None and instance.is_busy
+    }
+    if not waiting:
+        return frozenset()
+    _, late = await asyncio.wait(waiting, timeout=timeout_s)
+    for task in late:
+        task.cancel()
+    return frozenset(waiting[task] for task in late)
+
+
+async def _returned(lock: asyncio.Lock) -> None:
+    async with lock:
+        pass
 
 
 def _is_worth_saving(instance: LiveEnv) -> bool:

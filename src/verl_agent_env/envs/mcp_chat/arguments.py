@@ -13,7 +13,16 @@ MAX_SERVERS = 32
 
 _ServerName = Annotated[str, StringConstraints(pattern=rf"^[A-Za-z0-9_-]{{1,{MAX_NAME_CHARS}}}$")]
 # Keys that only the operator may set.
-_PRIVILEGES = ("shared", "stateless", "instances", "idle_s", "max_sessions", "log_stderr", "max_restarts")
+_PRIVILEGES = (
+    "shared",
+    "stateless",
+    "resumable",
+    "instances",
+    "idle_s",
+    "max_sessions",
+    "log_stderr",
+    "max_restarts",
+)
 
 
 class McpChatArguments(ToolDialogueArguments):

@@ -10,12 +10,13 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import httpx2
-from mcp import Client, MCPError
+from mcp import Client, ClientSession, MCPError
 from mcp.types import (
     CONNECTION_CLOSED,
     REQUEST_TIMEOUT,
     CallToolResult,
     Implementation,
+    PaginatedRequestParams,
     Tool,
 )
 
@@ -29,6 +30,8 @@ from verl_agent_env.envs.mcp_chat.errors import (
     ToolRefusedError,
 )
 from verl_agent_env.envs.mcp_chat.http import http_transport
+from verl_agent_env.envs.mcp_chat.resumption import resumed_session
+from verl_agent_env.envs.mcp_chat.session import HttpSession
 from verl_agent_env.envs.mcp_chat.stdio import StandardError, stdio_transport
 from verl_agent_env.envs.processes import LauncherClient
 
@@ -43,12 +46,19 @@ _LATE_S = 1.0
 _CLOSE_S = 15.0
 _REFUSALS_S = 2.0
 _MAX_REASON_CHARS = 300
+_MAX_SESSION_ID_CHARS = 1_024
+_US = Implementation(name="verl-agent-env", version=__version__)
 
 
 class McpConnection:
     """Live session with one server."""
 
-    def __init__(self, definition: ServerDefinition, launcher: Callable[[], LauncherClient]) -> None:
+    def __init__(
+        self,
+        definition: ServerDefinition,
+        launcher: Callable[[], LauncherClient],
+        resumed: HttpSession | None = None,
+    ) -> None:
         self._definition = definition
         self._launcher = launcher
         self._errors = StandardError(definition)
@@ -61,7 +71,12 @@ class McpConnection:
         """Time-outs of the running calls."""
         self._answered = asyncio.Event()
         """Set while no call is running."""
-        self._client: Client | None = None
+        self._client: Client | ClientSession | None = None
+        self._begun_session_id = ""
+        self.is_resumed = resumed is not None
+        """True if it goes on with a session that another connection began."""
+        self.http_session = resumed
+        """Session that another connection can go on with; ``None`` until it is open, and with a server that is not resumable."""
         self.is_open = False
         """True while calls can be sent; false as soon as a stdio server has exited."""
         self.tools: list[Tool] = []
@@ -72,6 +87,7 @@ class McpConnection:
 
         Raises:
             ServerStartError: The server cannot be run or reached, or did not respond in time.
+            SessionForgottenError: The server does not know the session that was to be gone on with.
         """
         definition = self._definition
         ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -89,6 +105,8 @@ class McpConnection:
             await self.close(at_once=True)
             raise
         await self.close(at_once=True)
+        if self._is_forgotten and self.is_resumed:
+            raise SessionForgottenError
         said = self._errors.tail()
         logger.warning(
             "an MCP server did not start: %s", reason, extra={"mcp_server": definition.name, "stderr": said}
@@ -166,16 +184,11 @@ class McpConnection:
             await asyncio.wait([task], timeout=_CLOSE_S)
 
     async def _live(self, ready: asyncio.Future[None]) -> None:
-        definition = self._definition
         try:
-            async with Client(
-                self._transport(),
-                mode=definition.protocol,
-                read_timeout_seconds=definition.start_timeout_s,
-                client_info=Implementation(name="verl-agent-env", version=__version__),
-                cache=None,
-            ) as client:
-                self.tools = await _list_tools(client)
+            async with self._opened() as client:
+                self.tools = await _list_tools(
+                    client if isinstance(client, ClientSession) else client.session
+                )
                 self._client = client
                 self.is_open = not self._leaving.is_set()
                 if not ready.done():
@@ -196,6 +209,34 @@ class McpConnection:
             if not ready.cancelled():
                 # Retrieve the exception: nobody else does if the opener was cancelled.
                 ready.exception()
+
+    @asynccontextmanager
+    async def _opened(self) -> AsyncGenerator[Client | ClientSession, None]:
+        """Begin a session, or go on with the one that was given.
+
+        Raises:
+            ServerStartError: The server is to be resumable, and begins no session that could be.
+        """
+        definition, resumed = self._definition, self.http_session
+        if resumed is not None:
+            async with resumed_session(
+                self._transport(), resumed, _US, definition.start_timeout_s
+            ) as session:
+                yield session
+            return
+        async with Client(
+            self._transport(),
+            # Only the handshake of 2025 begins a session.
+            mode="legacy" if definition.resumable else definition.protocol,
+            read_timeout_seconds=definition.start_timeout_s,
+            client_info=_US,
+            cache=None,
+        ) as client:
+            if definition.resumable:
+                if not 0 < len(self._begun_session_id) <= _MAX_SESSION_ID_CHARS:
+                    raise ServerStartError("it is 'resumable', and begins no session that could be resumed")
+                self.http_session = HttpSession(self._begun_session_id, client.protocol_version)
+            yield client
 
     @asynccontextmanager
     async def _under_way(self, timeout_s: float) -> AsyncGenerator[None, None]:
@@ -236,10 +277,13 @@ class McpConnection:
             # There the refusal of a message is not its answer, which would be waited for in vain.
             self._leaving.set()
 
+    def _begun(self, session_id: str) -> None:
+        self._begun_session_id = session_id
+
     def _transport(self) -> AbstractAsyncContextManager[TransportStreams]:
         if self._definition.type == "stdio":
             return stdio_transport(self._definition, self._launcher, self._errors, self._lost, self._grace_s)
-        return http_transport(self._definition, self._forgotten)
+        return http_transport(self._definition, self._forgotten, self._begun, self.http_session)
 
     def _reason(self, error: BaseException) -> str:
         """Describe why the session could not begin, without any secret."""
@@ -257,13 +301,13 @@ class McpConnection:
         return f"the session could not begin ({type(first).__name__})"
 
 
-async def _list_tools(client: Client) -> list[Tool]:
+async def _list_tools(session: ClientSession) -> list[Tool]:
     tools: list[Tool] = []
     cursor: str | None = None
-    if client.server_capabilities.tools is None:
+    if session.server_capabilities is None or session.server_capabilities.tools is None:
         return tools
     for _ in range(_MAX_PAGES):
-        page = await client.list_tools(cursor=cursor)
+        page = await session.list_tools(params=PaginatedRequestParams(cursor=cursor))
         tools += page.tools
         cursor = page.next_cursor
         if not cursor:

@@ -64,6 +64,9 @@ class ServerDefinition(BaseModel):
     stateless: bool = False
     """True if no call depends on an earlier one: what its tools answer is recorded, and an episode whose worker is lost goes on
     elsewhere, with a new session."""
+    resumable: bool = False
+    """True if a session of a server over streamable HTTP outlives its client: what its tools answer is recorded, and an episode
+    whose worker is lost goes on elsewhere, in the same session."""
     instances: int = Field(default=1, ge=1, le=256)
     """Number of instances of a shared server."""
     idle_s: float = Field(default=30.0, ge=0, le=86_400)
@@ -116,7 +119,14 @@ class ServerDefinition(BaseModel):
             self.url is None or self.command is not None or urlsplit(self.url).scheme not in ("http", "https")
         ):
             raise ValueError(f"a server of type {self.type} needs a url of http or https, and no command")
+        if self.resumable and (self.type != "http" or self.shared or self.stateless):
+            raise ValueError("a resumable server is of type http, and neither shared nor stateless")
         return self
+
+    @property
+    def is_recorded(self) -> bool:
+        """True if an episode can go on with it on another worker."""
+        return self.stateless or self.resumable
 
     def hiding(self, texts: Iterable[str]) -> ServerDefinition:
         """Return a copy with more secrets: the values of referenced variables."""

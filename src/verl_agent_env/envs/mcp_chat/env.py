@@ -13,7 +13,7 @@ from verl_agent_env.envs.mcp_chat.configuration import CONFIG_VARIABLE, configur
 from verl_agent_env.envs.mcp_chat.definition import ServerDefinition
 from verl_agent_env.envs.mcp_chat.errors import ServerLostError
 from verl_agent_env.envs.mcp_chat.pool import Pool, pool_here
-from verl_agent_env.envs.mcp_chat.session import CallResult, McpSession
+from verl_agent_env.envs.mcp_chat.session import CallResult, HttpSession, McpSession
 from verl_agent_env.envs.mcp_chat.tools import Listing, Offer, listing_of, offer_of
 from verl_agent_env.envs.tool_dialogue import ToolDialogueEnv
 from verl_agent_env.envs.turn import Outcome
@@ -54,7 +54,7 @@ class McpChatEnv(ToolDialogueEnv):
 
     The info of a step also holds ``tool_errors``, calls of this step whose result is an error, and ``server_failures``,
     calls of this episode whose server ended, hung or was restarted. Side effects of tools cannot be replayed: the
-    environment is lost with its worker (durability ``none``).
+    environment is lost with its worker (durability ``none``), unless all of its servers are ``stateless`` or ``resumable``.
 
     ## Arguments
 
@@ -66,12 +66,24 @@ class McpChatEnv(ToolDialogueEnv):
     durability: ClassVar[Durability | None] = "none"
     arguments: McpChatArguments
 
-    __slots__ = ("_failures", "_listing", "_offered", "_opening", "_pool", "_sessions")
+    __slots__ = (
+        "_failures",
+        "_http_sessions",
+        "_listing",
+        "_offered",
+        "_opening",
+        "_pool",
+        "_resumable",
+        "_sessions",
+    )
 
     def __init__(self, render_mode: str | None = None, **kwargs: Any) -> None:
         super().__init__(render_mode, **kwargs)
         self._pool: Pool | None = None
         self._sessions: dict[str, McpSession] = {}
+        self._resumable: dict[str, ServerDefinition] = {}
+        self._http_sessions: dict[str, HttpSession] = {}
+        """Session of each resumable server in which the episode goes on, wherever that is."""
         self._opening = asyncio.Lock()
         self._listing: Listing = []
         self._offered = Offer((), {})
@@ -89,15 +101,17 @@ class McpChatEnv(ToolDialogueEnv):
 
     @classmethod
     def records_effects(cls, arguments: EnvArguments) -> bool:
-        """Return true if all servers are stateless: an episode can then go on with other sessions."""
+        """Return true if all servers are stateless or resumable: an episode can then go on on another worker."""
         return isinstance(arguments, McpChatArguments) and all(
-            each.stateless for each in cls._definitions(arguments)
+            each.is_recorded for each in cls._definitions(arguments)
         )
 
     @classmethod
     def has_whole_state(cls, arguments: EnvArguments) -> bool:
         """Return false if a server has a state of its own, which no other session begins with."""
-        return cls.records_effects(arguments)
+        return isinstance(arguments, McpChatArguments) and all(
+            each.stateless for each in cls._definitions(arguments)
+        )
 
     # --- hooks ----------------------------------------------------------------------------------------------
 
@@ -107,6 +121,7 @@ class McpChatEnv(ToolDialogueEnv):
         # No episode runs until the new one has begun: the sessions of the former one are closed.
         self._ended = True
         self._pool = pool_here()
+        self._resumable = {each.name: each for each in definitions if each.resumable}
 
         async def listing() -> Listing:
             await self._open_sessions()
@@ -114,6 +129,8 @@ class McpChatEnv(ToolDialogueEnv):
 
         self._offer_tools(await self.outcome_of(listing))
         self._failures = 0
+        if self._resumable:
+            await self._note_http_sessions()
 
     async def act_async(self, call: ToolCall) -> Outcome:
         target = self._offered.targets[call.name]
@@ -140,6 +157,8 @@ class McpChatEnv(ToolDialogueEnv):
         """
         result = await super().astep(action)
         result[4]["server_failures"] = self._failures
+        if self._resumable:
+            await self._note_http_sessions()
         if self._ended:
             self._release()
         return result
@@ -154,10 +173,16 @@ class McpChatEnv(ToolDialogueEnv):
 
     async def close_async(self) -> None:
         """End the sessions; a closed environment can be reset."""
-        pool, sessions = self._pool, list(self._sessions.values())
-        self._sessions = {}
-        if pool is not None and sessions:
-            await asyncio.gather(*(pool.release(session) for session in sessions))
+        await self._release_all()
+        pool = pool_here()
+        await asyncio.gather(*(pool.end(*ending) for ending in self._http_sessions_to_end()))
+
+    async def ahand_over(self) -> None:
+        """Close the connections; sessions of resumable servers stay, for whoever goes on with the episode."""
+        if self.records_effects(self.arguments):
+            await self._release_all()
+        else:
+            await self.close_async()
 
     # --- inner workings -------------------------------------------------------------------------------------
 
@@ -166,19 +191,50 @@ class McpChatEnv(ToolDialogueEnv):
         async with self._opening:
             if not self._sessions:
                 self._pool = self._pool or pool_here()
-                self._sessions = await _acquire(self._pool, self._definitions(self.arguments))
+                self._sessions = await _acquire(
+                    self._pool, self._definitions(self.arguments), self._http_sessions
+                )
+
+    async def _note_http_sessions(self) -> None:
+        """Record in which sessions of resumable servers the episode goes on, where these are others than before."""
+
+        async def changed() -> dict[str, list[str]]:
+            held = {name: session.http_session for name, session in self._sessions.items()}
+            return {
+                name: list(session)
+                for name, session in held.items()
+                if session is not None and session != self._http_sessions.get(name)
+            }
+
+        for name, session in (await self.outcome_of(changed)).items():
+            self._http_sessions[name] = HttpSession(*session)
+
+    def _http_sessions_to_end(self) -> list[tuple[ServerDefinition, HttpSession]]:
+        """Forget the sessions of resumable servers, and return them."""
+        ending, self._http_sessions = self._http_sessions, {}
+        return [(self._resumable[name], session) for name, session in ending.items()]
 
     def _offer_tools(self, listing: Listing) -> None:
         self._listing = listing
         self._offered = offer_of(listing)
         self._set_tools(self._offered.tools)
 
+    async def _release_all(self) -> None:
+        """Release the sessions."""
+        pool, sessions = self._pool, list(self._sessions.values())
+        self._sessions = {}
+        if pool is not None and sessions:
+            await asyncio.gather(*(pool.release(session) for session in sessions))
+
     def _release(self) -> None:
-        """Release the sessions without waiting for their end."""
+        """Release and end the sessions without waiting for their end; a replay, which calls nobody, has none to release."""
+        pool = self._pool or pool_here()
         sessions, self._sessions = self._sessions, {}
-        if self._pool is not None:
-            for session in sessions.values():
-                self._pool.release_soon(session)
+        for session in sessions.values():
+            pool.release_soon(session)
+        if not self.is_replaying:
+            for ending in self._http_sessions_to_end():
+                pool.end_soon(*ending)
 
     @classmethod
     def _definitions(cls, arguments: McpChatArguments) -> list[ServerDefinition]:
@@ -216,9 +272,14 @@ class McpChatEnv(ToolDialogueEnv):
         return cls.invalid_arguments((["servers", place], message))
 
 
-async def _acquire(pool: Pool, definitions: list[ServerDefinition]) -> dict[str, McpSession]:
-    """Open a session with each server, concurrently; none if one of them fails."""
-    tasks = [asyncio.create_task(pool.acquire(definition)) for definition in definitions]
+async def _acquire(
+    pool: Pool, definitions: list[ServerDefinition], http_sessions: Mapping[str, HttpSession]
+) -> dict[str, McpSession]:
+    """Open a session with each server, or go on with those that there are, concurrently; none if one of them fails."""
+    tasks = [
+        asyncio.create_task(pool.acquire(definition, http_sessions.get(definition.name)))
+        for definition in definitions
+    ]
     try:
         sessions = await asyncio.gather(*tasks)
     except BaseException:
@@ -227,5 +288,7 @@ async def _acquire(pool: Pool, definitions: list[ServerDefinition]) -> dict[str,
         for outcome in await asyncio.gather(*tasks, return_exceptions=True):
             if isinstance(outcome, McpSession):
                 pool.release_soon(outcome)
+                if outcome.http_session is not None and not http_sessions:
+                    pool.end_soon(outcome.definition, outcome.http_session)
         raise
     return {definition.name: session for definition, session in zip(definitions, sessions, strict=True)}

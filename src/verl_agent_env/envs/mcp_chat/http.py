@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import functools
 import logging
 import ssl
@@ -15,12 +17,15 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.types import INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND, PARSE_ERROR
 
 from verl_agent_env.envs.mcp_chat.definition import ServerDefinition
+from verl_agent_env.envs.mcp_chat.session import HttpSession
 
 if TYPE_CHECKING:
     from mcp.client._transport import TransportStreams
 
 _CONNECT_S = 10.0
+_END_S = 5.0
 _SESSION_HEADER = "mcp-session-id"
+_VERSION_HEADER = "mcp-protocol-version"
 _SSE_SESSION = "sessionid"
 """Parameter of the URL to which messages go over SSE, without regard to case and underscores."""
 _FORGOTTEN_STATUSES = frozenset({400, 401, 404, 410})
@@ -33,24 +38,48 @@ for _name in ("client", "httpcore2", "httpx2", "mcp"):
 
 
 def http_transport(
-    definition: ServerDefinition, on_forgotten: Callable[[], None]
+    definition: ServerDefinition,
+    on_forgotten: Callable[[], None],
+    on_session: Callable[[str], None],
+    resumed: HttpSession | None = None,
 ) -> AbstractAsyncContextManager[TransportStreams]:
     """Connect to a server of type ``sse`` or ``http``; errors come through the streams.
 
     Args:
         definition: Definition of the server.
         on_forgotten: Called when the server refuses a message because it does not know the session any more.
+        on_session: Called with the id of a session that the server begins.
+        resumed: Session that every message belongs to; the client must not begin another one then.
     """
-    url = definition.url or ""
-    open_client = functools.partial(_client, on_forgotten=on_forgotten)
+    url, headers = definition.url or "", dict(definition.headers)
+    if resumed is not None:
+        headers[_SESSION_HEADER] = resumed.session_id
+    open_client = functools.partial(_client, on_forgotten=on_forgotten, on_session=on_session)
     if definition.type == "sse":
-        return sse_client(url, dict(definition.headers), httpx_client_factory=open_client)
-    return _streamable(url, open_client(dict(definition.headers)))
+        return sse_client(url, headers, httpx_client_factory=open_client)
+    return _streamable(url, open_client(headers), ends_session=not definition.resumable)
+
+
+async def end_session(definition: ServerDefinition, session: HttpSession) -> None:
+    """Ask a server to end a session; never raises. One that cannot be asked ends it after its own time."""
+    headers = {
+        **definition.headers,
+        _SESSION_HEADER: session.session_id,
+        _VERSION_HEADER: session.protocol_version,
+    }
+    with contextlib.suppress(httpx2.HTTPError, TimeoutError):
+        async with asyncio.timeout(_END_S), httpx2.AsyncClient(headers=headers, verify=_tls()) as client:
+            await client.delete(definition.url or "")
 
 
 @asynccontextmanager
-async def _streamable(url: str, client: httpx2.AsyncClient) -> AsyncGenerator[TransportStreams, None]:
-    async with client, streamable_http_client(url, http_client=client) as streams:
+async def _streamable(
+    url: str, client: httpx2.AsyncClient, *, ends_session: bool
+) -> AsyncGenerator[TransportStreams, None]:
+    async with (
+        client,
+        streamable_http_client(url, http_client=client, terminate_on_close=ends_session) as streams,
+    ):
         yield streams
 
 
@@ -60,10 +89,15 @@ def _client(
     auth: httpx2.Auth | None = None,
     *,
     on_forgotten: Callable[[], None],
+    on_session: Callable[[str], None],
 ) -> httpx2.AsyncClient:
     async def check(response: httpx2.Response) -> None:
         if await _says_forgotten(response):
             on_forgotten()
+        elif response.is_success and _SESSION_HEADER not in response.request.headers:
+            begun = response.headers.get(_SESSION_HEADER)
+            if begun:
+                on_session(begun)
 
     # A stream may be silent for a whole episode, and a call for its whole time limit, which is enforced elsewhere.
     silent = httpx2.Timeout(_CONNECT_S, read=None)

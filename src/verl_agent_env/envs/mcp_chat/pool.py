@@ -12,7 +12,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from verl_agent_env.envs.mcp_chat.definition import ServerDefinition
-from verl_agent_env.envs.mcp_chat.session import Link, McpSession
+from verl_agent_env.envs.mcp_chat.session import HttpSession, Link, McpSession
 from verl_agent_env.envs.processes import LauncherClient
 from verl_agent_env.errors import AtCapacityError
 
@@ -49,8 +49,14 @@ class Pool:
         """Pid of the process that runs the stdio servers; ``None`` without one."""
         return self._launcher.pid if self._launcher is not None and self._launcher.is_alive else None
 
-    async def acquire(self, definition: ServerDefinition) -> McpSession:
+    async def acquire(
+        self, definition: ServerDefinition, http_session: HttpSession | None = None
+    ) -> McpSession:
         """Open a session with a server, or return a shared one.
+
+        Args:
+            definition: Definition of the server.
+            http_session: Session of a resumable server to go on with.
 
         Raises:
             ServerStartError: The server cannot be started or reached.
@@ -59,7 +65,7 @@ class Pool:
         await _load_sdk()
         if definition.shared:
             return await self._acquire_shared(definition)
-        session = self._new(definition)
+        session = self._new(definition, http_session)
         try:
             await self._open(session)
         except BaseException:
@@ -83,6 +89,17 @@ class Pool:
     def release_soon(self, session: McpSession) -> None:
         """Release a session in the background."""
         self._run(self.release(session))
+
+    async def end(self, definition: ServerDefinition, http_session: HttpSession) -> None:
+        """End a session of a resumable server, which needs no connection. Never raises."""
+        await _load_sdk()
+        from verl_agent_env.envs.mcp_chat.http import end_session
+
+        await end_session(definition, http_session)
+
+    def end_soon(self, definition: ServerDefinition, http_session: HttpSession) -> None:
+        """End a session of a resumable server in the background."""
+        self._run(self.end(definition, http_session))
 
     async def aclose(self) -> None:
         """End all shared sessions and the launcher, and with it all remaining server processes."""
@@ -116,17 +133,17 @@ class Pool:
             raise
         return session
 
-    def _new(self, definition: ServerDefinition) -> McpSession:
+    def _new(self, definition: ServerDefinition, http_session: HttpSession | None = None) -> McpSession:
         # Imported here: the SDK is an extra.
         from verl_agent_env.envs.mcp_chat.connection import McpConnection
 
-        def connect() -> Link:
-            return McpConnection(definition, self._running_launcher)
+        def connect(resumed: HttpSession | None) -> Link:
+            return McpConnection(definition, self._running_launcher, resumed)
 
         if self._count[definition.name] >= definition.max_sessions:
             raise AtCapacityError(f"sessions of the MCP server '{definition.name}'", definition.max_sessions)
         self._count[definition.name] += 1
-        return McpSession(definition, connect)
+        return McpSession(definition, connect, http_session=http_session)
 
     async def _open(self, session: McpSession) -> None:
         async with self._starts:

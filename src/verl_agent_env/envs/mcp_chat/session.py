@@ -28,10 +28,21 @@ _PAUSE_S = 0.5
 _MAX_PAUSE_S = 4.0
 
 
+class HttpSession(NamedTuple):
+    """Session of streamable HTTP, as any client needs to know it to go on with it."""
+
+    session_id: str
+    """Value of the header ``Mcp-Session-Id``."""
+    protocol_version: str
+    """Version of the protocol that its handshake agreed on."""
+
+
 class Link(Protocol):
     """Protocol of a live connection, such as :class:`~verl_agent_env.envs.mcp_chat.connection.McpConnection`."""
 
     is_open: bool
+    is_resumed: bool
+    http_session: HttpSession | None
     tools: list[Tool]
 
     async def open(self) -> None:
@@ -67,10 +78,21 @@ class McpSession:
     def __init__(
         self,
         definition: ServerDefinition,
-        connect: Callable[[], Link],
+        connect: Callable[[HttpSession | None], Link],
         clock: Callable[[], float] = time.monotonic,
+        http_session: HttpSession | None = None,
     ) -> None:
+        """Open nothing yet.
+
+        Args:
+            definition: Definition of the server.
+            connect: Makes a connection, which begins a session, or goes on with the one that is given.
+            clock: Seconds.
+            http_session: Session to go on with; by default a new one is begun.
+        """
         self.definition = definition
+        self.http_session = http_session
+        """Session of a resumable server; None before one is begun, and of other servers."""
         self._connect = connect
         self._clock = clock
         self._link: Link | None = None
@@ -90,10 +112,20 @@ class McpSession:
             ServerStartError: The server cannot be started or reached.
         """
         async with self._restarting:
-            if self._link is None:
-                link = self._connect()
+            if self._link is not None:
+                return
+            link = self._connect(self.http_session)
+            try:
                 await link.open()
-                self._link = link
+            except SessionForgottenError:
+                # The first call begins another one, and tells of it.
+                self.http_session = None
+            except ServerStartError:
+                # The first call tries again, and tells what came of it, if there is a session to go on with.
+                if self.http_session is None:
+                    raise
+            else:
+                self._keep(link)
 
     async def call(self, tool: str, arguments: dict[str, Any], max_chars: int) -> CallResult:
         """Call a tool.
@@ -103,11 +135,12 @@ class McpSession:
         """
         link, is_fresh = self._link, False
         if link is None or not link.is_open:
-            link, is_fresh = await self._reopened(link), True
+            link = await self._reopened(link)
+            is_fresh = not link.is_resumed
         try:
             return await self._call_on(link, tool, arguments, max_chars, is_fresh=is_fresh)
         except SessionForgottenError:
-            link = await self._reopened(link)
+            link = await self._reopened(link, is_forgotten=True)
         try:
             # Made again, for the server refused it: it was not carried out.
             return await self._call_on(link, tool, arguments, max_chars, is_fresh=True)
@@ -135,12 +168,12 @@ class McpSession:
             text = f"The tool '{tool}' did not answer within {self.definition.call_timeout_s:g} s; the call was given up."
             if await link.answers():
                 return CallResult(_noted(note, f"Error: {text}"), is_error=True, has_failed=True)
-            await self._reopened(link)
-            return CallResult(f"Error: {text} {self._renewal()}", is_error=True, has_failed=True)
+            renewal = self._renewal(await self._reopened(link))
+            return CallResult(f"Error: {text} {renewal}", is_error=True, has_failed=True)
         except ConnectionLostError:
-            await self._reopened(link)
+            renewal = self._renewal(await self._reopened(link))
             text = f"The server '{name}' ended during the call; whether it was carried out is unknown."
-            return CallResult(f"Error: {text} {self._renewal()}", is_error=True, has_failed=True)
+            return CallResult(f"Error: {text} {renewal}", is_error=True, has_failed=True)
         content = content_of(result, self.definition.redactor, max_chars)
         return CallResult(_noted(note, content), is_error=result.is_error, has_failed=is_fresh)
 
@@ -152,8 +185,12 @@ class McpSession:
             if link is not None:
                 await link.close()
 
-    async def _reopened(self, dead: Link | None) -> Link:
+    async def _reopened(self, dead: Link | None, *, is_forgotten: bool = False) -> Link:
         """Return a connection in place of ``dead``: a new one, or the one that a concurrent call has opened.
+
+        Args:
+            dead: Connection that is of no use any more.
+            is_forgotten: True if the server does not know its session any more, which nobody can go on with then.
 
         Raises:
             ServerLostError: No connection could be opened.
@@ -175,8 +212,9 @@ class McpSession:
             self._restarts.append(now)
             if link is not None:
                 await link.close(at_once=True)
-            self._link = await self._connected_again()
-            return self._link
+            if is_forgotten:
+                self.http_session = None
+            return self._keep(await self._connected_again())
 
     async def _connected_again(self) -> Link:
         """Reconnect to a server that ended. A server at a URL is restarted by its operator, which takes a moment.
@@ -186,20 +224,41 @@ class McpSession:
         """
         tries = 1 if self.definition.type == "stdio" else max(1, self.definition.max_restarts)
         for number in range(tries):
-            fresh = self._connect()
             try:
-                await fresh.open()
+                return await self._connected()
             except ServerStartError as refused:
                 reason = refused
-            else:
-                return fresh
             if number + 1 < tries:
                 await asyncio.sleep(min(_PAUSE_S * 2**number, _MAX_PAUSE_S))
         raise ServerLostError(
             f"The MCP server '{self.definition.name}' ended and did not come back: {reason}"
         )
 
-    def _renewal(self) -> str:
+    async def _connected(self) -> Link:
+        """Connect: in the session that there was, where the server still knows that, else in a new one.
+
+        Raises:
+            ServerStartError: The server cannot be started or reached.
+        """
+        if self.http_session is not None:
+            resumed = self._connect(self.http_session)
+            try:
+                await resumed.open()
+            except SessionForgottenError:
+                self.http_session = None
+            else:
+                return resumed
+        fresh = self._connect(None)
+        await fresh.open()
+        return fresh
+
+    def _keep(self, link: Link) -> Link:
+        self._link, self.http_session = link, link.http_session
+        return link
+
+    def _renewal(self, link: Link) -> str:
+        if link.is_resumed:
+            return "The session goes on."
         kept = "" if self.definition.shared else "; what the server remembered is gone"
         return f"A new session was begun{kept}."
 

@@ -11,6 +11,7 @@ from verl_agent_env.cluster.store import Formats
 from verl_agent_env.engine import Host
 from verl_agent_env.engine.execution import ENV_FAULTS
 from verl_agent_env.engine.live_env import LiveEnv
+from verl_agent_env.engine.persistence.saving import slots_calling_outside
 from verl_agent_env.errors import StoreUnavailableError
 from verl_agent_env.types import slot_of
 from verl_agent_env.wire.suspicions import Suspicion
@@ -51,11 +52,14 @@ class LocalEnvironments:
         """Implement :class:`~verl_agent_env.cluster.agent.HostedEnvironments`."""
         if self._host.recorder is None:
             return slots
+        instances = self._host.env_table.in_slots(slots)
+        calling = await slots_calling_outside(instances, waits.HAND_OVER_S)
+        slots = frozenset(slots) - calling
         await self._host.save_states(slots, waits.HAND_OVER_S)
         journal = self._host.recorder.journal
         with contextlib.suppress(StoreUnavailableError):
             await journal.flush(slots, patience_s=waits.HAND_OVER_S)
-        return frozenset(slots).difference(journal.slots_pending())
+        return slots.difference(journal.slots_pending())
 
     def reads(self) -> Mapping[str, str]:
         """Implement :class:`~verl_agent_env.cluster.agent.HostedEnvironments`."""
