@@ -1,4 +1,4 @@
-"""What is waited for and recorded of environments that are about to move to another worker."""
+"""Prepares environments for a move to another worker: records their states, and waits for their calls to the outside."""
 
 from __future__ import annotations
 
