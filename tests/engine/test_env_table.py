@@ -26,7 +26,7 @@ class Shelf:
     """A env_table and instances to put into it."""
 
     def __init__(self, registry: Registry, clock: FakeClock) -> None:
-        self.env_table = EnvTable(LIMITS, clock, lambda *_: None)
+        self.env_table = EnvTable(LIMITS, clock, lambda *_, **__: None)
         self._kind = registry.kind("probe/inline-v0")
 
     def instance(self, env_id: str, run_id: str | None = None, ttl_s: float = 100.0) -> LiveEnv:
