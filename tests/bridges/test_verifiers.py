@@ -38,9 +38,8 @@ def played_here(url: str, seed: int) -> tuple[str, float]:
 
 def test_vf_eval_plays_the_plugin(server: ServerProcess, tmp_path: Path) -> None:
     with serving_model(itertools.repeat(RIGHT)) as model:
-        traces = vf_eval(
-            model, tmp_path, *plugin_arguments(server.url, "frozen_lake", LAKE, tasks=2, rollouts=2)
-        )
+        arguments = plugin_arguments(server.url, "frozen_lake", LAKE, tasks=2, rollouts=2)
+        traces = traces_of(vf_eval(model, tmp_path, *arguments))
     assert len(traces) == 4
     by_task: dict[str, list[dict[str, Any]]] = {}
     for trace in traces:
@@ -101,5 +100,9 @@ def test_a_lost_server_fails_the_rollout(start_server: StartServer, tmp_path: Pa
     with serving_model(answers()) as model:
         arguments = plugin_arguments(away.url, "frozen_lake", LASTING, tasks=1, rollouts=1)
         [episode] = vf_eval(model, tmp_path, *arguments, "--env.deadline-s", "2")
-    assert [error["type"] for error in episode["errors"]] == ["EpisodeFailedError"]
+    # verifiers names the error of an environment so, and ours in its text.
+    [error] = episode["errors"]
+    assert error["type"] == "EnvError"
+    assert "EpisodeFailedError" in error["message"]
+    assert away.url in error["message"]
     assert all("env_reward" not in trace["rewards"] for trace in episode["traces"])
