@@ -21,7 +21,7 @@ from verl_agent_env.envs.kind import EnvKind
 from verl_agent_env.envs.pictures import to_png
 from verl_agent_env.envs.seats import SeatedEnv
 from verl_agent_env.errors import AnswerTooLargeError, AtCapacityError, RenderModeError, UnknownSeatError
-from verl_agent_env.messages import parse_action
+from verl_agent_env.messages import parse_action, reading_of
 from verl_agent_env.wire.actions import shown
 from verl_agent_env.wire.results import EncodedReset, EncodedStep, size_of
 
@@ -102,7 +102,7 @@ async def read_action(host: Host, env_id: str, action: Any) -> dict[str, Any]:
     """Read an action as a step of the environment would, and change nothing.
 
     Returns:
-        ``form``, ``thought``, ``calls``, ``valid`` and ``place``, as
+        ``form``, ``thought``, ``calls``, ``valid``, ``problem`` and ``place``, as
         :class:`~verl_agent_env.wire.responses.ReadActionResponse` has them.
 
     Raises:
@@ -114,16 +114,11 @@ async def read_action(host: Host, env_id: str, action: Any) -> dict[str, Any]:
 
 
 def _reading(env: Any, action: Any) -> dict[str, Any]:
-    """Describe how an environment reads an action."""
-    parsed = env.read_action(action) if isinstance(env, ChatEnv) else parse_action(action)
-    calls = env.checked_calls(parsed) if isinstance(env, ChatEnv) else parsed.calls
-    return {
-        "form": parsed.form,
-        "thought": parsed.thought,
-        "calls": [{"name": c.name, "arguments": c.arguments, "fault": c.fault} for c in calls],
-        "valid": all(call.fault is None for call in calls),
-        "place": parsed.place,
-    }
+    """Tell how an environment reads an action."""
+    if isinstance(env, ChatEnv):
+        return env.reading_of(action)
+    parsed = parse_action(action)
+    return reading_of(parsed, parsed.calls)
 
 
 async def read_kept_actions(

@@ -32,9 +32,17 @@ class EnvArguments(BaseModel):
     action_format: ActionFormat = "auto"
     """Formats in which an action in text is read: one name, a list of names, or ``auto`` for all of them. Structured tool
     calls are always read."""
+    include_reading: bool = False
+    """True if the info of each step tells how its action was read (``reading``): form, thought, calls, problem, and place in the
+    text. Each action is then read twice, and recorded as it was sent."""
     reward_parts: RewardParts | None = None
     """Weights and additional parts of the reward (see ``docs/environments.md``). If it is given, even as ``{}``, the info of
     each step holds the parts by name (``reward_parts``); their sum is the reward."""
+
+    @property
+    def needs_text(self) -> bool:
+        """True if the result of a step depends on the action itself, and not only on the calls in it."""
+        return self.include_reading or self.reward_parts is not None
 
     @field_validator("action_format")
     @classmethod

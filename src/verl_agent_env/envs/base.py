@@ -68,7 +68,7 @@ class ChatEnv(ToolEnv):
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"], "render_fps": 4}  # type: ignore[misc]
     observation_space = ObservationSpace()
 
-    __slots__ = ("_effects", "_in_parts")
+    __slots__ = ("_effects", "_has_more_info", "_in_parts")
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -101,6 +101,7 @@ class ChatEnv(ToolEnv):
         self._in_parts = self.arguments.reward_parts is not None or bool(
             self.reward_part_names(self.arguments)
         )
+        self._has_more_info = self._in_parts or self.arguments.include_reading
 
     @classmethod
     def validate_arguments(cls, kwargs: Mapping[str, Any]) -> EnvArguments:
@@ -310,7 +311,7 @@ class ChatEnv(ToolEnv):
 
         Args:
             calls: Result of :meth:`calls_of`.
-            action: The action itself, for rewards that depend on how it is written (``reward_parts``).
+            action: The action itself, for what depends on how it is written (``reward_parts``, ``include_reading``).
 
         Raises:
             EpisodeNotStartedError, EpisodeEndedError: In the same cases as :meth:`step`.
@@ -451,10 +452,13 @@ class ChatEnv(ToolEnv):
             "action_is_effective": effective,
             "success": last.success,
         }
-        if self._in_parts:
-            parts = sum_of_parts(outcomes or (last,))
-            if arguments.reward_parts is not None:
-                parts = arguments.reward_parts.weighted(parts, written_text(action))
-            # The sum, so that the parts are exactly the reward.
-            reward, info["reward_parts"] = sum(parts.values()), parts
+        if self._has_more_info:
+            if self._in_parts:
+                parts = sum_of_parts(outcomes or (last,))
+                if arguments.reward_parts is not None:
+                    parts = arguments.reward_parts.weighted(parts, written_text(action))
+                # The sum, so that the parts are exactly the reward.
+                reward, info["reward_parts"] = sum(parts.values()), parts
+            if arguments.include_reading:
+                info["reading"] = self.reading_of(action)
         return observation, reward, terminated, truncated, info

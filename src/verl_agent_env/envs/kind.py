@@ -105,7 +105,7 @@ class EnvKind:
         """Return the kind under which environments with these arguments run and are kept.
 
         It is not inline if a call computes long or waits, it replays if all calls to the outside are recorded, and it does not replay
-        calls alone if the reward depends on the text of an action. It has no state if a part of that is elsewhere.
+        calls alone if the reward or the info depends on the text of an action. It has no state if a part of that is elsewhere.
         """
         if not self.is_chat_env:
             return self
@@ -121,7 +121,7 @@ class EnvKind:
     def _variant(self, arguments: Any) -> EnvKind:
         env_class = cast("type[ChatEnv]", self.env_class)
         records_effects = env_class.records_effects(arguments)
-        reads_calls = self.reads_calls and arguments.reward_parts is None
+        reads_calls = self.reads_calls and not arguments.needs_text
         execution = env_class.execution_for(arguments)
         if execution == "inline" and records_effects:
             # It waits for the outside.

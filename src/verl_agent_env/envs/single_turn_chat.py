@@ -26,7 +26,7 @@ from verl_agent_env.envs.scorers import (
 )
 from verl_agent_env.envs.spaces import is_message
 from verl_agent_env.envs.turn import Outcome
-from verl_agent_env.messages import ParsedAction, content_text, tool_message, user_message
+from verl_agent_env.messages import ParsedAction, ToolCall, content_text, tool_message, user_message
 from verl_agent_env.types import Action, Info, Message, Observation
 
 MAX_MESSAGES = 1_000
@@ -253,6 +253,10 @@ class SingleTurnChatEnv(ChatEnv):
     async def aclose(self) -> None:
         """Release nothing: there is nothing to release."""
 
+    def checked_calls(self, parsed: ParsedAction) -> list[ToolCall]:
+        fault = _fault_of_answer(parsed)
+        return [] if fault is None else [ToolCall("", {}, None, fault)]
+
     def _context(self) -> ScoreContext:
         history = self.first_observation() if self.arguments.scorer.reads_history else ()
         return ScoreContext(chat_history=history, seed=self.episode_seed)
@@ -261,13 +265,14 @@ class SingleTurnChatEnv(ChatEnv):
         self, action: Action, parsed: ParsedAction, assessment: Assessment
     ) -> tuple[Observation, float, bool, bool, Info]:
         """End the episode with this assessment of the answer."""
-        valid = parsed.fault is None and bool(parsed.text)
+        fault = _fault_of_answer(parsed)
+        valid = fault is None
         outcome = Outcome(
             None,
             assessment.reward,
             terminated=True,
             success=self.arguments.success_of(assessment, valid=valid),
-            fault=None if valid else parsed.fault or _NO_ANSWER,
+            fault=fault,
             parts=assessment.parts,
         )
         outcome = self._penalized(outcome)
@@ -327,3 +332,8 @@ def _texts(value: Any) -> Iterator[str]:
     elif isinstance(value, dict | list):
         for inner in value.values() if isinstance(value, dict) else value:
             yield from _texts(inner)
+
+
+def _fault_of_answer(parsed: ParsedAction) -> str | None:
+    """Return what keeps a message from being an answer; ``None`` if it is one."""
+    return parsed.fault or (None if parsed.text else _NO_ANSWER)

@@ -128,6 +128,11 @@ class ToolDialogueEnv(AsyncChatEnv):
             self._conversation += [said(parsed), *result.observation]
         return result
 
+    def checked_calls(self, parsed: ParsedAction) -> list[ToolCall]:
+        if parsed.calls or parsed.fault is not None:
+            return super().checked_calls(parsed)
+        return [] if self._has_words(parsed) else [ToolCall("", {}, None, _NO_ANSWER)]
+
     def draw(self, mode: str) -> Any:
         """Return the beginning of the conversation as text."""
         self._require_render_mode(mode)
@@ -197,11 +202,15 @@ class ToolDialogueEnv(AsyncChatEnv):
         messages: list[Message] = orjson.loads(self.arguments.opening)
         return messages
 
+    def _has_words(self, parsed: ParsedAction) -> bool:
+        """Return true if a message without calls says something: to the scorer, or to the user, who hears no thoughts."""
+        return bool(parsed.text if self.arguments.user is None else strip_thoughts(parsed.text).strip())
+
     async def _say_to_user(
         self, action: Action, parsed: ParsedAction
     ) -> tuple[Observation, float, bool, bool, Info]:
         """Have the simulated user answer the model's message, or end the conversation, which is then scored."""
-        if not strip_thoughts(parsed.text).strip():
+        if not self._has_words(parsed):
             # There is nothing to answer.
             outcome = self._invalid(_NO_ANSWER, self.no_op_reward(), None)
         else:

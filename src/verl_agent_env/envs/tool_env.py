@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from verl_agent_env.envs.arguments import EnvArguments
 from verl_agent_env.envs.episode_env import EpisodeEnv
 from verl_agent_env.envs.renamed_hooks import former_name
 from verl_agent_env.envs.spaces import ActionSpace, action_space_for
-from verl_agent_env.messages import FORMATS, ParsedAction, Tool, ToolCall, parse_action, stated_answers
+from verl_agent_env.messages import (
+    FORMATS,
+    ParsedAction,
+    Tool,
+    ToolCall,
+    parse_action,
+    reading_of,
+    stated_answers,
+)
 from verl_agent_env.types import Action
 
 
@@ -42,8 +50,13 @@ class ToolEnv(EpisodeEnv):
         return parse_action(action, self._tools_by_name, arguments.action_format, self._steps, max_calls)
 
     def checked_calls(self, parsed: ParsedAction) -> list[ToolCall]:
-        """Return the calls of a read action, at least one, each with the fault that makes it invalid."""
+        """Return the calls of a read action, each with the fault that makes it invalid: at least one, or none if the text is the answer."""
         return [call._replace(fault=self._fault_of(call)) for call in self._calls_of(parsed)]
+
+    def reading_of(self, action: object) -> dict[str, Any]:
+        """Tell how an action is read, as JSON values: form, thought, calls, problem, and its place in a text."""
+        parsed = self.read_action(action)
+        return reading_of(parsed, self.checked_calls(parsed))
 
     def calls_of(self, action: Action) -> list[ToolCall]:
         """Read an action into its calls, at least one, without carrying them out.

@@ -1,6 +1,12 @@
 """Chat messages and tool calls: what models write, read in every form that they write it in."""
 
-from verl_agent_env.messages.actions import MAX_CALLS_PER_TURN, ParsedAction, parse_action, read_single_call
+from verl_agent_env.messages.actions import (
+    MAX_CALLS_PER_TURN,
+    ParsedAction,
+    parse_action,
+    read_single_call,
+    reading_of,
+)
 from verl_agent_env.messages.anthropic import AnthropicPrompt, from_anthropic, to_anthropic
 from verl_agent_env.messages.calls import ToolCall
 from verl_agent_env.messages.content import content_text, image_part, text_part, tool_message, user_message
@@ -24,6 +30,7 @@ __all__ = [
     "message_of_text",
     "parse_action",
     "read_single_call",
+    "reading_of",
     "sendable",
     "stated_answers",
     "text_part",

@@ -6,10 +6,10 @@ everywhere. It never raises: an unreadable action has a fault, which the environ
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
 from itertools import repeat
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -114,6 +114,24 @@ def _joined(parts: list[_Part], tools: Tools, turn: int, max_calls: int) -> Pars
         next((part.form for part in parts if bool(part.calls) == has_calls), "none"),
         "\n".join(part.message.thought for part in parts if part.message.thought),
     )
+
+
+def reading_of(parsed: ParsedAction, calls: Sequence[ToolCall]) -> dict[str, Any]:
+    """Tell how an action was read, as JSON values: what ``read-action`` answers, and the info of a step where it is asked for.
+
+    Args:
+        parsed: The action.
+        calls: Calls that a step carries out, each with its fault.
+    """
+    problem = parsed.fault or next((call.fault for call in calls if call.fault is not None), None)
+    return {
+        "form": parsed.form,
+        "thought": parsed.thought,
+        "calls": [{"name": call.name, "arguments": call.arguments, "fault": call.fault} for call in calls],
+        "valid": problem is None,
+        "problem": problem,
+        "place": parsed.place,
+    }
 
 
 def read_single_call(action: object, names: Container[str]) -> ToolCall | None:

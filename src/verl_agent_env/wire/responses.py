@@ -282,6 +282,8 @@ class ReadActionResponse(ResponseBody):
     """The calls that a step would carry out."""
     valid: bool
     """True if each call has a tool and arguments that match its schema; the environment's rules are checked only by a step."""
+    problem: str | None
+    """Why it is not valid: the first fault; ``null`` if it is."""
     place: tuple[int, int] | None
     """Start and end of the action in a text, in characters; ``null`` for a structured call."""
 

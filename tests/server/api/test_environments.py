@@ -284,10 +284,28 @@ async def test_an_action_is_read_as_a_step_reads_it_and_nothing_is_changed(
     assert (read["form"], read["thought"], read["place"]) == (form, thought, place)
     assert [(call["name"], call["fault"]) for call in read["calls"]] == calls
     assert read["valid"] is all(fault is None for _, fault in calls)
+    assert read["problem"] == next((fault for _, fault in calls if fault is not None), None)
     state = (await client.get(f"/api/environment/{env_id}")).json()
     assert (state["seq"], (await client.get(f"/api/environment/{env_id}/render")).text) == (0, before)
     step = await client.post(f"/api/environment/{env_id}/step", json={"action": action, "seq": 0})
     assert step.json()["info"]["action_is_valid"] is read["valid"]
+
+
+async def test_each_step_tells_how_its_action_was_read_where_that_is_asked_for(
+    client: httpx.AsyncClient, initialize: Initialize
+) -> None:
+    env_id = await initialize(client, env_kwargs={**MAPPED, "include_reading": True})
+    path = f"/api/environment/{env_id}"
+    for seq, action in enumerate([RIGHT, "<think>é</think><answer>up</answer>", "jump", 7]):
+        read = (await client.post(f"{path}/read-action", json={"action": action})).json()
+        if seq % 2:
+            batch = {"env_ids": [env_id], "actions": [action], "seqs": [seq]}
+            info = (await client.post("/api/batch/step", json=batch)).json()["infos"][0]
+        else:
+            info = (await client.post(f"{path}/step", json={"action": action, "seq": seq})).json()["info"]
+        assert info["reading"] == read
+    told = (await client.get(f"{path}/trajectory")).json()["steps"]
+    assert told[3]["info"]["reading"]["problem"] == read["problem"] is not None
 
 
 async def test_an_action_that_no_step_would_take_is_not_read(

@@ -13,7 +13,7 @@ from verl_agent_env.envs.catalogue.reasoning_gym.tasks import GymTask, Item, loa
 from verl_agent_env.envs.scorers.extraction import extract_answer
 from verl_agent_env.envs.spec import EnvSpec
 from verl_agent_env.envs.turn import Outcome
-from verl_agent_env.messages import tool_message, user_message
+from verl_agent_env.messages import ParsedAction, ToolCall, tool_message, user_message
 from verl_agent_env.messages.reading import strip_thoughts
 from verl_agent_env.types import Action, Content, Info, Observation
 
@@ -97,7 +97,7 @@ class ReasoningGymEnv(CatalogueEnv):
         """
         self._require_running()
         parsed = self.read_action(action)
-        answer = extract_answer(strip_thoughts(parsed.text), "auto") or ""
+        answer = _answer_in(parsed)
         reward = score_of(self.task, self.arguments.dataset, self.item, answer)
         valid = parsed.fault is None and bool(answer)
         self._steps += 1
@@ -105,6 +105,10 @@ class ReasoningGymEnv(CatalogueEnv):
         outcome = self._penalized(Outcome(None, reward, terminated=True, success=reward == 1.0, fault=fault))
         replies = [tool_message(call.id, _NO_TOOLS) for call in parsed.calls if call.id is not None]
         return self._finish([*replies, user_message(_END)], outcome.reward, outcome, valid, valid, action)
+
+    def checked_calls(self, parsed: ParsedAction) -> list[ToolCall]:
+        is_answer = parsed.fault is None and _answer_in(parsed)
+        return [] if is_answer else [ToolCall("", {}, None, parsed.fault or _NO_ANSWER)]
 
     def secrets(self) -> Sequence[str]:
         """The answer, unless it is short or part of the question."""
@@ -135,3 +139,8 @@ def make_class(short: str, spec: EnvSpec) -> type[ReasoningGymEnv]:
     """The class of the task of this name."""
     task = load_task(short)
     return adapter_class(ReasoningGymEnv, spec, task=task, Arguments=arguments_of(task))
+
+
+def _answer_in(parsed: ParsedAction) -> str:
+    """Return the answer that a message states; empty if there is none."""
+    return extract_answer(strip_thoughts(parsed.text), "auto") or ""
