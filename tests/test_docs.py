@@ -50,7 +50,7 @@ COMMANDS = {
 
 ENV_ID = re.compile(r"[0-9a-f]{3}-[0-9a-f]{32}")
 EPISODE_ID = re.compile(ENV_ID.pattern + r"\.\d+")
-ENV_NAME = re.compile(r"^(/api/environments)/(?:.+)/(\w+)$")
+ENV_NAME = re.compile(r"^(/api/environments)/.+?((?:/(?:splits|tasks))?)$")
 RUN_ID = re.compile(r"^(/api/runs)/[^/]+/")
 LEFT_OUT = "…"
 VOLATILE = {"age_s", "idle_s", "owner", "worker", "at", "began_at", "ended_at"}
@@ -136,7 +136,7 @@ def test_every_call_has_an_example() -> None:
             method, target = block.text.split("\n", 1)[0].split()
             path = ENV_ID.sub("{env_id}", EPISODE_ID.sub("{episode_id}", target.partition("?")[0]))
             path = RUN_ID.sub(r"\1/{run_id}/", path)
-            shown.add((method, ENV_NAME.sub(r"\1/{env_name}/\2", path)))
+            shown.add((method, ENV_NAME.sub(r"\1/{env_name}\2", path)))
     assert paths <= shown
 
 

@@ -8,7 +8,9 @@ import gymnasium
 import pytest
 from jsonschema import Draft202012Validator
 
+from verl_agent_env.envs.arguments import EnvArguments
 from verl_agent_env.envs.frozen_lake import FrozenLakeEnv
+from verl_agent_env.envs.grid import GridArguments
 from verl_agent_env.envs.kind import EnvKind
 from verl_agent_env.envs.registry import default_registry
 from verl_agent_env.errors import InvalidEnvArgumentsError
@@ -156,3 +158,31 @@ def test_all_presets_are_inline() -> None:
     registry = default_registry()
     kinds = [registry.kind(spec.name) for spec in registry.specs() if spec.presets]
     assert all(kind.execution == "inline" and kind.fitting(kind.validate({})) is kind for kind in kinds)
+
+
+def test_arguments_are_grouped_by_the_class_that_has_them_first(lake: EnvKind, plain: EnvKind) -> None:
+    class NamelessArguments(GridArguments):
+        max_steps: int = 7
+        depth: int = 1
+
+    class NamelessEnv(FrozenLakeEnv):
+        Arguments = NamelessArguments
+
+    groups = dict(EnvKind("a/nameless-v0", NamelessEnv, {}).argument_groups())
+    assert groups["NamelessArguments"] == ["depth"]
+    assert "max_steps" in groups["Keyword arguments of all environments"]
+    assert [title for title, _ in lake.argument_groups()][0] == "Keyword arguments of FrozenLake"
+    assert plain.argument_groups() == []
+
+
+def test_a_task_prompt_is_that_of_the_default_arguments(lake: EnvKind, plain: EnvKind) -> None:
+    class DemandingArguments(EnvArguments):
+        depth: int
+
+    class DemandingEnv(FrozenLakeEnv):
+        Arguments = DemandingArguments
+
+    assert EnvKind("a/lake-v0", FrozenLakeEnv, {"task_prompt": "Walk."}).default_task_prompt() == "Walk."
+    assert (lake.default_task_prompt() or "").startswith("You are walking")
+    assert plain.default_task_prompt() is None
+    assert EnvKind("a/demanding-v0", DemandingEnv, {}).default_task_prompt() is None

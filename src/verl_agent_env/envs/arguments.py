@@ -10,7 +10,10 @@ from verl_agent_env.messages import MAX_CALLS_PER_TURN, ActionFormat
 
 
 class EnvArguments(BaseModel):
-    """Keyword arguments that all environments take; a subclass adds those of one environment."""
+    """Keyword arguments of all environments.
+
+    A subclass adds those of one environment.
+    """
 
     model_config = STRICT_MODEL
 

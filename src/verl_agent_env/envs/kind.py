@@ -12,6 +12,7 @@ from typing import Any, cast
 import gymnasium
 import orjson
 
+from verl_agent_env.envs.arguments import EnvArguments
 from verl_agent_env.envs.async_env import AsyncChatEnv
 from verl_agent_env.envs.base import ChatEnv, Durability, Execution
 from verl_agent_env.envs.episode_env import SNAPSHOT_FORMAT
@@ -146,7 +147,7 @@ class EnvKind:
     @property
     def description(self) -> str:
         """First sentence of the class's docstring."""
-        return (inspect.getdoc(self.env_class) or "").split("\n\n", 1)[0].replace("\n", " ")
+        return _first_sentence(inspect.getdoc(self.env_class) or "")
 
     @functools.cached_property
     def _signature(self) -> inspect.Signature:
@@ -192,6 +193,37 @@ class EnvKind:
             schema["properties"][name] = {**schema["properties"][name], "default": value}
         return {"$schema": DRAFT, **schema}
 
+    def argument_groups(self) -> list[tuple[str, list[str]]]:
+        """Return the names of the keyword arguments in groups, the environment's own first, those of all environments last.
+
+        A group is a class of arguments; its title is the first sentence of the docstring, else the name of the class.
+        """
+        if not self.is_chat_env:
+            return []
+        own = cast("type[ChatEnv]", self.env_class).Arguments
+        classes = [each for each in own.__mro__ if issubclass(each, EnvArguments)]
+        # What a subclass only gives another default belongs to the class that has it first.
+        origin = {name: each for each in classes for name in each.__annotations__ if name in own.model_fields}
+        groups = {each: [name for name in own.model_fields if origin[name] is each] for each in classes}
+        return [
+            (_first_sentence(each.__doc__ or each.__name__).rstrip("."), names)
+            for each, names in groups.items()
+            if names
+        ]
+
+    def default_task_prompt(self) -> str | None:
+        """Return the task prompt of an environment with the default arguments; ``None`` where there is no such environment."""
+        if not self.is_chat_env:
+            return None
+        try:
+            env = cast("ChatEnv", self.build(self.validate({})))
+        except InvalidEnvArgumentsError:
+            return None
+        try:
+            return env.task_prompt()
+        finally:
+            env.close()
+
 
 class _Unavailable(gymnasium.Env[Any, Any]):
     """Environment class of a kind that is not installed here."""
@@ -200,6 +232,10 @@ class _Unavailable(gymnasium.Env[Any, Any]):
 def unavailable_kind(name: str) -> EnvKind:
     """Make a placeholder for a kind that is not installed here, for environments that other workers created."""
     return EnvKind(name, _Unavailable, {})
+
+
+def _first_sentence(docstring: str) -> str:
+    return " ".join(docstring.split("\n\n", 1)[0].split())
 
 
 def _state_format(env_class: type[gymnasium.Env[Any, Any]]) -> str:

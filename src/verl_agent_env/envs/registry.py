@@ -173,6 +173,13 @@ class Registry:
         near = difflib.get_close_matches(name, candidates, n=6, cutoff=0.6)
         return list(dict.fromkeys(candidates[alias] for alias in near))[:3]
 
+    def preset_of(self, spec: EnvSpec) -> str | None:
+        """Return the name of the environment that ``spec`` is a preset of; ``None`` if it is none."""
+        if not spec.presets:
+            return None
+        same = (each for each in self._specs.values() if each.entry_point == spec.entry_point)
+        return min((each.name for each in same if not each.presets), default=None)
+
     def kind(self, name: str) -> EnvKind:
         """Return the kind of this name, importing its class.
 

@@ -39,7 +39,8 @@ def _fits(spec: EnvSpec, words: Collection[str], tags: Collection[str], max_ms: 
 
 
 def rows(specs: Iterable[EnvSpec], registry: Registry) -> list[dict[str, Any]]:
-    """Return a row for each environment: its name, description, tags, costs, extra, and whether it is installed."""
+    """Return a row for each environment: its name, description, tags, costs, extra, what it is a preset of, and whether it is
+    installed."""
     here = set(registry.names())
     return [{**row(spec, registry), "installed": spec.name in here} for spec in specs]
 
@@ -50,10 +51,14 @@ def row(spec: EnvSpec, registry: Registry) -> dict[str, Any]:
     if not description and spec.family is None:
         with contextlib.suppress(Exception):
             description = registry.kind(spec.name).description
+    preset_of = registry.preset_of(spec)
     return {
         "name": spec.name,
         "description": description,
         "tags": list(spec.tags),
         "costs": None if spec.costs is None else dataclasses.asdict(spec.costs),
         "extra": None if spec.family is None else spec.family.extra,
+        "family": preset_of or spec.name,
+        "preset_of": preset_of,
+        "presets": dict(spec.presets),
     }

@@ -229,10 +229,29 @@ export function callOnce(path) {
 
 /**
  * @typedef {{type: string, function: {name: string, description: string, parameters: any}}} Tool
- * @typedef {{name: string, description: string, execution: string, deterministic: boolean, kwargs_schema: any,
- *   tools: Tool[], family: string, render_modes: string[]}} EnvKind
+ * @typedef {{name: string, description: string, tags: string[], extra: string | null, installed: boolean,
+ *   family: string, preset_of: string | null, presets: Record<string, any>}} EnvRow
+ * @typedef {EnvRow & {execution: string, deterministic: boolean, kwargs_schema: any, tools: Tool[],
+ *   render_modes: string[], argument_groups: {title: string, arguments: string[]}[],
+ *   task_prompt: string | null}} EnvKind
  */
 
-/** @returns {Promise<EnvKind[]>} */
+/** Environments of the project and of entry points. @returns {Promise<EnvKind[]>} */
 export const environmentKinds = () =>
   callOnce('api/environments').then((/** @type {any} */ answer) => answer.environments);
+
+/** One environment, also of a package of the catalogue. @param {string} name @returns {Promise<EnvKind>} */
+export const environmentKind = (name) =>
+  callOnce(`api/environments/${name.split('/').map(encodeURIComponent).join('/')}`);
+
+/** Rows of the catalogue's packages that are installed. @returns {Promise<EnvRow[]>} */
+export const packagedEnvironments = async () => {
+  /** @type {EnvRow[]} */
+  const rows = [];
+  for (let offset = /** @type {number | null} */ (0); offset !== null; ) {
+    const page = await callOnce(`api/environments?limit=1000&offset=${offset}`);
+    rows.push(...page.environments);
+    offset = page.next_offset;
+  }
+  return rows.filter((row) => row.extra !== null && row.installed);
+};

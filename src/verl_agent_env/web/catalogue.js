@@ -1,7 +1,7 @@
 // @ts-check
 // All environments: search and tags at the left; at the right the chosen one, its arguments, and a sample made with
 // them.
-import { call, closeEnvironment, environmentKinds } from './api.js';
+import { call, closeEnvironment, environmentKind, environmentKinds, packagedEnvironments } from './api.js';
 import { html, signal, useKeys, useLoaded, useMemo, useState } from './dom.js';
 import { Field } from './form.js';
 import { pythonText, shortName } from './format.js';
@@ -9,26 +9,39 @@ import { Content, CopyButton, Drawing, Empty, Failure, Loading } from './parts.j
 import { goTo, route } from './route.js';
 
 /** @typedef {import('./api.js').EnvKind} EnvKind */
+/** @typedef {import('./api.js').EnvRow} EnvRow */
 
 const SAMPLE_TTL_S = 60;
 const search = signal('');
 const chosenTags = signal(/** @type {string[]} */ ([]));
 
+/**
+ * Of a package's environment only its row is known, until it is chosen.
+ *
+ * @param {EnvRow | EnvKind} row
+ * @returns {row is EnvKind}
+ */
+const isKind = (row) => 'tools' in row;
+
 /** @param {EnvKind} kind */
-const tagsOf = (kind) => [
+const traitsOf = (kind) => [
   kind.render_modes.includes('svg') ? 'board' : 'text',
   ...(kind.tools.length ? ['tools'] : []),
   ...(kind.deterministic ? ['repeatable'] : []),
   ...(kind.execution === 'inline' ? [] : [`runs ${kind.execution}`]),
 ];
 
-/** @param {EnvKind} kind */
+/** @param {EnvRow | EnvKind} row */
+const tagsOf = (row) => (isKind(row) ? traitsOf(row) : [row.extra ?? '']);
+
+/** @param {EnvRow | EnvKind} kind */
 function isWanted(kind) {
   const text = [
     kind.name,
     kind.description,
-    ...kind.tools.map((tool) => tool.function.name),
-    ...Object.keys(kind.kwargs_schema.properties ?? {}),
+    ...kind.tags,
+    ...(isKind(kind) ? kind.tools.map((tool) => tool.function.name) : []),
+    ...(isKind(kind) ? Object.keys(kind.kwargs_schema.properties ?? {}) : []),
   ]
     .join(' ')
     .toLowerCase();
@@ -42,50 +55,16 @@ function isWanted(kind) {
   );
 }
 
-/** Environments in order, each followed by its presets. @param {EnvKind[]} kinds */
+/** Environments in order, each followed by its presets; those of packages last. @param {(EnvRow | EnvKind)[]} kinds */
 const inFamilies = (kinds) =>
   [...kinds].sort(
     (a, b) =>
+      Number(Boolean(a.extra)) - Number(Boolean(b.extra)) ||
       a.family.localeCompare(b.family) ||
       Number(b.name === b.family) - Number(a.name === a.family) ||
       shortName(a.name).localeCompare(shortName(b.name)) ||
       a.name.localeCompare(b.name),
   );
-
-/** Names of arguments that more than half of the families take: those of the base class. @param {EnvKind[]} kinds */
-function sharedArguments(kinds) {
-  const families = kinds
-    .filter((kind) => kind.name === kind.family)
-    .map((kind) => Object.keys(kind.kwargs_schema.properties ?? {}));
-  return new Set(
-    families
-      .flat()
-      .filter((name) => families.filter((names) => names.includes(name)).length > families.length / 2),
-  );
-}
-
-/**
- * @param {EnvKind} kind
- * @param {Set<string>} shared
- * @returns {{title: string, names: string[], isOpen: boolean}[]}
- */
-function argumentGroups(kind, shared) {
-  /** @type {Record<string, string[]>} */
-  const groups = { Arguments: [], Rewards: [], 'How it is shown': [], 'Common to environments': [] };
-  for (const name of Object.keys(kind.kwargs_schema.properties ?? {})) {
-    const title = shared.has(name)
-      ? 'Common to environments'
-      : name.startsWith('reward')
-        ? 'Rewards'
-        : /observation|separator|tile|glyph/.test(name)
-          ? 'How it is shown'
-          : 'Arguments';
-    groups[title].push(name);
-  }
-  return Object.entries(groups)
-    .filter(([, names]) => names.length)
-    .map(([title, names], i) => ({ title, names, isOpen: i === 0 }));
-}
 
 /** @param {EnvKind} kind @param {object} args @param {string} seed */
 const initializeRequest = (kind, args, seed) => ({
@@ -151,8 +130,14 @@ function Sample({ kind, request }) {
   `;
 }
 
-/** @param {{kind: EnvKind, shared: Set<string>}} props */
-function Environment({ kind, shared }) {
+/** What a preset is one of, and in what it differs. @param {EnvKind} kind */
+function presetText({ preset_of: name, presets }) {
+  const names = Object.keys(presets).join(', ');
+  return html`A preset of <a href=${`#/catalogue/${name}`}>${shortName(name ?? '')}</a>, with its own ${names}.`;
+}
+
+/** @param {{kind: EnvKind}} props */
+function Environment({ kind }) {
   const [args, setArgs] = useState(/** @type {Record<string, any>} */ ({}));
   const [seed, setSeed] = useState('1');
   const [formNumber, setFormNumber] = useState(0);
@@ -177,6 +162,8 @@ function Environment({ kind, shared }) {
           ${shortName(kind.name)} <code>${kind.name}</code>
         </h1>
         <p>${kind.description}</p>
+        <p class="dim">${kind.tags.join(' · ')}</p>
+        ${kind.preset_of && html`<p class="dim">${presetText(kind)}</p>`}
         <div class="row">
           <a class="button primary" href=${`#/play/${kind.name}?${query}`}>
             Play
@@ -205,8 +192,8 @@ function Environment({ kind, shared }) {
       </header>
       <div class="columns">
         <section key=${formNumber} aria-label="Arguments">
-          ${argumentGroups(kind, shared).map(({ title, names, isOpen }) => html`
-            <details class="group" open=${isOpen}>
+          ${kind.argument_groups.map(({ title, arguments: names }, i) => html`
+            <details class="group" open=${i === 0}>
               <summary>
                 ${title} <span class="dim">${names.length}</span>
               </summary>
@@ -248,8 +235,8 @@ function Environment({ kind, shared }) {
 
 export function Catalogue() {
   const { value: kinds, error, again } = useLoaded(environmentKinds, '');
-  const all = useMemo(() => inFamilies(kinds ?? []), [kinds]);
-  const shared = useMemo(() => sharedArguments(all), [all]);
+  const { value: packaged } = useLoaded(packagedEnvironments, '');
+  const all = useMemo(() => inFamilies([...(kinds ?? []), ...(packaged ?? [])]), [kinds, packaged]);
   const shown = all.filter(isWanted);
   const chosen = shown.find((kind) => kind.name === route.value.rest) ?? shown[0];
   /** @param {number} by */
@@ -310,12 +297,23 @@ export function Catalogue() {
           </${Empty}>
         `}
       </section>
-      ${chosen && html`<${Environment} key=${chosen.name} kind=${chosen} shared=${shared} />`}
+      ${chosen && html`<${Chosen} key=${chosen.name} row=${chosen} />`}
     </div>
   `;
 }
 
-/** A preset without what its environment's name says already, and with its version. @param {EnvKind} kind */
+/** Load what is shown of the chosen environment. @param {{row: EnvRow | EnvKind}} props */
+function Chosen({ row }) {
+  const { value: kind, error, again } = useLoaded(
+    () => (isKind(row) ? Promise.resolve(row) : environmentKind(row.name)),
+    row.name,
+  );
+  if (error) return html`<${Failure} error=${error} again=${again} />`;
+  if (!kind) return html`<${Loading} what=${shortName(row.name)} />`;
+  return html`<${Environment} key=${kind.name} kind=${kind} />`;
+}
+
+/** A preset without what its environment's name says already, and with its version. @param {EnvRow} kind */
 function listName(kind) {
   if (kind.name === kind.family) return shortName(kind.name);
   const prefix = `${shortName(kind.family)}_`;

@@ -3,7 +3,7 @@
 //
 // Everything goes through one queue, so a fast hand loses no action and none overtakes another. A link, an undo and an
 // environment that the server has closed meanwhile are all the same: the moves so far, played again.
-import { ApiError, call, closeEnvironment, environmentKinds } from './api.js';
+import { ApiError, call, closeEnvironment, environmentKind } from './api.js';
 import { signal } from './dom.js';
 import { noteAddress } from './route.js';
 
@@ -137,8 +137,7 @@ const draw = (of) => (of.hasDrawing ? call(`api/environment/${of.id}/render?mode
 /** Make an environment for a plan, and play its moves. @param {Plan} plan @returns {Promise<Episode>} */
 async function makeEpisode({ name, args, seed, moves }) {
   progress.value = 'the episode';
-  const kind = (await environmentKinds()).find((known) => known.name === name);
-  const canRepeat = kind?.deterministic ?? false;
+  const { deterministic: canRepeat, render_modes: modes } = await environmentKind(name);
   const first = canRepeat ? moves.slice(0, MAX_FIRST) : [];
   const made = await call('api/environment/initialize', {
     env_name: name,
@@ -163,7 +162,7 @@ async function makeEpisode({ name, args, seed, moves }) {
     steps: stepsOf(first, made.steps),
     svg: '',
     canRepeat,
-    hasDrawing: kind?.render_modes.includes('svg') ?? false,
+    hasDrawing: modes.includes('svg'),
   };
   return playOn(begun, moves.slice(first.length));
 }

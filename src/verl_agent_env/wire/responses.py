@@ -528,6 +528,21 @@ class CatalogueRow(ResponseBody):
     """The extra of this project that installs its package; None for environments of this project and of entry points."""
     installed: bool = True
     """True if the package is installed at this worker."""
+    family: str
+    """The environment of which it is a preset; its own name if it is not a preset."""
+    preset_of: str | None
+    """The environment of which it is a preset; ``null`` if it is none."""
+    presets: dict[str, Any]
+    """Keyword arguments whose defaults differ from that environment's."""
+
+
+class ArgumentGroup(ResponseBody):
+    """Keyword arguments that belong together."""
+
+    title: str
+    """What they are."""
+    arguments: list[str]
+    """Their names."""
 
 
 class SeatViewResponse(ResponseBody):
@@ -564,8 +579,10 @@ class EnvironmentKind(CatalogueRow):
     """JSON Schema (Draft 2020-12) of its keyword arguments."""
     tools: list[dict[str, Any]] = Field(default_factory=list)
     """Its tools, in OpenAI's form."""
-    family: str
-    """The environment of which it is a preset; its own name if it is not a preset."""
+    argument_groups: list[ArgumentGroup]
+    """Names of the keyword arguments in groups, the environment's own first; those of all environments last."""
+    task_prompt: str | None
+    """Task prompt with the default arguments, with which the first observation begins; ``null`` if it needs arguments."""
     render_modes: list[str]
     """What ``render`` takes as ``mode``."""
 

@@ -62,6 +62,75 @@ async def test_the_full_list_has_tags_and_leaves_the_catalogue_to_pages(client: 
     assert not [name for name in by_name if name.startswith("open_spiel/")]
 
 
+@pytest.mark.parametrize("name", ["verl_env/sokoban_ragen-v1", "sokoban_ragen"])
+async def test_one_environment_is_described_as_in_the_full_list(client: httpx.AsyncClient, name: str) -> None:
+    answer = await client.get(f"{URL}/{name}")
+    assert answer.status_code == 200, answer.text
+    described = answer.json()
+    assert described in (await page(client))["environments"]
+    assert (described["family"], described["preset_of"]) == ("verl_env/sokoban-v0",) * 2
+    assert described["presets"]["num_boxes"] == 1
+    assert described["task_prompt"] == described["presets"]["task_prompt"]
+    (row,) = (await page(client, search=described["name"]))["environments"]
+    assert {**described, **row} == described
+
+
+async def test_the_task_prompt_stands_apart_from_the_first_observation(client: httpx.AsyncClient) -> None:
+    described = (await client.get(f"{URL}/frozen_lake")).json()
+    made = {"env_name": "frozen_lake", "seed": 1}
+    path = "/api/environment/initialize"
+    whole = (await client.post(path, json=made)).json()["observation"][0]["content"]
+    apart = {**made, "env_kwargs": {"include_task_prompt": False}}
+    alone = (await client.post(path, json=apart)).json()["observation"][0]["content"]
+    assert whole == f"{described['task_prompt']}\n\n{alone}"
+
+
+async def test_each_argument_stands_in_one_group(client: httpx.AsyncClient) -> None:
+    for kind in (await page(client))["environments"]:
+        grouped = [name for group in kind["argument_groups"] for name in group["arguments"]]
+        assert sorted(grouped) == sorted(kind["kwargs_schema"].get("properties", {})), kind["name"]
+    (lake,) = (
+        each for each in (await page(client))["environments"] if each["name"] == "verl_env/frozen_lake-v1"
+    )
+    assert [group["title"] for group in lake["argument_groups"]] == [
+        "Keyword arguments of FrozenLake",
+        "Keyword arguments of all grid worlds: the form of their observations",
+        "Keyword arguments of all environments",
+    ]
+    assert (lake["preset_of"], lake["presets"]) == (None, {})
+
+
+async def test_an_environment_of_a_package_is_described_where_the_package_is_installed(
+    client: httpx.AsyncClient, problem: Problem
+) -> None:
+    for family in FAMILIES:
+        name = next(iter(family.specs.values())).name
+        answer = await client.get(f"{URL}/{name}")
+        if family.is_installed:
+            described = answer.json()
+            assert (described["name"], described["extra"]) == (name, family.extra)
+            assert described["kwargs_schema"]["properties"]
+        else:
+            assert problem(answer, 422, "extra_not_installed")["extra"] == family.extra
+
+
+@pytest.mark.parametrize("name", ["sokobn", "a/b/c", "%20", "x" * 2000])
+async def test_an_unknown_environment_is_told_so(
+    client: httpx.AsyncClient, problem: Problem, name: str
+) -> None:
+    problem(await client.get(f"{URL}/{name}"), 422, "unknown_env_name")
+
+
+async def test_an_environment_whose_code_is_broken_fails_alone(
+    client: httpx.AsyncClient, problem: Problem
+) -> None:
+    assert (
+        problem(await client.get(f"{URL}/broken/gone-v0"), 500, "environment_failed")["error"]
+        == "ModuleNotFoundError"
+    )
+    assert "broken/gone-v0" not in [kind["name"] for kind in (await page(client))["environments"]]
+
+
 @pytest.mark.parametrize(
     "query", ["limit=0", "limit=1001", "offset=-1", "offset=x", "max_ms=0", "max_ms=nan", "max_ms=x"]
 )

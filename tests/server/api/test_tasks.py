@@ -202,7 +202,7 @@ async def test_what_is_not_deterministic_is_for_training_alone(client: httpx.Asy
         ("frozen_lake/tasks?offset=x", 422, "invalid_request"),
         ("sokobn/splits", 422, "unknown_env_name"),
         ("broken/gone-v0/splits", 500, "environment_failed"),
-        ("frozen_lake/nothing", 404, "not_found"),
+        ("frozen_lake/nothing", 422, "unknown_env_name"),
     ],
 )
 async def test_what_cannot_be_listed_is_said(

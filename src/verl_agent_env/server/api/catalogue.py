@@ -10,6 +10,7 @@ from verl_agent_env.engine import inspection
 from verl_agent_env.envs.kind import EnvKind
 from verl_agent_env.envs.registry import Registry
 from verl_agent_env.envs.search import find, row, rows
+from verl_agent_env.errors import EnvironmentFailedError, VerlAgentEnvError
 from verl_agent_env.server.api.queries import MAX_DIGITS, positive_number, query_of, whole_number
 from verl_agent_env.server.http.types import Request, Response
 from verl_agent_env.wire.codec import encode
@@ -19,6 +20,7 @@ logger = logging.getLogger(__name__)
 MAX_ROWS = 1000
 """Of a page."""
 DEFAULT_ROWS = 100
+_PREFIX = "/api/environments/"
 _PAGING = ("search", "tag", "max_ms", "offset", "limit")
 
 
@@ -46,6 +48,18 @@ class CatalogueHandlers:
         next_offset = following if following < len(found) else None
         return Response(encode({"environments": shown, "total": len(found), "next_offset": next_offset}))
 
+    async def environment(self, request: Request) -> Response:
+        """Describe one environment in full, also one of the catalogue's packages."""
+        name = request.path.removeprefix(_PREFIX)
+        try:
+            # In a thread: it imports the environment's package.
+            return Response(encode(await asyncio.to_thread(_describe, name, self._registry)))
+        except VerlAgentEnvError:
+            raise
+        except Exception as fault:
+            logger.warning("describing an environment kind failed", exc_info=True, extra={"env_name": name})
+            raise EnvironmentFailedError("", type(fault).__name__) from fault
+
     async def _all_described(self) -> bytes:
         names = self._registry.names()
         if self._described is None or self._described[0] != names:
@@ -57,17 +71,12 @@ class CatalogueHandlers:
 
 def _describe_all(registry: Registry) -> list[dict[str, Any]]:
     described = []
-    families: dict[type, str] = {}
     for spec in registry.specs():
         if spec.family is not None:
             # Its package would be imported; a page has its row.
             continue
         try:
-            kind = registry.kind(spec.name)
-            if not kind.presets:
-                families.setdefault(kind.env_class, spec.name)
-            shown = {**row(spec, registry), "installed": True, **_describe(kind)}
-            described.append((kind.env_class, shown))
+            described.append(_describe(spec.name, registry))
         except Exception:
             # Another package's environment is broken, in whatever way: the others are still there.
             logger.warning(
@@ -75,16 +84,29 @@ def _describe_all(registry: Registry) -> list[dict[str, Any]]:
                 exc_info=True,
                 extra={"env_name": spec.name},
             )
-    return [{**shown, "family": families.get(env_class, shown["name"])} for env_class, shown in described]
+    return described
 
 
-def _describe(kind: EnvKind) -> dict[str, Any]:
+def _describe(name: str, registry: Registry) -> dict[str, Any]:
+    """Describe an environment in full, whose code is imported for it."""
+    kind = registry.kind(name)
     return {
-        "name": kind.name,
+        **row(registry.spec(name), registry),
+        "installed": True,
         "description": kind.description,
         "execution": kind.execution,
         "deterministic": kind.deterministic,
         "kwargs_schema": kind.arguments_schema(),
+        "argument_groups": [{"title": title, "arguments": names} for title, names in kind.argument_groups()],
+        "task_prompt": _task_prompt(kind),
         "tools": [tool.openai() for tool in getattr(kind.env_class, "tools", ())],
         "render_modes": inspection.render_modes(kind.env_class),
     }
+
+
+def _task_prompt(kind: EnvKind) -> str | None:
+    try:
+        return kind.default_task_prompt()
+    except Exception:
+        logger.debug("reading a task prompt failed", exc_info=True, extra={"env_name": kind.name})
+        return None

@@ -292,6 +292,9 @@ def server_routes(
     return [
         Route("GET", "/api/environments", catalogue.environments, "All registered environments",
               None, a.CatalogueResponse, _CATALOGUE_PAGE, (e.InvalidRequestError,), tags=("server",), auth_scope="read"),
+        Route("GET", "/api/environments/{env_name}", catalogue.environment, "A registered environment, in full",
+              None, a.EnvironmentKind, (_ENV_NAME,), (e.UnknownEnvNameError, e.ExtraNotInstalledError, e.EnvironmentFailedError),
+              tags=("server",), auth_scope="read"),
         Route("GET", "/api/cluster", calls.cluster, "Nodes, workers, and who owns how many slots",
               None, a.ClusterResponse, tags=("server",), auth_scope="read"),
         Route("GET", "/api/cluster/events", happening.events, "What the cluster is doing, as it happens",

@@ -48,6 +48,9 @@ class RouteTable:
                 if path.startswith(prefix):
                     # Names may have slashes of their own.
                     routes = by_verb.get(path[path.rfind("/") :])
+                    if routes is None and len(path) > len(prefix):
+                        # A path that ends with the name.
+                        routes = by_verb.get("")
         if routes is None:
             cut = path.rfind("/") + 1
             routes = self._by_prefix.get(path[:cut]) if cut < len(path) else None
