@@ -12,7 +12,7 @@ from urllib.parse import quote, urlencode
 from verl_agent_env.client.async_env import AsyncEnv
 from verl_agent_env.client.calls import InitializeItem, ResetResult, TaskLike, TaskName
 from verl_agent_env.client.dispatch import Dispatch, Settings
-from verl_agent_env.client.encoding import encode_value, seed_of
+from verl_agent_env.client.encoding import encode_actions, encode_value, seed_of
 from verl_agent_env.client.transport import Transport
 from verl_agent_env.errors import VerlAgentEnvError
 from verl_agent_env.types import Action, StepResult
@@ -103,6 +103,7 @@ class AsyncEnvClient:
         run_id: str | None = None,
         ttl_s: float | None = None,
         task: TaskLike | None = None,
+        actions: Sequence[Action] = (),
         env_kwargs: Mapping[str, Any] | None = None,
         **more_kwargs: Any,
     ) -> AsyncEnv:
@@ -114,16 +115,21 @@ class AsyncEnvClient:
             run_id: Run of the environment; the client's own if not given.
             ttl_s: Seconds without a call after which the server closes it.
             task: What the first episode is, in place of a seed: ``("train", 7)``, or a row of :meth:`tasks`.
+            actions: Actions to carry out first, all of them or none, where an episode repeats itself; the environment's
+                ``first_steps`` has their results.
             env_kwargs: Keyword arguments of the environment.
             **more_kwargs: More of them.
 
         Raises:
             ValueError: The task is none, or there is a seed as well.
-            InvalidRequestError: The seed is no integer, or the arguments cannot be expressed in JSON.
+            InvalidRequestError: The seed is no integer, or arguments or actions cannot be expressed in JSON.
         """
         encoded = encode_value({**(env_kwargs or {}), **more_kwargs}, "env_kwargs")
         seed, named = seed_of(seed), None if task is None else TaskName.of(task, seed)
-        item = InitializeItem(env_name, seed, encoded, run_id or self.run_id, ttl_s, task=named)
+        played = encode_actions(actions)
+        item = InitializeItem(
+            env_name, seed, encoded, run_id or self.run_id, ttl_s, task=named, actions=played
+        )
         return AsyncEnv(self._dispatch, item)
 
     async def attach(self, env_id: str) -> AsyncEnv:
@@ -149,12 +155,23 @@ class AsyncEnvClient:
         return await _each(env.open(micro_batching=True) for env in envs)
 
     async def reset_batch(
-        self, envs: Sequence[AsyncEnv], seeds: Sequence[int | None] | None = None
+        self,
+        envs: Sequence[AsyncEnv],
+        seeds: Sequence[int | None] | None = None,
+        actions: Sequence[Sequence[Action]] | None = None,
     ) -> list[ResetResult | VerlAgentEnvError]:
-        """Begin an episode in each environment; each fails alone."""
+        """Begin an episode in each environment; each fails alone.
+
+        Args:
+            envs: The environments.
+            seeds: A seed for each; the next episode where there is none.
+            actions: Actions for each to carry out first, with its seed; those that have some are sent as calls of their own.
+        """
         chosen = seeds if seeds is not None else [None] * len(envs)
+        first = actions if actions is not None else [()] * len(envs)
         return await _each(
-            env.reset(seed=seed, micro_batching=True) for env, seed in zip(envs, chosen, strict=True)
+            env.reset(seed=seed, actions=played, micro_batching=True)
+            for env, seed, played in zip(envs, chosen, first, strict=True)
         )
 
     async def step_batch(

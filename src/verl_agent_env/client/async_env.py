@@ -7,7 +7,7 @@ import dataclasses
 import logging
 import time
 import uuid
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -17,6 +17,7 @@ from verl_agent_env.client.calls import (
     INITIALIZE,
     RESET,
     STEP,
+    Beginning,
     CloseItem,
     InitializeItem,
     ResetItem,
@@ -24,7 +25,7 @@ from verl_agent_env.client.calls import (
     StepItem,
     path_of,
 )
-from verl_agent_env.client.encoding import encode_value, seed_of
+from verl_agent_env.client.encoding import encode_actions, encode_value, seed_of
 from verl_agent_env.client.errors import ClientClosedError, ServerUnreachableError, StepUndecidedError
 from verl_agent_env.errors import (
     EnvironmentClosedError,
@@ -60,6 +61,7 @@ class AsyncEnv:
         "_closed",
         "_dispatch",
         "_first_seq",
+        "_first_steps",
         "_history",
         "_lock",
         "_lock_loop",
@@ -86,6 +88,7 @@ class AsyncEnv:
         self._dispatch = dispatch
         self._request = request
         self._beginning: ResetResult | None = None
+        self._first_steps: list[StepResult] = []
         self._seq = seq
         self._seed = seed
         """Of the episode that began last, if it is known."""
@@ -108,6 +111,11 @@ class AsyncEnv:
         """Observation and info of the first episode, until it is stepped or reset."""
         return self._beginning
 
+    @property
+    def first_steps(self) -> list[StepResult]:
+        """Results of the ``actions`` that the creation, or the last reset, carried out first."""
+        return self._first_steps
+
     # --- lifecycle ------------------------------------------------------------------------------------------
 
     @_takes_gathered
@@ -128,7 +136,8 @@ class AsyncEnv:
                     # A new key for each attempt: the key of a failed one is bound to the failure.
                     item = dataclasses.replace(request, deadline=backoff.deadline, key=uuid.uuid4().hex)
                     try:
-                        made = await dispatch.ask(INITIALIZE, item, micro_batching=micro_batching)
+                        alone = False if item.actions else micro_batching
+                        made = await dispatch.ask(INITIALIZE, item, micro_batching=alone)
                         break
                     except VerlAgentEnvError as error:
                         if is_undecided(error) and not _never_ran(error):
@@ -141,8 +150,9 @@ class AsyncEnv:
                         raise
                     finally:
                         self.num_retries += item.retries
-            self.env_id, self._beginning = made
-            self._seed = _seed_in(self._beginning)
+            self.env_id = made.env_id
+            self._begin(made.beginning, request.actions, _seed_in(made.beginning.first))
+            self._beginning = made.beginning.first
             dispatch.open_envs[self.env_id] = request.run_id
             return self
 
@@ -152,6 +162,7 @@ class AsyncEnv:
         *,
         seed: int | None = None,
         options: dict[str, Any] | None = None,
+        actions: Sequence[Action] = (),
         micro_batching: bool | None = None,
     ) -> ResetResult:
         """Begin an episode. The first reset without arguments costs no call, because creation has begun the first episode.
@@ -159,22 +170,29 @@ class AsyncEnv:
         Args:
             seed: Seed of the episode; the next episode if not given.
             options: Options of the environment.
+            actions: Actions to carry out first, all of them or none; :attr:`first_steps` has their results. Only where an episode
+                repeats itself, and with its ``seed``.
             micro_batching: Share requests with other calls; the client's setting if not given.
 
         Returns:
             Observation and info.
 
         Raises:
-            InvalidRequestError: The seed is no integer, or the options cannot be expressed in JSON; nothing was sent.
+            ValueError: There are actions without a seed; nothing was sent.
+            InvalidRequestError: The seed is no integer, or the options cannot be expressed in JSON; nothing was sent. Or the
+                actions cannot be carried out; the episode is unchanged.
             InvalidEnvArgumentsError: The environment does not accept the options; the episode is unchanged.
             EnvironmentStateError: The environment is closed or lost.
             ServerUnreachableError: No answer until the deadline.
         """
+        if actions and seed is None:
+            raise ValueError("actions belong to the episode of one seed: give it")
+        played = encode_actions(actions)
         await self.open()
         seed, encoded = seed_of(seed), encode_value(options, "options")
         async with self._turn():
             self._require_open()
-            if self._beginning is not None and seed is None and options is None:
+            if self._beginning is not None and not self._seq and seed is None and options is None:
                 beginning, self._beginning = self._beginning, None
                 return beginning
             if seed is None:
@@ -182,10 +200,11 @@ class AsyncEnv:
                 seed = following_seed(await self._current_seed())
             backoff = Backoff(time.monotonic() + self._dispatch.deadline_s)
             before, self._seq = self._seq, _UNDECIDED_RESET
-            item = ResetItem(self.env_id, seed, encoded, backoff.deadline)
+            item = ResetItem(self.env_id, seed, encoded, backoff.deadline, actions=played)
+            alone = False if played else micro_batching
             while True:
                 try:
-                    begun = await self._dispatch.ask(RESET, item, micro_batching=micro_batching)
+                    begun = await self._dispatch.ask(RESET, item, micro_batching=alone)
                     break
                 except VerlAgentEnvError as error:
                     if not is_undecided(error):
@@ -198,11 +217,14 @@ class AsyncEnv:
                     raise
             self.num_retries += item.retries
             self._beginning = self._pending = None
-            self._seq = 0
-            self._first_seq = 0
-            self._seed = seed
-            self._history.clear()
-            return begun
+            self._begin(begun, played, seed)
+            return begun.first
+
+    def _begin(self, begun: Beginning, actions: Sequence[bytes], seed: int | None) -> None:
+        """Note that an episode has begun, with these actions."""
+        self._first_steps = begun.steps
+        self._history = list(actions)
+        self._first_seq, self._seq, self._seed = 0, len(begun.steps), seed
 
     async def _current_seed(self) -> int:
         return self._seed if self._seed is not None else int((await self.state())["seed"])

@@ -21,11 +21,18 @@ class ResetResult(NamedTuple):
     info: Info
 
 
+class Beginning(NamedTuple):
+    """Beginning of an episode, with the results of the actions that the call carried out first."""
+
+    first: ResetResult
+    steps: list[StepResult]
+
+
 class Initialized(NamedTuple):
     """A new environment."""
 
     env_id: str
-    beginning: ResetResult
+    beginning: Beginning
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +91,8 @@ class InitializeItem:
     """Idempotency-Key when it is sent alone."""
     task: TaskName | None = None
     """What the first episode is, in place of a seed."""
+    actions: Sequence[bytes] = ()
+    """Actions to carry out first, JSON. Only a call that is sent alone takes them."""
 
 
 @dataclass(slots=True)
@@ -97,6 +106,8 @@ class ResetItem:
     deadline: float = 0.0
     sent: bool = False
     retries: int = 0
+    actions: Sequence[bytes] = ()
+    """Actions to carry out first, JSON. Only a call that is sent alone takes them."""
 
 
 @dataclass(slots=True)
@@ -179,8 +190,13 @@ def _initialize_single(item: InitializeItem) -> bytes:
             "run_id": item.run_id,
             "ttl_s": item.ttl_s,
             **task,
+            **_first_actions(item),
         }
     )
+
+
+def _first_actions(item: InitializeItem | ResetItem) -> dict[str, Any]:
+    return {"actions": list(map(orjson.Fragment, item.actions))} if item.actions else {}
 
 
 def _initialize_batch(items: Sequence[InitializeItem]) -> bytes:
@@ -221,6 +237,19 @@ def _step_batch(items: Sequence[StepItem]) -> bytes:
     )
 
 
+def _reset_single(item: ResetItem) -> bytes:
+    return orjson.dumps({"seed": item.seed, "options": orjson.Fragment(item.options), **_first_actions(item)})
+
+
+def _read_beginning(answer: dict[str, Any]) -> Beginning:
+    first = ResetResult(answer["observation"], answer["info"])
+    return Beginning(first, list(map(_read_step, answer.get("steps", ()))))
+
+
+def _read_beginnings(answer: dict[str, Any], _: int = 0) -> list[Any]:
+    return [Beginning(first, []) for first in map(ResetResult, answer["observations"], answer["infos"])]
+
+
 def _read_step(answer: dict[str, Any]) -> StepResult:
     return StepResult(
         answer["observation"], answer["reward"], answer["terminated"], answer["truncated"], answer["info"]
@@ -236,20 +265,18 @@ INITIALIZE: ClientVerb[InitializeItem, Initialized] = ClientVerb(
     "initialize",
     lambda _: "/api/environment/initialize",
     _initialize_single,
-    lambda answer: Initialized(answer["env_id"], ResetResult(answer["observation"], answer["info"])),
+    lambda answer: Initialized(answer["env_id"], _read_beginning(answer)),
     _initialize_batch,
-    lambda answer, _: list(
-        map(Initialized, answer["env_ids"], map(ResetResult, answer["observations"], answer["infos"]))
-    ),
+    lambda answer, _: list(map(Initialized, answer["env_ids"], _read_beginnings(answer))),
 )
 
-RESET: ClientVerb[ResetItem, ResetResult] = ClientVerb(
+RESET: ClientVerb[ResetItem, Beginning] = ClientVerb(
     "reset",
     lambda item: path_of(item.env_id, "reset"),
-    lambda item: orjson.dumps({"seed": item.seed, "options": orjson.Fragment(item.options)}),
-    lambda answer: ResetResult(answer["observation"], answer["info"]),
+    _reset_single,
+    _read_beginning,
     _reset_batch,
-    lambda answer, _: list(map(ResetResult, answer["observations"], answer["infos"])),
+    _read_beginnings,
 )
 
 STEP: ClientVerb[StepItem, StepResult] = ClientVerb(

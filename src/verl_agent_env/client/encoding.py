@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,19 @@ def encode_value(value: Any, name: str) -> bytes:
         # orjson writes null in its place, which means something else.
         raise InvalidRequestError([{"loc": [name], "msg": "holds NaN or an infinity, which JSON has not"}])
     return encoded
+
+
+def encode_actions(actions: Sequence[Any]) -> list[bytes]:
+    """Encode each of several actions.
+
+    Raises:
+        InvalidRequestError: They are no list, or one of them cannot be expressed in JSON.
+    """
+    if isinstance(actions, str | bytes) or not isinstance(actions, Sequence):
+        raise InvalidRequestError(
+            [{"loc": ["actions"], "msg": f"must be a list of actions, not {type(actions).__name__}"}]
+        )
+    return [encode_value(action, "actions") for action in actions]
 
 
 def seed_of(seed: Any) -> int | None:

@@ -72,6 +72,7 @@ class EnvClient:
         run_id: str | None = None,
         ttl_s: float | None = None,
         task: TaskLike | None = None,
+        actions: Sequence[Action] = (),
         env_kwargs: Mapping[str, Any] | None = None,
         **more_kwargs: Any,
     ) -> Env:
@@ -82,7 +83,13 @@ class EnvClient:
         """
         arguments = {**(env_kwargs or {}), **more_kwargs}
         made = self._client.make(
-            env_name, seed=seed, run_id=run_id, ttl_s=ttl_s, task=task, env_kwargs=arguments
+            env_name,
+            seed=seed,
+            run_id=run_id,
+            ttl_s=ttl_s,
+            task=task,
+            actions=actions,
+            env_kwargs=arguments,
         )
         return Env(self, self.wait(made.open()))
 
@@ -94,15 +101,26 @@ class EnvClient:
         run_id: str | None = None,
         ttl_s: float | None = None,
         tasks: Sequence[TaskLike] = (),
+        actions: Sequence[Sequence[Action]] | None = None,
         env_kwargs: Mapping[str, Any] | None = None,
     ) -> list[Env | VerlAgentEnvError]:
-        """Create an environment for each seed, then one for each task, in as few requests as possible; each fails alone."""
+        """Create an environment for each seed, then one for each task, in as few requests as possible; each fails alone.
+
+        ``actions`` are those that each of them carries out first; one that has some is created by a call of its own.
+        """
         episodes = [*((seed, None) for seed in seeds), *((None, task) for task in tasks)]
+        first = actions if actions is not None else [()] * len(episodes)
         envs = [
             self._client.make(
-                env_name, seed=seed, task=task, run_id=run_id, ttl_s=ttl_s, env_kwargs=env_kwargs
+                env_name,
+                seed=seed,
+                task=task,
+                run_id=run_id,
+                ttl_s=ttl_s,
+                actions=played,
+                env_kwargs=env_kwargs,
             )
-            for seed, task in episodes
+            for (seed, task), played in zip(episodes, first, strict=True)
         ]
         made = self.wait(self._client.initialize_batch(envs))
         return [env if isinstance(env, VerlAgentEnvError) else Env(self, env) for env in made]
@@ -112,10 +130,13 @@ class EnvClient:
         return Env(self, self.wait(self._client.attach(env_id)))
 
     def reset_batch(
-        self, envs: Iterable[Env], seeds: Sequence[int | None] | None = None
+        self,
+        envs: Iterable[Env],
+        seeds: Sequence[int | None] | None = None,
+        actions: Sequence[Sequence[Action]] | None = None,
     ) -> list[ResetResult | VerlAgentEnvError]:
         """Call :meth:`AsyncEnvClient.reset_batch` and wait."""
-        return self.wait(self._client.reset_batch([env.remote for env in envs], seeds))
+        return self.wait(self._client.reset_batch([env.remote for env in envs], seeds, actions))
 
     def step_batch(
         self, envs: Iterable[Env], actions: Sequence[Action]
@@ -253,9 +274,20 @@ class Env:
         """Number of the episode's next step."""
         return self.remote.seq
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> ResetResult:
+    @property
+    def first_steps(self) -> list[StepResult]:
+        """Results of the ``actions`` that the creation, or the last reset, carried out first."""
+        return self.remote.first_steps
+
+    def reset(
+        self,
+        *,
+        seed: int | None = None,
+        options: dict[str, Any] | None = None,
+        actions: Sequence[Action] = (),
+    ) -> ResetResult:
         """Call :meth:`AsyncEnv.reset` and wait."""
-        return self._client.wait(self.remote.reset(seed=seed, options=options))
+        return self._client.wait(self.remote.reset(seed=seed, options=options, actions=actions))
 
     def step(self, action: Action) -> StepResult:
         """Call :meth:`AsyncEnv.step` and wait."""
