@@ -17,8 +17,8 @@ from verl_agent_env.client.calls import (
     INITIALIZE,
     RESET,
     STEP,
-    Beginning,
     CloseItem,
+    FirstResults,
     InitializeItem,
     ResetItem,
     ResetResult,
@@ -220,7 +220,7 @@ class AsyncEnv:
             self._begin(begun, played, seed)
             return begun.first
 
-    def _begin(self, begun: Beginning, actions: Sequence[bytes], seed: int | None) -> None:
+    def _begin(self, begun: FirstResults, actions: Sequence[bytes], seed: int | None) -> None:
         """Note that an episode has begun, with these actions."""
         self._first_steps = begun.steps
         self._history = list(actions)

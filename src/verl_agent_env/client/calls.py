@@ -21,8 +21,8 @@ class ResetResult(NamedTuple):
     info: Info
 
 
-class Beginning(NamedTuple):
-    """Beginning of an episode, with the results of the actions that the call carried out first."""
+class FirstResults(NamedTuple):
+    """Results of a call that begins an episode: of the reset, and of the actions that it carried out first."""
 
     first: ResetResult
     steps: list[StepResult]
@@ -32,7 +32,7 @@ class Initialized(NamedTuple):
     """A new environment."""
 
     env_id: str
-    beginning: Beginning
+    beginning: FirstResults
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,13 +241,13 @@ def _reset_single(item: ResetItem) -> bytes:
     return orjson.dumps({"seed": item.seed, "options": orjson.Fragment(item.options), **_first_actions(item)})
 
 
-def _read_beginning(answer: dict[str, Any]) -> Beginning:
+def _read_beginning(answer: dict[str, Any]) -> FirstResults:
     first = ResetResult(answer["observation"], answer["info"])
-    return Beginning(first, list(map(_read_step, answer.get("steps", ()))))
+    return FirstResults(first, list(map(_read_step, answer.get("steps", ()))))
 
 
 def _read_beginnings(answer: dict[str, Any], _: int = 0) -> list[Any]:
-    return [Beginning(first, []) for first in map(ResetResult, answer["observations"], answer["infos"])]
+    return [FirstResults(first, []) for first in map(ResetResult, answer["observations"], answer["infos"])]
 
 
 def _read_step(answer: dict[str, Any]) -> StepResult:
@@ -270,7 +270,7 @@ INITIALIZE: ClientVerb[InitializeItem, Initialized] = ClientVerb(
     lambda answer, _: list(map(Initialized, answer["env_ids"], _read_beginnings(answer))),
 )
 
-RESET: ClientVerb[ResetItem, Beginning] = ClientVerb(
+RESET: ClientVerb[ResetItem, FirstResults] = ClientVerb(
     "reset",
     lambda item: path_of(item.env_id, "reset"),
     _reset_single,
