@@ -80,9 +80,9 @@ STATE_SCHEMA: Mapping[str, Any] = {
 class Frame(dict[str, Any]):
     """An answer as it goes onto the wire: ``{"type", "data"}``."""
 
-    def encoded(self) -> str:
+    def encoded(self) -> bytes:
         """Write it as JSON."""
-        return orjson.dumps(self).decode()
+        return orjson.dumps(self)
 
 
 def observation_frame(data: Mapping[str, Any]) -> Frame:

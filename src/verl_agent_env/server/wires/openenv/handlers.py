@@ -9,6 +9,7 @@ from urllib.parse import parse_qs
 from pydantic import ConfigDict, Field
 
 from verl_agent_env import __version__
+from verl_agent_env.engine import AwaitableOrValue, await_maybe
 from verl_agent_env.engine.kinds import KindLoader
 from verl_agent_env.envs.registry import Registry
 from verl_agent_env.errors import RouteNotFoundError, UnknownEnvNameError
@@ -181,8 +182,8 @@ class OpenEnvHandlers:
         )
 
 
-async def _answered(answer: Any) -> Any:
+async def _answered(answer: AwaitableOrValue[dict[str, Any]]) -> dict[str, Any]:
     try:
-        return await answer
+        return await await_maybe(answer)
     except SessionError as failed:
         raise failed.error from None

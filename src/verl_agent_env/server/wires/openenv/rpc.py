@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 
+from verl_agent_env.engine import await_maybe
 from verl_agent_env.errors import EnvironmentStateError, RequestError, VerlAgentEnvError
 from verl_agent_env.server.wires.openenv.frames import fault, text_of, tool_call, tool_specs
 from verl_agent_env.server.wires.openenv.session import Session, SessionError
@@ -114,7 +115,7 @@ async def _use(method: str, params: Mapping[str, Any], session: Session) -> Any:
         raise RpcError(INVALID_PARAMS, "a call has a 'name', and 'arguments' that are an object")
     if session.env_id is None:
         await session.make({})
-    taken = await session.act(tool_call(name, arguments), seq)
+    taken = await await_maybe(session.act(tool_call(name, arguments), seq))
     return {"data": text_of(taken["observation"]), **taken}
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import orjson
 
-from verl_agent_env.engine import await_maybe
+from verl_agent_env.engine import AwaitableOrValue, map_maybe
 from verl_agent_env.errors import EnvironmentNotFoundError, VerlAgentEnvError
 from verl_agent_env.server.api.operations import Operations
 from verl_agent_env.server.http.tokens import Principal
@@ -138,28 +139,21 @@ class Session:
         self._seq, self._episode_id = 0, None if episode_id is None else str(episode_id)
         return shown_observation(begun["observation"], self._metadata(begun["info"]))
 
-    async def step(self, data: Mapping[str, Any]) -> dict[str, Any]:
+    def step(self, data: Mapping[str, Any]) -> AwaitableOrValue[dict[str, Any]]:
         """Carry out an action, or list the tools, which is no step."""
-        kind = data.get("type")
+        kind, tool_name = data.get("type"), None
         if kind == "list_tools":
-            tools = tool_specs(await self.tools())
-            return {"observation": {"tools": tools, "metadata": {}}, "reward": None, "done": False}
+            return self._listed_tools()
         if kind == "call_tool":
-            name, arguments = data.get("tool_name"), data.get("arguments", {})
-            if not isinstance(name, str) or not isinstance(arguments, Mapping):
+            tool_name, arguments = data.get("tool_name"), data.get("arguments", {})
+            if not isinstance(tool_name, str) or not isinstance(arguments, Mapping):
                 raise fault(["tool_name"], "a call has a tool_name, and arguments that are an object")
-            taken = await self.act(tool_call(name, arguments), seq_of(data))
-            more = {"tool_name": name, "result": text_of(taken["observation"]), "error": None}
+            action = tool_call(tool_name, arguments)
         else:
-            taken = await self.act(action_of(data), seq_of(data))
-            more = {}
-        metadata = self._metadata(
-            {**taken["info"], "terminated": taken["terminated"], "truncated": taken["truncated"]}
-        )
-        done = taken["terminated"] or taken["truncated"]
-        return shown_observation(taken["observation"], metadata, reward=taken["reward"], done=done, **more)
+            action = action_of(data)
+        return map_maybe(self.act(action, seq_of(data)), partial(self._shown_step, tool_name))
 
-    async def act(self, action: Action, seq: int | None = None) -> dict[str, Any]:
+    def act(self, action: Action, seq: int | None = None) -> AwaitableOrValue[dict[str, Any]]:
         """Carry out an action; gives what a step of the API answers.
 
         Args:
@@ -172,10 +166,25 @@ class Session:
         body = orjson.dumps({"action": action} if seq is None else {"action": action, "seq": seq})
         target = f"/api/environment/{self.env_id}/step"
         answer = self._operations.start("POST", target, body, principal=self._principal)
-        response: Response = await await_maybe(answer)
+        return map_maybe(answer, partial(self._read_step, seq))
+
+    def _read_step(self, seq: int | None, response: Response) -> dict[str, Any]:
         taken: dict[str, Any] = orjson.loads(bytes(response.body))
         self._seq = (self._seq if seq is None else seq) + 1
         return taken
+
+    def _shown_step(self, tool_name: str | None, taken: dict[str, Any]) -> dict[str, Any]:
+        observation, terminated, truncated = taken["observation"], taken["terminated"], taken["truncated"]
+        metadata = self._metadata({**taken["info"], "terminated": terminated, "truncated": truncated})
+        more: dict[str, Any] = {}
+        if tool_name is not None:
+            more = {"tool_name": tool_name, "result": text_of(observation), "error": None}
+        done = terminated or truncated
+        return shown_observation(observation, metadata, reward=taken["reward"], done=done, **more)
+
+    async def _listed_tools(self) -> dict[str, Any]:
+        tools = tool_specs(await self.tools())
+        return {"observation": {"tools": tools, "metadata": {}}, "reward": None, "done": False}
 
     async def tools(self) -> list[dict[str, Any]]:
         """List the environment's tools, in OpenAI's schema; also before the first reset."""

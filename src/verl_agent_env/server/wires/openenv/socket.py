@@ -11,9 +11,11 @@ from urllib.parse import parse_qs
 import orjson
 from starlette.types import Receive, Scope, Send
 
+from verl_agent_env.engine import AwaitableOrValue, await_maybe, map_maybe
 from verl_agent_env.errors import InternalError, VerlAgentEnvError
 from verl_agent_env.server.api.operations import Operations
 from verl_agent_env.server.http.metrics import Metrics
+from verl_agent_env.server.http.socket_messages import Reply, answer_messages
 from verl_agent_env.server.http.tokens import Principal
 from verl_agent_env.server.wires.openenv import rpc
 from verl_agent_env.server.wires.openenv.frames import (
@@ -43,7 +45,7 @@ class SocketServer:
     async def serve(
         self, env_name: str, principal: Principal, scope: Scope, receive: Receive, send: Send, *, is_rpc: bool
     ) -> None:
-        """Serve an admitted connection until it ends.
+        """Serve an admitted connection until it ends, or until the protocol answers its messages itself.
 
         The environment of a connection that breaks lives on, for whoever comes back with its id; one that is closed in good
         order is closed with it.
@@ -60,30 +62,20 @@ class SocketServer:
         await send({"type": "websocket.accept"})
         try:
             session = await self._begin(env_name, principal, scope["query_string"])
-        except SessionError as failed:
-            await _refuse(send, error_frame(failed.code, str(failed), problem=failed.error.to_problem()))
+        except (SessionError, VerlAgentEnvError) as failed:
+            # Why there is no session is said before the connection ends, as OpenEnv's own server does.
+            await send({"type": "websocket.send", "text": _frame_of(failed).encoded().decode()})
+            await send({"type": "websocket.close", "code": _NORMAL})
             return
-        except VerlAgentEnvError as failed:
-            await _refuse(send, frame_of_error(failed))
-            return
-        while True:
-            message = await receive()
-            if message["type"] != "websocket.receive":
-                return
-            text = message.get("text") or message.get("bytes") or b""
-            if is_rpc:
-                answer = await rpc.answer_text(text, session, self._maker(env_name, principal))
-                await send({"type": "websocket.send", "text": orjson.dumps(answer).decode()})
-                continue
-            frame = await self._answer(text, session, env_name, principal)
-            if frame is None:
-                await session.leave()
-                await send({"type": "websocket.close", "code": _NORMAL})
-                return
-            await send({"type": "websocket.send", "text": frame.encoded()})
-            if session.env_id is None and frame["data"].get("code") == "CAPACITY_REACHED":
-                await send({"type": "websocket.close", "code": _TRY_AGAIN_LATER})
-                return
+
+        def make(session_id: str | None, env_kwargs: Mapping[str, Any]) -> Session:
+            return Session(
+                self._operations, principal, env_name, session_id=session_id, env_kwargs=env_kwargs
+            )
+
+        conversation = _Conversation(session, make, self._metrics)
+        answer = conversation.answer_rpc if is_rpc else conversation.answer
+        await answer_messages(answer, scope, receive, send)
 
     async def _begin(self, env_name: str, principal: Principal, query: bytes) -> Session:
         given = parse_qs(query.decode("latin-1"), keep_blank_values=True)
@@ -103,57 +95,84 @@ class SocketServer:
             await session.attach()
         return session
 
-    async def _answer(
-        self, text: str | bytes, session: Session, env_name: str, principal: Principal
-    ) -> Frame | None:
-        """Answer a message; ``None`` where it asks for the end."""
-        started = time.perf_counter()
-        code = ""
-        try:
-            return await self._carry_out(text, session, env_name, principal)
-        except SessionError as failed:
-            code = failed.error.code
-            return error_frame(failed.code, str(failed), problem=failed.error.to_problem())
-        except VerlAgentEnvError as failed:
-            code = failed.code
-            return frame_of_error(failed)
-        except Exception:
-            logger.exception("WebSocket message failed")
-            code = InternalError.code
-            return frame_of_error(InternalError())
-        finally:
-            self._metrics.observe(_ROUTE, time.perf_counter() - started, code)
 
-    async def _carry_out(
-        self, text: str | bytes, session: Session, env_name: str, principal: Principal
-    ) -> Frame | None:
+class _Conversation:
+    """The messages of one connection, which are about one session."""
+
+    __slots__ = ("_make", "_metrics", "_session")
+
+    def __init__(self, session: Session, make: rpc.SessionMaker, metrics: Metrics) -> None:
+        self._session = session
+        self._make = make
+        self._metrics = metrics
+
+    def answer(self, message: str | bytes) -> AwaitableOrValue[Reply]:
+        """Answer a message; never raises."""
+        started = time.perf_counter()
+        try:
+            answer = self._carry_out(message)
+        except Exception as raised:  # noqa: BLE001 - sent
+            return self._done(started, raised)
+        return self._done(started, answer) if isinstance(answer, Reply) else self._later(started, answer)
+
+    async def answer_rpc(self, message: str | bytes) -> Reply:
+        """Answer a message that is a request of JSON-RPC; never raises."""
+        return Reply(orjson.dumps(await rpc.answer_text(message, self._session, self._make)))
+
+    async def _later(self, started: float, answer: AwaitableOrValue[Reply]) -> Reply:
+        try:
+            return self._done(started, await await_maybe(answer))
+        except Exception as raised:  # noqa: BLE001 - sent
+            return self._done(started, raised)
+
+    def _done(self, started: float, result: Reply | Exception) -> Reply:
+        """Count a message that was carried out, or that failed, and give its answer."""
+        code = ""
+        if isinstance(result, Exception):
+            code, result = _code_of(result), self._refusal(result)
+        self._metrics.observe(_ROUTE, time.perf_counter() - started, code)
+        return result
+
+    def _refusal(self, error: Exception) -> Reply:
+        frame = _frame_of(error)
+        is_full = self._session.env_id is None and frame["data"]["code"] == "CAPACITY_REACHED"
+        return Reply(frame.encoded(), _TRY_AGAIN_LATER if is_full else 0)
+
+    def _carry_out(self, text: str | bytes) -> AwaitableOrValue[Reply]:
         try:
             message = orjson.loads(text)
         except orjson.JSONDecodeError as malformed:
-            return error_frame("INVALID_JSON", f"Invalid JSON: {malformed}")
+            return Reply(error_frame("INVALID_JSON", f"Invalid JSON: {malformed}").encoded())
         if not isinstance(message, dict):
-            return error_frame("VALIDATION_ERROR", "Invalid message", errors=["a message is an object"])
+            errors = ["a message is an object"]
+            return Reply(error_frame("VALIDATION_ERROR", "Invalid message", errors=errors).encoded())
         kind, data = message.get("type", ""), message.get("data")
         if kind == "step":
-            return observation_frame(await session.step(_object(data)))
+            return map_maybe(self._session.step(_object(data)), _observed)
         if kind == "reset":
-            return observation_frame(await session.reset({} if data is None else _object(data)))
+            return map_maybe(self._session.reset({} if data is None else _object(data)), _observed)
         if kind == "state":
-            return Frame(type="state", data=await session.state())
+            return self._state()
         if kind == "mcp":
-            answered = await rpc.answer(_object(data), session, self._maker(env_name, principal))
-            return Frame(type="mcp", data=answered)
+            return self._mcp(_object(data))
         if kind == "close":
-            return None
-        return error_frame("UNKNOWN_TYPE", f"Unknown message type: {kind!s:.64}")
+            return self._leave()
+        return Reply(error_frame("UNKNOWN_TYPE", f"Unknown message type: {kind!s:.64}").encoded())
 
-    def _maker(self, env_name: str, principal: Principal) -> rpc.SessionMaker:
-        def make(session_id: str | None, env_kwargs: Mapping[str, Any]) -> Session:
-            return Session(
-                self._operations, principal, env_name, session_id=session_id, env_kwargs=env_kwargs
-            )
+    async def _state(self) -> Reply:
+        return Reply(Frame(type="state", data=await self._session.state()).encoded())
 
-        return make
+    async def _mcp(self, request: dict[str, Any]) -> Reply:
+        answered = await rpc.answer(request, self._session, self._make)
+        return Reply(Frame(type="mcp", data=answered).encoded())
+
+    async def _leave(self) -> Reply:
+        await self._session.leave()
+        return Reply(close_code=_NORMAL)
+
+
+def _observed(data: dict[str, Any]) -> Reply:
+    return Reply(observation_frame(data).encoded())
 
 
 def _object(data: Any) -> dict[str, Any]:
@@ -162,7 +181,17 @@ def _object(data: Any) -> dict[str, Any]:
     return data
 
 
-async def _refuse(send: Send, frame: Frame) -> None:
-    """Say why there is no session, then end the connection, as OpenEnv's own server does."""
-    await send({"type": "websocket.send", "text": frame.encoded()})
-    await send({"type": "websocket.close", "code": _NORMAL})
+def _frame_of(error: Exception) -> Frame:
+    """Say that a message was not carried out, in OpenEnv's words."""
+    if isinstance(error, SessionError):
+        return error_frame(error.code, str(error), problem=error.error.to_problem())
+    if isinstance(error, VerlAgentEnvError):
+        return frame_of_error(error)
+    logger.error("WebSocket message failed", exc_info=error)
+    return frame_of_error(InternalError())
+
+
+def _code_of(error: Exception) -> str:
+    if isinstance(error, SessionError):
+        return error.error.code
+    return error.code if isinstance(error, VerlAgentEnvError) else InternalError.code
