@@ -183,6 +183,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self.clear_deadline()
         self._stop_drain_watch()
         super().handle_websocket_upgrade()
+        # These refer to the protocol, which would stay until the collector looks.
+        del self.parser, self.headers
 
     def _get_upgrade(self) -> bytes | None:
         """Give what the request's head asks to go on with; uvicorn would look among the trailers that follow it."""

@@ -15,7 +15,7 @@ try:
 except ImportError:  # pragma: no cover - where it was installed without its compiled part
     from websockets.utils import apply_mask
 
-TAKE_OVER = "verl_agent_env.take_over"
+ANSWER_WITH = "verl_agent_env.answer_with"
 """Extension of ASGI: under this name the scope of a WebSocket has a function that takes the :data:`AnswerMessage` of a
 connection that was accepted. The protocol calls it from then on, and the application returns."""
 
@@ -42,9 +42,9 @@ AnswerMessage = Callable[[str | bytes], AwaitableOrValue[Reply]]
 
 async def answer_messages(answer: AnswerMessage, scope: Scope, receive: Receive, send: Send) -> None:
     """Answer the messages of an accepted connection until it ends, or have the protocol do so."""
-    take_over: Callable[[AnswerMessage], None] | None = scope.get("extensions", {}).get(TAKE_OVER)
-    if take_over is not None:
-        take_over(answer)
+    answer_with: Callable[[AnswerMessage], None] | None = scope.get("extensions", {}).get(ANSWER_WITH)
+    if answer_with is not None:
+        answer_with(answer)
         return
     while (message := await receive())["type"] == "websocket.receive":
         reply = await await_maybe(answer(message_of(message.get("text"), message.get("bytes"))))

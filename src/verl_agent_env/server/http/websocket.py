@@ -1,12 +1,13 @@
 """WebSockets for uvicorn, on the parser of ``websockets``: counted and bounded as all connections are, with a fast path.
 
 uvicorn's ASGI cycle wakes a task for each message, and stops and starts the reading. Here an application that has accepted a
-connection may leave its messages to the protocol (:data:`~verl_agent_env.server.http.socket_messages.TAKE_OVER`): then a message
+connection may leave its messages to the protocol (:data:`~verl_agent_env.server.http.socket_messages.ANSWER_WITH`): then a message
 is answered before ``data_received`` returns, or, if there is something to wait for, by a task of its own.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from collections import deque
@@ -23,7 +24,7 @@ from verl_agent_env.engine import AwaitableOrValue, await_maybe
 from verl_agent_env.server.http.dispatcher import DISPATCHER_STATE, Dispatcher
 from verl_agent_env.server.http.peer import Peer
 from verl_agent_env.server.http.socket_messages import (
-    TAKE_OVER,
+    ANSWER_WITH,
     AnswerMessage,
     Reply,
     message_of,
@@ -36,6 +37,16 @@ from verl_agent_env.server.http.socket_messages import (
 _logger = logging.getLogger("verl_agent_env.server.websocket")
 _logger.setLevel(logging.WARNING)
 _BAD_HANDSHAKE = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+
+
+class _NoEvents(asyncio.Queue[Any]):
+    """Takes the place of the events that an application would receive."""
+
+    def put_nowait(self, item: Any) -> None:
+        """Forget it."""
+
+
+_NO_EVENTS = _NoEvents()
 
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
@@ -58,6 +69,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         """Whether a message waits for its answer."""
         self._is_fresh = False
         """Whether nothing was answered yet of what came in last."""
+        self._has_turn = False
+        """Whether the next message is answered in the loop's next turn."""
         self._is_ending = False
         """Whether the last answer was given."""
         self._unread_bytes = 0
@@ -92,6 +105,12 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         super().resume_writing()
         self._go_on_soon()
 
+    def keepalive_timeout(self) -> None:
+        """Hang up on a client that did not answer a ping; at once where it would never take in what was sent before."""
+        super().keepalive_timeout()
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+
     # --- called by uvicorn ----------------------------------------------------------------------------------
 
     def handle_events(self) -> None:
@@ -113,7 +132,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     async def run_asgi(self) -> None:
         """Run the application until it ends, or leaves the messages to the protocol."""
-        extensions: dict[str, Any] = {**self.scope["extensions"], TAKE_OVER: self._take_over}
+        extensions: dict[str, Any] = {**self.scope["extensions"], ANSWER_WITH: self._answer_with}
         scope: dict[str, Any] = {**self.scope, "extensions": extensions}
         try:
             await self.app(scope, self.receive, self.send)
@@ -127,13 +146,18 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     # --- the fast path --------------------------------------------------------------------------------------
 
-    def _take_over(self, answer: AnswerMessage) -> None:
+    def _answer_with(self, answer: AnswerMessage) -> None:
         """Have this answer all messages from now on, those that wait for the application first."""
         self._answer, self._context = answer, copy_context()
         while not self.queue.empty():
             event: dict[str, Any] = {**self.queue.get_nowait()}
             if event["type"] == "websocket.receive":
                 self._wait_for_turn(message_of(event.get("text"), event.get("bytes")))
+        # Nobody looks at these any more, and they would be a third of the memory of a connection.
+        self.queue = _NO_EVENTS
+        # The parser's own frame keeps the request.
+        self.request.headers.clear()
+        del self.scope, self.request, self.response
         self._go_on_soon()
 
     def _take(self, data: bytes | bytearray, *, is_text: bool) -> None:
@@ -145,6 +169,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             try:
                 message = data.decode()
             except UnicodeDecodeError:
+                self._is_ending = True
                 self.conn.fail(CloseCode.INVALID_DATA)
                 self.handle_parser_exception()
                 return
@@ -165,11 +190,13 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             self.transport.pause_reading()
 
     def _go_on_soon(self) -> None:
-        if self._answer is not None and not self._is_answering:
+        if self._answer is not None and not self._has_turn:
+            self._has_turn = True
             self.loop.call_soon(self._go_on)
 
     def _go_on(self) -> None:
         """Answer the next message that waits, if there is one, and no other is being answered."""
+        self._has_turn = False
         if self._is_answering or not self.writable.is_set():
             return
         if self._messages:
