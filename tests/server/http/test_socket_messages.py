@@ -9,7 +9,7 @@ from starlette.types import Message
 from websockets.frames import Frame, Opcode
 
 from verl_agent_env.server.http.socket_messages import (
-    Reply,
+    MessageAnswer,
     answer_messages,
     text_frame,
     whole_text,
@@ -76,13 +76,13 @@ async def answered_over_asgi(*messages: Any) -> list[Message]:
     async def send(message: Message) -> None:
         taken.append(message)
 
-    async def later(message: str | bytes) -> Reply:
-        return Reply(f"later {message!r}".encode())
+    async def later(message: str | bytes) -> MessageAnswer:
+        return MessageAnswer(f"later {message!r}".encode())
 
     def answer(message: str | bytes) -> Any:
         if message == "end":
-            return Reply(b"ended", 1013)
-        return later(message) if message == "wait" else Reply(f"now {message!r}".encode())
+            return MessageAnswer(b"ended", 1013)
+        return later(message) if message == "wait" else MessageAnswer(f"now {message!r}".encode())
 
     await answer_messages(answer, {"type": "websocket"}, receive, send)
     return taken

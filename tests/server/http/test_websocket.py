@@ -15,7 +15,7 @@ from websockets.client import ClientProtocol
 from websockets.frames import Close, Frame, Opcode
 from websockets.uri import parse_uri
 
-from verl_agent_env.server.http.socket_messages import Reply, answer_messages
+from verl_agent_env.server.http.socket_messages import MessageAnswer, answer_messages
 from verl_agent_env.server.http.websocket import WebSocketProtocol
 from verl_agent_env.server.pool import UVICORN_OPTIONS
 
@@ -85,19 +85,19 @@ class Connection:
         await self.ready.wait()
         await answer_messages(self.answer, scope, receive, send)
 
-    def answer(self, message: str | bytes) -> Reply | Coroutine[Any, Any, Reply]:
+    def answer(self, message: str | bytes) -> MessageAnswer | Coroutine[Any, Any, MessageAnswer]:
         self.asked.append(message)
         if message == "wait":
             return self.later()
         if message == "whose":
-            return Reply(whose.get().encode())
+            return MessageAnswer(whose.get().encode())
         if message == "end":
-            return Reply(b"ended", 1013)
-        return Reply(message.encode() if isinstance(message, str) else message)
+            return MessageAnswer(b"ended", 1013)
+        return MessageAnswer(message.encode() if isinstance(message, str) else message)
 
-    async def later(self) -> Reply:
+    async def later(self) -> MessageAnswer:
         await self.gate.wait()
-        return Reply(f"waited, {whose.get()}".encode())
+        return MessageAnswer(f"waited, {whose.get()}".encode())
 
     async def begin(self) -> None:
         self.protocol.connection_made(self.wire)
@@ -301,5 +301,3 @@ async def test_tasks_of_a_server_that_stops_are_its_own(connection: Connection) 
     task.cancel()
     await turns()
     assert not connection.state.tasks
-
-

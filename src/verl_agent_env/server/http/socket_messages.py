@@ -27,7 +27,7 @@ _TWO_BYTES = 0x10000
 _MASK_BYTES = 4
 
 
-class Reply(NamedTuple):
+class MessageAnswer(NamedTuple):
     """Answer to a message."""
 
     text: bytes = b""
@@ -36,7 +36,7 @@ class Reply(NamedTuple):
     """Code with which the connection ends after it; 0 if it goes on."""
 
 
-AnswerMessage = Callable[[str | bytes], AwaitableOrValue[Reply]]
+AnswerMessage = Callable[[str | bytes], AwaitableOrValue[MessageAnswer]]
 """Answers a message; never raises. The next one is given to it when this one is answered."""
 
 

@@ -26,7 +26,7 @@ from verl_agent_env.server.http.peer import Peer
 from verl_agent_env.server.http.socket_messages import (
     ANSWER_WITH,
     AnswerMessage,
-    Reply,
+    MessageAnswer,
     message_of,
     text_frame,
     whole_text,
@@ -215,19 +215,19 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         if answer is None or self._is_ending:
             return
         reply = self._context.run(answer, message)
-        if isinstance(reply, Reply):
+        if isinstance(reply, MessageAnswer):
             self._deliver(reply)
         else:
             self._is_answering = True
             self._start(self._answered_later(reply))
 
-    async def _answered_later(self, answer: AwaitableOrValue[Reply]) -> None:
+    async def _answered_later(self, answer: AwaitableOrValue[MessageAnswer]) -> None:
         reply = await await_maybe(answer)
         self._is_answering = False
         self._deliver(reply)
         self._go_on_soon()
 
-    def _deliver(self, reply: Reply) -> None:
+    def _deliver(self, reply: MessageAnswer) -> None:
         """Send an answer, and end the connection if it was the last; a client that left gets none."""
         if reply.text and self.conn.state is State.OPEN and not self.transport.is_closing():
             self.transport.write(text_frame(reply.text))

@@ -15,7 +15,7 @@ from verl_agent_env.engine import AwaitableOrValue, await_maybe, map_maybe
 from verl_agent_env.errors import InternalError, VerlAgentEnvError
 from verl_agent_env.server.api.operations import Operations
 from verl_agent_env.server.http.metrics import Metrics
-from verl_agent_env.server.http.socket_messages import Reply, answer_messages
+from verl_agent_env.server.http.socket_messages import MessageAnswer, answer_messages
 from verl_agent_env.server.http.tokens import Principal
 from verl_agent_env.server.wires.openenv import rpc
 from verl_agent_env.server.wires.openenv.frames import (
@@ -106,26 +106,28 @@ class _Conversation:
         self._make = make
         self._metrics = metrics
 
-    def answer(self, message: str | bytes) -> AwaitableOrValue[Reply]:
+    def answer(self, message: str | bytes) -> AwaitableOrValue[MessageAnswer]:
         """Answer a message; never raises."""
         started = time.perf_counter()
         try:
             answer = self._carry_out(message)
         except Exception as raised:  # noqa: BLE001 - sent
             return self._done(started, raised)
-        return self._done(started, answer) if isinstance(answer, Reply) else self._later(started, answer)
+        return (
+            self._done(started, answer) if isinstance(answer, MessageAnswer) else self._later(started, answer)
+        )
 
-    async def answer_rpc(self, message: str | bytes) -> Reply:
+    async def answer_rpc(self, message: str | bytes) -> MessageAnswer:
         """Answer a message that is a request of JSON-RPC; never raises."""
-        return Reply(orjson.dumps(await rpc.answer_text(message, self._session, self._make)))
+        return MessageAnswer(orjson.dumps(await rpc.answer_text(message, self._session, self._make)))
 
-    async def _later(self, started: float, answer: AwaitableOrValue[Reply]) -> Reply:
+    async def _later(self, started: float, answer: AwaitableOrValue[MessageAnswer]) -> MessageAnswer:
         try:
             return self._done(started, await await_maybe(answer))
         except Exception as raised:  # noqa: BLE001 - sent
             return self._done(started, raised)
 
-    def _done(self, started: float, result: Reply | Exception) -> Reply:
+    def _done(self, started: float, result: MessageAnswer | Exception) -> MessageAnswer:
         """Count a message that was carried out, or that failed, and give its answer."""
         code = ""
         if isinstance(result, Exception):
@@ -133,19 +135,19 @@ class _Conversation:
         self._metrics.observe(_ROUTE, time.perf_counter() - started, code)
         return result
 
-    def _refusal(self, error: Exception) -> Reply:
+    def _refusal(self, error: Exception) -> MessageAnswer:
         frame = _frame_of(error)
         is_full = self._session.env_id is None and frame["data"]["code"] == "CAPACITY_REACHED"
-        return Reply(frame.encoded(), _TRY_AGAIN_LATER if is_full else 0)
+        return MessageAnswer(frame.encoded(), _TRY_AGAIN_LATER if is_full else 0)
 
-    def _carry_out(self, text: str | bytes) -> AwaitableOrValue[Reply]:
+    def _carry_out(self, text: str | bytes) -> AwaitableOrValue[MessageAnswer]:
         try:
             message = orjson.loads(text)
         except orjson.JSONDecodeError as malformed:
-            return Reply(error_frame("INVALID_JSON", f"Invalid JSON: {malformed}").encoded())
+            return MessageAnswer(error_frame("INVALID_JSON", f"Invalid JSON: {malformed}").encoded())
         if not isinstance(message, dict):
             errors = ["a message is an object"]
-            return Reply(error_frame("VALIDATION_ERROR", "Invalid message", errors=errors).encoded())
+            return MessageAnswer(error_frame("VALIDATION_ERROR", "Invalid message", errors=errors).encoded())
         kind, data = message.get("type", ""), message.get("data")
         if kind == "step":
             return map_maybe(self._session.step(_object(data)), _observed)
@@ -157,22 +159,22 @@ class _Conversation:
             return self._mcp(_object(data))
         if kind == "close":
             return self._leave()
-        return Reply(error_frame("UNKNOWN_TYPE", f"Unknown message type: {kind!s:.64}").encoded())
+        return MessageAnswer(error_frame("UNKNOWN_TYPE", f"Unknown message type: {kind!s:.64}").encoded())
 
-    async def _state(self) -> Reply:
-        return Reply(Frame(type="state", data=await self._session.state()).encoded())
+    async def _state(self) -> MessageAnswer:
+        return MessageAnswer(Frame(type="state", data=await self._session.state()).encoded())
 
-    async def _mcp(self, request: dict[str, Any]) -> Reply:
+    async def _mcp(self, request: dict[str, Any]) -> MessageAnswer:
         answered = await rpc.answer(request, self._session, self._make)
-        return Reply(Frame(type="mcp", data=answered).encoded())
+        return MessageAnswer(Frame(type="mcp", data=answered).encoded())
 
-    async def _leave(self) -> Reply:
+    async def _leave(self) -> MessageAnswer:
         await self._session.leave()
-        return Reply(close_code=_NORMAL)
+        return MessageAnswer(close_code=_NORMAL)
 
 
-def _observed(data: dict[str, Any]) -> Reply:
-    return Reply(observation_frame(data).encoded())
+def _observed(data: dict[str, Any]) -> MessageAnswer:
+    return MessageAnswer(observation_frame(data).encoded())
 
 
 def _object(data: Any) -> dict[str, Any]:
