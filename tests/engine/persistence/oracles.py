@@ -28,6 +28,8 @@ class Outside:
     def __init__(self) -> None:
         self.asked: list[str] = []
         self.is_away = False
+        self.endings: list[str] = []
+        """How environments were let go: ``closed`` for good, or ``handed over``."""
 
     def answer(self, question: str) -> str:
         """Answer, unless it is away."""
@@ -75,6 +77,12 @@ class Oracle(AsyncChatEnv):
         if about == "break":
             raise RuntimeError("told to")
         return Outcome(said)
+
+    async def close_async(self) -> None:
+        outside.endings.append("closed")
+
+    async def ahand_over(self) -> None:
+        outside.endings.append("handed over")
 
     async def _asked(self, about: str) -> str:
         await asyncio.sleep(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import orjson
@@ -131,3 +132,26 @@ async def test_without_recorded_effects_it_is_lost_with_its_host(cluster: Cluste
     second = await taken_over(cluster, env_id)
     with pytest.raises(EnvironmentLostError):
         await steps(second, env_id, 1, asking("b"))
+
+
+async def test_only_an_environment_that_nobody_goes_on_with_is_closed_for_good(
+    cluster: Cluster, outside: oracles.Outside
+) -> None:
+    first, env_id = await started(cluster, ASYNC)
+    await steps(first, env_id, 0, asking("a"))
+    # One that was only played again, to be looked at.
+    second = await taken_over(cluster, env_id)
+    await inspection.trajectory(second, env_id)
+    # One whose slot went elsewhere.
+    first.env_table.evict_moved(env_id)
+    await settled(first, second)
+    assert set(outside.endings) == {"handed over"}
+    await await_maybe(second.close(env_id))
+    await settled(second)
+    assert outside.endings.count("closed") == 1
+
+
+async def settled(*hosts: Host) -> None:
+    """Wait until environments that were let go are."""
+    for host in hosts:
+        await asyncio.gather(*host.executor.closing)

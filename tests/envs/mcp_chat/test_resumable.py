@@ -110,6 +110,11 @@ async def test_the_session_ends_with_the_episode(episode: Recorded, counting: Co
     await episode.step({"role": "assistant", "content": "done"})
     await until(lambda: len(counting.of("DELETE")) == 1, what="the end of the session")
     await episode.env.aclose()
+    asked = len(counting.asked)
+    # Played again it is over too, and nobody is called.
+    await (await episode.elsewhere()).env.ahand_over()
+    await pool_here().aclose()
+    assert len(counting.asked) == asked
     assert len(counting.of("DELETE")) == 1
 
 
