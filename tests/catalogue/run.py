@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import multiprocessing
+import signal
 import sys
 import tempfile
 import time
@@ -36,6 +37,8 @@ _SEEDS = (0, 1)
 _APART = ("measures", "other_process")
 _HASH_SEEDS = (1, 2)
 _BETWEEN_SEATS = {"opponent": "self"}
+_MAX_CPU_S = 300.0
+"""CPU time of the checks of one environment, in seconds; the slowest takes a minute."""
 _CHUNK = 24
 """Environments whose episodes are played at the same time elsewhere, and in the cluster."""
 
@@ -100,14 +103,27 @@ def main() -> int:
 def check(env_name: str) -> Finding:
     """Run all checks but those that are run for many environments together."""
     begun = time.monotonic()
-    spec = default_registry().spec(env_name)
-    only = [name for name, _ in CHECKS if name not in _APART]
-    finding = Finding(env_name, len(only) + 1)
+    finding = Finding(env_name, 0)
+    # Of the processor's time: other load on the machine is no fault of an environment.
+    signal.signal(signal.SIGVTALRM, _give_up)
+    signal.setitimer(signal.ITIMER_VIRTUAL, _MAX_CPU_S)
     try:
-        report = check_environment(env_name, num_steps=_NUM_STEPS, seeds=_SEEDS, only=only)
+        _check(finding)
     except ImportError as missing:
         finding.failures.append(CheckResult("import", False, str(missing)))
-        return finding
+    except _EndlessError:
+        finding.failures.append(CheckResult("endless", False, f"the checks took {_MAX_CPU_S:g} s of CPU"))
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+    finding.seconds = time.monotonic() - begun
+    return finding
+
+
+def _check(finding: Finding) -> None:
+    spec = default_registry().spec(finding.name)
+    only = [name for name, _ in CHECKS if name not in _APART]
+    finding.num_checks = len(only) + 1
+    report = check_environment(finding.name, num_steps=_NUM_STEPS, seeds=_SEEDS, only=only)
     finding.failures += report.failures
     finding.notes = {result.name: result.detail for result in report.results if not result.skipped}
     if spec.family is not None and spec.family.name == "open_spiel":
@@ -118,8 +134,14 @@ def check(env_name: str) -> Finding:
             finding.failures.append(result)
         if _has_seats(spec):
             between_seats(finding)
-    finding.seconds = time.monotonic() - begun
-    return finding
+
+
+class _EndlessError(BaseException):
+    """A check took too much CPU; no error of an environment, which its check would tell of and go on."""
+
+
+def _give_up(*_: object) -> None:
+    raise _EndlessError
 
 
 def between_seats(finding: Finding) -> None:

@@ -183,6 +183,7 @@ class StdioServer:
         self._name = name
         self._methods = {"initialize": self._initialize, "ping": _ping, **methods}
         self._running: dict[Any, asyncio.Task[None]] = {}
+        self._asked: dict[str, asyncio.Future[dict[str, Any]]] = {}
 
     async def run(self) -> None:
         """Serve."""
@@ -198,6 +199,17 @@ class StdioServer:
             elif "id" in message and "method" in message:
                 task = asyncio.create_task(self._answer(message))
                 self._running[message["id"]] = task
+            elif "id" in message:
+                self._asked.pop(message["id"]).set_result(message)
+
+    async def ask(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
+        """Ask the client something, and give its whole answer."""
+        number = f"question {len(self._asked)}"
+        answer = self._asked[number] = asyncio.get_running_loop().create_future()
+        question = {"jsonrpc": "2.0", "id": number, "method": method, "params": params}
+        sys.stdout.write(json.dumps(question) + "\n")
+        sys.stdout.flush()
+        return await answer
 
     async def _answer(self, request: dict[str, Any]) -> None:
         method = self._methods.get(request["method"])
@@ -216,7 +228,7 @@ class StdioServer:
     async def _initialize(self, params: dict[str, Any]) -> dict[str, Any]:
         return {
             "protocolVersion": params["protocolVersion"],
-            "capabilities": {"tools": {}},
+            "capabilities": {method.partition("/")[0]: {} for method in self._methods if "/" in method},
             "serverInfo": {"name": self._name, "version": "1"},
         }
 

@@ -1,4 +1,4 @@
-"""Servers that no one here wrote: time and fetch from PyPI, filesystem and everything from npm."""
+"""Servers that no one here wrote: time, fetch and git from PyPI, four from npm."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ from verl_agent_env.envs.mcp_chat import McpChatEnv
 from verl_agent_env.envs.mcp_chat.definition import ServerDefinition
 
 NODE_PREFIX = ROOT / "out" / "mcp-servers"
-NODE_PACKAGES = ("@modelcontextprotocol/server-filesystem", "@modelcontextprotocol/server-everything")
+NODE_PACKAGES = tuple(
+    f"@modelcontextprotocol/server-{name}"
+    for name in ("filesystem", "everything", "memory", "sequential-thinking")
+)
 
 
 def python_server(module: str, *options: str, **fields: Any) -> ServerDefinition:
@@ -46,12 +49,12 @@ def node_commands() -> Path:
     if npm is None or shutil.which("node") is None:
         pytest.skip("npm is not installed")
     commands = NODE_PREFIX / "node_modules" / ".bin"
-    if not (commands / "mcp-server-everything").exists():
+    if not (commands / "mcp-server-sequential-thinking").exists():
         quick = ["--fetch-retries", "0", "--fetch-timeout", "20000", "--no-audit", "--no-fund"]
         NODE_PREFIX.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(subprocess.TimeoutExpired):
             run(npm, "install", "--prefix", str(NODE_PREFIX), *quick, *NODE_PACKAGES, timeout_s=240)
-    if not (commands / "mcp-server-everything").exists():
+    if not (commands / "mcp-server-sequential-thinking").exists():
         pytest.skip(f"npm cannot install {' and '.join(NODE_PACKAGES)}")
     return commands
 
@@ -160,6 +163,36 @@ async def test_everything(started: Started, node_commands: Path) -> None:
     assert secret not in str(observation)
     assert "temperature" in weather
     assert "[Resource " in str(resource)
+
+
+async def test_resources_of_everything(started: Started, node_commands: Path) -> None:
+    env = await started(node_server(node_commands, "everything", resources=True))
+    reading = next(tool for tool in env.tools if tool.name == "resources_read")
+    uri = next(line.split(": ")[0][2:] for line in reading.description.splitlines() if ".md: " in line)
+    assert (await said(env, "resources_read", uri=uri)).startswith(f"[Resource {uri}]\n#")
+
+
+async def test_memory_and_thinking(started: Started, node_commands: Path, tmp_path: Path) -> None:
+    graph = tmp_path / "graph.jsonl"
+    memory = node_server(node_commands, "memory", env={"MEMORY_FILE_PATH": str(graph)}, resources=True)
+    env = await started(memory, node_server(node_commands, "sequential-thinking"))
+    ada = {"name": "Ada", "entityType": "person", "observations": ["likes numbers"]}
+    await said(env, "create_entities", entities=[ada])
+    assert "likes numbers" in await said(env, "search_nodes", query="Ada")
+    assert "likes numbers" in await said(env, "resources_read", uri="memory://knowledge-graph")
+    thought = {"thought": "six", "nextThoughtNeeded": False, "thoughtNumber": 1, "totalThoughts": 1}
+    assert '"thoughtHistoryLength": 1' in await said(env, "sequentialthinking", **thought)
+
+
+async def test_git(started: Started, tmp_path: Path) -> None:
+    author = ("-c", "user.name=Ada", "-c", "user.email=ada@example.org")
+    for arguments in (
+        ("init", "--quiet"),
+        (*author, "commit", "--quiet", "--allow-empty", "-m", "the first"),
+    ):
+        assert run("git", "-C", str(tmp_path), *arguments).returncode == 0
+    env = await started(python_server("mcp_server_git", "--repository", str(tmp_path)))
+    assert "the first" in await said(env, "git_log", repo_path=str(tmp_path))
 
 
 async def test_four_servers_at_once(started: Started, node_commands: Path, tmp_path: Path, page: str) -> None:

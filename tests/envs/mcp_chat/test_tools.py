@@ -27,6 +27,15 @@ def test_names_that_do_not_clash_stay() -> None:
     assert offer.targets == {"now": Target("time", "now"), "read": Target("files", "read")}
 
 
+def test_a_property_with_a_default_need_not_be_given() -> None:
+    # As Playwright's server lists them.
+    properties = {"scale": {"type": "string", "default": "css"}, "url": {"type": "string"}}
+    schema = {"type": "object", "properties": properties, "required": ["scale", "url"]}
+    (only,) = offer_of(listing_of([(probe(), [tool("shoot", schema)])])).tools
+    assert only.parameters["required"] == ["url"]
+    assert only.parameters["properties"] == properties
+
+
 def test_names_that_clash_get_the_servers_name_in_all_servers() -> None:
     offer = offered(time=["now", "zone"], clock=["now"])
     assert offer.targets == {

@@ -30,6 +30,7 @@ from verl_agent_env.envs.mcp_chat.errors import (
     ToolRefusedError,
 )
 from verl_agent_env.envs.mcp_chat.http import http_transport
+from verl_agent_env.envs.mcp_chat.resources import READ_RESOURCE, read_resource, reading_tool
 from verl_agent_env.envs.mcp_chat.resumption import resumed_session
 from verl_agent_env.envs.mcp_chat.session import HttpSession
 from verl_agent_env.envs.mcp_chat.stdio import StandardError, stdio_transport
@@ -81,6 +82,7 @@ class McpConnection:
         """True while calls can be sent; false as soon as a stdio server has exited."""
         self.tools: list[Tool] = []
         """Tools that the server listed at the start of the session."""
+        self._reads_resources = False
 
     async def open(self) -> None:
         """Start or reach the server and list its tools.
@@ -128,7 +130,11 @@ class McpConnection:
         try:
             # The SDK's limit also cancels the call at the server; the outer one covers a server that does not even read.
             async with self._under_way(timeout_s + _LATE_S):
+                if tool == READ_RESOURCE and self._reads_resources:
+                    return await read_resource(_session_of(self._client), arguments)
                 return await self._client.call_tool(tool, arguments, read_timeout_seconds=timeout_s)
+        except ToolRefusedError:
+            raise
         except TimeoutError:
             if self._has_ended:
                 raise ConnectionLostError from None
@@ -186,9 +192,7 @@ class McpConnection:
     async def _live(self, ready: asyncio.Future[None]) -> None:
         try:
             async with self._opened() as client:
-                self.tools = await _list_tools(
-                    client if isinstance(client, ClientSession) else client.session
-                )
+                self.tools = await self._list_tools(_session_of(client))
                 self._client = client
                 self.is_open = not self._leaving.is_set()
                 if not ready.done():
@@ -237,6 +241,14 @@ class McpConnection:
                     raise ServerStartError("it is 'resumable', and begins no session that could be resumed")
                 self.http_session = HttpSession(self._begun_session_id, client.protocol_version)
             yield client
+
+    async def _list_tools(self, session: ClientSession) -> list[Tool]:
+        tools = await _list_tools(session)
+        if self._definition.resources and all(tool.name != READ_RESOURCE for tool in tools):
+            reading = await reading_tool(session)
+            self._reads_resources = reading is not None
+            tools += [reading] if reading is not None else []
+        return tools
 
     @asynccontextmanager
     async def _under_way(self, timeout_s: float) -> AsyncGenerator[None, None]:
@@ -313,6 +325,10 @@ async def _list_tools(session: ClientSession) -> list[Tool]:
         if not cursor:
             break
     return tools
+
+
+def _session_of(client: Client | ClientSession) -> ClientSession:
+    return client if isinstance(client, ClientSession) else client.session
 
 
 def _first(error: BaseException) -> BaseException:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field, PrivateAttr, field_validator, model_valid
 from pydantic.alias_generators import to_camel
 
 from verl_agent_env.envs.mcp_chat.redaction import Redactor
+from verl_agent_env.envs.mcp_chat.resources import READ_RESOURCE
 from verl_agent_env.envs.strict_model import STRICT_MODEL
 
 MAX_NAME_CHARS = 48
@@ -57,6 +58,8 @@ class ServerDefinition(BaseModel):
     """Patterns of the tools that it may offer, with ``*`` as wildcard; by default all."""
     denied_tools: tuple[str, ...] = ()
     """Patterns of tools that it may not offer, even if ``allowedTools`` matches."""
+    resources: bool = False
+    """True to offer its resources, as a tool that reads them; patterns of allowed tools need not name it."""
     public_env: tuple[str, ...] = ()
     """Names among ``env`` and ``headers`` whose values are not secret: all other values are removed from any output."""
     shared: bool = False
@@ -138,6 +141,8 @@ class ServerDefinition(BaseModel):
         """Return true if the server may offer the tool of this name."""
         if any(fnmatchcase(tool, pattern) for pattern in self.denied_tools):
             return False
+        if tool == READ_RESOURCE and self.resources:
+            return True
         return self.allowed_tools is None or any(fnmatchcase(tool, pattern) for pattern in self.allowed_tools)
 
     @functools.cached_property

@@ -104,22 +104,30 @@ def _hashed(name: str, whole: str) -> str:
 
 
 def _parameters(schema: Any) -> dict[str, Any]:
-    """Convert a server's schema to the form of :class:`Tool`, the rest of it unchanged."""
+    """Convert a server's schema to the form of :class:`Tool`, the rest of it unchanged.
+
+    A property with a default is not required: some servers list all properties as required, and fill in what is missing.
+    """
     given = dict(schema) if isinstance(schema, dict) else {}
     properties = given.get("properties")
     required = given.get("required")
+    usable = (
+        {name: _property(inner) for name, inner in properties.items()} if isinstance(properties, dict) else {}
+    )
     return {
         **given,
         "type": "object",
-        "properties": (
-            {name: _property(inner) for name, inner in properties.items()}
-            if isinstance(properties, dict)
-            else {}
-        ),
+        "properties": usable,
         "required": (
-            [name for name in required if isinstance(name, str)] if isinstance(required, list) else []
+            [name for name in required if isinstance(name, str) and not _has_default(usable.get(name))]
+            if isinstance(required, list)
+            else []
         ),
     }
+
+
+def _has_default(schema: Any) -> bool:
+    return isinstance(schema, dict) and "default" in schema
 
 
 def _property(schema: Any) -> Any:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 from pydantic import Field
 from textarena import ObservationType
 from textarena.envs.registration import ENV_REGISTRY
+from textarena.state import FFAMultiPlayerState
 
 from verl_agent_env.envs.base import ChatEnv, EnvArguments
 from verl_agent_env.envs.catalogue.adapter import CatalogueEnv, adapter_class
@@ -121,6 +122,7 @@ class TextArenaEnv(SeatedEnv, CatalogueEnv):
         with _chance.drawing_from(self._generator):
             self.game: Any = _make_game(self.game_id)
             self.game.reset(num_players=self.num_players, seed=self.episode_seed)
+            _end_without_players(self.game.state)
             self._listen()
 
     def observe_seat(self, seat: int) -> str:
@@ -196,6 +198,20 @@ def _make_game(game_id: str) -> Any:
     """The package's game, without its wrappers, which write the whole conversation into each observation."""
     spec = ENV_REGISTRY[game_id]
     return _game_class(spec.entry_point)(**spec.kwargs)
+
+
+def _end_without_players(state: Any) -> None:
+    """Have the game end when all of its players are eliminated: the package looks for the next one in an endless loop."""
+    if not isinstance(state, FFAMultiPlayerState):
+        return
+    take_turn = state.step
+
+    def step(*args: Any, **kwargs: Any) -> Any:
+        if not state.done and not any(map(state.is_player_alive, range(state.num_players))):
+            state.set_winners([], "All players are eliminated.")
+        return take_turn(*args, **kwargs)
+
+    state.step = step
 
 
 @functools.cache
