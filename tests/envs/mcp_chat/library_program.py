@@ -1,12 +1,13 @@
-"""An MCP server for tests that has resources, and that asks its client questions."""
+"""An MCP server for tests that has resources, and that asks its client questions: ``[--no-templates]``."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from typing import Any
 
-from server_program import PNG, StdioServer, said
+from tests.envs.mcp_chat.server_program import PNG, Handler, StdioServer, said
 
 TEXT_URI, PICTURE_URI = "library://tides", "library://map"
 QUESTIONS: dict[str, dict[str, Any]] = {
@@ -26,17 +27,16 @@ NUM_BOOKS = 70
 class Library:
     """The server's methods."""
 
-    def __init__(self) -> None:
-        self.server = StdioServer(
-            "library",
-            {
-                "tools/list": self.list_tools,
-                "tools/call": self.call_tool,
-                "resources/list": self.list_resources,
-                "resources/templates/list": self.list_templates,
-                "resources/read": self.read,
-            },
-        )
+    def __init__(self, *, has_templates: bool) -> None:
+        methods: dict[str, Handler] = {
+            "tools/list": self.list_tools,
+            "tools/call": self.call_tool,
+            "resources/list": self.list_resources,
+            "resources/read": self.read,
+        }
+        if has_templates:
+            methods["resources/templates/list"] = self.list_templates
+        self.server = StdioServer("library", methods)
 
     async def list_tools(self, _: dict[str, Any]) -> dict[str, Any]:
         """The tool that asks a question."""
@@ -71,4 +71,4 @@ class Library:
 
 
 if __name__ == "__main__":
-    asyncio.run(Library().server.run())
+    asyncio.run(Library(has_templates="--no-templates" not in sys.argv).server.run())

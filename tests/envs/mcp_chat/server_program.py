@@ -205,7 +205,8 @@ class StdioServer:
     async def ask(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
         """Ask the client something, and give its whole answer."""
         number = f"question {len(self._asked)}"
-        answer = self._asked[number] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._asked[number] = answer
         question = {"jsonrpc": "2.0", "id": number, "method": method, "params": params}
         sys.stdout.write(json.dumps(question) + "\n")
         sys.stdout.flush()

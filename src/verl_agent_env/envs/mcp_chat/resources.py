@@ -21,7 +21,8 @@ _MAX_LINE_CHARS = 300
 
 async def reading_tool(session: ClientSession) -> Tool | None:
     """Return the tool that reads the server's resources, which its description names; ``None`` if the server has none."""
-    from mcp.types import PaginatedRequestParams, Tool
+    from mcp import MCPError
+    from mcp.types import METHOD_NOT_FOUND, PaginatedRequestParams, Tool
 
     if session.server_capabilities is None or session.server_capabilities.resources is None:
         return None
@@ -33,7 +34,13 @@ async def reading_tool(session: ClientSession) -> Tool | None:
         cursor = page.next_cursor
         if not cursor:
             break
-    templates = (await session.list_resource_templates()).resource_templates
+    try:
+        templates = (await session.list_resource_templates()).resource_templates
+    except MCPError as error:
+        # Servers that have none do not always know the method.
+        if error.code != METHOD_NOT_FOUND:
+            raise
+        templates = []
     text = "Read a resource of the server by its URI."
     text += _listed("Resources", lines)
     text += _listed("URIs of this form", [_line(found.uri_template, found) for found in templates])
