@@ -12,7 +12,13 @@ import pytest
 from tests.conftest import ServerProcess, StartServer
 from tests.server.conftest import GATED
 from tests.waiting import HANG_S
-from verl_agent_env.server.http.logs import JsonFormatter, RepeatFilter, TextFormatter, current_request_id
+from verl_agent_env.server.http.logs import (
+    SHORTAGE,
+    JsonFormatter,
+    RepeatFilter,
+    TextFormatter,
+    current_request_id,
+)
 
 TOKEN = "token-that-nobody-may-read"
 ACTION = "action-that-nobody-may-read"
@@ -117,6 +123,19 @@ def test_warnings_of_one_kind_are_limited_and_those_left_out_are_counted() -> No
     assert orjson.loads(JsonFormatter().format(written))["suppressed"] == 994
     now[0] += 1000.0
     assert len(passes(kept, 1000, message="connection refused: %s")) == 6
+
+
+def test_a_shortage_is_one_line_in_a_minute() -> None:
+    now = [100.0]
+    kept = RepeatFilter(2.0, clock=lambda: now[0])
+    assert len(passes(kept, 1000, message="too many: %s", **SHORTAGE)) == 1
+    now[0] += 59.0
+    assert passes(kept, 1000, message="too many: %s", **SHORTAGE) == []
+    now[0] += 2.0
+    (written,) = passes(kept, 1, message="too many: %s", **SHORTAGE)
+    line = orjson.loads(JsonFormatter().format(written))
+    assert line["suppressed"] == 1999
+    assert not SHORTAGE.keys() & line.keys()
 
 
 def test_what_is_no_warning_is_written_in_full() -> None:

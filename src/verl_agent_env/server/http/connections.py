@@ -9,6 +9,7 @@ from collections import Counter
 
 from verl_agent_env.config import ConnectionLimits
 from verl_agent_env.errors import AtCapacityError
+from verl_agent_env.server.http.logs import SHORTAGE
 from verl_agent_env.server.http.proxies import TrustedProxies
 
 logger = logging.getLogger(__name__)
@@ -89,7 +90,7 @@ class Connections:
             del self._by_network[network]
 
     def _refused(self, resource_name: str, limit: int) -> AtCapacityError:
-        logger.warning("connection refused: too many %s", resource_name, extra={"limit": limit})
+        logger.warning("connection refused: too many %s", resource_name, extra={"limit": limit, **SHORTAGE})
         self.closed["too_many"] += 1
         return AtCapacityError(resource_name, limit)
 

@@ -35,7 +35,7 @@ from verl_agent_env.server.http.body import ClientGoneError, drain_body, has_arr
 from verl_agent_env.server.http.commands import note_source
 from verl_agent_env.server.http.connections import Connections
 from verl_agent_env.server.http.exchange import Exchange, Head
-from verl_agent_env.server.http.logs import current_request_id
+from verl_agent_env.server.http.logs import SHORTAGE, current_request_id
 from verl_agent_env.server.http.metrics import Metrics
 from verl_agent_env.server.http.peer import Peer
 from verl_agent_env.server.http.problems import CLOSE, problem_response
@@ -409,7 +409,7 @@ def error_of(raised: BaseException) -> VerlAgentEnvError:
         return raised
     if isinstance(raised, MemoryError):
         # Where it came from says nothing: whoever asks next fails as well.
-        logger.error("request failed: out of memory")
+        logger.error("request failed: out of memory", extra=SHORTAGE)
         return MemoryExhaustedError()
     logger.error("request failed", exc_info=raised)
     return InternalError()

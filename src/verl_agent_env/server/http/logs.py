@@ -15,6 +15,10 @@ from typing import Any
 
 import orjson
 
+ONCE_IN_S = "once_in_s"
+"""Field of a warning of what lasts and is met by many requests, such as a shortage: seconds between two lines of it."""
+SHORTAGE = {ONCE_IN_S: 60.0}
+"""Extra field of the warnings of a shortage: one line in a minute."""
 _BURST_S = 3.0
 _MAX_KINDS = 512
 
@@ -23,6 +27,7 @@ _STANDARD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {
     "asctime",
     "taskName",
     "color_message",
+    "once_in_s",
 }
 
 
@@ -64,8 +69,8 @@ class TextFormatter(logging.Formatter):
 class RepeatFilter(logging.Filter):
     """Lets so many warnings of one kind pass in a second; the next one that passes says how many did not.
 
-    A kind is a logger, a level and a message without its values. What is asked for at lower levels, such as the access
-    log, is written in full.
+    A kind is a logger, a level and a message without its values. A warning that carries :data:`ONCE_IN_S` passes once in so
+    many seconds. What is asked for at lower levels, such as the access log, is written in full.
     """
 
     def __init__(self, per_s: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -85,12 +90,14 @@ class RepeatFilter(logging.Filter):
             record.levelno,
             record.msg if isinstance(record.msg, str) else "",
         )
+        once_in_s: float | None = getattr(record, ONCE_IN_S, None)
+        per_s, burst = (self._per_s, self._burst) if once_in_s is None else (1 / once_in_s, 1.0)
         repeats = self._kinds.get(kind)
         if repeats is None:
-            repeats = self._kinds[kind] = _Repeats(self._burst, now)
+            repeats = self._kinds[kind] = _Repeats(burst, now)
             if len(self._kinds) > _MAX_KINDS:
                 self._kinds.popitem(last=False)
-        repeats.allowed = min(self._burst, repeats.allowed + (now - repeats.at) * self._per_s)
+        repeats.allowed = min(burst, repeats.allowed + (now - repeats.at) * per_s)
         repeats.at = now
         if repeats.allowed < 1:
             repeats.suppressed += 1
