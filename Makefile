@@ -35,7 +35,7 @@ SITE_BIN := $(SITE_VENV)/bin
 CATALOGUE_VENV := .venv-catalogue
 CATALOGUE_BIN := $(CATALOGUE_VENV)/bin
 
-.PHONY: help install serve cluster programs chromium test pytest web-test wires-test bridges-test catalogue-test catalogue-data release-test lock site deep lint format bench loadtest chaos hostile docs verl verl-test model eval-real clean
+.PHONY: help install serve cluster programs chromium test pytest web-test wires-test bridges-test catalogue-test catalogue-data release-test lock site deep lint format bench loadtest chaos hostile docs manifests verl verl-test model eval-real clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -193,8 +193,11 @@ chaos: install programs  ## Break a cluster under load in every way it promises 
 hostile: install programs  ## Attack a server and a cluster as strangers and careless colleagues do; exit 1 if a bound breaks
 	$(BIN)/python -m loadtests.hostile $(ARGS)
 
-docs: install programs  ## Write docs/environments.md and the catalogue's pages from the code
+docs: install programs  ## Write docs/environments.md, the catalogue's pages and the table of the chart's values
 	$(BIN)/python -m docs.make_environments
+
+manifests: install  ## Write deploy/kubernetes/cluster.yaml, what the Helm chart makes of its default values
+	$(BIN)/helm template envs deploy/helm --namespace verl-agent-env > deploy/kubernetes/cluster.yaml
 
 # Material for MkDocs has come to its end; Zensical is its successor by the same people, and reads mkdocs.yml.
 $(SITE_VENV)/.installed: Makefile

@@ -1,4 +1,4 @@
-"""Makes ``docs/environments.md``, its pictures and the catalogue's pages from the code and its data.
+"""Makes ``docs/environments.md``, its pictures, the catalogue's pages and the table of the chart's values.
 
 ``make docs`` runs it; a test fails when the files in the repository differ from what it would write.
 """
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast, get_args
 
-from docs import catalogue_pages
+from docs import catalogue_pages, chart_values
 from docs.markdown import cell, markdown
 from verl_agent_env.envs.base import ChatEnv, EnvArguments
 from verl_agent_env.envs.catalogue.families import FAMILIES
@@ -245,6 +245,7 @@ def main() -> None:
     """Write the pages and the pictures."""
     (HERE / "environments.md").write_text(page(), encoding="utf-8")
     catalogue_pages.write()
+    chart_values.write()
     (HERE / "images").mkdir(exist_ok=True)
     for name, svg in pictures().items():
         (HERE / "images" / name).write_text(svg, encoding="utf-8")

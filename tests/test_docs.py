@@ -15,7 +15,7 @@ import httpx
 import orjson
 import pytest
 
-from docs import catalogue_pages, make_environments
+from docs import catalogue_pages, chart_values, make_environments
 from tests.children import python, run
 from tests.conftest import StartServer
 from tests.waiting import HANG_S
@@ -103,6 +103,10 @@ def test_environments_page_is_fresh() -> None:
 def test_pages_of_the_catalogue_are_fresh() -> None:
     for name, page in catalogue_pages.pages().items():
         assert (ROOT / "docs" / name).read_text("utf-8") == page, "run 'make docs'"
+
+
+def test_table_of_the_charts_values_is_fresh() -> None:
+    assert chart_values.PAGE.read_text("utf-8") == chart_values.page(), "run 'make docs'"
 
 
 def test_pictures_are_fresh() -> None:

@@ -27,8 +27,20 @@ def expressions(dashboard: dict[str, Any]) -> list[str]:
     return [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
 
 
+@pytest.fixture(scope="module")
+def adapter(deploy: Path) -> list[str]:
+    """What prometheus-adapter asks Prometheus for on behalf of Kubernetes."""
+    rules = yaml.safe_load((deploy / "prometheus" / "adapter.yaml").read_text("utf-8"))["rules"]["custom"]
+    return [
+        one["metricsQuery"]
+        .replace("<<.Series>>", one["seriesQuery"].partition("{")[0])
+        .replace("<<.LabelMatchers>>,", "")
+        for one in rules
+    ]
+
+
 def test_the_dashboard_asks_for_what_the_server_counts(
-    dashboard: dict[str, Any], server: ServerProcess
+    dashboard: dict[str, Any], adapter: list[str], server: ServerProcess
 ) -> None:
     with httpx.Client(base_url=server.url, timeout=HANG_S) as client:
         client.post("/api/batch/initialize", json={"env_names": ["frozen_lake"]})
@@ -43,6 +55,8 @@ def test_the_dashboard_asks_for_what_the_server_counts(
     }
     assert len(used) > 10
     assert used <= known
+    scaled_by = {name for one in adapter for name in re.findall(r"verl_agent_env_\w+", one)}
+    assert scaled_by == {"verl_agent_env_live_environments", "verl_agent_env_request_seconds_bucket"} & known
     ours = {
         name
         for name in known
@@ -52,7 +66,7 @@ def test_the_dashboard_asks_for_what_the_server_counts(
 
 
 def test_routes_of_the_dashboard_are_routes_of_the_server(
-    dashboard: dict[str, Any], server: ServerProcess
+    dashboard: dict[str, Any], adapter: list[str], server: ServerProcess
 ) -> None:
     with httpx.Client(base_url=server.url, timeout=HANG_S) as client:
         env_id = client.post("/api/environment/initialize", json={"env_name": "frozen_lake"}).json()["env_id"]
@@ -61,10 +75,12 @@ def test_routes_of_the_dashboard_are_routes_of_the_server(
         text = client.get("/metrics").text
     used = {
         (metric, route)
-        for one in expressions(dashboard)
+        for one in [*expressions(dashboard), *adapter]
         for metric, route in re.findall(r'(verl_agent_env_\w+)\{route="([^"]*)"\}', one)
     }
-    assert used
+    assert {metric for one in adapter for metric in re.findall(r"(\w+)\{route=", one)} <= {
+        name for name, _ in used
+    }
     for metric, route in used:
         assert f'{metric}{{route="{route}"}}' in re.sub(r'le="[^"]*",', "", text)
 

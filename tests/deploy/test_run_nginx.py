@@ -73,7 +73,7 @@ class Container:
 @pytest.fixture
 def container(deploy: Path, tmp_path: Path) -> Iterator[Container]:
     """Started before there is a configuration."""
-    made = Container(deploy / "nginx" / "run-nginx.sh", tmp_path)
+    made = Container(deploy / "helm" / "run-nginx.sh", tmp_path)
     yield made
     made.stop()
 
