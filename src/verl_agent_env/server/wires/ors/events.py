@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Coroutine
+from typing import Any
 
 from verl_agent_env.server.http.events import HEADERS, MEDIA_TYPE
 from verl_agent_env.server.http.types import Response
@@ -21,17 +22,18 @@ def events(*pieces: bytes) -> Response:
     return Response(b"".join(pieces), MEDIA_TYPE, headers=HEADERS)
 
 
-def events_of_work(first: bytes, work: Callable[[], Awaitable[bytes]]) -> Response:
+def events_of_work(first: bytes, work: Coroutine[Any, Any, bytes]) -> Response:
     """Answer with one event at once, and with what ``work`` gives when it is done.
 
     The work is done to its end also when nobody listens any more.
     """
 
+    task = asyncio.ensure_future(work)
+    _at_work.add(task)
+    task.add_done_callback(_at_work.discard)
+
     async def stream() -> AsyncGenerator[bytes, None]:
         yield first
-        task = asyncio.ensure_future(work())
-        _at_work.add(task)
-        task.add_done_callback(_at_work.discard)
         while True:
             done, _ = await asyncio.wait({task}, timeout=_SIGN_OF_LIFE_S)
             if done:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
 from typing import Any
 
 import orjson
 from pydantic import ConfigDict, model_validator
 
 from verl_agent_env import __version__
+from verl_agent_env.engine import AwaitableOrValue, await_maybe
 from verl_agent_env.engine.kinds import KindLoader
 from verl_agent_env.envs.registry import Registry
 from verl_agent_env.errors import (
@@ -23,7 +23,7 @@ from verl_agent_env.errors import (
 )
 from verl_agent_env.messages import content_text, text_part
 from verl_agent_env.server.api.operations import Operations
-from verl_agent_env.server.http.events import event
+from verl_agent_env.server.http.events import event, json_event
 from verl_agent_env.server.http.headers import OPERATION_HEADER
 from verl_agent_env.server.http.types import Handler, Request, Response, Route
 from verl_agent_env.server.wires.names import name_in, short_name
@@ -198,41 +198,21 @@ class OrsHandlers:
         begun = (await self._of_session(request, "GET", "/trajectory"))["observation"]
         return Response(encode(_blocks(begun or [])))
 
-    async def call(self, request: Request) -> Response:
+    def call(self, request: Request) -> Response:
         """Call a tool. The first event names the call, so that it can be asked for again if its answer gets lost."""
         wanted = decode(request.body, CallBody)
-        _session_of(request)
+        target = f"{_ONE}{_session_of(request)}/step"
         operation = call_of((wanted.task_id or "").encode()) or new_call()
-
-        async def work() -> bytes:
-            try:
-                answer = await self._called(request, wanted, operation)
-            except VerlAgentEnvError as error:
-                return event("error", error.detail)
-            except Exception:
-                logger.exception("ORS call failed")
-                return event("error", InternalError().detail)
-            return event("end", orjson.dumps(answer).decode())
-
-        return events_of_work(event("task_id", operation.decode()), work)
-
-    async def _called(self, request: Request, wanted: CallBody, operation: bytes) -> dict[str, Any]:
+        named = event("task_id", operation.decode())
         try:
-            taken = await self._of_session(
-                request, "POST", "/step", {"action": _action(wanted)}, {OPERATION_HEADER: operation}
-            )
-        except EpisodeEndedError as over:
-            return {"ok": False, "error": over.detail, "reason": "episode_finished"}
-        except (ActionTooLargeError, InvalidRequestError) as unfit:
-            return {"ok": False, "error": unfit.detail, "reason": "input_validation"}
-        flags = {name: taken[name] for name in ("terminated", "truncated")}
-        output = {
-            "blocks": _blocks(taken["observation"]),
-            "metadata": {**taken["info"], **flags},
-            "reward": taken["reward"],
-            "finished": any(flags.values()),
-        }
-        return {"ok": True, "output": output}
+            body = orjson.dumps({"action": _action(wanted)})
+            headers = {OPERATION_HEADER: operation}
+            step = self._operations.start("POST", target, body, principal=request.principal, headers=headers)
+        except Exception as raised:  # noqa: BLE001 - sent
+            return events(named, _failed(raised))
+        if isinstance(step, Response):
+            return events(named, _called(step))
+        return events_of_work(named, _called_later(step))
 
     async def _of_session(
         self,
@@ -240,18 +220,49 @@ class OrsHandlers:
         method: str,
         verb: str,
         body: Any = None,
-        headers: Mapping[bytes, bytes] | None = None,
     ) -> Any:
         target = f"{_ONE}{_session_of(request)}{verb}"
-        return await self._operations.call(
-            method, target, body, principal=request.principal, headers=headers or {}
-        )
+        return await self._operations.call(method, target, body, principal=request.principal)
 
     def _env_name(self, request: Request) -> str:
         named = name_in(request.path, f"{ORS_PREFIX}/") or _deployment(request)
         if not named:
             raise _fault(["header", "X-Deployment"], "name the environment, in the path or in this header")
         return self._registry.resolve(named)
+
+
+async def _called_later(step: AwaitableOrValue[Response]) -> bytes:
+    try:
+        return _called(await await_maybe(step))
+    except Exception as raised:  # noqa: BLE001 - sent
+        return _failed(raised)
+
+
+def _called(step: Response) -> bytes:
+    """Write the event of a call that was carried out."""
+    taken = orjson.loads(bytes(step.body))
+    flags = {name: taken[name] for name in ("terminated", "truncated")}
+    output = {
+        "blocks": _blocks(taken["observation"]),
+        "metadata": {**taken["info"], **flags},
+        "reward": taken["reward"],
+        "finished": any(flags.values()),
+    }
+    return json_event(b"end", orjson.dumps({"ok": True, "output": output}))
+
+
+def _failed(error: Exception) -> bytes:
+    """Write the event of a call that was not: part of its answer where a model may learn from it, else an error."""
+    if isinstance(error, EpisodeEndedError):
+        reason = "episode_finished"
+    elif isinstance(error, ActionTooLargeError | InvalidRequestError):
+        reason = "input_validation"
+    elif isinstance(error, VerlAgentEnvError):
+        return event("error", error.detail)
+    else:
+        logger.error("ORS call failed", exc_info=error)
+        return event("error", InternalError().detail)
+    return json_event(b"end", orjson.dumps({"ok": False, "error": error.detail, "reason": reason}))
 
 
 def _deployment(request: Request) -> str:
