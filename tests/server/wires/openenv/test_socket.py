@@ -133,6 +133,30 @@ def test_a_dropped_connection_is_resumed_by_its_session(server: ServerProcess) -
         assert second.reset()["metadata"]["session_id"] == session_id
 
 
+def test_the_number_to_send_next_counts_the_steps_of_all_clients_of_a_session(server: ServerProcess) -> None:
+    with OpenEnvSocket(server.url, LAKE) as first:
+        session_id = first.reset(**MAP)["metadata"]["session_id"]
+        with OpenEnvSocket(server.url, LAKE, f"?session_id={session_id}") as second:
+            assert first.step(**right())["metadata"]["seq"] == 1
+            assert second.step(**right())["metadata"]["seq"] == 2
+            assert first.state()["step_count"] == 2
+            # A number that was taken meanwhile is refused, and changes nothing.
+            answer = first.ask("step", {"text": "<action>left</action>", "metadata": {"seq": 1}})
+            assert answer["data"]["problem"]["code"] == "sequence_conflict"
+            ended = first.step(**right(2))
+            assert (ended["done"], ended["metadata"]["seq"]) == (True, 3)
+            assert second.ask("step", right())["data"]["problem"]["code"] == "episode_ended"
+
+
+def test_the_number_to_send_next_is_told_over_http_too(server: ServerProcess) -> None:
+    url = f"{server.url}/openenv/{LAKE}"
+    with httpx.Client(timeout=HANG_S) as client:
+        begun = client.post(f"{url}/reset", json={"env_kwargs": MAP}).json()
+        body = {"session_id": begun["metadata"]["session_id"], "action": {"text": "<action>right</action>"}}
+        seqs = [client.post(f"{url}/step", json=body).json()["metadata"]["seq"] for _ in range(2)]
+    assert [begun["metadata"]["seq"], *seqs] == [0, 1, 2]
+
+
 def test_closing_in_good_order_ends_the_environment(server: ServerProcess) -> None:
     with OpenEnvSocket(server.url, LAKE) as socket:
         session_id = socket.reset(**MAP)["metadata"]["session_id"]

@@ -74,7 +74,8 @@ class Session:
         self._given = dict(env_kwargs or {})
         self._env_kwargs: dict[str, Any] = {}
         self._ttl_s = ttl_s
-        self._seq = 0
+        self._seq: int | None = None
+        """Number of the next step; ``None`` where others may have stepped, and nothing told it yet."""
         self._episode_id: str | None = None
 
     async def attach(self) -> None:
@@ -170,7 +171,14 @@ class Session:
 
     def _read_step(self, seq: int | None, response: Response) -> dict[str, Any]:
         taken: dict[str, Any] = orjson.loads(bytes(response.body))
-        self._seq = (self._seq if seq is None else seq) + 1
+        num_steps = taken["info"].get("num_steps")
+        if seq is not None:
+            self._seq = seq + 1
+        elif isinstance(num_steps, int):
+            # Others may have stepped the session meanwhile.
+            self._seq = num_steps
+        elif self._seq is not None:
+            self._seq += 1
         return taken
 
     def _shown_step(self, tool_name: str | None, taken: dict[str, Any]) -> dict[str, Any]:
@@ -213,7 +221,10 @@ class Session:
             await self.close()
 
     def _metadata(self, info: Mapping[str, Any]) -> dict[str, Any]:
-        return {"truncated": False, **info, "session_id": self.env_id, "seq": self._seq}
+        metadata = {"truncated": False, **info, "session_id": self.env_id}
+        if self._seq is not None:
+            metadata["seq"] = self._seq
+        return metadata
 
     async def _call(self, method: str, verb: str, body: Mapping[str, Any] | None = None) -> Any:
         target = f"/api/environment/{self.env_id}{verb}"
