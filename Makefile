@@ -35,7 +35,7 @@ SITE_BIN := $(SITE_VENV)/bin
 CATALOGUE_VENV := .venv-catalogue
 CATALOGUE_BIN := $(CATALOGUE_VENV)/bin
 
-.PHONY: help install serve cluster programs chromium test pytest web-test wires-test bridges-test catalogue-test catalogue-data release-test lock site deep lint format bench loadtest chaos hostile docs manifests verl verl-test model eval-real clean
+.PHONY: help install serve cluster programs chromium test pytest web-test wires-test bridges-test catalogue-test catalogue-data deploy-test release-test lock site deep lint format bench loadtest chaos hostile docs manifests verl verl-test model eval-real clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -148,6 +148,9 @@ $(WIRES_VENV)/.installed: pyproject.toml
 
 wires-test: $(WIRES_VENV)/.installed programs  ## Use the server with the real clients of OpenEnv and ORS
 	$(WIRES_BIN)/python -m pytest tests/wires --durations=5 $(ARGS)
+
+deploy-test: install programs  ## Run the script for Slurm, with fakes in place of Slurm's own programs
+	$(BIN)/pytest tests/deploy/check_slurm.py $(ARGS)
 
 release-test: install  ## Build a release, and use every light extra of its wheel in environments that have nothing else
 	$(BIN)/pytest tests/release/test_*.py tests/release/check_extras.py --durations=10 $(ARGS)

@@ -384,6 +384,8 @@ def test_named_variables_and_limits_exist(page: Path) -> None:
         for name in group.__dataclass_fields__
     }
     variables = {variable_of(name) for name in fields}
+    # And those of commands: VERL_AGENT_ENV_TOKEN of 'status' and others.
+    variables |= {str(option.envvar) for command in COMMANDS.values() for option in command.params}
     assert set(re.findall(r"VERL_AGENT_ENV_[A-Z_]*[A-Z]", page.read_text("utf-8"))) <= variables
 
 
