@@ -13,10 +13,12 @@ import pytest
 
 from tests.conftest import ServerProcess, StartServer
 from tests.pool_process import LASTING
+from tests.waiting import HANG_S
 from verl_agent_env.client import EnvClient, ServerUnreachableError
 from verl_agent_env.errors import InvalidEnvArgumentsError, UnknownEnvNameError, VerlAgentEnvError
 from verl_agent_env.integrations.errors import EpisodeFailedError, TrainingSetupError
 from verl_agent_env.integrations.rollout.clients import close_process_clients
+from verl_agent_env.integrations.rollout.options import RolloutOptions
 from verl_agent_env.integrations.trl import environment
 
 LAKE: dict[str, Any] = {"desc": ["SFG"], "is_slippery": False, "include_task_prompt": False}
@@ -206,6 +208,8 @@ def test_a_lost_server_fails_all_instances_at_once(start_server: StartServer) ->
         True,
         *[False] * 49,
     ]
+    # Not as long as other trainers wait by default.
+    assert waited_by(instances[0]) < HANG_S < RolloutOptions.deadline_s
     for played in instances:
         with pytest.raises(EpisodeFailedError) as caught:
             played.get_reward()
