@@ -264,6 +264,7 @@ async def test_what_came_before_the_end_is_carried_out(
 ) -> None:
     bye = frame(Opcode.CLOSE, Close(1000, "").serialize())
     assert connection.send(text("wait"), text("a"), text("b"), bye) == ["CLOSE"]
+    assert connection.send(text("too late")) == []
     connection.wire.close()
     connection.protocol.connection_lost(lose)
     connection.gate.set()
@@ -271,6 +272,15 @@ async def test_what_came_before_the_end_is_carried_out(
     assert connection.asked == ["wait", "a", "b"]
     assert connection.wire.texts() == []
     assert connection.protocol not in connection.state.connections
+
+
+async def test_what_a_client_sent_that_left_without_reading_is_carried_out(connection: Connection) -> None:
+    connection.protocol.pause_writing()
+    connection.send(text("a"), text("b"))
+    connection.wire.close()
+    connection.protocol.connection_lost(ConnectionResetError())
+    await turns()
+    assert connection.asked == ["a", "b"]
 
 
 @pytest.mark.parametrize("unread_bytes", [0, 70_000])

@@ -120,6 +120,12 @@ def test_a_step_that_is_sent_again_is_answered_as_the_first_time(socket: OpenEnv
     assert answer["data"]["problem"]["code"] == "sequence_gap"
 
 
+def test_a_step_before_the_first_reset_is_told_so(socket: OpenEnvSocket) -> None:
+    refused = socket.ask("step", right())["data"]
+    assert (refused["code"], refused["problem"]["code"]) == ("VALIDATION_ERROR", "episode_not_started")
+    assert refused["message"] == "No episode has begun; call reset before step."
+
+
 def test_a_dropped_connection_is_resumed_by_its_session(server: ServerProcess) -> None:
     with OpenEnvSocket(server.url, LAKE) as first:
         session_id = first.reset(**MAP)["metadata"]["session_id"]

@@ -11,6 +11,7 @@ from verl_agent_env.errors import (
     AtCapacityError,
     EnvironmentFailedError,
     EnvironmentStateError,
+    EpisodeNotStartedError,
     InvalidEnvArgumentsError,
     InvalidRequestError,
     RunQuotaExceededError,
@@ -104,7 +105,7 @@ def code_of(error: VerlAgentEnvError) -> str:
     """Give OpenEnv's code for an error."""
     if isinstance(error, AtCapacityError | RunQuotaExceededError):
         return "CAPACITY_REACHED"
-    if isinstance(error, InvalidRequestError | InvalidEnvArgumentsError):
+    if isinstance(error, InvalidRequestError | InvalidEnvArgumentsError | EpisodeNotStartedError):
         return "VALIDATION_ERROR"
     return "EXECUTION_ERROR"
 

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from verl_agent_env.engine import AwaitableOrValue, map_maybe
-from verl_agent_env.errors import EnvironmentNotFoundError, VerlAgentEnvError
+from verl_agent_env.errors import EnvironmentNotFoundError, EpisodeNotStartedError, VerlAgentEnvError
 from verl_agent_env.server.api.operations import Operations
 from verl_agent_env.server.http.tokens import Principal
 from verl_agent_env.server.http.types import Response
@@ -162,7 +162,7 @@ class Session:
             seq: Number of the step; with it, a step that is sent again is answered as the first time.
         """
         if self.env_id is None:
-            raise fault([], "the session has no episode yet; send a reset first")
+            raise EpisodeNotStartedError("")
         # Without a number it has the form that is read fastest.
         body = orjson.dumps({"action": action} if seq is None else {"action": action, "seq": seq})
         target = f"/api/environment/{self.env_id}/step"
