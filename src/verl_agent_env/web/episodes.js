@@ -55,6 +55,10 @@ function changed(query, changes) {
   return `episodes?${next}`;
 }
 
+/** The run, and the training step whose weights played. @param {Row} row */
+const placeInTraining = ({ run_id: run, training_step: step }) =>
+  `${run ?? '–'}${typeof step === 'number' ? `, step ${step}` : ''}`;
+
 /** @param {{query: URLSearchParams, page: Page | null}} props */
 function Filters({ query, page }) {
   const { value: runs } = useLoaded(() => findRuns(), '');
@@ -120,6 +124,18 @@ function Filters({ query, page }) {
         Reward from${' '}
         <input class="short" inputmode="decimal" value=${value('min_reward')} onChange=${on('min_reward')} />
       </label>
+      ${(value('training_step') || page?.episodes.some((row) => typeof row.training_step === 'number')) &&
+        !evaluated && html`
+        <label class="inline">
+          Training step${' '}
+          <input
+            class="short"
+            inputmode="numeric"
+            value=${value('training_step')}
+            onChange=${on('training_step')}
+          />
+        </label>
+      `}
       <div class="chips" role="group" aria-label="Endings">
         ${endings.map(([ending, count]) => chip('ending', ending, html`<${Ending} ending=${ending} />`, count))}
         ${page && page.invalid > 0 && chip('invalid', 'true', 'with invalid actions', page.invalid)}
@@ -240,7 +256,7 @@ function Table({ rows, query }) {
             <td>
               <${Ending} ending=${row.ending} />
             </td>
-            ${!evaluated && html`<td class="wide dim">${row.run_id ?? '–'}</td>`}
+            ${!evaluated && html`<td class="wide dim">${placeInTraining(row)}</td>`}
           </tr>
         `)}
       </tbody>

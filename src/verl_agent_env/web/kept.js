@@ -7,13 +7,13 @@ import { call, fetchBlob } from './api.js';
  *   id: string, env_name: string, run_id: string | null, group: string, seed: number, began_at: number, ended_at:
  *   number,
  *   num_steps: number, reward: number, success: boolean | null, ending: string, num_invalid: number, complete: boolean,
- *   tokens?: number,
+ *   training_step?: number | null, tokens?: number | null,
  * }} Row
  * @typedef {{form: string, thought: string, calls: {name: string, arguments: any, fault: string | null}[],
  *   valid: boolean}} Reading
  * @typedef {{
  *   seq: number, at: number | null, action: any, observation: any[], reward: number | null, info: any,
- *   reading: Reading | null, drawing?: string | null,
+ *   reading: Reading | null, prompt_tokens?: number | null, tokens?: number | null, drawing?: string | null,
  * }} Step
  * @typedef {Row & {env_kwargs: any, observation: any[] | null, steps: Step[], drawing?: string | null,
  *   lost: string | null}} Episode
@@ -27,6 +27,7 @@ import { call, fetchBlob } from './api.js';
  *   run_id: string | null, episodes: number, judged: number, successes: number, mean_reward: number, num_steps: number,
  *   invalid: number, began_at: number, ended_at: number, endings: Record<string, number>,
  *   environments: (Sums & {env_name: string})[], points: (Sums & {at: number})[],
+ *   training_steps: (Sums & {training_step: number})[],
  * }} Run
  */
 
@@ -39,7 +40,7 @@ const written = document.getElementById('kept-episodes')?.textContent;
 export const evaluated = written ? JSON.parse(written) : null;
 
 /** Parameters that say which episodes are listed, as in the address and in the API. */
-export const FILTERS = ['run', 'env', 'group', 'ending', 'invalid', 'min_reward', 'text'];
+export const FILTERS = ['run', 'training_step', 'env', 'group', 'ending', 'invalid', 'min_reward', 'text'];
 
 /** @param {URLSearchParams} query @returns {Promise<Page>} */
 export function findEpisodes(query) {

@@ -41,8 +41,13 @@ export function RunSummary({ run, number = 0, nothing = null }) {
   if (runs) latest.current = runs.find((one) => one.run_id === run);
   const found = latest.current;
   if (!found) return runs ? nothing : null;
-  const points = thinned(found.points);
-  const size = Math.ceil(found.points.length / Math.max(points.length, 1));
+  // A training goes by its steps, where the actions say which wrote them; anything else by time.
+  const isByStep = found.training_steps.length > 1;
+  const all = isByStep
+    ? found.training_steps.map((sums) => ({ ...sums, at: sums.training_step }))
+    : found.points;
+  const points = thinned(all);
+  const size = Math.ceil(all.length / Math.max(points.length, 1));
   const minutes = Math.max(found.ended_at - found.began_at, 1) / 60;
   const rate = (/** @type {number} */ value) => `${(100 * value).toFixed(1)} %`;
   const slowest = [...found.environments].sort((a, b) => b.seconds / b.episodes - a.seconds / a.episodes);
@@ -62,7 +67,7 @@ export function RunSummary({ run, number = 0, nothing = null }) {
       </dl>
       <div class="curves">
         <${Curve}
-          title="Episodes in ten seconds"
+          title=${isByStep ? 'Episodes of a training step' : 'Episodes in ten seconds'}
           points=${points}
           text=${(/** @type {number} */ value) => value.toLocaleString('en', { maximumFractionDigits: 1 })}
           value=${(/** @type {Point} */ point) => point.episodes / size}
@@ -81,6 +86,21 @@ export function RunSummary({ run, number = 0, nothing = null }) {
           value=${(/** @type {Point} */ point) => point.reward / point.episodes}
         />
       </div>
+      ${found.training_steps.length > 0 && html`
+        <details class="fold">
+          <summary>${counted(found.training_steps.length, 'training step')}</summary>
+          <ul class="runs">
+            ${found.training_steps.map(({ training_step: step, episodes }) => html`
+              <li key=${step}>
+                <a class="link" href=${`#/episodes?run=${encodeURIComponent(run)}&training_step=${step}`}>
+                  Step ${step}
+                </a>${' '}
+                <span class="dim">${counted(episodes, 'episode')}</span>
+              </li>
+            `)}
+          </ul>
+        </details>
+      `}
       ${slowest.length > 1 && html`
         <details class="fold">
           <summary>${counted(slowest.length, 'environment')}, the slowest first</summary>

@@ -69,6 +69,7 @@ function playAddress(of) {
   const moves = of.steps.map(({ action }) => {
     if (typeof action === 'string') return { text: action };
     const { text, calls } = partsOf(action);
+    if (!calls.length && typeof text === 'string') return { text };
     return calls.length === 1 && !text && typeof calls[0].arguments === 'string'
       ? { tool: calls[0].name, args: JSON.parse(calls[0].arguments || '{}') }
       : null;
@@ -113,6 +114,10 @@ function Action({ step }) {
   `;
 }
 
+/** Tokens that the model wrote in a step, and those that it read for it. @param {Step} step */
+const tokensText = ({ tokens, prompt_tokens: read }) =>
+  `${counted(tokens ?? 0, 'token')}${typeof read === 'number' ? ` after ${read.toLocaleString('en')}` : ''}`;
+
 /** @param {{of: Episode, step: Step, total: number, isCurrent: boolean, differs: boolean}} props */
 function Turn({ of, step, total, isCurrent, differs }) {
   const item = useRef(/** @type {HTMLElement | null} */ (null));
@@ -136,6 +141,7 @@ function Turn({ of, step, total, isCurrent, differs }) {
       <span class="number">${step.seq + 1}</span>
       <div class="said">
         <${Action} step=${step} />
+        ${typeof step.tokens === 'number' && html`<span class="dim num">${tokensText(step)}</span>`}
         ${isInvalid && html`<span class="flag bad">invalid</span>`}
         ${differs && html`<span class="flag warn">first difference</span>`}
       </div>
@@ -179,6 +185,7 @@ function Reader({ of, at, differs, isPair, label }) {
           ${of.num_invalid ? `, ${of.num_invalid} invalid` : ''}
           ${of.tokens ? `, ${of.tokens.toLocaleString('en')} tokens` : ''}
           ${of.run_id ? ` · ${of.run_id}` : ''}
+          ${typeof of.training_step === 'number' ? `, training step ${of.training_step}` : ''}
         </span>
         ${isPair && html`
           <a class="link" href=${`#/episodes/${of.id}`}>

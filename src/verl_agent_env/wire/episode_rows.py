@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from operator import attrgetter
+from typing import Any, TypeVar
 
 from verl_agent_env.types import tag_of
 from verl_agent_env.wire.episodes import EpisodeRow
+
+K = TypeVar("K")
 
 POINT_S = 10
 """Seconds of a run that one point of its curve stands for."""
@@ -37,6 +40,27 @@ class RunSummary:
     """By env name: episodes, judged ones, successes, sum of rewards, steps, seconds."""
     points: dict[int, list[float]] = field(default_factory=dict)
     """By tens of seconds since the epoch: the same, where they were asked for."""
+    training_steps: dict[int, list[float]] = field(default_factory=dict)
+    """By training step: the same, where they were asked for."""
+
+    @classmethod
+    def of(cls, run_id: str | None, rows: Sequence[EpisodeRow], *, points: bool) -> RunSummary:
+        """Sum up episodes of a run, one at least: without the points of its curves in a fifth of the time of :meth:`count`."""
+        summary = cls(run_id, envs=_sums_by(rows, attrgetter("env_name")))
+        episodes, judged, successes, reward, num_steps, seconds = map(
+            sum, zip(*summary.envs.values(), strict=True)
+        )
+        summary.episodes, summary.judged, summary.successes = int(episodes), int(judged), int(successes)
+        summary.reward, summary.num_steps, summary.seconds = reward, int(num_steps), seconds
+        summary.invalid = sum(map(bool, map(attrgetter("num_invalid"), rows)))
+        summary.began_at = min(map(attrgetter("began_at"), rows))
+        summary.ended_at = max(map(attrgetter("ended_at"), rows))
+        summary.endings = dict(Counter(map(attrgetter("ending"), rows)))
+        if points:
+            summary.points = _sums_by(rows, lambda row: int(row.ended_at // POINT_S))
+            known = [row for row in rows if row.training_step is not None]
+            summary.training_steps = _sums_by(known, attrgetter("training_step"))
+        return summary
 
     def add(self, other: RunSummary) -> None:
         """Add the sums of another part of the run."""
@@ -48,6 +72,8 @@ class RunSummary:
             _count(self.envs, name, sums)
         for at, sums in other.points.items():
             _count(self.points, at, sums)
+        for step, sums in other.training_steps.items():
+            _count(self.training_steps, step, sums)
 
     def count(self, row: EpisodeRow, sign: int) -> None:
         """Count an episode (``sign`` is 1), or take one out that is not kept any more (-1)."""
@@ -69,6 +95,8 @@ class RunSummary:
         sums = (sign, judged, success, sign * row.reward, sign * row.num_steps, seconds)
         _count(self.envs, row.env_name, sums)
         _count(self.points, int(row.ended_at // POINT_S), sums)
+        if row.training_step is not None:
+            _count(self.training_steps, row.training_step, sums)
 
 
 class EpisodeRows:
@@ -119,6 +147,31 @@ class EpisodeRows:
     def runs(self, tag: str | None) -> list[RunSummary]:
         """Return the sums by run, which are to be read alone; with a ``tag``, those of its holder's episodes."""
         return [run for (holder, _), run in self._runs.items() if tag in (None, holder)]
+
+
+def grouped(rows: Iterable[EpisodeRow], key: Callable[[EpisodeRow], K]) -> dict[K, list[EpisodeRow]]:
+    """Return rows by what ``key`` gives of them, in their order."""
+    groups: dict[K, list[EpisodeRow]] = {}
+    for row in rows:
+        groups.setdefault(key(row), []).append(row)
+    return groups
+
+
+def _sums_by(rows: Sequence[EpisodeRow], key: Callable[[EpisodeRow], K]) -> dict[K, list[float]]:
+    return {name: _sums_of(some) for name, some in grouped(rows, key).items()}
+
+
+def _sums_of(rows: Sequence[EpisodeRow]) -> list[float]:
+    """Return episodes, judged ones, successes, sum of rewards, steps, seconds."""
+    judgements = Counter(map(attrgetter("success"), rows))
+    return [
+        len(rows),
+        judgements[True] + judgements[False],
+        judgements[True],
+        sum(map(attrgetter("reward"), rows)),
+        sum(map(attrgetter("num_steps"), rows)),
+        sum([row.ended_at - row.began_at for row in rows]),
+    ]
 
 
 def _count(into: dict[Any, list[float]], key: Any, sums: Iterable[float]) -> None:

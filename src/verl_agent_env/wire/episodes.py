@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 import orjson
 
 from verl_agent_env.wire.codec import encode
+from verl_agent_env.wire.model_notes import notes_of_json
 from verl_agent_env.wire.results import EncodedReset, EncodedStep, size_of
 
 Ending = Literal["success", "failure", "ended", "time_limit", "unfinished", "lost"]
@@ -58,6 +59,10 @@ class EpisodeRow(NamedTuple):
     """Steps with an invalid action."""
     complete: bool
     """False if steps are missing: the environment moved and could not be played again, or the episode is too large."""
+    training_step: int | None = None
+    """Training step whose weights wrote the last action, if the actions say so."""
+    tokens: int | None = None
+    """Sum of the tokens that the model wrote, if the actions say so."""
 
 
 KeptStep: TypeAlias = tuple[bytes, EncodedStep, float | None]
@@ -125,6 +130,13 @@ def group_of(env_name: str, env_kwargs: Mapping[str, Any], seed: int) -> str:
 def count_invalid(steps: Sequence[KeptStep]) -> int:
     """Count the steps with an invalid action."""
     return sum(_INVALID in answer.info for _, answer, _ in steps)
+
+
+def count_tokens(steps: Sequence[KeptStep]) -> int | None:
+    """Sum up the tokens that the model wrote; None if no action tells."""
+    counts = [notes_of_json(action).completion_tokens for action, _, _ in steps]
+    known = [count for count in counts if count is not None]
+    return sum(known) if known else None
 
 
 def judge(last: EncodedStep, lost: str | None) -> tuple[Ending, bool | None]:

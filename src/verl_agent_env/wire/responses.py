@@ -372,6 +372,10 @@ class KeptEpisodeRow(ResponseBody):
     """Steps with an invalid action."""
     complete: bool
     """False if steps are missing."""
+    training_step: int | None = None
+    """Training step whose weights wrote the last action; ``null`` if the actions do not say."""
+    tokens: int | None = None
+    """Sum of the tokens that the model wrote; ``null`` if the actions do not say."""
 
 
 class EpisodesResponse(ResponseBody):
@@ -406,6 +410,10 @@ class KeptStepShown(StepResponse):
     """The action, as it was sent."""
     reading: ReadActionResponse | None
     """How the action is read; ``null`` if its environment is not installed."""
+    prompt_tokens: int | None
+    """Tokens that the model read for the action; ``null`` if the action does not say."""
+    tokens: int | None
+    """Tokens that it wrote, likewise."""
     drawing: str | None = None
     """The state after the step as SVG, where it was asked for."""
 
@@ -460,6 +468,13 @@ class CurvePoint(EpisodeSums):
     """Beginning of the ten seconds, in seconds since the epoch."""
 
 
+class TrainingStepSums(EpisodeSums):
+    """Sums over the episodes that were played with the weights of one training step."""
+
+    training_step: int
+    """The step."""
+
+
 class RunShown(ResponseBody):
     """A run, summed up."""
 
@@ -487,6 +502,8 @@ class RunShown(ResponseBody):
     """By environment."""
     points: list[CurvePoint]
     """By tens of seconds, if one ``run`` was asked for."""
+    training_steps: list[TrainingStepSums]
+    """By training step, likewise, where the actions say which."""
 
 
 class RunsResponse(ResponseBody):

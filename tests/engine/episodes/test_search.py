@@ -32,6 +32,7 @@ def filled(numbers: range = range(12)) -> MemoryEpisodes:
             success=ending == "success",
             num_invalid=int(number >= 10),
             group=f"group {number // 4}",
+            training_step=None if number < 4 else number // 4,
             ended_at=100.0 + 30 * number,
         )
         store.add(episode._replace(row=row))
@@ -59,6 +60,8 @@ async def found(**query: Any) -> list[int]:
         ({"invalid": True}, [11, 10]),
         ({"group": "group 1", "invalid": False}, [7, 6, 5, 4]),
         ({"seed": 4}, [4]),
+        ({"training_step": 2, "run": "run 0"}, [10, 8]),
+        ({"training_step": 0}, []),
         ({"env": "lake", "limit": 2, "offset": 3}, [8, 7]),
         ({"offset": 100}, []),
         ({"sort": "reward", "descending": False, "limit": 3}, [0, 1, 2]),
@@ -114,6 +117,20 @@ async def test_runs_are_summed_up_and_the_sums_of_workers_add_up() -> None:
     assert first.endings == {"failure": 2, "success": 2, "time_limit": 2}
     assert sum(sums[0] for sums in first.points.values()) == 6
     assert len(first.points) > 1
+
+
+@pytest.mark.parametrize("run", [None, "run 1"])
+async def test_sums_with_a_filter_are_those_that_are_kept_running(run: str | None) -> None:
+    """Each episode earns at least 0, so that the filter leaves none out."""
+    query = EpisodeQuery(run=run)
+    running = await search.sum_up(filled(), query, points=True)
+    counted = await search.sum_up(filled(), dataclasses.replace(query, min_reward=0.0), points=True)
+    assert search.merge_runs([counted]) == search.merge_runs([running])
+    some = await search.sum_up(filled(), dataclasses.replace(query, min_reward=9.0), points=False)
+    assert sum(found.episodes for found in some) == (3 if run is None else 2)
+    assert all(found.points == found.training_steps == {} for found in some)
+    (last,) = (found for found in counted if found.run_id == "run 1")
+    assert {step: sums[0] for step, sums in last.training_steps.items()} == {1: 2, 2: 2}
 
 
 def _sent(runs: list[RunSummary]) -> bytes:

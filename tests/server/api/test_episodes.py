@@ -131,6 +131,30 @@ async def test_runs_are_summed_up(keeping: httpx.AsyncClient, play: Callable[...
     assert sum(point["episodes"] for point in run["points"]) == 2
 
 
+async def test_a_training_is_found_by_its_steps_with_the_tokens_that_were_written(
+    keeping: httpx.AsyncClient, play: Callable[..., Awaitable[str]]
+) -> None:
+    def said(step: int, tokens: int) -> dict[str, Any]:
+        notes = {
+            "usage": {"prompt_tokens": 9, "completion_tokens": tokens},
+            "metadata": {"training_step": step},
+        }
+        return {"role": "assistant", "content": "left", **notes}
+
+    ids = [await play(keeping, said(step, 5), said(step, 6), run_id="a", seed=1) for step in (0, 1)]
+    await play(keeping, "left", run_id="a")
+    (row,) = (await get(keeping, "/api/episodes?run=a&training_step=1"))["episodes"]
+    assert (row["id"], row["training_step"], row["tokens"]) == (ids[1], 1, 11)
+    assert (await get(keeping, "/api/episodes?training_step="))["total"] == 3
+    steps = (await get(keeping, f"/api/episodes/{ids[0]}"))["steps"]
+    assert [(step["prompt_tokens"], step["tokens"]) for step in steps] == [(9, 5), (9, 6)]
+    (run,) = (await get(keeping, "/api/runs?run=a"))["runs"]
+    assert [(sums["training_step"], sums["episodes"]) for sums in run["training_steps"]] == [(0, 1), (1, 1)]
+    table = (await keeping.get("/api/episodes.parquet?run=a&order=asc")).content
+    rows = pyarrow.parquet.read_table(io.BytesIO(table)).to_pylist()
+    assert [(row["training_step"], row["tokens"]) for row in rows] == [(0, 11), (1, 11), (None, None)]
+
+
 async def test_exports_hold_every_episode_that_fits(
     keeping: httpx.AsyncClient, play: Callable[..., Awaitable[str]]
 ) -> None:

@@ -19,10 +19,12 @@ from verl_agent_env.wire.episodes import (
     EpisodeRow,
     KeptEpisode,
     count_invalid,
+    count_tokens,
     group_of,
     judge,
     size_of_steps,
 )
+from verl_agent_env.wire.model_notes import notes_of_json
 from verl_agent_env.wire.results import EncodedReset, EncodedStep
 
 logger = logging.getLogger(__name__)
@@ -157,6 +159,8 @@ class EpisodeCollector:
             ending=ending,
             num_invalid=count_invalid(steps),
             complete=len(steps) == instance.seq,
+            training_step=notes_of_json(steps[-1][0]).training_step if steps else None,
+            tokens=count_tokens(steps),
         )
         options, lost = instance.options, instance.lost
         first, first_seq = noted.beginning, noted.first_seq
@@ -196,6 +200,8 @@ class EpisodeCollector:
                 reward=math.fsum([answer.reward for _, answer, _ in steps]),
                 num_invalid=count_invalid(steps),
                 complete=len(steps) == episode.row.num_steps,
+                training_step=notes_of_json(steps[-1][0]).training_step,
+                tokens=count_tokens(steps),
             )
             episode = episode._replace(row=row, beginning=past.beginning, steps=steps, first_seq=0)
         self._add(episode)

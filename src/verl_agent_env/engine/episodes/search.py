@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 import orjson
 
 from verl_agent_env.types import tag_of
-from verl_agent_env.wire.episode_rows import EpisodeRows, RunSummary
+from verl_agent_env.wire.episode_rows import RunSummary, grouped
 from verl_agent_env.wire.episode_store import EpisodeStore
 from verl_agent_env.wire.episodes import EpisodeRow
 
@@ -36,6 +36,7 @@ class EpisodeQuery:
     env: str | None = None
     group: str | None = None
     seed: int | None = None
+    training_step: int | None = None
     ending: str | None = None
     success: bool | None = None
     invalid: bool | None = None
@@ -112,9 +113,11 @@ async def sum_up(store: EpisodeStore, query: EpisodeQuery, *, points: bool) -> l
     if counts_all:
         runs = await store.runs(query.tag)
     else:
-        runs = await asyncio.to_thread(_sum_up, await store.rows(), query)
+        runs = await asyncio.to_thread(_sum_up, await store.rows(), query, points=points)
     wanted = [run for run in runs if query.run in (None, run.run_id)]
-    return [dataclasses.replace(run, points=run.points if points else {}) for run in wanted]
+    if points:
+        return [dataclasses.replace(run) for run in wanted]
+    return [dataclasses.replace(run, points={}, training_steps={}) for run in wanted]
 
 
 def merge_pages(pages: Iterable[EpisodePage], query: EpisodeQuery) -> EpisodePage:
@@ -167,6 +170,7 @@ def _narrowed(rows: Sequence[EpisodeRow], query: EpisodeQuery) -> list[EpisodeRo
         ("env_name", query.env),
         ("group", query.group),
         ("seed", query.seed),
+        ("training_step", query.training_step),
     ):
         if wanted is not None:
             read = attrgetter(name)
@@ -203,13 +207,15 @@ def _having(needle: bytes, rows: Sequence[EpisodeRow], documents: Sequence[bytes
     ]
 
 
-def _sum_up(rows: Sequence[EpisodeRow], query: EpisodeQuery) -> list[RunSummary]:
-    counted = EpisodeRows()
-    for row in _narrowed(rows, query):
-        counted.add(row)
-    return counted.runs(None)
+def _sum_up(rows: Sequence[EpisodeRow], query: EpisodeQuery, *, points: bool) -> list[RunSummary]:
+    by_run = grouped(_narrowed(rows, query), attrgetter("run_id"))
+    return [RunSummary.of(run_id, some, points=points) for run_id, some in by_run.items()]
 
 
 def run_from_fields(fields: Mapping[str, Any]) -> RunSummary:
     """Read the sums that another worker wrote as JSON."""
-    return RunSummary(**{**fields, "points": {int(at): sums for at, sums in fields["points"].items()}})
+    numbered = {
+        name: {int(number): sums for number, sums in fields.get(name, {}).items()}
+        for name in ("points", "training_steps")
+    }
+    return RunSummary(**{**fields, **numbered})

@@ -16,7 +16,19 @@ from verl_agent_env.envs.registry import Registry
 from verl_agent_env.errors import InvalidRequestError, VerlAgentEnvError
 from verl_agent_env.wire.demonstrations import demonstration_schema
 
-_COPIED = ("id", "env_name", "run_id", "group", "seed", "ending", "num_steps", "num_invalid", "ended_at")
+_COPIED = (
+    "id",
+    "env_name",
+    "run_id",
+    "group",
+    "seed",
+    "ending",
+    "num_steps",
+    "num_invalid",
+    "ended_at",
+    "training_step",
+    "tokens",
+)
 
 
 async def parquet_of(episodes: Sequence[Mapping[str, Any]], registry: Registry, kinds: KindLoader) -> bytes:
@@ -48,7 +60,10 @@ async def parquet_of(episodes: Sequence[Mapping[str, Any]], registry: Registry, 
         schema = demonstration_schema(pyarrow)
         for name, kind in (
             *((name, pyarrow.string()) for name in ("id", "env_name", "run_id", "group", "ending")),
-            *((name, pyarrow.int64()) for name in ("seed", "num_steps", "num_invalid")),
+            *(
+                (name, pyarrow.int64())
+                for name in ("seed", "num_steps", "num_invalid", "training_step", "tokens")
+            ),
             ("ended_at", pyarrow.float64()),
         ):
             schema = schema.append(pyarrow.field(name, kind))
@@ -58,7 +73,7 @@ async def parquet_of(episodes: Sequence[Mapping[str, Any]], registry: Registry, 
                 "tools_json": tools[str(episode["env_name"])],
                 "reward": episode["reward"],
                 "success": episode["success"],
-                **{name: episode[name] for name in _COPIED},
+                **{name: episode.get(name) for name in _COPIED},
             }
             for episode in episodes
         ]

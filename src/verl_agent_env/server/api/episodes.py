@@ -21,6 +21,7 @@ from verl_agent_env.server.http.types import Request, Response
 from verl_agent_env.wire.codec import encode
 from verl_agent_env.wire.episode_rows import POINT_S, RunSummary
 from verl_agent_env.wire.episodes import ENDINGS, EpisodeRow
+from verl_agent_env.wire.model_notes import notes_of
 
 MAX_EPISODES = 1000
 """Of a page."""
@@ -82,6 +83,8 @@ class EpisodeHandlers:
         )
         for step, reading in zip(episode["steps"], readings, strict=True):
             step["reading"] = reading
+            notes = notes_of(step["action"])
+            step["prompt_tokens"], step["tokens"] = notes.prompt_tokens, notes.completion_tokens
         if draws:
             await self._draw(episode, actions)
         return Response(encode(episode))
@@ -157,6 +160,7 @@ def episode_query(request: Request, *, default_limit: int, max_limit: int) -> Ep
         env=_text(query, "env"),
         group=_text(query, "group"),
         seed=whole_number(query, "seed", 0, 0, 10**MAX_DIGITS) if "seed" in query else None,
+        training_step=_step_in(query),
         ending=one_of(query, "ending", ENDINGS),
         success=yes_or_no(query, "success"),
         invalid=yes_or_no(query, "invalid"),
@@ -169,6 +173,12 @@ def episode_query(request: Request, *, default_limit: int, max_limit: int) -> Ep
         limit=whole_number(query, "limit", default_limit, 1, max_limit),
         tag=request.principal.run_tag,
     )
+
+
+def _step_in(query: Mapping[str, list[str]]) -> int | None:
+    # An empty field of a form is one that was not filled in.
+    given = _text(query, "training_step")
+    return None if given is None else whole_number(query, "training_step", 0, 0, 10**MAX_DIGITS)
 
 
 def _text(query: Mapping[str, list[str]], name: str) -> str | None:
@@ -217,5 +227,9 @@ def _shown_run(run: RunSummary) -> dict[str, Any]:
         "points": [
             {"at": ten_seconds * POINT_S, **dict(zip(_SUMS, sums, strict=True))}
             for ten_seconds, sums in sorted(run.points.items())
+        ],
+        "training_steps": [
+            {"training_step": step, **dict(zip(_SUMS, sums, strict=True))}
+            for step, sums in sorted(run.training_steps.items())
         ],
     }

@@ -140,6 +140,7 @@ _EPISODE_PAGE: tuple[dict[str, Any], ...] = (
     _parameter("env", "Of this environment, by its registered name.", type="string"),
     _parameter("group", "Of this group: samples of one problem.", type="string"),
     _parameter("seed", "With this seed.", type="integer", minimum=0),
+    _parameter("training_step", "Played with the weights of this training step.", type="integer", minimum=0),
     _parameter("ending", "That ended so.", type="string", enum=list(ENDINGS)),
     _parameter("success", "That were a success, or not.", type="boolean"),
     _parameter("invalid", "With an invalid action, or without.", type="boolean"),

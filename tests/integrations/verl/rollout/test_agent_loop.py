@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import httpx
 import pytest
 
-from tests.conftest import ServerProcess
+from tests.conftest import ServerProcess, StartServer
 from tests.integrations.verl.conftest import RUN_ID, MakeLoop
 from tests.waiting import no_hang
 from verl_agent_env.client import AsyncEnvClient
@@ -56,6 +57,24 @@ async def test_tool_calls_reach_the_goal_and_only_the_models_tokens_count(
     # Prompt, three answers, two things said to them.
     assert output.num_turns == 6
     assert await left_open(server) == 0
+
+
+async def test_a_kept_episode_names_its_training_step_and_the_tokens_of_each_turn(
+    make_loop: MakeLoop, start_server: StartServer
+) -> None:
+    url = start_server("--keep-trajectories", "memory").url
+    for said in (fakes().call("move_right"), "<answer>right</answer>"):
+        model = fakes().FakeModel(said)
+        output = await play(make_loop, model, fakes().row("frozen_lake", **LAKE), url=url)
+        async with httpx.AsyncClient(base_url=url) as client:
+            row, *_ = (await client.get(f"/api/episodes?run={RUN_ID}&training_step=5")).json()["episodes"]
+            steps = (await client.get(f"/api/episodes/{row['id']}")).json()["steps"]
+        # The fake model's weights are newer with each answer.
+        assert row["training_step"] == output.extra_fields["max_global_steps"] == 5
+        assert row["tokens"] == sum(output.response_mask) == sum(step["tokens"] for step in steps)
+        assert [step["prompt_tokens"] for step in steps] == [
+            len(asked["prompt_ids"]) for asked in model.requests
+        ]
 
 
 async def test_each_request_holds_the_tokens_of_the_one_before_unchanged(

@@ -11,6 +11,7 @@ from verl_agent_env.integrations.verl.rollout.answers import PROMPT_TAIL
 from verl_agent_env.integrations.verl.rollout.tally import RolloutTally
 from verl_agent_env.integrations.verl.rollout.transcript import Transcript
 from verl_agent_env.types import Action, Message
+from verl_agent_env.wire.model_notes import NO_NOTES, ModelNotes, with_notes
 
 if TYPE_CHECKING:
     from verl_agent_env.integrations.verl.rollout.agent_loop import EnvAgentLoop
@@ -44,6 +45,8 @@ class Player:
         self._format: ActionFormat = format_of(spec)
         self._system_prompt = spec.system_prompt or loop.options.system_prompt
         self._said: Message = {}
+        self._notes = NO_NOTES
+        """Of the last answer: its tokens, and the step of the weights that wrote it, for whoever reads the episode."""
         self.tally = RolloutTally()
         self.tally.transcript = Transcript(loop, tools)
 
@@ -71,7 +74,7 @@ class Player:
         action, self._said = await self._loop.reader.read(
             tally.last_answer, tally.num_turns, self._tools, self._format, asked
         )
-        return action
+        return with_notes(action, self._notes)
 
     async def hear(self, observation: list[Message]) -> None:
         """Add what came of the last action, if the budgets allow another turn."""
@@ -98,7 +101,7 @@ class Player:
         if loop.reader.stop_token_ids:
             stops = [*(params.get("stop_token_ids") or []), *loop.reader.stop_token_ids]
             params["stop_token_ids"] = sorted(set(stops))
-        began = time.perf_counter()
+        num_asked, began = len(transcript.token_ids), time.perf_counter()
         output = await loop.server_manager.generate(
             request_id=self._request_id,
             prompt_ids=transcript.token_ids,
@@ -106,6 +109,8 @@ class Player:
             image_data=transcript.images or None,
         )
         self.tally.note_output(output, time.perf_counter() - began)
+        step = output.extra_fields.get("max_global_steps", output.extra_fields.get("global_steps"))
+        self._notes = ModelNotes(num_asked, len(output.token_ids), step)
         await transcript.add_answer(output)
         ends = bool(output.token_ids) and output.token_ids[-1] in loop.end_ids
         if ends or len(output.token_ids) < limit:
