@@ -31,6 +31,8 @@ def search_and_change(visit: Visit) -> None:
     page.get_by_role("link", name="small").click()
     expect(page.get_by_role("heading", level=1)).to_contain_text("sokoban_small")
     expect(page.locator("aside img")).to_be_visible()
+    expect(page.get_by_text("A preset of sokoban")).to_be_visible()
+    expect(page.get_by_role("group").first).to_contain_text("Keyword arguments of Sokoban")
     field = page.get_by_label("num_boxes", exact=True)
     field.fill("99")
     field.press("Tab")
@@ -120,7 +122,10 @@ def play_samples(url: str, run: str, number: int = 3) -> list[str]:
         for last in range(number):
             request = {"env_name": "sokoban_small", "seed": 3, "run_id": run}
             env_id = client.post("api/environment/initialize", json=request).json()["env_id"]
-            for action in (*ACTIONS[:2], ACTIONS[last % 3]):
+            for text in (*ACTIONS[:2], ACTIONS[last % 3]):
+                # As verl's agent loop sends it.
+                notes = {"usage": {"completion_tokens": 7}, "metadata": {"training_step": last}}
+                action = {"role": "assistant", "content": text, **notes}
                 client.post(f"api/environment/{env_id}/step", json={"action": action})
             assert client.post(f"api/environment/{env_id}/close").status_code == 200
             ids.append(f"{env_id}.0")
@@ -161,6 +166,18 @@ def compare_two(visit: Visit) -> None:
     expect(page.get_by_role("img", name="Board after 3 steps")).to_have_count(2)
 
 
+def follow_a_run(visit: Visit) -> None:
+    """See how a run goes on, and that it is divided by training steps."""
+    page, run = visit.page, f"run-{uuid.uuid4().hex[:6]}"
+    play_samples(visit.url, run)
+    visit.goto(f"cluster/run/{run}")
+    expect(page.get_by_role("heading", level=1)).to_contain_text(run)
+    expect(page.locator(".summary .facts")).to_contain_text("Episodes3")
+    expect(page.get_by_role("img", name="Mean reward over time")).to_be_visible()
+    page.get_by_text("3 training steps").click()
+    expect(page.get_by_role("link", name="Step 1")).to_be_visible()
+
+
 TASKS: dict[str, Any] = {
     "episodes": read_a_run,
     "pair": compare_two,
@@ -168,6 +185,7 @@ TASKS: dict[str, Any] = {
     "play": play_with_all_hands,
     "text": play_by_form,
     "cluster": watch,
+    "run": follow_a_run,
     "api": try_a_call,
 }
 
@@ -179,8 +197,8 @@ def test_the_main_task_of_each_page_is_done_offline_without_an_error(
     visit = open_tab(url, scheme="dark" if task == "play" else "light")
     TASKS[task](visit)
     visit.page.mouse.move(1, 1)
-    if task != "cluster":
-        # Its stream of events has no end.
+    if task not in ("cluster", "run"):
+        # Their stream of events has no end.
         visit.page.wait_for_load_state("networkidle")
     visit.page.screenshot(path=shots / f"web-{task}.png")
     assert visit.faults == []
@@ -277,6 +295,41 @@ def test_a_token_is_asked_for_once_and_kept_for_the_tab(open_tab: Open, start_se
     expect(page.locator(".turn")).to_have_count(2)
     expect(page.get_by_role("dialog")).to_have_count(0)
     assert page.evaluate("JSON.stringify(localStorage)") == "{}"
+
+
+def test_the_stream_of_the_cluster_asks_for_a_token_as_any_call_does(
+    open_tab: Open, start_server: StartServer
+) -> None:
+    guarded = start_server(VERL_AGENT_ENV_AUTH_TOKENS="let-me-in")
+    visit = open_tab(f"{guarded.url}/", "phone")
+    visit.goto("cluster")
+    dialog = visit.page.get_by_role("dialog")
+    assert axe.Axe().run(visit.page).violations_count == 0
+    dialog.get_by_label("Token").fill("let-me-in")
+    dialog.get_by_role("button", name="Continue").click()
+    expect(visit.page.locator(".facts")).to_contain_text("4096 of 4096")
+
+
+def test_a_training_is_read_by_its_steps_and_its_tokens_are_told(
+    open_tab: Open, server: ServerProcess
+) -> None:
+    run = f"run-{uuid.uuid4().hex[:6]}"
+    play_samples(f"{server.url}/", run)
+    visit = open_tab(f"{server.url}/")
+    page = visit.page
+    visit.goto(f"episodes?run={run}")
+    expect(page.locator(".rows tbody tr")).to_have_count(3)
+    page.get_by_label("Training step").fill("1")
+    page.get_by_label("Training step").press("Enter")
+    expect(page.locator(".rows tbody tr")).to_have_count(1)
+    expect(page.locator(".rows tbody tr")).to_contain_text(f"{run}, step 1")
+    page.keyboard.press("Escape")
+    page.locator(".rows .link").click()
+    expect(page.locator(".reader header")).to_contain_text("21 tokens")
+    expect(page.locator(".turn").nth(1)).to_contain_text("7 tokens")
+    page.get_by_role("link", name="Play on").click()
+    expect(page.locator(".facts")).to_contain_text("Steps3")
+    assert visit.faults == []
 
 
 def test_two_are_marked_and_compared_by_keys_and_an_export_is_saved(
