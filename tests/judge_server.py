@@ -65,6 +65,11 @@ class JudgeServer(ThreadingHTTPServer):
         use_endpoints({"judge": ModelEndpoint(name="judge", base_url=self.base_url, model="m", **limits)})
 
 
+def _question_in(content: str) -> dict[str, Any]:
+    """Return what a judge is asked; of a model that plays, the text."""
+    return orjson.loads(content) if content.startswith("{") else {"text": content}
+
+
 class _Handler(BaseHTTPRequestHandler):
     server: JudgeServer
     protocol_version = "HTTP/1.1"
@@ -90,7 +95,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif trouble is not None:
             self._send(int(trouble), {"error": {"message": "no"}})
         else:
-            said = self.server.judging(orjson.loads(request["messages"][-1]["content"]))
+            said = self.server.judging(_question_in(request["messages"][-1]["content"]))
             choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": said}}
             self._send(200, {"id": "x", "object": "chat.completion", "choices": [choice]})
 

@@ -187,7 +187,7 @@ def test_the_api_does_what_its_document_says(start_server: StartServer, tmp_path
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     for phase in ("Examples", "Coverage", "Fuzzing", "Stateful"):
         assert phase in done.stdout
-    assert "33 selected / 34 total" in done.stdout
+    assert "34 selected / 35 total" in done.stdout
     assert not any("traceback" in line for line in server.lines)
 
 

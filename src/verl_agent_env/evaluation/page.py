@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from html import escape
 from importlib import resources
-from itertools import zip_longest
 from posixpath import dirname, join, normpath
 from typing import Any
 
@@ -93,16 +92,8 @@ def _shown(plan: EvaluationPlan, episode: EvaluatedEpisode) -> dict[str, Any]:
         "lost": episode.error or None,
         "observation": first,
         "steps": [
-            {
-                "seq": seq,
-                "action": action,
-                "observation": observation,
-                "prompt_tokens": answer.prompt_tokens if answer is not None else None,
-                "tokens": answer.completion_tokens if answer is not None else None,
-            }
-            for seq, ((action, *observation), answer) in enumerate(
-                zip_longest(rest, episode.answers[: len(rest)])
-            )
+            {"seq": seq, "action": action, "observation": observation}
+            for seq, (action, *observation) in enumerate(rest)
         ],
     }
 

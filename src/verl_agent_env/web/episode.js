@@ -113,6 +113,21 @@ const messageOf = (move, number) =>
       };
 
 /**
+ * The move of an action; `null` if it is no text and no single call.
+ *
+ * @param {any} action
+ * @returns {Move | null}
+ */
+export function moveOf(action) {
+  if (typeof action === 'string') return { text: action };
+  const { content = '', tool_calls: calls = [] } = action ?? {};
+  if (!calls.length) return typeof content === 'string' && action ? { text: content } : null;
+  const { name, arguments: args } = calls[0].function ?? {};
+  if (calls.length > 1 || content || typeof args !== 'string') return null;
+  return { tool: name, args: JSON.parse(args || '{}') };
+}
+
+/**
  * Take one step; sent again with the same number, it is taken once.
  *
  * @param {string} id
@@ -222,18 +237,37 @@ export function open(plan) {
   });
 }
 
-/** Take a step. @param {Move} move */
-export function act(move) {
+/** Take a step that is known as soon as it is its turn. @param {(live: Episode) => Promise<Move>} choose */
+function actBy(choose) {
   enqueue(async () => {
     if (!episode.value || endingOf(episode.value.steps)) return;
     show(
       await withLive(episode.value, async (live) => {
+        const move = await choose(live);
         const played = { ...live, steps: [...live.steps, await take(live.id, move, live.steps.length)] };
         return { ...played, svg: await draw(played) };
       }),
     );
   });
 }
+
+/** Take a step. @param {Move} move */
+export const act = (move) => actBy(async () => move);
+
+/**
+ * Take the step that somebody else proposes.
+ *
+ * @param {string} policy `random`, `solution` or `model`
+ * @param {string} [endpoint] name of the model's
+ */
+export const actFor = (policy, endpoint) =>
+  actBy(async ({ id }) => {
+    progress.value = 'a proposal';
+    const { action } = await call(`api/environment/${id}/propose-action`, { policy, endpoint });
+    const move = moveOf(action);
+    if (!move) throw new Error('Nothing is proposed here: the environment knows no such action.');
+    return move;
+  });
 
 /** Go back to the state before the last steps. @param {number} count */
 export function undo(count) {

@@ -1,6 +1,7 @@
 // @ts-check
 // One episode played by hand: by buttons and forms of its tools, by arrow keys, or with a text as a model writes it.
 import { environmentKinds } from './api.js';
+import { AutoPlay } from './autoplay.js';
 import { html, useEffect, useKeys, useLoaded, useRef, useState } from './dom.js';
 import {
   act,
@@ -491,6 +492,7 @@ export function Play() {
           </div>
         `}
         <${ToolButtons} tools=${of.tools} isOver=${isOver} />
+        <${AutoPlay} steps=${of.steps.length} isOver=${isOver} />
       </section>
       <section class="talk" aria-label="Conversation">
         <${Facts} steps=${of.steps} />

@@ -1,7 +1,7 @@
 // @ts-check
 // One kept episode, step by step, or two samples beside each other with their first difference marked.
 import { html, signal, useEffect, useKeys, useLoaded, useRef } from './dom.js';
-import { addressOf } from './episode.js';
+import { addressOf, moveOf } from './episode.js';
 import { callText, counted, shortName, signed } from './format.js';
 import { evaluated, findEpisodes, readEpisode } from './kept.js';
 import { Content, Drawing, Ending, Failure, Loading, Reward } from './parts.js';
@@ -66,14 +66,7 @@ function firstDifference(a, b) {
  */
 function playAddress(of) {
   if (evaluated || !of.complete) return '';
-  const moves = of.steps.map(({ action }) => {
-    if (typeof action === 'string') return { text: action };
-    const { text, calls } = partsOf(action);
-    if (!calls.length && typeof text === 'string') return { text };
-    return calls.length === 1 && !text && typeof calls[0].arguments === 'string'
-      ? { tool: calls[0].name, args: JSON.parse(calls[0].arguments || '{}') }
-      : null;
-  });
+  const moves = of.steps.map(({ action }) => moveOf(action));
   if (moves.some((move) => move === null)) return '';
   return addressOf({
     name: of.env_name,

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from verl_agent_env.types import Action
+
 _MAX_LAYERS = 4
 _NOTED = (b'"usage"', b'"usageMetadata"', b'"training_step"')
 _READ = ("prompt_tokens", "input_tokens", "promptTokenCount")
@@ -48,7 +50,7 @@ def notes_of_json(action: bytes) -> ModelNotes:
         return NO_NOTES
 
 
-def with_notes(action: Any, notes: ModelNotes) -> Any:
+def with_notes(action: Action, notes: ModelNotes) -> Action:
     """Return an action as a message with notes; a text becomes a message of this text, which is read alike."""
     message = {"role": "assistant", "content": action} if isinstance(action, str) else action
     if not isinstance(message, Mapping):

@@ -288,6 +288,13 @@ class ReadActionResponse(ResponseBody):
     """Start and end of the action in a text, in characters; ``null`` for a structured call."""
 
 
+class ProposeActionResponse(ResponseBody):
+    """Proposal of an action."""
+
+    action: Any
+    """The action, as a step takes it; ``null`` where the environment knows none."""
+
+
 class AllowParallelToolCallResponse(ResponseBody):
     """Permission of several tool calls in one action."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeAlias, TypeVar
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.config import JsonDict
@@ -141,6 +141,17 @@ class ReadActionRequest(RequestBody):
 
     action: Any = Field(...)
     """An action, in any form that a step accepts."""
+
+
+class ProposeActionRequest(RequestBody):
+    """Propose the next action without carrying it out."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"policy": "random"}]})
+
+    policy: Literal["random", "solution", "model"]
+    """``random``: as a random policy acts; ``solution``: the next action of a known solution; ``model``: what a model says."""
+    endpoint: Annotated[str, Field(max_length=64)] | None = None
+    """Name of the model endpoint, for ``model``."""
 
 
 class BatchInitializeRequest(RequestBody):

@@ -60,7 +60,7 @@ async def begun(client: httpx.AsyncClient, name: str, **request: Any) -> str:
 ON_ONE: list[tuple[str, str]] = [
     ("GET", ""), ("GET", "/action-space"), ("GET", "/task-prompt"), ("GET", "/allow-parallel-tool-call"),
     ("GET", "/tools-schema-openai"), ("GET", "/tools-schema-anthropic"), ("GET", "/render"), ("GET", "/trajectory"),
-    ("POST", "/step"), ("POST", "/reset"), ("POST", "/close"), ("POST", "/read-action"), ("GET", "/seat"),
+    ("POST", "/step"), ("POST", "/reset"), ("POST", "/close"), ("POST", "/read-action"), ("POST", "/propose-action"), ("GET", "/seat"),
 ]  # fmt: skip
 
 
@@ -70,7 +70,8 @@ async def test_another_holders_environment_is_not_there(
 ) -> None:
     duel = {"env_name": "connect_four", "env_kwargs": {"opponent": "self"}}
     env_id = await begun(client, "alice", **(duel if verb == "/seat" else {}))
-    body = {"action": "up"} if verb in ("/step", "/read-action") else {}
+    action = {"action": "up"}
+    body = {"/step": action, "/read-action": action, "/propose-action": {"policy": "random"}}.get(verb, {})
     answers = []
     for asked in (env_id, UNKNOWN):
         path = f"/api/environment/{asked}{verb}"

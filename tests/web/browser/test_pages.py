@@ -235,6 +235,37 @@ def test_a_node_is_emptied_after_a_second_click_and_what_happens_is_shown(
     assert visit.faults == []
 
 
+def test_the_solver_plays_on_to_the_end_and_a_random_policy_takes_a_step(
+    open_tab: Open, server: ServerProcess
+) -> None:
+    visit = open_tab(f"{server.url}/")
+    page = visit.page
+    visit.goto(SOKOBAN)
+    others = page.get_by_role("group", name="Somebody else plays on")
+    others.get_by_role("button", name="take a step").click()
+    expect(page.locator(".turn")).to_have_count(2)
+    page.get_by_role("button", name="Restart").click()
+    expect(page.locator(".turn")).to_have_count(1)
+    others.get_by_role("combobox").select_option("the solver")
+    others.get_by_role("button", name="play on").click()
+    expect(page.locator(".facts")).to_contain_text("solved")
+    expect(others.get_by_role("button", name="play on")).to_be_disabled()
+    assert visit.faults == []
+
+
+def test_a_model_that_is_not_configured_is_told_by_name(open_tab: Open, server: ServerProcess) -> None:
+    visit = open_tab(f"{server.url}/")
+    page = visit.page
+    visit.goto(SOKOBAN)
+    others = page.get_by_role("group", name="Somebody else plays on")
+    others.get_by_role("combobox").select_option("a model")
+    expect(others.get_by_role("button", name="take a step")).to_be_disabled()
+    others.get_by_label("Model endpoint").fill("nobody")
+    others.get_by_role("button", name="play on").click()
+    expect(page.get_by_role("alert")).to_contain_text("no model endpoint is configured as 'nobody'")
+    expect(others.get_by_role("button", name="play on")).to_be_visible()
+
+
 def test_a_fast_hand_loses_no_action(open_tab: Open, server: ServerProcess) -> None:
     visit = open_tab(f"{server.url}/")
     visit.goto("play/verl_env/sokoban-v0?seed=1")

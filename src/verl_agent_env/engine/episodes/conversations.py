@@ -19,13 +19,19 @@ def conversation_of(episode: Mapping[str, Any]) -> list[Message]:
     Args:
         episode: As :meth:`~verl_agent_env.wire.episodes.KeptEpisode.to_json` writes it.
     """
+    messages = messages_of(episode)
+    while messages and messages[-1]["role"] != "assistant":
+        # Nothing follows on it that could be learnt.
+        messages.pop()
+    return messages
+
+
+def messages_of(episode: Mapping[str, Any]) -> list[Message]:
+    """Return all messages of an episode, as :func:`conversation_of`, also what was observed last."""
     messages = _seen(episode.get("observation"))
     for step in episode["steps"]:
         messages.append({"role": "assistant", "content": said(step["action"])})
         messages += _seen(step["observation"])
-    while messages and messages[-1]["role"] != "assistant":
-        # Nothing follows on it that could be learnt.
-        messages.pop()
     return messages
 
 

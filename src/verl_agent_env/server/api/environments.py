@@ -17,6 +17,7 @@ from verl_agent_env.engine import (
     inspection,
     map_maybe,
 )
+from verl_agent_env.engine.proposals import propose_action
 from verl_agent_env.engine.tasks import TaskFinder
 from verl_agent_env.errors import RenderModeError, VerlAgentEnvError
 from verl_agent_env.messages import action_schema
@@ -27,7 +28,7 @@ from verl_agent_env.server.http.types import Request, Response
 from verl_agent_env.server.verbs.create_requests import Create, fault_of
 from verl_agent_env.wire.codec import decode, encode
 from verl_agent_env.wire.results import EncodedReset
-from verl_agent_env.wire.schemas import InitializeRequest, ReadActionRequest
+from verl_agent_env.wire.schemas import InitializeRequest, ProposeActionRequest, ReadActionRequest
 
 _MAX_SEAT = 1_000_000
 
@@ -166,6 +167,12 @@ class EnvironmentHandlers:
         """Read an action as a step would, and carry out nothing."""
         wanted = decode(request.body, ReadActionRequest)
         return Response(encode(await inspection.read_action(self._host, request.env_id, wanted.action)))
+
+    async def propose_action(self, request: Request) -> Response:
+        """Propose the next action, and carry out nothing."""
+        wanted = decode(request.body, ProposeActionRequest)
+        action = await propose_action(self._host, request.env_id, wanted.policy, wanted.endpoint)
+        return Response(encode({"action": action}))
 
     async def render(self, request: Request) -> Response:
         """A picture of the environment."""

@@ -205,6 +205,8 @@ def environment_routes(host: Host, calls: EnvironmentHandlers) -> list[Route]:
               "The tools, as Anthropic's API takes them", None, a.ToolsSchemaResponse, (), errors.LIVE, auth_scope="read"),
         _of_one("POST", f"{_ONE}/read-action", calls.read_action, "How an action would be read, without carrying it out",
               r.ReadActionRequest, a.ReadActionResponse, (), (*errors.BODY, e.ActionTooLargeError, *errors.LIVE), auth_scope="read"),
+        _of_one("POST", f"{_ONE}/propose-action", calls.propose_action, "An action that a policy would take next, without carrying it out",
+              r.ProposeActionRequest, a.ProposeActionResponse, (), (*errors.BODY, *errors.LIVE, e.EpisodeEndedError, *errors.RUN)),
         _of_one("GET", f"{_ONE}/seat", calls.seat, "What a seat sees, and whether it is to act",
               None, a.SeatViewResponse, _SEAT, (*errors.LIVE, e.UnknownSeatError, e.InvalidRequestError), auth_scope="read"),
         _of_one("GET", f"{_ONE}/render", calls.render, "A picture of the environment",
