@@ -9,9 +9,9 @@ const HEIGHT = 96;
  * A line over the points where it has a value.
  *
  * @param {{title: string, points: any[], value: (point: any) => number | null, text: (value: number) => string,
- *   fixed?: [number, number]}} props
+ *   fixed?: [number, number], over?: string}} props
  */
-export function Curve({ title, points, value, text, fixed }) {
+export function Curve({ title, points, value, text, fixed, over = 'time' }) {
   const known = points.flatMap((point) => {
     const at = value(point);
     return at === null ? [] : [{ at: point.at, value: at }];
@@ -34,7 +34,7 @@ export function Curve({ title, points, value, text, fixed }) {
       </figcaption>
       <svg
         role="img"
-        aria-label=${`${title} over time, from ${text(values[0])} to ${text(last)}`}
+        aria-label=${`${title} over ${over}, from ${text(values[0])} to ${text(last)}`}
         viewBox=${`-2 -4 ${WIDTH + 4} ${HEIGHT + 8}`}
         preserveAspectRatio="none"
       >

@@ -69,12 +69,14 @@ export function RunSummary({ run, number = 0, nothing = null }) {
         <${Curve}
           title=${isByStep ? 'Episodes of a training step' : 'Episodes in ten seconds'}
           points=${points}
+          over=${isByStep ? 'training steps' : 'time'}
           text=${(/** @type {number} */ value) => value.toLocaleString('en', { maximumFractionDigits: 1 })}
           value=${(/** @type {Point} */ point) => point.episodes / size}
         />
         <${Curve}
           title="Success"
           points=${points}
+          over=${isByStep ? 'training steps' : 'time'}
           fixed=${[0, 1]}
           text=${rate}
           value=${(/** @type {Point} */ point) => (point.judged ? point.successes / point.judged : null)}
@@ -82,6 +84,7 @@ export function RunSummary({ run, number = 0, nothing = null }) {
         <${Curve}
           title="Mean reward"
           points=${points}
+          over=${isByStep ? 'training steps' : 'time'}
           text=${(/** @type {number} */ value) => value.toFixed(3)}
           value=${(/** @type {Point} */ point) => point.reward / point.episodes}
         />

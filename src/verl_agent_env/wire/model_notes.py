@@ -1,4 +1,4 @@
-"""Facts about the making of an action, which its message may carry: token counts, and the training step.
+"""Notes that a message may carry of how it was made: token counts, and the training step.
 
 A message holds them as OpenAI's API does: ``usage`` with ``prompt_tokens`` and ``completion_tokens`` (or the names of other
 APIs), ``metadata`` with ``training_step``. No environment reads them.
@@ -21,7 +21,7 @@ _MAX_COUNT = 2**53
 
 
 class ModelNotes(NamedTuple):
-    """What is known of the making of an action."""
+    """Token counts of an action, and its training step, as far as they are known."""
 
     prompt_tokens: int | None = None
     """Tokens that the model read."""
