@@ -29,6 +29,7 @@ from verl_agent_env.config import (
     TlsSettings,
     variable_of,
 )
+from verl_agent_env.envs.catalogue.families import FAMILIES
 from verl_agent_env.errors import all_errors
 from verl_agent_env.server import create_app
 
@@ -98,6 +99,15 @@ def run_python(code: str, **variables: str) -> str:
 
 def test_environments_page_is_fresh() -> None:
     assert MADE.read_text("utf-8") == make_environments.page(), "run 'make docs'"
+
+
+def test_every_environment_of_the_catalogue_was_checked_and_passed() -> None:
+    results = catalogue_pages.read_results()
+    for family in FAMILIES:
+        found = results[catalogue_pages.package_of(family)]
+        listed = {spec.name for spec in family.specs.values()}
+        assert listed == found.keys(), f"run 'make catalogue-test ARGS={family.name}'"
+        assert [name for name in listed if found[name].failed] == []
 
 
 def test_pages_of_the_catalogue_are_fresh() -> None:
