@@ -99,7 +99,7 @@ lint: install  ## Check formatting, style, types and which package may import wh
 	$(BIN)/black --quiet --check .
 	$(BIN)/isort --quiet --check .
 	$(BIN)/ruff check --quiet .
-	MYPYPATH=src:examples $(BIN)/mypy src tests loadtests docs deploy/docker deploy/release examples/*.py examples/verl/*.py
+	MYPYPATH=src:examples:examples/verl $(BIN)/mypy src tests loadtests docs deploy/docker deploy/release examples/*.py examples/verl/*.py
 	$(BIN)/lint-imports --no-logo
 
 format: install  ## Format everything

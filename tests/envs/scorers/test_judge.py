@@ -174,7 +174,7 @@ async def test_many_answers_are_judged_at_once_and_no_more_than_allowed(judge: J
     judge.use(max_concurrent=2)
     judge.trouble = "silent"
     waiting = [asyncio.create_task(scorer().assess_async("4")) for _ in range(5)]
-    await until(lambda: len(judge.requests) == 2, "two questions")
+    await until(lambda: len(judge.requests) >= 2, "two questions")
     for _ in range(20):
         await asyncio.sleep(0)
     assert len(judge.requests) == 2

@@ -1,0 +1,59 @@
+"""The comparison of draws: what is trained already is read, and told as a table and a picture."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from types import ModuleType
+
+import orjson
+import pytest
+
+from tests.children import ROOT
+
+pytest.importorskip("hydra", reason="verl is not installed: make verl-test")
+pytest.importorskip("matplotlib", reason="verl is not installed: make verl-test")
+
+SUCCESS = {
+    "uniform-1": [0.25, 0.5],
+    "uniform-2": [0.25, 0.25],
+    "pass_rate-1": [0.25, 0.75],
+    "pass_rate-2": [0.25, 1.0],
+}
+
+
+@pytest.fixture
+def recipe(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """``examples/verl/curriculum.py``."""
+    monkeypatch.syspath_prepend(str(ROOT / "examples/verl"))
+    return importlib.import_module("curriculum")
+
+
+def test_trainings_that_are_there_are_not_run_again_and_their_means_are_told(
+    recipe: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, values in SUCCESS.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "result.json").write_bytes(b"{}")
+        lines = [
+            orjson.dumps({"step": 4 * number, "data": {"val-aux/lake/success/mean@1": value}}) + b"\n"
+            for number, value in enumerate(values)
+        ]
+        (folder / "log.jsonl").write_bytes(b"".join(lines))
+    assert recipe.main(["--out", str(tmp_path), "--seeds", "2"]) == 0
+    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()]
+    assert rows[0] == ["Draws", "Seed", "0", "4"]
+    assert ["uniform", "mean", "0.25", "0.38"] in rows
+    assert ["pass_rate", "2", "0.25", "1.00"] in rows
+    assert ["pass_rate", "mean", "0.25", "0.88"] in rows
+    assert (tmp_path / "curves.png").stat().st_size > 1_000
+
+
+def test_only_one_of_both_draws_by_pass_rates_and_each_training_is_a_run(recipe: ModuleType) -> None:
+    folder = Path("out/pass_rate-3")
+    assert recipe.rule("uniform", folder) == ()
+    assert recipe.rule("pass_rate", folder) == (
+        "++data.env.curriculum=pass_rate",
+        "++data.env.run_id=pass_rate-3",
+    )
