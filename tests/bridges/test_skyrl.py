@@ -28,6 +28,10 @@ BOARD = {"role": "user", "content": "P\tF\tG"}
 RIGHT = "<action>right</action>"
 
 
+HALF = "\ud83d"
+"""Half a character, as a tokenizer cuts one."""
+
+
 @dataclasses.dataclass
 class ServerConfig:
     """As SkyRL's own environments have theirs."""
@@ -46,7 +50,7 @@ def test_an_episode(server: ServerProcess) -> None:
     conversation, metadata = env.init([SYSTEM])
     assert conversation == [SYSTEM, BOARD]
     assert metadata == {"env_name": "frozen_lake", "seed": 3}
-    first = env.step(f"I go. {RIGHT}")
+    first = env.step(f"I go {HALF} {RIGHT}")
     assert first["observations"] == [{"role": "user", "content": "F\tP\tG"}]
     assert (first["reward"], first["done"]) == (0.0, False)
     last = env.step(RIGHT)
