@@ -284,3 +284,15 @@ async def test_arguments_that_cannot_be_kept_make_nothing(cluster: Cluster) -> N
         await await_maybe(host.create(CreateRequest("ledger/inline-v0", 1, {"nested": nested})))
     assert not host.env_table.ids()
     assert await added(host, await made(host, "inline"), 1) == [2]
+
+
+@pytest.mark.parametrize("kind", PLAYED_AGAIN)
+async def test_first_actions_are_written_at_once_with_their_beginning(cluster: Cluster, kind: str) -> None:
+    """In two writes, a worker that dies between them would leave an episode that nobody asked for."""
+    host = await cluster.host(specs=SPECS)
+    env_id = await made(host, kind)
+    cluster.log.commits.clear()
+    await await_maybe(host.begin_and_play(env_id, 5, None, [1, 2, 3]))
+    writes = [write for commit in cluster.log.commits for write in commit if write.env_id == env_id]
+    assert [(write.kind, write.seq, len(write.entries)) for write in writes] == [("put", 3, 3)]
+    assert await added(await cluster.host(specs=SPECS), env_id, 1, first_seq=3) == [5 + 1 + 2 + 3 + 1]
