@@ -56,10 +56,19 @@ def register(client: httpx.AsyncClient, env_class: type[ChatEnv]) -> str:
     return name
 
 
-async def tasks_of(client: httpx.AsyncClient, name: str, split: str, **query: Any) -> list[dict[str, Any]]:
-    answer = await client.get(f"/api/environments/{name}/tasks", params={"split": split, **query})
-    assert answer.status_code == 200, answer.text
-    tasks: list[dict[str, Any]] = answer.json()["tasks"]
+async def tasks_of(
+    client: httpx.AsyncClient, name: str, split: str, offset: int = 0, limit: int = 20
+) -> list[dict[str, Any]]:
+    """Ask for pages until all tasks are there: on a busy machine one may end sooner."""
+    tasks: list[dict[str, Any]] = []
+    at: int | None = offset
+    while at is not None and len(tasks) < limit:
+        query = {"split": split, "offset": at, "limit": limit - len(tasks)}
+        answer = await client.get(f"/api/environments/{name}/tasks", params=query)
+        assert answer.status_code == 200, answer.text
+        page = answer.json()
+        tasks += page["tasks"]
+        at = page["next_offset"]
     return tasks
 
 
