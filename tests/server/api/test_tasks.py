@@ -63,7 +63,7 @@ async def tasks_of(
     tasks: list[dict[str, Any]] = []
     at: int | None = offset
     while at is not None and len(tasks) < limit:
-        query = {"split": split, "offset": at, "limit": limit - len(tasks)}
+        query: dict[str, str | int] = {"split": split, "offset": at, "limit": limit - len(tasks)}
         answer = await client.get(f"/api/environments/{name}/tasks", params=query)
         assert answer.status_code == 200, answer.text
         page = answer.json()
@@ -223,6 +223,21 @@ async def test_what_cannot_be_listed_is_said(
 async def test_a_page_behind_the_last_task_is_empty(client: httpx.AsyncClient) -> None:
     answer = (await client.get("/api/environments/frozen_lake/tasks?offset=99999999999999")).json()
     assert (answer["tasks"], answer["next_offset"]) == ([], None)
+
+
+async def test_a_task_of_other_arguments_has_a_seed_of_its_own(
+    client: httpx.AsyncClient, make_client: MakeClient
+) -> None:
+    async def seeds(asked: httpx.AsyncClient, size: int) -> list[int]:
+        body = {
+            "env_name": LAKE,
+            "env_kwargs": {"size": size},
+            "tasks": named(*(("test", i) for i in range(6))),
+        }
+        return [info["seed"] for info in (await asked.post(BATCH, json=body)).json()["infos"]]
+
+    small = await seeds(client, 3)
+    assert await seeds(client, 6) == await seeds(await make_client(), 6) != small
 
 
 @pytest.mark.parametrize(

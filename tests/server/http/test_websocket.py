@@ -277,6 +277,7 @@ async def test_what_came_before_the_end_is_carried_out(
 async def test_what_a_client_sent_that_left_without_reading_is_carried_out(connection: Connection) -> None:
     connection.protocol.pause_writing()
     connection.send(text("a"), text("b"))
+    await turns()
     connection.wire.close()
     connection.protocol.connection_lost(ConnectionResetError())
     await turns()
