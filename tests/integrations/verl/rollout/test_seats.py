@@ -126,10 +126,17 @@ async def test_the_budget_of_one_seat_ends_the_game_for_all(make_loop: MakeLoop)
 
 async def test_a_seat_that_never_acted_learns_nothing(make_loop: MakeLoop) -> None:
     model = fakes().FakeModel(otherwise=columns)
-    _, second = await played(make_loop, model, row(0, max_steps=1), row(1, max_steps=1))
+    first, second = await played(make_loop, model, row(0, max_steps=1), row(1, max_steps=1))
     assert second.prompt_ids
     assert second.response_mask == [0]
     assert (second.reward_score, second.extra_fields["ended_by"]) == (0.0, "truncated")
+    # verl's trainer reads of each sample which weights it was played with.
+    versions = [
+        (each.extra_fields["min_global_steps"], each.extra_fields["max_global_steps"])
+        for each in (first, second)
+    ]
+    assert versions[0] == versions[1]
+    assert None not in versions[1]
 
 
 async def test_a_model_that_fails_fails_every_seat(make_loop: MakeLoop, server: ServerProcess) -> None:

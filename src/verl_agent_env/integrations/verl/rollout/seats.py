@@ -54,4 +54,6 @@ async def _end(players: Sequence[Player], episode: Episode) -> None:
             tally.ended_by = "others"
         if not player.has_begun:
             # It never acted, and learns nothing.
+            for other in players:
+                tally.share_server_fields(other.tally)
             await player.begin((await episode.seat_view(seat))["observation"])

@@ -92,6 +92,14 @@ class RolloutTally:
             if name in output.extra_fields and name in self._server_fields:
                 self._server_fields[name] = int(self._server_fields[name]) + int(output.extra_fields[name])
 
+    def share_server_fields(self, other: RolloutTally) -> None:
+        """Take over what the model's server reported in the same game, if nothing was asked of it here.
+
+        verl needs the version of the weights in each sample.
+        """
+        if not self._server_fields:
+            self._server_fields = dict(other._server_fields)
+
     def routed_experts_of(self, length: int) -> Any:
         """Return the experts of the first ``length`` tokens; None if the model has no experts."""
         return None if self._routed_experts is None else self._routed_experts[:length]
