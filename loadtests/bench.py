@@ -18,9 +18,10 @@ from loadtests.bench_map import bench_map
 from loadtests.bench_memory import bench_memory, show_a_million
 from loadtests.bench_peers import bench_peers, require_peers
 from loadtests.bench_recovery import bench_recovery
+from loadtests.bench_web import bench_web
 
 _PARTS = ("steps", "durable", "large", "memory", "levels")
-_MORE = ("million", "cluster", "recovery", "ring", "map", "peers")
+_MORE = ("million", "cluster", "recovery", "ring", "map", "peers", "web")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -61,6 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if "peers" in parts:
         require_peers()
         is_kept &= asyncio.run(bench_peers(options.rounds, options.steps // 4))
+    if "web" in parts:
+        is_kept &= asyncio.run(bench_web(options.rounds))
     if "map" in parts:
         bench_map()
     if "ring" in parts:

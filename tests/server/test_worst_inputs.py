@@ -10,7 +10,8 @@ import pytest
 
 from tests.server.conftest import Wire
 from tests.server.served import Served, post
-from tests.waiting import eventually
+from tests.waiting import HANG_S, eventually
+from verl_agent_env.config import HostLimits
 from verl_agent_env.wire.codec import MAX_VALUES_AT_ONCE
 
 LONGEST_S = 0.5
@@ -66,7 +67,9 @@ BATCHES: dict[str, bytes] = {
 
 @pytest.fixture(scope="module")
 def served() -> Iterator[Served]:
-    served = Served(http_limits={"max_body_bytes": 64 << 20})
+    # A puzzle takes seconds of CPU, in a thread; on a busy machine they are many.
+    patient = HostLimits(max_step_s=HANG_S)
+    served = Served(http_limits={"max_body_bytes": 64 << 20}, host_limits=patient)
     # What is imported at first use is not what a request costs.
     for name in ("sokoban", "countdown", "frozen_lake", "single_turn_chat"):
         served.initialize(name)
