@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import ServerProcess, StartServer
 from tests.integrations.verl.conftest import RUN_ID, MakeLoop
-from tests.waiting import no_hang
+from tests.waiting import HANG_S, no_hang
 from verl_agent_env.client import AsyncEnvClient
 from verl_agent_env.errors import UnknownEnvNameError
 from verl_agent_env.integrations.errors import TrainingSetupError
@@ -66,7 +66,7 @@ async def test_a_kept_episode_names_its_training_step_and_the_tokens_of_each_tur
     for said in (fakes().call("move_right"), "<answer>right</answer>"):
         model = fakes().FakeModel(said)
         output = await play(make_loop, model, fakes().row("frozen_lake", **LAKE), url=url)
-        async with httpx.AsyncClient(base_url=url) as client:
+        async with httpx.AsyncClient(base_url=url, timeout=HANG_S) as client:
             row, *_ = (await client.get(f"/api/episodes?run={RUN_ID}&training_step=5")).json()["episodes"]
             steps = (await client.get(f"/api/episodes/{row['id']}")).json()["steps"]
         # The fake model's weights are newer with each answer.
