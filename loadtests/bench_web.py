@@ -61,7 +61,7 @@ async def _play_short(client: Connection, run_id: str) -> None:
     env_ids = (await client.call("/api/batch/initialize", document))["env_ids"]
     actions = [tool_call("move_right")] * len(env_ids)
     answer = await client.call("/api/batch/step", {"env_ids": env_ids, "actions": actions})
-    if answer["errors"] or not all(answer["terminated"]):
+    if answer["errors"] or not all(answer["terminations"]):
         raise RuntimeError("not every episode came to its end")
     await client.call("/api/batch/close", {"env_ids": env_ids})
 
