@@ -17,5 +17,5 @@ def json_option(text: str) -> Callable[[F], F]:
 
 
 def print_json(value: Any) -> None:
-    """Print a value to the standard output as indented JSON, dataclasses as objects; nothing else stands there."""
+    """Print a value to the standard output as indented JSON, dataclasses as objects."""
     click.echo(orjson.dumps(value, option=orjson.OPT_INDENT_2))

@@ -151,7 +151,7 @@ class Lifecycle:
             epoch: The slot's, when its making began; None if nothing can have come between.
 
         Raises:
-            MovedError: Its slot went to another worker while it was made, which may have made it too; this one is nowhere.
+            MovedError: The slot went to another worker during the making. That worker may hold the environment; this one does not.
         """
         slot = slot_of(instance.env_id)
         if not self.owns(slot) or epoch not in (None, self.env_table.epoch_of(slot)):

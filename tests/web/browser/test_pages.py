@@ -341,15 +341,21 @@ def test_the_stream_of_the_cluster_asks_for_a_token_as_any_call_does(
     expect(visit.page.locator(".facts")).to_contain_text("4096 of 4096")
 
 
-def test_a_training_is_read_by_its_steps_and_its_tokens_are_told(
-    open_tab: Open, server: ServerProcess
-) -> None:
+def open_samples(open_tab: Open, server: ServerProcess) -> tuple[Visit, str]:
+    """Play three samples, and open the list of their run; gives the tab and the run."""
     run = f"run-{uuid.uuid4().hex[:6]}"
     play_samples(f"{server.url}/", run)
     visit = open_tab(f"{server.url}/")
-    page = visit.page
     visit.goto(f"episodes?run={run}")
-    expect(page.locator(".rows tbody tr")).to_have_count(3)
+    expect(visit.page.locator(".rows tbody tr")).to_have_count(3)
+    return visit, run
+
+
+def test_a_training_is_read_by_its_steps_and_its_tokens_are_told(
+    open_tab: Open, server: ServerProcess
+) -> None:
+    visit, run = open_samples(open_tab, server)
+    page = visit.page
     field = page.get_by_role("textbox", name="Training step")
     field.fill("1")
     field.press("Enter")
@@ -367,12 +373,8 @@ def test_a_training_is_read_by_its_steps_and_its_tokens_are_told(
 def test_two_are_marked_and_compared_by_keys_and_an_export_is_saved(
     open_tab: Open, server: ServerProcess
 ) -> None:
-    run = f"run-{uuid.uuid4().hex[:6]}"
-    play_samples(f"{server.url}/", run)
-    visit = open_tab(f"{server.url}/")
+    visit, _ = open_samples(open_tab, server)
     page = visit.page
-    visit.goto(f"episodes?run={run}")
-    expect(page.locator(".rows tbody tr")).to_have_count(3)
     for key in ("x", "j", "x"):
         page.keyboard.press(key)
     expect(page.get_by_role("button", name="Compare 2 of 2")).to_be_enabled()

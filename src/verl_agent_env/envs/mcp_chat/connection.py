@@ -16,7 +16,6 @@ from mcp.types import (
     REQUEST_TIMEOUT,
     CallToolResult,
     Implementation,
-    PaginatedRequestParams,
     Tool,
 )
 
@@ -30,6 +29,7 @@ from verl_agent_env.envs.mcp_chat.errors import (
     ToolRefusedError,
 )
 from verl_agent_env.envs.mcp_chat.http import http_transport
+from verl_agent_env.envs.mcp_chat.pages import pages_of
 from verl_agent_env.envs.mcp_chat.resources import READ_RESOURCE, read_resource, reading_tool
 from verl_agent_env.envs.mcp_chat.resumption import resumed_session
 from verl_agent_env.envs.mcp_chat.session import HttpSession
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("verl_agent_env.mcp")
 
-_MAX_PAGES = 100
 _PROBE_S = 2.0
 _LATE_S = 1.0
 _CLOSE_S = 15.0
@@ -314,17 +313,9 @@ class McpConnection:
 
 
 async def _list_tools(session: ClientSession) -> list[Tool]:
-    tools: list[Tool] = []
-    cursor: str | None = None
     if session.server_capabilities is None or session.server_capabilities.tools is None:
-        return tools
-    for _ in range(_MAX_PAGES):
-        page = await session.list_tools(params=PaginatedRequestParams(cursor=cursor))
-        tools += page.tools
-        cursor = page.next_cursor
-        if not cursor:
-            break
-    return tools
+        return []
+    return [tool async for page in pages_of(session.list_tools) for tool in page.tools]
 
 
 def _session_of(client: Client | ClientSession) -> ClientSession:

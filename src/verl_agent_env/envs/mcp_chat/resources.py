@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from verl_agent_env.envs.mcp_chat.errors import ToolRefusedError
+from verl_agent_env.envs.mcp_chat.pages import pages_of
 
 if TYPE_CHECKING:
     from mcp import ClientSession
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
 READ_RESOURCE = "resources/read"
 """Name of the tool at its server: the method of the protocol that it stands for. The model sees ``resources_read``."""
 
-_MAX_PAGES = 100
 _MAX_NAMED = 50
 _MAX_LINE_CHARS = 300
 
@@ -22,18 +22,15 @@ _MAX_LINE_CHARS = 300
 async def reading_tool(session: ClientSession) -> Tool | None:
     """Return the tool that reads the server's resources, which its description names; ``None`` if the server has none."""
     from mcp import MCPError
-    from mcp.types import METHOD_NOT_FOUND, PaginatedRequestParams, Tool
+    from mcp.types import METHOD_NOT_FOUND, Tool
 
     if session.server_capabilities is None or session.server_capabilities.resources is None:
         return None
-    lines: list[str] = []
-    cursor: str | None = None
-    for _ in range(_MAX_PAGES):
-        page = await session.list_resources(params=PaginatedRequestParams(cursor=cursor))
-        lines += [_line(str(found.uri), found) for found in page.resources]
-        cursor = page.next_cursor
-        if not cursor:
-            break
+    lines = [
+        _line(str(found.uri), found)
+        async for page in pages_of(session.list_resources)
+        for found in page.resources
+    ]
     try:
         templates = (await session.list_resource_templates()).resource_templates
     except MCPError as error:

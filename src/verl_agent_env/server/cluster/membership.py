@@ -28,6 +28,17 @@ from verl_agent_env.server.cluster.peers import WORKER_PATH, Peers
 _STATUS_TIMEOUT_S = 1.0
 
 
+async def record_at(peers: Peers, address: str, timeout_s: float) -> WorkerRecord:
+    """Ask the worker at an address what it tells of itself.
+
+    Raises:
+        VerlAgentEnvError: No worker can be reached there, or it refuses.
+        ValueError, TypeError: The answer is not that of a worker.
+    """
+    answer = await peers.call(address, "GET", WORKER_PATH, timeout_s=timeout_s)
+    return WorkerRecord.from_json(answer.body)
+
+
 class Membership(Protocol):
     """Membership of a worker: by a fixed list, or through a store."""
 
@@ -118,8 +129,7 @@ class FixedMembership:
 
     async def _ask(self, address: str) -> WorkerRecord | None:
         try:
-            answer = await self._peers.call(address, "GET", WORKER_PATH, timeout_s=_STATUS_TIMEOUT_S)
-            return WorkerRecord.from_json(answer.body)
+            return await record_at(self._peers, address, _STATUS_TIMEOUT_S)
         except (VerlAgentEnvError, ValueError, TypeError):
             # Not there, or something else is.
             return None

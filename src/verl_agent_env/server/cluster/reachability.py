@@ -15,8 +15,8 @@ from collections.abc import Collection
 
 from verl_agent_env.cluster.store import WorkerRecord
 from verl_agent_env.errors import VerlAgentEnvError
-from verl_agent_env.server.cluster.membership import Membership
-from verl_agent_env.server.cluster.peers import WORKER_PATH, Peers
+from verl_agent_env.server.cluster.membership import Membership, record_at
+from verl_agent_env.server.cluster.peers import Peers
 
 logger = logging.getLogger(__name__)
 
@@ -67,8 +67,7 @@ class ReachabilityCheck:
 
     async def _reason_why_not(self, worker: WorkerRecord) -> str:
         try:
-            answer = await self._peers.call(worker.address, "GET", WORKER_PATH, timeout_s=_CALL_S)
-            found = WorkerRecord.from_json(answer.body)
+            found = await record_at(self._peers, worker.address, _CALL_S)
         except VerlAgentEnvError as failed:
             return str(failed)
         except (ValueError, TypeError):
