@@ -67,10 +67,10 @@ def put_whatever_followed(log: MemoryEventLog, write: Write) -> RefusalReason | 
     return _make(log, write)
 
 
-def written_under_any_token(journal: Journal, slot: int, token: str | None, group: Group) -> str:
+def written_under_any_token(journal: Journal, slot: int, group: Group) -> str:
     """Makes writes also of a time before the slot was another worker's."""
     present = journal._ownership.token_of(slot)
-    group.tokens[slot] = present
+    group.held = {**group.held, slot: present}
     return "undecided" if present is None else "ours"
 
 

@@ -40,7 +40,8 @@ class SlotTable:
         self.generation = ""
         """The data set in which the worker owns its slots; empty where ownership is not shared through a store."""
         self.tokens: Mapping[int, str] = {}
-        """Token of each slot that this worker owns, which proves its ownership to the store."""
+        """Token of each slot that this worker owns, which proves its ownership to the store; another mapping whenever one of them,
+        or the data set, changes."""
         self._foreign: Collection[int] = frozenset()
         self._changed = asyncio.Event()
 
@@ -71,8 +72,9 @@ class SlotTable:
             is_mine[slot] = 1
         self._addresses, self._is_mine = addresses, is_mine
         self.for_new = for_new or {}
-        self._inherited = inherited
-        self.generation, self.tokens, self._foreign = generation, tokens or {}, foreign
+        self._inherited, self._foreign = inherited, foreign
+        if generation != self.generation or (tokens or {}) != self.tokens:
+            self.generation, self.tokens = generation, dict(tokens or {})
         self._changed.set()
         self._changed = asyncio.Event()
 

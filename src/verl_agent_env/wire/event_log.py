@@ -32,7 +32,7 @@ class EventLog(Protocol):
 
         Args:
             generation: Data set to which the tokens belong.
-            tokens: Tokens of all slots in ``writes``.
+            tokens: Tokens of all slots in ``writes``, and maybe of others; never changed, but replaced by another mapping.
             writes: The writes.
 
         Returns:

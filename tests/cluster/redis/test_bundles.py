@@ -75,7 +75,7 @@ class Writer:
 
     async def give(self, slot: int, other: Writer) -> None:
         moved = await self.store.hand_off({slot: self.tokens[slot]}, other.record.incarnation)
-        other.tokens[slot] = moved[slot]
+        other.tokens = other.tokens | moved
         other.generation = self.generation
 
     async def write(self, *writes: Write) -> list[RefusalReason | None]:
@@ -257,7 +257,7 @@ async def test_bundle_with_a_step_of_somebody_else_s_slot_is_not_taken(
     writers: tuple[Writer, Writer],
 ) -> None:
     first, second = writers
-    first.tokens |= await first.store.claim(first.record.incarnation, [SLOT + 1])
+    first.tokens = first.tokens | await first.store.claim(first.record.incarnation, [SLOT + 1])
     await first.write(write("create", "008-b"))
     await first.give(SLOT, second)
     # From the second one on it goes by the map in which the other slot is gone.

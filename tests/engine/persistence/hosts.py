@@ -91,18 +91,18 @@ class Owned:
         self.generation = ""
         self.has_lease = True
         """Whether it may act for them at present."""
-        self._tokens: dict[int, str] = {}
+        self.tokens: dict[int, str] = {}
 
     async def look(self) -> None:
         cluster = await self._store.read_map()
         self.generation = cluster.generation
-        self._tokens = cluster.tokens_of(self.incarnation)
+        self.tokens = cluster.tokens_of(self.incarnation)
 
     def token_of(self, slot: int) -> str | None:
-        return self._tokens.get(slot)
+        return self.tokens.get(slot)
 
     def owns(self, slot: int) -> bool:
-        return self.has_lease and slot in self._tokens
+        return self.has_lease and slot in self.tokens
 
     def has_gone(self, slot: int) -> bool:
         return False

@@ -36,14 +36,21 @@ class Slots:
 
     def __init__(self, generation: str, tokens: Mapping[int, str]) -> None:
         self.generation = generation
-        self.tokens = dict(tokens)
+        self.owned = dict(tokens)
         self.foreign: Collection[int] = ()
+        self._told: tuple[str, Mapping[int, str]] = "", {}
+
+    @property
+    def tokens(self) -> Mapping[int, str]:
+        if self._told != (self.generation, self.owned):
+            self._told = self.generation, dict(self.owned)
+        return self._told[1]
 
     def token_of(self, slot: int) -> str | None:
-        return self.tokens.get(slot)
+        return self.owned.get(slot)
 
     def owns(self, slot: int) -> bool:
-        return slot in self.tokens
+        return slot in self.owned
 
     def has_gone(self, slot: int) -> bool:
         return slot in self.foreign
@@ -156,7 +163,7 @@ class Case:
         await self.store.heartbeat(heir, 1000.0)
         await self.store.heartbeat(back, 1000.0)
         moved = await self.store.hand_off({slot: token}, heir.incarnation)
-        self.slots.tokens |= await self.store.hand_off(moved, back.incarnation)
+        self.slots.owned |= await self.store.hand_off(moved, back.incarnation)
 
     async def empty(self) -> None:
         """Lose everything, and take all slots again in the new data set."""
@@ -164,7 +171,7 @@ class Case:
         self.store.clear()
         record = worker()
         await self.store.heartbeat(record, 1000.0)
-        self.slots.tokens = await self.store.claim(record.incarnation, range(NUM_SLOTS))
+        self.slots.owned = await self.store.claim(record.incarnation, range(NUM_SLOTS))
         self.slots.generation = await self.store.generation()
 
 
@@ -245,7 +252,7 @@ async def test_writes_that_nobody_waits_for_are_made_all_the_same(case: Case) ->
 
 async def test_writes_of_a_slot_without_a_known_owner_hold_up_no_others(hasty: Case) -> None:
     await hasty.create(env(LIMBO), env(CALM))
-    token = hasty.slots.tokens.pop(LIMBO)
+    token = hasty.slots.owned.pop(LIMBO)
     # In one group: that of the slot in limbo first.
     held, passed = hasty.write("append", env(LIMBO), b"0"), hasty.write("append", env(CALM), b"0")
     await hasty.made(env(CALM), passed)
@@ -256,7 +263,7 @@ async def test_writes_of_a_slot_without_a_known_owner_hold_up_no_others(hasty: C
     with pytest.raises(StoreUnavailableError) as raised:
         await hasty.settled(env(LIMBO), held)
     assert raised.value.may_have_run
-    hasty.slots.tokens[LIMBO] = token
+    hasty.slots.owned[LIMBO] = token
     await hasty.made(env(LIMBO), held)
     await hasty.flush()
     assert await hasty.kept(env(LIMBO)) == [b"0", b"1", b"2", b"3"]
@@ -264,7 +271,7 @@ async def test_writes_of_a_slot_without_a_known_owner_hold_up_no_others(hasty: C
 
 async def test_writes_of_a_slot_that_turns_out_to_be_another_workers_are_refused(case: Case) -> None:
     await case.create(env(LIMBO))
-    del case.slots.tokens[LIMBO]
+    del case.slots.owned[LIMBO]
     held = case.write("append", env(LIMBO), b"0")
     waiting = asyncio.create_task(case.settled(env(LIMBO), held))
     await case.create(env(CALM))
@@ -277,7 +284,7 @@ async def test_writes_of_a_slot_that_turns_out_to_be_another_workers_are_refused
 
 async def test_writes_of_a_slot_that_came_back_do_not_go_with_those_from_before(case: Case) -> None:
     await case.create(env(LIMBO))
-    token = case.slots.tokens.pop(LIMBO)
+    token = case.slots.owned.pop(LIMBO)
     held = case.write("append", env(LIMBO), b"0")
     waiting = asyncio.create_task(case.settled(env(LIMBO), held))
     # It is put off when others that come later are made.
@@ -297,7 +304,7 @@ async def test_writes_that_wait_their_turn_do_not_go_with_those_from_before(case
     case.write("append", env(LIMBO), b"0")
     await case.log.called(2)
     held = case.write("append", env(LIMBO), b"1", 1)
-    await case.come_back(LIMBO, case.slots.tokens[LIMBO])
+    await case.come_back(LIMBO, case.slots.owned[LIMBO])
     later = case.write("append", env(LIMBO), b"2")
     case.log.gate.set()
     await case.settled(env(LIMBO), later)
@@ -312,7 +319,7 @@ async def test_refusal_of_a_write_from_before_leaves_what_was_brought_back_since
     held = case.write("append", env(LIMBO), b"0")
     waiting = asyncio.create_task(case.settled(env(LIMBO), held))
     await case.log.called(2)
-    await case.come_back(LIMBO, case.slots.tokens[LIMBO])
+    await case.come_back(LIMBO, case.slots.owned[LIMBO])
     case.log.gate.set()
     with pytest.raises(MovedError):
         await waiting
@@ -322,17 +329,17 @@ async def test_refusal_of_a_write_from_before_leaves_what_was_brought_back_since
 
 async def test_writes_put_off_at_different_times_are_each_judged_by_their_own(case: Case) -> None:
     await case.create(env(LIMBO), env(LIMBO, 1))
-    token = case.slots.tokens.pop(LIMBO)
+    token = case.slots.owned.pop(LIMBO)
     first = case.write("append", env(LIMBO), b"0")
     waiting = asyncio.create_task(case.settled(env(LIMBO), first))
     await case.create(env(CALM))
     # It comes back and is in doubt again within one look of the journal.
     await case.come_back(LIMBO, token)
     second = case.write("append", env(LIMBO, 1), b"1")
-    token = case.slots.tokens.pop(LIMBO)
+    token = case.slots.owned.pop(LIMBO)
     with pytest.raises(MovedError):
         await waiting
-    case.slots.tokens[LIMBO] = token
+    case.slots.owned[LIMBO] = token
     await case.settled(env(LIMBO, 1), second)
     assert await case.kept(env(LIMBO, 1)) == [b"1"]
 
@@ -341,7 +348,7 @@ async def test_writes_from_before_a_slot_was_another_workers_are_never_made(case
     await case.create(env(LIMBO))
     case.log.failure = StoreUnavailableError("memory")
     held, close = case.write("append", env(LIMBO), b"0"), case.write("close", env(LIMBO), b"idle")
-    await case.come_back(LIMBO, case.slots.tokens[LIMBO])
+    await case.come_back(LIMBO, case.slots.owned[LIMBO])
     case.log.failure = None
     for group in (held, close):
         with pytest.raises(MovedError):
@@ -353,7 +360,7 @@ async def test_writes_from_before_a_slot_was_another_workers_are_never_made(case
 async def test_batch_gets_the_answers_of_all_slots_but_the_one_in_limbo(hasty: Case) -> None:
     env_ids = [env(LIMBO), env(CALM), env(CALM, 1)]
     await hasty.create(*env_ids)
-    token = hasty.slots.tokens.pop(LIMBO)
+    token = hasty.slots.owned.pop(LIMBO)
     group, *_ = [hasty.write("append", env_id, b"0") for env_id in env_ids]
     waiting = {group: list(enumerate(env_ids))}
     async with asyncio.timeout(HANG_S):
@@ -361,7 +368,7 @@ async def test_batch_gets_the_answers_of_all_slots_but_the_one_in_limbo(hasty: C
         while len(errors := await hasty.journal.settle_all(waiting)) > 1:
             pass
         assert {number: type(error) for number, error in errors.items()} == {0: StoreUnavailableError}
-        hasty.slots.tokens[LIMBO] = token
+        hasty.slots.owned[LIMBO] = token
         while await hasty.journal.settle_all(waiting):
             pass
 
@@ -429,7 +436,7 @@ async def test_whoever_is_no_longer_waited_for_leaves_the_others_waiting(case: C
 
 async def test_flush_of_some_slots_waits_for_no_others(hasty: Case) -> None:
     await hasty.create(env(LIMBO), env(CALM))
-    del hasty.slots.tokens[LIMBO]
+    del hasty.slots.owned[LIMBO]
     hasty.write("append", env(LIMBO), b"0")
     hasty.write("append", env(CALM), b"0")
     async with asyncio.timeout(HANG_S):
@@ -451,15 +458,15 @@ async def test_what_is_written_before_the_slots_of_an_emptied_store_are_claimed_
         await case.create(env_id)
     await case.empty()
     # The new data set is known, and whose the slots are in it is not, but for one.
-    claimed = case.slots.tokens
-    case.slots.tokens = {CALM: claimed[CALM]}
+    claimed = case.slots.owned
+    case.slots.owned = {CALM: claimed[CALM]}
     case.environments.live[env(CALM)] = [Write("put", env(CALM), CALM, 0, 1, b"header", (b"0",))]
     beside = case.write("append", env(CALM), b"0")
     case.environments.live[env_id] = [Write("put", env_id, LIMBO, 0, 1, b"header", (b"0",))]
     held = case.write("append", env_id, b"0")
     waiting = asyncio.create_task(case.settled(env_id, held))
     await case.settled(env(CALM), beside)
-    case.slots.tokens = claimed
+    case.slots.owned = claimed
     await waiting
     assert case.environments.refusals == {}
     assert await case.kept(env_id) == [b"0"]
@@ -488,7 +495,7 @@ async def test_whoever_waits_for_what_is_repersisted_is_told_that_its_slot_has_g
     async with asyncio.timeout(HANG_S):
         while not case.log.failures:  # noqa: ASYNC110 - a number has no event
             await asyncio.sleep(0)
-    del case.slots.tokens[LIMBO]
+    del case.slots.owned[LIMBO]
     case.slots.foreign = {LIMBO}
     case.log.failure = None
     with pytest.raises(MovedError):
@@ -545,12 +552,12 @@ async def test_defect_of_the_writing_itself_costs_a_new_start_and_no_write() -> 
     case = Case(store, slots, HANG_S)
     running = background.start("journal", case.journal.run, pause_s=0.01)
     await case.create(env(CALM))
-    tokens, slots.tokens = slots.tokens, {}
+    tokens, slots.owned = slots.owned, {}
     case.write("append", env(CALM), b"0")
     # What no slot table ever does.
-    slots.tokens = cast("dict[int, str]", None)
+    slots.owned = cast("dict[int, str]", None)
     await asyncio.sleep(0.1)
-    slots.tokens = tokens
+    slots.owned = tokens
     await case.settled(env(CALM), case.write("append", env(CALM), b"1", 1))
     assert await case.kept(env(CALM)) == [b"0", b"1"]
     running.cancel()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from verl_agent_env.cluster.redis import log_scripts as scripts
@@ -46,6 +46,9 @@ class RedisEventLog:
         self._bundled = BundledSteps()
         self._map: str | None = None
         """Version of the map in which all workers sort out bundles before they read."""
+        self._tokens: Mapping[int, str] = {}
+        self._held: Collection[str] = ()
+        """The different ones among these tokens: a worker has thousands of slots, and few tokens."""
         self._look_at = 0.0
         """When to look again whether they do, by :func:`time.monotonic`."""
 
@@ -144,7 +147,9 @@ class RedisEventLog:
         self, generation: str, tokens: Mapping[int, str], writes: Sequence[Write], bundle: Bundle
     ) -> Any:
         """Make writes, after bundles that stand in their way were sorted out; returns what the script gives."""
-        keys, held, known = self._keys, set(tokens.values()), self._bundled
+        if tokens is not self._tokens:
+            self._tokens, self._held = tokens, set(tokens.values())
+        keys, held, known = self._keys, self._held, self._bundled
         steps = bundle.to_bytes()
         others: list[Any] = []
         for position in bundle.others:

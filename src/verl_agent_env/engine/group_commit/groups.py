@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from verl_agent_env.engine.group_commit.packing import LIMITS
 from verl_agent_env.errors import VerlAgentEnvError
@@ -25,19 +25,25 @@ class Group:
     __slots__ = (
         "errors",
         "generation",
+        "held",
         "is_asked_for",
         "is_done",
         "later",
         "overtakes",
         "size",
-        "tokens",
         "waiting",
         "writes",
     )
 
-    def __init__(self, generation: str) -> None:
-        """An empty group of writes that are meant for the data set ``generation``."""
+    def __init__(self, generation: str, held: Mapping[int, str | None] | None = None) -> None:
+        """An empty group of writes.
+
+        Args:
+            generation: The data set that they are meant for.
+            held: What proved that this worker owned their slots, when they were asked for; it may name other slots, too.
+        """
         self.generation = generation
+        self.held: Mapping[int, str | None] = {} if held is None else held
         self.writes: list[Write] = []
         """Those that are not made yet."""
         self.overtakes = False
@@ -45,8 +51,6 @@ class Group:
         These have groups of their own, as long as the owners of all slots are known."""
         self.size = 0
         """Bytes of the writes."""
-        self.tokens: dict[int, str | None] = {}
-        """What proved that this worker owned the slots of the writes, when they were asked for."""
         self.is_asked_for = False
         """Whether a call has to be answered with it, where it is not known from its writes."""
         self.is_done = False
@@ -67,8 +71,12 @@ class Group:
         """True if all of its writes are made, unchanged."""
         return self.is_done and not self.errors and not self.later
 
+    def slots(self) -> set[int]:
+        """The slots of the writes that are not made yet."""
+        return {write.slot for write in self.writes}
+
     def add(self, write: Write) -> None:
-        """Add a write of a slot that :attr:`tokens` names."""
+        """Add a write of a slot that :attr:`held` names."""
         self.writes.append(write)
         self.size += len(write.data)
 

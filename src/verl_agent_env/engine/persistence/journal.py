@@ -74,7 +74,6 @@ class Journal:
         """
         self._log = log
         self._ownership = ownership
-        self._token_of = ownership.token_of
         self._recorded = recorded
         self._patience_s = patience_s
         self._fill_s = fill_s
@@ -83,8 +82,10 @@ class Journal:
         self._parked: dict[int, Group] = {}
         """Writes of slots of which it is not known whose they are."""
         self._proven: dict[int, tuple[str, str]] = {}
-        """Data set and token under which each slot was written last: while its owner is not known, it may turn out to be the
-        same."""
+        """Data set and token that each slot had when this worker wrote last while it owned it: while the owner is not known, it
+        may turn out to be the same."""
+        self._proven_by: Mapping[int, str] | None = None
+        """Tokens that :attr:`_proven` has already."""
         self._to_repersist = RepersistQueue(
             ownership, recorded, self._wake_up, self._written_groups, self._reject
         )
@@ -113,26 +114,26 @@ class Journal:
         """Put a write in the queue; returns the group that it goes with."""
         slot = write.slot
         overtakes = write.kind in _OVERTAKING
-        generation, token = self._ownership.generation, self._token_of(slot)
-        if token is None:
+        generation = self._ownership.generation
+        held: Mapping[int, str | None] = self._ownership.tokens
+        if slot not in held:
             # In a store that was emptied, slots have no owners yet: what is written now goes on from the data set before.
             generation, token = self._proven.get(slot, ("", None))
+            held = {slot: token}
         group = self._parked.get(slot) if self._parked else None
-        if group is None or group.tokens[slot] != token:
+        if group is None or group.held[slot] != held[slot]:
             group = self._queue[-1] if self._queue else None
             if (
                 group is None
-                or group.is_full
                 or group.overtakes != overtakes
-                or group.generation != generation
-                # What waits there is of a time before the slot was another worker's.
-                or group.tokens.setdefault(slot, token) != token
+                # What waits there may be of a time before the slot was another worker's.
+                or (group.held is not held and (group.generation != generation or group.held != held))
+                or group.is_full
             ):
                 if self._queue:
                     # The group before this one takes nothing any more.
                     self._due.set()
-                group = Group(generation)
-                group.tokens[slot] = token
+                group = Group(generation, held)
                 self._queue.append(group)
         group.add(write)
         if overtakes:
@@ -205,14 +206,14 @@ class Journal:
 
     def slots_pending(self) -> set[int]:
         """The slots in which something is left to write."""
-        return self._to_repersist.slots().union(*(group.tokens for group in self._written_groups()))
+        return self._to_repersist.slots().union(*(group.slots() for group in self._written_groups()))
 
     def _pending(self, slots: Collection[int] | None) -> list[Group]:
         """The groups in which something is left to write of these slots, those included that nobody waited for yet."""
         written = (
             group
             for group in self._written_groups()
-            if slots is None or not group.tokens.keys().isdisjoint(slots)
+            if slots is None or not group.slots().isdisjoint(slots)
         )
         return [*written, *self._to_repersist.groups_of(slots)]
 
@@ -290,8 +291,8 @@ class Journal:
     async def _write_some(self) -> bool:
         """Make the writes that have waited longest, in one call; returns whether any were made."""
         self._unpark()
+        tokens = self._ownership.tokens
         groups = self._in_flight = self._take()
-        tokens: dict[int, str] = {}
         try:
             for group in groups:
                 self._sort(group, tokens)
@@ -341,61 +342,51 @@ class Journal:
             self._due.set()
         return taken
 
-    def _sort(self, group: Group, tokens: dict[int, str]) -> None:
-        """Leave in the group what this worker may write, and add the tokens that prove it."""
-        token_of, generation = self._token_of, self._ownership.generation
-        if all(token is not None and token_of(slot) == token for slot, token in group.tokens.items()):
-            # Nearly always: all of it is still ours.
-            proven = {slot: token for slot, token in group.tokens.items() if token is not None}
-            tokens |= proven
-            self._proven |= {slot: (generation, token) for slot, token in proven.items()}
+    def _sort(self, group: Group, tokens: Mapping[int, str]) -> None:
+        """Leave in the group what this worker may write, now that it holds these tokens."""
+        if self._proven_by is not tokens:
+            generation, self._proven_by = self._ownership.generation, tokens
+            self._proven |= {slot: (generation, token) for slot, token in tokens.items()}
+        if group.held is tokens:
+            # Nearly always: nothing has changed since.
             return
-        fates = {slot: self._fate_of(slot, token, group) for slot, token in group.tokens.items()}
-        if any(fate != "ours" for fate in fates.values()):
-            kept = []
-            for write in group.writes:
-                match fates[write.slot]:
-                    case "ours":
+        fates = {slot: self._fate_of(slot, group) for slot in group.slots()}
+        kept = []
+        for write in group.writes:
+            match fates[write.slot]:
+                case "ours":
+                    kept.append(write)
+                case "gone":
+                    self._reject(write.env_id, "moved", group, group.held[write.slot])
+                case "undecided":
+                    self._park(write, group)
+                case "emptied":
+                    if not self._to_repersist.replace_write(write, group):
                         kept.append(write)
-                    case "gone":
-                        self._reject(write.env_id, "moved", group, group.tokens[write.slot])
-                    case "undecided":
-                        self._park(write, group)
-                    case "emptied":
-                        if not self._to_repersist.replace_write(write, group):
-                            kept.append(write)
-            group.writes = kept
-        for slot, fate in fates.items():
-            token = self._ownership.token_of(slot)
-            if token is not None and fate in ("ours", "emptied"):
-                tokens[slot] = token
-                self._proven[slot] = self._ownership.generation, token
+        group.writes = kept
 
-    def _fate_of(
-        self, slot: int, token: str | None, group: Group
-    ) -> Literal["ours", "gone", "undecided", "emptied"]:
-        """Decide what becomes of writes that were asked for under ``token``."""
+    def _fate_of(self, slot: int, group: Group) -> Literal["ours", "gone", "undecided", "emptied"]:
+        """Decide what becomes of a group's writes in a slot."""
         present = self._ownership.token_of(slot)
         if present is None:
             return "gone" if self._ownership.has_gone(slot) else "undecided"
-        if present == token:
+        if present == group.held[slot]:
             return "ours"
         # Another token: in the same data set the slot was another worker's meanwhile, and what was to be written is void.
         return "gone" if group.generation == self._ownership.generation else "emptied"
 
     def _park(self, write: Write, group: Group) -> None:
         """Put a write off until it is known whose its slot is."""
-        slot, token = write.slot, group.tokens[write.slot]
+        slot, token = write.slot, group.held[write.slot]
         parked = self._parked.get(slot)
-        if parked is not None and parked.tokens[slot] != token:
+        if parked is not None and parked.held[slot] != token:
             # The slot was another worker's between these and those that were put off before.
             for earlier in parked.writes:
-                self._reject(earlier.env_id, "moved", parked, parked.tokens[slot])
+                self._reject(earlier.env_id, "moved", parked, parked.held[slot])
             parked.finish()
             parked = None
         if parked is None:
-            parked = self._parked[slot] = Group(group.generation)
-            parked.tokens[slot] = token
+            parked = self._parked[slot] = Group(group.generation, {slot: token})
         parked.add(write)
         parked.overtakes |= write.kind in _OVERTAKING
         group.later[write.env_id] = parked

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 
@@ -12,8 +13,12 @@ class SlotOwnership(Protocol):
     def generation(self) -> str:
         """Id of the data set in which this worker owns its slots."""
 
+    @property
+    def tokens(self) -> Mapping[int, str]:
+        """Lease token of each slot that this worker owns: another mapping whenever one of them, or the data set, changes."""
+
     def token_of(self, slot: int) -> str | None:
-        """Return the lease token of a slot; None if this worker does not own the slot, or has no valid lease."""
+        """Return the lease token of a slot; None if this worker does not own the slot."""
 
     def owns(self, slot: int) -> bool:
         """Tell whether this worker owns the slot and its lease is valid."""
