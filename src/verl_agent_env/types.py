@@ -52,7 +52,8 @@ _TAG_BITS = 8 * _TAG_BYTES
 _TAG = slice(4, 4 + 2 * _TAG_BYTES)
 _VERSION = 4 + 2 * _TAG_BYTES
 _TAGGED = "8"
-_HEX = frozenset("0123456789abcdef")
+_SLOTS = {f"{slot:03x}": slot for slot in range(NUM_SLOTS)}
+"""Slots by their digits."""
 
 
 class StepResult(NamedTuple):
@@ -116,6 +117,5 @@ def slot_of(env_id: str) -> int:
     Returns:
         A number from 0 to ``NUM_SLOTS - 1``.
     """
-    if len(env_id) == 4 + _UUID_HEX_DIGITS and env_id[3] == "-" and _HEX.issuperset(env_id[:3]):
-        return int(env_id[:3], 16)
-    return zlib.crc32(env_id.encode()) & (NUM_SLOTS - 1)
+    slot = _SLOTS.get(env_id[:3]) if len(env_id) == 4 + _UUID_HEX_DIGITS and env_id[3] == "-" else None
+    return zlib.crc32(env_id.encode()) & (NUM_SLOTS - 1) if slot is None else slot

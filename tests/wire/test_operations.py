@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import random
+
 import pytest
 
 from verl_agent_env.wire.operations import call_of, new_call, operations_of, split, steps_of
@@ -18,6 +21,20 @@ def test_ids_that_come_with_a_call_are_kept_if_any_log_can_hold_them() -> None:
 def test_calls_without_an_id_get_one_each() -> None:
     assert len({new_call() for _ in range(100)}) == 100
     assert call_of(new_call())
+
+
+def test_an_environment_that_seeds_the_module_repeats_no_ids() -> None:
+    ids = []
+    for _ in range(2):
+        random.seed(7)
+        ids.append(new_call())
+    assert len(set(ids)) == 2
+
+
+def test_processes_of_one_parent_give_different_ids() -> None:
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        ids = [pool.apply(new_call) for _ in range(4)]
+    assert len({*ids, new_call()}) == 5
 
 
 def test_operations_on_one_environment_differ() -> None:
