@@ -211,9 +211,7 @@ class Journal:
     def _pending(self, slots: Collection[int] | None) -> list[Group]:
         """The groups in which something is left to write of these slots, those included that nobody waited for yet."""
         written = (
-            group
-            for group in self._written_groups()
-            if slots is None or not group.slots().isdisjoint(slots)
+            group for group in self._written_groups() if slots is None or not group.slots().isdisjoint(slots)
         )
         return [*written, *self._to_repersist.groups_of(slots)]
 
