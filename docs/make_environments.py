@@ -69,9 +69,11 @@ evaluation, in verl's agent loop. First the form of what is sent:
 
 Then, where no tool is called, the text: without its thoughts, up to the token that ends the model's turn
 (`<|im_end|>`, `</s>`, `<|eot_id|>`, `<|endoftext|>` and others). A thought stands in `<think>`, `<thinking>`,
-`<reasoning>`, `<thought>`, `<reflection>`, `[THINK]`, `◁think▷`, `<seed:think>` or the like, or on harmony's channel
-`analysis`; it is never an action. A thought that is not closed reaches to the end. A closing tag without an opening one
-closes a thought that the prompt opened: all before it is thought.
+`<reasoning>`, `<thought>`, `<reflection>`, `[THINK]`, `◁think▷`, `<seed:think>` or the like, between "Here is my thought
+process:" and "Here is my response:", or on harmony's channel `analysis`; it is never an action. A thought that is not closed
+reaches to the end. A closing tag without an opening one closes a thought that the prompt opened: all before it is thought. Such
+a mark in a value of a tool call belongs to the value. A result of a tool that the model made up (`<tool_response>` on a line of
+its own) ends its turn as well.
 
 The formats of text, in the order in which they are looked for; the first that a text holds is read, and nothing else.
 The examples call a tool `go` with the argument `to`, or say the word `up`:
@@ -85,13 +87,18 @@ The examples call a tool `go` with the argument `to`, or say the word `up`:
 - In plain text a sentence that says what the answer is stands for the move that it names, if it names nothing else:
   "The answer is up."
 - Tags are of any case, with attributes and blanks. Of several opening tags before a closing one the last counts; a tag in
-  code ticks is none. Of several marked answers the last one counts that is not empty. The end of the text closes a tag.
+  code ticks is none. Of several marked answers the last one counts that is not empty. The end of the text closes a tag, also
+  one whose closing tag is cut off (`up</answ`).
 - Within a mark an action may be wrapped again: `<answer>\\boxed{{\\text{{up}}}}</answer>`, `**up**`, quotes, code ticks,
   `$…$`. `||` parts several moves.
-- Names are freed of blanks, of `functions.` and of tokens that ran into them. Arguments may be JSON within JSON, in a code
-  fence, with a trailing comma, in single quotes; blank ones are `{{}}`. Values that are written as bare text
+- Names are freed of blanks, of `functions.` and of tokens that ran into them; if only one tool can be meant, `game.up`, `up:0`,
+  `to=up` and `Up` name `up`. Arguments may be JSON within JSON, in a code fence, with a trailing comma, in single quotes, with
+  comments, keys without quotes, tokens behind them; blank ones are `{{}}`. Entries beside the name are arguments if there are no
+  others. Values that are written as bare text
   (`qwen3_coder`, `glm`, `minimax` and the like) get the type that the tool's JSON Schema wants. What is cut off is not
   made up.
+- Tags of `hermes` and others are also read in other spellings (`<TOOL_CALL>`, `<tool-call id="1">`, `<functioncall>`), if the
+  text holds nothing else.
 - A malformed call beside a good one is told to the model.
 
 An action that cannot be read is no error: the model is told what was wrong, and the

@@ -89,6 +89,43 @@ def test_a_call_a_thought_and_a_place_are_told() -> None:
     assert text[36:41] == "right"
 
 
+@pytest.mark.parametrize(
+    "word",
+    [
+        *(
+            "Right.",
+            "(right)",
+            "[right]",
+            "{right}",
+            "[move_right]",
+            "- right",
+            "# right",
+            "> right",
+            "right;",
+            "<right>",
+        ),
+        *("\u200bright\ufeff", "ｒｉｇｈｔ", "&quot;right&quot;", "right&nbsp;", "move-right", "MOVE RIGHT"),
+        *(
+            "<answer>[right]</answer>",
+            "\\boxed{{right}}",
+            "The answer is right.",
+            "<think>left</think> **right**",
+        ),
+    ],
+)
+def test_a_move_is_read_whatever_stands_around_it(word: str) -> None:
+    reading = made("frozen_lake", desc=["SFG"]).reading_of(word)
+    assert [call["name"] for call in reading["calls"]] == ["move_right"]
+    assert reading["valid"]
+
+
+@pytest.mark.parametrize(
+    "word", ["not right", "right or left", "right left", "<plan>right</plan>", "right(left)", "rights"]
+)
+def test_what_is_more_than_a_move_is_none(word: str) -> None:
+    assert not made("frozen_lake", desc=["SFG"]).reading_of(word)["valid"]
+
+
 def test_a_recorded_action_keeps_its_text_where_the_info_depends_on_it() -> None:
     kind = default_registry().kind("frozen_lake")
     assert kind.fitting(kind.validate({})).reads_calls

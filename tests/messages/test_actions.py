@@ -290,7 +290,28 @@ PIECES = [
         "`",
     ),
     *('<|tool_call>call:a{x:<|"|>', '<|"|>', "}<tool_call|>", "functools[", "commentary to=a json", "[[[["),
-    *('{"name":"a","arguments":{}}', '{"function":{"name":"a"}}', "<tool_code>", "print(", "#", "-", "1"),
+    *(
+        "✿FUNCTION✿:",
+        "✿ARGS✿:",
+        "<tool id=1>",
+        "<function>",
+        "~~~json\n{",
+        "a[ARGS]{",
+        "a = a(",
+        "print(a)",
+        "Action: a[",
+    ),
+    *(
+        "<|begin_of_box|>",
+        "</ans",
+        '{"name":"a","arguments":{}}',
+        '{"function":{"name":"a"}}',
+        "<tool_code>",
+        "print(",
+        "#",
+        "-",
+        "1",
+    ),
 ]
 TAGGED = st.lists(st.sampled_from([*PIECES, "up", '{"name":"a"}', "\ud800", " "]), max_size=30).map("".join)
 

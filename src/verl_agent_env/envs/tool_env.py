@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -19,6 +21,8 @@ from verl_agent_env.messages import (
     stated_answers,
 )
 from verl_agent_env.types import Action
+
+_AROUND_WORDS = " \t\n\xa0\u200b\u200c\u200d\u2060\ufeff.,;:!\"'`*()[]{}<>#-"
 
 
 class ToolEnv(EpisodeEnv):
@@ -115,7 +119,9 @@ class ToolEnv(EpisodeEnv):
 
     def _tool_of(self, word: str) -> str | None:
         """Return the name of the tool that a word names, directly or by an alias."""
-        name = word.strip(" \t\n.!\"'`*").casefold().replace(" ", "_").replace("-", "_")
+        if not word.isascii() or "&" in word:
+            word = html.unescape(unicodedata.normalize("NFKC", word))
+        name = word.strip(_AROUND_WORDS).casefold().replace(" ", "_").replace("-", "_")
         tool = self.word_aliases.get(name, name)
         return tool if tool in self._tools_by_name else None
 

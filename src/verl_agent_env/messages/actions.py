@@ -16,6 +16,7 @@ import orjson
 from verl_agent_env.messages.calls import ToolCall, call_ids, make_call
 from verl_agent_env.messages.forms import ModelMessage, read_messages
 from verl_agent_env.messages.reading import (
+    ARGUMENT_KEYS,
     MARKS,
     ActionFormat,
     Tools,
@@ -150,6 +151,9 @@ def read_single_call(action: object, names: Container[str]) -> ToolCall | None:
         return None
     # Non-ASCII text may hold lone surrogates, which JSON cannot; the slow path replaces them.
     if not (type(call_id) is str and call_id and call_id.isascii() and type(arguments) is dict):
+        return None
+    if not ARGUMENT_KEYS.isdisjoint(arguments):
+        # Arguments within arguments may be meant.
         return None
     # As ToolCall(name, arguments, call_id), in half the time.
     return tuple.__new__(ToolCall, (name, arguments, call_id, None))

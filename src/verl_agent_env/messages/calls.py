@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from verl_agent_env.messages.content import well_formed
-from verl_agent_env.messages.reading import Tools, WrittenCall, clean_name, read_arguments
+from verl_agent_env.messages.reading import Tools, WrittenCall, arguments_of, clean_name
 
 _SHOWN_CHARS = 64
 
@@ -26,7 +26,7 @@ class ToolCall(NamedTuple):
 def make_call(written: WrittenCall, call_id: str | None, tools: Tools) -> ToolCall:
     """Make a call from its written parts, with a fault if they are invalid."""
     name = well_formed(clean_name(written.name, tools))
-    arguments = read_arguments(written.arguments)
+    arguments = arguments_of(written, name, tools)
     if not name and arguments is None:
         fault = f"The tool call cannot be read: {_shown(arguments_text(written.arguments))}"
         return ToolCall("", {}, call_id, fault)

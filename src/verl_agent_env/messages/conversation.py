@@ -14,6 +14,7 @@ from verl_agent_env.messages.reading import (
     ActionFormat,
     Tools,
     WrittenCall,
+    arguments_of,
     clean_name,
     read_action_text,
     read_arguments,
@@ -112,7 +113,8 @@ def sendable(message: Message) -> Message:
 
 def _cleaned(call: WrittenCall, tools: Tools) -> WrittenCall:
     """Return a well-formed call in its plain form, without its own id; another one as written."""
-    name, arguments = clean_name(call.name, tools), read_arguments(call.arguments)
+    name = clean_name(call.name, tools)
+    arguments = arguments_of(call, name, tools)
     if not name or arguments is None:
         return call._replace(id=None)
     return WrittenCall(name, arguments)
@@ -131,6 +133,8 @@ def _is_complete(message: dict[str, Any]) -> bool:
     for call in calls:
         function = call.get("function") if isinstance(call, dict) else None
         if not isinstance(function, dict) or not isinstance(call.get("id"), str) or not call["id"]:
+            return False
+        if well_formed(call["id"]) != call["id"]:
             return False
         if not isinstance(function.get("name"), str) or not isinstance(function.get("arguments"), str):
             return False

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from verl_agent_env.messages import Tool, parse_action
+from verl_agent_env.messages.actions import read_single_call
 from verl_agent_env.messages.reading import clean_name, read_arguments
 from verl_agent_env.messages.reading.arguments import read_text_as
 
@@ -38,6 +39,47 @@ def test_what_runs_into_a_name_is_taken_away(name: str) -> None:
     assert (call.name, call.fault) == ("move_right", None)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "move_right:0",
+            "functions.move_right:12",
+            "move_right({})",
+            "move_right.call",
+            "move_rightcommentary",
+        ),
+        *(
+            "move_right json",
+            "to=functions.move_right",
+            "assistant<|channel|>commentary to=functions.move_right",
+        ),
+        *(
+            "function<｜tool▁sep｜>move_right",
+            "mcp__game__move_right",
+            "game.move_right",
+            "functions:move_right",
+        ),
+        *("<move_right>", "move_right.", "/move_right", "move_right</tool_call>", "move_right[ARGS]"),
+        *("Move_Right", "MOVE_RIGHT", "move-right", "move right", "moveRight", "move_right\u200b"),
+    ],
+)
+def test_the_only_known_tool_that_a_name_can_mean_is_read(name: str) -> None:
+    assert clean_name(name, TOOLS) == "move_right"
+
+
+@pytest.mark.parametrize(
+    "name", ["move_right_1", "right", "not_move_right", "move_right move_left", "go.left"]
+)
+def test_a_name_that_is_not_quite_a_tools_is_none_of_them(name: str) -> None:
+    assert clean_name(name, TOOLS) == name
+
+
+def test_a_name_that_could_be_two_tools_is_neither() -> None:
+    tools = {name: Tool(name, "") for name in ("go_up", "Go_Up")}
+    assert clean_name("GO UP", tools) == "GO UP"
+
+
 def test_a_tool_of_that_very_name_wins() -> None:
     assert clean_name("functions.odd", TOOLS) == "functions.odd"
 
@@ -58,6 +100,15 @@ def test_what_is_no_name_is_none(name: Any) -> None:
             '{"x": 1,}',
             "{'x': 1}",
         ),
+        *("{x: 1}", "{“x”: 1}", '{"x": 1, // one\n}', '{"x": /* one */ 1}', '[{"x": 1}]', '["{\\"x\\": 1}"]'),
+        *(
+            '{"x": 1}</tool_call>',
+            '{"x": 1}<|call|>',
+            '{"x": 1};',
+            '{"x": 1}}',
+            '{}{"x": 1}',
+            '\ufeff{"x": 1}',
+        ),
         *('```json\n{"x": 1}\n```', '```\n{"x": 1}\n```', '```{"x": 1}```', b'{"x": 1}', {"x": 1}),
     ],
 )
@@ -73,10 +124,48 @@ def test_nothing_is_an_empty_object(arguments: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", ['{"x": 1', '{"x": ', "[1]", "5", "x=1", '{"x": 1} or {"x": 2}', '{"x": NaN}', 5, True]
+    "arguments",
+    [
+        "[]",
+        '[{"x": 1}, {"x": 2}]',
+        '{"x": 1}{"y": 2}',
+        '{"x": 1',
+        '{"x": ',
+        "[1]",
+        "5",
+        "x=1",
+        '{"x": 1} or {"x": 2}',
+        '{"x": NaN}',
+        5,
+        True,
+    ],
 )
 def test_what_is_no_object_is_none(arguments: Any) -> None:
     assert read_arguments(arguments) is None
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        '{"arguments": {"x": 1}}',
+        '{"parameters": "{\\"x\\": 1}"}',
+        '{"name": "f", "arguments": {"x": 1}}',
+        {"input": {"x": 1}},
+    ],
+)
+def test_arguments_within_arguments_are_taken_out_if_the_tool_has_none_of_that_name(arguments: Any) -> None:
+    action = {
+        "role": "assistant",
+        "tool_calls": [{"id": "c", "function": {"name": "f", "arguments": arguments}}],
+    }
+    tool = Tool("f", "", {"type": "object", "properties": {"x": {"type": "integer"}}})
+    assert [call.arguments for call in parse_action(action, {"f": tool}).calls] == [{"x": 1}]
+    assert read_single_call(action, {"f"}) is None
+    keeping = Tool(
+        "f", "", {"type": "object", "properties": {key: {} for key in ("arguments", "parameters", "input")}}
+    )
+    [kept] = parse_action(action, {"f": keeping}).calls
+    assert kept.arguments == read_arguments(arguments)
 
 
 @pytest.mark.parametrize(

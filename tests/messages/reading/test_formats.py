@@ -99,6 +99,12 @@ def test_what_is_read_is_told_with_its_place() -> None:
         "Thought: not <answer>down</answer>.\nAction: up\nObservation: fine\nAction: down",
         "Action: **up**",
         "up<|im_end|>",
+        "<answer>Action: up</answer>",
+        "<answer><b>up</b></answer>",
+        "<think>left</think><response>up</response>",
+        "<final_answer>up</final_answer>",
+        "<|begin_of_box|>up<|end_of_box|>",
+        "```text\nup\n```",
     ],
 )
 def test_words_are_freed_of_what_wraps_them(text: str) -> None:

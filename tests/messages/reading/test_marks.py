@@ -39,6 +39,12 @@ def test_the_last_tagged_answer_is_found(text: str, answer: str | None) -> None:
         ("<answer>up", "up"),
         ("I say <answer>up\n", "up"),
         ("<answer>up<answer>", "up"),
+        *(
+            (f"<answer>up{cut}", "up")
+            for cut in ("<", "</", "< /", "</a", "</ANSW", "</answer", "<\\/answer")
+        ),
+        ("<answer>1 < 2", "1 < 2"),
+        ("<answer>a</b", "a</b"),
         ("tags such as <answer> hold it: <answer>up", "up"),
         ("<answer>", ""),
     ],
@@ -82,6 +88,9 @@ def test_a_tag_that_is_mentioned_or_empty_does_not_spoil_the_real_one(text: str)
         ("\\boxed{", ""),
         ("boxed{up}", None),
         ("\\unboxed{up}", None),
+        ("\\framebox{up}", "up"),
+        ("<|begin_of_box|>left<|end_of_box|> <|begin_of_box|>up<|end_of_box|>", "up"),
+        ("<|begin_of_box|>up", "up"),
     ],
 )
 def test_the_last_box_that_holds_something_is_read(text: str, boxed: str | None) -> None:
@@ -96,7 +105,20 @@ def test_the_end_of_the_text_closes_a_box_where_there_is_no_other() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        *("up", " up\n", "**up**", "*up*", "__up__", "`up`", "```\nup\n```", '"up"', "'up'", "“up”", "$up$"),
+        *(
+            "up",
+            " up\n",
+            "**up**",
+            "*up*",
+            "__up__",
+            "`up`",
+            "```\nup\n```",
+            "```text\nup\n```",
+            '"up"',
+            "'up'",
+            "“up”",
+            "$up$",
+        ),
         *(
             "\\(up\\)",
             "\\[ up \\]",

@@ -32,6 +32,27 @@ ANALYSIS = "<|channel|>analysis<|message|>left<|end|><|start|>assistant"
         ("<|begin_of_thought|>left<|end_of_thought|>up", "up"),
         ("<|START_THINKING|>left<|END_THINKING|>up", "up"),
         ("<|channel>thought\nleft<channel|>up", "up"),
+        ("<think>left< /think>up", "up"),
+        ("<think>left<\\/think>up", "up"),
+        ("<think/>up", "up"),
+        ("<think />up<think/> right", "up right"),
+        ("<longcat_think>left</longcat_think>up", "up"),
+        ("<inner_thoughts>left</inner_thoughts>up", "up"),
+        ("<thought_process>left</thought_process>up", "up"),
+        ("<think_never_used_51bce0>left</think_never_used_51bce0>up", "up"),
+        ("<rationale>left</rationale>up", "up"),
+        ("[THINKING]left[/THINKING]up", "up"),
+        ("[unused16]left[unused17]up", "up"),
+        ("<unused94>thought\nleft<unused95>up", "up"),
+        ("<|think|>left<|/think|>up", "up"),
+        ("<|think_start|>left<|think_end|>up", "up"),
+        ("<|thinking_start|>left<|thinking_end|>up", "up"),
+        ("Here is my thought process:\nleft\nHere is my response:\nup", "up"),
+        ("Here's my thought process: left", ""),
+        ("Here are my reasoning steps:\nleft\n[BEGIN FINAL RESPONSE]up[END FINAL RESPONSE]", "up"),
+        ("Here is my thought about it: up", "Here is my thought about it: up"),
+        ("<|begin_of_thought|>left<|end_of_thought|><|begin_of_solution|>up<|end_of_solution|>", "up"),
+        ("<|START_RESPONSE|>up<|END_RESPONSE|>", "up"),
     ],
 )
 def test_thoughts_are_taken_out(text: str, visible: str) -> None:
@@ -94,7 +115,11 @@ def test_a_message_of_harmony_with_a_recipient_is_said_with_its_header() -> None
 
 
 @pytest.mark.parametrize(
-    "end", ["<|im_end|>", "</s>", "<|eot_id|>", "<|endoftext|>", "<end_of_turn>", "<｜end▁of▁sentence｜>"]
+    "end",
+    [
+        *("<|im_end|>", "</s>", "<|eot_id|>", "<|endoftext|>", "<end_of_turn>", "<｜end▁of▁sentence｜>"),
+        *("<|role_end|>", "<|pad|>", "[/INST]", "<|im_start|>", "<|start_header_id|>"),
+    ],
 )
 def test_the_turn_ends_with_its_token(end: str) -> None:
     for text in (f"up{end}", f"up {end}\n{end}", f"<think>left</think>up{end}"):
@@ -143,7 +168,29 @@ PIECES = [
         "<|end|>",
         "<|call|>",
     ),
-    *("analysis", "final", "commentary", "assistantfinal", "to=f", " ", "<", "up", "\n", "X"),
+    *(
+        '{"a": "',
+        '"}',
+        "<parameter=x>",
+        "</parameter>",
+        '<|"|>',
+        "<think/>",
+        "\n<tool_response>",
+        "[unused16]",
+    ),
+    *(
+        "Here is my thought process:",
+        "analysis",
+        "final",
+        "commentary",
+        "assistantfinal",
+        "to=f",
+        " ",
+        "<",
+        "up",
+        "\n",
+        "X",
+    ),
 ]
 
 

@@ -1,9 +1,11 @@
 """Parser of a model's text: removal of thoughts, tool calls in the text, and marked answers."""
 
 from verl_agent_env.messages.reading.arguments import (
+    ARGUMENT_KEYS,
     MAX_CALLS,
     Tools,
     WrittenCall,
+    arguments_of,
     calls_in,
     clean_name,
     is_call,
@@ -30,6 +32,7 @@ from verl_agent_env.messages.reading.unmarked import MARKS
 from verl_agent_env.messages.reading.usual import read_usual
 
 __all__ = [
+    "ARGUMENT_KEYS",
     "FORMATS",
     "FORMAT_NAMES",
     "MARKS",
@@ -41,6 +44,7 @@ __all__ = [
     "Tools",
     "VisibleText",
     "WrittenCall",
+    "arguments_of",
     "calls_in",
     "clean_name",
     "closing_answers",

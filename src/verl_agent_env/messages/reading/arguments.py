@@ -18,22 +18,52 @@ from verl_agent_env.messages.tools import Tool
 Tools: TypeAlias = Mapping[str, Tool]
 """Available tools by name; empty if they are not known."""
 
+_RECIPIENT = re.compile(r".*\bto=", re.DOTALL)
+# What runs into a name behind it: the number of a call, the channel of harmony, an empty call, a method of Llama's.
+_BEHIND_NAMES = re.compile(
+    r"(?::\d{1,4}|(?:<[|｜/]|\[|\().*|\.call|[ \t]*+(?:commentary|analysis|json|code))\Z", re.DOTALL
+)
+_WITHIN_NAMES = re.compile(r"[.:/]|__|<｜tool▁sep｜>")
+_NOT_IN_NAMES = re.compile(r"\A\W+|\W+\Z")
+_JOINS_WORDS = re.compile(r"[\s-]+|(?<=[a-z0-9])(?=[A-Z])")
 _NAMESPACE = re.compile(r"(?:(?:functions?|tools?|default_api|api)[./][\s`\"']*+)++")
+_WITHOUT_WIDTH = "\ufeff\u200b\u200c\u200d\u2060"
 _AROUND_NAMES = " \t\r\n`\"'"
 _FENCE = re.compile(r"\A```\w*+[ \t]*+\n?(.*?)\n?[ \t]*+```\Z", re.DOTALL)
 _SEPARATORS = re.compile(r"[\s,;]*+")
+# Behind whole arguments: tokens and tags of the format, and a bracket too many.
+_BEHIND_VALUES = re.compile(r"(?:[\s,;}\])]|</?[^<>\s]{1,40}>)*+\Z")
 _INTEGER = re.compile(r"[+-]?\d{1,19}(?:\.0*+)?+")
 
 MAX_CALLS = 1_024
 """Limit of the calls and moves read from a text, above that of a turn. Later ones are ignored."""
 _MAX_LAYERS = 4
+_MAX_NAME_CHARS = 256
 _OTHER_NAME_KEYS = ("function", "tool_name", "tool", "function_name", "recipient_name", "action")
-_ARGUMENT_KEYS = ("arguments", "parameters", "args", "input", "action_input", "tool_input", "params")
+_ORDERED_KEYS = (
+    "arguments",
+    "parameters",
+    "args",
+    "input",
+    "action_input",
+    "tool_input",
+    "params",
+    "kwargs",
+    "tool_args",
+)
+ARGUMENT_KEYS = frozenset(_ORDERED_KEYS)
+"""Keys of a call's arguments."""
+_ID_KEYS = ("call_id", "id", "toolUseId", "tool_call_id")
+_NO_ARGUMENTS = frozenset({"name", "type", "index", *_ID_KEYS})
 _WRAPPER_KEYS = (
     *("function", "tool_calls", "function_calls", "tool_uses", "tool_call", "function_call"),
     *("toolUse", "functionCall", "custom"),
 )
 _PARALLEL = "multi_tool_use.parallel"
+
+
+class BesideName(dict[str, Any]):
+    """Entries of a call beside its name, where it holds no arguments: those that the tool has are its arguments."""
 
 
 class WrittenCall(NamedTuple):
@@ -51,17 +81,40 @@ class WrittenCall(NamedTuple):
 def clean_name(name: object, tools: Tools) -> str:
     """Return the tool's name in the text of a name; empty if there is none.
 
-    ``functions.up``, `` up ``, ``up()`` and ``up<|channel|>commentary`` name ``up``, unless a tool has that very name.
+    ``functions.up``, `` up ``, ``up()`` and ``up<|channel|>commentary`` name ``up``, unless a tool has that very name. If the
+    tools are known, so do ``up:0``, ``game.up``, ``mcp__game__up``, ``to=up`` and ``Up``.
     """
     if not isinstance(name, str):
         return ""
     if name in tools:
         return name
+    known = _known_name(name, tools) if tools and len(name) <= _MAX_NAME_CHARS else None
+    if known is not None:
+        return known
     name = name.partition("<|")[0].strip(_AROUND_NAMES).removesuffix("()").rstrip(_AROUND_NAMES)
     namespace = _NAMESPACE.match(name)
     if name not in tools and namespace is not None:
         name = name[namespace.end() :]
     return name
+
+
+def _known_name(written: str, tools: Tools) -> str | None:
+    """Return the only tool that ``written`` can name, with what models add to names; ``None`` if there is none."""
+    recipient = _RECIPIENT.match(written)
+    text = _NOT_IN_NAMES.sub("", written if recipient is None else written[recipient.end() :])
+    texts = [text]
+    for _ in range(_MAX_LAYERS):
+        text = _NOT_IN_NAMES.sub("", _BEHIND_NAMES.sub("", text))
+        if text == texts[-1]:
+            break
+        texts.append(text)
+    names = [name for text in texts for name in (text, _WITHIN_NAMES.split(text)[-1])]
+    known = next((name for name in names if name in tools), None)
+    if known is not None:
+        return known
+    spellings = {_JOINS_WORDS.sub("_", name).casefold() for name in names}
+    alike = [tool for tool in tools if _JOINS_WORDS.sub("_", tool).casefold() in spellings]
+    return alike[0] if len(alike) == 1 else None
 
 
 # --- arguments ----------------------------------------------------------------------------------------------
@@ -81,17 +134,19 @@ def read_arguments(arguments: object) -> dict[str, Any] | None:
         if type(value) is dict:
             return value
     for _ in range(_MAX_LAYERS):
+        if isinstance(arguments, list) and len(arguments) == 1 and isinstance(arguments[0], dict | str):
+            arguments = arguments[0]
         if arguments is None or arguments == "":
             return {}
         if isinstance(arguments, bytes):
             arguments = arguments.decode(errors="replace")
         if not isinstance(arguments, str):
             break
-        text = unfence(arguments)
+        text = unfence(arguments.strip(_WITHOUT_WIDTH))
         if not text:
             return {}
         try:
-            arguments = read_value(text)
+            arguments = _read_alone(text)
         except MalformedError:
             return None
     if not isinstance(arguments, dict):
@@ -101,6 +156,43 @@ def read_arguments(arguments: object) -> dict[str, Any] | None:
     except TypeError:
         return None
     return arguments
+
+
+def arguments_of(call: WrittenCall, name: str, tools: Tools) -> dict[str, Any] | None:
+    """Read the arguments of a call of the tool ``name``, as :func:`read_arguments`, with the tool's schema where it is known.
+
+    Entries beside the name are arguments if the tool has them; arguments within ``{"arguments": {…}}`` are taken out.
+    """
+    arguments = read_arguments(call.arguments)
+    tool = tools.get(name)
+    if not arguments or tool is None:
+        return arguments
+    properties = tool.parameters.get("properties")
+    known = properties.keys() if isinstance(properties, dict) else frozenset()
+    if isinstance(call.arguments, BesideName):
+        return {key: value for key, value in arguments.items() if key in known}
+    if known.isdisjoint(arguments) and arguments.get("name", name) == name:
+        inner = next((arguments[key] for key in _ORDERED_KEYS if key in arguments), None)
+        if inner is not None and arguments.keys() <= {"name", *ARGUMENT_KEYS}:
+            return read_arguments(inner)
+    return arguments
+
+
+def _read_alone(text: str) -> object:
+    """Parse ``text`` as one value; tokens and brackets behind it are ignored, and so is an empty object before it.
+
+    Raises:
+        MalformedError: The text is no value, or several.
+    """
+    try:
+        return read_value(text)
+    except MalformedError:
+        value, end = scan_value(text, 0)
+        if value == {} and text[end : end + 1] == "{":
+            value, end = scan_value(text, end)
+        if _BEHIND_VALUES.match(text, end) is None:
+            raise MalformedError from None
+        return value
 
 
 def unfence(text: str) -> str:
@@ -133,11 +225,13 @@ def calls_in(value: object, layers: int = _MAX_LAYERS) -> Iterator[WrittenCall]:
         for call in calls_in(inner, layers - 1):
             yield call if call.id is not None else call._replace(id=_id_of(value))
         return
-    arguments = next((value[key] for key in _ARGUMENT_KEYS if key in value), None)
+    arguments = next((value[key] for key in _ORDERED_KEYS if key in value), None)
     name = value.get("name")
     if name is None and arguments is not None:
         # Words that may mean anything, except beside arguments.
         name = next((value[key] for key in _OTHER_NAME_KEYS if isinstance(value.get(key), str)), None)
+    elif arguments is None and isinstance(name, str):
+        arguments = BesideName((key, each) for key, each in value.items() if key not in _NO_ARGUMENTS) or None
     if name == _PARALLEL and layers:
         yield from calls_in((read_arguments(arguments) or {}).get("tool_uses"), layers - 1)
         return
@@ -148,7 +242,11 @@ def is_call(value: object, tools: Tools) -> bool:
     """Return true if a JSON value has the shape of a call, or is a list of such: a name, and arguments or a tool of the name."""
     calls = list(calls_in(value)) if isinstance(value, dict | list) else []
     return bool(calls) and all(
-        isinstance(call.name, str) and (call.arguments is not None or clean_name(call.name, tools) in tools)
+        isinstance(call.name, str)
+        and (
+            not (call.arguments is None or isinstance(call.arguments, BesideName))
+            or clean_name(call.name, tools) in tools
+        )
         for call in calls
     )
 
@@ -207,7 +305,7 @@ def _end_of_separators(text: str, position: int) -> int:
 
 
 def _id_of(value: dict[str, Any]) -> object:
-    for key in ("call_id", "id", "toolUseId", "tool_call_id"):
+    for key in _ID_KEYS:
         if value.get(key) is not None:
             return value[key]
     return None

@@ -20,7 +20,13 @@ from verl_agent_env.messages.reading.arguments import (
     read_texts,
     unfence,
 )
-from verl_agent_env.messages.reading.literals import MalformedError, PythonCall, scan_call, skip_blanks
+from verl_agent_env.messages.reading.literals import (
+    ASSIGNED,
+    MalformedError,
+    PythonCall,
+    scan_call,
+    skip_blanks,
+)
 from verl_agent_env.messages.reading.tagged_calls import function_calls, invoke_calls
 
 
@@ -36,6 +42,8 @@ BodyReader: TypeAlias = Callable[[Body, Tools], "list[WrittenCall] | None"]
 
 _KEY_TOKEN = re.compile(r"<(/?)arg_(key|value)>")
 _IDENTIFIER = re.compile(r"[^\W\d][\w.\-]*+")
+# Only shows the result of a call.
+_PRINTED = re.compile(r"print\([^\W\d][\w.]*+\)")
 _SEPARATOR = re.compile(r"<[｜|]tool[▁_]sep[｜|]>")
 _HARMONY_CALL = re.compile(r"to=([^\s<{]++)(?:[^{]{0,80}?<\|message\|>|\s*+(?:json|code)?\s*+(?=\{))")
 _GEMMA_CALL = re.compile(r"\s*+call:([\w.\-]++)\s*+\{")
@@ -149,6 +157,12 @@ def harmony_body(body: Body, _: Tools) -> list[WrittenCall] | None:
     return None if message is None else [WrittenCall(message[1], first_value(body.text[message.end() :]))]
 
 
+def flower_body(body: Body, _: Tools) -> list[WrittenCall] | None:
+    """Read Qwen-Agent's ``✿FUNCTION✿: f`` and ``✿ARGS✿: {…}``."""
+    name, mark, rest = body.text.partition("✿ARGS✿:")
+    return [WrittenCall(name.strip(), first_value(rest) if mark else None)]
+
+
 def gemma_body(body: Body, tools: Tools) -> list[WrittenCall] | None:
     """Read Gemma's ``call:f{x:<|"|>text<|"|>,n:1}``."""
     text = body.text
@@ -176,6 +190,8 @@ def gemma_body(body: Body, tools: Tools) -> list[WrittenCall] | None:
 def begins_python(text: str) -> bool:
     """Return true if a text begins with a call of Python: ``f(`` or ``[f(``."""
     begin = skip_blanks(text, 1) if text.startswith("[") else 0
+    assigned = ASSIGNED.match(text, begin)
+    begin = begin if assigned is None else assigned.end()
     name = _IDENTIFIER.match(text, begin)
     if name is None:
         return False
@@ -189,6 +205,10 @@ def python_calls(text: str, tools: Tools) -> tuple[list[WrittenCall], str]:
     position = int(in_list)
     calls: list[WrittenCall] = []
     while len(calls) < MAX_CALLS:
+        shown = _PRINTED.match(text, position) if calls else None
+        if shown is not None:
+            position = skip_blanks(text, shown.end())
+            continue
         try:
             call, end = scan_call(text, position)
         except MalformedError:

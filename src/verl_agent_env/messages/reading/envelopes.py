@@ -20,6 +20,7 @@ from verl_agent_env.messages.reading.arguments import (
 from verl_agent_env.messages.reading.bodies import (
     Body,
     BodyReader,
+    flower_body,
     function_body,
     gemma_body,
     harmony_body,
@@ -32,6 +33,7 @@ from verl_agent_env.messages.reading.bodies import (
     python_body,
     separated_body,
 )
+from verl_agent_env.messages.reading.tagged_calls import PREFIX
 from verl_agent_env.messages.reading.thoughts import is_mention
 
 
@@ -118,6 +120,9 @@ class Envelope(NamedTuple):
             all_of_it = self._read_piece(body, closed, True, tools)
             if all_of_it is not None and _are_whole(all_of_it.calls, tools):
                 return all_of_it
+        if ends and not closed and pieces[0] is not None and not body[begins[-1] :].strip():
+            # The last opening stands for a closing mark.
+            del pieces[-1]
         found = [piece for piece in pieces if piece is not None]
         return _Read(found[0].form, [call for piece in found for call in piece.calls]) if found else None
 
@@ -156,24 +161,33 @@ def _between(opening: str, closing: str | None, *bodies: tuple[str, BodyReader])
     return Envelope(opening, re.compile(re.escape(opening)), closes, bodies)
 
 
+# Tags of several models in another spelling: <tool_call id="1">, <TOOL_CALL>, <tool-call>, <functioncall>, <|tool_calls|>.
+_LOOSE_NAME = r"[|｜]?(?:tool[_-]?calls?|function[_-]?calls?|tool[_-]?use|tool|function)"
+_LOOSE_REST = r"(?:\s[^<>]*)?[|｜]?>"
+
 ENVELOPES: tuple[Envelope, ...] = (
     _between(
         *("<tool_call>", "</tool_call>"),
         *(("hermes", json_body), ("qwen3_coder", function_body), ("minimax", invoke_body), ("glm", key_body)),
+        ("pythonic", python_body),
     ),
     _between("<tools>", "</tools>", ("qwen2_5_coder", json_body)),
     _between("<seed:tool_call>", "</seed:tool_call>", ("seed", function_body)),
     _between("<minimax:tool_call>", "</minimax:tool_call>", ("minimax", invoke_body), ("minimax", json_body)),
     _between("<tool_calls>", "</tool_calls>", ("minimax", json_body)),
     Envelope(
-        "｜DSML｜",
-        re.compile(r"<｜DSML｜(?:function|tool)_calls>"),
-        re.compile(r"</｜DSML｜(?:function|tool)_calls>"),
+        "DSML",
+        re.compile(r"<[｜|]DSML[｜|](?:function|tool)_calls>"),
+        re.compile(r"</[｜|]DSML[｜|](?:function|tool)_calls>"),
         (("deepseek", invoke_body),),
     ),
     Envelope(
         "call",
-        re.compile(r"<[｜|]tool▁call▁begin[｜|]>|<｜tool_call_begin｜>"),
+        # Of the first call the opening is sometimes missing.
+        re.compile(
+            r"<[｜|]tool▁call▁begin[｜|]>|<｜tool_call_begin｜>"
+            r"|<[｜|]tool▁calls▁begin[｜|]>(?!\s*+<[｜|]tool▁call▁begin)"
+        ),
         re.compile(r"<[｜|]tool▁calls?▁end[｜|]>|<｜tool_calls?_end｜>"),
         (("deepseek", separated_body), ("deepseek", json_body)),
     ),
@@ -183,8 +197,8 @@ ENVELOPES: tuple[Envelope, ...] = (
     ),
     Envelope(
         "invoke",
-        re.compile(r"(?=<(?:｜DSML｜|antml:|minimax:)?invoke[\s>])"),
-        re.compile(r"</(?:｜DSML｜|antml:|minimax:)?invoke>"),
+        re.compile(rf"(?=<{PREFIX}invoke[\s>])"),
+        re.compile(rf"</{PREFIX}invoke>"),
         (("anthropic_xml", invoke_body),),
     ),
     Envelope(
@@ -198,7 +212,8 @@ ENVELOPES: tuple[Envelope, ...] = (
     Envelope(
         "<function=",
         re.compile(r"(?=<function=)"),
-        re.compile(r"</function>"),
+        # Llama 3.2 writes the opening tag twice.
+        re.compile(r"</function>|(?<=\})\s*+<function>"),
         (("llama", json_function_body), ("qwen3_coder", function_body)),
     ),
     Envelope(
@@ -221,6 +236,12 @@ ENVELOPES: tuple[Envelope, ...] = (
     _between("<|START_ACTION|>", "<|END_ACTION|>", ("other_tags", json_body)),
     _between("<|action_start|><|plugin|>", "<|action_end|>", ("other_tags", json_body)),
     _between("<function_call>", "</function_call>", ("other_tags", json_body)),
+    Envelope(
+        "✿FUNCTION✿",
+        re.compile(r"✿FUNCTION✿:"),
+        re.compile(r"✿(?:RESULT|RETURN)✿"),
+        (("other_tags", flower_body),),
+    ),
     Envelope("functools", re.compile(r"functools(?=\[)"), None, (("other_tags", json_body),)),
     Envelope(
         "tool_code",
@@ -230,3 +251,14 @@ ENVELOPES: tuple[Envelope, ...] = (
     ),
 )
 """Envelopes in the order in which they are searched."""
+
+LOOSE_TAGS = Envelope(
+    "<",
+    re.compile(rf"<{_LOOSE_NAME}(?:[_-](?:start|begin))?{_LOOSE_REST}", re.IGNORECASE),
+    re.compile(rf"<[|｜]?/{_LOOSE_NAME}{_LOOSE_REST}|<{_LOOSE_NAME}[_-]end{_LOOSE_REST}", re.IGNORECASE),
+    (
+        *(("hermes", json_body), ("qwen3_coder", function_body), ("anthropic_xml", invoke_body)),
+        *(("glm", key_body), ("pythonic", python_body)),
+    ),
+)
+"""Envelope of the tags of several models in another spelling, searched behind all others."""

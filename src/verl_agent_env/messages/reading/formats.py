@@ -10,13 +10,14 @@ from functools import lru_cache, partial
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
 from verl_agent_env.messages.reading.arguments import Tools
-from verl_agent_env.messages.reading.envelopes import ENVELOPES, Found
+from verl_agent_env.messages.reading.envelopes import ENVELOPES, LOOSE_TAGS, Found
 from verl_agent_env.messages.reading.unmarked import (
     MARKS,
     read_fence,
     read_json,
     read_marks,
     read_name_above_json,
+    read_name_before_json,
     read_python,
     read_react,
     read_words,
@@ -159,7 +160,7 @@ FORMATS: tuple[Format, ...] = (
     ),
     Format(
         "other_tags",
-        "Nemotron, Granite, Phi, Command, LongCat, InternLM: JSON in tags of their own",
+        "Nemotron, Granite, Phi, Command, LongCat, InternLM, Qwen-Agent: JSON in tags of their own",
         ('<TOOLCALL>[{"name": "go", "arguments": {"to": "up"}}]</TOOLCALL>',),
     ),
     Format("tool_code", "Gemma 3 and Gemini", ('```tool_code\ngo(to="up")\n```',)),
@@ -202,15 +203,19 @@ def _readers(action_format: ActionFormat) -> tuple[tuple[str, Read], ...]:
     readers: list[tuple[str, Read]] = [
         (envelope.mark, envelope.read) for envelope in envelopes if envelope.bodies
     ]
+    loose = LOOSE_TAGS.restricted_to(chosen)
     marks = tuple(mark for mark in MARKS if mark in chosen)
     further: tuple[tuple[bool, str, Read], ...] = (
         ("react" in chosen, ":", read_react),
         (bool(marks), "", partial(read_marks, marks=marks)),
         ("react" in chosen, ":", partial(read_react, alone=True)),
         ("json" in chosen, "```", read_fence),
+        ("json" in chosen, "~~~", read_fence),
         (not chosen.isdisjoint(("json", "llama")), "{", read_json),
         ("glm" in chosen, "{", read_name_above_json),
+        ("mistral" in chosen, "{", read_name_before_json),
         ("pythonic" in chosen, "(", read_python),
+        (bool(loose.bodies), loose.mark, loose.read),
         ("words" in chosen, "", read_words),
     )
     return (*readers, *((mark, read) for is_chosen, mark, read in further if is_chosen))

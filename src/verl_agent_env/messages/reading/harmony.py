@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import re
 
+from verl_agent_env.messages.reading.values import ValueSpans
+
 Spans = list[tuple[int, int]]
 
 _TOKEN = re.compile(r"<\|(start|channel|message|end|call|return)\|>")
 _ANALYSIS = re.compile(r"(?:.*<\|channel\|>)?\s*analysis\b", re.DOTALL)
 _RECIPIENT = re.compile(r"\bto=\S")
+_RECIPIENT_ALONE = re.compile(r"\s*+to=[^\s<]++\s*+(?=<)")
 _BARE_CHANNEL = re.compile(r"(?:\A|assistant)(analysis|final|commentary)")
 
 
@@ -28,7 +31,10 @@ def split(text: str) -> tuple[Spans, Spans]:
 
 
 def _has_tokens(text: str) -> bool:
-    return "<|message|>" in text or "<|channel|>" in text
+    if "<|message|>" not in text and "<|channel|>" not in text:
+        return False
+    first = _TOKEN.search(text)
+    return first is not None and not ValueSpans(text).hold(0, first.start(), first.end())
 
 
 def _is_bare(text: str) -> bool:
@@ -60,8 +66,13 @@ def _split_messages(text: str) -> tuple[Spans, Spans]:
             (asides if "commentary" in header_text else visible).append((content, end))
 
     in_message = False
+    values = ValueSpans(text)
+    if _RECIPIENT_ALONE.match(text) is not None:
+        content = None
     for number, token in enumerate(_TOKEN.finditer(text)):
         kind = token[1]
+        if values.hold(content or 0, token.start(), token.end()):
+            continue
         if kind == "message":
             if header is not None and not in_message:
                 header_text, content, in_message = text[header : token.start()], token.end(), True

@@ -1,7 +1,7 @@
 """Parser of values as models write them: JSON, near-JSON and Python.
 
-Accepts trailing commas, single quotes, ``True`` and ``None``, raw line breaks in a string and escapes unknown to JSON; cut
-off or missing parts are errors. One pass over the text, of bounded depth, without Python's own parser, whose memory is
+Accepts trailing commas, single and typographic quotes, keys without quotes, comments, ``True`` and ``None``, raw line breaks in
+a string and escapes unknown to JSON; cut off or missing parts are errors. One pass over the text, of bounded depth, without Python's own parser, whose memory is
 unbounded.
 """
 
@@ -17,18 +17,22 @@ import orjson
 _MAX_DEPTH = 64
 _MAX_DIGITS = 400
 
-_BLANKS = re.compile(r"(?:\s|#[^\n]*+)*+")
+_BLANKS = re.compile(r"(?:\s|#[^\n]*+|//[^\n]*+|/\*(?:[^*]|\*(?!/))*+\*/)*+")
 _STRING = re.compile(
     r'[rRuU]?(?:"""(?P<triple>(?:[^"\\]|\\.|"(?!""))*+)"""'
     r"|'''(?P<triple_single>(?:[^'\\]|\\.|'(?!''))*+)'''"
     r'|"(?P<double>(?:[^"\\]|\\.)*+)"'
-    r"|'(?P<single>(?:[^'\\]|\\.)*+)')",
+    r"|'(?P<single>(?:[^'\\]|\\.)*+)'"
+    r"|“(?P<curly>[^“”]*+)”)",
     re.DOTALL,
 )
 _NUMBER = re.compile(r"[+-]?(?:\d++(?P<point>\.\d*+)?+|\.\d++)(?P<exponent>[eE][+-]?\d++)?+(?![\w.])")
 _WORD = re.compile(r"[^\W\d]\w*+")
 _NAME = re.compile(r"[^\W\d][\w.\-]*+")
+_BARE_KEY = re.compile(r"[^\W\d]\w*+(?=\s*+:)")
 _KEYWORD = re.compile(r"([^\W\d]\w*+)\s*+=(?!=)")
+ASSIGNED = re.compile(r"[^\W\d]\w*+[ \t]*+=(?!=)[ \t]*+(?=[^\W\d][\w.]*+[ \t]*+\()")
+"""The name that the result of a call gets: ``x = f(1)``."""
 _ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|x[0-9a-fA-F]{2}|\n|.)", re.DOTALL)
 _ESCAPED = {
     "n": "\n",
@@ -83,12 +87,15 @@ def scan_value(text: str, position: int) -> tuple[Any, int]:
 
 
 def scan_call(text: str, position: int) -> tuple[PythonCall, int]:
-    """Parse the call in Python's syntax at ``position`` and return it with its end; ``print(f(1))`` gives the call of ``f``.
+    """Parse the call in Python's syntax at ``position`` and return it with its end.
+
+    ``print(f(1))`` and ``x = f(1)`` give the call of ``f``.
 
     Raises:
         MalformedError: Nothing readable begins there.
     """
-    name, position = _scan_callee(text, position)
+    assigned = ASSIGNED.match(text, skip_blanks(text, position))
+    name, position = _scan_callee(text, position if assigned is None else assigned.end())
     if name != "print":
         return _scan_arguments(text, position, name)
     name, position = _scan_callee(text, position + 1)
@@ -166,7 +173,8 @@ def _scan_object(text: str, position: int, depth: int) -> tuple[dict[str, Any], 
     found: dict[str, Any] = {}
 
     def item(position: int) -> int:
-        key, position = _scan(text, position, depth + 1)
+        bare = _BARE_KEY.match(text, position)
+        key, position = _scan(text, position, depth + 1) if bare is None else (bare[0], bare.end())
         position = skip_blanks(text, position)
         if not isinstance(key, str) or text[position : position + 1] != ":":
             raise MalformedError

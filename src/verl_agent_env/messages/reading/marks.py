@@ -12,14 +12,21 @@ from typing import NamedTuple
 
 from verl_agent_env.messages.reading.thoughts import is_mention
 
-_BOX_TOKEN = re.compile(r"\\(?:boxed|fbox)\s*+\{|\\.|[{}]", re.DOTALL)
-_BOX = re.compile(r"\\(?:boxed|fbox)\s*+\{")
+_BOX_TOKEN = re.compile(r"\\(?:boxed|fbox|framebox)\s*+\{|\\.|[{}]", re.DOTALL)
+_BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*+\{")
+_CUT_OFF_TAG = re.compile(r"<(?:\s*+\\?/?\s*+(\w*+))\s*+\Z")
+# The box of GLM's models that see.
+_GLM_BOX = re.compile(r"<\|begin_of_box\|>(.*?)(?:<\|end_of_box\|>|\Z)", re.DOTALL)
 _MAX_WRAPPERS = 16
 
 _PAIRS: tuple[tuple[str, str], ...] = (
     *(("```", "```"), ("**", "**"), ("__", "__"), ("$$", "$$"), ("``", "``")),
     *(("*", "*"), ("_", "_"), ("`", "`"), ("$", "$"), ('"', '"'), ("'", "'")),
     *(("“", "”"), ("‘", "’"), ("«", "»"), ("„", "“"), ("「", "」"), ("\\(", "\\)"), ("\\[", "\\]")),
+    ("<|begin_of_box|>", "<|end_of_box|>"),
+)
+_LANGUAGE = re.compile(
+    r"(?:text|txt|plaintext|latex|tex|math|markdown|md|json|python|py|bash|sh|answer)[ \t]*+\n"
 )
 _OPENERS = frozenset(opening[0] for opening, _ in _PAIRS)
 _COMMAND = re.compile(
@@ -63,7 +70,12 @@ def find_tagged(text: str, name: str) -> Marked | None:
                 opened = found
         start = None if tag[1] else tag.end()
     if start is not None:
-        rest = _marked(text, start, len(text), closed=False)
+        # A closing tag may be cut off too.
+        cut_off = _CUT_OFF_TAG.search(text, start)
+        end = len(text)
+        if cut_off is not None and name.casefold().startswith(cut_off[1].casefold()):
+            end = cut_off.start()
+        rest = _marked(text, start, end, closed=False)
         opened = rest if rest.text or opened is None else opened
     # An empty pair of tags hides nothing.
     return opened if closed is None or (not closed.text and opened is not None and opened.text) else closed
@@ -71,9 +83,12 @@ def find_tagged(text: str, name: str) -> Marked | None:
 
 def find_boxed(text: str) -> Marked | None:
     """Find the content of the last ``\\boxed{…}`` or ``\\fbox{…}``, with matched braces; ``None`` if there is no box."""
-    first = _BOX.search(text) if "box" in text else None
-    if first is None:
+    if "box" not in text:
         return None
+    first = _BOX.search(text)
+    if first is None:
+        boxes = [box for box in _GLM_BOX.finditer(text) if box[1].strip()]
+        return _marked(text, *boxes[-1].span(1), closed=boxes[-1].end(1) < len(text)) if boxes else None
     closed: Marked | None = None
     # Stack of the open braces: the start of a box's content, -1 for any other brace.
     open_braces: list[int] = []
@@ -130,7 +145,8 @@ def _inside_pair(text: str) -> str | None:
             inner = text[len(opening) : -len(closing)]
             # "a" or "b": the first mark is not closed by the last one.
             if closing not in inner and opening not in inner:
-                return inner
+                language = _LANGUAGE.match(inner) if opening == "```" else None
+                return inner if language is None else inner[language.end() :]
     return None
 
 

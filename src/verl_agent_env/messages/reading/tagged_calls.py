@@ -12,16 +12,26 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any, Literal, NamedTuple
 
-from verl_agent_env.messages.reading.arguments import MAX_CALLS, Tools, WrittenCall, clean_name, read_texts
+from verl_agent_env.messages.reading.arguments import (
+    MAX_CALLS,
+    Tools,
+    WrittenCall,
+    clean_name,
+    first_value,
+    read_texts,
+)
 from verl_agent_env.messages.reading.literals import MalformedError, read_value
 
-_PREFIX = r"(?:｜DSML｜|antml:|steptml:|minimax:)?"
+PREFIX = r"(?:[｜|]DSML[｜|]|antml:|steptml:|minimax:)?"
+"""Pattern of what may precede the name of a tag."""
 _FUNCTION_TOKEN = re.compile(r"<(function|parameter)=([^<>\n]*+)>|</(function|parameter)>")
 _INVOKE_TOKEN = re.compile(
-    rf"<{_PREFIX}(invoke|function|parameter|param)\s++name\s*+=\s*+[\"']?([^\"'<>]*+)[\"']?([^<>]*+)>"
-    rf"|</{_PREFIX}(invoke|function|parameter|param)>"
+    rf"<{PREFIX}(invoke|function|parameter|param)\s++name\s*+=\s*+[\"']?([^\"'<>]*+)[\"']?([^<>]*+)>"
+    rf"|</{PREFIX}(invoke|function|parameter|param)>"
 )
 _IS_TEXT = re.compile(r"\bstring\s*+=\s*+[\"']?(true|false)")
+# <function=f{"x": 1}></function>
+_JSON_IN_TAG = re.compile(r"<function=([\w.\-]++)\s*+(?=\{)")
 _OLD_INVOKE = re.compile(r"<invoke>\s*+<tool_name>([^<]*+)</tool_name>")
 _OLD_PARAMETER = re.compile(r"<(?P<name>[A-Za-z_][\w.-]*+)>(?P<value>[^<]*+)</(?P=name)>")
 _NOT_WHOLE = "…"
@@ -41,6 +51,9 @@ def function_calls(text: str, tools: Tools, *, closed: bool) -> list[WrittenCall
     """Read calls with ``<function=f>``; ``None`` if there are none."""
     if "<function=" not in text:
         return None
+    in_tag = _JSON_IN_TAG.match(text.lstrip())
+    if in_tag is not None:
+        return [WrittenCall(clean_name(in_tag[1], tools), first_value(text.lstrip()[in_tag.end() :]))]
     return _Calls(text, tools).read(_function_tokens(text), closed=closed) or [WrittenCall(None, text)]
 
 

@@ -1,8 +1,9 @@
 """Removal of thoughts from a model's text, and of everything after the end of its turn.
 
 A thought is the text between two thought tags, in any case and with attributes: ``<think>``, ``<thinking>``,
-``<reasoning>``, ``[THINK]``, ``◁think▷``, ``<seed:think>`` and others, and the ``analysis`` channel of harmony. A tag
-in code ticks is only a mention. One pass over the text; never raises.
+``<reasoning>``, ``[THINK]``, ``◁think▷``, ``<seed:think>`` and others, between "Here is my thought process:" and "Here is
+my response:", and the ``analysis`` channel of harmony. A tag in code ticks is only a mention; one in a value of a tool call
+belongs to the value. Linear in the length of the text; never raises.
 """
 
 from __future__ import annotations
@@ -13,23 +14,32 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from verl_agent_env.messages.reading import harmony
+from verl_agent_env.messages.reading.values import ValueSpans
 
 _NAMES = (
-    *("think", "thinking", "thought", "thoughts", "reason", "reasoning", "reasoning_content", "reflection"),
-    *("analysis", "scratchpad", "inner_monologue", "inner_thoughts", "antthinking"),
-    *("seed:think", "mm:think", "longcat_think", "cot"),
+    *("reason", "reasoning", "reasoning_content", "reasoning_process", "reflection", "rationale", "analysis"),
+    *("scratchpad", "inner_monologue", "antthinking", "chain_of_thought", "cot"),
+    # <seed:think>, <longcat_think>, <inner_thoughts>, <thought_process>
+    r"(?:\w+?[:_-])?(?:think(?:ing)?|thoughts?)(?:[_-]\w+)?",
 )
 # Every branch begins with a character of its own, so that the search leaps from one of them to the next.
 _THOUGHT_TAG = re.compile(
-    rf"<(?P<slash>/?)\s*(?P<name>{'|'.join(sorted(_NAMES, key=len, reverse=True))})(?=[\s/>])[^<>]*>"
-    r"|\[(?P<square_slash>/?)THINK\]"
+    rf"<\s*(?P<slash>\\?/)?\s*(?P<name>{'|'.join(_NAMES)})(?=[\s/>])(?P<rest>[^<>]*)>"
+    r"|\[(?P<square_slash>/?)THINK(?:ING)?\]|\[unused(?P<unused>1[67])\]"
     r"|◁(?P<triangle_slash>/?)think▷"
-    r"|<\|(?P<edge>begin_of_thought|end_of_thought|start_thinking|end_thinking|inner_prefix|inner_suffix)\|>"
+    r"|<[|｜](?P<edge>begin_of_thought|end_of_thought|inner_prefix|inner_suffix|unused94|unused95"
+    r"|(?:(?:start|begin|end)_|/)?think(?:ing)?(?:_(?:start|begin|end))?)[|｜]>|<(?P<bare_edge>unused9[45])>"
     r"|<(?P<channel>\|channel>thought|channel\|>)",
     re.IGNORECASE,
 )
 _MARKUP = re.compile(r"[<\[◁]")
-_OPENING_EDGES = frozenset({"begin_of_thought", "start_thinking", "inner_prefix"})
+_CLOSING_EDGE = re.compile(r"end_|/|.*(?:_end|suffix|95)\Z")
+_HEADING = re.compile(
+    r"\s*+(?:#+ |\*\*)?Here(?:['’]s| is| are) my (?:thought process|thinking process|reasoning steps|reasoning):",
+    re.IGNORECASE,
+)
+"""Opening of a thought without tags, of Granite and Apriel."""
+_HEADED_ANSWER = re.compile(r"Here(?:['’]s| is) my response:|\[BEGIN FINAL RESPONSE\]", re.IGNORECASE)
 # Models mix the words of a family: a thought that <think> opens is also closed by </thinking>.
 _THINK_FAMILY = frozenset({"think", "thinking", "thought", "thoughts"})
 
@@ -37,16 +47,38 @@ _TURN_ENDS = (
     *("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|eot|>", "<|end_of_text|>", "<|endoftext|>", "<|end|>"),
     *("<|end_of_turn|>", "<|endofturn|>", "[|endofturn|]", "<|end_of_sentence|>", "<|END_OF_TURN_TOKEN|>"),
     *("<｜end▁of▁sentence｜>", "<end_of_turn>", "<turn|>", "<eos>", "[EOS]", "<seed:eos>", "[e~["),
-    *("<|return|>", "<|call|>", "<|user|>", "<|observation|>"),
+    *("<|return|>", "<|call|>", "<|user|>", "<|observation|>", "<|system|>", "<|assistant|>", "<|role_end|>"),
+    *(
+        "<|im_start|>",
+        "<|im_user|>",
+        "<|start_header_id|>",
+        "<|start_of_role|>",
+        "<start_of_turn>",
+        "<｜User｜>",
+    ),
+    *(
+        "[INST]",
+        "[/INST]",
+        "<|pad|>",
+        "<pad>",
+        "[PAD]",
+        "<|fim_pad|>",
+        "<|endofprompt|>",
+        "<|endofassistant|>",
+    ),
+    *("<|end_of_solution|>", "<|END_RESPONSE|>", "<|END_TEXT|>", "[END FINAL RESPONSE]"),
 )
 _TURN_END = re.compile(
     "|".join(map(re.escape, _TURN_ENDS))
+    # A result of a tool, which the model made up.
+    + r"|(?<=[\n>])(?P<result><tool_response>|<function_results>|\[TOOL_RESULTS\]|<｜tool▁outputs▁begin｜>)"
     # Struck-out text in HTML ends with it too.
     + r"|</s>(?=\s*(?:</?s>|\[INST\]|\Z))"
 )
 _TURN_BEGIN = re.compile(
     r"(?:\s*+(?:<\|im_start\|>(?:assistant)?|<\|start_header_id\|>assistant<\|end_header_id\|>|<\|begin_of_text\|>"
     r"|<｜begin▁of▁sentence｜>|<｜Assistant｜>|<\|assistant\|>|<start_of_turn>(?:model)?|<bos>|<s>"
+    r"|<\|begin_of_solution\|>|<\|START_RESPONSE\|>|<\|START_TEXT\|>"
     rf"|{'|'.join(map(re.escape, _TURN_ENDS))}|</s>))*+"
 )
 
@@ -83,7 +115,7 @@ def separate_thoughts(text: str) -> VisibleText:
     such tag is thought. An unclosed thought extends to the end.
     """
     is_harmony = harmony.is_written_in(text)
-    if not is_harmony and _MARKUP.search(text) is None:
+    if not is_harmony and _MARKUP.search(text) is None and _HEADING.match(text) is None:
         stripped = text.strip()
         pieces = ((text.find(stripped), len(stripped)),) if stripped else ()
         return VisibleText(stripped, "", pieces, (0, len(text)))
@@ -120,11 +152,26 @@ def _split(text: str) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
     thoughts: list[tuple[int, int]] = []
     family: str | None = None
     position = 0
-    for tag in _matches(_THOUGHT_TAG, text, 0, len(text)):
+    heading = _HEADING.match(text)
+    if heading is not None:
+        answer = _HEADED_ANSWER.search(text, heading.end())
+        thoughts.append((heading.end(), len(text) if answer is None else answer.start()))
+        if answer is None:
+            return visible, thoughts
+        position = answer.end()
+    values = ValueSpans(text)
+    for tag in _matches(_THOUGHT_TAG, text, position, len(text)):
         opens, kind = _kind_of(tag)
         if is_mention(text, tag.start(), tag.end()):
             continue
-        if family is None and opens:
+        if family is None and values.hold(position, tag.start(), tag.end()):
+            continue
+        if tag["rest"] is not None and tag["rest"].endswith("/"):
+            # An empty thought.
+            if family is None:
+                visible.append((position, tag.start()))
+                position = tag.end()
+        elif family is None and opens:
             visible.append((position, tag.start()))
             family, position = kind, tag.end()
         elif family is None:
@@ -147,11 +194,13 @@ def _kind_of(tag: re.Match[str]) -> tuple[bool, str]:
         return opens, "think" if name in _THINK_FAMILY else name
     if tag["square_slash"] is not None:
         return not tag["square_slash"], "[]"
+    if tag["unused"] is not None:
+        return tag["unused"] == "16", "unused"
     if tag["triangle_slash"] is not None:
         return not tag["triangle_slash"], "◁▷"
-    if tag["edge"] is not None:
-        edge = tag["edge"].casefold()
-        return edge in _OPENING_EDGES, "edge"
+    edge = tag["edge"] or tag["bare_edge"]
+    if edge is not None:
+        return _CLOSING_EDGE.match(edge.casefold()) is None, "edge"
     return tag["channel"].endswith("thought"), "channel"
 
 
@@ -164,6 +213,7 @@ def _within_turn(text: str, visible: list[tuple[int, int]]) -> tuple[list[tuple[
     """Return the spans within the model's turn, and the start and end of the turn."""
     kept: list[tuple[int, int]] = []
     turn_begins = 0
+    values = ValueSpans(text)
     for start, end in visible:
         if not kept:
             begin = _TURN_BEGIN.match(text, start, end)
@@ -172,8 +222,10 @@ def _within_turn(text: str, visible: list[tuple[int, int]]) -> tuple[list[tuple[
             start = after
             if start == end:
                 continue
-        ends = next(_matches(_TURN_END, text, start, end), None)
-        if ends is not None:
+        for ends in _matches(_TURN_END, text, start, end):
+            is_first_word = ends["result"] is not None and not text[start : ends.start()].strip()
+            if is_first_word or values.hold(start, ends.start(), ends.end()):
+                continue
             kept.append((start, ends.start()))
             return kept, (turn_begins, ends.start())
         kept.append((start, end))

@@ -15,6 +15,7 @@ from verl_agent_env.messages.reading.arguments import (
     clean_name,
     first_value,
     is_call,
+    read_texts,
     scan_calls,
     unfence,
 )
@@ -28,15 +29,25 @@ MOVE_SEPARATOR = "||"
 MARKS = ("answer", "boxed", "action")
 """Marks of an answer, in the order in which they are searched."""
 
-_REACT_KEYS = "Action Input|Action|Observation|Thought|Final Answer"
+_REACT_KEYS = "(?:Action Input|Action|Observation|Thought|Final Answer)"
 _REACT = re.compile(
-    rf"^[ \t>#-]*+(?:(?:\*\*|__)(?P<bold>{_REACT_KEYS})(?:(?:\*\*|__)[ \t]*+:|:(?:\*\*|__))|(?P<plain>{_REACT_KEYS})[ \t]*+:)",
+    rf"(?:^[ \t>#-]*+|(?<=[\s,;])(?=Action Input))"
+    rf"(?:(?:\*\*|__)(?P<bold>{_REACT_KEYS})(?:[ \t]*+\d{{1,3}})?+(?:(?:\*\*|__)[ \t]*+:|:(?:\*\*|__))"
+    rf"|(?P<plain>{_REACT_KEYS})(?:[ \t]*+\d{{1,3}})?+[ \t]*+:)",
     re.MULTILINE | re.IGNORECASE,
 )
-_FENCE = re.compile(r"^[ \t]*+```(\w*+)[ \t]*+$", re.MULTILINE)
+# Search[cats], as in the paper of ReAct.
+_BRACKETED = re.compile(r"([^\W\d][\w.\-]*+)\[([^\[\]]*+)\]\.?")
+_FENCE = re.compile(r"^[ \t]*+(?:```|~~~)(\w*+)[ \t]*+$", re.MULTILINE)
+# Behind words, or on the line of what it holds.
+_FENCE_WITHIN = re.compile(r"(```|~~~)[ \t]*+(?:json|tool_calls?|tool)?+\s*+(?=[{\[])", re.IGNORECASE)
+_PYTHON_FENCE = re.compile(r"\n?```[ \t]*+\Z")
 _FENCED = frozenset({"", "json", "tool_call", "tool_calls", "tool"})
 _LINE_OF_JSON = re.compile(r"^[ \t]*+[{\[]", re.MULTILINE)
-_LINE_OF_PYTHON = re.compile(r"^[ \t]*+(?=\[?[ \t]*+[^\W\d][\w.]*+[ \t]*+\()", re.MULTILINE)
+_LINE_OF_PYTHON = re.compile(
+    r"^[ \t]*+(?=\[?[ \t]*+(?:[^\W\d]\w*+[ \t]*+=[ \t]*+)?+[^\W\d][\w.]*+[ \t]*+\()", re.MULTILINE
+)
+_NAME_BEFORE_JSON = re.compile(r"([^\W\d][\w.\-]*+)[ \t]*+(?:\[ARGS\]\s*+)?+(?=\{)")
 _NAME_ABOVE_JSON = re.compile(r"([^\W\d][\w.\-]*+)[ \t]*+\n(?=\s*+\{)")
 _OPENED_JSON = re.compile(
     r'\s*+(?:\[\s*+)?+\{\s*+(?:"type"\s*+:\s*+"function"\s*+,\s*+)?+(?:"function"\s*+:\s*+\{\s*+)?+'
@@ -44,6 +55,10 @@ _OPENED_JSON = re.compile(
 )
 _OPENED_PYTHON = re.compile(r"\[?[ \t]*+([^\W\d][\w.]*+)[ \t]*+\(")
 _BRACES, _PARENTHESES = re.compile(r"[{}\[\]]"), re.compile(r"[()]")
+_ELEMENT = re.compile(
+    r"<(?P<name>response|output|final|final_answer|solution|result|move|b|strong|em|i|code|p)>(?P<inside>[^<>]*+)</(?P=name)>",
+    re.IGNORECASE,
+)
 _MAX_TRIES = 8
 
 
@@ -69,10 +84,16 @@ def read_react(text: str, tools: Tools, *, alone: bool = False) -> Found | None:
         return None
     begin, end = parts["action"]
     if "action input" in parts:
-        name = unwrap(text[begin:end])
+        name = unwrap(text[begin:end]).strip("[],; ")
         begin, end = parts["action input"]
         call = WrittenCall(clean_name(name, tools), _react_input(text[begin:end], name, tools))
         return Found("react", [call], [], action.start(), end)
+    bracketed = _BRACKETED.fullmatch(text[begin:end].strip())
+    if bracketed is not None and clean_name(bracketed[1], tools) in tools:
+        name = clean_name(bracketed[1], tools)
+        return Found(
+            "react", [WrittenCall(name, _react_input(bracketed[2], name, tools))], [], action.start(), end
+        )
     if not alone:
         return None
     inner = read_marks(text[begin:end], tools) or read_bare(text[begin:end], tools)
@@ -90,7 +111,7 @@ def read_marks(text: str, tools: Tools, marks: tuple[str, ...] = MARKS) -> Found
             within = None
             if MOVE_SEPARATOR not in marked.text:
                 within = read_marks(marked.text, tools, marks[number + 1 :])
-            inner = within or read_bare(marked.text, tools)
+            inner = within or read_react(marked.text, tools, alone=True) or read_bare(marked.text, tools)
             return inner._replace(form=mark, start=marked.start, end=marked.end)
         empty = empty or Found(mark, [], [], marked.start, marked.end)
     return empty
@@ -117,7 +138,18 @@ def read_fence(text: str, tools: Tools) -> Found | None:
         if found:
             calls += found
             place = (opening.start() if place is None else place[0], len(text))
-    return None if place is None else Found("json", calls, [], *place)
+    return _read_fence_within(text, tools) if place is None else Found("json", calls, [], *place)
+
+
+def _read_fence_within(text: str, tools: Tools) -> Found | None:
+    """Read calls in JSON in the first fence that does not have its lines to itself."""
+    for opening in islice(_FENCE_WITHIN.finditer(text), _MAX_TRIES):
+        closing = text.find(opening[1], opening.end())
+        end = len(text) if closing == -1 else closing
+        calls = _calls_of_shape(text[opening.end() : end], tools)
+        if calls:
+            return Found("json", calls, [], opening.start(), min(end + len(opening[1]), len(text)))
+    return None
 
 
 def read_json(text: str, tools: Tools) -> Found | None:
@@ -139,7 +171,8 @@ def read_python(text: str, tools: Tools) -> Found | None:
     for number, line in enumerate(_LINE_OF_PYTHON.finditer(text)):
         if number == _MAX_TRIES:
             break
-        written = text[line.end() :].strip()
+        # A fence around the last lines.
+        written = _PYTHON_FENCE.sub("", text[line.end() :]).strip()
         calls, rest = python_calls(written, tools)
         in_list = written.startswith("[")
         if calls and not rest and (in_list or all(call.name in tools for call in calls)):
@@ -159,6 +192,17 @@ def read_name_above_json(text: str, tools: Tools) -> Found | None:
     except MalformedError:
         arguments = text[head.end() :]
     return Found("glm", [WrittenCall(head[1], arguments)], [], 0, len(text))
+
+
+def read_name_before_json(text: str, tools: Tools) -> Found | None:
+    """Read Mistral's form without its tokens: the name of a known tool, and JSON right behind it."""
+    head = _NAME_BEFORE_JSON.match(text)
+    if head is None or clean_name(head[1], tools) not in tools:
+        return None
+    try:
+        return Found("mistral", [WrittenCall(head[1], read_value(text[head.end() :]))], [], 0, len(text))
+    except MalformedError:
+        return Found("mistral", [WrittenCall(head[1], text[head.end() :])], [], 0, len(text))
 
 
 def read_bare(text: str, tools: Tools) -> Found:
@@ -182,13 +226,19 @@ def words_in(text: str) -> list[str]:
     >>> words_in("**Up** || \\\\boxed{\\\\text{Left}}")
     ['Up', 'Left']
     """
-    text = unwrap(text)
+    text = _without_element(unwrap(text))
     if MOVE_SEPARATOR not in text:
         return [word] if (word := _word(text)) else []
     boxed = find_boxed(text)
     if boxed is not None and MOVE_SEPARATOR in boxed.text:
         text = unwrap(boxed.text)
     return [word for part in text.split(MOVE_SEPARATOR, MAX_CALLS)[:MAX_CALLS] if (word := _word(part))]
+
+
+def _without_element(text: str) -> str:
+    """Return the content of an element around the whole text, such as ``<response>up</response>``."""
+    element = _ELEMENT.fullmatch(text) if text.startswith("<") else None
+    return text if element is None else unwrap(element["inside"])
 
 
 def _word(text: str) -> str:
@@ -229,6 +279,7 @@ def _react_input(text: str, name: str, tools: Tools) -> object:
     value = first_value(text)
     if isinstance(value, dict):
         return value
-    if not text or len(parameters) != 1 or text.startswith("{"):
+    wanted = tool.parameters.get("required") or parameters if tool is not None else []
+    if not text or len(wanted) != 1 or text.startswith("{"):
         return text
-    return {parameters[0]: unwrap(text)}
+    return read_texts({wanted[0]: unwrap(text)}, tool)
