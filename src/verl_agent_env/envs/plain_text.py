@@ -29,6 +29,7 @@ _SAME_CHARACTERS = {
     "∘": "°",
     "µ": "μ",
     "Ω": "Ω",
+    "Å": "Å",
     "⏨": "e",
     "＝": "=",
     "：": ":",
@@ -46,7 +47,7 @@ _WRAPPING_COMMANDS = (
 )
 _LATEX = re.compile(
     rf"\\{_WRAPPING_COMMANDS}\s*(?=\{{)|(?P<drop>\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|scriptstyle"
-    r"|limits|rm|bf|it|tiny|small|large|Large|LARGE|huge|Huge)(?![A-Za-z])|\\[()\[\]!]|\\\\)"
+    r"|limits|rm|bf|it|tiny|small|large|Large|LARGE|huge|Huge)(?![A-Za-z])|\\[()\[\]!])|(?P<newline>\\\\)"
     r"|(?P<blank>\\(?:quad|qquad|thinspace|enspace|space|hspace\{[^{}]*\})(?![A-Za-z])|\\[,;:> ]|(?<=[0-9A-Za-z{}])~)"
     r"|(?P<mark>\{[,.]\})|(?P<escaped>\\[%$#&_{}])|(?P<brace>[{}])"
 )
@@ -109,6 +110,8 @@ def _without_typesetting(text: str) -> str:
             parts.append(_brace(match[0], wrapping, opens_wrapping))
         elif kind == "blank":
             parts.append(" ")
+        elif kind == "newline":
+            parts.append("; ")
         elif kind in ("mark", "escaped"):
             parts.append(match[0][1])
         opens_wrapping = False

@@ -120,6 +120,8 @@ def test_the_last_attempt_ends_the_episode_right_or_wrong() -> None:
         "<answer>The answer is (1 + 2) * 3 = 9</answer>",
         r"<answer>\(\left(1+2\right)\times 3\)</answer>",
         r"I get \boxed{9 = (1+2) \times 3}",
+        r"So $(1+2) \times 3 = \boxed{9}$",
+        r"\boxed{9} = (1+2)*3",
         "<answer>\n```\n(1+2)&times;3\n```\n</answer>",
         "（1＋2）×3",
         "<answer>(1+2)*3<|im_end|>",
@@ -443,3 +445,16 @@ def test_a_snapshot_keeps_what_was_earned() -> None:
     twin = CountdownEnv(**GIVEN, score_profile="tinyzero")
     twin.restore(env.snapshot())
     assert twin.step(attempt("(1 + 2) * 3"))[1] == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        r"<think>(1+2)*3 = \boxed{9}</think> \boxed{9}",
+        r"(1+2)*3, so \boxed{9}",
+        r"1+2+3 = \boxed{9}",
+        r"3*3 = \boxed{9}",
+    ],
+)
+def test_a_result_in_a_box_is_not_paid_for_itself(text: str) -> None:
+    assert started().step(text)[1] == 0

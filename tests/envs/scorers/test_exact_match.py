@@ -163,3 +163,24 @@ def test_long_answer_and_many_references_take_no_time(piece: str) -> None:
         text = piece * (length // len(piece))
         assert scorer.score(text) == 0
         assert_within(0.5, functools.partial(scorer.score, text))
+
+
+@pytest.mark.parametrize("text", ["B\u200b", "\ufeffB", "```text\nB\n```", "B）", "（B）", "**(B)**."])
+def test_more_that_may_stand_around_a_choice_is_ignored(text: str) -> None:
+    ignored = ["stops", "quotes", "emphasis", "brackets"]
+    assert score(text, type="exact_match", answer="B", ignore=ignored) == 1
+
+
+@pytest.mark.parametrize(
+    ("reference", "text"),
+    [
+        ("Paris", "The answer is Paris - no, London."),
+        ("Paris", "The answer is Paris, no wait, London."),
+        ("Paris", "I wonder whether the answer is Paris"),
+        ("A) or (B", "(A) or (B)"),
+        ("a' or 'b", "'a' or 'b'"),
+    ],
+)
+def test_what_is_taken_back_and_what_only_looks_enclosed_does_not_match(reference: str, text: str) -> None:
+    ignored = ["stops", "quotes", "emphasis", "brackets"]
+    assert score(text, type="exact_match", answer=reference, ignore=ignored) == 0

@@ -33,6 +33,14 @@ def score(text: str, /, **spec: Any) -> float:
         (100, "101.1", {"rel_tolerance": 0.01}, 0),
         (100, "101", {"abs_tolerance": 1}, 1),
         (-100, "-99", {"rel_tolerance": 0.01}, 1),
+        (6.63e-34, "6.63e-34", {}, 1),
+        (6.63e-34, "6.63 × 10^{-34}", {}, 1),
+        (6.63e-34, "0", {}, 0),
+        (6.63e-34, "5e-20", {}, 0),
+        (1.6e-5, "1.5e-5", {}, 0),
+        (1.6e-5, "1.5e-5", {"abs_tolerance": 2e-6}, 1),
+        (0, "1e-9", {}, 1),
+        ("1/3", "0.333333", {}, 1),
         (1, "nan", {}, 0),
         (1, "inf", {"abs_tolerance": 1e300}, 0),
         (1, "1e999999999", {"abs_tolerance": 1e300}, 0),
@@ -237,3 +245,58 @@ def test_answer_of_a_megabyte_is_scored_at_once(piece: str) -> None:
     text = piece * (1_000_000 // len(piece))
     # A quadratic search would take minutes.
     assert_within(2.0, lambda: scorer.score(text))
+
+
+@pytest.mark.parametrize(
+    ("reference", "text"),
+    [
+        (5, "The answer is 5 - no, 6."),
+        (5, "The answer is 5, no wait, 6."),
+        (5, "The answer is 5, sorry, 6."),
+        (5, "The answer cannot be 5."),
+        (5, "The answer isn't 5."),
+        (5, "I wonder whether the answer is 5"),
+        (5, "Suppose that the correct answer is 5"),
+        (5, "Let x = 5."),
+        (5, "If x = 5"),
+        (5, "x >= 5"),
+        (5, "<=5"),
+        (6, "2x = 6"),
+        (6, "x + 1 = 6"),
+        (6, "3 * n = 6"),
+        (5, "5 (or 6)"),
+        (5, "5 [or maybe 6]"),
+        (5, "5 at least"),
+        (56, r"\boxed{5\\6}"),
+        (5600, r"\boxed{5\\600}"),
+    ],
+)
+def test_a_number_that_is_taken_back_given_compared_or_asked_for_is_no_answer(
+    reference: int, text: str
+) -> None:
+    assert score(text, type="numeric", answer=reference) == 0
+
+
+@pytest.mark.parametrize(
+    ("reference", "text"),
+    [
+        (6, "If x = 5, then y = 6"),
+        (6, "So a + b = 6"),
+        (6, "m+n = 6"),
+        (6, "2 m * 3 m = 6 m²"),
+        (6, "f(2) = 6"),
+        (6, "=> 6"),
+        (6, "→ x = 6"),
+        (6, r"\Rightarrow 6"),
+        (0.5, "0.5 (or 1/2)"),
+        (0.5, "50% (or 1/2)"),
+        (6, "6 (or thereabouts)"),
+        (6, "ca. 6"),
+        (6, "6 Å"),
+        (600, "₹600/-"),
+        (6, r"\boxed{6 \\}"),
+        (6, "उत्तर: 6"),
+    ],
+)
+def test_a_number_is_the_answer_beside_reasons_and_the_same_number(reference: float, text: str) -> None:
+    assert score(text, type="numeric", answer=reference) == 1

@@ -70,8 +70,46 @@ def test_rounding_says_how_close_numbers_must_be() -> None:
     assert score("0.333333", answer="1/3") == 1
     assert score("0.3333", answer="1/3") == 0
     assert score("0.3333", answer="1/3", rounding=3) == 1
+    assert score("0.3", answer="1/3", rounding=1) == 1
     assert score("1.4142136", answer=r"\sqrt{2}") == 1
     assert score("1.4", answer=r"\sqrt{2}") == 0
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer"),
+    [
+        # Of public reports on the library.
+        (r"\frac{1}{2004!}", r"\frac{1}{2006!}"),
+        (r"\frac{1}{2^{99}}", r"\frac{1}{2^{98}}"),
+        (r"\frac{2^{2005}+1}{3 \cdot 2^{2006}}", r"\frac{1}{3 \cdot 2^{2006}}"),
+        (r"1-\frac{1}{\mathrm{e}}", r"1+\frac{1}{\mathrm{e}}"),
+        ("10^{-10}", "0"),
+        ("10^{-10}", r"2\cdot10^{-10}"),
+        ("1011_2", "1011_3"),
+        ("1011_2", "1010_2"),
+        ("11", "1011_2"),
+        ("6", "2x = 6"),
+    ],
+)
+def test_what_the_library_takes_for_equal_and_is_not_is_wrong(reference: str, answer: str) -> None:
+    for text in (answer, f"\\boxed{{{answer}}}"):
+        assert score(text, answer=reference) == 0
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer"),
+    [
+        (r"1-\frac{1}{e}", r"1-\frac{1}{\mathrm{e}}"),
+        (r"\emptyset", r"\varnothing"),
+        (r"6\pi", "6π cm²"),
+        ("1011_2", r"1011_{2}"),
+        ("1011_2", "1011"),
+        ("10^{-10}", "1/10000000000"),
+        (r"\frac{1}{2^{99}}", "2^{-99}"),
+    ],
+)
+def test_other_spellings_of_an_expression_are_equal(reference: str, answer: str) -> None:
+    assert score(f"\\boxed{{{answer}}}", answer=reference) == 1
 
 
 @pytest.mark.parametrize(

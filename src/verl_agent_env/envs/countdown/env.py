@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import random
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -19,7 +20,8 @@ from verl_agent_env.envs.countdown.scoring import score
 from verl_agent_env.envs.countdown.solver import DEFAULT_MAX_STEPS, PuzzleSearchLimitError, solve
 from verl_agent_env.envs.drawing import draw_or_go_on
 from verl_agent_env.envs.turn import Outcome
-from verl_agent_env.messages import Tool, ToolCall
+from verl_agent_env.messages import ParsedAction, Tool, ToolCall
+from verl_agent_env.messages.reading import strip_thoughts
 from verl_agent_env.types import Action, Content
 
 _TOOL = "test_equation"
@@ -43,6 +45,9 @@ _TEST_EQUATION = Tool(
 
 _NO_EQUATION = (
     f"There is no equation. Call {_TOOL}, or write the equation alone, as in <answer>(1 + 2) * 3</answer>."
+)
+_BOXED_RESULT = re.compile(
+    r"(?:=|≈|→)\s*\$*\s*\\boxed\s*\{\s*[0-9.]+\s*\}|\\boxed\s*\{\s*[0-9.]+\s*\}\s*\$*\s*="
 )
 _TRIES = 3
 """Seeds that are tried for one puzzle."""
@@ -165,6 +170,13 @@ class CountdownEnv(ChatEnv):
             effective=self._solved,
             fault=verdict.message if malformed else None,
         )
+
+    def _calls_of(self, parsed: ParsedAction) -> list[ToolCall]:
+        is_lenient = self.arguments.profile.grammar.notation == "lenient"
+        if is_lenient and parsed.form == "boxed" and _BOXED_RESULT.search(parsed.text):
+            # "(1 + 2) * 3 = \\boxed{9}": the box holds the result of the equation.
+            return [self.call_from_word(strip_thoughts(parsed.text))]
+        return super()._calls_of(parsed)
 
     def call_from_marked_word(self, word: str) -> ToolCall:
         # A marked answer is an attempt even if it is no expression.

@@ -8,6 +8,7 @@ others are its result: numbers, or steps of the same value.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -80,8 +81,19 @@ _REASONS = frozenset(
 )
 _INTRODUCING = frozenset({"is", "be", "are", "was", ":", "est", "es", "ist"})
 _DENYING = frozenset({"not", "never", "isn't", "except", "without"})
+_CALCULATING = frozenset(
+    {"times", "multiplied", "divided", "plus", "minus", "over", "modulo", "squared", "cubed"}
+)
 _DECORATION = frozenset({"`", "$", '"', "'", "“", "*", "**", "_", "="})
+_ESCAPED = re.compile(r"\\([*+=/-])")
+# "= **9**", "= 9!" and "(= 9)" at the end of a line.
+_RESULT = re.compile(
+    r"(?P<open>[(\[][ \t]*+)?(?<![=<>!])(?:=++(?!>)|≈|→)[ \t]*+(?P<mark>\*{1,2}|__|`)?(?P<result>-?[0-9]++(?:\.[0-9]++)?)"
+    r"(?(mark)(?P=mark))!*+(?(open)[)\]])(?P<remark>[ \t.]*+)$",
+    re.MULTILINE,
+)
 _BEGINNINGS = frozenset({NUMBER, FRACTION, "(", WORD})
+_BULLETS = frozenset({"*", "×", ">"})
 _EMPHASIS = frozenset({"*", "**"})
 _SEEN_TOKENS = 64
 """Distance, in tokens, at which emphasis and brackets around an expression are searched."""
@@ -137,6 +149,7 @@ def _lines_of(text: str) -> list[list[ExpressionToken]]:
     if len(text) > MAX_TEXT_CHARS:
         # Not inside a number.
         text = text[-MAX_TEXT_CHARS:].partition(" ")[2]
+    text = _RESULT.sub(r" = \g<result>\g<remark>", _ESCAPED.sub(r"\1", text))
     for _ in range(4):
         inner = unwrap(text).strip().rstrip(".,;")
         if inner == text:
@@ -146,9 +159,14 @@ def _lines_of(text: str) -> list[list[ExpressionToken]]:
 
 
 def _unnumbered(line: list[ExpressionToken]) -> list[ExpressionToken]:
-    """Remove the number of a list item from ``line``: ``1. (1 + 2) * 3``."""
+    """Remove the number or the mark of a list item or a quotation from ``line``: ``1. (1 + 2) * 3``."""
     is_item = len(line) > 2 and line[0].symbol == NUMBER and line[1].text == "." and line[2].is_apart
-    return line[2:] if is_item and line[2].symbol in _BEGINNINGS else line
+    if is_item and line[2].symbol in _BEGINNINGS:
+        return line[2:]
+    is_bullet = (
+        len(line) > 2 and line[0].text in _BULLETS and line[1].is_apart and line[1].symbol in _BEGINNINGS
+    )
+    return line[1:] if is_bullet else line
 
 
 def _has_words(lines: list[list[ExpressionToken]]) -> bool:
@@ -176,7 +194,8 @@ def _equation(tokens: list[ExpressionToken], limits: Limits, grammar: Grammar) -
         raise ExpressionError("syntax", "Expected an expression on one side of '='.", tokens[0].position)
     if len(expressions) > 1 and len({each.evaluate().value for each in expressions}) > 1:
         raise ExpressionError("syntax", "The sides of '=' are different expressions.", tokens[0].position)
-    return expressions[0]
+    # "(1 + 2) * 3 = 3 * 3 = 9", "9 = 3 * 3 = (1 + 2) * 3"
+    return expressions[-1 if parsed[0].is_number else 0]
 
 
 def _sides(tokens: list[ExpressionToken]) -> Iterator[list[ExpressionToken]]:
@@ -263,11 +282,13 @@ def _standing_alone(
     if run.start > 0:
         before = line[run.start - 1]
         is_parted = first.is_apart or before.text in _STOPS or first.symbol in (RELATION, ")")
-        if before.text.casefold() in _DENYING or not is_parted:
+        if before.text.casefold() in _DENYING | _CALCULATING or not is_parted:
             return None
     if run.stop < len(line):
         behind = line[run.stop]
         is_parted = behind.is_apart or behind.text in _STOPS or last.symbol in (RELATION, "(")
+        if behind.text.casefold() in _CALCULATING:
+            return None
         # The "!" of "= 9!" is punctuation.
         if not is_parted and not (behind.text == "!" and line[run.stop - 2].symbol == RELATION):
             return None

@@ -44,6 +44,7 @@ _LENIENT = re.compile(
     r"|(?P<relation>=+>?|--?>|[≈→⇒⟶⟹↦≡≃⇔]|\\(?:approx|to|rightarrow|Rightarrow|implies|longrightarrow|equiv|simeq|iff)(?![A-Za-z]))"
     r"|(?P<operator>\*\*|[-+*/^×÷➗]|\\(?:times|cdot|cdotp|ast|star|bullet|div)(?![A-Za-z]))"
     r"|(?P<times>[xX](?=\s*(?:[0-9(\[{]|\\[dtc]?frac)))"
+    r"|(?P<spoken>(?:times|multiplied by|divided by|plus|minus)(?=\s*(?:[0-9(\[{]|\\[dtc]?frac)))"
     r"|(?P<open>[(\[{【〔]|\\(?:lbrace|lbrack|lparen)(?![A-Za-z]))|(?P<close>[)\]}】〕]|\\(?:rbrace|rbrack|rparen)(?![A-Za-z]))"
     r"|(?P<fraction>\\[dtc]?frac(?![A-Za-z]))"
     r"|(?P<word>\\[A-Za-z]+|[^\W\d]+(?:'[^\W\d]+)?)|(?P<other>\S))"
@@ -57,6 +58,7 @@ _MEANT = {
     **dict.fromkeys(("÷", "➗", "\\div"), "/"),
     "**": "^",
 }
+_SPOKEN = {"times": "*", "multiplied by": "*", "divided by": "/", "plus": "+", "minus": "-"}
 _SYMBOLS = {
     "number": NUMBER,
     "relation": RELATION,
@@ -111,9 +113,10 @@ def _cut(pattern: re.Pattern[str], text: str) -> list[ExpressionToken]:
         if kind == "other" and not written.isascii():
             # A check mark or a root sign counts as a word.
             kind = "word"
-        if kind == "times" and not (tokens and tokens[-1].symbol in (NUMBER, ")")):
+        if kind in ("times", "spoken") and not (tokens and tokens[-1].symbol in (NUMBER, ")")):
             kind = "word"
-        symbol = _SYMBOLS.get(kind) or (_MEANT.get(written, written) if kind == "operator" else written)
+        meant = {"operator": _MEANT, "spoken": _SPOKEN}.get(kind, {})
+        symbol = _SYMBOLS.get(kind) or meant.get(written, written)
         is_apart = bool(match["blank"]) or not tokens
         tokens.append(ExpressionToken(symbol, written, match.end() - len(written), is_apart))
     return tokens

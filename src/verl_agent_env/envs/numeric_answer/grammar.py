@@ -29,6 +29,7 @@ from verl_agent_env.envs.numeric_answer.tokens import (
 )
 from verl_agent_env.envs.numeric_answer.unit_grammar import skip_remark, skip_unit
 from verl_agent_env.envs.numeric_answer.units import (
+    ALTERNATIVES,
     APPROXIMATELY,
     ATTACHED_SCALES,
     CONCLUSIONS,
@@ -105,13 +106,29 @@ class _QuantityParser:
         scale = self._scale(is_money)
         divisor = self._percent()
         self._index = skip_unit(self._tokens, self._index)
-        self._index = skip_remark(self._tokens, self._index)
+        if is_money and self._token.text == "/" and self._tokens[self._index + 1].text == "-":
+            # Rs. 500/-
+            self._index += 2
+        remark = self._index
+        self._index = skip_remark(self._tokens, remark)
+        self._require_same(self._tokens[remark + 1 : self._index - 1], (sign or 1) * value * scale / divisor)
         while self._token.text in (".", ",", ";"):
             self._index += 1
         if self._token.kind != "end":
             raise NotANumberError
         uncertainty = None if self._uncertainty is None else _bounded(self._uncertainty * scale)
         return Quantity(_bounded((sign or 1) * value * scale), divisor, uncertainty)
+
+    def _require_same(self, remark: list[QuantityToken], value: Fraction) -> None:
+        """Raise an error if a remark names another number: "5 (or 6)", not "0.5 (or 1/2)"."""
+        begin = 0
+        while begin < len(remark) and remark[begin].text.casefold() in ALTERNATIVES:
+            begin += 1
+        if begin == 0 or not any(token.kind in ("numeral", "fraction") for token in remark):
+            return
+        other = _QuantityParser([*remark[begin:], QuantityToken("end", "", False)], uncertain=False).parse()
+        if other.value / other.percent_divisor != value:
+            raise NotANumberError
 
     def _hedges(self) -> None:
         while self._token.text.casefold() in CONCLUSIONS:
@@ -121,7 +138,7 @@ class _QuantityParser:
             self._token.kind == "word" and self._token.text.casefold() in APPROXIMATELY
         ):
             self._index += 1
-            if self._tokens[self._index - 1].text == "approx" and self._token.text == ".":
+            if self._tokens[self._index - 1].text.casefold() in ("approx", "ca") and self._token.text == ".":
                 self._index += 1
 
     def _sign(self) -> int:
@@ -228,7 +245,8 @@ class _QuantityParser:
         """Parse a fraction, a number times a power of ten, or a single number."""
         left = self._power()
         token = self._token
-        if token.text == "/" and self._is_number_next():
+        is_dash = [each.text for each in self._tokens[self._index + 1 : self._index + 3]] == ["-", ""]
+        if token.text == "/" and not is_dash and self._is_number_next():
             self._index += 1
             sign = self._sign() or 1
             right = self._power()

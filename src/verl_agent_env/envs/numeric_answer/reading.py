@@ -43,7 +43,22 @@ _LABEL = re.compile(
     r"(?: (?:equal|up|out))?(?: to)?(?![^\W_])[:=]?|(?<=[^\W\d_])'s(?= )|是|为|為|等于)"
 )
 _NO_LABELS = frozenset(
-    {"not", "never", "wrong", "incorrect", "false", "except", "previous", "unless", "if", "isn't", "instead"}
+    {
+        *(
+            "not",
+            "never",
+            "cannot",
+            "wrong",
+            "incorrect",
+            "false",
+            "except",
+            "previous",
+            "unless",
+            "if",
+            "whether",
+        ),
+        *("instead", "let", "suppose", "assume", "assuming"),
+    }
 )
 _WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")
 # "**42** apples"; "2**10" is a power.
@@ -123,7 +138,8 @@ def _without_label(text: str) -> str | None:
     if match is None:
         return None
     words = {word.casefold() for word in _WORD.findall(match["label"])}
-    return None if words & _NO_LABELS else text[match.end() :]
+    is_denied = any(word.endswith("n't") for word in words)
+    return None if is_denied or words & _NO_LABELS else text[match.end() :]
 
 
 def _chain(text: str) -> Quantity | None:

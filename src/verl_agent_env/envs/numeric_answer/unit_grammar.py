@@ -15,7 +15,7 @@ from verl_agent_env.envs.numeric_answer.units import (
 
 MAX_UNIT_TOKENS = 24
 _CLOSING = {"(": ")", "[": "]"}
-_UNIT_SIGNS = frozenset({"°", "Ω", "Å", "′", "″", "'", '"', *CURRENCY_SIGNS})
+_UNIT_SIGNS = frozenset({"°", "Ω", "′", "″", "'", '"', *CURRENCY_SIGNS})
 _MULTIPLIED = frozenset({"×", "*", "\\cdot", "\\times"})
 _REMARKS = frozenset({"or", "sf", "dp", "ie", "eg", "to"})
 _OPERATORS = frozenset({"+", "-", "*", "/", "×", "^"})

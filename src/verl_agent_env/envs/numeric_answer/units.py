@@ -71,6 +71,11 @@ APPROXIMATELY = frozenset(
 )
 """Words before a number that do not change it."""
 
+ALTERNATIVES = frozenset(
+    {"or", "and", "maybe", "perhaps", "possibly", "but", "could", "be", "also", "either"}
+)
+"""Words in a remark that name another number, or the same one in another form."""
+
 CONCLUSIONS = frozenset({"so", "thus", "hence", "therefore", "finally"})
 """Words that introduce a result."""
 
@@ -78,7 +83,7 @@ _PREFIXED = _words("m g s l L A V W N J Pa Hz eV B bit mol cal C F H T Wh VA bar
 _PREFIXES = ("", *_words("k M G T m μ u n p c d h"))
 _PLAIN_SYMBOLS = _words(
     "h min hr hrs sec secs yr yrs wk wks mo mos in ft yd mi lb lbs oz pt qt gal fl cu sq K t ha ac px kn kt mph kph rpm"
-    " fps bpm dB ppm ppb psi atm BTU am pm pc pcs ea kWh sr Bq Gy Sv kat ct cts"
+    " Å fps bpm dB ppm ppb psi atm BTU am pm pc pcs ea kWh sr Bq Gy Sv kat ct cts"
 )
 SYMBOLS = frozenset(prefix + unit for unit in _PREFIXED for prefix in _PREFIXES) | _PLAIN_SYMBOLS
 """Symbols of units with one or two letters, and some longer ones."""
@@ -105,7 +110,7 @@ _NO_UNITS = (CALCULATIONS - {"times"}) | _words(
     " eighths ninth ninths tenth tenths hundredth hundredths thousandth thousandths infinity infinite inf nan point base"
     " remainder"
     # comparison and choice
-    " or and nor to through till until versus vs between than below under either both"
+    " least most or and nor to through till until versus vs between than below under either both"
     # denial, condition, sentences
     " not never isn't aren't wasn't don't doesn't can't cannot wrong incorrect false if else unless except but because"
     " since so then while when where which that was were been is are be would could should might may maybe perhaps"

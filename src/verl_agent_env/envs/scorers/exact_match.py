@@ -11,7 +11,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import Field, field_validator
 
 from verl_agent_env.envs.scorers.base import FinalAnswerScorer
-from verl_agent_env.messages.reading import stated_answers
+from verl_agent_env.messages.reading import stated_answers, without_language
 
 MAX_REFERENCE_CHARS = 20_000
 MAX_REFERENCES = 100
@@ -62,7 +62,8 @@ _PAIRS: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "brackets": (("(", ")"), ("[", "]"), ("{", "}"), ("<", ">"), ("（", "）"), ("【", "】")),
 }
-_CHOICE = re.compile(r"\(?([^\W_]{1,3})[).]")
+_CHOICE = re.compile(r"[(（]?([^\W_]{1,3})[)）.]")
+_WITHOUT_WIDTH = "\u200b\u200c\u200d\u2060\ufeff"
 _ARTICLE = re.compile(r"(?<!\w)(?:a|an|the)(?!\w)", re.IGNORECASE)
 _MAX_WRAPPERS = 8
 
@@ -136,13 +137,13 @@ class ExactMatchScorer(FinalAnswerScorer):
         if self.collapse_spaces:
             # Not split(): `strip` decides about outer blanks.
             text = re.sub(r"\s+", " ", text)
-        return text.strip() if self.strip else text
+        return _stripped(text) if self.strip else text
 
 
 def _without(text: str, ignored: tuple[Ignored, ...]) -> str:
     """Remove ignored wrappers around ``text``, in any order of nesting, and articles."""
     pairs = [pair for kind in ("quotes", "emphasis", "brackets") if kind in ignored for pair in _PAIRS[kind]]
-    text = text.strip()
+    text = _stripped(text)
     for _ in range(_MAX_WRAPPERS):
         inner = text.rstrip(_STOPS).rstrip() if "stops" in ignored else text
         if "brackets" in ignored:
@@ -153,8 +154,10 @@ def _without(text: str, ignored: tuple[Ignored, ...]) -> str:
                 len(inner) > len(opening) + len(closing)
                 and inner.startswith(opening)
                 and inner.endswith(closing)
+                and _encloses(inner, opening, closing)
             ):
                 inner = inner[len(opening) : -len(closing)].strip()
+                inner = without_language(inner) if opening == "```" else inner
                 break
         if inner == text:
             break
@@ -162,6 +165,20 @@ def _without(text: str, ignored: tuple[Ignored, ...]) -> str:
     if "articles" in ignored:
         text = re.sub(r"\s+", " ", _ARTICLE.sub(" ", text)).strip()
     return text
+
+
+def _stripped(text: str) -> str:
+    """Return ``text`` without blanks and characters without width around it."""
+    return text.strip().strip(_WITHOUT_WIDTH).strip()
+
+
+def _encloses(text: str, opening: str, closing: str) -> bool:
+    """Return true if the first mark of ``text`` is closed by its last one, unlike those of ``(A) or (B)``."""
+    inside = text[len(opening) : -len(closing)]
+    if opening == closing:
+        return opening not in inside
+    end = inside.find(closing)
+    return end == -1 or inside.find(opening) in range(end)
 
 
 def _is_stream_safe(text: str) -> bool:

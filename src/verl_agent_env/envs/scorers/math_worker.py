@@ -14,6 +14,7 @@ import sys
 from typing import Any
 
 MEMORY_BYTES = 2 << 30
+_DIGITS = 30
 READY = {"ready": True}
 TOO_LARGE = {"too_large": True}
 
@@ -82,11 +83,25 @@ class Comparison:
 
     def _equal(self, reference: list[Any], given: list[Any], rounding: int) -> bool:
         try:
-            return bool(self._library.verify(reference, given, float_rounding=rounding, timeout_seconds=0))
+            is_equal = bool(
+                self._library.verify(reference, given, float_rounding=rounding, timeout_seconds=0)
+            )
+            return is_equal and not _differ(reference[0], given[0], rounding)
         except MemoryError:
             raise
         except Exception:  # noqa: BLE001
             return False
+
+
+def _differ(reference: Any, given: Any, rounding: int) -> bool:
+    """Return true if two numbers differ: the library rounds to decimal places, so that small ones are all equal to it."""
+    if not (getattr(reference, "is_number", False) and getattr(given, "is_number", False)):
+        return False
+    one, other = reference.evalf(_DIGITS), given.evalf(_DIGITS)
+    if not (one.is_Number and other.is_Number and one.is_finite and other.is_finite):
+        return False
+    place = 10.0**-rounding
+    return bool(abs(one - other) > (place / 2 if abs(one) > place else abs(one) / 1000))
 
 
 def _is_expression(found: list[Any]) -> bool:

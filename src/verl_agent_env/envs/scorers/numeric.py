@@ -13,6 +13,8 @@ from verl_agent_env.envs.numeric_answer import PercentRule, Quantity, read_quant
 from verl_agent_env.envs.scorers.base import FinalAnswerScorer
 from verl_agent_env.messages.reading import closing_answers, stated_answers
 
+_DEFAULT_TOLERANCE = Fraction(1, 10**6)
+
 
 class NumericScorer(FinalAnswerScorer):
     """The answer must be one number, the reference, within a tolerance.
@@ -31,7 +33,12 @@ class NumericScorer(FinalAnswerScorer):
             "lets answers be written in that way."
         ),
     )
-    abs_tolerance: float = Field(default=1e-6, ge=0, allow_inf_nan=False, description="Allowed distance.")
+    abs_tolerance: float | None = Field(
+        default=None,
+        ge=0,
+        allow_inf_nan=False,
+        description="Allowed distance; 1e-6, or a thousandth of a reference other than 0 that is smaller, if not given.",
+    )
     rel_tolerance: float = Field(
         default=0.0, ge=0, allow_inf_nan=False, description="Allowed distance as a share of the reference."
     )
@@ -71,7 +78,13 @@ class NumericScorer(FinalAnswerScorer):
         return Quantity(Fraction(0)) if reference is None else reference
 
     def _allowed(self, reference: Fraction) -> Fraction:
-        allowed = max(Fraction(self.abs_tolerance), Fraction(self.rel_tolerance) * abs(reference))
+        tolerance = self.abs_tolerance
+        if tolerance is None:
+            # Else all small numbers would be equal.
+            absolute = min(_DEFAULT_TOLERANCE, abs(reference) / 1000) if reference else _DEFAULT_TOLERANCE
+        else:
+            absolute = Fraction(tolerance)
+        allowed = max(absolute, Fraction(self.rel_tolerance) * abs(reference))
         uncertainty = self._reference.uncertainty
         return allowed if uncertainty is None else max(allowed, abs(uncertainty))
 

@@ -12,6 +12,7 @@ from pydantic import Field, field_validator
 
 from verl_agent_env.envs.numeric_answer import Quantity, read_quantity, values_of, without_labels
 from verl_agent_env.envs.numeric_answer.tokens import SUPERSCRIPTS
+from verl_agent_env.envs.numeric_answer.units import SYMBOLS
 from verl_agent_env.envs.plain_text import plain_characters
 from verl_agent_env.envs.scorers.base import FinalAnswerScorer, ScorerError
 from verl_agent_env.envs.scorers.math_pool import PoolError, TooHardError, math_pool
@@ -37,6 +38,7 @@ _COMMANDS = {
     "∈": "in",
     "∅": "emptyset",
     "±": "pm",
+    "∖": "setminus",
     "α": "alpha",
     "β": "beta",
     "θ": "theta",
@@ -45,11 +47,20 @@ _COMMANDS = {
     "σ": "sigma",
     "φ": "phi",
 }
-_LATEX_OF = {**{typed: f"\\{command} " for typed, command in _COMMANDS.items()}, "°": "^\\circ ", "**": "^"}
+_LATEX_OF = {
+    **{typed: f"\\{command} " for typed, command in _COMMANDS.items()},
+    "°": "^\\circ ",
+    "**": "^",
+    "\\varnothing": "\\emptyset ",
+}
 _TYPED = re.compile("|".join(map(re.escape, _LATEX_OF)))
 _SUPERSCRIPT = re.compile(r"[⁺⁻]?[⁰¹²³⁴-⁹]+")
 _ROOT = re.compile(r"√\s*(?:\(([^()]*)\)|([0-9.]+|[A-Za-z]))")
 
+_CONSTANT = re.compile(r"\\(?:mathrm|text|operatorname|mathit|rm)\s*\{\s*([ei])\s*\}")
+_BASED = re.compile(r"\(?([0-9A-Za-z]+)\)?\s*_\s*\{?\s*([0-9]{1,2})\s*\}?")
+# "6π cm²"; one letter may be a variable.
+_UNIT = re.compile(r"(?<=[0-9A-Zπ}\])])\s+([A-Za-zμΩ]{2,4})(?:\^?\{?[23]\}?|[²³])?\s*\Z")
 _RATIO = re.compile(r"[0-9] ?: ?[0-9]")
 _LIST = re.compile(r"[^0-9]*[0-9]+,(?![0-9]{3}(?![0-9]))[0-9]+[^0-9]*")
 
@@ -74,7 +85,12 @@ class MathScorer(FinalAnswerScorer):
         repr=False,
         description="The reference, in LaTeX or plain ('3\\sqrt{2}', '(x+1)^2', '[0,1)'), or several.",
     )
-    rounding: int = Field(default=6, ge=0, le=15, description="Decimal places to which numbers must agree.")
+    rounding: int = Field(
+        default=6,
+        ge=0,
+        le=15,
+        description="Decimal places to which numbers must agree; smaller ones to three digits.",
+    )
     timeout_s: float = Field(
         default=5.0, ge=0.1, le=30.0, description="Seconds of computing that one answer may take."
     )
@@ -109,7 +125,7 @@ class MathScorer(FinalAnswerScorer):
             quantity = _number(reference)
             if quantity is None or given is None:
                 others.append(reference)
-            elif abs(values_of(quantity, "divide")[0] - values_of(given, "divide")[0]) <= self._allowed:
+            elif self._is_close(values_of(quantity, "divide")[0], values_of(given, "divide")[0]):
                 return True
         return bool(others) and self._is_equal(others, answer if given is None else _plain_number(answer))
 
@@ -117,9 +133,11 @@ class MathScorer(FinalAnswerScorer):
     def _references(self) -> tuple[str, ...]:
         return self.answer if isinstance(self.answer, tuple) else (str(self.answer),)
 
-    @property
-    def _allowed(self) -> Fraction:
-        return Fraction(1, 2 * 10**self.rounding)
+    def _is_close(self, reference: Fraction, given: Fraction) -> bool:
+        """Return true if two numbers agree to the decimal places; one that these do not show, to three digits."""
+        place = Fraction(1, 10**self.rounding)
+        allowed = place / 2 if abs(reference) > place else abs(reference) / 1000
+        return abs(reference - given) <= allowed
 
     def _is_equal(self, references: list[str], answer: str) -> bool:
         """Return true if math-verify finds ``answer`` equal to one of ``references``."""
@@ -131,6 +149,10 @@ class MathScorer(FinalAnswerScorer):
         if _RATIO.search(answer) and not any(_RATIO.search(reference) for reference in references):
             # The library divides; 10:30 is a time.
             return False
+        based = [_BASED.fullmatch(unwrap(text)) for text in (answer, *references)]
+        if any(based):
+            # The library ignores the base of 1011_2.
+            return _has_same_digits(unwrap(answer), references)
         request = {
             "references": [_latex(reference) for reference in references],
             "answer": _latex(answer),
@@ -138,6 +160,18 @@ class MathScorer(FinalAnswerScorer):
             "cpu_s": self.timeout_s,
         }
         return bool(_ask(request).get("equal"))
+
+
+def _has_same_digits(answer: str, references: list[str]) -> bool:
+    """Return true if a reference has the digits of ``answer``, and the base, where both name one."""
+    digits, base = _digits_and_base(answer)
+    written = [_digits_and_base(unwrap(reference)) for reference in references]
+    return any(digits == theirs and (not base or not other or base == other) for theirs, other in written)
+
+
+def _digits_and_base(text: str) -> tuple[str, str]:
+    based = _BASED.fullmatch(text)
+    return (text.strip().upper(), "") if based is None else (based[1].upper(), based[2])
 
 
 def _number(text: str) -> Quantity | None:
@@ -162,7 +196,10 @@ def _ask(request: dict[str, Any]) -> dict[str, Any]:
 
 def _latex(text: str) -> str:
     """Replace characters that people type by their LaTeX."""
-    text = unwrap(plain_characters(text)).rstrip(".,;")
+    unit = _UNIT.search(text)
+    if unit is not None and unit[1] in SYMBOLS:
+        text = text[: unit.start()]
+    text = _CONSTANT.sub(r"\1 ", unwrap(plain_characters(text)).rstrip(".,;"))
     text = _ROOT.sub(lambda root: f"\\sqrt{{{root[1] or root[2]}}}", text)
     text = _SUPERSCRIPT.sub(lambda power: f"^{{{power[0].translate(SUPERSCRIPTS)}}}", text)
     return _TYPED.sub(lambda typed: _LATEX_OF[typed[0]], text)

@@ -19,7 +19,7 @@ from verl_agent_env.messages.reading.formats import (
     FormatName,
     read_action_text,
 )
-from verl_agent_env.messages.reading.marks import Marked, find_boxed, find_tagged, unwrap
+from verl_agent_env.messages.reading.marks import Marked, find_boxed, find_tagged, unwrap, without_language
 from verl_agent_env.messages.reading.stated import closing_answers, stated_answers
 from verl_agent_env.messages.reading.thoughts import (
     VisibleText,
@@ -60,4 +60,5 @@ __all__ = [
     "strip_thoughts",
     "strip_turn_ends",
     "unwrap",
+    "without_language",
 ]

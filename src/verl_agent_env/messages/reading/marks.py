@@ -130,6 +130,12 @@ def unwrap(text: str) -> str:
     return text
 
 
+def without_language(text: str) -> str:
+    """Return the content of a code fence without the name of its language."""
+    language = _LANGUAGE.match(text)
+    return text if language is None else text[language.end() :]
+
+
 @lru_cache(maxsize=32)
 def _tags(name: str) -> re.Pattern[str]:
     return re.compile(rf"<\s*+(\\?/)?\s*+{re.escape(name)}(?=[\s/>])[^<>]*+>", re.IGNORECASE)
@@ -145,8 +151,7 @@ def _inside_pair(text: str) -> str | None:
             inner = text[len(opening) : -len(closing)]
             # "a" or "b": the first mark is not closed by the last one.
             if closing not in inner and opening not in inner:
-                language = _LANGUAGE.match(inner) if opening == "```" else None
-                return inner if language is None else inner[language.end() :]
+                return without_language(inner) if opening == "```" else inner
     return None
 
 

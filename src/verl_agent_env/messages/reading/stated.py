@@ -17,7 +17,7 @@ _CUE = re.compile(
     r"^[ \t>]*####[ \t]*(?=\S)"
     r"|(?<!\w)(?:answers?|ans|results?|solutions?|conclusion|r[ée]ponse|antwort|ergebnis|respuesta|resultado|resposta|risposta)"
     r"(?!\w)[^\n.:=≈]{0,80}?(?:[:=≈]|\\approx|(?<!\w)(?:is|are|equals|be|was|comes to|ist|lautet|est|es|é|è)(?!\w):?)"
-    r"|(?:答案|答え|答|정답|ответ)[^\n.:：=0-9]{0,12}?(?:是|为|為|は|은|[:：=])",
+    r"|(?:答案|答え|答|정답|ответ|उत्तर)[^\n.:：=0-9]{0,12}?(?:是|为|為|は|은|[:：=])",
     re.IGNORECASE | re.MULTILINE,
 )
 # What is said about an answer, and is none.
@@ -39,9 +39,31 @@ _CLAUSE_END = re.compile(
     re.IGNORECASE,
 )
 _CHANGES = re.compile(
-    r"[\s,;–—-]*(?:or|and|but|not|maybe|perhaps|possibly|unless|if|else|plus|minus|times)(?!\w)",
+    r"[\s,;–—-]*(?:or|and|but|not|maybe|perhaps|possibly|unless|if|else|plus|minus|times"
+    r"|no|nope|wait|actually|sorry|oops|hmm|rather|correction|i mean|make that|scratch)(?!\w)",
     re.IGNORECASE,
 )
+# "The answer cannot be 5"; "whether the answer is 5".
+_DENIAL = re.compile(r"(?<!\w)(?:not|never|cannot|\w+n['’]t)(?!\w)", re.IGNORECASE)
+_OPEN_QUESTION = re.compile(
+    r"(?<!\w)(?:whether|if|unless|suppos(?:e|ing)|assum(?:e|ing)|doubt)(?:\s+that)?"
+    r"(?:\s+(?:the|my|this|our|your|its|final|correct|right|true|real))*+\s*+\Z",
+    re.IGNORECASE,
+)
+_MAX_QUESTION_CHARS = 80
+# Arrows before a result.
+_ARROWS = re.compile(r"(?:\s*+(?:=+>|-+>|[→⇒⟹↦]|\\(?:Rightarrow|rightarrow|implies|to)(?![A-Za-z])))++\s*+")
+# "Let x = 5" says what is given; "if x = 5, then y = 6" may end with a result.
+_GIVEN = re.compile(
+    r"\W*+(?:let|suppose|assume|assuming|say|given|if|when|where|set|consider|guess|try)(?!\w)[^,;]*+\Z",
+    re.IGNORECASE,
+)
+# "2x = 6" and "x + 1 = 6" are equations of an unknown, "a + b = 6" and "6 m * 7 m = 42" lead to a result.
+_HAS_UNKNOWN = re.compile(
+    r"(?<![A-Za-z\\])(?:[0-9][xyzn](?![A-Za-z])|[xyzn]\s*+(?:[-+*/^×·÷]|\\(?:cdot|times))\s*+[0-9]"
+    r"|[0-9]\s*+(?:[-+*/×·÷]|\\(?:cdot|times))\s*+[xyzn](?![A-Za-z]))"
+)
+_COMPARES = ("<", ">", "!", "≤", "≥", "≠", "\\neq", "\\ne", "\\le", "\\ge", "\\leq", "\\geq", "~")
 # "x = 42 or x = 43", "x = 1, y = 2"; not "6 * 7 = 42, so x = 42".
 _ANOTHER = re.compile(
     r"(?:[,;&]|(?<!\w)(?:or|and)(?!\w)|\\(?:text|quad|qquad))"
@@ -62,8 +84,9 @@ def stated_answers(text: str, is_answer: Callable[[str], object] | None = None) 
     tail = text[-MAX_SEARCHED_CHARS:]
     found = ambiguous = None
     for cue in _CUE.finditer(tail):
+        before = tail[max(0, cue.start() - _MAX_QUESTION_CHARS) : cue.start()]
         sentence = _sentence(tail, cue.end())
-        if not sentence:
+        if not sentence or _DENIAL.search(cue[0]) or _OPEN_QUESTION.search(before):
             continue
         if not _COMMENT.match(sentence):
             found = sentence
@@ -80,10 +103,15 @@ def closing_answers(text: str) -> tuple[str, ...]:
             break
     else:
         return ()
-    line = line.strip()
+    if _GIVEN.match(line):
+        return ()
+    arrows = _ARROWS.match(line)
+    line = line.strip() if arrows is None else line[arrows.end() :].strip()
     before, sign, result = line.rpartition("=")
     _, is_second, between = before.rpartition("=")
-    return (line, result) if sign and not (is_second and _ANOTHER.search(between)) else (line,)
+    is_other = is_second and _ANOTHER.search(between)
+    is_unsolved = _HAS_UNKNOWN.search(between) or before.rstrip().endswith(_COMPARES)
+    return (line, result) if sign and not is_other and not is_unsolved else (line,)
 
 
 def _sentence(text: str, start: int) -> str:
