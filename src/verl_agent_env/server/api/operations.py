@@ -6,6 +6,7 @@ An operation is allowed, routed to the environment's owner, and made durable exa
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -16,10 +17,45 @@ from verl_agent_env.server.http.auth import current_principal
 from verl_agent_env.server.http.dispatcher import require_seen, start
 from verl_agent_env.server.http.route_table import RouteTable
 from verl_agent_env.server.http.tokens import Principal
-from verl_agent_env.server.http.types import JSON, Request, Response
+from verl_agent_env.server.http.types import JSON, Request, Response, Route
 from verl_agent_env.types import new_env_id
 
 _NO_HEADERS: Mapping[bytes, bytes] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """An operation of the API that was found by its path, to be called any number of times."""
+
+    route: Route
+    env_id: str
+    path: str
+    query: bytes
+
+    def start(
+        self,
+        encoded: bytes,
+        principal: Principal,
+        *,
+        env_id: str = "",
+        headers: Mapping[bytes, bytes] = _NO_HEADERS,
+    ) -> AwaitableOrValue[Response]:
+        """Call it with a body that is JSON already; gives its response, or what to wait for.
+
+        Args:
+            encoded: The body.
+            principal: On whose behalf.
+            env_id: As :meth:`Operations.call` has it.
+            headers: As of a request.
+
+        Raises:
+            VerlAgentEnvError: As the operation's.
+        """
+        route, env_id = self.route, self.env_id or env_id
+        if route.auth_scope and route.auth_scope not in principal.scopes:
+            raise InsufficientScopeError(route.auth_scope)
+        require_seen(principal, env_id)
+        return start(route, Request(env_id, encoded, self.query, headers, principal, path=self.path))
 
 
 class Operations:
@@ -88,14 +124,22 @@ class Operations:
         Raises:
             VerlAgentEnvError: As the operation's.
         """
+        principal = principal or current_principal.get()
+        return self.find(method, target).start(encoded, principal, env_id=env_id, headers=headers)
+
+    def find(self, method: str, target: str) -> Operation:
+        """Find an operation.
+
+        Args:
+            method: As of a request.
+            target: Path and query.
+
+        Raises:
+            RouteNotFoundError: There is none.
+        """
         path, _, query = target.partition("?")
         found = self._routes.match(path)
         route = found[0].get(method) if found is not None else None
         if found is None or route is None:
             raise RouteNotFoundError(path)
-        env_id = found[1] or env_id
-        principal = principal or current_principal.get()
-        if route.auth_scope and route.auth_scope not in principal.scopes:
-            raise InsufficientScopeError(route.auth_scope)
-        require_seen(principal, env_id)
-        return start(route, Request(env_id, encoded, query.encode(), headers, principal, path=path))
+        return Operation(route, found[1], path, query.encode())

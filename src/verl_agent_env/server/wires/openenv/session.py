@@ -10,7 +10,7 @@ import orjson
 
 from verl_agent_env.engine import AwaitableOrValue, map_maybe
 from verl_agent_env.errors import EnvironmentNotFoundError, EpisodeNotStartedError, VerlAgentEnvError
-from verl_agent_env.server.api.operations import Operations
+from verl_agent_env.server.api.operations import Operation, Operations
 from verl_agent_env.server.http.tokens import Principal
 from verl_agent_env.server.http.types import Response
 from verl_agent_env.server.wires.openenv.frames import (
@@ -41,7 +41,7 @@ class Session:
     """An environment, made when it is first needed, or found by the session's id."""
 
     __slots__ = (
-        "_env_kwargs", "_env_name", "_episode_id", "_given", "_is_own", "_operations", "_principal", "_seq",
+        "_env_kwargs", "_env_name", "_episode_id", "_given", "_is_own", "_operations", "_principal", "_seq", "_step",
         "_ttl_s", "env_id",
     )  # fmt: skip
 
@@ -77,6 +77,8 @@ class Session:
         self._seq: int | None = None
         """Number of the next step; ``None`` where others may have stepped, and nothing told it yet."""
         self._episode_id: str | None = None
+        self._step: Operation | None = None
+        """Steps the environment of this id."""
 
     async def attach(self) -> None:
         """Make sure that the session to go on with is there.
@@ -152,7 +154,8 @@ class Session:
             action = tool_call(tool_name, arguments)
         else:
             action = action_of(data)
-        return map_maybe(self.act(action, seq_of(data)), partial(self._shown_step, tool_name))
+        seq = seq_of(data)
+        return map_maybe(self._start(action, seq), partial(self._shown_step, seq, tool_name))
 
     def act(self, action: Action, seq: int | None = None) -> AwaitableOrValue[dict[str, Any]]:
         """Carry out an action; gives what a step of the API answers.
@@ -161,13 +164,17 @@ class Session:
             action: As the API takes it.
             seq: Number of the step; with it, a step that is sent again is answered as the first time.
         """
+        return map_maybe(self._start(action, seq), partial(self._read_step, seq))
+
+    def _start(self, action: Action, seq: int | None) -> AwaitableOrValue[Response]:
         if self.env_id is None:
             raise EpisodeNotStartedError("")
+        step = self._step
+        if step is None or step.env_id != self.env_id:
+            step = self._step = self._operations.find("POST", f"/api/environment/{self.env_id}/step")
         # Without a number it has the form that is read fastest.
         body = orjson.dumps({"action": action} if seq is None else {"action": action, "seq": seq})
-        target = f"/api/environment/{self.env_id}/step"
-        answer = self._operations.start("POST", target, body, principal=self._principal)
-        return map_maybe(answer, partial(self._read_step, seq))
+        return step.start(body, self._principal)
 
     def _read_step(self, seq: int | None, response: Response) -> dict[str, Any]:
         taken: dict[str, Any] = orjson.loads(bytes(response.body))
@@ -181,9 +188,10 @@ class Session:
             self._seq += 1
         return taken
 
-    def _shown_step(self, tool_name: str | None, taken: dict[str, Any]) -> dict[str, Any]:
+    def _shown_step(self, seq: int | None, tool_name: str | None, response: Response) -> dict[str, Any]:
+        taken = self._read_step(seq, response)
         observation, terminated, truncated = taken["observation"], taken["terminated"], taken["truncated"]
-        metadata = self._metadata({**taken["info"], "terminated": terminated, "truncated": truncated})
+        metadata = self._metadata(taken["info"], terminated=terminated, truncated=truncated)
         more: dict[str, Any] = {}
         if tool_name is not None:
             more = {"tool_name": tool_name, "result": text_of(observation), "error": None}
@@ -220,8 +228,8 @@ class Session:
         if self._is_own:
             await self.close()
 
-    def _metadata(self, info: Mapping[str, Any]) -> dict[str, Any]:
-        metadata = {"truncated": False, **info, "session_id": self.env_id}
+    def _metadata(self, info: Mapping[str, Any], **ends: bool) -> dict[str, Any]:
+        metadata = {"truncated": False, **info, **ends, "session_id": self.env_id}
         if self._seq is not None:
             metadata["seq"] = self._seq
         return metadata
