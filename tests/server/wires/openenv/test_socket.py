@@ -104,6 +104,14 @@ def test_a_reset_with_equal_arguments_keeps_the_session_and_with_others_makes_a_
     assert gone.json()["code"] == "environment_closed"
 
 
+def test_steps_go_to_the_environment_of_the_last_reset(socket: OpenEnvSocket) -> None:
+    for max_steps in (5, 6):
+        begun = socket.reset(**MAP, max_steps=max_steps)
+        taken = socket.step(**right())
+        assert taken["metadata"]["session_id"] == begun["metadata"]["session_id"]
+        assert (taken["metadata"]["num_steps"], taken["observation"]["text"]) == (1, "F\tP\tF\tG")
+
+
 def test_a_task_can_be_what_an_episode_begins_with(socket: OpenEnvSocket, server: ServerProcess) -> None:
     target = f"{server.url}/api/environments/frozen_lake/tasks?split=test&offset=2&limit=1"
     [task] = httpx.get(target, timeout=HANG_S).json()["tasks"]
