@@ -23,7 +23,7 @@ NODE, TSC = shutil.which("node"), shutil.which("tsc")
 _REFERENCE = re.compile(
     r"""(?:\bfrom\s*|\bimport\s*\(?\s*|\bhref=|\bsrc=|url\()["']?([\w./-]+\.(?:js|css|svg|html))(?![\w.])["']?"""
 )
-_ADDRESS = re.compile(r"(?:https?:)?//[\w-]+\.[\w.-]+")
+_ADDRESS = re.compile(r"(?<!pkg:)(?:https?:)?//[\w-]+\.[\w.-]+")
 _KNOWN_ADDRESSES = {"http://www.w3.org"}
 """Names of XML languages, which are never fetched."""
 

@@ -2,9 +2,10 @@
 // All environments: search and tags at the left; at the right the chosen one, its arguments, and a sample made with
 // them.
 import { call, closeEnvironment, environmentKind, environmentKinds, packagedEnvironments } from './api.js';
+import { COPIES } from './copies.js';
 import { html, signal, useKeys, useLoaded, useMemo, useState } from './dom.js';
 import { Field } from './form.js';
-import { pythonText, shortName } from './format.js';
+import { shortName } from './format.js';
 import { Content, CopyButton, Drawing, Empty, Failure, Loading } from './parts.js';
 import { goTo, route } from './route.js';
 
@@ -74,25 +75,6 @@ const initializeRequest = (kind, args, seed) => ({
 });
 
 const serverAddress = () => new URL('../', document.baseURI).href;
-/** A word that a shell takes as it is. @param {string} text */
-const shellWord = (text) => `'${text.replaceAll("'", "'\\''")}'`;
-
-/** @type {Record<string, (request: any) => string>} */
-const COPIES = {
-  Python: ({ env_name: name, seed, env_kwargs: args }) => `from verl_agent_env.client import RemoteEnv
-
-env = RemoteEnv("${serverAddress()}", ${JSON.stringify(name)}${args ? `, env_kwargs=${pythonText(args)}` : ''})
-observation, info = env.reset(${seed === undefined ? '' : `seed=${seed}`})
-`,
-  curl: (request) => `\
-curl -s ${serverAddress()}api/environment/initialize -H 'content-type: application/json' \\
-  -d ${shellWord(JSON.stringify(request))}
-`,
-  'data for verl': ({ env_name: name, env_kwargs: args }) => `\
-verl-agent-env curate ${name}${args ? ` --env-kwargs ${shellWord(JSON.stringify(args))}` : ''} \\
-  --train 10000 --test 100 --out data
-`,
-};
 
 /** @param {EnvKind} kind @param {object} request */
 async function makeSample(kind, request) {
@@ -181,7 +163,7 @@ function Environment({ kind }) {
             />
           </label>
           ${Object.entries(COPIES).map(([name, write]) => html`
-            <${CopyButton} text=${() => write(request)}>Copy ${name}</${CopyButton}>
+            <${CopyButton} text=${() => write(request, serverAddress())}>Copy ${name}</${CopyButton}>
           `)}
           ${changed ? html`
             <button class="quiet" onClick=${clear}>
