@@ -19,7 +19,7 @@ from verl_agent_env.cluster.redis.client import RedisClient
 from verl_agent_env.cluster.redis.episodes import RedisEpisodes
 from verl_agent_env.cluster.redis.keys import Keys
 from verl_agent_env.wire.episode_store import EpisodeStore
-from verl_agent_env.wire.episodes import EpisodeRow, KeptEpisode
+from verl_agent_env.wire.episodes import EpisodeOrigin, KeptEpisode
 from verl_agent_env.wire.results import EncodedReset, EncodedStep
 
 PLENTY = 1 << 26
@@ -27,13 +27,16 @@ PLENTY = 1 << 26
 
 def kept_episode(number: int, size: int = 100) -> KeptEpisode:
     """An episode of two steps and about this many bytes."""
-    row = EpisodeRow(
-        f"e{number}.0", f"e{number}", 0, "lake", "run", "group", number, "worker", 1.0, 2.0 + number,
-        2, 1.5, True, "success", 0, True,
-    )  # fmt: skip
-    answer = EncodedStep(b'[{"role":"user","content":"%b"}]' % (b"x" * size), 0.75, False, False, b"{}")
-    steps = [(b'"g\xc3\xb6"', answer, 1.5), (b'"stay"', answer, None)]
-    return KeptEpisode(row, {"size": 4}, None, None, EncodedReset(b"[]", b"{}"), steps, 0)
+    episode = KeptEpisode(1.0, EncodedReset(b"[]", b"{}"))
+    for action, at, info in ((b'"g\xc3\xb6"', 1.5, b"{}"), (b'"stay"', None, b'{"success":true}')):
+        observation = b'[{"role":"user","content":"%b"}]' % (b"x" * size)
+        episode.last_answer = EncodedStep(observation, 0.75, at is None, False, info)
+        episode.add(action, episode.last_answer, at)
+    episode.env_id, episode.episode, episode.env_name = f"e{number}", 0, "lake"
+    episode.env_kwargs, episode.seed, episode.options, episode.run_id = {"size": 4}, number, None, "run"
+    episode.lost, episode.num_steps, episode.ended_at = None, 2, 2.0 + number
+    episode.origin = EpisodeOrigin("worker", 0.0)
+    return episode
 
 
 def files(folder: Path, prefix: str = "") -> list[Path]:

@@ -39,6 +39,7 @@ from verl_agent_env.errors import (
 from verl_agent_env.spans import note_wait
 from verl_agent_env.types import slot_of
 from verl_agent_env.wire.actions import MAX_WHOLE_BYTES, identity_of
+from verl_agent_env.wire.episodes import STEP_OVERHEAD_BYTES
 from verl_agent_env.wire.results import Created, EncodedReset, EncodedStep, PlayedBeginning
 from verl_agent_env.wire.suspicions import BEGINNING
 
@@ -74,6 +75,7 @@ class Calls:
         self._get, self._find = lifecycle.env_table.get, lifecycle.env_table.find
         self._call_record = lifecycle.executor.record
         self._note, self._state = self._call_record.note_inline, self._call_record.inline_state
+        self._max_episode_bytes = lifecycle.max_episode_bytes
         self.under_way: set[asyncio.Task[Any]] = set()
         """Offloaded calls that have not come to their end."""
         self._creating: dict[str, asyncio.Task[Created]] = {}
@@ -258,7 +260,10 @@ class Calls:
             lifecycle.count_result(instance, first.steps[-1].answer)
 
     def _note_step_of(self, instance: LiveEnv, encoded: bytes, answer: EncodedStep) -> None:
-        """Note a step, where episodes are kept."""
+        """Note a step, where episodes are kept, unless the episode is too large."""
+        episode = instance.open_episode
+        if episode is not None and episode.size < self._max_episode_bytes:
+            episode.add(encoded, answer, instance.last_used)
 
     # --- step -----------------------------------------------------------------------------------------------
 
@@ -288,9 +293,10 @@ class Calls:
         async with self._turn(instance):
             answer = self._admit_step(instance, identity, seq, operation)
             if answer is None:
-                encoded, answer, mark = await self._run_step_offloaded(instance, action, encoded, identity)
+                recorded, answer, mark = await self._run_step_offloaded(instance, action, encoded, identity)
                 self._lifecycle.require_counted(instance)
-                self._commit_step(instance, identity, answer, operation, mark, encoded)
+                self._commit_step(instance, identity, answer, operation, mark, recorded)
+                self._note_step_of(instance, encoded, answer)
             return answer
 
     def _admit_step(
@@ -310,7 +316,7 @@ class Calls:
         self, instance: LiveEnv, action: Any, encoded: bytes, identity: bytes, operation: bytes
     ) -> EncodedStep:
         """Apply an action inline, note that it was applied, and record it."""
-        note, recorder = self._note, self._lifecycle.recorder
+        note, recorder, sent = self._note, self._lifecycle.recorder, encoded
         if note is not None:
             # As CallRecord.inline has it known, for a tenth of the price.
             note(instance.env_id.encode(), instance.episode, instance.seq, 1)
@@ -322,7 +328,8 @@ class Calls:
                 else:
                     answer = EncodedStep.of(env.step(action))
                 # As Lifecycle.require_short, without a call.
-                if len(answer.observation) + len(answer.info) > self._limits.max_answer_bytes:
+                answer_bytes = len(answer.observation) + len(answer.info)
+                if answer_bytes > self._limits.max_answer_bytes:
                     self._lifecycle.require_short(answer)
                 mark = NO_MARK if recorder is None else recorder.mark(instance, env, answer, instance.seq)
             except SeatError as refused:
@@ -339,6 +346,12 @@ class Calls:
             self._lifecycle.count_result(instance, answer)
         if recorder is not None:
             recorder.stepped(instance, encoded, mark)
+        # As _note_step_of, without calls.
+        episode = instance.open_episode
+        if episode is not None and episode.size < self._max_episode_bytes:
+            answer.action, answer.at = sent, instance.last_used
+            episode.steps.append(answer)
+            episode.size += answer_bytes + len(sent) + STEP_OVERHEAD_BYTES
         return answer
 
     async def _run_step_offloaded(

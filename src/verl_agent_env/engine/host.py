@@ -15,7 +15,6 @@ from verl_agent_env.engine.env_table import EnvTable
 from verl_agent_env.engine.episodes.collector import EpisodeCollector, EpisodeOptions
 from verl_agent_env.engine.execution import ENV_FAULTS, Executor
 from verl_agent_env.engine.group_commit.pending import AwaitableOrValue, await_maybe
-from verl_agent_env.engine.keeping_calls import KeepingCalls
 from verl_agent_env.engine.kinds import KindLoader
 from verl_agent_env.engine.lifecycle import CreateRequest, Lifecycle
 from verl_agent_env.engine.live_env import MOVED, LiveEnv
@@ -127,11 +126,7 @@ class Host:
             self._owns,
             self.collector,
         )
-        self.calls = (
-            Calls(self._lifecycle)
-            if self.collector is None
-            else KeepingCalls(self._lifecycle, self.collector)
-        )
+        self.calls = Calls(self._lifecycle)
         """Calls on environments that are live here; nothing is looked for elsewhere."""
         self.faults = self._lifecycle.faults
         self.failure = self._lifecycle.failure

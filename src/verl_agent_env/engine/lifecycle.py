@@ -93,6 +93,7 @@ class Lifecycle:
         self.recorder = recorder
         """Records what happens to the environments, if they are kept outside this process."""
         self._collector = collector
+        self.max_episode_bytes = 0 if collector is None else collector.max_episode_bytes
         self.owns = owns
         """Whether this worker may act for a slot now: it is its own, and the lease is good."""
         self.faults: Counter[tuple[str, str]] = Counter()
@@ -178,7 +179,6 @@ class Lifecycle:
     ) -> None:
         """Note that an episode has begun, and record it unless it is recorded with what follows."""
         if self._collector is not None:
-            self._collector.over(instance)
             self._collector.begun(instance, answer)
         instance.begin(seed, options, answer, self.limits.max_journal_bytes, operation, mark)
         self.env_table.touch(instance)

@@ -32,7 +32,7 @@ from verl_agent_env.wire.suspicions import BEGINNING, CallId
 
 if TYPE_CHECKING:
     from verl_agent_env.engine.group_commit.groups import Group
-    from verl_agent_env.engine.open_episode import OpenEpisode
+    from verl_agent_env.wire.episodes import KeptEpisode
 
 MOVED = "moved"
 """Reason of an environment's end on a worker whose slot went to another one: it lives on there."""
@@ -188,7 +188,7 @@ class LiveEnv:
         """Of these steps."""
         self.group: Group | None = None
         """The writes that answers about it have to wait for: those that tell of its last change."""
-        self.open_episode: OpenEpisode | None = None
+        self.open_episode: KeptEpisode | None = None
         """What is noted of the episode, where episodes are kept."""
         self.watchers: list[asyncio.Future[None]] | None = None
         """Who waits for the next step or episode, if anybody does."""

@@ -6,7 +6,7 @@ APIs), ``metadata`` with ``training_step``. No environment reads them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import orjson
@@ -48,6 +48,20 @@ def notes_of_json(action: bytes) -> ModelNotes:
     except ValueError:
         # A long action of which only the calls are recorded.
         return NO_NOTES
+
+
+def notes_of_each(actions: Sequence[bytes]) -> list[ModelNotes]:
+    """Read the notes of each action that is JSON; an empty list if none has any, which takes one look at all of them."""
+    together = b"".join(actions)
+    if not any(name in together for name in _NOTED):
+        return []
+    return list(map(notes_of_json, actions))
+
+
+def sum_known(counts: Sequence[int | None]) -> int | None:
+    """Sum up counts as far as they are known; None if none is."""
+    known = [count for count in counts if count is not None]
+    return sum(known) if known else None
 
 
 def with_notes(action: Action, notes: ModelNotes) -> Action:

@@ -14,7 +14,12 @@ from verl_agent_env.wire.codec import encode_kept
 class EncodedStep:
     """The encoded result of a step, which is stored for repeated requests and copied into single and batch responses."""
 
-    __slots__ = ("info", "observation", "reward", "terminated", "truncated")
+    __slots__ = ("action", "at", "info", "observation", "reward", "terminated", "truncated")
+
+    action: bytes
+    """What was answered, as it was sent (JSON; of an environment that moved, as it was recorded): set where episodes are kept."""
+    at: float | None
+    """When, by the clock of the host, where episodes are kept; None if that is not known."""
 
     def __init__(
         self, observation: bytes, reward: float, terminated: bool, truncated: bool, info: bytes

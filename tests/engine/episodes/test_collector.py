@@ -17,9 +17,7 @@ from tests.waiting import NEVER_S, until
 from verl_agent_env.cluster.memory.episodes import MemoryEpisodes
 from verl_agent_env.config import HostLimits
 from verl_agent_env.engine import CreateRequest, Host
-from verl_agent_env.engine.calls import Calls
 from verl_agent_env.engine.episodes.collector import EpisodeOptions
-from verl_agent_env.engine.open_episode import STEPS_BETWEEN_CHECKS
 from verl_agent_env.envs.registry import Registry
 
 LAKE = "verl_env/frozen_lake-v1"
@@ -154,10 +152,9 @@ async def test_samples_of_one_problem_are_a_group(host: Host, store: MemoryEpiso
     assert len(set(groups)) == 3
 
 
-async def test_a_host_that_keeps_nothing_runs_the_same_calls_as_ever(make_host: Callable[..., Host]) -> None:
+async def test_a_host_that_keeps_nothing_notes_nothing(make_host: Callable[..., Host]) -> None:
     host = make_host()
     env_id = await play(host, LAKE, ["left"])
-    assert type(host.calls) is Calls
     assert host.collector is None
     assert host.env_table.find(env_id).open_episode is None
 
@@ -180,16 +177,36 @@ async def test_episodes_beyond_what_fits_into_memory_are_left_out_and_counted(
 async def test_of_an_episode_that_is_too_large_the_first_steps_are_kept(
     store: MemoryEpisodes, registry: Registry, create: Callable[..., Any]
 ) -> None:
-    host = Host(registry, HostLimits(), episodes=EpisodeOptions(store, max_episode_bytes=1000))
+    host = Host(registry, HostLimits(), episodes=EpisodeOptions(store, max_episode_bytes=3000))
     env_id = await create(host, "inline")
-    for _ in range(2 * STEPS_BETWEEN_CHECKS):
+    for _ in range(10):
         await ask(host.step, env_id, 1)
     await ask(host.close, env_id)
     (row,) = await store.rows()
-    assert (row.num_steps, row.complete) == (128, False)
+    assert (row.num_steps, row.complete) == (10, False)
     (episode,) = await kept(store)
-    assert len(episode["steps"]) < STEPS_BETWEEN_CHECKS
+    assert 0 < len(episode["steps"]) < 10
     await host.stop()
+
+
+async def test_steps_that_came_with_a_reset_are_kept(host: Host, store: MemoryEpisodes) -> None:
+    env_id = await play(host, LAKE, [])
+    await host.begin_and_play(env_id, 3, None, ["<answer>left</answer>", LONG_THOUGHT])
+    await ask(host.step, env_id, "left")
+    await ask(host.close, env_id)
+    (episode,) = await kept(store)
+    assert (episode["seed"], episode["complete"]) == (3, True)
+    assert [step["action"] for step in episode["steps"]][::2] == ["<answer>left</answer>", "left"]
+
+
+async def test_nothing_is_derived_of_an_episode_until_somebody_reads(
+    host: Host, store: MemoryEpisodes
+) -> None:
+    await ask(host.close, await play(host, LAKE, ["left"]))
+    (episode,) = store._new
+    assert episode._row is None
+    assert [row.num_steps for row in await store.rows()] == [1]
+    assert not store._new
 
 
 # --- environments that move -----------------------------------------------------------------------------------
@@ -212,7 +229,7 @@ async def test_an_episode_that_moved_is_kept_whole_where_it_closed(
     first.evict(range(4096))
     await ask(second.step, env_id, LONG_THOUGHT)
     await ask(second.close, env_id)
-    await until(lambda: bool(store._rows))
+    await until(lambda: bool(store._new))
     (episode,) = await kept(store)
     assert await elsewhere.rows() == []
     assert episode["complete"]
@@ -233,7 +250,7 @@ async def test_an_episode_that_moved_with_its_state_alone_is_kept_from_there_on(
     second = await cluster.host({COUNTDOWN: "snapshot"}, episodes=EpisodeOptions(store))
     await ask(second.step, env_id, "nothing")
     await ask(second.close, env_id)
-    await until(lambda: bool(store._rows))
+    await until(lambda: bool(store._new))
     (episode,) = await kept(store)
     assert not episode["complete"]
     assert [step["seq"] for step in episode["steps"]] == [1]

@@ -25,7 +25,7 @@ def filled(numbers: range = range(12)) -> MemoryEpisodes:
     for number in numbers:
         episode = kept_episode(number)
         ending = ENDINGS[number % 3]
-        row = episode.row._replace(
+        episode._row = episode.row._replace(
             run_id=f"run {number % 2}",
             reward=float(number),
             ending=ending,
@@ -35,7 +35,7 @@ def filled(numbers: range = range(12)) -> MemoryEpisodes:
             training_step=None if number < 4 else number // 4,
             ended_at=100.0 + 30 * number,
         )
-        store.add(episode._replace(row=row))
+        store.add(episode)
     return store
 
 
@@ -81,7 +81,8 @@ async def test_a_page_says_how_many_there_are_of_each_ending_whatever_it_shows()
 async def test_a_text_is_found_in_what_was_seen_and_done_capitals_or_not() -> None:
     store = filled(range(3))
     odd = kept_episode(7)
-    store.add(odd._replace(steps=[(b'"Over the \\"Hill\\""', *odd.steps[0][1:])]))
+    odd.steps[0].action = b'"Over the \\"Hill\\""'
+    store.add(odd)
     for text in ("over the", 'THE "HILL"'):
         page = await search.find(store, EpisodeQuery(text=text))
         assert (seeds(page), page.is_whole, page.total) == ([7], True, 1)
@@ -143,7 +144,8 @@ async def test_a_holder_sees_its_own_alone() -> None:
     for number, tag in enumerate([tags["alice"], tags["bob"], ""]):
         env_id = tagged_env_id(1, tag, number) if tag else f"001-{number:032x}"
         episode = kept_episode(number)
-        store.add(episode._replace(row=episode.row._replace(id=f"{env_id}.0", env_id=env_id)))
+        episode.env_id = env_id
+        store.add(episode)
     assert seeds(await search.find(store, EpisodeQuery(tag=tags["bob"]))) == [1]
     assert seeds(await search.find(store, EpisodeQuery(tag=""))) == [2]
     assert len(seeds(await search.find(store, EpisodeQuery()))) == 3

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Sequence
 
 from verl_agent_env.wire.episode_rows import EpisodeRows, RunSummary
 from verl_agent_env.wire.episode_store import Scope
 from verl_agent_env.wire.episodes import EpisodeRow, KeptEpisode
 
+_AT_ONCE = 64
+"""Episodes whose rows are made before other work has its turn."""
+
 
 class MemoryEpisodes:
-    """:class:`~verl_agent_env.wire.episode_store.EpisodeStore` of one process, gone with it."""
+    """:class:`~verl_agent_env.wire.episode_store.EpisodeStore` of one process, gone with it.
+
+    Rows are made when somebody reads: until then, to keep an episode is to keep a reference to it.
+    """
 
     def __init__(self, max_bytes: int) -> None:
         """Keep nothing yet.
@@ -25,20 +32,22 @@ class MemoryEpisodes:
         self._size = 0
         self._episodes: dict[str, KeptEpisode] = {}
         self._rows = EpisodeRows()
+        self._new: deque[KeptEpisode] = deque()
+        """Episodes without a row, all later than those with one."""
 
     def add(self, episode: KeptEpisode) -> None:
         """Implement :meth:`EpisodeStore.add`."""
-        size = episode.size
-        if size > self._max_bytes:
+        if episode.size > self._max_bytes:
             self.dropped += 1
             return
-        self._remove(episode.row.id)
-        self._episodes[episode.row.id] = episode
-        self._rows.add(episode.row)
-        self._size += size
+        self._new.append(episode)
+        self._size += episode.size
         while self._size > self._max_bytes:
-            # Oldest first: dictionaries keep the order of insertion.
-            self._remove(next(iter(self._episodes)))
+            if self._episodes:
+                # Oldest first: dictionaries keep the order of insertion.
+                self._remove(next(iter(self._episodes)))
+            else:
+                self._size -= self._new.popleft().size
 
     def _remove(self, episode_id: str) -> None:
         episode = self._episodes.pop(episode_id, None)
@@ -46,16 +55,31 @@ class MemoryEpisodes:
             self._rows.remove(episode_id)
             self._size -= episode.size
 
+    async def _make_rows(self) -> None:
+        """Make the rows of all episodes that are new now."""
+        left = len(self._new)
+        while self._new and left > 0:
+            for _ in range(min(_AT_ONCE, len(self._new))):
+                episode = self._new.popleft()
+                self._remove(episode.row.id)
+                self._episodes[episode.row.id] = episode
+                self._rows.add(episode.row)
+            left -= _AT_ONCE
+            await asyncio.sleep(0)
+
     async def rows(self) -> Sequence[EpisodeRow]:
         """Implement :meth:`EpisodeStore.rows`."""
+        await self._make_rows()
         return self._rows.rows()
 
     async def runs(self, tag: str | None) -> list[RunSummary]:
         """Implement :meth:`EpisodeStore.runs`."""
+        await self._make_rows()
         return self._rows.runs(tag)
 
     async def documents(self, ids: Sequence[str]) -> list[bytes | None]:
         """Implement :meth:`EpisodeStore.documents`."""
+        await self._make_rows()
         found = [self._episodes.get(episode_id) for episode_id in ids]
         return [None if episode is None else episode.to_json() for episode in found]
 
