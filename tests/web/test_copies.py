@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import inspect
 import re
 import shlex
@@ -84,18 +86,18 @@ def test_what_is_copied_for_a_shell_is_the_request(tmp_path: Path) -> None:
 
 
 def test_what_is_copied_for_python_makes_the_same_environment(tmp_path: Path) -> None:
-    text = copies(tmp_path, env_kwargs=HOSTILE, seed=3)["Python"]
-    made: dict[str, Any] = {}
+    imported, made, reset = ast.parse(copies(tmp_path, env_kwargs=HOSTILE, seed=3)["Python"]).body
+    assert isinstance(imported, ast.ImportFrom)
+    assert getattr(importlib.import_module(imported.module or ""), imported.names[0].name) is RemoteEnv
+    url, name, given = arguments_of(made)
+    inspect.signature(RemoteEnv).bind(url, name, **given)
+    assert (url, name, given) == (SERVER, "verl_env/sokoban-v0", {"env_kwargs": HOSTILE})
+    assert arguments_of(reset) == [{"seed": 3}]
 
-    class Env:
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            made.update(inspect.signature(RemoteEnv).bind(*args, **kwargs).arguments)
 
-        def reset(self, **kwargs: Any) -> tuple[None, None]:
-            made.update(kwargs)
-            return None, None
-
-    exec(text.replace("from verl_agent_env.client.remote_env import RemoteEnv", ""), {"RemoteEnv": Env})
-    values = list(made.values())
-    assert values[:2] == [SERVER, "verl_env/sokoban-v0"]
-    assert (made["env_kwargs"], made["seed"]) == (HOSTILE, 3)
+def arguments_of(statement: ast.stmt) -> list[Any]:
+    """Return the arguments of the call on the right of an assignment, those with names as a dictionary at the end."""
+    assert isinstance(statement, ast.Assign)
+    assert isinstance(statement.value, ast.Call)
+    named = {keyword.arg: ast.literal_eval(keyword.value) for keyword in statement.value.keywords}
+    return [*map(ast.literal_eval, statement.value.args), named]
