@@ -191,7 +191,7 @@ async def test_of_an_episode_that_is_too_large_the_first_steps_are_kept(
 
 async def test_steps_that_came_with_a_reset_are_kept(host: Host, store: MemoryEpisodes) -> None:
     env_id = await play(host, LAKE, [])
-    await host.begin_and_play(env_id, 3, None, ["<answer>left</answer>", LONG_THOUGHT])
+    await ask(host.begin_and_play, env_id, 3, None, ["<answer>left</answer>", LONG_THOUGHT])
     await ask(host.step, env_id, "left")
     await ask(host.close, env_id)
     (episode,) = await kept(store)
