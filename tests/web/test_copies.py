@@ -7,41 +7,28 @@ import importlib
 import inspect
 import re
 import shlex
-import shutil
 from pathlib import Path
 from typing import Any
 
 import orjson
-import pytest
 import yaml
 
-from tests.children import ROOT, run
+from tests.children import ROOT
+from tests.web.scripts import evaluated, needs_node
 from verl_agent_env.client.remote_env import RemoteEnv
 
-NODE = shutil.which("node")
 SERVER = "http://127.0.0.1:8000/env/"
 HOSTILE = {"text": 'it\'s "so"\n# é \u2028 😀 $(id) \\', "flag": True, "none": None, "list": [1, {"a": 0.5}]}
 VERL_URL = "+data.env.url"
 
-pytestmark = pytest.mark.skipif(NODE is None, reason="node is not installed")
+pytestmark = needs_node
 
 
 def copies(folder: Path, **request: Any) -> dict[str, str]:
     """Return all texts for a request, by their names."""
-    for name in ("copies", "format"):
-        (folder / f"{name}.js").write_bytes((ROOT / f"src/verl_agent_env/web/{name}.js").read_bytes())
-    (folder / "package.json").write_text('{"type": "module"}')
     asked = orjson.dumps({"env_name": "verl_env/sokoban-v0", **request}).decode()
-    (folder / "main.js").write_text(
-        "import { COPIES } from './copies.js';\n"
-        f"const made = Object.entries(COPIES).map(([name, write]) => [name, write({asked}, '{SERVER}')]);\n"
-        "process.stdout.write(JSON.stringify(Object.fromEntries(made)));\n"
-    )
-    assert NODE is not None
-    done = run(NODE, str(folder / "main.js"))
-    assert done.returncode == 0, done.stderr
-    made: dict[str, str] = orjson.loads(done.stdout)
-    return made
+    made = f"Object.entries(COPIES).map(([name, write]) => [name, write({asked}, '{SERVER}')])"
+    return dict(evaluated(folder, ("copies", "format"), "COPIES", made))
 
 
 def overrides_in(config: Any, prefix: str = "") -> dict[str, Any]:

@@ -5,16 +5,18 @@
 // environment that the server has closed meanwhile are all the same: the moves so far, played again.
 import { ApiError, call, closeEnvironment, environmentKind } from './api.js';
 import { signal } from './dom.js';
+import { addressOf, moveOf } from './links.js';
 import { noteAddress } from './route.js';
 
 /**
  * @typedef {import('./api.js').Tool} Tool
- * @typedef {{tool: string, args: Record<string, any>} | {text: string}} Move
+ * @typedef {import('./links.js').Move} Move
+ * @typedef {import('./links.js').Plan} Plan
  * @typedef {{move: Move, observation: any[], reward: number, terminated: boolean, truncated: boolean,
  *   info: Record<string, any>}} Step
- * @typedef {{name: string, args: Record<string, any>, seed: number | null, moves: Move[]}} Plan
  * @typedef {{id: string, name: string, args: Record<string, any>, seed: number, canRepeat: boolean,
- *   hasDrawing: boolean, tools: Tool[], prompt: string, first: any[], steps: Step[], svg: string}} Episode
+ *   hasDrawing: boolean, tools: Tool[], prompt: string, first: any[], steps: Step[], svg: string,
+ *   notPlayed: number}} Episode
  */
 
 const TTL_S = 1800;
@@ -52,34 +54,6 @@ function enqueue(job) {
   });
 }
 
-/** @param {Move} move */
-const writeMove = (move) =>
-  'text' in move
-    ? `'${move.text}`
-    : move.tool + (Object.keys(move.args).length ? JSON.stringify(move.args) : '');
-
-/** @param {string} written @returns {Move} */
-export function readMove(written) {
-  if (written.startsWith("'")) return { text: written.slice(1) };
-  const brace = written.indexOf('{');
-  return brace < 0
-    ? { tool: written, args: {} }
-    : { tool: written.slice(0, brace), args: JSON.parse(written.slice(brace)) };
-}
-
-/**
- * The address that brings anybody to this state.
- *
- * @param {{name: string, args: object, seed: number | null, moves: Move[]}} plan
- */
-export function addressOf({ name, args, seed, moves }) {
-  const query = new URLSearchParams();
-  if (seed !== null) query.set('seed', String(seed));
-  if (Object.keys(args).length) query.set('args', JSON.stringify(args));
-  moves.forEach((move) => query.append('do', writeMove(move)));
-  return `play/${name}?${query}`;
-}
-
 /** @param {Episode} of @returns {Plan} */
 const planOf = ({ name, args, seed, steps }) => ({ name, args, seed, moves: steps.map((step) => step.move) });
 
@@ -113,21 +87,6 @@ const messageOf = (move, number) =>
       };
 
 /**
- * The move of an action; `null` if it is no text and no single call.
- *
- * @param {any} action
- * @returns {Move | null}
- */
-export function moveOf(action) {
-  if (typeof action === 'string') return { text: action };
-  const { content = '', tool_calls: calls = [] } = action ?? {};
-  if (!calls.length) return typeof content === 'string' && action ? { text: content } : null;
-  const { name, arguments: args } = calls[0].function ?? {};
-  if (calls.length > 1 || content || typeof args !== 'string') return null;
-  return { tool: name, args: JSON.parse(args || '{}') };
-}
-
-/**
  * Take one step; sent again with the same number, it is taken once.
  *
  * @param {string} id
@@ -149,7 +108,13 @@ const stepsOf = (moves, answers = []) => answers.map((answer, i) => ({ move: mov
 /** @param {Episode} of */
 const draw = (of) => (of.hasDrawing ? call(`api/environment/${of.id}/render?mode=svg`) : Promise.resolve(''));
 
-/** Make an environment for a plan, and play its moves. @param {Plan} plan @returns {Promise<Episode>} */
+/**
+ * Make an environment for a plan, and play its moves. One that does not repeat itself may act on the outside, for
+ * whoever wrote the link: its moves are left.
+ *
+ * @param {Plan} plan
+ * @returns {Promise<Episode>}
+ */
 async function makeEpisode({ name, args, seed, moves }) {
   progress.value = 'the episode';
   const { deterministic: canRepeat, render_modes: modes } = await environmentKind(name);
@@ -178,8 +143,9 @@ async function makeEpisode({ name, args, seed, moves }) {
     svg: '',
     canRepeat,
     hasDrawing: modes.includes('svg'),
+    notPlayed: canRepeat ? 0 : moves.length,
   };
-  return playOn(begun, moves.slice(first.length));
+  return playOn(begun, canRepeat ? moves.slice(first.length) : []);
 }
 
 /** @param {Episode} begun @param {Move[]} moves @returns {Promise<Episode>} */

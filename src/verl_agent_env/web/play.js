@@ -5,13 +5,11 @@ import { AutoPlay } from './autoplay.js';
 import { html, useEffect, useKeys, useLoaded, useRef, useState } from './dom.js';
 import {
   act,
-  addressOf,
   endingOf,
   episode,
   open,
   progress,
   randomSeed,
-  readMove,
   readText,
   restart,
   trouble,
@@ -19,6 +17,7 @@ import {
 } from './episode.js';
 import { Field } from './form.js';
 import { callText, counted, shortName, signed } from './format.js';
+import { addressOf, planIn } from './links.js';
 import { Content, CopyButton, Drawing, Empty, Failure, Loading, Reward, Text } from './parts.js';
 import { goTo, route } from './route.js';
 
@@ -381,21 +380,9 @@ function Bar({ of }) {
   `;
 }
 
-/** The plan in the address; `null` where it names no environment. @param {import('./route.js').Route} of */
-function planIn({ rest, query }) {
-  if (!rest) return null;
-  const seed = query.get('seed');
-  return {
-    name: rest,
-    args: JSON.parse(query.get('args') ?? '{}'),
-    seed: seed === null ? null : Number(seed),
-    moves: query.getAll('do').map(readMove),
-  };
-}
-
 const DAMAGED = {
   title: 'This link is damaged',
-  detail: 'A part of it is no JSON. Copy it again, or begin anew from the catalogue.',
+  detail: 'A part of it cannot be read. Copy it again, or begin anew from the catalogue.',
 };
 
 /** Choose what to play. */
@@ -500,6 +487,12 @@ export function Play() {
           <div class="notice" role="alert">
             <strong>${/** @type {any} */ (trouble.value.error).problem?.title ?? 'That did not work'}</strong>${' '}
             ${trouble.value.error.message} <button onClick=${trouble.value.again}>Try again</button>
+          </div>
+        `}
+        ${of.notPlayed > 0 && !of.steps.length && html`
+          <div class="notice" role="status">
+            ${counted(of.notPlayed, 'step')} of the link ${of.notPlayed === 1 ? 'was' : 'were'} not taken: this
+            environment does not repeat itself, and what it does may reach others.
           </div>
         `}
         <${Turns} of=${of} />

@@ -4,11 +4,20 @@ import { signal } from './dom.js';
 
 /** @typedef {{page: string, rest: string, query: URLSearchParams}} Route */
 
+/** A part of an address as it is meant, or as it is where nothing can be meant. @param {string} text */
+function decoded(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
+}
+
 /** @returns {Route} */
 function readRoute() {
   const [path, query] = location.hash.replace(/^#\/?/, '').split(/\?(.*)/s);
   const [page, ...rest] = path.split('/');
-  return { page, rest: decodeURIComponent(rest.join('/')), query: new URLSearchParams(query ?? '') };
+  return { page, rest: decoded(rest.join('/')), query: new URLSearchParams(query ?? '') };
 }
 
 export const route = signal(readRoute());

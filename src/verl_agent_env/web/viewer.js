@@ -1,7 +1,7 @@
 // @ts-check
 // One kept episode, step by step, or two samples beside each other with their first difference marked.
 import { html, signal, useEffect, useKeys, useLoaded, useRef } from './dom.js';
-import { addressOf, moveOf } from './episode.js';
+import { addressOf, moveOf } from './links.js';
 import { callText, counted, shortName, signed } from './format.js';
 import { evaluated, findEpisodes, readEpisode } from './kept.js';
 import { Content, Drawing, Ending, Failure, Loading, Reward } from './parts.js';

@@ -304,8 +304,30 @@ def test_a_script_in_a_drawing_does_not_run_and_a_link_that_is_damaged_is_said_t
     expect(visit.page.locator(".stage img")).to_be_visible()
     assert visit.page.evaluate("window.ran") is None
     assert visit.faults == []
-    visit.goto(f"{SOKOBAN}&args=%7Bno")
-    expect(visit.page.get_by_role("alert")).to_contain_text("This link is damaged")
+    for damaged in ("&args=%7Bno", "&args=null", "&seed=x"):
+        visit.page.goto("about:blank")
+        visit.goto(f"{SOKOBAN.partition('?')[0]}?{damaged}")
+        expect(visit.page.get_by_role("alert")).to_contain_text("This link is damaged")
+    visit.page.goto("about:blank")
+    visit.goto("play/%E0%A4%A")
+    expect(visit.page.get_by_role("alert")).to_contain_text("%E0%A4%A")
+
+
+def test_a_link_takes_no_step_in_an_environment_that_does_not_repeat_itself(
+    open_tab: Open, server: ServerProcess
+) -> None:
+    visit = open_tab(f"{server.url}/")
+
+    def tell_otherwise(route: Any) -> None:
+        route.fulfill(json={**route.fetch().json(), "deterministic": False})
+
+    visit.page.route("**/api/environments/verl_env/sokoban_small-v0", tell_otherwise)
+    visit.goto(f"{SOKOBAN}&do=push_down&do=push_left")
+    expect(visit.page.get_by_role("status").last).to_contain_text("2 steps of the link were not taken")
+    expect(visit.page.locator(".turn")).to_have_count(1)
+    visit.page.get_by_role("button", name="push down").click()
+    expect(visit.page.locator(".turn")).to_have_count(2)
+    assert visit.faults == []
 
 
 def test_a_token_is_asked_for_once_and_kept_for_the_tab(open_tab: Open, start_server: StartServer) -> None:
