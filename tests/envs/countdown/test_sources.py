@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from tests.depth import examples
 from verl_agent_env.envs.countdown.puzzle import Puzzle
 from verl_agent_env.envs.countdown.scoring import PROFILES, score
+from verl_agent_env.envs.registry import default_registry
 
 Number = int | float
 
@@ -169,50 +170,70 @@ def test_profile_pays_what_its_source_pays_for_the_right_numbers(
     assert score(answer, puzzle, PROFILES[name]).reward == paid
 
 
+WRITTEN = [
+    *(
+        "(1+2)*3",
+        "1+2+3",
+        "9",
+        "3*3",
+        "(1+2",
+        "1+2*3)",
+        "1/0",
+        "1/(1+2-3)",
+        "7//2+1",
+        "2**3+1",
+        "(1+2)*3=9",
+        "9=(1+2)*3",
+        "1.5*2",
+    ),
+    *(
+        r"(1+2)\times 3",
+        "(1+2)×3",
+        "(1+2)x3",
+        "(1 + 2) * 3 ",
+        "The answer is (1+2)*3",
+        "[1+2]*3",
+        "1 2 3",
+        "I give up",
+        "１+２+３",
+    ),
+    *(
+        "(1+2)*3.",
+        "(1+2)*3,",
+        "`(1+2)*3`",
+        "3*(1+2)\n",
+        "(1+\n2)*3",
+        "9.0",
+        "+1+2+3",
+        "--1+2*3",
+        "4**.5",
+        "10%3",
+    ),
+    *(
+        "(1+2)\n*3",
+        '"(1+2)*3"',
+        "**(1+2)*3**",
+        "$(1+2)*3$",
+        r"\boxed{(1+2)*3}",
+        "(1+2)*3 || 1+2+3",
+        'test_equation("(1+2)*3")',
+        '{"name": "test_equation", "arguments": {"equation": "(1+2)*3"}}',
+    ),
+]
+
+
 @pytest.mark.parametrize("name", SOURCES)
-@pytest.mark.parametrize(
-    "answer",
-    [
-        *(
-            "(1+2)*3",
-            "1+2+3",
-            "9",
-            "3*3",
-            "(1+2",
-            "1+2*3)",
-            "1/0",
-            "1/(1+2-3)",
-            "7//2+1",
-            "2**3+1",
-            "(1+2)*3=9",
-            "9=(1+2)*3",
-            "1.5*2",
-        ),
-        *(
-            r"(1+2)\times 3",
-            "(1+2)×3",
-            "(1+2)x3",
-            "(1 + 2) * 3 ",
-            "The answer is (1+2)*3",
-            "[1+2]*3",
-            "1 2 3",
-            "I give up",
-            "１+２+３",
-        ),
-        *(
-            "(1+2)*3.",
-            "(1+2)*3,",
-            "`(1+2)*3`",
-            "3*(1+2)\n",
-            "(1+\n2)*3",
-            "9.0",
-            "+1+2+3",
-            "--1+2*3",
-            "4**.5",
-            "10%3",
-        ),
-    ],
-)
+@pytest.mark.parametrize("answer", WRITTEN)
+def test_preset_pays_what_its_source_pays_for_what_stands_in_the_tags(name: str, answer: str) -> None:
+    kind = default_registry().kind(f"countdown_{name}")
+    env: Any = kind.build(kind.validate({"numbers": [1, 2, 3], "target": 9}))
+    env.reset(seed=0)
+    paid = env.step(f"<think>1+2+3</think><answer>{answer}</answer>")[1]
+    assert paid == SOURCES[name](answer.strip(), (1, 2, 3), 9)
+
+
+@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize("answer", WRITTEN)
 def test_profile_pays_what_its_source_pays_for_what_models_write(name: str, answer: str) -> None:
     puzzle = Puzzle((1, 2, 3), 9)
     assert score(answer, puzzle, PROFILES[name]).reward == SOURCES[name](

@@ -21,7 +21,7 @@ from verl_agent_env.envs.countdown.solver import DEFAULT_MAX_STEPS, PuzzleSearch
 from verl_agent_env.envs.drawing import draw_or_go_on
 from verl_agent_env.envs.turn import Outcome
 from verl_agent_env.messages import ParsedAction, Tool, ToolCall
-from verl_agent_env.messages.reading import strip_thoughts
+from verl_agent_env.messages.reading import marked_text, strip_thoughts
 from verl_agent_env.types import Action, Content
 
 _TOOL = "test_equation"
@@ -173,6 +173,11 @@ class CountdownEnv(ChatEnv):
 
     def _calls_of(self, parsed: ParsedAction) -> list[ToolCall]:
         is_lenient = self.arguments.profile.grammar.notation == "lenient"
+        if not is_lenient and parsed.is_marked:
+            # The sources read the content of the mark as it is, with quotes and all.
+            written = marked_text(strip_thoughts(parsed.text), parsed.form)
+            if written:
+                return [self.call_from_marked_word(written)]
         if is_lenient and parsed.form == "boxed" and _BOXED_RESULT.search(parsed.text):
             # "(1 + 2) * 3 = \\boxed{9}": the box holds the result of the equation.
             return [self.call_from_word(strip_thoughts(parsed.text))]

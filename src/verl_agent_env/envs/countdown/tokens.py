@@ -50,8 +50,8 @@ _LENIENT = re.compile(
     r"|(?P<word>\\[A-Za-z]+|[^\W\d]+(?:'[^\W\d]+)?)|(?P<other>\S))"
 )
 _PYTHON = re.compile(
-    r"(?P<blank>\s*)(?:(?P<number>[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+)|(?P<operator>\*\*|//|[-+*/%])"
-    r"|(?P<open>\()|(?P<close>\))|(?P<word>[^\W\d]\w*)|(?P<other>\S))"
+    r"(?P<blank>[^\S\n]*)(?:(?P<number>[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+)|(?P<operator>\*\*|//|[-+*/%])"
+    r"|(?P<open>\()|(?P<close>\))|(?P<word>[^\W\d]\w*)|(?P<other>\n|\S))"
 )
 _MEANT = {
     **dict.fromkeys(("×", "\\times", "\\cdot", "\\cdotp", "\\ast", "\\star", "\\bullet"), "*"),
@@ -81,8 +81,14 @@ def lenient_lines(text: str) -> list[list[ExpressionToken]]:
 
 
 def python_tokens(text: str) -> list[ExpressionToken]:
-    """Split ``text`` into the tokens of Python's arithmetic."""
-    return _cut(_PYTHON, text)
+    """Split ``text`` into the tokens of Python's arithmetic; a line end counts outside brackets, where it ends an expression."""
+    tokens: list[ExpressionToken] = []
+    depth = 0
+    for token in _cut(_PYTHON, text):
+        depth += (token.symbol == "(") - (token.symbol == ")")
+        if token.text != "\n" or depth <= 0:
+            tokens.append(token)
+    return tokens
 
 
 def digit_runs(text: str) -> tuple[int, ...]:

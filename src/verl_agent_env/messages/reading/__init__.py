@@ -28,7 +28,7 @@ from verl_agent_env.messages.reading.thoughts import (
     strip_thoughts,
     strip_turn_ends,
 )
-from verl_agent_env.messages.reading.unmarked import MARKS
+from verl_agent_env.messages.reading.unmarked import MARKS, marked_text
 from verl_agent_env.messages.reading.usual import read_usual
 
 __all__ = [
@@ -51,6 +51,7 @@ __all__ = [
     "find_boxed",
     "find_tagged",
     "is_call",
+    "marked_text",
     "opened_thought",
     "read_action_text",
     "read_arguments",

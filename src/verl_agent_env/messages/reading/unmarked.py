@@ -22,7 +22,7 @@ from verl_agent_env.messages.reading.arguments import (
 from verl_agent_env.messages.reading.bodies import python_calls
 from verl_agent_env.messages.reading.envelopes import Found
 from verl_agent_env.messages.reading.literals import MalformedError, read_value
-from verl_agent_env.messages.reading.marks import find_boxed, find_tagged, unwrap
+from verl_agent_env.messages.reading.marks import Marked, find_boxed, find_tagged, unwrap
 
 MOVE_SEPARATOR = "||"
 """Separator of several moves in words."""
@@ -104,7 +104,7 @@ def read_marks(text: str, tools: Tools, marks: tuple[str, ...] = MARKS) -> Found
     """Read the content of the first of ``marks`` in the text; an empty mark counts only if it is the whole text."""
     empty: Found | None = None
     for number, mark in enumerate(marks):
-        marked = find_boxed(text) if mark == "boxed" else find_tagged(text, mark)
+        marked = _find(text, mark)
         if marked is None:
             continue
         if marked.text:
@@ -115,6 +115,16 @@ def read_marks(text: str, tools: Tools, marks: tuple[str, ...] = MARKS) -> Found
             return inner._replace(form=mark, start=marked.start, end=marked.end)
         empty = empty or Found(mark, [], [], marked.start, marked.end)
     return empty
+
+
+def marked_text(text: str, mark: str) -> str:
+    """Return the content of the last ``mark`` of :data:`MARKS` in ``text`` as written; empty if there is none."""
+    marked = _find(text, mark)
+    return "" if marked is None else marked.text
+
+
+def _find(text: str, mark: str) -> Marked | None:
+    return find_boxed(text) if mark == "boxed" else find_tagged(text, mark)
 
 
 def read_fence(text: str, tools: Tools) -> Found | None:
