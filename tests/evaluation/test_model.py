@@ -115,6 +115,20 @@ TOO_LONG: list[tuple[int, dict[str, Any]]] = [
         },
     ),
     (413, {"error": {"message": "Request too large"}}),
+    *(
+        (400, {"error": {"message": message}})
+        for message in (
+            "This model's maximum prompt length is 131072 but the request contains 150000 tokens.",
+            "The decoder prompt (length 4097) is longer than the maximum model length of 4096.",
+            "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4097. Given: 5000",
+            "Input validation error: `inputs` must have less than 1024 tokens. Given: 1500",
+            "too many tokens: size limit exceeded by 300 tokens. Try using shorter or fewer inputs.",
+            "Range of input length should be [1, 30720]",
+            "Please reduce the length of the messages or completion.",
+            "input length and `max_tokens` exceed context limit: 190000 + 21333 > 200000",
+            "Prompt 超长",
+        )
+    ),
     (500, {"error": {"message": "context size has been exceeded"}}),
     (
         400,
@@ -132,6 +146,17 @@ FILTERED: list[tuple[int, dict[str, Any]]] = [
         {"error": {"code": "invalid_prompt", "message": "flagged as potentially violating our usage policy"}},
     ),
     (403, {"error": {"message": "Your input was flagged by moderation"}}),
+    *(
+        (400, {"error": {"message": message}})
+        for message in (
+            "DataInspectionFailed: Input data may contain inappropriate content.",
+            "Content Exists Risk",
+            "The request was rejected because it was considered high risk",
+            "Your request was rejected as a result of our safety system",
+            "input new_sensitive",
+            "系统检测到输入或生成内容可能包含不安全或敏感内容",
+        )
+    ),
 ]
 
 
@@ -171,6 +196,7 @@ async def test_conversation_that_a_filter_stops_is_refused_alone(
     "answer",
     [
         body({"content": None}, "content_filter"),
+        *(body({"content": None}, reason) for reason in ("SAFETY", "RECITATION", "refusal", "sensitive")),
         body({"content": None, "refusal": "I can't help with that."}),
         body({"content": "", "refusal": "No."}),
     ],
@@ -232,6 +258,13 @@ async def test_reasoning_and_cut_are_told_apart_from_what_is_sent_back() -> None
         async with model_at(server) as model:
             answer = await model.ask(ASKED, [])
     assert answer == ({"role": "assistant", "content": "left"}, 3, 0, "length", "hm", "")
+
+
+@pytest.mark.parametrize("reason", ["length", "MAX_TOKENS", "max_tokens", "model_length"])
+async def test_an_answer_that_is_cut_off_is_known_under_every_name(reason: str) -> None:
+    with serving_model([body(SAID, reason)]) as server:
+        async with model_at(server) as model:
+            assert (await model.ask(ASKED, [])).finish_reason == "length"
 
 
 async def test_of_several_choices_the_one_that_acts_is_taken() -> None:

@@ -11,20 +11,30 @@ import orjson
 from verl_agent_env.types import Message
 
 # How endpoints say that a conversation is too long, as a code or in words: OpenAI, Azure, vLLM, SGLang, llama.cpp, TGI,
-# Anthropic's and Gemini's compatible endpoints, LiteLLM.
+# Anthropic's and Gemini's compatible endpoints, LiteLLM, xAI, Cohere, DashScope, Zhipu.
 _TOO_LONG = re.compile(
     r"context_length_exceeded|exceed_context_size|context.?window|context.{0,20}(?:length|size)"
     r"|(?:prompt|input|request|conversation)[^.]{0,60}(?:too long|too large|exceed)"
     r"|(?:exceed|longer than|greater than|more than)[^.]{0,60}(?:context|maximum.{0,20}tokens|token (?:count|limit))"
-    r"|maximum number of tokens|string_above_max_length",
+    r"|maximum number of tokens|string_above_max_length|too many (?:input |prompt )?tokens|size limit exceeded"
+    r"|maximum (?:model|prompt|input|sequence) length|range of input length|reduce the length of"
+    r"|tokens[^.]{0,60}must be <=|must have less than \d+ tokens|超长|过长",
     re.IGNORECASE | re.DOTALL,
 )
 _FILTERED = re.compile(
     r"content.?filter|content.?(?:management.)?policy|ResponsibleAI|safety|moderation|flagged|data_inspection"
-    r"|invalid_prompt|prohibited",
+    r"|invalid_prompt|prohibited|data.?inspection|inappropriate content|content exists risk|high risk|sensitive|敏感",
     re.IGNORECASE,
 )
 _MAX_READ_CHARS = 4096
+# Other names of OpenAI's reasons: of Gemini, Mistral, Anthropic, Zhipu.
+_FINISH_REASONS = {
+    **dict.fromkeys(("max_tokens", "model_length", "max_output_tokens"), "length"),
+    **dict.fromkeys(
+        ("safety", "recitation", "prohibited_content", "blocklist", "spii", "refusal", "sensitive"),
+        "content_filter",
+    ),
+}
 
 
 class Completion(NamedTuple):
@@ -36,7 +46,7 @@ class Completion(NamedTuple):
     completion_tokens: int
     """Tokens of the completion; 0 if the endpoint does not report them."""
     finish_reason: str = ""
-    """Value from the endpoint; ``length`` if the completion was cut off."""
+    """Value from the endpoint; ``length`` if the completion was cut off, ``content_filter`` if it was withheld."""
     reasoning: str = ""
     """Reasoning that the endpoint returns apart from the message."""
     refusal: str = ""
@@ -61,6 +71,7 @@ def read_answer(payload: bytes) -> Completion | None:
     if not choices:
         return None
     choice = _best(choices)
+    finish_reason = str(choice.get("finish_reason") or "")
     said = choice["message"]
     content = said.get("content")
     message: Message = {
@@ -76,7 +87,7 @@ def read_answer(payload: bytes) -> Completion | None:
         message,
         prompt_tokens,
         completion_tokens,
-        str(choice.get("finish_reason") or ""),
+        _FINISH_REASONS.get(finish_reason.casefold(), finish_reason),
         _text_of(said.get("reasoning_content")) or _text_of(said.get("reasoning")),
         _text_of(said.get("refusal")) if is_silent else "",
     )
