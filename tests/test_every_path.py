@@ -18,7 +18,7 @@ from mcp.types import TextContent
 
 from tests.conftest import ServerProcess
 from tests.examples.model_server import serving_model
-from tests.messages.reading.corpus import DIALECTS
+from tests.messages.reading.corpus import DIALECTS, MEAN_RIGHT
 from verl_agent_env import interface
 from verl_agent_env.client import AsyncEnvClient, play
 from verl_agent_env.evaluation import ChatModel, EvaluationPlan, evaluate
@@ -176,6 +176,16 @@ async def test_the_same_text_is_the_same_action(
     expected = await in_process(str)(turn)
     assert expected.valid
     assert await PATHS[path](turn) == expected
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("reason", MEAN_RIGHT)
+async def test_what_a_text_means_is_the_same_on_every_path(
+    server: ServerProcess, tmp_path: Path, path: str, reason: str
+) -> None:
+    right = await in_process(str)(Turn(server, tmp_path, "frozen_lake", LAKE, "right"))
+    assert right.valid
+    assert await PATHS[path](Turn(server, tmp_path / "e", "frozen_lake", LAKE, MEAN_RIGHT[reason])) == right
 
 
 @pytest.mark.parametrize("path", PATHS)

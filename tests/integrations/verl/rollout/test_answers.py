@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.messages.reading.corpus import DIALECTS, calls
+from tests.messages.reading.corpus import DIALECTS, MEAN_RIGHT, calls
+from verl_agent_env.envs.registry import default_registry
 from verl_agent_env.messages import parse_action
 
 pytest.importorskip("verl", reason="verl is not installed: pip install 'verl-agent-env[verl]'")
@@ -51,6 +52,17 @@ async def test_an_answer_asks_for_what_its_text_asks_for(
         # Each call is answered under the id that the conversation holds.
         assert [c.id for c in played.calls] == [each["id"] for each in said.get("tool_calls", ())]
         assert [c.id for c in played.calls] == [f"call_3_{number}" for number in range(len(played.calls))]
+
+
+@pytest.mark.parametrize("reason", MEAN_RIGHT)
+async def test_an_answer_means_what_its_text_means(tokenizer: Any, reason: str) -> None:
+    kind = default_registry().kind("frozen_lake")
+    env: Any = kind.build(kind.validate({"desc": ["FSFG"], "is_slippery": False}))
+    env.reset(seed=1)
+    action, _ = await read(tokenizer, MEAN_RIGHT[reason], {tool.name: tool for tool in env.tools})
+    assert [(call["name"], call["fault"]) for call in env.reading_of(action)["calls"]] == [
+        ("move_right", None)
+    ]
 
 
 @pytest.mark.parametrize("tag", ["<think>", "<thinking>", "[THINK]", "◁think▷", "<seed:think>"])
