@@ -241,8 +241,12 @@ def serving(url: str | None, log: Path) -> Iterator[str]:
         try:
             yield _address_of(server, log)
         finally:
-            server.send_signal(signal.SIGINT)
-            server.wait(timeout=30)
+            # Not SIGINT, which a shell has its jobs in the background ignore, the server too until it has started.
+            server.terminate()
+            try:
+                server.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                server.kill()
 
 
 def _address_of(server: subprocess.Popen[bytes], log: Path) -> str:

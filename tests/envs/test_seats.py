@@ -155,13 +155,28 @@ def test_without_names_each_observation_is_that_of_the_seat_that_acts_next() -> 
     assert "Round 0: you paper, the other rock." in observation[-1]["content"]
 
 
-def test_weights_of_parts_count_for_the_seat_that_acted() -> None:
+def test_weights_of_the_task_count_for_all_seats() -> None:
     env = game(reward_parts={"weights": {"task": 2.0}})
     for column in "121212":
         env.step(column)
     _, reward, _, _, info = env.step("1")
-    assert (reward, info["rewards"]) == (2.0, [2.0, -1.0])
-    assert env.seat_view(0)["reward"] == 2.0
+    assert (reward, info["rewards"]) == (2.0, [2.0, -2.0])
+    assert [env.seat_view(seat)["reward"] for seat in (0, 1)] == [2.0, -2.0]
+
+
+def test_an_invalid_move_is_a_part_of_its_own_and_of_its_seat_alone() -> None:
+    parts = {"weights": {"invalid_action": 3.0}}
+    env = game(invalid_action_reward=-0.5, reward_parts=parts)
+    for fault in ("8", "north"):
+        _, reward, _, _, info = env.step(fault)
+        assert (reward, info["rewards"]) == (-1.5, [-1.5, 0.0])
+        assert info["reward_parts"] == {"task": 0.0, "invalid_action": -1.5}
+    env.step("1")
+    _, reward, _, _, info = env.step("8")
+    assert (reward, info["rewards"]) == (-1.5, [0.0, -1.5])
+    ending = game(invalid_action_reward=-0.5, invalid_action_ends_episode=True)
+    _, reward, terminated, _, info = ending.step("8")
+    assert (reward, terminated, info["rewards"], info["turn"]) == (-0.5, True, [-0.5, 0.0], [])
 
 
 def test_a_single_seat_is_an_environment_like_any_other() -> None:

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 from pydantic import Field
 
 from verl_agent_env.envs.base import ChatEnv, EnvArguments
+from verl_agent_env.envs.reward_parts import TASK
 from verl_agent_env.envs.turn import Outcome
 from verl_agent_env.errors import NotYourTurnError, UnknownSeatError
 from verl_agent_env.messages import ToolCall, tool_message, user_message
@@ -202,17 +203,23 @@ class SeatedEnv(ChatEnv):
         fault = self._fault_of(call)
         outcome = self.act_at(seat, call) if fault is None else SeatOutcome(fault=fault, effective=False)
         rewards = list(outcome.rewards) or [0.0] * self.num_seats
-        terminated = outcome.terminated
-        if outcome.fault is not None:
-            rewards[seat] += self.arguments.invalid_action_reward
-            terminated = terminated or self.arguments.invalid_action_ends_episode
         successes = list(outcome.successes) or [False] * self.num_seats
-        last = Outcome(reward=rewards[seat], terminated=terminated, success=successes[seat])
-        valid = outcome.fault is None
-        _, reward, terminated, truncated, info = self._finish(
-            [], rewards[seat], last, valid, outcome.effective, action
+        last = self._penalized(
+            Outcome(
+                reward=rewards[seat],
+                terminated=outcome.terminated,
+                success=successes[seat],
+                effective=outcome.effective,
+                fault=outcome.fault,
+            )
         )
-        # With weights of its parts.
+        _, reward, terminated, truncated, info = self._finish(
+            [], last.reward, last, last.fault is None, last.effective, action
+        )
+        parts = self.arguments.reward_parts
+        if parts is not None:
+            # What the move is worth to the others is their part of the task.
+            rewards = [parts.weights.get(TASK, 1.0) * paid for paid in rewards]
         rewards[seat] = reward
         for each, paid in enumerate(rewards):
             self._returns[each] += paid

@@ -185,3 +185,16 @@ async def test_parts_of_the_reward_are_logged(make_loop: MakeLoop) -> None:
     assert (logged["part/task"], logged["part/absent"]) == (1.0, 0.0)
     assert logged["part/length"] < 0.0
     assert logged["score"] == pytest.approx(logged["part/task"] + logged["part/length"])
+
+
+async def test_parts_of_each_seat_add_up_to_its_reward(make_loop: MakeLoop) -> None:
+    parts = {"weights": {"task": 2.0}, "length": {"free_chars": 0, "max_chars": 1_000, "penalty": -1.0}}
+    model = fakes().FakeModel(fakes().call("drop", column=9), otherwise=columns)
+    names = ["task", "length", "invalid_action"]
+    rows = (row(number, reward_parts=parts, invalid_action_reward=-0.5) for number in (0, 1))
+    outputs = await played(make_loop, model, *rows, reward_parts=names)
+    for output, task, invalid in zip(outputs, (2.0, -2.0), (-0.5, 0.0), strict=True):
+        logged = output.extra_fields["reward_extra_info"]
+        assert (logged["part/task"], logged["part/invalid_action"]) == (task, invalid)
+        assert -0.5 < logged["part/length"] < 0.0
+        assert output.reward_score == pytest.approx(sum(logged[f"part/{name}"] for name in names))

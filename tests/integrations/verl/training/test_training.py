@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +12,6 @@ import orjson
 import pyarrow as arrow
 import pytest
 
-from tests.children import ROOT
 from tests.ports import free_port
 from verl_agent_env.cluster.local import LocalCluster
 
@@ -32,17 +30,6 @@ MADE = [
 STEPS = ["trainer.total_training_steps=2", "trainer.test_freq=2"]
 GROUPS = ["actor_rollout_ref.rollout.n=4", "data.train_batch_size=8"]
 SINGLES = ["episodes.per_step=32", "episodes.per_update=16"]
-
-
-@pytest.fixture(scope="session")
-def trainer() -> ModuleType:
-    """``examples/verl/train.py``."""
-    spec = importlib.util.spec_from_file_location("train", ROOT / "examples/verl/train.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def trained(trainer: ModuleType, folder: Path, *arguments: str) -> dict[str, Any]:

@@ -33,9 +33,9 @@ async def play_seats(episode: Episode, players: Sequence[Player]) -> None:
             break
         result = await episode.step({"seat": seat, "action": action})
         player.tally.note(result, len(player.tally.transcript.mask))
-        for other, paid in enumerate(result.info["rewards"]):
-            if other != seat:
-                players[other].tally.note_reward(paid)
+        for number, other in enumerate(players):
+            if number != seat:
+                other.tally.note_other(result, number)
         turn = result.info["turn"]
         # Who is to act again is shown the game with what came of the action.
         unheard[seat], is_shown[seat] = list(result.observation), seat in turn

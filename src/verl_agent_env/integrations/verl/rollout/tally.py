@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from verl_agent_env.envs.reward_parts import TASK
 from verl_agent_env.types import StepResult
 
 if TYPE_CHECKING:
@@ -65,8 +66,11 @@ class RolloutTally:
         elif result.truncated:
             self.ended_by = "truncated"
 
-    def note_reward(self, reward: float) -> None:
-        """Add what another seat's action was worth to this one; it counts for the last turn."""
+    def note_other(self, result: StepResult, seat: int) -> None:
+        """Add what another seat's action was worth to this seat: a part of the task, which counts for the last turn."""
+        reward = float(result.info["rewards"][seat])
+        if "reward_parts" in result.info:
+            self._parts[TASK] = self._parts.get(TASK, 0.0) + reward
         if self.turn_rewards:
             self.turn_rewards[-1] += reward
         else:
