@@ -120,7 +120,7 @@ do with `opponent="self"`, and those of TextArena always: each is a player of th
 | whose turn it is | `turn` in the info of each reset and step: the seats that are to act, from 0; none after the end. Each observation says it, too |
 | an action | `{{"seat": 1, "action": …}}` acts for that seat, with any form of an action within. Without a seat it acts for the first seat in turn |
 | the observation of a step | with a seat: what that seat sees, never more. Without: the answer to the call of the seat that acted, then what the seat in turn sees |
-| rewards | `reward` is that of the seat that acted; `rewards` in the info has those of all seats, `successes` whether each succeeded, `seat` who acted |
+| rewards | `reward` is that of the seat that acted; `rewards` in the info has those of all seats, `successes` whether each succeeded, `seat` who acted. With [`reward_parts`](#rewards-in-parts) the parts are those of the seat that acted; what its move is worth to another seat is that seat's `task`, and has its weight |
 | a look | `GET /api/environment/{{env_id}}/seat?seat=1` shows what a seat sees, whose turn it is, what it got, and the number of the next step (`seq`); with the task prompt until the seat has acted. It changes nothing |
 | waiting | `wait_s=20` answers as soon as the seat is to act or the episode has ended. It takes no thread; ask again when the time is over |
 | an action out of turn | 409 `not_your_turn`, an unknown seat 422 `unknown_seat`: nothing is changed, no `seq` is used |

@@ -38,6 +38,7 @@ def patient_user(question: dict[str, Any]) -> str:
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "_FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(client, "_LONGEST_PAUSE_S", 0.01)
 
 
 @pytest.fixture

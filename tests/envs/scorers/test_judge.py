@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from tests.judge_server import JudgeServer, scores_of, serving_judge, ten_for_all
-from tests.waiting import until
+from tests.waiting import NEVER_S, no_hang, until
 from verl_agent_env.envs.model_endpoints import client, use_endpoints
 from verl_agent_env.envs.scorer_registry import ScoreContext
 from verl_agent_env.envs.scorers import parse_scorer
@@ -27,6 +27,7 @@ CRITERIA = [
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "_FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(client, "_LONGEST_PAUSE_S", 0.01)
 
 
 @pytest.fixture
@@ -141,20 +142,36 @@ def test_judge_that_is_not_there_gives_no_reward(judge: JudgeServer) -> None:
         scorer().score("4")
 
 
-def test_silent_judge_is_given_up_when_its_time_is_over(judge: JudgeServer) -> None:
-    judge.use(timeout_s=0.05, deadline_s=90)
+async def test_silent_judge_is_given_up_when_its_time_is_over(judge: JudgeServer) -> None:
+    judge.use(timeout_s=0.05, deadline_s=NEVER_S)
     judge.trouble = "silent"
-    with pytest.raises(EndpointUnavailableError, match=r"did not answer within 0\.05 s"):
-        scorer().score("4")
+    async with no_hang():
+        with pytest.raises(EndpointUnavailableError, match=r"did not answer within 0\.05 s"):
+            await scorer().assess_async("4")
     assert 1 <= len(judge.requests) <= 3
 
 
 def test_deadline_holds_for_all_attempts_together(judge: JudgeServer) -> None:
-    judge.use(timeout_s=0.2, deadline_s=0.2, max_attempts=100)
+    judge.use(timeout_s=0.2, deadline_s=0.2, max_attempts=100, max_requests=50)
     judge.trouble = "silent"
+    # Not that the budget is spent: nothing is asked, and nothing paid, after the deadline.
     with pytest.raises(EndpointUnavailableError):
         scorer().score("4")
-    assert len(judge.requests) < 100
+    assert len(judge.requests) < 50
+
+
+async def test_the_wait_for_a_turn_ends_with_the_deadline(judge: JudgeServer) -> None:
+    judge.use(max_concurrent=1, timeout_s=NEVER_S, deadline_s=NEVER_S)
+    judge.trouble = "silent"
+    first = asyncio.create_task(scorer().assess_async("4"))
+    await until(lambda: bool(judge.requests), "the first question")
+    judge.use(max_concurrent=1, timeout_s=0.05, deadline_s=0.05)
+    async with no_hang():
+        with pytest.raises(EndpointUnavailableError):
+            await scorer().assess_async("4")
+    assert len(judge.requests) == 1
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
 
 
 def test_budget_bounds_all_requests_attempts_included(judge: JudgeServer) -> None:
