@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -17,6 +18,7 @@ from verl_agent_env.integrations.errors import TrainingSetupError
 
 pytest.importorskip("verl", reason="verl is not installed: pip install 'verl-agent-env[verl]'")
 pytestmark = pytest.mark.usefixtures("verl")
+transcript = pytest.importorskip("verl_agent_env.integrations.verl.rollout.transcript")
 
 LAKE: dict[str, Any] = {"desc": ["SFFG"], "is_slippery": False}
 PARAMS = {"temperature": 1.0, "top_p": 1.0, "top_k": -1}
@@ -338,3 +340,70 @@ async def test_a_model_without_chat_template_is_refused(server: ServerProcess, v
     tokenizer.chat_template = None
     with pytest.raises(TrainingSetupError, match="chat template"):
         fakes().agent_loop(fakes().FakeModel(""), tokenizer, {"url": server.url})
+
+
+async def test_loops_that_are_made_alike_take_over_what_was_made_and_others_do_not(
+    server: ServerProcess, tokenizer: Any
+) -> None:
+    from loadtests.verl_stand_ins import agent_loop, data_config, trainer_config
+
+    model, trainer, data = fakes().FakeModel("right"), trainer_config(), data_config({"url": server.url})
+
+    def made(**changed: Any) -> Any:
+        given = {"model": model, "tokenizer": tokenizer, "trainer": trainer, "data": data, **changed}
+        return agent_loop(**given)
+
+    first = made()
+    again = made()
+    assert again is not first
+    assert (again.options, again.reader) == (first.options, first.reader)
+    row = fakes().row("frozen_lake", **LAKE)
+    model.tokenizer = tokenizer
+    outputs = [await loop.run(dict(PARAMS), **row) for loop in (first, again)]
+    assert outputs[0].response_ids == outputs[1].response_ids
+    other = fakes().FakeModel("right")
+    assert made(model=other).server_manager is other
+    assert made(trainer=trainer_config(response_length=77)).response_budget == 77
+    assert made(data=data_config({"url": server.url, "max_turns": 5})).max_turns == 5
+    assert made().max_turns is None
+    class_of_its_own = type("Other", (type(first),), {})
+    assert type(made(loop_class=class_of_its_own)) is class_of_its_own
+
+
+async def test_a_parser_that_is_not_known_here_reads_for_one_loop_alone(
+    make_loop: MakeLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from verl.experimental.agent_loop.tool_parser import HermesToolParser, ToolParser
+
+    monkeypatch.setitem(ToolParser._registry, "of-a-plugin", HermesToolParser)
+    model = fakes().FakeModel("right")
+    loops = [make_loop(model, tool_format="of-a-plugin") for _ in range(2)]
+    assert loops[0].reader is not loops[1].reader
+
+
+class CountingExecutor(ThreadPoolExecutor):
+    """Counts what is given to threads."""
+
+    count = 0
+
+    def submit(self, *args: Any, **kwargs: Any) -> Any:
+        self.count += 1
+        return super().submit(*args, **kwargs)
+
+
+@pytest.mark.parametrize(("short_chars", "turns_in_threads"), [(8_192, 0), (-1, 2)])
+async def test_only_long_observations_are_read_in_a_thread(
+    make_loop: MakeLoop,
+    tokenizer: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    short_chars: int,
+    turns_in_threads: int,
+) -> None:
+    monkeypatch.setattr(transcript, "_SHORT_CHARS", short_chars)
+    with CountingExecutor() as threads:
+        asyncio.get_running_loop().set_default_executor(threads)
+        output = await play(make_loop, fakes().FakeModel("right"), fakes().row("frozen_lake", **LAKE))
+        # The prompt is always rendered in one.
+        assert threads.count == 1 + turns_in_threads
+    assert output.reward_score == 1.0
+    assert tokenizer.decode(output.response_ids).count("right<|im_end|>") == 3

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import operator
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, ClassVar
 from uuid import uuid4
 
 from omegaconf import OmegaConf
 from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, AgentLoopOutput
+from verl.utils.ray_utils import get_event_loop
 from verl.utils.rollout_trace import rollout_trace_op
 
 from verl_agent_env.client import AsyncEnvClient
@@ -26,6 +28,23 @@ from verl_agent_env.integrations.verl.rollout.tally import RolloutTally
 logger = logging.getLogger(__name__)
 
 _GREEDY = {"temperature": 0.0, "top_p": 1.0, "top_k": -1}
+
+
+class _LastLoop:
+    """The last loop that was made: verl makes one for each sample, all alike, and that takes longer than a turn."""
+
+    given: ClassVar[tuple[object, ...]] = ()
+    options: ClassVar[dict[str, Any]] = {}
+    attributes: ClassVar[dict[str, Any]] = {}
+
+    @classmethod
+    def is_for(cls, given: tuple[object, ...], options: dict[str, Any]) -> bool:
+        """Return true if it was made of the same objects and of equal options."""
+        return (
+            len(given) == len(cls.given)
+            and all(map(operator.is_, given, cls.given))
+            and options == cls.options
+        )
 
 
 class EnvAgentLoop(AgentLoopBase):  # type: ignore[misc]
@@ -63,17 +82,26 @@ class EnvAgentLoop(AgentLoopBase):  # type: ignore[misc]
         Raises:
             TrainingSetupError: An option is wrong, or the model has no chat template.
         """
+        configs = (trainer_config.config, data_config.config)
+        given = (type(self), get_event_loop(), *configs, server_manager, tokenizer, processor, dataset_cls)
+        if _LastLoop.is_for(given, {"hf_model_type": hf_model_type, **options}):
+            vars(self).update(_LastLoop.attributes)
+            return
         require_chat_template(tokenizer, processor)
         super().__init__(
             trainer_config, server_manager, tokenizer, processor, dataset_cls, data_config, hf_model_type
         )
         self.options = RolloutOptions.from_mapping(options_in(self.data_config), options).located()
-        self.reader = AnswerReader(
-            self.options.parser_name(self.rollout_config.multi_turn.format), self.tokenizer
-        )
-        limits = (self.options.max_turns, self.rollout_config.multi_turn.max_assistant_turns)
+        rollout = self.rollout_config
+        limits = (self.options.max_turns, rollout.multi_turn.max_assistant_turns)
         self.max_turns = min((limit for limit in limits if limit), default=None)
+        self.prompt_budget, self.response_budget = int(rollout.prompt_length), int(rollout.response_length)
+        self.is_deterministic = bool(rollout.full_determinism)
+        self.reader = AnswerReader(self.options.parser_name(rollout.multi_turn.format), self.tokenizer)
         self.end_ids = {self.tokenizer.eos_token_id, *self.reader.stop_token_ids}
+        if not self.reader.is_foreign:
+            _LastLoop.given, _LastLoop.options = given, {"hf_model_type": hf_model_type, **options}
+            _LastLoop.attributes = dict(vars(self))
 
     @rollout_trace_op  # type: ignore[untyped-decorator]
     async def run(self, sampling_params: dict[str, Any], **row: Any) -> AgentLoopOutput:
@@ -176,7 +204,7 @@ class EnvAgentLoop(AgentLoopBase):  # type: ignore[misc]
 
     def _request_id(self, row: Mapping[str, Any]) -> str:
         """Return an id of the conversation, which routes all its turns to the server with its prefix in the cache."""
-        if self.rollout_config.full_determinism:
+        if self.is_deterministic:
             return f"det-{row.get('priority', row.get('index', 0))}-{row.get('session_id', 0)}"
         return uuid4().hex
 

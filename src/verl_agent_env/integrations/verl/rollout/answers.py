@@ -62,6 +62,11 @@ class AnswerReader:
             self._foreign = self._parser
 
     @property
+    def is_foreign(self) -> bool:
+        """True if a parser reads the answers that is not known here, and may remember some."""
+        return self._foreign is not None
+
+    @property
     def stop_token_ids(self) -> list[int]:
         """Tokens that end an answer."""
         return list(self._parser.stop_token_ids) if self._parser is not None else []
@@ -84,7 +89,7 @@ class AnswerReader:
             prompt_ids: End of the prompt, which may have opened a thought that the answer continues.
         """
         text = self._text_of(token_ids)
-        opened = opened_thought(self._decode(prompt_ids[-PROMPT_TAIL:]))
+        opened = _opened_by(self._tokenizer, self._last_turn(prompt_ids[-PROMPT_TAIL:]))
         said: Message | None = None
         if self._takes_calls and tools:
             said = (
@@ -104,8 +109,13 @@ class AnswerReader:
             length -= 1
         return strip_turn_ends(self._decode(token_ids[:length]))
 
+    def _last_turn(self, prompt_ids: Sequence[int]) -> tuple[int, ...]:
+        """Return the tokens after the last turn's end: nothing before it opens a thought for the answer."""
+        end, tail = self._tokenizer.eos_token_id, tuple(prompt_ids)
+        return tail[len(tail) - tail[::-1].index(end) :] if end in tail else tail
+
     def _decode(self, token_ids: Sequence[int]) -> str:
-        return well_formed(self._tokenizer.decode(list(token_ids), skip_special_tokens=False))
+        return _decoded(self._tokenizer, token_ids)
 
     async def _parsed(
         self, parser: ToolParser, text: str, turn: int, tools: list[dict[str, Any]]
@@ -122,6 +132,16 @@ class AnswerReader:
             call_id = well_formed(call.tool_call_id) if call.tool_call_id else f"call_{turn}_{number}"
             written.append({"id": call_id, "type": "function", "function": function})
         return {"role": "assistant", "content": well_formed(content), "tool_calls": written}
+
+
+def _decoded(tokenizer: Any, token_ids: Sequence[int]) -> str:
+    return well_formed(tokenizer.decode(list(token_ids), skip_special_tokens=False))
+
+
+@functools.lru_cache(maxsize=256)
+def _opened_by(tokenizer: Any, prompt_ids: tuple[int, ...]) -> str:
+    """Return the thought tag that these tokens open; most prompts end alike."""
+    return opened_thought(_decoded(tokenizer, prompt_ids))
 
 
 @functools.lru_cache(maxsize=256)

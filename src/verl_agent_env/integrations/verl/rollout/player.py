@@ -111,7 +111,7 @@ class Player:
         self.tally.note_output(output, time.perf_counter() - began)
         step = output.extra_fields.get("max_global_steps", output.extra_fields.get("global_steps"))
         self._notes = ModelNotes(num_asked, len(output.token_ids), step)
-        await transcript.add_answer(output)
+        transcript.add_answer(output)
         ends = bool(output.token_ids) and output.token_ids[-1] in loop.end_ids
         if ends or len(output.token_ids) < limit:
             return True

@@ -1,20 +1,25 @@
 """Rendering with chat templates: a cache of renderings, and the tokens between two turns.
 
-verl renders the conversation twice for each message, without and with it, both times with the tools; with a few thousand
-concurrent episodes that takes longer than anything else in an agent loop.
+verl renders and tokenizes the conversation twice for each message, without and with it, both times with the tools; with a few
+thousand concurrent episodes that takes longer than anything else in an agent loop. Here a text is tokenized in pieces, and most
+pieces, such as the tools, were tokenized before.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import re
 import threading
 from collections import OrderedDict
 from typing import Any
 
 import orjson
+from verl.utils.tokenizer.chat_template import apply_chat_template
 from verl.utils.tokenizer.continuous_token import ContinuousTokenBuilder
 
 _MAX_RENDERED = 8192
+_COMPARED = 8
+"""Renderings that are tokenized as a whole too, before pieces are trusted."""
 
 
 class RememberedRenderings:
@@ -22,6 +27,11 @@ class RememberedRenderings:
 
     _memory: OrderedDict[bytes, list[int]]
     _lock: threading.Lock
+    _pieces: re.Pattern[str] | None
+    """Where a text is cut; ``None`` if it is tokenized as a whole."""
+    _num_compared: int
+    tokenizer: Any
+    chat_template_kwargs: dict[str, Any]
 
     def _render_tokens(
         self,
@@ -32,10 +42,10 @@ class RememberedRenderings:
     ) -> list[int]:
         # Whole conversations are rendered once; the few messages before an answer are rendered every time.
         if add_generation_prompt:
-            return self._anew("_render_tokens", messages, add_generation_prompt=True, tools=tools)
+            return self._tokens_of(messages, add_generation_prompt=True, tools=tools)
         key = orjson.dumps(["prefix", messages, tools])
         return self._recall(key) or self._remember(
-            key, self._anew("_render_tokens", messages, add_generation_prompt=False, tools=tools)
+            key, self._tokens_of(messages, add_generation_prompt=False, tools=tools)
         )
 
     def render_delta_token_id(
@@ -58,6 +68,28 @@ class RememberedRenderings:
                 tools=tools,
             ),
         )
+
+    def _tokens_of(self, messages: list[dict[str, Any]], **named: Any) -> list[int]:
+        """Render and tokenize a conversation, piece by piece where that gives the same tokens."""
+        if self._pieces is None:
+            return self._anew("_render_tokens", messages, **named)
+        text = apply_chat_template(
+            self.tokenizer, messages, tokenize=False, **named, **self.chat_template_kwargs
+        )
+        ids: list[int] = []
+        for piece in filter(None, self._pieces.split(text)):
+            # No JSON begins so, as the other keys are.
+            key = b"\0" + piece.encode("utf-8", "surrogatepass")
+            ids += self._recall(key) or self._remember(
+                key, self.tokenizer.encode(piece, add_special_tokens=False)
+            )
+        if self._num_compared < _COMPARED:
+            self._num_compared += 1
+            whole = self._anew("_render_tokens", messages, **named)
+            if ids != whole:
+                self._pieces = None
+            return whole
+        return ids
 
     def _anew(self, name: str, *arguments: Any, **options: Any) -> list[int]:
         """Call the builder's own method."""
@@ -123,4 +155,29 @@ def remembering(builder: Any) -> Any:
         made = _classes[kind] = type(f"Remembering{kind.__name__}", (*mixed, kind), {})
     new = made(builder.tokenizer, chat_template_kwargs=builder.chat_template_kwargs)
     new._memory, new._lock = OrderedDict(), threading.Lock()  # noqa: SLF001 - of the mixin above
+    is_plain = kind._render_tokens is ContinuousTokenBuilder._render_tokens  # noqa: SLF001 - verl's own
+    new._pieces, new._num_compared = pieces_of(builder.tokenizer) if is_plain else None, 0  # noqa: SLF001
     return new
+
+
+def pieces_of(tokenizer: Any) -> re.Pattern[str] | None:
+    """Return where a tokenizer cuts every text before anything else, so that no piece changes the tokens of another.
+
+    That is before a special token that takes no blanks from the text before it, and into which no other token reaches.
+    """
+    added = list(getattr(tokenizer, "added_tokens_decoder", {}).values())
+    contents = [token.content for token in added]
+    openings = [
+        token.content
+        for token in added
+        if token.special
+        and not (token.normalized or token.lstrip or token.single_word)
+        and not any(_reaches_into(content, token.content) for content in contents)
+    ]
+    return re.compile(f"(?={'|'.join(map(re.escape, openings))})") if openings else None
+
+
+def _reaches_into(content: str, opening: str) -> bool:
+    """Return true if ``content`` can begin before ``opening`` and end within it or after it."""
+    ends = (content[start:] for start in range(1, len(content)))
+    return any(opening.startswith(end) or end.startswith(opening) for end in ends)

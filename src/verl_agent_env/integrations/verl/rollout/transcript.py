@@ -14,14 +14,18 @@ from verl_agent_env.types import Message
 
 if TYPE_CHECKING:
     from PIL import Image
-    from verl.experimental.agent_loop.agent_loop import AgentLoopBase
     from verl.workers.rollout.replica import TokenOutput
+
+    from verl_agent_env.integrations.verl.rollout.agent_loop import EnvAgentLoop
+
+_SHORT_CHARS = 8_192
+"""Characters of an observation that take about a millisecond to render and tokenize."""
 
 
 class Transcript:
     """Token ids, mask and log probabilities of an episode; generated tokens are never tokenized again."""
 
-    def __init__(self, loop: AgentLoopBase, tools: list[dict[str, Any]] | None) -> None:
+    def __init__(self, loop: EnvAgentLoop, tools: list[dict[str, Any]] | None) -> None:
         """Create an empty transcript.
 
         Args:
@@ -32,8 +36,8 @@ class Transcript:
         self._tools = tools or None
         self._messages: list[Message] = []
         self._has_log_probs = True
-        self._prompt_budget = int(loop.rollout_config.prompt_length)
-        self.budget = int(loop.rollout_config.response_length)
+        self._prompt_budget = loop.prompt_budget
+        self.budget = loop.response_budget
         """Largest number of tokens in the response."""
         self.prompt_ids: list[int] = []
         self.token_ids: list[int] = []
@@ -84,15 +88,16 @@ class Transcript:
         self._messages, self.images = shown, images
         self.prompt_ids, self.token_ids = ids, list(ids)
 
-    async def add_answer(self, output: TokenOutput) -> None:
+    def add_answer(self, output: TokenOutput) -> None:
         """Append the tokens that the model generated."""
         log_probs = output.log_probs or None
         if self._has_log_probs and log_probs is None and output.token_ids:
             self._has_log_probs, self.log_probs = False, []
         with_log_probs = self._has_log_probs and log_probs is not None
-        merged, self.mask, aligned = await self._loop.ct_merge_assistant_token(
-            self.token_ids,
-            output.token_ids,
+        builder = self._loop.continuous_token_builder
+        merged = builder.merge_assistant_tokens(self.token_ids, output.token_ids)
+        self.mask, aligned = builder.align_response_metadata(
+            merged,
             self.mask,
             self.log_probs if with_log_probs else None,
             assistant_logprobs=log_probs if with_log_probs else None,
@@ -119,13 +124,16 @@ class Transcript:
         """
         shown, images = self._readable(answered)
         before = [*self._messages, said]
-        merged, mask, log_probs = await self._loop.ct_merge_context_msg(
-            before,
-            [*before, *shown],
-            self.token_ids,
-            self.mask,
-            self.log_probs if self._has_log_probs else None,
-            tools=self._tools,
+        builder = self._loop.continuous_token_builder
+
+        def merge() -> Any:
+            return builder.merge_context_tokens(before, [*before, *shown], self.token_ids, tools=self._tools)
+
+        # A thread costs more than a short text takes. Builders of models with vision process all pictures again.
+        is_short = not builder.supports_multimodal() and sum(map(_chars_of, shown)) <= _SHORT_CHARS
+        merged = merge() if is_short else await self._loop.loop.run_in_executor(None, merge)
+        mask, log_probs = builder.align_response_metadata(
+            merged, self.mask, self.log_probs if self._has_log_probs else None
         )
         if len(mask) + room > self.budget:
             return False
@@ -149,3 +157,7 @@ class Transcript:
                 "The environment shows pictures, but the model takes none: curate with observation_mode 'text', or "
                 "train a vision-language model."
             )
+
+
+def _chars_of(message: Message) -> int:
+    return len(message["content"])
