@@ -1,4 +1,5 @@
-"""What the page's calls cost: lists beside many environments, ten open pages of the cluster, and keeping episodes."""
+"""What the web page costs: lists beside many environments, pages in a browser, ten open ones of the cluster, and keeping
+episodes."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ import statistics
 import time
 from typing import Any
 
+import orjson
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -14,6 +16,7 @@ from rich.table import Table
 from loadtests.bench_http import LAKE, initialize, tool_call
 from loadtests.processes import ServerProcess, serving
 from loadtests.raw_client import Connection, connect
+from loadtests.web_pages import show_usable
 
 _SHORT: dict[str, Any] = {"desc": ["SG"], "is_slippery": False}
 """An episode of one step."""
@@ -46,9 +49,10 @@ async def bench_web(rounds: int) -> bool:
             await _play_short(client, f"run-{number}")
         await initialize(client, "frozen_lake", LAKE, _LIVE)
         are_quick = await _show_lists(client, console)
+        are_soon = await _show_usable(client, server, console)
         is_light = await _show_pages(server, console)
         client.close()
-    return await _show_keeping(rounds, console) and are_quick and is_light
+    return await _show_keeping(rounds, console) and are_quick and are_soon and is_light
 
 
 async def _play_short(client: Connection, run_id: str) -> None:
@@ -84,6 +88,12 @@ async def _show_lists(client: Connection, console: Console) -> bool:
         are_quick &= statistics.median(times) <= 300
     console.print(table)
     return are_quick
+
+
+async def _show_usable(client: Connection, server: ServerProcess, console: Console) -> bool:
+    answer = await client.send(b"GET /api/episodes?limit=1 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    (row,) = orjson.loads(answer.partition(b"\r\n\r\n")[2])["episodes"]
+    return await show_usable(f"http://127.0.0.1:{server.port}/", row["id"], console)
 
 
 async def _show_pages(server: ServerProcess, console: Console) -> bool:

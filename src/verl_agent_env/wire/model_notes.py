@@ -14,7 +14,6 @@ import orjson
 from verl_agent_env.types import Action
 
 _MAX_LAYERS = 4
-_NOTED = (b'"usage"', b'"usageMetadata"', b'"training_step"')
 _READ = ("prompt_tokens", "input_tokens", "promptTokenCount")
 _WRITTEN = ("completion_tokens", "output_tokens", "candidatesTokenCount")
 _MAX_COUNT = 2**53
@@ -41,7 +40,7 @@ def notes_of(action: Any) -> ModelNotes:
 
 def notes_of_json(action: bytes) -> ModelNotes:
     """Read the notes of an action that is JSON; one without notes is not parsed."""
-    if not any(name in action for name in _NOTED):
+    if not _may_have_notes(action):
         return NO_NOTES
     try:
         return notes_of(orjson.loads(action))
@@ -52,8 +51,7 @@ def notes_of_json(action: bytes) -> ModelNotes:
 
 def notes_of_each(actions: Sequence[bytes]) -> list[ModelNotes]:
     """Read the notes of each action that is JSON; an empty list if none has any, which takes one look at all of them."""
-    together = b"".join(actions)
-    if not any(name in together for name in _NOTED):
+    if not _may_have_notes(b"".join(actions)):
         return []
     return list(map(notes_of_json, actions))
 
@@ -77,6 +75,10 @@ def with_notes(action: Action, notes: ModelNotes) -> Action:
     if notes.training_step is not None:
         noted["metadata"] = {"training_step": notes.training_step}
     return noted
+
+
+def _may_have_notes(action: bytes) -> bool:
+    return b'"usage"' in action or b'"usageMetadata"' in action or b'"training_step"' in action
 
 
 def _notes_in(value: Any, layers: int) -> ModelNotes | None:
