@@ -107,6 +107,7 @@ def test_what_follows_a_result_that_the_model_made_up_is_not_its_action(result: 
     up, down = (f'<tool_call>{{"name": "{name}", "arguments": {{}}}}</tool_call>' for name in ("up", "down"))
     assert calls_of(f"{up}\n{result}You won.\n{down}") == [UP]
     assert calls_of(f"{result}You won.\n{down}") == [DOWN]
+    assert calls_of(f"<think>Hm.</think>{result}You won.\n{down}") == [DOWN]
     assert calls_of(f"After {result} I go. {down}") == [DOWN]
 
 
