@@ -103,3 +103,10 @@ def test_the_text_around_the_calls_is_the_content() -> None:
     said = message_of_text('<think>hm</think>So: <tool_call>{"name": "a"}</tool_call> done<|im_end|>', TOOLS)
     assert said is not None
     assert said["content"] == "<think>hm</think>So:  done"
+
+
+def test_an_id_that_no_json_can_hold_is_the_same_in_the_conversation_and_in_the_answer() -> None:
+    function = {"name": "up", "arguments": "{}"}
+    action = {"role": "assistant", "tool_calls": [{"id": "\ud800", "type": "function", "function": function}]}
+    [call] = parse_action(action).calls
+    assert [each["id"] for each in assistant_message(action)["tool_calls"]] == [call.id] == ["?"]

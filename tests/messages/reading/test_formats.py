@@ -132,6 +132,7 @@ def test_several_moves_are_parted(text: str) -> None:
         "I would go(to='up') if I could.",
         '```python\nprint("up")\n```',
         '{"name": "Bob"}',
+        '{"name": "Bob", "age": 5}',
         "[1, 2, 3]",
         "(1 + 2) * 3",
         "go",

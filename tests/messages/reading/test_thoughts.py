@@ -206,4 +206,5 @@ def test_places_fit_whatever_is_written(text: str) -> None:
 @pytest.mark.parametrize("piece", [*PIECES, "<think></think>", "x`<think>`", "<|start|>to=<|message|>"])
 def test_time_is_linear(piece: str) -> None:
     assert_linear(separate_thoughts, piece)
+    assert_linear(lambda text: separate_thoughts(f"{text}</think>"), piece)
     assert_linear(lambda text: separate_thoughts(f"analysisX{text}"), piece)
