@@ -448,3 +448,47 @@ def test_gymnasium_makes_it_and_passes_arguments_on() -> None:
     assert made.observation_space.contains(observation)
     assert len(str(made.render()).split("\n")) == 5
     made.close()
+
+
+# --- one call, and the turn that it makes ---------------------------------------------------------------------
+
+
+def called(*calls: tuple[str, str]) -> dict[str, Any]:
+    """An assistant message that calls these tools, each with the JSON of its arguments."""
+    functions = [{"name": name, "arguments": arguments} for name, arguments in calls]
+    tool_calls = [
+        {"id": f"call-{number}", "type": "function", "function": function}
+        for number, function in enumerate(functions)
+    ]
+    return {"role": "assistant", "content": "", "tool_calls": tool_calls}
+
+
+@pytest.mark.parametrize("observation_mode", ["text", "both"])
+@pytest.mark.parametrize(
+    "action",
+    [
+        "<action>right</action>",
+        "<action>sideways</action>",
+        "I do not know.",
+        "<action>right | down</action>",
+        {"role": "assistant", "content": "right"},
+        called(("move_right", "{}")),
+        called(("move_right", '{"far": true}')),
+        called(("fly", "{}")),
+        called(("move_right", "{}"), ("move_down", "{}")),
+    ],
+)
+def test_a_step_is_the_turn_of_its_calls(action: Any, observation_mode: str) -> None:
+    stepped, turned = (
+        FrozenLakeEnv(
+            desc=["SFFFFF", "FFFFFF", "FFFFFF", "FFFFFG"],
+            is_slippery=False,
+            observation_mode=observation_mode,
+            max_actions_per_turn=2,
+        )
+        for _ in range(2)
+    )
+    for env in (stepped, turned):
+        env.reset(seed=5)
+    for _ in range(3):
+        assert stepped.step(action) == turned.take_turn(turned.calls_of(action))

@@ -293,16 +293,24 @@ class ChatEnv(ToolEnv):
         if self._ended or self._seed is None:
             self._require_running()
         call = read_single_call(action, self._tools_by_name)
-        if call is not None:
-            outcome = self._carry_out(call)
-            content, fault = outcome.content, outcome.fault
-            if fault is not None:
-                content = self._show(outcome)
-            elif content is None:
-                content = self.observe()
-            message = {"role": "tool", "tool_call_id": call.id, "content": content}
-            return self._finish([message], outcome.reward, outcome, fault is None, outcome.effective, action)
-        return self.take_turn(self._calls_of(self.read_action(action)), action)
+        if call is None:
+            calls = self._calls_of(self.read_action(action))
+            if len(calls) != 1:
+                return self.take_turn(calls, action)
+            call = calls[0]
+        # As take_turn, for the one call of nearly every action.
+        outcome = self._carry_out(call)
+        content, fault, call_id = outcome.content, outcome.fault, call.id
+        if fault is not None:
+            content = self._show(outcome)
+        elif content is None:
+            content = self.observe()
+        message = (
+            {"role": "user", "content": content}
+            if call_id is None
+            else {"role": "tool", "tool_call_id": call_id, "content": content}
+        )
+        return self._finish([message], outcome.reward, outcome, fault is None, outcome.effective, action)
 
     def take_turn(
         self, calls: list[ToolCall], action: object = None

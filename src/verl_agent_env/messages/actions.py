@@ -72,10 +72,13 @@ def parse_action(
     parts = [_parse_part(message, tools, action_format) for message in read_messages(action)]
     if len(parts) == 1:
         (only,) = parts
-        ids: Iterable[str | None] = call_ids(only.calls, turn) if only.is_structured else repeat(None)
+        calls: list[ToolCall] = []
+        if only.calls:
+            ids: Iterable[str | None] = call_ids(only.calls, turn) if only.is_structured else repeat(None)
+            calls = _made(zip(only.calls, ids, strict=False), tools, len(only.calls), max_calls)
         return ParsedAction(
             only.message.text,
-            _made(zip(only.calls, ids, strict=False), tools, len(only.calls), max_calls),
+            calls,
             only.words,
             only.message.fault,
             only.form,
@@ -178,7 +181,8 @@ def _parse_part(message: ModelMessage, tools: Tools, action_format: ActionFormat
     usual = read_usual(message.text, tools) if action_format == "auto" else None
     if usual is not None and not message.thought:
         read, thought = usual
-        message = ModelMessage(message.form, message.text, None, thought)
+        if thought:
+            message = ModelMessage(message.form, message.text, None, thought)
         return _Part(message, read.form, read.calls, read.words, False, (read.start, read.end))
     visible = separate_thoughts(message.text)
     thought = (
