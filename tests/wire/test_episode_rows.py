@@ -52,14 +52,15 @@ def test_sums_after_additions_replacements_and_removals_are_those_of_what_is_lef
             rows.add(row_of(number - 5, dice))
     rows.remove_first(60)
     rows.remove("nobody")
-    anew = EpisodeRows()
-    for row in rows.rows():
-        anew.add(row)
     assert len(rows.rows()) == 140
     assert rows.ids() == [row.id for row in rows.rows()]
-    assert counted(rows, tag) == counted(anew, tag)
     assert sum(run.episodes for run in rows.runs(TAG)) + sum(run.episodes for run in rows.runs("")) == 140
-    rows.remove_first(140)
+    while rows.rows():
+        anew = EpisodeRows()
+        for row in rows.rows():
+            anew.add(row)
+        assert counted(rows, tag) == counted(anew, tag)
+        rows.remove_first(1)
     assert rows.runs(None) == []
 
 

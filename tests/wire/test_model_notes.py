@@ -24,6 +24,7 @@ NOTES = ModelNotes(30, 12, 7)
         ({"choices": [{"message": SAID}], "usage": {"completion_tokens": 12}}, ModelNotes(None, 12)),
         ({"metadata": {"training_step": 0}}, ModelNotes(None, None, 0)),
         ([{**SAID, "usage": {"completion_tokens": 1}}, SAID], ModelNotes(None, 1)),
+        ([{"usage": {"completion_tokens": 1}}, {"usage": {"completion_tokens": 2}}], ModelNotes(None, 2)),
         ({"seat": 1, "action": {**SAID, "metadata": {"training_step": 7}}}, ModelNotes(None, None, 7)),
         ("usage", NO_NOTES),
         (None, NO_NOTES),

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import httpx
+import orjson
 import pytest
 
 from tests.server.conftest import Problem
 from verl_agent_env.envs.catalogue.families import FAMILIES
+from verl_agent_env.envs.registry import BUILT_IN, Registry
+from verl_agent_env.server.api.catalogue import CatalogueHandlers
 
 URL = "/api/environments"
 
@@ -112,6 +116,20 @@ async def test_an_environment_of_a_package_is_described_where_the_package_is_ins
             assert described["kwargs_schema"]["properties"]
         else:
             assert problem(answer, 422, "extra_not_installed")["extra"] == family.extra
+
+
+async def test_the_full_list_has_what_is_added_later_and_nothing_of_a_package() -> None:
+    lake = next(spec for spec in BUILT_IN if spec.name == "verl_env/frozen_lake-v1")
+    registry = Registry({lake.name: lake})
+    handlers = CatalogueHandlers(registry)
+
+    async def listed() -> list[str]:
+        return [kind["name"] for kind in orjson.loads(await handlers._all_described())["environments"]]
+
+    assert await listed() == [lake.name]
+    registry.register(dataclasses.replace(lake, name="tests/added_later-v0"))
+    registry.register(dataclasses.replace(lake, name="tests/of_a_package-v0", family=FAMILIES[0]))
+    assert await listed() == ["tests/added_later-v0", lake.name]
 
 
 @pytest.mark.parametrize("name", ["sokobn", "a/b/c", "%20", "x" * 2000])

@@ -93,3 +93,17 @@ async def test_a_model_is_asked_with_the_conversation_so_far(
     asked = model.requests[-1]["messages"]
     assert [message["role"] for message in asked] == ["user", "assistant", "user"]
     assert asked[1]["content"] == "I jump"
+
+
+async def test_a_model_sees_results_of_tools_as_a_user_s_messages(
+    client: httpx.AsyncClient, initialize: Initialize, model: JudgeServer
+) -> None:
+    env_id = await initialize(client, env_kwargs=MAPPED)
+    call = {"id": "c1", "type": "function", "function": {"name": "move_left", "arguments": "{}"}}
+    action = {"role": "assistant", "content": "", "tool_calls": [call]}
+    step = (await client.post(f"/api/environment/{env_id}/step", json={"action": action})).json()
+    assert [message["role"] for message in step["observation"]] == ["tool"]
+    await proposed(client, env_id, policy="model", endpoint="judge")
+    asked = model.requests[-1]["messages"]
+    assert [message["role"] for message in asked] == ["user", "assistant", "user"]
+    assert asked[2]["content"] == step["observation"][0]["content"]
