@@ -130,9 +130,11 @@ def test_a_text_is_cut_before_tokens_that_nothing_reaches_into(tokenizer: Any) -
     from verl_agent_env.integrations.verl.rollout.rendering import pieces_of
 
     text = "<|im_start|>a<|im_end|>\n<|im_start|>b"
-    assert pieces_of(tokenizer).split(text)[1:] == ["<|im_start|>a", "<|im_end|>\n", "<|im_start|>b"]
-    reaching = byte_tokenizer(["\n<|im_start|>b"])
-    assert pieces_of(reaching).split(text)[1:] == ["<|im_end|>\n<|im_start|>b"]
+    cuts, reaching = pieces_of(tokenizer), pieces_of(byte_tokenizer(["\n<|im_start|>b"]))
+    assert cuts is not None
+    assert reaching is not None
+    assert cuts.split(text)[1:] == ["<|im_start|>a", "<|im_end|>\n", "<|im_start|>b"]
+    assert reaching.split(text)[1:] == ["<|im_end|>\n<|im_start|>b"]
 
 
 def test_a_piece_is_tokenized_once(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,9 +147,12 @@ def test_a_piece_is_tokenized_once(tokenizer: Any, monkeypatch: pytest.MonkeyPat
         builder.build_initial_tokens(told(number))
     encoded: list[str] = []
     encode = tokenizer.encode
-    monkeypatch.setattr(
-        tokenizer, "encode", lambda text, **named: encoded.append(text) or encode(text, **named)
-    )
+
+    def noted(text: str, **named: Any) -> Any:
+        encoded.append(text)
+        return encode(text, **named)
+
+    monkeypatch.setattr(tokenizer, "encode", noted)
     builder.build_initial_tokens(told(11))
     assert sorted(encoded) == [
         "<|im_start|>assistant\n 11",

@@ -85,7 +85,7 @@ class EnvAgentLoop(AgentLoopBase):  # type: ignore[misc]
         configs = (trainer_config.config, data_config.config)
         given = (type(self), get_event_loop(), *configs, server_manager, tokenizer, processor, dataset_cls)
         if _LastLoop.is_for(given, {"hf_model_type": hf_model_type, **options}):
-            vars(self).update(_LastLoop.attributes)
+            self.__dict__.update(_LastLoop.attributes)
             return
         require_chat_template(tokenizer, processor)
         super().__init__(
