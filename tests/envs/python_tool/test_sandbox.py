@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import platform
+import signal
 import sys
 import time
 from pathlib import Path
@@ -15,7 +16,7 @@ from tests.children import run as run_program
 from tests.waiting import HANG_S, NEVER_S, until
 from verl_agent_env.envs.python_tool import inside
 from verl_agent_env.envs.python_tool.sandbox import RunResult, Sandboxes, SandboxLimits
-from verl_agent_env.errors import AtCapacityError
+from verl_agent_env.errors import AtCapacityError, OutsideCallError
 
 MB = 1 << 20
 LIMITS = SandboxLimits(time_s=HANG_S, memory_bytes=512 * MB, max_output_bytes=10_000)
@@ -113,6 +114,39 @@ async def test_system_calls_that_are_of_no_use_are_refused_by_their_numbers(sand
     assert result == RunResult("ended", "")
 
 
+async def test_limits_are_those_of_the_run_and_cannot_be_raised(sandboxes: Sandboxes) -> None:
+    names = ("AS", "CPU", "NOFILE", "FSIZE", "CORE")
+    asked = ", ".join(f"resource.getrlimit(resource.RLIMIT_{name})" for name in names)
+    result = await sandboxes.run(f"import resource\n[{asked}]", LIMITS._replace(time_s=7.5))
+    assert result.output == f"{[(limit, limit) for limit in (512 * MB, 8, 32, 0, 0)]}\n"
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="only this processor has calls by other numbers")
+async def test_other_numbers_for_the_same_system_calls_end_the_program(sandboxes: Sandboxes) -> None:
+    getpid_of_x32 = 0x40000000 + 39
+    result = await sandboxes.run(f"import ctypes\nctypes.CDLL(None).syscall({getpid_of_x32})", LIMITS)
+    assert result == RunResult("failed", "", 128 + signal.SIGSYS)
+
+
+class Leaky(Sandboxes):
+    """A sandbox that keeps nothing in, as far as anybody can tell."""
+
+    runs = 0
+
+    async def run(self, code: str, limits: SandboxLimits) -> RunResult:
+        self.runs += 1
+        return RunResult("ended", "open a socket\n" if self.runs == 1 else "")
+
+
+async def test_a_sandbox_that_does_not_confine_is_refused_until_it_does_and_then_not_tried_again() -> None:
+    sandboxes = Leaky()
+    with pytest.raises(OutsideCallError, match="code in it can open a socket"):
+        await sandboxes.require()
+    for _ in range(3):
+        await sandboxes.require()
+    assert sandboxes.runs == 2
+
+
 async def test_nothing_of_the_machine_is_to_be_seen(sandboxes: Sandboxes) -> None:
     code = "import os\n" + "\n".join(
         f"print(sorted({asked}))"
@@ -202,6 +236,45 @@ async def test_a_caller_that_goes_away_leaves_no_process(sandboxes: Sandboxes) -
 def children(sandboxes: Sandboxes) -> list[str]:
     pid = sandboxes.launcher_pid
     return [] if pid is None else Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+WITHOUT = """
+import asyncio
+from verl_agent_env.envs.python_tool import PythonToolEnv
+
+async def go_on():
+    env = PythonToolEnv()
+    env.begin_effects({})
+    await env.areset(seed=1)
+    call = {"id": "c", "type": "function", "function": {"name": "python", "arguments": '{"code": "1"}'}}
+    action = {"role": "assistant", "content": "", "tool_calls": [call]}
+    env.begin_effects({"1.0": ["ended", "recorded", 0]})
+    observation, *_ = await env.astep(action)
+    print(observation[0]["content"])
+    env.begin_effects(None)
+    try: await env.astep(action)
+    except Exception as refused: print(refused.code)
+
+asyncio.run(go_on())
+"""
+
+
+def test_a_recorded_episode_is_replayed_without_bubblewrap_and_goes_no_further() -> None:
+    done = run_program(sys.executable, "-c", WITHOUT, variables={"PATH": "/nowhere"})
+    assert done.stdout.split() == ["recorded", "outside_call_failed"], done.stderr
+
+
+def test_a_sandbox_that_ends_before_it_is_ready_says_why(tmp_path: Path) -> None:
+    program = tmp_path / "bwrap"
+    program.write_text("#!/bin/sh\necho no namespaces here >&2\nexit 1\n")
+    program.chmod(0o755)
+    code = (
+        "import asyncio\nfrom verl_agent_env.envs.python_tool import PythonToolEnv\n"
+        "try: asyncio.run(PythonToolEnv().areset(seed=1))\nexcept Exception as refused: print(refused.code, refused)"
+    )
+    done = run_program(sys.executable, "-c", code, variables={"PATH": str(tmp_path)})
+    assert done.stdout.startswith("invalid_env_arguments")
+    assert "no sandbox could be started: no namespaces here" in done.stdout
 
 
 def test_without_bubblewrap_no_episode_begins_and_the_error_says_why() -> None:
