@@ -15,10 +15,10 @@ pytest.importorskip("hydra", reason="verl is not installed: make verl-test")
 pytest.importorskip("matplotlib", reason="verl is not installed: make verl-test")
 
 SUCCESS = {
-    "uniform-1": [0.25, 0.5],
-    "uniform-2": [0.25, 0.25],
-    "pass_rate-1": [0.25, 0.75],
-    "pass_rate-2": [0.25, 1.0],
+    "uniform-1": [0.25, 0.5, 0.5],
+    "uniform-2": [0.25, 0.25, 0.5],
+    "pass_rate-1": [0.25, 0.75, 0.75],
+    "pass_rate-2": [0.25, 1.0, 0.75],
 }
 
 
@@ -42,11 +42,13 @@ def test_trainings_that_are_there_are_not_run_again_and_their_means_are_told(
         ]
         (folder / "log.jsonl").write_bytes(b"".join(lines))
     assert recipe.main(["--out", str(tmp_path), "--seeds", "2"]) == 0
-    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()]
-    assert rows[0] == ["Draws", "Seed", "0", "4"]
-    assert ["uniform", "mean", "0.25", "0.38"] in rows
-    assert ["pass_rate", "2", "0.25", "1.00"] in rows
-    assert ["pass_rate", "mean", "0.25", "0.88"] in rows
+    *table, gains = capsys.readouterr().out.splitlines()
+    rows = [line.strip("| ").split(" | ") for line in table]
+    assert rows[0] == ["Draws", "Seed", "0", "4", "8", "mean while training"]
+    assert ["uniform", "mean", "0.25", "0.38", "0.50", "0.44"] in rows
+    assert ["pass_rate", "2", "0.25", "1.00", "0.75", "0.88"] in rows
+    assert ["pass_rate", "mean", "0.25", "0.88", "0.75", "0.81"] in rows
+    assert gains.endswith("seed by seed: +0.250, +0.500")
     assert (tmp_path / "curves.png").stat().st_size > 1_000
 
 

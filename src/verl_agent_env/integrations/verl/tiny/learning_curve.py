@@ -21,7 +21,7 @@ class Curve:
     sampled: list[float]
     """Success with tokens sampled as in training."""
     greedy: list[float]
-    """Success with the likeliest tokens."""
+    """Success with the likeliest tokens; may be empty."""
     train_steps: list[int]
     train_rewards: list[float]
     """Mean reward of the episodes of each training step."""
@@ -80,8 +80,9 @@ def draw(curves: dict[str, Curve], path: Path) -> None:
     for number, (name, curve) in enumerate(curves.items()):
         colour = f"C{number}"
         axes.plot(curve.steps, curve.sampled, "o-", color=colour, label=f"{name}, sampled")
-        axes.plot(curve.steps, curve.greedy, "s--", color=colour, alpha=0.6, label=f"{name}, greedy")
-        if all(0 <= reward <= 1 for reward in curve.train_rewards):
+        if curve.greedy:
+            axes.plot(curve.steps, curve.greedy, "s--", color=colour, alpha=0.6, label=f"{name}, greedy")
+        if curve.train_rewards and all(0 <= reward <= 1 for reward in curve.train_rewards):
             axes.plot(
                 curve.train_steps,
                 curve.train_rewards,
