@@ -124,13 +124,16 @@ async def test_an_episode_survives_the_death_of_its_worker(cluster: LocalCluster
         except (ConnectionClosed, ConnectionError):
             return await env.step(CallToolAction(tool_name=f"move_{direction}", arguments={}))
 
-    async with MCPToolClient(base_url=f"{cluster.url}/openenv/frozen_lake") as env:
-        data = await env._production_mcp_request("openenv/session/create", {"env_kwargs": LASTING, "seed": 1})
-        env._production_session_id = session_id = data["result"]["session_id"]
+    env = MCPToolClient(base_url=f"{cluster.url}/openenv/frozen_lake")
+    data = await env._production_mcp_request("openenv/session/create", {"env_kwargs": LASTING, "seed": 1})
+    # Before it connects: it would make a session of its own, with other arguments.
+    env._production_session_id = session_id = data["result"]["session_id"]
+    async with env:
         assert (await stepped(env, "right")).observation.result.startswith("F\tP")
         await asyncio.to_thread(kill_owner_of, cluster, session_id)
         assert (await stepped(env, "left")).observation.result.startswith("P\tF")
-        assert (await env.state()).step_count == 2
+        state = await env.state()
+        assert (state.step_count, state.episode_id) == (2, session_id)
 
 
 async def test_generic_client_goes_on_after_the_death_of_its_worker(cluster: LocalCluster) -> None:
