@@ -7,6 +7,7 @@ import asyncio
 import orjson
 
 from tests.contract.test_episodes import kept_episode
+from tests.waiting import HANG_S
 from verl_agent_env.cluster.memory import episodes
 from verl_agent_env.cluster.memory.episodes import MemoryEpisodes
 
@@ -44,3 +45,18 @@ async def test_two_who_read_at_once_see_all_episodes_and_those_added_meanwhile_d
     assert len(await store.rows()) == number + 10
     (document,) = await store.documents(["e7.0"])
     assert orjson.loads(document or b"")["seed"] == 7
+
+
+async def test_rows_are_made_when_no_more_episodes_come() -> None:
+    store = MemoryEpisodes(1 << 26, quiet_s=0.0)
+    running = asyncio.create_task(store.run())
+    made: list[int] = []
+    for seed in range(100):
+        store.add(kept_episode(seed))
+        made.append(store.num_rows)
+        await asyncio.sleep(0)
+    assert set(made) == {0}
+    async with asyncio.timeout(HANG_S):
+        while store.num_rows < 100:  # noqa: ASYNC110 - nobody is told
+            await asyncio.sleep(0)
+    running.cancel()

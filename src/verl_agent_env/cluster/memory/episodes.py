@@ -12,20 +12,24 @@ from verl_agent_env.wire.episodes import EpisodeRow, KeptEpisode
 
 _AT_ONCE = 64
 """Episodes whose rows are made before other work has its turn."""
+_QUIET_S = 1.0
+"""When no episode has come for so long, the rows of those that came are made: between the batches of a trainer."""
 
 
 class MemoryEpisodes:
     """:class:`~verl_agent_env.wire.episode_store.EpisodeStore` of one process, gone with it.
 
-    Rows are made when somebody reads: until then, to keep an episode is to keep a reference to it.
+    Rows are made when somebody reads, or when no more episodes come: until then, to keep an episode is to keep a reference to it.
     """
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, quiet_s: float = _QUIET_S) -> None:
         """Keep nothing yet.
 
         Args:
             max_bytes: Bytes that all episodes may take, the oldest being deleted for new ones.
+            quiet_s: Seconds without a new episode until rows are made that nobody has asked for.
         """
+        self._quiet_s = quiet_s
         self.scope: Scope = "worker"
         self.dropped = 0
         self._max_bytes = max_bytes
@@ -34,6 +38,11 @@ class MemoryEpisodes:
         self._rows = EpisodeRows()
         self._new: deque[KeptEpisode] = deque()
         """Episodes without a row, all later than those with one."""
+
+    @property
+    def num_rows(self) -> int:
+        """Number of episodes whose rows are made."""
+        return len(self._episodes)
 
     def add(self, episode: KeptEpisode) -> None:
         """Implement :meth:`EpisodeStore.add`."""
@@ -84,8 +93,13 @@ class MemoryEpisodes:
         return [None if episode is None else episode.to_json() for episode in found]
 
     async def run(self) -> None:
-        """Implement :meth:`EpisodeStore.run`: nothing has to be written."""
-        await asyncio.Event().wait()
+        """Implement :meth:`EpisodeStore.run`: make rows in quiet times, so that who reads need not wait for them."""
+        last: KeptEpisode | None = None
+        while True:
+            await asyncio.sleep(self._quiet_s)
+            before, last = last, self._new[-1] if self._new else None
+            if last is not None and last is before:
+                await self._make_rows()
 
     async def flush(self) -> None:
         """Implement :meth:`EpisodeStore.flush`."""
