@@ -159,3 +159,17 @@ def test_a_piece_is_tokenized_once(tokenizer: Any, monkeypatch: pytest.MonkeyPat
         "<|im_start|>user\n\n11 ",
         "<|im_start|>user\nx11\n",
     ]
+
+
+def test_pieces_whose_tokens_are_others_are_not_used(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from verl.utils.tokenizer.continuous_token import ContinuousTokenBuilder
+
+    from verl_agent_env.integrations.verl.rollout.rendering import remembering
+
+    own = ContinuousTokenBuilder(tokenizer)
+    whole = [own.build_initial_tokens(told(number)) for number in range(20)]
+    encode = tokenizer.encode
+    # As a tokenizer that begins each text with a blank of its own.
+    monkeypatch.setattr(tokenizer, "encode", lambda text, **named: encode(" " + text, **named))
+    ours = remembering(own)
+    assert [ours.build_initial_tokens(told(number)) for number in range(20)] == whole
