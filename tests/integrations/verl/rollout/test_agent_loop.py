@@ -371,14 +371,17 @@ async def test_loops_that_are_made_alike_take_over_what_was_made_and_others_do_n
 
 
 async def test_a_parser_that_is_not_known_here_reads_for_one_loop_alone(
-    make_loop: MakeLoop, monkeypatch: pytest.MonkeyPatch
+    server: ServerProcess, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from loadtests.verl_stand_ins import agent_loop, data_config, trainer_config
     from verl.experimental.agent_loop.tool_parser import HermesToolParser, ToolParser
 
     monkeypatch.setitem(ToolParser._registry, "of-a-plugin", HermesToolParser)
-    model = fakes().FakeModel("right")
-    loops = [make_loop(model, tool_format="of-a-plugin") for _ in range(2)]
-    assert loops[0].reader is not loops[1].reader
+    model, data = fakes().FakeModel("right"), data_config({"url": server.url})
+    for name, is_shared in (("hermes", True), ("of-a-plugin", False)):
+        trainer = trainer_config(multi_turn={"format": name, "max_assistant_turns": None})
+        first, second = (agent_loop(model, tokenizer, trainer=trainer, data=data) for _ in range(2))
+        assert (first.reader is second.reader) is is_shared
 
 
 class CountingExecutor(ThreadPoolExecutor):
