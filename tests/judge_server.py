@@ -32,6 +32,8 @@ class JudgeServer(ThreadingHTTPServer):
     """Judges as ``judging`` does; ``trouble`` says how it fails: a status, ``silent``, ``endless``, ``breaks``, or none."""
 
     daemon_threads = True
+    # Python's own is 5: of more that connect at once, some are told nothing for seconds.
+    request_queue_size = 512
 
     def __init__(self, judging: Judging = ten_for_all) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
