@@ -373,8 +373,9 @@ async def test_loops_that_are_made_alike_take_over_what_was_made_and_others_do_n
 async def test_a_parser_that_is_not_known_here_reads_for_one_loop_alone(
     server: ServerProcess, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from loadtests.verl_stand_ins import agent_loop, data_config, trainer_config
     from verl.experimental.agent_loop.tool_parser import HermesToolParser, ToolParser
+
+    from loadtests.verl_stand_ins import agent_loop, data_config, trainer_config
 
     monkeypatch.setitem(ToolParser._registry, "of-a-plugin", HermesToolParser)
     model, data = fakes().FakeModel("right"), data_config({"url": server.url})
