@@ -38,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--environments", type=int, default=20_000, help="for memory (default: 20000)")
     parser.add_argument("--live", type=int, default=100_000, help="for recovery (default: 100000)")
     parser.add_argument("--levels", type=int, default=300, help="levels per size (default: 300)")
+    parser.add_argument("--workers", type=int, default=8, help="for map (default: 8)")
     options = parser.parse_args(arguments)
     # Not as choices: Python 3.11 would refuse to be given none.
     unknown = set(options.parts) - {*_PARTS, *_MORE}
@@ -65,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if "web" in parts:
         is_kept &= asyncio.run(bench_web(options.rounds))
     if "map" in parts:
-        bench_map()
+        bench_map(options.workers)
     if "ring" in parts:
         Console().print(bench_ring.ring_table(50))
     if "million" in parts:

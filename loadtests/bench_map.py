@@ -16,7 +16,7 @@ from rich.table import Table
 
 from verl_agent_env.cluster.programs import program
 from verl_agent_env.cluster.redis.store import RedisStore
-from verl_agent_env.cluster.store import WorkerRecord
+from verl_agent_env.cluster.store import ClusterMap, WorkerRecord
 from verl_agent_env.types import NUM_SLOTS
 
 _LEASE_S = 600.0
@@ -27,7 +27,7 @@ _PART = 40
 
 
 def bench_map(workers: int = 8, hand_overs: int = 24) -> None:
-    """Share the slots out, hand some over, read the map, and print what that takes.
+    """Share the slots out, hand some over, read the map and what has changed in it, and print what that takes.
 
     Args:
         workers: Number of workers.
@@ -54,27 +54,44 @@ async def _measure(path: str, workers: int, hand_overs: int) -> None:
         for number, incarnation in enumerate(incarnations):
             await store.claim(incarnation, range(number, NUM_SLOTS, workers))
         for number in range(hand_overs):
-            mine = (await store.read_map()).tokens_of(incarnations[number % workers])
-            await store.hand_off(dict([*mine.items()][:_PART]), incarnations[(number + 1) % workers])
+            await _hand_over(store, incarnations, number)
+        before = await store.read_map()
+        await _hand_over(store, incarnations, hand_overs)
+        handed_over = await store.read_map()
+        await _join(store, workers)
+        joined = await store.read_map()
+        tokens = len({ownership.token for ownership in joined.owners.values()})
+        slots = len(joined.owners)
+        table = Table(title=f"Reading the map of {slots} slots, {workers} workers, {tokens} tokens")
+        for column in ("what is read", "bytes", "ms of Redis' CPU", "ms of the worker's CPU"):
+            table.add_column(column, justify="right")
         with redis.Redis(unix_socket_path=path) as client:
-            found: Any = client.info
-            bytes_before, cpu_before = found("stats")["total_net_output_bytes"], _cpu_s(found)
-            own_before = time.process_time()
-            for _ in range(_READS):
-                cluster = await store.read_map()
-            own = time.process_time() - own_before
-            cpu, size = (
-                _cpu_s(found) - cpu_before,
-                found("stats")["total_net_output_bytes"] - bytes_before,
-            )
+            for name, known in (
+                ("the whole", None),
+                (f"a hand-over of {_PART} slots and a worker that joined", before),
+                ("a worker that joined", handed_over),
+                ("nothing new", joined),
+            ):
+                table.add_row(name, *await _cost_of_reading(store, known, client.info))
     finally:
         await store.aclose()
-    tokens = len({ownership.token for ownership in cluster.owners.values()})
-    table = Table(title=f"Reading the map of {len(cluster.owners)} slots, {workers} workers, {tokens} tokens")
-    for column in ("bytes", "ms of Redis' CPU", "ms of the worker's CPU"):
-        table.add_column(column, justify="right")
-    table.add_row(f"{size // _READS:,}", f"{cpu / _READS * 1e3:.2f}", f"{own / _READS * 1e3:.2f}")
     Console().print(table)
+
+
+async def _cost_of_reading(store: RedisStore, known: ClusterMap | None, found: Any) -> tuple[str, str, str]:
+    bytes_before, cpu_before = found("stats")["total_net_output_bytes"], _cpu_s(found)
+    own_before = time.process_time()
+    for _ in range(_READS):
+        await store.read_map(known)
+    own = time.process_time() - own_before
+    cpu, size = _cpu_s(found) - cpu_before, found("stats")["total_net_output_bytes"] - bytes_before
+    return f"{size // _READS:,}", f"{cpu / _READS * 1e3:.3f}", f"{own / _READS * 1e3:.3f}"
+
+
+async def _hand_over(store: RedisStore, incarnations: list[str], number: int) -> None:
+    workers = len(incarnations)
+    mine = (await store.read_map()).tokens_of(incarnations[number % workers])
+    await store.hand_off(dict([*mine.items()][:_PART]), incarnations[(number + 1) % workers])
 
 
 async def _join(store: RedisStore, number: int) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import uuid
 from typing import Any
 
-from verl_agent_env.cluster.store import WorkerRecord
+from verl_agent_env.cluster.store import ClusterMap, WorkerRecord
 
 _numbers = itertools.count(1)
 
@@ -25,3 +26,10 @@ def worker(incarnation: str = "", **fields: Any) -> WorkerRecord:
         "started_at": float(number),
     }
     return WorkerRecord(**{**defaults, **fields})
+
+
+def unchanging(cluster: ClusterMap) -> ClusterMap:
+    """A map without what changes by itself: numbers of environments, and how long suspicions last."""
+    workers = {name: dataclasses.replace(record, live_envs=0) for name, record in cluster.workers.items()}
+    suspicions = {key: dataclasses.replace(kept, lasts_s=0.0) for key, kept in cluster.suspicions.items()}
+    return dataclasses.replace(cluster, workers=workers, suspicions=suspicions)

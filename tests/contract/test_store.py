@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import pytest
 
-from tests.cluster.workers import worker
+from tests.cluster.workers import unchanging, worker
 from tests.contract.conftest import StoreCase
 from tests.waiting import NEVER_S, no_hang
-from verl_agent_env.cluster.store import ClusterMap, Store, WorkerRecord, holder_of
+from verl_agent_env.cluster.store import MAX_CHANGES, ClusterMap, Store, WorkerRecord, holder_of
 from verl_agent_env.errors import GenerationChangedError, NameTakenError, WorkerNotAliveError
 from verl_agent_env.types import NUM_SLOTS
 from verl_agent_env.wire.suspicions import MAX_SUSPICIONS, Level, Suspicion
@@ -482,3 +483,148 @@ async def test_a_full_store_takes_suspicions(case: StoreCase) -> None:
     case.fill(True)
     await store.suspect([suspicion(1)])
     assert len((await store.read_map()).suspicions) == 1
+
+
+# --- changes of the map ------------------------------------------------------------------------------------
+
+
+async def same_as_whole(store: Store, known: ClusterMap) -> bool:
+    """Whether a map with what has changed is the one that is there."""
+    updated = await store.read_map(known)
+    return unchanging(updated) == unchanging(await store.read_map())
+
+
+async def test_changes_of_a_map_give_the_whole_map(case: StoreCase) -> None:
+    store = case.connect()
+    here, there, silent = [await joined(store, name=name) for name in "abc"]
+    at_first = await store.read_map()
+    tokens = await store.claim(here.incarnation, range(9))
+    assert (await store.read_map(at_first)).tokens_of(here.incarnation) == tokens
+    moved = await store.hand_off({1: tokens[1], 2: tokens[2]}, there.incarnation)
+    assert (await store.read_map(at_first)).tokens_of(there.incarnation) == moved
+    await store.leave(silent.incarnation)
+    await store.heartbeat(dataclasses.replace(here, state="draining", live_envs=5), TTL_S)
+    await store.suspect([Suspicion("env", 0, 1, "suspected")])
+    late = await joined(store, name="c")
+    updated = await store.read_map(at_first)
+    assert set(updated.workers) == {here.incarnation, there.incarnation, late.incarnation}
+    assert updated.workers[here.incarnation].state == "draining"
+    assert set(updated.suspicions) == {"env"}
+    assert await same_as_whole(store, at_first)
+    await store.leave(there.incarnation)
+    assert (await store.read_map(at_first)).owners.keys() == tokens.keys() - {1, 2}
+    assert await same_as_whole(store, updated)
+
+
+async def test_unchanged_map_is_the_same(store: Store) -> None:
+    record = await joined(store)
+    await store.claim(record.incarnation, range(9))
+    known = await store.read_map()
+    again = await store.read_map(known)
+    assert unchanging(again) == unchanging(known)
+    # Nothing was sent, and nothing copied.
+    assert again.owners is known.owners
+    assert again.workers is known.workers
+
+
+async def test_changes_name_a_worker_whose_lease_is_over(store: Store) -> None:
+    mortal = await joined(store, SHORT_S)
+    await store.claim(mortal.incarnation, [1])
+    known = await store.read_map()
+    assert mortal.incarnation in known.workers
+    await until_dead(store, mortal.incarnation)
+    # Nobody has noticed it in a heartbeat yet.
+    assert mortal.incarnation not in (await store.read_map(known)).workers
+    await joined(store)
+    assert mortal.incarnation not in (await store.read_map(known)).workers
+    assert await same_as_whole(store, known)
+    # Another life takes the name over, and the slot.
+    heir = await joined(store, name=mortal.name)
+    await store.claim(heir.incarnation, [1])
+    assert await same_as_whole(store, known)
+
+
+async def test_changes_name_a_worker_whose_name_has_another_one(store: Store) -> None:
+    """Its lease was over, and the first heartbeat after that is that of its heir."""
+    mortal = await joined(store, SHORT_S)
+    known = await store.read_map()
+    await until_dead(store, mortal.incarnation)
+    heir = await joined(store, name=mortal.name)
+    assert (await store.read_map(known)).workers.keys() == {heir.incarnation}
+
+
+async def test_changes_that_are_not_remembered_give_the_whole_map(case: StoreCase) -> None:
+    store = case.connect()
+    record = await joined(store)
+    tokens = await store.claim(record.incarnation, range(4))
+    known = await store.read_map()
+    strange = dataclasses.replace(known, version=known.version - 1, owners={9: known.owners[1]})
+    assert (await store.read_map(strange)).tokens_of(record.incarnation) == tokens
+    other = dataclasses.replace(known, generation="another", owners={9: known.owners[1]})
+    assert (await store.read_map(other)).tokens_of(record.incarnation) == tokens
+    # More at once than is remembered.
+    await store.claim(record.incarnation, range(NUM_SLOTS))
+    assert len((await store.read_map(known)).owners) == NUM_SLOTS
+    assert await same_as_whole(store, known)
+    case.empty()
+    assert await same_as_whole(store, known)
+    assert not (await store.read_map(known)).owners
+
+
+async def test_store_remembers_as_many_changes_as_it_says(store: Store) -> None:
+    record = await joined(store)
+    known = await store.read_map()
+    maps = [known]
+    for number in range(MAX_CHANGES + 300):
+        record = dataclasses.replace(record, state="draining" if number % 2 else "ready")
+        await store.heartbeat(record, TTL_S)
+        if number in (200, MAX_CHANGES):
+            maps.append(await store.read_map())
+    for earlier in maps:
+        assert await same_as_whole(store, earlier)
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_whatever_changes_a_map_with_it_is_the_whole_map(case: StoreCase, seed: int) -> None:
+    """Readers that are behind by any number of changes, of any kind, come to the same map."""
+    chance = random.Random(seed)
+    store = case.connect()
+    workers = [await joined(store, name=f"n:{number}") for number in range(4)]
+    maps = [await store.read_map()]
+    tokens: dict[int, str] = {}
+
+    async def claim(record: WorkerRecord) -> None:
+        tokens.update(await store.claim(record.incarnation, chance.sample(range(64), chance.randint(1, 20))))
+
+    async def hand_off(record: WorkerRecord) -> None:
+        some = chance.sample(sorted(tokens.items()), min(len(tokens), 5))
+        tokens.update(await store.hand_off(dict(some), record.incarnation))
+
+    async def change(record: WorkerRecord) -> None:
+        other = dataclasses.replace(record, state=chance.choice(["ready", "draining"]), live_envs=seed)
+        await store.heartbeat(other, TTL_S)
+
+    async def leave(record: WorkerRecord) -> None:
+        await store.leave(record.incarnation)
+        await replace(record)
+
+    async def replace(record: WorkerRecord) -> None:
+        workers[workers.index(record)] = await joined(store, name=record.name)
+
+    async def suspect(record: WorkerRecord) -> None:
+        key = str(chance.randrange(3))
+        if chance.random() < 0.5:
+            await store.suspect([Suspicion(key, 0, 1, "suspected")])
+        else:
+            await store.suspect([], [key])
+
+    for _ in range(60):
+        await chance.choice([claim, claim, hand_off, hand_off, change, leave, replace, suspect])(
+            chance.choice(workers)
+        )
+        maps[chance.randrange(len(maps))] = await store.read_map(chance.choice(maps))
+        if len(maps) < 6:
+            maps.append(await store.read_map())
+        assert await same_as_whole(store, chance.choice(maps))
+    for known in maps:
+        assert await same_as_whole(store, known)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,9 +13,10 @@ from tests.sim.schedules import SCHEDULES
 from verl_agent_env.cluster.agent import ClusterAgent
 from verl_agent_env.cluster.memory import log as memory_log
 from verl_agent_env.cluster.memory.log import MemoryEventLog, _KeptEnvironment
+from verl_agent_env.cluster.memory.store import MemoryStore
 from verl_agent_env.cluster.planner import RebalancePlanner
 from verl_agent_env.cluster.slots import SlotTable
-from verl_agent_env.cluster.store import ClusterMap
+from verl_agent_env.cluster.store import ClusterMap, MapChanges
 from verl_agent_env.cluster.timing import Timing
 from verl_agent_env.engine.group_commit.groups import Group
 from verl_agent_env.engine.live_env import LiveEnv
@@ -121,6 +123,18 @@ def observe_and_claim_at_once(planner: RebalancePlanner, cluster: ClusterMap) ->
 _observe = RebalancePlanner.observe
 
 
+def forget_the_third_change(store: MemoryStore, generation: str, version: int) -> MapChanges | None:
+    """Drops one change of a map, once."""
+    changes = _changes_since(store, generation, version)
+    if changes is None or len(changes.owners) == 0 or vars(store).setdefault("dropped", 0) == 3:
+        return changes
+    vars(store)["dropped"] += 1
+    return changes if vars(store)["dropped"] < 3 else dataclasses.replace(changes, owners=changes.owners[:-1])
+
+
+_changes_since = MemoryStore.changes_since
+
+
 def repersist_the_header_alone(kept: Recorder, env_id: str) -> Any:
     """States an environment again without its state."""
     whole = _repersist(kept, env_id)
@@ -166,6 +180,7 @@ MUTATIONS: list[tuple[str, Any, str, Any, str]] = [
     ("sweep", handover, "_SWEEP_S", float("inf"), "closing_is_forgotten"),
     ("doubles", EarlierSteps, "add", lambda *_: None, "lost_answer_of_a_part_then_killed"),
     ("late part", LiveEnv, "_require_new", lambda *_: None, "late_copy_of_a_part"),
+    ("change of the map", MemoryStore, "changes_since", forget_the_third_change, "slot_comes_back"),
     ("state", Recorder, "repersist", repersist_the_header_alone, "snapshot_in_a_store_that_forgot_it"),
 ]
 

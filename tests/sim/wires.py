@@ -12,9 +12,11 @@ from contextvars import Context
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from tests.cluster.workers import unchanging
 from tests.sim.virtual_loop import VirtualLoop
 from verl_agent_env.cluster.memory.log import MemoryEventLog
 from verl_agent_env.cluster.memory.store import MemoryStore
+from verl_agent_env.cluster.store import ClusterMap
 from verl_agent_env.engine.group_commit.packing import CallLimits, size_of
 from verl_agent_env.errors import StoreUnavailableError
 from verl_agent_env.wire.records import Refusal, Write
@@ -69,7 +71,7 @@ class SimulatedStore:
     def copy(self) -> dict[str, Any]:
         """Everything, for :meth:`roll_back`."""
         state: Any = self.store
-        kept = ("_generation", "_version", "_leases", "_ended", "_tokens")
+        kept = ("_generation", "_version", "_leases", "_ended", "_tokens", "_changes")
         return {
             **{name: copy.deepcopy(getattr(state, name)) for name in kept},
             "log": (copy.deepcopy(self.log._kept), dict(self.log._closed)),
@@ -80,6 +82,15 @@ class SimulatedStore:
         state = copy.deepcopy(earlier)
         self.log._kept, self.log._closed = state.pop("log")
         vars(self.store).update(state)
+        # It took a moment: no version of then comes again, because versions follow the clock.
+        self.loop.now += _TRAVEL_S
+
+    def read_map(self, sender: str, known: ClusterMap | None = None) -> ClusterMap:
+        """Give a worker the map, and see to it that what it makes of changes is what is there."""
+        read: ClusterMap = at_once(self.store.read_map(known))
+        if unchanging(read) != unchanging(at_once(self.store.read_map())):
+            self.violations.append(f"{sender} made another map of changes than there is")
+        return read
 
     def commit(
         self, sender: str, generation: str, tokens: Mapping[int, str], writes: Sequence[Write]
@@ -165,10 +176,13 @@ class Wire:
     def _arrive(self, call: _Call, loses_answer: bool) -> None:
         """The request is carried out; its answer arrives, unless it is lost or nobody waits any more."""
         simulated = self._simulated
-        result, error = None, None
+        result: Any = None
+        error: Exception | None = None
         try:
             if call.name == "commit":
                 result = simulated.commit(self._sender, *call.args, **call.kwargs)
+            elif call.name == "read_map":
+                result = simulated.read_map(self._sender, *call.args, **call.kwargs)
             else:
                 target = simulated.log if call.name in ("load", "env_ids") else simulated.store
                 result = at_once(getattr(target, call.name)(*call.args, **call.kwargs))

@@ -328,7 +328,7 @@ class ClusterAgent:
         """Read the map; read it again if the lease was renewed meanwhile after having expired."""
         while True:
             times_away = self._times_away
-            cluster = await self._store.read_map()
+            cluster = await self._store.read_map(self._planner.cluster)
             # Environments of other workers may move here, but only if this worker has announced that it reads them.
             await self._environments.load_kinds(
                 {name for other in cluster.workers.values() for name in other.reads or ()}

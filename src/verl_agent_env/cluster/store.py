@@ -19,7 +19,7 @@ id of the data set: a new one means that the store was emptied or replaced, and 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
@@ -33,6 +33,11 @@ WorkerState = Literal["starting", "ready", "draining"]
 
 ENDED_MEMORY_S = 600.0
 """How long an incarnation that has ended is refused; a late heartbeat must not revive it."""
+
+MAX_CHANGES = 1024
+"""Versions of the map of which a store remembers what was new, at least."""
+MAX_CHANGED_SLOTS = 1024
+"""Slots whose change at once is remembered; after a change of more the whole map is read."""
 
 
 Formats = frozenset[tuple[str, str]]
@@ -128,6 +133,40 @@ class ClusterMap:
         return Counter(own.incarnation for own in self.owners.values())
 
 
+@dataclass(frozen=True, slots=True)
+class MapChanges:
+    """Changes of a map since an earlier version in the same data set; or the whole map, as changes of an empty one."""
+
+    generation: str
+    version: int
+    owners: Sequence[tuple[Collection[int], str]]
+    """Slots with their token, empty for slots that are free; of a slot that stands there twice the last one counts."""
+    workers: Mapping[str, WorkerRecord | None]
+    """Workers that have come or changed, by incarnation; None for those that have gone."""
+    suspicions: Mapping[str, Suspicion]
+    """All of them: those that have expired are no change of their own."""
+
+    def applied_to(self, known: ClusterMap | None) -> ClusterMap:
+        """Return the map with these changes; parts that are the same are shared with the known one."""
+        owners = {} if known is None else known.owners
+        if self.owners:
+            owners = {**owners}
+            for slots, token in self.owners:
+                if token:
+                    owners.update(dict.fromkeys(slots, Ownership(token, holder_of(token))))
+                else:
+                    for slot in slots:
+                        owners.pop(slot, None)
+        workers = {} if known is None else known.workers
+        if self.workers:
+            workers = {
+                incarnation: worker
+                for incarnation, worker in {**workers, **self.workers}.items()
+                if worker is not None
+            }
+        return ClusterMap(self.generation, self.version, owners, workers, self.suspicions)
+
+
 class Store(Protocol):
     """Membership and ownership, shared by all workers.
 
@@ -182,8 +221,13 @@ class Store(Protocol):
         :data:`~verl_agent_env.wire.suspicions.MAX_SUSPICIONS` are kept: those that expire last.
         """
 
-    async def read_map(self) -> ClusterMap:
-        """Return the map, as of one moment."""
+    async def read_map(self, known: ClusterMap | None = None) -> ClusterMap:
+        """Return the map, as of one moment.
+
+        Args:
+            known: The map that the caller has read before: then only what has changed since is transferred, as long as the store
+                remembers it (:data:`MAX_CHANGES`), and :attr:`WorkerRecord.live_envs` is as it was with the worker's last change.
+        """
 
     async def map_version(self) -> int:
         """Return the map's version; 0 while the store is empty."""

@@ -25,7 +25,7 @@ class MembershipSource:
         self.addresses = addresses
         self.away = False
 
-    async def read_map(self) -> ClusterMap:
+    async def read_map(self, known: ClusterMap | None = None) -> ClusterMap:
         if self.away:
             raise StoreUnavailableError("redis://x")
         workers = {

@@ -298,3 +298,25 @@ async def test_version_differs_from_all_before_when_redis_goes_back(
         await store.claim(record.incarnation, [9])
         assert await store.map_version() not in seen
     await client.aclose()
+
+
+async def test_change_by_an_earlier_version_of_this_software_is_not_missed(
+    redis_server: RedisProcess, keys: Keys
+) -> None:
+    """It writes a new version of the map, and nothing of what is new in it."""
+    client: Redis = Redis.from_url(redis_server.url, decode_responses=True)
+    async with connected(redis_server.url, keys) as store:
+        record = worker()
+        await store.heartbeat(record, TTL_S)
+        tokens = await store.claim(record.incarnation, range(4))
+        known = await store.read_map()
+        await client.hdel(keys.owners, "001")
+        await client.set(keys.version, known.version + 1)
+        assert (await store.read_map(known)).owners.keys() == {0, 2, 3}
+        await store.claim(record.incarnation, [9])
+        assert (await store.read_map(known)).owners.keys() == {0, 2, 3, 9}
+        later = await store.read_map()
+        await store.leave(record.incarnation)
+        assert not (await store.read_map(later)).owners
+    await client.aclose()
+    assert len(tokens) == 4

@@ -6,15 +6,18 @@ import asyncio
 import contextlib
 import dataclasses
 import uuid
+from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from verl_agent_env.cluster.leases import boot_time
 from verl_agent_env.cluster.store import (
     ENDED_MEMORY_S,
+    MAX_CHANGED_SLOTS,
+    MAX_CHANGES,
     ClusterMap,
     Heartbeat,
-    Ownership,
+    MapChanges,
     WorkerRecord,
     check_slots,
     holder_of,
@@ -35,6 +38,18 @@ def _random_id() -> str:
 class _Lease:
     record: WorkerRecord
     expires_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """Changes of one version of the map."""
+
+    slots: Collection[int] = ()
+    token: str = ""
+    """The slots' token; empty if they are free."""
+    workers: Collection[str] = ()
+    """Incarnations that have come, gone or changed."""
+    version: int = 0
 
 
 class MemoryStore:
@@ -59,6 +74,8 @@ class MemoryStore:
         self._tokens: dict[int, str] = {}
         self._suspicions: dict[str, tuple[Suspicion, float]] = {}
         """Suspicions with the time at which they expire."""
+        self._changes: deque[_Change] = deque(maxlen=MAX_CHANGES)
+        """What was new in the last versions, in their order."""
         self._changed = asyncio.Event()
 
     def clear(self) -> None:
@@ -68,6 +85,7 @@ class MemoryStore:
         self._ended.clear()
         self._tokens.clear()
         self._suspicions.clear()
+        self._changes.clear()
 
     async def generation(self) -> str:
         """Implement :meth:`Store.generation`."""
@@ -85,7 +103,7 @@ class MemoryStore:
                 self._end(holder.incarnation)
         known = self._leases.get(record.incarnation)
         if known is None or known.record.shape != record.shape:
-            self._bump()
+            self._bump(_Change(workers=(record.incarnation,)))
         self._leases[record.incarnation] = _Lease(record, now + ttl_s)
         return Heartbeat(self._generation, self._version)
 
@@ -110,8 +128,9 @@ class MemoryStore:
                 claimed[slot] = present
             elif present is None or holder_of(present) not in live:
                 claimed[slot] = self._tokens[slot] = token
-        if token in claimed.values():
-            self._bump()
+        taken = [slot for slot, held in claimed.items() if held == token]
+        if taken:
+            self._bump(_Change(taken, token))
         return claimed
 
     async def hand_off(self, tokens: Mapping[int, str], to_incarnation: str) -> dict[int, str]:
@@ -122,7 +141,7 @@ class MemoryStore:
         handed = dict.fromkeys(self.owned_under(tokens), new_token)
         if handed:
             self._tokens.update(handed)
-            self._bump()
+            self._bump(_Change(tuple(handed), new_token))
         return handed
 
     async def suspect(self, suspicions: Collection[Suspicion], cleared: Collection[str] = ()) -> None:
@@ -134,22 +153,43 @@ class MemoryStore:
             self._suspicions[suspicion.key] = suspicion, now + suspicion.lasts_s
         longest = sorted(self._suspicions.items(), key=lambda item: item[1][1], reverse=True)
         self._suspicions = dict(longest[:MAX_SUSPICIONS])
-        self._bump()
+        self._bump(_Change())
 
-    async def read_map(self) -> ClusterMap:
+    async def read_map(self, known: ClusterMap | None = None) -> ClusterMap:
         """Implement :meth:`Store.read_map`."""
+        self._live()
+        changes = None if known is None else self.changes_since(known.generation, known.version)
+        return self.whole().applied_to(None) if changes is None else changes.applied_to(known)
+
+    def whole(self) -> MapChanges:
+        """Return the map as changes of an empty one."""
+        slots_of: dict[str, list[int]] = {}
+        for slot, token in self._tokens.items():
+            slots_of.setdefault(token, []).append(slot)
+        owners = [(slots, token) for token, slots in slots_of.items()]
+        workers = {incarnation: lease.record for incarnation, lease in self._live().items()}
+        return MapChanges(self._generation, self._version, owners, workers, self._present_suspicions())
+
+    def changes_since(self, generation: str, version: int) -> MapChanges | None:
+        """Return what is new since a version; None if that is not remembered."""
+        changes = [change for change in self._changes if change.version >= version]
+        if generation != self._generation or not changes or changes[0].version != version:
+            return None
+        live, owners, workers = self._live(), [], {}
+        for change in changes[1:]:
+            if change.slots:
+                owners.append((change.slots, change.token))
+            for incarnation in change.workers:
+                workers[incarnation] = live[incarnation].record if incarnation in live else None
+        return MapChanges(self._generation, self._version, owners, workers, self._present_suspicions())
+
+    def _present_suspicions(self) -> dict[str, Suspicion]:
         now = self._clock()
-        return ClusterMap(
-            self._generation,
-            self._version,
-            {slot: Ownership(token, holder_of(token)) for slot, token in self._tokens.items()},
-            {incarnation: lease.record for incarnation, lease in self._live().items()},
-            {
-                key: dataclasses.replace(suspicion, lasts_s=until - now)
-                for key, (suspicion, until) in self._suspicions.items()
-                if until > now
-            },
-        )
+        return {
+            key: dataclasses.replace(suspicion, lasts_s=until - now)
+            for key, (suspicion, until) in self._suspicions.items()
+            if until > now
+        }
 
     async def map_version(self) -> int:
         """Implement :meth:`Store.map_version`."""
@@ -181,7 +221,7 @@ class MemoryStore:
         for incarnation in over:
             del self._leases[incarnation]
         if over:
-            self._bump()
+            self._bump(_Change(workers=over))
         return self._leases
 
     def _require_alive(self, incarnation: str) -> None:
@@ -200,9 +240,14 @@ class MemoryStore:
         for slot in slots:
             del self._tokens[slot]
         if known is not None or slots:
-            self._bump()
+            self._bump(_Change(slots, "", (incarnation,)))
 
-    def _bump(self) -> None:
-        self._version += 1
+    def _bump(self, change: _Change) -> None:
+        """Make a new version of the map, with what is new in it."""
+        self._version = max(self._version + 1, round(self._clock() * 1e6))
+        if len(change.slots) > MAX_CHANGED_SLOTS:
+            self._changes.clear()
+            change = _Change()
+        self._changes.append(dataclasses.replace(change, version=self._version))
         self._changed.set()
         self._changed = asyncio.Event()

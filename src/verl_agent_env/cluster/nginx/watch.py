@@ -33,8 +33,8 @@ _MIN_PAUSE_S = 0.1
 class MembershipSource(Protocol):
     """The part of :class:`~verl_agent_env.cluster.store.Store` that tells which workers are alive."""
 
-    async def read_map(self) -> ClusterMap:
-        """Return the map, as of one moment."""
+    async def read_map(self, known: ClusterMap | None = None) -> ClusterMap:
+        """Return the map, as of one moment; of one that is known already only what has changed is transferred."""
 
     async def wait_for_change(self, version: int, timeout_s: float) -> int:
         """Return the map's version as soon as it differs from ``version``, or after ``timeout_s``."""
@@ -109,7 +109,7 @@ class NginxWatch:
         self._joined = DebouncedSet(departed_after_s)
         self._hosts = DebouncedSet(departed_after_s)
         self._unplanned: Collection[str] = ()
-        self._version: int | None = None
+        self._map: ClusterMap | None = None
         self._must_reload = False
         self._troubles: dict[str, str] = {}
 
@@ -136,11 +136,11 @@ class NginxWatch:
             return
         trouble = ""
         try:
-            state = await self._members.read_map()
+            state = await self._members.read_map(self._map)
         except StoreUnavailableError as away:
             trouble = f"{away} Until then nginx keeps its present workers."
         else:
-            self._version = state.version
+            self._map = state
             alive = {worker.address: "" for worker in state.workers.values() if is_address(worker.address)}
             self._unplanned = self._joined.see(alive).keys() - set(self._settings.addresses)
         self._note("store", trouble, "The store is available again.")
@@ -149,7 +149,7 @@ class NginxWatch:
         if not self._path.exists():
             return True
         # Not without workers; and before the map was read once, an existing file may have workers that are not planned.
-        return bool(usable) and (self._members is None or self._version is not None)
+        return bool(usable) and (self._members is None or self._map is not None)
 
     def _put(self, settings: NginxSettings) -> None:
         try:
@@ -174,11 +174,11 @@ class NginxWatch:
         self._note("reload", trouble, "nginx has read its new configuration.")
 
     async def _wait(self) -> None:
-        if self._members is None or self._version is None or "store" in self._troubles:
+        if self._members is None or self._map is None or "store" in self._troubles:
             await asyncio.sleep(self._poll_s)
             return
         with contextlib.suppress(StoreUnavailableError):
-            await self._members.wait_for_change(self._version, self._poll_s)
+            await self._members.wait_for_change(self._map.version, self._poll_s)
 
     def _note(self, what: str, trouble: str, relief: str) -> None:
         """Report each problem once, and once that it is solved."""

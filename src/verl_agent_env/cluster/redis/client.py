@@ -328,6 +328,8 @@ _DEFECTS = {
     re.compile(
         r"user executing the script can't", re.IGNORECASE
     ): "it does not permit a command to the user of the URL",
+    # What it says of a command of more than ten parts.
+    re.compile(r"unauthenticated", re.IGNORECASE): "it asks for a password",
     re.compile(r"DB index", re.IGNORECASE): "it has no database of the number in the URL",
 }
 _PLACE_IN_SCRIPT = re.compile(r",? ?script: .*$")

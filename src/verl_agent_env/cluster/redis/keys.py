@@ -50,6 +50,11 @@ class Keys:
         return f"{{{self.namespace}}}:mapv"
 
     @property
+    def changes(self) -> str:
+        """Stream: what is new in each of the last versions of the map, under the version as id."""
+        return f"{{{self.namespace}}}:changes"
+
+    @property
     def owners(self) -> str:
         """Hash: slot (three hex digits) to token."""
         return f"{{{self.namespace}}}:own"

@@ -55,7 +55,7 @@ async def follow_primary(keys: Keys | None, send: Send) -> None:
         raise ReadOnlyError("READONLY it is a replica")
     if keys is None:
         return
-    names = (keys.generation, keys.version, keys.owners, keys.primary)
+    names = (keys.generation, keys.version, keys.changes, keys.owners, keys.primary)
     script = scripts.FOLLOW_PRIMARY.text
     if await send(pack("EVAL", script, len(names), *names, run_id[1], uuid.uuid4().hex)):
         logger.warning("data in Redis counts as another data set: its primary has changed")

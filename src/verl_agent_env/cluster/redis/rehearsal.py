@@ -97,7 +97,8 @@ class _Trial:
         await self._log.results("trial")
         await store.hand_off(tokens, second)
         await store.suspect([Suspicion(_ENV_ID, 0, 0, "suspected", lasts_s=1.0)])
-        await store.read_map()
+        # The whole, and what has changed since.
+        await store.read_map(await store.read_map())
         await store.map_version()
         await self._records.claim("trial", IdempotencyRecord("trial", "trial"))
         await store.leave(second)
@@ -121,8 +122,8 @@ class _Trial:
         with contextlib.suppress(StoreUnavailableError, WorkerNotAliveError):
             for incarnation in incarnations:
                 await self._store.leave(incarnation)
-            single = [keys.generation, keys.version, keys.owners, keys.names, keys.expiries, keys.suspicions]
-            single += [keys.episode_rows, keys.episode_counts, keys.primary]
+            single = [keys.generation, keys.version, keys.changes, keys.owners, keys.names, keys.expiries]
+            single += [keys.suspicions, keys.episode_rows, keys.episode_counts, keys.primary]
             single += [keys.logs, *keys.bundles(self._log.name)]
             of_workers = [key for one in incarnations for key in (keys.lease(one), keys.ended(one))]
             await self._client.run(

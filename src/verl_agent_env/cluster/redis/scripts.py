@@ -16,6 +16,8 @@ import functools
 import hashlib
 from dataclasses import dataclass, field
 
+from verl_agent_env.cluster.store import MAX_CHANGED_SLOTS, MAX_CHANGES
+
 
 @dataclass(frozen=True)
 class Script:
@@ -33,55 +35,72 @@ class Script:
 
 
 # allow_when_full: allows the following writes in a full Redis.
-# bump: makes a new version of the map and publishes it. Microseconds of Redis' clock, or one more than the last version when that
-# is ahead: so it differs from all earlier ones also after Redis was emptied or went back to an older copy. Lua's
-# numbers and JSON's hold it exactly (below 2^53 until the year 2255).
+# owned, changed: note in the list of news that slots have a new token ('' for none), or that a worker has come, gone or changed.
+# bump: makes a new version of the map, keeps what is new in it, and publishes it. Microseconds of Redis' clock, or one more than the last
+# version when that is ahead: so it differs from all earlier ones also after Redis was emptied or went back to an older copy. Lua's
+# numbers and JSON's hold it exactly (below 2^53 until the year 2255). The stream of changes has an entry for each version, whose
+# id is the version: 's' and 't' (slots, one behind the other, and their token) and 'w' (an incarnation). It begins anew where a
+# version is missing in it, as after a change by earlier versions of this software, and with news of very many slots.
 _BUMP = """
 local function allow_when_full(mapv) redis.call('DEL', mapv .. ':none') end
 local function now_us()
   local t = redis.call('TIME')
   return t[1] * 1000000 + t[2]
 end
-local function bump(mapv)
-  local v = math.max(now_us(), tonumber(redis.call('GET', mapv) or '0') + 1)
+local function owned(news, slots, token)
+  if #slots == 0 then return end
+  news.slots = (news.slots or 0) + #slots
+  for _, part in ipairs({'s', table.concat(slots), 't', token}) do news[#news + 1] = part end
+end
+local function changed(news, inc)
+  news[#news + 1] = 'w'
+  news[#news + 1] = inc
+end
+local function bump(mapv, changes, news)
+  local last = redis.call('GET', mapv) or '0'
+  local v = math.max(now_us(), tonumber(last) + 1)
   local text = string.format('%.0f', v)
+  local newest = redis.call('XREVRANGE', changes, '+', '-', 'COUNT', 1)[1]
+  local is_long = (news.slots or 0) > MAX_CHANGED_SLOTS
+  if is_long or not newest or newest[1] ~= last .. '-0' then redis.call('DEL', changes) end
+  if is_long or #news == 0 then news = {'v', ''} end
+  redis.call('XADD', changes, 'MAXLEN', '~', MAX_CHANGES, text .. '-0', unpack(news))
   redis.call('SET', mapv, text)
   redis.call('PUBLISH', mapv, text)
   return text
 end
-"""
+""".replace("MAX_CHANGES", str(MAX_CHANGES)).replace("MAX_CHANGED_SLOTS", str(MAX_CHANGED_SLOTS))
 
 # finish: ends an incarnation. Deletes its lease, frees its slots, and has it refused from now on.
 _FINISH = """
-local function finish(inc, own, names, expiries, lease_prefix, ended_prefix, ended_ms)
-  local changed = false
+local function finish(news, inc, own, names, expiries, lease_prefix, ended_prefix, ended_ms)
   local name = redis.call('HGET', lease_prefix .. inc, 'name')
   redis.call('SET', ended_prefix .. inc, '', 'PX', ended_ms)
-  if redis.call('DEL', lease_prefix .. inc) == 1 then changed = true end
+  if redis.call('DEL', lease_prefix .. inc) == 1 then changed(news, inc) end
   if name and redis.call('HGET', names, name) == inc then
     redis.call('HDEL', names, name)
     redis.call('ZREM', expiries, name)
   end
-  local entries = redis.call('HGETALL', own)
+  local entries, freed = redis.call('HGETALL', own), {}
   for i = 1, #entries, 2 do
     local colon = string.find(entries[i + 1], ':', 1, true)
     if string.sub(entries[i + 1], colon + 1) == inc then
       redis.call('HDEL', own, entries[i])
-      changed = true
+      freed[#freed + 1] = entries[i]
     end
   end
-  return changed
+  owned(news, freed, '')
 end
 """
 
-# KEYS   gen, mapv, own, names, expiries, lease of the caller, mark of the caller's end
+# KEYS   gen, mapv, changes, own, names, expiries, lease of the caller, mark of the caller's end
 # ARGV   1 lease prefix, 2 ended prefix, 3 how long an end is remembered (ms), 4 new generation, 5 ttl (ms),
 #        6 incarnation, 7 name, 8 supervisor, 9 shape, 10 address, 11 record (JSON)
 # Return {'ok', generation, version} | {'ended'} | {'taken', address of the worker that has the name}
 HEARTBEAT = Script(
     "heartbeat",
     _BUMP + _FINISH + """
-local gen, mapv, own, names, expiries, lease, ended = unpack(KEYS)
+local gen, mapv, changes, own, names, expiries, lease, ended = unpack(KEYS)
 local inc, name, supervisor, shape = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 if redis.call('EXISTS', ended) == 1 then return {'ended'} end
 local holder = redis.call('HGET', names, name)
@@ -94,9 +113,11 @@ end
 
 allow_when_full(mapv)
 redis.call('SET', gen, ARGV[4], 'NX')
-local changed = false
-if replaced then changed = finish(replaced, own, names, expiries, ARGV[1], ARGV[2], ARGV[3]) end
-if redis.call('HGET', lease, 'shape') ~= shape then changed = true end
+local news = {}
+if replaced then finish(news, replaced, own, names, expiries, ARGV[1], ARGV[2], ARGV[3]) end
+-- Its lease may be over without anybody having noticed.
+if holder and holder ~= inc and not replaced then changed(news, holder) end
+if redis.call('HGET', lease, 'shape') ~= shape then changed(news, inc) end
 -- 'bundles': it sorts out bundles of steps before it reads a journal; earlier versions of this software do not.
 redis.call('HSET', lease, 'record', ARGV[11], 'name', name, 'supervisor', supervisor, 'shape', shape,
   'address', ARGV[10], 'bundles', '1')
@@ -110,56 +131,57 @@ for _, other in ipairs(redis.call('ZRANGEBYSCORE', expiries, '-inf', now, 'LIMIT
   if not last or redis.call('EXISTS', ARGV[1] .. last) == 0 then
     redis.call('HDEL', names, other)
     redis.call('ZREM', expiries, other)
-    changed = true
+    changed(news, last or '')
   end
 end
 local version
-if changed then version = bump(mapv) else version = redis.call('GET', mapv) or '0' end
+if #news > 0 then version = bump(mapv, changes, news) else version = redis.call('GET', mapv) or '0' end
 return {'ok', redis.call('GET', gen), version}
 """,
 )
 
-# KEYS   gen, mapv, own, primary
+# KEYS   gen, mapv, changes, own, primary
 # ARGV   1 run id of the server that the caller takes for the primary, 2 new generation
 # Return 1 when another server was the primary before: then the data set is another one, and no slot has an owner
 FOLLOW_PRIMARY = Script(
     "follow_primary",
     _BUMP + """
-local gen, mapv, own, primary = unpack(KEYS)
+local gen, mapv, changes, own, primary = unpack(KEYS)
 local known = redis.call('GET', primary)
 if known == ARGV[1] then return 0 end
 allow_when_full(mapv)
 redis.call('SET', primary, ARGV[1])
 if not known or redis.call('EXISTS', gen) == 0 then return 0 end
 redis.call('SET', gen, ARGV[2])
-redis.call('DEL', own)
-bump(mapv)
+redis.call('DEL', own, changes)
+bump(mapv, changes, {})
 return 1
 """,
 )
 
-# KEYS   mapv, own, names, expiries
+# KEYS   mapv, changes, own, names, expiries
 # ARGV   1 lease prefix, 2 ended prefix, 3 how long an end is remembered (ms), 4 incarnation
 # Return 1 when the map changed, 0 when the incarnation had nothing left
 LEAVE = Script(
     "leave",
     _BUMP + _FINISH + """
-allow_when_full(KEYS[1])
-if finish(ARGV[4], KEYS[2], KEYS[3], KEYS[4], ARGV[1], ARGV[2], ARGV[3]) then
-  bump(KEYS[1])
-  return 1
-end
-return 0
+local mapv, changes, own, names, expiries = unpack(KEYS)
+local news = {}
+allow_when_full(mapv)
+finish(news, ARGV[4], own, names, expiries, ARGV[1], ARGV[2], ARGV[3])
+if #news == 0 then return 0 end
+bump(mapv, changes, news)
+return 1
 """,
 )
 
-# KEYS   gen, mapv, own, lease of the caller, mark of the caller's end
+# KEYS   gen, mapv, changes, own, lease of the caller, mark of the caller's end
 # ARGV   1 lease prefix, 2 expected generation or '', 3 incarnation, 4 new token, 5… slots
 # Return {'ok', token or '' of each slot} | {'expired'} | {'ended'} | {'generation', the one found}
 CLAIM = Script(
     "claim",
     _BUMP + """
-local gen, mapv, own, lease, ended = unpack(KEYS)
+local gen, mapv, changes, own, lease, ended = unpack(KEYS)
 local inc, token = ARGV[3], ARGV[4]
 local found = redis.call('GET', gen) or ''
 if ARGV[2] ~= '' and ARGV[2] ~= found then return {'generation', found} end
@@ -186,18 +208,20 @@ end
 
 allow_when_full(mapv)
 for _, slot in ipairs(writes) do redis.call('HSET', own, slot, token) end
-if #writes > 0 then bump(mapv) end
+local news = {}
+owned(news, writes, token)
+if #news > 0 then bump(mapv, changes, news) end
 return {'ok', granted}
 """,
 )
 
-# KEYS   mapv, own, lease of the receiver, mark of the receiver's end
+# KEYS   mapv, changes, own, lease of the receiver, mark of the receiver's end
 # ARGV   1 new token, then slot and present token by turns
 # Return {'ok', 1 or 0 for each slot} | {'expired'} | {'ended'}
 HAND_OFF = Script(
     "hand_off",
     _BUMP + """
-local mapv, own, lease, ended = unpack(KEYS)
+local mapv, changes, own, lease, ended = unpack(KEYS)
 if redis.call('EXISTS', lease) == 0 then
   if redis.call('EXISTS', ended) == 1 then return {'ended'} end
   return {'expired'}
@@ -216,19 +240,21 @@ end
 
 allow_when_full(mapv)
 for _, slot in ipairs(writes) do redis.call('HSET', own, slot, ARGV[1]) end
-if #writes > 0 then bump(mapv) end
+local news = {}
+owned(news, writes, ARGV[1])
+if #news > 0 then bump(mapv, changes, news) end
 return {'ok', moved}
 """,
 )
 
-# KEYS   mapv, suspicions
+# KEYS   mapv, changes, suspicions
 # ARGV   1 how many are kept, 2 number n of keys to forget, then n keys, then key, how long it lasts (ms) and the
 #        suspicion (JSON) by turns
 # Return 1
 SUSPECT = Script(
     "suspect",
     _BUMP + """
-local mapv, suspicions = unpack(KEYS)
+local mapv, changes, suspicions = unpack(KEYS)
 local first = 3 + ARGV[2]
 allow_when_full(mapv)
 local now = math.floor(now_us() / 1000)
@@ -249,29 +275,27 @@ end
 table.sort(kept, function(a, b) return a[1] > b[1] end)
 for i = ARGV[1] + 1, #kept do redis.call('HDEL', suspicions, kept[i][2]) end
 redis.call('PEXPIREAT', suspicions, string.format('%.0f', longest))
-bump(mapv)
+bump(mapv, changes, {})
 return 1
 """,
 )
 
-# KEYS   gen, mapv, own, names, suspicions
-# ARGV   1 lease prefix, 2 new generation
-# Return {generation, version or nil, token and its slots (three digits each) by turns, the records (JSON) of all live workers, how long each
-#        suspicion still lasts (ms) and the suspicion (JSON) by turns}
+# KEYS   gen, mapv, changes, own, names, expiries, suspicions
+# ARGV   1 lease prefix, 2 new generation, 3 and 4 generation and version of the map that the caller has ('' for none)
+# Return {generation, version or nil, 1 for what has changed since the caller's map or 0 for the whole, token ('' for none) and its
+#        slots (digits one behind the other) by turns, the records (JSON) of live workers, incarnations that are not alive,
+#        how long each suspicion still lasts (ms) and the suspicion (JSON) by turns}
 MAP = Script(
     "map",
     _BUMP + """
-local gen, mapv, own, names, suspicions = unpack(KEYS)
+local gen, mapv, changes, own, names, expiries, suspicions = unpack(KEYS)
 if redis.call('EXISTS', gen) == 0 then
   allow_when_full(mapv)
   redis.call('SET', gen, ARGV[2])
 end
-local records = {}
-for _, inc in ipairs(redis.call('HVALS', names)) do
-  local record = redis.call('HGET', ARGV[1] .. inc, 'record')
-  if record then records[#records + 1] = record end
-end
-local suspected, now = {}, math.floor(now_us() / 1000)
+local generation, version = redis.call('GET', gen), redis.call('GET', mapv)
+local now = math.floor(now_us() / 1000)
+local suspected = {}
 for _, kept in ipairs(redis.call('HVALS', suspicions)) do
   local until_ms, text = string.match(kept, '^(%d+)\\n(.*)$')
   if tonumber(until_ms) > now then
@@ -279,8 +303,44 @@ for _, kept in ipairs(redis.call('HVALS', suspicions)) do
     suspected[#suspected + 1] = text
   end
 end
+
+local owners, records, gone = {}, {}, {}
+-- The caller's version is in the stream only if all later ones are.
+local news = {}
+if ARGV[3] == generation then news = redis.call('XRANGE', changes, ARGV[4] .. '-0', '+') end
+if #news > 0 and news[1][1] == ARGV[4] .. '-0' and news[#news][1] == version .. '-0' then
+  local seen = {}
+  local function look(inc)
+    if seen[inc] then return end
+    seen[inc] = true
+    local record = redis.call('HGET', ARGV[1] .. inc, 'record')
+    if record then records[#records + 1] = record else gone[#gone + 1] = inc end
+  end
+  for i = 2, #news do
+    local parts = news[i][2]
+    for j = 1, #parts, 2 do
+      if parts[j] == 'w' then
+        look(parts[j + 1])
+      elseif parts[j] == 's' then
+        owners[#owners + 1] = parts[j + 3]
+        owners[#owners + 1] = parts[j + 1]
+      end
+    end
+  end
+  -- Leases that are over, which no heartbeat has noticed yet.
+  for _, name in ipairs(redis.call('ZRANGEBYSCORE', expiries, '-inf', now)) do
+    local inc = redis.call('HGET', names, name)
+    if inc then look(inc) end
+  end
+  return {generation, version, 1, owners, records, gone, suspected}
+end
+
+for _, inc in ipairs(redis.call('HVALS', names)) do
+  local record = redis.call('HGET', ARGV[1] .. inc, 'record')
+  if record then records[#records + 1] = record end
+end
 -- There are thousands of slots, and few tokens.
-local entries, slots_of, owners = redis.call('HGETALL', own), {}, {}
+local entries, slots_of = redis.call('HGETALL', own), {}
 for i = 1, #entries, 2 do
   local slots = slots_of[entries[i + 1]]
   if not slots then
@@ -293,7 +353,7 @@ for token, slots in pairs(slots_of) do
   owners[#owners + 1] = token
   owners[#owners + 1] = table.concat(slots)
 end
-return {redis.call('GET', gen), redis.call('GET', mapv), owners, records, suspected}
+return {generation, version, 0, owners, records, gone, suspected}
 """,
 )
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import uuid
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 
 from verl_agent_env.cluster.redis import scripts
 from verl_agent_env.cluster.redis.client import PubSubListener, RedisClient
@@ -16,10 +16,9 @@ from verl_agent_env.cluster.store import (
     ENDED_MEMORY_S,
     ClusterMap,
     Heartbeat,
-    Ownership,
+    MapChanges,
     WorkerRecord,
     check_slots,
-    holder_of,
     token_of,
 )
 from verl_agent_env.errors import GenerationChangedError, NameTakenError, WorkerNotAliveError
@@ -59,6 +58,7 @@ class RedisStore:
             [
                 keys.generation,
                 keys.version,
+                keys.changes,
                 keys.owners,
                 keys.names,
                 keys.expiries,
@@ -92,7 +92,7 @@ class RedisStore:
         keys = self._keys
         await self._client.run(
             scripts.LEAVE,
-            [keys.version, keys.owners, keys.names, keys.expiries],
+            [keys.version, keys.changes, keys.owners, keys.names, keys.expiries],
             [keys.lease_prefix, keys.ended_prefix, _ENDED_MS, incarnation],
         )
 
@@ -107,6 +107,7 @@ class RedisStore:
             [
                 keys.generation,
                 keys.version,
+                keys.changes,
                 keys.owners,
                 keys.lease(incarnation),
                 keys.ended(incarnation),
@@ -133,7 +134,13 @@ class RedisStore:
         keys, new_token = self._keys, token_of(uuid.uuid4().hex, to_incarnation)
         answer = await self._client.run(
             scripts.HAND_OFF,
-            [keys.version, keys.owners, keys.lease(to_incarnation), keys.ended(to_incarnation)],
+            [
+                keys.version,
+                keys.changes,
+                keys.owners,
+                keys.lease(to_incarnation),
+                keys.ended(to_incarnation),
+            ],
             [new_token, *_pairs(tokens)],
         )
         match answer:
@@ -147,33 +154,42 @@ class RedisStore:
         arguments: list[str | int | bytes] = [MAX_SUSPICIONS, len(cleared), *cleared]
         for suspicion in suspicions:
             arguments += suspicion.key, round(suspicion.lasts_s * 1000), suspicion.to_json()
-        await self._client.run(scripts.SUSPECT, [self._keys.version, self._keys.suspicions], arguments)
+        keys = self._keys
+        await self._client.run(scripts.SUSPECT, [keys.version, keys.changes, keys.suspicions], arguments)
 
-    async def read_map(self) -> ClusterMap:
+    async def read_map(self, known: ClusterMap | None = None) -> ClusterMap:
         """Implement :meth:`Store.read_map`."""
         keys = self._keys
-        generation, version, owners, records, suspicions = await self._client.run(
+        generation, version, is_change, owners, records, gone, suspicions = await self._client.run(
             scripts.MAP,
-            [keys.generation, keys.version, keys.owners, keys.names, keys.suspicions],
-            [keys.lease_prefix, uuid.uuid4().hex],
+            [
+                keys.generation,
+                keys.version,
+                keys.changes,
+                keys.owners,
+                keys.names,
+                keys.expiries,
+                keys.suspicions,
+            ],
+            [
+                keys.lease_prefix,
+                uuid.uuid4().hex,
+                *(("", "") if known is None else (known.generation, known.version)),
+            ],
         )
         workers = [WorkerRecord.from_json(record) for record in records]
         suspected = [
             dataclasses.replace(Suspicion.from_json(text), lasts_s=int(left_ms) / 1000)
             for left_ms, text in zip(suspicions[::2], suspicions[1::2], strict=True)
         ]
-        return ClusterMap(
+        changes = MapChanges(
             generation,
             int(version or 0),
-            {
-                slot: ownership
-                for token, slots in zip(owners[::2], owners[1::2], strict=True)
-                for ownership in [Ownership(token, holder_of(token))]
-                for slot in _slots_in(slots)
-            },
-            {worker.incarnation: worker for worker in workers},
+            [(_slots_in(slots), token) for token, slots in zip(owners[::2], owners[1::2], strict=True)],
+            {**dict.fromkeys(gone), **{worker.incarnation: worker for worker in workers}},
             {suspicion.key: suspicion for suspicion in suspected},
         )
+        return changes.applied_to(known if is_change else None)
 
     async def map_version(self) -> int:
         """Implement :meth:`Store.map_version`."""
@@ -211,9 +227,9 @@ def _field(slot: int) -> str:
     return f"{slot:03x}"
 
 
-def _slots_in(fields: str) -> Iterator[int]:
+def _slots_in(fields: str) -> list[int]:
     """Read the slots whose fields stand one behind the other."""
-    return (int(fields[start : start + 3], 16) for start in range(0, len(fields), 3))
+    return [int(fields[start : start + 3], 16) for start in range(0, len(fields), 3)]
 
 
 def _pairs(tokens: Mapping[int, str]) -> list[str]:
