@@ -327,7 +327,7 @@ async def _for_each(
                     if budget.spent > budget.granted:
                         budget.require()
                     result = call(env_id, wanted, detail, operation)
-                    if isinstance(result, CoroutineType):
+                    if result.__class__ is CoroutineType:
                         position = len(results)
                         offloaded.setdefault(env_id or str(position), deque()).append((position, result))
                         budget.expect(_last_size(find(env_id)))

@@ -278,8 +278,10 @@ class Calls:
         encoded = encode_action(action, self._limits.max_action_bytes)
         identity = encoded if len(encoded) <= MAX_WHOLE_BYTES else identity_of(encoded)
         try:
-            answer = self._admit_step(instance, identity, seq, operation)
+            answer = instance.admit(identity, seq, operation)
             if answer is None:
+                if instance.is_journalled:
+                    self._require_writable(instance)
                 answer = self._run_step(instance, action, encoded, identity, operation)
         except EnvironmentStateError as error:
             return self._lifecycle.hold_back_error(instance, error)
@@ -291,26 +293,23 @@ class Calls:
         encoded = encode_action(action, self._limits.max_action_bytes)
         identity = encoded if len(encoded) <= MAX_WHOLE_BYTES else identity_of(encoded)
         async with self._turn(instance):
-            answer = self._admit_step(instance, identity, seq, operation)
+            answer = instance.admit(identity, seq, operation)
             if answer is None:
+                if instance.is_journalled:
+                    self._require_writable(instance)
                 recorded, answer, mark = await self._run_step_offloaded(instance, action, encoded, identity)
                 self._lifecycle.require_counted(instance)
                 self._commit_step(instance, identity, answer, operation, mark, recorded)
                 self._note_step_of(instance, encoded, answer)
             return answer
 
-    def _admit_step(
-        self, instance: LiveEnv, identity: bytes, seq: int | None, operation: bytes
-    ) -> EncodedStep | None:
-        """Decide what to do with a step: None to apply it, or the stored answer of a repeated one."""
-        stored = instance.admit(identity, seq, operation)
-        if stored is None:
-            if instance.durability == "relaxed":
-                # Its answer waits for no write that would be refused.
-                self._lifecycle.require_here(instance)
-            if instance.history_bytes > self._limits.max_kept_bytes:
-                self._lifecycle.require_room(instance)
-        return stored
+    def _require_writable(self, instance: LiveEnv) -> None:
+        """Raise when a step of this environment could not be written to the journal."""
+        if instance.durability == "relaxed":
+            # Its answer waits for no write that would be refused.
+            self._lifecycle.require_here(instance)
+        if instance.history_bytes > self._limits.max_kept_bytes:
+            self._lifecycle.require_room(instance)
 
     def _run_step(
         self, instance: LiveEnv, action: Any, encoded: bytes, identity: bytes, operation: bytes

@@ -434,12 +434,16 @@ class LiveEnv:
         self.last_operation = operation
         self.ended = answer.terminated or answer.truncated
         self.reward_sum += answer.reward
-        is_replayed = self.kind.deterministic or self.kind.records_effects
+        kind, digest = self.kind, None
+        # As kind.replays, without a call.
+        is_replayed = kind.deterministic or kind.records_effects
         self.history_bytes += (
             len(recorded) if is_replayed else len(recorded) + len(answer.observation) + len(answer.info)
         )
-        if mark is not NO_MARK and mark.state is not None:
-            self.note_state(mark.state)
+        if mark is not NO_MARK:
+            digest = mark.digest
+            if mark.state is not None:
+                self.note_state(mark.state)
         # Once above its bound, it stays above until the next episode. What goes to a journal has another bound, and is
         # kept: a store that lost it is filled from here.
         if self.history_bytes > max_history_bytes and not self.is_journalled:
@@ -449,10 +453,10 @@ class LiveEnv:
             self.actions = [recorded]
         else:
             self.actions.append(recorded)
-        if mark is not NO_MARK and mark.digest is not None:
+        if digest is not None:
             if self.digests is None:
                 self.digests = []
-            self.digests.append(mark.digest)
+            self.digests.append(digest)
         if not is_replayed:
             if self.answers is None:
                 self.answers = []

@@ -149,14 +149,17 @@ def read_single_call(action: object, names: Container[str]) -> ToolCall | None:
         name, text = function["name"], function["arguments"]
         if name not in names:
             return None
-        arguments = {} if text == "{}" else orjson.loads(text)
+        if text == "{}":
+            arguments = {}
+        else:
+            arguments = orjson.loads(text)
+            # Arguments within arguments may be meant.
+            if type(arguments) is not dict or not ARGUMENT_KEYS.isdisjoint(arguments):
+                return None
     except (TypeError, KeyError, ValueError):
         return None
     # Non-ASCII text may hold lone surrogates, which JSON cannot; the slow path replaces them.
-    if not (type(call_id) is str and call_id and call_id.isascii() and type(arguments) is dict):
-        return None
-    if not ARGUMENT_KEYS.isdisjoint(arguments):
-        # Arguments within arguments may be meant.
+    if not (type(call_id) is str and call_id and call_id.isascii()):
         return None
     # As ToolCall(name, arguments, call_id), in half the time.
     return tuple.__new__(ToolCall, (name, arguments, call_id, None))

@@ -12,6 +12,7 @@ from verl_agent_env.errors import (
     OriginNotAllowedError,
     VerlAgentEnvError,
 )
+from verl_agent_env.server.http import same_origin
 from verl_agent_env.server.http.peer import Peer
 from verl_agent_env.server.http.same_origin import HostPort, SameOriginPolicy, parse_host
 
@@ -112,6 +113,15 @@ def test_any_host_is_known_if_the_operator_says_so() -> None:
     assert refusal(policy, {b"host": b"any.example"}) is None
     own = {b"host": b"any.example", b"origin": b"http://any.example", **JSON}
     assert refusal(policy, own) is None
+
+
+@pytest.mark.parametrize("host", [b"localhost:8000", b"127.0.0.1:8000", b"[::1]:8000"])
+def test_a_host_that_was_accepted_is_not_read_again(host: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy, own_address = SameOriginPolicy(), host.rpartition(b":")[0].strip(b"[]").decode()
+    peer = Peer("127.0.0.1", own_address if own_address != "localhost" else "127.0.0.1")
+    policy.check("POST", {b"host": host}, peer)
+    monkeypatch.setattr(same_origin, "parse_host", lambda _: pytest.fail("it was read again"))
+    policy.check("POST", {b"host": host}, peer)
 
 
 def test_remembered_hosts_are_bounded() -> None:

@@ -115,8 +115,6 @@ class Dispatcher:
         length = headers.get(b"content-length", b"0")
         if len(length) > _MAX_LENGTH_DIGITS or not length.isdigit() or int(length) > self._max_fast_bytes:
             return None
-        if b"content-encoding" in headers:
-            return None
         found = self.match(path)
         if found is None:
             return None

@@ -27,7 +27,7 @@ from verl_agent_env.server.http.types import Response
 
 _BODY_PATIENCE_S = 0.05
 """A body that is not there by then is waited for on the slow path, where the dispatcher limits how long that may take."""
-_SLOW_PATH_HEADERS = frozenset({b"expect", b"transfer-encoding", b"upgrade"})
+_SLOW_PATH_HEADERS = frozenset({b"content-encoding", b"expect", b"transfer-encoding", b"upgrade"})
 
 
 class FastPathProtocol(LimitedProtocol):

@@ -77,8 +77,8 @@ class SameOriginPolicy:
         self._hosts = {normalized_host(host) for host in (*hosts, *own_names, socket.gethostname())} - {""}
         self._origins = frozenset(map(normalized_origin, allowed_origins))
         self._has_tokens = has_tokens
-        self._known: set[bytes] = set()
-        """``Host`` headers that were accepted before, as they were sent."""
+        self._known: set[tuple[bytes | None, str]] = set()
+        """``Host`` headers that were accepted before, as they were sent, each with the address at which they arrived."""
 
     def check(self, method: str, headers: Mapping[bytes, bytes], peer: Peer) -> None:
         """Raise unless the request may be served.
@@ -90,8 +90,9 @@ class SameOriginPolicy:
         """
         host = headers.get(b"host")
         # Nearly always it was accepted before.
-        if host not in self._known and host is not None and (self._is_strict or peer.arrived_on_loopback):
-            self._require_known(host, peer)
+        if (host, peer.own_address) not in self._known and host is not None:
+            if self._is_strict or peer.arrived_on_loopback:
+                self._require_known(host, peer)
         if b"origin" in headers or b"sec-fetch-site" in headers or b"cookie" in headers:
             self._check_browser(method, headers, peer)
 
@@ -142,8 +143,8 @@ class SameOriginPolicy:
         parsed = parse_host(host)
         if parsed is None or not self._is_known(parsed.host, peer):
             raise HostNotAllowedError(_shown(host))
-        if len(self._known) < _MAX_CACHED_HOSTS and parsed.host != peer.own_address:
-            self._known.add(host)
+        if len(self._known) < _MAX_CACHED_HOSTS:
+            self._known.add((host, peer.own_address))
 
     def _is_known(self, host: str, peer: Peer) -> bool:
         return (
