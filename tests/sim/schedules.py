@@ -8,7 +8,7 @@ from tests.engine.awaiting import ask
 from tests.sim.episodes import Client
 from tests.sim.wires import Fate
 from tests.sim.world import LEASE_S, NUM_SLOTS, SHORT_TTL_S, TTL_S, Worker, World
-from verl_agent_env.errors import ReplayDivergedError
+from verl_agent_env.errors import EnvironmentClosedError, ReplayDivergedError
 from verl_agent_env.types import slot_of
 
 
@@ -304,6 +304,21 @@ def end_that_was_not_written_in_time(world: World) -> None:
     _play(world, client, 2)
 
 
+def asked_again_while_its_end_is_written(world: World) -> None:
+    """Idle, its end is on its way to the log, when a step is sent again, another one, and a look: none gets an answer of a live one."""
+    for is_snapshot in (False, True):
+        client, owner, _ = _created(world, is_snapshot=is_snapshot, ttl_s=SHORT_TTL_S)
+        world.run(SHORT_TTL_S)
+        owner.wire.fates["commit"].append(Fate(delay_s=0.6))
+        world.run(SHORT_TTL_S / 8 + 0.1)
+        for back in (1, 0):
+            world.ask(client, owner, "step", client.confirmed - back)
+        look = owner.spawn(ask(owner.host.read, client.env_id, str))
+        world.run(1.0)
+        assert isinstance(look.exception(), EnvironmentClosedError)
+        assert client.is_void, "the environment was answered for, and closed all the same"
+
+
 def refused_for_a_step_that_was_never_written(world: World) -> None:
     """Steps are applied and not written; one is sent again, and is told of those after it; then their worker dies."""
     client, owner, _ = _created(world)
@@ -480,6 +495,7 @@ SCHEDULES: dict[str, Callable[[World], None]] = {
         killed_right_after_the_answer,
         stale_owner_finds_what_lives_elsewhere_idle,
         end_that_was_not_written_in_time,
+        asked_again_while_its_end_is_written,
         refused_for_a_step_that_was_never_written,
         old_write_fails_when_its_environment_has_come_back,
         new_write_comes_upon_old_ones_that_were_put_off,

@@ -143,6 +143,15 @@ def repersist_the_header_alone(kept: Recorder, env_id: str) -> Any:
 
 _repersist = Recorder.repersist
 
+def close_and_go_on(recorder: Recorder, instance: LiveEnv, reason: str) -> Group:
+    """Writes the end, and takes calls until it is written."""
+    group = _closed(recorder, instance, reason)
+    instance.ending = None
+    return group
+
+
+_closed = Recorder.closed
+
 MUTATIONS: list[tuple[str, Any, str, Any, str]] = [
     ("token", MemoryEventLog, "commit", commit_of_anybody, "stopped_before_the_append"),
     ("episode", memory_log, "_change", change_of_any_episode, "step_of_an_earlier_episode_arrives_late"),
@@ -150,6 +159,7 @@ MUTATIONS: list[tuple[str, Any, str, Any, str]] = [
     ("append before answer", Recorder, "hold_back", answer_at_once, "request_lost_then_killed"),
     ("comparison", memory_log, "_change", change_without_comparison, "forgotten_with_a_write_on_its_way"),
     ("void", Journal, "_fate_of", written_under_any_token, "end_that_was_not_written_in_time"),
+    ("ending", Recorder, "closed", close_and_go_on, "asked_again_while_its_end_is_written"),
     ("void state", Journal, "_fate_of", written_under_any_token, "two_states_after_one_step"),
     (
         "given up",

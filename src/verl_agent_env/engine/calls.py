@@ -401,7 +401,10 @@ class Calls:
         instance = self._find(env_id)
         if instance.kind.execution != "inline":
             return self._to_the_end(self._read_offloaded, instance, read)
-        instance.require_alive()
+        try:
+            instance.require_alive()
+        except EnvironmentStateError as error:
+            return self._lifecycle.hold_back_error(instance, error)
         self._env_table.touch(instance)
         with self._call_record.inline(instance.call):
             env = instance.env if instance.env is not None else self._rebuilt(instance)
@@ -414,7 +417,7 @@ class Calls:
 
     async def _read_offloaded(self, instance: LiveEnv, read: Callable[[Any], T]) -> T:
         async with self._turn(instance):
-            instance.require_alive()
+            await self._lifecycle.require_alive(instance)
             env = await self._standing(instance)
             try:
                 with calling(instance.call):

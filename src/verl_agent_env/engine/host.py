@@ -412,6 +412,10 @@ class Host:
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
         return task
 
+    async def require_alive(self, instance: LiveEnv) -> None:
+        """Raise as :meth:`LiveEnv.require_alive` does, but not before what the error tells of is written."""
+        await self._lifecycle.require_alive(instance)
+
     async def all_actions(self, instance: LiveEnv) -> list[bytes] | None:
         """Find the actions of an episode as they are recorded, also those that only the log has; None if some are gone.
 

@@ -205,7 +205,7 @@ async def trajectory(host: Host, env_id: str, *, draws: bool = False) -> bytes:
         StoreUnavailableError: A part of it is in the store, which does not answer.
     """
     instance = await await_maybe(host.find(env_id))
-    instance.require_alive()
+    await host.require_alive(instance)
     host.env_table.touch(instance)
     actions = await host.all_actions(instance)
     complete = actions is not None

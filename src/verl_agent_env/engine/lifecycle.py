@@ -233,7 +233,10 @@ class Lifecycle:
 
         Raises:
             IdempotencyKeyReusedError: It is another environment.
+            EnvironmentClosedError, MovedError: Its end was being written.
         """
+        if instance.ending is not None:
+            await self.require_alive(instance)
         kwargs, is_first = instance.env_kwargs, instance.episode == 0
         seed = request.seed if request.seed is not None else instance.seed
         if (
@@ -267,6 +270,13 @@ class Lifecycle:
         if self.recorder is None:
             raise error
         return self.recorder.hold_back_error(instance, error)
+
+    async def require_alive(self, instance: LiveEnv) -> None:
+        """Raise as :meth:`LiveEnv.require_alive` does, but not before what the error tells of is written."""
+        try:
+            instance.require_alive()
+        except EnvironmentStateError as error:
+            await self.hold_back_error(instance, error)
 
     def fail(self, instance: LiveEnv, fault: BaseException, *, rebuilding: bool = False) -> NoReturn:
         """Drop the environment of a failed call, and say whether it comes back.

@@ -86,6 +86,7 @@ class LiveEnv:
         "earlier_steps",
         "effects",
         "ended",
+        "ending",
         "env",
         "env_id",
         "env_kwargs",
@@ -144,6 +145,8 @@ class LiveEnv:
         self.arguments_digest = ""
         """Of its keyword arguments, where results of a run are counted."""
         self.closed_as: str | None = None
+        self.ending: str | None = None
+        """Reason of its end, from when that is asked for: it is closed as soon as it is written."""
         self.lost: str | None = None
         """Why the environment cannot come back, if so."""
         self.lost_as: EnvironmentStateError | None = None
@@ -252,7 +255,9 @@ class LiveEnv:
         self.state, self.state_seq, self.state_reward_sum = state, self.seq, self.reward_sum
 
     def require_alive(self) -> None:
-        """Raise when the environment moved, was closed or got lost meanwhile.
+        """Raise when the environment moved, was closed or got lost meanwhile, or its end is about to be written.
+
+        Nobody may be told that it is closed before that is written: it may turn out to be another worker's.
 
         Raises:
             MovedError: It lives on another worker.
@@ -261,8 +266,9 @@ class LiveEnv:
         """
         if self.closed_as == MOVED:
             raise MovedError(slot_of(self.env_id))
-        if self.closed_as is not None:
-            raise EnvironmentClosedError(self.env_id, self.closed_as)
+        reason = self.closed_as or self.ending
+        if reason is not None:
+            raise EnvironmentClosedError(self.env_id, reason)
         if self.unreadable is not None:
             raise IncompatibleVersionError(
                 self.env_id, self.kind.name, self.unreadable, self.kind.state_format or "none"
@@ -286,7 +292,7 @@ class LiveEnv:
                 was carried out and its answer is no longer kept, or was another one.
             EpisodeEndedError: The episode has ended.
         """
-        if self.closed_as is not None or self.lost is not None:
+        if self.closed_as is not None or self.ending is not None or self.lost is not None:
             self.require_alive()
         if seq is None:
             if operation and (answer := self._answer_to(operation, action)) is not None:

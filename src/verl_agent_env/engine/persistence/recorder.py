@@ -219,12 +219,14 @@ class Recorder:
         self._write(instance, "save", _snapshot(instance), instance.seq)
 
     def closed(self, instance: LiveEnv, reason: str) -> Group:
-        """Write the end of an environment, which lives until that is written.
+        """Write the end of an environment, which lives until that is written, but takes no call any more.
 
         Returns:
             What it is written with.
         """
-        return self._write(instance, "close", reason.encode())
+        # What is asked for from now on is refused as soon as this is written, whoever waits for the writes of other calls.
+        instance.ending, instance.group = reason, self._write(instance, "close", reason.encode())
+        return instance.group
 
     def hold_back(self, instance: LiveEnv, answer: T) -> T | PendingAnswer[T]:
         """Hold back the answer of a call until all that happened to its environment is written, if that is not yet so."""
