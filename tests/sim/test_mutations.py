@@ -143,6 +143,7 @@ def repersist_the_header_alone(kept: Recorder, env_id: str) -> Any:
 
 _repersist = Recorder.repersist
 
+
 def close_and_go_on(recorder: Recorder, instance: LiveEnv, reason: str) -> Group:
     """Writes the end, and takes calls until it is written."""
     group = _closed(recorder, instance, reason)
