@@ -77,7 +77,7 @@ class SameOriginPolicy:
         self._hosts = {normalized_host(host) for host in (*hosts, *own_names, socket.gethostname())} - {""}
         self._origins = frozenset(map(normalized_origin, allowed_origins))
         self._has_tokens = has_tokens
-        self._known: set[tuple[bytes | None, str]] = set()
+        self._known: set[tuple[bytes, str]] = set()
         """``Host`` headers that were accepted before, as they were sent, each with the address at which they arrived."""
 
     def check(self, method: str, headers: Mapping[bytes, bytes], peer: Peer) -> None:
@@ -90,9 +90,10 @@ class SameOriginPolicy:
         """
         host = headers.get(b"host")
         # Nearly always it was accepted before.
-        if (host, peer.own_address) not in self._known and host is not None:
-            if self._is_strict or peer.arrived_on_loopback:
-                self._require_known(host, peer)
+        if host is None or (host, peer.own_address) in self._known:
+            pass
+        elif self._is_strict or peer.arrived_on_loopback:
+            self._require_known(host, peer)
         if b"origin" in headers or b"sec-fetch-site" in headers or b"cookie" in headers:
             self._check_browser(method, headers, peer)
 
