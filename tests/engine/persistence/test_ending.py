@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -35,14 +36,15 @@ async def idle(cluster: Cluster, kind: str, durability: Durability) -> tuple[Hos
 
 def call(host: Host, env_id: str, name: str, kind: str) -> Any:
     request = CreateRequest(f"ledger/{kind}-v0", 1, env_id=env_id)
-    return {
+    calls: dict[str, Callable[[], Coroutine[Any, Any, Any]]] = {
         "step": lambda: ask(host.step, env_id, 1, 1),
         "repeated step": lambda: ask(host.step, env_id, 1, 0),
         "reset": lambda: ask(host.reset, env_id, 5),
         "read": lambda: ask(host.read, env_id, str),
         "trajectory": lambda: inspection.trajectory(host, env_id),
         "create": lambda: ask(host.create, request),
-    }[name]()
+    }
+    return calls[name]()
 
 
 @pytest.mark.parametrize("durability", ["journal", "snapshot", "relaxed", "none"])
