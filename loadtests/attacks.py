@@ -12,6 +12,8 @@ from typing import Any
 
 import orjson
 
+from loadtests.bad_env import COUNTER_NAME
+
 PATIENCE_S = 60.0
 """How long an attacker waits for an answer."""
 MEGABYTE = 1024 * 1024
@@ -123,6 +125,8 @@ class Attack:
     """Makes ready what is sent, which can take a while, and gives what carries the attack out."""
     may_get: frozenset[str]
     """What the attacker may get; anything else breaks a bound."""
+    ends_workers: int = 0
+    """Workers that end by it, each of which another process follows: only a pool withstands such attacks."""
 
 
 def _at_once(count: int, make: Callable[[Attacker], Awaitable[Any]]) -> Callable[[Attacker], Awaitable[Any]]:
@@ -213,6 +217,13 @@ async def _long_target(attacker: Attacker) -> None:
     await attacker.send(b"GET /" + b"a" * MEGABYTE + b" HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
 
 
+async def _deadly_steps(attacker: Attacker) -> None:
+    env_ids = [await attacker.initialize(COUNTER_NAME) for _ in range(_DEADLY)]
+    for env_id in env_ids * 2:
+        await attacker.step(env_id, "exit")
+
+
+_DEADLY = 3
 _CALL = {"type": "function", "function": {"name": "move_up", "arguments": "{}"}}
 _EQUATION = "1+2*" * 60 + "1"
 _PICTURES = {"dim_room": [40, 40], "tile_px": 64, "observation_mode": "image", "max_actions_per_turn": 5}
@@ -346,6 +357,13 @@ ATTACKS = (
         "20 targets of 1 MB",
         lambda: _at_once(20, _long_target),
         frozenset({"closed", "url_too_long", "headers_too_large", "status 414", "status 400"}),
+    ),
+    Attack(
+        "3 environments whose step ends its worker, each asked twice",
+        lambda: _deadly_steps,
+        # Whoever asks for the first time may meet the end itself.
+        frozenset({"ok", "environment_ended_worker", "worker_unreachable"}),
+        ends_workers=_DEADLY,
     ),
 )
 """All of them."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -42,7 +45,7 @@ class BadNeighbourEnv(gymnasium.Env[Any, Any]):
 
 
 class BreakableCounterEnv(gymnasium.Env[Any, Any]):
-    """Counts its steps, and says how many there were; raises an error when it is told to ``raise``."""
+    """Counts its steps, and says how many there were; told to ``raise`` it raises an error, told to ``exit`` it ends its worker."""
 
     durability: ClassVar[str] = "snapshot"
 
@@ -59,7 +62,9 @@ class BreakableCounterEnv(gymnasium.Env[Any, Any]):
         return [{"role": "user", "content": "0"}], {}
 
     def step(self, action: Any) -> tuple[list[dict[str, Any]], float, bool, bool, dict[str, Any]]:
-        """Count on, or raise."""
+        """Count on, raise, or end the process."""
+        if action == "exit":
+            os._exit(3)
         self._count += 1
         if action == "raise":
             raise RuntimeError("as it was told")
@@ -83,3 +88,16 @@ def write_package(folder: Path) -> str:
     entries = "".join(f"{name} = {__name__}:{env.__name__}\n" for name, env in classes.items())
     (about / "entry_points.txt").write_text(f"[verl_agent_env.envs]\n{entries}", "utf-8")
     return f"{folder}:{Path(__file__).parents[1]}"
+
+
+@contextlib.contextmanager
+def installed(folder: Path) -> Iterator[None]:
+    """Have servers that are started meanwhile find the package, which is made in ``folder``."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = write_package(folder)
+    try:
+        yield
+    finally:
+        os.environ.pop("PYTHONPATH")
+        if before is not None:
+            os.environ["PYTHONPATH"] = before
