@@ -6,7 +6,17 @@ import zlib
 
 import pytest
 
-from verl_agent_env.types import NUM_SLOTS, StepResult, new_env_id, numbered_env_id, slot_of, tag_of
+from verl_agent_env.types import (
+    MANY_SLOTS,
+    NUM_SLOTS,
+    StepResult,
+    new_env_id,
+    numbered_env_id,
+    slot_of,
+    slot_text,
+    tag_of,
+    tag_of_holder,
+)
 
 
 @pytest.mark.parametrize("slot", [0, 1, 255, NUM_SLOTS - 1])
@@ -14,6 +24,17 @@ def test_new_id_lives_in_its_slot(slot: int) -> None:
     env_id = new_env_id(slot)
     assert slot_of(env_id) == slot
     assert env_id != new_env_id(slot)
+
+
+@pytest.mark.parametrize("slot", [0, 1, 255, NUM_SLOTS, MANY_SLOTS - 1])
+def test_id_tells_by_its_length_how_many_slots_its_cluster_has(slot: int) -> None:
+    tag = tag_of_holder("alice")
+    for env_id in (new_env_id(slot, "", MANY_SLOTS), new_env_id(slot, tag, MANY_SLOTS)):
+        assert len(env_id) == len(new_env_id(0)) + 1
+        assert env_id.startswith(f"{slot_text(slot, MANY_SLOTS)}-")
+        assert slot_of(env_id) == slot
+    assert tag_of(new_env_id(slot, tag, MANY_SLOTS)) == tag
+    assert tag_of(new_env_id(slot, "", MANY_SLOTS)) == ""
 
 
 @pytest.mark.parametrize("number", [0, 2**128 - 1, 0x8 << 76, *range(0, 16 << 76, 1 << 76)])
@@ -34,6 +55,11 @@ def test_id_without_a_holder_is_never_taken_for_a_holders(number: int) -> None:
         "0g0-" + "0" * 32,
         "fff_" + "0" * 32,
         "fff-" + "0" * 33,
+        "FFFF-" + "0" * 32,
+        "+fff-" + "0" * 32,
+        "0x1f-" + "0" * 32,
+        "ffff_" + "0" * 32,
+        "fffff-" + "0" * 32,
         "naïve",
     ],
 )

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar, get_args
 
 from verl_agent_env.addresses import bare_host, parse_address
-from verl_agent_env.types import Durability
+from verl_agent_env.types import MANY_SLOTS, NUM_SLOTS, Durability
 
 ENVIRONMENT_PREFIX = "VERL_AGENT_ENV_"
 
@@ -161,6 +161,8 @@ class ClusterSettings:
     """Prefix of all keys in Redis: clusters of different namespaces do not see each other."""
     lease_s: float = 5.0
     """Seconds after its last heartbeat at which a worker counts as dead."""
+    slots: int = NUM_SLOTS
+    """Slots of the cluster, 4096 or 65536; the same for all of its nodes, as long as its data set lasts."""
     expected_nodes: int = 1
     """Nodes that are started together. ``/readyz`` says yes when so many are there and every slot is in its place, or 15
     seconds after the worker has joined the cluster."""
@@ -183,6 +185,8 @@ class ClusterSettings:
             name, _, durability = item.partition("=")
             if not name or durability not in DURABILITIES:
                 raise ValueError(f"durability must be name=one of {', '.join(DURABILITIES)}, not '{item}'")
+        if self.slots not in (NUM_SLOTS, MANY_SLOTS):
+            raise ValueError(f"slots must be {NUM_SLOTS} or {MANY_SLOTS}, not {self.slots}")
         if self.expected_nodes < 1:
             raise ValueError(f"expected_nodes must be at least 1, not {self.expected_nodes}")
         if not (self.lease_s >= 0.5 and self.peer_timeout_s > 0):

@@ -35,7 +35,7 @@ http {{
 }}
 """
 _HASHING = """
-  map $uri $slot {{ ~^/(?<digits>[0-9a-f][0-9a-f][0-9a-f])$ $digits; }}
+  map $uri $slot {{ ~^/(?<digits>[0-9a-f]+)$ $digits; }}
   upstream workers {{
     hash $slot consistent;
 {servers}

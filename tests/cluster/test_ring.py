@@ -68,3 +68,4 @@ def test_hundred_workers_take_milliseconds() -> None:
 
 def test_rings_are_kept() -> None:
     assert ring_over(("a:1", "b:1")) is ring_over(("a:1", "b:1"))
+    assert ring_over(("a:1", "b:1"), 8) is not ring_over(("a:1", "b:1"))

@@ -35,7 +35,7 @@ from verl_agent_env.errors import (
     UnknownEnvNameError,
 )
 from verl_agent_env.seeds import following_seed
-from verl_agent_env.types import slot_of
+from verl_agent_env.types import MANY_SLOTS, NUM_SLOTS, slot_of
 from verl_agent_env.wire.results import EncodedReset, EncodedStep
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
@@ -75,10 +75,17 @@ async def test_create_without_seed_draws_one(host: Host) -> None:
     assert len(seeds) == 8
 
 
-async def test_ids_lie_in_the_picked_slot(registry: Registry) -> None:
-    host = Host(registry, HostLimits(), pick_slot=lambda: 0xABC)
-    env_id, _ = await await_maybe(host.create(CreateRequest("probe/inline-v0")))
-    assert slot_of(env_id) == 0xABC
+@pytest.mark.parametrize(("num_slots", "digits"), [(8, 3), (NUM_SLOTS, 3), (MANY_SLOTS, 4)])
+async def test_ids_lie_in_all_slots_and_begin_with_their_digits(
+    registry: Registry, num_slots: int, digits: int
+) -> None:
+    host = Host(registry, HostLimits(), num_slots=num_slots)
+    made = [await await_maybe(host.create(CreateRequest("probe/inline-v0"))) for _ in range(64)]
+    slots = {slot_of(env_id) for env_id, _ in made}
+    assert max(slots) < num_slots
+    assert len(slots) > 1
+    assert {env_id.index("-") for env_id, _ in made} == {digits}
+    assert len(host.owned_slots()) == num_slots
     await host.stop()
 
 

@@ -15,6 +15,7 @@ from verl_agent_env.cli.json_output import json_option, print_json
 from verl_agent_env.cli.serve import raise_file_limit
 from verl_agent_env.cluster.local import ClusterTls, LocalCluster
 from verl_agent_env.cluster.programs import Program
+from verl_agent_env.types import MANY_SLOTS, NUM_SLOTS
 
 _POLL_S = 0.25
 _FILE = click.Path(exists=True, dir_okay=False, resolve_path=True, path_type=Path)
@@ -26,6 +27,7 @@ _FILE = click.Path(exists=True, dir_okay=False, resolve_path=True, path_type=Pat
     "--workers", type=click.IntRange(1, 64), default=2, show_default=True, help="Workers of each node."
 )
 @click.option("--port", type=click.IntRange(0, 65_535), default=8080, show_default=True, help="Port of nginx; 0 takes a free port.")  # fmt: skip
+@click.option("--slots", type=click.Choice([str(NUM_SLOTS), str(MANY_SLOTS)]), default=str(NUM_SLOTS), show_default=True, help="Slots of the cluster.")  # fmt: skip
 @click.option("--redis", default="", help="URL of a Redis that runs already; one is started when not given.")
 @click.option(
     "--folder", type=click.Path(file_okay=False, path_type=Path), help="For logs and data; a temporary one when not given."
@@ -39,6 +41,7 @@ def cluster(
     nodes: int,
     workers: int,
     port: int,
+    slots: str,
     redis: str,
     folder: Path | None,
     tls_cert: Path | None,
@@ -64,6 +67,7 @@ def cluster(
                 nodes=nodes,
                 workers=workers,
                 port=port,
+                num_slots=int(slots),
                 redis=redis,
                 serve_options=serve_options,
                 tls=tls,

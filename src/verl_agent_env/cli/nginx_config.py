@@ -23,6 +23,7 @@ from verl_agent_env.cluster.nginx.config import NginxSettings, nginx_config, wri
 from verl_agent_env.cluster.nginx.watch import NginxWatch, ReloadError
 from verl_agent_env.cluster.programs import program
 from verl_agent_env.config import variable_of
+from verl_agent_env.types import MANY_SLOTS, NUM_SLOTS
 
 _COMMAND_S = 30.0
 """Time limit of nginx's check, and of the command that reloads it."""
@@ -60,6 +61,7 @@ _COMMAND_S = 30.0
     "--out", type=click.Path(dir_okay=False, path_type=Path), help="File to write; printed when not given."
 )
 @click.option("--front", "fronts", multiple=True, metavar="ADDRESS", help="Address or network of an nginx before this one.")  # fmt: skip
+@click.option("--slots", "num_slots", type=click.Choice([str(NUM_SLOTS), str(MANY_SLOTS)]), default=str(NUM_SLOTS), envvar=variable_of("slots"), show_default=True, help="Slots of the cluster; with --watch and --redis those that it has.")  # fmt: skip
 @click.option("--gzip", "compresses", is_flag=True, help="Compress large answers for clients that accept it.")
 @click.option("--targets", type=click.Path(dir_okay=False, path_type=Path), help="With --watch: also list the workers for Prometheus, in this file.")  # fmt: skip
 @click.option("--check", is_flag=True, help="Have nginx test the configuration first.")
@@ -96,6 +98,7 @@ def nginx_config_command(
     worker_name: str,
     fronts: tuple[str, ...],
     compresses: bool,
+    num_slots: str,
     **tls_files: str,
 ) -> None:
     """Write the configuration of the nginx before all workers.
@@ -124,6 +127,7 @@ def nginx_config_command(
             worker_name=worker_name,
             fronts=fronts,
             compresses=compresses,
+            num_slots=int(num_slots),
             **tls,
         )
     except ValueError as unfit:

@@ -193,17 +193,18 @@ def _require_place(settings: ServerSettings, supervisor: str, pool: Collection[s
 
     Raises:
         _NodeTakenError: Another node has the name or one of the addresses.
-        click.ClickException: The store does not respond, or cannot be used.
+        click.ClickException: The cluster has another number of slots. The store does not respond, or cannot be used.
     """
     from verl_agent_env.cluster.backends import BackendOptions, open_backend
     from verl_agent_env.cluster.timing import Timing
-    from verl_agent_env.errors import StoreUnavailableError
+    from verl_agent_env.errors import SlotsDifferError, StoreUnavailableError, VerlAgentEnvError
 
     async def wait_for_place() -> None:
         cluster = settings.cluster
         keeps_episodes = settings.keep_trajectories == "redis"
         backend = open_backend(
-            cluster.redis, BackendOptions(cluster.namespace, keeps_episodes=keeps_episodes)
+            cluster.redis,
+            BackendOptions(cluster.namespace, num_slots=cluster.slots, keeps_episodes=keeps_episodes),
         )
         # A node that crashed and restarts still finds its own former leases.
         end = time.monotonic() + Timing(cluster.lease_s).rejoin_s
@@ -211,8 +212,12 @@ def _require_place(settings: ServerSettings, supervisor: str, pool: Collection[s
             for risk in await backend.rehearse():
                 click.echo(f"Warning: {risk}", err=True)
             while True:
-                workers = (await backend.store.read_map()).workers.values()
-                others = [worker for worker in workers if worker.supervisor != supervisor]
+                cluster_map = await backend.store.read_map()
+                if cluster_map.num_slots not in (0, cluster.slots):
+                    raise SlotsDifferError(cluster.slots, cluster_map.num_slots)
+                others = [
+                    worker for worker in cluster_map.workers.values() if worker.supervisor != supervisor
+                ]
                 problem = _conflict(others, cluster.node, pool)
                 if not problem:
                     return
@@ -224,8 +229,8 @@ def _require_place(settings: ServerSettings, supervisor: str, pool: Collection[s
 
     try:
         asyncio.run(wait_for_place())
-    except (ValueError, StoreUnavailableError) as unfit:
-        text = unfit.detail if isinstance(unfit, StoreUnavailableError) else str(unfit)
+    except (ValueError, SlotsDifferError, StoreUnavailableError) as unfit:
+        text = unfit.detail if isinstance(unfit, VerlAgentEnvError) else str(unfit)
         raise click.ClickException(text) from None
 
 

@@ -35,7 +35,8 @@ class Owners:
         """
         self._scheme = scheme
         self._fetch_map = fetch_map
-        self._urls: list[str | None] = [None] * NUM_SLOTS
+        self._urls: list[str | None] = []
+        """By slot; empty while all calls go to the server's own URL."""
         self._fetched_at = float("-inf")
         self._task: asyncio.Task[None] | None = None
         self._reachable: dict[str, bool] = {}
@@ -46,7 +47,8 @@ class Owners:
         """Return the URL of the worker that owns ``env_id``; None if it is unknown or cannot be reached from here."""
         if time.monotonic() - self._fetched_at > _MAP_AGE_S:
             self._refresh()
-        url = self._urls[slot_of(env_id)]
+        slot, urls = slot_of(env_id), self._urls
+        url = urls[slot] if slot < len(urls) else None
         if url is not None and self._avoided and self._avoided.get(url, 0.0) > time.monotonic():
             return None
         return url
@@ -74,14 +76,15 @@ class Owners:
 
     async def _fetch(self) -> None:
         try:
-            nodes = (await self._fetch_map(None))["nodes"]
+            found = await self._fetch_map(None)
+            nodes, num_slots = found["nodes"], int(found.get("num_slots", NUM_SLOTS))
             workers = [worker for node in nodes for worker in node["workers"] if worker["state"] == "ready"]
             known = {str(worker["address"]): str(worker["incarnation"]) for worker in workers}
         except (VerlAgentEnvError, KeyError, TypeError):
             return
         if len(known) < 2:
             # The server's own URL leads to a single worker anyway.
-            self._urls = [None] * NUM_SLOTS
+            self._urls = []
             return
         await asyncio.gather(
             *(self._probe(address, mark) for address, mark in known.items() if mark not in self._reachable)
@@ -91,7 +94,7 @@ class Owners:
             address: f"{self._scheme}://{address}" if self._reachable[known[address]] else None
             for address in known
         }
-        self._urls = [urls[address] for address in Ring(sorted(known)).assignments]
+        self._urls = [urls[address] for address in Ring(sorted(known), num_slots).assignments]
 
     async def _probe(self, address: str, incarnation: str) -> None:
         """Check that the worker itself answers at its address."""

@@ -20,6 +20,7 @@ from verl_agent_env.cluster.timing import Timing
 from verl_agent_env.errors import (
     GenerationChangedError,
     NameTakenError,
+    SlotsDifferError,
     StoreUnavailableError,
     VerlAgentEnvError,
     WorkerNotAliveError,
@@ -215,7 +216,7 @@ class ClusterAgent:
             await self._beat()
         except StoreUnavailableError as away:
             self._note_trouble(away)
-        except NameTakenError as taken:
+        except (NameTakenError, SlotsDifferError) as taken:
             self._lease.expire()
             self._note_trouble(taken)
         except WorkerNotAliveError:

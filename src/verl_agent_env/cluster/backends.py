@@ -20,6 +20,7 @@ from verl_agent_env.cluster.memory.store import MemoryStore
 from verl_agent_env.cluster.redis.keys import Keys
 from verl_agent_env.cluster.redis.limits import RedisLimits
 from verl_agent_env.cluster.store import Store
+from verl_agent_env.types import NUM_SLOTS
 from verl_agent_env.wire.episode_store import EpisodeStore
 from verl_agent_env.wire.event_log import EventLog
 
@@ -34,6 +35,8 @@ class BackendOptions:
     """Seconds within which a call returns or fails."""
     keys_known_s: float = KNOWN_S
     """Seconds for which an idempotency key is known."""
+    num_slots: int = NUM_SLOTS
+    """Number of slots of the data set."""
     keeps_episodes: bool = False
     """Whether episodes that are over are kept there as well."""
     keys_max_bytes: int = 16 * 1024 * 1024
@@ -69,7 +72,7 @@ def open_backend(url: str, options: BackendOptions | None = None) -> Backend:
 
 
 def _open_memory(_: str, options: BackendOptions) -> Backend:
-    store = MemoryStore()
+    store = MemoryStore(num_slots=options.num_slots)
     records = MemoryIdempotencyRecords(options.keys_known_s, options.keys_max_bytes, time.monotonic)
     return Backend(store, MemoryEventLog(store), records, _rehearse_nothing)
 
@@ -86,7 +89,7 @@ def _open_redis(url: str, options: BackendOptions) -> Backend:
     from verl_agent_env.cluster.redis.rehearsal import rehearse
     from verl_agent_env.cluster.redis.store import RedisStore
 
-    keys, limits = Keys(options.namespace), RedisLimits(call_s=options.call_s)
+    keys, limits = Keys(options.namespace, options.num_slots), RedisLimits(call_s=options.call_s)
     # One connection each: a cancelled call closes its own, and a long commit delays no heartbeat.
     return Backend(
         RedisStore(url, keys, limits),

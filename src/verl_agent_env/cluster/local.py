@@ -32,6 +32,7 @@ from verl_agent_env.cluster.programs import (
 )
 from verl_agent_env.cluster.ring import Ring
 from verl_agent_env.config import NODE_TAKEN_EXIT_CODE, variable_of
+from verl_agent_env.types import NUM_SLOTS
 
 _HOST = "127.0.0.1"
 
@@ -109,6 +110,7 @@ class LocalCluster:
         workers: int = 2,
         port: int = 0,
         planned_nodes: int = 0,
+        num_slots: int = NUM_SLOTS,
         redis: str = "",
         serve_options: Sequence[str] = (),
         machines: Mapping[str, Machine] | None = None,
@@ -123,6 +125,7 @@ class LocalCluster:
             workers: How many workers each of them has.
             port: Where nginx listens; 0 takes a free one.
             planned_nodes: How many more nodes nginx knows of, which are not started.
+            num_slots: Number of slots.
             redis: URL of a Redis that runs already; one of its own when not given.
             serve_options: What else the nodes are given on their command line.
             machines: Where programs run, by name (``redis``, ``nginx``, ``node-1`` …), if not on the loopback.
@@ -144,6 +147,7 @@ class LocalCluster:
             require_free(self.port)
         self._say = say
         self._workers = workers
+        self._num_slots = num_slots
         self._nodes = nodes
         self._serve_options = tuple(serve_options)
         self._environment = clean_environment()
@@ -209,6 +213,7 @@ class LocalCluster:
             host=self.host,
             folder=self.folder,
             user=nginx_user(),
+            num_slots=self._num_slots,
             **({} if self._tls is None else self._tls.nginx_settings()),
         )
         write_nginx_config(settings, self._config)
@@ -227,7 +232,7 @@ class LocalCluster:
         if {worker["address"] for worker in workers} != set(expected):
             return False
         slots = {worker["address"]: worker["slots"] for worker in workers if worker["state"] == "ready"}
-        return slots == dict(Counter(Ring(sorted(expected)).assignments))
+        return slots == dict(Counter(Ring(sorted(expected), self._num_slots).assignments))
 
     def failed(self) -> Program | None:
         """Return an ended program without which the cluster cannot work, if there is one."""
@@ -281,6 +286,7 @@ class LocalCluster:
             *machine.enter,
             *serve_command(name, machine.host, ports, self._nodes),
             *(() if self._tls is None else self._tls.serve_options()),
+            f"--slots={self._num_slots}",
             *self._serve_options,
         ]
         # Through the environment: a command line is for all to see, and the URL may hold a password.

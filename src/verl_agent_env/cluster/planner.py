@@ -287,7 +287,7 @@ class RebalancePlanner:
         """
         if not listeners:
             return ()
-        assigned = ring_over(tuple(sorted(listeners))).assignments[: self._num_slots]
+        assigned = ring_over(tuple(sorted(listeners)), self._num_slots).assignments
         return tuple(listeners[address] for address in assigned)
 
 

@@ -5,7 +5,7 @@ owns its slot. The ring only proposes owners; the store decides.
 
 The hash is ketama as nginx builds it (``ngx_http_upstream_hash_module``): 160 points for a server of weight 1, each
 the crc32 of ``host ‖ 0x00 ‖ port ‖ previous point`` (4 bytes, little endian, from 0). A slot goes to the first point
-at or after the crc32 of its text, three hex digits, and wraps around. Host and port are the text in the
+at or after the crc32 of its text, three or four hex digits, and wraps around. Host and port are the text in the
 configuration, not what a name resolves to.
 
 nginx skips the points of dead upstreams, which gives the same result as a ring without them. After 20 skipped points it
@@ -22,17 +22,18 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from verl_agent_env.types import NUM_SLOTS
+from verl_agent_env.types import NUM_SLOTS, slot_text
 
 POINTS_PER_SERVER = 160
 """Points of a server of weight 1, as in nginx."""
 
 
 class Ring:
-    """A consistent hash of all slots over ``addresses`` (``host:port``, each once)."""
+    """A consistent hash of ``num_slots`` slots over ``addresses`` (``host:port``, each once)."""
 
-    def __init__(self, addresses: Sequence[str]) -> None:
+    def __init__(self, addresses: Sequence[str], num_slots: int = NUM_SLOTS) -> None:
         self.addresses = tuple(addresses)
+        self._num_slots = num_slots
         repeated = [address for address, count in Counter(self.addresses).items() if count > 1]
         if repeated:
             raise ValueError(f"the ring has '{repeated[0]}' more than once")
@@ -51,14 +52,15 @@ class Ring:
         """
         if not self.addresses:
             raise ValueError("a ring without addresses has no owners")
-        found = np.searchsorted(self._hashes, _slot_hashes()) % len(self._hashes)
+        found = np.searchsorted(self._hashes, _slot_hashes(self._num_slots)) % len(self._hashes)
         return tuple(self.addresses[server] for server in self._servers[found].tolist())
 
 
-@functools.lru_cache(maxsize=64)
-def ring_over(addresses: tuple[str, ...]) -> Ring:
+# Few: the points of 800 addresses take 1.5 MB.
+@functools.lru_cache(maxsize=8)
+def ring_over(addresses: tuple[str, ...], num_slots: int = NUM_SLOTS) -> Ring:
     """Return the ring over these addresses, cached."""
-    return Ring(addresses)
+    return Ring(addresses, num_slots)
 
 
 _NO_POINTS: npt.NDArray[np.uint32] = np.empty(0, dtype=np.uint32)
@@ -79,5 +81,6 @@ def _points_of(address: str) -> npt.NDArray[np.uint32]:
 
 
 @functools.cache
-def _slot_hashes() -> npt.NDArray[np.uint32]:
-    return np.array([zlib.crc32(f"{slot:03x}".encode()) for slot in range(NUM_SLOTS)], dtype=np.uint32)
+def _slot_hashes(num_slots: int) -> npt.NDArray[np.uint32]:
+    texts = (slot_text(slot, num_slots) for slot in range(num_slots))
+    return np.array([zlib.crc32(text.encode()) for text in texts], dtype=np.uint32)

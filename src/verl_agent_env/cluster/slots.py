@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from verl_agent_env.cluster.leases import LocalLease
 from verl_agent_env.errors import WorkerUnreachableError
-from verl_agent_env.types import NUM_SLOTS
+from verl_agent_env.types import MANY_SLOTS, NUM_SLOTS, new_env_id
 
 T = TypeVar("T")
 
@@ -33,7 +33,8 @@ class SlotTable:
         self.num_slots = num_slots
         self._lease = lease
         self._addresses: Sequence[str | None] = [None] * self.num_slots
-        self._is_mine = bytearray(self.num_slots)
+        # Of ids with more digits than the cluster's, too, which nobody owns.
+        self._is_mine = bytearray(MANY_SLOTS)
         self.for_new: Mapping[str, Sequence[int]] = {}
         """Slots in which new environments begin, by the address of the worker that they are for."""
         self._inherited: Collection[int] = frozenset()
@@ -67,7 +68,7 @@ class SlotTable:
             tokens: Token of each slot that this worker owns.
             foreign: Slots that other workers own.
         """
-        is_mine = bytearray(self.num_slots)
+        is_mine = bytearray(MANY_SLOTS)
         for slot in mine:
             is_mine[slot] = 1
         self._addresses, self._is_mine = addresses, is_mine
@@ -131,10 +132,14 @@ class SlotTable:
             for position in range(count)
         ]
 
-    def slot_nearby(self) -> int:
-        """Choose a slot for one new environment: of this worker, if it takes any; else one of all slots."""
+    def new_env_id_nearby(self, tag: str) -> str:
+        """Make the id of a new environment in a slot of this worker, if it takes any; else in one of all slots."""
         own = self.for_new.get(self.address) if self._can_take(self.address) else None
-        return random.choice(own) if own else random.randrange(self.num_slots)
+        return self.new_env_id(random.choice(own) if own else random.randrange(self.num_slots), tag)
+
+    def new_env_id(self, slot: int, tag: str = "") -> str:
+        """Make the unique id of a new environment in a slot, with the tag of its holder."""
+        return new_env_id(slot, tag, self.num_slots)
 
     def _can_take(self, address: str) -> bool:
         return address != self.address or self._lease is None or self._lease.valid

@@ -25,7 +25,6 @@ from typing import Literal, NamedTuple, Protocol
 
 import orjson
 
-from verl_agent_env.types import NUM_SLOTS
 from verl_agent_env.wire.records import record_of
 from verl_agent_env.wire.suspicions import Suspicion
 
@@ -118,6 +117,8 @@ class ClusterMap:
     """Live workers by incarnation."""
     suspicions: Mapping[str, Suspicion] = field(default_factory=dict)
     """Calls that have ended a worker, or may have, by :attr:`~verl_agent_env.wire.suspicions.Suspicion.key`."""
+    num_slots: int = 0
+    """Number of slots of the data set; 0 as long as no worker has joined."""
 
     def owner_of(self, slot: int) -> WorkerRecord | None:
         """Return the live worker that owns ``slot``, if there is one."""
@@ -145,6 +146,8 @@ class MapChanges:
     """Workers that have come or changed, by incarnation; None for those that have gone."""
     suspicions: Mapping[str, Suspicion]
     """All of them: those that have expired are no change of their own."""
+    num_slots: int
+    """Number of slots of the data set; 0 as long as no worker has joined."""
 
     def applied_to(self, known: ClusterMap | None) -> ClusterMap:
         """Return the map with these changes; parts that are the same are shared with the known one."""
@@ -164,11 +167,11 @@ class MapChanges:
                 for incarnation, worker in {**workers, **self.workers}.items()
                 if worker is not None
             }
-        return ClusterMap(self.generation, self.version, owners, workers, self.suspicions)
+        return ClusterMap(self.generation, self.version, owners, workers, self.suspicions, self.num_slots)
 
 
 class Store(Protocol):
-    """Membership and ownership, shared by all workers.
+    """Membership and ownership, shared by all workers. The first one that joins gives the data set its number of slots.
 
     Every call ends in bounded time and may be repeated after a lost answer: it gives the same result.
 
@@ -185,6 +188,7 @@ class Store(Protocol):
 
         Raises:
             NameTakenError: A worker of another supervisor is alive under this name.
+            SlotsDifferError: The data set has another number of slots than this worker.
             WorkerNotAliveError: The incarnation has left or was replaced.
         """
 
@@ -249,12 +253,12 @@ def holder_of(token: str) -> str:
     return token.partition(":")[2]
 
 
-def check_slots(slots: Collection[int]) -> None:
-    """Check that all numbers are slots.
+def check_slots(slots: Collection[int], num_slots: int) -> None:
+    """Check that all numbers are slots of a cluster of ``num_slots``.
 
     Raises:
         ValueError: One of them is not.
     """
     for slot in slots:
-        if not 0 <= slot < NUM_SLOTS:
-            raise ValueError(f"slot must be from 0 to {NUM_SLOTS - 1}, not {slot}")
+        if not 0 <= slot < num_slots:
+            raise ValueError(f"slot must be from 0 to {num_slots - 1}, not {slot}")

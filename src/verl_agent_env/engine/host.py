@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
@@ -58,7 +57,7 @@ class Host:
         *,
         name: str = "local",
         clock: Callable[[], float] = time.monotonic,
-        pick_slot: Callable[[], int] = lambda: random.getrandbits(12) % NUM_SLOTS,
+        num_slots: int = NUM_SLOTS,
         unknown: Callable[[str], VerlAgentEnvError] = EnvironmentNotFoundError,
         kinds: KindLoader | None = None,
         record: CallRecord | None = None,
@@ -73,7 +72,7 @@ class Host:
             limits: How much there may be.
             name: Of the worker.
             clock: Seconds.
-            pick_slot: Gives the slot of a new environment.
+            num_slots: Number of slots.
             unknown: Makes the error of an id that nothing is known of.
             kinds: Loads kinds.
             record: Where it is written what is under way.
@@ -107,6 +106,7 @@ class Host:
             lambda env_id: suspicions.refusal(env_id) or unknown(env_id),
             self.collector,
         )
+        self._num_slots = num_slots
         self._ownership = None if kept is None else kept.ownership
         self._log = None if kept is None else kept.log
         self.persistence = None if kept is None else self._persistence(kept)
@@ -120,7 +120,7 @@ class Host:
             self.env_table,
             self.executor,
             clock,
-            pick_slot,
+            num_slots,
             suspicions,
             self.recorder,
             self._owns,
@@ -356,9 +356,9 @@ class Host:
     def owned_slots(self) -> dict[int, str]:
         """Slots that this worker may act for now, with what proves it; empty where that is not shared with others."""
         if self._ownership is None:
-            return dict.fromkeys(range(NUM_SLOTS), "")
-        owns, token_of = self._ownership.owns, self._ownership.token_of
-        return {slot: token_of(slot) or "" for slot in range(NUM_SLOTS) if owns(slot)}
+            return dict.fromkeys(range(self._num_slots), "")
+        owns = self._ownership.owns
+        return {slot: token for slot, token in self._ownership.tokens.items() if owns(slot)}
 
     def as_owner(self, error: VerlAgentEnvError) -> VerlAgentEnvError:
         """The error; or that the environment is another worker's, where this one may not speak for it any more."""

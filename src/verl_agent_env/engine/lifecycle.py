@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import secrets
 import sys
 from collections import Counter
@@ -79,7 +80,7 @@ class Lifecycle:
         env_table: EnvTable,
         executor: Executor,
         clock: Callable[[], float],
-        pick_slot: Callable[[], int],
+        num_slots: int,
         suspicions: Suspicions,
         recorder: Recorder | None,
         owns: Callable[[int], bool],
@@ -103,7 +104,7 @@ class Lifecycle:
         self.is_stopping = False
         """Whether no more environments may begin."""
         self._registry = registry
-        self._pick_slot = pick_slot
+        self._num_slots = num_slots
 
     def prepare(self, request: CreateRequest) -> LiveEnv:
         """An instance without an environment yet, once what is asked for was checked.
@@ -134,7 +135,7 @@ class Lifecycle:
             )
             raise EnvironmentFailedError("", type(fault).__name__) from fault
         ttl_s = request.ttl_s if request.ttl_s is not None else self.limits.default_ttl_s
-        env_id = request.env_id or new_env_id(self._pick_slot(), request.tag)
+        env_id = request.env_id or self._new_env_id(request.tag)
         instance = LiveEnv(env_id, kind, arguments, request.run_id, ttl_s)
         if request.run_id is not None:
             instance.arguments_digest = sys.intern(arguments_digest(request.env_kwargs))
@@ -143,6 +144,9 @@ class Lifecycle:
         elif self._collector is not None:
             instance.env_kwargs = request.env_kwargs
         return instance
+
+    def _new_env_id(self, tag: str) -> str:
+        return new_env_id(random.getrandbits(16) % self._num_slots, tag, self._num_slots)
 
     def add(self, instance: LiveEnv, epoch: int | None = None) -> bool:
         """Make a new environment live; returns whether it is: one that came back meanwhile under its id stays.

@@ -61,6 +61,7 @@ The server answers them as ``application/problem+json`` (RFC 9457), the client r
     ├── ClusterError
     │   ├── WorkerNotAliveError           worker_not_alive           409
     │   ├── NameTakenError                worker_name_taken          409
+    │   ├── SlotsDifferError              slots_differ               409
     │   ├── GenerationChangedError        store_generation_changed   503     yes
     │   ├── StoreUnavailableError         store_unavailable          503     yes
     │   │   ├── StoreFullError            store_full                 503     yes

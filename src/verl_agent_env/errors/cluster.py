@@ -39,6 +39,18 @@ class NameTakenError(ClusterError, code="worker_name_taken"):
     """Address of the worker that has the name."""
 
 
+class SlotsDifferError(ClusterError, code="slots_differ"):
+    """The cluster's data set has another number of slots than the worker."""
+
+    title = "The cluster has another number of slots"
+    detail_format = (
+        "The cluster has {found} slots, and this node was told {wanted}: give it '--slots {found}', or a namespace or database "
+        "of its own."
+    )
+    wanted: int = 0
+    found: int = 0
+
+
 class GenerationChangedError(ClusterError, code="store_generation_changed", status=503, retryable=True):
     """The store was flushed or replaced since the worker last read it."""
 

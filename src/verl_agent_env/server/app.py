@@ -132,13 +132,16 @@ class EnvServer(FastAPI):
         connections = Connections(settings.connection_limits, proxies)
         self.loop_watch = LoopWatch()
         self.metrics = Metrics(self.env_host, self.worker.forwarder.forwarded, connections, self.loop_watch)
+        table = self.worker.table
         answers = KeptAnswers(
             limits.idempotency_memory_s,
             limits.idempotency_memory_bytes,
             self.env_host.clock,
-            lambda name: self.env_host.env_table.epoch_of(slot_of_key(name)),
+            lambda name: self.env_host.env_table.epoch_of(slot_of_key(name, table.num_slots)),
         )
-        idempotent = IdempotentRequests(self.worker.idempotency_records, answers, self.env_host.slices.turn)
+        idempotent = IdempotentRequests(
+            self.worker.idempotency_records, answers, self.env_host.slices.turn, table.num_slots
+        )
         self.server_handlers = ServerHandlers(self.metrics, self.worker)
         watch = self.worker.watch(self.metrics)
         tasks = TaskFinder(
@@ -178,7 +181,7 @@ class EnvServer(FastAPI):
         ]
         self.tracing = self._tracing_by(tracer_provider or spans.tracer_provider())
         routed = [self._traced(self.worker.route_to_owner(route)) for route in self._routes]
-        self.operations = Operations(RouteTable(routed), self.worker.table.slot_nearby)
+        self.operations = Operations(RouteTable(routed), table.new_env_id_nearby)
         openenv = OpenEnvHandlers(registry, self.env_host.kinds, self.operations)
         ors = OrsHandlers(registry, self.env_host.kinds, self.operations)
         others = [*self.worker.internal_routes, *openenv.routes(), *ors.routes()]

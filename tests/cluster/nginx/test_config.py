@@ -22,6 +22,7 @@ from tests.ports import free_port
 from tests.waiting import HANG_S, eventually
 from verl_agent_env.cluster.nginx.config import NginxSettings, nginx_config, write_nginx_config
 from verl_agent_env.cluster.ring import Ring
+from verl_agent_env.types import MANY_SLOTS, NUM_SLOTS
 
 PROBLEM_JSON = "application/problem+json"
 # The processes of an nginx that root starts are another's, to whom a test's folder is closed.
@@ -86,6 +87,12 @@ def test_same_workers_give_the_same_text_in_any_order() -> None:
     assert nginx_config(settings_with(addresses=there)) == nginx_config(settings_with(addresses=back))
 
 
+@pytest.mark.parametrize(("num_slots", "digits"), [(NUM_SLOTS, 3), (MANY_SLOTS, 4)])
+def test_slots_are_read_by_as_many_digits_as_the_cluster_has(num_slots: int, digits: int) -> None:
+    text = nginx_config(settings_with(num_slots=num_slots))
+    assert text.count(f"[0-9a-f]{{{digits}}})-[0-9a-f]{{32}}") == 2
+
+
 def test_a_note_stands_with_its_worker_in_both_groups_and_cannot_break_out() -> None:
     text = nginx_config(settings_with(addresses=("a:1", "b:1"), notes={"a:1": "10.0.0.1\nserver evil:1;"}))
     lines = [
@@ -114,6 +121,7 @@ def test_a_note_stands_with_its_worker_in_both_groups_and_cannot_break_out() -> 
         {"processes": -1},
         {"max_connections": 0},
         {"answer_timeout_s": 0},
+        {"num_slots": 256},
         {"fronts": ("10.0.0.1; }",)},
     ],
 )

@@ -11,9 +11,10 @@ import pytest
 from tests.cluster.dead_points import MAX_SKIPS, passed_over
 from tests.cluster.nginx_process import HashingNginx, Upstreams
 from verl_agent_env.cluster.ring import Ring
-from verl_agent_env.types import NUM_SLOTS
+from verl_agent_env.types import MANY_SLOTS, NUM_SLOTS, slot_text
 
-SLOTS = [f"{slot:03x}" for slot in range(NUM_SLOTS)]
+SLOTS = [slot_text(slot) for slot in range(NUM_SLOTS)]
+SOME = range(0, MANY_SLOTS, 17)
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +44,16 @@ async def test_ring_agrees_with_nginx_on_every_slot(
     upstreams.keep(alive)
     assert await nginx.assignment(SLOTS) == Ring(alive).assignments
     assert await nginx.assignment(SLOTS) == Ring(alive).assignments
+
+
+async def test_ring_agrees_with_nginx_on_slots_of_four_digits(
+    upstreams: Upstreams, nginx: HashingNginx
+) -> None:
+    upstreams.keep(upstreams.addresses)
+    ring = Ring(upstreams.addresses, MANY_SLOTS).assignments
+    assert len(ring) == MANY_SLOTS
+    picked = await nginx.assignment([slot_text(slot, MANY_SLOTS) for slot in SOME])
+    assert list(picked) == [ring[slot] for slot in SOME]
 
 
 async def test_ring_of_other_addresses_disagrees(upstreams: Upstreams, nginx: HashingNginx) -> None:

@@ -14,6 +14,7 @@ from verl_agent_env.cluster.nginx.config import NginxSettings
 from verl_agent_env.cluster.nginx.watch import DebouncedSet, NginxWatch, ReloadError
 from verl_agent_env.cluster.store import ClusterMap, WorkerRecord
 from verl_agent_env.errors import StoreUnavailableError
+from verl_agent_env.types import MANY_SLOTS
 
 NOBODY = "nobody.invalid"
 
@@ -24,6 +25,7 @@ class MembershipSource:
     def __init__(self, *addresses: str) -> None:
         self.addresses = addresses
         self.away = False
+        self.num_slots = 0
 
     async def read_map(self, known: ClusterMap | None = None) -> ClusterMap:
         if self.away:
@@ -32,7 +34,7 @@ class MembershipSource:
             f"life-{index}": WorkerRecord(f"life-{index}", f"name-{index}", "node", "pool", address, 1)
             for index, address in enumerate(self.addresses)
         }
-        return ClusterMap("g", 1, {}, workers)
+        return ClusterMap("g", 1, {}, workers, num_slots=self.num_slots)
 
     async def wait_for_change(self, version: int, timeout_s: float) -> int:
         raise AssertionError("a look does not wait")
@@ -95,6 +97,20 @@ async def test_an_unplanned_worker_is_added_and_nothing_happens_without_a_change
         await seen.watch.look()
     assert seen.declared == ["127.0.0.1:1", "127.0.0.1:9"]
     assert (seen.reloads, seen.path.stat().st_mtime_ns) == (2, written)
+
+
+async def test_slots_are_as_many_as_the_cluster_has(scene: Callable[..., Scene]) -> None:
+    members = MembershipSource("127.0.0.1:1")
+    seen = scene(members, "127.0.0.1:1")
+    # As long as nobody has joined, those of the settings.
+    await seen.watch.look()
+    assert "[0-9a-f]{3})" in seen.path.read_text("utf-8")
+    members.num_slots = MANY_SLOTS
+    for _ in range(2):
+        await seen.watch.look()
+    assert "[0-9a-f]{4})" in seen.path.read_text("utf-8")
+    assert seen.reloads == 2
+    assert len([line for line in seen.said if str(MANY_SLOTS) in line]) == 1
 
 
 @pytest.mark.parametrize(("departed_after_s", "left"), [(60.0, 2), (0.0, 1)])

@@ -8,7 +8,15 @@ from verl_agent_env.cluster.redis.keys import Keys
 
 
 def all_keys(keys: Keys) -> list[str]:
-    fixed = [keys.generation, keys.version, keys.changes, keys.owners, keys.names, keys.expiries]
+    fixed = [
+        keys.generation,
+        keys.version,
+        keys.num_slots_kept,
+        keys.changes,
+        keys.owners,
+        keys.names,
+        keys.expiries,
+    ]
     return [*fixed, keys.lease("i{n}c"), keys.ended("i{n}c")]
 
 

@@ -20,8 +20,8 @@ from verl_agent_env.cluster.redis.keys import Keys
 from verl_agent_env.cluster.redis.limits import RedisLimits
 from verl_agent_env.cluster.redis.scripts import Script
 from verl_agent_env.cluster.redis.store import RedisStore
-from verl_agent_env.errors import StoreFullError, StoreUnavailableError, WorkerNotAliveError
-from verl_agent_env.types import NUM_SLOTS
+from verl_agent_env.errors import SlotsDifferError, StoreFullError, StoreUnavailableError, WorkerNotAliveError
+from verl_agent_env.types import MANY_SLOTS, NUM_SLOTS
 
 TTL_S = NEVER_S
 PATIENT = RedisLimits(connect_s=HANG_S, call_s=HANG_S, poll_s=0.1)
@@ -297,6 +297,41 @@ async def test_version_differs_from_all_before_when_redis_goes_back(
         await client.set(keys.version, old)
         await store.claim(record.incarnation, [9])
         assert await store.map_version() not in seen
+    await client.aclose()
+
+
+async def test_worker_of_another_number_of_slots_is_refused_and_changes_nothing(
+    redis_server: RedisProcess, keys: Keys
+) -> None:
+    many = dataclasses.replace(keys, num_slots=MANY_SLOTS)
+    async with connected(redis_server.url, keys) as few, connected(redis_server.url, many) as store:
+        assert (await few.read_map()).num_slots == 0
+        record = worker()
+        await store.heartbeat(record, TTL_S)
+        tokens = await store.claim(record.incarnation, [0x1F, 0x1F0, MANY_SLOTS - 1])
+        before = await store.read_map()
+        assert before.num_slots == MANY_SLOTS
+        assert before.tokens_of(record.incarnation) == tokens
+        with pytest.raises(SlotsDifferError) as caught:
+            await few.heartbeat(worker(), TTL_S)
+        assert (caught.value.wanted, caught.value.found) == (NUM_SLOTS, MANY_SLOTS)
+        assert await store.read_map() == before
+        with pytest.raises(ValueError, match="from 0 to 65535"):
+            await store.claim(record.incarnation, [MANY_SLOTS])
+
+
+async def test_data_of_an_earlier_version_of_this_software_have_its_number_of_slots(
+    redis_server: RedisProcess, keys: Keys
+) -> None:
+    many = dataclasses.replace(keys, num_slots=MANY_SLOTS)
+    client: Redis = Redis.from_url(redis_server.url, decode_responses=True)
+    async with connected(redis_server.url, keys) as few, connected(redis_server.url, many) as store:
+        await few.heartbeat(worker(), TTL_S)
+        await client.delete(keys.num_slots_kept)
+        assert (await store.read_map()).num_slots == NUM_SLOTS
+        with pytest.raises(SlotsDifferError):
+            await store.heartbeat(worker(), TTL_S)
+        await few.heartbeat(worker(), TTL_S)
     await client.aclose()
 
 

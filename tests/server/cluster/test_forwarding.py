@@ -13,6 +13,7 @@ from tests.sim.virtual_loop import VirtualLoop
 from tests.waiting import NEVER_S, no_hang
 from verl_agent_env.cluster.slots import SlotTable
 from verl_agent_env.errors import (
+    EnvironmentNotFoundError,
     EpisodeEndedError,
     MovedError,
     SequenceGapError,
@@ -27,7 +28,7 @@ from verl_agent_env.server.http.headers import HOP_HEADER, KEY_HEADER, OPERATION
 from verl_agent_env.server.http.idempotency import name_of_key
 from verl_agent_env.server.http.tokens import Principal
 from verl_agent_env.server.http.types import Request, Response, Route
-from verl_agent_env.types import NUM_SLOTS
+from verl_agent_env.types import MANY_SLOTS, NUM_SLOTS, new_env_id
 from verl_agent_env.waits import OWNER_S
 
 HERE, B, C = "here:1", "b:2", "c:3"
@@ -104,6 +105,17 @@ async def test_a_call_goes_to_the_owner_of_its_slot_and_no_further() -> None:
         await call(pinned, Request(ENV_ID, b"", b"", {HOP_HEADER: b"1"}))
     assert moved.value.slot == SLOT
     assert workers.asked == [C]
+
+
+async def test_the_id_of_a_cluster_of_more_slots_is_known_to_nobody() -> None:
+    async def answer(address: str) -> PeerAnswer:
+        raise AssertionError(address)
+
+    pinned = forwarder(table_with(C), Workers(answer)).route_to_owner(STEP)
+    env_id = new_env_id(NUM_SLOTS + SLOT, "", MANY_SLOTS)
+    with pytest.raises(EnvironmentNotFoundError) as unknown:
+        await call(pinned, Request(env_id, b"", b"", {}))
+    assert unknown.value.env_id == env_id
 
 
 async def test_a_call_follows_a_slot_that_moves_and_keeps_its_operation() -> None:

@@ -33,7 +33,7 @@ from verl_agent_env.server.cluster.peers import PeerAnswer, Peers
 from verl_agent_env.server.cluster.router import Router
 from verl_agent_env.server.cluster.sharded_batches import ShardedBatches
 from verl_agent_env.server.http.types import Request
-from verl_agent_env.types import NUM_SLOTS, new_env_id, slot_of
+from verl_agent_env.types import MANY_SLOTS, NUM_SLOTS, new_env_id, slot_of
 from verl_agent_env.waits import OWNER_S
 from verl_agent_env.wire.parts import encode_run_part, encode_step_part
 from verl_agent_env.wire.results import EncodedReset, EncodedStep, size_of
@@ -129,6 +129,15 @@ class World:
     def seqs(self, env_ids: list[str], owner: str = B) -> list[int]:
         """The steps that each environment has taken."""
         return [self.workers[owner].host.env_table.find(env_id).seq for env_id in env_ids]
+
+
+async def test_ids_of_a_cluster_of_more_slots_are_known_to_nobody_and_stop_no_others(world: World) -> None:
+    env_ids = await world.create(2)
+    strange = new_env_id(NUM_SLOTS, "", MANY_SLOTS)
+    results = await batch_calls.step(world.batches, [env_ids[0], strange, env_ids[1]], ["right"] * 3, [0] * 3)
+    assert isinstance(results[1], EnvironmentNotFoundError)
+    assert results[1].env_id == strange
+    assert world.seqs(env_ids) == [1, 1]
 
 
 @pytest.fixture

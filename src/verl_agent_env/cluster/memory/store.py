@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import uuid
 from collections import deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from verl_agent_env.cluster.leases import boot_time
@@ -24,6 +24,7 @@ from verl_agent_env.cluster.store import (
     token_of,
 )
 from verl_agent_env.errors import GenerationChangedError, NameTakenError, WorkerNotAliveError
+from verl_agent_env.types import NUM_SLOTS
 from verl_agent_env.wire.suspicions import MAX_SUSPICIONS, Suspicion
 
 _LOOK_S = 0.05
@@ -60,12 +61,17 @@ class MemoryStore:
     Args:
         clock: Seconds, by which leases expire.
         new_id: Makes generations and nonces.
+        num_slots: Number of slots.
     """
 
     def __init__(
-        self, clock: Callable[[], float] = boot_time, new_id: Callable[[], str] = _random_id
+        self,
+        clock: Callable[[], float] = boot_time,
+        new_id: Callable[[], str] = _random_id,
+        num_slots: int = NUM_SLOTS,
     ) -> None:
         self._clock = clock
+        self._num_slots = num_slots
         self._new_id = new_id
         self._generation = new_id()
         self._version = 0
@@ -115,7 +121,7 @@ class MemoryStore:
         self, incarnation: str, slots: Collection[int], *, generation: str | None = None
     ) -> dict[int, str]:
         """Implement :meth:`Store.claim`."""
-        check_slots(slots)
+        check_slots(slots, self._num_slots)
         if generation is not None and generation != self._generation:
             raise GenerationChangedError(generation, self._generation)
         self._require_alive(incarnation)
@@ -135,7 +141,7 @@ class MemoryStore:
 
     async def hand_off(self, tokens: Mapping[int, str], to_incarnation: str) -> dict[int, str]:
         """Implement :meth:`Store.hand_off`."""
-        check_slots(tokens)
+        check_slots(tokens, self._num_slots)
         self._require_alive(to_incarnation)
         new_token = token_of(self._new_id(), to_incarnation)
         handed = dict.fromkeys(self.owned_under(tokens), new_token)
@@ -168,7 +174,7 @@ class MemoryStore:
             slots_of.setdefault(token, []).append(slot)
         owners = [(slots, token) for token, slots in slots_of.items()]
         workers = {incarnation: lease.record for incarnation, lease in self._live().items()}
-        return MapChanges(self._generation, self._version, owners, workers, self._present_suspicions())
+        return self._as_changes(owners, workers)
 
     def changes_since(self, generation: str, version: int) -> MapChanges | None:
         """Return what is new since a version; None if that is not remembered."""
@@ -181,15 +187,19 @@ class MemoryStore:
                 owners.append((change.slots, change.token))
             for incarnation in change.workers:
                 workers[incarnation] = live[incarnation].record if incarnation in live else None
-        return MapChanges(self._generation, self._version, owners, workers, self._present_suspicions())
+        return self._as_changes(owners, workers)
 
-    def _present_suspicions(self) -> dict[str, Suspicion]:
+    def _as_changes(
+        self, owners: Sequence[tuple[Collection[int], str]], workers: Mapping[str, WorkerRecord | None]
+    ) -> MapChanges:
         now = self._clock()
-        return {
+        suspicions = {
             key: dataclasses.replace(suspicion, lasts_s=until - now)
             for key, (suspicion, until) in self._suspicions.items()
             if until > now
         }
+        num_slots = self._num_slots if self._version else 0
+        return MapChanges(self._generation, self._version, owners, workers, suspicions, num_slots)
 
     async def map_version(self) -> int:
         """Implement :meth:`Store.map_version`."""

@@ -27,6 +27,7 @@ from verl_agent_env.errors import (
     VerlAgentEnvError,
     WorkerUnreachableError,
 )
+from verl_agent_env.types import MANY_SLOTS, NUM_SLOTS, slot_text
 
 _WORD = re.compile(r"[A-Za-z0-9_./:@\[\]*-]+")
 _ADDRESS = re.compile(r"([A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
@@ -98,6 +99,8 @@ class NginxSettings:
     they say."""
     compresses: bool = False
     """Whether large answers are compressed for clients that accept gzip."""
+    num_slots: int = NUM_SLOTS
+    """Slots of the cluster."""
     notes: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """Comment for each address, such as what its name resolves to. A new comment changes the text, so nginx reloads it."""
 
@@ -105,6 +108,8 @@ class NginxSettings:
         for address in self.addresses:
             if not is_address(address):
                 raise ValueError(f"'{address}' is no address: write host:port")
+        if self.num_slots not in (NUM_SLOTS, MANY_SLOTS):
+            raise ValueError(f"num_slots must be {NUM_SLOTS} or {MANY_SLOTS}, not {self.num_slots}")
         Ring(self.addresses)  # Refuses an address that is there twice.
         files = ("tls_cert", "tls_key", "tls_client_ca", "worker_ca", "worker_name", "worker_cert")
         for name in ("host", "error_log", "user", "folder", *files):
@@ -199,6 +204,7 @@ def replace_file(path: Path, text: str) -> None:
 
 
 def _http(settings: NginxSettings) -> str:
+    digits = len(slot_text(0, settings.num_slots))
     # Responses are never buffered on disk: what exceeds the buffers waits in the worker, which holds it anyway.
     return f"""\
 access_log off;
@@ -214,11 +220,11 @@ scgi_temp_path {settings.folder}/scgi;
 
 # The slot of a session that another wire names; empty for any other call.
 map $arg_session_id$http_x_session_id $env_session_slot {{
-  "~^(?<env_session_digits>[0-9a-f]{{3}})-[0-9a-f]{{32}}$" $env_session_digits;
+  "~^(?<env_session_digits>[0-9a-f]{{{digits}}})-[0-9a-f]{{32}}$" $env_session_digits;
 }}
 # The slot of a call on one environment; empty for any other call.
 map $uri $env_slot {{
-  "~^/api/environment/(?<env_slot_digits>[0-9a-f]{{3}})-[0-9a-f]{{32}}(?:/|$)" $env_slot_digits;
+  "~^/api/environment/(?<env_slot_digits>[0-9a-f]{{{digits}}})-[0-9a-f]{{32}}(?:/|$)" $env_slot_digits;
   default $env_session_slot;
 }}
 # A connection becomes a WebSocket where its client asks for one, and nothing else; all others are kept for further requests.

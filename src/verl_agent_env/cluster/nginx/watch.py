@@ -141,6 +141,9 @@ class NginxWatch:
             trouble = f"{away} Until then nginx keeps its present workers."
         else:
             self._map = state
+            if state.num_slots and state.num_slots != self._settings.num_slots:
+                self._settings = dataclasses.replace(self._settings, num_slots=state.num_slots)
+                self._say(f"The cluster has {state.num_slots} slots.")
             alive = {worker.address: "" for worker in state.workers.values() if is_address(worker.address)}
             self._unplanned = self._joined.see(alive).keys() - set(self._settings.addresses)
         self._note("store", trouble, "The store is available again.")

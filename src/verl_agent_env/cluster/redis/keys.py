@@ -18,6 +18,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from verl_agent_env.types import NUM_SLOTS, slot_text
+
 _NAMESPACE = re.compile(r"[A-Za-z0-9_.-]+")
 
 
@@ -26,6 +28,7 @@ class Keys:
     """Names of the keys of one data set."""
 
     namespace: str = "verl_agent_env"
+    num_slots: int = NUM_SLOTS
 
     def __post_init__(self) -> None:
         # Braces would move the hash tag.
@@ -50,13 +53,18 @@ class Keys:
         return f"{{{self.namespace}}}:mapv"
 
     @property
+    def num_slots_kept(self) -> str:
+        """String: number of slots of the data set, since the first worker has joined."""
+        return f"{{{self.namespace}}}:slots"
+
+    @property
     def changes(self) -> str:
         """Stream: what is new in each of the last versions of the map, under the version as id."""
         return f"{{{self.namespace}}}:changes"
 
     @property
     def owners(self) -> str:
-        """Hash: slot (three hex digits) to token."""
+        """Hash: slot (three or four hex digits) to token."""
         return f"{{{self.namespace}}}:own"
 
     @property
@@ -100,7 +108,16 @@ class Keys:
 
     def members(self, slot: int) -> str:
         """Set: ids of the environments in a slot."""
-        return f"{self.base}e:{slot:03x}"
+        return f"{self.base}e:{self.field(slot)}"
+
+    def field(self, slot: int) -> str:
+        """Return the digits of a slot, as ids begin with them."""
+        return slot_text(slot, self.num_slots)
+
+    def slots_in(self, fields: str) -> list[int]:
+        """Read slots whose digits stand one behind the other."""
+        digits = len(self.field(0))
+        return [int(fields[start : start + digits], 16) for start in range(0, len(fields), digits)]
 
     def bundles(self, log: str) -> list[str]:
         """Keys of one writer's bundles: a list, the set of their slots, and the number of the writer's last call."""

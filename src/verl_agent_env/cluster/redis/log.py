@@ -165,7 +165,7 @@ class RedisEventLog:
                 *(generation, keys.base, _CLOSED_MS, known.name, known.number or "", self._map or ""),
                 *(" ".join(sorted_out), steps, len(held), len(bundle.slots)),
                 *held,
-                *(f"{slot:03x}" for slot in bundle.slots),
+                *(self._keys.field(slot) for slot in bundle.slots),
                 *others,
             ]
             answer = await self._client.run(

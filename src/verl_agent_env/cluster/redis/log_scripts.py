@@ -15,6 +15,8 @@ local function why_unknown(env)
   if redis.call('EXISTS', base .. 'd:' .. env) == 1 then return 'closed' end
   return 'gone'
 end
+-- An id begins with its slot, in three digits or in four.
+local function slot_of(env) return string.sub(env, 1, string.byte(env, 4) == 45 and 3 or 4) end
 local function episode_of(header) return tonumber(string.match(header, '^%d+')) end
 local function journal(env, episode) return base .. 'j:' .. env .. ':' .. episode end
 """
@@ -111,7 +113,7 @@ end
 local reads = {a = true, x = true, p = true, c = true}
 local read, at = {}, first
 while at <= #ARGV do
-  if reads[ARGV[at]] then read[string.sub(ARGV[at + 1], 1, 3)] = true end
+  if reads[ARGV[at]] then read[slot_of(ARGV[at + 1])] = true end
   at = after(at)
 end
 local unsorted = logs_with(read, name .. ' ' .. ARGV[7])
@@ -123,7 +125,6 @@ local function note(env, episode, steps)
   grown[#grown + 1] = tonumber(episode)
   grown[#grown + 1] = steps
 end
-local function slot_of(env) return string.sub(env, 1, 3) end
 local function is_owned(slot)
   if owned[slot] == nil then owned[slot] = held[redis.call('HGET', KEYS[2], slot)] == true end
   return owned[slot]
@@ -330,7 +331,7 @@ LOAD = Script(
 local answer, size, enough = {}, 0, tonumber(ARGV[1])
 local read = {}
 for i = 5, #ARGV do
-  if redis.call('EXISTS', base .. 'm:' .. ARGV[i]) == 1 then read[string.sub(ARGV[i], 1, 3)] = true end
+  if redis.call('EXISTS', base .. 'm:' .. ARGV[i]) == 1 then read[slot_of(ARGV[i])] = true end
 end
 local unsorted = logs_with(read, ARGV[4])
 if #unsorted > 0 then return {'bundles', unpack(unsorted)} end

@@ -123,7 +123,13 @@ class _Trial:
             for incarnation in incarnations:
                 await self._store.leave(incarnation)
             single = [keys.generation, keys.version, keys.changes, keys.owners, keys.names, keys.expiries]
-            single += [keys.suspicions, keys.episode_rows, keys.episode_counts, keys.primary]
+            single += [
+                keys.num_slots_kept,
+                keys.suspicions,
+                keys.episode_rows,
+                keys.episode_counts,
+                keys.primary,
+            ]
             single += [keys.logs, *keys.bundles(self._log.name)]
             of_workers = [key for one in incarnations for key in (keys.lease(one), keys.ended(one))]
             await self._client.run(

@@ -17,6 +17,7 @@ import hashlib
 from dataclasses import dataclass, field
 
 from verl_agent_env.cluster.store import MAX_CHANGED_SLOTS, MAX_CHANGES
+from verl_agent_env.types import NUM_SLOTS
 
 
 @dataclass(frozen=True)
@@ -35,17 +36,22 @@ class Script:
 
 
 # allow_when_full: allows the following writes in a full Redis.
+# num_slots_in: number of slots of the data set; that of earlier versions of this software, if one of them began it; '0' if nobody has.
 # owned, changed: note in the list of news that slots have a new token ('' for none), or that a worker has come, gone or changed.
 # bump: makes a new version of the map, keeps what is new in it, and publishes it. Microseconds of Redis' clock, or one more than the last
 # version when that is ahead: so it differs from all earlier ones also after Redis was emptied or went back to an older copy. Lua's
 # numbers and JSON's hold it exactly (below 2^53 until the year 2255). The stream of changes has an entry for each version, whose
 # id is the version: 's' and 't' (slots, one behind the other, and their token) and 'w' (an incarnation). It begins anew where a
 # version is missing in it, as after a change by earlier versions of this software, and with news of very many slots.
-_BUMP = """
+_BUMP = (
+    """
 local function allow_when_full(mapv) redis.call('DEL', mapv .. ':none') end
 local function now_us()
   local t = redis.call('TIME')
   return t[1] * 1000000 + t[2]
+end
+local function num_slots_in(slots, mapv)
+  return redis.call('GET', slots) or (redis.call('EXISTS', mapv) == 1 and 'NUM_SLOTS') or '0'
 end
 local function owned(news, slots, token)
   if #slots == 0 then return end
@@ -69,7 +75,10 @@ local function bump(mapv, changes, news)
   redis.call('PUBLISH', mapv, text)
   return text
 end
-""".replace("MAX_CHANGES", str(MAX_CHANGES)).replace("MAX_CHANGED_SLOTS", str(MAX_CHANGED_SLOTS))
+""".replace("NUM_SLOTS", str(NUM_SLOTS))
+    .replace("MAX_CHANGES", str(MAX_CHANGES))
+    .replace("MAX_CHANGED_SLOTS", str(MAX_CHANGED_SLOTS))
+)
 
 # finish: ends an incarnation. Deletes its lease, frees its slots, and has it refused from now on.
 _FINISH = """
@@ -93,14 +102,14 @@ local function finish(news, inc, own, names, expiries, lease_prefix, ended_prefi
 end
 """
 
-# KEYS   gen, mapv, changes, own, names, expiries, lease of the caller, mark of the caller's end
+# KEYS   gen, mapv, changes, own, names, expiries, lease of the caller, mark of the caller's end, number of slots
 # ARGV   1 lease prefix, 2 ended prefix, 3 how long an end is remembered (ms), 4 new generation, 5 ttl (ms),
-#        6 incarnation, 7 name, 8 supervisor, 9 shape, 10 address, 11 record (JSON)
-# Return {'ok', generation, version} | {'ended'} | {'taken', address of the worker that has the name}
+#        6 incarnation, 7 name, 8 supervisor, 9 shape, 10 address, 11 record (JSON), 12 number of the caller's slots
+# Return {'ok', generation, version} | {'ended'} | {'taken', address of the worker that has the name} | {'slots', their number}
 HEARTBEAT = Script(
     "heartbeat",
     _BUMP + _FINISH + """
-local gen, mapv, changes, own, names, expiries, lease, ended = unpack(KEYS)
+local gen, mapv, changes, own, names, expiries, lease, ended, slots = unpack(KEYS)
 local inc, name, supervisor, shape = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 if redis.call('EXISTS', ended) == 1 then return {'ended'} end
 local holder = redis.call('HGET', names, name)
@@ -110,9 +119,12 @@ if holder and holder ~= inc then
   if seen[1] and seen[1] ~= supervisor then return {'taken', seen[2]} end
   replaced = seen[1] and holder
 end
+local num_slots = num_slots_in(slots, mapv)
+if num_slots ~= '0' and num_slots ~= ARGV[12] then return {'slots', num_slots} end
 
 allow_when_full(mapv)
 redis.call('SET', gen, ARGV[4], 'NX')
+redis.call('SET', slots, ARGV[12], 'NX')
 local news = {}
 if replaced then finish(news, replaced, own, names, expiries, ARGV[1], ARGV[2], ARGV[3]) end
 -- Its lease may be over without anybody having noticed.
@@ -280,15 +292,15 @@ return 1
 """,
 )
 
-# KEYS   gen, mapv, changes, own, names, expiries, suspicions
+# KEYS   gen, mapv, changes, own, names, expiries, suspicions, number of slots
 # ARGV   1 lease prefix, 2 new generation, 3 and 4 generation and version of the map that the caller has ('' for none)
 # Return {generation, version or nil, 1 for what has changed since the caller's map or 0 for the whole, token ('' for none) and its
 #        slots (digits one behind the other) by turns, the records (JSON) of live workers, incarnations that are not alive,
-#        how long each suspicion still lasts (ms) and the suspicion (JSON) by turns}
+#        how long each suspicion still lasts (ms) and the suspicion (JSON) by turns, number of slots or '0'}
 MAP = Script(
     "map",
     _BUMP + """
-local gen, mapv, changes, own, names, expiries, suspicions = unpack(KEYS)
+local gen, mapv, changes, own, names, expiries, suspicions, slots = unpack(KEYS)
 if redis.call('EXISTS', gen) == 0 then
   allow_when_full(mapv)
   redis.call('SET', gen, ARGV[2])
@@ -332,7 +344,7 @@ if #news > 0 and news[1][1] == ARGV[4] .. '-0' and news[#news][1] == version .. 
     local inc = redis.call('HGET', names, name)
     if inc then look(inc) end
   end
-  return {generation, version, 1, owners, records, gone, suspected}
+  return {generation, version, 1, owners, records, gone, suspected, num_slots_in(slots, mapv)}
 end
 
 for _, inc in ipairs(redis.call('HVALS', names)) do
@@ -353,7 +365,7 @@ for token, slots in pairs(slots_of) do
   owners[#owners + 1] = token
   owners[#owners + 1] = table.concat(slots)
 end
-return {generation, version, 0, owners, records, gone, suspected}
+return {generation, version, 0, owners, records, gone, suspected, num_slots_in(slots, mapv)}
 """,
 )
 

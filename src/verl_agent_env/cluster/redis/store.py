@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import itertools
 import uuid
 from collections.abc import Collection, Mapping
 
@@ -21,7 +22,12 @@ from verl_agent_env.cluster.store import (
     check_slots,
     token_of,
 )
-from verl_agent_env.errors import GenerationChangedError, NameTakenError, WorkerNotAliveError
+from verl_agent_env.errors import (
+    GenerationChangedError,
+    NameTakenError,
+    SlotsDifferError,
+    WorkerNotAliveError,
+)
 from verl_agent_env.wire.suspicions import MAX_SUSPICIONS, Suspicion
 
 _ENDED_MS = int(ENDED_MEMORY_S * 1000)
@@ -64,6 +70,7 @@ class RedisStore:
                 keys.expiries,
                 keys.lease(incarnation),
                 keys.ended(incarnation),
+                keys.num_slots_kept,
             ],
             [
                 keys.lease_prefix,
@@ -77,6 +84,7 @@ class RedisStore:
                 record.shape,
                 record.address,
                 record.to_json(),
+                keys.num_slots,
             ],
         )
         match answer:
@@ -84,6 +92,8 @@ class RedisStore:
                 return Heartbeat(generation, int(version))
             case ["taken", address]:
                 raise NameTakenError(record.name, address)
+            case ["slots", found]:
+                raise SlotsDifferError(keys.num_slots, int(found))
             case _:
                 raise WorkerNotAliveError(incarnation, "ended")
 
@@ -100,7 +110,7 @@ class RedisStore:
         self, incarnation: str, slots: Collection[int], *, generation: str | None = None
     ) -> dict[int, str]:
         """Implement :meth:`Store.claim`."""
-        check_slots(slots)
+        check_slots(slots, self._keys.num_slots)
         keys, wanted = self._keys, list(slots)
         answer = await self._client.run(
             scripts.CLAIM,
@@ -117,7 +127,7 @@ class RedisStore:
                 generation or "",
                 incarnation,
                 token_of(uuid.uuid4().hex, incarnation),
-                *map(_field, wanted),
+                *map(keys.field, wanted),
             ],
         )
         match answer:
@@ -130,7 +140,7 @@ class RedisStore:
 
     async def hand_off(self, tokens: Mapping[int, str], to_incarnation: str) -> dict[int, str]:
         """Implement :meth:`Store.hand_off`."""
-        check_slots(tokens)
+        check_slots(tokens, self._keys.num_slots)
         keys, new_token = self._keys, token_of(uuid.uuid4().hex, to_incarnation)
         answer = await self._client.run(
             scripts.HAND_OFF,
@@ -141,7 +151,7 @@ class RedisStore:
                 keys.lease(to_incarnation),
                 keys.ended(to_incarnation),
             ],
-            [new_token, *_pairs(tokens)],
+            [new_token, *itertools.chain(*((keys.field(slot), token) for slot, token in tokens.items()))],
         )
         match answer:
             case ["ok", moved]:
@@ -160,7 +170,7 @@ class RedisStore:
     async def read_map(self, known: ClusterMap | None = None) -> ClusterMap:
         """Implement :meth:`Store.read_map`."""
         keys = self._keys
-        generation, version, is_change, owners, records, gone, suspicions = await self._client.run(
+        answer = await self._client.run(
             scripts.MAP,
             [
                 keys.generation,
@@ -170,6 +180,7 @@ class RedisStore:
                 keys.names,
                 keys.expiries,
                 keys.suspicions,
+                keys.num_slots_kept,
             ],
             [
                 keys.lease_prefix,
@@ -177,6 +188,7 @@ class RedisStore:
                 *(("", "") if known is None else (known.generation, known.version)),
             ],
         )
+        generation, version, is_change, owners, records, gone, suspicions, num_slots = answer
         workers = [WorkerRecord.from_json(record) for record in records]
         suspected = [
             dataclasses.replace(Suspicion.from_json(text), lasts_s=int(left_ms) / 1000)
@@ -185,9 +197,10 @@ class RedisStore:
         changes = MapChanges(
             generation,
             int(version or 0),
-            [(_slots_in(slots), token) for token, slots in zip(owners[::2], owners[1::2], strict=True)],
+            [(keys.slots_in(slots), token) for token, slots in zip(owners[::2], owners[1::2], strict=True)],
             {**dict.fromkeys(gone), **{worker.incarnation: worker for worker in workers}},
             {suspicion.key: suspicion for suspicion in suspected},
+            int(num_slots),
         )
         return changes.applied_to(known if is_change else None)
 
@@ -221,16 +234,3 @@ async def _wait(event: asyncio.Event, timeout_s: float) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(timeout_s):
             await event.wait()
-
-
-def _field(slot: int) -> str:
-    return f"{slot:03x}"
-
-
-def _slots_in(fields: str) -> list[int]:
-    """Read the slots whose fields stand one behind the other."""
-    return [int(fields[start : start + 3], 16) for start in range(0, len(fields), 3)]
-
-
-def _pairs(tokens: Mapping[int, str]) -> list[str]:
-    return [part for slot, token in tokens.items() for part in (_field(slot), token)]

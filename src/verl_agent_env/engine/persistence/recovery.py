@@ -17,7 +17,7 @@ from verl_agent_env.engine.persistence.slot_ownership import SlotOwnership
 from verl_agent_env.envs.registry import Registry
 from verl_agent_env.errors import AtCapacityError, StoreUnavailableError
 from verl_agent_env.turns import Turns
-from verl_agent_env.types import NUM_SLOTS, slot_of
+from verl_agent_env.types import slot_of
 from verl_agent_env.wire.event_log import EventLog
 from verl_agent_env.wire.records import Entry, Saved, Write
 from verl_agent_env.wire.suspicions import Suspicions
@@ -143,8 +143,7 @@ class Recovery:
         Raises:
             StoreUnavailableError: The log does not answer.
         """
-        owned = [slot for slot in range(NUM_SLOTS) if self._ownership.token_of(slot) is not None]
-        await self.recover_slots(owned)
+        await self.recover_slots(sorted(self._ownership.tokens))
 
     async def all_actions(self, instance: LiveEnv) -> list[bytes] | None:
         """Read all actions of an episode of which memory has the last ones; None if the first are kept nowhere.

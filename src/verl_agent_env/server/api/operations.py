@@ -18,7 +18,6 @@ from verl_agent_env.server.http.dispatcher import require_seen, start
 from verl_agent_env.server.http.route_table import RouteTable
 from verl_agent_env.server.http.tokens import Principal
 from verl_agent_env.server.http.types import JSON, Request, Response, Route
-from verl_agent_env.types import new_env_id
 
 _NO_HEADERS: Mapping[bytes, bytes] = {}
 
@@ -61,19 +60,19 @@ class Operation:
 class Operations:
     """The operations of an API."""
 
-    def __init__(self, routes: RouteTable, slot_nearby: Callable[[], int]) -> None:
+    def __init__(self, routes: RouteTable, new_env_id: Callable[[str], str]) -> None:
         """Offer the operations of these routes.
 
         Args:
             routes: Of the API.
-            slot_nearby: Chooses the slot of a new environment, at this worker if it takes any.
+            new_env_id: Makes the id of a new environment, with the tag of its holder, at this worker if it takes any.
         """
         self._routes = routes
-        self._slot_nearby = slot_nearby
+        self._new_env_id = new_env_id
 
     def new_env_id(self, principal: Principal) -> str:
         """Choose the id of an environment that is yet to be made, near the connection that asks for it."""
-        return new_env_id(self._slot_nearby(), principal.tag)
+        return self._new_env_id(principal.tag)
 
     async def call(
         self,

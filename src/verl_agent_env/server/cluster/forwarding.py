@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from verl_agent_env.engine import AwaitableOrValue, await_maybe
-from verl_agent_env.errors import MovedError, VerlAgentEnvError
+from verl_agent_env.errors import EnvironmentNotFoundError, MovedError, VerlAgentEnvError
 from verl_agent_env.server.cluster.peers import Peers
 from verl_agent_env.server.cluster.router import Router
 from verl_agent_env.server.http.headers import HOP_HEADER, KEY_HEADER, PRINCIPAL_HEADER
@@ -61,7 +61,7 @@ class Forwarder:
 
         def local_or_forward(request: Request) -> AwaitableOrValue[Response]:
             name = name_of_key(request)
-            if name is None or self._owns(slot := slot_of_key(name)):
+            if name is None or self._owns(slot := slot_of_key(name, self._router.table.num_slots)):
                 return handle(request)
             # Who owns the slot does not see the token that the key belongs to, and gets its name instead.
             headers = {**request.headers, KEY_HEADER: name.encode()}
@@ -87,6 +87,9 @@ class Forwarder:
         """
         if HOP_HEADER in request.headers:
             raise MovedError(slot)
+        if slot >= self._router.table.num_slots:
+            # The id of another cluster.
+            raise EnvironmentNotFoundError(request.env_id)
 
         async def send(address: str, _: list[int]) -> list[Response]:
             if address == self._router.table.address:

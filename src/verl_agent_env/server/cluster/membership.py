@@ -82,7 +82,7 @@ class FixedMembership:
         self._record = record
         self._peers = peers
         self._host = host
-        owners = Ring(identity.pool).assignments
+        owners = Ring(identity.pool, table.num_slots).assignments
         table.assign(
             owners,
             [slot for slot in range(table.num_slots) if owners[slot] == identity.address],

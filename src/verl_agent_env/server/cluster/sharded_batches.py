@@ -15,6 +15,7 @@ from verl_agent_env.engine import CreateRequest
 from verl_agent_env.engine.batches import Batches, BatchItems, Closed, RunClosed
 from verl_agent_env.engine.budget import WHOLE_ROOM, AnswerRoom
 from verl_agent_env.errors import (
+    EnvironmentNotFoundError,
     InternalError,
     InvalidRequestError,
     MovedError,
@@ -26,7 +27,7 @@ from verl_agent_env.server.cluster.router import Router
 from verl_agent_env.server.http.headers import ANSWER_SHARE_HEADER
 from verl_agent_env.server.verbs.values import INITIALIZE, new_environments
 from verl_agent_env.server.verbs.verb import Verb
-from verl_agent_env.types import new_env_id, slot_of
+from verl_agent_env.types import slot_of
 from verl_agent_env.wire.large_bodies import write_unread
 from verl_agent_env.wire.operations import new_call
 from verl_agent_env.wire.parts import decode_run_part
@@ -83,10 +84,18 @@ class ShardedBatches:
                 return [no_owner] * len(items)
         if items.operations is None:
             items = dataclasses.replace(items, operations=verb.operations(new_call(), items))
+        slots, num_slots = [slot_of(env_id) for env_id in items.env_ids], self._router.table.num_slots
+        if slots and max(slots) >= num_slots:
+            # Ids of another cluster.
+            kept = [position for position, slot in enumerate(slots) if slot < num_slots]
+            results: list[Any] = [EnvironmentNotFoundError(e) for e in items.env_ids]
+            ran = await self.run(verb, items.at(kept), room)
+            for position, result in zip(kept, ran, strict=True):
+                results[position] = result
+            return results
         batch = _Batch(verb, items, room)
         return await self._router.until_owned(
-            [slot_of(env_id) for env_id in items.env_ids],
-            lambda address, positions: self._part(batch, address, positions),
+            slots, lambda address, positions: self._part(batch, address, positions)
         )
 
     async def create_one(self, request: CreateRequest) -> Created:
@@ -113,7 +122,9 @@ class ShardedBatches:
         slots = await self._router.slots_for_new(len(requests)) if needs_ids else [0] * len(requests)
         named: list[CreateRequest] = []
         for number, (request, slot) in enumerate(zip(requests, slots, strict=True), 1):
-            env_id = new_env_id(slot, request.tag) if request.env_id is None else request.env_id
+            env_id = (
+                self._router.table.new_env_id(slot, request.tag) if request.env_id is None else request.env_id
+            )
             seed = secrets.randbits(53) if request.seed is None else request.seed
             named.append(dataclasses.replace(request, env_id=env_id, seed=seed))
             if number % _ITEMS == 0:

@@ -25,7 +25,7 @@ from verl_agent_env.server.cluster.identity import WorkerIdentity
 from verl_agent_env.server.cluster.membership import FixedMembership, Membership, SharedMembership
 from verl_agent_env.server.cluster.peers import NoPeers, Peers
 from verl_agent_env.server.cluster.worker import ClusterWorker
-from verl_agent_env.types import NUM_SLOTS, slot_of
+from verl_agent_env.types import slot_of
 from verl_agent_env.wire.suspicions import Suspicions
 
 Connect = Callable[[Callable[[str], str]], Peers]
@@ -43,7 +43,7 @@ def wire_worker(
     clock: Callable[[], float] = time.monotonic,
     lease_clock: Callable[[], float] = boot_time,
     timing: Timing | None = None,
-    num_slots: int = NUM_SLOTS,
+    num_slots: int | None = None,
     kinds: KindLoader | None = None,
     record: WorkerRecord | None = None,
     episodes: EpisodeOptions | None = None,
@@ -60,18 +60,19 @@ def wire_worker(
         clock: Seconds, by which environments are used and closed.
         lease_clock: Seconds, by which leases end and slots move.
         timing: Durations of the cluster; by the lease of the settings if not given.
-        num_slots: Number of slots.
+        num_slots: Number of slots; that of the settings if not given.
         kinds: Loads kinds.
         record: The worker's description of itself; made of its identity if not given.
         episodes: Where and how episodes are kept that are over, if they are.
     """
+    num_slots = num_slots or settings.slots
     timing = timing or Timing(settings.lease_s)
     lease = LocalLease(timing, lease_clock) if settings.is_shared else None
     table = SlotTable(identity.address, lease, num_slots)
 
     def unknown_env_error(env_id: str) -> VerlAgentEnvError:
         # What is kept was looked for before: if the log does not know the id, nobody does.
-        if not settings.is_shared and env_id[3:4] == "-" and table.is_inherited(slot_of(env_id)):
+        if not settings.is_shared and env_id[-33:-32] == "-" and table.is_inherited(slot_of(env_id)):
             return EnvironmentLostError(env_id, "the worker that held it has ended, or it never was")
         return EnvironmentNotFoundError(env_id)
 
@@ -83,6 +84,7 @@ def wire_worker(
         limits,
         name=identity.address,
         clock=clock,
+        num_slots=num_slots,
         unknown=unknown_env_error,
         kinds=kinds,
         record=CallRecord(identity.record_memory),
@@ -108,6 +110,7 @@ def open_backend_of(settings: ClusterSettings, limits: HttpLimits) -> Backend:
     """Return the store that the settings name; the memory of this process if they name none."""
     options = BackendOptions(
         settings.namespace,
+        num_slots=settings.slots,
         keys_known_s=max(KNOWN_S, limits.idempotency_memory_s),
         keys_max_bytes=limits.idempotency_memory_bytes // 4,
     )

@@ -19,7 +19,7 @@ from verl_agent_env.engine import CreateRequest
 from verl_agent_env.errors import IdempotencyKeyReusedError, InvalidRequestError, ShuttingDownError
 from verl_agent_env.server.http.headers import HOP_HEADER, KEY_HEADER
 from verl_agent_env.server.http.types import Request
-from verl_agent_env.types import NUM_SLOTS, numbered_env_id
+from verl_agent_env.types import NUM_SLOTS, numbered_env_id, slot_text
 from verl_agent_env.wire.large_bodies import Turn
 from verl_agent_env.wire.pieces import Body
 
@@ -61,9 +61,9 @@ def name_of_key(request: Request) -> str | None:
     return hashlib.blake2b(request.principal.key_scope + b"\0" + key, digest_size=_NAME_BYTES).hexdigest()
 
 
-def slot_of_key(name: str) -> int:
-    """The slot whose owner answers for a key."""
-    return int(name[:3], 16)
+def slot_of_key(name: str, num_slots: int) -> int:
+    """The slot, of ``num_slots``, whose owner answers for a key."""
+    return int(name[: len(slot_text(0, num_slots))], 16)
 
 
 async def fingerprint_of(route: str, body: bytes, turn: Turn) -> str:
@@ -78,7 +78,11 @@ async def fingerprint_of(route: str, body: bytes, turn: Turn) -> str:
 
 
 async def named_by(
-    name: str, record: IdempotencyRecord, requests: Sequence[CreateRequest], turn: Turn
+    name: str,
+    record: IdempotencyRecord,
+    requests: Sequence[CreateRequest],
+    turn: Turn,
+    num_slots: int = NUM_SLOTS,
 ) -> list[CreateRequest]:
     """Give the requests ids and seeds that follow from the record: whoever carries them out makes the same environments.
 
@@ -86,29 +90,30 @@ async def named_by(
     ring means for each of the record's workers; without workers evenly in all slots, and that of a single one in the
     slot of the key, whose owner is asked for it. ``turn`` is waited for after every few milliseconds of work.
     """
-    shares, first, size = _shares_of(record.workers), slot_of_key(name), len(requests)
+    shares, size = _shares_of(record.workers, num_slots), len(requests)
+    first = slot_of_key(name, num_slots)
     named = []
     for position, request in enumerate(requests):
         if position and position % _ITEMS == 0:
             await turn()
         digest = hashlib.blake2b(b"%d" % position, digest_size=28, key=record.nonce.encode()).digest()
-        slot = (first + position * NUM_SLOTS // size) % NUM_SLOTS
+        slot = (first + position * num_slots // size) % num_slots
         if shares:
             share = shares[(first + len(shares) * position // size) % len(shares)]
             slot = share[int.from_bytes(digest[24:]) % len(share)]
         number = int.from_bytes(digest[:16])
-        env_id = numbered_env_id(slot, request.tag, number)
+        env_id = numbered_env_id(slot, request.tag, number, num_slots)
         seed = request.seed if request.seed is not None else int.from_bytes(digest[16:24]) >> _SEED_SHIFT
         named.append(dataclasses.replace(request, env_id=env_id, seed=seed))
     return named
 
 
 @functools.lru_cache(maxsize=64)
-def _shares_of(workers: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
+def _shares_of(workers: tuple[str, ...], num_slots: int) -> tuple[tuple[int, ...], ...]:
     """The slots of each of these workers on the ring over them; those that have some."""
     shares: dict[str, list[int]] = {}
     if workers:
-        for slot, address in enumerate(ring_over(workers).assignments):
+        for slot, address in enumerate(ring_over(workers, num_slots).assignments):
             shares.setdefault(address, []).append(slot)
     return tuple(tuple(shares[address]) for address in sorted(shares))
 
@@ -205,15 +210,19 @@ class KeptAnswers:
 class IdempotentRequests:
     """Carries out calls that make environments; those of one key once."""
 
-    def __init__(self, records: IdempotencyRecords, answers: KeptAnswers, turn: Turn) -> None:
+    def __init__(
+        self, records: IdempotencyRecords, answers: KeptAnswers, turn: Turn, num_slots: int = NUM_SLOTS
+    ) -> None:
         """Make environments under keys.
 
         Args:
             records: What is known of each key, by all workers.
             answers: What this worker has answered.
             turn: Waits for the turn of a large request.
+            num_slots: Number of slots.
         """
         self._turn = turn
+        self._num_slots = num_slots
         self._records = records
         self._answers = answers
 
@@ -259,7 +268,9 @@ class IdempotentRequests:
         return await self._answers.keep(
             name,
             fingerprint,
-            lambda: make(wanted, lambda requests: named_by(name, record, requests, self._turn)),
+            lambda: make(
+                wanted, lambda requests: named_by(name, record, requests, self._turn, self._num_slots)
+            ),
         )
 
 
