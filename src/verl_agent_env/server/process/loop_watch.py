@@ -76,8 +76,11 @@ class LoopWatch:
     def _watch(self, loop_thread: threading.Thread, stopped: threading.Event) -> None:
         thread_id = loop_thread.ident or 0
         clock = time.pthread_getcpuclockid(thread_id)
-        while not stopped.wait(_LOOK_S):
+        pause_s = _LOOK_S
+        while not stopped.wait(pause_s):
             rounds, late_s = self._rounds, time.monotonic() - self._round_at - _LOOK_S
+            # Each look takes the interpreter away from the loop: there is none before the round could be too long.
+            pause_s = max(_LOOK_S, self._max_s - late_s)
             if late_s <= self._max_s or self._blamed == rounds:
                 continue
             frame = sys._current_frames().get(thread_id)  # noqa: SLF001 - documented, in spite of its name

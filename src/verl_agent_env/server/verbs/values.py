@@ -154,8 +154,9 @@ def _step_one(host: Host) -> Handler:
     def handle(request: Request) -> AwaitableOrValue[Response]:
         action, seq = decode_step(request.body)
         # A number names a step as well.
-        operation = request.operation() if seq is None else b""
-        return map_maybe(apply(request.env_id, action, seq, operation), _json)
+        answer = apply(request.env_id, action, seq, request.operation() if seq is None else b"")
+        # Nearly always, without the calls that waiting takes.
+        return Response(answer.to_json()) if type(answer) is EncodedStep else map_maybe(answer, _json)
 
     return handle
 
