@@ -36,6 +36,8 @@ class Asked(NamedTuple):
     epoch: int
     losses: int
     at: float
+    confirmed: int
+    """Steps that were answered: others may have been meanwhile, of which the answer need not know."""
 
 
 class Client:
@@ -176,7 +178,7 @@ class Client:
             # About a time before the loss.
             return
         if isinstance(answer, BaseException):
-            self._take_error(verb, seq, asked.epoch, answer)
+            self._take_error(verb, seq, asked, answer)
         elif verb == "step":
             self._take_step(seq, asked.epoch, answer)
         else:
@@ -213,13 +215,13 @@ class Client:
         if answer.observation.replace(UPGRADED.encode(), b"") != self._reference.beginning.observation:
             self._violate(f"the episode began with {answer.observation!r}")
 
-    def _take_error(self, verb: str, seq: int, epoch: int, error: BaseException) -> None:
+    def _take_error(self, verb: str, seq: int, asked: Asked, error: BaseException) -> None:
         if isinstance(error, EnvironmentClosedError) and (self.is_closed or self.pending == "close"):
             return
-        if epoch != self.epoch:
+        if asked.epoch != self.epoch:
             return
         if isinstance(error, SequenceGapError) and verb == "step":
-            self._take_gap(seq, error.expected_seq)
+            self._take_gap(seq, error.expected_seq, asked.confirmed)
         elif isinstance(error, SequenceStaleError) and seq + 1 < self.tried:
             # Several were under way, and all were taken though none was answered: only the last can be asked for again.
             self.confirmed = max(self.confirmed, min(error.expected_seq, self.tried) - 1)
@@ -230,14 +232,20 @@ class Client:
         else:
             self._violate(f"{verb} {seq} gave {error!r}")
 
-    def _take_gap(self, seq: int, expected: int) -> None:
-        """Steps before this one are missing: none that was acknowledged may be, unless the store lost it."""
-        if expected >= self.confirmed:
-            if seq <= self.confirmed:
+    def _take_gap(self, seq: int, expected: int, confirmed: int) -> None:
+        """Steps before this one are missing: none that was acknowledged may be, unless the store lost it.
+
+        Args:
+            seq: The step that was asked for.
+            expected: The step that would have been the next one.
+            confirmed: Steps that were acknowledged when it was asked for.
+        """
+        if expected >= confirmed:
+            if seq <= confirmed:
                 self._violate(f"step {seq} was refused, with {expected} expected")
             return
         if self.floor is None or expected < self.floor:
-            self._violate(f"{self.confirmed} steps were acknowledged, but only {expected} are kept")
+            self._violate(f"{confirmed} steps were acknowledged, but only {expected} are kept")
         # Its history is sent again.
         self.confirmed = expected
 

@@ -315,7 +315,7 @@ class World:
         call.add_done_callback(answered, context=Context())
 
     def _asked(self, client: Client) -> Asked:
-        return Asked(client.epoch, client.losses, self.loop.now)
+        return Asked(client.epoch, client.losses, self.loop.now, client.confirmed)
 
     def owner_of(self, client: Client) -> Worker:
         """The one worker that owns the client's slot while all is calm."""
