@@ -59,8 +59,8 @@ _TAG = slice(-_UUID_HEX_DIGITS, _VERSION)
 _TAGGED = "8"
 _LENGTHS = (4 + _UUID_HEX_DIGITS, 5 + _UUID_HEX_DIGITS)
 _FOUR_DIGITS = re.compile("[0-9a-f]{4}")
-_SLOTS = {f"{slot:03x}": slot for slot in range(NUM_SLOTS)}
-"""Slots by their digits."""
+_SLOTS = {f"{slot:03x}-": slot for slot in range(NUM_SLOTS)}
+"""Slots by what the ids in them begin with."""
 
 
 class StepResult(NamedTuple):
@@ -132,12 +132,10 @@ def slot_of(env_id: str) -> int:
         A number from 0 to ``NUM_SLOTS - 1``; of an id with four digits, which no cluster of :data:`NUM_SLOTS` slots makes, up to
         ``MANY_SLOTS - 1``.
     """
-    length = len(env_id)
-    slot = None
-    if length == 4 + _UUID_HEX_DIGITS and env_id[3] == "-":
-        slot = _SLOTS.get(env_id[:3])
-    elif length == 5 + _UUID_HEX_DIGITS and env_id[4] == "-":
-        slot = _slot_of_four(env_id[:4])
+    slot = _SLOTS.get(env_id[:4])
+    if slot is not None and len(env_id) == _LENGTHS[0]:
+        return slot
+    slot = _slot_of_four(env_id[:4]) if len(env_id) == _LENGTHS[1] and env_id[4] == "-" else None
     return zlib.crc32(env_id.encode()) & (NUM_SLOTS - 1) if slot is None else slot
 
 

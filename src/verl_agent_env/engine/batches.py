@@ -63,10 +63,10 @@ class BatchItems:
         if len(positions) == len(self.env_ids):
             return self
         return BatchItems(
-            [self.env_ids[position] for position in positions],
-            self.wanted and [self.wanted[position] for position in positions],
-            self.details and [self.details[position] for position in positions],
-            self.operations and [self.operations[position] for position in positions],
+            _those_of(self.env_ids, positions),
+            self.wanted and _those_of(self.wanted, positions),
+            self.details and _those_of(self.details, positions),
+            self.operations and _those_of(self.operations, positions),
         )
 
     def arguments(self) -> Iterable[tuple[str, Any, Any, bytes]]:
@@ -83,6 +83,10 @@ class BatchItems:
             itertools.repeat(b"", size) if self.operations is None else self.operations,
             strict=True,
         )
+
+
+def _those_of(column: Sequence[T], positions: Iterable[int]) -> list[T]:
+    return list(map(column.__getitem__, positions))
 
 
 Call = Callable[[str, Any, Any, bytes], AwaitableOrValue[T]]

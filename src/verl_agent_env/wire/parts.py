@@ -7,6 +7,7 @@ items. The header has the small values and the length of each piece. Failed item
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -23,13 +24,13 @@ _MAX_ITEMS = 1 << 24
 
 def encode_step_part(results: Sequence[EncodedStep | VerlAgentEnvError]) -> bytes:
     """Encode the results of steps, in order."""
-    answers = [result for result in results if isinstance(result, EncodedStep)]
+    errors, answers = _sorted(results)
     header = {
         "rewards": [answer.reward for answer in answers],
         "terminated": [answer.terminated for answer in answers],
         "truncated": [answer.truncated for answer in answers],
     }
-    return _encode(header, results, [(answer.observation, answer.info) for answer in answers])
+    return _encode(header, errors, answers)
 
 
 def decode_step_part(part: bytes) -> list[EncodedStep | VerlAgentEnvError]:
@@ -48,8 +49,7 @@ def decode_step_part(part: bytes) -> list[EncodedStep | VerlAgentEnvError]:
 
 def encode_reset_part(results: Sequence[EncodedReset | VerlAgentEnvError]) -> bytes:
     """Encode the results of resets, in order."""
-    answers = [result for result in results if isinstance(result, EncodedReset)]
-    return _encode({}, results, [(answer.observation, answer.info) for answer in answers])
+    return _encode({}, *_sorted(results))
 
 
 def decode_reset_part(part: bytes) -> list[EncodedReset | VerlAgentEnvError]:
@@ -64,9 +64,8 @@ def decode_reset_part(part: bytes) -> list[EncodedReset | VerlAgentEnvError]:
 
 def encode_created_part(results: Sequence[Created | VerlAgentEnvError]) -> bytes:
     """Encode new environments, in order."""
-    created = [result for result in results if isinstance(result, Created)]
-    pieces = [(answer.observation, answer.info) for _, answer in created]
-    return _encode({"env_ids": [env_id for env_id, _ in created]}, results, pieces)
+    errors, created = _sorted(results)
+    return _encode({"env_ids": [env_id for env_id, _ in created]}, errors, created)
 
 
 def decode_created_part(part: bytes) -> list[Created | VerlAgentEnvError]:
@@ -117,13 +116,20 @@ def decode_run_part(part: bytes) -> tuple[int, set[int]]:
         return closed, set(slots)
 
 
-def _encode(header: dict[str, Any], results: Sequence[Any], pieces: list[tuple[bytes, bytes]]) -> bytes:
-    header["lengths"] = [len(piece) for pair in pieces for piece in pair]
-    header["errors"] = _problems(results)
+def _encode(header: dict[str, Any], errors: list[list[Any]], answers: Sequence[Any]) -> bytes:
+    pieces = [piece for answer in answers for piece in (answer.observation, answer.info)]
+    header["lengths"] = [*map(len, pieces)]
+    header["errors"] = errors
     head = orjson.dumps(header)
-    return b"".join(
-        [len(head).to_bytes(_LENGTH_BYTES, "big"), head, *(piece for pair in pieces for piece in pair)]
-    )
+    return b"".join([len(head).to_bytes(_LENGTH_BYTES, "big"), head, *pieces])
+
+
+def _sorted(results: Sequence[Any]) -> tuple[list[list[Any]], Sequence[Any]]:
+    """Return the errors among results, encoded, and all other results."""
+    errors = _problems(results)
+    if not errors:
+        return errors, results
+    return errors, [result for result in results if not isinstance(result, VerlAgentEnvError)]
 
 
 def _problems(results: Sequence[Any]) -> list[list[Any]]:
@@ -150,15 +156,12 @@ def _decode(
 def _pieces(part: bytes, start: int, lengths: list[int]) -> list[bytes]:
     if min(lengths, default=0) < 0 or start + sum(lengths) != len(part):
         raise ValueError(f"a part of {len(part)} bytes, where {start + sum(lengths)} were announced")
-    pieces: list[bytes] = []
-    for length in lengths:
-        pieces.append(part[start : start + length])
-        start += length
-    return pieces
+    ends = list(itertools.accumulate(lengths, initial=start))
+    return list(map(part.__getitem__, map(slice, ends, ends[1:])))
 
 
 def _column(values: Any, kind: type) -> list[Any]:
-    if not isinstance(values, list) or any(type(value) is not kind for value in values):
+    if not isinstance(values, list) or not {kind}.issuperset(map(type, values)):
         raise ValueError(f"a part with a column that is no list of {kind.__name__}")
     return values
 

@@ -112,8 +112,8 @@ class Journal:
 
     def write(self, write: Write) -> Group:
         """Put a write in the queue; returns the group that it goes with."""
-        slot = write.slot
-        overtakes = write.kind in _OVERTAKING
+        slot, kind, queue = write.slot, write.kind, self._queue
+        overtakes = kind in _OVERTAKING
         generation = self._ownership.generation
         held: Mapping[int, str | None] = self._ownership.tokens
         if slot not in held:
@@ -122,7 +122,7 @@ class Journal:
             held = {slot: token}
         group = self._parked.get(slot) if self._parked else None
         if group is None or group.held[slot] != held[slot]:
-            group = self._queue[-1] if self._queue else None
+            group = queue[-1] if queue else None
             if (
                 group is None
                 or group.overtakes != overtakes
@@ -130,16 +130,16 @@ class Journal:
                 or (group.held is not held and (group.generation != generation or group.held != held))
                 or group.is_full
             ):
-                if self._queue:
+                if queue:
                     # The group before this one takes nothing any more.
                     self._due.set()
                 group = Group(generation, held)
-                self._queue.append(group)
+                queue.append(group)
         group.add(write)
         if overtakes:
             group.overtakes = True
         self._wake.set()
-        if write.kind in _PROMPT:
+        if kind in _PROMPT:
             self._due.set()
         return group
 

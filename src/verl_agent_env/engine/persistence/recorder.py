@@ -194,9 +194,10 @@ class Recorder:
         """
         if mark.digest is not None:
             entry = b"%b\n%b\n%b" % (instance.last_operation, mark.digest, recorded)
-            place = instance.env_id, instance.slot, instance.episode, instance.seq - 1
+            env_id, seq = instance.env_id, instance.seq - 1
             # As self._write(…), in half the time.
-            group = self.journal.write(tuple.__new__(Write, ("append", *place, entry, ())))
+            write = tuple.__new__(Write, ("append", env_id, instance.slot, instance.episode, seq, entry, ()))
+            group = self.journal.write(write)
             if instance.durability in _AWAITED:
                 instance.group = group
         if mark.state is not None:

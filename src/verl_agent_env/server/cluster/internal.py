@@ -105,21 +105,16 @@ class InternalHandlers:
             await self._control.drain()
         return Response(self._control.record().to_json())
 
-    def _sort(self, env_ids: Sequence[str]) -> tuple[list[int], dict[int, VerlAgentEnvError]]:
+    def _sort(self, env_ids: Sequence[str]) -> tuple[Sequence[int], dict[int, VerlAgentEnvError]]:
         """Positions of the environments whose slots are this worker's own, and the error of each other one."""
         note("batch_size", len(env_ids))
-        mine: list[int] = []
-        foreign: dict[int, VerlAgentEnvError] = {}
-        owned: dict[int, bool] = {}
-        for position, env_id in enumerate(env_ids):
-            slot = slot_of(env_id)
-            if slot not in owned:
-                owned[slot] = self._table.owns(slot)
-            if owned[slot]:
-                mine.append(position)
-            else:
-                foreign[position] = MovedError(slot)
-        return mine, foreign
+        slots = [slot_of(env_id) for env_id in env_ids]
+        gone = {slot for slot in set(slots) if not self._table.owns(slot)}
+        if not gone:
+            # Nearly always.
+            return range(len(slots)), {}
+        mine = [position for position, slot in enumerate(slots) if slot not in gone]
+        return mine, {position: MovedError(slot) for position, slot in enumerate(slots) if slot in gone}
 
 
 # Whose the environments of a part are was looked at by the worker that was asked for the batch.
@@ -127,7 +122,7 @@ _part = partial(Route, auth_scope="admin", is_part=True, is_long=True)
 
 
 def _merge(
-    positions: list[int], results: Sequence[T | VerlAgentEnvError], foreign: dict[int, VerlAgentEnvError]
+    positions: Sequence[int], results: Sequence[T | VerlAgentEnvError], foreign: dict[int, VerlAgentEnvError]
 ) -> Sequence[T | VerlAgentEnvError]:
     if not foreign:
         return results

@@ -85,13 +85,17 @@ class Router:
         search = search.sent()
         again: list[int] = []
         passing: dict[type, VerlAgentEnvError] = {}
-        may_pass = search.may_pass
+        results = call.results
         for position, result in zip(positions, await self._at(owner, call, positions), strict=True):
-            # The owner is looked for until the search is over: to the client, a moved slot has none by then.
-            call.results[position] = _no_owner_error() if isinstance(result, MovedError) else result
-            if isinstance(result, VerlAgentEnvError) and may_pass(result):
+            results[position] = result
+            if not isinstance(result, VerlAgentEnvError):
+                continue
+            if search.may_pass(result):
                 again.append(position)
                 passing[type(result)] = result
+            if isinstance(result, MovedError):
+                # The owner is looked for until the search is over: to the client, a moved slot has none by then.
+                results[position] = _no_owner_error()
         if not again:
             return
         heard_at = None if owner is None else self._peers.heard_at(owner)
@@ -124,12 +128,13 @@ class Router:
     def _by_owner(self, slots: Sequence[int], positions: Iterable[int]) -> dict[str | None, list[int]]:
         """Group positions by the owner of their slots; None for slots that nobody may act for."""
         parts: dict[str | None, list[int]] = {}
-        owners: dict[int, str | None] = {}
+        part_of: dict[int, list[int]] = {}
         for position in positions:
             slot = slots[position]
-            if slot not in owners:
-                owners[slot] = self.table.owner_of(slot)
-            parts.setdefault(owners[slot], []).append(position)
+            part = part_of.get(slot)
+            if part is None:
+                part = part_of[slot] = parts.setdefault(self.table.owner_of(slot), [])
+            part.append(position)
         return parts
 
 
