@@ -214,6 +214,46 @@ def test_newcomer_gets_its_slots_once_it_has_settled() -> None:
     assert core.wait_s() is None
 
 
+def test_slots_wait_until_nobody_else_has_come_for_a_while() -> None:
+    """So each of them moves once, to its owner on the ring over all."""
+    clock = Clock()
+    core = member("a", clock)
+    mine = dict.fromkeys(range(NUM_SLOTS), "a")
+    core.observe(seen(A, owners=mine))
+    clock.now += 10
+    core.observe(seen(A, B, owners=mine))
+    clock.now += 0.9 * TIMES.settle_s
+    core.observe(seen(A, B, C, owners=mine))
+    clock.now += 0.9 * TIMES.settle_s
+    assert core.plan().hand_off == {}
+    clock.now += 0.1 * TIMES.settle_s
+    assert core.plan().hand_off == {
+        "b": dict.fromkeys(slots_of(B, A, B, C), "t:a"),
+        "c": dict.fromkeys(slots_of(C, A, B, C), "t:a"),
+    }
+    assert core.wait_s() is None
+
+
+def test_workers_that_keep_coming_hold_nobody_up_for_long() -> None:
+    clock = Clock()
+    core = member("a", clock)
+    mine = dict.fromkeys(range(NUM_SLOTS), "a")
+    core.observe(seen(A, owners=mine))
+    clock.now += 10
+    came = clock.now
+    others = [B]
+    core.observe(seen(A, *others, owners=mine))
+    while not core.plan().hand_off:
+        assert clock.now < came + TIMES.gather_s
+        clock.now += min(core.wait_s() or 0.0, 0.5 * TIMES.settle_s)
+        if clock.now < came + TIMES.gather_s:
+            others.append(worker())
+            core.observe(seen(A, *others, owners=mine))
+    assert clock.now == came + TIMES.gather_s
+    # Who has just come may crash again at once.
+    assert core.plan().hand_off.keys() == {"b"}
+
+
 def test_newcomer_that_crashed_in_between_settles_anew() -> None:
     clock = Clock()
     core = member("a", clock)

@@ -36,7 +36,7 @@ def test_the_defaults_are_those_of_the_documentation() -> None:
         ({"safety": 1.0}, "between 0 and 1"),
         ({"heartbeats_per_lease": 3}, "two lost heartbeats"),
         ({"safety": 0.7}, "two lost heartbeats"),
-        ({"settle_s": 16.0}, "longer than arrive_s"),
+        ({"settle_s": 16.0}, "gather_s"),
         ({"hand_over_again_s": waits.HAND_OVER_S}, "hand_over_again_s"),
     ],
 )

@@ -154,9 +154,7 @@ class RebalancePlanner:
         if self._map is None or me is None:
             return RebalancePlan()
         now = self._clock()
-        settled = {
-            worker for worker, since in self._ready_since.items() if since + self._timing.settle_s <= now
-        }
+        settled = {worker for worker, at in self._takes_from().items() if at <= now}
         may_claim = me.state == "ready" and now >= self._claims_from
         # Every call that finds no owner has the plan made again, mostly from the same input.
         state = (self._map, settled, self._preferences(now), may_claim)
@@ -172,11 +170,17 @@ class RebalancePlanner:
             self._planned_from, self._plan = state, RebalancePlan(claim, self._hand_offs(self._map, takers))
         return self._plan
 
+    def _takes_from(self) -> dict[str, float]:
+        """Return the time from which each ready worker is handed slots: when nobody else has come for a while."""
+        timing, since = self._timing, self._ready_since
+        all_came = max(since.values(), default=0.0) + timing.settle_s
+        return {worker: min(at + timing.gather_s, all_came) for worker, at in since.items()}
+
     def wait_s(self) -> float | None:
         """Return the seconds until time alone changes the plan; None if it does not."""
         now = self._clock()
-        moments = [since + self._timing.settle_s for since in self._ready_since.values()]
-        moments += {who.until for who in self._preferred.values()} | {self._claims_from}
+        moments = {*self._takes_from().values()}
+        moments |= {who.until for who in self._preferred.values()} | {self._claims_from}
         return min((moment - now for moment in moments if moment > now), default=None)
 
     def forward_to(self) -> list[WorkerRecord | None]:

@@ -16,6 +16,9 @@ class Timing:
     """How long the store counts a worker as alive after its last heartbeat."""
     settle_s: float = 1.0
     """How long a worker must have been ready before others hand it slots: one that keeps crashing gets none."""
+    gather_s: float = 3.0
+    """How long a ready worker is given no slots at most while others come after it, each within ``settle_s``: so slots move once,
+    to their final owners, when many workers join."""
     grace_s: float = 5.0
     """How long former owners have the first claim after the store was emptied or away, because they still hold the state;
     and those who can read what a dead worker's slots hold, where not all can."""
@@ -48,8 +51,8 @@ class Timing:
                 "heartbeats_per_lease must be such that two lost heartbeats do not end the lease"
             )
         # Otherwise a new worker would lose its new environments before it gets the slots for them.
-        if self.settle_s > self.arrive_s:
-            raise ValueError("settle_s must not be longer than arrive_s")
+        if not self.settle_s <= self.gather_s <= self.arrive_s:
+            raise ValueError("gather_s must be from settle_s to arrive_s")
         # Otherwise the same slots would be prepared again without a pause, and could not be used meanwhile.
         if self.hand_over_again_s <= waits.HAND_OVER_S:
             raise ValueError(f"hand_over_again_s must be longer than {waits.HAND_OVER_S:g}")
