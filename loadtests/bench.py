@@ -19,6 +19,7 @@ from loadtests.bench_memory import bench_memory, show_a_million
 from loadtests.bench_peers import bench_peers, require_peers
 from loadtests.bench_recovery import bench_recovery
 from loadtests.bench_web import bench_web
+from verl_agent_env.types import NUM_SLOTS
 
 _PARTS = ("steps", "durable", "large", "memory", "levels")
 _MORE = ("million", "cluster", "recovery", "ring", "map", "peers", "web")
@@ -39,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--live", type=int, default=100_000, help="for recovery (default: 100000)")
     parser.add_argument("--levels", type=int, default=300, help="levels per size (default: 300)")
     parser.add_argument("--workers", type=int, default=8, help="for map (default: 8)")
+    parser.add_argument("--slots", type=int, default=NUM_SLOTS, help=f"for map (default: {NUM_SLOTS})")
     options = parser.parse_args(arguments)
     # Not as choices: Python 3.11 would refuse to be given none.
     unknown = set(options.parts) - {*_PARTS, *_MORE}
@@ -66,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if "web" in parts:
         is_kept &= asyncio.run(bench_web(options.rounds))
     if "map" in parts:
-        bench_map(options.workers)
+        bench_map(options.workers, options.slots)
     if "ring" in parts:
         Console().print(bench_ring.ring_table(50))
     if "million" in parts:

@@ -76,8 +76,8 @@ class CountedEnvironments:
     def count(self) -> int:
         return self.in_slot.total()
 
-    def count_in(self, slot: int) -> int:
-        return self.in_slot[slot]
+    def slots_in_use(self) -> Collection[int]:
+        return [slot for slot, count in self.in_slot.items() if count]
 
     def count_not_durable(self, slot: int) -> int:
         return self.bound[slot]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import random
 from collections.abc import Mapping
 
 import pytest
@@ -87,7 +88,7 @@ def test_slots_of_the_dead_are_claimed_by_those_who_can_read_what_was_theirs() -
         core.observe(seen(old, other_old, new, newer, owners=owners))
         core.observe(seen(other_old, new, newer, owners=owners))
         claims[record.incarnation] = core.plan().claim
-        assert core.forward_to()[7] == other_old
+        assert core.forward_to()[7] == other_old.address
     assert claims == {"b": tuple(range(NUM_SLOTS)), "c": (), "d": ()}
 
 
@@ -279,7 +280,7 @@ def test_last_worker_keeps_its_slots_while_it_drains() -> None:
     core = member("a")
     core.observe(seen(as_state(A, "draining"), owners={1: "a"}))
     assert core.plan() == RebalancePlan()
-    assert core.forward_to()[1] == as_state(A, "draining")
+    assert core.forward_to()[1] == A.address
 
 
 # --- forwarding --------------------------------------------------------------------------------------------
@@ -289,10 +290,10 @@ def test_requests_go_to_the_live_owner_else_to_whom_the_ring_proposes() -> None:
     core = member("a")
     mine, others = slots_of(A, A, B)[0], slots_of(B, A, B)[0]
     core.observe(seen(A, B, owners={mine: "b", others: "dead"}))
-    assert core.forward_to()[mine] == B
-    assert core.forward_to()[others] == B
+    assert core.forward_to()[mine] == B.address
+    assert core.forward_to()[others] == B.address
     core.observe(seen(A, B))
-    assert core.forward_to()[mine] == A
+    assert core.forward_to()[mine] == A.address
     core.observe(seen(as_state(A, "starting")))
     assert core.forward_to()[mine] is None
 
@@ -309,7 +310,7 @@ def test_owners_of_old_come_first_after_the_store_was_emptied() -> None:
         core.observe(seen(A, B, generation="g2"))
     assert a.plan().claim == tuple(range(NUM_SLOTS))
     assert b.plan().claim == ()
-    assert b.forward_to()[slots_of(B, A, B)[0]] == A
+    assert b.forward_to()[slots_of(B, A, B)[0]] == A.address
     assert b.wait_s() == pytest.approx(TIMES.settle_s)
     clock.now += TIMES.settle_s
     assert b.wait_s() == pytest.approx(TIMES.grace_s - TIMES.settle_s)
@@ -435,3 +436,46 @@ def test_any_history_ends_with_every_slot_where_the_ring_has_it(history: list[tu
             assert [owner and owner.address for owner in held] == list(wanted)
 
     asyncio.run(play())
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_plans_over_what_has_changed_are_those_over_whole_maps(seed: int) -> None:
+    chance, clock = random.Random(seed), Clock()
+    store = MemoryStore(clock=clock)
+    by_changes, by_wholes = member("a", clock), member("a", clock)
+    others = [worker(f"w{number}") for number in range(8)]
+    for record in [A, *others[:3]]:
+        await store.heartbeat(record, 1000.0)
+    for _ in range(80):
+        clock.now += chance.choice([0.0, 0.1, 1.0, 4.0])
+        cluster = await store.read_map(by_changes.cluster)
+        by_changes.observe(cluster)
+        by_wholes.observe(await store.read_map())
+        plan = by_changes.plan()
+        assert plan == by_wholes.plan()
+        assert by_changes.placement() == by_wholes.placement()
+        ready = {o.address for o in cluster.workers.values() if o.state == "ready"}
+        ring = Ring(sorted(ready)).assignments if ready else ()
+        at_home: dict[str, list[int]] = {}
+        for slot, address in enumerate(ring):
+            if (owner := cluster.owner_of(slot)) is not None and owner.address == address:
+                at_home.setdefault(address, []).append(slot)
+        given = by_changes.placement().slots
+        assert at_home == {address: given[address] for address in at_home}
+        assert by_changes.forward_to() == by_wholes.forward_to()
+        assert by_changes.tokens() == by_wholes.tokens() == cluster.tokens_of("a")
+        foreign = {slot for slot in range(NUM_SLOTS) if slot in by_changes.foreign()}
+        assert foreign == {s for s in cluster.owners if (o := cluster.owner_of(s)) is not None and o != A}
+        happening, record = chance.randrange(6), chance.choice(others)
+        if happening == 0:
+            await store.heartbeat(as_state(record, chance.choice(["ready", "draining"])), 1000.0)
+        elif happening == 1:
+            store._end(record.incarnation)
+            store._ended.clear()
+        elif happening == 2 and record.incarnation in cluster.workers:
+            await store.claim(record.incarnation, chance.sample(range(NUM_SLOTS), 300))
+        elif happening == 3:
+            await store.claim("a", plan.claim[:500])
+        elif happening == 4:
+            for target, tokens in plan.hand_off.items():
+                await store.hand_off(dict(chance.sample(sorted(tokens.items()), len(tokens) // 2)), target)

@@ -38,8 +38,8 @@ class HostedEnvironments(Protocol):
     def count(self) -> int:
         """Count the live environments."""
 
-    def count_in(self, slot: int) -> int:
-        """Count the environments in a slot, including those being created."""
+    def slots_in_use(self) -> Collection[int]:
+        """Return the slots with environments, including those being created."""
 
     def count_not_durable(self, slot: int) -> int:
         """Count the environments in a slot that are not durable: they would be lost if another worker took the slot."""
@@ -330,10 +330,12 @@ class ClusterAgent:
         while True:
             times_away = self._times_away
             cluster = await self._store.read_map(self._planner.cluster)
-            # Environments of other workers may move here, but only if this worker has announced that it reads them.
-            await self._environments.load_kinds(
-                {name for other in cluster.workers.values() for name in other.reads or ()}
-            )
+            known = self._planner.cluster
+            if known is None or cluster.workers is not known.workers:
+                # Environments of other workers may move here, but only if this worker has announced that it reads them.
+                await self._environments.load_kinds(
+                    {name for other in cluster.workers.values() for name in other.reads or ()}
+                )
             if times_away == self._times_away:
                 self._planner.observe(cluster)
                 self._version = cluster.version
@@ -401,26 +403,23 @@ class ClusterAgent:
 
     def _take_in(self, cluster: ClusterMap, placement: Placement) -> None:
         self._placement = placement
-        me = self.record.incarnation
-        mine = cluster.tokens_of(me) if me in cluster.workers else {}
-        foreign = {slot for slot, own in cluster.owners.items() if own.incarnation != me}
+        mine = self._planner.tokens() if self.record.incarnation in cluster.workers else {}
         self._environments.update_suspicions(cluster.suspicions)
-        self._forget_lost(foreign)
+        self._forget_lost()
         self._forget_outdated(cluster.generation, mine)
         self.table.assign(
-            [None if worker is None else worker.address for worker in self._planner.forward_to()],
+            self._planner.forward_to(),
             mine,
             for_new=placement.slots,
             generation=cluster.generation,
             tokens=mine,
-            foreign=frozenset(
-                slot for slot in foreign if cluster.owners[slot].incarnation in cluster.workers
-            ),
+            foreign=self._planner.foreign(),
         )
 
-    def _forget_lost(self, foreign: Collection[int]) -> None:
+    def _forget_lost(self) -> None:
         """Evict the environments of slots that other workers own."""
-        lost = frozenset(slot for slot in foreign if slot in self._held or self._environments.count_in(slot))
+        slots = {*self._held, *self._environments.slots_in_use()}
+        lost = frozenset(filter(self._planner.is_of_another, slots))
         for slot in lost:
             self._held.pop(slot, None)
         if lost:

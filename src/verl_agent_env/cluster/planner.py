@@ -9,13 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
 
 from verl_agent_env.cluster.leases import boot_time
 from verl_agent_env.cluster.ring import ring_over
 from verl_agent_env.cluster.store import ClusterMap, Formats, WorkerRecord
 from verl_agent_env.cluster.timing import Timing
 from verl_agent_env.types import NUM_SLOTS
+
+SlotArray: TypeAlias = npt.NDArray[np.int32]
+"""A number for each slot."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,54 @@ class Placement:
     """Slots that the ring assigns to each worker that accepts new environments, by its address."""
     is_balanced: bool = False
     """True if the ring's worker owns every slot."""
+
+
+class SlotSet:
+    """A set of slots, as a mask."""
+
+    def __init__(self, mask: npt.NDArray[np.bool_]) -> None:
+        self._mask = mask
+
+    def __contains__(self, slot: object) -> bool:
+        return isinstance(slot, int) and bool(self._mask[slot])
+
+
+class _SettledSlots:
+    """Slots that are with the worker that they are meant for, by worker; after a change only what has changed is grouped anew."""
+
+    _FEW = 32
+
+    def __init__(self) -> None:
+        self._targets: SlotArray | None = None
+        self._mask: npt.NDArray[np.bool_] | None = None
+        self._found: dict[str, list[int]] = {}
+
+    def update(
+        self, targets: SlotArray, mask: npt.NDArray[np.bool_], names: Sequence[str]
+    ) -> Mapping[str, Sequence[int]]:
+        """Return the slots of the mask, by the names of their targets."""
+        changed: set[int] | None = None
+        if self._mask is not None and self._targets is targets:
+            changed = set(targets[np.flatnonzero(mask != self._mask)].tolist())
+        if changed is None or len(changed) > self._FEW:
+            self._found = _by_target(targets, mask, names)
+        elif changed:
+            again = {names[number]: np.flatnonzero(mask & (targets == number)).tolist() for number in changed}
+            self._found = {**self._found, **again}
+        self._targets, self._mask = targets, mask
+        return self._found
+
+
+def _by_target(targets: SlotArray, mask: npt.NDArray[np.bool_], names: Sequence[str]) -> dict[str, list[int]]:
+    """Group the slots of a mask by the names of their targets."""
+    slots = np.flatnonzero(mask)
+    order = slots[np.argsort(targets[slots], kind="stable")]
+    numbers, starts = np.unique(targets[order], return_index=True)
+    found, bounds = order.tolist(), [*starts.tolist(), len(order)]
+    return {
+        names[number]: found[bounds[place] : bounds[place + 1]]
+        for place, number in enumerate(numbers.tolist())
+    }
 
 
 class _Preference(NamedTuple):
@@ -60,9 +114,17 @@ class RebalancePlanner:
         self._timing = timing or Timing()
         self._clock = clock
         self._map: ClusterMap | None = None
-        self._owners: Sequence[WorkerRecord | None] = ()
-        """The live owner of each slot in it."""
-        self._proposals: tuple[str, ...] = ()
+        self._numbers: dict[str, int] = {}
+        """Number of each incarnation that was seen, in which the arrays name it; -1 stands for none."""
+        self._names: list[str] = []
+        """The incarnations by number."""
+        self._owners = self._nobody()
+        """The owner of each slot in the map, alive or dead."""
+        self._live = self._nobody()
+        """The same without the dead."""
+        self._proposals = self._nobody()
+        """The worker that the ring assigns each slot to."""
+        self._listeners: dict[str, str] = {}
         self._ready_since: dict[str, float] = {}
         self._joined_at: float | None = None
         self._unchanged_since = 0.0
@@ -71,10 +133,11 @@ class RebalancePlanner:
         self._planned_from: tuple[object, ...] | None = None
         """Input of the last plan."""
         self._placement = Placement()
+        self._settled = _SettledSlots()
         self._placed_in: tuple[object, ...] | None = None
         """Input of the last placement."""
         self._preferred: dict[int, _Preference] = {}
-        self._readers: dict[Formats, tuple[str, ...]] = {}
+        self._readers: dict[Formats, SlotArray] = {}
         self._was_away = False
         self._claims_from = float("-inf")
         """Time from which the worker may claim slots, if the store was emptied while its lease was over."""
@@ -94,47 +157,77 @@ class RebalancePlanner:
 
     def observe(self, cluster: ClusterMap) -> None:
         """Update the state with a map that was just read."""
-        now, last = self._clock(), self._map
-        ready = {incarnation for incarnation, worker in cluster.workers.items() if worker.state == "ready"}
-        self._ready_since = {incarnation: self._ready_since.get(incarnation, now) for incarnation in ready}
-        if last is None or _listeners(last) != _listeners(cluster):
-            self._proposals = self._proposed(_listeners(cluster))
-            self._unchanged_since = now
-        self._readers = {}
+        now, last, was_live = self._clock(), self._map, self._live
+        has_same_workers = last is not None and cluster.workers is last.workers
+        self._read_owners(cluster)
+        if not has_same_workers:
+            ready = {
+                incarnation for incarnation, worker in cluster.workers.items() if worker.state == "ready"
+            }
+            self._ready_since = {
+                incarnation: self._ready_since.get(incarnation, now) for incarnation in ready
+            }
+            listeners = _listeners(cluster)
+            if last is None or listeners != self._listeners:
+                self._listeners, self._proposals = listeners, self._proposed(listeners)
+                self._unchanged_since = now
+            self._readers = {}
         self._preferred = {slot: who for slot, who in self._preferred.items() if now < who.until}
-        if last is not None and last.workers.keys() - cluster.workers.keys():
-            self._prefer(self._successors(last, cluster), now)
+        if last is not None and not has_same_workers and last.workers.keys() - cluster.workers.keys():
+            lost = np.flatnonzero((was_live >= 0) & (self._live < 0)).tolist()
+            self._prefer(self._successors({slot: last.owner_of(slot) for slot in lost}, cluster), now)
         if last is not None and last.generation != cluster.generation:
             # Emptied twice in a row: preferences of the second loss override those of the first.
-            self._prefer({s: owner.incarnation for s in last.owners if (owner := last.owner_of(s))}, now)
+            self._prefer(self._named(was_live, np.flatnonzero(was_live >= 0)), now)
             if self._was_away:
                 # Others may have owned its slots meanwhile and hold the later steps: they claim first.
                 self._claims_from = now + self._timing.grace_s / 2
         if self._was_away:
             self._was_away = False
-            live = cluster.workers
-            self._prefer(
-                {s: o.incarnation for s, o in cluster.owners.items() if o.incarnation not in live}, now
-            )
+            dead = np.flatnonzero((self._owners >= 0) & (self._live < 0))
+            self._prefer(self._named(self._owners, dead), now)
         if self._joined_at is None and self.incarnation in cluster.workers:
             self._joined_at = now
-        self._map, self._owners = cluster, self._live_owners(cluster)
+        self._map = cluster
+
+    def _read_owners(self, cluster: ClusterMap) -> None:
+        """Read who owns each slot in a map; of one that was made of the last one only what has changed."""
+        last = self._map
+        is_next = last is not None and cluster.since == last.version
+        slots = cluster.changed if is_next else cluster.owners.keys()
+        owners = self._owners.copy() if is_next else self._nobody()
+        for slot in slots:
+            owner = cluster.owners.get(slot)
+            owners[slot] = -1 if owner is None else self._number_of(owner.incarnation)
+        is_live = np.array([name in cluster.workers for name in self._names] + [False])
+        self._owners, self._live = owners, np.where(is_live[owners], owners, -1).astype(np.int32)
+
+    def _nobody(self) -> SlotArray:
+        return np.full(self._num_slots, -1, dtype=np.int32)
+
+    def _number_of(self, incarnation: str) -> int:
+        number = self._numbers.setdefault(incarnation, len(self._names))
+        if number == len(self._names):
+            self._names.append(incarnation)
+        return number
+
+    def _named(self, owners: SlotArray, slots: npt.NDArray[np.int64]) -> dict[int, str]:
+        return {slot: self._names[owners[slot]] for slot in slots.tolist()}
 
     def _prefer(self, incarnations: Mapping[int, str], now: float) -> None:
         """Give incarnations precedence in their slots for a while; slots that they do not claim go to the ring's workers."""
         until = now + self._timing.grace_s
         self._preferred |= {slot: _Preference(who, until) for slot, who in incarnations.items()}
 
-    def _successors(self, last: ClusterMap, cluster: ClusterMap) -> dict[int, str]:
+    def _successors(self, lost: Mapping[int, WorkerRecord | None], cluster: ClusterMap) -> dict[int, str]:
         """Choose a claimant for each slot whose owner has gone, if not every worker reads the formats of that owner."""
         successors = {}
-        for slot in last.owners:
-            gone = last.owner_of(slot)
-            if gone is None or gone.reads is None or cluster.owner_of(slot) is not None:
+        for slot, gone in lost.items():
+            if gone is None or gone.reads is None:
                 continue
             successor = self._reader_in(cluster, slot, frozenset(gone.reads.items()))
             self._preferred.pop(slot, None)
-            if successor is not None and successor != self._proposals[slot]:
+            if successor is not None and self._number_of(successor) != self._proposals[slot]:
                 successors[slot] = successor
         return successors
 
@@ -145,8 +238,8 @@ class RebalancePlanner:
     def _reader_in(self, cluster: ClusterMap, slot: int, formats: Formats) -> str | None:
         if formats not in self._readers:
             self._readers[formats] = self._proposed(_listeners(cluster, formats))
-        readers = self._readers[formats]
-        return readers[slot] if readers else None
+        reader = self._readers[formats][slot]
+        return None if reader < 0 else self._names[reader]
 
     def plan(self) -> RebalancePlan:
         """Return the changes to ask for now; under an unchanged map, ask again after :meth:`wait_s`."""
@@ -161,13 +254,10 @@ class RebalancePlanner:
         if self._planned_from != state:
             claim: tuple[int, ...] = ()
             if may_claim:
-                claim = tuple(
-                    slot
-                    for slot, (owner, target) in enumerate(zip(self._owners, self._targets(), strict=True))
-                    if owner is None and target == self.incarnation
-                )
+                is_free = (self._live < 0) & (self._targets() == self._number_of(self.incarnation))
+                claim = tuple(np.flatnonzero(is_free).tolist())
             takers = self._ready_since.keys() if me.state == "draining" else settled
-            self._planned_from, self._plan = state, RebalancePlan(claim, self._hand_offs(self._map, takers))
+            self._planned_from, self._plan = state, RebalancePlan(claim, self._hand_offs(takers))
         return self._plan
 
     def _takes_from(self) -> dict[str, float]:
@@ -183,15 +273,31 @@ class RebalancePlanner:
         moments |= {who.until for who in self._preferred.values()} | {self._claims_from}
         return min((moment - now for moment in moments if moment > now), default=None)
 
-    def forward_to(self) -> list[WorkerRecord | None]:
-        """Return the worker to send calls on each slot to: its live owner, else the one that should claim it, if any."""
+    def forward_to(self) -> list[str | None]:
+        """Return the address to send calls on each slot to: that of its live owner, else of the one that should claim it, if any."""
         if self._map is None:
             return [None] * self._num_slots
         workers = self._map.workers
-        return [
-            owner or (None if target is None else workers.get(target))
-            for owner, target in zip(self._owners, self._targets(), strict=True)
-        ]
+        addresses = [workers[name].address if name in workers else None for name in self._names]
+        receivers = np.where(self._live >= 0, self._live, self._targets())
+        found: list[str | None] = np.array([*addresses, None], dtype=object)[receivers].tolist()
+        return found
+
+    def tokens(self) -> dict[int, str]:
+        """Return the slots of this worker with their tokens."""
+        if self._map is None:
+            return {}
+        mine = np.flatnonzero(self._owners == self._number_of(self.incarnation)).tolist()
+        return {slot: self._map.owners[slot].token for slot in mine}
+
+    def foreign(self) -> SlotSet:
+        """Return the slots that other live workers own."""
+        return SlotSet((self._live >= 0) & (self._live != self._number_of(self.incarnation)))
+
+    def is_of_another(self, slot: int) -> bool:
+        """Tell whether another worker, alive or dead, owns the slot."""
+        owner = self._owners[slot]
+        return bool(owner >= 0) and self._names[owner] != self.incarnation
 
     def placement(self) -> Placement:
         """Return the slots for new environments: for each ready worker, slots that the ring assigns to it.
@@ -213,23 +319,20 @@ class RebalancePlanner:
         return self._placement
 
     def _place(self, cluster: ClusterMap, newcomers: Collection[str]) -> Placement:
-        settled: dict[str, list[int]] = {}
-        coming: dict[str, list[int]] = {}
-        for slot, (owner, target) in enumerate(zip(self._owners, self._targets(), strict=True)):
-            if owner is None or target is None:
-                continue
-            if owner.incarnation == target:
-                settled.setdefault(target, []).append(slot)
-            elif owner.state == "ready" and target in newcomers:
-                coming.setdefault(target, []).append(slot)
+        live, targets = self._live, self._targets()
+        is_settled = (live == targets) & (targets >= 0)
+        settled = self._settled.update(targets, is_settled, self._names)
+        coming: Mapping[str, Sequence[int]] = {}
+        if newcomers:
+            is_ready = np.array([name in self._ready_since for name in self._names] + [False])
+            is_new = np.array([name in newcomers for name in self._names] + [False])
+            coming = _by_target(targets, is_ready[live] & is_new[targets] & (live != targets), self._names)
         slots = {
             worker.address: found
             for incarnation, worker in cluster.workers.items()
             if worker.state == "ready" and (found := settled.get(incarnation) or coming.get(incarnation))
         }
-        is_balanced = (
-            not self._preferences(self._clock()) and sum(map(len, settled.values())) == self._num_slots
-        )
+        is_balanced = not self._preferences(self._clock()) and bool(is_settled.all())
         return Placement(slots, is_balanced)
 
     def has_settled(self, pool: Collection[str], nodes: int) -> bool:
@@ -241,7 +344,7 @@ class RebalancePlanner:
         """
         if self._map is None or self._joined_at is None:
             return False
-        now, listeners = self._clock(), _listeners(self._map)
+        now, listeners = self._clock(), self._listeners
         if now >= self._joined_at + self._timing.arrive_s:
             return True
         present = {self._map.workers[incarnation].node for incarnation in listeners.values()}
@@ -259,40 +362,39 @@ class RebalancePlanner:
         """Count the slots in which an incarnation takes precedence over the ring's worker."""
         return sum(now < who.until for who in self._preferred.values())
 
-    def _targets(self) -> Sequence[str | None]:
+    def _targets(self) -> SlotArray:
         """Return the incarnation that should own each slot; one with precedence may be dead."""
-        targets: list[str | None] = [*self._proposals] or [None] * self._num_slots
         now = self._clock()
-        for slot, preferred in self._preferred.items():
-            if now < preferred.until:
-                targets[slot] = preferred.incarnation
+        preferred = {slot: who.incarnation for slot, who in self._preferred.items() if now < who.until}
+        if not preferred:
+            return self._proposals
+        targets = self._proposals.copy()
+        for slot, incarnation in preferred.items():
+            targets[slot] = self._number_of(incarnation)
         return targets
 
-    def _hand_offs(self, cluster: ClusterMap, takers: Collection[str]) -> dict[str, dict[int, str]]:
+    def _hand_offs(self, takers: Collection[str]) -> dict[str, dict[int, str]]:
         """Choose the receivers, among ``takers``, of slots that this worker should not own."""
         plan: dict[str, dict[int, str]] = {}
         targets = self._targets()
-        for slot, token in sorted(cluster.tokens_of(self.incarnation).items()):
-            target = targets[slot]
-            if target is not None and target != self.incarnation and target in takers:
+        for slot, token in self.tokens().items():
+            target = self._names[targets[slot]] if targets[slot] >= 0 else self.incarnation
+            if target != self.incarnation and target in takers:
                 plan.setdefault(target, {})[slot] = token
         return plan
 
-    def _live_owners(self, cluster: ClusterMap) -> Sequence[WorkerRecord | None]:
-        found: list[WorkerRecord | None] = [None] * self._num_slots
-        for slot, owner in cluster.owners.items():
-            found[slot] = cluster.workers.get(owner.incarnation)
-        return found
-
-    def _proposed(self, listeners: Mapping[str, str]) -> tuple[str, ...]:
-        """Return the incarnation that the ring assigns each slot to; empty if no worker is ready.
+    def _proposed(self, listeners: Mapping[str, str]) -> SlotArray:
+        """Return the incarnation that the ring assigns each slot to; nobody if no worker is ready.
 
         A ring over the ready workers equals the ring of all workers with the others skipped, as nginx does it.
         """
         if not listeners:
-            return ()
-        assigned = ring_over(tuple(sorted(listeners)), self._num_slots).assignments
-        return tuple(listeners[address] for address in assigned)
+            return self._nobody()
+        ring = ring_over(tuple(sorted(listeners)), self._num_slots)
+        numbers = np.array(
+            [self._number_of(listeners[address]) for address in ring.addresses], dtype=np.int32
+        )
+        return numbers[ring.choices]
 
 
 def _listeners(cluster: ClusterMap, formats: Formats = frozenset()) -> dict[str, str]:

@@ -44,8 +44,8 @@ class Ring:
         self._servers = servers[first]
 
     @functools.cached_property
-    def assignments(self) -> tuple[str, ...]:
-        """Address of each slot, by slot.
+    def choices(self) -> npt.NDArray[np.int64]:
+        """Place of each slot's address in :attr:`addresses`, by slot.
 
         Raises:
             ValueError: The ring has no address.
@@ -53,7 +53,16 @@ class Ring:
         if not self.addresses:
             raise ValueError("a ring without addresses has no owners")
         found = np.searchsorted(self._hashes, _slot_hashes(self._num_slots)) % len(self._hashes)
-        return tuple(self.addresses[server] for server in self._servers[found].tolist())
+        return self._servers[found]
+
+    @functools.cached_property
+    def assignments(self) -> tuple[str, ...]:
+        """Address of each slot, by slot.
+
+        Raises:
+            ValueError: The ring has no address.
+        """
+        return tuple(self.addresses[choice] for choice in self.choices.tolist())
 
 
 # Few: the points of 800 addresses take 1.5 MB.

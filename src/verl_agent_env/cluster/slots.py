@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Container, Mapping, Sequence
 from typing import TypeVar
 
 from verl_agent_env.cluster.leases import LocalLease
@@ -43,7 +43,7 @@ class SlotTable:
         self.tokens: Mapping[int, str] = {}
         """Token of each slot that this worker owns, which proves its ownership to the store; another mapping whenever one of them,
         or the data set, changes."""
-        self._foreign: Collection[int] = frozenset()
+        self._foreign: Container[int] = frozenset()
         self._changed = asyncio.Event()
 
     def assign(
@@ -55,7 +55,7 @@ class SlotTable:
         inherited: Collection[int] = frozenset(),
         generation: str = "",
         tokens: Mapping[int, str] | None = None,
-        foreign: Collection[int] = frozenset(),
+        foreign: Container[int] = frozenset(),
     ) -> None:
         """Replace the whole table.
 

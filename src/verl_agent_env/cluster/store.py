@@ -18,6 +18,7 @@ id of the data set: a new one means that the store was emptied or replaced, and 
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -119,6 +120,10 @@ class ClusterMap:
     """Calls that have ended a worker, or may have, by :attr:`~verl_agent_env.wire.suspicions.Suspicion.key`."""
     num_slots: int = 0
     """Number of slots of the data set; 0 as long as no worker has joined."""
+    since: int | None = field(default=None, compare=False)
+    """Version of the map that this one was made of; None for one that was read as a whole."""
+    changed: Collection[int] = field(default=(), compare=False)
+    """Slots whose owner or token may be another one than in that map."""
 
     def owner_of(self, slot: int) -> WorkerRecord | None:
         """Return the live worker that owns ``slot``, if there is one."""
@@ -167,7 +172,16 @@ class MapChanges:
                 for incarnation, worker in {**workers, **self.workers}.items()
                 if worker is not None
             }
-        return ClusterMap(self.generation, self.version, owners, workers, self.suspicions, self.num_slots)
+        return ClusterMap(
+            self.generation,
+            self.version,
+            owners,
+            workers,
+            self.suspicions,
+            self.num_slots,
+            None if known is None else known.version,
+            () if known is None else frozenset(itertools.chain(*(slots for slots, _ in self.owners))),
+        )
 
 
 class Store(Protocol):

@@ -40,9 +40,9 @@ class LocalEnvironments:
         """Implement :class:`~verl_agent_env.cluster.agent.HostedEnvironments`."""
         return len(self._host.env_table)
 
-    def count_in(self, slot: int) -> int:
+    def slots_in_use(self) -> Collection[int]:
         """Implement :class:`~verl_agent_env.cluster.agent.HostedEnvironments`."""
-        return self._host.env_table.in_slot[slot]
+        return [slot for slot, count in self._host.env_table.in_slot.items() if count]
 
     def count_not_durable(self, slot: int) -> int:
         """Implement :class:`~verl_agent_env.cluster.agent.HostedEnvironments`."""
