@@ -19,7 +19,7 @@ from verl_agent_env.cluster.redis.client import RedisClient
 from verl_agent_env.cluster.redis.episodes import RedisEpisodes
 from verl_agent_env.cluster.redis.keys import Keys
 from verl_agent_env.wire.episode_store import EpisodeStore
-from verl_agent_env.wire.episodes import EpisodeOrigin, KeptEpisode
+from verl_agent_env.wire.episodes import EpisodeEnd, EpisodeOrigin, KeptEpisode
 from verl_agent_env.wire.results import EncodedReset, EncodedStep
 
 PLENTY = 1 << 26
@@ -27,15 +27,11 @@ PLENTY = 1 << 26
 
 def kept_episode(number: int, size: int = 100) -> KeptEpisode:
     """An episode of two steps and about this many bytes."""
-    episode = KeptEpisode(1.0, EncodedReset(b"[]", b"{}"))
+    episode = KeptEpisode(EpisodeOrigin("worker", 0.0), 1.0, EncodedReset(b"[]", b"{}"), steps=[])
     for action, at, info in ((b'"g\xc3\xb6"', 1.5, b"{}"), (b'"stay"', None, b'{"success":true}')):
         observation = b'[{"role":"user","content":"%b"}]' % (b"x" * size)
-        episode.last_answer = EncodedStep(observation, 0.75, at is None, False, info)
-        episode.add(action, episode.last_answer, at)
-    episode.env_id, episode.episode, episode.env_name = f"e{number}", 0, "lake"
-    episode.env_kwargs, episode.seed, episode.options, episode.run_id = {"size": 4}, number, None, "run"
-    episode.lost, episode.num_steps, episode.ended_at = None, 2, 2.0 + number
-    episode.origin = EpisodeOrigin("worker", 0.0)
+        episode.add(action, EncodedStep(observation, 0.75, at is None, False, info), at)
+    episode.end = EpisodeEnd(f"e{number}", 0, "lake", {"size": 4}, "run", number, None, None, 2, 2.0 + number)
     return episode
 
 

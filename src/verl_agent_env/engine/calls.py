@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar, cast
 
 from verl_agent_env.engine.env_table import EnvTable
+from verl_agent_env.engine.episodes.notes import NOTES_AT_ONCE, StepNote
 from verl_agent_env.engine.execution import ENV_FAULTS, Env, begin_inline, reset_inline, step_briefly
 from verl_agent_env.engine.first_actions import FirstSteps, play_first
 from verl_agent_env.engine.group_commit.pending import AwaitableOrValue, PendingAnswer, await_maybe
@@ -39,7 +40,6 @@ from verl_agent_env.errors import (
 from verl_agent_env.spans import note_wait
 from verl_agent_env.types import slot_of
 from verl_agent_env.wire.actions import MAX_WHOLE_BYTES, identity_of
-from verl_agent_env.wire.episodes import STEP_OVERHEAD_BYTES
 from verl_agent_env.wire.results import Created, EncodedReset, EncodedStep, PlayedBeginning
 from verl_agent_env.wire.suspicions import BEGINNING
 
@@ -75,7 +75,7 @@ class Calls:
         self._get, self._find = lifecycle.env_table.get, lifecycle.env_table.find
         self._call_record = lifecycle.executor.record
         self._note, self._state = self._call_record.note_inline, self._call_record.inline_state
-        self._max_episode_bytes = lifecycle.max_episode_bytes
+        self._collector = lifecycle.collector
         self.under_way: set[asyncio.Task[Any]] = set()
         """Offloaded calls that have not come to their end."""
         self._creating: dict[str, asyncio.Task[Created]] = {}
@@ -253,17 +253,12 @@ class Calls:
         for step in first.steps:
             limit = self._limits.max_journal_bytes
             instance.commit(step.identity, step.answer, limit, b"", step.mark, step.recorded)
-            self._note_step_of(instance, step.recorded, step.answer)
+            if self._collector is not None:
+                self._collector.stepped(instance, step.recorded, step.answer)
         if first.steps and recorder is not None:
             recorder.begun_and_played(instance)
         if instance.ended and first.steps:
             lifecycle.count_result(instance, first.steps[-1].answer)
-
-    def _note_step_of(self, instance: LiveEnv, encoded: bytes, answer: EncodedStep) -> None:
-        """Note a step, where episodes are kept, unless the episode is too large."""
-        episode = instance.open_episode
-        if episode is not None and episode.size < self._max_episode_bytes:
-            episode.add(encoded, answer, instance.last_used)
 
     # --- step -----------------------------------------------------------------------------------------------
 
@@ -300,7 +295,8 @@ class Calls:
                 recorded, answer, mark = await self._run_step_offloaded(instance, action, encoded, identity)
                 self._lifecycle.require_counted(instance)
                 self._commit_step(instance, identity, answer, operation, mark, recorded)
-                self._note_step_of(instance, encoded, answer)
+                if self._collector is not None:
+                    self._collector.stepped(instance, encoded, answer)
             return answer
 
     def _require_writable(self, instance: LiveEnv) -> None:
@@ -316,6 +312,7 @@ class Calls:
     ) -> EncodedStep:
         """Apply an action inline, note that it was applied, and record it."""
         note, recorder, sent = self._note, self._lifecycle.recorder, encoded
+        collector = self._collector
         if note is not None:
             # As CallRecord.inline has it known, for a tenth of the price.
             note(instance.env_id.encode(), instance.episode, instance.seq, 1)
@@ -327,8 +324,7 @@ class Calls:
                 else:
                     answer = EncodedStep.of(env.step(action))
                 # As Lifecycle.require_short, without a call.
-                answer_bytes = len(answer.observation) + len(answer.info)
-                if answer_bytes > self._limits.max_answer_bytes:
+                if len(answer.observation) + len(answer.info) > self._limits.max_answer_bytes:
                     self._lifecycle.require_short(answer)
                 mark = NO_MARK if recorder is None else recorder.mark(instance, env, answer, instance.seq)
             except SeatError as refused:
@@ -345,12 +341,12 @@ class Calls:
             self._lifecycle.count_result(instance, answer)
         if recorder is not None:
             recorder.stepped(instance, encoded, mark)
-        # As _note_step_of, without calls.
-        episode = instance.open_episode
-        if episode is not None and episode.size < self._max_episode_bytes:
-            answer.action, answer.at = sent, instance.last_used
-            episode.steps.append(answer)
-            episode.size += answer_bytes + len(sent) + STEP_OVERHEAD_BYTES
+        if collector is not None and instance.is_noted:
+            # As EpisodeCollector.stepped, without a call.
+            notes = collector.notes
+            notes.append(StepNote(instance.env_id, sent, instance.last_used, answer))
+            if len(notes) >= NOTES_AT_ONCE:
+                collector.put_by()
         return answer
 
     async def _run_step_offloaded(

@@ -46,6 +46,9 @@ class EpisodeObserver(Protocol):
     def over(self, instance: LiveEnv, reason: str = "") -> None:
         """Keep an environment's episode, which is over for this reason."""
 
+    def discarded(self, instance: LiveEnv, *, is_alone: bool) -> None:
+        """Note that a new environment does not become live, because another one has its id unless ``is_alone``."""
+
 
 class EnvTable:
     """Live instances by id, with the counts that limits and metrics need."""
@@ -276,6 +279,11 @@ class EnvTable:
             fault: What the environment's last call raised.
             is_known: False if nothing of its episode is known anywhere else.
         """
+        if instance.is_noted and self._collector is not None:
+            live = self._instances.get(instance.env_id)
+            if live is not instance:
+                # It was made and does not become live. What came back under its id meanwhile is noted itself.
+                self._collector.discarded(instance, is_alone=live is None)
         env, instance.env = instance.env, None
         if env is not None:
             is_over = not is_known or instance.closed_as not in (None, MOVED)

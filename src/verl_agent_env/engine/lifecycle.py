@@ -93,8 +93,7 @@ class Lifecycle:
         self.clock = clock
         self.recorder = recorder
         """Records what happens to the environments, if they are kept outside this process."""
-        self._collector = collector
-        self.max_episode_bytes = 0 if collector is None else collector.max_episode_bytes
+        self.collector = collector
         self.owns = owns
         """Whether this worker may act for a slot now: it is its own, and the lease is good."""
         self.faults: Counter[tuple[str, str]] = Counter()
@@ -141,7 +140,7 @@ class Lifecycle:
             instance.arguments_digest = sys.intern(arguments_digest(request.env_kwargs))
         if self.recorder is not None:
             self.recorder.prepare(instance, request.env_kwargs, self.limits.max_arguments_bytes)
-        elif self._collector is not None:
+        elif self.collector is not None:
             instance.env_kwargs = request.env_kwargs
         return instance
 
@@ -182,8 +181,8 @@ class Lifecycle:
         is_recorded: bool = True,
     ) -> None:
         """Note that an episode has begun, and record it unless it is recorded with what follows."""
-        if self._collector is not None:
-            self._collector.begun(instance, answer)
+        if self.collector is not None and self.env_table.get(instance.env_id) in (None, instance):
+            self.collector.begun(instance, answer)
         instance.begin(seed, options, answer, self.limits.max_journal_bytes, operation, mark)
         self.env_table.touch(instance)
         if self.recorder is not None:

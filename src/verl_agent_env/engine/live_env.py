@@ -32,7 +32,6 @@ from verl_agent_env.wire.suspicions import BEGINNING, CallId
 
 if TYPE_CHECKING:
     from verl_agent_env.engine.group_commit.groups import Group
-    from verl_agent_env.wire.episodes import KeptEpisode
 
 MOVED = "moved"
 """Reason of an environment's end on a worker whose slot went to another one: it lives on there."""
@@ -95,6 +94,7 @@ class LiveEnv:
         "group",
         "history_bytes",
         "is_journalled",
+        "is_noted",
         "kind",
         "last_action",
         "last_answer",
@@ -103,7 +103,6 @@ class LiveEnv:
         "lock",
         "lost",
         "lost_as",
-        "open_episode",
         "options",
         "past_operations",
         "resets",
@@ -191,8 +190,8 @@ class LiveEnv:
         """Of these steps."""
         self.group: Group | None = None
         """The writes that answers about it have to wait for: those that tell of its last change."""
-        self.open_episode: KeptEpisode | None = None
-        """What is noted of the episode, where episodes are kept."""
+        self.is_noted = False
+        """Whether the episode is noted, where episodes are kept."""
         self.watchers: list[asyncio.Future[None]] | None = None
         """Who waits for the next step or episode, if anybody does."""
         self.unreadable: str | None = None

@@ -319,6 +319,7 @@ async def _lifespan(app: EnvServer) -> AsyncIterator[dict[str, Any]]:
         tasks.append(background.start("reachability", reachability.run))
     if app.env_host.collector is not None:
         tasks.append(background.start("episodes", app.env_host.collector.store.run))
+        tasks.append(background.start("episode notes", app.env_host.collector.run))
     if app.settings.auth_file:
         _reload_at_hangup(app.guard)
     if app.settings.mcp_allow_commands:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 
 from verl_agent_env.errors import StoreUnavailableError
@@ -27,6 +27,9 @@ class EpisodeQueue(ABC):
 
     Of what was written, by any process, it has the rows that were read so far.
     """
+
+    bring: Callable[[], Awaitable[None]] | None = None
+    """Not awaited: other processes read as well."""
 
     def __init__(self, max_waiting_bytes: int) -> None:
         """Hold nothing yet.

@@ -116,6 +116,10 @@ class EpisodeRows:
             run = self._runs[key] = RunSummary(row.run_id)
         run.count(row, 1)
 
+    def of(self, episode_id: str) -> EpisodeRow:
+        """Return the row of an episode that has one."""
+        return self._rows[episode_id]
+
     def remove(self, episode_id: str) -> None:
         """Take out the row of an episode, if there is one."""
         row = self._rows.pop(episode_id, None)

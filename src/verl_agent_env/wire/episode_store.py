@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Literal, Protocol, TypeAlias
 
 from verl_agent_env.wire.episode_rows import RunSummary
@@ -17,6 +17,9 @@ class EpisodeStore(Protocol):
     Raises:
         StoreUnavailableError: From any call that reads.
     """
+
+    bring: Callable[[], Awaitable[None]] | None
+    """Adds episodes that are over and were not added yet: awaited before somebody reads, where only this process reads."""
 
     @property
     def scope(self) -> Scope:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
+import msgspec
 import orjson
 
 from verl_agent_env.wire.codec import encode
@@ -25,7 +27,7 @@ Ending = Literal["success", "failure", "ended", "time_limit", "unfinished", "los
 
 ENDINGS: tuple[Ending, ...] = get_args(Ending)
 
-STEP_OVERHEAD_BYTES = 300
+_STEP_OVERHEAD_BYTES = 300
 """Memory of the objects that hold a step, without its texts."""
 _EPISODE_OVERHEAD_BYTES = 1200
 _INVALID = b'"action_is_valid":false'
@@ -74,121 +76,119 @@ class EpisodeOrigin(NamedTuple):
     """Seconds that are added to times by its clock."""
 
 
-class KeptEpisode:
-    """An episode with all that was seen and done in it, noted while it goes on.
-
-    Notes are references to what a host has made anyway. What can be derived of them is derived for whoever reads the episode.
-    """
-
-    __slots__ = (
-        "_row",
-        "began_at",
-        "beginning",
-        "ended_at",
-        "env_id",
-        "env_kwargs",
-        "env_name",
-        "episode",
-        "first_seq",
-        "last_answer",
-        "lost",
-        "num_steps",
-        "options",
-        "origin",
-        "run_id",
-        "seed",
-        "size",
-        "steps",
-    )
+class EpisodeEnd(msgspec.Struct, frozen=True, gc=False, eq=False, array_like=True, tag=2):
+    """Facts of an episode that are known at its end."""
 
     env_id: str
     episode: int
     """Number of the episode in its environment, from 0."""
     env_name: str
-    env_kwargs: Mapping[str, Any]
+    env_kwargs: Mapping[Any, Any]
     run_id: str | None
     seed: int
     options: bytes | None
     """Options of the reset, JSON."""
     lost: str | None
     """Reason why the environment was lost, if it was."""
-    last_answer: EncodedStep
     num_steps: int
     """Number of all steps, also of those that are not known."""
-    ended_at: float
+    at: float
     """By the host's clock."""
+
+
+_NO_END = EpisodeEnd("", 0, "", {}, None, 0, None, None, 0, 0.0)
+
+
+class KeptEpisode(msgspec.Struct, gc=False, eq=False, array_like=True):
+    """An episode with all that was seen and done in it.
+
+    What can be derived of it is derived for whoever reads the episode.
+    """
+
     origin: EpisodeOrigin
+    began_at: float
+    """By the host's clock."""
+    beginning: EncodedReset | None
+    """What was observed first; None if it is not known."""
+    first_seq: int = 0
+    """Number of the first of the steps; above 0 if those before it are missing."""
+    steps: list[EncodedStep] = []
+    """Answers of the steps, with their actions and times."""
+    last_answer: EncodedStep | None = None
+    """Of the last step, if that is not among the steps."""
+    size: int = _EPISODE_OVERHEAD_BYTES
+    """Bytes that the episode takes in memory as objects, about."""
+    end: EpisodeEnd = _NO_END
+    """Set when the episode is over."""
 
-    def __init__(self, began_at: float, beginning: EncodedReset | None, first_seq: int = 0) -> None:
-        """Begin an episode; what is known at its end alone is set then.
+    def to_bytes(self) -> bytes:
+        """Write the episode as one piece of memory, which :meth:`from_bytes` reads.
 
-        Args:
-            began_at: By the host's clock.
-            beginning: What was observed first; None if it is not known.
-            first_seq: Number of the first step that will be noted; above 0 if those before it are missing.
+        Raises:
+            TypeError, OverflowError: A keyword argument of the environment cannot be written.
         """
-        self.began_at = began_at
-        self.beginning = beginning
-        self.first_seq = first_seq
-        self.steps: list[EncodedStep] = []
-        """Answers of the steps, with their actions and times."""
-        self.size = _EPISODE_OVERHEAD_BYTES + size_of(beginning)
-        """Bytes that the episode takes in memory, about."""
-        self._row: EpisodeRow | None = None
+        return _WRITER.encode(self)
 
-    def add(self, action: bytes, answer: EncodedStep, at: float | None) -> None:
-        """Note a step."""
+    @classmethod
+    def from_bytes(cls, written: bytes) -> KeptEpisode:
+        """Read an episode that this process has written."""
+        return _reader().decode(written)
+
+    def add(self, action: bytes, answer: EncodedStep, at: float | None, max_bytes: float = math.inf) -> int:
+        """Add a step; of an episode that has so many bytes already, only how it stands. Gives the bytes that were added."""
+        if self.size >= max_bytes:
+            self.last_answer = answer
+            return 0
         answer.action, answer.at = action, at
         self.steps.append(answer)
-        self.size += len(action) + size_of(answer) + STEP_OVERHEAD_BYTES
+        self.last_answer = None
+        added = len(action) + len(answer.observation) + len(answer.info) + _STEP_OVERHEAD_BYTES
+        self.size += added
+        return added
 
     def prepend(
         self, beginning: EncodedReset, actions: Sequence[bytes], answers: Sequence[EncodedStep]
     ) -> None:
         """Put the episode's missing beginning before its steps."""
-        noted, self.steps = self.steps, []
+        noted, last, self.steps = self.steps, self.last_answer, []
         for action, answer in zip(actions, answers, strict=True):
             self.add(action, answer, None)
         self.steps += noted
+        self.last_answer = last if noted else None
         self.size += size_of(beginning)
         self.beginning, self.first_seq = beginning, 0
 
     @property
     def row(self) -> EpisodeRow:
-        """Facts by which the episode is found; it has to be over."""
-        if self._row is None:
-            self._row = self._derived_row()
-        return self._row
-
-    def _derived_row(self) -> EpisodeRow:
-        ending, success = judge(self.last_answer, self.lost)
-        steps = self.steps
+        """Facts by which the episode is found, which has to be over: they are derived."""
+        end, steps = self.end, self.steps
+        ending, success = judge(self.last_answer or steps[-1], end.lost)
         notes = notes_of_each([step.action for step in steps])
         since_epoch = self.origin.since_epoch
         return EpisodeRow(
-            id=f"{self.env_id}.{self.episode}",
-            env_id=self.env_id,
-            episode=self.episode,
-            env_name=self.env_name,
-            run_id=self.run_id,
-            group=group_of(self.env_name, self.env_kwargs, self.seed),
-            seed=self.seed,
+            id=f"{end.env_id}.{end.episode}",
+            env_id=end.env_id,
+            episode=end.episode,
+            env_name=end.env_name,
+            run_id=end.run_id,
+            group=group_of(end.env_name, end.env_kwargs, end.seed),
+            seed=end.seed,
             worker=self.origin.worker,
             began_at=round(self.began_at + since_epoch, 3),
-            ended_at=round(self.ended_at + since_epoch, 3),
-            num_steps=self.num_steps,
+            ended_at=round(end.at + since_epoch, 3),
+            num_steps=end.num_steps,
             reward=math.fsum([step.reward for step in steps]),
             success=success,
             ending=ending,
             num_invalid=sum([_INVALID in step.info for step in steps]),
-            complete=len(steps) == self.num_steps,
+            complete=len(steps) == end.num_steps,
             training_step=notes[-1].training_step if notes else None,
             tokens=sum_known([each.completion_tokens for each in notes]),
         )
 
-    def to_json(self) -> bytes:
-        """Write the episode as one JSON object, without a line break."""
-        head = {**self.row._asdict(), "env_kwargs": self.env_kwargs, "lost": self.lost}
+    def to_json(self, row: EpisodeRow | None = None) -> bytes:
+        """Write the episode as one JSON object, without a line break; with its row, if that is derived already."""
+        head = {**(row or self.row)._asdict(), "env_kwargs": self.end.env_kwargs, "lost": self.end.lost}
         first = self.beginning
         steps = [
             b'{"seq":%d,"at":%b,"action":%b,%b'
@@ -197,7 +197,7 @@ class KeptEpisode:
         ]
         return b'%b,"options":%b,"observation":%b,"info":%b,"steps":[%b]}' % (
             encode(head)[:-1],
-            self.options or b"null",
+            self.end.options or b"null",
             b"null" if first is None else first.observation,
             b"null" if first is None else first.info,
             b",".join(steps),
@@ -205,6 +205,14 @@ class KeptEpisode:
 
     def _written(self, at: float | None) -> bytes:
         return b"null" if at is None else orjson.dumps(round(at + self.origin.since_epoch, 3))
+
+
+_WRITER = msgspec.msgpack.Encoder()
+
+
+@functools.cache
+def _reader() -> msgspec.msgpack.Decoder[KeptEpisode]:
+    return msgspec.msgpack.Decoder(KeptEpisode)
 
 
 def group_of(env_name: str, env_kwargs: Mapping[str, Any], seed: int) -> str:

@@ -1,62 +1,50 @@
-"""Episodes in memory are within their bound whether somebody has read them or not."""
+"""Episodes in memory are within their bound, whatever they hold."""
 
 from __future__ import annotations
 
-import asyncio
-
+import msgspec
 import orjson
 
 from tests.contract.test_episodes import kept_episode
-from tests.waiting import HANG_S
-from verl_agent_env.cluster.memory import episodes
-from verl_agent_env.cluster.memory.episodes import MemoryEpisodes
+from verl_agent_env.cluster.memory.episodes import _OVERHEAD_BYTES, MemoryEpisodes
 
-SIZE = kept_episode(0).size
+SIZE = len(kept_episode(0).to_bytes()) + _OVERHEAD_BYTES
 
 
-async def test_the_oldest_are_deleted_unread_or_read() -> None:
-    store = MemoryEpisodes(4 * SIZE)
-    for number in range(6):
+async def test_the_oldest_are_deleted_and_what_is_kept_is_counted() -> None:
+    store = MemoryEpisodes(4 * SIZE + 100)
+    for number in range(13):
         store.add(kept_episode(number))
-    assert [row.seed for row in await store.rows()] == [2, 3, 4, 5]
-    for number in range(6, 8):
-        store.add(kept_episode(number))
-    assert [row.seed for row in await store.rows()] == [4, 5, 6, 7]
-    for number in range(8, 13):
-        store.add(kept_episode(number))
+        assert store._size == sum(map(len, store._episodes.values())) + _OVERHEAD_BYTES * len(store._episodes)
     assert [row.seed for row in await store.rows()] == [9, 10, 11, 12]
     assert sum(run.episodes for run in await store.runs(None)) == 4
+    assert await store.documents(["e8.0"]) == [None]
 
 
-async def test_two_who_read_at_once_see_all_episodes_and_those_added_meanwhile_do_no_harm() -> None:
+async def test_what_is_read_is_what_was_added_byte_for_byte() -> None:
+    store, episode = MemoryEpisodes(1 << 26), kept_episode(7)
+    store.add(episode)
+    assert await store.documents(["e7.0"]) == [episode.to_json()]
+    assert await store.rows() == [episode.row]
+
+
+async def test_arguments_that_no_json_can_hold_drop_their_own_episode() -> None:
     store = MemoryEpisodes(1 << 26)
-    number = 3 * episodes._AT_ONCE
-    for seed in range(number):
-        store.add(kept_episode(seed))
-
-    async def add_more() -> None:
-        for seed in range(number, number + 10):
-            store.add(kept_episode(seed))
-            await asyncio.sleep(0)
-
-    first, second, _ = await asyncio.gather(store.rows(), store.rows(), add_more())
-    for rows in (first, second):
-        assert [row.seed for row in rows][:number] == list(range(number))
-    assert len(await store.rows()) == number + 10
-    (document,) = await store.documents(["e7.0"])
-    assert orjson.loads(document or b"")["seed"] == 7
+    for number, size in enumerate((1 << 70, object(), 4)):
+        episode = kept_episode(number)
+        episode.end = msgspec.structs.replace(episode.end, env_kwargs={"size": size})
+        store.add(episode)
+    assert (store.dropped, [row.seed for row in await store.rows()]) == (2, [2])
 
 
-async def test_rows_are_made_when_no_more_episodes_come() -> None:
-    store = MemoryEpisodes(1 << 26, quiet_s=0.0)
-    running = asyncio.create_task(store.run())
-    made: list[int] = []
-    for seed in range(100):
-        store.add(kept_episode(seed))
-        made.append(store.num_rows)
-        await asyncio.sleep(0)
-    assert set(made) == {0}
-    async with asyncio.timeout(HANG_S):
-        while store.num_rows < 100:  # noqa: ASYNC110 - nobody is told
-            await asyncio.sleep(0)
-    running.cancel()
+async def test_somebody_who_reads_gets_what_is_brought() -> None:
+    store, numbers = MemoryEpisodes(1 << 26), iter(range(3))
+
+    async def bring() -> None:
+        store.add(kept_episode(next(numbers)))
+
+    store.bring = bring
+    assert len(await store.rows()) == 1
+    assert sum(run.episodes for run in await store.runs(None)) == 2
+    (document,) = await store.documents(["e2.0"])
+    assert orjson.loads(document or b"")["seed"] == 2

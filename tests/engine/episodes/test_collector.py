@@ -17,8 +17,11 @@ from tests.waiting import NEVER_S, until
 from verl_agent_env.cluster.memory.episodes import MemoryEpisodes
 from verl_agent_env.config import HostLimits
 from verl_agent_env.engine import CreateRequest, Host
+from verl_agent_env.engine.episodes import collector as collecting
 from verl_agent_env.engine.episodes.collector import EpisodeOptions
+from verl_agent_env.engine.episodes.notes import NOTES_AT_ONCE
 from verl_agent_env.envs.registry import Registry
+from verl_agent_env.errors import MovedError
 
 LAKE = "verl_env/frozen_lake-v1"
 COUNTDOWN = "verl_env/countdown-v0"
@@ -156,7 +159,7 @@ async def test_a_host_that_keeps_nothing_notes_nothing(make_host: Callable[..., 
     host = make_host()
     env_id = await play(host, LAKE, ["left"])
     assert host.collector is None
-    assert host.env_table.find(env_id).open_episode is None
+    assert not host.env_table.find(env_id).is_noted
 
 
 async def test_episodes_beyond_what_fits_into_memory_are_left_out_and_counted(
@@ -199,14 +202,92 @@ async def test_steps_that_came_with_a_reset_are_kept(host: Host, store: MemoryEp
     assert [step["action"] for step in episode["steps"]][::2] == ["<answer>left</answer>", "left"]
 
 
-async def test_nothing_is_derived_of_an_episode_until_somebody_reads(
-    host: Host, store: MemoryEpisodes
+async def test_an_episode_is_sorted_out_when_somebody_reads(host: Host, store: MemoryEpisodes) -> None:
+    collector = host.collector
+    assert collector is not None
+    kwargs = {"max_steps": 2 * NOTES_AT_ONCE}
+    env_ids = [await play(host, LAKE, [], env_kwargs=kwargs) for _ in range(3)]
+    for _ in range(NOTES_AT_ONCE):
+        for env_id in env_ids:
+            await ask(host.step, env_id, "nothing")
+    await ask(host.close, env_ids[0])
+    assert len(collector._written) == 3
+    assert 0 < len(collector.notes) < NOTES_AT_ONCE
+    first, second = await asyncio.gather(store.rows(), store.rows())
+    assert [row.num_steps for row in first] == [NOTES_AT_ONCE]
+    assert first == second
+    assert not collector._written
+    assert not collector.notes
+    await ask(host.step, env_ids[1], "nothing")
+    await ask(host.close, env_ids[1])
+    (document,) = await store.documents([f"{env_ids[1]}.0"])
+    episode = orjson.loads(document or b"")
+    assert [step["seq"] for step in episode["steps"]] == list(range(NOTES_AT_ONCE + 1))
+    assert sum(run.episodes for run in await store.runs(None)) == 2
+
+
+async def test_notes_are_sorted_out_when_nothing_is_noted_for_a_while(
+    store: MemoryEpisodes, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await ask(host.close, await play(host, LAKE, ["left"]))
-    (episode,) = store._new
-    assert episode._row is None
-    assert [row.num_steps for row in await store.rows()] == [1]
-    assert not store._new
+    monkeypatch.setattr(collecting, "_QUIET_S", 0.0)
+    host = Host(registry, HostLimits(), episodes=EpisodeOptions(store))
+    collector = host.collector
+    assert collector is not None
+    running = asyncio.create_task(collector.run())
+    env_id = await play(host, LAKE, [])
+    counts = []
+    for _ in range(10):
+        # Each turn of the loop something new is noted.
+        await asyncio.sleep(0)
+        await ask(host.step, env_id, "nothing")
+        counts.append(len(collector.notes))
+    assert counts == list(range(2, 12))
+    await until(lambda: not collector.notes)
+    running.cancel()
+    await host.stop()
+
+
+async def test_notes_beyond_what_fits_into_memory_are_sorted_out_at_once(
+    store: MemoryEpisodes, registry: Registry
+) -> None:
+    host = Host(registry, HostLimits(), episodes=EpisodeOptions(store, max_open_bytes=100_000))
+    collector = host.collector
+    assert collector is not None
+    for _ in range(60):
+        await ask(host.close, await play(host, LAKE, ["nothing"] * 20))
+        assert sum(map(len, collector._written)) + collector._open_bytes <= 100_000
+        assert collector._written_bytes == sum(map(len, collector._written))
+    assert len(store._episodes) > 20
+    assert len(await store.rows()) == 60
+    assert collector._open_bytes == 0
+    await host.stop()
+
+
+async def test_arguments_that_no_json_can_hold_lose_their_own_episode_alone(
+    host: Host, store: MemoryEpisodes, create: Callable[..., Any]
+) -> None:
+    collector = host.collector
+    assert collector is not None
+    good, bad = await play(host, LAKE, ["left"]), await play(host, LAKE, ["left"])
+    host.env_table.find(bad).env_kwargs = {"number": 1 << 70}
+    await ask(host.close, bad)
+    await ask(host.close, good)
+    collector.put_by()
+    assert [row.env_id for row in await store.rows()] == [good]
+    assert store.dropped == 1
+
+
+async def test_an_environment_that_never_became_live_leaves_nothing(
+    host: Host, store: MemoryEpisodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collector = host.collector
+    assert collector is not None
+    with monkeypatch.context() as patched:
+        patched.setattr(host._lifecycle, "owns", lambda _: False)
+        with pytest.raises(MovedError):
+            await ask(host.create, CreateRequest(LAKE, 1))
+    assert await store.rows() == []
+    assert (collector._num_open, collector._open, collector._open_bytes) == (0, {}, 0)
 
 
 # --- environments that move -----------------------------------------------------------------------------------
@@ -229,7 +310,7 @@ async def test_an_episode_that_moved_is_kept_whole_where_it_closed(
     first.evict(range(4096))
     await ask(second.step, env_id, LONG_THOUGHT)
     await ask(second.close, env_id)
-    await until(lambda: bool(store._new))
+    await until(lambda: bool(second.collector and not second.collector._tasks))
     (episode,) = await kept(store)
     assert await elsewhere.rows() == []
     assert episode["complete"]
@@ -250,7 +331,7 @@ async def test_an_episode_that_moved_with_its_state_alone_is_kept_from_there_on(
     second = await cluster.host({COUNTDOWN: "snapshot"}, episodes=EpisodeOptions(store))
     await ask(second.step, env_id, "nothing")
     await ask(second.close, env_id)
-    await until(lambda: bool(store._new))
+    await until(lambda: bool(second.collector and not second.collector._tasks))
     (episode,) = await kept(store)
     assert not episode["complete"]
     assert [step["seq"] for step in episode["steps"]] == [1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import msgspec
 import orjson
 import pytest
 
@@ -25,7 +26,7 @@ def filled(numbers: range = range(12)) -> MemoryEpisodes:
     for number in numbers:
         episode = kept_episode(number)
         ending = ENDINGS[number % 3]
-        episode._row = episode.row._replace(
+        row = episode.row._replace(
             run_id=f"run {number % 2}",
             reward=float(number),
             ending=ending,
@@ -35,7 +36,7 @@ def filled(numbers: range = range(12)) -> MemoryEpisodes:
             training_step=None if number < 4 else number // 4,
             ended_at=100.0 + 30 * number,
         )
-        store.add(episode)
+        store._place(row, episode.to_bytes())
     return store
 
 
@@ -144,7 +145,7 @@ async def test_a_holder_sees_its_own_alone() -> None:
     for number, tag in enumerate([tags["alice"], tags["bob"], ""]):
         env_id = tagged_env_id(1, tag, number) if tag else f"001-{number:032x}"
         episode = kept_episode(number)
-        episode.env_id = env_id
+        episode.end = msgspec.structs.replace(episode.end, env_id=env_id)
         store.add(episode)
     assert seeds(await search.find(store, EpisodeQuery(tag=tags["bob"]))) == [1]
     assert seeds(await search.find(store, EpisodeQuery(tag=""))) == [2]
