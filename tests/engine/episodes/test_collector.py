@@ -13,15 +13,19 @@ from tests.engine import probes
 from tests.engine.awaiting import ask
 from tests.engine.conftest import FakeClock
 from tests.engine.persistence.hosts import Cluster
-from tests.waiting import NEVER_S, until
+from tests.waiting import HANG_S, NEVER_S, until
 from verl_agent_env.cluster.memory.episodes import MemoryEpisodes
 from verl_agent_env.config import HostLimits
 from verl_agent_env.engine import CreateRequest, Host
 from verl_agent_env.engine.episodes import collector as collecting
 from verl_agent_env.engine.episodes.collector import EpisodeOptions
 from verl_agent_env.engine.episodes.notes import NOTES_AT_ONCE
+from verl_agent_env.engine.live_env import MOVED
+from verl_agent_env.engine.marks import NO_MARK
 from verl_agent_env.envs.registry import Registry
 from verl_agent_env.errors import MovedError
+from verl_agent_env.types import new_env_id
+from verl_agent_env.wire.results import EncodedReset, EncodedStep
 
 LAKE = "verl_env/frozen_lake-v1"
 COUNTDOWN = "verl_env/countdown-v0"
@@ -290,6 +294,73 @@ async def test_an_environment_that_never_became_live_leaves_nothing(
     assert (collector._num_open, collector._open, collector._open_bytes) == (0, {}, 0)
 
 
+class ReadElsewhere(MemoryEpisodes):
+    """A store that other processes read."""
+
+    def __init__(self) -> None:
+        super().__init__(1 << 26)
+        self.scope = "cluster"
+
+
+async def test_notes_for_a_store_that_others_read_do_not_wait(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collecting, "_SOON_S", 0.0)
+    store = ReadElsewhere()
+    host = Host(registry, HostLimits(), episodes=EpisodeOptions(store))
+    collector = host.collector
+    assert collector is not None
+    await ask(host.close, await play(host, LAKE, ["nothing"] * 20))
+    env_id = await play(host, LAKE, ["nothing"] * NOTES_AT_ONCE, env_kwargs={"max_steps": 1_000_000})
+    assert not collector._written
+    assert len(store._episodes) == 1
+    await ask(host.close, env_id)
+    other = await play(host, LAKE, [], env_kwargs={"max_steps": 1_000_000})
+    running = asyncio.create_task(collector.run())
+    async with asyncio.timeout(HANG_S):
+        while len(store._episodes) < 2:
+            # It is never quiet.
+            await ask(host.step, other, "nothing")
+            await asyncio.sleep(0)
+    running.cancel()
+    await host.stop()
+
+
+async def test_what_is_over_when_the_host_stops_is_kept(host: Host, store: MemoryEpisodes) -> None:
+    await play(host, LAKE, ["left"])
+    await ask(host.close, await play(host, LAKE, ["left"]))
+    await host.stop()
+    assert len(store._episodes) == 2
+
+
+async def test_an_environment_that_came_back_while_another_was_made_under_its_id_is_kept(
+    host: Host, store: MemoryEpisodes
+) -> None:
+    collector, env_id = host.collector, new_env_id(1)
+    assert collector is not None
+    request = CreateRequest(LAKE, 1, env_id=env_id)
+    early, back, late = (host._lifecycle.prepare(request) for _ in range(3))
+    answer = EncodedStep(b"[]", 0.0, False, False, b"{}")
+    back.seq, back.last_answer, back.episode = 1, answer, 0
+    collector.begun(early, EncodedReset(b'["early"]', b"{}"))
+    host.env_table.adopt(back)
+    for other in (early, late):
+        if other is late:
+            host._lifecycle.begun(late, 1, None, EncodedReset(b'["late"]', b"{}"), NO_MARK)
+            assert not late.is_noted
+        host.env_table.release(other, is_known=False)
+    back.seq = 2
+    collector.stepped(back, b'"left"', answer)
+    assert await store.rows() == []
+    assert list(collector._open) == [env_id]
+    assert collector._open_bytes == collector._open[env_id].size
+    await ask(host.close, env_id)
+    await until(lambda: not collector._tasks)
+    (episode,) = await kept(store)
+    assert [step["seq"] for step in episode["steps"]] == [1]
+    assert collector._num_open == 0
+
+
 # --- environments that move -----------------------------------------------------------------------------------
 
 
@@ -342,4 +413,33 @@ async def test_an_episode_that_moved_away_is_not_kept(cluster: Cluster, store: M
     await play(first, COUNTDOWN, ["nothing"], 4)
     first.evict(range(4096))
     await asyncio.sleep(0)
+    assert await store.rows() == []
+
+
+async def test_steps_are_not_played_again_for_an_episode_that_moves_on(
+    host: Host, store: MemoryEpisodes
+) -> None:
+    collector = host.collector
+    assert collector is not None
+    instance = host._lifecycle.prepare(CreateRequest(LAKE, 1))
+    instance.seq = 1
+    host.env_table.adopt(instance)
+    (playing,) = collector._pasts.values()
+    host.env_table.evict(instance, MOVED)
+    await asyncio.wait([playing])
+    assert playing.cancelled()
+    assert await store.rows() == []
+    assert (collector._pasts, collector._open) == ({}, {})
+
+
+async def test_an_episode_of_which_nothing_is_known_but_its_state_is_not_kept(
+    host: Host, store: MemoryEpisodes
+) -> None:
+    collector = host.collector
+    assert collector is not None
+    instance = host._lifecycle.prepare(CreateRequest(LAKE, 1))
+    instance.seq, instance.episode = 3, 0
+    host.env_table.adopt(instance)
+    await until(lambda: not collector._tasks)
+    await ask(host.close, instance.env_id)
     assert await store.rows() == []

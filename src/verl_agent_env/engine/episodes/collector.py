@@ -154,7 +154,7 @@ class EpisodeCollector:
             return
         instance.is_noted = False
         self._num_open -= 1
-        if reason == MOVED or not instance.seq:
+        if reason == MOVED:
             if self._pasts and (past := self._pasts.pop(instance.env_id, None)) is not None:
                 past.cancel()
             self._note(AbandonedNote(instance.env_id))
@@ -274,7 +274,7 @@ class EpisodeCollector:
 
     def _add(self, episode: KeptEpisode) -> None:
         if not episode.steps and episode.last_answer is None:
-            # Its state came from another worker without its last answer: nothing is known of it.
+            # No step was taken, or its state came from another worker without its last answer.
             return
         self._mean_bytes += (episode.size - self._mean_bytes) / 64
         self.store.add(episode)

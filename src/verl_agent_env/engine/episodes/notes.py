@@ -36,7 +36,7 @@ class StepNote(msgspec.Struct, gc=False, eq=False, array_like=True, tag=1):
 
 
 class AbandonedNote(msgspec.Struct, gc=False, eq=False, array_like=True, tag=3):
-    """An episode is not to be kept: it has no step, or goes on elsewhere."""
+    """An episode is not to be kept: it goes on elsewhere, or its environment never became live."""
 
     env_id: str
 
