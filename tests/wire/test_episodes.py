@@ -7,15 +7,17 @@ from verl_agent_env.wire.episodes import KeptEpisode
 from verl_agent_env.wire.results import EncodedReset, EncodedStep
 
 SUCCESS = EncodedStep(b"[]", 1.0, True, False, b'{"success":true}')
+FAILURE = EncodedStep(b"[]", 1.0, True, False, b'{"success":false}')
 NOTHING = EncodedStep(b"[]", 0.0, False, False, b"{}")
 
 
 def test_a_step_that_is_left_out_still_ends_the_episode() -> None:
     episode = kept_episode(0)
     before = episode.size
-    assert episode.add(b'"win"', SUCCESS, 3.0, max_bytes=before) == 0
+    assert episode.row.ending == "success"
+    assert episode.add(b'"lose"', FAILURE, 3.0, max_bytes=before) == 0
     assert (len(episode.steps), episode.size) == (2, before)
-    assert (episode.row.ending, episode.row.success) == ("success", True)
+    assert (episode.row.ending, episode.row.success) == ("failure", False)
     episode.prepend(EncodedReset(b"[]", b"{}"), [b'"first"'], [NOTHING])
     assert next(step.action for step in episode.steps) == b'"first"'
     assert episode.row.ending == "success"
