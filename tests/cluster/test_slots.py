@@ -70,11 +70,30 @@ def test_new_environments_begin_in_equal_shares_whoever_owns_the_slots() -> None
     assert sum(a % 2 != b % 2 for a, b in itertools.pairwise(chosen)) == 1
 
 
+def test_a_share_has_so_many_environments_at_least_and_every_worker_its_turn() -> None:
+    table = SlotTable(HERE)
+    for_new = {f"w:{number}": [number] for number in range(50)}
+    table.assign([HERE] * NUM_SLOTS, range(NUM_SLOTS), for_new=for_new)
+    rounds = [table.slots_for_new(64 * 20, 64) for _ in range(5)]
+    for chosen in rounds:
+        assert [*Counter(chosen).values()] == [64] * 20
+        assert sum(a != b for a, b in itertools.pairwise(chosen)) == 19
+    # Twenty at a time, of fifty: after five batches each was chosen as often.
+    assert Counter(slot for chosen in rounds for slot in set(chosen)) == dict.fromkeys(range(50), 2)
+    assert Counter(table.slots_for_new(5000, 64)) == dict.fromkeys(range(50), 100)
+    # A few workers have a share, whatever its size; none where there is nothing for them.
+    assert len(set(table.slots_for_new(32, 64))) == 16
+    assert len(set(table.slots_for_new(5, 64))) == 5
+    # One that takes no more is not waited for.
+    table.assign([HERE] * NUM_SLOTS, range(NUM_SLOTS), for_new={"w:1": [1], "w:2": [2]})
+    assert set(table.slots_for_new(500, 64)) == {1, 2}
+
+
 def test_new_environments_one_by_one_begin_on_all_workers() -> None:
     table = SlotTable(HERE)
     table.assign(halves(), range(0, NUM_SLOTS, 2), for_new={HERE: [0], THERE: [1], "third:3": [2]})
     chosen = Counter(table.slots_for_new(1)[0] for _ in range(3000))
-    assert all(800 < count < 1200 for count in chosen.values())
+    assert set(chosen.values()) == {1000}
     assert len(chosen) == 3
 
 

@@ -13,6 +13,18 @@ from verl_agent_env.types import MANY_SLOTS, NUM_SLOTS, new_env_id
 
 T = TypeVar("T")
 
+_FEW_WORKERS = 16
+"""So many have a share of a batch's environments, whatever its size: its calls are carried out side by side."""
+
+
+def share_holders(workers: int, count: int, together: int) -> int:
+    """Return the number of workers that get a share of ``count`` new environments.
+
+    The cost of a part of a batch is paid by the environments in it: where there are many workers, as many get one as can have
+    ``together`` environments each.
+    """
+    return min(workers, count, max(_FEW_WORKERS, count // together))
+
 
 class SlotTable:
     """Owners by slot, and which slots are this worker's own.
@@ -35,6 +47,8 @@ class SlotTable:
         self._addresses: Sequence[str | None] = [None] * self.num_slots
         # Of ids with more digits than the cluster's, too, which nobody owns.
         self._is_mine = bytearray(MANY_SLOTS)
+        self._waiting: list[str] = []
+        """Workers that are still to have a share of new environments in this round."""
         self.for_new: Mapping[str, Sequence[int]] = {}
         """Slots in which new environments begin, by the address of the worker that they are for."""
         self._inherited: Collection[int] = frozenset()
@@ -117,20 +131,37 @@ class SlotTable:
         """Tell whether an earlier worker may have had environments in the slot, which are lost."""
         return slot in self._inherited
 
-    def slots_for_new(self, count: int) -> list[int]:
-        """Choose a slot for each of ``count`` new environments, in equal shares for all workers that accept some.
+    def slots_for_new(self, count: int, together: int = 1) -> list[int]:
+        """Choose a slot for each of ``count`` new environments, in equal shares for workers that accept some.
 
-        Shares are contiguous. Empty if no worker accepts any at present.
+        Shares are contiguous. No worker has its second one before each had its first.
+
+        Args:
+            count: Number of environments.
+            together: As for :func:`share_holders`.
+
+        Returns:
+            The slots; none if no worker accepts any at present.
         """
-        shares = [found for address, found in sorted(self.for_new.items()) if self._can_take(address)]
-        if not shares:
+        accepting = {address: found for address, found in self.for_new.items() if self._can_take(address)}
+        if not accepting:
             return []
-        # Otherwise small requests would all go to the first workers.
-        first = random.randrange(len(shares))
-        return [
-            random.choice(shares[(first + len(shares) * position // count) % len(shares)])
-            for position in range(count)
-        ]
+        number = share_holders(len(accepting), count, together)
+        shares = [accepting[address] for address in self._next_workers(accepting.keys(), number)]
+        return [random.choice(shares[number * position // count]) for position in range(count)]
+
+    def _next_workers(self, accepting: Collection[str], number: int) -> list[str]:
+        """Choose the workers that had no share for longest, those of one round in any order."""
+        waiting = [address for address in self._waiting if address in accepting]
+        chosen, waiting = waiting[:number], waiting[number:]
+        if len(chosen) < number:
+            following = [*accepting]
+            random.shuffle(following)
+            others = [address for address in following if address not in chosen][: number - len(chosen)]
+            waiting = [address for address in following if address not in others]
+            chosen += others
+        self._waiting = waiting
+        return chosen
 
     def new_env_id_nearby(self, tag: str) -> str:
         """Make the id of a new environment in a slot of this worker, if it takes any; else in one of all slots."""

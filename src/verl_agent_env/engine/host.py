@@ -198,6 +198,13 @@ class Host:
             self._require_owned(request.env_id)
         return self.calls.create(request)
 
+    def runs_inline(self, env_name: str) -> bool:
+        """Tell whether environments of this name run in the event loop; false if there is no such kind, or it is not loaded."""
+        try:
+            return self.registry.is_loaded(env_name) and self.registry.kind(env_name).execution == "inline"
+        except ENV_FAULTS:
+            return False
+
     def computing_ms(self, request: CreateRequest) -> float:
         """About how many milliseconds an environment computes in a thread until its first episode has begun.
 

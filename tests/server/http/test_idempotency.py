@@ -208,7 +208,7 @@ async def test_a_request_is_not_refused_for_another_one_that_its_key_does_not_be
 
     async def send(body: bytes) -> bytes:
         async def make(_: None, named: Any) -> bytes:
-            return str((await named([CreateRequest(LAKE)]))[0].env_id).encode()
+            return str((await named([CreateRequest(LAKE)], 1))[0].env_id).encode()
 
         return bytes(await calls.answer("r", Request("", body, b"", {KEY_HEADER: b"k"}), nothing, make))
 
@@ -294,6 +294,19 @@ async def test_environments_of_a_key_lie_in_equal_shares_on_the_workers_of_its_r
         await named_by(f"{n:03x}" + "0" * 29, record, [CreateRequest(LAKE)] * 2, no_turn) for n in range(64)
     ]
     assert len({owners[slot_of(named[0].env_id or "")] for named in few}) == 4
+
+
+async def test_of_many_workers_those_of_a_key_have_so_many_environments_at_least() -> None:
+    workers = tuple(f"w{number}:1" for number in range(40))
+    owners, name, requests = Ring(workers).assignments, "abc" + "0" * 29, [CreateRequest(LAKE)] * 64 * 20
+    homes = []
+    for nonce in "12":
+        record = IdempotencyRecord("f", nonce, workers)
+        named = await named_by(name, record, requests, no_turn, together=64)
+        assert named == await named_by(name, record, requests, no_turn, together=64)
+        homes.append(Counter(owners[slot_of(request.env_id or "")] for request in named))
+        assert sorted(homes[-1].values()) == [64] * 20
+    assert homes[0].keys() != homes[1].keys()
 
 
 async def test_ids_follow_from_the_record_and_not_from_the_key() -> None:

@@ -89,7 +89,9 @@ class BatchHandlers:
             fault = await self._common_fault(wanted)
             if fault is not None:
                 return await self._encode(INITIALIZE, [faults.get(i, fault) for i in range(wanted.size)])
-            requests = await named(await create_requests(wanted, self._turn, request.principal.tag))
+            asked_for = await create_requests(wanted, self._turn, request.principal.tag)
+            await self._kinds.load({one.env_name for one in asked_for})
+            requests = await named(asked_for, self._batches.least_share(asked_for))
             valid = [position for position in range(wanted.size) if position not in faults]
             tasks = None if wanted.tasks is None else [wanted.tasks[position] for position in valid]
             made = await self._created(

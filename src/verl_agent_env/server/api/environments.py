@@ -88,7 +88,7 @@ class EnvironmentHandlers:
             )
 
         async def make(asked: CreateRequest, named: Named) -> bytes:
-            env_id, begin = await await_maybe(self._create(*await named([asked])))
+            env_id, begin = await await_maybe(self._create(*await named([asked], 1)))
             if actions:
                 shown = await self._play_first(request, env_id, begin, actions)
                 return b'{"message":"Environment initialized.","env_id":"%b",%b' % (

@@ -53,15 +53,17 @@ class Router:
         await self._route(call, range(len(slots)), OwnerSearch.begin(has_moved=has_moved))
         return call.results
 
-    async def slots_for_new(self, count: int) -> list[int]:
+    async def slots_for_new(self, count: int, together: int = 1) -> list[int]:
         """Choose a slot for each of ``count`` new environments, as soon as some worker accepts them.
+
+        Shares are as :meth:`~verl_agent_env.cluster.slots.SlotTable.slots_for_new` has them.
 
         Raises:
             StoreUnavailableError: No worker owns some slot at present.
             ShuttingDownError: All workers are about to end.
         """
         search = OwnerSearch.begin()
-        while not (slots := self.table.slots_for_new(count)):
+        while not (slots := self.table.slots_for_new(count, together)):
             if search.is_over:
                 raise ShuttingDownError if self.table.is_whole else _no_owner_error()
             await self._refresh()

@@ -98,6 +98,10 @@ class ShardedBatches:
             slots, lambda address, positions: self._part(batch, address, positions)
         )
 
+    def least_share(self, requests: Sequence[CreateRequest]) -> int:
+        """Give the least number of these new environments that one of many workers gets; see :meth:`Batches.least_share`."""
+        return self._local.least_share(requests)
+
     async def create_one(self, request: CreateRequest) -> Created:
         """Make one environment, on any worker.
 
@@ -119,7 +123,9 @@ class ShardedBatches:
         """
         requests: Sequence[CreateRequest] = items.wanted or ()
         needs_ids = any(request.env_id is None for request in requests)
-        slots = await self._router.slots_for_new(len(requests)) if needs_ids else [0] * len(requests)
+        slots: Sequence[int] = [0] * len(requests)
+        if needs_ids:
+            slots = await self._router.slots_for_new(len(requests), self.least_share(requests))
         named: list[CreateRequest] = []
         for number, (request, slot) in enumerate(zip(requests, slots, strict=True), 1):
             env_id = (

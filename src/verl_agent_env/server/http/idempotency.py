@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import functools
 import hashlib
+import random
 import re
 import secrets
 from collections import OrderedDict
@@ -15,6 +16,7 @@ from typing import TypeVar
 
 from verl_agent_env.cluster.idempotency import IdempotencyRecord, IdempotencyRecords
 from verl_agent_env.cluster.ring import ring_over
+from verl_agent_env.cluster.slots import share_holders
 from verl_agent_env.engine import CreateRequest
 from verl_agent_env.errors import IdempotencyKeyReusedError, InvalidRequestError, ShuttingDownError
 from verl_agent_env.server.http.headers import HOP_HEADER, KEY_HEADER
@@ -24,8 +26,8 @@ from verl_agent_env.wire.large_bodies import Turn
 from verl_agent_env.wire.pieces import Body
 
 T = TypeVar("T")
-Named = Callable[[Sequence[CreateRequest]], Awaitable[Sequence[CreateRequest]]]
-"""Gives requests the ids and seeds of their key; without a key, none."""
+Named = Callable[[Sequence[CreateRequest], int], Awaitable[Sequence[CreateRequest]]]
+"""Gives requests the ids and seeds of their key, given the least number of them that a worker gets; without a key, none."""
 
 _KEY = re.compile(rb"[!-~]{1,256}")
 _NAME = re.compile(rb"[0-9a-f]{32}")
@@ -83,14 +85,18 @@ async def named_by(
     requests: Sequence[CreateRequest],
     turn: Turn,
     num_slots: int = NUM_SLOTS,
+    together: int = 1,
 ) -> list[CreateRequest]:
     """Give the requests ids and seeds that follow from the record: whoever carries them out makes the same environments.
 
-    So a key holds even if the worker that knew the answer is gone. The ids lie in equal shares in the slots that the
-    ring means for each of the record's workers; without workers evenly in all slots, and that of a single one in the
-    slot of the key, whose owner is asked for it. ``turn`` is waited for after every few milliseconds of work.
+    So a key holds even if the worker that knew the answer is gone. The ids lie in equal shares in the slots
+    that the ring means for the record's workers, or for some of them where they are many (:func:`share_holders`); without workers evenly in all slots, and that of a single
+    one in the slot of the key, whose owner is asked for it. ``turn`` is waited for after every few milliseconds of work.
     """
     shares, size = _shares_of(record.workers, num_slots), len(requests)
+    number = share_holders(len(shares), size, together)
+    if number < len(shares):
+        shares = tuple(random.Random(f"{name} {record.nonce}").sample(shares, number))  # noqa: S311 - as good as any
     first = slot_of_key(name, num_slots)
     named = []
     for position, request in enumerate(requests):
@@ -269,10 +275,13 @@ class IdempotentRequests:
             name,
             fingerprint,
             lambda: make(
-                wanted, lambda requests: named_by(name, record, requests, self._turn, self._num_slots)
+                wanted,
+                lambda requests, together: named_by(
+                    name, record, requests, self._turn, self._num_slots, together
+                ),
             ),
         )
 
 
-async def _as_they_are(requests: Sequence[CreateRequest]) -> Sequence[CreateRequest]:
+async def _as_they_are(requests: Sequence[CreateRequest], _: int) -> Sequence[CreateRequest]:
     return requests

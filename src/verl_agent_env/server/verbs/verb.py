@@ -9,7 +9,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from pydantic import BaseModel
 
-from verl_agent_env.engine import Host
+from verl_agent_env.engine import CreateRequest, Host
 from verl_agent_env.engine.batches import BatchItems, Closed, OnHost
 from verl_agent_env.engine.budget import WHOLE_ROOM, AnswerRoom
 from verl_agent_env.errors import VerlAgentEnvError
@@ -105,6 +105,9 @@ class BatchRunner(Protocol):
 
     async def close_run(self, run_id: str, tag: str | None = None) -> Closed:
         """Close all environments of a run; with a ``tag``, those of its holder."""
+
+    def least_share(self, requests: Sequence[CreateRequest]) -> int:
+        """Give the least number of these new environments that one of many workers gets, once their kinds are loaded."""
 
 
 def shared_or_each(values: Sequence[T] | None) -> T | Sequence[T] | None:
