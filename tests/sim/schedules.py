@@ -450,6 +450,36 @@ def stopped_owner_wakes_in_an_emptied_store(world: World) -> None:
     _play(world, client, 1)
 
 
+def stale_owner_sees_the_emptied_store_before_its_lease_is_over(world: World) -> None:
+    """Cut off, it has missed that its slot went to the heir; it reads the emptied map before a heartbeat tells it that it was away."""
+    client, owner, heir = _created(world)
+    world.partition(owner)
+    _until_moved(world, client, heir)
+    _play(world, client, 3)
+    world.empty()
+    world.heal()
+    owner.wire.fates["heartbeat"].append(Fate(delay_s=0.3))
+    heir.wire.fates["read_map"].append(Fate(delay_s=1.0))
+    world.run(LEASE_S * 4)
+    assert client.confirmed == 5
+    _play(world, client, 1)
+
+
+def stale_owner_is_handed_its_slot_in_an_emptied_store(world: World) -> None:
+    """Its slot went to the heir, which claims it in the emptied store as well, and hands it over before the owner has looked."""
+    client, owner, heir = _created(world)
+    world.partition(owner)
+    world.ask(client, owner, "step", client.confirmed)
+    _until_moved(world, client, heir)
+    _play(world, client, 3)
+    world.empty()
+    world.heal()
+    owner.wire.fates["read_map"] += [Fate(delay_s=1.2), Fate(delay_s=1.2)]
+    world.run(LEASE_S * 4)
+    assert client.confirmed == 5
+    _play(world, client, 1)
+
+
 def closing_is_forgotten(world: World) -> None:
     """The store turns back to where an environment lived that was closed since: nobody will ever ask for it."""
     client, owner, _ = _created(world)
@@ -505,6 +535,8 @@ SCHEDULES: dict[str, Callable[[World], None]] = {
         answers_of_parts_are_lost,
         more_than_a_call_carries,
         stopped_owner_wakes_in_an_emptied_store,
+        stale_owner_sees_the_emptied_store_before_its_lease_is_over,
+        stale_owner_is_handed_its_slot_in_an_emptied_store,
         closing_is_forgotten,
     )
 }

@@ -10,6 +10,7 @@ import pytest
 
 from tests.sim import world as sim
 from tests.sim.schedules import SCHEDULES
+from verl_agent_env.cluster import agent
 from verl_agent_env.cluster.agent import ClusterAgent
 from verl_agent_env.cluster.memory import log as memory_log
 from verl_agent_env.cluster.memory.log import MemoryEventLog, _KeptEnvironment
@@ -187,6 +188,20 @@ MUTATIONS: list[tuple[str, Any, str, Any, str]] = [
         "observe",
         observe_and_claim_at_once,
         "stopped_owner_wakes_in_an_emptied_store",
+    ),
+    (
+        "first, seen first",
+        RebalancePlanner,
+        "observe",
+        observe_and_claim_at_once,
+        "stale_owner_sees_the_emptied_store_before_its_lease_is_over",
+    ),
+    (
+        "handed over",
+        agent,
+        "was_handed",
+        lambda _: False,
+        "stale_owner_is_handed_its_slot_in_an_emptied_store",
     ),
     ("sweep", handover, "_SWEEP_S", float("inf"), "closing_is_forgotten"),
     ("doubles", EarlierSteps, "add", lambda *_: None, "lost_answer_of_a_part_then_killed"),

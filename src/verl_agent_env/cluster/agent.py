@@ -15,7 +15,14 @@ from verl_agent_env import background
 from verl_agent_env.cluster.leases import LocalLease, boot_time
 from verl_agent_env.cluster.planner import Placement, RebalancePlan, RebalancePlanner
 from verl_agent_env.cluster.slots import SlotTable
-from verl_agent_env.cluster.store import ClusterMap, Formats, Store, WorkerRecord, WorkerState
+from verl_agent_env.cluster.store import (
+    ClusterMap,
+    Formats,
+    Store,
+    WorkerRecord,
+    WorkerState,
+    was_handed,
+)
 from verl_agent_env.cluster.timing import Timing
 from verl_agent_env.errors import (
     GenerationChangedError,
@@ -431,12 +438,12 @@ class ClusterAgent:
         """Evict the environments of slots that another worker has owned since this one last did.
 
         A slot that returns has another token. In an emptied store all tokens are new, and the environments in memory are
-        the only copy: they stay.
+        the only copy: they stay, unless somebody else was there first and has handed the slot over.
         """
         outdated = set()
         for slot, token in tokens.items():
             held_in, held = self._held.get(slot, (generation, token))
-            if held_in == generation and held != token:
+            if held != token and (held_in == generation or was_handed(token)):
                 outdated.add(slot)
         if outdated:
             self._environments.evict(outdated, keep_not_durable=True)

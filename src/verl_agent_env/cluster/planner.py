@@ -139,7 +139,7 @@ class RebalancePlanner:
         self._preferred: dict[int, _Preference] = {}
         self._readers: dict[Formats, SlotArray] = {}
         self._was_away = False
-        self._claims_from = float("-inf")
+        self._claims_from = self._emptied_at = float("-inf")
         """Time from which the worker may claim slots, if the store was emptied while its lease was over."""
 
     @property
@@ -179,11 +179,12 @@ class RebalancePlanner:
         if last is not None and last.generation != cluster.generation:
             # Emptied twice in a row: preferences of the second loss override those of the first.
             self._prefer(self._named(was_live, np.flatnonzero(was_live >= 0)), now)
-            if self._was_away:
-                # Others may have owned its slots meanwhile and hold the later steps: they claim first.
-                self._claims_from = now + self._timing.grace_s / 2
+            self._emptied_at = now
         if self._was_away:
             self._was_away = False
+            # If the store was emptied just now, noticed before or after the lease was over: others may have owned its slots
+            # meanwhile and hold the later steps. They claim first.
+            self._claims_from = self._emptied_at + self._timing.grace_s / 2
             dead = np.flatnonzero((self._owners >= 0) & (self._live < 0))
             self._prefer(self._named(self._owners, dead), now)
         if self._joined_at is None and self.incarnation in cluster.workers:

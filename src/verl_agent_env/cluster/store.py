@@ -257,14 +257,23 @@ class Store(Protocol):
         """Close connections; the store cannot be used afterwards."""
 
 
-def token_of(nonce: str, incarnation: str) -> str:
-    """Return the token of ``incarnation`` with a random ``nonce``."""
+_HANDED = "handed-"
+
+
+def token_of(nonce: str, incarnation: str, *, was_handed: bool = False) -> str:
+    """Return the token of ``incarnation`` with a random ``nonce``, which tells whether it was handed to it or claimed."""
+    nonce = f"{_HANDED}{nonce}" if was_handed else nonce
     return f"{nonce}:{incarnation}"
 
 
 def holder_of(token: str) -> str:
     """Return the incarnation that a token belongs to."""
     return token.partition(":")[2]
+
+
+def was_handed(token: str) -> bool:
+    """Tell whether a token is of slots that their owner handed over; False for those of owners of an earlier version."""
+    return token.startswith(_HANDED)
 
 
 def check_slots(slots: Collection[int], num_slots: int) -> None:

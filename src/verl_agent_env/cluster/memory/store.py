@@ -143,7 +143,7 @@ class MemoryStore:
         """Implement :meth:`Store.hand_off`."""
         check_slots(tokens, self._num_slots)
         self._require_alive(to_incarnation)
-        new_token = token_of(self._new_id(), to_incarnation)
+        new_token = token_of(self._new_id(), to_incarnation, was_handed=True)
         handed = dict.fromkeys(self.owned_under(tokens), new_token)
         if handed:
             self._tokens.update(handed)

@@ -141,7 +141,7 @@ class RedisStore:
     async def hand_off(self, tokens: Mapping[int, str], to_incarnation: str) -> dict[int, str]:
         """Implement :meth:`Store.hand_off`."""
         check_slots(tokens, self._keys.num_slots)
-        keys, new_token = self._keys, token_of(uuid.uuid4().hex, to_incarnation)
+        keys, new_token = self._keys, token_of(uuid.uuid4().hex, to_incarnation, was_handed=True)
         answer = await self._client.run(
             scripts.HAND_OFF,
             [
