@@ -96,9 +96,7 @@ async def named_by(
     shares, size = _shares_of(record.workers, num_slots), len(requests)
     number = share_holders(len(shares), size, together)
     if number < len(shares):
-        shares = tuple(
-            random.Random(f"{name} {record.nonce}").sample(shares, number)
-        )  # noqa: S311 - as good as any
+        shares = tuple(random.Random(f"{name} {record.nonce}").sample(shares, number))
     first = slot_of_key(name, num_slots)
     named = []
     for position, request in enumerate(requests):
