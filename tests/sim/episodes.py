@@ -24,6 +24,7 @@ from verl_agent_env.errors import (
 from verl_agent_env.wire.records import Entry, agrees
 from verl_agent_env.wire.results import EncodedReset, EncodedStep
 
+_GONE = (EnvironmentNotFoundError, EnvironmentLostError)
 _TRY_AGAIN = (MovedError, StoreUnavailableError, WorkerUnreachableError)
 
 
@@ -225,9 +226,10 @@ class Client:
         elif isinstance(error, SequenceStaleError) and seq + 1 < self.tried:
             # Several were under way, and all were taken though none was answered: only the last can be asked for again.
             self.confirmed = max(self.confirmed, min(error.expected_seq, self.tried) - 1)
-        elif isinstance(error, (EnvironmentNotFoundError, EnvironmentLostError)) and (
-            self.is_forgiven or not self.is_created
-        ):
+        elif isinstance(error, _GONE) and (self.is_forgiven or not self.is_created):
+            self.is_void = True
+        elif isinstance(error, EnvironmentClosedError) and self.is_forgiven:
+            # Its end may have been lost, and the copy that went on from before it been ended again by whoever knew of it.
             self.is_void = True
         else:
             self._violate(f"{verb} {seq} gave {error!r}")
