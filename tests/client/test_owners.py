@@ -133,7 +133,7 @@ async def test_without_direct_the_map_is_never_asked_for(
     start_pool: Callable[..., Pool], make_client: MakeClient
 ) -> None:
     pool = start_pool()
-    client = make_client(pool.server.url)
+    client = make_client(pool.server.url, direct="never")
     async with client.make(**LAKE) as env:
         await env.step("right")
     assert client._dispatch._owners is None

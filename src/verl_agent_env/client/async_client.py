@@ -45,7 +45,7 @@ class AsyncEnvClient:
         linger_s: float = 0.0,
         max_delay_s: float = 0.05,
         max_connections: int = 64,
-        direct: Literal["auto", "never"] = "never",
+        direct: Literal["auto", "never"] = "auto",
         ca_file: str | None = None,
         client_cert: str | tuple[str, str] | None = None,
     ) -> None:

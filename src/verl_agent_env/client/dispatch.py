@@ -67,7 +67,7 @@ class Settings:
     """Seconds that a call waits for a pending request before it is sent beside it."""
     max_connections: int = 64
     """Largest number of open connections."""
-    direct: Literal["auto", "never"] = "never"
+    direct: Literal["auto", "never"] = "auto"
     """``auto`` to send calls directly to the worker that owns the environment, if it can be reached from here."""
 
     def __post_init__(self) -> None:

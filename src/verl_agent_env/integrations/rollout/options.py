@@ -57,7 +57,7 @@ class RolloutOptions:
     """Seconds without a call after which the server closes an environment; the server's own if not given."""
     micro_batching: bool = True
     """True to let the steps of all episodes of a process share requests."""
-    direct: Literal["auto", "never"] = "never"
+    direct: Literal["auto", "never"] = "auto"
     """``auto`` to send steps directly to the workers of a cluster, if they can be reached."""
     curriculum: Literal["none", "pass_rate"] = "none"
     """``pass_rate`` to have the data set prefer rows that are neither nearly always nor hardly ever solved, by the results of the
