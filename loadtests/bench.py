@@ -17,12 +17,13 @@ from loadtests.bench_http import bench_large_calls, bench_steps
 from loadtests.bench_map import bench_map
 from loadtests.bench_memory import bench_memory, show_a_million
 from loadtests.bench_peers import bench_peers, require_peers
+from loadtests.bench_placement import bench_placement
 from loadtests.bench_recovery import bench_recovery
 from loadtests.bench_web import bench_web
 from verl_agent_env.types import NUM_SLOTS
 
 _PARTS = ("steps", "durable", "large", "memory", "levels")
-_MORE = ("million", "cluster", "recovery", "ring", "map", "peers", "web")
+_MORE = ("million", "cluster", "recovery", "ring", "map", "placement", "peers", "web")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -69,6 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         is_kept &= asyncio.run(bench_web(options.rounds))
     if "map" in parts:
         bench_map(options.workers, options.slots)
+    if "placement" in parts:
+        asyncio.run(bench_placement(options.rounds))
     if "ring" in parts:
         Console().print(bench_ring.ring_table(50))
     if "million" in parts:

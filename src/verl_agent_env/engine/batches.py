@@ -38,7 +38,8 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
-_TOGETHER = 64
+TOGETHER = 64
+"""The least number of environments with brief steps that one of many workers gets of a batch."""
 _MAX_SIDE_BY_SIDE = 1024
 """Calls of one batch that are under way at once, where they do not run inline."""
 
@@ -157,7 +158,7 @@ class Batches:
         Steps that compute, or wait, do so on many workers at once; brief ones are together rather: each part of a batch costs about
         as much as 30 of them.
         """
-        return _TOGETHER if all(map(self._host.runs_inline, {r.env_name for r in requests})) else 1
+        return TOGETHER if all(map(self._host.runs_inline, {r.env_name for r in requests})) else 1
 
     async def close_run(self, run_id: str, tag: str | None = None) -> Closed:
         """Close all environments of a run that are here; with a ``tag``, those of its holder."""
