@@ -30,6 +30,7 @@ from verl_agent_env.cluster.store import WorkerRecord
 from verl_agent_env.config import HostLimits
 from verl_agent_env.engine import CreateRequest, Host, await_maybe
 from verl_agent_env.engine.persistence import PersistenceOptions
+from verl_agent_env.engine.persistence.recorder import LogShard
 from verl_agent_env.envs.registry import default_registry
 from verl_agent_env.types import NUM_SLOTS, slot_of
 
@@ -208,7 +209,7 @@ async def cost_of_recovery(count: int) -> float:
     table = SlotTable(record.address)
     table.assign([None] * NUM_SLOTS, tokens, generation=await store.generation(), tokens=tokens)
 
-    kept = PersistenceOptions(log, table)
+    kept = PersistenceOptions(log, table, (LogShard(log, table),))
     first = Host(default_registry(), HostLimits(), kept=kept)
     if first.recorder is None:
         raise RuntimeError("the host keeps nothing")

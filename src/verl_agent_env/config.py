@@ -157,6 +157,9 @@ class ClusterSettings:
     """Host name or address that the other nodes and nginx reach this node by; the node's name when not given."""
     redis: str = field(default="", repr=False)
     """URL of the Redis that the nodes of a cluster share."""
+    redis_logs: tuple[str, ...] = field(default=(), repr=False, metadata={VERBATIM: True})
+    """URLs of the Redis that keep the steps of environments, each of a part of the slots; without any, ``redis`` keeps them. All
+    nodes of a cluster have the same ones, in any order."""
     namespace: str = "verl_agent_env"
     """Prefix of all keys in Redis: clusters of different namespaces do not see each other."""
     lease_s: float = 5.0
@@ -201,6 +204,10 @@ class ClusterSettings:
         if bool(self.redis) != bool(self.node):
             raise ValueError(
                 "a node of a cluster needs both a name (--node) and a Redis to meet the others in (--redis)"
+            )
+        if self.redis_logs and not self.redis:
+            raise ValueError(
+                "--redis-log is for nodes of a cluster, which meet in a Redis of their own (--redis)"
             )
 
     @property

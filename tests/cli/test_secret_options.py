@@ -20,6 +20,8 @@ from verl_agent_env.cli.secret_options import without_secrets
          {"VERL_AGENT_ENV_REDIS": "redis://:pass@host/0"}),
         (["serve", "--redis=redis+sentinel://host/service?sentinel_password=pass"], ["serve"],
          {"VERL_AGENT_ENV_REDIS": "redis+sentinel://host/service?sentinel_password=pass"}),
+        (["serve", "--redis-log", "redis://:pass@a", "--redis-log=redis+sentinel://b,c/service"], ["serve"],
+         {"VERL_AGENT_ENV_REDIS_LOGS": json.dumps(["redis://:pass@a", "redis+sentinel://b,c/service"])}),
     ],
 )  # fmt: skip
 def test_secrets_move_to_variables(arguments: list[str], kept: list[str], variables: dict[str, str]) -> None:

@@ -29,7 +29,7 @@ async def test_store_log_and_keys_of_a_backend_are_one_data_set(
         beat = await backend.store.heartbeat(record, 60.0)
         tokens = await backend.store.claim(record.incarnation, [slot_of(ENV_ID)])
         write = Write("create", ENV_ID, slot_of(ENV_ID), 0, 0, b"header")
-        assert await backend.log.commit(beat.generation, tokens, [write]) == []
+        assert await backend.logs[0].log.commit(beat.generation, tokens, [write]) == []
         assert await backend.log.env_ids([slot_of(ENV_ID)]) == [ENV_ID]
         kept = IdempotencyRecord("fingerprint", "nonce")
         assert await backend.idempotency.claim("key", kept) == kept

@@ -34,6 +34,7 @@ class Owner:
         record = worker()
         await store.heartbeat(record, TTL_S)
         tokens = await store.claim(record.incarnation, [SLOT, OTHER_SLOT])
+        await case.install(store, tokens)
         return cls(case, await store.generation(), tokens)
 
     async def write(self, *writes: Write) -> list[RefusalReason | None]:
@@ -334,7 +335,7 @@ async def test_only_the_owner_writes(case: StoreCase, owner: Owner) -> None:
     heir = worker()
     store = case.connect()
     await store.heartbeat(heir, TTL_S)
-    await store.hand_off({SLOT: owner.tokens[SLOT]}, heir.incarnation)
+    await case.install(store, await store.hand_off({SLOT: owner.tokens[SLOT]}, heir.incarnation))
     other = write("create", b"x", env_id="fff-x", slot=OTHER_SLOT)
     every: list[Write] = [
         write("append", b"zero"),
@@ -406,7 +407,7 @@ async def test_only_the_owner_ends_environments_in_a_full_store(case: StoreCase,
     await owner.write(write("create", b"first"))
     heir, store = worker(), case.connect()
     await store.heartbeat(heir, TTL_S)
-    await store.hand_off({SLOT: owner.tokens[SLOT]}, heir.incarnation)
+    await case.install(store, await store.hand_off({SLOT: owner.tokens[SLOT]}, heir.incarnation))
     case.fill(True)
     assert await owner.write(write("close", b"idle"), write("append", b"x")) == ["moved", "moved"]
     assert (await loaded(case)).header == b"first"
@@ -416,6 +417,7 @@ async def test_a_thousand_writes_in_all_slots_at_once(case: StoreCase, store: St
     record = worker()
     await store.heartbeat(record, TTL_S)
     tokens = await store.claim(record.incarnation, range(4096))
+    await case.install(store, tokens)
     writes = [write("create", b"x", env_id=f"{slot:03x}-n", slot=slot) for slot in range(4096)]
     assert await case.log.commit(await store.generation(), tokens, writes) == []
     assert len(await case.log.env_ids(range(4096))) == 4096

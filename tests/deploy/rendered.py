@@ -32,6 +32,13 @@ VALUE_SETS: Mapping[str, dict[str, Any]] = {
             "clientCertSecret": {"name": "cache-client"},
         },
     },
+    "event logs": {
+        "redis": {
+            "url": "rediss://cache.example.org:6380/0",
+            "logs": ["rediss://log-1.example.org:6380/0", "rediss://log-2.example.org:6380/0?wait=1"],
+            "passwordSecret": {"name": "cache"},
+        },
+    },
     "Sentinels": {
         "redis": {
             "url": "redis+sentinel://s-1.example.org:26379,s-2.example.org/environments/0?wait=1",

@@ -77,11 +77,16 @@ REFUSED: list[tuple[dict[str, Any], list[str]]] = [
         {
             "redis": {
                 "url": "redis://cache",
+                "logs": ["redis://me:secret@log"],
                 "caSecret": {"name": "ca"},
                 "sentinelPasswordSecret": {"name": "s"},
             }
         },
-        ["redis.url must begin with rediss://", "redis.url must begin with redis+sentinel://"],
+        [
+            "redis.logs must be redis://",
+            "redis.url must begin with rediss://",
+            "redis.url must begin with redis+sentinel://",
+        ],
     ),
 ]
 """Values, and all that is wrong with them."""
@@ -149,7 +154,7 @@ def test_settings_are_those_of_the_server_that_the_chart_does_not_make_itself(
         if not field.name.endswith("_limits")
     }
     own: set[str] = set()
-    for name in ("defaults", "ingress"):
+    for name in ("defaults", "ingress", "event logs"):
         for variable in clusters[name].container("nodes", "node")["env"]:
             own.add(variable["name"].removeprefix("VERL_AGENT_ENV_").lower())
     own -= {*VALUE_SETS["ingress"]["nodes"]["settings"]}

@@ -332,6 +332,20 @@ def test_nodes_and_watcher_read_redis_and_its_secrets(clusters: dict[str, Render
     assert found["open and large"].plain == "redis://cache.example.org:6379/2"
 
 
+def test_nodes_are_told_of_event_logs_with_the_same_secrets(clusters: dict[str, Rendered]) -> None:
+    for cluster in clusters.values():
+        variables = variables_of(cluster.container("nodes", "node"))
+        logs = settings_from_environment(variables).cluster.redis_logs
+        if cluster.name != "event logs":
+            assert logs == ()
+            continue
+        assert logs == (
+            "rediss://log-1.example.org:6380/0?password_file=/run/redis/password",
+            "rediss://log-2.example.org:6380/0?wait=1&password_file=/run/redis/password",
+        )
+        assert variables["VERL_AGENT_ENV_REDIS"].endswith("/0?password_file=/run/redis/password")
+
+
 def test_nodes_and_watcher_use_one_namespace(clusters: dict[str, Rendered]) -> None:
     for cluster in clusters.values():
         node, watcher = cluster.container("nodes", "node"), cluster.container("nginx", "nginx-config")

@@ -15,12 +15,13 @@ from verl_agent_env.cluster.store import WorkerRecord
 from verl_agent_env.config import HostLimits
 from verl_agent_env.engine import Host
 from verl_agent_env.engine.persistence import PersistenceOptions
+from verl_agent_env.engine.persistence.recorder import LogShard
 from verl_agent_env.envs.base import Durability
 from verl_agent_env.envs.registry import Registry
 from verl_agent_env.errors import StoreUnavailableError
 from verl_agent_env.types import NUM_SLOTS
 from verl_agent_env.wire.records import Refusal, Saved, Write
-from verl_agent_env.wire.task_results import ResultPage
+from verl_agent_env.wire.task_results import ResultPage, TaskStatistics
 
 _LEASE_S = 1e6
 
@@ -58,6 +59,10 @@ class CutLog:
         await self._travel()
         return await self._log.results(run, cursor)
 
+    async def results_of(self, run: str, tasks: Sequence[str]) -> list[TaskStatistics]:
+        await self._travel()
+        return await self._log.results_of(run, tasks)
+
     async def aclose(self) -> None:
         await self._log.aclose()
 
@@ -84,6 +89,9 @@ class Slots:
     def has_gone(self, slot: int) -> bool:
         return slot not in self.tokens
 
+    def was_refused(self) -> bool:
+        return False
+
 
 class Owner:
     """A worker's host, its slots, and its way to the log."""
@@ -94,7 +102,7 @@ class Owner:
         self.record = record
         self.slots = Slots()
         self.log = CutLog(owners.log)
-        kept = PersistenceOptions(self.log, self.slots, durabilities)
+        kept = PersistenceOptions(self.log, self.slots, (LogShard(self.log, self.slots),), durabilities)
         self.host = Host(owners.registry, limits, clock=owners.clock, kept=kept)
         assert self.host.recorder is not None
         self.journal = self.host.recorder.journal

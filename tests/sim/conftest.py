@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.sim.small_cluster import small_cluster
-from tests.sim.world import World
+from tests.sim.world import World, settled
 
 
 @pytest.fixture
@@ -18,11 +18,16 @@ def few_slots() -> Iterator[None]:
 
 
 @pytest.fixture
-def world(few_slots: None) -> Iterator[World]:
+def sharded_world(few_slots: None) -> Iterator[World]:
+    """A world of two workers, a store and two logs."""
+    made = settled(2)
+    yield made
+    made.end()
+
+
+@pytest.fixture(params=[0, 2], ids=["one store", "store and two logs"])
+def world(request: pytest.FixtureRequest, few_slots: None) -> Iterator[World]:
     """A world of two workers that have shared the slots."""
-    made = World()
-    made.start()
-    made.start()
-    made.run(2.0)
+    made = settled(request.param)
     yield made
     made.end()

@@ -76,6 +76,8 @@ class Client:
         """Who was asked for a step without a number: nothing else can be asked for before that is answered."""
         self.floor: int | None = None
         """Steps that were kept for certain when the store lost something."""
+        self.outdated_until = float("-inf")
+        """Until when a worker that is cut off may refuse by what it held before the store alone, which had its lease, lost data."""
         self.probed: int | None = None
         """The step that was asked for at the end."""
         self.last_error: Exception | None = None
@@ -166,6 +168,9 @@ class Client:
             return
         if not isinstance(answer, BaseException):
             self.used_at = max(self.used_at, asked.at)
+        if isinstance(answer, Exception) and now < self.outdated_until:
+            self.is_void |= is_unnumbered
+            return
         if is_unnumbered and isinstance(answer, Exception):
             if not (isinstance(answer, _TRY_AGAIN) or self.losses):
                 self._violate(f"a step without a number gave {answer!r}")

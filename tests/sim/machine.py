@@ -34,6 +34,7 @@ PEER_FATES = (
     "slow",
 )
 CALLS = ("commit", "commit", "commit", "load", "heartbeat", "claim", "hand_off", "read_map")
+CALLS_OF_LOGS = ("commit", "load", "env_ids", "install", "install", "generation")
 EITHER = (False, True)
 MAX_WORKERS, MAX_CLIENTS = 3, 4
 
@@ -47,6 +48,10 @@ def _always(_: World) -> bool:
 
 def _has_others(world: World) -> bool:
     return len(world.workers) > 1
+
+
+def _is_sharded(world: World) -> bool:
+    return world.simulated.is_sharded
 
 
 class Kind(NamedTuple):
@@ -71,8 +76,9 @@ def event(
 class ClusterMachine:
     """Workers are killed, stopped and cut off; messages are late, lost and doubled; nothing is ever lost."""
 
-    def __init__(self) -> None:
-        self.world = World()
+    def __init__(self, shards: int = 0) -> None:
+        """Begin with nothing; with as many logs beside the store as ``shards`` says."""
+        self.world = World(shards)
 
     def begin(self, slots: Sequence[int]) -> None:
         """Two workers with their shares, and some environments."""
@@ -227,7 +233,54 @@ class ClusterMachine:
     def disturb(self, place: int, call: str, kind: str) -> None:
         """Something will happen to a worker's next message of a kind."""
         self.world.disturbed()
-        self._worker(place).wire.fates[call].append(self.world.fate(kind))
+        worker = self._worker(place)
+        wires = worker.log_wires if call in CALLS_OF_LOGS else ()
+        for wire in wires or [worker.wire]:
+            wire.fates[call].append(self.world.fate(kind))
+
+    @event(_is_sharded, place=PLACES, log=PLACES, call=CALLS_OF_LOGS, kind=FATES)
+    def disturb_log(self, place: int, log: int, call: str, kind: str) -> None:
+        """Something will happen to a worker's next message to one of several logs."""
+        self.world.disturbed()
+        wires = self._worker(place).log_wires
+        wires[log % len(wires)].fates[call].append(self.world.fate(kind))
+
+    @event(_is_sharded, place=PLACES, wire=PLACES, after=AFTERWARDS)
+    def partition_from_one(self, place: int, wire: int, after: float) -> None:
+        """A worker is cut off from the store alone, or from one log alone."""
+        self.world.partition_from_one(self._worker(place), wire)
+        self._pass(after)
+
+    @event(_is_sharded, wire=PLACES, looks=range(2, 14), after=AFTERWARDS)
+    def lose_sight(self, wire: int, looks: int, after: float) -> None:
+        """The store alone, or one log alone, is away for all workers, while clients go on, and comes back."""
+        for worker in self.world.workers:
+            self.world.partition_from_one(worker, wire)
+        for _ in range(looks):
+            for client in self.world.clients:
+                if client.can_step and not client.is_busy:
+                    self.world.ask(client, self.world.worker_for(client), "step", client.confirmed)
+            self.world.run(0.5)
+        self.world.heal()
+        self._pass(after)
+
+    @event(_is_sharded, after=AFTERWARDS)
+    def empty_store(self, after: float) -> None:
+        """The store comes back with nothing; what logs beside it have is lost to nobody."""
+        self.world.empty_store()
+        self._pass(after)
+
+    @event(_is_sharded, after=AFTERWARDS)
+    def remember_store(self, after: float) -> None:
+        """The store writes itself to a disk."""
+        self.world.note_copy()
+        self._pass(after)
+
+    @event(_is_sharded, after=AFTERWARDS)
+    def roll_back_store(self, after: float) -> None:
+        """The store comes back as it was then; logs beside it do not."""
+        self.world.roll_back_one(-1)
+        self._pass(after)
 
     @event(seconds=(0.002, 0.1, 0.7, 1.5, 2.5, 5.0))
     def tick(self, seconds: float) -> None:
@@ -267,6 +320,18 @@ class LosingMachine(ClusterMachine):
     def roll_back(self, after: float) -> None:
         """The store comes back as it was then."""
         self.world.roll_back()
+        self._pass(after)
+
+    @event(_is_sharded, log=PLACES, after=AFTERWARDS)
+    def roll_back_log(self, log: int, after: float) -> None:
+        """One log comes back as it was then."""
+        self.world.roll_back_one(log % len(self.world.simulated.shards))
+        self._pass(after)
+
+    @event(_is_sharded, log=PLACES, after=AFTERWARDS)
+    def empty_log(self, log: int, after: float) -> None:
+        """One log comes back with nothing."""
+        self.world.empty_shard(log % len(self.world.simulated.shards))
         self._pass(after)
 
     @event(after=AFTERWARDS)

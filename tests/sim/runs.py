@@ -24,6 +24,8 @@ EVERY_DAY = 120
 """Runs of each machine in ``make test``; ``make deep`` makes a hundred thousand with this module's ``main``."""
 _WEIGHTS = (0, 1, 1, 3)
 """How likely an event of one kind is against others, in one run."""
+_SHARDS = (0, 0, 1, 2, 2)
+"""How many logs there are beside the store in a run; without any, the store keeps the log."""
 _REPORT_S = 10.0
 MACHINES: dict[str, type[ClusterMachine]] = {"faults": ClusterMachine, "losses": LosingMachine}
 
@@ -42,12 +44,17 @@ class Failure(NamedTuple):
     """A run in which something was not as it must be."""
 
     machine: type[ClusterMachine]
+    shards: int
     events: Sequence[Event]
     error: Exception
 
     def __str__(self) -> str:
         return "\n".join(
-            [self.machine.__name__, *(f"    {event}" for event in self.events), repr(self.error)]
+            [
+                f"{self.machine.__name__}({self.shards})",
+                *(f"    {event}" for event in self.events),
+                repr(self.error),
+            ]
         )
 
 
@@ -67,6 +74,7 @@ def _run_of(machine: type[ClusterMachine], seed: int) -> Failure | None:
     # What can happen differs from run to run: some faults show only where others do not come in between.
     kinds = machine_kinds(machine)
     weights = [chance.choice(_WEIGHTS) for _ in kinds]
+    shards = chance.choice(_SHARDS)
 
     def draw(made: ClusterMachine) -> Iterator[Event]:
         yield Event("begin", {"slots": slots})
@@ -75,7 +83,7 @@ def _run_of(machine: type[ClusterMachine], seed: int) -> Failure | None:
             if kind.condition(made.world):
                 yield Event(name, {name: chance.choice(values) for name, values in kind.choices.items()})
 
-    return _play(machine, draw)
+    return _play(machine, shards, draw)
 
 
 def machine_kinds(machine: type[ClusterMachine]) -> dict[str, Kind]:
@@ -84,8 +92,10 @@ def machine_kinds(machine: type[ClusterMachine]) -> dict[str, Kind]:
     return {name: vars(method)["kind"] for name, method in methods.items() if "kind" in vars(method)}
 
 
-def _play(machine: type[ClusterMachine], draw: Callable[[ClusterMachine], Iterator[Event]]) -> Failure | None:
-    made = machine()
+def _play(
+    machine: type[ClusterMachine], shards: int, draw: Callable[[ClusterMachine], Iterator[Event]]
+) -> Failure | None:
+    made = machine(shards)
     happened: list[Event] = []
     try:
         for event in draw(made):
@@ -93,7 +103,7 @@ def _play(machine: type[ClusterMachine], draw: Callable[[ClusterMachine], Iterat
             getattr(made, event.name)(**event.arguments)
         made.world.finish()
     except Exception as error:  # noqa: BLE001 - it is what was looked for
-        return Failure(machine, happened, error)
+        return Failure(machine, shards, happened, error)
     finally:
         made.world.end()
     return None
@@ -103,14 +113,14 @@ def _smaller(failure: Failure) -> Failure:
     """Leave out whatever the failure does not need; the beginning stays."""
     place = len(failure.events) - 1
     while place > 0:
-        failure = _again(failure.machine, failure.events, place) or failure
+        failure = _again(failure, place) or failure
         place = min(place, len(failure.events)) - 1
     return failure
 
 
-def _again(machine: type[ClusterMachine], events: Sequence[Event], without: int) -> Failure | None:
+def _again(failure: Failure, without: int) -> Failure | None:
     """Let the same happen once more but for one event, and what is not possible without it."""
-    kinds = machine_kinds(machine)
+    kinds, events = machine_kinds(failure.machine), failure.events
 
     def draw(made: ClusterMachine) -> Iterator[Event]:
         yield events[0]
@@ -118,7 +128,7 @@ def _again(machine: type[ClusterMachine], events: Sequence[Event], without: int)
             if place != without and kinds[event.name].condition(made.world):
                 yield event
 
-    return _play(machine, draw)
+    return _play(failure.machine, failure.shards, draw)
 
 
 @contextmanager

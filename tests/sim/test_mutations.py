@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import pytest
 
 from tests.sim import world as sim
 from tests.sim.schedules import SCHEDULES
-from verl_agent_env.cluster import agent
+from tests.sim.shard_schedules import SHARD_SCHEDULES
+from verl_agent_env.cluster import store
 from verl_agent_env.cluster.agent import ClusterAgent
+from verl_agent_env.cluster.log_shards import Installation
 from verl_agent_env.cluster.memory import log as memory_log
+from verl_agent_env.cluster.memory.fence import MemoryFence
 from verl_agent_env.cluster.memory.log import MemoryEventLog, _KeptEnvironment
 from verl_agent_env.cluster.memory.store import MemoryStore
 from verl_agent_env.cluster.planner import RebalancePlanner
+from verl_agent_env.cluster.shard_ownership import ShardOwnership
 from verl_agent_env.cluster.slots import SlotTable
 from verl_agent_env.cluster.store import ClusterMap, MapChanges
 from verl_agent_env.cluster.timing import Timing
@@ -179,7 +184,6 @@ MUTATIONS: list[tuple[str, Any, str, Any, str]] = [
     ("digest", restoring, "agrees", lambda *_: True, "journal_of_another_version"),
     ("words", restoring, "agrees", agrees_to_the_word, "killed_before_the_upgrade"),
     ("operations", LiveEnv, "_answer_to", lambda *_: None, "answers_of_parts_are_lost"),
-    ("groups", Group, "is_full", False, "more_than_a_call_carries"),
     ("calls", repersisting, "pack", lambda writes: [list(writes)], "more_than_a_call_carries"),
     ("grace", sim, "TIMES", Timing(sim.LEASE_S, settle_s=0.3, grace_s=0.0), "emptied_and_taken_by_the_next"),
     (
@@ -198,7 +202,7 @@ MUTATIONS: list[tuple[str, Any, str, Any, str]] = [
     ),
     (
         "handed over",
-        agent,
+        store,
         "was_handed",
         lambda _: False,
         "stale_owner_is_handed_its_slot_in_an_emptied_store",
@@ -211,27 +215,119 @@ MUTATIONS: list[tuple[str, Any, str, Any, str]] = [
 ]
 
 
+async def install_whatever_comes(
+    fence: MemoryFence, generation: str, version: int, tokens: Mapping[int, str]
+) -> dict[int, Installation]:
+    """Takes installations in the order in which they arrive."""
+    return await _install(fence, generation, sys.maxsize, tokens)
+
+
+class Believed:
+    """Takes a slot for proved as soon as the store says whose it is."""
+
+    def __init__(self, own: ShardOwnership) -> None:
+        self._own = own
+        self.follow = own.follow
+        self.is_away = False
+
+    def token_of(self, slot: int) -> str | None:
+        """The token of the store."""
+        return self._own._table.tokens.get(slot)
+
+
+def require_no_proofs(table: SlotTable, proofs: Sequence[ShardOwnership]) -> None:
+    """Owns slots that are not installed yet."""
+    _require_proofs(table, [Believed(own) for own in proofs])
+
+
+async def install_and_keep_what_is_here(own: ShardOwnership, leases: Any, evict: Any) -> None:
+    """Takes what is in memory for what the log has, whoever wrote there meanwhile."""
+    for slot, held in own._held.items():
+        own._held[slot] = held._replace(version=sys.maxsize)
+    await _install_own(own, leases, evict)
+
+
+def follow_the_map_alone(
+    own: ShardOwnership, is_of_another: Callable[[int], bool], released: Collection[int]
+) -> None:
+    """Goes on in slots that were given up, if the map says nothing else."""
+    _follow(own, is_of_another, ())
+
+
+async def confirm_whatever_was_written(own: ShardOwnership, slots: Collection[int]) -> Collection[int]:
+    """Hands slots over whatever became of what was written."""
+    return ()
+
+
+async def never_advance(store: MemoryStore, version: int) -> None:
+    """Leaves the version of the map as it is."""
+
+
+_follow = ShardOwnership.follow
+_install, _install_own, _require_proofs = (
+    MemoryFence.install,
+    ShardOwnership._install,
+    SlotTable.require_proofs,
+)
+
+SHARD_MUTATIONS: list[tuple[str, Any, str, Any, str]] = [
+    ("order", MemoryFence, "install", install_whatever_comes, "installation_that_was_held_up"),
+    ("former token", MemoryEventLog, "commit", commit_of_anybody, "installation_that_was_held_up"),
+    (
+        "installed first",
+        SlotTable,
+        "require_proofs",
+        require_no_proofs,
+        "heir_that_could_read_before_it_is_installed",
+    ),
+    (
+        "memory",
+        ShardOwnership,
+        "_install",
+        install_and_keep_what_is_here,
+        "stopped_owner_wakes_when_only_the_store_was_emptied",
+    ),
+    ("asked again", ShardOwnership, "was_refused", lambda _: False, "log_that_forgot_an_installation"),
+    (
+        "given up before",
+        ShardOwnership,
+        "follow",
+        follow_the_map_alone,
+        "owner_that_was_cut_off_in_a_store_that_turned_back",
+    ),
+    ("groups", Journal, "_attempt", lambda _, group: group.writes, "more_was_put_off_than_a_call_carries"),
+    ("advance", MemoryStore, "advance", never_advance, "store_that_turned_back"),
+    (
+        "confirmed",
+        ShardOwnership,
+        "unconfirmed",
+        confirm_whatever_was_written,
+        "handed_over_right_after_its_log_was_emptied",
+    ),
+    ("proof", SlotTable, "provable", lambda table: table.tokens, "woken_owner_finds_its_log_emptied"),
+]
+
+
 @pytest.mark.usefixtures("few_slots")
 @pytest.mark.parametrize(
-    ("target", "guard", "mutant", "schedule"), [m[1:] for m in MUTATIONS], ids=[m[0] for m in MUTATIONS]
+    ("target", "guard", "mutant", "schedule"),
+    [m[1:] for m in (*MUTATIONS, *SHARD_MUTATIONS)],
+    ids=[m[0] for m in (*MUTATIONS, *SHARD_MUTATIONS)],
 )
 def test_schedule_fails_without_its_guard(
     target: Any, guard: str, mutant: Any, schedule: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(SCHEDULES[schedule])
+    run(schedule)
     monkeypatch.setattr(target, guard, mutant)
     with pytest.raises(AssertionError):
-        run(SCHEDULES[schedule])
+        run(schedule)
 
 
-def run(schedule: Callable[[sim.World], None]) -> None:
-    """A schedule in a world of its own."""
-    world = sim.World()
+def run(name: str) -> None:
+    """Play a schedule in a world of its own."""
+    world = sim.settled(2 if name in SHARD_SCHEDULES else 0)
     try:
-        world.start()
-        world.start()
-        world.run(2.0)
-        schedule(world)
+        (SCHEDULES | SHARD_SCHEDULES)[name](world)
         world.finish()
     finally:
         world.end()

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import copy
 import itertools
-from collections import defaultdict
+from collections import ChainMap, defaultdict
 from collections.abc import Coroutine, Mapping, Sequence
 from contextvars import Context
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from tests.cluster.workers import unchanging
 from tests.sim.virtual_loop import VirtualLoop
+from verl_agent_env.cluster.memory.fence import MemoryFence
 from verl_agent_env.cluster.memory.log import MemoryEventLog
 from verl_agent_env.cluster.memory.store import MemoryStore
 from verl_agent_env.cluster.store import ClusterMap
@@ -37,6 +38,8 @@ class Fate:
     delay_s: float = _TRAVEL_S
     loses_request: bool = False
     loses_answer: bool = False
+    is_held_up: bool = False
+    """The request arrives when :meth:`Wire.let_go` says so, and its answer never."""
     copy_after_s: float | None = None
     """A second copy of the request arrives so much later."""
 
@@ -51,37 +54,91 @@ class _Call(NamedTuple):
     deadline: float
 
 
+class SimulatedShard:
+    """A log, and what says who may write to it: the store, or a fence of its own."""
+
+    def __init__(self, fence: MemoryStore | MemoryFence) -> None:
+        self.fence = fence
+        self.log = MemoryEventLog(fence)
+
+    def clear(self) -> None:
+        """Lose the log, and the fence if it is not the store."""
+        self.log.clear()
+        if isinstance(self.fence, MemoryFence):
+            self.fence.clear()
+
+    def present_tokens(self) -> Mapping[int, str]:
+        """The token of each slot under which alone may be written."""
+        if isinstance(self.fence, MemoryStore):
+            return self.fence._tokens
+        return {slot: installed.token for slot, installed in self.fence._installed.items()}
+
+    def copy(self) -> dict[str, Any]:
+        """Everything, for :meth:`roll_back`."""
+        state: dict[str, Any] = {"_kept": self.log._kept, "_closed": self.log._closed}
+        if isinstance(self.fence, MemoryFence):
+            state |= {name: getattr(self.fence, name) for name in ("_generation", "_installed")}
+        return copy.deepcopy(state)
+
+    def roll_back(self, earlier: dict[str, Any]) -> None:
+        """Be as at the time of a copy."""
+        for name, value in copy.deepcopy(earlier).items():
+            setattr(self.log if name in ("_kept", "_closed") else self.fence, name, value)
+
+
 class SimulatedStore:
     """Membership and journals of all workers, which can be lost, or turn back in time."""
 
-    def __init__(self, loop: VirtualLoop) -> None:
+    def __init__(self, loop: VirtualLoop, shards: int = 0) -> None:
+        """Begin without data.
+
+        Args:
+            loop: Of the simulation.
+            shards: How many logs there are that have fences of their own; without any, the store keeps the log.
+        """
         numbers = itertools.count(1)
         self.loop = loop
-        self.store = MemoryStore(loop.time, lambda: f"id{next(numbers)}")
-        self.log = MemoryEventLog(self.store)
+
+        def new_id() -> str:
+            return f"id{next(numbers)}"
+
+        self.store = MemoryStore(loop.time, new_id)
+        self.is_sharded = shards > 0
+        fences: list[MemoryStore | MemoryFence] = [MemoryFence(new_id) for _ in range(shards)]
+        self.shards = [SimulatedShard(fence) for fence in fences or [self.store]]
         self.writers: dict[tuple[str, int, str], str] = {}
         """Who has written under a token of a slot and generation."""
         self.violations: list[str] = []
 
+    @property
+    def kept(self) -> Mapping[str, Any]:
+        """All that the logs have of environments, by id."""
+        return ChainMap(*(shard.log._kept for shard in self.shards))
+
+    @property
+    def closed(self) -> Mapping[str, str]:
+        """Why environments were closed, by id."""
+        return ChainMap(*(shard.log._closed for shard in self.shards))
+
     def empty(self) -> None:
         """Lose everything."""
         self.store.clear()
-        self.log.clear()
+        for shard in self.shards:
+            shard.clear()
 
-    def copy(self) -> dict[str, Any]:
-        """Everything, for :meth:`roll_back`."""
-        state: Any = self.store
+    def forget(self) -> None:
+        """Lose what the logs have of environments, and nothing else."""
+        for shard in self.shards:
+            shard.log.clear()
+
+    def copy_store(self) -> dict[str, Any]:
+        """All that the store has but logs, for :meth:`roll_back_store`."""
         kept = ("_generation", "_version", "_leases", "_ended", "_tokens", "_changes")
-        return {
-            **{name: copy.deepcopy(getattr(state, name)) for name in kept},
-            "log": (copy.deepcopy(self.log._kept), dict(self.log._closed)),
-        }
+        return {name: copy.deepcopy(getattr(self.store, name)) for name in kept}
 
-    def roll_back(self, earlier: dict[str, Any]) -> None:
-        """Be as at the time of a copy; what was written since is lost."""
-        state = copy.deepcopy(earlier)
-        self.log._kept, self.log._closed = state.pop("log")
-        vars(self.store).update(state)
+    def roll_back_store(self, earlier: dict[str, Any]) -> None:
+        """Be as at the time of a copy, but for the logs."""
+        vars(self.store).update(copy.deepcopy(earlier))
         # It took a moment: no version of then comes again, because versions follow the clock.
         self.loop.now += _TRAVEL_S
 
@@ -93,7 +150,12 @@ class SimulatedStore:
         return read
 
     def commit(
-        self, sender: str, generation: str, tokens: Mapping[int, str], writes: Sequence[Write]
+        self,
+        shard: SimulatedShard,
+        sender: str,
+        generation: str,
+        tokens: Mapping[int, str],
+        writes: Sequence[Write],
     ) -> list[Refusal]:
         """Make writes, and see to it that only the owner does, and of no more than a call carries."""
         size = sum(map(size_of, writes[:-1]))
@@ -101,9 +163,9 @@ class SimulatedStore:
             self.violations.append(
                 f"{sender} sent {len(writes)} writes of {size} bytes and one more in a call"
             )
-        refusals: list[Refusal] = at_once(self.log.commit(generation, tokens, writes))
+        refusals: list[Refusal] = at_once(shard.log.commit(generation, tokens, writes))
         refused = {refusal.position for refusal in refusals}
-        present = self.store._tokens
+        present = shard.present_tokens()
         for position, write in enumerate(writes):
             if position in refused:
                 continue
@@ -117,14 +179,19 @@ class SimulatedStore:
 
 
 class Wire:
-    """A worker's store and log."""
+    """A worker's store, and the log that it keeps; or one of several logs with its fence."""
 
-    def __init__(self, simulated: SimulatedStore, sender: str) -> None:
+    where = "simulated"
+
+    def __init__(self, simulated: SimulatedStore, sender: str, shard: int = -1) -> None:
         self.is_cut = False
         self.fates: dict[str, list[Fate]] = defaultdict(list)
         """Of the next calls, by name."""
+        self._held_up: list[_Call] = []
         self._simulated = simulated
         self._sender = sender
+        self._shard = simulated.shards[max(shard, 0)]
+        self._store = simulated.store if shard < 0 else self._shard.fence
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
@@ -157,7 +224,9 @@ class Wire:
         fates = self.fates[name]
         fate = fates.pop(0) if fates else Fate()
         call = _Call(name, args, kwargs, loop.create_future(), loop.time() + TIMEOUT_S)
-        is_lost = self.is_cut or fate.loses_request
+        is_lost = self.is_cut or fate.loses_request or fate.is_held_up
+        if fate.is_held_up:
+            self._held_up.append(call)
         if is_lost or loop.time() + fate.delay_s > call.deadline:
             self._time_out(call)
         if not is_lost:
@@ -167,6 +236,12 @@ class Wire:
             copied.answer.cancel()
             loop.call_later(fate.copy_after_s, self._arrive, copied, True, context=Context())
         return await call.answer
+
+    def let_go(self) -> None:
+        """Let requests arrive that were held up."""
+        held_up, self._held_up = self._held_up, []
+        for call in held_up:
+            self._arrive(call, loses_answer=True)
 
     def _time_out(self, call: _Call) -> None:
         """Nothing will come: the sender hears so when it has waited long enough, running or not."""
@@ -180,11 +255,11 @@ class Wire:
         error: Exception | None = None
         try:
             if call.name == "commit":
-                result = simulated.commit(self._sender, *call.args, **call.kwargs)
+                result = simulated.commit(self._shard, self._sender, *call.args, **call.kwargs)
             elif call.name == "read_map":
                 result = simulated.read_map(self._sender, *call.args, **call.kwargs)
             else:
-                target = simulated.log if call.name in ("load", "env_ids") else simulated.store
+                target: object = self._shard.log if call.name in ("load", "env_ids") else self._store
                 result = at_once(getattr(target, call.name)(*call.args, **call.kwargs))
         except Exception as raised:  # noqa: BLE001 - it goes to the caller
             error = raised

@@ -17,6 +17,8 @@ from tests.sim.virtual_loop import VirtualLoop
 from tests.sim.wires import Fate, SimulatedStore, Wire
 from verl_agent_env import background
 from verl_agent_env.cluster.backends import Backend
+from verl_agent_env.cluster.log_shards import Fence, FencedLog
+from verl_agent_env.cluster.memory.fence import MemoryFence
 from verl_agent_env.cluster.memory.idempotency import MemoryIdempotencyRecords
 from verl_agent_env.cluster.store import Store, WorkerRecord
 from verl_agent_env.cluster.timing import Timing
@@ -29,7 +31,7 @@ from verl_agent_env.server.cluster.identity import WorkerIdentity
 from verl_agent_env.server.cluster.membership import SharedMembership
 from verl_agent_env.server.cluster.wiring import wire_worker
 from verl_agent_env.types import slot_of
-from verl_agent_env.wire.event_log import EventLog
+from verl_agent_env.wire.event_log import EventLog, shard_of
 from verl_agent_env.wire.records import Entry
 
 NUM_SLOTS = 8
@@ -39,6 +41,7 @@ TTL_S = 3600.0
 SHORT_TTL_S = 3.0
 MAX_JOURNAL_BYTES = 400
 """So little that some histories begin anew with a state."""
+SWEEP_S = 25.0
 HEALING_S = 40.0
 """In which everything answers again, once nothing is broken any more."""
 
@@ -60,6 +63,13 @@ class Worker:
         self._loop = world.loop
         self.process = world.loop.process(f"worker-{number}")
         self.wire = Wire(world.simulated, self.process.name)
+        self.log_wires = [
+            Wire(world.simulated, self.process.name, shard)
+            for shard in range(len(world.simulated.shards) if world.simulated.is_sharded else 0)
+        ]
+        logs = [FencedLog(cast(EventLog, self.wire))]
+        if self.log_wires:
+            logs = [FencedLog(cast(EventLog, wire), cast(Fence, wire)) for wire in self.log_wires]
         self.address = address = f"10.0.0.{number}:80"
         self.peers = SimulatedPeers(world, self)
         registry = counting_registry(is_upgraded=is_upgraded)
@@ -70,7 +80,7 @@ class Worker:
             WorkerIdentity(address, (), "supervisor"),
             Backend(
                 cast(Store, self.wire),
-                cast(EventLog, self.wire),
+                logs,
                 MemoryIdempotencyRecords(TTL_S, 0, world.loop.time),
                 _nothing,
             ),
@@ -103,6 +113,26 @@ class Worker:
         """Whether it runs."""
         return not (self.process.is_dead or self.process.is_paused)
 
+    @property
+    def wires(self) -> list[Wire]:
+        """Its ways to the store and all logs."""
+        return [self.wire, *self.log_wires]
+
+    def wire_to(self, client: Client) -> Wire:
+        """Its way to the log that has a client's environment."""
+        slot = slot_of(client.env_id)
+        return self.log_wires[shard_of(slot, len(self.log_wires))] if self.log_wires else self.wire
+
+    def cut(self) -> None:
+        """Cut it off from the store and all logs."""
+        for wire in self.wires:
+            wire.is_cut = True
+
+    def reconnect(self) -> None:
+        """End :meth:`cut`."""
+        for wire in self.wires:
+            wire.is_cut = False
+
     def spawn(self, call: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Let the process carry out a call."""
         return self._loop.create_task(call, context=self.process.context.copy())
@@ -117,17 +147,23 @@ class Worker:
 class World:
     """All of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, shards: int = 0) -> None:
+        """Begin without workers.
+
+        Args:
+            shards: How many logs there are beside the store; without any, the store keeps the log.
+        """
         self.loop = VirtualLoop()
         self.loop.set_exception_handler(self._failed)
         self._log = _DefectLog(self)
         logging.getLogger(background.__name__).addHandler(self._log)
-        self.simulated = SimulatedStore(self.loop)
+        self.simulated = SimulatedStore(self.loop, shards)
         self.workers: list[Worker] = []
         self.clients: list[Client] = []
         self.violations = self.simulated.violations
         self._numbers = itertools.count(1)
-        self._copy: tuple[dict[str, Any], list[Any]] | None = None
+        self._copies: dict[int, tuple[dict[str, Any], list[Any]]] = {}
+        """Copies of the store (-1) and of each log, with what the clients knew then."""
         self._fragile_until = 0.0
 
     # --- what happens to workers ----------------------------------------------------------------------------
@@ -162,13 +198,19 @@ class World:
     def partition(self, worker: Worker) -> None:
         """Cut a worker off from the store."""
         self.disturbed()
-        worker.wire.is_cut = True
+        worker.cut()
+
+    def partition_from_one(self, worker: Worker, place: int) -> None:
+        """Cut a worker off from the store alone (0), or from one log alone."""
+        self.disturbed()
+        worker.wires[place % len(worker.wires)].is_cut = True
 
     def heal(self) -> None:
         """Wake all, reconnect all."""
         for worker in self.workers:
-            worker.wire.is_cut = False
-            worker.wire.fates.clear()
+            worker.reconnect()
+            for wire in worker.wires:
+                wire.fates.clear()
             worker.peers.fates.clear()
             if worker.process.is_paused:
                 self.loop.wake(worker.process)
@@ -192,37 +234,82 @@ class World:
 
     def empty(self) -> None:
         """The store loses everything; whoever holds something states it again, if nothing else goes wrong."""
+        self._forgive_not_held(self.clients)
+        self.simulated.empty()
+        self._copies.clear()
+
+    def empty_shard(self, number: int) -> None:
+        """One of several logs loses everything; whoever holds something of it states it again, if nothing else goes wrong."""
+        self._forgive_not_held([client for client in self.clients if self.shard_of(client) == number])
+        self.simulated.shards[number].clear()
+        self._copies.pop(number, None)
+
+    def empty_store(self) -> None:
+        """The store loses everything, and the logs nothing: whatever was acknowledged stays."""
+        self.disturbed()
+        self._forget_leases()
+        self.simulated.store.clear()
+        self._copies.pop(-1, None)
+
+    def _forget_leases(self) -> None:
+        """Whoever believes in a lease that the store does not know any more may refuse calls by what was."""
+        for client in self.clients:
+            client.outdated_until = self.loop.now + LEASE_S
+
+    def note_copy(self) -> None:
+        """Remember the store and all logs as they are, for :meth:`roll_back`."""
+        marks = [client.mark() for client in self.clients]
+        self._copies = {number: (shard.copy(), marks) for number, shard in enumerate(self.simulated.shards)}
+        self._copies[-1] = self.simulated.copy_store(), marks
+
+    def roll_back(self) -> None:
+        """The store and its log turn back together, or all of them; what was acknowledged since may be lost."""
+        for number in sorted(self._copies):
+            self.roll_back_one(number)
+
+    def roll_back_one(self, number: int) -> None:
+        """The store alone (-1) or a log alone turns back; what was acknowledged since in the log may be lost."""
+        if number not in self._copies:
+            return
+        copied, marks = self._copies[number]
+        self.disturbed()
+        if number < 0:
+            self._forget_leases()
+            self.simulated.roll_back_store(copied)
+            return
+        self.simulated.shards[number].roll_back(copied)
+        for client, mark in itertools.zip_longest(self.clients, marks):
+            if self.shard_of(client) == number:
+                client.forgive(mark)
+
+    def fence_of(self, client: Client) -> MemoryFence:
+        """The fence of the log that has a client's environment."""
+        fence = self.simulated.shards[self.shard_of(client)].fence
+        assert isinstance(fence, MemoryFence)
+        return fence
+
+    def shard_of(self, client: Client) -> int:
+        """Number of the log that has a client's environment."""
+        return shard_of(slot_of(client.env_id), len(self.simulated.shards))
+
+    def _forgive_not_held(self, clients: Sequence[Client]) -> None:
+        """What no owner holds in memory is lost with what keeps it; while not all is calm, all of it may be."""
         if self.is_calm:
             self._fragile_until = self.loop.now + LEASE_S + TIMES.grace_s + 4.0
-            for client in self.clients:
+            for client in clients:
                 if self.owner_of(client).host.env_table.get(client.env_id) is None:
                     # Its owner has the slot, but has not brought it back yet.
                     client.forgive(None)
         else:
-            self._forgive_all()
-        self.simulated.empty()
-        self._copy = None
-
-    def note_copy(self) -> None:
-        """Remember the store as it is, for :meth:`roll_back`."""
-        self._copy = self.simulated.copy(), [client.mark() for client in self.clients]
-
-    def roll_back(self) -> None:
-        """The store turns back; what was acknowledged since may be lost."""
-        if self._copy is not None:
-            copied, marks = self._copy
-            self.disturbed()
-            self.simulated.roll_back(copied)
-            for client, mark in itertools.zip_longest(self.clients, marks):
-                client.forgive(mark)
+            for client in clients:
+                client.forgive(None)
 
     @property
     def is_calm(self) -> bool:
         """Whether all workers are well and all slots have owners who know it."""
         if self.loop.now < self._fragile_until or not all(
             worker.is_up
-            and not worker.wire.is_cut
-            and not any(worker.wire.fates.values())
+            and not any(wire.is_cut or any(wire.fates.values()) for wire in worker.wires)
             and not worker.peers.fates
             # Who drains claims nothing, not even what it holds.
             and worker.member.record.state == "ready"
@@ -329,7 +416,7 @@ class World:
 
     def spoil(self, client: Client) -> None:
         """Let the journal say that the first step gave something else."""
-        entries = self.simulated.log._kept[client.env_id].entries
+        entries = self.simulated.kept[client.env_id].entries
         entries[0] = Entry.from_bytes(entries[0])._replace(digest=b"0" * 23).to_bytes()
 
     # --- what must hold -------------------------------------------------------------------------------------
@@ -337,7 +424,7 @@ class World:
     def check(self) -> None:
         """Raise if somebody was told something wrong."""
         assert not self.violations, self.violations
-        kept = self.simulated.log._kept
+        kept = self.simulated.kept
         for client in self.clients:
             journal = kept.get(client.env_id)
             if journal is not None and not client.is_void and client.env_name == JOURNAL:
@@ -365,17 +452,27 @@ class World:
         left = [(client.env_id, client.last_error) for client in waiting]
         assert not left, f"no answer for {HEALING_S:g} s: {left}"
         self.check()
+        # What a store forgot that its worker remembers is written again, an end when the worker looks at everything.
+        swept = self.loop.now + SWEEP_S
+        while self.loop.now < swept and not all(map(self._is_balanced, self.clients)):
+            self.run(1.0)
         self._check_balance()
+
+    def _is_balanced(self, client: Client) -> bool:
+        if client.is_void or client.is_forgiven or not client.is_created:
+            return True
+        is_open, is_closed = client.env_id in self.simulated.kept, client.env_id in self.simulated.closed
+        return is_open != is_closed == client.is_closed
 
     def _check_balance(self) -> None:
         """Each environment that was created is open, closed, or lost with the store."""
-        log = self.simulated.log
+        simulated = self.simulated
         for client in self.clients:
             if client.is_void or client.is_forgiven or not client.is_created:
                 continue
             if client.may_be_idle(self.loop.now):
                 continue
-            is_open, is_closed = client.env_id in log._kept, client.env_id in log._closed
+            is_open, is_closed = client.env_id in simulated.kept, client.env_id in simulated.closed
             assert is_open != is_closed, f"{client.env_id} is open and closed, or neither"
             assert is_closed == client.is_closed, f"{client.env_id}: closed {is_closed}"
             homes = [
@@ -417,6 +514,15 @@ class _DefectLog(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Note a violation."""
         self._world.violations.append(f"{record.getMessage()}: {record.exc_info}")
+
+
+def settled(shards: int = 0) -> World:
+    """Begin a world of two workers that have shared the slots; see :class:`World`."""
+    world = World(shards)
+    world.start()
+    world.start()
+    world.run(2.0)
+    return world
 
 
 def _outcome(done: asyncio.Task[Any]) -> Any:

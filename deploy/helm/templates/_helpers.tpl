@@ -50,11 +50,11 @@ capabilities: {drop: [ALL]}
 {{- ternary .Values.autoscaling.minReplicas .Values.nodes.replicas .Values.autoscaling.enabled | int -}}
 {{- end }}
 
-{{/* Redis' URL. Secrets are not in it: it names files, see verl-agent-env.redisFiles. */}}
+{{/* The URL of a Redis: values of redis, and its address. Secrets are not in it: it names files, see verl-agent-env.redisFiles. */}}
 {{- define "verl-agent-env.redisUrl" -}}
-{{- $url := .Values.redis.url | default (printf "redis://%s-redis:6379/0" .Release.Name) -}}
+{{- $url := last . -}}
 {{- $options := list -}}
-{{- with .Values.redis -}}
+{{- with first . -}}
 {{- if .passwordSecret.name }}{{ $options = append $options "password_file=/run/redis/password" }}{{ end -}}
 {{- if .passwordSecret.usernameKey }}{{ $options = append $options "username_file=/run/redis/username" }}{{ end -}}
 {{- if .sentinelPasswordSecret.name }}{{ $options = append $options "sentinel_password_file=/run/redis/sentinel-password" }}{{ end -}}
@@ -66,8 +66,17 @@ capabilities: {drop: [ALL]}
 
 {{/* The variables by which nodes and the watcher find Redis. */}}
 {{- define "verl-agent-env.redisVariables" -}}
+{{- $url := .Values.redis.url | default (printf "redis://%s-redis:6379/0" .Release.Name) -}}
 - name: VERL_AGENT_ENV_REDIS
-  value: {{ include "verl-agent-env.redisUrl" . | quote }}
+  value: {{ include "verl-agent-env.redisUrl" (list .Values.redis $url) | quote }}
+{{- with .Values.redis.logs }}
+{{- $logs := list }}
+{{- range . }}
+{{- $logs = append $logs (include "verl-agent-env.redisUrl" (list $.Values.redis .)) }}
+{{- end }}
+- name: VERL_AGENT_ENV_REDIS_LOGS
+  value: {{ toRawJson $logs | quote }}
+{{- end }}
 - {name: VERL_AGENT_ENV_NAMESPACE, value: {{ .Values.redis.namespace | quote }}}
 {{- end }}
 

@@ -29,6 +29,7 @@ _FILE = click.Path(exists=True, dir_okay=False, resolve_path=True, path_type=Pat
 @click.option("--port", type=click.IntRange(0, 65_535), default=8080, show_default=True, help="Port of nginx; 0 takes a free port.")  # fmt: skip
 @click.option("--slots", type=click.Choice([str(NUM_SLOTS), str(MANY_SLOTS)]), default=str(NUM_SLOTS), show_default=True, help="Slots of the cluster.")  # fmt: skip
 @click.option("--redis", default="", help="URL of a Redis that runs already; one is started when not given.")
+@click.option("--redis-logs", type=click.IntRange(0, 16), default=0, show_default=True, help="How many more Redis to start, which keep the steps of environments in place of the first one.")  # fmt: skip
 @click.option(
     "--folder", type=click.Path(file_okay=False, path_type=Path), help="For logs and data; a temporary one when not given."
 )  # fmt: skip
@@ -43,6 +44,7 @@ def cluster(
     port: int,
     slots: str,
     redis: str,
+    redis_logs: int,
     folder: Path | None,
     tls_cert: Path | None,
     tls_key: Path | None,
@@ -69,6 +71,7 @@ def cluster(
                 port=port,
                 num_slots=int(slots),
                 redis=redis,
+                redis_logs=redis_logs,
                 serve_options=serve_options,
                 tls=tls,
                 say=lambda part: status.update(f"Starting: {part}"),

@@ -11,7 +11,7 @@ import resource
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -51,6 +51,7 @@ class Finding:
 @click.command()
 @click.option("--url", default="", help="Also check the running server at this URL.")
 @click.option("--redis", default="", envvar=variable_of("redis"), help="Also check this Redis, as a node would use it.")  # fmt: skip
+@click.option("--redis-log", "redis_logs", multiple=True, help="Also check this Redis, which keeps steps of environments; one option for each of them.")  # fmt: skip
 @click.option(
     "--port",
     type=click.IntRange(1, 65_535),
@@ -62,7 +63,7 @@ class Finding:
     "--token", envvar="VERL_AGENT_ENV_TOKEN", default="", help="Bearer token, if the server asks for one."
 )
 @json_option("Print the findings as JSON.")
-def doctor(url: str, redis: str, port: int, token: str, as_json: bool) -> None:
+def doctor(url: str, redis: str, redis_logs: tuple[str, ...], port: int, token: str, as_json: bool) -> None:
     """Check what a server or a cluster needs on this machine, and print how to repair faults.
 
     Exit code 1 if there is a fault.
@@ -73,7 +74,7 @@ def doctor(url: str, redis: str, port: int, token: str, as_json: bool) -> None:
             findings.append(_port(port))
         if redis:
             status.update("Checking Redis")
-            findings += asyncio.run(_redis(redis))
+            findings += asyncio.run(_redis(redis, redis_logs))
         if url:
             status.update("Checking the server and its workers")
             findings += _server(url, token)
@@ -182,12 +183,12 @@ def _port(port: int) -> Finding:
 # --- Redis and a server -------------------------------------------------------------------------------------
 
 
-async def _redis(url: str) -> list[Finding]:
-    from verl_agent_env.cluster.backends import open_backend
+async def _redis(url: str, logs: Sequence[str]) -> list[Finding]:
+    from verl_agent_env.cluster.backends import BackendOptions, open_backend
     from verl_agent_env.errors import StoreUnavailableError
 
     try:
-        backend = open_backend(url)
+        backend = open_backend(url, BackendOptions(logs=logs or None))
     except ValueError as unfit:
         return [Finding("Redis", "fault", f"{unfit}.", "redis://HOST:6379/0")]
     try:
@@ -201,6 +202,7 @@ async def _redis(url: str) -> list[Finding]:
         await backend.aclose()
     return [
         Finding("Redis", "ok", f"answers; {workers} workers have registered"),
+        *(Finding("event log", "ok", f"{where} answers") for where in backend.places),
         *(Finding("Redis", "note", risk) for risk in risks),
     ]
 

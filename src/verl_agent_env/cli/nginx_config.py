@@ -186,7 +186,7 @@ async def _watch(
     log_outlived_signals(lambda line: click.echo(line, err=True))
     try:
         settings.folder.mkdir(parents=True, exist_ok=True)
-        backend = open_backend(redis, BackendOptions(namespace)) if redis else None
+        backend = open_backend(redis, BackendOptions(namespace, logs=None)) if redis else None
     except ValueError as unfit:
         raise click.UsageError(f"{unfit}.") from None
     except OSError as refused:

@@ -14,7 +14,9 @@ _VARIABLES = {
     "--auth-token": variable_of("auth_tokens"),
     "--token": _TOKEN,
     "--redis": variable_of("redis"),
+    "--redis-log": variable_of("redis_logs"),
 }
+_REPEATED = ("--auth-token", "--redis-log")
 
 
 def without_secrets(arguments: Sequence[str], environment: MutableMapping[str, str]) -> list[str] | None:
@@ -45,7 +47,7 @@ def without_secrets(arguments: Sequence[str], environment: MutableMapping[str, s
             found.setdefault(option, []).append(value)
     for option, values in found.items():
         # Of options that are given once, the last one counts.
-        environment[_VARIABLES[option]] = json.dumps(values) if option == "--auth-token" else values[-1]
+        environment[_VARIABLES[option]] = json.dumps(values) if option in _REPEATED else values[-1]
     return kept if found else None
 
 

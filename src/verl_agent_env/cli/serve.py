@@ -204,7 +204,12 @@ def _require_place(settings: ServerSettings, supervisor: str, pool: Collection[s
         keeps_episodes = settings.keep_trajectories == "redis"
         backend = open_backend(
             cluster.redis,
-            BackendOptions(cluster.namespace, num_slots=cluster.slots, keeps_episodes=keeps_episodes),
+            BackendOptions(
+                cluster.namespace,
+                num_slots=cluster.slots,
+                logs=cluster.redis_logs,
+                keeps_episodes=keeps_episodes,
+            ),
         )
         # A node that crashed and restarts still finds its own former leases.
         end = time.monotonic() + Timing(cluster.lease_s).rejoin_s

@@ -21,7 +21,7 @@ from verl_agent_env.cluster.store import (
     Store,
     WorkerRecord,
     WorkerState,
-    was_handed,
+    was_interrupted,
 )
 from verl_agent_env.cluster.timing import Timing
 from verl_agent_env.errors import (
@@ -420,6 +420,8 @@ class ClusterAgent:
             for_new=placement.slots,
             generation=cluster.generation,
             tokens=mine,
+            is_of_another=self._planner.is_of_another,
+            version=cluster.version,
             foreign=self._planner.foreign(),
         )
 
@@ -442,8 +444,8 @@ class ClusterAgent:
         """
         outdated = set()
         for slot, token in tokens.items():
-            held_in, held = self._held.get(slot, (generation, token))
-            if held != token and (held_in == generation or was_handed(token)):
+            present = generation, token
+            if was_interrupted(self._held.get(slot, present), present):
                 outdated.add(slot)
         if outdated:
             self._environments.evict(outdated, keep_not_durable=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from verl_agent_env.cluster.folder.episodes import FolderEpisodes
 from verl_agent_env.cluster.idempotency import KNOWN_S, IdempotencyRecords
+from verl_agent_env.cluster.log_shards import FencedLog, JoinedLog
 from verl_agent_env.cluster.memory.episodes import MemoryEpisodes
 from verl_agent_env.cluster.memory.idempotency import MemoryIdempotencyRecords
 from verl_agent_env.cluster.memory.log import MemoryEventLog
@@ -22,7 +23,7 @@ from verl_agent_env.cluster.redis.limits import RedisLimits
 from verl_agent_env.cluster.store import Store
 from verl_agent_env.types import NUM_SLOTS
 from verl_agent_env.wire.episode_store import EpisodeStore
-from verl_agent_env.wire.event_log import EventLog
+from verl_agent_env.wire.event_log import HistoryReader
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,9 @@ class BackendOptions:
     """Seconds for which an idempotency key is known."""
     num_slots: int = NUM_SLOTS
     """Number of slots of the data set."""
+    logs: Sequence[str] | None = ()
+    """URLs of the Redis that keep the event logs, each of a part of the slots, in any order. Without any, the store keeps
+    them; None for who does not read or write them, and need not know."""
     keeps_episodes: bool = False
     """Whether episodes that are over are kept there as well."""
     keys_max_bytes: int = 16 * 1024 * 1024
@@ -48,16 +52,31 @@ class Backend:
     """Connections to one data set, each opened at its first use."""
 
     store: Store
-    log: EventLog
+    logs: Sequence[FencedLog]
+    """The event logs, each of a part of the slots: one, which the store keeps itself, or several in their order."""
     idempotency: IdempotencyRecords
     rehearse: Callable[[], Awaitable[Sequence[str]]]
     """Tries every command that the other parts need, outside the data set; raises :class:`StoreUnavailableError`. Returns what of
     the server's settings may lose data, a sentence each."""
 
+    @property
+    def places(self) -> list[str]:
+        """Addresses of the event logs that the store does not keep itself."""
+        return [part.fence.where for part in self.logs if part.fence is not None]
+
+    @property
+    def log(self) -> HistoryReader:
+        """All logs, to be read."""
+        return self.logs[0].log if len(self.logs) == 1 else JoinedLog([part.log for part in self.logs])
+
     async def aclose(self) -> None:
         """Close all connections."""
-        for part in (self.idempotency, self.log, self.store):
-            await part.aclose()
+        await self.idempotency.aclose()
+        await self.log.aclose()
+        for part in self.logs:
+            if part.fence is not None:
+                await part.fence.aclose()
+        await self.store.aclose()
 
 
 def open_backend(url: str, options: BackendOptions | None = None) -> Backend:
@@ -74,7 +93,7 @@ def open_backend(url: str, options: BackendOptions | None = None) -> Backend:
 def _open_memory(_: str, options: BackendOptions) -> Backend:
     store = MemoryStore(num_slots=options.num_slots)
     records = MemoryIdempotencyRecords(options.keys_known_s, options.keys_max_bytes, time.monotonic)
-    return Backend(store, MemoryEventLog(store), records, _rehearse_nothing)
+    return Backend(store, (FencedLog(MemoryEventLog(store)),), records, _rehearse_nothing)
 
 
 async def _rehearse_nothing() -> Sequence[str]:
@@ -84,18 +103,35 @@ async def _rehearse_nothing() -> Sequence[str]:
 def _open_redis(url: str, options: BackendOptions) -> Backend:
     # Here, as below: a process on its own starts sooner without the Redis client.
     from verl_agent_env.cluster.redis.client import RedisClient
+    from verl_agent_env.cluster.redis.fence import RedisFence
     from verl_agent_env.cluster.redis.idempotency import RedisIdempotencyRecords
     from verl_agent_env.cluster.redis.log import RedisEventLog
     from verl_agent_env.cluster.redis.rehearsal import rehearse
     from verl_agent_env.cluster.redis.store import RedisStore
+    from verl_agent_env.cluster.redis.url import RedisUrl, in_order
 
     keys, limits = Keys(options.namespace, options.num_slots), RedisLimits(call_s=options.call_s)
+    urls = None if options.logs is None else in_order(options.logs)
     # One connection each: a cancelled call closes its own, and a long commit delays no heartbeat.
+    logs = [FencedLog(RedisEventLog(RedisClient(url, limits, keys), keys))]
+    if urls:
+        keys_of_logs = keys.of_logs()
+        logs = [
+            FencedLog(
+                RedisEventLog(RedisClient(each, limits, keys_of_logs), keys_of_logs),
+                RedisFence(RedisClient(each, limits, keys_of_logs), keys_of_logs),
+            )
+            for each in urls
+        ]
     return Backend(
-        RedisStore(url, keys, limits),
-        RedisEventLog(RedisClient(url, limits, keys), keys),
+        RedisStore(
+            url, keys, limits, None if urls is None else [RedisUrl.parse(each).where for each in urls]
+        ),
+        logs,
         RedisIdempotencyRecords(RedisClient(url, limits, keys), keys, options.keys_known_s),
-        functools.partial(rehearse, url, options.namespace, limits, keeps_episodes=options.keeps_episodes),
+        functools.partial(
+            rehearse, url, options.namespace, limits, urls or (), keeps_episodes=options.keeps_episodes
+        ),
     )
 
 

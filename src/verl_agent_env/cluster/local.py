@@ -112,6 +112,7 @@ class LocalCluster:
         planned_nodes: int = 0,
         num_slots: int = NUM_SLOTS,
         redis: str = "",
+        redis_logs: int = 0,
         serve_options: Sequence[str] = (),
         machines: Mapping[str, Machine] | None = None,
         tls: ClusterTls | None = None,
@@ -127,6 +128,7 @@ class LocalCluster:
             planned_nodes: How many more nodes nginx knows of, which are not started.
             num_slots: Number of slots.
             redis: URL of a Redis that runs already; one of its own when not given.
+            redis_logs: How many more Redis keep the steps of environments; without any, the one does.
             serve_options: What else the nodes are given on their command line.
             machines: Where programs run, by name (``redis``, ``nginx``, ``node-1`` …), if not on the loopback.
             tls: What nginx and the workers speak TLS with; None for plain HTTP.
@@ -158,6 +160,10 @@ class LocalCluster:
         self.redis_url = redis or f"redis://{redis_host}:{redis_port}/0"
         self._redis_address = (redis_host, redis_port)
         self.redis = self._program("redis", redis_command(redis_host, redis_port, folder))
+        self._log_addresses = [(redis_host, free_port()) for _ in range(redis_logs)]
+        self.redis_logs = [self._redis_log(n + 1, *address) for n, address in enumerate(self._log_addresses)]
+        """Those that keep the steps of environments, on Redis' machine; none if Redis itself does."""
+        self.redis_log_urls = [f"redis://{host}:{port}/0" for host, port in self._log_addresses]
         self.nodes = [self._node(f"node-{number + 1}") for number in range(nodes)]
         self.planned = [self._node(f"node-{nodes + number + 1}") for number in range(planned_nodes)]
         self._config = folder / "nginx.conf"
@@ -184,6 +190,11 @@ class LocalCluster:
             self._say("Redis")
             self.redis.start()
             await_program(self.redis, functools.partial(accepts, *self._redis_address))
+        for log, address in zip(self.redis_logs, self._log_addresses, strict=True):
+            self._say(log.name)
+            (self.folder / log.name).mkdir(exist_ok=True)
+            log.start()
+            await_program(log, functools.partial(accepts, *address))
         for node in self.nodes:
             self._say(node.name)
             node.start()
@@ -236,7 +247,7 @@ class LocalCluster:
 
     def failed(self) -> Program | None:
         """Return an ended program without which the cluster cannot work, if there is one."""
-        needed = [self.nginx, *([self.redis] if self._own_redis else [])]
+        needed = [self.nginx, *([self.redis] if self._own_redis else []), *self.redis_logs]
         return next((part for part in needed if part.exit_code is not None), None)
 
     def stop(self) -> None:
@@ -246,7 +257,8 @@ class LocalCluster:
             node.signal(signal.SIGTERM)
         for node in (*self.nodes, *self.planned):
             node.stop()
-        self.redis.stop()
+        for part in (self.redis, *self.redis_logs):
+            part.stop()
         self._orphans.close()
 
     def __enter__(self) -> Self:
@@ -264,7 +276,7 @@ class LocalCluster:
 
     def kill(self) -> None:
         """End everything at once."""
-        for part in (self.nginx, *self.nodes, *self.planned, self.redis):
+        for part in (self.nginx, *self.nodes, *self.planned, self.redis, *self.redis_logs):
             part.kill()
         self._orphans.close()
 
@@ -290,16 +302,23 @@ class LocalCluster:
             *self._serve_options,
         ]
         # Through the environment: a command line is for all to see, and the URL may hold a password.
-        environment = self._environment | {variable_of("redis"): self.redis_url}
+        environment = self._environment | {
+            variable_of("redis"): self.redis_url,
+            variable_of("redis_logs"): ",".join(self.redis_log_urls),
+        }
         addresses = [f"{machine.host}:{port}" for port in ports[1:]]
         return Node(name, command, self.folder, environment, self._orphans, machine.host, ports[0], addresses)
+
+    def _redis_log(self, number: int, host: str, port: int) -> Program:
+        name = f"redis-log-{number}"
+        return self._program(name, redis_command(host, port, self.folder / name))
 
     def _program(self, name: str, command: Sequence[str]) -> Program:
         command = [*self._machine(name).enter, *command]
         return Program(name, command, self.folder, self._environment, self._orphans)
 
     def _machine(self, name: str) -> Machine:
-        return self._machines.get(name, Machine())
+        return self._machines.get("redis" if name.startswith("redis-log") else name, Machine())
 
 
 def require_free(port: int) -> None:

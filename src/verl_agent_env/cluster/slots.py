@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Collection, Container, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Collection, Container, Mapping, Sequence
+from typing import Protocol, TypeVar
 
 from verl_agent_env.cluster.leases import LocalLease
 from verl_agent_env.errors import WorkerUnreachableError
 from verl_agent_env.types import MANY_SLOTS, NUM_SLOTS, new_env_id
+from verl_agent_env.wire.event_log import shard_of
 
 T = TypeVar("T")
 
@@ -24,6 +25,24 @@ def share_holders(workers: int, count: int, together: int) -> int:
     ``together`` environments each.
     """
     return min(workers, count, max(_FEW_WORKERS, count // together))
+
+
+class SlotProofs(Protocol):
+    """Proofs of this worker's ownership of a part of the slots, in the log that has them."""
+
+    is_away: bool
+    """True while the log does not answer."""
+
+    def token_of(self, slot: int) -> str | None:
+        """Return the token of a slot; None as long as there is none."""
+
+    def follow(self, is_of_another: Callable[[int], bool], released: Collection[int]) -> None:
+        """Withdraw at once what the table, assigned anew, does not say any more.
+
+        Args:
+            is_of_another: Whether the map gives a slot to another worker, dead or alive.
+            released: Slots that this worker had given up since the last time: others may have had them meanwhile.
+        """
 
 
 class SlotTable:
@@ -57,8 +76,19 @@ class SlotTable:
         self.tokens: Mapping[int, str] = {}
         """Token of each slot that this worker owns, which proves its ownership to the store; another mapping whenever one of them,
         or the data set, changes."""
+        self.version = 0
+        """Version of the map that the table was made of."""
         self._foreign: Container[int] = frozenset()
+        self._proofs: Sequence[SlotProofs] = ()
+        self._released: set[int] = set()
+        """Slots that were given up since the last :meth:`assign`."""
+        self._unproved: set[int] = set()
+        """Slots that are this worker's by the map, and not yet by their log."""
         self._changed = asyncio.Event()
+
+    def require_proofs(self, proofs: Sequence[SlotProofs]) -> None:
+        """Own slots only while the log that has them knows it; proof ``n`` is of the slots of shard ``n``."""
+        self._proofs = proofs
 
     def assign(
         self,
@@ -70,6 +100,8 @@ class SlotTable:
         generation: str = "",
         tokens: Mapping[int, str] | None = None,
         foreign: Container[int] = frozenset(),
+        is_of_another: Callable[[int], bool] = lambda _: False,
+        version: int = 0,
     ) -> None:
         """Replace the whole table.
 
@@ -81,6 +113,8 @@ class SlotTable:
             generation: The data set in which the worker owns its slots.
             tokens: Token of each slot that this worker owns.
             foreign: Slots that other workers own.
+            is_of_another: Whether another worker has a slot, dead or alive.
+            version: Version of the map that all of this is taken from.
         """
         is_mine = bytearray(MANY_SLOTS)
         for slot in mine:
@@ -90,16 +124,45 @@ class SlotTable:
         self._inherited, self._foreign = inherited, foreign
         if generation != self.generation or (tokens or {}) != self.tokens:
             self.generation, self.tokens = generation, dict(tokens or {})
-        self._changed.set()
-        self._changed = asyncio.Event()
+        self.version = version
+        for proof in self._proofs:
+            proof.follow(is_of_another, self._released)
+        self._released = set()
+        self._unproved = {slot for slot in mine if self.token_of(slot) is None} if self._proofs else set()
+        for slot in self._unproved:
+            is_mine[slot] = 0
+        self._notify()
 
     def release(self, slots: Collection[int]) -> None:
         """Give up ownership of these slots, and place no new environments in them, until the next :meth:`assign`."""
         for slot in slots:
             self._is_mine[slot] = 0
         gone = frozenset(slots)
+        self._unproved -= gone
+        self._released |= gone
         left = {address: [s for s in found if s not in gone] for address, found in self.for_new.items()}
         self.for_new = {address: found for address, found in left.items() if found}
+
+    def prove(self, slots: Collection[int]) -> None:
+        """Own those of these slots that are this worker's by the map: their log knows it now."""
+        for slot in self._unproved.intersection(slots):
+            self._is_mine[slot] = 1
+        self._unproved.difference_update(slots)
+        self._notify()
+
+    def doubt(self, slots: Collection[int]) -> None:
+        """Own none of these slots until :meth:`prove`: their log may know better."""
+        for slot in slots:
+            if self._is_mine[slot]:
+                self._is_mine[slot] = 0
+                self._unproved.add(slot)
+
+    def provable(self) -> Mapping[int, str]:
+        """Return the tokens of the slots that this worker may say to be its own: its lease was valid all the time since."""
+        if self._lease is not None and not self._lease.valid:
+            return {}
+        is_mine, unproved = self._is_mine, self._unproved
+        return {slot: token for slot, token in self.tokens.items() if is_mine[slot] or slot in unproved}
 
     def owns(self, slot: int) -> bool:
         """Tell whether this worker may act for the slot now."""
@@ -114,7 +177,17 @@ class SlotTable:
 
     def token_of(self, slot: int) -> str | None:
         """Return the token that proves ownership of the slot; None if this worker does not own it at the moment."""
+        if self._proofs:
+            return self._proofs[shard_of(slot, len(self._proofs))].token_of(slot)
         return self.tokens.get(slot)
+
+    def has(self, slot: int) -> bool:
+        """Tell whether the slot is in the table: each is."""
+        return True
+
+    def was_refused(self) -> bool:
+        """Tell whether the store has more to say about a refused token than the map, which says whose the slot is: no."""
+        return False
 
     def has_gone(self, slot: int) -> bool:
         """Tell whether another worker owns the slot."""
@@ -143,7 +216,11 @@ class SlotTable:
         Returns:
             The slots; none if no worker accepts any at present.
         """
-        accepting = {address: found for address, found in self.for_new.items() if self._can_take(address)}
+        accepting = {
+            address: found
+            for address, slots in self.for_new.items()
+            if self._can_take(address) and (found := self._writable(slots))
+        }
         if not accepting:
             return []
         number = share_holders(len(accepting), count, together)
@@ -165,12 +242,18 @@ class SlotTable:
 
     def new_env_id_nearby(self, tag: str) -> str:
         """Make the id of a new environment in a slot of this worker, if it takes any; else in one of all slots."""
-        own = self.for_new.get(self.address) if self._can_take(self.address) else None
+        own = self._writable(self.for_new.get(self.address, ())) if self._can_take(self.address) else None
         return self.new_env_id(random.choice(own) if own else random.randrange(self.num_slots), tag)
 
     def new_env_id(self, slot: int, tag: str = "") -> str:
         """Make the unique id of a new environment in a slot, with the tag of its holder."""
         return new_env_id(slot, tag, self.num_slots)
+
+    def _writable(self, slots: Sequence[int]) -> Sequence[int]:
+        """Leave out the slots whose log is away."""
+        if not any(proof.is_away for proof in self._proofs):
+            return slots
+        return [slot for slot in slots if not self._proofs[shard_of(slot, len(self._proofs))].is_away]
 
     def _can_take(self, address: str) -> bool:
         return address != self.address or self._lease is None or self._lease.valid
@@ -206,8 +289,12 @@ class SlotTable:
                 counts[address] = counts.get(address, 0) + 1
         return counts
 
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
     async def wait_for_change(self, timeout_s: float) -> None:
-        """Return at the next :meth:`assign`, or after ``timeout_s``."""
+        """Return at the next :meth:`assign` or :meth:`prove`, or after ``timeout_s``."""
         changed = self._changed
         try:
             async with asyncio.timeout(timeout_s):

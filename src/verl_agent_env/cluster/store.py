@@ -250,6 +250,13 @@ class Store(Protocol):
     async def map_version(self) -> int:
         """Return the map's version; 0 while the store is empty."""
 
+    async def advance(self, version: int) -> None:
+        """Make the map's version higher than ``version``, if it is not yet.
+
+        Versions follow the order of ownership where event logs have stores of their own. A store that turned back is behind
+        what its logs know already.
+        """
+
     async def wait_for_change(self, version: int, timeout_s: float) -> int:
         """Return the map's version as soon as it differs from ``version``, or after ``timeout_s``."""
 
@@ -269,6 +276,18 @@ def token_of(nonce: str, incarnation: str, *, was_handed: bool = False) -> str:
 def holder_of(token: str) -> str:
     """Return the incarnation that a token belongs to."""
     return token.partition(":")[2]
+
+
+def was_interrupted(held: tuple[str, str], present: tuple[str, str]) -> bool:
+    """Tell whether another worker may have owned a slot between two times at which this one did.
+
+    In an emptied store all tokens are new, and it did not, unless somebody else was there first and has handed the slot over.
+
+    Args:
+        held: Data set and token at the first time.
+        present: Data set and token at the second one.
+    """
+    return held[1] != present[1] and (held[0] == present[0] or was_handed(present[1]))
 
 
 def was_handed(token: str) -> bool:

@@ -441,7 +441,7 @@ class Calls:
         if recorder.answers_early(env_id):
             self._env_table.evict(instance, "closed")
             return None
-        pending = PendingClose(recorder.journal, env_id, group, None)
+        pending = PendingClose(recorder.journal.of(instance.slot), env_id, group, None)
         pending.env_table = self._env_table
         return pending
 

@@ -147,8 +147,7 @@ class Host:
 
     def _persistence(self, kept: PersistenceOptions) -> Persistence:
         recorder = Recorder(
-            kept.log,
-            kept.ownership,
+            kept.shards,
             self.env_table,
             kept.durabilities,
             self.limits.max_journal_bytes,
@@ -163,6 +162,7 @@ class Host:
             self.executor,
             self.limits,
             self.suspicions,
+            len(kept.shards),
         )
         return Persistence(recorder, recovery)
 
@@ -364,8 +364,8 @@ class Host:
         """Slots that this worker may act for now, with what proves it; empty where that is not shared with others."""
         if self._ownership is None:
             return dict.fromkeys(range(self._num_slots), "")
-        owns = self._ownership.owns
-        return {slot: token for slot, token in self._ownership.tokens.items() if owns(slot)}
+        owns, token_of = self._ownership.owns, self._ownership.token_of
+        return {slot: token_of(slot) or "" for slot in self._ownership.tokens if owns(slot)}
 
     def as_owner(self, error: VerlAgentEnvError) -> VerlAgentEnvError:
         """The error; or that the environment is another worker's, where this one may not speak for it any more."""
@@ -455,7 +455,8 @@ class Host:
     async def reap(self) -> int:
         """Close environments that nobody has used for their whole ttl.
 
-        Time in which this worker may not act for an environment does not count: nobody could use it here.
+        Time in which this worker may not act for an environment, or cannot write what happens to it, does not count: nobody
+        could use it here.
 
         Returns:
             How many there were; where environments are kept, they are closed as soon as that is written.
@@ -464,7 +465,7 @@ class Host:
         slice_end = time.perf_counter() + self.limits.yield_after_s
         for env_id in self.env_table.ids():
             instance = self.env_table.get(env_id)
-            if instance is not None and not self._owns(slot_of(env_id)):
+            if instance is not None and not self._is_usable(instance):
                 self.env_table.touch(instance)
             elif instance is not None and self._lifecycle.is_idle(instance):
                 self._lifecycle.end(instance, "idle")
@@ -473,6 +474,12 @@ class Host:
                 await asyncio.sleep(0)
                 slice_end = time.perf_counter() + self.limits.yield_after_s
         return reaped
+
+    def _is_usable(self, instance: LiveEnv) -> bool:
+        """Tell whether calls on an environment could be answered here."""
+        if not self._owns(instance.slot):
+            return False
+        return self.recorder is None or not self.recorder.journal.of(instance.slot).is_away
 
     def evict(self, slots: Collection[int], *, keep_not_durable: bool = False) -> int:
         """Forget all that is known of slots that are, or were meanwhile, another worker's.

@@ -64,6 +64,7 @@ The server answers them as ``application/problem+json`` (RFC 9457), the client r
     │   ├── SlotsDifferError              slots_differ               409
     │   ├── GenerationChangedError        store_generation_changed   503     yes
     │   ├── StoreUnavailableError         store_unavailable          503     yes
+    │   │   ├── EventLogsDifferError      event_logs_differ          503     yes
     │   │   ├── StoreFullError            store_full                 503     yes
     │   │   └── RecoveryPendingError      recovery_pending           503     yes
     │   ├── NodeNotFoundError             node_not_found             404

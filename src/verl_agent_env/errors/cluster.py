@@ -78,6 +78,26 @@ class StoreUnavailableError(ClusterError, code="store_unavailable", status=503, 
         return f"The store{where} is not available: {self.reason}; check that Redis runs there, then retry."
 
 
+class EventLogsDifferError(StoreUnavailableError, code="event_logs_differ"):
+    """The cluster keeps its event logs elsewhere than this node is told to."""
+
+    title = "The cluster keeps its event logs elsewhere"
+    found: str = ""
+    """Addresses of the Redis that keep them; empty where it is the store itself."""
+    given: str = ""
+    """Those that this node was given."""
+
+    @property
+    def detail(self) -> str:
+        found, given = (
+            " and ".join(addresses.split()) or "that Redis itself" for addresses in (self.found, self.given)
+        )
+        return (
+            f"The cluster whose nodes meet at '{self.store}' keeps its event logs in {found}, and this node was to keep them in"
+            f" {given}. Give it the same --redis-log options as the others; a cluster with other logs needs another --namespace."
+        )
+
+
 class StoreFullError(StoreUnavailableError, code="store_full"):
     """The store is out of memory; closing environments frees some."""
 

@@ -354,7 +354,7 @@ def _give_index(supervisor: _Supervisor, worker: AddressWorker) -> None:
 
 def _opener(cluster: ClusterSettings) -> Callable[[], Store]:
     """Return what opens the store of suspicions: the cluster's, or the supervisor's memory, which workers inherit."""
-    options = BackendOptions(cluster.namespace, _STORE_CALL_S, num_slots=cluster.slots)
+    options = BackendOptions(cluster.namespace, _STORE_CALL_S, num_slots=cluster.slots, logs=None)
     if cluster.is_shared:
         return lambda: open_backend(cluster.redis, options).store
     memory = open_backend("", options).store

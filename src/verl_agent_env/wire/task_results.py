@@ -7,7 +7,7 @@ episode that came to its end, whatever becomes of its environment afterwards.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import orjson
@@ -58,6 +58,15 @@ class TaskStatistics(NamedTuple):
             self.total_reward + result.reward,
         )
 
+    def joined(self, other: TaskStatistics) -> TaskStatistics:
+        """Return the statistics with those of other tries of the task."""
+        return TaskStatistics(
+            self.task,
+            self.tries + other.tries,
+            self.successes + other.successes,
+            self.total_reward + other.total_reward,
+        )
+
 
 class ResultPage(NamedTuple):
     """Statistics of some tasks of a run."""
@@ -85,6 +94,11 @@ class ResultTable:
         statistics, first = list(self._runs.get(run, {}).values()), int(cursor)
         last = first + TASKS_PER_PAGE
         return ResultPage(statistics[first:last], str(last) if last < len(statistics) else None)
+
+    def of(self, run: str, tasks: Sequence[str]) -> list[TaskStatistics]:
+        """Return the statistics of those of these tasks of a run that there are."""
+        known = self._runs.get(run, {})
+        return [known[task] for task in tasks if task in known]
 
     def clear(self) -> None:
         """Forget everything."""

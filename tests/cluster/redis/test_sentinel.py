@@ -51,7 +51,7 @@ async def test_another_primary_is_another_data_set_that_nobody_owns(tmp_path: Pa
     with redis_group(tmp_path) as group:
         backend, me = open_backend(group.url, BackendOptions(namespace)), worker("me")
         try:
-            store, log = backend.store, backend.log
+            store, log = backend.store, backend.logs[0].log
             generation = (await store.heartbeat(me, LEASE_S)).generation
             tokens = await store.claim("me", [0])
             await log.commit(generation, tokens, [Write("create", ENV_ID, 0, 0, 0, b"{}"), append(0)])
@@ -110,12 +110,12 @@ async def test_a_client_that_was_idle_leaves_a_primary_that_was_frozen_before_it
             generation = (await backend.store.heartbeat(worker("me"), LEASE_S)).generation
             tokens = await backend.store.claim("me", [0])
             create = Write("create", ENV_ID, 0, 0, 0, b"{}")
-            await backend.log.commit(generation, tokens, [create])
+            await backend.logs[0].log.commit(generation, tokens, [create])
             group.primary.pause()
             await until(lambda: caplog.text.count("Redis has another primary") >= 2, "both clients' notice")
             group.primary.resume()
             with pytest.raises(GenerationChangedError):
-                await as_soon_as_it_can(lambda: backend.log.commit(generation, tokens, [append(0)]))
+                await as_soon_as_it_can(lambda: backend.logs[0].log.commit(generation, tokens, [append(0)]))
         finally:
             await backend.aclose()
 
@@ -148,10 +148,13 @@ async def test_a_write_counts_when_as_many_replicas_have_it_as_the_url_demands(
             generation = (await backend.store.heartbeat(worker("me"), LEASE_S)).generation
             tokens = await backend.store.claim("me", [0])
             create = Write("create", ENV_ID, 0, 0, 0, b"{}")
-            assert await as_soon_as_it_can(lambda: backend.log.commit(generation, tokens, [create])) == []
+            assert (
+                await as_soon_as_it_can(lambda: backend.logs[0].log.commit(generation, tokens, [create]))
+                == []
+            )
             group.unlink()
             with pytest.raises(StoreUnavailableError) as caught:
-                await backend.log.commit(generation, tokens, [append(0)])
+                await backend.logs[0].log.commit(generation, tokens, [append(0)])
             assert caught.value.may_have_run
             assert "of 2 that must" in caught.value.detail
         finally:

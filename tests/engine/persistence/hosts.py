@@ -14,6 +14,7 @@ from verl_agent_env.config import HostLimits
 from verl_agent_env.engine import Host
 from verl_agent_env.engine.episodes.collector import EpisodeOptions
 from verl_agent_env.engine.persistence import PersistenceOptions
+from verl_agent_env.engine.persistence.recorder import LogShard
 from verl_agent_env.envs.base import Durability
 from verl_agent_env.envs.registry import BUILT_IN, EnvSpec, Registry
 from verl_agent_env.errors import StoreUnavailableError
@@ -51,7 +52,9 @@ class Cluster:
         await self.store.claim(record.incarnation, range(NUM_SLOTS))
         owned = Owned(self.store, record.incarnation)
         await owned.look()
-        kept = PersistenceOptions(self.log, owned, durabilities or {}, patience_s)
+        kept = PersistenceOptions(
+            self.log, owned, (LogShard(self.log, owned),), durabilities or {}, patience_s
+        )
         host = Host(
             Registry({spec.name: spec for spec in specs}), HostLimits(**limits), kept=kept, episodes=episodes
         )
@@ -105,6 +108,9 @@ class Owned:
         return self.has_lease and slot in self.tokens
 
     def has_gone(self, slot: int) -> bool:
+        return False
+
+    def was_refused(self) -> bool:
         return False
 
 

@@ -38,6 +38,9 @@ class Slots:
         self.generation = generation
         self.owned = dict(tokens)
         self.foreign: Collection[int] = ()
+        self.log_decides = False
+        """Whether a refused token is proved again, at once; slots have no tokens until then."""
+        self.in_doubt: dict[int, str] = {}
         self._told: tuple[str, Mapping[int, str]] = "", {}
 
     @property
@@ -54,6 +57,12 @@ class Slots:
 
     def has_gone(self, slot: int) -> bool:
         return slot in self.foreign
+
+    def was_refused(self) -> bool:
+        if self.log_decides:
+            self.in_doubt |= self.owned
+            self.owned.clear()
+        return self.log_decides
 
 
 class Environments:
@@ -444,6 +453,50 @@ async def test_flush_of_some_slots_waits_for_no_others(hasty: Case) -> None:
         assert hasty.journal.slots_pending() == {LIMBO}
         with pytest.raises(StoreUnavailableError):
             await hasty.journal.flush([LIMBO])
+
+
+async def test_write_that_a_log_refuses_waits_until_it_is_asked_whose_the_slot_is(case: Case) -> None:
+    case.slots.log_decides = True
+    await case.create(env(CALM))
+    whole = case.environments.live[env(CALM)]
+    present = dict(case.store._tokens)
+    for is_repersisted in (False, True):
+        case.store._tokens[CALM] = "another"
+        if is_repersisted:
+            case.journal.repersist([env(CALM)])
+        step = case.write("append", env(CALM), b"0", int(is_repersisted))
+        async with asyncio.timeout(HANG_S):
+            while not case.slots.in_doubt:  # noqa: ASYNC110 - nothing would set an event
+                await asyncio.sleep(0)
+        # It is this worker's still: what was refused is made.
+        case.store._tokens.update(present)
+        case.slots.owned.update(case.slots.in_doubt)
+        case.slots.in_doubt.clear()
+        await case.settled(env(CALM), step)
+        assert case.environments.refusals == {}
+        assert case.environments.live[env(CALM)] is whole
+    # It is another worker's: what is there was never made under the token that this worker has by now.
+    case.store._tokens[CALM] = "another"
+    step = case.write("append", env(CALM), b"2", 2)
+    async with asyncio.timeout(HANG_S):
+        while not case.slots.in_doubt:  # noqa: ASYNC110 - nothing would set an event
+            await asyncio.sleep(0)
+    case.slots.owned[CALM] = "later"
+    with pytest.raises(MovedError):
+        await case.settled(env(CALM), step)
+
+
+async def test_what_was_put_off_is_made_in_calls_that_are_not_too_long(case: Case) -> None:
+    await case.create(env(LIMBO))
+    token = case.slots.owned.pop(LIMBO)
+    groups = {case.write("append", env(LIMBO), b"%d" % seq, seq) for seq in range(LIMITS.writes + 300)}
+    while not all(group.is_done for group in groups):  # noqa: ASYNC110 - the journal puts them off
+        await asyncio.sleep(0)
+    called = len(case.log.calls)
+    case.slots.owned[LIMBO] = token
+    for group in groups:
+        await case.settled(env(LIMBO), group)
+    assert [len(call) for call in case.log.calls[called:]] == [LIMITS.writes, 300]
 
 
 # --- one environment's failure stays its own -----------------------------------------------------------------

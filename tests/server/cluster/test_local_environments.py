@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,11 @@ from verl_agent_env.server.cluster.local_environments import LocalEnvironments
 from verl_agent_env.types import NUM_SLOTS, new_env_id, slot_of
 
 LAKE = "verl_env/frozen_lake-v1"
+
+
+async def none_lost(_: Collection[int]) -> Collection[int]:
+    """Find that nothing that was written is lost."""
+    return ()
 
 
 @pytest.fixture
@@ -37,7 +42,7 @@ async def test_formats_are_those_in_which_environments_are_kept_and_the_worker_r
     first = await cluster.host(specs=[*BUILT_IN, old_road])
     road, _ = await await_maybe(first.create(CreateRequest(ENV_NAME, 7)))
     lake, _ = await await_maybe(first.create(CreateRequest(LAKE, 7)))
-    environments = LocalEnvironments(first, range(NUM_SLOTS).__contains__)
+    environments = LocalEnvironments(first, range(NUM_SLOTS).__contains__, none_lost)
     reads = environments.reads()
     assert reads.keys() == {ENV_NAME, LAKE}
     assert environments.unreadable_slots() == frozenset()
@@ -48,7 +53,7 @@ async def test_formats_are_those_in_which_environments_are_kept_and_the_worker_r
         await await_maybe(second.step(road, "walk", 0))
     slot, empty = slot_of(road), (slot_of(road) + 1) % NUM_SLOTS
     cold = {empty}
-    environments = LocalEnvironments(second, lambda slot: slot not in cold)
+    environments = LocalEnvironments(second, lambda slot: slot not in cold, none_lost)
     assert environments.unreadable_slots() == {slot}
     assert environments.formats_in([slot])[slot] >= {(ENV_NAME, reads[ENV_NAME])}
     # Of what may be in a slot that was not brought back yet, all is to be expected that is known.
@@ -59,7 +64,7 @@ async def test_formats_are_those_in_which_environments_are_kept_and_the_worker_r
 
 
 async def test_kinds_of_others_are_learnt_where_they_are_installed(cluster: Cluster) -> None:
-    environments = LocalEnvironments(await cluster.host(), range(NUM_SLOTS).__contains__)
+    environments = LocalEnvironments(await cluster.host(), range(NUM_SLOTS).__contains__, none_lost)
     assert environments.reads() == {}
     await environments.load_kinds([LAKE, "acme/unheard_of-v0"])
     assert environments.reads().keys() == {LAKE}
@@ -72,7 +77,7 @@ async def test_a_slot_stays_as_long_as_a_step_in_it_calls_the_outside(cluster: C
         request = CreateRequest(oracles.SPECS[0].name, 1, env_id=env_id)
         await await_maybe(host.create(request))
         await await_maybe(host.step(env_id, "no call", 0))
-    environments = LocalEnvironments(host, range(NUM_SLOTS).__contains__)
+    environments = LocalEnvironments(host, range(NUM_SLOTS).__contains__, none_lost)
     lock = host.env_table.find(calling).lock
     assert lock is not None
     async with lock:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from verl_agent_env.cluster.memory.fence import MemoryFence
 from verl_agent_env.cluster.memory.store import MemoryStore
 from verl_agent_env.errors import GenerationChangedError
 from verl_agent_env.wire.event_log import ENOUGH_LOADED_BYTES, MAX_LOADED
 from verl_agent_env.wire.records import Refusal, RefusalReason, Saved, Write
-from verl_agent_env.wire.task_results import ResultPage, ResultTable, TaskResult
+from verl_agent_env.wire.task_results import ResultPage, ResultTable, TaskResult, TaskStatistics
 
 
 @dataclass(slots=True)
@@ -27,7 +28,7 @@ class _KeptEnvironment:
 class MemoryEventLog:
     """:class:`~verl_agent_env.wire.event_log.EventLog` in dictionaries; each write is atomic, for nothing awaits in between."""
 
-    def __init__(self, store: MemoryStore) -> None:
+    def __init__(self, store: MemoryStore | MemoryFence) -> None:
         self._store = store
         self._kept: dict[str, _KeptEnvironment] = {}
         self._closed: dict[str, str] = {}
@@ -82,6 +83,10 @@ class MemoryEventLog:
     async def results(self, run: str, cursor: str = "0") -> ResultPage:
         """Implement :meth:`EventLog.results`."""
         return self._results.page(run, cursor)
+
+    async def results_of(self, run: str, tasks: Sequence[str]) -> list[TaskStatistics]:
+        """Implement :meth:`EventLog.results_of`."""
+        return self._results.of(run, tasks)
 
     async def aclose(self) -> None:
         """Implement :meth:`EventLog.aclose`."""

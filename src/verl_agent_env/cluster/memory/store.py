@@ -206,6 +206,12 @@ class MemoryStore:
         self._live()
         return self._version
 
+    async def advance(self, version: int) -> None:
+        """Implement :meth:`Store.advance`."""
+        if self._version <= version:
+            self._version = version
+            self._bump(_Change())
+
     async def wait_for_change(self, version: int, timeout_s: float) -> int:
         """Implement :meth:`Store.wait_for_change`."""
         with contextlib.suppress(TimeoutError):

@@ -6,8 +6,8 @@ script may touch any of them. What Redis Cluster needs beyond that:
 - *As one data set*, which gives fail-over but no more throughput, nothing: point the URL at the cluster's current
   primary or at a proxy that follows it. Fail-over is asynchronous and may roll back the last writes
   (``min-replicas-to-write`` bounds how many); a rolled-back token fences its holder, it never makes two owners.
-- *Spread over shards*: several namespaces (``verl-0``, ``verl-1``, …), each with a store of its own and a part of the
-  slots. No script ever needs two of them; each worker sends one heartbeat to each.
+- *Spread over servers*: each Redis that keeps event logs alone has a namespace of its own (:meth:`Keys.of_logs`). No script ever
+  needs the keys of two of them.
 
 Scripts build the key of another worker's lease from a prefix in ARGV, because they find the worker in the data. Redis
 Cluster allows that, since the tag is the same; a proxy that routes by KEYS sees the tag as well.
@@ -37,9 +37,13 @@ class Keys:
                 f"a namespace is made of letters, digits, '_', '.' and '-'; '{self.namespace}' is not"
             )
 
+    def of_logs(self) -> Keys:
+        """Return the names of the keys in each Redis that keeps event logs alone; it may be that of the other keys as well."""
+        return Keys(f"{self.namespace}.log", self.num_slots)
+
     @property
     def generation(self) -> str:
-        """String: id of this data set."""
+        """String: id of this data set, and after a blank the addresses of the Redis that keep the event logs, if there are others."""
         return f"{{{self.namespace}}}:gen"
 
     @property
@@ -66,6 +70,11 @@ class Keys:
     def owners(self) -> str:
         """Hash: slot (three or four hex digits) to token."""
         return f"{{{self.namespace}}}:own"
+
+    @property
+    def owner_versions(self) -> str:
+        """Hash: slot to the version of the map under which its token was installed, in each of several logs."""
+        return f"{self.owners}:versions"
 
     @property
     def names(self) -> str:

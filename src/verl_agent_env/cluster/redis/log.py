@@ -116,6 +116,11 @@ class RedisEventLog:
         statistics = [_statistics(task, text) for task, text in zip(fields[::2], fields[1::2], strict=True)]
         return ResultPage(statistics, None if following == "0" else following)
 
+    async def results_of(self, run: str, tasks: Sequence[str]) -> list[TaskStatistics]:
+        """Implement :meth:`EventLog.results_of`."""
+        found = await self._client.run(scripts.RESULTS_OF, [self._keys.results(run)], [*tasks])
+        return [_statistics(task, text) for task, text in zip(tasks, found, strict=True) if text is not None]
+
     async def aclose(self) -> None:
         """Implement :meth:`EventLog.aclose`."""
         if self._bundled.size:

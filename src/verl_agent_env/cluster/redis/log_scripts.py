@@ -319,6 +319,11 @@ return answer
 # Return {next cursor, {task, 'tries successes sum of rewards', …}}
 RESULTS = Script("results", "return redis.call('HSCAN', KEYS[1], ARGV[1], 'COUNT', ARGV[2])")
 
+# KEYS   the results of a run
+# ARGV   some of its tasks
+# Return 'tries successes sum of rewards' or nil of each of them
+RESULTS_OF = Script("results_of", "return redis.call('HMGET', KEYS[1], unpack(ARGV))")
+
 # KEYS   gen, which only says where the data set is
 # ARGV   1 bytes at which the answer is long enough, 2 start of all keys, 3 '1' for whole journals, 4 names of logs whose
 #        bundles are sorted out, 5… environments

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from verl_agent_env.cluster.idempotency import IdempotencyRecord
 from verl_agent_env.cluster.redis import scripts
 from verl_agent_env.cluster.redis.client import RedisClient
+from verl_agent_env.cluster.redis.fence import RedisFence
 from verl_agent_env.cluster.redis.idempotency import RedisIdempotencyRecords
 from verl_agent_env.cluster.redis.keys import Keys
 from verl_agent_env.cluster.redis.limits import RedisLimits
@@ -30,7 +31,7 @@ _ERASE = Script("erase", "for _, key in ipairs(KEYS) do redis.call('DEL', key) e
 
 
 async def rehearse(
-    url: str, namespace: str, limits: RedisLimits, *, keeps_episodes: bool = False
+    url: str, namespace: str, limits: RedisLimits, logs: Sequence[str] = (), *, keeps_episodes: bool = False
 ) -> Sequence[str]:
     """Run every script and command once, in a namespace of its own that is deleted afterwards.
 
@@ -38,6 +39,7 @@ async def rehearse(
         url: Of Redis.
         namespace: Of the cluster.
         limits: Of each call.
+        logs: URLs of those that keep the event logs, if others do.
         keeps_episodes: Whether those of kept episodes are needed as well.
 
     Returns:
@@ -47,15 +49,23 @@ async def rehearse(
         StoreUnavailableError: Redis does not answer, or does not permit a command.
         ValueError: The URL is malformed.
     """
+    keys = Keys(namespace)
+    found = await _rehearse_one(url, keys, limits, keeps_episodes=keeps_episodes)
+    for log in logs:
+        found += await _rehearse_one(log, keys.of_logs(), limits, keeps_episodes=False)
+    return [*dict.fromkeys(found)]
+
+
+async def _rehearse_one(url: str, keys: Keys, limits: RedisLimits, *, keeps_episodes: bool) -> list[str]:
     # Under the namespace's own prefix: rights may be given by it.
-    trial = _Trial(url, Keys(f"{namespace}.trial-{uuid.uuid4().hex}"), limits)
+    trial = _Trial(url, Keys(f"{keys.namespace}.trial-{uuid.uuid4().hex}"), limits)
     try:
         # A full Redis is no reason to keep a node away: its environments can be closed, which makes room.
         with contextlib.suppress(StoreFullError):
             await trial.run()
             if keeps_episodes:
                 await trial.keep_episodes()
-        return await trial.risks()
+        return [*await trial.risks()]
     finally:
         await trial.aclose()
 
@@ -66,6 +76,7 @@ class _Trial:
         self._client = RedisClient(url, limits, keys)
         self._store = RedisStore(url, keys, limits)
         self._log, self._other_log = RedisEventLog(self._client, keys), RedisEventLog(self._client, keys)
+        self._fence = RedisFence(self._client, keys)
         self._records = RedisIdempotencyRecords(self._client, keys, 1.0)
         self._workers = [_worker(name) for name in ("first", "second", "second")]
 
@@ -77,6 +88,7 @@ class _Trial:
         for worker in self._workers:
             await store.heartbeat(worker, _TTL_S)
         generation, tokens = await store.generation(), await store.claim(first, [_SLOT])
+        await self._fence.install(await self._fence.generation(), 0, tokens)
         # Every kind of write, and a repeated one: each uses commands of its own.
         kinds: list[tuple[WriteKind, int, int, tuple[bytes, ...]]] = [
             ("create", 0, 0, ()), ("append", 0, 0, ()), ("append", 0, 0, ()), ("extend", 0, 1, (b"{}", b"{}")), ("save", 0, 3, ()), ("begin", 1, 0, ()), ("result", 1, 0, ()), ("result", 1, 0, ()),
@@ -95,11 +107,12 @@ class _Trial:
             await self._other_log.load([_ENV_ID])
         await self._log.env_ids([_SLOT])
         await self._log.results("trial")
+        await self._log.results_of("trial", ["trial"])
         await store.hand_off(tokens, second)
         await store.suspect([Suspicion(_ENV_ID, 0, 0, "suspected", lasts_s=1.0)])
         # The whole, and what has changed since.
         await store.read_map(await store.read_map())
-        await store.map_version()
+        await store.advance(await store.map_version())
         await self._records.claim("trial", IdempotencyRecord("trial", "trial"))
         await store.leave(second)
 
@@ -130,7 +143,7 @@ class _Trial:
                 keys.episode_counts,
                 keys.primary,
             ]
-            single += [keys.logs, *keys.bundles(self._log.name)]
+            single += [keys.owner_versions, keys.logs, *keys.bundles(self._log.name)]
             of_workers = [key for one in incarnations for key in (keys.lease(one), keys.ended(one))]
             await self._client.run(
                 _ERASE, [*single, *of_workers, keys.members(_SLOT), keys.results("trial")], []

@@ -163,8 +163,10 @@ local known = redis.call('GET', primary)
 if known == ARGV[1] then return 0 end
 allow_when_full(mapv)
 redis.call('SET', primary, ARGV[1])
-if not known or redis.call('EXISTS', gen) == 0 then return 0 end
-redis.call('SET', gen, ARGV[2])
+local last = redis.call('GET', gen)
+if not known or not last then return 0 end
+-- The addresses of the event logs stay.
+redis.call('SET', gen, ARGV[2] .. (string.match(last, ' .*$') or ''))
 redis.call('DEL', own, changes)
 bump(mapv, changes, {})
 return 1
@@ -259,6 +261,21 @@ return {'ok', moved}
 """,
 )
 
+# KEYS   mapv, changes
+# ARGV   1 a version
+# Return 1: the version of the map is higher now
+ADVANCE = Script(
+    "advance",
+    _BUMP + """
+local mapv, changes, version = KEYS[1], KEYS[2], tonumber(ARGV[1])
+if tonumber(redis.call('GET', mapv) or '0') > version then return 1 end
+allow_when_full(mapv)
+redis.call('SET', mapv, string.format('%.0f', version))
+bump(mapv, changes, {})
+return 1
+""",
+)
+
 # KEYS   mapv, changes, suspicions
 # ARGV   1 how many are kept, 2 number n of keys to forget, then n keys, then key, how long it lasts (ms) and the
 #        suspicion (JSON) by turns
@@ -293,15 +310,15 @@ return 1
 )
 
 # KEYS   gen, mapv, changes, own, names, expiries, suspicions, number of slots
-# ARGV   1 lease prefix, 2 new generation, 3 and 4 generation and version of the map that the caller has ('' for none)
-# Return {generation, version or nil, 1 for what has changed since the caller's map or 0 for the whole, token ('' for none) and its
+# ARGV   1 lease prefix, 2 new generation, or '' to begin none, 3 and 4 generation and version of the map that the caller has ('' for none)
+# Return {generation or nil, version or nil, 1 for what has changed since the caller's map or 0 for the whole, token ('' for none) and its
 #        slots (digits one behind the other) by turns, the records (JSON) of live workers, incarnations that are not alive,
 #        how long each suspicion still lasts (ms) and the suspicion (JSON) by turns, number of slots or '0'}
 MAP = Script(
     "map",
     _BUMP + """
 local gen, mapv, changes, own, names, expiries, suspicions, slots = unpack(KEYS)
-if redis.call('EXISTS', gen) == 0 then
+if ARGV[2] ~= '' and redis.call('EXISTS', gen) == 0 then
   allow_when_full(mapv)
   redis.call('SET', gen, ARGV[2])
 end
@@ -438,6 +455,38 @@ READ_EPISODES = Script(
     """
 local answer = {}
 for index, key in ipairs(KEYS) do answer[index] = redis.call('GET', key) end
+return answer
+""",
+)
+
+# In each of several logs:
+#
+# KEYS   gen, own, versions of what is in own
+# ARGV   1 expected generation, or '' to ask for it, 2 new generation, 3 a version of the map in which the caller owns the
+#        slots, then slot and token by turns
+# Return {'ok', generation, token or '' and version or '0' that each slot had before}
+#        | {'generation', the one found}: nothing was installed
+# What was installed under a later version of the map stays.
+INSTALL = Script(
+    "install",
+    """
+local gen, own, versions = unpack(KEYS)
+-- Allowed in a full Redis, and so is then what follows.
+redis.call('DEL', gen .. ':none')
+redis.call('SET', gen, ARGV[2], 'NX')
+local found = redis.call('GET', gen)
+if ARGV[1] ~= '' and ARGV[1] ~= found then return {'generation', found} end
+local version, answer = tonumber(ARGV[3]), {'ok', found}
+for i = 4, #ARGV, 2 do
+  local slot = ARGV[i]
+  local last = redis.call('HGET', versions, slot) or '0'
+  answer[#answer + 1] = redis.call('HGET', own, slot) or ''
+  answer[#answer + 1] = last
+  if tonumber(last) <= version then
+    redis.call('HSET', own, slot, ARGV[i + 1])
+    redis.call('HSET', versions, slot, ARGV[3])
+  end
+end
 return answer
 """,
 )

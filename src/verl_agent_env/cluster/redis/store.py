@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import itertools
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from verl_agent_env.cluster.redis import scripts
 from verl_agent_env.cluster.redis.client import PubSubListener, RedisClient
@@ -23,6 +23,7 @@ from verl_agent_env.cluster.store import (
     token_of,
 )
 from verl_agent_env.errors import (
+    EventLogsDifferError,
     GenerationChangedError,
     NameTakenError,
     SlotsDifferError,
@@ -42,7 +43,23 @@ class RedisStore:
         ValueError: The URL is malformed; the message shows the form, and never a password.
     """
 
-    def __init__(self, url: str, keys: Keys | None = None, limits: RedisLimits | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        keys: Keys | None = None,
+        limits: RedisLimits | None = None,
+        logs: Sequence[str] | None = (),
+    ) -> None:
+        """Create a store that connects when it is called.
+
+        Args:
+            url: Of Redis.
+            keys: Names of the data set's keys.
+            limits: Of each call.
+            logs: Addresses of the Redis that keep the event logs, if this one does not: a data set of other logs is
+                refused. None for whoever only reads the map, and creates no data set.
+        """
+        self._logs = None if logs is None else "".join(f" {where}" for where in logs)
         self._keys = keys or Keys()
         self._client = RedisClient(url, limits or RedisLimits(), self._keys)
         self._notices = PubSubListener(self._client, self._keys.version)
@@ -76,7 +93,7 @@ class RedisStore:
                 keys.lease_prefix,
                 keys.ended_prefix,
                 _ENDED_MS,
-                uuid.uuid4().hex,
+                self._new_generation(),
                 max(1, round(ttl_s * 1000)),
                 incarnation,
                 record.name,
@@ -89,6 +106,7 @@ class RedisStore:
         )
         match answer:
             case ["ok", generation, version]:
+                self._check_logs(generation)
                 return Heartbeat(generation, int(version))
             case ["taken", address]:
                 raise NameTakenError(record.name, address)
@@ -184,18 +202,19 @@ class RedisStore:
             ],
             [
                 keys.lease_prefix,
-                uuid.uuid4().hex,
+                self._new_generation(),
                 *(("", "") if known is None else (known.generation, known.version)),
             ],
         )
         generation, version, is_change, owners, records, gone, suspicions, num_slots = answer
+        self._check_logs(generation)
         workers = [WorkerRecord.from_json(record) for record in records]
         suspected = [
             dataclasses.replace(Suspicion.from_json(text), lasts_s=int(left_ms) / 1000)
             for left_ms, text in zip(suspicions[::2], suspicions[1::2], strict=True)
         ]
         changes = MapChanges(
-            generation,
+            generation or "",
             int(version or 0),
             [(keys.slots_in(slots), token) for token, slots in zip(owners[::2], owners[1::2], strict=True)],
             {**dict.fromkeys(gone), **{worker.incarnation: worker for worker in workers}},
@@ -212,6 +231,10 @@ class RedisStore:
 
         return await self._client.call(ask)
 
+    async def advance(self, version: int) -> None:
+        """Implement :meth:`Store.advance`."""
+        await self._client.run(scripts.ADVANCE, [self._keys.version, self._keys.changes], [version])
+
     async def wait_for_change(self, version: int, timeout_s: float) -> int:
         """Implement :meth:`Store.wait_for_change`."""
         loop = asyncio.get_running_loop()
@@ -223,6 +246,16 @@ class RedisStore:
             if present != version or left_s <= 0:
                 return present
             await _wait(noticed, min(left_s, self._client.limits.poll_s))
+
+    def _new_generation(self) -> str:
+        """Make an id for the data set, in case that there is none; empty for whoever only reads."""
+        return "" if self._logs is None else f"{uuid.uuid4().hex}{self._logs}"
+
+    def _check_logs(self, generation: str) -> None:
+        if self._logs is not None:
+            found = "".join(generation.partition(" ")[1:])
+            if found != self._logs:
+                raise EventLogsDifferError(self.where, found=found.strip(), given=self._logs.strip())
 
     async def aclose(self) -> None:
         """Implement :meth:`Store.aclose`."""

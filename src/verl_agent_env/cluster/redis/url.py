@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
@@ -78,6 +78,18 @@ class RedisUrl:
             return _behind_sentinels(parts.scheme, credentials, hosts, parts.path, query, own)
         plain = f"{parts.scheme}://{credentials}{hosts}{parts.path}{query}"
         return cls(plain, _where(plain), None, own.fails_over, own.replicas)
+
+
+def in_order(urls: Sequence[str]) -> list[str]:
+    """Return the URLs of several Redis in an order that does not depend on the one in which they are given.
+
+    Raises:
+        ValueError: One is malformed, or two lead to the same place.
+    """
+    places = {RedisUrl.parse(url).where: url for url in urls}
+    if len(places) < len(urls):
+        raise ValueError("each Redis of --redis-log must be another one, or another database of it")
+    return [places[where] for where in sorted(places)]
 
 
 @dataclass(frozen=True)

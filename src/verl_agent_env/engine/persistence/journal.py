@@ -18,7 +18,7 @@ from typing import Literal
 
 from verl_agent_env import waits
 from verl_agent_env.engine.group_commit.groups import Group, OnEnd
-from verl_agent_env.engine.group_commit.packing import LIMITS
+from verl_agent_env.engine.group_commit.packing import LIMITS, size_of
 from verl_agent_env.engine.histogram import Histogram
 from verl_agent_env.engine.persistence.deadlines import Deadlines
 from verl_agent_env.engine.persistence.repersisting import LOST, Recorded, RepersistQueue
@@ -102,6 +102,20 @@ class Journal:
         """Calls of the log."""
         self.write_s = Histogram()
         """Durations of these calls, in seconds."""
+
+    @property
+    def parts(self) -> Sequence[Journal]:
+        """The journals of all logs: this one alone."""
+        return (self,)
+
+    def of(self, slot: int) -> Journal:
+        """Return the journal that writes a slot: this one."""
+        return self
+
+    @property
+    def is_away(self) -> bool:
+        """True while the log takes no writes, not even the ends of environments."""
+        return self._trouble is not None and not isinstance(self._trouble, StoreFullError)
 
     @property
     def backlog_bytes(self) -> int:
@@ -242,6 +256,8 @@ class Journal:
                 has_written = await self._write_some()
                 has_repersisted = await self._repersist_some()
             except (StoreUnavailableError, GenerationChangedError) as trouble:
+                if isinstance(trouble, GenerationChangedError):
+                    self._ownership.was_refused()
                 self._note(trouble)
             else:
                 if not (has_written or has_repersisted or self._is_full):
@@ -294,11 +310,7 @@ class Journal:
         try:
             for group in groups:
                 self._sort(group, tokens)
-            # While the store is full, one write is enough to see that it is.
-            attempts = [
-                group.writes[:1] if self._is_full and not group.overtakes else group.writes
-                for group in groups
-            ]
+            attempts = [self._attempt(group) for group in groups]
             writes = [write for attempt in attempts for write in attempt]
             if writes:
                 self._note_refusals(groups, attempts, await self._made(tokens, writes), tokens)
@@ -317,6 +329,21 @@ class Journal:
                     self._queue.appendleft(group)
                 else:
                     group.finish()
+
+    def _attempt(self, group: Group) -> Sequence[Write]:
+        """Return the writes of a group that are made now."""
+        if self._is_full and not group.overtakes:
+            # One is enough to see that the store is still full.
+            return group.writes[:1]
+        if len(group.writes) <= LIMITS.writes and group.size <= LIMITS.size:
+            return group.writes
+        # It has grown while it was put off.
+        size = 0
+        for count, write in enumerate(group.writes):
+            if count == LIMITS.writes or size >= LIMITS.size:
+                return group.writes[:count]
+            size += size_of(write)
+        return group.writes
 
     def _take(self) -> list[Group]:
         """Take the groups of the next call out of the queue."""
@@ -474,6 +501,8 @@ class Journal:
                 again.append(write)
             elif reason in LOST:
                 self._to_repersist.replace_write(write, group)
+            elif reason == "moved" and self._ownership.was_refused():
+                again.append(write)
             else:
                 self._reject(write.env_id, reason, group, tokens[write.slot])
         return again
@@ -499,7 +528,11 @@ class Journal:
         call = batch.calls[0]
         refusals = await self._made(batch.tokens, call[:1] if self._is_full else call)
         was_full = self._is_full
-        self._is_full = any(reason == "full" for _, reason in refusals)
+        reasons = {reason for _, reason in refusals}
+        self._is_full = "full" in reasons
+        if "moved" in reasons and self._ownership.was_refused():
+            self._to_repersist.begin_anew()
+            return True
         # While the store is full, and right after: all of it once more, which does no harm.
         if not (self._is_full or was_full):
             self._to_repersist.note_call(refusals)

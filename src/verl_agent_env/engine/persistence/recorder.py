@@ -6,7 +6,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 import orjson
 
@@ -17,6 +17,7 @@ from verl_agent_env.engine.group_commit.pending import PendingAnswer
 from verl_agent_env.engine.live_env import LiveEnv
 from verl_agent_env.engine.marks import NO_MARK, Mark
 from verl_agent_env.engine.persistence.journal import Journal
+from verl_agent_env.engine.persistence.sharded_journal import ShardedJournal
 from verl_agent_env.engine.persistence.slot_ownership import SlotOwnership
 from verl_agent_env.envs.base import ChatEnv, Durability
 from verl_agent_env.envs.fingerprint import fingerprint_of
@@ -46,6 +47,13 @@ _AWAITED = ("journal", "snapshot")
 _STEPS_BETWEEN_SNAPSHOTS = 16
 
 
+class LogShard(NamedTuple):
+    """A log, and those of this worker's slots that are written to it."""
+
+    log: EventLog
+    ownership: SlotOwnership
+
+
 class LiveEnvironments(Protocol):
     """The environments that are recorded."""
 
@@ -69,8 +77,7 @@ class Recorder:
 
     def __init__(
         self,
-        log: EventLog,
-        ownership: SlotOwnership,
+        shards: Sequence[LogShard],
         environments: LiveEnvironments,
         durabilities: Mapping[str, Durability],
         max_history_bytes: int,
@@ -79,8 +86,7 @@ class Recorder:
         """Make a recorder that has recorded nothing yet.
 
         Args:
-            log: Where to write.
-            ownership: The slots that this worker owns.
+            shards: Where to write.
             environments: What is recorded.
             durabilities: How to keep environments of these names, where it is not as their kinds have it.
             max_history_bytes: Actions kept of an episode, until its history begins anew with its state.
@@ -91,7 +97,9 @@ class Recorder:
         self._max_history_bytes = max_history_bytes
         self._environments = environments
         self._durabilities = dict(durabilities)
-        self.journal = Journal(log, ownership, self, patience_s=patience_s)
+        journals = [Journal(shard.log, shard.ownership, self, patience_s=patience_s) for shard in shards]
+        self.journal = journals[0] if len(journals) == 1 else ShardedJournal(journals)
+        """Writes."""
         self.failed_snapshots: Counter[str] = Counter()
         """Snapshots that failed and were done without, by env name."""
 
@@ -234,14 +242,14 @@ class Recorder:
         group = instance.group
         if group is None or group.is_settled:
             return answer
-        return PendingAnswer(self.journal, instance.env_id, group, answer)
+        return PendingAnswer(self.journal.of(instance.slot), instance.env_id, group, answer)
 
     def hold_back_error(self, instance: LiveEnv, error: EnvironmentStateError) -> PendingAnswer[Any]:
         """Hold back a refusal, which tells of earlier calls; raise it if there is nothing to wait for."""
         group = instance.group
         if group is None or group.is_settled:
             raise error
-        return PendingAnswer(self.journal, instance.env_id, group, None, error)
+        return PendingAnswer(self.journal.of(instance.slot), instance.env_id, group, None, error)
 
     def repersist(self, env_id: str) -> tuple[Write, ...] | None:
         """Writes that say all of a live environment; none if its history was not kept, None if it is not here."""

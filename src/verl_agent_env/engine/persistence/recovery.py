@@ -13,12 +13,13 @@ from verl_agent_env.engine.execution import Executor
 from verl_agent_env.engine.live_env import LiveEnv
 from verl_agent_env.engine.persistence.journal import Journal
 from verl_agent_env.engine.persistence.restoring import Restorer
+from verl_agent_env.engine.persistence.sharded_journal import ShardedJournal, all_of
 from verl_agent_env.engine.persistence.slot_ownership import SlotOwnership
 from verl_agent_env.envs.registry import Registry
 from verl_agent_env.errors import AtCapacityError, StoreUnavailableError
 from verl_agent_env.turns import Turns
 from verl_agent_env.types import slot_of
-from verl_agent_env.wire.event_log import EventLog
+from verl_agent_env.wire.event_log import HistoryReader, shard_of
 from verl_agent_env.wire.records import Entry, Saved, Write
 from verl_agent_env.wire.suspicions import Suspicions
 
@@ -53,14 +54,15 @@ class Recovery:
 
     def __init__(
         self,
-        log: EventLog,
+        log: HistoryReader,
         ownership: SlotOwnership,
         table: EnvironmentTable,
-        journal: Journal,
+        journal: Journal | ShardedJournal,
         registry: Registry,
         executor: Executor,
         limits: HostLimits,
         suspicions: Suspicions,
+        shards: int = 1,
     ) -> None:
         """Make a recovery that has brought back nothing yet.
 
@@ -73,7 +75,9 @@ class Recovery:
             executor: Runs their code.
             limits: Of the host.
             suspicions: Calls that may have ended a worker.
+            shards: How many logs there are, each of a part of the slots.
         """
+        self._shards = shards
         self._log = log
         self._ownership = ownership
         self._table = table
@@ -97,8 +101,17 @@ class Recovery:
             can be said: their slots went to other workers meanwhile, or there was no room for them.
 
         Raises:
-            StoreUnavailableError: The log does not answer.
+            StoreUnavailableError: A log does not answer; what is kept in others is brought back all the same.
         """
+        if self._shards == 1:
+            return await self._recover_from_one(env_ids)
+        kept_in: dict[int, list[str]] = {}
+        for env_id in env_ids:
+            kept_in.setdefault(shard_of(slot_of(env_id), self._shards), []).append(env_id)
+        return set().union(*await all_of([self._recover_from_one(part) for part in kept_in.values()]))
+
+    async def _recover_from_one(self, env_ids: Iterable[str]) -> set[str]:
+        """Bring back environments that are kept in one log; see :meth:`recover`."""
         unknown: set[str] = set()
         missing = list(dict.fromkeys(env_ids))
         while missing:
@@ -141,9 +154,11 @@ class Recovery:
         """Bring back all environments of all slots that this worker owns.
 
         Raises:
-            StoreUnavailableError: The log does not answer.
+            StoreUnavailableError: A log does not answer; what is kept in others is brought back all the same.
         """
-        await self.recover_slots(sorted(self._ownership.tokens))
+        owned = sorted(self._ownership.tokens)
+        kept_in = ([slot for slot in owned if shard_of(slot, self._shards) == n] for n in range(self._shards))
+        await all_of([self.recover_slots(slots) for slots in kept_in])
 
     async def all_actions(self, instance: LiveEnv) -> list[bytes] | None:
         """Read all actions of an episode of which memory has the last ones; None if the first are kept nowhere.

@@ -21,7 +21,7 @@ from verl_agent_env.errors import (
     VerlAgentEnvError,
 )
 from verl_agent_env.wire.actions import identity_in
-from verl_agent_env.wire.event_log import EventLog
+from verl_agent_env.wire.event_log import HistoryReader
 from verl_agent_env.wire.records import (
     Entry,
     Header,
@@ -53,7 +53,7 @@ class Restorer:
         self,
         registry: Registry,
         executor: Executor,
-        log: EventLog,
+        log: HistoryReader,
         default_ttl_s: float,
         suspicions: Suspicions,
     ) -> None:

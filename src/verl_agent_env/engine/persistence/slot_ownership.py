@@ -7,7 +7,7 @@ from typing import Protocol
 
 
 class SlotOwnership(Protocol):
-    """The slots that this worker owns."""
+    """The slots that this worker owns, as far as they are written to one log."""
 
     @property
     def generation(self) -> str:
@@ -25,3 +25,11 @@ class SlotOwnership(Protocol):
 
     def has_gone(self, slot: int) -> bool:
         """Tell whether another worker owns the slot."""
+
+    def was_refused(self) -> bool:
+        """Note that the log refused a token, or the data set.
+
+        Returns:
+            True if the log itself is asked next who may write, and the slots have no tokens until then; False if what it
+            refused is another worker's.
+        """

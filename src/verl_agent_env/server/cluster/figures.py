@@ -57,7 +57,13 @@ class WorkerFigures:
             steps=sum(single) - metrics.forwarded(STEP_ROUTE) + metrics.batch_items(STEP.name),
             step_counts=single,
             batch_counts=metrics.answers(BATCH_STEP_ROUTE),
-            store_counts=() if recorder is None else list(recorder.journal.write_s.counts),
+            store_counts=[
+                sum(counts)
+                for counts in zip(
+                    *(part.write_s.counts for part in (() if recorder is None else recorder.journal.parts)),
+                    strict=True,
+                )
+            ],
             errors=dict(metrics.errors),
             live={name: count for name, count in table.live.items() if count},
             runs=heapq.nlargest(_MAX_RUNS, table.run_sizes(), key=lambda run: run[2]),

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from typing import Protocol
 
-from verl_agent_env.cluster.slots import SlotTable
 from verl_agent_env.engine import Host
 from verl_agent_env.engine.persistence import Persistence
 from verl_agent_env.errors import StoreUnavailableError
 from verl_agent_env.turns import Caller, current_caller
+from verl_agent_env.types import slot_of
 
 logger = logging.getLogger(__name__)
 
@@ -21,14 +22,32 @@ _LOOK_S = 1.0
 _SWEEP_S = 20.0
 
 
+class OwnedSlots(Protocol):
+    """The slots of this worker that are written to one log."""
+
+    @property
+    def generation(self) -> str:
+        """Id of the data set in which this worker owns them; empty before it owned any."""
+
+    @property
+    def tokens(self) -> Mapping[int, str]:
+        """Token of each of them."""
+
+    def has(self, slot: int) -> bool:
+        """Tell whether a slot is written to this log, whoever owns it."""
+
+    async def wait_for_change(self, timeout_s: float) -> None:
+        """Return when slots may have come, or after ``timeout_s``."""
+
+
 class Handover:
-    """Follows the slot table of one worker.
+    """Follows the slots of one worker, as far as they are written to one log.
 
     An environment that is asked for comes back at once; this is for all the others, so that they are reaped and closed
     with their run like any other. In a store that was emptied, what is in memory is re-persisted.
     """
 
-    def __init__(self, host: Host, persistence: Persistence, table: SlotTable) -> None:
+    def __init__(self, host: Host, persistence: Persistence, table: OwnedSlots) -> None:
         self._host = host
         self._recorder, self._recovery = persistence
         self._table = table
@@ -68,7 +87,8 @@ class Handover:
             return
         if generation != self._generation:
             if self._generation and tokens:
-                env_ids = self._host.env_table.ids()
+                has = self._table.has
+                env_ids = [env_id for env_id in self._host.env_table.ids() if has(slot_of(env_id))]
                 logger.warning(
                     "Redis was flushed: re-persisting its environments", extra={"count": len(env_ids)}
                 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 
 from verl_agent_env import waits
 from verl_agent_env.cluster.store import Formats
@@ -25,13 +25,20 @@ NO_STATE = "none"
 class LocalEnvironments:
     """Implements :class:`~verl_agent_env.cluster.agent.HostedEnvironments` for a :class:`Host`."""
 
-    def __init__(self, host: Host, is_warm: Callable[[int], bool]) -> None:
+    def __init__(
+        self,
+        host: Host,
+        is_warm: Callable[[int], bool],
+        unconfirmed: Callable[[Collection[int]], Awaitable[Collection[int]]],
+    ) -> None:
         """Look at a host's environments.
 
         Args:
             host: The host.
             is_warm: Whether all environments of a slot that this worker owns have been brought back.
+            unconfirmed: Finds slots of which what was written may be lost.
         """
+        self._unconfirmed = unconfirmed
         self._host = host
         self._is_warm = is_warm
         self._asked: set[str] = set()
@@ -59,7 +66,9 @@ class LocalEnvironments:
         journal = self._host.recorder.journal
         with contextlib.suppress(StoreUnavailableError):
             await journal.flush(slots, patience_s=waits.HAND_OVER_S)
-        return slots.difference(journal.slots_pending())
+        # What this worker holds is all that there is of them: it writes it again before anybody else owns them.
+        unconfirmed = await self._unconfirmed(slots)
+        return slots.difference(journal.slots_pending(), unconfirmed)
 
     def reads(self) -> Mapping[str, str]:
         """Implement :class:`~verl_agent_env.cluster.agent.HostedEnvironments`."""

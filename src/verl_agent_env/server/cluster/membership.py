@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Protocol
 
 from verl_agent_env import background
@@ -13,6 +14,7 @@ from verl_agent_env.cluster.agent import ClusterAgent
 from verl_agent_env.cluster.backends import Backend
 from verl_agent_env.cluster.leases import LocalLease
 from verl_agent_env.cluster.ring import Ring
+from verl_agent_env.cluster.shard_ownership import ShardOwnership
 from verl_agent_env.cluster.slots import SlotTable
 from verl_agent_env.cluster.store import ClusterMap, WorkerRecord
 from verl_agent_env.cluster.timing import Timing
@@ -145,6 +147,7 @@ class SharedMembership:
         identity: WorkerIdentity,
         record: WorkerRecord,
         table: SlotTable,
+        owned_in: Sequence[ShardOwnership],
         lease: LocalLease,
         host: Host,
         persistence: Persistence,
@@ -154,9 +157,10 @@ class SharedMembership:
         self._timing = timing
         self._store = backend.store
         self._journal = persistence.recorder.journal
-        self._handover = Handover(host, persistence, table)
+        self._owned_in = owned_in
+        self._handovers = [Handover(host, persistence, own) for own in owned_in or (table,)]
         self._tasks: list[asyncio.Task[None]] = []
-        self._environments = LocalEnvironments(host, self._handover.is_warm)
+        self._environments = LocalEnvironments(host, self._is_warm, self._unconfirmed)
         self._supervisors: dict[str, str] = {}
         self._supervisors_of: ClusterMap | None = None
         """The map in which they were found."""
@@ -186,8 +190,23 @@ class SharedMembership:
         self.agent.start()
         self._tasks = [
             background.start("journal", self._journal.run),
-            background.start("handover", self._handover.run),
+            *(background.start("handover", handover.run) for handover in self._handovers),
+            *(background.start("event log", partial(own.run, self._evict)) for own in self._owned_in),
         ]
+
+    def _is_warm(self, slot: int) -> bool:
+        return any(handover.is_warm(slot) for handover in self._handovers)
+
+    async def _unconfirmed(self, slots: Collection[int]) -> Collection[int]:
+        """Find slots of which an event log may have lost what was written; a store that keeps the log lost their owners with it."""
+        found: list[int] = []
+        for own in self._owned_in:
+            found += await own.unconfirmed([slot for slot in slots if own.has(slot)])
+        return found
+
+    def _evict(self, slots: Collection[int]) -> None:
+        """Remove what is in memory of slots that another worker owned meanwhile, but for what is nowhere else."""
+        self._environments.evict(slots, keep_not_durable=True)
 
     async def drain(self) -> None:
         """Implement :class:`Membership`."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
 from verl_agent_env.cluster.backends import Backend, BackendOptions, open_backend
 from verl_agent_env.cluster.idempotency import KNOWN_S
 from verl_agent_env.cluster.leases import LocalLease, boot_time
+from verl_agent_env.cluster.shard_ownership import ShardOwnership
 from verl_agent_env.cluster.slots import SlotTable
 from verl_agent_env.cluster.store import WorkerRecord
 from verl_agent_env.cluster.timing import Timing
@@ -17,6 +18,8 @@ from verl_agent_env.engine import Host
 from verl_agent_env.engine.episodes.collector import EpisodeOptions
 from verl_agent_env.engine.kinds import KindLoader
 from verl_agent_env.engine.persistence import PersistenceOptions
+from verl_agent_env.engine.persistence.recorder import LogShard
+from verl_agent_env.engine.persistence.slot_ownership import SlotOwnership
 from verl_agent_env.engine.under_way import CallRecord
 from verl_agent_env.envs.base import Durability
 from verl_agent_env.envs.registry import Registry
@@ -76,9 +79,14 @@ def wire_worker(
             return EnvironmentLostError(env_id, "the worker that held it has ended, or it never was")
         return EnvironmentNotFoundError(env_id)
 
+    owned_in = shard_ownerships(table, backend)
     kept = None
     if settings.is_shared:
-        kept = PersistenceOptions(backend.log, table, durabilities_of(settings))
+        if owned_in:
+            table.require_proofs(owned_in)
+        ownerships: Sequence[SlotOwnership] = owned_in or [table]
+        shards = [LogShard(part.log, own) for part, own in zip(backend.logs, ownerships, strict=True)]
+        kept = PersistenceOptions(backend.log, table, shards, durabilities_of(settings))
     host = Host(
         registry,
         limits,
@@ -97,13 +105,30 @@ def wire_worker(
     membership: Membership
     if lease is not None and host.persistence is not None:
         shared = membership = SharedMembership(
-            settings, backend, identity, record, table, lease, host, host.persistence, timing, lease_clock
+            settings,
+            backend,
+            identity,
+            record,
+            table,
+            owned_in,
+            lease,
+            host,
+            host.persistence,
+            timing,
+            lease_clock,
         )
         peers = connect(shared.supervisor_at)
     else:
         peers = NoPeers() if is_alone else connect(lambda _: identity.supervisor)
         membership = FixedMembership(identity, record, table, peers, host)
     return ClusterWorker(settings, host, table, peers, membership, backend, is_alone=is_alone)
+
+
+def shard_ownerships(table: SlotTable, backend: Backend) -> list[ShardOwnership]:
+    """Return the ownership of the slots of each log, where logs say it themselves; none where the store does."""
+    fences = [part.fence for part in backend.logs if part.fence is not None]
+    advance = backend.store.advance
+    return [ShardOwnership(table, number, len(fences), fence, advance) for number, fence in enumerate(fences)]
 
 
 def open_backend_of(settings: ClusterSettings, limits: HttpLimits) -> Backend:
@@ -113,6 +138,7 @@ def open_backend_of(settings: ClusterSettings, limits: HttpLimits) -> Backend:
         num_slots=settings.slots,
         keys_known_s=max(KNOWN_S, limits.idempotency_memory_s),
         keys_max_bytes=limits.idempotency_memory_bytes // 4,
+        logs=settings.redis_logs,
     )
     return open_backend(settings.redis, options)
 

@@ -121,14 +121,14 @@ class Metrics:
             "reason",
             self._connections.closed,
         )
-        store = Histogram() if host.recorder is None else host.recorder.journal.write_s
-        buckets, total = store.buckets()
-        yield HistogramMetricFamily(
+        writes = HistogramMetricFamily(
             "verl_agent_env_store_seconds",
             "Time of one write to the store, of the steps of many environments.",
-            buckets=buckets,
-            sum_value=total,
+            labels=["shard"],
         )
+        for number, journal in enumerate(() if host.recorder is None else host.recorder.journal.parts):
+            writes.add_metric([str(number)], *journal.write_s.buckets())
+        yield writes
         env_table = host.env_table
         live = GaugeMetricFamily(
             "verl_agent_env_live_environments", "Live environments.", labels=["env_name"]
