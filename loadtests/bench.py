@@ -19,11 +19,12 @@ from loadtests.bench_memory import bench_memory, show_a_million
 from loadtests.bench_peers import bench_peers, require_peers
 from loadtests.bench_placement import bench_placement
 from loadtests.bench_recovery import bench_recovery
+from loadtests.bench_shards import bench_shards
 from loadtests.bench_web import bench_web
 from verl_agent_env.types import NUM_SLOTS
 
 _PARTS = ("steps", "durable", "large", "memory", "levels")
-_MORE = ("million", "cluster", "recovery", "ring", "map", "placement", "peers", "web")
+_MORE = ("million", "cluster", "recovery", "ring", "map", "placement", "peers", "web", "shards")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -68,6 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         is_kept &= asyncio.run(bench_peers(options.rounds, options.steps // 4))
     if "web" in parts:
         is_kept &= asyncio.run(bench_web(options.rounds))
+    if "shards" in parts:
+        is_kept &= asyncio.run(bench_shards(options.rounds, options.batch_size, options.steps))
     if "map" in parts:
         bench_map(options.workers, options.slots)
     if "placement" in parts:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from loadtests.chaos import code_faults, env_faults, node_faults, redis_faults
+from loadtests.chaos import code_faults, env_faults, log_faults, node_faults, redis_faults
 from loadtests.chaos.fault import Fault
 from loadtests.namespaces import Network
+from verl_agent_env.cluster.local import Machine
 
 
 async def nothing(*_: object) -> None:
@@ -41,6 +42,9 @@ ANYWHERE = (
 """Those that need no network of their own."""
 
 
+_PROGRAMS = ("redis", "nginx", "node-1", "node-2")
+
+
 def faults_of(network: Network | None, releases: Path) -> list[Fault]:
     """All of them; without namespaces those that need none.
 
@@ -49,8 +53,16 @@ def faults_of(network: Network | None, releases: Path) -> list[Fault]:
         releases: Where nodes look for packages first.
     """
     upgrade = code_faults.Releases(releases).upgrade
+    here = {} if network is None else dict.fromkeys(_PROGRAMS, Machine(network.addresses["clients"]))
+    away_s = log_faults.AWAY_S + _LEASE_S + 2.0
     faults = [
         *ANYWHERE,
+        Fault(
+            "one of two event logs away for 10 s",
+            log_faults.one_log_away(here, away_s),
+            _LEASE_S + 2.0,
+            may_refuse=True,
+        ),
         Fault("rolling upgrade to changed code", upgrade, _LEASE_S, max_added_p99_s=0.25),
     ]
     if network is not None:
