@@ -140,13 +140,19 @@ class _Asker:
         }
 
     def transcript(self) -> list[Message]:
-        """Return the conversation with the separate reasoning of each completion."""
-        reasoning = iter([answer.reasoning for answer in self.answers])
+        """Return the conversation with the separate reasoning of each completion, and its tokens as far as they are known."""
+        answers = iter(self.answers)
         told: list[Message] = []
         for message in self.messages:
-            thought = next(reasoning, "") if message.get("role") == "assistant" else ""
-            told.append({**message, "reasoning_content": thought} if thought else message)
+            answer = next(answers, None) if message.get("role") == "assistant" else None
+            told.append(message if answer is None else {**message, **_notes_of(answer)})
         return told
+
+
+def _notes_of(answer: Completion) -> dict[str, Any]:
+    counts = {"prompt_tokens": answer.prompt_tokens, "completion_tokens": answer.completion_tokens}
+    reasoning = {"reasoning_content": answer.reasoning} if answer.reasoning else {}
+    return {**reasoning, **({"usage": counts} if any(counts.values()) else {})}
 
 
 async def play_one(

@@ -16,6 +16,7 @@ import orjson
 from verl_agent_env.evaluation.episodes import EvaluatedEpisode, EvaluationPlan
 from verl_agent_env.evaluation.summary import Summary
 from verl_agent_env.types import Message
+from verl_agent_env.wire.model_notes import notes_of
 
 _FIRST_SCRIPT = "app.js"
 _IMPORT = re.compile(r"""(\bfrom\s*|\bimport\s*)(["'])(\.[\w./-]+\.js)\2""")
@@ -92,8 +93,15 @@ def _shown(plan: EvaluationPlan, episode: EvaluatedEpisode) -> dict[str, Any]:
         "lost": episode.error or None,
         "observation": first,
         "steps": [
-            {"seq": seq, "action": action, "observation": observation}
+            {
+                "seq": seq,
+                "action": action,
+                "observation": observation,
+                "prompt_tokens": notes.prompt_tokens,
+                "tokens": notes.completion_tokens,
+            }
             for seq, (action, *observation) in enumerate(rest)
+            for notes in [notes_of(action)]
         ],
     }
 

@@ -142,15 +142,15 @@ export function Content({ content, foldBoards = false }) {
 
 /**
  * A button that copies a text. Browsers let a page copy by itself on loopback and over HTTPS alone; elsewhere the text
- *   is
- * shown for the person to copy.
+ * is shown, all of it selected, for the person to copy.
  *
  * @param {{text: () => string, children: any}} props
  */
 export function CopyButton({ text, children }) {
   const [isCopied, setIsCopied] = useState(false);
-  const [shown, setShown] = useState('');
+  const [shown, setShown] = useState(/** @type {{text: string} | null} */ (null));
   const dialog = useRef(/** @type {HTMLDialogElement | null} */ (null));
+  const area = useRef(/** @type {HTMLTextAreaElement | null} */ (null));
   const copy = async () => {
     const wanted = text();
     try {
@@ -158,10 +158,14 @@ export function CopyButton({ text, children }) {
       setIsCopied(true);
       setTimeout(() => setIsCopied(false), 2000);
     } catch {
-      setShown(wanted);
-      dialog.current?.showModal();
+      setShown({ text: wanted });
     }
   };
+  useEffect(() => {
+    if (!shown) return;
+    dialog.current?.showModal();
+    area.current?.select();
+  }, [shown]);
   return html`
     <button onClick=${copy}>
       <span aria-live="polite">${isCopied ? 'Copied' : children}</span>
@@ -169,12 +173,7 @@ export function CopyButton({ text, children }) {
     <dialog ref=${dialog} aria-label="Copy">
       <label>
         Copy this text with Ctrl + C${' '}
-        <textarea
-          rows="4"
-          readonly
-          value=${shown}
-          onFocus=${(/** @type {any} */ event) => event.target.select()}
-        ></textarea>
+        <textarea ref=${area} rows="4" readonly value=${shown?.text ?? ''}></textarea>
       </label>
       <button onClick=${() => dialog.current?.close()}>Close</button>
     </dialog>

@@ -330,6 +330,66 @@ def test_a_link_takes_no_step_in_an_environment_that_does_not_repeat_itself(
     assert visit.faults == []
 
 
+HOSTILE = (
+    "<script>window.ran = 1</script><img src=x onerror='window.ran = 2'>\n"
+    "\u0645\u0631\u062d\u0628\u0627 \u0628\u0627\u0644\u0639\u0627\u0644\u0645 (abc)\n\u202elive\u202c " + "W" * 3000
+)
+
+
+@pytest.mark.parametrize("width", ["wide", "phone"])
+def test_whatever_a_text_holds_it_is_shown_as_text_and_whole(
+    open_tab: Open, server: ServerProcess, width: str
+) -> None:
+    run = f"<b>{'R' * 80}</b>{uuid.uuid4().hex[:6]}"
+    request = {"env_name": "single_turn_chat", "env_kwargs": {"task_prompt": HOSTILE}, "run_id": run}
+    with httpx.Client(base_url=f"{server.url}/", timeout=HANG_S) as client:
+        env_id = client.post("api/environment/initialize", json=request).json()["env_id"]
+        action = f"<think>{HOSTILE}</think>{HOSTILE}"
+        client.post(f"api/environment/{env_id}/step", json={"action": action})
+        client.post(f"api/environment/{env_id}/close")
+    visit = open_tab(f"{server.url}/", width)
+    page = visit.page
+    visit.goto(f"episodes/{env_id}.0")
+    expect(page.locator(".turn")).to_have_count(2)
+    page.locator("summary").first.click()
+    assert page.evaluate("window.ran") is None
+    parts = ".reader header *, .turn *"
+    cut = "all => all.filter(one => one.getBoundingClientRect().right > innerWidth + 1).map(one => one.outerHTML)"
+    assert page.locator(parts).evaluate_all(cut) == []
+    wide = "all => all.filter(one => one.scrollWidth > one.clientWidth + 1).map(one => one.outerHTML.slice(0, 99))"
+    assert page.locator(".reader header, .turn, .turn .text").evaluate_all(wide) == []
+    assert visit.faults == []
+
+
+def test_where_a_page_may_not_copy_the_text_is_shown_selected_for_the_person_to_copy(
+    open_tab: Open, server: ServerProcess
+) -> None:
+    visit = open_tab(f"{server.url}/")
+    page = visit.page
+    # As over plain HTTP from another machine.
+    page.add_init_script("Object.defineProperty(navigator, 'clipboard', {value: undefined})")
+    visit.goto(SOKOBAN)
+    for _ in range(2):
+        page.get_by_role("button", name="Copy link").click()
+        dialog = page.get_by_role("dialog", name="Copy")
+        field = dialog.get_by_role("textbox")
+        expect(field).to_be_focused()
+        link = page.evaluate("location.href")
+        assert page.evaluate("getSelection().toString()") == link
+        assert axe.Axe().run(page).violations_count == 0
+        page.keyboard.press("Control+c")
+        page.keyboard.press("Escape")
+        expect(dialog).to_have_count(0)
+        text = page.get_by_label(TEXT)
+        text.fill("")
+        page.keyboard.press("Control+v")
+        expect(text).to_have_value(link)
+    page.get_by_role("button", name="Copy link").click()
+    page.get_by_role("button", name="Close").click()
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    assert visit.faults == []
+
+
 def test_a_token_is_asked_for_once_and_kept_for_the_tab(open_tab: Open, start_server: StartServer) -> None:
     guarded = start_server(VERL_AGENT_ENV_AUTH_TOKENS="let-me-in")
     visit = open_tab(f"{guarded.url}/")
@@ -414,9 +474,10 @@ def test_two_are_marked_and_compared_by_keys_and_an_export_is_saved(
 def test_the_page_of_an_evaluation_is_the_viewer_in_one_file_that_asks_nobody(
     open_tab: Open, tmp_path: Path
 ) -> None:
+    usage = {"prompt_tokens": 1234, "completion_tokens": 17}
     said = [
         {"role": "user", "content": "Where to? <script>window.ran = true</script>"},
-        {"role": "assistant", "content": "<answer>left</answer>", "reasoning_content": "It is near."},
+        {"role": "assistant", "content": "<answer>left</answer>", "reasoning_content": "It is near.", "usage": usage},
         {"role": "user", "content": "A wall."},
     ]
     plan = EvaluationPlan("tiny", "frozen_lake", 2, 10, {})
@@ -433,6 +494,7 @@ def test_the_page_of_an_evaluation_is_the_viewer_in_one_file_that_asks_nobody(
     page.get_by_role("link", name="seed 1").click()
     page.keyboard.press("j")
     expect(page.get_by_text("It is near.")).to_be_visible()
+    expect(page.locator(".turn").nth(1)).to_contain_text("17 tokens after 1,234")
     assert page.evaluate("window.ran") is None
     assert axe.Axe().run(page).violations_count == 0
     assert [fault for fault in visit.faults if not fault.startswith("file:")] == []
