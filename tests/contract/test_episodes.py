@@ -81,6 +81,17 @@ async def test_what_was_added_is_found_and_read_as_it_was(case: EpisodesCase) ->
     assert [step["at"] for step in document["steps"]] == [1.5, None]
 
 
+async def test_somebody_who_lists_gets_what_is_brought(case: EpisodesCase) -> None:
+    store, numbers = case.connect(), iter(range(2))
+
+    async def bring() -> None:
+        store.add(kept_episode(next(numbers)))
+
+    store.bring = bring
+    assert [row.id for row in await store.rows()] == ["e0.0"]
+    assert [run.episodes for run in await store.runs(None)] == [2]
+
+
 async def test_an_empty_store_has_nothing(case: EpisodesCase) -> None:
     store = case.connect()
     assert list(await store.rows()) == []

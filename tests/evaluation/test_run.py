@@ -189,6 +189,7 @@ async def test_cut_answers_are_counted_and_their_reasoning_shown(
     assert Summary.of(episodes).cut_off_share == 1.0
     step = data_in(write_page(plan, episodes))["episodes"][0]["steps"][0]
     assert step["action"]["reasoning_content"] == "go <on>"
+    assert (step["prompt_tokens"], step["tokens"]) == (5, 3)
 
 
 async def test_second_evaluation_in_a_folder_is_refused_while_the_first_is_at_work(

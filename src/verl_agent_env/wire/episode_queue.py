@@ -28,15 +28,13 @@ class EpisodeQueue(ABC):
     Of what was written, by any process, it has the rows that were read so far.
     """
 
-    bring: Callable[[], Awaitable[None]] | None = None
-    """Not awaited: other processes read as well."""
-
     def __init__(self, max_waiting_bytes: int) -> None:
         """Hold nothing yet.
 
         Args:
             max_waiting_bytes: Bytes of memory that waiting episodes may take.
         """
+        self.bring: Callable[[], Awaitable[None]] | None = None
         self.dropped = 0
         """Episodes that were dropped."""
         self._max_waiting_bytes = max_waiting_bytes
@@ -65,13 +63,19 @@ class EpisodeQueue(ABC):
 
     async def rows(self) -> Sequence[EpisodeRow]:
         """Implement :meth:`~verl_agent_env.wire.episode_store.EpisodeStore.rows`."""
+        await self._bring()
         async with self._up_to_date():
             return self._rows.rows()
 
     async def runs(self, tag: str | None) -> list[RunSummary]:
         """Implement :meth:`~verl_agent_env.wire.episode_store.EpisodeStore.runs`."""
+        await self._bring()
         async with self._up_to_date():
             return self._rows.runs(tag)
+
+    async def _bring(self) -> None:
+        if self.bring is not None:
+            await self.bring()
 
     def add(self, episode: KeptEpisode) -> None:
         """Have an episode written soon."""

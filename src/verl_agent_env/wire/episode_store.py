@@ -19,7 +19,7 @@ class EpisodeStore(Protocol):
     """
 
     bring: Callable[[], Awaitable[None]] | None
-    """Adds episodes that are over and were not added yet: awaited before somebody reads, where only this process reads."""
+    """Adds episodes that are over and were not added yet: awaited before somebody lists them."""
 
     @property
     def scope(self) -> Scope:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import msgspec
-import orjson
 
 from tests.contract.test_episodes import kept_episode
 from verl_agent_env.cluster.memory.episodes import _OVERHEAD_BYTES, MemoryEpisodes
@@ -35,16 +34,3 @@ async def test_arguments_that_no_json_can_hold_drop_their_own_episode() -> None:
         episode.end = msgspec.structs.replace(episode.end, env_kwargs={"size": size})
         store.add(episode)
     assert (store.dropped, [row.seed for row in await store.rows()]) == (2, [2])
-
-
-async def test_somebody_who_reads_gets_what_is_brought() -> None:
-    store, numbers = MemoryEpisodes(1 << 26), iter(range(3))
-
-    async def bring() -> None:
-        store.add(kept_episode(next(numbers)))
-
-    store.bring = bring
-    assert len(await store.rows()) == 1
-    assert sum(run.episodes for run in await store.runs(None)) == 2
-    (document,) = await store.documents(["e2.0"])
-    assert orjson.loads(document or b"")["seed"] == 2

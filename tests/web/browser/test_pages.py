@@ -332,7 +332,8 @@ def test_a_link_takes_no_step_in_an_environment_that_does_not_repeat_itself(
 
 HOSTILE = (
     "<script>window.ran = 1</script><img src=x onerror='window.ran = 2'>\n"
-    "\u0645\u0631\u062d\u0628\u0627 \u0628\u0627\u0644\u0639\u0627\u0644\u0645 (abc)\n\u202elive\u202c " + "W" * 3000
+    "\u0645\u0631\u062d\u0628\u0627 \u0628\u0627\u0644\u0639\u0627\u0644\u0645 (abc)\n\u202elive\u202c "
+    + "W" * 3000
 )
 
 
@@ -477,7 +478,12 @@ def test_the_page_of_an_evaluation_is_the_viewer_in_one_file_that_asks_nobody(
     usage = {"prompt_tokens": 1234, "completion_tokens": 17}
     said = [
         {"role": "user", "content": "Where to? <script>window.ran = true</script>"},
-        {"role": "assistant", "content": "<answer>left</answer>", "reasoning_content": "It is near.", "usage": usage},
+        {
+            "role": "assistant",
+            "content": "<answer>left</answer>",
+            "reasoning_content": "It is near.",
+            "usage": usage,
+        },
         {"role": "user", "content": "A wall."},
     ]
     plan = EvaluationPlan("tiny", "frozen_lake", 2, 10, {})

@@ -103,8 +103,7 @@ class EpisodeCollector:
         self._open_bytes = 0
         self._waits = options.store.scope == "worker"
         """Whether notes may wait until somebody reads: nobody but this process does."""
-        if self._waits:
-            options.store.bring = self.sort_out
+        options.store.bring = self.sort_out
         self._max_episode_bytes = options.max_episode_bytes
         self._max_open_bytes = options.max_open_bytes
         self._origin = EpisodeOrigin(worker, time.time() - clock())
