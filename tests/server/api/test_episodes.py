@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,9 @@ import pytest
 
 from tests.server.conftest import LAKE, RIGHT, MakeClient, Problem
 from tests.server.http.test_holders import as_, token_file  # noqa: F401 - a fixture
+from verl_agent_env.cluster.memory.episodes import MemoryEpisodes
+from verl_agent_env.engine import inspection
+from verl_agent_env.engine.episodes import search
 from verl_agent_env.engine.episodes.conversations import conversation_of
 
 SOKOBAN = "verl_env/sokoban_small-v0"
@@ -174,6 +177,84 @@ async def test_exports_hold_every_episode_that_fits(
     assert '"name": "move_right"' in rows[0]["messages"][3]["content"]
     assert orjson.loads(rows[0]["tools_json"])[0]["type"] == "function"
     assert (rows[0]["reward"], rows[0]["success"]) == (episodes[0]["reward"], False)
+
+
+async def test_an_export_is_not_cut_where_a_list_is_and_leaves_out_what_was_deleted_meanwhile(
+    keeping: httpx.AsyncClient, play: Callable[..., Awaitable[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed in range(101):
+        await play(keeping, "left", seed=seed)
+    assert len((await get(keeping, "/api/episodes"))["episodes"]) == 100
+    assert len((await keeping.get("/api/episodes.jsonl")).content.splitlines()) == 101
+    table = io.BytesIO((await keeping.get("/api/episodes.parquet")).content)
+    assert pyarrow.parquet.read_table(table).num_rows == 101
+    read = MemoryEpisodes.documents
+
+    async def without_the_first(store: MemoryEpisodes, ids: Sequence[str]) -> list[bytes | None]:
+        return [None, *(await read(store, ids))[1:]]
+
+    monkeypatch.setattr(MemoryEpisodes, "documents", without_the_first)
+    lines = (await keeping.get("/api/episodes.jsonl?limit=16")).content.splitlines()
+    assert len(lines) == 15
+    assert all(orjson.loads(line) for line in lines)
+
+
+async def test_pages_follow_on_each_other_up_to_the_last_or_while_a_text_is_not_looked_for_everywhere(
+    keeping: httpx.AsyncClient, play: Callable[..., Awaitable[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(5):
+        await play(keeping, "left", run_id=f"run {number}")
+    offset, found = 0, []
+    while offset is not None:
+        page = await get(keeping, f"/api/episodes?limit=2&offset={offset}")
+        found += [row["run_id"] for row in page["episodes"]]
+        offset = page["next_offset"]
+    assert found == [f"run {number}" for number in range(4, -1, -1)]
+    # Whoever asks for what lies behind the last one has come to the end.
+    assert (await get(keeping, "/api/episodes?offset=9"))["next_offset"] is None
+    runs = await get(keeping, "/api/runs?limit=2&offset=3")
+    assert ([run["run_id"] for run in runs["runs"]], runs["total"]) == (["run 1", "run 0"], 5)
+    # With spaces that somebody typed.
+    assert (await get(keeping, "/api/episodes?text=%20frozen%20lake%20"))["total"] == 5
+    # A page that is full before all were looked at is followed by another, though no more were found so far.
+    page = await get(keeping, "/api/episodes?text=lake&limit=5")
+    assert (page["total"], page["is_whole"], page["next_offset"]) == (5, True, None)
+    monkeypatch.setattr(search, "_DOCUMENTS_AT_ONCE", 2)
+    page = await get(keeping, "/api/episodes?text=lake&limit=2")
+    assert (page["total"], page["is_whole"], page["next_offset"]) == (2, False, 2)
+
+
+async def test_a_drawing_begins_with_the_options_of_its_reset_and_one_with_missing_steps_has_none(
+    keeping: httpx.AsyncClient, play: Callable[..., Awaitable[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    episode_id = await play(keeping, UP, env_name=SOKOBAN, seed=9)
+    read, changes = MemoryEpisodes.documents, {b'"options":null': b'"options":{"start":2}'}
+    begun: list[tuple[Any, ...]] = []
+
+    async def changed(store: MemoryEpisodes, ids: Sequence[str]) -> list[bytes | None]:
+        (document,) = await read(store, ids)
+        for old, new in changes.items():
+            document = (document or b"").replace(old, new)
+        return [document]
+
+    async def draw(*arguments: Any) -> list[str]:
+        begun.append(arguments[3:5])
+        return ["before", "after"]
+
+    monkeypatch.setattr(MemoryEpisodes, "documents", changed)
+    monkeypatch.setattr(inspection, "draw_kept", draw)
+    episode = await get(keeping, f"/api/episodes/{episode_id}?render=svg")
+    assert (episode["drawing"], episode["steps"][0]["drawing"]) == ("before", "after")
+    changes[b'"complete":true'] = b'"complete":false'
+    episode = await get(keeping, f"/api/episodes/{episode_id}?render=svg")
+    assert (episode["drawing"], episode["steps"][0]["drawing"]) == (None, None)
+    assert begun == [(9, b'{"start":2}')]
+
+
+async def test_an_id_of_any_length_is_told_in_part(keeping: httpx.AsyncClient, problem: Problem) -> None:
+    told = problem(await keeping.get(f"/api/episodes/{'x' * 4000}"), 404, "episode_not_found")
+    assert "x" * 128 in told["detail"]
+    assert "x" * 129 not in told["detail"]
 
 
 async def test_a_server_that_keeps_nothing_says_so(client: httpx.AsyncClient, problem: Problem) -> None:

@@ -476,7 +476,7 @@ def test_the_page_of_an_evaluation_is_the_viewer_in_one_file_that_asks_nobody(
     open_tab: Open, tmp_path: Path
 ) -> None:
     usage = {"prompt_tokens": 1234, "completion_tokens": 17}
-    said = [
+    said: list[dict[str, Any]] = [
         {"role": "user", "content": "Where to? <script>window.ran = true</script>"},
         {
             "role": "assistant",
