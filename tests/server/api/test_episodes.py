@@ -14,6 +14,7 @@ import pytest
 
 from tests.server.conftest import LAKE, RIGHT, MakeClient, Problem
 from tests.server.http.test_holders import as_, token_file  # noqa: F401 - a fixture
+from tests.waiting import HANG_S
 from verl_agent_env.cluster.memory.episodes import MemoryEpisodes
 from verl_agent_env.engine import inspection
 from verl_agent_env.engine.episodes import search
@@ -214,6 +215,7 @@ async def test_pages_follow_on_each_other_up_to_the_last_or_while_a_text_is_not_
     assert (await get(keeping, "/api/episodes?offset=9"))["next_offset"] is None
     runs = await get(keeping, "/api/runs?limit=2&offset=3")
     assert ([run["run_id"] for run in runs["runs"]], runs["total"]) == (["run 1", "run 0"], 5)
+    monkeypatch.setattr(search, "SEARCH_S", HANG_S)
     # With spaces that somebody typed.
     assert (await get(keeping, "/api/episodes?text=%20frozen%20lake%20"))["total"] == 5
     # A page that is full before all were looked at is followed by another, though no more were found so far.
@@ -222,6 +224,10 @@ async def test_pages_follow_on_each_other_up_to_the_last_or_while_a_text_is_not_
     monkeypatch.setattr(search, "_DOCUMENTS_AT_ONCE", 2)
     page = await get(keeping, "/api/episodes?text=lake&limit=2")
     assert (page["total"], page["is_whole"], page["next_offset"]) == (2, False, 2)
+    # There was no time for any: whoever asked for the same page again would ask for ever.
+    monkeypatch.setattr(search, "SEARCH_S", -1.0)
+    page = await get(keeping, "/api/episodes?text=lake&limit=2")
+    assert (page["episodes"], page["is_whole"], page["next_offset"]) == ([], False, None)
 
 
 async def test_a_drawing_begins_with_the_options_of_its_reset_and_one_with_missing_steps_has_none(
