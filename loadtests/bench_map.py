@@ -126,7 +126,7 @@ async def _cost_of_taking_in(store: RedisStore, incarnations: list[str], num_slo
 async def _hand_over(store: RedisStore, incarnations: list[str], number: int) -> None:
     workers = len(incarnations)
     mine = (await store.read_map()).tokens_of(incarnations[number % workers])
-    await store.hand_off(dict([*mine.items()][:_PART]), incarnations[(number + 1) % workers])
+    await store.hand_off({incarnations[(number + 1) % workers]: dict([*mine.items()][:_PART])})
 
 
 async def _join(store: RedisStore, number: int) -> str:

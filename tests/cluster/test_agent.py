@@ -695,8 +695,8 @@ async def test_a_slot_that_went_and_came_back_is_read_from_the_store_again(rig: 
     cluster = await rig.store.read_map()
     tokens = {slot: cluster.owners[slot].token for slot in (held, bound)}
     # There and back before it looks.
-    there = await rig.store.hand_off(tokens, a.member.record.incarnation)
-    await rig.store.hand_off(there, b.member.record.incarnation)
+    there = await rig.store.hand_off({a.member.record.incarnation: tokens})
+    await rig.store.hand_off({b.member.record.incarnation: there})
     await rig.until(lambda: b.environments.evicted != [])
     assert b.environments.evicted == [held]
     assert b.environments.bound[bound] == 1

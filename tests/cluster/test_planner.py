@@ -391,7 +391,7 @@ class Cluster:
         for target, tokens in plan.hand_off.items():
             # The receiver may have died since the map was read.
             if target in (await self.store.read_map()).workers:
-                await self.store.hand_off(tokens, target)
+                await self.store.hand_off({target: tokens})
         return plan != RebalancePlan()
 
     async def settle(self) -> None:
@@ -478,4 +478,4 @@ async def test_plans_over_what_has_changed_are_those_over_whole_maps(seed: int) 
             await store.claim("a", plan.claim[:500])
         elif happening == 4:
             for target, tokens in plan.hand_off.items():
-                await store.hand_off(dict(chance.sample(sorted(tokens.items()), len(tokens) // 2)), target)
+                await store.hand_off({target: dict(chance.sample(sorted(tokens.items()), len(tokens) // 2))})

@@ -335,7 +335,7 @@ async def test_only_the_owner_writes(case: StoreCase, owner: Owner) -> None:
     heir = worker()
     store = case.connect()
     await store.heartbeat(heir, TTL_S)
-    await case.install(store, await store.hand_off({SLOT: owner.tokens[SLOT]}, heir.incarnation))
+    await case.install(store, await store.hand_off({heir.incarnation: {SLOT: owner.tokens[SLOT]}}))
     other = write("create", b"x", env_id="fff-x", slot=OTHER_SLOT)
     every: list[Write] = [
         write("append", b"zero"),
@@ -407,7 +407,7 @@ async def test_only_the_owner_ends_environments_in_a_full_store(case: StoreCase,
     await owner.write(write("create", b"first"))
     heir, store = worker(), case.connect()
     await store.heartbeat(heir, TTL_S)
-    await case.install(store, await store.hand_off({SLOT: owner.tokens[SLOT]}, heir.incarnation))
+    await case.install(store, await store.hand_off({heir.incarnation: {SLOT: owner.tokens[SLOT]}}))
     case.fill(True)
     assert await owner.write(write("close", b"idle"), write("append", b"x")) == ["moved", "moved"]
     assert (await loaded(case)).header == b"first"

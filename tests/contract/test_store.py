@@ -272,7 +272,7 @@ async def test_every_ownership_has_a_token_of_its_own(store: Store) -> None:
     tokens = await store.claim(one.incarnation, [9])
     seen = {tokens[9]}
     for receiver in (other, one, other, one):
-        tokens = await store.hand_off(tokens, receiver.incarnation)
+        tokens = await store.hand_off({receiver.incarnation: tokens})
         seen.add(tokens[9])
     assert len(seen) == 5
 
@@ -310,7 +310,7 @@ async def test_hand_off_moves_ownership_under_new_tokens(store: Store) -> None:
     giver, taker = await joined(store), await joined(store)
     tokens = await store.claim(giver.incarnation, [1, 2, 3])
     version = await store.map_version()
-    moved = await store.hand_off({1: tokens[1], 2: tokens[2]}, taker.incarnation)
+    moved = await store.hand_off({taker.incarnation: {1: tokens[1], 2: tokens[2]}})
     assert set(moved) == {1, 2}
     assert await store.map_version() > version
     assert await owned_under(store, tokens) == {3}
@@ -325,9 +325,9 @@ async def test_hand_off_moves_ownership_under_new_tokens(store: Store) -> None:
 async def test_hand_off_leaves_out_stale_tokens(store: Store) -> None:
     giver, taker = await joined(store), await joined(store)
     tokens = await store.claim(giver.incarnation, [1, 2])
-    moved = await store.hand_off({1: tokens[1]}, taker.incarnation)
-    again = await store.hand_off(moved, giver.incarnation)
-    assert set(await store.hand_off({**tokens, 7: "never:was"}, taker.incarnation)) == {2}
+    moved = await store.hand_off({taker.incarnation: {1: tokens[1]}})
+    again = await store.hand_off({giver.incarnation: moved})
+    assert set(await store.hand_off({taker.incarnation: {**tokens, 7: "never:was"}})) == {2}
     assert await owned_under(store, again) == {1}
 
 
@@ -335,11 +335,30 @@ async def test_hand_off_to_the_dead_moves_nothing(store: Store) -> None:
     giver, dead = await joined(store), await joined(store)
     tokens = await store.claim(giver.incarnation, [1])
     await store.leave(dead.incarnation)
-    for receiver, reason in ((dead.incarnation, "ended"), ("nobody", "expired")):
-        with pytest.raises(WorkerNotAliveError) as caught:
-            await store.hand_off(tokens, receiver)
-        assert (caught.value.incarnation, caught.value.reason) == (receiver, reason)
+    before = await store.map_version()
+    for receiver in (dead.incarnation, "nobody"):
+        assert await store.hand_off({receiver: tokens}) == {}
     assert await owned_under(store, tokens) == {1}
+    assert await store.map_version() == before
+
+
+async def test_hand_off_to_several_is_one_change_and_leaves_out_the_dead(store: Store) -> None:
+    giver, one, other, dead = [await joined(store) for _ in range(4)]
+    tokens = await store.claim(giver.incarnation, range(8))
+    await store.leave(dead.incarnation)
+    known = await store.read_map()
+    takers = [one, dead, other]
+    moves = {
+        taker.incarnation: {slot: tokens[slot] for slot in (place, place + 3)}
+        for place, taker in enumerate(takers)
+    }
+    moved = await store.hand_off(moves)
+    assert moved.keys() == {0, 2, 3, 5}
+    cluster = await store.read_map(known)
+    assert cluster.tokens_of(one.incarnation) == {slot: moved[slot] for slot in (0, 3)}
+    assert cluster.tokens_of(other.incarnation) == {slot: moved[slot] for slot in (2, 5)}
+    assert cluster.tokens_of(giver.incarnation) == {slot: tokens[slot] for slot in (1, 4, 6, 7)}
+    assert unchanging(cluster) == unchanging(await store.read_map())
 
 
 async def test_tokens_match_by_equality_only(store: Store) -> None:
@@ -347,11 +366,11 @@ async def test_tokens_match_by_equality_only(store: Store) -> None:
     token = (await store.claim(owner.incarnation, [1]))[1]
     version = await store.map_version()
     for near in (token[:-1], token + " ", token.upper(), token[::-1], f"{'0' * 32}:{owner.incarnation}", ""):
-        assert await store.hand_off({1: near}, other.incarnation) == {}
-    assert await store.hand_off({2: token}, other.incarnation) == {}
-    assert await store.hand_off({}, other.incarnation) == {}
+        assert await store.hand_off({other.incarnation: {1: near}}) == {}
+    assert await store.hand_off({other.incarnation: {2: token}}) == {}
+    assert await store.hand_off({other.incarnation: {}}) == {}
     assert await store.map_version() == version
-    assert set(await store.hand_off({1: token}, other.incarnation)) == {1}
+    assert set(await store.hand_off({other.incarnation: {1: token}})) == {1}
 
 
 @pytest.mark.parametrize("slot", [-1, NUM_SLOTS])
@@ -359,7 +378,7 @@ async def test_numbers_that_are_no_slots_are_refused(store: Store, slot: int) ->
     record = await joined(store)
     for attempt in (
         store.claim(record.incarnation, [0, slot]),
-        store.hand_off({slot: "a:b"}, record.incarnation),
+        store.hand_off({record.incarnation: {slot: "a:b"}}),
     ):
         with pytest.raises(ValueError, match="slot must be"):
             await attempt
@@ -500,7 +519,7 @@ async def test_changes_of_a_map_give_the_whole_map(case: StoreCase) -> None:
     at_first = await store.read_map()
     tokens = await store.claim(here.incarnation, range(9))
     assert (await store.read_map(at_first)).tokens_of(here.incarnation) == tokens
-    moved = await store.hand_off({1: tokens[1], 2: tokens[2]}, there.incarnation)
+    moved = await store.hand_off({there.incarnation: {1: tokens[1], 2: tokens[2]}})
     assert (await store.read_map(at_first)).tokens_of(there.incarnation) == moved
     await store.leave(silent.incarnation)
     await store.heartbeat(dataclasses.replace(here, state="draining", live_envs=5), TTL_S)
@@ -598,7 +617,7 @@ async def test_whatever_changes_a_map_with_it_is_the_whole_map(case: StoreCase, 
 
     async def hand_off(record: WorkerRecord) -> None:
         some = chance.sample(sorted(tokens.items()), min(len(tokens), 5))
-        tokens.update(await store.hand_off(dict(some), record.incarnation))
+        tokens.update(await store.hand_off({record.incarnation: dict(some)}))
 
     async def change(record: WorkerRecord) -> None:
         other = dataclasses.replace(record, state=chance.choice(["ready", "draining"]), live_envs=seed)

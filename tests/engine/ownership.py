@@ -155,7 +155,7 @@ class Owners:
         assert self._owner is not None
         cluster = await self.store.read_map()
         tokens = cluster.tokens_of(self._owner.record.incarnation)
-        await self.store.hand_off(tokens, owner.record.incarnation)
+        await self.store.hand_off({owner.record.incarnation: tokens})
         self._owner = owner
         await owner.hear()
 

@@ -37,6 +37,9 @@ from verl_agent_env.wire.suspicions import Suspicion
 logger = logging.getLogger(__name__)
 
 _HAND_OVER_AT_ONCE = 128
+"""Slots for one receiver, and"""
+_HAND_OVER_IN_ALL = 512
+"""for all of them, that are handed over in one call."""
 
 
 class HostedEnvironments(Protocol):
@@ -354,29 +357,42 @@ class ClusterAgent:
         if plan.claim:
             claim, incarnation = plan.claim, self.record.incarnation
             changed = bool(await self._store.claim(incarnation, claim, generation=cluster.generation))
-        for incarnation, tokens in self._moves(plan, cluster).items():
-            now = asyncio.get_running_loop().time()
-            self._unwritten = {slot: at for slot, at in self._unwritten.items() if at > now}
-            free = {
-                slot: token
+        moves = self._ready_to_go(self._moves(plan, cluster))
+        slots = {slot for tokens in moves.values() for slot in tokens}
+        if slots:
+            # Before the hand-over: once the receiver owns a slot, this worker must not answer for its new
+            # environments. Whether the hand-over succeeds or its answer is lost, the map shows the owners.
+            self.table.release(slots)
+            self._read_again()
+            written = await self._environments.prepare_hand_over(slots)
+            # Slots with failed writes are served here for a while before the next attempt.
+            again_at = asyncio.get_running_loop().time() + self._timing.hand_over_again_s
+            self._unwritten |= {slot: again_at for slot in slots if slot not in written}
+            moves = {
+                receiver: left
+                for receiver, tokens in moves.items()
+                if (left := {slot: token for slot, token in tokens.items() if slot in written})
+            }
+            if moves:
+                changed |= bool(await self._store.hand_off(moves))
+        return changed
+
+    def _ready_to_go(self, moves: Mapping[str, Mapping[int, str]]) -> dict[str, dict[int, str]]:
+        """Leave out slots that must stay for now. A few at a time: environments in them wait until the next owner has them."""
+        now = asyncio.get_running_loop().time()
+        self._unwritten = {slot: at for slot, at in self._unwritten.items() if at > now}
+        left, ready = _HAND_OVER_IN_ALL, {}
+        for receiver, tokens in moves.items():
+            free = (
+                (slot, token)
                 for slot, token in tokens.items()
                 if slot not in self._unwritten and not self._environments.count_not_durable(slot)
-            }
-            # A few at a time: environments in these slots wait until the next owner has recovered them.
-            free = dict(itertools.islice(free.items(), _HAND_OVER_AT_ONCE))
-            if free:
-                # Before the hand-over: once the receiver owns a slot, this worker must not answer for its new
-                # environments. Whether the hand-over succeeds or its answer is lost, the map shows the owners.
-                self.table.release(free)
-                self._read_again()
-                written = await self._environments.prepare_hand_over(free)
-                # Slots with failed writes are served here for a while before the next attempt.
-                again_at = asyncio.get_running_loop().time() + self._timing.hand_over_again_s
-                self._unwritten |= {slot: again_at for slot in free if slot not in written}
-                free = {slot: token for slot, token in free.items() if slot in written}
-            if free:
-                changed |= bool(await self._store.hand_off(free, incarnation))
-        return changed
+            )
+            chosen = dict(itertools.islice(free, min(left, _HAND_OVER_AT_ONCE)))
+            left -= len(chosen)
+            if chosen:
+                ready[receiver] = chosen
+        return ready
 
     def _moves(self, plan: RebalancePlan, cluster: ClusterMap) -> Mapping[str, Mapping[int, str]]:
         """Choose the receivers of slots: the planned ones, except where they cannot read the environments of a slot.

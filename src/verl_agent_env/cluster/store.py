@@ -222,14 +222,15 @@ class Store(Protocol):
             GenerationChangedError: The store is of another generation than the given one.
         """
 
-    async def hand_off(self, tokens: Mapping[int, str], to_incarnation: str) -> dict[int, str]:
-        """Give slots to another worker.
+    async def hand_off(self, moves: Mapping[str, Mapping[int, str]]) -> dict[int, str]:
+        """Give slots to other workers, all at once: it is one new version of the map.
+
+        Args:
+            moves: Slots with their present tokens, by the receiver's incarnation.
 
         Returns:
-            The new token of each slot handed over; a slot whose token did not match is left out.
-
-        Raises:
-            WorkerNotAliveError: The receiver has no live lease; nothing was handed over.
+            The new token of each slot handed over; slots whose token did not match, and those of a receiver without a live lease,
+            are left out.
         """
 
     async def suspect(self, suspicions: Collection[Suspicion], cleared: Collection[str] = ()) -> None:

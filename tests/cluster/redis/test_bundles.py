@@ -74,7 +74,7 @@ class Writer:
         self.generation = await self.store.generation()
 
     async def give(self, slot: int, other: Writer) -> None:
-        moved = await self.store.hand_off({slot: self.tokens[slot]}, other.record.incarnation)
+        moved = await self.store.hand_off({other.record.incarnation: {slot: self.tokens[slot]}})
         other.tokens = other.tokens | moved
         other.generation = self.generation
 

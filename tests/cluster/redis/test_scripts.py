@@ -53,7 +53,7 @@ async def test_heartbeat_claim_and_hand_off_answer_alike_when_repeated(
     await store.heartbeat(giver, 20)
     await store.heartbeat(taker, 20)
     tokens = await store.claim(giver.incarnation, [1, 2, 3])
-    moved = await store.hand_off({1: tokens[1], 2: tokens[2]}, taker.incarnation)
+    moved = await store.hand_off({taker.incarnation: {1: tokens[1], 2: tokens[2]}})
     assert set(moved) == {1, 2}
     assert len(client.answers) == 4
     for first, second in client.answers:

@@ -111,7 +111,7 @@ async def test_silent_server_ends_every_call_in_time() -> None:
             lambda: store.heartbeat(worker(), TTL_S),
             lambda: store.leave("a"),
             lambda: store.claim("a", [1]),
-            lambda: store.hand_off({1: "a:b"}, "b"),
+            lambda: store.hand_off({"b": {1: "a:b"}}),
             store.read_map,
             store.map_version,
             lambda: store.wait_for_change(0, NEVER_S),
@@ -146,7 +146,7 @@ async def test_full_redis_keeps_a_cluster_together(own_redis: RedisProcess) -> N
             assert (await store.heartbeat(record, TTL_S)).generation == generation
         tokens = await store.claim(a.incarnation, range(NUM_SLOTS))
         assert len(tokens) == NUM_SLOTS
-        moved = await store.hand_off({slot: tokens[slot] for slot in range(9)}, b.incarnation)
+        moved = await store.hand_off({b.incarnation: {slot: tokens[slot] for slot in range(9)}})
         cluster = await store.read_map()
         assert cluster.tokens_of(b.incarnation) == moved
         assert len(cluster.tokens_of(a.incarnation)) == NUM_SLOTS - 9
@@ -227,7 +227,7 @@ async def test_scripts_are_loaded_again_when_redis_forgot_them(
         await client.script_flush()
         tokens = await store.claim(me.incarnation, [1, 2])
         await client.script_flush()
-        moved = await store.hand_off({1: tokens[1]}, other.incarnation)
+        moved = await store.hand_off({other.incarnation: {1: tokens[1]}})
         await client.script_flush()
         assert (await store.read_map()).tokens_of(other.incarnation) == moved
         await client.script_flush()

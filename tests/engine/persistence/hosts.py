@@ -48,7 +48,7 @@ class Cluster:
         cluster = await self.store.read_map()
         for incarnation in cluster.workers:
             if incarnation != record.incarnation:
-                await self.store.hand_off(cluster.tokens_of(incarnation), record.incarnation)
+                await self.store.hand_off({record.incarnation: cluster.tokens_of(incarnation)})
         await self.store.claim(record.incarnation, range(NUM_SLOTS))
         owned = Owned(self.store, record.incarnation)
         await owned.look()

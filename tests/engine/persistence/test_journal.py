@@ -171,8 +171,8 @@ class Case:
         heir, back = worker(), worker()
         await self.store.heartbeat(heir, 1000.0)
         await self.store.heartbeat(back, 1000.0)
-        moved = await self.store.hand_off({slot: token}, heir.incarnation)
-        self.slots.owned |= await self.store.hand_off(moved, back.incarnation)
+        moved = await self.store.hand_off({heir.incarnation: {slot: token}})
+        self.slots.owned |= await self.store.hand_off({back.incarnation: moved})
 
     async def empty(self) -> None:
         """Lose everything, and take all slots again in the new data set."""

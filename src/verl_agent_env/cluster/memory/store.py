@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import itertools
 import uuid
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -45,9 +46,8 @@ class _Lease:
 class _Change:
     """Changes of one version of the map."""
 
-    slots: Collection[int] = ()
-    token: str = ""
-    """The slots' token; empty if they are free."""
+    owners: Sequence[tuple[Collection[int], str]] = ()
+    """As :attr:`MapChanges.owners`."""
     workers: Collection[str] = ()
     """Incarnations that have come, gone or changed."""
     version: int = 0
@@ -136,18 +136,23 @@ class MemoryStore:
                 claimed[slot] = self._tokens[slot] = token
         taken = [slot for slot, held in claimed.items() if held == token]
         if taken:
-            self._bump(_Change(taken, token))
+            self._bump(_Change([(taken, token)]))
         return claimed
 
-    async def hand_off(self, tokens: Mapping[int, str], to_incarnation: str) -> dict[int, str]:
+    async def hand_off(self, moves: Mapping[str, Mapping[int, str]]) -> dict[int, str]:
         """Implement :meth:`Store.hand_off`."""
-        check_slots(tokens, self._num_slots)
-        self._require_alive(to_incarnation)
-        new_token = token_of(self._new_id(), to_incarnation, was_handed=True)
-        handed = dict.fromkeys(self.owned_under(tokens), new_token)
+        for tokens in moves.values():
+            check_slots(tokens, self._num_slots)
+        live, nonce = self._live(), self._new_id()
+        owners = [
+            (self.owned_under(tokens), token_of(nonce, receiver, was_handed=True))
+            for receiver, tokens in moves.items()
+            if receiver in live
+        ]
+        handed = {slot: token for slots, token in owners for slot in slots}
         if handed:
             self._tokens.update(handed)
-            self._bump(_Change(tuple(handed), new_token))
+            self._bump(_Change(owners))
         return handed
 
     async def suspect(self, suspicions: Collection[Suspicion], cleared: Collection[str] = ()) -> None:
@@ -178,13 +183,17 @@ class MemoryStore:
 
     def changes_since(self, generation: str, version: int) -> MapChanges | None:
         """Return what is new since a version; None if that is not remembered."""
-        changes = [change for change in self._changes if change.version >= version]
+        changes: deque[_Change] = deque()
+        for change in reversed(self._changes):
+            if change.version < version:
+                break
+            changes.appendleft(change)
         if generation != self._generation or not changes or changes[0].version != version:
             return None
-        live, owners, workers = self._live(), [], {}
-        for change in changes[1:]:
-            if change.slots:
-                owners.append((change.slots, change.token))
+        live, workers = self._live(), {}
+        owners: list[tuple[Collection[int], str]] = []
+        for change in itertools.islice(changes, 1, None):
+            owners += change.owners
             for incarnation in change.workers:
                 workers[incarnation] = live[incarnation].record if incarnation in live else None
         return self._as_changes(owners, workers)
@@ -256,12 +265,12 @@ class MemoryStore:
         for slot in slots:
             del self._tokens[slot]
         if known is not None or slots:
-            self._bump(_Change(slots, "", (incarnation,)))
+            self._bump(_Change([(slots, "")], (incarnation,)))
 
     def _bump(self, change: _Change) -> None:
         """Make a new version of the map, with what is new in it."""
         self._version = max(self._version + 1, round(self._clock() * 1e6))
-        if len(change.slots) > MAX_CHANGED_SLOTS:
+        if sum(len(slots) for slots, _ in change.owners) > MAX_CHANGED_SLOTS:
             self._changes.clear()
             change = _Change()
         self._changes.append(dataclasses.replace(change, version=self._version))

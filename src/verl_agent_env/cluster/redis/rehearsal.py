@@ -108,7 +108,7 @@ class _Trial:
         await self._log.env_ids([_SLOT])
         await self._log.results("trial")
         await self._log.results_of("trial", ["trial"])
-        await store.hand_off(tokens, second)
+        await store.hand_off({second: tokens})
         await store.suspect([Suspicion(_ENV_ID, 0, 0, "suspected", lasts_s=1.0)])
         # The whole, and what has changed since.
         await store.read_map(await store.read_map())

@@ -229,35 +229,38 @@ return {'ok', granted}
 """,
 )
 
-# KEYS   mapv, changes, own, lease of the receiver, mark of the receiver's end
-# ARGV   1 new token, then slot and present token by turns
-# Return {'ok', 1 or 0 for each slot} | {'expired'} | {'ended'}
+# KEYS   mapv, changes, own, then the lease of each receiver
+# ARGV   of each receiver its new token, number n of slots, then n times slot and present token
+# Return 1 or 0 for each slot, in order; 0 for all of a receiver that is not alive
 HAND_OFF = Script(
     "hand_off",
     _BUMP + """
-local mapv, changes, own, lease, ended = unpack(KEYS)
-if redis.call('EXISTS', lease) == 0 then
-  if redis.call('EXISTS', ended) == 1 then return {'ended'} end
-  return {'expired'}
-end
-local moved, writes = {}, {}
-for i = 2, #ARGV, 2 do
-  local present = redis.call('HGET', own, ARGV[i])
-  -- The new token is there already when an earlier run's answer was lost.
-  if present == ARGV[i + 1] or present == ARGV[1] then
-    moved[#moved + 1] = 1
-    if present ~= ARGV[1] then writes[#writes + 1] = ARGV[i] end
-  else
-    moved[#moved + 1] = 0
+local mapv, changes, own = unpack(KEYS)
+local moved, writes, news, at = {}, {}, {}, 1
+for k = 4, #KEYS do
+  local token, taken = ARGV[at], {}
+  local last, is_alive = at + 2 * ARGV[at + 1], redis.call('EXISTS', KEYS[k]) == 1
+  for i = at + 2, last, 2 do
+    local present = is_alive and redis.call('HGET', own, ARGV[i])
+    -- The new token is there already when an earlier run's answer was lost.
+    if present and (present == ARGV[i + 1] or present == token) then
+      moved[#moved + 1] = 1
+      if present ~= token then
+        taken[#taken + 1] = ARGV[i]
+        writes[#writes + 1] = {ARGV[i], token}
+      end
+    else
+      moved[#moved + 1] = 0
+    end
   end
+  owned(news, taken, token)
+  at = last + 2
 end
 
 allow_when_full(mapv)
-for _, slot in ipairs(writes) do redis.call('HSET', own, slot, ARGV[1]) end
-local news = {}
-owned(news, writes, ARGV[1])
+for _, write in ipairs(writes) do redis.call('HSET', own, write[1], write[2]) end
 if #news > 0 then bump(mapv, changes, news) end
-return {'ok', moved}
+return moved
 """,
 )
 

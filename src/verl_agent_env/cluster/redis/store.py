@@ -156,26 +156,24 @@ class RedisStore:
             case _:
                 raise WorkerNotAliveError(incarnation, answer[0])
 
-    async def hand_off(self, tokens: Mapping[int, str], to_incarnation: str) -> dict[int, str]:
+    async def hand_off(self, moves: Mapping[str, Mapping[int, str]]) -> dict[int, str]:
         """Implement :meth:`Store.hand_off`."""
-        check_slots(tokens, self._keys.num_slots)
-        keys, new_token = self._keys, token_of(uuid.uuid4().hex, to_incarnation, was_handed=True)
-        answer = await self._client.run(
+        keys, nonce = self._keys, uuid.uuid4().hex
+        new_tokens = {receiver: token_of(nonce, receiver, was_handed=True) for receiver in moves}
+        arguments: list[str | int] = []
+        for receiver, tokens in moves.items():
+            check_slots(tokens, keys.num_slots)
+            arguments += new_tokens[receiver], len(tokens)
+            arguments += itertools.chain(*((keys.field(slot), token) for slot, token in tokens.items()))
+        moved = await self._client.run(
             scripts.HAND_OFF,
-            [
-                keys.version,
-                keys.changes,
-                keys.owners,
-                keys.lease(to_incarnation),
-                keys.ended(to_incarnation),
-            ],
-            [new_token, *itertools.chain(*((keys.field(slot), token) for slot, token in tokens.items()))],
+            [keys.version, keys.changes, keys.owners, *map(keys.lease, moves)],
+            arguments,
         )
-        match answer:
-            case ["ok", moved]:
-                return {slot: new_token for slot, done in zip(tokens, moved, strict=True) if done}
-            case _:
-                raise WorkerNotAliveError(to_incarnation, answer[0])
+        wanted = [(slot, receiver) for receiver, tokens in moves.items() for slot in tokens]
+        return {
+            slot: new_tokens[receiver] for (slot, receiver), done in zip(wanted, moved, strict=True) if done
+        }
 
     async def suspect(self, suspicions: Collection[Suspicion], cleared: Collection[str] = ()) -> None:
         """Implement :meth:`Store.suspect`."""
