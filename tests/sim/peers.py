@@ -92,7 +92,8 @@ class SimulatedPeers:
                 answer.set_exception(WorkerUnreachableError(target.address, "the connection broke"))
 
     def _find(self, address: str) -> Worker | None:
-        return next((worker for worker in self._world.workers if worker.address == address), None)
+        found = self._world.at.get(address)
+        return found if found is not None and found.side == self._sender.side else None
 
     def _arrive(
         self, target: Worker, path: str, body: bytes, answer: asyncio.Future[PeerAnswer], loses_answer: bool

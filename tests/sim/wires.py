@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import copy
 import itertools
-from collections import ChainMap, defaultdict
+from collections import ChainMap, Counter, defaultdict
 from collections.abc import Coroutine, Mapping, Sequence
 from contextvars import Context
 from dataclasses import dataclass
@@ -89,20 +89,25 @@ class SimulatedShard:
 class SimulatedStore:
     """Membership and journals of all workers, which can be lost, or turn back in time."""
 
-    def __init__(self, loop: VirtualLoop, shards: int = 0) -> None:
+    def __init__(self, loop: VirtualLoop, shards: int, num_slots: int, call_limits: CallLimits) -> None:
         """Begin without data.
 
         Args:
             loop: Of the simulation.
             shards: How many logs there are that have fences of their own; without any, the store keeps the log.
+            num_slots: Number of slots.
+            call_limits: What a call of the log carries.
         """
         numbers = itertools.count(1)
         self.loop = loop
+        self._call_limits = call_limits
+        self.calls: Counter[str] = Counter()
+        """Calls by name."""
 
         def new_id() -> str:
-            return f"id{next(numbers)}"
+            return f"{next(numbers):032x}"
 
-        self.store = MemoryStore(loop.time, new_id)
+        self.store = MemoryStore(loop.time, new_id, num_slots)
         self.is_sharded = shards > 0
         fences: list[MemoryStore | MemoryFence] = [MemoryFence(new_id) for _ in range(shards)]
         self.shards = [SimulatedShard(fence) for fence in fences or [self.store]]
@@ -159,7 +164,7 @@ class SimulatedStore:
     ) -> list[Refusal]:
         """Make writes, and see to it that only the owner does, and of no more than a call carries."""
         size = sum(map(size_of, writes[:-1]))
-        if len(writes) > LIMITS.writes or size > LIMITS.size:
+        if len(writes) > self._call_limits.writes or size > self._call_limits.size:
             self.violations.append(
                 f"{sender} sent {len(writes)} writes of {size} bytes and one more in a call"
             )
@@ -251,6 +256,7 @@ class Wire:
     def _arrive(self, call: _Call, loses_answer: bool) -> None:
         """The request is carried out; its answer arrives, unless it is lost or nobody waits any more."""
         simulated = self._simulated
+        simulated.calls[call.name] += 1
         result: Any = None
         error: Exception | None = None
         try:

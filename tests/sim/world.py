@@ -7,6 +7,7 @@ import itertools
 import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextvars import Context
+from dataclasses import dataclass
 from typing import Any, cast
 
 from tests import batch_calls
@@ -14,7 +15,7 @@ from tests.sim.counting import JOURNAL, SNAPSHOT, counting_registry
 from tests.sim.episodes import Asked, Client
 from tests.sim.peers import SimulatedPeers
 from tests.sim.virtual_loop import VirtualLoop
-from tests.sim.wires import Fate, SimulatedStore, Wire
+from tests.sim.wires import LIMITS, Fate, SimulatedStore, Wire
 from verl_agent_env import background
 from verl_agent_env.cluster.backends import Backend
 from verl_agent_env.cluster.log_shards import Fence, FencedLog
@@ -24,6 +25,7 @@ from verl_agent_env.cluster.store import Store, WorkerRecord
 from verl_agent_env.cluster.timing import Timing
 from verl_agent_env.config import ClusterSettings, HostLimits
 from verl_agent_env.engine import AwaitableOrValue, CreateRequest, await_maybe
+from verl_agent_env.engine.group_commit.packing import CallLimits
 from verl_agent_env.engine.kinds import KindLoader
 from verl_agent_env.engine.reaper import reap_forever
 from verl_agent_env.errors import MovedError, StoreUnavailableError
@@ -46,6 +48,42 @@ HEALING_S = 40.0
 """In which everything answers again, once nothing is broken any more."""
 
 
+@dataclass(frozen=True)
+class Shape:
+    """What makes one simulated cluster another one than the next."""
+
+    num_slots: int
+    timing: Timing
+    limits: HostLimits
+    call_limits: CallLimits
+    """What a call of the log carries."""
+    workers_per_node: int = 0
+    """0 for a single node."""
+
+    def record(self, number: int, place: int) -> WorkerRecord:
+        """The ``number``-th worker that is started, at the ``place``-th address."""
+        node, port = (
+            (place - 1, 80) if not self.workers_per_node else divmod(place - 1, self.workers_per_node)
+        )
+        name = f"node-{node}" if self.workers_per_node else "node"
+        return WorkerRecord(
+            incarnation=f"{number:032x}",
+            name=f"{name}:{place}",
+            node=name,
+            supervisor=f"{name:>032}",
+            address=f"10.0.{(node + 1) // 256}.{(node + 1) % 256}:{port}",
+            pid=number,
+            state="ready",
+            started_at=float(number),
+        )
+
+
+def small_shape() -> Shape:
+    """A few workers, so few slots and such small calls that everything has to be cut."""
+    limits = HostLimits(yield_after_s=1e6, max_journal_bytes=MAX_JOURNAL_BYTES)
+    return Shape(NUM_SLOTS, TIMES, limits, LIMITS)
+
+
 async def _at_once(call: Callable[..., Any], *arguments: Any) -> None:
     """Call a function: there are no threads."""
     call(*arguments)
@@ -59,8 +97,12 @@ async def _nothing() -> tuple[str, ...]:
 class Worker:
     """One worker process, wired as the server's are."""
 
-    def __init__(self, world: World, number: int, *, is_upgraded: bool = False) -> None:
+    def __init__(self, world: World, number: int, place: int, *, is_upgraded: bool = False) -> None:
         self._loop = world.loop
+        shape = world.shape
+        record = shape.record(number, place)
+        self.place = place
+        """Number of its address."""
         self.process = world.loop.process(f"worker-{number}")
         self.wire = Wire(world.simulated, self.process.name)
         self.log_wires = [
@@ -70,14 +112,16 @@ class Worker:
         logs = [FencedLog(cast(EventLog, self.wire))]
         if self.log_wires:
             logs = [FencedLog(cast(EventLog, wire), cast(Fence, wire)) for wire in self.log_wires]
-        self.address = address = f"10.0.0.{number}:80"
+        self.address = address = record.address
+        self.side = 0
+        """Workers of different sides do not reach each other."""
         self.peers = SimulatedPeers(world, self)
         registry = counting_registry(is_upgraded=is_upgraded)
         self.worker = wire_worker(
             registry,
-            HostLimits(yield_after_s=1e6, max_journal_bytes=MAX_JOURNAL_BYTES),
-            ClusterSettings(node="node", redis="simulated:", durability=(f"{SNAPSHOT}=snapshot",)),
-            WorkerIdentity(address, (), "supervisor"),
+            shape.limits,
+            ClusterSettings(node=record.node, redis="simulated:", durability=(f"{SNAPSHOT}=snapshot",)),
+            WorkerIdentity(address, (), record.supervisor),
             Backend(
                 cast(Store, self.wire),
                 logs,
@@ -87,19 +131,10 @@ class Worker:
             lambda _: self.peers,
             clock=world.loop.time,
             lease_clock=world.loop.time,
-            timing=TIMES,
-            num_slots=NUM_SLOTS,
+            timing=shape.timing,
+            num_slots=shape.num_slots,
             kinds=KindLoader(registry, _at_once),
-            record=WorkerRecord(
-                incarnation=f"life{number}",
-                name=f"node:{number}",
-                node="node",
-                supervisor="supervisor",
-                address=address,
-                pid=number,
-                state="ready",
-                started_at=float(number),
-            ),
+            record=record,
         )
         self.host, self.table, self.batches = self.worker.host, self.worker.table, self.worker.batches
         assert isinstance(self.worker.membership, SharedMembership)
@@ -147,18 +182,22 @@ class Worker:
 class World:
     """All of it."""
 
-    def __init__(self, shards: int = 0) -> None:
+    def __init__(self, shards: int = 0, shape: Shape | None = None) -> None:
         """Begin without workers.
 
         Args:
             shards: How many logs there are beside the store; without any, the store keeps the log.
+            shape: Slots, nodes and times; those of a small cluster if not given.
         """
+        self.shape = shape = shape or small_shape()
         self.loop = VirtualLoop()
         self.loop.set_exception_handler(self._failed)
         self._log = _DefectLog(self)
         logging.getLogger(background.__name__).addHandler(self._log)
-        self.simulated = SimulatedStore(self.loop, shards)
+        self.simulated = SimulatedStore(self.loop, shards, shape.num_slots, shape.call_limits)
         self.workers: list[Worker] = []
+        self.at: dict[str, Worker] = {}
+        """The workers by address."""
         self.clients: list[Client] = []
         self.violations = self.simulated.violations
         self._numbers = itertools.count(1)
@@ -168,13 +207,15 @@ class World:
 
     # --- what happens to workers ----------------------------------------------------------------------------
 
-    def start(self, *, is_upgraded: bool = False) -> Worker:
-        """Another worker, which may be of another version."""
+    def start(self, *, is_upgraded: bool = False, place: int = 0) -> Worker:
+        """Another worker, which may be of another version, and at the address of one that has ended."""
         # It does not know whose the slots were, and takes its share at once.
         self.disturbed()
-        worker = Worker(self, next(self._numbers), is_upgraded=is_upgraded)
+        number = next(self._numbers)
+        worker = Worker(self, number, place or number, is_upgraded=is_upgraded)
         self.turns(1)
         self.workers.append(worker)
+        self.at[worker.address] = worker
         return worker
 
     def kill(self, worker: Worker, *, is_reported: bool = False) -> None:
@@ -182,6 +223,7 @@ class World:
         self.disturbed()
         worker.process.is_dead = True
         self.workers.remove(worker)
+        del self.at[worker.address]
         for other in self.workers:
             other.peers.died(worker)
         for client in self.clients:
