@@ -138,7 +138,7 @@ class SimulatedStore:
 
     def copy_store(self) -> dict[str, Any]:
         """All that the store has but logs, for :meth:`roll_back_store`."""
-        kept = ("_generation", "_version", "_leases", "_ended", "_tokens", "_changes")
+        kept = ("_generation", "_version", "_leases", "_none_ends_before", "_ended", "_tokens", "_changes")
         return {name: copy.deepcopy(getattr(self.store, name)) for name in kept}
 
     def roll_back_store(self, earlier: dict[str, Any]) -> None:

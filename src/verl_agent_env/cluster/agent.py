@@ -139,6 +139,8 @@ class ClusterAgent:
         self._unwritten: dict[int, float] = {}
         """Time, on the event loop's clock, after which a slot whose writes failed may be handed over."""
         self._version: int | None = None
+        self._read_at = float("-inf")
+        """Time at which the map was read last, on the event loop's clock."""
         self._times_away = 0
         self._look_now = asyncio.Event()
         self._looked = asyncio.Event()
@@ -301,6 +303,9 @@ class ClusterAgent:
         Returns:
             True if the map has changed.
         """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(self._read_at + self._timing.pause_s):
+                await self._look_now.wait()
         wait_s = self._planner.wait_s()
         poll_s = self._timing.poll_s
         timeout_s = poll_s if wait_s is None else min(wait_s, poll_s)
@@ -339,6 +344,7 @@ class ClusterAgent:
         """Read the map; read it again if the lease was renewed meanwhile after having expired."""
         while True:
             times_away = self._times_away
+            self._read_at = asyncio.get_running_loop().time()
             cluster = await self._store.read_map(self._planner.cluster)
             known = self._planner.cluster
             if known is None or cluster.workers is not known.workers:

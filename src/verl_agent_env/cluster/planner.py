@@ -75,7 +75,7 @@ class _SettledSlots:
             self._found = _by_target(targets, mask, names)
         elif changed:
             again = {names[number]: np.flatnonzero(mask & (targets == number)).tolist() for number in changed}
-            self._found = {**self._found, **again}
+            self._found = {name: found for name, found in {**self._found, **again}.items() if found}
         self._targets, self._mask = targets, mask
         return self._found
 
@@ -126,6 +126,9 @@ class RebalancePlanner:
         """The worker that the ring assigns each slot to."""
         self._listeners: dict[str, str] = {}
         self._ready_since: dict[str, float] = {}
+        self._takes: dict[str, float] = {}
+        """Time from which each of them is handed slots."""
+        self._last_came = 0.0
         self._joined_at: float | None = None
         self._unchanged_since = 0.0
         """Time at which the ring changed last."""
@@ -167,6 +170,8 @@ class RebalancePlanner:
             self._ready_since = {
                 incarnation: self._ready_since.get(incarnation, now) for incarnation in ready
             }
+            self._takes = self._takes_from(self._ready_since)
+            self._last_came = max(self._ready_since.values(), default=now)
             listeners = _listeners(cluster)
             if last is None or listeners != self._listeners:
                 self._listeners, self._proposals = listeners, self._proposed(listeners)
@@ -248,7 +253,7 @@ class RebalancePlanner:
         if self._map is None or me is None:
             return RebalancePlan()
         now = self._clock()
-        settled = {worker for worker, at in self._takes_from().items() if at <= now}
+        settled = {worker for worker, at in self._takes.items() if at <= now}
         may_claim = me.state == "ready" and now >= self._claims_from
         # Every call that finds no owner has the plan made again, mostly from the same input.
         state = (self._map, settled, self._preferences(now), may_claim)
@@ -261,16 +266,15 @@ class RebalancePlanner:
             self._planned_from, self._plan = state, RebalancePlan(claim, self._hand_offs(takers))
         return self._plan
 
-    def _takes_from(self) -> dict[str, float]:
+    def _takes_from(self, since: Mapping[str, float]) -> dict[str, float]:
         """Return the time from which each ready worker is handed slots: when nobody else has come for a while."""
-        timing, since = self._timing, self._ready_since
-        all_came = max(since.values(), default=0.0) + timing.settle_s
-        return {worker: min(at + timing.gather_s, all_came) for worker, at in since.items()}
+        all_came = max(since.values(), default=0.0) + self._timing.settle_s
+        return {worker: min(at + self._timing.gather_s, all_came) for worker, at in since.items()}
 
     def wait_s(self) -> float | None:
         """Return the seconds until time alone changes the plan; None if it does not."""
         now = self._clock()
-        moments = {*self._takes_from().values()}
+        moments = {*self._takes.values()}
         moments |= {who.until for who in self._preferred.values()} | {self._claims_from}
         return min((moment - now for moment in moments if moment > now), default=None)
 
@@ -311,9 +315,11 @@ class RebalancePlanner:
         if self._map is None:
             return Placement()
         now = self._clock()
-        newcomers = {
-            worker for worker, since in self._ready_since.items() if now < since + self._timing.arrive_s
-        }
+        newcomers: set[str] = set()
+        if now < self._last_came + self._timing.arrive_s:
+            newcomers = {
+                worker for worker, since in self._ready_since.items() if now < since + self._timing.arrive_s
+            }
         state = (self._map, newcomers, self._preferences(now))
         if self._placed_in != state:
             self._placed_in, self._placement = state, self._place(self._map, newcomers)
@@ -330,8 +336,8 @@ class RebalancePlanner:
             coming = _by_target(targets, is_ready[live] & is_new[targets] & (live != targets), self._names)
         slots = {
             worker.address: found
-            for incarnation, worker in cluster.workers.items()
-            if worker.state == "ready" and (found := settled.get(incarnation) or coming.get(incarnation))
+            for incarnation, found in {**coming, **settled}.items()
+            if (worker := cluster.workers[incarnation]).state == "ready"
         }
         is_balanced = not self._preferences(self._clock()) and bool(is_settled.all())
         return Placement(slots, is_balanced)
@@ -400,9 +406,11 @@ class RebalancePlanner:
 
 def _listeners(cluster: ClusterMap, formats: Formats = frozenset()) -> dict[str, str]:
     """Map address to incarnation of the ready workers that read these formats; of two at one address, the younger."""
-    workers = sorted(cluster.workers.values(), key=lambda worker: (worker.started_at, worker.incarnation))
-    return {
-        worker.address: worker.incarnation
-        for worker in workers
-        if worker.state == "ready" and worker.can_read(formats)
-    }
+    found: dict[str, WorkerRecord] = {}
+    for worker in cluster.workers.values():
+        if worker.state != "ready" or (formats and not worker.can_read(formats)):
+            continue
+        other = found.get(worker.address)
+        if other is None or (other.started_at, other.incarnation) < (worker.started_at, worker.incarnation):
+            found[worker.address] = worker
+    return {address: worker.incarnation for address, worker in found.items()}

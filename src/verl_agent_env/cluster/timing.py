@@ -27,6 +27,8 @@ class Timing:
     long it waits for the map to be balanced before it reports itself ready."""
     poll_s: float = 1.0
     """How often the map's version is read at least, because a notification of a change can get lost."""
+    pause_s: float = 0.05
+    """Time between two reads of the map for which nobody waits: many changes in a moment are read together."""
     hand_over_again_s: float = 3.0
     """How long slots with failed writes are kept before the next attempt to hand them over."""
     drain_poll_s: float = 0.05

@@ -76,6 +76,8 @@ class MemoryStore:
         self._generation = new_id()
         self._version = 0
         self._leases: dict[str, _Lease] = {}
+        self._none_ends_before = float("-inf")
+        """Time before which no lease ends, as far as is known."""
         self._ended: dict[str, float] = {}
         self._tokens: dict[int, str] = {}
         self._suspicions: dict[str, tuple[Suspicion, float]] = {}
@@ -111,6 +113,7 @@ class MemoryStore:
         if known is None or known.record.shape != record.shape:
             self._bump(_Change(workers=(record.incarnation,)))
         self._leases[record.incarnation] = _Lease(record, now + ttl_s)
+        self._none_ends_before = min(self._none_ends_before, now + ttl_s)
         return Heartbeat(self._generation, self._version)
 
     async def leave(self, incarnation: str) -> None:
@@ -242,9 +245,13 @@ class MemoryStore:
     def _live(self) -> dict[str, _Lease]:
         """Remove expired leases; return the others."""
         now = self._clock()
+        if now < self._none_ends_before:
+            return self._leases
         over = [incarnation for incarnation, lease in self._leases.items() if lease.expires_at <= now]
         for incarnation in over:
             del self._leases[incarnation]
+        ends = (lease.expires_at for lease in self._leases.values())
+        self._none_ends_before = min(ends, default=float("-inf"))
         if over:
             self._bump(_Change(workers=over))
         return self._leases
