@@ -254,19 +254,23 @@ async def _result_of(task: asyncio.Task[Any]) -> Any:
 # --- the rows ---------------------------------------------------------------------------------------------------
 
 
-def rows(nodes: int, workers: int, environments: int, only: str = "", **options: Any) -> Iterator[Row]:
+def rows(nodes: int, workers: int, environments: int, *only: str, **options: Any) -> Iterator[Row]:
     """Let everything happen to clusters of this size; each event begins and ends with a cluster at rest.
 
     Raises:
         AssertionError: A rule was broken.
     """
+
+    def is_wanted(name: str) -> bool:
+        return not only or any(part in name for part in only)
+
     few = max(1, nodes // 10)
     for joining in sorted({1, few, nodes}):
         name = f"{joining} of {nodes} nodes join{'s' if joining == 1 else ''}"
-        if only in name:
+        if is_wanted(name):
             yield _joins(name, nodes - joining, joining, workers, environments, **options)
     events = {"rack lost": _lose_rack, "split in halves": _split, "rolling restart": _restart_all}
-    wanted = {name: happen for name, happen in events.items() if only in name}
+    wanted = {name: happen for name, happen in events.items() if is_wanted(name)}
     if not wanted:
         return
     cluster = Large(workers, environments, **options)
@@ -408,7 +412,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=8, help="of each node")
     parser.add_argument("--environments", type=int, default=1_000_000)
     parser.add_argument("--slots", type=int, choices=(NUM_SLOTS, MANY_SLOTS), default=NUM_SLOTS)
-    parser.add_argument("--only", default="", help="rows whose name has this in it")
+    parser.add_argument("--only", action="append", default=[], help="rows whose name has this in it")
     parser.add_argument("--out", type=Path, help="folder for the pictures")
     parser.add_argument("--as-before", action="store_true", help="whole maps, and hand-overs one by one")
     options = parser.parse_args(arguments)
@@ -419,7 +423,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     failure = ""
     try:
         for row in rows(
-            options.nodes, options.workers, options.environments, options.only,
+            options.nodes, options.workers, options.environments, *options.only,
             num_slots=options.slots, as_before=options.as_before,
             say=lambda line: console.print(f"[dim]{time.strftime('%H:%M:%S')}[/dim] {line}", highlight=False),
         ):  # fmt: skip

@@ -123,6 +123,8 @@ class _IndexedLog(MemoryEventLog):
         return loaded
 
     def _make(self, write: Write) -> RefusalReason | None:
+        # A copy: behind what orjson has written stays a hole of kilobytes, as long as it lives.
+        write = write._replace(data=bytes(memoryview(write.data)))
         reason = super()._make(write)
         if write.env_id in self._kept:
             self._ids[write.slot][write.env_id] = None
