@@ -10,8 +10,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import orjson
 import pytest
+import redis
 
 from tests import children
 from tests.waiting import HANG_S, eventually
@@ -20,12 +22,12 @@ from tests.waiting import HANG_S, eventually
 class RunningCluster:
     """A cluster of one worker, started as a person starts it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *options: str) -> None:
         self.folder = folder
         self.process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "verl_agent_env.cli", "cluster", "--nodes", "1", "--workers", "1"),
-                *("--port", "0", "--folder", str(folder), "--json"),
+                *("--port", "0", "--folder", str(folder), "--json", *options),
             ],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -60,10 +62,12 @@ class RunningCluster:
 
 
 @pytest.fixture
-def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningCluster]:
+def cluster(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[RunningCluster]:
     # Inherited by all that it starts, Redis, nodes, nginx and their workers.
     monkeypatch.setenv("VERL_TEST_CLUSTER", str(tmp_path))
-    made = RunningCluster(tmp_path)
+    made = RunningCluster(tmp_path, *getattr(request, "param", ()))
     monkeypatch.delenv("VERL_TEST_CLUSTER")
     yield made
     children.end_group(made.process)
@@ -80,9 +84,9 @@ def test_the_next_cluster_is_told_who_holds_its_port_or_its_redis_and_nothing_ou
     assert cluster.told["folder"] == str(cluster.folder)
     assert len(cluster.told["nodes"]) == 1
     assert len(cluster.parts()) >= 4
-    redis = re.search(r"port=(\d+)", (cluster.folder / "redis.log").read_text())
-    assert redis is not None
-    second = ["--nodes", "1", "--workers", "1", "--port", "0", "--redis", f"redis://127.0.0.1:{redis[1]}/0"]
+    found = re.search(r"port=(\d+)", (cluster.folder / "redis.log").read_text())
+    assert found is not None
+    second = ["--nodes", "1", "--workers", "1", "--port", "0", "--redis", f"redis://127.0.0.1:{found[1]}/0"]
     done = children.cli("cluster", *second, "--lease-s", "1")
     assert done.returncode == 1
     assert "--namespace" in done.stderr
@@ -97,3 +101,19 @@ def test_nothing_outlives_a_cluster_that_was_told_to_end_twice(cluster: RunningC
     cluster.process.send_signal(signal.SIGINT)
     assert cluster.process.wait(HANG_S) in (0, 1)
     assert cluster.parts() == []
+
+
+@pytest.mark.parametrize("cluster", [("--redis-logs", "2")], indirect=True)
+def test_steps_are_kept_in_the_redis_that_are_started_for_them(cluster: RunningCluster) -> None:
+    body = {"env_name": "frozen_lake", "num_envs": 40}
+    made = httpx.post(f"{cluster.told['url']}/api/batch/initialize", json=body, timeout=HANG_S).json()
+    assert made["errors"] == []
+    counts = []
+    for name in ("redis", "redis-log-1", "redis-log-2"):
+        port = re.search(r"port=(\d+)", (cluster.folder / f"{name}.log").read_text())
+        assert port is not None
+        with redis.Redis(port=int(port[1])) as client:
+            counts.append(len(client.keys("*:m:*")))
+    assert counts[0] == 0
+    assert min(counts[1:]) > 0
+    assert sum(counts) == 40

@@ -74,6 +74,20 @@ def test_a_redis_that_answers_is_fine(tmp_path: Path) -> None:
     assert found["Redis"]["state"] == "ok"
 
 
+def test_redis_that_keep_event_logs_are_looked_at(tmp_path: Path) -> None:
+    redis = RedisProcess(tmp_path)
+    logs = [f"{redis.url.removesuffix('/0')}/{database}" for database in (1, 2)]
+    given = [word for log in logs for word in ("--redis-log", log)]
+    away = f"redis://127.0.0.1:{free_port()}/0"
+    try:
+        found = findings("--redis", redis.url, *given, "--port", str(free_port()), code=0)
+        fault = findings("--redis", redis.url, "--redis-log", away, "--port", str(free_port()), code=1)
+    finally:
+        redis.stop()
+    assert [found[f"event log {log}"]["state"] for log in logs] == ["ok", "ok"]
+    assert away in fault["Redis"]["detail"]
+
+
 def test_a_server_and_its_workers_are_looked_at(server: ServerProcess) -> None:
     found = findings("--url", server.url, code=0)
     assert found["server"]["state"] == "ok"

@@ -202,7 +202,7 @@ async def _redis(url: str, logs: Sequence[str]) -> list[Finding]:
         await backend.aclose()
     return [
         Finding("Redis", "ok", f"answers; {workers} workers have registered"),
-        *(Finding("event log", "ok", f"{where} answers") for where in backend.places),
+        *(Finding(f"event log {where}", "ok", "answers") for where in backend.places),
         *(Finding("Redis", "note", risk) for risk in risks),
     ]
 
