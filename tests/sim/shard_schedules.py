@@ -7,7 +7,7 @@ from collections.abc import Callable
 from tests.engine.awaiting import ask
 from tests.sim.schedules import created, play, until_moved
 from tests.sim.wires import LIMITS, Fate, at_once
-from tests.sim.world import LEASE_S, NUM_SLOTS, TIMES, World
+from tests.sim.world import LEASE_S, NUM_SLOTS, SHORT_TTL_S, TIMES, World
 from verl_agent_env.cluster.store import holder_of
 from verl_agent_env.types import slot_of
 
@@ -173,6 +173,18 @@ def more_was_put_off_than_a_call_carries(world: World) -> None:
     play(world, client, 1)
 
 
+def log_is_away_for_longer_than_an_environment_may_idle(world: World) -> None:
+    """A step waits for its log for longer than the ttl, while its owner has its lease: the environment is in use."""
+    client, owner, _ = created(world, ttl_s=SHORT_TTL_S)
+    owner.wire_to(client).is_cut = True
+    world.ask(client, owner, "step", client.confirmed)
+    world.run(SHORT_TTL_S + 1.0)
+    owner.wire_to(client).is_cut = False
+    world.run(1.0)
+    assert not client.is_void
+    play(world, client, 1)
+
+
 SHARD_SCHEDULES: dict[str, Callable[[World], None]] = {
     schedule.__name__: schedule
     for schedule in (
@@ -185,5 +197,6 @@ SHARD_SCHEDULES: dict[str, Callable[[World], None]] = {
         woken_owner_finds_its_log_emptied,
         handed_over_right_after_its_log_was_emptied,
         more_was_put_off_than_a_call_carries,
+        log_is_away_for_longer_than_an_environment_may_idle,
     )
 }

@@ -295,6 +295,7 @@ SHARD_MUTATIONS: list[tuple[str, Any, str, Any, str]] = [
         follow_the_map_alone,
         "owner_that_was_cut_off_in_a_store_that_turned_back",
     ),
+    ("idle", Journal, "is_away", False, "log_is_away_for_longer_than_an_environment_may_idle"),
     ("groups", Journal, "_attempt", lambda _, group: group.writes, "more_was_put_off_than_a_call_carries"),
     ("advance", MemoryStore, "advance", never_advance, "store_that_turned_back"),
     (
