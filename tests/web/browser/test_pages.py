@@ -330,6 +330,37 @@ def test_a_link_takes_no_step_in_an_environment_that_does_not_repeat_itself(
     assert visit.faults == []
 
 
+def test_no_action_is_sent_behind_the_last_one_or_behind_one_that_failed(
+    open_tab: Open, server: ServerProcess
+) -> None:
+    visit = open_tab(f"{server.url}/")
+    page, sent = visit.page, []
+    page.on("request", lambda request: sent.append(request.url) if request.url.endswith("/step") else None)
+    visit.goto('play/verl_env/frozen_lake-v1?seed=1&args={"desc":["SG"],"is_slippery":false}')
+    expect(page.locator(".stage img")).to_be_visible()
+    for _ in range(3):
+        page.keyboard.press("ArrowRight")
+    expect(page.locator(".facts")).to_contain_text("solved")
+    page.wait_for_load_state("networkidle")
+    assert len(sent) == 1
+    assert visit.faults == []
+    visit.goto("play/verl_env/sokoban-v0?seed=1")
+    expect(page.locator(".turn")).to_have_count(1)
+    held: list[Any] = []
+    page.route("**/step", lambda route: held.append(route))
+    sent.clear()
+    for key in ("ArrowUp", "ArrowDown", "ArrowUp"):
+        page.keyboard.press(key)
+    expect(page.locator(".turn")).to_have_count(1)
+    held[0].abort()
+    expect(page.get_by_role("alert")).to_contain_text("does not answer")
+    page.wait_for_load_state("networkidle")
+    assert len(sent) == 1
+    page.unroute("**/step")
+    page.get_by_role("button", name="Try again").click()
+    expect(page.locator(".turn")).to_have_count(2)
+
+
 HOSTILE = (
     "<script>window.ran = 1</script><img src=x onerror='window.ran = 2'>\n"
     "\u0645\u0631\u062d\u0628\u0627 \u0628\u0627\u0644\u0639\u0627\u0644\u0645 (abc)\n\u202elive\u202c "
