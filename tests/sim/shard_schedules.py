@@ -7,7 +7,7 @@ from collections.abc import Callable
 from tests.engine.awaiting import ask
 from tests.sim.schedules import created, play, until_moved
 from tests.sim.wires import LIMITS, Fate, at_once
-from tests.sim.world import LEASE_S, NUM_SLOTS, SHORT_TTL_S, TIMES, World
+from tests.sim.world import LEASE_S, NUM_SLOTS, SHORT_TTL_S, World
 from verl_agent_env.cluster.store import holder_of
 from verl_agent_env.types import slot_of
 
@@ -148,8 +148,9 @@ def handed_over_right_after_its_log_was_emptied(world: World) -> None:
         world.ask(client, world.worker_for(client), "create")
     world.run(3.0)
     world.start()
-    # Slots are handed over a moment later, and there is nothing left to write of what is in them.
-    world.run(TIMES.settle_s - 0.05)
+    # The first slots are given up, to be handed over a moment later; nothing is left to write of what is in them.
+    while all(any(worker.table.owns(slot) for worker in world.workers) for slot in range(NUM_SLOTS)):
+        world.run(0.0005)
     for shard in world.simulated.shards:
         shard.clear()
     world.run(LEASE_S * 4)
