@@ -303,12 +303,14 @@ class ClusterAgent:
         Returns:
             True if the map has changed.
         """
+        clock = asyncio.get_running_loop().time
+        # Before the pause, in which the moment that is waited for may pass.
+        wait_s, poll_s = self._planner.wait_s(), self._timing.poll_s
+        end = clock() + (poll_s if wait_s is None else min(wait_s, poll_s))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(self._read_at + self._timing.pause_s):
                 await self._look_now.wait()
-        wait_s = self._planner.wait_s()
-        poll_s = self._timing.poll_s
-        timeout_s = poll_s if wait_s is None else min(wait_s, poll_s)
+        timeout_s = max(0.0, end - clock())
         change = asyncio.ensure_future(self._store.wait_for_change(self._version or 0, timeout_s))
         asked = asyncio.ensure_future(self._look_now.wait())
         try:
