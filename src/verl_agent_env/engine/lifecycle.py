@@ -45,6 +45,7 @@ from verl_agent_env.errors import (
 )
 from verl_agent_env.seeds import following_seed
 from verl_agent_env.types import new_env_id, slot_of, tag_of
+from verl_agent_env.wire.codec import encode_kept
 from verl_agent_env.wire.results import Created, EncodedReset, EncodedStep, size_of
 from verl_agent_env.wire.suspicions import Suspicions
 from verl_agent_env.wire.task_results import ResultTable, TaskResult, arguments_digest, run_key, task_key
@@ -229,7 +230,7 @@ class Lifecycle:
         """Read of an episode that has just begun what is recorded of it."""
         mark = NO_MARK if self.recorder is None else self.recorder.mark_beginning(instance, env)
         outcomes = cast("ChatEnv", env).take_effects() if instance.kind.records_effects else None
-        return mark._replace(effects=orjson.dumps(outcomes)) if outcomes else mark
+        return mark._replace(effects=encode_kept(outcomes)) if outcomes else mark
 
     async def created_before(self, instance: LiveEnv, request: CreateRequest) -> Created:
         """Answer as when the environment was made, if it is the one that ``request`` asks for.

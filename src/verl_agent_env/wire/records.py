@@ -10,7 +10,7 @@ from zlib import crc32
 
 import orjson
 
-from verl_agent_env.wire.codec import OPTIONS
+from verl_agent_env.wire.codec import OPTIONS, encode_kept
 from verl_agent_env.wire.results import EncodedStep
 
 if TYPE_CHECKING:
@@ -245,8 +245,8 @@ def _step_fields(step: AppliedStep) -> list[Any]:
 
 def _step_from(fields: Sequence[Any]) -> AppliedStep:
     operation, action, observation, reward, terminated, truncated, info = fields
-    answer = EncodedStep(orjson.dumps(observation), reward, terminated, truncated, orjson.dumps(info))
-    return AppliedStep(operation.encode("latin-1"), orjson.dumps(action), answer)
+    answer = EncodedStep(encode_kept(observation), reward, terminated, truncated, encode_kept(info))
+    return AppliedStep(operation.encode("latin-1"), encode_kept(action), answer)
 
 
 _OUTCOME = struct.Struct("<dBQ").pack

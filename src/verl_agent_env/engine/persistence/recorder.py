@@ -385,4 +385,5 @@ def state_of(env: Any) -> bytes:
     if not isinstance(state, bytes):
         raise TypeError(f"snapshot() gave {type(state).__name__}, not bytes")
     state.decode()
-    return state
+    # Copied, as ``encode_kept`` does: environments write their states with orjson.
+    return b"%b" % state

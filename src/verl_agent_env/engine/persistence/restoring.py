@@ -7,8 +7,6 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import orjson
-
 from verl_agent_env.engine.execution import ENV_FAULTS, Env, Executor
 from verl_agent_env.engine.live_env import Beginning, LiveEnv
 from verl_agent_env.engine.under_way import calling
@@ -21,6 +19,7 @@ from verl_agent_env.errors import (
     VerlAgentEnvError,
 )
 from verl_agent_env.wire.actions import identity_in
+from verl_agent_env.wire.codec import encode_kept
 from verl_agent_env.wire.event_log import HistoryReader
 from verl_agent_env.wire.records import (
     Entry,
@@ -311,11 +310,11 @@ def _restore_header(instance: LiveEnv, header: Header) -> None:
     if header.state is not None:
         instance.state, instance.state_seq = header.state.encode(), header.state_seq
         instance.state_reward_sum = header.reward_sum
-    instance.options = None if header.options is None else orjson.dumps(header.options)
-    instance.effects = None if header.effects is None else orjson.dumps(header.effects)
+    instance.options = None if header.options is None else encode_kept(header.options)
+    instance.effects = None if header.effects is None else encode_kept(header.effects)
     instance.resets = _as_bytes(header.resets)
     instance.earlier_resets = tuple(
-        Beginning(operation.encode("latin-1"), seed, None if options is None else orjson.dumps(options))
+        Beginning(operation.encode("latin-1"), seed, None if options is None else encode_kept(options))
         for operation, seed, options in header.earlier_resets
     )
     instance.past_operations = list(_as_bytes(header.past_operations)) or None
