@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from collections.abc import Iterator
@@ -92,6 +93,36 @@ def test_the_client_asks_through_the_proxy_and_names_it(
         pytest.raises(ServerUnreachableError, match=f"the proxy {proxy}"),
     ):
         client.catalogue()
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize("hangs_up", [True, False], ids=["hangs up", "is silent"])
+def test_a_proxy_that_does_not_answer_is_named(
+    scheme: str, hangs_up: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        kept: list[socket.socket] = []
+
+        def accept() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    client, _ = listener.accept()
+                    if hangs_up:
+                        client.close()
+                    else:
+                        kept.append(client)
+
+        threading.Thread(target=accept, daemon=True).start()
+        proxy = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        monkeypatch.setenv(f"{scheme}_proxy", proxy)
+        with (
+            EnvClient(f"{scheme}://trainer.invalid", deadline_s=1) as client,
+            pytest.raises(ServerUnreachableError, match=f"the proxy {proxy}"),
+        ):
+            client.catalogue()
+        listener.shutdown(socket.SHUT_RDWR)
+    for client_socket in kept:
+        client_socket.close()
 
 
 def test_the_client_says_which_kind_of_proxy_it_does_not_speak(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,7 +58,7 @@ async def test_lossy_network_changes_nothing_and_leaves_nothing(
     rate = 0.25 if micro_batching else 0.05
     async with (
         LossyProxy(server.port, lose_requests=rate, lose_answers=rate) as proxy,
-        AsyncEnvClient(proxy.url, micro_batching=micro_batching, deadline_s=60) as client,
+        AsyncEnvClient(proxy.url, micro_batching=micro_batching, deadline_s=60, direct="never") as client,
     ):
         envs = await asyncio.gather(*(client.make(**LAKE, seed=seed) for seed in range(30)))
         seen = await asyncio.gather(*map(play, envs))

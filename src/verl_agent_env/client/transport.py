@@ -115,6 +115,7 @@ class Transport:
         # Time spent waiting for a free connection counts towards the deadline only.
         connect_s = _CONNECT_S if left_s is None else min(_CONNECT_S, _CONNECTING * left_s)
         proxy = self._proxy_for(origin)
+        through = f", through the proxy {shown(proxy)}" if proxy else ""
         timeout = aiohttp.ClientTimeout(total=left_s, sock_connect=connect_s, sock_read=self._timeout_s)
         try:
             async with self._opened().request(
@@ -128,12 +129,14 @@ class Transport:
             ) as answer:
                 payload = await answer.read()
         except aiohttp.ConnectionTimeoutError as late:
-            raise ServerUnreachableError(origin, "no connection in time", may_have_run=False) from late
+            raise ServerUnreachableError(
+                origin, f"no connection in time{through}", may_have_run=False
+            ) from late
         except TimeoutError as late:
-            raise ServerUnreachableError(origin, "it did not answer in time") from late
+            raise ServerUnreachableError(origin, f"it did not answer in time{through}") from late
         except aiohttp.ClientConnectorCertificateError as untrusted:
             # No other attempt will find another certificate.
-            reason = f"its certificate is not accepted: {untrusted.certificate_error}"
+            reason = f"its certificate is not accepted{through}: {untrusted.certificate_error}"
             raise NoServerError(origin, reason) from untrusted
         except aiohttp.ClientHttpProxyError as refusal:
             reason = f"the proxy {shown(proxy)} refuses with status {refusal.status}"
@@ -143,7 +146,8 @@ class Transport:
             reason = f"no connection{to} ({refused.os_error.strerror or refused.os_error})"
             raise ServerUnreachableError(origin, reason, may_have_run=False) from refused
         except (aiohttp.ClientError, OSError) as broken:
-            raise ServerUnreachableError(origin, "the connection broke before the answer came") from broken
+            reason = f"the connection broke before the answer came{through}"
+            raise ServerUnreachableError(origin, reason) from broken
         error = None if answer.status == 200 else _error_of(origin, answer.status, payload, proxy)
         if base is None and not isinstance(error, ServerUnreachableError):
             self.has_answered = True
