@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping
 import pytest
 
 from tests.waiting import HANG_S
-from verl_agent_env.cluster.log_shards import Installation
+from verl_agent_env.cluster.log_shards import NOT_BEFORE, Installation
 from verl_agent_env.cluster.memory.fence import MemoryFence
 from verl_agent_env.cluster.shard_ownership import ShardOwnership
 from verl_agent_env.cluster.slots import SlotTable
@@ -32,6 +32,7 @@ class SlowFence(MemoryFence):
         self.gate = asyncio.Event()
         self.gate.set()
         self.asked = 0
+        self.loses_answers = 0
 
     async def generation(self) -> str:
         """Implement :meth:`Fence.generation`."""
@@ -41,12 +42,20 @@ class SlowFence(MemoryFence):
         return await super().generation()
 
     async def install(
-        self, generation: str, version: int, tokens: Mapping[int, str]
+        self,
+        generation: str,
+        version: int,
+        tokens: Mapping[int, str],
+        since: Mapping[int, int] = NOT_BEFORE,
     ) -> dict[int, Installation]:
         """Implement :meth:`Fence.install`."""
         self.asked += 1
         await self.gate.wait()
-        return await super().install(generation, version, tokens)
+        former = await super().install(generation, version, tokens, since)
+        if self.loses_answers:
+            self.loses_answers -= 1
+            raise StoreUnavailableError("memory")
+        return former
 
     async def install_other(self, slot: int, version: int) -> None:
         """Install another worker in a slot."""
@@ -217,6 +226,18 @@ async def test_what_is_in_memory_is_void_if_another_worker_was_installed(case: O
     assert case.own.token_of(MINE) != token
     assert case.own.token_of(ALSO_MINE) == token
     assert case.fence.has(MINE) == case.own.token_of(MINE)
+
+
+async def test_what_is_in_memory_is_void_though_the_answer_that_says_so_got_lost(case: OwnershipCase) -> None:
+    case.assign({MINE: "t"})
+    await case.until(lambda: case.table.owns(MINE))
+    token = case.own.token_of(MINE)
+    await case.fence.install_other(MINE, 2)
+    case.fence.loses_answers = 1
+    case.assign({MINE: "u"}, generation="store 2", version=3)
+    await case.until(lambda: case.table.owns(MINE))
+    assert case.evicted == [{MINE}]
+    assert case.own.token_of(MINE) not in (token, None)
 
 
 async def test_emptied_log_takes_the_same_tokens_again(case: OwnershipCase) -> None:

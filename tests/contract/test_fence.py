@@ -58,6 +58,24 @@ async def fenced(request: pytest.FixtureRequest) -> AsyncIterator[FenceCase]:
         await client.aclose()
 
 
+async def test_who_goes_on_with_a_token_leaves_what_was_installed_since(fenced: FenceCase) -> None:
+    generation = await fenced.fence.generation()
+    await fenced.fence.install(generation, 5, {7: "one", 8: "one"})
+    await fenced.fence.install(generation, 6, {7: "other"})
+    # Asked again, because the answer got lost, it is told the same.
+    for _ in range(2):
+        former = await fenced.fence.install(generation, 8, {7: "one", 8: "one"}, {7: 5, 8: 5})
+        assert former[7] == Installation("other", 6)
+    assert former[8] == Installation("one", 8)
+    assert [await fenced.write(generation, slot, "one") for slot in (7, 8)] == ["moved", None]
+    # As a new one it counts.
+    assert await fenced.fence.install(generation, 8, {7: "new"}) == {7: Installation("other", 6)}
+    assert await fenced.write(generation, 7, "new") is None
+    # Nobody else was there: in an emptied log, or under the same version.
+    assert await fenced.fence.install(generation, 9, {9: "one"}, {9: 3}) == {9: NOTHING}
+    assert await fenced.write(generation, 9, "one") is None
+
+
 async def test_only_who_was_installed_last_writes(fenced: FenceCase) -> None:
     generation = await fenced.fence.generation()
     assert await fenced.write(generation, 7, "one") == "moved"

@@ -216,7 +216,7 @@ MUTATIONS: list[tuple[str, Any, str, Any, str]] = [
 
 
 async def install_whatever_comes(
-    fence: MemoryFence, generation: str, version: int, tokens: Mapping[int, str]
+    fence: MemoryFence, generation: str, version: int, tokens: Mapping[int, str], since: Mapping[int, int]
 ) -> dict[int, Installation]:
     """Takes installations in the order in which they arrive."""
     return await _install(fence, generation, sys.maxsize, tokens)

@@ -27,6 +27,10 @@ class Installation(NamedTuple):
     version: int
 
 
+NOT_BEFORE: Mapping[int, int] = {}
+"""Of tokens that are new."""
+
+
 class Fence(Protocol):
     """The tokens of one log, under which alone is written to its slots.
 
@@ -42,14 +46,22 @@ class Fence(Protocol):
         """Return the id of the log's data set, which the first call creates."""
 
     async def install(
-        self, generation: str, version: int, tokens: Mapping[int, str]
+        self,
+        generation: str,
+        version: int,
+        tokens: Mapping[int, str],
+        since: Mapping[int, int] = NOT_BEFORE,
     ) -> dict[int, Installation]:
         """Install the tokens of slots, but for slots that have one of a later version.
+
+        Who goes on with a token that it has installed before says since when. If somebody else has installed another one since,
+        that one stays: the caller finds it there again, should the answer get lost.
 
         Args:
             generation: The data set that is meant.
             version: Of a map in which the caller owns these slots.
             tokens: By slot.
+            since: By slot, the version under which the caller installed the same token last.
 
         Returns:
             What each slot had before; version 0 where there was nothing.

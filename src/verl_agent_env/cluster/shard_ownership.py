@@ -171,7 +171,12 @@ class ShardOwnership:
         generation, version, new = self.generation, self._table.version, self._new_id()
         tokens = {slot: self._token_for(slot, lease) or new for slot, lease in leases.items()}
         before = {slot: self._held.get(slot) for slot in leases}
-        former = await self._fence.install(generation, version, tokens)
+        since = {
+            slot: held.version
+            for slot, held in before.items()
+            if held is not None and held.token == tokens[slot]
+        }
+        former = await self._fence.install(generation, version, tokens, since)
         installed, void, latest = {}, set(), 0
         wanted = self._wanted()
         for slot, (token, known) in former.items():

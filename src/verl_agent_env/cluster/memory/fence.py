@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from verl_agent_env.cluster.log_shards import Installation
+from verl_agent_env.cluster.log_shards import NOT_BEFORE, Installation
 from verl_agent_env.errors import GenerationChangedError
 
 _NOTHING = Installation("", 0)
@@ -35,14 +35,20 @@ class MemoryFence:
         return self._generation
 
     async def install(
-        self, generation: str, version: int, tokens: Mapping[int, str]
+        self,
+        generation: str,
+        version: int,
+        tokens: Mapping[int, str],
+        since: Mapping[int, int] = NOT_BEFORE,
     ) -> dict[int, Installation]:
         """Implement :meth:`Fence.install`."""
         if generation != self._generation:
             raise GenerationChangedError(generation, self._generation)
         former = {slot: self._installed.get(slot, _NOTHING) for slot in tokens}
         for slot, token in tokens.items():
-            if former[slot].version <= version:
+            there = former[slot]
+            has_another = there.token != token and there.version > since.get(slot, there.version)
+            if there.version <= version and not has_another:
                 self._installed[slot] = Installation(token, version)
         return former
 

@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from verl_agent_env.cluster.log_shards import Installation
+from verl_agent_env.cluster.log_shards import NOT_BEFORE, Installation
 from verl_agent_env.cluster.redis import scripts
 from verl_agent_env.cluster.redis.client import RedisClient
 from verl_agent_env.cluster.redis.keys import Keys
@@ -39,15 +39,21 @@ class RedisFence:
         return str((await self._run("", 0, ()))[1])
 
     async def install(
-        self, generation: str, version: int, tokens: Mapping[int, str]
+        self,
+        generation: str,
+        version: int,
+        tokens: Mapping[int, str],
+        since: Mapping[int, int] = NOT_BEFORE,
     ) -> dict[int, Installation]:
         """Implement :meth:`Fence.install`."""
         slots = list(tokens)
         former: dict[int, Installation] = {}
         for start in range(0, len(slots), _SLOTS_AT_ONCE):
             part = slots[start : start + _SLOTS_AT_ONCE]
-            pairs = [text for slot in part for text in (self._keys.field(slot), tokens[slot])]
-            state, found, *before = await self._run(generation, version, pairs)
+            fields = [
+                field for slot in part for field in (self._keys.field(slot), tokens[slot], since.get(slot, ""))
+            ]
+            state, found, *before = await self._run(generation, version, fields)
             if state != "ok":
                 raise GenerationChangedError(generation, found)
             for slot, token, known in zip(part, before[::2], before[1::2], strict=True):
@@ -58,9 +64,9 @@ class RedisFence:
         """Implement :meth:`Fence.aclose`."""
         await self._client.aclose()
 
-    async def _run(self, generation: str, version: int, pairs: Any) -> Any:
+    async def _run(self, generation: str, version: int, fields: Any) -> Any:
         keys = self._keys
-        arguments = [generation, uuid.uuid4().hex, version, *pairs]
+        arguments = [generation, uuid.uuid4().hex, version, *fields]
         return await self._client.run(
             scripts.INSTALL, [keys.generation, keys.owners, keys.owner_versions], arguments
         )

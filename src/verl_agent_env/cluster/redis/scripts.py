@@ -466,10 +466,10 @@ return answer
 #
 # KEYS   gen, own, versions of what is in own
 # ARGV   1 expected generation, or '' to ask for it, 2 new generation, 3 a version of the map in which the caller owns the
-#        slots, then slot and token by turns
+#        slots, then by turns slot, token, and the version under which the caller installed it last, '' for a new token
 # Return {'ok', generation, token or '' and version or '0' that each slot had before}
 #        | {'generation', the one found}: nothing was installed
-# What was installed under a later version of the map stays.
+# What was installed under a later version of the map stays, and what somebody else has installed since the caller last did.
 INSTALL = Script(
     "install",
     """
@@ -480,13 +480,15 @@ redis.call('SET', gen, ARGV[2], 'NX')
 local found = redis.call('GET', gen)
 if ARGV[1] ~= '' and ARGV[1] ~= found then return {'generation', found} end
 local version, answer = tonumber(ARGV[3]), {'ok', found}
-for i = 4, #ARGV, 2 do
-  local slot = ARGV[i]
+for i = 4, #ARGV, 3 do
+  local slot, token, since = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2])
+  local present = redis.call('HGET', own, slot) or ''
   local last = redis.call('HGET', versions, slot) or '0'
-  answer[#answer + 1] = redis.call('HGET', own, slot) or ''
+  answer[#answer + 1] = present
   answer[#answer + 1] = last
-  if tonumber(last) <= version then
-    redis.call('HSET', own, slot, ARGV[i + 1])
+  local has_another = since and present ~= token and tonumber(last) > since
+  if tonumber(last) <= version and not has_another then
+    redis.call('HSET', own, slot, token)
     redis.call('HSET', versions, slot, ARGV[3])
   end
 end
