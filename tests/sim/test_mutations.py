@@ -14,7 +14,7 @@ from tests.sim.schedules import SCHEDULES
 from tests.sim.shard_schedules import SHARD_SCHEDULES
 from verl_agent_env.cluster import store
 from verl_agent_env.cluster.agent import ClusterAgent
-from verl_agent_env.cluster.log_shards import Installation
+from verl_agent_env.cluster.log_shards import NOT_BEFORE, Installation
 from verl_agent_env.cluster.memory import log as memory_log
 from verl_agent_env.cluster.memory.fence import MemoryFence
 from verl_agent_env.cluster.memory.log import MemoryEventLog, _KeptEnvironment
@@ -216,7 +216,11 @@ MUTATIONS: list[tuple[str, Any, str, Any, str]] = [
 
 
 async def install_whatever_comes(
-    fence: MemoryFence, generation: str, version: int, tokens: Mapping[int, str], since: Mapping[int, int]
+    fence: MemoryFence,
+    generation: str,
+    version: int,
+    tokens: Mapping[int, str],
+    since: Mapping[int, int] = NOT_BEFORE,
 ) -> dict[int, Installation]:
     """Takes installations in the order in which they arrive."""
     return await _install(fence, generation, sys.maxsize, tokens)
