@@ -51,7 +51,9 @@ class RedisFence:
         for start in range(0, len(slots), _SLOTS_AT_ONCE):
             part = slots[start : start + _SLOTS_AT_ONCE]
             fields = [
-                field for slot in part for field in (self._keys.field(slot), tokens[slot], since.get(slot, ""))
+                field
+                for slot in part
+                for field in (self._keys.field(slot), tokens[slot], since.get(slot, ""))
             ]
             state, found, *before = await self._run(generation, version, fields)
             if state != "ok":
