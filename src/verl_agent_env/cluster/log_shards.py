@@ -1,9 +1,10 @@
 """Several event logs beside one store: each has a part of the slots, and knows itself who may write to them.
 
-The store says who owns a slot. Before the owner writes to the slot's log, or reads from it, it **installs** a token of its
-own there, together with the version of the map in which it saw that the slot is its own. A log takes an installation unless
-it has one of a later version, and from then on refuses whoever wrote under another token. Versions of the map follow the
-order of ownership, so an installation that was held up undoes none that came after it.
+The store says who owns a slot. Before a new owner reads or writes the slot's log, the owner **installs** a token there, with the
+version of a map in which the slot has this owner. A log takes an installation unless there is one of a later version, and from
+then on refuses every other token. Versions of the map follow the order of ownership, so an installation that was held up undoes
+none that came after it. An owner that goes on with an earlier token says since when: if another owner has installed one since,
+nothing is installed, and the owner is told so as often as it asks.
 """
 
 from __future__ import annotations

@@ -146,7 +146,7 @@ class MapChanges:
     generation: str
     version: int
     owners: Sequence[tuple[Collection[int], str]]
-    """Slots with their token, empty for slots that are free; of a slot that stands there twice the last one counts."""
+    """Slots with their token, empty for slots that are free; of a slot that is named twice the last one counts."""
     workers: Mapping[str, WorkerRecord | None]
     """Workers that have come or changed, by incarnation; None for those that have gone."""
     suspicions: Mapping[str, Suspicion]

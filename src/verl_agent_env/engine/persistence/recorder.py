@@ -111,7 +111,7 @@ class Recorder:
         """Make sure that an environment can be kept, before it is built.
 
         Raises:
-            InvalidEnvArgumentsError: It cannot, be it by its kind or by its keyword arguments.
+            InvalidEnvArgumentsError: The kind or the keyword arguments cannot be kept.
             ArgumentsTooLargeError: The keyword arguments take more than ``max_bytes`` of JSON.
         """
         kind = instance.kind

@@ -1,4 +1,4 @@
-"""Wiring of a worker: the one place where its host, its slots, its peers and its store are put together."""
+"""Wiring of a worker: the one place where host, slots, peers and store are put together."""
 
 from __future__ import annotations
 
