@@ -155,8 +155,8 @@ class Batches:
     def least_share(self, requests: Sequence[CreateRequest]) -> int:
         """Give the least number of these new environments that one of many workers gets, by their kinds, once these are loaded.
 
-        Steps that compute, or wait, do so on many workers at once; brief ones are together rather: each part of a batch costs about
-        as much as 30 of them.
+        Steps that compute, or wait, do so on many workers at once; brief ones are together rather: the cost of a part of a batch
+        is paid by the steps in it.
         """
         return TOGETHER if all(map(self._host.runs_inline, {r.env_name for r in requests})) else 1
 
