@@ -15,13 +15,13 @@ from tests.sim.counting import JOURNAL, SNAPSHOT, counting_registry
 from tests.sim.episodes import Asked, Client
 from tests.sim.peers import SimulatedPeers
 from tests.sim.virtual_loop import VirtualLoop
-from tests.sim.wires import LIMITS, Fate, SimulatedStore, Wire
+from tests.sim.wires import LIMITS, Fate, SimulatedStore, Wire, at_once
 from verl_agent_env import background
 from verl_agent_env.cluster.backends import Backend
 from verl_agent_env.cluster.log_shards import Fence, FencedLog
 from verl_agent_env.cluster.memory.fence import MemoryFence
 from verl_agent_env.cluster.memory.idempotency import MemoryIdempotencyRecords
-from verl_agent_env.cluster.store import Store, WorkerRecord
+from verl_agent_env.cluster.store import ClusterMap, Store, WorkerRecord
 from verl_agent_env.cluster.timing import Timing
 from verl_agent_env.config import ClusterSettings, HostLimits
 from verl_agent_env.engine import AwaitableOrValue, CreateRequest, await_maybe
@@ -348,7 +348,7 @@ class World:
 
     @property
     def is_calm(self) -> bool:
-        """Whether all workers are well and all slots have owners who know it."""
+        """Whether all workers are well, and all slots have owners who know it, as the store does."""
         if self.loop.now < self._fragile_until or not all(
             worker.is_up
             and not any(wire.is_cut or any(wire.fates.values()) for wire in worker.wires)
@@ -358,9 +358,20 @@ class World:
             for worker in self.workers
         ):
             return False
-        owners = [sum(worker.table.owns(slot) for worker in self.workers) for slot in range(NUM_SLOTS)]
-        generation = self.simulated.store._generation
-        return owners == [1] * NUM_SLOTS and all(w.table.generation == generation for w in self.workers)
+        cluster: ClusterMap = at_once(self.simulated.store.read_map())
+        return all(worker.table.generation == cluster.generation for worker in self.workers) and all(
+            self._is_agreed(slot, cluster) for slot in range(NUM_SLOTS)
+        )
+
+    def _is_agreed(self, slot: int, cluster: ClusterMap) -> bool:
+        """Whether one worker alone has a slot, and the store says the same: one that turned back may not."""
+        owners = [worker for worker in self.workers if worker.table.owns(slot)]
+        known = cluster.owner_of(slot)
+        return (
+            len(owners) == 1
+            and known is not None
+            and known.incarnation == owners[0].member.record.incarnation
+        )
 
     def disturbed(self) -> None:
         """Something happens to a worker; in a store that was emptied just now, its environments may be lost by it."""
