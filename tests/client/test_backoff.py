@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Awaitable, Callable
+import struct
+import time
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,7 +17,7 @@ from tests.client.conftest import GATED, LAKE, MakeClient
 from tests.conftest import ServerProcess, StartServer
 from tests.lossy_proxy import LossyProxy
 from tests.ports import free_port
-from tests.waiting import NEVER_S, no_hang, until
+from tests.waiting import NEVER_S, eventually, no_hang, until
 from verl_agent_env.client import (
     AsyncEnvClient,
     ClientClosedError,
@@ -233,20 +235,38 @@ async def test_closed_client_and_environment_refuse_calls(make_client: MakeClien
         await client.catalogue()
 
 
-async def test_server_that_is_too_busy_to_accept_is_waited_for_until_the_deadline() -> None:
-    with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(socket.create_server(("127.0.0.1", free_port()), backlog=0))
-        while True:
-            # Until no more fit into its queue.
-            waiting = stack.enter_context(socket.socket())
-            waiting.settimeout(0.5)
-            try:
-                waiting.connect(listener.getsockname())
-            except TimeoutError:
-                break
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        async with AsyncEnvClient(url, deadline_s=7.0) as client:
-            with pytest.raises(ServerUnreachableError) as caught:
-                await client.make("frozen_lake")
+@pytest.fixture
+def busy_url() -> Iterator[str]:
+    """A server whose queue of connections is full, and which accepts none."""
+    with socket.create_server(("127.0.0.1", free_port()), backlog=0) as listener, socket.socket() as waiting:
+        waiting.connect(listener.getsockname())
+        eventually(lambda: _queued(listener) == 1)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+def _queued(listener: socket.socket) -> int:
+    """How many connections nobody has accepted yet: what Linux calls unacked, for a socket that listens."""
+    return int(
+        struct.unpack_from("=8xIIIII", listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 32))[4]
+    )
+
+
+@pytest.mark.parametrize("deadline_s", [0.001, 0.1, 7.0])
+async def test_server_that_is_too_busy_to_accept_is_waited_for_until_the_deadline(
+    busy_url: str, deadline_s: float
+) -> None:
+    async with AsyncEnvClient(busy_url, deadline_s=deadline_s) as client:
+        with pytest.raises(ServerUnreachableError) as caught:
+            await client.make("frozen_lake")
     assert type(caught.value) is ServerUnreachableError
+    assert not caught.value.may_have_run
+
+
+async def test_call_whose_client_was_busy_beyond_the_deadline_has_not_run(busy_url: str) -> None:
+    async with AsyncEnvClient(busy_url, deadline_s=0.1) as client:
+        call = asyncio.ensure_future(client.make("frozen_lake"))
+        # All timers are late, and due together.
+        asyncio.get_running_loop().call_later(0.01, time.sleep, 0.3)
+        with pytest.raises(ServerUnreachableError) as caught:
+            await call
     assert not caught.value.may_have_run

@@ -7,6 +7,7 @@ import ssl
 import time
 import weakref
 from collections.abc import Mapping
+from contextvars import ContextVar
 from typing import Any
 
 import aiohttp
@@ -19,13 +20,13 @@ from verl_agent_env.proxies import proxy_for, shown
 from verl_agent_env.spans import trace_headers
 
 _CONNECT_S = 5.0
-_CONNECTING = 0.9
-"""Share of the remaining time within which a connection must be open: if it is not, nothing was sent."""
 # Shorter than the 75 s of the server: the client must be the side that closes an idle connection.
 _IDLE_S = 15.0
 _READ_BUFFER_BYTES = 1 << 20
 _ABANDONED: list[aiohttp.ClientSession] = []
 """Sessions of a parent process or a closed event loop: they cannot be closed here, and warn when they are collected."""
+_IS_SENT: ContextVar[bool] = ContextVar("is_sent")
+"""Whether this task's request has had a connection: until then nobody can have run it."""
 # Statuses with which a proxy says that the server behind it cannot be reached, is restarting, or owns the slot no more.
 _PASSING_STATUSES = frozenset({408, 421, 429, 502, 503, 504})
 
@@ -112,11 +113,11 @@ class Transport:
         """
         origin = base or self.url
         left_s = None if deadline is None else max(0.001, deadline - time.monotonic())
-        # Time spent waiting for a free connection counts towards the deadline only.
-        connect_s = _CONNECT_S if left_s is None else min(_CONNECT_S, _CONNECTING * left_s)
         proxy = self._proxy_for(origin)
         through = f", through the proxy {shown(proxy)}" if proxy else ""
-        timeout = aiohttp.ClientTimeout(total=left_s, sock_connect=connect_s, sock_read=self._timeout_s)
+        # Time spent waiting for a free connection counts towards the deadline only.
+        timeout = aiohttp.ClientTimeout(total=left_s, sock_connect=_CONNECT_S, sock_read=self._timeout_s)
+        _IS_SENT.set(False)
         try:
             async with self._opened().request(
                 method,
@@ -128,12 +129,10 @@ class Transport:
                 proxy=proxy or None,
             ) as answer:
                 payload = await answer.read()
-        except aiohttp.ConnectionTimeoutError as late:
-            raise ServerUnreachableError(
-                origin, f"no connection in time{through}", may_have_run=False
-            ) from late
         except TimeoutError as late:
-            raise ServerUnreachableError(origin, f"it did not answer in time{through}") from late
+            is_sent = _IS_SENT.get()
+            reason = f"it did not answer in time{through}" if is_sent else f"no connection in time{through}"
+            raise ServerUnreachableError(origin, reason, may_have_run=is_sent) from late
         except aiohttp.ClientConnectorCertificateError as untrusted:
             # No other attempt will find another certificate.
             reason = f"its certificate is not accepted{through}: {untrusted.certificate_error}"
@@ -174,6 +173,7 @@ class Transport:
                     ttl_dns_cache=10,
                     socket_factory=self._make_socket,
                 ),
+                request_class=_Request,
                 read_bufsize=_READ_BUFFER_BYTES,
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
@@ -202,6 +202,15 @@ class Transport:
         made = socket.socket(family, kind, protocol)
         self._sockets.add(made)
         return made
+
+
+class _Request(aiohttp.ClientRequest):
+    """A request that tells when it goes out."""
+
+    async def send(self, conn: aiohttp.connector.Connection) -> aiohttp.ClientResponse:
+        """Send it over an open connection."""
+        _IS_SENT.set(True)
+        return await super().send(conn)
 
 
 def _tls_context(ca_file: str | None, client_cert: str | tuple[str, str] | None) -> ssl.SSLContext:
