@@ -14,6 +14,7 @@ from loadtests import bench_ring, bench_sokoban
 from loadtests.bench_cluster import bench_cluster
 from loadtests.bench_durable import bench_durable
 from loadtests.bench_http import bench_large_calls, bench_steps
+from loadtests.bench_many import bench_many
 from loadtests.bench_map import bench_map
 from loadtests.bench_memory import bench_memory, show_a_million
 from loadtests.bench_peers import bench_peers, require_peers
@@ -24,7 +25,7 @@ from loadtests.bench_web import bench_web
 from verl_agent_env.types import NUM_SLOTS
 
 _PARTS = ("steps", "durable", "large", "memory", "levels")
-_MORE = ("million", "cluster", "recovery", "ring", "map", "placement", "peers", "web", "shards")
+_MORE = ("million", "cluster", "many", "recovery", "ring", "map", "placement", "peers", "web", "shards")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=8000, help="single steps per round (default: 8000)")
     parser.add_argument("--batch-size", type=int, default=10_000, help="steps per batch (default: 10000)")
     parser.add_argument("--environments", type=int, default=20_000, help="for memory (default: 20000)")
-    parser.add_argument("--live", type=int, default=100_000, help="for recovery (default: 100000)")
+    parser.add_argument("--live", type=int, default=100_000, help="for recovery and many (default: 100000)")
     parser.add_argument("--levels", type=int, default=300, help="levels per size (default: 300)")
     parser.add_argument("--workers", type=int, default=8, help="for map (default: 8)")
     parser.add_argument("--slots", type=int, default=NUM_SLOTS, help=f"for map (default: {NUM_SLOTS})")
@@ -64,6 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if "cluster" in parts:
         asyncio.run(bench_cluster(options.rounds, options.batch_size, options.steps))
     is_kept = asyncio.run(bench_recovery(options.live)) if "recovery" in parts else True
+    if "many" in parts:
+        is_kept &= asyncio.run(bench_many(options.live, options.batch_size, options.rounds))
     if "peers" in parts:
         require_peers()
         is_kept &= asyncio.run(bench_peers(options.rounds, options.steps // 4))

@@ -101,12 +101,37 @@ def rss_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def pss_of(pid: int) -> int:
+    """Bytes of memory of a process; of what it shares with others, its part.
+
+    Raises:
+        OSError: There is no such process, or it is another user's.
+    """
+    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    return 1024 * next(int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:"))
+
+
 def cpu_of_tree(pid: int) -> float:
     """Seconds of CPU that a process and all its descendants have used so far, those included that have ended.
 
     Raises:
         ProcessLookupError: There is no such process.
     """
+    # Its own, user and system, and that of its children that it has waited for.
+    return sum(sum(map(int, fields[11:15])) for fields in _tree(pid).values()) / _TICKS_PER_S
+
+
+def descendants(pid: int) -> list[int]:
+    """The ids of a process' children, of theirs, and so on.
+
+    Raises:
+        ProcessLookupError: There is no such process.
+    """
+    return [found for found in _tree(pid) if found != pid]
+
+
+def _tree(pid: int) -> dict[int, list[str]]:
+    """What the system says of a process and all its descendants, from the third field of ``/proc/<pid>/stat`` on."""
     stats: dict[int, list[str]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
@@ -118,13 +143,12 @@ def cpu_of_tree(pid: int) -> float:
     children: dict[int, list[int]] = {}
     for child, fields in stats.items():
         children.setdefault(int(fields[1]), []).append(child)
-    ticks, waiting = 0, [pid]
+    found, waiting = {}, [pid]
     while waiting:
         current = waiting.pop()
-        # Its own, user and system, and that of its children that it has waited for.
-        ticks += sum(map(int, stats[current][11:15]))
+        found[current] = stats[current]
         waiting += children.get(current, [])
-    return ticks / _TICKS_PER_S
+    return found
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
