@@ -25,7 +25,7 @@ def main() -> None:
     sys.path[0] = str(Path.cwd())
     import verl_agent_env.cli.serve
     import verl_agent_env.cluster.redis.store
-    import verl_agent_env.server.pool  # noqa: F401
+    import verl_agent_env.server.process.pool  # noqa: F401
 
     gc.collect()
     gc.freeze()

@@ -1,4 +1,4 @@
-"""The bridges as doors of the conformance test: the same handle as :mod:`tests.server.wires.doors` has for the wires."""
+"""The bridges as doors of the conformance test: the same handle as :mod:`tests.server.api.wires.doors` has for the wires."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.server.wires.doors import Door, Seen, call_in
+from tests.server.api.wires.doors import Door, Seen, call_in
 from verl_agent_env.types import Action
 
 

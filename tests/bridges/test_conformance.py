@@ -12,7 +12,7 @@ from tests.bridges.doors import BRIDGES, as_text
 from tests.bridges.vf_eval import plugin_arguments, text_in, traces_of, user_texts, vf_eval
 from tests.conftest import ServerProcess
 from tests.examples.model_server import serving_model
-from tests.server.wires.test_conformance import KINDS, random_episode, reference
+from tests.server.api.wires.test_conformance import KINDS, random_episode, reference
 
 ENDING: dict[str, dict[str, Any]] = {
     "verl_env/frozen_lake-v1": {"max_steps": 6},

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from tests.cluster.test_nodes import refusal
-from tests.server.wires.openenv.client import OpenEnvSocket
+from tests.server.api.wires.openenv.client import OpenEnvSocket
 from tests.waiting import HANG_S
 from verl_agent_env.cluster.local import LocalCluster
 from verl_agent_env.types import MANY_SLOTS, slot_of

@@ -11,8 +11,8 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 from tests.pool_process import LASTING, all_workers, drained_owner, kill_owner, owner_of
-from tests.server.wires.openenv.client import OpenEnvSocket
-from tests.server.wires.ors.client import OrsSession
+from tests.server.api.wires.openenv.client import OpenEnvSocket
+from tests.server.api.wires.ors.client import OrsSession
 from tests.waiting import HANG_S, eventually
 from verl_agent_env.cluster.local import LocalCluster
 

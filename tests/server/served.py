@@ -20,7 +20,7 @@ from verl_agent_env.envs.registry import BUILT_IN, EnvSpec, Registry
 from verl_agent_env.server import create_app
 from verl_agent_env.server.cluster.identity import WorkerIdentity
 from verl_agent_env.server.http.fast_path import FastPathProtocol
-from verl_agent_env.server.pool import UVICORN_OPTIONS
+from verl_agent_env.server.process.pool import UVICORN_OPTIONS
 
 if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider

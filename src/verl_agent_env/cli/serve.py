@@ -123,7 +123,7 @@ def _serve_alone(settings: ServerSettings, listener: socket.socket, announcement
 
     from verl_agent_env.server import create_app
     from verl_agent_env.server.http.tls import server_context
-    from verl_agent_env.server.pool import UVICORN_OPTIONS
+    from verl_agent_env.server.process.pool import UVICORN_OPTIONS
 
     config = uvicorn.Config(
         create_app(settings),
@@ -155,7 +155,7 @@ def _serve_pool(
     # Imported before the fork: the workers share its memory, and a new one starts in milliseconds.
     from verl_agent_env.server import create_app
     from verl_agent_env.server.cluster.identity import WorkerIdentity
-    from verl_agent_env.server.pool import WorkerPool, WorkerStart
+    from verl_agent_env.server.process.pool import WorkerPool, WorkerStart
 
     cluster = settings.cluster
     listeners = _listen_for_workers(settings.host, first_worker_port, cluster.workers)

@@ -50,6 +50,11 @@ from verl_agent_env.server.api.routes import (
 from verl_agent_env.server.api.runs import RunHandlers
 from verl_agent_env.server.api.server import ServerHandlers
 from verl_agent_env.server.api.tasks import TaskHandlers
+from verl_agent_env.server.api.wires.openenv.door import SocketDoor
+from verl_agent_env.server.api.wires.openenv.handlers import OpenEnvHandlers
+from verl_agent_env.server.api.wires.openenv.socket import SocketServer
+from verl_agent_env.server.api.wires.ors.door import ORS_PREFIX, as_ors
+from verl_agent_env.server.api.wires.ors.handlers import OrsHandlers
 from verl_agent_env.server.cluster.identity import WorkerIdentity
 from verl_agent_env.server.cluster.peers import WORKER_PATH, Peers
 from verl_agent_env.server.cluster.reachability import ReachabilityCheck
@@ -70,11 +75,6 @@ from verl_agent_env.server.http.types import PROBLEM_JSON, Response, Route
 from verl_agent_env.server.http.web_pages import WebPages
 from verl_agent_env.server.process.allocator import MemoryReturn, keep_little
 from verl_agent_env.server.process.loop_watch import LoopWatch
-from verl_agent_env.server.wires.openenv.door import SocketDoor
-from verl_agent_env.server.wires.openenv.handlers import OpenEnvHandlers
-from verl_agent_env.server.wires.openenv.socket import SocketServer
-from verl_agent_env.server.wires.ors.door import ORS_PREFIX, as_ors
-from verl_agent_env.server.wires.ors.handlers import OrsHandlers
 
 if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
@@ -131,7 +131,13 @@ class EnvServer(FastAPI):
         proxies = self._proxies = TrustedProxies(settings.trusted_proxies, settings.root_path)
         connections = Connections(settings.connection_limits, proxies)
         self.loop_watch = LoopWatch()
-        self.metrics = Metrics(self.env_host, self.worker.forwarder.forwarded, connections, self.loop_watch)
+        self.metrics = Metrics(
+            self.env_host,
+            self.worker.forwarder.forwarded,
+            connections,
+            self.loop_watch.held_up,
+            lambda: self.loop_watch.longest_s,
+        )
         table = self.worker.table
         answers = KeptAnswers(
             limits.idempotency_memory_s,

@@ -14,10 +14,10 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from tests.children import python
 from tests.pool_process import LASTING
+from tests.server.api.wires.openenv.client import OpenEnvSocket
+from tests.server.api.wires.ors.client import OrsSession
 from tests.server.conftest import GATED
 from tests.server.served import RUDE, Served
-from tests.server.wires.openenv.client import OpenEnvSocket
-from tests.server.wires.ors.client import OrsSession
 from tests.spans_seen import SpansSeen, is_child_of, ours, parent_of, trace_of, traceparent, waits
 from tests.waiting import HANG_S, eventually
 

@@ -17,7 +17,7 @@ from websockets.uri import parse_uri
 
 from verl_agent_env.server.http.socket_messages import MessageAnswer, answer_messages
 from verl_agent_env.server.http.websocket import WebSocketProtocol
-from verl_agent_env.server.pool import UVICORN_OPTIONS
+from verl_agent_env.server.process.pool import UVICORN_OPTIONS
 
 whose: ContextVar[str] = ContextVar("whose", default="nobody's")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from prometheus_client import (
     CollectorRegistry,
@@ -18,7 +18,6 @@ from prometheus_client.registry import Collector
 from verl_agent_env.engine import Host
 from verl_agent_env.engine.histogram import Histogram
 from verl_agent_env.server.http.connections import Connections
-from verl_agent_env.server.process.loop_watch import LoopWatch
 
 BATCH_BUCKETS = (1, 8, 64, 256, 1024, 4096, 16_384, 65_536, 131_072)
 
@@ -27,7 +26,12 @@ class Metrics:
     """Counts of one server process, written as text on request."""
 
     def __init__(
-        self, host: Host, forwarded: Counter[str], connections: Connections, loop_watch: LoopWatch
+        self,
+        host: Host,
+        forwarded: Counter[str],
+        connections: Connections,
+        held_up: Counter[str],
+        longest_round_s: Callable[[], float],
     ) -> None:
         """Counts that are all zero.
 
@@ -35,11 +39,13 @@ class Metrics:
             host: Whose environments are counted.
             forwarded: Calls sent on to other workers, by route; somebody else counts them.
             connections: Those of this worker; somebody else counts them.
-            loop_watch: Counts what holds up the event loop.
+            held_up: How often code held up the event loop, by its name; somebody else counts.
+            longest_round_s: Longest time that the event loop computed in one round.
         """
         self._forwarded = forwarded
         self._connections = connections
-        self._loop_watch = loop_watch
+        self._held_up = held_up
+        self._longest_round_s = longest_round_s
         self._latency: defaultdict[str, Histogram] = defaultdict(Histogram)
         self._batch_sizes: dict[str, Histogram] = {}
         self._errors: Counter[str] = Counter()
@@ -174,12 +180,12 @@ class Metrics:
             "verl_agent_env_loop_held_up",
             "Times that code held up the event loop, and with it all calls, for more than a tenth of a second.",
             "code",
-            self._loop_watch.held_up,
+            self._held_up,
         )
         yield GaugeMetricFamily(
             "verl_agent_env_loop_longest_seconds",
             "The longest time that the event loop's thread computed without looking at other calls.",
-            value=self._loop_watch.longest_s,
+            value=self._longest_round_s(),
         )
         yield CounterMetricFamily(
             "verl_agent_env_episodes_not_kept",

@@ -1,1 +1,1 @@
-"""The process itself: its memory, and what holds up its event loop."""
+"""Processes of a node: the pool of workers, what ended one of them, and each one's memory and event loop."""

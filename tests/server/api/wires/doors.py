@@ -8,8 +8,8 @@ from typing import Any, NamedTuple, Protocol
 import httpx
 import orjson
 
-from tests.server.wires.openenv.client import OpenEnvSocket
-from tests.server.wires.ors.client import OrsSession
+from tests.server.api.wires.openenv.client import OpenEnvSocket
+from tests.server.api.wires.ors.client import OrsSession
 from verl_agent_env.messages import content_text
 from verl_agent_env.types import Action, Observation
 

@@ -23,13 +23,13 @@ from verl_agent_env.errors import (
 )
 from verl_agent_env.messages import content_text, text_part
 from verl_agent_env.server.api.operations import Operations
+from verl_agent_env.server.api.wires.names import name_in, short_name
+from verl_agent_env.server.api.wires.ors.door import ORS_PREFIX
+from verl_agent_env.server.api.wires.ors.events import events, events_of_work
+from verl_agent_env.server.api.wires.tasks import TaskApiHandlers, TaskLister
 from verl_agent_env.server.http.events import event, json_event
 from verl_agent_env.server.http.headers import OPERATION_HEADER
 from verl_agent_env.server.http.types import Handler, Request, Response, Route
-from verl_agent_env.server.wires.names import name_in, short_name
-from verl_agent_env.server.wires.ors.door import ORS_PREFIX
-from verl_agent_env.server.wires.ors.events import events, events_of_work
-from verl_agent_env.server.wires.tasks import TaskApiHandlers, TaskLister
 from verl_agent_env.types import Action, Observation
 from verl_agent_env.wire.codec import decode, encode
 from verl_agent_env.wire.operations import call_of, new_call

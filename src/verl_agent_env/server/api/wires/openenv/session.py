@@ -11,9 +11,7 @@ import orjson
 from verl_agent_env.engine import AwaitableOrValue, map_maybe
 from verl_agent_env.errors import EnvironmentNotFoundError, EpisodeNotStartedError, VerlAgentEnvError
 from verl_agent_env.server.api.operations import Operation, Operations
-from verl_agent_env.server.http.tokens import Principal
-from verl_agent_env.server.http.types import Response
-from verl_agent_env.server.wires.openenv.frames import (
+from verl_agent_env.server.api.wires.openenv.frames import (
     action_of,
     code_of_session_error,
     fault,
@@ -23,6 +21,8 @@ from verl_agent_env.server.wires.openenv.frames import (
     tool_call,
     tool_specs,
 )
+from verl_agent_env.server.http.tokens import Principal
+from verl_agent_env.server.http.types import Response
 from verl_agent_env.types import Action
 
 _INITIALIZE = "/api/environment/initialize"

@@ -14,17 +14,17 @@ from verl_agent_env.engine.kinds import KindLoader
 from verl_agent_env.envs.registry import Registry
 from verl_agent_env.errors import RouteNotFoundError, UnknownEnvNameError
 from verl_agent_env.server.api.operations import Operations
-from verl_agent_env.server.http.types import Request, Response, Route
-from verl_agent_env.server.wires.names import name_in, short_name
-from verl_agent_env.server.wires.openenv import rpc
-from verl_agent_env.server.wires.openenv.frames import (
+from verl_agent_env.server.api.wires.names import name_in, short_name
+from verl_agent_env.server.api.wires.openenv import rpc
+from verl_agent_env.server.api.wires.openenv.frames import (
     ACTION_SCHEMA,
     OBSERVATION_SCHEMA,
     STATE_SCHEMA,
     fault,
 )
-from verl_agent_env.server.wires.openenv.session import Session, SessionError
-from verl_agent_env.server.wires.tasks import TaskApiHandlers, TaskLister
+from verl_agent_env.server.api.wires.openenv.session import Session, SessionError
+from verl_agent_env.server.api.wires.tasks import TaskApiHandlers, TaskLister
+from verl_agent_env.server.http.types import Request, Response, Route
 from verl_agent_env.wire import schemas as wire
 from verl_agent_env.wire.codec import decode, encode
 

@@ -14,18 +14,18 @@ from starlette.types import Receive, Scope, Send
 from verl_agent_env.engine import AwaitableOrValue, await_maybe, map_maybe
 from verl_agent_env.errors import InternalError, VerlAgentEnvError
 from verl_agent_env.server.api.operations import Operations
-from verl_agent_env.server.http.metrics import Metrics
-from verl_agent_env.server.http.socket_messages import MessageAnswer, answer_messages
-from verl_agent_env.server.http.tokens import Principal
-from verl_agent_env.server.wires.openenv import rpc
-from verl_agent_env.server.wires.openenv.frames import (
+from verl_agent_env.server.api.wires.openenv import rpc
+from verl_agent_env.server.api.wires.openenv.frames import (
     Frame,
     error_frame,
     fault,
     frame_of_error,
     observation_frame,
 )
-from verl_agent_env.server.wires.openenv.session import Session, SessionError
+from verl_agent_env.server.api.wires.openenv.session import Session, SessionError
+from verl_agent_env.server.http.metrics import Metrics
+from verl_agent_env.server.http.socket_messages import MessageAnswer, answer_messages
+from verl_agent_env.server.http.tokens import Principal
 
 logger = logging.getLogger(__name__)
 

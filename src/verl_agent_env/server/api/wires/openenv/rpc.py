@@ -10,8 +10,8 @@ import orjson
 
 from verl_agent_env.engine import await_maybe
 from verl_agent_env.errors import EnvironmentStateError, RequestError, VerlAgentEnvError
-from verl_agent_env.server.wires.openenv.frames import fault, text_of, tool_call, tool_specs
-from verl_agent_env.server.wires.openenv.session import Session, SessionError
+from verl_agent_env.server.api.wires.openenv.frames import fault, text_of, tool_call, tool_specs
+from verl_agent_env.server.api.wires.openenv.session import Session, SessionError
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.conftest import ServerProcess, StartServer
-from tests.server.wires.openenv.client import OpenEnvSocket
+from tests.server.api.wires.openenv.client import OpenEnvSocket
 from tests.waiting import HANG_S, eventually
 
 LAKE = "frozen_lake"

@@ -15,7 +15,7 @@ import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, ClassVar
@@ -33,11 +33,10 @@ from verl_agent_env.cluster.store import Store
 from verl_agent_env.cluster.timing import Timing
 from verl_agent_env.config import LISTEN_BACKLOG, ClusterSettings, ServerSettings
 from verl_agent_env.engine.under_way import clear_record, shared_records
-from verl_agent_env.server.app import EnvServer
-from verl_agent_env.server.examiner import WorkerExaminer, end_of
 from verl_agent_env.server.http.fast_path import FastPathProtocol
 from verl_agent_env.server.http.tls import server_context
 from verl_agent_env.server.http.websocket import WebSocketProtocol
+from verl_agent_env.server.process.examiner import WorkerExaminer, end_of
 from verl_agent_env.wire.suspicions import Suspicion
 
 logger = logging.getLogger(__name__)
@@ -132,7 +131,7 @@ class AddressWorker(UvicornWorker):  # type: ignore[misc]
         self.config.app = self.wsgi
         self.config.load()
         self.config.ssl = server_context(self.wsgi.settings.tls)
-        server = _DrainingServer(self.config, self.wsgi)
+        server = _DrainingServer(self.config, self.wsgi.worker.drain)
         self._install_sigquit_handler()
         # uvicorn's own way would call every tenth time that it turns, which a busy loop seldom does, and no more once
         # the server stops.
@@ -160,9 +159,9 @@ class AddressWorker(UvicornWorker):  # type: ignore[misc]
 class _DrainingServer(Server):
     """Gives its environments to other workers before it closes its doors; a second signal is not waited for."""
 
-    def __init__(self, config: Config, app: EnvServer) -> None:
+    def __init__(self, config: Config, drain: Callable[[], Awaitable[None]]) -> None:
         super().__init__(config)
-        self._app = app
+        self._drain = drain
         self._loop: asyncio.AbstractEventLoop | None = None
         self._leaving: asyncio.Task[None] | None = None
         self._was_told = False
@@ -184,7 +183,7 @@ class _DrainingServer(Server):
     def _leave(self, sig: int, frame: FrameType | None) -> None:
         async def leave() -> None:
             try:
-                await self._app.worker.drain()
+                await self._drain()
             except Exception:
                 logger.exception("draining failed")
             Server.handle_exit(self, sig, frame)
@@ -283,14 +282,14 @@ class WorkerPool(BaseApplication):  # type: ignore[misc]
         self,
         settings: ServerSettings,
         listeners: list[socket.socket],
-        make_app: Callable[[WorkerStart], EnvServer],
+        make_app: Callable[[WorkerStart], Any],
     ) -> None:
         """Prepare a pool; ``run()`` serves until a signal ends it.
 
         Args:
             settings: Of the server.
             listeners: The node's socket, then one for each worker; the pool takes them over.
-            make_app: Makes, in a worker's process, its application.
+            make_app: Makes, in a worker's process, its application, an ``EnvServer``.
         """
         self._settings = settings
         self._binds = [f"fd://{listener.detach()}" for listener in listeners]
@@ -336,7 +335,7 @@ class WorkerPool(BaseApplication):  # type: ignore[misc]
         """In a worker's process: remember which one it is."""
         self._start = WorkerStart(index, is_restart, self.records[index], tuple(self.examiner.known))
 
-    def load(self) -> EnvServer:
+    def load(self) -> Any:
         """In a worker's process: its application."""
         return self._make_app(self._start)
 

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.depth import examples
-from tests.server.wires.doors import DOORS, Seen, text_of
+from tests.server.api.wires.doors import DOORS, Seen, text_of
 from verl_agent_env.envs.base import ChatEnv
 from verl_agent_env.envs.registry import default_registry
 from verl_agent_env.types import Action

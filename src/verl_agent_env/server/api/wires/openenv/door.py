@@ -6,10 +6,10 @@ from starlette.types import Receive, Scope, Send
 
 from verl_agent_env.envs.registry import Registry
 from verl_agent_env.errors import VerlAgentEnvError
+from verl_agent_env.server.api.wires.names import name_in
+from verl_agent_env.server.api.wires.openenv.handlers import OPENENV_PREFIX
+from verl_agent_env.server.api.wires.openenv.socket import SocketServer
 from verl_agent_env.server.http.dispatcher import Dispatcher
-from verl_agent_env.server.wires.names import name_in
-from verl_agent_env.server.wires.openenv.handlers import OPENENV_PREFIX
-from verl_agent_env.server.wires.openenv.socket import SocketServer
 
 _SOCKET, _RPC = "/ws", "/mcp"
 

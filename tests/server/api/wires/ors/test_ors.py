@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from tests.conftest import StartServer
-from tests.server.wires.ors.client import OrsSession, events_in
+from tests.server.api.wires.ors.client import OrsSession, events_in
 from tests.waiting import HANG_S
 
 MAP = {"desc": ["SFFG"], "is_slippery": False, "include_task_prompt": False}
