@@ -86,6 +86,7 @@ class Recorder:
             self._timeline.samples,
             step_entry(stats).response_times,
             ApiUser.boards.total(),
+            getattr(self._environment.shape_class, "levels", ()),
             requests=stats.total.num_requests,
             failures=stats.total.num_failures,
             exceptions=0 if runner is None else sum(row["count"] for row in runner.exceptions.values()),

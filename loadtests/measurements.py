@@ -7,10 +7,13 @@ with others; what counts for the episode is the time from when its action was re
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
+
+from loadtests.processes import cpu_of_tree
 
 if TYPE_CHECKING:
     from locust.stats import RequestStats, StatsEntry
@@ -151,8 +154,7 @@ class Timeline:
 
     def take(self, at_s: float, alive: int, requests: int, failures: int, buckets: Mapping[int, int]) -> None:
         """Add a sample, of totals since the test began."""
-        recent = {ms: count - self._buckets.get(ms, 0) for ms, count in buckets.items()}
-        recent = {ms: count for ms, count in recent.items() if count > 0}
+        recent = _since(self._buckets, buckets)
         self.samples.append(
             Sample(
                 at_s=round(at_s, 3),
@@ -167,3 +169,59 @@ class Timeline:
             )
         )
         self._at_s, self._requests, self._failures, self._buckets = at_s, requests, failures, dict(buckets)
+
+
+@dataclass(frozen=True)
+class Level:
+    """What a stage of a climb came to while all of its episodes were alive."""
+
+    episodes: int
+    span_s: float
+    steps: int
+    failures: int
+    p50_ms: int | None
+    """Of the steps."""
+    p99_ms: int | None
+    cores: dict[str, float]
+    """CPU by kind of process, in cores."""
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Totals at one moment of a test."""
+
+    at_s: float
+    failures: int
+    buckets: Mapping[int, int]
+    """Milliseconds to how many steps took so long."""
+    cpu_s: Mapping[str, float]
+    """CPU by kind of process."""
+
+    @classmethod
+    def now(cls, stats: RequestStats, watched: Mapping[str, Sequence[int]]) -> Mark:
+        """The totals of the test, and of processes with all their descendants."""
+        return cls(
+            time.perf_counter(),
+            stats.total.num_failures,
+            dict(step_entry(stats).response_times),
+            {kind: sum(map(cpu_of_tree, pids)) for kind, pids in watched.items()},
+        )
+
+    def until(self, end: Mark, episodes: int) -> Level:
+        """What happened from here to there."""
+        span_s = end.at_s - self.at_s
+        recent = _since(self.buckets, end.buckets)
+        return Level(
+            episodes=episodes,
+            span_s=round(span_s, 3),
+            steps=sum(recent.values()),
+            failures=end.failures - self.failures,
+            p50_ms=percentile(recent, 0.5),
+            p99_ms=percentile(recent, 0.99),
+            cores={kind: round((used - self.cpu_s[kind]) / span_s, 3) for kind, used in end.cpu_s.items()},
+        )
+
+
+def _since(before: Mapping[int, int], now: Mapping[int, int]) -> dict[int, int]:
+    recent = {ms: count - before.get(ms, 0) for ms, count in now.items()}
+    return {ms: count for ms, count in recent.items() if count > 0}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,16 +24,17 @@ class Stage:
 def add_options(parser: ArgumentParser) -> None:
     """Add them to locust's; each is in the form of the web page too."""
     group = parser.add_argument_group("Environments")
-    group.add_argument("--mix", default="frozen_lake=1,sokoban=1,countdown=1", type=_checked_mix, help="Kinds of episodes and their weights (default: %(default)s)")  # fmt: skip
+    group.add_argument("--mix", default="frozen_lake=1,sokoban=1,countdown=1", type=_checked_by(Mix.parse), help="Kinds of episodes and their weights (default: %(default)s)")  # fmt: skip
     group.add_argument("--batch-size", type=_positive, default=10_000, help="BatchUser: environments in one call (default: %(default)s)")  # fmt: skip
     group.add_argument("--rounds", type=int, default=0, help="BatchUser: times that the batch is played; 0 goes on until stopped (default: %(default)s)")  # fmt: skip
     group.add_argument("--episodes-per-user", type=_positive, default=512, help="RolloutUser: episodes played at once (default: %(default)s)")  # fmt: skip
     group.add_argument("--think-s", type=float, default=1.0, help="Mean seconds from an observation to its action (default: %(default)s)")  # fmt: skip
     group.add_argument("--think-spread", type=float, default=0.5, help="Think time varies by this share of it, up and down (default: %(default)s)")  # fmt: skip
     group.add_argument("--gather-s", type=float, default=0.1, help="RolloutUser: seconds between two batches at least, in which actions gather (default: %(default)s)")  # fmt: skip
-    group.add_argument("--stages", default="10000:30,16384:60", type=_checked_stages, help="With climb.py: concurrent episodes and seconds to hold each (default: %(default)s)")  # fmt: skip
+    group.add_argument("--stages", default="10000:30,16384:60", type=_checked_by(parse_stages), help="With climb.py: concurrent episodes and seconds to hold each (default: %(default)s)")  # fmt: skip
     group.add_argument("--ramp-s", type=float, default=20.0, help="With climb.py: seconds to climb to a stage (default: %(default)s)")  # fmt: skip
-    group.add_argument("--max-p99-ms", type=float, default=0.0, help="A slower p99 of the steps is a failed test; 0 asks for none (default: %(default)s)")  # fmt: skip
+    group.add_argument("--watch", default="", type=_checked_by(parse_watch), help="With climb.py: processes whose CPU is shown for each stage, as NAME=PID+PID,NAME=PID; their descendants count, too")  # fmt: skip
+    group.add_argument("--max-p99-ms", type=float, default=0.0, help="A slower p99 of the steps, of the whole test or of a stage, is a failed test; 0 asks for none (default: %(default)s)")  # fmt: skip
     group.add_argument("--max-error-ratio", type=float, default=0.0, help="A greater share of errors is a failed test (default: %(default)s)")  # fmt: skip
     group.add_argument("--auth-token", default="", help="Bearer token, if the server asks for one")
     group.add_argument("--out", default=DEFAULT_OUT, help="Folder of summary.json and timeline.json (default: %(default)s)")  # fmt: skip
@@ -63,21 +65,31 @@ def parse_stages(text: str) -> list[Stage]:
     return stages
 
 
-def _checked_mix(text: str) -> str:
-    # Kept as text: locust sends options to other processes, and shows them in its page.
-    try:
-        Mix.parse(text)
-    except ValueError as fault:
-        raise ArgumentTypeError(str(fault)) from None
-    return text
+def parse_watch(text: str) -> dict[str, list[int]]:
+    """Of text such as ``nodes=12+14,nginx=20``; empty text names no processes.
+
+    Raises:
+        ValueError: The text is not of this form.
+    """
+    watched = {}
+    for part in filter(None, text.split(",")):
+        name, equals, pids = part.partition("=")
+        if not equals:
+            raise ValueError(f"'{part}' is not NAME=PID+PID")
+        watched[name] = [int(pid) for pid in pids.split("+")]
+    return watched
 
 
-def _checked_stages(text: str) -> str:
-    try:
-        parse_stages(text)
-    except ValueError as fault:
-        raise ArgumentTypeError(str(fault)) from None
-    return text
+def _checked_by(parse: Callable[[str], object]) -> Callable[[str], str]:
+    def checked(text: str) -> str:
+        # Kept as text: locust sends options to other processes, and shows them in its page.
+        try:
+            parse(text)
+        except ValueError as fault:
+            raise ArgumentTypeError(str(fault)) from None
+        return text
+
+    return checked
 
 
 def _positive(text: str) -> int:

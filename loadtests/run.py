@@ -1,6 +1,7 @@
 """Run a load test without locust's page, with its reports and pictures in one folder.
 
     python -m loadtests.run climb --host http://127.0.0.1:8080 --max-p99-ms 1000
+    python -m loadtests.run climb --own-cluster --stages 1024:20,2048:20,4096:20
     python -m loadtests.run rollout --episodes 2000 --run-time 30s
     python -m loadtests.run batch --episodes 10000 --rounds 1
     python -m loadtests.run episode --episodes 500 --run-time 30s
@@ -11,16 +12,20 @@ Options that are not named here go to locust. The exit code is 0 when all thresh
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import resource
+import signal
 import subprocess
 import sys
+import tempfile
 import urllib.error
 import urllib.request
 from pathlib import Path
 
 from loadtests.options import DEFAULT_OUT
 from loadtests.plots import draw
+from verl_agent_env.cluster.local import LocalCluster
 
 _HERE = Path(__file__).parent
 _USERS = {"climb": "RolloutUser", "rollout": "RolloutUser", "batch": "BatchUser", "episode": "EpisodeUser"}
@@ -32,14 +37,23 @@ def main() -> None:
     """Run, draw, and exit as locust did."""
     parser = _parser()
     options, others = parser.parse_known_args()
-    if not _answers(options.host):
-        parser.exit(
-            _UNUSABLE,
-            f"Nothing takes work at {options.host}. Start a server first, as with 'make cluster'.\n",
-        )
-    options.out.mkdir(parents=True, exist_ok=True)
     raise_file_limit()
-    ended = subprocess.run(locust_command(options, others), check=False)
+    # So that whatever was started is ended.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    with contextlib.ExitStack() as stack:
+        if options.own_cluster:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="loadtest-")))
+            cluster = stack.enter_context(LocalCluster(folder, nodes=2, workers=2))
+            options.host = cluster.url
+            nodes = "+".join(str(node.pid) for node in cluster.nodes)
+            others += ["--watch", f"nodes={nodes},Redis={cluster.redis.pid},nginx={cluster.nginx.pid}"]
+        if not _answers(options.host):
+            parser.exit(
+                _UNUSABLE,
+                f"Nothing takes work at {options.host}. Start a server first, as with 'make cluster'.\n",
+            )
+        options.out.mkdir(parents=True, exist_ok=True)
+        ended = subprocess.run(locust_command(options, others), check=False)
     try:
         pictures = draw(options.out)
     except (ImportError, FileNotFoundError) as missing:
@@ -88,6 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("what", choices=list(_USERS), nargs="?", default="climb", help="default: climb")
     parser.add_argument("--host", default="http://127.0.0.1:8080", help="default: %(default)s")
+    parser.add_argument("--own-cluster", action="store_true", help="start a cluster of two nodes of two workers for the test, in place of --host")  # fmt: skip
     parser.add_argument("--episodes", type=int, default=10_000, help="at once; climb has --stages (default: %(default)s)")  # fmt: skip
     parser.add_argument("--episodes-per-user", type=int, default=512, help="of climb and rollout (default: %(default)s)")  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path(DEFAULT_OUT), help="folder of the reports (default: %(default)s)")  # fmt: skip

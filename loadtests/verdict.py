@@ -10,7 +10,7 @@ import orjson
 from rich.console import Console
 from rich.table import Table
 
-from loadtests.measurements import Board, Sample, Timeline, percentile
+from loadtests.measurements import Board, Level, Sample, Timeline, percentile
 from loadtests.options import out_of
 
 SUMMARY = "summary.json"
@@ -44,6 +44,8 @@ class Outcome:
     created: int
     """Environments."""
     closed: int
+    levels: list[Level]
+    """What the stages of a climb came to."""
 
 
 def judge(
@@ -51,6 +53,7 @@ def judge(
     samples: Sequence[Sample],
     buckets: Mapping[int, int],
     board: Board,
+    levels: Sequence[Level] = (),
     *,
     requests: int,
     failures: int,
@@ -63,6 +66,7 @@ def judge(
         samples: Of the whole test.
         buckets: Milliseconds to how many steps took so long.
         board: What was done.
+        levels: What the stages of a climb came to.
         requests: HTTP requests, and items of batches that failed.
         failures: How many of them failed.
         exceptions: Faults of the load test itself.
@@ -78,6 +82,11 @@ def judge(
         broken.append(f"the error ratio is {error_ratio:.2g}, more than {options.max_error_ratio:g}")
     if options.max_p99_ms and p99_ms is not None and p99_ms > options.max_p99_ms:
         broken.append(f"the p99 of the steps is {p99_ms} ms, more than {options.max_p99_ms:g} ms")
+    for level in levels:
+        if options.max_p99_ms and (level.p99_ms is None or level.p99_ms > options.max_p99_ms):
+            broken.append(
+                f"the p99 at {level.episodes:,} episodes is {level.p99_ms} ms, more than {options.max_p99_ms:g} ms"
+            )
     if board.created != board.closed:
         broken.append(f"{board.created} environments were made, {board.closed} closed")
     if exceptions:
@@ -99,6 +108,7 @@ def judge(
         episodes=board.begun,
         created=board.created,
         closed=board.closed,
+        levels=list(levels),
     )
 
 
@@ -125,7 +135,27 @@ def print_verdict(outcome: Outcome) -> None:
     ):  # fmt: skip
         table.add_row(name, shown)
     console.print(table)
+    if outcome.levels:
+        console.print(_levels_table(outcome.levels))
     for line in outcome.broken:
         console.print(f"[red]Failed: {line}.[/red]")
     if outcome.passed:
         console.print("[green]Passed.[/green]")
+
+
+def _levels_table(levels: Sequence[Level]) -> Table:
+    table = Table(title="Stages, while all of their episodes were alive", header_style="bold")
+    kinds = list(levels[0].cores)
+    for column in ("episodes", "s", "steps/s", "p50, ms", "p99, ms", "failures", *(f"cores, {kind}" for kind in kinds)):  # fmt: skip
+        table.add_column(column, justify="right")
+    for level in levels:
+        table.add_row(
+            f"{level.episodes:,}",
+            f"{level.span_s:.0f}",
+            f"{level.steps / level.span_s:,.0f}",
+            f"{level.p50_ms}",
+            f"{level.p99_ms}",
+            f"{level.failures:,}",
+            *(f"{level.cores[kind]:.2f}" for kind in kinds),
+        )
+    return table

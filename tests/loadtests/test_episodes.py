@@ -5,7 +5,7 @@ from typing import Any
 import orjson
 import pytest
 
-from loadtests.options import Stage, parse_stages
+from loadtests.options import Stage, parse_stages, parse_watch
 from loadtests.users.episodes import KINDS, Episode, Mix, initialize_body, step_body
 from verl_agent_env import interface
 
@@ -70,3 +70,14 @@ def test_stages_are_read_in_order() -> None:
 def test_stages_that_make_no_sense_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"SECONDS|'ten'"):
         parse_stages(text)
+
+
+def test_processes_to_watch_are_read_by_name() -> None:
+    assert parse_watch("nodes=12+14,nginx=20") == {"nodes": [12, 14], "nginx": [20]}
+    assert parse_watch("") == {}
+
+
+@pytest.mark.parametrize("text", ["nginx", "nginx=", "nginx=some"])
+def test_processes_that_make_no_sense_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"PID|invalid"):
+        parse_watch(text)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from loadtests.measurements import Board, Boards, Timeline, percentile
+from loadtests.measurements import Board, Boards, Level, Mark, Timeline, percentile
 
 
 def test_a_percentile_is_the_time_within_which_that_share_was_answered() -> None:
@@ -53,3 +53,9 @@ def test_boards_of_other_processes_are_added_as_they_stand() -> None:
 @pytest.mark.parametrize("share", [0.01, 0.5, 0.99, 1.0])
 def test_every_percentile_of_one_step_is_that_step(share: float) -> None:
     assert percentile({42: 1}, share) == 42
+
+
+def test_a_level_tells_of_what_was_between_its_marks_only() -> None:
+    begin = Mark(10.0, 1, {3: 10, 900: 5}, {"nginx": 2.0})
+    end = Mark(14.0, 3, {3: 109, 70: 1, 900: 5}, {"nginx": 4.0})
+    assert begin.until(end, 50) == Level(50, 4.0, 100, 2, 3, 3, {"nginx": 0.5})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import orjson
 import pytest
 
 from tests.children import python
@@ -32,6 +33,25 @@ def test_whole_episodes_are_played_without_an_error_and_nothing_stays_open(
     assert ran.summary["steps"] > 0
     assert ran.created == ran.closed == ran.summary["created"] > 0
     assert ran.live == 0
+
+
+def test_each_stage_of_a_climb_through_a_cluster_of_its_own_has_its_figures(tmp_path: Path) -> None:
+    ended = python(
+        *("-m", "loadtests.run", "climb", "--own-cluster", "--out", str(tmp_path), *_QUICK),
+        *("--stages", "20:2,40:2", "--ramp-s", "1", "--episodes-per-user", "10"),
+    )
+    printed = ended.stdout + ended.stderr
+    assert ended.returncode == 0, printed
+    levels = orjson.loads((tmp_path / "summary.json").read_bytes())["levels"]
+    assert [level["episodes"] for level in levels] == [20, 40]
+    for level in levels:
+        assert level["steps"] > 0
+        assert level["failures"] == 0
+        assert 0 < level["p50_ms"] <= level["p99_ms"]
+        assert level["span_s"] >= 2
+        assert set(level["cores"]) == {"load generator", "nodes", "Redis", "nginx"}
+        assert level["cores"]["nodes"] > 0
+    assert "all of their episodes were alive" in printed
 
 
 def test_a_batch_is_played_to_the_end_of_every_episode(run_load_test: RunLoadTest) -> None:
