@@ -22,7 +22,7 @@ from loadtests.processes import cpu_of_tree, serving
 from loadtests.raw_client import Connection, connect, post
 from verl_agent_env.cluster.ports import consecutive_free_ports
 from verl_agent_env.cluster.slots import share_holders
-from verl_agent_env.engine.batches import TOGETHER
+from verl_agent_env.engine.host.batches import TOGETHER
 
 POOLS = (8, 32)
 SIZES = (10_000, 2_560, 1_000, 320, 160)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from verl_agent_env.engine import Created, CreateRequest, Host
-from verl_agent_env.engine.batches import Batches, BatchItems, Closed
+from verl_agent_env.engine.host.batches import Batches, BatchItems, Closed
 from verl_agent_env.errors import VerlAgentEnvError
 from verl_agent_env.server.verbs.values import CLOSE, INITIALIZE, RESET, STEP, new_environments
 from verl_agent_env.server.verbs.verb import BatchRunner

@@ -24,12 +24,12 @@ from verl_agent_env.cluster.shard_ownership import ShardOwnership
 from verl_agent_env.cluster.slots import SlotTable
 from verl_agent_env.cluster.store import ClusterMap, MapChanges
 from verl_agent_env.cluster.timing import Timing
+from verl_agent_env.engine.environments.live_env import LiveEnv
+from verl_agent_env.engine.environments.repeats import EarlierSteps
 from verl_agent_env.engine.group_commit.groups import Group
-from verl_agent_env.engine.live_env import LiveEnv
 from verl_agent_env.engine.persistence import repersisting, restoring
 from verl_agent_env.engine.persistence.journal import Journal
 from verl_agent_env.engine.persistence.recorder import Recorder
-from verl_agent_env.engine.repeats import EarlierSteps
 from verl_agent_env.errors import EnvironmentStateError
 from verl_agent_env.server.cluster import handover
 from verl_agent_env.wire.records import Refusal, RefusalReason, Write, digest_of

@@ -25,9 +25,9 @@ from verl_agent_env.cluster.store import ClusterMap, Store, WorkerRecord
 from verl_agent_env.cluster.timing import Timing
 from verl_agent_env.config import ClusterSettings, HostLimits
 from verl_agent_env.engine import AwaitableOrValue, CreateRequest, await_maybe
+from verl_agent_env.engine.execution.kinds import KindLoader
 from verl_agent_env.engine.group_commit.packing import CallLimits
-from verl_agent_env.engine.kinds import KindLoader
-from verl_agent_env.engine.reaper import reap_forever
+from verl_agent_env.engine.host.reaper import reap_forever
 from verl_agent_env.errors import MovedError, StoreUnavailableError
 from verl_agent_env.server.cluster.identity import WorkerIdentity
 from verl_agent_env.server.cluster.membership import SharedMembership

@@ -12,11 +12,11 @@ from typing import Any
 import orjson
 
 from verl_agent_env.config import HostLimits
-from verl_agent_env.engine.budget import WHOLE_ROOM, Budget
-from verl_agent_env.engine.execution import ENV_FAULTS, Executor, build
-from verl_agent_env.engine.kinds import KindLoader
-from verl_agent_env.engine.lifecycle import CreateRequest
-from verl_agent_env.engine.threads import CallTimeoutError, ForeignExitError
+from verl_agent_env.engine.calls.lifecycle import CreateRequest
+from verl_agent_env.engine.execution.budget import WHOLE_ROOM, Budget
+from verl_agent_env.engine.execution.executor import ENV_FAULTS, Executor, build
+from verl_agent_env.engine.execution.kinds import KindLoader
+from verl_agent_env.engine.execution.threads import CallTimeoutError, ForeignExitError
 from verl_agent_env.envs.kind import EnvKind
 from verl_agent_env.envs.layouts import layout_hash, position_of
 from verl_agent_env.envs.registry import Registry

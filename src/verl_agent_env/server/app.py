@@ -27,7 +27,7 @@ from verl_agent_env.cluster.backends import open_episodes
 from verl_agent_env.config import ServerSettings
 from verl_agent_env.engine import AwaitableOrValue
 from verl_agent_env.engine.episodes.collector import EpisodeOptions
-from verl_agent_env.engine.reaper import reap_forever
+from verl_agent_env.engine.host.reaper import reap_forever
 from verl_agent_env.engine.tasks import TaskFinder
 from verl_agent_env.envs.registry import Registry, default_registry
 from verl_agent_env.envs.task_files import read_task_files

@@ -17,11 +17,11 @@ from tests.waiting import NEVER_S, until
 from verl_agent_env.cluster.memory.episodes import MemoryEpisodes
 from verl_agent_env.config import HostLimits
 from verl_agent_env.engine import CreateRequest, Host
+from verl_agent_env.engine.environments.live_env import MOVED
+from verl_agent_env.engine.environments.marks import NO_MARK
 from verl_agent_env.engine.episodes import collector as collecting
 from verl_agent_env.engine.episodes.collector import EpisodeOptions
 from verl_agent_env.engine.episodes.notes import NOTES_AT_ONCE
-from verl_agent_env.engine.live_env import MOVED
-from verl_agent_env.engine.marks import NO_MARK
 from verl_agent_env.envs.registry import Registry
 from verl_agent_env.errors import MovedError
 from verl_agent_env.types import new_env_id

@@ -12,7 +12,7 @@ from tests.engine.awaiting import ask
 from tests.engine.persistence.hosts import Cluster
 from tests.engine.persistence.ledger import SPECS
 from verl_agent_env.engine import CreateRequest, Host, await_maybe
-from verl_agent_env.engine.batches import Batches
+from verl_agent_env.engine.host.batches import Batches
 from verl_agent_env.envs.base import Durability
 from verl_agent_env.errors import (
     EnvironmentFailedError,

@@ -14,8 +14,8 @@ from tests.engine.persistence.hosts import Cluster
 from tests.engine.persistence.ledger import SPECS, Ledger
 from tests.waiting import NEVER_S, no_hang, until
 from verl_agent_env.engine import CreateRequest, Host, await_maybe
-from verl_agent_env.engine.env_table import EnvTable
-from verl_agent_env.engine.live_env import LiveEnv
+from verl_agent_env.engine.environments.env_table import EnvTable
+from verl_agent_env.engine.environments.live_env import LiveEnv
 from verl_agent_env.engine.persistence.recovery import Recovery
 from verl_agent_env.types import NUM_SLOTS
 from verl_agent_env.wire.results import EncodedStep

@@ -15,7 +15,7 @@ from tests.engine.persistence.ledger import SPECS
 from tests.sim.virtual_loop import VirtualLoop
 from verl_agent_env import waits
 from verl_agent_env.engine import CreateRequest, Host
-from verl_agent_env.engine.batches import Batches
+from verl_agent_env.engine.host.batches import Batches
 from verl_agent_env.errors import RecoveryPendingError
 from verl_agent_env.wire.records import Saved
 from verl_agent_env.wire.results import EncodedStep

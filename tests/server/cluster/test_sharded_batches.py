@@ -15,7 +15,7 @@ from tests.sim.virtual_loop import VirtualLoop
 from verl_agent_env.cluster.slots import SlotTable
 from verl_agent_env.config import HostLimits
 from verl_agent_env.engine import CreateRequest, Host, await_maybe
-from verl_agent_env.engine.batches import Batches
+from verl_agent_env.engine.host.batches import Batches
 from verl_agent_env.envs.registry import Registry, default_registry
 from verl_agent_env.errors import (
     AnswerTooLargeError,

@@ -14,7 +14,7 @@ import pytest
 
 from tests.waiting import eventually
 from verl_agent_env.cluster.memory.store import MemoryStore
-from verl_agent_env.engine.under_way import CallRecord, UnderWay, read_record, shared_records
+from verl_agent_env.engine.execution.under_way import CallRecord, UnderWay, read_record, shared_records
 from verl_agent_env.errors import StoreUnavailableError
 from verl_agent_env.server.process.examiner import WorkerEnd, WorkerExaminer, end_of, is_stopped, judge
 from verl_agent_env.wire.suspicions import CallId, Level, Suspicion, examined_key

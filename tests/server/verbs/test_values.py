@@ -11,7 +11,7 @@ import pytest
 from verl_agent_env.cluster.slots import SlotTable
 from verl_agent_env.config import HostLimits
 from verl_agent_env.engine import CreateRequest, Host, await_maybe
-from verl_agent_env.engine.batches import Batches, BatchItems, each
+from verl_agent_env.engine.host.batches import Batches, BatchItems, each
 from verl_agent_env.envs.registry import default_registry
 from verl_agent_env.errors import MovedError
 from verl_agent_env.server import create_app

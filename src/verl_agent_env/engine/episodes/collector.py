@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
+from verl_agent_env.engine.environments.live_env import MOVED, LiveEnv
 from verl_agent_env.engine.episodes.notes import (
     NOTES_AT_ONCE,
     AbandonedNote,
@@ -24,8 +25,7 @@ from verl_agent_env.engine.episodes.notes import (
     read_notes,
     write_notes,
 )
-from verl_agent_env.engine.execution import ENV_FAULTS, Executor, see_nothing
-from verl_agent_env.engine.live_env import MOVED, LiveEnv
+from verl_agent_env.engine.execution.executor import ENV_FAULTS, Executor, see_nothing
 from verl_agent_env.wire.actions import shown
 from verl_agent_env.wire.episode_store import EpisodeStore
 from verl_agent_env.wire.episodes import EpisodeEnd, EpisodeOrigin, KeptEpisode

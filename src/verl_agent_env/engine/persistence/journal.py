@@ -19,7 +19,6 @@ from typing import Literal
 from verl_agent_env import waits
 from verl_agent_env.engine.group_commit.groups import Group, OnEnd
 from verl_agent_env.engine.group_commit.packing import LIMITS, size_of
-from verl_agent_env.engine.histogram import Histogram
 from verl_agent_env.engine.persistence.deadlines import Deadlines
 from verl_agent_env.engine.persistence.repersisting import LOST, Recorded, RepersistQueue
 from verl_agent_env.engine.persistence.slot_ownership import SlotOwnership
@@ -32,6 +31,7 @@ from verl_agent_env.errors import (
     StoreUnavailableError,
     VerlAgentEnvError,
 )
+from verl_agent_env.histogram import Histogram
 from verl_agent_env.types import slot_of
 from verl_agent_env.wire.event_log import EventLog
 from verl_agent_env.wire.records import Refusal, RefusalReason, Write

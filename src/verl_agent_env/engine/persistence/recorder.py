@@ -11,11 +11,11 @@ from typing import Any, NamedTuple, Protocol, TypeVar, cast
 import orjson
 
 from verl_agent_env import __version__, waits
-from verl_agent_env.engine.execution import ENV_FAULTS, Env
+from verl_agent_env.engine.environments.live_env import LiveEnv
+from verl_agent_env.engine.environments.marks import NO_MARK, Mark
+from verl_agent_env.engine.execution.executor import ENV_FAULTS, Env
 from verl_agent_env.engine.group_commit.groups import Group
 from verl_agent_env.engine.group_commit.pending import PendingAnswer
-from verl_agent_env.engine.live_env import LiveEnv
-from verl_agent_env.engine.marks import NO_MARK, Mark
 from verl_agent_env.engine.persistence.journal import Journal
 from verl_agent_env.engine.persistence.sharded_journal import ShardedJournal
 from verl_agent_env.engine.persistence.slot_ownership import SlotOwnership

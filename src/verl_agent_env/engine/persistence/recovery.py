@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from verl_agent_env.config import HostLimits
-from verl_agent_env.engine.execution import Executor
-from verl_agent_env.engine.live_env import LiveEnv
+from verl_agent_env.engine.environments.live_env import LiveEnv
+from verl_agent_env.engine.execution.executor import Executor
 from verl_agent_env.engine.persistence.journal import Journal
 from verl_agent_env.engine.persistence.restoring import Restorer
 from verl_agent_env.engine.persistence.sharded_journal import ShardedJournal, all_of

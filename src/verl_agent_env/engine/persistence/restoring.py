@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from verl_agent_env.engine.execution import ENV_FAULTS, Env, Executor
-from verl_agent_env.engine.live_env import Beginning, LiveEnv
-from verl_agent_env.engine.under_way import calling
+from verl_agent_env.engine.environments.live_env import Beginning, LiveEnv
+from verl_agent_env.engine.execution.executor import ENV_FAULTS, Env, Executor
+from verl_agent_env.engine.execution.under_way import calling
 from verl_agent_env.envs.kind import EnvKind, unavailable_kind
 from verl_agent_env.envs.registry import Registry
 from verl_agent_env.errors import (

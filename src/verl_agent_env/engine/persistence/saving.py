@@ -6,11 +6,11 @@ import asyncio
 import time
 from collections.abc import Sequence
 
-from verl_agent_env.engine.execution import ENV_FAULTS, Env, Executor
-from verl_agent_env.engine.live_env import LiveEnv
+from verl_agent_env.engine.environments.live_env import LiveEnv
+from verl_agent_env.engine.execution.executor import ENV_FAULTS, Env, Executor
+from verl_agent_env.engine.execution.threads import CallTimeoutError
+from verl_agent_env.engine.execution.under_way import calling
 from verl_agent_env.engine.persistence.recorder import Recorder, state_of
-from verl_agent_env.engine.threads import CallTimeoutError
-from verl_agent_env.engine.under_way import calling
 
 
 class StateSaver:

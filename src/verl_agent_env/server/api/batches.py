@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 from verl_agent_env.config import HttpLimits
 from verl_agent_env.engine import CreateRequest
-from verl_agent_env.engine.budget import AnswerRoom
-from verl_agent_env.engine.kinds import KindLoader
+from verl_agent_env.engine.execution.budget import AnswerRoom
+from verl_agent_env.engine.execution.kinds import KindLoader
 from verl_agent_env.engine.tasks import TaskFinder
 from verl_agent_env.envs.registry import Registry
 from verl_agent_env.errors import (

@@ -17,7 +17,7 @@ from verl_agent_env.engine import (
     inspection,
     map_maybe,
 )
-from verl_agent_env.engine.proposals import propose_action
+from verl_agent_env.engine.inspection.proposals import propose_action
 from verl_agent_env.engine.tasks import TaskFinder
 from verl_agent_env.errors import RenderModeError, VerlAgentEnvError
 from verl_agent_env.messages import action_schema

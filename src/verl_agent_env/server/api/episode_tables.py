@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from verl_agent_env.engine.episodes.conversations import conversation_of
-from verl_agent_env.engine.kinds import KindLoader
+from verl_agent_env.engine.execution.kinds import KindLoader
 from verl_agent_env.envs.registry import Registry
 from verl_agent_env.errors import InvalidRequestError, VerlAgentEnvError
 from verl_agent_env.wire.demonstrations import demonstration_schema

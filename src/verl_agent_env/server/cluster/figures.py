@@ -13,7 +13,7 @@ import orjson
 
 from verl_agent_env.cluster.store import WorkerRecord
 from verl_agent_env.engine import Host
-from verl_agent_env.engine.histogram import quantile
+from verl_agent_env.histogram import quantile
 from verl_agent_env.server.http.metrics import Metrics
 from verl_agent_env.server.verbs.values import STEP
 
@@ -34,7 +34,7 @@ class WorkerFigures:
     steps: int
     """Steps that it was asked for and did not send on."""
     step_counts: Sequence[int]
-    """Single steps by the time to answer them, as :class:`~verl_agent_env.engine.histogram.Histogram` counts."""
+    """Single steps by the time to answer them, as :class:`~verl_agent_env.histogram.Histogram` counts."""
     batch_counts: Sequence[int]
     """Batches of steps by the time to answer them."""
     store_counts: Sequence[int]

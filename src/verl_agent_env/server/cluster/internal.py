@@ -12,8 +12,8 @@ from typing import Any, Protocol, TypeVar
 
 from verl_agent_env.cluster.slots import SlotTable
 from verl_agent_env.cluster.store import WorkerRecord
-from verl_agent_env.engine.batches import Batches
-from verl_agent_env.engine.budget import AnswerRoom
+from verl_agent_env.engine.execution.budget import AnswerRoom
+from verl_agent_env.engine.host.batches import Batches
 from verl_agent_env.errors import MovedError, VerlAgentEnvError
 from verl_agent_env.server.cluster.peers import WORKER_PATH
 from verl_agent_env.server.cluster.sharded_batches import INTERNAL_PREFIX

@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from verl_agent_env import waits
 from verl_agent_env.cluster.store import Formats
 from verl_agent_env.engine import Host
-from verl_agent_env.engine.execution import ENV_FAULTS
-from verl_agent_env.engine.live_env import LiveEnv
+from verl_agent_env.engine.environments.live_env import LiveEnv
+from verl_agent_env.engine.execution.executor import ENV_FAULTS
 from verl_agent_env.engine.persistence.saving import slots_calling_outside
 from verl_agent_env.errors import StoreUnavailableError
 from verl_agent_env.types import slot_of

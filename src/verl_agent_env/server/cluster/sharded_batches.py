@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 import orjson
 
 from verl_agent_env.engine import CreateRequest
-from verl_agent_env.engine.batches import Batches, BatchItems, Closed, RunClosed
-from verl_agent_env.engine.budget import WHOLE_ROOM, AnswerRoom
+from verl_agent_env.engine.execution.budget import WHOLE_ROOM, AnswerRoom
+from verl_agent_env.engine.host.batches import Batches, BatchItems, Closed, RunClosed
 from verl_agent_env.errors import (
     EnvironmentNotFoundError,
     InternalError,
@@ -106,7 +106,7 @@ class ShardedBatches:
         """Make one environment, on any worker.
 
         Raises:
-            VerlAgentEnvError: As :meth:`~verl_agent_env.engine.host.Host.create`.
+            VerlAgentEnvError: As :meth:`~verl_agent_env.engine.host.host.Host.create`.
             StoreUnavailableError, ShuttingDownError: No worker makes any at present.
         """
         (result,) = await self.run(INITIALIZE, new_environments([request]))

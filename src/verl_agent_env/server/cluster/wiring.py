@@ -16,11 +16,11 @@ from verl_agent_env.cluster.timing import Timing
 from verl_agent_env.config import ClusterSettings, HostLimits, HttpLimits
 from verl_agent_env.engine import Host
 from verl_agent_env.engine.episodes.collector import EpisodeOptions
-from verl_agent_env.engine.kinds import KindLoader
+from verl_agent_env.engine.execution.kinds import KindLoader
+from verl_agent_env.engine.execution.under_way import CallRecord
 from verl_agent_env.engine.persistence import PersistenceOptions
 from verl_agent_env.engine.persistence.recorder import LogShard
 from verl_agent_env.engine.persistence.slot_ownership import SlotOwnership
-from verl_agent_env.engine.under_way import CallRecord
 from verl_agent_env.envs.base import Durability
 from verl_agent_env.envs.registry import Registry
 from verl_agent_env.errors import EnvironmentLostError, EnvironmentNotFoundError, VerlAgentEnvError

@@ -14,7 +14,7 @@ from verl_agent_env.cluster.slots import SlotTable
 from verl_agent_env.cluster.store import WorkerRecord
 from verl_agent_env.config import ClusterSettings
 from verl_agent_env.engine import Host
-from verl_agent_env.engine.batches import Batches
+from verl_agent_env.engine.host.batches import Batches
 from verl_agent_env.errors import InvalidRequestError, NodeNotFoundError
 from verl_agent_env.server.cluster.figures import WorkerFigures, shown_worker
 from verl_agent_env.server.cluster.forwarding import Forwarder

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from verl_agent_env.config import HttpLimits
 from verl_agent_env.engine import AwaitableOrValue, await_maybe
-from verl_agent_env.engine.budget import UNCOUNTED
+from verl_agent_env.engine.execution.budget import UNCOUNTED
 from verl_agent_env.errors import (
     EnvironmentNotFoundError,
     InternalError,

@@ -16,7 +16,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from verl_agent_env.engine import Host
-from verl_agent_env.engine.histogram import Histogram
+from verl_agent_env.histogram import Histogram
 from verl_agent_env.server.http.connections import Connections
 
 BATCH_BUCKETS = (1, 8, 64, 256, 1024, 4096, 16_384, 65_536, 131_072)

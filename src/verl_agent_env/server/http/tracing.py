@@ -21,7 +21,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from verl_agent_env import __version__
 from verl_agent_env.engine import AwaitableOrValue, PendingAnswer
-from verl_agent_env.engine.live_env import LiveEnv
+from verl_agent_env.engine.environments.live_env import LiveEnv
 from verl_agent_env.errors import InternalError, MovedError, VerlAgentEnvError
 from verl_agent_env.server.http.logs import current_request_id
 from verl_agent_env.server.http.request_memory import UNCOUNTED_BYTES

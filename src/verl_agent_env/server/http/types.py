@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from verl_agent_env.engine import AwaitableOrValue
-from verl_agent_env.engine.budget import UNCOUNTED, AnswerMemory
+from verl_agent_env.engine.execution.budget import UNCOUNTED, AnswerMemory
 from verl_agent_env.errors import VerlAgentEnvError
 from verl_agent_env.server.http.headers import OPERATION_HEADER
 from verl_agent_env.server.http.tokens import ANYBODY, Principal

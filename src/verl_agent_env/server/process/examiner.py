@@ -1,7 +1,7 @@
 """Finds out which call ended a worker, and has all workers know it before they are asked for the same call again.
 
 Part of a pool's supervisor, which outlives its workers. What was under way stands in memory that it shares with them
-(:mod:`~verl_agent_env.engine.under_way`).
+(:mod:`~verl_agent_env.engine.execution.under_way`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from verl_agent_env.cluster.store import Store
-from verl_agent_env.engine.under_way import UnderWay, clear_record, read_record
+from verl_agent_env.engine.execution.under_way import UnderWay, clear_record, read_record
 from verl_agent_env.errors import StoreUnavailableError
 from verl_agent_env.wire.suspicions import CallId, Level, Suspicion
 

@@ -32,7 +32,7 @@ from verl_agent_env.cluster.backends import BackendOptions, open_backend
 from verl_agent_env.cluster.store import Store
 from verl_agent_env.cluster.timing import Timing
 from verl_agent_env.config import LISTEN_BACKLOG, ClusterSettings, ServerSettings
-from verl_agent_env.engine.under_way import clear_record, shared_records
+from verl_agent_env.engine.execution.under_way import clear_record, shared_records
 from verl_agent_env.server.http.fast_path import FastPathProtocol
 from verl_agent_env.server.http.tls import server_context
 from verl_agent_env.server.http.websocket import WebSocketProtocol

@@ -8,7 +8,7 @@ from typing import Any
 
 from verl_agent_env import errors as e
 from verl_agent_env.engine import AwaitableOrValue, CreateRequest, Host, map_maybe
-from verl_agent_env.engine.batches import BatchItems, close_each, create_each, each, step_each
+from verl_agent_env.engine.host.batches import BatchItems, close_each, create_each, each, step_each
 from verl_agent_env.server.http import documented_errors as errors
 from verl_agent_env.server.http.types import Handler, Request, Response
 from verl_agent_env.server.verbs.create_requests import create_requests

@@ -10,8 +10,8 @@ from typing import Any, Generic, Protocol, TypeVar
 from pydantic import BaseModel
 
 from verl_agent_env.engine import CreateRequest, Host
-from verl_agent_env.engine.batches import BatchItems, Closed, OnHost
-from verl_agent_env.engine.budget import WHOLE_ROOM, AnswerRoom
+from verl_agent_env.engine.execution.budget import WHOLE_ROOM, AnswerRoom
+from verl_agent_env.engine.host.batches import BatchItems, Closed, OnHost
 from verl_agent_env.errors import VerlAgentEnvError
 from verl_agent_env.server.http.types import Handler
 from verl_agent_env.wire.large_bodies import Turn, decode_batch

@@ -11,7 +11,7 @@ from pydantic import ConfigDict, model_validator
 
 from verl_agent_env import __version__
 from verl_agent_env.engine import AwaitableOrValue, await_maybe
-from verl_agent_env.engine.kinds import KindLoader
+from verl_agent_env.engine.execution.kinds import KindLoader
 from verl_agent_env.envs.registry import Registry
 from verl_agent_env.errors import (
     ActionTooLargeError,

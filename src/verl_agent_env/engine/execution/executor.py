@@ -12,8 +12,8 @@ from typing import Any, TypeAlias, TypeVar, cast
 import gymnasium
 import orjson
 
-from verl_agent_env.engine.threads import CallTimeoutError, ForeignExitError, Threads
-from verl_agent_env.engine.under_way import CallRecord, current_call
+from verl_agent_env.engine.execution.threads import CallTimeoutError, ForeignExitError, Threads
+from verl_agent_env.engine.execution.under_way import CallRecord, current_call
 from verl_agent_env.envs.effects import Outcomes
 from verl_agent_env.envs.kind import EnvKind
 from verl_agent_env.turns import Turns, current_limit, patiently
@@ -38,12 +38,12 @@ class Executor:
     """Carries out calls of environments and encodes what they return.
 
     An environment's exceptions come out unchanged, except those that would end more than the call
-    (:class:`~verl_agent_env.engine.threads.ForeignExitError`). One that takes longer than ``max_step_s`` raises
-    :class:`~verl_agent_env.engine.threads.CallTimeoutError`; if it is a ``StuckCallError``, a thread is at it still and
+    (:class:`~verl_agent_env.engine.execution.threads.ForeignExitError`). One that takes longer than ``max_step_s`` raises
+    :class:`~verl_agent_env.engine.execution.threads.CallTimeoutError`; if it is a ``StuckCallError``, a thread is at it still and
     closes the environment should it come back: nobody else may touch it.
 
     Whatever is built here and does not come out is closed here. What runs is on record as the task's
-    :data:`~verl_agent_env.engine.under_way.current_call`, and of calls that are suspected to end workers one runs at a time.
+    :data:`~verl_agent_env.engine.execution.under_way.current_call`, and of calls that are suspected to end workers one runs at a time.
     """
 
     def __init__(

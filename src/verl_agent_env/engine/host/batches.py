@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from types import CoroutineType
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from verl_agent_env.engine.budget import WHOLE_ROOM, AnswerRoom, Budget
-from verl_agent_env.engine.calls import Calls
+from verl_agent_env.engine.calls.calls import Calls
+from verl_agent_env.engine.calls.lifecycle import CreateRequest
+from verl_agent_env.engine.environments.live_env import LiveEnv
+from verl_agent_env.engine.execution.budget import WHOLE_ROOM, AnswerRoom, Budget
 from verl_agent_env.engine.group_commit.groups import Group
 from verl_agent_env.engine.group_commit.pending import AwaitableOrValue, PendingAnswer, await_maybe
-from verl_agent_env.engine.host import Host
-from verl_agent_env.engine.lifecycle import CreateRequest
-from verl_agent_env.engine.live_env import LiveEnv
+from verl_agent_env.engine.host.host import Host
 from verl_agent_env.errors import (
     EnvironmentNotFoundError,
     InternalError,
@@ -51,7 +51,7 @@ class BatchItems:
     env_ids: Sequence[str]
     """The environment of each; empty where one is made that has no id yet."""
     wanted: Sequence[Any] | None = None
-    """What is asked for: an action, a seed, or the :class:`~verl_agent_env.engine.lifecycle.CreateRequest`."""
+    """What is asked for: an action, a seed, or the :class:`~verl_agent_env.engine.calls.lifecycle.CreateRequest`."""
     details: Sequence[Any] | None = None
     """What else there is to say: the ``seq`` of a step, the options of a reset."""
     operations: Sequence[bytes] | None = None

@@ -12,7 +12,7 @@ import pytest
 from tests import batch_calls
 from tests.waiting import HANG_S, no_hang, until
 from verl_agent_env.engine import CreateRequest, Host, await_maybe
-from verl_agent_env.engine.kinds import KindLoader
+from verl_agent_env.engine.execution.kinds import KindLoader
 from verl_agent_env.envs.registry import Registry
 from verl_agent_env.errors import EnvironmentFailedError, UnknownEnvNameError
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
 from verl_agent_env.config import HostLimits
-from verl_agent_env.engine.live_env import MOVED, LiveEnv
+from verl_agent_env.engine.environments.live_env import MOVED, LiveEnv
 from verl_agent_env.envs.kind import EnvKind
 from verl_agent_env.errors import (
     AtCapacityError,

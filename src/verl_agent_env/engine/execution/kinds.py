@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
-from verl_agent_env.engine.execution import ENV_FAULTS
+from verl_agent_env.engine.execution.executor import ENV_FAULTS
 from verl_agent_env.envs.registry import Registry
 
 

@@ -14,7 +14,7 @@ from tests import batch_calls
 from tests.engine.conftest import KINDS
 from tests.engine.probes import Controls
 from verl_agent_env.engine import CreateRequest, Host, await_maybe
-from verl_agent_env.engine.slices import Slices
+from verl_agent_env.engine.execution.slices import Slices
 from verl_agent_env.errors import (
     EnvironmentClosedError,
     EnvironmentFailedError,

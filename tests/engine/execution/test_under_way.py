@@ -14,7 +14,7 @@ from tests.engine.awaiting import ask
 from tests.waiting import HANG_S, NEVER_S, until
 from verl_agent_env.config import HostLimits
 from verl_agent_env.engine import CreateRequest, Host, await_maybe
-from verl_agent_env.engine.under_way import (
+from verl_agent_env.engine.execution.under_way import (
     RECORD_BYTES,
     CallRecord,
     UnderWay,

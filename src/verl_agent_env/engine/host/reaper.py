@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from verl_agent_env.engine.host import Host
+from verl_agent_env.engine.host.host import Host
 
 logger = logging.getLogger(__name__)
 

@@ -14,16 +14,16 @@ from typing import Any, NoReturn, TypeVar, cast
 import orjson
 
 from verl_agent_env.config import HostLimits
-from verl_agent_env.engine.env_table import EnvTable
+from verl_agent_env.engine.environments.env_table import EnvTable
+from verl_agent_env.engine.environments.live_env import MOVED, Beginning, LiveEnv
+from verl_agent_env.engine.environments.marks import NO_MARK, Mark
 from verl_agent_env.engine.episodes.collector import EpisodeCollector
-from verl_agent_env.engine.execution import ENV_FAULTS, Env, Executor
+from verl_agent_env.engine.execution.executor import ENV_FAULTS, Env, Executor
+from verl_agent_env.engine.execution.threads import CallTimeoutError, ForeignExitError
+from verl_agent_env.engine.execution.under_way import calling
 from verl_agent_env.engine.group_commit.groups import Group
 from verl_agent_env.engine.group_commit.pending import PendingAnswer, await_maybe
-from verl_agent_env.engine.live_env import MOVED, Beginning, LiveEnv
-from verl_agent_env.engine.marks import NO_MARK, Mark
 from verl_agent_env.engine.persistence.recorder import Recorder
-from verl_agent_env.engine.threads import CallTimeoutError, ForeignExitError
-from verl_agent_env.engine.under_way import calling
 from verl_agent_env.envs.base import ChatEnv
 from verl_agent_env.envs.registry import Registry
 from verl_agent_env.errors import (

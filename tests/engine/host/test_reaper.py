@@ -11,7 +11,7 @@ from tests.steered import pass_time
 from tests.waiting import until
 from verl_agent_env.config import HostLimits
 from verl_agent_env.engine import CreateRequest, Host, await_maybe
-from verl_agent_env.engine.reaper import reap_forever
+from verl_agent_env.engine.host.reaper import reap_forever
 from verl_agent_env.envs.registry import Registry
 
 

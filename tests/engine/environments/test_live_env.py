@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from verl_agent_env.engine.live_env import MOVED, LiveEnv
+from verl_agent_env.engine.environments.live_env import MOVED, LiveEnv
 from verl_agent_env.envs.registry import Registry
 from verl_agent_env.errors import (
     EnvironmentClosedError,

@@ -9,21 +9,21 @@ from typing import Any, TypeVar
 
 from verl_agent_env import waits
 from verl_agent_env.config import HostLimits
-from verl_agent_env.engine.calls import Calls
-from verl_agent_env.engine.env_table import EnvTable
+from verl_agent_env.engine.calls.calls import Calls
+from verl_agent_env.engine.calls.lifecycle import CreateRequest, Lifecycle
+from verl_agent_env.engine.environments.env_table import EnvTable
+from verl_agent_env.engine.environments.live_env import MOVED, LiveEnv
 from verl_agent_env.engine.episodes.collector import EpisodeCollector, EpisodeOptions
-from verl_agent_env.engine.execution import ENV_FAULTS, Executor
+from verl_agent_env.engine.execution.executor import ENV_FAULTS, Executor
+from verl_agent_env.engine.execution.kinds import KindLoader
+from verl_agent_env.engine.execution.slices import Slices
+from verl_agent_env.engine.execution.threads import Threads
+from verl_agent_env.engine.execution.under_way import CallRecord
 from verl_agent_env.engine.group_commit.pending import AwaitableOrValue, await_maybe
-from verl_agent_env.engine.kinds import KindLoader
-from verl_agent_env.engine.lifecycle import CreateRequest, Lifecycle
-from verl_agent_env.engine.live_env import MOVED, LiveEnv
 from verl_agent_env.engine.persistence import Persistence, PersistenceOptions
 from verl_agent_env.engine.persistence.recorder import Recorder
 from verl_agent_env.engine.persistence.recovery import Recovery
 from verl_agent_env.engine.persistence.saving import StateSaver
-from verl_agent_env.engine.slices import Slices
-from verl_agent_env.engine.threads import Threads
-from verl_agent_env.engine.under_way import CallRecord
 from verl_agent_env.envs.registry import Registry
 from verl_agent_env.errors import (
     EnvironmentNotFoundError,

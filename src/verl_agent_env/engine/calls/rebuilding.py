@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from verl_agent_env.engine.execution import (
+from verl_agent_env.engine.environments.live_env import LiveEnv
+from verl_agent_env.engine.execution.executor import (
     Env,
     Executor,
     play_inline,
@@ -12,7 +13,6 @@ from verl_agent_env.engine.execution import (
     restore_inline,
     see_nothing,
 )
-from verl_agent_env.engine.live_env import LiveEnv
 
 
 def rebuilt_inline(instance: LiveEnv) -> Env:

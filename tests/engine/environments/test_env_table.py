@@ -6,8 +6,8 @@ import pytest
 
 from tests.engine.conftest import FakeClock
 from verl_agent_env.config import HostLimits
-from verl_agent_env.engine.env_table import EnvTable
-from verl_agent_env.engine.live_env import LiveEnv
+from verl_agent_env.engine.environments.env_table import EnvTable
+from verl_agent_env.engine.environments.live_env import LiveEnv
 from verl_agent_env.envs.registry import Registry
 from verl_agent_env.errors import (
     AtCapacityError,

@@ -9,12 +9,8 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar, cast
 
-from verl_agent_env.engine.env_table import EnvTable
-from verl_agent_env.engine.episodes.notes import NOTES_AT_ONCE, StepNote
-from verl_agent_env.engine.execution import ENV_FAULTS, Env, begin_inline, reset_inline, step_briefly
-from verl_agent_env.engine.first_actions import FirstSteps, play_first
-from verl_agent_env.engine.group_commit.pending import AwaitableOrValue, PendingAnswer, await_maybe
-from verl_agent_env.engine.lifecycle import (
+from verl_agent_env.engine.calls.first_actions import FirstSteps, play_first
+from verl_agent_env.engine.calls.lifecycle import (
     CreateRequest,
     Lifecycle,
     encode_action,
@@ -22,11 +18,15 @@ from verl_agent_env.engine.lifecycle import (
     first_seed,
     next_seed,
 )
-from verl_agent_env.engine.live_env import Beginning, LiveEnv
-from verl_agent_env.engine.marks import NO_MARK, Mark
-from verl_agent_env.engine.rebuilding import rebuilt, rebuilt_inline
-from verl_agent_env.engine.threads import CallTimeoutError
-from verl_agent_env.engine.under_way import calling
+from verl_agent_env.engine.calls.rebuilding import rebuilt, rebuilt_inline
+from verl_agent_env.engine.environments.env_table import EnvTable
+from verl_agent_env.engine.environments.live_env import Beginning, LiveEnv
+from verl_agent_env.engine.environments.marks import NO_MARK, Mark
+from verl_agent_env.engine.episodes.notes import NOTES_AT_ONCE, StepNote
+from verl_agent_env.engine.execution.executor import ENV_FAULTS, Env, begin_inline, reset_inline, step_briefly
+from verl_agent_env.engine.execution.threads import CallTimeoutError
+from verl_agent_env.engine.execution.under_way import calling
+from verl_agent_env.engine.group_commit.pending import AwaitableOrValue, PendingAnswer, await_maybe
 from verl_agent_env.errors import (
     AtCapacityError,
     EndpointBudgetSpentError,
@@ -84,7 +84,7 @@ class Calls:
     # --- create ---------------------------------------------------------------------------------------------
 
     def create(self, request: CreateRequest) -> AwaitableOrValue[Created]:
-        """Make an environment and begin its first episode; see :meth:`~verl_agent_env.engine.host.Host.create`."""
+        """Make an environment and begin its first episode; see :meth:`~verl_agent_env.engine.host.host.Host.create`."""
         if request.env_id is not None and self._env_table.is_known(request.env_id):
             return self._lifecycle.created_before(self._find(request.env_id), request)
         instance = self._lifecycle.prepare(request)
@@ -129,7 +129,7 @@ class Calls:
     def reset(
         self, env_id: str, seed: int | None, options: dict[str, Any] | None, operation: bytes
     ) -> AwaitableOrValue[EncodedReset]:
-        """Begin an episode; see :meth:`~verl_agent_env.engine.host.Host.reset`."""
+        """Begin an episode; see :meth:`~verl_agent_env.engine.host.host.Host.reset`."""
         instance = self._get(env_id) or self._find(env_id)
         if instance.kind.execution != "inline":
             return self._answered(instance, self._reset_offloaded, seed, options, operation)
@@ -214,7 +214,7 @@ class Calls:
     def begin_and_play(
         self, env_id: str, seed: int, options: dict[str, Any] | None, actions: Sequence[Any], operation: bytes
     ) -> Coroutine[Any, Any, PlayedBeginning]:
-        """Begin an episode with these actions; see :meth:`~verl_agent_env.engine.host.Host.begin_and_play`."""
+        """Begin an episode with these actions; see :meth:`~verl_agent_env.engine.host.host.Host.begin_and_play`."""
         return self._answered(self._find(env_id), self._begin_and_play, seed, options, actions, operation)
 
     async def _begin_and_play(
@@ -265,7 +265,7 @@ class Calls:
     def step(
         self, env_id: str, action: Any, seq: int | None, operation: bytes
     ) -> AwaitableOrValue[EncodedStep]:
-        """Apply an action; see :meth:`~verl_agent_env.engine.host.Host.step`."""
+        """Apply an action; see :meth:`~verl_agent_env.engine.host.host.Host.step`."""
         instance = self._get(env_id) or self._find(env_id)
         instance.last_used = self._clock()
         if instance.kind.execution != "inline":
@@ -393,7 +393,7 @@ class Calls:
     # --- read, close ----------------------------------------------------------------------------------------
 
     def read(self, env_id: str, read: Callable[[Any], T]) -> AwaitableOrValue[T]:
-        """Read of an environment; see :meth:`~verl_agent_env.engine.host.Host.read`."""
+        """Read of an environment; see :meth:`~verl_agent_env.engine.host.host.Host.read`."""
         instance = self._find(env_id)
         if instance.kind.execution != "inline":
             return self._to_the_end(self._read_offloaded, instance, read)
@@ -427,7 +427,7 @@ class Calls:
                 raise self._lifecycle.failure(instance, fault) from fault
 
     def close(self, env_id: str) -> PendingClose | None:
-        """Close an environment that is live or was closed here; see :meth:`~verl_agent_env.engine.host.Host.close`."""
+        """Close an environment that is live or was closed here; see :meth:`~verl_agent_env.engine.host.host.Host.close`."""
         lifecycle = self._lifecycle
         if self._env_table.was_closed(env_id):
             return None

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import gymnasium
 
-from verl_agent_env.engine.marks import NO_MARK, Mark
-from verl_agent_env.engine.repeats import EarlierSteps
+from verl_agent_env.engine.environments.marks import NO_MARK, Mark
+from verl_agent_env.engine.environments.repeats import EarlierSteps
 from verl_agent_env.envs.kind import EnvKind
 from verl_agent_env.errors import (
     EnvironmentClosedError,

@@ -11,7 +11,7 @@ import pytest
 
 from tests.steered import SteeredLoop, pass_time
 from tests.waiting import NEVER_S, until
-from verl_agent_env.engine.threads import ForeignExitError, StuckCallError, ThreadRunner
+from verl_agent_env.engine.execution.threads import ForeignExitError, StuckCallError, ThreadRunner
 from verl_agent_env.errors import AtCapacityError
 from verl_agent_env.turns import Caller, current_caller
 

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from verl_agent_env.engine.histogram import LATENCY_BUCKETS_S, Histogram, quantile
+from verl_agent_env.histogram import LATENCY_BUCKETS_S, Histogram, quantile
 
 
 def test_histogram_cumulates_counts_up_to_each_limit() -> None:

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from verl_agent_env.engine.execution import ENV_FAULTS, Env, Executor
-from verl_agent_env.engine.lifecycle import Lifecycle, encode_action, encode_options
-from verl_agent_env.engine.live_env import LiveEnv
-from verl_agent_env.engine.marks import NO_MARK, Mark
-from verl_agent_env.engine.under_way import calling
+from verl_agent_env.engine.calls.lifecycle import Lifecycle, encode_action, encode_options
+from verl_agent_env.engine.environments.live_env import LiveEnv
+from verl_agent_env.engine.environments.marks import NO_MARK, Mark
+from verl_agent_env.engine.execution.executor import ENV_FAULTS, Env, Executor
+from verl_agent_env.engine.execution.under_way import calling
 from verl_agent_env.errors import (
     AnswerTooLargeError,
     HistoryFullError,

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 import orjson
 
 from verl_agent_env.engine.episodes.conversations import messages_of
-from verl_agent_env.engine.host import Host
+from verl_agent_env.engine.host.host import Host
 from verl_agent_env.engine.inspection import read_env, trajectory
 from verl_agent_env.envs.base import ChatEnv
 from verl_agent_env.envs.model_endpoints import ModelEndpoint, endpoint_named

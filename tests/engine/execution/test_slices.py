@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from tests.waiting import no_hang
-from verl_agent_env.engine.slices import Slices
+from verl_agent_env.engine.execution.slices import Slices
 
 
 async def test_between_two_slices_of_whatever_works_the_loop_comes_round() -> None:

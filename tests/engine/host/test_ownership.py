@@ -15,7 +15,7 @@ from tests.engine.ownership import Owner, Owners
 from tests.engine.probes import Controls
 from tests.waiting import until
 from verl_agent_env.engine import CreateRequest, Host, await_maybe, inspection
-from verl_agent_env.engine.batches import Batches
+from verl_agent_env.engine.host.batches import Batches
 from verl_agent_env.envs.registry import Registry
 from verl_agent_env.errors import (
     EnvironmentClosedError,

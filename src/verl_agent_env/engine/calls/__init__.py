@@ -1,0 +1,1 @@
+"""The calls on live environments, from creation to disposal, each carried out in one order."""
