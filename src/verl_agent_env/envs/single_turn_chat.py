@@ -10,7 +10,8 @@ from typing import Annotated, Any, ClassVar
 import orjson
 from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
-from verl_agent_env.envs.base import ChatEnv, Durability, EnvArguments, Execution
+from verl_agent_env.envs.base import Durability, EnvArguments, Execution
+from verl_agent_env.envs.one_answer_env import OneAnswerEnv
 from verl_agent_env.envs.scorer_registry import ScoreContext
 from verl_agent_env.envs.scorers import (
     AnyScorer,
@@ -26,7 +27,7 @@ from verl_agent_env.envs.scorers import (
 )
 from verl_agent_env.envs.spaces import is_message
 from verl_agent_env.envs.turn import Outcome
-from verl_agent_env.messages import ParsedAction, ToolCall, content_text, tool_message, user_message
+from verl_agent_env.messages import ParsedAction, content_text, user_message
 from verl_agent_env.types import Action, Info, Message, Observation
 
 MAX_MESSAGES = 1_000
@@ -36,9 +37,6 @@ MAX_CHAT_BYTES = 1 << 20
 _ROLES = ("system", "user", "assistant", "tool")
 _MIN_SECRET_CHARS = 4
 _NOTHING_ASKED = "Answer with one message."
-_END = "The conversation has ended."
-_NO_TOOLS = "There are no tools here."
-_NO_ANSWER = "The answer has no text."
 
 
 def read_message(message: dict[str, Any]) -> Message:
@@ -159,7 +157,7 @@ class SingleTurnChatArguments(EnvArguments):
         return assessment.is_success
 
 
-class SingleTurnChatEnv(ChatEnv):
+class SingleTurnChatEnv(OneAnswerEnv):
     """Answer a given conversation with one message.
 
     ## Action Space
@@ -202,8 +200,7 @@ class SingleTurnChatEnv(ChatEnv):
         return self.arguments.closing_prompt
 
     def begin_episode(self, options: Mapping[str, Any]) -> None:
-        if options:
-            raise self.invalid_arguments((["options"], "single-turn chat takes no options"))
+        super().begin_episode(options)
         try:
             self.arguments.scorer.prepare()
         except ValueError as unfit:
@@ -223,18 +220,14 @@ class SingleTurnChatEnv(ChatEnv):
         waits = isinstance(arguments, SingleTurnChatArguments) and arguments.scorer.waits
         return "async" if waits else cls.execution
 
-    def step(self, action: Action) -> tuple[Observation, float, bool, bool, Info]:
-        """Score the answer and end the episode, as :meth:`ChatEnv.step`.
+    def score(self, parsed: ParsedAction) -> Outcome:
+        """Score the answer.
 
         Raises:
-            EpisodeNotStartedError, EpisodeEndedError: No episode is running.
-            ScorerError: A registered callable failed; the episode continues.
-            OutsideCallError: A judge gave no scores; the episode continues.
+            ScorerError: A registered callable failed.
+            OutsideCallError: A judge gave no scores.
         """
-        self._require_running()
-        parsed = self.read_action(action)
-        # Scored before anything is changed: the scorer may raise.
-        return self._answered(action, parsed, self.arguments.scorer.assess(parsed.text, self._context()))
+        return self._outcome_of(parsed, self.arguments.scorer.assess(parsed.text, self._context()))
 
     async def areset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -248,37 +241,18 @@ class SingleTurnChatEnv(ChatEnv):
         self._require_running()
         parsed = self.read_action(action)
         assessment = await self.arguments.scorer.assess_async(parsed.text, self._context())
-        return self._answered(action, parsed, assessment)
+        return self._answered(action, parsed, self._outcome_of(parsed, assessment))
 
     async def aclose(self) -> None:
         """Release nothing: there is nothing to release."""
-
-    def checked_calls(self, parsed: ParsedAction) -> list[ToolCall]:
-        fault = _fault_of_answer(parsed)
-        return [] if fault is None else [ToolCall("", {}, None, fault)]
 
     def _context(self) -> ScoreContext:
         history = self.first_observation() if self.arguments.scorer.reads_history else ()
         return ScoreContext(chat_history=history, seed=self.episode_seed)
 
-    def _answered(
-        self, action: Action, parsed: ParsedAction, assessment: Assessment
-    ) -> tuple[Observation, float, bool, bool, Info]:
-        """End the episode with this assessment of the answer."""
-        fault = _fault_of_answer(parsed)
-        valid = fault is None
-        outcome = Outcome(
-            None,
-            assessment.reward,
-            terminated=True,
-            success=self.arguments.success_of(assessment, valid=valid),
-            fault=fault,
-            parts=assessment.parts,
-        )
-        outcome = self._penalized(outcome)
-        self._steps += 1
-        replies = [tool_message(call.id, _NO_TOOLS) for call in parsed.calls if call.id is not None]
-        return self._finish([*replies, user_message(_END)], outcome.reward, outcome, valid, valid, action)
+    def _outcome_of(self, parsed: ParsedAction, assessment: Assessment) -> Outcome:
+        success = self.arguments.success_of(assessment, valid=self._fault_of_answer(parsed) is None)
+        return Outcome(None, assessment.reward, terminated=True, success=success, parts=assessment.parts)
 
     def solution(self) -> list[Action] | None:
         """Return the reference answer of an exact-match scorer, as a message; ``None`` for other scorers."""
@@ -299,14 +273,6 @@ class SingleTurnChatEnv(ChatEnv):
         shown = "\n".join(content_text(message["content"]) for message in self.first_observation())
         references = _references(self.arguments.scorer)
         return [text for text in references if len(text) >= _MIN_SECRET_CHARS and text not in shown]
-
-    def dump_state(self) -> Any:
-        # The arguments determine the whole state.
-        return None
-
-    def load_state(self, state: Any) -> None:
-        if state is not None:
-            raise ValueError("a conversation of one turn has no state")
 
 
 def _references(scorer: AnyScorer) -> Iterator[str]:
@@ -332,8 +298,3 @@ def _texts(value: Any) -> Iterator[str]:
     elif isinstance(value, dict | list):
         for inner in value.values() if isinstance(value, dict) else value:
             yield from _texts(inner)
-
-
-def _fault_of_answer(parsed: ParsedAction) -> str | None:
-    """Return what keeps a message from being an answer; ``None`` if it is one."""
-    return parsed.fault or (None if parsed.text else _NO_ANSWER)

@@ -10,27 +10,25 @@ from verl_agent_env.envs.catalogue.adapter import CatalogueEnv, adapter_class
 from verl_agent_env.envs.catalogue.reasoning_gym.arguments import TaskArguments, arguments_of
 from verl_agent_env.envs.catalogue.reasoning_gym.scoring import score_of
 from verl_agent_env.envs.catalogue.reasoning_gym.tasks import GymTask, Item, load_task
+from verl_agent_env.envs.one_answer_env import OneAnswerEnv
 from verl_agent_env.envs.scorers.extraction import extract_answer
 from verl_agent_env.envs.spec import EnvSpec
 from verl_agent_env.envs.turn import Outcome
-from verl_agent_env.messages import ParsedAction, ToolCall, tool_message, user_message
+from verl_agent_env.messages import ParsedAction
 from verl_agent_env.messages.reading import strip_thoughts
-from verl_agent_env.types import Action, Content, Info, Observation
+from verl_agent_env.types import Action, Content
 
 _PROMPT = (
     "Answer the question. Think first, then put the final answer alone between <answer> and </answer>, in exactly the form "
     "that the question asks for."
 )
-_END = "The answer was taken. The episode is over."
-_NO_TOOLS = "There are no tools here."
-_NO_ANSWER = "No answer was found."
 _MIN_SECRET_CHARS = 8
 _OTHER_ARGUMENTS_FACTOR = 20.0
 """Of the measured costs: what a task may cost whose configuration is not the default one."""
 _NOT_INLINE_MS = 100.0
 
 
-class ReasoningGymEnv(CatalogueEnv):
+class ReasoningGymEnv(OneAnswerEnv, CatalogueEnv):
     """Answer one question of a task of Reasoning Gym.
 
     With equal configuration and seed the question is that of ``reasoning_gym.create_dataset(task, seed=seed, size=1)[0]``.
@@ -59,6 +57,8 @@ class ReasoningGymEnv(CatalogueEnv):
     """
 
     Arguments: ClassVar[type[EnvArguments]] = TaskArguments
+    no_answer: ClassVar[str] = "No answer was found."
+    closing: ClassVar[str] = "The answer was taken. The episode is over."
     task: ClassVar[GymTask]
     arguments: TaskArguments
 
@@ -75,8 +75,7 @@ class ReasoningGymEnv(CatalogueEnv):
         return _PROMPT
 
     def begin_episode(self, options: Mapping[str, Any]) -> None:
-        if options:
-            raise self.invalid_arguments((["options"], "the tasks of Reasoning Gym take no options"))
+        super().begin_episode(options)
         self._item: Item | None = self.arguments.item(self.episode_seed)
 
     def observe(self) -> Content:
@@ -89,26 +88,12 @@ class ReasoningGymEnv(CatalogueEnv):
             self._item = self.arguments.item(self.episode_seed)
         return self._item
 
-    def step(self, action: Action) -> tuple[Observation, float, bool, bool, Info]:
-        """Score the answer and end the episode; see :meth:`ChatEnv.step`.
+    def answer_in(self, parsed: ParsedAction) -> str:
+        return extract_answer(strip_thoughts(parsed.text), "auto") or ""
 
-        Raises:
-            EpisodeNotStartedError, EpisodeEndedError: ``reset`` comes first.
-        """
-        self._require_running()
-        parsed = self.read_action(action)
-        answer = _answer_in(parsed)
-        reward = score_of(self.task, self.arguments.dataset, self.item, answer)
-        valid = parsed.fault is None and bool(answer)
-        self._steps += 1
-        fault = None if valid else _NO_ANSWER
-        outcome = self._penalized(Outcome(None, reward, terminated=True, success=reward == 1.0, fault=fault))
-        replies = [tool_message(call.id, _NO_TOOLS) for call in parsed.calls if call.id is not None]
-        return self._finish([*replies, user_message(_END)], outcome.reward, outcome, valid, valid, action)
-
-    def checked_calls(self, parsed: ParsedAction) -> list[ToolCall]:
-        is_answer = parsed.fault is None and _answer_in(parsed)
-        return [] if is_answer else [ToolCall("", {}, None, parsed.fault or _NO_ANSWER)]
+    def score(self, parsed: ParsedAction) -> Outcome:
+        reward = score_of(self.task, self.arguments.dataset, self.item, self.answer_in(parsed))
+        return Outcome(None, reward, terminated=True, success=reward == 1.0)
 
     def secrets(self) -> Sequence[str]:
         """The answer, unless it is short or part of the question."""
@@ -125,13 +110,8 @@ class ReasoningGymEnv(CatalogueEnv):
             return None
         return [{"role": "assistant", "content": f"<answer>{answer}</answer>"}]
 
-    def dump_state(self) -> Any:
-        # The item follows from the arguments and the seed.
-        return None
-
     def load_state(self, state: Any) -> None:
-        if state is not None:
-            raise ValueError("a task of one turn has no state")
+        super().load_state(state)
         self._item = None
 
 
@@ -139,8 +119,3 @@ def make_class(short: str, spec: EnvSpec) -> type[ReasoningGymEnv]:
     """The class of the task of this name."""
     task = load_task(short)
     return adapter_class(ReasoningGymEnv, spec, task=task, Arguments=arguments_of(task))
-
-
-def _answer_in(parsed: ParsedAction) -> str:
-    """Return the answer that a message states; empty if there is none."""
-    return extract_answer(strip_thoughts(parsed.text), "auto") or ""

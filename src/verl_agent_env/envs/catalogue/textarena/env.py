@@ -206,12 +206,12 @@ def _end_without_players(state: Any) -> None:
         return
     take_turn = state.step
 
-    def step(*args: Any, **kwargs: Any) -> Any:
+    def take_turn_of_some_player(*args: Any, **kwargs: Any) -> Any:
         if not state.done and not any(map(state.is_player_alive, range(state.num_players))):
             state.set_winners([], "All players are eliminated.")
         return take_turn(*args, **kwargs)
 
-    state.step = step
+    state.step = take_turn_of_some_player
 
 
 @functools.cache
