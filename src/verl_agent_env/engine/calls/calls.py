@@ -362,7 +362,7 @@ class Calls:
         try:
             with calling(instance.call):
                 briefly = identity is not encoded and instance.records_calls
-                run = await self._executor.step(instance.kind, env, action, encoded, mark, briefly=briefly)
+                run = await self._executor.apply(instance.kind, env, action, encoded, mark, briefly=briefly)
             self._lifecycle.require_short(run[1])
             return run
         except (AtCapacityError, EndpointUnavailableError, EndpointBudgetSpentError):

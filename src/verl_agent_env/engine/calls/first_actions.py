@@ -106,7 +106,7 @@ async def _play(
             return NO_MARK if recorder is None else recorder.mark(instance, played, answer, seq)
 
         briefly = identity is not written and instance.records_calls
-        recorded, answer, noted = await executor.step(
+        recorded, answer, noted = await executor.apply(
             instance.kind, env, action, written, mark, briefly=briefly
         )
         size += size_of(answer)

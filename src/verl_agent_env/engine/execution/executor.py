@@ -121,7 +121,7 @@ class Executor:
                 self.dispose(kind, built, is_over=given is None)
             raise
 
-    async def step(
+    async def apply(
         self,
         kind: EnvKind,
         env: Env,

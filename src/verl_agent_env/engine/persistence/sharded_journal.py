@@ -29,18 +29,15 @@ class ShardedJournal:
         return self.parts[shard_of(slot, len(self.parts))]
 
     def write(self, write: Write) -> Group:
-        """Implement :meth:`Journal.write`."""
         return self.of(write.slot).write(write)
 
     def repersist(self, env_ids: Iterable[str]) -> None:
-        """Implement :meth:`Journal.repersist`."""
         for env_id in env_ids:
             self.of(slot_of(env_id)).repersist([env_id])
 
     async def settle_all(
         self, waiting: Mapping[Group, Sequence[tuple[int, str]]]
     ) -> dict[int, VerlAgentEnvError]:
-        """Implement :meth:`Journal.settle_all`."""
         waiting_at: dict[Journal, dict[Group, Sequence[tuple[int, str]]]] = {}
         for group, items in waiting.items():
             # All of a group is of one journal.
@@ -55,11 +52,9 @@ class ShardedJournal:
         await all_of([part.flush(slots, patience_s=patience_s) for part in self.parts])
 
     def slots_pending(self) -> set[int]:
-        """Implement :meth:`Journal.slots_pending`."""
         return set().union(*(part.slots_pending() for part in self.parts))
 
     async def run(self) -> None:
-        """Implement :meth:`Journal.run`."""
         async with asyncio.TaskGroup() as tasks:
             for part in self.parts:
                 tasks.create_task(background.keep_running("journal", part.run))
