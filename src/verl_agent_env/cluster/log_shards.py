@@ -100,7 +100,6 @@ class JoinedLog:
         return await self._logs[shard].load([*first], whole=whole)
 
     async def env_ids(self, slots: Sequence[int]) -> list[str]:
-        """Implement :meth:`HistoryReader.env_ids`."""
         asked: dict[int, list[int]] = {}
         for slot in slots:
             asked.setdefault(shard_of(slot, len(self._logs)), []).append(slot)
@@ -123,7 +122,6 @@ class JoinedLog:
         return ResultPage(statistics, str(shard + 1) if shard + 1 < len(logs) else None)
 
     async def aclose(self) -> None:
-        """Implement :meth:`HistoryReader.aclose`."""
         for log in self._logs:
             await log.aclose()
 

@@ -99,7 +99,6 @@ class ShardOwnership:
         return True
 
     def follow(self, is_of_another: Callable[[int], bool], released: Collection[int]) -> None:
-        """Implement :class:`~verl_agent_env.cluster.slots.SlotProofs`."""
         wanted = self._wanted()
         kept = {
             slot: token

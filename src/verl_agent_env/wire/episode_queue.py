@@ -25,7 +25,8 @@ _RETRY_S = 1.0
 class EpisodeQueue(ABC):
     """Episodes that wait to be written in the background; beyond a number of bytes the oldest are dropped.
 
-    Of what was written, by any process, it has the rows that were read so far.
+    Of what was written, by any process, it has the rows that were read so far. Base class of stores of episodes
+    (:class:`~verl_agent_env.wire.episode_store.EpisodeStore`).
     """
 
     def __init__(self, max_waiting_bytes: int) -> None:
@@ -62,13 +63,11 @@ class EpisodeQueue(ABC):
         """
 
     async def rows(self) -> Sequence[EpisodeRow]:
-        """Implement :meth:`~verl_agent_env.wire.episode_store.EpisodeStore.rows`."""
         await self._bring()
         async with self._up_to_date():
             return self._rows.rows()
 
     async def runs(self, tag: str | None) -> list[RunSummary]:
-        """Implement :meth:`~verl_agent_env.wire.episode_store.EpisodeStore.runs`."""
         await self._bring()
         async with self._up_to_date():
             return self._rows.runs(tag)

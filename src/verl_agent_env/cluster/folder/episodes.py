@@ -65,7 +65,6 @@ class FolderEpisodes(EpisodeQueue):
 
     @contextlib.asynccontextmanager
     async def _up_to_date(self) -> AsyncIterator[None]:
-        """Implement :meth:`EpisodeQueue._up_to_date`."""
         with contextlib.suppress(OSError):
             await self.flush()
         async with self._reading:
@@ -76,14 +75,12 @@ class FolderEpisodes(EpisodeQueue):
             yield
 
     async def documents(self, ids: Sequence[str]) -> list[bytes | None]:
-        """Implement :meth:`EpisodeStore.documents`."""
         if any(episode_id not in self._places for episode_id in ids):
             await self.rows()
         places = [self._places.get(episode_id) for episode_id in ids]
         return await asyncio.to_thread(lambda: [None if at is None else _read(at) for at in places])
 
     async def aclose(self) -> None:
-        """Implement :meth:`EpisodeStore.aclose`."""
         with contextlib.suppress(OSError):
             await self.flush()
         for file in self._files or ():
@@ -91,7 +88,6 @@ class FolderEpisodes(EpisodeQueue):
         self._files = None
 
     async def write(self, episodes: Sequence[KeptEpisode]) -> None:
-        """Implement :meth:`EpisodeQueue.write`."""
         await asyncio.to_thread(self._append, episodes)
 
     def _append(self, episodes: Sequence[KeptEpisode]) -> None:

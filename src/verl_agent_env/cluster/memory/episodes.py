@@ -35,7 +35,6 @@ class MemoryEpisodes:
         self._rows = EpisodeRows()
 
     def add(self, episode: KeptEpisode) -> None:
-        """Implement :meth:`EpisodeStore.add`."""
         try:
             written, row = episode.to_bytes(), episode.row
         except (TypeError, OverflowError):
@@ -63,17 +62,14 @@ class MemoryEpisodes:
             self._size -= len(written) + _OVERHEAD_BYTES
 
     async def rows(self) -> Sequence[EpisodeRow]:
-        """Implement :meth:`EpisodeStore.rows`."""
         await self._bring()
         return self._rows.rows()
 
     async def runs(self, tag: str | None) -> list[RunSummary]:
-        """Implement :meth:`EpisodeStore.runs`."""
         await self._bring()
         return self._rows.runs(tag)
 
     async def documents(self, ids: Sequence[str]) -> list[bytes | None]:
-        """Implement :meth:`EpisodeStore.documents`."""
         await self._bring()
         return [self._document(episode_id) for episode_id in ids]
 

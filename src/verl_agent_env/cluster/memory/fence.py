@@ -31,7 +31,6 @@ class MemoryFence:
         self._installed.clear()
 
     async def generation(self) -> str:
-        """Implement :meth:`Fence.generation`."""
         return self._generation
 
     async def install(
@@ -41,7 +40,6 @@ class MemoryFence:
         tokens: Mapping[int, str],
         since: Mapping[int, int] = NOT_BEFORE,
     ) -> dict[int, Installation]:
-        """Implement :meth:`Fence.install`."""
         if generation != self._generation:
             raise GenerationChangedError(generation, self._generation)
         former = {slot: self._installed.get(slot, _NOTHING) for slot in tokens}

@@ -33,7 +33,6 @@ class MemoryIdempotencyRecords:
         self._kept: dict[str, _KeptRecord] = {}
 
     async def claim(self, name: str, record: IdempotencyRecord) -> IdempotencyRecord:
-        """Implement :meth:`IdempotencyRecords.claim`."""
         now = self._clock()
         # Oldest first: dictionaries keep the order of insertion, and all are kept equally long.
         while self._kept and next(iter(self._kept.values())).expires_at <= now:

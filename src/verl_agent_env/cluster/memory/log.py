@@ -45,7 +45,6 @@ class MemoryEventLog:
     async def commit(
         self, generation: str, tokens: Mapping[int, str], writes: Sequence[Write]
     ) -> list[Refusal]:
-        """Implement :meth:`EventLog.commit`."""
         present = await self._store.generation()
         if generation != present:
             raise GenerationChangedError(generation, present)
@@ -63,7 +62,6 @@ class MemoryEventLog:
         return refusals
 
     async def load(self, env_ids: Sequence[str], *, whole: bool = False) -> list[Saved]:
-        """Implement :meth:`EventLog.load`."""
         loaded: list[Saved] = []
         size = 0
         for env_id in env_ids[:MAX_LOADED]:
@@ -76,16 +74,13 @@ class MemoryEventLog:
         return loaded
 
     async def env_ids(self, slots: Sequence[int]) -> list[str]:
-        """Implement :meth:`EventLog.env_ids`."""
         wanted = set(slots)
         return [env_id for env_id, kept in self._kept.items() if kept.slot in wanted]
 
     async def results(self, run: str, cursor: str = "0") -> ResultPage:
-        """Implement :meth:`EventLog.results`."""
         return self._results.page(run, cursor)
 
     async def results_of(self, run: str, tasks: Sequence[str]) -> list[TaskStatistics]:
-        """Implement :meth:`EventLog.results_of`."""
         return self._results.of(run, tasks)
 
     async def aclose(self) -> None:

@@ -96,11 +96,9 @@ class MemoryStore:
         self._changes.clear()
 
     async def generation(self) -> str:
-        """Implement :meth:`Store.generation`."""
         return self._generation
 
     async def heartbeat(self, record: WorkerRecord, ttl_s: float) -> Heartbeat:
-        """Implement :meth:`Store.heartbeat`."""
         now = self._clock()
         if self._has_ended(record.incarnation):
             raise WorkerNotAliveError(record.incarnation, "ended")
@@ -117,13 +115,11 @@ class MemoryStore:
         return Heartbeat(self._generation, self._version)
 
     async def leave(self, incarnation: str) -> None:
-        """Implement :meth:`Store.leave`."""
         self._end(incarnation)
 
     async def claim(
         self, incarnation: str, slots: Collection[int], *, generation: str | None = None
     ) -> dict[int, str]:
-        """Implement :meth:`Store.claim`."""
         check_slots(slots, self._num_slots)
         if generation is not None and generation != self._generation:
             raise GenerationChangedError(generation, self._generation)
@@ -143,7 +139,6 @@ class MemoryStore:
         return claimed
 
     async def hand_off(self, moves: Mapping[str, Mapping[int, str]]) -> dict[int, str]:
-        """Implement :meth:`Store.hand_off`."""
         for tokens in moves.values():
             check_slots(tokens, self._num_slots)
         live, nonce = self._live(), self._new_id()
@@ -159,7 +154,6 @@ class MemoryStore:
         return handed
 
     async def suspect(self, suspicions: Collection[Suspicion], cleared: Collection[str] = ()) -> None:
-        """Implement :meth:`Store.suspect`."""
         now = self._clock()
         for key in cleared:
             self._suspicions.pop(key, None)
@@ -170,7 +164,6 @@ class MemoryStore:
         self._bump(_Change())
 
     async def read_map(self, known: ClusterMap | None = None) -> ClusterMap:
-        """Implement :meth:`Store.read_map`."""
         self._live()
         changes = None if known is None else self.changes_since(known.generation, known.version)
         return self.whole().applied_to(None) if changes is None else changes.applied_to(known)
@@ -214,18 +207,15 @@ class MemoryStore:
         return MapChanges(self._generation, self._version, owners, workers, suspicions, num_slots)
 
     async def map_version(self) -> int:
-        """Implement :meth:`Store.map_version`."""
         self._live()
         return self._version
 
     async def advance(self, version: int) -> None:
-        """Implement :meth:`Store.advance`."""
         if self._version <= version:
             self._version = version
             self._bump(_Change())
 
     async def wait_for_change(self, version: int, timeout_s: float) -> int:
-        """Implement :meth:`Store.wait_for_change`."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 while await self.map_version() == version:

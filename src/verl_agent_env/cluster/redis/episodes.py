@@ -45,7 +45,6 @@ class RedisEpisodes(EpisodeQueue):
 
     @contextlib.asynccontextmanager
     async def _up_to_date(self) -> AsyncIterator[None]:
-        """Implement :meth:`EpisodeQueue._up_to_date`."""
         await self.flush()
         async with self._reading:
             while await self._read_more():
@@ -53,19 +52,16 @@ class RedisEpisodes(EpisodeQueue):
             yield
 
     async def documents(self, ids: Sequence[str]) -> list[bytes | None]:
-        """Implement :meth:`EpisodeStore.documents`."""
         keys = [self._keys.episode(episode_id) for episode_id in ids]
         found = await self._client.run(scripts.READ_EPISODES, keys, [])
         return [None if text is None else text.encode() for text in found]
 
     async def aclose(self) -> None:
-        """Implement :meth:`EpisodeStore.aclose`."""
         with contextlib.suppress(StoreUnavailableError):
             await self.flush()
         await self._client.aclose()
 
     async def write(self, episodes: Sequence[KeptEpisode]) -> None:
-        """Implement :meth:`EpisodeQueue.write`."""
         arguments: list[str | bytes | int] = [self._keys.episode_prefix, self._max_bytes]
         for episode in episodes:
             arguments += (episode.row.id, orjson.dumps([*episode.row]), episode.to_json())

@@ -35,7 +35,6 @@ class RedisFence:
         return self._client.where
 
     async def generation(self) -> str:
-        """Implement :meth:`Fence.generation`."""
         return str((await self._run("", 0, ()))[1])
 
     async def install(
@@ -45,7 +44,6 @@ class RedisFence:
         tokens: Mapping[int, str],
         since: Mapping[int, int] = NOT_BEFORE,
     ) -> dict[int, Installation]:
-        """Implement :meth:`Fence.install`."""
         slots = list(tokens)
         former: dict[int, Installation] = {}
         for start in range(0, len(slots), _SLOTS_AT_ONCE):
@@ -63,7 +61,6 @@ class RedisFence:
         return former
 
     async def aclose(self) -> None:
-        """Implement :meth:`Fence.aclose`."""
         await self._client.aclose()
 
     async def _run(self, generation: str, version: int, fields: Any) -> Any:

@@ -24,11 +24,9 @@ class RedisIdempotencyRecords:
         self._known_ms = max(1, round(known_s * 1000))
 
     async def claim(self, name: str, record: IdempotencyRecord) -> IdempotencyRecord:
-        """Implement :meth:`IdempotencyRecords.claim`."""
         key = self._keys.idempotency_record(name)
         kept = await self._client.run(scripts.CLAIM_KEY, [key], [record.to_text(), self._known_ms])
         return IdempotencyRecord.from_text(kept)
 
     async def aclose(self) -> None:
-        """Implement :meth:`IdempotencyRecords.aclose`."""
         await self._client.aclose()

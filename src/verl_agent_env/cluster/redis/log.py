@@ -60,7 +60,6 @@ class RedisEventLog:
     async def commit(
         self, generation: str, tokens: Mapping[int, str], writes: Sequence[Write]
     ) -> list[Refusal]:
-        """Implement :meth:`EventLog.commit`."""
         known = self._bundled
         try:
             if known.size > _MAX_BUNDLED_BYTES:
@@ -80,7 +79,6 @@ class RedisEventLog:
             raise
 
     async def load(self, env_ids: Sequence[str], *, whole: bool = False) -> list[Saved]:
-        """Implement :meth:`EventLog.load`."""
         if not env_ids:
             return []
         env_ids = env_ids[:MAX_LOADED]
@@ -101,7 +99,6 @@ class RedisEventLog:
             sorted_out += await self._sort_out_all(answer[1:])
 
     async def env_ids(self, slots: Sequence[int]) -> list[str]:
-        """Implement :meth:`EventLog.env_ids`."""
         found: list[str] = []
         for start in range(0, len(slots), _SLOTS_AT_ONCE):
             keys = [self._keys.members(slot) for slot in slots[start : start + _SLOTS_AT_ONCE]]
@@ -109,7 +106,6 @@ class RedisEventLog:
         return found
 
     async def results(self, run: str, cursor: str = "0") -> ResultPage:
-        """Implement :meth:`EventLog.results`."""
         following, fields = await self._client.run(
             scripts.RESULTS, [self._keys.results(run)], [cursor, TASKS_PER_PAGE]
         )
@@ -117,12 +113,10 @@ class RedisEventLog:
         return ResultPage(statistics, None if following == "0" else following)
 
     async def results_of(self, run: str, tasks: Sequence[str]) -> list[TaskStatistics]:
-        """Implement :meth:`EventLog.results_of`."""
         found = await self._client.run(scripts.RESULTS_OF, [self._keys.results(run)], [*tasks])
         return [_statistics(task, text) for task, text in zip(tasks, found, strict=True) if text is not None]
 
     async def aclose(self) -> None:
-        """Implement :meth:`EventLog.aclose`."""
         if self._bundled.size:
             # Whoever reads sorts them out. But a version without bundles may come next.
             with contextlib.suppress(StoreUnavailableError):

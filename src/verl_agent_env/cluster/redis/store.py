@@ -70,11 +70,9 @@ class RedisStore:
         return self._client.where
 
     async def generation(self) -> str:
-        """Implement :meth:`Store.generation`."""
         return (await self.read_map()).generation
 
     async def heartbeat(self, record: WorkerRecord, ttl_s: float) -> Heartbeat:
-        """Implement :meth:`Store.heartbeat`."""
         keys, incarnation = self._keys, record.incarnation
         answer = await self._client.run(
             scripts.HEARTBEAT,
@@ -116,7 +114,6 @@ class RedisStore:
                 raise WorkerNotAliveError(incarnation, "ended")
 
     async def leave(self, incarnation: str) -> None:
-        """Implement :meth:`Store.leave`."""
         keys = self._keys
         await self._client.run(
             scripts.LEAVE,
@@ -127,7 +124,6 @@ class RedisStore:
     async def claim(
         self, incarnation: str, slots: Collection[int], *, generation: str | None = None
     ) -> dict[int, str]:
-        """Implement :meth:`Store.claim`."""
         check_slots(slots, self._keys.num_slots)
         keys, wanted = self._keys, list(slots)
         answer = await self._client.run(
@@ -157,7 +153,6 @@ class RedisStore:
                 raise WorkerNotAliveError(incarnation, answer[0])
 
     async def hand_off(self, moves: Mapping[str, Mapping[int, str]]) -> dict[int, str]:
-        """Implement :meth:`Store.hand_off`."""
         keys, nonce = self._keys, uuid.uuid4().hex
         new_tokens = {receiver: token_of(nonce, receiver, was_handed=True) for receiver in moves}
         arguments: list[str | int] = []
@@ -176,7 +171,6 @@ class RedisStore:
         }
 
     async def suspect(self, suspicions: Collection[Suspicion], cleared: Collection[str] = ()) -> None:
-        """Implement :meth:`Store.suspect`."""
         arguments: list[str | int | bytes] = [MAX_SUSPICIONS, len(cleared), *cleared]
         for suspicion in suspicions:
             arguments += suspicion.key, round(suspicion.lasts_s * 1000), suspicion.to_json()
@@ -184,7 +178,6 @@ class RedisStore:
         await self._client.run(scripts.SUSPECT, [keys.version, keys.changes, keys.suspicions], arguments)
 
     async def read_map(self, known: ClusterMap | None = None) -> ClusterMap:
-        """Implement :meth:`Store.read_map`."""
         keys = self._keys
         answer = await self._client.run(
             scripts.MAP,
@@ -222,19 +215,15 @@ class RedisStore:
         return changes.applied_to(known if is_change else None)
 
     async def map_version(self) -> int:
-        """Implement :meth:`Store.map_version`."""
-
         async def ask() -> int:
             return int(await self._client.redis.get(self._keys.version) or 0)
 
         return await self._client.call(ask)
 
     async def advance(self, version: int) -> None:
-        """Implement :meth:`Store.advance`."""
         await self._client.run(scripts.ADVANCE, [self._keys.version, self._keys.changes], [version])
 
     async def wait_for_change(self, version: int, timeout_s: float) -> int:
-        """Implement :meth:`Store.wait_for_change`."""
         loop = asyncio.get_running_loop()
         end = loop.time() + timeout_s
         while True:
@@ -256,7 +245,6 @@ class RedisStore:
                 raise EventLogsDifferError(self.where, found=found.strip(), given=self._logs.strip())
 
     async def aclose(self) -> None:
-        """Implement :meth:`Store.aclose`."""
         await self._notices.aclose()
         await self._client.aclose()
 

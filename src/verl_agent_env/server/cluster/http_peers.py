@@ -74,7 +74,6 @@ class HttpPeers:
         self._watching: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
-        """Implement :class:`Peers`."""
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 ssl=self._tls or True,
@@ -90,7 +89,6 @@ class HttpPeers:
         )
 
     async def close(self) -> None:
-        """Implement :class:`Peers`."""
         for task in self._watching:
             task.cancel()
         await asyncio.gather(*self._watching, return_exceptions=True)
@@ -98,7 +96,6 @@ class HttpPeers:
             await self._session.close()
 
     def heard_at(self, address: str) -> float | None:
-        """Implement :class:`Peers`."""
         watch = self._watches.get(address)
         return None if watch is None else watch.heard_at
 
@@ -112,7 +109,6 @@ class HttpPeers:
         *,
         timeout_s: float | None = None,
     ) -> PeerAnswer:
-        """Implement :class:`Peers`."""
         if self._session is None:
             raise RuntimeError("peers are called before they were opened")
         timeout = aiohttp.ClientTimeout(total=timeout_s or self._timeout_s, sock_connect=_CONNECT_S)

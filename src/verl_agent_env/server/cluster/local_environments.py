@@ -44,19 +44,15 @@ class LocalEnvironments:
         self._asked: set[str] = set()
 
     def count(self) -> int:
-        """Implement :class:`~verl_agent_env.cluster.agent.HostedEnvironments`."""
         return len(self._host.env_table)
 
     def slots_in_use(self) -> Collection[int]:
-        """Implement :class:`~verl_agent_env.cluster.agent.HostedEnvironments`."""
         return [slot for slot, count in self._host.env_table.in_slot.items() if count]
 
     def count_not_durable(self, slot: int) -> int:
-        """Implement :class:`~verl_agent_env.cluster.agent.HostedEnvironments`."""
         return self._host.env_table.not_durable_in_slot[slot]
 
     async def prepare_hand_over(self, slots: Collection[int]) -> Collection[int]:
-        """Implement :class:`~verl_agent_env.cluster.agent.HostedEnvironments`."""
         if self._host.recorder is None:
             return slots
         instances = self._host.env_table.in_slots(slots)
@@ -71,11 +67,9 @@ class LocalEnvironments:
         return slots.difference(journal.slots_pending(), unconfirmed)
 
     def reads(self) -> Mapping[str, str]:
-        """Implement :class:`~verl_agent_env.cluster.agent.HostedEnvironments`."""
         return {kind.name: kind.state_format or NO_STATE for kind in self._host.registry.known()}
 
     async def load_kinds(self, names: Collection[str]) -> None:
-        """Implement :class:`~verl_agent_env.cluster.agent.HostedEnvironments`."""
         unknown = set(names) - self._asked
         await self._host.kinds.load(unknown)
         self._asked |= unknown
@@ -89,11 +83,9 @@ class LocalEnvironments:
                 )
 
     def unreadable_slots(self) -> frozenset[int]:
-        """Implement :class:`~verl_agent_env.cluster.agent.HostedEnvironments`."""
         return frozenset(map(slot_of, self._host.env_table.unreadable))
 
     def formats_in(self, slots: Collection[int]) -> Mapping[int, Formats]:
-        """Implement :class:`~verl_agent_env.cluster.agent.HostedEnvironments`."""
         found: dict[int, set[tuple[str, str]]] = {slot: set() for slot in slots}
         for instance in self._host.env_table.in_slots(slots):
             found[instance.slot].add((instance.kind.name, _format_of(instance)))
@@ -104,11 +96,9 @@ class LocalEnvironments:
         }
 
     def evict(self, slots: Collection[int], *, keep_not_durable: bool = False) -> int:
-        """Implement :class:`~verl_agent_env.cluster.agent.HostedEnvironments`."""
         return self._host.evict(slots, keep_not_durable=keep_not_durable)
 
     def update_suspicions(self, told: Mapping[str, Suspicion]) -> None:
-        """Implement :class:`~verl_agent_env.cluster.agent.HostedEnvironments`."""
         self._host.update_suspicions(told)
 
 

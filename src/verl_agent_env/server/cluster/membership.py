@@ -75,7 +75,7 @@ class Membership(Protocol):
 
 
 class FixedMembership:
-    """The workers of one machine without Redis: the ring over their addresses owns the slots, once and for all."""
+    """Implements :class:`Membership` for workers of one machine without Redis: the ring over their addresses owns the slots."""
 
     def __init__(
         self, identity: WorkerIdentity, record: WorkerRecord, table: SlotTable, peers: Peers, host: Host
@@ -97,11 +97,9 @@ class FixedMembership:
 
     @property
     def is_ready(self) -> bool:
-        """Implement :class:`Membership`."""
         return True
 
     def record(self) -> WorkerRecord:
-        """Implement :class:`Membership`."""
         return dataclasses.replace(self._record, live_envs=len(self._host.env_table))
 
     def start(self) -> None:
@@ -126,7 +124,6 @@ class FixedMembership:
         return 1, [self.record(), *(answer for answer in answers if answer is not None)]
 
     def known(self) -> tuple[int, Mapping[str, WorkerRecord | None]]:
-        """Implement :class:`Membership`."""
         return 1, dict.fromkeys(self._identity.pool)
 
     async def _ask(self, address: str) -> WorkerRecord | None:
@@ -138,7 +135,7 @@ class FixedMembership:
 
 
 class SharedMembership:
-    """Workers of any number of nodes, which meet in a store."""
+    """Implements :class:`Membership` for workers of any number of nodes, which meet in a store."""
 
     def __init__(
         self,
@@ -178,15 +175,12 @@ class SharedMembership:
 
     @property
     def is_ready(self) -> bool:
-        """Implement :class:`Membership`."""
         return self.agent.has_settled and self.agent.record.state == "ready"
 
     def record(self) -> WorkerRecord:
-        """Implement :class:`Membership`."""
         return dataclasses.replace(self.agent.record, live_envs=self._environments.count())
 
     def start(self) -> None:
-        """Implement :class:`Membership`."""
         self.agent.start()
         self._tasks = [
             background.start("journal", self._journal.run),
@@ -209,15 +203,12 @@ class SharedMembership:
         self._environments.evict(slots, keep_not_durable=True)
 
     async def drain(self) -> None:
-        """Implement :class:`Membership`."""
         await self.agent.drain()
 
     async def undrain(self) -> None:
-        """Implement :class:`Membership`."""
         await self.agent.undrain()
 
     async def leave(self) -> None:
-        """Implement :class:`Membership`."""
         for last in (self._journal.flush, self.agent.leave):
             with contextlib.suppress(TimeoutError, StoreUnavailableError):
                 async with asyncio.timeout(self._timing.leave_s):
@@ -227,7 +218,6 @@ class SharedMembership:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def refresh(self) -> None:
-        """Implement :class:`Membership`."""
         await self.agent.refresh()
 
     async def describe(self) -> tuple[int, list[WorkerRecord]]:
@@ -243,7 +233,6 @@ class SharedMembership:
         return cluster.version, [me, *others]
 
     def known(self) -> tuple[int, Mapping[str, WorkerRecord | None]]:
-        """Implement :class:`Membership`."""
         cluster = self.agent.cluster
         if cluster is None:
             return 0, {}

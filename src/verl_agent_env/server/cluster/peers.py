@@ -68,7 +68,6 @@ class NoPeers:
         """Implement :class:`Peers`."""
 
     def heard_at(self, address: str) -> float | None:
-        """Implement :class:`Peers`."""
         return None
 
     async def call(
@@ -81,5 +80,4 @@ class NoPeers:
         *,
         timeout_s: float | None = None,
     ) -> PeerAnswer:
-        """Implement :class:`Peers`."""
         raise WorkerUnreachableError(address, "this process has no other workers", may_have_run=False)
