@@ -138,56 +138,16 @@ class EnvServer(FastAPI):
             self.loop_watch.held_up,
             lambda: self.loop_watch.longest_s,
         )
-        table = self.worker.table
-        answers = KeptAnswers(
-            limits.idempotency_memory_s,
-            limits.idempotency_memory_bytes,
-            self.env_host.clock,
-            lambda name: self.env_host.env_table.epoch_of(slot_of_key(name, table.num_slots)),
-        )
-        idempotent = IdempotentRequests(
-            self.worker.idempotency_records, answers, self.env_host.slices.turn, table.num_slots
-        )
         self.server_handlers = ServerHandlers(self.metrics, self.worker)
         watch = self.worker.watch(self.metrics)
-        tasks = TaskFinder(
-            registry,
-            self.env_host.kinds,
-            self.env_host.executor,
-            self.env_host.slices.turn,
-            read_task_files(registry, settings.tasks),
-            settings.host_limits,
-        )
-        collector = self.env_host.collector
-        kept = None if collector is None else self.worker.kept_episodes(collector.store)
         self._routes = [
-            *environment_routes(
-                self.env_host,
-                EnvironmentHandlers(
-                    self.env_host, self.worker.create, idempotent, tasks, self._start_operation
-                ),
-            ),
-            *batch_routes(
-                BatchHandlers(
-                    self.worker.batches,
-                    registry,
-                    self.env_host.kinds,
-                    idempotent,
-                    self.metrics,
-                    limits,
-                    self.worker.workers_for_new,
-                    self.env_host.slices.turn,
-                    tasks,
-                )
-            ),
-            *task_routes(TaskHandlers(registry, tasks)),
-            *episode_routes(EpisodeHandlers(self.env_host, kept)),
+            *self._routes_of_environments(),
             *run_routes(RunHandlers(self.env_host)),
             *server_routes(self.server_handlers, CatalogueHandlers(registry), ClusterEventHandlers(watch)),
         ]
         self.tracing = self._tracing_by(tracer_provider or spans.tracer_provider())
         routed = [self._traced(self.worker.route_to_owner(route)) for route in self._routes]
-        self.operations = Operations(RouteTable(routed), table.new_env_id_nearby)
+        self.operations = Operations(RouteTable(routed), self.worker.table.new_env_id_nearby)
         openenv = OpenEnvHandlers(registry, self.env_host.kinds, self.operations)
         ors = OrsHandlers(registry, self.env_host.kinds, self.operations)
         others = [*self.worker.internal_routes, *openenv.routes(), *ors.routes()]
@@ -218,6 +178,46 @@ class EnvServer(FastAPI):
             from verl_agent_env.envs.model_endpoints import read_endpoints, use_endpoints
 
             use_endpoints(read_endpoints(Path(settings.model_endpoints), os.environ))
+
+    def _routes_of_environments(self) -> list[Route]:
+        host, limits, num_slots = self.env_host, self.settings.http_limits, self.worker.table.num_slots
+        answers = KeptAnswers(
+            limits.idempotency_memory_s,
+            limits.idempotency_memory_bytes,
+            host.clock,
+            lambda name: host.env_table.epoch_of(slot_of_key(name, num_slots)),
+        )
+        idempotent = IdempotentRequests(self.worker.idempotency_records, answers, host.slices.turn, num_slots)
+        tasks = TaskFinder(
+            host.registry,
+            host.kinds,
+            host.executor,
+            host.slices.turn,
+            read_task_files(host.registry, self.settings.tasks),
+            self.settings.host_limits,
+        )
+        kept = None if host.collector is None else self.worker.kept_episodes(host.collector.store)
+        return [
+            *environment_routes(
+                host,
+                EnvironmentHandlers(host, self.worker.create, idempotent, tasks, self._start_operation),
+            ),
+            *batch_routes(
+                BatchHandlers(
+                    self.worker.batches,
+                    host.registry,
+                    host.kinds,
+                    idempotent,
+                    self.metrics,
+                    limits,
+                    self.worker.workers_for_new,
+                    host.slices.turn,
+                    tasks,
+                )
+            ),
+            *task_routes(TaskHandlers(host.registry, tasks)),
+            *episode_routes(EpisodeHandlers(host, kept)),
+        ]
 
     def openapi(self) -> dict[str, Any]:
         """The OpenAPI document."""

@@ -73,31 +73,20 @@ def wire_worker(
     lease = LocalLease(timing, lease_clock) if settings.is_shared else None
     table = SlotTable(identity.address, lease, num_slots)
 
-    def unknown_env_error(env_id: str) -> VerlAgentEnvError:
-        # What is kept was looked for before: if the log does not know the id, nobody does.
-        if not settings.is_shared and env_id[-33:-32] == "-" and table.is_inherited(slot_of(env_id)):
-            return EnvironmentLostError(env_id, "the worker that held it has ended, or it never was")
-        return EnvironmentNotFoundError(env_id)
-
     owned_in = shard_ownerships(table, backend)
-    kept = None
-    if settings.is_shared:
-        if owned_in:
-            table.require_proofs(owned_in)
-        ownerships: Sequence[SlotOwnership] = owned_in or [table]
-        shards = [LogShard(part.log, own) for part, own in zip(backend.logs, ownerships, strict=True)]
-        kept = PersistenceOptions(backend.log, table, shards, durabilities_of(settings))
+    if owned_in:
+        table.require_proofs(owned_in)
     host = Host(
         registry,
         limits,
         name=identity.address,
         clock=clock,
         num_slots=num_slots,
-        unknown=unknown_env_error,
+        unknown=lambda env_id: _unknown_env_error(env_id, table, settings),
         kinds=kinds,
         record=CallRecord(identity.record_memory),
         suspicions=Suspicions(identity.suspicions),
-        kept=kept,
+        kept=_persistence_of(settings, backend, table, owned_in) if settings.is_shared else None,
         episodes=episodes,
     )
     record = record or identity.record(settings.node)
@@ -122,6 +111,21 @@ def wire_worker(
         peers = NoPeers() if is_alone else connect(lambda _: identity.supervisor)
         membership = FixedMembership(identity, record, table, peers, host)
     return ClusterWorker(settings, host, table, peers, membership, backend, is_alone=is_alone)
+
+
+def _unknown_env_error(env_id: str, table: SlotTable, settings: ClusterSettings) -> VerlAgentEnvError:
+    # What is kept was looked for before: if the log does not know the id, nobody does.
+    if not settings.is_shared and env_id[-33:-32] == "-" and table.is_inherited(slot_of(env_id)):
+        return EnvironmentLostError(env_id, "the worker that held it has ended, or it never was")
+    return EnvironmentNotFoundError(env_id)
+
+
+def _persistence_of(
+    settings: ClusterSettings, backend: Backend, table: SlotTable, owned_in: Sequence[ShardOwnership]
+) -> PersistenceOptions:
+    ownerships: Sequence[SlotOwnership] = owned_in or [table]
+    shards = [LogShard(part.log, own) for part, own in zip(backend.logs, ownerships, strict=True)]
+    return PersistenceOptions(backend.log, table, shards, durabilities_of(settings))
 
 
 def shard_ownerships(table: SlotTable, backend: Backend) -> list[ShardOwnership]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from prometheus_client import (
     CollectorRegistry,
@@ -98,24 +99,34 @@ class Metrics:
 
     def families(self, host: Host) -> Iterator[Metric]:
         """The server's own metrics."""
-        latency = HistogramMetricFamily(
-            "verl_agent_env_request_seconds", "Time to answer a request.", labels=["route"]
-        )
-        for route, histogram in self._latency.items():
-            latency.add_metric([route], *histogram.buckets())
-        yield latency
-        sizes = HistogramMetricFamily("verl_agent_env_batch_size", "Items of a batch.", labels=["route"])
-        for route, histogram in self._batch_sizes.items():
-            sizes.add_metric([route], *histogram.buckets())
-        yield sizes
-        yield _counter("verl_agent_env_errors", "Requests that failed.", "code", self._errors)
+        yield from self._of_requests()
+        yield from _of_environments(host)
         yield _counter(
-            "verl_agent_env_item_errors", "Items of batches that failed.", "code", self._item_errors
+            "verl_agent_env_loop_held_up",
+            "Times that code held up the event loop, and with it all calls, for more than a tenth of a second.",
+            ("code",),
+            self._held_up,
+        )
+        yield GaugeMetricFamily(
+            "verl_agent_env_loop_longest_seconds",
+            "The longest time that the event loop's thread computed without looking at other calls.",
+            value=self._longest_round_s(),
+        )
+        yield GaugeMetricFamily("verl_agent_env_stuck_threads", "Threads given up.", value=host.stuck_threads)
+
+    def _of_requests(self) -> Iterator[Metric]:
+        yield _histogram(
+            "verl_agent_env_request_seconds", "Time to answer a request.", "route", self._latency.items()
+        )
+        yield _histogram("verl_agent_env_batch_size", "Items of a batch.", "route", self._batch_sizes.items())
+        yield _counter("verl_agent_env_errors", "Requests that failed.", ("code",), self._errors)
+        yield _counter(
+            "verl_agent_env_item_errors", "Items of batches that failed.", ("code",), self._item_errors
         )
         yield _counter(
             "verl_agent_env_forwarded",
             "Calls sent on to the worker that they were meant for.",
-            "route",
+            ("route",),
             self._forwarded,
         )
         yield GaugeMetricFamily(
@@ -124,75 +135,56 @@ class Metrics:
         yield _counter(
             "verl_agent_env_connections_closed",
             "Connections closed against their clients' will.",
-            "reason",
+            ("reason",),
             self._connections.closed,
         )
-        writes = HistogramMetricFamily(
-            "verl_agent_env_store_seconds",
-            "Time of one write to the store, of the steps of many environments.",
-            labels=["shard"],
-        )
-        for number, journal in enumerate(() if host.recorder is None else host.recorder.journal.parts):
-            writes.add_metric([str(number)], *journal.write_s.buckets())
-        yield writes
-        env_table = host.env_table
-        live = GaugeMetricFamily(
-            "verl_agent_env_live_environments", "Live environments.", labels=["env_name"]
-        )
-        for name, count in env_table.live.items():
-            live.add_metric([name], count)
-        yield live
-        yield _counter("verl_agent_env_created", "Environments made.", "env_name", env_table.created)
-        closed = CounterMetricFamily(
-            "verl_agent_env_closed",
-            "Environments closed, by a call or because idle.",
-            labels=["env_name", "reason"],
-        )
-        for (name, reason), count in env_table.closed.items():
-            closed.add_metric([name, reason], count)
-        yield closed
-        faults = CounterMetricFamily(
-            "verl_agent_env_env_faults",
-            "Calls that failed in an environment's code.",
-            labels=["env_name", "fault"],
-        )
-        for (name, fault), count in host.faults.items():
-            faults.add_metric([name, fault], count)
-        yield faults
-        yield _counter(
-            "verl_agent_env_failed_snapshots",
-            "Snapshots that failed; the environments are kept without them.",
-            "env_name",
-            Counter() if host.recorder is None else host.recorder.failed_snapshots,
-        )
-        yield CounterMetricFamily(
-            "verl_agent_env_recovered",
-            "Environments that another worker held and that were brought back here.",
-            value=0 if host.recovery is None else host.recovery.recovered,
-        )
-        suspicions = GaugeMetricFamily(
-            "verl_agent_env_suspicions", "Calls that ended a worker, or may have.", labels=["level"]
-        )
-        for level, count in host.suspicions.counts().items():
-            suspicions.add_metric([level], count)
-        yield suspicions
-        yield _counter(
-            "verl_agent_env_loop_held_up",
-            "Times that code held up the event loop, and with it all calls, for more than a tenth of a second.",
-            "code",
-            self._held_up,
-        )
-        yield GaugeMetricFamily(
-            "verl_agent_env_loop_longest_seconds",
-            "The longest time that the event loop's thread computed without looking at other calls.",
-            value=self._longest_round_s(),
-        )
-        yield CounterMetricFamily(
-            "verl_agent_env_episodes_not_kept",
-            "Episodes that were to be kept and were not: too many went on at once, or they could not be written.",
-            value=0 if host.collector is None else host.collector.left_out + host.collector.store.dropped,
-        )
-        yield GaugeMetricFamily("verl_agent_env_stuck_threads", "Threads given up.", value=host.stuck_threads)
+
+
+def _of_environments(host: Host) -> Iterator[Metric]:
+    recorder, recovery, collector, env_table = host.recorder, host.recovery, host.collector, host.env_table
+    journals = () if recorder is None else recorder.journal.parts
+    yield _histogram(
+        "verl_agent_env_store_seconds",
+        "Time of one write to the store, of the steps of many environments.",
+        "shard",
+        ((str(number), journal.write_s) for number, journal in enumerate(journals)),
+    )
+    yield _gauge("verl_agent_env_live_environments", "Live environments.", "env_name", env_table.live)
+    yield _counter("verl_agent_env_created", "Environments made.", ("env_name",), env_table.created)
+    yield _counter(
+        "verl_agent_env_closed",
+        "Environments closed, by a call or because idle.",
+        ("env_name", "reason"),
+        env_table.closed,
+    )
+    yield _counter(
+        "verl_agent_env_env_faults",
+        "Calls that failed in an environment's code.",
+        ("env_name", "fault"),
+        host.faults,
+    )
+    yield _counter(
+        "verl_agent_env_failed_snapshots",
+        "Snapshots that failed; the environments are kept without them.",
+        ("env_name",),
+        {} if recorder is None else recorder.failed_snapshots,
+    )
+    yield CounterMetricFamily(
+        "verl_agent_env_recovered",
+        "Environments that another worker held and that were brought back here.",
+        value=0 if recovery is None else recovery.recovered,
+    )
+    yield _gauge(
+        "verl_agent_env_suspicions",
+        "Calls that ended a worker, or may have.",
+        "level",
+        host.suspicions.counts(),
+    )
+    yield CounterMetricFamily(
+        "verl_agent_env_episodes_not_kept",
+        "Episodes that were to be kept and were not: too many went on at once, or they could not be written.",
+        value=0 if collector is None else collector.left_out + collector.store.dropped,
+    )
 
 
 class _ServerCollector(Collector):
@@ -204,8 +196,27 @@ class _ServerCollector(Collector):
         return self._metrics.families(self._host)
 
 
-def _counter(name: str, help_text: str, label: str, counts: Counter[str]) -> CounterMetricFamily:
-    family = CounterMetricFamily(name, help_text, labels=[label])
-    for value, count in counts.items():
-        family.add_metric([value], count)
+def _counter(
+    name: str, help_text: str, labels: Sequence[str], counts: Mapping[Any, int]
+) -> CounterMetricFamily:
+    """Make a metric of counts by the value of its label, or by the values of its labels."""
+    family = CounterMetricFamily(name, help_text, labels=labels)
+    for key, count in counts.items():
+        family.add_metric([key] if isinstance(key, str) else key, count)
+    return family
+
+
+def _gauge(name: str, help_text: str, label: str, values: Mapping[str, int]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(name, help_text, labels=[label])
+    for key, value in values.items():
+        family.add_metric([key], value)
+    return family
+
+
+def _histogram(
+    name: str, help_text: str, label: str, histograms: Iterable[tuple[str, Histogram]]
+) -> HistogramMetricFamily:
+    family = HistogramMetricFamily(name, help_text, labels=[label])
+    for key, histogram in histograms:
+        family.add_metric([key], *histogram.buckets())
     return family
