@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,6 +16,7 @@ from loadtests.options import out_of
 
 SUMMARY = "summary.json"
 TIMELINE = "timeline.json"
+_WIDTH = 130
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,8 @@ def write_reports(outcome: Outcome, timeline: Timeline, options: Namespace) -> N
 
 def print_verdict(outcome: Outcome) -> None:
     """Show the figures, and what did not hold."""
-    console = Console(stderr=True)
+    # What goes to a file is read later, somewhere wide enough.
+    console = Console(stderr=True, width=None if sys.stderr.isatty() else _WIDTH)
     table = Table(title="Load test", show_header=False)
     for name, shown in (
         ("episodes at once, at most", f"{outcome.most_alive:,}"),
@@ -146,16 +149,18 @@ def print_verdict(outcome: Outcome) -> None:
 def _levels_table(levels: Sequence[Level]) -> Table:
     table = Table(title="Stages, while all of their episodes were alive", header_style="bold")
     kinds = list(levels[0].cores)
-    for column in ("episodes", "s", "steps/s", "p50, ms", "p99, ms", "failures", *(f"cores, {kind}" for kind in kinds)):  # fmt: skip
+    for column in ("episodes", "s", "steps/s", "p50, ms", "p99, ms", "failures", "cores", *(f"µs/step, {kind}" for kind in kinds)):  # fmt: skip
         table.add_column(column, justify="right")
     for level in levels:
+        rate = level.steps / level.span_s
         table.add_row(
             f"{level.episodes:,}",
             f"{level.span_s:.0f}",
-            f"{level.steps / level.span_s:,.0f}",
+            f"{rate:,.0f}",
             f"{level.p50_ms}",
             f"{level.p99_ms}",
             f"{level.failures:,}",
-            *(f"{level.cores[kind]:.2f}" for kind in kinds),
+            f"{sum(level.cores.values()):.2f}",
+            *(f"{cores / rate * 1e6:.0f}" if rate else "–" for cores in level.cores.values()),
         )
     return table
