@@ -94,7 +94,7 @@ class Large:
     ) -> None:  # fmt: skip
         self.per_node = workers
         self.environments = environments
-        self._say = say
+        self.say = say
         timing = Timing()
         if as_before:
             timing = dataclasses.replace(timing, gather_s=timing.settle_s)
@@ -149,7 +149,7 @@ class Large:
                 assert not failed, failed[0]
                 made += len(results)
             if nth % 50 == 0:
-                self._say(f"{made:,} of {self.environments:,} environments made")
+                self.say(f"{made:,} of {self.environments:,} environments made")
         for _ in range(CLIENTS):
             slot = self._chance.randrange(world.shape.num_slots)
             client = world.create(slot, ttl_s=1e6)
@@ -166,7 +166,7 @@ class Large:
     @contextmanager
     def measured(self, name: str) -> Iterator[None]:
         """Count what happens until the cluster has come to rest."""
-        self._say(f"{name} …")
+        self.say(f"{name} …")
         store = self.store
         store.begin()
         self.row, began, cpu = Row(name), self.world.loop.now, time.process_time()
@@ -182,7 +182,7 @@ class Large:
         self.row.recovered = store.loaded
         self.row.steps = sum(client.confirmed for client in self.world.clients) - steps
         self.row.cpu_s = time.process_time() - cpu
-        self._say(f"{name}: {self.row.rest_s:.2f} s, {self.row.cpu_s:.0f} s of CPU")
+        self.say(f"{name}: {self.row.rest_s:.2f} s, {self.row.cpu_s:.0f} s of CPU")
 
     def rest(self) -> None:
         """Let time pass until every slot and every environment is where it belongs.
@@ -334,6 +334,7 @@ def _restart_all(cluster: Large, nodes: int) -> None:
     at_once = max(1, nodes // _RESTARTED_AT_ONCE)
     world = cluster.world
     for first in range(0, nodes, at_once):
+        cluster.say(f"{first} of {nodes} nodes restarted")
         group = list(range(first, min(nodes, first + at_once)))
         leaving = cluster.workers_of(group)
         drains = [worker.spawn(worker.member.drain()) for worker in leaving]
