@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from verl_agent_env.moved import renamed_argument
+from verl_agent_env.server import create_app
+from verl_agent_env.server.cluster.identity import WorkerIdentity
 
 
 @pytest.mark.parametrize(
@@ -49,6 +51,14 @@ def test_a_former_name_in_a_module_gives_the_same_class_and_warns(
     assert found is getattr(imported, present)
     with pytest.raises(AttributeError, match="no_such_name"):
         _ = imported.no_such_name
+
+
+def test_the_application_takes_a_worker_s_identity_under_its_former_name() -> None:
+    identity = WorkerIdentity("10.0.0.1:9000", ("10.0.0.1:9000",), supervisor="a" * 32)
+    former: dict[str, Any] = {"place": identity}
+    with pytest.warns(DeprecationWarning, match="identity"):
+        app = create_app(**former)
+    assert app.env_host.name == create_app(identity=identity).env_host.name == "10.0.0.1:9000"
 
 
 async def test_a_former_argument_does_the_same_and_warns() -> None:

@@ -32,6 +32,7 @@ from verl_agent_env.engine.tasks import TaskFinder
 from verl_agent_env.envs.registry import Registry, default_registry
 from verl_agent_env.envs.task_files import read_task_files
 from verl_agent_env.errors import InternalError, MethodNotAllowedError, RouteNotFoundError, VerlAgentEnvError
+from verl_agent_env.moved import renamed_argument
 from verl_agent_env.server.api.batches import BatchHandlers
 from verl_agent_env.server.api.catalogue import CatalogueHandlers
 from verl_agent_env.server.api.cluster_events import ClusterEventHandlers
@@ -283,6 +284,7 @@ def _episode_options(settings: ServerSettings) -> EpisodeOptions | None:
     return EpisodeOptions(store, max_bytes / 2 if where == "memory" else float("inf"))
 
 
+@renamed_argument("place", "identity")
 def create_app(
     settings: ServerSettings | None = None,
     registry: Registry | None = None,

@@ -1,0 +1,5 @@
+"""Former place of :mod:`verl_agent_env.integrations.rollout.preflight`."""
+
+from verl_agent_env.moved import moved
+
+__getattr__ = moved(__name__, "verl_agent_env.integrations.rollout.preflight")
