@@ -42,7 +42,7 @@ from verl_agent_env.types import MANY_SLOTS, NUM_SLOTS
 
 CLIENTS = 200
 """Environments of which every step is sent, remembered and compared."""
-_WIDTH = 180
+_WIDTH = 220
 _LOOK_S = 0.25
 """How often it is looked whether a cluster has come to rest."""
 _LONGEST_S = 120.0
@@ -54,6 +54,10 @@ _RACK = 10
 _RESTARTED_AT_ONCE = 20
 """One node in so many is restarted at the same time as others."""
 _SPLIT_S = 20.0
+_LOGS = 4
+"""Logs beside the store, where one is lost."""
+_LOG_AWAY_S = 10.0
+LOG_LOST = f"1 of {_LOGS} logs lost, an empty one after {_LOG_AWAY_S:g} s"
 _MOMENT_S = 1.0
 """In which nodes join that join together."""
 
@@ -77,12 +81,14 @@ class Row:
     """Slots that got more than one."""
     recovered: int = 0
     """Environments that came to another worker."""
+    entered: int = 0
+    """Environments that a log had lost and got again."""
     steps: int = 0
     """Steps that clients were answered meanwhile."""
     cpu_s: float = 0.0
     """Seconds of CPU of the simulation."""
     history: list[tuple[float, int, int]] = dataclasses.field(default_factory=list, repr=False)
-    """Seconds, slots without a live owner, and environments that are nowhere live, at each look."""
+    """Seconds, slots without a live owner, and environments that are nowhere live or in no log, at each look."""
 
 
 class Large:
@@ -90,7 +96,7 @@ class Large:
 
     def __init__(
         self, workers: int, environments: int, *, num_slots: int = NUM_SLOTS,
-        as_before: bool = False, say: Callable[[str], None] = lambda _: None,
+        logs: int = 0, as_before: bool = False, say: Callable[[str], None] = lambda _: None,
     ) -> None:  # fmt: skip
         self.per_node = workers
         self.environments = environments
@@ -99,11 +105,13 @@ class Large:
         if as_before:
             timing = dataclasses.replace(timing, gather_s=timing.settle_s)
         limits = HostLimits(max_envs=10**9, yield_after_s=1e6)
-        self.world = World(shape=Shape(num_slots, timing, limits, LIMITS, workers))
+        self.world = World(logs, Shape(num_slots, timing, limits, LIMITS, workers))
         self.store = self.world.simulated = LargeStore(
-            self.world.loop, num_slots, LIMITS, as_before=as_before
+            self.world.loop, logs, num_slots, LIMITS, as_before=as_before
         )
         self.world.violations = self.store.violations
+        self._created = 0
+        """Environments that there must be."""
         self._chance = random.Random(1)
         self.row = Row("")
         self._before: dict[str, Any] = {}
@@ -155,6 +163,7 @@ class Large:
             client = world.create(slot, ttl_s=1e6)
             world.ask(client, owners[slot], "create")
         world.run(0.1)
+        self._created = self.environments + CLIENTS
 
     def _owners(self) -> list[Worker]:
         workers = {worker.member.record.incarnation: worker for worker in self.world.workers}
@@ -179,7 +188,7 @@ class Large:
         self.row.map_bytes, self.row.whole_bytes = store.map_bytes, store.whole_bytes
         self.row.moves = sum(store.moves.values())
         self.row.moved_again = sum(count > 1 for count in store.moves.values())
-        self.row.recovered = store.loaded
+        self.row.recovered, self.row.entered = store.loaded, store.entered
         self.row.steps = sum(client.confirmed for client in self.world.clients) - steps
         self.row.cpu_s = time.process_time() - cpu
         self.say(f"{name}: {self.row.rest_s:.2f} s, {self.row.cpu_s:.0f} s of CPU")
@@ -211,8 +220,9 @@ class Large:
             )
 
     def _missing(self) -> int:
+        """The number of environments that are nowhere live, or in no log."""
         live = sum(len(w.host.env_table) for w in self.world.workers if w.is_up and w.side == 0)
-        return max(0, len(self.store.kept) - live)
+        return max(0, self._created - min(live, self.store.count_kept))
 
     def is_at_rest(self) -> bool:
         """Whether the ring's worker owns every slot, all know it, and every environment is live."""
@@ -242,7 +252,7 @@ class Large:
         for worker in self.world.workers:
             for env_id in worker.host.env_table.ids():
                 places[env_id] += 1
-        assert len(places) == len(self.store.kept), "environments are lost"
+        assert len(places) == self.store.count_kept == self._created, "environments are lost"
         assert set(places.values()) <= {1}, "an environment lives twice"
         assert not self.world.violations, self.world.violations
 
@@ -269,6 +279,8 @@ def rows(nodes: int, workers: int, environments: int, *only: str, **options: Any
         name = f"{joining} of {nodes} nodes join{'s' if joining == 1 else ''}"
         if is_wanted(name):
             yield _joins(name, nodes - joining, joining, workers, environments, **options)
+    if is_wanted(LOG_LOST):
+        yield _loses_log(nodes, workers, environments, **options)
     events = {"rack lost": _lose_rack, "split in halves": _split, "rolling restart": _restart_all}
     wanted = {name: happen for name, happen in events.items() if is_wanted(name)}
     if not wanted:
@@ -312,6 +324,27 @@ def _joins(name: str, there: int, joining: int, workers: int, environments: int,
         cluster.world.end()
 
 
+def _loses_log(nodes: int, workers: int, environments: int, **options: Any) -> Row:
+    cluster = Large(workers, environments, logs=_LOGS, **options)
+    world = cluster.world
+    try:
+        cluster._began = world.loop.now
+        cluster.start_nodes(range(nodes))
+        cluster.rest()
+        cluster.create()
+        with cluster.measured(LOG_LOST):
+            for worker in world.workers:
+                worker.log_wires[0].is_cut = True
+            cluster.store.shards[0].clear()
+            cluster.tick(_LOG_AWAY_S)
+            world.heal()
+        row = cluster.row
+        cluster.check()
+        return row
+    finally:
+        world.end()
+
+
 def _lose_rack(cluster: Large, nodes: int) -> None:
     for worker in cluster.workers_of(range(0, nodes, _RACK)):
         cluster.world.kill(worker)
@@ -352,14 +385,14 @@ def _restart_all(cluster: Large, nodes: int) -> None:
 def table_of(found: Sequence[Row]) -> Table:
     """Return the rows as a table."""
     table = Table()
-    for title in ("event", "s to rest", "map versions", "slots moved", "twice", "environments moved", "map, MB read",
+    for title in ("event", "s to rest", "map versions", "slots moved", "twice", "environments moved", "written again", "map, MB read",
                   "as whole maps, MB", "map reads", "other calls", "client steps"):  # fmt: skip
         table.add_column(title, justify="left" if title == "event" else "right")
     for row in found:
         reads = row.calls["read_map"]
         table.add_row(
             row.name, f"{row.rest_s:.1f}", f"{row.versions:,}", f"{row.moves:,}", f"{row.moved_again:,}",
-            f"{row.recovered:,}", f"{row.map_bytes / 1e6:,.2f}", f"{row.whole_bytes / 1e6:,.0f}", f"{reads:,}",
+            f"{row.recovered:,}", f"{row.entered:,}", f"{row.map_bytes / 1e6:,.2f}", f"{row.whole_bytes / 1e6:,.0f}", f"{reads:,}",
             f"{row.calls.total() - reads:,}", f"{row.steps:,}",
         )  # fmt: skip
     return table

@@ -8,6 +8,7 @@ from typing import Any
 
 from tests.sim.virtual_loop import VirtualLoop
 from tests.sim.wires import SimulatedStore, at_once
+from verl_agent_env.cluster.memory.fence import MemoryFence
 from verl_agent_env.cluster.memory.log import MemoryEventLog
 from verl_agent_env.cluster.memory.store import MemoryStore
 from verl_agent_env.cluster.store import ClusterMap, MapChanges
@@ -23,12 +24,20 @@ class LargeStore(SimulatedStore):
     """Counts since :meth:`begin`."""
 
     def __init__(
-        self, loop: VirtualLoop, num_slots: int, call_limits: CallLimits, *, as_before: bool = False
+        self,
+        loop: VirtualLoop,
+        shards: int,
+        num_slots: int,
+        call_limits: CallLimits,
+        *,
+        as_before: bool = False,
     ) -> None:
-        super().__init__(loop, 0, num_slots, call_limits)
+        super().__init__(loop, shards, num_slots, call_limits)
         self.store: MemoryStore = _WatchedStore(self, loop, num_slots, as_before=as_before)
-        (shard,) = self.shards
-        shard.fence, shard.log = self.store, _IndexedLog(self)
+        for shard in self.shards:
+            if not shards:
+                shard.fence = self.store
+            shard.log = _IndexedLog(self, shard.fence)
         self._num_slots = num_slots
         self._as_before = as_before
         self._reads = 0
@@ -36,9 +45,9 @@ class LargeStore(SimulatedStore):
         self.begin()
 
     @property
-    def kept(self) -> Mapping[str, Any]:
-        """As :attr:`SimulatedStore.kept`, without looking at all of it."""
-        return self.shards[0].log._kept
+    def count_kept(self) -> int:
+        """Number of environments that the logs have."""
+        return sum(len(shard.log._kept) for shard in self.shards)
 
     def begin(self) -> None:
         """Count from now on."""
@@ -46,6 +55,8 @@ class LargeStore(SimulatedStore):
         self.moves: Counter[int] = Counter()
         """How often each slot got another owner."""
         self.versions = self.map_bytes = self.whole_bytes = self.loaded = 0
+        self.entered = 0
+        """Environments that were written of which the log had nothing."""
 
     def read_map(self, sender: str, known: ClusterMap | None = None) -> ClusterMap:
         """Give a worker the map, and count what Redis would send."""
@@ -112,10 +123,15 @@ class _WatchedStore(MemoryStore):
 class _IndexedLog(MemoryEventLog):
     """Finds the environments of a slot without looking at all."""
 
-    def __init__(self, counts: LargeStore) -> None:
-        super().__init__(counts.store)
+    def __init__(self, counts: LargeStore, fence: MemoryStore | MemoryFence) -> None:
+        super().__init__(fence)
         self._counts = counts
         self._ids: defaultdict[int, dict[str, None]] = defaultdict(dict)
+
+    def clear(self) -> None:
+        """Lose everything."""
+        super().clear()
+        self._ids.clear()
 
     async def env_ids(self, slots: Sequence[int]) -> list[str]:
         """As :meth:`MemoryEventLog.env_ids`."""
@@ -130,8 +146,10 @@ class _IndexedLog(MemoryEventLog):
     def _make(self, write: Write) -> RefusalReason | None:
         # A copy: behind what orjson has written stays a hole of kilobytes, as long as it lives.
         write = write._replace(data=bytes(memoryview(write.data)))
+        was_kept = write.env_id in self._kept
         reason = super()._make(write)
         if write.env_id in self._kept:
+            self._counts.entered += not was_kept
             self._ids[write.slot][write.env_id] = None
         else:
             self._ids[write.slot].pop(write.env_id, None)

@@ -59,6 +59,17 @@ def test_halves_that_do_not_reach_each_other_lose_nothing() -> None:
     assert row.moved_again > 0
 
 
+def test_environments_of_a_lost_log_are_written_again_into_the_one_that_takes_its_place() -> None:
+    row = made("logs lost")
+    # Every fourth slot is that log's.
+    assert row.entered >= ENVIRONMENTS // 4
+    assert row.moves == row.recovered == 0
+    assert max(missing for _, _, missing in row.history) >= ENVIRONMENTS // 4
+    assert row.history[-1][1:] == (0, 0)
+    # The other slots' clients go on.
+    assert row.steps > 0
+
+
 def test_restart_of_all_nodes_one_after_the_other_loses_nothing() -> None:
     row = made("rolling restart")
     assert row.moves >= 4096
