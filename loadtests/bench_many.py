@@ -155,10 +155,13 @@ class Measurement:
         for start in self._progress.track(range(0, count, batch_size), description="made"):
             seeds = list(range(start, min(start + batch_size, count)))
             body = {"env_name": ENV_NAME, "env_kwargs": KWARGS, "seeds": seeds, "run_id": "many"}
+            # With a key: nginx may send it again, should a worker die of a machine that has too much to do.
+            request = post("/api/batch/initialize", orjson.dumps(body), key=f"many-{start}")
             with self._measured(self.outcome.made, len(seeds)):
-                answer = await self._client.call("/api/batch/initialize", body)
-            if answer["errors"]:
-                raise RuntimeError(str(answer["errors"][0]))
+                received = await self._client.send(request)
+            answer = _document_of(received)
+            if answer.get("errors", [answer]):
+                raise RuntimeError(received[-500:].decode())
             self.episodes += [
                 Episode(env_id, seed, say=_say) for env_id, seed in zip(answer["env_ids"], seeds, strict=True)
             ]
@@ -216,7 +219,7 @@ class Measurement:
 
     def _acknowledge(self, batch: Sequence[Episode], answer: bytes) -> dict[str, str]:
         """Note the answers to a step of each; gives the ids of those that may be sent again, with their codes."""
-        document = orjson.loads(answer.partition(b"\r\n\r\n")[2])
+        document = _document_of(answer)
         if "errors" not in document:
             # The call failed as a whole.
             nothing = [None] * len(batch)
@@ -240,6 +243,10 @@ class Measurement:
         starts = range(0, len(self.episodes), batch_size)
         for start in self._progress.track(starts, description=name):
             yield self.episodes[start : start + batch_size]
+
+
+def _document_of(answer: bytes) -> Any:
+    return orjson.loads(answer.partition(b"\r\n\r\n")[2])
 
 
 def _say(move: str) -> dict[str, Any]:

@@ -11,9 +11,10 @@ from typing import Any
 import orjson
 
 
-def post(path: str, body: bytes) -> bytes:
-    """A whole POST request."""
-    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+def post(path: str, body: bytes, key: str = "") -> bytes:
+    """A whole POST request, with an ``Idempotency-Key`` if one is given."""
+    more = f"Idempotency-Key: {key}\r\n" if key else ""
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n{more}\r\n"
     return head.encode() + body
 
 
