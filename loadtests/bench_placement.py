@@ -1,13 +1,16 @@
 """What a step of a batch costs all workers of a pool, by the number of parts that the batch has there, and what follows for more.
 
-Batches of several sizes are placed on pools of processes as the server places them. A line through the measured costs, by parts
+Batches of several sizes are placed on pools of processes as the server places them. What the workers do besides, as heartbeats and
+watching their loops, is measured while nothing is asked of them and taken off. A line through the measured costs, by parts
 for each item, gives the cost of a part; with it the costs of batches over 800 workers are computed, which cannot be run here.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import statistics
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -30,6 +33,8 @@ MANY = 800
 """Workers of the cluster whose costs are computed."""
 _STEPS = 20_000
 """Of each batch in a round: the system counts CPU in hundredths of a second."""
+
+_IDLE_S = 2.0
 
 
 @dataclass
@@ -69,14 +74,29 @@ async def bench_placement(rounds: int) -> None:
                 for size in SIZES:
                     env_ids = await initialize(client, "frozen_lake", LAKE, size)
                     placed.append(Placed(workers, size, env_ids))
+        idle: dict[int, list[float]] = {workers: [] for workers in POOLS}
         for _ in track(range(rounds), description="rounds", console=console):
-            for batch in placed:
-                pid, client = pools[POOLS.index(batch.workers)]
-                batch.costs_s.append(await _cost(pid, client, batch.env_ids))
+            for workers, (pid, client) in zip(POOLS, pools, strict=True):
+                idle[workers].append(await _idle(pid))
+                for batch in placed:
+                    if batch.workers == workers:
+                        besides = statistics.median(idle[workers])
+                        batch.costs_s.append(await _cost(pid, client, batch.env_ids, besides))
     console.print(table_of(placed))
+    for workers, several in idle.items():
+        each_ms = statistics.median(several) / workers * 1e3
+        console.print(f"taken off: {each_ms:.1f} ms of CPU a second for each of {workers} workers that idle")
 
 
-async def _cost(pid: int, client: Connection, env_ids: list[str]) -> float:
+async def _idle(pid: int) -> float:
+    """CPU seconds that a pool uses in a second without being asked for anything."""
+    cpu, began = cpu_of_tree(pid), time.perf_counter()
+    await asyncio.sleep(_IDLE_S)
+    return (cpu_of_tree(pid) - cpu) / (time.perf_counter() - began)
+
+
+async def _cost(pid: int, client: Connection, env_ids: list[str], besides: float) -> float:
+    """CPU seconds per step, without those that the pool uses ``besides`` in each second."""
     there, back = (
         post(
             "/api/batch/step", orjson.dumps({"env_ids": env_ids, "actions": [tool_call(name)] * len(env_ids)})
@@ -84,12 +104,13 @@ async def _cost(pid: int, client: Connection, env_ids: list[str]) -> float:
         for name in ("move_right", "move_left")
     )
     calls = max(1, _STEPS // len(env_ids) // 2)
-    cpu = cpu_of_tree(pid)
+    cpu, began = cpu_of_tree(pid), time.perf_counter()
     for request in (there, back) * calls:
         answer = await client.send(request)
         if not answer.endswith(b'"errors":[]}'):
             raise RuntimeError(answer[-500:].decode())
-    return (cpu_of_tree(pid) - cpu) / (2 * calls * len(env_ids))
+    used = cpu_of_tree(pid) - cpu - besides * (time.perf_counter() - began)
+    return used / (2 * calls * len(env_ids))
 
 
 def line_through(placed: Sequence[Placed]) -> tuple[float, float]:
