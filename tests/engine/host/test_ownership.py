@@ -446,7 +446,7 @@ async def test_steps_of_a_batch_do_not_overtake_one_that_missed_its_environment(
     await turns_until(lambda: host.env_table.find(others).seq == 1)
     host.env_table.evict_moved(env_id)
     await turns_until(lambda: host.env_table.find(others).seq == 2)
-    await host.ensure([env_id])
+    await host.recoveries.ensure([env_id])
     assert host.env_table.find(others).seq < between
     results = await batch
     assert isinstance(results[1], MovedError)
@@ -467,7 +467,7 @@ async def test_offloaded_steps_of_a_batch_do_not_overtake_one_that_missed_its_en
     await turns_until(lambda: host.env_table.find(others).seq == 1)
     host.env_table.evict_moved(env_id)
     await turns_until(lambda: host.env_table.find(others).seq == 2)
-    await host.ensure([env_id])
+    await host.recoveries.ensure([env_id])
     assert host.env_table.find(others).seq < between
     results = await batch
     assert [type(results[position]) for position in (0, -2, -1)] == [MovedError] * 3

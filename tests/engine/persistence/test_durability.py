@@ -165,5 +165,5 @@ async def test_broken_environment_keeps_no_other_out_of_an_emptied_store(cluster
     host.recorder.repersist_all(env_ids)
     await at_once(host.recorder.journal.flush())
     second = await cluster.host(dict.fromkeys(names, "snapshot"), specs=SPECS)
-    await second.ensure(env_ids)
+    await second.recoveries.ensure(env_ids)
     assert {second.env_table.find(env_id).seq for env_id in env_ids} == {1}

@@ -233,7 +233,7 @@ async def test_lost_answers_of_the_log_apply_nothing_twice(cluster: Cluster) -> 
     cluster.log.loses_answers = 3
     await go_on(host, env_id, MOVES)
     second = await cluster.host()
-    await second.ensure([env_id])
+    await second.recoveries.ensure([env_id])
     assert second.env_table.find(env_id).seq == len(MOVES)
 
 
@@ -346,7 +346,7 @@ async def test_what_the_log_lost_is_repersisted(cluster: Cluster) -> None:
     cluster.log.clear()
     await go_on(host, env_id, MOVES[3:5], 3)
     second = await cluster.host()
-    await second.ensure([env_id])
+    await second.recoveries.ensure([env_id])
     assert second.env_table.find(env_id).seq == 5
 
 
@@ -364,7 +364,7 @@ async def test_emptied_store_is_filled_from_memory(cluster: Cluster) -> None:
     host.recorder.repersist_all(host.env_table.ids())
     await host.recorder.journal.flush()
     second = await cluster.host()
-    await second.ensure([env_id, idle_id])
+    await second.recoveries.ensure([env_id, idle_id])
     assert [second.env_table.find(each).seq for each in (env_id, idle_id)] == [4, 2]
 
 
@@ -396,7 +396,7 @@ async def test_long_episode_comes_back_without_being_played_from_its_beginning(
 ) -> None:
     env_id, _ = await played(await cluster.host(), LAKE, MOVES * 5)
     second, played_again = await cluster.host(), count_steps(monkeypatch)
-    await second.ensure([env_id])
+    await second.recoveries.ensure([env_id])
     assert len(played_again) == 30 % 16
     assert len(orjson.loads(await inspection.trajectory(second, env_id))["steps"]) == 30
 

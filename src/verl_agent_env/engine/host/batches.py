@@ -176,7 +176,7 @@ class Batches:
         """
         host = self._host
         before = host.owned_slots()
-        await host.ensure_all()
+        await host.recoveries.ensure_all()
         env_ids = [env_id for env_id in host.env_table.of_run(run_id, tag) if slot_of(env_id) in before]
         done = await self._close(env_ids)
         failed = {slot_of(env_ids[position]) for position, _ in done.errors}
@@ -291,15 +291,15 @@ class _Absent:
     async def look_for(self, env_ids: Sequence[str]) -> None:
         """Bring back those that another worker held; if they cannot be read, all others go on without them."""
         host = self._host
-        missing = host.missing(env_ids)
+        missing = host.recoveries.missing(env_ids)
         if not missing:
             return
         unread: StoreUnavailableError | None = None
         try:
-            self._unknown = await host.ensure(missing)
+            self._unknown = await host.recoveries.ensure(missing)
         except StoreUnavailableError as away:
             unread = away
-        left = set(host.missing(missing)).difference(self._unknown)
+        left = set(host.recoveries.missing(missing)).difference(self._unknown)
         self.errors = {env_id: unread or _moved(env_id) for env_id in left}
 
     def note(self, env_id: str, error: VerlAgentEnvError) -> None:

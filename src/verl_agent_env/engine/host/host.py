@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
-from verl_agent_env import waits
 from verl_agent_env.config import HostLimits
 from verl_agent_env.engine.calls.calls import Calls
 from verl_agent_env.engine.calls.lifecycle import CreateRequest, Lifecycle
@@ -20,6 +19,7 @@ from verl_agent_env.engine.execution.slices import Slices
 from verl_agent_env.engine.execution.threads import Threads
 from verl_agent_env.engine.execution.under_way import CallRecord
 from verl_agent_env.engine.group_commit.pending import AwaitableOrValue, await_maybe
+from verl_agent_env.engine.host.recoveries import Recoveries
 from verl_agent_env.engine.persistence import Persistence, PersistenceOptions
 from verl_agent_env.engine.persistence.recorder import Recorder
 from verl_agent_env.engine.persistence.recovery import Recovery
@@ -29,11 +29,9 @@ from verl_agent_env.errors import (
     EnvironmentNotFoundError,
     EnvironmentStateError,
     MovedError,
-    RecoveryPendingError,
     VerlAgentEnvError,
 )
 from verl_agent_env.spans import note_wait
-from verl_agent_env.turns import patiently
 from verl_agent_env.types import NUM_SLOTS, slot_of
 from verl_agent_env.wire.results import Created, EncodedReset, EncodedStep, PlayedBeginning
 from verl_agent_env.wire.suspicions import Suspicion, Suspicions
@@ -90,7 +88,6 @@ class Host:
         """Turns of whatever keeps the event loop for longer than a call."""
         self.suspicions = suspicions = suspicions or Suspicions()
         """Which calls are known to have ended a worker, or may have."""
-        self._recoveries: set[asyncio.Task[Any]] = set()
         self._threads = Threads(limits)
         self.executor = Executor(self._threads, limits.max_step_s, record or CallRecord(), suspicions)
         self.collector = (
@@ -113,6 +110,8 @@ class Host:
         """Records the environments outside this process and brings them back, if they are kept there."""
         self.recorder: Recorder | None = None if self.persistence is None else self.persistence.recorder
         self.recovery: Recovery | None = None if self.persistence is None else self.persistence.recovery
+        self.recoveries = Recoveries(self.recovery, self.env_table)
+        """Bring back environments that another worker held."""
         self._owns: Callable[[int], bool] = (lambda _: True) if kept is None else kept.ownership.owns
         self._lifecycle = Lifecycle(
             registry,
@@ -348,7 +347,7 @@ class Host:
             StoreUnavailableError: What is kept of it cannot be read.
         """
         began = time.perf_counter()
-        unknown = await self.ensure([env_id])
+        unknown = await self.recoveries.ensure([env_id])
         note_wait("recovered", began, "environment")
         self._require_owned(env_id)
         if not (self.env_table.is_known(env_id) or env_id in unknown):
@@ -374,51 +373,6 @@ class Host:
             return error if self._owns(slot) else MovedError(slot)
         return error
 
-    async def ensure(self, env_ids: Sequence[str]) -> Collection[str]:
-        """Bring back those of these environments that another worker held before.
-
-        Returns:
-            Those of which certainly nothing is kept. Of all that are neither live now nor closed nor among these, nothing
-            can be said: their slots went to other workers meanwhile.
-
-        Raises:
-            StoreUnavailableError: What is kept of them cannot be read.
-        """
-        missing = self.missing(env_ids)
-        if not missing or self.recovery is None:
-            return ()
-        recovering = self._in_background(self.recovery.recover(missing))
-        while True:
-            done, _ = await asyncio.wait((recovering,), timeout=waits.RECOVERY_S)
-            if done:
-                return recovering.result()
-            left = self.missing(missing)
-            if len(left) == len(missing):
-                raise RecoveryPendingError(waited_s=waits.RECOVERY_S)
-            missing = left
-
-    async def ensure_all(self) -> None:
-        """Bring back all environments of this worker's slots that another worker held before.
-
-        Raises:
-            StoreUnavailableError: What is kept of them cannot be read, or it takes too long.
-        """
-        if self.recovery is not None:
-            recovering = self._in_background(self.recovery.recover_all())
-            done, _ = await asyncio.wait((recovering,), timeout=waits.RUN_S)
-            if not done:
-                raise RecoveryPendingError(waited_s=waits.RUN_S)
-            recovering.result()
-
-    def _in_background(self, recovery: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Carry a recovery to its end, whoever stops waiting for it."""
-        task = asyncio.get_running_loop().create_task(recovery, context=patiently())
-        self._recoveries.add(task)
-        task.add_done_callback(self._recoveries.discard)
-        # Looked at here, in case that nobody waits for it any more.
-        task.add_done_callback(lambda done: done.cancelled() or done.exception())
-        return task
-
     async def require_alive(self, instance: LiveEnv) -> None:
         """Raise as :meth:`LiveEnv.require_alive` does, but not before what the error tells of is written."""
         await self._lifecycle.require_alive(instance)
@@ -432,13 +386,6 @@ class Host:
         if instance.first_seq and self.recovery is not None:
             return await self.recovery.all_actions(instance)
         return list(instance.actions or ()) if instance.history_complete else None
-
-    def missing(self, env_ids: Sequence[str]) -> list[str]:
-        """Select the environments that another worker may have held before: neither live here nor closed."""
-        if self.recovery is None:
-            return []
-        find, is_closed = self.env_table.get, self.env_table.was_closed
-        return [env_id for env_id in env_ids if env_id and find(env_id) is None and not is_closed(env_id)]
 
     def update_suspicions(self, told: Mapping[str, Suspicion]) -> None:
         """Take in which calls are suspected; none of the code of an environment that is refused is run any more."""
@@ -532,7 +479,7 @@ class Host:
             if instance is not None:
                 self.env_table.evict(instance, "closed" if self.recorder is None else MOVED)
         end = time.monotonic() + grace_s
-        while (running := self.calls.under_way | self.executor.closing | self._recoveries) and (
+        while (running := self.calls.under_way | self.executor.closing | self.recoveries.under_way) and (
             left := end - time.monotonic()
         ) > 0:
             await asyncio.wait(running, timeout=left)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -76,9 +76,19 @@ async def trajectory(host: Host, env_id: str, *, draws: bool = False) -> bytes:
         length = _Length(host)
         for answer in answers:
             length.add("", answer)
+    return _as_json(head, begin, actions or (), answers, drawings)
+
+
+def _as_json(
+    head: dict[str, Any],
+    begin: EncodedReset | None,
+    actions: Sequence[bytes],
+    answers: Sequence[EncodedStep],
+    drawings: Sequence[str],
+) -> bytes:
     steps = [
         b'{"seq":%d,"action":%b,%b' % (seq, shown(action), answer.to_json()[1:])
-        for seq, (action, answer) in enumerate(zip(actions or (), answers, strict=True))
+        for seq, (action, answer) in enumerate(zip(actions, answers, strict=True))
     ]
     if drawings:
         head["drawing"] = drawings[0]
