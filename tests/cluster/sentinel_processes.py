@@ -18,6 +18,20 @@ SERVICE = "environments"
 _DOWN_AFTER_MS = 1000
 
 
+def sentinel_lines(host: str, port: int, primary: str, primary_port: int, folder: Path) -> list[str]:
+    """The configuration of a Sentinel that watches a primary."""
+    return [
+        f"port {port}",
+        f"bind {host}",
+        f"dir {folder}",
+        f"logfile {folder}/sentinel.log",
+        "protected-mode no",
+        f"sentinel monitor {SERVICE} {primary} {primary_port} 2",
+        f"sentinel down-after-milliseconds {SERVICE} {_DOWN_AFTER_MS}",
+        f"sentinel failover-timeout {SERVICE} 6000",
+    ]
+
+
 class Sentinel:
     """One Sentinel, which rewrites its file."""
 
@@ -25,15 +39,7 @@ class Sentinel:
         folder.mkdir()
         self.port = port
         config = folder / "sentinel.conf"
-        lines = (
-            f"port {port}",
-            "bind 127.0.0.1",
-            f"dir {folder}",
-            f"logfile {folder}/sentinel.log",
-            f"sentinel monitor {SERVICE} 127.0.0.1 {primary_port} 2",
-            f"sentinel down-after-milliseconds {SERVICE} {_DOWN_AFTER_MS}",
-            f"sentinel failover-timeout {SERVICE} 6000",
-        )
+        lines = sentinel_lines("127.0.0.1", port, "127.0.0.1", primary_port, folder)
         config.write_text("\n".join(lines) + "\n", "utf-8")
         self._process = subprocess.Popen(
             [binary("redis-server"), str(config), "--sentinel"], stdout=subprocess.DEVNULL
