@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Awaitable, Callable, Collection, Container, Mapping, Sequence
 from typing import Protocol, TypeVar
@@ -296,8 +297,11 @@ class SlotTable:
     async def wait_for_change(self, timeout_s: float) -> None:
         """Return at the next :meth:`assign` or :meth:`prove`, or after ``timeout_s``."""
         changed = self._changed
-        try:
+        await self.wait_until(changed.is_set, timeout_s)
+
+    async def wait_until(self, holds: Callable[[], bool], timeout_s: float) -> None:
+        """Return when ``holds``, which is asked after each :meth:`assign` and :meth:`prove`, or after ``timeout_s``."""
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                await changed.wait()
-        except TimeoutError:
-            return
+                while not holds():
+                    await self._changed.wait()

@@ -204,6 +204,29 @@ async def test_refusals_within_scripts_are_understood_in_all_versions(
     assert "read-only" in caught.value.reason
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "NOPERM this user has no permissions to run the 'hset' command",
+        "The user executing the script can't run this command or subcommand script: 0a9, on @user_script:1.",
+        "ERR ACL failure in script: User limited has no permissions to run the 'hset' command script: 0a9",
+        "ERR ACL failure in script: No permissions to access a key script: 0a9, on @user_script:1.",
+    ],
+    ids=["command", "redis_7.0", "redis_7.2_and_valkey", "key"],
+)
+async def test_missing_rights_are_understood_in_all_versions(redis_server: RedisProcess, text: str) -> None:
+    client = RedisClient(redis_server.url, QUICK)
+
+    async def refuse() -> None:
+        raise ResponseError(text)
+
+    try:
+        with pytest.raises(StoreUnavailableError, match="does not permit a command"):
+            await client.call(refuse)
+    finally:
+        await client.aclose()
+
+
 async def test_foreign_data_under_our_keys_is_not_taken_for_an_outage(
     redis_server: RedisProcess, keys: Keys
 ) -> None:

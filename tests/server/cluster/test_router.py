@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import sys
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, cast
 
@@ -20,6 +22,7 @@ from verl_agent_env.errors import (
     StoreUnavailableError,
     VerlAgentEnvError,
 )
+from verl_agent_env.server.cluster.owner_search import PAUSE_S
 from verl_agent_env.server.cluster.peers import Peers
 from verl_agent_env.server.cluster.router import Router
 from verl_agent_env.types import NUM_SLOTS
@@ -45,6 +48,8 @@ class World:
         self.sent: list[tuple[str, list[int]]] = []
         self.refuse: dict[tuple[str, int], list[VerlAgentEnvError]] = {}
         """Errors of an item at a worker, until they are used up."""
+        self.refreshes = 0
+        self.on_refresh: Callable[[], Awaitable[None]] = lambda: asyncio.sleep(0)
 
     def give(self, *owners: str | None) -> None:
         """Have these workers own the first slots; nobody owns the others."""
@@ -60,7 +65,8 @@ class World:
         ]
 
     async def _refresh(self) -> None:
-        await asyncio.sleep(0)
+        self.refreshes += 1
+        await self.on_refresh()
 
 
 def in_virtual_time(play: Callable[[VirtualLoop], Awaitable[None]]) -> None:
@@ -139,6 +145,67 @@ def test_a_slot_that_moves_on_and_on_has_no_owner_in_the_end() -> None:
         world.refuse = {(B, 0): [MovedError(0) for _ in range(10_000)]}
         (error,) = await world.router.until_owned([0], world.send)
         assert type(error) is StoreUnavailableError
+
+    in_virtual_time(play)
+
+
+@pytest.mark.parametrize("slots", [[0, 1], [0], [1]])
+def test_calls_that_wait_for_owners_do_not_wake_each_other(slots: list[int]) -> None:
+    async def play(loop: VirtualLoop) -> None:
+        world = World(None, B)
+        world.refuse = {
+            (B, 0): [MovedError(1) for _ in range(10_000)],
+            (B, 1): [MovedError(1) for _ in range(10_000)],
+        }
+
+        async def assign_as_it_was() -> None:
+            # As an agent does whose plan is not carried out yet.
+            await asyncio.sleep(0.001)
+            world.give(None, B)
+
+        world.on_refresh = assign_as_it_was
+        calls = [world.router.until_owned(slots, world.send) for _ in range(2)]
+        for results in await asyncio.gather(*calls):
+            assert {type(result) for result in results} == {StoreUnavailableError}
+        assert world.refreshes <= 2 * len(slots) * (OWNER_S / PAUSE_S + 1)
+
+    in_virtual_time(play)
+
+
+def test_calls_for_new_environments_do_not_wake_each_other() -> None:
+    async def play(loop: VirtualLoop) -> None:
+        world = World()
+
+        async def assign_as_it_was() -> None:
+            await asyncio.sleep(0.001)
+            world.give()
+
+        world.on_refresh = assign_as_it_was
+        calls = [world.router.slots_for_new(1) for _ in range(2)]
+        errors = await asyncio.gather(*calls, return_exceptions=True)
+        assert {type(error) for error in errors} == {ShuttingDownError}
+        assert world.refreshes <= 2 * (OWNER_S / PAUSE_S + 1)
+
+    in_virtual_time(play)
+
+
+def test_a_slot_whose_owners_refuse_it_by_turns_is_asked_for_until_the_search_is_over() -> None:
+    async def play(loop: VirtualLoop) -> None:
+        world = World(B)
+        owners = itertools.cycle((C, B))
+
+        async def give_to_the_other() -> None:
+            await asyncio.sleep(0.001)
+            world.give(next(owners))
+
+        world.on_refresh = give_to_the_other
+
+        async def refuse(address: str, positions: list[int]) -> Sequence[Any]:
+            raise StoreUnavailableError("", "it is away")
+
+        (error,) = await world.router.until_owned([0], refuse)
+        assert type(error) is StoreUnavailableError
+        assert world.refreshes > sys.getrecursionlimit()
 
     in_virtual_time(play)
 

@@ -320,13 +320,13 @@ _REFUSALS = {
     "NOREPLICAS": "it has too few replicas",
 }
 _TYPED_REFUSALS = {OutOfMemoryError: "OOM", ReadOnlyError: "READONLY", NoPermissionError: "NOPERM"}
-# Answers without a code of their own; the words are Redis' since 2.6, of scripts since 6.
+# Answers without a code of their own; the words are Redis' since 2.6, of scripts since 6, and again since 7.2, as Valkey's.
 _DEFECTS = {
     re.compile(
         r"unknown (redis )?command", re.IGNORECASE
     ): "it does not know a command that is needed: is it renamed or disabled?",
     re.compile(
-        r"user executing the script can't", re.IGNORECASE
+        r"user executing the script can't|ACL failure in script", re.IGNORECASE
     ): "it does not permit a command to the user of the URL",
     # What it says of a command of more than ten parts.
     re.compile(r"unauthenticated", re.IGNORECASE): "it asks for a password",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+import functools
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,23 +68,39 @@ class Router:
             if search.is_over:
                 raise ShuttingDownError if self.table.is_whole else _no_owner_error()
             await self._refresh()
-            await self.table.wait_for_change(PAUSE_S)
+            await self.table.wait_until(
+                functools.partial(self._accept_others_than, self.table.for_new), PAUSE_S
+            )
         return slots
 
-    async def _route(self, call: _Call, positions: Iterable[int], search: OwnerSearch) -> None:
+    def _accept_others_than(self, before: Mapping[str, Sequence[int]]) -> bool:
+        return self.table.for_new != before
+
+    async def _route(self, call: _Call, positions: Sequence[int], search: OwnerSearch) -> None:
         """Put the results of these positions into the call's results."""
-        parts = self._by_owner(call.slots, positions)
-        if len(parts) == 1:
+        while positions:
+            parts = self._by_owner(call.slots, positions)
+            if len(parts) > 1:
+                order = sorted(parts, key=lambda owner: owner == self.table.address)
+                await asyncio.gather(*(self._follow(call, owner, parts[owner], search) for owner in order))
+                return
             ((owner, part),) = parts.items()
-            await self._settle(call, owner, part, search)
-            return
-        order = sorted(parts, key=lambda owner: owner == self.table.address)
-        await asyncio.gather(*(self._settle(call, owner, parts[owner], search) for owner in order))
+            positions, search = await self._settle(call, owner, part, search)
+
+    async def _follow(
+        self, call: _Call, owner: str | None, positions: list[int], search: OwnerSearch
+    ) -> None:
+        """Have one worker carry out its items; route those again that may succeed elsewhere."""
+        await self._route(call, *await self._settle(call, owner, positions, search))
 
     async def _settle(
         self, call: _Call, owner: str | None, positions: list[int], search: OwnerSearch
-    ) -> None:
-        """Have one worker carry out its items; route again those that may succeed elsewhere."""
+    ) -> tuple[list[int], OwnerSearch]:
+        """Have one worker carry out its items, and wait until those that may succeed elsewhere can be routed again.
+
+        Returns:
+            The positions to route again, and the search that goes on with them.
+        """
         search = search.sent()
         again: list[int] = []
         passing: dict[type, VerlAgentEnvError] = {}
@@ -99,18 +116,29 @@ class Router:
                 # The owner is looked for until the search is over: to the client, a moved slot has none by then.
                 results[position] = _no_owner_error()
         if not again:
-            return
+            return [], search
         heard_at = None if owner is None else self._peers.heard_at(owner)
         search = max(
             (search.after(error, heard_at) for error in passing.values()),
             key=lambda after: (after.until, after.has_moved),
         )
         if search.is_over:
-            return
+            return [], search
         await self._refresh()
-        if all(self.table.owner_of(call.slots[position]) in (owner, None) for position in again):
-            await self.table.wait_for_change(PAUSE_S)
-        await self._route(call, again, search)
+        await self._until_others_own({call.slots[position] for position in again}, owner)
+        return again, search
+
+    async def _until_others_own(self, slots: Collection[int], owner: str | None) -> None:
+        """Return when one of these slots is another worker's than ``owner``'s, or after a pause.
+
+        A table that is assigned again with the same owners is no reason to ask again: what is asked here has it assigned.
+        """
+        owner_of = self.table.owner_of
+        before = {slot: owner_of(slot) for slot in slots}
+        if all(found in (owner, None) for found in before.values()):
+            await self.table.wait_until(
+                lambda: any(owner_of(slot) not in (found, None) for slot, found in before.items()), PAUSE_S
+            )
 
     async def _at(self, owner: str | None, call: _Call, positions: list[int]) -> Sequence[Any]:
         """Carry out items at one worker; its error in place of each if it fails."""
