@@ -45,7 +45,7 @@ def _start_group(folder: Path, network: Network, start: Start) -> str:
             "\n".join(sentinel_lines(address, 26379, at[0], 6379, home)) + "\n", "utf-8"
         )
     for replica in at[1:]:
-        eventually(lambda replica=replica: _info(network, replica).get("master_link_status") == "up")
+        eventually(functools.partial(_is_linked, network, replica))
     for machine in REDIS_MACHINES:
         start(machine, binary("redis-server"), str(folder / machine / "sentinel.conf"), "--sentinel")
     eventually(lambda: all(_known_by(network, address) == (2, 2) for address in at))
@@ -67,6 +67,10 @@ def _ask(network: Network, address: str, port: int, *words: str) -> Any:
 def _info(network: Network, address: str) -> dict[str, Any]:
     found: dict[str, Any] = _ask(network, address, 6379, "INFO", "replication")
     return found
+
+
+def _is_linked(network: Network, replica: str) -> bool:
+    return _info(network, replica).get("master_link_status") == "up"
 
 
 def _master(network: Network, address: str) -> dict[str, Any]:
