@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -434,6 +435,23 @@ async def test_owner_s_own_verdicts_stand(owners: Owners, create: Create, contro
     assert isinstance(await await_maybe(owner.host.step(env_id, "2", 0)), EncodedStep)
 
 
+@asynccontextmanager
+async def standing_still(host: Host) -> AsyncIterator[None]:
+    """Let batches go on only afterwards, however long it takes."""
+    turn, go_on = host.slices.turn, asyncio.Event()
+
+    async def turn_later() -> None:
+        await go_on.wait()
+        await turn()
+
+    host.slices.turn = turn_later  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        host.slices.turn = turn  # type: ignore[method-assign]
+        go_on.set()
+
+
 async def test_steps_of_a_batch_do_not_overtake_one_that_missed_its_environment(
     owners: Owners, create: Create
 ) -> None:
@@ -446,7 +464,8 @@ async def test_steps_of_a_batch_do_not_overtake_one_that_missed_its_environment(
     await turns_until(lambda: host.env_table.find(others).seq == 1)
     host.env_table.evict_moved(env_id)
     await turns_until(lambda: host.env_table.find(others).seq == 2)
-    await host.recoveries.ensure([env_id])
+    async with standing_still(host):
+        await host.recoveries.ensure([env_id])
     assert host.env_table.find(others).seq < between
     results = await batch
     assert isinstance(results[1], MovedError)
@@ -467,7 +486,8 @@ async def test_offloaded_steps_of_a_batch_do_not_overtake_one_that_missed_its_en
     await turns_until(lambda: host.env_table.find(others).seq == 1)
     host.env_table.evict_moved(env_id)
     await turns_until(lambda: host.env_table.find(others).seq == 2)
-    await host.recoveries.ensure([env_id])
+    async with standing_still(host):
+        await host.recoveries.ensure([env_id])
     assert host.env_table.find(others).seq < between
     results = await batch
     assert [type(results[position]) for position in (0, -2, -1)] == [MovedError] * 3
