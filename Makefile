@@ -35,7 +35,7 @@ SITE_BIN := $(SITE_VENV)/bin
 CATALOGUE_VENV := .venv-catalogue
 CATALOGUE_BIN := $(CATALOGUE_VENV)/bin
 
-.PHONY: help install serve cluster programs chromium test pytest web-test wires-test bridges-test catalogue-test catalogue-data deploy-test release-test lock site deep lint format bench loadtest chaos hostile docs manifests verl verl-test model eval-real clean
+.PHONY: help install serve cluster programs chromium test pytest coverage web-test wires-test bridges-test catalogue-test catalogue-data deploy-test release-test lock site deep lint format bench loadtest chaos hostile docs manifests verl verl-test model eval-real clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -111,7 +111,11 @@ test: install programs  ## Run all checks and tests, as CI does
 	$(MAKE) --no-print-directory --jobs 2 lint pytest
 
 pytest: install programs
-	$(BIN)/pytest -n 3 --dist worksteal --cov --cov-report=term:skip-covered --durations=10 $(ARGS)
+	$(BIN)/pytest -n 3 --dist worksteal --durations=10 $(ARGS)
+
+# Apart from make test: what is traced takes more than twice its time.
+coverage: install programs  ## Show which branches of cluster, engine and envs their own tests run
+	$(BIN)/pytest -n 3 --dist worksteal --cov --cov-report=term:skip-covered $(or $(ARGS),tests/cluster tests/contract tests/engine tests/envs)
 
 # Debian's browser, with a font that makes all pictures alike.
 chromium:

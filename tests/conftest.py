@@ -11,14 +11,14 @@ import sys
 import threading
 import time
 from asyncio import AbstractEventLoop
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any
 
 import orjson
 import pytest
 
-from tests import depth, surroundings, tracing
+from tests import depth, surroundings
 from tests.children import ROOT
 from tests.preloaded import ForkedProcess, preloaded
 from tests.sim.virtual_loop import VirtualLoop
@@ -40,9 +40,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Before any test is looked at: the same surroundings for all, and the depth that was asked for."""
     config.addinivalue_line("markers", "virtual_time: waits for nothing but timers, which are due at once")
-    config.addinivalue_line(
-        "markers", "unmeasured: what it runs is measured by other tests; see tests/tracing.py"
-    )
     config.addinivalue_line("markers", "deep: so long that it runs with a --depth above 1 only (make deep)")
     surroundings.settle_variables(os.environ)
     # Decided when Python started, by a variable that is gone now.
@@ -60,24 +57,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if depth.is_shallow() and "deep" in item.keywords:
             item.add_marker(pytest.mark.skip(reason="make deep runs it"))
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_setupnodes(config: pytest.Config) -> None:
-    """Trace nothing in the process that hands out the tests."""
-    tracing.stop(config)
-
-
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """All that is measured has been imported: from here on only tests of it are traced."""
-    tracing.stop(session.config)
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Trace a test with its fixtures, if it is one that coverage is measured by."""
-    with tracing.while_running(item):
-        return (yield)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -16,8 +16,6 @@ from verl_agent_env.envs.checker.subject import digest_of, subject_of
 from verl_agent_env.envs.registry import BUILT_IN, EnvSpec, Registry, default_registry
 from verl_agent_env.errors import UnknownEnvNameError
 
-# It runs whole environments, which have tests of their own, and many of them in other processes.
-pytestmark = pytest.mark.unmeasured
 FAULTY = EnvSpec("acme/faulty_coin-v0", "acme_envs.faulty:FaultyCoinEnv")
 FAULTY_QUIZ = EnvSpec("acme/faulty_quiz-v0", "acme_envs.faulty_quiz:FaultyQuizEnv")
 FAULTY_DUEL = EnvSpec("acme/faulty_duel-v0", "acme_envs.faulty_duel:FaultyDuelEnv")
