@@ -61,14 +61,14 @@ class Loss:
 
     lost: int
     """Environments of the worker."""
-    calls_s: list[float] = field(default_factory=list)
-    """Seconds of each call, from the one on in which the worker was killed."""
+    calls: list[Cost] = field(default_factory=list)
+    """From the one on in which the worker was killed."""
     lost_answered_s: list[float] = field(default_factory=list)
     """Seconds after the loss at which environments of the worker answered."""
     answered_s: list[float] = field(default_factory=list)
     """The same of all environments."""
     refused: Counter[str] = field(default_factory=Counter)
-    """Items that were sent again, by code."""
+    """Steps that were sent again, by code."""
 
 
 @dataclass
@@ -84,6 +84,8 @@ class Outcome:
     """Calls that made environments."""
     stepped: list[Cost] = field(default_factory=list)
     """Calls that stepped them, with all workers there."""
+    refused: Counter[str] = field(default_factory=Counter)
+    """Steps that were sent again meanwhile, by code."""
     loss: Loss | None = None
     gone: Counter[str] = field(default_factory=Counter)
     """Steps that failed for good, by code."""
@@ -94,7 +96,7 @@ class Outcome:
     @property
     def broken(self) -> list[str]:
         """What was promised and not kept, a sentence each."""
-        found = [f"{count} steps failed for good: {code}" for code, count in self.gone.items()]
+        found = [f"{count} steps failed for good: {code}" for code, count in self.gone.items() if count]
         if self.differing:
             found.append(f"{self.differing} environments answered otherwise than a single process")
         if self.closed != self.environments:
@@ -167,12 +169,9 @@ class Measurement:
             ]
 
     async def step_all(self, batch_size: int, name: str) -> None:
-        """Step every environment once; nothing is wrong with the cluster, so whatever fails is broken."""
+        """Step every environment once."""
         for batch in self._batches(batch_size, name):
-            request = _step_request(batch)
-            with self._measured(self.outcome.stepped, len(batch)):
-                answer = await self._client.send(request)
-            self.outcome.gone.update(self._acknowledge(batch, answer).values())
+            await _exhausted(self._until_answered(batch, self.outcome.stepped, self.outcome.refused))
 
     async def lose_a_worker(self, batch_size: int) -> None:
         """Kill a worker in the middle of a call, then step every environment, again and again where it has to be."""
@@ -181,35 +180,42 @@ class Measurement:
         lost = {e.env_id for e in self.episodes if owners[slot_of(e.env_id)] == address}
         loss = self.outcome.loss = Loss(len(lost))
         pid = await worker_pid(self._cluster, address)
-        under_way = asyncio.create_task(_exhausted(self._until_answered(self.episodes[:batch_size], loss)))
+        first = self._until_answered(self.episodes[:batch_size], loss.calls, loss.refused)
+        under_way = asyncio.create_task(_exhausted(first))
         await asyncio.sleep(statistics.median(cost.elapsed_s for cost in self.outcome.stepped) / 2)
         os.kill(pid, signal.SIGKILL)
         killed_at = time.perf_counter()
         await under_way
         for batch in self._batches(batch_size, "stepped, a worker killed"):
-            async for answered in self._until_answered(batch, loss):
+            async for answered in self._until_answered(batch, loss.calls, loss.refused):
                 after_s = time.perf_counter() - killed_at
                 loss.answered_s += [after_s] * len(answered)
                 loss.lost_answered_s += [after_s for episode in answered if episode.env_id in lost]
 
-    async def _until_answered(self, waiting: list[Episode], loss: Loss) -> AsyncIterator[list[Episode]]:
+    async def _until_answered(
+        self, waiting: list[Episode], costs: list[Cost], refused: Counter[str]
+    ) -> AsyncIterator[list[Episode]]:
         """Take a step of each; gives those that a call answered, call by call, until all have been."""
         end = time.perf_counter() + _GIVE_UP_S
         while waiting and time.perf_counter() < end:
-            request, sent_at = _step_request(waiting), time.perf_counter()
-            answer = await self._client.send(request)
-            loss.calls_s.append(time.perf_counter() - sent_at)
+            request = _step_request(waiting)
+            with self._measured(costs, len(waiting)):
+                answer = await self._client.send(request)
             again = self._acknowledge(waiting, answer)
-            loss.refused.update(again.values())
+            refused.update(again.values())
             yield [episode for episode in waiting if episode.env_id not in again and not episode.lost]
             waiting = [episode for episode in waiting if episode.env_id in again]
             if waiting:
                 await asyncio.sleep(_AGAIN_S)
+        self.outcome.gone["no answer"] += len(waiting)
 
     async def close(self) -> None:
         """Close all environments, and note how many there were."""
-        answer = await self._client.call("/api/batch/close", {"run_id": "many"})
-        self.outcome.closed = answer["closed"]
+        end, errors = time.perf_counter() + _GIVE_UP_S, True
+        while errors and time.perf_counter() < end:
+            answer = await self._client.call("/api/batch/close", {"run_id": "many"})
+            self.outcome.closed += answer["closed"]
+            errors = bool(answer["errors"])
 
     def compare(self) -> None:
         """Count environments of which an answer is not that of a single process."""
@@ -368,12 +374,17 @@ def _loss_table(outcome: Outcome) -> Table:
         ("the first of them answered, s", f"{min(loss.lost_answered_s, default=endless):.1f}", ""),
         ("all of them answered, s", f"{max(loss.lost_answered_s, default=endless):.1f}", ""),
         ("all environments answered, s", f"{max(loss.answered_s, default=endless):.1f}", f"{RETURN_S:g}"),
-        ("calls until then", f"{len(loss.calls_s)}", ""),
-        ("the longest of them, s", f"{max(loss.calls_s):.1f}", ""),
-        ("steps sent again", ", ".join(f"{n:,} {code}" for code, n in loss.refused.items()) or "0", ""),
+        ("calls until then", f"{len(loss.calls)}", ""),
+        ("the longest of them, s", f"{max(cost.elapsed_s for cost in loss.calls):.1f}", ""),
+        ("steps sent again", _shown(loss.refused), ""),
+        ("steps sent again in all other calls", _shown(outcome.refused), ""),
         ("steps that failed for good", f"{outcome.gone.total():,}", "0"),
         ("environments with another answer than a single process", f"{outcome.differing:,}", "0"),
         ("environments closed in the end", f"{outcome.closed:,}", f"{outcome.environments:,}"),
     ):
         table.add_row(*row)
     return table
+
+
+def _shown(refused: Counter[str]) -> str:
+    return ", ".join(f"{count:,} {code}" for code, count in refused.items()) or "0"

@@ -34,7 +34,7 @@ async def test_environments_are_measured_and_all_answer_after_the_loss_of_a_work
 
 def answered(after_s: float = 1.0, count: int = 3) -> Loss:
     """A loss after which so many environments answered."""
-    return Loss(1, calls_s=[1.0], answered_s=[after_s] * count)
+    return Loss(1, answered_s=[after_s] * count)
 
 
 @pytest.mark.parametrize(
