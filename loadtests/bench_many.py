@@ -157,13 +157,16 @@ class Measurement:
         for start in self._progress.track(range(0, count, batch_size), description="made"):
             seeds = list(range(start, min(start + batch_size, count)))
             body = {"env_name": ENV_NAME, "env_kwargs": KWARGS, "seeds": seeds, "run_id": "many"}
-            # With a key: nginx may send it again, should a worker die of a machine that has too much to do.
+            # With a key: the same call makes the same environments, and none twice.
             request = post("/api/batch/initialize", orjson.dumps(body), key=f"many-{start}")
-            with self._measured(self.outcome.made, len(seeds)):
-                received = await self._client.send(request)
-            answer = _document_of(received)
-            if answer.get("errors", [answer]):
-                raise RuntimeError(received[-500:].decode())
+            end, errors = time.perf_counter() + _GIVE_UP_S, [{"retryable": True}]
+            while errors and all(error["retryable"] for error in errors) and time.perf_counter() < end:
+                with self._measured(self.outcome.made, len(seeds)):
+                    received = await self._client.send(request)
+                answer = _document_of(received)
+                errors = answer.get("errors", [answer])
+            if errors:
+                raise RuntimeError(str(errors[0]))
             self.episodes += [
                 Episode(env_id, seed, say=_say) for env_id, seed in zip(answer["env_ids"], seeds, strict=True)
             ]
