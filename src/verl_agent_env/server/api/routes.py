@@ -20,6 +20,7 @@ from verl_agent_env.server.api.tasks import MAX_TASKS, TaskHandlers
 from verl_agent_env.server.http import documented_errors as errors
 from verl_agent_env.server.http.types import Route
 from verl_agent_env.server.verbs.values import CLOSE, ENVIRONMENT_VERBS
+from verl_agent_env.wire import catalogue_responses, episode_responses
 from verl_agent_env.wire import responses as a
 from verl_agent_env.wire import schemas as r
 from verl_agent_env.wire.episodes import ENDINGS
@@ -242,9 +243,9 @@ def task_routes(calls: TaskHandlers) -> list[Route]:
     """The calls on the tasks of an environment."""
     return [
         Route("GET", "/api/environments/{env_name}/splits", calls.splits, "Splits of an environment's tasks",
-              None, a.SplitsResponse, (_ENV_NAME,), (e.UnknownEnvNameError, *errors.RUN), tags=("server",), auth_scope="read"),
+              None, catalogue_responses.SplitsResponse, (_ENV_NAME,), (e.UnknownEnvNameError, *errors.RUN), tags=("server",), auth_scope="read"),
         Route("GET", "/api/environments/{env_name}/tasks", calls.tasks, "Tasks of a split",
-              None, a.TasksResponse, (_ENV_NAME, *_TASK_PAGE),
+              None, catalogue_responses.TasksResponse, (_ENV_NAME, *_TASK_PAGE),
               (e.UnknownEnvNameError, e.InvalidRequestError, e.UnknownSplitError, *errors.RUN), tags=("server",), auth_scope="read"),
     ]  # fmt: skip
 
@@ -255,15 +256,15 @@ def episode_routes(calls: EpisodeHandlers) -> list[Route]:
     invalid = (e.InvalidRequestError, e.StoreUnavailableError)
     return [
         route("GET", "/api/episodes", calls.find, "Kept episodes",
-              None, a.EpisodesResponse, _EPISODE_PAGE, invalid),
+              None, episode_responses.EpisodesResponse, _EPISODE_PAGE, invalid),
         route("GET", "/api/episodes/{episode_id}", calls.read, "A kept episode",
-              None, a.KeptEpisodeResponse, _ONE_EPISODE, (e.EpisodeNotFoundError, *invalid)),
+              None, episode_responses.KeptEpisodeResponse, _ONE_EPISODE, (e.EpisodeNotFoundError, *invalid)),
         route("GET", "/api/episodes.jsonl", calls.export_lines, "Kept episodes, a line of JSON each",
               None, None, _EPISODE_PAGE, invalid, media_types=("application/jsonl",)),
         route("GET", "/api/episodes.parquet", calls.export_table, "Kept episodes as conversations, in parquet",
               None, None, _EPISODE_PAGE, invalid, media_types=("application/vnd.apache.parquet",)),
         route("GET", "/api/runs", calls.runs, "Kept episodes, summed up by run",
-              None, a.RunsResponse, _EPISODE_PAGE, invalid),
+              None, episode_responses.RunsResponse, _EPISODE_PAGE, invalid),
     ]  # fmt: skip
 
 
@@ -271,7 +272,7 @@ def run_routes(calls: RunHandlers) -> list[Route]:
     """The calls on runs."""
     return [
         Route("GET", "/api/runs/{run_id}/tasks", calls.tasks, "How often each task of a run was tried and solved",
-              None, a.RunTasksResponse, (_RUN_ID, _CURSOR), (e.InvalidRequestError, e.StoreUnavailableError), tags=("server",), auth_scope="read"),
+              None, catalogue_responses.RunTasksResponse, (_RUN_ID, _CURSOR), (e.InvalidRequestError, e.StoreUnavailableError), tags=("server",), auth_scope="read"),
     ]  # fmt: skip
 
 
@@ -294,20 +295,20 @@ def server_routes(
     """The calls on the server itself."""
     return [
         Route("GET", "/api/environments", catalogue.environments, "All registered environments",
-              None, a.CatalogueResponse, _CATALOGUE_PAGE, (e.InvalidRequestError,), tags=("server",), auth_scope="read"),
+              None, catalogue_responses.CatalogueResponse, _CATALOGUE_PAGE, (e.InvalidRequestError,), tags=("server",), auth_scope="read"),
         Route("GET", "/api/environments/{env_name}", catalogue.environment, "A registered environment, in full",
-              None, a.EnvironmentKind, (_ENV_NAME,), (e.UnknownEnvNameError, e.ExtraNotInstalledError, e.EnvironmentFailedError),
+              None, catalogue_responses.EnvironmentKind, (_ENV_NAME,), (e.UnknownEnvNameError, e.ExtraNotInstalledError, e.EnvironmentFailedError),
               tags=("server",), auth_scope="read"),
         Route("GET", "/api/cluster", calls.cluster, "Nodes, workers, and who owns how many slots",
-              None, a.ClusterResponse, tags=("server",), auth_scope="read"),
+              None, catalogue_responses.ClusterResponse, tags=("server",), auth_scope="read"),
         Route("GET", "/api/cluster/events", happening.events, "What the cluster is doing, as it happens",
               None, None, _LISTENING, (e.InvalidRequestError,), tags=("server",), auth_scope="read", media_types=("text/event-stream",), is_long=True),
         Route("POST", "/api/cluster/drain", calls.drain, "Empty a node, so that it can be stopped",
-              r.DrainRequest, a.DrainResponse, (), (*errors.BODY, e.NodeNotFoundError, e.WorkerUnreachableError), auth_scope="admin", tags=("server",)),
+              r.DrainRequest, catalogue_responses.DrainResponse, (), (*errors.BODY, e.NodeNotFoundError, e.WorkerUnreachableError), auth_scope="admin", tags=("server",)),
         Route("GET", "/healthz", calls.alive, "Whether the process answers",
-              None, a.StatusResponse, auth_scope="", tags=("server",)),
+              None, catalogue_responses.StatusResponse, auth_scope="", tags=("server",)),
         Route("GET", "/readyz", calls.is_ready, "Whether the server takes work",
-              None, a.StatusResponse, errors=(e.ShuttingDownError,), auth_scope="", tags=("server",)),
+              None, catalogue_responses.StatusResponse, errors=(e.ShuttingDownError,), auth_scope="", tags=("server",)),
         Route("GET", "/metrics", calls.metrics, "All metrics, for Prometheus",
               media_types=("text/plain",), tags=("server",), auth_scope="admin"),
     ]  # fmt: skip
