@@ -124,7 +124,7 @@ With seed 1, the actions behind `>`:
 
 {passed}
 
-- **Costs** are processor time of the dearest reset and step that was measured, in milliseconds, with the default arguments; a third
+- **Costs** are processor time of the most expensive reset and step that was measured, in milliseconds, with the default arguments; a third
   number is that of data that a process reads once. What costs more than {max_inline:g} ms runs in one of a few threads, the rest inline.
 - **Checks** are those of `make catalogue-test` that were made of it; of one that failed the cause is told.
 - **Killed** is the episode over HTTP in a cluster whose workers were both killed in its middle.

@@ -51,11 +51,11 @@ from verl_agent_env.server.api.routes import (
 from verl_agent_env.server.api.runs import RunHandlers
 from verl_agent_env.server.api.server import ServerHandlers
 from verl_agent_env.server.api.tasks import TaskHandlers
-from verl_agent_env.server.api.wires.openenv.door import SocketDoor
 from verl_agent_env.server.api.wires.openenv.handlers import OpenEnvHandlers
 from verl_agent_env.server.api.wires.openenv.socket import SocketServer
-from verl_agent_env.server.api.wires.ors.door import ORS_PREFIX, as_ors
+from verl_agent_env.server.api.wires.openenv.socket_admission import SocketAdmission
 from verl_agent_env.server.api.wires.ors.handlers import OrsHandlers
+from verl_agent_env.server.api.wires.ors.root_requests import ORS_PREFIX, as_ors
 from verl_agent_env.server.cluster.identity import WorkerIdentity
 from verl_agent_env.server.cluster.peers import WORKER_PATH, Peers
 from verl_agent_env.server.cluster.reachability import ReachabilityCheck
@@ -168,7 +168,9 @@ class EnvServer(FastAPI):
             on_idle=self.memory_return.soon,
             on_stop=watch.stop,
         )
-        self._socket_door = SocketDoor(registry, self.dispatcher, SocketServer(self.operations, self.metrics))
+        self._socket_admission = SocketAdmission(
+            registry, self.dispatcher, SocketServer(self.operations, self.metrics)
+        )
         self.mcp_route = McpRoute(self.operations, min(limits.max_body_bytes, MAX_MCP_BYTES))
         WebPages().add_to(self)
         self.add_exception_handler(HTTPException, _page_problem)
@@ -242,7 +244,7 @@ class EnvServer(FastAPI):
                 await self.dispatcher.serve_page(super().__call__, scope, receive, send)
         elif scope["type"] == "websocket":
             with contextlib.nullcontext() if self.tracing is None else self.tracing.within(scope["headers"]):
-                await self._socket_door(scope, receive, send)
+                await self._socket_admission(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
 

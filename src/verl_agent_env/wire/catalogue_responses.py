@@ -87,9 +87,9 @@ class CallCosts(ResponseBody):
     """Processor time of an environment's calls with the default arguments, in milliseconds, as it was measured once."""
 
     reset_ms: float
-    """Of the dearest reset."""
+    """Of the most expensive reset."""
     step_ms: float
-    """Of the dearest step."""
+    """Of the most expensive step."""
     load_ms: float
     """Of data that a process reads once, at its first reset."""
 

@@ -145,7 +145,7 @@ def _change(kept: _KeptEnvironment, write: Write) -> RefusalReason | None:
 
 
 def _is_late(kept: _KeptEnvironment, write: Write) -> bool:
-    """Tell whether a ``put`` says nothing that is not kept already."""
+    """Tell whether a ``put`` has nothing new."""
     steps = len(kept.entries)
     return steps > write.seq or (steps == write.seq == len(write.entries))
 

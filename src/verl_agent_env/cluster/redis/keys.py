@@ -98,7 +98,7 @@ class Keys:
         return f"{{{self.namespace}}}:w:"
 
     def lease(self, incarnation: str) -> str:
-        """Hash with ``record, name, supervisor, shape, address``; lives as long as its worker."""
+        """Hash with ``record, name, supervisor, shape, address``; expires with its worker's lease."""
         return self.lease_prefix + incarnation
 
     @property
@@ -124,7 +124,7 @@ class Keys:
         return slot_text(slot, self.num_slots)
 
     def slots_in(self, fields: str) -> list[int]:
-        """Read slots whose digits stand one behind the other."""
+        """Read slots whose digits follow one another."""
         digits = len(self.field(0))
         return [int(fields[start : start + digits], 16) for start in range(0, len(fields), digits)]
 

@@ -145,7 +145,7 @@ class RedisEventLog:
     async def _make(
         self, generation: str, tokens: Mapping[int, str], writes: Sequence[Write], bundle: Bundle
     ) -> Any:
-        """Make writes, after bundles that stand in their way were sorted out; returns what the script gives."""
+        """Make writes, after bundles that they depend on were sorted out; returns what the script gives."""
         if tokens is not self._tokens:
             self._tokens, self._held = tokens, set(tokens.values())
         keys, held, known = self._keys, self._held, self._bundled

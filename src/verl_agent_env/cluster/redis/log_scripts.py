@@ -1,4 +1,4 @@
-"""The Lua scripts of the event log; what holds for all scripts stands in :mod:`~verl_agent_env.cluster.redis.scripts`."""
+"""The Lua scripts of the event log; what holds for all scripts is in :mod:`~verl_agent_env.cluster.redis.scripts`."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ if bundle ~= '' then
   end
 end
 
--- Where the write stands that follows the one at this place.
+-- Place of the write that follows the one at this place.
 local function after(at)
   local kind = ARGV[at]
   if kind == 'p' then return at + 6 + ARGV[at + 5] end

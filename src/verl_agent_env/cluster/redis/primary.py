@@ -3,8 +3,8 @@
 Replication is asynchronous: a replica that becomes the primary may lack the last writes that were acknowledged. So the
 first connection to another primary makes its data another data set, as an emptied store is: a new generation, and no
 owners of slots. Whoever still writes in the name of the generation before is refused; owners claim what they had, and
-write their environments again from memory. What nobody lives to write again, such as the environments of a worker that
-died with its primary, is as the replica had it.
+write their environments again from memory. What nobody can write again, such as the environments of a worker that
+ended together with the primary, is as the replica had it.
 """
 
 from __future__ import annotations

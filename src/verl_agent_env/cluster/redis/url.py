@@ -94,7 +94,7 @@ def in_order(urls: Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class _Options:
-    """Options of ours; a name that ends with ``_file`` stands for what the file holds."""
+    """Options of ours; a name that ends with ``_file`` means the content of the file."""
 
     wait: str = "0"
     failover: str = "no"
@@ -133,10 +133,10 @@ class _Options:
         return bool(self.sentinel_username or self.sentinel_password or self.sentinel_password_file)
 
     def credentials(self, given: str) -> str:
-        """Return user and password as they stand before the host, with the sign that ends them.
+        """Return user and password as they are written before the host, with the sign that ends them.
 
         Raises:
-            ValueError: They stand in a file and in the URL, or the file cannot be read.
+            ValueError: They are given in a file and in the URL, or the file cannot be read.
         """
         if not (self.username_file or self.password_file):
             return f"{given}@" if given else ""

@@ -419,7 +419,7 @@ class Calls:
                 with calling(instance.call):
                     return await self._executor.call(instance.kind, env, lambda: read(env))
             except CallTimeoutError as stuck:
-                # Somebody may be at it still: it cannot be used any more.
+                # The thread may still use it: nobody else can.
                 self._lifecycle.fail(instance, stuck)
             except VerlAgentEnvError:
                 raise
@@ -507,7 +507,7 @@ class Calls:
                 self._lifecycle.require_here(instance)
                 yield
             except asyncio.CancelledError:
-                # The host stops. A thread that is at it still closes it when it comes back.
+                # The host stops. A thread that still runs closes the environment when it returns.
                 if instance.kind.uses_thread:
                     instance.env = None
                 raise

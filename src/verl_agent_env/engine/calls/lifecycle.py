@@ -65,7 +65,7 @@ class CreateRequest:
     run_id: str | None = None
     ttl_s: float | None = None
     env_id: str | None = None
-    """Id of the environment, in a slot of this worker; a new one if not given. An id that lives already is answered
+    """Id of the environment, in a slot of this worker; a new one if not given. An id that is live already is answered
     as it was when it was made."""
     tag: str = ""
     """Of its holder, for a new id; see :func:`~verl_agent_env.types.tagged_env_id`."""
@@ -286,7 +286,7 @@ class Lifecycle:
         """Drop the environment of a failed call, and say whether it comes back.
 
         Raises:
-            MovedError: Another worker owns the environment by now, or may: what failed here says nothing of it.
+            MovedError: Another worker owns the environment by now, or may: the failure here does not concern that one.
             EnvironmentLostError: It does not come back.
             EnvironmentFailedError, EnvironmentTimeoutError, AnswerTooLargeError, OutsideCallError,
                 MemoryExhaustedError: It does.
@@ -336,7 +336,7 @@ class Lifecycle:
             self._send_away(instance)
 
     def _send_away(self, instance: LiveEnv) -> NoReturn:
-        """Forget an environment whose code has run in vain: in memory it does not stand where the log stands."""
+        """Forget an environment whose last call does not count: its state in memory is not the one in the log."""
         if self.env_table.get(instance.env_id) is instance:
             self.env_table.evict(instance, MOVED)
         raise MovedError(slot_of(instance.env_id))

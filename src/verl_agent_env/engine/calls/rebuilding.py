@@ -1,4 +1,4 @@
-"""Builds an environment anew as it stands: after a call that failed, what ran is not to be trusted."""
+"""Builds an environment anew in its last good state: after a call that failed, the object that ran cannot be trusted."""
 
 from __future__ import annotations
 

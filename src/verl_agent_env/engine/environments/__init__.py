@@ -1,1 +1,1 @@
-"""The live environments of a host: where each stands, and the table of all of them."""
+"""The live environments of a host: the state of each, and the table of all of them."""

@@ -1,4 +1,4 @@
-"""One live environment on a host: where it stands, and what it takes to answer its last step again."""
+"""One live environment on a host: its state, and what it takes to answer its last step again."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from verl_agent_env.engine.group_commit.groups import Group
 
 MOVED = "moved"
-"""Reason of an environment's end on a worker whose slot went to another one: it lives on there."""
+"""Reason of an environment's end on a worker whose slot went to another one, which goes on with it."""
 
 _KNOWN_RESETS = 4
 """Episodes after which a copy of a reset is not known any more."""
@@ -178,7 +178,7 @@ class LiveEnv:
         self.is_journalled = False
         """Whether its steps go to a journal."""
         self.slot = 0
-        """Where it lives, if it is kept outside this process."""
+        """Slot of its id, if it is kept outside this process."""
         self.env_kwargs: Mapping[str, Any] | None = None
         """Keyword arguments as they were asked for, where environments or episodes are kept."""
         self.digests: list[bytes] | None = None
@@ -259,7 +259,7 @@ class LiveEnv:
         Nobody may be told that it is closed before that is written: it may turn out to be another worker's.
 
         Raises:
-            MovedError: It lives on another worker.
+            MovedError: Another worker has it.
             EnvironmentClosedError: It was closed.
             EnvironmentLostError, ReplayDivergedError, EnvironmentEndedWorkerError: It cannot come back.
         """

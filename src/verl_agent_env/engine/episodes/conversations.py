@@ -14,7 +14,7 @@ from verl_agent_env.types import Message
 def conversation_of(episode: Mapping[str, Any]) -> list[Message]:
     """Return the messages of an episode, the last of which is the model's; each has a role and a text alone.
 
-    Calls of tools stand in the text as ``<tool_call>{JSON}</tool_call>``, which is how most models write them.
+    Calls of tools are written in the text as ``<tool_call>{JSON}</tool_call>``, which is how most models write them.
 
     Args:
         episode: As :meth:`~verl_agent_env.wire.episodes.KeptEpisode.to_json` writes it.

@@ -39,8 +39,8 @@ class Executor:
 
     An environment's exceptions come out unchanged, except those that would end more than the call
     (:class:`~verl_agent_env.engine.execution.threads.ForeignExitError`). One that takes longer than ``max_step_s`` raises
-    :class:`~verl_agent_env.engine.execution.threads.CallTimeoutError`; if it is a ``StuckCallError``, a thread is at it still and
-    closes the environment should it come back: nobody else may touch it.
+    :class:`~verl_agent_env.engine.execution.threads.CallTimeoutError`; if it is a ``StuckCallError``, a thread still runs it and
+    closes the environment should it return: nobody else may touch it.
 
     Whatever is built here and does not come out is closed here. What runs is on record as the task's
     :data:`~verl_agent_env.engine.execution.under_way.current_call`, and of calls that are suspected to end workers one runs at a time.
@@ -191,7 +191,7 @@ class Executor:
         return await self._in_thread(kind, call, late)
 
     async def restore(self, kind: EnvKind, arguments: Any, snapshot: bytes) -> Env:
-        """A new environment that stands where another one stood at its ``snapshot``."""
+        """A new environment with the state of a ``snapshot``."""
 
         if kind.execution == "inline":
             with self.record.inline(current_call.get()):
@@ -379,7 +379,7 @@ def begin_inline(
 
 
 def restore_inline(kind: EnvKind, arguments: Any, state: bytes) -> Env:
-    """Build an environment that stands where another one stood at its ``state``, here and now."""
+    """Build an environment with this ``state``, here and now."""
     env: Any = build(kind, arguments)
     try:
         env.restore(state)

@@ -29,7 +29,7 @@ class CallTimeoutError(Exception):
 
 
 class StuckCallError(CallTimeoutError):
-    """A call did not return in time, and its thread, which may be at it still, was given up."""
+    """A call did not return in time, and its thread, which may still be running it, was given up."""
 
 
 class ForeignExitError(Exception):

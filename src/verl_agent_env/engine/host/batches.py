@@ -140,7 +140,7 @@ class Batches:
     ) -> list[T | VerlAgentEnvError]:
         """Carry out a verb for each item.
 
-        An environment that stands in the batch several times takes its items in their order.
+        An environment that is in the batch several times takes its items in their order.
 
         Args:
             verb: What to do.

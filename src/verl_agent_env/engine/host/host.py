@@ -43,8 +43,8 @@ T = TypeVar("T")
 class Host:
     """Live environments and the calls on them; steps of one environment never overlap.
 
-    An environment that raises or hangs fails its own call only: one that can be replayed stands afterwards where it
-    stood before, any other one is lost. A call that has begun is carried out to its end, also when its caller goes
+    An environment that raises or hangs fails its own call only: one that can be replayed has afterwards the state that
+    it had before, any other one is lost. A call that has begun is carried out to its end, also when its caller goes
     away: whoever asks again finds it done. All methods belong to one event loop.
     """
 
@@ -291,7 +291,7 @@ class Host:
         return self.calls.step(env_id, action, seq, operation)
 
     def read(self, env_id: str, read: Callable[[Any], T]) -> AwaitableOrValue[T]:
-        """Call ``read`` with the environment, which stands still meanwhile and is not changed, and give its result.
+        """Call ``read`` with the environment, on which no other call runs meanwhile, and give its result; it changes nothing.
 
         Raises:
             EnvironmentStateError: The environment is unknown, closed or lost.
@@ -307,7 +307,7 @@ class Host:
 
         Raises:
             EnvironmentNotFoundError: The id was never given, or so long ago that it is forgotten.
-            MovedError: Its slot went to another worker; it lives on there.
+            MovedError: Its slot went to another worker, which goes on with it.
             StoreUnavailableError: The end cannot be written; whether it will be is unknown.
         """
         if self.recovery is not None:

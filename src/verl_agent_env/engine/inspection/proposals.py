@@ -70,6 +70,6 @@ async def _asked(host: Host, env_id: str, endpoint: ModelEndpoint) -> str:
     if host.env_table.find(env_id).ended:
         raise EpisodeEndedError(env_id)
     messages = await asyncio.to_thread(messages_of, episode)
-    # Results of tools stand in the text, as the calls do: not every endpoint takes messages of tools.
+    # Results of tools are written as text, as the calls are: not every endpoint takes messages of tools.
     spoken = [{**message, "role": "user"} if message["role"] == "tool" else message for message in messages]
     return await complete(endpoint, spoken, str)

@@ -1,4 +1,4 @@
-"""Reads of a live environment as it stands: its state, a picture, what a seat sees."""
+"""Reads of a live environment that change nothing: its state, a picture, what a seat sees."""
 
 from __future__ import annotations
 

@@ -228,7 +228,7 @@ class Recorder:
         self._write(instance, "save", _snapshot(instance), instance.seq)
 
     def closed(self, instance: LiveEnv, reason: str) -> Group:
-        """Write the end of an environment, which lives until that is written, but takes no call any more.
+        """Write the end of an environment, which stays in memory until that is written, but takes no call any more.
 
         Returns:
             What it is written with.
@@ -287,7 +287,7 @@ class Recorder:
         return group
 
     def refused(self, env_id: str, reason: RefusalReason) -> None:
-        """Forget an environment that lives elsewhere, or nowhere: what is here of it is worthless.
+        """Forget an environment that another worker owns, or that has ended: what this worker knows of it no longer counts.
 
         One that is answered early is forgotten only if it is another worker's: nobody relies on what is kept of it.
         """

@@ -141,14 +141,14 @@ class Restorer:
                 extra={"env_id": env_id, "detail": refused.detail},
             )
             return kind, None, "with arguments that it refuses"
-        # What an older version of ours wrote says nothing of the format.
+        # An older version of this server did not write the format.
         is_readable = header.state_format in (None, kind.state_format)
         return kind.fitting(arguments), arguments, None if is_readable else written_as
 
     # --- by its state ---------------------------------------------------------------------------------------
 
     async def _stand_at_state(self, instance: LiveEnv, saved: Saved) -> None:
-        """Stand where the last snapshot stands, or at the beginning of the episode."""
+        """Begin with the state of the last snapshot, or with the beginning of the episode."""
         if saved.snapshot is None:
             if instance.state is None:
                 raise ValueError("no state was kept")
@@ -259,7 +259,7 @@ class Restorer:
 
 
 def _last_snapshot(saved: Saved) -> _Start | None:
-    """The snapshot, if it can be read and stands somewhere in the journal."""
+    """The snapshot, if it can be read and is of a step that the journal has."""
     if saved.snapshot is None:
         return None
     try:

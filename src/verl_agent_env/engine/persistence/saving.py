@@ -58,13 +58,13 @@ class StateSaver:
                 with calling(instance.call):
                     state = await self._executor.call(instance.kind, env, lambda: state_of(env))
             except CallTimeoutError as stuck:
-                # Its thread is at it still, and closes the environment: it is built anew if anybody asks.
+                # Its thread is still running, and closes the environment: the next call builds it anew.
                 instance.env = None
                 self._recorder.note_fault(instance, stuck)
             except ENV_FAULTS as fault:
                 self._recorder.note_fault(instance, fault)
             else:
-                # If it came in time: an environment that went says nothing any more.
+                # Only if the answer came in time: an environment that has moved cannot give one.
                 if instance.closed_as is None:
                     self._recorder.save(instance, state)
 

@@ -86,7 +86,7 @@ def adapter_class(base: type[Adapter], spec: EnvSpec, **attributes: Any) -> type
 
 
 def execution_of(spec: EnvSpec) -> Execution:
-    """``inline`` if the dearest call takes less than 20 ms, else ``compute``."""
+    """``inline`` if the most expensive call takes less than 20 ms, else ``compute``."""
     return "inline" if spec.costs is not None and spec.costs.highest_ms <= MAX_INLINE_MS else "compute"
 
 

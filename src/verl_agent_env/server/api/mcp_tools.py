@@ -22,7 +22,7 @@ ApiCall = Callable[[str, str, "Mapping[str, Any] | None"], Awaitable[Any]]
 _INSTRUCTIONS = (
     "Environments for LLM agents. list_environments names them; start_environment begins an episode and shows its "
     "first observation and the environment's own tools; act carries out one action and shows what came of it; look "
-    "shows where the episode stands; close_environment ends it."
+    "shows the state of the episode; close_environment ends it."
 )
 _DATA_URL = re.compile(r"data:(image/[\w.+-]+);base64,(.*)", re.DOTALL)
 _CALL_ID = "call_0"
@@ -64,7 +64,7 @@ class ActArguments(_Arguments):
 
 
 class LookArguments(_Arguments):
-    """Show where an episode stands; changes nothing."""
+    """Show the state of an episode; changes nothing."""
 
     env_id: str = Field(pattern=r"^[^/?%]{1,128}$")
     """The id that start_environment gave."""

@@ -112,7 +112,7 @@ _CATALOGUE_PAGE: tuple[dict[str, Any], ...] = (
         "name": "max_ms",
         "in": "query",
         "required": False,
-        "description": "What the dearest call was measured to take at most.",
+        "description": "The longest time that was measured for a call.",
         "schema": {"type": "number", "exclusiveMinimum": 0},
     },
     {

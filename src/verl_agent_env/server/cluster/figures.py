@@ -25,7 +25,7 @@ _MAX_RUNS = 1000
 
 @dataclass(frozen=True)
 class WorkerFigures:
-    """Counts of one worker since it started, and what lives on it."""
+    """Counts of one worker since it started, and its live environments."""
 
     node: str
     """Node of the worker."""

@@ -1,7 +1,7 @@
 """Sees to it that a worker which has calls of this one under way is still there.
 
-A call may take long, and its connection says nothing of whether anybody is at work at its other end: a network that is
-cut, or a process that stands still, closes none. So a worker that was not heard of while a call has lasted is asked for
+A call may take long, and its connection does not tell whether the other worker still runs: a network that is
+cut, or a process that is stopped, closes none. So a worker that was not heard of while a call has lasted is asked for
 a sign of life; if none comes, all its calls are given up together.
 """
 

@@ -2,7 +2,7 @@
 
 A worker that others cannot reach joins the cluster, gets slots, and then every call that must be passed on to it fails.
 So each worker that joins is called once by a worker of the next node and by one of the node before, in the order of
-their names; what they find stands in their logs. The number of calls is twice the number of workers, however many
+their names; what they find is in their logs. The number of calls is twice the number of workers, however many
 nodes there are.
 """
 

@@ -71,7 +71,7 @@ class ShardedBatches:
     async def run(
         self, verb: Verb[T], items: BatchItems, room: AnswerRoom = WHOLE_ROOM
     ) -> list[T | VerlAgentEnvError]:
-        """Carry out a verb for each item, where its environment lives.
+        """Carry out a verb for each item, at the owner of its environment.
 
         New environments are made on all workers alike. Shares are contiguous: neighbours in the batch, such as the samples
         of one group, stay together. Ids and seeds are given here: a part whose answer got lost is sent again, and makes

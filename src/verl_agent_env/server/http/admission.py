@@ -97,5 +97,5 @@ def require_well_formed(headers: Headers, found: Mapping[bytes, bytes], http_ver
     if has_ambiguous_headers(headers):
         raise MalformedHeadError("a header that may be there once is there more than once")
     if b"content-encoding" in found and found[b"content-encoding"].strip().lower() not in _UNCOMPRESSED:
-        # What it grows to is bounded by nothing that is known of it, and the loop would stand still meanwhile.
+        # What it grows to is bounded by nothing that is known of it, and the event loop would be blocked meanwhile.
         raise ContentEncodingNotSupportedError(found[b"content-encoding"][:_MAX_SHOWN].decode("latin-1"))

@@ -105,7 +105,7 @@ class TokenGuard:
     def _read(self) -> None:
         """Read the file.
 
-        Digests are what is compared: how long it takes to find one says nothing of the tokens.
+        Digests are what is compared: the time to find one tells nothing about the tokens.
         """
         named = read_token_file(self._path) if self._path else {}
         for digest in self._plain.keys() & named.keys():

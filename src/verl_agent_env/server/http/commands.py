@@ -145,7 +145,7 @@ def _reason_of_request(peer: Peer, headers: Mapping[bytes, bytes]) -> str:
     if not _FORWARDED.isdisjoint(headers):
         return "the request came through a proxy"
     host = headers.get(b"host")
-    # A proxy that says nothing of itself may at least pass on by which name it was called.
+    # A proxy that does not name itself may at least pass on the name by which it was called.
     if host is not None and not is_local_host(host.decode("latin-1")):
         return "the request came for a host of another name"
     return ""

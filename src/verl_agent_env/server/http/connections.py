@@ -44,7 +44,7 @@ class Connections:
         """Connections that the worker closed against their clients' will, by reason."""
         self.most = limits.max_connections
         if open_files != resource.RLIM_INFINITY:
-            # A refusal needs a file as well, and a client that is refused should not be one that nobody hears.
+            # A refusal needs a file as well, and a client that is refused should get an answer.
             self.most = min(self.most, open_files - min(_OTHER_FILES, open_files // 2))
             if self.most < limits.max_connections:
                 logger.info(

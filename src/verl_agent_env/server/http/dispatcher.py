@@ -406,7 +406,7 @@ def error_of(raised: BaseException) -> VerlAgentEnvError:
         raised.__traceback__ = raised.__context__ = raised.__cause__ = None
         return raised
     if isinstance(raised, MemoryError):
-        # Where it came from says nothing: whoever asks next fails as well.
+        # The traceback does not help: the next request fails as well.
         logger.error("request failed: out of memory", extra=SHORTAGE)
         return MemoryExhaustedError()
     logger.error("request failed", exc_info=raised)

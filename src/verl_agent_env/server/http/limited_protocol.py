@@ -1,4 +1,4 @@
-"""HTTP for uvicorn with limits for connections that do not get on: heads, bodies and answers that drip, or are too large.
+"""HTTP for uvicorn with limits for slow connections: heads, bodies and answers that take too long, or are too large.
 
 A request that arrives in one piece costs a few comparisons: timers run only for what arrived in part.
 """
@@ -51,7 +51,7 @@ class _RefusedError(Exception):
 
 
 class LimitedProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP on httptools; hangs up on clients that keep a connection busy without getting on.
+    """uvicorn's HTTP on httptools; closes connections that make too little progress.
 
     A subclass says where the parser is, in :attr:`phase`. The limits are those of the application's dispatcher; any other
     application is served as by uvicorn.
@@ -74,7 +74,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self.is_fresh = False
         """Whether nothing was answered yet of what came in last."""
         self.silent_bytes = 0
-        """Bytes since the last byte of a body: trailers, and what stands around chunks."""
+        """Bytes since the last byte of a body: trailers, and the framing of chunks."""
         self._body_parts: list[bytes] = []
         """Of the body, what the last piece held: a piece may hold a chunk for every six bytes."""
         self._owner: Dispatcher | None = app_state.get(DISPATCHER_STATE)

@@ -14,7 +14,7 @@ _NAME = re.compile(r"\{(?:env_name|run_id)\}")
 
 
 class RouteTable:
-    """Routes by path: of one environment by what follows its id, of a name by what stands around it, or as a whole."""
+    """Routes by path: of one environment by the part after its id, of a name by the parts around it, or as a whole."""
 
     def __init__(self, routes: Iterable[Route]) -> None:
         """Hold these routes."""

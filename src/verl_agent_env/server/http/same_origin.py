@@ -65,7 +65,7 @@ class SameOriginPolicy:
 
         Args:
             allowed_hosts: Names and addresses that clients may call the server by, beside those of this machine;
-                ``*.example.org`` stands for all names below it, ``*`` for all.
+                ``*.example.org`` means all names below it, ``*`` all names.
             allowed_origins: Origins of other sites whose pages may use the server, ``https://app.example.org``.
             own_names: Names and addresses of this machine.
             has_tokens: Whether calls need a bearer token, which no page of another site has.

@@ -22,7 +22,7 @@ connection that was accepted. The protocol calls it from then on, and the applic
 _FINAL_TEXT = 0x81
 _MASKED = 0x80
 _SHORT = 126
-"""Lengths from here on stand in a field of their own."""
+"""Lengths from here on are written in a field of their own."""
 _TWO_BYTES = 0x10000
 _MASK_BYTES = 4
 

@@ -76,7 +76,7 @@ class Principal:
 
     @property
     def run_tag(self) -> str | None:
-        """Tag of the holder whose environments a run's name stands for; None for those of all holders."""
+        """Tag of the holder whose environments belong to a run's name; None for those of all holders."""
         return None if self.is_admin else self.tag
 
     def to_text(self) -> str:
@@ -158,7 +158,7 @@ def _parse_line(words: list[str]) -> tuple[bytes, Principal]:
         raise ValueError("a name is up to 64 letters, digits and _.@-, and begins with a letter or a digit")
     given = scopes.split(",")
     if not all(scope in _INCLUDED for scope in given):
-        # Not what stands there: it may be the token, at the wrong place.
+        # Not the text itself: it may be the token, at the wrong place.
         raise ValueError(f"scopes are {', '.join(get_args(Scope))}, with commas between them")
     principal = Principal.holder(name, given)
     if token.startswith(_DIGEST_PREFIX):

@@ -89,7 +89,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     def data_received(self, data: bytes) -> None:
         """Read what came; hang up where it is no handshake that the parser could answer."""
         self._is_fresh = True
-        # The parser need not see a whole message, as long as it stands between two.
+        # The parser need not see a whole message, as long as it is between two.
         if self._unread_bytes == 0 and self._answer is not None and self.conn.current_size is None:
             text = whole_text(data)
             if text is not None and self.conn.state is State.OPEN:

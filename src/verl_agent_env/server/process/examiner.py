@@ -1,6 +1,6 @@
 """Finds out which call ended a worker, and has all workers know it before they are asked for the same call again.
 
-Part of a pool's supervisor, which outlives its workers. What was under way stands in memory that it shares with them
+Part of a pool's supervisor, which outlives its workers. What was under way is written in memory that it shares with them
 (:mod:`~verl_agent_env.engine.execution.under_way`).
 """
 
@@ -26,7 +26,7 @@ _FROM_OUTSIDE = frozenset(
     {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGSTOP}
 )
 _EXAMINED_FOR = 4
-"""An examination of which nobody hears any more, because its supervisor ended, holds so many times the time after which a
+"""An examination whose supervisor has ended holds so many times the time after which a
 silent worker is killed."""
 
 
@@ -106,7 +106,7 @@ class _Finding:
     """Result of an examination, still to be written to the store."""
 
     end: WorkerEnd | None
-    """None: it lives, and so far it is only silent."""
+    """None: the worker runs, and so far it is only silent."""
     under_way: UnderWay
     examined: tuple[Suspicion, ...] = ()
     cleared: tuple[str, ...] = ()
@@ -222,7 +222,7 @@ class WorkerExaminer:
 def is_stopped(pid: int) -> bool:
     """Tell whether a process is stopped; False where the system does not say."""
     try:
-        # The name, which may hold anything, stands in parentheses before the state (proc(5)).
+        # The name, which may hold anything, is in parentheses before the state (proc(5)).
         return Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()[0] in "Tt"
     except (OSError, IndexError):
         return False

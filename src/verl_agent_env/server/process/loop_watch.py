@@ -112,7 +112,7 @@ def _name_of(frame: FrameType | None) -> str:
 def _is_asleep(thread: threading.Thread) -> bool:
     """Tell whether a thread waits for anything but a core; ``False`` where the system does not say."""
     with contextlib.suppress(OSError, IndexError):
-        # The name, which may hold anything, stands in parentheses before the state (proc(5)).
+        # The name, which may hold anything, is in parentheses before the state (proc(5)).
         status = Path(f"/proc/self/task/{thread.native_id}/stat").read_text()
         return status.rpartition(")")[2].split()[0] in "SD"
     return False

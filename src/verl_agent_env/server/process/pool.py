@@ -146,7 +146,7 @@ class AddressWorker(UvicornWorker):  # type: ignore[misc]
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
 
     async def _notify_forever(self) -> None:
-        """Tell the supervisor that the worker lives; end with it, for nobody would replace a worker any more."""
+        """Tell the supervisor that the worker runs; end with it, for nobody would replace a worker any more."""
         while os.getppid() == self.ppid:
             self.notify()
             await asyncio.sleep(_NOTIFY_S)
@@ -157,7 +157,7 @@ class AddressWorker(UvicornWorker):  # type: ignore[misc]
 
 
 class _DrainingServer(Server):
-    """Gives its environments to other workers before it closes its doors; a second signal is not waited for."""
+    """Gives its environments to other workers before it stops listening; a second signal ends it at once."""
 
     def __init__(self, config: Config, drain: Callable[[], Awaitable[None]]) -> None:
         super().__init__(config)

@@ -7,7 +7,7 @@ from verl_agent_env.errors import UnknownEnvNameError
 
 
 def name_in(path: str, prefix: str) -> str:
-    """Give what stands between the prefix of a path and its last part: names have a slash of their own."""
+    """Give the part of a path between its prefix and its last part: names have a slash of their own."""
     return path.removeprefix(prefix).rpartition("/")[0]
 
 

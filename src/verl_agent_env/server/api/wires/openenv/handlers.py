@@ -102,7 +102,7 @@ class OpenEnvHandlers:
         )
 
     async def state(self, request: Request) -> Response:
-        """Tell where a session stands; without one, where each begins."""
+        """Give the state of a session; without one, the state in which each begins."""
         query = parse_qs(request.query.decode("latin-1"))
         session = self._session(request, query.get("session_id", [None])[-1])
         return Response(encode(await session.state()))

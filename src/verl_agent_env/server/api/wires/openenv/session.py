@@ -210,7 +210,7 @@ class Session:
         return tools
 
     async def state(self) -> dict[str, Any]:
-        """Tell where the session stands."""
+        """Give the state of the session."""
         if self.env_id is None:
             return {"episode_id": None, "step_count": 0}
         found = await self._call("GET", "")
@@ -224,7 +224,7 @@ class Session:
             self.env_id = None
 
     async def leave(self) -> None:
-        """End a connection in good order: what it made is closed, what it found lives on."""
+        """End a connection in good order: the environment that it made is closed, one that it found is not."""
         if self._is_own:
             await self.close()
 

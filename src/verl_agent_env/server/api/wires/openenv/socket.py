@@ -47,8 +47,8 @@ class SocketServer:
     ) -> None:
         """Serve an admitted connection until it ends, or until the protocol answers its messages itself.
 
-        The environment of a connection that breaks lives on, for whoever comes back with its id; one that is closed in good
-        order is closed with it.
+        The environment of a connection that breaks stays, for a client that comes back with its id; where the connection is
+        closed in good order, its environment is closed, too.
 
         Args:
             env_name: Full name of the environment.

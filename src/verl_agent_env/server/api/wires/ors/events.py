@@ -11,7 +11,7 @@ from verl_agent_env.server.http.types import Response
 
 _SIGN_OF_LIFE = b": at work\n\n"
 _SIGN_OF_LIFE_S = 10.0
-"""Clients give a call up that says nothing for 30 seconds."""
+"""Clients give up a call that sends nothing for 30 seconds."""
 
 _at_work: set[asyncio.Future[bytes]] = set()
 """Work under way: the event loop alone would not keep what nobody waits for any more."""

@@ -24,8 +24,8 @@ from verl_agent_env.errors import (
 from verl_agent_env.messages import content_text, text_part
 from verl_agent_env.server.api.operations import Operations
 from verl_agent_env.server.api.wires.names import name_in, short_name
-from verl_agent_env.server.api.wires.ors.door import ORS_PREFIX
 from verl_agent_env.server.api.wires.ors.events import events, events_of_work
+from verl_agent_env.server.api.wires.ors.root_requests import ORS_PREFIX
 from verl_agent_env.server.api.wires.tasks import TaskApiHandlers, TaskLister
 from verl_agent_env.server.http.events import event, json_event
 from verl_agent_env.server.http.headers import OPERATION_HEADER

@@ -14,7 +14,7 @@ from verl_agent_env.server.http.dispatcher import Dispatcher
 _SOCKET, _RPC = "/ws", "/mcp"
 
 
-class SocketDoor:
+class SocketAdmission:
     """Admits WebSockets to the environment that their path names, and refuses all others."""
 
     def __init__(self, registry: Registry, dispatcher: Dispatcher, sockets: SocketServer) -> None:
