@@ -227,7 +227,6 @@ async def test_claim_takes_free_slots_in_one_version(store: Store) -> None:
     cluster = await store.read_map()
     assert cluster.version > version
     assert cluster.tokens_of(record.incarnation) == tokens
-    assert cluster.slot_counts() == {record.incarnation: NUM_SLOTS}
     assert cluster.owner_of(77) == record
 
 

@@ -19,7 +19,6 @@ id of the data set: a new one means that the store was emptied or replaced, and 
 from __future__ import annotations
 
 import itertools
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
@@ -133,10 +132,6 @@ class ClusterMap:
     def tokens_of(self, incarnation: str) -> dict[int, str]:
         """Return the slots of a worker with their tokens."""
         return {slot: own.token for slot, own in self.owners.items() if own.incarnation == incarnation}
-
-    def slot_counts(self) -> Counter[str]:
-        """Count the slots of each incarnation."""
-        return Counter(own.incarnation for own in self.owners.values())
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,11 +44,6 @@ class Pool:
         """Number of sessions that are open or opening."""
         return self._count.total()
 
-    @property
-    def launcher_pid(self) -> int | None:
-        """Pid of the process that runs the stdio servers; ``None`` without one."""
-        return self._launcher.pid if self._launcher is not None and self._launcher.is_alive else None
-
     async def acquire(
         self, definition: ServerDefinition, http_session: HttpSession | None = None
     ) -> McpSession:

@@ -61,11 +61,6 @@ class Level:
         return ((1 << self.height * self.width) - 1) ^ self.walls
 
     @property
-    def boxes_on_target(self) -> int:
-        """Number of boxes on a target."""
-        return (self.boxes & self.targets).bit_count()
-
-    @property
     def is_solved(self) -> bool:
         """True if every box is on a target."""
         return self.boxes == self.targets
