@@ -213,17 +213,15 @@ class Measurement:
                 await asyncio.sleep(_AGAIN_S)
         self.outcome.gone["no answer"] += len(waiting)
 
-    async def close(self) -> None:
-        """Close all environments, and note how many there were."""
-        request, end = (
-            post("/api/batch/close", orjson.dumps({"run_id": _RUN})),
-            time.perf_counter() + _GIVE_UP_S,
-        )
-        while time.perf_counter() < end:
-            answer = _document_of(await self._client.send(request))
-            self.outcome.closed += answer.get("closed", 0)
-            if not answer.get("errors", [answer]):
-                return
+    async def close(self, batch_size: int) -> None:
+        """Close all environments, and note of how many that was a success."""
+        for batch in self._batches(batch_size, "closed"):
+            request = post("/api/batch/close", orjson.dumps({"env_ids": [e.env_id for e in batch]}))
+            end, closed = time.perf_counter() + _GIVE_UP_S, 0
+            # Closing what is closed is a success as well.
+            while closed < len(batch) and time.perf_counter() < end:
+                closed = _document_of(await self._client.send(request)).get("closed", 0)
+            self.outcome.closed += closed
 
     def compare(self) -> None:
         """Count environments of which an answer is not that of a single process."""
@@ -317,7 +315,7 @@ async def bench_many(count: int, batch_size: int, rounds: int) -> bool:
         # Whoever was stepped twice by one call, or not at all, refuses the next number.
         await measurement.step_all(batch_size, "stepped once more")
         measurement.look("after the loss")
-        await measurement.close()
+        await measurement.close(batch_size)
         measurement.compare()
     for table in tables_of(measurement.outcome, batch_size):
         console.print(table)
