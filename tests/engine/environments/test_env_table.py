@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 
 from tests.engine.conftest import FakeClock
@@ -164,3 +166,51 @@ def test_only_a_shorter_ttl_is_announced(shelf: Shelf) -> None:
     shelf.add("b", ttl_s=50.0)
     shelf.add("c", ttl_s=60.0)
     assert not shelf.env_table.shorter_ttl.is_set()
+
+
+class _Counted(float):
+    """A duration that counts how often it is compared."""
+
+    comparisons = 0
+
+    def __lt__(self, other: float) -> bool:
+        _Counted.comparisons += 1
+        return float(self) < other
+
+    def __gt__(self, other: float) -> bool:
+        _Counted.comparisons += 1
+        return float(self) > other
+
+
+@pytest.mark.parametrize("step", [1, -1], ids=["ever_longer", "ever_shorter"])
+def test_ttls_of_which_each_environment_has_its_own_are_not_all_looked_at(shelf: Shelf, step: int) -> None:
+    # As of a client that gives what is left until its own deadline.
+    number = 1000
+    _Counted.comparisons = 0
+    ttls = [_Counted(10_000 + step * position) for position in range(number)]
+    for position, ttl in enumerate(ttls):
+        shelf.env_table.add(shelf.instance(f"4d7-{position}", ttl_s=ttl))
+        assert shelf.env_table.shortest_ttl_s == min(ttls[0], ttl)
+    for position in range(number - 1):
+        instance = shelf.env_table.find(f"4d7-{position}")
+        shelf.env_table.remove(instance, "moved")
+        assert shelf.env_table.shortest_ttl_s == (ttls[position + 1] if step > 0 else ttls[-1])
+    assert _Counted.comparisons < 100 * number
+
+
+def test_ttls_of_environments_that_are_gone_are_forgotten(shelf: Shelf) -> None:
+    shelf.env_table.add(shelf.instance("4d7-stays", ttl_s=1.0))
+
+    def come_and_go(times: int) -> None:
+        for _ in range(times):
+            instance = shelf.instance("4d7-passes", ttl_s=50.0)
+            shelf.env_table.add(instance)
+            shelf.env_table.remove(instance, "moved")
+
+    come_and_go(10)
+    tracemalloc.start()
+    try:
+        come_and_go(5000)
+        assert tracemalloc.get_traced_memory()[0] < 20_000
+    finally:
+        tracemalloc.stop()

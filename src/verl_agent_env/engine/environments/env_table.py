@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -99,6 +100,8 @@ class EnvTable:
         self._epochs: Counter[int] = Counter()
         """Times that a slot went to another worker."""
         self._ttls: Counter[float] = Counter()
+        self._ttl_heap: list[float] = []
+        """Each ttl of the live environments, the shortest first, and some that were theirs: each may have its own."""
         self.shorter_ttl = asyncio.Event()
         """Set when an environment came in whose ttl is shorter than that of all others."""
 
@@ -108,7 +111,10 @@ class EnvTable:
     @property
     def shortest_ttl_s(self) -> float:
         """The shortest ttl of the live environments; the default when there are none."""
-        return min(self._ttls, default=self._limits.default_ttl_s)
+        heap = self._ttl_heap
+        while heap and heap[0] not in self._ttls:
+            heapq.heappop(heap)
+        return heap[0] if heap else self._limits.default_ttl_s
 
     def find(self, env_id: str) -> LiveEnv:
         """The live instance of this id.
@@ -208,6 +214,9 @@ class EnvTable:
             if instance.ttl_s < self.shortest_ttl_s:
                 self.shorter_ttl.set()
             self._ttls[instance.ttl_s] = 0
+            heapq.heappush(self._ttl_heap, instance.ttl_s)
+            if len(self._ttl_heap) > 2 * len(self._ttls):
+                self._ttl_heap = sorted(self._ttls)
         self._ttls[instance.ttl_s] += 1
         self.live[instance.kind.name] += 1
         if instance.unreadable is not None:
