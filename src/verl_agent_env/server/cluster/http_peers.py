@@ -40,7 +40,7 @@ _CONNECT_S = 2.0
 _IDLE_S = 15.0
 _READ_BUFFER_BYTES = 1 << 20
 # Each call takes one until it is answered: slow environments must not hold up the others' calls, nor parts of batches.
-_MAX_CONNECTIONS_PER_PEER = 1024
+_CONNECTIONS_PER_PEER = 1024
 
 
 class HttpPeers:
@@ -52,6 +52,8 @@ class HttpPeers:
         token: str = "",
         supervisor_at: Callable[[str], str] = lambda _: "",
         tls: ssl.SSLContext | None = None,
+        *,
+        connections_per_peer: int = _CONNECTIONS_PER_PEER,
     ) -> None:
         """Nothing is connected yet.
 
@@ -61,6 +63,7 @@ class HttpPeers:
             supervisor_at: Id of the supervisor of the worker at an address, which makes what the worker is shown; empty if
                 that is not known.
             tls: How to call them over TLS; None for plain HTTP.
+            connections_per_peer: How many calls of one worker may be under way; further ones wait.
         """
         self._scheme = "http" if tls is None else "https"
         self._tls = tls
@@ -69,16 +72,30 @@ class HttpPeers:
         self._own_headers = {HOP_HEADER.decode(): "1", "content-type": "application/json"}
         if token:
             self._own_headers["authorization"] = f"Bearer {token}"
+        self._connections_per_peer = connections_per_peer
         self._session: aiohttp.ClientSession | None = None
+        self._looks: aiohttp.ClientSession | None = None
+        """For signs of life: calls may have all the connections of the other one."""
         self._watches: dict[str, PeerWatch] = {}
         self._watching: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
-        self._session = aiohttp.ClientSession(
+        self._session = self._new_session(self._connections_per_peer)
+        self._looks = self._new_session(0)
+
+    async def close(self) -> None:
+        for task in self._watching:
+            task.cancel()
+        await asyncio.gather(*self._watching, return_exceptions=True)
+        for session in filter(None, (self._session, self._looks)):
+            await session.close()
+
+    def _new_session(self, connections_per_peer: int) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 ssl=self._tls or True,
                 limit=0,
-                limit_per_host=_MAX_CONNECTIONS_PER_PEER,
+                limit_per_host=connections_per_peer,
                 keepalive_timeout=_IDLE_S,
                 ttl_dns_cache=10,
             ),
@@ -87,13 +104,6 @@ class HttpPeers:
             read_bufsize=_READ_BUFFER_BYTES,
             cookie_jar=aiohttp.DummyCookieJar(),
         )
-
-    async def close(self) -> None:
-        for task in self._watching:
-            task.cancel()
-        await asyncio.gather(*self._watching, return_exceptions=True)
-        if self._session is not None:
-            await self._session.close()
 
     def heard_at(self, address: str) -> float | None:
         watch = self._watches.get(address)
@@ -170,12 +180,12 @@ class HttpPeers:
 
     async def _is_there(self, address: str) -> bool:
         """Tell whether the worker gives any sign of life. One that refuses connections may still be serving its last calls."""
-        if self._session is None:
+        if self._looks is None:
             return False
         timeout = aiohttp.ClientTimeout(total=ANSWER_S)
         url = URL(f"{self._scheme}://{address}{WORKER_PATH}", encoded=True)
         try:
-            async with self._session.get(url, headers=self._own_headers, timeout=timeout) as answer:
+            async with self._looks.get(url, headers=self._own_headers, timeout=timeout) as answer:
                 await answer.read()
         except TimeoutError:
             return False
