@@ -11,6 +11,7 @@ import pytest
 
 from tests.client.conftest import LAKE, MakeClient
 from tests.pool_process import Pool
+from tests.sim.virtual_loop import VirtualLoop
 from verl_agent_env.client.errors import ServerUnreachableError
 from verl_agent_env.client.owners import Owners
 from verl_agent_env.cluster.ring import Ring
@@ -84,6 +85,29 @@ async def test_worker_that_failed_is_avoided_and_the_map_fetched_anew() -> None:
     assert f"http://{TWO[0]}" not in urls
     assert "http://10.0.0.3:8001" in urls
     await owners.close()
+
+
+def test_worker_that_could_not_be_reached_is_probed_again_later() -> None:
+    clock = VirtualLoop()
+    cluster = Cluster(TWO)
+    cluster.unreachable.add(TWO[0])
+
+    async def play() -> None:
+        owners = Owners(cluster.fetch, clock=clock.time)
+        assert f"http://{TWO[0]}" not in await urls_by(owners)
+        cluster.unreachable.clear()
+        await asyncio.sleep(20.0)
+        cluster.asked.clear()
+        await urls_by(owners)
+        assert cluster.asked == [None]
+        await asyncio.sleep(60.0)
+        assert f"http://{TWO[0]}" in await urls_by(owners)
+        # One that answered is not asked again.
+        assert cluster.asked == [None, None, f"http://{TWO[0]}"]
+        await owners.close()
+
+    clock.run_until_complete(play())
+    clock.end()
 
 
 async def test_map_that_cannot_be_read_changes_nothing() -> None:
