@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import random
 import signal
 import uuid
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -22,6 +23,59 @@ from verl_agent_env.cluster.redis.store import RedisStore
 from verl_agent_env.errors import StoreUnavailableError
 
 Ask = Callable[[RedisStore], Awaitable[object]]
+
+
+class SlowRedis:
+    """Reads commands, and answers none before :attr:`thawed`; then each with 1."""
+
+    def __init__(self) -> None:
+        self.thawed = asyncio.Event()
+        self.url = ""
+        self.writers: list[asyncio.StreamWriter] = []
+
+    def hang_up(self) -> None:
+        for writer in self.writers:
+            writer.close()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.writers.append(writer)
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            while True:
+                for _ in range(int((await reader.readuntil(b"\n"))[1:])):
+                    await reader.readexactly(int((await reader.readuntil(b"\n"))[1:]) + 2)
+                await self.thawed.wait()
+                writer.write(b":1\r\n")
+        writer.close()
+
+
+@pytest.fixture
+async def slow_redis() -> AsyncIterator[SlowRedis]:
+    redis = SlowRedis()
+    server = await asyncio.start_server(redis.serve, "127.0.0.1", 0)
+    redis.url = f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    yield redis
+    redis.thawed.set()
+    redis.hang_up()
+    server.close()
+
+
+async def test_calls_that_time_out_one_after_the_other_do_not_fail_one_that_has_time_left(
+    slow_redis: SlowRedis,
+) -> None:
+    # What a call may take grows with its bytes.
+    client = RedisClient(slow_redis.url, RedisLimits(call_s=0.5, bytes_per_s=1024.0))
+    script = Script("one", "return 1")
+    try:
+        first, second, patient = (
+            asyncio.ensure_future(client.run(script, [], ["x" * size])) for size in (0, 512, 65_536)
+        )
+        for hasty in (first, second):
+            with pytest.raises(StoreUnavailableError, match="did not answer"):
+                await hasty
+        slow_redis.thawed.set()
+        assert await patient == 1
+    finally:
+        await client.aclose()
 
 
 @pytest.mark.parametrize(

@@ -128,15 +128,21 @@ class RedisClient:
                 raise StoreUnavailableError(self.where, reason, may_have_run=True)
             return answer
 
+        is_again = False
+
         async def ask() -> Any:
+            nonlocal is_again
+            was_asked, is_again = is_again, True
             try:
                 return await send(packed)
             except NoScriptError:
                 # Redis was restarted or is new; EVAL also loads the script.
                 return await send(pack("EVAL", script.text, *inputs))
             except asyncio.CancelledError:
-                # Timed out: the connection may be half open, so the next call opens a new one.
-                self._pipe.close()
+                # Timed out: the connection may be half open, so the next call opens a new one. One that was opened since, because
+                # of another call, has had less time: closed as well, it would fail all that wait there, who ask only twice.
+                if not was_asked:
+                    self._pipe.close()
                 raise
 
         return await self.call(ask, len(packed))
