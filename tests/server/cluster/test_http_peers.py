@@ -23,7 +23,7 @@ class BusyWorker:
         self.released = asyncio.Event()
         self.asked = asyncio.Event()
 
-    async def handle(self, request: web.Request) -> web.Response:
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         if request.path == WORKER_PATH:
             self.asked.set()
         else:
