@@ -320,6 +320,23 @@ def test_owners_of_old_come_first_after_the_store_was_emptied() -> None:
     assert b.wait_s() is None
 
 
+@pytest.mark.parametrize("state", ["ready", "draining"])
+def test_slots_are_handed_to_the_ring_s_worker_and_not_to_who_takes_precedence(state: str) -> None:
+    """Each of two workers may take the other one for the owner of old."""
+    clock = Clock()
+    core, me = member("b", clock), as_state(B, state)
+    own, others = slots_of(B, B, C)[0], slots_of(C, B, C)[0]
+    core.observe(seen(B, C, owners={own: "c", others: "c"}))
+    clock.now += TIMES.settle_s
+    core.observe(seen(me, C, owners={own: "b", others: "b"}, generation="g2"))
+    if state == "draining":
+        assert core.plan().hand_off == {"c": {own: "t:b", others: "t:b"}}
+        return
+    assert core.plan().hand_off == {}
+    clock.now += TIMES.grace_s
+    assert core.plan().hand_off == {"c": {others: "t:b"}}
+
+
 def test_who_was_away_when_the_store_was_emptied_lets_the_others_claim_first() -> None:
     clock = Clock()
     away, there = member("a", clock), member("b", clock)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import dataclasses
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -10,8 +12,10 @@ from typing import Any
 import pytest
 
 from tests.sim import world as sim
+from tests.sim.machine import ClusterMachine
 from tests.sim.schedules import SCHEDULES
 from tests.sim.shard_schedules import SHARD_SCHEDULES
+from tests.sim.world import TTL_S
 from verl_agent_env.cluster import store
 from verl_agent_env.cluster.agent import ClusterAgent
 from verl_agent_env.cluster.log_shards import NOT_BEFORE, Installation
@@ -326,6 +330,38 @@ def test_schedule_fails_without_its_guard(
     monkeypatch.setattr(target, guard, mutant)
     with pytest.raises(AssertionError):
         run(schedule)
+
+
+async def return_at_any_change(table: SlotTable, holds: Callable[[], bool], timeout_s: float) -> None:
+    """Wakes whoever waits whenever the table is assigned, with the same owners as well."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(0 if holds() else timeout_s):
+            await table._changed.wait()
+
+
+@pytest.mark.usefixtures("few_slots")
+def test_calls_that_wake_each_other_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch waits for two slots while the log is away; what each part looks for has the table assigned again."""
+
+    def play() -> None:
+        machine = ClusterMachine(1)
+        try:
+            machine.begin(slots=[0])
+            machine.start(is_upgraded=True, after=0.0025)
+            machine.create(slot=7, is_snapshot=True, ttl_s=TTL_S, after=0.5)
+            machine.partition_from_one(place=5, wire=1, after=0)
+            machine.upgrade(place=0, is_graceful=True, after=0.0015)
+            machine.empty_store(after=0.05)
+            machine.step_together(place=3, form=(True, True), after=8)
+            machine.lose_sight(wire=3, looks=11, after=5)
+            machine.world.finish()
+        finally:
+            machine.world.end()
+
+    play()
+    monkeypatch.setattr(SlotTable, "wait_until", return_at_any_change)
+    with pytest.raises(AssertionError, match="called map_version"):
+        play()
 
 
 def run(name: str) -> None:

@@ -44,6 +44,11 @@ class Fate:
     """A second copy of the request arrives so much later."""
 
 
+_LOOKS = frozenset({"map_version", "read_map", "heartbeat", "generation", "claim", "hand_off"})
+_MAX_LOOKS_PER_S = 100
+"""Of one worker, of one kind: more than twice the most that a thousand runs needed."""
+
+
 class _Call(NamedTuple):
     """A request on its way, and who awaits its answer."""
 
@@ -114,6 +119,14 @@ class SimulatedStore:
         self.writers: dict[tuple[str, int, str], str] = {}
         """Who has written under a token of a slot and generation."""
         self.violations: list[str] = []
+        self._looks: Counter[tuple[str, str, int]] = Counter()
+
+    def looked(self, sender: str, name: str) -> None:
+        """See to it that a worker looks at the map, and changes it, now and then only, however many calls wait for it."""
+        look = sender, name, int(self.loop.now)
+        self._looks[look] += 1
+        if self._looks[look] == _MAX_LOOKS_PER_S:
+            self.violations.append(f"{sender} called {name} {_MAX_LOOKS_PER_S} times in a second")
 
     @property
     def kept(self) -> Mapping[str, Any]:
@@ -257,6 +270,8 @@ class Wire:
         """The request is carried out; its answer arrives, unless it is lost or nobody waits any more."""
         simulated = self._simulated
         simulated.calls[call.name] += 1
+        if call.name in _LOOKS:
+            simulated.looked(self._sender, call.name)
         result: Any = None
         error: Exception | None = None
         try:

@@ -262,8 +262,13 @@ class RebalancePlanner:
             if may_claim:
                 is_free = (self._live < 0) & (self._targets() == self._number_of(self.incarnation))
                 claim = tuple(np.flatnonzero(is_free).tolist())
-            takers = self._ready_since.keys() if me.state == "draining" else settled
-            self._planned_from, self._plan = state, RebalancePlan(claim, self._hand_offs(takers))
+            if me.state == "draining":
+                hand_off = self._hand_offs(self._ready_since.keys())
+            else:
+                hand_off = self._hand_offs(
+                    settled, {s for s, who in self._preferred.items() if now < who.until}
+                )
+            self._planned_from, self._plan = state, RebalancePlan(claim, hand_off)
         return self._plan
 
     def _takes_from(self, since: Mapping[str, float]) -> dict[str, float]:
@@ -380,13 +385,21 @@ class RebalancePlanner:
             targets[slot] = self._number_of(incarnation)
         return targets
 
-    def _hand_offs(self, takers: Collection[str]) -> dict[str, dict[int, str]]:
-        """Choose the receivers, among ``takers``, of slots that this worker should not own."""
+    def _hand_offs(
+        self, takers: Collection[str], kept: Collection[int] = frozenset()
+    ) -> dict[str, dict[int, str]]:
+        """Choose the receivers of slots that the ring assigns to others.
+
+        Args:
+            takers: Who may receive any.
+            kept: Slots in which somebody takes precedence, and which are not handed over meanwhile, not to that one either:
+                workers may see precedence differently, and would hand a slot over to each other by turns.
+        """
         plan: dict[str, dict[int, str]] = {}
-        targets = self._targets()
         for slot, token in self.tokens().items():
-            target = self._names[targets[slot]] if targets[slot] >= 0 else self.incarnation
-            if target != self.incarnation and target in takers:
+            proposal = self._proposals[slot]
+            target = self._names[proposal] if proposal >= 0 else self.incarnation
+            if target != self.incarnation and target in takers and slot not in kept:
                 plan.setdefault(target, {})[slot] = token
         return plan
 
