@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from verl_agent_env.wire.operations import call_of, new_call, operations_of, split, steps_of
+from verl_agent_env.wire.operations import call_of, new_call, operations_of, split
 
 
 def test_ids_that_come_with_a_call_are_kept_if_any_log_can_hold_them() -> None:
@@ -51,19 +51,3 @@ def test_operations_on_one_environment_differ() -> None:
 def test_operations_without_a_double_are_one_object() -> None:
     operations = operations_of(b"call", [str(number) for number in range(100)])
     assert {id(operation) for operation in operations} == {id(operations[0])}
-
-
-@pytest.mark.parametrize(
-    ("env_ids", "seqs", "needed"),
-    [
-        (["a", "b"], [4, 5], False),
-        (["a", "b"], [4, None], True),
-        (["a", "b"], None, True),
-        (["a", "a"], [4, 5], True),
-        ([], [], False),
-    ],
-)
-def test_steps_need_ids_where_their_numbers_do_not_say_enough(
-    env_ids: list[str], seqs: list[int | None] | None, needed: bool
-) -> None:
-    assert (steps_of(b"call", env_ids, seqs) is not None) is needed

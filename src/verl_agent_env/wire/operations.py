@@ -46,17 +46,6 @@ def operations_of(call: bytes, env_ids: Sequence[str]) -> list[bytes]:
     return operations
 
 
-def steps_of(call: bytes, env_ids: Sequence[str], seqs: Sequence[int | None] | None) -> list[bytes] | None:
-    """Return the operation ids of the steps of a batch; None if their ``seq`` identifies them.
-
-    It does not if an environment is in the batch twice: only its last step is recognized by its number.
-    """
-    is_numbered = seqs is not None and None not in seqs
-    if is_numbered and len(set(env_ids)) == len(env_ids):
-        return None
-    return operations_of(call, env_ids)
-
-
 def split(operation: bytes) -> tuple[bytes, int]:
     """Split an operation id into that of its request and the number of earlier operations on the same environment."""
     call, _, number = operation.partition(b" ")

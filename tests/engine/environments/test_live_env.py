@@ -214,6 +214,25 @@ def test_a_late_copy_of_an_earlier_call_is_not_applied(instance: LiveEnv, late: 
         instance.admit(late, None, late)
 
 
+@pytest.mark.parametrize("operations", [(b"a", b"b"), (b"a", b"a 1", b"a 2")])
+@pytest.mark.parametrize("late", [0, 1, -1])
+def test_a_late_copy_of_a_numbered_step_is_not_applied_in_the_next_episode(
+    instance: LiveEnv, operations: tuple[bytes, ...], late: int
+) -> None:
+    for seq, operation in enumerate(operations):
+        assert instance.admit(b"action", seq, operation) is None
+        instance.commit(b"action", answer_of(seq), LIMIT, operation)
+    instance.begin(2, None, BEGINNING, LIMIT)
+    late %= len(operations)
+    for seq in range(late):
+        # The episode comes to the number of the copy.
+        assert instance.admit(b"other", seq, b"new-%d" % seq) is None
+        instance.commit(b"other", answer_of(seq), LIMIT, b"new-%d" % seq)
+    with pytest.raises(SequenceStaleError):
+        instance.admit(b"action", late, operations[late])
+    assert instance.admit(b"other", late, b"another") is None
+
+
 def test_a_step_that_another_call_came_before_is_applied_once(instance: LiveEnv) -> None:
     asked(instance, b"a", b"b", b"a 1")
     with pytest.raises(SequenceStaleError):

@@ -35,7 +35,7 @@ from verl_agent_env.errors import (
     UnknownEnvNameError,
 )
 from verl_agent_env.seeds import following_seed
-from verl_agent_env.types import MANY_SLOTS, NUM_SLOTS, slot_of
+from verl_agent_env.types import MANY_SLOTS, NUM_SLOTS, new_env_id, slot_of
 from verl_agent_env.wire.results import EncodedReset, EncodedStep
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
@@ -457,11 +457,26 @@ async def test_idle_environment_is_reaped_after_its_ttl(
 
 
 @every_kind
-@pytest.mark.parametrize("use", ["step", "repeat", "reset", "read", "trajectory"])
+async def test_environment_whose_creation_is_sent_again_is_not_reaped(
+    host: Host, clock: FakeClock, kind: str
+) -> None:
+    request = CreateRequest(f"probe/{kind}-v0", 1, ttl_s=10.0, env_id=new_env_id(0))
+    for _ in range(2):
+        await await_maybe(host.create(request))
+        clock.now += 6.0
+        assert await host.reap() == 0
+    clock.now += 6.0
+    assert await host.reap() == 1
+
+
+@every_kind
+@pytest.mark.parametrize("use", ["step", "repeat", "reset", "repeated reset", "read", "trajectory"])
 async def test_used_environment_is_not_reaped(
     host: Host, create: Create, clock: FakeClock, kind: str, use: str
 ) -> None:
     env_id = await create(host, kind, ttl_s=10.0)
+    if use == "repeated reset":
+        await await_maybe(host.reset(env_id, 1, operation=b"reset"))
     await await_maybe(host.step(env_id, "1", 0))
     clock.now += 6.0
     if use == "step":
@@ -470,6 +485,9 @@ async def test_used_environment_is_not_reaped(
         await await_maybe(host.step(env_id, "1", 0))
     elif use == "reset":
         await await_maybe(host.reset(env_id))
+    elif use == "repeated reset":
+        await await_maybe(host.reset(env_id, 1, operation=b"reset"))
+        assert host.env_table.find(env_id).seq == 1
     elif use == "read":
         await await_maybe(host.read(env_id, lambda env: env.total))
     else:

@@ -116,6 +116,18 @@ async def test_reset_that_nginx_sends_again_takes_no_step_away(
     assert (await client.get(path)).json()["seq"] == 1
 
 
+async def test_copy_of_a_numbered_step_that_arrives_in_the_next_episode_is_not_taken(
+    client: httpx.AsyncClient, initialize: Initialize, problem: Problem
+) -> None:
+    env_id = await initialize(client, env_kwargs=MAPPED)
+    path, body, sent = f"/api/environment/{env_id}", {"action": RIGHT, "seq": 0}, {"X-Operation-Id": "a"}
+    await client.post(f"{path}/step", json=body, headers=sent)
+    await client.post(f"{path}/reset", json={"seed": 4})
+    problem(await client.post(f"{path}/step", json=body, headers=sent), 409, "sequence_stale")
+    assert (await client.get(path)).json()["seq"] == 0
+    assert (await client.post(f"{path}/step", json=body, headers={"X-Operation-Id": "b"})).status_code == 200
+
+
 async def test_reset_with_an_empty_body_is_a_reset_without_seed(
     client: httpx.AsyncClient, initialize: Initialize
 ) -> None:

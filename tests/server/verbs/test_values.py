@@ -82,7 +82,7 @@ def test_items_are_picked_by_position() -> None:
         (INITIALIZE, None, None),
         (RESET, None, [CALL] * 3),
         (STEP, None, [CALL] * 3),
-        (STEP, [0, 1, 2], None),
+        (STEP, [0, 1, 2], [CALL] * 3),
         (CLOSE, None, None),
     ],
 )

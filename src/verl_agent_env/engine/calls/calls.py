@@ -131,6 +131,7 @@ class Calls:
     ) -> AwaitableOrValue[EncodedReset]:
         """Begin an episode; see :meth:`~verl_agent_env.engine.host.host.Host.reset`."""
         instance = self._get(env_id) or self._find(env_id)
+        instance.last_used = self._clock()
         if instance.kind.execution != "inline":
             return self._answered(instance, self._reset_offloaded, seed, options, operation)
         try:

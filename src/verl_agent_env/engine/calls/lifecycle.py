@@ -249,6 +249,7 @@ class Lifecycle:
             or (is_first and seed != instance.seed)
         ):
             raise IdempotencyKeyReusedError
+        self.env_table.touch(instance)
         answer = await self.shown_again(
             instance, instance.began() if is_first else Beginning(b"", seed, None)
         )

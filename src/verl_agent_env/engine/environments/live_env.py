@@ -283,7 +283,8 @@ class LiveEnv:
         Args:
             action: As JSON.
             seq: Number of the step, if the client numbers them.
-            operation: Id of what asks for it, the same when it is sent again; tells a repetition where ``seq`` does not.
+            operation: Id of what asks for it, the same when it is sent again: tells a repetition where ``seq`` does not, and from
+                a step of another episode.
 
         Raises:
             MovedError, EnvironmentClosedError, EnvironmentLostError: As :meth:`require_alive`.
@@ -298,6 +299,9 @@ class LiveEnv:
                 return answer
         elif seq != self.seq:
             return self._answer_at(seq, action)
+        elif operation and self._is_known(operation):
+            # A copy that was held up until an episode had begun in which its number is the next one.
+            raise SequenceStaleError(self.env_id, seq, seq)
         if self.ended:
             raise EpisodeEndedError(self.env_id)
         return None
@@ -337,10 +341,16 @@ class LiveEnv:
 
     def _require_new(self, operation: bytes) -> None:
         """Raise when this operation was carried out, or one that its call asked for after it."""
+        if self._is_known(operation):
+            raise SequenceStaleError(self.env_id, max(0, self.seq - 1), self.seq)
+
+    def _is_known(self, operation: bytes) -> bool:
+        """Tell whether this operation was carried out, or one that its call asked for after it."""
+        past, last = self.past_operations or (), self.last_operation
+        if _SPACE not in operation and _SPACE not in last:
+            return operation == last or operation in past
         call, number = split(operation)
-        for known_call, known_number in map(split, (*(self.past_operations or ()), self.last_operation)):
-            if call == known_call and number <= known_number:
-                raise SequenceStaleError(self.env_id, max(0, self.seq - 1), self.seq)
+        return any(call == known and number <= reached for known, reached in map(split, (*past, last)))
 
     def admit_reset(self, operation: bytes) -> Beginning | None:
         """Decide what to do with a reset: ``None`` to begin an episode, or the episode that it began before.

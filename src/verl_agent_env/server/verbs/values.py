@@ -18,7 +18,7 @@ from verl_agent_env.wire import schemas as r
 from verl_agent_env.wire.batches import encode_closings, encode_initialized, encode_resets, encode_steps
 from verl_agent_env.wire.codec import decode, decode_step
 from verl_agent_env.wire.large_bodies import Turn
-from verl_agent_env.wire.operations import operations_of, steps_of
+from verl_agent_env.wire.operations import operations_of
 from verl_agent_env.wire.results import Created, EncodedReset, EncodedStep, PlayedBeginning
 
 _CLOSED = b'{"message":"Environment closed."}'
@@ -153,8 +153,7 @@ def _step_one(host: Host) -> Handler:
 
     def handle(request: Request) -> AwaitableOrValue[Response]:
         action, seq = decode_step(request.body)
-        # A number names a step as well.
-        answer = apply(request.env_id, action, seq, request.operation() if seq is None else b"")
+        answer = apply(request.env_id, action, seq, request.operation())
         # Nearly always, without the calls that waiting takes.
         return Response(answer.to_json()) if type(answer) is EncodedStep else map_maybe(answer, _json)
 
@@ -170,7 +169,7 @@ STEP: EnvironmentVerb[EncodedStep] = EnvironmentVerb(
     encode_part=parts.encode_step_part,
     decode_part=parts.decode_step_part,
     encode=encode_steps.in_turns,
-    operations=lambda call, items: steps_of(call, items.env_ids, items.details),
+    operations=lambda call, items: operations_of(call, items.env_ids),
     single=_step_one,
     single_request=r.StepRequest,
     batch_request=r.BatchStepRequest,
