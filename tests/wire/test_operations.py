@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import random
 
-
 from verl_agent_env.wire.operations import call_of, new_call, operations_of, split
 
 
