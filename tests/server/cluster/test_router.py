@@ -22,7 +22,7 @@ from verl_agent_env.errors import (
     StoreUnavailableError,
     VerlAgentEnvError,
 )
-from verl_agent_env.server.cluster.owner_search import PAUSE_S
+from verl_agent_env.server.cluster.owner_search import LONG_PAUSE_S, PAUSE_S
 from verl_agent_env.server.cluster.peers import Peers
 from verl_agent_env.server.cluster.router import Router
 from verl_agent_env.types import NUM_SLOTS
@@ -168,6 +168,24 @@ def test_calls_that_wait_for_owners_do_not_wake_each_other(slots: list[int]) -> 
         for results in await asyncio.gather(*calls):
             assert {type(result) for result in results} == {StoreUnavailableError}
         assert world.refreshes <= 2 * len(slots) * (OWNER_S / PAUSE_S + 1)
+
+    in_virtual_time(play)
+
+
+def test_call_on_a_slot_without_owner_waits_until_there_is_one() -> None:
+    async def play(loop: VirtualLoop) -> None:
+        world = World()
+        waits_s = 2.345
+        loop.call_later(waits_s, world.give, B)
+        began = loop.time()
+        assert await world.router.until_owned([0], world.send) == [B]
+        assert loop.time() - began == pytest.approx(waits_s)
+        # Thousands may wait: what each asks for all the while would leave the loop for nothing else.
+        assert world.refreshes <= waits_s / LONG_PAUSE_S + 1
+        began = loop.time()
+        (error,) = await world.router.until_owned([1], world.send)
+        assert type(error) is StoreUnavailableError
+        assert OWNER_S < loop.time() - began <= OWNER_S + 2 * PAUSE_S
 
     in_virtual_time(play)
 

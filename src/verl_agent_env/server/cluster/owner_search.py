@@ -19,6 +19,8 @@ from verl_agent_env.errors import (
 
 PAUSE_S = 0.05
 """Until it looks again, if nothing changes before."""
+LONG_PAUSE_S = 1.0
+"""The same where no worker can be asked: thousands of calls may wait for a slot that changes hands."""
 _LONGEST_S = 600.0
 """However long workers were at work on a call, it is not sent again after this time."""
 
@@ -87,9 +89,14 @@ class OwnerSearch:
         return isinstance(error, _PASSING) and not isinstance(error, StoreFullError)
 
     @property
+    def left_s(self) -> float:
+        """Seconds in which the call is sent again."""
+        return min(self.until, self.never_after) - _loop_time()
+
+    @property
     def is_over(self) -> bool:
         """True if the call is not sent again."""
-        return _loop_time() > min(self.until, self.never_after)
+        return self.left_s < 0
 
 
 def _loop_time() -> float:

@@ -10,7 +10,7 @@ from typing import Any
 
 from verl_agent_env.cluster.slots import SlotTable
 from verl_agent_env.errors import MovedError, ShuttingDownError, StoreUnavailableError, VerlAgentEnvError
-from verl_agent_env.server.cluster.owner_search import PAUSE_S, OwnerSearch
+from verl_agent_env.server.cluster.owner_search import LONG_PAUSE_S, PAUSE_S, OwnerSearch
 from verl_agent_env.server.cluster.peers import Peers
 
 Send = Callable[[str, list[int]], Awaitable[Sequence[Any]]]
@@ -125,10 +125,12 @@ class Router:
         if search.is_over:
             return [], search
         await self._refresh()
-        await self._until_others_own({call.slots[position] for position in again}, owner)
+        # Of a slot without an owner nothing is to be heard but that it has one; the table says so by itself.
+        pause_s = PAUSE_S if owner is not None else max(PAUSE_S, min(LONG_PAUSE_S, search.left_s))
+        await self._until_others_own({call.slots[position] for position in again}, owner, pause_s)
         return again, search
 
-    async def _until_others_own(self, slots: Collection[int], owner: str | None) -> None:
+    async def _until_others_own(self, slots: Collection[int], owner: str | None, pause_s: float) -> None:
         """Return when one of these slots is another worker's than ``owner``'s, or after a pause.
 
         A table that is assigned again with the same owners is no reason to ask again: what is asked here has it assigned.
@@ -137,7 +139,7 @@ class Router:
         before = {slot: owner_of(slot) for slot in slots}
         if all(found in (owner, None) for found in before.values()):
             await self.table.wait_until(
-                lambda: any(owner_of(slot) not in (found, None) for slot, found in before.items()), PAUSE_S
+                lambda: any(owner_of(slot) not in (found, None) for slot, found in before.items()), pause_s
             )
 
     async def _at(self, owner: str | None, call: _Call, positions: list[int]) -> Sequence[Any]:
