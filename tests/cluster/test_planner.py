@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from tests.cluster.workers import worker
 from tests.depth import examples
+from verl_agent_env.cluster import planner
 from verl_agent_env.cluster.memory.store import MemoryStore
 from verl_agent_env.cluster.planner import RebalancePlan, RebalancePlanner
 from verl_agent_env.cluster.ring import Ring
@@ -455,8 +456,29 @@ def test_any_history_ends_with_every_slot_where_the_ring_has_it(history: list[tu
     asyncio.run(play())
 
 
+def test_workers_that_restart_again_and_again_are_forgotten() -> None:
+    clock = Clock()
+    core = member("a", clock)
+    for number in range(1000):
+        restarted = worker(f"b-{number}")
+        core.observe(seen(A, restarted, owners={0: "a", 1: restarted.incarnation}))
+        core.plan()
+    assert len(core._names) < 300
+    fresh = member("a", clock)
+    fresh.observe(seen(A, C, owners={0: "a", 1: "c", 2: "gone"}))
+    core.observe(seen(A, C, owners={0: "a", 1: "c", 2: "gone"}))
+    clock.now += 2 * TIMES.grace_s
+    assert core.plan() == fresh.plan()
+    assert core.forward_to() == fresh.forward_to()
+
+
+@pytest.mark.parametrize("few", [0, 256])
 @pytest.mark.parametrize("seed", range(6))
-async def test_plans_over_what_has_changed_are_those_over_whole_maps(seed: int) -> None:
+async def test_plans_over_what_has_changed_are_those_over_whole_maps(
+    seed: int, few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # With none to spare, incarnations are numbered anew all the time.
+    monkeypatch.setattr(planner, "_FEW_NAMES", few)
     chance, clock = random.Random(seed), Clock()
     store = MemoryStore(clock=clock)
     by_changes, by_wholes = member("a", clock), member("a", clock)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import Counter
+from collections.abc import Callable, Collection
 
 from tests.waiting import NEVER_S, no_hang
 from verl_agent_env.cluster.leases import LocalLease
 from verl_agent_env.cluster.slots import SlotTable
 from verl_agent_env.cluster.timing import Timing
 from verl_agent_env.types import NUM_SLOTS
+from verl_agent_env.wire.event_log import shard_of
 
 HERE, THERE = "here:1", "there:2"
 
@@ -95,6 +97,35 @@ def test_new_environments_one_by_one_begin_on_all_workers() -> None:
     chosen = Counter(table.slots_for_new(1)[0] for _ in range(3000))
     assert set(chosen.values()) == {1000}
     assert len(chosen) == 3
+
+
+class Proofs:
+    """Proofs of nothing."""
+
+    def __init__(self) -> None:
+        self.is_away = False
+
+    def token_of(self, slot: int) -> str | None:
+        return None
+
+    def follow(self, is_of_another: Callable[[int], bool], released: Collection[int]) -> None:
+        """Do nothing."""
+
+
+def test_no_new_environments_begin_in_slots_whose_log_is_away_however_that_changes() -> None:
+    table, logs = SlotTable(HERE), [Proofs(), Proofs()]
+    table.require_proofs(logs)
+    first, second = ([slot for slot in range(40) if shard_of(slot, 2) == number] for number in range(2))
+    for slots in ([first[0], second[0]], [first[1], second[1]], [first[2]]):
+        table.assign(halves(), [], for_new={THERE: slots})
+        for away in ([1], [0], [0, 1], [], [1]):
+            for number, log in enumerate(logs):
+                log.is_away = number in away
+            left = {slot for slot in slots if shard_of(slot, 2) not in away}
+            for _ in range(2):
+                assert set(table.slots_for_new(50)) == left
+    table.release([first[2]])
+    assert table.slots_for_new(1) == []
 
 
 def test_a_released_slot_is_neither_owned_nor_for_new_ones_until_the_next_picture() -> None:

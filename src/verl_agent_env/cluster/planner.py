@@ -24,6 +24,9 @@ SlotArray: TypeAlias = npt.NDArray[np.int32]
 """A number for each slot."""
 
 
+_FEW_NAMES = 256
+
+
 @dataclass(frozen=True)
 class RebalancePlan:
     """Changes of ownership to ask the store for now."""
@@ -195,6 +198,21 @@ class RebalancePlanner:
         if self._joined_at is None and self.incarnation in cluster.workers:
             self._joined_at = now
         self._map = cluster
+        if len(self._names) > 2 * len(cluster.workers) + _FEW_NAMES:
+            self._forget_gone()
+
+    def _forget_gone(self) -> None:
+        """Number the incarnations anew, without those that are named nowhere any more: each one of a worker that restarts is another."""
+        arrays = [self._owners, self._live, self._proposals, *self._readers.values()]
+        used = np.unique(np.concatenate(arrays))
+        used = used[used >= 0]
+        numbers = np.full(len(self._names) + 1, -1, dtype=np.int32)
+        numbers[used] = np.arange(len(used), dtype=np.int32)
+        self._owners, self._live, self._proposals, *readers = (numbers[array] for array in arrays)
+        self._readers = dict(zip(self._readers, readers, strict=True))
+        self._names = [self._names[number] for number in used.tolist()]
+        self._numbers = {name: number for number, name in enumerate(self._names)}
+        self._settled = _SettledSlots()
 
     def _read_owners(self, cluster: ClusterMap) -> None:
         """Read who owns each slot in a map; of one that was made of the last one only what has changed."""

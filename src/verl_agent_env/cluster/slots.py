@@ -71,6 +71,12 @@ class SlotTable:
         """Workers that are still to have a share of new environments in this round."""
         self.for_new: Mapping[str, Sequence[int]] = {}
         """Slots in which new environments begin, by the address of the worker that they are for."""
+        self._written_for: tuple[Mapping[str, Sequence[int]], list[bool], Mapping[str, Sequence[int]]] = (
+            {},
+            [],
+            {},
+        )
+        """Those slots, which logs were away, and the slots of the others, as they were looked for last."""
         self._inherited: Collection[int] = frozenset()
         self.generation = ""
         """The data set in which the worker owns its slots; empty where ownership is not shared through a store."""
@@ -218,9 +224,7 @@ class SlotTable:
             The slots; none if no worker accepts any at present.
         """
         accepting = {
-            address: found
-            for address, slots in self.for_new.items()
-            if self._can_take(address) and (found := self._writable(slots))
+            address: found for address, found in self._writable().items() if found and self._can_take(address)
         }
         if not accepting:
             return []
@@ -243,18 +247,26 @@ class SlotTable:
 
     def new_env_id_nearby(self, tag: str) -> str:
         """Make the id of a new environment in a slot of this worker, if it takes any; else in one of all slots."""
-        own = self._writable(self.for_new.get(self.address, ())) if self._can_take(self.address) else None
+        own = self._writable().get(self.address) if self._can_take(self.address) else None
         return self.new_env_id(random.choice(own) if own else random.randrange(self.num_slots), tag)
 
     def new_env_id(self, slot: int, tag: str = "") -> str:
         """Make the unique id of a new environment in a slot, with the tag of its holder."""
         return new_env_id(slot, tag, self.num_slots)
 
-    def _writable(self, slots: Sequence[int]) -> Sequence[int]:
-        """Leave out the slots whose log is away."""
-        if not any(proof.is_away for proof in self._proofs):
-            return slots
-        return [slot for slot in slots if not self._proofs[shard_of(slot, len(self._proofs))].is_away]
+    def _writable(self) -> Mapping[str, Sequence[int]]:
+        """Return the slots in which new environments begin without those whose log is away; looked for anew when either changes."""
+        away = [proof.is_away for proof in self._proofs]
+        if not any(away):
+            return self.for_new
+        given, was_away, writable = self._written_for
+        if given is not self.for_new or was_away != away:
+            writable = {
+                address: [slot for slot in slots if not away[shard_of(slot, len(away))]]
+                for address, slots in self.for_new.items()
+            }
+            self._written_for = self.for_new, away, writable
+        return writable
 
     def _can_take(self, address: str) -> bool:
         return address != self.address or self._lease is None or self._lease.valid

@@ -17,7 +17,7 @@ from verl_agent_env.cluster.memory.log import MemoryEventLog
 from verl_agent_env.cluster.memory.store import MemoryStore
 from verl_agent_env.cluster.redis import log as redis_log
 from verl_agent_env.cluster.redis import log_scripts
-from verl_agent_env.cluster.redis.bundles import MAX_STEP_BYTES
+from verl_agent_env.cluster.redis.bundles import MAX_STEP_BYTES, BundledSteps
 from verl_agent_env.cluster.redis.client import RedisClient
 from verl_agent_env.cluster.redis.keys import Keys
 from verl_agent_env.cluster.redis.limits import RedisLimits
@@ -389,6 +389,19 @@ async def test_writer_that_ends_leaves_no_bundles(writers: tuple[Writer, Writer]
     await first.write(append(1))
     await first.log.aclose()
     assert (peek.in_journal(), peek.bundles()) == (2, 0)
+
+
+def test_environments_that_are_another_worker_s_by_now_are_forgotten() -> None:
+    bundled = BundledSteps()
+    for turn in range(100):
+        tokens = {0: f"token-{turn}"}
+        for number in range(50):
+            made = write("create", f"000-{turn}-{number}")
+            bundled.note_journals(tokens, [made], [made.env_id, 0, 0])
+    assert len(bundled._journals) < 2100
+    bundle = bundled.split(tokens, [append(0, f"000-99-{number}") for number in range(50)])
+    assert bundle is not None
+    assert len(bundle.entries) == 50
 
 
 async def test_long_steps_are_appended_at_once(writers: tuple[Writer, Writer], peek: Peek) -> None:

@@ -21,6 +21,7 @@ MAX_STEP_BYTES = 16 * 1024
 """Longer steps are appended to their journals at once: of them Redis would have to copy too much twice."""
 _MAX_STEPS = 4000
 """Steps of one bundle; Lua's stack is limited."""
+_FEW_JOURNALS = 1000
 _READING = frozenset(("append", "extend", "put", "create"))
 """Writes for which the journal is read."""
 _ENDING = frozenset(("close", "begin"))
@@ -56,6 +57,8 @@ class BundledSteps:
         """Bytes of the bundles that are not sorted out."""
         self._journals: dict[str, tuple[str | None, int, int]] = {}
         """By environment: token under which it was written, episode, steps in its journal and in bundles together."""
+        self._max_journals = _FEW_JOURNALS
+        """So many are kept before those of environments that are other workers' by now are looked for."""
         self._bundle_of: dict[str, int] = {}
         """By environment: number of the last bundle that has steps of it."""
         self._bundles = 0
@@ -132,6 +135,10 @@ class BundledSteps:
                 # It has just begun: what there is in bundles belongs to an episode that is over.
                 self._bundle_of.pop(env_id, None)
         self.forget([write.env_id for write in writes if write.kind == "close"])
+        if len(self._journals) > self._max_journals:
+            held = {*tokens.values()}
+            self._journals = {env_id: known for env_id, known in self._journals.items() if known[0] in held}
+            self._max_journals = max(_FEW_JOURNALS, 2 * len(self._journals))
 
     def note_sorted_out(self, bundles: int, size: int) -> None:
         """Note that nothing is left of the first ``bundles``, which had ``size`` bytes since this was noted last."""
