@@ -32,6 +32,7 @@ from tests.server.conftest import GATED, Problem
 from tests.waiting import HANG_S, NEVER_S, eventually
 from verl_agent_env import waits
 from verl_agent_env.cluster.ring import Ring
+from verl_agent_env.server.process.pool import Standstill
 from verl_agent_env.types import NUM_SLOTS, slot_of
 
 UNKNOWN = "-" + "0" * 32
@@ -520,6 +521,26 @@ def test_nobody_waits_for_a_hung_worker_longer_than_for_a_sign_of_life(
         for answer in (batch, single, run):
             assert waits.PEER_LOOK_S < answer.result().elapsed.total_seconds() < waits.MAX_WAIT_S
     eventually(lambda: len(pool.workers(pool.at[1])) == WORKERS)
+
+
+def test_silence_says_nothing_while_the_supervisor_stood_still_itself() -> None:
+    now = 100.0
+    standstill = Standstill(8.0, lambda: now)
+
+    def turns(seconds: float) -> list[bool]:
+        nonlocal now
+        told = []
+        for _ in range(int(seconds)):
+            now += 1.0
+            told.append(standstill.was_lately())
+        return told
+
+    # The workers' own standstill does not hold it up.
+    assert turns(20.0) == [False] * 20
+    now += 60.0
+    assert standstill.was_lately()
+    # Half of the time that they have anyway: they had no turn either.
+    assert turns(8.0) == [True] * 3 + [False] * 5
 
 
 # --- signals -----------------------------------------------------------------------------------------------

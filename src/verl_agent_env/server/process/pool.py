@@ -191,6 +191,30 @@ class _DrainingServer(Server):
         self._leaving = asyncio.create_task(leave())
 
 
+class Standstill:
+    """Notices when this process got no turn for long: others may have had none either, and their silence says nothing."""
+
+    def __init__(self, silence_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        """Take others for dead after ``silence_s``.
+
+        Args:
+            silence_s: Seconds of silence.
+            clock: Time in seconds.
+        """
+        self._half_s = silence_s / 2
+        self._clock = clock
+        self._last_turn = clock()
+        self._until = float("-inf")
+
+    def was_lately(self) -> bool:
+        """Tell, at a turn of this process, whether others still need time to give a sign of life; turns are a small part of it apart."""
+        now = self._clock()
+        if now - self._last_turn > self._half_s:
+            self._until = now + self._half_s
+        self._last_turn = now
+        return now < self._until
+
+
 class _Supervisor(Arbiter):  # type: ignore[misc]
     """gunicorn's arbiter for a fixed number of workers, each with its own index."""
 
@@ -198,6 +222,7 @@ class _Supervisor(Arbiter):  # type: ignore[misc]
         super().__init__(app)
         self.starts: Counter[int] = Counter()
         self._examiner: WorkerExaminer = app.examiner
+        self._standstill = Standstill(self.timeout)
 
     def wait_for_signals(self, timeout: float = 1.0) -> list[int]:
         """Turn often enough to look at a silent worker before others may take its slots."""
@@ -205,7 +230,9 @@ class _Supervisor(Arbiter):  # type: ignore[misc]
         return found
 
     def murder_workers(self) -> None:
-        """Kill silent workers, and examine first what they are at."""
+        """Kill silent workers, and examine first what they are at; none right after the whole machine stood still."""
+        if self._standstill.was_lately():
+            return
         for pid, worker in list(self.WORKERS.items()):
             # It may be closed by now.
             with contextlib.suppress(OSError, ValueError):
