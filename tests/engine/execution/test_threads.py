@@ -285,8 +285,10 @@ async def test_stop_ends_the_threads(gate: threading.Event) -> None:
     runner = ThreadRunner(3, 2)
     # By identity: threads of earlier tests may end at any moment.
     before = set(threading.enumerate())
-    await asyncio.gather(*(runner.run(lambda: time.sleep(0.01), NEVER_S) for _ in range(3)))
+    calls = [asyncio.ensure_future(runner.run(gate.wait, NEVER_S)) for _ in range(3)]
+    await until(lambda: len(set(threading.enumerate()) - before) == 3)
     started = set(threading.enumerate()) - before
-    assert len(started) == 3
+    gate.set()
+    await asyncio.gather(*calls)
     runner.stop()
     await until(lambda: not any(thread.is_alive() for thread in started))

@@ -6,6 +6,8 @@ import importlib
 
 import pytest
 
+pytest.importorskip("verl", reason="verl is not installed: make verl-test")
+
 
 @pytest.mark.parametrize(
     ("module", "name"),
