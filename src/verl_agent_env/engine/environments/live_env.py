@@ -38,7 +38,7 @@ MOVED = "moved"
 
 _KNOWN_RESETS = 4
 """Episodes after which a copy of a reset is not known any more."""
-_KNOWN_STEPS = 4
+_KNOWN_STEPS = 8
 """Operations kept of the calls before that of the last step; two of a call that asked for several steps."""
 _SPACE = 32
 """Found in bytes much faster than a piece of bytes is."""
