@@ -4,7 +4,7 @@ The store says who owns a slot. Before a new owner reads or writes the slot's lo
 version of a map in which the slot has this owner. A log takes an installation unless there is one of a later version, and from
 then on refuses every other token. Versions of the map follow the order of ownership, so an installation that was held up undoes
 none that came after it. An owner that goes on with an earlier token says since when: if another owner has installed one since,
-nothing is installed, and the owner is told so as often as it asks.
+nothing is installed, and each of the owner's calls returns that other token.
 """
 
 from __future__ import annotations

@@ -274,7 +274,7 @@ class RebalancePlanner:
         settled = {worker for worker, at in self._takes.items() if at <= now}
         may_claim = me.state == "ready" and now >= self._claims_from
         # Every call that finds no owner has the plan made again, mostly from the same input.
-        state = (self._map, settled, self._preferences(now), may_claim)
+        state = (self._map, settled, len(self._present_preferences()), may_claim)
         if self._planned_from != state:
             claim: tuple[int, ...] = ()
             if may_claim:
@@ -283,9 +283,7 @@ class RebalancePlanner:
             if me.state == "draining":
                 hand_off = self._hand_offs(self._ready_since.keys())
             else:
-                hand_off = self._hand_offs(
-                    settled, {s for s, who in self._preferred.items() if now < who.until}
-                )
+                hand_off = self._hand_offs(settled, self._present_preferences().keys())
             self._planned_from, self._plan = state, RebalancePlan(claim, hand_off)
         return self._plan
 
@@ -343,7 +341,7 @@ class RebalancePlanner:
             newcomers = {
                 worker for worker, since in self._ready_since.items() if now < since + self._timing.arrive_s
             }
-        state = (self._map, newcomers, self._preferences(now))
+        state = (self._map, newcomers, len(self._present_preferences()))
         if self._placed_in != state:
             self._placed_in, self._placement = state, self._place(self._map, newcomers)
         return self._placement
@@ -362,7 +360,7 @@ class RebalancePlanner:
             for incarnation, found in {**coming, **settled}.items()
             if (worker := cluster.workers[incarnation]).state == "ready"
         }
-        is_balanced = not self._preferences(self._clock()) and bool(is_settled.all())
+        is_balanced = not self._present_preferences() and bool(is_settled.all())
         return Placement(slots, is_balanced)
 
     def has_settled(self, pool: Collection[str], nodes: int) -> bool:
@@ -388,14 +386,14 @@ class RebalancePlanner:
         """True if another worker accepts slots."""
         return any(incarnation != self.incarnation for incarnation in self._ready_since)
 
-    def _preferences(self, now: float) -> int:
-        """Count the slots in which an incarnation takes precedence over the ring's worker."""
-        return sum(now < who.until for who in self._preferred.values())
+    def _present_preferences(self) -> dict[int, str]:
+        """Return the slots in which an incarnation takes precedence over the ring's worker, and which one."""
+        now = self._clock()
+        return {slot: who.incarnation for slot, who in self._preferred.items() if now < who.until}
 
     def _targets(self) -> SlotArray:
         """Return the incarnation that should own each slot; one with precedence may be dead."""
-        now = self._clock()
-        preferred = {slot: who.incarnation for slot, who in self._preferred.items() if now < who.until}
+        preferred = self._present_preferences()
         if not preferred:
             return self._proposals
         targets = self._proposals.copy()

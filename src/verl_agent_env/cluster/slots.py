@@ -71,7 +71,7 @@ class SlotTable:
         """Workers that are still to have a share of new environments in this round."""
         self.for_new: Mapping[str, Sequence[int]] = {}
         """Slots in which new environments begin, by the address of the worker that they are for."""
-        self._written_for: tuple[Mapping[str, Sequence[int]], list[bool], Mapping[str, Sequence[int]]] = (
+        self._writable_before: tuple[Mapping[str, Sequence[int]], list[bool], Mapping[str, Sequence[int]]] = (
             {},
             [],
             {},
@@ -259,13 +259,13 @@ class SlotTable:
         away = [proof.is_away for proof in self._proofs]
         if not any(away):
             return self.for_new
-        given, was_away, writable = self._written_for
+        given, was_away, writable = self._writable_before
         if given is not self.for_new or was_away != away:
             writable = {
                 address: [slot for slot in slots if not away[shard_of(slot, len(away))]]
                 for address, slots in self.for_new.items()
             }
-            self._written_for = self.for_new, away, writable
+            self._writable_before = self.for_new, away, writable
         return writable
 
     def _can_take(self, address: str) -> bool:

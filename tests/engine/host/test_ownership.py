@@ -452,6 +452,15 @@ async def standing_still(host: Host) -> AsyncIterator[None]:
         go_on.set()
 
 
+async def leave_and_come_back(host: Host, env_id: str, others: str) -> None:
+    """Move an environment away and back between two steps of another one, while a batch is carried out."""
+    await turns_until(lambda: host.env_table.find(others).seq == 1)
+    host.env_table.evict_moved(env_id)
+    await turns_until(lambda: host.env_table.find(others).seq == 2)
+    async with standing_still(host):
+        await host.recoveries.ensure([env_id])
+
+
 async def test_steps_of_a_batch_do_not_overtake_one_that_missed_its_environment(
     owners: Owners, create: Create
 ) -> None:
@@ -461,11 +470,7 @@ async def test_steps_of_a_batch_do_not_overtake_one_that_missed_its_environment(
     between = 100
     env_ids = [others, env_id, *[others] * between, env_id]
     batch = asyncio.create_task(batch_calls.step(host, env_ids, ["1"] * len(env_ids), None))
-    await turns_until(lambda: host.env_table.find(others).seq == 1)
-    host.env_table.evict_moved(env_id)
-    await turns_until(lambda: host.env_table.find(others).seq == 2)
-    async with standing_still(host):
-        await host.recoveries.ensure([env_id])
+    await leave_and_come_back(host, env_id, others)
     assert host.env_table.find(others).seq < between
     results = await batch
     assert isinstance(results[1], MovedError)
@@ -483,11 +488,7 @@ async def test_offloaded_steps_of_a_batch_do_not_overtake_one_that_missed_its_en
     between = 100
     env_ids = [env_id, *[others] * between, env_id, env_id]
     batch = asyncio.create_task(batch_calls.step(host, env_ids, ["1"] * len(env_ids), None))
-    await turns_until(lambda: host.env_table.find(others).seq == 1)
-    host.env_table.evict_moved(env_id)
-    await turns_until(lambda: host.env_table.find(others).seq == 2)
-    async with standing_still(host):
-        await host.recoveries.ensure([env_id])
+    await leave_and_come_back(host, env_id, others)
     assert host.env_table.find(others).seq < between
     results = await batch
     assert [type(results[position]) for position in (0, -2, -1)] == [MovedError] * 3

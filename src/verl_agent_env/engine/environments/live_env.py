@@ -299,9 +299,9 @@ class LiveEnv:
                 return answer
         elif seq != self.seq:
             return self._answer_at(seq, action)
-        elif operation and self._is_known(operation):
-            # A copy that was held up until an episode had begun in which its number is the next one.
-            raise SequenceStaleError(self.env_id, seq, seq)
+        elif operation:
+            # A copy may be held up until an episode has begun in which its number is the next one.
+            self._require_new(operation, seq)
         if self.ended:
             raise EpisodeEndedError(self.env_id)
         return None
@@ -330,27 +330,27 @@ class LiveEnv:
         elif self.earlier_steps is not None:
             step = self.earlier_steps.of(operation)
         elif _SPACE not in operation and _SPACE not in last and operation not in (self.past_operations or ()):
-            # Nearly always: another call, and one that asks for one step only.
+            # Nearly always: another call, and one that asks for one step only. As _require_new, without a call.
             return None
         if step is None:
-            self._require_new(operation)
+            self._require_new(operation, max(0, self.seq - 1))
             return None
         if action != step.action:
             raise SequenceConflictError(self.env_id, self.seq - 1, self.seq)
         return step.answer
 
-    def _require_new(self, operation: bytes) -> None:
+    def _require_new(self, operation: bytes, seq: int) -> None:
         """Raise when this operation was carried out, or one that its call asked for after it."""
-        if self._is_known(operation):
-            raise SequenceStaleError(self.env_id, max(0, self.seq - 1), self.seq)
-
-    def _is_known(self, operation: bytes) -> bool:
-        """Tell whether this operation was carried out, or one that its call asked for after it."""
         past, last = self.past_operations or (), self.last_operation
         if _SPACE not in operation and _SPACE not in last:
-            return operation == last or operation in past
-        call, number = split(operation)
-        return any(call == known and number <= reached for known, reached in map(split, (*past, last)))
+            is_known = operation == last or operation in past
+        else:
+            call, number = split(operation)
+            is_known = any(
+                call == known and number <= reached for known, reached in map(split, (*past, last))
+            )
+        if is_known:
+            raise SequenceStaleError(self.env_id, seq, self.seq)
 
     def admit_reset(self, operation: bytes) -> Beginning | None:
         """Decide what to do with a reset: ``None`` to begin an episode, or the episode that it began before.

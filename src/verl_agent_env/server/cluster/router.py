@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import functools
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,13 +67,13 @@ class Router:
             if search.is_over:
                 raise ShuttingDownError if self.table.is_whole else _no_owner_error()
             await self._refresh()
-            await self.table.wait_until(
-                functools.partial(self._accept_others_than, self.table.for_new), PAUSE_S
-            )
+            await self._until_others_accept()
         return slots
 
-    def _accept_others_than(self, before: Mapping[str, Sequence[int]]) -> bool:
-        return self.table.for_new != before
+    async def _until_others_accept(self) -> None:
+        """Return when new environments begin in other slots, or after a pause."""
+        before = self.table.for_new
+        await self.table.wait_until(lambda: self.table.for_new != before, PAUSE_S)
 
     async def _route(self, call: _Call, positions: Sequence[int], search: OwnerSearch) -> None:
         """Put the results of these positions into the call's results."""
