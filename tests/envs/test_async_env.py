@@ -281,7 +281,7 @@ async def test_host_awaits_it(host: Host) -> None:
 
 
 async def test_host_outlives_an_environment_that_leaves(host: Host) -> None:
-    host.registry.kind(NAME).deterministic = True
+    host.registry.kind(NAME).replays = True
     env_id, _ = await await_maybe(host.create(CreateRequest(NAME, 1, {"max_actions_per_turn": 3})))
     for names in (("leave",), ("leave", "say")):
         with pytest.raises(EnvironmentFailedError) as caught:

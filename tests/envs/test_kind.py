@@ -186,3 +186,19 @@ def test_a_task_prompt_is_that_of_the_default_arguments(lake: EnvKind, plain: En
     assert (lake.default_task_prompt() or "").startswith("You are walking")
     assert plain.default_task_prompt() is None
     assert EnvKind("a/demanding-v0", DemandingEnv, {}).default_task_prompt() is None
+
+
+class OutsideLakeEnv(FrozenLakeEnv):
+    """A lake whose every call to the outside is recorded where it has a limit of steps below a hundred."""
+
+    deterministic = False
+
+    @classmethod
+    def records_effects(cls, arguments: EnvArguments) -> bool:
+        return arguments.max_steps < 100
+
+
+def test_kind_whose_effects_are_recorded_replays() -> None:
+    kind = EnvKind("a/lake-v0", OutsideLakeEnv, {})
+    assert not kind.fitting(kind.validate({})).replays
+    assert kind.fitting(kind.validate({"max_steps": 99})).replays

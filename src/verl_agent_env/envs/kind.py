@@ -44,6 +44,8 @@ class EnvKind:
         self.deterministic: bool = getattr(env_class, "deterministic", False)
         self.records_effects = False
         """True if actions and recorded outcomes of calls to the outside determine an episode; see :meth:`fitting`."""
+        self.replays = self.deterministic
+        """True if an episode can be played again, from its seed and what was recorded of its steps."""
         self.has_state = (
             env_class.dump_state is not ChatEnv.dump_state
             if issubclass(env_class, ChatEnv)
@@ -78,11 +80,6 @@ class EnvKind:
         if self.deterministic:
             return "journal"
         return "snapshot" if self.has_state else "none"
-
-    @property
-    def replays(self) -> bool:
-        """True if an episode can be played again, from its seed and what was recorded of its steps."""
-        return self.deterministic or self.records_effects
 
     @property
     def uses_thread(self) -> bool:
@@ -137,6 +134,7 @@ class EnvKind:
         if variant is None:
             variant = self._variants[traits] = copy.copy(self)
             variant.execution, variant.records_effects, variant.reads_calls, variant.has_state = traits
+            variant.replays = self.deterministic or records_effects
         return variant
 
     @functools.cached_property

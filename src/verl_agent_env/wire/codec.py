@@ -46,14 +46,18 @@ def decode_step(body: bytes) -> tuple[Any, int | None]:
     Raises:
         MalformedBodyError, InvalidRequestError: The errors of :func:`decode`.
     """
-    document = parse_object(body) if len(body) <= SMALL_BYTES else _parse(body)
-    if "action" in document:
+    try:
+        # As parse_object, without a call.
+        document = orjson.loads(body) if len(body) <= SMALL_BYTES else _parse(body)
+    except orjson.JSONDecodeError:
+        document = parse_object(body)
+    if type(document) is dict and "action" in document:
         if len(document) == 1:
             return document["action"], None
         seq = document.get("seq")
         if len(document) == 2 and type(seq) is int and seq >= 0:
             return document["action"], seq
-    checked = check(document, StepRequest)
+    checked = check(_object(document), StepRequest)
     return checked.action, checked.seq
 
 
@@ -96,6 +100,10 @@ def parse_object(body: bytes) -> dict[str, Any]:
         document = orjson.loads(body or b"{}")
     except orjson.JSONDecodeError as malformed:
         raise parse_error(malformed) from None
+    return _object(document)
+
+
+def _object(document: Any) -> dict[str, Any]:
     if type(document) is not dict:
         raise MalformedBodyError("it is not an object")
     return document

@@ -117,6 +117,26 @@ def test_an_environment_that_does_not_run_inline_takes_the_fast_path_too(served:
     assert WatchedProtocol.fallbacks == []
 
 
+@pytest.mark.parametrize("sign", "%?#")
+def test_a_target_with_more_than_a_path_takes_the_slow_path(wire: Wire, lake: str, sign: str) -> None:
+    target = path_of(f"%{ord(lake[0]):x}{lake[1:]}", "") if sign == "%" else f"{path_of(lake, '')}{sign}x"
+    wire.send(http_request("GET", target))
+    assert wire.answer()[0] == 200
+    assert WatchedProtocol.fallbacks == [target.encode()]
+
+
+@pytest.mark.parametrize(("size", "status", "ways"), [(100, 400, 0), (101, 413, 1), (1000, 413, 1)])
+def test_a_body_above_its_limit_is_left_to_the_slow_path(
+    serve: Callable[..., Served], size: int, status: int, ways: int
+) -> None:
+    served = serve(http_limits={"max_body_bytes": 100})
+    wire = Wire(served.port)
+    wire.send(step("nobody", b"x" * size))
+    assert wire.answer()[0] == status
+    assert len(WatchedProtocol.fallbacks) == ways
+    wire.close()
+
+
 @pytest.mark.parametrize(
     "options", [{"limit_concurrency": 1000}, {"root_path": "/mounted"}, {"access_log": True}], ids=str
 )

@@ -75,7 +75,7 @@ class Calls:
         self._get, self._find = lifecycle.env_table.get, lifecycle.env_table.find
         self._call_record = lifecycle.executor.record
         self._note, self._state = self._call_record.note_inline, self._call_record.inline_state
-        self._collector = lifecycle.collector
+        self._recorder, self._collector = lifecycle.recorder, lifecycle.collector
         self.under_way: set[asyncio.Task[Any]] = set()
         """Offloaded calls that have not come to their end."""
         self._creating: dict[str, asyncio.Task[Created]] = {}
@@ -247,7 +247,7 @@ class Calls:
 
     def _note_first(self, instance: LiveEnv, seed: int, first: FirstSteps, operation: bytes) -> None:
         """Note that an episode has begun with steps, and record it as a whole."""
-        lifecycle, recorder = self._lifecycle, self._lifecycle.recorder
+        lifecycle, recorder = self._lifecycle, self._recorder
         lifecycle.begun(
             instance, seed, first.options, first.answer, first.mark, operation, is_recorded=not first.steps
         )
@@ -312,13 +312,14 @@ class Calls:
         self, instance: LiveEnv, action: Any, encoded: bytes, identity: bytes, operation: bytes
     ) -> EncodedStep:
         """Apply an action inline, note that it was applied, and record it."""
-        note, recorder, sent = self._note, self._lifecycle.recorder, encoded
-        collector = self._collector
+        note, recorder, collector, sent = self._note, self._recorder, self._collector, encoded
         if note is not None:
             # As CallRecord.inline has it known, for a tenth of the price.
             note(instance.env_id.encode(), instance.episode, instance.seq, 1)
         try:
-            env = instance.env if instance.env is not None else self._rebuilt(instance)
+            env = instance.env
+            if env is None:
+                env = self._rebuilt(instance)
             try:
                 if identity is not encoded and instance.records_calls:
                     encoded, answer = step_briefly(env, action, encoded)
@@ -355,7 +356,7 @@ class Calls:
     ) -> tuple[bytes, EncodedStep, Mark]:
         """Apply an action in a thread, or await it; gives the action as it is recorded, the answer, and what is recorded of the
         state."""
-        recorder, env = self._lifecycle.recorder, await self._standing(instance)
+        recorder, env = self._recorder, await self._standing(instance)
 
         def mark(env: Env, answer: EncodedStep) -> Mark:
             return NO_MARK if recorder is None else recorder.mark(instance, env, answer, instance.seq)
@@ -387,9 +388,8 @@ class Calls:
         instance.commit(identity, answer, self._limits.max_journal_bytes, operation, mark, encoded)
         if instance.ended:
             self._lifecycle.count_result(instance, answer)
-        recorder = self._lifecycle.recorder
-        if recorder is not None:
-            recorder.stepped(instance, encoded, mark)
+        if self._recorder is not None:
+            self._recorder.stepped(instance, encoded, mark)
 
     # --- read, close ----------------------------------------------------------------------------------------
 
@@ -435,7 +435,7 @@ class Calls:
         if self._get(env_id) is None and lifecycle.suspicions.refusal(env_id) is not None:
             # Nothing is left of it that could be closed.
             return None
-        instance, recorder = self._find(env_id), lifecycle.recorder
+        instance, recorder = self._find(env_id), self._recorder
         group = lifecycle.end(instance, "closed")
         if group is None or recorder is None:
             return None

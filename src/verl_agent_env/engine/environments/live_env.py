@@ -444,16 +444,14 @@ class LiveEnv:
         # As set_last, without a call.
         if operation or self.last_operation:
             self._follow_step(operation)
+            self.last_operation = operation
         self.last_action = action
         self.last_answer = answer
-        self.last_operation = operation
         self.ended = answer.terminated or answer.truncated
         self.reward_sum += answer.reward
-        kind, digest = self.kind, None
-        # As kind.replays, without a call.
-        is_replayed = kind.deterministic or kind.records_effects
+        replays, digest = self.kind.replays, None
         self.history_bytes += (
-            len(recorded) if is_replayed else len(recorded) + len(answer.observation) + len(answer.info)
+            len(recorded) if replays else len(recorded) + len(answer.observation) + len(answer.info)
         )
         if mark is not NO_MARK:
             digest = mark.digest
@@ -472,7 +470,7 @@ class LiveEnv:
             if self.digests is None:
                 self.digests = []
             self.digests.append(digest)
-        if not is_replayed:
+        if not replays:
             if self.answers is None:
                 self.answers = []
             self.answers.append(answer)

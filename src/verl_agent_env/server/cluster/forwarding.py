@@ -8,6 +8,8 @@ from collections.abc import Coroutine
 from typing import Any
 from urllib.parse import quote
 
+import msgspec
+
 from verl_agent_env.engine import AwaitableOrValue, await_maybe
 from verl_agent_env.errors import EnvironmentNotFoundError, MovedError, VerlAgentEnvError
 from verl_agent_env.server.cluster.peers import Peers
@@ -65,7 +67,7 @@ class Forwarder:
                 return handle(request)
             # Who owns the slot does not see the token that the key belongs to, and gets its name instead.
             headers = {**request.headers, KEY_HEADER: name.encode()}
-            named = dataclasses.replace(request, headers=headers)
+            named = msgspec.structs.replace(request, headers=headers)
             return self._at_owner(slot, route, named, lambda _: handle(request))
 
         return dataclasses.replace(route, handler=local_or_forward)

@@ -96,6 +96,8 @@ class Dispatcher:
         self.body_timeout_s = limits.body_timeout_s
         self._limits = limits
         self._max_fast_bytes = min(limits.max_body_bytes, UNCOUNTED_BYTES)
+        self._small_digits = len(str(self._max_fast_bytes)) - 1
+        """A length of no more digits is not too much; the parser lets nothing but digits through."""
         self.waiting: set[Exchange] = set()
         """Requests whose responses wait for the store."""
         self.memory = RequestMemory(limits.max_request_memory_bytes, limits.max_body_bytes, on_idle)
@@ -113,14 +115,16 @@ class Dispatcher:
         A body of unusual size is left to :meth:`serve`, which counts it, or refuses it.
         """
         length = headers.get(b"content-length", b"0")
-        if len(length) > _MAX_LENGTH_DIGITS or not length.isdigit() or int(length) > self._max_fast_bytes:
+        if len(length) > self._small_digits and (
+            len(length) > _MAX_LENGTH_DIGITS or not length.isdigit() or int(length) > self._max_fast_bytes
+        ):
             return None
         found = self.match(path)
         if found is None:
             return None
         routes, env_id = found
         route = routes.get(method)
-        return None if route is None or route.is_long else Head(route, env_id, method, path, headers)
+        return None if route is None or route.is_long else Head(route, env_id, path, headers)
 
     async def serve(
         self, routes: dict[str, Route], env_id: str, scope: Scope, receive: Receive, send: Send
@@ -172,12 +176,10 @@ class Dispatcher:
             error = error_of(raised)
         if error is not None:
             response = problem_response(error, headers)
-        response.request_id = request_id
         if isinstance(error, MethodNotAllowedError) or (method == "OPTIONS" and error is None):
             response.headers += ((b"allow", _allowed(routes)),)
-        if b"origin" in headers:
-            response.headers += self._admission.policy.grants(method, headers)
-        self._done(OTHER_ROUTES if route is None else route.path, method, path, error, started)
+        label = OTHER_ROUTES if route is None else route.path
+        self._complete(label, method, path, headers, request_id, started, response, error)
         is_read = request is not None
         # While the answer is sent, which may take long, nothing else is kept of the request.
         request = None
@@ -202,21 +204,21 @@ class Dispatcher:
             The response, or the exchange in which it comes later.
         """
         started = time.perf_counter()
-        route, env_id, method, path, headers = head
+        route, env_id, path, headers = head.route, head.env_id, head.path, head.headers
         request_id = self._request_id(headers.get(b"x-request-id"))
         # Put back afterwards: all requests of a connection share one context here; serve() has one for each.
         before = current_request_id.set(request_id)
         try:
             failure: BaseException
             try:
-                principal = self._admission.admit(method, headers, peer, route.auth_scope)
+                principal = self._admission.admit(route.method, headers, peer, route.auth_scope)
                 if principal is not ANYBODY:
                     require_seen(principal, env_id)
                 request = Request(env_id, body, b"", headers, principal, UNCOUNTED, path)
                 answer = route.handler(request)
                 if not isinstance(answer, Response):
                     return Exchange(self, head, peer, request, request_id, started, answer)
-                return self._complete(head, request_id, started, answer)
+                return self._complete(route.path, route.method, path, headers, request_id, started, answer)
             except MovedError as moved:
                 if route.at_owner is not None:
                     answer = route.at_owner(request)
@@ -233,25 +235,39 @@ class Dispatcher:
         self, head: Head, request_id: bytes, started: float, result: Response | BaseException
     ) -> Response:
         """Finish the response of a request on the fast path: write the error if it is one, add headers, count and log."""
-        if isinstance(result, Response):
-            return self._complete(head, request_id, started, result)
-        error = error_of(result)
-        return self._complete(head, request_id, started, problem_response(error, head.headers), error)
+        route, headers, error = head.route, head.headers, None
+        if not isinstance(result, Response):
+            error = error_of(result)
+            result = problem_response(error, headers)
+        return self._complete(
+            route.path, route.method, head.path, headers, request_id, started, result, error
+        )
 
     def _complete(
         self,
-        head: Head,
+        label: str,
+        method: str,
+        path: str,
+        headers: Mapping[bytes, bytes],
         request_id: bytes,
         started: float,
         response: Response,
         error: VerlAgentEnvError | None = None,
     ) -> Response:
-        """Add headers to a response, which tells of ``error`` if there is one, count and log."""
-        route, _, method, path, headers = head
+        """Add headers to a response, which tells of ``error`` if there is one; count it under its route's label.
+
+        It is logged if it failed or all are logged.
+        """
         response.request_id = request_id
         if b"origin" in headers:
             response.headers += self._admission.policy.grants(method, headers)
-        self._done(route.path, method, path, error, started)
+        elapsed = time.perf_counter() - started
+        self._metrics.latency[label].observe(elapsed)
+        if error is not None:
+            self._metrics.count_error(error.code)
+        if self._log_all or (error is not None and error.status >= 500):
+            status, code = (200, None) if error is None else (error.status, error.code)
+            _log_request(method, path, status, code, elapsed)
         return response
 
     def reject_pending(self) -> None:
@@ -353,16 +369,6 @@ class Dispatcher:
             }
         )
         await send({"type": "websocket.http.response.body", "body": response.body})
-
-    def _done(
-        self, label: str, method: str, path: str, error: VerlAgentEnvError | None, started: float
-    ) -> None:
-        """Count a request under its route's label, and log it if it failed or all are logged."""
-        elapsed = time.perf_counter() - started
-        self._metrics.observe(label, elapsed, "" if error is None else error.code)
-        if self._log_all or (error is not None and error.status >= 500):
-            status, code = (200, None) if error is None else (error.status, error.code)
-            _log_request(method, path, status, code, elapsed)
 
     def _request_id(self, given: bytes | None) -> bytes:
         """The client's id of the request if it can be sent back as it is, else a new one."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
+
+import msgspec
 
 from verl_agent_env.engine import PendingAnswer
 from verl_agent_env.errors import MovedError, ShuttingDownError
@@ -14,12 +16,11 @@ from verl_agent_env.server.http.peer import Peer
 from verl_agent_env.server.http.types import Request, Response, Route
 
 
-class Head(NamedTuple):
-    """A request that has a route, without its body."""
+class Head(msgspec.Struct):
+    """A request of a route's own method, without its body."""
 
     route: Route
     env_id: str
-    method: str
     path: str
     headers: Mapping[bytes, bytes]
 

@@ -27,6 +27,8 @@ from verl_agent_env.server.http.types import Response
 
 _BODY_PATIENCE_S = 0.05
 """A body that is not there by then is waited for on the slow path, where the dispatcher limits how long that may take."""
+_PERCENT, _QUESTION_MARK, _NUMBER_SIGN = b"%?#"
+"""Found in bytes much faster than a piece of bytes is."""
 _SLOW_PATH_HEADERS = frozenset({b"content-encoding", b"expect", b"transfer-encoding", b"upgrade"})
 
 
@@ -135,7 +137,7 @@ class FastPathProtocol(LimitedProtocol):
             return None
         if self.cycle is not None and not self.cycle.response_complete:
             return None
-        if b"%" in url or b"?" in url or b"#" in url or not url.isascii():
+        if _PERCENT in url or _QUESTION_MARK in url or _NUMBER_SIGN in url or not url.isascii():
             return None
         headers = dict(self.headers)
         if not _SLOW_PATH_HEADERS.isdisjoint(headers) or not parser.should_keep_alive():

@@ -115,7 +115,8 @@ class LimitedProtocol(HttpToolsProtocol):
             return
         self.piece_bytes = len(data)
         self.is_fresh = True
-        super().data_received(data)
+        # By the class's name: ``super()`` makes an object.
+        HttpToolsProtocol.data_received(self, data)
         if self.phase != IDLE:
             self.hand_over_body()
             self.note_partial()

@@ -47,7 +47,8 @@ class Metrics:
         self._connections = connections
         self._held_up = held_up
         self._longest_round_s = longest_round_s
-        self._latency: defaultdict[str, Histogram] = defaultdict(Histogram)
+        self.latency: defaultdict[str, Histogram] = defaultdict(Histogram)
+        """Times of requests by route."""
         self._batch_sizes: dict[str, Histogram] = {}
         self._errors: Counter[str] = Counter()
         self._item_errors: Counter[str] = Counter()
@@ -57,14 +58,8 @@ class Metrics:
         PlatformCollector(registry=self._registry)
         GCCollector(registry=self._registry)
 
-    def observe(self, route: str, elapsed_s: float, code: str) -> None:
-        """Count a request, and its error if it failed."""
-        self._latency[route].observe(elapsed_s)
-        if code:
-            self._errors[code] += 1
-
     def count_error(self, code: str) -> None:
-        """Count a request that failed outside the timed routes."""
+        """Count a request that failed."""
         self._errors[code] += 1
 
     def observe_batch(self, route: str, size: int, error_codes: list[str]) -> None:
@@ -82,7 +77,7 @@ class Metrics:
 
     def answers(self, route: str) -> list[int]:
         """Return the number of answers on a route by the time that they took, as a :class:`Histogram` counts them."""
-        return list(self._latency[route].counts)
+        return list(self.latency[route].counts)
 
     def batch_items(self, verb: str) -> int:
         """Return the number of items of all batches of a verb."""
@@ -116,7 +111,7 @@ class Metrics:
 
     def _of_requests(self) -> Iterator[Metric]:
         yield _histogram(
-            "verl_agent_env_request_seconds", "Time to answer a request.", "route", self._latency.items()
+            "verl_agent_env_request_seconds", "Time to answer a request.", "route", self.latency.items()
         )
         yield _histogram("verl_agent_env_batch_size", "Items of a batch.", "route", self._batch_sizes.items())
         yield _counter("verl_agent_env_errors", "Requests that failed.", ("code",), self._errors)

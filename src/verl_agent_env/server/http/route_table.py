@@ -8,8 +8,9 @@ from collections.abc import Iterable
 from verl_agent_env.server.http.types import Route
 
 _ENVIRONMENT_PREFIX = "/api/environment/"
-_PREFIX_LENGTH = len(_ENVIRONMENT_PREFIX)
-_MAX_ENV_ID_LENGTH = 128
+_OF_ENVIRONMENT = re.compile(
+    rf"{_ENVIRONMENT_PREFIX}(?!initialize(?:/|\Z))([^/]{{1,128}})(.*)", re.DOTALL
+).fullmatch
 _NAME = re.compile(r"\{(?:env_name|run_id)\}")
 
 
@@ -25,22 +26,23 @@ class RouteTable:
         for route in routes:
             parts = _NAME.split(route.path)
             if route.path.endswith("{episode_id}"):
-                found = self._by_prefix.setdefault(route.path.removesuffix("{episode_id}"), {})
+                table = self._by_prefix.setdefault(route.path.removesuffix("{episode_id}"), {})
             elif len(parts) == 2:
                 prefix, verb = parts
-                found = self._by_name_verb.setdefault(prefix, {}).setdefault(verb, {})
+                table = self._by_name_verb.setdefault(prefix, {}).setdefault(verb, {})
             elif route.path.startswith(_ENVIRONMENT_PREFIX + "{env_id}"):
-                found = self._by_verb.setdefault(route.path.partition("{env_id}")[2], {})
+                table = self._by_verb.setdefault(route.path.partition("{env_id}")[2], {})
             else:
-                found = self._by_path.setdefault(route.path, {})
-            found[route.method] = route
+                table = self._by_path.setdefault(route.path, {})
+            table[route.method] = route
 
     def match(self, path: str) -> tuple[dict[str, Route], str] | None:
         """Give the routes of a path by method, and the environment's id in it; ``None`` if there is no such path."""
-        if path.startswith(_ENVIRONMENT_PREFIX):
-            env_id, slash, verb = path[_PREFIX_LENGTH:].partition("/")
-            routes = self._by_verb.get(slash + verb)
-            if routes is not None and 0 < len(env_id) <= _MAX_ENV_ID_LENGTH and env_id != "initialize":
+        found = _OF_ENVIRONMENT(path)
+        if found is not None:
+            env_id, verb = found.groups()
+            routes = self._by_verb.get(verb)
+            if routes is not None:
                 return routes, env_id
         routes = self._by_path.get(path)
         if routes is None:

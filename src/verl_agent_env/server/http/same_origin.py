@@ -24,6 +24,7 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 _UNSPECIFIED = ("0.0.0.0", "::")  # noqa: S104 - as the host of a URL it means this machine
 _MAX_CACHED_HOSTS = 1024
 _MAX_SHOWN = 256
+_BROWSER_HEADERS = frozenset({b"cookie", b"origin", b"sec-fetch-site"})
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 _JSON_TYPE = re.compile(rb"application/(?:[\w.+-]+\+)?json\s*(?:;.*)?", re.IGNORECASE | re.DOTALL)
 _ANY = "*"
@@ -90,11 +91,13 @@ class SameOriginPolicy:
         """
         host = headers.get(b"host")
         # Nearly always it was accepted before.
-        if host is None or (host, peer.own_address) in self._known:
-            pass
-        elif self._is_strict or peer.arrived_on_loopback:
+        if (
+            (host, peer.own_address) not in self._known
+            and host is not None
+            and (self._is_strict or peer.arrived_on_loopback)
+        ):
             self._require_known(host, peer)
-        if b"origin" in headers or b"sec-fetch-site" in headers or b"cookie" in headers:
+        if not _BROWSER_HEADERS.isdisjoint(headers):
             self._check_browser(method, headers, peer)
 
     def grants(self, method: str, headers: Mapping[bytes, bytes]) -> Headers:

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import msgspec
 from pydantic import BaseModel
 
 from verl_agent_env.engine import AwaitableOrValue
@@ -22,9 +23,10 @@ PROBLEM_JSON = b"application/problem+json"
 Headers = tuple[tuple[bytes, bytes], ...]
 
 
-@dataclass(slots=True)
-class Request:
+class Request(msgspec.Struct):
     """One request, read."""
+
+    # Structs are made in C: every request and every response is one.
 
     env_id: str
     """From the path; empty where the path has none."""
@@ -47,6 +49,8 @@ class Request:
         written may be refused all the same, when the slot has moved before the answer to the write came.
         """
         given = self.headers.get(OPERATION_HEADER)
+        if given is None and not self.may_be_sent_on:
+            return b""
         operation = b"" if given is None else call_of(given)
         if self.may_be_sent_on and operation != given:
             operation = operation or new_call()
@@ -54,8 +58,7 @@ class Request:
         return operation
 
 
-@dataclass(slots=True)
-class Response:
+class Response(msgspec.Struct):
     """Response to a client."""
 
     body: Body

@@ -149,7 +149,8 @@ def _step_columns(items: BatchItems) -> dict[str, Any]:
 
 
 def _step_one(host: Host) -> Handler:
-    apply = host.step
+    # Where nothing is kept outside this process, nothing can be brought back.
+    apply = host.calls.step if host.recovery is None else host.step
 
     def handle(request: Request) -> AwaitableOrValue[Response]:
         action, seq = decode_step(request.body)

@@ -129,10 +129,10 @@ class _Conversation:
 
     def _done(self, started: float, result: MessageAnswer | Exception) -> MessageAnswer:
         """Count a message that was carried out, or that failed, and give its answer."""
-        code = ""
         if isinstance(result, Exception):
-            code, result = _code_of(result), self._refusal(result)
-        self._metrics.observe(_ROUTE, time.perf_counter() - started, code)
+            self._metrics.count_error(_code_of(result))
+            result = self._refusal(result)
+        self._metrics.latency[_ROUTE].observe(time.perf_counter() - started)
         return result
 
     def _refusal(self, error: Exception) -> MessageAnswer:
