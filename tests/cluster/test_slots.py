@@ -7,7 +7,7 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Collection
 
-from tests.waiting import NEVER_S, no_hang
+from tests.waiting import HANG_S, NEVER_S, no_hang
 from verl_agent_env.cluster.leases import LocalLease
 from verl_agent_env.cluster.slots import SlotTable
 from verl_agent_env.cluster.timing import Timing
@@ -186,3 +186,23 @@ def test_table_is_whole_when_every_slot_has_an_owner() -> None:
     assert table.is_whole
     table.release([0])
     assert not table.is_whole
+
+
+async def test_call_that_is_given_up_leaves_nothing_behind() -> None:
+    table = SlotTable(HERE)
+    table.assign(halves(), [])
+    before = asyncio.all_tasks()
+    called = asyncio.Event()
+
+    async def call() -> None:
+        called.set()
+        await asyncio.Event().wait()
+
+    waiting = asyncio.create_task(table.while_at(THERE, [1], call()))
+    await called.wait()
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    left = asyncio.all_tasks() - before
+    if left:
+        await asyncio.wait(left, timeout=HANG_S)
+    assert asyncio.all_tasks() == before

@@ -283,8 +283,10 @@ class SlotTable:
         try:
             while True:
                 changed = asyncio.ensure_future(self._changed.wait())
-                await asyncio.wait((task, changed), return_when=asyncio.FIRST_COMPLETED)
-                changed.cancel()
+                try:
+                    await asyncio.wait((task, changed), return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    changed.cancel()
                 if task.done():
                     return task.result()
                 if all(self.owner_of(slot) != address for slot in slots):

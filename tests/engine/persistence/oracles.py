@@ -118,7 +118,26 @@ class BlockingOracle(ChatEnv):
         return Outcome(said)
 
 
+class Borrower(ChatEnv):
+    """Asks for something before each episode, and does not have it recorded."""
+
+    env_name = "oracle/borrower-v0"
+    tools = (Tool("wait", "Wait."),)
+
+    __slots__ = ()
+
+    def task_prompt_text(self) -> str:
+        return "Wait."
+
+    def begin_episode(self, options: Mapping[str, Any]) -> None:
+        outside.answer("for a loan")
+
+    def act(self, call: ToolCall) -> Outcome:
+        return Outcome("done")
+
+
 SPECS = (
     EnvSpec(Oracle.env_name, f"{MODULE}:Oracle"),
     EnvSpec(BlockingOracle.env_name, f"{MODULE}:BlockingOracle"),
 )
+BORROWER = EnvSpec(Borrower.env_name, f"{MODULE}:Borrower")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, cast
@@ -12,6 +13,7 @@ import pytest
 
 from tests import batch_calls
 from tests.engine.awaiting import ask
+from tests.engine.persistence import oracles
 from tests.engine.persistence.hosts import Cluster
 from tests.waiting import HANG_S
 from verl_agent_env.config import HostLimits
@@ -440,6 +442,26 @@ def count_steps(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     monkeypatch.setattr(FrozenLakeEnv, "step", noted)
     return taken
+
+
+async def test_recovery_that_needs_what_is_away_is_made_later_and_leaves_no_error_to_nobody(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    specs = (*BUILT_IN, oracles.BORROWER)
+    first = await cluster.host(specs=specs)
+    env_id, answers = await played(first, CreateRequest(oracles.BORROWER.name, 1), ["wait"])
+    second = await cluster.host(specs=specs)
+    unseen: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unseen.append(context))
+    monkeypatch.setattr(oracles.outside, "is_away", True)
+    with pytest.raises(MovedError):
+        await await_maybe(second.step(env_id, "wait", 0))
+    gc.collect()
+    assert unseen == []
+    (told,) = (record for record in caplog.records if getattr(record, "env_id", "") == env_id)
+    assert getattr(told, "code", "") == "outside_call_failed"
+    monkeypatch.setattr(oracles.outside, "is_away", False)
+    assert (await await_maybe(second.step(env_id, "wait", 0))).to_json() == answers[0]
 
 
 async def test_slots_are_warmed_up_at_once(cluster: Cluster) -> None:

@@ -16,7 +16,7 @@ from verl_agent_env.engine.persistence.restoring import Restorer
 from verl_agent_env.engine.persistence.sharded_journal import ShardedJournal, all_of
 from verl_agent_env.engine.persistence.slot_ownership import SlotOwnership
 from verl_agent_env.envs.registry import Registry
-from verl_agent_env.errors import AtCapacityError, StoreUnavailableError
+from verl_agent_env.errors import AtCapacityError, StoreUnavailableError, VerlAgentEnvError
 from verl_agent_env.turns import Turns
 from verl_agent_env.types import slot_of
 from verl_agent_env.wire.event_log import HistoryReader, shard_of
@@ -226,11 +226,12 @@ class Recovery:
         async def bring_back() -> None:
             try:
                 await self._bring_back(instance, saved, token)
-            except StoreUnavailableError:
-                # It is looked for once more by whoever wants it.
-                logger.debug(
-                    "reading the history of an environment failed; the next call tries again",
-                    extra={"env_id": instance.env_id},
+            except VerlAgentEnvError as failed:
+                # It is looked for once more by whoever wants it. That a store is away is told elsewhere.
+                logger.log(
+                    logging.DEBUG if isinstance(failed, StoreUnavailableError) else logging.WARNING,
+                    "recovery of an environment failed; the next call tries again",
+                    extra={"env_id": instance.env_id, "code": failed.code, "detail": failed.detail},
                 )
             finally:
                 self._room.give_back(caller)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Protocol
@@ -26,6 +27,8 @@ from verl_agent_env.server.cluster.handover import Handover
 from verl_agent_env.server.cluster.identity import WorkerIdentity
 from verl_agent_env.server.cluster.local_environments import LocalEnvironments
 from verl_agent_env.server.cluster.peers import WORKER_PATH, Peers
+
+logger = logging.getLogger(__name__)
 
 _STATUS_TIMEOUT_S = 1.0
 
@@ -210,9 +213,13 @@ class SharedMembership:
 
     async def leave(self) -> None:
         for last in (self._journal.flush, self.agent.leave):
-            with contextlib.suppress(TimeoutError, StoreUnavailableError):
-                async with asyncio.timeout(self._timing.leave_s):
-                    await last()
+            try:
+                with contextlib.suppress(TimeoutError, StoreUnavailableError):
+                    async with asyncio.timeout(self._timing.leave_s):
+                        await last()
+            except Exception:
+                # The lease runs out anyway; nothing of this worker may go on after it.
+                logger.exception("leaving the cluster failed")
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
