@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -411,3 +412,25 @@ async def test_only_long_observations_are_read_in_a_thread(
         assert threads.count == 1 + turns_in_threads
     assert output.reward_score == 1.0
     assert tokenizer.decode(output.response_ids).count("right<|im_end|>") == 3
+
+
+async def test_the_first_loop_of_a_process_has_what_is_loaded_left_alone_by_the_garbage_collector(
+    make_loop: MakeLoop,
+) -> None:
+    from verl_agent_env.integrations.verl.rollout.agent_loop import collect_seldom
+
+    thresholds = gc.get_threshold()
+    collect_seldom.cache_clear()
+    gc.unfreeze()
+    try:
+        make_loop(fakes().FakeModel("right"))
+        left_alone = gc.get_freeze_count()
+        assert left_alone > 100_000
+        assert gc.get_threshold()[0] == 50_000
+        # What a later one finds is collected as ever.
+        later = [[number] for number in range(1_000)]
+        make_loop(fakes().FakeModel("left"))
+        assert gc.get_freeze_count() <= left_alone
+        assert any(each is later[0] for each in gc.get_objects())
+    finally:
+        gc.set_threshold(*thresholds)
