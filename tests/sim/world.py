@@ -339,8 +339,9 @@ class World:
         if self.is_calm:
             self._fragile_until = self.loop.now + LEASE_S + TIMES.grace_s + 4.0
             for client in clients:
-                if self.owner_of(client).host.env_table.get(client.env_id) is None:
-                    # Its owner has the slot, but has not brought it back yet.
+                is_held = self.owner_of(client).host.env_table.get(client.env_id) is not None
+                # Its owner has the slot, but has not brought it back yet; or its end is written, which nobody states again.
+                if not is_held or client.env_id in self.simulated.closed:
                     client.forgive(None)
         else:
             for client in clients:

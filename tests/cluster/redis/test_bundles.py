@@ -15,6 +15,7 @@ from tests.cluster.workers import worker
 from tests.waiting import NEVER_S
 from verl_agent_env.cluster.memory.log import MemoryEventLog
 from verl_agent_env.cluster.memory.store import MemoryStore
+from verl_agent_env.cluster.redis import bundles as redis_bundles
 from verl_agent_env.cluster.redis import log as redis_log
 from verl_agent_env.cluster.redis import log_scripts
 from verl_agent_env.cluster.redis.bundles import MAX_STEP_BYTES, BundledSteps
@@ -37,12 +38,18 @@ ENV = "007-a"
 class LossyClient(RedisClient):
     """Loses answers when it is told to, and can send a call of before once more."""
 
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.scripts: set[str] = set()
+        """Names of those that ran."""
+
     is_lossy = False
     last: tuple[Script, list[str], list[Any]] | None = None
 
     async def run(self, script: Script, keys: list[str], arguments: list[Any]) -> Any:
         if script is log_scripts.COMMIT:
             self.last = script, keys, arguments
+        self.scripts.add(script.name)
         answer = await super().run(script, keys, arguments)
         if self.is_lossy and script is log_scripts.COMMIT and answer[0] == "ok":
             self.is_lossy = False
@@ -131,11 +138,15 @@ class Peek:
 
     def __init__(self, client: redis.Redis, keys: Keys) -> None:
         self._redis: Any = client
-        self._base = keys.base
+        self._keys, self._base = keys, keys.base
 
     def forget_end_of(self, env_id: str) -> None:
         """Let the time be over for which it is known that an environment was closed."""
         self._redis.delete(f"{self._base}d:{env_id}")
+
+    def take_away(self, slot: int) -> None:
+        """Let a slot be another worker's, of which the map does not tell yet."""
+        self._redis.hset(self._keys.owners, self._keys.field(slot), "another")
 
     def in_journal(self, env_id: str = ENV, episode: int = 0) -> int:
         return int(self._redis.llen(f"{self._base}j:{env_id}:{episode}")) - 1
@@ -317,7 +328,8 @@ async def test_steps_of_what_is_over_are_dropped(writers: tuple[Writer, Writer],
     assert (
         await first.write(append(0, episode=1), write("begin", episode=2), append(0, episode=2)) == [None] * 3
     )
-    assert peek.bundles() == 2
+    # The first bundle has nothing else, and went with the next one.
+    assert peek.bundles() == 1
     assert (await second.loaded()).entries == [entry(0)]
     assert (await second.loaded("007-b")) == Saved(None, [], None, "closed")
     assert peek.bundles() == 0
@@ -372,11 +384,93 @@ async def test_nothing_is_bundled_while_a_worker_reads_none(
     assert (peek.in_journal(), peek.bundles()) == (4, 1)
 
 
+@pytest.mark.parametrize("ending", ["begin", "close"])
+async def test_bundles_of_what_is_over_are_removed_without_sorting_out(
+    ending: str, writers: tuple[Writer, Writer], peek: Peek
+) -> None:
+    first, second = writers
+    ids = [f"007-{letter}" for letter in "bcdef"]
+    assert await first.write(*[write("create", env_id) for env_id in ids]) == [None] * 5
+    # A second writer's bundles stay where they are.
+    await first.give(SLOT, second)
+    await first.join(SLOT + 1)
+    await first.write(write("create", "008-a"), append(0, "008-a"))
+    await second.write(append(1))
+    await second.write(append(2), *[append(0, env_id) for env_id in ids])
+    for seq in range(1, 30):
+        assert await second.write(*[append(seq, env_id) for env_id in ids]) == [None] * 5
+    before = peek.bundles()
+    assert before >= 30
+    if ending == "close":
+        ends = [write("close", env_id, b"closed") for env_id in ids]
+    else:
+        ends = [write("begin", env_id, episode=1) for env_id in ids]
+    assert await second.write(*ends, write("begin", ENV, episode=1)) == [None] * 6
+    assert await second.write(append(0, episode=1)) == [None]
+    assert await second.write(append(1, episode=1)) == [None]
+    assert peek.bundles() <= 3
+    assert "unbundle" not in second.client.scripts
+    assert (await first.loaded()).entries == [entry(0), entry(1)]
+    assert (await second.loaded("008-a")).entries == [entry(0)]
+
+
+async def test_steps_stay_of_an_environment_whose_end_was_refused(
+    writers: tuple[Writer, Writer], peek: Peek
+) -> None:
+    first, second = writers
+    await first.join(SLOT, SLOT + 1)
+    await first.write(write("create", "008-a"), append(0, "008-a"))
+    await first.write(append(1))
+    peek.take_away(SLOT)
+    assert await first.write(write("close", data=b"idle")) == ["moved"]
+    for seq in range(1, 4):
+        assert await first.write(append(seq, "008-a")) == [None]
+    assert peek.bundles() == 4
+    assert (await second.loaded()).entries == [entry(0), entry(1)]
+
+
+async def test_only_the_older_bundles_are_sorted_out_when_there_are_many(
+    writers: tuple[Writer, Writer], peek: Peek, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = writers
+    monkeypatch.setattr(redis_bundles, "_MAX_BYTES", 1_000)
+    monkeypatch.setattr(redis_bundles, "_MAX_BYTES_EACH", 0)
+    before = 0
+    for seq in range(1, 100):
+        before = peek.bundles()
+        assert await first.write(append(seq)) == [None]
+        if "unbundle" in first.client.scripts:
+            break
+    assert 1 < peek.bundles() < before
+    assert peek.in_journal() > 1
+    assert await first.write(write("begin", episode=1)) == [None]
+    assert await first.write(append(0, episode=1)) == [None]
+    assert peek.bundles() == 1
+    assert (await second.loaded()).entries == [entry(0)]
+
+
+async def test_all_bundles_are_sorted_out_where_the_store_lost_some(
+    writers: tuple[Writer, Writer], peek: Peek, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = writers
+    monkeypatch.setattr(redis_bundles, "_MAX_BYTES_EACH", 0)
+    for seq in range(1, 6):
+        await first.write(append(seq))
+    before = peek.save()
+    await first.write(append(6), write("create", "007-b"))
+    peek.go_back_to(before)
+    monkeypatch.setattr(redis_bundles, "_MAX_BYTES", 10)
+    assert await first.write(append(7)) == ["short"]
+    assert (peek.in_journal(), peek.bundles()) == (6, 0)
+    assert (await second.loaded()).entries == [entry(seq) for seq in range(6)]
+
+
 async def test_many_bundles_are_sorted_out_by_their_writer(
     writers: tuple[Writer, Writer], peek: Peek, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = writers
-    monkeypatch.setattr(redis_log, "_MAX_BUNDLED_BYTES", 200)
+    monkeypatch.setattr(redis_bundles, "_MAX_BYTES", 200)
+    monkeypatch.setattr(redis_bundles, "_MAX_BYTES_EACH", 0)
     monkeypatch.setattr(redis_log, "_SORTED_STEPS", 3)
     for seq in range(1, 60):
         assert await first.write(append(seq)) == [None]
@@ -434,8 +528,9 @@ async def test_whatever_happens_both_logs_say_the_same(
     seed: int, join: Callable[[], Writer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two workers that hand slots over, lose answers and repeat themselves, against the log in memory."""
-    monkeypatch.setattr(redis_log, "_MAX_BUNDLED_BYTES", 2_000)
     chance = random.Random(seed)
+    monkeypatch.setattr(redis_bundles, "_MAX_BYTES", chance.choice((300, 1_000, 3_000)))
+    monkeypatch.setattr(redis_bundles, "_MAX_BYTES_EACH", 0)
     memory = MemoryStore()
     memory_log = MemoryEventLog(memory)
     reference, real = [Writer(memory, memory_log) for _ in range(2)], [join(), join()]

@@ -9,6 +9,7 @@ compared as before.
 from __future__ import annotations
 
 import uuid
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +23,11 @@ MAX_STEP_BYTES = 16 * 1024
 _MAX_STEPS = 4000
 """Steps of one bundle; Lua's stack is limited."""
 _FEW_JOURNALS = 1000
+_BYTES_OF_STEP = 48
+"""What a bundle says of a step beside its entry, about."""
+_MAX_BYTES, _MAX_BYTES_EACH = 8 * 1024 * 1024, 4096
+"""Bytes of a writer's bundles, in all or for each of its environments, after which the older ones are sorted out: the later, the
+less is left to sort, because episodes are over by then, and the less it costs for each step."""
 _READING = frozenset(("append", "extend", "put", "create"))
 """Writes for which the journal is read."""
 _ENDING = frozenset(("close", "begin"))
@@ -53,28 +59,66 @@ class BundledSteps:
         """Of the writer's log."""
         self.number: int | None = None
         """Of the last call, if it is certain that it had its effect."""
-        self.size = 0
-        """Bytes of the bundles that are not sorted out."""
         self._journals: dict[str, tuple[str | None, int, int]] = {}
         """By environment: token under which it was written, episode, steps in its journal and in bundles together."""
         self._max_journals = _FEW_JOURNALS
         """So many are kept before those of environments that are other workers' by now are looked for."""
+        self._first_bundle_of: dict[str, int] = {}
+        """By environment: number of the first bundle that has steps of its episode which are not in its journal; the lowest number
+        is that of the first environment."""
         self._bundle_of: dict[str, int] = {}
         """By environment: number of the last bundle that has steps of it."""
         self._bundles = 0
-        self._sorted_out = 0
-        """Of the bundles, those up to this one are."""
+        self._sizes: deque[int] = deque()
+        """Bytes of each of the last bundles: of those that are kept."""
+        self._size = 0
+        """Of them together."""
 
     @property
     def count(self) -> int:
         """Number of bundles that were made."""
         return self._bundles
 
+    @property
+    def needed(self) -> int:
+        """Number of the last bundles that are needed, at least one: in those before them, all steps are in journals or of what is over."""
+        return 1 + self._bundles - next(iter(self._first_bundle_of.values()), self._bundles)
+
+    @property
+    def is_empty(self) -> bool:
+        """True if there are no bundles."""
+        return not self._sizes
+
+    @property
+    def has_many(self) -> bool:
+        """True if bundles are to be sorted out, because they take too much memory."""
+        return self._size > max(_MAX_BYTES, _MAX_BYTES_EACH * len(self._journals))
+
+    @property
+    def newest_half(self) -> int:
+        """Number of the last bundles that have half of all bytes."""
+        size = 0
+        for number, bytes_of_one in enumerate(reversed(self._sizes)):
+            size += bytes_of_one
+            if size > self._size / 2:
+                return number
+        return len(self._sizes)
+
+    @property
+    def _sorted_out(self) -> int:
+        """Of the bundles, those up to this one are sorted out or not needed."""
+        return self._bundles - len(self._sizes)
+
     def split(self, tokens: Mapping[int, str], writes: Sequence[Write]) -> Bundle | None:
         """Split the writes of a call; None if one of them reads a journal of which steps are in bundles."""
         if len(writes) > _MAX_STEPS:
             return None
-        bundle, journals, bundle_of = Bundle(), self._journals, self._bundle_of
+        bundle, journals, bundle_of, first_of = (
+            Bundle(),
+            self._journals,
+            self._bundle_of,
+            self._first_bundle_of,
+        )
         steps, entries, slots, others = bundle.steps, bundle.entries, bundle.slots, bundle.others
         number, sorted_out = self._bundles + 1, self._sorted_out
         begun: set[str] = set()
@@ -85,6 +129,8 @@ class BundledSteps:
                 if journals.get(env_id) == (token, episode, seq):
                     journals[env_id] = token, episode, seq + 1
                     bundle_of[env_id] = number
+                    if env_id not in first_of:
+                        first_of[env_id] = number
                     steps += (env_id, episode, seq, len(data))
                     entries.append(data)
                     slots.add(slot)
@@ -109,6 +155,8 @@ class BundledSteps:
                 return None
         if entries:
             self._bundles = number
+            self._sizes.append(sum(map(len, entries)) + _BYTES_OF_STEP * len(entries))
+            self._size += self._sizes[-1]
         return bundle
 
     def has_any_of(self, env_ids: Sequence[str]) -> bool:
@@ -133,19 +181,35 @@ class BundledSteps:
             self._journals[env_id] = tokens.get(slots[env_id]), episode, steps
             if steps == 0:
                 # It has just begun: what there is in bundles belongs to an episode that is over.
-                self._bundle_of.pop(env_id, None)
-        self.forget([write.env_id for write in writes if write.kind == "close"])
+                self._need_none_of(env_id)
+        for write in writes:
+            if write.kind == "close":
+                self._journals.pop(write.env_id, None)
+                self._need_none_of(write.env_id)
         if len(self._journals) > self._max_journals:
             held = {*tokens.values()}
             self._journals = {env_id: known for env_id, known in self._journals.items() if known[0] in held}
             self._max_journals = max(_FEW_JOURNALS, 2 * len(self._journals))
 
-    def note_sorted_out(self, bundles: int, size: int) -> None:
-        """Note that nothing is left of the first ``bundles``, which had ``size`` bytes since this was noted last."""
-        self._sorted_out = max(self._sorted_out, bundles)
-        self.size = max(0, self.size - size)
-        if self._sorted_out == self._bundles:
-            self._bundle_of.clear()
+    def note_removed(self, bundles: int) -> None:
+        """Note that nothing is left but this many of the last bundles."""
+        while len(self._sizes) > bundles:
+            self._size -= self._sizes.popleft()
+
+    def note_sorted_out(self, bundles: int) -> None:
+        """Note that the first ``bundles`` that were made are sorted into the journals."""
+        self.note_removed(self._bundles - bundles)
+        sorted_out, first_of = self._sorted_out, self._first_bundle_of
+        for env_id in [env_id for env_id, first in first_of.items() if first <= sorted_out]:
+            if self._bundle_of[env_id] > sorted_out:
+                first_of[env_id] = sorted_out + 1
+            else:
+                self._need_none_of(env_id)
+
+    def _need_none_of(self, env_id: str) -> None:
+        """Note that no step in the bundles that there are is needed for an environment."""
+        self._bundle_of.pop(env_id, None)
+        self._first_bundle_of.pop(env_id, None)
 
     def forget(self, env_ids: Sequence[str]) -> None:
         """Have the next steps of these environments compared with their journals."""

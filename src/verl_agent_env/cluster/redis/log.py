@@ -19,9 +19,7 @@ from verl_agent_env.wire.task_results import TASKS_PER_PAGE, ResultPage, TaskSta
 _CLOSED_MS = int(CLOSED_MEMORY_S * 1000)
 # Redis blocks meanwhile; with a million environments, one call returns 16,000 ids.
 _SLOTS_AT_ONCE = 64
-_MAX_BUNDLED_BYTES = 8 * 1024 * 1024
-"""Bytes of bundles of one writer after which they are sorted out: the more there are, the less it costs for each step."""
-_SORTED_STEPS, _SORTED_BYTES = 16_384, 4 * 1024 * 1024
+_SORTED_STEPS, _SORTED_BYTES = 8192, 2 * 1024 * 1024
 """After which one call of Redis sorts out no further bundle, because others wait meanwhile."""
 _LOOK_S = 1.0
 """How often it is looked whether all workers can read bundles, while one cannot."""
@@ -62,8 +60,8 @@ class RedisEventLog:
     ) -> list[Refusal]:
         known = self._bundled
         try:
-            if known.size > _MAX_BUNDLED_BYTES:
-                await self._sort_out(known.name)
+            if known.has_many:
+                await self._sort_out(known.name, known.newest_half)
             bundle = await self._bundle_of(tokens, writes)
             if bundle is not None and bundle.entries:
                 answer = await self._make(generation, tokens, writes, bundle)
@@ -117,7 +115,7 @@ class RedisEventLog:
         return [_statistics(task, text) for task, text in zip(tasks, found, strict=True) if text is not None]
 
     async def aclose(self) -> None:
-        if self._bundled.size:
+        if not self._bundled.is_empty:
             # Whoever reads sorts them out. But a version without bundles may come next.
             with contextlib.suppress(StoreUnavailableError):
                 await self._sort_out(self._bundled.name)
@@ -149,7 +147,7 @@ class RedisEventLog:
         if tokens is not self._tokens:
             self._tokens, self._held = tokens, set(tokens.values())
         keys, held, known = self._keys, self._held, self._bundled
-        steps = bundle.to_bytes()
+        steps, needed = bundle.to_bytes(), known.needed
         others: list[Any] = []
         for position in bundle.others:
             kind, env_id, _, episode, seq, data, entries = writes[position]
@@ -162,7 +160,7 @@ class RedisEventLog:
         while True:
             arguments = [
                 *(generation, keys.base, _CLOSED_MS, known.name, known.number or "", self._map or ""),
-                *(" ".join(sorted_out), steps, len(held), len(bundle.slots)),
+                *(" ".join(sorted_out), steps, needed, len(held), len(bundle.slots)),
                 *held,
                 *(self._keys.field(slot) for slot in bundle.slots),
                 *others,
@@ -173,7 +171,8 @@ class RedisEventLog:
             if answer[0] == "generation":
                 raise GenerationChangedError(generation, answer[1])
             if answer[0] != "bundles":
-                self._bundled.size += len(steps) if answer[0] == "ok" else 0
+                if steps and answer[0] == "ok":
+                    known.note_removed(needed)
                 return answer
             sorted_out += await self._sort_out_all(answer[1:])
 
@@ -184,12 +183,14 @@ class RedisEventLog:
         _, number, grown, *refused = answer
         if number:
             self._bundled.note_call(int(number))
-        self._bundled.note_journals(tokens, [writes[position] for position in bundle.others], grown)
         refusals = [
             Refusal(bundle.others[index], reason)
             for index, reason in zip(refused[::2], refused[1::2], strict=True)
         ]
-        self._bundled.forget([writes[refusal.position].env_id for refusal in refusals])
+        not_made = {refusal.position for refusal in refusals}
+        made = [writes[position] for position in bundle.others if position not in not_made]
+        self._bundled.note_journals(tokens, made, grown)
+        self._bundled.forget([writes[position].env_id for position in not_made])
         return refusals
 
     def _note_untaken(self, bundle: Bundle, reason: str) -> None:
@@ -207,20 +208,22 @@ class RedisEventLog:
             await self._sort_out(name)
         return logs
 
-    async def _sort_out(self, name: str) -> None:
-        """Sort those bundles of a writer into the journals that are there now."""
+    async def _sort_out(self, name: str, but_last: int = 0) -> None:
+        """Sort those bundles of a writer into the journals that are there now; of its own ones, but for the last ones."""
         known = self._bundled
-        bundles, size = known.count, known.size
-        arguments = [name, self._keys.base, _SORTED_STEPS, _SORTED_BYTES]
+        bundles = known.count
+        limits = _SORTED_STEPS, _SORTED_BYTES, but_last
         done = there = 0
         while done == 0 or done < there:
-            taken, left = await self._client.run(scripts.UNBUNDLE, [self._keys.generation], arguments)
+            taken, left = await self._client.run(
+                scripts.UNBUNDLE, [self._keys.generation], [name, self._keys.base, *limits]
+            )
             there = there or taken + left
-            if not taken:
+            if taken <= 0:
                 break
             done += taken
         if name == known.name:
-            known.note_sorted_out(bundles, size)
+            known.note_sorted_out(bundles - but_last)
 
 
 def _statistics(task: str, text: str) -> TaskStatistics:

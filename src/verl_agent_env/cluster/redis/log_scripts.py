@@ -42,10 +42,11 @@ end
 
 # KEYS   gen, own, mapv
 # ARGV   1 expected generation, 2 start of all keys, 3 how long an end is remembered (ms), 4 name of the caller's log, 5 the
-#        number of its last call, 6 version of the map, 7 names of logs whose bundles are sorted out, 8 a bundle or '', 9 number
-#        n of tokens, 10 number k of slots in the bundle, then n tokens that the caller holds, k slots, then the writes: kind
-#        (a letter), env, episode, seq, data. For 'p' follow a number and so many entries, the last ones of seq steps; for 'x'
-#        as many entries as its data says. The first three digits of an env are its slot.
+#        number of its last call, 6 version of the map, 7 names of logs whose bundles are sorted out, 8 a bundle or '', 9 how
+#        many bundles the log keeps, the last ones, 10 number n of tokens, 11 number k of slots in the bundle, then n tokens that
+#        the caller holds, k slots, then the writes: kind (a letter), env, episode, seq, data. For 'p' follow a number and so many
+#        entries, the last ones of seq steps; for 'x' as many entries as its data says. The first three digits of an env are its
+#        slot.
 # Return {'ok', number of this call or '', {env, episode, number of steps in its journal, …}, index of a refused write
 #        (from 0), reason, …}, with the journals that have grown
 #        | {'generation', the one found} | {'bundles', names of logs to sort out first, …}
@@ -56,7 +57,8 @@ end
 # A **bundle** is many steps in one value: JSON of env, episode, seq and length of the entry by turns, a line break, and the
 # entries. Its steps are not compared with the journals: the caller knows that they follow, and a bundle is taken only if
 # the caller's last call, and so each before it, had its effect. They are sorted into the journals (UNBUNDLE) when somebody
-# has to read these, or when they have become many.
+# has to read these, or when they have become many. Bundles of which the caller knows that all of their steps belong to what is
+# over are removed from the beginning of its log.
 #
 # m:<env>             string: episode, line break, header
 # j:<env>:<episode>   list: an empty element, so that the list is there, then one entry for each step: an empty one
@@ -82,11 +84,11 @@ local probe = redis.pcall('RPUSHX', base .. 'none', '')
 local is_full = type(probe) == 'table' and string.find(probe.err, 'OOM ', 1, true) ~= nil
 if type(probe) == 'table' and not is_full then return probe end
 local name, bundle = ARGV[4], ARGV[8]
-local n, k = tonumber(ARGV[9]), tonumber(ARGV[10])
-local first = 11 + n + k
+local n, k = tonumber(ARGV[10]), tonumber(ARGV[11])
+local first = 12 + n + k
 local held, owned, slots = {}, {}, {}
-for i = 11, 10 + n do held[ARGV[i]] = true end
-for i = 11 + n, first - 1 do slots[#slots + 1] = ARGV[i] end
+for i = 12, 11 + n do held[ARGV[i]] = true end
+for i = 12 + n, first - 1 do slots[#slots + 1] = ARGV[i] end
 
 if bundle ~= '' then
   if is_full then return {'unbundled', 'full'} end
@@ -252,7 +254,9 @@ local function put(env, episode, seq, data, at)
   redis.call('SET', base .. 'm:' .. env, episode .. '\\n' .. data)
   redis.call('RPUSH', journal(env, episode), '')
   pad(journal(env, episode), seq - count)
-  for i = at + 1, at + count do redis.call('RPUSH', journal(env, episode), ARGV[i]) end
+  for i = at + 1, at + count, 4000 do
+    redis.call('RPUSH', journal(env, episode), unpack(ARGV, i, math.min(at + count, i + 3999)))
+  end
   redis.call('SADD', base .. 'e:' .. slot_of(env), env)
   note(env, episode, seq)
 end
@@ -300,6 +304,7 @@ end
 if not is_full then
   if bundle ~= '' then
     redis.call('RPUSH', base .. 'b:' .. name, bundle)
+    redis.call('LTRIM', base .. 'b:' .. name, '-' .. ARGV[9], -1)
     redis.call('SADD', base .. 'bs:' .. name, unpack(slots))
     redis.call('SADD', base .. 'logs', name)
   end
@@ -391,8 +396,9 @@ return {redis.call('GET', KEYS[1]) or '', all, redis.call('SMEMBERS', ARGV[2] ..
 )
 
 # KEYS   gen, which only says where the data set is
-# ARGV   1 name of a log, 2 start of all keys, 3 steps and 4 bytes after which no further bundle is begun
-# Return {number of bundles that were sorted into the journals, number of those that are left}
+# ARGV   1 name of a log, 2 start of all keys, 3 steps and 4 bytes after which no further bundle is begun, 5 how many of the last
+#        bundles stay
+# Return {number of bundles that were sorted into the journals, number of those that are still to be}
 #
 # What is there already, and what belongs to an episode that is over or to an environment that was closed, is dropped. Steps
 # of many bundles go to a journal in one command.
@@ -403,40 +409,43 @@ local log = base .. 'b:' .. ARGV[1]
 -- Allowed in a full Redis, and so is then what follows.
 redis.call('DEL', base .. 'none')
 local found = redis.call('LLEN', log)
+local ends = found - ARGV[5]
 local taken, count, size = 0, 0, 0
-local of_id, journals = {}, {}
-while taken < found and count < tonumber(ARGV[3]) and size < tonumber(ARGV[4]) do
+local journals, by_env = {}, {}
+-- Where the episode is over there is no journal, and nothing follows on it.
+local function journal_of(env, episode)
+  local key = journal(env, episode)
+  local known = {key = key, episode = episode, follows = redis.call('LLEN', key) - 1, n = 0}
+  by_env[env] = known
+  journals[#journals + 1] = known
+  return known
+end
+while taken < ends and count < tonumber(ARGV[3]) and size < tonumber(ARGV[4]) do
   local bundle = redis.call('LINDEX', log, taken)
   local cut = string.find(bundle, '\\n', 1, true)
   local steps, from = cjson.decode(string.sub(bundle, 1, cut - 1)), cut + 1
-  for i = 1, #steps, 4 do
-    local id = steps[i] .. ':' .. steps[i + 1]
-    local known = of_id[id]
-    if not known then
-      known = {env = steps[i], episode = steps[i + 1], seqs = {}, entries = {}}
-      of_id[id] = known
-      journals[#journals + 1] = known
+  local number = #steps
+  for i = 1, number, 4 do
+    local env, episode, length = steps[i], steps[i + 1], steps[i + 3]
+    local known = by_env[env]
+    if not known or known.episode ~= episode then known = journal_of(env, episode) end
+    if steps[i + 2] == known.follows then
+      local n = known.n + 1
+      known[n] = string.sub(bundle, from, from + length - 1)
+      known.n, known.follows = n, known.follows + 1
     end
-    known.seqs[#known.seqs + 1] = steps[i + 2]
-    known.entries[#known.entries + 1] = string.sub(bundle, from, from + steps[i + 3] - 1)
-    from = from + steps[i + 3]
+    from = from + length
   end
-  taken, count, size = taken + 1, count + #steps / 4, size + #bundle
+  taken, count, size = taken + 1, count + number / 4, size + #bundle
 end
 for _, known in ipairs(journals) do
-  -- Where the episode is over there is no journal, and nothing follows on it.
-  local key = journal(known.env, known.episode)
-  local length, new = redis.call('LLEN', key), {}
-  for i, seq in ipairs(known.seqs) do
-    if seq == length - 1 + #new then new[#new + 1] = known.entries[i] end
-  end
-  for i = 1, #new, 4000 do redis.call('RPUSH', key, unpack(new, i, math.min(#new, i + 3999))) end
+  for i = 1, known.n, 4000 do redis.call('RPUSH', known.key, unpack(known, i, math.min(known.n, i + 3999))) end
 end
 if taken > 0 then redis.call('LTRIM', log, taken, -1) end
 if taken == found then
   redis.call('DEL', base .. 'bs:' .. ARGV[1])
   redis.call('SREM', base .. 'logs', ARGV[1])
 end
-return {taken, found - taken}
+return {taken, ends - taken}
 """,
 )
