@@ -215,6 +215,20 @@ async def test_ownership_goes_on_when_the_store_was_emptied(case: OwnershipCase)
     assert case.fence._installed[MINE] == Installation(str(token), 3)
 
 
+async def test_slot_that_was_taken_twice_while_its_log_was_out_of_reach_has_another_token(
+    case: OwnershipCase,
+) -> None:
+    """The worker takes what it has in memory of the slot for void at the second time, so nothing of it may be written."""
+    case.assign({MINE: "t"})
+    await case.until(lambda: case.table.owns(MINE))
+    token = case.own.token_of(MINE)
+    case.assign({MINE: "u"}, generation="store 2", version=2)
+    case.assign({MINE: "v"}, generation="store 2", version=3)
+    assert not case.table.owns(MINE)
+    await case.until(lambda: case.table.owns(MINE))
+    assert case.own.token_of(MINE) != token
+
+
 async def test_what_is_in_memory_is_void_if_another_worker_was_installed(case: OwnershipCase) -> None:
     case.assign({MINE: "t", ALSO_MINE: "t"})
     await case.until(lambda: case.table.owns(MINE))

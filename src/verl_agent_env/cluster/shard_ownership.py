@@ -26,7 +26,7 @@ class _Held(NamedTuple):
     """A slot as this worker installed its token last."""
 
     lease: tuple[str, str]
-    """Data set and token that the store had of this worker's ownership."""
+    """Data set and token of this worker's ownership, as the store had them last."""
     token: str
     version: int
 
@@ -107,9 +107,14 @@ class ShardOwnership:
         }
         if len(kept) != len(self.tokens):
             self.tokens = kept
-        for slot in [*filter(is_of_another, self._held)]:
-            # What was in memory was given up: should the slot come back, nothing from before may be written.
-            del self._held[slot]
+        for slot, held in [*self._held.items()]:
+            lease = wanted.get(slot, held.lease)
+            if is_of_another(slot) or was_interrupted(held.lease, lease):
+                # What was in memory was given up: should the slot come back, nothing from before may be written.
+                del self._held[slot]
+            elif lease != held.lease:
+                # Noted although the log may be out of reach: the next one is compared with it, as for what is in memory.
+                self._held[slot] = held._replace(lease=lease)
         if len(kept) != len(wanted):
             self._look_now.set()
 
