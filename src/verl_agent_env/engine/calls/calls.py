@@ -22,7 +22,7 @@ from verl_agent_env.engine.calls.rebuilding import rebuilt, rebuilt_inline
 from verl_agent_env.engine.environments.env_table import EnvTable
 from verl_agent_env.engine.environments.live_env import Beginning, LiveEnv
 from verl_agent_env.engine.environments.marks import NO_MARK, Mark
-from verl_agent_env.engine.episodes.notes import NOTES_AT_ONCE, StepNote
+from verl_agent_env.engine.episodes.notes import NOTES_AT_ONCE, EpisodeNote, StepNote
 from verl_agent_env.engine.execution.executor import ENV_FAULTS, Env, begin_inline, reset_inline, step_briefly
 from verl_agent_env.engine.execution.threads import CallTimeoutError
 from verl_agent_env.engine.execution.under_way import calling
@@ -76,6 +76,8 @@ class Calls:
         self._call_record = lifecycle.executor.record
         self._note, self._state = self._call_record.note_inline, self._call_record.inline_state
         self._recorder, self._collector = lifecycle.recorder, lifecycle.collector
+        self._notes: list[EpisodeNote] = [] if self._collector is None else self._collector.notes
+        self._add_note = self._notes.append
         self.under_way: set[asyncio.Task[Any]] = set()
         """Offloaded calls that have not come to their end."""
         self._creating: dict[str, asyncio.Task[Created]] = {}
@@ -312,7 +314,7 @@ class Calls:
         self, instance: LiveEnv, action: Any, encoded: bytes, identity: bytes, operation: bytes
     ) -> EncodedStep:
         """Apply an action inline, note that it was applied, and record it."""
-        note, recorder, collector, sent = self._note, self._recorder, self._collector, encoded
+        note, recorder, sent = self._note, self._recorder, encoded
         if note is not None:
             # As CallRecord.inline has it known, for a tenth of the price.
             note(instance.env_id.encode(), instance.episode, instance.seq, 1)
@@ -343,12 +345,11 @@ class Calls:
             self._lifecycle.count_result(instance, answer)
         if recorder is not None:
             recorder.stepped(instance, encoded, mark)
-        if collector is not None and instance.is_noted:
+        if instance.is_noted:
             # As EpisodeCollector.stepped, without a call.
-            notes = collector.notes
-            notes.append(StepNote(instance.env_id, sent, instance.last_used, answer))
-            if len(notes) >= NOTES_AT_ONCE:
-                collector.put_by()
+            self._add_note(StepNote(instance.env_id, sent, instance.last_used, answer))
+            if len(self._notes) >= NOTES_AT_ONCE and self._collector is not None:
+                self._collector.put_by()
         return answer
 
     async def _run_step_offloaded(

@@ -92,7 +92,7 @@ class EpisodeCollector:
         self.left_out = 0
         """Number of episodes that were not kept because too many went on at once."""
         self.notes: list[EpisodeNote] = []
-        """The latest notes, as objects."""
+        """The latest notes, as objects; always the same list."""
         self._written: deque[bytes] = deque()
         """Notes before these, :data:`NOTES_AT_ONCE` at a time."""
         self._written_bytes = 0
