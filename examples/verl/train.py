@@ -308,11 +308,23 @@ def live_environments(url: str) -> int:
 
 
 def open_environments(url: str) -> int:
-    """How many environments stay live; workers of a cluster tell each other every second or so."""
-    deadline = time.monotonic() + 5
-    while (live := live_environments(url)) and time.monotonic() < deadline:
+    """How many environments stay live; workers of a cluster tell each other every second or so, and one may just be starting.
+
+    Raises:
+        httpx.HTTPError: Nothing answers, for half a minute.
+    """
+    began = time.monotonic()
+    while True:
+        waited_s = time.monotonic() - began
+        try:
+            live = live_environments(url)
+        except httpx.HTTPError:
+            if waited_s > 30:
+                raise
+        else:
+            if not live or waited_s > 5:
+                return live
         time.sleep(0.25)
-    return live
 
 
 def report(curve: Curve, folder: Path, name: str, still_open: int, seconds: float) -> None:

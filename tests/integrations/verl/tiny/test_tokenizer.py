@@ -59,6 +59,16 @@ def test_many_different_answers_share_what_they_have_in_common() -> None:
     assert not any("57" in phrase for phrase in phrases)
 
 
+def test_patterns_count_in_answers_too() -> None:
+    from verl_agent_env.integrations.verl.tiny.tokenizer import byte_tokenizer, phrases_of
+
+    conversations = [conversation(f"{n}", (f"<call>{n} + {119 - n}</call>", "no")) for n in range(20, 99)]
+    phrases = phrases_of(conversations, [" [-+] ", "\\d\\d"])
+    assert {" + ", "21", "99", "57"} <= set(phrases)
+    # The common beginning, a number, an operator, a number, the common end.
+    assert len(byte_tokenizer(phrases).encode("<call>57 + 62</call>")) == 5
+
+
 def test_any_text_comes_back_unchanged() -> None:
     from verl_agent_env.integrations.verl.tiny.tokenizer import byte_tokenizer
 

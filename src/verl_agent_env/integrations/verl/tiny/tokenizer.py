@@ -99,8 +99,8 @@ def byte_tokenizer(phrases: Iterable[str] = ()) -> Any:
 
 
 def phrases_of(conversations: Sequence[Conversation], patterns: Iterable[str]) -> list[str]:
-    """Choose phrases for tokens: the scaffold of a conversation, common beginnings, the answers, and matches of ``patterns`` in
-    the observations.
+    """Choose phrases for tokens: the scaffold of a conversation, common beginnings, the answers, and matches of ``patterns``
+    in all that is said.
 
     Args:
         conversations: Conversations of one environment.
@@ -108,7 +108,7 @@ def phrases_of(conversations: Sequence[Conversation], patterns: Iterable[str]) -
     """
     spoken = [message for conversation in conversations for message in conversation.messages]
     answers = sorted({str(message["content"]) for message in spoken if message["role"] == "assistant"})
-    shown = {str(message["content"]) for message in spoken if message["role"] in ("user", "tool")}
+    texts = {str(message["content"]) for message in spoken if message["role"] != "system"}
     first = sorted({str(conversation.messages[0]["content"]) for conversation in conversations})
     phrases = [*_SCAFFOLD, _tools_text(conversations[0])]
     in_common = _common_start(first)
@@ -121,7 +121,7 @@ def phrases_of(conversations: Sequence[Conversation], patterns: Iterable[str]) -
         phrases += [_common_start(answers), backwards[::-1]]
     expression = re.compile("|".join(patterns)) if patterns else None
     if expression is not None:
-        phrases += sorted({found for text in shown for found in expression.findall(text.removeprefix(task))})
+        phrases += sorted({found for text in texts for found in expression.findall(text.removeprefix(task))})
     # A phrase of one character is a byte anyway.
     return list(dict.fromkeys(phrase for phrase in phrases if len(phrase) > 1))
 

@@ -55,7 +55,7 @@ class WarmStart:
     weight_decay: float = 0.01
     """Weight decay of AdamW."""
     vocabulary: tuple[str, ...] = ()
-    """Regular expressions of phrases in observations that become one token (:func:`phrases_of`)."""
+    """Regular expressions of phrases that become one token each (:func:`phrases_of`)."""
     threads: int = 2
     """Threads of PyTorch."""
 
