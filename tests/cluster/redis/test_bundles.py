@@ -96,6 +96,12 @@ class Writer:
         return saved
 
 
+def allow_bundles_of(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a writer's bundles sorted out as soon as they have more bytes, however many environments it has."""
+    monkeypatch.setattr(redis_bundles, "_MAX_BYTES", most)
+    monkeypatch.setattr(redis_bundles, "_MAX_BYTES_EACH", 0)
+
+
 def entry(seq: int) -> bytes:
     return b"op-%d\nd\n\xc3\xa4%d" % (seq, seq)
 
@@ -433,8 +439,7 @@ async def test_only_the_older_bundles_are_sorted_out_when_there_are_many(
     writers: tuple[Writer, Writer], peek: Peek, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = writers
-    monkeypatch.setattr(redis_bundles, "_MAX_BYTES", 1_000)
-    monkeypatch.setattr(redis_bundles, "_MAX_BYTES_EACH", 0)
+    allow_bundles_of(1_000, monkeypatch)
     before = 0
     for seq in range(1, 100):
         before = peek.bundles()
@@ -453,13 +458,12 @@ async def test_all_bundles_are_sorted_out_where_the_store_lost_some(
     writers: tuple[Writer, Writer], peek: Peek, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = writers
-    monkeypatch.setattr(redis_bundles, "_MAX_BYTES_EACH", 0)
     for seq in range(1, 6):
         await first.write(append(seq))
     before = peek.save()
     await first.write(append(6), write("create", "007-b"))
     peek.go_back_to(before)
-    monkeypatch.setattr(redis_bundles, "_MAX_BYTES", 10)
+    allow_bundles_of(10, monkeypatch)
     assert await first.write(append(7)) == ["short"]
     assert (peek.in_journal(), peek.bundles()) == (6, 0)
     assert (await second.loaded()).entries == [entry(seq) for seq in range(6)]
@@ -469,8 +473,7 @@ async def test_many_bundles_are_sorted_out_by_their_writer(
     writers: tuple[Writer, Writer], peek: Peek, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = writers
-    monkeypatch.setattr(redis_bundles, "_MAX_BYTES", 200)
-    monkeypatch.setattr(redis_bundles, "_MAX_BYTES_EACH", 0)
+    allow_bundles_of(200, monkeypatch)
     monkeypatch.setattr(redis_log, "_SORTED_STEPS", 3)
     for seq in range(1, 60):
         assert await first.write(append(seq)) == [None]
@@ -529,8 +532,7 @@ async def test_whatever_happens_both_logs_say_the_same(
 ) -> None:
     """Two workers that hand slots over, lose answers and repeat themselves, against the log in memory."""
     chance = random.Random(seed)
-    monkeypatch.setattr(redis_bundles, "_MAX_BYTES", chance.choice((300, 1_000, 3_000)))
-    monkeypatch.setattr(redis_bundles, "_MAX_BYTES_EACH", 0)
+    allow_bundles_of(chance.choice((300, 1_000, 3_000)), monkeypatch)
     memory = MemoryStore()
     memory_log = MemoryEventLog(memory)
     reference, real = [Writer(memory, memory_log) for _ in range(2)], [join(), join()]

@@ -67,7 +67,8 @@ class BundledSteps:
         """By environment: number of the first bundle that has steps of its episode which are not in its journal; the lowest number
         is that of the first environment."""
         self._bundle_of: dict[str, int] = {}
-        """By environment: number of the last bundle that has steps of it."""
+        """By environment: number of the last bundle that has steps of it; none where all of these are in its journal or of what is
+        over."""
         self._bundles = 0
         self._sizes: deque[int] = deque()
         """Bytes of each of the last bundles: of those that are kept."""
@@ -104,11 +105,6 @@ class BundledSteps:
                 return number
         return len(self._sizes)
 
-    @property
-    def _sorted_out(self) -> int:
-        """Of the bundles, those up to this one are sorted out or not needed."""
-        return self._bundles - len(self._sizes)
-
     def split(self, tokens: Mapping[int, str], writes: Sequence[Write]) -> Bundle | None:
         """Split the writes of a call; None if one of them reads a journal of which steps are in bundles."""
         if len(writes) > _MAX_STEPS:
@@ -120,7 +116,7 @@ class BundledSteps:
             self._first_bundle_of,
         )
         steps, entries, slots, others = bundle.steps, bundle.entries, bundle.slots, bundle.others
-        number, sorted_out = self._bundles + 1, self._sorted_out
+        number = self._bundles + 1
         begun: set[str] = set()
         # Whatever is looked at here is looked at for each step of a batch.
         for position, (kind, env_id, slot, episode, seq, data, parts) in enumerate(writes):
@@ -143,7 +139,7 @@ class BundledSteps:
             elif (
                 kind in _READING
                 and env_id not in begun
-                and bundle_of.get(env_id, 0) > sorted_out
+                and env_id in bundle_of
                 # What states a history anew, up to where it is, does not depend on what is in the journal.
                 and not (
                     len(parts) < seq
@@ -161,8 +157,7 @@ class BundledSteps:
 
     def has_any_of(self, env_ids: Sequence[str]) -> bool:
         """Tell whether there are steps of any of these environments in bundles."""
-        bundle_of, sorted_out = self._bundle_of, self._sorted_out
-        return any(bundle_of.get(env_id, 0) > sorted_out for env_id in env_ids)
+        return not self._bundle_of.keys().isdisjoint(env_ids)
 
     def reads_bundled(self, writes: Sequence[Write]) -> bool:
         """Tell whether one of the writes reads a journal of which steps are in bundles."""
@@ -199,10 +194,14 @@ class BundledSteps:
     def note_sorted_out(self, bundles: int) -> None:
         """Note that the first ``bundles`` that were made are sorted into the journals."""
         self.note_removed(self._bundles - bundles)
-        sorted_out, first_of = self._sorted_out, self._first_bundle_of
-        for env_id in [env_id for env_id, first in first_of.items() if first <= sorted_out]:
-            if self._bundle_of[env_id] > sorted_out:
-                first_of[env_id] = sorted_out + 1
+        if self.is_empty:
+            # With what was meant for a bundle that was not made.
+            self._bundle_of.clear()
+            self._first_bundle_of.clear()
+        first_of, oldest = self._first_bundle_of, self._bundles - len(self._sizes) + 1
+        for env_id in [env_id for env_id, first in first_of.items() if first < oldest]:
+            if self._bundle_of[env_id] >= oldest:
+                first_of[env_id] = oldest
             else:
                 self._need_none_of(env_id)
 

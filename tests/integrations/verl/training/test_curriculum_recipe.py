@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 
-import orjson
 import pytest
 
 from tests.children import ROOT
@@ -30,17 +30,13 @@ def recipe(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def test_trainings_that_are_there_are_not_run_again_and_their_means_are_told(
-    recipe: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    recipe: ModuleType,
+    note_training: Callable[[Path, Sequence[float]], None],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     for name, values in SUCCESS.items():
-        folder = tmp_path / name
-        folder.mkdir()
-        (folder / "result.json").write_bytes(b"{}")
-        lines = [
-            orjson.dumps({"step": 4 * number, "data": {"val-aux/lake/success/mean@1": value}}) + b"\n"
-            for number, value in enumerate(values)
-        ]
-        (folder / "log.jsonl").write_bytes(b"".join(lines))
+        note_training(tmp_path / name, values)
     assert recipe.main(["--out", str(tmp_path), "--seeds", "2"]) == 0
     *table, gains = capsys.readouterr().out.splitlines()
     rows = [line.strip("| ").split(" | ") for line in table]

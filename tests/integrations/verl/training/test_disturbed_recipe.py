@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -109,19 +109,16 @@ def test_nothing_is_killed_where_there_is_nothing_to_disturb_and_what_was_killed
 
 
 def test_trainings_that_are_there_are_told_with_their_kills_and_how_far_apart_they_are(
-    recipe: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    recipe: ModuleType,
+    note_training: Callable[[Path, Sequence[float]], None],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     success = {"left_alone": [[0.25, 0.5], [0.25, 1.0]], "disturbed": [[0.25, 0.75], [0.5, 1.0]]}
     for name, of_seeds in success.items():
         for seed, values in enumerate(of_seeds, 1):
             folder = tmp_path / f"{name}-{seed}"
-            folder.mkdir()
-            (folder / "result.json").write_bytes(b"{}")
-            lines = [
-                orjson.dumps({"step": 4 * number, "data": {"val-aux/lake/success/mean@1": value}}) + b"\n"
-                for number, value in enumerate(values)
-            ]
-            (folder / "log.jsonl").write_bytes(b"".join(lines))
+            note_training(folder, values)
             kills = [{"kind": kind, "live": live, "at_s": 1.0} for kind, live in (("node", 9), ("redis", 30))]
             (folder / "kills.json").write_bytes(orjson.dumps(kills[:seed]))
     assert recipe.main(["--out", str(tmp_path), "--seeds", "2"]) == 0
