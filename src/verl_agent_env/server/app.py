@@ -32,6 +32,7 @@ from verl_agent_env.engine.tasks import TaskFinder
 from verl_agent_env.envs.registry import Registry, default_registry
 from verl_agent_env.envs.task_files import read_task_files
 from verl_agent_env.errors import InternalError, MethodNotAllowedError, RouteNotFoundError, VerlAgentEnvError
+from verl_agent_env.garbage import collect_seldom
 from verl_agent_env.moved import renamed_argument
 from verl_agent_env.server.api.batches import BatchHandlers
 from verl_agent_env.server.api.catalogue import CatalogueHandlers
@@ -306,12 +307,8 @@ def create_app(
 
 @contextlib.asynccontextmanager
 async def _lifespan(app: EnvServer) -> AsyncIterator[dict[str, Any]]:
-    # What is alive now stays: the collector need not look at it again. Live environments are many small objects that
-    # seldom die together; with the default thresholds the collector would walk through all of them all the time.
-    gc.collect()
-    gc.freeze()
     thresholds = gc.get_threshold()
-    gc.set_threshold(50_000, 20, 20)
+    collect_seldom()
     # Environments that compute in threads take the interpreter from the loop for so long at a time.
     switch_s = sys.getswitchinterval()
     sys.setswitchinterval(_SWITCH_S)

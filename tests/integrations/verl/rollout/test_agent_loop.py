@@ -417,10 +417,10 @@ async def test_only_long_observations_are_read_in_a_thread(
 async def test_the_first_loop_of_a_process_has_what_is_loaded_left_alone_by_the_garbage_collector(
     make_loop: MakeLoop,
 ) -> None:
-    from verl_agent_env.integrations.verl.rollout.agent_loop import collect_seldom
+    from verl_agent_env.integrations.verl.rollout.agent_loop import collect_seldom_once
 
     thresholds = gc.get_threshold()
-    collect_seldom.cache_clear()
+    collect_seldom_once.cache_clear()
     gc.unfreeze()
     try:
         make_loop(fakes().FakeModel("right"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import gc
 import logging
 import operator
 from collections.abc import AsyncIterator, Mapping
@@ -17,6 +16,7 @@ from verl.utils.ray_utils import get_event_loop
 from verl.utils.rollout_trace import rollout_trace_op
 
 from verl_agent_env.client import AsyncEnvClient
+from verl_agent_env.garbage import collect_seldom
 from verl_agent_env.integrations.errors import DivergedError, EpisodeFailedError, TrainingSetupError
 from verl_agent_env.integrations.rollout.episode import Episode
 from verl_agent_env.integrations.rollout.options import DATA_KEY, RolloutOptions
@@ -28,6 +28,9 @@ from verl_agent_env.integrations.verl.rollout.shared import shared
 from verl_agent_env.integrations.verl.rollout.tally import RolloutTally
 
 logger = logging.getLogger(__name__)
+
+collect_seldom_once = functools.cache(collect_seldom)
+"""Sets the garbage collector of the process at the first call, when verl and the model are loaded."""
 
 _GREEDY = {"temperature": 0.0, "top_p": 1.0, "top_k": -1}
 
@@ -90,7 +93,7 @@ class EnvAgentLoop(AgentLoopBase):  # type: ignore[misc]
             self.__dict__.update(_LastLoop.attributes)
             return
         require_chat_template(tokenizer, processor)
-        collect_seldom()
+        collect_seldom_once()
         super().__init__(
             trainer_config, server_manager, tokenizer, processor, dataset_cls, data_config, hf_model_type
         )
@@ -224,18 +227,6 @@ async def _play_alone(episode: Episode, player: Player) -> None:
         tally.note(result, len(tally.transcript.mask))
         if tally.ended_by is None:
             await player.hear(result.observation)
-
-
-@functools.cache
-def collect_seldom() -> None:
-    """Have Python's garbage collector look at objects less often in this process, as the server does in its own; done once.
-
-    verl and PyTorch are half a million objects that stay, and those of thousands of episodes seldom die together: the collector
-    walked through all of them again and again.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 20)
 
 
 def require_chat_template(tokenizer: Any, processor: Any) -> None:

@@ -1,0 +1,23 @@
+"""The garbage collector leaves alone what is there, and looks at the rest less often."""
+
+from __future__ import annotations
+
+import gc
+
+from verl_agent_env.garbage import collect_seldom
+
+
+def test_what_is_there_is_left_alone_and_the_rest_is_looked_at_less_often() -> None:
+    thresholds = gc.get_threshold()
+    try:
+        present: list[list[int]] = [[]]
+        collect_seldom()
+        later: list[list[int]] = [[]]
+        looked_at = {id(each) for each in gc.get_objects()}
+        assert id(present) not in looked_at
+        assert id(later) in looked_at
+        assert all(new >= old for new, old in zip(gc.get_threshold(), thresholds, strict=True))
+        assert gc.get_threshold()[0] > thresholds[0]
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.unfreeze()
