@@ -98,8 +98,7 @@ class Writer:
 
 def allow_bundles_of(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have a writer's bundles sorted out as soon as they have more bytes, however many environments it has."""
-    monkeypatch.setattr(redis_bundles, "_MAX_BYTES", most)
-    monkeypatch.setattr(redis_bundles, "_MAX_BYTES_EACH", 0)
+    monkeypatch.setattr(redis_bundles, "_MANY_BYTES", most)
 
 
 def entry(seq: int) -> bytes:
@@ -499,6 +498,24 @@ def test_environments_that_are_another_worker_s_by_now_are_forgotten() -> None:
     bundle = bundled.split(tokens, [append(0, f"000-99-{number}") for number in range(50)])
     assert bundle is not None
     assert len(bundle.entries) == 50
+
+
+@pytest.mark.parametrize(("environments", "most"), [(1, 2_000), (10, 5_000), (40, 8_000)])
+def test_more_environments_have_more_bundles_up_to_a_bound(
+    environments: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"_MAX_BYTES_EACH": 500, "_FEW_BYTES": 2_000, "_MANY_BYTES": 8_000}.items():
+        monkeypatch.setattr(redis_bundles, name, value)
+    bundled, tokens = BundledSteps(), {7: "token"}
+    made = [write("create", f"007-{number}") for number in range(environments)]
+    bundled.note_journals(tokens, made, [value for begun in made for value in (begun.env_id, 0, 0)])
+    size, seq = 0, 0
+    while size + 148 <= most:
+        assert bundled.split(tokens, [append(seq, "007-0", data=b"x" * 100)]) is not None
+        size, seq = size + 148, seq + 1
+        assert not bundled.has_many
+    bundled.split(tokens, [append(seq, "007-0", data=b"x" * 100)])
+    assert bundled.has_many
 
 
 async def test_long_steps_are_appended_at_once(writers: tuple[Writer, Writer], peek: Peek) -> None:

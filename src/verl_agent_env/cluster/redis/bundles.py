@@ -25,9 +25,11 @@ _MAX_STEPS = 4000
 _FEW_JOURNALS = 1000
 _BYTES_OF_STEP = 48
 """What a bundle says of a step beside its entry, about."""
-_MAX_BYTES, _MAX_BYTES_EACH = 8 * 1024 * 1024, 4096
-"""Bytes of a writer's bundles, in all or for each of its environments, after which the older ones are sorted out: the later, the
-less is left to sort, because episodes are over by then, and the less it costs for each step."""
+_MAX_BYTES_EACH = 16 * 1024
+_FEW_BYTES, _MANY_BYTES = 8 * 1024 * 1024, 64 * 1024 * 1024
+"""Bytes of a writer's bundles, for each of its environments, after which the older ones are sorted out; never below the first of the
+other two numbers, and always above the second. The later, the less is left to sort, because episodes are over by then; but
+whoever takes the writer's slots over sorts all of it before it reads."""
 _READING = frozenset(("append", "extend", "put", "create"))
 """Writes for which the journal is read."""
 _ENDING = frozenset(("close", "begin"))
@@ -93,7 +95,8 @@ class BundledSteps:
     @property
     def has_many(self) -> bool:
         """True if bundles are to be sorted out, because they take too much memory."""
-        return self._size > max(_MAX_BYTES, _MAX_BYTES_EACH * len(self._journals))
+        wanted = _MAX_BYTES_EACH * len(self._journals)
+        return self._size > min(max(wanted, _FEW_BYTES), _MANY_BYTES)
 
     @property
     def newest_half(self) -> int:
