@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,8 +24,15 @@ class Dumped:
         return {"role": "assistant", "content": self.content}
 
 
-def deep(layers: int) -> Any:
-    value: Any = "x"
+@dataclass
+class Said:
+    """An object of somebody's own."""
+
+    content: Any
+
+
+def deep(layers: int, innermost: Any = "x") -> Any:
+    value = innermost
     for _ in range(layers):
         value = [value]
     return value
@@ -42,6 +50,11 @@ def deep(layers: int) -> Any:
         (Dumped("\ud800"), {"role": "assistant", "content": "?"}),
         ([Dumped(np.int64(3))], [{"role": "assistant", "content": 3}]),
         (b"bytes", "Ynl0ZXM="),
+        (Said("\ud800"), {"content": "?"}),
+        ({"room": np.arange(6).reshape(2, 3).T}, {"room": [[0, 3], [1, 4], [2, 5]]}),
+        ([np.arange(6)[::2], np.array(3), np.array([1], dtype=">i4")], [[0, 2, 4], 3, [1]]),
+        (np.array(["up", "n\ud800"]), ["up", "n?"]),
+        (np.array([1, None, Said(np.int64(2))], dtype=object), [1, None, {"content": 2}]),
     ],
 )  # fmt: skip
 def test_what_can_be_expressed_is_sent(value: Any, read: Any) -> None:
@@ -56,6 +69,10 @@ def test_what_can_be_expressed_is_sent(value: Any, read: Any) -> None:
         {"x": np.float64("nan")},
         {"x": np.array([1.0, np.nan])},
         Dumped(float("nan")),
+        Said(float("nan")),
+        [None, Said({"x": float("-inf")})],
+        np.array([None, float("nan")], dtype=object),
+        deep(240, float("nan")),
         object(),
         {"x": {1, 2}},
         {"x": 1 << 70},
@@ -66,6 +83,12 @@ def test_what_cannot_is_refused_and_named(value: Any) -> None:
     with pytest.raises(InvalidRequestError) as caught:
         encode_value(value, "action")
     assert caught.value.errors[0]["loc"] == ["action"]
+
+
+def test_a_key_that_is_no_text_is_named_as_what_it_is() -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        encode_value({(1, 2): "up"}, "action")
+    assert "nested" not in caught.value.errors[0]["msg"]
 
 
 @pytest.mark.parametrize(("seed", "read"), [(None, None), (3, 3), (np.int64(4), 4), (np.uint8(5), 5)])

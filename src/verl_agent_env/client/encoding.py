@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import operator
 from collections.abc import Sequence
+from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -12,10 +14,12 @@ import orjson
 
 from verl_agent_env.errors import InvalidRequestError
 from verl_agent_env.messages.content import well_formed
-from verl_agent_env.messages.forms import plain, plain_value
+from verl_agent_env.messages.forms import plain_value
 
 _MAX_LAYERS = 200
 _NUMPY = orjson.OPT_SERIALIZE_NUMPY
+_KINDS_OF_NUMPY = "biufUO"
+"""Truth values, numbers, texts and objects: what a list can hold of an array in any layout."""
 
 
 def encode_value(value: Any, name: str) -> bytes:
@@ -32,16 +36,16 @@ def encode_value(value: Any, name: str) -> bytes:
         InvalidRequestError: It cannot be expressed in JSON.
     """
     try:
-        encoded = orjson.dumps(value, default=plain_value)
-    except TypeError:
         try:
-            encoded = orjson.dumps(_clean(value, _MAX_LAYERS), option=_NUMPY)
-        except TypeError as impossible:
-            raise InvalidRequestError([{"loc": [name], "msg": str(impossible)}]) from None
-    if b"null" in encoded and _holds_no_number(value, _MAX_LAYERS):
-        # orjson writes null in its place, which means something else.
-        raise InvalidRequestError([{"loc": [name], "msg": "holds NaN or an infinity, which JSON has not"}])
-    return encoded
+            encoded = orjson.dumps(value, default=plain_value)
+        except TypeError:
+            return orjson.dumps(_clean(value, _MAX_LAYERS), option=_NUMPY)
+        if b"null" in encoded:
+            # orjson writes it in place of NaN, which means something else.
+            _clean(value, _MAX_LAYERS)
+        return encoded
+    except TypeError as impossible:
+        raise InvalidRequestError([{"loc": [name], "msg": str(impossible)}]) from None
 
 
 def encode_actions(actions: Sequence[Any]) -> list[bytes]:
@@ -72,30 +76,35 @@ def seed_of(seed: Any) -> int | None:
 
 
 def _clean(value: Any, layers: int) -> Any:
-    if layers == 0:
-        raise TypeError("is nested too deeply")
+    """Return a value as JSON has it; what is left as it is, ``orjson`` writes or refuses.
+
+    Raises:
+        TypeError: It is nested too deeply, or holds NaN or an infinity.
+    """
+    if value is None or isinstance(value, int):
+        return value
     if isinstance(value, str):
         return well_formed(value)
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise TypeError("holds NaN or an infinity, which JSON has not")
+        return value
+    if layers == 0:
+        raise TypeError("is nested too deeply")
     if isinstance(value, dict):
-        return {_clean(key, 1): _clean(item, layers - 1) for key, item in value.items()}
+        return {
+            well_formed(key) if isinstance(key, str) else key: _clean(item, layers - 1)
+            for key, item in value.items()
+        }
     if isinstance(value, list | tuple):
         return [_clean(item, layers - 1) for item in value]
+    if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in _KINDS_OF_NUMPY:
+        return _clean(value.tolist(), layers - 1)
+    if isinstance(value, Enum):
+        return _clean(value.value, layers - 1)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        names = (field.name for field in dataclasses.fields(value))
+        return {name: _clean(getattr(value, name), layers - 1) for name in names}
     if isinstance(value, bytes) or hasattr(value, "model_dump"):
         return _clean(plain_value(value), layers - 1)
     return value
-
-
-def _holds_no_number(value: Any, layers: int) -> bool:
-    """Tell whether a value holds NaN or an infinity."""
-    if value is None or isinstance(value, str | int):
-        return False
-    if isinstance(value, float):
-        return not math.isfinite(value)
-    value = plain(value)
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, list | tuple):
-        return layers > 0 and any(_holds_no_number(item, layers - 1) for item in value)
-    if isinstance(value, np.ndarray | np.generic) and np.issubdtype(value.dtype, np.floating):
-        return not bool(np.isfinite(value).all())
-    return False
