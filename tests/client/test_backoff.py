@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 import socket
 import struct
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +17,7 @@ import pytest
 from tests.client.conftest import GATED, LAKE, MakeClient
 from tests.conftest import ServerProcess, StartServer
 from tests.lossy_proxy import LossyProxy
+from tests.pool_process import LASTING
 from tests.ports import free_port
 from tests.waiting import NEVER_S, eventually, no_hang, until
 from verl_agent_env.client import (
@@ -47,37 +49,134 @@ async def test_url_without_a_server_is_one_clear_error(make_client: MakeClient) 
     assert "verl-agent-env serve" in str(caught.value)
 
 
+@contextlib.asynccontextmanager
+async def answering(head: bytes, body: bytes, times: int = 1) -> AsyncIterator[str]:
+    """The URL of something that gives each request the same answer, whose body is written so often."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(head)
+            for _ in range(times):
+                writer.write(body)
+                await writer.drain()
+        writer.close()
+
+    other = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{other.sockets[0].getsockname()[1]}"
+    finally:
+        other.close()
+
+
+def with_length(body: bytes, status: bytes = b"200 OK", headers: bytes = b"") -> bytes:
+    return b"HTTP/1.1 %b\r\n%bContent-Length: %d\r\n\r\n" % (status, headers, len(body))
+
+
 @pytest.mark.parametrize("answer", [b"<html>", b"[1]"], ids=["html", "list"])
 @pytest.mark.parametrize("status", [b"200 OK", b"404 Not Found"])
 async def test_something_else_at_the_url_is_one_clear_error(
     make_client: MakeClient, status: bytes, answer: bytes
 ) -> None:
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"HTTP/1.1 %b\r\nContent-Length: %d\r\n\r\n%b" % (status, len(answer), answer))
-        await writer.drain()
-        writer.close()
-
-    other = await asyncio.start_server(serve, "127.0.0.1", 0)
-    try:
-        url = f"http://127.0.0.1:{other.sockets[0].getsockname()[1]}"
+    async with answering(with_length(answer, status), answer) as url:
         with pytest.raises(NoServerError) as caught:
             await make_client(url).make("sokoban")
         assert caught.value.url == url
-    finally:
-        other.close()
 
 
-@pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://host", ""])
-def test_text_that_is_no_url_is_refused_at_once(url: str) -> None:
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"{}",
+        b'{"env_ids":["x"],"observations":[[]],"infos":["text"],"errors":[]}',
+        b'{"env_ids":["x"],"observations":[[]],"infos":[null],"errors":[5]}',
+        b'{"environments":5,"splits":null,"tasks":5,"next_offset":0,"next_cursor":"0","seq":"x","seed":null}',
+    ],
+    ids=["empty", "info", "error", "types"],
+)
+async def test_an_answer_of_another_form_is_one_clear_error(make_client: MakeClient, answer: bytes) -> None:
+    async with answering(with_length(answer), answer) as url:
+        client = make_client(url)
+        calls: list[Callable[[], Awaitable[Any]]] = [
+            client.make("sokoban").open,
+            client.catalogue,
+            lambda: client.splits("sokoban"),
+            lambda: client.tasks("sokoban", limit=1),
+            lambda: client.task_results("run"),
+            lambda: client.attach("000-1"),
+        ]
+        for call in calls:
+            with pytest.raises(NoServerError, match="another form"):
+                await call()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"SSH-2.0-OpenSSH_9.6\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: abc\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * 10_000 + b"\r\n",
+    ],
+    ids=["SSH", "length", "lengths", "headers"],
+)
+async def test_what_does_not_speak_http_is_not_asked_until_the_deadline(
+    make_client: MakeClient, answer: bytes
+) -> None:
+    async with answering(answer, b"") as url, no_hang():
+        with pytest.raises(NoServerError, match="HTTP"):
+            await make_client(url, deadline_s=NEVER_S).catalogue()
+
+
+@pytest.mark.parametrize("is_compressed", [False, True], ids=["plain", "gzip"])
+async def test_an_answer_that_is_too_long_is_not_read_to_its_end(
+    make_client: MakeClient, is_compressed: bool
+) -> None:
+    if is_compressed:
+        piece = gzip.compress(b" " * (1 << 24))
+        head, times = with_length(piece, headers=b"Content-Encoding: gzip\r\n"), 1
+    else:
+        piece = b"10000\r\n" + b" " * (1 << 16) + b"\r\n"
+        head, times = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", 1 << 20
+    async with answering(head, piece, times) as url, no_hang():
+        with pytest.raises(NoServerError, match="max_answer_bytes"):
+            await make_client(url, deadline_s=NEVER_S, max_answer_bytes=1 << 20).catalogue()
+
+
+async def test_an_answer_that_never_ends_is_read_until_the_deadline(make_client: MakeClient) -> None:
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    async with answering(head, b"10000\r\n" + b" " * (1 << 16) + b"\r\n", 1 << 30) as url, no_hang():
+        with pytest.raises(ServerUnreachableError):
+            await make_client(url, deadline_s=0.1, max_answer_bytes=1 << 40).catalogue()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("127.0.0.1:8000", "ftp://host", "", "http://host?x=1", "http://host#x", "http://[::1", "http://host:99999"),
+        *("http://a..b", f"http://{'a' * 300}", "http://\ud800", None, 5, b"http://host"),
+    ],
+)  # fmt: skip
+def test_text_that_is_no_url_is_refused_at_once(url: Any) -> None:
     with pytest.raises(ValueError, match="write http://host:port"):
         AsyncEnvClient(url)
 
 
+def test_a_password_in_the_url_is_sent_and_not_shown() -> None:
+    client = AsyncEnvClient("http://me:secret@host:8000/")
+    assert client.url == "http://host:8000"
+    assert client._transport._headers["authorization"] == "Basic bWU6c2VjcmV0"
+
+
 @pytest.mark.parametrize(
     "option",
-    [{"timeout_s": 0}, {"max_batch": 0}, {"linger_s": -1.0}, {"max_delay_s": 0}, {"direct": "always"}],
-)
+    [
+        *({"timeout_s": 0}, {"max_batch": 0}, {"linger_s": -1.0}, {"max_delay_s": 0}, {"direct": "always"}),
+        *({"deadline_s": value} for value in (float("inf"), float("nan"), "4", None)),
+        *({"linger_s": float("nan")}, {"max_delay_s": float("inf")}, {"max_batch": 1.5}, {"max_connections": "8"}),
+        *({"token": value} for value in ("a\nb", "ü", b"secret", 5)),
+    ],
+)  # fmt: skip
 def test_option_out_of_range_is_refused(option: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(option))):
         AsyncEnvClient("http://host", **option)
@@ -214,7 +313,10 @@ async def test_errors_of_the_server_come_as_their_own_classes(client: AsyncEnvCl
 
 
 async def test_item_that_spoils_a_batch_fails_alone(client: AsyncEnvClient) -> None:
-    envs = [client.make(**LAKE, seed=seed) for seed in (1, -1, 2, 3)]
+    envs = [
+        client.make(name, env_kwargs=LASTING, seed=1)
+        for name in ("frozen_lake", "", "frozen_lake", "frozen_lake")
+    ]
     made = await client.initialize_batch(envs)
     assert [isinstance(env, Exception) for env in made] == [False, True, False, False]
     assert await envs[3].step("right")

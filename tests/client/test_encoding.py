@@ -9,9 +9,9 @@ import numpy as np
 import orjson
 import pytest
 
-from verl_agent_env.client import AsyncEnvClient
+from verl_agent_env.client import AsyncEnvClient, EnvClient
 from verl_agent_env.client.encoding import encode_value, seed_of
-from verl_agent_env.errors import InvalidRequestError
+from verl_agent_env.errors import EnvironmentNotFoundError, InvalidRequestError
 
 
 class Dumped:
@@ -96,11 +96,43 @@ def test_seeds_of_numpy_are_seeds(seed: Any, read: int | None) -> None:
     assert seed_of(seed) == read
 
 
-@pytest.mark.parametrize("seed", ["3", 3.0, [3]])
+@pytest.mark.parametrize("seed", ["3", 3.0, [3], -1, 1 << 63, 1 << 64])
 def test_a_seed_that_is_no_integer_is_refused(seed: Any) -> None:
     with pytest.raises(InvalidRequestError) as caught:
         seed_of(seed)
     assert caught.value.errors[0]["loc"] == ["seed"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("env_name", "sok\ud800ban"), ("env_name", 5), ("run_id", "\udfff"), ("run_id", b"run")),
+        *(("ttl_s", float("nan")), ("ttl_s", float("inf")), ("ttl_s", "5")),
+    ],
+)
+def test_names_and_times_that_cannot_be_sent_are_refused_and_named(name: str, value: Any) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        AsyncEnvClient("http://host").make(**{"env_name": "frozen_lake", name: value})
+    assert caught.value.errors[0]["loc"] == [name]
+
+
+@pytest.mark.parametrize("env_id", ["", "../server", "000-1?x=1", "ü", "\ud800", "a b", 5, None])
+async def test_an_id_that_none_can_have_is_not_found(env_id: Any) -> None:
+    with pytest.raises(EnvironmentNotFoundError):
+        await AsyncEnvClient("http://host").attach(env_id)
+
+
+def test_a_seed_that_is_none_fails_alone(sync_client: EnvClient) -> None:
+    seeds: list[Any] = [1, 1 << 64, "3", 2]
+    made = sync_client.make_many("frozen_lake", seeds)
+    assert [isinstance(env, InvalidRequestError) for env in made] == [False, True, True, False]
+
+
+async def test_what_is_refused_is_refused_before_the_environment_is_made(client: AsyncEnvClient) -> None:
+    env = client.make("frozen_lake")
+    with pytest.raises(InvalidRequestError):
+        await env.reset(seed="3")  # type: ignore[arg-type]
+    assert not env.env_id
 
 
 async def test_a_refused_action_leaves_the_environment_as_it_is(client: AsyncEnvClient) -> None:

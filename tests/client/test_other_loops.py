@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import os
+import pickle
 import socket
 import threading
 import traceback
@@ -24,6 +26,8 @@ from verl_agent_env.client import (
     EnvClient,
     ServerUnreachableError,
 )
+from verl_agent_env.client.remote_env import RemoteEnv
+from verl_agent_env.client.remote_vector_env import RemoteVectorEnv
 
 
 def in_a_fork(run: Callable[[], None]) -> None:
@@ -150,6 +154,50 @@ async def test_second_event_loop_beside_the_first_is_told_what_to_do(
 
         await asyncio.to_thread(elsewhere)
         assert (await env.step("right")).reward == 0
+
+
+async def test_a_blocking_call_within_its_own_loop_is_told_what_to_do(server: ServerProcess) -> None:
+    client = EnvClient(server.url)
+
+    async def call() -> None:
+        for blocking in (client.catalogue, lambda: client.make(**LAKE), client.close):
+            with pytest.raises(ClientLoopError, match=r"client\.remote"):
+                blocking()
+        await client.remote.catalogue()
+
+    await asyncio.to_thread(client.wait, call())
+    await asyncio.to_thread(client.close)
+
+
+# --- copies --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "copied",
+    [copy.copy, copy.deepcopy, lambda client: pickle.loads(pickle.dumps(client))],  # noqa: S301 - its own
+)
+def test_a_copy_of_a_client_has_environments_of_its_own(
+    server: ServerProcess, copied: Callable[[EnvClient], EnvClient]
+) -> None:
+    with EnvClient(server.url, token="secret", max_batch=7) as client:
+        env = client.make(**LAKE, seed=1)
+        with copied(client) as another:
+            assert another.remote._dispatch.settings == client.remote._dispatch.settings
+            assert another.remote._transport._headers == client.remote._transport._headers
+            another.make(**LAKE)
+            assert another.run_id != client.run_id
+        assert env.state()["seq"] == 0
+
+
+def test_environments_are_not_copied(server: ServerProcess) -> None:
+    remote = RemoteEnv(server.url, "frozen_lake")
+    vector = RemoteVectorEnv(server.url, "frozen_lake", 2)
+    for env in (remote, remote._env.remote, vector):
+        for copied in (copy.deepcopy, pickle.dumps):
+            with pytest.raises(TypeError, match="attach"):
+                copied(env)
+    remote.close()
+    vector.close()
 
 
 # --- closing -------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import orjson
+import pytest
 from pydantic import BaseModel
 
 from verl_agent_env.client import AsyncEnvClient, EnvClient, play
@@ -34,6 +35,11 @@ async def test_episode_is_played_to_its_end(client: AsyncEnvClient) -> None:
     assert (played.reward, played.terminated, played.truncated, played.num_turns) == (1.0, True, False, 2)
     assert played.info["success"] is True
     assert not client._dispatch.open_envs
+
+
+def test_a_function_that_is_not_awaited_is_told_so(sync_client: EnvClient) -> None:
+    with pytest.raises(TypeError, match="async def"):
+        sync_client.play(lambda *_: "right", "frozen_lake")  # type: ignore[arg-type]
 
 
 async def test_episode_is_left_after_max_turns(client: AsyncEnvClient) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import uuid
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 from urllib.parse import quote, urlencode
@@ -12,14 +14,15 @@ from urllib.parse import quote, urlencode
 from verl_agent_env.client.async_env import AsyncEnv
 from verl_agent_env.client.calls import InitializeItem, ResetResult, TaskLike, TaskName
 from verl_agent_env.client.dispatch import Dispatch, Settings
-from verl_agent_env.client.encoding import encode_actions, encode_value, seed_of
+from verl_agent_env.client.encoding import encode_actions, encode_value, seconds_of, seed_of, text_of
 from verl_agent_env.client.transport import Transport
-from verl_agent_env.errors import VerlAgentEnvError
+from verl_agent_env.errors import EnvironmentNotFoundError, VerlAgentEnvError
 from verl_agent_env.types import Action, StepResult
 from verl_agent_env.wire.task_results import TaskStatistics
 
 T = TypeVar("T")
 
+_ENV_ID = re.compile("[A-Za-z0-9._~-]+")
 _TASKS_AT_ONCE = 1000
 """Largest number of tasks that the server lists at once."""
 
@@ -45,6 +48,7 @@ class AsyncEnvClient:
         linger_s: float = 0.0,
         max_delay_s: float = 0.05,
         max_connections: int = 64,
+        max_answer_bytes: int = 1 << 28,
         direct: Literal["auto", "never"] = "auto",
         ca_file: str | None = None,
         client_cert: str | tuple[str, str] | None = None,
@@ -62,12 +66,14 @@ class AsyncEnvClient:
             linger_s: Seconds that a call waits for others to join it while no request is pending.
             max_delay_s: Seconds that a call waits for a pending request before it is sent beside it.
             max_connections: Largest number of open connections.
+            max_answer_bytes: Largest answer that is read, in bytes, decompressed.
             direct: ``auto`` sends calls directly to the worker that owns the environment, if it can be reached.
             ca_file: CA certificates, PEM, that verify the server's; the system's if not given.
             client_cert: Client certificate, PEM: a file with certificate and key, or one file for each.
 
         Raises:
-            ValueError: The URL is malformed, a number is out of its range, or a file cannot be used.
+            ValueError: The URL is malformed, a number is out of its range, the token cannot be sent, or a file cannot be
+                used.
         """
         settings = Settings(
             timeout_s=timeout_s,
@@ -78,10 +84,15 @@ class AsyncEnvClient:
             linger_s=linger_s,
             max_delay_s=max_delay_s,
             max_connections=max_connections,
+            max_answer_bytes=max_answer_bytes,
             direct=direct,
         )
-        self._transport = Transport(url, token, timeout_s, max_connections, ca_file, client_cert)
+        self._transport = Transport(
+            url, token, timeout_s, max_connections, max_answer_bytes, ca_file, client_cert
+        )
         self._dispatch = Dispatch(self._transport, settings)
+        files = {"ca_file": ca_file, "client_cert": client_cert}
+        self._made_with: tuple[str, dict[str, Any]] = (url, {**asdict(settings), "token": token, **files})
 
     @property
     def run_id(self) -> str:
@@ -122,13 +133,20 @@ class AsyncEnvClient:
 
         Raises:
             ValueError: The task is none, or there is a seed as well.
-            InvalidRequestError: The seed is no integer, or arguments or actions cannot be expressed in JSON.
+            InvalidRequestError: The seed is no integer or out of its range, or names, arguments or actions cannot be expressed
+                in JSON.
         """
         encoded = encode_value({**(env_kwargs or {}), **more_kwargs}, "env_kwargs")
         seed, named = seed_of(seed), None if task is None else TaskName.of(task, seed)
         played = encode_actions(actions)
         item = InitializeItem(
-            env_name, seed, encoded, run_id or self.run_id, ttl_s, task=named, actions=played
+            text_of(env_name, "env_name"),
+            seed,
+            encoded,
+            text_of(run_id or self.run_id, "run_id"),
+            seconds_of(ttl_s, "ttl_s"),
+            task=named,
+            actions=played,
         )
         return AsyncEnv(self._dispatch, item)
 
@@ -140,9 +158,11 @@ class AsyncEnvClient:
         Raises:
             EnvironmentNotFoundError, EnvironmentClosedError: There is no such environment.
         """
+        if not isinstance(env_id, str) or not _ENV_ID.fullmatch(env_id):
+            raise EnvironmentNotFoundError(str(env_id))
         env = AsyncEnv(self._dispatch, None, env_id)
-        state = await env.state()
-        return AsyncEnv(self._dispatch, None, env_id, int(state["seq"]), int(state["seed"]))
+        seq, seed = await env.position()
+        return AsyncEnv(self._dispatch, None, env_id, seq, seed)
 
     def run(self, run_id: str | None = None) -> Run:
         """Return a run, whose environments are closed together at the end of its ``async with``."""
@@ -152,7 +172,7 @@ class AsyncEnvClient:
 
     async def initialize_batch(self, envs: Iterable[AsyncEnv]) -> list[AsyncEnv | VerlAgentEnvError]:
         """Create the environments that :meth:`make` returned; each fails alone."""
-        return await _each(env.open(micro_batching=True) for env in envs)
+        return await each(env.open(micro_batching=True) for env in envs)
 
     async def reset_batch(
         self,
@@ -169,7 +189,7 @@ class AsyncEnvClient:
         """
         chosen = seeds if seeds is not None else [None] * len(envs)
         first = actions if actions is not None else [()] * len(envs)
-        return await _each(
+        return await each(
             env.reset(seed=seed, actions=played, micro_batching=True)
             for env, seed, played in zip(envs, chosen, first, strict=True)
         )
@@ -178,24 +198,23 @@ class AsyncEnvClient:
         self, envs: Sequence[AsyncEnv], actions: Sequence[Action]
     ) -> list[StepResult | VerlAgentEnvError]:
         """Carry out one action in each environment; each fails alone."""
-        return await _each(
+        return await each(
             env.step(action, micro_batching=True) for env, action in zip(envs, actions, strict=True)
         )
 
     async def close_batch(self, envs: Iterable[AsyncEnv]) -> list[VerlAgentEnvError | None]:
         """Close each environment."""
-        return await _each(env.close(micro_batching=True) for env in envs)
+        return await each(env.close(micro_batching=True) for env in envs)
 
     async def close_run(self, run_id: str) -> int:
         """Close all environments of a run, by any client; return how many there were."""
-        return await self._dispatch.close_run(run_id)
+        return await self._dispatch.close_run(text_of(run_id, "run_id"))
 
     # --- the server -----------------------------------------------------------------------------------------
 
     async def catalogue(self) -> list[dict[str, Any]]:
         """Return all kinds of environments of the server: names, descriptions, JSON Schema of the arguments, tools."""
-        found: list[dict[str, Any]] = (await self._dispatch.get("/api/environments"))["environments"]
-        return found
+        return await self._dispatch.get("/api/environments", _rows("environments"))
 
     async def splits(self, env_name: str) -> list[dict[str, Any]]:
         """Return the splits of an environment's tasks: names, types and numbers of tasks.
@@ -203,8 +222,7 @@ class AsyncEnvClient:
         Raises:
             UnknownEnvNameError: There is no such environment.
         """
-        found: list[dict[str, Any]] = (await self._dispatch.get(f"{_path_of(env_name)}/splits"))["splits"]
-        return found
+        return await self._dispatch.get(f"{_path_of(env_name)}/splits", _rows("splits"))
 
     async def tasks(
         self, env_name: str, split: str = "train", *, offset: int = 0, limit: int | None = None
@@ -229,10 +247,12 @@ class AsyncEnvClient:
         position: int | None = offset
         while position is not None and (limit is None or len(tasks) < limit):
             left = _TASKS_AT_ONCE if limit is None else min(_TASKS_AT_ONCE, limit - len(tasks))
-            query = urlencode({"split": split, "offset": position, "limit": left})
-            page = await self._dispatch.get(f"{_path_of(env_name)}/tasks?{query}")
-            tasks += page["tasks"]
-            position = page["next_offset"]
+            query = urlencode({"split": text_of(split, "split"), "offset": position, "limit": left})
+            page, position = await self._dispatch.get(
+                f"{_path_of(env_name)}/tasks?{query}",
+                lambda answer: (list(answer["tasks"]), answer["next_offset"]),
+            )
+            tasks += page
         return tasks
 
     async def task_results(self, run_id: str) -> list[TaskStatistics]:
@@ -240,24 +260,23 @@ class AsyncEnvClient:
         found: dict[str, TaskStatistics] = {}
         cursor: str | None = "0"
         while cursor is not None:
-            path = f"/api/runs/{quote(run_id, safe='')}/tasks?cursor={cursor}"
-            page = await self._dispatch.get(path)
-            for each in page["tasks"]:
-                tries = each["tries"]
-                # Of a task on two pages the later one counts.
-                found[each["task"]] = TaskStatistics(
-                    each["task"], tries, each["successes"], each["mean_reward"] * tries
-                )
-            cursor = page["next_cursor"]
+            path = f"/api/runs/{quote(text_of(run_id, 'run_id'), safe='')}/tasks?cursor={cursor}"
+            page, cursor = await self._dispatch.get(path, _statistics)
+            # Of a task on two pages the later one counts.
+            found.update(page)
         return list(found.values())
 
     async def cluster(self) -> dict[str, Any]:
         """Return nodes and workers, with the number of slots of each."""
-        return await self._dispatch.get("/api/cluster")
+        return await self._dispatch.get("/api/cluster", dict)
 
     async def close(self) -> None:
         """Cancel pending calls, close the environments that the client created, and close all connections."""
         await self._dispatch.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy and pickle the client's options: the copy has connections and environments of its own."""
+        return _make_client, (type(self), *self._made_with)
 
     async def __aenter__(self) -> Self:
         return self
@@ -269,6 +288,10 @@ class AsyncEnvClient:
         traceback: TracebackType | None,
     ) -> None:
         await self.close()
+
+
+def _make_client(cls: type[AsyncEnvClient], url: str, options: dict[str, Any]) -> AsyncEnvClient:
+    return cls(url, **options)
 
 
 class Run:
@@ -301,10 +324,23 @@ class Run:
 
 def _path_of(env_name: str) -> str:
     """Return the path of an environment of the catalogue; a slash in its name stays as it is."""
-    return f"/api/environments/{quote(env_name)}"
+    return f"/api/environments/{quote(text_of(env_name, 'env_name'))}"
 
 
-async def _each(calls: Iterable[Awaitable[T]]) -> list[T | VerlAgentEnvError]:
+def _rows(key: str) -> Callable[[dict[str, Any]], list[dict[str, Any]]]:
+    return lambda answer: list(answer[key])
+
+
+def _statistics(answer: dict[str, Any]) -> tuple[dict[str, TaskStatistics], str | None]:
+    """Read a page of tasks' results, and where the next one begins."""
+    rows = [
+        TaskStatistics(row["task"], row["tries"], row["successes"], row["mean_reward"] * row["tries"])
+        for row in answer["tasks"]
+    ]
+    return {row.task: row for row in rows}, answer["next_cursor"]
+
+
+async def each(calls: Iterable[Awaitable[T]]) -> list[T | VerlAgentEnvError]:
     """Return the result or the error of each call; raise any other exception."""
     outcomes = await asyncio.gather(*calls, return_exceptions=True)
     results: list[T | VerlAgentEnvError] = []

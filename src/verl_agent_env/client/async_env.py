@@ -7,9 +7,10 @@ import dataclasses
 import logging
 import time
 import uuid
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeVar
+from urllib.parse import urlencode
 
 from verl_agent_env.client.backoff import Backoff, is_undecided
 from verl_agent_env.client.calls import (
@@ -40,12 +41,18 @@ from verl_agent_env.types import Action, StepResult
 if TYPE_CHECKING:
     from verl_agent_env.client.dispatch import Dispatch
 
+T = TypeVar("T")
+
 logger = logging.getLogger(__name__)
 
 _UNDECIDED_RESET = -1
 _LONGEST_TURN_S = 20
 """Seconds that a server waits for a seat's turn at most."""
 
+NOT_COPIED = (
+    "an environment on a server is neither copied nor pickled: hand on its env_id and call attach() of a client there, or make "
+    "it where it is used"
+)
 _takes_gathered = renamed_argument("gathered", "micro_batching")
 
 
@@ -188,8 +195,8 @@ class AsyncEnv:
         if actions and seed is None:
             raise ValueError("actions belong to the episode of one seed: give it")
         played = encode_actions(actions)
-        await self.open()
         seed, encoded = seed_of(seed), encode_value(options, "options")
+        await self.open()
         async with self._turn():
             self._require_open()
             if self._beginning is not None and not self._seq and seed is None and options is None:
@@ -227,7 +234,7 @@ class AsyncEnv:
         self._first_seq, self._seq, self._seed = 0, len(begun.steps), seed
 
     async def _current_seed(self) -> int:
-        return self._seed if self._seed is not None else int((await self.state())["seed"])
+        return self._seed if self._seed is not None else (await self.position())[1]
 
     @_takes_gathered
     async def step(self, action: Action, *, micro_batching: bool | None = None) -> StepResult:
@@ -357,11 +364,15 @@ class AsyncEnv:
 
     async def state(self) -> dict[str, Any]:
         """Return the state on the server: name, owner, episode, seed, seq and more."""
-        return await self._get("")
+        return await self._get("", dict)
+
+    async def position(self) -> tuple[int, int]:
+        """Return the ``seq`` of the next step on the server, and the episode's seed."""
+        return await self._get("", lambda answer: (int(answer["seq"]), int(answer["seed"])))
 
     async def task_prompt(self) -> str:
         """Return the task prompt: the task, and how to act."""
-        return str((await self._get("task-prompt"))["task_prompt"])
+        return await self._get("task-prompt", lambda answer: str(answer["task_prompt"]))
 
     async def seat_view(self, seat: int, *, wait_s: int = 0) -> dict[str, Any]:
         """Return what a seat of the environment sees; the next step is then the one that the view is of.
@@ -380,11 +391,13 @@ class AsyncEnv:
             UnknownSeatError: The environment has no such seat.
         """
         await self.open()
-        view = await self._get(f"seat?seat={seat}&wait_s={wait_s}")
+        seq, view = await self._get(
+            f"seat?seat={seat}&wait_s={wait_s}", lambda answer: (int(answer["seq"]), answer)
+        )
         async with self._turn():
             # What a lost answer has left undecided is decided by sending the same action again.
-            if self._pending is None and self._seq != view["seq"]:
-                self._seq = self._first_seq = int(view["seq"])
+            if self._pending is None and self._seq != seq:
+                self._seq = self._first_seq = seq
                 self._history.clear()
         return view
 
@@ -399,21 +412,21 @@ class AsyncEnv:
         self, format: Literal["openai", "anthropic"] = "openai"  # noqa: A002 - as the API's paths say it
     ) -> list[dict[str, Any]]:
         """Return the tools in the schema of OpenAI's or Anthropic's API."""
-        schema: list[dict[str, Any]] = (await self._get(f"tools-schema-{format}"))["tools_schema"]
-        return schema
+        return await self._get(f"tools-schema-{format}", lambda answer: list(answer["tools_schema"]))
 
     async def allow_parallel_tool_call(self) -> bool:
         """Tell whether one action may hold several tool calls."""
-        return bool((await self._get("allow-parallel-tool-call"))["allow_parallel_tool_call"])
+        return await self._get(
+            "allow-parallel-tool-call", lambda answer: bool(answer["allow_parallel_tool_call"])
+        )
 
     async def action_space(self) -> dict[str, Any]:
         """Return the JSON Schema of a valid action."""
-        schema: dict[str, Any] = (await self._get("action-space"))["action_space"]
-        return schema
+        return await self._get("action-space", lambda answer: dict(answer["action_space"]))
 
     async def trajectory(self) -> dict[str, Any]:
         """Return the steps of the episode so far, as the server has them."""
-        return await self._get("trajectory")
+        return await self._get("trajectory", dict)
 
     async def render(self, mode: Literal["ansi", "svg", "png"] = "ansi") -> str | bytes:
         """Return a picture: text for ``ansi`` and ``svg``, bytes for ``png``.
@@ -422,12 +435,14 @@ class AsyncEnv:
             RenderModeError: The environment has no such mode.
         """
         self._require_open()
-        picture = await self._dispatch.get_bytes(path_of(self.env_id, f"render?mode={mode}"), self.env_id)
+        picture = await self._dispatch.get_bytes(
+            path_of(self.env_id, f"render?{urlencode({'mode': mode}, errors='replace')}"), self.env_id
+        )
         return picture if mode == "png" else picture.decode()
 
-    async def _get(self, call: str) -> dict[str, Any]:
+    async def _get(self, call: str, read: Callable[[dict[str, Any]], T]) -> T:
         self._require_open()
-        return await self._dispatch.get(path_of(self.env_id, call), self.env_id)
+        return await self._dispatch.get(path_of(self.env_id, call), read, self.env_id)
 
     def _turn(self) -> asyncio.Lock:
         """Return the lock of the environment, one for each event loop that the client is used in.
@@ -440,6 +455,9 @@ class AsyncEnv:
             # The lock of a closed loop or of another process is never released here.
             self._lock, self._lock_loop = asyncio.Lock(), self._dispatch.loop
         return self._lock
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(NOT_COPIED)
 
     def _require_open(self) -> None:
         if self._closed:

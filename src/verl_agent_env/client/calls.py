@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 import orjson
 
-from verl_agent_env.client.errors import NoServerError
-from verl_agent_env.client.transport import decode_object
+from verl_agent_env.client.transport import read_object
 from verl_agent_env.errors import VerlAgentEnvError, error_from_problem
+from verl_agent_env.messages.content import well_formed
+from verl_agent_env.seeds import MAX_SEED
 from verl_agent_env.types import Info, Observation, StepResult
 
 
@@ -61,7 +63,13 @@ class TaskName:
             split, index = (given["split"], given["index"]) if isinstance(given, Mapping) else given
         except (KeyError, TypeError, ValueError):
             split = index = None
-        if not isinstance(split, str) or not isinstance(index, int) or isinstance(index, bool) or index < 0:
+        if isinstance(index, Integral) and not isinstance(index, bool):
+            index = int(index)
+        if (
+            not (isinstance(split, str) and well_formed(split) == split)
+            or type(index) is not int
+            or not 0 <= index <= MAX_SEED
+        ):
             raise ValueError(f"a task is (split, index), such as ('train', 7), not {given!r:.80}")
         return cls(split, index)
 
@@ -157,10 +165,7 @@ class ClientVerb(Generic[ItemT, ResultT]):
         Raises:
             NoServerError: The response has another form.
         """
-        try:
-            return self.read_single(decode_object(origin, payload))
-        except (KeyError, TypeError):
-            raise NoServerError(origin, "its answer has another form") from None
+        return read_object(origin, payload, self.read_single)
 
     def decode_batch(self, origin: str, payload: bytes, size: int) -> list[ResultT | VerlAgentEnvError]:
         """Decode the response to a batch: a result or an error for each item.
@@ -168,16 +173,16 @@ class ClientVerb(Generic[ItemT, ResultT]):
         Raises:
             NoServerError: The response has another form.
         """
-        document = decode_object(origin, payload)
-        try:
+
+        def read(document: dict[str, Any]) -> list[ResultT | VerlAgentEnvError]:
             results = self.read_batch(document, size)
             for problem in document["errors"]:
                 results[problem["index"]] = error_from_problem(problem)
-        except (KeyError, TypeError, IndexError):
-            results = []
-        if len(results) != size:
-            raise NoServerError(origin, "its answer has another form")
-        return results
+            if len(results) != size:
+                raise ValueError
+            return results
+
+        return read_object(origin, payload, read)
 
 
 def _initialize_single(item: InitializeItem) -> bytes:
@@ -242,12 +247,19 @@ def _reset_single(item: ResetItem) -> bytes:
 
 
 def _read_beginning(answer: dict[str, Any]) -> FirstResults:
-    first = ResetResult(answer["observation"], answer["info"])
+    first = _first_of(answer["observation"], answer["info"])
     return FirstResults(first, list(map(_read_step, answer.get("steps", ()))))
 
 
 def _read_beginnings(answer: dict[str, Any], _: int = 0) -> list[Any]:
-    return [FirstResults(first, []) for first in map(ResetResult, answer["observations"], answer["infos"])]
+    return [FirstResults(first, []) for first in map(_first_of, answer["observations"], answer["infos"])]
+
+
+def _first_of(observation: Observation, info: Any) -> ResetResult:
+    # Of an item that failed there is none.
+    if info is not None and not isinstance(info, dict):
+        raise TypeError
+    return ResetResult(observation, info or {})
 
 
 def _read_step(answer: dict[str, Any]) -> StepResult:

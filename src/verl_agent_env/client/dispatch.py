@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, Literal, TypeVar
 
 import orjson
@@ -33,13 +35,14 @@ from verl_agent_env.client.errors import (
 )
 from verl_agent_env.client.micro_batching import Item, MicroBatcher
 from verl_agent_env.client.owners import Owners
-from verl_agent_env.client.transport import Transport, decode_object
+from verl_agent_env.client.transport import Transport, decode_object, read_object
 from verl_agent_env.errors import MovedError, VerlAgentEnvError, WorkerUnreachableError
 
 logger = logging.getLogger(__name__)
 
 ItemT = TypeVar("ItemT", bound=AnyItem)
 ResultT = TypeVar("ResultT")
+ReadT = TypeVar("ReadT")
 
 _FIRST_CONTACT_S = 5.0
 """Seconds of retries if the server has never been reached."""
@@ -67,16 +70,21 @@ class Settings:
     """Seconds that a call waits for a pending request before it is sent beside it."""
     max_connections: int = 64
     """Largest number of open connections."""
+    max_answer_bytes: int = 1 << 28
+    """Largest answer that is read, in bytes."""
     direct: Literal["auto", "never"] = "auto"
     """``auto`` to send calls directly to the worker that owns the environment, if it can be reached from here."""
 
     def __post_init__(self) -> None:
-        if not (self.timeout_s > 0 and self.deadline_s > 0 and self.close_deadline_s > 0):
-            raise ValueError("timeout_s, deadline_s and close_deadline_s must be above 0")
-        if self.max_batch < 1 or self.max_connections < 1:
-            raise ValueError("max_batch and max_connections must be at least 1")
-        if self.linger_s < 0 or self.max_delay_s <= 0:
-            raise ValueError("linger_s must be at least 0, max_delay_s above 0")
+        for name in ("timeout_s", "deadline_s", "close_deadline_s", "max_delay_s", "linger_s"):
+            seconds = getattr(self, name)
+            is_number = isinstance(seconds, Real) and 0 <= float(seconds) < math.inf
+            if not is_number or not (seconds or name == "linger_s"):
+                raise ValueError(f"{name} must be a finite number of seconds above 0, not {seconds!r}")
+        for name in ("max_batch", "max_connections", "max_answer_bytes"):
+            number = getattr(self, name)
+            if not isinstance(number, Integral) or number < 1:
+                raise ValueError(f"{name} must be an integer of at least 1, not {number!r}")
         if self.direct not in ("auto", "never"):
             raise ValueError(f"direct must be 'auto' or 'never', not '{self.direct}'")
 
@@ -233,9 +241,15 @@ class Dispatch:
         url = self._owners.url_for(env_id) if self._owners is not None and env_id else None
         return await self.call("GET", path, url=url)
 
-    async def get(self, path: str, env_id: str | None = None) -> dict[str, Any]:
-        """Send a GET and return the JSON object of the response."""
-        return decode_object(self._transport.url, await self.get_bytes(path, env_id))
+    async def get(
+        self, path: str, read: Callable[[dict[str, Any]], ReadT], env_id: str | None = None
+    ) -> ReadT:
+        """Send a GET and return what ``read`` finds in the JSON object of the response.
+
+        Raises:
+            NoServerError: It does not find it: something else answers at this URL.
+        """
+        return read_object(self._transport.url, await self.get_bytes(path, env_id), read)
 
     def _never_connected(self, error: VerlAgentEnvError) -> bool:
         """Tell whether the connection was refused and no server ever answered; a busy server may be late to accept."""
@@ -317,7 +331,7 @@ class Dispatch:
         )
         self.open_envs = {env_id: run for env_id, run in self.open_envs.items() if run != run_id}
         self._orphaned.discard(run_id)
-        return int(decode_object(self._transport.url, payload).get("closed", 0))
+        return read_object(self._transport.url, payload, lambda answer: int(answer.get("closed", 0)))
 
     async def close(self) -> None:
         """Cancel pending calls, close all environments that the client created, then all connections."""

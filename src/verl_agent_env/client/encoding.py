@@ -7,6 +7,7 @@ import math
 import operator
 from collections.abc import Sequence
 from enum import Enum
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import orjson
 from verl_agent_env.errors import InvalidRequestError
 from verl_agent_env.messages.content import well_formed
 from verl_agent_env.messages.forms import plain_value
+from verl_agent_env.seeds import MAX_SEED
 
 _MAX_LAYERS = 200
 _NUMPY = orjson.OPT_SERIALIZE_NUMPY
@@ -45,7 +47,7 @@ def encode_value(value: Any, name: str) -> bytes:
             _clean(value, _MAX_LAYERS)
         return encoded
     except TypeError as impossible:
-        raise InvalidRequestError([{"loc": [name], "msg": str(impossible)}]) from None
+        raise _refused(name, str(impossible)) from None
 
 
 def encode_actions(actions: Sequence[Any]) -> list[bytes]:
@@ -55,9 +57,7 @@ def encode_actions(actions: Sequence[Any]) -> list[bytes]:
         InvalidRequestError: They are no list, or one of them cannot be expressed in JSON.
     """
     if isinstance(actions, str | bytes) or not isinstance(actions, Sequence):
-        raise InvalidRequestError(
-            [{"loc": ["actions"], "msg": f"must be a list of actions, not {type(actions).__name__}"}]
-        )
+        raise _refused("actions", f"must be a list of actions, not {type(actions).__name__}")
     return [encode_value(action, "actions") for action in actions]
 
 
@@ -65,14 +65,43 @@ def seed_of(seed: Any) -> int | None:
     """Return a seed as an integer; NumPy's are ones.
 
     Raises:
-        InvalidRequestError: It is none.
+        InvalidRequestError: It is none, or out of the range of seeds.
     """
     try:
-        return None if seed is None else operator.index(seed)
+        number = None if seed is None else operator.index(seed)
     except TypeError:
-        raise InvalidRequestError(
-            [{"loc": ["seed"], "msg": f"must be an integer, not {type(seed).__name__}"}]
-        ) from None
+        raise _refused("seed", f"must be an integer, not {type(seed).__name__}") from None
+    if number is not None and not 0 <= number <= MAX_SEED:
+        raise _refused("seed", f"must be from 0 to {MAX_SEED}")
+    return number
+
+
+def text_of(text: Any, name: str) -> str:
+    """Return a name, of an environment, a run or a split.
+
+    Raises:
+        InvalidRequestError: It is no text, or holds half a surrogate pair.
+    """
+    if not isinstance(text, str) or well_formed(text) != text:
+        raise _refused(name, f"must be a text that UTF-8 can express, not {text!r:.80}")
+    return text
+
+
+def seconds_of(seconds: Any, name: str) -> float | None:
+    """Return a number of seconds; NumPy's are ones.
+
+    Raises:
+        InvalidRequestError: It is none, or not finite.
+    """
+    if seconds is None:
+        return None
+    if not isinstance(seconds, Real) or not math.isfinite(seconds):
+        raise _refused(name, f"must be a finite number, not {seconds!r:.80}")
+    return float(seconds)
+
+
+def _refused(name: str, reason: str) -> InvalidRequestError:
+    return InvalidRequestError([{"loc": [name], "msg": reason}])
 
 
 def _clean(value: Any, layers: int) -> Any:

@@ -6,7 +6,7 @@
     ├── ServerUnreachableError       no answer came until the deadline
     │   └── NoServerError            the URL is not that of a server of environments
     ├── StepUndecidedError           an earlier step may or may not have been carried out: send it again first
-    ├── ClientLoopError              the client belongs to another event loop, which still runs
+    ├── ClientLoopError              the client belongs to another event loop, which still runs, or waits within its own
     └── ClientClosedError            the client or the environment was closed here
 """
 
@@ -71,13 +71,20 @@ class StepUndecidedError(VerlAgentEnvError):
 
 @dataclass(eq=False)
 class ClientLoopError(VerlAgentEnvError):
-    """The client is used in a second event loop while the first one is open."""
+    """The client is used in a second event loop while the first one is open, or waits for itself within its own."""
 
     status = 409
     title = "The client belongs to another event loop"
+    is_own: bool = False
+    """True for a blocking call within the event loop of the client itself, such as by a function that it calls."""
 
     @property
     def detail(self) -> str:
+        if self.is_own:
+            return (
+                "This blocking call is made within the client's own event loop, which would wait for itself: await the same "
+                "call of 'client.remote' there, or use another client."
+            )
         return (
             "This client belongs to another event loop, which is still open: make a client in each event loop, or use "
             "EnvClient, which may be used from several threads."

@@ -73,7 +73,10 @@ async def play(
                 truncated = True
                 break
             try:
-                answer = assistant_message(await llm(messages, tools), turns)
+                thinking = llm(messages, tools)
+                if not isinstance(thinking, Awaitable):
+                    raise TypeError("llm must return an awaitable: write it as 'async def'")
+                answer = assistant_message(await thinking, turns)
             except LeaveEpisodeError as left:
                 truncated, left_because = True, str(left)
                 break

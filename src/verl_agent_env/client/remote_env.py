@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import gymnasium
 
+from verl_agent_env.client.async_env import NOT_COPIED
 from verl_agent_env.client.calls import TaskLike
 from verl_agent_env.client.spaces import action_space_of
 from verl_agent_env.client.sync_client import Env, EnvClient
@@ -76,6 +77,9 @@ class RemoteEnv(gymnasium.Env[Observation, Action]):
             if self._owns_client:
                 self._client.close()
             raise
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(NOT_COPIED)
 
     @property
     def env_id(self) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from gymnasium.vector import AutoresetMode, VectorEnv
 
+from verl_agent_env.client.async_env import NOT_COPIED
 from verl_agent_env.client.calls import ResetResult, TaskLike
 from verl_agent_env.client.spaces import RepeatedSpace, action_space_of
 from verl_agent_env.client.sync_client import Env, EnvClient
@@ -85,6 +86,9 @@ class RemoteVectorEnv(VectorEnv[Observations, Sequence[Action], npt.NDArray[Any]
         self.action_space = RepeatedSpace(self.single_action_space, num_envs)
         self._observations: list[Observation] = [[] for _ in range(num_envs)]
         self._ended: Bools = np.zeros(num_envs, dtype=np.bool_)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(NOT_COPIED)
 
     @property
     def env_ids(self) -> list[str]:

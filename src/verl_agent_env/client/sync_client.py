@@ -11,10 +11,10 @@ from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
-from verl_agent_env.client.async_client import AsyncEnvClient
+from verl_agent_env.client.async_client import AsyncEnvClient, each
 from verl_agent_env.client.async_env import AsyncEnv
 from verl_agent_env.client.calls import ResetResult, TaskLike
-from verl_agent_env.client.errors import ClientClosedError
+from verl_agent_env.client.errors import ClientClosedError, ClientLoopError
 from verl_agent_env.client.playing import ChatFunction, PlayedEpisode, play
 from verl_agent_env.errors import VerlAgentEnvError
 from verl_agent_env.types import Action, StepResult
@@ -41,6 +41,7 @@ class EnvClient:
             ValueError: The URL is malformed, or an option is out of its range.
         """
         self._client = AsyncEnvClient(url, **options)
+        self._made_with = (url, options)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -110,8 +111,9 @@ class EnvClient:
         """
         episodes = [*((seed, None) for seed in seeds), *((None, task) for task in tasks)]
         first = actions if actions is not None else [()] * len(episodes)
-        envs = [
-            self._client.make(
+
+        async def make(seed: int | None, task: TaskLike | None, played: Sequence[Action]) -> Env:
+            made = self._client.make(
                 env_name,
                 seed=seed,
                 task=task,
@@ -120,10 +122,10 @@ class EnvClient:
                 actions=played,
                 env_kwargs=env_kwargs,
             )
-            for (seed, task), played in zip(episodes, first, strict=True)
-        ]
-        made = self.wait(self._client.initialize_batch(envs))
-        return [env if isinstance(env, VerlAgentEnvError) else Env(self, env) for env in made]
+            return Env(self, await made.open(micro_batching=True))
+
+        calls = [make(seed, task, played) for (seed, task), played in zip(episodes, first, strict=True)]
+        return self.wait(each(calls))
 
     def attach(self, env_id: str) -> Env:
         """Call :meth:`AsyncEnvClient.attach` and wait."""
@@ -191,11 +193,15 @@ class EnvClient:
 
         Raises:
             ClientClosedError: The client is closed.
+            ClientLoopError: It is called within that event loop, which would wait for itself.
         """
         with self._lock:
             if self._closed:
                 call.close()
                 raise ClientClosedError
+            if self._thread is threading.current_thread():
+                call.close()
+                raise ClientLoopError(is_own=True)
             future = asyncio.run_coroutine_threadsafe(call, self._running_loop())
         try:
             return future.result()
@@ -217,7 +223,13 @@ class EnvClient:
         return self._loop
 
     def close(self) -> None:
-        """Close as :meth:`AsyncEnvClient.close` does; calls of other threads end with :class:`ClientClosedError`."""
+        """Close as :meth:`AsyncEnvClient.close` does; calls of other threads end with :class:`ClientClosedError`.
+
+        Raises:
+            ClientLoopError: It is called within the client's own event loop.
+        """
+        if self._thread is threading.current_thread():
+            raise ClientLoopError(is_own=True)
         with self._lock:
             if self._closed:
                 return
@@ -244,6 +256,11 @@ class EnvClient:
             _ABANDONED.append(self._loop)
             self._loop = None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy and pickle the client's options: the copy has connections and environments of its own."""
+        url, options = self._made_with
+        return _make_client, (type(self), url, options)
+
     def __enter__(self) -> Self:
         return self
 
@@ -254,6 +271,10 @@ class EnvClient:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _make_client(cls: type[EnvClient], url: str, options: dict[str, Any]) -> EnvClient:
+    return cls(url, **options)
 
 
 class Env:

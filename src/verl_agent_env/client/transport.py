@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import socket
 import ssl
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 import orjson
@@ -18,6 +19,8 @@ from verl_agent_env.client.errors import ClientClosedError, NoServerError, Serve
 from verl_agent_env.errors import VerlAgentEnvError, error_from_body
 from verl_agent_env.proxies import proxy_for, shown
 from verl_agent_env.spans import trace_headers
+
+T = TypeVar("T")
 
 _CONNECT_S = 5.0
 # Shorter than the 75 s of the server: the client must be the side that closes an idle connection.
@@ -40,6 +43,7 @@ class Transport:
         token: str | None,
         timeout_s: float,
         max_connections: int,
+        max_answer_bytes: int,
         ca_file: str | None = None,
         client_cert: str | tuple[str, str] | None = None,
     ) -> None:
@@ -50,25 +54,32 @@ class Transport:
             token: Bearer token, if the server asks for one.
             timeout_s: Seconds that the server may be silent during one attempt.
             max_connections: Largest number of open connections; further requests wait.
+            max_answer_bytes: Largest answer that is read, in bytes, decompressed.
             ca_file: CA certificates, PEM, that verify the server's; the system's if not given.
             client_cert: Client certificate, PEM: a file with certificate and key, or one file for each.
 
         Raises:
-            ValueError: The URL is malformed, or a file cannot be used.
+            ValueError: The URL is malformed, the token cannot be sent, or a file cannot be used.
         """
-        self.url = url.rstrip("/")
-        self.scheme = URL(self.url).scheme
+        parsed = _server_url(url)
+        self.url = str(parsed.with_user(None)).rstrip("/")
+        """Without a user and a password, which errors must not show."""
+        self.scheme = parsed.scheme
         """``http`` or ``https``."""
-        if self.scheme not in ("http", "https") or not URL(self.url).host:
-            raise ValueError(f"'{url}' is no URL of a server: write http://host:port")
         self._tls = _tls_context(ca_file, client_cert) if self.scheme == "https" else True
         self.has_answered = False
         """True once the server has answered; before that, a refused connection suggests a wrong URL."""
         self._headers = {"content-type": "application/json"}
         if token:
+            if not (isinstance(token, str) and token.isascii() and token.isprintable()):
+                raise ValueError("the token cannot be sent: it must be a text of printable ASCII characters")
             self._headers["authorization"] = f"Bearer {token}"
+        elif parsed.user is not None:
+            credentials = base64.b64encode(f"{parsed.user}:{parsed.password or ''}".encode())
+            self._headers["authorization"] = f"Basic {credentials.decode()}"
         self._timeout_s = timeout_s
         self._max_connections = max_connections
+        self._max_answer_bytes = max_answer_bytes
         self._session: aiohttp.ClientSession | None = None
         self._proxies: dict[str, str] = {}
         """Proxy of each origin, empty for none."""
@@ -128,7 +139,7 @@ class Transport:
                 allow_redirects=False,
                 proxy=proxy or None,
             ) as answer:
-                payload = await answer.read()
+                payload = await self._read(origin, answer, deadline)
         except TimeoutError as late:
             is_sent = _IS_SENT.get()
             reason = f"it did not answer in time{through}" if is_sent else f"no connection in time{through}"
@@ -144,6 +155,11 @@ class Transport:
             to = f" to the proxy {shown(proxy)}" if proxy else ""
             reason = f"no connection{to} ({refused.os_error.strerror or refused.os_error})"
             raise ServerUnreachableError(origin, reason, may_have_run=False) from refused
+        except aiohttp.ClientResponseError as malformed:
+            reason = (
+                f"what answers there{through} does not speak HTTP as it should ({_first_line(malformed)})"
+            )
+            raise NoServerError(origin, reason) from malformed
         except (aiohttp.ClientError, OSError) as broken:
             reason = f"the connection broke before the answer came{through}"
             raise ServerUnreachableError(origin, reason) from broken
@@ -153,6 +169,26 @@ class Transport:
         if error is not None:
             raise error
         return payload
+
+    async def _read(self, origin: str, answer: aiohttp.ClientResponse, deadline: float | None) -> bytes:
+        """Read the body of a response.
+
+        Raises:
+            NoServerError: It is longer than ``max_answer_bytes``.
+            TimeoutError: It was not there at the deadline; what comes all the time leaves no turn to the timer.
+        """
+        pieces: list[bytes] = []
+        size = 0
+        async for piece in answer.content.iter_any():
+            size += len(piece)
+            if size > self._max_answer_bytes:
+                raise NoServerError(
+                    origin, f"its answer has more than {self._max_answer_bytes} bytes (max_answer_bytes)"
+                )
+            if deadline is not None and time.monotonic() > deadline:
+                raise TimeoutError
+            pieces.append(piece)
+        return b"".join(pieces)
 
     async def close(self) -> None:
         """Close all connections; further requests fail."""
@@ -225,6 +261,39 @@ def _tls_context(ca_file: str | None, client_cert: str | tuple[str, str] | None)
         ) from None
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context
+
+
+def _server_url(url: object) -> URL:
+    """Read the URL of a server.
+
+    Raises:
+        ValueError: It is none.
+    """
+    try:
+        parsed = URL(url.strip()) if isinstance(url, str) else URL()
+        (parsed.raw_host or "").encode("idna")
+    except ValueError:
+        parsed = URL()
+    if parsed.scheme not in ("http", "https") or not parsed.host or parsed.query_string or parsed.fragment:
+        raise ValueError(f"{url!r} is no URL of a server: write http://host:port")
+    return parsed
+
+
+def _first_line(fault: aiohttp.ClientResponseError) -> str:
+    return fault.message.strip().partition("\n")[0].rstrip(":")
+
+
+def read_object(origin: str, payload: bytes, read: Callable[[dict[str, Any]], T]) -> T:
+    """Decode a JSON object in a response, and read it.
+
+    Raises:
+        NoServerError: It is none, or ``read`` does not find in it what belongs there.
+    """
+    document = decode_object(origin, payload)
+    try:
+        return read(document)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        raise NoServerError(origin, "its answer has another form") from None
 
 
 def decode_object(origin: str, payload: bytes) -> dict[str, Any]:
