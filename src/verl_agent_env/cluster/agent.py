@@ -335,7 +335,7 @@ class ClusterAgent:
             plan, placement = self._planner.plan(), self._planner.placement()
             if known is None or plan != RebalancePlan() or placement is not self._placement:
                 # Time alone can change both.
-                self._take_in(cluster, placement)
+                self._apply(cluster, placement)
             if not self.has_settled:
                 self.has_settled = self._planner.has_settled(self._pool, self._expected_nodes)
             if not await self._carry_out(plan, cluster):
@@ -432,7 +432,7 @@ class ClusterAgent:
                 moves.setdefault(target, {})[slot] = tokens[slot]
         return moves
 
-    def _take_in(self, cluster: ClusterMap, placement: Placement) -> None:
+    def _apply(self, cluster: ClusterMap, placement: Placement) -> None:
         self._placement = placement
         mine = self._planner.tokens() if self.record.incarnation in cluster.workers else {}
         self._environments.update_suspicions(cluster.suspicions)

@@ -375,10 +375,10 @@ class Journal:
         if group.held is tokens:
             # Nearly always: nothing has changed since.
             return
-        fates = {slot: self._fate_of(slot, group) for slot in group.slots()}
+        statuses = {slot: self._status_of(slot, group) for slot in group.slots()}
         kept = []
         for write in group.writes:
-            match fates[write.slot]:
+            match statuses[write.slot]:
                 case "ours":
                     kept.append(write)
                 case "gone":
@@ -390,7 +390,7 @@ class Journal:
                         kept.append(write)
         group.writes = kept
 
-    def _fate_of(self, slot: int, group: Group) -> Literal["ours", "gone", "undecided", "emptied"]:
+    def _status_of(self, slot: int, group: Group) -> Literal["ours", "gone", "undecided", "emptied"]:
         """Decide what becomes of a group's writes in a slot."""
         present = self._ownership.token_of(slot)
         if present is None:

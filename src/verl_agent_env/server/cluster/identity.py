@@ -1,4 +1,4 @@
-"""Identity of a worker process: its address, its pool, and what its supervisor tells it."""
+"""Identity of a worker process: address and pool of the worker, and messages from the supervisor."""
 
 from __future__ import annotations
 
