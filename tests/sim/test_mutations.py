@@ -169,9 +169,9 @@ MUTATIONS: list[tuple[str, Any, str, Any, str]] = [
     ("seq", memory_log, "_change", change_at_any_place, "late_copies_of_appends"),
     ("append before answer", Recorder, "hold_back", answer_at_once, "request_lost_then_killed"),
     ("comparison", memory_log, "_change", change_without_comparison, "forgotten_with_a_write_on_its_way"),
-    ("void", Journal, "_fate_of", written_under_any_token, "end_that_was_not_written_in_time"),
+    ("void", Journal, "_status_of", written_under_any_token, "end_that_was_not_written_in_time"),
     ("ending", Recorder, "closed", close_and_go_on, "asked_again_while_its_end_is_written"),
-    ("void state", Journal, "_fate_of", written_under_any_token, "two_states_after_one_step"),
+    ("void state", Journal, "_status_of", written_under_any_token, "two_states_after_one_step"),
     (
         "given up",
         Journal,
