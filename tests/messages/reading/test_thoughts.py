@@ -208,3 +208,8 @@ def test_time_is_linear(piece: str) -> None:
     assert_linear(separate_thoughts, piece)
     assert_linear(lambda text: separate_thoughts(f"{text}</think>"), piece)
     assert_linear(lambda text: separate_thoughts(f"analysisX{text}"), piece)
+
+
+def test_many_thoughts_in_a_text_of_wide_characters_take_linear_time() -> None:
+    # A search of the whole text at each thought is fast enough not to be seen in a shorter one.
+    assert_linear(separate_thoughts, "<think/>😀", length=40_000)

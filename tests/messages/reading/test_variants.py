@@ -101,7 +101,18 @@ def test_a_call_in_another_spelling_is_read(text: str, calls: list[Called]) -> N
 
 
 @pytest.mark.parametrize(
-    "result", ["<tool_response>", "<function_results>", "[TOOL_RESULTS]", "<｜tool▁outputs▁begin｜>"]
+    "result",
+    [
+        *(
+            "<tool_response>",
+            "<function_results>",
+            "[TOOL_RESULTS]",
+            "<｜tool▁outputs▁begin｜>",
+            "<tool_result>",
+        ),
+        *("<function_response>", "<tool_outputs>", "<|tool_response|>", "<|START_TOOL_RESULT|>"),
+        *("<start_function_response>", "<tool_call_result>", "```tool_output\n"),
+    ],
 )
 def test_what_follows_a_result_that_the_model_made_up_is_not_its_action(result: str) -> None:
     up, down = (f'<tool_call>{{"name": "{name}", "arguments": {{}}}}</tool_call>' for name in ("up", "down"))
@@ -109,6 +120,57 @@ def test_what_follows_a_result_that_the_model_made_up_is_not_its_action(result: 
     assert calls_of(f"{result}You won.\n{down}") == [DOWN]
     assert calls_of(f"<think>Hm.</think>{result}You won.\n{down}") == [DOWN]
     assert calls_of(f"After {result} I go. {down}") == [DOWN]
+
+
+@pytest.mark.parametrize(
+    ("call", "rest"),
+    [
+        (
+            "[TOOL_CALLS]up[ARGS]{}",
+            '[TOOL_RESULTS]{"content": "You won."}[/TOOL_RESULTS][TOOL_CALLS]down[ARGS]{}',
+        ),
+        ("```tool_code\nup()\n```\n", "```tool_output\nYou won.\n```\n```tool_code\ndown()\n```"),
+        (
+            "<|start|>assistant<|channel|>commentary to=functions.up<|message|>{}<|call|>",
+            "<|start|>functions.up to=assistant<|channel|>commentary<|message|>{}<|end|>"
+            "<|start|>assistant<|channel|>commentary to=functions.down<|message|>{}<|call|>",
+        ),
+        (
+            "<|channel|>commentary to=functions.up<|message|>{}<|call|>",
+            "<|start|>user<|message|>Go on.<|end|><|start|>assistant to=functions.down<|message|>{}<|call|>",
+        ),
+        (
+            "<tool_call>up()</tool_call>\n",
+            "<observation>You won.</observation>\n<tool_call>down()</tool_call>",
+        ),
+        (
+            "<tool_call>up()</tool_call>",
+            "<|header_start|>user<|header_end|>Go on.<tool_call>down()</tool_call>",
+        ),
+        (
+            "<tool_call>up()</tool_call>",
+            "<|im_system|>tool<|im_middle|>You won.<tool_call>down()</tool_call>",
+        ),
+        ("<tool_call>up()</tool_call>", "<|turn>user\nGo on.<tool_call>down()</tool_call>"),
+        ("<tool_call>up()</tool_call>", "[|tool|]You won.<tool_call>down()</tool_call>"),
+    ],
+)
+def test_what_others_say_in_the_models_text_is_not_its_action(call: str, rest: str) -> None:
+    assert calls_of(call + rest) == [UP]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<plan>Look.</plan>\n<observation>It is free.</observation>\n<tool_call>up()</tool_call>",
+        "<|header_start|>assistant<|header_end|>\n\n<tool_call>up()</tool_call>",
+        "<|im_assistant|>assistant<|im_middle|><tool_call>up()</tool_call>",
+        "<|turn>model\n<tool_call>up()</tool_call>",
+        "<|start|>assistant<|channel|>commentary to=functions.up<|message|>{}<|call|>",
+    ],
+)
+def test_what_the_model_says_before_its_action_does_not_end_its_turn(text: str) -> None:
+    assert calls_of(text) == [UP]
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,8 @@ _TOKEN = re.compile(r"<\|(start|channel|message|end|call|return)\|>")
 _ANALYSIS = re.compile(r"(?:.*<\|channel\|>)?\s*analysis\b", re.DOTALL)
 _RECIPIENT = re.compile(r"\bto=\S")
 _RECIPIENT_ALONE = re.compile(r"\s*+to=[^\s<]++\s*+(?=<)")
+# The prompt writes it, or a model that makes up what comes next.
+_OTHER_AUTHOR = re.compile(r"\s*+(?:user|system|developer|tool)\b|[^<\n]{1,80}?\bto=assistant\b")
 _BARE_CHANNEL = re.compile(r"(?:\A|assistant)(analysis|final|commentary)")
 
 
@@ -78,6 +80,9 @@ def _split_messages(text: str) -> tuple[Spans, Spans]:
                 header_text, content, in_message = text[header : token.start()], token.end(), True
             continue
         close(token.start(), opened_by_prompt=number == 0 and kind == "end")
+        if kind == "start" and visible and _OTHER_AUTHOR.match(text, token.end()) is not None:
+            content = None
+            break
         if content is not None or header is None:
             header = token.start()
         content, in_message = None, False

@@ -32,7 +32,8 @@ _THOUGHT_TAG = re.compile(
     r"|<(?P<channel>\|channel>thought|channel\|>)",
     re.IGNORECASE,
 )
-_MARKUP = re.compile(r"[<\[◁]")
+_MARKUP = re.compile(r"[<\[◁]|```tool_output")
+_OTHER_MARKUP = ("[", "◁", "```tool_output")
 _CLOSING_EDGE = re.compile(r"end_|/|.*(?:_end|suffix|95)\Z")
 _HEADING = re.compile(
     r"\s*+(?:#+ |\*\*)?Here(?:['’]s| is| are) my (?:thought process|thinking process|reasoning steps|reasoning):",
@@ -48,14 +49,9 @@ _TURN_ENDS = (
     *("<|end_of_turn|>", "<|endofturn|>", "[|endofturn|]", "<|end_of_sentence|>", "<|END_OF_TURN_TOKEN|>"),
     *("<｜end▁of▁sentence｜>", "<end_of_turn>", "<turn|>", "<eos>", "[EOS]", "<seed:eos>", "[e~["),
     *("<|return|>", "<|call|>", "<|user|>", "<|observation|>", "<|system|>", "<|assistant|>", "<|role_end|>"),
-    *(
-        "<|im_start|>",
-        "<|im_user|>",
-        "<|start_header_id|>",
-        "<|start_of_role|>",
-        "<start_of_turn>",
-        "<｜User｜>",
-    ),
+    *("<|im_start|>", "<|im_user|>", "<|im_system|>", "<|im_assistant|>", "<|start_header_id|>"),
+    *("<|header_start|>", "<|start_of_role|>", "<start_of_turn>", "<|turn>", "<｜User｜>"),
+    *("<|START_OF_TURN_TOKEN|>", "<|USER_TOKEN|>", "<|SYSTEM_TOKEN|>", "[|user|]", "[|system|]", "[|tool|]"),
     *(
         "[INST]",
         "[/INST]",
@@ -71,12 +67,18 @@ _TURN_ENDS = (
 _TURN_END = re.compile(
     "|".join(map(re.escape, _TURN_ENDS))
     # A result of a tool, which the model made up.
-    + r"|(?<=[\n>])(?P<result><tool_response>|<function_results>|\[TOOL_RESULTS\]|<｜tool▁outputs▁begin｜>)"
+    + r"|(?<=[\n>}\])])(?P<result><[|｜]?(?:(?:start|begin)_)?(?:tool|tool_call|function)_(?:response|result|output)s?[|｜]?>"
+    r"|\[TOOL_RESULTS\]|<[|｜]tool▁outputs?▁begin[|｜]>|<\|START_TOOL_RESULT\|>|```tool_outputs?\b)"
+    # Names that may mean anything, except right behind a call.
+    r"|</(?:tool_calls?|function_calls?|function|tool|tool_code|code|action)>\s*+"
+    r"(?P<observed><(?:observation|information|result|output|response)s?>)"
     # Struck-out text in HTML ends with it too.
     + r"|</s>(?=\s*(?:</?s>|\[INST\]|\Z))"
 )
 _TURN_BEGIN = re.compile(
     r"(?:\s*+(?:<\|im_start\|>(?:assistant)?|<\|start_header_id\|>assistant<\|end_header_id\|>|<\|begin_of_text\|>"
+    r"|<\|header_start\|>assistant<\|header_end\|>|<\|im_assistant\|>(?:assistant)?<\|im_middle\|>|<\|turn>(?:model)?"
+    r"|<\|START_OF_TURN_TOKEN\|><\|CHATBOT_TOKEN\|>|\[\|assistant\|\]"
     r"|<｜begin▁of▁sentence｜>|<｜Assistant｜>|<\|assistant\|>|<start_of_turn>(?:model)?|<bos>|<s>"
     r"|<\|begin_of_solution\|>|<\|START_RESPONSE\|>|<\|START_TEXT\|>"
     rf"|{'|'.join(map(re.escape, _TURN_ENDS))}|</s>))*+"
@@ -226,15 +228,17 @@ def _within_turn(text: str, visible: list[tuple[int, int]]) -> tuple[list[tuple[
             is_first_word = ends["result"] is not None and not text[start : ends.start()].strip()
             if is_first_word or values.hold(start, ends.start(), ends.end()):
                 continue
-            kept.append((start, ends.start()))
-            return kept, (turn_begins, ends.start())
+            turn_ends = ends.start() if ends["observed"] is None else ends.start("observed")
+            kept.append((start, turn_ends))
+            return kept, (turn_begins, turn_ends)
         kept.append((start, end))
     return kept, (turn_begins, len(text))
 
 
 def _matches(pattern: re.Pattern[str], text: str, start: int, end: int) -> Iterator[re.Match[str]]:
-    """Yield the matches of ``pattern``, several times as fast as ``finditer`` if they begin as :data:`_MARKUP` does."""
-    if "[" in text or "◁" in text:
+    """Yield the matches of ``pattern``, several times as fast as ``finditer`` if all of them begin with ``<``."""
+    # Searched within the part alone: a text may have as many parts as thoughts.
+    if any(text.find(mark, start, end) != -1 for mark in _OTHER_MARKUP):
         yield from pattern.finditer(text, start, end)
         return
     position = text.find("<", start, end)
