@@ -14,6 +14,7 @@ from loadtests import bench_ring, bench_sokoban
 from loadtests.bench_cluster import bench_cluster
 from loadtests.bench_durable import bench_durable
 from loadtests.bench_http import bench_large_calls, bench_steps
+from loadtests.bench_keeping import bench_keeping
 from loadtests.bench_many import bench_many
 from loadtests.bench_map import bench_map
 from loadtests.bench_memory import bench_memory, show_a_million
@@ -25,7 +26,19 @@ from loadtests.bench_web import bench_web
 from verl_agent_env.types import NUM_SLOTS
 
 _PARTS = ("steps", "durable", "large", "memory", "levels")
-_MORE = ("million", "cluster", "many", "recovery", "ring", "map", "placement", "peers", "web", "shards")
+_MORE = (
+    "million",
+    "cluster",
+    "many",
+    "recovery",
+    "ring",
+    "map",
+    "placement",
+    "peers",
+    "web",
+    "keeping",
+    "shards",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -71,7 +84,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         require_peers()
         is_kept &= asyncio.run(bench_peers(options.rounds, options.steps // 4))
     if "web" in parts:
-        is_kept &= asyncio.run(bench_web(options.rounds))
+        is_kept &= asyncio.run(bench_web())
+    if "keeping" in parts:
+        is_kept &= asyncio.run(bench_keeping(options.rounds))
     if "shards" in parts:
         is_kept &= asyncio.run(bench_shards(options.rounds, options.batch_size, options.steps))
     if "map" in parts:

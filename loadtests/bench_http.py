@@ -48,9 +48,9 @@ async def bench_steps(rounds: int, steps_per_round: int, batch_size: int) -> dic
         rooms = await initialize(clients[0], "sokoban", _ROOM, batch_size)
         for number in track(range(rounds), description="rounds"):
             measured = {
-                "echo, single": await _single(echo, echo_clients, lakes, steps_per_round, number),
-                "FrozenLake, single": await _single(server, clients, lakes, steps_per_round, number),
-                "Sokoban, single": await _single(server, clients, rooms, steps_per_round, number, "move_left", "move_right"),
+                "echo, single": await single_step_s(echo, echo_clients, lakes, steps_per_round, number),
+                "FrozenLake, single": await single_step_s(server, clients, lakes, steps_per_round, number),
+                "Sokoban, single": await single_step_s(server, clients, rooms, steps_per_round, number, "move_left", "move_right"),
                 f"FrozenLake, batch of {batch_size}": await _batch(server, clients[0], lakes, "move_right", "move_left"),
                 f"Sokoban, batch of {batch_size}": await _batch(server, clients[0], rooms, "move_left", "move_right"),
             }  # fmt: skip
@@ -94,7 +94,7 @@ async def initialize(client: Connection, env_name: str, env_kwargs: dict[str, An
     return env_ids
 
 
-async def _single(
+async def single_step_s(
     server: ServerProcess,
     clients: list[Connection],
     env_ids: list[str],

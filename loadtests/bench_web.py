@@ -1,5 +1,4 @@
-"""What the web page costs: lists beside many environments, pages in a browser, ten open ones of the cluster, and keeping
-episodes."""
+"""What the web page costs: lists beside many environments, pages in a browser, ten open ones of the cluster."""
 
 from __future__ import annotations
 
@@ -21,19 +20,12 @@ from loadtests.web_pages import show_usable
 _SHORT: dict[str, Any] = {"desc": ["SG"], "is_slippery": False}
 """An episode of one step."""
 _BATCH = 10_000
-_PLAYED = 2_000
-"""Episodes of one batch that are kept: with 64 MB, none of them is left out."""
 _KEPT = 100_000
 _LIVE = 10_000
 _NUM_CALLS = 20
 _NUM_PAGES = 10
 _WATCHED_S = 20.0
 _QUIET_S = 3.0
-_STEPS_KEPT = 10
-_WARM_ROUNDS = 4
-"""Batches that are not measured: by then the oldest episodes are deleted for new ones."""
-_BATCHES = 8
-"""Batches of a round."""
 _LISTS = {
     "episodes, the newest": "/api/episodes?limit=100",
     "… of a run": "/api/episodes?limit=100&run=run-3",
@@ -47,7 +39,7 @@ _LISTS = {
 }
 
 
-async def bench_web(rounds: int) -> bool:
+async def bench_web() -> bool:
     """Measure all of it and print the tables; gives whether each bar is kept."""
     console = Console()
     with serving("--keep-trajectories", "memory", "--keep-trajectories-bytes", str(4 << 30)) as server:
@@ -67,8 +59,7 @@ async def bench_web(rounds: int) -> bool:
         are_soon = await _show_usable(client, server, console)
         is_light = await _show_pages(server, console)
         client.close()
-    is_cheap = await _show_keeping(rounds, console)
-    return is_cheap and later <= 0.3 and are_quick and are_soon and is_light
+    return later <= 0.3 and are_quick and are_soon and is_light
 
 
 async def _first_list_s(client: Connection) -> float:
@@ -152,49 +143,3 @@ async def _ended(task: asyncio.Task[int], writer: asyncio.StreamWriter) -> int:
     writer.write_eof()
     writer.transport.abort()
     return await task
-
-
-async def _show_keeping(rounds: int, console: Console) -> bool:
-    """Compare whole episodes of a batch, with and without episodes being kept, in turns.
-
-    What is sorted out afterwards, in quiet times or when somebody reads, is asked for between the rounds and measured by itself.
-    """
-    costs: dict[str, list[float]] = {"kept": [], "not kept": []}
-    later: list[float] = []
-    with serving() as without, serving("--keep-trajectories", "memory") as keeping:
-        clients = {"not kept": await connect(without.port), "kept": await connect(keeping.port)}
-        servers = {"not kept": without, "kept": keeping}
-        for number in track(range(_WARM_ROUNDS + rounds * _BATCHES), description="batches", console=console):
-            # In turns, each as often before the other as after it.
-            for name in sorted(servers, reverse=number % 2 == 0):
-                before = servers[name].cpu_s()
-                await _play_long(clients[name])
-                cost = servers[name].cpu_s() - before
-                if number >= _WARM_ROUNDS:
-                    costs[name].append(cost / (_PLAYED * _STEPS_KEPT))
-            before = keeping.cpu_s()
-            await clients["kept"].send(b"GET /api/runs HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            later.append((keeping.cpu_s() - before) / (_PLAYED * _STEPS_KEPT))
-        answer = await clients["kept"].send(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        if b"\nverl_agent_env_episodes_not_kept_total 0.0\n" not in answer:
-            raise RuntimeError("not all episodes were kept")
-        for client in clients.values():
-            client.close()
-    bare = statistics.median(costs["not kept"])
-    ratios = [kept / other for kept, other in zip(costs["kept"], costs["not kept"], strict=True)]
-    ratio = statistics.median(ratios)
-    console.print(
-        f"Episodes of {_STEPS_KEPT} steps in batches of {_PLAYED:,}, begun and closed: {bare * 1e6:.1f} µs of CPU a step, "
-        f"{ratio:.2f} × with --keep-trajectories memory (half of the batches: from {statistics.quantiles(ratios)[0]:.2f} to "
-        f"{statistics.quantiles(ratios)[2]:.2f}; bar: 1.03); sorted out later, when it is quiet or somebody reads: "
-        f"{statistics.median(later) * 1e6:.1f} µs a step"
-    )
-    return ratio <= 1.03
-
-
-async def _play_long(client: Connection) -> None:
-    env_ids = await initialize(client, "frozen_lake", LAKE, _PLAYED)
-    for number in range(_STEPS_KEPT):
-        actions = [tool_call("move_left" if number % 2 else "move_right")] * len(env_ids)
-        await client.call("/api/batch/step", {"env_ids": env_ids, "actions": actions})
-    await client.call("/api/batch/close", {"env_ids": env_ids})

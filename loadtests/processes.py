@@ -27,8 +27,8 @@ class ServerProcess:
 
     def cpu_s(self) -> float:
         """Seconds of CPU used so far, user and system."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
+        # clock_getcpuclockid(3), which Python has of the own process alone: to the nanosecond, where /proc counts ticks.
+        return time.clock_gettime((~self.pid << 3) | 2)
 
     def rss_bytes(self) -> int:
         """Resident memory."""

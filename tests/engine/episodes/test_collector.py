@@ -259,11 +259,27 @@ async def test_notes_beyond_what_fits_into_memory_are_sorted_out_at_once(
     assert collector is not None
     for _ in range(60):
         await ask(host.close, await play(host, LAKE, ["nothing"] * 20))
-        assert sum(map(len, collector._written)) + collector._open_bytes <= 100_000
-        assert collector._written_bytes == sum(map(len, collector._written))
+        assert collector._written.num_bytes + collector._open_bytes <= 100_000
     assert len(store._episodes) > 20
     assert len(await store.rows()) == 60
     assert collector._open_bytes == 0
+    await host.stop()
+
+
+async def test_beside_long_episodes_notes_are_not_sorted_out_one_by_one(
+    store: MemoryEpisodes, registry: Registry
+) -> None:
+    host = Host(registry, HostLimits(), episodes=EpisodeOptions(store, max_open_bytes=100_000))
+    collector = host.collector
+    assert collector is not None
+    env_id = await play(host, LAKE, ["nothing"] * 400, env_kwargs={"max_steps": 1_000_000})
+    await collector.sort_out()
+    assert collector._open_bytes > 100_000
+    sizes = set()
+    for _ in range(400):
+        await ask(host.step, env_id, "nothing")
+        sizes.add(collector._written.num_bytes)
+    assert 10_000 < max(sizes) <= 25_000
     await host.stop()
 
 

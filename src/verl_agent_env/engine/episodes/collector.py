@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
@@ -22,8 +21,7 @@ from verl_agent_env.engine.episodes.notes import (
     BeginningNote,
     EpisodeNote,
     StepNote,
-    read_notes,
-    write_notes,
+    WrittenNotes,
 )
 from verl_agent_env.engine.execution.executor import ENV_FAULTS, Executor, see_nothing
 from verl_agent_env.wire.actions import shown
@@ -39,6 +37,8 @@ _FIRST_GUESS_BYTES = 16_384
 """Assumed size of an episode, before the first one is over."""
 _QUIET_S = 1.0
 """When nothing was noted for so long, notes are sorted out: between the batches of a trainer."""
+_PARTS_AT_ONCE = 16
+"""Parts of the notes that are sorted out before other work has its turn."""
 _SOON_S = 0.1
 """Between two times at which notes are sorted out for a store that other processes read."""
 
@@ -93,9 +93,8 @@ class EpisodeCollector:
         """Number of episodes that were not kept because too many went on at once."""
         self.notes: list[EpisodeNote] = []
         """The latest notes, as objects; always the same list."""
-        self._written: deque[bytes] = deque()
+        self._written = WrittenNotes()
         """Notes before these, :data:`NOTES_AT_ONCE` at a time."""
-        self._written_bytes = 0
         self._num_written = 0
         """How often notes were written."""
         self._open: dict[str, KeptEpisode] = {}
@@ -190,15 +189,15 @@ class EpisodeCollector:
             self._sort_all()
             return
         try:
-            written = write_notes(self.notes)
+            self._written.write(self.notes)
         except (TypeError, OverflowError):
             self._sort_all()
             return
         self.notes.clear()
-        self._written.append(written)
         self._num_written += 1
-        self._written_bytes += len(written)
-        if self._written_bytes + self._open_bytes > self._max_open_bytes:
+        # Where episodes that go on take all of it, notes have a little all the same: sorting them out would free nothing.
+        room = max(self._max_open_bytes - self._open_bytes, self._max_open_bytes / 4)
+        while self._written.num_bytes > room:
             self._sort_written()
 
     # --- sorting out ------------------------------------------------------------------------------------------
@@ -215,9 +214,10 @@ class EpisodeCollector:
 
     async def sort_out(self) -> None:
         """Add all episodes to the store that are over by now; other work has its turns."""
-        for _ in range(len(self._written)):
+        for number in range(len(self._written)):
             if self._written:
                 self._sort_written()
+            if number % _PARTS_AT_ONCE == 0:
                 await asyncio.sleep(0)
         self._sort_all()
 
@@ -229,9 +229,7 @@ class EpisodeCollector:
         self._sort(notes)
 
     def _sort_written(self) -> None:
-        written = self._written.popleft()
-        self._written_bytes -= len(written)
-        self._sort(read_notes(written))
+        self._sort(self._written.read())
 
     def _sort(self, notes: Sequence[EpisodeNote]) -> None:
         for note in notes:
