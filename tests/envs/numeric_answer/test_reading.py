@@ -13,6 +13,17 @@ from verl_agent_env.envs.numeric_answer import read_number, read_quantity, value
 from verl_agent_env.envs.numeric_answer.reading import MAX_ANSWER_CHARS
 
 NUMBERS: dict[str, tuple[str, ...]] = {
+    "1/6": (
+        "0.1666...",
+        "0.1666…",
+        r"0.1666\ldots",
+        "0.1(6)",
+        r"0.1\overline{6}",
+        r"0.1\dot{6}",
+        r"1 \over 6",
+        "16.666…%",
+    ),
+    "1/7": ("0.142857142857142857...", "0.(142857)", r"{1 \over 7}"),
     "5.2": (
         "5.2 (2 s.f.)",
         "5.2 (or 26/5)",

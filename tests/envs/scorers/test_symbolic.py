@@ -89,6 +89,12 @@ def test_rounding_says_how_close_numbers_must_be() -> None:
         ("1011_2", "1010_2"),
         ("11", "1011_2"),
         ("6", "2x = 6"),
+        # Pairs, not thousands.
+        ("(1,200)", "1200"),
+        ("(1,200)", "1,200"),
+        ("(-1,200)", "-1200"),
+        ("1200", "(1,200)"),
+        ("x \\ge 3", "x > 3"),
     ],
 )
 def test_what_the_library_takes_for_equal_and_is_not_is_wrong(reference: str, answer: str) -> None:
@@ -104,6 +110,8 @@ def test_what_the_library_takes_for_equal_and_is_not_is_wrong(reference: str, an
         (r"6\pi", "6π cm²"),
         ("1011_2", r"1011_{2}"),
         ("1011_2", "1011"),
+        ("(1,200)", "(1, 200)"),
+        ("x \\ge 3", "x >= 3"),
         ("10^{-10}", "1/10000000000"),
         (r"\frac{1}{2^{99}}", "2^{-99}"),
     ],

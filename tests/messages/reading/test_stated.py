@@ -33,3 +33,27 @@ def test_right_is_an_answer_where_it_can_be_one_and_no_other_is_stated(text: str
 @pytest.mark.parametrize("text", ["The answer is right.", "Answer: right"])
 def test_elsewhere_right_is_said_about_an_answer(text: str) -> None:
     assert stated_answers(text) == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "stated"),
+    [
+        ("The answer is 42? No. It is 41.", None),
+        ("The answer is B?", None),
+        ("**The answer is B?**", None),
+        ("The answer is 42. No, it is 41.", None),
+        ("The answer is B... no, C", None),
+        ("The answer is 42.\nNo, wait. It is 41", None),
+        ("The answer is 42. Sorry, 41.", None),
+        ("The answer could be 42.", None),
+        ("The answer may be 42", None),
+        ("The answer is 41. No, the answer is 42.", "42"),
+        ("The answer is 42. No other value works.", "42"),
+        ("The answer is 42. Wait, let me verify: yes.", "42"),
+        ("The answer is **42**!", "42"),
+        ("The answer is 4!", "4!"),
+        ("The correct option is B.", "B."),
+    ],
+)
+def test_what_is_asked_or_taken_back_is_not_stated(text: str, stated: str | None) -> None:
+    assert next(iter(stated_answers(text)), None) == stated

@@ -4,7 +4,7 @@
 
     quantity = {conclusion} {hedge} [sign] {currency} [sign] value ["±" value] {scale} [percent] [unit] [remark]
     value    = whole ["and"] fraction | product
-    product  = power ["/" [sign] power | times "10" exponent]
+    product  = power [("/" | "\\over") [sign] power | times "10" exponent]
     power    = atom [exponent]
     exponent = ("^" | "**") (integer | "{" integer "}" | "(" integer ")") | superscript
     atom     = numeral | "½" | "\\frac" argument argument | "(" [sign] value ")" | "{" [sign] value "}"
@@ -246,11 +246,11 @@ class _QuantityParser:
         left = self._power()
         token = self._token
         is_dash = [each.text for each in self._tokens[self._index + 1 : self._index + 3]] == ["-", ""]
-        if token.text == "/" and not is_dash and self._is_number_next():
+        if token.text in ("/", "\\over") and not is_dash and self._is_number_next():
             self._index += 1
             sign = self._sign() or 1
             right = self._power()
-            if right == 0 or self._token.text == "/":
+            if right == 0 or self._token.text in ("/", "\\over"):
                 raise NotANumberError
             return _bounded(sign * left / right)
         if token.text in _TIMES and self._is_number_next():
@@ -337,26 +337,23 @@ class _QuantityParser:
             return self._latex_fraction()
         if token.text in _CLOSING:
             inside = self._tokens[self._index + 1]
-            if inside.kind == "numeral" and has_decimal_comma(inside.text):
-                # (1,2) is a pair, and \{1,2\} a set.
+            if inside.text in _SIGNS:
+                inside = self._tokens[self._index + 2]
+            is_pair = has_decimal_comma(inside.text) or (token.text != "{" and "," in inside.text)
+            if inside.kind == "numeral" and is_pair:
+                # (1,2) and (1,200) are pairs, and \{1,2\} is a set.
                 raise NotANumberError
             return self._bracketed()
         raise NotANumberError
 
     def _bracketed(self) -> Fraction:
-        """Parse a value in brackets, with its sign; also ``{3 \\over 4}``."""
+        """Parse a value in brackets, with its sign."""
         closing = _CLOSING[self._token.text]
         self._index += 1
         self._enter()
         sign = self._sign() or 1
         value = sign * self._value()
         self._read_uncertainty()
-        if self._token.text == "\\over":
-            self._index += 1
-            below = (self._sign() or 1) * self._value()
-            if below == 0:
-                raise NotANumberError
-            value = value / below
         self._depth -= 1
         self._expect(closing)
         return _bounded(value)

@@ -57,7 +57,7 @@ _NO_LABELS = frozenset(
             "if",
             "whether",
         ),
-        *("instead", "let", "suppose", "assume", "assuming"),
+        *("instead", "let", "suppose", "assume", "assuming", "could", "may", "might", "maybe", "perhaps"),
     }
 )
 _WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")

@@ -12,6 +12,9 @@ MAX_NUMERAL_CHARS = 64
 MAX_EXPONENT = 400
 """Largest power of ten, in either direction; checked before any large number is computed."""
 
+_REPEATS = 3
+"""Times that a period must stand before "…"."""
+
 Kind: TypeAlias = Literal["numeral", "fraction", "superscript", "word", "command", "symbol", "end"]
 
 
@@ -27,8 +30,8 @@ class QuantityToken(NamedTuple):
 
 # Blanks group digits in threes, but in "1 123/456" they part a whole number from a fraction.
 _GROUPED = r"[0-9]{1,3}(?: [0-9]{3})+(?![0-9]|\s*/)(?:[.,][0-9]+)?"
-# 0.1\overline{6}, a decimal that repeats.
-_REPEATING = r"[0-9]+\.[0-9]*\\(?:overline|bar) ?\{[0-9]+\}"
+# 0.1\overline{6} and 0.1(6), a decimal that repeats, and so does 0.1666...
+_REPEATING = r"[0-9]+\.[0-9]*(?:\\(?:overline|bar|dot) ?\{[0-9]+\}|\([0-9]+\))|[0-9]+\.[0-9]{3,}(?:\.\.\.|…| ?\\l?dots(?![A-Za-z]))"
 _DIGITS = rf"(?:{_GROUPED}|[0-9]+(?:[.,'_][0-9]+)*|\.[0-9]+)"
 _TOKEN = re.compile(
     rf"(?P<blank> ?)(?:(?P<numeral>{_REPEATING}|{_DIGITS}(?:[eE][-+]?[0-9]+(?![0-9.]))?)"
@@ -78,8 +81,10 @@ def numeral_value(text: str) -> Fraction | None:
     """
     if len(text) > MAX_NUMERAL_CHARS:
         return None
-    if text.endswith("}"):
+    if text.endswith(("}", ")")):
         return _repeating_value(text)
+    if text.endswith(("...", "…", "dots")):
+        return _continued_value(text.rstrip(".… \\ldots"))
     mantissa, _, exponent = text.lower().partition("e")
     if exponent and abs(int(exponent)) > MAX_EXPONENT:
         return None
@@ -102,9 +107,23 @@ def fraction_value(character: str) -> Fraction:
 
 
 def _repeating_value(text: str) -> Fraction:
-    """Return the value of ``0.1\\overline{6}``."""
-    digits, _, rest = text.partition("\\")
-    period = rest[rest.index("{") + 1 : -1]
+    """Return the value of ``0.1\\overline{6}``, or of ``0.1(6)``."""
+    digits, _, rest = text.partition("\\" if "\\" in text else "(")
+    period = rest.rpartition("{")[2][:-1]
+    return _with_period(digits, period)
+
+
+def _continued_value(digits: str) -> Fraction:
+    """Return the value of ``0.1666…``: its end repeats if it stands there three times, else it was cut."""
+    decimals = digits.partition(".")[2]
+    for length in range(1, len(decimals) // _REPEATS + 1):
+        period = decimals[-length:]
+        if decimals.endswith(period * _REPEATS):
+            return _with_period(digits, period)
+    return Fraction(digits)
+
+
+def _with_period(digits: str, period: str) -> Fraction:
     shift = Fraction(10) ** len(digits.partition(".")[2])
     return Fraction(digits.rstrip(".")) + Fraction(int(period), 10 ** len(period) - 1) / shift
 

@@ -51,6 +51,9 @@ _LATEX_OF = {
     **{typed: f"\\{command} " for typed, command in _COMMANDS.items()},
     "°": "^\\circ ",
     "**": "^",
+    "<=": "\\le ",
+    ">=": "\\ge ",
+    "!=": "\\ne ",
     "\\varnothing": "\\emptyset ",
 }
 _TYPED = re.compile("|".join(map(re.escape, _LATEX_OF)))
@@ -61,6 +64,8 @@ _CONSTANT = re.compile(r"\\(?:mathrm|text|operatorname|mathit|rm)\s*\{\s*([ei])\
 _BASED = re.compile(r"\(?([0-9A-Za-z]+)\)?\s*_\s*\{?\s*([0-9]{1,2})\s*\}?")
 # "6π cm²"; one letter may be a variable.
 _UNIT = re.compile(r"(?<=[0-9A-Zπ}\])])\s+([A-Za-zμΩ]{2,4})(?:\^?\{?[23]\}?|[²³])?\s*\Z")
+# Not that of "x >= 3".
+_EQUALS = re.compile(r"(?<![<>!])=")
 _RATIO = re.compile(r"[0-9] ?: ?[0-9]")
 _LIST = re.compile(r"[^0-9]*[0-9]+,(?![0-9]{3}(?![0-9]))[0-9]+[^0-9]*")
 
@@ -141,10 +146,10 @@ class MathScorer(FinalAnswerScorer):
 
     def _is_equal(self, references: list[str], answer: str) -> bool:
         """Return true if math-verify finds ``answer`` equal to one of ``references``."""
-        if "=" in answer and not any("=" in reference for reference in references):
+        if _EQUALS.search(answer) and not any(_EQUALS.search(reference) for reference in references):
             # "x = 5" may be 5, "3x = 12" is not 12.
             answer = without_labels(answer)
-            if "=" in answer:
+            if _EQUALS.search(answer):
                 return False
         if _RATIO.search(answer) and not any(_RATIO.search(reference) for reference in references):
             # The library divides; 10:30 is a time.

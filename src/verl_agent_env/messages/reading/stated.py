@@ -15,7 +15,8 @@ MAX_SEARCHED_CHARS = 4096
 
 _CUE = re.compile(
     r"^[ \t>]*####[ \t]*(?=\S)"
-    r"|(?<!\w)(?:answers?|ans|results?|solutions?|conclusion|r[ée]ponse|antwort|ergebnis|respuesta|resultado|resposta|risposta)"
+    r"|(?<!\w)(?:answers?|ans|results?|solutions?|conclusion|r[ée]ponse|antwort|ergebnis|respuesta|resultado|resposta|risposta"
+    r"|(?:correct|right|best) (?:option|choice))"
     r"(?!\w)[^\n.:=≈]{0,80}?(?:[:=≈]|\\approx|(?<!\w)(?:is|are|equals|be|was|comes to|ist|lautet|est|es|é|è)(?!\w):?)"
     r"|(?:答案|答え|答|정답|ответ|उत्तर)[^\n.:：=0-9]{0,12}?(?:是|为|為|は|은|[:：=])",
     re.IGNORECASE | re.MULTILINE,
@@ -33,6 +34,14 @@ _DISPLAYS = {"\\[": "\\]", "$$": "$$", "```": "```"}
 # Not behind the dot of an abbreviation.
 _SENTENCE_END = re.compile(
     r"(?<!\bapprox)(?<!\bca)(?<!\b[Rr]s)(?<!\bFr)(?<!\b[Nn]o)(?<!\bsq)(?<!\bcu)(?<!\bvs)(?<!\b[A-Za-z])[.?](?=[\s*_`]|$)|[。？]"
+    # "**42**!"; "4!" is a number.
+    r"|(?<=[*_`$])!(?=\s|$)"
+)
+# "42. No, it is 41."
+_TAKEN_BACK = re.compile(
+    r"[\s.*_`!…]*+(?:wait[\s,.!…-]*+)?(?:no(?=\s*+[,.;:!…–—-]|\s+(?:wait|it|that))|nope|sorry|oops|correction"
+    r"|i mean(?:t)?|make that|scratch that)(?!\w)",
+    re.IGNORECASE,
 )
 _CLAUSE_END = re.compile(
     r"[,;]\s+(?=[^\W\d])|\s(?:because|since|as|which|so|hence|therefore)(?!\w)|\s[–—-]\s(?=[^\W\d])|，(?=\D)",
@@ -43,8 +52,8 @@ _CHANGES = re.compile(
     r"|no|nope|wait|actually|sorry|oops|hmm|rather|correction|i mean|make that|scratch)(?!\w)",
     re.IGNORECASE,
 )
-# "The answer cannot be 5"; "whether the answer is 5".
-_DENIAL = re.compile(r"(?<!\w)(?:not|never|cannot|\w+n['’]t)(?!\w)", re.IGNORECASE)
+# "The answer cannot be 5", or "might be 5"; "whether the answer is 5".
+_DENIAL = re.compile(r"(?<!\w)(?:not|never|cannot|could|may|might|\w+n['’]t)(?!\w)", re.IGNORECASE)
 _OPEN_QUESTION = re.compile(
     r"(?<!\w)(?:whether|if|unless|suppos(?:e|ing)|assum(?:e|ing)|doubt)(?:\s+that)?"
     r"(?:\s+(?:the|my|this|our|your|its|final|correct|right|true|real))*+\s*+\Z",
@@ -115,7 +124,10 @@ def closing_answers(text: str) -> tuple[str, ...]:
 
 
 def _sentence(text: str, start: int) -> str:
-    """Return the sentence or displayed formula that begins at ``start``, at most to the end of the line."""
+    """Return the sentence or displayed formula that begins at ``start``, at most to the end of the line.
+
+    Empty if it is a question, or if the next words take it back.
+    """
     opened = _OPENED.match(text, start)
     start = start if opened is None else opened.end()
     closing = _DISPLAYS.get(text[start : start + 2]) or _DISPLAYS.get(text[start : start + 3])
@@ -124,7 +136,11 @@ def _sentence(text: str, start: int) -> str:
         return text[start + len(closing) : end if end != -1 else len(text)].strip()
     line = text[start:].partition("\n")[0]
     end_of_sentence = _SENTENCE_END.search(line)
-    sentence = line if end_of_sentence is None else line[: end_of_sentence.start()]
+    end = len(line) if end_of_sentence is None else end_of_sentence.start()
+    sentence = line[:end]
+    is_question = line[: end + 1].rstrip(" \t*_`").endswith(("?", "？"))
+    if is_question or _TAKEN_BACK.match(text, start + end) is not None:
+        return ""
     # The emphasis that began before the sentence ends behind it.
     return sentence.strip(" \t*_`") if opened is not None and "*" in opened[0] else sentence.rstrip(" \t*_")
 
