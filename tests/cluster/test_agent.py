@@ -434,6 +434,7 @@ async def test_a_worker_alone_is_settled_when_nobody_else_came_for_a_moment(rig:
     node = rig.join()
     await rig.until(lambda: node.owned == ALL)
     assert not node.member.has_settled
+    assert node.member.unready_reason == "it waits for the cluster to stay as it is for a moment"
     await rig.pass_time(TIMES.settle_s)
     await rig.until(lambda: node.member.has_settled)
 
@@ -448,21 +449,39 @@ async def test_nobody_is_settled_while_the_first_one_holds_what_is_meant_for_the
     await rig.beats(b)
     assert not a.member.has_settled
     assert not b.member.has_settled
+    assert b.member.unready_reason == "it waits for slots to be with their workers"
     a.wire.broken.clear()
     await rig.until(lambda: rig.is_balanced(a, b) and a.member.has_settled and b.member.has_settled)
 
 
-@pytest.mark.parametrize("awaited", [{"expected_nodes": 2}, {"pool": ["127.0.0.1:1"]}])
+@pytest.mark.parametrize(
+    ("awaited", "reason"),
+    [
+        ({"expected_nodes": 2}, "it waits for nodes, of which 1 of 2 are there"),
+        ({"pool": ["127.0.0.1:1"]}, "it waits for workers of its node, of which 1 of 1 are not there"),
+    ],
+)
 async def test_whoever_is_awaited_and_does_not_come_is_waited_for_for_a_while(
-    rig: Rig, awaited: dict[str, Any]
+    rig: Rig, awaited: dict[str, Any], reason: str
 ) -> None:
     node = rig.join(**awaited)
     await rig.until(lambda: node.owned == ALL)
     await rig.pass_time(TIMES.arrive_s * 0.9)
     await rig.beats(node)
     assert not node.member.has_settled
+    assert node.member.unready_reason == reason
     await rig.pass_time(TIMES.arrive_s * 0.2)
     await rig.until(lambda: node.member.has_settled)
+    assert node.member.unready_reason == ""
+    await node.member.drain(0.0)
+    assert node.member.unready_reason == "it is being drained"
+
+
+async def test_a_worker_whose_heartbeats_fail_says_so_without_saying_where_the_store_is(rig: Rig) -> None:
+    node = rig.join()
+    node.wire.is_cut = True
+    await rig.until(lambda: "heartbeats" in node.member.unready_reason)
+    assert node.member.unready_reason == "its heartbeats fail (store_unavailable); its log says more"
 
 
 async def test_settled_is_settled_whoever_comes_later(rig: Rig) -> None:

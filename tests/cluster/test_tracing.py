@@ -64,7 +64,7 @@ def started(redis_server: RedisProcess, tmp_path_factory: pytest.TempPathFactory
     settings = NginxSettings(tuple(addresses), folder, port=port, host="127.0.0.1", user=user, processes=1)
     write_nginx_config(settings, folder / "nginx.conf")
     nginx = NginxProcess(folder, port)
-    eventually(lambda: all(worker.app.worker.is_ready for worker in workers), what="the cluster")
+    eventually(lambda: all(not worker.app.worker.unready_reason for worker in workers), what="the cluster")
     yield TracedCluster(f"http://127.0.0.1:{port}", (workers[0], workers[1]), seen)
     nginx.stop()
     for worker in workers:

@@ -157,6 +157,18 @@ class ClusterAgent:
         self._tasks = [background.start("planner", self._live)]
 
     @property
+    def unready_reason(self) -> str:
+        """Reason why the worker takes no new work; empty if it does. Names no address, because anybody may read it."""
+        if self.record.state != "ready":
+            return "it is being drained"
+        if self.has_settled:
+            return ""
+        if self._trouble:
+            return f"its heartbeats fail ({self._trouble}); its log says more"
+        awaited = self._planner.awaited(self._pool, self._expected_nodes)
+        return f"it waits for {awaited or 'the cluster to stay as it is for a moment'}"
+
+    @property
     def has_joined(self) -> bool:
         """True if the worker is, or was, part of the cluster."""
         return self.cluster is not None

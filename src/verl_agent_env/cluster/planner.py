@@ -372,14 +372,28 @@ class RebalancePlanner:
         """
         if self._map is None or self._joined_at is None:
             return False
-        now, listeners = self._clock(), self._listeners
+        now = self._clock()
         if now >= self._joined_at + self._timing.arrive_s:
             return True
+        return not self.awaited(pool, nodes) and now >= self._unchanged_since + self._timing.settle_s
+
+    def awaited(self, pool: Collection[str], nodes: int) -> str:
+        """Say what is missing until all awaited workers have joined and own their slots; empty if nothing is.
+
+        Args:
+            pool: Addresses of the workers of this worker's node.
+            nodes: Number of expected nodes.
+        """
+        if self._map is None or self._joined_at is None:
+            return "its place in the map"
+        listeners = self._listeners
         present = {self._map.workers[incarnation].node for incarnation in listeners.values()}
-        has_all = listeners.keys() >= set(pool) and len(present) >= nodes
-        return (
-            has_all and self.placement().is_balanced and now >= self._unchanged_since + self._timing.settle_s
-        )
+        if len(present) < nodes:
+            return f"nodes, of which {len(present)} of {nodes} are there"
+        absent = len(set(pool) - listeners.keys())
+        if absent:
+            return f"workers of its node, of which {absent} of {len(pool)} are not there"
+        return "" if self.placement().is_balanced else "slots to be with their workers"
 
     @property
     def has_other_takers(self) -> bool:

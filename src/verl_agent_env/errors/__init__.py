@@ -57,6 +57,7 @@ The server answers them as ``application/problem+json`` (RFC 9457), the client r
     │   ├── TooManyAttemptsError          too_many_attempts          429     yes
     │   ├── AtCapacityError               at_capacity                503     yes
     │   ├── MemoryExhaustedError          out_of_memory              503     yes
+    │   ├── NotReadyError                 not_ready                  503     yes
     │   └── ShuttingDownError             shutting_down              503     yes
     ├── ClusterError
     │   ├── WorkerNotAliveError           worker_not_alive           409

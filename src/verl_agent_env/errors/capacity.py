@@ -46,6 +46,14 @@ class MemoryExhaustedError(CapacityError, code="out_of_memory"):
     retry_after_s = 5
 
 
+class NotReadyError(CapacityError, code="not_ready"):
+    """The worker takes no new work yet, or none any more; it goes on with what it has."""
+
+    title = "The worker is not ready"
+    detail_format = "The worker is not ready: {reason}."
+    reason: str = ""
+
+
 class ShuttingDownError(CapacityError, code="shutting_down"):
     """The server is shutting down and rejects new work."""
 

@@ -81,7 +81,7 @@ async def test_a_worker_over_a_store_acts_for_nothing_before_its_lease() -> None
     membership = wired.worker.membership
     assert isinstance(membership, SharedMembership)
     assert wired.worker.host.persistence is not None
-    assert not membership.is_ready
+    assert membership.unready_reason == "it waits for its place in the map"
     assert not any(map(wired.worker.table.owns, range(8)))
     assert wired.supervisor_at(THERE) == ""
     await membership.leave()

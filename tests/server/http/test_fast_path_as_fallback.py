@@ -124,7 +124,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, Ser
         Served(http, cluster=ClusterSettings(node="node", redis=redis.url, namespace=name))
         for name, http in (("fast", WatchedProtocol), ("slow", "httptools"))
     )
-    eventually(lambda: all(served.app.worker.is_ready for served in both), what="the workers")
+    eventually(lambda: all(not served.app.worker.unready_reason for served in both), what="the workers")
     yield both[0], both[1]
     for served in both:
         served.stop()

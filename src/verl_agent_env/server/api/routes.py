@@ -308,7 +308,7 @@ def server_routes(
         Route("GET", "/healthz", calls.alive, "Whether the process answers",
               None, catalogue_responses.StatusResponse, auth_scope="", tags=("server",)),
         Route("GET", "/readyz", calls.is_ready, "Whether the server takes work",
-              None, catalogue_responses.StatusResponse, errors=(e.ShuttingDownError,), auth_scope="", tags=("server",)),
+              None, catalogue_responses.StatusResponse, errors=(e.NotReadyError, e.ShuttingDownError), auth_scope="", tags=("server",)),
         Route("GET", "/metrics", calls.metrics, "All metrics, for Prometheus",
               media_types=("text/plain",), tags=("server",), auth_scope="admin"),
     ]  # fmt: skip

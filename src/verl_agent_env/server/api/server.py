@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from verl_agent_env.errors import ShuttingDownError
+from verl_agent_env.errors import NotReadyError, ShuttingDownError
 from verl_agent_env.server.http.metrics import Metrics
 from verl_agent_env.server.http.types import Request, Response
 from verl_agent_env.wire.codec import decode, encode
@@ -15,8 +15,8 @@ class ClusterView(Protocol):
     """The cluster, as one of its workers sees it."""
 
     @property
-    def is_ready(self) -> bool:
-        """True if this worker takes work."""
+    def unready_reason(self) -> str:
+        """Reason why this worker takes no new work; empty if it does."""
 
     async def describe(self) -> bytes:
         """Nodes, workers and slots, as JSON."""
@@ -36,16 +36,18 @@ class ServerHandlers:
         self._cluster = cluster
         self._metrics = metrics
         self.ready = False
-        """Whether the server has started and is not about to stop."""
+        """Whether the server is not about to stop; nobody can ask it before it has started."""
 
     async def alive(self, request: Request) -> Response:
         """Answer that the process is alive."""
         return Response(b'{"status":"ok"}')
 
     async def is_ready(self, request: Request) -> Response:
-        """Answer whether the server takes work."""
-        if not (self.ready and self._cluster.is_ready):
+        """Answer whether the server takes new work."""
+        if not self.ready:
             raise ShuttingDownError
+        if reason := self._cluster.unready_reason:
+            raise NotReadyError(reason)
         return Response(b'{"status":"ready"}')
 
     async def cluster(self, request: Request) -> Response:

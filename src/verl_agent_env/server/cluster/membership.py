@@ -48,8 +48,8 @@ class Membership(Protocol):
     """Membership of a worker: by a fixed list, or through a store."""
 
     @property
-    def is_ready(self) -> bool:
-        """True if this worker takes work."""
+    def unready_reason(self) -> str:
+        """Reason why this worker takes no new work; empty if it does."""
 
     def record(self) -> WorkerRecord:
         """This worker."""
@@ -99,8 +99,8 @@ class FixedMembership:
         )
 
     @property
-    def is_ready(self) -> bool:
-        return True
+    def unready_reason(self) -> str:
+        return ""
 
     def record(self) -> WorkerRecord:
         return dataclasses.replace(self._record, live_envs=len(self._host.env_table))
@@ -177,8 +177,8 @@ class SharedMembership:
         )
 
     @property
-    def is_ready(self) -> bool:
-        return self.agent.has_settled and self.agent.record.state == "ready"
+    def unready_reason(self) -> str:
+        return self.agent.unready_reason
 
     def record(self) -> WorkerRecord:
         return dataclasses.replace(self.agent.record, live_envs=self._environments.count())

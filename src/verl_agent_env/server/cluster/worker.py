@@ -120,9 +120,9 @@ class ClusterWorker:
         return route if self._is_alone else self.forwarder.route_to_owner(route)
 
     @property
-    def is_ready(self) -> bool:
-        """True if this worker takes work."""
-        return self.membership.is_ready
+    def unready_reason(self) -> str:
+        """Reason why this worker takes no new work; empty if it does."""
+        return self.membership.unready_reason
 
     async def start(self) -> None:
         """Become part of the cluster."""
